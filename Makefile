@@ -1,0 +1,53 @@
+# The two commands: make demo, make test. Each sets a fresh machine up by itself.
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
+EDITABLE := $(foreach plugin,$(PLUGINS),-e $(patsubst %/pyproject.toml,%,$(plugin)))
+DEFAULTS := -e . -e plugins/opencv -e plugins/ocr
+SOURCES := pyproject.toml constraints.txt requirements-dev.txt $(PLUGINS)
+export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
+
+.PHONY: help demo serve setup test check bench clean
+
+help:            ## this list
+	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' Makefile | sed 's/:.*##/\t/'
+
+$(BIN)/python:
+	$(PYTHON) -m venv $(VENV)
+
+$(VENV)/.demo: $(SOURCES) | $(BIN)/python
+	@echo "installing the core and the embedded default into $(VENV)"
+	$(PIP) $(DEFAULTS)
+	@touch $@
+
+$(VENV)/.setup: $(SOURCES) | $(BIN)/python
+	@echo "installing the core, every plugin and the development tools into $(VENV)"
+	$(PIP) "torch==2.13.0"
+	$(PIP) -e . $(EDITABLE) -r requirements-dev.txt
+	@touch $@ $(VENV)/.demo
+
+demo: $(VENV)/.demo  ## real OCR and detection over REST and WebSocket, from nothing
+	$(BIN)/python examples/demo.py
+
+serve: $(VENV)/.demo  ## the server with config.yaml
+	$(BIN)/mataserver serve --config config.yaml
+
+setup: $(VENV)/.setup  ## .venv with the core, every plugin and the development tools
+
+test: $(VENV)/.setup  ## every test
+	$(BIN)/python -m pytest
+
+check: $(VENV)/.setup  ## format, lint, layers, types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/lint-imports
+	$(BIN)/mypy
+	$(BIN)/mypy $(wildcard plugins/*/mataserver_*)
+
+bench: $(VENV)/.setup  ## the benchmarks
+	$(BIN)/python bench/run.py
+
+clean:  ## remove the environment and everything built
+	rm -rf $(VENV) build demo-output .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,0 +1,85 @@
+"""mataserver: serve computer vision models over REST and WebSocket.
+
+This module is the plugin API; a plugin imports from here and from nowhere below.
+"""
+
+from mataserver.contract import (
+    Backend,
+    Context,
+    LoadContext,
+    Model,
+    ModelFiles,
+    ModelHandle,
+    ModelSpec,
+    Service,
+)
+from mataserver.errors import (
+    BadRequest,
+    Conflict,
+    InvalidParams,
+    MataError,
+    NotFound,
+    OutOfMemory,
+    Unavailable,
+)
+from mataserver.hookspecs import hookimpl
+from mataserver.params import Confidence, MaxTokens, Params, Temperature, Text, TopK
+from mataserver.results import (
+    Box,
+    Classification,
+    ClassifyResult,
+    DepthResult,
+    Detection,
+    DetectResult,
+    Entity,
+    Keypoint,
+    OcrResult,
+    PoseResult,
+    Result,
+    Segment,
+    SegmentResult,
+    TextRegion,
+    VlmResult,
+)
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "Backend",
+    "BadRequest",
+    "Box",
+    "Classification",
+    "ClassifyResult",
+    "Confidence",
+    "Conflict",
+    "Context",
+    "DepthResult",
+    "DetectResult",
+    "Detection",
+    "Entity",
+    "InvalidParams",
+    "Keypoint",
+    "LoadContext",
+    "MataError",
+    "MaxTokens",
+    "Model",
+    "ModelFiles",
+    "ModelHandle",
+    "ModelSpec",
+    "NotFound",
+    "OcrResult",
+    "OutOfMemory",
+    "Params",
+    "PoseResult",
+    "Result",
+    "Segment",
+    "SegmentResult",
+    "Service",
+    "Temperature",
+    "Text",
+    "TextRegion",
+    "TopK",
+    "Unavailable",
+    "VlmResult",
+    "hookimpl",
+]

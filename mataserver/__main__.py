@@ -1,0 +1,5 @@
+"""``python -m mataserver``."""
+
+from mataserver.cli import main
+
+main()

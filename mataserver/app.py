@@ -1,0 +1,278 @@
+"""Composition: settings and plugins to an application, and the server around it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aiohttp import web
+
+import mataserver
+from mataserver import openapi
+from mataserver import plugins as plugin_host
+from mataserver.catalog import Catalog
+from mataserver.contract import Context, LoadContext
+from mataserver.credentials import KeyRing, server_keys
+from mataserver.engines.memory import MemoryProbe
+from mataserver.engines.process import ProcessEngine
+from mataserver.engines.thread import ThreadEngine
+from mataserver.engines.work import Assignment, Placement
+from mataserver.errors import MataError
+from mataserver.http import docs, health, infer, middleware, models, sessions, stream
+from mataserver.http.routing import State
+from mataserver.metrics import Metrics
+from mataserver.pool import ModelPool, Policy
+from mataserver.registry import Registry
+from mataserver.services import ServiceModels
+from mataserver.sessions import SessionStore
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from mataserver.config import Settings
+    from mataserver.engines.work import Engine, Worker
+    from mataserver.http.routing import Route
+    from mataserver.plugins import Plugin, Plugins
+    from mataserver.pool import Recipe
+
+RECONCILE_EVERY = 2.0
+STATE = web.AppKey("state", State)
+
+log = logging.getLogger("mataserver")
+
+
+def build(
+    settings: Settings, plugins: Plugins | None = None, probe: MemoryProbe | None = None
+) -> web.Application:
+    """Compose the application.
+
+    Registers the defaults on a fresh data directory. Raises a ``MataError`` for settings, a
+    registry or a plugin (``plugins.strict``) that cannot be used.
+    """
+    found = plugin_host.discover(settings) if plugins is None else plugins
+    registry = Registry(settings.data_path / "model_registry.json")
+    catalog = Catalog(settings, registry, found)
+    registry.entries()
+    catalog.add_defaults()
+    engines = _engines(settings)
+    metrics, memory = Metrics(), probe or MemoryProbe()
+    pool = ModelPool(_loader(settings, engines), memory, metrics, _policy(settings))
+    store = SessionStore(pool, metrics, limit=settings.max_sessions, ttl=settings.session_ttl)
+    keys, _ = server_keys(settings)
+    state = State(
+        settings,
+        mataserver.__version__,
+        catalog,
+        pool,
+        store,
+        metrics,
+        found,
+        memory,
+        KeyRing(keys),
+    )
+    _configured_models(state)
+    application = web.Application(
+        middlewares=[middleware.make(state)], client_max_size=settings.max_body
+    )
+    application[STATE] = state
+    _add_routes(application, state)
+    _add_services(application, state)
+    application.cleanup_ctx.append(_lifetime(state, engines))
+    application.on_shutdown.append(_leave_sockets)
+    return application
+
+
+def _policy(settings: Settings) -> Policy:
+    return Policy(
+        keep_alive=settings.keep_alive,
+        min_residence=settings.min_residence,
+        load_timeout=settings.load_timeout,
+        infer_timeout=settings.infer_timeout,
+        queue_limit=settings.queue_limit,
+        ram_fraction=settings.max_ram_fraction,
+        vram_fraction=settings.max_vram_fraction,
+        device=settings.device,
+    )
+
+
+def _engines(settings: Settings) -> dict[str, Engine]:
+    process = ProcessEngine(log_level=settings.log_level, log_format=settings.log_format)
+    return {"process": process, "thread": ThreadEngine()}
+
+
+def _loader(settings: Settings, engines: dict[str, Engine]) -> Callable[[Recipe], Any]:
+    """Return how the pool gets a worker: the recipe's engine, with what its backend declares."""
+
+    async def load(recipe: Recipe) -> Worker:
+        backend, chosen = recipe.backend, recipe.settings
+        preferred = backend.engine if settings.engine == "auto" else settings.engine
+        engine = engines[preferred if chosen.engine == "auto" else chosen.engine]
+        context = LoadContext(
+            settings=recipe.plugin_settings,
+            device=chosen.device or settings.device,
+            dtype=chosen.dtype or settings.dtype,
+            threads=settings.threads if chosen.threads is None else chosen.threads,
+            data_dir=settings.data_path,
+            log=logging.getLogger(f"mataserver.plugin.{recipe.plugin}"),
+        )
+        assignment = Assignment(
+            load=backend.load,
+            params_type=backend.params,
+            spec=recipe.spec,
+            context=context,
+            max_pixels=settings.max_pixels,
+            decode_threads=settings.decode_threads or os.cpu_count() or 1,
+        )
+        placement = Placement(recipe.plugin, backend.preload, backend.environment)
+        return await engine.start(assignment, placement)
+
+    return load
+
+
+def _configured_models(state: State) -> None:
+    """Register the configured models; one that cannot be served keeps ``/ready`` at 503."""
+    try:
+        state.catalog.add_configured()
+    except MataError as error:
+        log.error(error.detail)  # noqa: TRY400 - a message for the operator, not a bug
+        state.not_ready["configuration"] = error.detail
+        return
+    state.catalog.check_params()
+
+
+def _add_routes(application: web.Application, state: State) -> None:
+    routes: list[Route] = []
+    for module in (health, models, infer, sessions, stream, docs):
+        routes += module.routes(state)
+    public = set()
+    for route in routes:
+        added = application.router.add_route(route.method, route.path, route.handler)
+        if route.public and added.resource is not None:
+            public.add((route.method, added.resource.canonical))
+            public.add(("HEAD", added.resource.canonical))
+    application[middleware.PUBLIC] = public
+    state.document = msgspec.json.encode(openapi.document(routes, state.version))
+
+
+def _add_services(application: web.Application, state: State) -> None:
+    """Add the plugins' routes; a route that exists already is refused by name."""
+
+    def context(plugin: Plugin) -> Context:
+        return Context(
+            settings=plugin.settings,
+            models=ServiceModels(state.catalog, state.pool),
+            metrics=state.metrics.registry,
+            log=logging.getLogger(f"mataserver.plugin.{plugin.name}"),
+            data_dir=state.settings.data_path,
+            run_blocking=asyncio.to_thread,
+        )
+
+    for plugin, service in state.plugins.services(context):
+        routes = list(service.routes())
+        taken = {
+            (route.method, route.resource.canonical)
+            for route in application.router.routes()
+            if route.resource is not None
+        }
+        clash = [f"{r.method} {r.path}" for r in routes if (r.method, r.path) in taken]
+        if clash:
+            plugin.error = f"its routes exist already: {', '.join(clash)}"
+            log.error("plugin %s is not in use: %s", plugin.name, plugin.error)
+            continue
+        application.router.add_routes(routes)
+        state.services.append((plugin.name, service))
+
+
+def _lifetime(
+    state: State, engines: dict[str, Engine]
+) -> Callable[[web.Application], AsyncIterator[None]]:
+    """Return what runs while the server does: background tasks, services, preloads, clean-up."""
+
+    async def lifetime(_application: web.Application) -> AsyncIterator[None]:
+        tasks = [
+            asyncio.create_task(state.sessions.watch()),
+            asyncio.create_task(_reconcile(state)),
+            asyncio.create_task(_preload(state)),
+        ]
+        async with contextlib.AsyncExitStack() as stack:
+            try:
+                for _, service in state.services:
+                    await stack.enter_async_context(service)
+                yield
+            finally:
+                for task in tasks:
+                    task.cancel()
+                await asyncio.gather(*tasks, return_exceptions=True)
+        await state.sessions.close()
+        await state.pool.close()
+        for engine in engines.values():
+            await engine.close()
+
+    return lifetime
+
+
+async def _reconcile(state: State) -> None:
+    while True:
+        await asyncio.sleep(RECONCILE_EVERY)
+        await state.catalog.reconcile(state.pool)
+
+
+async def _preload(state: State) -> None:
+    for setting in state.settings.models:
+        if not setting.preload:
+            continue
+        try:
+            async with state.pool.hold(state.catalog.recipe(setting.model)):
+                pass
+        except MataError as error:
+            log.error("could not preload %s: %s", setting.model, error.detail)  # noqa: TRY400
+
+
+async def _leave_sockets(application: web.Application) -> None:
+    """Close every stream with 1001; a frame under way is answered first."""
+    state = application[STATE]
+    state.draining = True
+    connections = [s.connection for s in state.sessions.all() if s.connection is not None]
+    for connection in connections:
+        connection.leave(stream.GOING_AWAY, "the server is shutting down")
+
+
+async def run(settings: Settings, announce: Callable[[str, State], None]) -> None:
+    """Serve until SIGINT or SIGTERM, then drain.
+
+    In-flight requests are answered, sockets closed, models unloaded.
+
+    ``announce(url, state)`` is called once the server listens. Raises ``MataError`` when it cannot.
+    """
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop.set)
+    application = build(settings)
+    runner = web.AppRunner(
+        application,
+        access_log=None,
+        handler_cancellation=True,
+        shutdown_timeout=settings.drain_timeout,
+        keepalive_timeout=75.0,
+    )
+    await runner.setup()
+    try:
+        site = web.TCPSite(runner, settings.host, settings.port)
+        try:
+            await site.start()
+        except OSError as error:
+            where = f"{settings.host}:{settings.port}"
+            raise MataError(f"cannot listen on {where}: {error.strerror}") from None
+        port = runner.addresses[0][1]
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        announce(f"http://{host}:{port}", application[STATE])
+        await stop.wait()
+        application[STATE].draining = True
+    finally:
+        await runner.cleanup()

@@ -1,0 +1,297 @@
+"""The catalogue: the registered models, what serves them, and how they come and go."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET
+
+from mataserver import params, sources
+from mataserver.contract import ModelFiles, ModelSpec
+from mataserver.errors import BadRequest, Conflict, MataError, NotFound, Unavailable
+from mataserver.pool import Recipe
+from mataserver.registry import Entry, RegistryError
+from mataserver.results import TASKS, ModelInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mataserver.config import Settings
+    from mataserver.plugins import Offer, Plugins
+    from mataserver.pool import ModelPool, Status
+    from mataserver.registry import Registry
+
+DEFAULTS = ("rapidocr", "opencv-faces", "opencv-qr")
+"""Backends whose weights come with their packages; the first start registers those installed."""
+
+_BASE_BYTES = 256_000_000
+
+log = logging.getLogger("mataserver.catalog")
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What a pull did: the entry that it wrote, the one it replaced, and warnings for a person."""
+
+    entry: Entry
+    replaced: Entry | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+class Catalog:
+    """The models of one server or of one command."""
+
+    def __init__(self, settings: Settings, registry: Registry, plugins: Plugins) -> None:
+        self._settings = settings
+        self._registry = registry
+        self._plugins = plugins
+        self._pulling: set[str] = set()
+        self._recipes: dict[tuple[str, str], tuple[Entry, Recipe]] = {}
+        self._complained = ""
+
+    # looking
+
+    def entries(self) -> dict[str, Entry]:
+        """Return the registered models; of a registry that got corrupt, the last good copy."""
+        try:
+            return self._registry.entries()
+        except RegistryError as error:
+            if error.detail != self._complained:
+                log.error("%s; serving what was read before", error.detail)  # noqa: TRY400
+                self._complained = error.detail
+            return self._registry.last_good()
+
+    def entry(self, name: str) -> Entry:
+        """Return one registered model. Raises ``NotFound``, also when its files are gone."""
+        entry = self.entries().get(name)
+        if entry is None or not self._present(name, entry):
+            raise NotFound(f"Model not found: {name[:200]}")
+        return entry
+
+    def recipe(self, name: str, task: str | None = None) -> Recipe:
+        """Return what it takes to load a model, for its own task or another.
+
+        Raises ``NotFound`` for a model that is not registered or whose files are gone,
+        ``InvalidParams``-free: a task that nothing serves is ``Unavailable``.
+        """
+        entry = self.entry(name)
+        wanted = task or entry.task
+        known = self._recipes.get((name, wanted))
+        if known is None or known[0] != entry:
+            known = (entry, self._make_recipe(name, entry, wanted))
+            self._recipes[name, wanted] = known
+        return known[1]
+
+    def serves(self, name: str, task: str) -> bool:
+        """Whether an installed backend serves a registered model for ``task``."""
+        return self._plugins.offer(_files(name, self.entry(name)), task) is not None
+
+    def infos(self, pool: ModelPool) -> list[ModelInfo]:
+        """Return every model whose files are here."""
+        here = ((name, e) for name, e in self.entries().items() if self._present(name, e))
+        return [_info(name, entry, pool.status(name, entry.task)) for name, entry in here]
+
+    def info(self, name: str, pool: ModelPool) -> ModelInfo:
+        """Return one model. Raises ``NotFound``."""
+        entry = self.entry(name)
+        return _info(name, entry, pool.status(name, entry.task))
+
+    # coming and going
+
+    async def pull(
+        self,
+        name: str,
+        task: str,
+        on_progress: Callable[[sources.Progress], None] | None = None,
+        *,
+        allow_pip: bool = True,
+    ) -> Pulled:
+        """Download or install a model and register it. The same again is no error.
+
+        Raises ``BadRequest`` for everything that goes wrong with it, ``Conflict`` while the same
+        model is being pulled.
+        """
+        if task not in TASKS:
+            raise BadRequest(f"Unknown task {task[:40]!r}: one of {', '.join(TASKS)}")
+        if name in self._pulling:
+            raise Conflict(f"A pull of {name} is already in progress")
+        self._pulling.add(name)
+        try:
+            offer = self._plugins.pip(name)
+            if offer is not None:
+                warnings = await self._install(offer, task, allow_pip=allow_pip)
+                return self._register(
+                    name, Entry(task=task, source="pip", pulled_at=time.time()), warnings
+                )
+            sources.validate_repo_id(name)
+            self._match(ModelFiles(name, "hf", None, await sources.fetch_config(name)), task)
+            await sources.download(name, on_progress)
+            return self._register(name, Entry(task=task, source="hf", pulled_at=time.time()))
+        finally:
+            self._pulling.discard(name)
+
+    def add_local(self, path: Path, task: str, name: str | None = None) -> str:
+        """Register a local directory or file; return its name.
+
+        Raises ``BadRequest`` when nothing serves it, ``Conflict`` when the name is in use.
+        """
+        place = path.expanduser().resolve()
+        if not place.exists():
+            raise BadRequest("no such file or directory")
+        chosen = name or place.name
+        entry = Entry(task=task, source="local", pulled_at=time.time(), path=str(place))
+        taken = self._registry.get(chosen)
+        if taken is not None and (taken.source != "local" or taken.path != entry.path):
+            raise Conflict(f"the name {chosen!r} is in use: choose another with --name")
+        if task not in TASKS:
+            raise BadRequest(f"unknown task {task!r}: one of {', '.join(TASKS)}")
+        self._match(_files(chosen, entry), task)
+        self._registry.add(chosen, entry)
+        return chosen
+
+    def add_defaults(self) -> list[str]:
+        """On a data directory without a registry, register the defaults that are installed."""
+        if not self._settings.register_defaults or self._registry.path.exists():
+            return []
+        added = []
+        for name in DEFAULTS:
+            offer = self._plugins.pip(name)
+            if offer is not None and not offer.missing:
+                entry = Entry(task=offer.backend.task, source="pip", pulled_at=time.time())
+                self._registry.add(name, entry)
+                added.append(name)
+        return added
+
+    def add_configured(self) -> None:
+        """Register the models of the configuration whose weights are already here.
+
+        Raises a ``MataError`` naming the first that cannot be served, with what to do.
+        """
+        known = self.entries()
+        for setting in self._settings.models:
+            if setting.model in known:
+                continue
+            name, task = setting.model, setting.task
+            if task is None:
+                raise MataError(f"models: {name} is not registered: give its task, or pull it")
+            offer = self._plugins.pip(name)
+            if setting.path is not None:
+                self.add_local(Path(setting.path), task, name)
+            elif offer is not None and offer.backend.task == task:
+                offer.check_installed()
+                self._registry.add(name, Entry(task=task, source="pip", pulled_at=time.time()))
+            elif sources.cached(name) is not None:
+                self._registry.add(name, Entry(task=task, source="hf", pulled_at=time.time()))
+            else:
+                raise MataError(f"models: {name} is not here: mataserver pull {name} --task {task}")
+
+    def check_params(self) -> None:
+        """Check ``models[].params`` against what serves each model. Raises ``InvalidParams``."""
+        for setting in self._settings.models:
+            if setting.params:
+                params_type = self.recipe(setting.model).backend.params
+                params.check_defaults(setting.params, params_type)
+
+    async def reconcile(self, pool: ModelPool) -> None:
+        """Unload what is no longer registered, or registered for another task or path."""
+        entries = self.entries()
+        for name, task in pool.loaded():
+            entry = entries.get(name)
+            known = self._recipes.get((name, task))
+            if entry is None or (known is not None and known[0].source != entry.source):
+                self._recipes.pop((name, task), None)
+                await pool.unload(name, task, "removed")
+
+    # the inside
+
+    def _present(self, name: str, entry: Entry) -> bool:
+        if entry.source == "pip":
+            return True
+        if entry.source == "local":
+            return entry.path is not UNSET and Path(entry.path).exists()
+        return sources.cached(name) is not None
+
+    def _make_recipe(self, name: str, entry: Entry, task: str) -> Recipe:
+        files = _files(name, entry)
+        offer = self._plugins.offer(files, task)
+        if offer is None:
+            raise Unavailable(f"No installed plugin serves {name} for the task {task}")
+        offer.check_installed()
+        size = _size(name, entry) or 0
+        return Recipe(
+            spec=ModelSpec(name, task, entry.source, files.path),
+            backend=offer.backend,
+            plugin=offer.plugin.name,
+            plugin_settings=offer.plugin.settings,
+            settings=self._settings.model(name),
+            estimate=_BASE_BYTES + size,
+        )
+
+    def _match(self, files: ModelFiles, task: str) -> None:
+        if self._plugins.offer(files, task) is not None:
+            return
+        kind = files.model_type or "unknown"
+        others = [other for other in TASKS if self._plugins.offer(files, other) is not None]
+        if others:
+            raise BadRequest(
+                f"Task mismatch: {files.name} ({kind}) serves {', '.join(others)}, not {task}"
+            )
+        raise BadRequest(f"No installed plugin serves models of type {kind!r} for the task {task}")
+
+    async def _install(self, offer: Offer, task: str, *, allow_pip: bool) -> list[str]:
+        backend = offer.backend
+        if task != backend.task:
+            raise BadRequest(f"Task mismatch: {backend.name} serves {backend.task}, not {task}")
+        if offer.missing:
+            if not allow_pip:
+                raise BadRequest(
+                    f"Installing packages is turned off; install {backend.name} by hand"
+                )
+            await sources.install(backend.packages)
+            if offer.missing:
+                raise BadRequest(f"{backend.name} was installed but cannot be imported")
+        if backend.system_binary and shutil.which(backend.system_binary) is None:
+            return [f"{backend.name} needs the system binary {backend.system_binary}: not found"]
+        return []
+
+    def _register(self, name: str, entry: Entry, warnings: list[str] | None = None) -> Pulled:
+        replaced = self._registry.get(name)
+        self._registry.add(name, entry)
+        return Pulled(entry, replaced, warnings or [])
+
+
+def _files(name: str, entry: Entry) -> ModelFiles:
+    if entry.source == "pip":
+        return ModelFiles(name, "pip")
+    path = sources.cached(name) if entry.source == "hf" else Path(str(entry.path))
+    config = sources.read_config(path) if path is not None and path.is_dir() else {}
+    return ModelFiles(name, entry.source, path, config)
+
+
+def _size(name: str, entry: Entry) -> int | None:
+    if entry.source == "pip":
+        return None
+    if entry.source == "local":
+        return sources.size_of(Path(str(entry.path)))
+    usage = sources.disk_usage(name)
+    return None if usage is None else usage.size_bytes
+
+
+def _info(name: str, entry: Entry, status: Status) -> ModelInfo:
+    size = _size(name, entry)
+    return ModelInfo(
+        model=name,
+        task=entry.task,
+        source=entry.source,
+        state=status.state,
+        size_mb=None if size is None else round(size / 1e6, 1),
+        memory_mb=None if status.memory is None else round(status.memory / 1e6, 1),
+        loaded_at=status.loaded_at,
+        last_used=status.last_used,
+        error=UNSET if status.error is None else status.error,
+    )

@@ -1,0 +1,37 @@
+"""The Python client of the server, asynchronous and plain.
+
+``AsyncClient`` speaks the API on an event loop; ``Client`` offers the same methods to code without
+one. Both return typed structs, raise children of ``MataError`` and stream frames over a WebSocket::
+
+    with Client(api_key="...") as client:
+        found = client.infer("PekingU/rtdetr_v2_r18vd", "street.jpg", confidence=0.4)
+        for result in client.stream("PekingU/rtdetr_v2_r18vd", frames):
+            ...
+"""
+
+from mataserver.client.asynchronous import AsyncClient
+from mataserver.client.failures import AuthenticationFailed, BadAnswer, ConnectionFailed
+from mataserver.client.pixels import depth_array, mask_array, pixel_bytes
+from mataserver.client.replies import FrameError, Health, ModelStatus, Session, StreamItem
+from mataserver.client.stream import Reconnect
+from mataserver.client.synchronous import Client
+from mataserver.results import InferResponse, ModelInfo
+
+__all__ = [
+    "AsyncClient",
+    "AuthenticationFailed",
+    "BadAnswer",
+    "Client",
+    "ConnectionFailed",
+    "FrameError",
+    "Health",
+    "InferResponse",
+    "ModelInfo",
+    "ModelStatus",
+    "Reconnect",
+    "Session",
+    "StreamItem",
+    "depth_array",
+    "mask_array",
+    "pixel_bytes",
+]

@@ -1,0 +1,123 @@
+"""The client's exceptions, and the way from a status or a close code to one of them."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from email.utils import parsedate_to_datetime
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mataserver.errors import (
+    BadRequest,
+    Conflict,
+    InvalidParams,
+    MataError,
+    NotFound,
+    OutOfMemory,
+    Unavailable,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+_LONGEST_DETAIL = 2_000
+
+
+class ConnectionFailed(MataError):
+    """No answer: the server is not there, went away or took too long. Its ``status`` is 0."""
+
+    status = 0
+
+
+class AuthenticationFailed(MataError):
+    """401 or 403: the API key is missing or wrong."""
+
+    status = 401
+
+
+class BadAnswer(MataError):
+    """502: something answered, but not in the way of this API."""
+
+    status = 502
+
+
+_BY_STATUS: dict[int, type[MataError]] = {
+    400: BadRequest,
+    401: AuthenticationFailed,
+    403: AuthenticationFailed,
+    404: NotFound,
+    409: Conflict,
+    422: InvalidParams,
+    503: Unavailable,
+    507: OutOfMemory,
+}
+
+
+def from_answer(status: int, headers: Mapping[str, str], body: bytes) -> MataError:
+    """Return the exception for an answer of that status, with the server's ``detail``.
+
+    A body that is not the API's ``{"detail": ...}``, such as a proxy's page, is not repeated.
+    """
+    detail = _detail(body) or f"The server answered {status}{_phrase(status)}"
+    kind = _BY_STATUS.get(status, MataError)
+    return kind(detail, status=status, retry_after=_retry_after(headers.get("Retry-After")))
+
+
+def from_close(code: int) -> MataError | None:
+    """Return what a WebSocket's close code means; None for an orderly end (1000)."""
+    if code == 1000:
+        return None
+    kind, detail, status = _BY_CODE.get(
+        code, (BadAnswer, f"The server closed the stream with the code {code}", 502)
+    )
+    return kind(detail, status=status)
+
+
+_BY_CODE: dict[int, tuple[type[MataError], str, int]] = {
+    1001: (Unavailable, "The server is going away or this client read too slowly", 503),
+    1006: (ConnectionFailed, "The connection to the server was lost", 0),
+    1008: (Conflict, "Another connection uses this session", 409),
+    1009: (MataError, "A message is larger than allowed", 413),
+    1011: (MataError, "The model failed and could not be brought back", 500),
+    1012: (Unavailable, "The server restarts", 503),
+    1013: (Unavailable, "The server is busy", 503),
+    4001: (AuthenticationFailed, "The API key is missing or wrong", 401),
+    4004: (NotFound, "The session does not exist or has expired", 404),
+}
+
+PASSING_CODES = frozenset({1001, 1006, 1008, 1011, 1012, 1013})
+"""Close codes after which the same session may be there again."""
+
+PASSING_STATUSES = frozenset({502, 503, 504})
+"""The same for the statuses that a proxy answers while a server restarts."""
+
+
+def _detail(body: bytes) -> str:
+    try:
+        value: Any = msgspec.json.decode(body)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return ""
+    detail = value.get("detail") if isinstance(value, dict) else None
+    return detail[:_LONGEST_DETAIL] if isinstance(detail, str) else ""
+
+
+def _phrase(status: int) -> str:
+    known = status in HTTPStatus._value2member_map_
+    return f" ({HTTPStatus(status).phrase})" if known else ""
+
+
+def _retry_after(value: str | None) -> float | None:
+    """Seconds from a ``Retry-After`` header, which holds seconds or a date (RFC 9110, 10.2.3)."""
+    if value is None:
+        return None
+    if value.strip().isdecimal():
+        return float(value)
+    try:
+        moment = parsedate_to_datetime(value)
+    except ValueError:
+        return None
+    if moment.tzinfo is None:
+        moment = moment.replace(tzinfo=UTC)
+    return max(0.0, (moment - datetime.now(UTC)).total_seconds())

@@ -1,0 +1,76 @@
+"""Images and parameters on their way out: where bytes come from and how a form spells values."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, BinaryIO
+
+import msgspec
+
+from mataserver.errors import InvalidParams
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+Image = bytes | bytearray | memoryview | str | os.PathLike[str] | BinaryIO
+"""An encoded image (JPEG, PNG, WebP ...): its bytes, the path of its file, or an open file."""
+
+_SIGNATURES = (
+    (re.compile(rb"\xff\xd8\xff"), "image/jpeg"),
+    (re.compile(rb"\x89PNG\r\n\x1a\n"), "image/png"),
+    (re.compile(rb"RIFF....WEBP", re.DOTALL), "image/webp"),
+    (re.compile(rb"GIF8[79]a"), "image/gif"),
+    (re.compile(rb"BM"), "image/bmp"),
+    (re.compile(rb"II\*\0|MM\0\*"), "image/tiff"),
+)
+
+_PROMPT_BREAK = re.compile(r"(?<!\d)\.|\.(?!\d)")
+
+
+async def read(image: Image) -> bytes:
+    """Return the encoded image; files are read beside the event loop.
+
+    Raises ``OSError`` for a file that cannot be read and ``TypeError`` for anything but an image.
+    """
+    if isinstance(image, bytes):
+        return image
+    if isinstance(image, (bytearray, memoryview)):
+        return bytes(image)
+    if isinstance(image, (str, os.PathLike)):
+        return await asyncio.to_thread(Path(image).read_bytes)
+    if not hasattr(image, "read"):
+        raise TypeError(f"an image is bytes, a path or a binary file, not {type(image).__name__}")
+    data = await asyncio.to_thread(image.read)
+    if not isinstance(data, bytes):
+        raise TypeError("the file of an image must be opened in binary mode")
+    return data
+
+
+def media_type(data: bytes) -> str:
+    """Return the image's media type, from its first bytes."""
+    for signature, name in _SIGNATURES:
+        if signature.match(data):
+            return name
+    return "image/x-unknown"
+
+
+def fields(params: Mapping[str, Any]) -> dict[str, str]:
+    """Return parameters as the text that forms and queries carry.
+
+    Raises ``InvalidParams`` for a list of prompts of which one holds a full stop: a form separates
+    prompts by full stops, so it would arrive as two.
+    """
+    return {name: _text(name, value) for name, value in params.items()}
+
+
+def _text(name: str, value: Any) -> str:
+    if isinstance(value, str):
+        return value
+    if name == "prompts" and isinstance(value, (list, tuple)):
+        if any(_PROMPT_BREAK.search(prompt) for prompt in value):
+            raise InvalidParams("params.prompts: only infer() can send a prompt with a full stop")
+        return " . ".join(value)
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,47 @@
+"""What the server answers besides results and models, as structs.
+
+Fields that a newer server adds are ignored.
+"""
+
+from __future__ import annotations
+
+from msgspec import Struct
+
+from mataserver.results import InferResponse
+
+
+class Health(Struct, frozen=True):
+    """``GET /v1/health``."""
+
+    status: str
+    version: str
+    gpu_available: bool
+
+
+class ModelStatus(Struct, frozen=True):
+    """What became of a model: "pulled", "ready", "unloaded" or "not_loaded"."""
+
+    status: str
+    model: str
+
+
+class Session(Struct, frozen=True):
+    """A streaming session; ``ws_url`` is where other clients connect to it."""
+
+    session_id: str
+    ws_url: str
+
+
+class FrameError(Struct, frozen=True):
+    """A frame of a stream that the server could not use; the stream goes on.
+
+    ``frame_id`` is the number of the frame among those the stream was given, from 0, or None when
+    the server names no frame.
+    """
+
+    frame_id: int | None
+    detail: str
+
+
+StreamItem = InferResponse | FrameError
+"""What a stream yields."""

@@ -1,0 +1,48 @@
+"""The frames that a stream is fed with."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterable, Iterable
+from typing import Self
+
+Frames = Iterable[bytes] | AsyncIterable[bytes]
+"""Encoded images, one after the other; a plain iterable is read in a thread."""
+
+
+class Source:
+    """Takes one frame after the other from a plain or an asynchronous iterable.
+
+    A step that is under way outlives the task that waits for it: a lost connection neither loses
+    a frame nor breaks the iterable.
+    """
+
+    def __init__(self, frames: Frames) -> None:
+        self._frames = aiter(frames) if isinstance(frames, AsyncIterable) else iter(frames)
+        self._step: asyncio.Task[bytes | None] | None = None
+        self._exhausted = False
+
+    async def next(self) -> bytes | None:
+        """Return the next frame, or None after the last one. Raises what the iterable raises."""
+        if self._exhausted:
+            return None
+        if self._step is None:
+            self._step = asyncio.create_task(self._advance())
+        frame = await asyncio.shield(self._step)
+        self._step = None
+        self._exhausted = frame is None
+        return frame
+
+    async def _advance(self) -> bytes | None:
+        if isinstance(self._frames, AsyncIterable):
+            return await anext(self._frames, None)
+        return await asyncio.to_thread(next, self._frames, None)
+
+    async def __aenter__(self) -> Self:
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Drop a step that is under way; a thread that waits in the iterable ends by itself."""
+        if self._step is not None:
+            self._step.cancel()
+            await asyncio.gather(self._step, return_exceptions=True)

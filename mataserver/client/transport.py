@@ -1,0 +1,157 @@
+"""The connection to one server: address, key, encoding, and failures turned into exceptions."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from urllib.parse import urlsplit
+
+import aiohttp
+import msgspec
+
+from mataserver.client.failures import BadAnswer, ConnectionFailed, from_answer
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mataserver.errors import MataError
+
+MSGPACK = "application/msgpack"
+SUBPROTOCOL = "mata.v1.msgpack"
+CONNECT_TIMEOUT = 10.0
+CLOSE_TIMEOUT = 5.0
+HEARTBEAT = 30.0
+LONGEST_MESSAGE = 256 * 1024 * 1024
+
+T = TypeVar("T")
+
+
+class Answer(NamedTuple):
+    """A successful answer."""
+
+    body: bytes
+    msgpack: bool
+
+    def decode(self, kind: type[T]) -> T:
+        """Return the body as ``kind``. Raises ``BadAnswer``."""
+        decode = msgspec.msgpack.decode if self.msgpack else msgspec.json.decode
+        try:
+            return decode(self.body, type=kind)
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+            raise BadAnswer("The server's answer is not one of this API") from None
+
+
+class Transport:
+    """One server and one key.
+
+    Neither messages nor ``repr`` hold the key. ``timeout`` is in seconds, from the start of a
+    request to the end of its answer.
+    """
+
+    def __init__(
+        self, url: str, api_key: str | None, *, timeout: float | None, msgpack: bool
+    ) -> None:
+        parts = urlsplit(url)
+        if parts.scheme not in {"http", "https"} or not parts.hostname:
+            raise ValueError("the server's url must be like http://127.0.0.1:8110")
+        if api_key is not None and not (api_key.isascii() and api_key.isprintable()):
+            raise ValueError("the API key must consist of printable ASCII characters")
+        self.where = parts.hostname + (f":{parts.port}" if parts.port else "")
+        self.msgpack = msgpack
+        self._url = url.rstrip("/")
+        self._key = api_key or None
+        self._timeout = timeout
+        self._session: aiohttp.ClientSession | None = None
+
+    async def open(self) -> None:
+        """Make the connection pool; it belongs to the running event loop."""
+        headers = {"Accept": f"{MSGPACK}, application/json;q=0.5"} if self.msgpack else {}
+        if self._key:
+            headers["Authorization"] = f"Bearer {self._key}"
+        self._session = aiohttp.ClientSession(headers=headers)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        session, self._session = self._session, None
+        if session is not None:
+            await session.close()
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        *,
+        query: Mapping[str, str] | None = None,
+        data: bytes | aiohttp.FormData | None = None,
+        content_type: str | None = None,
+        patient: bool = False,
+    ) -> Answer:
+        """Send a request and return its answer; ``patient`` waits without a limit.
+
+        Raises ``ConnectionFailed`` or the ``MataError`` that the status stands for.
+        """
+        limit = aiohttp.ClientTimeout(
+            total=None if patient else self._timeout, sock_connect=CONNECT_TIMEOUT
+        )
+        try:
+            async with self._open_session().request(
+                method,
+                self._url + path,
+                params=query,
+                data=data,
+                headers={"Content-Type": content_type} if content_type else None,
+                allow_redirects=False,  # the API has none, and they could lead the key astray
+                timeout=limit,
+            ) as response:
+                body = await response.read()
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise self._unreachable(error) from None
+        if response.status >= 300:
+            raise self._without_key(from_answer(response.status, response.headers, body))
+        return Answer(body, response.content_type == MSGPACK)
+
+    async def socket(self, path: str) -> aiohttp.ClientWebSocketResponse | MataError:
+        """Open a WebSocket; a failure is returned, not raised.
+
+        Raised from here it would carry the library's exception with it, which holds the URL and
+        so the key.
+        """
+        try:
+            return await self._open_session().ws_connect(
+                self._url + path,
+                params={"token": self._key} if self._key else None,
+                protocols=(SUBPROTOCOL,) if self.msgpack else (),
+                heartbeat=HEARTBEAT,
+                max_msg_size=LONGEST_MESSAGE,
+                timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_TIMEOUT),
+            )
+        except aiohttp.WSServerHandshakeError as error:
+            if error.status == 101:
+                return BadAnswer("The server does not speak WebSocket here")
+            return from_answer(error.status, error.headers or {}, b"")
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            return self._unreachable(error)
+
+    def _open_session(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError("the client is closed: use it in a with statement")
+        return self._session
+
+    def _unreachable(self, error: Exception) -> ConnectionFailed:
+        if isinstance(error, TimeoutError):
+            return ConnectionFailed(f"{self.where} did not answer in time")
+        return ConnectionFailed(f"No connection to {self.where} ({type(error).__name__})")
+
+    def _without_key(self, error: MataError) -> MataError:
+        """Blot the key out of a detail in which a server or a proxy repeats the request."""
+        if self._key and self._key in error.detail:
+            error.detail = error.detail.replace(self._key, "***")
+            error.args = (error.detail,)
+        return error
+
+    def __repr__(self) -> str:
+        return f"<Transport to {self.where}>"
+
+
+def encode(body: Mapping[str, Any]) -> bytes:
+    """Return a JSON request body."""
+    return msgspec.json.encode(body)

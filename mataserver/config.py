@@ -1,0 +1,234 @@
+"""Settings: environment over ``.env`` over YAML over defaults, strict, errors that name the key."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from mataserver.errors import MataError
+from mataserver.params import describe
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+PREFIX = "MATA_SERVER_"
+DEFAULT_FILE = "mataserver.yaml"
+
+Fraction = Annotated[float, Meta(gt=0.0, le=1.0)]
+Seconds = Annotated[float, Meta(gt=0.0, le=86_400.0)]
+Count = Annotated[int, Meta(gt=0)]
+KeepAlive = Annotated[float, Meta(ge=-1.0, le=31_536_000.0)]
+Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+DType = Literal["auto", "float32", "float16", "bfloat16"]
+Engine = Literal["auto", "process", "thread"]
+
+
+class ConfigError(MataError):
+    """A setting that cannot be used; the detail names its key."""
+
+
+class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One entry of ``models:``: how a registered model is served.
+
+    model:       its name in the registry; a model that is not registered yet is, when its weights
+                 are already here (a cached hub model, an installed pip backend, ``path``).
+    task:        needed only for a model that is not registered yet.
+    path:        a local directory or file to register under ``model``.
+    engine:      "process", "thread" or "auto" (what its backend prefers).
+    device:      "auto", "cpu", "cuda" or "cuda:N".
+    dtype:       "auto", "float32", "float16" or "bfloat16".
+    threads:     threads of a forward pass; 0 leaves the choice to the framework.
+    max_batch:   largest batch; 0 takes the backend's.
+    max_wait_ms: how long a batch that is not full may wait for more while the model is busy.
+    preload:     load at start; ``/ready`` waits for it.
+    pin:         never evict it under memory pressure.
+    keep_alive:  seconds of idleness until it is unloaded; 0 at once, -1 never.
+    params:      inference parameters used where a request gives none.
+    """
+
+    model: Annotated[str, Meta(min_length=1, max_length=512)]
+    task: str | None = None
+    path: str | None = None
+    engine: Engine = "auto"
+    device: Device | None = None
+    dtype: DType | None = None
+    threads: Annotated[int, Meta(ge=0, le=1024)] | None = None
+    max_batch: Annotated[int, Meta(ge=0, le=1024)] = 0
+    max_wait_ms: Annotated[float, Meta(ge=0.0, le=10_000.0)] = 0.0
+    preload: bool = False
+    pin: bool = False
+    keep_alive: KeepAlive | None = None
+    params: dict[str, Any] = {}
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be set, each also as ``MATA_SERVER_<NAME>`` (not maps).
+
+    Times are seconds, sizes as their names say. The page docs/config.md describes every field.
+    """
+
+    host: str = "127.0.0.1"
+    port: Annotated[int, Meta(ge=0, le=65_535)] = 8110
+    auth_mode: Literal["api_key", "none"] = "api_key"
+    api_keys: list[str] = []
+    api_key: str | None = None
+    data_dir: str = "~/.mataserver"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+    keep_alive: KeepAlive = 300.0
+    min_residence: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 10.0
+    max_vram_fraction: Fraction = 0.9
+    max_ram_fraction: Fraction = 0.9
+    device: Device = "auto"
+    dtype: DType = "auto"
+    engine: Engine = "auto"
+    threads: Annotated[int, Meta(ge=0, le=1024)] = 0
+    decode_threads: Annotated[int, Meta(ge=0, le=256)] = 0
+    load_timeout: Seconds = 600.0
+    infer_timeout: Seconds = 60.0
+    drain_timeout: Seconds = 30.0
+    queue_limit: Count = 64
+    max_body_mb: Annotated[float, Meta(gt=0.0, le=4_096.0)] = 32.0
+    max_inflight_mb: Annotated[float, Meta(gt=0.0, le=1_048_576.0)] = 512.0
+    max_pixels: Annotated[int, Meta(gt=0, le=178_956_970)] = 50_000_000
+    max_tokens: Count = 4_096
+    body_timeout: Seconds = 30.0
+    max_sessions: Count = 10
+    session_ttl: Seconds = 300.0
+    unread_timeout: Seconds = 30.0
+    ping_interval: Seconds = 20.0
+    allow_pip_pull: bool = True
+    register_defaults: bool = True
+    metrics_public: bool = True
+    health_status: Literal["ok", "healthy"] = "ok"
+    trust_proxy: bool = False
+    models: list[ModelSettings] = []
+    plugins: dict[str, Any] = {}
+
+    @property
+    def data_path(self) -> Path:
+        """``data_dir`` as an absolute path."""
+        return Path(self.data_dir).expanduser().absolute()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The API keys of ``api_keys`` and ``api_key``, without duplicates."""
+        every = [*self.api_keys, *([self.api_key] if self.api_key else [])]
+        return tuple(dict.fromkeys(key for key in every if key))
+
+    @property
+    def max_body(self) -> int:
+        """The largest request body in bytes; MB are 1e6 bytes."""
+        return int(self.max_body_mb * 1e6)
+
+    def model(self, name: str) -> ModelSettings:
+        """The settings of one model; defaults for a model that has no entry."""
+        for entry in self.models:
+            if entry.model == name:
+                return entry
+        return ModelSettings(model=name)
+
+
+_STRUCTURED = frozenset({"models", "plugins"})
+
+
+def load(
+    file: str | Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+    **overrides: object,
+) -> Settings:
+    """Read the settings.
+
+    ``file`` is the YAML file; without it ``MATA_SERVER_CONFIG``, then ``mataserver.yaml`` in
+    ``directory`` (default: the working directory), then none. ``overrides`` (command-line options)
+    win over everything; None among them means "not given". Raises ``ConfigError``.
+    """
+    folder = Path.cwd() if directory is None else directory
+    values = {**_dotenv(folder), **(os.environ if environ is None else environ)}
+    merged = _yaml(_config_file(file, values, folder))
+    merged.update(_environment(values))
+    merged.update({name: value for name, value in overrides.items() if value is not None})
+    return _settings(merged)
+
+
+def _settings(merged: dict[str, Any]) -> Settings:
+    try:
+        settings = msgspec.convert(merged, Settings)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"configuration: {describe(error, '')}") from None
+    names = [entry.model for entry in settings.models]
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise ConfigError(f"configuration: models[{index}].model: {name!r} is listed twice")
+    return settings
+
+
+def _config_file(file: str | Path | None, values: Mapping[str, str], folder: Path) -> Path | None:
+    named = file or values.get(PREFIX + "CONFIG")
+    if named:
+        path = Path(named).expanduser()
+        if not path.is_file():
+            raise ConfigError(f"configuration: no such file: {named}")
+        return path
+    default = folder / DEFAULT_FILE
+    return default if default.is_file() else None
+
+
+def _yaml(path: Path | None) -> dict[str, Any]:
+    if path is None:
+        return {}
+    import yaml
+
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise ConfigError(f"configuration: {path.name} cannot be read: {error}") from None
+    if content is None:
+        return {}
+    if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
+        raise ConfigError(f"configuration: {path.name} must hold a mapping of setting names")
+    return content
+
+
+def _dotenv(folder: Path) -> dict[str, str]:
+    path = folder / ".env"
+    if not path.is_file():
+        return {}
+    from dotenv import dotenv_values
+
+    found = dotenv_values(path)
+    return {key: value for key, value in found.items() if value is not None}
+
+
+def _environment(values: Mapping[str, str]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for setting in msgspec.structs.fields(Settings):
+        name = PREFIX + setting.name.upper()
+        if name not in values or setting.name in _STRUCTURED:
+            continue
+        text = values[name]
+        try:
+            found[setting.name] = _from_text(text, setting.type)
+        except msgspec.ValidationError as error:
+            raise ConfigError(f"environment: {name}: {describe(error, '')}") from None
+    return found
+
+
+def _from_text(text: str, kind: object) -> Any:
+    if kind == list[str]:
+        return [part.strip() for part in text.split(",") if part.strip()]
+    return msgspec.convert(text, kind, strict=False)
+
+
+def plugin_settings(given: object, kind: type[Struct], plugin: str) -> Struct:
+    """Decode ``plugins.<plugin>`` strictly. Raises ``ConfigError`` naming the key."""
+    try:
+        return msgspec.convert({} if given is None else given, kind)
+    except msgspec.ValidationError as error:
+        raise ConfigError(f"configuration: {describe(error, f'plugins.{plugin}')}") from None

@@ -1,0 +1,220 @@
+"""What a plugin gives and gets: Backend, Model, Service and their contexts.
+
+A backend is data: the catalogue, the schema and the docs exist with no framework imported. Its
+``load`` runs in a worker and returns a model; models are plain blocking objects, the server owns
+the threads and processes around them.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+
+from mataserver.params import Params
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    import numpy as np
+    from aiohttp import web
+    from numpy.typing import NDArray
+
+    from mataserver.results import Result
+
+    Image = NDArray[np.uint8]
+
+
+@dataclass(frozen=True, slots=True)
+class ModelFiles:
+    """What is known of a model before anything is loaded.
+
+    ``name`` is the registry key; ``source`` is "hf", "pip" or "local"; ``path`` its directory or
+    file (None for "pip"); ``config`` the decoded ``config.json`` of that directory, or empty.
+    """
+
+    name: str
+    source: str
+    path: Path | None = None
+    config: dict[str, Any] = field(default_factory=dict)
+
+    @property
+    def model_type(self) -> str:
+        """``model_type`` of ``config.json``, or an empty string."""
+        return str(self.config.get("model_type", ""))
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSpec:
+    """The model that ``Backend.load`` is asked for.
+
+    ``path`` is a local directory (a snapshot of the hub's repository) or a file; None for "pip".
+    """
+
+    name: str
+    task: str
+    source: str
+    path: Path | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadContext:
+    """Plain data for ``Backend.load``; it crosses a process boundary.
+
+    ``settings`` is the plugin's settings struct (None if it declares none); ``device`` is "auto",
+    "cpu", "cuda" or "cuda:N"; ``dtype`` "auto", "float32", "float16" or "bfloat16"; ``threads``
+    the number of threads a forward pass may use (0: the framework's own choice).
+    """
+
+    settings: Any
+    device: str
+    dtype: str
+    threads: int
+    data_dir: Path
+    log: logging.Logger
+
+
+class Model(Protocol):
+    """A loaded model.
+
+    It may also offer ``session(params)`` (an object with ``step(image) -> Result``, for models
+    that keep state from frame to frame), public methods that a service calls through its handle,
+    and ``close()``.
+    """
+
+    def predict(self, images: Sequence[Image], params: Sequence[Any]) -> Sequence[Result]:
+        """Return one result per image.
+
+        ``images`` are RGB uint8 arrays ``[H, W, 3]`` of any sizes, ``params`` the backend's params
+        structs; both lists have the same length, at most the model's ``max_batch``. Raise
+        ``InvalidParams`` for a parameter that this model cannot serve.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend:
+    """One way to serve a task.
+
+    name:     unique name; for ``source="pip"`` also the id that users pull.
+    task:     one of ``results.TASKS``.
+    source:   "hf" serves models of the hub and local directories that look the same; "pip" serves
+              the one model called ``name`` whose weights come with its packages; "local" serves
+              local files.
+    load:     a module-level function ``load(spec, ctx) -> Model``; it runs in the worker and is
+              the place to import the framework.
+    params:   the struct of the parameters it uses.
+    accepts:  which models of that source it serves; by default every one for "pip" and none else.
+    requires: importable modules without which it cannot load (checked without importing them).
+    packages: what ``pip install`` needs to make ``requires`` true; also what ``pull`` installs.
+    system_binary: an executable that must be on PATH, if any.
+    engine:   where it runs unless the configuration says otherwise.
+    preload:  modules that the plugin's zygote imports once, before it forks workers. Leave empty
+              for frameworks that start threads at import (onnxruntime).
+    max_batch: the largest batch ``predict`` is given unless the configuration says otherwise.
+    environment: variables set in the worker before anything is imported.
+    """
+
+    name: str
+    task: str
+    source: Literal["hf", "pip", "local"]
+    load: Callable[[ModelSpec, LoadContext], Model]
+    params: type[Params] = Params
+    accepts: Callable[[ModelFiles], bool] | None = None
+    requires: tuple[str, ...] = ()
+    packages: tuple[str, ...] = ()
+    system_binary: str | None = None
+    engine: Literal["process", "thread"] = "process"
+    preload: tuple[str, ...] = ()
+    max_batch: int = 1
+    environment: tuple[tuple[str, str], ...] = ()
+
+    def serves(self, files: ModelFiles, task: str) -> bool:
+        """Whether this backend serves that model for that task."""
+        if task != self.task or files.source not in _SERVED[self.source]:
+            return False
+        if self.source == "pip":
+            return files.name == self.name
+        return self.accepts is not None and self.accepts(files)
+
+
+_SERVED: dict[str, frozenset[str]] = {
+    "hf": frozenset({"hf", "local"}),
+    "pip": frozenset({"pip"}),
+    "local": frozenset({"local"}),
+}
+
+
+class ModelHandle(Protocol):
+    """A loaded model, held by a service. Its worker may live in another process."""
+
+    async def predict(self, image: bytes, params: Any = None) -> Result:
+        """Decode ``image``, run the model and return the decoded result."""
+        ...
+
+    async def predict_encoded(self, image: bytes, params: Any = None) -> dict[str, bytes]:
+        """The same, as JSON bytes per field."""
+        ...
+
+    async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a public method of the model; arguments and result must pickle."""
+        ...
+
+    def stream(self, method: str, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        """Iterate over a public generator method; closing the iterator stops the work."""
+        ...
+
+
+class Models(Protocol):
+    """The models that a service may use."""
+
+    def acquire(
+        self, model: str, task: str | None = None
+    ) -> AbstractAsyncContextManager[ModelHandle]:
+        """Load ``model`` if need be and hold it until the context ends.
+
+        Raises ``NotFound``, ``OutOfMemory`` or ``Unavailable``.
+        """
+        ...
+
+
+class Blocking(Protocol):
+    """Runs a blocking function beside the event loop."""
+
+    async def __call__(self, function: Callable[..., Any], /, *args: Any) -> Any:
+        """Return ``function(*args)``."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a service gets: small and frozen, never the application."""
+
+    settings: Any
+    models: Models
+    metrics: Any
+    log: logging.Logger
+    data_dir: Path
+    run_blocking: Blocking
+
+
+@runtime_checkable
+class Service(Protocol):
+    """Routes, state, start-up and shutdown of a plugin, in one object.
+
+    It may also offer ``ping() -> dict``, which is merged into ``GET /health``.
+    """
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        """The routes, REST and WebSocket alike."""
+        ...
+
+    async def __aenter__(self) -> object:
+        """Start."""
+        ...
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Stop."""
+        ...

@@ -1,0 +1,55 @@
+"""A model's result to encoded fields, in the worker: the event loop never walks a result."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+import pybase64
+from msgspec import UNSET
+
+from mataserver.media import encode_png
+from mataserver.results import DepthResult, SegmentResult
+
+if TYPE_CHECKING:
+    from mataserver.engines.work import Format
+    from mataserver.results import Result, Segment
+
+_JSON = msgspec.json.Encoder()
+_MSGPACK = msgspec.msgpack.Encoder()
+
+
+def encode_fields(result: Result, form: Format) -> dict[str, bytes]:
+    """Encode each field of ``result`` by itself; fields that are not set are left out."""
+    if isinstance(result, DepthResult):
+        return _depth(result, form)
+    encoder = _JSON if form == "json" else _MSGPACK
+    if isinstance(result, SegmentResult):
+        segments = [_with_mask(segment, form) for segment in result.segments]
+        return {"segments": encoder.encode(segments)}
+    fields = ((name, getattr(result, name)) for name in result.__struct_fields__)
+    return {name: encoder.encode(value) for name, value in fields if value is not UNSET}
+
+
+def _depth(result: DepthResult, form: Format) -> dict[str, bytes]:
+    depth = np.ascontiguousarray(result.depth_map, dtype="<f4")
+    encoder = _JSON if form == "json" else _MSGPACK
+    return {
+        "depth_map": bytes(_pixels(depth.data.cast("B"), form)),
+        "depth_shape": encoder.encode(depth.shape),
+    }
+
+
+def _with_mask(segment: Segment, form: Format) -> Segment:
+    if segment.mask is UNSET or segment.mask is None:
+        return segment
+    png = encode_png(segment.mask)
+    return msgspec.structs.replace(segment, mask=_pixels(png, form))
+
+
+def _pixels(data: Any, form: Format) -> msgspec.Raw:
+    """Pixel bytes as a JSON string of base64, or as MessagePack ``bin``."""
+    if form == "msgpack":
+        return msgspec.Raw(_MSGPACK.encode(data))
+    return msgspec.Raw(b'"' + pybase64.b64encode(data) + b'"')

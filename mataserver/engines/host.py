@@ -1,0 +1,207 @@
+"""The blocking code around one loaded model: decode, predict, encode. Both engines run it."""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mataserver import media
+from mataserver.engines.encoding import encode_fields
+from mataserver.engines.work import Facts, Failure, Outcome, Timing
+from mataserver.errors import InvalidParams, MataError, NotFound
+from mataserver.results import problem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mataserver.engines.work import Assignment, Job
+    from mataserver.params import Params
+    from mataserver.results import Result
+
+    Image = NDArray[np.uint8]
+
+log = logging.getLogger("mataserver.worker")
+
+
+class Decoded(msgspec.Struct):
+    """A job whose bytes became pixels, or whose bytes were refused."""
+
+    job: Any
+    image: Any = None
+    failure: Failure | None = None
+    decode_ms: float = 0.0
+
+
+class ModelHost:
+    """One loaded model and its video sessions. ``forward`` must not run in two threads at once."""
+
+    def __init__(self, assignment: Assignment) -> None:
+        self._assignment = assignment
+        self._params = msgspec.msgpack.Decoder(assignment.params_type)
+        self._sessions: dict[str, Any] = {}
+        self._model: Any = None
+
+    def load(self) -> Facts:
+        """Load the model. Raises a ``MataError``."""
+        assignment = self._assignment
+        try:
+            self._model = assignment.load(assignment.spec, assignment.context)
+        except Exception as error:
+            raise _told(error, "The model could not be loaded") from error
+        return Facts(stateful=hasattr(self._model, "session"), pid=os.getpid())
+
+    def decode(self, job: Job) -> Decoded:
+        """Decode a job's image; a refusal is kept, not raised."""
+        begun = time.perf_counter()
+        decoded = Decoded(job)
+        try:
+            decoded.image = media.decode(job.image, self._assignment.max_pixels)
+        except Exception as error:
+            decoded.failure = _failure(error, "The image could not be decoded")
+        decoded.decode_ms = _ms(begun)
+        return decoded
+
+    def forward(self, batch: Sequence[Decoded]) -> list[tuple[Decoded, Any, float, bool]]:
+        """Run the model on the jobs that decoded; one failing job fails alone.
+
+        Returns, in order, the job, its result or ``Failure``, the milliseconds and whether session
+        state was made for it.
+        """
+        good = [item for item in batch if item.failure is None]
+        answers: dict[int, tuple[Any, float, bool]] = {
+            id(item): (item.failure, 0.0, False) for item in batch if item.failure is not None
+        }
+        plain = [item for item in good if item.job.session is None or not self._stateful]
+        for item in good:
+            if item.job.session is not None and self._stateful:
+                answers[id(item)] = self._step(item)
+        if plain:
+            begun = time.perf_counter()
+            for item, result in zip(plain, self._predict(plain), strict=True):
+                answers[id(item)] = (result, _ms(begun), False)
+        return [(item, *answers[id(item)]) for item in batch]
+
+    def encode(self, item: Decoded, answer: object, infer_ms: float, *, fresh: bool) -> Outcome:
+        """Encode one answer; what cannot be encoded is a failure of the model."""
+        begun = time.perf_counter()
+        fields: dict[str, bytes] = {}
+        if not isinstance(answer, Failure):
+            wrong = problem(answer, self._assignment.spec.task)
+            if wrong is None:
+                try:
+                    fields = encode_fields(answer, item.job.format)  # type: ignore[arg-type]
+                except Exception as error:
+                    answer = _failure(error, "The model returned an invalid result")
+            else:
+                log.error("%s returned an invalid result: %s", self._assignment.spec.name, wrong)
+                answer = Failure(500, "The model returned an invalid result")
+        timing = Timing(item.decode_ms, infer_ms, _ms(begun))
+        failure = answer if isinstance(answer, Failure) else None
+        return Outcome(fields, timing, failure, fresh)
+
+    def infer(self, jobs: Sequence[Job]) -> list[Outcome]:
+        """Decode, forward and encode in this thread."""
+        answers = self.forward([self.decode(job) for job in jobs])
+        return [self.encode(item, answer, ms, fresh=fresh) for item, answer, ms, fresh in answers]
+
+    def close_session(self, session: str) -> None:
+        """Forget a session's state."""
+        state = self._sessions.pop(session, None)
+        _close(state)
+
+    def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a public method of the model. Raises a ``MataError``."""
+        function = self._method(method)
+        try:
+            return function(*args, **kwargs)
+        except Exception as error:
+            raise _told(error, "The model failed") from error
+
+    def stream(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
+        """Iterate over a public generator method of the model. Raises a ``MataError``."""
+        items = self.call(method, args, kwargs)
+        try:
+            yield from items
+        except Exception as error:
+            raise _told(error, "The model failed") from error
+
+    def close(self) -> None:
+        """Close the sessions and the model."""
+        for session in tuple(self._sessions):
+            self.close_session(session)
+        _close(self._model)
+        self._model = None
+
+    @property
+    def _stateful(self) -> bool:
+        return hasattr(self._model, "session")
+
+    def _method(self, method: str) -> Any:
+        function = None if method.startswith("_") else getattr(self._model, method, None)
+        if not callable(function):
+            raise NotFound(f"The model has no method {method!r}")
+        return function
+
+    def _predict(self, items: Sequence[Decoded]) -> list[Any]:
+        try:
+            params = [self._params.decode(item.job.params) for item in items]
+            results = list(self._model.predict([item.image for item in items], params))
+            if len(results) != len(items):
+                log.error("predict returned %d results for %d images", len(results), len(items))
+                return [Failure(500, "The model returned an invalid result")] * len(items)
+        except Exception as error:
+            if len(items) == 1:
+                return [_failure(error, "The model failed")]
+            return [self._predict([item])[0] for item in items]
+        return results
+
+    def _step(self, item: Decoded) -> tuple[Result | Failure, float, bool]:
+        begun = time.perf_counter()
+        session = item.job.session
+        fresh = session not in self._sessions
+        try:
+            if fresh:
+                params: Params = self._params.decode(item.job.params)
+                self._sessions[session] = self._model.session(params)
+            result: Result | Failure = self._sessions[session].step(item.image)
+        except Exception as error:
+            result = _failure(error, "The model failed")
+        return result, _ms(begun), fresh
+
+
+def _close(thing: object) -> None:
+    close = getattr(thing, "close", None)
+    if callable(close):
+        try:
+            close()
+        except Exception:
+            log.exception("close failed")
+
+
+def _told(error: Exception, sentence: str) -> MataError:
+    failure = _failure(error, sentence)
+    return MataError(failure.detail, status=failure.status, retry_after=failure.retry_after)
+
+
+def _failure(error: Exception, sentence: str) -> Failure:
+    """What the client may know of ``error``: never its text, which may hold paths."""
+    if isinstance(error, MataError):
+        return Failure(error.status, error.detail, error.retry_after)
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        log.error("out of memory: %s", error)
+        return Failure(507, "Out of memory")
+    if isinstance(error, msgspec.ValidationError):
+        return Failure(InvalidParams.status, f"params: {error}")
+    log.error("%s", sentence, exc_info=error)
+    return Failure(500, f"{sentence}: {type(error).__name__}")
+
+
+def _ms(begun: float) -> float:
+    return round((time.perf_counter() - begun) * 1e3, 3)

@@ -1,0 +1,92 @@
+"""Memory of processes and of the machine, read from the kernel and the GPU driver."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+_KB = 1024
+
+
+def private_bytes(pid: int) -> int:
+    """Return the memory that ``pid`` shares with nobody; 0 when it cannot be read."""
+    total = 0
+    try:
+        with Path(f"/proc/{pid}/smaps_rollup").open(encoding="ascii") as rollup:
+            for line in rollup:
+                if line.startswith(("Private_Clean", "Private_Dirty")):
+                    total += int(line.split()[1]) * _KB
+    except (OSError, ValueError):
+        return 0
+    return total
+
+
+def ram_total() -> int:
+    """Return the RAM that this process may use, in bytes: the machine's or its cgroup's limit."""
+    machine = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    limits = [machine]
+    for path in ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes"):
+        with contextlib.suppress(OSError, ValueError):
+            limits.append(int(Path(path).read_text(encoding="ascii")))
+    return min(limits)
+
+
+@dataclass(frozen=True, slots=True)
+class Gpu:
+    """One GPU's memory in bytes."""
+
+    total: int
+    used: int
+
+
+class MemoryProbe:
+    """Reads RAM and VRAM. NVML is asked once whether it is there."""
+
+    def __init__(self) -> None:
+        self._nvml: Any = None
+        self._asked = False
+
+    def ram_total(self) -> int:
+        """Return the RAM this process may use, in bytes."""
+        return ram_total()
+
+    def own(self) -> int:
+        """Return the private memory of this process, in bytes."""
+        return private_bytes(os.getpid())
+
+    def gpus(self) -> list[Gpu]:
+        """Return the CUDA GPUs; empty without NVML or a driver."""
+        nvml = self._library()
+        if nvml is None:
+            return []
+        found = []
+        for index in range(nvml.nvmlDeviceGetCount()):
+            memory = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(index))
+            found.append(Gpu(int(memory.total), int(memory.used)))
+        return found
+
+    def vram_of(self, pid: int) -> int:
+        """Return the GPU memory that ``pid`` holds on all GPUs, in bytes; 0 when unknown."""
+        nvml = self._library()
+        if nvml is None:
+            return 0
+        used = 0
+        for index in range(nvml.nvmlDeviceGetCount()):
+            handle = nvml.nvmlDeviceGetHandleByIndex(index)
+            for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
+                if process.pid == pid and process.usedGpuMemory:
+                    used += int(process.usedGpuMemory)
+        return used
+
+    def _library(self) -> Any:
+        if not self._asked:
+            self._asked = True
+            import pynvml
+
+            with contextlib.suppress(pynvml.NVMLError):
+                pynvml.nvmlInit()
+                self._nvml = pynvml
+        return self._nvml

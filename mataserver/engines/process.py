@@ -1,0 +1,446 @@
+"""The process engine: a child process per loaded model, forked from a zygote per plugin.
+
+A crash, a hang past its deadline or a memory blow-up is the child's: its requests are answered at
+once and nobody else notices. Unloading is the child's end, so that all memory comes back.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+import os
+import pickle
+import signal
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any
+
+from mataserver.engines import wire
+from mataserver.engines.memory import private_bytes
+from mataserver.engines.work import Outcome, WorkerDied
+from mataserver.errors import MataError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from mataserver.engines.work import Assignment, Facts, Failure, Job, Placement
+
+log = logging.getLogger("mataserver.process")
+
+STOP_GRACE = 5.0
+
+
+class ProcessWorker(asyncio.Protocol):
+    """The server's end of one child process."""
+
+    facts: Facts
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._ids = itertools.count(1)
+        self._pending: dict[int, asyncio.Future[Any]] = {}
+        self._unframer = wire.Unframer()
+        self._transport: asyncio.WriteTransport | None = None
+        self._ended = asyncio.get_running_loop().create_future()
+        self._loaded: asyncio.Future[Facts] = asyncio.get_running_loop().create_future()
+        self._stopping = False
+        self._callbacks: list[Callable[[str], None]] = []
+        self._end_callbacks: list[Callable[[], None]] = []
+        self._kill: Callable[[], None] = lambda: None
+        self._reason = "the worker process ended"
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the way to the child."""
+        self._transport = transport  # type: ignore[assignment]
+
+    def data_received(self, data: bytes) -> None:
+        """Hand each message to whoever waits for it."""
+        for message, parts in self._unframer.feed(data):
+            self._received(message, parts)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Answer everything that is pending: the child is gone."""
+        del exc  # an error or a plain end are the same to whoever waits
+        if self._ended.done():
+            return
+        self._ended.set_result(None)
+        error = WorkerDied(f"The model's worker died: {self._reason}")
+        for future in [self._loaded, *self._pending.values()]:
+            if not future.done():
+                future.set_exception(error)
+                future.exception()  # whoever stopped waiting must not cause a warning
+        self._pending.clear()
+        if not self._stopping:
+            log.error("worker of %s died: %s", self._name, self._reason)
+            for callback in self._callbacks:
+                callback(self._reason)
+        for ended in self._end_callbacks:
+            ended()
+
+    # the worker
+
+    @property
+    def alive(self) -> bool:
+        """Whether the child can still answer."""
+        return not self._ended.done() and not self._stopping
+
+    def on_death(self, callback: Callable[[str], None]) -> None:
+        """Have ``callback(reason)`` called when the child dies by itself."""
+        self._callbacks.append(callback)
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Have ``callback()`` called when the child is gone, for whatever reason."""
+        if self._ended.done():
+            callback()
+        else:
+            self._end_callbacks.append(callback)
+
+    def exited(self, how: str) -> None:
+        """Learn from the zygote how the child ended."""
+        if not self._stopping:
+            log.warning("worker of %s ended: %s", self._name, how)
+
+    def abandon(self) -> None:
+        """Drop a child whose load failed or was given up."""
+        self._stopping = True
+        if not self._ended.done():
+            self.kill("its load was given up")
+
+    async def infer(self, jobs: Sequence[Job], deadline: float) -> list[Outcome]:
+        """Run one batch; past ``deadline`` seconds the child is killed."""
+        heads = [wire.JobHead(job.format, job.session) for job in jobs]
+        parts = [part for job in jobs for part in (job.image, job.params)]
+        request = next(self._ids)
+        try:
+            async with asyncio.timeout(deadline):
+                answer, fields = await self._ask(request, wire.Infer(request, heads), parts)
+        except TimeoutError:
+            self.kill(f"no answer within {deadline:g} s")
+            raise WorkerDied(f"The model gave no answer within {deadline:g} s") from None
+        return _outcomes(answer, fields)
+
+    async def close_session(self, session: str) -> None:
+        """Forget a session's state."""
+        if self.alive:
+            self._send(wire.CloseSession(session))
+
+    async def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a public method of the model."""
+        request = next(self._ids)
+        payload = pickle.dumps((method, args, kwargs), protocol=5)
+        _, parts = await self._ask(request, wire.Call(request), [payload])
+        return pickle.loads(parts[0])  # noqa: S301 - from our own child process
+
+    async def stream(
+        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> AsyncIterator[Any]:
+        """Iterate over a generator method: each item is computed when it is asked for."""
+        request = next(self._ids)
+        self._send(wire.Open(request), [pickle.dumps((method, args, kwargs), protocol=5)])
+        try:
+            while True:
+                message, parts = await self._ask(request, wire.Next(request))
+                if isinstance(message, wire.Ended):
+                    return
+                yield pickle.loads(parts[0])  # noqa: S301 - from our own child process
+        finally:
+            if self.alive:
+                self._send(wire.Cancel(request))
+
+    async def memory(self) -> int:
+        """Private memory of the child in bytes."""
+        return await asyncio.to_thread(private_bytes, self.facts.pid)
+
+    async def load(self, assignment: Assignment, kill: Callable[[], None]) -> None:
+        """Send the assignment and wait until the model is ready."""
+        self._kill = kill
+        self._send(wire.Load(), [pickle.dumps(assignment, protocol=5)])
+        self.facts = await asyncio.shield(self._loaded)
+
+    def kill(self, reason: str) -> None:
+        """Give the child up: it is killed, whoever waits is answered at once."""
+        self._reason = reason
+        self._kill()
+        if self._transport is not None:
+            self._transport.abort()
+        self.connection_lost(None)
+
+    async def close(self) -> None:
+        """Stop the child; one that does not end in time is killed."""
+        self._stopping = True
+        if self._ended.done():
+            return
+        self._send(wire.Stop())
+        try:
+            async with asyncio.timeout(STOP_GRACE):
+                await asyncio.shield(self._ended)
+        except TimeoutError:
+            self.kill("it did not stop")
+
+    def _send(self, message: wire.Message, parts: Sequence[wire.Part] = ()) -> None:
+        if self._transport is None or self._ended.done():
+            raise WorkerDied("The model's worker is gone")
+        self._transport.writelines(wire.frame(message, parts))
+
+    async def _ask(
+        self, request: int, message: wire.Message, parts: Sequence[wire.Part] = ()
+    ) -> tuple[wire.Message, list[memoryview]]:
+        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
+        self._pending[request] = future
+        try:
+            self._send(message, parts)
+            answer: tuple[wire.Message, list[memoryview]] = await future
+        finally:
+            self._pending.pop(request, None)
+        return answer
+
+    def _received(self, message: wire.Message, parts: list[memoryview]) -> None:
+        if isinstance(message, wire.Loaded):
+            if not self._loaded.done():
+                self._loaded.set_result(message.facts)
+            return
+        if isinstance(message, wire.Refused):
+            self._stopping = True
+            if not self._loaded.done():
+                self._loaded.set_exception(_error(message.failure))
+            return
+        if not isinstance(message, (wire.Answer, wire.Returned, wire.Ended, wire.Raised)):
+            return
+        future = self._pending.get(message.id)
+        if future is None or future.done():
+            return
+        if isinstance(message, wire.Raised):
+            future.set_exception(_error(message.failure))
+        else:
+            future.set_result((message, parts))
+
+
+def _outcomes(answer: wire.Message, fields: list[memoryview]) -> list[Outcome]:
+    if not isinstance(answer, wire.Answer):
+        raise WorkerDied("The model's worker answered out of turn")
+    remaining = iter(fields)
+    return [
+        Outcome(
+            {name: bytes(next(remaining)) for name in head.fields},
+            head.timing,
+            head.failure,
+            head.fresh,
+        )
+        for head in answer.outcomes
+    ]
+
+
+def _error(failure: Failure) -> MataError:
+    return MataError(failure.detail, status=failure.status, retry_after=failure.retry_after)
+
+
+class Zygote:
+    """The server's end of a zygote process."""
+
+    def __init__(self, placement: Placement, log_level: str, log_format: str) -> None:
+        self._placement = placement
+        self._logging = (log_level, log_format)
+        self._tokens = itertools.count(1)
+        self._forks: dict[int, asyncio.Future[int]] = {}
+        self._children: dict[int, ProcessWorker] = {}
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self.linger: asyncio.TimerHandle | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still fork."""
+        return self._control is not None
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has neither a child nor a fork under way."""
+        return not self._children and not self._forks
+
+    def start(self) -> None:
+        """Start the process; it imports while the loop goes on."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)  # noqa: FBT003 - socket's own signature
+        options = {
+            "path": [entry or os.getcwd() for entry in sys.path],  # noqa: PTH109 - as the import system
+            "preload": list(self._placement.preload),
+            "log_level": self._logging[0],
+            "log_format": self._logging[1],
+        }
+        command = [sys.executable, "-P", "-m", "mataserver.engines.zygote"]
+        command += [str(theirs.fileno()), str(os.getpid()), json.dumps(options)]
+        environment = {
+            **os.environ,
+            "OPENBLAS_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(options["path"]),
+            **dict(self._placement.environment),
+        }
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - our own module, fixed arguments
+                command,
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=2,
+                env=environment,
+                start_new_session=True,
+            )
+        self._control = ours
+        asyncio.get_running_loop().add_reader(ours, self._readable)
+
+    async def fork(self, worker: ProcessWorker, sock: socket.socket) -> int:
+        """Fork a child that serves ``sock``; return its pid."""
+        await asyncio.shield(self._ready)
+        token = next(self._tokens)
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._forks[token] = future
+        try:
+            if self._control is None:
+                raise Unavailable("The plugin's worker process could not be started")
+            socket.send_fds(self._control, [json.dumps({"fork": token}).encode()], [sock.fileno()])
+            pid = await future
+            self._children[pid] = worker
+        finally:
+            self._forks.pop(token, None)
+        return pid
+
+    def kill(self, pid: int) -> None:
+        """Have the zygote kill one of its children."""
+        if self._control is not None:
+            with contextlib.suppress(OSError):
+                self._control.send(json.dumps({"kill": pid}).encode())
+
+    async def close(self) -> None:
+        """End the zygote and its children."""
+        self._gone("it was stopped")
+        if self._process is not None:
+            try:
+                await asyncio.to_thread(self._process.wait, STOP_GRACE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                await asyncio.to_thread(self._process.wait)
+
+    def _readable(self) -> None:
+        if self._control is None:
+            return
+        try:
+            data = self._control.recv(65_536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._gone("its zygote ended")
+            return
+        self._said(json.loads(data))
+
+    def _said(self, message: dict[str, int]) -> None:
+        if "ready" in message:
+            self._ready.set_result(None)
+        elif "forked" in message:
+            future = self._forks.get(message["forked"])
+            if future is not None and not future.done():
+                future.set_result(message["pid"])
+            else:
+                self.kill(message["pid"])
+        elif "exited" in message:
+            worker = self._children.pop(message["exited"], None)
+            if worker is not None:
+                worker.exited(_describe(message["status"]))
+
+    def _gone(self, reason: str) -> None:
+        control, self._control = self._control, None
+        if control is None:
+            return
+        asyncio.get_running_loop().remove_reader(control)
+        control.close()
+        error = Unavailable(f"The plugin's worker process could not be started: {reason}")
+        waiting: list[asyncio.Future[Any]] = [self._ready, *self._forks.values()]
+        for future in waiting:
+            if not future.done():
+                future.set_exception(error)
+                future.exception()
+        self._children.clear()
+        if self._process is not None and self._process.poll() is None:
+            asyncio.get_running_loop().run_in_executor(None, self._process.wait)
+
+
+def _describe(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
+
+
+class ProcessEngine:
+    """Starts a child per model, from a zygote per plugin that lives ``linger`` s past its last."""
+
+    def __init__(
+        self, *, log_level: str = "info", log_format: str = "text", linger: float = 30.0
+    ) -> None:
+        self._logging = (log_level, log_format)
+        self._linger = linger
+        self._zygotes: dict[Placement, Zygote] = {}
+        self._closing: set[asyncio.Task[None]] = set()
+
+    async def start(self, assignment: Assignment, placement: Placement) -> ProcessWorker:
+        """Fork a child and load the model. Raises a ``MataError`` when it cannot."""
+        zygote = self._zygote(placement)
+        ours, theirs = socket.socketpair()
+        worker = ProcessWorker(assignment.spec.name)
+        loop = asyncio.get_running_loop()
+        try:
+            with theirs:
+                await loop.create_unix_connection(lambda: worker, sock=ours)
+                pid = await zygote.fork(worker, theirs)
+            await worker.load(assignment, lambda: zygote.kill(pid))
+        except BaseException:
+            worker.abandon()
+            self._release(placement, zygote)
+            raise
+        worker.on_end(lambda: self._release(placement, zygote))
+        return worker
+
+    async def close(self) -> None:
+        """End every zygote, and with it every child."""
+        zygotes, self._zygotes = list(self._zygotes.values()), {}
+        for zygote in zygotes:
+            if zygote.linger is not None:
+                zygote.linger.cancel()
+        await asyncio.gather(*(zygote.close() for zygote in zygotes), *self._closing)
+
+    def _zygote(self, placement: Placement) -> Zygote:
+        zygote = self._zygotes.get(placement)
+        if zygote is None or not zygote.alive:
+            zygote = Zygote(placement, *self._logging)
+            zygote.start()
+            self._zygotes[placement] = zygote
+        if zygote.linger is not None:
+            zygote.linger.cancel()
+            zygote.linger = None
+        return zygote
+
+    def _release(self, placement: Placement, zygote: Zygote) -> None:
+        """Once a zygote has no child left, end it after the linger time: memory comes back."""
+        if zygote.linger is not None:
+            zygote.linger.cancel()
+        loop = asyncio.get_running_loop()
+        zygote.linger = loop.call_later(self._linger, self._retire, placement, zygote)
+
+    def _retire(self, placement: Placement, zygote: Zygote) -> None:
+        if not zygote.idle:
+            return
+        if self._zygotes.get(placement) is zygote:
+            del self._zygotes[placement]
+        task = asyncio.get_running_loop().create_task(zygote.close())
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)

@@ -1,0 +1,152 @@
+"""What engines exchange: jobs, outcomes, facts about a loaded model, and the worker protocol."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, Protocol
+
+import msgspec
+
+from mataserver.errors import MataError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Sequence
+
+    from mataserver.contract import LoadContext, Model, ModelSpec
+    from mataserver.params import Params
+
+Format = Literal["json", "msgpack"]
+
+
+@dataclass(frozen=True, slots=True)
+class Assignment:
+    """The model that a worker is started for; it crosses the process boundary once."""
+
+    load: Callable[[ModelSpec, LoadContext], Model]
+    params_type: type[Params]
+    spec: ModelSpec
+    context: LoadContext
+    max_pixels: int
+    decode_threads: int
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """What an engine needs to know to start the worker of an assignment.
+
+    ``family`` names the zygote (one per plugin), ``preload`` what it imports once.
+    """
+
+    family: str
+    preload: tuple[str, ...] = ()
+    environment: tuple[tuple[str, str], ...] = ()
+
+
+@dataclass(slots=True)
+class Job:
+    """One image to infer on.
+
+    ``params`` is the params struct as MessagePack; ``session`` names the video session whose state
+    the model keeps, or is None.
+    """
+
+    image: bytes
+    params: bytes
+    format: Format = "json"
+    session: str | None = None
+
+
+class Timing(msgspec.Struct, frozen=True):
+    """Milliseconds that the worker spent on one job."""
+
+    decode: float = 0.0
+    infer: float = 0.0
+    encode: float = 0.0
+
+
+class Failure(msgspec.Struct, frozen=True):
+    """Why one job failed; becomes a ``MataError`` on the server's side."""
+
+    status: int
+    detail: str
+    retry_after: float | None = None
+
+
+@dataclass(slots=True)
+class Outcome:
+    """One job's answer: each field of the task, encoded; or a failure.
+
+    ``fresh`` says that the model's session state was made for this very frame.
+    """
+
+    fields: dict[str, bytes]
+    timing: Timing
+    failure: Failure | None = None
+    fresh: bool = False
+
+
+class WorkerDied(MataError):
+    """The worker ended, hung or was killed while it held a request; a new one can be started."""
+
+
+class Facts(msgspec.Struct, frozen=True):
+    """What a worker reports once its model is loaded."""
+
+    stateful: bool
+    pid: int
+
+
+class Worker(Protocol):
+    """A loaded model somewhere: a child process or a thread.
+
+    Every method raises ``WorkerDied`` once the worker is gone. ``closed`` becomes true for good.
+    """
+
+    facts: Facts
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still answer."""
+        ...
+
+    async def infer(self, jobs: Sequence[Job], deadline: float) -> list[Outcome]:
+        """Run one batch. After ``deadline`` seconds the worker is given up (``WorkerDied``)."""
+        ...
+
+    async def close_session(self, session: str) -> None:
+        """Forget a session's state."""
+        ...
+
+    async def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a public method of the model."""
+        ...
+
+    def stream(
+        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> AsyncIterator[Any]:
+        """Iterate over a public generator method."""
+        ...
+
+    async def memory(self) -> int:
+        """Private memory in bytes, 0 when unknown."""
+        ...
+
+    def on_death(self, callback: Callable[[str], None]) -> None:
+        """Have ``callback(reason)`` called once if the worker dies by itself."""
+        ...
+
+    async def close(self) -> None:
+        """Unload: the model's ``close``, then the worker's end."""
+        ...
+
+
+class Engine(Protocol):
+    """Starts workers."""
+
+    async def start(self, assignment: Assignment, placement: Placement) -> Worker:
+        """Load the model of ``assignment``. Raises a ``MataError`` when it cannot."""
+        ...
+
+    async def close(self) -> None:
+        """Stop everything the engine started."""
+        ...

@@ -1,0 +1,144 @@
+"""The zygote: a small process per plugin that imported its framework and forks workers.
+
+It stays single-threaded, holds no model and no descriptor of the server's but its control socket.
+When the server dies, however it dies, the kernel kills the zygote, and then its children.
+
+Control messages are JSON, one a datagram: ``{"fork": token}`` with the worker's socket attached,
+``{"kill": pid}``; answered by ``{"ready": true}``, ``{"forked": token, "pid": pid}`` and
+``{"exited": pid, "status": wait status}``.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import importlib
+import json
+import logging
+import os
+import select
+import signal
+import socket
+import sys
+from typing import Any
+
+from mataserver import logs
+
+_PR_SET_PDEATHSIG = 1
+CONTROL_BYTES = 65_536
+
+log = logging.getLogger("mataserver.zygote")
+
+
+def die_with(parent: int) -> None:
+    """Have the kernel kill this process when ``parent`` ends; end now if it has ended already."""
+    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+    if os.getppid() != parent:
+        os._exit(0)
+
+
+def preload(modules: list[str]) -> None:
+    """Import what every child needs; a module that fails is left to the child's own load."""
+    importlib.import_module("mataserver.engines.child")
+    for name in modules:
+        try:
+            importlib.import_module(name)
+        except Exception:
+            log.exception("could not preload %s", name)
+
+
+class Zygote:
+    """The loop: fork on request, reap, report."""
+
+    def __init__(self, control: socket.socket) -> None:
+        self._control = control
+        self._children: set[int] = set()
+        self._wake, self._waker = socket.socketpair()
+        self._wake.setblocking(False)  # noqa: FBT003 - socket's own signature
+        self._waker.setblocking(False)  # noqa: FBT003
+
+    def run(self) -> None:
+        """Serve until the server's end of the control socket closes."""
+        signal.signal(signal.SIGCHLD, lambda *_: None)
+        signal.set_wakeup_fd(self._waker.fileno(), warn_on_full_buffer=False)
+        self._say({"ready": True})
+        while True:
+            readable, _, _ = select.select([self._control, self._wake], [], [])
+            if self._wake in readable:
+                self._wake.recv(4096)
+                self._reap()
+            if self._control in readable and not self._serve():
+                break
+        for pid in self._children:
+            os.kill(pid, signal.SIGKILL)
+
+    def _serve(self) -> bool:
+        data, fds, _, _ = socket.recv_fds(self._control, CONTROL_BYTES, 1)
+        if not data:
+            return False
+        message = json.loads(data)
+        if "kill" in message and message["kill"] in self._children:
+            os.kill(message["kill"], signal.SIGKILL)
+        elif "fork" in message:
+            self._fork(message["fork"], fds[0])
+        return True
+
+    def _fork(self, token: int, fd: int) -> None:
+        parent = os.getpid()
+        pid = os.fork()
+        if pid == 0:
+            self._become_worker(parent, fd)
+        os.close(fd)
+        self._children.add(pid)
+        self._say({"forked": token, "pid": pid})
+
+    def _become_worker(self, parent: int, fd: int) -> None:
+        status = 1
+        try:
+            die_with(parent)
+            signal.set_wakeup_fd(-1)
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            for each in (self._control, self._wake, self._waker):
+                each.close()
+            from mataserver.engines import child
+
+            with socket.socket(fileno=fd) as sock:
+                child.main(sock)
+            status = 0
+        except BaseException:
+            log.exception("the worker failed")
+        finally:
+            logging.shutdown()
+            os._exit(status)
+
+    def _reap(self) -> None:
+        while self._children:
+            try:
+                pid, status = os.waitpid(-1, os.WNOHANG)
+            except ChildProcessError:
+                return
+            if pid == 0:
+                return
+            self._children.discard(pid)
+            self._say({"exited": pid, "status": status})
+
+    def _say(self, message: dict[str, Any]) -> None:
+        try:
+            self._control.send(json.dumps(message).encode())
+        except OSError:
+            os._exit(0)  # the server is gone
+
+
+def main() -> None:
+    """Run as ``python -m mataserver.engines.zygote FD PARENT OPTIONS``."""
+    fd, parent, options = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
+    die_with(parent)
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.path[:] = options["path"]
+    logs.configure(options["log_level"], options["log_format"])
+    preload(options["preload"])
+    Zygote(socket.socket(fileno=fd)).run()
+
+
+if __name__ == "__main__":
+    main()

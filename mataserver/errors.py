@@ -1,0 +1,59 @@
+"""The exceptions that reach a client: a status of the API and one sentence."""
+
+from __future__ import annotations
+
+
+class MataError(Exception):
+    """A failure that the client is told about.
+
+    ``status`` is the HTTP status of the API, ``detail`` the one human-readable sentence of the
+    answer ``{"detail": ...}``. It must hold no path, no secret and no traceback. ``retry_after``
+    (seconds) becomes the ``Retry-After`` header.
+    """
+
+    status = 500
+
+    def __init__(
+        self, detail: str, *, status: int | None = None, retry_after: float | None = None
+    ) -> None:
+        """Keep what the client is told."""
+        super().__init__(detail)
+        self.detail = detail
+        self.status = self.status if status is None else status
+        self.retry_after = retry_after
+
+
+class BadRequest(MataError):
+    """400: the request cannot be read: no image, wrong base64, bytes that no decoder takes."""
+
+    status = 400
+
+
+class NotFound(MataError):
+    """404: no such model, session or route."""
+
+    status = 404
+
+
+class Conflict(MataError):
+    """409: the same thing is already being done."""
+
+    status = 409
+
+
+class InvalidParams(MataError):
+    """422: a field has the wrong type, is out of range, is unknown, or is missing."""
+
+    status = 422
+
+
+class Unavailable(MataError):
+    """503: not now: a limit is reached, a worker is being replaced, a package is missing."""
+
+    status = 503
+
+
+class OutOfMemory(MataError):
+    """507: the model or the request does not fit into RAM or VRAM."""
+
+    status = 507

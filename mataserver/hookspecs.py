@@ -1,0 +1,32 @@
+"""The three hooks of a plugin."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import pluggy
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from msgspec import Struct
+
+    from mataserver.contract import Backend, Context, Service
+
+hookspec = pluggy.HookspecMarker("mataserver")
+hookimpl = pluggy.HookimplMarker("mataserver")
+
+
+@hookspec
+def settings() -> type[Struct]:  # type: ignore[empty-body]
+    """Return the struct type of ``plugins.<name>`` in the configuration. Pure."""
+
+
+@hookspec
+def backends() -> Iterable[Backend]:  # type: ignore[empty-body]
+    """Return the backends. Pure: it imports no framework."""
+
+
+@hookspec
+def service(ctx: Context) -> Service:  # type: ignore[empty-body]
+    """Return the plugin's service: routes, start-up, shutdown."""

@@ -1,0 +1,193 @@
+"""Bytes of requests to typed values, typed values to bytes of responses.
+
+A body is read whole, within its size limit, a time limit and a share of one global budget.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import binascii
+import contextlib
+import re
+import time
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+import pybase64
+from aiohttp import web
+from msgspec import UNSET, Raw, Struct, UnsetType
+
+from mataserver.errors import BadRequest, InvalidParams, MataError, Unavailable
+from mataserver.params import describe
+from mataserver.results import SCHEMA_VERSION
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from mataserver.engines.work import Format, Outcome
+    from mataserver.http.routing import State
+
+JSON = "application/json"
+MSGPACK = "application/msgpack"
+_DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,")
+
+T = TypeVar("T")
+
+
+class TooLarge(MataError):
+    """413: the body is over the limit."""
+
+    status = 413
+
+
+class TooSlow(MataError):
+    """408: the body did not arrive in time."""
+
+    status = 408
+
+
+class Unsupported(MataError):
+    """415: a content type that the route does not take."""
+
+    status = 415
+
+
+class Envelope(Struct, kw_only=True):
+    """``mata.v1`` around fields that the worker encoded: nothing is parsed again."""
+
+    schema_version: str = SCHEMA_VERSION
+    task: str
+    model: str
+    timestamp: float
+    detections: Raw | UnsetType = UNSET
+    segments: Raw | UnsetType = UNSET
+    classifications: Raw | UnsetType = UNSET
+    keypoints: Raw | UnsetType = UNSET
+    text: Raw | UnsetType = UNSET
+    regions: Raw | UnsetType = UNSET
+    depth_map: Raw | UnsetType = UNSET
+    depth_shape: Raw | UnsetType = UNSET
+    entities: Raw | UnsetType = UNSET
+    output: Raw | UnsetType = UNSET
+    session_id: str | UnsetType = UNSET
+    frame_id: int | UnsetType = UNSET
+    inference_ms: float | UnsetType = UNSET
+    dropped: int | UnsetType = UNSET
+    reset: bool | UnsetType = UNSET
+
+
+def encode(value: object, form: Format = "json") -> bytes:
+    """Encode a struct as JSON or MessagePack."""
+    return msgspec.json.encode(value) if form == "json" else msgspec.msgpack.encode(value)
+
+
+def envelope(outcome: Outcome, task: str, model: str, **extra: Any) -> Envelope:
+    """Wrap an outcome's encoded fields."""
+    fields: dict[str, Any] = {name: Raw(data) for name, data in outcome.fields.items()}
+    return Envelope(task=task, model=model, timestamp=time.time(), **fields, **extra)
+
+
+def wanted_format(request: web.Request) -> Format:
+    """Return the answer's format: MessagePack when ``Accept`` names it before JSON."""
+    for choice in request.headers.get("Accept", "").split(","):
+        kind = choice.partition(";")[0].strip().lower()
+        if kind in {MSGPACK, "application/x-msgpack"}:
+            return "msgpack"
+        if kind in {JSON, "*/*", "application/*"}:
+            return "json"
+    return "json"
+
+
+def respond(value: object, *, status: int = 200, form: Format = "json") -> web.Response:
+    """Answer with a struct."""
+    kind = JSON if form == "json" else MSGPACK
+    return web.Response(body=encode(value, form), status=status, content_type=kind)
+
+
+@contextlib.asynccontextmanager
+async def body(request: web.Request, state: State) -> AsyncIterator[bytes]:
+    """Read the body; its share of the global budget is given back when the context ends.
+
+    Raises ``TooLarge``, ``TooSlow``, or ``Unavailable`` when too much is in flight.
+    """
+    limit = state.settings.max_body
+    expected = request.content_length
+    if expected is not None and expected > limit:
+        raise TooLarge(f"The body is over the limit of {limit} bytes")
+    share = _Share(state)
+    try:
+        share.take(expected or 0)
+        try:
+            async with asyncio.timeout(state.settings.body_timeout):
+                data = await _read(request, limit, share)
+        except TimeoutError:
+            raise TooSlow("The body did not arrive in time") from None
+        yield data
+    finally:
+        share.give_back()
+
+
+class _Share:
+    """What one request holds of the budget of body bytes in flight."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self.taken = 0
+
+    def take(self, count: int) -> None:
+        if self._state.body_bytes + count > self._state.settings.max_inflight_mb * 1e6:
+            raise Unavailable("Too many request bytes are in flight", retry_after=1)
+        self.taken += count
+        self._state.body_bytes += count
+        self._state.metrics.inflight.set(self._state.body_bytes)
+
+    def give_back(self) -> None:
+        self._state.body_bytes -= self.taken
+        self._state.metrics.inflight.set(self._state.body_bytes)
+
+
+async def _read(request: web.Request, limit: int, share: _Share) -> bytes:
+    chunks, size = [], 0
+    while chunk := await request.content.readany():
+        size += len(chunk)
+        if size > limit:
+            raise TooLarge(f"The body is over the limit of {limit} bytes")
+        if size > share.taken:
+            share.take(size - share.taken)
+        chunks.append(chunk)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+def decode_json(data: bytes, kind: type[T]) -> T:
+    """Decode a JSON body. Raises ``BadRequest`` for no JSON, ``InvalidParams`` for wrong types."""
+    try:
+        return msgspec.json.decode(data, type=kind)
+    except msgspec.ValidationError as error:
+        raise InvalidParams(describe(error, "") or "the body must be a JSON object") from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        raise BadRequest("The body is not valid JSON") from None
+
+
+def decode_image(text: str) -> bytes:
+    """Decode the base64 ``image`` field of a JSON body. Raises ``BadRequest``."""
+    prefix = _DATA_URI.match(text[:128])
+    if prefix:
+        text = text[prefix.end() :]
+    if not text:
+        raise BadRequest("image is empty")
+    try:
+        return pybase64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        raise BadRequest("image is not valid base64") from None
+
+
+def content_type(request: web.Request) -> str:
+    """Return the declared content type in lower case, empty when there is none."""
+    return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
+
+
+def require_json(request: web.Request) -> None:
+    """Raise ``Unsupported`` unless the body is declared as JSON."""
+    kind = content_type(request)
+    if kind != JSON and not kind.endswith("+json"):
+        raise Unsupported(f"Content-Type must be {JSON}")

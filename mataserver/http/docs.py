@@ -1,0 +1,61 @@
+"""The OpenAPI document and the pages that show it, from files in the package: no network needed."""
+
+from __future__ import annotations
+
+from importlib import resources
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from mataserver.errors import NotFound
+from mataserver.http import codec
+from mataserver.http.routing import Body, Route
+
+if TYPE_CHECKING:
+    from mataserver.http.routing import State
+
+_KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
+_PAGES = {"docs": "swagger.html", "redoc": "redoc.html"}
+
+
+def routes(state: State) -> list[Route]:
+    """Return this module's routes."""
+    api = _Docs(state)
+    html = (Body("text/html"),)
+    return [
+        Route("GET", "/openapi.json", api.document, "This document", "docs",
+              response=(Body(codec.JSON, dict[str, Any]),), public=True),
+        Route("GET", "/docs", api.page, "Swagger UI", "docs", response=html, public=True),
+        Route("GET", "/redoc", api.page, "Redoc", "docs", response=html, public=True),
+        Route("GET", "/static/{name}", api.asset, "A file of these pages", "docs",
+              public=True, documented=False),
+    ]  # fmt: skip
+
+
+class _Docs:
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def document(self, _request: web.Request) -> web.Response:
+        return web.Response(body=self._state.document, content_type=codec.JSON)
+
+    async def page(self, request: web.Request) -> web.Response:
+        return _file(_PAGES[request.path.strip("/")])
+
+    async def asset(self, request: web.Request) -> web.Response:
+        return _file(request.match_info["name"])
+
+
+def _file(name: str) -> web.Response:
+    suffix = name[name.rfind(".") :]
+    path = resources.files("mataserver.http").joinpath("static", name)
+    if "/" in name or suffix not in _KINDS or not path.is_file():
+        raise NotFound("Not found")
+    headers = {
+        "Cache-Control": "public, max-age=3600",
+        "Content-Security-Policy": "default-src 'self' 'unsafe-inline' data: blob:",
+        "X-Content-Type-Options": "nosniff",
+    }
+    return web.Response(
+        body=path.read_bytes(), content_type=_KINDS[suffix], charset="utf-8", headers=headers
+    )

@@ -1,0 +1,207 @@
+"""Single-shot inference: JSON, a raw image body, a multipart upload."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+
+from mataserver import params
+from mataserver.engines.work import Job
+from mataserver.errors import BadRequest, InvalidParams, MataError, Unavailable
+from mataserver.http import codec
+from mataserver.http.routing import Body, Route
+from mataserver.results import InferResponse
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from mataserver.engines.work import Outcome
+    from mataserver.http.routing import State
+    from mataserver.params import Params
+    from mataserver.pool import Recipe
+
+MAX_FIELDS = 64
+MAX_FIELD_BYTES = 65_536
+
+
+class InferBody(Struct):
+    """``POST /v1/infer`` with JSON. ``image`` is base64; unknown fields are ignored."""
+
+    model: str
+    image: str | UnsetType | None = UNSET
+    params: dict[str, Any] | None = None
+
+
+def routes(state: State) -> list[Route]:
+    """Return this module's routes."""
+    api = _Infer(state)
+    answer = (Body(codec.JSON, InferResponse), Body(codec.MSGPACK, InferResponse))
+    errors = (400, 404, 408, 413, 415, 422, 500, 503, 507)
+    query: dict[str, tuple[Any, bool, str]] = {
+        "model": (str | None, False, "Model, when the body is an image."),
+    }
+    request = (Body(codec.JSON, InferBody), Body("image/jpeg"), Body("image/png"))
+    form = (Body("multipart/form-data", UploadForm),)
+    return [
+        Route("POST", "/v1/infer", api.infer, "Infer on one image", "inference",
+              request=request, response=answer, errors=errors, parameters=query),
+        Route("POST", "/v1/infer/upload", api.upload, "Infer on an uploaded file", "inference",
+              request=form, response=answer, errors=errors),
+    ]  # fmt: skip
+
+
+class UploadForm(Struct):
+    """``POST /v1/infer/upload``; the other parameters are JSON-only."""
+
+    model: str
+    file: bytes
+    confidence: params.Confidence | UnsetType = UNSET
+    prompts: str | UnsetType = UNSET
+    prompt: str | UnsetType = UNSET
+    language: str | UnsetType = UNSET
+    top_k: params.TopK | UnsetType = UNSET
+    max_tokens: params.MaxTokens | UnsetType = UNSET
+    temperature: params.Temperature | UnsetType = UNSET
+    output_mode: str | UnsetType = UNSET
+    ocr_type: str | UnsetType = UNSET
+    detail: int | UnsetType = UNSET
+
+
+class _Infer:
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def infer(self, request: web.Request) -> web.Response:
+        kind = codec.content_type(request)
+        if kind.startswith("image/"):
+            return await self._raw(request)
+        if kind != codec.JSON:
+            raise codec.Unsupported("Content-Type must be application/json or image/*")
+        async with codec.body(request, self._state) as data:
+            asked = codec.decode_json(data, InferBody)
+            if not isinstance(asked.image, str):
+                raise BadRequest("image: field is required")
+            image = codec.decode_image(asked.image)
+            recipe = self._state.catalog.recipe(asked.model)
+            parsed = params.parse(asked.params or {}, recipe.backend.params, **self._rules(recipe))
+            del data
+            return await self._run(request, recipe, image, parsed)
+
+    async def _raw(self, request: web.Request) -> web.Response:
+        fields = _once(list(request.query.items()))
+        model = fields.pop("model", None)
+        if not model:
+            raise InvalidParams("model: field is required")
+        recipe = self._state.catalog.recipe(model)
+        parsed = params.parse_text(fields, recipe.backend.params, **self._rules(recipe))
+        async with codec.body(request, self._state) as image:
+            if not image:
+                raise BadRequest("image is empty")
+            return await self._run(request, recipe, image, parsed)
+
+    async def upload(self, request: web.Request) -> web.Response:
+        kind, options = parse_options_header(request.headers.get("Content-Type", ""))
+        if kind != "multipart/form-data":
+            raise codec.Unsupported("Content-Type must be multipart/form-data")
+        async with codec.body(request, self._state) as data:
+            file, fields = _parts(data, options.get("boundary", ""))
+            model = fields.pop("model", None)
+            if not model:
+                raise InvalidParams("model: field is required")
+            if file is None:
+                raise InvalidParams("file: field is required")
+            if not file:
+                raise BadRequest("Uploaded file is empty")
+            recipe = self._state.catalog.recipe(model)
+            parsed = params.parse_text(fields, recipe.backend.params, **self._rules(recipe))
+            return await self._run(request, recipe, file, parsed)
+
+    def _rules(self, recipe: Recipe) -> dict[str, Any]:
+        return {"defaults": recipe.settings.params, "max_tokens": self._state.settings.max_tokens}
+
+    async def _run(
+        self, request: web.Request, recipe: Recipe, image: bytes, parsed: Params
+    ) -> web.Response:
+        if self._state.draining:
+            raise Unavailable("The server is shutting down", retry_after=5)
+        form = codec.wanted_format(request)
+        job = Job(image, msgspec.msgpack.encode(parsed), form)
+        outcome, waited = await self._state.pool.infer(recipe, job)
+        failure = outcome.failure
+        if failure is not None:
+            raise MataError(failure.detail, status=failure.status, retry_after=failure.retry_after)
+        answer = codec.envelope(outcome, recipe.spec.task, recipe.spec.name)
+        response = codec.respond(answer, form=form)
+        response.headers["Server-Timing"] = _timing(outcome, waited)
+        return response
+
+
+def _timing(outcome: Outcome, waited: float) -> str:
+    timing = outcome.timing
+    stages = {
+        "decode": timing.decode,
+        "queue": waited,
+        "infer": timing.infer,
+        "encode": timing.encode,
+    }
+    return ", ".join(f"{name};dur={ms:.3f}" for name, ms in stages.items())
+
+
+def _once(items: list[tuple[str, str]]) -> dict[str, str]:
+    fields: dict[str, str] = {}
+    for name, value in items:
+        if name in fields:
+            raise InvalidParams(f"{name[:64]}: given twice")
+        fields[name] = value
+    return fields
+
+
+def _parts(data: bytes, boundary: str) -> tuple[bytes | None, dict[str, str]]:
+    """Split a multipart body into the bytes of ``file`` and the text fields.
+
+    Raises ``BadRequest`` for a body that is no multipart, ``InvalidParams`` for doubled fields.
+    """
+    file: bytes | None = None
+    texts: list[tuple[str, str]] = []
+    for name, content in _segments(data, boundary):
+        if name == "file":
+            if file is not None:
+                raise InvalidParams("file: given twice")
+            file = content
+        elif len(content) > MAX_FIELD_BYTES:
+            raise InvalidParams(f"{name[:64]}: longer than {MAX_FIELD_BYTES} bytes")
+        else:
+            texts.append((name, _text(name, content)))
+    return file, _once(texts)
+
+
+def _segments(data: bytes, boundary: str) -> list[tuple[str, bytes]]:
+    if not boundary:
+        raise BadRequest("The multipart body has no boundary")
+    found: list[tuple[str, bytes]] = []
+    chunks: list[bytes] = []
+    segment: MultipartSegment | None = None
+    try:
+        with PushMultipartParser(
+            boundary.encode("latin-1"), max_segment_count=MAX_FIELDS
+        ) as parser:
+            for event in parser.parse(data):
+                if isinstance(event, MultipartSegment):
+                    segment, chunks = event, []
+                elif event:
+                    chunks.append(bytes(event))
+                elif segment is not None:
+                    found.append((segment.name, b"".join(chunks)))
+    except (MultipartError, UnicodeEncodeError, ValueError):
+        raise BadRequest("The multipart body is malformed") from None
+    return found
+
+
+def _text(name: str, content: bytes) -> str:
+    try:
+        return content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidParams(f"{name[:64]}: not UTF-8 text") from None

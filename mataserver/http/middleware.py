@@ -1,0 +1,94 @@
+"""Around every handler: request id, key check, errors as JSON in one place, metrics."""
+
+from __future__ import annotations
+
+import logging
+import re
+import secrets
+import time
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from mataserver.errors import MataError
+from mataserver.http import auth, codec
+
+if TYPE_CHECKING:
+    from aiohttp.typedefs import Handler, Middleware
+
+    from mataserver.http.routing import State
+
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+PUBLIC = web.AppKey("public", set[tuple[str, str]])
+_SANE_ID = re.compile(r"[\w.:@/+=-]{1,128}", re.ASCII)
+
+log = logging.getLogger("mataserver.http")
+
+
+def error_response(error: MataError) -> web.Response:
+    """Answer ``{"detail": ...}`` with the error's status."""
+    headers = {}
+    if error.retry_after is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after)))
+    if error.status == 401:
+        headers["WWW-Authenticate"] = "Bearer"
+    return web.Response(
+        body=codec.encode({"detail": error.detail}),
+        status=error.status,
+        content_type=codec.JSON,
+        headers=headers,
+    )
+
+
+def make(state: State) -> Middleware:
+    """Return the middleware of a server."""
+
+    @web.middleware
+    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        given = request.headers.get("X-Request-Id", "")
+        request_id = given if _SANE_ID.fullmatch(given) else secrets.token_hex(8)
+        request[REQUEST_ID] = request_id
+        begun = time.perf_counter()
+        response = await _answer(request, handler, state)
+        route = _route(request)
+        state.metrics.requests.labels(request.method, route, response.status).inc()
+        state.metrics.latency.labels(route).observe(time.perf_counter() - begun)
+        if not response.prepared:
+            response.headers["X-Request-Id"] = request_id
+        return response
+
+    return middleware
+
+
+def _route(request: web.Request) -> str:
+    resource = request.match_info.route.resource
+    return "unmatched" if resource is None else resource.canonical
+
+
+async def _answer(request: web.Request, handler: Handler, state: State) -> web.StreamResponse:
+    try:
+        found = request.match_info.http_exception is None
+        key = (request.method, _route(request))
+        if found and key not in request.app[PUBLIC]:
+            auth.check(request, state)
+        return await handler(request)
+    except MataError as error:
+        if error.status >= 500:
+            log.warning("%s %s: %s", request.method, request.path, error.detail)
+        return error_response(error)
+    except web.HTTPException as error:
+        return _plain(error)
+    except Exception:
+        log.exception("%s %s failed (%s)", request.method, request.path, request[REQUEST_ID])
+        return error_response(MataError("Internal server error"))
+
+
+def _plain(error: web.HTTPException) -> web.Response:
+    """Give aiohttp's own errors (404, 405, 413 ...) the API's form."""
+    details = {404: "Not found", 405: "Method not allowed", 413: "The body is over the limit"}
+    response = error_response(
+        MataError(details.get(error.status, error.reason), status=error.status)
+    )
+    if "Allow" in error.headers:
+        response.headers["Allow"] = error.headers["Allow"]
+    return response

@@ -1,0 +1,99 @@
+"""The models: list, one, pull, warm up, unload."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta, Struct
+
+from mataserver.errors import BadRequest
+from mataserver.http import codec
+from mataserver.http.routing import Body, Route
+from mataserver.results import ModelInfo
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from mataserver.http.routing import State
+
+Name = Annotated[str, Meta(min_length=1, max_length=512)]
+
+
+class PullBody(Struct):
+    """``POST /v1/models/pull``."""
+
+    model: Name
+    task: Annotated[str, Meta(max_length=64)]
+
+
+class ModelBody(Struct):
+    """``POST /v1/models/warmup`` and ``…/unload``."""
+
+    model: Name
+
+
+class ModelStatus(Struct):
+    """What was done to a model."""
+
+    status: str
+    model: str
+
+
+def routes(state: State) -> list[Route]:
+    """Return this module's routes; fixed paths come before the greedy one."""
+    api = _Models(state)
+    info, done = (Body(codec.JSON, ModelInfo),), (Body(codec.JSON, ModelStatus),)
+    pull, one = (Body(codec.JSON, PullBody),), (Body(codec.JSON, ModelBody),)
+    body_errors = (400, 408, 413, 415, 422, 500, 503)
+    return [
+        Route("GET", "/v1/models", api.list, "List the installed models", "models",
+              response=(Body(codec.JSON, list[ModelInfo]),)),
+        Route("POST", "/v1/models/pull", api.pull, "Download or install a model", "models",
+              request=pull, response=done, status=202, errors=(*body_errors, 409)),
+        Route("POST", "/v1/models/warmup", api.warmup, "Load a model into memory", "models",
+              request=one, response=done, errors=(*body_errors, 404, 507)),
+        Route("POST", "/v1/models/unload", api.unload, "Unload a model from memory", "models",
+              request=one, response=done, errors=(*body_errors, 404)),
+        Route("GET", "/v1/models/{model_id:.+}", api.one, "One model", "models",
+              response=info, errors=(404,)),
+    ]  # fmt: skip
+
+
+class _Models:
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def list(self, _request: web.Request) -> web.Response:
+        return codec.respond(self._state.catalog.infos(self._state.pool))
+
+    async def one(self, request: web.Request) -> web.Response:
+        name = request.match_info["model_id"]
+        return codec.respond(self._state.catalog.info(name, self._state.pool))
+
+    async def pull(self, request: web.Request) -> web.Response:
+        codec.require_json(request)
+        async with codec.body(request, self._state) as data:
+            asked = codec.decode_json(data, PullBody)
+        if "://" in asked.model or asked.model.startswith((".", "/", "~", "\\")):
+            raise BadRequest("model must be a hub id or a backend's name, not a URL or a path")
+        pulled = await self._state.catalog.pull(
+            asked.model, asked.task, allow_pip=self._state.settings.allow_pip_pull
+        )
+        if pulled.replaced is not None and pulled.replaced.task != asked.task:
+            await self._state.pool.unload(asked.model, pulled.replaced.task, "replaced")
+        return codec.respond(ModelStatus("pulled", asked.model), status=202)
+
+    async def warmup(self, request: web.Request) -> web.Response:
+        codec.require_json(request)
+        async with codec.body(request, self._state) as data:
+            asked = codec.decode_json(data, ModelBody)
+        async with self._state.pool.hold(self._state.catalog.recipe(asked.model)):
+            return codec.respond(ModelStatus("ready", asked.model))
+
+    async def unload(self, request: web.Request) -> web.Response:
+        codec.require_json(request)
+        async with codec.body(request, self._state) as data:
+            asked = codec.decode_json(data, ModelBody)
+        entry = self._state.catalog.entry(asked.model)
+        done = await self._state.pool.unload(asked.model, entry.task)
+        return codec.respond(ModelStatus("unloaded" if done else "not_loaded", asked.model))

@@ -1,0 +1,73 @@
+"""What a handler stands on: the server's state, and routes that describe themselves."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from aiohttp import web
+
+    from mataserver.catalog import Catalog
+    from mataserver.config import Settings
+    from mataserver.contract import Service
+    from mataserver.credentials import KeyRing
+    from mataserver.engines.memory import MemoryProbe
+    from mataserver.metrics import Metrics
+    from mataserver.plugins import Plugins
+    from mataserver.pool import ModelPool
+    from mataserver.sessions import SessionStore
+
+
+@dataclass(slots=True)
+class State:
+    """What the handlers share; made once by ``app.build``."""
+
+    settings: Settings
+    version: str
+    catalog: Catalog
+    pool: ModelPool
+    sessions: SessionStore
+    metrics: Metrics
+    plugins: Plugins
+    probe: MemoryProbe
+    keys: KeyRing
+    services: list[tuple[str, Service]] = field(default_factory=list)
+    document: bytes = b""
+    body_bytes: int = 0
+    draining: bool = False
+    not_ready: dict[str, str] = field(default_factory=dict)
+    changed: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A request or response body for the OpenAPI document."""
+
+    content_type: str
+    schema: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route and all that the OpenAPI document says about it.
+
+    ``parameters`` are query parameters: name to (type, required, description). ``public`` routes
+    need no key. ``errors`` are the statuses besides ``status`` that it answers.
+    """
+
+    method: str
+    path: str
+    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
+    summary: str
+    tag: str
+    request: tuple[Body, ...] = ()
+    response: tuple[Body, ...] = ()
+    status: int = 200
+    errors: tuple[int, ...] = ()
+    parameters: dict[str, tuple[Any, bool, str]] = field(default_factory=dict)
+    public: bool = False
+    documented: bool = True

@@ -1,0 +1,99 @@
+"""Encoded bytes to RGB arrays, within limits.
+
+Every path gives the same array for the same picture: uint8 ``[H, W, 3]``, EXIF orientation
+applied, alpha dropped, 16-bit samples scaled to 8, the first frame of an animation.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import simplejpeg
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from mataserver.errors import BadRequest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
+MAX_SIDE = 65_535
+_ORIENTATION = 0x0112
+_TRANSPOSED = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: a[::-1].transpose(1, 0, 2),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: a[:, ::-1].transpose(1, 0, 2),
+}
+
+
+def decode(data: bytes | memoryview, max_pixels: int) -> NDArray[np.uint8]:
+    """Decode one image to RGB uint8 ``[H, W, 3]``.
+
+    The header's size is checked before any pixel is decoded. Raises ``BadRequest`` for bytes that
+    are no image, a broken or unsupported one, or one of more than ``max_pixels``.
+    """
+    if not len(data):
+        raise BadRequest("image is empty")
+    try:
+        picture = Image.open(io.BytesIO(data), formats=FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise BadRequest(f"image is too large: at most {max_pixels} pixels") from None
+    except (UnidentifiedImageError, OSError, ValueError, SyntaxError, struct.error, TypeError):
+        raise BadRequest("image cannot be decoded: unknown format or broken header") from None
+    width, height = picture.size
+    if width * height > max_pixels or max(width, height) > MAX_SIDE:
+        raise BadRequest(
+            f"image is too large: {width}x{height} pixels, at most {max_pixels} are allowed"
+        )
+    try:
+        return _pixels(picture, data)
+    except (
+        OSError,
+        ValueError,
+        SyntaxError,
+        EOFError,
+        struct.error,
+        IndexError,
+        TypeError,
+        Image.DecompressionBombError,
+    ):
+        raise BadRequest("image cannot be decoded: it is truncated or damaged") from None
+
+
+def _pixels(picture: Image.Image, data: bytes | memoryview) -> NDArray[np.uint8]:
+    if picture.format == "JPEG" and picture.mode in {"RGB", "L"}:
+        array: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB")
+        turn = _TRANSPOSED.get(picture.getexif().get(_ORIENTATION, 1))
+        return array if turn is None else np.ascontiguousarray(turn(array))
+    picture.load()
+    upright = ImageOps.exif_transpose(picture)
+    return np.asarray(_to_rgb(upright), dtype=np.uint8)
+
+
+def _to_rgb(picture: Image.Image) -> Image.Image:
+    """Convert to RGB; samples of more than 8 bits are scaled, which ``convert`` would clip."""
+    if picture.mode.startswith("I;16") or picture.mode == "I":
+        samples: NDArray[Any] = np.asarray(picture).astype(np.float64)
+        return Image.fromarray((samples.clip(0, 65_535) / 257.0).round().astype(np.uint8)).convert(
+            "RGB"
+        )
+    if picture.mode == "F":
+        raise ValueError("floating-point samples")
+    if picture.mode in {"P", "PA"} and "transparency" in picture.info:
+        picture = picture.convert("RGBA")
+    return picture.convert("RGB")
+
+
+def encode_png(mask: NDArray[Any]) -> bytes:
+    """Encode a boolean mask ``[H, W]`` as an 8-bit PNG of 0 and 255."""
+    buffer = io.BytesIO()
+    pixels = np.where(np.asarray(mask), np.uint8(255), np.uint8(0))
+    Image.fromarray(pixels, mode="L").save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()

@@ -1,0 +1,123 @@
+"""The OpenAPI 3.1 document, from the route table and the msgspec types."""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from mataserver.http.routing import Body, Route
+
+
+class Problem(msgspec.Struct):
+    """Every error: one human-readable sentence."""
+
+    detail: str
+
+
+_EXPLAINED = {
+    400: "The request cannot be read: malformed JSON, a missing or undecodable image",
+    401: "Missing credentials",
+    403: "Invalid credentials",
+    404: "Not found",
+    408: "The body did not arrive in time",
+    409: "The same is already being done",
+    413: "The body is over the limit",
+    415: "Unsupported content type",
+    422: "A field has the wrong type, is out of range, unknown or missing",
+    500: "The engine or the model failed",
+    503: "Not now: a limit is reached, or the server is shutting down",
+    507: "Not enough RAM or VRAM",
+}
+_REF = "#/components/schemas/{name}"
+
+
+def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
+    """Return the document. Routes that are not documented are left out."""
+    shown = [route for route in routes if route.documented]
+    bodies = [body.schema for route in shown for body in (*route.request, *route.response)]
+    kinds = [*(kind for kind in bodies if kind is not None), Problem]
+    kinds += [kind for route in shown for kind, _, _ in route.parameters.values()]
+    schemas, components = msgspec.json.schema_components(kinds, ref_template=_REF)
+    known = dict(zip(map(repr, kinds), schemas, strict=True))
+
+    def schema(kind: Any) -> dict[str, Any]:
+        found: dict[str, Any] = known[repr(kind)]
+        return found
+
+    paths: dict[str, dict[str, Any]] = {}
+    for route in shown:
+        path = re.sub(r"\{(\w+):[^}]*\}", r"{\1}", route.path)
+        paths.setdefault(path, {})[route.method.lower()] = _operation(route, path, schema)
+    return {
+        "openapi": "3.1.0",
+        "info": {
+            "title": "mataserver",
+            "version": version,
+            "description": "Computer vision models over REST. Video goes over "
+            "`WS /v1/stream/{session_id}`.",
+        },
+        "paths": paths,
+        "components": {
+            "schemas": components,
+            "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
+        },
+    }
+
+
+def _operation(route: Route, path: str, schema: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    name = re.sub(r"\W+", "_", f"{route.method.lower()}{path}").strip("_")
+    errors = [*route.errors, *(() if route.public else (401, 403))]
+    operation: dict[str, Any] = {
+        "summary": route.summary,
+        "operationId": name,
+        "tags": [route.tag],
+        "parameters": _parameters(route, path, schema),
+        "responses": {
+            str(route.status): _response(HTTPStatus(route.status).phrase, route.response, schema)
+        },
+        "security": [] if route.public else [{"key": []}],
+    }
+    if route.request:
+        content = {body.content_type: _media(body, schema) for body in route.request}
+        operation["requestBody"] = {"required": True, "content": content}
+    problem = {"application/json": {"schema": schema(Problem)}}
+    for status in sorted(errors):
+        operation["responses"].setdefault(
+            str(status), {"description": _EXPLAINED[status], "content": problem}
+        )
+    return operation
+
+
+def _parameters(
+    route: Route, path: str, schema: Callable[[Any], dict[str, Any]]
+) -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = [
+        {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
+        for name in re.findall(r"\{(\w+)\}", path)
+    ]
+    for name, (kind, required, text) in route.parameters.items():
+        entry = {"name": name, "in": "query", "required": required, "description": text}
+        found.append({**entry, "schema": schema(kind)})
+    return found
+
+
+def _response(
+    text: str, bodies: tuple[Body, ...], schema: Callable[[Any], dict[str, Any]]
+) -> dict[str, Any]:
+    answer: dict[str, Any] = {"description": text}
+    if bodies:
+        answer["content"] = {body.content_type: _media(body, schema) for body in bodies}
+    return answer
+
+
+def _media(body: Body, schema: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
+    if body.schema is not None:
+        return {"schema": schema(body.schema)}
+    binary = body.content_type.startswith("image/")
+    return {"schema": {"type": "string", **({"format": "binary"} if binary else {})}}

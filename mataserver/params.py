@@ -1,0 +1,280 @@
+"""The user-facing inference parameters: their types, their ranges and the refused old names.
+
+``parse`` turns what a client sent into the params struct of the backend that serves the model:
+unknown names and old names are refused, every parameter of the API is checked, those that the
+backend does not use are dropped.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from mataserver.errors import BadRequest, InvalidParams
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+MAX_PROMPTS = 256
+MAX_TEXT = 16_384
+MAX_PROMPT_POINTS = 1_024
+MAX_TARGET_SIDE = 8_192
+
+Confidence = Annotated[float, Meta(ge=0.0, le=1.0, description="Threshold, 0 to 1.")]
+Text = Annotated[str, Meta(max_length=MAX_TEXT)]
+TopK = Annotated[int, Meta(gt=0, le=1_000_000)]
+MaxTokens = Annotated[int, Meta(gt=0, le=1_000_000)]
+Temperature = Annotated[float, Meta(ge=0.0, le=100.0)]
+Side = Annotated[int, Meta(gt=0, le=MAX_TARGET_SIDE)]
+
+OLD_NAMES = {
+    "threshold": "confidence",
+    "text_prompts": "prompts",
+    "max_new_tokens": "max_tokens",
+    "lang": "language",
+    "detection_threshold": "detection_confidence",
+    "segmentation_threshold": "segmentation_confidence",
+}
+"""Names that the API once took, each with the name that replaced it."""
+
+
+class Params(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Base of every backend's params struct.
+
+    A field that has a name of the API (``ApiParams``) has that meaning; a backend may add fields
+    of its own. Every field needs a default or be required for every request.
+    """
+
+
+class ApiParams(Struct, kw_only=True, forbid_unknown_fields=True):
+    """Every inference parameter of the API, for checking. All are optional."""
+
+    confidence: Confidence | UnsetType = UNSET
+    prompts: Text | list[Text] | UnsetType = UNSET
+    prompt: Text | UnsetType = UNSET
+    system_prompt: Text | UnsetType = UNSET
+    max_tokens: MaxTokens | UnsetType = UNSET
+    temperature: Temperature | UnsetType = UNSET
+    top_p: Confidence | UnsetType = UNSET
+    top_k: TopK | UnsetType = UNSET
+    output_mode: Literal["json", "detect", "classify", "describe"] | UnsetType = UNSET
+    use_softmax: bool | UnsetType = UNSET
+    language: Annotated[str, Meta(min_length=1, max_length=64)] | UnsetType = UNSET
+    ocr_type: Literal["ocr", "format"] | UnsetType = UNSET
+    detail: Literal[0, 1] | UnsetType = UNSET
+    normalize: bool | UnsetType = UNSET
+    target_size: tuple[Side, Side] | UnsetType = UNSET
+    point_prompts: (
+        Annotated[list[tuple[float, float, int]], Meta(min_length=1, max_length=MAX_PROMPT_POINTS)]
+        | UnsetType
+    ) = UNSET
+    box_prompts: (
+        Annotated[
+            list[tuple[float, float, float, float]],
+            Meta(min_length=1, max_length=MAX_PROMPT_POINTS),
+        ]
+        | UnsetType
+    ) = UNSET
+    detection_confidence: Confidence | UnsetType = UNSET
+    segmentation_confidence: Confidence | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        """Check what a type cannot say."""
+        for name in _FLOATS:
+            value = getattr(self, name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise _OutOfRange(name, "must be a finite number")
+        for index, (x, y, label) in enumerate(self.point_prompts or ()):
+            if not (math.isfinite(x) and math.isfinite(y)):
+                raise _OutOfRange(f"point_prompts[{index}]", "must be finite numbers")
+            if label not in {0, 1}:
+                raise _OutOfRange(f"point_prompts[{index}]", "label must be 0 or 1")
+        for index, box in enumerate(self.box_prompts or ()):
+            x1, y1, x2, y2 = box
+            if not all(map(math.isfinite, box)) or x2 <= x1 or y2 <= y1:
+                raise _OutOfRange(
+                    f"box_prompts[{index}]", "must be [x1, y1, x2, y2], x1 < x2, y1 < y2"
+                )
+
+
+_FLOATS = (
+    "confidence",
+    "temperature",
+    "top_p",
+    "detection_confidence",
+    "segmentation_confidence",
+)
+
+UPLOAD_FIELDS = frozenset(
+    {
+        "confidence",
+        "prompts",
+        "prompt",
+        "language",
+        "top_k",
+        "max_tokens",
+        "temperature",
+        "output_mode",
+        "ocr_type",
+        "detail",
+    }
+)
+"""The parameters that a form or a query can carry."""
+
+
+class _OutOfRange(ValueError):
+    """A range that ``ApiParams`` checks itself; msgspec hands it on as the cause."""
+
+    def __init__(self, path: str, message: str) -> None:
+        super().__init__(message)
+        self.path = path
+        self.message = message
+
+
+P = TypeVar("P", bound=Params)
+
+
+def parse(
+    given: Mapping[str, Any],
+    params_type: type[P],
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    max_tokens: int | None = None,
+) -> P:
+    """Check ``given`` (a decoded JSON object) and build the backend's params struct from it.
+
+    ``defaults`` are the model's own params of the configuration. ``max_tokens`` is the server's
+    ceiling. Raises ``InvalidParams`` (422) naming the parameter.
+    """
+    own = set(params_type.__struct_fields__)
+    _refuse_unknown(given, own)
+    table = {name: value for name, value in given.items() if name in ApiParams.__struct_fields__}
+    checked = _convert(table, ApiParams)
+    if (
+        max_tokens is not None
+        and isinstance(checked.max_tokens, int)
+        and checked.max_tokens > max_tokens
+    ):
+        raise InvalidParams(f"params.max_tokens: this server allows at most {max_tokens}")
+    kept: dict[str, Any] = {**(defaults or {})}
+    for name, value in given.items():
+        if name in own:
+            kept[name] = getattr(checked, name) if name in table else value
+    if "prompts" in kept:
+        kept["prompts"] = split_prompts(kept["prompts"])
+    return _convert(kept, params_type)
+
+
+def parse_text(
+    fields: Mapping[str, str],
+    params_type: type[P],
+    *,
+    defaults: Mapping[str, Any] | None = None,
+    max_tokens: int | None = None,
+) -> P:
+    """Like ``parse``, for the text values of a form or a query."""
+    own = set(params_type.__struct_fields__)
+    _refuse_unknown(fields, own)
+    values: dict[str, Any] = {}
+    for name, text in fields.items():
+        if name in ApiParams.__struct_fields__:
+            if name not in UPLOAD_FIELDS:
+                raise InvalidParams(f"{name}: only the JSON endpoint takes this parameter")
+            values[name] = _from_text(name, text, ApiParams)
+        else:
+            values[name] = _from_text(name, text, params_type)
+    return parse(values, params_type, defaults=defaults, max_tokens=max_tokens)
+
+
+def check_defaults(given: Mapping[str, Any], params_type: type[P]) -> dict[str, Any]:
+    """Check the params that the configuration sets for a model; return those the backend uses."""
+    parse(given, params_type)
+    return {name: value for name, value in given.items() if name in params_type.__struct_fields__}
+
+
+def split_prompts(value: str | list[str]) -> list[str]:
+    """Normalise text prompts to a list without empty entries.
+
+    A string is split at dots, except between digits ("a 2.5 m pole . dog"); a list is taken as it
+    is. Raises ``InvalidParams`` when nothing is left or there are too many.
+    """
+    parts = re.split(r"(?<!\d)\.|\.(?!\d)", value) if isinstance(value, str) else value
+    prompts = [part.strip() for part in parts if part.strip()]
+    if not prompts:
+        raise InvalidParams("params.prompts: at least one prompt is needed")
+    if len(prompts) > MAX_PROMPTS:
+        raise InvalidParams(f"params.prompts: at most {MAX_PROMPTS} prompts")
+    return prompts
+
+
+def _refuse_unknown(given: Mapping[str, Any], own: set[str]) -> None:
+    for name in given:
+        if name in own or name in ApiParams.__struct_fields__:
+            continue
+        if name in OLD_NAMES:
+            raise InvalidParams(f"params.{name}: unknown parameter; use '{OLD_NAMES[name]}'")
+        raise InvalidParams(f"params.{name[:64]}: unknown parameter")
+
+
+T = TypeVar("T", bound=Struct)
+
+
+def _convert(values: Mapping[str, Any], target: type[T]) -> T:
+    try:
+        return msgspec.convert(values, target)
+    except msgspec.ValidationError as error:
+        cause = error.__cause__
+        if isinstance(cause, _OutOfRange):
+            raise InvalidParams(f"params.{cause.path}: {cause.message}") from None
+        raise InvalidParams(describe(error, "params")) from None
+
+
+def _from_text(name: str, text: str, target: type[Struct]) -> Any:
+    field = next(f for f in msgspec.structs.fields(target) if f.encode_name == name)
+    try:
+        value = msgspec.convert(text, field.type, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidParams(f"{name}: {_sentence(str(error))}") from None
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InvalidParams(f"{name}: must be a finite number")
+    return value
+
+
+def describe(error: msgspec.ValidationError, root: str) -> str:
+    """Turn msgspec's message into ``"params.confidence: expected `float`, got `str`"``."""
+    message, _, path = str(error).partition(" - at `$")
+    path = path.rstrip("`")
+    missing = re.fullmatch(r"Object missing required field `(\w+)`", message)
+    if missing:
+        return (
+            f"{_join(root, path)}{'.' if _join(root, path) else ''}{missing[1]}: field is required"
+        )
+    unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message)
+    if unknown:
+        return f"{_join(root, path)}{'.' if _join(root, path) else ''}{unknown[1]}: unknown key"
+    where = _join(root, path)
+    return f"{where}: {_sentence(message)}" if where else _sentence(message)
+
+
+def _join(root: str, path: str) -> str:
+    return (root + path).lstrip(".")
+
+
+def _sentence(message: str) -> str:
+    message = message.partition(" - at `$")[0]
+    return message[:1].lower() + message[1:]
+
+
+def check_object(value: Any) -> dict[str, Any]:
+    """Return ``value`` as the params object of a request; None stands for an empty one."""
+    if value is None or value is UNSET:
+        return {}
+    if not isinstance(value, dict):
+        raise InvalidParams(f"params: expected `object`, got `{type(value).__name__}`")
+    if not all(isinstance(name, str) for name in value):
+        raise BadRequest("params: names must be strings")
+    return value

@@ -1,0 +1,449 @@
+"""The model pool: which models are in memory. Policy only.
+
+States, joined loads, reference counts, keep-alive, eviction of the least recently used under RAM
+and VRAM ceilings, and back-off for workers that keep dying. Time, loader and memory probe are
+arguments.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+from mataserver.batching import Batcher, NotDispatchedError
+from mataserver.errors import MataError, OutOfMemory, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+
+    from mataserver.config import ModelSettings
+    from mataserver.contract import Backend, ModelSpec
+    from mataserver.engines.memory import Gpu
+    from mataserver.engines.work import Job, Outcome, Worker
+    from mataserver.metrics import Metrics
+
+log = logging.getLogger("mataserver.pool")
+
+FREE_DEATHS = 2
+LONGEST_BACKOFF = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """All that it takes to load a model. ``estimate`` is its memory in bytes before it is known."""
+
+    spec: ModelSpec
+    backend: Backend
+    plugin: str
+    plugin_settings: object
+    settings: ModelSettings
+    estimate: int
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What the pool knows it by: a model may serve two tasks."""
+        return (self.spec.name, self.spec.task)
+
+
+class Status(msgspec.Struct, frozen=True):
+    """A model's state. Memory in bytes, times in Unix seconds."""
+
+    state: str = "unloaded"
+    memory: int | None = None
+    loaded_at: float | None = None
+    last_used: float | None = None
+    error: str | None = None
+
+
+class Probe(Protocol):
+    """Where the pool learns about memory."""
+
+    def ram_total(self) -> int:
+        """RAM that may be used, in bytes."""
+        ...
+
+    def own(self) -> int:
+        """The server's own memory, in bytes."""
+        ...
+
+    def gpus(self) -> list[Gpu]:
+        """The GPUs' memory."""
+        ...
+
+    def vram_of(self, pid: int) -> int:
+        """GPU memory of a process, in bytes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """The pool's settings. Seconds, and fractions of all memory."""
+
+    keep_alive: float = 300.0
+    min_residence: float = 10.0
+    load_timeout: float = 600.0
+    infer_timeout: float = 60.0
+    queue_limit: int = 64
+    ram_fraction: float = 0.9
+    vram_fraction: float = 0.9
+    device: str = "auto"
+
+
+class Slot:
+    """One model's place in the pool, kept while the server runs."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.worker: Worker | None = None
+        self.batcher: Batcher | None = None
+        self.loading: asyncio.Task[None] | None = None
+        self.leaving: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.holders = 0
+        self.deaths = 0
+        self.not_before = 0.0
+        self.evicted = False
+        self.used = False
+        self.error: str | None = None
+        self.ram = 0
+        self.vram = 0
+        self.loaded_at: float | None = None
+        self.last_used: float | None = None
+
+    @property
+    def active(self) -> bool:
+        """Whether an inference is queued or running."""
+        return self.batcher is not None and self.batcher.active
+
+    @property
+    def state(self) -> str:
+        """The state of the API."""
+        if self.loading is not None:
+            return "loading"
+        if self.worker is None:
+            return "evicted" if self.evicted else "unloaded"
+        if self.active:
+            return "active"
+        return "idle" if self.used else "ready"
+
+
+class ModelPool:
+    """Loads, holds and unloads models."""
+
+    def __init__(
+        self,
+        loader: Callable[[Recipe], Awaitable[Worker]],
+        probe: Probe,
+        metrics: Metrics,
+        policy: Policy,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._loader = loader
+        self._probe = probe
+        self._metrics = metrics
+        self._policy = policy
+        self._clock = clock
+        self._slots: dict[tuple[str, str], Slot] = {}
+        self._room = asyncio.Lock()
+        self._closed = False
+
+    # what others ask for
+
+    def status(self, name: str, task: str) -> Status:
+        """Return a model's state at once, whatever is going on."""
+        slot = self._slots.get((name, task))
+        if slot is None:
+            return Status()
+        loaded = slot.worker is not None
+        return Status(
+            slot.state,
+            slot.ram + slot.vram if loaded else None,
+            slot.loaded_at if loaded else None,
+            slot.last_used,
+            slot.error,
+        )
+
+    @contextlib.asynccontextmanager
+    async def hold(self, recipe: Recipe) -> AsyncIterator[None]:
+        """Load the model if need be and keep it from being unloaded until the context ends."""
+        slot = await self._acquire(recipe)
+        try:
+            yield
+        finally:
+            self._release(slot)
+
+    async def infer(self, recipe: Recipe, job: Job) -> tuple[Outcome, float]:
+        """Run one job, loading the model if need be; return its outcome and its wait in ms.
+
+        A job whose worker died before it was given the job goes to the next worker.
+        """
+        for attempt in (1, 2):
+            async with self.hold(recipe):
+                batcher = self._slots[recipe.key].batcher
+                if batcher is None:
+                    continue
+                try:
+                    outcome, waited = await batcher.submit(job)
+                except NotDispatchedError:
+                    if attempt == 1:
+                        continue
+                    raise Unavailable("The model's worker keeps dying", retry_after=1) from None
+                self._note(recipe, outcome, waited)
+                return outcome, waited
+        raise Unavailable("The model was unloaded meanwhile", retry_after=1)
+
+    def worker(self, recipe: Recipe) -> Worker:
+        """Return the worker of a model that is held. Raises ``Unavailable`` if it just died."""
+        slot = self._slots.get(recipe.key)
+        if slot is None or slot.worker is None:
+            raise Unavailable("The model's worker is gone", retry_after=1)
+        return slot.worker
+
+    async def unload(self, name: str, task: str, reason: str = "stopped") -> bool:
+        """Unload a model after its active inferences; False when it was not loaded."""
+        slot = self._slots.get((name, task))
+        if slot is None:
+            return False
+        if slot.loading is not None:
+            await asyncio.wait([slot.loading])
+        if slot.worker is None:
+            return False
+        await asyncio.shield(self._leave(slot, reason))
+        return True
+
+    def loaded(self) -> list[tuple[str, str]]:
+        """Return name and task of every model in memory."""
+        return [key for key, slot in self._slots.items() if slot.worker is not None]
+
+    async def close(self) -> None:
+        """Unload everything; loads under way are given up."""
+        self._closed = True
+        for slot in self._slots.values():
+            if slot.loading is not None:
+                slot.loading.cancel()
+            self._stop_timer(slot)
+        tasks = [self._leave(slot, "shutdown") for slot in self._slots.values() if slot.worker]
+        tasks += [slot.loading for slot in self._slots.values() if slot.loading is not None]
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    # holding
+
+    async def _acquire(self, recipe: Recipe) -> Slot:
+        slot = self._slots.get(recipe.key)
+        if slot is None:
+            slot = self._slots[recipe.key] = Slot(recipe)
+        slot.holders += 1
+        self._stop_timer(slot)
+        try:
+            if slot.worker is None or not slot.worker.alive:
+                await self._join_load(slot, recipe)
+        except BaseException:
+            self._release(slot)
+            raise
+        return slot
+
+    def _release(self, slot: Slot) -> None:
+        slot.holders -= 1
+        slot.last_used = self._clock() if slot.worker is not None and slot.used else slot.last_used
+        self._start_timer(slot)
+
+    async def _join_load(self, slot: Slot, recipe: Recipe) -> None:
+        if self._closed:
+            raise Unavailable("The server is shutting down", retry_after=5)
+        if slot.loading is None:
+            wait = slot.not_before - self._clock()
+            if wait > 0:
+                raise Unavailable("The model's worker keeps dying", retry_after=round(wait + 0.5))
+            slot.recipe = recipe
+            slot.loading = asyncio.get_running_loop().create_task(self._load(slot))
+            slot.loading.add_done_callback(_retrieve)
+        loading = slot.loading
+        await asyncio.wait([loading])  # who stops waiting does not stop the load
+        if loading.cancelled():
+            raise Unavailable("The server is shutting down", retry_after=5)
+        loading.result()
+
+    # loading
+
+    async def _load(self, slot: Slot) -> None:
+        name = slot.recipe.spec.name
+        try:
+            if slot.leaving is not None:
+                await asyncio.shield(slot.leaving)
+            await self._make_room(slot)
+            async with asyncio.timeout(self._policy.load_timeout):
+                worker = await self._loader(slot.recipe)
+        except TimeoutError:
+            limit = self._policy.load_timeout
+            self._load_failed(slot, MataError(f"The model did not load within {limit:g} s"))
+            raise MataError(f"The model did not load within {limit:g} s") from None
+        except MataError as error:
+            self._load_failed(slot, error)
+            raise
+        finally:
+            slot.loading = None
+        await self._settle(slot, worker)
+        log.info("loaded %s (%s)", name, slot.recipe.backend.name)
+
+    async def _settle(self, slot: Slot, worker: Worker) -> None:
+        settings = slot.recipe.settings
+        name = slot.recipe.spec.name
+        slot.worker = worker
+        slot.batcher = Batcher(
+            worker,
+            max_batch=settings.max_batch or slot.recipe.backend.max_batch,
+            max_wait=settings.max_wait_ms / 1e3,
+            queue_limit=self._policy.queue_limit,
+            deadline=self._policy.infer_timeout,
+            changed=self._metrics.queued.labels(name).set,
+        )
+        slot.evicted, slot.used, slot.error = False, False, None
+        slot.loaded_at = self._clock()
+        worker.on_death(lambda reason: self._died(slot, worker, reason))
+        self._metrics.loads.labels(name, "ok").inc()
+        self._metrics.loaded.set(len(self.loaded()))
+        await self._measure(slot, worker)
+
+    async def _measure(self, slot: Slot, worker: Worker) -> None:
+        slot.ram = await worker.memory() or slot.ram
+        slot.vram = self._probe.vram_of(worker.facts.pid)
+        self._metrics.memory.labels(slot.recipe.spec.name).set(slot.ram + slot.vram)
+
+    def _load_failed(self, slot: Slot, error: MataError) -> None:
+        slot.error = error.detail
+        slot.ram = 0
+        self._metrics.loads.labels(slot.recipe.spec.name, "failed").inc()
+        log.error("could not load %s: %s", slot.recipe.spec.name, error.detail)
+
+    # memory
+
+    async def _make_room(self, slot: Slot) -> None:
+        """Evict until the model fits. Raises ``OutOfMemory`` when it cannot."""
+        async with self._room:
+            need = slot.ram or slot.recipe.estimate
+            while not self._fits(need, slot):
+                victim = self._victim()
+                if victim is not None:
+                    await self._leave(victim, "evicted")
+                    continue
+                wait = self._until_victim()
+                if wait is None:
+                    raise OutOfMemory(f"Not enough memory to load {slot.recipe.spec.name}")
+                await asyncio.sleep(wait)
+            slot.ram = need
+
+    def _fits(self, need: int, newcomer: Slot) -> bool:
+        others = (s for s in self._slots.values() if s is not newcomer and (s.worker or s.loading))
+        held = self._probe.own() + sum(s.ram for s in others)
+        if held + need > self._policy.ram_fraction * self._probe.ram_total():
+            return False
+        device = newcomer.recipe.settings.device or self._policy.device
+        gpus = [] if device == "cpu" else self._probe.gpus()
+        if not gpus:
+            return True
+        gpu = gpus[int(device.partition(":")[2] or 0)] if device.startswith("cuda:") else gpus[0]
+        return gpu.used + (newcomer.vram or need) <= self._policy.vram_fraction * gpu.total
+
+    def _evictable(self) -> list[Slot]:
+        return [
+            slot
+            for slot in self._slots.values()
+            if slot.worker is not None
+            and not slot.holders
+            and not slot.active
+            and not slot.recipe.settings.pin
+        ]
+
+    def _age_left(self, slot: Slot) -> float:
+        return (slot.loaded_at or 0.0) + self._policy.min_residence - self._clock()
+
+    def _victim(self) -> Slot | None:
+        old = [slot for slot in self._evictable() if self._age_left(slot) <= 0]
+        return min(old, key=lambda s: s.last_used or s.loaded_at or 0.0, default=None)
+
+    def _until_victim(self) -> float | None:
+        young = [self._age_left(slot) for slot in self._evictable()]
+        return max(0.01, min(young)) if young else None
+
+    # leaving
+
+    def _leave(self, slot: Slot, reason: str) -> asyncio.Task[None]:
+        """Take a model out of memory; requests that come meanwhile load it again."""
+        worker, batcher = slot.worker, slot.batcher
+        slot.worker = slot.batcher = None
+        slot.loaded_at = None
+        slot.evicted = reason == "evicted"
+        self._stop_timer(slot)
+        name = slot.recipe.spec.name
+        self._metrics.unloads.labels(name, reason).inc()
+        self._metrics.loaded.set(len(self.loaded()))
+
+        async def leave() -> None:
+            if batcher is not None:
+                await batcher.drain()
+            if worker is not None:
+                await worker.close()
+            self._metrics.memory.labels(name).set(0)
+            log.info("unloaded %s: %s", name, reason)
+
+        slot.leaving = asyncio.get_running_loop().create_task(leave())
+        return slot.leaving
+
+    def _start_timer(self, slot: Slot) -> None:
+        keep_alive = slot.recipe.settings.keep_alive
+        seconds = self._policy.keep_alive if keep_alive is None else keep_alive
+        if slot.worker is None or slot.holders or seconds < 0 or self._closed:
+            return
+        self._stop_timer(slot)
+        loop = asyncio.get_running_loop()
+        slot.timer = loop.call_later(seconds, self._expire, slot)
+
+    def _stop_timer(self, slot: Slot) -> None:
+        if slot.timer is not None:
+            slot.timer.cancel()
+            slot.timer = None
+
+    def _expire(self, slot: Slot) -> None:
+        slot.timer = None
+        if slot.worker is not None and not slot.holders and not slot.active:
+            self._leave(slot, "keep-alive")
+
+    def _died(self, slot: Slot, worker: Worker, reason: str) -> None:
+        """Note a worker's death; from the third in a row on, the next load is held back."""
+        slot.deaths += 1
+        slot.error = f"The worker died: {reason}"
+        if slot.deaths > FREE_DEATHS:
+            pause = min(LONGEST_BACKOFF, 2.0 ** (slot.deaths - FREE_DEATHS - 1))
+            slot.not_before = self._clock() + pause
+        self._metrics.deaths.labels(slot.recipe.spec.name).inc()
+        if slot.worker is worker:
+            slot.worker = slot.batcher = None
+            slot.loaded_at = None
+            self._metrics.loaded.set(len(self.loaded()))
+
+    def _note(self, recipe: Recipe, outcome: Outcome, waited: float) -> None:
+        slot = self._slots[recipe.key]
+        slot.deaths, slot.used = 0, True
+        slot.last_used = self._clock()
+        name, stages = recipe.spec.name, self._metrics.stages
+        kind = "ok" if outcome.failure is None else "failed"
+        self._metrics.inferences.labels(name, kind).inc()
+        timing = outcome.timing
+        for stage, ms in zip(
+            ("queue", "decode", "infer", "encode"),
+            (waited, timing.decode, timing.infer, timing.encode),
+            strict=True,
+        ):
+            stages.labels(name, stage).observe(ms / 1e3)
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Look at a load's failure, which nobody may be waiting for any more."""
+    if not task.cancelled():
+        task.exception()

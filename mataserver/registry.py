@@ -1,0 +1,223 @@
+"""The registered models: ``model_registry.json`` in the data directory.
+
+The command line and a running server edit this file at the same time, so every change is made
+under a lock on the newest copy and replaces the file in one step. A file that cannot be understood
+is never overwritten: somebody's models are in it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import math
+import os
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+import msgspec
+from msgspec import UNSET, UnsetType
+
+from mataserver.errors import MataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+VERSION = 1
+
+_Signature: TypeAlias = tuple[int, int, int]
+
+
+class RegistryError(MataError):
+    """500: the registry cannot be read or written."""
+
+    status = 500
+
+
+class Entry(
+    msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True, forbid_unknown_fields=True
+):
+    """One registered model.
+
+    task:      the task that it serves.
+    source:    "hf" (a repository of the hub), "pip" (weights come with a package) or "local".
+    pulled_at: when it was registered, Unix seconds.
+    path:      its directory or file; for "local" only.
+    """
+
+    task: str
+    source: Literal["hf", "pip", "local"]
+    pulled_at: float
+    path: str | UnsetType = UNSET
+
+    def __post_init__(self) -> None:
+        """Refuse what no ``add`` of ours would write."""
+        if not math.isfinite(self.pulled_at):
+            raise ValueError("pulled_at is not a time")
+        if (self.source == "local") != (self.path is not UNSET):
+            raise ValueError("a local model has a path, and no other model has one")
+
+
+class _File(msgspec.Struct, kw_only=True, forbid_unknown_fields=True):
+    version: int
+    models: dict[str, Entry]
+
+
+class Registry:
+    """The registry file at ``path``; its directory is made (mode 0700) by the first ``add``.
+
+    Safe to use from several threads and processes at once.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._seen: tuple[_Signature | None, dict[str, Entry]] = (None, {})
+
+    def entries(self) -> dict[str, Entry]:
+        """Return the models by name; a missing file holds none.
+
+        The file is parsed again only when it has changed. Raises ``RegistryError``.
+        """
+        signature, known = self._seen
+        if self._signature() != signature:
+            known = self._read()
+        return dict(known)
+
+    def last_good(self) -> dict[str, Entry]:
+        """Return the newest copy that could be read, without looking at the file.
+
+        A running server serves on with it when the file has been damaged under it.
+        """
+        return dict(self._seen[1])
+
+    def get(self, name: str) -> Entry | None:
+        """Return one model, or None. Raises ``RegistryError``."""
+        return self.entries().get(name)
+
+    def add(self, name: str, entry: Entry) -> None:
+        """Register a model, or replace its entry. Raises ``RegistryError``."""
+
+        def change(models: dict[str, Entry]) -> bool:
+            models[name] = entry
+            return True
+
+        self._change(change)
+
+    def remove(self, name: str) -> bool:
+        """Forget a model and say whether it was known. Raises ``RegistryError``."""
+        return self._change(lambda models: models.pop(name, None) is not None)
+
+    def _signature(self) -> _Signature | None:
+        with _told("read"):
+            try:
+                return _sign(self.path.stat())
+            except FileNotFoundError:
+                return None
+
+    def _read(self) -> dict[str, Entry]:
+        with _told("read"):
+            try:
+                with self.path.open("rb") as file:
+                    signature = _sign(os.fstat(file.fileno()))
+                    content = file.read()
+            except FileNotFoundError:
+                self._seen = (None, {})
+                return {}
+        models = _parse(content)
+        self._seen = (signature, models)
+        return models
+
+    def _change(self, change: Callable[[dict[str, Entry]], bool]) -> bool:
+        with _told("write"):
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with self._locked():
+            models = dict(self._read())
+            changed = change(models)
+            if changed:
+                self._write(models)
+        return changed
+
+    @contextlib.contextmanager
+    def _locked(self) -> Iterator[None]:
+        # A file of its own: the registry itself is replaced, and a lock would stay on the old one.
+        lock = self.path.with_name(self.path.name + ".lock")
+        with _told("write"):
+            descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            with _told("write"):
+                self._give_to_owner(descriptor)
+                fcntl.flock(descriptor, fcntl.LOCK_EX)
+            yield
+        finally:
+            os.close(descriptor)
+
+    def _write(self, models: dict[str, Entry]) -> None:
+        content = msgspec.json.encode(_File(version=VERSION, models=models))
+        content = msgspec.json.format(content, indent=2) + b"\n"
+        with _told("write"):
+            descriptor, name = tempfile.mkstemp(
+                dir=self.path.parent, prefix=self.path.name + ".", suffix=".tmp"
+            )
+            temporary = Path(name)
+            try:
+                with os.fdopen(descriptor, "wb") as file:
+                    file.write(content)
+                    file.flush()
+                    self._keep_mode(descriptor)
+                    self._give_to_owner(descriptor)
+                    os.fsync(descriptor)
+                    signature = _sign(os.fstat(descriptor))
+                temporary.replace(self.path)
+            except BaseException:
+                temporary.unlink()
+                raise
+            self._seen = (signature, models)
+            _sync_directory(self.path.parent)
+
+    def _keep_mode(self, descriptor: int) -> None:
+        with contextlib.suppress(FileNotFoundError):
+            os.fchmod(descriptor, self.path.stat().st_mode & 0o777)
+
+    def _give_to_owner(self, descriptor: int) -> None:
+        # `sudo mataserver pull` must not leave a file that the server's own user cannot read.
+        if os.geteuid() == 0:
+            owner = self.path.parent.stat()
+            os.fchown(descriptor, owner.st_uid, owner.st_gid)
+
+
+def _sign(status: os.stat_result) -> _Signature:
+    return status.st_mtime_ns, status.st_size, status.st_ino
+
+
+def _parse(content: bytes) -> dict[str, Entry]:
+    try:
+        file = msgspec.json.decode(content, type=_File)
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        raise _corrupt(str(error)) from error
+    if file.version != VERSION:
+        raise _corrupt(f"version {file.version} is unknown, this server writes version {VERSION}")
+    return file.models
+
+
+def _corrupt(reason: str) -> RegistryError:
+    return RegistryError(
+        f"the model registry is corrupt: {reason}; repair or remove model_registry.json"
+    )
+
+
+def _sync_directory(directory: Path) -> None:
+    descriptor = os.open(directory, os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextlib.contextmanager
+def _told(verb: str) -> Iterator[None]:
+    """Turn an operating system's error into the client's, which names no path."""
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        raise RegistryError(f"could not {verb} the model registry: {reason}") from error

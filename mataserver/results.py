@@ -1,0 +1,263 @@
+"""The wire format ``mata.v1``: what a model returns and what a client receives.
+
+Coordinates are absolute pixels of the original image after its EXIF orientation was applied:
+``x`` grows to the right, ``y`` downwards, a ``bbox`` is ``(x1, y1, x2, y2)``, clipped to the image.
+Confidences lie in 0..1 unless a task says otherwise.
+
+A model returns one of the ``*Result`` structs per image. Pixel data stays an array there
+(``Segment.mask`` boolean ``[H, W]``, ``DepthResult.depth_map`` float32 ``[h, w]``); the server
+encodes it: PNG for masks, little-endian C-order float32 for depth, as base64 in JSON and as raw
+bytes in MessagePack. The client gets the same structs back with arrays replaced by bytes.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any, ClassVar
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+SCHEMA_VERSION = "mata.v1"
+
+TASKS = ("classify", "depth", "detect", "ocr", "pose", "segment", "track", "vlm")
+"""The tasks a model can be registered under."""
+
+Box = tuple[float, float, float, float]
+"""``(x1, y1, x2, y2)`` in pixels."""
+
+
+class Detection(Struct, frozen=True, omit_defaults=True):
+    """One object. ``track_id`` is set by the task ``track`` alone."""
+
+    label: str
+    confidence: float
+    bbox: Box
+    track_id: int | UnsetType = UNSET
+
+
+class Segment(Struct, frozen=True, omit_defaults=True):
+    """One object with its mask.
+
+    A model gives ``mask`` as a boolean array ``[H, W]`` of the original image's size; on the wire
+    it is an 8-bit PNG of 0 and 255. It is left out when a model has none.
+    """
+
+    label: str
+    confidence: float
+    bbox: Box
+    mask: Any = UNSET
+
+
+class Classification(Struct, frozen=True):
+    """One class and its probability."""
+
+    label: str
+    confidence: float
+
+
+class Keypoint(Struct, frozen=True):
+    """One instance with its keypoints, each ``(x, y, confidence)``."""
+
+    label: str
+    confidence: float
+    bbox: Box
+    keypoints: list[tuple[float, float, float]]
+
+
+class TextRegion(Struct, frozen=True):
+    """One piece of text; ``bbox`` is None where the engine gives no position."""
+
+    text: str
+    bbox: Box | None
+    confidence: float
+
+
+class Entity(Struct, frozen=True, omit_defaults=True):
+    """One thing that a vision-language model named."""
+
+    label: str
+    confidence: float = 1.0
+    attributes: dict[str, Any] = {}
+
+
+class DetectResult(Struct, frozen=True):
+    """Tasks ``detect`` and ``track``."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("detect", "track")
+    detections: list[Detection]
+
+
+class SegmentResult(Struct, frozen=True):
+    """Task ``segment``."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("segment",)
+    segments: list[Segment]
+
+
+class ClassifyResult(Struct, frozen=True):
+    """Task ``classify``: best first."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("classify",)
+    classifications: list[Classification]
+
+
+class PoseResult(Struct, frozen=True):
+    """Task ``pose``."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("pose",)
+    keypoints: list[Keypoint]
+
+
+class OcrResult(Struct, frozen=True):
+    """Task ``ocr``: ``text`` is the regions' texts joined by newlines."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("ocr",)
+    text: str
+    regions: list[TextRegion]
+
+
+class DepthResult(Struct, frozen=True):
+    """Task ``depth``: ``depth_map`` is a float32 array ``[h, w]``."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("depth",)
+    depth_map: Any
+
+
+class VlmResult(Struct, frozen=True, omit_defaults=True):
+    """Task ``vlm``: the text, and what ``output_mode`` parsed out of it."""
+
+    tasks: ClassVar[tuple[str, ...]] = ("vlm",)
+    text: str
+    entities: list[Entity] | UnsetType = UNSET
+    detections: list[Detection] | UnsetType = UNSET
+    classifications: list[Classification] | UnsetType = UNSET
+    output: Any = UNSET
+
+
+Result = (
+    DetectResult | SegmentResult | ClassifyResult | PoseResult | OcrResult | DepthResult | VlmResult
+)
+"""What ``Model.predict`` returns for one image."""
+
+RESULT_TYPES: tuple[type[Struct], ...] = (
+    DetectResult,
+    SegmentResult,
+    ClassifyResult,
+    PoseResult,
+    OcrResult,
+    DepthResult,
+    VlmResult,
+)
+
+
+class InferResponse(Struct, kw_only=True):
+    """An answer of the server, as a client decodes it.
+
+    Only the fields of the task are present. ``mask`` and ``depth_map`` hold base64 text in JSON
+    and bytes in MessagePack. Answers over a WebSocket add ``session_id``, ``frame_id`` (number of
+    the received frame, from 0), ``inference_ms``, ``dropped`` (frames replaced by newer ones since
+    the session began) and, once, ``reset`` after the model's state was lost.
+    """
+
+    schema_version: str
+    task: str
+    model: str
+    timestamp: float
+    detections: list[Detection] | UnsetType = UNSET
+    segments: list[Segment] | UnsetType = UNSET
+    classifications: list[Classification] | UnsetType = UNSET
+    keypoints: list[Keypoint] | UnsetType = UNSET
+    text: str | UnsetType = UNSET
+    regions: list[TextRegion] | UnsetType = UNSET
+    depth_map: Any = UNSET
+    depth_shape: tuple[int, int] | UnsetType = UNSET
+    entities: list[Entity] | UnsetType = UNSET
+    output: Any = UNSET
+    session_id: str | UnsetType = UNSET
+    frame_id: int | UnsetType = UNSET
+    inference_ms: float | UnsetType = UNSET
+    dropped: int | UnsetType = UNSET
+    reset: bool | UnsetType = UNSET
+
+
+class ModelInfo(Struct, kw_only=True):
+    """One model of ``GET /v1/models``. Sizes in MB of 1e6 bytes, times in Unix seconds.
+
+    ``error`` is present when the last load failed or the worker keeps dying.
+    """
+
+    model: str
+    task: str
+    source: str
+    state: str
+    size_mb: float | None
+    memory_mb: float | None
+    loaded_at: float | None
+    last_used: float | None
+    error: str | UnsetType = UNSET
+
+
+def problem(result: object, task: str) -> str | None:
+    """Say what is wrong with a model's ``result`` for ``task``, or None when it can be served.
+
+    The wire types are not checked when a struct is made, so this is where a model that returns
+    garbage is caught: a wrong type, a NaN, a box of three numbers.
+    """
+    if not isinstance(result, RESULT_TYPES):
+        return f"expected a result struct, got {type(result).__name__}"
+    if task not in getattr(type(result), "tasks", ()):
+        return f"{type(result).__name__} does not belong to the task {task}"
+    if isinstance(result, DepthResult):
+        return _depth_problem(result.depth_map)
+    for name in result.__struct_fields__:
+        value = getattr(result, name)
+        if isinstance(value, str) or value is UNSET or name == "output":
+            continue
+        if not isinstance(value, list):
+            return f"{name} must be a list"
+        found = _items_problem(name, value)
+        if found:
+            return found
+    return None
+
+
+def _depth_problem(depth: object) -> str | None:
+    shape, dtype = getattr(depth, "shape", ()), getattr(depth, "dtype", None)
+    if len(shape) != 2 or str(dtype) != "float32":
+        return "depth_map must be a float32 array [h, w]"
+    return None
+
+
+_ITEM_TYPES = (Detection, Segment, Classification, Keypoint, TextRegion, Entity)
+
+
+def _items_problem(name: str, items: Iterable[Any]) -> str | None:
+    for index, item in enumerate(items):
+        if not isinstance(item, _ITEM_TYPES):
+            return f"{name}[{index}] is a {type(item).__name__}"
+        if not _finite(item.confidence):
+            return f"{name}[{index}].confidence is not a finite number"
+        box = getattr(item, "bbox", None)
+        if box is not None and not (len(box) == 4 and all(map(_finite, box))):
+            return f"{name}[{index}].bbox is not four finite numbers"
+        if not isinstance(getattr(item, "label", ""), str):
+            return f"{name}[{index}].label is not a string"
+        if isinstance(item, Keypoint) and not all(
+            len(point) == 3 and all(map(_finite, point)) for point in item.keypoints
+        ):
+            return f"{name}[{index}].keypoints are not triples of finite numbers"
+    return None
+
+
+def _finite(value: object) -> bool:
+    return isinstance(value, (float, int)) and math.isfinite(value)
+
+
+def decode(data: bytes, *, msgpack: bool = False) -> InferResponse:
+    """Decode an answer's body. Raises ``msgspec.DecodeError`` on anything else."""
+    decoder = msgspec.msgpack.decode if msgpack else msgspec.json.decode
+    return decoder(data, type=InferResponse)

@@ -1,0 +1,26 @@
+"""Where a model comes from: the hub, a pip package, or a local path.
+
+Nothing here imports huggingface_hub into the server: what needs the network runs in a child
+process (``fetch``), and what is on disk is read by the cache's documented layout (``cache``).
+"""
+
+from mataserver.sources.cache import DiskUsage, cached, disk_usage
+from mataserver.sources.hub import HubUnreachable, download, fetch_config, validate_repo_id
+from mataserver.sources.local import read_config, size_of
+from mataserver.sources.messages import Progress
+from mataserver.sources.pip import install, missing
+
+__all__ = [
+    "DiskUsage",
+    "HubUnreachable",
+    "Progress",
+    "cached",
+    "disk_usage",
+    "download",
+    "fetch_config",
+    "install",
+    "missing",
+    "read_config",
+    "size_of",
+    "validate_repo_id",
+]

@@ -1,0 +1,100 @@
+"""What the download child's exceptions mean to the user, in a sentence without path or token.
+
+The library has changed its HTTP client twice (requests, httpx, httpx2), so transport errors are
+told by the library's name and the class's, and the reason by the operating system's error below.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import socket
+import ssl
+from typing import TYPE_CHECKING
+
+from huggingface_hub.errors import (
+    DisabledRepoError,
+    GatedRepoError,
+    HfHubHTTPError,
+    OfflineModeIsEnabled,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from mataserver.sources.messages import Failure
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_CLIENTS = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"})
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+
+
+class Refused(Exception):
+    """The repository cannot be used; the message is the client's sentence."""
+
+
+def failure(error: BaseException, repo_id: str) -> Failure:
+    """Say what an exception means for the model ``repo_id``."""
+    chain = list(_chain(error))
+    for one in chain:
+        if isinstance(one, Refused):
+            return _refused(str(one))
+        if isinstance(one, HfHubHTTPError):
+            return _answered(one, repo_id)
+    for one in chain:
+        if isinstance(one, OSError) and one.errno in _FULL:
+            return _refused(f"the disk is full: {repo_id} cannot be stored")
+    if any(_is_transport(one) for one in chain):
+        return Failure("unreachable", f"cannot reach the hub: {_reason(chain)}")
+    if isinstance(error, OSError) and error.strerror:
+        return _refused(f"{repo_id} cannot be stored: {error.strerror}")
+    return _refused(f"the download of {repo_id} has failed")
+
+
+def _answered(error: HfHubHTTPError, repo_id: str) -> Failure:
+    status = error.response.status_code
+    if isinstance(error, GatedRepoError):
+        return _refused(f"model {repo_id} is gated: accept its terms on its page and set HF_TOKEN")
+    if isinstance(error, DisabledRepoError):
+        return _refused(f"model {repo_id} has been disabled on the hub")
+    if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError) or status == 404:
+        return _refused(f"model not found on the hub: {repo_id}")
+    if status in {401, 403}:
+        return _refused(f"the hub refuses access to {repo_id}: check HF_TOKEN")
+    if status == 429:
+        return Failure("unreachable", "cannot reach the hub: it limits requests, try again later")
+    return Failure("unreachable", f"cannot reach the hub: it answers with an error ({status})")
+
+
+def _reason(chain: list[BaseException]) -> str:
+    if any(isinstance(one, OfflineModeIsEnabled) for one in chain):
+        return "HF_HUB_OFFLINE is set"
+    if any(isinstance(one, ssl.SSLError) for one in chain):
+        return "its certificate is not trusted"
+    if any("Timeout" in type(one).__name__ for one in chain):
+        return "it does not answer in time"
+    if any(isinstance(one, json.JSONDecodeError) for one in chain):
+        return "the answer is not the hub's"
+    for one in chain:
+        if isinstance(one, OSError) and one.strerror:
+            return one.strerror
+    return "the connection broke"
+
+
+def _is_transport(error: BaseException) -> bool:
+    known = ConnectionError | TimeoutError | socket.gaierror | ssl.SSLError | json.JSONDecodeError
+    modules = {base.__module__.partition(".")[0] for base in type(error).__mro__}
+    return isinstance(error, known) or not _CLIENTS.isdisjoint(modules)
+
+
+def _chain(error: BaseException | None) -> Iterator[BaseException]:
+    seen: set[int] = set()
+    while error is not None and id(error) not in seen:
+        seen.add(id(error))
+        yield error
+        error = error.__cause__ or error.__context__
+
+
+def _refused(detail: str) -> Failure:
+    return Failure("refused", detail)

@@ -1,0 +1,299 @@
+"""The download child: ``python -m mataserver.sources.fetch config|download REPO_ID``.
+
+It speaks ``messages`` on its standard output, and ends when its standard input does: then the
+server is gone. huggingface_hub is imported here and nowhere else in the core.
+
+huggingface_hub drops a partial file when its process ends, so large files are fetched here, into
+the cache's own places (``blobs/<hash>.incomplete``, under the library's own lock), continued with
+a Range request and checked against their hash. Everything else is ``snapshot_download``'s: it finds
+the large files present and adds the small ones and the links.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import glob
+import hashlib
+import io
+import os
+import shutil
+import sys
+import threading
+import traceback
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from typing import TYPE_CHECKING, BinaryIO, Self
+
+import msgspec
+from huggingface_hub import HfApi, constants, hf_hub_url, snapshot_download
+from huggingface_hub.file_download import http_get
+from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # documented there
+
+from mataserver.sources import cache
+from mataserver.sources.failures import Refused, failure
+from mataserver.sources.local import MAX_CONFIG_BYTES
+from mataserver.sources.messages import Config, Downloaded, Progress
+from mataserver.sources.selection import RepoFile, has_weights, select
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from mataserver.sources.messages import Message
+
+_LIBRARY = "mataserver"
+_WORKERS = 4
+_POLL_SECONDS = 0.2
+# Bytes that reach the disk at once. The library's 10 MB would lose as much at an interruption, and
+# on a slow line would look like a minute's standstill.
+_CHUNK_BYTES = 256 * 1024
+_HASH_BYTES = 64 * 1024 * 1024
+_SPARE_BYTES = 32 * 1024 * 1024
+
+
+class Reporter:
+    """Writes messages, one a line, from any thread."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self._stream = stream
+        self._lock = threading.Lock()
+
+    def __call__(self, message: Message) -> None:
+        """Send one message."""
+        with self._lock:
+            self._stream.write(msgspec.json.encode(message) + b"\n")
+            self._stream.flush()
+
+
+class Meter:
+    """Reports progress by looking at the files' sizes, whoever writes them."""
+
+    def __init__(self, files: list[RepoFile], blobs: Path, report: Reporter) -> None:
+        self._files = files
+        self._blobs = blobs
+        self._report = report
+        self._total = sum(file.size for file in files)
+        self._last: Progress | None = None
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._poll, daemon=True)
+
+    def __enter__(self) -> Self:
+        self._thread.start()
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        self._stop.set()
+        self._thread.join()
+
+    def measure(self) -> Progress:
+        """Count what is there."""
+        done = [min(self._size(file), file.size) for file in self._files]
+        present = [(self._blobs / file.blob).exists() for file in self._files]
+        return Progress(
+            done_bytes=sum(done),
+            total_bytes=self._total,
+            done_files=sum(present),
+            total_files=len(self._files),
+        )
+
+    def repeat(self) -> None:
+        """Report again: something is going on that no size shows."""
+        if self._last is not None:
+            self._report(self._last)
+
+    def _poll(self) -> None:
+        stopped = False
+        while not stopped:
+            stopped = self._stop.wait(_POLL_SECONDS if self._last else 0)
+            now = self.measure()
+            if now != self._last:
+                self._last = now
+                self._report(now)
+
+    def _size(self, file: RepoFile) -> int:
+        for name in (file.blob, file.blob + ".incomplete"):
+            try:
+                return (self._blobs / name).stat().st_size
+            except FileNotFoundError:
+                continue
+        return 0
+
+
+class Repository:
+    """One repository of the hub, at its newest commit."""
+
+    def __init__(self, repo_id: str) -> None:
+        api = HfApi(library_name=_LIBRARY)
+        info = api.model_info(
+            repo_id, files_metadata=True, timeout=float(constants.HF_HUB_ETAG_TIMEOUT)
+        )
+        if info.sha is None:
+            raise Refused(f"the hub tells no revision of {repo_id}")
+        self.repo_id = repo_id
+        self.commit = info.sha
+        self.files = [
+            RepoFile(
+                name=file.rfilename,
+                size=file.size or 0,
+                blob=file.lfs.sha256 if file.lfs else file.blob_id or file.rfilename,
+                sha256=file.lfs.sha256 if file.lfs else None,
+            )
+            for file in info.siblings or ()
+        ]
+        self.directory = cache.repository_directory(repo_id)
+        self.blobs = self.directory / "blobs"
+
+    def config(self) -> str:
+        """Return the text of ``config.json``."""
+        for file in self.files:
+            if file.name == "config.json":
+                break
+        else:
+            raise Refused(f"{self.repo_id} has no config.json, so its kind is unknown")
+        if file.size > MAX_CONFIG_BYTES:
+            raise Refused(f"the config.json of {self.repo_id} is too large")
+        buffer = io.BytesIO()
+        self._get(file, buffer, 0)
+        return buffer.getvalue().decode(errors="replace")
+
+    def download(self, report: Reporter) -> Path:
+        """Fetch the files that matter and return the snapshot's directory."""
+        files = select(self.files)
+        if not any(file.name == "config.json" for file in files):
+            raise Refused(f"{self.repo_id} has no config.json, so its kind is unknown")
+        if not has_weights(files):
+            raise Refused(f"{self.repo_id} holds no weights")
+        meter = Meter(files, self.blobs, report)
+        self._check_space(meter.measure())
+        with meter:
+            self._fetch_large(files, meter.repeat)
+            snapshot = self._complete(files)
+        self._point_main_to(snapshot)
+        return snapshot
+
+    def _check_space(self, progress: Progress) -> None:
+        needed = progress.total_bytes - progress.done_bytes
+        place = self.directory
+        while not place.exists():
+            place = place.parent
+        free = shutil.disk_usage(place).free
+        if needed and needed + _SPARE_BYTES > free:
+            raise Refused(
+                f"not enough disk space for {self.repo_id}: "
+                f"{needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free"
+            )
+
+    def _fetch_large(self, files: list[RepoFile], alive: Callable[[], None]) -> None:
+        # No `with`: the first failure ends the process, and with it the other downloads.
+        pool = ThreadPoolExecutor(_WORKERS)
+        large = {file.blob: file for file in files if file.sha256}
+        for future in as_completed(
+            [pool.submit(self._fetch, file, alive) for file in large.values()]
+        ):
+            future.result()
+
+    def _fetch(self, file: RepoFile, alive: Callable[[], None]) -> None:
+        blob = self.blobs / file.blob
+        partial = blob.with_name(file.blob + ".incomplete")
+        self.blobs.mkdir(parents=True, exist_ok=True)
+        with self._locked(file):
+            if blob.exists():
+                return
+            with partial.open("ab") as stream:
+                if stream.tell() > file.size:
+                    stream.truncate(0)
+                self._get(file, stream, stream.tell())
+                stream.flush()
+                os.fsync(stream.fileno())
+            if _sha256(partial, alive) != file.sha256:
+                partial.unlink()
+                raise Refused(f"a file of {self.repo_id} has arrived damaged; pull it again")
+            partial.replace(blob)
+
+    @contextlib.contextmanager
+    def _locked(self, file: RepoFile) -> Iterator[None]:
+        lock = self.directory.parent / ".locks" / self.directory.name / f"{file.blob}.lock"
+        lock.parent.mkdir(parents=True, exist_ok=True)
+        with lock.open("ab") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
+
+    def _get(self, file: RepoFile, stream: BinaryIO, offset: int) -> None:
+        headers = build_hf_headers(library_name=_LIBRARY)
+        if file.sha256:
+            # A server that compresses on the way cannot serve ranges.
+            headers["Accept-Encoding"] = "identity"
+        url = hf_hub_url(self.repo_id, file.name, revision=self.commit)
+        http_get(url, stream, resume_size=offset, headers=headers, expected_size=file.size)
+
+    def _complete(self, files: list[RepoFile]) -> Path:
+        snapshot = self.directory / "snapshots" / self.commit
+        _remove_dead_links(snapshot)
+        snapshot_download(
+            self.repo_id,
+            revision=self.commit,
+            allow_patterns=[glob.escape(file.name) for file in files],
+            max_workers=_WORKERS,
+            library_name=_LIBRARY,
+        )
+        missing = [file for file in files if not (snapshot / file.name).exists()]
+        if missing or not cache.is_complete(snapshot):
+            raise Refused(f"{self.repo_id} lacks some of its own files")
+        return snapshot
+
+    def _point_main_to(self, snapshot: Path) -> None:
+        # Last, so that a snapshot which main names has all its files.
+        reference = self.directory / "refs" / "main"
+        reference.parent.mkdir(parents=True, exist_ok=True)
+        temporary = reference.with_name(f"main.{os.getpid()}.tmp")
+        temporary.write_text(snapshot.name)
+        temporary.replace(reference)
+
+
+def _sha256(path: Path, alive: Callable[[], None]) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as stream:
+        while part := stream.read(_HASH_BYTES):
+            digest.update(part)
+            alive()
+    return digest.hexdigest()
+
+
+def _remove_dead_links(snapshot: Path) -> None:
+    # Left where somebody has deleted contents to save space; with them no snapshot is complete.
+    for file in snapshot.rglob("*"):
+        if file.is_symlink() and not file.exists():
+            file.unlink()
+
+
+def _answer(command: str, repo_id: str, report: Reporter) -> Message:
+    try:
+        repository = Repository(repo_id)
+        if command == "config":
+            return Config(repository.config())
+        return Downloaded(str(repository.download(report)))
+    except Exception as error:  # noqa: BLE001 - the worker's edge: whatever it is becomes an answer
+        traceback.print_exc()
+        return failure(error, repo_id)
+
+
+def _end_with_server() -> None:
+    os.read(0, 1)
+    os._exit(1)
+
+
+def main() -> None:
+    """Answer one question and end."""
+    command, repo_id = sys.argv[1:]
+    # Standard output is ours alone: whatever a library prints goes to standard error.
+    report = Reporter(os.fdopen(os.dup(1), "wb"))
+    os.dup2(2, 1)
+    threading.Thread(target=_end_with_server, daemon=True).start()
+    constants.DOWNLOAD_CHUNK_SIZE = _CHUNK_BYTES
+    report(_answer(command, repo_id, report))
+    # Not sys.exit: it would wait for downloads that a failure has left running.
+    os._exit(0)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""Models of the hub: their configuration, and their download in a child process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import re
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import msgspec
+
+from mataserver.errors import BadRequest
+from mataserver.sources.cache import cached
+from mataserver.sources.local import MAX_CONFIG_BYTES, parse_config, read_config
+from mataserver.sources.messages import Config, Downloaded, Failure, Message, Progress
+
+if TYPE_CHECKING:
+    from asyncio import StreamReader, StreamWriter
+    from asyncio.subprocess import Process
+    from collections.abc import AsyncIterator, Callable, Mapping
+
+STALL_SECONDS = 60.0
+
+_PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
+_REPO_ID = re.compile(rf"(?:{_PART}/)?{_PART}", re.ASCII)
+# A line may hold a whole configuration, with every character escaped.
+_LINE_LIMIT = 6 * MAX_CONFIG_BYTES + 1024
+_TAIL_BYTES = 4096
+# The bars would go to nobody. Files come over plain HTTP since only then a partial one can be
+# continued after an interruption.
+_CHILD_ENVIRONMENT = {
+    "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    "HF_HUB_DISABLE_TELEMETRY": "1",
+    "HF_HUB_DISABLE_XET": "1",
+}
+
+_DECODER: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
+
+log = logging.getLogger(__name__)
+
+
+class HubUnreachable(BadRequest):
+    """400: the hub could not be asked; nothing is known about the model."""
+
+
+def validate_repo_id(text: str) -> str:
+    """Return ``text`` if it is an id of the hub: "org/name", or an old name without a slash.
+
+    Raises ``BadRequest`` for everything else, URLs and file system paths included.
+    """
+    if "--" in text or ".." in text or text.endswith(".git") or not _REPO_ID.fullmatch(text):
+        raise BadRequest("not a model id of the hub: expected org/name, not a URL or a path")
+    return text
+
+
+async def fetch_config(
+    repo_id: str,
+    *,
+    environment: Mapping[str, str] | None = None,
+    stall_seconds: float = STALL_SECONDS,
+) -> dict[str, Any]:
+    """Return the repository's ``config.json``; nothing is written to the cache.
+
+    Without a connection to the hub, that of a complete cached snapshot. Raises ``BadRequest``
+    (``HubUnreachable`` where nothing could be asked). ``environment`` replaces ``os.environ``.
+    """
+    try:
+        answer = await _ask("config", repo_id, environment, stall_seconds)
+    except HubUnreachable:
+        if (snapshot := cached(repo_id, environment)) is None:
+            raise
+        return await asyncio.to_thread(read_config, snapshot)
+    if not isinstance(answer, Config):
+        raise _ended(repo_id)
+    return parse_config(answer.text)
+
+
+async def download(
+    repo_id: str,
+    on_progress: Callable[[Progress], None] | None = None,
+    *,
+    environment: Mapping[str, str] | None = None,
+    stall_seconds: float = STALL_SECONDS,
+) -> Path:
+    """Download what is needed of a repository into the hub's cache; return the snapshot directory.
+
+    What an earlier, interrupted download left is continued. Cancelling stops the child and keeps
+    what has arrived. Without a connection to the hub, a complete cached snapshot is returned.
+    Raises ``BadRequest``; also when nothing has arrived for ``stall_seconds``.
+    """
+    try:
+        answer = await _ask("download", repo_id, environment, stall_seconds, on_progress)
+    except HubUnreachable:
+        if (snapshot := cached(repo_id, environment)) is None:
+            raise
+        log.warning("the hub cannot be reached; using the cached copy of %s", repo_id)
+        return snapshot
+    if not isinstance(answer, Downloaded):
+        raise _ended(repo_id)
+    return Path(answer.path)
+
+
+async def _ask(
+    command: str,
+    repo_id: str,
+    environment: Mapping[str, str] | None,
+    stall_seconds: float,
+    on_progress: Callable[[Progress], None] | None = None,
+) -> Config | Downloaded:
+    validate_repo_id(repo_id)
+    async with _child(command, repo_id, environment) as messages:
+        while True:
+            try:
+                line = await asyncio.wait_for(messages.readline(), stall_seconds)
+            except TimeoutError:
+                raise HubUnreachable("cannot reach the hub: it has stopped answering") from None
+            if not line:
+                raise _ended(repo_id)
+            message = _DECODER.decode(line)
+            if isinstance(message, Failure):
+                raise _error(message)
+            if not isinstance(message, Progress):
+                return message
+            if on_progress is not None:
+                on_progress(message)
+
+
+@contextlib.asynccontextmanager
+async def _child(
+    command: str, repo_id: str, environment: Mapping[str, str] | None
+) -> AsyncIterator[StreamReader]:
+    """Run the child and yield its standard output; when the context ends it is dead.
+
+    Its standard input is a pipe that only this process holds, so that it also ends with us.
+    """
+    process = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-P", "-m", "mataserver.sources.fetch", command, repo_id),
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+        env={**(os.environ if environment is None else environment), **_CHILD_ENVIRONMENT},
+        limit=_LINE_LIMIT,
+    )
+    messages = cast("StreamReader", process.stdout)
+    errors = asyncio.create_task(_tail(cast("StreamReader", process.stderr)))
+    try:
+        yield messages
+    finally:
+        await _end(process, errors, ended=messages.at_eof())
+
+
+async def _end(process: Process, errors: asyncio.Task[bytes], *, ended: bool) -> None:
+    if not ended:
+        with contextlib.suppress(ProcessLookupError):
+            process.kill()
+    await process.wait()
+    cast("StreamWriter", process.stdin).close()
+    said = await errors
+    if ended and process.returncode != 0:
+        log.error("the download child failed: %s", said.decode(errors="replace"))
+
+
+async def _tail(stream: StreamReader) -> bytes:
+    tail = b""
+    while part := await stream.read(_TAIL_BYTES):
+        tail = (tail + part)[-_TAIL_BYTES:]
+    return tail
+
+
+def _error(failure: Failure) -> BadRequest:
+    return (HubUnreachable if failure.kind == "unreachable" else BadRequest)(failure.detail)
+
+
+def _ended(repo_id: str) -> BadRequest:
+    return BadRequest(f"the download of {repo_id} has ended unexpectedly")

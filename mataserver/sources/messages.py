@@ -1,0 +1,42 @@
+"""What the download child tells the server: one JSON object a line on its standard output."""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+
+class Progress(msgspec.Struct, frozen=True, kw_only=True, tag="progress"):
+    """How far a download is; bytes and files that were there before count as done."""
+
+    done_bytes: int
+    total_bytes: int
+    done_files: int
+    total_files: int
+
+
+class Downloaded(msgspec.Struct, frozen=True, tag="downloaded"):
+    """The snapshot is complete at ``path``."""
+
+    path: str
+
+
+class Config(msgspec.Struct, frozen=True, tag="config"):
+    """The text of the repository's ``config.json``."""
+
+    text: str
+
+
+class Failure(msgspec.Struct, frozen=True, tag="failure"):
+    """Why it failed: ``detail`` is the client's sentence.
+
+    "unreachable": the hub could not be asked, so what is on disk may do;
+    "refused":     the hub or this machine says no.
+    """
+
+    kind: Literal["unreachable", "refused"]
+    detail: str
+
+
+Message: TypeAlias = Progress | Downloaded | Config | Failure

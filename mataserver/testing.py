@@ -1,0 +1,336 @@
+"""For tests, the core's and those of plugin authors: a fake plugin, a server, a check.
+
+``fake`` is a plugin like any other. Its backends answer from the pixels they are given, so a test
+can tell whether the right picture arrived; the parameter ``behave`` makes them fail in every way
+that a real model can.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.metadata
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from aiohttp import web
+from msgspec import Meta, Struct
+
+from mataserver import app, config
+from mataserver import plugins as plugin_host
+from mataserver.contract import Backend
+from mataserver.hookspecs import hookimpl
+from mataserver.params import Confidence, Params, TopK
+from mataserver.results import (
+    Classification,
+    ClassifyResult,
+    DepthResult,
+    Detection,
+    DetectResult,
+    Keypoint,
+    OcrResult,
+    PoseResult,
+    Segment,
+    SegmentResult,
+    TextRegion,
+    VlmResult,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+    from pathlib import Path
+
+    from mataserver.contract import Image, LoadContext, ModelFiles, ModelSpec
+    from mataserver.results import (
+        Box,
+        Result,
+    )
+
+FRAMEWORKS = frozenset(
+    {"torch", "transformers", "cv2", "onnxruntime", "tensorflow", "paddle", "easyocr", "openvino"}
+)
+"""Modules that neither the core nor a plugin's entry module may import."""
+
+Behaviour = Literal["ok", "raise", "hang", "exit", "segfault", "garbage", "nan", "memory", "short"]
+
+
+class FakeParams(Params, frozen=True, kw_only=True):
+    """Parameters of the fake backends: two of the API, the rest their own."""
+
+    confidence: Confidence = 0.5
+    top_k: TopK = 5
+    normalize: bool = True
+    behave: Behaviour = "ok"
+    seconds: Annotated[float, Meta(ge=0.0, le=60.0)] = 0.0
+
+
+class FakeSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """``plugins.fake``: how long a load takes, and whether it fails."""
+
+    load_seconds: float = 0.0
+    load_fails: bool = False
+    load_exits: bool = False
+    ballast_mb: int = 0
+
+
+def _bright(image: Image) -> Box:
+    """Return the box around the pixels whose red is over 200; the whole image without any."""
+    rows, columns = np.nonzero(image[:, :, 0] > 200)
+    if not len(rows):
+        return (0.0, 0.0, float(image.shape[1]), float(image.shape[0]))
+    x1, y1, x2, y2 = columns.min(), rows.min(), columns.max() + 1, rows.max() + 1
+    return (float(x1), float(y1), float(x2), float(y2))
+
+
+def _detect(image: Image, label: str, box: Box, params: FakeParams) -> Result:
+    found = [Detection(label, 0.9, box), Detection("faint", 0.3, box)]
+    return DetectResult([each for each in found if each.confidence >= params.confidence])
+
+
+def _segment(image: Image, label: str, box: Box, params: FakeParams) -> Result:
+    mask = np.zeros(image.shape[:2], bool)
+    mask[int(box[1]) : int(box[3]), int(box[0]) : int(box[2])] = True
+    found = [Segment(label, 0.9, box, mask), Segment("unmasked", 0.8, box)]
+    return SegmentResult([each for each in found if each.confidence >= params.confidence])
+
+
+def _classify(image: Image, label: str, box: Box, params: FakeParams) -> Result:
+    scores = [Classification(f"{label}-{i}", 1.0 / (i + 2)) for i in range(10)]
+    return ClassifyResult(scores[: params.top_k])
+
+
+def _depth(image: Image, label: str, box: Box, params: FakeParams) -> Result:
+    ramp = np.linspace(0.0, 1.0 if params.normalize else 10.0, image.shape[1], dtype=np.float32)
+    return DepthResult(np.tile(ramp, (image.shape[0], 1)))
+
+
+_ANSWERS: dict[str, Callable[[Image, str, Box, FakeParams], Result]] = {
+    "classify": _classify,
+    "depth": _depth,
+    "detect": _detect,
+    "track": _detect,
+    "segment": _segment,
+    "ocr": lambda _i, label, _b, _p: OcrResult(label, [TextRegion(label, None, 1.0)]),
+    "pose": lambda _i, label, box, _p: PoseResult([Keypoint(label, 0.9, box, [(*box[:2], 0.8)])]),
+    "vlm": lambda _i, label, _b, _p: VlmResult(label),
+}
+
+
+def _answer(task: str, image: Image, params: FakeParams) -> Result:
+    height, width = image.shape[:2]
+    return _ANSWERS[task](image, f"{width}x{height}", _bright(image), params)
+
+
+class FakeModel:
+    """Answers from the pixels, or misbehaves as ``params.behave`` says."""
+
+    def __init__(self, spec: ModelSpec, settings: FakeSettings) -> None:
+        self._task = spec.task
+        self._ballast = np.ones(settings.ballast_mb * 125_000)
+        self.batches: list[int] = []
+
+    def predict(self, images: Sequence[Image], params: Sequence[FakeParams]) -> list[Any]:
+        """Answer each image."""
+        self.batches.append(len(images))
+        for each in params:
+            time.sleep(each.seconds)
+            _misbehave(each.behave)
+        answers: list[Any] = [
+            _broken(_answer(self._task, image, each), each.behave)
+            for image, each in zip(images, params, strict=True)
+        ]
+        return answers[:-1] if any(each.behave == "short" for each in params) else answers
+
+    def echo(self, value: object) -> object:
+        """Return ``value``: a method for services to call."""
+        return value
+
+    def count(self, stop: int) -> Iterator[int]:
+        """Yield 0 to ``stop`` - 1: a method for services to stream."""
+        yield from range(stop)
+
+    def batch_sizes(self) -> list[int]:
+        """Return the size of every batch so far."""
+        return self.batches
+
+
+class FakeTracker(FakeModel):
+    """Keeps state per session: the ``track_id`` counts the session's frames."""
+
+    def session(self, params: FakeParams) -> FakeTrack:
+        """Return the state of a new session."""
+        return FakeTrack(params)
+
+
+class FakeTrack:
+    """The state of one session."""
+
+    def __init__(self, params: FakeParams) -> None:
+        self._params = params
+        self._frames = 0
+
+    def step(self, image: Image) -> Result:
+        """Answer one frame."""
+        time.sleep(self._params.seconds)
+        _misbehave(self._params.behave)
+        self._frames += 1
+        box = _bright(image)
+        return DetectResult([Detection("thing", 0.9, box, track_id=self._frames)])
+
+
+def _misbehave(behave: Behaviour) -> None:
+    if behave == "raise":
+        raise RuntimeError("secret detail at /some/path")
+    if behave == "hang":
+        time.sleep(3600)
+    if behave == "exit":
+        os._exit(3)
+    if behave == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if behave == "memory":
+        raise MemoryError
+
+
+def _broken(answer: Result, behave: Behaviour) -> object:
+    if behave == "garbage":
+        return {"detections": "many"}
+    if behave == "nan":
+        return DetectResult([Detection("nan", float("nan"), (0.0, 0.0, 1.0, 1.0))])
+    return answer
+
+
+def load_fake(spec: ModelSpec, context: LoadContext) -> FakeModel:
+    """Load a fake model as ``plugins.fake`` says."""
+    settings: FakeSettings = context.settings
+    time.sleep(settings.load_seconds)
+    if settings.load_fails:
+        raise RuntimeError("secret detail at /some/path")
+    if settings.load_exits:
+        os._exit(4)
+    return FakeTracker(spec, settings) if spec.task == "track" else FakeModel(spec, settings)
+
+
+def _accepts(files: ModelFiles) -> bool:
+    return files.model_type == "fake"
+
+
+class FakePlugin:
+    """A pip backend ``fake-<task>`` per task, and backends for hub models of type "fake"."""
+
+    @hookimpl
+    def settings(self) -> type[Struct]:
+        """Return the type of ``plugins.fake``."""
+        return FakeSettings
+
+    @hookimpl
+    def backends(self) -> list[Backend]:
+        """Return the backends."""
+        tasks = ("classify", "depth", "detect", "ocr", "pose", "segment", "track", "vlm")
+        made = [
+            Backend(
+                name=f"fake-{task}",
+                task=task,
+                source="pip",
+                load=load_fake,
+                params=FakeParams,
+                max_batch=4,
+            )
+            for task in tasks
+        ]
+        hub = [
+            Backend(
+                name=f"fake-hub-{task}",
+                task=task,
+                source="hf",
+                load=load_fake,
+                params=FakeParams,
+                accepts=_accepts,
+                max_batch=4,
+            )
+            for task in ("detect", "track")
+        ]
+        absent = Backend(
+            name="fake-absent",
+            task="detect",
+            source="pip",
+            load=load_fake,
+            requires=("a_module_that_nobody_has",),
+            packages=("a-package-that-nobody-has",),
+        )
+        return [*made, *hub, absent]
+
+
+fake = FakePlugin()
+FAKE = importlib.metadata.EntryPoint("fake", "mataserver.testing:fake", plugin_host.GROUP)
+"""The entry point of the fake plugin."""
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server that runs in this process."""
+
+    url: str
+    key: str
+    app: web.Application
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The header that carries the key."""
+        return {"Authorization": f"Bearer {self.key}"}
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    data_dir: Path,
+    *,
+    entry_points: Sequence[importlib.metadata.EntryPoint] = (FAKE,),
+    probe: Any = None,
+    **settings: Any,
+) -> AsyncIterator[Served]:
+    """Run a server on a free port of the loopback until the context ends.
+
+    ``settings`` are those of the configuration. Only the plugins of ``entry_points`` are loaded.
+    """
+    values = {"port": 0, "api_keys": ["test-key"], "data_dir": str(data_dir), **settings}
+    chosen = config.load(environ={}, directory=data_dir, **values)
+    found = plugin_host.discover(chosen, entry_points)
+    application = app.build(chosen, found, probe)
+    runner = web.AppRunner(application, access_log=None, handler_cancellation=True)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        port = runner.addresses[0][1]
+        yield Served(f"http://127.0.0.1:{port}", (chosen.keys or ("",))[0], application)
+    finally:
+        await runner.cleanup()
+
+
+def check_plugin(name: str) -> list[str]:
+    """Return what is wrong with the installed plugin of entry point ``name``; empty when nothing.
+
+    It must be found and load, its hooks must be well formed, and importing it must import no model
+    framework (tried in a fresh interpreter).
+    """
+    points = [p for p in importlib.metadata.entry_points(group=plugin_host.GROUP) if p.name == name]
+    if not points:
+        return [f"no entry point {name!r} in the group {plugin_host.GROUP!r}: is it installed?"]
+    problems = []
+    found = plugin_host.discover(config.Settings(), points)
+    problems += [f"{plugin.name}: {plugin.error}" for plugin in found.found if plugin.error]
+    heavy = imported_frameworks(points[0].module)
+    problems += [f"importing it imports {framework}" for framework in heavy]
+    return problems
+
+
+def imported_frameworks(module: str) -> list[str]:
+    """Return the model frameworks that importing ``module`` in a fresh interpreter brings in."""
+    code = f"import sys, {module}; print(*sorted(set(sys.modules) & set({sorted(FRAMEWORKS)})))"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)  # noqa: S603 - our interpreter
+    if ran.returncode:
+        return [f"an error: {ran.stderr.strip().splitlines()[-1]}"]
+    return ran.stdout.split()

@@ -1,0 +1,152 @@
+"""Opens a checkpoint: a local directory in the layout of the Hugging Face hub.
+
+Only ``load`` functions import this module: it imports torch and transformers. Nothing here touches
+the network or runs code that comes with a checkpoint.
+"""
+
+from __future__ import annotations
+
+import re
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import AutoImageProcessor, AutoTokenizer
+from transformers.utils import logging as transformers_logging
+
+from mataserver import MataError, Unavailable
+from mataserver_hf.network import Network
+from mataserver_hf.pixels import Pixels
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mataserver import LoadContext, ModelSpec
+
+_LOCAL = {"local_files_only": True, "trust_remote_code": False}
+# transformers types these in part only.
+_processors: Any = AutoImageProcessor
+_speech: Any = transformers_logging
+
+_STATISTICS = ("running_mean", "running_var")
+
+
+class Checkpoint:
+    """The files of one model, and where and in which number format it is to run."""
+
+    def __init__(self, spec: ModelSpec, ctx: LoadContext) -> None:
+        """Choose device and format and set torch's threads (``ctx.threads``, 0 leaves them).
+
+        Raises ``Unavailable`` for a device that this machine does not have.
+        """
+        if spec.path is None:
+            raise MataError(f"{spec.name} has no directory to load from")
+        self.name = spec.name
+        self._path = str(spec.path)
+        self._log = ctx.log
+        self._device = choose_device(ctx.device)
+        self._dtype = choose_dtype(ctx.dtype, self._device)
+        if ctx.threads > 0:
+            torch.set_num_threads(ctx.threads)
+        _speech.set_verbosity_error()
+        _speech.disable_progress_bar()
+
+    def network(self, auto_class: Any, unused: re.Pattern[str] | None = None) -> Network:
+        """Load the weights into the class that ``auto_class`` (an ``AutoModelFor...``) finds.
+
+        A checkpoint that lacks weights is refused rather than completed with random ones;
+        ``unused`` matches the names of weights that the architecture declares and never reads.
+        """
+        with self._reading("weights"):
+            module, report = auto_class.from_pretrained(
+                self._path, dtype=self._dtype, output_loading_info=True, **_LOCAL
+            )
+        self._refuse_gaps(module, report["missing_keys"], unused)
+        return Network(module.eval().to(self._device), self._device)
+
+    def pixels(self) -> Pixels:
+        """Open the image processor.
+
+        Always the Pillow one: results then do not depend on whether torchvision is installed.
+        """
+        with self._reading("image processor configuration"):
+            return Pixels(_processors.from_pretrained(self._path, backend="pil", **_LOCAL))
+
+    def tokenizer(self) -> Any:
+        """Open the tokenizer."""
+        with self._reading("tokenizer"):
+            return AutoTokenizer.from_pretrained(self._path, **_LOCAL)
+
+    def _refuse_gaps(
+        self, module: torch.nn.Module, missing: set[str], unused: re.Pattern[str] | None
+    ) -> None:
+        # Other buffers (position tables) are computed when the model is built.
+        learnt = {name for name, _ in module.named_parameters()}
+        gaps = sorted(
+            name
+            for name in missing
+            if (name in learnt or name.endswith(_STATISTICS))
+            and not (unused and unused.search(name))
+        )
+        if gaps:
+            raise MataError(
+                f"the checkpoint of {self.name} lacks {len(gaps)} of the weights that this task "
+                f"needs, {gaps[0]} among them: it was trained for something else"
+            )
+
+    @contextmanager
+    def _reading(self, part: str) -> Iterator[None]:
+        """Turn what transformers raises for a bad checkpoint into one sentence."""
+        try:
+            yield
+        except torch.OutOfMemoryError:
+            raise
+        except ImportError as error:
+            raise Unavailable(_missing_package(self.name, str(error))) from error
+        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+            self._log.warning("%s: cannot read the %s: %s", self.name, part, error)
+            raise MataError(
+                f"the {part} of {self.name} cannot be read; the server's log says why"
+            ) from error
+
+
+def choose_device(wanted: str) -> torch.device:
+    """Return the device for "auto", "cpu", "cuda" or "cuda:N"; "auto" takes a GPU if there is one.
+
+    Raises ``Unavailable`` for anything that this machine does not have.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "auto":
+        return torch.device("cuda" if gpus else "cpu")
+    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", wanted)
+    if match is None:
+        raise Unavailable(f"the device {wanted!r} is none of auto, cpu, cuda and cuda:N")
+    if wanted != "cpu" and int(match[1] or 0) >= gpus:
+        offered = f"{gpus} CUDA device{'s' if gpus > 1 else ''}" if gpus else "no CUDA device"
+        raise Unavailable(f"the device {wanted!r} was asked for, but torch finds {offered} here")
+    return torch.device(wanted)
+
+
+def choose_dtype(wanted: str, device: torch.device) -> torch.dtype | str:
+    """Return the number format.
+
+    "auto" is float32 on a CPU; on a GPU the format that the checkpoint was saved in.
+    """
+    if wanted == "auto":
+        return torch.float32 if device.type == "cpu" else "auto"
+    formats = {
+        "float32": torch.float32,
+        "float16": torch.float16,
+        "bfloat16": torch.bfloat16,
+    }
+    if wanted not in formats:
+        raise Unavailable(f"the dtype {wanted!r} is none of auto, {', '.join(formats)}")
+    return formats[wanted]
+
+
+def _missing_package(name: str, message: str) -> str:
+    packages = list(dict.fromkeys(re.findall(r"pip install ([A-Za-z0-9_.\-]+)", message)))
+    if not packages:
+        return f"{name} needs a Python package that is not installed"
+    return f"{name} needs a package that is not installed: pip install {' '.join(packages)}"

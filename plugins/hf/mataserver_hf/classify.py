@@ -1,0 +1,165 @@
+"""Image classification with the classes that a model was trained on.
+
+``rank`` also orders the scores of the zero-shot models.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+from mataserver import Backend, Classification, ClassifyResult, Confidence, Params, TopK
+from mataserver_hf import installation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mataserver import LoadContext, ModelFiles, ModelSpec
+    from mataserver_hf.network import Network
+    from mataserver_hf.pixels import Pixels
+
+FAMILIES = frozenset(
+    {
+        "beit",
+        "bit",
+        "convnext",
+        "convnextv2",
+        "cvt",
+        "data2vec-vision",
+        "deit",
+        "dinov2",
+        "dinov2_with_registers",
+        "efficientnet",
+        "focalnet",
+        "hiera",
+        "levit",
+        "mobilenet_v1",
+        "mobilenet_v2",
+        "mobilevit",
+        "mobilevitv2",
+        "poolformer",
+        "pvt",
+        "pvt_v2",
+        "regnet",
+        "resnet",
+        "segformer",
+        "swiftformer",
+        "swin",
+        "swinv2",
+        "vit",
+        "vit_msn",
+    }
+)
+"""The values of ``model_type`` that it serves."""
+
+IMAGE_TEXT_FAMILIES = frozenset({"clip", "siglip", "siglip2"})
+"""Families that are zero-shot classifiers unless they were given a trained head."""
+
+
+class ClassifyParams(Params, frozen=True):
+    """What to return.
+
+    confidence:  the lowest score of a class that is returned.
+    top_k:       how many classes at most.
+    use_softmax: false returns the logits as they are, and applies no ``confidence``.
+    """
+
+    confidence: Confidence = 0.0
+    top_k: TopK = 5
+    use_softmax: bool = True
+
+
+class Classifier:
+    """A network with a trained classification head."""
+
+    def __init__(self, network: Network, pixels: Pixels) -> None:
+        """Keep the loaded parts."""
+        self._network = network
+        self._pixels = pixels
+        config = network.config
+        self._labels = [config.id2label[index] for index in range(config.num_labels)]
+        # Several labels may be true at once, or there is one: then each logit stands for itself.
+        self._independent = (
+            config.num_labels == 1 or config.problem_type == "multi_label_classification"
+        )
+
+    def predict(
+        self, images: Sequence[NDArray[np.uint8]], params: Sequence[ClassifyParams]
+    ) -> list[ClassifyResult]:
+        """Return the best classes of each image, best first."""
+        found: dict[int, ClassifyResult] = {}
+        for indices, tensors in self._pixels.groups(images):
+            output = self._network.run(tensors)
+            for index, logits in zip(indices, output.logits.float(), strict=True):
+                found[index] = rank(self._labels, logits, params[index], self._independent)
+        return [found[index] for index in range(len(images))]
+
+    def close(self) -> None:
+        """Free the weights."""
+        self._network.close()
+
+
+def rank(
+    labels: Sequence[str], logits: Any, params: ClassifyParams, independent: bool
+) -> ClassifyResult:
+    """Turn one image's logits (a float32 tensor ``[len(labels)]``) into its classes.
+
+    Scores are the softmax over all labels, or the sigmoid of each where labels are
+    ``independent``; then those below ``params.confidence`` go, the best come first, and
+    ``params.top_k`` remain. Without ``params.use_softmax`` the scores are the logits and none goes.
+    """
+    scores, lowest = logits, -math.inf
+    if params.use_softmax:
+        scores = logits.sigmoid() if independent else logits.softmax(-1)
+        lowest = params.confidence
+    values = scores.cpu().numpy()
+    # "not below" rather than "at least" keeps a NaN, which the server then refuses to send.
+    best = [index for index in (-values).argsort(kind="stable") if not values[index] < lowest]
+    return ClassifyResult(
+        [Classification(labels[index], float(values[index])) for index in best[: params.top_k]]
+    )
+
+
+def load(spec: ModelSpec, ctx: LoadContext) -> Classifier:
+    """Load a classifier.
+
+    Raises ``MataError`` for a checkpoint that is incomplete or has no trained head, and
+    ``Unavailable`` for a missing package or device.
+    """
+    installation.check()
+    from transformers import AutoModelForImageClassification
+
+    from mataserver_hf.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint(spec, ctx)
+    return Classifier(checkpoint.network(AutoModelForImageClassification), checkpoint.pixels())
+
+
+def accepts(files: ModelFiles) -> bool:
+    """Whether the checkpoint is one of ``FAMILIES``, or an image-text model with a trained head."""
+    if files.model_type in IMAGE_TEXT_FAMILIES:
+        return has_trained_head(files)
+    return files.model_type in FAMILIES
+
+
+def has_trained_head(files: ModelFiles) -> bool:
+    """Whether ``config.json`` names an architecture that ends in a classification head."""
+    architectures = files.config.get("architectures") or ()
+    return any(str(name).endswith("ForImageClassification") for name in architectures)
+
+
+BACKEND = Backend(
+    name="hf-classify",
+    task="classify",
+    source="hf",
+    load=load,
+    params=ClassifyParams,
+    accepts=accepts,
+    requires=installation.REQUIRES,
+    packages=installation.PACKAGES,
+    preload=installation.PRELOAD,
+    environment=installation.ENVIRONMENT,
+)

@@ -1,0 +1,137 @@
+"""Depth estimation from one image.
+
+Depth Anything (arXiv:2401.10891, arXiv:2406.09414) and DPT (arXiv:2103.13413) return inverse depth
+up to scale unless a checkpoint says "metric"; ZoeDepth (arXiv:2302.12288) and GLPN
+(arXiv:2201.07436) return metres.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import TYPE_CHECKING, Any
+
+from mataserver import Backend, DepthResult, Params
+from mataserver_hf import installation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mataserver import LoadContext, ModelFiles, ModelSpec
+    from mataserver_hf.network import Network
+    from mataserver_hf.pixels import Pixels
+
+    Size = tuple[int, int]
+
+FAMILIES = frozenset({"depth_anything", "dpt", "glpn", "zoedepth"})
+"""The values of ``model_type`` that it serves."""
+
+# The deepest fusion layer has nothing to add to, so half of it is never read; several published
+# DPT checkpoints leave these weights out.
+_UNUSED = re.compile(r"(^|\.)fusion_stage\.layers\.0\.residual_layer1\.")
+
+
+class DepthParams(Params, frozen=True):
+    """How to return the map.
+
+    normalize:   stretch the map to 0..1 (a constant map becomes zeros); false returns the model's
+                 own values.
+    target_size: ``[height, width]`` of the map; by default the image's.
+    """
+
+    normalize: bool = True
+    target_size: tuple[int, int] | None = None
+
+
+class DepthEstimator:
+    """A network that predicts one value per pixel."""
+
+    def __init__(self, network: Network, pixels: Pixels) -> None:
+        """Keep the loaded parts."""
+        self._network = network
+        self._pixels = pixels
+        self._padded = network.config.model_type == "zoedepth" and pixels.processor.do_pad
+
+    def predict(
+        self, images: Sequence[NDArray[np.uint8]], params: Sequence[DepthParams]
+    ) -> list[DepthResult]:
+        """Return a float32 map ``[h, w]`` of each image."""
+        found: dict[int, DepthResult] = {}
+        for indices, tensors in self._pixels.groups(images):
+            output = self._network.run(tensors)
+            for index, depth in zip(indices, output.predicted_depth.float(), strict=True):
+                height, width = images[index].shape[:2]
+                found[index] = self._result(depth, (height, width), params[index])
+        return [found[index] for index in range(len(images))]
+
+    def close(self) -> None:
+        """Free the weights."""
+        self._network.close()
+
+    def _result(self, depth: Any, source: Size, params: DepthParams) -> DepthResult:
+        if self._padded:
+            depth = _without_border(depth, source)
+        values = _resize(depth, params.target_size or source).cpu().numpy()
+        return DepthResult(_normalize(values) if params.normalize else values)
+
+
+def _without_border(depth: Any, source: Size) -> Any:
+    """Cut off what ZoeDepth's preprocessing mirrored around the image: 3·√(side/2) pixels each."""
+    rows, columns = (int(3 * math.sqrt(side / 2)) for side in source)
+    height, width = source
+    full = _resize(depth, (height + 2 * rows, width + 2 * columns))
+    return full[rows : rows + height, columns : columns + width]
+
+
+def _resize(depth: Any, size: Size) -> Any:
+    """Resize a map ``[h, w]`` with bicubic interpolation, as the models' authors do."""
+    if tuple(depth.shape) == size:
+        return depth
+    from torch.nn.functional import interpolate
+
+    return interpolate(depth[None, None], size=size, mode="bicubic", align_corners=False)[0, 0]
+
+
+def _normalize(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Stretch to 0..1; a constant map becomes zeros."""
+    low, high = values.min(), values.max()
+    shifted: NDArray[np.float32] = values - low
+    return shifted / (high - low) if high > low else shifted
+
+
+def load(spec: ModelSpec, ctx: LoadContext) -> DepthEstimator:
+    """Load a depth estimator.
+
+    Raises ``MataError`` for a checkpoint that is incomplete or made for another task, and
+    ``Unavailable`` for a missing package or device.
+    """
+    installation.check()
+    from transformers import AutoModelForDepthEstimation
+
+    from mataserver_hf.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint(spec, ctx)
+    network = checkpoint.network(AutoModelForDepthEstimation, unused=_UNUSED)
+    return DepthEstimator(network, checkpoint.pixels())
+
+
+def accepts(files: ModelFiles) -> bool:
+    """Whether the checkpoint is one of ``FAMILIES``."""
+    return files.model_type in FAMILIES
+
+
+BACKEND = Backend(
+    name="hf-depth",
+    task="depth",
+    source="hf",
+    load=load,
+    params=DepthParams,
+    accepts=accepts,
+    requires=installation.REQUIRES,
+    packages=installation.PACKAGES,
+    preload=installation.PRELOAD,
+    environment=installation.ENVIRONMENT,
+)

@@ -1,0 +1,136 @@
+"""Object detection with the DETR family.
+
+DETR (Carion et al. 2020, arXiv:2005.12872), Conditional DETR (arXiv:2108.06152), Deformable DETR
+(arXiv:2010.04159), YOLOS (arXiv:2106.00666), RT-DETR (arXiv:2304.08069), RT-DETRv2
+(arXiv:2407.17140), D-FINE (arXiv:2410.13842) and Table Transformer (arXiv:2110.00061).
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mataserver import Backend, Confidence, Detection, DetectResult, Params
+from mataserver_hf import installation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mataserver import Box, LoadContext, ModelFiles, ModelSpec
+    from mataserver_hf.network import Network
+    from mataserver_hf.pixels import Pixels
+
+FAMILIES = frozenset(
+    {
+        "conditional_detr",
+        "d_fine",
+        "deformable_detr",
+        "detr",
+        "rt_detr",
+        "rt_detr_v2",
+        "table-transformer",
+        "yolos",
+    }
+)
+"""The values of ``model_type`` that it serves."""
+
+_EVERYTHING = -1.0  # below any score: every image of a batch brings its own threshold
+
+
+class DetectParams(Params, frozen=True):
+    """``confidence``: the lowest score of a detection that is returned."""
+
+    confidence: Confidence = 0.5
+
+
+class Detector:
+    """A detector of the DETR family: a fixed number of queries, no suppression of overlaps."""
+
+    def __init__(self, network: Network, pixels: Pixels) -> None:
+        """Keep the loaded parts."""
+        self._network = network
+        self._pixels = pixels
+        self._labels: dict[int, str] = network.config.id2label
+
+    def predict(
+        self, images: Sequence[NDArray[np.uint8]], params: Sequence[DetectParams]
+    ) -> list[DetectResult]:
+        """Return the detections of each image, best first."""
+        found: dict[int, DetectResult] = {}
+        for indices, tensors in self._pixels.groups(images):
+            output = self._network.run(tensors)
+            output.logits, output.pred_boxes = output.logits.float(), output.pred_boxes.float()
+            sizes = [images[index].shape[:2] for index in indices]
+            answers = self._pixels.processor.post_process_object_detection(
+                output, threshold=_EVERYTHING, target_sizes=sizes
+            )
+            for index, size, answer in zip(indices, sizes, answers, strict=True):
+                found[index] = self._result(answer, size, params[index].confidence)
+        return [found[index] for index in range(len(images))]
+
+    def close(self) -> None:
+        """Free the weights."""
+        self._network.close()
+
+    def _result(
+        self, answer: dict[str, Any], size: tuple[int, ...], confidence: float
+    ) -> DetectResult:
+        scores, labels, boxes = (answer[name].cpu().numpy() for name in _ANSWER)
+        kept = [
+            Detection(self._label(int(label)), float(score), _clip(box.tolist(), *size))
+            for score, label, box in zip(scores, labels, boxes, strict=True)
+            if not score < confidence  # a NaN stays, for the server to refuse
+        ]
+        return DetectResult(sorted(kept, key=lambda each: -each.confidence))
+
+    def _label(self, index: int) -> str:
+        return self._labels.get(index, f"LABEL_{index}")
+
+
+_ANSWER = ("scores", "labels", "boxes")
+
+
+def _clip(box: Sequence[float], height: int, width: int) -> Box:
+    x1, y1, x2, y2 = box
+    return (
+        min(max(x1, 0.0), float(width)),
+        min(max(y1, 0.0), float(height)),
+        min(max(x2, 0.0), float(width)),
+        min(max(y2, 0.0), float(height)),
+    )
+
+
+def load(spec: ModelSpec, ctx: LoadContext) -> Detector:
+    """Load a detector.
+
+    Raises ``MataError`` for a checkpoint that is incomplete or made for another task, and
+    ``Unavailable`` for a missing package or device.
+    """
+    installation.check()
+    from transformers import AutoModelForObjectDetection
+
+    from mataserver_hf.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint(spec, ctx)
+    return Detector(checkpoint.network(AutoModelForObjectDetection), checkpoint.pixels())
+
+
+def accepts(files: ModelFiles) -> bool:
+    """Whether the checkpoint is one of ``FAMILIES``."""
+    return files.model_type in FAMILIES
+
+
+BACKEND = Backend(
+    name="hf-detect",
+    task="detect",
+    source="hf",
+    load=load,
+    params=DetectParams,
+    accepts=accepts,
+    requires=installation.REQUIRES,
+    packages=installation.PACKAGES,
+    preload=installation.PRELOAD,
+    environment=installation.ENVIRONMENT,
+)

@@ -1,0 +1,46 @@
+"""What must be installed for these models, and what a worker imports before it forks.
+
+transformers needs no torchvision for still images, but a torchvision that does not match the
+installed torch makes ``import transformers.image_processing_utils`` fail, so a broken one is worse
+than none: ``check`` names it before transformers trips over it.
+"""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+
+from mataserver import Unavailable
+
+REQUIRES = ("torch", "transformers", "scipy", "PIL")
+PACKAGES = ("torch>=2.6", "transformers>=5.18,<6", "scipy", "pillow")
+
+PRELOAD = (
+    "torch",
+    "transformers",
+    "transformers.modeling_utils",
+    "transformers.models.auto.image_processing_auto",
+    "transformers.models.auto.modeling_auto",
+    "transformers.models.auto.tokenization_auto",
+    "mataserver_hf.checkpoint",
+)
+"""One list for every backend of this plugin, so that they share one zygote."""
+
+ENVIRONMENT = (
+    ("HF_HUB_OFFLINE", "1"),  # the server downloads, a worker never does
+    ("TOKENIZERS_PARALLELISM", "false"),  # no thread pool for a handful of prompts
+)
+
+
+def check() -> None:
+    """Raise ``Unavailable`` when a torchvision is installed that cannot be imported."""
+    if importlib.util.find_spec("torchvision") is None:
+        return
+    try:
+        importlib.import_module("torchvision")
+    except (ImportError, RuntimeError, OSError, AttributeError) as error:
+        raise Unavailable(
+            "torchvision is installed but cannot be imported, which breaks transformers: install "
+            "the torchvision release made for the installed torch, or run "
+            "`pip uninstall torchvision`"
+        ) from error

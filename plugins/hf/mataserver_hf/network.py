@@ -1,0 +1,48 @@
+"""A loaded network: tensors in, the model's own output out, on the right device."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+
+class Network:
+    """A transformers model in evaluation mode."""
+
+    def __init__(self, module: Any, device: torch.device) -> None:
+        """Keep ``module``, which lies on ``device`` already."""
+        self._module = module
+        self._device = device
+
+    @property
+    def config(self) -> Any:
+        """The model's configuration."""
+        return self._module.config
+
+    def parameter(self, name: str) -> torch.Tensor:
+        """Return one learnt tensor, detached, as float32."""
+        tensor: torch.Tensor = getattr(self._module, name)
+        return tensor.detach().float()
+
+    def run(self, tensors: Mapping[str, torch.Tensor], method: str = "__call__") -> Any:
+        """Call the model, or one of its methods, on tensors of any device without gradients.
+
+        Floating point tensors are cast to the weights' format.
+        """
+        with torch.inference_mode():
+            placed = {name: self._place(tensor) for name, tensor in tensors.items()}
+            return getattr(self._module, method)(**placed)
+
+    def close(self) -> None:
+        """Give the weights' memory back."""
+        self._module = None
+        if self._device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _place(self, tensor: torch.Tensor) -> torch.Tensor:
+        dtype = self._module.dtype if tensor.is_floating_point() else tensor.dtype
+        return tensor.to(self._device, dtype)

@@ -1,0 +1,57 @@
+"""Turns images into the tensors of an image processor, grouped so that a batch needs no padding.
+
+Padding images of several sizes to one size changes the results of models that take no mask (YOLOS)
+and, at the border, of those that do (DETR). So each image is prepared by itself and only tensors
+of equal shapes share a forward pass: a batch gives what its images give one by one.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from mataserver import BadRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    Tensors = dict[str, torch.Tensor]
+
+
+class Pixels:
+    """An image processor of transformers."""
+
+    def __init__(self, processor: Any) -> None:
+        """Keep ``processor``."""
+        self.processor = processor
+
+    def groups(self, images: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[list[int], Tensors]]:
+        """Yield the indices of images that can share a forward pass, with their tensors.
+
+        Raises ``BadRequest`` for an image that has no pixel left after the processor's resizing.
+        """
+        prepared = [self._prepare(image) for image in images]
+        alike: dict[tuple[object, ...], list[int]] = {}
+        for index, tensors in enumerate(prepared):
+            shapes = tuple((name, tensor.shape) for name, tensor in tensors.items())
+            alike.setdefault(shapes, []).append(index)
+        for indices in alike.values():
+            names = prepared[indices[0]]
+            yield indices, {name: torch.cat([prepared[i][name] for i in indices]) for name in names}
+
+    def _prepare(self, image: NDArray[np.uint8]) -> Tensors:
+        # The layout is named: a 3 pixel high image would be taken for a channels-first one.
+        try:
+            tensors = self.processor(
+                images=[image], input_data_format="channels_last", return_tensors="pt"
+            )
+        except (ValueError, RuntimeError) as error:
+            height, width = image.shape[:2]
+            raise BadRequest(
+                f"an image of {width}x{height} pixels is too small or too narrow for this model"
+            ) from error
+        return dict(tensors.items())

@@ -1,0 +1,147 @@
+"""Classification with the request's own classes, by models that compare images and text.
+
+CLIP (Radford et al. 2021, arXiv:2103.00020) was trained to pick one text among several: its scores
+are a softmax over the prompts. SigLIP (arXiv:2303.15343) and SigLIP 2 (arXiv:2502.14786) were
+trained to judge each pair by itself: their scores are sigmoids and need not sum to one.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from mataserver import Backend, InvalidParams, Text  # noqa: TC001 - msgspec reads Text
+from mataserver_hf import installation
+from mataserver_hf.classify import (
+    IMAGE_TEXT_FAMILIES,
+    ClassifyParams,
+    has_trained_head,
+    rank,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mataserver import ClassifyResult, LoadContext, ModelFiles, ModelSpec
+    from mataserver_hf.network import Network
+    from mataserver_hf.pixels import Pixels
+
+PLACE = "{}"
+REMEMBERED = 32
+"""How many sets of prompts keep their text features: a stream sends the same ones every frame."""
+
+
+class ZeroShotParams(ClassifyParams, frozen=True):
+    """What to look for.
+
+    prompts:         the classes; each is the label of its score. Needed.
+    prompt_template: the sentence that the text encoder reads, with the prompt in place of ``{}``.
+                     The default is the one that transformers' own pipeline uses; ``{}`` alone
+                     sends the prompts as they are.
+    """
+
+    prompts: tuple[Text, ...] = ()
+    prompt_template: Text = f"This is a photo of {PLACE}."
+
+
+class ZeroShotClassifier:
+    """A pair of encoders for images and text."""
+
+    def __init__(self, network: Network, pixels: Pixels, tokenizer: Any) -> None:
+        """Keep the loaded parts."""
+        self._network = network
+        self._pixels = pixels
+        self._tokenizer = tokenizer
+        self._independent = network.config.model_type != "clip"
+        self._longest: int = network.config.text_config.max_position_embeddings
+        self._scale = network.parameter("logit_scale").exp()
+        self._bias = network.parameter("logit_bias") if self._independent else 0.0
+        self._text_features = lru_cache(REMEMBERED)(self._encode)
+
+    def predict(
+        self, images: Sequence[NDArray[np.uint8]], params: Sequence[ZeroShotParams]
+    ) -> list[ClassifyResult]:
+        """Return the best prompts of each image, best first.
+
+        Raises ``InvalidParams`` for missing or too long prompts and a template without ``{}``.
+        """
+        texts = [self._text_features(sentences(each)) for each in params]
+        found: dict[int, ClassifyResult] = {}
+        for indices, tensors in self._pixels.groups(images):
+            features = _unit(self._network.run(tensors, "get_image_features"))
+            for index, feature in zip(indices, features, strict=True):
+                logits = texts[index] @ feature * self._scale + self._bias
+                wanted = params[index]
+                found[index] = rank(wanted.prompts, logits, wanted, self._independent)
+        return [found[index] for index in range(len(images))]
+
+    def close(self) -> None:
+        """Free the weights."""
+        self._text_features.cache_clear()
+        self._network.close()
+
+    def _encode(self, texts: tuple[str, ...]) -> Any:
+        """Return the features of ``texts``, ``[len(texts), D]``, each of length one."""
+        if max(map(len, self._tokenizer(list(texts))["input_ids"])) > self._longest:
+            raise InvalidParams(
+                f"params.prompts: a prompt is longer than the {self._longest} tokens that this "
+                "model reads"
+            )
+        # SigLIP never saw a text that was not filled up to its full length.
+        padding: dict[str, Any] = {"padding": True}
+        if self._independent:
+            padding = {"padding": "max_length", "max_length": self._longest}
+        tokens = self._tokenizer(list(texts), return_tensors="pt", **padding)
+        return _unit(self._network.run(tokens, "get_text_features"))
+
+
+def sentences(params: ZeroShotParams) -> tuple[str, ...]:
+    """Return what the text encoder reads. Raises ``InvalidParams`` when there is nothing."""
+    if not params.prompts:
+        raise InvalidParams("params.prompts: this model needs at least one prompt")
+    if PLACE not in params.prompt_template:
+        raise InvalidParams(f"params.prompt_template: must hold {PLACE} where the prompt goes")
+    return tuple(params.prompt_template.replace(PLACE, prompt) for prompt in params.prompts)
+
+
+def _unit(output: Any) -> Any:
+    features = output.pooler_output.float()
+    return features / features.norm(dim=-1, keepdim=True)
+
+
+def load(spec: ModelSpec, ctx: LoadContext) -> ZeroShotClassifier:
+    """Load a pair of encoders.
+
+    Raises ``MataError`` for an incomplete checkpoint and ``Unavailable`` for a missing package or
+    device.
+    """
+    installation.check()
+    from transformers import AutoModelForZeroShotImageClassification
+
+    from mataserver_hf.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint(spec, ctx)
+    network = checkpoint.network(AutoModelForZeroShotImageClassification)
+    return ZeroShotClassifier(network, checkpoint.pixels(), checkpoint.tokenizer())
+
+
+def accepts(files: ModelFiles) -> bool:
+    """Whether the checkpoint is an image-text model without a trained head."""
+    return files.model_type in IMAGE_TEXT_FAMILIES and not has_trained_head(files)
+
+
+BACKEND = Backend(
+    name="hf-zero-shot-classify",
+    task="classify",
+    source="hf",
+    load=load,
+    params=ZeroShotParams,
+    accepts=accepts,
+    requires=installation.REQUIRES,
+    packages=installation.PACKAGES,
+    preload=installation.PRELOAD,
+    environment=installation.ENVIRONMENT,
+)

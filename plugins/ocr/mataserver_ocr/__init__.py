@@ -1,0 +1,48 @@
+"""Text recognition: RapidOCR (its models come with its package) and Tesseract."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mataserver import Backend, hookimpl
+from mataserver_ocr import rapidocr, tesseract
+from mataserver_ocr.options import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+@hookimpl
+def settings() -> type[Settings]:
+    """Return the type of ``plugins.ocr``."""
+    return Settings
+
+
+@hookimpl
+def backends() -> Iterable[Backend]:
+    """Return ``rapidocr`` and ``tesseract``."""
+    return (
+        Backend(
+            name="rapidocr",
+            task="ocr",
+            source="pip",
+            load=rapidocr.load,
+            params=rapidocr.RapidOcrParams,
+            requires=("rapidocr", "onnxruntime", "cv2"),
+            packages=("rapidocr>=3.10,<4", "onnxruntime>=1.20", "opencv-python-headless>=4.10,<5"),
+            # Nothing to preload: onnxruntime starts threads at import, which no fork survives.
+            preload=(),
+        ),
+        Backend(
+            name="tesseract",
+            task="ocr",
+            source="pip",
+            load=tesseract.load,
+            params=tesseract.TesseractParams,
+            requires=("pytesseract", "PIL"),
+            packages=("pytesseract",),
+            system_binary="tesseract",
+            # Tesseract's OpenMP threads wait for each other; one is several times faster.
+            environment=(("OMP_THREAD_LIMIT", "1"),),
+        ),
+    )

@@ -1,0 +1,93 @@
+"""The languages that a client may ask for, under every name that OCR engines give them.
+
+One table: ISO 639-1 code, Tesseract's code (ISO 639-2/T, or its own), the English name, further
+names, and whether the models inside RapidOCR's package read it. Those are PP-OCRv6's multilingual
+ones; a language counts as read when the model's documentation lists it and its alphabet is in the
+recogniser's dictionary.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from mataserver import InvalidParams
+
+
+@dataclass(frozen=True, slots=True)
+class Language:
+    """One language: ``iso`` 639-1, ``tesseract``'s code, ``name`` in English."""
+
+    iso: str
+    tesseract: str
+    name: str
+    rapidocr: bool
+    aliases: tuple[str, ...] = ()
+
+
+_READ_BY_BOTH = """
+af afr Afrikaans | az aze Azerbaijani | bs bos Bosnian | ca cat Catalan | cs ces Czech cze
+cy cym Welsh wel | da dan Danish | de deu German ger | en eng English | es spa Spanish
+et est Estonian | eu eus Basque baq | fi fin Finnish | fr fra French fre | ga gle Irish
+gl glg Galician | hr hrv Croatian | hu hun Hungarian | id ind Indonesian | is isl Icelandic ice
+it ita Italian | ja jpn Japanese japan jp | la lat Latin | lb ltz Luxembourgish
+lt lit Lithuanian | lv lav Latvian | mi mri Maori mao | ms msa Malay may | mt mlt Maltese
+nl nld Dutch dut | no nor Norwegian nb | oc oci Occitan | pl pol Polish | pt por Portuguese
+qu que Quechua | ro ron Romanian rum | sk slk Slovak slo | sl slv Slovenian
+sq sqi Albanian alb | sr_latn srp_latn Serbian_Latin rs_latin | sv swe Swedish | sw swa Swahili
+tl tgl Tagalog fil | tr tur Turkish | uz uzb Uzbek
+zh chi_sim Chinese ch zho chi zh_cn zh_hans chinese_simplified
+zh_tw chi_tra Chinese_Traditional chinese_cht zh_hant
+"""
+
+_READ_BY_TESSERACT = """
+am amh Amharic | ar ara Arabic | be bel Belarusian | bg bul Bulgarian | bn ben Bengali
+el ell Greek gre | fa fas Persian per | gu guj Gujarati | he heb Hebrew | hi hin Hindi
+hy hye Armenian arm | ka kat Georgian geo | kk kaz Kazakh | km khm Khmer | kn kan Kannada
+ko kor Korean korean | lo lao Lao | mk mkd Macedonian mac | ml mal Malayalam | mn mon Mongolian
+mr mar Marathi | my mya Burmese bur | ne nep Nepali | pa pan Punjabi | ru rus Russian
+si sin Sinhala | sr srp Serbian | ta tam Tamil | te tel Telugu | th tha Thai | uk ukr Ukrainian
+ur urd Urdu | vi vie Vietnamese
+"""
+
+
+def _rows(table: str, *, rapidocr: bool) -> list[Language]:
+    rows = [row.split() for row in table.strip().replace("\n", "|").split("|")]
+    return [
+        Language(iso, code, name.replace("_", " "), rapidocr, tuple(more))
+        for iso, code, name, *more in rows
+    ]
+
+
+LANGUAGES = tuple(_rows(_READ_BY_BOTH, rapidocr=True) + _rows(_READ_BY_TESSERACT, rapidocr=False))
+"""Every language that is known by name."""
+
+
+def _spelling(code: str) -> str:
+    return code.strip().lower().replace("-", "_").replace(" ", "_")
+
+
+_BY_NAME = {
+    _spelling(name): language
+    for language in LANGUAGES
+    for name in (language.iso, language.tesseract, language.name, *language.aliases)
+}
+
+
+def parts(codes: str) -> list[str]:
+    """Split ``"eng+deu"`` or ``"en, de"`` into its codes. Raises ``InvalidParams`` if empty."""
+    found = [part.strip() for part in codes.replace(",", "+").split("+") if part.strip()]
+    if not found:
+        raise InvalidParams("params.language: at least one language code is needed")
+    return found
+
+
+def find(code: str) -> Language | None:
+    """Look up one language by any of its names, in any case; None when it is unknown."""
+    return _BY_NAME.get(_spelling(code))
+
+
+def unknown(code: str) -> InvalidParams:
+    """Return the error for a code that no table knows."""
+    return InvalidParams(
+        f"params.language: unknown language '{code[:32]}'; use a code such as 'eng', 'en' or 'jpn'"
+    )

@@ -1,0 +1,150 @@
+"""Tesseract, through pytesseract: the system's ``tesseract`` program runs once an image.
+
+The program and its language data are the system's (Debian: ``tesseract-ocr``,
+``tesseract-ocr-deu``). Regions are lines; a confidence is the mean of the words' own, which the
+engine gives in per cent.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+from msgspec import Meta
+
+from mataserver import BadRequest, Params, TextRegion, Unavailable
+from mataserver_ocr import languages, regions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mataserver import LoadContext, ModelSpec, OcrResult
+    from mataserver_ocr.options import TesseractSettings
+
+    Image = NDArray[np.uint8]
+
+MAX_SIDE = 32_767
+"""Tesseract's own limit, in pixels."""
+NO_PROGRAM = "the program 'tesseract' is not installed; on Debian: apt install tesseract-ocr"
+
+
+class TesseractParams(Params, frozen=True):
+    """``language``: one code, or several as in ``"eng+deu"``; the setting's where it is missing."""
+
+    language: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+
+
+def load(spec: ModelSpec, ctx: LoadContext) -> Tesseract:
+    """Ask the program which languages it has.
+
+    Raises ``Unavailable`` when the program, or the data of the configured language, is missing.
+    """
+    del spec  # there is one model
+    import pytesseract
+
+    settings: TesseractSettings = ctx.settings.tesseract
+    try:
+        installed = frozenset(pytesseract.get_languages(config=""))
+    except pytesseract.TesseractNotFoundError:
+        raise Unavailable(NO_PROGRAM) from None
+    model = Tesseract(settings, installed)
+    model.codes(settings.language)
+    return model
+
+
+class Tesseract:
+    """Reads text line by line with the system's Tesseract."""
+
+    def __init__(self, settings: TesseractSettings, installed: frozenset[str]) -> None:
+        """``installed`` are the names of the language data that the program has."""
+        self._settings = settings
+        self._installed = installed
+
+    def predict(
+        self, images: Sequence[Image], params: Sequence[TesseractParams]
+    ) -> list[OcrResult]:
+        """Return the lines of each image in the engine's reading order.
+
+        Raises ``InvalidParams`` for an unknown language, ``Unavailable`` for one whose data is not
+        installed and when an image takes longer than the setting ``timeout``, ``BadRequest`` for a
+        picture longer than 32,767 pixels.
+        """
+        return [
+            self._read(image, self.codes(one.language or self._settings.language))
+            for image, one in zip(images, params, strict=True)
+        ]
+
+    def codes(self, given: str) -> str:
+        """Return Tesseract's name of the languages ``given``, each of them installed."""
+        return "+".join(dict.fromkeys(self._code(part) for part in languages.parts(given)))
+
+    def _code(self, given: str) -> str:
+        if given in self._installed:  # also data of the user's own that no table knows
+            return given
+        language = languages.find(given)
+        if language is None:
+            raise languages.unknown(given)
+        if language.tesseract not in self._installed:
+            package = "tesseract-ocr-" + language.tesseract.replace("_", "-")
+            raise Unavailable(
+                f"Tesseract's data for {language.name} is not installed; "
+                f"on Debian: apt install {package}"
+            )
+        return language.tesseract
+
+    def _read(self, image: Image, codes: str) -> OcrResult:
+        import pytesseract
+
+        height, width = image.shape[:2]
+        if max(height, width) > MAX_SIDE:
+            raise BadRequest(f"image: tesseract reads at most {MAX_SIDE} pixels a side")
+        try:
+            words = pytesseract.image_to_data(
+                _portable(image),
+                lang=codes,
+                config=f"--psm {self._settings.segmentation}",
+                output_type=pytesseract.Output.DICT,
+                timeout=self._settings.timeout,
+            )
+        except pytesseract.TesseractNotFoundError:
+            raise Unavailable(NO_PROGRAM) from None
+        except pytesseract.TesseractError:
+            raise  # a RuntimeError too, but not the one below
+        except RuntimeError:
+            limit = f"{self._settings.timeout:g} s"
+            raise Unavailable(f"tesseract did not finish this image within {limit}") from None
+        return regions.result(_lines(words, height, width))
+
+
+def _portable(image: Image) -> Any:
+    """Wrap the array for pytesseract, to be handed over uncompressed instead of as PNG."""
+    import PIL.Image
+
+    picture = PIL.Image.fromarray(image)
+    picture.format = "PPM"
+    return picture
+
+
+def _lines(words: dict[str, list[Any]], height: int, width: int) -> list[TextRegion]:
+    """Join Tesseract's words to lines; rows without text are its blocks and paragraphs."""
+    lines: dict[tuple[int, int, int], list[int]] = {}
+    for i, text in enumerate(words["text"]):
+        if text.strip() and float(words["conf"][i]) >= 0:
+            key = (words["block_num"][i], words["par_num"][i], words["line_num"][i])
+            lines.setdefault(key, []).append(i)
+    read = []
+    for members in lines.values():
+        box = regions.around([p for i in members for p in _corners(words, i)], height, width)
+        if box is not None:
+            text = " ".join(re.sub(r"\s+", " ", words["text"][i].strip()) for i in members)
+            mean = sum(float(words["conf"][i]) for i in members) / len(members) / 100
+            read.append(TextRegion(text, box, min(max(mean, 0.0), 1.0)))
+    return read
+
+
+def _corners(words: dict[str, list[Any]], i: int) -> tuple[tuple[int, int], tuple[int, int]]:
+    left, top = words["left"][i], words["top"][i]
+    return (left, top), (left + words["width"][i], top + words["height"][i])

@@ -1,0 +1,125 @@
+"""The QR detector on drawn codes: turned, several, damaged, none."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+import pytest
+from mataserver_opencv.pixels import clipped
+from mataserver_opencv.qr import QrParams, text_of
+from PIL import Image
+
+
+@pytest.fixture(scope="module")
+def codes(load):
+    return load("opencv-qr")
+
+
+def found(model, image, **params):
+    return model.predict([image], [QrParams(**params)])[0].detections
+
+
+def drawn(text, *, angle=0.0, size=360, module=6, damage=0):
+    """Draw a code on grey; return the picture and the box of its modules."""
+    modules = cv2.QRCodeEncoder.create().encode(text)
+    if damage:
+        modules[10 : 10 + damage, 10 : 10 + damage] = 255
+    side = module * len(modules)
+    code = Image.fromarray(modules).resize((side, side), Image.Resampling.NEAREST).convert("RGBA")
+    turned = code.rotate(angle, Image.Resampling.BICUBIC, expand=True)
+    picture = Image.new("RGB", (size, size), (150, 150, 150))
+    picture.paste(turned, ((size - turned.width) // 2, (size - turned.height) // 2), turned)
+    half = (side / 2 - 2 * module) * (
+        abs(np.cos(np.radians(angle))) + abs(np.sin(np.radians(angle)))
+    )
+    middle = size / 2
+    return np.asarray(picture), (middle - half, middle - half, middle + half, middle + half)
+
+
+@pytest.mark.parametrize("angle", [0, 7, 30, 45, 90, 135, 180, 200, 315])
+def test_a_turned_code_is_read_where_it_is(codes, angle):
+    """The label is the text, and the box encloses the code at every angle."""
+    image, box = drawn("https://example.org/pallet/42", angle=angle)
+    (code,) = found(codes, image)
+    assert (code.label, code.confidence) == ("https://example.org/pallet/42", 1.0)
+    assert code.bbox == pytest.approx(box, abs=8)
+
+
+def test_several_codes_are_all_read(codes, picture):
+    """The three codes of the demo picture come from top to bottom with their texts."""
+    detections = found(codes, picture("codes.jpg"))
+    assert {code.label for code in detections} == {
+        "PALLET-0042",
+        "https://example.org/item/7",
+        "Aisle 5, shelf C",
+    }
+    tops = [code.bbox[1] for code in detections]
+    assert tops == sorted(tops)
+
+
+def test_a_code_beside_an_unreadable_one_does_not_name_it(codes):
+    """A damaged code keeps the label "qr" although a readable one lies next to it."""
+    good, _ = drawn("neighbour", size=200)
+    bad, _ = drawn("https://example.org/pallet/42", size=200, damage=12)
+    labels = [code.label for code in found(codes, np.hstack([good, bad]))]
+    assert sorted(labels) == ["neighbour", "qr"]
+
+
+def test_an_unreadable_code_is_labelled_qr(codes):
+    """A code that is found but not decoded has half the confidence, and can be filtered out."""
+    image, box = drawn("https://example.org/pallet/42", damage=12)
+    (code,) = found(codes, image)
+    assert (code.label, code.confidence) == ("qr", 0.5)
+    assert code.bbox == pytest.approx(box, abs=8)
+    assert found(codes, image, confidence=0.6) == []
+
+
+def test_other_alphabets_are_read(codes):
+    """A payload in UTF-8 comes back as it was written."""
+    image, _ = drawn("Grüße, 日本")
+    assert [code.label for code in found(codes, image)] == ["Grüße, 日本"]
+
+
+def test_a_payload_that_is_not_utf8_is_taken_as_latin1():
+    """The standard's default alphabet stands in where UTF-8 does not fit."""
+    assert text_of(b"Gr\xfc\xdfe") == "Grüße"
+    assert text_of("Grüße".encode()) == "Grüße"
+
+
+def test_pictures_without_codes_give_none(codes, picture):
+    """Nothing is made up on a photograph or a receipt."""
+    assert found(codes, picture("astronaut.jpg")) == []
+    assert found(codes, picture("receipt.jpg")) == []
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 20_000), (20_000, 1), (64, 12_000)])
+def test_any_size_is_taken(codes, size):
+    """One pixel and a very wide picture are answered with an empty list."""
+    assert found(codes, np.full((*size, 3), 90, np.uint8)) == []
+
+
+def test_noise_is_answered(codes):
+    """Random modules never raise, and boxes stay within the image."""
+    generator = np.random.default_rng(3)
+    for side in (40, 90, 160):
+        modules = generator.integers(0, 2, (side // 5, side // 5), dtype=np.uint8) * 255
+        image = np.repeat(np.kron(modules, np.ones((5, 5), np.uint8))[:, :, None], 3, axis=2)
+        for code in found(codes, image):
+            assert 0 <= code.bbox[0] < code.bbox[2] <= image.shape[1]
+            assert 0 <= code.bbox[1] < code.bbox[3] <= image.shape[0]
+
+
+def test_a_code_near_the_edge_is_read(codes):
+    """A code with one module of margin to the picture's edge has its box inside the picture."""
+    modules = cv2.QRCodeEncoder.create().encode("edge")[1:-1, 1:-1]
+    image = np.repeat(np.kron(modules, np.ones((6, 6), np.uint8))[:, :, None], 3, axis=2)
+    (code,) = found(codes, image)
+    side = image.shape[0]
+    assert code.bbox == pytest.approx((6, 6, side - 6, side - 6), abs=4)
+    assert all(0 <= value <= side for value in code.bbox)
+
+
+def test_a_box_that_leaves_the_image_is_clipped():
+    """Corners outside the picture are cut at its edge; nothing is left of a box beside it."""
+    assert clipped((-5.0, 2.0, 40.0, 9.0), height=8, width=30) == (0.0, 2.0, 30.0, 8.0)
+    assert clipped((31.0, 2.0, 40.0, 9.0), height=8, width=30) is None

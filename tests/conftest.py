@@ -1,0 +1,61 @@
+"""Fixtures of the core's tests: a server on a real socket, with the fake plugin's models."""
+
+from __future__ import annotations
+
+import io
+import json
+import time
+
+import aiohttp
+import pytest
+from PIL import Image
+
+from mataserver import testing
+
+FAKES = ("classify", "depth", "detect", "ocr", "pose", "segment", "track", "vlm")
+
+
+def picture(width=64, height=48, box=(10, 8, 30, 28), form="PNG", **options) -> bytes:
+    """Return an encoded grey picture with one red box."""
+    image = Image.new("RGB", (width, height), (60, 60, 60))
+    image.paste((255, 0, 0), box)
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def register(data_dir, models) -> None:
+    """Write a registry file with ``models``: name to task, source pip."""
+    entries = {
+        name: {"task": task, "source": "pip", "pulled_at": time.time()}
+        for name, task in models.items()
+    }
+    data_dir.mkdir(parents=True, exist_ok=True)
+    (data_dir / "model_registry.json").write_text(json.dumps({"version": 1, "models": entries}))
+
+
+@pytest.fixture
+def png():
+    """An encoded picture of 64x48 with a red box at (10, 8, 30, 28)."""
+    return picture()
+
+
+@pytest.fixture
+def data_dir(tmp_path):
+    """A data directory in which every fake model is registered."""
+    register(tmp_path, {f"fake-{task}": task for task in FAKES})
+    return tmp_path
+
+
+@pytest.fixture
+async def server(data_dir):
+    """A server with the fake models in threads: fast to load."""
+    async with testing.serving(data_dir, engine="thread") as served:
+        yield served
+
+
+@pytest.fixture
+async def http(server):
+    """An HTTP session that carries the server's key."""
+    async with aiohttp.ClientSession(server.url, headers=server.headers) as session:
+        yield session

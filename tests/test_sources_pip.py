@@ -1,0 +1,267 @@
+"""Backends that are Python packages, installed by the real pip from wheels made here."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+import tarfile
+import time
+import venv
+import zipfile
+from io import BytesIO
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import pip
+import pytest
+
+from mataserver.errors import BadRequest
+from mataserver.sources import install, missing
+from mataserver.sources.pip import _pins, _reason
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HANGING_BACKEND = """
+import os, time
+def build_wheel(directory, *_, **__):
+    with open(os.environ["MARKER"], "w") as marker:
+        marker.write(f"{os.getpid()}.")
+    time.sleep(300)
+def get_requires_for_build_wheel(*_):
+    return []
+"""
+HANGING_PROJECT = """
+[build-system]
+requires = []
+build-backend = "hanging_backend"
+backend-path = ["."]
+[project]
+name = "hanging"
+version = "1.0"
+"""
+
+
+class Env(NamedTuple):
+    """A virtual environment, and the variables that keep pip on this machine."""
+
+    python: str
+    variables: dict[str, str]
+
+    def version(self, name: str) -> str:
+        script = f"import importlib.metadata as m; print(m.version({name!r}))"
+        command = [self.python, "-c", script]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        return done.stdout.strip() or "absent"
+
+
+def make_wheel(folder: Path, name: str, version: str, *requires: str) -> None:
+    info = f"{name}-{version}.dist-info"
+    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
+    tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
+        wheel.writestr(f"{name}.py", f"version = {version!r}\n")
+        wheel.writestr(
+            f"{info}/METADATA", metadata + "".join(f"Requires-Dist: {r}\n" for r in requires)
+        )
+        wheel.writestr(f"{info}/WHEEL", tags)
+        wheel.writestr(f"{info}/RECORD", "")
+
+
+def make_hanging_sdist(folder: Path) -> None:
+    with tarfile.open(folder / "hanging-1.0.tar.gz", "w:gz") as archive:
+        for name, text in {
+            "pyproject.toml": HANGING_PROJECT,
+            "hanging_backend.py": HANGING_BACKEND,
+            "PKG-INFO": "Metadata-Version: 2.1\nName: hanging\nVersion: 1.0\n",
+        }.items():
+            entry = tarfile.TarInfo(f"hanging-1.0/{name}")
+            entry.size = len(text)
+            archive.addfile(entry, BytesIO(text.encode()))
+
+
+@pytest.fixture(scope="module")
+def env(tmp_path_factory: pytest.TempPathFactory) -> Env:
+    root = tmp_path_factory.mktemp("pip")
+    venv.create(root / "venv", with_pip=False)
+    # The pip of this environment, without the rest of it.
+    (root / "lib").mkdir()
+    (root / "lib" / "pip").symlink_to(Path(pip.__file__).parent)
+    wheels = root / "wheels"
+    wheels.mkdir()
+    for name, version, *requires in (
+        ("base", "1.0"),
+        ("base", "2.0"),
+        ("addon", "1.0", "base>=2"),
+        ("good", "1.0", "base"),
+        ("lost", "1.0", "nowhere"),
+    ):
+        make_wheel(wheels, name, version, *requires)
+    make_hanging_sdist(wheels)
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
+    own = {"PYTHONPATH": str(root / "lib"), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}
+    made = Env(str(root / "venv" / "bin" / "python"), kept | own | {"MARKER": str(root / "marker")})
+    asyncio.run(install(["base==1.0"], python=made.python, environment=made.variables))
+    return made
+
+
+async def refusal(env: Env, *packages: str) -> str:
+    with pytest.raises(BadRequest) as caught:
+        await install(packages, python=env.python, environment=env.variables)
+    assert caught.value.status == 400
+    return caught.value.detail
+
+
+async def test_packages_are_installed_beside_what_is_there(env):
+    """A package that fits is installed, and what it needs stays as it is."""
+    lines: list[str] = []
+    await install(["good>=1"], lines.append, python=env.python, environment=env.variables)
+    assert (env.version("good"), env.version("base")) == ("1.0", "1.0")
+    assert "Successfully installed good-1.0" in lines
+
+
+async def test_package_that_would_replace_another_is_refused(env):
+    """A conflict with what is installed is told in pip's words and changes nothing."""
+    assert await refusal(env, "addon") == (
+        "pip could not install addon: addon 1.0 depends on base>=2; this environment has base==1.0"
+    )
+    assert (env.version("addon"), env.version("base")) == ("absent", "1.0")
+
+
+async def test_newer_version_of_what_is_installed_is_refused(env):
+    """A backend that asks for another version than the installed one does not get it."""
+    assert "this environment has base==1.0" in await refusal(env, "base==2.0")
+    assert env.version("base") == "1.0"
+
+
+async def test_package_that_is_not_found_is_told(env):
+    """The errors of pip are the reason, for a package and for what it needs."""
+    assert "No matching distribution found for nothing" in await refusal(env, "nothing")
+    assert "No matching distribution found for nowhere" in await refusal(env, "good", "lost")
+
+
+@pytest.mark.parametrize(
+    "package",
+    [
+        *("", "-r x", "--index-url=http://x", "-e .", "./x", "/x", "x.whl/..", "x @ http://y/x"),
+        *(
+            "git+https://x/y",
+            "x; python_version>'3'",
+            "x y",
+            "x\n--pre",
+            "x>=",
+            "x==1;",
+            "é",
+            "x[a",
+        ),
+    ],
+)
+async def test_only_plain_requirements_reach_pip(package):
+    """Options, addresses, paths and markers are refused before any process is started."""
+    with pytest.raises(BadRequest, match="is not a plain requirement"):
+        await install(["fine>=1", package], python="/nonexistent")
+
+
+async def test_plain_requirements_are_taken(env):
+    """Names, extras and versions pass, and pip understands them."""
+    packages = ("nowhere", "x>=1.0,<2", "x[a,b-c]~=1.2", "x == 1.*", "a.b_c!=2", "x==1!2.0+cpu")
+    reason = await refusal(env, *packages)
+    assert "No matching distribution found for nowhere" in reason
+
+
+async def test_nothing_to_install_starts_nothing():
+    """An empty list needs no pip."""
+    await install([], python="/nonexistent")
+
+
+async def test_environment_without_pip_is_told(env):
+    """An environment made without pip cannot install, and says so."""
+    bare = Env(env.python, {k: v for k, v in env.variables.items() if k != "PYTHONPATH"})
+    assert await refusal(bare, "good") == (
+        "this Python environment has no pip, so no package can be installed"
+    )
+
+
+async def test_first_of_two_installed_versions_is_pinned(env, tmp_path):
+    """A distribution that is there twice is pinned once, as the one that is imported."""
+    for folder, name in (("Odd.Name-3.0.dist-info", "Odd.Name"), ("base-9.dist-info", "Base")):
+        (tmp_path / folder).mkdir()
+        version = "not a version" if "Odd" in name else "9"
+        (tmp_path / folder / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
+    (tmp_path / "broken-1.dist-info").mkdir()
+    paths = os.pathsep.join((str(tmp_path), env.variables["PYTHONPATH"]))
+    pins = await _pins(env.python, env.variables | {"PYTHONPATH": paths})
+    assert "base==9\n" in pins
+    assert "1.0" not in "".join(line for line in pins.splitlines() if line.startswith("base"))
+    assert "odd" not in pins
+
+
+def poll(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 60
+    while not condition():
+        assert time.monotonic() < deadline, "it has not happened"
+        time.sleep(0.02)
+
+
+def is_gone(pid: int) -> bool:
+    try:
+        state = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0]
+    except FileNotFoundError:
+        return True
+    return state == "Z"
+
+
+async def test_cancelled_installation_leaves_no_process(env):
+    """Cancelling ends pip and what pip has started."""
+    marker = Path(env.variables["MARKER"])
+
+    def is_building() -> bool:
+        return marker.exists() and marker.read_text().endswith(".")
+
+    task = asyncio.create_task(install(["hanging"], python=env.python, environment=env.variables))
+    await asyncio.to_thread(poll, is_building)
+    pid = int((await asyncio.to_thread(marker.read_text))[:-1])
+    assert not is_gone(pid)
+    task.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await task
+    await asyncio.to_thread(poll, lambda: is_gone(pid))
+    assert env.version("hanging") == "absent"
+
+
+@pytest.mark.parametrize(
+    ("lines", "reason"),
+    [
+        (["ERROR: no: https://user:secret@host/simple/"], "no: (an address)"),
+        (["error: externally-managed-environment"], "externally-managed-environment"),
+        (
+            ["ERROR: Could not open /home/me/x.whl, ./y or '~/z'"],
+            "Could not open (a file), (a file) or '(a file)'",
+        ),
+        (["Collecting x", "Killed", ""], "Killed"),
+        ([], "it gave no reason"),
+        (["ERROR: " + "x" * 1000], "x" * 497 + "..."),
+        ([f"ERROR: {i}" for i in range(9)], "6; 7; 8"),
+    ],
+)
+def test_reason_is_short_and_names_no_place(lines, reason):
+    """The last errors of pip are told without addresses, credentials and paths."""
+    assert _reason(lines) == reason
+
+
+def test_missing_modules_are_named():
+    """Modules are looked up without importing them; of dotted names the top level counts."""
+    assert missing(["json", "nowhere_at_all", "xml.dom", "nowhere_else.sub"]) == (
+        "nowhere_at_all",
+        "nowhere_else.sub",
+    )
+    script = (
+        "import sys; from mataserver.sources import missing\n"
+        "print(missing(['wave']), 'wave' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "() False\n"
