@@ -327,6 +327,8 @@ class ModelPool:
         """Evict until the model fits. Raises ``OutOfMemory`` when it cannot."""
         async with self._room:
             need = slot.ram or slot.recipe.estimate
+            if not self._fits(need, slot, evictable=False):
+                raise OutOfMemory(f"Not enough memory to load {slot.recipe.spec.name}")
             while not self._fits(need, slot):
                 victim = self._victim()
                 if victim is not None:
@@ -338,11 +340,15 @@ class ModelPool:
                 await asyncio.sleep(wait)
             slot.ram = need
 
-    def _fits(self, need: int, newcomer: Slot) -> bool:
-        others = (s for s in self._slots.values() if s is not newcomer and (s.worker or s.loading))
-        held = self._probe.own() + sum(s.ram for s in others)
+    def _fits(self, need: int, newcomer: Slot, *, evictable: bool = True) -> bool:
+        """Whether the newcomer fits beside the others, or beside those that cannot be evicted."""
+        others = [s for s in self._slots.values() if s is not newcomer and (s.worker or s.loading)]
+        spared = [] if evictable else self._evictable()
+        held = self._probe.own() + sum(s.ram for s in others if s not in spared)
         if held + need > self._policy.ram_fraction * self._probe.ram_total():
             return False
+        if not evictable:
+            return True
         device = newcomer.recipe.settings.device or self._policy.device
         gpus = [] if device == "cpu" else self._probe.gpus()
         if not gpus:

@@ -10,6 +10,7 @@ import asyncio
 import base64
 import contextlib
 import io
+import struct
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
@@ -357,8 +358,6 @@ def _result(model: str, task: str, data: bytes, *, packed: bool) -> dict[str, An
 
 
 def _depth() -> bytes:
-    import struct
-
     return struct.pack("<6f", 0.0, 0.2, 0.4, 0.6, 0.8, 1.0)
 
 

@@ -199,7 +199,7 @@ class _Handler(BaseHTTPRequestHandler):
         ]
         self._json({"id": id, "modelId": id, "sha": repo.commit, "siblings": siblings})
 
-    def _tree(self, repo: Repo, id: str) -> None:  # noqa: A002, ARG002 - the pattern's group
+    def _tree(self, repo: Repo, id: str) -> None:  # noqa: A002 - the pattern's group
         self._json(
             [
                 {
@@ -213,7 +213,7 @@ class _Handler(BaseHTTPRequestHandler):
             ]
         )
 
-    def _file(self, repo: Repo, id: str, name: str) -> None:  # noqa: A002, ARG002 - the pattern's group
+    def _file(self, repo: Repo, id: str, name: str) -> None:  # noqa: A002 - the pattern's group
         commit = ("X-Repo-Commit", repo.commit)
         if repo.gated:
             return self._error(403, "GatedRepo", "Access to this model is restricted", commit)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import contextlib
 import re
@@ -16,7 +17,7 @@ from mataserver.client.flight import Flight
 from mataserver.client.replies import Health, ModelStatus, Session
 from mataserver.client.source import Source
 from mataserver.client.stream import FrameStream, Reconnect, close_idle
-from mataserver.client.transport import Transport, encode
+from mataserver.client.transport import CLOSE_TIMEOUT, Transport, encode
 from mataserver.errors import MataError
 from mataserver.results import InferResponse, ModelInfo
 
@@ -223,8 +224,9 @@ class AsyncClient:
         """Delete an own session, once. A server that does not answer forgets it by itself."""
         if session_id in self._own_sessions:
             self._own_sessions.discard(session_id)
-            with contextlib.suppress(MataError):
-                await self.delete_session(session_id)
+            with contextlib.suppress(MataError, TimeoutError):
+                async with asyncio.timeout(CLOSE_TIMEOUT):
+                    await self.delete_session(session_id)
 
     async def _change(self, verb: str, body: dict[str, str], *, patient: bool) -> ModelStatus:
         answer = await self._transport.request(

@@ -29,6 +29,7 @@ _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 _processors: Any = AutoImageProcessor
 _speech: Any = transformers_logging
 
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
 _STATISTICS = ("running_mean", "running_var")
 
 
@@ -104,7 +105,7 @@ class Checkpoint:
             raise
         except ImportError as error:
             raise Unavailable(_missing_package(self.name, str(error))) from error
-        except (OSError, ValueError, KeyError, RuntimeError, SafetensorError) as error:
+        except _UNREADABLE as error:
             self._log.warning("%s: cannot read the %s: %s", self.name, part, error)
             raise MataError(
                 f"the {part} of {self.name} cannot be read; the server's log says why"

@@ -323,9 +323,7 @@ def clip_classifier(path: Path) -> None:
     """CLIP's image encoder with a trained head."""
     from transformers import CLIPConfig, CLIPForImageClassification, CLIPImageProcessorPil
 
-    config = CLIPConfig(
-        vision_config={**SMALL_ENCODER, "image_size": 32, "patch_size": 8}, **NAMED
-    )
+    config = CLIPConfig(vision_config={**SMALL_ENCODER, "image_size": 32, "patch_size": 8}, **NAMED)
     processor = CLIPImageProcessorPil(
         size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
     )

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 from mataserver_opencv.pixels import clipped
 from mataserver_opencv.qr import QrParams, text_of
 from PIL import Image
+
+PICTURES = Path(__file__).parents[3] / "examples" / "pictures"
+TEXTS = {"PALLET-0042", "https://example.org/item/7", "Aisle 5, shelf C"}
 
 
 @pytest.fixture(scope="module")
@@ -48,11 +55,7 @@ def test_a_turned_code_is_read_where_it_is(codes, angle):
 def test_several_codes_are_all_read(codes, picture):
     """The three codes of the demo picture come from top to bottom with their texts."""
     detections = found(codes, picture("codes.jpg"))
-    assert {code.label for code in detections} == {
-        "PALLET-0042",
-        "https://example.org/item/7",
-        "Aisle 5, shelf C",
-    }
+    assert {code.label for code in detections} == TEXTS
     tops = [code.bbox[1] for code in detections]
     assert tops == sorted(tops)
 
@@ -123,3 +126,11 @@ def test_a_box_that_leaves_the_image_is_clipped():
     """Corners outside the picture are cut at its edge; nothing is left of a box beside it."""
     assert clipped((-5.0, 2.0, 40.0, 9.0), height=8, width=30) == (0.0, 2.0, 30.0, 8.0)
     assert clipped((31.0, 2.0, 40.0, 9.0), height=8, width=30) is None
+
+
+def test_the_demo_picture_can_be_drawn_again(codes, tmp_path):
+    """``examples/pictures/make.py`` draws codes that read as the ones in the repository."""
+    subprocess.run([sys.executable, PICTURES / "make.py", tmp_path], check=True)
+    with Image.open(tmp_path / "codes.jpg") as image:
+        labels = {code.label for code in found(codes, np.asarray(image))}
+    assert labels == TEXTS

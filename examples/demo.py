@@ -1,0 +1,150 @@
+"""The main job in one run: start the server, read text, find faces and codes, stream frames, stop.
+
+Run as ``python examples/demo.py``; everything is real: the server, the models, the pictures. The
+data directory is a temporary one, the annotated pictures go to ``demo-output/``.
+"""
+
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+from PIL import Image, ImageDraw
+
+from mataserver.client import Client, FrameError
+
+HERE = Path(__file__).resolve().parent
+PICTURES = HERE / "pictures"
+OUTPUT = Path("demo-output")
+FRAMES = 120
+
+
+def step(text: str) -> None:
+    """Print one line of progress."""
+    print(f"\n== {text}", flush=True)
+
+
+def start_server(data_dir: str) -> tuple[subprocess.Popen[str], str]:
+    """Start ``mataserver serve`` on a free port; return the process and its URL."""
+    environment = {
+        **os.environ,
+        "MATA_SERVER_DATA_DIR": data_dir,
+        "MATA_SERVER_PORT": "0",
+        "MATA_SERVER_API_KEY": "demo",
+        "MATA_SERVER_LOG_LEVEL": "warning",
+    }
+    command = [sys.executable, "-m", "mataserver", "serve"]
+    server = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    for line in server.stdout:
+        print("  " + line.rstrip())
+        found = [word for word in line.split() if word.startswith("http://")]
+        if found:
+            return server, found[0]
+    raise SystemExit("the server did not start")
+
+
+def annotate(picture: Path, boxes: list[tuple[str, tuple[float, ...]]]) -> Path:
+    """Draw labelled boxes on a copy of ``picture``; return where it was written."""
+    image = Image.open(picture).convert("RGB")
+    pen = ImageDraw.Draw(image)
+    for label, box in boxes:
+        pen.rectangle(box, outline=(255, 40, 40), width=3)
+        where = pen.textbbox((box[0], max(0, box[1] - 16)), label, font_size=14)
+        pen.rectangle(where, fill=(255, 40, 40))
+        pen.text(where[:2], label, fill=(255, 255, 255), font_size=14)
+    target = OUTPUT / f"{picture.stem}.png"
+    image.save(target)
+    return target
+
+
+def rest(client: Client) -> None:
+    """Send each picture in another form: JSON, upload, raw body."""
+    step("read text (rapidocr), as a multipart upload")
+    text = client.upload("rapidocr", PICTURES / "receipt.jpg")
+    for region in text.regions or []:
+        print(f"  {region.confidence:5.2f}  {region.text}")
+    regions = [(r.text, r.bbox) for r in text.regions or [] if r.bbox]
+    print(f"  -> {annotate(PICTURES / 'receipt.jpg', regions)}")
+
+    step("find faces (opencv-faces), as JSON with base64")
+    faces = client.infer("opencv-faces", PICTURES / "astronaut.jpg", confidence=0.4)
+    step("find codes (opencv-qr), as a raw image body")
+    codes = client.infer_raw("opencv-qr", PICTURES / "codes.jpg")
+    for name, answer in (("astronaut", faces), ("codes", codes)):
+        found = answer.detections or []
+        for one in found:
+            print(f"  {one.confidence:5.2f}  {one.label}  {[round(v) for v in one.bbox]}")
+        path = annotate(PICTURES / f"{name}.jpg", [(d.label, d.bbox) for d in found])
+        print(f"  -> {path}")
+
+
+def frames() -> list[bytes]:
+    """Return the frames of a video: the code picture sliding sideways, as JPEGs."""
+    import io
+
+    picture = Image.open(PICTURES / "codes.jpg").convert("RGB").resize((640, 240))
+    encoded = []
+    for number in range(FRAMES):
+        canvas = Image.new("RGB", (640, 360), (30, 30, 30))
+        canvas.paste(picture, (number % 60 - 30, 60))
+        buffer = io.BytesIO()
+        canvas.save(buffer, "JPEG", quality=90)
+        encoded.append(buffer.getvalue())
+    return encoded
+
+
+def stream(client: Client, video: list[bytes], fps: float | None) -> None:
+    """Stream the video, as fast as results come or like a camera of ``fps``."""
+
+    def paced() -> object:
+        for frame in video:
+            yield frame
+            if fps:
+                time.sleep(1 / fps)
+
+    begun, results, dropped, errors, seen = time.perf_counter(), 0, 0, 0, set()
+    window = None if fps else 1
+    for item in client.stream("opencv-qr", paced(), window=window):
+        if isinstance(item, FrameError):
+            errors += 1
+            continue
+        results += 1
+        dropped = item.dropped or 0
+        seen.update(d.label for d in item.detections or [])
+    rate = results / (time.perf_counter() - begun)
+    print(f"  {len(video)} frames sent, {results} results, {dropped} dropped, {errors} errors")
+    print(f"  {rate:.1f} results per second; codes seen: {', '.join(sorted(seen))}")
+    if errors or not seen or results + dropped != len(video):
+        raise SystemExit("the stream lost frames")
+
+
+def main() -> None:
+    """Run the demo."""
+    OUTPUT.mkdir(exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix="mataserver-demo-") as data_dir:
+        step("start the server on a free port")
+        server, url = start_server(data_dir)
+        try:
+            with Client(url, api_key="demo") as client:
+                print("  models:", ", ".join(f"{m.model} ({m.task})" for m in client.models()))
+                rest(client)
+                video = frames()
+                step("stream video frames over WebSocket, each waiting for its turn")
+                stream(client, video, fps=None)
+                step("stream them like a camera of 200 frames per second: the newest frame wins")
+                stream(client, video, fps=200.0)
+        finally:
+            step("stop the server")
+            server.terminate()
+            code = server.wait(timeout=30)
+            print(f"  exit status {code}")
+    if code != 0:
+        raise SystemExit(1)
+    step(f"done: look at {OUTPUT}/")
+
+
+if __name__ == "__main__":
+    main()

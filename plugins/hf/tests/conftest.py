@@ -1,0 +1,112 @@
+"""Fixtures: tiny checkpoints, made once a session, and models that the real backends loaded."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import pytest
+from mataserver_hf import classify, depth, detect, zero_shot
+
+from mataserver import LoadContext, ModelSpec
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+BACKENDS = {
+    **dict.fromkeys(
+        (
+            "detr",
+            "conditional_detr",
+            "deformable_detr",
+            "table_transformer",
+            "rt_detr",
+            "rt_detr_v2",
+            "d_fine",
+            "yolos",
+        ),
+        detect.BACKEND,
+    ),
+    **dict.fromkeys(("vit", "resnet", "clip_classifier"), classify.BACKEND),
+    **dict.fromkeys(("clip", "siglip", "siglip2"), zero_shot.BACKEND),
+    **dict.fromkeys(("depth_anything", "dpt", "glpn", "zoedepth"), depth.BACKEND),
+}
+
+
+def _neighbour(name: str) -> Any:
+    """Import a module that lies beside this file: test folders are no packages."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _offline() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("HF_HUB_OFFLINE", "1")
+        yield
+
+
+@pytest.fixture(scope="session")
+def tiny() -> Any:
+    """The builders of checkpoints."""
+    return _neighbour("tiny")
+
+
+@pytest.fixture(scope="session")
+def checkpoint(tiny, tmp_path_factory) -> Callable[[str], Path]:
+    """``checkpoint(name)`` is a directory; it is shared, so tests that change one copy it."""
+
+    @cache
+    def make(name: str) -> Path:
+        path: Path = tmp_path_factory.mktemp(name) / name
+        tiny.BUILDERS[name](path)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def context(tmp_path) -> Callable[..., LoadContext]:
+    """``context(device=..., ...)`` is what the server would hand to ``load``."""
+    return lambda **changes: _context(tmp_path, **changes)
+
+
+def _context(data_dir: Path, **changes: Any) -> LoadContext:
+    values: dict[str, Any] = {"settings": None, "device": "cpu", "dtype": "auto", "threads": 0}
+    return LoadContext(**{**values, **changes}, data_dir=data_dir, log=logging.getLogger("hf"))
+
+
+@pytest.fixture(scope="session")
+def model(checkpoint, tmp_path_factory) -> Callable[[str], Any]:
+    """``model(name)`` is the loaded checkpoint."""
+
+    @cache
+    def load(name: str) -> Any:
+        backend = BACKENDS[name]
+        spec = ModelSpec(f"tiny/{name}", backend.task, "hf", checkpoint(name))
+        return backend.load(spec, _context(tmp_path_factory.getbasetemp()))
+
+    return load
+
+
+@pytest.fixture(scope="session")
+def picture() -> Callable[..., Any]:
+    """``picture(height, width)`` is a read-only RGB image with structure in it."""
+
+    def draw(height: int, width: int, seed: int = 0) -> Any:
+        noise = np.random.default_rng(seed)
+        image = noise.integers(0, 60, (height, width, 3), dtype=np.uint8)
+        image[height // 4 : height // 2 + 1, width // 4 : width // 2 + 1] += np.uint8(150)
+        image[:, width // 2 :, 2] += np.uint8(40)
+        image.setflags(write=False)
+        return image
+
+    return draw

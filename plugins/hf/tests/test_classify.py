@@ -1,0 +1,144 @@
+from __future__ import annotations
+
+import pytest
+from mataserver_hf import classify
+
+from mataserver import MataError, ModelFiles, ModelSpec
+
+ALL = classify.ClassifyParams(top_k=100)
+
+
+def directly(path, image):
+    """The logits that transformers itself computes, by label."""
+    import torch
+    from PIL import Image
+    from transformers import AutoImageProcessor, AutoModelForImageClassification
+
+    processor = AutoImageProcessor.from_pretrained(path, local_files_only=True)
+    network = AutoModelForImageClassification.from_pretrained(
+        path, local_files_only=True, dtype=torch.float32
+    ).eval()
+    with torch.inference_mode():
+        logits = network(**processor(images=Image.fromarray(image), return_tensors="pt")).logits[0]
+    return [network.config.id2label[index] for index in range(len(logits))], logits
+
+
+def scores(result):
+    return {each.label: each.confidence for each in result.classifications}
+
+
+@pytest.mark.parametrize("name", ["vit", "resnet", "clip_classifier"])
+def test_equals_transformers(name, model, checkpoint, picture):
+    """The classes are the softmax of a direct call, best first."""
+    image = picture(90, 150)
+    [result] = model(name).predict([image], [ALL])
+    labels, logits = directly(checkpoint(name), image)
+    expected = dict(zip(labels, logits.softmax(-1).tolist(), strict=True))
+    assert scores(result) == pytest.approx(expected, abs=1e-6)
+    values = list(scores(result).values())
+    assert values == sorted(values, reverse=True)
+    assert len(set(values)) == 4
+
+
+@pytest.mark.parametrize("name", ["vit", "resnet"])
+def test_batch_equals_single(name, model, picture):
+    """A batch of mixed sizes gives what its images give one by one."""
+    images = [picture(90, 150, 1), picture(120, 70, 2), picture(90, 150, 3)]
+    batch = model(name).predict(images, [ALL] * 3)
+    for image, result in zip(images, batch, strict=True):
+        [single] = model(name).predict([image], [ALL])
+        assert scores(result) == pytest.approx(scores(single), abs=1e-5)
+    assert scores(batch[0]) != pytest.approx(scores(batch[2]), abs=1e-5)
+
+
+@pytest.mark.parametrize("shape", [(3, 40), (40, 3), (1, 30), (3, 3), (1, 1)])
+def test_narrow_images_keep_their_layout(shape, model, checkpoint, picture):
+    """Images of one or three rows or columns are not taken for channels-first ones."""
+    image = picture(*shape)
+    [result] = model("vit").predict([image], [ALL])
+    labels, logits = directly(checkpoint("vit"), image)
+    expected = dict(zip(labels, logits.softmax(-1).tolist(), strict=True))
+    assert scores(result) == pytest.approx(expected, abs=1e-6)
+
+
+def test_top_k_and_confidence_count_per_image(model, picture):
+    """First classes below the confidence go, then the best top_k remain, each image by its own."""
+    image = picture(90, 150)
+    [everything] = model("vit").predict([image], [ALL])
+    ranked = everything.classifications
+    second = ranked[1].confidence
+    two, confident, both = model("vit").predict(
+        [image] * 3,
+        [
+            classify.ClassifyParams(top_k=2),
+            classify.ClassifyParams(confidence=second - 1e-4),
+            classify.ClassifyParams(confidence=second - 1e-4, top_k=1),
+        ],
+    )
+    assert [c.label for c in two.classifications] == [c.label for c in ranked[:2]]
+    assert [c.label for c in confident.classifications] == [c.label for c in ranked[:2]]
+    assert [c.label for c in both.classifications] == [ranked[0].label]
+
+
+def test_logits_on_request(model, checkpoint, picture):
+    """Without softmax the raw logits come back, and confidence does not filter them."""
+    image = picture(90, 150)
+    params = classify.ClassifyParams(use_softmax=False, confidence=1.0)
+    [result] = model("vit").predict([image], [params])
+    labels, logits = directly(checkpoint("vit"), image)
+    expected = dict(zip(labels, logits.tolist(), strict=True))
+    assert scores(result) == pytest.approx(expected, abs=1e-5)
+    assert min(scores(result).values()) < 0
+
+
+def test_defaults():
+    """Five classes of any score come back when a request says nothing."""
+    params = classify.ClassifyParams()
+    assert (params.top_k, params.confidence, params.use_softmax) == (5, 0.0, True)
+
+
+def test_independent_labels_get_sigmoids(tiny, context, picture, tmp_path):
+    """A model for several labels at once scores each by itself."""
+    path = tmp_path / "several"
+    tiny.vit(path, problem_type="multi_label_classification")
+    several = classify.load(ModelSpec("tiny/several", "classify", "local", path), context())
+    image = picture(90, 150)
+    [result] = several.predict([image], [ALL])
+    labels, logits = directly(path, image)
+    expected = dict(zip(labels, logits.sigmoid().tolist(), strict=True))
+    assert scores(result) == pytest.approx(expected, abs=1e-6)
+
+
+def test_encoder_without_head_is_refused(checkpoint, context, tmp_path):
+    """An encoder that was never trained to classify is an error, never a random head."""
+    from transformers import AutoImageProcessor, AutoModel
+
+    path = tmp_path / "encoder"
+    AutoModel.from_pretrained(checkpoint("vit"), local_files_only=True).save_pretrained(path)
+    AutoImageProcessor.from_pretrained(checkpoint("vit")).save_pretrained(path)
+    with pytest.raises(MataError, match=r"lacks 2 of the weights.*classifier\.bias") as caught:
+        classify.load(ModelSpec("tiny/encoder", "classify", "hf", path), context())
+    assert str(path) not in caught.value.detail
+
+
+@pytest.mark.parametrize("family", sorted(classify.FAMILIES))
+def test_every_family_is_known_to_transformers(family):
+    """Each family has a classifier in transformers and an image processor without torchvision."""
+    import transformers
+    from transformers.models.auto import image_processing_auto, modeling_auto
+
+    names = modeling_auto.MODEL_FOR_IMAGE_CLASSIFICATION_MAPPING_NAMES[family]
+    for name in [names] if isinstance(names, str) else names:
+        assert issubclass(getattr(transformers, name), transformers.PreTrainedModel)
+    if family == "dinov2_with_registers":  # its checkpoints name DINOv2's processor themselves
+        family = "dinov2"
+    processor = image_processing_auto.IMAGE_PROCESSOR_MAPPING_NAMES[family]["pil"]
+    assert getattr(transformers, processor)().backend == "pil"
+
+
+def test_image_text_models_need_a_head():
+    """CLIP with a trained head belongs here, CLIP without one does not."""
+    headed = {"model_type": "clip", "architectures": ["CLIPForImageClassification"]}
+    bare = {"model_type": "clip", "architectures": ["CLIPModel"]}
+    assert classify.BACKEND.serves(ModelFiles("a/b", "hf", config=headed), "classify")
+    assert not classify.BACKEND.serves(ModelFiles("a/b", "hf", config=bare), "classify")

@@ -1,0 +1,138 @@
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from mataserver_hf import depth
+
+from mataserver import MataError, ModelSpec
+
+FAMILIES = ("depth_anything", "dpt", "glpn", "zoedepth")
+RAW = depth.DepthParams(normalize=False)
+
+
+def predicted(path, image):
+    """The map that transformers' network computes, before any resizing: ``[h, w]``."""
+    import torch
+    from PIL import Image
+    from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+
+    processor = AutoImageProcessor.from_pretrained(path, local_files_only=True)
+    network = AutoModelForDepthEstimation.from_pretrained(
+        path, local_files_only=True, dtype=torch.float32
+    ).eval()
+    with torch.inference_mode():
+        output = network(**processor(images=Image.fromarray(image), return_tensors="pt"))
+    return processor, output
+
+
+def relative(one, other):
+    """The largest difference, in parts of the expected map's range."""
+    return np.abs(one - other).max() / (other.max() - other.min())
+
+
+@pytest.mark.parametrize("name", ["depth_anything", "dpt", "glpn"])
+def test_equals_transformers(name, model, checkpoint, picture):
+    """The map of a wide image has its size and is that of a direct call."""
+    image = picture(90, 150)
+    [result] = model(name).predict([image], [RAW])
+    processor, output = predicted(checkpoint(name), image)
+    [expected] = processor.post_process_depth_estimation(output, target_sizes=[(90, 150)])
+    assert result.depth_map.shape == (90, 150)
+    assert result.depth_map.dtype == np.float32
+    assert relative(result.depth_map, expected["predicted_depth"].numpy()) < 1e-5
+
+
+def test_zoedepth_loses_its_border(model, checkpoint, picture):
+    """ZoeDepth's map is resized to the mirrored image, and the mirrored border cut off."""
+    import torch
+
+    image = picture(90, 150)
+    [result] = model("zoedepth").predict([image], [RAW])
+    _, output = predicted(checkpoint("zoedepth"), image)
+    # floor(3 * sqrt(90 / 2)) = 20 rows and floor(3 * sqrt(150 / 2)) = 25 columns on each side
+    full = torch.nn.functional.interpolate(
+        output.predicted_depth[None], size=(130, 200), mode="bicubic", align_corners=False
+    )
+    expected = full[0, 0, 20:110, 25:175].numpy()
+    assert result.depth_map.shape == (90, 150)
+    assert relative(result.depth_map, expected) < 1e-5
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_batch_equals_single(name, model, picture):
+    """A batch of mixed sizes gives what its images give one by one."""
+    images = [picture(90, 150, 1), picture(120, 70, 2), picture(90, 150, 3)]
+    batch = model(name).predict(images, [RAW] * 3)
+    for image, result in zip(images, batch, strict=True):
+        [single] = model(name).predict([image], [RAW])
+        assert relative(result.depth_map, single.depth_map) < 1e-4
+    assert relative(batch[0].depth_map, batch[2].depth_map) > 1e-3
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_normalized_by_default(name, model, picture):
+    """By default the map is stretched to 0..1, in the same order as the raw one."""
+    image = picture(90, 150)
+    [raw] = model(name).predict([image], [RAW])
+    [result] = model(name).predict([image], [depth.DepthParams()])
+    low, high = raw.depth_map.min(), raw.depth_map.max()
+    assert (result.depth_map.min(), result.depth_map.max()) == (0.0, 1.0)
+    assert result.depth_map.dtype == np.float32
+    np.testing.assert_allclose(result.depth_map, (raw.depth_map - low) / (high - low), atol=1e-6)
+
+
+def test_constant_map_becomes_zeros():
+    """A map without any difference in depth is all zeros, not a division by zero."""
+    flat = depth._normalize(np.full((4, 6), 7.5, np.float32))
+    assert flat.dtype == np.float32
+    assert not flat.any()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("size", [(30, 50), (1, 40), (40, 1), (1, 1)])
+def test_target_size(name, size, model, picture):
+    """The map has the height and width that were asked for, even of one row or column."""
+    params = depth.DepthParams(normalize=False, target_size=size)
+    [result] = model(name).predict([picture(90, 150)], [params])
+    assert result.depth_map.shape == size
+    assert np.isfinite(result.depth_map).all()
+
+
+def test_target_size_equals_transformers(model, checkpoint, picture):
+    """A map of another size is interpolated from the network's own output."""
+    image = picture(90, 150)
+    params = depth.DepthParams(normalize=False, target_size=(33, 44))
+    [result] = model("dpt").predict([image], [params])
+    processor, output = predicted(checkpoint("dpt"), image)
+    [expected] = processor.post_process_depth_estimation(output, target_sizes=[(33, 44)])
+    assert relative(result.depth_map, expected["predicted_depth"].numpy()) < 1e-5
+
+
+def without(path, copy, part):
+    """Copy a checkpoint and drop the weights whose names hold ``part``, four of them."""
+    from safetensors.torch import load_file, save_file
+
+    shutil.copytree(path, copy)
+    weights = load_file(copy / "model.safetensors")
+    kept = {name: weight for name, weight in weights.items() if part not in name}
+    assert len(kept) == len(weights) - 4
+    save_file(kept, copy / "model.safetensors", metadata={"format": "pt"})
+    return ModelSpec("tiny/dpt", "depth", "hf", copy)
+
+
+def test_weights_that_nothing_reads_may_be_missing(model, checkpoint, context, picture, tmp_path):
+    """Published DPT checkpoints lack weights of the first fusion layer that are never read."""
+    spec = without(checkpoint("dpt"), tmp_path / "dpt", "fusion_stage.layers.0.residual_layer1")
+    image = picture(90, 150)
+    [result] = depth.load(spec, context()).predict([image], [RAW])
+    [expected] = model("dpt").predict([image], [RAW])
+    assert relative(result.depth_map, expected.depth_map) < 1e-6
+
+
+def test_weights_that_are_read_may_not_be_missing(checkpoint, context, tmp_path):
+    """The same weights of the next layer are read, so a checkpoint without them is refused."""
+    spec = without(checkpoint("dpt"), tmp_path / "dpt", "fusion_stage.layers.1.residual_layer1")
+    with pytest.raises(MataError, match="lacks 4 of the weights"):
+        depth.load(spec, context())

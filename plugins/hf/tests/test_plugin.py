@@ -1,0 +1,97 @@
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from importlib.metadata import entry_points
+
+import mataserver_hf
+from mataserver_hf import classify, depth, detect, installation, zero_shot
+
+from mataserver import ModelFiles
+
+PROBE = """
+import json, os, sys
+import mataserver_hf
+backends = list(mataserver_hf.backends())
+light = sorted({name.partition(".")[0] for name in sys.modules})
+import importlib
+for name in backends[0].preload:
+    importlib.import_module(name)
+import torch
+print(json.dumps({
+    "light": light,
+    "threads": len(os.listdir("/proc/self/task")),
+    "cuda": torch.cuda.is_initialized(),
+}))
+"""
+
+
+def test_backends():
+    """Four backends, with names of their own and one zygote between them."""
+    backends = list(mataserver_hf.backends())
+    assert {(each.name, each.task) for each in backends} == {
+        ("hf-detect", "detect"),
+        ("hf-classify", "classify"),
+        ("hf-zero-shot-classify", "classify"),
+        ("hf-depth", "depth"),
+    }
+    assert len({(each.preload, each.environment) for each in backends}) == 1
+    assert all(each.requires == installation.REQUIRES for each in backends)
+
+
+def test_entry_point():
+    """The plugin is found under the name ``hf``."""
+    [found] = entry_points(group="mataserver", name="hf")
+    assert found.load() is mataserver_hf
+
+
+def test_imports():
+    """Listing the backends imports no framework; preloading them starts no thread and no CUDA."""
+    answer = subprocess.run(
+        [sys.executable, "-c", PROBE],
+        capture_output=True,
+        check=True,
+        text=True,
+        env={**os.environ, **dict(installation.ENVIRONMENT), "OPENBLAS_NUM_THREADS": "1"},
+    )
+    found = json.loads(answer.stdout)
+    assert not {"torch", "transformers", "torchvision", "PIL", "scipy"} & set(found["light"])
+    assert found["threads"] == 1
+    assert found["cuda"] is False
+
+
+def test_each_family_has_one_backend():
+    """A model type is served by one backend for a task, whatever the model is called."""
+    tasks = {
+        "detect": detect.FAMILIES,
+        "classify": classify.FAMILIES | classify.IMAGE_TEXT_FAMILIES,
+        "depth": depth.FAMILIES,
+    }
+    for task, families in tasks.items():
+        for family in families:
+            files = ModelFiles("someone/something", "hf", config={"model_type": family})
+            serving = [each.name for each in mataserver_hf.backends() if each.serves(files, task)]
+            assert len(serving) == 1, (family, serving)
+
+
+def test_the_name_says_nothing():
+    """A model is chosen by its configuration, never by a part of its name."""
+    for name in ("facebook/detr-resnet-50", "openai/clip-vit-base-patch32", "Intel/dpt-large"):
+        for config in ({}, {"model_type": "bert"}, {"model_type": None}):
+            files = ModelFiles(name, "hf", config=config)
+            assert not any(each.serves(files, each.task) for each in mataserver_hf.backends())
+
+
+def test_families_match_transformers():
+    """Every family of the detectors and depth estimators is a model type of transformers."""
+    from transformers.models.auto import modeling_auto
+
+    known = modeling_auto.MODEL_FOR_OBJECT_DETECTION_MAPPING_NAMES
+    assert detect.FAMILIES.issubset(known)
+    known = modeling_auto.MODEL_FOR_DEPTH_ESTIMATION_MAPPING_NAMES
+    assert depth.FAMILIES.issubset(known)
+    known = modeling_auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES
+    assert classify.IMAGE_TEXT_FAMILIES.issubset(known)
+    assert zero_shot.IMAGE_TEXT_FAMILIES is classify.IMAGE_TEXT_FAMILIES

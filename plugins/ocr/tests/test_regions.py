@@ -1,0 +1,34 @@
+"""Boxes and reading order, on numbers."""
+
+from __future__ import annotations
+
+from mataserver_ocr.regions import around, reading_order
+
+
+def test_a_slanted_quad_gets_its_upright_box_within_the_image():
+    """The box encloses the corners and ends at the picture's edges."""
+    quad = [(-3.0, 5.0), (50.0, -2.0), (52.0, 8.0), (0.0, 15.0)]
+    assert around(quad, height=12, width=40) == (0.0, 0.0, 40.0, 12.0)
+    assert around(quad, height=100, width=100) == (0.0, 0.0, 52.0, 15.0)
+
+
+def test_a_quad_outside_the_image_has_no_box():
+    """Nothing is reported where nothing of the picture lies."""
+    assert around([(50.0, 5.0), (60.0, 9.0)], height=20, width=40) is None
+
+
+def test_lines_are_read_by_rows_and_from_the_left():
+    """Pieces of one row stay together although their centres differ a little."""
+    middles = [(300.0, 48.0), (60.0, 120.0), (50.0, 52.0), (310.0, 118.0)]
+    assert reading_order(middles, [30.0] * 4) == [2, 0, 1, 3]
+
+
+def test_close_small_lines_are_rows_of_their_own():
+    """The height of the letters decides what a row is, not a fixed number of pixels."""
+    middles = [(200.0, 10.0), (20.0, 19.0), (200.0, 28.0)]
+    assert reading_order(middles, [9.0] * 3) == [0, 1, 2]
+
+
+def test_no_lines_have_no_order():
+    """An empty picture is an empty list."""
+    assert reading_order([], []) == []

@@ -1,0 +1,132 @@
+"""Tesseract on drawn pages and the demo's receipt, and what it says when something is missing."""
+
+from __future__ import annotations
+
+import shutil
+
+import numpy as np
+import pytest
+from mataserver_ocr.options import TesseractSettings
+from mataserver_ocr.tesseract import MAX_SIDE, Tesseract, TesseractParams
+
+from mataserver import BadRequest, InvalidParams, Unavailable
+
+installed = pytest.mark.skipif(
+    shutil.which("tesseract") is None, reason="the program tesseract is not installed"
+)
+
+
+@pytest.fixture(scope="module")
+def engine(load):
+    return load("tesseract")
+
+
+def read(engine, image, **params):
+    return engine.predict([image], [TesseractParams(**params)])[0]
+
+
+@installed
+def test_a_page_is_read(engine, write, page, error_rate):
+    """At most one letter in a hundred of a printed page is wrong, and each line is a region."""
+    result = read(engine, write(page, size=(1000, 560), letters=28))
+    assert error_rate(result.text, page) <= 0.01
+    assert len(result.regions) == len(page.splitlines())
+
+
+@installed
+def test_the_receipt_is_read(engine, receipt, error_rate):
+    """The demo's receipt, slanted by three degrees, comes out with hardly an error."""
+    image, true = receipt
+    assert error_rate(read(engine, image).text, true) <= 0.05
+
+
+@installed
+def test_a_slightly_tilted_page_is_read(engine, write, page, error_rate):
+    """Two degrees of tilt do no harm."""
+    image = write(page, size=(1000, 560), letters=28, angle=2)
+    assert error_rate(read(engine, image).text, page) <= 0.03
+
+
+@installed
+def test_a_region_says_where_its_line_is(engine, write):
+    """The box encloses the words of the line, the confidence is their mean between 0 and 1."""
+    image = write("Harbour office", size=(600, 200), at=(120, 90))
+    (region,) = read(engine, image).regions
+    ys, xs = np.nonzero(image.min(axis=2) < 128)
+    assert region.text == "Harbour office"
+    assert region.bbox == pytest.approx((xs.min(), ys.min(), xs.max(), ys.max()), abs=4)
+    assert 0.7 < region.confidence <= 1.0
+
+
+@installed
+@pytest.mark.parametrize("size", [(1, 1), (5, 3), (1, 9000), (300, 300)])
+def test_a_picture_without_text_has_no_regions(engine, size):
+    """Empty pictures of any size give an empty text and an empty list."""
+    result = read(engine, np.full((*size, 3), 120, np.uint8))
+    assert (result.text, result.regions) == ("", [])
+
+
+@installed
+@pytest.mark.parametrize("language", ["eng", "en", "English", "en+eng"])
+def test_every_name_of_an_installed_language_is_taken(engine, write, language):
+    """Codes of other engines are mapped to Tesseract's."""
+    assert read(engine, write("Harbour"), language=language).text == "Harbour"
+
+
+@installed
+def test_segmentation_is_a_setting(load, write):
+    """As one line (mode 7) a picture of one line is read whole."""
+    result = read(load("tesseract", segmentation=7), write("Gate 7", size=(300, 120)))
+    assert result.text == "Gate 7"
+
+
+@installed
+def test_a_slow_image_is_given_up(load, write, page):
+    """After the configured seconds the request is answered with 503 and says why."""
+    engine = load("tesseract", timeout=0.001)
+    with pytest.raises(Unavailable, match=r"within 0\.001 s"):
+        read(engine, write(page, size=(1000, 560), letters=28))
+
+
+@installed
+def test_a_picture_beyond_the_engines_limit_is_refused(engine):
+    """A longer side than Tesseract takes is 400 before the program runs."""
+    with pytest.raises(BadRequest, match=str(MAX_SIDE)):
+        read(engine, np.zeros((1, MAX_SIDE + 1, 3), np.uint8))
+
+
+@installed
+def test_a_configured_language_must_be_installed(load):
+    """The default language is looked for when the model is loaded, not at the first request."""
+    with pytest.raises(InvalidParams, match="unknown language 'elvish'"):
+        load("tesseract", language="elvish")
+
+
+def test_a_missing_program_is_named_with_its_package(load, monkeypatch, tmp_path):
+    """Without ``tesseract`` on PATH, loading says what to install."""
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(Unavailable, match="apt install tesseract-ocr"):
+        load("tesseract")
+
+
+def test_missing_language_data_is_named_with_its_package():
+    """A known language whose data is not there is 503 with the package to install."""
+    engine = Tesseract(TesseractSettings(), frozenset({"eng"}))
+    with pytest.raises(Unavailable, match=r"German is not installed.* tesseract-ocr-deu"):
+        engine.codes("eng+de")
+    with pytest.raises(Unavailable, match="apt install tesseract-ocr-chi-sim"):
+        engine.codes("zh")
+
+
+def test_an_unknown_language_is_refused():
+    """A code of no table is 422, and nothing of it can reach the command line."""
+    engine = Tesseract(TesseractSettings(), frozenset({"eng"}))
+    for code in ("klingon", "--psm 0", "../eng"):
+        with pytest.raises(InvalidParams, match=r"params\.language: unknown"):
+            engine.codes(code)
+
+
+def test_data_of_the_users_own_is_taken_by_name():
+    """Installed data that no table knows is asked for by its own name, once."""
+    engine = Tesseract(TesseractSettings(), frozenset({"eng", "seven_segments"}))
+    assert engine.codes("seven_segments+en+eng") == "seven_segments+eng"

@@ -1,0 +1,133 @@
+"""The batcher: what runs together, what waits, what is refused."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mataserver.batching import Batcher, NotDispatchedError
+from mataserver.engines.work import Facts, Job, Outcome, Timing, WorkerDied
+from mataserver.errors import Unavailable
+
+
+class Recorder:
+    """A worker that notes its batches and answers when the test lets it."""
+
+    def __init__(self):
+        self.facts = Facts(stateful=False, pid=1)
+        self.alive = True
+        self.batches = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+
+    async def infer(self, jobs, deadline):
+        self.batches.append([job.image for job in jobs])
+        await self.gate.wait()
+        if not self.alive:
+            raise WorkerDied("died")
+        return [Outcome({"echo": job.image}, Timing()) for job in jobs]
+
+
+def batcher(worker, **options):
+    """Return a batcher with small limits."""
+    defaults = {"max_batch": 4, "max_wait": 0.0, "queue_limit": 8, "deadline": 5.0}
+    return Batcher(worker, **{**defaults, **options})
+
+
+def submit(made, *names):
+    """Submit a job per name, in order."""
+    return [asyncio.create_task(made.submit(Job(name.encode(), b""))) for name in names]
+
+
+async def test_with_an_idle_model_the_first_request_goes_at_once():
+    """Even with a waiting time set, a lone request is not held back."""
+    worker = Recorder()
+    outcome, waited = await batcher(worker, max_wait=60.0).submit(Job(b"a", b""))
+    assert outcome.fields == {"echo": b"a"}
+    assert waited < 1000
+
+
+async def test_requests_that_wait_together_run_together():
+    """While two batches are under way, the others gather up to the largest batch."""
+    worker = Recorder()
+    worker.gate.clear()
+    made = batcher(worker)
+    jobs = submit(made, *"abcdefg")
+    await asyncio.sleep(0.01)
+    assert worker.batches == [[b"a"], [b"b"]]
+    worker.gate.set()
+    outcomes = await asyncio.gather(*jobs)
+    assert worker.batches[2:] == [[b"c", b"d", b"e", b"f"], [b"g"]]
+    assert [outcome.fields["echo"] for outcome, _ in outcomes] == [c.encode() for c in "abcdefg"]
+
+
+async def test_a_batch_that_is_not_full_waits_while_the_model_is_busy():
+    """With a waiting time, a second batch is not sent before it is full or the time is over."""
+    worker = Recorder()
+    worker.gate.clear()
+    made = batcher(worker, max_batch=2, max_wait=30.0)
+    jobs = submit(made, "a", "b")
+    await asyncio.sleep(0.01)
+    assert worker.batches == [[b"a"]]
+    jobs += submit(made, "c")
+    await asyncio.sleep(0.01)
+    assert worker.batches == [[b"a"], [b"b", b"c"]]
+    worker.gate.set()
+    await asyncio.gather(*jobs)
+
+
+async def test_a_full_queue_refuses_at_once():
+    """One request too many gets 503 with a time to retry; the others are served."""
+    worker = Recorder()
+    worker.gate.clear()
+    made = batcher(worker, max_batch=1, queue_limit=3)
+    jobs = submit(made, *"abcde")
+    await asyncio.sleep(0.01)
+    with pytest.raises(Unavailable) as refused:
+        await made.submit(Job(b"f", b""))
+    assert refused.value.retry_after == 1
+    worker.gate.set()
+    assert len(await asyncio.gather(*jobs)) == 5
+
+
+async def test_a_cancelled_request_leaves_the_queue():
+    """A request cancelled while it waits is never run."""
+    worker = Recorder()
+    worker.gate.clear()
+    made = batcher(worker, max_batch=1)
+    jobs = submit(made, *"abcd")
+    await asyncio.sleep(0.01)
+    jobs[2].cancel()
+    await asyncio.wait([jobs[2]])
+    worker.gate.set()
+    await asyncio.gather(*jobs[:2], jobs[3])
+    assert [b"c"] not in worker.batches
+
+
+async def test_a_death_fails_what_ran_and_returns_what_waited():
+    """What the worker held fails with it; what waited may go elsewhere."""
+    worker = Recorder()
+    worker.gate.clear()
+    made = batcher(worker, max_batch=1)
+    jobs = submit(made, *"abcd")
+    await asyncio.sleep(0.01)
+    worker.alive = False
+    worker.gate.set()
+    outcomes = await asyncio.gather(*jobs, return_exceptions=True)
+    assert [type(each) for each in outcomes] == [WorkerDied] * 2 + [NotDispatchedError] * 2
+
+
+async def test_drain_waits_for_everything():
+    """Draining ends when nothing is queued or running."""
+    worker = Recorder()
+    worker.gate.clear()
+    made = batcher(worker, max_batch=1)
+    jobs = submit(made, *"abc")
+    await asyncio.sleep(0.01)
+    drained = asyncio.create_task(made.drain())
+    await asyncio.sleep(0.01)
+    assert not drained.done()
+    worker.gate.set()
+    await asyncio.wait_for(drained, 5)
+    assert all(job.done() for job in jobs)

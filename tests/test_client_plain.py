@@ -1,0 +1,101 @@
+"""The client for code without an event loop, against a stand-in server in a thread."""
+
+from __future__ import annotations
+
+import inspect
+import threading
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from api_stand_in import BOXES, KEY, SILENT, StandIn, picture
+from client_cases import connected_plainly, every, pictures, widths
+
+from mataserver.client import AsyncClient, Client, ConnectionFailed
+from mataserver.errors import NotFound
+
+
+def test_the_plain_client_does_what_the_other_does(tmp_path):
+    """Every method works without an event loop, and streams are plain iterators."""
+    path = tmp_path / "picture.png"
+    path.write_bytes(picture(5))
+    with connected_plainly(StandIn()) as client:
+        assert client.health().status == "ok"
+        assert len(client.models()) == 3
+        assert client.model(BOXES).source == "hf"
+        assert client.pull("acme/new", "depth").model == "acme/new"
+        assert client.warmup(BOXES).status == "ready"
+        assert client.unload(BOXES).status == "not_loaded"
+        assert client.plugins() == [{"name": "fake", "status": "ok"}]
+        for infer in (client.infer, client.upload, client.infer_raw):
+            assert infer(BOXES, path, confidence=0.5).detections[0].label == "patch"
+        session = client.create_session(BOXES, "detect")
+        assert client.session(session.session_id) in client.sessions()
+        client.delete_session(session.session_id)
+        assert widths(client.stream(BOXES, iter(pictures(4)))) == every(4)
+        with pytest.raises(NotFound):
+            client.model("acme/none")
+
+
+def test_every_method_of_one_client_is_one_of_the_other():
+    """The two clients offer the same names with the same parameters."""
+
+    def methods(kind):
+        return {
+            name: list(inspect.signature(method).parameters)
+            for name, method in vars(kind).items()
+            if not name.startswith("_") and name != "close"
+        }
+
+    assert methods(Client) == methods(AsyncClient)
+
+
+def test_closing_leaves_no_thread_and_ends_open_streams():
+    """After close() there is no thread, no session, and no way to go on."""
+    before = set(threading.enumerate())
+    stand_in = StandIn()
+    with stand_in.serve_in_thread():
+        serving = set(threading.enumerate())
+        client = Client(stand_in.url, KEY)
+        stream = client.stream(BOXES, iter(pictures(9)))
+        assert next(stream).frame_id == 0
+        client.close()
+        client.close()
+        assert set(threading.enumerate()) == serving
+        assert len(stand_in.deleted) == 1
+        with pytest.raises(RuntimeError, match="closed"):
+            next(stream)
+        with pytest.raises(RuntimeError, match="closed"):
+            client.health()
+    assert set(threading.enumerate()) == before
+
+
+def test_leaving_a_plain_stream_early_deletes_its_session():
+    """Dropping the iterator closes the stream at once."""
+    stand_in = StandIn()
+    with connected_plainly(stand_in) as client:
+        for item in client.stream(BOXES, pictures(9)):
+            assert item.frame_id == 0
+            break
+        assert len(stand_in.deleted) == 1
+
+
+def test_closing_ends_a_call_in_another_thread():
+    """A call that waits while the client is closed raises ConnectionFailed."""
+    stand_in = StandIn(faults={0: SILENT})
+    with stand_in.serve_in_thread(), ThreadPoolExecutor() as pool:
+        client = Client(stand_in.url, KEY)
+        reading = pool.submit(list, client.stream(BOXES, pictures(2)))
+        stand_in.first_frame.wait(10)
+        client.close()
+        with pytest.raises(ConnectionFailed, match="closed"):
+            reading.result()
+        assert len(stand_in.deleted) == 1
+
+
+def test_threads_share_a_plain_client():
+    """Calls and streams from many threads do not get mixed up."""
+    with connected_plainly(StandIn()) as client, ThreadPoolExecutor(4) as pool:
+        singles = [pool.submit(client.infer, BOXES, picture(width)) for width in range(1, 9)]
+        streams = [pool.submit(list, client.stream(BOXES, pictures(4))) for _ in range(3)]
+        assert [call.result().detections[0].bbox[2] for call in singles] == list(range(1, 9))
+        assert all(widths(call.result()) == every(4) for call in streams)

@@ -1,0 +1,371 @@
+"""The model pool: states, joined loads, keep-alive, eviction, ceilings, back-off."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+
+from mataserver.config import ModelSettings
+from mataserver.contract import ModelSpec
+from mataserver.engines.memory import Gpu
+from mataserver.engines.work import Facts, Job, Outcome, Timing, WorkerDied
+from mataserver.errors import MataError, OutOfMemory, Unavailable
+from mataserver.metrics import Metrics
+from mataserver.pool import ModelPool, Policy, Recipe
+from mataserver.testing import FAKE, fake
+
+MB = 1_000_000
+JOB = Job(b"image", b"\x80")
+
+
+class StandIn:
+    """A worker whose every step the test decides."""
+
+    def __init__(self, memory: int) -> None:
+        self.facts = Facts(stateful=False, pid=1)
+        self.alive = True
+        self.closed = False
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.batches: list[int] = []
+        self._memory = memory
+        self._callbacks = []
+
+    async def infer(self, jobs, deadline):
+        self.batches.append(len(jobs))
+        await self.gate.wait()
+        if not self.alive:
+            raise WorkerDied("died")
+        return [Outcome({}, Timing()) for _ in jobs]
+
+    async def memory(self):
+        return self._memory
+
+    def on_death(self, callback):
+        self._callbacks.append(callback)
+
+    def die(self):
+        self.alive = False
+        self.gate.set()
+        for callback in self._callbacks:
+            callback("it was shot")
+
+    async def close(self):
+        self.closed = True
+
+
+class Probe:
+    """A machine with 1000 MB of RAM, or as the test says."""
+
+    def __init__(self, ram=1000 * MB, gpus=()):
+        self._ram, self._gpus = ram, list(gpus)
+
+    def ram_total(self):
+        return self._ram
+
+    def own(self):
+        return 0
+
+    def gpus(self):
+        return self._gpus
+
+    def vram_of(self, pid):
+        return 0
+
+
+class Rig:
+    """A pool whose time, loader and machine belong to the test."""
+
+    def __init__(self, probe=None, sizes=None, **policy):
+        self.now = 1000.0
+        self.sizes = sizes or {}
+        self.workers = {}
+        self.loads = []
+        self.gate = asyncio.Event()
+        self.gate.set()
+        self.failure = None
+        chosen = Policy(**{"ram_fraction": 1.0, "min_residence": 0.0, "keep_alive": -1.0, **policy})
+        self.pool = ModelPool(
+            self.load, probe or Probe(), Metrics(), chosen, clock=lambda: self.now
+        )
+
+    async def load(self, recipe):
+        self.loads.append(recipe.spec.name)
+        await self.gate.wait()
+        if self.failure:
+            raise self.failure
+        worker = StandIn(self.sizes.get(recipe.spec.name, 100) * MB)
+        self.workers[recipe.spec.name] = worker
+        return worker
+
+    def recipe(self, name, estimate=100, **settings):
+        backend = next(b for b in fake.backends() if b.name == "fake-detect")
+        return Recipe(
+            ModelSpec(name, "detect", "pip"),
+            backend,
+            FAKE.name,
+            None,
+            ModelSettings(model=name, **settings),
+            estimate * MB,
+        )
+
+    def state(self, name):
+        return self.pool.status(name, "detect").state
+
+    async def touch(self, name, **recipe):
+        async with self.pool.hold(self.recipe(name, **recipe)):
+            pass
+        self.now += 1
+
+
+@pytest.fixture
+async def rig():
+    made = Rig()
+    yield made
+    await made.pool.close()
+
+
+async def test_states_of_a_life(rig):
+    """unloaded, loading, ready, active, idle, unloaded: each is told as it is."""
+    assert rig.state("a") == "unloaded"
+    rig.gate.clear()
+    load = asyncio.create_task(rig.touch("a"))
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert rig.state("a") == "loading"
+    rig.gate.set()
+    await load
+    assert rig.state("a") == "ready"
+    rig.workers["a"].gate.clear()
+    job = asyncio.create_task(rig.pool.infer(rig.recipe("a"), JOB))
+    await asyncio.sleep(0.01)
+    assert rig.state("a") == "active"
+    rig.workers["a"].gate.set()
+    await job
+    assert rig.state("a") == "idle"
+    assert await rig.pool.unload("a", "detect")
+    status = rig.pool.status("a", "detect")
+    assert (status.state, status.memory, status.loaded_at) == ("unloaded", None, None)
+    assert status.last_used is not None
+
+
+async def test_concurrent_loads_join(rig):
+    """Ten requests for an unloaded model load it once."""
+    await asyncio.gather(*(rig.touch("a") for _ in range(10)))
+    assert rig.loads == ["a"]
+
+
+async def test_a_client_that_goes_away_cancels_nobodys_load(rig):
+    """A waiter that is cancelled does not stop the load that others wait for."""
+    rig.gate.clear()
+    first, second = (asyncio.create_task(rig.touch("a")) for _ in range(2))
+    await asyncio.sleep(0.01)
+    first.cancel()
+    rig.gate.set()
+    await second
+    with contextlib.suppress(asyncio.CancelledError):
+        await first
+    assert rig.state("a") == "ready"
+    assert rig.loads == ["a"]
+
+
+async def test_loading_one_model_does_not_block_another(rig):
+    """While one model loads, another one that is in memory answers."""
+    await rig.touch("b")
+    rig.gate.clear()
+    load = asyncio.create_task(rig.touch("a"))
+    await asyncio.sleep(0.01)
+    outcome, _ = await rig.pool.infer(rig.recipe("b"), JOB)
+    assert outcome.failure is None
+    rig.gate.set()
+    await load
+
+
+async def test_a_failed_load_is_told_and_can_be_tried_again(rig):
+    """A load that fails raises its error, shows it beside the state, and does not stick."""
+    rig.failure = MataError("no weights")
+    with pytest.raises(MataError, match="no weights"):
+        await rig.touch("a")
+    assert rig.pool.status("a", "detect").error == "no weights"
+    rig.failure = None
+    await rig.touch("a")
+    assert rig.pool.status("a", "detect").error is None
+
+
+async def test_a_load_past_its_deadline_fails():
+    """A load that takes longer than the limit is given up."""
+    rig = Rig(load_timeout=0.05)
+    rig.gate.clear()
+    with pytest.raises(MataError, match="did not load within"):
+        await rig.touch("a")
+    assert rig.state("a") == "unloaded"
+
+
+async def test_keep_alive_unloads_an_idle_model():
+    """A model that nobody uses is unloaded when its keep-alive is over."""
+    rig = Rig(keep_alive=0.05)
+    await rig.touch("a")
+    worker = rig.workers["a"]
+    assert rig.state("a") == "ready"
+    for _ in range(100):
+        await asyncio.sleep(0.01)
+        if worker.closed:
+            break
+    assert worker.closed
+    assert rig.state("a") == "unloaded"
+
+
+async def test_a_held_model_outlives_its_keep_alive():
+    """While a session holds a model, its keep-alive does not run."""
+    rig = Rig(keep_alive=0.01)
+    async with rig.pool.hold(rig.recipe("a")):
+        await asyncio.sleep(0.05)
+        assert rig.state("a") == "ready"
+
+
+async def test_least_recently_used_is_evicted():
+    """When the ceiling is reached, the model used longest ago goes, and says so."""
+    rig = Rig(Probe(300 * MB))
+    for name in ("a", "b", "c"):
+        await rig.touch(name)
+    await rig.pool.infer(rig.recipe("a"), JOB)
+    rig.now += 1
+    await rig.touch("d")
+    assert [rig.state(name) for name in "abcd"] == ["idle", "evicted", "ready", "ready"]
+    assert rig.workers["b"].closed
+
+
+async def test_measured_memory_decides_over_the_estimate():
+    """The second load of a model reckons with what the first one took."""
+    rig = Rig(Probe(500 * MB), sizes={"big": 450})
+    await rig.touch("big", estimate=10)
+    await rig.pool.unload("big", "detect")
+    await rig.touch("small")
+    await rig.touch("big", estimate=10)
+    assert rig.state("small") == "evicted"
+
+
+async def test_what_cannot_fit_is_refused():
+    """A model larger than the ceiling gets 507, and nothing is evicted in vain."""
+    rig = Rig(Probe(300 * MB))
+    await rig.touch("a")
+    with pytest.raises(OutOfMemory):
+        await rig.touch("huge", estimate=400)
+    assert rig.state("a") == "ready"
+
+
+@pytest.mark.parametrize("why", ["held", "pinned", "active"])
+async def test_protected_models_are_not_evicted(why):
+    """A model that is held, pinned or inferring stays; the newcomer gets 507."""
+    rig = Rig(Probe(150 * MB))
+    async with contextlib.AsyncExitStack() as stack:
+        if why == "held":
+            await stack.enter_async_context(rig.pool.hold(rig.recipe("a")))
+        else:
+            await rig.touch("a", pin=why == "pinned")
+        if why == "active":
+            rig.workers["a"].gate.clear()
+            job = asyncio.create_task(rig.pool.infer(rig.recipe("a"), JOB))
+            await asyncio.sleep(0.01)
+        with pytest.raises(OutOfMemory):
+            await rig.touch("b")
+        assert not rig.workers["a"].closed
+        if why == "active":
+            rig.workers["a"].gate.set()
+            await job
+
+
+async def test_minimum_residence_holds_an_eviction_back():
+    """A model that was loaded just now is not evicted before its minimum residence."""
+    rig = Rig(Probe(150 * MB), min_residence=10.0)
+    await rig.touch("a")
+    load = asyncio.create_task(rig.touch("b"))
+    await asyncio.sleep(0.05)
+    assert rig.state("a") == "ready"
+    rig.now += 60
+    load.cancel()
+    await asyncio.wait([load])
+    await rig.pool.close()
+
+
+async def test_vram_ceiling_refuses():
+    """A model that does not fit into the GPU's memory gets 507; on the CPU it loads."""
+    rig = Rig(Probe(10_000 * MB, [Gpu(total=200 * MB, used=150 * MB)]), vram_fraction=1.0)
+    with pytest.raises(OutOfMemory):
+        await rig.touch("a", estimate=100)
+    await rig.touch("a", estimate=100, device="cpu")
+    assert rig.state("a") == "ready"
+
+
+async def test_a_death_under_a_request_is_answered_and_replaced(rig):
+    """A worker that dies fails the job it held; the next job loads a fresh worker."""
+    await rig.touch("a")
+    rig.workers["a"].gate.clear()
+    job = asyncio.create_task(rig.pool.infer(rig.recipe("a"), JOB))
+    await asyncio.sleep(0.01)
+    rig.workers["a"].die()
+    with pytest.raises(WorkerDied):
+        await job
+    assert "shot" in rig.pool.status("a", "detect").error
+    await rig.pool.infer(rig.recipe("a"), JOB)
+    assert rig.loads == ["a", "a"]
+
+
+async def test_jobs_that_only_waited_go_to_the_next_worker(rig):
+    """Jobs still in the queue when a worker dies are run by its successor."""
+    await rig.touch("a", max_batch=1)
+    first = rig.workers["a"]
+    first.gate.clear()
+    jobs = [
+        asyncio.create_task(rig.pool.infer(rig.recipe("a", max_batch=1), JOB)) for _ in range(5)
+    ]
+    await asyncio.sleep(0.01)
+    first.die()
+    outcomes = await asyncio.gather(*jobs, return_exceptions=True)
+    died = [outcome for outcome in outcomes if isinstance(outcome, WorkerDied)]
+    assert len(died) == len(first.batches) == 2
+    assert all(isinstance(outcome, tuple) for outcome in outcomes[2:])
+
+
+async def test_deaths_in_a_row_back_off_and_a_success_forgives(rig):
+    """From the third death in a row the next load waits; time passing or a success ends that."""
+    for _ in range(3):
+        await rig.touch("a")
+        rig.workers["a"].die()
+    with pytest.raises(Unavailable) as refused:
+        await rig.touch("a")
+    assert refused.value.retry_after >= 1
+    rig.now += 5
+    await rig.pool.infer(rig.recipe("a"), JOB)
+    rig.workers["a"].die()
+    await rig.touch("a")
+    assert rig.state("a") == "ready"
+
+
+async def test_unload_waits_for_the_active_inference(rig):
+    """An unload lets the inference under way end first."""
+    await rig.touch("a")
+    worker = rig.workers["a"]
+    worker.gate.clear()
+    job = asyncio.create_task(rig.pool.infer(rig.recipe("a"), JOB))
+    await asyncio.sleep(0.01)
+    unload = asyncio.create_task(rig.pool.unload("a", "detect"))
+    await asyncio.sleep(0.01)
+    assert not worker.closed
+    worker.gate.set()
+    await asyncio.gather(job, unload)
+    assert worker.closed
+
+
+async def test_close_gives_up_loads_and_closes_workers(rig):
+    """Closing the pool ends loads under way with 503 and closes what is loaded."""
+    await rig.touch("a")
+    rig.gate.clear()
+    load = asyncio.create_task(rig.touch("b"))
+    await asyncio.sleep(0.01)
+    await rig.pool.close()
+    with pytest.raises(Unavailable):
+        await load
+    assert rig.workers["a"].closed
