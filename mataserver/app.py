@@ -242,7 +242,11 @@ async def _leave_sockets(application: web.Application) -> None:
         connection.leave(stream.GOING_AWAY, "the server is shutting down")
 
 
-async def run(settings: Settings, announce: Callable[[str, State], None]) -> None:
+async def run(
+    settings: Settings,
+    announce: Callable[[str, State], None],
+    plugins: Plugins | None = None,
+) -> None:
     """Serve until SIGINT or SIGTERM, then drain.
 
     In-flight requests are answered, sockets closed, models unloaded.
@@ -253,7 +257,7 @@ async def run(settings: Settings, announce: Callable[[str, State], None]) -> Non
     loop = asyncio.get_running_loop()
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, stop.set)
-    application = build(settings)
+    application = build(settings, plugins)
     runner = web.AppRunner(
         application,
         access_log=None,

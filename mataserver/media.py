@@ -1,7 +1,7 @@
 """Encoded bytes to RGB arrays, within limits.
 
-Every path gives the same array for the same picture: uint8 ``[H, W, 3]``, EXIF orientation
-applied, alpha dropped, 16-bit samples scaled to 8, the first frame of an animation.
+Every path gives the same kind of array: writable uint8 ``[H, W, 3]``, EXIF orientation applied,
+alpha dropped, 16-bit samples scaled to 8, the first frame of an animation.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import simplejpeg
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 
 from mataserver.errors import BadRequest
 
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_SIDE = 65_535
 _ORIENTATION = 0x0112
+_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, TypeError)
 _TRANSPOSED = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -53,28 +54,43 @@ def decode(data: bytes | memoryview, max_pixels: int) -> NDArray[np.uint8]:
             f"image is too large: {width}x{height} pixels, at most {max_pixels} are allowed"
         )
     try:
-        return _pixels(picture, data)
-    except (
-        OSError,
-        ValueError,
-        SyntaxError,
-        EOFError,
-        struct.error,
-        IndexError,
-        TypeError,
-        Image.DecompressionBombError,
-    ):
+        array = _pixels(picture, data)
+    except (*_DAMAGED, Image.DecompressionBombError):
         raise BadRequest("image cannot be decoded: it is truncated or damaged") from None
+    turn = _TRANSPOSED.get(_orientation(picture))
+    return array if turn is None else np.ascontiguousarray(turn(array))
 
 
 def _pixels(picture: Image.Image, data: bytes | memoryview) -> NDArray[np.uint8]:
-    if picture.format == "JPEG" and picture.mode in {"RGB", "L"}:
+    array = _jpeg(data, picture.size) if picture.format == "JPEG" else None
+    if array is None:
+        picture.load()
+        array = np.array(_to_rgb(picture), dtype=np.uint8)
+    return array
+
+
+def _jpeg(data: bytes | memoryview, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+    """Decode a plain JPEG, or return None for one that takes Pillow's patience.
+
+    simplejpeg is faster but refuses what cameras get away with (stray bytes between markers), and
+    has no CMYK. A header that the two read differently is not trusted with memory.
+    """
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+        if (width, height) != size or colours not in {"YCbCr", "RGB", "Gray"}:
+            return None
         array: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB")
-        turn = _TRANSPOSED.get(picture.getexif().get(_ORIENTATION, 1))
-        return array if turn is None else np.ascontiguousarray(turn(array))
-    picture.load()
-    upright = ImageOps.exif_transpose(picture)
-    return np.asarray(_to_rgb(upright), dtype=np.uint8)
+    except ValueError:
+        return None
+    return array
+
+
+def _orientation(picture: Image.Image) -> int:
+    """Return the EXIF orientation; metadata that cannot be read turn nothing."""
+    try:
+        return int(picture.getexif().get(_ORIENTATION, 1))
+    except _DAMAGED:
+        return 1
 
 
 def _to_rgb(picture: Image.Image) -> Image.Image:
@@ -85,7 +101,7 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
             "RGB"
         )
     if picture.mode == "F":
-        raise ValueError("floating-point samples")
+        raise BadRequest("image has floating-point samples, which are not supported")
     if picture.mode in {"P", "PA"} and "transparency" in picture.info:
         picture = picture.convert("RGBA")
     return picture.convert("RGB")

@@ -9,6 +9,8 @@ import importlib.metadata
 import importlib.util
 import inspect
 import logging
+import pickle
+import re
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -24,11 +26,18 @@ from mataserver.results import TASKS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
+    from aiohttp import web
+
     from mataserver.contract import Context, ModelFiles
 
 GROUP = "mataserver"
 COMMANDS_GROUP = "mataserver.commands"
 HOOKS = ("settings", "backends", "service")
+
+_SOURCES = ("hf", "pip", "local")
+_ENGINES = ("process", "thread")
+_FOLDERS = re.compile(r"(?<![\w.:/-])/(?:[^\s/'\",;()<>]+/)*")
+_VARIABLE = re.compile(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 
 log = logging.getLogger("mataserver.plugins")
 
@@ -44,9 +53,10 @@ class Plugin:
     name: str
     distribution: str = ""
     version: str = ""
-    module: Any = None
+    hooks: dict[str, Callable[..., Any]] = field(default_factory=dict)
     settings: Any = None
     backends: tuple[Backend, ...] = ()
+    routes: tuple[web.RouteDef, ...] = ()
     error: str | None = None
 
 
@@ -79,15 +89,16 @@ class Plugins:
 
     found: list[Plugin] = field(default_factory=list)
     offers: list[Offer] = field(default_factory=list)
+    strict: bool = False
 
     def offer(self, files: ModelFiles, task: str) -> Offer | None:
         """Return the backend that serves a model for a task, or None."""
-        return next((each for each in self.offers if each.backend.serves(files, task)), None)
+        return next((each for each in self._usable if _serves(each, files, task)), None)
 
     def pip(self, name: str) -> Offer | None:
         """Return the pip backend called ``name``, or None."""
         return next(
-            (o for o in self.offers if o.backend.source == "pip" and o.backend.name == name), None
+            (o for o in self._usable if o.backend.source == "pip" and o.backend.name == name), None
         )
 
     @property
@@ -95,21 +106,36 @@ class Plugins:
         """The plugins in use."""
         return [plugin for plugin in self.found if plugin.error is None]
 
-    def services(self, context: Callable[[Plugin], Context]) -> list[tuple[Plugin, Service]]:
-        """Ask every plugin for its service; one that fails is put out of use."""
+    @property
+    def _usable(self) -> list[Offer]:
+        # A plugin may fall out of use later than its backends were collected: by its service.
+        return [offer for offer in self.offers if offer.plugin.error is None]
+
+    def services(
+        self, context: Callable[[Plugin], Context], taken: Iterable[tuple[str, str]] = ()
+    ) -> list[tuple[Plugin, Service]]:
+        """Ask every plugin for its service and its routes, which ``Plugin.routes`` then holds.
+
+        ``taken`` are method and path of the routes that exist. A plugin whose service fails, or
+        gives a route that exists, is put out of use; raises ``PluginError`` when
+        ``plugins.strict`` is set.
+        """
         services = []
+        routes = {_shape(method, path) for method, path in taken}
         for plugin in self.usable:
-            hook = _hook(plugin, "service")
+            hook = plugin.hooks.get("service")
             if hook is None:
                 continue
             try:
                 service = hook(context(plugin))
-                if not isinstance(service, Service):
-                    raise TypeError("service() must return an object with routes()")  # noqa: TRY301
+                plugin.routes = _routes(service, routes)
             except Exception as error:
                 _refuse(plugin, error)
                 continue
+            routes |= {_shape(route.method, route.path) for route in plugin.routes}
             services.append((plugin, service))
+        if self.strict:
+            _check_strict(self)
         return services
 
 
@@ -125,7 +151,7 @@ def discover(
     strict = given.pop("strict", False)
     if not isinstance(strict, bool):
         raise config.ConfigError("configuration: plugins.strict: expected `bool`")
-    plugins = Plugins()
+    plugins = Plugins(strict=strict)
     points = importlib.metadata.entry_points(group=GROUP) if entry_points is None else entry_points
     for point in sorted(points, key=lambda each: each.name):
         plugin = _load(point, {p.name for p in plugins.found})
@@ -151,56 +177,77 @@ def _load(point: importlib.metadata.EntryPoint, taken: set[str]) -> Plugin:
     try:
         if point.name in taken or point.name == "strict":
             raise PluginError(f"the name {point.name!r} is taken")  # noqa: TRY301
-        plugin.module = point.load()
-        _check_hooks(plugin.module)
+        plugin.hooks = _hooks(point.load())
     except Exception as error:
         _refuse(plugin, error)
     return plugin
 
 
-def _check_hooks(module: object) -> None:
-    """Let pluggy check the names and signatures of the hook implementations."""
-    manager = pluggy.PluginManager("mataserver")
-    manager.add_hookspecs(hookspecs)
-    manager.register(module)
-    manager.check_pending()
-    if not manager.get_hookcallers(module):
-        raise PluginError("it implements no hook: mark one with mataserver.hookimpl")
+def _hooks(module: object) -> dict[str, Callable[..., Any]]:
+    """Return the hook implementations of a plugin, whose names and arguments pluggy checks."""
     for name in HOOKS:
         function = getattr(module, name, None)
-        if inspect.isfunction(function) and not hasattr(function, "mataserver_impl"):
+        if inspect.isroutine(function) and not hasattr(function, "mataserver_impl"):
             raise PluginError(f"{name}() is not marked with mataserver.hookimpl")
+    manager = pluggy.PluginManager("mataserver")
+    manager.add_hookspecs(hookspecs)
+    manager.register(module, "plugin")
+    callers = manager.get_hookcallers(module) or []
+    if not callers:
+        raise PluginError("it implements no hook: mark one with mataserver.hookimpl")
+    hooks = {}
+    for caller in callers:
+        if caller.name not in HOOKS:
+            raise PluginError(f"unknown hook {caller.name!r}: there are {', '.join(HOOKS)}")
+        hooks[caller.name] = _hook(caller)
+    return hooks
 
 
-def _hook(plugin: Plugin, name: str) -> Any:
-    """Return a plugin's implementation of a hook; a submodule of the same name is none."""
-    function = getattr(plugin.module, name, None)
-    return function if hasattr(function, "mataserver_impl") else None
+def _hook(caller: pluggy.HookCaller) -> Callable[..., Any]:
+    """Return the one implementation behind a hook, to be called with the hook's arguments."""
+    implementations = caller.get_hookimpls()
+    if len(implementations) > 1 or any(i.wrapper or i.hookwrapper for i in implementations):
+        raise PluginError(f"{caller.name}() must be one plain function: no wrapper, no second one")
+    names = caller.spec.argnames if caller.spec is not None else ()
+    implementation = implementations[0]
+
+    def call(*arguments: Any) -> Any:
+        given = dict(zip(names, arguments, strict=True))
+        return implementation.function(*(given[name] for name in implementation.argnames))
+
+    return call
 
 
 def _configure(plugin: Plugin, given: object) -> None:
-    hook = _hook(plugin, "settings")
+    hook = plugin.hooks.get("settings")
+    if hook is None:
+        if given is not None:
+            raise config.ConfigError(f"configuration: plugins.{plugin.name}: it takes no settings")
+        return
     try:
-        kind = hook() if hook is not None else None
-        if kind is not None and not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+        kind = hook()
+        if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
             raise PluginError("settings() must return a msgspec.Struct type")  # noqa: TRY301
+        if not kind.__struct_config__.forbid_unknown_fields:
+            raise PluginError("settings(): the struct must have forbid_unknown_fields=True")  # noqa: TRY301
+        _check_pickles(kind, "settings(): the struct")
+        plugin.settings = config.plugin_settings(given, kind, plugin.name)
+    except config.ConfigError:
+        raise
     except Exception as error:
         _refuse(plugin, error)
-        return
-    if kind is not None:
-        plugin.settings = config.plugin_settings(given, kind, plugin.name)
-    elif given is not None:
-        raise config.ConfigError(f"configuration: plugins.{plugin.name}: it takes no settings")
 
 
 def _collect(plugin: Plugin, plugins: Plugins) -> None:
-    hook = _hook(plugin, "backends")
+    hook = plugin.hooks.get("backends")
     if hook is None or plugin.error is not None:
         return
+    owners = {offer.backend.name: offer.plugin.name for offer in plugins.offers}
     try:
         backends = tuple(hook())
         for backend in backends:
-            _check_backend(backend, plugins)
+            _check_backend(backend, owners)
+            owners[backend.name] = plugin.name
     except Exception as error:
         _refuse(plugin, error)
         return
@@ -208,17 +255,76 @@ def _collect(plugin: Plugin, plugins: Plugins) -> None:
     plugins.offers += [Offer(backend, plugin) for backend in backends]
 
 
-def _check_backend(backend: object, plugins: Plugins) -> None:
+def _check_backend(backend: object, owners: dict[str, str]) -> None:
     if not isinstance(backend, Backend):
         raise PluginError(f"backends() gave a {type(backend).__name__}, not a Backend")
-    if backend.task not in TASKS:
-        raise PluginError(f"backend {backend.name}: unknown task {backend.task!r}")
+    if not isinstance(backend.name, str) or not backend.name:
+        raise PluginError("backends() gave a Backend without a name")
+    who = f"backend {backend.name}"
+    if backend.name in owners:
+        raise PluginError(f"{who}: the plugin {owners[backend.name]} has one of that name")
+    for name, allowed in (("task", TASKS), ("source", _SOURCES), ("engine", _ENGINES)):
+        if getattr(backend, name) not in allowed:
+            raise PluginError(f"{who}: unknown {name} {getattr(backend, name)!r}")
+    if backend.source != "pip" and not callable(backend.accepts):
+        raise PluginError(f"{who}: the source {backend.source} needs a function accepts")
+    _check_worker(backend, who)
+
+
+def _check_worker(backend: Backend, who: str) -> None:
+    """Check what goes to the worker."""
     if not (isinstance(backend.params, type) and issubclass(backend.params, Params)):
-        raise PluginError(f"backend {backend.name}: params must be a mataserver.Params struct")
-    for offer in plugins.offers:
-        if offer.backend.name == backend.name:
-            owner = offer.plugin.name
-            raise PluginError(f"backend {backend.name}: the plugin {owner} has one of that name")
+        raise PluginError(f"{who}: params must be a mataserver.Params struct")
+    if not isinstance(backend.max_batch, int) or backend.max_batch < 1:
+        raise PluginError(f"{who}: max_batch must be a whole number from 1")
+    for name in ("requires", "packages", "preload"):
+        values = getattr(backend, name)
+        if not isinstance(values, tuple) or not all(isinstance(value, str) for value in values):
+            raise PluginError(f"{who}: {name} must be a tuple of strings")
+    _check_pickles(backend.load, f"{who}: load")
+    _check_pickles(backend.params, f"{who}: params")
+
+
+def _check_pickles(thing: object, what: str) -> None:
+    """A worker process gets it by its name, so it must be found under that name."""
+    if not callable(thing):
+        raise PluginError(f"{what} must be a function")
+    try:
+        pickle.dumps(thing)
+    except Exception:
+        raise PluginError(f"{what} must stand at the top level of its module") from None
+
+
+def _serves(offer: Offer, files: ModelFiles, task: str) -> bool:
+    """Whether a backend serves a model; one whose ``accepts`` fails serves none."""
+    try:
+        return bool(offer.backend.serves(files, task))
+    except Exception:
+        log.exception("accepts of the backend %s failed", offer.backend.name)
+        return False
+
+
+def _routes(service: object, taken: set[tuple[str, str]]) -> tuple[web.RouteDef, ...]:
+    """Return a service's routes. Raises ``PluginError`` for one that exists already."""
+    from aiohttp import web
+
+    if not isinstance(service, Service):
+        raise PluginError("service() must return an object with routes() and async enter and exit")
+    routes = tuple(service.routes())
+    seen = set(taken)
+    for route in routes:
+        if not isinstance(route, web.RouteDef):
+            raise PluginError(f"routes() gave a {type(route).__name__}, not an aiohttp RouteDef")
+        shape = _shape(route.method, route.path)
+        if shape in seen or ("*", shape[1]) in seen:
+            raise PluginError(f"its route exists already: {route.method} {route.path}")
+        seen.add(shape)
+    return routes
+
+
+def _shape(method: str, path: str) -> tuple[str, str]:
+    """Return a route as what it matches: the names of its variables do not count."""
+    return (method.upper(), _VARIABLE.sub("{}", path))
 
 
 def _check_known(given: dict[str, Any], plugins: Plugins) -> None:
@@ -235,8 +341,16 @@ def _check_strict(plugins: Plugins) -> None:
 
 
 def _refuse(plugin: Plugin, error: Exception) -> None:
-    plugin.error = f"{type(error).__name__}: {error}"
+    plugin.error = _reason(error)
     log.error("plugin %s is not in use: %s", plugin.name, plugin.error, exc_info=error)
+
+
+def _reason(error: Exception) -> str:
+    """What ``GET /v1/plugins`` may say of an error: on one line, and no folder of this machine."""
+    if isinstance(error, MataError):
+        return error.detail
+    text = " ".join(_FOLDERS.sub("", str(error)).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
 
 
 def _importable(module: str) -> bool:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import io
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
+from msgspec import UNSET
+from PIL import Image
 
-from mataserver import results
+from mataserver import params, results
 from mataserver.engines.work import Job
 from mataserver.errors import MataError
 
@@ -15,6 +20,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
     from mataserver.catalog import Catalog
+    from mataserver.engines.work import Format
     from mataserver.pool import ModelPool, Recipe
 
 _RESULT_OF = {task: kind for kind in results.RESULT_TYPES for task in kind.tasks}  # type: ignore[attr-defined]
@@ -43,11 +49,13 @@ class Handle:
         self._recipe = recipe
 
     async def predict(self, image: bytes, params: Any = None) -> Any:
-        """Run the model on an encoded image; return the decoded result struct."""
+        """Run the model on an encoded image; return the result struct as the model made it.
+
+        ``params`` is a mapping of names as a request carries them, or the backend's struct. What
+        it leaves out comes from the model's entry in the configuration, then from the backend.
+        """
         fields = await self._encoded(image, params, "msgpack")
-        values = {name: msgspec.msgpack.decode(data) for name, data in fields.items()}
-        values.pop("depth_shape", None)
-        return msgspec.convert(values, _RESULT_OF[self._recipe.spec.task])
+        return await asyncio.to_thread(_typed, fields, self._recipe.spec.task)
 
     async def predict_encoded(self, image: bytes, params: Any = None) -> dict[str, bytes]:
         """Run the model on an encoded image; return JSON bytes per field."""
@@ -64,11 +72,35 @@ class Handle:
             async for item in items:
                 yield item
 
-    async def _encoded(self, image: bytes, params: Any, form: Any) -> dict[str, bytes]:
-        chosen = self._recipe.backend.params() if params is None else params
-        job = Job(image, msgspec.msgpack.encode(chosen), form)
+    async def _encoded(self, image: bytes, given: Any, form: Format) -> dict[str, bytes]:
+        job = Job(image, msgspec.msgpack.encode(self._params(given)), form)
         outcome, _ = await self._pool.infer(self._recipe, job)
         failure = outcome.failure
         if failure is not None:
             raise MataError(failure.detail, status=failure.status, retry_after=failure.retry_after)
         return outcome.fields
+
+    def _params(self, given: Any) -> msgspec.Struct:
+        if isinstance(given, msgspec.Struct):
+            return given
+        backend, defaults = self._recipe.backend, self._recipe.settings.params
+        return params.parse(params.check_object(given), backend.params, defaults=defaults)
+
+
+def _typed(fields: dict[str, bytes], task: str) -> Any:
+    """Decode a result's fields; pixels become arrays again."""
+    values = {name: msgspec.msgpack.decode(data) for name, data in fields.items()}
+    shape = values.pop("depth_shape", None)
+    result = msgspec.convert(values, _RESULT_OF[task])
+    if isinstance(result, results.DepthResult):
+        return results.DepthResult(np.frombuffer(result.depth_map, "<f4").reshape(shape))
+    if isinstance(result, results.SegmentResult):
+        return results.SegmentResult([_with_mask(segment) for segment in result.segments])
+    return result
+
+
+def _with_mask(segment: results.Segment) -> results.Segment:
+    if segment.mask is UNSET:
+        return segment
+    with Image.open(io.BytesIO(segment.mask)) as picture:
+        return msgspec.structs.replace(segment, mask=np.asarray(picture) > 127)

@@ -7,10 +7,10 @@ import contextlib
 import logging
 import secrets
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Protocol
 
-from mataserver.errors import NotFound, Unavailable
+from mataserver.errors import MataError, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -18,12 +18,27 @@ if TYPE_CHECKING:
     from mataserver.metrics import Metrics
     from mataserver.pool import ModelPool, Recipe
 
+NORMAL = 1000
+
 log = logging.getLogger("mataserver.sessions")
+
+
+class Connected(Protocol):
+    """The open socket of a session."""
+
+    def leave(self, code: int, reason: str) -> None:
+        """Have the connection end soon with a WebSocket close code."""
+        ...
 
 
 @dataclass(slots=True, eq=False)
 class Session:
-    """One session. ``params`` is the backend's params struct as MessagePack."""
+    """One session. ``params`` is the backend's params struct as MessagePack.
+
+    ``frames`` counts what was received since the session began, over all its connections;
+    ``results`` what was answered with a result; ``dropped`` what was given up unanswered.
+    ``reset`` says that the model's state of this session was lost and no result has told so yet.
+    """
 
     id: str
     model: str
@@ -32,7 +47,8 @@ class Session:
     created_at: float
     seen: float
     hold: contextlib.AsyncExitStack
-    connection: Any = None
+    connection: Connected | None = None
+    detached: asyncio.Event = field(default_factory=asyncio.Event)
     frames: int = 0
     dropped: int = 0
     results: int = 0
@@ -63,6 +79,7 @@ class SessionStore:
         self._clock = clock
         self._sessions: dict[str, Session] = {}
         self._creating = 0
+        self._releasing: set[asyncio.Task[None]] = set()
 
     def __len__(self) -> int:
         return len(self._sessions)
@@ -101,15 +118,25 @@ class SessionStore:
             raise NotFound(f"Session not found: {session_id[:64]}")
         return session
 
-    def touch(self, session: Session) -> None:
-        """Note that the session was seen."""
-        session.seen = self._clock()
+    def attach(self, session: Session, connection: Connected) -> None:
+        """Note that a socket serves the session: it does not expire while it does."""
+        session.connection = connection
+        session.detached.clear()
+        self._metrics.connected.inc()
 
-    async def delete(self, session_id: str) -> Session:
-        """Remove a session: its model is released, its state forgotten. Raises ``NotFound``."""
-        session = self.get(session_id)
-        await self._remove(session)
-        return session
+    def detach(self, session: Session) -> None:
+        """Note that the socket gives the model no more frames; the time to live begins."""
+        session.connection = None
+        session.seen = self._clock()
+        session.detached.set()
+        self._metrics.connected.dec()
+
+    async def delete(self, session_id: str) -> None:
+        """Remove a session: its socket is closed, its model released, its state forgotten.
+
+        Raises ``NotFound``.
+        """
+        await self._remove(self.get(session_id))
 
     async def expire(self) -> None:
         """Remove the sessions whose time is over."""
@@ -126,16 +153,29 @@ class SessionStore:
 
     async def close(self) -> None:
         """Remove every session."""
-        for session in self.all():
-            await self._remove(session)
+        await asyncio.gather(*(self._remove(session) for session in self.all()))
+        await asyncio.gather(*self._releasing)
 
     def _expired(self, session: Session) -> bool:
         return session.connection is None and self._clock() - session.seen > self.ttl
 
     async def _remove(self, session: Session) -> None:
+        """Forget a session. Who stops waiting does not stop the release of its model."""
         if self._sessions.pop(session.id, None) is None:
             return
         self._metrics.sessions.set(len(self._sessions))
-        with contextlib.suppress(Unavailable):
+        task = asyncio.get_running_loop().create_task(self._release(session))
+        self._releasing.add(task)
+        task.add_done_callback(self._releasing.discard)
+        await asyncio.shield(task)
+
+    async def _release(self, session: Session) -> None:
+        if session.connection is not None:
+            # A frame that reached the worker after its session was closed there would make it anew.
+            session.connection.leave(NORMAL, "session deleted")
+            await session.detached.wait()
+        try:
             await self._pool.worker(session.recipe).close_session(session.id)
+        except MataError as error:
+            log.debug("the state of session %s went with its worker: %s", session.id, error.detail)
         await session.hold.aclose()

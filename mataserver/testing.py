@@ -310,26 +310,46 @@ async def serving(
         await runner.cleanup()
 
 
+def installed(*names: str) -> list[importlib.metadata.EntryPoint]:
+    """Return the entry points of installed plugins, for ``serving``.
+
+    Raises ``LookupError`` for a name that no installed distribution declares.
+    """
+    points = importlib.metadata.entry_points(group=plugin_host.GROUP)
+    for name in names:
+        if name not in points.names:
+            group = plugin_host.GROUP
+            raise LookupError(f"no entry point {name!r} in the group {group!r}: is it installed?")
+    return [points[name] for name in names]
+
+
 def check_plugin(name: str) -> list[str]:
     """Return what is wrong with the installed plugin of entry point ``name``; empty when nothing.
 
-    It must be found and load, its hooks must be well formed, and importing it must import no model
-    framework (tried in a fresh interpreter).
+    It must be found and load, its hooks must be well formed, and neither its import nor its hooks
+    may import a model framework (tried in a fresh interpreter).
     """
-    points = [p for p in importlib.metadata.entry_points(group=plugin_host.GROUP) if p.name == name]
-    if not points:
-        return [f"no entry point {name!r} in the group {plugin_host.GROUP!r}: is it installed?"]
-    problems = []
-    found = plugin_host.discover(config.Settings(), points)
-    problems += [f"{plugin.name}: {plugin.error}" for plugin in found.found if plugin.error]
-    heavy = imported_frameworks(points[0].module)
-    problems += [f"importing it imports {framework}" for framework in heavy]
+    try:
+        found = plugin_host.discover(config.Settings(), installed(name))
+    except (LookupError, config.ConfigError) as error:
+        return [str(error)]
+    problems = [f"{plugin.name}: {plugin.error}" for plugin in found.found if plugin.error]
+    if not problems:
+        heavy = _frameworks(
+            "from mataserver import config, plugins, testing;"
+            f"plugins.discover(config.Settings(), testing.installed({name!r}))"
+        )
+        problems += [f"its import or its hooks import {framework}" for framework in heavy]
     return problems
 
 
 def imported_frameworks(module: str) -> list[str]:
     """Return the model frameworks that importing ``module`` in a fresh interpreter brings in."""
-    code = f"import sys, {module}; print(*sorted(set(sys.modules) & set({sorted(FRAMEWORKS)})))"
+    return _frameworks(f"import {module}")
+
+
+def _frameworks(code: str) -> list[str]:
+    code += f"\nimport sys; print(*sorted(set(sys.modules) & set({sorted(FRAMEWORKS)})))"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)  # noqa: S603 - our interpreter
     if ran.returncode:
         return [f"an error: {ran.stderr.strip().splitlines()[-1]}"]

@@ -53,6 +53,7 @@ class Repo:
     stalled:    accept requests and never answer.
     claimed:    sizes told in the description, where they differ from the truth.
     damaged:    names of files of which wrong bytes are sent.
+    lost:       names of files that are listed and not there.
     cut_at:     break the connection once, after this many bytes of a large file.
     hold_at:    send this many bytes of a large file, then nothing until ``release()``.
     no_ranges:  answer Range requests with the whole file.
@@ -66,6 +67,7 @@ class Repo:
     stalled: bool = False
     claimed: dict[str, int] = field(default_factory=dict)
     damaged: set[str] = field(default_factory=set)
+    lost: set[str] = field(default_factory=set)
     cut_at: int | None = None
     hold_at: int | None = None
     no_ranges: bool = False
@@ -217,7 +219,7 @@ class _Handler(BaseHTTPRequestHandler):
         commit = ("X-Repo-Commit", repo.commit)
         if repo.gated:
             return self._error(403, "GatedRepo", "Access to this model is restricted", commit)
-        if name not in repo.files:
+        if name not in repo.files or name in repo.lost:
             return self._error(404, "EntryNotFound", "Entry not found", commit)
         content = repo.files[name]
         etag = hashlib.sha256(content).hexdigest() if _is_large(name) else _git_hash(content)

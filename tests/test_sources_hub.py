@@ -362,15 +362,17 @@ async def test_token_opens_a_private_model(hub, env):
     assert {r.headers.get("authorization") for r in hub.requests} == {"Bearer hf_secret"}
 
 
-async def test_new_revision_replaces_the_old_one_when_complete(hub, env):
+@pytest.mark.parametrize("fault", ["damaged", "lost"])
+async def test_new_revision_replaces_the_old_one_when_complete(hub, env, fault):
     """While an update is incomplete the old snapshot stays current; unchanged files are kept."""
     old = await download(MODEL, environment=env)
     hub.repos[MODEL].files |= {"config.json": b"{}", "extra.safetensors": b"y" * 100_000}
-    hub.repos[MODEL].damaged.add("extra.safetensors")
+    faulty = getattr(hub.repos[MODEL], fault)
+    faulty.add("extra.safetensors" if fault == "damaged" else "config.json")
     with pytest.raises(BadRequest):
         await download(MODEL, environment=env)
     assert cached(MODEL, env) == old
-    hub.repos[MODEL].damaged.clear()
+    faulty.clear()
     new = await download(MODEL, environment=env)
     assert cached(MODEL, env) == new != old
     assert len(hub.asked("GET", "model.safetensors")) == 1

@@ -1,8 +1,9 @@
 """The program of a worker process: reads messages, runs one model, answers.
 
 Threads: the main thread reads the socket, so that its end is noticed whatever the model does; one
-forward thread runs the model; a pool decodes and encodes beside it. Streams advance one item per
-``Next``, so several of them interleave and a slow reader holds up only its own.
+forward thread runs the model; while it is busy a pool decodes and encodes beside it. Streams
+advance one item per ``Next``, so several of them interleave and a slow reader holds up only its
+own.
 """
 
 from __future__ import annotations
@@ -17,13 +18,13 @@ from typing import TYPE_CHECKING, Any
 
 from mataserver.engines import wire
 from mataserver.engines.host import ModelHost
+from mataserver.engines.memory import keep_freed_memory
 from mataserver.engines.work import Failure, Job
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable, Iterator
-    from concurrent.futures import Future
 
     from mataserver.engines.host import Decoded
     from mataserver.engines.work import Assignment
@@ -41,6 +42,7 @@ class Child:
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
         self._streams: dict[int, Iterator[Any]] = {}
+        self._busy = False
 
     def run(self) -> None:
         """Serve until the socket ends or the server says stop."""
@@ -60,9 +62,7 @@ class Child:
 
     def _dispatch(self, message: wire.Message, parts: list[memoryview]) -> None:
         if isinstance(message, wire.Infer):
-            jobs = _jobs(message, parts)
-            decoding = [self._pool.submit(self._host.decode, job) for job in jobs]
-            self._work.put(lambda: self._infer(message.id, decoding))
+            self._take(message.id, _jobs(message, parts))
         elif isinstance(message, wire.CloseSession):
             self._work.put(lambda: self._host.close_session(message.session))
         elif isinstance(message, (wire.Call, wire.Open)):
@@ -73,15 +73,28 @@ class Child:
         elif isinstance(message, wire.Cancel):
             self._work.put(lambda: self._cancel(message.id))
 
+    def _take(self, request: int, jobs: list[Job]) -> None:
+        """Decode beside the forward thread if that one is busy; else leave it the whole job."""
+        if len(jobs) == 1 and not self._busy and self._work.empty():
+            self._work.put(lambda: self._infer(request, [self._host.decode(jobs[0])]))
+            return
+        decoding = [self._pool.submit(self._host.decode, job) for job in jobs]
+        self._work.put(lambda: self._infer(request, [future.result() for future in decoding]))
+
     def _forward(self) -> None:
         while (work := self._work.get()) is not None:
+            self._busy = True
             work()
+            self._busy = False
         self._pool.shutdown()
         self._host.close()
 
-    def _infer(self, request: int, decoding: list[Future[Decoded]]) -> None:
-        answers = self._host.forward([future.result() for future in decoding])
-        self._pool.submit(self._answer, request, answers)
+    def _infer(self, request: int, batch: list[Decoded]) -> None:
+        answers = self._host.forward(batch)
+        if self._work.empty():
+            self._answer(request, answers)
+        else:
+            self._pool.submit(self._answer, request, answers)
 
     def _answer(self, request: int, answers: list[tuple[Decoded, Any, float, bool]]) -> None:
         outcomes = [
@@ -151,6 +164,7 @@ def _jobs(message: wire.Infer, parts: list[memoryview]) -> list[Job]:
 
 def main(sock: socket.socket) -> None:
     """Load the model that the first message names, then serve."""
+    keep_freed_memory()
     received = wire.receive(sock)
     if received is None:
         return

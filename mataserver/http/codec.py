@@ -114,7 +114,7 @@ async def body(request: web.Request, state: State) -> AsyncIterator[bytes]:
     expected = request.content_length
     if expected is not None and expected > limit:
         raise TooLarge(f"The body is over the limit of {limit} bytes")
-    share = _Share(state)
+    share = Share(state)
     try:
         share.take(expected or 0)
         try:
@@ -127,14 +127,15 @@ async def body(request: web.Request, state: State) -> AsyncIterator[bytes]:
         share.give_back()
 
 
-class _Share:
-    """What one request holds of the budget of body bytes in flight."""
+class Share:
+    """What one request or frame holds of the budget of bytes in flight."""
 
     def __init__(self, state: State) -> None:
         self._state = state
         self.taken = 0
 
     def take(self, count: int) -> None:
+        """Take ``count`` bytes more. Raises ``Unavailable`` when the budget has not as many."""
         if self._state.body_bytes + count > self._state.settings.max_inflight_mb * 1e6:
             raise Unavailable("Too many request bytes are in flight", retry_after=1)
         self.taken += count
@@ -142,11 +143,13 @@ class _Share:
         self._state.metrics.inflight.set(self._state.body_bytes)
 
     def give_back(self) -> None:
+        """Give all of it back."""
         self._state.body_bytes -= self.taken
+        self.taken = 0
         self._state.metrics.inflight.set(self._state.body_bytes)
 
 
-async def _read(request: web.Request, limit: int, share: _Share) -> bytes:
+async def _read(request: web.Request, limit: int, share: Share) -> bytes:
     chunks, size = [], 0
     while chunk := await request.content.readany():
         size += len(chunk)

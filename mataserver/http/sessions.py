@@ -97,9 +97,7 @@ class _Sessions:
         return codec.respond(_info(self._state.sessions.get(request.match_info["session_id"])))
 
     async def delete(self, request: web.Request) -> web.Response:
-        session = await self._state.sessions.delete(request.match_info["session_id"])
-        if session.connection is not None:
-            session.connection.leave(1000, "session deleted")
+        await self._state.sessions.delete(request.match_info["session_id"])
         return web.Response(status=204)
 
     def _recipe(self, asked: SessionBody) -> Recipe:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 
 from huggingface_hub.errors import (
     DisabledRepoError,
+    EntryNotFoundError,
     GatedRepoError,
     HfHubHTTPError,
     OfflineModeIsEnabled,
@@ -28,6 +29,15 @@ if TYPE_CHECKING:
 
 _CLIENTS = frozenset({"httpx", "httpx2", "httpcore", "httpcore2", "requests", "urllib3"})
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT})
+_UNKNOWN = "model not found on the hub: {}"
+# In this order: some of them are kinds of others.
+_REFUSALS: tuple[tuple[type[Exception], str], ...] = (
+    (GatedRepoError, "model {} is gated: accept its terms on its page and set HF_TOKEN"),
+    (DisabledRepoError, "model {} has been disabled on the hub"),
+    (EntryNotFoundError, "{} lacks some of its own files"),
+    (RepositoryNotFoundError, _UNKNOWN),
+    (RevisionNotFoundError, _UNKNOWN),
+)
 
 
 class Refused(Exception):
@@ -54,12 +64,11 @@ def failure(error: BaseException, repo_id: str) -> Failure:
 
 def _answered(error: HfHubHTTPError, repo_id: str) -> Failure:
     status = error.response.status_code
-    if isinstance(error, GatedRepoError):
-        return _refused(f"model {repo_id} is gated: accept its terms on its page and set HF_TOKEN")
-    if isinstance(error, DisabledRepoError):
-        return _refused(f"model {repo_id} has been disabled on the hub")
-    if isinstance(error, RepositoryNotFoundError | RevisionNotFoundError) or status == 404:
-        return _refused(f"model not found on the hub: {repo_id}")
+    for kinds, detail in _REFUSALS:
+        if isinstance(error, kinds):
+            return _refused(detail.format(repo_id))
+    if status == 404:
+        return _refused(_UNKNOWN.format(repo_id))
     if status in {401, 403}:
         return _refused(f"the hub refuses access to {repo_id}: check HF_TOKEN")
     if status == 429:

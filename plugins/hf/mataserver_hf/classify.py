@@ -94,8 +94,8 @@ class Classifier:
         """Return the best classes of each image, best first."""
         found: dict[int, ClassifyResult] = {}
         for indices, tensors in self._pixels.groups(images):
-            output = self._network.run(tensors)
-            for index, logits in zip(indices, output.logits.float(), strict=True):
+            answers = self._network.finite(self._network.run(tensors).logits)
+            for index, logits in zip(indices, answers, strict=True):
                 found[index] = rank(self._labels, logits, params[index], self._independent)
         return [found[index] for index in range(len(images))]
 
@@ -118,8 +118,7 @@ def rank(
         scores = logits.sigmoid() if independent else logits.softmax(-1)
         lowest = params.confidence
     values = scores.cpu().numpy()
-    # "not below" rather than "at least" keeps a NaN, which the server then refuses to send.
-    best = [index for index in (-values).argsort(kind="stable") if not values[index] < lowest]
+    best = [index for index in (-values).argsort(kind="stable") if values[index] >= lowest]
     return ClassifyResult(
         [Classification(labels[index], float(values[index])) for index in best[: params.top_k]]
     )

@@ -61,8 +61,8 @@ class DepthEstimator:
         """Return a float32 map ``[h, w]`` of each image."""
         found: dict[int, DepthResult] = {}
         for indices, tensors in self._pixels.groups(images):
-            output = self._network.run(tensors)
-            for index, depth in zip(indices, output.predicted_depth.float(), strict=True):
+            depths = self._network.finite(self._network.run(tensors).predicted_depth)
+            for index, depth in zip(indices, depths, strict=True):
                 height, width = images[index].shape[:2]
                 found[index] = self._result(depth, (height, width), params[index])
         return [found[index] for index in range(len(images))]

@@ -61,7 +61,8 @@ class Detector:
         found: dict[int, DetectResult] = {}
         for indices, tensors in self._pixels.groups(images):
             output = self._network.run(tensors)
-            output.logits, output.pred_boxes = output.logits.float(), output.pred_boxes.float()
+            output.logits = self._network.finite(output.logits)
+            output.pred_boxes = self._network.finite(output.pred_boxes)
             sizes = [images[index].shape[:2] for index in indices]
             answers = self._pixels.processor.post_process_object_detection(
                 output, threshold=_EVERYTHING, target_sizes=sizes
@@ -81,7 +82,7 @@ class Detector:
         kept = [
             Detection(self._label(int(label)), float(score), _clip(box.tolist(), *size))
             for score, label, box in zip(scores, labels, boxes, strict=True)
-            if not score < confidence  # a NaN stays, for the server to refuse
+            if score >= confidence
         ]
         return DetectResult(sorted(kept, key=lambda each: -each.confidence))
 

@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from mataserver import MataError
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
@@ -36,6 +38,19 @@ class Network:
         with torch.inference_mode():
             placed = {name: self._place(tensor) for name, tensor in tensors.items()}
             return getattr(self._module, method)(**placed)
+
+    def finite(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Return what ``run`` gave as float32.
+
+        Raises ``MataError`` for NaN and infinity, which overflows in 16 bits end in: thresholds
+        would silently drop them.
+        """
+        if not bool(tensor.isfinite().all()):
+            raise MataError(
+                f"the network computed values that are no numbers in {self._module.dtype}; "
+                "dtype float32 avoids overflows"
+            )
+        return tensor.float()
 
     def close(self) -> None:
         """Give the weights' memory back."""

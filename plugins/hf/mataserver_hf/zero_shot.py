@@ -71,7 +71,7 @@ class ZeroShotClassifier:
         texts = [self._text_features(sentences(each)) for each in params]
         found: dict[int, ClassifyResult] = {}
         for indices, tensors in self._pixels.groups(images):
-            features = _unit(self._network.run(tensors, "get_image_features"))
+            features = self._features(tensors, "get_image_features")
             for index, feature in zip(indices, features, strict=True):
                 logits = texts[index] @ feature * self._scale + self._bias
                 wanted = params[index]
@@ -95,7 +95,11 @@ class ZeroShotClassifier:
         if self._independent:
             padding = {"padding": "max_length", "max_length": self._longest}
         tokens = self._tokenizer(list(texts), return_tensors="pt", **padding)
-        return _unit(self._network.run(tokens, "get_text_features"))
+        return self._features(tokens, "get_text_features")
+
+    def _features(self, tensors: Any, method: str) -> Any:
+        features = self._network.finite(self._network.run(tensors, method).pooler_output)
+        return features / features.norm(dim=-1, keepdim=True)
 
 
 def sentences(params: ZeroShotParams) -> tuple[str, ...]:
@@ -105,11 +109,6 @@ def sentences(params: ZeroShotParams) -> tuple[str, ...]:
     if PLACE not in params.prompt_template:
         raise InvalidParams(f"params.prompt_template: must hold {PLACE} where the prompt goes")
     return tuple(params.prompt_template.replace(PLACE, prompt) for prompt in params.prompts)
-
-
-def _unit(output: Any) -> Any:
-    features = output.pooler_output.float()
-    return features / features.norm(dim=-1, keepdim=True)
 
 
 def load(spec: ModelSpec, ctx: LoadContext) -> ZeroShotClassifier:

@@ -92,7 +92,8 @@ def model(checkpoint, tmp_path_factory) -> Callable[[str], Any]:
     def load(name: str) -> Any:
         backend = BACKENDS[name]
         spec = ModelSpec(f"tiny/{name}", backend.task, "hf", checkpoint(name))
-        return backend.load(spec, _context(tmp_path_factory.getbasetemp()))
+        # One thread: these networks are too small to share, and other tests want the cores too.
+        return backend.load(spec, _context(tmp_path_factory.getbasetemp(), threads=1))
 
     return load
 

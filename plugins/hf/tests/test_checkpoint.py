@@ -1,3 +1,5 @@
+"""What is checked when a checkpoint is opened."""
+
 from __future__ import annotations
 
 import shutil

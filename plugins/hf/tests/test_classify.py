@@ -1,3 +1,5 @@
+"""Classification with trained classes, against transformers itself."""
+
 from __future__ import annotations
 
 import pytest

@@ -1,3 +1,5 @@
+"""Depth estimation, against transformers itself."""
+
 from __future__ import annotations
 
 import shutil

@@ -1,3 +1,5 @@
+"""Detection: every family against transformers itself, then each parameter and refusal."""
+
 from __future__ import annotations
 
 import json
@@ -133,14 +135,10 @@ def test_too_narrow_image_is_the_clients_fault(model, picture):
         model("detr").predict([picture(1, 1000)], [ALL])
 
 
-def test_unknown_class_gets_a_name(model, picture, monkeypatch):
+def test_unknown_class_gets_a_name(model):
     """A class without a label in the configuration is called by its number."""
-    detector = model("detr")
-    monkeypatch.setattr(detector, "_labels", {})
-    [result] = detector.predict([picture(40, 60)], [ALL])
-    assert {detection.label for detection in result.detections} <= {
-        f"LABEL_{index}" for index in range(4)
-    }
+    assert model("detr")._label(3) == "car"
+    assert model("detr")._label(77) == "LABEL_77"
 
 
 def test_checkpoint_of_another_task_is_refused(checkpoint, context):
@@ -193,3 +191,15 @@ def test_half_precision_stays_close(dtype, model, checkpoint, context, picture):
     [result], [full] = (each.predict([image], [ALL]) for each in (half, model("yolos")))
     assert len(result.detections) == len(full.detections)
     assert result.detections[0].confidence == pytest.approx(full.detections[0].confidence, abs=0.25)
+
+
+def test_overflow_is_an_error(checkpoint, context, picture):
+    """A network that computes NaN is an error, not an image without objects."""
+    import torch
+
+    spec = ModelSpec("tiny/detr", "detect", "hf", checkpoint("detr"))
+    broken = detect.load(spec, context(dtype="float16"))
+    with torch.no_grad():
+        broken._network._module.class_labels_classifier.bias.fill_(float("nan"))
+    with pytest.raises(MataError, match=r"no numbers in torch\.float16; dtype float32 avoids"):
+        broken.predict([picture(90, 150)], [ALL])

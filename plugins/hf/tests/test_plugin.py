@@ -1,3 +1,5 @@
+"""What the plugin declares, before anything is loaded."""
+
 from __future__ import annotations
 
 import json
@@ -7,6 +9,8 @@ import sys
 from importlib.metadata import entry_points
 
 import mataserver_hf
+import msgspec
+import pytest
 from mataserver_hf import classify, depth, detect, installation, zero_shot
 
 from mataserver import ModelFiles
@@ -95,3 +99,21 @@ def test_families_match_transformers():
     known = modeling_auto.MODEL_FOR_ZERO_SHOT_IMAGE_CLASSIFICATION_MAPPING_NAMES
     assert classify.IMAGE_TEXT_FAMILIES.issubset(known)
     assert zero_shot.IMAGE_TEXT_FAMILIES is classify.IMAGE_TEXT_FAMILIES
+
+
+@pytest.mark.parametrize(
+    ("params", "sent"),
+    [
+        (detect.DetectParams, {"confidence": 0.25}),
+        (classify.ClassifyParams, {"confidence": 0.25, "top_k": 3, "use_softmax": False}),
+        (zero_shot.ZeroShotParams, {"prompts": ["cat", "dog"], "prompt_template": "a {}"}),
+        (depth.DepthParams, {"normalize": False, "target_size": [480, 640]}),
+    ],
+)
+def test_params_cross_the_wire(params, sent):
+    """Params made of JSON values survive the way to a worker, and misspelt ones are refused."""
+    made = msgspec.convert(sent, params)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=params) == made
+    assert made != params()
+    with pytest.raises(msgspec.ValidationError, match="confidense"):
+        msgspec.convert({"confidense": 1}, params)

@@ -1,3 +1,5 @@
+"""Classification with the request's own classes, against transformers itself."""
+
 from __future__ import annotations
 
 import pytest

@@ -6,6 +6,7 @@ collecting the tests stays fast.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -24,22 +25,19 @@ SMALL_ENCODER: dict[str, Any] = {
     "intermediate_size": 64,
 }
 
+SMALL_RESNET: dict[str, Any] = {
+    "embedding_size": 8,
+    "hidden_sizes": [8, 8, 16, 16],
+    "depths": [1, 1, 1, 1],
+    "layer_type": "basic",
+}
+
 
 def _save(path: Path, model: Any, processor: Any, tokenizer: Any = None) -> None:
     model.eval().save_pretrained(path)
     processor.save_pretrained(path)
     if tokenizer is not None:
         tokenizer.save_pretrained(path)
-
-
-def _resnet_backbone(transformers: Any) -> Any:
-    return transformers.ResNetConfig(
-        embedding_size=8,
-        hidden_sizes=[8, 8, 16, 16],
-        depths=[1, 1, 1, 1],
-        layer_type="basic",
-        out_features=["stage2", "stage3", "stage4"],
-    )
 
 
 def spread(model: Any, side: int) -> None:
@@ -63,13 +61,11 @@ def spread(model: Any, side: int) -> None:
     model.eval()
 
 
-def _detr_like(path: Path, config_name: str, model_name: str, processor_name: str) -> None:
+def _detr_like(path: Path, family: str, processor: str, stages: list[str]) -> None:
     import transformers
 
-    backbone = _resnet_backbone(transformers)
-    if config_name != "DeformableDetrConfig":
-        backbone.out_features = ["stage4"]
-    config = getattr(transformers, config_name)(
+    backbone = transformers.ResNetConfig(**SMALL_RESNET, out_features=stages)
+    config = getattr(transformers, f"{family}Config")(
         use_timm_backbone=False,
         use_pretrained_backbone=False,
         backbone=None,
@@ -84,45 +80,10 @@ def _detr_like(path: Path, config_name: str, model_name: str, processor_name: st
         num_queries=10,
         **NAMED,
     )
-    model = getattr(transformers, model_name)(config)
+    model = getattr(transformers, f"{family}ForObjectDetection")(config)
     spread(model, 64)
     size = {"shortest_edge": 64, "longest_edge": 96}
-    _save(path, model, getattr(transformers, processor_name)(size=size))
-
-
-def detr(path: Path) -> None:
-    """DETR on a ResNet."""
-    _detr_like(path, "DetrConfig", "DetrForObjectDetection", "DetrImageProcessorPil")
-
-
-def conditional_detr(path: Path) -> None:
-    """Conditional DETR on a ResNet."""
-    _detr_like(
-        path,
-        "ConditionalDetrConfig",
-        "ConditionalDetrForObjectDetection",
-        "ConditionalDetrImageProcessorPil",
-    )
-
-
-def deformable_detr(path: Path) -> None:
-    """Deformable DETR on a ResNet."""
-    _detr_like(
-        path,
-        "DeformableDetrConfig",
-        "DeformableDetrForObjectDetection",
-        "DeformableDetrImageProcessorPil",
-    )
-
-
-def table_transformer(path: Path) -> None:
-    """Table Transformer, a DETR with its norms in front."""
-    _detr_like(
-        path,
-        "TableTransformerConfig",
-        "TableTransformerForObjectDetection",
-        "DetrImageProcessorPil",
-    )
+    _save(path, model, getattr(transformers, f"{processor}ImageProcessorPil")(size=size))
 
 
 def _rt_detr_like(path: Path, family: str, backbone: Any, points: Any) -> None:
@@ -151,44 +112,34 @@ def _rt_detr_like(path: Path, family: str, backbone: Any, points: Any) -> None:
     _save(path, model, transformers.RTDetrImageProcessorPil(size={"height": 64, "width": 64}))
 
 
-def _rt_detr_backbone() -> Any:
+def rt_detr(path: Path, family: str = "RTDetr") -> None:
+    """RT-DETR, or RT-DETRv2, on a ResNet."""
     from transformers import RTDetrResNetConfig
 
-    return RTDetrResNetConfig(
-        embedding_size=8,
-        hidden_sizes=[8, 16, 16, 16],
-        depths=[1, 1, 1, 1],
-        layer_type="basic",
+    backbone = RTDetrResNetConfig(
+        **{**SMALL_RESNET, "hidden_sizes": [8, 16, 16, 16]},
         out_features=["stage2", "stage3", "stage4"],
     )
-
-
-def rt_detr(path: Path) -> None:
-    """RT-DETR on its own ResNet."""
-    _rt_detr_like(path, "RTDetr", _rt_detr_backbone(), 2)
-
-
-def rt_detr_v2(path: Path) -> None:
-    """RT-DETRv2 on the same."""
-    _rt_detr_like(path, "RTDetrV2", _rt_detr_backbone(), 2)
+    _rt_detr_like(path, family, backbone, 2)
 
 
 def d_fine(path: Path) -> None:
     """D-FINE on an HGNetV2."""
     from transformers import HGNetV2Config
 
+    ones = [1, 1, 1, 1]
     backbone = HGNetV2Config(
         stem_channels=[3, 8, 8],
         stage_in_channels=[8, 8, 16, 16],
         stage_mid_channels=[8, 8, 8, 8],
         stage_out_channels=[8, 16, 16, 16],
-        stage_num_blocks=[1, 1, 1, 1],
-        stage_numb_of_layers=[1, 1, 1, 1],
+        stage_num_blocks=ones,
+        stage_numb_of_layers=ones,
         stage_downsample=[False, True, True, True],
         stage_light_block=[False, False, True, True],
         stage_kernel_size=[3, 3, 3, 3],
         embedding_size=8,
-        depths=[1, 1, 1, 1],
+        depths=ones,
         hidden_sizes=[8, 16, 16, 16],
         out_features=["stage2", "stage3", "stage4"],
     )
@@ -226,14 +177,7 @@ def resnet(path: Path) -> None:
     """ResNet with four classes."""
     from transformers import ConvNextImageProcessorPil, ResNetConfig, ResNetForImageClassification
 
-    config = ResNetConfig(
-        embedding_size=8,
-        hidden_sizes=[8, 8, 16, 16],
-        depths=[1, 1, 1, 1],
-        layer_type="basic",
-        **NAMED,
-    )
-    model = ResNetForImageClassification(config)
+    model = ResNetForImageClassification(ResNetConfig(**SMALL_RESNET, **NAMED))
     spread(model, 64)
     _save(path, model, ConvNextImageProcessorPil(size={"shortest_edge": 64}))
 
@@ -275,12 +219,10 @@ def _image_text(path: Path, family: str, vision: dict[str, Any], processor: Any)
         "pad_token_id": tokenizer.pad_token_id,
         **SMALL_ENCODER,
     }
-    if family == "CLIP":
-        extra = {"projection_dim": 16}
-    else:
-        extra, text["projection_size"] = {}, 32
+    if family != "CLIP":
+        text["projection_size"] = 32
     config = getattr(transformers, f"{family}Config")(
-        text_config=text, vision_config={**SMALL_ENCODER, **vision}, **extra
+        text_config=text, vision_config={**SMALL_ENCODER, **vision}
     )
     model = getattr(transformers, f"{family}Model")(config)
     with torch.no_grad():
@@ -293,14 +235,16 @@ def _image_text(path: Path, family: str, vision: dict[str, Any], processor: Any)
     _save(path, model, processor, tokenizer)
 
 
-def clip(path: Path) -> None:
-    """CLIP whose tokens are bytes."""
+def _clip_pixels() -> Any:
     from transformers import CLIPImageProcessorPil
 
-    processor = CLIPImageProcessorPil(
-        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
-    )
-    _image_text(path, "CLIP", {"image_size": 32, "patch_size": 8}, processor)
+    square = {"height": 32, "width": 32}
+    return CLIPImageProcessorPil(size={"shortest_edge": 32}, crop_size=square)
+
+
+def clip(path: Path) -> None:
+    """CLIP whose tokens are bytes."""
+    _image_text(path, "CLIP", {"image_size": 32, "patch_size": 8}, _clip_pixels())
 
 
 def siglip(path: Path) -> None:
@@ -321,13 +265,10 @@ def siglip2(path: Path) -> None:
 
 def clip_classifier(path: Path) -> None:
     """CLIP's image encoder with a trained head."""
-    from transformers import CLIPConfig, CLIPForImageClassification, CLIPImageProcessorPil
+    from transformers import CLIPConfig, CLIPForImageClassification
 
     config = CLIPConfig(vision_config={**SMALL_ENCODER, "image_size": 32, "patch_size": 8}, **NAMED)
-    processor = CLIPImageProcessorPil(
-        size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}
-    )
-    _save(path, CLIPForImageClassification(config), processor)
+    _save(path, CLIPForImageClassification(config), _clip_pixels())
 
 
 def depth_anything(path: Path) -> None:
@@ -340,10 +281,7 @@ def depth_anything(path: Path) -> None:
     )
 
     backbone = Dinov2Config(
-        hidden_size=32,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        mlp_ratio=2,
+        **{**SMALL_ENCODER, "num_hidden_layers": 4},
         image_size=56,
         patch_size=14,
         out_indices=[1, 2, 3, 4],
@@ -370,10 +308,7 @@ def dpt(path: Path) -> None:
     from transformers import DPTConfig, DPTForDepthEstimation, DPTImageProcessorPil
 
     config = DPTConfig(
-        hidden_size=32,
-        num_hidden_layers=4,
-        num_attention_heads=2,
-        intermediate_size=64,
+        **{**SMALL_ENCODER, "num_hidden_layers": 4},
         image_size=64,
         patch_size=16,
         is_hybrid=False,
@@ -426,36 +361,39 @@ def zoedepth(path: Path) -> None:
         fusion_hidden_size=8,
         bottleneck_features=8,
         num_relative_features=8,
-        bin_embedding_dim=8,
-        num_attractors=[4, 2, 2, 1],
         bin_configurations=[{"n_bins": 8, "min_depth": 0.001, "max_depth": 10.0}],
     )
     model = ZoeDepthForDepthEstimation(config)
     spread(model, 64)
-    size = {"height": 64, "width": 96}
-    _save(path, model, ZoeDepthImageProcessorPil(size=size, ensure_multiple_of=32))
+    _save(path, model, ZoeDepthImageProcessorPil(size={"height": 64, "width": 96}))
 
 
 BUILDERS: dict[str, Callable[[Path], None]] = {
-    builder.__name__: builder
-    for builder in (
-        detr,
-        conditional_detr,
-        deformable_detr,
-        table_transformer,
-        rt_detr,
-        rt_detr_v2,
-        d_fine,
-        yolos,
-        vit,
-        resnet,
-        clip,
-        siglip,
-        siglip2,
-        clip_classifier,
-        depth_anything,
-        dpt,
-        glpn,
-        zoedepth,
-    )
+    "detr": partial(_detr_like, family="Detr", processor="Detr", stages=["stage4"]),
+    "conditional_detr": partial(
+        _detr_like, family="ConditionalDetr", processor="ConditionalDetr", stages=["stage4"]
+    ),
+    "deformable_detr": partial(
+        _detr_like,
+        family="DeformableDetr",
+        processor="DeformableDetr",
+        stages=["stage2", "stage3", "stage4"],
+    ),
+    "table_transformer": partial(
+        _detr_like, family="TableTransformer", processor="Detr", stages=["stage4"]
+    ),
+    "rt_detr": rt_detr,
+    "rt_detr_v2": partial(rt_detr, family="RTDetrV2"),
+    "d_fine": d_fine,
+    "yolos": yolos,
+    "vit": vit,
+    "resnet": resnet,
+    "clip": clip,
+    "siglip": siglip,
+    "siglip2": siglip2,
+    "clip_classifier": clip_classifier,
+    "depth_anything": depth_anything,
+    "dpt": dpt,
+    "glpn": glpn,
+    "zoedepth": zoedepth,
 }

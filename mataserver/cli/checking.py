@@ -1,0 +1,20 @@
+"""``mataserver check``."""
+
+from __future__ import annotations
+
+import click
+
+from mataserver.cli.environment import config_option
+
+
+@click.command()
+@config_option
+@click.pass_context
+def check(ctx: click.Context, config_file: str | None) -> None:
+    """Check a configuration and every plugin."""
+    from mataserver.cli import findings
+
+    found = findings.examine(config_file)
+    for line in found.lines():
+        click.echo(line)
+    ctx.exit(1 if found.errors else 0)

@@ -1,0 +1,84 @@
+"""What a command finds on this machine: the settings, the registry and the plugins."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+from mataserver.registry import Registry
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator
+    from importlib.metadata import EntryPoint
+
+    from mataserver.config import Settings
+    from mataserver.plugins import Plugins
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+UNKNOWN = "—"
+"""What is printed for a value that there is none of."""
+
+
+def config_option(function: F) -> F:
+    """Add ``--config FILE``, handed over as ``config_file``."""
+    option = click.option(
+        "--config",
+        "config_file",
+        metavar="FILE",
+        help="Configuration file [default: MATA_SERVER_CONFIG, else ./mataserver.yaml].",
+    )
+    return option(function)
+
+
+def warn(text: str) -> None:
+    """Write one line of warning to stderr."""
+    click.echo(f"warning: {' '.join(text.split())}", err=True)
+
+
+def registry(settings: Settings) -> Registry:
+    """Return the registry in the data directory."""
+    return Registry(settings.data_path / "model_registry.json")
+
+
+def plugins(settings: Settings) -> Plugins:
+    """Import the plugins; a broken one is a warning. Raises ``ConfigError``.
+
+    ``plugins.strict`` is about starting a server, so it does not hold here.
+    """
+    found = discover(settings)
+    for plugin in found.found:
+        if plugin.error is not None:
+            warn(f"the plugin {plugin.name} is not in use: {plugin.error}")
+    return found
+
+
+def discover(settings: Settings, points: Iterable[EntryPoint] | None = None) -> Plugins:
+    """Import the plugins, or those of ``points``, and leave it to the caller to tell of errors.
+
+    The log keeps them to itself, except on the level "debug". Raises ``ConfigError``.
+    """
+    import msgspec
+
+    from mataserver import logs
+    from mataserver import plugins as host
+
+    logs.configure(settings.log_level, settings.log_format)
+    given = {name: value for name, value in settings.plugins.items() if name != "strict"}
+    lenient = msgspec.structs.replace(settings, plugins=given)
+    with contextlib.nullcontext() if settings.log_level == "debug" else _quiet(host.log):
+        return host.discover(lenient, points)
+
+
+@contextlib.contextmanager
+def _quiet(log: Any) -> Iterator[None]:
+    def nothing(_record: object) -> bool:
+        return False
+
+    log.addFilter(nothing)
+    try:
+        yield
+    finally:
+        log.removeFilter(nothing)

@@ -1,0 +1,167 @@
+"""What is wrong with a configuration, the plugins or the models, found without starting them."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import shutil
+import tempfile
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mataserver import config
+from mataserver import plugins as plugin_host
+from mataserver.catalog import Catalog
+from mataserver.cli import environment
+from mataserver.cli.addresses import is_loopback
+from mataserver.cli.names import TAKEN
+from mataserver.errors import MataError
+from mataserver.registry import Registry
+
+if TYPE_CHECKING:
+    from mataserver.config import Settings
+    from mataserver.plugins import Plugins
+
+
+@dataclass(slots=True)
+class Findings:
+    """What was found: errors keep the server from doing its work, warnings do not."""
+
+    errors: list[str] = field(default_factory=list)
+    warnings: list[str] = field(default_factory=list)
+
+    def lines(self) -> list[str]:
+        """Return one line a finding, then the verdict."""
+        said = [("error", text) for text in self.errors]
+        said += [("warning", text) for text in self.warnings]
+        found = [f"{kind}: {' '.join(text.split())}" for kind, text in said]
+        counts = f"{_count(self.errors, 'error')}, {_count(self.warnings, 'warning')}"
+        return [*found, counts if found else "ok"]
+
+
+def _count(found: list[str], noun: str) -> str:
+    return f"{len(found)} {noun}{'' if len(found) == 1 else 's'}"
+
+
+def examine(config_file: str | None) -> Findings:
+    """Try a configuration, every plugin and every model; start and change nothing."""
+    findings = Findings()
+    try:
+        settings = config.load(config_file)
+    except MataError as error:
+        findings.errors.append(error.detail)
+        return findings
+    _check_exposure(settings, findings)
+    plugins = _check_plugins(settings, findings)
+    _check_commands(findings)
+    _check_models(settings, plugins, findings)
+    return findings
+
+
+def _check_exposure(settings: Settings, findings: Findings) -> None:
+    if settings.auth_mode == "none" and not is_loopback(settings.host):
+        findings.warnings.append(
+            f"auth_mode is none and host is {settings.host}: whoever reaches it may use it"
+        )
+
+
+def _check_plugins(settings: Settings, findings: Findings) -> Plugins:
+    """Try each plugin with its own settings, then all that passed together."""
+    given = dict(settings.plugins)
+    if not isinstance(given.pop("strict", False), bool):
+        findings.errors.append("configuration: plugins.strict: expected `bool`")
+    points = list(importlib.metadata.entry_points(group=plugin_host.GROUP))
+    for name in sorted(given.keys() - {point.name for point in points}):
+        findings.errors.append(f"configuration: plugins.{name}: no such plugin is installed")
+    sound = []
+    kept: dict[str, Any] = {}
+    for point in points:
+        own = {point.name: given[point.name]} if point.name in given else {}
+        try:
+            environment.discover(msgspec.structs.replace(settings, plugins=own), [point])
+        except MataError as error:
+            findings.errors.append(error.detail)
+            continue
+        sound.append(point)
+        kept |= own
+    found = environment.discover(msgspec.structs.replace(settings, plugins=kept), sound)
+    _check_found(found, findings)
+    return found
+
+
+def _check_found(found: Plugins, findings: Findings) -> None:
+    for plugin in found.found:
+        if plugin.error is not None:
+            findings.errors.append(f"plugin {plugin.name}: {plugin.error}")
+    for offer in found.offers:
+        binary = offer.backend.system_binary
+        if offer.missing:
+            try:
+                offer.check_installed()
+            except MataError as error:
+                findings.warnings.append(error.detail)
+        elif binary and shutil.which(binary) is None:
+            findings.warnings.append(
+                f"The backend {offer.backend.name} needs the system binary {binary}: not found"
+            )
+
+
+def _check_commands(findings: Findings) -> None:
+    for name, point in plugin_host.commands().items():
+        if name in TAKEN:
+            owner = point.module if point.dist is None else point.dist.name
+            findings.warnings.append(f"the command {name} of {owner} is refused: taken")
+
+
+def _check_models(settings: Settings, plugins: Plugins, findings: Findings) -> None:
+    """Try every model on a copy of the registry: what would be registered, and what serves it."""
+    with tempfile.TemporaryDirectory(prefix="mataserver-check-") as directory:
+        copy = Registry(Path(directory, "model_registry.json"))
+        try:
+            _copy_registry(environment.registry(settings).path, copy)
+        except MataError as error:
+            findings.errors.append(error.detail)
+            return
+        catalog = Catalog(settings, copy, plugins)
+        catalog.add_defaults()
+        for index, model in enumerate(settings.models):
+            alone = msgspec.structs.replace(settings, models=[model])
+            problem = _problem(Catalog(alone, copy, plugins), model.model)
+            if problem is not None:
+                findings.errors.append(f"models[{index}] {model.model}: {problem}")
+        for name in sorted(copy.entries().keys() - {model.model for model in settings.models}):
+            problem = _unserved(catalog, name)
+            if problem is not None:
+                findings.warnings.append(f"registered model {name}: {problem}")
+
+
+def _copy_registry(original: Path, copy: Registry) -> None:
+    """Raises ``MataError`` for a registry that cannot be read."""
+    try:
+        shutil.copyfile(original, copy.path)
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise MataError(f"could not read the model registry: {error.strerror}") from None
+    copy.entries()
+
+
+def _problem(catalog: Catalog, name: str) -> str | None:
+    """Return why the one configured model of ``catalog`` cannot be served, or None."""
+    try:
+        catalog.add_configured()
+        catalog.recipe(name)
+        catalog.check_params()
+    except MataError as error:
+        return error.detail.removeprefix("models: ")
+    return None
+
+
+def _unserved(catalog: Catalog, name: str) -> str | None:
+    try:
+        catalog.recipe(name)
+    except MataError as error:
+        return error.detail
+    return None

@@ -1,0 +1,74 @@
+"""``mataserver plugins``: what is installed, and what it would take to use the rest."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING
+
+import click
+
+from mataserver import config
+from mataserver.cli import environment
+from mataserver.cli.environment import UNKNOWN, config_option
+from mataserver.cli.names import TAKEN
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mataserver.plugins import Offer, Plugin, Plugins
+
+HEADER = ("PLUGIN", "VERSION", "BACKEND", "TASK", "SOURCE", "INSTALLED")
+
+
+@click.command()
+@config_option
+def plugins(config_file: str | None) -> None:
+    """List the plugins and their backends."""
+    found = environment.discover(config.load(config_file))
+    if not found.found:
+        click.echo("No plugins installed.")
+    else:
+        for line in _table([row for plugin in found.found for row in _rows(plugin, found)]):
+            click.echo(line)
+    _show_commands()
+
+
+def _rows(plugin: Plugin, found: Plugins) -> list[tuple[str, ...]]:
+    who = (plugin.name, plugin.version or UNKNOWN)
+    if plugin.error is not None:
+        return [(*who, UNKNOWN, UNKNOWN, UNKNOWN, f"BROKEN: {' '.join(plugin.error.split())}")]
+    offers = [offer for offer in found.offers if offer.plugin is plugin]
+    rows: list[tuple[str, ...]] = [
+        (*who, o.backend.name, o.backend.task, o.backend.source, _installation(o)) for o in offers
+    ]
+    return rows or [(*who, UNKNOWN, UNKNOWN, UNKNOWN, "yes")]
+
+
+def _installation(offer: Offer) -> str:
+    backend, missing = offer.backend, offer.missing
+    if missing:
+        packages = " ".join(f"'{package}'" for package in backend.packages or missing)
+        return f"no: pip install {packages}"
+    if backend.system_binary and shutil.which(backend.system_binary) is None:
+        return f"yes, but the system binary {backend.system_binary} is not found"
+    return "yes"
+
+
+def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(len(row[column]) for row in (HEADER, *rows)) for column in range(len(HEADER))]
+    widths[-1] = 0  # the last one is as long as it is
+    lines = [
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True))
+        for row in (HEADER, *rows)
+    ]
+    lines.insert(1, "-" * len(lines[0]))
+    return lines
+
+
+def _show_commands() -> None:
+    from mataserver import plugins as host
+
+    for name, point in sorted(host.commands().items()):
+        owner = point.module if point.dist is None else point.dist.name
+        refused = " (refused: the name is taken)" if name in TAKEN else ""
+        click.echo(f"command {name}: {owner}{refused}")

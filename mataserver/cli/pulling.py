@@ -1,0 +1,106 @@
+"""``mataserver pull``: models of the hub, pip backends and local files."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+import click
+
+from mataserver import config
+from mataserver.cli.environment import config_option, plugins, registry, warn
+from mataserver.results import TASKS
+
+if TYPE_CHECKING:
+    from mataserver.catalog import Catalog
+    from mataserver.plugins import Plugins
+    from mataserver.sources import Progress
+
+
+class DownloadBar:
+    """A download's progress on a terminal; nothing where stderr is none."""
+
+    def __init__(self, model: str) -> None:
+        self._model = model
+        self._bar: Any = None
+        self._done = 0
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._bar is not None:
+            self._bar.render_finish()
+
+    def show(self, progress: Progress) -> None:
+        """Draw the newest state."""
+        if not sys.stderr.isatty():
+            return
+        if self._bar is None:
+            self._bar = click.progressbar(
+                length=max(progress.total_bytes, 1),
+                label=self._model,
+                item_show_func=_megabytes,
+                file=sys.stderr,
+            )
+            self._bar.render_progress()
+        self._bar.update(progress.done_bytes - self._done, progress)
+        self._done = progress.done_bytes
+
+
+def _megabytes(progress: Progress | None) -> str | None:
+    if progress is None:
+        return None
+    return f"{progress.done_bytes / 1e6:.1f}/{progress.total_bytes / 1e6:.1f} MB"
+
+
+@click.command()
+@click.argument("model")
+@click.option("--task", required=True, type=click.Choice(TASKS), help="The inference task.")
+@click.option("--name", help="For a local path: the name to register it under.")
+@config_option
+def pull(model: str, task: str, name: str | None, config_file: str | None) -> None:
+    """Download a model from HuggingFace and register it.
+
+    MODEL is a HuggingFace repo ID (org/name), the name of a pip backend (easyocr), or a local
+    directory or file: /path, ./path, ~/path.
+    """
+    from mataserver.catalog import Catalog
+
+    local = _is_path(model)
+    if name is not None and not local:
+        raise click.UsageError("--name is for local paths; a pulled model keeps its own name")
+    settings = config.load(config_file)
+    found = plugins(settings)
+    catalog = Catalog(settings, registry(settings), found)
+    if local:
+        chosen = catalog.add_local(Path(model), task, name)
+        click.echo(f"Registered {chosen} ({task})")
+        return
+    _announce_pip(found, model)
+    _download(catalog, model, task)
+    click.echo(f"Pulled {model} ({task})")
+
+
+def _is_path(model: str) -> bool:
+    """Whether ``model`` is a path: marked as one, or the name of a file in this directory."""
+    return (
+        model.startswith(("/", "./", "../", "~")) or model in {".", ".."} or Path(model).is_file()
+    )
+
+
+def _announce_pip(found: Plugins, model: str) -> None:
+    """Say that pip is about to run: it takes minutes and shows nothing."""
+    offer = found.pip(model)
+    if offer is not None and offer.missing and sys.stderr.isatty():
+        click.echo(f"installing {', '.join(offer.backend.packages)} with pip", err=True)
+
+
+def _download(catalog: Catalog, model: str, task: str) -> None:
+    import asyncio
+
+    with DownloadBar(model) as bar:
+        pulled = asyncio.run(catalog.pull(model, task, bar.show))
+    for warning in pulled.warnings:
+        warn(warning)

@@ -1,0 +1,128 @@
+"""``mataserver list``, ``show`` and ``rm``: the registry, with no server involved."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from mataserver import config
+from mataserver.cli.environment import UNKNOWN, config_option, plugins, registry
+from mataserver.errors import NotFound
+
+if TYPE_CHECKING:
+    from mataserver.config import Settings
+    from mataserver.registry import Entry
+
+RULE = 62
+"""The dashed line's length, unless the table is wider."""
+
+_HF_NOTE = "Note: model weights on disk (HF cache) were not deleted."
+_PIP_NOTE = "Note: pip packages were not uninstalled. Remove manually if needed."
+_PACKAGE = re.compile(r"[A-Za-z0-9._-]+")
+
+
+@click.command("list")
+@config_option
+def list_models(config_file: str | None) -> None:
+    """List all registered models (alias: ls)."""
+    entries = registry(config.load(config_file)).entries()
+    if not entries:
+        click.echo("No models registered.")
+        return
+    width = max(len(name) for name in (*entries, "MODEL"))
+    header = _row(width, "MODEL", "TASK", "SOURCE", "SIZE (MB)")
+    click.echo(header)
+    click.echo("-" * max(RULE, len(header)))
+    for name, entry in entries.items():
+        size = _usage(name, entry)[0]
+        shown = UNKNOWN if size is None else f"{size / 1e6:.1f}"
+        click.echo(_row(width, name, entry.task, entry.source, shown))
+
+
+@click.command()
+@click.argument("model")
+@config_option
+def show(model: str, config_file: str | None) -> None:
+    """Show detailed info for a registered model."""
+    settings = config.load(config_file)
+    entry = _entry(settings, model)
+    size, accessed = _usage(model, entry)
+    fields = {
+        "model": model,
+        "task": entry.task,
+        "source": entry.source,
+        "size": UNKNOWN if size is None else f"{size / 1e6:.2f} MB",
+        "last_accessed": UNKNOWN if accessed is None else _local_time(accessed),
+    }
+    if entry.source == "pip":
+        fields |= _packages(settings, model)
+    elif entry.source == "local":
+        fields["path"] = str(entry.path)
+    for name, value in fields.items():
+        click.echo(f"  {name + ':':<14} {value}")
+
+
+@click.command()
+@click.argument("model")
+@config_option
+def rm(model: str, config_file: str | None) -> None:
+    """Remove a model from the registry (does not delete weights)."""
+    settings = config.load(config_file)
+    entry = _entry(settings, model)
+    if not registry(settings).remove(model):
+        raise _missing(model)
+    click.echo(f"Removed '{model}' from the registry.")
+    notes = {"hf": _HF_NOTE, "pip": _PIP_NOTE, "local": f"Note: {entry.path} was not deleted."}
+    click.echo(notes[entry.source])
+
+
+def _row(width: int, model: str, task: str, source: str, size: str) -> str:
+    return f"{model:<{width}}  {task:<8} {source:<6}  {size:>9}"
+
+
+def _entry(settings: Settings, model: str) -> Entry:
+    entry = registry(settings).get(model)
+    if entry is None:
+        raise _missing(model)
+    return entry
+
+
+def _missing(model: str) -> NotFound:
+    return NotFound(f"Model not found in registry: {model}")
+
+
+def _usage(name: str, entry: Entry) -> tuple[int | None, float | None]:
+    """Return a model's bytes on disk and when they were last read (Unix seconds), where known."""
+    from mataserver import sources
+
+    if entry.source == "hf":
+        usage = sources.disk_usage(name)
+        return (None, None) if usage is None else (usage.size_bytes, usage.last_accessed)
+    if entry.source == "local":
+        return sources.size_of(Path(str(entry.path))), None
+    return None, None
+
+
+def _local_time(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def _packages(settings: Settings, model: str) -> dict[str, str]:
+    """Return the rows of a pip model; without the plugin that declares it nothing is known."""
+    offer = plugins(settings).pip(model)
+    if offer is None:
+        return {"pip_packages": UNKNOWN, "installed": "no"}
+    names = [found[0] for p in offer.backend.packages if (found := _PACKAGE.match(p))]
+    rows = {
+        "pip_packages": ", ".join(names) or UNKNOWN,
+        "installed": "no" if offer.missing else "yes",
+    }
+    binary = offer.backend.system_binary
+    if binary is not None:
+        rows["system_binary"] = f"{binary} ({'yes' if shutil.which(binary) else 'no'})"
+    return rows

@@ -1,0 +1,83 @@
+"""``mataserver load`` and ``stop``: they ask a running server."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, TypeVar
+from urllib.parse import urlsplit
+
+import click
+
+from mataserver import config
+from mataserver.cli.addresses import is_loopback, server_url
+from mataserver.cli.environment import config_option
+from mataserver.credentials import client_key
+from mataserver.errors import MataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mataserver.client import Client
+    from mataserver.config import Settings
+
+F = TypeVar("F", bound="Callable[..., Any]")
+
+
+def _server_options(function: F) -> F:
+    for option in (
+        config_option,
+        click.option(
+            "--api-key", help="API key [default: MATA_SERVER_API_KEY, else the stored key]."
+        ),
+        click.option("--url", help="Server base URL [default: from the settings' host and port]."),
+        click.argument("model"),
+    ):
+        function = option(function)
+    return function
+
+
+@click.command()
+@_server_options
+def load(model: str, url: str | None, api_key: str | None, config_file: str | None) -> None:
+    """Preload a model into memory (alias: warmup)."""
+    _ask(url, api_key, config_file, lambda client: client.warmup(model).status)
+    click.echo(f"Model '{model}' loaded into memory.")
+
+
+@click.command()
+@_server_options
+def stop(model: str, url: str | None, api_key: str | None, config_file: str | None) -> None:
+    """Unload a model from memory."""
+    if _ask(url, api_key, config_file, lambda client: client.unload(model).status) == "unloaded":
+        click.echo(f"Model '{model}' unloaded from memory.")
+    else:
+        click.echo(f"Model '{model}' was not loaded (nothing to stop).")
+
+
+def _ask(
+    url: str | None, api_key: str | None, file: str | None, question: Callable[[Client], str]
+) -> str:
+    """Put one question to the server. Raises ``MataError``, also when there is no server."""
+    from mataserver.client import Client, ConnectionFailed
+
+    settings = config.load(file)
+    address = url or server_url(settings)
+    try:
+        client = Client(address, api_key or _key(settings, url))
+    except ValueError as error:
+        raise click.UsageError(str(error)) from None
+    with client:
+        try:
+            return question(client)
+        except ConnectionFailed as error:
+            if "in time" in error.detail:
+                raise
+            raise MataError(
+                f"cannot reach the server at {address}; is it running? (mataserver serve)"
+            ) from None
+
+
+def _key(settings: Settings, url: str | None) -> str | None:
+    """Return the key to send; the keys of this machine's server go to this machine only."""
+    if url is None or is_loopback(urlsplit(url).hostname or ""):
+        return client_key(settings)
+    return settings.api_key

@@ -1,0 +1,95 @@
+"""``mataserver serve``."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+import click
+
+from mataserver import __version__, config
+from mataserver.cli.addresses import is_loopback, local_url
+from mataserver.cli.environment import config_option
+from mataserver.credentials import key_file, server_keys
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mataserver.config import Settings
+    from mataserver.http.routing import State
+    from mataserver.plugins import Plugin
+
+log = logging.getLogger("mataserver")
+
+
+@click.command()
+@click.option("--host", help="Address to listen on [default: 127.0.0.1].")
+@click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on [default: 8110].")
+@config_option
+def serve(host: str | None, port: int | None, config_file: str | None) -> None:
+    """Start the inference server."""
+    import asyncio
+
+    from mataserver import app, logs
+
+    settings = config.load(config_file, host=host, port=port)
+    logs.configure(settings.log_level, settings.log_format)
+    if settings.auth_mode == "none" and not is_loopback(settings.host):
+        log.warning(
+            "AUTHENTICATION IS OFF and the server listens on %s: whoever reaches it may use it",
+            settings.host or "every address",
+        )
+    keys, made = server_keys(settings)
+
+    def announce(url: str, state: State) -> None:
+        for line in announcement(settings, url, state, keys[0] if made else None):
+            click.echo(line)
+
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(app.run(settings, announce))
+
+
+def announcement(settings: Settings, url: str, state: State, new_key: str | None) -> list[str]:
+    """Return what a person is told when the server listens; ``new_key`` was made just now."""
+    from mataserver.sources.cache import cache_directory
+
+    plugins = ", ".join(_describe(plugin) for plugin in state.plugins.found) or "none"
+    count = len(state.catalog.entries())
+    lines = [
+        f"mataserver {__version__} listens on {url} (API documentation at /docs)",
+        f"  API key: {_key(settings, new_key)}",
+        f"  plugins: {plugins}",
+        f"  models:  {count} registered in {settings.data_path}; hub cache {cache_directory()}",
+    ]
+    if new_key is not None:
+        reachable = local_url(settings.host, urlsplit(url).port or settings.port)
+        lines.insert(2, f"  open:    {reachable}/docs#token={new_key}")
+    return lines
+
+
+def _key(settings: Settings, new_key: str | None) -> str:
+    if settings.auth_mode == "none":
+        return "none is needed (auth_mode is none)"
+    if settings.keys:
+        return f"from the settings ({len(settings.keys)})"
+    if new_key is not None:
+        return f"{new_key} (made now, shown this once; kept in {key_file(settings)})"
+    return f"in {key_file(settings)}"
+
+
+def _describe(plugin: Plugin) -> str:
+    known = f"{plugin.name} {plugin.version}".rstrip()
+    return known if plugin.error is None else f"{known} (BROKEN: {' '.join(plugin.error.split())})"
+
+
+def _loop_factory() -> Callable[[], Any]:
+    """Return uvloop's event loop where it is installed, else asyncio's own."""
+    try:
+        import uvloop
+    except ImportError:
+        import asyncio
+
+        return asyncio.new_event_loop
+    factory: Callable[[], Any] = uvloop.new_event_loop
+    return factory
