@@ -25,8 +25,9 @@ import msgspec
 import numpy as np
 import psutil
 import simplejpeg
-from noop import ANSWER
 from PIL import Image
+
+from noop import ANSWER
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

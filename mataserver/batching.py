@@ -68,12 +68,15 @@ class Batcher:
     async def submit(self, job: Job) -> tuple[Outcome, float]:
         """Run one job; return its outcome and the milliseconds it waited.
 
+        A session's job is not refused for a full queue: a session has but one at a time, and a
+        flood of requests must not shut it out.
+
         Raises ``Unavailable`` when the queue is full, ``WorkerDied`` when the worker died with the
         job, ``NotDispatchedError`` when it died before.
         """
         if not self._worker.alive:
             raise NotDispatchedError("The model's worker is gone")
-        if len(self._queue) >= self._limit:
+        if job.session is None and len(self._queue) >= self._limit:
             raise Unavailable("The model's queue is full", retry_after=1)
         waiting = Waiting(job, asyncio.get_running_loop().create_future())
         self._queue.append(waiting)

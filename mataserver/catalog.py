@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import shutil
 import time
@@ -51,6 +52,7 @@ class Catalog:
         self._registry = registry
         self._plugins = plugins
         self._pulling: set[str] = set()
+        self._installing = asyncio.Lock()
         self._recipes: dict[tuple[str, str], tuple[Entry, Recipe]] = {}
         self._complained = ""
 
@@ -252,7 +254,8 @@ class Catalog:
                 raise BadRequest(
                     f"Installing packages is turned off; install {backend.name} by hand"
                 )
-            await sources.install(backend.packages)
+            async with self._installing:  # one pip at a time changes the environment
+                await sources.install(backend.packages)
             if offer.missing:
                 raise BadRequest(f"{backend.name} was installed but cannot be imported")
         if backend.system_binary and shutil.which(backend.system_binary) is None:

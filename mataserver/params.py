@@ -23,6 +23,8 @@ MAX_PROMPTS = 256
 MAX_TEXT = 16_384
 MAX_PROMPT_POINTS = 1_024
 MAX_TARGET_SIDE = 8_192
+MAX_SAID = 200
+_AT = " - at `$"
 
 Confidence = Annotated[float, Meta(ge=0.0, le=1.0, description="Threshold, 0 to 1.")]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
@@ -150,8 +152,8 @@ def parse(
     ``defaults`` are the model's own params of the configuration. ``max_tokens`` is the server's
     ceiling. Raises ``InvalidParams`` (422) naming the parameter.
     """
+    _refuse_unknown(given, params_type, "params.")
     own = set(params_type.__struct_fields__)
-    _refuse_unknown(given, own)
     table = {name: value for name, value in given.items() if name in ApiParams.__struct_fields__}
     checked = _convert(table, ApiParams)
     if (
@@ -160,7 +162,7 @@ def parse(
         and checked.max_tokens > max_tokens
     ):
         raise InvalidParams(f"params.max_tokens: this server allows at most {max_tokens}")
-    kept: dict[str, Any] = {**(defaults or {})}
+    kept = {name: value for name, value in (defaults or {}).items() if name in own}
     for name, value in given.items():
         if name in own:
             kept[name] = getattr(checked, name) if name in table else value
@@ -177,8 +179,7 @@ def parse_text(
     max_tokens: int | None = None,
 ) -> P:
     """Like ``parse``, for the text values of a form or a query."""
-    own = set(params_type.__struct_fields__)
-    _refuse_unknown(fields, own)
+    _refuse_unknown(fields, params_type, "")
     values: dict[str, Any] = {}
     for name, text in fields.items():
         if name in ApiParams.__struct_fields__:
@@ -211,13 +212,13 @@ def split_prompts(value: str | list[str]) -> list[str]:
     return prompts
 
 
-def _refuse_unknown(given: Mapping[str, Any], own: set[str]) -> None:
+def _refuse_unknown(given: Mapping[str, Any], params_type: type[Params], root: str) -> None:
     for name in given:
-        if name in own or name in ApiParams.__struct_fields__:
+        if name in params_type.__struct_fields__ or name in ApiParams.__struct_fields__:
             continue
         if name in OLD_NAMES:
-            raise InvalidParams(f"params.{name}: unknown parameter; use '{OLD_NAMES[name]}'")
-        raise InvalidParams(f"params.{name[:64]}: unknown parameter")
+            raise InvalidParams(f"{root}{name}: unknown parameter; use '{OLD_NAMES[name]}'")
+        raise InvalidParams(f"{root}{name[:64]}: unknown parameter")
 
 
 T = TypeVar("T", bound=Struct)
@@ -234,11 +235,11 @@ def _convert(values: Mapping[str, Any], target: type[T]) -> T:
 
 
 def _from_text(name: str, text: str, target: type[Struct]) -> Any:
-    field = next(f for f in msgspec.structs.fields(target) if f.encode_name == name)
+    field = next(f for f in msgspec.structs.fields(target) if f.name == name)
     try:
         value = msgspec.convert(text, field.type, strict=False)
     except msgspec.ValidationError as error:
-        raise InvalidParams(f"{name}: {_sentence(str(error))}") from None
+        raise InvalidParams(f"{name}: {_sentence(_split(str(error))[0])}") from None
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidParams(f"{name}: must be a finite number")
     return value
@@ -246,18 +247,21 @@ def _from_text(name: str, text: str, target: type[Struct]) -> Any:
 
 def describe(error: msgspec.ValidationError, root: str) -> str:
     """Turn msgspec's message into ``"params.confidence: expected `float`, got `str`"``."""
-    message, _, path = str(error).partition(" - at `$")
-    path = path.rstrip("`")
+    message, path = _split(str(error))
+    where = _join(root, path)
     missing = re.fullmatch(r"Object missing required field `(\w+)`", message)
     if missing:
-        return (
-            f"{_join(root, path)}{'.' if _join(root, path) else ''}{missing[1]}: field is required"
-        )
+        return f"{where}{'.' if where else ''}{missing[1]}: field is required"
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message)
     if unknown:
-        return f"{_join(root, path)}{'.' if _join(root, path) else ''}{unknown[1]}: unknown key"
-    where = _join(root, path)
+        return f"{where}{'.' if where else ''}{unknown[1][:64]}: unknown key"
     return f"{where}: {_sentence(message)}" if where else _sentence(message)
+
+
+def _split(text: str) -> tuple[str, str]:
+    """Split msgspec's message from its path: at the last mark, as a quoted value may hold one."""
+    message, mark, path = text.rpartition(_AT)
+    return (message, path.rstrip("`")) if mark else (text, "")
 
 
 def _join(root: str, path: str) -> str:
@@ -265,8 +269,9 @@ def _join(root: str, path: str) -> str:
 
 
 def _sentence(message: str) -> str:
-    message = message.partition(" - at `$")[0]
-    return message[:1].lower() + message[1:]
+    # msgspec quotes a value that is none of an enumeration's in full, and the client sent it.
+    shown = message if len(message) <= MAX_SAID else message[:MAX_SAID] + "…"
+    return shown[:1].lower() + shown[1:]
 
 
 def check_object(value: Any) -> dict[str, Any]:

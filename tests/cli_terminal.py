@@ -120,6 +120,7 @@ class Server:
             if line.startswith("  models:"):
                 break
         if not self.said:
+            self.end()
             raise AssertionError(f"the server did not start: {self.log}")
         self.url = self.said[0].split()[4]
 

@@ -8,9 +8,9 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
+
 from cli_terminal import Terminal
 from conftest import register
-
 from mataserver import __version__
 
 MARCH = 1_772_720_521.0

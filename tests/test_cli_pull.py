@@ -7,6 +7,7 @@ import os
 import signal
 
 import pytest
+
 from cli_terminal import Terminal
 from hub_stand_in import HubStandIn, Repo
 

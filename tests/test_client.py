@@ -7,9 +7,9 @@ import logging
 import traceback
 
 import pytest
+
 from api_stand_in import BOXES, DEPTH, DROP, KEY, MASKS, Refusal, StandIn, picture
 from client_cases import collect, connected, pictures
-
 from mataserver.client import (
     AsyncClient,
     AuthenticationFailed,

@@ -7,9 +7,9 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
+
 from api_stand_in import BOXES, KEY, SILENT, StandIn, picture
 from client_cases import connected_plainly, every, pictures, widths
-
 from mataserver.client import AsyncClient, Client, ConnectionFailed
 from mataserver.errors import NotFound
 

@@ -6,9 +6,9 @@ import asyncio
 import contextlib
 
 import pytest
+
 from api_stand_in import BOXES, DROP, FAIL, KEY, LOSE, MASKS, SILENT, Refusal, StandIn, picture
 from client_cases import SOON, collect, connected, every, numbered, pictures, widths
-
 from mataserver.client import (
     AsyncClient,
     AuthenticationFailed,

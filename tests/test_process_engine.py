@@ -13,8 +13,8 @@ from pathlib import Path
 import aiohttp
 import psutil
 import pytest
-from conftest import picture, register
 
+from conftest import picture, register
 from mataserver import testing
 
 PNG = picture()

@@ -13,9 +13,9 @@ import time
 from typing import TYPE_CHECKING
 
 import pytest
-from hub_stand_in import HubStandIn
 from huggingface_hub import scan_cache_dir
 
+from hub_stand_in import HubStandIn
 from mataserver.errors import BadRequest
 from mataserver.sources import (
     HubUnreachable,

@@ -40,11 +40,9 @@ def load(_spec: Any, ctx: Any) -> Focus:
 
 @hookimpl
 def settings() -> type[Settings]:
-    """Return the type of ``plugins.focus``."""
     return Settings
 
 
 @hookimpl
 def backends() -> list[Backend]:
-    """Return the one backend."""
     return [Backend(name="focus", task="classify", source="pip", load=load)]

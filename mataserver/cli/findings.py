@@ -72,7 +72,8 @@ def _check_plugins(settings: Settings, findings: Findings) -> Plugins:
     given = dict(settings.plugins)
     if not isinstance(given.pop("strict", False), bool):
         findings.errors.append("configuration: plugins.strict: expected `bool`")
-    points = list(importlib.metadata.entry_points(group=plugin_host.GROUP))
+    installed = importlib.metadata.entry_points(group=plugin_host.GROUP)
+    points = sorted(installed, key=lambda point: point.name)
     for name in sorted(given.keys() - {point.name for point in points}):
         findings.errors.append(f"configuration: plugins.{name}: no such plugin is installed")
     sound = []
@@ -112,7 +113,7 @@ def _check_commands(findings: Findings) -> None:
     for name, point in plugin_host.commands().items():
         if name in TAKEN:
             owner = point.module if point.dist is None else point.dist.name
-            findings.warnings.append(f"the command {name} of {owner} is refused: taken")
+            findings.warnings.append(f"the command {name} of {owner} is refused: the name is taken")
 
 
 def _check_models(settings: Settings, plugins: Plugins, findings: Findings) -> None:

@@ -62,7 +62,7 @@ def _ask(
     settings = config.load(file)
     address = url or server_url(settings)
     try:
-        client = Client(address, api_key or _key(settings, url))
+        client = Client(address, api_key or key_for(settings, url))
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     with client:
@@ -76,7 +76,7 @@ def _ask(
             ) from None
 
 
-def _key(settings: Settings, url: str | None) -> str | None:
+def key_for(settings: Settings, url: str | None) -> str | None:
     """Return the key to send; the keys of this machine's server go to this machine only."""
     if url is None or is_loopback(urlsplit(url).hostname or ""):
         return client_key(settings)

@@ -70,6 +70,7 @@ class Zygote:
                 break
         for pid in self._children:
             os.kill(pid, signal.SIGKILL)
+        os._exit(0)
 
     def _serve(self) -> bool:
         data, fds, _, _ = socket.recv_fds(self._control, CONTROL_BYTES, 1)
@@ -94,9 +95,9 @@ class Zygote:
     def _become_worker(self, parent: int, fd: int) -> None:
         status = 1
         try:
-            die_with(parent)
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
+            die_with(parent)
             for each in (self._control, self._wake, self._waker):
                 each.close()
             from mataserver.engines import child

@@ -10,12 +10,12 @@ import binascii
 import contextlib
 import re
 import time
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
 import pybase64
 from aiohttp import web
-from msgspec import UNSET, Raw, Struct, UnsetType
+from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from mataserver.errors import BadRequest, InvalidParams, MataError, Unavailable
 from mataserver.params import describe
@@ -29,7 +29,10 @@ if TYPE_CHECKING:
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
+_PLAIN = frozenset({"identity", ""})
 _DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,")
+
+ModelName = Annotated[str, Meta(min_length=1, max_length=512)]
 
 T = TypeVar("T")
 
@@ -108,8 +111,11 @@ def respond(value: object, *, status: int = 200, form: Format = "json") -> web.R
 async def body(request: web.Request, state: State) -> AsyncIterator[bytes]:
     """Read the body; its share of the global budget is given back when the context ends.
 
-    Raises ``TooLarge``, ``TooSlow``, or ``Unavailable`` when too much is in flight.
+    Raises ``TooLarge``, ``TooSlow``, ``Unsupported`` for a compressed body (a small one can hold
+    any number of bytes), or ``Unavailable`` when too much is in flight.
     """
+    if request.headers.get("Content-Encoding", "identity").strip().lower() not in _PLAIN:
+        raise Unsupported("Content-Encoding is not supported: send the body as it is")
     limit = state.settings.max_body
     expected = request.content_length
     if expected is not None and expected > limit:
@@ -117,12 +123,8 @@ async def body(request: web.Request, state: State) -> AsyncIterator[bytes]:
     share = Share(state)
     try:
         share.take(expected or 0)
-        try:
-            async with asyncio.timeout(state.settings.body_timeout):
-                data = await _read(request, limit, share)
-        except TimeoutError:
-            raise TooSlow("The body did not arrive in time") from None
-        yield data
+        # Yielded from no variable: a caller that drops the bytes once they are decoded frees them.
+        yield await _read_in_time(request, state, share)
     finally:
         share.give_back()
 
@@ -147,6 +149,14 @@ class Share:
         self._state.body_bytes -= self.taken
         self.taken = 0
         self._state.metrics.inflight.set(self._state.body_bytes)
+
+
+async def _read_in_time(request: web.Request, state: State, share: Share) -> bytes:
+    try:
+        async with asyncio.timeout(state.settings.body_timeout):
+            return await _read(request, state.settings.max_body, share)
+    except TimeoutError:
+        raise TooSlow("The body did not arrive in time") from None
 
 
 async def _read(request: web.Request, limit: int, share: Share) -> bytes:

@@ -82,12 +82,13 @@ class _Infer:
             raise codec.Unsupported("Content-Type must be application/json or image/*")
         async with codec.body(request, self._state) as data:
             asked = codec.decode_json(data, InferBody)
+            del data
             if not isinstance(asked.image, str):
                 raise BadRequest("image: field is required")
             image = codec.decode_image(asked.image)
             recipe = self._state.catalog.recipe(asked.model)
             parsed = params.parse(asked.params or {}, recipe.backend.params, **self._rules(recipe))
-            del data
+            del asked
             return await self._run(request, recipe, image, parsed)
 
     async def _raw(self, request: web.Request) -> web.Response:
@@ -108,6 +109,7 @@ class _Infer:
             raise codec.Unsupported("Content-Type must be multipart/form-data")
         async with codec.body(request, self._state) as data:
             file, fields = _parts(data, options.get("boundary", ""))
+            del data
             model = fields.pop("model", None)
             if not model:
                 raise InvalidParams("model: field is required")

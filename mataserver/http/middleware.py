@@ -9,6 +9,7 @@ import time
 from typing import TYPE_CHECKING
 
 from aiohttp import web
+from aiohttp.hdrs import METH_ALL
 
 from mataserver.errors import MataError
 from mataserver.http import auth, codec
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 PUBLIC = web.AppKey("public", set[tuple[str, str]])
+_UNREAD = frozenset({408, 413})  # the rest of the body is not waited for
 _SANE_ID = re.compile(r"[\w.:@/+=-]{1,128}", re.ASCII)
 
 log = logging.getLogger("mataserver.http")
@@ -28,6 +30,8 @@ log = logging.getLogger("mataserver.http")
 def error_response(error: MataError) -> web.Response:
     """Answer ``{"detail": ...}`` with the error's status."""
     headers = {}
+    if error.status in _UNREAD:
+        headers["Connection"] = "close"
     if error.retry_after is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after)))
     if error.status == 401:
@@ -50,14 +54,23 @@ def make(state: State) -> Middleware:
         request[REQUEST_ID] = request_id
         begun = time.perf_counter()
         response = await _answer(request, handler, state)
+        spent = time.perf_counter() - begun
         route = _route(request)
-        state.metrics.requests.labels(request.method, route, response.status).inc()
-        state.metrics.latency.labels(route).observe(time.perf_counter() - begun)
+        state.metrics.requests.labels(_method(request), route, response.status).inc()
+        state.metrics.latency.labels(route).observe(spent)
         if not response.prepared:
             response.headers["X-Request-Id"] = request_id
+            stages = response.headers.get("Server-Timing")
+            total = f"total;dur={spent * 1e3:.3f}"
+            response.headers["Server-Timing"] = f"{stages}, {total}" if stages else total
         return response
 
     return middleware
+
+
+def _method(request: web.Request) -> str:
+    """Return the method for a metric's label; a client may invent any number of others."""
+    return request.method if request.method in METH_ALL else "other"
 
 
 def _route(request: web.Request) -> str:
@@ -74,12 +87,14 @@ async def _answer(request: web.Request, handler: Handler, state: State) -> web.S
         return await handler(request)
     except MataError as error:
         if error.status >= 500:
-            log.warning("%s %s: %s", request.method, request.path, error.detail)
+            log.warning("%s %s: %s", request.method, request.rel_url.raw_path, error.detail)
         return error_response(error)
     except web.HTTPException as error:
         return _plain(error)
     except Exception:
-        log.exception("%s %s failed (%s)", request.method, request.path, request[REQUEST_ID])
+        log.exception(
+            "%s %s failed (%s)", request.method, request.rel_url.raw_path, request[REQUEST_ID]
+        )
         return error_response(MataError("Internal server error"))
 
 

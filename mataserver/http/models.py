@@ -16,20 +16,18 @@ if TYPE_CHECKING:
 
     from mataserver.http.routing import State
 
-Name = Annotated[str, Meta(min_length=1, max_length=512)]
-
 
 class PullBody(Struct):
     """``POST /v1/models/pull``."""
 
-    model: Name
+    model: codec.ModelName
     task: Annotated[str, Meta(max_length=64)]
 
 
 class ModelBody(Struct):
     """``POST /v1/models/warmup`` and ``…/unload``."""
 
-    model: Name
+    model: codec.ModelName
 
 
 class ModelStatus(Struct):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -9,7 +10,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from mataserver import params
-from mataserver.errors import InvalidParams, Unavailable
+from mataserver.errors import BadRequest, InvalidParams, Unavailable
 from mataserver.http import codec
 from mataserver.http.routing import Body, Route
 
@@ -20,12 +21,13 @@ if TYPE_CHECKING:
 
 TRACKED = "detect"
 TRACK = "track"
+_HOST = re.compile(r"[\w.~\[\]:-]{1,255}", re.ASCII)
 
 
 class SessionBody(Struct):
     """``POST /v1/sessions``."""
 
-    model: str
+    model: codec.ModelName
     task: str | None = None
     params: dict[str, Any] | None = None
 
@@ -73,6 +75,8 @@ class _Sessions:
 
     async def create(self, request: web.Request) -> web.Response:
         codec.require_json(request)
+        if not _HOST.fullmatch(request.host):
+            raise BadRequest("The Host header is not a host name")
         async with codec.body(request, self._state) as data:
             asked = codec.decode_json(data, SessionBody)
         if self._state.draining:

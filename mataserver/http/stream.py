@@ -1,4 +1,4 @@
-"""The WebSocket route: who may stream, and how a socket is closed. docs/streaming.md says it all."""
+"""The WebSocket route: who may stream, and how a socket is closed. See docs/streaming.md."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ def test_plugin_is_sound():
     assert check_plugin("focus") == []
 
 
+@pytest.mark.asyncio
 async def test_pictures_are_told_apart(tmp_path, picture):
     """The same picture is sharp as it is and blurred behind a blur, over REST."""
     model = {"model": "focus", "task": "classify"}
@@ -44,6 +45,7 @@ async def test_pictures_are_told_apart(tmp_path, picture):
     assert blurred.classifications[0].confidence > 0.9
 
 
+@pytest.mark.asyncio
 async def test_a_single_pixel_is_blurred(tmp_path, picture):
     """The smallest picture is answered, and setting the threshold changes the answer."""
     strict = {"focus": {"half_sharp": 1e9}}

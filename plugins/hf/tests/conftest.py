@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pytest
-from mataserver_hf import classify, depth, detect, zero_shot
 
 from mataserver import LoadContext, ModelSpec
+from mataserver_hf import classify, depth, detect, zero_shot
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -5,9 +5,9 @@ from __future__ import annotations
 import shutil
 
 import pytest
-from mataserver_hf import classify, installation, zero_shot
 
 from mataserver import MataError, ModelSpec, Unavailable
+from mataserver_hf import classify, installation, zero_shot
 
 
 def spec(path, name="tiny/vit"):

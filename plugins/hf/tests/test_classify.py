@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from mataserver_hf import classify
 
 from mataserver import MataError, ModelFiles, ModelSpec
+from mataserver_hf import classify
 
 ALL = classify.ClassifyParams(top_k=100)
 

@@ -6,9 +6,9 @@ import shutil
 
 import numpy as np
 import pytest
-from mataserver_hf import depth
 
 from mataserver import MataError, ModelSpec
+from mataserver_hf import depth
 
 FAMILIES = ("depth_anything", "dpt", "glpn", "zoedepth")
 RAW = depth.DepthParams(normalize=False)

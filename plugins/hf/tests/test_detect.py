@@ -7,9 +7,9 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
-from mataserver_hf import detect
 
 from mataserver import BadRequest, MataError, ModelSpec, Unavailable
+from mataserver_hf import detect
 
 if TYPE_CHECKING:
     from mataserver import DetectResult

@@ -8,12 +8,12 @@ import subprocess
 import sys
 from importlib.metadata import entry_points
 
-import mataserver_hf
 import msgspec
 import pytest
-from mataserver_hf import classify, depth, detect, installation, zero_shot
 
+import mataserver_hf
 from mataserver import ModelFiles
+from mataserver_hf import classify, depth, detect, installation, zero_shot
 
 PROBE = """
 import json, os, sys

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import pytest
-from mataserver_hf import zero_shot
 
 from mataserver import InvalidParams, ModelFiles
+from mataserver_hf import zero_shot
 
 PROMPTS = ("cat", "a red box", "person")
 

@@ -7,12 +7,12 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import mataserver_ocr
 import msgspec
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageFont
 
+import mataserver_ocr
 from mataserver import LoadContext, ModelSpec
 
 if TYPE_CHECKING:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import mataserver_ocr
 import msgspec
 import pytest
 
+import mataserver_ocr
 from mataserver import ModelFiles
 
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-from mataserver_ocr import languages
-from mataserver_ocr.rapidocr import RECOGNISER, check_language
 
 from mataserver import InvalidParams
+from mataserver_ocr import languages
+from mataserver_ocr.rapidocr import RECOGNISER, check_language
 
 LETTERS = {
     "af": "êëïôû", "az": "çəğıöşü", "bs": "čćđšž", "ca": "àçèéíïòóúü", "cs": "áčďéěíňóřšťúůýž",

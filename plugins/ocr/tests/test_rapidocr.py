@@ -7,9 +7,9 @@ import sys
 
 import numpy as np
 import pytest
-from mataserver_ocr.rapidocr import RapidOcrParams
 
 from mataserver import InvalidParams
+from mataserver_ocr.rapidocr import RapidOcrParams
 
 SIGN = "Gate 7\nLoading zone\nMax 3.5 t"
 

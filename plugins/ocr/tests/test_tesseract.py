@@ -6,10 +6,10 @@ import shutil
 
 import numpy as np
 import pytest
-from mataserver_ocr.options import TesseractSettings
-from mataserver_ocr.tesseract import MAX_SIDE, Tesseract, TesseractParams
 
 from mataserver import BadRequest, InvalidParams, Unavailable
+from mataserver_ocr.options import TesseractSettings
+from mataserver_ocr.tesseract import MAX_SIDE, Tesseract, TesseractParams
 
 installed = pytest.mark.skipif(
     shutil.which("tesseract") is None, reason="the program tesseract is not installed"

@@ -6,11 +6,11 @@ import logging
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import mataserver_opencv
 import numpy as np
 import pytest
 from PIL import Image
 
+import mataserver_opencv
 from mataserver import LoadContext, ModelSpec
 
 if TYPE_CHECKING:

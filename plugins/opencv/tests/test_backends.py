@@ -5,10 +5,10 @@ from __future__ import annotations
 import subprocess
 import sys
 
-import mataserver_opencv
 import msgspec
 import pytest
 
+import mataserver_opencv
 from mataserver import ModelFiles
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from mataserver_opencv.faces import FaceParams, confidence_of
 
 FACE = (177, 66, 272, 161)

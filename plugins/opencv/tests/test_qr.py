@@ -9,9 +9,10 @@ from pathlib import Path
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
+
 from mataserver_opencv.pixels import clipped
 from mataserver_opencv.qr import QrParams, text_of
-from PIL import Image
 
 PICTURES = Path(__file__).parents[3] / "examples" / "pictures"
 TEXTS = {"PALLET-0042", "https://example.org/item/7", "Aisle 5, shelf C"}

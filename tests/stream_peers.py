@@ -1,0 +1,270 @@
+"""What the tests of streaming share: sessions, a client made of bytes, a model behind a gate."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import importlib.metadata
+import os
+import socket
+import struct
+import threading
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from conftest import picture
+from mataserver import Backend, hookimpl, plugins, testing
+
+PNG = picture()
+TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 1, 2, 8, 9, 10, 0
+
+
+async def open_session(http, model="fake-detect", **params):
+    """Create a session; return its id."""
+    async with http.post("/v1/sessions", json={"model": model, "params": params}) as response:
+        body = await response.json()
+        assert response.status == 201, body
+        return body["session_id"]
+
+
+async def session_info(http, session_id):
+    """Return what the server says of a session."""
+    async with http.get(f"/v1/sessions/{session_id}") as response:
+        assert response.status == 200
+        return await response.json()
+
+
+async def delete_session(http, session_id):
+    """Delete a session; return the status."""
+    async with http.delete(f"/v1/sessions/{session_id}") as response:
+        return response.status
+
+
+async def infer(http, model="fake-detect", image=PNG, **params):
+    """POST a picture; return the status."""
+    query = {"model": model, **{name: str(value) for name, value in params.items()}}
+    headers = {"Content-Type": "image/png"}
+    async with http.post("/v1/infer", params=query, data=image, headers=headers) as response:
+        await response.read()
+        return response.status
+
+
+async def model_state(http, model):
+    """Return a model's state."""
+    async with http.get(f"/v1/models/{model}") as response:
+        return (await response.json())["state"]
+
+
+async def metric(http, name):
+    """Return the sum of a metric's samples."""
+    async with http.get("/metrics") as response:
+        lines = (await response.text()).splitlines()
+    return sum(
+        float(line.split()[-1]) for line in lines if line.split("{")[0].split(" ")[0] == name
+    )
+
+
+async def eventually(check, within=20.0):
+    """Wait until the coroutine function ``check`` returns something true; return it."""
+    loop = asyncio.get_running_loop()
+    deadline = loop.time() + within
+    while not (found := await check()):
+        assert loop.time() < deadline, f"not within {within:g} s"
+        await asyncio.sleep(0.02)
+    return found
+
+
+async def no_connection(http):
+    """Wait until no socket is connected."""
+
+    async def check():
+        return await metric(http, "mataserver_sessions_connected") == 0
+
+    await eventually(check)
+
+
+async def closed_with(ws):
+    """Read an aiohttp socket to its end; return the close code."""
+    while (await ws.receive(timeout=20)).type in {aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY}:
+        pass
+    return ws.close_code
+
+
+def stream_tasks():
+    """Return the tasks of connections that run in this process."""
+    return [t for t in asyncio.all_tasks() if t.get_coro().__qualname__.startswith("Connection.")]
+
+
+def frame(opcode, payload=b"", *, fin=True, rsv=0):
+    """Return one masked WebSocket frame."""
+    first = (0x80 if fin else 0) | rsv << 4 | opcode
+    size = len(payload)
+    if size < 126:
+        head = struct.pack("!BB", first, 0x80 | size)
+    elif size < 65_536:
+        head = struct.pack("!BBH", first, 0x80 | 126, size)
+    else:
+        head = struct.pack("!BBQ", first, 0x80 | 127, size)
+    mask = os.urandom(4)
+    key = int.from_bytes((mask * (size // 4 + 1))[:size], "big")
+    masked = (int.from_bytes(payload, "big") ^ key).to_bytes(size, "big")
+    return head + mask + masked
+
+
+class RawPeer:
+    """A client that reads and writes nothing but what the test says, pongs included."""
+
+    def __init__(self, sock):
+        self._sock = sock
+        self._loop = asyncio.get_running_loop()
+        self._buffer = b""
+
+    @classmethod
+    @contextlib.asynccontextmanager
+    async def connected(cls, url, path, *, receive_buffer=None):
+        """Connect and complete the upgrade; ``receive_buffer`` bytes make a small TCP window."""
+        sock = socket.socket()
+        if receive_buffer is not None:
+            sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        sock.setblocking(False)
+        peer = cls(sock)
+        with sock:
+            address = urlsplit(url)
+            await peer._loop.sock_connect(sock, (address.hostname, address.port))
+            await peer._upgrade(address.netloc, path)
+            yield peer
+
+    async def _upgrade(self, host, path):
+        key = base64.b64encode(os.urandom(16)).decode()
+        lines = [
+            f"GET {path} HTTP/1.1",
+            f"Host: {host}",
+            "Connection: Upgrade",
+            "Upgrade: websocket",
+            "Sec-WebSocket-Version: 13",
+            f"Sec-WebSocket-Key: {key}",
+        ]
+        await self.send("\r\n".join([*lines, "", ""]).encode())
+        while b"\r\n\r\n" not in self._buffer:
+            assert await self._fill()
+        head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
+        assert head.startswith(b"HTTP/1.1 101"), head
+
+    async def send(self, data):
+        """Write bytes; waits while the server reads nothing."""
+        async with asyncio.timeout(20):
+            await self._loop.sock_sendall(self._sock, data)
+
+    async def receive(self):
+        """Return the next frame as opcode and payload; None at the end of the connection."""
+        head = await self._take(2)
+        if head is None:
+            return None
+        size = head[1]
+        if size >= 126:
+            more = await self._take(2 if size == 126 else 8)
+            size = int.from_bytes(more, "big")
+        return head[0] & 15, await self._take(size)
+
+    async def close_code(self):
+        """Read on to the closing message; return its code, None at an abrupt end."""
+        while (received := await self.receive()) is not None:
+            if received[0] == CLOSE:
+                return int.from_bytes(received[1][:2], "big")
+        return None
+
+    async def rest(self):
+        """Read to the end; return how many bytes came."""
+        count = len(self._buffer)
+        self._buffer = b""
+        while await self._fill():
+            count += len(self._buffer)
+            self._buffer = b""
+        return count
+
+    def abort(self):
+        """Vanish: the connection is reset, not closed."""
+        self._sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        self._sock.close()
+
+    async def _take(self, count):
+        while len(self._buffer) < count:
+            if not await self._fill():
+                return None
+        taken, self._buffer = self._buffer[:count], self._buffer[count:]
+        return taken
+
+    async def _fill(self):
+        try:
+            async with asyncio.timeout(20):
+                data = await self._loop.sock_recv(self._sock, 65_536)
+        except ConnectionResetError:
+            return False
+        self._buffer += data
+        return bool(data)
+
+
+class Gate:
+    """Lets a model in this process answer, one permit an inference."""
+
+    def __init__(self):
+        self._permits = threading.Semaphore(0)
+        self.sizes = []
+        self.entered = 0
+        self.load_fails = False
+
+    def open(self, count=1):
+        """Let ``count`` inferences go on."""
+        self._permits.release(count)
+
+    async def inside(self, count=1):
+        """Wait until ``count`` inferences have begun."""
+
+        async def check():
+            return self.entered >= count
+
+        await eventually(check)
+
+    def pass_through(self, image):
+        """Wait for a permit, in the model's thread."""
+        self.entered += 1
+        self.sizes.append(image.shape[1])
+        if not self._permits.acquire(timeout=30):
+            raise RuntimeError("nobody opened the gate")
+
+
+class GatedModel(testing.FakeModel):
+    """The fake model, behind the gate of its class."""
+
+    gate = Gate()
+
+    def predict(self, images, params):
+        """Answer each image once the gate is open."""
+        for image in images:
+            self.gate.pass_through(image)
+        return super().predict(images, params)
+
+
+def load_gated(spec, context):
+    """Load a gated model, unless the gate says that loads fail."""
+    if GatedModel.gate.load_fails:
+        raise RuntimeError("secret detail at /some/path")
+    return GatedModel(spec, testing.FakeSettings())
+
+
+class GatedPlugin:
+    """One backend: the model behind the gate."""
+
+    @hookimpl
+    def backends(self):
+        """Return the backend."""
+        made = Backend(
+            name="gated", task="detect", source="pip", load=load_gated, params=testing.FakeParams
+        )
+        return [made]
+
+
+gated = GatedPlugin()
+GATED = importlib.metadata.EntryPoint("gated", "stream_peers:gated", plugins.GROUP)

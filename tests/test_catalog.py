@@ -1,0 +1,237 @@
+"""Models come and go while the server runs: pulls from the hub, local directories, edits."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+
+import aiohttp
+import pytest
+
+from conftest import picture, register
+from hub_stand_in import HubStandIn
+from mataserver import config, sources, testing
+from mataserver import plugins as plugin_host
+from mataserver.catalog import Catalog
+from mataserver.errors import BadRequest, Conflict, MataError
+from mataserver.registry import Registry
+
+MODEL = "org/fake-model"
+FILES = {
+    "config.json": json.dumps({"model_type": "fake"}).encode(),
+    "model.safetensors": os.urandom(300_000),
+}
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    """A stand-in hub with one model that the fake plugin serves; HF_* point to it."""
+    with HubStandIn() as made:
+        made.add(MODEL, FILES)
+        for name in [n for n in os.environ if n.startswith(("HF_", "HUGGINGFACE_"))]:
+            monkeypatch.delenv(name)
+        for name, value in made.environment(tmp_path / "hf").items():
+            if name.startswith("HF_"):
+                monkeypatch.setenv(name, value)
+        yield made
+
+
+async def post(http, path, **body):
+    """POST JSON; return status and decoded body."""
+    async with http.post(path, json=body) as response:
+        return response.status, await response.json()
+
+
+async def infer(http, model):
+    """Infer on a picture; return status and decoded body."""
+    headers = {"Content-Type": "image/png"}
+    async with http.post(f"/v1/infer?model={model}", data=picture(), headers=headers) as response:
+        return response.status, await response.json()
+
+
+async def test_pull_registers_and_serves(hub, http, data_dir):
+    """A pulled model is listed with its size, served, and written to the registry as "hf"."""
+    assert await post(http, "/v1/models/pull", model=MODEL, task="detect") == (
+        202,
+        {"status": "pulled", "model": MODEL},
+    )
+    async with http.get(f"/v1/models/{MODEL}") as response:
+        info = await response.json()
+    assert (info["source"], info["task"], info["size_mb"]) == ("hf", "detect", 0.3)
+    status, body = await infer(http, MODEL)
+    assert status == 200
+    assert body["detections"][0]["bbox"] == [10.0, 8.0, 30.0, 28.0]
+    entry = json.loads((data_dir / "model_registry.json").read_text())["models"][MODEL]
+    assert (entry["task"], entry["source"]) == ("detect", "hf")
+
+
+async def test_pull_again_is_no_error_and_another_task_unloads(hub, http):
+    """The same pull again is 202; one for another task replaces the entry and unloads the old."""
+    for task in ("detect", "detect"):
+        assert (await post(http, "/v1/models/pull", model=MODEL, task=task))[0] == 202
+    await infer(http, MODEL)
+    assert (await post(http, "/v1/models/pull", model=MODEL, task="track"))[0] == 202
+    async with http.get(f"/v1/models/{MODEL}") as response:
+        info = await response.json()
+    assert (info["task"], info["state"]) == ("track", "unloaded")
+
+
+async def test_two_pulls_of_one_model_conflict(hub, http):
+    """While a model is being pulled, a second pull of it gets 409 and the first one ends well."""
+    hub.repos[MODEL].hold_at = 100_000
+    first = asyncio.create_task(post(http, "/v1/models/pull", model=MODEL, task="detect"))
+    assert await asyncio.to_thread(hub.holding.wait, 20)
+    status, body = await post(http, "/v1/models/pull", model=MODEL, task="detect")
+    assert (status, "in progress" in body["detail"]) == (409, True)
+    hub.release()
+    assert (await first)[0] == 202
+
+
+async def test_pull_failures_are_400_and_register_nothing(hub, http, data_dir):
+    """Missing, gated, mismatched and unserved models are 400, each with its reason."""
+    hub.add("org/gated", FILES, gated=True)
+    hub.add("org/other", {**FILES, "config.json": b'{"model_type": "unheard"}'})
+    cases = [
+        ("org/missing", "detect", "not found"),
+        ("org/gated", "detect", "gated"),
+        ("org/other", "detect", "unheard"),
+        (MODEL, "ocr", "mismatch"),
+        ("fake-detect", "ocr", "mismatch"),
+        ("fake-absent", "detect", "pip"),
+        ("no-such-backend", "ocr", ""),
+        (MODEL, "paint", "task"),
+    ]
+    before = (data_dir / "model_registry.json").read_bytes()
+    for model, task, word in cases:
+        if model == "fake-absent":
+            continue  # a real pip install, shown by test_sources_pip
+        status, body = await post(http, "/v1/models/pull", model=model, task=task)
+        assert status == 400, (model, body)
+        assert word.lower() in body["detail"].lower(), (model, body)
+    assert (data_dir / "model_registry.json").read_bytes() == before
+
+
+async def test_pull_with_the_network_down_is_400(hub, http, monkeypatch):
+    """A hub that cannot be reached is 400 with that reason."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")
+    status, body = await post(http, "/v1/models/pull", model="org/new", task="detect")
+    assert status == 400
+    assert "reach" in body["detail"]
+
+
+async def test_pip_pull_can_be_turned_off(data_dir):
+    """With allow_pip_pull off, a backend whose packages are missing is refused with 400."""
+    async with (
+        testing.serving(data_dir, allow_pip_pull=False) as served,
+        aiohttp.ClientSession(served.url, headers=served.headers) as http,
+    ):
+        status, body = await post(http, "/v1/models/pull", model="fake-absent", task="detect")
+    assert status == 400
+    assert "turned off" in body["detail"]
+
+
+async def test_a_model_whose_cache_is_gone_is_hidden(hub, http, tmp_path):
+    """An entry whose files left the hub's cache is not listed and is 404."""
+    await post(http, "/v1/models/pull", model=MODEL, task="detect")
+    (tmp_path / "hf").rename(tmp_path / "elsewhere")
+    async with http.get("/v1/models") as response:
+        assert MODEL not in [model["model"] for model in await response.json()]
+    assert (await infer(http, MODEL))[0] == 404
+
+
+async def test_an_edit_of_the_registry_is_seen(http, data_dir):
+    """A model removed from the file while the server runs is gone, and leaves memory."""
+    await infer(http, "fake-detect")
+    register(data_dir, {"fake-ocr": "ocr"})
+    assert (await infer(http, "fake-detect"))[0] == 404
+    assert (await infer(http, "fake-ocr"))[0] == 200
+    loaded = {"fake-detect"}
+    for _ in range(100):
+        async with http.get("/metrics") as response:
+            text = await response.text()
+        loaded = {x for x in text.splitlines() if x.startswith("mataserver_models_loaded")}
+        if loaded == {"mataserver_models_loaded 1.0"}:
+            break
+        await asyncio.sleep(0.1)
+    assert loaded == {"mataserver_models_loaded 1.0"}
+
+
+def catalog(tmp_path, **settings):
+    """Return a catalogue with the fake plugin on an empty data directory."""
+    chosen = config.load(environ={}, directory=tmp_path, data_dir=str(tmp_path), **settings)
+    found = plugin_host.discover(chosen, [testing.FAKE])
+    return Catalog(chosen, Registry(tmp_path / "model_registry.json"), found)
+
+
+def model_directory(tmp_path, model_type="fake"):
+    """Make a local model directory."""
+    directory = tmp_path / "my-model"
+    directory.mkdir()
+    (directory / "config.json").write_text(json.dumps({"model_type": model_type}))
+    return directory
+
+
+def test_a_local_directory_is_registered_under_its_name(tmp_path):
+    """A directory that a backend serves is registered as "local"; twice is no error."""
+    made = catalog(tmp_path)
+    directory = model_directory(tmp_path)
+    for _ in range(2):
+        assert made.add_local(directory, "detect") == "my-model"
+    assert made.recipe("my-model").spec.path == directory
+    assert made.add_local(directory, "detect", "other") == "other"
+
+
+def test_local_directories_that_cannot_be_served_are_refused(tmp_path):
+    """A missing path, an unserved type and a name in use are refused; nothing is registered."""
+    made = catalog(tmp_path)
+    with pytest.raises(BadRequest, match="no such"):
+        made.add_local(tmp_path / "nowhere", "detect")
+    with pytest.raises(BadRequest, match="unheard"):
+        made.add_local(model_directory(tmp_path, "unheard"), "detect", "x")
+    register(tmp_path, {"taken": "ocr"})
+    (tmp_path / "my-model" / "config.json").write_text('{"model_type": "fake"}')
+    with pytest.raises(Conflict, match="in use"):
+        made.add_local(tmp_path / "my-model", "detect", "taken")
+    assert list(made.entries()) == ["taken"]
+
+
+def test_configured_models_are_registered_when_they_are_here(tmp_path):
+    """models: registers installed pip backends and local paths; an absent one says how to pull it."""
+    directory = model_directory(tmp_path)
+    made = catalog(
+        tmp_path,
+        models=[
+            {"model": "fake-ocr", "task": "ocr"},
+            {"model": "mine", "task": "detect", "path": str(directory)},
+        ],
+    )
+    made.add_configured()
+    assert set(made.entries()) == {"fake-ocr", "mine"}
+    absent = catalog(tmp_path, models=[{"model": "org/absent", "task": "detect"}])
+    with pytest.raises(MataError, match="mataserver pull org/absent --task detect"):
+        absent.add_configured()
+
+
+def test_params_of_a_configured_model_are_checked(tmp_path):
+    """A misspelt parameter in models[].params stops the start and is named."""
+    register(tmp_path, {"fake-detect": "detect"})
+    made = catalog(tmp_path, models=[{"model": "fake-detect", "params": {"confidense": 0.5}}])
+    with pytest.raises(MataError, match="confidense"):
+        made.check_params()
+
+
+def test_defaults_are_registered_once(tmp_path):
+    """A fresh directory gets the installed defaults; one with a registry, or the setting, none."""
+    chosen = config.load(environ={}, directory=tmp_path, data_dir=str(tmp_path / "data"))
+    made = Catalog(
+        chosen, Registry(tmp_path / "data" / "model_registry.json"), plugin_host.discover(chosen)
+    )
+    assert set(made.add_defaults()) == {"rapidocr", "opencv-faces", "opencv-qr"}
+    assert made.add_defaults() == []
+    assert catalog(tmp_path / "off", register_defaults=False).add_defaults() == []
+
+
+def test_cached_is_none_for_what_was_never_pulled(hub):
+    """The cache knows only what is there."""
+    assert sources.cached("org/never") is None

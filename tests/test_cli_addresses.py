@@ -1,0 +1,61 @@
+"""Where the command line looks for a server, and to whom it shows the stored key."""
+
+from __future__ import annotations
+
+import pytest
+
+from mataserver import config
+from mataserver.cli.addresses import is_loopback, server_url
+from mataserver.cli.remote import key_for
+
+
+@pytest.mark.parametrize(
+    ("host", "url"),
+    [
+        ("127.0.0.1", "http://127.0.0.1:8110"),
+        ("0.0.0.0", "http://localhost:8110"),
+        ("::", "http://localhost:8110"),
+        ("", "http://localhost:8110"),
+        ("::1", "http://[::1]:8110"),
+        ("box.lan", "http://box.lan:8110"),
+    ],
+)
+def test_server_url(host, url):
+    """A host that stands for every interface is reached at localhost."""
+    assert server_url(config.Settings(host=host)) == url
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [
+        ("localhost", True),
+        ("127.0.0.1", True),
+        ("127.8.9.1", True),
+        ("::1", True),
+        ("0.0.0.0", False),
+        ("::", False),
+        ("", False),
+        ("192.168.1.10", False),
+        ("localhost.example.org", False),
+    ],
+)
+def test_is_loopback(host, loopback):
+    """Only addresses of the loopback, and the name localhost, are this machine alone."""
+    assert is_loopback(host) is loopback
+
+
+def test_stored_key_stays_here(tmp_path):
+    """The key that this machine's server made is shown to this machine's server only."""
+    (tmp_path / "api_key").write_text("mata_stored\n")
+    settings = config.Settings(data_dir=str(tmp_path))
+    assert key_for(settings, None) == "mata_stored"
+    assert key_for(settings, "http://localhost:8110") == "mata_stored"
+    assert key_for(settings, "http://[::1]:8110") == "mata_stored"
+    assert key_for(settings, "http://192.168.1.10:8110") is None
+
+
+def test_client_key_goes_anywhere(tmp_path):
+    """The client's own key is sent wherever the user points."""
+    settings = config.Settings(data_dir=str(tmp_path), api_key="mine", api_keys=["servers"])
+    assert key_for(settings, None) == "mine"
+    assert key_for(settings, "http://192.168.1.10:8110") == "mine"

@@ -1,0 +1,221 @@
+"""``mataserver plugins`` and ``mataserver check``."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from cli_terminal import Terminal
+from conftest import register
+
+FAKE = {"fake": "mataserver.testing:fake"}
+GEAR = """
+import msgspec
+from mataserver import Backend, hookimpl
+
+class Settings(msgspec.Struct, forbid_unknown_fields=True):
+    teeth: int = 8
+
+def load(spec, ctx):
+    raise NotImplementedError
+
+@hookimpl
+def settings():
+    return Settings
+
+@hookimpl
+def backends():
+    yield Backend(
+        name="gear", task="ocr", source="pip", load=load, system_binary="a-binary-that-nobody-has"
+    )
+"""
+ABSENT = (
+    "The backend fake-absent needs a_module_that_nobody_has: "
+    "pip install 'a-package-that-nobody-has'"
+)
+WRECK = "raise RuntimeError('no\\nway')"
+ROUTES = """
+from mataserver import hookimpl
+
+@hookimpl
+def service(ctx):
+    raise NotImplementedError
+"""
+
+
+@pytest.fixture
+def terminal(tmp_path, monkeypatch):
+    terminal = Terminal(tmp_path, monkeypatch)
+    terminal.install("fake-dist", mataserver=FAKE)
+    return terminal
+
+
+def configure(terminal, text):
+    """Write the configuration and return what ``check`` says of it: exit code and lines."""
+    (terminal.home / "edge.yaml").write_text(text)
+    result = terminal.run("check", "--config", "edge.yaml")
+    assert result.stderr == ""
+    return result.exit_code, result.stdout.splitlines()
+
+
+def errors(lines):
+    """Return the errors among what ``check`` says."""
+    return [line.removeprefix("error: ") for line in lines if line.startswith("error: ")]
+
+
+# plugins
+
+
+def test_plugins(terminal):
+    """Each backend has a row: its plugin, task, source, and the command that would install it."""
+    terminal.install("gear-dist", GEAR, mataserver={"gear": "gear_dist"})
+    terminal.install("route-dist", ROUTES, mataserver={"route": "route_dist"})
+    result = terminal.run("plugins")
+    assert (result.exit_code, result.stderr) == (0, "")
+    header, rule, *rows = result.stdout.splitlines()
+    assert header.split() == ["PLUGIN", "VERSION", "BACKEND", "TASK", "SOURCE", "INSTALLED"]
+    assert set(rule) == {"-"}
+    cells = [row.split(maxsplit=5) for row in rows]
+    assert ["fake", "1.0", "fake-ocr", "ocr", "pip", "yes"] in cells
+    absent = "no: pip install 'a-package-that-nobody-has'"
+    assert ["fake", "1.0", "fake-absent", "detect", "pip", absent] in cells
+    missing = "yes, but the system binary a-binary-that-nobody-has is not found"
+    assert ["gear", "1.0", "gear", "ocr", "pip", missing] in cells
+    assert ["route", "1.0", "—", "—", "—", "yes"] in cells
+
+
+@pytest.mark.parametrize("strict", ["true", "false"])
+def test_broken_plugins_are_listed(terminal, strict):
+    """A broken plugin has a row with its reason, also where the server would refuse to start."""
+    terminal.install("wreck", WRECK, mataserver={"wreck": "wreck"})
+    (terminal.home / "mataserver.yaml").write_text(f"plugins: {{strict: {strict}}}\n")
+    result = terminal.run("plugins")
+    assert (result.exit_code, result.stderr) == (0, "")
+    rows = [line.split(maxsplit=5) for line in result.stdout.splitlines()]
+    assert ["wreck", "1.0", "—", "—", "—", "BROKEN: RuntimeError: no way"] in rows
+
+
+def test_log_level_debug_tells_more(terminal, monkeypatch):
+    """On the level "debug" the traceback of a broken plugin goes to stderr."""
+    terminal.install("wreck", WRECK, mataserver={"wreck": "wreck"})
+    monkeypatch.setenv("MATA_SERVER_LOG_LEVEL", "debug")
+    assert "Traceback" in terminal.run("plugins").stderr
+
+
+# check
+
+
+def test_good_configuration(terminal):
+    """A configuration without a fault passes, and nothing is registered by looking at it."""
+    text = """
+        port: 9000
+        plugins: {fake: {load_seconds: 1.5}}
+        models:
+          - {model: fake-detect, task: detect, params: {confidence: 0.4}}
+    """
+    code, lines = configure(terminal, text)
+    assert code == 0
+    assert errors(lines) == []
+    assert not terminal.data.exists()
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("prot: 1", "configuration: prot: unknown key"),
+        ("keep_alive: long", "configuration: keep_alive: expected `float`, got `str`"),
+        ("models: [{task: ocr}]", "configuration: models[0].model: field is required"),
+        ("plugins: {none: {}}", "configuration: plugins.none: no such plugin is installed"),
+        ("plugins: {strict: 1}", "configuration: plugins.strict: expected `bool`"),
+        (
+            "plugins: {fake: {speed: 1}}",
+            "configuration: plugins.fake.speed: unknown key",
+        ),
+        (
+            "models: [{model: fake-detect}]",
+            "models[0] fake-detect: fake-detect is not registered: give its task, or pull it",
+        ),
+        (
+            "models: [{model: org/m, task: detect}]",
+            "models[0] org/m: org/m is not here: mataserver pull org/m --task detect",
+        ),
+        (
+            "models: [{model: net, task: detect, path: ./net}]",
+            "models[0] net: no such file or directory",
+        ),
+        (
+            "models: [{model: fake-absent, task: detect}]",
+            f"models[0] fake-absent: {ABSENT}",
+        ),
+        (
+            "models: [{model: fake-ocr, task: ocr, params: {threshold: 1}}]",
+            "models[0] fake-ocr: params.threshold: unknown parameter; use 'confidence'",
+        ),
+        (
+            "models: [{model: fake-ocr, task: ocr, params: {confidence: 2.0}}]",
+            "models[0] fake-ocr: params.confidence: expected `float` <= 1.0",
+        ),
+    ],
+)
+def test_faults(terminal, text, reason):
+    """Every fault of a configuration is a line that names its place, and exit code 1."""
+    code, lines = configure(terminal, text)
+    assert code == 1
+    assert errors(lines) == [reason]
+    assert lines[-1].startswith("1 error, ")
+
+
+def test_every_fault_is_listed(terminal):
+    """The first fault does not hide the others: of two plugins and of two models."""
+    terminal.install("gear-dist", GEAR, mataserver={"gear": "gear_dist"})
+    terminal.install("wreck", WRECK, mataserver={"wreck": "wreck"})
+    text = """
+        plugins: {fake: {load_fails: maybe}, gear: {tooth: 1}}
+        models: [{model: org/a, task: detect}, {model: org/b, task: ocr}]
+    """
+    code, lines = configure(terminal, text)
+    assert code == 1
+    assert errors(lines) == [
+        "configuration: plugins.fake.load_fails: expected `bool`, got `str`",
+        "configuration: plugins.gear.tooth: unknown key",
+        "plugin wreck: RuntimeError: no way",
+        "models[0] org/a: org/a is not here: mataserver pull org/a --task detect",
+        "models[1] org/b: org/b is not here: mataserver pull org/b --task ocr",
+    ]
+
+
+def test_warnings_are_no_failure(terminal):
+    """What keeps no configured model from being served is a warning, and the exit code is 0."""
+    terminal.install("gear-dist", GEAR, mataserver={"gear": "gear_dist"})
+    terminal.install("taker", mataserver_commands={"rm": "taker:rm"})
+    register(terminal.data, {"orphan": "ocr"})
+    code, lines = configure(terminal, "{host: 0.0.0.0, auth_mode: none}")
+    assert code == 0
+    assert {
+        "warning: auth_mode is none and host is 0.0.0.0: whoever reaches it may use it",
+        f"warning: {ABSENT}",
+        "warning: The backend gear needs the system binary a-binary-that-nobody-has: not found",
+        "warning: the command rm of taker is refused: the name is taken",
+        "warning: registered model orphan: No installed plugin serves orphan for the task ocr",
+    } <= set(lines)
+    assert lines[-1].startswith("0 errors, ")
+
+
+def test_registered_models_need_no_task(terminal):
+    """A configured model that is registered is checked as the server would serve it."""
+    register(terminal.data, {"fake-detect": "detect"})
+    assert configure(terminal, "models: [{model: fake-detect}]")[0] == 0
+    wrong = configure(terminal, "models: [{model: fake-detect, params: {speed: 1}}]")
+    assert errors(wrong[1]) == ["models[0] fake-detect: params.speed: unknown parameter"]
+
+
+def test_corrupt_registry_is_an_error(terminal):
+    """A registry that cannot be read is an error, and stays as it is."""
+    terminal.data.mkdir()
+    file = terminal.data / "model_registry.json"
+    file.write_text(json.dumps({"version": 7, "models": {}}))
+    code, lines = configure(terminal, "{}")
+    assert code == 1
+    assert errors(lines)[0].startswith("the model registry is corrupt: version 7 is unknown")
+    assert json.loads(file.read_text())["version"] == 7

@@ -1,0 +1,204 @@
+"""``mataserver serve`` as a real process, and ``load`` and ``stop`` against it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import stat
+import urllib.request
+
+import pytest
+
+from cli_terminal import Terminal, all_gone, serving
+from mataserver import __version__
+
+
+@pytest.fixture
+def terminal(tmp_path, monkeypatch):
+    return Terminal(tmp_path, monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def running(tmp_path_factory):
+    """A server on a fresh data directory, with the installed plugins; one for the module."""
+    with pytest.MonkeyPatch.context() as patch:
+        terminal = Terminal(tmp_path_factory.mktemp("serve"), patch)
+        with serving(terminal) as server:
+            yield terminal, server
+
+
+@pytest.fixture
+def server(running, terminal, monkeypatch):
+    """The running server, whose data directory is this terminal's."""
+    monkeypatch.setenv("MATA_SERVER_DATA_DIR", str(running[0].data))
+    return running[1]
+
+
+def health(url):
+    """Ask a server for its health."""
+    with urllib.request.urlopen(f"{url}/v1/health", timeout=30) as answer:
+        return json.load(answer)
+
+
+# serve
+
+
+def test_first_start(running):
+    """The first start makes a key for its owner only, and prints it once with a URL to open."""
+    terminal, server = running
+    file = terminal.data / "api_key"
+    key = file.read_text().strip()
+    assert server.said[0] == (
+        f"mataserver {__version__} listens on {server.url} (API documentation at /docs)"
+    )
+    assert server.value("API key") == f"{key} (made now, shown this once; kept in {file})"
+    assert server.value("open") == f"{server.url}/docs#token={key}"
+    assert stat.S_IMODE(file.stat().st_mode) == 0o600
+    assert key not in server.log
+
+
+def test_start_tells_what_it_has(running):
+    """It prints its plugins with their versions, and where its models are."""
+    terminal, server = running
+    assert "opencv 0.1.0" in server.value("plugins").split(", ")
+    assert server.value("models") == (
+        f"3 registered in {terminal.data}; hub cache {terminal.home}/hf/hub"
+    )
+
+
+def test_health(server):
+    """The server answers at the URL that it prints."""
+    assert health(server.url)["version"] == __version__
+
+
+def test_port_in_use(server, terminal):
+    """A port that is taken is one line on stderr and exit code 1."""
+    port = server.url.rpartition(":")[2]
+    ran = terminal.finish("serve", "--port", port)
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.startswith(f"error: cannot listen on 127.0.0.1:{port}: ")
+    assert ran.stderr.count("\n") == 1
+
+
+def test_bad_configuration(terminal):
+    """A configuration that cannot be used is one line on stderr and exit code 1."""
+    ran = terminal.finish("serve", "--config", "gone.yaml")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr == "error: configuration: no such file: gone.yaml\n"
+
+
+def test_second_start_and_sigterm(terminal):
+    """A stored key is not printed again; on SIGTERM the server and its workers end with 0."""
+    terminal.data.mkdir()
+    (terminal.data / "api_key").write_text("mata_kept\n")
+    with serving(terminal) as server:
+        assert server.value("API key") == f"in {terminal.data}/api_key"
+        assert not any("mata_kept" in line for line in server.said)
+        assert terminal.run("load", "opencv-qr", "--url", server.url).exit_code == 0
+        family = server.family()
+        assert family
+        assert server.end(signal.SIGTERM) == 0
+        assert all_gone(family)
+
+
+def test_settings_and_sigint(terminal, monkeypatch):
+    """Keys of the settings are not printed; a broken plugin is marked; SIGINT ends it with 0."""
+    terminal.install("wreck", "raise RuntimeError('no\\nway')", mataserver={"wreck": "wreck"})
+    monkeypatch.setenv("MATA_SERVER_API_KEYS", "first,second")
+    with serving(terminal) as server:
+        assert server.value("API key") == "from the settings (2)"
+        assert "wreck 1.0 (BROKEN: RuntimeError: no way)" in server.value("plugins")
+        assert server.value("open") is None
+        assert not (terminal.data / "api_key").exists()
+        assert server.end(signal.SIGINT) == 0
+        assert "wreck is not in use" in server.log
+
+
+def test_open_to_everybody(terminal, monkeypatch):
+    """Without authentication on every interface the log warns, and the announcement says so."""
+    monkeypatch.setenv("MATA_SERVER_AUTH_MODE", "none")
+    with serving(terminal, "--host", "0.0.0.0") as server:
+        assert "AUTHENTICATION IS OFF" in server.log
+        assert server.value("API key") == "none is needed (auth_mode is none)"
+        port = server.url.rpartition(":")[2]
+        assert health(f"http://127.0.0.1:{port}")["status"] == "ok"
+        monkeypatch.setenv("MATA_SERVER_HOST", "0.0.0.0")
+        monkeypatch.setenv("MATA_SERVER_PORT", port)
+        assert terminal.run("stop", "opencv-qr").exit_code == 0
+
+
+def test_open_to_this_machine(terminal, monkeypatch):
+    """Without authentication on the loopback there is nothing to warn of."""
+    monkeypatch.setenv("MATA_SERVER_AUTH_MODE", "none")
+    with serving(terminal) as server:
+        assert "AUTHENTICATION" not in server.log
+
+
+def test_without_uvloop(terminal):
+    """Where uvloop is not installed, asyncio's own loop serves."""
+    (terminal.site / "uvloop.py").write_text("raise ImportError")
+    with serving(terminal) as server:
+        assert health(server.url)["status"] == "ok"
+        assert server.end() == 0
+
+
+def test_a_server_that_cannot_start_says_why(terminal):
+    """A data directory that cannot be made is one line on stderr and exit code 1."""
+    terminal.data.write_text("a file")
+    ran = terminal.finish("serve", "--port", "0")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr.startswith("error: could not store the API key: ")
+
+
+# load and stop
+
+
+def test_load_and_stop(server, terminal):
+    """A model is loaded and unloaded with the stored key; stopping it again is no failure."""
+    options = ("opencv-qr", "--url", server.url)
+    loaded = terminal.run("load", *options)
+    assert (loaded.exit_code, loaded.output) == (0, "Model 'opencv-qr' loaded into memory.\n")
+    stopped = terminal.run("stop", *options)
+    assert stopped.exit_code == 0
+    assert stopped.output == "Model 'opencv-qr' unloaded from memory.\n"
+    again = terminal.run("stop", *options)
+    assert again.exit_code == 0
+    assert again.output == "Model 'opencv-qr' was not loaded (nothing to stop).\n"
+
+
+def test_address_from_the_settings(server, terminal, monkeypatch):
+    """Without ``--url`` the settings' host and port are asked; ``warmup`` is ``load``."""
+    monkeypatch.setenv("MATA_SERVER_PORT", server.url.rpartition(":")[2])
+    assert terminal.run("warmup", "opencv-qr").exit_code == 0
+    monkeypatch.setenv("MATA_SERVER_HOST", "0.0.0.0")
+    assert terminal.run("stop", "opencv-qr").exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["load", "stop"])
+def test_http_errors(server, terminal, command, monkeypatch):
+    """What the server answers is the reason: an unknown model, a wrong key, no key."""
+    unknown = terminal.run(command, "org/none", "--url", server.url)
+    assert (unknown.exit_code, unknown.output) == (1, "error: Model not found: org/none\n")
+    wrong = terminal.run(command, "opencv-qr", "--url", server.url, "--api-key", "wrong")
+    assert (wrong.exit_code, wrong.output) == (1, "error: Invalid API key\n")
+    monkeypatch.setenv("MATA_SERVER_API_KEY", "also-wrong")
+    other = terminal.run(command, "opencv-qr", "--url", server.url)
+    assert (other.exit_code, other.output) == (1, "error: Invalid API key\n")
+
+
+def test_key_of_the_option_wins(server, running, terminal, monkeypatch):
+    """``--api-key`` is used before ``MATA_SERVER_API_KEY``."""
+    monkeypatch.setenv("MATA_SERVER_API_KEY", "wrong")
+    key = (running[0].data / "api_key").read_text().strip()
+    result = terminal.run("stop", "opencv-qr", "--url", server.url, "--api-key", key)
+    assert result.exit_code == 0
+
+
+@pytest.mark.parametrize("command", ["load", "stop"])
+def test_no_server(terminal, command):
+    """Without a server the message says where it was looked for and how to start one."""
+    result = terminal.run(command, "opencv-qr", "--url", "http://127.0.0.1:1")
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert result.stderr == (
+        "error: cannot reach the server at http://127.0.0.1:1; is it running? (mataserver serve)\n"
+    )

@@ -1,0 +1,406 @@
+"""Plugins: found one by one, checked, and put out of use by name when they are broken."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import itertools
+import sys
+import textwrap
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from mataserver import config, testing
+from mataserver import plugins as plugin_host
+from mataserver.config import ConfigError, Settings
+from mataserver.contract import ModelFiles
+from mataserver.errors import Unavailable
+from mataserver.plugins import PluginError, discover
+from mataserver.testing import check_plugin, installed, serving
+
+_NUMBERS = itertools.count()
+
+SOUND = """
+from msgspec import Struct
+from mataserver import Backend, Classification, ClassifyResult, Params, hookimpl
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    size: int = 3
+
+class Model:
+    def predict(self, images, params):
+        return [ClassifyResult([Classification("any", 1.0)]) for _ in images]
+
+def load(spec, ctx):
+    return Model()
+
+def accepts(files):
+    return files.model_type == "any"
+
+def backend(**given):
+    return Backend(**{"name": "any", "task": "classify", "source": "pip", "load": load, **given})
+"""
+HOOKS = """
+@hookimpl
+def settings():
+    return Settings
+
+@hookimpl
+def backends():
+    return [backend()]
+"""
+
+
+@pytest.fixture
+def plugin(tmp_path, monkeypatch):
+    """Write a plugin's module and return its entry point."""
+    folder = tmp_path / "modules"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(folder)
+
+    def written(source, name="mine", preamble=SOUND):
+        module = f"plugin_under_test_{next(_NUMBERS)}"
+        (folder / f"{module}.py").write_text(preamble + textwrap.dedent(source))
+        return importlib.metadata.EntryPoint(name, module, plugin_host.GROUP)
+
+    return written
+
+
+def names(found):
+    """Return the names of the backends in use."""
+    return [offer.backend.name for offer in found.offers if offer.plugin.error is None]
+
+
+def given(**plugins):
+    """Return settings with ``plugins``."""
+    return Settings(plugins=plugins)
+
+
+def test_a_sound_plugin_is_in_use(plugin):
+    """Its backends are offered, its settings decoded, and nothing is wrong."""
+    found = discover(given(mine={"size": 5}), [plugin(HOOKS)])
+    assert [each.error for each in found.found] == [None]
+    assert found.found[0].settings.size == 5
+    assert names(found) == ["any"]
+    assert found.pip("any").backend.task == "classify"
+
+
+def test_settings_are_those_of_the_struct_when_none_are_given(plugin):
+    """A plugin gets the defaults of its own struct."""
+    assert discover(Settings(), [plugin(HOOKS)]).found[0].settings.size == 3
+
+
+def test_hooks_may_be_methods_of_an_object(plugin):
+    """An entry point may name an object; its marked methods are the hooks."""
+    source = """
+    class Plugin:
+        @hookimpl
+        def backends(self):
+            return (backend(),)
+
+    thing = Plugin()
+    """
+    point = plugin(source)
+    named = importlib.metadata.EntryPoint(point.name, f"{point.value}:thing", point.group)
+    assert names(discover(Settings(), [named])) == ["any"]
+
+
+def test_a_hook_may_have_another_name_in_its_module(plugin):
+    """``hookimpl(specname=...)`` counts under the hook's own name."""
+    source = """
+    @hookimpl(specname="backends")
+    def everything():
+        return [backend()]
+    """
+    assert names(discover(Settings(), [plugin(source)])) == ["any"]
+
+
+def test_a_submodule_named_like_a_hook_is_none(plugin):
+    """Something that is no function may be called ``settings`` without being taken for a hook."""
+    source = """
+    import types
+    service = settings = types.ModuleType("settings")
+
+    @hookimpl
+    def backends():
+        return [backend()]
+    """
+    assert names(discover(Settings(), [plugin(source)])) == ["any"]
+
+
+BROKEN = {
+    "raises at import": ("raise RuntimeError('no luck')", "RuntimeError: no luck"),
+    "does not parse": ("def settings(:", "SyntaxError: "),
+    "imports what is not there": ("import nobody_has_this", "No module named 'nobody_has_this'"),
+    "no hook at all": ("", "it implements no hook"),
+    "misspelt hook": ("@hookimpl\ndef backend_list(): return []", "unknown hook 'backend_list'"),
+    "unmarked hook": ("def backends(): return []", "backends() is not marked"),
+    "wrong argument": ("@hookimpl\ndef service(context): ...", "'context'"),
+    "wrapper": (
+        "@hookimpl(wrapper=True)\ndef backends():\n    return (yield)",
+        "backends() must be one plain function",
+    ),
+    "settings raise": ("@hookimpl\ndef settings(): raise KeyError('x')", "KeyError: 'x'"),
+    "settings are no type": ("@hookimpl\ndef settings(): return Settings()", "msgspec.Struct type"),
+    "settings take anything": (
+        "class Lax(Struct):\n    a: int = 1\n@hookimpl\ndef settings(): return Lax",
+        "forbid_unknown_fields",
+    ),
+    "settings cannot travel": (
+        """
+        @hookimpl
+        def settings():
+            class Hidden(Struct, forbid_unknown_fields=True): pass
+            return Hidden
+        """,
+        "settings(): the struct must stand at the top level",
+    ),
+    "settings cannot be decoded": (
+        """
+        class Odd(Struct, forbid_unknown_fields=True):
+            a: iter = 1
+
+        @hookimpl
+        def settings(): return Odd
+        """,
+        "TypeError",
+    ),
+    "backends raise": ("@hookimpl\ndef backends(): return 1 / 0", "ZeroDivisionError: "),
+    "backends give nothing": ("@hookimpl\ndef backends(): return None", "TypeError: "),
+    "backends give a string": ("@hookimpl\ndef backends(): return 'any'", "gave a str"),
+}
+WRONG_BACKENDS = {
+    "unknown task": ("task='smell'", "unknown task 'smell'"),
+    "unknown source": ("source='ftp'", "unknown source 'ftp'"),
+    "unknown engine": ("engine='gpu'", "unknown engine 'gpu'"),
+    "params of another kind": ("params=Settings", "params must be a mataserver.Params struct"),
+    "params that are no type": ("params=Params()", "params must be a mataserver.Params struct"),
+    "hub models without accepts": ("source='hf'", "the source hf needs a function accepts"),
+    "no name": ("name=''", "without a name"),
+    "a string for a tuple": ("requires='cv2'", "requires must be a tuple of strings"),
+    "no batch": ("max_batch=0", "max_batch must be a whole number from 1"),
+    "load that is a lambda": ("load=lambda spec, ctx: Model()", "load must stand at the top level"),
+    "load that is nothing": ("load=None", "load must be a function"),
+}
+BROKEN |= {
+    name: (f"@hookimpl\ndef backends(): return [backend({arguments})]", reason)
+    for name, (arguments, reason) in WRONG_BACKENDS.items()
+}
+
+
+@pytest.mark.parametrize(("source", "reason"), BROKEN.values(), ids=BROKEN)
+def test_a_broken_plugin_is_out_of_use_with_its_reason(plugin, source, reason):
+    """Whatever is wrong with one plugin, it is named, and the next one is in use."""
+    points = [plugin(source, name="broken"), plugin(HOOKS, name="sound")]
+    found = discover(Settings(), points)
+    broken, sound = found.found
+    assert reason in broken.error
+    assert "\n" not in broken.error
+    assert sound.error is None
+    assert names(found) == ["any"]
+    assert found.usable == [sound]
+
+
+@pytest.mark.parametrize(("source", "reason"), BROKEN.values(), ids=BROKEN)
+def test_strict_stops_the_start_at_a_broken_plugin(plugin, source, reason):
+    """With ``plugins.strict`` the same plugin is an error that names it."""
+    with pytest.raises(PluginError, match=r"^plugin broken: ") as caught:
+        discover(given(strict=True), [plugin(source, name="broken")])
+    assert reason in caught.value.detail
+
+
+def test_strict_passes_sound_plugins(plugin):
+    """``plugins.strict`` changes nothing when nothing is broken."""
+    assert names(discover(given(strict=True), [plugin(HOOKS)])) == ["any"]
+
+
+def test_strict_must_be_a_boolean():
+    """``plugins.strict`` is a setting like any other."""
+    with pytest.raises(ConfigError, match=r"plugins\.strict: expected `bool`"):
+        discover(given(strict="yes"), [])
+
+
+def test_a_reason_holds_no_folder(plugin):
+    """An import error names the module and not where it lies."""
+    found = discover(Settings(), [plugin("from mataserver import nothing_of_that_name")])
+    assert "nothing_of_that_name" in found.found[0].error
+    assert "__init__.py" in found.found[0].error
+    assert "/" not in found.found[0].error
+
+
+def test_two_plugins_of_one_name(plugin):
+    """The second of a name is refused, the first stays in use."""
+    other = plugin("@hookimpl\ndef backends(): return [backend(name='other')]")
+    found = discover(Settings(), [plugin(HOOKS), other])
+    assert [each.error for each in found.found] == [None, "the name 'mine' is taken"]
+    assert names(found) == ["any"]
+
+
+def test_a_plugin_cannot_be_called_strict(plugin):
+    """``plugins.strict`` is a setting, so the name is taken."""
+    found = discover(Settings(), [plugin(HOOKS, name="strict")])
+    assert found.found[0].error == "the name 'strict' is taken"
+
+
+def test_two_plugins_with_one_backend_name(plugin):
+    """The second plugin is refused and the first one's name is told."""
+    found = discover(Settings(), [plugin(HOOKS, name="a"), plugin(HOOKS, name="b")])
+    assert found.found[1].error == "backend any: the plugin a has one of that name"
+    assert names(found) == ["any"]
+
+
+def test_one_plugin_with_one_backend_name_twice(plugin):
+    """A plugin that gives a name twice is refused as a whole."""
+    found = discover(Settings(), [plugin("@hookimpl\ndef backends(): return [backend()] * 2")])
+    assert found.found[0].error == "backend any: the plugin mine has one of that name"
+    assert names(found) == []
+
+
+def test_accepts_that_fails_serves_nothing(plugin):
+    """A failing ``accepts`` does not keep other plugins from serving a model."""
+    bad = """
+    def fails(files):
+        raise KeyError(files.config["architectures"])
+
+    @hookimpl
+    def backends():
+        return [backend(name="bad", source="hf", accepts=fails)]
+    """
+    good = "@hookimpl\ndef backends(): return [backend(source='hf', accepts=accepts)]"
+    found = discover(Settings(), [plugin(bad, name="a"), plugin(good, name="b")])
+    files = ModelFiles("org/model", "hf", config={"model_type": "any"})
+    assert found.offer(files, "classify").backend.name == "any"
+    assert found.offer(ModelFiles("org/model", "hf"), "classify") is None
+
+
+def test_a_misspelt_setting_names_its_path(plugin):
+    """A key that the plugin does not know stops the start."""
+    with pytest.raises(ConfigError, match=r"plugins\.mine\.sise: unknown key"):
+        discover(given(mine={"sise": 5}), [plugin(HOOKS)])
+
+
+def test_a_setting_of_the_wrong_type_names_its_path(plugin):
+    """A value that the plugin cannot take stops the start."""
+    with pytest.raises(ConfigError, match=r"plugins\.mine\.size: expected `int`"):
+        discover(given(mine={"size": "big"}), [plugin(HOOKS)])
+
+
+def test_settings_of_an_unknown_plugin_are_refused(plugin):
+    """A section for a plugin that is not installed stops the start."""
+    with pytest.raises(ConfigError, match=r"plugins\.yours: no such plugin is installed"):
+        discover(given(yours={}), [plugin(HOOKS)])
+
+
+def test_settings_of_a_plugin_without_settings_are_refused(plugin):
+    """A section for a plugin that declares no settings stops the start."""
+    source = "@hookimpl\ndef backends(): return [backend()]"
+    with pytest.raises(ConfigError, match=r"plugins\.mine: it takes no settings"):
+        discover(given(mine={"size": 1}), [plugin(source)])
+
+
+def test_settings_of_a_broken_plugin_are_left_alone(plugin):
+    """A plugin that cannot be imported keeps its section without stopping the start."""
+    found = discover(given(mine={"size": 5}), [plugin("raise RuntimeError")])
+    assert found.found[0].error == "RuntimeError"
+
+
+def test_missing_modules_are_named_with_their_packages(plugin):
+    """A backend whose modules are not installed says what to install, and imports nothing."""
+    source = """
+    @hookimpl
+    def backends():
+        return [backend(requires=("nobody_has_this", "json"), packages=("nobody-has==1",))]
+    """
+    offer = discover(Settings(), [plugin(source)]).pip("any")
+    assert offer.missing == ("nobody_has_this",)
+    with pytest.raises(Unavailable, match="needs nobody_has_this: pip install 'nobody-has==1'"):
+        offer.check_installed()
+
+
+async def test_the_api_lists_broken_plugins(plugin, tmp_path):
+    """``GET /v1/plugins`` gives each plugin's backends, or the reason why it is out of use."""
+    points = [plugin("raise RuntimeError('no luck')", name="broken"), plugin(HOOKS, name="sound")]
+    async with (
+        serving(tmp_path / "data", entry_points=points) as server,
+        aiohttp.ClientSession(server.url, headers=server.headers) as http,
+        http.get("/v1/plugins") as answer,
+    ):
+        broken, sound = await answer.json()
+    assert broken["error"] == "RuntimeError: no luck"
+    assert broken["backends"] == []
+    assert "error" not in sound
+    assert sound["backends"] == [
+        {
+            "name": "any",
+            "task": "classify",
+            "source": "pip",
+            "engine": "process",
+            "missing": [],
+        }
+    ]
+
+
+PROVIDED = sorted(importlib.metadata.entry_points(group=plugin_host.GROUP).names)
+
+
+@pytest.mark.parametrize("name", PROVIDED)
+def test_installed_plugins_are_sound(name):
+    """Neither the entry module of an installed plugin nor its hooks import a framework."""
+    assert check_plugin(name) == []
+
+
+def test_this_repositorys_plugins_are_installed():
+    """The tests see every plugin of this repository."""
+    assert {"hf", "ocr", "opencv"} <= set(PROVIDED)
+
+
+def test_check_plugin_tells_what_is_not_there():
+    """A name that nothing declares is a problem, and ``installed`` raises for it."""
+    (problem,) = check_plugin("nobody-has-this")
+    assert "is it installed?" in problem
+    with pytest.raises(LookupError, match="nobody-has-this"):
+        installed("nobody-has-this")
+
+
+HEAVY = """
+@hookimpl
+def backends():
+    import cv2
+    return [backend()]
+"""
+
+
+@pytest.mark.parametrize(
+    ("source", "problem"),
+    [
+        (HOOKS, []),
+        (HEAVY, ["its import or its hooks import cv2"]),
+        ("import cv2" + HOOKS, ["its import or its hooks import cv2"]),
+        ("raise RuntimeError('no luck')", ["tried: RuntimeError: no luck"]),
+    ],
+)
+def test_check_plugin_finds_what_is_wrong(plugin, monkeypatch, source, problem):
+    """A framework that the import or a hook brings in is a problem, and so is a broken plugin."""
+    point = plugin(source, name="tried")
+    folder = Path(sys.path[0])
+    monkeypatch.setenv("PYTHONPATH", str(folder))
+    about = folder / "tried-1.dist-info"
+    about.mkdir()
+    (about / "METADATA").write_text("Metadata-Version: 2.1\nName: tried\nVersion: 1\n")
+    (about / "entry_points.txt").write_text(f"[{point.group}]\n{point.name} = {point.value}\n")
+    importlib.invalidate_caches()
+    assert check_plugin("tried") == problem
+
+
+def test_imported_frameworks_sees_a_framework():
+    """A module that imports a framework is found out in a fresh interpreter."""
+    assert testing.imported_frameworks("cv2") == ["cv2"]
+    assert testing.imported_frameworks("mataserver.testing") == []
+
+
+def test_the_fake_plugin_is_sound():
+    """The fake plugin passes the same checks as any other."""
+    found = discover(config.Settings(), [testing.FAKE])
+    assert found.found[0].error is None
+    assert len(found.offers) == 11
