@@ -24,6 +24,7 @@ from mataserver.engines.thread import ThreadEngine
 from mataserver.engines.work import Assignment, Placement
 from mataserver.errors import MataError
 from mataserver.http import docs, health, infer, middleware, models, sessions, stream
+from mataserver.http.connection import GOING_AWAY
 from mataserver.http.routing import State
 from mataserver.metrics import Metrics
 from mataserver.pool import ModelPool, Policy
@@ -34,7 +35,7 @@ from mataserver.sessions import SessionStore
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from mataserver.config import Settings
+    from mataserver.config import ModelSettings, Settings
     from mataserver.engines.work import Engine, Worker
     from mataserver.http.routing import Route
     from mataserver.plugins import Plugin, Plugins
@@ -108,10 +109,7 @@ def _engines(settings: Settings) -> dict[str, Engine]:
 def _loader(settings: Settings, engines: dict[str, Engine]) -> Callable[[Recipe], Any]:
     """Return how the pool gets a worker: the recipe's engine, with what its backend declares."""
 
-    async def load(recipe: Recipe) -> Worker:
-        backend, chosen = recipe.backend, recipe.settings
-        preferred = backend.engine if settings.engine == "auto" else settings.engine
-        engine = engines[preferred if chosen.engine == "auto" else chosen.engine]
+    def assign(recipe: Recipe, chosen: ModelSettings) -> Assignment:
         context = LoadContext(
             settings=recipe.plugin_settings,
             device=chosen.device or settings.device,
@@ -120,18 +118,31 @@ def _loader(settings: Settings, engines: dict[str, Engine]) -> Callable[[Recipe]
             data_dir=settings.data_path,
             log=logging.getLogger(f"mataserver.plugin.{recipe.plugin}"),
         )
-        assignment = Assignment(
-            load=backend.load,
-            params_type=backend.params,
+        return Assignment(
+            load=recipe.backend.load,
+            params_type=recipe.backend.params,
             spec=recipe.spec,
             context=context,
             max_pixels=settings.max_pixels,
             decode_threads=settings.decode_threads or os.cpu_count() or 1,
+            parts={label: assign(part, chosen) for label, part in recipe.parts.items()},
         )
-        placement = Placement(recipe.plugin, backend.preload, backend.environment)
-        return await engine.start(assignment, placement)
+
+    async def load(recipe: Recipe) -> Worker:
+        backend, chosen = recipe.backend, recipe.settings
+        preferred = backend.engine if settings.engine == "auto" else settings.engine
+        engine = engines[preferred if chosen.engine == "auto" else chosen.engine]
+        return await engine.start(assign(recipe, chosen), _placement(recipe))
 
     return load
+
+
+def _placement(recipe: Recipe) -> Placement:
+    """Return where a model starts: what it and its parts want imported and set beforehand."""
+    every = [recipe, *recipe.parts.values()]
+    preload = dict.fromkeys(name for each in every for name in each.backend.preload)
+    environment = dict(pair for each in reversed(every) for pair in each.backend.environment)
+    return Placement(recipe.plugin, tuple(preload), tuple(environment.items()))
 
 
 def _configured_models(state: State) -> None:
@@ -239,7 +250,7 @@ async def _leave_sockets(application: web.Application) -> None:
     state.draining = True
     connections = [s.connection for s in state.sessions.all() if s.connection is not None]
     for connection in connections:
-        connection.leave(stream.GOING_AWAY, "the server is shutting down")
+        connection.leave(GOING_AWAY, "the server is shutting down")
 
 
 async def run(

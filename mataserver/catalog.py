@@ -224,6 +224,7 @@ class Catalog:
         if offer is None:
             raise Unavailable(f"No installed plugin serves {name} for the task {task}")
         offer.check_installed()
+        parts = self._parts(offer, files, entry)
         size = _size(name, entry) or 0
         return Recipe(
             spec=ModelSpec(name, task, entry.source, files.path),
@@ -231,8 +232,26 @@ class Catalog:
             plugin=offer.plugin.name,
             plugin_settings=offer.plugin.settings,
             settings=self._settings.model(name),
-            estimate=_BASE_BYTES + size,
+            estimate=_BASE_BYTES + size + sum(part.estimate for part in parts.values()),
+            parts=parts,
         )
+
+    def _parts(self, offer: Offer, files: ModelFiles, entry: Entry) -> dict[str, Recipe]:
+        """Return what it takes to load the models that a backend is composed of."""
+        if offer.backend.parts is None:
+            return {}
+        recipes = {}
+        for label, part in offer.backend.parts(files, offer.plugin.settings).items():
+            own = part.model == files.name
+            try:
+                found = entry if own else self.entry(part.model)
+            except NotFound:
+                raise Unavailable(
+                    f"{files.name} needs a model that is not here: "
+                    f"mataserver pull {part.model} --task {part.task}"
+                ) from None
+            recipes[label] = self._make_recipe(part.model, found, part.task)
+        return recipes
 
     def _match(self, files: ModelFiles, task: str) -> None:
         if self._plugins.offer(files, task) is not None:
@@ -247,7 +266,8 @@ class Catalog:
 
     async def _install(self, offer: Offer, task: str, *, allow_pip: bool) -> list[str]:
         backend = offer.backend
-        if task != backend.task:
+        composed = self._plugins.offer(ModelFiles(backend.name, "pip"), task)
+        if composed is None:
             raise BadRequest(f"Task mismatch: {backend.name} serves {backend.task}, not {task}")
         if offer.missing:
             if not allow_pip:

@@ -14,7 +14,7 @@ from mataserver.params import Params
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -60,12 +60,29 @@ class ModelSpec:
 
 
 @dataclass(frozen=True, slots=True)
+class Part:
+    """A model that a backend is composed of: a registered name, or its own, and the task."""
+
+    model: str
+    task: str
+
+
+@dataclass(frozen=True, slots=True)
+class LoadedPart:
+    """A part, loaded in the same worker, and the struct of its parameters."""
+
+    model: Model
+    params: type[Params]
+
+
+@dataclass(frozen=True, slots=True)
 class LoadContext:
     """Plain data for ``Backend.load``; it crosses a process boundary.
 
     ``settings`` is the plugin's settings struct (None if it declares none); ``device`` is "auto",
     "cpu", "cuda" or "cuda:N"; ``dtype`` "auto", "float32", "float16" or "bfloat16"; ``threads``
-    the number of threads a forward pass may use (0: the framework's own choice).
+    the number of threads a forward pass may use (0: the framework's own choice); ``parts`` the
+    models that ``Backend.parts`` named.
     """
 
     settings: Any
@@ -74,14 +91,16 @@ class LoadContext:
     threads: int
     data_dir: Path
     log: logging.Logger
+    parts: Mapping[str, LoadedPart] = field(default_factory=dict)
 
 
 class Model(Protocol):
     """A loaded model.
 
     It may also offer ``session(params)`` (an object with ``step(image) -> Result``, for models
-    that keep state from frame to frame), public methods that a service calls through its handle,
-    and ``close()``.
+    that keep state from frame to frame), ``stream(image, params)`` (an iterator of pieces of text
+    whose last item is the result, for models that generate), public methods that a service calls
+    through its handle, and ``close()``.
     """
 
     def predict(self, images: Sequence[Image], params: Sequence[Any]) -> Sequence[Result]:
@@ -102,7 +121,7 @@ class Backend:
     task:     one of ``results.TASKS``.
     source:   "hf" serves models of the hub and local directories that look the same; "pip" serves
               the one model called ``name`` whose weights come with its packages; "local" serves
-              local files.
+              local files; "any" serves models of every source.
     load:     a module-level function ``load(spec, ctx) -> Model``; it runs in the worker and is
               the place to import the framework.
     params:   the struct of the parameters it uses.
@@ -115,11 +134,13 @@ class Backend:
               for frameworks that start threads at import (onnxruntime).
     max_batch: the largest batch ``predict`` is given unless the configuration says otherwise.
     environment: variables set in the worker before anything is imported.
+    parts:    ``parts(files, settings)`` names the other models that it is composed of, each under
+              the label that ``LoadContext.parts`` has it by. They are loaded in the same worker.
     """
 
     name: str
     task: str
-    source: Literal["hf", "pip", "local"]
+    source: Literal["hf", "pip", "local", "any"]
     load: Callable[[ModelSpec, LoadContext], Model]
     params: type[Params] = Params
     accepts: Callable[[ModelFiles], bool] | None = None
@@ -130,6 +151,7 @@ class Backend:
     preload: tuple[str, ...] = ()
     max_batch: int = 1
     environment: tuple[tuple[str, str], ...] = ()
+    parts: Callable[[ModelFiles, Any], Mapping[str, Part]] | None = None
 
     def serves(self, files: ModelFiles, task: str) -> bool:
         """Whether this backend serves that model for that task."""
@@ -144,6 +166,7 @@ _SERVED: dict[str, frozenset[str]] = {
     "hf": frozenset({"hf", "local"}),
     "pip": frozenset({"pip"}),
     "local": frozenset({"local"}),
+    "any": frozenset({"hf", "pip", "local"}),
 }
 
 

@@ -35,6 +35,21 @@ _EXPLAINED = {
     507: "Not enough RAM or VRAM",
 }
 _REF = "#/components/schemas/{name}"
+_HEADERS = {
+    "X-Request-Id": {
+        "description": "The request's own, if it is sane, else a new one.",
+        "schema": {"type": "string", "maxLength": 128},
+    },
+    "Server-Timing": {
+        "description": "Milliseconds: decode, queue, infer and encode of an inference, and total.",
+        "schema": {"type": "string"},
+    },
+    "Retry-After": {
+        "description": "Seconds to wait, where a later try may succeed.",
+        "schema": {"type": "integer", "minimum": 1},
+    },
+}
+_EVERY = ("X-Request-Id", "Server-Timing")
 
 
 def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
@@ -65,6 +80,7 @@ def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
         "paths": paths,
         "components": {
             "schemas": components,
+            "headers": _HEADERS,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
     }
@@ -88,10 +104,14 @@ def _operation(route: Route, path: str, schema: Callable[[Any], dict[str, Any]])
         operation["requestBody"] = {"required": True, "content": content}
     problem = {"application/json": {"schema": schema(Problem)}}
     for status in sorted(errors):
-        operation["responses"].setdefault(
-            str(status), {"description": _EXPLAINED[status], "content": problem}
-        )
+        names = (*_EVERY, "Retry-After") if status == 503 else _EVERY
+        answer = {"description": _EXPLAINED[status], "headers": _headers(names), "content": problem}
+        operation["responses"].setdefault(str(status), answer)
     return operation
+
+
+def _headers(names: Iterable[str]) -> dict[str, dict[str, str]]:
+    return {name: {"$ref": f"#/components/headers/{name}"} for name in names}
 
 
 def _parameters(
@@ -110,7 +130,7 @@ def _parameters(
 def _response(
     text: str, bodies: tuple[Body, ...], schema: Callable[[Any], dict[str, Any]]
 ) -> dict[str, Any]:
-    answer: dict[str, Any] = {"description": text}
+    answer: dict[str, Any] = {"description": text, "headers": _headers(_EVERY)}
     if bodies:
         answer["content"] = {body.content_type: _media(body, schema) for body in bodies}
     return answer

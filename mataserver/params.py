@@ -31,6 +31,10 @@ Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 TopK = Annotated[int, Meta(gt=0, le=1_000_000)]
 MaxTokens = Annotated[int, Meta(gt=0, le=1_000_000)]
 Temperature = Annotated[float, Meta(ge=0.0, le=100.0)]
+Language = Annotated[str, Meta(min_length=1, max_length=64)]
+OutputMode = Literal["json", "detect", "classify", "describe"]
+OcrType = Literal["ocr", "format"]
+Detail = Literal[0, 1]
 Side = Annotated[int, Meta(gt=0, le=MAX_TARGET_SIDE)]
 
 OLD_NAMES = {
@@ -63,11 +67,11 @@ class ApiParams(Struct, kw_only=True, forbid_unknown_fields=True):
     temperature: Temperature | UnsetType = UNSET
     top_p: Confidence | UnsetType = UNSET
     top_k: TopK | UnsetType = UNSET
-    output_mode: Literal["json", "detect", "classify", "describe"] | UnsetType = UNSET
+    output_mode: OutputMode | UnsetType = UNSET
     use_softmax: bool | UnsetType = UNSET
-    language: Annotated[str, Meta(min_length=1, max_length=64)] | UnsetType = UNSET
-    ocr_type: Literal["ocr", "format"] | UnsetType = UNSET
-    detail: Literal[0, 1] | UnsetType = UNSET
+    language: Language | UnsetType = UNSET
+    ocr_type: OcrType | UnsetType = UNSET
+    detail: Detail | UnsetType = UNSET
     normalize: bool | UnsetType = UNSET
     target_size: tuple[Side, Side] | UnsetType = UNSET
     point_prompts: (

@@ -34,7 +34,7 @@ GROUP = "mataserver"
 COMMANDS_GROUP = "mataserver.commands"
 HOOKS = ("settings", "backends", "service")
 
-_SOURCES = ("hf", "pip", "local")
+_SOURCES = ("hf", "pip", "local", "any")
 _ENGINES = ("process", "thread")
 _FOLDERS = re.compile(r"(?<![\w.:/-])/(?:[^\s/'\",;()<>]+/)*")
 _VARIABLE = re.compile(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
@@ -93,7 +93,22 @@ class Plugins:
 
     def offer(self, files: ModelFiles, task: str) -> Offer | None:
         """Return the backend that serves a model for a task, or None."""
-        return next((each for each in self._usable if _serves(each, files, task)), None)
+        for each in self._usable:
+            if _serves(each, files, task) and self._complete(each, files):
+                return each
+        return None
+
+    def _complete(self, offer: Offer, files: ModelFiles) -> bool:
+        """Whether the parts that a backend takes from the model itself are served."""
+        if offer.backend.parts is None:
+            return True
+        try:
+            parts = offer.backend.parts(files, offer.plugin.settings)
+        except Exception:
+            log.exception("backend %s: parts failed", offer.backend.name)
+            return False
+        own = [part.task for part in parts.values() if part.model == files.name]
+        return all(self.offer(files, task) is not None for task in own)
 
     def pip(self, name: str) -> Offer | None:
         """Return the pip backend called ``name``, or None."""

@@ -11,7 +11,7 @@ import asyncio
 import contextlib
 import logging
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
@@ -20,7 +20,7 @@ from mataserver.batching import Batcher, NotDispatchedError
 from mataserver.errors import MataError, OutOfMemory, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 
     from mataserver.config import ModelSettings
     from mataserver.contract import Backend, ModelSpec
@@ -44,6 +44,7 @@ class Recipe:
     plugin_settings: object
     settings: ModelSettings
     estimate: int
+    parts: Mapping[str, Recipe] = field(default_factory=dict)
 
     @property
     def key(self) -> tuple[str, str]:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 SCHEMA_VERSION = "mata.v1"
 
-TASKS = ("classify", "depth", "detect", "ocr", "pose", "segment", "track", "vlm")
+TASKS = ("classify", "depth", "detect", "embed", "ocr", "pose", "segment", "track", "vlm")
 """The tasks a model can be registered under."""
 
 Box = tuple[float, float, float, float]
@@ -127,6 +127,16 @@ class DepthResult(Struct, frozen=True):
     depth_map: Any
 
 
+class EmbedResult(Struct, frozen=True):
+    """Task ``embed``: ``embedding`` is a float32 array ``[d]`` of length 1 (L2-normalised).
+
+    In JSON it is a list of numbers, in MessagePack little-endian float32 bytes.
+    """
+
+    tasks: ClassVar[tuple[str, ...]] = ("embed",)
+    embedding: Any
+
+
 class VlmResult(Struct, frozen=True, omit_defaults=True):
     """Task ``vlm``: the text, and what ``output_mode`` parsed out of it."""
 
@@ -139,7 +149,14 @@ class VlmResult(Struct, frozen=True, omit_defaults=True):
 
 
 Result = (
-    DetectResult | SegmentResult | ClassifyResult | PoseResult | OcrResult | DepthResult | VlmResult
+    DetectResult
+    | SegmentResult
+    | ClassifyResult
+    | PoseResult
+    | OcrResult
+    | DepthResult
+    | EmbedResult
+    | VlmResult
 )
 """What ``Model.predict`` returns for one image."""
 
@@ -150,6 +167,7 @@ RESULT_TYPES: tuple[type[Struct], ...] = (
     PoseResult,
     OcrResult,
     DepthResult,
+    EmbedResult,
     VlmResult,
 )
 
@@ -175,6 +193,7 @@ class InferResponse(Struct, kw_only=True):
     regions: list[TextRegion] | UnsetType = UNSET
     depth_map: Any = UNSET
     depth_shape: tuple[int, int] | UnsetType = UNSET
+    embedding: Any = UNSET
     entities: list[Entity] | UnsetType = UNSET
     output: Any = UNSET
     session_id: str | UnsetType = UNSET
@@ -212,7 +231,9 @@ def problem(result: object, task: str) -> str | None:
     if task not in getattr(type(result), "tasks", ()):
         return f"{type(result).__name__} does not belong to the task {task}"
     if isinstance(result, DepthResult):
-        return _depth_problem(result.depth_map)
+        return _array_problem("depth_map", result.depth_map, 2)
+    if isinstance(result, EmbedResult):
+        return _array_problem("embedding", result.embedding, 1)
     for name in result.__struct_fields__:
         value = getattr(result, name)
         if isinstance(value, str) or value is UNSET or name == "output":
@@ -225,11 +246,12 @@ def problem(result: object, task: str) -> str | None:
     return None
 
 
-def _depth_problem(depth: object) -> str | None:
-    shape, dtype = getattr(depth, "shape", ()), getattr(depth, "dtype", None)
-    if len(shape) != 2 or str(dtype) != "float32":
-        return "depth_map must be a float32 array [h, w]"
-    return None
+def _array_problem(name: str, array: object, dimensions: int) -> str | None:
+    shape, dtype = getattr(array, "shape", ()), getattr(array, "dtype", None)
+    if len(shape) != dimensions or str(dtype) != "float32":
+        return f"{name} must be a float32 array of {dimensions} dimensions"
+    total = float(array.sum())  # type: ignore[attr-defined]
+    return None if math.isfinite(total) else f"{name} holds numbers that are not finite"
 
 
 _ITEM_TYPES = (Detection, Segment, Classification, Keypoint, TextRegion, Entity)

@@ -94,6 +94,8 @@ def _typed(fields: dict[str, bytes], task: str) -> Any:
     result = msgspec.convert(values, _RESULT_OF[task])
     if isinstance(result, results.DepthResult):
         return results.DepthResult(np.frombuffer(result.depth_map, "<f4").reshape(shape))
+    if isinstance(result, results.EmbedResult):
+        return results.EmbedResult(np.frombuffer(result.embedding, "<f4"))
     if isinstance(result, results.SegmentResult):
         return results.SegmentResult([_with_mask(segment) for segment in result.segments])
     return result

@@ -6,10 +6,15 @@ import asyncio
 import base64
 import contextlib
 import importlib.metadata
+import json
 import os
 import socket
 import struct
+import subprocess
+import sys
 import threading
+from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import urlsplit
 
 import aiohttp
@@ -27,6 +32,17 @@ async def open_session(http, model="fake-detect", **params):
         body = await response.json()
         assert response.status == 201, body
         return body["session_id"]
+
+
+async def open_url(http, model="fake-detect", **params):
+    """Create a session; return the URL of its socket with the key of the tests."""
+    async with http.post("/v1/sessions", json={"model": model, "params": params}) as response:
+        return (await response.json())["ws_url"] + "?token=test-key"
+
+
+def session_of(url):
+    """Return the session's id in the URL of its socket."""
+    return urlsplit(url).path.rpartition("/")[2]
 
 
 async def session_info(http, session_id):
@@ -113,6 +129,20 @@ def frame(opcode, payload=b"", *, fin=True, rsv=0):
     return head + mask + masked
 
 
+def _upgrade(parts):
+    """Return the request for the upgrade."""
+    key = base64.b64encode(os.urandom(16)).decode()
+    lines = [
+        f"GET {parts.path}?{parts.query} HTTP/1.1",
+        f"Host: {parts.netloc}",
+        "Connection: Upgrade",
+        "Upgrade: websocket",
+        "Sec-WebSocket-Version: 13",
+        f"Sec-WebSocket-Key: {key}",
+    ]
+    return "\r\n".join([*lines, "", ""])
+
+
 class RawPeer:
     """A client that reads and writes nothing but what the test says, pongs included."""
 
@@ -123,34 +153,26 @@ class RawPeer:
 
     @classmethod
     @contextlib.asynccontextmanager
-    async def connected(cls, url, path, *, receive_buffer=None):
-        """Connect and complete the upgrade; ``receive_buffer`` bytes make a small TCP window."""
+    async def connected(cls, url, *, receive_buffer=None, at_once=b"", change=("", ""), status=101):
+        """Connect and ask for the upgrade.
+
+        ``receive_buffer`` bytes make a small TCP window; ``at_once`` is sent with the request, in
+        which ``change`` replaces a text; ``status`` is the expected answer.
+        """
         sock = socket.socket()
         if receive_buffer is not None:
             sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
-        sock.setblocking(False)
+        sock.setblocking(False)  # noqa: FBT003 - socket's own signature
         peer = cls(sock)
         with sock:
-            address = urlsplit(url)
-            await peer._loop.sock_connect(sock, (address.hostname, address.port))
-            await peer._upgrade(address.netloc, path)
+            parts = urlsplit(url)
+            await peer._loop.sock_connect(sock, (parts.hostname, parts.port))
+            await peer.send(_upgrade(parts).replace(*change).encode() + at_once)
+            while b"\r\n\r\n" not in peer._buffer:
+                assert await peer._fill()
+            head, _, peer._buffer = peer._buffer.partition(b"\r\n\r\n")
+            assert head.startswith(f"HTTP/1.1 {status}".encode()), head
             yield peer
-
-    async def _upgrade(self, host, path):
-        key = base64.b64encode(os.urandom(16)).decode()
-        lines = [
-            f"GET {path} HTTP/1.1",
-            f"Host: {host}",
-            "Connection: Upgrade",
-            "Upgrade: websocket",
-            "Sec-WebSocket-Version: 13",
-            f"Sec-WebSocket-Key: {key}",
-        ]
-        await self.send("\r\n".join([*lines, "", ""]).encode())
-        while b"\r\n\r\n" not in self._buffer:
-            assert await self._fill()
-        head, _, self._buffer = self._buffer.partition(b"\r\n\r\n")
-        assert head.startswith(b"HTTP/1.1 101"), head
 
     async def send(self, data):
         """Write bytes; waits while the server reads nothing."""
@@ -268,3 +290,81 @@ class GatedPlugin:
 
 gated = GatedPlugin()
 GATED = importlib.metadata.EntryPoint("gated", "stream_peers:gated", plugins.GROUP)
+
+
+@contextlib.asynccontextmanager
+async def gated_server(data_dir, **settings):
+    """Run a server that has the gated model besides the fakes; yield it and a new gate."""
+    GatedModel.gate = gate = Gate()
+    registry = data_dir / "model_registry.json"
+    content = json.loads(registry.read_text())
+    content["models"]["gated"] = content["models"]["fake-detect"]
+    registry.write_text(json.dumps(content))
+    points = (testing.FAKE, GATED)
+    async with testing.serving(
+        data_dir, engine="thread", entry_points=points, **settings
+    ) as served:
+        yield served, gate
+
+
+@contextlib.asynccontextmanager
+async def behind_gate(data_dir, **settings):
+    """Run a server with the gated model; yield an HTTP session and the gate, opened at the end."""
+    async with (
+        gated_server(data_dir, **settings) as (served, gate),
+        aiohttp.ClientSession(served.url, headers=served.headers) as http,
+    ):
+        try:
+            yield http, gate
+        finally:
+            gate.open(1000)
+
+
+_SERVER = """
+import asyncio, json, sys
+from pathlib import Path
+import uvloop
+from mataserver import logs, testing
+async def main():
+    async with testing.serving(Path(sys.argv[1]), **json.loads(sys.argv[2])) as served:
+        print(served.url, flush=True)
+        await asyncio.Event().wait()
+logs.configure("info", "text")
+with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+    runner.run(main())
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Apart:
+    """A server in a process of its own, on the event loop that ``mataserver serve`` uses."""
+
+    url: str
+    process: psutil.Process
+    log: Path
+
+    def http(self):
+        """Return an HTTP session that carries the key."""
+        return aiohttp.ClientSession(self.url, headers={"Authorization": "Bearer test-key"})
+
+    def settled_memory(self):
+        """Return the resident bytes of the server."""
+        return self.process.memory_info().rss
+
+
+@contextlib.contextmanager
+def server_apart(folder, **settings):
+    """Run a server with the fake models in another process; fail if it logged a traceback."""
+    register(folder, {f"fake-{task}": task for task in FAKES})
+    log = folder / "server.log"
+    command = [sys.executable, "-c", _SERVER, str(folder), json.dumps(settings)]
+    with (
+        log.open("wb") as errors,
+        subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,
+    ):
+        try:
+            yield Apart(process.stdout.readline().strip(), psutil.Process(process.pid), log)
+            assert process.poll() is None, "the server died"
+        finally:
+            process.kill()
+    assert "Traceback" not in log.read_text(), log.read_text()

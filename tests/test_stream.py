@@ -10,29 +10,22 @@ import re
 import aiohttp
 import msgspec
 import pytest
+from websockets.asyncio.client import connect
+
 from conftest import picture
+from mataserver import results
 from stream_peers import (
-    GATED,
     PNG,
-    Gate,
-    GatedModel,
+    behind_gate,
     delete_session,
     eventually,
     metric,
     open_session,
+    open_url,
     session_info,
 )
-from websockets.asyncio.client import connect
-
-from mataserver import results, testing
 
 MSGPACK = "mata.v1.msgpack"
-
-
-def at(server, session_id, token="test-key"):
-    """Return the URL of a session's socket, with the key in the query."""
-    query = "" if token is None else f"?token={token}"
-    return f"{server.url.replace('http', 'ws', 1)}/v1/stream/{session_id}{query}"
 
 
 @pytest.fixture
@@ -86,9 +79,9 @@ async def test_results_decode_into_the_public_struct(stream):
     assert (response.frame_id, response.dropped) == (0, 0)
 
 
-async def test_an_independent_client_streams(http, server):
+async def test_an_independent_client_streams(http):
     """The websockets package connects with its defaults and gets each frame's result."""
-    async with connect(at(server, await open_session(http)), proxy=None) as ws:
+    async with connect(await open_url(http), proxy=None) as ws:
         for number in range(5):
             await ws.send(PNG)
             assert json.loads(await ws.recv())["frame_id"] == number
@@ -171,9 +164,9 @@ async def test_a_mask_is_raw_png_in_messagepack(http):
     ("offered", "chosen"),
     [([], None), (["mata.v1.json", MSGPACK], "mata.v1.json"), (["x", MSGPACK], MSGPACK)],
 )
-async def test_the_first_known_subprotocol_is_chosen(http, server, offered, chosen):
+async def test_the_first_known_subprotocol_is_chosen(http, offered, chosen):
     """Of the subprotocols that a client offers the first that is known is taken."""
-    url = at(server, await open_session(http))
+    url = await open_url(http)
     async with connect(url, subprotocols=offered or None, proxy=None) as ws:
         assert ws.subprotocol == chosen
         await ws.send(PNG)
@@ -220,47 +213,42 @@ async def test_other_text_is_an_error_message(stream, text):
     assert await stream.receive_json(timeout=10) == {"type": "pong"}
 
 
-async def test_protocol_pings_are_answered(http, server):
+async def test_protocol_pings_are_answered(http):
     """A WebSocket ping gets its pong."""
-    async with connect(at(server, await open_session(http)), proxy=None) as ws:
+    async with connect(await open_url(http), proxy=None) as ws:
         answered = await ws.ping(b"are you there")
         assert await asyncio.wait_for(answered, 10) >= 0
 
 
 @pytest.fixture
-def gate():
-    """A fresh gate before the gated model; opened at the end, so that no thread waits on."""
-    GatedModel.gate = made = Gate()
-    yield made
-    made.open(1000)
+async def gated(data_dir):
+    """An HTTP session with a server that has the gated model besides the fakes, and the gate."""
+    async with behind_gate(data_dir) as both:
+        yield both
 
 
-@pytest.fixture
-async def gated(data_dir, gate):
-    """An HTTP session with a server that has the gated model besides the fakes."""
-    registry = data_dir / "model_registry.json"
-    content = json.loads(registry.read_text())
-    content["models"]["gated"] = content["models"]["fake-detect"]
-    registry.write_text(json.dumps(content))
-    points = (testing.FAKE, GATED)
-    async with (
-        testing.serving(data_dir, engine="thread", entry_points=points) as served,
-        aiohttp.ClientSession(served.url, headers=served.headers) as session,
-    ):
-        yield session
+async def test_frames_of_one_burst_find_an_idle_model_idle(http):
+    """Of two frames sent at once to an idle model none is dropped."""
+    path = f"/v1/stream/{await open_session(http)}"
+    async with http.ws_connect(path) as ws:
+        for number in range(0, 10, 2):
+            await asyncio.gather(ws.send_bytes(PNG), ws.send_bytes(PNG))
+            for each in (number, number + 1):
+                assert (await ws.receive_json(timeout=10))["frame_id"] == each
 
 
-async def test_the_latest_frame_wins(gated, gate):
+async def test_the_latest_frame_wins(gated):
     """While a frame is inferred only the newest one waits: the others are dropped and counted."""
-    session_id = await open_session(gated, "gated")
-    async with gated.ws_connect(f"/v1/stream/{session_id}") as ws:
+    http, gate = gated
+    session_id = await open_session(http, "gated")
+    async with http.ws_connect(f"/v1/stream/{session_id}") as ws:
         await ws.send_bytes(picture(width=40))
         await gate.inside()
         for width in (41, 42, 43, 44):
             await ws.send_bytes(picture(width=width))
 
         async def received():
-            return (await session_info(gated, session_id))["frames"] == 5
+            return (await session_info(http, session_id))["frames"] == 5
 
         await eventually(received)
         gate.open(2)
@@ -268,16 +256,17 @@ async def test_the_latest_frame_wins(gated, gate):
     assert (first["frame_id"], first["detections"][0]["label"]) == (0, "40x48")
     assert (second["frame_id"], second["detections"][0]["label"]) == (4, "44x48")
     assert second["dropped"] == 3
-    info = await session_info(gated, session_id)
+    info = await session_info(http, session_id)
     assert (info["frames"], info["results"], info["dropped"]) == (5, 2, 3)
-    assert await metric(gated, "mataserver_frames_received_total") == 5
-    assert await metric(gated, "mataserver_frames_dropped_total") == 3
+    assert await metric(http, "mataserver_frames_received_total") == 5
+    assert await metric(http, "mataserver_frames_dropped_total") == 3
 
 
-async def test_two_sessions_on_one_model_take_turns(gated, gate):
+async def test_two_sessions_on_one_model_take_turns(gated):
     """Two sessions that both have a frame waiting are inferred in turn."""
-    paths = [f"/v1/stream/{await open_session(gated, 'gated')}" for _ in range(2)]
-    async with gated.ws_connect(paths[0]) as one, gated.ws_connect(paths[1]) as other:
+    http, gate = gated
+    paths = [f"/v1/stream/{await open_session(http, 'gated')}" for _ in range(2)]
+    async with http.ws_connect(paths[0]) as one, http.ws_connect(paths[1]) as other:
 
         async def keep_busy(ws, width):
             await ws.send_bytes(picture(width=width))
@@ -295,13 +284,14 @@ async def test_two_sessions_on_one_model_take_turns(gated, gate):
     assert sorted(gate.sizes[2:12]) == [40] * 5 + [50] * 5
 
 
-async def test_deleting_a_session_in_the_middle_of_a_frame(gated, gate):
+async def test_deleting_a_session_in_the_middle_of_a_frame(gated):
     """DELETE answers at once and closes the socket with 1000, whatever the model is doing."""
-    session_id = await open_session(gated, "gated")
-    async with gated.ws_connect(f"/v1/stream/{session_id}") as ws:
+    http, gate = gated
+    session_id = await open_session(http, "gated")
+    async with http.ws_connect(f"/v1/stream/{session_id}") as ws:
         await ws.send_bytes(PNG)
         await gate.inside()
-        assert await delete_session(gated, session_id) == 204
+        assert await delete_session(http, session_id) == 204
         message = await ws.receive(timeout=10)
         assert (message.type, message.data) == (aiohttp.WSMsgType.CLOSE, 1000)
-    assert await delete_session(gated, session_id) == 404
+    assert await delete_session(http, session_id) == 404

@@ -10,7 +10,7 @@ import pybase64
 from msgspec import UNSET
 
 from mataserver.media import encode_png
-from mataserver.results import DepthResult, SegmentResult
+from mataserver.results import DepthResult, EmbedResult, SegmentResult
 
 if TYPE_CHECKING:
     from mataserver.engines.work import Format
@@ -25,6 +25,10 @@ def encode_fields(result: Result, form: Format) -> dict[str, bytes]:
     if isinstance(result, DepthResult):
         return _depth(result, form)
     encoder = _JSON if form == "json" else _MSGPACK
+    if isinstance(result, EmbedResult):
+        vector = np.ascontiguousarray(result.embedding, dtype="<f4")
+        packed = vector.tolist() if form == "json" else vector.data.cast("B")
+        return {"embedding": encoder.encode(packed)}
     if isinstance(result, SegmentResult):
         segments = [_with_mask(segment, form) for segment in result.segments]
         return {"segments": encoder.encode(segments)}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import os
 import time
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mataserver import media
+from mataserver.contract import LoadedPart
 from mataserver.engines.encoding import encode_fields
 from mataserver.engines.work import Facts, Failure, Outcome, Timing
 from mataserver.errors import InvalidParams, MataError, NotFound
@@ -47,12 +49,13 @@ class ModelHost:
         self._params = msgspec.msgpack.Decoder(assignment.params_type)
         self._sessions: dict[str, Any] = {}
         self._model: Any = None
+        self._loaded: list[Any] = []
 
     def load(self) -> Facts:
         """Load the model. Raises a ``MataError``."""
         assignment = self._assignment
         try:
-            self._model = assignment.load(assignment.spec, assignment.context)
+            self._model = self._load(assignment)
         except Exception as error:
             raise _told(error, "The model could not be loaded") from error
         return Facts(stateful=hasattr(self._model, "session"), pid=os.getpid())
@@ -136,8 +139,20 @@ class ModelHost:
         """Close the sessions and the model."""
         for session in tuple(self._sessions):
             self.close_session(session)
-        _close(self._model)
+        while self._loaded:
+            _close(self._loaded.pop())
         self._model = None
+
+    def _load(self, assignment: Assignment) -> Any:
+        """Load the parts of a model, then the model."""
+        parts = {
+            label: LoadedPart(self._load(part), part.params_type)
+            for label, part in assignment.parts.items()
+        }
+        context = dataclasses.replace(assignment.context, parts=parts)
+        model = assignment.load(assignment.spec, context)
+        self._loaded.append(model)
+        return model
 
     @property
     def _stateful(self) -> bool:

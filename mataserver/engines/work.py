@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 import msgspec
@@ -10,7 +10,7 @@ import msgspec
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 
     from mataserver.contract import LoadContext, Model, ModelSpec
     from mataserver.params import Params
@@ -28,6 +28,7 @@ class Assignment:
     context: LoadContext
     max_pixels: int
     decode_threads: int
+    parts: Mapping[str, Assignment] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

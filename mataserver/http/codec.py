@@ -70,6 +70,7 @@ class Envelope(Struct, kw_only=True):
     regions: Raw | UnsetType = UNSET
     depth_map: Raw | UnsetType = UNSET
     depth_shape: Raw | UnsetType = UNSET
+    embedding: Raw | UnsetType = UNSET
     entities: Raw | UnsetType = UNSET
     output: Raw | UnsetType = UNSET
     session_id: str | UnsetType = UNSET

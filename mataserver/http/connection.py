@@ -161,6 +161,8 @@ class Connection:
 
     async def _frame(self, data: bytes) -> None:
         """Put a frame into the inbox, in place of the one that waits there."""
+        if self._inbox is not None:
+            await asyncio.sleep(0)  # frames that come in one burst: let the worker take the first
         if self._farewell.done():
             return
         session = self._session

@@ -28,9 +28,10 @@ class Health(Struct):
 
 
 class Ready(Struct):
-    """``GET /ready``; ``waiting`` says what for."""
+    """``GET /ready``; with 503 ``waiting`` says what for, and ``detail`` says it in a sentence."""
 
     status: str
+    detail: str | UnsetType = UNSET
     waiting: dict[str, str] | UnsetType = UNSET
 
 
@@ -111,7 +112,8 @@ class _Health:
         if self._state.draining:
             waiting["server"] = "draining"
         if waiting:
-            return codec.respond(Ready("not ready", waiting), status=503)
+            detail = "Not ready: " + "; ".join(f"{name}: {why}" for name, why in waiting.items())
+            return codec.respond(Ready("not ready", detail, waiting), status=503)
         return codec.respond(Ready("ready"))
 
     def _preloaded(self) -> list[tuple[str, str]]:

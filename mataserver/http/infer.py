@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
 from mataserver import params
@@ -25,12 +25,24 @@ if TYPE_CHECKING:
 
 MAX_FIELDS = 64
 MAX_FIELD_BYTES = 65_536
+MAX_QUERY_TEXT = 1_024  # a request line holds some 8,000 bytes
+
+
+class InferRequest(Struct):
+    """``POST /v1/infer`` with JSON, as the OpenAPI document shows it. ``image`` is base64.
+
+    A model may take further parameters, those of its backend.
+    """
+
+    model: codec.ModelName
+    image: Annotated[str, Meta(min_length=1)]
+    params: params.ApiParams | None = None
 
 
 class InferBody(Struct):
-    """``POST /v1/infer`` with JSON. ``image`` is base64; unknown fields are ignored."""
+    """``POST /v1/infer`` with JSON, as it is decoded; unknown fields are ignored."""
 
-    model: str
+    model: codec.ModelName
     image: str | UnsetType | None = UNSET
     params: dict[str, Any] | None = None
 
@@ -40,14 +52,14 @@ def routes(state: State) -> list[Route]:
     api = _Infer(state)
     answer = (Body(codec.JSON, InferResponse), Body(codec.MSGPACK, InferResponse))
     errors = (400, 404, 408, 413, 415, 422, 500, 503, 507)
-    query: dict[str, tuple[Any, bool, str]] = {
-        "model": (str | None, False, "Model, when the body is an image."),
-    }
-    request = (Body(codec.JSON, InferBody), Body("image/jpeg"), Body("image/png"))
+    request = (
+        Body(codec.JSON, InferRequest),
+        *(Body(f"image/{kind}") for kind in ("jpeg", "png", "webp")),
+    )
     form = (Body("multipart/form-data", UploadForm),)
     return [
         Route("POST", "/v1/infer", api.infer, "Infer on one image", "inference",
-              request=request, response=answer, errors=errors, parameters=query),
+              request=request, response=answer, errors=errors, parameters=_query()),
         Route("POST", "/v1/infer/upload", api.upload, "Infer on an uploaded file", "inference",
               request=form, response=answer, errors=errors),
     ]  # fmt: skip
@@ -56,18 +68,28 @@ def routes(state: State) -> list[Route]:
 class UploadForm(Struct):
     """``POST /v1/infer/upload``; the other parameters are JSON-only."""
 
-    model: str
-    file: bytes
+    model: codec.ModelName
+    file: Annotated[Any, Meta(extra_json_schema={"type": "string", "format": "binary"})]
     confidence: params.Confidence | UnsetType = UNSET
-    prompts: str | UnsetType = UNSET
-    prompt: str | UnsetType = UNSET
-    language: str | UnsetType = UNSET
+    prompts: params.Text | UnsetType = UNSET
+    prompt: params.Text | UnsetType = UNSET
+    language: params.Language | UnsetType = UNSET
     top_k: params.TopK | UnsetType = UNSET
     max_tokens: params.MaxTokens | UnsetType = UNSET
     temperature: params.Temperature | UnsetType = UNSET
-    output_mode: str | UnsetType = UNSET
-    ocr_type: str | UnsetType = UNSET
-    detail: int | UnsetType = UNSET
+    output_mode: params.OutputMode | UnsetType = UNSET
+    ocr_type: params.OcrType | UnsetType = UNSET
+    detail: params.Detail | UnsetType = UNSET
+
+
+def _query() -> dict[str, tuple[Any, bool, str]]:
+    """Return the query parameters of a raw image body: those of the form but the file."""
+    short = Annotated[str, Meta(max_length=MAX_QUERY_TEXT)]
+    kinds = {field.name: field.type for field in msgspec.structs.fields(UploadForm)}
+    del kinds["file"]
+    kinds |= {"prompts": short, "prompt": short}
+    text = "Only with an image as the body."
+    return {name: (kind, False, text) for name, kind in kinds.items()}
 
 
 class _Infer:
@@ -93,6 +115,9 @@ class _Infer:
 
     async def _raw(self, request: web.Request) -> web.Response:
         fields = _once(list(request.query.items()))
+        for name, text in fields.items():
+            if len(text) > MAX_QUERY_TEXT:
+                raise InvalidParams(f"{name[:64]}: at most {MAX_QUERY_TEXT} characters in a query")
         model = fields.pop("model", None)
         if not model:
             raise InvalidParams("model: field is required")

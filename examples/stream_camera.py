@@ -1,0 +1,58 @@
+"""A camera or a video file through a model: draws what was found into a new video.
+
+python examples/stream_camera.py MODEL SOURCE [OUTPUT]
+
+    python examples/stream_camera.py opencv-faces 0 faces.mp4    # camera 0, until Ctrl-C
+    python examples/stream_camera.py opencv-qr shelf.mp4         # every frame of a file
+
+The server is MATA_SERVER_URL (default http://127.0.0.1:8110), the key MATA_SERVER_API_KEY.
+"""
+
+import contextlib
+import os
+import sys
+from collections.abc import Iterator
+
+import cv2
+
+from mataserver.client import Client, FrameError, InferResponse
+
+RED = (40, 40, 255)
+kept: dict[int, cv2.typing.MatLike] = {}
+
+
+def frames(capture: cv2.VideoCapture) -> Iterator[bytes]:
+    """Yield the frames as JPEGs, and keep each until its answer is there."""
+    number = 0
+    while (read := capture.read())[0]:
+        kept[number], number = read[1], number + 1
+        yield cv2.imencode(".jpg", read[1])[1].tobytes()
+
+
+def drawn(item: InferResponse) -> cv2.typing.MatLike:
+    """Return the frame of an answer with its boxes; frames dropped before it are forgotten."""
+    for number in [each for each in kept if each < item.frame_id]:
+        del kept[number]
+    frame = kept.pop(item.frame_id)
+    for found in item.detections or []:
+        x1, y1, x2, y2 = map(round, found.bbox)
+        cv2.rectangle(frame, (x1, y1), (x2, y2), RED, 2)
+        cv2.putText(frame, found.label, (x1, max(12, y1 - 4)), cv2.FONT_HERSHEY_PLAIN, 1, RED)
+    return frame
+
+
+model, source, target = (*sys.argv[1:], "annotated.mp4")[:3]
+live = source.isdecimal()
+capture = cv2.VideoCapture(int(source) if live else source)
+size = [int(capture.get(each)) for each in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]
+writer = cv2.VideoWriter(target, cv2.VideoWriter.fourcc(*"mp4v"), 15, size)
+url = os.environ.get("MATA_SERVER_URL", "http://127.0.0.1:8110")
+with Client(url, os.environ.get("MATA_SERVER_API_KEY")) as client:
+    with contextlib.suppress(KeyboardInterrupt):
+        for item in client.stream(model, frames(capture), window=None if live else 2):
+            if isinstance(item, FrameError):
+                print(f"frame {item.frame_id}: {item.detail}")
+            else:
+                print(item.frame_id, *(found.label for found in item.detections or []))
+                writer.write(drawn(item))
+writer.release()

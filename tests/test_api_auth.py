@@ -1,0 +1,129 @@
+"""Who may ask: keys in the right place, in the wrong place, and in none."""
+
+from __future__ import annotations
+
+import aiohttp
+import pytest
+from api_answers import detail_of, exchange, problem
+from conftest import picture
+
+from mataserver import testing
+
+MISSING = "Missing Authorization header"
+INVALID = "Invalid API key"
+GUARDED = [
+    ("GET", "/v1/models"),
+    ("GET", "/v1/models/fake-detect"),
+    ("POST", "/v1/models/pull"),
+    ("POST", "/v1/models/warmup"),
+    ("POST", "/v1/models/unload"),
+    ("POST", "/v1/infer"),
+    ("POST", "/v1/infer/upload"),
+    ("GET", "/v1/sessions"),
+    ("POST", "/v1/sessions"),
+    ("GET", "/v1/sessions/sess_000000000000"),
+    ("DELETE", "/v1/sessions/sess_000000000000"),
+    ("GET", "/v1/plugins"),
+]
+
+
+@pytest.fixture
+async def stranger(server):
+    """An HTTP session without a key."""
+    async with aiohttp.ClientSession(server.url) as session:
+        yield session
+
+
+@pytest.mark.parametrize(("method", "path"), GUARDED)
+async def test_every_other_route_needs_a_key(stranger, method, path):
+    """Without a key each route is 401 with the documented text, and with a wrong one 403."""
+    async with stranger.request(method, path) as response:
+        assert await problem(response, 401) == MISSING
+        assert response.headers["WWW-Authenticate"] == "Bearer"
+    headers = {"Authorization": "Bearer wrong"}
+    async with stranger.request(method, path, headers=headers) as response:
+        assert await problem(response, 403) == INVALID
+
+
+@pytest.mark.parametrize(
+    "value", ["", "Bearer", "Bearer ", "Basic dGVzdC1rZXk=", "test-key", "Token test-key"]
+)
+async def test_a_malformed_header_is_a_missing_one(stranger, value):
+    """Another scheme or an empty token is 401, not 403."""
+    async with stranger.get("/v1/models", headers={"Authorization": value}) as response:
+        assert await problem(response, 401) == MISSING
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        {"params": {"token": "test-key"}},
+        {"params": {"api_key": "test-key"}},
+        {"headers": {"X-Api-Key": "test-key"}},
+        {"headers": {"Cookie": "token=test-key; Authorization=Bearer test-key"}},
+        {"headers": {"Proxy-Authorization": "Bearer test-key"}},
+    ],
+    ids=["query token", "query api_key", "X-Api-Key", "cookie", "proxy"],
+)
+async def test_a_key_in_the_wrong_place_is_none(stranger, request_):
+    """REST takes the key from the Authorization header and from nowhere else."""
+    async with stranger.get("/v1/models", **request_) as response:
+        assert await problem(response, 401) == MISSING
+
+
+@pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
+async def test_the_scheme_is_case_insensitive(stranger, scheme):
+    """HTTP's scheme names have no case."""
+    headers = {"Authorization": f"{scheme} test-key"}
+    async with stranger.get("/v1/models", headers=headers) as response:
+        assert response.status == 200
+
+
+@pytest.mark.parametrize("token", ["test-ke", "test-key2", "TEST-KEY", "test-key test-key", "x" * 4000])
+async def test_a_key_must_match_whole(stranger, token):
+    """Beginnings, extensions and other cases of a key are 403."""
+    async with stranger.get("/v1/models", headers={"Authorization": f"Bearer {token}"}) as response:
+        assert await problem(response, 403) == INVALID
+
+
+async def test_a_token_that_is_no_text(server):
+    """Bytes that are no UTF-8 are a wrong key like any other."""
+    head = b"GET /v1/models HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer \xff\xfe\r\n\r\n"
+    status, _, body = await exchange(server, head)
+    assert (status, detail_of(body)) == (403, INVALID)
+
+
+async def test_every_configured_key_is_accepted(data_dir):
+    """Each of api_keys and api_key opens the server."""
+    async with (
+        testing.serving(data_dir, engine="thread", api_keys=["one", "two"], api_key="three") as it,
+        aiohttp.ClientSession(it.url) as session,
+    ):
+        for key in ("one", "two", "three"):
+            headers = {"Authorization": f"Bearer {key}"}
+            async with session.get("/v1/models", headers=headers) as response:
+                assert response.status == 200
+
+
+async def test_auth_mode_none_asks_nobody(data_dir):
+    """With auth_mode none every request is served, whatever its header says."""
+    async with (
+        testing.serving(data_dir, engine="thread", auth_mode="none") as served,
+        aiohttp.ClientSession(served.url) as session,
+    ):
+        for headers in ({}, {"Authorization": "Bearer wrong"}):
+            async with session.get("/v1/models", headers=headers) as response:
+                assert response.status == 200
+
+
+async def test_the_key_is_checked_before_the_body(stranger):
+    """A stranger learns nothing about bodies and models: 401 comes first."""
+    headers = {"Content-Type": "image/png"}
+    async with stranger.post("/v1/infer?model=none", data=picture(), headers=headers) as response:
+        await problem(response, 401)
+
+
+async def test_an_unknown_route_is_404_without_a_key(stranger):
+    """There is nothing to guard where there is no route."""
+    async with stranger.get("/v2/models") as response:
+        assert await problem(response, 404) == "Not found"

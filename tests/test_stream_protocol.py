@@ -1,0 +1,159 @@
+"""The WebSocket protocol byte by byte: fragments, control frames, and everything malformed."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from conftest import picture
+from stream_peers import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PNG,
+    PONG,
+    TEXT,
+    RawPeer,
+    frame,
+    no_connection,
+    open_url,
+    server_apart,
+)
+
+
+@pytest.fixture(scope="module")
+def apart(tmp_path_factory):
+    """A server in another process; the fake models run in threads."""
+    folder = tmp_path_factory.mktemp("protocol")
+    with server_apart(folder, engine="thread", max_sessions=100, max_body_mb=0.1) as server:
+        yield server
+
+
+@pytest.fixture
+async def http(apart):
+    """An HTTP session that carries the key."""
+    async with apart.http() as session:
+        yield session
+
+
+@pytest.fixture
+async def peer(http):
+    """A client of bytes on a new session; after it the server must have let it go."""
+    async with RawPeer.connected(await open_url(http)) as made:
+        yield made
+    await no_connection(http)
+
+
+async def answer(peer):
+    """Return the next message of the server, its pings aside."""
+    while (received := await peer.receive()) is not None and received[0] == PING:
+        pass
+    opcode, payload = received
+    assert opcode == TEXT
+    return json.loads(payload)
+
+
+async def test_a_message_in_fragments(peer):
+    """A frame in five fragments, with a ping between them, is one picture; the ping is answered."""
+    parts = [PNG[i : i + 60] for i in range(0, len(PNG), 60)]
+    await peer.send(frame(BINARY, parts[0], fin=False))
+    for part in parts[1:-1]:
+        await peer.send(frame(CONTINUATION, part, fin=False))
+    await peer.send(frame(PING, b"between"))
+    assert await peer.receive() == (PONG, b"between")
+    await peer.send(frame(CONTINUATION, parts[-1]))
+    assert (await answer(peer))["frame_id"] == 0
+
+
+async def test_a_message_byte_by_byte(peer):
+    """Where TCP cuts the stream of bytes does not matter."""
+    data = frame(TEXT, b'{"type": "ping"}') + frame(BINARY, picture(width=8, height=8))
+    for i in range(len(data)):
+        await peer.send(data[i : i + 1])
+    assert await answer(peer) == {"type": "pong"}
+    assert (await answer(peer))["frame_id"] == 0
+
+
+async def test_many_messages_at_once(peer):
+    """A hundred messages in one write are each answered, in order."""
+    await peer.send(frame(TEXT, b'{"type": "ping"}') * 50 + frame(TEXT, b"?") * 50)
+    kinds = [(await answer(peer))["type"] for _ in range(100)]
+    assert kinds == ["pong"] * 50 + ["error"] * 50
+
+
+async def test_frames_before_the_upgrade_is_answered(http):
+    """A frame that a client sends together with its request for the upgrade is not lost."""
+    async with RawPeer.connected(await open_url(http), at_once=frame(BINARY, PNG)) as peer:
+        assert (await answer(peer))["frame_id"] == 0
+
+
+@pytest.mark.parametrize(
+    ("data", "code"),
+    [
+        (frame(BINARY, PNG, rsv=4), 1002),
+        (frame(BINARY, PNG, rsv=1), 1002),
+        (frame(3, b"a data frame of the future"), 1002),
+        (frame(11, b"a control frame of the future"), 1002),
+        (frame(PING, b"in parts", fin=False), 1002),
+        (frame(PING, bytes(126)), 1002),
+        (frame(CONTINUATION, b"of nothing"), 1002),
+        (frame(BINARY, b"begun", fin=False) + frame(BINARY, b"and begun again"), 1002),
+        (frame(CLOSE, b"\x03"), 1002),
+        (frame(CLOSE, (1005).to_bytes(2, "big")), 1002),
+        (frame(CLOSE, (1000).to_bytes(2, "big") + b"\xff\xfe"), 1007),
+        (frame(TEXT, b'{"type": "\xff"}'), 1007),
+        (frame(TEXT, b'{"type": "\xc3', fin=False) + frame(CONTINUATION, b'"}'), 1007),
+        (frame(TEXT, bytes(100_001)), 1009),
+        (frame(BINARY, bytes(60_000), fin=False) + frame(CONTINUATION, bytes(60_000)), 1009),
+        (b"\x82\xff" + (2**63 - 1).to_bytes(8, "big") + bytes(4), 1009),
+        (b"\x82\xff" + (2**64 - 1).to_bytes(8, "big") + bytes(4), 1009),
+    ],
+    ids=lambda value: str(value) if isinstance(value, int) else value[:12].hex(),
+)
+async def test_malformed_messages_close_with_their_code(peer, data, code):
+    """What breaks the protocol is 1002, text that is no UTF-8 1007, too much 1009."""
+    await peer.send(data)
+    assert await peer.close_code() == code
+
+
+async def test_a_frame_before_the_error_is_still_answered(peer):
+    """A good frame, answered; then a broken one closes."""
+    await peer.send(frame(BINARY, PNG))
+    assert (await answer(peer))["frame_id"] == 0
+    await peer.send(frame(3))
+    assert await peer.close_code() == 1002
+
+
+async def test_a_close_is_answered_by_a_close(peer):
+    """A closing message is answered by one, then the server ends the connection."""
+    await peer.send(frame(CLOSE, (1000).to_bytes(2, "big") + b"done"))
+    assert await peer.close_code() == 1000
+    assert await peer.receive() is None
+
+
+async def test_unsolicited_pongs_do_no_harm(peer):
+    """Pongs that answer nothing, or a ping that never was, are ignored."""
+    await peer.send(frame(PONG) + frame(PONG, b"x" * 125) + frame(PONG, bytes(8)) * 100)
+    await peer.send(frame(BINARY, PNG))
+    assert (await answer(peer))["frame_id"] == 0
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        ("Upgrade: websocket", "Upgrade: h2c"),
+        ("Sec-WebSocket-Version: 13", "Sec-WebSocket-Version: 99"),
+        ("Sec-WebSocket-Key: ", "Sec-WebSocket-Key: !"),
+    ],
+    ids=lambda change: change[1],
+)
+async def test_a_malformed_upgrade_is_400(http, change):
+    """A handshake that cannot be read gets an HTTP answer, and the session stays free."""
+    url = await open_url(http)
+    async with RawPeer.connected(url, change=change, status=400):
+        pass
+    async with RawPeer.connected(url) as peer:
+        await peer.send(frame(BINARY, PNG))
+        assert (await answer(peer))["frame_id"] == 0
