@@ -31,9 +31,9 @@ def frames(capture: cv2.VideoCapture) -> Iterator[bytes]:
 
 def drawn(item: InferResponse) -> cv2.typing.MatLike:
     """Return the frame of an answer with its boxes; frames dropped before it are forgotten."""
-    for number in [each for each in kept if each < item.frame_id]:
-        del kept[number]
-    frame = kept.pop(item.frame_id)
+    for number in sorted(kept):
+        if number <= item.frame_id:
+            frame = kept.pop(number)
     for found in item.detections or []:
         x1, y1, x2, y2 = map(round, found.bbox)
         cv2.rectangle(frame, (x1, y1), (x2, y2), RED, 2)
@@ -47,12 +47,12 @@ capture = cv2.VideoCapture(int(source) if live else source)
 size = [int(capture.get(each)) for each in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]
 writer = cv2.VideoWriter(target, cv2.VideoWriter.fourcc(*"mp4v"), 15, size)
 url = os.environ.get("MATA_SERVER_URL", "http://127.0.0.1:8110")
-with Client(url, os.environ.get("MATA_SERVER_API_KEY")) as client:
-    with contextlib.suppress(KeyboardInterrupt):
-        for item in client.stream(model, frames(capture), window=None if live else 2):
-            if isinstance(item, FrameError):
-                print(f"frame {item.frame_id}: {item.detail}")
-            else:
-                print(item.frame_id, *(found.label for found in item.detections or []))
-                writer.write(drawn(item))
+key = os.environ.get("MATA_SERVER_API_KEY")
+with Client(url, key) as client, contextlib.suppress(KeyboardInterrupt):
+    for item in client.stream(model, frames(capture), window=None if live else 2):
+        if isinstance(item, FrameError):
+            print(f"frame {item.frame_id}: {item.detail}")
+        else:
+            print(item.frame_id, *(found.label for found in item.detections or []), flush=True)
+            writer.write(drawn(item))
 writer.release()

@@ -266,8 +266,14 @@ async def run(
     """
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
+
+    def interrupted(number: int) -> None:
+        if stop.is_set():
+            os._exit(128 + number)  # the second time nobody wants to wait; the workers die with us
+        stop.set()
+
     for number in (signal.SIGINT, signal.SIGTERM):
-        loop.add_signal_handler(number, stop.set)
+        loop.add_signal_handler(number, interrupted, number)
     application = build(settings, plugins)
     runner = web.AppRunner(
         application,

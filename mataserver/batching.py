@@ -8,6 +8,7 @@ ahead, so that the worker decodes it while the first one runs.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING
 from mataserver.errors import MataError, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import AsyncGenerator, Callable
 
     from mataserver.engines.work import Job, Outcome, Worker
 
@@ -58,12 +59,14 @@ class Batcher:
         self._changed = changed
         self._queue: deque[Waiting] = deque()
         self._running: set[asyncio.Task[None]] = set()
+        self._streams = 0
+        self._quiet = asyncio.Event()
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def active(self) -> bool:
         """Whether a job is queued or running."""
-        return bool(self._queue or self._running)
+        return bool(self._queue or self._running or self._streams)
 
     async def submit(self, job: Job) -> tuple[Outcome, float]:
         """Run one job; return its outcome and the milliseconds it waited.
@@ -87,8 +90,30 @@ class Batcher:
             if not waiting.future.done() or waiting.future.cancelled():
                 self._forget(waiting)
 
+    async def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
+        """Yield the pieces of text that the model makes for a job, then its outcome.
+
+        Closing the iterator stops the work. Raises as ``submit`` does.
+        """
+        if not self._worker.alive:
+            raise NotDispatchedError("The model's worker is gone")
+        if job.session is None and self._streams >= self._limit:
+            raise Unavailable("The model's queue is full", retry_after=1)
+        self._streams += 1
+        self._quiet.clear()
+        try:
+            async with contextlib.aclosing(self._worker.generate(job, self._deadline)) as items:
+                async for item in items:
+                    yield item
+        finally:
+            self._streams -= 1
+            if not self._streams:
+                self._quiet.set()
+
     async def drain(self) -> None:
-        """Wait until nothing is queued or running."""
+        """Wait until nothing is queued, running or streaming."""
+        if self._streams:
+            await self._quiet.wait()
         while self._running or self._queue:
             if self._running:
                 await asyncio.wait(self._running)

@@ -20,7 +20,7 @@ from mataserver.batching import Batcher, NotDispatchedError
 from mataserver.errors import MataError, OutOfMemory, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Mapping
 
     from mataserver.config import ModelSettings
     from mataserver.contract import Backend, ModelSpec
@@ -198,6 +198,21 @@ class ModelPool:
                 self._note(recipe, outcome, waited)
                 return outcome, waited
         raise Unavailable("The model was unloaded meanwhile", retry_after=1)
+
+    async def generate(self, recipe: Recipe, job: Job) -> AsyncGenerator[str | Outcome]:
+        """Yield the pieces of text that a model makes for a job, then its outcome.
+
+        Loads the model if need be; closing the iterator stops the work.
+        """
+        async with self.hold(recipe):
+            batcher = self._slots[recipe.key].batcher
+            if batcher is None:
+                raise Unavailable("The model was unloaded meanwhile", retry_after=1)
+            async with contextlib.aclosing(batcher.generate(job)) as items:
+                async for item in items:
+                    if not isinstance(item, str):
+                        self._note(recipe, item, 0.0)
+                    yield item
 
     def worker(self, recipe: Recipe) -> Worker:
         """Return the worker of a model that is held. Raises ``Unavailable`` if it just died."""

@@ -230,10 +230,9 @@ def problem(result: object, task: str) -> str | None:
         return f"expected a result struct, got {type(result).__name__}"
     if task not in getattr(type(result), "tasks", ()):
         return f"{type(result).__name__} does not belong to the task {task}"
-    if isinstance(result, DepthResult):
-        return _array_problem("depth_map", result.depth_map, 2)
-    if isinstance(result, EmbedResult):
-        return _array_problem("embedding", result.embedding, 1)
+    if type(result) in _ARRAYS:
+        array, dimensions = _ARRAYS[type(result)]
+        return _array_problem(array, getattr(result, array), dimensions)
     for name in result.__struct_fields__:
         value = getattr(result, name)
         if isinstance(value, str) or value is UNSET or name == "output":
@@ -244,6 +243,12 @@ def problem(result: object, task: str) -> str | None:
         if found:
             return found
     return None
+
+
+_ARRAYS: dict[type, tuple[str, int]] = {
+    DepthResult: ("depth_map", 2),
+    EmbedResult: ("embedding", 1),
+}
 
 
 def _array_problem(name: str, array: object, dimensions: int) -> str | None:

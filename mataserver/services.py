@@ -68,7 +68,7 @@ class Handle:
     async def stream(self, method: str, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         """Iterate over a public generator method; closing the iterator stops the work."""
         items = self._pool.worker(self._recipe).stream(method, args, kwargs)
-        async with contextlib.aclosing(items):  # type: ignore[type-var]
+        async with contextlib.aclosing(items):
             async for item in items:
                 yield item
 

@@ -146,6 +146,15 @@ class FakeModel:
         ]
         return answers[:-1] if any(each.behave == "short" for each in params) else answers
 
+    def stream(self, image: Image, params: FakeParams) -> Iterator[str | Result]:
+        """Yield the text of a ``vlm`` answer letter by letter, then the answer."""
+        answer = _answer(self._task, image, params)
+        for letter in answer.text if isinstance(answer, VlmResult) else "":
+            time.sleep(params.seconds)
+            _misbehave(params.behave)
+            yield letter
+        yield answer
+
     def echo(self, value: object) -> object:
         """Return ``value``: a method for services to call."""
         return value

@@ -14,13 +14,17 @@ import subprocess
 import sys
 import threading
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 import aiohttp
+import psutil
 
-from conftest import picture
+from conftest import FAKES, picture, register
 from mataserver import Backend, hookimpl, plugins, testing
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 PNG = picture()
 TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 1, 2, 8, 9, 10, 0

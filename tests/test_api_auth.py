@@ -79,7 +79,9 @@ async def test_the_scheme_is_case_insensitive(stranger, scheme):
         assert response.status == 200
 
 
-@pytest.mark.parametrize("token", ["test-ke", "test-key2", "TEST-KEY", "test-key test-key", "x" * 4000])
+@pytest.mark.parametrize(
+    "token", ["test-ke", "test-key2", "TEST-KEY", "test-key test-key", "x" * 4000]
+)
 async def test_a_key_must_match_whole(stranger, token):
     """Beginnings, extensions and other cases of a key are 403."""
     async with stranger.get("/v1/models", headers={"Authorization": f"Bearer {token}"}) as response:

@@ -182,6 +182,13 @@ async def test_an_unknown_subprotocol_means_json(http):
         assert (await ws.receive_json(timeout=10))["frame_id"] == 0
 
 
+async def test_the_upgrade_carries_a_request_id(http):
+    """The answer to the upgrade names the client's request id, as every response does."""
+    path = f"/v1/stream/{await open_session(http)}"
+    async with http.ws_connect(path, headers={"X-Request-Id": "mine"}) as ws:
+        assert ws._response.headers["X-Request-Id"] == "mine"
+
+
 async def test_compression_is_declined(http):
     """A client that offers permessage-deflate does not get it: pictures do not compress."""
     path = f"/v1/stream/{await open_session(http)}"

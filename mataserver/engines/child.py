@@ -68,6 +68,9 @@ class Child:
         elif isinstance(message, (wire.Call, wire.Open)):
             request = pickle.loads(parts[0])  # noqa: S301 - from our own server process
             self._work.put(lambda: self._call(message, request))
+        elif isinstance(message, wire.Generate):
+            job = Job(bytes(parts[0]), bytes(parts[1]), message.job.format, message.job.session)
+            self._work.put(lambda: self._generate(message.id, job))
         elif isinstance(message, wire.Next):
             self._work.put(lambda: self._next(message.id))
         elif isinstance(message, wire.Cancel):
@@ -113,6 +116,9 @@ class Child:
             self._streams[message.id] = self._host.stream(method, args, kwargs)
             return
         self._guarded(message.id, lambda: self._host.call(method, args, kwargs))
+
+    def _generate(self, stream: int, job: Job) -> None:
+        self._streams[stream] = self._host.generate(job)
 
     def _next(self, stream: int) -> None:
         items = self._streams.get(stream)

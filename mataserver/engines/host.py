@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
@@ -113,6 +114,28 @@ class ModelHost:
         """Decode, forward and encode in this thread."""
         answers = self.forward([self.decode(job) for job in jobs])
         return [self.encode(item, answer, ms, fresh=fresh) for item, answer, ms, fresh in answers]
+
+    def generate(self, job: Job) -> Iterator[str | Outcome]:
+        """Yield the pieces of text that the model makes for one job, then its outcome.
+
+        A model that does not stream yields its outcome alone.
+        """
+        item = self.decode(job)
+        begun = time.perf_counter()
+        answer: Any = item.failure
+        if answer is None and hasattr(self._model, "stream"):
+            try:
+                params = self._params.decode(item.job.params)
+                with contextlib.closing(self._model.stream(item.image, params)) as pieces:
+                    for piece in pieces:
+                        answer = piece
+                        if isinstance(piece, str):
+                            yield piece
+            except Exception as error:
+                answer = _failure(error, "The model failed")
+        elif answer is None:
+            answer = self._predict([item])[0]
+        yield self.encode(item, answer, _ms(begun), fresh=False)
 
     def close_session(self, session: str) -> None:
         """Forget a session's state."""

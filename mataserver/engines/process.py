@@ -25,7 +25,7 @@ from mataserver.engines.work import Outcome, WorkerDied
 from mataserver.errors import MataError, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Sequence
 
     from mataserver.engines.work import Assignment, Facts, Failure, Job, Placement
 
@@ -137,18 +137,34 @@ class ProcessWorker(asyncio.Protocol):
         _, parts = await self._ask(request, wire.Call(request), [payload])
         return pickle.loads(parts[0])  # noqa: S301 - from our own child process
 
-    async def stream(
+    def stream(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any]:
         """Iterate over a generator method: each item is computed when it is asked for."""
         request = next(self._ids)
-        self._send(wire.Open(request), [pickle.dumps((method, args, kwargs), protocol=5)])
+        payload = pickle.dumps((method, args, kwargs), protocol=5)
+        return self._items(request, wire.Open(request), [payload], None)
+
+    def generate(self, job: Job, deadline: float) -> AsyncGenerator[str | Outcome]:
+        """Iterate over pieces of text, then the outcome: each is computed when it is asked for."""
+        request = next(self._ids)
+        message = wire.Generate(request, wire.JobHead(job.format, job.session))
+        return self._items(request, message, [job.image, job.params], deadline)
+
+    async def _items(
+        self, request: int, opening: wire.Message, parts: list[bytes], deadline: float | None
+    ) -> AsyncGenerator[Any]:
+        self._send(opening, parts)
         try:
             while True:
-                message, parts = await self._ask(request, wire.Next(request))
+                async with asyncio.timeout(deadline):
+                    message, payload = await self._ask(request, wire.Next(request))
                 if isinstance(message, wire.Ended):
                     return
-                yield pickle.loads(parts[0])  # noqa: S301 - from our own child process
+                yield pickle.loads(payload[0])  # noqa: S301 - from our own child process
+        except TimeoutError:
+            self.kill(f"no answer within {deadline:g} s")
+            raise WorkerDied(f"The model gave no answer within {deadline:g} s") from None
         finally:
             if self.alive:
                 self._send(wire.Cancel(request))

@@ -16,7 +16,7 @@ from mataserver.engines.host import ModelHost
 from mataserver.engines.work import WorkerDied
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
     from mataserver.engines.work import Assignment, Facts, Job, Outcome, Placement
 
@@ -73,14 +73,27 @@ class ThreadWorker:
         """Call a public method of the model."""
         return await self._in_thread(lambda: self._host.call(method, args, kwargs))
 
-    async def stream(
+    def stream(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any]:
         """Iterate over a generator method: each item is computed when it is asked for."""
-        items = self._host.stream(method, args, kwargs)
+        return self._items(self._host.stream(method, args, kwargs), None)
+
+    def generate(self, job: Job, deadline: float) -> AsyncGenerator[str | Outcome]:
+        """Iterate over pieces of text, then the outcome: each is computed when it is asked for."""
+        return self._items(self._host.generate(job), deadline)
+
+    async def _items(self, items: Iterator[Any], deadline: float | None) -> AsyncGenerator[Any]:
         try:
-            while (item := await self._in_thread(lambda: next(items, _END))) is not _END:
+            while True:
+                async with asyncio.timeout(deadline):
+                    item = await self._in_thread(lambda: next(items, _END))
+                if item is _END:
+                    return
                 yield item
+        except TimeoutError:
+            self.give_up(f"no answer within {deadline:g} s")
+            raise WorkerDied(f"The model gave no answer within {deadline:g} s") from None
         finally:
             if self._alive:
                 self._work.put(items.close)  # type: ignore[attr-defined]

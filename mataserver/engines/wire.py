@@ -70,6 +70,13 @@ class Open(Message, frozen=True, tag=True):
     id: int
 
 
+class Generate(Message, frozen=True, tag=True):
+    """Server to worker: open the stream of one job's answer; parts are its image and params."""
+
+    id: int
+    job: JobHead
+
+
 class Next(Message, frozen=True, tag=True):
     """Server to worker: compute one more item of an open stream."""
 
@@ -133,6 +140,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
         | CloseSession
         | Call
         | Open
+        | Generate
         | Next
         | Cancel
         | Stop

@@ -10,7 +10,7 @@ import msgspec
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     from mataserver.contract import LoadContext, Model, ModelSpec
     from mataserver.params import Params
@@ -114,6 +114,13 @@ class Worker(Protocol):
         """Run one batch. After ``deadline`` seconds the worker is given up (``WorkerDied``)."""
         ...
 
+    def generate(self, job: Job, deadline: float) -> AsyncGenerator[str | Outcome]:
+        """Iterate over pieces of text, then the outcome; closing it stops the work.
+
+        After ``deadline`` seconds without a piece the worker is given up (``WorkerDied``).
+        """
+        ...
+
     async def close_session(self, session: str) -> None:
         """Forget a session's state."""
         ...
@@ -124,7 +131,7 @@ class Worker(Protocol):
 
     def stream(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
-    ) -> AsyncIterator[Any]:
+    ) -> AsyncGenerator[Any]:
         """Iterate over a public generator method."""
         ...
 

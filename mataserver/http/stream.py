@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from aiohttp import web
 
 from mataserver.errors import NotFound
-from mataserver.http import auth
+from mataserver.http import auth, middleware
 from mataserver.http.connection import (
     GOING_AWAY,
     INTERNAL,
@@ -57,6 +57,7 @@ class _Stream:
             protocols=(MSGPACK_PROTOCOL, JSON_PROTOCOL),
             timeout=CLOSE_TIMEOUT,
         )
+        socket.headers["X-Request-Id"] = request[middleware.REQUEST_ID]
         await socket.prepare(request)
         transport = request.transport
         try:

@@ -1,0 +1,42 @@
+"""Serves browser.html: a page that streams its camera to a model.
+
+python examples/browser.py MODEL [PORT]
+
+A page cannot call the API of another origin, so this small server creates the session and hands
+the page the address to stream to. The key is in that address: it listens on this machine only.
+The server is MATA_SERVER_URL (default http://127.0.0.1:8110), the key MATA_SERVER_API_KEY.
+"""
+
+import os
+import sys
+from pathlib import Path
+
+from aiohttp import web
+
+from mataserver import MataError
+from mataserver.client import AsyncClient
+
+PAGE = Path(__file__).with_name("browser.html")
+URL = os.environ.get("MATA_SERVER_URL", "http://127.0.0.1:8110")
+KEY = os.environ.get("MATA_SERVER_API_KEY", "")
+
+
+async def page(_request: web.Request) -> web.FileResponse:
+    """Send the page."""
+    return web.FileResponse(PAGE)
+
+
+async def session(_request: web.Request) -> web.Response:
+    """Create a session; its address carries the key, as a browser's WebSocket sends no header."""
+    try:
+        async with AsyncClient(URL, KEY) as client:
+            made = await client.create_session(sys.argv[1])
+    except MataError as error:
+        return web.json_response({"detail": error.detail}, status=502)
+    return web.json_response({"ws_url": f"{made.ws_url}?token={KEY}"})
+
+
+if __name__ == "__main__":
+    app = web.Application()
+    app.add_routes([web.get("/", page), web.post("/session", session)])
+    web.run_app(app, host="127.0.0.1", port=int((*sys.argv, "8000")[2]))

@@ -1,0 +1,208 @@
+"""The examples, each run as its reader would, against a server that runs config.yaml."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import aiohttp
+import cv2
+import numpy as np
+import pytest
+
+ROOT = Path(__file__).parents[1]
+EXAMPLES = ROOT / "examples"
+PICTURES = EXAMPLES / "pictures"
+CODES = {"PALLET-0042", "https://example.org/item/7", "Aisle 5, shelf C"}
+KEY = "of-the-test"
+# Whoever tries to leave this machine is refused at once.
+OFFLINE = dict.fromkeys(("HTTP_PROXY", "HTTPS_PROXY", "http_proxy", "https_proxy"), "127.0.0.1:9")
+
+
+@contextlib.contextmanager
+def started(command, variables, cwd):
+    """Run a program that prints the URL it listens on; yield the URL."""
+    environment = {**os.environ, "PYTHONUNBUFFERED": "1", **variables}
+    process = subprocess.Popen(command, env=environment, cwd=cwd, stdout=subprocess.PIPE, text=True)
+    try:
+        words = (word for line in process.stdout for word in line.split())
+        yield next(word for word in words if word.startswith("http://"))
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.stdout.read()
+        process.stdout.close()
+        process.wait(timeout=30)
+
+
+@pytest.fixture(scope="module")
+def url(tmp_path_factory):
+    """A server with the example configuration, on a free port, cut off from the network."""
+    folder = tmp_path_factory.mktemp("server")
+    command = [sys.executable, "-m", "mataserver", "serve", "--config", ROOT / "config.yaml"]
+    variables = {
+        **OFFLINE,
+        "MATA_SERVER_DATA_DIR": str(folder / "data"),
+        "MATA_SERVER_PORT": "0",
+        "MATA_SERVER_API_KEY": KEY,
+    }
+    with started([*command, "--port", "0"], variables, folder) as at:
+        yield at
+
+
+def run(url, *command):
+    """Run an example; return what it printed."""
+    variables = {"MATA_SERVER_URL": url, "MATA_SERVER_API_KEY": KEY, "KEY": KEY}
+    ran = subprocess.run(
+        command, env={**os.environ, **variables}, capture_output=True, text=True, check=False
+    )
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    return ran.stdout
+
+
+def python(url, name, *arguments):
+    """Run an example in Python; return what it printed."""
+    return run(url, sys.executable, EXAMPLES / name, *arguments)
+
+
+def test_examples_are_short():
+    """One idea a file, and no file over 60 lines; the demo is the one tour of everything."""
+    for file in EXAMPLES.iterdir():
+        if file.is_file() and file.name != "demo.py":
+            assert len(file.read_text().splitlines()) <= 60, file.name
+
+
+def test_the_example_configuration_gets_ready_without_a_network(url):
+    """The server of config.yaml gets ready, lists its three models, and no plugin is broken."""
+
+    def ask(path):
+        request = urllib.request.Request(url + path, headers={"Authorization": f"Bearer {KEY}"})
+        try:
+            with urllib.request.urlopen(request) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code
+
+    while ask("/ready") == 503:
+        time.sleep(0.1)
+    assert ask("/ready") == {"status": "ready"}
+    states = {model["model"]: model["state"] for model in ask("/v1/models")}
+    assert sorted(states) == ["opencv-faces", "opencv-qr", "rapidocr"]
+    assert states["opencv-qr"] in {"ready", "idle"}
+    assert not any("error" in plugin for plugin in ask("/v1/plugins"))
+
+
+def test_rest_with_curl(url):
+    """Every way to send a picture finds the three codes, and the last request is refused."""
+    printed = run(url, "bash", EXAMPLES / "rest_curl.sh", url)
+    answers = [json.loads(line) for line in printed.splitlines() if line.startswith("{")]
+    found = [{d["label"] for d in each["detections"]} for each in answers if "detections" in each]
+    assert found == [CODES, CODES, CODES]
+    assert re.search(r"^Server-Timing: decode;dur=", printed, re.MULTILINE)
+    assert answers[-1]["detail"].endswith("threshold: unknown parameter; use 'confidence'")
+
+
+@pytest.mark.parametrize(
+    ("model", "picture", "expected"),
+    [
+        ("opencv-qr", "codes.jpg", CODES),
+        ("opencv-faces", "astronaut.jpg", {"face"}),
+        ("rapidocr", "receipt.jpg", set()),
+    ],
+)
+def test_infer(url, model, picture, expected):
+    """The Python client's answer is printed for each of the three models."""
+    printed = python(url, "infer.py", model, PICTURES / picture, "confidence=0.5")
+    lines = re.findall(r"^[01]\.\d\d (.*) \[.*\]$", printed, re.MULTILINE)
+    assert set(lines) == expected
+    assert lines or "TOTAL" in printed.upper()
+
+
+def test_infer_tells_of_errors(url):
+    """An error of the API is one line and exit status 1."""
+    command = [sys.executable, EXAMPLES / "infer.py", "nobody", PICTURES / "codes.jpg"]
+    variables = {**os.environ, "MATA_SERVER_URL": url, "MATA_SERVER_API_KEY": KEY}
+    ran = subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (1, "404: Model not found: nobody\n")
+
+
+@pytest.fixture
+def video(tmp_path):
+    """A video of 20 frames: the code picture, sliding."""
+    picture = cv2.resize(cv2.imread(str(PICTURES / "codes.jpg")), (640, 280))
+    path = tmp_path / "codes.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 15, (640, 280))
+    for number in range(20):
+        writer.write(np.roll(picture, number, axis=1))
+    writer.release()
+    return path
+
+
+def test_stream_camera(url, video, tmp_path):
+    """A video goes through the stream; what was found is drawn into the new video."""
+    target = tmp_path / "found.mp4"
+    printed = python(url, "stream_camera.py", "opencv-qr", video, target)
+    answered = [int(line.split()[0]) for line in printed.splitlines()]
+    assert "PALLET-0042" in printed
+    assert answered == sorted(set(answered))
+    capture = cv2.VideoCapture(str(target))
+    frames = int(capture.get(cv2.CAP_PROP_FRAME_COUNT))
+    _, frame = capture.read()
+    capture.release()
+    assert frames == len(answered)
+    blue, green, red = (frame[:, :, channel].astype(int) for channel in range(3))
+    assert ((red > 180) & (green < 110) & (blue < 110)).sum() > 100
+
+
+CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
+
+
+@pytest.fixture
+def page(url, tmp_path):
+    """The address of a Chromium page that shows what ``browser.py`` serves, for its debugger."""
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    variables = {"MATA_SERVER_URL": url, "MATA_SERVER_API_KEY": KEY}
+    example = [sys.executable, EXAMPLES / "browser.py", "opencv-qr", str(port)]
+    with started(example, variables, tmp_path) as served:
+        command = [CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu"]
+        command += ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+        command += [f"--user-data-dir={tmp_path}", "--remote-debugging-port=0", served]
+        process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
+        try:
+            lines = (re.search(r"ws://([\d.:]+)/", line) for line in process.stderr)
+            debugger = next(found[1] for found in lines if found)
+            yield f"http://{debugger}/json", served
+        finally:
+            process.terminate()
+            process.stderr.read()
+            process.stderr.close()
+            process.wait(timeout=30)
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+async def test_browser(page):
+    """In a real browser the page streams its (made-up) camera and is answered frame by frame."""
+    debugger, served = page
+    async with aiohttp.ClientSession() as http, asyncio.timeout(60):
+        async with http.get(debugger) as answer:
+            (tab,) = [each for each in await answer.json() if each["url"].startswith(served[:20])]
+        async with http.ws_connect(tab["webSocketDebuggerUrl"]) as browser:
+            status = ""
+            while not re.fullmatch(r"frame [1-9]\d*: [\d.]+ ms", status):
+                question = {"expression": "document.querySelector('#status')?.textContent ?? ''"}
+                asked = {"id": 1, "method": "Runtime.evaluate", "params": question}
+                await browser.send_json(asked)
+                status = (await browser.receive_json())["result"]["result"]["value"]
+                assert "closed" not in status
+                await asyncio.sleep(0.05)
