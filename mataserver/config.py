@@ -150,7 +150,7 @@ def load(
     win over everything; None among them means "not given". Raises ``ConfigError``.
     """
     folder = Path.cwd() if directory is None else directory
-    values = {**_dotenv(folder), **(os.environ if environ is None else environ)}
+    values = {**dotenv(folder), **(os.environ if environ is None else environ)}
     merged = _yaml(_config_file(file, values, folder))
     merged.update(_environment(values))
     merged.update({name: value for name, value in overrides.items() if value is not None})
@@ -196,7 +196,8 @@ def _yaml(path: Path | None) -> dict[str, Any]:
     return content
 
 
-def _dotenv(folder: Path) -> dict[str, str]:
+def dotenv(folder: Path) -> dict[str, str]:
+    """Return the variables of ``.env`` in ``folder``; none without such a file."""
     path = folder / ".env"
     if not path.is_file():
         return {}

@@ -154,6 +154,7 @@ class RawPeer:
         self._sock = sock
         self._loop = asyncio.get_running_loop()
         self._buffer = b""
+        self._sending = asyncio.Lock()
 
     @classmethod
     @contextlib.asynccontextmanager
@@ -180,7 +181,7 @@ class RawPeer:
 
     async def send(self, data):
         """Write bytes; waits while the server reads nothing."""
-        async with asyncio.timeout(20):
+        async with asyncio.timeout(20), self._sending:
             await self._loop.sock_sendall(self._sock, data)
 
     async def receive(self):
@@ -351,9 +352,13 @@ class Apart:
         """Return an HTTP session that carries the key."""
         return aiohttp.ClientSession(self.url, headers={"Authorization": "Bearer test-key"})
 
-    def settled_memory(self):
+    def memory(self):
         """Return the resident bytes of the server."""
         return self.process.memory_info().rss
+
+    def descriptors(self):
+        """Return how many file descriptors the server holds."""
+        return self.process.num_fds()
 
 
 @contextlib.contextmanager

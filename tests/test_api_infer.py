@@ -10,7 +10,7 @@ import msgspec
 import numpy as np
 import pytest
 from api_answers import JSON, asking, infer, problem, refused
-from conftest import picture, register
+from conftest import picture
 from PIL import Image
 
 PNG = picture()
@@ -252,12 +252,6 @@ async def test_server_timing_of_an_inference(http):
     assert timing["total"] >= timing["infer"]
 
 
-async def test_a_model_with_a_slash_answers_its_own_name(http, data_dir):
-    """The answer's model is the reference that the client sent."""
-    register(data_dir, {"fake-detect": "detect"})
-    assert (await infer(http, "fake-detect", PNG))["model"] == "fake-detect"
-
-
 async def test_the_first_inference_loads_the_model(http):
     """The server loads a registered model on its first call."""
     await infer(http, "fake-detect", PNG)
@@ -285,7 +279,6 @@ async def test_the_first_inference_loads_the_model(http):
         ({"model": "none", "image": "AAAA"}, 404, "Model not found: none"),
         ([], 422, "object"),
         ("text", 422, "object"),
-        (None, 422, "object"),
     ],
 )
 async def test_bodies_that_are_refused(http, asked, status, said):

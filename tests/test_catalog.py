@@ -197,7 +197,7 @@ def test_local_directories_that_cannot_be_served_are_refused(tmp_path):
 
 
 def test_configured_models_are_registered_when_they_are_here(tmp_path):
-    """models: registers installed pip backends and local paths; an absent one says how to pull it."""
+    """What is here is registered; what is not says how to pull it."""
     directory = model_directory(tmp_path)
     made = catalog(
         tmp_path,

@@ -52,7 +52,7 @@ def test_first_start(running):
         f"mataserver {__version__} listens on {server.url} (API documentation at /docs)"
     )
     assert server.value("API key") == f"{key} (made now, shown this once; kept in {file})"
-    assert server.value("open") == f"{server.url}/docs#token={key}"
+    assert server.value("open") == f"{server.url}/#token={key}"
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert key not in server.log
 

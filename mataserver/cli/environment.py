@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
+from mataserver import config
 from mataserver.registry import Registry
 
 if TYPE_CHECKING:
@@ -36,6 +39,16 @@ def config_option(function: F) -> F:
 def warn(text: str) -> None:
     """Write one line of warning to stderr."""
     click.echo(f"warning: {' '.join(text.split())}", err=True)
+
+
+def take_hub_variables() -> None:
+    """Take ``HF_*`` variables (``HF_TOKEN`` for gated models) from ``.env`` into the environment.
+
+    The hub's library reads them there; one that is set already stays as it is.
+    """
+    for name, value in config.dotenv(Path.cwd()).items():
+        if name.startswith("HF_"):
+            os.environ.setdefault(name, value)
 
 
 def registry(settings: Settings) -> Registry:

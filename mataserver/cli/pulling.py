@@ -9,7 +9,13 @@ from typing import TYPE_CHECKING, Any, Self
 import click
 
 from mataserver import config
-from mataserver.cli.environment import config_option, plugins, registry, warn
+from mataserver.cli.environment import (
+    config_option,
+    plugins,
+    registry,
+    take_hub_variables,
+    warn,
+)
 from mataserver.results import TASKS
 
 if TYPE_CHECKING:
@@ -72,6 +78,7 @@ def pull(model: str, task: str, name: str | None, config_file: str | None) -> No
     if name is not None and not local:
         raise click.UsageError("--name is for local paths; a pulled model keeps its own name")
     settings = config.load(config_file)
+    take_hub_variables()
     found = plugins(settings)
     catalog = Catalog(settings, registry(settings), found)
     if local:

@@ -10,7 +10,7 @@ import click
 
 from mataserver import __version__, config
 from mataserver.cli.addresses import is_loopback, local_url
-from mataserver.cli.environment import config_option
+from mataserver.cli.environment import config_option, take_hub_variables
 from mataserver.credentials import key_file, server_keys
 
 if TYPE_CHECKING:
@@ -34,6 +34,7 @@ def serve(host: str | None, port: int | None, config_file: str | None) -> None:
     from mataserver import app, logs
 
     settings = config.load(config_file, host=host, port=port)
+    take_hub_variables()
     logs.configure(settings.log_level, settings.log_format)
     if settings.auth_mode == "none" and not is_loopback(settings.host):
         log.warning(
@@ -64,7 +65,7 @@ def announcement(settings: Settings, url: str, state: State, new_key: str | None
     ]
     if new_key is not None:
         reachable = local_url(settings.host, urlsplit(url).port or settings.port)
-        lines.insert(2, f"  open:    {reachable}/docs#token={new_key}")
+        lines.insert(2, f"  open:    {reachable}/#token={new_key}")
     return lines
 
 

@@ -221,6 +221,8 @@ def _segments(data: bytes, boundary: str) -> list[tuple[str, bytes]]:
                 elif event:
                     chunks.append(bytes(event))
                 elif segment is not None:
+                    if not segment.name:
+                        raise BadRequest("The multipart body has a part without a name")
                     found.append((segment.name, b"".join(chunks)))
     except (MultipartError, UnicodeEncodeError, ValueError):
         raise BadRequest("The multipart body is malformed") from None

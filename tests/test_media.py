@@ -1,0 +1,283 @@
+"""Encoded bytes to pixels: every format, every orientation, and bytes that are no picture."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from conftest import picture
+from hypothesis import HealthCheck, example, given, settings
+from hypothesis import strategies as st
+from PIL import Image
+
+from mataserver import media
+from mataserver.errors import BadRequest
+
+LIMIT = 1_000_000
+RED, GREY = (255, 0, 0), (60, 60, 60)
+ORIENTATION = 0x0112
+# What EXIF's orientation n means: the upright picture, stored like this.
+STORED = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: np.rot90(a),
+    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+def encoded(image: Image.Image, form: str, **options) -> bytes:
+    """Return an image's bytes in a format."""
+    buffer = io.BytesIO()
+    image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def upright() -> np.ndarray:
+    """Return a grey picture of 64x48 with a red box at (10, 8, 30, 28)."""
+    return np.array(Image.open(io.BytesIO(picture())))
+
+
+def close(decoded: np.ndarray, expected: np.ndarray, tolerance: int = 3) -> bool:
+    """Whether two pictures are the same but for a lossy format's error."""
+    difference = np.abs(decoded.astype(int) - expected.astype(int))
+    return decoded.shape == expected.shape and float(np.median(difference)) <= tolerance
+
+
+def turned(orientation: int, form: str) -> bytes:
+    """Return the upright picture stored turned, with the EXIF tag that says how."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    stored = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright())))
+    options = {"lossless": True} if form == "WEBP" else {}
+    return encoded(stored, form, exif=exif.tobytes(), **options)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "TIFF"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_every_orientation_comes_back_upright(orientation, form):
+    """The red box of a turned picture is where it is in the upright one."""
+    decoded = media.decode(turned(orientation, form), LIMIT)
+    assert close(decoded, upright())
+    rows, columns = np.nonzero((decoded[:, :, 0] > 200) & (decoded[:, :, 1] < 100))
+    assert abs(rows.min() - 8) <= 1
+    assert abs(columns.min() - 10) <= 1
+    assert abs(rows.max() - 27) <= 1
+    assert abs(columns.max() - 29) <= 1
+
+
+@pytest.mark.parametrize("orientation", [0, 9, 255])
+def test_an_orientation_that_does_not_exist_turns_nothing(orientation):
+    """Only 1 to 8 mean something."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    data = encoded(Image.fromarray(upright()), "PNG", exif=exif.tobytes())
+    assert np.array_equal(media.decode(data, LIMIT), upright())
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM"])
+def test_every_format_gives_the_same_picture(form):
+    """The array is writable uint8 RGB in C order, whatever the bytes were."""
+    decoded = media.decode(encoded(Image.fromarray(upright()), form), LIMIT)
+    assert decoded.dtype == np.uint8
+    assert decoded.flags.c_contiguous
+    assert decoded.flags.writeable
+    assert close(decoded, upright())
+
+
+@pytest.mark.parametrize(
+    ("mode", "form"),
+    [
+        ("L", "PNG"),
+        ("L", "JPEG"),
+        ("1", "PNG"),
+        ("LA", "PNG"),
+        ("P", "PNG"),
+        ("P", "GIF"),
+        ("RGBA", "PNG"),
+        ("RGBA", "WEBP"),
+        ("CMYK", "TIFF"),
+    ],
+)
+def test_every_mode_becomes_rgb(mode, form):
+    """Grey, palette and alpha pictures become RGB with the same colours; alpha is dropped."""
+    image = Image.fromarray(upright()).convert(mode)
+    expected = np.asarray(image.convert("RGB"))
+    assert close(media.decode(encoded(image, form), LIMIT), expected)
+
+
+def test_a_cmyk_jpeg_is_not_negative():
+    """A CMYK JPEG, stored inverted as all programs do, has its true colours."""
+    data = encoded(Image.fromarray(upright()).convert("CMYK"), "JPEG", quality=95)
+    decoded = media.decode(data, LIMIT)
+    assert np.abs(decoded[18, 20].astype(int) - RED).max() < 12
+    assert np.abs(decoded[40, 50].astype(int) - GREY).max() < 12
+
+
+def test_transparent_pixels_keep_their_colour():
+    """Alpha is dropped, not blended with a background of somebody's choice."""
+    image = Image.new("RGBA", (4, 4), (*RED, 0))
+    assert (media.decode(encoded(image, "PNG"), LIMIT) == RED).all()
+
+
+@pytest.mark.parametrize("form", ["PNG", "TIFF"])
+def test_sixteen_bit_samples_are_scaled(form):
+    """A 16-bit ramp becomes an 8-bit ramp: nothing is clipped to white."""
+    ramp = np.linspace(0, 65_535, 256).astype(np.uint16)
+    data = encoded(Image.fromarray(np.tile(ramp, (4, 1))), form)
+    decoded = media.decode(data, LIMIT)
+    assert np.array_equal(decoded[0, :, 0], np.arange(256))
+    assert np.array_equal(decoded[..., 0], decoded[..., 2])
+
+
+def test_sixteen_bit_rgb_is_scaled():
+    """A PPM of 16 bits a channel loses its low bits, not its bright ones."""
+    samples = np.array([0, 128, 256, 32_768, 65_535] * 3, ">u2")
+    data = b"P6 5 1 65535\n" + samples.tobytes()
+    decoded = media.decode(data, LIMIT).ravel()
+    assert list(decoded[:5]) == [0, 0, 1, 128, 255]
+
+
+@pytest.mark.parametrize("form", ["GIF", "WEBP", "PNG"])
+def test_an_animation_gives_its_first_frame(form):
+    """Of a GIF, WebP or APNG with several frames the first is taken."""
+    frames = [Image.new("RGB", (8, 6), colour) for colour in (RED, (0, 255, 0), (0, 0, 255))]
+    options = {"lossless": True} if form == "WEBP" else {}
+    data = encoded(frames[0], form, save_all=True, append_images=frames[1:], **options)
+    assert (media.decode(data, LIMIT) == RED).all()
+
+
+def test_stray_bytes_between_markers_do_no_harm():
+    """A JPEG with bytes that belong to nothing, as some cameras write, is decoded all the same."""
+    data = picture(form="JPEG")
+    for stray in (data[:-2] + b"\x01\x02\x03" + data[-2:], data + b"trailing" * 100):
+        assert close(media.decode(stray, LIMIT), upright())
+
+
+def test_metadata_that_cannot_be_read_turns_nothing():
+    """A broken EXIF block costs the orientation, not the picture."""
+    data = picture(form="JPEG")
+    for exif in (b"Exif\0\0", b"Exif\0\0II*\0\xff\xff\xff\xff", b"Exif\0\0MM\0*\0\0\0\x08\xff\xff"):
+        block = b"\xff\xe1" + (len(exif) + 2).to_bytes(2, "big") + exif
+        assert close(media.decode(data[:2] + block + data[2:], LIMIT), upright())
+
+
+def test_memoryviews_are_decoded():
+    """The worker hands over a view of shared memory."""
+    for form in ("JPEG", "PNG"):
+        assert close(media.decode(memoryview(picture(form=form)), LIMIT), upright())
+
+
+@pytest.mark.parametrize("size", [(1, 1), (20_000, 1), (1, 20_000)])
+@pytest.mark.parametrize("form", ["JPEG", "PNG"])
+def test_odd_sizes(size, form):
+    """One pixel, one line, one column."""
+    decoded = media.decode(encoded(Image.new("RGB", size, GREY), form), LIMIT)
+    assert decoded.shape == (size[1], size[0], 3)
+
+
+def test_the_limit_counts_pixels():
+    """Exactly the limit passes, one line more does not, and the detail says what is allowed."""
+    assert media.decode(encoded(Image.new("RGB", (100, 100)), "PNG"), 10_000).shape == (100, 100, 3)
+    with pytest.raises(BadRequest, match="too large: 100x101 pixels, at most 10000 are allowed"):
+        media.decode(encoded(Image.new("RGB", (100, 101)), "PNG"), 10_000)
+
+
+def test_a_jpegs_header_is_checked_before_its_pixels():
+    """A JPEG whose header promises too much is refused without being decoded."""
+    data = bytearray(picture(form="JPEG"))
+    start = data.index(b"\xff\xc0") + 5
+    data[start : start + 4] = b"\xff\x00\xff\x00"
+    with pytest.raises(BadRequest, match="too large: 65280x65280"):
+        media.decode(bytes(data), LIMIT)
+
+
+@pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP", "BMP", "TIFF"])
+def test_every_cut_is_refused(form):
+    """A picture that ends too early is 400, wherever it ends."""
+    data = encoded(Image.fromarray(upright()), form)
+    for end in (1, 10, 30, len(data) // 2):
+        with pytest.raises(BadRequest):
+            media.decode(data[:end], LIMIT)
+
+
+def test_floating_point_samples_say_so():
+    """A depth map as a TIFF is a picture that no model here takes."""
+    image = Image.fromarray(np.zeros((4, 4), np.float32))
+    with pytest.raises(BadRequest, match="floating-point"):
+        media.decode(encoded(image, "TIFF"), LIMIT)
+
+
+@pytest.mark.parametrize(
+    "data", [b"", b"\0", b"<html>", b"%!PS-Adobe-3.0 EPSF-3.0\n", b"\0\0\1\0\1\0", b"8BPS\0\1"]
+)
+def test_other_files_are_refused(data):
+    """Text, PostScript (which Pillow would run a program for), icons: none is a picture here."""
+    with pytest.raises(BadRequest):
+        media.decode(data, LIMIT)
+
+
+def test_a_mask_is_a_png_of_two_values():
+    """encode_png writes 0 and 255, and reads back the same."""
+    mask = np.zeros((5, 7), bool)
+    mask[1:3, 2:6] = True
+    image = Image.open(io.BytesIO(media.encode_png(mask)))
+    assert (image.format, image.mode, image.size) == ("PNG", "L", (7, 5))
+    assert np.array_equal(np.asarray(image), mask * 255)
+
+
+def _seeds() -> list[bytes]:
+    """Return small pictures of every format."""
+    rng = np.random.default_rng(0)
+    noise = Image.fromarray(rng.integers(0, 255, (9, 11, 3), np.uint8))
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    made = [encoded(noise, form) for form in ("JPEG", "PNG", "WEBP", "BMP", "GIF", "PPM", "TIFF")]
+    made += [encoded(noise, form, exif=exif.tobytes()) for form in ("JPEG", "PNG", "WEBP")]
+    made += [encoded(noise.convert("CMYK"), "JPEG"), encoded(noise.convert("P"), "PNG")]
+    made += [
+        encoded(noise, "TIFF", compression="tiff_lzw"),
+        encoded(noise, "JPEG", progressive=True),
+    ]
+    return made
+
+
+SEEDS = _seeds()
+Edits = st.lists(
+    st.tuples(st.integers(0, 2**20), st.binary(max_size=6), st.integers(0, 6)), max_size=6
+)
+
+
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
+@settings(max_examples=600, deadline=None, derandomize=True, database=None,
+          suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
+@given(seed=st.sampled_from(SEEDS), edits=Edits)
+@example(seed=SEEDS[0], edits=[])
+def test_mutated_pictures_raise_nothing_else(seed, edits):
+    """Whatever is done to a picture's bytes: an array comes out, or BadRequest."""
+    data = bytearray(seed)
+    for place, inserted, removed in edits:
+        start = place % (len(data) + 1)
+        data[start : start + removed] = inserted
+    try:
+        decoded = media.decode(bytes(data), LIMIT)
+    except BadRequest:
+        return
+    assert decoded.ndim == 3
+    assert decoded.shape[2] == 3
+    assert decoded.shape[0] * decoded.shape[1] <= LIMIT
+
+
+@settings(max_examples=200, deadline=None, derandomize=True, database=None)
+@given(data=st.binary(max_size=200), start=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff",
+       b"GIF89a", b"RIFF\0\0\0\0WEBP", b"BM", b"II*\0", b"P6 "]))  # fmt: skip
+def test_random_bytes_raise_nothing_else(data, start):
+    """Random bytes behind any format's first bytes: an array, or BadRequest."""
+    try:
+        assert media.decode(start + data, LIMIT).shape[2] == 3
+    except BadRequest as error:
+        assert error.detail.startswith("image ")
