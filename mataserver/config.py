@@ -15,6 +15,8 @@ from mataserver.params import describe
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    import yaml
+
 PREFIX = "MATA_SERVER_"
 DEFAULT_FILE = "mataserver.yaml"
 
@@ -22,7 +24,7 @@ Fraction = Annotated[float, Meta(gt=0.0, le=1.0)]
 Seconds = Annotated[float, Meta(gt=0.0, le=86_400.0)]
 Count = Annotated[int, Meta(gt=0)]
 KeepAlive = Annotated[float, Meta(ge=-1.0, le=31_536_000.0)]
-Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)$")]
+Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)\Z")]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 Engine = Literal["auto", "process", "thread"]
 
@@ -186,7 +188,9 @@ def _yaml(path: Path | None) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        _refuse_twice(yaml.compose(text, Loader=yaml.SafeLoader), "", set())
+        content = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise ConfigError(f"configuration: {path.name} cannot be read: {error}") from None
     if content is None:
@@ -196,6 +200,21 @@ def _yaml(path: Path | None) -> dict[str, Any]:
     return content
 
 
+def _refuse_twice(node: yaml.Node | None, where: str, seen: set[int]) -> None:
+    """Raise ``ConfigError`` for a key that a mapping holds twice; YAML would keep the last."""
+    if node is None or isinstance(node.value, str) or id(node) in seen:
+        return
+    seen.add(id(node))
+    names: set[str] = set()
+    for index, item in enumerate(node.value):
+        key, value = item if isinstance(item, tuple) else (None, item)
+        name = f"[{index}]" if key is None else f".{key.value}"
+        if name in names:
+            raise ConfigError(f"configuration: {(where + name).lstrip('.')}: given twice")
+        names.add(name)
+        _refuse_twice(value, where + name, seen)
+
+
 def dotenv(folder: Path) -> dict[str, str]:
     """Return the variables of ``.env`` in ``folder``; none without such a file."""
     path = folder / ".env"
@@ -203,7 +222,10 @@ def dotenv(folder: Path) -> dict[str, str]:
         return {}
     from dotenv import dotenv_values
 
-    found = dotenv_values(path)
+    try:
+        found = dotenv_values(path)
+    except (OSError, UnicodeDecodeError):
+        raise ConfigError("configuration: .env cannot be read: it must be UTF-8 text") from None
     return {key: value for key, value in found.items() if value is not None}
 
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 import msgspec
 
 from mataserver.batching import Batcher, NotDispatchedError
+from mataserver.engines.work import WorkerDied
 from mataserver.errors import MataError, OutOfMemory, Unavailable
 
 if TYPE_CHECKING:
@@ -299,6 +300,11 @@ class ModelPool:
             limit = self._policy.load_timeout
             self._load_failed(slot, MataError(f"The model did not load within {limit:g} s"))
             raise MataError(f"The model did not load within {limit:g} s") from None
+        except WorkerDied:
+            # To whoever waits a worker that died is one that can be replaced; this one cannot.
+            failure = MataError("The model could not be loaded: its worker died")
+            self._load_failed(slot, failure)
+            raise failure from None
         except MataError as error:
             self._load_failed(slot, error)
             raise

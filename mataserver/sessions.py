@@ -53,6 +53,7 @@ class Session:
     dropped: int = 0
     results: int = 0
     reset: bool = False
+    stream: bool = False
 
     @property
     def task(self) -> str:
@@ -88,9 +89,12 @@ class SessionStore:
         """Return every live session, oldest first."""
         return list(self._sessions.values())
 
-    async def create(self, model: str, recipe: Recipe, params: bytes) -> Session:
+    async def create(
+        self, model: str, recipe: Recipe, params: bytes, *, stream: bool = False
+    ) -> Session:
         """Load the model and make a session that holds it.
 
+        ``stream`` sends pieces of text while they are made.
         Raises ``Unavailable`` when there are too many, and whatever loading raises.
         """
         await self.expire()
@@ -107,6 +111,7 @@ class SessionStore:
         session = Session(
             "sess_" + secrets.token_hex(6), model, recipe, params, time.time(), now, hold
         )
+        session.stream = stream
         self._sessions[session.id] = session
         self._metrics.sessions.set(len(self._sessions))
         return session

@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
 PNG = picture()
+LOADS_EXIT = "loads-exit"
+GATED_MODELS = {"gated": "detect", "fragile": "track"}
 TEXT, BINARY, CLOSE, PING, PONG, CONTINUATION = 1, 2, 8, 9, 10, 0
 
 
@@ -281,16 +283,24 @@ def load_gated(spec, context):
     return GatedModel(spec, testing.FakeSettings())
 
 
+def load_fragile(spec, context):
+    """Load a fake tracker; end the process if the data directory says so."""
+    if (context.data_dir / LOADS_EXIT).exists():
+        os._exit(5)
+    return testing.FakeTracker(spec, testing.FakeSettings())
+
+
 class GatedPlugin:
-    """One backend: the model behind the gate."""
+    """Two backends: the model behind the gate, and one whose loads may come to kill its worker."""
 
     @hookimpl
     def backends(self):
-        """Return the backend."""
-        made = Backend(
-            name="gated", task="detect", source="pip", load=load_gated, params=testing.FakeParams
-        )
-        return [made]
+        """Return the backends."""
+        loads = {"gated": ("detect", load_gated), "fragile": ("track", load_fragile)}
+        return [
+            Backend(name=name, task=task, source="pip", load=load, params=testing.FakeParams)
+            for name, (task, load) in loads.items()
+        ]
 
 
 gated = GatedPlugin()
@@ -301,14 +311,9 @@ GATED = importlib.metadata.EntryPoint("gated", "stream_peers:gated", plugins.GRO
 async def gated_server(data_dir, **settings):
     """Run a server that has the gated model besides the fakes; yield it and a new gate."""
     GatedModel.gate = gate = Gate()
-    registry = data_dir / "model_registry.json"
-    content = json.loads(registry.read_text())
-    content["models"]["gated"] = content["models"]["fake-detect"]
-    registry.write_text(json.dumps(content))
-    points = (testing.FAKE, GATED)
-    async with testing.serving(
-        data_dir, engine="thread", entry_points=points, **settings
-    ) as served:
+    register(data_dir, {f"fake-{task}": task for task in FAKES} | GATED_MODELS)
+    chosen = {"engine": "thread", "entry_points": (testing.FAKE, GATED)} | settings
+    async with testing.serving(data_dir, **chosen) as served:
         yield served, gate
 
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import aiohttp
 import pytest
+
 from api_answers import detail_of, exchange, problem
 from conftest import picture
-
 from mataserver import testing
 
 MISSING = "Missing Authorization header"

@@ -13,6 +13,8 @@ import zlib
 import aiohttp
 import psutil
 import pytest
+from PIL import Image
+
 from api_answers import (
     answer,
     asking,
@@ -26,8 +28,6 @@ from api_answers import (
     until,
 )
 from conftest import picture
-from PIL import Image
-
 from mataserver import testing
 
 PNG = picture()
@@ -383,7 +383,7 @@ async def test_too_many_bytes_in_flight_are_503(data_dir):
 
 
 async def test_a_client_that_leaves_during_its_upload(server, http, caplog):
-    """A connection that breaks amid a body leaves no bytes, no traceback and a server that works."""
+    """A connection that breaks amid a body leaves no bytes, no traceback and a sound server."""
     caplog.set_level(logging.WARNING)
     for _ in range(3):
         async with connection(server) as (_, writer):

@@ -7,9 +7,9 @@ import re
 
 import aiohttp
 import pytest
-from api_answers import JSON, exchange, head_of, no_leak, problem, until
 
 import mataserver
+from api_answers import JSON, exchange, head_of, no_leak, problem, until
 from mataserver import testing
 from mataserver.engines.memory import Gpu, MemoryProbe
 

@@ -1,4 +1,4 @@
-"""``POST /v1/infer``: the answer of every task, in JSON and MessagePack, from JSON and raw bodies."""
+"""``POST /v1/infer``: every task's answer, in JSON and MessagePack, from JSON and raw bodies."""
 
 from __future__ import annotations
 
@@ -9,9 +9,10 @@ import time
 import msgspec
 import numpy as np
 import pytest
+from PIL import Image
+
 from api_answers import JSON, asking, infer, problem, refused
 from conftest import picture
-from PIL import Image
 
 PNG = picture()
 BOX = [10.0, 8.0, 30.0, 28.0]
@@ -141,7 +142,7 @@ async def test_depth(http):
 
 
 async def test_normalize_false_is_raw_depth(http):
-    """normalize is true by default and can be turned off."""
+    """Normalize is true by default and can be turned off."""
     body = await infer(http, "fake-depth", PNG, normalize=False)
     assert np.frombuffer(base64.b64decode(body["depth_map"]), "<f4").max() == 10.0
 
@@ -173,7 +174,7 @@ async def test_errors_are_json_for_everybody(http):
 
 @pytest.mark.parametrize("params", [None, {}])
 async def test_params_may_be_null_or_absent(http, params):
-    """params is optional."""
+    """Params is optional."""
     asked = asking("fake-detect", PNG) | {"params": params}
     async with http.post("/v1/infer", json=asked) as response:
         assert response.status == 200

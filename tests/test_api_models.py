@@ -7,9 +7,9 @@ import json
 
 import aiohttp
 import pytest
+
 from api_answers import JSON, exchange, head_of, infer, problem, refused, until
 from conftest import picture, register
-
 from mataserver import testing
 from mataserver.engines.memory import MemoryProbe
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import msgspec
 import pytest
+
 from api_answers import asking, infer, refused
 from conftest import picture
-
 from mataserver.params import OLD_NAMES, UPLOAD_FIELDS, ApiParams
 
 PNG = picture()
@@ -115,7 +115,7 @@ def test_the_old_names_are_those_of_the_migration_note():
 
 @pytest.mark.parametrize("name", ["foo", "", "box_labels", "Confidence", "confidence ", "é" * 200])
 async def test_unknown_names_are_refused(http, name):
-    """params is strict: a name that is neither the API's nor the model's is 422."""
+    """Params is strict: a name that is neither the API's nor the model's is 422."""
     asked = asking("fake-detect", PNG, **{name: 1})
     assert "unknown parameter" in await refused(http, 422, "/v1/infer", json=asked)
 

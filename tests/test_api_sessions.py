@@ -8,8 +8,8 @@ import re
 
 import aiohttp
 import pytest
-from api_answers import detail_of, exchange, head_of, problem, refused, until
 
+from api_answers import detail_of, exchange, head_of, problem, refused, until
 from mataserver import testing
 
 PATH = "/v1/sessions"
@@ -151,13 +151,14 @@ async def test_the_model_is_loaded_and_held(data_dir):
 
 async def test_delete(http):
     """DELETE is 204 with an empty body; a second one, and GET, are the documented 404."""
-    path = f"{PATH}/{(await create(http))['session_id']}"
+    name = (await create(http))["session_id"]
+    path = f"{PATH}/{name}"
     async with http.delete(path) as response:
         assert response.status == 204
         assert await response.read() == b""
     for method in ("DELETE", "GET"):
         async with http.request(method, path) as response:
-            assert await problem(response, 404) == f"Session not found: {path.split('/')[-1]}"
+            assert await problem(response, 404) == f"Session not found: {name}"
 
 
 @pytest.mark.parametrize("name", ["sess_3f8a1b2c9d4e", "x", "%ff", "x" * 500, "..%2f..", "a%00"])
@@ -216,7 +217,7 @@ async def test_task_may_repeat_the_models_own(http, task):
 
 
 async def test_a_detector_may_be_tracked(cached_detector, http):
-    """detect may be overridden by track, where a tracker serves the model."""
+    """Detect may be overridden by track, where a tracker serves the model."""
     made = await create(http, model=cached_detector, task="track")
     async with http.get(f"{PATH}/{made['session_id']}") as response:
         assert (await response.json())["task"] == "track"

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import aiohttp
 import pytest
+
 from api_answers import detail_of, exchange, head_of, problem
 from conftest import picture
-
 from mataserver.params import OLD_NAMES, UPLOAD_FIELDS, ApiParams
 
 PNG = picture()

@@ -6,13 +6,18 @@ import io
 
 import numpy as np
 import pytest
-from conftest import picture
 from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from conftest import picture
 from mataserver import media
 from mataserver.errors import BadRequest
+
+# Pillow warns of metadata and of sizes that the tests have damaged on purpose.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning"
+)
 
 LIMIT = 1_000_000
 RED, GREY = (255, 0, 0), (60, 60, 60)
@@ -24,7 +29,7 @@ STORED = {
     3: lambda a: a[::-1, ::-1],
     4: lambda a: a[::-1],
     5: lambda a: a.transpose(1, 0, 2),
-    6: lambda a: np.rot90(a),
+    6: np.rot90,
     7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
     8: lambda a: np.rot90(a, -1),
 }
@@ -252,7 +257,6 @@ Edits = st.lists(
 )
 
 
-@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning")
 @settings(max_examples=600, deadline=None, derandomize=True, database=None,
           suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
 @given(seed=st.sampled_from(SEEDS), edits=Edits)
@@ -272,12 +276,24 @@ def test_mutated_pictures_raise_nothing_else(seed, edits):
     assert decoded.shape[0] * decoded.shape[1] <= LIMIT
 
 
+STARTS = [
+    b"",
+    b"\x89PNG\r\n\x1a\n",
+    b"\xff\xd8\xff",
+    b"GIF89a",
+    b"RIFF\0\0\0\0WEBP",
+    b"BM",
+    b"II*\0",
+    b"P6 ",
+]
+
+
 @settings(max_examples=200, deadline=None, derandomize=True, database=None)
-@given(data=st.binary(max_size=200), start=st.sampled_from([b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff",
-       b"GIF89a", b"RIFF\0\0\0\0WEBP", b"BM", b"II*\0", b"P6 "]))  # fmt: skip
+@given(data=st.binary(max_size=200), start=st.sampled_from(STARTS))
 def test_random_bytes_raise_nothing_else(data, start):
     """Random bytes behind any format's first bytes: an array, or BadRequest."""
     try:
-        assert media.decode(start + data, LIMIT).shape[2] == 3
-    except BadRequest as error:
-        assert error.detail.startswith("image ")
+        decoded = media.decode(start + data, LIMIT)
+    except BadRequest:
+        return
+    assert decoded.shape[2] == 3

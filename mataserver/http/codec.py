@@ -91,6 +91,13 @@ def envelope(outcome: Outcome, task: str, model: str, **extra: Any) -> Envelope:
     return Envelope(task=task, model=model, timestamp=time.time(), **fields, **extra)
 
 
+def check_outcome(outcome: Outcome) -> None:
+    """Raise the failure of an outcome, if it is one."""
+    failure = outcome.failure
+    if failure is not None:
+        raise MataError(failure.detail, status=failure.status, retry_after=failure.retry_after)
+
+
 def wanted_format(request: web.Request) -> Format:
     """Return the answer's format: MessagePack when ``Accept`` names it before JSON."""
     for choice in request.headers.get("Accept", "").split(","):

@@ -57,6 +57,14 @@ class StreamError(Struct):
     type: str = "error"
 
 
+class StreamToken(Struct):
+    """A piece of the text that the model is making for a frame."""
+
+    text: str
+    frame_id: int
+    type: str = "token"
+
+
 class Said(Struct):
     """A text message of a client."""
 
@@ -235,7 +243,7 @@ class Connection:
         job = Job(image, session.params, self._form, session.id)
         try:
             self._check_registered()
-            outcome, _ = await self._state.pool.infer(session.recipe, job)
+            outcome = await self._outcome(number, job)
         except (WorkerDied, Unavailable) as error:
             session.reset = session.reset or isinstance(error, WorkerDied)
             await self._answer(StreamError(error.detail, number))
@@ -250,6 +258,19 @@ class Connection:
         await self._answer(StreamError(outcome.failure.detail, number))
         if outcome.failure.status >= 500 and outcome.failure.status != Unavailable.status:
             self.leave(INTERNAL, "inference failed")
+
+    async def _outcome(self, number: int, job: Job) -> Outcome:
+        """Run a frame; a session that asked for it is sent the pieces of text as they are made."""
+        pool, recipe = self._state.pool, self._session.recipe
+        if not self._session.stream:
+            outcome, _ = await pool.infer(recipe, job)
+            return outcome
+        async with contextlib.aclosing(pool.generate(recipe, job)) as items:
+            async for item in items:
+                if not isinstance(item, str):
+                    return item
+                await self._send(StreamToken(item, number))
+        raise WorkerDied("The model gave no result")
 
     def _check_registered(self) -> None:
         """Raise ``NotFound`` for a model that was removed: a frame must not bring it back."""

@@ -10,8 +10,8 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser, par
 
 from mataserver import params
 from mataserver.engines.work import Job
-from mataserver.errors import BadRequest, InvalidParams, MataError, Unavailable
-from mataserver.http import codec
+from mataserver.errors import BadRequest, InvalidParams, Unavailable
+from mataserver.http import codec, events
 from mataserver.http.routing import Body, Route
 from mataserver.results import InferResponse
 
@@ -50,7 +50,11 @@ class InferBody(Struct):
 def routes(state: State) -> list[Route]:
     """Return this module's routes."""
     api = _Infer(state)
-    answer = (Body(codec.JSON, InferResponse), Body(codec.MSGPACK, InferResponse))
+    answer = (
+        Body(codec.JSON, InferResponse),
+        Body(codec.MSGPACK, InferResponse),
+        Body(events.CONTENT_TYPE),
+    )
     errors = (400, 404, 408, 413, 415, 422, 500, 503, 507)
     request = (
         Body(codec.JSON, InferRequest),
@@ -96,7 +100,7 @@ class _Infer:
     def __init__(self, state: State) -> None:
         self._state = state
 
-    async def infer(self, request: web.Request) -> web.Response:
+    async def infer(self, request: web.Request) -> web.StreamResponse:
         kind = codec.content_type(request)
         if kind.startswith("image/"):
             return await self._raw(request)
@@ -113,7 +117,7 @@ class _Infer:
             del asked
             return await self._run(request, recipe, image, parsed)
 
-    async def _raw(self, request: web.Request) -> web.Response:
+    async def _raw(self, request: web.Request) -> web.StreamResponse:
         fields = _once(list(request.query.items()))
         for name, text in fields.items():
             if len(text) > MAX_QUERY_TEXT:
@@ -128,7 +132,7 @@ class _Infer:
                 raise BadRequest("image is empty")
             return await self._run(request, recipe, image, parsed)
 
-    async def upload(self, request: web.Request) -> web.Response:
+    async def upload(self, request: web.Request) -> web.StreamResponse:
         kind, options = parse_options_header(request.headers.get("Content-Type", ""))
         if kind != "multipart/form-data":
             raise codec.Unsupported("Content-Type must be multipart/form-data")
@@ -151,15 +155,16 @@ class _Infer:
 
     async def _run(
         self, request: web.Request, recipe: Recipe, image: bytes, parsed: Params
-    ) -> web.Response:
+    ) -> web.StreamResponse:
         if self._state.draining:
             raise Unavailable("The server is shutting down", retry_after=5)
+        packed = msgspec.msgpack.encode(parsed)
+        if events.wanted(request):
+            items = self._state.pool.generate(recipe, Job(image, packed))
+            return await events.respond(request, recipe, items)
         form = codec.wanted_format(request)
-        job = Job(image, msgspec.msgpack.encode(parsed), form)
-        outcome, waited = await self._state.pool.infer(recipe, job)
-        failure = outcome.failure
-        if failure is not None:
-            raise MataError(failure.detail, status=failure.status, retry_after=failure.retry_after)
+        outcome, waited = await self._state.pool.infer(recipe, Job(image, packed, form))
+        codec.check_outcome(outcome)
         answer = codec.envelope(outcome, recipe.spec.task, recipe.spec.name)
         response = codec.respond(answer, form=form)
         response.headers["Server-Timing"] = _timing(outcome, waited)

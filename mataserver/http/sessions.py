@@ -30,6 +30,7 @@ class SessionBody(Struct):
     model: codec.ModelName
     task: str | None = None
     params: dict[str, Any] | None = None
+    stream: bool = False
 
 
 class SessionCreated(Struct):
@@ -89,7 +90,7 @@ class _Sessions:
             max_tokens=self._state.settings.max_tokens,
         )
         session = await self._state.sessions.create(
-            asked.model, recipe, msgspec.msgpack.encode(parsed)
+            asked.model, recipe, msgspec.msgpack.encode(parsed), stream=asked.stream
         )
         url = f"{self._scheme(request)}://{request.host}/v1/stream/{session.id}"
         return codec.respond(SessionCreated(session.id, url), status=201)

@@ -60,12 +60,14 @@ class _Stream:
         socket.headers["X-Request-Id"] = request[middleware.REQUEST_ID]
         await socket.prepare(request)
         transport = request.transport
+        begun = time.monotonic()
         try:
             farewell = await self._served(request, socket, known=known)
+            begun = time.monotonic()
             await _close(socket, farewell)
         finally:
             if transport is not None:
-                await _flush_or_abort(transport)
+                await _flush_or_abort(transport, begun + CLOSE_TIMEOUT)
         return socket
 
     async def _served(
@@ -110,7 +112,7 @@ async def _close(socket: web.WebSocketResponse, farewell: Farewell) -> None:
         return
     task = asyncio.current_task()
     try:
-        async with asyncio.timeout(CLOSE_TIMEOUT + 1):
+        async with asyncio.timeout(CLOSE_TIMEOUT):
             await socket.close(code=farewell.code, message=farewell.reason.encode(), drain=False)
     except (TimeoutError, ConnectionError):
         log.debug("a peer did not take its closing message")
@@ -121,9 +123,8 @@ async def _close(socket: web.WebSocketResponse, farewell: Farewell) -> None:
             raise
 
 
-async def _flush_or_abort(transport: asyncio.Transport) -> None:
+async def _flush_or_abort(transport: asyncio.Transport, deadline: float) -> None:
     """Cut off a peer that does not read: a closed transport would keep what it has to send."""
-    deadline = time.monotonic() + CLOSE_TIMEOUT
     try:
         while transport.get_write_buffer_size() and time.monotonic() < deadline:  # noqa: ASYNC110 - a transport has no event for it
             await asyncio.sleep(0.05)

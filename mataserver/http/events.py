@@ -1,0 +1,71 @@
+"""Server-Sent Events: a model's pieces of text while they are made, then its result.
+
+Three kinds of events, each with one line of JSON as its data: ``token`` (``{"text": ...}``), then
+either ``result`` (``mata.v1``) or ``error`` (``{"detail": ...}``). The format is that of the HTML
+standard, section 9.2.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from mataserver.errors import MataError
+from mataserver.http import codec
+from mataserver.http.middleware import REQUEST_ID
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from mataserver.engines.work import Outcome
+    from mataserver.pool import Recipe
+
+CONTENT_TYPE = "text/event-stream"
+
+
+def wanted(request: web.Request) -> bool:
+    """Whether the client asked for events."""
+    return CONTENT_TYPE in request.headers.get("Accept", "").lower()
+
+
+async def respond(
+    request: web.Request, recipe: Recipe, items: AsyncGenerator[str | Outcome]
+) -> web.StreamResponse:
+    """Answer with the events of ``items``; a failure before the first one is an ordinary error.
+
+    A client that goes away stops the model between two pieces.
+    """
+    async with contextlib.aclosing(items):
+        first = await anext(items)
+        if not isinstance(first, str):
+            codec.check_outcome(first)
+        headers = {
+            "Cache-Control": "no-cache",
+            "X-Accel-Buffering": "no",
+            "X-Request-Id": request[REQUEST_ID],
+        }
+        response = web.StreamResponse(headers=headers)
+        response.content_type, response.charset = CONTENT_TYPE, "utf-8"
+        await response.prepare(request)
+        await response.write(_event(first, recipe))
+        try:
+            async for item in items:
+                await response.write(_event(item, recipe))
+        except MataError as error:
+            await response.write(_format("error", {"detail": error.detail}))
+        await response.write_eof()
+    return response
+
+
+def _event(item: str | Outcome, recipe: Recipe) -> bytes:
+    if isinstance(item, str):
+        return _format("token", {"text": item})
+    if item.failure is not None:
+        return _format("error", {"detail": item.failure.detail})
+    return _format("result", codec.envelope(item, recipe.spec.task, recipe.spec.name))
+
+
+def _format(kind: str, data: object) -> bytes:
+    return f"event: {kind}\ndata: ".encode() + codec.encode(data) + b"\n\n"

@@ -1,0 +1,282 @@
+"""Settings: which source wins, what each setting takes, and errors that name the key."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from mataserver import config
+from mataserver.config import ConfigError, Settings
+
+
+def load(folder, yaml=None, dotenv=None, env=None, **overrides):
+    """Load settings from a folder with the given files."""
+    if yaml is not None:
+        (folder / "mataserver.yaml").write_text(yaml)
+    if dotenv is not None:
+        (folder / ".env").write_text(dotenv)
+    return config.load(environ=env or {}, directory=folder, **overrides)
+
+
+def complaint(folder, *, said=(), **given) -> str:
+    """Return the error of settings that must be refused; it must hold every word of ``said``."""
+    with pytest.raises(ConfigError) as caught:
+        load(folder, **given)
+    for word in said:
+        assert word in caught.value.detail
+    return caught.value.detail
+
+
+# precedence
+
+
+def test_defaults(tmp_path):
+    """Without anything the documented defaults apply."""
+    made = load(tmp_path)
+    assert made == Settings()
+    assert (made.host, made.port, made.auth_mode) == ("127.0.0.1", 8110, "api_key")
+    assert (made.keep_alive, made.max_sessions, made.session_ttl) == (300.0, 10, 300.0)
+    assert made.data_path.name == ".mataserver"
+    assert made.data_path.is_absolute()
+
+
+def test_environment_over_dotenv_over_yaml_over_defaults(tmp_path):
+    """Each source wins over the ones behind it, setting by setting."""
+    made = load(
+        tmp_path,
+        yaml="port: 1\nmax_sessions: 1\nqueue_limit: 1\n",
+        dotenv="MATA_SERVER_PORT=2\nMATA_SERVER_MAX_SESSIONS=2\n",
+        env={"MATA_SERVER_PORT": "3"},
+    )
+    assert (made.port, made.max_sessions, made.queue_limit, made.max_tokens) == (3, 2, 1, 4096)
+
+
+def test_options_over_everything(tmp_path):
+    """Command-line options win; None among them means not given."""
+    made = load(
+        tmp_path, env={"MATA_SERVER_PORT": "3", "MATA_SERVER_HOST": "::"}, port=4, host=None
+    )
+    assert (made.port, made.host) == (4, "::")
+
+
+def test_the_file_may_be_named(tmp_path):
+    """MATA_SERVER_CONFIG, in the environment or .env, and the option name the YAML file."""
+    other = tmp_path / "other.yaml"
+    other.write_text("port: 7\n")
+    (tmp_path / "third.yaml").write_text("port: 9\n")
+    assert load(tmp_path, yaml="port: 1\n").port == 1
+    assert load(tmp_path, env={"MATA_SERVER_CONFIG": str(other)}).port == 7
+    assert load(tmp_path, env={"MATA_SERVER_CONFIG": "x"}, file=tmp_path / "third.yaml").port == 9
+    assert load(tmp_path, dotenv=f"MATA_SERVER_CONFIG={other}\n").port == 7
+
+
+def test_a_named_file_must_exist(tmp_path):
+    """A missing file that was asked for stops the start; a missing default does not."""
+    complaint(tmp_path, env={"MATA_SERVER_CONFIG": "none.yaml"}, said=["no such file: none.yaml"])
+    assert load(tmp_path).port == 8110
+
+
+# the environment
+
+
+def test_unknown_variables_are_ignored(tmp_path):
+    """Somebody else's variable is nobody's error, nor is a map as a variable."""
+    env = {"MATA_SERVER_NONSENSE": "1", "PORT": "9", "MATA_SERVER_MODELS": "[]", "PATH": "/bin"}
+    assert load(tmp_path, env=env) == Settings()
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "value"),
+    [
+        ("PORT", "0", 0),
+        ("KEEP_ALIVE", "-1", -1.0),
+        ("MAX_VRAM_FRACTION", "0.5", 0.5),
+        ("MAX_BODY_MB", "20", 20.0),
+        ("ALLOW_PIP_PULL", "false", False),
+        ("ALLOW_PIP_PULL", "0", False),
+        ("TRUST_PROXY", "true", True),
+        ("TRUST_PROXY", "1", True),
+        ("TRUST_PROXY", "TRUE", True),
+        ("API_KEYS", "one", ["one"]),
+        ("API_KEYS", " one , two,,", ["one", "two"]),
+        ("API_KEYS", "", []),
+        ("API_KEY", "null", "null"),
+        ("API_KEY", "123", "123"),
+        ("DEVICE", "cuda:1", "cuda:1"),
+        ("LOG_FORMAT", "json", "json"),
+        ("HOST", "0.0.0.0", "0.0.0.0"),
+    ],
+)
+def test_variables_are_converted(tmp_path, name, text, value):
+    """Numbers, booleans and comma lists are read from text; text stays text."""
+    made = getattr(load(tmp_path, env={f"MATA_SERVER_{name}": text}), name.lower())
+    assert made == value
+    assert type(made) is type(value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("PORT", ""),
+        ("PORT", "http"),
+        ("PORT", "65536"),
+        ("PORT", "-1"),
+        ("AUTH_MODE", "basic"),
+        ("LOG_LEVEL", "INFO"),
+        ("KEEP_ALIVE", "-2"),
+        ("KEEP_ALIVE", "nan"),
+        ("SESSION_TTL", "0"),
+        ("SESSION_TTL", "inf"),
+        ("MAX_RAM_FRACTION", "1.5"),
+        ("MAX_RAM_FRACTION", "0"),
+        ("MAX_SESSIONS", "0"),
+        ("QUEUE_LIMIT", "1.5"),
+        ("MAX_PIXELS", "999999999999"),
+        ("TRUST_PROXY", "perhaps"),
+        ("DEVICE", "gpu"),
+        ("DEVICE", "cuda:"),
+        ("DEVICE", "cuda:0\n"),
+        ("DTYPE", "int8"),
+        ("HEALTH_STATUS", "fine"),
+    ],
+)
+def test_wrong_variables_are_named(tmp_path, name, text):
+    """A value of the wrong type or out of range names its variable."""
+    said = complaint(tmp_path, env={f"MATA_SERVER_{name}": text})
+    assert said.startswith(f"environment: MATA_SERVER_{name}: ")
+
+
+def test_every_simple_setting_has_its_variable(tmp_path):
+    """Each setting that is no map can be set by its variable, which an error names."""
+    for field in msgspec.structs.fields(Settings):
+        name = f"MATA_SERVER_{field.name.upper()}"
+        if field.name in {"models", "plugins"}:
+            continue
+        if field.type in {str, list[str], str | None}:
+            assert load(tmp_path, env={name: "x"}) != Settings()
+        else:
+            assert complaint(tmp_path, env={name: "???"}).startswith(f"environment: {name}: ")
+
+
+# .env
+
+
+def test_dotenv_syntax(tmp_path):
+    """Comments, quotes and export are understood; a name without a value is nothing."""
+    made = load(tmp_path, dotenv="# a\nexport MATA_SERVER_PORT='5'\nMATA_SERVER_HOST\n")
+    assert (made.port, made.host) == (5, "127.0.0.1")
+
+
+def test_a_dotenv_that_is_no_text(tmp_path):
+    """A binary .env is an error with a name, not a traceback."""
+    (tmp_path / ".env").write_bytes(b"\xff\xfe\x00MATA")
+    assert ".env cannot be read" in complaint(tmp_path)
+
+
+# YAML
+
+
+@pytest.mark.parametrize(
+    ("yaml", "said"),
+    [
+        ("prot: 1", ["prot: unknown key"]),
+        ("port: '8110'", ["port: expected `int`, got `str`"]),
+        ("port: true", ["port: expected `int`, got `bool`"]),
+        ("port: 70000", ["port"]),
+        ("api_keys: one", ["api_keys: expected `array`"]),
+        ("api_keys: [1]", ["api_keys[0]: expected `str`"]),
+        ("trust_proxy: 1", ["trust_proxy: expected `bool`"]),
+        ("keep_alive: .nan", ["keep_alive"]),
+        ("models: {}", ["models: expected `array`"]),
+        ("models: [{task: detect}]", ["models[0].model: field is required"]),
+        ("models: [{model: ''}]", ["models[0].model"]),
+        ("models: [{model: a, confidence: 1}]", ["models[0].confidence: unknown key"]),
+        ("models: [{model: a}, {model: b, pin: yes please}]", ["models[1].pin: expected `bool`"]),
+        ("models: [{model: a, engine: gpu}]", ["models[0].engine: invalid enum value 'gpu'"]),
+        ("models: [{model: a, device: 'cuda:x'}]", ["models[0].device"]),
+        ("models: [{model: a}, {model: a}]", ["models[1].model", "listed twice"]),
+        ("models: [{1: 2}]", ["models[0]"]),
+        ("plugins: []", ["plugins: expected `object`"]),
+        ("port: 1\nport: 2", ["port: given twice"]),
+        ("models: [{model: a, task: detect, task: ocr}]", ["models[0].task: given twice"]),
+        ("plugins: {fake: {a: 1}, fake: {b: 1}}", ["plugins.fake: given twice"]),
+        ("[1, 2]", ["must hold a mapping"]),
+        ("text", ["must hold a mapping"]),
+        ("1: 2", ["must hold a mapping"]),
+        ("port: [", ["mataserver.yaml cannot be read"]),
+        ("a: b: c", ["mataserver.yaml cannot be read"]),
+        ("port: !!python/object/apply:os.getcwd []", ["mataserver.yaml cannot be read"]),
+        ("port: *nothing", ["mataserver.yaml cannot be read"]),
+    ],
+)
+def test_yaml_is_strict_and_names_the_key(tmp_path, yaml, said):
+    """An unknown, doubled or mistyped key is named with its path; nothing is executed."""
+    complaint(tmp_path, yaml=yaml, said=["configuration: ", *said])
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe\x00", b"port: \x01"])
+def test_yaml_that_is_no_text(tmp_path, content):
+    """A file that is no UTF-8 or holds control characters is an error with the file's name."""
+    (tmp_path / "mataserver.yaml").write_bytes(content)
+    assert "mataserver.yaml cannot be read" in complaint(tmp_path)
+
+
+@pytest.mark.parametrize("yaml", ["", "# nothing\n", "---\n", "null"])
+def test_an_empty_file_sets_nothing(tmp_path, yaml):
+    """A YAML file may be empty."""
+    assert load(tmp_path, yaml=yaml) == Settings()
+
+
+def test_anchors_and_merges_work(tmp_path):
+    """YAML's own means against repetition may be used."""
+    yaml = "models:\n- &a {model: a, pin: true}\n- {<<: *a, model: b}\n"
+    assert [(m.model, m.pin) for m in load(tmp_path, yaml=yaml).models] == [
+        ("a", True),
+        ("b", True),
+    ]
+
+
+def test_an_alias_to_itself_is_refused(tmp_path):
+    """A structure that holds itself ends in an error, not in a loop."""
+    complaint(tmp_path, yaml="plugins: &a {fake: *a}\nprot: 1", said=["configuration: "])
+
+
+def test_the_documented_model_entry(tmp_path):
+    """Every key of a model's entry is read, and settings.model() finds it."""
+    yaml = """
+models:
+- {model: PekingU/rtdetr_v2_r18vd, task: detect, engine: process, device: auto, dtype: auto,
+   max_batch: 8, max_wait_ms: 2, preload: true, pin: true, keep_alive: -1,
+   params: {confidence: 0.4}}
+"""
+    made = load(tmp_path, yaml=yaml)
+    entry = made.model("PekingU/rtdetr_v2_r18vd")
+    assert (entry.task, entry.max_batch, entry.max_wait_ms, entry.keep_alive) == (
+        "detect",
+        8,
+        2,
+        -1,
+    )
+    assert (entry.preload, entry.pin, entry.params) == (True, True, {"confidence": 0.4})
+    assert made.model("other") == config.ModelSettings(model="other")
+
+
+# what is computed
+
+
+def test_keys_of_both_settings_count_once(tmp_path):
+    """api_keys and api_key are the server's keys; empty ones are none."""
+    made = load(tmp_path, env={"MATA_SERVER_API_KEYS": "a,b,a", "MATA_SERVER_API_KEY": "b"})
+    assert made.keys == ("a", "b")
+    assert load(tmp_path, env={"MATA_SERVER_API_KEY": ""}).keys == ()
+
+
+def test_a_megabyte_is_a_million_bytes(tmp_path):
+    """max_body is in bytes."""
+    assert load(tmp_path, yaml="max_body_mb: 1.5").max_body == 1_500_000
+
+
+def test_settings_do_not_change():
+    """Settings are frozen."""
+    with pytest.raises(AttributeError):
+        Settings().port = 1

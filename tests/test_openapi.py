@@ -1,0 +1,185 @@
+"""The OpenAPI document: what it says, and that the server does what it says (schemathesis)."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+from pathlib import Path
+
+import pytest
+
+from mataserver import testing
+from mataserver.params import UPLOAD_FIELDS, ApiParams
+from mataserver.results import InferResponse, ModelInfo
+
+OPERATIONS = {
+    ("get", "/"),
+    ("get", "/docs"),
+    ("get", "/health"),
+    ("get", "/metrics"),
+    ("get", "/openapi.json"),
+    ("get", "/ready"),
+    ("get", "/redoc"),
+    ("get", "/v1/health"),
+    ("get", "/v1/models"),
+    ("get", "/v1/models/{model_id}"),
+    ("get", "/v1/plugins"),
+    ("get", "/v1/sessions"),
+    ("get", "/v1/sessions/{session_id}"),
+    ("post", "/v1/infer"),
+    ("post", "/v1/infer/upload"),
+    ("post", "/v1/models/pull"),
+    ("post", "/v1/models/unload"),
+    ("post", "/v1/models/warmup"),
+    ("post", "/v1/sessions"),
+    ("delete", "/v1/sessions/{session_id}"),
+}
+CHECKS = (
+    "not_a_server_error",
+    "status_code_conformance",
+    "content_type_conformance",
+    "response_headers_conformance",
+    "response_schema_conformance",
+    "negative_data_rejection",
+    "missing_required_header",
+    "unsupported_method",
+    "ignored_auth",
+)
+
+
+@pytest.fixture
+async def document(http):
+    """The decoded document."""
+    async with http.get("/openapi.json") as response:
+        assert response.content_type == "application/json"
+        return await response.json()
+
+
+def operations(document):
+    """Yield method, path and operation."""
+    for path, methods in document["paths"].items():
+        for method, operation in methods.items():
+            yield method, path, operation
+
+
+def references(node):
+    """Yield every $ref of a document."""
+    if isinstance(node, dict):
+        if isinstance(node.get("$ref"), str):
+            yield node["$ref"]
+        for value in node.values():
+            yield from references(value)
+    elif isinstance(node, list):
+        for value in node:
+            yield from references(value)
+
+
+def schema_of(document, path, method="post", kind="application/json"):
+    """Return the schema of a request body, with its reference followed."""
+    body = document["paths"][path][method]["requestBody"]
+    schema = body["content"][kind]["schema"]
+    return document["components"]["schemas"][schema["$ref"].rpartition("/")[2]]
+
+
+async def test_every_route_is_documented(server, document):
+    """The document's operations are the API's, and those that the server routes."""
+    assert {(method, path) for method, path, _ in operations(document)} == OPERATIONS
+    routed = {
+        (route.method.lower(), route.resource.canonical)
+        for route in server.app.router.routes()
+        if route.resource is not None and route.method != "HEAD"
+    }
+    hidden = {("get", "/static/{name}"), ("get", "/v1/stream/{session_id}")}
+    assert routed - hidden == OPERATIONS
+
+
+def test_the_document_is_3_1_and_whole(document):
+    """Version, names and references are sound."""
+    assert document["openapi"].startswith("3.1.")
+    ids = [operation["operationId"] for _, _, operation in operations(document)]
+    assert len(ids) == len(set(ids))
+    for reference in set(references(document)):
+        node = document
+        for part in reference.removeprefix("#/").split("/"):
+            node = node[part]
+    for _, path, operation in operations(document):
+        named = {each["name"] for each in operation["parameters"] if each["in"] == "path"}
+        assert named == set(re.findall(r"\{(\w+)\}", path))
+
+
+def test_guarded_routes_say_so(document):
+    """Operations that need a key document 401 and 403; open ones need no security."""
+    for _, path, operation in operations(document):
+        guarded = path.startswith("/v1/") and path != "/v1/health"
+        assert operation["security"] == ([{"key": []}] if guarded else [])
+        assert ({"401", "403"} <= set(operation["responses"])) is guarded
+
+
+def test_every_error_is_a_detail(document):
+    """Each documented error is the struct with the one sentence, and 503 may say when to retry."""
+    problem = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
+    for _, _, operation in operations(document):
+        for status, answer in operation["responses"].items():
+            assert {"X-Request-Id", "Server-Timing"} <= set(answer["headers"])
+            if status >= "400":
+                assert answer["content"] == problem
+                assert ("Retry-After" in answer["headers"]) is (status == "503")
+    assert document["components"]["schemas"]["Problem"]["required"] == ["detail"]
+
+
+def test_documented_statuses(document):
+    """The statuses of the API's tables."""
+    said = {
+        (method, path): set(operation["responses"])
+        for method, path, operation in operations(document)
+    }
+    assert {"200", "400", "404", "422", "500", "503", "507"} <= said["post", "/v1/infer"]
+    assert said["post", "/v1/infer"] == said["post", "/v1/infer/upload"]
+    assert {"202", "400", "409", "500"} <= said["post", "/v1/models/pull"]
+    assert {"200", "404", "500", "507"} <= said["post", "/v1/models/warmup"]
+    assert {"201", "404", "503", "507"} <= said["post", "/v1/sessions"]
+    assert said["delete", "/v1/sessions/{session_id}"] == {"204", "401", "403", "404"}
+
+
+def test_parameters_are_those_of_the_table(document):
+    """JSON lists all parameters, a form and a query those that they can carry."""
+    table = set(ApiParams.__struct_fields__)
+    body = schema_of(document, "/v1/infer")
+    assert set(body["required"]) == {"model", "image"}
+    assert set(document["components"]["schemas"]["ApiParams"]["properties"]) == table
+    form = schema_of(document, "/v1/infer/upload", kind="multipart/form-data")
+    assert set(form["properties"]) == {"model", "file"} | UPLOAD_FIELDS
+    assert set(form["required"]) == {"model", "file"}
+    query = document["paths"]["/v1/infer"]["post"]["parameters"]
+    assert {each["name"] for each in query} == {"model"} | UPLOAD_FIELDS
+    assert all(each["in"] == "query" and not each["required"] for each in query)
+
+
+def test_answers_are_the_wire_structs(document):
+    """The answers' schemas have the structs' fields."""
+    schemas = document["components"]["schemas"]
+    assert set(schemas["InferResponse"]["properties"]) == set(InferResponse.__struct_fields__)
+    assert set(schemas["ModelInfo"]["properties"]) == set(ModelInfo.__struct_fields__)
+    content = document["paths"]["/v1/infer"]["post"]["responses"]["200"]["content"]
+    assert set(content) == {"application/json", "application/msgpack"}
+
+
+async def test_the_server_does_what_the_document_says(data_dir, monkeypatch):
+    """Schemathesis: no 5xx, no undocumented status or type, wrong data refused, keys demanded."""
+    monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # closed: a hub id fails at once
+    settings = {"engine": "thread", "max_sessions": 1_000_000, "allow_pip_pull": False}
+    async with testing.serving(data_dir, **settings) as served:
+        process = await asyncio.create_subprocess_exec(
+            str(Path(sys.executable).with_name("st")),
+            *("run", f"{served.url}/openapi.json", "-H", f"Authorization: Bearer {served.key}"),
+            *("--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing"),
+            *("--max-examples", "25", "--generation-deterministic", "--no-color"),
+            cwd=data_dir,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.STDOUT,
+        )
+        output, _ = await process.communicate()
+    report = output.decode()
+    assert process.returncode == 0, report[report.find("= FAILURES") :]
+    assert f"Tested: {len(OPERATIONS) - 1}" in report  # all but the document itself

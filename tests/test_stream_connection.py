@@ -1,0 +1,161 @@
+"""A connection on a socket that the test plays: bugs, cancellation, and what is left behind."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+from aiohttp import WSMsgType
+
+from conftest import picture
+from mataserver.config import Settings
+from mataserver.engines.work import Outcome, Timing
+from mataserver.http.connection import Connection
+from mataserver.metrics import Metrics
+from mataserver.sessions import Session
+from stream_peers import stream_tasks
+
+PNG = picture()
+
+
+class Socket:
+    """A server's socket: it receives what the test puts into ``inbox`` and keeps what is sent."""
+
+    ws_protocol = None
+
+    def __init__(self):
+        self.inbox = asyncio.Queue()
+        self.sent = []
+
+    async def receive(self):
+        message = await self.inbox.get()
+        if isinstance(message, Exception):
+            raise message
+        return message
+
+    async def send_frame(self, data, _opcode):
+        self.sent.append(data)
+
+    async def ping(self, payload):
+        self.sent.append(payload)
+
+
+class Pool:
+    """A pool with one model, which raises ``error`` or answers when ``ready`` is set."""
+
+    def __init__(self):
+        self.ready = asyncio.Event()
+        self.entered = asyncio.Event()
+        self.error = None
+        self.end = lambda: None
+
+    async def infer(self, _recipe, _job):
+        self.entered.set()
+        try:
+            await self.ready.wait()
+        finally:
+            self.end()
+        if self.error is not None:
+            raise self.error
+        return Outcome({"detections": b"[]"}, Timing()), 0.0
+
+
+@pytest.fixture
+async def parts():
+    """A connection that is about to run, and what it stands on."""
+    state = SimpleNamespace(
+        settings=Settings(),
+        metrics=Metrics(),
+        pool=Pool(),
+        body_bytes=0,
+        draining=False,
+        catalog=SimpleNamespace(entries=lambda: {"m": None}),
+        sessions=SimpleNamespace(ttl=300.0),
+    )
+    recipe = SimpleNamespace(spec=SimpleNamespace(task="detect"))
+    session = Session("sess_0", "m", recipe, b"", 0.0, 0.0, None)
+    socket = Socket()
+    return SimpleNamespace(
+        state=state, session=session, socket=socket, connection=Connection(state, session, socket)
+    )
+
+
+def message(data=PNG):
+    """Return a received binary message."""
+    return SimpleNamespace(type=WSMsgType.BINARY, data=data)
+
+
+async def test_a_bug_in_a_task_ends_the_connection_and_is_logged(parts, caplog):
+    """An exception that nobody foresaw is 1011 and stands in the log with its traceback."""
+    parts.state.pool.error = RuntimeError("a bug")
+    parts.state.pool.ready.set()
+    parts.socket.inbox.put_nowait(message())
+    assert (await parts.connection.run()).code == 1011
+    assert "RuntimeError: a bug" in caplog.text
+    assert stream_tasks() == []
+    assert parts.state.body_bytes == 0
+
+
+async def test_a_bug_while_leaving_is_logged_too(parts, caplog):
+    """An exception in a task that is being ended for another reason is not lost."""
+
+    def fail():
+        raise RuntimeError("a bug")
+
+    parts.state.pool.end = fail
+    running = asyncio.create_task(parts.connection.run())
+    parts.socket.inbox.put_nowait(message())
+    await parts.state.pool.entered.wait()
+    parts.connection.leave(1000, "session deleted")
+    assert await running == (1000, "session deleted")
+    assert "RuntimeError: a bug" in caplog.text
+
+
+async def test_cancelled_in_the_middle_of_a_frame(parts):
+    """A cancelled connection takes its tasks along and gives back the bytes that it held."""
+    running = asyncio.create_task(parts.connection.run())
+    parts.socket.inbox.put_nowait(message())
+    await parts.state.pool.entered.wait()
+    parts.socket.inbox.put_nowait(message())
+    while not parts.socket.inbox.empty():
+        await asyncio.sleep(0)
+    assert parts.state.body_bytes >= len(PNG)
+    running.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await running
+    assert stream_tasks() == []
+    assert parts.state.body_bytes == 0
+    assert parts.session.frames == 2
+
+
+async def test_a_frame_that_waited_at_the_end_counts_as_dropped(parts):
+    """Of two frames, one under way and one waiting, the waiting one is dropped at the end."""
+    running = asyncio.create_task(parts.connection.run())
+    parts.socket.inbox.put_nowait(message())
+    await parts.state.pool.entered.wait()
+    parts.socket.inbox.put_nowait(message())
+    while parts.session.frames < 2:
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    parts.connection.leave(1000, "session deleted")
+    assert await running == (1000, "session deleted")
+    assert (parts.session.dropped, parts.session.results) == (1, 0)
+
+
+async def test_draining_lets_the_frame_under_way_be_answered(parts):
+    """While the server drains, 1001 waits for the frame under way, and takes no other."""
+    running = asyncio.create_task(parts.connection.run())
+    parts.socket.inbox.put_nowait(message())
+    await parts.state.pool.entered.wait()
+    parts.state.draining = True
+    parts.connection.leave(1001, "the server is shutting down")
+    parts.socket.inbox.put_nowait(message())
+    for _ in range(10):
+        await asyncio.sleep(0)
+    assert not running.done()
+    parts.state.pool.ready.set()
+    assert (await running).code == 1001
+    assert parts.session.results == 1
+    assert b'"frame_id":0' in parts.socket.sent[0]
+    assert len(parts.socket.sent) == 2  # the result and its ping
