@@ -283,6 +283,8 @@ def _check_backend(backend: object, owners: dict[str, str]) -> None:
             raise PluginError(f"{who}: unknown {name} {getattr(backend, name)!r}")
     if backend.source != "pip" and not callable(backend.accepts):
         raise PluginError(f"{who}: the source {backend.source} needs a function accepts")
+    if backend.parts is not None and not callable(backend.parts):
+        raise PluginError(f"{who}: parts must be a function")
     _check_worker(backend, who)
 
 

@@ -4,14 +4,31 @@ from __future__ import annotations
 
 import aiohttp
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from api_answers import detail_of, exchange, head_of, problem
 from conftest import picture
+from mataserver.errors import MataError
+from mataserver.http.infer import _parts
 from mataserver.params import OLD_NAMES, UPLOAD_FIELDS, ApiParams
 
 PNG = picture()
 PATH = "/v1/infer/upload"
 END = b"--B--\r\n"
+FAST = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+PIECES = [
+    b"--B",
+    b"--",
+    b"\r\n",
+    b"\n",
+    b'Content-Disposition: form-data; name="file"',
+    b"Content-Disposition: form-data; name=\"model\"; filename*=utf-8''%ff",
+    b"Content-Type: multipart/mixed",
+    b"Content-Length: -1",
+    b"\xff",
+    b"x",
+]
 VALUES = {
     "confidence": ["0.4", "1", "0", "1e-3"],
     "prompts": ["cat . dog", ""],
@@ -244,3 +261,48 @@ async def test_other_content_types(server, kind):
     """Anything but a form is 415."""
     status, body = await by_hand(server, MODEL + FILE + END, kind)
     assert (status, detail_of(body)) == (415, "Content-Type must be multipart/form-data")
+
+
+def written(parts: dict[str, bytes], boundary: str) -> bytes:
+    """Write a form as a client does."""
+    made = b""
+    for name, content in parts.items():
+        made += b'--%s\r\nContent-Disposition: form-data; name="%s"\r\n\r\n%s\r\n' % (
+            boundary.encode(),
+            name.encode(),
+            content,
+        )
+    return made + b"--%s--\r\n" % boundary.encode()
+
+
+@FAST
+@given(
+    texts=st.dictionaries(st.sampled_from(sorted(UPLOAD_FIELDS)), st.text(), max_size=4),
+    file=st.binary(max_size=300),
+    boundary=st.text(alphabet="abcXYZ0123-_", min_size=1, max_size=60),
+)
+def test_what_is_written_is_read(texts, file, boundary):
+    """Every text and every byte of a file comes out of a form as it went in."""
+    parts = {name: text.encode() for name, text in texts.items()}
+    if any(
+        f"\r\n--{boundary}".encode() in b"\r\n" + content for content in (*parts.values(), file)
+    ):
+        return
+    read = _parts(written({**parts, "file": file}, boundary), boundary)
+    assert read == (file, texts)
+
+
+@FAST
+@given(
+    data=st.binary(max_size=300) | st.lists(st.sampled_from(PIECES), max_size=12).map(b"".join),
+    boundary=st.text(max_size=8),
+)
+def test_anything_is_split_or_refused(data, boundary):
+    """Whatever a body holds: parts come out, or an error of the API."""
+    try:
+        file, texts = _parts(data, boundary)
+    except MataError as error:
+        assert error.status in {400, 422}  # noqa: PT017 - both outcomes are right
+        return
+    assert file is None or isinstance(file, bytes)
+    assert "file" not in texts

@@ -235,6 +235,16 @@ def test_routes_tell_their_statuses(document):
                 assert status in body, (method, path)
 
 
+def test_content_types_are_described(document):
+    """Every content type that a route of the API takes or gives stands on the page."""
+    text = read("api.md")
+    for path, operations in document["paths"].items():
+        for operation in operations.values() if path.startswith("/v1/") else ():
+            bodies = [operation.get("requestBody", {}), *operation["responses"].values()]
+            for kind in {kind for body in bodies for kind in body.get("content", {})}:
+                assert kind.replace("image/", "image/*").partition("*")[0] in text, kind
+
+
 def test_open_routes_are_marked(document):
     """A route is marked as open exactly when it needs no key."""
     text = read("api.md")

@@ -177,6 +177,7 @@ WRONG_BACKENDS = {
     "params of another kind": ("params=Settings", "params must be a mataserver.Params struct"),
     "params that are no type": ("params=Params()", "params must be a mataserver.Params struct"),
     "hub models without accepts": ("source='hf'", "the source hf needs a function accepts"),
+    "parts that are no function": ("parts={}", "parts must be a function"),
     "no name": ("name=''", "without a name"),
     "a string for a tuple": ("requires='cv2'", "requires must be a tuple of strings"),
     "no batch": ("max_batch=0", "max_batch must be a whole number from 1"),

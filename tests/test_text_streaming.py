@@ -10,6 +10,8 @@ import pytest
 
 from conftest import picture
 from mataserver import testing
+from mataserver.client import AsyncClient, Client
+from mataserver.errors import NotFound
 
 PNG = picture()
 EVENTS = {"Accept": "text/event-stream", "Content-Type": "image/png"}
@@ -103,3 +105,20 @@ async def test_without_asking_a_session_gets_results_alone(both):
     async with both.ws_connect(f"/v1/stream/{session}?token=test-key") as socket:
         await socket.send_bytes(PNG)
         assert (await socket.receive_json(timeout=10))["text"] == "64x48"
+
+
+async def test_the_clients_iterate_over_pieces(server):
+    """Both clients give the pieces and then the answer; an error has its status; leaving stops."""
+    async with AsyncClient(server.url, server.key) as client:
+        found = [item async for item in client.generate("fake-vlm", PNG)]
+        assert "".join(found[:-1]) == found[-1].text == "64x48"
+        with pytest.raises(NotFound):
+            await anext(client.generate("nobody", PNG))
+
+    def plain():
+        with Client(server.url, server.key) as client:
+            for item in client.generate("fake-vlm", PNG, seconds=0.1):
+                return item
+        return None
+
+    assert await asyncio.to_thread(plain) == "6"

@@ -14,10 +14,10 @@ import aiohttp
 
 from mataserver.client import images
 from mataserver.client.flight import Flight
-from mataserver.client.replies import Health, ModelStatus, Session
+from mataserver.client.replies import Failure, Health, ModelStatus, Session, Token
 from mataserver.client.source import Source
 from mataserver.client.stream import FrameStream, Reconnect, close_idle
-from mataserver.client.transport import CLOSE_TIMEOUT, Transport, encode
+from mataserver.client.transport import CLOSE_TIMEOUT, Answer, Transport, encode
 from mataserver.errors import MataError
 from mataserver.results import InferResponse, ModelInfo
 
@@ -126,6 +126,26 @@ class AsyncClient:
         return await self._infer(
             "/v1/infer", query=query, data=data, content_type=images.media_type(data)
         )
+
+    async def generate(
+        self, model: str, image: images.Image, **params: Any
+    ) -> AsyncGenerator[str | InferResponse, None]:
+        """Run a generating model on one image; iterate over its pieces of text, then the answer.
+
+        A model that does not generate gives its answer alone. Closing the iterator stops it.
+        Raises as ``infer`` does.
+        """
+        text = base64.b64encode(await images.read(image)).decode("ascii")
+        body = encode({"model": model, "image": text, "params": params})
+        async with contextlib.aclosing(self._transport.events("/v1/infer", body)) as events:
+            async for kind, data in events:
+                answer = Answer(data, msgpack=False)
+                if kind == "token":
+                    yield answer.decode(Token).text
+                elif kind == "result":
+                    yield answer.decode(InferResponse)
+                else:
+                    raise MataError(answer.decode(Failure).detail)
 
     async def plugins(self) -> list[dict[str, Any]]:
         """Return the server's plugins, each with its state."""

@@ -32,6 +32,18 @@ class Session(Struct, frozen=True):
     ws_url: str
 
 
+class Token(Struct, frozen=True):
+    """A piece of text that a model is making."""
+
+    text: str
+
+
+class Failure(Struct, frozen=True):
+    """What ends a text that failed after it began."""
+
+    detail: str
+
+
 class FrameError(Struct, frozen=True):
     """A frame of a stream that the server could not use; the stream goes on.
 

@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import logging
 from types import AsyncGeneratorType
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 import aiohttp
@@ -177,7 +177,7 @@ class FrameStream:
         return FrameError(self._flight.land(notice.frame_id), notice.detail)
 
 
-async def close_idle(stream: AsyncGenerator[StreamItem, None]) -> None:
+async def close_idle(stream: AsyncGenerator[Any, None]) -> None:
     """Close a stream, unless another task is reading it: that one sees the connection end."""
     if isinstance(stream, AsyncGeneratorType) and not stream.ag_running:
         await stream.aclose()

@@ -101,6 +101,16 @@ class Client:
         """See ``AsyncClient.infer_raw``."""
         return self._call(self._client.infer_raw(model, image, **params))
 
+    def generate(
+        self, model: str, image: Image, **params: Any
+    ) -> Generator[str | InferResponse, None, None]:
+        """See ``AsyncClient.generate``."""
+
+        async def begin() -> AsyncGenerator[str | InferResponse, None]:
+            return self._client.generate(model, image, **params)
+
+        return self._iterate(self._call(begin()))
+
     def plugins(self) -> list[dict[str, Any]]:
         """See ``AsyncClient.plugins``."""
         return self._call(self._client.plugins())
@@ -147,9 +157,7 @@ class Client:
 
         return self._iterate(self._call(begin()))
 
-    def _iterate(
-        self, stream: AsyncGenerator[StreamItem, None]
-    ) -> Generator[StreamItem, None, None]:
+    def _iterate(self, stream: AsyncGenerator[T, None]) -> Generator[T, None, None]:
         try:
             while (item := self._call(_step(stream))) is not None:
                 yield item
@@ -186,5 +194,5 @@ class Client:
         await self._client.__aexit__(None, None, None)
 
 
-async def _step(stream: AsyncGenerator[StreamItem, None]) -> StreamItem | None:
+async def _step(stream: AsyncGenerator[T, None]) -> T | None:
     return await anext(stream, None)

@@ -11,7 +11,7 @@ import msgspec
 from mataserver.client.failures import BadAnswer, ConnectionFailed, from_answer
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import AsyncGenerator, Mapping
 
     from mataserver.errors import MataError
 
@@ -108,6 +108,26 @@ class Transport:
         if response.status >= 300:
             raise self._without_key(from_answer(response.status, response.headers, body))
         return Answer(body, response.content_type == MSGPACK)
+
+    async def events(self, path: str, data: bytes) -> AsyncGenerator[tuple[str, bytes], None]:
+        """Post JSON and iterate over the Server-Sent Events of the answer: kind and data.
+
+        Closing the iterator hangs up, which stops the model. Raises as ``request`` does.
+        """
+        headers = {"Accept": "text/event-stream", "Content-Type": "application/json"}
+        limit = aiohttp.ClientTimeout(total=None, sock_read=self._timeout)
+        try:
+            async with self._open_session().post(
+                self._url + path, data=data, headers=headers, allow_redirects=False, timeout=limit
+            ) as response:
+                if response.status >= 300:
+                    body = await response.read()
+                    raise self._without_key(from_answer(response.status, response.headers, body))
+                while block := await response.content.readuntil(b"\n\n"):
+                    kind, _, text = block.strip().partition(b"\n")
+                    yield kind.removeprefix(b"event: ").decode(), text.removeprefix(b"data: ")
+        except (TimeoutError, aiohttp.ClientError, OSError) as error:
+            raise self._unreachable(error) from None
 
     async def socket(self, path: str) -> aiohttp.ClientWebSocketResponse | MataError:
         """Open a WebSocket; a failure is returned, not raised.
