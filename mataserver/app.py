@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 import mataserver
 from mataserver import openapi
@@ -161,13 +162,21 @@ def _add_routes(application: web.Application, state: State) -> None:
     for module in (health, models, infer, sessions, stream, docs):
         routes += module.routes(state)
     public = set()
+    expect = middleware.expectations(state)
     for route in routes:
-        added = application.router.add_route(route.method, route.path, route.handler)
-        if route.public and added.resource is not None:
-            public.add((route.method, added.resource.canonical))
-            public.add(("HEAD", added.resource.canonical))
+        for method in _methods(route):
+            added = application.router.add_route(
+                method, route.path, route.handler, expect_handler=expect
+            )
+            if route.public and added.resource is not None:
+                public.add((method, added.resource.canonical))
     application[middleware.PUBLIC] = public
     state.document = msgspec.json.encode(openapi.document(routes, state.version))
+
+
+def _methods(route: Route) -> tuple[str, ...]:
+    """A GET that gives a document also answers HEAD; a WebSocket gives none."""
+    return ("GET", "HEAD") if route.method == "GET" and route.response else (route.method,)
 
 
 def _add_services(application: web.Application, state: State) -> None:
@@ -253,6 +262,25 @@ async def _leave_sockets(application: web.Application) -> None:
         connection.leave(GOING_AWAY, "the server is shutting down")
 
 
+def runner_of(application: web.Application) -> web.AppRunner:
+    """Return what serves an application: as the command and the tests do."""
+    logging.getLogger("aiohttp.server").addFilter(_without_bad_requests)
+    return web.AppRunner(
+        application,
+        access_log=None,
+        handler_cancellation=True,
+        auto_decompress=False,
+        shutdown_timeout=application[STATE].settings.drain_timeout,
+        keepalive_timeout=75.0,
+    )
+
+
+def _without_bad_requests(record: logging.LogRecord) -> bool:
+    """Keep what is no HTTP, which any scanner sends, from filling the log with tracebacks."""
+    error = record.exc_info[1] if record.exc_info else None
+    return not isinstance(error, HttpProcessingError)
+
+
 async def run(
     settings: Settings,
     announce: Callable[[str, State], None],
@@ -275,13 +303,7 @@ async def run(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupted, number)
     application = build(settings, plugins)
-    runner = web.AppRunner(
-        application,
-        access_log=None,
-        handler_cancellation=True,
-        shutdown_timeout=settings.drain_timeout,
-        keepalive_timeout=75.0,
-    )
+    runner = runner_of(application)
     await runner.setup()
     try:
         site = web.TCPSite(runner, settings.host, settings.port)

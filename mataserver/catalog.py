@@ -184,7 +184,7 @@ class Catalog:
             offer = self._plugins.pip(name)
             if setting.path is not None:
                 self.add_local(Path(setting.path), task, name)
-            elif offer is not None and offer.backend.task == task:
+            elif offer is not None and self._plugins.offer(ModelFiles(name, "pip"), task):
                 offer.check_installed()
                 self._registry.add(name, Entry(task=task, source="pip", pulled_at=time.time()))
             elif sources.cached(name) is not None:

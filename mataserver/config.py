@@ -164,6 +164,8 @@ def _settings(merged: dict[str, Any]) -> Settings:
         settings = msgspec.convert(merged, Settings)
     except msgspec.ValidationError as error:
         raise ConfigError(f"configuration: {describe(error, '')}") from None
+    if settings.max_inflight_mb < settings.max_body_mb:
+        raise ConfigError("configuration: max_inflight_mb: must not be less than max_body_mb")
     names = [entry.model for entry in settings.models]
     for index, name in enumerate(names):
         if name in names[:index]:

@@ -309,7 +309,7 @@ async def serving(
     chosen = config.load(environ={}, directory=data_dir, **values)
     found = plugin_host.discover(chosen, entry_points)
     application = app.build(chosen, found, probe)
-    runner = web.AppRunner(application, access_log=None, handler_cancellation=True)
+    runner = app.runner_of(application)
     await runner.setup()
     try:
         await web.TCPSite(runner, "127.0.0.1", 0).start()

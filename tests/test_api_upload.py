@@ -16,7 +16,7 @@ from mataserver.params import OLD_NAMES, UPLOAD_FIELDS, ApiParams
 PNG = picture()
 PATH = "/v1/infer/upload"
 END = b"--B--\r\n"
-FAST = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+FAST = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 PIECES = [
     b"--B",
     b"--",

@@ -257,7 +257,7 @@ Edits = st.lists(
 )
 
 
-@settings(max_examples=600, deadline=None, derandomize=True, database=None,
+@settings(max_examples=300, deadline=None, derandomize=True, database=None,
           suppress_health_check=[HealthCheck.too_slow])  # fmt: skip
 @given(seed=st.sampled_from(SEEDS), edits=Edits)
 @example(seed=SEEDS[0], edits=[])

@@ -174,7 +174,7 @@ async def test_the_server_does_what_the_document_says(data_dir, monkeypatch):
             str(Path(sys.executable).with_name("st")),
             *("run", f"{served.url}/openapi.json", "-H", f"Authorization: Bearer {served.key}"),
             *("--checks", ",".join(CHECKS), "--phases", "examples,coverage,fuzzing"),
-            *("--max-examples", "25", "--generation-deterministic", "--no-color"),
+            *("--max-examples", "10", "--generation-deterministic", "--no-color"),
             cwd=data_dir,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT,

@@ -13,7 +13,7 @@ from mataserver import params
 from mataserver.errors import BadRequest, InvalidParams
 from mataserver.params import OLD_NAMES, UPLOAD_FIELDS, ApiParams, Confidence, Params
 
-FAST = settings(max_examples=150, deadline=None, derandomize=True, database=None)
+FAST = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 
 
 class Own(Params, frozen=True, kw_only=True):

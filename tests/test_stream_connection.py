@@ -11,7 +11,8 @@ from aiohttp import WSMsgType
 from conftest import picture
 from mataserver.config import Settings
 from mataserver.engines.work import Outcome, Timing
-from mataserver.http.connection import Connection
+from mataserver.http import stream
+from mataserver.http.connection import Connection, Farewell
 from mataserver.metrics import Metrics
 from mataserver.sessions import Session
 from stream_peers import stream_tasks
@@ -27,6 +28,9 @@ class Socket:
     def __init__(self):
         self.inbox = asyncio.Queue()
         self.sent = []
+        self.taken = asyncio.Event()
+        self.taken.set()
+        self.closed = False
 
     async def receive(self):
         message = await self.inbox.get()
@@ -36,6 +40,12 @@ class Socket:
 
     async def send_frame(self, data, _opcode):
         self.sent.append(data)
+        await self.taken.wait()
+
+    async def close(self, *, code, message, drain):
+        self.sent.append((code, message, drain))
+        await self.taken.wait()
+        self.closed = True
 
     async def ping(self, payload):
         self.sent.append(payload)
@@ -64,8 +74,13 @@ class Pool:
 @pytest.fixture
 async def parts():
     """A connection that is about to run, and what it stands on."""
+    return standing_on(Settings())
+
+
+def standing_on(settings):
+    """Return a connection with these settings, and what it stands on."""
     state = SimpleNamespace(
-        settings=Settings(),
+        settings=settings,
         metrics=Metrics(),
         pool=Pool(),
         body_bytes=0,
@@ -159,3 +174,50 @@ async def test_draining_lets_the_frame_under_way_be_answered(parts):
     assert parts.session.results == 1
     assert b'"frame_id":0' in parts.socket.sent[0]
     assert len(parts.socket.sent) == 2  # the result and its ping
+
+
+async def test_a_blocked_answer_is_noticed_without_a_ping(parts):
+    """A client that does not take an answer is given up, though no ping could be sent yet."""
+    parts = standing_on(Settings(unread_timeout=0.1, ping_interval=10_000.0))
+    parts.state.pool.ready.set()
+    parts.socket.taken.clear()
+    parts.socket.inbox.put_nowait(message())
+    assert (await parts.connection.run()).code == 1001
+    assert len(parts.socket.sent) == 1
+    assert stream_tasks() == []
+
+
+async def test_a_connection_that_sends_and_gets_nothing_is_pinged(parts):
+    """Without frames a ping goes out each interval, each with a payload of its own."""
+    parts = standing_on(Settings(unread_timeout=10_000.0, ping_interval=0.01))
+    running = asyncio.create_task(parts.connection.run())
+    async with asyncio.timeout(20):
+        while len(parts.socket.sent) < 5:
+            await asyncio.sleep(0.01)
+    parts.connection.leave(1000, "enough")
+    await running
+    assert len(set(parts.socket.sent)) == len(parts.socket.sent)
+
+
+async def test_closing_outlives_a_cancelled_send():
+    """The closing message may trip over a send that was cancelled: that cancels nobody."""
+    socket = Socket()
+
+    async def trip():
+        raise asyncio.CancelledError
+
+    socket.taken.wait = trip
+    await stream._close(socket, Farewell(1001, "why"))
+    assert socket.sent == [(1001, b"why", False)]
+
+
+async def test_closing_can_be_cancelled():
+    """When the connection is lost while the goodbye is waited for, the handler ends."""
+    socket = Socket()
+    socket.taken.clear()
+    closing = asyncio.create_task(stream._close(socket, Farewell(1001, "why")))
+    while not socket.sent:
+        await asyncio.sleep(0)
+    closing.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await closing

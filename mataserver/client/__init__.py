@@ -11,6 +11,7 @@ one. Both return typed structs, raise children of ``MataError`` and stream frame
 
 from mataserver.client.asynchronous import AsyncClient
 from mataserver.client.failures import AuthenticationFailed, BadAnswer, ConnectionFailed
+from mataserver.client.interop import coco_categories, to_coco, to_supervision
 from mataserver.client.pixels import depth_array, mask_array, pixel_bytes
 from mataserver.client.replies import FrameError, Health, ModelStatus, Session, StreamItem
 from mataserver.client.stream import Reconnect
@@ -31,7 +32,10 @@ __all__ = [
     "Reconnect",
     "Session",
     "StreamItem",
+    "coco_categories",
     "depth_array",
     "mask_array",
     "pixel_bytes",
+    "to_coco",
+    "to_supervision",
 ]

@@ -8,20 +8,22 @@ import secrets
 import time
 from typing import TYPE_CHECKING
 
-from aiohttp import web
+from aiohttp import HttpVersion11, web
 from aiohttp.hdrs import METH_ALL
 
 from mataserver.errors import MataError
 from mataserver.http import auth, codec
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
     from aiohttp.typedefs import Handler, Middleware
 
     from mataserver.http.routing import State
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 PUBLIC = web.AppKey("public", set[tuple[str, str]])
-_UNREAD = frozenset({408, 413})  # the rest of the body is not waited for
+_UNREAD = frozenset({408, 413, 417})  # the rest of the body is not waited for
 _SANE_ID = re.compile(r"[\w.:@/+=-]{1,128}", re.ASCII)
 
 log = logging.getLogger("mataserver.http")
@@ -42,6 +44,21 @@ def error_response(error: MataError) -> web.Response:
         content_type=codec.JSON,
         headers=headers,
     )
+
+
+def expectations(state: State) -> Callable[[web.Request], Awaitable[web.StreamResponse | None]]:
+    """Return what answers ``Expect``: a body that would be refused anyway is not asked for."""
+
+    async def expect(request: web.Request) -> web.StreamResponse | None:
+        if request.headers.get("Expect", "").lower() != "100-continue":
+            return error_response(MataError("The expectation cannot be met", status=417))
+        if (request.content_length or 0) > state.settings.max_body:
+            return error_response(codec.TooLarge("The body is over the limit"))
+        if request.transport is not None and request.version == HttpVersion11:
+            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        return None
+
+    return expect
 
 
 def make(state: State) -> Middleware:

@@ -5,7 +5,20 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mataserver import hookimpl
-from mataserver_hf import classify, depth, detect, zero_shot
+from mataserver_hf import (
+    classify,
+    depth,
+    detect,
+    embed,
+    got_ocr2,
+    pose,
+    segment,
+    segment_prompted,
+    trocr,
+    zero_shot,
+    zero_shot_detect,
+)
+from mataserver_hf.options import Settings
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,6 +27,24 @@ if TYPE_CHECKING:
 
 
 @hookimpl
+def settings() -> type[Settings]:
+    """Return the type of ``plugins.hf``."""
+    return Settings
+
+
+@hookimpl
 def backends() -> Iterable[Backend]:
     """Return the backends of every task."""
-    return (detect.BACKEND, classify.BACKEND, zero_shot.BACKEND, depth.BACKEND)
+    return (
+        detect.BACKEND,
+        classify.BACKEND,
+        zero_shot.BACKEND,
+        depth.BACKEND,
+        *zero_shot_detect.BACKENDS,
+        segment.BACKEND,
+        segment_prompted.BACKEND,
+        embed.BACKEND,
+        pose.BACKEND,
+        trocr.BACKEND,
+        got_ocr2.BACKEND,
+    )

@@ -30,14 +30,17 @@ class Network:
         tensor: torch.Tensor = getattr(self._module, name)
         return tensor.detach().float()
 
-    def run(self, tensors: Mapping[str, torch.Tensor], method: str = "__call__") -> Any:
+    def run(
+        self, tensors: Mapping[str, torch.Tensor], method: str = "__call__", **options: Any
+    ) -> Any:
         """Call the model, or one of its methods, on tensors of any device without gradients.
 
-        Floating point tensors are cast to the weights' format.
+        Floating point tensors are cast to the weights' format; ``options`` are handed on as they
+        are.
         """
         with torch.inference_mode():
             placed = {name: self._place(tensor) for name, tensor in tensors.items()}
-            return getattr(self._module, method)(**placed)
+            return getattr(self._module, method)(**placed, **options)
 
     def finite(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return what ``run`` gave as float32.

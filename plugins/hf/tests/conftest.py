@@ -12,7 +12,18 @@ import numpy as np
 import pytest
 
 from mataserver import LoadContext, ModelSpec
-from mataserver_hf import classify, depth, detect, zero_shot
+from mataserver_hf import (
+    classify,
+    depth,
+    detect,
+    embed,
+    got_ocr2,
+    segment,
+    segment_prompted,
+    trocr,
+    zero_shot,
+    zero_shot_detect,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,6 +45,31 @@ BACKENDS = {
     **dict.fromkeys(("vit", "resnet", "clip_classifier"), classify.BACKEND),
     **dict.fromkeys(("clip", "siglip", "siglip2"), zero_shot.BACKEND),
     **dict.fromkeys(("depth_anything", "dpt", "glpn", "zoedepth"), depth.BACKEND),
+    **dict.fromkeys(("owlvit", "owlv2"), zero_shot_detect.OWL),
+    **dict.fromkeys(("grounding_dino", "mm_grounding_dino"), zero_shot_detect.GROUNDING),
+    **dict.fromkeys(
+        (
+            "segformer",
+            "bright_segformer",
+            "upernet",
+            "beit_segmenter",
+            "mask2former",
+            "maskformer",
+            "oneformer",
+            "oneformer_unlisted",
+            "detr_panoptic",
+            "eomt",
+            "eomt_semantic",
+            "eomt_dinov3",
+        ),
+        segment.BACKEND,
+    ),
+    "clipseg": segment_prompted.BACKEND,
+    **dict.fromkeys(
+        ("dinov2", "dinov2_with_registers", "dinov3_vit", "dinov3_convnext"), embed.BACKEND
+    ),
+    "trocr": trocr.BACKEND,
+    "got_ocr2": got_ocr2.BACKEND,
 }
 
 
@@ -61,13 +97,31 @@ def tiny() -> Any:
 
 
 @pytest.fixture(scope="session")
-def checkpoint(tiny, tmp_path_factory) -> Callable[[str], Path]:
+def tiny_reading() -> Any:
+    """The builders of text recognisers, and what those can read."""
+    return _neighbour("tiny_reading")
+
+
+@pytest.fixture(scope="session")
+def builders(tiny, tiny_reading) -> dict[str, Callable[[Path], None]]:
+    """Every builder of a checkpoint by the checkpoint's name."""
+    return {
+        **tiny.BUILDERS,
+        **tiny_reading.BUILDERS,
+        **_neighbour("tiny_pose").BUILDERS,
+        **_neighbour("tiny_segment").builders(tiny),
+        **_neighbour("tiny_prompted").builders(tiny),
+    }
+
+
+@pytest.fixture(scope="session")
+def checkpoint(builders, tmp_path_factory) -> Callable[[str], Path]:
     """``checkpoint(name)`` is a directory; it is shared, so tests that change one copy it."""
 
     @cache
     def make(name: str) -> Path:
         path: Path = tmp_path_factory.mktemp(name) / name
-        tiny.BUILDERS[name](path)
+        builders[name](path)
         return path
 
     return make
@@ -77,6 +131,12 @@ def checkpoint(tiny, tmp_path_factory) -> Callable[[str], Path]:
 def context(tmp_path) -> Callable[..., LoadContext]:
     """``context(device=..., ...)`` is what the server would hand to ``load``."""
     return lambda **changes: _context(tmp_path, **changes)
+
+
+@pytest.fixture(scope="session")
+def session_context(tmp_path_factory) -> LoadContext:
+    """What the server would hand to ``load``, with one thread, for models that tests share."""
+    return _context(tmp_path_factory.getbasetemp(), threads=1)
 
 
 def _context(data_dir: Path, **changes: Any) -> LoadContext:

@@ -1,0 +1,40 @@
+"""Draw what a model found on a picture, with supervision's annotators.
+
+python examples/draw_supervision.py MODEL PICTURE [OUTPUT]
+
+    python examples/draw_supervision.py opencv-qr examples/pictures/codes.jpg codes.png
+
+The server is MATA_SERVER_URL (default http://127.0.0.1:8110), the key MATA_SERVER_API_KEY.
+It needs supervision: pip install supervision
+"""
+
+import os
+import sys
+
+import supervision
+from PIL import Image
+
+from mataserver.client import Client, to_supervision
+
+
+def main() -> None:
+    """Infer, draw boxes, masks and labels, and save the picture."""
+    model, picture, output = (*sys.argv[1:], "annotated.png")[:3]
+    url = os.environ.get("MATA_SERVER_URL", "http://127.0.0.1:8110")
+    with Client(url, os.environ.get("MATA_SERVER_API_KEY")) as client:
+        answer = client.infer(model, picture)
+    found = to_supervision(answer)
+    labels = [
+        f"{name} {confidence:.2f}"
+        for name, confidence in zip(found.data["class_name"], found.confidence, strict=True)
+    ]
+    scene = Image.open(picture).convert("RGB")
+    scene = supervision.MaskAnnotator().annotate(scene, found)
+    scene = supervision.BoxAnnotator().annotate(scene, found)
+    scene = supervision.LabelAnnotator().annotate(scene, found, labels)
+    scene.save(output)
+    print(f"{len(found)} found, drawn into {output}")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,237 @@
+"""Writes text with a network, token by token, and can be stopped at any of them.
+
+Only ``load`` functions import this module: it imports torch and transformers.
+"""
+
+from __future__ import annotations
+
+import threading
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from queue import SimpleQueue
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import (
+    LogitsProcessor,
+    LogitsProcessorList,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    TopKLogitsWarper,
+    TopPLogitsWarper,
+)
+from transformers.generation.streamers import BaseStreamer
+
+from mataserver import InvalidParams, MataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mataserver_hf.network import Network
+
+    Tensors = dict[str, torch.Tensor]
+
+_COLDEST = 1e-6  # below it a division by the temperature overflows, and nothing is left to chance
+
+
+@dataclass(frozen=True, slots=True)
+class Manner:
+    """How to choose the next token.
+
+    longest:     how many tokens at most.
+    temperature: what logits are divided by before one token is drawn from their softmax; at 0 the
+                 likeliest token is taken, and the fields below have no effect.
+    top_k:       draw from so many of the likeliest tokens only; None for all of them.
+    top_p:       of those, draw from the likeliest ones whose probabilities add up to this.
+    seed:        the same seed draws the same tokens; None draws others each time.
+    """
+
+    longest: int
+    temperature: float = 0.0
+    top_k: int | None = None
+    top_p: float = 1.0
+    seed: int | None = None
+
+
+class Writer:
+    """A network that continues a prompt, and the tokenizer of what it writes."""
+
+    def __init__(self, network: Network, tokenizer: Any, *, keep_special: bool = False) -> None:
+        """Keep the loaded parts; ``keep_special`` leaves special tokens in the text.
+
+        The tokens that begin, end and fill a sequence are never part of it.
+        """
+        self._network = network
+        self._tokenizer = tokenizer
+        self._keep_special = keep_special
+        self._silent = {
+            tokenizer.bos_token_id,
+            tokenizer.eos_token_id,
+            tokenizer.pad_token_id,
+        }
+        self._encodes: bool = network.config.is_encoder_decoder
+        self._context: int = network.config.get_text_config().max_position_embeddings
+
+    def write(self, prompt: Tensors, manner: Manner) -> str:
+        """Return the text that follows ``prompt``. Raises ``InvalidParams`` for a too long one."""
+        tokens: list[int] = []
+        self._generate(prompt, manner, tokens.append, threading.Event())
+        transcript = self._transcript()
+        return "".join([*map(transcript.add, tokens), transcript.rest()])
+
+    def pieces(self, prompt: Tensors, manner: Manner) -> Iterator[str]:
+        """Yield the same text in pieces, as they are written.
+
+        Closing the iterator ends the writing at the next token and waits for that.
+        """
+        tokens: SimpleQueue[int | None] = SimpleQueue()
+        stop = threading.Event()
+        transcript = self._transcript()
+        with ThreadPoolExecutor(1, thread_name_prefix="generation") as thread:
+            written = thread.submit(self._generate, prompt, manner, tokens.put, stop)
+            written.add_done_callback(lambda _: tokens.put(None))
+            try:
+                while (token := tokens.get()) is not None:
+                    if piece := transcript.add(token):
+                        yield piece
+                written.result()
+                if piece := transcript.rest():
+                    yield piece
+            finally:
+                stop.set()
+
+    def close(self) -> None:
+        """Free the weights."""
+        self._network.close()
+
+    def _generate(
+        self, prompt: Tensors, manner: Manner, write: Callable[[int], None], stop: threading.Event
+    ) -> None:
+        # A checkpoint may ask for sampling or beams; here only the request asks.
+        self._network.run(
+            prompt,
+            "generate",
+            do_sample=False,
+            num_beams=1,
+            max_new_tokens=min(manner.longest, self._room(prompt)),
+            streamer=_Tokens(write),
+            logits_processor=LogitsProcessorList([_Choice(manner)]),
+            stopping_criteria=StoppingCriteriaList([_Stop(stop)]),
+        )
+
+    def _room(self, prompt: Tensors) -> int:
+        """Return how many tokens fit behind the prompt; an encoder's prompt takes no room."""
+        length = prompt["input_ids"].shape[1]
+        longest = self._context if self._encodes else self._context - 1
+        if length > longest:
+            raise InvalidParams(
+                f"params.prompt: image and prompt take {length} tokens, and this model reads at "
+                f"most {longest}"
+            )
+        return self._context - (1 if self._encodes else length)
+
+    def _transcript(self) -> Transcript:
+        return Transcript(self._decode)
+
+    def _decode(self, tokens: list[int]) -> str:
+        heard = [token for token in tokens if token not in self._silent]
+        text: str = self._tokenizer.decode(heard, skip_special_tokens=not self._keep_special)
+        return text
+
+
+class Transcript:
+    """Turns tokens into text as they come, and gives out whole characters only.
+
+    A token may be a part of a character, and how it reads may depend on those before it, so a
+    window of tokens is decoded: those of the last two pieces.
+    """
+
+    def __init__(self, decode: Callable[[list[int]], str]) -> None:
+        """Decode with ``decode``, which puts U+FFFD where a character is not complete."""
+        self._decode = decode
+        self._tokens: list[int] = []
+        self._given = 0  # how many tokens of the window were given out as text
+
+    def add(self, token: int) -> str:
+        """Return the text that ``token`` completes, if any."""
+        self._tokens.append(token)
+        piece = self._piece()
+        if not piece or piece.endswith("\ufffd"):
+            return ""
+        self._tokens = self._tokens[self._given :]
+        self._given = len(self._tokens)
+        return piece
+
+    def rest(self) -> str:
+        """Return what is left at the end, complete or not."""
+        return self._piece()
+
+    def _piece(self) -> str:
+        given = self._decode(self._tokens[: self._given])
+        return self._decode(self._tokens)[len(given) :]
+
+
+class _Tokens(BaseStreamer):  # type: ignore[misc]
+    """Hands on what ``generate`` streams: first the prompt, then one token at a time."""
+
+    def __init__(self, write: Callable[[int], None]) -> None:
+        self._write = write
+        self._begun = False
+
+    def put(self, value: torch.Tensor) -> None:
+        if self._begun:
+            self._write(int(value.item()))
+        self._begun = True
+
+    def end(self) -> None:
+        """Have nothing to do: the call of ``generate`` returns."""
+
+
+class _Stop(StoppingCriteria):  # type: ignore[misc]
+    def __init__(self, stop: threading.Event) -> None:
+        self._stop = stop
+
+    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+        stopped = self._stop.is_set()
+        return torch.full((input_ids.shape[0],), stopped, device=input_ids.device)
+
+
+class _Choice(LogitsProcessor):  # type: ignore[misc]
+    """Makes the likeliest token the one to choose.
+
+    Noise of a Gumbel distribution, added to logits, makes the largest of them a draw from their
+    softmax. Unlike ``do_sample`` it needs no global random numbers, so requests cannot disturb each
+    other and a seed is enough to repeat one.
+    """
+
+    def __init__(self, manner: Manner) -> None:
+        self._manner = manner
+        self._cuts: list[Any] = []
+        if manner.top_k is not None:
+            self._cuts.append(TopKLogitsWarper(manner.top_k))
+        if manner.top_p < 1:
+            self._cuts.append(TopPLogitsWarper(manner.top_p))
+        self._chance: torch.Generator | None = None
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        if bool(scores.isnan().any()):
+            raise MataError(
+                "the network computed values that are no numbers; dtype float32 avoids overflows"
+            )
+        if self._manner.temperature == 0:
+            return scores
+        highest = scores.max(-1, keepdim=True).values
+        scores = (scores - highest) / max(self._manner.temperature, _COLDEST)
+        for cut in self._cuts:
+            scores = cut(input_ids, scores)
+        noise = torch.empty_like(scores).exponential_(generator=self._generator(scores.device))
+        return scores - noise.log()
+
+    def _generator(self, device: torch.device) -> torch.Generator:
+        if self._chance is None:
+            self._chance = torch.Generator(device)
+            if self._manner.seed is None:
+                self._chance.seed()
+            else:
+                self._chance.manual_seed(self._manner.seed)
+        return self._chance

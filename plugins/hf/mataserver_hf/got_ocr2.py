@@ -1,0 +1,120 @@
+"""Text recognition with GOT-OCR2 (Wei et al. 2024, arXiv:2409.01704): a whole page a picture.
+
+It writes down a page as plain text or, asked for ``format``, as Markdown and LaTeX with tables and
+formulas. It gives neither boxes nor scores.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+from mataserver import Backend, MaxTokens, Params
+from mataserver_hf import installation
+from mataserver_hf.trocr import transcript
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mataserver import LoadContext, ModelFiles, ModelSpec, OcrResult
+    from mataserver_hf.network import Network
+
+    Image = NDArray[np.uint8]
+
+FAMILIES = frozenset({"got_ocr2"})
+"""The values of ``model_type`` that it serves."""
+
+END = "<|im_end|>"
+"""What the model writes after the page."""
+
+
+class GotOcr2Params(Params, frozen=True):
+    """How to write a page down.
+
+    ocr_type:   "ocr" plain text, "format" Markdown and LaTeX.
+    max_tokens: where the text is cut off; the default is what the authors use for a full page.
+    """
+
+    ocr_type: Literal["ocr", "format"] = "ocr"
+    max_tokens: MaxTokens = 4096
+
+
+class GotOcr2:
+    """A picture encoder before a language model."""
+
+    def __init__(self, network: Network, processor: Any) -> None:
+        """Keep the loaded parts; ``processor`` is GOT-OCR2's own, for prompts and pictures."""
+        self._network = network
+        self._processor = processor
+
+    def predict(self, images: Sequence[Image], params: Sequence[GotOcr2Params]) -> list[OcrResult]:
+        """Return the text of each image, as one region without box, its confidence 1.0."""
+        found: dict[int, OcrResult] = {}
+        for wanted in dict.fromkeys(params):
+            # Pages asked for alike have prompts of one length, so a batch needs no padding.
+            alike = [index for index, each in enumerate(params) if each == wanted]
+            texts = self._read([images[index] for index in alike], wanted)
+            found.update(zip(alike, map(transcript, texts), strict=True))
+        return [found[index] for index in range(len(images))]
+
+    def close(self) -> None:
+        """Free the weights."""
+        self._network.close()
+
+    def _read(self, images: list[Image], params: GotOcr2Params) -> list[str]:
+        prompt = self._processor(
+            images,
+            format=params.ocr_type == "format",
+            input_data_format="channels_last",
+            return_tensors="pt",
+        )
+        tokenizer = self._processor.tokenizer
+        tokens = self._network.run(
+            dict(prompt.items()),
+            "generate",
+            do_sample=False,
+            tokenizer=tokenizer,
+            stop_strings=END,
+            max_new_tokens=params.max_tokens,
+        )
+        written = tokens[:, prompt["input_ids"].shape[1] :]
+        texts = tokenizer.batch_decode(written, skip_special_tokens=True)
+        return [text.partition(END)[0] for text in texts]
+
+
+def load(spec: ModelSpec, ctx: LoadContext) -> GotOcr2:
+    """Load a GOT-OCR2.
+
+    Raises ``MataError`` for an incomplete checkpoint and ``Unavailable`` for a missing package or
+    device.
+    """
+    installation.check()
+    from transformers import AutoModelForImageTextToText, GotOcr2Processor
+
+    from mataserver_hf.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint(spec, ctx)
+    network = checkpoint.network(AutoModelForImageTextToText)
+    processor: Any = GotOcr2Processor
+    return GotOcr2(network, processor(checkpoint.pixels().processor, checkpoint.tokenizer()))
+
+
+def accepts(files: ModelFiles) -> bool:
+    """Whether the checkpoint is one of ``FAMILIES``."""
+    return files.model_type in FAMILIES
+
+
+BACKEND = Backend(
+    name="hf-got-ocr2",
+    task="ocr",
+    source="hf",
+    load=load,
+    params=GotOcr2Params,
+    accepts=accepts,
+    requires=installation.REQUIRES,
+    packages=installation.PACKAGES,
+    preload=installation.PRELOAD,
+    environment=installation.ENVIRONMENT,
+)

@@ -1,0 +1,20 @@
+"""The settings of the plugin: ``plugins.hf`` in the configuration."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``plugins.hf``.
+
+    person_detector: the registered model of the task detect that finds people for pose models.
+    person_label:    what that detector calls a person, in any case.
+    """
+
+    person_detector: Name = "PekingU/rtdetr_r50vd_coco_o365"
+    person_label: Name = "person"

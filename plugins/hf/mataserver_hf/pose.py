@@ -1,0 +1,201 @@
+"""Keypoints of people: a detector finds them, ViTPose looks at each one.
+
+ViTPose (Xu et al. 2022, arXiv:2204.12484) predicts a heatmap a joint for the picture of one person.
+ViTPose+ (arXiv:2212.04246) has one expert for each data set that it was trained on; the head of
+the published checkpoints is COCO's, so COCO's expert is used. Names and order of the joints are
+those of ``id2label`` in ``config.json``: COCO's 17, from the nose to the right ankle.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import msgspec
+
+from mataserver import Backend, Confidence, Keypoint, Params, Part, PoseResult
+from mataserver_hf import installation
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mataserver import Box, LoadContext, LoadedPart, ModelFiles, ModelSpec
+    from mataserver_hf.network import Network
+    from mataserver_hf.options import Settings
+
+    Image = NDArray[np.uint8]
+
+FAMILIES = frozenset({"vitpose"})
+"""The values of ``model_type`` that it serves."""
+
+PEOPLE_AT_ONCE = 16
+"""How many people share a forward pass: a crowd must not cost more memory than a family."""
+
+_COCO_EXPERT = 0
+_LEAST_SIDE = 4  # the processor takes a picture of three rows for a channels-first one
+
+
+class PoseParams(Params, frozen=True):
+    """``confidence``: the lowest score of a person that is returned; joints are never dropped."""
+
+    confidence: Confidence = 0.5
+
+
+class _Person(NamedTuple):
+    image: int
+    score: float
+    box: Box
+
+
+class PeopleFinder:
+    """Any detector that has a label for people."""
+
+    def __init__(self, part: LoadedPart, label: str) -> None:
+        """Keep the detector and what it calls a person."""
+        self._model = part.model
+        self._params = part.params
+        self._label = label.casefold()
+
+    def find(self, images: Sequence[Image], params: Sequence[PoseParams]) -> list[_Person]:
+        """Return the people of all images whose score is at least their image's confidence."""
+        results: Any = self._model.predict(images, [self._asked(each) for each in params])
+        return [
+            _Person(index, each.confidence, each.bbox)
+            for index, result in enumerate(results)
+            for each in result.detections
+            if each.label.casefold() == self._label
+            and each.confidence >= params[index].confidence
+            and each.bbox[2] > each.bbox[0]
+            and each.bbox[3] > each.bbox[1]
+        ]
+
+    def _asked(self, params: PoseParams) -> Params:
+        """Return what the detector is asked: a threshold and prompts, as far as it takes them."""
+        wishes = {"confidence": params.confidence, "prompts": [self._label]}
+        taken = self._params.__struct_fields__
+        known = {name: value for name, value in wishes.items() if name in taken}
+        return msgspec.convert(known, self._params)
+
+
+class PoseEstimator:
+    """A network that predicts the joints of one person, behind a detector of people."""
+
+    def __init__(self, network: Network, processor: Any, people: PeopleFinder) -> None:
+        """Keep the loaded parts; ``processor`` is ViTPose's own image processor."""
+        self._network = network
+        self._processor = processor
+        self._people = people
+        self._has_experts = network.config.backbone_config.num_experts > 1
+
+    def predict(self, images: Sequence[Image], params: Sequence[PoseParams]) -> list[PoseResult]:
+        """Return the people of each image in the detector's order.
+
+        An item's confidence and box are the detector's. A joint's confidence is the height of its
+        peak in the heatmap, held within 0..1; its place is held within the image, so the joints of
+        a person whom the border cuts off lie on it.
+        """
+        found: list[list[Keypoint]] = [[] for _ in images]
+        people = self._people.find(images, params)
+        for start in range(0, len(people), PEOPLE_AT_ONCE):
+            group = people[start : start + PEOPLE_AT_ONCE]
+            for person, pose in zip(group, self._poses(images, group), strict=True):
+                found[person.image].append(_keypoint(person, pose, *images[person.image].shape))
+        return [PoseResult(each) for each in found]
+
+    def close(self) -> None:
+        """Free the weights; the detector is its owner's to close."""
+        self._network.close()
+
+    def _poses(self, images: Sequence[Image], people: Sequence[_Person]) -> list[dict[str, Any]]:
+        import torch
+
+        boxes = [[_corner_and_size(person.box)] for person in people]
+        crops = [
+            self._crop(images[person.image], box) for person, box in zip(people, boxes, strict=True)
+        ]
+        tensors = {"pixel_values": torch.cat(crops)}
+        if self._has_experts:
+            tensors["dataset_index"] = torch.full((len(people),), _COCO_EXPERT)
+        output = self._network.run(tensors)
+        output.heatmaps = self._network.finite(output.heatmaps)
+        # A threshold here would leave joints out, and with them the order that names the others.
+        answers = self._processor.post_process_pose_estimation(output, boxes=boxes, threshold=None)
+        return [pose for [pose] in answers]
+
+    def _crop(self, image: Image, box: list[list[float]]) -> Any:
+        prepared = self._processor(
+            images=[_high_enough(image)],
+            boxes=[box],
+            input_data_format="channels_last",
+            return_tensors="pt",
+        )
+        return prepared["pixel_values"]
+
+
+def _high_enough(image: Image) -> Image:
+    """Add black rows below a picture of three or fewer; beyond its edges it is black anyway."""
+    import numpy as np
+
+    missing = max(0, _LEAST_SIDE - image.shape[0])
+    return np.pad(image, ((0, missing), (0, 0), (0, 0))) if missing else image
+
+
+def _corner_and_size(box: Box) -> list[float]:
+    """Turn ``(x1, y1, x2, y2)`` into COCO's ``[x, y, width, height]``."""
+    x1, y1, x2, y2 = box
+    return [x1, y1, x2 - x1, y2 - y1]
+
+
+def _keypoint(
+    person: _Person, pose: dict[str, Any], height: int, width: int, _channels: int
+) -> Keypoint:
+    joints = [
+        (min(max(x, 0.0), float(width)), min(max(y, 0.0), float(height)), min(max(score, 0.0), 1.0))
+        for (x, y), score in zip(pose["keypoints"].tolist(), pose["scores"].tolist(), strict=True)
+    ]
+    return Keypoint("person", person.score, person.box, joints)
+
+
+def load(spec: ModelSpec, ctx: LoadContext) -> PoseEstimator:
+    """Load a pose estimator; ``ctx.parts["person"]`` is the detector.
+
+    Raises ``MataError`` for a checkpoint that is incomplete or made for another task, and
+    ``Unavailable`` for a missing package or device.
+    """
+    installation.check()
+    from transformers import AutoModelForPoseEstimation
+
+    from mataserver_hf.checkpoint import Checkpoint
+
+    settings: Settings = ctx.settings
+    people = PeopleFinder(ctx.parts["person"], settings.person_label)
+    checkpoint = Checkpoint(spec, ctx)
+    network = checkpoint.network(AutoModelForPoseEstimation)
+    return PoseEstimator(network, checkpoint.pixels().processor, people)
+
+
+def parts(_files: ModelFiles, settings: Settings) -> Mapping[str, Part]:
+    """Name the detector of people, which the settings choose."""
+    return {"person": Part(settings.person_detector, "detect")}
+
+
+def accepts(files: ModelFiles) -> bool:
+    """Whether the checkpoint is one of ``FAMILIES``."""
+    return files.model_type in FAMILIES
+
+
+BACKEND = Backend(
+    name="hf-pose",
+    task="pose",
+    source="hf",
+    load=load,
+    params=PoseParams,
+    accepts=accepts,
+    requires=installation.REQUIRES,
+    packages=installation.PACKAGES,
+    preload=installation.PRELOAD,
+    environment=installation.ENVIRONMENT,
+    parts=parts,
+)

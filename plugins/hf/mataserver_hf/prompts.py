@@ -1,0 +1,32 @@
+"""The words that a request brings, checked and turned into tokens."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mataserver import InvalidParams
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Prompts = tuple[str, ...]
+
+
+def needed(prompts: Prompts) -> Prompts:
+    """Return ``prompts``. Raises ``InvalidParams`` when there are none."""
+    if not prompts:
+        raise InvalidParams("params.prompts: this model needs at least one prompt")
+    return prompts
+
+
+def tokens(tokenizer: Any, prompts: Sequence[str], longest: int) -> dict[str, Any]:
+    """Return ``input_ids`` and ``attention_mask`` ``[len(prompts), longest]`` of CLIP's kind.
+
+    Raises ``InvalidParams`` for a prompt that the text encoder would have to cut off.
+    """
+    if max(map(len, tokenizer(list(prompts))["input_ids"])) > longest:
+        raise InvalidParams(
+            f"params.prompts: a prompt is longer than the {longest} tokens that this model reads"
+        )
+    filled = tokenizer(list(prompts), padding="max_length", max_length=longest, return_tensors="pt")
+    return {name: filled[name] for name in ("input_ids", "attention_mask")}

@@ -1,0 +1,32 @@
+"""CLIPSeg in two steps, so that an image is encoded once for all its prompts.
+
+Only ``load`` imports this module.
+"""
+
+from __future__ import annotations
+
+import torch
+from transformers import CLIPSegForImageSegmentation
+
+PROMPTS_AT_A_TIME = 16
+
+
+class TwoStepCLIPSeg(CLIPSegForImageSegmentation):  # type: ignore[no-untyped-call]
+    """The network of transformers with its forward pass cut in the middle."""
+
+    def look(self, pixel_values: torch.Tensor) -> torch.Tensor:
+        """Return what the decoder reads of images ``[B, 3, h, w]``: ``[B, layers, tokens, D]``."""
+        seen = self.clip.get_image_features(
+            pixel_values=pixel_values, interpolate_pos_encoding=True, output_hidden_states=True
+        )
+        # The first of the hidden states are the embeddings that go into the first layer.
+        return torch.stack([seen.hidden_states[layer + 1] for layer in self.extract_layers], 1)
+
+    def find(self, seen: torch.Tensor, embeddings: torch.Tensor) -> torch.Tensor:
+        """Return logits ``[P, h, w]`` of one image, ``seen`` there, and texts ``[P, E]``."""
+        logits = []
+        for start in range(0, len(embeddings), PROMPTS_AT_A_TIME):
+            texts = embeddings[start : start + PROMPTS_AT_A_TIME]
+            layers = tuple(layer.expand(len(texts), -1, -1) for layer in seen)
+            logits.append(self.decoder(layers, texts).logits)
+        return torch.cat(logits)

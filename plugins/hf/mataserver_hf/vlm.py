@@ -1,0 +1,172 @@
+"""Vision-language models: a question about an image, answered in text.
+
+LLaVA (arXiv:2310.03744), LLaVA-NeXT, Idefics3 and SmolVLM (arXiv:2408.12637, arXiv:2504.05299),
+Qwen2-VL (arXiv:2409.12191), Qwen2.5-VL (arXiv:2502.13923), Qwen3-VL, PaliGemma (arXiv:2407.07726)
+and Florence-2 (arXiv:2311.06242). One still image a request.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from msgspec import Meta
+
+from mataserver import (
+    Backend,
+    Confidence,
+    InvalidParams,
+    MaxTokens,
+    Params,
+    Temperature,
+    Text,
+    TopK,
+    VlmResult,
+)
+from mataserver_hf import installation
+from mataserver_hf.dialects import DIALECTS, Mode
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mataserver import LoadContext, ModelFiles, ModelSpec
+    from mataserver_hf.dialects import Dialect, View
+    from mataserver_hf.dialogue import Dialogue, Tensors
+    from mataserver_hf.generation import Manner, Writer
+
+FAMILIES = frozenset(DIALECTS)
+"""The values of ``model_type`` that it serves."""
+
+
+class VlmParams(Params, frozen=True):
+    """What to ask, and how to write the answer.
+
+    prompt:        the question or instruction. Needed.
+    system_prompt: how to behave; refused by models that have no place for one.
+    max_tokens:    how many tokens at most; an answer ends earlier where the model's context does.
+    temperature:   0 takes the likeliest token every time; above, tokens are drawn from the softmax
+                   of the logits divided by it.
+    top_k:         draw from so many of the likeliest tokens only; by default from all.
+    top_p:         of those, draw from the likeliest whose probabilities add up to this.
+    seed:          the same seed on the same machine draws the same tokens.
+    output_mode:   ask for an answer that can be parsed, and parse it; see ``VlmResult``.
+
+    Without a temperature, ``top_k``, ``top_p`` and ``seed`` have no effect.
+    """
+
+    prompt: Text = ""
+    system_prompt: Text = ""
+    max_tokens: MaxTokens = 512
+    temperature: Temperature = 0.0
+    top_k: TopK | None = None
+    top_p: Confidence = 1.0
+    seed: Annotated[int, Meta(ge=0, lt=2**63)] | None = None
+    output_mode: Mode | None = None
+
+
+class VisionLanguageModel:
+    """A network that answers a question about an image."""
+
+    def __init__(self, writer: Writer, dialogue: Dialogue, dialect: Dialect) -> None:
+        """Keep the loaded parts."""
+        self._writer = writer
+        self._dialogue = dialogue
+        self._dialect = dialect
+
+    def predict(
+        self, images: Sequence[NDArray[np.uint8]], params: Sequence[VlmParams]
+    ) -> list[VlmResult]:
+        """Answer one question after the other: answers end at different lengths.
+
+        Raises ``InvalidParams`` without a prompt and for one that is too long, and ``BadRequest``
+        for an image that is too small or too narrow.
+        """
+        return [self._answer(image, each) for image, each in zip(images, params, strict=True)]
+
+    def stream(self, image: NDArray[np.uint8], params: VlmParams) -> Iterator[str | VlmResult]:
+        """Yield the answer's text in pieces, then the result; raises as ``predict``.
+
+        Closing the iterator ends the work at the next token.
+        """
+        tensors, view = self._question(image, params)
+        pieces = []
+        for piece in self._writer.pieces(tensors, _manner(params)):
+            pieces.append(piece)
+            yield piece
+        yield self._result("".join(pieces), params, view)
+
+    def close(self) -> None:
+        """Free the weights."""
+        self._writer.close()
+
+    def _answer(self, image: NDArray[np.uint8], params: VlmParams) -> VlmResult:
+        tensors, view = self._question(image, params)
+        return self._result(self._writer.write(tensors, _manner(params)), params, view)
+
+    def _question(self, image: NDArray[np.uint8], params: VlmParams) -> tuple[Tensors, View]:
+        if not params.prompt.strip():
+            raise InvalidParams("params.prompt: this model needs a prompt")
+        prompt = params.prompt
+        if params.output_mode is not None:
+            prompt = self._dialect.ask(prompt, params.output_mode)
+        tensors = self._dialogue.tensors(image, params.system_prompt, prompt)
+        return tensors, self._dialogue.view(image, tensors)
+
+    def _result(self, text: str, params: VlmParams, view: View) -> VlmResult:
+        if params.output_mode is None:
+            return VlmResult(text)
+        return self._dialect.read(text, params.output_mode, view)
+
+
+def _manner(params: VlmParams) -> Manner:
+    from mataserver_hf.generation import Manner
+
+    return Manner(params.max_tokens, params.temperature, params.top_k, params.top_p, params.seed)
+
+
+def load(spec: ModelSpec, ctx: LoadContext) -> VisionLanguageModel:
+    """Load a vision-language model.
+
+    Raises ``MataError`` for an incomplete checkpoint and ``Unavailable`` for a missing package or
+    device.
+    """
+    installation.check()
+    from transformers import AutoModelForImageTextToText
+
+    from mataserver_hf.checkpoint import Checkpoint
+    from mataserver_hf.dialogue import open_dialogue
+    from mataserver_hf.generation import Writer
+
+    checkpoint = Checkpoint(spec, ctx)
+    network = checkpoint.network(AutoModelForImageTextToText)
+    family = network.config.model_type
+    dialogue = open_dialogue(checkpoint, spec, ctx, family)
+    # Florence-2 counts its location tokens among the special ones.
+    writer = Writer(network, dialogue.tokenizer, keep_special=family == "florence2")
+    return VisionLanguageModel(writer, dialogue, DIALECTS[family])
+
+
+def accepts(files: ModelFiles) -> bool:
+    """Whether the checkpoint is one of ``FAMILIES``.
+
+    Pixtral models call themselves LLaVA too, but are spoken to in another way.
+    """
+    vision = files.config.get("vision_config")
+    pixtral = isinstance(vision, dict) and vision.get("model_type") == "pixtral"
+    return files.model_type in FAMILIES and not pixtral
+
+
+BACKEND = Backend(
+    name="hf-vlm",
+    task="vlm",
+    source="hf",
+    load=load,
+    params=VlmParams,
+    accepts=accepts,
+    requires=installation.REQUIRES,
+    packages=installation.PACKAGES,
+    preload=installation.PRELOAD,
+    environment=installation.ENVIRONMENT,
+)

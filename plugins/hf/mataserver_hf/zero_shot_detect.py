@@ -1,0 +1,309 @@
+"""Detection of what the request names.
+
+OWL-ViT (arXiv:2205.06230) and OWLv2 (arXiv:2306.09683) score every box against every prompt.
+Grounding DINO (arXiv:2303.05499) and MM Grounding DINO (arXiv:2401.02361) read all prompts as one
+text and score every box against each of its tokens.
+"""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+from mataserver import (
+    Backend,
+    Confidence,
+    Detection,
+    DetectResult,
+    InvalidParams,
+    Params,
+    Text,
+)
+from mataserver_hf import installation
+from mataserver_hf.prompts import needed, tokens
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    import torch
+    from numpy.typing import NDArray
+
+    from mataserver import LoadContext, ModelFiles, ModelSpec
+    from mataserver_hf.network import Network
+    from mataserver_hf.pixels import Pixels
+    from mataserver_hf.prompts import Prompts
+
+    Group = tuple[Prompts, list[int], dict[str, torch.Tensor]]
+
+OWL_FAMILIES = frozenset({"owlv2", "owlvit"})
+"""The values of ``model_type`` that ``OWL`` serves."""
+
+GROUNDING_FAMILIES = frozenset({"grounding-dino", "mm-grounding-dino"})
+"""The values of ``model_type`` that ``GROUNDING`` serves."""
+
+REMEMBERED = 32
+"""How many sets of prompts keep their tokens: a stream sends the same ones every frame."""
+_EVERYTHING = -1.0  # below any score: every image of a batch brings its own threshold
+_NOBODY = -1
+
+
+class OwlParams(Params, frozen=True):
+    """What to look for.
+
+    prompts:    the objects; each is the label of what it finds. Needed. The text encoder reads them
+                as they are: the models were trained with texts such as "a photo of a cat".
+    confidence: the lowest score of a detection that is returned. Scores are sigmoids and low; the
+                default is the one of the models' cards.
+    """
+
+    prompts: tuple[Text, ...] = ()
+    confidence: Confidence = 0.1
+
+
+class GroundingParams(Params, frozen=True):
+    """What to look for.
+
+    prompts:         the objects; each is the label of what it finds. Needed. Read in lower case.
+    confidence:      the lowest score of a detection that is returned: the highest probability of a
+                     token. Model cards use 0.25 to 0.4.
+    text_confidence: the lowest probability of a prompt's token that names a box. A box is called
+                     after the prompt with the likeliest token; where that is less likely than this,
+                     it is left out.
+    """
+
+    prompts: tuple[Text, ...] = ()
+    confidence: Confidence = 0.3
+    text_confidence: Confidence = 0.25
+
+
+class OwlDetector:
+    """OWL-ViT or OWLv2."""
+
+    def __init__(self, network: Network, pixels: Pixels, tokenizer: Any) -> None:
+        """Keep the loaded parts."""
+        self._network = network
+        self._pixels = pixels
+        longest = network.config.text_config.max_position_embeddings
+        self._tokens = lru_cache(REMEMBERED)(lambda texts: tokens(tokenizer, texts, longest))
+
+    def predict(
+        self, images: Sequence[NDArray[np.uint8]], params: Sequence[OwlParams]
+    ) -> list[DetectResult]:
+        """Return the detections of each image, best first.
+
+        Raises ``InvalidParams`` for missing or too long prompts.
+        """
+        found: dict[int, DetectResult] = {}
+        for prompts, indices, tensors in _groups(self._pixels, images, params):
+            # The network wants the texts once per image.
+            texts = {
+                name: each.repeat(len(indices), 1) for name, each in self._tokens(prompts).items()
+            }
+            output = self._network.run({**tensors, **texts})
+            output.logits = self._network.finite(output.logits)
+            output.pred_boxes = self._network.finite(output.pred_boxes)
+            sizes = [images[index].shape[:2] for index in indices]
+            answers = self._pixels.processor.post_process_object_detection(
+                output, threshold=_EVERYTHING, target_sizes=sizes
+            )
+            for index, size, answer in zip(indices, sizes, answers, strict=True):
+                kept = answer["scores"] >= params[index].confidence
+                labels = [prompts[label] for label in answer["labels"][kept].tolist()]
+                found[index] = _result(labels, answer["scores"][kept], answer["boxes"][kept], size)
+        return [found[index] for index in range(len(images))]
+
+    def close(self) -> None:
+        """Free the weights."""
+        self._network.close()
+
+
+class GroundingDetector:
+    """Grounding DINO."""
+
+    def __init__(self, network: Network, pixels: Pixels, tokenizer: Any) -> None:
+        """Keep the loaded parts."""
+        self._network = network
+        self._pixels = pixels
+        self._tokenizer = tokenizer
+        config = network.config
+        self._longest: int = min(config.max_text_len, config.text_config.max_position_embeddings)
+        self._tokens = lru_cache(REMEMBERED)(self._encode)
+
+    def predict(
+        self, images: Sequence[NDArray[np.uint8]], params: Sequence[GroundingParams]
+    ) -> list[DetectResult]:
+        """Return the detections of each image, best first.
+
+        Raises ``InvalidParams`` for prompts that are missing, unreadable or too long together.
+        """
+        found: dict[int, DetectResult] = {}
+        for prompts, indices, tensors in _groups(self._pixels, images, params):
+            text, owners = self._tokens(prompts)
+            texts = {name: each.expand(len(indices), -1) for name, each in text.items()}
+            output = self._network.run({**tensors, **texts})
+            # What follows the text's own tokens is filled up with minus infinity.
+            logits = self._network.finite(output.logits[..., : len(owners)])
+            boxes = self._network.finite(output.pred_boxes)
+            for row, index in enumerate(indices):
+                size = images[index].shape[:2]
+                found[index] = _named(
+                    prompts, owners, logits[row].sigmoid(), boxes[row], size, params[index]
+                )
+        return [found[index] for index in range(len(images))]
+
+    def close(self) -> None:
+        """Free the weights."""
+        self._network.close()
+
+    def _encode(self, prompts: Prompts) -> tuple[dict[str, torch.Tensor], list[int]]:
+        """Return the tokens ``[1, T]`` of all prompts and, by token, which prompt it belongs to."""
+        text, spans = caption(prompts)
+        encoded = self._tokenizer(
+            text, return_offsets_mapping=True, return_token_type_ids=True, return_tensors="pt"
+        )
+        [offsets] = encoded.pop("offset_mapping").tolist()
+        if len(offsets) > self._longest:
+            raise InvalidParams(
+                f"params.prompts: together they are longer than the {self._longest} tokens that "
+                "this model reads"
+            )
+        owners = [_owner(spans, start, end) for start, end in offsets]
+        if set(range(len(prompts))) - set(owners):
+            raise InvalidParams("params.prompts: a prompt holds no word that this model can read")
+        return dict(encoded), owners
+
+
+def caption(prompts: Prompts) -> tuple[str, list[tuple[int, int]]]:
+    """Return the text that holds every prompt, and where in it each begins and ends.
+
+    In lower case and with a dot after each, as the models were trained.
+    """
+    text, spans = "", []
+    for prompt in prompts:
+        words = prompt.lower().strip().rstrip(". ")
+        spans.append((len(text), len(text) + len(words)))
+        text += f"{words}. "
+    return text.rstrip(), spans
+
+
+def _owner(spans: Sequence[tuple[int, int]], start: int, end: int) -> int:
+    """Return which of ``spans`` holds the token from ``start`` to ``end``."""
+    inside = (index for index, (first, last) in enumerate(spans) if first <= start < last)
+    return next(inside, _NOBODY) if end > start else _NOBODY
+
+
+def _named(
+    prompts: Prompts,
+    owners: Sequence[int],
+    probabilities: Any,
+    boxes: Any,
+    size: tuple[int, ...],
+    params: GroundingParams,
+) -> DetectResult:
+    """Call each box ``[Q, 4]`` after the prompt of its likeliest word.
+
+    ``probabilities`` are ``[Q, T]``; the score counts every token, a name only a prompt's.
+    """
+    words = [place for place, owner in enumerate(owners) if owner != _NOBODY]
+    scores = probabilities.amax(-1)
+    clearest, places = probabilities[:, words].max(-1)
+    kept = (scores >= params.confidence) & (clearest >= params.text_confidence)
+    labels = [prompts[owners[words[place]]] for place in places[kept].tolist()]
+    return _result(labels, scores[kept], _corners(boxes[kept], size), size)
+
+
+def _corners(boxes: Any, size: tuple[int, ...]) -> Any:
+    """Turn centres, widths and heights in 0..1 into corners in pixels."""
+    height, width = size
+    middle, half = boxes[:, :2], boxes[:, 2:] / 2
+    relative = boxes.new_tensor([width, height]).repeat(2)
+    return (middle.repeat(1, 2) + (half.repeat(1, 2) * half.new_tensor([-1, -1, 1, 1]))) * relative
+
+
+def _result(labels: Sequence[str], scores: Any, boxes: Any, size: tuple[int, ...]) -> DetectResult:
+    height, width = size
+    inside = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
+    found = [
+        Detection(label, score, tuple(box))
+        for label, score, box in zip(labels, scores.tolist(), inside.tolist(), strict=True)
+    ]
+    return DetectResult(sorted(found, key=lambda each: -each.confidence))
+
+
+def _groups(
+    pixels: Pixels,
+    images: Sequence[NDArray[np.uint8]],
+    params: Sequence[OwlParams | GroundingParams],
+) -> Iterator[Group]:
+    """Yield which images can share a forward pass: those of one size with the same prompts."""
+    alike: dict[Prompts, list[int]] = {}
+    for index, each in enumerate(params):
+        alike.setdefault(needed(each.prompts), []).append(index)
+    for prompts, indices in alike.items():
+        for places, tensors in pixels.groups([images[index] for index in indices]):
+            yield prompts, [indices[place] for place in places], tensors
+
+
+def _parts(spec: ModelSpec, ctx: LoadContext) -> tuple[Network, Pixels, Any]:
+    installation.check()
+    from transformers import AutoModelForZeroShotObjectDetection
+
+    from mataserver_hf.checkpoint import Checkpoint
+
+    checkpoint = Checkpoint(spec, ctx)
+    network = checkpoint.network(AutoModelForZeroShotObjectDetection)
+    return network, checkpoint.pixels(), checkpoint.tokenizer()
+
+
+def load_owl(spec: ModelSpec, ctx: LoadContext) -> OwlDetector:
+    """Load OWL-ViT or OWLv2.
+
+    Raises ``MataError`` for an incomplete checkpoint and ``Unavailable`` for a missing package or
+    device.
+    """
+    return OwlDetector(*_parts(spec, ctx))
+
+
+def load_grounding(spec: ModelSpec, ctx: LoadContext) -> GroundingDetector:
+    """Load Grounding DINO; raises what ``load_owl`` raises."""
+    return GroundingDetector(*_parts(spec, ctx))
+
+
+def accepts_owl(files: ModelFiles) -> bool:
+    """Whether the checkpoint is one of ``OWL_FAMILIES``."""
+    return files.model_type in OWL_FAMILIES
+
+
+def accepts_grounding(files: ModelFiles) -> bool:
+    """Whether the checkpoint is one of ``GROUNDING_FAMILIES``."""
+    return files.model_type in GROUNDING_FAMILIES
+
+
+OWL = Backend(
+    name="hf-owl",
+    task="detect",
+    source="hf",
+    load=load_owl,
+    params=OwlParams,
+    accepts=accepts_owl,
+    requires=installation.REQUIRES,
+    packages=installation.PACKAGES,
+    preload=installation.PRELOAD,
+    environment=installation.ENVIRONMENT,
+)
+
+GROUNDING = Backend(
+    name="hf-grounding-dino",
+    task="detect",
+    source="hf",
+    load=load_grounding,
+    params=GroundingParams,
+    accepts=accepts_grounding,
+    requires=installation.REQUIRES,
+    packages=installation.PACKAGES,
+    preload=installation.PRELOAD,
+    environment=installation.ENVIRONMENT,
+)
+
+BACKENDS = (OWL, GROUNDING)

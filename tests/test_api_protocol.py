@@ -1,0 +1,69 @@
+"""HTTP itself: HEAD, Expect, and what is no HTTP at all."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import pytest
+
+from mataserver import config
+
+
+async def raw(server, data):
+    """Send bytes on a new connection; return the first bytes of the answer."""
+    host, port = server.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    writer.write(data)
+    await writer.drain()
+    answer = await asyncio.wait_for(reader.read(4096), 10)
+    writer.close()
+    return answer
+
+
+async def test_head_is_get_without_the_body(http, server):
+    """HEAD answers every document with its headers alone, and needs the same key."""
+    for path in ("/v1/health", "/health", "/metrics", "/openapi.json", "/docs", "/v1/models"):
+        async with http.head(path) as response:
+            assert response.status == 200, path
+            assert int(response.headers["Content-Length"]) > 0
+            assert await response.read() == b""
+    assert b" 401 " in await raw(server, b"HEAD /v1/models HTTP/1.1\r\nHost: x\r\n\r\n")
+
+
+async def test_expect_continue_asks_for_the_body_unless_it_is_too_large(server):
+    """A body within the limit is asked for; one over it is refused before it is sent."""
+    head = b"POST /v1/infer HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer test-key\r\n"
+    small = head + b"Content-Length: 2\r\nExpect: 100-continue\r\n\r\n"
+    assert (await raw(server, small)).startswith(b"HTTP/1.1 100 Continue")
+    large = head + b"Content-Length: 99999999\r\nExpect: 100-continue\r\n\r\n"
+    assert b" 413 " in (await raw(server, large)).split(b"\r\n")[0]
+    strange = head + b"Content-Length: 2\r\nExpect: miracles\r\n\r\n"
+    answer = await raw(server, strange)
+    assert b" 417 " in answer.split(b"\r\n")[0]
+    assert b'{"detail":"The expectation cannot be met"}' in answer
+
+
+@pytest.mark.parametrize(
+    "data", [b"NONSENSE\r\n\r\n", b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\r\n\r\n"]
+)
+async def test_what_is_no_http_is_400_and_logs_no_traceback(server, caplog, data):
+    """Bytes that are no HTTP are answered 400; the log is not filled with tracebacks."""
+    with caplog.at_level(logging.INFO):
+        assert b" 400 " in (await raw(server, data)).split(b"\r\n")[0]
+    assert not [record for record in caplog.records if record.exc_info]
+
+
+async def test_compressed_bodies_are_415_in_any_encoding(http):
+    """No body is decompressed, so none can blow up: every content encoding is refused."""
+    for encoding in ("gzip", "br", "deflate", "zstd"):
+        headers = {"Content-Encoding": encoding, "Content-Type": "image/png"}
+        async with http.post("/v1/infer?model=fake-detect", data=b"x", headers=headers) as response:
+            assert response.status == 415, encoding
+            assert "detail" in await response.json()
+
+
+def test_a_budget_smaller_than_one_body_is_refused():
+    """A budget of bytes in flight that no body of the allowed size fits into stops the start."""
+    with pytest.raises(config.ConfigError, match="max_inflight_mb"):
+        config.load(environ={}, max_inflight_mb=1.0)
