@@ -26,6 +26,8 @@ $(VENV)/.setup: $(SOURCES) | $(BIN)/python
 	@echo "installing the core, every plugin and the development tools into $(VENV)"
 	$(PIP) "torch==2.13.0"
 	$(PIP) -e . $(EDITABLE) -r requirements-dev.txt
+	@# The tracker brings the OpenCV that needs a screen's libraries; the last one installed wins.
+	$(PIP) --force-reinstall --no-deps "opencv-python-headless<5"
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo  ## real OCR and detection over REST and WebSocket, from nothing

@@ -158,8 +158,14 @@ class ModelPool:
     # what others ask for
 
     def status(self, name: str, task: str) -> Status:
-        """Return a model's state at once, whatever is going on."""
+        """Return a model's state at once, whatever is going on.
+
+        A model that is in memory for another task alone (tracking) is told as that.
+        """
         slot = self._slots.get((name, task))
+        if slot is None or (slot.worker is None and slot.loading is None):
+            others = (s for s in self._named(name) if s.worker is not None)
+            slot = next(others, slot)
         if slot is None:
             return Status()
         loaded = slot.worker is not None
@@ -222,11 +228,18 @@ class ModelPool:
             raise Unavailable("The model's worker is gone", retry_after=1)
         return slot.worker
 
-    async def unload(self, name: str, task: str, reason: str = "stopped") -> bool:
-        """Unload a model after its active inferences; False when it was not loaded."""
-        slot = self._slots.get((name, task))
-        if slot is None:
-            return False
+    async def unload(self, name: str, task: str | None = None, reason: str = "stopped") -> bool:
+        """Unload a model after its active inferences, for one task or for all it is loaded for.
+
+        Returns False when it was not loaded.
+        """
+        slots = [slot for slot in self._named(name) if task in {None, slot.recipe.spec.task}]
+        return any([await self._unload(slot, reason) for slot in slots])
+
+    def _named(self, name: str) -> list[Slot]:
+        return [slot for (model, _), slot in self._slots.items() if model == name]
+
+    async def _unload(self, slot: Slot, reason: str) -> bool:
         if slot.loading is not None:
             await asyncio.wait([slot.loading])
         if slot.worker is None:

@@ -130,7 +130,7 @@ def test_without_supervision_the_error_says_what_to_install():
 
 
 async def test_segments_become_coco(client, png):
-    """An entry has COCO's box, score, area and run lengths, which a segment without a mask lacks."""
+    """An entry has COCO's box, score, area and run lengths, the last from a mask alone."""
     response = await client.infer("fake-segment", png)
     entries = to_coco([(7, response)])
     mask = mask_array(response.segments[0])

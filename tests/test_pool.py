@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 
 import pytest
 
@@ -369,3 +370,14 @@ async def test_close_gives_up_loads_and_closes_workers(rig):
     with pytest.raises(Unavailable):
         await load
     assert rig.workers["a"].closed
+
+
+async def test_a_model_loaded_for_another_task_is_told_and_unloaded(rig):
+    """A model in memory for tracking alone is not "unloaded", and a stop unloads it."""
+    recipe = rig.recipe("a")
+    recipe = dataclasses.replace(recipe, spec=dataclasses.replace(recipe.spec, task="track"))
+    async with rig.pool.hold(recipe):
+        assert rig.state("a") == "ready"
+    assert await rig.pool.unload("a")
+    assert rig.state("a") == "unloaded"
+    assert not await rig.pool.unload("a")

@@ -178,13 +178,13 @@ class Connection:
         session.frames += 1
         self._last_frame = time.monotonic()
         self._received.inc()
-        self._empty_inbox()
         share = codec.Share(self._state)
         try:
             share.take(len(data))
         except Unavailable as error:
             await self._send(StreamError(error.detail, number))
             return
+        self._empty_inbox()
         self._inbox = Frame(number, data, share)
         self._arrived.set()
 

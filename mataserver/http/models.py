@@ -92,6 +92,6 @@ class _Models:
         codec.require_json(request)
         async with codec.body(request, self._state) as data:
             asked = codec.decode_json(data, ModelBody)
-        entry = self._state.catalog.entry(asked.model)
-        done = await self._state.pool.unload(asked.model, entry.task)
+        self._state.catalog.entry(asked.model)
+        done = await self._state.pool.unload(asked.model)
         return codec.respond(ModelStatus("unloaded" if done else "not_loaded", asked.model))

@@ -15,6 +15,7 @@ from mataserver_hf import (
     segment,
     segment_prompted,
     trocr,
+    vlm,
     zero_shot,
     zero_shot_detect,
 )
@@ -47,4 +48,5 @@ def backends() -> Iterable[Backend]:
         pose.BACKEND,
         trocr.BACKEND,
         got_ocr2.BACKEND,
+        vlm.BACKEND,
     )

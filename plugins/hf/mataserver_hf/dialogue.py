@@ -135,14 +135,15 @@ class Dialogue:
         options = {"add_special_tokens": False} if first and text.startswith(first) else {}
         try:
             read = self._processor(
-                text=[text], images=[Image.fromarray(image)], return_tensors="pt", **options
+                text=[text], images=[Image.fromarray(image)], return_tensors="np", **options
             )
         except (ValueError, RuntimeError) as error:
             height, width = image.shape[:2]
             raise BadRequest(
                 f"an image of {width}x{height} pixels is too small or too narrow for this model"
             ) from error
-        return {name: tensor for name, tensor in read.items() if name != "labels"}
+        # PaliGemma's brings labels for training.
+        return {name: torch.from_numpy(each) for name, each in read.items() if name != "labels"}
 
     def view(self, image: NDArray[np.uint8], tensors: Tensors) -> View:
         """Return what the model sees of ``image``, which became ``tensors``."""

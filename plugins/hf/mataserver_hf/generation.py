@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import threading
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from queue import SimpleQueue
 from typing import TYPE_CHECKING, Any
 
@@ -28,29 +27,11 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mataserver_hf.network import Network
+    from mataserver_hf.vlm import VlmParams
 
     Tensors = dict[str, torch.Tensor]
 
 _COLDEST = 1e-6  # below it a division by the temperature overflows, and nothing is left to chance
-
-
-@dataclass(frozen=True, slots=True)
-class Manner:
-    """How to choose the next token.
-
-    longest:     how many tokens at most.
-    temperature: what logits are divided by before one token is drawn from their softmax; at 0 the
-                 likeliest token is taken, and the fields below have no effect.
-    top_k:       draw from so many of the likeliest tokens only; None for all of them.
-    top_p:       of those, draw from the likeliest ones whose probabilities add up to this.
-    seed:        the same seed draws the same tokens; None draws others each time.
-    """
-
-    longest: int
-    temperature: float = 0.0
-    top_k: int | None = None
-    top_p: float = 1.0
-    seed: int | None = None
 
 
 class Writer:
@@ -72,14 +53,14 @@ class Writer:
         self._encodes: bool = network.config.is_encoder_decoder
         self._context: int = network.config.get_text_config().max_position_embeddings
 
-    def write(self, prompt: Tensors, manner: Manner) -> str:
+    def write(self, prompt: Tensors, params: VlmParams) -> str:
         """Return the text that follows ``prompt``. Raises ``InvalidParams`` for a too long one."""
         tokens: list[int] = []
-        self._generate(prompt, manner, tokens.append, threading.Event())
+        self._generate(prompt, params, tokens.append, threading.Event())
         transcript = self._transcript()
         return "".join([*map(transcript.add, tokens), transcript.rest()])
 
-    def pieces(self, prompt: Tensors, manner: Manner) -> Iterator[str]:
+    def pieces(self, prompt: Tensors, params: VlmParams) -> Iterator[str]:
         """Yield the same text in pieces, as they are written.
 
         Closing the iterator ends the writing at the next token and waits for that.
@@ -88,7 +69,7 @@ class Writer:
         stop = threading.Event()
         transcript = self._transcript()
         with ThreadPoolExecutor(1, thread_name_prefix="generation") as thread:
-            written = thread.submit(self._generate, prompt, manner, tokens.put, stop)
+            written = thread.submit(self._generate, prompt, params, tokens.put, stop)
             written.add_done_callback(lambda _: tokens.put(None))
             try:
                 while (token := tokens.get()) is not None:
@@ -105,7 +86,11 @@ class Writer:
         self._network.close()
 
     def _generate(
-        self, prompt: Tensors, manner: Manner, write: Callable[[int], None], stop: threading.Event
+        self,
+        prompt: Tensors,
+        params: VlmParams,
+        write: Callable[[int], None],
+        stop: threading.Event,
     ) -> None:
         # A checkpoint may ask for sampling or beams; here only the request asks.
         self._network.run(
@@ -113,9 +98,9 @@ class Writer:
             "generate",
             do_sample=False,
             num_beams=1,
-            max_new_tokens=min(manner.longest, self._room(prompt)),
+            max_new_tokens=min(params.max_tokens, self._room(prompt)),
             streamer=_Tokens(write),
-            logits_processor=LogitsProcessorList([_Choice(manner)]),
+            logits_processor=LogitsProcessorList([_Choice(params)]),
             stopping_criteria=StoppingCriteriaList([_Stop(stop)]),
         )
 
@@ -171,7 +156,7 @@ class Transcript:
         return self._decode(self._tokens)[len(given) :]
 
 
-class _Tokens(BaseStreamer):  # type: ignore[misc]
+class _Tokens(BaseStreamer):
     """Hands on what ``generate`` streams: first the prompt, then one token at a time."""
 
     def __init__(self, write: Callable[[int], None]) -> None:
@@ -187,30 +172,30 @@ class _Tokens(BaseStreamer):  # type: ignore[misc]
         """Have nothing to do: the call of ``generate`` returns."""
 
 
-class _Stop(StoppingCriteria):  # type: ignore[misc]
+class _Stop(StoppingCriteria):
     def __init__(self, stop: threading.Event) -> None:
         self._stop = stop
 
-    def __call__(self, input_ids: torch.Tensor, scores: Any, **_: Any) -> torch.Tensor:
+    def __call__(self, input_ids: torch.Tensor, *_: Any, **__: Any) -> torch.Tensor:
         stopped = self._stop.is_set()
         return torch.full((input_ids.shape[0],), stopped, device=input_ids.device)
 
 
-class _Choice(LogitsProcessor):  # type: ignore[misc]
-    """Makes the likeliest token the one to choose.
+class _Choice(LogitsProcessor):
+    """Makes the token that ``params`` choose the likeliest one.
 
     Noise of a Gumbel distribution, added to logits, makes the largest of them a draw from their
     softmax. Unlike ``do_sample`` it needs no global random numbers, so requests cannot disturb each
     other and a seed is enough to repeat one.
     """
 
-    def __init__(self, manner: Manner) -> None:
-        self._manner = manner
+    def __init__(self, params: VlmParams) -> None:
+        self._params = params
         self._cuts: list[Any] = []
-        if manner.top_k is not None:
-            self._cuts.append(TopKLogitsWarper(manner.top_k))
-        if manner.top_p < 1:
-            self._cuts.append(TopPLogitsWarper(manner.top_p))
+        if params.top_k is not None:
+            self._cuts.append(TopKLogitsWarper(params.top_k))
+        if params.top_p < 1:
+            self._cuts.append(TopPLogitsWarper(params.top_p))
         self._chance: torch.Generator | None = None
 
     def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
@@ -218,10 +203,10 @@ class _Choice(LogitsProcessor):  # type: ignore[misc]
             raise MataError(
                 "the network computed values that are no numbers; dtype float32 avoids overflows"
             )
-        if self._manner.temperature == 0:
+        if self._params.temperature == 0:
             return scores
         highest = scores.max(-1, keepdim=True).values
-        scores = (scores - highest) / max(self._manner.temperature, _COLDEST)
+        scores = (scores - highest) / max(self._params.temperature, _COLDEST)
         for cut in self._cuts:
             scores = cut(input_ids, scores)
         noise = torch.empty_like(scores).exponential_(generator=self._generator(scores.device))
@@ -230,8 +215,8 @@ class _Choice(LogitsProcessor):  # type: ignore[misc]
     def _generator(self, device: torch.device) -> torch.Generator:
         if self._chance is None:
             self._chance = torch.Generator(device)
-            if self._manner.seed is None:
+            if self._params.seed is None:
                 self._chance.seed()
             else:
-                self._chance.manual_seed(self._manner.seed)
+                self._chance.manual_seed(self._params.seed)
         return self._chance

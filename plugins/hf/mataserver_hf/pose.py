@@ -33,6 +33,9 @@ FAMILIES = frozenset({"vitpose"})
 PEOPLE_AT_ONCE = 16
 """How many people share a forward pass: a crowd must not cost more memory than a family."""
 
+PERSON = "person"
+"""The label of every item, whatever the detector calls people."""
+
 _COCO_EXPERT = 0
 _LEAST_SIDE = 4  # the processor takes a picture of three rows for a channels-first one
 
@@ -155,7 +158,7 @@ def _keypoint(
         (min(max(x, 0.0), float(width)), min(max(y, 0.0), float(height)), min(max(score, 0.0), 1.0))
         for (x, y), score in zip(pose["keypoints"].tolist(), pose["scores"].tolist(), strict=True)
     ]
-    return Keypoint("person", person.score, person.box, joints)
+    return Keypoint(PERSON, person.score, person.box, joints)
 
 
 def load(spec: ModelSpec, ctx: LoadContext) -> PoseEstimator:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mataserver import LoadContext, ModelFiles, ModelSpec
     from mataserver_hf.dialects import Dialect, View
     from mataserver_hf.dialogue import Dialogue, Tensors
-    from mataserver_hf.generation import Manner, Writer
+    from mataserver_hf.generation import Writer
 
 FAMILIES = frozenset(DIALECTS)
 """The values of ``model_type`` that it serves."""
@@ -92,7 +92,7 @@ class VisionLanguageModel:
         """
         tensors, view = self._question(image, params)
         pieces = []
-        for piece in self._writer.pieces(tensors, _manner(params)):
+        for piece in self._writer.pieces(tensors, params):
             pieces.append(piece)
             yield piece
         yield self._result("".join(pieces), params, view)
@@ -103,7 +103,7 @@ class VisionLanguageModel:
 
     def _answer(self, image: NDArray[np.uint8], params: VlmParams) -> VlmResult:
         tensors, view = self._question(image, params)
-        return self._result(self._writer.write(tensors, _manner(params)), params, view)
+        return self._result(self._writer.write(tensors, params), params, view)
 
     def _question(self, image: NDArray[np.uint8], params: VlmParams) -> tuple[Tensors, View]:
         if not params.prompt.strip():
@@ -118,12 +118,6 @@ class VisionLanguageModel:
         if params.output_mode is None:
             return VlmResult(text)
         return self._dialect.read(text, params.output_mode, view)
-
-
-def _manner(params: VlmParams) -> Manner:
-    from mataserver_hf.generation import Manner
-
-    return Manner(params.max_tokens, params.temperature, params.top_k, params.top_p, params.seed)
 
 
 def load(spec: ModelSpec, ctx: LoadContext) -> VisionLanguageModel:

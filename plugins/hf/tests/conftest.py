@@ -21,6 +21,7 @@ from mataserver_hf import (
     segment,
     segment_prompted,
     trocr,
+    vlm,
     zero_shot,
     zero_shot_detect,
 )
@@ -70,6 +71,7 @@ BACKENDS = {
     ),
     "trocr": trocr.BACKEND,
     "got_ocr2": got_ocr2.BACKEND,
+    **dict.fromkeys(vlm.FAMILIES, vlm.BACKEND),
 }
 
 
@@ -111,6 +113,7 @@ def builders(tiny, tiny_reading) -> dict[str, Callable[[Path], None]]:
         **_neighbour("tiny_pose").BUILDERS,
         **_neighbour("tiny_segment").builders(tiny),
         **_neighbour("tiny_prompted").builders(tiny),
+        **_neighbour("tiny_vlm").BUILDERS,
     }
 
 

@@ -13,7 +13,7 @@ import pytest
 
 import mataserver_hf
 from mataserver import ModelFiles
-from mataserver_hf import classify, depth, detect, installation, zero_shot
+from mataserver_hf import classify, depth, detect, got_ocr2, installation, pose, trocr, zero_shot
 
 PROBE = """
 import json, os, sys
@@ -33,13 +33,17 @@ print(json.dumps({
 
 
 def test_backends():
-    """Four backends, with names of their own and one zygote between them."""
+    """Every task has its backends, with names of their own and one zygote between them."""
     backends = list(mataserver_hf.backends())
-    assert {(each.name, each.task) for each in backends} == {
+    assert len({each.name for each in backends}) == len(backends)
+    assert {(each.name, each.task) for each in backends} >= {
         ("hf-detect", "detect"),
         ("hf-classify", "classify"),
         ("hf-zero-shot-classify", "classify"),
         ("hf-depth", "depth"),
+        ("hf-pose", "pose"),
+        ("hf-trocr", "ocr"),
+        ("hf-got-ocr2", "ocr"),
     }
     assert len({(each.preload, each.environment) for each in backends}) == 1
     assert all(each.requires == installation.REQUIRES for each in backends)
@@ -72,6 +76,8 @@ def test_each_family_has_one_backend():
         "detect": detect.FAMILIES,
         "classify": classify.FAMILIES | classify.IMAGE_TEXT_FAMILIES,
         "depth": depth.FAMILIES,
+        "pose": pose.FAMILIES,
+        "ocr": got_ocr2.FAMILIES,
     }
     for task, families in tasks.items():
         for family in families:
@@ -108,6 +114,9 @@ def test_families_match_transformers():
         (classify.ClassifyParams, {"confidence": 0.25, "top_k": 3, "use_softmax": False}),
         (zero_shot.ZeroShotParams, {"prompts": ["cat", "dog"], "prompt_template": "a {}"}),
         (depth.DepthParams, {"normalize": False, "target_size": [480, 640]}),
+        (pose.PoseParams, {"confidence": 0.25}),
+        (trocr.TrOcrParams, {"max_tokens": 9}),
+        (got_ocr2.GotOcr2Params, {"max_tokens": 9, "ocr_type": "format"}),
     ],
 )
 def test_params_cross_the_wire(params, sent):

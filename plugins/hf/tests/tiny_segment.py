@@ -15,18 +15,26 @@ STUFF = frozenset({2, 3})
 SQUARE = {"height": 64, "width": 64}
 
 
-def redraw(model: Any, **outputs: float) -> None:
-    """Redraw the weights so that queries differ; ``outputs`` scale the weights of those parts."""
+def redraw(model: Any, seed: int, *, queries: float, classes: float, masks: float = 1.0) -> None:
+    """Redraw the weights; the factors make queries differ and answers neither sure nor empty."""
     import torch
 
-    torch.manual_seed(0)
+    factors = {
+        "query.weight": queries,
+        "queries_embedder.weight": queries,
+        "queries_features.weight": queries,
+        "class_predictor": classes,
+        "class_embed": classes,
+        "mask_head": masks,
+    }
+    torch.manual_seed(seed)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() > 1:
                 torch.nn.init.normal_(weight, std=max(1, weight[0].numel()) ** -0.5)
-            for part, factor in outputs.items():
-                if part in name:
-                    weight.mul_(factor)
+                for part, factor in factors.items():
+                    if part in name:
+                        weight.mul_(factor)
 
 
 def _swin() -> Any:
@@ -58,10 +66,13 @@ def _segformer(tiny: Any) -> Any:
 
 def segformer(path: Path, tiny: Any) -> None:
     """SegFormer with random weights."""
+    import torch
     from transformers import SegformerImageProcessorPil
 
     model = _segformer(tiny)
-    redraw(model, classifier=6.0)
+    redraw(model, 0, queries=1.0, classes=1.0)
+    with torch.no_grad():
+        model.decode_head.classifier.weight.mul_(6.0)
     tiny._save(path, model, SegformerImageProcessorPil(size=SQUARE))
 
 
@@ -73,7 +84,7 @@ def bright(path: Path, tiny: Any) -> None:
     torch.manual_seed(0)
     model = _segformer(tiny).train()
     steps = torch.optim.AdamW(model.parameters(), lr=1e-2)
-    for _ in range(60):
+    for _ in range(30):
         truth = torch.zeros(4, 64, 64, dtype=torch.long)
         for each in truth:
             top, left = torch.randint(0, 40, (2,)).tolist()
@@ -159,7 +170,7 @@ def mask2former(path: Path, tiny: Any) -> None:
         **tiny.NAMED,
     )
     model = Mask2FormerForUniversalSegmentation(config)
-    redraw(model, class_predictor=5.0)
+    redraw(model, 1, queries=8.0, classes=3.0)
     processor = Mask2FormerImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 96})
     tiny._save(path, model, processor)
 
@@ -192,7 +203,7 @@ def maskformer(path: Path, tiny: Any) -> None:
         **tiny.NAMED,
     )
     model = MaskFormerForInstanceSegmentation(config)
-    redraw(model, class_predictor=5.0)
+    redraw(model, 0, queries=40.0, classes=2.0)
     processor = MaskFormerImageProcessorPil(size={"shortest_edge": 64, "longest_edge": 96})
     tiny._save(path, model, processor)
 
@@ -220,7 +231,7 @@ def oneformer(path: Path, tiny: Any, *, listed: bool = True) -> None:
         **tiny.NAMED,
     )
     model = OneFormerForUniversalSegmentation(config)
-    redraw(model, class_embed=5.0, task_encoder=0.2)
+    redraw(model, 3, queries=8.0, classes=3.0)
     processor = OneFormerImageProcessorPil(size=SQUARE, num_text=4)
     tiny._save(path, model, processor, tokenizer)
     settings = json.loads((path / "preprocessor_config.json").read_text())
@@ -236,6 +247,7 @@ def oneformer(path: Path, tiny: Any, *, listed: bool = True) -> None:
 
 def detr(path: Path, tiny: Any) -> None:
     """DETR with a mask head."""
+    import torch
     from transformers import DetrConfig, DetrForSegmentation, DetrImageProcessorPil, ResNetConfig
 
     backbone = ResNetConfig(
@@ -255,7 +267,16 @@ def detr(path: Path, tiny: Any) -> None:
         **tiny.NAMED,
     )
     model = DetrForSegmentation(config)
-    redraw(model, class_labels_classifier=3.0, mask_head=1.5)
+    tiny.spread(model, 64)
+    with torch.no_grad():  # queries differ only in where they look: make that count
+        model.detr.model.query_position_embeddings.weight.mul_(20)
+        model.mask_head.conv1.conv.weight[:, 64:].mul_(1000)
+        model.mask_head.output_conv.weight.mul_(4)
+        for name, weight in model.named_parameters():
+            if "fpn_adapter" in name:
+                weight.mul_(0.3)
+            if "bbox_attention" in name and weight.dim() > 1:
+                weight.mul_(3)
     size = {"shortest_edge": 64, "longest_edge": 96}
     tiny._save(path, model, DetrImageProcessorPil(size=size, format="coco_panoptic"))
 
@@ -276,7 +297,10 @@ def eomt(path: Path, tiny: Any, *, semantic: bool = False, dinov3: bool = False)
         **tiny.NAMED,
     )
     model = getattr(transformers, f"{family}ForUniversalSegmentation")(config)
-    redraw(model, class_predictor=4.0)
+    if dinov3:
+        redraw(model, 5, queries=8.0, classes=1.0, masks=0.3)
+    else:
+        redraw(model, 3, queries=8.0, classes=6.0, masks=1.0 if semantic else 0.6)
     size = {"shortest_edge": 64, "longest_edge": None if semantic else 64}
     processor = transformers.EomtImageProcessorPil(
         size=size, do_split_image=semantic, do_pad=not semantic

@@ -1,11 +1,11 @@
-"""Text recognition: RapidOCR (its models come with its package) and Tesseract."""
+"""Text recognition: RapidOCR (its models come with its package), Tesseract, EasyOCR, PaddleOCR."""
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
 from mataserver import Backend, hookimpl
-from mataserver_ocr import rapidocr, tesseract
+from mataserver_ocr import easyocr, paddleocr, rapidocr, tesseract
 from mataserver_ocr.options import Settings
 
 if TYPE_CHECKING:
@@ -20,29 +20,52 @@ def settings() -> type[Settings]:
 
 @hookimpl
 def backends() -> Iterable[Backend]:
-    """Return ``rapidocr`` and ``tesseract``."""
-    return (
-        Backend(
-            name="rapidocr",
-            task="ocr",
-            source="pip",
-            load=rapidocr.load,
-            params=rapidocr.RapidOcrParams,
-            requires=("rapidocr", "onnxruntime", "cv2"),
-            packages=("rapidocr>=3.10,<4", "onnxruntime>=1.20", "opencv-python-headless>=4.10,<5"),
-            # Nothing to preload: onnxruntime starts threads at import, which no fork survives.
-            preload=(),
-        ),
-        Backend(
-            name="tesseract",
-            task="ocr",
-            source="pip",
-            load=tesseract.load,
-            params=tesseract.TesseractParams,
-            requires=("pytesseract", "PIL"),
-            packages=("pytesseract",),
-            system_binary="tesseract",
-            # Tesseract's OpenMP threads wait for each other; one is several times faster.
-            environment=(("OMP_THREAD_LIMIT", "1"),),
-        ),
-    )
+    """Return one backend an engine."""
+    return (RAPIDOCR, TESSERACT, EASYOCR, PADDLEOCR)
+
+
+# Nothing is preloaded: onnxruntime starts threads at import, which no fork survives, and one list
+# serves all backends of a plugin.
+RAPIDOCR = Backend(
+    name="rapidocr",
+    task="ocr",
+    source="pip",
+    load=rapidocr.load,
+    params=rapidocr.RapidOcrParams,
+    requires=("rapidocr", "onnxruntime", "cv2"),
+    packages=("rapidocr>=3.10,<4", "onnxruntime>=1.20", "opencv-python-headless>=4.10,<5"),
+)
+
+TESSERACT = Backend(
+    name="tesseract",
+    task="ocr",
+    source="pip",
+    load=tesseract.load,
+    params=tesseract.TesseractParams,
+    requires=("pytesseract", "PIL"),
+    packages=("pytesseract",),
+    system_binary="tesseract",
+    # Tesseract's OpenMP threads wait for each other; one is several times faster.
+    environment=(("OMP_THREAD_LIMIT", "1"),),
+)
+
+EASYOCR = Backend(
+    name="easyocr",
+    task="ocr",
+    source="pip",
+    load=easyocr.load,
+    params=easyocr.EasyOcrParams,
+    requires=("easyocr", "torch", "cv2"),
+    packages=("easyocr",),
+)
+
+PADDLEOCR = Backend(
+    name="paddleocr",
+    task="ocr",
+    source="pip",
+    load=paddleocr.load,
+    params=paddleocr.PaddleOcrParams,
+    requires=("paddle", "paddleocr"),
+    packages=("paddlepaddle", "paddleocr"),
+    environment=paddleocr.ENVIRONMENT,
+)

@@ -1,9 +1,10 @@
 """The languages that a client may ask for, under every name that OCR engines give them.
 
 One table: ISO 639-1 code, Tesseract's code (ISO 639-2/T, or its own), the English name, further
-names, and whether the models inside RapidOCR's package read it. Those are PP-OCRv6's multilingual
-ones; a language counts as read when the model's documentation lists it and its alphabet is in the
-recogniser's dictionary.
+names, and what each engine calls it. The models inside RapidOCR's package are PP-OCRv6's
+multilingual ones; a language counts as read when the model's documentation lists it and its
+alphabet is in the recogniser's dictionary. EasyOCR has a code of its own for each language,
+PaddleOCR a recogniser for each script.
 """
 
 from __future__ import annotations
@@ -15,12 +16,18 @@ from mataserver import InvalidParams
 
 @dataclass(frozen=True, slots=True)
 class Language:
-    """One language: ``iso`` 639-1, ``tesseract``'s code, ``name`` in English."""
+    """One language: ``iso`` 639-1, ``tesseract``'s code, ``name`` in English.
+
+    ``rapidocr`` says whether its models read it, ``easyocr`` is its code there and ``paddleocr``
+    the name of its script's recogniser; None where the engine does not read it.
+    """
 
     iso: str
     tesseract: str
     name: str
     rapidocr: bool
+    easyocr: str | None
+    paddleocr: str | None
     aliases: tuple[str, ...] = ()
 
 
@@ -35,8 +42,8 @@ nl nld Dutch dut | no nor Norwegian nb | oc oci Occitan | pl pol Polish | pt por
 qu que Quechua | ro ron Romanian rum | sk slk Slovak slo | sl slv Slovenian
 sq sqi Albanian alb | sr_latn srp_latn Serbian_Latin rs_latin | sv swe Swedish | sw swa Swahili
 tl tgl Tagalog fil | tr tur Turkish | uz uzb Uzbek
-zh chi_sim Chinese ch zho chi zh_cn zh_hans chinese_simplified
-zh_tw chi_tra Chinese_Traditional chinese_cht zh_hant
+zh chi_sim Chinese ch zho chi zh_cn zh_hans ch_sim chinese_simplified
+zh_tw chi_tra Chinese_Traditional chinese_cht zh_hant ch_tra
 """
 
 _READ_BY_TESSERACT = """
@@ -45,15 +52,44 @@ el ell Greek gre | fa fas Persian per | gu guj Gujarati | he heb Hebrew | hi hin
 hy hye Armenian arm | ka kat Georgian geo | kk kaz Kazakh | km khm Khmer | kn kan Kannada
 ko kor Korean korean | lo lao Lao | mk mkd Macedonian mac | ml mal Malayalam | mn mon Mongolian
 mr mar Marathi | my mya Burmese bur | ne nep Nepali | pa pan Punjabi | ru rus Russian
-si sin Sinhala | sr srp Serbian | ta tam Tamil | te tel Telugu | th tha Thai | uk ukr Ukrainian
+si sin Sinhala | sr srp Serbian rs_cyrillic | ta tam Tamil | te tel Telugu | th tha Thai | uk ukr Ukrainian
 ur urd Urdu | vi vie Vietnamese
 """
+
+_EASYOCR = frozenset(
+    "af ar az be bg bn bs cs cy da de en es et fa fr ga hi hr hu id is it ja kn ko la lt lv mi mn "
+    "mr ms mt ne nl no oc pl pt ro ru sk sl sq sv sw ta te th tl tr uk ur uz vi".split()
+)
+_EASYOCR_OWN = {"zh": "ch_sim", "zh_tw": "ch_tra", "sr": "rs_cyrillic", "sr_latn": "rs_latin"}
+
+MULTILINGUAL = "PP-OCRv6"
+"""PaddleOCR's recogniser of Chinese, Japanese and Latin letters; RapidOCR has a smaller one."""
+
+_PADDLEOCR = {
+    **dict.fromkeys(("be", "ru", "uk"), "eslav"),
+    **dict.fromkeys(("bg", "kk", "mk", "mn", "sr"), "cyrillic"),
+    **dict.fromkeys(("ar", "fa", "ur"), "arabic"),
+    **dict.fromkeys(("hi", "mr", "ne"), "devanagari"),
+    "el": "el",
+    "ko": "korean",
+    "ta": "ta",
+    "te": "te",
+    "th": "th",
+}
 
 
 def _rows(table: str, *, rapidocr: bool) -> list[Language]:
     rows = [row.split() for row in table.strip().replace("\n", "|").split("|")]
     return [
-        Language(iso, code, name.replace("_", " "), rapidocr, tuple(more))
+        Language(
+            iso,
+            code,
+            name.replace("_", " "),
+            rapidocr,
+            _EASYOCR_OWN.get(iso, iso if iso in _EASYOCR else None),
+            MULTILINGUAL if rapidocr else _PADDLEOCR.get(iso),
+            tuple(more),
+        )
         for iso, code, name, *more in rows
     ]
 

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from msgspec import Meta, Struct
 
 from mataserver import Confidence
+
+
+Codes = Annotated[str, Meta(min_length=1, max_length=64)]
+Readers = Annotated[int, Meta(ge=1, le=32)]
 
 
 class RapidOcrSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -28,11 +32,53 @@ class TesseractSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     language:     used where a request names none.
     segmentation: Tesseract's page segmentation mode: 3 a page, 6 one block, 7 one line, 11 sparse.
     timeout:      seconds after which one image is given up.
+    in_process:   use tesserocr, which runs the engine inside the worker: faster, above all for
+                  small pictures, but a crash of the engine takes the worker with it.
+    data:         tesserocr's directory of language data; the program's where it is empty.
     """
 
-    language: Annotated[str, Meta(min_length=1, max_length=64)] = "eng"
+    language: Codes = "eng"
     segmentation: Annotated[int, Meta(ge=3, le=13)] = 3
     timeout: Annotated[float, Meta(gt=0, le=3600)] = 30.0
+    in_process: bool = False
+    data: str = ""
+
+
+class EasyOcrSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``plugins.ocr.easyocr``.
+
+    language:   used where a request names none.
+    directory:  where ``model`` and ``user_network`` lie; EasyOCR's own (~/.EasyOCR) if empty.
+    download:   fetch missing model files, also for a language that a request names. EasyOCR
+                unpickles what it fetched, after comparing its MD5 sum.
+    recogniser: "standard", or the name of one in ``user_network``: code of your own, which is run.
+    readers:    how many languages stay loaded at a time.
+    """
+
+    language: Codes = "eng"
+    directory: str = ""
+    download: bool = False
+    recogniser: Annotated[str, Meta(pattern="^[A-Za-z0-9_]+$")] = "standard"
+    readers: Readers = 3
+
+
+class PaddleOcrSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``plugins.ocr.paddleocr``.
+
+    language:       used where a request names none.
+    directory:      where a directory for each model lies; PaddleX's own cache if empty.
+    download:       fetch missing models, also for a language that a request names.
+    size:           of the models: "medium" is PaddleOCR's own choice, smaller ones are faster.
+    min_confidence: lines below it (0 to 1) are left out.
+    readers:        how many scripts stay loaded at a time.
+    """
+
+    language: Codes = "eng"
+    directory: str = ""
+    download: bool = False
+    size: Literal["medium", "small", "tiny"] = "medium"
+    min_confidence: Confidence = 0.5
+    readers: Readers = 2
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -40,3 +86,5 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     rapidocr: RapidOcrSettings = RapidOcrSettings()
     tesseract: TesseractSettings = TesseractSettings()
+    easyocr: EasyOcrSettings = EasyOcrSettings()
+    paddleocr: PaddleOcrSettings = PaddleOcrSettings()

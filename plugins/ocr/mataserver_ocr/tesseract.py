@@ -1,14 +1,14 @@
-"""Tesseract, through pytesseract: the system's ``tesseract`` program runs once an image.
+"""Tesseract: the system's ``tesseract`` program runs once an image, through pytesseract.
 
 The program and its language data are the system's (Debian: ``tesseract-ocr``,
-``tesseract-ocr-deu``). Regions are lines; a confidence is the mean of the words' own, which the
-engine gives in per cent.
+``tesseract-ocr-deu``). The setting ``in_process`` runs the engine inside the worker instead.
+Regions are lines; a confidence is the mean of the words' own, which the engine gives in per cent.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from msgspec import Meta
 
@@ -37,31 +37,56 @@ class TesseractParams(Params, frozen=True):
     language: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
 
 
-def load(spec: ModelSpec, ctx: LoadContext) -> Tesseract:
-    """Ask the program which languages it has.
+class Engine(Protocol):
+    """Runs Tesseract on one picture."""
 
-    Raises ``Unavailable`` when the program, or the data of the configured language, is missing.
+    def words(self, image: Image, codes: str) -> dict[str, list[Any]]:
+        """Return the columns of Tesseract's table: a row a block, paragraph, line and word.
+
+        Raises ``Unavailable`` when it takes longer than the setting ``timeout``.
+        """
+        ...
+
+
+def load(spec: ModelSpec, ctx: LoadContext) -> Tesseract:
+    """Ask the engine which languages it has.
+
+    Raises ``Unavailable`` when the program, tesserocr where the settings ask for it, or the data
+    of the configured language is missing.
     """
     del spec  # there is one model
-    import pytesseract
-
     settings: TesseractSettings = ctx.settings.tesseract
-    try:
-        installed = frozenset(pytesseract.get_languages(config=""))
-    except pytesseract.TesseractNotFoundError:
-        raise Unavailable(NO_PROGRAM) from None
-    model = Tesseract(settings, installed)
+    engine: Engine
+    if settings.in_process:
+        from mataserver_ocr import tesserocr
+
+        engine, installed = tesserocr.start(settings)
+    else:
+        engine, installed = Program(settings), _languages()
+    model = Tesseract(settings, installed, engine)
     model.codes(settings.language)
     return model
+
+
+def _languages() -> frozenset[str]:
+    import pytesseract
+
+    try:
+        return frozenset(pytesseract.get_languages(config=""))
+    except pytesseract.TesseractNotFoundError:
+        raise Unavailable(NO_PROGRAM) from None
 
 
 class Tesseract:
     """Reads text line by line with the system's Tesseract."""
 
-    def __init__(self, settings: TesseractSettings, installed: frozenset[str]) -> None:
-        """``installed`` are the names of the language data that the program has."""
+    def __init__(
+        self, settings: TesseractSettings, installed: frozenset[str], engine: Engine
+    ) -> None:
+        """``installed`` are the names of the language data that ``engine`` has."""
         self._settings = settings
         self._installed = installed
+        self._engine = engine
 
     def predict(
         self, images: Sequence[Image], params: Sequence[TesseractParams]
@@ -96,13 +121,25 @@ class Tesseract:
         return language.tesseract
 
     def _read(self, image: Image, codes: str) -> OcrResult:
-        import pytesseract
-
         height, width = image.shape[:2]
         if max(height, width) > MAX_SIDE:
             raise BadRequest(f"image: tesseract reads at most {MAX_SIDE} pixels a side")
+        return regions.result(_lines(self._engine.words(image, codes), height, width))
+
+
+class Program:
+    """The system's ``tesseract``, a process a picture."""
+
+    def __init__(self, settings: TesseractSettings) -> None:
+        """Keep page segmentation mode and timeout."""
+        self._settings = settings
+
+    def words(self, image: Image, codes: str) -> dict[str, list[Any]]:
+        """Return the table of one picture."""
+        import pytesseract
+
         try:
-            words = pytesseract.image_to_data(
+            table: dict[str, list[Any]] = pytesseract.image_to_data(
                 _portable(image),
                 lang=codes,
                 config=f"--psm {self._settings.segmentation}",
@@ -114,9 +151,13 @@ class Tesseract:
         except pytesseract.TesseractError:
             raise  # a RuntimeError too, but not the one below
         except RuntimeError:
-            limit = f"{self._settings.timeout:g} s"
-            raise Unavailable(f"tesseract did not finish this image within {limit}") from None
-        return regions.result(_lines(words, height, width))
+            raise too_slow(self._settings.timeout) from None
+        return table
+
+
+def too_slow(seconds: float) -> Unavailable:
+    """Return the error for a picture that took longer than it may."""
+    return Unavailable(f"tesseract did not finish this image within {seconds:g} s")
 
 
 def _portable(image: Image) -> Any:

@@ -1,0 +1,190 @@
+"""PaddleOCR: PP-OCR models on PaddlePaddle, a detector of lines and a recogniser for each script.
+
+Which models read a language is what PaddleOCR 3.7 chooses by itself: PP-OCRv6 for Chinese, Japanese
+and Latin letters, PP-OCRv5 for other scripts. The models are not in its package. They are looked
+for before PaddleOCR is asked, which would try four servers for half a minute; without the setting
+``download`` nothing touches the network. Its steps for turned and bent pages are left out.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+
+from msgspec import Meta
+
+from mataserver import InvalidParams, Params, TextRegion, Unavailable
+from mataserver_ocr import languages, regions
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mataserver import LoadContext, ModelSpec, OcrResult
+    from mataserver_ocr.options import PaddleOcrSettings
+
+    Image = NDArray[np.uint8]
+
+ENVIRONMENT = (("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True"),)
+"""Without it PaddleX asks its servers whether they are there as soon as a model is missing."""
+
+CACHE = "PADDLE_PDX_CACHE_HOME"
+
+
+class PaddleOcrParams(Params, frozen=True):
+    """``language``: one code, or several of one script (English goes with all) as ``"kor+eng"``.
+
+    The setting's language where it is missing.
+    """
+
+    language: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+
+
+class Models(NamedTuple):
+    """The names of PaddleOCR's models for a script."""
+
+    detector: str
+    recogniser: str
+
+
+def models(recogniser: str, size: str) -> Models:
+    """Return the models of a script; ``recogniser`` is the table's name for it."""
+    if recogniser == languages.MULTILINGUAL:
+        return Models(f"PP-OCRv6_{size}_det", f"PP-OCRv6_{size}_rec")
+    detector = "server" if size == "medium" else "mobile"
+    return Models(f"PP-OCRv5_{detector}_det", f"{recogniser}_PP-OCRv5_mobile_rec")
+
+
+def script(codes: str) -> str:
+    """Return the one recogniser that reads all of ``codes``.
+
+    Raises ``InvalidParams`` for a language that is unknown, that PaddleOCR does not read, or that
+    needs another recogniser than the rest. English letters are in every one.
+    """
+    needed: dict[str, None] = {}
+    for code in languages.parts(codes):
+        language = languages.find(code)
+        if language is None:
+            raise languages.unknown(code)
+        if language.paddleocr is None:
+            raise InvalidParams(f"params.language: paddleocr does not read {language.name}")
+        if language.iso != "en":
+            needed[language.paddleocr] = None
+    if len(needed) > 1:
+        raise InvalidParams(
+            "params.language: paddleocr cannot read these languages together; English goes with "
+            "every one, others with those of their own script"
+        )
+    return next(iter(needed), languages.MULTILINGUAL)
+
+
+def load(spec: ModelSpec, ctx: LoadContext) -> PaddleOcr:
+    """Open the models of the configured language on ``ctx.device`` with ``ctx.threads`` threads.
+
+    Raises ``Unavailable`` for a device or a model that is missing.
+    """
+    del spec  # there is one model
+    settings: PaddleOcrSettings = ctx.settings.paddleocr
+    wanted = models(script(settings.language), settings.size)
+    _check_present(wanted, settings)  # before the import, which takes seconds
+    device = choose_device(ctx.device, import_module("paddle"))
+    threads = ctx.threads or os.cpu_count() or 1
+    return PaddleOcr(import_module("paddleocr"), settings, device, threads)
+
+
+def choose_device(wanted: str, paddle: Any) -> str:
+    """Return Paddle's name of "auto", "cpu", "cuda" or "cuda:N".
+
+    Raises ``Unavailable`` for a GPU that ``paddle`` does not find.
+    """
+    gpus = paddle.device.cuda.device_count() if paddle.is_compiled_with_cuda() else 0
+    if wanted == "cpu" or (wanted == "auto" and not gpus):
+        return "cpu"
+    number = wanted.removeprefix("cuda").removeprefix(":") if wanted != "auto" else ""
+    if not (number or "0").isdecimal() or int(number or 0) >= gpus:
+        raise Unavailable(f"the device {wanted!r} was asked for, but paddle does not find it here")
+    return f"gpu:{number or 0}"
+
+
+class PaddleOcr:
+    """A few pipelines, one a script, that are opened when a language is asked for."""
+
+    def __init__(self, engine: Any, settings: PaddleOcrSettings, device: str, threads: int) -> None:
+        """``engine`` is the module ``paddleocr``; the configured language is opened here."""
+        self._engine = engine
+        self._settings = settings
+        self._device = device
+        self._threads = threads
+        self._pipeline = lru_cache(settings.readers)(self._open)
+        self._pipeline(script(settings.language))
+
+    def predict(
+        self, images: Sequence[Image], params: Sequence[PaddleOcrParams]
+    ) -> list[OcrResult]:
+        """Return the lines of each image in reading order.
+
+        Raises ``InvalidParams`` for a language that is unknown, not read, or does not go with
+        another one, ``Unavailable`` when its models are missing.
+        """
+        scripts = [script(one.language or self._settings.language) for one in params]
+        return [self._read(image, each) for image, each in zip(images, scripts, strict=True)]
+
+    def close(self) -> None:
+        """Free the models."""
+        self._pipeline.cache_clear()
+
+    def _read(self, image: Image, name: str) -> OcrResult:
+        import numpy as np
+
+        height, width = image.shape[:2]
+        [page] = self._pipeline(name).predict(np.ascontiguousarray(image[:, :, ::-1]))
+        quads = np.asarray(page["rec_polys"], dtype=float).reshape(-1, 4, 2)
+        heights = np.linalg.norm(quads[:, 3] - quads[:, 0], axis=1)
+        order = regions.reading_order(quads.mean(axis=1).tolist(), heights.tolist())
+        read = [
+            TextRegion(text, box, min(max(float(page["rec_scores"][i]), 0.0), 1.0))
+            for i in order
+            if (text := page["rec_texts"][i].strip())
+            and (box := regions.around(quads[i].tolist(), height, width)) is not None
+        ]
+        return regions.result(read)
+
+    def _open(self, name: str) -> Any:
+        wanted = models(name, self._settings.size)
+        _check_present(wanted, self._settings)
+        places = [_place(each, self._settings) for each in wanted]
+        detector, recogniser = (str(each) if each.is_dir() else None for each in places)
+        return self._engine.PaddleOCR(
+            text_detection_model_name=wanted.detector,
+            text_detection_model_dir=detector,
+            text_recognition_model_name=wanted.recogniser,
+            text_recognition_model_dir=recogniser,
+            text_rec_score_thresh=self._settings.min_confidence,
+            use_doc_orientation_classify=False,
+            use_doc_unwarping=False,
+            use_textline_orientation=False,
+            device=self._device,
+            cpu_threads=self._threads,
+        )
+
+
+def _place(model: str, settings: PaddleOcrSettings) -> Path:
+    """Return the directory in which a model lies, or would."""
+    if settings.directory:
+        return Path(settings.directory) / model
+    home = os.environ.get(CACHE)
+    return (Path(home) if home else Path.home() / ".paddlex") / "official_models" / model
+
+
+def _check_present(wanted: Models, settings: PaddleOcrSettings) -> None:
+    missing = [model for model in wanted if not _place(model, settings).is_dir()]
+    if missing and not settings.download:
+        raise Unavailable(
+            f"paddleocr needs the model {' and '.join(missing)}: set "
+            "plugins.ocr.paddleocr.download to true, or put it into the model directory"
+        )

@@ -1,0 +1,115 @@
+"""Tesseract inside the worker, through tesserocr: no process a picture, the same lines.
+
+tesserocr's package holds the engine and no language data. The engine is not safe to share between
+threads; a worker has one.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+from functools import lru_cache
+from importlib import import_module
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mataserver import Unavailable
+from mataserver_ocr import tesseract
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mataserver_ocr.options import TesseractSettings
+
+    Image = NDArray[np.uint8]
+
+LOADED = 4
+"""How many sets of languages stay loaded at a time."""
+
+COLUMNS = (
+    *("level", "page_num", "block_num", "par_num", "line_num", "word_num"),
+    *("left", "top", "width", "height", "conf", "text"),
+)
+"""The columns of Tesseract's table, all of whole numbers but the last two."""
+
+
+def start(settings: TesseractSettings) -> tuple[InProcess, frozenset[str]]:
+    """Return the engine and the languages that it has data for.
+
+    Raises ``Unavailable`` when tesserocr or the data is missing.
+    """
+    try:
+        library = import_module("tesserocr")
+    except ImportError:
+        raise Unavailable(
+            "plugins.ocr.tesseract.in_process needs tesserocr: pip install tesserocr"
+        ) from None
+    folder = settings.data or os.environ.get("TESSDATA_PREFIX") or _folder_of_program()
+    installed = frozenset(
+        file.relative_to(folder).with_suffix("").as_posix()
+        for file in Path(folder).rglob("*.traineddata")
+    )
+    if not installed:
+        raise Unavailable("tesserocr finds no language data: set plugins.ocr.tesseract.data")
+    return InProcess(library, folder, settings), installed
+
+
+def _folder_of_program() -> str:
+    """Return where the system's program has its data; it says so before it lists the languages."""
+    try:
+        said = subprocess.run(
+            ["tesseract", "--list-langs"],  # noqa: S607 - as pytesseract does, by PATH
+            capture_output=True,
+            check=False,
+            text=True,
+            timeout=10,
+        ).stdout
+    except (OSError, subprocess.TimeoutExpired):
+        said = ""
+    quoted = re.search(r'"([^"]+)"', said.partition("\n")[0])
+    if quoted is None:
+        raise Unavailable(tesseract.NO_PROGRAM)
+    return quoted[1]
+
+
+class InProcess:
+    """The engine inside this process; a set of languages stays loaded."""
+
+    def __init__(self, library: Any, folder: str, settings: TesseractSettings) -> None:
+        """``library`` is the module ``tesserocr``, ``folder`` holds ``*.traineddata``."""
+        self._library = library
+        self._folder = folder
+        self._settings = settings
+        self._engine = lru_cache(LOADED)(self._open)
+
+    def words(self, image: Image, codes: str) -> dict[str, list[Any]]:
+        """Return the table of one picture."""
+        height, width = image.shape[:2]
+        engine = self._engine(codes)
+        try:
+            engine.SetImageBytes(image.tobytes(), width, height, 3, 3 * width)
+            if not engine.Recognize(round(self._settings.timeout * 1000)):
+                raise tesseract.too_slow(self._settings.timeout)
+            return _table(engine.GetTSVText(0))
+        finally:
+            engine.Clear()
+
+    def _open(self, codes: str) -> Any:
+        return self._library.PyTessBaseAPI(
+            path=self._folder, lang=codes, psm=self._settings.segmentation
+        )
+
+
+def _table(text: str) -> dict[str, list[Any]]:
+    """Turn the table's rows into columns; rows of words alone end in a text."""
+    columns: dict[str, list[Any]] = {name: [] for name in COLUMNS}
+    for row in text.splitlines():
+        cells = row.split("\t", len(COLUMNS) - 1)
+        cells += [""] * (len(COLUMNS) - len(cells))
+        for name, cell in zip(COLUMNS[:-2], cells, strict=False):
+            columns[name].append(int(cell))
+        columns["conf"].append(float(cells[-2]))
+        columns["text"].append(cells[-1])
+    return columns
