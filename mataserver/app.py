@@ -220,6 +220,7 @@ def _lifetime(
             asyncio.create_task(_preload(state)),
         ]
         async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(_stop, state, engines)
             try:
                 for _, service in state.services:
                     await stack.enter_async_context(service)
@@ -228,12 +229,16 @@ def _lifetime(
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
-        await state.sessions.close()
-        await state.pool.close()
-        for engine in engines.values():
-            await engine.close()
 
     return lifetime
+
+
+async def _stop(state: State, engines: dict[str, Engine]) -> None:
+    """Give up every session, model and worker, also when a service failed to start."""
+    await state.sessions.close()
+    await state.pool.close()
+    for engine in engines.values():
+        await engine.close()
 
 
 async def _reconcile(state: State) -> None:

@@ -4,15 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import numpy as np
-from msgspec import UNSET
-from PIL import Image
 
-from mataserver import params, results
+from mataserver import params
 from mataserver.engines.work import Job
 from mataserver.errors import MataError
 
@@ -22,8 +18,6 @@ if TYPE_CHECKING:
     from mataserver.catalog import Catalog
     from mataserver.engines.work import Format
     from mataserver.pool import ModelPool, Recipe
-
-_RESULT_OF = {task: kind for kind in results.RESULT_TYPES for task in kind.tasks}  # type: ignore[attr-defined]
 
 
 class ServiceModels:
@@ -55,7 +49,10 @@ class Handle:
         it leaves out comes from the model's entry in the configuration, then from the backend.
         """
         fields = await self._encoded(image, params, "msgpack")
-        return await asyncio.to_thread(_typed, fields, self._recipe.spec.task)
+        # Brings numpy and Pillow, which a server whose services do not predict never needs.
+        from mataserver.engines.encoding import decode_fields
+
+        return await asyncio.to_thread(decode_fields, fields, self._recipe.spec.task)
 
     async def predict_encoded(self, image: bytes, params: Any = None) -> dict[str, bytes]:
         """Run the model on an encoded image; return JSON bytes per field."""
@@ -85,24 +82,3 @@ class Handle:
             return given
         backend, defaults = self._recipe.backend, self._recipe.settings.params
         return params.parse(params.check_object(given), backend.params, defaults=defaults)
-
-
-def _typed(fields: dict[str, bytes], task: str) -> Any:
-    """Decode a result's fields; pixels become arrays again."""
-    values = {name: msgspec.msgpack.decode(data) for name, data in fields.items()}
-    shape = values.pop("depth_shape", None)
-    result = msgspec.convert(values, _RESULT_OF[task])
-    if isinstance(result, results.DepthResult):
-        return results.DepthResult(np.frombuffer(result.depth_map, "<f4").reshape(shape))
-    if isinstance(result, results.EmbedResult):
-        return results.EmbedResult(np.frombuffer(result.embedding, "<f4"))
-    if isinstance(result, results.SegmentResult):
-        return results.SegmentResult([_with_mask(segment) for segment in result.segments])
-    return result
-
-
-def _with_mask(segment: results.Segment) -> results.Segment:
-    if segment.mask is UNSET:
-        return segment
-    with Image.open(io.BytesIO(segment.mask)) as picture:
-        return msgspec.structs.replace(segment, mask=np.asarray(picture) > 127)

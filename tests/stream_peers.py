@@ -108,10 +108,10 @@ async def no_connection(http):
 
 
 async def closed_with(ws):
-    """Read an aiohttp socket to its end; return the close code."""
-    while (await ws.receive(timeout=20)).type in {aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY}:
-        pass
-    return ws.close_code
+    """Read an aiohttp socket to its closing message; return the code."""
+    while (message := await ws.receive(timeout=20)).type is not aiohttp.WSMsgType.CLOSE:
+        assert message.type in {aiohttp.WSMsgType.TEXT, aiohttp.WSMsgType.BINARY}
+    return message.data
 
 
 def stream_tasks():

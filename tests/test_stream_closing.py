@@ -192,21 +192,25 @@ async def test_1009_reaches_a_client_that_still_sends(data_dir, size):
 
 async def test_frames_share_the_budget_of_bytes_in_flight(data_dir):
     """A frame for which no budget is left is answered by an error; nothing stays counted."""
-    async with (
-        serving(data_dir, max_inflight_mb=0.01) as http,
-        http.ws_connect(f"/v1/stream/{await open_session(http)}") as ws,
-    ):
-        await ws.send_bytes(bytes(10_001))
-        error = await ws.receive_json(timeout=10)
-        assert (error["type"], error["frame_id"]) == ("error", 0)
-        assert "in flight" in error["detail"]
-        await ws.send_bytes(PNG)
-        assert (await ws.receive_json(timeout=10))["frame_id"] == 1
+    padded = PNG + bytes(6_000)  # two of them are over the budget
+    async with behind_gate(data_dir, max_inflight_mb=0.01, max_body_mb=0.01) as (http, gate):
+        path = f"/v1/stream/{await open_session(http, 'gated')}"
+        async with http.ws_connect(path) as ws:
+            await ws.send_bytes(padded)
+            await gate.inside()
+            await ws.send_bytes(padded)
+            error = await ws.receive_json(timeout=10)
+            assert (error["type"], error["frame_id"]) == ("error", 1)
+            assert "in flight" in error["detail"]
+            gate.open(2)
+            assert (await ws.receive_json(timeout=10))["frame_id"] == 0
+            await ws.send_bytes(padded)
+            assert (await ws.receive_json(timeout=10))["frame_id"] == 2
 
-        async def nothing_held():
-            return await metric(http, "mataserver_body_bytes_in_flight") == 0
+            async def nothing_held():
+                return await metric(http, "mataserver_body_bytes_in_flight") == 0
 
-        await eventually(nothing_held)
+            await eventually(nothing_held)
 
 
 # the end, and what comes after

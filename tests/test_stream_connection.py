@@ -207,7 +207,7 @@ async def test_closing_outlives_a_cancelled_send():
         raise asyncio.CancelledError
 
     socket.taken.wait = trip
-    await stream._close(socket, Farewell(1001, "why"))
+    await stream._close(socket, Farewell(1001, "why"), object())
     assert socket.sent == [(1001, b"why", False)]
 
 
@@ -215,7 +215,7 @@ async def test_closing_can_be_cancelled():
     """When the connection is lost while the goodbye is waited for, the handler ends."""
     socket = Socket()
     socket.taken.clear()
-    closing = asyncio.create_task(stream._close(socket, Farewell(1001, "why")))
+    closing = asyncio.create_task(stream._close(socket, Farewell(1001, "why"), object()))
     while not socket.sent:
         await asyncio.sleep(0)
     closing.cancel()

@@ -124,6 +124,18 @@ async def test_malformed_messages_close_with_their_code(peer, name):
     assert await peer.close_code() == code
 
 
+async def test_a_client_that_still_sends_is_not_reset(peer):
+    """After 1009 the rest of the message is read and ignored: a reset could overtake the code."""
+    await peer.send(b"\x82\xff" + (8_000_000).to_bytes(8, "big") + bytes(4))
+    for _ in range(4):
+        await peer.send(bytes(1_000_000))
+    assert await peer.close_code() == 1009
+    for _ in range(4):
+        await peer.send(bytes(1_000_000))
+    await peer.send(frame(CLOSE, (1009).to_bytes(2, "big")))
+    assert await peer.receive() is None
+
+
 async def test_a_frame_before_the_error_is_still_answered(peer):
     """A good frame, answered; then a broken one closes."""
     await peer.send(frame(BINARY, PNG))

@@ -1,21 +1,24 @@
-"""A model's result to encoded fields, in the worker: the event loop never walks a result."""
+"""A model's result to encoded fields and back: the event loop never walks a result."""
 
 from __future__ import annotations
 
+import io
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import numpy as np
 import pybase64
 from msgspec import UNSET
+from PIL import Image
 
 from mataserver.media import encode_png
-from mataserver.results import DepthResult, EmbedResult, SegmentResult
+from mataserver.results import RESULT_TYPES, DepthResult, EmbedResult, SegmentResult
 
 if TYPE_CHECKING:
     from mataserver.engines.work import Format
     from mataserver.results import Result, Segment
 
+_RESULT_OF = {task: kind for kind in RESULT_TYPES for task in kind.tasks}  # type: ignore[attr-defined]
 _JSON = msgspec.json.Encoder()
 _MSGPACK = msgspec.msgpack.Encoder()
 
@@ -57,3 +60,24 @@ def _pixels(data: Any, form: Format) -> msgspec.Raw:
     if form == "msgpack":
         return msgspec.Raw(_MSGPACK.encode(data))
     return msgspec.Raw(b'"' + pybase64.b64encode(data) + b'"')
+
+
+def decode_fields(fields: dict[str, bytes], task: str) -> Any:
+    """Decode a result's MessagePack fields; pixels become arrays again."""
+    values = {name: msgspec.msgpack.decode(data) for name, data in fields.items()}
+    shape = values.pop("depth_shape", None)
+    result = msgspec.convert(values, _RESULT_OF[task])
+    if isinstance(result, DepthResult):
+        return DepthResult(np.frombuffer(result.depth_map, "<f4").reshape(shape))
+    if isinstance(result, EmbedResult):
+        return EmbedResult(np.frombuffer(result.embedding, "<f4"))
+    if isinstance(result, SegmentResult):
+        return SegmentResult([_without_png(segment) for segment in result.segments])
+    return result
+
+
+def _without_png(segment: Segment) -> Segment:
+    if segment.mask is UNSET:
+        return segment
+    with Image.open(io.BytesIO(segment.mask)) as picture:
+        return msgspec.structs.replace(segment, mask=np.asarray(picture) > 127)

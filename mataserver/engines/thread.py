@@ -12,12 +12,12 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Any
 
-from mataserver.engines.host import ModelHost
 from mataserver.engines.work import WorkerDied
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
+    from mataserver.engines.host import ModelHost
     from mataserver.engines.work import Assignment, Facts, Job, Outcome, Placement
 
 log = logging.getLogger("mataserver.thread")
@@ -30,9 +30,9 @@ class ThreadWorker:
 
     facts: Facts
 
-    def __init__(self, assignment: Assignment) -> None:
-        self._name = assignment.spec.name
-        self._host = ModelHost(assignment)
+    def __init__(self, name: str, host: ModelHost) -> None:
+        self._name = name
+        self._host = host
         self._loop = asyncio.get_running_loop()
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._alive = True
@@ -176,7 +176,10 @@ class ThreadEngine:
 
     async def start(self, assignment: Assignment, placement: Placement) -> ThreadWorker:  # noqa: ARG002 - the protocol
         """Load the model in a new thread. Raises a ``MataError`` when it cannot."""
-        worker = ThreadWorker(assignment)
+        # numpy and Pillow cost a start of the server 0.1 s; most servers never need them here.
+        from mataserver.engines.host import ModelHost
+
+        worker = ThreadWorker(assignment.spec.name, ModelHost(assignment))
         try:
             await worker.load()
         except BaseException:

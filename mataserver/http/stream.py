@@ -7,7 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from aiohttp import web
+from aiohttp import WSMsgType, web
 
 from mataserver.errors import NotFound
 from mataserver.http import auth, middleware
@@ -15,6 +15,7 @@ from mataserver.http.connection import (
     GOING_AWAY,
     INTERNAL,
     MSGPACK_PROTOCOL,
+    NORMAL,
     Connection,
     Farewell,
 )
@@ -29,6 +30,9 @@ CLOSE_TIMEOUT = 3.0
 STRANGER_BYTES = 1_000_000
 """The largest message that is read, to be ignored, from a client without a valid key."""
 
+MALFORMED = frozenset({1002, 1007, 1009})
+"""What aiohttp finds wrong with a message: protocol, text, size."""
+
 POLICY, UNAUTHORIZED, NO_SESSION = 1008, 4001, 4004
 
 log = logging.getLogger("mataserver.stream")
@@ -42,6 +46,27 @@ def routes(state: State) -> list[Route]:
     ]  # fmt: skip
 
 
+class Socket(web.WebSocketResponse):
+    """aiohttp's socket, from which a client that is still sending learns why it is closed.
+
+    aiohttp closes the transport right after it has told that a message was malformed or too large.
+    What the client goes on sending then meets a reset, and that may overtake what it was told.
+    """
+
+    async def close(self, *, code: int = NORMAL, message: bytes = b"", drain: bool = True) -> bool:
+        """Close; what ``receive`` finds malformed, and closes without a reason, waits for us."""
+        if code in MALFORMED and not message:
+            return False
+        return await super().close(code=code, message=message, drain=drain)
+
+    async def refuse(self, farewell: Farewell, transport: asyncio.Transport) -> None:
+        """Tell the peer and read on, ignoring everything, until it goes or the time is over."""
+        payload = farewell.code.to_bytes(2, "big") + farewell.reason.encode()
+        await self.send_frame(payload, WSMsgType.CLOSE)
+        await asyncio.sleep(CLOSE_TIMEOUT)  # cancelled when the peer goes
+        transport.abort()
+
+
 class _Stream:
     def __init__(self, state: State) -> None:
         self._state = state
@@ -50,7 +75,7 @@ class _Stream:
         known = auth.check_socket(request, self._state)
         # aiohttp refuses a message of exactly its limit
         limit = self._state.settings.max_body + 1
-        socket = web.WebSocketResponse(
+        socket = Socket(
             autoping=False,
             compress=False,
             max_msg_size=limit if known else min(limit, STRANGER_BYTES),
@@ -64,7 +89,7 @@ class _Stream:
         try:
             farewell = await self._served(request, socket, known=known)
             begun = time.monotonic()
-            await _close(socket, farewell)
+            await _close(socket, farewell, transport)
         finally:
             if transport is not None:
                 await _flush_or_abort(transport, begun + CLOSE_TIMEOUT)
@@ -106,12 +131,15 @@ class _Stream:
             self._state.sessions.detach(session)
 
 
-async def _close(socket: web.WebSocketResponse, farewell: Farewell) -> None:
+async def _close(socket: Socket, farewell: Farewell, transport: asyncio.Transport | None) -> None:
     """Say goodbye and wait for the peer's, not for ever."""
-    if socket.closed:
+    if socket.closed or transport is None:
         return
     task = asyncio.current_task()
     try:
+        if farewell.code in MALFORMED:
+            await socket.refuse(farewell, transport)
+            return
         async with asyncio.timeout(CLOSE_TIMEOUT):
             await socket.close(code=farewell.code, message=farewell.reason.encode(), drain=False)
     except (TimeoutError, ConnectionError):

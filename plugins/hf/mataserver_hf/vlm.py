@@ -62,7 +62,7 @@ class VlmParams(Params, frozen=True):
     temperature: Temperature = 0.0
     top_k: TopK | None = None
     top_p: Confidence = 1.0
-    seed: Annotated[int, Meta(ge=0, lt=2**63)] | None = None
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
     output_mode: Mode | None = None
 
 

@@ -222,11 +222,15 @@ def _corners(boxes: Any, size: tuple[int, ...]) -> Any:
 
 
 def _result(labels: Sequence[str], scores: Any, boxes: Any, size: tuple[int, ...]) -> DetectResult:
+    """Clip the boxes; those beside the image are left out: OWLv2 looks at a square around it."""
     height, width = size
     inside = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
     found = [
-        Detection(label, score, tuple(box))
-        for label, score, box in zip(labels, scores.tolist(), inside.tolist(), strict=True)
+        Detection(label, score, (x1, y1, x2, y2))
+        for label, score, (x1, y1, x2, y2) in zip(
+            labels, scores.tolist(), inside.tolist(), strict=True
+        )
+        if x2 > x1 and y2 > y1
     ]
     return DetectResult(sorted(found, key=lambda each: -each.confidence))
 

@@ -4,12 +4,20 @@ from __future__ import annotations
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mataserver import Entity
 from mataserver_hf import answers
 from mataserver_hf.answers import Mention
+
+FAST = settings(
+    max_examples=4000,
+    deadline=None,
+    derandomize=False,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],  # of a machine that is busy
+)
 
 KEYS = st.sampled_from(
     [*answers.LABELS, *answers.SCORES, *answers.BOXES, "attributes", "objects", "", "x"]
@@ -75,6 +83,7 @@ def test_scores():
     assert keyed == listed
 
 
+@FAST
 @given(st.lists(VALUES) | st.dictionaries(KEYS, VALUES))
 def test_any_value(value):
     """No JSON makes it raise, and labels and confidences are what the wire format wants."""

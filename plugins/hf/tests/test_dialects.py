@@ -3,11 +3,19 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from mataserver import Classification, Detection, Entity, InvalidParams, VlmResult
 from mataserver_hf.dialects import DIALECTS, View
+
+FAST = settings(
+    max_examples=4000,
+    deadline=None,
+    derandomize=False,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],  # of a machine that is busy
+)
 
 WHOLE = View((400, 200), (0, 0, 400, 200), (280, 140))
 MIDDLE = View((400, 200), (100, 0, 200, 200), (400, 200))
@@ -125,6 +133,7 @@ def test_prose_is_text_alone(family, mode, text):
 
 
 @pytest.mark.parametrize("family", sorted(DIALECTS))
+@FAST
 @given(
     text=st.text() | st.text('[]{}"labebox:, 0123<>_-\n.'),
     mode=st.sampled_from(["json", "detect", "classify", "describe"]),

@@ -6,10 +6,18 @@ import json
 
 import msgspec
 import pytest
-from hypothesis import example, given
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 from mataserver_hf import lenient_json
+
+FAST = settings(
+    max_examples=4000,
+    deadline=None,
+    derandomize=False,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],  # of a machine that is busy
+)
 
 VALUES = st.recursive(
     st.none()
@@ -73,6 +81,7 @@ def test_depth_is_limited():
     assert json.dumps(found).count("[") == allowed
 
 
+@FAST
 @given(VALUES)
 def test_reads_all_of_json(value):
     """Whatever Python writes as JSON is read as the same value."""
@@ -80,6 +89,7 @@ def test_reads_all_of_json(value):
     assert lenient_json.find(f"As asked: {json.dumps([value], ensure_ascii=False)}.") == [value]
 
 
+@FAST
 @given(st.text() | LIKELY)
 @example("[" + "9" * 5000 + "]")
 @example('["\\u')

@@ -12,10 +12,10 @@ if TYPE_CHECKING:
 WORDS = ("cat", "dog", "car", "red", "a", "person", "é")
 
 
-def _redraw(model: Any) -> None:
+def _redraw(model: Any, seed: int = 0) -> None:
     import torch
 
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() > 1:
@@ -70,11 +70,12 @@ def grounding(path: Path, tiny: Any, *, family: str = "GroundingDino") -> None:
         max_text_len=32,
     )
     model = getattr(transformers, f"{family}ForObjectDetection")(config)
-    _redraw(model)
+    _redraw(model, 5)
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if "class_embed" in name and name.endswith("bias"):
                 weight.zero_()  # made for training: every probability starts next to 0
+        model.model.query_position_embeddings.weight.mul_(10)  # or else queries are alike
     size = {"shortest_edge": 64, "longest_edge": 96}
     processor = transformers.GroundingDinoImageProcessorPil(size=size)
     tiny._save(path, model, processor, tokenizer)
@@ -98,7 +99,7 @@ def owl(path: Path, tiny: Any, *, family: str) -> None:
         projection_dim=32,
     )
     model = getattr(transformers, f"{family}ForObjectDetection")(config)
-    _redraw(model)
+    _redraw(model, 1)
     processor = getattr(transformers, f"{family}ImageProcessorPil")(
         size={"height": 64, "width": 64}
     )
@@ -107,6 +108,7 @@ def owl(path: Path, tiny: Any, *, family: str) -> None:
 
 def clipseg(path: Path, tiny: Any) -> None:
     """CLIPSeg; it reads 32 tokens."""
+    import torch
     from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, ViTImageProcessorPil
 
     tokenizer = tiny._letters_tokenizer(32)
@@ -132,7 +134,11 @@ def clipseg(path: Path, tiny: Any) -> None:
         decoder_intermediate_size=32,
     )
     model = CLIPSegForImageSegmentation(config)
-    _redraw(model)
+    _redraw(model, 2)
+    with torch.no_grad():  # or else prompts hardly matter
+        model.decoder.film_mul.weight.mul_(6)
+        model.decoder.film_add.weight.mul_(6)
+        model.decoder.transposed_convolution.weight.mul_(3)
     tiny._save(path, model, ViTImageProcessorPil(size={"height": 64, "width": 64}), tokenizer)
 
 

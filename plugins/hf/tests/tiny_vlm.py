@@ -288,7 +288,9 @@ def florence2(path: Path) -> None:
         path,
         hf.Florence2ForConditionalGeneration,
         config,
-        hf.Florence2Processor(pixels, tokenizer),
+        hf.Florence2Processor(
+            pixels, tokenizer, post_processor_config={"description_with_bboxes": {}}
+        ),
         num_beams=3,
         early_stopping=True,
         no_repeat_ngram_size=3,

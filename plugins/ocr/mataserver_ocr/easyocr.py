@@ -179,9 +179,9 @@ class EasyOcr:
 def _stay_on_device(reader: Any) -> None:
     """Take the networks out of ``DataParallel``, which moves data to the first GPU."""
     for name in ("detector", "recognizer"):
-        network = getattr(reader, name, None)
-        if hasattr(network, "module"):
-            setattr(reader, name, network.module)
+        inner = getattr(getattr(reader, name, None), "module", None)
+        if inner is not None:
+            setattr(reader, name, inner)
 
 
 def _missing(codes: Codes, message: str, download: bool) -> str:

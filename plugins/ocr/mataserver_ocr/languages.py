@@ -52,14 +52,15 @@ el ell Greek gre | fa fas Persian per | gu guj Gujarati | he heb Hebrew | hi hin
 hy hye Armenian arm | ka kat Georgian geo | kk kaz Kazakh | km khm Khmer | kn kan Kannada
 ko kor Korean korean | lo lao Lao | mk mkd Macedonian mac | ml mal Malayalam | mn mon Mongolian
 mr mar Marathi | my mya Burmese bur | ne nep Nepali | pa pan Punjabi | ru rus Russian
-si sin Sinhala | sr srp Serbian rs_cyrillic | ta tam Tamil | te tel Telugu | th tha Thai | uk ukr Ukrainian
-ur urd Urdu | vi vie Vietnamese
+si sin Sinhala | sr srp Serbian rs_cyrillic | ta tam Tamil | te tel Telugu | th tha Thai
+uk ukr Ukrainian | ur urd Urdu | vi vie Vietnamese
 """
 
-_EASYOCR = frozenset(
-    "af ar az be bg bn bs cs cy da de en es et fa fr ga hi hr hu id is it ja kn ko la lt lv mi mn "
-    "mr ms mt ne nl no oc pl pt ro ru sk sl sq sv sw ta te th tl tr uk ur uz vi".split()
-)
+_READ_BY_EASYOCR = """
+af ar az be bg bn bs cs cy da de en es et fa fr ga hi hr hu id is it ja kn ko la lt lv mi mn mr ms
+mt ne nl no oc pl pt ro ru sk sl sq sv sw ta te th tl tr uk ur uz vi
+"""
+_EASYOCR = frozenset(_READ_BY_EASYOCR.split())
 _EASYOCR_OWN = {"zh": "ch_sim", "zh_tw": "ch_tra", "sr": "rs_cyrillic", "sr_latn": "rs_latin"}
 
 MULTILINGUAL = "PP-OCRv6"

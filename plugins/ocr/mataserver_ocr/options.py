@@ -8,7 +8,6 @@ from msgspec import Meta, Struct
 
 from mataserver import Confidence
 
-
 Codes = Annotated[str, Meta(min_length=1, max_length=64)]
 Readers = Annotated[int, Meta(ge=1, le=32)]
 

@@ -8,6 +8,7 @@ for before PaddleOCR is asked, which would try four servers for half a minute; w
 
 from __future__ import annotations
 
+import logging
 import os
 from functools import lru_cache
 from importlib import import_module
@@ -93,8 +94,9 @@ def load(spec: ModelSpec, ctx: LoadContext) -> PaddleOcr:
     wanted = models(script(settings.language), settings.size)
     _check_present(wanted, settings)  # before the import, which takes seconds
     device = choose_device(ctx.device, import_module("paddle"))
-    threads = ctx.threads or os.cpu_count() or 1
-    return PaddleOcr(import_module("paddleocr"), settings, device, threads)
+    engine = import_module("paddleocr")
+    logging.getLogger("paddlex").setLevel(logging.WARNING)  # it tells each path that it opens
+    return PaddleOcr(engine, settings, device, ctx.threads or os.cpu_count() or 1)
 
 
 def choose_device(wanted: str, paddle: Any) -> str:

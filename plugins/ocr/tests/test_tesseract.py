@@ -9,7 +9,7 @@ import pytest
 
 from mataserver import BadRequest, InvalidParams, Unavailable
 from mataserver_ocr.options import TesseractSettings
-from mataserver_ocr.tesseract import MAX_SIDE, Tesseract, TesseractParams
+from mataserver_ocr.tesseract import MAX_SIDE, Program, Tesseract, TesseractParams
 
 installed = pytest.mark.skipif(
     shutil.which("tesseract") is None, reason="the program tesseract is not installed"
@@ -19,6 +19,12 @@ installed = pytest.mark.skipif(
 @pytest.fixture(scope="module")
 def engine(load):
     return load("tesseract")
+
+
+def knowing(*installed):
+    """Return a model that believes that it has data for these languages."""
+    settings = TesseractSettings()
+    return Tesseract(settings, frozenset(installed), Program(settings))
 
 
 def read(engine, image, **params):
@@ -111,7 +117,7 @@ def test_a_missing_program_is_named_with_its_package(load, monkeypatch, tmp_path
 
 def test_missing_language_data_is_named_with_its_package():
     """A known language whose data is not there is 503 with the package to install."""
-    engine = Tesseract(TesseractSettings(), frozenset({"eng"}))
+    engine = knowing("eng")
     with pytest.raises(Unavailable, match=r"German is not installed.* tesseract-ocr-deu"):
         engine.codes("eng+de")
     with pytest.raises(Unavailable, match="apt install tesseract-ocr-chi-sim"):
@@ -120,7 +126,7 @@ def test_missing_language_data_is_named_with_its_package():
 
 def test_an_unknown_language_is_refused():
     """A code of no table is 422, and nothing of it can reach the command line."""
-    engine = Tesseract(TesseractSettings(), frozenset({"eng"}))
+    engine = knowing("eng")
     for code in ("klingon", "--psm 0", "../eng"):
         with pytest.raises(InvalidParams, match=r"params\.language: unknown"):
             engine.codes(code)
@@ -128,5 +134,5 @@ def test_an_unknown_language_is_refused():
 
 def test_data_of_the_users_own_is_taken_by_name():
     """Installed data that no table knows is asked for by its own name, once."""
-    engine = Tesseract(TesseractSettings(), frozenset({"eng", "seven_segments"}))
+    engine = knowing("eng", "seven_segments")
     assert engine.codes("seven_segments+en+eng") == "seven_segments+eng"

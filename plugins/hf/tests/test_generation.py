@@ -1,0 +1,209 @@
+"""How text is written: what chance may choose from, in pieces, and stopped."""
+
+from __future__ import annotations
+
+import itertools
+import threading
+
+import pytest
+import torch
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mataserver import MataError
+from mataserver_hf.generation import Transcript, Writer, _Choice
+from mataserver_hf.vlm import VlmParams
+
+FAST = settings(
+    max_examples=4000,
+    deadline=None,
+    derandomize=False,
+    database=None,
+    suppress_health_check=[HealthCheck.too_slow],  # of a machine that is busy
+)
+
+LOGITS = torch.tensor([[1.0, 3.0, 2.0, -1.0, -torch.inf]])
+
+
+def chosen(draws=1, **params):
+    """Return which tokens are the likeliest after ``_Choice``, for seeds 0 to ``draws`` - 1."""
+    made = (_Choice(VlmParams(**{"seed": seed, **params})) for seed in range(draws))
+    return [int(choice(torch.zeros(1, 1), LOGITS.clone()).argmax()) for choice in made]
+
+
+def test_greedy():
+    """At temperature 0 the likeliest token is taken, whatever else is asked."""
+    assert set(chosen(9, temperature=0.0, top_k=3, top_p=0.9)) == {1}
+
+
+def test_draws_from_the_softmax():
+    """Tokens come as often as the softmax of the logits over the temperature says."""
+    for temperature in (0.5, 1.0, 3.0):
+        draws = chosen(2000, temperature=temperature)
+        share = torch.bincount(torch.tensor(draws), minlength=5) / len(draws)
+        expected = (LOGITS[0] / temperature).softmax(-1)
+        assert torch.allclose(share, expected, atol=0.05), (share, expected)
+        assert share[4] == 0
+
+
+def test_cuts():
+    """``top_k`` leaves so many tokens, ``top_p`` the likeliest that reach it; 0 leaves one."""
+    assert set(chosen(300, temperature=5.0, top_k=2)) == {1, 2}
+    assert set(chosen(300, temperature=1.0, top_p=0.7)) == {1, 2}
+    assert set(chosen(300, temperature=1.0, top_p=0.6)) == {1}
+    assert set(chosen(300, temperature=1.0, top_p=0.0)) == {1}
+    assert set(chosen(300, temperature=5.0, top_k=99)) == {0, 1, 2, 3}
+
+
+@pytest.mark.parametrize("temperature", [1e-300, 1e-9, 1e-3])
+def test_hardly_any_temperature(temperature):
+    """A temperature next to 0 is greedy rather than an overflow."""
+    assert set(chosen(20, temperature=temperature)) == {1}
+
+
+def test_seed():
+    """The same seed draws the same tokens again, step by step, and no seed draws others."""
+
+    def draw(**params):
+        choice = _Choice(VlmParams(temperature=50.0, **params))
+        return [int(choice(None, torch.zeros(1, 1000)).argmax()) for _ in range(8)]
+
+    assert draw(seed=7) == draw(seed=7)
+    assert draw(seed=7) != draw(seed=8)
+    assert draw() != draw()
+    assert len(set(draw(seed=7))) > 1
+
+
+def test_chance_is_its_own():
+    """Drawing neither reads nor moves torch's global random numbers."""
+    before = torch.random.get_rng_state()
+    chosen(3, temperature=1.0)
+    assert torch.equal(torch.random.get_rng_state(), before)
+
+
+def test_overflow_is_an_error():
+    """Logits that are no numbers are an error, not tokens."""
+    with pytest.raises(MataError, match="float32"):
+        _Choice(VlmParams())(None, torch.tensor([[1.0, torch.nan]]))
+
+
+@FAST
+@given(st.lists(st.binary(min_size=1, max_size=3)), st.text(max_size=30), st.data())
+def test_pieces_add_up(noise, text, data):
+    """Pieces add up to what all tokens decode to, however characters are cut into tokens."""
+    whole = text.encode()
+    cuts = sorted(data.draw(st.sets(st.integers(0, len(whole)))) | {0, len(whole)})
+    tokens = [whole[a:b] for a, b in itertools.pairwise(cuts)] + noise
+
+    def decode(numbers):
+        return b"".join(tokens[number] for number in numbers).decode(errors="replace")
+
+    transcript = Transcript(decode)
+    pieces = [transcript.add(number) for number in range(len(tokens))]
+    assert "".join([*pieces, transcript.rest()]) == decode(range(len(tokens)))
+    if not noise and "\ufffd" not in text:
+        assert not any("\ufffd" in piece for piece in pieces)
+
+
+def test_characters_come_whole():
+    """A character of several tokens comes with its last one; one that never ends comes last."""
+    parts = [b"a", b"\xe2\x82", b"\xac", b"b", b"\xf0\x9f"]
+    transcript = Transcript(lambda each: b"".join(parts[i] for i in each).decode(errors="replace"))
+    assert [transcript.add(index) for index in range(5)] == ["a", "", "€", "b", ""]
+    assert transcript.rest() == "\ufffd"
+
+
+def test_leading_space_depends_on_what_came_before():
+    """A decoder that drops a leading space drops the first one only."""
+    words = [" one", " two", " three"]
+    transcript = Transcript(lambda each: "".join(words[i] for i in each).removeprefix(" "))
+    assert [transcript.add(index) for index in range(3)] == ["one", " two", " three"]
+
+
+class Gate:
+    """A network that writes a token each time it is let."""
+
+    def __init__(self, network):
+        self.config = network.config
+        self.network = network
+        self.let = threading.Semaphore(0)
+        self.made = 0
+
+    def run(self, prompt, method, **options):
+        self.thread = threading.current_thread()
+        self.stopping = options["stopping_criteria"]
+        options["logits_processor"].append(self)
+        return self.network.run(prompt, method, **options)
+
+    def __call__(self, input_ids, scores):
+        self.let.acquire()
+        self.made += 1
+        return scores
+
+
+class Numbers:
+    """Decodes a token as its number."""
+
+    bos_token_id = eos_token_id = pad_token_id = -1
+
+    def decode(self, tokens, *, skip_special_tokens):
+        return "".join(f"{token} " for token in tokens)
+
+
+@pytest.fixture
+def gate(model):
+    """A gate before a real network."""
+    return Gate(model("llava")._writer._network)
+
+
+@pytest.fixture
+def prompt(model, picture):
+    """A real question."""
+    return model("llava")._dialogue.tensors(picture(40, 40), "", "What?")
+
+
+def test_closing_stops_at_the_next_token(gate, prompt):
+    """Closing the pieces ends the writing one token later at most and waits for its thread."""
+    pieces = Writer(gate, Numbers()).pieces(prompt, VlmParams(temperature=50.0, seed=0))
+    gate.let.release(2)
+    for _ in range(2):
+        assert next(pieces).strip().isdigit()
+    closing = threading.Thread(target=pieces.close)
+    closing.start()
+    # The writer stands at the gate; only when it was told to stop is it let through.
+    while not gate.stopping(prompt["input_ids"], None).all():
+        pass
+    gate.let.release(500)
+    closing.join()
+    assert gate.made in {2, 3}
+    assert not gate.thread.is_alive()
+
+
+def test_closing_a_model_that_writes(model, picture):
+    """A real model stops as well, its thread ends, and it answers the next question."""
+    loaded = model("llava")
+    params = VlmParams(prompt="What?", max_tokens=400, temperature=5.0, seed=0)
+    pieces = loaded.stream(picture(40, 40), params)
+    assert isinstance(next(pieces), str)
+    pieces.close()
+    assert not [each for each in threading.enumerate() if each.name.startswith("generation")]
+    assert loaded.predict([picture(40, 40)], [VlmParams(prompt="What?", max_tokens=3)])[0].text
+
+
+def test_errors_reach_the_reader(gate, prompt):
+    """What fails while text is written is raised to whoever reads it, after the pieces so far."""
+
+    class Failing(Gate):
+        def __call__(self, input_ids, scores):
+            self.made += 1
+            if self.made == 3:
+                raise torch.OutOfMemoryError
+            return scores
+
+    pieces = Writer(Failing(gate.network), Numbers()).pieces(prompt, VlmParams())
+    assert next(pieces)
+    assert next(pieces)
+    with pytest.raises(torch.OutOfMemoryError):
+        next(pieces)
+    with pytest.raises(torch.OutOfMemoryError):
+        Writer(Failing(gate.network), Numbers()).write(prompt, VlmParams())

@@ -1,0 +1,401 @@
+"""Segmentation: every family against transformers itself, then each parameter and refusal."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mataserver import InvalidParams, MataError, ModelFiles, ModelSpec
+from mataserver_hf import segment
+
+SEMANTIC = ("segformer", "upernet", "beit_segmenter", "eomt_semantic")
+QUERIES = ("mask2former", "maskformer", "oneformer", "detr_panoptic")
+PADDED = ("eomt", "eomt_dinov3")
+CASES = [
+    *((name, "semantic") for name in (*SEMANTIC, *QUERIES)),
+    *((name, "instance") for name in (*QUERIES, *PADDED)),
+    *((name, "panoptic") for name in (*QUERIES, *PADDED)),
+]
+LOW = 0.2
+
+
+def wanted(mode, confidence=LOW):
+    return segment.SegmentParams(confidence=confidence, mode=mode)
+
+
+def computed(path, image, mode):
+    """What transformers' own network answers, with the image processor it brings."""
+    import torch
+    from PIL import Image
+    from transformers import (
+        AutoConfig,
+        AutoImageProcessor,
+        AutoModelForSemanticSegmentation,
+        AutoModelForUniversalSegmentation,
+        AutoTokenizer,
+    )
+
+    config = AutoConfig.from_pretrained(path)
+    per_pixel = config.architectures[0].endswith("ForSemanticSegmentation")
+    auto = AutoModelForSemanticSegmentation if per_pixel else AutoModelForUniversalSegmentation
+    network = auto.from_pretrained(path, local_files_only=True, dtype=torch.float32).eval()
+    options = {"class_info_file": None} if config.model_type == "oneformer" else {}
+    processor = AutoImageProcessor.from_pretrained(path, local_files_only=True, **options)
+    tensors = processor(images=Image.fromarray(image), return_tensors="pt")
+    tensors.pop("task_inputs", None)
+    if config.model_type == "oneformer":
+        [ids] = AutoTokenizer.from_pretrained(path)([f"the task is {mode}"])["input_ids"]
+        tensors["task_inputs"] = torch.tensor([ids + [0] * (77 - len(ids))])
+    with torch.inference_mode():
+        output = network(**tensors)
+    return network, processor, output
+
+
+def expected(path, image, mode):
+    """The segments of a direct call: (label, score, mask), best first."""
+    from transformers import MaskFormerImageProcessorPil
+
+    network, processor, output = computed(path, image, mode)
+    family, size = network.config.model_type, image.shape[:2]
+    if mode == "semantic":
+        rows = semantic(processor, output, size, family)
+    else:
+        # OneFormer's own needs torchvision; its network answers in MaskFormer's terms.
+        own = MaskFormerImageProcessorPil() if family == "oneformer" else processor
+        rows = of_queries(own, output, size, mode, family)
+    named = [(network.config.id2label[label], score, mask) for label, score, mask in rows]
+    return sorted((row for row in named if row[1] >= LOW), key=lambda row: -row[1])
+
+
+def semantic(processor, output, size, family):
+    import torch
+
+    [answer] = processor.post_process_semantic_segmentation(
+        output, target_sizes=[size], return_segmentation_scores=True
+    )
+    classes, chances = answer["segmentation"], answer["segmentation_scores"]
+    if family in {"segformer", "upernet", "beit"}:
+        chances = torch.nn.functional.interpolate(
+            output.logits.softmax(1), size=size, mode="bilinear", align_corners=False
+        )[0]
+    for label in classes.unique().tolist():
+        mask = classes == label
+        yield label, min(chances[label][mask].mean().item(), 1.0), mask.numpy()
+
+
+def of_queries(processor, output, size, mode, family):
+    options = {"threshold": LOW, "target_sizes": [size]}
+    if mode == "panoptic" and family not in {"eomt", "eomt_dinov3"}:
+        options["label_ids_to_fuse"] = {2, 3} if family == "oneformer" else set()
+    if mode == "instance" and family in {"maskformer", "mask2former", "oneformer"}:
+        options["return_binary_maps"] = True
+    post_process = getattr(processor, f"post_process_{mode}_segmentation")
+    [answer] = post_process(output, **options)
+    best = {}
+    for row in answer["segments_info"]:
+        best[row["id"]] = max(row["score"], best.get(row["id"], 0.0))
+    labels = {row["id"]: row["label_id"] for row in answer["segments_info"]}
+    for key, score in best.items():
+        if answer["segmentation"].dim() == 3:
+            mask = answer["segmentation"][key].numpy() > 0
+        else:
+            mask = (answer["segmentation"] == key).numpy()
+        if mask.any():  # a later instance may have covered an earlier one
+            yield labels[key], score, mask
+
+
+def assert_same(result, rows, close=1e-4):
+    assert [each.label for each in result.segments] == [row[0] for row in rows]
+    assert [each.confidence for each in result.segments] == pytest.approx(
+        [row[1] for row in rows], abs=close
+    )
+    for each, (_, _, mask) in zip(result.segments, rows, strict=True):
+        assert each.mask.dtype == np.bool_
+        assert each.mask.shape == mask.shape
+        assert (each.mask != mask).mean() < 1e-3
+
+
+@pytest.mark.parametrize(("name", "mode"), CASES)
+def test_equals_transformers(name, mode, model, checkpoint, picture):
+    """Labels, scores and masks of a wide image are those of a direct call."""
+    image = picture(90, 150)
+    [result] = model(name).predict([image], [wanted(mode)])
+    rows = expected(checkpoint(name), image, mode)
+    if (name, mode) in {("eomt", "instance"), ("eomt_dinov3", "instance")}:
+        # transformers gives one map of segments: what later ones cover is lost there.
+        rows = uncovered(result, rows)
+    assert rows
+    assert_same(result, rows)
+
+
+def uncovered(result, rows):
+    """Put whole masks in place of partly covered ones, after a look at what is left of them."""
+    whole, known = [], 0
+    for each in result.segments:
+        left = [
+            row for row in rows if row[0] == each.label and abs(row[1] - each.confidence) < 1e-5
+        ]
+        known += len(left)
+        others = [other.mask for other in result.segments if other is not each]
+        seen = left[0][2] if left else np.zeros_like(each.mask)
+        assert not (seen & ~each.mask).any()
+        assert not (each.mask & ~seen & ~np.any(others, axis=0)).any()
+        whole.append((each.label, left[0][1] if left else each.confidence, each.mask))
+    assert known == len(rows) >= 2
+    return whole
+
+
+@pytest.mark.parametrize("name", ["eomt", "eomt_dinov3"])
+def test_eomt_instances_are_whole(name, model, checkpoint, picture):
+    """An instance's mask is where its own logits, without padding, are above zero."""
+    import torch
+
+    image = picture(90, 150)
+    [result] = model(name).predict([image], [wanted("instance")])
+    _, _, output = computed(checkpoint(name), image, "instance")
+    shown = torch.nn.functional.interpolate(
+        output.masks_queries_logits, size=(64, 64), mode="bilinear"
+    )[..., :38, :]
+    logits = torch.nn.functional.interpolate(shown, size=(90, 150), mode="bilinear")[0]
+    masks = {mask.numpy().tobytes() for mask in logits > 0}
+    assert {each.mask.tobytes() for each in result.segments} <= masks
+
+
+@pytest.mark.parametrize("name", [*SEMANTIC, *QUERIES, *PADDED])
+def test_batch_equals_single(name, model, picture):
+    """A batch of mixed sizes gives what its images give one by one."""
+    images = [picture(90, 150, 1), picture(120, 70, 2), picture(90, 150, 3)]
+    batch = model(name).predict(images, [wanted("auto")] * 3)
+    for image, result in zip(images, batch, strict=True):
+        [single] = model(name).predict([image], [wanted("auto")])
+        assert_same(result, [(s.label, s.confidence, s.mask) for s in single.segments], 1e-3)
+        assert all(each.mask.shape == image.shape[:2] for each in result.segments)
+    assert any(result.segments for result in batch)
+
+
+@pytest.mark.parametrize("name", ["mask2former", "oneformer"])
+def test_each_image_has_its_own_mode(name, model, picture):
+    """Images of one batch may ask for different modes and confidences."""
+    image = picture(90, 150)
+    asked = [wanted("panoptic"), wanted("semantic"), wanted("instance", 0.5)]
+    batch = model(name).predict([image] * 3, asked)
+    for params, result in zip(asked, batch, strict=True):
+        [single] = model(name).predict([image], [params])
+        assert_same(result, [(s.label, s.confidence, s.mask) for s in single.segments], 1e-3)
+    counts = [len(result.segments) for result in batch]
+    assert min(counts) >= 1
+    assert all(each.confidence >= 0.5 for each in batch[2].segments)
+
+
+@pytest.mark.parametrize("shape", [(150, 90), (90, 150), (64, 64), (150, 40)])
+def test_squares_of_eomt_are_laid_side_by_side(shape, model, checkpoint, picture):
+    """Tall, wide and square images are put together from overlapping squares."""
+    image = picture(*shape)
+    [result] = model("eomt_semantic").predict([image], [wanted("semantic")])
+    assert_same(result, expected(checkpoint("eomt_semantic"), image, "semantic"))
+
+
+def test_finds_what_is_bright(model):
+    """A network that learnt to find bright rectangles gives the mask and box of one."""
+    image = np.full((80, 200, 3), 20, np.uint8)
+    image[16:56, 120:180] = 230
+    [result] = model("bright_segformer").predict([image], [segment.SegmentParams()])
+    found = {each.label: each for each in result.segments}
+    assert set(found) == {"cat", "dog"}
+    truth = image[..., 0] > 100
+    mask = found["dog"].mask
+    assert (mask & truth).sum() / (mask | truth).sum() > 0.75
+    assert found["dog"].bbox == pytest.approx((120, 16, 180, 56), abs=8)
+    assert found["cat"].bbox == (0, 0, 200, 80)
+    assert (found["cat"].mask == ~mask).all()
+
+
+def test_box_is_the_extent_of_the_mask():
+    """A box runs from the first pixel's upper left corner to the last one's lower right."""
+    import torch
+
+    mask = torch.zeros(20, 30, dtype=torch.bool)
+    mask[4, 7] = mask[9, 5] = True
+    assert segment.outlined("a", 0.5, mask).bbox == (5.0, 4.0, 8.0, 10.0)
+    mask[:] = False
+    mask[19, 29] = True
+    assert segment.outlined("a", 0.5, mask).bbox == (29.0, 19.0, 30.0, 20.0)
+
+
+def test_confidence_filters(model, picture):
+    """Segments below the confidence are left out, and the best come first."""
+    image = picture(90, 150)
+    for name, mode in (("segformer", "semantic"), ("mask2former", "instance")):
+        [everything] = model(name).predict([image], [wanted(mode, 0.0)])
+        scores = [each.confidence for each in everything.segments]
+        assert scores == sorted(scores, reverse=True)
+        [some] = model(name).predict([image], [wanted(mode, (scores[0] + scores[1]) / 2)])
+        assert [each.confidence for each in some.segments] == pytest.approx(scores[:1])
+
+
+def test_weak_segments_do_not_compete(model, picture):
+    """In panoptic mode pixels of a segment below the confidence go to the ones that stay."""
+    image = picture(90, 150)
+    [all_of_them] = model("mask2former").predict([image], [wanted("panoptic")])
+    strongest = all_of_them.segments[0]
+    alone = wanted("panoptic", strongest.confidence - 1e-4)
+    [result] = model("mask2former").predict([image], [alone])
+    [one] = result.segments
+    assert one.label == strongest.label
+    assert one.mask.sum() > strongest.mask.sum()
+
+
+def test_panoptic_segments_share_no_pixel(model, picture):
+    """In panoptic mode every pixel belongs to one segment at most; instances may overlap."""
+    image = picture(90, 150)
+    several = 0
+    for name in ("mask2former", "maskformer", "oneformer", "detr_panoptic", "eomt_dinov3"):
+        [result] = model(name).predict([image], [wanted("panoptic")])
+        several += len(result.segments) > 1
+        assert np.sum([each.mask for each in result.segments], axis=0).max() == 1
+    assert several >= 3
+    [result] = model("mask2former").predict([image], [wanted("instance")])
+    assert np.sum([each.mask for each in result.segments], axis=0).max() > 1
+
+
+def test_nothing_found(model, picture):
+    """An image without a segment that is sure enough has an empty list."""
+    for name, mode in CASES:
+        [result] = model(name).predict([picture(40, 40)], [wanted(mode, 1.0)])
+        assert [s for s in result.segments if s.confidence < 1.0] == []
+
+
+def test_stuff_is_joined(tiny):
+    """Two regions of a class that cannot be counted are one segment with the better score."""
+    import torch
+
+    from mataserver_hf.segment_queries import panoptic
+
+    classes = torch.tensor([[4.0, 0, 0], [3.0, 0, 0], [0, 5.0, 0], [0, 0, 9.0]])
+    masks = torch.full((4, 8, 8), -9.0)
+    masks[0, :, :2] = masks[1, :, 6:] = masks[2, :, 2:6] = 9.0
+    share = classes.softmax(-1)
+    apart = list(panoptic(classes, masks, (8, 8), 0.5, frozenset()))
+    assert [each.label for each in apart] == [0, 0, 1]
+    joined = {each.label: each for each in panoptic(classes, masks, (8, 8), 0.5, frozenset({0}))}
+    assert set(joined) == {0, 1}
+    assert joined[0].confidence == pytest.approx(share[0, 0].item())
+    assert (joined[0].mask == (apart[0].mask | apart[1].mask)).all()
+    assert joined[0].mask.sum() == 32
+
+
+def test_published_oneformer_brings_no_list_of_classes(model, picture):
+    """Without the list, which lies in another repository, it loads and joins nothing."""
+    assert model("oneformer")._reader._stuff == {2, 3}
+    assert model("oneformer_unlisted")._reader._stuff == frozenset()
+    [result] = model("oneformer_unlisted").predict([picture(90, 150)], [wanted("instance")])
+    assert result.segments
+
+
+@pytest.mark.parametrize(
+    ("name", "mode", "known"),
+    [
+        ("segformer", "instance", "semantic"),
+        ("segformer", "panoptic", "semantic"),
+        ("eomt_semantic", "panoptic", "semantic"),
+        ("eomt", "semantic", "instance and panoptic"),
+    ],
+)
+def test_unknown_mode(name, mode, known, model, picture):
+    """A mode that a network cannot do is a 422 that says which it can."""
+    with pytest.raises(InvalidParams, match=rf"^params\.mode: this model knows {known} only"):
+        model(name).predict([picture(40, 40)], [wanted(mode)])
+
+
+@pytest.mark.parametrize(
+    ("name", "classes", "mode"),
+    [
+        ("facebook/mask2former-swin-large-ade-panoptic", 150, "panoptic"),
+        ("facebook/mask2former-swin-tiny-coco-instance", 80, "instance"),
+        ("tue-mps/ade20k_semantic_eomt_large_512", 150, "semantic"),
+        ("facebook/maskformer-swin-base-ade", 150, "semantic"),
+        ("facebook/maskformer-swin-base-coco", 133, "panoptic"),
+        ("mine", 80, "instance"),
+        ("mine", 8, "instance"),
+        ("mine", 19, "semantic"),
+        ("mine", 5, "panoptic"),
+        ("panopticon", 150, "semantic"),
+    ],
+)
+def test_natural_mode(name, classes, mode):
+    """A word of the name says what a checkpoint was made for, else the number of its classes."""
+    from mataserver_hf.segment_checkpoint import natural_mode
+
+    assert natural_mode(name, classes) == mode
+
+
+def test_auto_is_the_natural_mode(checkpoint, context, picture):
+    """The mode "auto" is the one that the model's name tells."""
+    image = picture(90, 150)
+    for mode in ("semantic", "instance"):
+        spec = ModelSpec(f"tiny/maskformer-{mode}", "segment", "hf", checkpoint("maskformer"))
+        loaded = segment.load(spec, context())
+        [auto], [named] = (loaded.predict([image], [wanted(m)]) for m in ("auto", mode))
+        assert_same(auto, [(s.label, s.confidence, s.mask) for s in named.segments])
+
+
+def test_defaults():
+    """Without parameters segments below 0.5 are left out, in the checkpoint's own mode."""
+    params = segment.SegmentParams()
+    assert (params.confidence, params.mode) == (0.5, "auto")
+
+
+def test_large_images_are_done_in_pieces():
+    """Many classes at a large size give what they would give all at once."""
+    import torch
+
+    from mataserver_hf import segment_mask
+
+    torch.manual_seed(0)
+    size, count = (1000, 1100), 40
+    assert count * 4 * size[0] * size[1] > segment_mask.BUDGET
+    scores = torch.rand(count, 6, 7)
+    found = list(segment_mask.semantic(scores, scores, size, 0.0))
+    whole = torch.nn.functional.interpolate(
+        scores[None], size=size, mode="bilinear", align_corners=False
+    )[0].argmax(0)
+    assert [each.label for each in found] == whole.unique().tolist()
+    assert all((each.mask == (whole == each.label)).all() for each in found)
+
+
+def test_the_first_of_equals_wins():
+    """Where two maps are equal the first one has the pixel, through all pieces."""
+    import torch
+
+    from mataserver_hf.segment_mask import winners
+
+    maps = torch.tensor([[0.0, 2.0, 1.0], [1.0, 2.0, 1.0], [1.0, 2.0, 3.0], [0.0, 0.0, 3.0]])
+    for cuts in ((4,), (1, 3), (2, 2), (1, 1, 1, 1)):
+        assert winners(maps[:, None].split(cuts)).tolist() == [[1, 0, 2]]
+
+
+def test_overflow_is_an_error(checkpoint, context, picture):
+    """A network that computes NaN is an error, not an image without segments."""
+    import torch
+
+    spec = ModelSpec("tiny/segformer", "segment", "hf", checkpoint("segformer"))
+    broken = segment.load(spec, context())
+    with torch.no_grad():
+        broken._network._module.decode_head.classifier.bias.fill_(float("nan"))
+    with pytest.raises(MataError, match=r"no numbers in torch\.float32"):
+        broken.predict([picture(40, 40)], [wanted("auto")])
+
+
+def test_serves_networks_with_a_mask_head():
+    """DETR, SegFormer and their like need the head that the task asks for."""
+
+    def served(family, *architectures):
+        config = {"model_type": family, "architectures": list(architectures)}
+        return segment.BACKEND.serves(ModelFiles("a/b", "hf", config=config), "segment")
+
+    assert served("mask2former")
+    assert served("detr", "DetrForSegmentation")
+    assert not served("detr", "DetrForObjectDetection")
+    assert served("segformer", "SegformerForSemanticSegmentation")
+    assert not served("segformer", "SegformerForImageClassification")
+    assert not served("vit", "ViTForSemanticSegmentation")
