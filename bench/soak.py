@@ -39,7 +39,7 @@ MODEL = "opencv-qr"
 OTHER = "opencv-faces"
 SAMPLE_EVERY = 5.0
 WARM_UP = 0.25  # of the time: until then memory may grow
-GROWTH = 8e6  # bytes that memory may seem to grow in the rest, as the line through it says
+GROWTH = 8e6  # bytes that memory may grow from the first third of the rest to the last
 GAUGES = ("sessions", "sessions_connected", "queue_length", "body_bytes_in_flight")
 
 
@@ -261,14 +261,14 @@ class Memory:
 
     def sample(self, tally: Tally) -> None:
         """Take a sample and print it."""
-        family = [p for p in self.server.children(recursive=True) if p.is_running()]
+        workers = [_rss(process) for process in self.server.children(recursive=True)]
         self.times.append(time.monotonic() - self.begun)
         self.own.append(self.server.memory_info().rss)
-        self.workers.append(sum(_rss(process) for process in family))
+        self.workers.append(max(workers))
+        each = " ".join(f"{memory / 1e6:.1f}" for memory in workers)
         print(
-            f"{self.times[-1]:6.0f} s  server {self.own[-1] / 1e6:7.1f} MB  "
-            f"workers {self.workers[-1] / 1e6:7.1f} MB ({len(family)})  "
-            f"descriptors {self.server.num_fds():3d}  "
+            f"{self.times[-1]:6.0f} s  server {self.own[-1] / 1e6:6.1f} MB  "
+            f"zygote and workers {each} MB  descriptors {self.server.num_fds():3d}  "
             f"good {tally.good.total():7d}  bad {tally.bad.total():4d}",
             flush=True,
         )
@@ -280,13 +280,15 @@ class Memory:
             self.sample(tally)
 
     def growth(self, values: list[int]) -> tuple[float, float]:
-        """Return bytes a minute, and bytes in all, by a line through the samples after warm-up."""
+        """Return bytes a minute and bytes in all: the last third after warm-up less the first."""
         first = int(len(values) * WARM_UP)
         times, values = self.times[first:], values[first:]
-        if len(values) < 3:
+        third = len(values) // 3
+        if not third:
             return 0.0, 0.0
-        slope = statistics.linear_regression(times, values).slope
-        return slope * 60, slope * (times[-1] - times[0])
+        grown = statistics.median(values[-third:]) - statistics.median(values[:third])
+        apart = statistics.mean(times[-third:]) - statistics.mean(times[:third])
+        return grown / apart * 60, grown
 
 
 def _rss(process: psutil.Process) -> int:
@@ -363,7 +365,7 @@ def verdict(tally: Tally, memory: Memory, log: str, status: int) -> bool:
     for kind, count in tally.bad.most_common(20):
         print(f"bad:  {count} x {kind}")
     flat = True
-    for name, values in (("server", memory.own), ("workers", memory.workers)):
+    for name, values in (("server", memory.own), ("largest worker", memory.workers)):
         slope, grown = memory.growth(values)
         flat = flat and grown < GROWTH
         print(f"{name}: {slope / 1e6:+.2f} MB a minute, {grown / 1e6:+.1f} MB after warm-up")

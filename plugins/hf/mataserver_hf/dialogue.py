@@ -58,6 +58,8 @@ def _chat(processor: Any, system: str, prompt: str) -> str:
         raise MataError("the chat template of this checkpoint takes no question") from error
     if system and system.strip() not in text:
         raise _no_system_prompt()
+    if text.count(processor.image_token) != 1:
+        raise MataError("the chat template of this checkpoint has no place for an image")
     return text
 
 

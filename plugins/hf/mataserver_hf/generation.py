@@ -120,7 +120,12 @@ class Writer:
 
     def _decode(self, tokens: list[int]) -> str:
         heard = [token for token in tokens if token not in self._silent]
-        text: str = self._tokenizer.decode(heard, skip_special_tokens=not self._keep_special)
+        # Cleaning up would change spaces that were given out already.
+        text: str = self._tokenizer.decode(
+            heard,
+            skip_special_tokens=not self._keep_special,
+            clean_up_tokenization_spaces=False,
+        )
         return text
 
 

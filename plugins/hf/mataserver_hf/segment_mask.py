@@ -43,16 +43,13 @@ def winners(stretched: Iterable[torch.Tensor]) -> torch.Tensor:
 
     ``stretched`` are pieces ``[n, H, W]``; maps are counted through all pieces.
     """
-    parts = iter(stretched)
-    piece = next(parts)
-    best, winner = piece.max(0)
-    count = len(piece)
-    for piece in parts:
-        values, places = piece.max(0)
-        better = values > best
-        winner = torch.where(better, places + count, winner)
-        best = torch.where(better, values, best)
-        count += len(piece)
+    # One map after the other: torch's own argmax over the first dimension takes ten times as long.
+    maps = (each for piece in stretched for each in piece)
+    best = next(maps).clone()
+    winner = torch.zeros_like(best, dtype=torch.int16)
+    for index, each in enumerate(maps, start=1):
+        winner.masked_fill_(each > best, index)
+        torch.maximum(best, each, out=best)
     return winner
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -399,3 +400,22 @@ def test_serves_networks_with_a_mask_head():
     assert served("segformer", "SegformerForSemanticSegmentation")
     assert not served("segformer", "SegformerForImageClassification")
     assert not served("vit", "ViTForSemanticSegmentation")
+
+
+def test_params_cross_the_wire():
+    """Parameters survive the way to a worker; a misspelt mode is refused."""
+    made = msgspec.convert({"mode": "panoptic", "confidence": 0.25}, segment.SegmentParams)
+    sent = msgspec.msgpack.encode(made)
+    assert msgspec.msgpack.decode(sent, type=segment.SegmentParams) == made
+    with pytest.raises(msgspec.ValidationError, match="panoptik"):
+        msgspec.convert({"mode": "panoptik"}, segment.SegmentParams)
+
+
+def test_families_are_known_to_transformers():
+    """Every family is one that transformers' own tables have for the task."""
+    from transformers.models.auto import modeling_auto
+
+    known = modeling_auto.MODEL_FOR_UNIVERSAL_SEGMENTATION_MAPPING_NAMES
+    assert (segment.QUERY_FAMILIES | {"detr"}).issubset(known)
+    known = modeling_auto.MODEL_FOR_SEMANTIC_SEGMENTATION_MAPPING_NAMES
+    assert segment.CLASS_FAMILIES.issubset(known)

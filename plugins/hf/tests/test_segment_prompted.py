@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import numpy as np
 import pytest
 
@@ -129,3 +130,10 @@ def test_overflow_is_an_error(checkpoint, context):
         broken._network._module.decoder.film_add.bias.fill_(float("nan"))
     with pytest.raises(MataError, match=r"no numbers in torch\.float32"):
         broken.predict([np.zeros((40, 40, 3), np.uint8)], [wanted()])
+
+
+def test_params_cross_the_wire():
+    """Parameters survive the way to a worker."""
+    made = wanted(mask_confidence=0.25)
+    sent = msgspec.msgpack.encode(made)
+    assert msgspec.msgpack.decode(sent, type=segment_prompted.PromptedParams) == made

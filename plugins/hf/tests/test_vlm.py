@@ -322,6 +322,16 @@ def test_no_chat_template(checkpoint, session_context, tmp_path):
         vlm.load(ModelSpec("tiny/idefics3", "vlm", "hf", path), session_context)
 
 
+def test_template_without_image(checkpoint, session_context, picture, tmp_path):
+    """A chat template for text alone is an error that says so, and does not blame the image."""
+    path = shutil.copytree(checkpoint("llava"), tmp_path / "llava")
+    (path / "chat_template.jinja").write_text("{{ messages[0].content[1].text }}")
+    loaded = vlm.load(ModelSpec("tiny/llava", "vlm", "hf", path), session_context)
+    with pytest.raises(MataError, match="no place for an image") as told:
+        answer(loaded, picture(40, 40))
+    assert told.value.status == 500
+
+
 def test_unreadable_processor(checkpoint, session_context, tmp_path):
     """A broken processor configuration is one sentence without a path."""
     path = shutil.copytree(checkpoint("qwen2_vl"), tmp_path / "qwen2_vl")

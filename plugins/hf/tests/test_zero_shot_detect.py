@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from mataserver import InvalidParams, MataError, ModelFiles, ModelSpec
@@ -271,3 +272,12 @@ def test_families_of_the_backends():
         for family in ("owlvit", "owlv2", "grounding-dino", "mm-grounding-dino", "detr"):
             files = ModelFiles("a/b", "hf", config={"model_type": family})
             assert backend.serves(files, "detect") == (family in families)
+
+
+@pytest.mark.parametrize("name", ["owlvit", "grounding_dino"])
+def test_params_cross_the_wire(name):
+    """Parameters survive the way to a worker; OWL has no threshold for words."""
+    made = wanted(name, confidence=0.25)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=type(made)) == made
+    with pytest.raises(msgspec.ValidationError, match="text_confidence"):
+        msgspec.convert({"text_confidence": 0.5}, zero_shot_detect.OwlParams)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import subprocess
 import sys
 
@@ -9,24 +10,30 @@ import msgspec
 import pytest
 
 import mataserver_ocr
-from mataserver import ModelFiles
+from mataserver import ModelFiles, Unavailable, testing
+from mataserver.config import load as configure
+from mataserver.plugins import discover
+from mataserver_ocr import easyocr, paddleocr, rapidocr, tesseract
+
+INSTALLED = {name for name in ("easyocr", "paddleocr") if importlib.util.find_spec(name)}
 
 
 def test_importing_the_plugin_imports_no_framework():
     """The catalogue exists without an engine: importing the plugin loads none."""
     code = (
         "import sys, mataserver_ocr as p; p.settings(); list(p.backends());"
-        "heavy = ('cv2', 'onnxruntime', 'rapidocr', 'pytesseract', 'PIL', 'torch');"
+        "heavy = ('cv2', 'onnxruntime', 'rapidocr', 'pytesseract', 'PIL', 'torch', 'easyocr',"
+        "'paddle', 'paddleocr', 'tesserocr');"
         "print([m for m in heavy if m in sys.modules])"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
 
 
-def test_both_backends_serve_their_own_name_alone():
+def test_each_backend_serves_its_own_name_alone():
     """A pip backend serves the one model that has its name, for its task."""
     backends = {backend.name: backend for backend in mataserver_ocr.backends()}
-    assert set(backends) == {"rapidocr", "tesseract"}
+    assert set(backends) == {"rapidocr", "tesseract", "easyocr", "paddleocr"}
     for name, backend in backends.items():
         assert backend.serves(ModelFiles(name, "pip"), "ocr")
         assert not backend.serves(ModelFiles(name, "pip"), "detect")
@@ -34,8 +41,42 @@ def test_both_backends_serve_their_own_name_alone():
 
 
 def test_nothing_that_starts_threads_is_preloaded():
-    """A zygote forks, and onnxruntime has threads from its import on: neither backend preloads."""
-    assert [backend.preload for backend in mataserver_ocr.backends()] == [(), ()]
+    """A zygote forks, and onnxruntime has threads from its import on: no backend preloads."""
+    assert {backend.preload for backend in mataserver_ocr.backends()} == {()}
+
+
+@pytest.mark.parametrize(
+    ("name", "command"),
+    [("easyocr", "pip install 'easyocr'"), ("paddleocr", "pip install 'paddlepaddle' 'paddleocr'")],
+)
+def test_a_missing_engine_is_named_with_the_command(name, command, tmp_path):
+    """An engine that is not installed is 503 with what pip installs; the plugin works without."""
+    if name in INSTALLED:
+        pytest.skip(f"{name} is installed")
+    plugins = discover(configure(environ={}, directory=tmp_path), testing.installed("ocr"))
+    assert plugins.pip(name) is not None
+    with pytest.raises(Unavailable) as caught:
+        plugins.pip(name).check_installed()
+    assert command in caught.value.detail
+
+
+@pytest.mark.parametrize(
+    ("params", "sent"),
+    [
+        (rapidocr.RapidOcrParams, {"language": "deu"}),
+        (tesseract.TesseractParams, {"language": "eng+deu"}),
+        (easyocr.EasyOcrParams, {"language": "jpn", "detail": 0}),
+        (paddleocr.PaddleOcrParams, {"language": "japan"}),
+    ],
+)
+def test_params_cross_the_wire(params, sent):
+    """Params made of JSON values survive the way to a worker; others are refused."""
+    made = msgspec.convert(sent, params)
+    assert msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=params) == made
+    assert made != params()
+    for wrong in ({"languages": "eng"}, {"language": ""}, {"detail": 2}):
+        with pytest.raises(msgspec.ValidationError):
+            msgspec.convert(wrong, params)
 
 
 @pytest.mark.parametrize(
@@ -46,7 +87,11 @@ def test_nothing_that_starts_threads_is_preloaded():
         ({"rapidocr": {"max_side": 1}}, "rapidocr.max_side"),
         ({"rapidocr": {"min_confidence": 1.5}}, "rapidocr.min_confidence"),
         ({"rapidocr": {"side": 1}}, "side"),
-        ({"easyocr": {}}, "easyocr"),
+        ({"tesseract": {"in_process": "yes"}}, "tesseract.in_process"),
+        ({"easyocr": {"readers": 0}}, "easyocr.readers"),
+        ({"easyocr": {"recogniser": "../mine"}}, "easyocr.recogniser"),
+        ({"paddleocr": {"size": "huge"}}, "paddleocr.size"),
+        ({"doctr": {}}, "doctr"),
     ],
 )
 def test_settings_refuse_wrong_values_by_name(given, key):

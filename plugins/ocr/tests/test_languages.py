@@ -54,6 +54,23 @@ def test_no_name_is_given_twice():
     assert sum(map(len, claimed)) == len(set().union(*claimed))
 
 
+@pytest.mark.parametrize(
+    ("given", "codes"),
+    [
+        ("jpn", ("jpn", "ja", "PP-OCRv6")), ("zh", ("chi_sim", "ch_sim", "PP-OCRv6")),
+        ("ch_tra", ("chi_tra", "ch_tra", "PP-OCRv6")), ("sr", ("srp", "rs_cyrillic", "cyrillic")),
+        ("rs_latin", ("srp_latn", "rs_latin", "PP-OCRv6")), ("ru", ("rus", "ru", "eslav")),
+        ("kor", ("kor", "ko", "korean")), ("fi", ("fin", None, "PP-OCRv6")),
+        ("heb", ("heb", None, None)), ("vie", ("vie", "vi", None)),
+    ],
+)  # fmt: skip
+def test_each_engine_has_a_name_for_it(given, codes):
+    """The table gives Tesseract's code, EasyOCR's and PaddleOCR's recogniser, or says none."""
+    language = languages.find(given)
+    assert language is not None
+    assert (language.tesseract, language.easyocr, language.paddleocr) == codes
+
+
 def test_several_languages_are_split():
     """Tesseract's plus sign and a comma both separate; nothing between them is an error."""
     assert languages.parts("eng+deu") == ["eng", "deu"]

@@ -6,13 +6,16 @@ random what it reads.
 
 from __future__ import annotations
 
+import io
 import socket
 
+import aiohttp
 import numpy as np
 import pytest
 import yaml
+from PIL import Image
 
-from mataserver import InvalidParams, TextRegion, Unavailable
+from mataserver import InvalidParams, TextRegion, Unavailable, testing
 from mataserver_ocr.languages import LANGUAGES
 from mataserver_ocr.paddleocr import PaddleOcrParams, models, script
 
@@ -235,3 +238,31 @@ def test_the_choice_is_paddleocrs_own(code):
 
     chosen = paddleocr.PaddleOCR._get_ocr_model_names(None, code, None)
     assert tuple(models(script(code), "medium")) == chosen
+
+
+async def test_it_is_pulled_and_served_by_a_child_process(directory, page, tmp_path):
+    """Pulled over REST with nothing to install, it answers from a worker; Korean is 503."""
+    buffer = io.BytesIO()
+    Image.fromarray(page).save(buffer, "PNG")
+    chosen = {"directory": str(directory), "size": "tiny", "min_confidence": 0.0}
+    async with (
+        testing.serving(
+            tmp_path,
+            entry_points=testing.installed("ocr"),
+            engine="process",
+            plugins={"ocr": {"paddleocr": chosen}},
+        ) as served,
+        aiohttp.ClientSession(served.url, headers=served.headers) as http,
+    ):
+        pull = await http.post("/v1/models/pull", json={"model": "paddleocr", "task": "ocr"})
+        assert pull.status == 202, await pull.text()
+        for language, status in (("german", 200), ("kor", 503)):
+            answer = await http.post(
+                "/v1/infer",
+                params={"model": "paddleocr", "language": language},
+                data=buffer.getvalue(),
+                headers={"Content-Type": "image/png"},
+            )
+            body = await answer.json()
+            assert answer.status == status, body
+            assert len(body.get("regions", [])) == (3 if status == 200 else 0)

@@ -1,0 +1,58 @@
+"""A vision-language model over REST, in one child process: whole, in pieces, and left alone."""
+
+from __future__ import annotations
+
+import io
+import json
+
+import aiohttp
+import pytest
+from PIL import Image
+
+from mataserver import testing
+from mataserver.catalog import Catalog
+from mataserver.config import load
+from mataserver.plugins import discover
+from mataserver.registry import Registry
+from mataserver_hf.vlm import VlmParams
+
+POINTS = testing.installed("hf")
+QUERY = {"model": "qwen3_vl", "prompt": "What is this?", "max_tokens": "12"}
+
+
+@pytest.fixture
+async def http(tmp_path, checkpoint):
+    """A server with a tiny Qwen3-VL registered from its directory."""
+    settings = load(environ={}, directory=tmp_path, data_dir=str(tmp_path))
+    registry = Registry(tmp_path / "model_registry.json")
+    Catalog(settings, registry, discover(settings, POINTS)).add_local(checkpoint("qwen3_vl"), "vlm")
+    async with (
+        testing.serving(tmp_path, entry_points=POINTS, engine="process") as served,
+        aiohttp.ClientSession(served.url, headers=served.headers) as session,
+    ):
+        yield session
+
+
+async def test_text_is_served(http, model, picture):
+    """The answer over REST is the model's, streamed or not; without a prompt it is a 422."""
+    image = picture(90, 150)
+    buffer = io.BytesIO()
+    Image.fromarray(image).save(buffer, "PNG")
+    png = {"data": buffer.getvalue(), "headers": {"Content-Type": "image/png"}}
+    [expected] = model("qwen3_vl").predict(
+        [image], [VlmParams(prompt=QUERY["prompt"], max_tokens=12)]
+    )
+
+    async with http.post("/v1/infer", params=QUERY, **png) as response:
+        assert (await response.json())["text"] == expected.text
+
+    events = {**png, "headers": {**png["headers"], "Accept": "text/event-stream"}}
+    async with http.post("/v1/infer", params=QUERY, **events) as response:
+        lines = (await response.text()).splitlines()
+    *pieces, result = [json.loads(line[6:]) for line in lines if line.startswith("data: ")]
+    assert len(pieces) > 1
+    assert "".join(piece["text"] for piece in pieces) == result["text"] == expected.text
+
+    async with http.post("/v1/infer", params={"model": "qwen3_vl"}, **png) as response:
+        assert response.status == 422
+        assert (await response.json())["detail"].startswith("params.prompt: ")

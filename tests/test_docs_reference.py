@@ -1,0 +1,183 @@
+"""The pages of errors, metrics, plugins and dependencies against the code."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import importlib.metadata
+import re
+import tomllib
+
+import pytest
+
+import mataserver
+from markdown_pages import PLUGINS, ROOT, blocks, headings, quoted, read, rows, section
+from mataserver import client, contract, errors, hookspecs, openapi, plugins, results, testing
+from mataserver.metrics import Metrics
+
+# docs/errors.md
+
+
+def subclasses(kind):
+    """Return a class and everything below it."""
+    return [kind, *(below for each in kind.__subclasses__() for below in subclasses(each))]
+
+
+def test_statuses_are_described():
+    """Every status that the server answers has a heading, and every such heading is one."""
+    described = {int(name) for name in headings(read("errors.md")) if name.isdecimal()}
+    own = {client.ConnectionFailed, client.BadAnswer}
+    known = [kind for kind in subclasses(errors.MataError) if kind not in own]
+    raised = {kind.status for kind in known if kind.__module__.startswith("mataserver")}
+    assert described == raised | set(openapi._EXPLAINED) | {405}
+
+
+def test_the_clients_exceptions_are_described():
+    """Every exception of the client is named on the page of errors."""
+    text = section(read("errors.md"), "In the Python client")
+    for name in ("BadRequest", "NotFound", "Conflict", "InvalidParams", "Unavailable"):
+        assert f"`{name}` {getattr(errors, name).status}" in text
+    for kind in (client.ConnectionFailed, client.BadAnswer):
+        assert f"`{kind.__name__}`" in text
+        assert f"status {kind.status}" in text
+
+
+def strings():
+    """Return every string of the core's code."""
+    found = set()
+    for path in (ROOT / "mataserver").rglob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Constant) and isinstance(node.value, str):
+                found.add(node.value)
+    return found
+
+
+def test_sentences_of_errors_exist():
+    """What the page quotes is what the code says."""
+    known = strings()
+    for row in rows(read("errors.md"), "sentence"):
+        for sentence in re.findall(r"`([^`]*)`", row[0]):
+            for piece in filter(None, (part.strip(" :;'") for part in sentence.split("…"))):
+                assert any(piece in text for text in known), sentence
+
+
+# docs/metrics.md
+
+
+def test_metrics_are_described():
+    """Every metric of the core has a line with its type and labels, and every line is one."""
+    described = {
+        quoted(row[0]): (row[1], tuple(re.findall(r"`(\w+)`", row[2])))
+        for row in rows(read("metrics.md"), "metric")
+    }
+    actual = {}
+    for metric in vars(Metrics()).values():
+        if hasattr(metric, "_labelnames"):
+            suffix = "_total" if metric._type == "counter" else ""
+            actual[metric._name + suffix] = (metric._type, metric._labelnames)
+    assert described == actual
+
+
+# docs/plugins.md
+
+
+def test_hooks_are_described():
+    """Every hook has a heading and its signature, and a plugin of this repository or an example."""
+    text = read("plugins.md")
+    for name in plugins.HOOKS:
+        assert name in headings(text)
+        assert f"`{name}(" in section(text, name)
+        assert hasattr(hookspecs, name)
+
+
+@pytest.mark.parametrize(
+    ("kind", "header"),
+    [
+        (contract.Backend, "field"),
+        (contract.Context, "`Context`"),
+        (contract.LoadContext, "`LoadContext`"),
+        (contract.ModelSpec, "`ModelSpec`"),
+    ],
+)
+def test_fields_are_described(kind, header):
+    """Every field of what a plugin gives and gets has a line, in the code's order."""
+    described = [quoted(row[0]) for row in rows(read("plugins.md"), header)]
+    assert described == [field.name for field in dataclasses.fields(kind)]
+
+
+def test_model_files_are_described():
+    """What ``accepts`` gets is described, with what is derived from it."""
+    described = [quoted(row[0]) for row in rows(read("plugins.md"), "`ModelFiles`")]
+    fields = [field.name for field in dataclasses.fields(contract.ModelFiles)]
+    assert described == [*fields, "model_type"]
+
+
+def test_defaults_of_a_backend_are_described():
+    """The table tells the default of every field that has one worth telling."""
+    for field, row in zip(
+        dataclasses.fields(contract.Backend), rows(read("plugins.md"), "field"), strict=True
+    ):
+        default = field.default
+        if default is dataclasses.MISSING or default is None:
+            assert row[1] == ""
+        else:
+            told = default.__name__ if isinstance(default, type) else str(default)
+            assert quoted(row[1]) == told
+
+
+def test_tasks_are_described():
+    """The page of plugins names every task and its result."""
+    text = read("plugins.md")
+    described = {}
+    for tasks, result, *_ in rows(section(text, "Results"), "task"):
+        described |= dict.fromkeys(re.findall(r"`(\w+)`", tasks), quoted(result))
+    assert described == {t: k.__name__ for k in results.RESULT_TYPES for t in k.tasks}
+    listed = next(row[2] for row in rows(text, "field") if row[0] == "`task`")
+    assert re.findall(r"`(\w+)`", listed) == list(results.TASKS)
+
+
+@pytest.mark.parametrize("name", mataserver.__all__)
+def test_the_plugin_api_is_described(name):
+    """Every name of the root package stands on the page of plugins."""
+    assert re.search(rf"\b{name}\b", read("plugins.md"))
+
+
+def test_testing_is_described():
+    """Every public function of the testing kit stands on the page of plugins."""
+    text = section(read("plugins.md"), "Testing")
+    for name in ("check_plugin", "serving", "installed", "FAKE"):
+        assert f"`{name}" in text
+        assert hasattr(testing, name)
+
+
+def test_the_tutorial_is_the_example():
+    """The tutorial shows the files of the example as they are."""
+    text = read("plugins.md")
+    folder = ROOT / "examples" / "own_plugin"
+    assert (folder / "pyproject.toml").read_text() in blocks(text, "toml")
+    assert (folder / "mataserver_focus.py").read_text() in blocks(text, "python")
+
+
+# docs/why.md
+
+
+def requirements(folder):
+    """Return the names of a project's requirements, without this repository's distributions."""
+    project = tomllib.loads((folder / "pyproject.toml").read_text())["project"]
+    extras = project.get("optional-dependencies", {}).values()
+    every = [*project.get("dependencies", []), *(one for extra in extras for one in extra)]
+    names = (re.match(r"[\w.-]+", requirement)[0] for requirement in every)
+    return {name for name in names if not name.startswith("mataserver")}
+
+
+def test_dependencies_are_justified():
+    """Every dependency of the core and of the plugins has a line, and every line is one."""
+    described = [quoted(row[0]) for row in rows(read("why.md"), "package")]
+    projects = [ROOT, *(ROOT / "plugins" / name for name in PLUGINS)]
+    assert sorted(described) == sorted(set().union(*map(requirements, projects)))
+
+
+def test_the_version_is_the_packages():
+    """The version that the docs show is the one that is installed."""
+    assert importlib.metadata.version("mataserver") == mataserver.__version__
+    assert f'"version": "{mataserver.__version__}"' in read("api.md")

@@ -1,0 +1,180 @@
+"""The models as a plugin's service sees them, in a thread and in a process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import numpy as np
+import pytest
+
+from conftest import picture
+from mataserver import app
+from mataserver.errors import InvalidParams, MataError, NotFound, Unavailable
+from mataserver.results import Detection, DetectResult
+from mataserver.testing import FAKE, serving
+from service_plugins import LAB, folder, plugin
+
+__all__ = ["folder", "plugin"]
+
+ENGINES = ["thread", "process"]
+
+
+@contextlib.asynccontextmanager
+async def models(plugin, folder, engine, **settings):
+    """The models as a service sees them, on an engine."""
+    points = [FAKE, plugin(LAB)]
+    async with serving(folder, entry_points=points, engine=engine, **settings) as served:
+        ((_, service),) = served.app[app.STATE].services
+        yield service.ctx.models
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_predict_gives_the_models_struct(plugin, folder, engine):
+    """The handle's ``predict`` returns the very struct that the model made."""
+    async with models(plugin, folder, engine) as at, at.acquire("fake-detect") as model:
+        result = await model.predict(picture())
+    assert result == DetectResult([Detection("64x48", 0.9, (10.0, 8.0, 30.0, 28.0))])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_predict_gives_arrays(plugin, folder, engine):
+    """Masks come back as boolean arrays, depth as a float32 array, as the model gave them."""
+    async with models(plugin, folder, engine) as at:
+        async with at.acquire("fake-segment") as model:
+            masked, unmasked = (await model.predict(picture())).segments
+        async with at.acquire("fake-depth") as model:
+            depth = (await model.predict(picture(), {"normalize": False})).depth_map
+    expected = np.zeros((48, 64), bool)
+    expected[8:28, 10:30] = True
+    assert np.array_equal(masked.mask, expected)
+    assert unmasked.mask is not None
+    assert not isinstance(unmasked.mask, np.ndarray)
+    assert (depth.shape, depth.dtype, depth.max()) == ((48, 64), np.float32, 10.0)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_predict_encoded_gives_json(plugin, folder, engine):
+    """The handle's ``predict_encoded`` returns each field as JSON bytes."""
+    async with models(plugin, folder, engine) as at, at.acquire("fake-detect") as model:
+        fields = await model.predict_encoded(picture(), {"confidence": 0.0})
+    assert list(fields) == ["detections"]
+    assert fields["detections"].startswith(b'[{"label":"64x48","confidence":0.9,"bbox":[10.0,')
+    assert b"faint" in fields["detections"]
+
+
+async def test_params_are_checked_like_a_requests(plugin, folder):
+    """Names and ranges of the API hold for services; the model's own params fill the gaps."""
+    own = [{"model": "fake-detect", "params": {"confidence": 0.1}}]
+    async with (
+        models(plugin, folder, "thread", models=own) as at,
+        at.acquire("fake-detect") as model,
+    ):
+        assert len((await model.predict(picture())).detections) == 2
+        assert len((await model.predict(picture(), {"confidence": 0.5})).detections) == 1
+        with pytest.raises(InvalidParams, match=r"params\.threshold: .*use 'confidence'"):
+            await model.predict(picture(), {"threshold": 0.5})
+        with pytest.raises(InvalidParams, match=r"params\.confidence"):
+            await model.predict_encoded(picture(), {"confidence": 2})
+        with pytest.raises(InvalidParams, match="params: expected `object`"):
+            await model.predict(picture(), ["confidence"])
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_failures_reach_the_service(plugin, folder, engine):
+    """A refused picture is 400, a failing model 500, and neither text holds a secret."""
+    async with models(plugin, folder, engine) as at, at.acquire("fake-detect") as model:
+        with pytest.raises(MataError, match="image cannot be decoded") as refused:
+            await model.predict(b"no picture")
+        with pytest.raises(MataError, match="The model failed: RuntimeError") as failed:
+            await model.predict(picture(), {"behave": "raise"})
+    assert (refused.value.status, failed.value.status) == (400, 500)
+
+
+async def test_models_that_cannot_be_acquired(plugin, folder):
+    """An unknown model is ``NotFound``, a task that nothing serves ``Unavailable``."""
+    async with models(plugin, folder, "thread") as at:
+        with pytest.raises(NotFound, match="Model not found: nobody"):
+            async with at.acquire("nobody"):
+                pass
+        with pytest.raises(Unavailable, match="fake-detect for the task ocr"):
+            async with at.acquire("fake-detect", "ocr"):
+                pass
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_call_runs_a_public_method(plugin, folder, engine):
+    """``call`` gives arguments and result through, whatever process the model lives in."""
+    async with models(plugin, folder, engine) as at:
+        async with at.acquire("fake-detect") as model:
+            value = {"a": [1, np.arange(3)], "b": b"\x00"}
+            answer = await model.call("echo", value=value)
+        async with at.acquire("lab") as model:
+            for name in ("_secret", "nothing", "computed"):
+                with pytest.raises(MataError, match="no method") as refused:
+                    await model.call(name)
+                assert refused.value.status == 404
+    assert np.array_equal(answer["a"][1], [0, 1, 2])
+    assert answer["b"] == b"\x00"
+
+
+async def test_a_result_that_cannot_travel(plugin, folder):
+    """From a worker process a result that does not pickle is a failure, and the worker lives."""
+    async with models(plugin, folder, "process") as at, at.acquire("lab") as model:
+        with pytest.raises(MataError, match="something that cannot be sent"):
+            await model.call("lock")
+        assert await model.call("seen") == (0, False)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_stream_gives_every_item(plugin, folder, engine):
+    """``stream`` iterates over a generator method to its end, and two streams interleave."""
+    async with models(plugin, folder, engine) as at, at.acquire("fake-detect") as model:
+        both = model.stream("count", 3), model.stream("count", stop=3)
+        items = [await anext(stream) for _ in range(3) for stream in both]
+        assert items == [0, 0, 1, 1, 2, 2]
+        assert [item async for item in both[0]] == []
+        await both[1].aclose()
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_closing_a_stream_stops_the_work(plugin, folder, engine):
+    """After three of a million items nothing more is computed and the generator is closed."""
+    async with models(plugin, folder, engine) as at, at.acquire("lab") as model:
+        async with contextlib.aclosing(model.stream("numbers", 1_000_000)) as stream:
+            items = [await anext(stream) for _ in range(3)]
+        assert items == [0, 1, 2]
+        assert await model.call("seen") == (3, True)
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_stream_ends_with_the_models_error(plugin, folder, engine):
+    """An error of a generator method reaches whoever iterates, after the items before it."""
+    async with models(plugin, folder, engine) as at, at.acquire("lab") as model:
+        stream = model.stream("numbers", 2)
+        assert [await anext(stream), await anext(stream)] == [0, 1]
+        with pytest.raises(MataError, match="there are no more numbers") as ended:
+            await anext(stream)
+        assert ended.value.status == 400
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_held_model_stays_loaded(plugin, folder, engine):
+    """With ``keep_alive`` 0 a model goes when its last holder does, and not before."""
+    async with models(plugin, folder, engine, keep_alive=0) as at:
+        async with at.acquire("lab") as model:
+            async with at.acquire("lab"), contextlib.aclosing(model.stream("numbers", 9)) as stream:
+                await anext(stream)
+            await model.predict(picture())
+            assert await model.call("seen") == (1, True)
+        await gone(at)
+        async with at.acquire("lab") as model:
+            assert await model.call("seen") == (0, False)
+        await gone(at)
+
+
+async def gone(at):
+    """Wait until the models of a service are out of memory, and their workers ended."""
+    while at._pool.loaded():
+        await asyncio.sleep(0.01)
+    await asyncio.wait([slot.leaving for slot in at._pool._slots.values()])
