@@ -192,19 +192,13 @@ def _add_services(application: web.Application, state: State) -> None:
             run_blocking=asyncio.to_thread,
         )
 
-    for plugin, service in state.plugins.services(context):
-        routes = list(service.routes())
-        taken = {
-            (route.method, route.resource.canonical)
-            for route in application.router.routes()
-            if route.resource is not None
-        }
-        clash = [f"{r.method} {r.path}" for r in routes if (r.method, r.path) in taken]
-        if clash:
-            plugin.error = f"its routes exist already: {', '.join(clash)}"
-            log.error("plugin %s is not in use: %s", plugin.name, plugin.error)
-            continue
-        application.router.add_routes(routes)
+    taken = [
+        (route.method, route.resource.canonical)
+        for route in application.router.routes()
+        if route.resource is not None
+    ]
+    for plugin, service in state.plugins.services(context, taken):
+        application.router.add_routes(plugin.routes)
         state.services.append((plugin.name, service))
 
 

@@ -260,6 +260,7 @@ class ModelPool:
             self._stop_timer(slot)
         tasks = [self._leave(slot, "shutdown") for slot in self._slots.values() if slot.worker]
         tasks += [slot.loading for slot in self._slots.values() if slot.loading is not None]
+        tasks += [slot.leaving for slot in self._slots.values() if slot.leaving is not None]
         await asyncio.gather(*tasks, return_exceptions=True)
 
     # holding
