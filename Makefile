@@ -9,10 +9,10 @@ DEFAULTS := -e . -e plugins/opencv -e plugins/ocr
 SOURCES := pyproject.toml constraints.txt requirements-dev.txt $(PLUGINS)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help demo serve setup test check bench clean
+.PHONY: help demo serve setup test test-engines check bench clean
 
 help:            ## this list
-	@grep -hE '^[a-z]+: .*##|^[a-z]+:  +##' Makefile | sed 's/:.*##/\t/'
+	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed 's/:.*##/\t/'
 
 $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
@@ -40,6 +40,9 @@ setup: $(VENV)/.setup  ## .venv with the core, every plugin and the development 
 
 test: $(VENV)/.setup  ## every test
 	$(BIN)/python -m pytest
+
+test-engines: $(VENV)/.setup  ## easyocr, paddleocr and tesserocr, each in an environment of its own
+	$(BIN)/python plugins/ocr/tests/engines/run.py $(ENGINES)
 
 check: $(VENV)/.setup  ## format, lint, layers, types
 	$(BIN)/ruff format --check .
