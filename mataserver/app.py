@@ -208,11 +208,10 @@ def _lifetime(
     """Return what runs while the server does: background tasks, services, preloads, clean-up."""
 
     async def lifetime(_application: web.Application) -> AsyncIterator[None]:
-        tasks = [
-            asyncio.create_task(state.sessions.watch()),
-            asyncio.create_task(_reconcile(state)),
-            asyncio.create_task(_preload(state)),
-        ]
+        loops = (state.sessions.watch(), _reconcile(state), _preload(state))
+        tasks = [asyncio.create_task(each) for each in loops]
+        for task in tasks:
+            task.add_done_callback(_tell_failure)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(_stop, state, engines)
             try:
@@ -225,6 +224,12 @@ def _lifetime(
                 await asyncio.gather(*tasks, return_exceptions=True)
 
     return lifetime
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    """Log what ended a background task before its time."""
+    if not task.cancelled() and task.exception() is not None:
+        log.error("a background task failed", exc_info=task.exception())
 
 
 async def _stop(state: State, engines: dict[str, Engine]) -> None:
