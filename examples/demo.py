@@ -14,6 +14,7 @@ from pathlib import Path
 from PIL import Image, ImageDraw
 
 from mataserver.client import Client, FrameError
+from mataserver.results import InferResponse
 
 HERE = Path(__file__).resolve().parent
 PICTURES = HERE / "pictures"
@@ -71,14 +72,17 @@ def rest(client: Client) -> None:
 
     step("find faces (opencv-faces), as JSON with base64")
     faces = client.infer("opencv-faces", PICTURES / "astronaut.jpg", confidence=0.4)
+    show("astronaut", faces)
     step("find codes (opencv-qr), as a raw image body")
-    codes = client.infer_raw("opencv-qr", PICTURES / "codes.jpg")
-    for name, answer in (("astronaut", faces), ("codes", codes)):
-        found = answer.detections or []
-        for one in found:
-            print(f"  {one.confidence:5.2f}  {one.label}  {[round(v) for v in one.bbox]}")
-        path = annotate(PICTURES / f"{name}.jpg", [(d.label, d.bbox) for d in found])
-        print(f"  -> {path}")
+    show("codes", client.infer_raw("opencv-qr", PICTURES / "codes.jpg"))
+
+
+def show(name: str, answer: InferResponse) -> None:
+    """Print the detections of a picture and draw them."""
+    found = answer.detections or []
+    for one in found:
+        print(f"  {one.confidence:5.2f}  {one.label}  {[round(v) for v in one.bbox]}")
+    print(f"  -> {annotate(PICTURES / f'{name}.jpg', [(d.label, d.bbox) for d in found])}")
 
 
 def frames() -> list[bytes]:

@@ -43,6 +43,7 @@ if TYPE_CHECKING:
     from mataserver.pool import Recipe
 
 RECONCILE_EVERY = 2.0
+RETRY_EVERY = 30.0
 STATE = web.AppKey("state", State)
 
 log = logging.getLogger("mataserver")
@@ -153,7 +154,8 @@ def _configured_models(state: State) -> None:
     except MataError as error:
         log.error(error.detail)  # noqa: TRY400 - a message for the operator, not a bug
         state.not_ready["configuration"] = error.detail
-        return
+    else:
+        state.not_ready.clear()
     state.catalog.check_params()
 
 
@@ -234,6 +236,9 @@ def _tell_failure(task: asyncio.Task[None]) -> None:
 
 async def _stop(state: State, engines: dict[str, Engine]) -> None:
     """Give up every session, model and worker, also when a service failed to start."""
+    for pull in state.pulls:
+        pull.cancel()
+    await asyncio.gather(*state.pulls, return_exceptions=True)
     await state.sessions.close()
     await state.pool.close()
     for engine in engines.values():
@@ -243,18 +248,35 @@ async def _stop(state: State, engines: dict[str, Engine]) -> None:
 async def _reconcile(state: State) -> None:
     while True:
         await asyncio.sleep(RECONCILE_EVERY)
-        await state.catalog.reconcile(state.pool)
+        try:
+            await state.catalog.reconcile(state.pool)
+        except Exception:
+            log.exception("the registry could not be followed")
 
 
 async def _preload(state: State) -> None:
-    for setting in state.settings.models:
-        if not setting.preload:
-            continue
-        try:
-            async with state.pool.hold(state.catalog.recipe(setting.model)):
-                pass
-        except MataError as error:
-            log.error("could not preload %s: %s", setting.model, error.detail)  # noqa: TRY400
+    """Load what is to be preloaded; what failed, or was not here, is tried again now and then."""
+    wanted = [setting.model for setting in state.settings.models if setting.preload]
+    while True:
+        failed = []
+        for name in wanted:
+            try:
+                async with state.pool.hold(state.catalog.recipe(name)):
+                    pass
+            except MataError as error:
+                failed.append(name)
+                log.error("could not preload %s: %s", name, error.detail)  # noqa: TRY400
+        await asyncio.sleep(RETRY_EVERY)
+        if state.not_ready:
+            _configured_models(state)
+        entries = state.catalog.entries()
+        broken = [
+            name
+            for name in entries
+            if state.pool.status(name, entries[name].task).error is not None
+        ]
+        preloaded = [s.model for s in state.settings.models if s.preload]
+        wanted = [name for name in preloaded if name in failed or name in broken]
 
 
 async def _leave_sockets(application: web.Application) -> None:

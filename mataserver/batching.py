@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from mataserver.engines.work import Job, Outcome, Worker
 
 AHEAD = 2
+
+log = logging.getLogger("mataserver.batching")
 
 
 class NotDispatchedError(MataError):
@@ -159,6 +162,11 @@ class Batcher:
         except MataError as error:
             for waiting in batch:
                 _fail(waiting, error)
+            return
+        except Exception:
+            log.exception("a worker failed in a way of its own")
+            for waiting in batch:
+                _fail(waiting, MataError("The model failed"))
             return
         for waiting, outcome in zip(batch, outcomes, strict=True):
             if not waiting.future.done():

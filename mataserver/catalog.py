@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import shutil
 import time
@@ -22,13 +23,16 @@ from mataserver.results import TASKS, ModelInfo
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.config import Settings
+    from mataserver.config import ModelSettings, Settings
     from mataserver.plugins import Offer, Plugins
     from mataserver.pool import ModelPool, Status
     from mataserver.registry import Registry
 
 DEFAULTS = ("rapidocr", "opencv-faces", "opencv-qr")
 """Backends whose weights come with their packages; the first start registers those installed."""
+
+TRACKED = ("detect", "track")
+"""A registered task and the other one that its model may serve in a session."""
 
 _BASE_BYTES = 256_000_000
 
@@ -172,19 +176,26 @@ class Catalog:
     def add_configured(self) -> None:
         """Register the models of the configuration whose weights are already here.
 
-        Raises a ``MataError`` naming the first that cannot be served, with what to do.
+        Raises a ``MataError`` naming those that cannot be served, with what to do.
         """
-        known = self.entries()
+        problems = []
         for setting in self._settings.models:
-            if setting.model in known:
-                continue
-            name, task = setting.model, setting.task
+            try:
+                self._add_configured(setting)
+            except MataError as error:
+                problems.append(error.detail)
+        if problems:
+            raise MataError("; ".join(problems))
+
+    def _add_configured(self, setting: ModelSettings) -> None:
+        name, task, known = setting.model, setting.task, self.entries().get(setting.model)
+        if setting.path is not None and task is not None and (known is None or known.path):
+            self._add_path(name, task, Path(setting.path), known)
+        elif known is None:
             if task is None:
                 raise MataError(f"models: {name} is not registered: give its task, or pull it")
             offer = self._plugins.pip(name)
-            if setting.path is not None:
-                self.add_local(Path(setting.path), task, name)
-            elif offer is not None and self._plugins.offer(ModelFiles(name, "pip"), task):
+            if offer is not None and self._plugins.offer(ModelFiles(name, "pip"), task):
                 offer.check_installed()
                 self._registry.add(name, Entry(task=task, source="pip", pulled_at=time.time()))
             elif sources.cached(name) is not None:
@@ -192,20 +203,34 @@ class Catalog:
             else:
                 raise MataError(f"models: {name} is not here: mataserver pull {name} --task {task}")
 
+    def _add_path(self, name: str, task: str, path: Path, known: Entry | None) -> None:
+        """Register a configured path; one that was moved in the configuration is replaced."""
+        place = str(path.expanduser().resolve())
+        if known is not None and (known.path, known.task) != (place, task):
+            self._registry.remove(name)
+        if known is None or (known.path, known.task) != (place, task):
+            self.add_local(path, task, name)
+
     def check_params(self) -> None:
-        """Check ``models[].params`` against what serves each model. Raises ``InvalidParams``."""
+        """Check ``models[].params`` against what serves each model. Raises ``InvalidParams``.
+
+        A model that is not here now is left out: ``/ready`` tells of it.
+        """
         for setting in self._settings.models:
             if setting.params:
-                params_type = self.recipe(setting.model).backend.params
-                params.check_defaults(setting.params, params_type)
+                with contextlib.suppress(NotFound, Unavailable):
+                    params_type = self.recipe(setting.model).backend.params
+                    params.check_defaults(setting.params, params_type)
 
     async def reconcile(self, pool: ModelPool) -> None:
-        """Unload what is no longer registered, or registered for another task or path."""
+        """Unload what is no longer registered, or for another task.
+
+        What is registered with other files is replaced by its next request.
+        """
         entries = self.entries()
         for name, task in pool.loaded():
             entry = entries.get(name)
-            known = self._recipes.get((name, task))
-            if entry is None or (known is not None and known[0].source != entry.source):
+            if entry is None or (entry.task != task and (entry.task, task) != TRACKED):
                 self._recipes.pop((name, task), None)
                 await pool.unload(name, task, "removed")
 

@@ -46,7 +46,8 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     threads:     threads of a forward pass; 0 leaves the choice to the framework.
     max_batch:   largest batch; 0 takes the backend's.
     max_wait_ms: how long a batch that is not full may wait for more while the model is busy.
-    preload:     load at start; ``/ready`` waits for it.
+    preload:     load at start; ``/ready`` waits for it. It then stays, unless ``keep_alive`` says
+                 otherwise.
     pin:         never evict it under memory pressure.
     keep_alive:  seconds of idleness until it is unloaded; 0 at once, -1 never.
     params:      inference parameters used where a request gives none.

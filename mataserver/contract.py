@@ -129,6 +129,7 @@ class Backend:
     requires: importable modules without which it cannot load (checked without importing them).
     packages: what ``pip install`` needs to make ``requires`` true; also what ``pull`` installs.
     system_binary: an executable that must be on PATH, if any.
+    gpu:      whether it uses a CUDA device where there is one: its models count against VRAM.
     engine:   where it runs unless the configuration says otherwise.
     preload:  modules that the plugin's zygote imports once, before it forks workers. Leave empty
               for frameworks that start threads at import (onnxruntime).
@@ -147,6 +148,7 @@ class Backend:
     requires: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()
     system_binary: str | None = None
+    gpu: bool = False
     engine: Literal["process", "thread"] = "process"
     preload: tuple[str, ...] = ()
     max_batch: int = 1

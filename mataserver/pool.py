@@ -33,6 +33,7 @@ log = logging.getLogger("mataserver.pool")
 
 FREE_DEATHS = 2
 LONGEST_BACKOFF = 60.0
+RECHECK = 0.2
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +47,15 @@ class Recipe:
     settings: ModelSettings
     estimate: int
     parts: Mapping[str, Recipe] = field(default_factory=dict)
+
+    def same_model(self, other: Recipe) -> bool:
+        """Whether a worker of this recipe serves the other one too."""
+        return (self.spec, self.backend) == (other.spec, other.backend)
+
+    @property
+    def uses_gpu(self) -> bool:
+        """Whether it, or a part of it, uses a GPU where there is one."""
+        return self.backend.gpu or any(part.uses_gpu for part in self.parts.values())
 
     @property
     def key(self) -> tuple[str, str]:
@@ -271,6 +281,8 @@ class ModelPool:
             slot = self._slots[recipe.key] = Slot(recipe)
         slot.holders += 1
         self._stop_timer(slot)
+        if slot.worker is not None and not slot.recipe.same_model(recipe):
+            self._leave(slot, "replaced")
         try:
             if slot.worker is None or not slot.worker.alive:
                 await self._join_load(slot, recipe)
@@ -322,6 +334,10 @@ class ModelPool:
         except MataError as error:
             self._load_failed(slot, error)
             raise
+        except Exception as error:
+            log.exception("the load of %s failed in a way of its own", name)
+            self._load_failed(slot, MataError("The model could not be loaded"))
+            raise MataError("The model could not be loaded") from error
         finally:
             slot.loading = None
         await self._settle(slot, worker)
@@ -345,6 +361,7 @@ class ModelPool:
         self._metrics.loads.labels(name, "ok").inc()
         self._metrics.loaded.set(len(self.loaded()))
         await self._measure(slot, worker)
+        self._start_timer(slot)  # nobody may be waiting for it any more
 
     async def _measure(self, slot: Slot, worker: Worker) -> None:
         slot.ram = await worker.memory() or slot.ram
@@ -363,34 +380,49 @@ class ModelPool:
         """Evict until the model fits. Raises ``OutOfMemory`` when it cannot."""
         async with self._room:
             need = slot.ram or slot.recipe.estimate
-            if not self._fits(need, slot, evictable=False):
+            if self._short(need, slot, self._evictable()):
                 raise OutOfMemory(f"Not enough memory to load {slot.recipe.spec.name}")
-            while not self._fits(need, slot):
-                victim = self._victim()
+            while short := self._short(need, slot, []):
+                candidates = [s for s in self._evictable() if short == "ram" or s.vram]
+                victim = self._victim(candidates)
                 if victim is not None:
                     await self._leave(victim, "evicted")
-                    continue
-                wait = self._until_victim()
-                if wait is None:
+                elif candidates:
+                    await asyncio.sleep(max(0.01, min(map(self._age_left, candidates))))
+                else:
                     raise OutOfMemory(f"Not enough memory to load {slot.recipe.spec.name}")
-                await asyncio.sleep(wait)
             slot.ram = need
 
-    def _fits(self, need: int, newcomer: Slot, *, evictable: bool = True) -> bool:
-        """Whether the newcomer fits beside the others, or beside those that cannot be evicted."""
-        others = [s for s in self._slots.values() if s is not newcomer and (s.worker or s.loading)]
-        spared = [] if evictable else self._evictable()
-        held = self._probe.own() + sum(s.ram for s in others if s not in spared)
+    def _short(self, need: int, newcomer: Slot, spared: list[Slot]) -> str:
+        """Return which memory the newcomer lacks, "ram" or "vram", if ``spared`` were gone."""
+        others = [
+            each
+            for each in self._slots.values()
+            if each is not newcomer and each not in spared and (each.worker or each.loading)
+        ]
+        held = self._probe.own() + sum(each.ram for each in others)
         if held + need > self._policy.ram_fraction * self._probe.ram_total():
-            return False
-        if not evictable:
-            return True
-        device = newcomer.recipe.settings.device or self._policy.device
-        gpus = [] if device == "cpu" else self._probe.gpus()
-        if not gpus:
-            return True
-        gpu = gpus[int(device.partition(":")[2] or 0)] if device.startswith("cuda:") else gpus[0]
-        return gpu.used + (newcomer.vram or need) <= self._policy.vram_fraction * gpu.total
+            return "ram"
+        gpu = self._gpu(newcomer)
+        if gpu is None:
+            return ""
+        coming = sum(s.vram or s.ram for s in others if s.loading and s.recipe.uses_gpu)
+        used = gpu.used + coming - sum(each.vram for each in spared)
+        wanted = newcomer.vram or need
+        return "vram" if used + wanted > self._policy.vram_fraction * gpu.total else ""
+
+    def _gpu(self, slot: Slot) -> Gpu | None:
+        """Return the GPU that a model goes to, or None. Raises ``Unavailable`` if it is absent."""
+        device = slot.recipe.settings.device or self._policy.device
+        if device == "cpu" or not slot.recipe.uses_gpu:
+            return None
+        gpus = self._probe.gpus()
+        index = int(device.partition(":")[2] or 0)
+        if index >= len(gpus):
+            if device == "auto" or not gpus:
+                return None  # no driver to ask: the backend itself knows whether it can run
+            raise Unavailable(f"There is no GPU {index}")
+        return gpus[index]
 
     def _evictable(self) -> list[Slot]:
         return [
@@ -405,13 +437,9 @@ class ModelPool:
     def _age_left(self, slot: Slot) -> float:
         return (slot.loaded_at or 0.0) + self._policy.min_residence - self._clock()
 
-    def _victim(self) -> Slot | None:
-        old = [slot for slot in self._evictable() if self._age_left(slot) <= 0]
+    def _victim(self, candidates: list[Slot]) -> Slot | None:
+        old = [slot for slot in candidates if self._age_left(slot) <= 0]
         return min(old, key=lambda s: s.last_used or s.loaded_at or 0.0, default=None)
-
-    def _until_victim(self) -> float | None:
-        young = [self._age_left(slot) for slot in self._evictable()]
-        return max(0.01, min(young)) if young else None
 
     # leaving
 
@@ -438,8 +466,9 @@ class ModelPool:
         return slot.leaving
 
     def _start_timer(self, slot: Slot) -> None:
-        keep_alive = slot.recipe.settings.keep_alive
-        seconds = self._policy.keep_alive if keep_alive is None else keep_alive
+        settings = slot.recipe.settings
+        usual = -1.0 if settings.preload else self._policy.keep_alive
+        seconds = usual if settings.keep_alive is None else settings.keep_alive
         if slot.worker is None or slot.holders or seconds < 0 or self._closed:
             return
         self._stop_timer(slot)
@@ -453,8 +482,13 @@ class ModelPool:
 
     def _expire(self, slot: Slot) -> None:
         slot.timer = None
-        if slot.worker is not None and not slot.holders and not slot.active:
-            self._leave(slot, "keep-alive")
+        if slot.worker is None or slot.holders:
+            return
+        if slot.active:  # whoever asked went away, and the model still works on it
+            loop = asyncio.get_running_loop()
+            slot.timer = loop.call_later(RECHECK, self._expire, slot)
+            return
+        self._leave(slot, "keep-alive")
 
     def _died(self, slot: Slot, worker: Worker, reason: str) -> None:
         """Note a worker's death; from the third in a row on, the next load is held back."""

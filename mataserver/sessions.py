@@ -183,4 +183,5 @@ class SessionStore:
             await self._pool.worker(session.recipe).close_session(session.id)
         except MataError as error:
             log.debug("the state of session %s went with its worker: %s", session.id, error.detail)
-        await session.hold.aclose()
+        finally:
+            await session.hold.aclose()

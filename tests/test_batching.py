@@ -8,7 +8,7 @@ import pytest
 
 from mataserver.batching import Batcher, NotDispatchedError
 from mataserver.engines.work import Facts, Job, Outcome, Timing, WorkerDied
-from mataserver.errors import Unavailable
+from mataserver.errors import MataError, Unavailable
 
 
 class Recorder:
@@ -116,6 +116,23 @@ async def test_a_death_fails_what_ran_and_returns_what_waited():
     worker.gate.set()
     outcomes = await asyncio.gather(*jobs, return_exceptions=True)
     assert [type(each) for each in outcomes] == [WorkerDied] * 2 + [NotDispatchedError] * 2
+
+
+async def test_a_worker_that_fails_in_a_way_of_its_own_hangs_nobody(caplog):
+    """An exception that no worker should raise is an error for its batch, and the next one runs."""
+
+    class Odd(Recorder):
+        async def infer(self, jobs, deadline):
+            if not self.batches:
+                self.batches.append([])
+                raise TypeError("surprise")
+            return await super().infer(jobs, deadline)
+
+    made = batcher(Odd())
+    with pytest.raises(MataError, match="The model failed"):
+        await made.submit(Job(b"a", b""))
+    outcome, _ = await made.submit(Job(b"b", b""))
+    assert outcome.fields == {"echo": b"b"}
 
 
 async def test_drain_waits_for_everything():

@@ -101,8 +101,9 @@ class Rig:
         self.workers[recipe.spec.name] = worker
         return worker
 
-    def recipe(self, name, estimate=100, **settings):
+    def recipe(self, name, estimate=100, *, gpu=False, **settings):
         backend = next(b for b in fake.backends() if b.name == "fake-detect")
+        backend = dataclasses.replace(backend, gpu=gpu)
         return Recipe(
             ModelSpec(name, "detect", "pip"),
             backend,
@@ -292,12 +293,73 @@ async def test_minimum_residence_holds_an_eviction_back():
 
 
 async def test_vram_ceiling_refuses():
-    """A model that does not fit into the GPU's memory gets 507; on the CPU it loads."""
+    """A model that does not fit into the GPU's memory gets 507, and nothing goes in vain."""
     rig = Rig(Probe(10_000 * MB, [Gpu(total=200 * MB, used=150 * MB)]), vram_fraction=1.0)
+    await rig.touch("idle")
     with pytest.raises(OutOfMemory):
-        await rig.touch("a", estimate=100)
-    await rig.touch("a", estimate=100, device="cpu")
-    assert rig.state("a") == "ready"
+        await rig.touch("a", estimate=100, gpu=True)
+    assert rig.state("idle") == "ready"
+    await rig.touch("a", estimate=100, gpu=True, device="cpu")
+    await rig.touch("b", estimate=100)
+    assert (rig.state("a"), rig.state("b")) == ("ready", "ready")
+
+
+async def test_a_gpu_that_is_not_there_is_refused():
+    """A device that the machine lacks is an answer, not a crash, and is told beside the state."""
+    rig = Rig(Probe(10_000 * MB, [Gpu(total=200 * MB, used=0)]))
+    with pytest.raises(Unavailable, match="no GPU 3"):
+        await rig.touch("a", gpu=True, device="cuda:3")
+    assert "no GPU 3" in rig.pool.status("a", "detect").error
+
+
+async def test_other_files_replace_the_worker(rig):
+    """A model registered with other files is loaded anew by its next request."""
+    await rig.touch("a")
+    first = rig.workers["a"]
+    recipe = rig.recipe("a")
+    moved = dataclasses.replace(recipe, spec=dataclasses.replace(recipe.spec, path="elsewhere"))
+    await rig.pool.infer(moved, JOB)
+    assert first.closed
+    assert rig.loads == ["a", "a"]
+
+
+async def test_keep_alive_runs_although_nobody_waits_any_more():
+    """A model whose only client left during the load, or during its inference, is unloaded too."""
+    rig = Rig(keep_alive=0.02)
+    rig.gate.clear()
+    load = asyncio.create_task(rig.touch("a"))
+    await asyncio.sleep(0.01)
+    load.cancel()
+    await asyncio.wait([load])
+    rig.gate.set()
+    await until(lambda: "a" in rig.workers and rig.workers["a"].closed)
+    await rig.touch("b")
+    rig.workers["b"].gate.clear()
+    job = asyncio.create_task(rig.pool.infer(rig.recipe("b"), JOB))
+    await asyncio.sleep(0.01)
+    job.cancel()
+    await asyncio.sleep(0.05)
+    assert rig.state("b") == "active"
+    rig.workers["b"].gate.set()
+    await until(lambda: rig.workers["b"].closed)
+
+
+async def until(condition):
+    """Wait until something is so, for at most five seconds."""
+    for _ in range(500):
+        if condition():
+            return
+        await asyncio.sleep(0.01)
+    pytest.fail("it never came to be")
+
+
+async def test_a_load_that_fails_in_a_way_of_its_own_is_told(rig, caplog):
+    """A loader's bug is a clear error beside the state, not a model that loads for ever."""
+    rig.failure = ZeroDivisionError("secret")
+    with pytest.raises(MataError, match="could not be loaded"):
+        await rig.touch("a")
+    assert rig.pool.status("a", "detect").error == "The model could not be loaded"
+    assert rig.state("a") == "unloaded"
 
 
 async def test_a_death_under_a_request_is_answered_and_replaced(rig):

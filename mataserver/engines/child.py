@@ -87,7 +87,10 @@ class Child:
     def _forward(self) -> None:
         while (work := self._work.get()) is not None:
             self._busy = True
-            work()
+            try:
+                work()
+            except Exception:
+                log.exception("work failed; its request runs into its deadline")
             self._busy = False
         self._pool.shutdown()
         self._host.close()

@@ -97,15 +97,15 @@ class ModelHost:
         begun = time.perf_counter()
         fields: dict[str, bytes] = {}
         if not isinstance(answer, Failure):
-            wrong = problem(answer, self._assignment.spec.task)
-            if wrong is None:
-                try:
-                    fields = encode_fields(answer, item.job.format)  # type: ignore[arg-type]
-                except Exception as error:
-                    answer = _failure(error, "The model returned an invalid result")
-            else:
-                log.error("%s returned an invalid result: %s", self._assignment.spec.name, wrong)
-                answer = Failure(500, "The model returned an invalid result")
+            try:
+                wrong = problem(answer, self._assignment.spec.task)
+                if wrong is not None:
+                    name = self._assignment.spec.name
+                    log.error("%s returned an invalid result: %s", name, wrong)
+                    raise MataError("The model returned an invalid result")  # noqa: TRY301
+                fields = encode_fields(answer, item.job.format)  # type: ignore[arg-type]
+            except Exception as error:
+                answer = _failure(error, "The model returned an invalid result")
         timing = Timing(item.decode_ms, infer_ms, _ms(begun))
         failure = answer if isinstance(answer, Failure) else None
         return Outcome(fields, timing, failure, fresh)

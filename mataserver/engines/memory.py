@@ -78,9 +78,10 @@ class MemoryProbe:
         if nvml is None:
             return []
         found = []
-        for index in range(nvml.nvmlDeviceGetCount()):
-            memory = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(index))
-            found.append(Gpu(int(memory.total), int(memory.used)))
+        with contextlib.suppress(nvml.NVMLError):  # boards without memory of their own refuse
+            for index in range(nvml.nvmlDeviceGetCount()):
+                memory = nvml.nvmlDeviceGetMemoryInfo(nvml.nvmlDeviceGetHandleByIndex(index))
+                found.append(Gpu(int(memory.total), int(memory.used)))
         return found
 
     def vram_of(self, pid: int) -> int:
@@ -89,11 +90,12 @@ class MemoryProbe:
         if nvml is None:
             return 0
         used = 0
-        for index in range(nvml.nvmlDeviceGetCount()):
-            handle = nvml.nvmlDeviceGetHandleByIndex(index)
-            for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
-                if process.pid == pid and process.usedGpuMemory:
-                    used += int(process.usedGpuMemory)
+        with contextlib.suppress(nvml.NVMLError):
+            for index in range(nvml.nvmlDeviceGetCount()):
+                handle = nvml.nvmlDeviceGetHandleByIndex(index)
+                for process in nvml.nvmlDeviceGetComputeRunningProcesses(handle):
+                    if process.pid == pid and process.usedGpuMemory:
+                        used += int(process.usedGpuMemory)
         return used
 
     def _library(self) -> Any:

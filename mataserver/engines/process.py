@@ -365,6 +365,10 @@ class Zygote:
                 future.set_result(message["pid"])
             else:
                 self.kill(message["pid"])
+        elif "failed" in message:
+            future = self._forks.get(message["failed"])
+            if future is not None and not future.done():
+                future.set_exception(Unavailable("No worker process can be started now"))
         elif "exited" in message:
             worker = self._children.pop(message["exited"], None)
             if worker is not None:

@@ -5,7 +5,7 @@ When the server dies, however it dies, the kernel kills the zygote, and then its
 
 Control messages are JSON, one a datagram: ``{"fork": token}`` with the worker's socket attached,
 ``{"kill": pid}``; answered by ``{"ready": true}``, ``{"forked": token, "pid": pid}`` and
-``{"exited": pid, "status": wait status}``.
+``{"exited": pid, "status": wait status}``, or ``{"failed": token}``.
 """
 
 from __future__ import annotations
@@ -80,7 +80,11 @@ class Zygote:
         if "kill" in message and message["kill"] in self._children:
             os.kill(message["kill"], signal.SIGKILL)
         elif "fork" in message:
-            self._fork(message["fork"], fds[0])
+            try:
+                self._fork(message["fork"], fds[0])
+            except (OSError, IndexError) as error:
+                log.error("cannot fork a worker: %s", error)  # noqa: TRY400 - a limit, not a bug
+                self._say({"failed": message["fork"]})
         return True
 
     def _fork(self, token: int, fd: int) -> None:

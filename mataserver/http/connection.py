@@ -19,7 +19,7 @@ from aiohttp import WebSocketError, WSMsgType
 from msgspec import UNSET, Struct, UnsetType
 
 from mataserver.engines.work import Job, WorkerDied
-from mataserver.errors import MataError, NotFound, Unavailable
+from mataserver.errors import MataError, Unavailable
 from mataserver.http import codec
 
 if TYPE_CHECKING:
@@ -242,7 +242,7 @@ class Connection:
         session = self._session
         job = Job(image, session.params, self._form, session.id)
         try:
-            self._check_registered()
+            session.recipe = self._state.catalog.recipe(session.model, session.task)
             outcome = await self._outcome(number, job)
         except (WorkerDied, Unavailable) as error:
             session.reset = session.reset or isinstance(error, WorkerDied)
@@ -271,11 +271,6 @@ class Connection:
                     return item
                 await self._send(StreamToken(item, number))
         raise WorkerDied("The model gave no result")
-
-    def _check_registered(self) -> None:
-        """Raise ``NotFound`` for a model that was removed: a frame must not bring it back."""
-        if self._session.model not in self._state.catalog.entries():
-            raise NotFound(f"Model not found: {self._session.model}")
 
     def _result(self, number: int, outcome: Outcome) -> codec.Envelope:
         session = self._session

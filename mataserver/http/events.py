@@ -7,6 +7,7 @@ standard, section 9.2.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 from typing import TYPE_CHECKING
 
@@ -31,11 +32,15 @@ def wanted(request: web.Request) -> bool:
 
 
 async def respond(
-    request: web.Request, recipe: Recipe, items: AsyncGenerator[str | Outcome]
+    request: web.Request,
+    recipe: Recipe,
+    items: AsyncGenerator[str | Outcome],
+    patience: float,
 ) -> web.StreamResponse:
     """Answer with the events of ``items``; a failure before the first one is an ordinary error.
 
-    A client that goes away stops the model between two pieces.
+    A client that goes away, or reads nothing for ``patience`` seconds, stops the model between
+    two pieces.
     """
     async with contextlib.aclosing(items):
         first = await anext(items)
@@ -49,14 +54,23 @@ async def respond(
         response = web.StreamResponse(headers=headers)
         response.content_type, response.charset = CONTENT_TYPE, "utf-8"
         await response.prepare(request)
-        await response.write(_event(first, recipe))
         try:
+            await _send(response, _event(first, recipe), patience)
             async for item in items:
-                await response.write(_event(item, recipe))
+                await _send(response, _event(item, recipe), patience)
         except MataError as error:
-            await response.write(_format("error", {"detail": error.detail}))
+            await _send(response, _format("error", {"detail": error.detail}), patience)
+        except (ConnectionError, TimeoutError):
+            if request.transport is not None:
+                request.transport.abort()  # gone, or reads nothing: the model is freed
+            return response
         await response.write_eof()
     return response
+
+
+async def _send(response: web.StreamResponse, event: bytes, patience: float) -> None:
+    async with asyncio.timeout(patience):
+        await response.write(event)
 
 
 def _event(item: str | Outcome, recipe: Recipe) -> bytes:

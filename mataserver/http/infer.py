@@ -161,7 +161,8 @@ class _Infer:
         packed = msgspec.msgpack.encode(parsed)
         if events.wanted(request):
             items = self._state.pool.generate(recipe, Job(image, packed))
-            return await events.respond(request, recipe, items)
+            patience = self._state.settings.unread_timeout
+            return await events.respond(request, recipe, items, patience)
         form = codec.wanted_format(request)
         outcome, waited = await self._state.pool.infer(recipe, Job(image, packed, form))
         codec.check_outcome(outcome)

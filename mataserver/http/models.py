@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import TYPE_CHECKING, Annotated
 
 from msgspec import Meta, Struct
@@ -74,12 +75,23 @@ class _Models:
             asked = codec.decode_json(data, PullBody)
         if "://" in asked.model or asked.model.startswith((".", "/", "~", "\\")):
             raise BadRequest("model must be a hub id or a backend's name, not a URL or a path")
+        task = asyncio.create_task(self._pull(asked))
+        self._state.pulls.add(task)
+        task.add_done_callback(self._pulled)
+        await asyncio.shield(task)  # a client that goes away does not end the download
+        return codec.respond(ModelStatus("pulled", asked.model), status=202)
+
+    def _pulled(self, task: asyncio.Task[None]) -> None:
+        self._state.pulls.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever asked may have gone away
+
+    async def _pull(self, asked: PullBody) -> None:
         pulled = await self._state.catalog.pull(
             asked.model, asked.task, allow_pip=self._state.settings.allow_pip_pull
         )
         if pulled.replaced is not None and pulled.replaced.task != asked.task:
             await self._state.pool.unload(asked.model, pulled.replaced.task, "replaced")
-        return codec.respond(ModelStatus("pulled", asked.model), status=202)
 
     async def warmup(self, request: web.Request) -> web.Response:
         codec.require_json(request)

@@ -40,6 +40,7 @@ class State:
     body_bytes: int = 0
     draining: bool = False
     not_ready: dict[str, str] = field(default_factory=dict)
+    pulls: set[asyncio.Task[Any]] = field(default_factory=set)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
 
 

@@ -96,6 +96,7 @@ BACKEND = Backend(
     load=load,
     accepts=accepts,
     requires=installation.REQUIRES,
+    gpu=True,
     packages=installation.PACKAGES,
     preload=installation.PRELOAD,
     environment=installation.ENVIRONMENT,

@@ -114,6 +114,7 @@ BACKEND = Backend(
     params=GotOcr2Params,
     accepts=accepts,
     requires=installation.REQUIRES,
+    gpu=True,
     packages=installation.PACKAGES,
     preload=installation.PRELOAD,
     environment=installation.ENVIRONMENT,

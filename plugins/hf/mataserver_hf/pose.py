@@ -197,6 +197,7 @@ BACKEND = Backend(
     params=PoseParams,
     accepts=accepts,
     requires=installation.REQUIRES,
+    gpu=True,
     packages=installation.PACKAGES,
     preload=installation.PRELOAD,
     environment=installation.ENVIRONMENT,

@@ -123,6 +123,7 @@ BACKEND = Backend(
     params=PromptedParams,
     accepts=accepts,
     requires=installation.REQUIRES,
+    gpu=True,
     packages=installation.PACKAGES,
     preload=installation.PRELOAD,
     environment=installation.ENVIRONMENT,

@@ -111,6 +111,7 @@ BACKEND = Backend(
     params=TrOcrParams,
     accepts=accepts,
     requires=installation.REQUIRES,
+    gpu=True,
     packages=installation.PACKAGES,
     preload=installation.PRELOAD,
     environment=installation.ENVIRONMENT,

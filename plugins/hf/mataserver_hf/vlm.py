@@ -160,6 +160,7 @@ BACKEND = Backend(
     params=VlmParams,
     accepts=accepts,
     requires=installation.REQUIRES,
+    gpu=True,
     packages=installation.PACKAGES,
     preload=installation.PRELOAD,
     environment=installation.ENVIRONMENT,

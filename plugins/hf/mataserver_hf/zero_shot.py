@@ -140,6 +140,7 @@ BACKEND = Backend(
     params=ZeroShotParams,
     accepts=accepts,
     requires=installation.REQUIRES,
+    gpu=True,
     packages=installation.PACKAGES,
     preload=installation.PRELOAD,
     environment=installation.ENVIRONMENT,

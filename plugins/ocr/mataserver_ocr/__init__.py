@@ -34,6 +34,8 @@ RAPIDOCR = Backend(
     params=rapidocr.RapidOcrParams,
     requires=("rapidocr", "onnxruntime", "cv2"),
     packages=("rapidocr>=3.10,<4", "onnxruntime>=1.20", "opencv-python-headless>=4.10,<5"),
+    # onnxruntime would note what it runs in the user's home and may report it.
+    environment=(("ORT_DISABLE_TELEMETRY", "1"),),
 )
 
 TESSERACT = Backend(
@@ -56,6 +58,7 @@ EASYOCR = Backend(
     load=easyocr.load,
     params=easyocr.EasyOcrParams,
     requires=("easyocr", "torch", "cv2"),
+    gpu=True,
     packages=("easyocr",),
 )
 
@@ -66,6 +69,7 @@ PADDLEOCR = Backend(
     load=paddleocr.load,
     params=paddleocr.PaddleOcrParams,
     requires=("paddle", "paddleocr"),
+    gpu=True,
     packages=("paddlepaddle", "paddleocr"),
     environment=paddleocr.ENVIRONMENT,
 )

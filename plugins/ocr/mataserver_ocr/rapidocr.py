@@ -47,8 +47,10 @@ def load(spec: ModelSpec, ctx: LoadContext) -> RapidOcr:
     """
     del spec  # there is one model
     import cv2
+    import onnxruntime
     import rapidocr
 
+    onnxruntime.disable_telemetry_events()
     if ctx.threads:
         cv2.setNumThreads(ctx.threads)
     models = Path(rapidocr.__path__[0]) / "models"
