@@ -28,10 +28,11 @@ from mataserver.http import docs, health, infer, middleware, models, sessions, s
 from mataserver.http.connection import GOING_AWAY
 from mataserver.http.routing import State
 from mataserver.metrics import Metrics
-from mataserver.pool import ModelPool, Policy
+from mataserver.pool import ModelPool
 from mataserver.registry import Registry
 from mataserver.services import ServiceModels
 from mataserver.sessions import SessionStore
+from mataserver.slots import Policy
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from mataserver.engines.work import Engine, Worker
     from mataserver.http.routing import Route
     from mataserver.plugins import Plugin, Plugins
-    from mataserver.pool import Recipe
+    from mataserver.slots import Recipe
 
 RECONCILE_EVERY = 2.0
 RETRY_EVERY = 30.0

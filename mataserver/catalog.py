@@ -16,17 +16,18 @@ from msgspec import UNSET
 from mataserver import params, sources
 from mataserver.contract import ModelFiles, ModelSpec
 from mataserver.errors import BadRequest, Conflict, MataError, NotFound, Unavailable
-from mataserver.pool import Recipe
 from mataserver.registry import Entry, RegistryError
 from mataserver.results import TASKS, ModelInfo
+from mataserver.slots import Recipe
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mataserver.config import ModelSettings, Settings
     from mataserver.plugins import Offer, Plugins
-    from mataserver.pool import ModelPool, Status
+    from mataserver.pool import ModelPool
     from mataserver.registry import Registry
+    from mataserver.slots import Status
 
 DEFAULTS = ("rapidocr", "opencv-faces", "opencv-qr")
 """Backends whose weights come with their packages; the first start registers those installed."""

@@ -17,7 +17,8 @@ if TYPE_CHECKING:
 
     from mataserver.catalog import Catalog
     from mataserver.engines.work import Format
-    from mataserver.pool import ModelPool, Recipe
+    from mataserver.pool import ModelPool
+    from mataserver.slots import Recipe
 
 
 class ServiceModels:

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mataserver.metrics import Metrics
-    from mataserver.pool import ModelPool, Recipe
+    from mataserver.pool import ModelPool
+    from mataserver.slots import Recipe
 
 NORMAL = 1000
 

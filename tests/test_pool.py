@@ -14,7 +14,8 @@ from mataserver.engines.memory import Gpu
 from mataserver.engines.work import Facts, Job, Outcome, Timing, WorkerDied
 from mataserver.errors import MataError, OutOfMemory, Unavailable
 from mataserver.metrics import Metrics
-from mataserver.pool import ModelPool, Policy, Recipe
+from mataserver.pool import ModelPool
+from mataserver.slots import Policy, Recipe
 from mataserver.testing import FAKE, fake
 
 MB = 1_000_000

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
     from mataserver.engines.work import Outcome
-    from mataserver.pool import Recipe
+    from mataserver.slots import Recipe
 
 CONTENT_TYPE = "text/event-stream"
 

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from mataserver.engines.work import Outcome
     from mataserver.http.routing import State
     from mataserver.params import Params
-    from mataserver.pool import Recipe
+    from mataserver.slots import Recipe
 
 MAX_FIELDS = 64
 MAX_FIELD_BYTES = 65_536

@@ -16,8 +16,8 @@ from mataserver.http.routing import Body, Route
 
 if TYPE_CHECKING:
     from mataserver.http.routing import State
-    from mataserver.pool import Recipe
     from mataserver.sessions import Session
+    from mataserver.slots import Recipe
 
 TRACKED = "detect"
 TRACK = "track"

@@ -1,0 +1,177 @@
+"""The server's end of a zygote: starts it, has it fork workers, learns how they ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import json
+import logging
+import os
+import signal
+import socket
+import subprocess
+import sys
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mataserver.errors import Unavailable
+
+if TYPE_CHECKING:
+    from mataserver.engines.work import Placement
+
+log = logging.getLogger("mataserver.process")
+
+STOP_GRACE = 5.0
+
+
+class Forked(Protocol):
+    """Whoever wants to know how a worker ended."""
+
+    def exited(self, how: str) -> None:
+        """Learn how the worker ended."""
+        ...
+
+
+class Zygote:
+    """The server's end of a zygote process."""
+
+    def __init__(self, placement: Placement, log_level: str, log_format: str) -> None:
+        self._placement = placement
+        self._logging = (log_level, log_format)
+        self._tokens = itertools.count(1)
+        self._forks: dict[int, asyncio.Future[int]] = {}
+        self._children: dict[int, Forked] = {}
+        self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._control: socket.socket | None = None
+        self._process: subprocess.Popen[bytes] | None = None
+        self.linger: asyncio.TimerHandle | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still fork."""
+        return self._control is not None
+
+    @property
+    def idle(self) -> bool:
+        """Whether it has neither a child nor a fork under way."""
+        return not self._children and not self._forks
+
+    def start(self) -> None:
+        """Start the process; it imports while the loop goes on."""
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
+        ours.setblocking(False)  # noqa: FBT003 - socket's own signature
+        options = {
+            "path": [entry or os.getcwd() for entry in sys.path],  # noqa: PTH109 - as the import system
+            "preload": list(self._placement.preload),
+            "log_level": self._logging[0],
+            "log_format": self._logging[1],
+        }
+        command = [sys.executable, "-P", "-m", "mataserver.engines.zygote"]
+        command += [str(theirs.fileno()), str(os.getpid()), json.dumps(options)]
+        environment = {
+            **os.environ,
+            "OPENBLAS_NUM_THREADS": "1",
+            "PYTHONPATH": os.pathsep.join(options["path"]),
+            **dict(self._placement.environment),
+        }
+        with theirs:
+            self._process = subprocess.Popen(  # noqa: S603 - our own module, fixed arguments
+                command,
+                pass_fds=(theirs.fileno(),),
+                stdin=subprocess.DEVNULL,
+                stdout=2,
+                env=environment,
+                start_new_session=True,
+            )
+        self._control = ours
+        asyncio.get_running_loop().add_reader(ours, self._readable)
+
+    async def fork(self, worker: Forked, sock: socket.socket) -> int:
+        """Fork a child that serves ``sock``; return its pid."""
+        await asyncio.shield(self._ready)
+        token = next(self._tokens)
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        self._forks[token] = future
+        try:
+            if self._control is None:
+                raise Unavailable("The plugin's worker process could not be started")
+            socket.send_fds(self._control, [json.dumps({"fork": token}).encode()], [sock.fileno()])
+            pid = await future
+            self._children[pid] = worker
+        finally:
+            self._forks.pop(token, None)
+        return pid
+
+    def kill(self, pid: int) -> None:
+        """Have the zygote kill one of its children."""
+        if self._control is not None:
+            with contextlib.suppress(OSError):
+                self._control.send(json.dumps({"kill": pid}).encode())
+
+    async def close(self) -> None:
+        """End the zygote and its children."""
+        self._gone("it was stopped")
+        if self._process is not None:
+            try:
+                await asyncio.to_thread(self._process.wait, STOP_GRACE)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                await asyncio.to_thread(self._process.wait)
+
+    def _readable(self) -> None:
+        if self._control is None:
+            return
+        try:
+            data = self._control.recv(65_536)
+        except BlockingIOError:
+            return
+        except OSError:
+            data = b""
+        if not data:
+            self._gone("its zygote ended")
+            return
+        self._said(json.loads(data))
+
+    def _said(self, message: dict[str, int]) -> None:
+        if "ready" in message:
+            self._ready.set_result(None)
+        elif "forked" in message:
+            future = self._forks.get(message["forked"])
+            if future is not None and not future.done():
+                future.set_result(message["pid"])
+            else:
+                self.kill(message["pid"])
+        elif "failed" in message:
+            future = self._forks.get(message["failed"])
+            if future is not None and not future.done():
+                future.set_exception(Unavailable("No worker process can be started now"))
+        elif "exited" in message:
+            worker = self._children.pop(message["exited"], None)
+            if worker is not None:
+                worker.exited(_describe(message["status"]))
+
+    def _gone(self, reason: str) -> None:
+        control, self._control = self._control, None
+        if control is None:
+            return
+        asyncio.get_running_loop().remove_reader(control)
+        control.close()
+        error = Unavailable(f"The plugin's worker process could not be started: {reason}")
+        waiting: list[asyncio.Future[Any]] = [self._ready, *self._forks.values()]
+        for future in waiting:
+            if not future.done():
+                future.set_exception(error)
+                future.exception()
+        self._children.clear()
+        if self._process is not None and self._process.poll() is None:
+            asyncio.get_running_loop().run_in_executor(None, self._process.wait)
+
+
+def _describe(status: int) -> str:
+    code = os.waitstatus_to_exitcode(status)
+    if code >= 0:
+        return f"exit status {code}"
+    try:
+        return f"killed by {signal.Signals(-code).name}"
+    except ValueError:
+        return f"killed by signal {-code}"
