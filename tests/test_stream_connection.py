@@ -79,16 +79,16 @@ async def parts():
 
 def standing_on(settings):
     """Return a connection with these settings, and what it stands on."""
+    recipe = SimpleNamespace(spec=SimpleNamespace(task="detect"))
     state = SimpleNamespace(
         settings=settings,
         metrics=Metrics(),
         pool=Pool(),
         body_bytes=0,
         draining=False,
-        catalog=SimpleNamespace(entries=lambda: {"m": None}),
+        catalog=SimpleNamespace(recipe=lambda _model, _task: recipe),
         sessions=SimpleNamespace(ttl=300.0),
     )
-    recipe = SimpleNamespace(spec=SimpleNamespace(task="detect"))
     session = Session("sess_0", "m", recipe, b"", 0.0, 0.0, None)
     socket = Socket()
     return SimpleNamespace(
