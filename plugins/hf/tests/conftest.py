@@ -75,9 +75,6 @@ BACKENDS = {
 }
 
 
-SEED = 1
-
-
 def _neighbour(name: str) -> Any:
     """Import a module that lies beside this file: test folders are no packages."""
     spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
@@ -126,9 +123,6 @@ def checkpoint(builders, tmp_path_factory) -> Callable[[str], Path]:
 
     @cache
     def make(name: str) -> Path:
-        import torch
-
-        torch.manual_seed(SEED)  # whatever test asks first, a checkpoint is always the same
         path: Path = tmp_path_factory.mktemp(name) / name
         builders[name](path)
         return path
