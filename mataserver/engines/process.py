@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from mataserver.engines import wire
 from mataserver.engines.memory import private_bytes
 from mataserver.engines.work import Outcome, WorkerDied
-from mataserver.engines.zygotes import Zygote
+from mataserver.engines.zygotes import STOP_GRACE, Zygote
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
     from mataserver.engines.work import Assignment, Facts, Failure, Job, Placement
 
 log = logging.getLogger("mataserver.process")
-
-STOP_GRACE = 5.0
 
 
 class ProcessWorker(asyncio.Protocol):
