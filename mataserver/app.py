@@ -24,7 +24,19 @@ from mataserver.engines.process import ProcessEngine
 from mataserver.engines.thread import ThreadEngine
 from mataserver.engines.work import Assignment, Placement
 from mataserver.errors import MataError
-from mataserver.http import docs, health, infer, middleware, models, sessions, stream
+from mataserver.http import (
+    chat,
+    codec,
+    dialects,
+    docs,
+    health,
+    infer,
+    middleware,
+    models,
+    oip,
+    sessions,
+    stream,
+)
 from mataserver.http.connection import GOING_AWAY
 from mataserver.http.routing import State
 from mataserver.metrics import Metrics
@@ -33,6 +45,7 @@ from mataserver.registry import Registry
 from mataserver.services import ServiceModels
 from mataserver.sessions import SessionStore
 from mataserver.slots import Policy
+from mataserver.upkeep import Pace, Upkeep
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -43,15 +56,16 @@ if TYPE_CHECKING:
     from mataserver.plugins import Plugin, Plugins
     from mataserver.slots import Recipe
 
-RECONCILE_EVERY = 2.0
-RETRY_EVERY = 30.0
 STATE = web.AppKey("state", State)
 
 log = logging.getLogger("mataserver")
 
 
 def build(
-    settings: Settings, plugins: Plugins | None = None, probe: MemoryProbe | None = None
+    settings: Settings,
+    plugins: Plugins | None = None,
+    probe: MemoryProbe | None = None,
+    pace: Pace | None = None,
 ) -> web.Application:
     """Compose the application.
 
@@ -79,15 +93,21 @@ def build(
         memory,
         KeyRing(keys),
     )
-    _configured_models(state)
+    metrics.before_render(lambda: metrics.inflight.set(state.body_bytes))
+    metrics.before_render(pool.tell_queues)
+    upkeep = Upkeep(state, pace or Pace())
+    upkeep.add_configured()
     application = web.Application(
-        middlewares=[middleware.make(state)], client_max_size=settings.max_body
+        middlewares=[dialects.middleware, middleware.make(state)],
+        client_max_size=settings.max_body,
     )
     application[STATE] = state
     _add_routes(application, state)
     _add_services(application, state)
-    application.cleanup_ctx.append(_lifetime(state, engines))
+    application.cleanup_ctx.append(_lifetime(state, upkeep, engines))
     application.on_shutdown.append(_leave_sockets)
+    if settings.grpc_port is not None:
+        _add_grpc(application, state)
     return application
 
 
@@ -96,7 +116,6 @@ def _policy(settings: Settings) -> Policy:
         keep_alive=settings.keep_alive,
         min_residence=settings.min_residence,
         load_timeout=settings.load_timeout,
-        infer_timeout=settings.infer_timeout,
         queue_limit=settings.queue_limit,
         ram_fraction=settings.max_ram_fraction,
         vram_fraction=settings.max_vram_fraction,
@@ -120,6 +139,7 @@ def _loader(settings: Settings, engines: dict[str, Engine]) -> Callable[[Recipe]
             threads=settings.threads if chosen.threads is None else chosen.threads,
             data_dir=settings.data_path,
             log=logging.getLogger(f"mataserver.plugin.{recipe.plugin}"),
+            max_pixels=settings.max_pixels,
         )
         return Assignment(
             load=recipe.backend.load,
@@ -128,6 +148,7 @@ def _loader(settings: Settings, engines: dict[str, Engine]) -> Callable[[Recipe]
             context=context,
             max_pixels=settings.max_pixels,
             decode_threads=settings.decode_threads or os.cpu_count() or 1,
+            patience=settings.infer_timeout,
             parts={label: assign(part, chosen) for label, part in recipe.parts.items()},
         )
 
@@ -148,24 +169,12 @@ def _placement(recipe: Recipe) -> Placement:
     return Placement(recipe.plugin, tuple(preload), tuple(environment.items()))
 
 
-def _configured_models(state: State) -> None:
-    """Register the configured models; one that cannot be served keeps ``/ready`` at 503."""
-    try:
-        state.catalog.add_configured()
-    except MataError as error:
-        log.error(error.detail)  # noqa: TRY400 - a message for the operator, not a bug
-        state.not_ready["configuration"] = error.detail
-    else:
-        state.not_ready.clear()
-    state.catalog.check_params()
-
-
 def _add_routes(application: web.Application, state: State) -> None:
     routes: list[Route] = []
-    for module in (health, models, infer, sessions, stream, docs):
+    for module in (health, models, infer, chat, oip, sessions, stream, docs):
         routes += module.routes(state)
     public = set()
-    expect = middleware.expectations(state)
+    expect = dialects.expecting(middleware.expectations(state))
     for route in routes:
         for method in _methods(route):
             added = application.router.add_route(
@@ -193,6 +202,7 @@ def _add_services(application: web.Application, state: State) -> None:
             log=logging.getLogger(f"mataserver.plugin.{plugin.name}"),
             data_dir=state.settings.data_path,
             run_blocking=asyncio.to_thread,
+            read_json=codec.reader(state),
         )
 
     taken = [
@@ -205,13 +215,26 @@ def _add_services(application: web.Application, state: State) -> None:
         state.services.append((plugin.name, service))
 
 
+def _add_grpc(application: web.Application, state: State) -> None:
+    """Serve gRPC too, entered after the services. Raises ``MataError`` without the extra."""
+    try:
+        from mataserver.rpc.server import RpcServer
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] not in {"grpc", "google"}:
+            raise
+        raise MataError("grpc_port needs a package: pip install 'mataserver[grpc]'") from None
+    server = RpcServer(state)
+    state.services.append(("grpc", server))
+    application.on_shutdown.append(server.drain)
+
+
 def _lifetime(
-    state: State, engines: dict[str, Engine]
+    state: State, upkeep: Upkeep, engines: dict[str, Engine]
 ) -> Callable[[web.Application], AsyncIterator[None]]:
     """Return what runs while the server does: background tasks, services, preloads, clean-up."""
 
     async def lifetime(_application: web.Application) -> AsyncIterator[None]:
-        loops = (state.sessions.watch(), _reconcile(state), _preload(state))
+        loops = (state.sessions.watch(), upkeep.reconcile(), upkeep.preload())
         tasks = [asyncio.create_task(each) for each in loops]
         for task in tasks:
             task.add_done_callback(_tell_failure)
@@ -244,40 +267,6 @@ async def _stop(state: State, engines: dict[str, Engine]) -> None:
     await state.pool.close()
     for engine in engines.values():
         await engine.close()
-
-
-async def _reconcile(state: State) -> None:
-    while True:
-        await asyncio.sleep(RECONCILE_EVERY)
-        try:
-            await state.catalog.reconcile(state.pool)
-        except Exception:
-            log.exception("the registry could not be followed")
-
-
-async def _preload(state: State) -> None:
-    """Load what is to be preloaded; what failed, or was not here, is tried again now and then."""
-    wanted = [setting.model for setting in state.settings.models if setting.preload]
-    while True:
-        failed = []
-        for name in wanted:
-            try:
-                async with state.pool.hold(state.catalog.recipe(name)):
-                    pass
-            except MataError as error:
-                failed.append(name)
-                log.error("could not preload %s: %s", name, error.detail)  # noqa: TRY400
-        await asyncio.sleep(RETRY_EVERY)
-        if state.not_ready:
-            _configured_models(state)
-        entries = state.catalog.entries()
-        broken = [
-            name
-            for name in entries
-            if state.pool.status(name, entries[name].task).error is not None
-        ]
-        preloaded = [s.model for s in state.settings.models if s.preload]
-        wanted = [name for name in preloaded if name in failed or name in broken]
 
 
 async def _leave_sockets(application: web.Application) -> None:

@@ -2,7 +2,8 @@
 
 Requests that wait together run together. With an idle model the first request goes at once; while
 the model is busy a batch that is not full may wait ``max_wait`` for more. A second batch is sent
-ahead, so that the worker decodes it while the first one runs.
+ahead, so that the worker decodes it while the first one runs. Video sessions and single requests
+queue apart and take turns: a flood of either leaves the other its half.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING
 from mataserver.errors import MataError, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Iterator
 
     from mataserver.engines.work import Job, Outcome, Worker
 
@@ -42,34 +43,32 @@ class Waiting:
 
 
 class Batcher:
-    """Feeds one worker. ``changed(length)`` is called when the queue's length changes."""
+    """Feeds one worker."""
 
     def __init__(
-        self,
-        worker: Worker,
-        *,
-        max_batch: int,
-        max_wait: float,
-        queue_limit: int,
-        deadline: float,
-        changed: Callable[[int], None] = lambda _: None,
+        self, worker: Worker, *, max_batch: int, max_wait: float, queue_limit: int
     ) -> None:
         self._worker = worker
+        self._loop = asyncio.get_running_loop()
         self._max_batch = max_batch
         self._max_wait = max_wait
         self._limit = queue_limit
-        self._deadline = deadline
-        self._changed = changed
-        self._queue: deque[Waiting] = deque()
-        self._running: set[asyncio.Task[None]] = set()
-        self._streams = 0
-        self._quiet = asyncio.Event()
+        self._single: deque[Waiting] = deque()
+        self._frames: deque[Waiting] = deque()
+        self._frame_next = False
+        self._running = 0
+        self._occupied = 0
+        self._quiet: asyncio.Event | None = None
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def active(self) -> bool:
-        """Whether a job is queued or running."""
-        return bool(self._queue or self._running or self._streams)
+        """Whether anything is queued or running."""
+        return bool(self._running or self._single or self._frames or self._occupied)
+
+    def __len__(self) -> int:
+        """Return how many jobs wait."""
+        return len(self._single) + len(self._frames)
 
     async def submit(self, job: Job) -> tuple[Outcome, float]:
         """Run one job; return its outcome and the milliseconds it waited.
@@ -82,16 +81,18 @@ class Batcher:
         """
         if not self._worker.alive:
             raise NotDispatchedError("The model's worker is gone")
-        if job.session is None and len(self._queue) >= self._limit:
+        queue = self._single if job.session is None else self._frames
+        if queue is self._single and len(queue) >= self._limit:
             raise Unavailable("The model's queue is full", retry_after=1)
-        waiting = Waiting(job, asyncio.get_running_loop().create_future())
-        self._queue.append(waiting)
+        waiting = Waiting(job, self._loop.create_future())
+        queue.append(waiting)
         self._pump()
         try:
             return await waiting.future, waiting.queue_ms
-        finally:
-            if not waiting.future.done() or waiting.future.cancelled():
-                self._forget(waiting)
+        except asyncio.CancelledError:
+            with contextlib.suppress(ValueError):  # it may be with the worker already
+                queue.remove(waiting)
+            raise
 
     async def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
         """Yield the pieces of text that the model makes for a job, then its outcome.
@@ -100,47 +101,51 @@ class Batcher:
         """
         if not self._worker.alive:
             raise NotDispatchedError("The model's worker is gone")
-        if job.session is None and self._streams >= self._limit:
+        if job.session is None and self._occupied >= self._limit:
             raise Unavailable("The model's queue is full", retry_after=1)
-        self._streams += 1
-        self._quiet.clear()
-        try:
-            async with contextlib.aclosing(self._worker.generate(job, self._deadline)) as items:
+        with self.occupied():
+            async with contextlib.aclosing(self._worker.generate(job)) as items:
                 async for item in items:
                     yield item
+
+    @contextlib.contextmanager
+    def occupied(self) -> Iterator[Worker]:
+        """Hold the worker for work that is no job: it is not unloaded before the context ends."""
+        self._occupied += 1
+        try:
+            yield self._worker
         finally:
-            self._streams -= 1
-            if not self._streams:
-                self._quiet.set()
+            self._occupied -= 1
+            self._tell_quiet()
 
     async def drain(self) -> None:
-        """Wait until nothing is queued, running or streaming."""
-        if self._streams:
+        """Wait until nothing is queued, running or occupying the worker."""
+        while self.active:
+            self._quiet = self._quiet or asyncio.Event()
+            self._quiet.clear()
             await self._quiet.wait()
-        while self._running or self._queue:
-            if self._running:
-                await asyncio.wait(self._running)
-            else:
-                await asyncio.sleep(0)
 
-    def _forget(self, waiting: Waiting) -> None:
-        if waiting in self._queue:
-            self._queue.remove(waiting)
-            self._changed(len(self._queue))
+    def _tell_quiet(self) -> None:
+        if self._quiet is not None and not self.active:
+            self._quiet.set()
 
     def _pump(self, *, waited: bool = False) -> None:
-        while self._queue and len(self._running) < AHEAD:
+        while self._running < AHEAD and (self._single or self._frames):
             if self._running and not waited and self._should_wait():
                 break
-            count = min(self._max_batch, len(self._queue))
-            self._start([self._queue.popleft() for _ in range(count)])
-        self._changed(len(self._queue))
+            self._start([self._next() for _ in range(min(self._max_batch, len(self)))])
+
+    def _next(self) -> Waiting:
+        """Take a frame and a single request in turn, as far as there are both."""
+        queue = self._frames if self._frame_next else self._single
+        self._frame_next = not self._frame_next
+        return (queue or self._frames or self._single).popleft()
 
     def _should_wait(self) -> bool:
-        if self._max_wait <= 0 or len(self._queue) >= self._max_batch:
+        if self._max_wait <= 0 or len(self) >= self._max_batch:
             return False
         if self._timer is None:
-            self._timer = asyncio.get_running_loop().call_later(self._max_wait, self._waited)
+            self._timer = self._loop.call_later(self._max_wait, self._waited)
         return True
 
     def _waited(self) -> None:
@@ -151,33 +156,39 @@ class Batcher:
         now = time.perf_counter()
         for waiting in batch:
             waiting.queue_ms = round((now - waiting.since) * 1e3, 3)
-        deadline = self._deadline * (1 + len(self._running))
-        task = asyncio.get_running_loop().create_task(self._run(batch, deadline))
-        self._running.add(task)
-        task.add_done_callback(self._finished)
+        alone = not self._running and not len(self)
+        self._running += 1
 
-    async def _run(self, batch: list[Waiting], deadline: float) -> None:
+        def answered(answer: list[Outcome] | MataError) -> None:
+            self._answered(batch, answer)
+
         try:
-            outcomes = await self._worker.infer([waiting.job for waiting in batch], deadline)
+            self._worker.infer([waiting.job for waiting in batch], answered, alone=alone)
         except MataError as error:
-            for waiting in batch:
-                _fail(waiting, error)
-            return
+            self._answered(batch, error)
         except Exception:
             log.exception("a worker failed in a way of its own")
-            for waiting in batch:
-                _fail(waiting, MataError("The model failed"))
-            return
-        for waiting, outcome in zip(batch, outcomes, strict=True):
-            if not waiting.future.done():
-                waiting.future.set_result(outcome)
+            self._answered(batch, MataError("The model failed"))
 
-    def _finished(self, task: asyncio.Task[None]) -> None:
-        self._running.discard(task)
+    def _answered(self, batch: list[Waiting], answer: list[Outcome] | MataError) -> None:
+        self._running -= 1
+        if isinstance(answer, MataError):
+            for waiting in batch:
+                _fail(waiting, answer)
+        else:
+            for waiting, outcome in zip(batch, answer, strict=True):
+                if not waiting.future.done():
+                    waiting.future.set_result(outcome)
         if not self._worker.alive:
-            while self._queue:
-                _fail(self._queue.popleft(), NotDispatchedError("The model's worker is gone"))
+            self._give_back()
         self._pump()
+        self._tell_quiet()
+
+    def _give_back(self) -> None:
+        """Have the jobs that the dead worker was not given go to the next one."""
+        for queue in (self._single, self._frames):
+            while queue:
+                _fail(queue.popleft(), NotDispatchedError("The model's worker is gone"))
 
 
 def _fail(waiting: Waiting, error: MataError) -> None:

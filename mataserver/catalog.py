@@ -15,7 +15,7 @@ from msgspec import UNSET
 
 from mataserver import params, sources
 from mataserver.contract import ModelFiles, ModelSpec
-from mataserver.errors import BadRequest, Conflict, MataError, NotFound, Unavailable
+from mataserver.errors import BadRequest, Conflict, InvalidParams, MataError, NotFound, Unavailable
 from mataserver.registry import Entry, RegistryError
 from mataserver.results import TASKS, ModelInfo
 from mataserver.slots import Recipe
@@ -35,6 +35,9 @@ DEFAULTS = ("rapidocr", "opencv-faces", "opencv-qr")
 TRACKED = ("detect", "track")
 """A registered task and the other one that its model may serve in a session."""
 
+FRESH = 0.2
+"""Seconds for which a model is believed to be as it was last seen."""
+
 _BASE_BYTES = 256_000_000
 
 log = logging.getLogger("mataserver.catalog")
@@ -49,6 +52,15 @@ class Pulled:
     warnings: list[str] = field(default_factory=list)
 
 
+@dataclass(slots=True)
+class _Known:
+    """A recipe, the entry that it was made from, and when that was last looked at."""
+
+    entry: Entry
+    recipe: Recipe
+    seen: float = 0.0
+
+
 class Catalog:
     """The models of one server or of one command."""
 
@@ -58,7 +70,7 @@ class Catalog:
         self._plugins = plugins
         self._pulling: set[str] = set()
         self._installing = asyncio.Lock()
-        self._recipes: dict[tuple[str, str], tuple[Entry, Recipe]] = {}
+        self._recipes: dict[tuple[str, str | None], _Known] = {}
         self._complained = ""
 
     # looking
@@ -83,16 +95,20 @@ class Catalog:
     def recipe(self, name: str, task: str | None = None) -> Recipe:
         """Return what it takes to load a model, for its own task or another.
 
-        Raises ``NotFound`` for a model that is not registered or whose files are gone,
-        ``InvalidParams``-free: a task that nothing serves is ``Unavailable``.
+        The disk is looked at a few times a second and not for every request. Raises ``NotFound``
+        for a model that is not registered or whose files are gone, ``Unavailable`` for a task
+        that nothing serves.
         """
+        known = self._recipes.get((name, task))
+        now = time.monotonic()
+        if known is not None and now - known.seen < FRESH:
+            return known.recipe
         entry = self.entry(name)
-        wanted = task or entry.task
-        known = self._recipes.get((name, wanted))
-        if known is None or known[0] != entry:
-            known = (entry, self._make_recipe(name, entry, wanted))
-            self._recipes[name, wanted] = known
-        return known[1]
+        if known is None or known.entry != entry:
+            recipe = self._make_recipe(name, entry, task or entry.task)
+            known = self._recipes[name, task] = _Known(entry, recipe)
+        known.seen = now
+        return known.recipe
 
     def serves(self, name: str, task: str) -> bool:
         """Whether an installed backend serves a registered model for ``task``."""
@@ -159,6 +175,7 @@ class Catalog:
             raise BadRequest(f"unknown task {task!r}: one of {', '.join(TASKS)}")
         self._match(_files(chosen, entry), task)
         self._registry.add(chosen, entry)
+        self._recipes.clear()
         return chosen
 
     def add_defaults(self) -> list[str]:
@@ -210,7 +227,10 @@ class Catalog:
         if known is not None and (known.path, known.task) != (place, task):
             self._registry.remove(name)
         if known is None or (known.path, known.task) != (place, task):
-            self.add_local(path, task, name)
+            try:
+                self.add_local(path, task, name)
+            except MataError as error:
+                raise MataError(f"models: {name}: {error.detail}") from None
 
     def check_params(self) -> None:
         """Check ``models[].params`` against what serves each model. Raises ``InvalidParams``.
@@ -221,7 +241,7 @@ class Catalog:
             if setting.params:
                 with contextlib.suppress(NotFound, Unavailable):
                     params_type = self.recipe(setting.model).backend.params
-                    params.check_defaults(setting.params, params_type)
+                    _check_params(setting, params_type)
 
     async def reconcile(self, pool: ModelPool) -> None:
         """Unload what is no longer registered, or for another task.
@@ -232,7 +252,7 @@ class Catalog:
         for name, task in pool.loaded():
             entry = entries.get(name)
             if entry is None or (entry.task != task and (entry.task, task) != TRACKED):
-                self._recipes.pop((name, task), None)
+                self._recipes.clear()
                 await pool.unload(name, task, "removed")
 
     # the inside
@@ -311,7 +331,15 @@ class Catalog:
     def _register(self, name: str, entry: Entry, warnings: list[str] | None = None) -> Pulled:
         replaced = self._registry.get(name)
         self._registry.add(name, entry)
+        self._recipes.clear()
         return Pulled(entry, replaced, warnings or [])
+
+
+def _check_params(setting: ModelSettings, params_type: type[params.Params]) -> None:
+    try:
+        params.check_defaults(setting.params, params_type)
+    except InvalidParams as error:
+        raise InvalidParams(f"models: {setting.model}: {error.detail}") from None
 
 
 def _files(name: str, entry: Entry) -> ModelFiles:

@@ -2,15 +2,24 @@
 
 from __future__ import annotations
 
+from bisect import bisect_left
+from typing import TYPE_CHECKING
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
     Gauge,
-    Histogram,
     PlatformCollector,
     ProcessCollector,
     generate_latest,
 )
+from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
+from prometheus_client.registry import Collector
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from prometheus_client.core import Metric
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _SECONDS = (
@@ -30,6 +39,57 @@ _SECONDS = (
     30.0,
     60.0,
 )
+_BOUNDS = [*(f"{bound:g}" if bound % 1 else f"{bound:.1f}" for bound in _SECONDS), "+Inf"]
+
+
+class Tally(Collector):
+    """A counter for the event loop's hot path.
+
+    One thread counts, so it takes no lock: a tenth of what the library's own costs, which a
+    request would pay five times.
+    """
+
+    def __init__(self, name: str, text: str, labels: tuple[str, ...]) -> None:
+        self.name, self.text, self.labels = name, text, labels
+        self._counts: dict[tuple[str, ...], int] = {}
+
+    def add(self, *labels: str) -> None:
+        """Count one."""
+        self._counts[labels] = self._counts.get(labels, 0) + 1
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the counts as the library's own counter would."""
+        family = CounterMetricFamily(self.name, self.text, labels=self.labels)
+        for values, count in self._counts.items():
+            family.add_metric(values, count)
+        yield family
+
+
+class Durations(Collector):
+    """A histogram of seconds for the event loop's hot path, without locks as ``Tally``."""
+
+    def __init__(self, name: str, text: str, labels: tuple[str, ...]) -> None:
+        self.name, self.text, self.labels = name, text, labels
+        self._series: dict[tuple[str, ...], list[float]] = {}
+
+    def observe(self, seconds: float, *labels: str) -> None:
+        """Count one duration."""
+        series = self._series.get(labels)
+        if series is None:
+            series = self._series[labels] = [0.0] * (len(_BOUNDS) + 1)
+        series[bisect_left(_SECONDS, seconds)] += 1
+        series[-1] += seconds
+
+    def collect(self) -> Iterator[Metric]:
+        """Yield the buckets as the library's own histogram would."""
+        family = HistogramMetricFamily(self.name, self.text, labels=self.labels)
+        for values, series in self._series.items():
+            count, buckets = 0.0, []
+            for bound, number in zip(_BOUNDS, series, strict=False):
+                count += number
+                buckets.append((bound, count))
+            family.add_metric(values, buckets, sum_value=series[-1])
+        yield family
 
 
 class Metrics:
@@ -37,16 +97,17 @@ class Metrics:
 
     def __init__(self) -> None:
         self.registry = CollectorRegistry()
+        self._looks: list[Callable[[], None]] = []
         ProcessCollector(registry=self.registry)
         PlatformCollector(registry=self.registry)
-        self.requests = self._counter(
+        self.requests = self._tally(
             "requests", "HTTP requests answered.", ("method", "route", "status")
         )
-        self.latency = self._histogram("request_seconds", "Time to answer.", ("route",))
-        self.stages = self._histogram(
+        self.latency = self._durations("request_seconds", "Time to answer.", ("route",))
+        self.stages = self._durations(
             "stage_seconds", "Time of an inference by stage.", ("model", "stage")
         )
-        self.inferences = self._counter("inferences", "Images inferred.", ("model", "outcome"))
+        self.inferences = self._tally("inferences", "Images inferred.", ("model", "outcome"))
         self.queued = self._gauge("queue_length", "Images waiting for a model.", ("model",))
         self.loaded = self._gauge("models_loaded", "Models in memory.")
         self.loads = self._counter("model_loads", "Model loads.", ("model", "outcome"))
@@ -65,11 +126,22 @@ class Metrics:
     def _gauge(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Gauge:
         return Gauge(f"mataserver_{name}", text, labels, registry=self.registry)
 
-    def _histogram(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Histogram:
-        return Histogram(
-            f"mataserver_{name}", text, labels, registry=self.registry, buckets=_SECONDS
-        )
+    def _tally(self, name: str, text: str, labels: tuple[str, ...]) -> Tally:
+        tally = Tally(f"mataserver_{name}", text, labels)
+        self.registry.register(tally)
+        return tally
+
+    def _durations(self, name: str, text: str, labels: tuple[str, ...]) -> Durations:
+        durations = Durations(f"mataserver_{name}", text, labels)
+        self.registry.register(durations)
+        return durations
+
+    def before_render(self, look: Callable[[], None]) -> None:
+        """Have ``look()`` set gauges whenever the metrics are asked for, and not all the time."""
+        self._looks.append(look)
 
     def render(self) -> bytes:
         """Return the exposition text of every metric."""
+        for look in self._looks:
+            look()
         return generate_latest(self.registry)

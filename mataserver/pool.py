@@ -19,7 +19,7 @@ from mataserver.errors import MataError, OutOfMemory, Unavailable
 from mataserver.slots import Slot, Status
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 
     from mataserver.engines.memory import Gpu
     from mataserver.engines.work import Job, Outcome, Worker
@@ -31,7 +31,6 @@ log = logging.getLogger("mataserver.pool")
 FREE_DEATHS = 2
 LONGEST_BACKOFF = 60.0
 RECHECK = 0.2
-STAGES = ("queue", "decode", "infer", "encode")
 
 
 class ModelPool:
@@ -91,18 +90,19 @@ class ModelPool:
         A job whose worker died before it was given the job goes to the next worker.
         """
         for attempt in (1, 2):
-            async with self.hold(recipe):
-                batcher = self._slots[recipe.key].batcher
-                if batcher is None:
+            slot = await self._acquire(recipe)
+            try:
+                if slot.batcher is None:
                     continue
-                try:
-                    outcome, waited = await batcher.submit(job)
-                except NotDispatchedError:
-                    if attempt == 1:
-                        continue
-                    raise Unavailable("The model's worker keeps dying", retry_after=1) from None
-                self._note(recipe, outcome, waited)
-                return outcome, waited
+                outcome, waited = await slot.batcher.submit(job)
+            except NotDispatchedError:
+                if attempt == 1:
+                    continue
+                raise Unavailable("The model's worker keeps dying", retry_after=1) from None
+            finally:
+                self._release(slot)
+            self._note(slot, outcome, waited)
+            return outcome, waited
         raise Unavailable("The model was unloaded meanwhile", retry_after=1)
 
     async def generate(self, recipe: Recipe, job: Job) -> AsyncGenerator[str | Outcome]:
@@ -110,22 +110,29 @@ class ModelPool:
 
         Loads the model if need be; closing the iterator stops the work.
         """
-        async with self.hold(recipe):
-            batcher = self._slots[recipe.key].batcher
-            if batcher is None:
+        slot = await self._acquire(recipe)
+        try:
+            if slot.batcher is None:
                 raise Unavailable("The model was unloaded meanwhile", retry_after=1)
-            async with contextlib.aclosing(batcher.generate(job)) as items:
+            async with contextlib.aclosing(slot.batcher.generate(job)) as items:
                 async for item in items:
                     if not isinstance(item, str):
-                        self._note(recipe, item, 0.0)
+                        self._note(slot, item, 0.0)
                     yield item
+        finally:
+            self._release(slot)
 
-    def worker(self, recipe: Recipe) -> Worker:
-        """Return the worker of a model that is held. Raises ``Unavailable`` if it just died."""
+    @contextlib.contextmanager
+    def occupied(self, recipe: Recipe) -> Iterator[Worker]:
+        """Give the worker of a model that is held; it is not unloaded before the context ends.
+
+        Raises ``Unavailable`` if it just died or was unloaded.
+        """
         slot = self._slots.get(recipe.key)
-        if slot is None or slot.worker is None:
+        if slot is None or slot.batcher is None:
             raise Unavailable("The model's worker is gone", retry_after=1)
-        return slot.worker
+        with slot.batcher.occupied() as worker:
+            yield worker
 
     async def unload(self, name: str, task: str | None = None, reason: str = "stopped") -> bool:
         """Unload a model after its active inferences, for one task or for all it is loaded for.
@@ -145,6 +152,12 @@ class ModelPool:
             return False
         await asyncio.shield(self._leave(slot, reason))
         return True
+
+    def tell_queues(self) -> None:
+        """Set the gauges of the queues' lengths."""
+        for slot in self._slots.values():
+            waiting = 0 if slot.batcher is None else len(slot.batcher)
+            self._metrics.queued.labels(slot.recipe.spec.name).set(waiting)
 
     def loaded(self) -> list[tuple[str, str]]:
         """Return name and task of every model in memory."""
@@ -169,7 +182,6 @@ class ModelPool:
         if slot is None:
             slot = self._slots[recipe.key] = Slot(recipe)
         slot.holders += 1
-        self._stop_timer(slot)
         if slot.worker is not None and not slot.recipe.same_model(recipe):
             self._leave(slot, "replaced")
         try:
@@ -182,7 +194,8 @@ class ModelPool:
 
     def _release(self, slot: Slot) -> None:
         slot.holders -= 1
-        slot.last_used = self._clock() if slot.worker is not None and slot.used else slot.last_used
+        if slot.used and slot.worker is not None:
+            slot.last_used = self._clock()
         self._start_timer(slot)
 
     async def _join_load(self, slot: Slot, recipe: Recipe) -> None:
@@ -241,8 +254,6 @@ class ModelPool:
             max_batch=settings.max_batch or slot.recipe.backend.max_batch,
             max_wait=settings.max_wait_ms / 1e3,
             queue_limit=self._policy.queue_limit,
-            deadline=self._policy.infer_timeout,
-            changed=self._metrics.queued.labels(name).set,
         )
         slot.evicted, slot.used, slot.error = False, False, None
         slot.loaded_at = self._clock()
@@ -267,6 +278,13 @@ class ModelPool:
 
     async def _make_room(self, slot: Slot) -> None:
         """Evict until the model fits. Raises ``OutOfMemory`` when it cannot."""
+        wait = await self._evict_for(slot)
+        while wait:
+            await asyncio.sleep(wait)  # without the lock: what fits at once is not held up
+            wait = await self._evict_for(slot)
+
+    async def _evict_for(self, slot: Slot) -> float:
+        """Evict what may go now; return the seconds to wait for more, 0 once the model fits."""
         async with self._room:
             need = slot.ram or slot.recipe.estimate
             if self._short(need, slot, self._evictable()):
@@ -277,10 +295,11 @@ class ModelPool:
                 if victim is not None:
                     await self._leave(victim, "evicted")
                 elif candidates:
-                    await asyncio.sleep(max(0.01, min(map(self._age_left, candidates))))
+                    return max(0.01, min(map(self._age_left, candidates)))
                 else:
                     raise OutOfMemory(f"Not enough memory to load {slot.recipe.spec.name}")
             slot.ram = need
+            return 0.0
 
     def _short(self, need: int, newcomer: Slot, spared: list[Slot]) -> str:
         """Return which memory the newcomer lacks, "ram" or "vram", if ``spared`` were gone."""
@@ -355,14 +374,23 @@ class ModelPool:
         return slot.leaving
 
     def _start_timer(self, slot: Slot) -> None:
-        settings = slot.recipe.settings
-        usual = -1.0 if settings.preload else self._policy.keep_alive
-        seconds = usual if settings.keep_alive is None else settings.keep_alive
-        if slot.worker is None or slot.holders or seconds < 0 or self._closed:
+        """Have the model unloaded once nobody has held it for its keep-alive.
+
+        A timer that runs already is left to run: it looks again when it rings.
+        """
+        if slot.holders or slot.worker is None or self._closed:
             return
-        self._stop_timer(slot)
-        loop = asyncio.get_running_loop()
-        slot.timer = loop.call_later(seconds, self._expire, slot)
+        slot.idle_since = asyncio.get_running_loop().time()
+        seconds = self._keep_alive(slot)
+        if slot.timer is None and seconds >= 0:
+            loop = asyncio.get_running_loop()
+            slot.timer = loop.call_later(seconds, self._expire, slot)
+
+    def _keep_alive(self, slot: Slot) -> float:
+        settings = slot.recipe.settings
+        if settings.keep_alive is not None:
+            return settings.keep_alive
+        return -1.0 if settings.preload else self._policy.keep_alive
 
     def _stop_timer(self, slot: Slot) -> None:
         if slot.timer is not None:
@@ -371,13 +399,17 @@ class ModelPool:
 
     def _expire(self, slot: Slot) -> None:
         slot.timer = None
-        if slot.worker is None or slot.holders:
+        seconds = self._keep_alive(slot)
+        if slot.worker is None or slot.holders or seconds < 0:
             return
+        loop = asyncio.get_running_loop()
+        left = slot.idle_since + seconds - loop.time()
         if slot.active:  # whoever asked went away, and the model still works on it
-            loop = asyncio.get_running_loop()
-            slot.timer = loop.call_later(RECHECK, self._expire, slot)
-            return
-        self._leave(slot, "keep-alive")
+            left = max(left, RECHECK)
+        if left > 0:
+            slot.timer = loop.call_later(left, self._expire, slot)
+        else:
+            self._leave(slot, "keep-alive")
 
     def _died(self, slot: Slot, worker: Worker, reason: str) -> None:
         """Note a worker's death; from the third in a row on, the next load is held back."""
@@ -392,19 +424,16 @@ class ModelPool:
             slot.loaded_at = None
             self._metrics.loaded.set(len(self.loaded()))
 
-    def _note(self, recipe: Recipe, outcome: Outcome, waited: float) -> None:
-        slot = self._slots[recipe.key]
+    def _note(self, slot: Slot, outcome: Outcome, waited: float) -> None:
         slot.deaths, slot.used = 0, True
         slot.last_used = self._clock()
-        kind = "ok" if outcome.failure is None else "failed"
-        self._metrics.inferences.labels(recipe.spec.name, kind).inc()
-        if not slot.stages:  # looked up once: a lookup costs as much as the observation
-            name = recipe.spec.name
-            slot.stages = [self._metrics.stages.labels(name, stage) for stage in STAGES]
-        timing = outcome.timing
-        spent = (waited, timing.decode, timing.infer, timing.encode)
-        for stage, ms in zip(slot.stages, spent, strict=True):
-            stage.observe(ms / 1e3)
+        name = slot.recipe.spec.name
+        self._metrics.inferences.add(name, "ok" if outcome.failure is None else "failed")
+        observe, timing = self._metrics.stages.observe, outcome.timing
+        observe(waited / 1e3, name, "queue")
+        observe(timing.decode / 1e3, name, "decode")
+        observe(timing.infer / 1e3, name, "infer")
+        observe(timing.encode / 1e3, name, "encode")
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

@@ -14,10 +14,12 @@ from mataserver.errors import MataError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
+    from pathlib import Path
 
     from mataserver.catalog import Catalog
     from mataserver.engines.work import Format
     from mataserver.pool import ModelPool
+    from mataserver.results import ModelInfo
     from mataserver.slots import Recipe
 
 
@@ -34,6 +36,14 @@ class ServiceModels:
         recipe = self._catalog.recipe(model, task)
         async with self._pool.hold(recipe):
             yield Handle(self._pool, recipe)
+
+    def add(self, path: Path, task: str) -> str:
+        """Register a local directory or file; return its name."""
+        return self._catalog.add_local(path, task)
+
+    def info(self, model: str) -> ModelInfo:
+        """Return what ``GET /v1/models`` tells of a model."""
+        return self._catalog.info(model, self._pool)
 
 
 class Handle:
@@ -61,14 +71,15 @@ class Handle:
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a public method of the model."""
-        return await self._pool.worker(self._recipe).call(method, args, kwargs)
+        with self._pool.occupied(self._recipe) as worker:
+            return await worker.call(method, args, kwargs)
 
     async def stream(self, method: str, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         """Iterate over a public generator method; closing the iterator stops the work."""
-        items = self._pool.worker(self._recipe).stream(method, args, kwargs)
-        async with contextlib.aclosing(items):
-            async for item in items:
-                yield item
+        with self._pool.occupied(self._recipe) as worker:
+            async with contextlib.aclosing(worker.stream(method, args, kwargs)) as items:
+                async for item in items:
+                    yield item
 
     async def _encoded(self, image: bytes, given: Any, form: Format) -> dict[str, bytes]:
         job = Job(image, msgspec.msgpack.encode(self._params(given)), form)

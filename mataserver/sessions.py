@@ -181,7 +181,8 @@ class SessionStore:
             session.connection.leave(NORMAL, "session deleted")
             await session.detached.wait()
         try:
-            await self._pool.worker(session.recipe).close_session(session.id)
+            with self._pool.occupied(session.recipe) as worker:
+                await worker.close_session(session.id)
         except MataError as error:
             log.debug("the state of session %s went with its worker: %s", session.id, error.detail)
         finally:

@@ -11,8 +11,6 @@ if TYPE_CHECKING:
     import asyncio
     from collections.abc import Mapping
 
-    from prometheus_client import Histogram
-
     from mataserver.batching import Batcher
     from mataserver.config import ModelSettings
     from mataserver.contract import Backend, ModelSpec
@@ -84,7 +82,6 @@ class Policy:
     keep_alive: float = 300.0
     min_residence: float = 10.0
     load_timeout: float = 600.0
-    infer_timeout: float = 60.0
     queue_limit: int = 64
     ram_fraction: float = 0.9
     vram_fraction: float = 0.9
@@ -111,7 +108,7 @@ class Slot:
         self.vram = 0
         self.loaded_at: float | None = None
         self.last_used: float | None = None
-        self.stages: list[Histogram] = []
+        self.idle_since = 0.0
 
     @property
     def active(self) -> bool:

@@ -46,10 +46,8 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mataserver.contract import Image, LoadContext, ModelFiles, ModelSpec
-    from mataserver.results import (
-        Box,
-        Result,
-    )
+    from mataserver.results import Box, Result
+    from mataserver.upkeep import Pace
 
 FRAMEWORKS = frozenset(
     {"torch", "transformers", "cv2", "onnxruntime", "tensorflow", "paddle", "easyocr", "openvino"}
@@ -299,16 +297,18 @@ async def serving(
     *,
     entry_points: Sequence[importlib.metadata.EntryPoint] = (FAKE,),
     probe: Any = None,
+    pace: Pace | None = None,
     **settings: Any,
 ) -> AsyncIterator[Served]:
     """Run a server on a free port of the loopback until the context ends.
 
     ``settings`` are those of the configuration. Only the plugins of ``entry_points`` are loaded.
+    ``probe`` stands in for the machine's memory, ``pace`` for the pauses of the background work.
     """
     values = {"port": 0, "api_keys": ["test-key"], "data_dir": str(data_dir), **settings}
     chosen = config.load(environ={}, directory=data_dir, **values)
-    found = plugin_host.discover(chosen, entry_points)
-    application = app.build(chosen, found, probe)
+    found = plugin_host.discover(chosen, entry_points, config.dotenv(data_dir))
+    application = app.build(chosen, found, probe, pace)
     runner = app.runner_of(application)
     await runner.setup()
     try:

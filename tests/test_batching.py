@@ -18,20 +18,27 @@ class Recorder:
         self.facts = Facts(stateful=False, pid=1)
         self.alive = True
         self.batches = []
+        self.alone = []
+        self.tasks = []
         self.gate = asyncio.Event()
         self.gate.set()
 
-    async def infer(self, jobs, deadline):
+    def infer(self, jobs, answered, *, alone):
         self.batches.append([job.image for job in jobs])
+        self.alone.append(alone)
+        self.tasks.append(asyncio.create_task(self._answer(jobs, answered)))
+
+    async def _answer(self, jobs, answered):
         await self.gate.wait()
-        if not self.alive:
-            raise WorkerDied("died")
-        return [Outcome({"echo": job.image}, Timing()) for job in jobs]
+        if self.alive:
+            answered([Outcome({"echo": job.image}, Timing()) for job in jobs])
+        else:
+            answered(WorkerDied("died"))
 
 
 def batcher(worker, **options):
     """Return a batcher with small limits."""
-    defaults = {"max_batch": 4, "max_wait": 0.0, "queue_limit": 8, "deadline": 5.0}
+    defaults = {"max_batch": 4, "max_wait": 0.0, "queue_limit": 8}
     return Batcher(worker, **{**defaults, **options})
 
 
@@ -122,17 +129,57 @@ async def test_a_worker_that_fails_in_a_way_of_its_own_hangs_nobody(caplog):
     """An exception that no worker should raise is an error for its batch, and the next one runs."""
 
     class Odd(Recorder):
-        async def infer(self, jobs, deadline):
+        def infer(self, jobs, answered, *, alone):
             if not self.batches:
                 self.batches.append([])
                 raise TypeError("surprise")
-            return await super().infer(jobs, deadline)
+            super().infer(jobs, answered, alone=alone)
 
     made = batcher(Odd())
     with pytest.raises(MataError, match="The model failed"):
         await made.submit(Job(b"a", b""))
     outcome, _ = await made.submit(Job(b"b", b""))
     assert outcome.fields == {"echo": b"b"}
+
+
+async def test_sessions_and_single_requests_take_turns():
+    """A video frame that comes behind a flood of requests is next but one; neither side starves."""
+    worker = Recorder()
+    worker.gate.clear()
+    made = batcher(worker, max_batch=1)
+    jobs = submit(made, *"abcdef")
+    frames = [
+        asyncio.create_task(made.submit(Job(name, b"", session=name.decode())))
+        for name in (b"1", b"2", b"3", b"4", b"5")
+    ]
+    await asyncio.sleep(0.01)
+    worker.gate.set()
+    await asyncio.gather(*jobs, *frames)
+    order = [batch[0] for batch in worker.batches[2:]]
+    assert order == [b"c", b"1", b"d", b"2", b"e", b"3", b"f", b"4", b"5"]
+
+
+async def test_the_worker_is_told_when_it_has_nothing_else():
+    """Only a batch that finds the worker idle, with nothing behind it, is sent as alone."""
+    worker = Recorder()
+    made = batcher(worker, max_batch=1)
+    await made.submit(Job(b"a", b""))
+    worker.gate.clear()
+    jobs = submit(made, *"bcd")
+    await asyncio.sleep(0.01)
+    worker.gate.set()
+    await asyncio.gather(*jobs)
+    assert worker.alone == [True, True, False, False]
+
+
+async def test_what_occupies_the_worker_is_waited_for():
+    """Draining waits for work that is no job, as a service's call is."""
+    made = batcher(Recorder())
+    with made.occupied():
+        drained = asyncio.create_task(made.drain())
+        await asyncio.sleep(0.01)
+        assert not drained.done()
+    await asyncio.wait_for(drained, 5)
 
 
 async def test_drain_waits_for_everything():

@@ -9,12 +9,13 @@ import os
 import aiohttp
 import pytest
 
+from api_answers import until
 from conftest import picture, register
 from hub_stand_in import HubStandIn
 from mataserver import config, sources, testing
 from mataserver import plugins as plugin_host
-from mataserver.catalog import Catalog
-from mataserver.errors import BadRequest, Conflict, MataError
+from mataserver.catalog import FRESH, Catalog
+from mataserver.errors import BadRequest, Conflict, InvalidParams, MataError
 from mataserver.registry import Registry
 
 MODEL = "org/fake-model"
@@ -48,6 +49,12 @@ async def infer(http, model):
     headers = {"Content-Type": "image/png"}
     async with http.post(f"/v1/infer?model={model}", data=picture(), headers=headers) as response:
         return response.status, await response.json()
+
+
+def connections():
+    """Return how many connections the server of this process serves."""
+    names = [task.get_coro().__qualname__ for task in asyncio.all_tasks()]
+    return names.count("RequestHandler.start")
 
 
 async def test_pull_registers_and_serves(hub, http, data_dir):
@@ -86,6 +93,26 @@ async def test_two_pulls_of_one_model_conflict(hub, http):
     assert (status, "in progress" in body["detail"]) == (409, True)
     hub.release()
     assert (await first)[0] == 202
+
+
+async def test_a_pull_outlives_the_client_that_asked_for_it(hub, http, server):
+    """A client that hangs up stops no pull: a second one conflicts until the model serves."""
+    hub.repos[MODEL].hold_at = 100_000
+    asked = {"model": MODEL, "task": "detect"}
+    before = connections()
+    async with aiohttp.ClientSession(server.url, headers=server.headers) as leaving:
+        pull = asyncio.create_task(leaving.post("/v1/models/pull", json=asked))
+        assert await asyncio.to_thread(hub.holding.wait, 20)
+        pull.cancel()
+    await until(lambda: connections() == before)
+    assert (await post(http, "/v1/models/pull", **asked))[0] == 409
+    hub.release()
+
+    async def served():
+        return (await infer(http, MODEL))[0] == 200
+
+    await until(served, 20)
+    assert (await post(http, "/v1/models/pull", **asked))[0] == 202
 
 
 async def test_pull_failures_are_400_and_register_nothing(hub, http, data_dir):
@@ -144,6 +171,7 @@ async def test_an_edit_of_the_registry_is_seen(http, data_dir):
     """A model removed from the file while the server runs is gone, and leaves memory."""
     await infer(http, "fake-detect")
     register(data_dir, {"fake-ocr": "ocr"})
+    await asyncio.sleep(FRESH)  # for so long the server believes what it saw last
     assert (await infer(http, "fake-detect"))[0] == 404
     assert (await infer(http, "fake-ocr"))[0] == 200
     loaded = {"fake-detect"}
@@ -213,11 +241,26 @@ def test_configured_models_are_registered_when_they_are_here(tmp_path):
         absent.add_configured()
 
 
+def test_a_configured_path_that_was_moved_is_registered_again(tmp_path):
+    """Another path for the same name replaces the entry; one that is wrong is told by name."""
+    places = [tmp_path / "old", tmp_path / "new"]
+    for place in places:
+        place.mkdir()
+        model_directory(place)
+        model = {"model": "mine", "task": "detect", "path": str(place / "my-model")}
+        made = catalog(tmp_path, models=[model])
+        made.add_configured()
+        assert made.recipe("mine").spec.path == place / "my-model"
+    gone = catalog(tmp_path, models=[{**model, "path": str(tmp_path / "gone")}])
+    with pytest.raises(MataError, match=r"^models: mine: no such file or directory$"):
+        gone.add_configured()
+
+
 def test_params_of_a_configured_model_are_checked(tmp_path):
-    """A misspelt parameter in models[].params stops the start and is named."""
+    """A misspelt parameter in models[].params stops the start, named with its model."""
     register(tmp_path, {"fake-detect": "detect"})
     made = catalog(tmp_path, models=[{"model": "fake-detect", "params": {"confidense": 0.5}}])
-    with pytest.raises(MataError, match="confidense"):
+    with pytest.raises(InvalidParams, match=r"^models: fake-detect: params.confidense: unknown"):
         made.check_params()
 
 

@@ -13,7 +13,7 @@ import pytest
 import mataserver
 from markdown_pages import PLUGINS, ROOT, blocks, headings, quoted, read, rows, section
 from mataserver import client, contract, errors, hookspecs, openapi, plugins, results, testing
-from mataserver.metrics import Metrics
+from mataserver.metrics import Durations, Metrics, Tally
 
 # docs/errors.md
 
@@ -72,7 +72,11 @@ def test_metrics_are_described():
     }
     actual = {}
     for metric in vars(Metrics()).values():
-        if hasattr(metric, "_labelnames"):
+        if isinstance(metric, Tally):
+            actual[f"{metric.name}_total"] = ("counter", metric.labels)
+        elif isinstance(metric, Durations):
+            actual[metric.name] = ("histogram", metric.labels)
+        elif hasattr(metric, "_labelnames"):
             suffix = "_total" if metric._type == "counter" else ""
             actual[metric._name + suffix] = (metric._type, metric._labelnames)
     assert described == actual

@@ -32,15 +32,17 @@ class StandIn:
         self.gate = asyncio.Event()
         self.gate.set()
         self.batches: list[int] = []
+        self.tasks = []
         self._memory = memory
         self._callbacks = []
 
-    async def infer(self, jobs, deadline):
+    def infer(self, jobs, answered, *, alone):
         self.batches.append(len(jobs))
+        self.tasks.append(asyncio.create_task(self._answer(jobs, answered)))
+
+    async def _answer(self, jobs, answered):
         await self.gate.wait()
-        if not self.alive:
-            raise WorkerDied("died")
-        return [Outcome({}, Timing()) for _ in jobs]
+        answered([Outcome({}, Timing()) for _ in jobs] if self.alive else WorkerDied("died"))
 
     async def memory(self):
         return self._memory

@@ -158,6 +158,23 @@ async def test_a_killed_zygote_is_replaced(processes):
         await asyncio.sleep(0.1)
 
 
+async def test_a_fork_that_fails_is_answered_and_costs_nobody_else(processes):
+    """A zygote that can fork no more says so: 503 for who asked; its workers and it live on."""
+    await ask(processes)
+    before = descendants()
+    (zygote,) = psutil.Process().children()
+    _, most = zygote.rlimit(psutil.RLIMIT_NOFILE)
+    zygote.rlimit(psutil.RLIMIT_NOFILE, (1, most))  # it cannot take the new worker's socket
+    assert await ask(processes, "fake-ocr") == (
+        503,
+        {"detail": "No worker process can be started now"},
+    )
+    assert (await ask(processes))[0] == 200
+    assert descendants() == before
+    zygote.rlimit(psutil.RLIMIT_NOFILE, (most, most))
+    assert (await ask(processes, "fake-ocr"))[0] == 200
+
+
 async def test_a_cancelled_request_leaves_the_queue(processes):
     """Requests whose clients went away are not run: the last client waits for one inference."""
     await ask(processes)

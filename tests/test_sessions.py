@@ -37,8 +37,9 @@ class Pool:
         finally:
             self.held -= 1
 
-    def worker(self, _recipe):
-        return self
+    @contextlib.contextmanager
+    def occupied(self, _recipe):
+        yield self
 
     async def close_session(self, session_id):
         if self.close_error is not None:

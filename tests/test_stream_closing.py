@@ -13,6 +13,7 @@ from websockets.exceptions import ConnectionClosed
 
 from conftest import picture
 from mataserver import testing
+from mataserver.catalog import FRESH
 from mataserver.registry import Registry
 from stream_peers import (
     PNG,
@@ -320,6 +321,7 @@ async def test_a_model_that_was_removed_is_1011(http, data_dir):
         await ws.send_bytes(PNG)
         await ws.receive_json(timeout=10)
         Registry(data_dir / "model_registry.json").remove("fake-detect")
+        await asyncio.sleep(FRESH)  # for so long the server believes what it saw last
         await ws.send_bytes(PNG)
         error = await ws.receive_json(timeout=10)
         assert (error["type"], error["frame_id"]) == ("error", 1)

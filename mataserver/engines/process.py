@@ -7,22 +7,27 @@ once and nobody else notices. Unloading is the child's end, so that all memory c
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import functools
 import itertools
 import logging
+import os
 import pickle
 import socket
 from typing import TYPE_CHECKING, Any
 
-from mataserver.engines import wire
+from mataserver.engines import arena, wire
 from mataserver.engines.memory import private_bytes
+from mataserver.engines.watchdog import Watchdog
 from mataserver.engines.work import Outcome, WorkerDied
 from mataserver.engines.zygotes import STOP_GRACE, Zygote
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
-    from mataserver.engines.work import Assignment, Facts, Failure, Job, Placement
+    from mataserver.engines.arena import Block, Outgoing
+    from mataserver.engines.work import Answered, Assignment, Facts, Failure, Job, Placement
 
 log = logging.getLogger("mataserver.process")
 
@@ -32,10 +37,13 @@ class ProcessWorker(asyncio.Protocol):
 
     facts: Facts
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, patience: float, memory: Outgoing | None) -> None:
         self._name = name
+        self._patience = patience
+        self._memory = memory
+        self._watchdog = Watchdog(patience, self._hung)
         self._ids = itertools.count(1)
-        self._pending: dict[int, asyncio.Future[Any]] = {}
+        self._pending: dict[int, Callable[[wire.Received | MataError], None]] = {}
         self._unframer = wire.Unframer()
         self._transport: asyncio.WriteTransport | None = None
         self._ended = asyncio.get_running_loop().create_future()
@@ -45,6 +53,7 @@ class ProcessWorker(asyncio.Protocol):
         self._end_callbacks: list[Callable[[], None]] = []
         self._kill: Callable[[], None] = lambda: None
         self._reason = "the worker process ended"
+        self._told: str | None = None
 
     # asyncio.Protocol
 
@@ -54,8 +63,8 @@ class ProcessWorker(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand each message to whoever waits for it."""
-        for message, parts in self._unframer.feed(data):
-            self._received(message, parts)
+        for received in self._unframer.feed(data):
+            self._received(received)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Answer everything that is pending: the child is gone."""
@@ -63,12 +72,16 @@ class ProcessWorker(asyncio.Protocol):
         if self._ended.done():
             return
         self._ended.set_result(None)
-        error = WorkerDied(f"The model's worker died: {self._reason}")
-        for future in [self._loaded, *self._pending.values()]:
-            if not future.done():
-                future.set_exception(error)
-                future.exception()  # whoever stopped waiting must not cause a warning
-        self._pending.clear()
+        self._watchdog.stop()
+        error = WorkerDied(self._told or f"The model's worker died: {self._reason}")
+        if not self._loaded.done():
+            self._loaded.set_exception(error)
+            self._loaded.exception()  # whoever stopped waiting must not cause a warning
+        pending, self._pending = list(self._pending.values()), {}
+        for take in pending:
+            take(error)
+        if self._memory is not None:
+            self._memory.close()
         if not self._stopping:
             log.error("worker of %s died: %s", self._name, self._reason)
             for callback in self._callbacks:
@@ -105,18 +118,70 @@ class ProcessWorker(asyncio.Protocol):
         if not self._ended.done():
             self.kill("its load was given up")
 
-    async def infer(self, jobs: Sequence[Job], deadline: float) -> list[Outcome]:
-        """Run one batch; past ``deadline`` seconds the child is killed."""
+    def infer(self, jobs: Sequence[Job], answered: Answered, *, alone: bool) -> None:
+        """Run one batch; the child is killed when it hangs."""
+        if not self.alive:
+            raise WorkerDied("The model's worker is gone")
         heads = [wire.JobHead(job.format, job.session) for job in jobs]
-        parts = [part for job in jobs for part in (job.image, job.params)]
         request = next(self._ids)
-        try:
-            async with asyncio.timeout(deadline):
-                answer, fields = await self._ask(request, wire.Infer(request, heads), parts)
-        except TimeoutError:
-            self.kill(f"no answer within {deadline:g} s")
-            raise WorkerDied(f"The model gave no answer within {deadline:g} s") from None
-        return _outcomes(answer, fields)
+        message = wire.Infer(request, heads, alone)
+        blocks: list[Block] = []
+        sizes, places, inline = [], [], []
+        for part in (part for job in jobs for part in (job.image, job.params)):
+            block = self._memory.place(part) if self._memory and len(part) >= wire.LARGE else None
+            sizes.append(len(part))
+            if block is None:
+                places.append(wire.INLINE)
+                inline.append(part)
+            else:
+                places.append(block.begin)
+                blocks.append(block)
+        self._write(wire.placed(wire.Header(message, sizes, places), inline))
+        self._expect(request, functools.partial(self._outcomes, blocks, answered))
+
+    def _outcomes(
+        self, blocks: list[Block], answered: Answered, received: wire.Received | MataError
+    ) -> None:
+        """Hand a batch's answer to whoever waits for it; its images may be written over."""
+        if self._memory is not None:
+            for block in blocks:
+                self._memory.free(block)
+        if isinstance(received, MataError):
+            answered(received)
+            return
+        message = received.header.message
+        if isinstance(message, wire.Answer):
+            fields = iter(self._parts(received))
+            answered(
+                [
+                    Outcome(
+                        {name: next(fields) for name in head.fields},
+                        head.timing,
+                        head.failure,
+                        head.fresh,
+                    )
+                    for head in message.outcomes
+                ]
+            )
+        elif isinstance(message, wire.Raised):
+            answered(_error(message.failure))
+        else:
+            answered(WorkerDied("The model's worker answered out of turn"))
+
+    def _parts(self, received: wire.Received) -> list[bytes]:
+        """Return copies of the parts of an answer, and give their place back."""
+        header = received.header
+        if not header.places or self._memory is None:
+            return list(map(bytes, wire.parts(received)))
+        found, begin = [], 0
+        for size, place in zip(header.sizes, header.places, strict=True):
+            if place == wire.INLINE:
+                found.append(bytes(received.payload[begin : begin + size]))
+                begin += size
+            else:
+                found.append(self._memory.take(place, size))
+        self._memory.taken(header.written)
+        return found
 
     async def close_session(self, session: str) -> None:
         """Forget a session's state."""
@@ -127,8 +192,8 @@ class ProcessWorker(asyncio.Protocol):
         """Call a public method of the model."""
         request = next(self._ids)
         payload = pickle.dumps((method, args, kwargs), protocol=5)
-        _, parts = await self._ask(request, wire.Call(request), [payload])
-        return pickle.loads(parts[0])  # noqa: S301 - from our own child process
+        answer = await self._ask(wire.Call(request), [payload])
+        return pickle.loads(wire.parts(answer)[0])  # noqa: S301 - from our own child process
 
     def stream(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -136,28 +201,24 @@ class ProcessWorker(asyncio.Protocol):
         """Iterate over a generator method: each item is computed when it is asked for."""
         request = next(self._ids)
         payload = pickle.dumps((method, args, kwargs), protocol=5)
-        return self._items(request, wire.Open(request), [payload], None)
+        return self._items(request, wire.Open(request), [payload])
 
-    def generate(self, job: Job, deadline: float) -> AsyncGenerator[str | Outcome]:
+    def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
         """Iterate over pieces of text, then the outcome: each is computed when it is asked for."""
         request = next(self._ids)
         message = wire.Generate(request, wire.JobHead(job.format, job.session))
-        return self._items(request, message, [job.image, job.params], deadline)
+        return self._items(request, message, [job.image, job.params])
 
     async def _items(
-        self, request: int, opening: wire.Message, parts: list[bytes], deadline: float | None
+        self, request: int, opening: wire.Message, parts: list[wire.Part]
     ) -> AsyncGenerator[Any]:
         self._send(opening, parts)
         try:
             while True:
-                async with asyncio.timeout(deadline):
-                    message, payload = await self._ask(request, wire.Next(request))
-                if isinstance(message, wire.Ended):
+                answer = await self._ask(wire.Next(request))
+                if isinstance(answer.header.message, wire.Ended):
                     return
-                yield pickle.loads(payload[0])  # noqa: S301 - from our own child process
-        except TimeoutError:
-            self.kill(f"no answer within {deadline:g} s")
-            raise WorkerDied(f"The model gave no answer within {deadline:g} s") from None
+                yield pickle.loads(wire.parts(answer)[0])  # noqa: S301 - from our own child process
         finally:
             if self.alive:
                 self._send(wire.Cancel(request))
@@ -192,24 +253,31 @@ class ProcessWorker(asyncio.Protocol):
         except TimeoutError:
             self.kill("it did not stop")
 
+    def _hung(self) -> None:
+        self._told = f"The model gave no answer within {self._patience:g} s"
+        self.kill(f"no answer within {self._patience:g} s")
+
     def _send(self, message: wire.Message, parts: Sequence[wire.Part] = ()) -> None:
+        self._write(wire.frame(message, parts))
+
+    def _write(self, buffers: list[wire.Part]) -> None:
         if self._transport is None or self._ended.done():
             raise WorkerDied("The model's worker is gone")
-        self._transport.writelines(wire.frame(message, parts))
+        self._transport.writelines(buffers)
 
-    async def _ask(
-        self, request: int, message: wire.Message, parts: Sequence[wire.Part] = ()
-    ) -> tuple[wire.Message, list[memoryview]]:
-        future: asyncio.Future[Any] = asyncio.get_running_loop().create_future()
-        self._pending[request] = future
-        try:
-            self._send(message, parts)
-            answer: tuple[wire.Message, list[memoryview]] = await future
-        finally:
-            self._pending.pop(request, None)
-        return answer
+    def _expect(self, request: int, take: Callable[[wire.Received | MataError], None]) -> None:
+        self._pending[request] = take
+        self._watchdog.expect(request)
 
-    def _received(self, message: wire.Message, parts: list[memoryview]) -> None:
+    async def _ask(self, message: wire.Request, parts: Sequence[wire.Part] = ()) -> wire.Received:
+        """Send a request and wait for its answer. Raises what the model raised."""
+        future: asyncio.Future[wire.Received] = asyncio.get_running_loop().create_future()
+        self._send(message, parts)
+        self._expect(message.id, functools.partial(_settle, future))
+        return await future
+
+    def _received(self, received: wire.Received) -> None:
+        message = received.header.message
         if isinstance(message, wire.Loaded):
             if not self._loaded.done():
                 self._loaded.set_result(message.facts)
@@ -219,34 +287,37 @@ class ProcessWorker(asyncio.Protocol):
             if not self._loaded.done():
                 self._loaded.set_exception(_error(message.failure))
             return
-        if not isinstance(message, (wire.Answer, wire.Returned, wire.Ended, wire.Raised)):
-            return
-        future = self._pending.get(message.id)
-        if future is None or future.done():
-            return
-        if isinstance(message, wire.Raised):
-            future.set_exception(_error(message.failure))
-        else:
-            future.set_result((message, parts))
+        if isinstance(message, (wire.Answer, wire.Returned, wire.Ended, wire.Raised)):
+            self._watchdog.answered(message.id)
+            take = self._pending.pop(message.id, None)
+            if take is not None:
+                take(received)
 
 
-def _outcomes(answer: wire.Message, fields: list[memoryview]) -> list[Outcome]:
-    if not isinstance(answer, wire.Answer):
-        raise WorkerDied("The model's worker answered out of turn")
-    remaining = iter(fields)
-    return [
-        Outcome(
-            {name: bytes(next(remaining)) for name in head.fields},
-            head.timing,
-            head.failure,
-            head.fresh,
-        )
-        for head in answer.outcomes
-    ]
+def _settle(future: asyncio.Future[wire.Received], received: wire.Received | MataError) -> None:
+    """Give an answer to whoever still waits for it."""
+    if future.done():
+        return
+    error: MataError | None = received if isinstance(received, MataError) else None
+    if isinstance(received, wire.Received) and isinstance(received.header.message, wire.Raised):
+        error = _error(received.header.message.failure)
+    if error is None:
+        future.set_result(received)  # type: ignore[arg-type]
+    else:
+        future.set_exception(error)
 
 
 def _error(failure: Failure) -> MataError:
     return MataError(failure.detail, status=failure.status, retry_after=failure.retry_after)
+
+
+@contextlib.contextmanager
+def _closing(descriptor: int | None) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        if descriptor is not None:
+            os.close(descriptor)
 
 
 class ProcessEngine:
@@ -264,12 +335,18 @@ class ProcessEngine:
         """Fork a child and load the model. Raises a ``MataError`` when it cannot."""
         zygote = self._zygote(placement)
         ours, theirs = socket.socketpair()
-        worker = ProcessWorker(assignment.spec.name)
+        memory = arena.create()
         loop = asyncio.get_running_loop()
+        worker = ProcessWorker(
+            assignment.spec.name,
+            assignment.patience,
+            None if memory is None else arena.Outgoing(memory),
+        )
         try:
-            with theirs:
+            with theirs, _closing(memory):
                 await loop.create_unix_connection(lambda: worker, sock=ours)
-                pid = await zygote.fork(worker, theirs)
+                given = [theirs.fileno()] if memory is None else [theirs.fileno(), memory]
+                pid = await zygote.fork(worker, given)
             await worker.load(assignment, lambda: zygote.kill(pid))
         except BaseException:
             worker.abandon()

@@ -7,18 +7,22 @@ keeps its thread for ever: the worker is given up and its thread abandoned.
 from __future__ import annotations
 
 import asyncio
+import functools
+import itertools
 import logging
 import queue
 import threading
 from typing import TYPE_CHECKING, Any
 
+from mataserver.engines.watchdog import Watchdog
 from mataserver.engines.work import WorkerDied
+from mataserver.errors import MataError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
     from mataserver.engines.host import ModelHost
-    from mataserver.engines.work import Assignment, Facts, Job, Outcome, Placement
+    from mataserver.engines.work import Answered, Assignment, Facts, Job, Outcome, Placement
 
 log = logging.getLogger("mataserver.thread")
 
@@ -30,13 +34,16 @@ class ThreadWorker:
 
     facts: Facts
 
-    def __init__(self, name: str, host: ModelHost) -> None:
+    def __init__(self, name: str, patience: float, host: ModelHost) -> None:
         self._name = name
+        self._patience = patience
         self._host = host
         self._loop = asyncio.get_running_loop()
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._alive = True
-        self._pending: set[asyncio.Future[Any]] = set()
+        self._watchdog = Watchdog(patience, self._hung)
+        self._ids = itertools.count(1)
+        self._pending: dict[int, Callable[[Any, Exception | None], None]] = {}
         self._callbacks: list[Callable[[str], None]] = []
         self._thread = threading.Thread(target=self._run, name=f"model {self._name}", daemon=True)
         self._thread.start()
@@ -51,18 +58,20 @@ class ThreadWorker:
         self._callbacks.append(callback)
 
     async def load(self) -> None:
-        """Load the model in the thread."""
-        self.facts = await self._in_thread(self._host.load)
+        """Load the model in the thread; how long it may take is for the caller to say."""
+        self.facts = await self._in_thread(self._host.load, watched=False)
 
-    async def infer(self, jobs: Sequence[Job], deadline: float) -> list[Outcome]:
-        """Run one batch; past ``deadline`` seconds the worker is given up."""
-        try:
-            async with asyncio.timeout(deadline):
-                outcomes: list[Outcome] = await self._in_thread(lambda: self._host.infer(jobs))
-        except TimeoutError:
-            self.give_up(f"no answer within {deadline:g} s")
-            raise WorkerDied(f"The model gave no answer within {deadline:g} s") from None
-        return outcomes
+    def infer(self, jobs: Sequence[Job], answered: Answered, *, alone: bool) -> None:  # noqa: ARG002 - the protocol
+        """Run one batch; the worker is given up when it hangs."""
+
+        def take(outcomes: Any, error: Exception | None) -> None:
+            if error is None or isinstance(error, MataError):
+                answered(outcomes if error is None else error)
+            else:
+                log.error("a batch failed", exc_info=error)
+                answered(MataError("The model failed"))
+
+        self._put(functools.partial(self._host.infer, jobs), take)
 
     async def close_session(self, session: str) -> None:
         """Forget a session's state."""
@@ -77,23 +86,19 @@ class ThreadWorker:
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AsyncGenerator[Any]:
         """Iterate over a generator method: each item is computed when it is asked for."""
-        return self._items(self._host.stream(method, args, kwargs), None)
+        return self._items(self._host.stream(method, args, kwargs))
 
-    def generate(self, job: Job, deadline: float) -> AsyncGenerator[str | Outcome]:
+    def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
         """Iterate over pieces of text, then the outcome: each is computed when it is asked for."""
-        return self._items(self._host.generate(job), deadline)
+        return self._items(self._host.generate(job))
 
-    async def _items(self, items: Iterator[Any], deadline: float | None) -> AsyncGenerator[Any]:
+    async def _items(self, items: Iterator[Any]) -> AsyncGenerator[Any]:
         try:
             while True:
-                async with asyncio.timeout(deadline):
-                    item = await self._in_thread(lambda: next(items, _END))
+                item = await self._in_thread(lambda: next(items, _END))
                 if item is _END:
                     return
                 yield item
-        except TimeoutError:
-            self.give_up(f"no answer within {deadline:g} s")
-            raise WorkerDied(f"The model gave no answer within {deadline:g} s") from None
         finally:
             if self._alive:
                 self._work.put(items.close)  # type: ignore[attr-defined]
@@ -102,17 +107,18 @@ class ThreadWorker:
         """Return 0: a thread's memory is the server's."""
         return 0
 
-    def give_up(self, reason: str) -> None:
-        """Abandon the thread and answer whoever waits."""
+    def give_up(self, reason: str, told: str | None = None) -> None:
+        """Abandon the thread and answer whoever waits with what they are told."""
         if not self._alive:
             return
         self._alive = False
+        self._watchdog.stop()
         self._work.put(None)
         log.error("worker of %s is given up: %s", self._name, reason)
-        for future in self._pending:
-            if not future.done():
-                future.set_exception(WorkerDied(f"The model's worker was given up: {reason}"))
-                future.exception()
+        error = WorkerDied(told or f"The model's worker was given up: {reason}")
+        pending, self._pending = list(self._pending.values()), {}
+        for take in pending:
+            take(None, error)
         for callback in self._callbacks:
             callback(reason)
 
@@ -120,10 +126,9 @@ class ThreadWorker:
         """Close the model and end the thread."""
         if not self._alive:
             return
+        ended: asyncio.Future[None] = self._loop.create_future()
+        self._put(self._host.close, functools.partial(_settle, ended), watched=False)
         self._alive = False
-        ended = self._loop.create_future()
-        self._work.put(self._host.close)
-        self._work.put(lambda: self._tell(ended, None, None))
         self._work.put(None)
         try:
             async with asyncio.timeout(5.0):
@@ -131,37 +136,47 @@ class ThreadWorker:
         except TimeoutError:
             log.error("worker of %s did not stop", self._name)  # noqa: TRY400 - no traceback to show
 
-    async def _in_thread(self, function: Callable[[], Any]) -> Any:
+    def _hung(self) -> None:
+        told = f"The model gave no answer within {self._patience:g} s"
+        self.give_up(f"no answer within {self._patience:g} s", told)
+
+    async def _in_thread(self, function: Callable[[], Any], *, watched: bool = True) -> Any:
+        future = self._loop.create_future()
+        self._put(function, functools.partial(_settle, future), watched=watched)
+        return await future
+
+    def _put(
+        self,
+        function: Callable[[], Any],
+        take: Callable[[Any, Exception | None], None],
+        *,
+        watched: bool = True,
+    ) -> None:
+        """Have the thread run ``function`` and the loop take what it gave."""
         if not self._alive:
             raise WorkerDied("The model's worker is gone")
-        future = self._loop.create_future()
-        self._pending.add(future)
-        self._work.put(lambda: self._settle(future, function))
-        try:
-            return await future
-        finally:
-            self._pending.discard(future)
+        request = next(self._ids)
+        self._pending[request] = take
+        if watched:
+            self._watchdog.expect(request)
+        self._work.put(functools.partial(self._perform, request, function))
 
-    def _settle(self, future: asyncio.Future[Any], function: Callable[[], Any]) -> None:
+    def _perform(self, request: int, function: Callable[[], Any]) -> None:
+        """Run one piece of work, in the thread."""
         try:
             value, error = function(), None
         except Exception as caught:  # noqa: BLE001 - the worker's edge: it goes to whoever waits
             value, error = None, caught
-        self._tell(future, value, error)
-
-    def _tell(self, future: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
-        def tell() -> None:
-            if future.done():
-                return
-            if error is None:
-                future.set_result(value)
-            else:
-                future.set_exception(error)
-
         try:
-            self._loop.call_soon_threadsafe(tell)
+            self._loop.call_soon_threadsafe(self._answered, request, value, error)
         except RuntimeError:
             log.debug("the loop ended before %s answered", self._name)
+
+    def _answered(self, request: int, value: Any, error: Exception | None) -> None:
+        self._watchdog.answered(request)
+        take = self._pending.pop(request, None)
+        if take is not None:
+            take(value, error)
 
     def _run(self) -> None:
         while (work := self._work.get()) is not None:
@@ -169,6 +184,17 @@ class ThreadWorker:
                 work()
             except Exception:
                 log.exception("worker of %s", self._name)
+
+
+def _settle(future: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
+    """Give what the thread gave to whoever still waits for it."""
+    if future.done():
+        return
+    if error is None:
+        future.set_result(value)
+    else:
+        future.set_exception(error)
+        future.exception()  # whoever stopped waiting must not cause a warning
 
 
 class ThreadEngine:
@@ -179,7 +205,7 @@ class ThreadEngine:
         # numpy and Pillow cost a start of the server 0.1 s; most servers never need them here.
         from mataserver.engines.host import ModelHost
 
-        worker = ThreadWorker(assignment.spec.name, ModelHost(assignment))
+        worker = ThreadWorker(assignment.spec.name, assignment.patience, ModelHost(assignment))
         try:
             await worker.load()
         except BaseException:

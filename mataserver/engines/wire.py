@@ -1,12 +1,14 @@
 """The messages between the server and a worker process, and their framing.
 
 A frame is a prefix (header length, payload length), a MessagePack header and the raw parts that
-the header's ``sizes`` count off. Both ends are ours and of one version: parts may hold pickles.
+the header's ``sizes`` count off. A large part lies in the shared memory instead, at its place. Both
+ends are ours and of one version: parts may hold pickles.
 """
 
 from __future__ import annotations
 
 import struct
+from collections import deque
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -19,6 +21,11 @@ if TYPE_CHECKING:
 
 PREFIX = struct.Struct("<IQ")
 Part = bytes | bytearray | memoryview
+LARGE = 4096
+"""Parts from this size on go through the shared memory where it has room."""
+INLINE = -1
+"""The place of a part that follows its header."""
+_CHUNK = 1 << 18
 
 
 class JobHead(msgspec.Struct, frozen=True):
@@ -41,15 +48,24 @@ class Message(msgspec.Struct, frozen=True, tag=True):
     """Base of the messages."""
 
 
+class Request(Message, frozen=True):
+    """Base of the messages that get an answer."""
+
+    id: int
+
+
 class Load(Message, frozen=True, tag=True):
     """Server to worker, first: part 0 is the pickled ``Assignment``."""
 
 
-class Infer(Message, frozen=True, tag=True):
-    """Server to worker: a batch; parts are image and params of each job in turn."""
+class Infer(Request, frozen=True, tag=True):
+    """Server to worker: a batch; parts are image and params of each job in turn.
 
-    id: int
+    ``alone`` says that the worker has been given nothing else.
+    """
+
     jobs: list[JobHead]
+    alone: bool = False
 
 
 class CloseSession(Message, frozen=True, tag=True):
@@ -58,29 +74,22 @@ class CloseSession(Message, frozen=True, tag=True):
     session: str
 
 
-class Call(Message, frozen=True, tag=True):
+class Call(Request, frozen=True, tag=True):
     """Server to worker: call a method; part 0 pickles ``(method, args, kwargs)``."""
 
-    id: int
 
-
-class Open(Message, frozen=True, tag=True):
+class Open(Request, frozen=True, tag=True):
     """Server to worker: open a generator method; part 0 as in ``Call``."""
 
-    id: int
 
-
-class Generate(Message, frozen=True, tag=True):
+class Generate(Request, frozen=True, tag=True):
     """Server to worker: open the stream of one job's answer; parts are its image and params."""
 
-    id: int
     job: JobHead
 
 
-class Next(Message, frozen=True, tag=True):
+class Next(Request, frozen=True, tag=True):
     """Server to worker: compute one more item of an open stream."""
-
-    id: int
 
 
 class Cancel(Message, frozen=True, tag=True):
@@ -132,7 +141,11 @@ class Raised(Message, frozen=True, tag=True):
 
 
 class Header(msgspec.Struct, frozen=True, array_like=True):
-    """A message and the sizes of the parts that follow it."""
+    """A message, and the sizes and places of its parts.
+
+    ``places`` is empty when every part follows the header. ``written`` is the worker's count of
+    bytes placed in the shared memory, for the server to hand back once it has read them.
+    """
 
     message: (
         Load
@@ -151,7 +164,16 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
         | Ended
         | Raised
     )
-    sizes: list[int]
+    sizes: list[int] = []
+    places: list[int] = []
+    written: int = 0
+
+
+class Received(msgspec.Struct):
+    """A frame as it was received; inline parts are views into it."""
+
+    header: Header
+    payload: memoryview
 
 
 _ENCODER = msgspec.msgpack.Encoder()
@@ -159,50 +181,55 @@ _DECODER = msgspec.msgpack.Decoder(Header)
 
 
 def frame(message: Message, parts: Sequence[Part] = ()) -> list[Part]:
-    """Return the buffers to write, in order."""
-    sizes = [len(part) for part in parts]
-    header = _ENCODER.encode(Header(message, sizes))  # type: ignore[arg-type]
-    return [PREFIX.pack(len(header), sum(sizes)) + header, *parts]
+    """Return the buffers to write, in order, for a message whose parts all follow it."""
+    return placed(Header(message, [len(part) for part in parts]), parts)  # type: ignore[arg-type]
 
 
-def unpack(header: bytes | memoryview, payload: memoryview) -> tuple[Message, list[memoryview]]:
-    """Decode a received frame; the parts are views into ``payload``."""
-    decoded = _DECODER.decode(header)
-    parts, begin = [], 0
-    for size in decoded.sizes:
-        parts.append(payload[begin : begin + size])
+def placed(header: Header, inline: Sequence[Part]) -> list[Part]:
+    """Return the buffers to write for a header and those parts that follow it."""
+    encoded = _ENCODER.encode(header)
+    size = sum(map(len, inline))
+    return [PREFIX.pack(len(encoded), size) + encoded, *inline]
+
+
+def parts(received: Received) -> list[memoryview]:
+    """Return the parts of a frame that placed none in the shared memory."""
+    found, begin = [], 0
+    for size in received.header.sizes:
+        found.append(received.payload[begin : begin + size])
         begin += size
-    return decoded.message, parts
+    return found
 
 
-def send(sock: socket.socket, message: Message, parts: Sequence[Part] = ()) -> None:
+def send(sock: socket.socket, buffers: Sequence[Part]) -> None:
     """Write a frame on a blocking socket."""
-    for buffer in frame(message, parts):
-        sock.sendall(buffer)
+    sock.sendall(b"".join(buffers) if len(buffers) > 1 else buffers[0])
 
 
-def receive(sock: socket.socket) -> tuple[Message, list[memoryview]] | None:
-    """Read a frame from a blocking socket; None at its end."""
-    prefix = _read(sock, PREFIX.size)
-    if prefix is None:
-        return None
-    header_size, payload_size = PREFIX.unpack(prefix)
-    header = _read(sock, header_size)
-    payload = _read(sock, payload_size)
-    if header is None or payload is None:
-        return None
-    return unpack(header, payload)
+class Reader:
+    """Reads frames from a blocking socket."""
 
+    def __init__(self, sock: socket.socket) -> None:
+        self._sock = sock
+        self._unframer = Unframer()
+        self._complete: deque[Received] = deque()
 
-def _read(sock: socket.socket, size: int) -> memoryview | None:
-    view = memoryview(bytearray(size))
-    filled = 0
-    while filled < size:
-        count = sock.recv_into(view[filled:])
-        if not count:
-            return None
-        filled += count
-    return view
+    @property
+    def ready(self) -> bool:
+        """Whether the next frame is here already."""
+        return bool(self._complete)
+
+    def next(self) -> Received | None:
+        """Return the next frame; None at the socket's end."""
+        while not self._complete:
+            try:
+                data = self._sock.recv(_CHUNK)
+            except OSError:
+                return None
+            if not data:
+                return None
+            self._complete.extend(self._unframer.feed(data))
+        return self._complete.popleft()
 
 
 class Unframer:
@@ -211,15 +238,32 @@ class Unframer:
     def __init__(self) -> None:
         self._buffer = bytearray()
 
-    def feed(self, data: bytes) -> Iterator[tuple[Message, list[memoryview]]]:
+    def feed(self, data: bytes) -> Iterator[Received]:
         """Add received bytes; yield every frame that is complete."""
-        self._buffer += data
-        while len(self._buffer) >= PREFIX.size:
-            header_size, payload_size = PREFIX.unpack_from(self._buffer)
-            begin = PREFIX.size + header_size
-            if len(self._buffer) < begin + payload_size:
+        if self._buffer:
+            self._buffer += data
+            if not _end(self._buffer):
                 return
-            header = bytes(self._buffer[PREFIX.size : begin])
-            payload = memoryview(bytes(self._buffer[begin : begin + payload_size]))
-            del self._buffer[: begin + payload_size]
-            yield unpack(header, payload)
+            data = bytes(self._buffer)
+            self._buffer.clear()
+        while end := _end(data):
+            yield _cut(data, end)
+            if end == len(data):
+                return
+            data = data[end:]
+        self._buffer += data
+
+
+def _end(data: bytes | bytearray) -> int:
+    """Return where the first frame ends, 0 when it is not complete."""
+    if len(data) < PREFIX.size:
+        return 0
+    header, payload = PREFIX.unpack_from(data)
+    end: int = PREFIX.size + header + payload
+    return end if end <= len(data) else 0
+
+
+def _cut(data: bytes, end: int) -> Received:
+    view = memoryview(data)
+    begin = PREFIX.size + PREFIX.unpack_from(data)[0]
+    return Received(_DECODER.decode(view[PREFIX.size : begin]), view[begin:end])

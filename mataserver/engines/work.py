@@ -20,7 +20,10 @@ Format = Literal["json", "msgpack"]
 
 @dataclass(frozen=True, slots=True)
 class Assignment:
-    """The model that a worker is started for; it crosses the process boundary once."""
+    """The model that a worker is started for; it crosses the process boundary once.
+
+    A worker that owes an answer and shows no progress for ``patience`` seconds is given up.
+    """
 
     load: Callable[[ModelSpec, LoadContext], Model]
     params_type: type[Params]
@@ -28,6 +31,7 @@ class Assignment:
     context: LoadContext
     max_pixels: int
     decode_threads: int
+    patience: float = 60.0
     parts: Mapping[str, Assignment] = field(default_factory=dict)
 
 
@@ -45,14 +49,14 @@ class Placement:
 
 @dataclass(slots=True)
 class Job:
-    """One image to infer on.
+    """One image to infer on; its bytes may lie in memory that is shared with the server.
 
     ``params`` is the params struct as MessagePack; ``session`` names the video session whose state
     the model keeps, or is None.
     """
 
-    image: bytes
-    params: bytes
+    image: bytes | memoryview
+    params: bytes | memoryview
     format: Format = "json"
     session: str | None = None
 
@@ -97,10 +101,18 @@ class Facts(msgspec.Struct, frozen=True):
     pid: int
 
 
+class Answered(Protocol):
+    """Who takes the answer to a batch; called once, on the event loop."""
+
+    def __call__(self, answer: list[Outcome] | MataError, /) -> None:
+        """Take one outcome per job, or why there is none: ``WorkerDied``, if the worker died."""
+        ...
+
+
 class Worker(Protocol):
     """A loaded model somewhere: a child process or a thread.
 
-    Every method raises ``WorkerDied`` once the worker is gone. ``closed`` becomes true for good.
+    Every method raises ``WorkerDied`` once the worker is gone, or given up for want of progress.
     """
 
     facts: Facts
@@ -110,15 +122,15 @@ class Worker(Protocol):
         """Whether it can still answer."""
         ...
 
-    async def infer(self, jobs: Sequence[Job], deadline: float) -> list[Outcome]:
-        """Run one batch. After ``deadline`` seconds the worker is given up (``WorkerDied``)."""
+    def infer(self, jobs: Sequence[Job], answered: Answered, *, alone: bool) -> None:
+        """Run one batch; ``alone`` says that the worker has been given nothing else.
+
+        A callback and no coroutine: a task per batch costs as much as the rest of the way.
+        """
         ...
 
-    def generate(self, job: Job, deadline: float) -> AsyncGenerator[str | Outcome]:
-        """Iterate over pieces of text, then the outcome; closing it stops the work.
-
-        After ``deadline`` seconds without a piece the worker is given up (``WorkerDied``).
-        """
+    def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
+        """Iterate over pieces of text, then the outcome; closing it stops the work."""
         ...
 
     async def close_session(self, session: str) -> None:

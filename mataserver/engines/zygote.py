@@ -3,9 +3,9 @@
 It stays single-threaded, holds no model and no descriptor of the server's but its control socket.
 When the server dies, however it dies, the kernel kills the zygote, and then its children.
 
-Control messages are JSON, one a datagram: ``{"fork": token}`` with the worker's socket attached,
-``{"kill": pid}``; answered by ``{"ready": true}``, ``{"forked": token, "pid": pid}`` and
-``{"exited": pid, "status": wait status}``, or ``{"failed": token}``.
+Control messages are JSON, one a datagram: ``{"fork": token}`` with the worker's socket and shared
+memory attached, ``{"kill": pid}``; answered by ``{"ready": true}``, ``{"forked": token, "pid":
+pid}`` and ``{"exited": pid, "status": wait status}``, or ``{"failed": token}``.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ class Zygote:
         os._exit(0)
 
     def _serve(self) -> bool:
-        data, fds, _, _ = socket.recv_fds(self._control, CONTROL_BYTES, 1)
+        data, fds, _, _ = socket.recv_fds(self._control, CONTROL_BYTES, 2)
         if not data:
             return False
         message = json.loads(data)
@@ -81,22 +81,26 @@ class Zygote:
             os.kill(message["kill"], signal.SIGKILL)
         elif "fork" in message:
             try:
-                self._fork(message["fork"], fds[0])
-            except (OSError, IndexError) as error:
+                self._fork(message["fork"], fds)
+            except OSError as error:
                 log.error("cannot fork a worker: %s", error)  # noqa: TRY400 - a limit, not a bug
                 self._say({"failed": message["fork"]})
+            finally:
+                for fd in fds:
+                    os.close(fd)
         return True
 
-    def _fork(self, token: int, fd: int) -> None:
+    def _fork(self, token: int, fds: list[int]) -> None:
+        if not fds:
+            raise OSError("no socket was attached")
         parent = os.getpid()
         pid = os.fork()
         if pid == 0:
-            self._become_worker(parent, fd)
-        os.close(fd)
+            self._become_worker(parent, fds)
         self._children.add(pid)
         self._say({"forked": token, "pid": pid})
 
-    def _become_worker(self, parent: int, fd: int) -> None:
+    def _become_worker(self, parent: int, fds: list[int]) -> None:
         status = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -106,8 +110,8 @@ class Zygote:
                 each.close()
             from mataserver.engines import child
 
-            with socket.socket(fileno=fd) as sock:
-                child.main(sock)
+            with socket.socket(fileno=fds[0]) as sock:
+                child.main(sock, fds[1] if len(fds) > 1 else None)
             status = 0
         except BaseException:
             log.exception("the worker failed")

@@ -86,8 +86,8 @@ class Zygote:
         self._control = ours
         asyncio.get_running_loop().add_reader(ours, self._readable)
 
-    async def fork(self, worker: Forked, sock: socket.socket) -> int:
-        """Fork a child that serves ``sock``; return its pid."""
+    async def fork(self, worker: Forked, descriptors: list[int]) -> int:
+        """Fork a child that serves a socket, perhaps with shared memory; return its pid."""
         await asyncio.shield(self._ready)
         token = next(self._tokens)
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
@@ -95,7 +95,7 @@ class Zygote:
         try:
             if self._control is None:
                 raise Unavailable("The plugin's worker process could not be started")
-            socket.send_fds(self._control, [json.dumps({"fork": token}).encode()], [sock.fileno()])
+            socket.send_fds(self._control, [json.dumps({"fork": token}).encode()], descriptors)
             pid = await future
             self._children[pid] = worker
         finally:

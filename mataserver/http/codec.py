@@ -6,14 +6,11 @@ A body is read whole, within its size limit, a time limit and a share of one glo
 from __future__ import annotations
 
 import asyncio
-import binascii
 import contextlib
-import re
 import time
 from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 
 import msgspec
-import pybase64
 from aiohttp import web
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
@@ -24,13 +21,13 @@ from mataserver.results import SCHEMA_VERSION
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from mataserver.contract import ReadJson
     from mataserver.engines.work import Format, Outcome
     from mataserver.http.routing import State
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
 _PLAIN = frozenset({"identity", ""})
-_DATA_URI = re.compile(r"data:image/[\w.+-]+;base64,")
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=512)]
 
@@ -73,6 +70,7 @@ class Envelope(Struct, kw_only=True):
     embedding: Raw | UnsetType = UNSET
     entities: Raw | UnsetType = UNSET
     output: Raw | UnsetType = UNSET
+    usage: Raw | UnsetType = UNSET
     session_id: str | UnsetType = UNSET
     frame_id: int | UnsetType = UNSET
     inference_ms: float | UnsetType = UNSET
@@ -100,7 +98,10 @@ def check_outcome(outcome: Outcome) -> None:
 
 def wanted_format(request: web.Request) -> Format:
     """Return the answer's format: MessagePack when ``Accept`` names it before JSON."""
-    for choice in request.headers.get("Accept", "").split(","):
+    accepted = request.headers.get("Accept")
+    if accepted is None:
+        return "json"
+    for choice in accepted.split(","):
         kind = choice.partition(";")[0].strip().lower()
         if kind in {MSGPACK, "application/x-msgpack"}:
             return "msgpack"
@@ -109,32 +110,69 @@ def wanted_format(request: web.Request) -> Format:
     return "json"
 
 
-def respond(value: object, *, status: int = 200, form: Format = "json") -> web.Response:
-    """Answer with a struct."""
-    kind = JSON if form == "json" else MSGPACK
-    return web.Response(body=encode(value, form), status=status, content_type=kind)
+def respond(
+    value: object, *, status: int = 200, form: Format = "json", timing: str | None = None
+) -> web.Response:
+    """Answer with a struct; ``timing`` is the header ``Server-Timing``."""
+    headers = {"Content-Type": JSON if form == "json" else MSGPACK}
+    if timing is not None:
+        headers["Server-Timing"] = timing
+    return web.Response(body=encode(value, form), status=status, headers=headers)
 
 
-@contextlib.asynccontextmanager
-async def body(request: web.Request, state: State) -> AsyncIterator[bytes]:
-    """Read the body; its share of the global budget is given back when the context ends.
+class body:  # noqa: N801 - a context manager, named as what it gives
+    """Reads the body; its share of the global budget is given back when the context ends.
 
-    Raises ``TooLarge``, ``TooSlow``, ``Unsupported`` for a compressed body (a small one can hold
-    any number of bytes), or ``Unavailable`` when too much is in flight.
+    A class, because ``asynccontextmanager`` costs more than the rest of it. Raises ``TooLarge``,
+    ``TooSlow``, ``Unsupported`` for a compressed body (a small one can hold any number of bytes),
+    or ``Unavailable`` when too much is in flight.
     """
-    if request.headers.get("Content-Encoding", "identity").strip().lower() not in _PLAIN:
+
+    __slots__ = ("_request", "_share", "_state")
+
+    def __init__(self, request: web.Request, state: State) -> None:
+        self._request = request
+        self._state = state
+        self._share = Share(state)
+
+    async def __aenter__(self) -> bytes:
+        """Return the whole body; who drops it once it is decoded frees its memory."""
+        headers = self._request.headers
+        if "Content-Encoding" in headers:
+            _check_encoding(headers["Content-Encoding"])
+        limit = self._state.settings.max_body
+        expected = self._request.content_length
+        if expected is not None and expected > limit:
+            raise TooLarge(f"The body is over the limit of {limit} bytes")
+        try:
+            self._share.take(expected or 0)
+            return await _read_in_time(self._request, self._state, self._share)
+        except BaseException:
+            self._share.give_back()
+            raise
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Give the share back."""
+        self._share.give_back()
+
+
+def _check_encoding(value: str) -> None:
+    if value.strip().lower() not in _PLAIN:
         raise Unsupported("Content-Encoding is not supported: send the body as it is")
-    limit = state.settings.max_body
-    expected = request.content_length
-    if expected is not None and expected > limit:
-        raise TooLarge(f"The body is over the limit of {limit} bytes")
-    share = Share(state)
-    try:
-        share.take(expected or 0)
-        # Yielded from no variable: a caller that drops the bytes once they are decoded frees them.
-        yield await _read_in_time(request, state, share)
-    finally:
-        share.give_back()
+
+
+def reader(state: State) -> ReadJson:
+    """Return how a service reads the JSON body of a request."""
+
+    @contextlib.asynccontextmanager
+    async def read_json(request: web.Request, kind: type[T]) -> AsyncIterator[T]:
+        require_json(request)
+        async with body(request, state) as data:
+            asked = decode_json(data, kind)
+            del data
+            yield asked
+
+    return read_json
 
 
 class Share:
@@ -150,21 +188,24 @@ class Share:
             raise Unavailable("Too many request bytes are in flight", retry_after=1)
         self.taken += count
         self._state.body_bytes += count
-        self._state.metrics.inflight.set(self._state.body_bytes)
 
     def give_back(self) -> None:
         """Give all of it back."""
         self._state.body_bytes -= self.taken
         self.taken = 0
-        self._state.metrics.inflight.set(self._state.body_bytes)
 
 
 async def _read_in_time(request: web.Request, state: State, share: Share) -> bytes:
+    content, limit = request.content, state.settings.max_body
+    if content.is_eof():
+        return await _read(request, limit, share)
+    late = TooSlow("The body did not arrive in time")
+    loop = asyncio.get_running_loop()
+    timer = loop.call_later(state.settings.body_timeout, content.set_exception, late)
     try:
-        async with asyncio.timeout(state.settings.body_timeout):
-            return await _read(request, state.settings.max_body, share)
-    except TimeoutError:
-        raise TooSlow("The body did not arrive in time") from None
+        return await _read(request, limit, share)
+    finally:
+        timer.cancel()
 
 
 async def _read(request: web.Request, limit: int, share: Share) -> bytes:
@@ -187,19 +228,6 @@ def decode_json(data: bytes, kind: type[T]) -> T:
         raise InvalidParams(describe(error, "") or "the body must be a JSON object") from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise BadRequest("The body is not valid JSON") from None
-
-
-def decode_image(text: str) -> bytes:
-    """Decode the base64 ``image`` field of a JSON body. Raises ``BadRequest``."""
-    prefix = _DATA_URI.match(text[:128])
-    if prefix:
-        text = text[prefix.end() :]
-    if not text:
-        raise BadRequest("image is empty")
-    try:
-        return pybase64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        raise BadRequest("image is not valid base64") from None
 
 
 def content_type(request: web.Request) -> str:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
-from mataserver import params
+from mataserver import data_uri, params
 from mataserver.engines.work import Job
 from mataserver.errors import BadRequest, InvalidParams, Unavailable
 from mataserver.http import codec, events
@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from mataserver.engines.work import Outcome
     from mataserver.http.routing import State
-    from mataserver.params import Params
     from mataserver.slots import Recipe
 
 MAX_FIELDS = 64
 MAX_FIELD_BYTES = 65_536
+KNOWN_QUERIES = 256
 MAX_QUERY_TEXT = 1_024  # a request line holds some 8,000 bytes
 
 
@@ -96,9 +96,18 @@ def _query() -> dict[str, tuple[Any, bool, str]]:
     return {name: (kind, False, text) for name, kind in kinds.items()}
 
 
+class _Asked(NamedTuple):
+    """What a query asks for."""
+
+    model: str
+    recipe: Recipe
+    packed: bytes
+
+
 class _Infer:
     def __init__(self, state: State) -> None:
         self._state = state
+        self._queries: dict[str, _Asked] = {}
 
     async def infer(self, request: web.Request) -> web.StreamResponse:
         kind = codec.content_type(request)
@@ -111,13 +120,25 @@ class _Infer:
             del data
             if not isinstance(asked.image, str):
                 raise BadRequest("image: field is required")
-            image = codec.decode_image(asked.image)
+            image = data_uri.decode(asked.image)
             recipe = self._state.catalog.recipe(asked.model)
             parsed = params.parse(asked.params or {}, recipe.backend.params, **self._rules(recipe))
             del asked
-            return await self._run(request, recipe, image, parsed)
+            return await self._run(request, recipe, image, msgspec.msgpack.encode(parsed))
 
     async def _raw(self, request: web.Request) -> web.StreamResponse:
+        asked = self._asked(request)
+        async with codec.body(request, self._state) as image:
+            if not image:
+                raise BadRequest("image is empty")
+            return await self._run(request, asked.recipe, image, asked.packed)
+
+    def _asked(self, request: web.Request) -> _Asked:
+        """Return what a query asks for; a camera asks the same every time."""
+        query = request.rel_url.raw_query_string
+        known = self._queries.get(query)
+        if known is not None and self._state.catalog.recipe(known.model) is known.recipe:
+            return known
         fields = _once(list(request.query.items()))
         for name, text in fields.items():
             if len(text) > MAX_QUERY_TEXT:
@@ -127,10 +148,11 @@ class _Infer:
             raise InvalidParams("model: field is required")
         recipe = self._state.catalog.recipe(model)
         parsed = params.parse_text(fields, recipe.backend.params, **self._rules(recipe))
-        async with codec.body(request, self._state) as image:
-            if not image:
-                raise BadRequest("image is empty")
-            return await self._run(request, recipe, image, parsed)
+        if len(self._queries) >= KNOWN_QUERIES:
+            self._queries.clear()
+        asked = _Asked(model, recipe, msgspec.msgpack.encode(parsed))
+        self._queries[query] = asked
+        return asked
 
     async def upload(self, request: web.Request) -> web.StreamResponse:
         kind, options = parse_options_header(request.headers.get("Content-Type", ""))
@@ -148,17 +170,16 @@ class _Infer:
                 raise BadRequest("Uploaded file is empty")
             recipe = self._state.catalog.recipe(model)
             parsed = params.parse_text(fields, recipe.backend.params, **self._rules(recipe))
-            return await self._run(request, recipe, file, parsed)
+            return await self._run(request, recipe, file, msgspec.msgpack.encode(parsed))
 
     def _rules(self, recipe: Recipe) -> dict[str, Any]:
         return {"defaults": recipe.settings.params, "max_tokens": self._state.settings.max_tokens}
 
     async def _run(
-        self, request: web.Request, recipe: Recipe, image: bytes, parsed: Params
+        self, request: web.Request, recipe: Recipe, image: bytes, packed: bytes
     ) -> web.StreamResponse:
         if self._state.draining:
             raise Unavailable("The server is shutting down", retry_after=5)
-        packed = msgspec.msgpack.encode(parsed)
         if events.wanted(request):
             items = self._state.pool.generate(recipe, Job(image, packed))
             patience = self._state.settings.unread_timeout
@@ -167,20 +188,15 @@ class _Infer:
         outcome, waited = await self._state.pool.infer(recipe, Job(image, packed, form))
         codec.check_outcome(outcome)
         answer = codec.envelope(outcome, recipe.spec.task, recipe.spec.name)
-        response = codec.respond(answer, form=form)
-        response.headers["Server-Timing"] = _timing(outcome, waited)
-        return response
+        return codec.respond(answer, form=form, timing=_timing(outcome, waited))
 
 
 def _timing(outcome: Outcome, waited: float) -> str:
     timing = outcome.timing
-    stages = {
-        "decode": timing.decode,
-        "queue": waited,
-        "infer": timing.infer,
-        "encode": timing.encode,
-    }
-    return ", ".join(f"{name};dur={ms:.3f}" for name, ms in stages.items())
+    return (
+        f"decode;dur={timing.decode:.3f}, queue;dur={waited:.3f}, "
+        f"infer;dur={timing.infer:.3f}, encode;dur={timing.encode:.3f}"
+    )
 
 
 def _once(items: list[tuple[str, str]]) -> dict[str, str]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import logging
 import re
-import secrets
 import time
+from random import getrandbits
 from typing import TYPE_CHECKING
 
 from aiohttp import HttpVersion11, web
@@ -67,14 +67,14 @@ def make(state: State) -> Middleware:
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
         given = request.headers.get("X-Request-Id", "")
-        request_id = given if _SANE_ID.fullmatch(given) else secrets.token_hex(8)
+        request_id = given if _SANE_ID.fullmatch(given) else f"{getrandbits(64):016x}"
         request[REQUEST_ID] = request_id
         begun = time.perf_counter()
         response = await _answer(request, handler, state)
         spent = time.perf_counter() - begun
         route = _route(request)
-        state.metrics.requests.labels(_method(request), route, response.status).inc()
-        state.metrics.latency.labels(route).observe(spent)
+        state.metrics.requests.add(_method(request), route, str(response.status))
+        state.metrics.latency.observe(spent, route)
         if not response.prepared:
             response.headers["X-Request-Id"] = request_id
             stages = response.headers.get("Server-Timing")
@@ -100,7 +100,7 @@ async def _answer(request: web.Request, handler: Handler, state: State) -> web.S
         found = request.match_info.http_exception is None
         key = (request.method, _route(request))
         if found and key not in request.app[PUBLIC]:
-            auth.check(request, state)
+            auth.check(request.headers.get("Authorization", ""), state)
         return await handler(request)
     except MataError as error:
         if error.status >= 500:

@@ -1,0 +1,90 @@
+"""What a server does beside answering: follow the registry, preload, try again what failed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mataserver.errors import MataError
+
+if TYPE_CHECKING:
+    from mataserver.http.routing import State
+
+log = logging.getLogger("mataserver")
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """Seconds between two looks at the registry, and between two tries of what failed."""
+
+    reconcile: float = 2.0
+    retry: float = 30.0
+
+
+class Upkeep:
+    """The background work of one server."""
+
+    def __init__(self, state: State, pace: Pace) -> None:
+        self._state = state
+        self._pace = pace
+
+    def add_configured(self) -> None:
+        """Register the configured models; what cannot be served keeps ``/ready`` at 503.
+
+        Raises ``InvalidParams`` for params of the configuration that a model does not take.
+        """
+        catalog, waiting = self._state.catalog, self._state.not_ready
+        try:
+            catalog.add_configured()
+        except MataError as error:
+            log.error(error.detail)  # noqa: TRY400 - a message for the operator, not a bug
+            waiting["configuration"] = error.detail
+        else:
+            waiting.pop("configuration", None)
+        catalog.check_params()
+
+    async def reconcile(self) -> None:
+        """Unload, for ever, what is no longer registered."""
+        while True:
+            await asyncio.sleep(self._pace.reconcile)
+            try:
+                await self._state.catalog.reconcile(self._state.pool)
+            except Exception:
+                log.exception("the registry could not be followed")
+
+    async def preload(self) -> None:
+        """Load what is to be preloaded; what failed, or was not here, is tried again for ever."""
+        wanted = self._preloaded()
+        while True:
+            failed = [name for name in wanted if not await self._load(name)]
+            await asyncio.sleep(self._pace.retry)
+            if self._state.not_ready:
+                self._add_again()
+            wanted = [name for name in self._preloaded() if name in failed or self._broken(name)]
+
+    def _add_again(self) -> None:
+        """Register what was not here before. Its params are looked at for the first time, too."""
+        try:
+            self.add_configured()
+        except MataError as error:
+            log.error(error.detail)  # noqa: TRY400 - a message for the operator, not a bug
+            self._state.not_ready["configuration"] = error.detail
+
+    async def _load(self, name: str) -> bool:
+        """Load a model; whether that went well."""
+        try:
+            async with self._state.pool.hold(self._state.catalog.recipe(name)):
+                return True
+        except MataError as error:
+            log.error("could not preload %s: %s", name, error.detail)  # noqa: TRY400
+            return False
+
+    def _preloaded(self) -> list[str]:
+        return [setting.model for setting in self._state.settings.models if setting.preload]
+
+    def _broken(self, name: str) -> bool:
+        """Whether a registered model failed since it was loaded."""
+        entry = self._state.catalog.entries().get(name)
+        return entry is not None and self._state.pool.status(name, entry.task).error is not None
