@@ -14,7 +14,7 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 import mataserver
-from mataserver import openapi
+from mataserver import openapi, params
 from mataserver import plugins as plugin_host
 from mataserver.catalog import Catalog
 from mataserver.contract import Context, LoadContext
@@ -147,9 +147,10 @@ def _loader(settings: Settings, engines: dict[str, Engine]) -> Callable[[Recipe]
             spec=recipe.spec,
             context=context,
             max_pixels=settings.max_pixels,
-            decode_threads=settings.decode_threads or os.cpu_count() or 1,
+            decode_threads=settings.decode_threads or max(1, (os.cpu_count() or 1) - 1),
             patience=settings.infer_timeout,
             parts={label: assign(part, chosen) for label, part in recipe.parts.items()},
+            defaults=params.configured(recipe.settings.params, recipe.backend.params),
         )
 
     async def load(recipe: Recipe) -> Worker:

@@ -2,8 +2,9 @@
 
 The main thread loads and runs the model. A listener reads the socket beside it, so that its end is
 noticed whatever the model does, and a pool decodes and encodes beside it while it is busy. A model
-that answers in no time to one client at a time would spend more on these hand-overs than on its
-work: then the main thread takes the reading over and does each request from end to end by itself.
+that answers in no time would spend more on these hand-overs than on its work: while it has one
+request at a time, or one core to itself, the main thread takes the reading over and does each
+request from end to end.
 Streams advance one item per ``Next``, so several of them interleave and a slow reader holds up only
 its own.
 """
@@ -50,6 +51,7 @@ class Child:
         self._host = host
         self._work: queue.SimpleQueue[tuple[int, Callable[[], None]] | None] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        self._parallel = decode_threads > 1
         self._streams: dict[int, Iterator[Any]] = {}
         self._busy = False
         self._quick = 0
@@ -76,12 +78,12 @@ class Child:
         if received is None:
             os._exit(0)
         message = received.header.message
-        if not isinstance(message, wire.Infer) or not message.alone or len(message.jobs) > 1:
+        if not isinstance(message, wire.Infer) or (self._parallel and not message.alone):
             self._listener.resume()
             self._dispatch(received)
             return
-        (job,) = self._line.jobs(received)
-        self._do(message.id, lambda: self._infer(message, [self._host.decode(job)]))
+        jobs = self._line.jobs(received)
+        self._do(message.id, lambda: self._infer(message, jobs))
 
     def _dispatch(self, received: wire.Received) -> None:
         message = received.header.message
@@ -110,10 +112,10 @@ class Child:
     def _take(self, message: wire.Infer, jobs: list[Job]) -> None:
         """Decode beside the main thread if that one is busy; else leave it the whole job."""
         if len(jobs) == 1 and not self._busy and self._work.empty():
-            self._put(message, lambda: self._infer(message, [self._host.decode(jobs[0])]))
+            self._put(message, lambda: self._infer(message, jobs))
             return
         decoding = [self._pool.submit(self._host.decode, job) for job in jobs]
-        self._put(message, lambda: self._infer(message, [each.result() for each in decoding]))
+        self._put(message, lambda: self._forward(message, [each.result() for each in decoding]))
 
     # the work
 
@@ -127,18 +129,23 @@ class Child:
                 self._line.reply(wire.Raised(request, Failure(500, "The model failed")))
         self._busy = False
 
-    def _infer(self, message: wire.Infer, batch: list[Decoded]) -> None:
+    def _infer(self, message: wire.Infer, jobs: list[Job]) -> None:
+        """Do a batch from end to end."""
+        self._forward(message, [self._host.decode(job) for job in jobs])
+
+    def _forward(self, message: wire.Infer, batch: list[Decoded]) -> None:
         begun = time.perf_counter()
         answers = self._host.forward(batch)
         if self._work.empty():
             self._answer(message.id, answers)
         else:
             self._pool.submit(self._answer, message.id, answers)
-        self._judge(time.perf_counter() - begun, alone=message.alone)
+        seconds = time.perf_counter() - begun + sum(item.decode_ms for item in batch) / 1e3
+        self._judge(quick=seconds < QUICK and (message.alone or not self._parallel))
 
-    def _judge(self, seconds: float, *, alone: bool) -> None:
+    def _judge(self, *, quick: bool) -> None:
         """Take the reading over from the listener, or give it back, by what requests take."""
-        self._quick = self._quick + 1 if alone and seconds < QUICK else 0
+        self._quick = self._quick + 1 if quick else 0
         if self._listener.paused:
             if not self._quick:
                 self._listener.resume()

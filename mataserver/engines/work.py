@@ -23,6 +23,7 @@ class Assignment:
     """The model that a worker is started for; it crosses the process boundary once.
 
     A worker that owes an answer and shows no progress for ``patience`` seconds is given up.
+    ``defaults`` are the params that the configuration sets for it, of those in ``params_type``.
     """
 
     load: Callable[[ModelSpec, LoadContext], Model]
@@ -33,6 +34,7 @@ class Assignment:
     decode_threads: int
     patience: float = 60.0
     parts: Mapping[str, Assignment] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
