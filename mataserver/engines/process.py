@@ -14,7 +14,7 @@ import logging
 import os
 import pickle
 import socket
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from mataserver.engines import arena, wire
 from mataserver.engines.memory import private_bytes
@@ -32,6 +32,13 @@ if TYPE_CHECKING:
 log = logging.getLogger("mataserver.process")
 
 
+class Reply(NamedTuple):
+    """A worker's answer and copies of its parts."""
+
+    message: wire.Message
+    parts: list[bytes]
+
+
 class ProcessWorker(asyncio.Protocol):
     """The server's end of one child process."""
 
@@ -43,7 +50,7 @@ class ProcessWorker(asyncio.Protocol):
         self._memory = memory
         self._watchdog = Watchdog(patience, self._hung)
         self._ids = itertools.count(1)
-        self._pending: dict[int, Callable[[wire.Received | MataError], None]] = {}
+        self._pending: dict[int, Callable[[Reply | MataError], None]] = {}
         self._unframer = wire.Unframer()
         self._transport: asyncio.WriteTransport | None = None
         self._ended = asyncio.get_running_loop().create_future()
@@ -139,19 +146,17 @@ class ProcessWorker(asyncio.Protocol):
         self._write(wire.placed(wire.Header(message, sizes, places), inline))
         self._expect(request, functools.partial(self._outcomes, blocks, answered))
 
-    def _outcomes(
-        self, blocks: list[Block], answered: Answered, received: wire.Received | MataError
-    ) -> None:
+    def _outcomes(self, blocks: list[Block], answered: Answered, reply: Reply | MataError) -> None:
         """Hand a batch's answer to whoever waits for it; its images may be written over."""
         if self._memory is not None:
             for block in blocks:
                 self._memory.free(block)
-        if isinstance(received, MataError):
-            answered(received)
+        if isinstance(reply, MataError):
+            answered(reply)
             return
-        message = received.header.message
+        message = reply.message
         if isinstance(message, wire.Answer):
-            fields = iter(self._parts(received))
+            fields = iter(reply.parts)
             answered(
                 [
                     Outcome(
@@ -169,7 +174,10 @@ class ProcessWorker(asyncio.Protocol):
             answered(WorkerDied("The model's worker answered out of turn"))
 
     def _parts(self, received: wire.Received) -> list[bytes]:
-        """Return copies of the parts of an answer, and give their place back."""
+        """Return copies of the parts of a message, and give their place back.
+
+        Done as soon as it is here: to give back a later message's place gives back this one's.
+        """
         header = received.header
         if not header.places or self._memory is None:
             return list(map(bytes, wire.parts(received)))
@@ -193,7 +201,7 @@ class ProcessWorker(asyncio.Protocol):
         request = next(self._ids)
         payload = pickle.dumps((method, args, kwargs), protocol=5)
         answer = await self._ask(wire.Call(request), [payload])
-        return pickle.loads(wire.parts(answer)[0])  # noqa: S301 - from our own child process
+        return pickle.loads(answer.parts[0])  # noqa: S301 - from our own child process
 
     def stream(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
@@ -216,9 +224,9 @@ class ProcessWorker(asyncio.Protocol):
         try:
             while True:
                 answer = await self._ask(wire.Next(request))
-                if isinstance(answer.header.message, wire.Ended):
+                if isinstance(answer.message, wire.Ended):
                     return
-                yield pickle.loads(wire.parts(answer)[0])  # noqa: S301 - from our own child process
+                yield pickle.loads(answer.parts[0])  # noqa: S301 - from our own child process
         finally:
             if self.alive:
                 self._send(wire.Cancel(request))
@@ -265,13 +273,13 @@ class ProcessWorker(asyncio.Protocol):
             raise WorkerDied("The model's worker is gone")
         self._transport.writelines(buffers)
 
-    def _expect(self, request: int, take: Callable[[wire.Received | MataError], None]) -> None:
+    def _expect(self, request: int, take: Callable[[Reply | MataError], None]) -> None:
         self._pending[request] = take
         self._watchdog.expect(request)
 
-    async def _ask(self, message: wire.Request, parts: Sequence[wire.Part] = ()) -> wire.Received:
+    async def _ask(self, message: wire.Request, parts: Sequence[wire.Part] = ()) -> Reply:
         """Send a request and wait for its answer. Raises what the model raised."""
-        future: asyncio.Future[wire.Received] = asyncio.get_running_loop().create_future()
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
         self._send(message, parts)
         self._expect(message.id, functools.partial(_settle, future))
         return await future
@@ -290,21 +298,21 @@ class ProcessWorker(asyncio.Protocol):
         if isinstance(message, (wire.Answer, wire.Returned, wire.Ended, wire.Raised)):
             self._watchdog.answered(message.id)
             take = self._pending.pop(message.id, None)
+            parts = self._parts(received)
             if take is not None:
-                take(received)
+                take(Reply(message, parts))
 
 
-def _settle(future: asyncio.Future[wire.Received], received: wire.Received | MataError) -> None:
+def _settle(future: asyncio.Future[Reply], reply: Reply | MataError) -> None:
     """Give an answer to whoever still waits for it."""
     if future.done():
         return
-    error: MataError | None = received if isinstance(received, MataError) else None
-    if isinstance(received, wire.Received) and isinstance(received.header.message, wire.Raised):
-        error = _error(received.header.message.failure)
-    if error is None:
-        future.set_result(received)  # type: ignore[arg-type]
+    if isinstance(reply, MataError):
+        future.set_exception(reply)
+    elif isinstance(reply.message, wire.Raised):
+        future.set_exception(_error(reply.message.failure))
     else:
-        future.set_exception(error)
+        future.set_result(reply)
 
 
 def _error(failure: Failure) -> MataError:
