@@ -7,22 +7,19 @@ import contextlib
 import logging
 import os
 import signal
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 import mataserver
-from mataserver import openapi, params
+from mataserver import openapi
 from mataserver import plugins as plugin_host
 from mataserver.catalog import Catalog
-from mataserver.contract import Context, LoadContext
+from mataserver.contract import Context
 from mataserver.credentials import KeyRing, server_keys
 from mataserver.engines.memory import MemoryProbe
-from mataserver.engines.process import ProcessEngine
-from mataserver.engines.thread import ThreadEngine
-from mataserver.engines.work import Assignment, Placement
 from mataserver.errors import MataError
 from mataserver.http import (
     chat,
@@ -39,6 +36,7 @@ from mataserver.http import (
 )
 from mataserver.http.connection import GOING_AWAY
 from mataserver.http.routing import State
+from mataserver.loader import Loader
 from mataserver.metrics import Metrics
 from mataserver.pool import ModelPool
 from mataserver.registry import Registry
@@ -50,11 +48,9 @@ from mataserver.upkeep import Pace, Upkeep
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
-    from mataserver.config import ModelSettings, Settings
-    from mataserver.engines.work import Engine, Worker
+    from mataserver.config import Settings
     from mataserver.http.routing import Route
     from mataserver.plugins import Plugin, Plugins
-    from mataserver.slots import Recipe
 
 STATE = web.AppKey("state", State)
 
@@ -77,9 +73,9 @@ def build(
     catalog = Catalog(settings, registry, found)
     registry.entries()
     catalog.add_defaults()
-    engines = _engines(settings)
     metrics, memory = Metrics(), probe or MemoryProbe()
-    pool = ModelPool(_loader(settings, engines), memory, metrics, _policy(settings))
+    loader = Loader(settings, memory)
+    pool = ModelPool(loader.load, memory, metrics, _policy(settings))
     store = SessionStore(pool, metrics, limit=settings.max_sessions, ttl=settings.session_ttl)
     keys, _ = server_keys(settings)
     state = State(
@@ -104,7 +100,7 @@ def build(
     application[STATE] = state
     _add_routes(application, state)
     _add_services(application, state)
-    application.cleanup_ctx.append(_lifetime(state, upkeep, engines))
+    application.cleanup_ctx.append(_lifetime(state, upkeep, loader))
     application.on_shutdown.append(_leave_sockets)
     if settings.grpc_port is not None:
         _add_grpc(application, state)
@@ -121,53 +117,6 @@ def _policy(settings: Settings) -> Policy:
         vram_fraction=settings.max_vram_fraction,
         device=settings.device,
     )
-
-
-def _engines(settings: Settings) -> dict[str, Engine]:
-    process = ProcessEngine(log_level=settings.log_level, log_format=settings.log_format)
-    return {"process": process, "thread": ThreadEngine()}
-
-
-def _loader(settings: Settings, engines: dict[str, Engine]) -> Callable[[Recipe], Any]:
-    """Return how the pool gets a worker: the recipe's engine, with what its backend declares."""
-
-    def assign(recipe: Recipe, chosen: ModelSettings) -> Assignment:
-        context = LoadContext(
-            settings=recipe.plugin_settings,
-            device=chosen.device or settings.device,
-            dtype=chosen.dtype or settings.dtype,
-            threads=settings.threads if chosen.threads is None else chosen.threads,
-            data_dir=settings.data_path,
-            log=logging.getLogger(f"mataserver.plugin.{recipe.plugin}"),
-            max_pixels=settings.max_pixels,
-        )
-        return Assignment(
-            load=recipe.backend.load,
-            params_type=recipe.backend.params,
-            spec=recipe.spec,
-            context=context,
-            max_pixels=settings.max_pixels,
-            decode_threads=settings.decode_threads or max(1, (os.cpu_count() or 1) - 1),
-            patience=settings.infer_timeout,
-            parts={label: assign(part, chosen) for label, part in recipe.parts.items()},
-            defaults=params.configured(recipe.settings.params, recipe.backend.params),
-        )
-
-    async def load(recipe: Recipe) -> Worker:
-        backend, chosen = recipe.backend, recipe.settings
-        preferred = backend.engine if settings.engine == "auto" else settings.engine
-        engine = engines[preferred if chosen.engine == "auto" else chosen.engine]
-        return await engine.start(assign(recipe, chosen), _placement(recipe))
-
-    return load
-
-
-def _placement(recipe: Recipe) -> Placement:
-    """Return where a model starts: what it and its parts want imported and set beforehand."""
-    every = [recipe, *recipe.parts.values()]
-    preload = dict.fromkeys(name for each in every for name in each.backend.preload)
-    environment = dict(pair for each in reversed(every) for pair in each.backend.environment)
-    return Placement(recipe.plugin, tuple(preload), tuple(environment.items()))
 
 
 def _add_routes(application: web.Application, state: State) -> None:
@@ -230,7 +179,7 @@ def _add_grpc(application: web.Application, state: State) -> None:
 
 
 def _lifetime(
-    state: State, upkeep: Upkeep, engines: dict[str, Engine]
+    state: State, upkeep: Upkeep, loader: Loader
 ) -> Callable[[web.Application], AsyncIterator[None]]:
     """Return what runs while the server does: background tasks, services, preloads, clean-up."""
 
@@ -240,7 +189,7 @@ def _lifetime(
         for task in tasks:
             task.add_done_callback(_tell_failure)
         async with contextlib.AsyncExitStack() as stack:
-            stack.push_async_callback(_stop, state, engines)
+            stack.push_async_callback(_stop, state, loader)
             try:
                 for _, service in state.services:
                     await stack.enter_async_context(service)
@@ -259,15 +208,14 @@ def _tell_failure(task: asyncio.Task[None]) -> None:
         log.error("a background task failed", exc_info=task.exception())
 
 
-async def _stop(state: State, engines: dict[str, Engine]) -> None:
+async def _stop(state: State, loader: Loader) -> None:
     """Give up every session, model and worker, also when a service failed to start."""
     for pull in state.pulls:
         pull.cancel()
     await asyncio.gather(*state.pulls, return_exceptions=True)
     await state.sessions.close()
     await state.pool.close()
-    for engine in engines.values():
-        await engine.close()
+    await loader.close()
 
 
 async def _leave_sockets(application: web.Application) -> None:

@@ -130,10 +130,20 @@ class Batcher:
             self._quiet.set()
 
     def _pump(self, *, waited: bool = False) -> None:
-        while self._running < AHEAD and (self._single or self._frames):
+        while self._running < AHEAD * self._worker.width and len(self):
             if self._running and not waited and self._should_wait():
                 break
-            self._start([self._next() for _ in range(min(self._max_batch, len(self)))])
+            self._start(self._gather())
+
+    def _gather(self) -> list[Waiting]:
+        """Take the next batch. Frames that a model keeps state of are no batch: they go alone."""
+        batch = [self._next()]
+        stateful = self._worker.facts.stateful
+        if stateful and batch[0].job.session is not None:
+            return batch
+        while len(batch) < self._max_batch and (self._single if stateful else len(self)):
+            batch.append(self._single.popleft() if stateful else self._next())
+        return batch
 
     def _next(self) -> Waiting:
         """Take a frame and a single request in turn, as far as there are both."""

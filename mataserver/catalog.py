@@ -154,7 +154,9 @@ class Catalog:
             sources.validate_repo_id(name)
             self._match(ModelFiles(name, "hf", None, await sources.fetch_config(name)), task)
             await sources.download(name, on_progress)
-            return self._register(name, Entry(task=task, source="hf", pulled_at=time.time()))
+            entry = Entry(task=task, source="hf", pulled_at=time.time())
+            self._match(_files(name, entry), task)
+            return self._register(name, entry)
         finally:
             self._pulling.discard(name)
 
@@ -240,8 +242,7 @@ class Catalog:
         for setting in self._settings.models:
             if setting.params:
                 with contextlib.suppress(NotFound, Unavailable):
-                    params_type = self.recipe(setting.model).backend.params
-                    _check_params(setting, params_type)
+                    _check_params(setting, self.recipe(setting.model))
 
     async def reconcile(self, pool: ModelPool) -> None:
         """Unload what is no longer registered, or for another task.
@@ -268,17 +269,21 @@ class Catalog:
         files = _files(name, entry)
         offer = self._plugins.offer(files, task)
         if offer is None:
+            reason = self._plugins.refusal(files, task)
+            if reason is not None:
+                raise Unavailable(f"{name} cannot be served: {reason}")
             raise Unavailable(f"No installed plugin serves {name} for the task {task}")
         offer.check_installed()
         parts = self._parts(offer, files, entry)
         size = _size(name, entry) or 0
+        settings = self._settings.model(name)
         return Recipe(
             spec=ModelSpec(name, task, entry.source, files.path),
             backend=offer.backend,
             plugin=offer.plugin.name,
             plugin_settings=offer.plugin.settings,
-            settings=self._settings.model(name),
-            estimate=_BASE_BYTES + size + sum(part.estimate for part in parts.values()),
+            settings=settings,
+            estimate=settings.replicas * (_BASE_BYTES + size + sum(map(_estimate, parts.values()))),
             parts=parts,
         )
 
@@ -302,6 +307,9 @@ class Catalog:
     def _match(self, files: ModelFiles, task: str) -> None:
         if self._plugins.offer(files, task) is not None:
             return
+        reason = self._plugins.refusal(files, task)
+        if reason is not None:
+            raise BadRequest(f"{files.name} cannot be served: {reason}")
         kind = files.model_type or "unknown"
         others = [other for other in TASKS if self._plugins.offer(files, other) is not None]
         if others:
@@ -335,11 +343,18 @@ class Catalog:
         return Pulled(entry, replaced, warnings or [])
 
 
-def _check_params(setting: ModelSettings, params_type: type[params.Params]) -> None:
+def _check_params(setting: ModelSettings, recipe: Recipe) -> None:
+    """Check a model's params: those of its backend, and of what it is to itself a part."""
+    own = [part for part in recipe.parts.values() if part.spec.name == setting.model]
     try:
-        params.check_defaults(setting.params, params_type)
+        params.check_defaults(setting.params, *(each.backend.params for each in (recipe, *own)))
     except InvalidParams as error:
         raise InvalidParams(f"models: {setting.model}: {error.detail}") from None
+
+
+def _estimate(part: Recipe) -> int:
+    """Return the memory of a model as a part: as many times as the whole, not as its own entry."""
+    return part.estimate // part.settings.replicas
 
 
 def _files(name: str, entry: Entry) -> ModelFiles:

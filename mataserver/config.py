@@ -23,6 +23,7 @@ DEFAULT_FILE = "mataserver.yaml"
 Fraction = Annotated[float, Meta(gt=0.0, le=1.0)]
 Seconds = Annotated[float, Meta(gt=0.0, le=86_400.0)]
 Count = Annotated[int, Meta(gt=0)]
+Port = Annotated[int, Meta(ge=0, le=65_535)]
 KeepAlive = Annotated[float, Meta(ge=-1.0, le=31_536_000.0)]
 Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)\Z")]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
@@ -44,6 +45,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     device:      "auto", "cpu", "cuda" or "cuda:N".
     dtype:       "auto", "float32", "float16" or "bfloat16".
     threads:     threads of a forward pass; 0 leaves the choice to the framework.
+    replicas:    workers of the model that run side by side; with several GPUs each takes the next.
     max_batch:   largest batch; 0 takes the backend's.
     max_wait_ms: how long a batch that is not full may wait for more while the model is busy.
     preload:     load at start; ``/ready`` waits for it. It then stays, unless ``keep_alive`` says
@@ -60,6 +62,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     device: Device | None = None
     dtype: DType | None = None
     threads: Annotated[int, Meta(ge=0, le=1024)] | None = None
+    replicas: Annotated[int, Meta(ge=1, le=64)] = 1
     max_batch: Annotated[int, Meta(ge=0, le=1024)] = 0
     max_wait_ms: Annotated[float, Meta(ge=0.0, le=10_000.0)] = 0.0
     preload: bool = False
@@ -75,7 +78,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """
 
     host: str = "127.0.0.1"
-    port: Annotated[int, Meta(ge=0, le=65_535)] = 8110
+    port: Port = 8110
+    grpc_port: Port | None = None
     auth_mode: Literal["api_key", "none"] = "api_key"
     api_keys: list[str] = []
     api_key: str | None = None
@@ -137,6 +141,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 _STRUCTURED = frozenset({"models", "plugins"})
+_ALIASES = {"host": "SERVER_HOST", "port": "SERVER_PORT"}
+"""Variables of the SAM3 inference API, which counts where ours is not set."""
 
 
 def load(
@@ -153,11 +159,16 @@ def load(
     win over everything; None among them means "not given". Raises ``ConfigError``.
     """
     folder = Path.cwd() if directory is None else directory
-    values = {**dotenv(folder), **(os.environ if environ is None else environ)}
+    values = variables(folder, environ)
     merged = _yaml(_config_file(file, values, folder))
     merged.update(_environment(values))
     merged.update({name: value for name, value in overrides.items() if value is not None})
     return _settings(merged)
+
+
+def variables(directory: Path, environ: Mapping[str, str] | None = None) -> dict[str, str]:
+    """Return the variables of the environment, over those of ``.env`` in ``directory``."""
+    return {**dotenv(directory), **(os.environ if environ is None else environ)}
 
 
 def _settings(merged: dict[str, Any]) -> Settings:
@@ -236,6 +247,7 @@ def _environment(values: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for setting in msgspec.structs.fields(Settings):
         name = PREFIX + setting.name.upper()
+        name = name if name in values else _ALIASES.get(setting.name, name)
         if name not in values or setting.name in _STRUCTURED:
             continue
         text = values[name]
@@ -252,9 +264,33 @@ def _from_text(text: str, kind: object) -> Any:
     return msgspec.convert(text, kind, strict=False)
 
 
-def plugin_settings(given: object, kind: type[Struct], plugin: str) -> Struct:
-    """Decode ``plugins.<plugin>`` strictly. Raises ``ConfigError`` naming the key."""
+def plugin_settings(
+    given: object, kind: type[Struct], plugin: str, environ: Mapping[str, str] | None = None
+) -> Struct:
+    """Decode ``plugins.<plugin>`` strictly. Raises ``ConfigError`` naming the key.
+
+    A field whose ``Meta(extra={"environment": NAME})`` names a variable takes its value from there
+    where it is set.
+    """
+    values = {} if given is None else given
+    found = _declared(kind, environ or {})
+    if found and isinstance(values, dict):
+        values = {**values, **found}
     try:
-        return msgspec.convert({} if given is None else given, kind)
+        return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
         raise ConfigError(f"configuration: {describe(error, f'plugins.{plugin}')}") from None
+
+
+def _declared(kind: type[Struct], environ: Mapping[str, str]) -> dict[str, Any]:
+    """Return the fields of a plugin's settings whose own variables are set."""
+    found = {}
+    for setting in msgspec.structs.fields(kind):
+        for meta in getattr(setting.type, "__metadata__", ()):
+            name = str((getattr(meta, "extra", None) or {}).get("environment", ""))
+            if name in environ:
+                try:
+                    found[setting.name] = _from_text(environ[name], setting.type)
+                except msgspec.ValidationError as error:
+                    raise ConfigError(f"environment: {name}: {describe(error, '')}") from None
+    return found

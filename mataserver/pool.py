@@ -265,7 +265,7 @@ class ModelPool:
 
     async def _measure(self, slot: Slot, worker: Worker) -> None:
         slot.ram = await worker.memory() or slot.ram
-        slot.vram = self._probe.vram_of(worker.facts.pid)
+        slot.vram = sum(map(self._probe.vram_of, worker.pids))
         self._metrics.memory.labels(slot.recipe.spec.name).set(slot.ram + slot.vram)
 
     def _load_failed(self, slot: Slot, error: MataError) -> None:

@@ -16,6 +16,7 @@ class Recorder:
 
     def __init__(self):
         self.facts = Facts(stateful=False, pid=1)
+        self.width, self.pids = 1, (1,)
         self.alive = True
         self.batches = []
         self.alone = []

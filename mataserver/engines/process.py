@@ -43,6 +43,7 @@ class ProcessWorker(asyncio.Protocol):
     """The server's end of one child process."""
 
     facts: Facts
+    width = 1
 
     def __init__(self, name: str, patience: float, memory: Outgoing | None) -> None:
         self._name = name
@@ -102,6 +103,11 @@ class ProcessWorker(asyncio.Protocol):
     def alive(self) -> bool:
         """Whether the child can still answer."""
         return not self._ended.done() and not self._stopping
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The child."""
+        return (self.facts.pid,)
 
     def on_death(self, callback: Callable[[str], None]) -> None:
         """Have ``callback(reason)`` called when the child dies by itself."""

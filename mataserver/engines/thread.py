@@ -33,6 +33,7 @@ class ThreadWorker:
     """One model in one daemon thread: a thread that hangs does not keep the server from ending."""
 
     facts: Facts
+    width = 1
 
     def __init__(self, name: str, patience: float, host: ModelHost) -> None:
         self._name = name
@@ -52,6 +53,11 @@ class ThreadWorker:
     def alive(self) -> bool:
         """Whether it can still answer."""
         return self._alive
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The server's own."""
+        return (self.facts.pid,)
 
     def on_death(self, callback: Callable[[str], None]) -> None:
         """Have ``callback(reason)`` called when the worker is given up."""

@@ -124,6 +124,16 @@ class Worker(Protocol):
         """Whether it can still answer."""
         ...
 
+    @property
+    def width(self) -> int:
+        """How many batches it runs side by side."""
+        ...
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The processes that hold the model."""
+        ...
+
     def infer(self, jobs: Sequence[Job], answered: Answered, *, alone: bool) -> None:
         """Run one batch; ``alone`` says that the worker has been given nothing else.
 

@@ -1,0 +1,197 @@
+"""Several workers of one model behind the face of one.
+
+A batch goes to the replica with the least to do. A video session stays with the replica that keeps
+its state, and so does everything that a service calls. A replica that dies fails the requests it
+held and is replaced beside the others; the whole is dead only when no replica is left.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+from mataserver.engines.work import WorkerDied
+from mataserver.errors import MataError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
+
+    from mataserver.engines.work import Answered, Facts, Job, Outcome, Worker
+
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
+
+log = logging.getLogger("mataserver.replicas")
+
+
+class Replicas:
+    """``count`` workers of one model; ``start(index)`` starts one."""
+
+    facts: Facts
+
+    def __init__(self, start: Callable[[int], Awaitable[Worker]], count: int) -> None:
+        self._start = start
+        self._workers: list[Worker | None] = [None] * count
+        self._load = [0] * count
+        self._pauses = [FIRST_PAUSE] * count
+        self._homes: dict[str, int] = {}
+        self._callbacks: list[Callable[[str], None]] = []
+        self._restarts: set[asyncio.Task[None]] = set()
+        self._closed = False
+
+    async def load(self) -> None:
+        """Start every replica. Raises a ``MataError`` when one of them cannot be started."""
+        indexes = range(len(self._workers))
+        try:
+            async with asyncio.TaskGroup() as group:
+                for index in indexes:
+                    group.create_task(self._begin(index))
+        except BaseExceptionGroup as failures:
+            await self.close()
+            raise failures.exceptions[0] from None
+        except BaseException:
+            await self.close()
+            raise
+        self.facts = self._any().facts
+
+    @property
+    def alive(self) -> bool:
+        """Whether a replica can still answer."""
+        return not self._closed and any(self._is_alive(i) for i in range(len(self._workers)))
+
+    @property
+    def width(self) -> int:
+        """How many batches run side by side."""
+        return len(self._workers)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The processes that hold the model."""
+        return tuple(pid for worker in self._workers if worker is not None for pid in worker.pids)
+
+    def on_death(self, callback: Callable[[str], None]) -> None:
+        """Have ``callback(reason)`` called when the last replica has died."""
+        self._callbacks.append(callback)
+
+    def infer(self, jobs: Sequence[Job], answered: Answered, *, alone: bool) -> None:
+        """Run one batch where there is least to do; a frame goes where its session's state is."""
+        del alone  # of the whole; each replica has its own
+        session = jobs[0].session
+        keeps = session is not None and self.facts.stateful
+        index = self._home(session) if keeps and session else self._idlest()
+        worker = self._worker(index)
+
+        def take(answer: list[Outcome] | MataError) -> None:
+            self._load[index] -= 1
+            if not isinstance(answer, MataError):
+                self._pauses[index] = FIRST_PAUSE
+            answered(answer)
+
+        self._load[index] += 1
+        worker.infer(jobs, take, alone=self._load[index] == 1)
+
+    def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
+        """Iterate over pieces of text, then the outcome."""
+        index = self._idlest() if job.session is None else self._home(job.session)
+        return self._counted(index, self._worker(index).generate(job))
+
+    async def close_session(self, session: str) -> None:
+        """Forget a session's state."""
+        index = self._homes.pop(session, None)
+        if index is not None and self._is_alive(index):
+            await self._worker(index).close_session(session)
+
+    async def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a public method of the first replica's model, which keeps what services keep."""
+        return await self._worker(0).call(method, args, kwargs)
+
+    def stream(
+        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> AsyncGenerator[Any]:
+        """Iterate over a public generator method of the first replica's model."""
+        return self._counted(0, self._worker(0).stream(method, args, kwargs))
+
+    async def memory(self) -> int:
+        """Private memory of all replicas in bytes, 0 when unknown."""
+        return sum([await worker.memory() for worker in self._workers if worker is not None])
+
+    async def close(self) -> None:
+        """Unload every replica."""
+        self._closed = True
+        for task in self._restarts:
+            task.cancel()
+        workers = [worker for worker in self._workers if worker is not None]
+        await asyncio.gather(*self._restarts, *(w.close() for w in workers), return_exceptions=True)
+
+    # one replica
+
+    async def _begin(self, index: int) -> None:
+        worker = await self._start(index)
+        self._workers[index], self._load[index] = worker, 0
+        worker.on_death(lambda reason: self._died(index, reason))
+
+    def _died(self, index: int, reason: str) -> None:
+        self._workers[index] = None
+        self._homes = {session: home for session, home in self._homes.items() if home != index}
+        if not self.alive:
+            self._closed = True
+            for restart in self._restarts:
+                restart.cancel()
+            for callback in self._callbacks:
+                callback(reason)
+            return
+        task = asyncio.get_running_loop().create_task(self._replace(index))
+        self._restarts.add(task)
+        task.add_done_callback(self._restarts.discard)
+
+    async def _replace(self, index: int) -> None:
+        """Start a replica anew; the more often it dies, the longer it waits."""
+        while not self._closed:
+            await asyncio.sleep(self._pauses[index])
+            self._pauses[index] = min(LONGEST_PAUSE, 2 * self._pauses[index])
+            try:
+                await self._begin(index)
+            except MataError as error:
+                log.error("a replica cannot be replaced: %s", error.detail)  # noqa: TRY400 - told as it is
+            else:
+                return
+
+    def _is_alive(self, index: int) -> bool:
+        worker = self._workers[index]
+        return worker is not None and worker.alive
+
+    def _worker(self, index: int) -> Worker:
+        worker = self._workers[index]
+        if worker is None or not worker.alive:
+            raise WorkerDied("The model's worker is gone")
+        return worker
+
+    def _any(self) -> Worker:
+        return next(worker for worker in self._workers if worker is not None)
+
+    def _idlest(self) -> int:
+        living = [i for i in range(len(self._workers)) if self._is_alive(i)]
+        if not living:
+            raise WorkerDied("The model's worker is gone")
+        return min(living, key=lambda i: self._load[i])
+
+    def _home(self, session: str) -> int:
+        home = self._homes.get(session)
+        if home is None:
+            counts = [0] * len(self._workers)
+            for index in self._homes.values():
+                counts[index] += 1
+            living = [i for i in range(len(self._workers)) if self._is_alive(i)]
+            home = min(living, key=lambda i: counts[i], default=0)
+            self._homes[session] = home
+        return home
+
+    async def _counted(self, index: int, items: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
+        self._load[index] += 1
+        try:
+            async with contextlib.aclosing(items):
+                async for item in items:
+                    yield item
+        finally:
+            self._load[index] -= 1

@@ -1,0 +1,102 @@
+"""Recipes to workers: the engine that a recipe asks for, with what its backend declares."""
+
+from __future__ import annotations
+
+import logging
+import os
+from typing import TYPE_CHECKING
+
+from mataserver import params
+from mataserver.contract import LoadContext
+from mataserver.engines.process import ProcessEngine
+from mataserver.engines.replicas import Replicas
+from mataserver.engines.thread import ThreadEngine
+from mataserver.engines.work import Assignment, Placement
+
+if TYPE_CHECKING:
+    from mataserver.config import ModelSettings, Settings
+    from mataserver.engines.work import Engine, Worker
+    from mataserver.slots import Probe, Recipe
+
+
+class Loader:
+    """Loads models, each on the engine that its configuration or its backend chooses."""
+
+    def __init__(self, settings: Settings, probe: Probe) -> None:
+        self._settings = settings
+        self._probe = probe
+        self._engines: dict[str, Engine] = {
+            "process": ProcessEngine(log_level=settings.log_level, log_format=settings.log_format),
+            "thread": ThreadEngine(),
+        }
+
+    async def load(self, recipe: Recipe) -> Worker:
+        """Load a model, as many times as its configuration says. Raises a ``MataError``."""
+        count = recipe.settings.replicas
+        if count == 1:
+            return await self._start(recipe, None)
+        devices = self._devices(recipe)
+
+        replicas = Replicas(lambda i: self._start(recipe, devices[i % len(devices)]), count)
+        await replicas.load()
+        return replicas
+
+    async def close(self) -> None:
+        """Stop the engines, and with them every worker."""
+        for engine in self._engines.values():
+            await engine.close()
+
+    async def _start(self, recipe: Recipe, device: str | None) -> Worker:
+        preferred = self._settings.engine
+        if preferred == "auto":
+            preferred = recipe.backend.engine
+        chosen = recipe.settings.engine
+        engine = self._engines[preferred if chosen == "auto" else chosen]
+        return await engine.start(self._assign(recipe, recipe.settings, device), _place(recipe))
+
+    def _assign(self, recipe: Recipe, chosen: ModelSettings, device: str | None) -> Assignment:
+        settings = self._settings
+        context = LoadContext(
+            settings=recipe.plugin_settings,
+            device=device or chosen.device or settings.device,
+            dtype=chosen.dtype or settings.dtype,
+            threads=self._threads(chosen),
+            data_dir=settings.data_path,
+            log=logging.getLogger(f"mataserver.plugin.{recipe.plugin}"),
+            max_pixels=settings.max_pixels,
+        )
+        parts = {label: self._assign(part, chosen, device) for label, part in recipe.parts.items()}
+        return Assignment(
+            load=recipe.backend.load,
+            params_type=recipe.backend.params,
+            spec=recipe.spec,
+            context=context,
+            max_pixels=settings.max_pixels,
+            decode_threads=settings.decode_threads or max(1, (os.cpu_count() or 1) - 1),
+            patience=settings.infer_timeout,
+            parts=parts,
+            defaults=params.configured(recipe.settings.params, recipe.backend.params),
+        )
+
+    def _threads(self, chosen: ModelSettings) -> int:
+        """Return the threads of a forward pass; replicas share the cores unless told otherwise."""
+        threads = self._settings.threads if chosen.threads is None else chosen.threads
+        if threads or chosen.replicas == 1:
+            return threads
+        return max(1, (os.cpu_count() or 1) // chosen.replicas)
+
+    def _devices(self, recipe: Recipe) -> list[str | None]:
+        """Return the devices that replicas take in turn."""
+        device = recipe.settings.device or self._settings.device
+        count = len(self._probe.gpus()) if recipe.uses_gpu else 0
+        if device not in {"auto", "cuda"} or count < 2:
+            return [None]
+        return [f"cuda:{index}" for index in range(count)]
+
+
+def _place(recipe: Recipe) -> Placement:
+    """Return where a model starts: what it and its parts want imported and set beforehand."""
+    every = [recipe, *recipe.parts.values()]
+    preload = dict.fromkeys(name for each in every for name in each.backend.preload)
+    environment = dict(pair for each in reversed(every) for pair in each.backend.environment)
+    return Placement(recipe.plugin, tuple(preload), tuple(environment.items()))

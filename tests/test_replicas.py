@@ -1,0 +1,209 @@
+"""Several workers of one model: where work goes, and what a replica's death costs."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+
+import aiohttp
+import psutil
+import pytest
+
+from conftest import picture
+from mataserver import testing
+from mataserver.engines.replicas import Replicas
+from mataserver.engines.work import Facts, Job, Outcome, Timing, WorkerDied
+from mataserver.errors import MataError
+
+
+class StandIn:
+    """A worker that answers when the test lets it."""
+
+    width = 1
+
+    def __init__(self, index, *, stateful):
+        self.facts = Facts(stateful=stateful, pid=100 + index)
+        self.pids = (100 + index,)
+        self.alive = True
+        self.closed = False
+        self.asked = []
+        self.closed_sessions = []
+        self._callbacks = []
+
+    def infer(self, jobs, answered, *, alone):
+        self.asked.append((jobs, answered, alone))
+
+    def answer(self):
+        jobs, answered, _ = self.asked.pop(0)
+        answered([Outcome({"echo": job.image}, Timing()) for job in jobs])
+
+    def on_death(self, callback):
+        self._callbacks.append(callback)
+
+    def die(self):
+        self.alive = False
+        for _, answered, _ in self.asked:
+            answered(WorkerDied("died"))
+        for callback in self._callbacks:
+            callback("it was shot")
+
+    async def close_session(self, session):
+        self.closed_sessions.append(session)
+
+    async def call(self, method, args, kwargs):
+        return self.facts.pid, method, args, kwargs
+
+    async def memory(self):
+        return 10
+
+    async def close(self):
+        self.closed = True
+
+
+class Rig:
+    """Three replicas of stand-ins."""
+
+    def __init__(self, *, stateful=False):
+        self.workers = {}
+        self.starts = []
+        self.failure = None
+        self._stateful = stateful
+        self.replicas = Replicas(self.start, 3)
+
+    async def start(self, index):
+        self.starts.append(index)
+        if self.failure is not None:
+            raise self.failure
+        self.workers[index] = StandIn(index, stateful=self._stateful)
+        return self.workers[index]
+
+    def send(self, *, session=None):
+        """Send one job; return the list that its answer comes into."""
+        answers = []
+        self.replicas.infer([Job(b"x", b"", session=session)], answers.append, alone=True)
+        return answers
+
+    def load(self):
+        return [len(self.workers[i].asked) for i in range(3)]
+
+
+@pytest.fixture
+async def rig():
+    made = Rig()
+    await made.replicas.load()
+    yield made
+    await made.replicas.close()
+
+
+async def test_batches_go_where_there_is_least_to_do(rig):
+    """Every replica gets a batch before one gets two; one that has answered is next."""
+    for _ in range(3):
+        rig.send()
+    assert rig.load() == [1, 1, 1]
+    rig.workers[1].answer()
+    rig.send()
+    assert rig.load() == [1, 1, 1]
+    assert rig.replicas.width == 3
+    assert [alone for _, _, alone in rig.workers[1].asked] == [True]
+
+
+async def test_frames_of_a_session_go_where_its_state_is():
+    """A stateful model's session stays with one replica; sessions spread over all of them."""
+    rig = Rig(stateful=True)
+    await rig.replicas.load()
+    for _ in range(2):
+        for session in ("a", "b", "c"):
+            rig.send(session=session)
+    homes = {
+        session: [
+            i for i in range(3) for jobs, _, _ in rig.workers[i].asked if jobs[0].session == session
+        ]
+        for session in ("a", "b", "c")
+    }
+    assert sorted(map(tuple, homes.values())) == [(0, 0), (1, 1), (2, 2)]
+    await rig.replicas.close_session("b")
+    assert rig.workers[homes["b"][0]].closed_sessions == ["b"]
+
+
+async def test_a_death_costs_what_that_replica_held_and_it_is_replaced(rig):
+    """The others go on; the dead one is started anew; nobody above is told."""
+    told = []
+    rig.replicas.on_death(told.append)
+    answers = [rig.send() for _ in range(3)]
+    rig.workers[0].die()
+    assert isinstance(answers[0][0], WorkerDied)
+    for index in (1, 2):
+        rig.workers[index].answer()
+    assert [type(each[0]) for each in answers[1:]] == [list, list]
+    assert rig.replicas.alive
+    async with asyncio.timeout(10):
+        while rig.starts != [0, 1, 2, 0]:
+            await asyncio.sleep(0.02)
+    await asyncio.sleep(0)
+    rig.send()
+    assert rig.load()[0] == 1
+    assert told == []
+
+
+async def test_the_last_death_is_told_once(rig):
+    """Without any replica left the whole counts as dead, and takes nothing more."""
+    told = []
+    rig.replicas.on_death(told.append)
+    for index in range(3):
+        rig.workers[index].die()
+    assert told == ["it was shot"]
+    assert not rig.replicas.alive
+    with pytest.raises(WorkerDied):
+        rig.send()
+
+
+async def test_a_replica_that_cannot_start_fails_the_load():
+    """Half of the replicas is not what was asked for: the started ones are closed."""
+    rig = Rig()
+    started = rig.start
+
+    async def start(index):
+        if index == 2:
+            raise MataError("no memory")
+        return await started(index)
+
+    replicas = Replicas(start, 3)
+    with pytest.raises(MataError, match="no memory"):
+        await replicas.load()
+    assert all(worker.closed for worker in rig.workers.values())
+
+
+async def test_calls_of_services_go_to_one_replica(rig):
+    """What a service keeps in a model is found again: its calls always reach the first replica."""
+    assert {(await rig.replicas.call("m", (), {}))[0] for _ in range(4)} == {100}
+    assert await rig.replicas.memory() == 30
+    assert rig.replicas.pids == (100, 101, 102)
+
+
+async def test_a_server_with_replicas_survives_the_kill_of_one(data_dir):
+    """Two real workers serve one model; killing one costs no more than its own requests."""
+    models = [{"model": "fake-detect", "replicas": 2}]
+    headers = {"Content-Type": "image/png"}
+    async with (
+        testing.serving(data_dir, engine="process", models=models) as served,
+        aiohttp.ClientSession(served.url, headers={**served.headers, **headers}) as http,
+    ):
+
+        async def ask():
+            url = "/v1/infer?model=fake-detect"
+            async with http.post(url, data=picture()) as response:
+                return response.status
+
+        assert await ask() == 200
+        workers = [p for p in psutil.Process().children(recursive=True) if not p.children()]
+        assert len(workers) == 2
+        os.kill(workers[0].pid, signal.SIGKILL)
+        await asyncio.to_thread(workers[0].wait, 5)
+        assert [await ask() for _ in range(8)].count(200) >= 7
+        async with asyncio.timeout(20):
+            while (
+                len([p for p in psutil.Process().children(recursive=True) if not p.children()]) < 2
+            ):
+                await asyncio.sleep(0.1)
+        assert await ask() == 200
