@@ -95,6 +95,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     engine: Engine = "auto"
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     decode_threads: Annotated[int, Meta(ge=0, le=256)] = 0
+    scaled_decode: bool = True
     load_timeout: Seconds = 600.0
     infer_timeout: Seconds = 60.0
     drain_timeout: Seconds = 30.0

@@ -74,6 +74,7 @@ class Loader:
             max_pixels=settings.max_pixels,
             decode_threads=settings.decode_threads or max(1, (os.cpu_count() or 1) - 1),
             patience=settings.infer_timeout,
+            scaled_decode=settings.scaled_decode,
             parts=parts,
             defaults=params.configured(recipe.settings.params, recipe.backend.params),
         )

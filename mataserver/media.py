@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import struct
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import simplejpeg
@@ -22,12 +22,15 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_SIDE = 65_535
+MARGIN = 1.5
+"""How much larger than wanted a reduced image stays: what it is resized from must not blur it."""
 _ORIENTATION = 0x0112
 _JPEG_START = b"\xff\xd8"
 _APP1, _START_OF_SCAN = 0xE1, 0xDA
 _PLAIN = frozenset({"YCbCr", "RGB", "Gray"})
 _PPM_HEAD, _PPM_WITHIN = re.compile(rb"P6\n([1-9]\d{0,5}) ([1-9]\d{0,5})\n255\n"), 32
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, TypeError)
+_LYING = frozenset({5, 6, 7, 8})
 _TRANSPOSED = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -39,19 +42,42 @@ _TRANSPOSED = {
 }
 
 
+class Picture(NamedTuple):
+    """A decoded image, perhaps smaller than it was.
+
+    ``width`` and ``height`` are those of the original, upright; a pixel ``(x, y)`` of ``image`` is
+    the original's ``(x * scale, y * scale)``.
+    """
+
+    image: NDArray[np.uint8]
+    scale: int
+    width: int
+    height: int
+
+
 def decode(data: bytes | memoryview, max_pixels: int) -> NDArray[np.uint8]:
     """Decode one image to RGB uint8 ``[H, W, 3]``.
 
     The header's size is checked before any pixel is decoded. Raises ``BadRequest`` for bytes that
     are no image, a broken or unsupported one, or one of more than ``max_pixels``.
     """
+    return reduced(data, max_pixels, None).image
+
+
+def reduced(data: bytes | memoryview, max_pixels: int, wanted: tuple[int, int] | None) -> Picture:
+    """Decode one image for somebody who will resize it to ``wanted``, ``(height, width)``.
+
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, by fewer coefficients and not by resampling,
+    as long as it stays ``MARGIN`` times larger than wanted both ways. Raises as ``decode`` does.
+    """
     if not len(data):
         raise BadRequest("image is empty")
-    plain = _plain_jpeg(data, max_pixels)
-    if plain is None:
-        plain = _plain_ppm(data, max_pixels)
+    plain = _plain_jpeg(data, max_pixels, wanted)
     if plain is not None:
         return plain
+    array = _plain_ppm(data, max_pixels)
+    if array is not None:
+        return Picture(array, 1, array.shape[1], array.shape[0])
     try:
         picture = Image.open(io.BytesIO(data), formats=FORMATS)
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
@@ -59,12 +85,18 @@ def decode(data: bytes | memoryview, max_pixels: int) -> NDArray[np.uint8]:
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, struct.error, TypeError):
         raise BadRequest("image cannot be decoded: unknown format or broken header") from None
     _check_size(*picture.size, max_pixels)
+    lying = wanted is not None and _orientation(picture) in _LYING
     try:
-        array = _pixels(picture, data)
+        found = _pixels(picture, data, wanted[::-1] if wanted and lying else wanted)
     except (*_DAMAGED, Image.DecompressionBombError):
         raise BadRequest("image cannot be decoded: it is truncated or damaged") from None
-    turn = _TRANSPOSED.get(_orientation(picture))
-    return array if turn is None else np.ascontiguousarray(turn(array))
+    orientation = _orientation(picture)  # asked again: some formats are turned as they are loaded
+    turn = _TRANSPOSED.get(orientation)
+    if turn is None:
+        return found
+    array, scale, width, height = found
+    sides = (height, width) if orientation in _LYING else (width, height)
+    return Picture(np.ascontiguousarray(turn(array)), scale, *sides)
 
 
 def _check_size(width: int, height: int, max_pixels: int) -> None:
@@ -74,7 +106,32 @@ def _check_size(width: int, height: int, max_pixels: int) -> None:
         )
 
 
-def _plain_jpeg(data: bytes | memoryview, max_pixels: int) -> NDArray[np.uint8] | None:
+def _scale(width: int, height: int, wanted: tuple[int, int] | None) -> int:
+    """Return by how much a JPEG may be reduced for somebody who wants that size."""
+    if wanted is None:
+        return 1
+    least = min(height / wanted[0], width / wanted[1]) / MARGIN
+    return next((scale for scale in (8, 4, 2) if scale <= least), 1)
+
+
+def _decode_jpeg(
+    data: bytes | memoryview, width: int, height: int, wanted: tuple[int, int] | None
+) -> Picture | None:
+    """Decode a JPEG whose header was checked, or return None for one that is unusual."""
+    scale = _scale(width, height, wanted)
+    least = {"min_height": -(-height // scale), "min_width": -(-width // scale)}
+    try:
+        array: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            data, colorspace="RGB", **({} if scale == 1 else least)
+        )
+    except ValueError:
+        return None
+    return Picture(array, scale, width, height)
+
+
+def _plain_jpeg(
+    data: bytes | memoryview, max_pixels: int, wanted: tuple[int, int] | None
+) -> Picture | None:
     """Decode a JPEG without EXIF, the common case of cameras and streams, or return None.
 
     It skips Pillow's parsing, a seventh of the whole. Anything unusual goes the long way.
@@ -88,11 +145,7 @@ def _plain_jpeg(data: bytes | memoryview, max_pixels: int) -> NDArray[np.uint8] 
     if colours not in _PLAIN:
         return None
     _check_size(width, height, max_pixels)
-    try:
-        array: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB")
-    except ValueError:
-        return None
-    return array
+    return _decode_jpeg(data, width, height, wanted)
 
 
 def _plain_ppm(data: bytes | memoryview, max_pixels: int) -> NDArray[np.uint8] | None:
@@ -124,15 +177,19 @@ def _without_metadata(data: bytes | memoryview) -> bool:
     return False
 
 
-def _pixels(picture: Image.Image, data: bytes | memoryview) -> NDArray[np.uint8]:
-    array = _jpeg(data, picture.size) if picture.format == "JPEG" else None
-    if array is None:
+def _pixels(
+    picture: Image.Image, data: bytes | memoryview, wanted: tuple[int, int] | None
+) -> Picture:
+    found = _jpeg(data, picture.size, wanted) if picture.format == "JPEG" else None
+    if found is None:
         picture.load()
-        array = np.array(_to_rgb(picture), dtype=np.uint8)
-    return array
+        found = Picture(np.array(_to_rgb(picture), dtype=np.uint8), 1, *picture.size)
+    return found
 
 
-def _jpeg(data: bytes | memoryview, size: tuple[int, int]) -> NDArray[np.uint8] | None:
+def _jpeg(
+    data: bytes | memoryview, size: tuple[int, int], wanted: tuple[int, int] | None
+) -> Picture | None:
     """Decode a plain JPEG, or return None for one that takes Pillow's patience.
 
     simplejpeg is faster but refuses what cameras get away with (stray bytes between markers), and
@@ -140,12 +197,11 @@ def _jpeg(data: bytes | memoryview, size: tuple[int, int]) -> NDArray[np.uint8] 
     """
     try:
         height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
-        if (width, height) != size or colours not in _PLAIN:
-            return None
-        array: NDArray[np.uint8] = simplejpeg.decode_jpeg(data, colorspace="RGB")
     except ValueError:
         return None
-    return array
+    if (width, height) != size or colours not in _PLAIN:
+        return None
+    return _decode_jpeg(data, *size, wanted)
 
 
 def _orientation(picture: Image.Image) -> int:

@@ -13,6 +13,7 @@ import msgspec
 
 from mataserver import media
 from mataserver.contract import LoadedPart
+from mataserver.engines import scaling
 from mataserver.engines.encoding import encode_fields
 from mataserver.engines.work import Facts, Failure, Outcome, Timing
 from mataserver.errors import InvalidParams, MataError, NotFound
@@ -38,6 +39,7 @@ class Decoded(msgspec.Struct):
 
     job: Any
     image: Any = None
+    picture: Any = None
     failure: Failure | None = None
     decode_ms: float = 0.0
 
@@ -66,11 +68,20 @@ class ModelHost:
         begun = time.perf_counter()
         decoded = Decoded(job)
         try:
-            decoded.image = media.decode(job.image, self._assignment.max_pixels)
+            limit = self._assignment.max_pixels
+            decoded.picture = media.reduced(job.image, limit, self._input_size())
+            decoded.image = decoded.picture.image
         except Exception as error:
             decoded.failure = _failure(error, "The image could not be decoded")
         decoded.decode_ms = _ms(begun)
         return decoded
+
+    def _input_size(self) -> tuple[int, int] | None:
+        """Return the size that the model resizes images to, where smaller ones do it no harm."""
+        if not self._assignment.scaled_decode or self._assignment.spec.task not in scaling.TASKS:
+            return None
+        size: tuple[int, int] | None = getattr(self._model, "input_size", None)
+        return size
 
     def forward(self, batch: Sequence[Decoded]) -> list[tuple[Decoded, Any, float, bool]]:
         """Run the model on the jobs that decoded; one failing job fails alone.
@@ -103,6 +114,8 @@ class ModelHost:
                     name = self._assignment.spec.name
                     log.error("%s returned an invalid result: %s", name, wrong)
                     raise MataError("The model returned an invalid result")  # noqa: TRY301
+                if item.picture is not None and item.picture.scale > 1:
+                    answer = scaling.restore(answer, item.picture)
                 fields = encode_fields(answer, item.job.format)  # type: ignore[arg-type]
             except Exception as error:
                 answer = _failure(error, "The model returned an invalid result")

@@ -22,7 +22,8 @@ Format = Literal["json", "msgpack"]
 class Assignment:
     """The model that a worker is started for; it crosses the process boundary once.
 
-    A worker that owes an answer and shows no progress for ``patience`` seconds is given up.
+    ``scaled_decode`` lets it decode large JPEGs no larger than the model needs them. A worker that
+    owes an answer and shows no progress for ``patience`` seconds is given up.
     ``defaults`` are the params that the configuration sets for it, of those in ``params_type``.
     """
 
@@ -33,6 +34,7 @@ class Assignment:
     max_pixels: int
     decode_threads: int
     patience: float = 60.0
+    scaled_decode: bool = False
     parts: Mapping[str, Assignment] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
 

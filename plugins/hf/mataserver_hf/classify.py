@@ -88,6 +88,11 @@ class Classifier:
             config.num_labels == 1 or config.problem_type == "multi_label_classification"
         )
 
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """The ``(height, width)`` that images are resized to."""
+        return self._pixels.input_size
+
     def predict(
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[ClassifyParams]
     ) -> list[ClassifyResult]:

@@ -54,6 +54,11 @@ class Detector:
         self._pixels = pixels
         self._labels: dict[int, str] = network.config.id2label
 
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """The ``(height, width)`` that images are resized to."""
+        return self._pixels.input_size
+
     def predict(
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[DetectParams]
     ) -> list[DetectResult]:

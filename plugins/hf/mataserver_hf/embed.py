@@ -40,6 +40,11 @@ class Embedder:
         self._pixels = pixels
         self._output = output
 
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """The ``(height, width)`` that images are resized to."""
+        return self._pixels.input_size
+
     def predict(
         self,
         images: Sequence[NDArray[np.uint8]],

@@ -29,6 +29,21 @@ class Pixels:
         """Keep ``processor``."""
         self.processor = processor
 
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """The least ``(height, width)`` that images are resized to; None if they keep their size.
+
+        A processor that keeps the aspect ratio states its shorter edge for both.
+        """
+        size = getattr(self.processor, "size", None)
+        if size is None or not getattr(self.processor, "do_resize", False):
+            return None
+        values = dict(size)
+        if values.get("height") and values.get("width"):
+            return int(values["height"]), int(values["width"])
+        edge = values.get("shortest_edge")
+        return (int(edge), int(edge)) if edge else None
+
     def groups(self, images: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[list[int], Tensors]]:
         """Yield the indices of images that can share a forward pass, with their tensors.
 

@@ -66,6 +66,11 @@ class Tracker:
         self._settings = settings
         self._clock = clock
 
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """The ``(height, width)`` that the detector resizes images to, if it says so."""
+        return getattr(self._detector.model, "input_size", None)
+
     def predict(self, images: Sequence[Image], params: Sequence[TrackParams]) -> list[DetectResult]:
         """Return what a fresh tracker makes of each image alone.
 
@@ -89,23 +94,18 @@ class Tracker:
     ) -> list[list[Detection]]:
         """Return the detections of each image that the tracker is to see.
 
-        Raises ``msgspec.ValidationError`` for a parameter that the detector needs and did not get.
+        The detector is asked with a low threshold, and with the prompts if it takes any. Raises
+        ``InvalidParams`` for a parameter that it needs and did not get.
         """
-        wanted = [self._wanted(each) for each in params]
+        threshold = self._settings.detector_confidence
+        wanted = [
+            self._detector.asked(confidence=threshold, prompts=each.prompts) for each in params
+        ]
         results: Sequence[Any] = self._detector.model.predict(images, wanted)
         return [
             [each for each in result.detections if self._is_tracked(each, given)]
             for result, given in zip(results, params, strict=True)
         ]
-
-    def _wanted(self, params: TrackParams) -> Any:
-        """Return the detector's own parameters: a low threshold, and the prompts if it has them."""
-        given = {"confidence": self._settings.detector_confidence, "prompts": params.prompts}
-        own = self._detector.params.__struct_fields__
-        return msgspec.convert(
-            {name: value for name, value in given.items() if name in own and value is not None},
-            self._detector.params,
-        )
 
     def _is_tracked(self, detection: Detection, params: TrackParams) -> bool:
         classes = self._settings.classes if params.classes is None else params.classes
