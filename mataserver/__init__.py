@@ -3,6 +3,8 @@
 This module is the plugin API; a plugin imports from here and from nowhere below.
 """
 
+from typing import TYPE_CHECKING
+
 from mataserver.contract import (
     Backend,
     Context,
@@ -11,6 +13,7 @@ from mataserver.contract import (
     Model,
     ModelFiles,
     ModelHandle,
+    Models,
     ModelSpec,
     Part,
     Service,
@@ -36,12 +39,14 @@ from mataserver.results import (
     EmbedResult,
     Entity,
     Keypoint,
+    ModelInfo,
     OcrResult,
     PoseResult,
     Result,
     Segment,
     SegmentResult,
     TextRegion,
+    Usage,
     VlmResult,
 )
 
@@ -70,7 +75,9 @@ __all__ = [
     "Model",
     "ModelFiles",
     "ModelHandle",
+    "ModelInfo",
     "ModelSpec",
+    "Models",
     "NotFound",
     "OcrResult",
     "OutOfMemory",
@@ -86,6 +93,24 @@ __all__ = [
     "TextRegion",
     "TopK",
     "Unavailable",
+    "Usage",
     "VlmResult",
+    "decode_image",
     "hookimpl",
 ]
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def decode_image(data: bytes, max_pixels: int) -> "NDArray[np.uint8]":
+    """Decode an image as those of requests are: upright RGB uint8 ``[H, W, 3]``.
+
+    For models whose methods a service calls with encoded bytes. Raises ``BadRequest`` for bytes
+    that are no image, a broken one, or one of more than ``max_pixels``.
+    """
+    # Brings numpy and Pillow, which the server itself does not need.
+    from mataserver.media import decode
+
+    return decode(data, max_pixels)

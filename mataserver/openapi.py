@@ -58,6 +58,8 @@ def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
     bodies = [body.schema for route in shown for body in (*route.request, *route.response)]
     kinds = [*(kind for kind in bodies if kind is not None), Problem]
     kinds += [kind for route in shown for kind, _, _ in route.parameters.values()]
+    kinds += [kind for route in shown for kind, _, _ in route.headers.values()]
+    kinds += [route.problem for route in shown if route.problem is not None]
     schemas, components = msgspec.json.schema_components(kinds, ref_template=_REF)
     known = dict(zip(map(repr, kinds), schemas, strict=True))
 
@@ -101,8 +103,8 @@ def _operation(route: Route, path: str, schema: Callable[[Any], dict[str, Any]])
     }
     if route.request:
         content = {body.content_type: _media(body, schema) for body in route.request}
-        operation["requestBody"] = {"required": True, "content": content}
-    problem = {"application/json": {"schema": schema(Problem)}}
+        operation["requestBody"] = {"required": not route.optional, "content": content}
+    problem = {"application/json": {"schema": schema(route.problem or Problem)}}
     for status in sorted(errors):
         names = (*_EVERY, "Retry-After") if status == 503 else _EVERY
         answer = {"description": _EXPLAINED[status], "headers": _headers(names), "content": problem}
@@ -121,9 +123,10 @@ def _parameters(
         {"name": name, "in": "path", "required": True, "schema": {"type": "string"}}
         for name in re.findall(r"\{(\w+)\}", path)
     ]
-    for name, (kind, required, text) in route.parameters.items():
-        entry = {"name": name, "in": "query", "required": required, "description": text}
-        found.append({**entry, "schema": schema(kind)})
+    for place, named in (("query", route.parameters), ("header", route.headers)):
+        for name, (kind, required, text) in named.items():
+            entry = {"name": name, "in": place, "required": required, "description": text}
+            found.append({**entry, "schema": schema(kind)})
     return found
 
 
@@ -139,5 +142,5 @@ def _response(
 def _media(body: Body, schema: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
     if body.schema is not None:
         return {"schema": schema(body.schema)}
-    binary = body.content_type.startswith("image/")
+    binary = body.content_type.startswith(("image/", "application/octet-stream"))
     return {"schema": {"type": "string", **({"format": "binary"} if binary else {})}}

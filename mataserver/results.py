@@ -137,8 +137,19 @@ class EmbedResult(Struct, frozen=True):
     embedding: Any
 
 
+class Usage(Struct, frozen=True):
+    """What a generated text took. ``truncated``: it did not end by itself but at a limit."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    truncated: bool = False
+
+
 class VlmResult(Struct, frozen=True, omit_defaults=True):
-    """Task ``vlm``: the text, and what ``output_mode`` parsed out of it."""
+    """Task ``vlm``: the text, and what ``output_mode`` parsed out of it.
+
+    ``usage`` is set by models that count tokens.
+    """
 
     tasks: ClassVar[tuple[str, ...]] = ("vlm",)
     text: str
@@ -146,6 +157,7 @@ class VlmResult(Struct, frozen=True, omit_defaults=True):
     detections: list[Detection] | UnsetType = UNSET
     classifications: list[Classification] | UnsetType = UNSET
     output: Any = UNSET
+    usage: Usage | UnsetType = UNSET
 
 
 Result = (
@@ -196,6 +208,7 @@ class InferResponse(Struct, kw_only=True):
     embedding: Any = UNSET
     entities: list[Entity] | UnsetType = UNSET
     output: Any = UNSET
+    usage: Usage | UnsetType = UNSET
     session_id: str | UnsetType = UNSET
     frame_id: int | UnsetType = UNSET
     inference_ms: float | UnsetType = UNSET
@@ -235,7 +248,7 @@ def problem(result: object, task: str) -> str | None:
         return _array_problem(array, getattr(result, array), dimensions)
     for name in result.__struct_fields__:
         value = getattr(result, name)
-        if isinstance(value, str) or value is UNSET or name == "output":
+        if isinstance(value, (str, Usage)) or value is UNSET or name == "output":
             continue
         if not isinstance(value, list):
             return f"{name} must be a list"

@@ -18,7 +18,7 @@ from mataserver.http import codec
 from mataserver.http.middleware import REQUEST_ID
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from mataserver.engines.work import Outcome
     from mataserver.slots import Recipe
@@ -37,15 +37,32 @@ async def respond(
     items: AsyncGenerator[str | Outcome],
     patience: float,
 ) -> web.StreamResponse:
-    """Answer with the events of ``items``; a failure before the first one is an ordinary error.
+    """Answer with the events of ``items``: see ``send``."""
 
-    A client that goes away, or reads nothing for ``patience`` seconds, stops the model between
-    two pieces.
+    async def events() -> AsyncGenerator[bytes]:
+        async with contextlib.aclosing(items):
+            async for item in items:
+                yield _event(item, recipe)
+
+    def failed(error: MataError) -> bytes:
+        return _format("error", {"detail": error.detail})
+
+    return await send(request, events(), failed, patience)
+
+
+async def send(
+    request: web.Request,
+    events: AsyncGenerator[bytes],
+    failed: Callable[[MataError], bytes],
+    patience: float,
+) -> web.StreamResponse:
+    """Answer with ``events``; a failure before the first one is an ordinary error.
+
+    A later one becomes the event that ``failed`` makes of it. A client that goes away, or reads
+    nothing for ``patience`` seconds, stops the model between two pieces.
     """
-    async with contextlib.aclosing(items):
-        first = await anext(items)
-        if not isinstance(first, str):
-            codec.check_outcome(first)
+    async with contextlib.aclosing(events):
+        first = await anext(events)
         headers = {
             "Cache-Control": "no-cache",
             "X-Accel-Buffering": "no",
@@ -55,11 +72,11 @@ async def respond(
         response.content_type, response.charset = CONTENT_TYPE, "utf-8"
         await response.prepare(request)
         try:
-            await _send(response, _event(first, recipe), patience)
-            async for item in items:
-                await _send(response, _event(item, recipe), patience)
+            await _send(response, first, patience)
+            async for event in events:
+                await _send(response, event, patience)
         except MataError as error:
-            await _send(response, _format("error", {"detail": error.detail}), patience)
+            await _send(response, failed(error), patience)
         except (ConnectionError, TimeoutError):
             if request.transport is not None:
                 request.transport.abort()  # gone, or reads nothing: the model is freed
@@ -76,8 +93,7 @@ async def _send(response: web.StreamResponse, event: bytes, patience: float) -> 
 def _event(item: str | Outcome, recipe: Recipe) -> bytes:
     if isinstance(item, str):
         return _format("token", {"text": item})
-    if item.failure is not None:
-        return _format("error", {"detail": item.failure.detail})
+    codec.check_outcome(item)
     return _format("result", codec.envelope(item, recipe.spec.task, recipe.spec.name))
 
 

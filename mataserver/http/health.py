@@ -9,7 +9,7 @@ from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from mataserver import metrics
-from mataserver.http import codec
+from mataserver.http import codec, readiness
 from mataserver.http.routing import Body, Route
 
 if TYPE_CHECKING:
@@ -104,22 +104,11 @@ class _Health:
         return codec.respond(answer)
 
     async def ready(self, _request: web.Request) -> web.Response:
-        waiting = dict(self._state.not_ready)
-        for name, task in self._preloaded():
-            status = self._state.pool.status(name, task)
-            if status.state not in {"ready", "active", "idle"}:
-                waiting.setdefault(name, status.error or status.state)
-        if self._state.draining:
-            waiting["server"] = "draining"
+        waiting = readiness.waiting(self._state)
         if waiting:
-            detail = "Not ready: " + "; ".join(f"{name}: {why}" for name, why in waiting.items())
-            return codec.respond(Ready("not ready", detail, waiting), status=503)
+            answer = Ready("not ready", readiness.sentence(waiting), waiting)
+            return codec.respond(answer, status=503)
         return codec.respond(Ready("ready"))
-
-    def _preloaded(self) -> list[tuple[str, str]]:
-        wanted = [setting.model for setting in self._state.settings.models if setting.preload]
-        entries = self._state.catalog.entries()
-        return [(name, entries[name].task) for name in wanted if name in entries]
 
     async def metrics(self, _request: web.Request) -> web.Response:
         body = self._state.metrics.render()

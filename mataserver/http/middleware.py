@@ -12,7 +12,7 @@ from aiohttp import HttpVersion11, web
 from aiohttp.hdrs import METH_ALL
 
 from mataserver.errors import MataError
-from mataserver.http import auth, codec
+from mataserver.http import auth, codec, dialects
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -75,6 +75,8 @@ def make(state: State) -> Middleware:
         route = _route(request)
         state.metrics.requests.add(_method(request), route, str(response.status))
         state.metrics.latency.observe(spent, route)
+        if response.status >= 400:
+            response = dialects.told(request, response)
         if not response.prepared:
             response.headers["X-Request-Id"] = request_id
             stages = response.headers.get("Server-Timing")
@@ -100,7 +102,7 @@ async def _answer(request: web.Request, handler: Handler, state: State) -> web.S
         found = request.match_info.http_exception is None
         key = (request.method, _route(request))
         if found and key not in request.app[PUBLIC]:
-            auth.check(request.headers.get("Authorization", ""), state)
+            auth.check(auth.authorization(request), state)
         return await handler(request)
     except MataError as error:
         if error.status >= 500:

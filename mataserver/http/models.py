@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, get_args
 
 from msgspec import Meta, Struct
 
-from mataserver.errors import BadRequest
+from mataserver.chat import listing
+from mataserver.chat.listing import OpenAIModel, OpenAIModels
+from mataserver.errors import BadRequest, InvalidParams
 from mataserver.http import codec
+from mataserver.http.dialects import ChatProblem
 from mataserver.http.routing import Body, Route
 from mataserver.results import ModelInfo
 
@@ -16,6 +19,15 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.http.routing import State
+
+
+_FORMAT = {
+    "format": (
+        listing.Form,
+        False,
+        "Whose form: ours, or OpenAI's, which OpenAI's own clients get unasked.",
+    )
+}
 
 
 class PullBody(Struct):
@@ -46,7 +58,8 @@ def routes(state: State) -> list[Route]:
     body_errors = (400, 408, 413, 415, 422, 500, 503)
     return [
         Route("GET", "/v1/models", api.list, "List the installed models", "models",
-              response=(Body(codec.JSON, list[ModelInfo]),)),
+              response=(Body(codec.JSON, list[ModelInfo] | OpenAIModels),),
+              parameters=_FORMAT, errors=(422,)),
         Route("POST", "/v1/models/pull", api.pull, "Download or install a model", "models",
               request=pull, response=done, status=202, errors=(*body_errors, 409)),
         Route("POST", "/v1/models/warmup", api.warmup, "Load a model into memory", "models",
@@ -54,7 +67,12 @@ def routes(state: State) -> list[Route]:
         Route("POST", "/v1/models/unload", api.unload, "Unload a model from memory", "models",
               request=one, response=done, errors=(*body_errors, 404)),
         Route("GET", "/v1/models/{model_id:.+}", api.one, "One model", "models",
-              response=info, errors=(404,)),
+              response=info, parameters=_FORMAT, errors=(404, 422)),
+        Route("GET", "/openai/v1/models", api.list, "List the models in OpenAI's form", "OpenAI",
+              response=(Body(codec.JSON, OpenAIModels),), problem=ChatProblem),
+        Route("GET", "/openai/v1/models/{model_id:.+}", api.one, "One model in OpenAI's form",
+              "OpenAI", response=(Body(codec.JSON, OpenAIModel),), problem=ChatProblem,
+              errors=(404,)),
     ]  # fmt: skip
 
 
@@ -62,12 +80,24 @@ class _Models:
     def __init__(self, state: State) -> None:
         self._state = state
 
-    async def list(self, _request: web.Request) -> web.Response:
-        return codec.respond(self._state.catalog.infos(self._state.pool))
+    async def list(self, request: web.Request) -> web.Response:
+        openai, catalog = _openai(request), self._state.catalog
+        infos = catalog.infos(self._state.pool)
+        if not openai:
+            return codec.respond(infos)
+        entries = catalog.entries()
+        return codec.respond(listing.every((info, entries[info.model].pulled_at) for info in infos))
 
     async def one(self, request: web.Request) -> web.Response:
-        name = request.match_info["model_id"]
-        return codec.respond(self._state.catalog.info(name, self._state.pool))
+        openai, name, catalog = (
+            _openai(request),
+            request.match_info["model_id"],
+            self._state.catalog,
+        )
+        info = catalog.info(name, self._state.pool)
+        if not openai:
+            return codec.respond(info)
+        return codec.respond(listing.one(info, catalog.entry(name).pulled_at))
 
     async def pull(self, request: web.Request) -> web.Response:
         codec.require_json(request)
@@ -107,3 +137,19 @@ class _Models:
         self._state.catalog.entry(asked.model)
         done = await self._state.pool.unload(asked.model)
         return codec.respond(ModelStatus("unloaded" if done else "not_loaded", asked.model))
+
+
+def _openai(request: web.Request) -> bool:
+    """Whether the answer is wanted in OpenAI's form: OpenAI's own clients cannot read ours.
+
+    They tell who they are: those that a generator wrote by one header, the others by their name.
+    """
+    if request.path.startswith("/openai/"):
+        return True
+    wanted = request.query.get("format")
+    if wanted not in {None, *get_args(listing.Form)}:
+        raise InvalidParams("format: must be mata or openai")
+    if wanted is not None:
+        return wanted == "openai"
+    headers = request.headers
+    return "X-Stainless-Lang" in headers or headers.get("User-Agent", "").startswith("OpenAI/")

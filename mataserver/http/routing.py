@@ -56,8 +56,9 @@ class Body:
 class Route:
     """One route and all that the OpenAPI document says about it.
 
-    ``parameters`` are query parameters: name to (type, required, description). ``public`` routes
-    need no key. ``errors`` are the statuses besides ``status`` that it answers.
+    ``parameters`` are query parameters: name to (type, required, description); ``headers`` are
+    those of the request, alike. ``public`` routes need no key. ``errors`` are the statuses besides
+    ``status`` that it answers, in the form of ``problem``. An ``optional`` body may be left out.
     """
 
     method: str
@@ -70,5 +71,8 @@ class Route:
     status: int = 200
     errors: tuple[int, ...] = ()
     parameters: dict[str, tuple[Any, bool, str]] = field(default_factory=dict)
+    headers: dict[str, tuple[Any, bool, str]] = field(default_factory=dict)
+    problem: Any = None
+    optional: bool = False
     public: bool = False
     documented: bool = True

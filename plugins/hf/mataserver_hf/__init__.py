@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mataserver import hookimpl
@@ -11,6 +13,7 @@ from mataserver_hf import (
     detect,
     embed,
     got_ocr2,
+    installation,
     pose,
     segment,
     segment_prompted,
@@ -22,9 +25,9 @@ from mataserver_hf import (
 from mataserver_hf.options import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
-    from mataserver import Backend
+    from mataserver import Backend, ModelFiles
 
 
 @hookimpl
@@ -36,7 +39,7 @@ def settings() -> type[Settings]:
 @hookimpl
 def backends() -> Iterable[Backend]:
     """Return the backends of every task."""
-    return (
+    every = (
         detect.BACKEND,
         classify.BACKEND,
         zero_shot.BACKEND,
@@ -50,3 +53,9 @@ def backends() -> Iterable[Backend]:
         got_ocr2.BACKEND,
         vlm.BACKEND,
     )
+    return tuple(replace(each, accepts=partial(_accepts, each.accepts)) for each in every)
+
+
+def _accepts(of_family: Callable[[ModelFiles], bool] | None, files: ModelFiles) -> bool:
+    """Whether a checkpoint is of a backend's family and holds weights that transformers reads."""
+    return of_family is not None and of_family(files) and installation.has_weights(files)

@@ -21,10 +21,10 @@ from transformers import (
 )
 from transformers.generation.streamers import BaseStreamer
 
-from mataserver import InvalidParams, MataError
+from mataserver import InvalidParams, MataError, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from mataserver_hf.network import Network
     from mataserver_hf.vlm import VlmParams
@@ -53,19 +53,24 @@ class Writer:
         self._encodes: bool = network.config.is_encoder_decoder
         self._context: int = network.config.get_text_config().max_position_embeddings
 
-    def write(self, prompt: Tensors, params: VlmParams) -> str:
-        """Return the text that follows ``prompt``. Raises ``InvalidParams`` for a too long one."""
+    def write(self, prompt: Tensors, params: VlmParams) -> tuple[str, Usage]:
+        """Return the text that follows ``prompt``, and how many tokens both take.
+
+        Raises ``InvalidParams`` for a prompt that is too long.
+        """
         tokens: list[int] = []
         self._generate(prompt, params, tokens.append, threading.Event())
         transcript = self._transcript()
-        return "".join([*map(transcript.add, tokens), transcript.rest()])
+        text = "".join([*map(transcript.add, tokens), transcript.rest()])
+        return text, self._usage(prompt, params, tokens)
 
-    def pieces(self, prompt: Tensors, params: VlmParams) -> Iterator[str]:
-        """Yield the same text in pieces, as they are written.
+    def pieces(self, prompt: Tensors, params: VlmParams) -> Iterator[str | Usage]:
+        """Yield the same text in pieces, as they are written, and last the tokens.
 
         Closing the iterator ends the writing at the next token and waits for that.
         """
         tokens: SimpleQueue[int | None] = SimpleQueue()
+        seen: list[int] = []
         stop = threading.Event()
         transcript = self._transcript()
         with ThreadPoolExecutor(1, thread_name_prefix="generation") as thread:
@@ -73,11 +78,13 @@ class Writer:
             written.add_done_callback(lambda _: tokens.put(None))
             try:
                 while (token := tokens.get()) is not None:
+                    seen.append(token)
                     if piece := transcript.add(token):
                         yield piece
                 written.result()
                 if piece := transcript.rest():
                     yield piece
+                yield self._usage(prompt, params, seen)
             finally:
                 stop.set()
 
@@ -98,11 +105,21 @@ class Writer:
             "generate",
             do_sample=False,
             num_beams=1,
-            max_new_tokens=min(params.max_tokens, self._room(prompt)),
+            max_new_tokens=self._most(prompt, params),
             streamer=_Tokens(write),
             logits_processor=LogitsProcessorList([_Choice(params)]),
             stopping_criteria=StoppingCriteriaList([_Stop(stop)]),
         )
+
+    def _most(self, prompt: Tensors, params: VlmParams) -> int:
+        """Return how many tokens may be written."""
+        return min(params.max_tokens, self._room(prompt))
+
+    def _usage(self, prompt: Tensors, params: VlmParams, tokens: Sequence[int]) -> Usage:
+        """Count the tokens; that which ends a text is one of them."""
+        ended = bool(tokens) and tokens[-1] in self._network.ends
+        truncated = len(tokens) >= self._most(prompt, params) and not ended
+        return Usage(prompt["input_ids"].shape[1], len(tokens), truncated)
 
     def _room(self, prompt: Tensors) -> int:
         """Return how many tokens fit behind the prompt; an encoder's prompt takes no room."""

@@ -9,8 +9,12 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from typing import TYPE_CHECKING
 
 from mataserver import Unavailable
+
+if TYPE_CHECKING:
+    from mataserver import ModelFiles
 
 REQUIRES = ("torch", "transformers", "scipy", "PIL")
 PACKAGES = ("torch>=2.6", "transformers>=5.18,<6", "scipy", "pillow")
@@ -30,6 +34,8 @@ PRELOAD = (
 Importing these takes seconds; a child forked after it opens a checkpoint in tenths of a second.
 """
 
+_WEIGHTS = ("*.safetensors", "pytorch_model*.bin")
+
 ENVIRONMENT = (
     ("HF_HUB_OFFLINE", "1"),  # the server downloads, a worker never does
     ("TOKENIZERS_PARALLELISM", "false"),  # no thread pool for a handful of prompts
@@ -48,3 +54,12 @@ def check() -> None:
             "the torchvision release made for the installed torch, or run "
             "`pip uninstall torchvision`"
         ) from error
+
+
+def has_weights(files: ModelFiles) -> bool:
+    """Whether a model has weights that transformers reads, or has not been pulled yet.
+
+    A directory with the same ``config.json`` may hold them for another runtime alone.
+    """
+    path = files.path
+    return path is None or any(next(path.glob(each), None) is not None for each in _WEIGHTS)

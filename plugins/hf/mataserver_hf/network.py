@@ -25,6 +25,13 @@ class Network:
         """The model's configuration."""
         return self._module.config
 
+    @property
+    def ends(self) -> frozenset[int]:
+        """The tokens with which the model ends a text; none for a model that writes none."""
+        chosen = getattr(self._module, "generation_config", None)
+        found = None if chosen is None else chosen.eos_token_id
+        return frozenset(found if isinstance(found, list) else {found} - {None})
+
     def parameter(self, name: str) -> torch.Tensor:
         """Return one learnt tensor, detached, as float32."""
         tensor: torch.Tensor = getattr(self._module, name)

@@ -10,8 +10,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-import msgspec
-
 from mataserver import Backend, Confidence, Keypoint, Params, Part, PoseResult
 from mataserver_hf import installation
 
@@ -57,13 +55,15 @@ class PeopleFinder:
 
     def __init__(self, part: LoadedPart, label: str) -> None:
         """Keep the detector and what it calls a person."""
-        self._model = part.model
-        self._params = part.params
+        self._part = part
         self._label = label.casefold()
 
     def find(self, images: Sequence[Image], params: Sequence[PoseParams]) -> list[_Person]:
         """Return the people of all images whose score is at least their image's confidence."""
-        results: Any = self._model.predict(images, [self._asked(each) for each in params])
+        asked = [
+            self._part.asked(confidence=each.confidence, prompts=[self._label]) for each in params
+        ]
+        results: Any = self._part.model.predict(images, asked)
         return [
             _Person(index, each.confidence, each.bbox)
             for index, result in enumerate(results)
@@ -73,13 +73,6 @@ class PeopleFinder:
             and each.bbox[2] > each.bbox[0]
             and each.bbox[3] > each.bbox[1]
         ]
-
-    def _asked(self, params: PoseParams) -> Params:
-        """Return what the detector is asked: a threshold and prompts, as far as it takes them."""
-        wishes = {"confidence": params.confidence, "prompts": [self._label]}
-        taken = self._params.__struct_fields__
-        known = {name: value for name, value in wishes.items() if name in taken}
-        return msgspec.convert(known, self._params)
 
 
 class PoseEstimator:

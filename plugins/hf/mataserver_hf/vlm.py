@@ -9,7 +9,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Annotated
 
-from msgspec import Meta
+from msgspec import UNSET, Meta
+from msgspec.structs import replace
 
 from mataserver import (
     Backend,
@@ -29,9 +30,10 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     import numpy as np
+    from msgspec import UnsetType
     from numpy.typing import NDArray
 
-    from mataserver import LoadContext, ModelFiles, ModelSpec
+    from mataserver import LoadContext, ModelFiles, ModelSpec, Usage
     from mataserver_hf.dialects import Dialect, View
     from mataserver_hf.dialogue import Dialogue, Tensors
     from mataserver_hf.generation import Writer
@@ -91,11 +93,15 @@ class VisionLanguageModel:
         Closing the iterator ends the work at the next token.
         """
         tensors, view = self._question(image, params)
-        pieces = []
+        pieces: list[str] = []
+        usage: Usage | UnsetType = UNSET
         for piece in self._writer.pieces(tensors, params):
-            pieces.append(piece)
-            yield piece
-        yield self._result("".join(pieces), params, view)
+            if isinstance(piece, str):
+                pieces.append(piece)
+                yield piece
+            else:
+                usage = piece
+        yield self._result("".join(pieces), usage, params, view)
 
     def close(self) -> None:
         """Free the weights."""
@@ -103,7 +109,7 @@ class VisionLanguageModel:
 
     def _answer(self, image: NDArray[np.uint8], params: VlmParams) -> VlmResult:
         tensors, view = self._question(image, params)
-        return self._result(self._writer.write(tensors, params), params, view)
+        return self._result(*self._writer.write(tensors, params), params, view)
 
     def _question(self, image: NDArray[np.uint8], params: VlmParams) -> tuple[Tensors, View]:
         if not params.prompt.strip():
@@ -114,10 +120,12 @@ class VisionLanguageModel:
         tensors = self._dialogue.tensors(image, params.system_prompt, prompt)
         return tensors, self._dialogue.view(image, tensors)
 
-    def _result(self, text: str, params: VlmParams, view: View) -> VlmResult:
-        if params.output_mode is None:
-            return VlmResult(text)
-        return self._dialect.read(text, params.output_mode, view)
+    def _result(
+        self, text: str, usage: Usage | UnsetType, params: VlmParams, view: View
+    ) -> VlmResult:
+        mode = params.output_mode
+        result = VlmResult(text) if mode is None else self._dialect.read(text, mode, view)
+        return replace(result, usage=usage)
 
 
 def load(spec: ModelSpec, ctx: LoadContext) -> VisionLanguageModel:

@@ -124,7 +124,7 @@ class Gate:
     """A network that writes a token each time it is let."""
 
     def __init__(self, network):
-        self.config = network.config
+        self.config, self.ends = network.config, network.ends
         self.network = network
         self.let = threading.Semaphore(0)
         self.made = 0

@@ -13,7 +13,17 @@ import pytest
 
 import mataserver_hf
 from mataserver import ModelFiles
-from mataserver_hf import classify, depth, detect, got_ocr2, installation, pose, trocr, zero_shot
+from mataserver_hf import (
+    classify,
+    depth,
+    detect,
+    got_ocr2,
+    installation,
+    pose,
+    trocr,
+    vlm,
+    zero_shot,
+)
 
 PROBE = """
 import json, os, sys
@@ -36,14 +46,20 @@ def test_backends():
     """Every task has its backends, with names of their own and one zygote between them."""
     backends = list(mataserver_hf.backends())
     assert len({each.name for each in backends}) == len(backends)
-    assert {(each.name, each.task) for each in backends} >= {
+    assert {(each.name, each.task) for each in backends} == {
         ("hf-detect", "detect"),
+        ("hf-owl", "detect"),
+        ("hf-grounding-dino", "detect"),
         ("hf-classify", "classify"),
         ("hf-zero-shot-classify", "classify"),
+        ("hf-segment", "segment"),
+        ("hf-zero-shot-segment", "segment"),
         ("hf-depth", "depth"),
+        ("hf-embed", "embed"),
         ("hf-pose", "pose"),
         ("hf-trocr", "ocr"),
         ("hf-got-ocr2", "ocr"),
+        ("hf-vlm", "vlm"),
     }
     assert len({(each.preload, each.environment) for each in backends}) == 1
     assert all(each.requires == installation.REQUIRES for each in backends)
@@ -78,6 +94,7 @@ def test_each_family_has_one_backend():
         "depth": depth.FAMILIES,
         "pose": pose.FAMILIES,
         "ocr": got_ocr2.FAMILIES,
+        "vlm": vlm.FAMILIES,
     }
     for task, families in tasks.items():
         for family in families:
@@ -117,6 +134,7 @@ def test_families_match_transformers():
         (pose.PoseParams, {"confidence": 0.25}),
         (trocr.TrOcrParams, {"max_tokens": 9}),
         (got_ocr2.GotOcr2Params, {"max_tokens": 9, "ocr_type": "format"}),
+        (vlm.VlmParams, {"prompt": "What is it?", "temperature": 0.5, "seed": 7}),
     ],
 )
 def test_params_cross_the_wire(params, sent):
@@ -126,3 +144,13 @@ def test_params_cross_the_wire(params, sent):
     assert made != params()
     with pytest.raises(msgspec.ValidationError, match="confidense"):
         msgspec.convert({"confidense": 1}, params)
+
+
+def test_weights_of_another_runtime_are_not_ours(tmp_path):
+    """A directory with the weights of another runtime alone is left to the plugin that reads it."""
+    files = ModelFiles("someone/detector", "hf", tmp_path, {"model_type": "detr"})
+    for name in ("model.onnx", "openvino_model.bin"):
+        (tmp_path / name).touch()
+    assert not any(each.serves(files, "detect") for each in mataserver_hf.backends())
+    (tmp_path / "model.safetensors").touch()
+    assert sum(each.serves(files, "detect") for each in mataserver_hf.backends()) == 1

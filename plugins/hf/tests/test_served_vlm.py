@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 
 import aiohttp
+import openai
 import pytest
 from PIL import Image
 
@@ -34,7 +36,7 @@ async def http(tmp_path, checkpoint):
 
 
 async def test_text_is_served(http, model, picture):
-    """The answer over REST is the model's, streamed or not; without a prompt it is a 422."""
+    """The answer is the model's, streamed or not, over our API and OpenAI's."""
     image = picture(90, 150)
     buffer = io.BytesIO()
     Image.fromarray(image).save(buffer, "PNG")
@@ -56,3 +58,18 @@ async def test_text_is_served(http, model, picture):
     async with http.post("/v1/infer", params={"model": "qwen3_vl"}, **png) as response:
         assert response.status == 422
         assert (await response.json())["detail"].startswith("params.prompt: ")
+
+    uri = "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode()
+    picture_of_it = {"type": "image_url", "image_url": {"url": uri}}
+    asked = [{"type": "text", "text": QUERY["prompt"]}, picture_of_it]
+    chat = {"model": "qwen3_vl", "max_tokens": 12, "messages": [{"role": "user", "content": asked}]}
+    async with openai.AsyncOpenAI(base_url=f"{http._base_url}/v1", api_key="test-key") as client:
+        answer = await client.chat.completions.create(**chat)
+        chunks = [
+            chunk async for chunk in await client.chat.completions.create(stream=True, **chat)
+        ]
+    assert answer.choices[0].message.content == expected.text
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks) == expected.text
+    assert answer.usage.completion_tokens == expected.usage.completion_tokens == 12
+    assert answer.usage.prompt_tokens == expected.usage.prompt_tokens
+    assert answer.choices[0].finish_reason == chunks[-1].choices[0].finish_reason == "length"

@@ -17,6 +17,7 @@ from mataserver import (
     MataError,
     ModelFiles,
     ModelSpec,
+    Usage,
     VlmResult,
 )
 from mataserver_hf import vlm
@@ -252,10 +253,11 @@ class Scripted:
         return View((width, height), (0, 0, width, height), (width, height))
 
     def write(self, prompt, params):
-        return self.text
+        return self.text, Usage(1, 2)
 
     def pieces(self, prompt, params):
         yield from self.text
+        yield Usage(1, 2)
 
 
 def test_output_mode(picture):
@@ -265,12 +267,34 @@ def test_output_mode(picture):
     scripted = vlm.VisionLanguageModel(script, script, DIALECTS["qwen3_vl"])
     image = picture(100, 200)
     params = wanted(output_mode="detect")
-    expected = VlmResult(text, [Entity("cat")], [Detection("cat", 1.0, (0.0, 0.0, 100.0, 100.0))])
+    detections = [Detection("cat", 1.0, (0.0, 0.0, 100.0, 100.0))]
+    expected = VlmResult(text, [Entity("cat")], detections, usage=Usage(1, 2))
     assert scripted.predict([image], [params]) == [expected]
     assert script.asked == DIALECTS["qwen3_vl"].ask(QUESTION, "detect")
     assert list(scripted.stream(image, params)) == [*text, expected]
-    assert scripted.predict([image], [wanted()]) == [VlmResult(text)]
+    assert scripted.predict([image], [wanted()]) == [VlmResult(text, usage=Usage(1, 2))]
     assert script.asked == QUESTION
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_tokens_are_counted(name, model, checkpoint, picture):
+    """The usage is what transformers itself writes: truncated at the limit, whole before it."""
+    image, loaded = picture(90, 150), model(name)
+    [cut] = loaded.predict([image], [wanted(max_tokens=3)])
+    tensors = loaded._dialogue.tensors(image, "", QUESTION)
+    asked = tensors["input_ids"].shape[1]
+    assert cut.usage == Usage(asked, 3, truncated=True)
+    network = loaded._writer._network
+    first = int(network.run(tensors, "generate", do_sample=False, max_new_tokens=1)[0, -1])
+    chosen = network._module.generation_config
+    before, chosen.eos_token_id = chosen.eos_token_id, first
+    try:
+        [ended] = loaded.predict([image], [wanted(max_tokens=3)])
+        [exactly] = loaded.predict([image], [wanted(max_tokens=1)])
+        *_, streamed = loaded.stream(image, wanted(max_tokens=3))
+    finally:
+        chosen.eos_token_id = before
+    assert ended.usage == exactly.usage == streamed.usage == Usage(asked, 1)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

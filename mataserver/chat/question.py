@@ -1,0 +1,220 @@
+"""A chat completion as it is asked for, to an image and the parameters of an inference."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from mataserver import data_uri
+from mataserver.errors import BadRequest
+from mataserver.params import Confidence, MaxTokens, Temperature, describe
+
+MAX_STOPS = 4
+_ROLES = {"system": "system_prompt", "developer": "system_prompt", "user": "prompt"}
+_STREAMED = "stream_options: only with stream"
+
+Stop = Annotated[str, Meta(min_length=1, max_length=256)]
+
+
+class ImageUrl(Struct):
+    """``url`` is a data URI; ``detail`` is accepted, a model reads all of an image anyway."""
+
+    url: Annotated[str, Meta(min_length=1)]
+    detail: Literal["auto", "low", "high", "original"] | None = None
+
+
+class TextPart(Struct, tag_field="type", tag="text"):
+    """Text within a message."""
+
+    text: str
+
+
+class ImagePart(Struct, tag_field="type", tag="image_url"):
+    """An image within a message."""
+
+    image_url: ImageUrl
+
+
+Part = TextPart | ImagePart
+
+
+class Message(Struct):
+    """One message; the content of a user's may hold an image."""
+
+    role: Literal["system", "developer", "user", "assistant", "tool", "function"]
+    content: str | list[Part] | None = None
+    name: str | None = None
+
+
+class StreamOptions(Struct):
+    """What a stream holds beside the text."""
+
+    include_usage: bool = False
+    include_obfuscation: bool = False
+
+
+class ChatRequest(Struct):
+    """``POST /v1/chat/completions``. Further fields are parameters of the model."""
+
+    model: Annotated[str, Meta(min_length=1, max_length=512)]
+    messages: Annotated[list[Message], Meta(min_length=1, max_length=256)]
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+    max_tokens: MaxTokens | None = None
+    max_completion_tokens: MaxTokens | None = None
+    temperature: Temperature | None = None
+    top_p: Confidence | None = None
+    seed: int | None = None
+    stop: Stop | Annotated[list[Stop], Meta(max_length=MAX_STOPS)] | None = None
+    n: Literal[1] | None = None
+
+
+NEUTRAL: dict[str, tuple[Any, ...]] = {
+    "audio": (),
+    "frequency_penalty": (0,),
+    "function_call": ("none", "auto"),
+    "functions": ([],),
+    "logit_bias": ({},),
+    "logprobs": (False,),
+    "modalities": (["text"],),
+    "moderation": (),
+    "n": (1,),
+    "prediction": (),
+    "presence_penalty": (0,),
+    "reasoning_effort": ("none",),
+    "response_format": ({"type": "text"},),
+    "tool_choice": ("none", "auto"),
+    "tools": ([],),
+    "top_logprobs": (0,),
+    "verbosity": ("medium",),
+    "web_search_options": (),
+}
+"""Fields that no model here serves, each with the values that ask for nothing."""
+
+UNHEEDED = frozenset(
+    {
+        "metadata",
+        "parallel_tool_calls",
+        "prompt_cache_key",
+        "prompt_cache_options",
+        "prompt_cache_retention",
+        "safety_identifier",
+        "service_tier",
+        "store",
+        "user",
+    }
+)
+"""Fields that do not change an answer."""
+
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What a completion runs on. ``params`` are those of the API, not yet checked."""
+
+    model: str
+    image: bytes
+    params: dict[str, Any]
+    seed: int | None = None
+    stop: tuple[str, ...] = ()
+    stream: bool = False
+    usage: bool = False
+
+
+def read(data: bytes) -> Question:
+    """Read a request's body. Raises ``BadRequest`` naming the field that is wrong."""
+    fields = _object(data)
+    for name, neutral in NEUTRAL.items():
+        value = fields.pop(name, None)
+        if value is not None and not any(_same(value, each) for each in neutral):
+            raise BadRequest(f"{name}: not supported by the models of this server")
+    try:
+        asked = msgspec.convert(fields, ChatRequest)
+    except msgspec.ValidationError as error:
+        raise BadRequest(describe(error, "")) from None
+    if asked.stream_options is not None and not asked.stream:
+        raise BadRequest(_STREAMED)
+    image, said = _dialogue(asked.messages)
+    options = asked.stream_options or StreamOptions()
+    stop = (asked.stop,) if isinstance(asked.stop, str) else tuple(asked.stop or ())
+    params = {**_extra(fields), **said, **_sampling(asked)}
+    stream = bool(asked.stream)
+    return Question(asked.model, image, params, asked.seed, stop, stream, options.include_usage)
+
+
+def _same(value: object, neutral: object) -> bool:
+    """Whether two JSON values are the same; in Python true is also 1."""
+    return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
+
+
+def _object(data: bytes) -> dict[str, Any]:
+    try:
+        return msgspec.json.decode(data, type=dict[str, Any])
+    except msgspec.ValidationError:
+        raise BadRequest("The body must be a JSON object") from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        raise BadRequest("The body is not valid JSON") from None
+
+
+def _extra(fields: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that are no part of the form: parameters of the model by their own names.
+
+    What it takes from the messages cannot be given twice.
+    """
+    known = {*ChatRequest.__struct_fields__, *UNHEEDED}
+    for name in ("prompt", "system_prompt"):
+        if name in fields:
+            raise BadRequest(f"{name}: unknown field; it is one of the messages")
+    return {name: value for name, value in fields.items() if name not in known}
+
+
+def _sampling(asked: ChatRequest) -> dict[str, Any]:
+    if asked.max_tokens is not None and asked.max_completion_tokens is not None:
+        raise BadRequest("max_tokens: give it or max_completion_tokens, not both")
+    given = {
+        "max_tokens": asked.max_tokens or asked.max_completion_tokens,
+        "temperature": asked.temperature,
+        "top_p": asked.top_p,
+    }
+    return {name: value for name, value in given.items() if value is not None}
+
+
+def _dialogue(messages: list[Message]) -> tuple[bytes, dict[str, str]]:
+    """Return the image, the question and the system prompt: a model is asked once, of one image."""
+    said: dict[str, list[str]] = {"system_prompt": [], "prompt": []}
+    images: list[str] = []
+    for index, message in enumerate(messages):
+        name = _ROLES.get(message.role)
+        if name is None:
+            raise BadRequest(
+                f"messages[{index}].role: {message.role!r} is not supported: a model answers one "
+                "question and is told of no earlier answers"
+            )
+        for part in _parts(message):
+            if isinstance(part, TextPart):
+                said[name].append(part.text)
+            elif name == "prompt":
+                images.append(part.image_url.url)
+            else:
+                raise BadRequest(f"messages[{index}].content: only a user sends images")
+    if len(images) != 1:
+        raise BadRequest(
+            f"messages: a model answers about one image, got {len(images)}: send one image_url"
+        )
+    return _decoded(images[0]), {name: "\n".join(texts) for name, texts in said.items() if texts}
+
+
+def _parts(message: Message) -> list[Part]:
+    content = message.content
+    return [TextPart(content)] if isinstance(content, str) else content or []
+
+
+def _decoded(url: str) -> bytes:
+    if url[:5].lower() != "data:":
+        raise BadRequest(
+            "messages.image_url.url: must be a data URI (data:image/jpeg;base64,...): "
+            "this server fetches no images"
+        )
+    return data_uri.decode(url)

@@ -1,0 +1,97 @@
+"""How errors are told on the routes of other protocols: their status stays, their form changes.
+
+Handlers raise what they raise everywhere, and so do the key check and the router.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aiohttp import web
+from msgspec import Struct
+
+from mataserver.http import codec
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    Expect = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
+
+_FIELD = re.compile(r"(?:params\.)?([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*): ")
+
+
+class InferenceProblem(Struct):
+    """An error of the Open Inference Protocol: one human-readable sentence."""
+
+    error: str
+
+
+class ChatError(Struct):
+    """An error as OpenAI tells it; ``param`` names the field that is wrong, where there is one."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | None
+
+
+class ChatProblem(Struct):
+    """The body of such an error."""
+
+    error: ChatError
+
+
+def expecting(expect: Expect) -> Expect:
+    """Wrap what answers ``Expect``, which is asked before any middleware."""
+
+    async def asked(request: web.Request) -> web.StreamResponse | None:
+        response = await expect(request)
+        return None if response is None else told(request, response)
+
+    return asked
+
+
+def told(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
+    """Return an error in the form of the route's protocol."""
+    form = _form(request.path)
+    if form is None or not isinstance(response, web.Response) or response.prepared:
+        return response
+    body = response.body
+    try:
+        detail = msgspec.json.decode(body if isinstance(body, bytes) else b"", type=_Problem).detail
+    except msgspec.DecodeError:
+        return response  # it has a form of its own, such as that of a probe
+    response.body = codec.encode(form(response.status, detail))
+    return response
+
+
+class _Problem(Struct):
+    detail: str
+
+
+def _form(path: str) -> Callable[[int, str], Any] | None:
+    if path == "/v2" or path.startswith("/v2/"):
+        return _inference
+    if path.startswith(("/v1/chat/", "/openai/")):
+        return _chat
+    return None
+
+
+def _inference(_status: int, detail: str) -> InferenceProblem:
+    return InferenceProblem(detail)
+
+
+def _chat(status: int, detail: str) -> ChatProblem:
+    return ChatProblem(chat_error(status, detail))
+
+
+def chat_error(status: int, detail: str) -> ChatError:
+    """Return an error in OpenAI's form."""
+    field = _FIELD.match(detail)
+    kind = "invalid_request_error" if status < 500 else "server_error"
+    code = "invalid_api_key" if status in {401, 403} else None
+    if status == 404 and detail.startswith("Model not found"):
+        return ChatError(detail, kind, "model", "model_not_found")
+    return ChatError(detail, kind, field[1] if field else None, code)

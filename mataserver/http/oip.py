@@ -1,0 +1,227 @@
+"""The Open Inference Protocol over REST: health, metadata, inference, the model repository.
+
+The routes are those of Triton and KServe. A model's name may hold slashes, so fixed paths and those
+that name a version come before the greedy ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated, Any
+
+from aiohttp import web
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from mataserver.errors import BadRequest, Unavailable
+from mataserver.http import codec, readiness
+from mataserver.http.dialects import InferenceProblem
+from mataserver.http.routing import Body, Route
+from mataserver.oip import rest
+from mataserver.oip.server import EXTENSIONS, NAME, InferenceServer
+
+if TYPE_CHECKING:
+    from mataserver.http.routing import State
+
+BINARY = "application/octet-stream"
+NOT_READY = 400
+"""By the protocol 200 says "ready", and a status of 4xx that it is not; Triton answers 400."""
+_MODEL = "/v2/models/{model_id:.+}"
+_VERSIONS = ("/versions/{version}", "")
+_HEADERS = {
+    rest.LENGTH_HEADER: (
+        Annotated[int, Meta(ge=0)],
+        False,
+        "Length of the JSON, where the bytes of tensors follow it.",
+    )
+}
+
+
+class Live(Struct):
+    """``GET /v2/health/live``."""
+
+    live: bool
+
+
+class ServerReady(Struct):
+    """``GET /v2/health/ready``; with 400 ``error`` says what is waited for."""
+
+    ready: bool
+    error: str | UnsetType = UNSET
+
+
+class ModelReady(Struct):
+    """``GET /v2/models/{model_id}/ready``."""
+
+    name: str
+    ready: bool
+    error: str | UnsetType = UNSET
+
+
+class ServerMetadata(Struct):
+    """``GET /v2``."""
+
+    name: str
+    version: str
+    extensions: list[str]
+
+
+class IndexBody(Struct):
+    """``POST /v2/repository/index``; with ``ready`` only models that are in memory."""
+
+    ready: bool = False
+
+
+class IndexEntry(Struct):
+    """One model of the index; ``reason`` says why it is not ready."""
+
+    name: str
+    version: str
+    state: str
+    reason: str
+
+
+class RepositoryBody(Struct):
+    """``POST /v2/repository/models/{model_id}/load`` and ``…/unload``."""
+
+    parameters: dict[str, Any] = {}
+
+
+class Done(Struct):
+    """What a load or an unload answers: nothing."""
+
+
+def routes(state: State) -> list[Route]:
+    """Return this module's routes."""
+    api = _Inference(state)
+    return [*_server_routes(api), *_model_routes(api)]
+
+
+def _route(method: str, path: str, handler: Any, summary: str, answer: Any, **more: Any) -> Route:
+    response = (Body(codec.JSON, answer), *more.pop("also", ()))
+    return Route(
+        method, path, handler, summary, "inference protocol",
+        response=response, problem=InferenceProblem, **more,
+    )  # fmt: skip
+
+
+def _server_routes(api: _Inference) -> list[Route]:
+    errors, repository = (400, 404, 408, 413, 415, 500, 503), "/v2/repository/models/{model_id:.+}"
+    request = (Body(codec.JSON, RepositoryBody),)
+    return [
+        _route("GET", "/v2/health/live", api.live, "Whether the server runs", Live, public=True),
+        _route("GET", "/v2/health/ready", api.server_ready, "Whether it can serve requests now",
+               ServerReady, public=True, errors=(NOT_READY,)),
+        _route("GET", "/v2", api.server, "The server and the extensions it knows", ServerMetadata),
+        _route("POST", "/v2/repository/index", api.index, "Every model and its state",
+               list[IndexEntry], request=(Body(codec.JSON, IndexBody),), optional=True,
+               errors=(400, 408, 413, 415, 500, 503)),
+        _route("POST", f"{repository}/load", api.load, "Load a model into memory", Done,
+               request=request, optional=True, errors=(*errors, 507)),
+        _route("POST", f"{repository}/unload", api.unload, "Unload a model from memory", Done,
+               request=request, optional=True, errors=errors),
+    ]  # fmt: skip
+
+
+def _model_routes(api: _Inference) -> list[Route]:
+    found = []
+    for version in _VERSIONS:
+        path = f"{_MODEL}{version}"
+        of = " of a version" if version else ""
+        found += [
+            _route("GET", f"{path}/ready", api.ready, f"Whether a model{of} is in memory",
+                   ModelReady, errors=(NOT_READY, 404)),
+            _route("POST", f"{path}/infer", api.infer, f"Infer with a model{of} on tensors",
+                   rest.InferAnswer, also=(Body(BINARY),),
+                   request=(Body(codec.JSON, rest.InferBody), Body(BINARY)), headers=_HEADERS,
+                   errors=(400, 404, 408, 413, 415, 500, 503, 507)),
+        ]  # fmt: skip
+    for version in _VERSIONS:
+        of = " of a version" if version else ""
+        found.append(
+            _route("GET", f"{_MODEL}{version}", api.model, f"What a model{of} takes and gives",
+                   rest.ModelMetadata, errors=(404,))
+        )  # fmt: skip
+    return found
+
+
+class _Inference:
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._server = InferenceServer(state.catalog, state.pool, state.settings)
+
+    async def live(self, _request: web.Request) -> web.Response:
+        return codec.respond(Live(live=True))
+
+    async def server_ready(self, _request: web.Request) -> web.Response:
+        found = readiness.waiting(self._state)
+        if found:
+            answer = ServerReady(ready=False, error=readiness.sentence(found))
+            return codec.respond(answer, status=NOT_READY)
+        return codec.respond(ServerReady(ready=True))
+
+    async def server(self, _request: web.Request) -> web.Response:
+        return codec.respond(ServerMetadata(NAME, self._state.version, list(EXTENSIONS)))
+
+    async def model(self, request: web.Request) -> web.Response:
+        return codec.respond(rest.metadata(self._server.metadata(*_named(request))))
+
+    async def ready(self, request: web.Request) -> web.Response:
+        name, version = _named(request)
+        if self._server.ready(name, version):
+            return codec.respond(ModelReady(name, ready=True))
+        error = f"{name} is not in memory; an inference loads it"
+        return codec.respond(ModelReady(name, ready=False, error=error), status=NOT_READY)
+
+    async def infer(self, request: web.Request) -> web.Response:
+        if self._state.draining:
+            raise Unavailable("The server is shutting down", retry_after=5)
+        length = _header_length(request)
+        name, version = _named(request)
+        most = self._state.settings.queue_limit
+        async with codec.body(request, self._state) as data:
+            asked, binary = rest.decode(data, length, name, version, most)
+            del data
+            inference = self._server.infer(asked)
+            del asked
+            answer = await inference
+        body, length = rest.encode(answer, binary)
+        if length is None:
+            return web.Response(body=body, content_type=codec.JSON)
+        headers = {rest.LENGTH_HEADER: str(length)}
+        return web.Response(body=body, content_type=BINARY, headers=headers)
+
+    async def index(self, request: web.Request) -> web.Response:
+        asked = await self._read(request, IndexBody)
+        found = await asyncio.to_thread(self._server.index, ready=asked.ready)
+        return codec.respond([IndexEntry(e.name, e.version, e.state, e.reason) for e in found])
+
+    async def load(self, request: web.Request) -> web.Response:
+        asked = await self._read(request, RepositoryBody)
+        if asked.parameters:
+            raise BadRequest("parameters: a model's configuration is not set over this protocol")
+        await self._server.load(request.match_info["model_id"])
+        return codec.respond(Done())
+
+    async def unload(self, request: web.Request) -> web.Response:
+        await self._read(request, RepositoryBody)
+        await self._server.unload(request.match_info["model_id"])
+        return codec.respond(Done())
+
+    async def _read(self, request: web.Request, kind: Any) -> Any:
+        """Read a body that may be left out."""
+        async with codec.body(request, self._state) as data:
+            return rest.parse(data or b"{}", kind)
+
+
+def _named(request: web.Request) -> tuple[str, str]:
+    found = request.match_info
+    return found["model_id"], found.get("version", "")
+
+
+def _header_length(request: web.Request) -> int | None:
+    text = request.headers.get(rest.LENGTH_HEADER)
+    if text is None:
+        return None
+    if not (text.isascii() and text.isdecimal()):
+        raise BadRequest(f"{rest.LENGTH_HEADER} must be a number of bytes")
+    return int(text)

@@ -1,0 +1,92 @@
+"""The methods of ``GRPCInferenceService``: one function each, from message to message."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mataserver.errors import BadRequest, Unavailable
+from mataserver.http import readiness
+from mataserver.oip.server import EXTENSIONS, NAME, InferenceServer
+from mataserver.rpc import convert
+from mataserver.rpc.messages import TYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from mataserver.http.routing import State
+
+
+@dataclass(frozen=True, slots=True)
+class Method:
+    """One method: the name of its request, what answers it, and whether it needs no key."""
+
+    request: type[Any]
+    answer: Callable[[Any], Awaitable[Any]]
+    public: bool = False
+
+
+def methods(state: State) -> dict[str, Method]:
+    """Return the methods by their names."""
+    api = _Methods(state)
+    answers = {
+        "ServerLive": api.live,
+        "ServerReady": api.server_ready,
+        "ServerMetadata": api.server,
+        "ModelReady": api.ready,
+        "ModelMetadata": api.model,
+        "ModelInfer": api.infer,
+        "RepositoryIndex": api.index,
+        "RepositoryModelLoad": api.load,
+        "RepositoryModelUnload": api.unload,
+    }
+    return {
+        name: Method(TYPES[f"{name}Request"], answer, name in {"ServerLive", "ServerReady"})
+        for name, answer in answers.items()
+    }
+
+
+class _Methods:
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._server = InferenceServer(state.catalog, state.pool, state.settings)
+
+    async def live(self, _message: Any) -> Any:
+        return TYPES["ServerLiveResponse"](live=True)
+
+    async def server_ready(self, _message: Any) -> Any:
+        return TYPES["ServerReadyResponse"](ready=not readiness.waiting(self._state))
+
+    async def server(self, _message: Any) -> Any:
+        return TYPES["ServerMetadataResponse"](
+            name=NAME, version=self._state.version, extensions=EXTENSIONS
+        )
+
+    async def ready(self, message: Any) -> Any:
+        ready = self._server.ready(message.name, message.version)
+        return TYPES["ModelReadyResponse"](ready=ready)
+
+    async def model(self, message: Any) -> Any:
+        return convert.metadata(self._server.metadata(message.name, message.version))
+
+    async def infer(self, message: Any) -> Any:
+        if self._state.draining:
+            raise Unavailable("The server is shutting down", retry_after=5)
+        raw = bool(message.raw_input_contents)
+        asked = convert.request(message, self._state.settings.queue_limit)
+        answer = await self._server.infer(asked)
+        return convert.response(answer, raw=raw)
+
+    async def index(self, message: Any) -> Any:
+        return convert.index(await asyncio.to_thread(self._server.index, ready=message.ready))
+
+    async def load(self, message: Any) -> Any:
+        if message.parameters:
+            raise BadRequest("parameters: a model's configuration is not set over this protocol")
+        await self._server.load(message.model_name)
+        return TYPES["RepositoryModelLoadResponse"]()
+
+    async def unload(self, message: Any) -> Any:
+        await self._server.unload(message.model_name)
+        return TYPES["RepositoryModelUnloadResponse"]()

@@ -1,0 +1,156 @@
+"""The gRPC server: beside HTTP in the same event loop, with the same keys, limits and drain."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from typing import TYPE_CHECKING, Any, Self
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from mataserver.errors import BadRequest, MataError
+from mataserver.http import auth
+from mataserver.http.codec import Share, TooSlow
+from mataserver.rpc.messages import PACKAGE
+from mataserver.rpc.methods import methods
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
+    from aiohttp import web
+
+    from mataserver.http.routing import State
+    from mataserver.rpc.methods import Method
+
+SERVICE = f"{PACKAGE}.GRPCInferenceService"
+_CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
+    503: grpc.StatusCode.UNAVAILABLE,
+    507: grpc.StatusCode.RESOURCE_EXHAUSTED,
+}
+
+log = logging.getLogger("mataserver.grpc")
+
+
+class RpcServer:
+    """Serves the protocol on ``grpc_port`` while it is entered."""
+
+    def __init__(self, state: State) -> None:
+        self._state = state
+        self._server: Any = None
+        self._stopping: asyncio.Task[None] | None = None
+        # Memory is taken before a message's size is known, so only so many are read at a time.
+        settings = state.settings
+        self._reading = asyncio.Semaphore(
+            max(1, int(settings.max_inflight_mb // settings.max_body_mb))
+        )
+        self.port = 0
+
+    def routes(self) -> tuple[()]:
+        """Return none: it is entered and left like a service, and answers elsewhere."""
+        return ()
+
+    async def __aenter__(self) -> Self:
+        """Listen. Raises ``MataError`` when it cannot."""
+        settings = self._state.settings
+        options = [
+            ("grpc.max_receive_message_length", settings.max_body),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),  # a port that is taken is an error
+        ]
+        self._server = grpc.aio.server(options=options)
+        handlers = {name: self._handler(name, m) for name, m in methods(self._state).items()}
+        generic = grpc.method_handlers_generic_handler(SERVICE, handlers)
+        self._server.add_generic_rpc_handlers((generic,))
+        host = f"[{settings.host}]" if ":" in settings.host else settings.host
+        where = f"{host}:{settings.grpc_port}"
+        try:
+            self.port = self._server.add_insecure_port(where)
+        except RuntimeError:
+            raise MataError(f"cannot listen on {where} for gRPC") from None
+        await self._server.start()
+        log.info("gRPC on %s:%s", host, self.port)
+        return self
+
+    async def drain(self, _application: web.Application) -> None:
+        """Take no more calls; those under way go on for ``drain_timeout`` seconds."""
+        if self._server is not None and self._stopping is None:
+            grace = self._state.settings.drain_timeout
+            self._stopping = asyncio.ensure_future(self._server.stop(grace))
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Wait for the calls that are under way."""
+        if self._stopping is None:
+            await self._server.stop(None)
+        else:
+            await self._stopping
+
+    def _handler(self, name: str, method: Method) -> Any:
+        """Return how gRPC calls a method: as one that takes a stream of messages.
+
+        On the wire that is the same; here it lets the key be looked at before a message is read.
+        """
+
+        async def call(messages: AsyncIterator[bytes], context: Any) -> Any:
+            begun, status = time.perf_counter(), "OK"
+            try:
+                return await self._answer(method, messages, context)
+            except MataError as error:
+                code = _CODES.get(error.status, grpc.StatusCode.INTERNAL)
+                status = code.name
+                if error.status >= 500:
+                    log.warning("%s: %s", name, error.detail)
+                await context.abort(code, error.detail)
+            except asyncio.CancelledError:
+                status = "CANCELLED"
+                raise
+            except Exception:
+                log.exception("%s failed", name)
+                status = "INTERNAL"
+                await context.abort(grpc.StatusCode.INTERNAL, "Internal server error")
+            finally:
+                self._count(name, status, time.perf_counter() - begun)
+
+        return grpc.stream_unary_rpc_method_handler(
+            call, response_serializer=lambda message: message.SerializeToString()
+        )
+
+    async def _answer(self, method: Method, messages: AsyncIterator[bytes], context: Any) -> Any:
+        if not method.public:
+            self._check_key(context)
+        share = Share(self._state)
+        try:
+            data = await self._read(messages)
+            share.take(len(data))
+            try:
+                message = method.request.FromString(data)
+            except DecodeError:
+                raise BadRequest("The message cannot be read") from None
+            del data
+            return await method.answer(message)
+        finally:
+            share.give_back()
+
+    def _check_key(self, context: Any) -> None:
+        metadata = dict(context.invocation_metadata())
+        auth.check(str(metadata.get("authorization", "")), self._state)
+
+    async def _read(self, messages: AsyncIterator[bytes]) -> bytes:
+        try:
+            async with asyncio.timeout(self._state.settings.body_timeout), self._reading:
+                async for message in messages:
+                    return message
+        except TimeoutError:
+            raise TooSlow("The message did not arrive in time") from None
+        raise BadRequest("The call has no message")
+
+    def _count(self, name: str, status: str, spent: float) -> None:
+        route = f"/{SERVICE}/{name}"
+        self._state.metrics.requests.add("gRPC", route, status)
+        self._state.metrics.latency.observe(spent, route)
