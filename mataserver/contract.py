@@ -8,9 +8,9 @@ the threads and processes around them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
-from mataserver.params import Params
+from mataserver.params import Params, build
 
 if TYPE_CHECKING:
     import logging
@@ -22,9 +22,11 @@ if TYPE_CHECKING:
     from aiohttp import web
     from numpy.typing import NDArray
 
-    from mataserver.results import Result
+    from mataserver.results import ModelInfo, Result
 
     Image = NDArray[np.uint8]
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -69,10 +71,26 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class LoadedPart:
-    """A part, loaded in the same worker, and the struct of its parameters."""
+    """A part, loaded in the same worker.
+
+    ``params`` is the struct of its parameters, ``defaults`` what the configuration sets among them
+    (``models[].params`` of the part's own entry).
+    """
 
     model: Model
     params: type[Params]
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+
+    def asked(self, **wishes: Any) -> Params:
+        """Return the parameters to call the part with.
+
+        A wish counts where the part has such a parameter and it is not None; before it stand the
+        defaults. Raises ``InvalidParams`` when a parameter is missing or wrong.
+        """
+        own = self.params.__struct_fields__
+        wanted = {name: value for name, value in wishes.items() if name in own}
+        known = {name: value for name, value in wanted.items() if value is not None}
+        return build({**self.defaults, **known}, self.params)
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +100,8 @@ class LoadContext:
     ``settings`` is the plugin's settings struct (None if it declares none); ``device`` is "auto",
     "cpu", "cuda" or "cuda:N"; ``dtype`` "auto", "float32", "float16" or "bfloat16"; ``threads``
     the number of threads a forward pass may use (0: the framework's own choice); ``parts`` the
-    models that ``Backend.parts`` named.
+    models that ``Backend.parts`` named; ``max_pixels`` the largest image that ``decode_image`` is
+    to take.
     """
 
     settings: Any
@@ -92,6 +111,7 @@ class LoadContext:
     data_dir: Path
     log: logging.Logger
     parts: Mapping[str, LoadedPart] = field(default_factory=dict)
+    max_pixels: int = 50_000_000
 
 
 class Model(Protocol):
@@ -126,6 +146,7 @@ class Backend:
               the place to import the framework.
     params:   the struct of the parameters it uses.
     accepts:  which models of that source it serves; by default every one for "pip" and none else.
+              It may raise a ``MataError`` that says why a model of its kind cannot be served.
     requires: importable modules without which it cannot load (checked without importing them).
     packages: what ``pip install`` needs to make ``requires`` true; also what ``pull`` installs.
     system_binary: an executable that must be on PATH, if any.
@@ -204,6 +225,29 @@ class Models(Protocol):
         """
         ...
 
+    def add(self, path: Path, task: str) -> str:
+        """Register a local directory or file, as ``mataserver pull`` does; return its name.
+
+        Raises ``BadRequest`` when nothing serves it, ``Conflict`` when its name is in use.
+        """
+        ...
+
+    def info(self, model: str) -> ModelInfo:
+        """Return what ``GET /v1/models`` tells of a model. Raises ``NotFound``."""
+        ...
+
+
+class ReadJson(Protocol):
+    """Reads the body of a request within the server's limits and decodes it."""
+
+    def __call__(self, request: web.Request, kind: type[T], /) -> AbstractAsyncContextManager[T]:
+        """Give the body as a ``kind``; it counts as a body in flight until the context ends.
+
+        Raises a ``MataError``: 400 for what is no JSON, 408, 413, 415, 422 for wrong types, and
+        503 when too many bytes are in flight.
+        """
+        ...
+
 
 class Blocking(Protocol):
     """Runs a blocking function beside the event loop."""
@@ -223,6 +267,7 @@ class Context:
     log: logging.Logger
     data_dir: Path
     run_blocking: Blocking
+    read_json: ReadJson
 
 
 @runtime_checkable

@@ -159,20 +159,20 @@ def parse(
     _refuse_unknown(given, params_type, "params.")
     own = set(params_type.__struct_fields__)
     table = {name: value for name, value in given.items() if name in ApiParams.__struct_fields__}
-    checked = _convert(table, ApiParams)
+    checked = build(table, ApiParams)
     if (
         max_tokens is not None
         and isinstance(checked.max_tokens, int)
         and checked.max_tokens > max_tokens
     ):
         raise InvalidParams(f"params.max_tokens: this server allows at most {max_tokens}")
-    kept = {name: value for name, value in (defaults or {}).items() if name in own}
+    kept = configured(defaults or {}, params_type)
     for name, value in given.items():
         if name in own:
             kept[name] = getattr(checked, name) if name in table else value
     if "prompts" in kept:
         kept["prompts"] = split_prompts(kept["prompts"])
-    return _convert(kept, params_type)
+    return build(kept, params_type)
 
 
 def parse_text(
@@ -195,10 +195,25 @@ def parse_text(
     return parse(values, params_type, defaults=defaults, max_tokens=max_tokens)
 
 
-def check_defaults(given: Mapping[str, Any], params_type: type[P]) -> dict[str, Any]:
-    """Check the params that the configuration sets for a model; return those the backend uses."""
-    parse(given, params_type)
-    return {name: value for name, value in given.items() if name in params_type.__struct_fields__}
+def check_defaults(given: Mapping[str, Any], *params_types: type[Params]) -> None:
+    """Check the params that the configuration sets for a model.
+
+    ``params_types`` are those of its backend and of what that makes of the same model. Raises
+    ``InvalidParams`` naming the parameter.
+    """
+    own = {name for each in params_types for name in each.__struct_fields__}
+    for params_type in params_types:
+        others = own.difference(params_type.__struct_fields__, ApiParams.__struct_fields__)
+        kept = {name: value for name, value in given.items() if name not in others}
+        parse(kept, params_type)
+
+
+def configured(given: Mapping[str, Any], params_type: type[Params]) -> dict[str, Any]:
+    """Return those params of the configuration that a backend has; text prompts become a list."""
+    kept = {name: value for name, value in given.items() if name in params_type.__struct_fields__}
+    if "prompts" in kept:
+        kept["prompts"] = split_prompts(kept["prompts"])
+    return kept
 
 
 def split_prompts(value: str | list[str]) -> list[str]:
@@ -228,7 +243,8 @@ def _refuse_unknown(given: Mapping[str, Any], params_type: type[Params], root: s
 T = TypeVar("T", bound=Struct)
 
 
-def _convert(values: Mapping[str, Any], target: type[T]) -> T:
+def build(values: Mapping[str, Any], target: type[T]) -> T:
+    """Return the struct of ``values``. Raises ``InvalidParams`` naming the parameter."""
     try:
         return msgspec.convert(values, target)
     except msgspec.ValidationError as error:

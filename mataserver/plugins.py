@@ -12,6 +12,7 @@ import logging
 import pickle
 import re
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -24,14 +25,13 @@ from mataserver.params import Params
 from mataserver.results import TASKS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from aiohttp import web
 
     from mataserver.contract import Context, ModelFiles
 
 GROUP = "mataserver"
-COMMANDS_GROUP = "mataserver.commands"
 HOOKS = ("settings", "backends", "service")
 
 _SOURCES = ("hf", "pip", "local", "any")
@@ -98,6 +98,17 @@ class Plugins:
                 return each
         return None
 
+    def refusal(self, files: ModelFiles, task: str) -> str | None:
+        """Return why a backend refuses a model that is of its kind, or None."""
+        for each in self._usable:
+            try:
+                each.backend.serves(files, task)
+            except MataError as error:
+                return error.detail
+            except Exception:  # noqa: S112 - offer() has logged it
+                continue
+        return None
+
     def _complete(self, offer: Offer, files: ModelFiles) -> bool:
         """Whether the parts that a backend takes from the model itself are served."""
         if offer.backend.parts is None:
@@ -155,10 +166,14 @@ class Plugins:
 
 
 def discover(
-    settings: config.Settings, entry_points: Iterable[importlib.metadata.EntryPoint] | None = None
+    settings: config.Settings,
+    entry_points: Iterable[importlib.metadata.EntryPoint] | None = None,
+    environ: Mapping[str, str] | None = None,
 ) -> Plugins:
     """Import every plugin of the entry-point group, one at a time.
 
+    ``environ`` holds the variables that settings of plugins name, by default those of the
+    environment and of ``.env`` in the working directory.
     Raises ``ConfigError`` for settings of a plugin that are wrong, and ``PluginError`` for a broken
     plugin when ``plugins.strict`` is set.
     """
@@ -167,22 +182,18 @@ def discover(
     if not isinstance(strict, bool):
         raise config.ConfigError("configuration: plugins.strict: expected `bool`")
     plugins = Plugins(strict=strict)
+    variables = config.variables(Path.cwd()) if environ is None else environ
     points = importlib.metadata.entry_points(group=GROUP) if entry_points is None else entry_points
     for point in sorted(points, key=lambda each: each.name):
         plugin = _load(point, {p.name for p in plugins.found})
         plugins.found.append(plugin)
         if plugin.error is None:
-            _configure(plugin, given.get(plugin.name))
+            _configure(plugin, given.get(plugin.name), variables)
             _collect(plugin, plugins)
     _check_known(given, plugins)
     if strict:
         _check_strict(plugins)
     return plugins
-
-
-def commands() -> dict[str, importlib.metadata.EntryPoint]:
-    """Return the plugins' commands by name; they are imported when they run."""
-    return {point.name: point for point in importlib.metadata.entry_points(group=COMMANDS_GROUP)}
 
 
 def _load(point: importlib.metadata.EntryPoint, taken: set[str]) -> Plugin:
@@ -233,7 +244,7 @@ def _hook(caller: pluggy.HookCaller) -> Callable[..., Any]:
     return call
 
 
-def _configure(plugin: Plugin, given: object) -> None:
+def _configure(plugin: Plugin, given: object, environ: Mapping[str, str]) -> None:
     hook = plugin.hooks.get("settings")
     if hook is None:
         if given is not None:
@@ -246,7 +257,7 @@ def _configure(plugin: Plugin, given: object) -> None:
         if not kind.__struct_config__.forbid_unknown_fields:
             raise PluginError("settings(): the struct must have forbid_unknown_fields=True")  # noqa: TRY301
         _check_pickles(kind, "settings(): the struct")
-        plugin.settings = config.plugin_settings(given, kind, plugin.name)
+        plugin.settings = config.plugin_settings(given, kind, plugin.name, environ)
     except config.ConfigError:
         raise
     except Exception as error:
@@ -316,6 +327,8 @@ def _serves(offer: Offer, files: ModelFiles, task: str) -> bool:
     """Whether a backend serves a model; one whose ``accepts`` fails serves none."""
     try:
         return bool(offer.backend.serves(files, task))
+    except MataError:  # refusal() tells it
+        return False
     except Exception:
         log.exception("accepts of the backend %s failed", offer.backend.name)
         return False

@@ -1,20 +1,15 @@
-"""A third-party plugin, from nothing: a fresh environment, its own tests, a real server."""
+"""Plugins installed with the core and nothing else: a third party's, and one of ours."""
 
 from __future__ import annotations
 
-import json
-import os
 import shutil
-import signal
-import subprocess
-import sys
-import urllib.request
-from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-RECEIPT = ROOT / "examples" / "pictures" / "receipt.jpg"
+from fresh_environment import ROOT, Environment, ask
+from mataserver.testing import FRAMEWORKS
+
+PICTURES = ROOT / "examples" / "pictures"
 
 
 @pytest.fixture(scope="module")
@@ -26,61 +21,10 @@ def plugin(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def environment(plugin, tmp_path_factory):
-    """The programs of a fresh virtual environment that holds the core, the plugin and pytest."""
+def authors(plugin, tmp_path_factory):
+    """A fresh environment with the core, the example plugin and pytest."""
     folder = tmp_path_factory.mktemp("environment")
-    subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-    pip = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install"]
-    subprocess.run([*pip, "--quiet", ROOT, plugin, "pytest", "pytest-asyncio"], check=True)
-    return folder / "bin"
-
-
-@pytest.fixture
-def variables(tmp_path):
-    """Environment variables of a server with a data directory of its own."""
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("MATA_")}
-    return {
-        **kept,
-        "MATA_SERVER_DATA_DIR": str(tmp_path / "data"),
-        "MATA_SERVER_API_KEY": "of-the-test",
-        "MATA_SERVER_PORT": "0",
-    }
-
-
-@pytest.fixture
-def run(environment, variables, tmp_path):
-    """Run a program of the environment in an empty directory; return what it printed."""
-
-    def ran(program, *arguments):
-        command = [environment / program, *arguments]
-        return subprocess.run(
-            command, env=variables, cwd=tmp_path, capture_output=True, text=True, check=True
-        ).stdout
-
-    return ran
-
-
-@pytest.fixture
-def url(environment, variables, tmp_path):
-    """The URL of a ``mataserver serve`` of the environment."""
-    command = [environment / "mataserver", "serve"]
-    server = subprocess.Popen(
-        command, env=variables, cwd=tmp_path, stdout=subprocess.PIPE, text=True
-    )
-    try:
-        yield next(word for word in server.stdout.readline().split() if word.startswith("http"))
-    finally:
-        server.send_signal(signal.SIGTERM)
-        server.stdout.read()
-        assert server.wait(timeout=30) == 0
-        server.stdout.close()
-
-
-def ask(url, data=None, kind="application/json"):
-    """Send a request with the key; return the decoded answer."""
-    headers = {"Authorization": "Bearer of-the-test", "Content-Type": kind}
-    with urllib.request.urlopen(urllib.request.Request(url, data, headers)) as answer:
-        return json.load(answer)
+    return Environment.made(folder, plugin, "pytest", "pytest-asyncio")
 
 
 def test_the_plugin_stays_small():
@@ -90,20 +34,42 @@ def test_the_plugin_stays_small():
     assert sum(len(file.read_text().splitlines()) for file in files) < 60
 
 
-def test_the_authors_tests_pass(environment, plugin):
+def test_the_authors_tests_pass(authors, plugin):
     """The plugin's own tests pass where only the core and the plugin are installed."""
-    command = [environment / "python", "-m", "pytest", "-q", "-p", "no:cacheprovider", plugin]
-    ran = subprocess.run(command, cwd=plugin, capture_output=True, text=True, check=False)
-    assert ran.returncode == 0, ran.stdout
+    said = authors.run("pytest", "-q", "-p", "no:cacheprovider", plugin, directory=plugin)
+    assert " passed" in said
 
 
-def test_pulled_by_the_command_line_and_served(run, url):
+def test_pulled_by_the_command_line_and_served(authors, tmp_path):
     """``mataserver pull`` registers the model with a running server, which then serves it."""
-    assert "focus" in run("mataserver", "plugins")
-    assert run("mataserver", "pull", "focus", "--task", "classify") == "Pulled focus (classify)\n"
-    assert [model["model"] for model in ask(f"{url}/v1/models")] == ["focus"]
-    answer = ask(f"{url}/v1/infer?model=focus", RECEIPT.read_bytes(), "image/jpeg")
-    assert answer["task"] == "classify"
-    assert [found["label"] for found in answer["classifications"]] == ["sharp", "blurred"]
-    (plugin,) = ask(f"{url}/v1/plugins")
-    assert (plugin["name"], plugin["distribution"]) == ("focus", "mataserver-focus")
+    with authors.serving(tmp_path) as url:
+        assert "focus" in authors.run("mataserver", "plugins", directory=tmp_path)
+        said = authors.run("mataserver", "pull", "focus", "--task", "classify", directory=tmp_path)
+        assert said == "Pulled focus (classify)\n"
+        assert [model["model"] for model in ask(f"{url}/v1/models")] == ["focus"]
+        receipt = (PICTURES / "receipt.jpg").read_bytes()
+        answer = ask(f"{url}/v1/infer?model=focus", receipt, "image/jpeg")
+        assert answer["task"] == "classify"
+        assert [found["label"] for found in answer["classifications"]] == ["sharp", "blurred"]
+        (plugin,) = ask(f"{url}/v1/plugins")
+        assert (plugin["name"], plugin["distribution"]) == ("focus", "mataserver-focus")
+
+
+def test_a_plugin_of_ours_is_served_alone(tmp_path, tmp_path_factory):
+    """The core and mataserver-opencv by themselves: no other framework, and real detections."""
+    folder = tmp_path_factory.mktemp("alone")
+    alone = Environment.made(folder, ROOT / "plugins" / "opencv")
+    looked = f"import importlib.util as u; print([n for n in {FRAMEWORKS} if u.find_spec(n)])"
+    assert alone.run("python", "-c", looked, directory=tmp_path) == "['cv2']\n"
+    assert alone.run("mataserver", "check", directory=tmp_path).endswith("ok\n")
+    with alone.serving(tmp_path) as url:
+        (plugin,) = ask(f"{url}/v1/plugins")
+        assert (plugin["distribution"], "error" in plugin) == ("mataserver-opencv", False)
+        models = [model["model"] for model in ask(f"{url}/v1/models")]
+        assert models == ["opencv-faces", "opencv-qr"]
+        codes = (PICTURES / "codes.jpg").read_bytes()
+        found = ask(f"{url}/v1/infer?model=opencv-qr", codes, "image/jpeg")["detections"]
+        assert len({each["label"] for each in found}) == 3
+        astronaut = (PICTURES / "astronaut.jpg").read_bytes()
+        (face,) = ask(f"{url}/v1/infer?model=opencv-faces", astronaut, "image/jpeg")["detections"]
+        assert face["label"] == "face"

@@ -3,18 +3,48 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.metadata
 import json
+import socket
 
 import aiohttp
 import pytest
 
-from conftest import picture
-from mataserver import testing
+from api_answers import head_of, until
+from conftest import picture, register
+from mataserver import Backend, VlmResult, hookimpl, plugins, testing
 from mataserver.client import AsyncClient, Client
 from mataserver.errors import NotFound
 
 PNG = picture()
 EVENTS = {"Accept": "text/event-stream", "Content-Type": "image/png"}
+
+
+class Chatterbox:
+    """A model that never comes to an end."""
+
+    def predict(self, images, _params):
+        """Say nothing."""
+        return [VlmResult("") for _ in images]
+
+    def stream(self, _image, _params):
+        """Talk for ever."""
+        while True:
+            yield "bla " * 10_000
+
+
+def load(_spec, _context):
+    """Load the model."""
+    return Chatterbox()
+
+
+@hookimpl
+def backends():
+    """Return the backend: this module is a plugin."""
+    return [Backend(name="chatterbox", task="vlm", source="pip", load=load)]
+
+
+CHATTERBOX = importlib.metadata.EntryPoint("chatterbox", __name__, plugins.GROUP)
 
 
 def parse(text):
@@ -83,6 +113,52 @@ async def test_a_client_that_goes_away_stops_the_model(both):
     else:
         pytest.fail("the model is still active")
     assert (await events(both, "fake-vlm"))[0] == 200
+
+
+@pytest.mark.parametrize("engine", ["thread", "process"])
+async def test_a_client_that_does_not_read_stops_the_model(tmp_path, engine):
+    """Who takes no event for ``unread_timeout`` seconds is cut off, and the model is free again."""
+    register(tmp_path, {"chatterbox": "vlm"})
+    settings = {"entry_points": (CHATTERBOX,), "engine": engine, "unread_timeout": 0.3}
+    async with (
+        testing.serving(tmp_path, **settings) as served,
+        aiohttp.ClientSession(served.url, headers=served.headers) as http,
+    ):
+        head = head_of(
+            served,
+            "/v1/infer?model=chatterbox",
+            *(f"{name}: {value}" for name, value in EVENTS.items()),
+            f"Content-Length: {len(PNG)}",
+        )
+
+        async def state():
+            async with http.get("/v1/models/chatterbox") as response:
+                return (await response.json())["state"]
+
+        async def talking():
+            return await state() == "active"
+
+        async def free():
+            return await state() in {"ready", "idle"}
+
+        with await connected(served) as deaf:
+            await asyncio.get_running_loop().sock_sendall(deaf, head + PNG)
+            await until(talking)
+            await until(free, 20)
+        async with http.post(
+            "/v1/infer?model=chatterbox", data=PNG, headers={"Content-Type": "image/png"}
+        ) as response:
+            assert response.status == 200
+
+
+async def connected(served):
+    """Return a connection with a small window, of which nobody reads."""
+    sock = socket.socket()
+    sock.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+    sock.setblocking(False)  # noqa: FBT003 - socket's own signature
+    port = int(served.url.rpartition(":")[2])
+    await asyncio.get_running_loop().sock_connect(sock, ("127.0.0.1", port))
+    return sock
 
 
 async def test_a_session_that_asks_for_it_gets_pieces(both):

@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mataserver import __version__
-from mataserver.cli.names import ALIASES, COMMANDS, TAKEN
+from mataserver.cli import extensions
+from mataserver.cli.names import ALIASES, COMMANDS
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
-    from importlib.metadata import EntryPoint
 
 INTERRUPTED = 130
 
@@ -31,43 +31,12 @@ class Failed(click.ClickException):
         click.echo(f"error: {' '.join(self.message.split())}", file=file, err=True)
 
 
-class PluginCommand(click.Command):
-    """A plugin's command, known by name until it runs."""
-
-    def __init__(self, point: EntryPoint) -> None:
-        self._point = point
-        self._owner = point.module if point.dist is None else point.dist.name
-        super().__init__(point.name, help=f"Command of {self._owner}.")
-
-    def make_context(
-        self,
-        info_name: str | None,
-        args: list[str],
-        parent: click.Context | None = None,
-        **extra: Any,
-    ) -> click.Context:
-        """Import the command and let it take over."""
-        return self._import().make_context(info_name, args, parent, **extra)
-
-    def _import(self) -> click.Command:
-        try:
-            command = self._point.load()
-        except Exception as error:  # noqa: BLE001 - plugin load: whatever it raises is its own
-            raise self._broken(f"{type(error).__name__}: {error}") from None
-        if not isinstance(command, click.Command):
-            raise self._broken(f"it is a {type(command).__name__}, not a click command")
-        return command
-
-    def _broken(self, reason: str) -> Failed:
-        return Failed(f"the command {self.name} of {self._owner} is broken: {reason}")
-
-
 class Program(click.Group):
     """Our commands, then those of plugins; a plugin cannot take a name of ours."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 - click's signature
         """Return every name, without importing a plugin."""
-        return [*COMMANDS, *sorted(_plugin_commands())]
+        return [*COMMANDS, *(e.name for e in extensions.found().values() if e.refused is None)]
 
     def get_command(
         self,
@@ -82,8 +51,8 @@ class Program(click.Group):
                 importlib.import_module(f"{__name__}.{module}"), attribute
             )
             return command
-        point = _plugin_commands().get(cmd_name)
-        return None if point is None else PluginCommand(point)
+        extension = extensions.found().get(cmd_name)
+        return None if extension is None else extensions.ExtensionCommand(extension)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn what it raises into an exit code."""
@@ -93,13 +62,6 @@ class Program(click.Group):
             raise Failed(error.detail) from None
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
-
-
-def _plugin_commands() -> dict[str, EntryPoint]:
-    from mataserver import plugins
-
-    found = plugins.commands()
-    return {name: point for name, point in found.items() if name not in TAKEN}
 
 
 @click.group(

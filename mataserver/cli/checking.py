@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import click
 
-from mataserver.cli.environment import config_option
+from mataserver.cli.environment import config_option, configuration
 
 
 @click.command()
@@ -14,6 +14,8 @@ def check(ctx: click.Context, config_file: str | None) -> None:
     """Check a configuration and every plugin."""
     from mataserver.cli import findings
 
+    file = configuration(config_file)
+    click.echo(f"checking {file or 'the defaults and the environment: no configuration file'}")
     found = findings.examine(config_file)
     for line in found.lines():
         click.echo(line)

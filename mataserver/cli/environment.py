@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import click
 
 from mataserver import config
+from mataserver.errors import MataError
 from mataserver.registry import Registry
 
 if TYPE_CHECKING:
@@ -26,14 +28,42 @@ UNKNOWN = "—"
 
 
 def config_option(function: F) -> F:
-    """Add ``--config FILE``, handed over as ``config_file``."""
+    """Add ``--config FILE``, handed over as ``config_file``; errors in that file name it."""
+
+    @functools.wraps(function)
+    def told(*arguments: Any, config_file: str | None, **options: Any) -> Any:
+        try:
+            return function(*arguments, config_file=config_file, **options)
+        except MataError as error:
+            raise _naming(config_file, error) from None
+
     option = click.option(
         "--config",
         "config_file",
         metavar="FILE",
         help="Configuration file [default: MATA_SERVER_CONFIG, else ./mataserver.yaml].",
     )
-    return option(function)
+    return cast("F", option(told))
+
+
+def _naming(file: str | None, error: MataError) -> MataError:
+    """Return an error in the configuration with its file, unless it is named already."""
+    place, _, problem = error.detail.partition(": ")
+    path = configuration(file)
+    if place not in {"configuration", "models"} or path is None or path.name in problem:
+        return error
+    what = problem if place == "configuration" else error.detail
+    return config.ConfigError(f"configuration ({path}): {what}")
+
+
+def configuration(file: str | None) -> Path | None:
+    """Return the configuration file as it is named; None where there is none."""
+    folder = Path.cwd()
+    try:
+        found = config.find(file, config.variables(folder), folder)
+    except config.ConfigError:
+        return None
+    return found.relative_to(folder) if found and found.is_relative_to(folder) else found
 
 
 def warn(text: str) -> None:

@@ -14,9 +14,8 @@ import msgspec
 from mataserver import config
 from mataserver import plugins as plugin_host
 from mataserver.catalog import Catalog
-from mataserver.cli import environment
+from mataserver.cli import environment, extensions
 from mataserver.cli.addresses import is_loopback
-from mataserver.cli.names import TAKEN
 from mataserver.errors import MataError
 from mataserver.registry import Registry
 
@@ -65,6 +64,10 @@ def _check_exposure(settings: Settings, findings: Findings) -> None:
         findings.warnings.append(
             f"auth_mode is none and host is {settings.host}: whoever reaches it may use it"
         )
+    if settings.auth_mode == "none" and "*" in settings.cors_origins:
+        findings.warnings.append(
+            "auth_mode is none and cors_origins is *: any web page that is opened may use it"
+        )
 
 
 def _check_plugins(settings: Settings, findings: Findings) -> Plugins:
@@ -110,10 +113,11 @@ def _check_found(found: Plugins, findings: Findings) -> None:
 
 
 def _check_commands(findings: Findings) -> None:
-    for name, point in plugin_host.commands().items():
-        if name in TAKEN:
-            owner = point.module if point.dist is None else point.dist.name
-            findings.warnings.append(f"the command {name} of {owner} is refused: the name is taken")
+    for each in extensions.found().values():
+        if each.refused is not None:
+            findings.warnings.append(
+                f"the command {each.name} of {each.owner} is refused: {each.refused}"
+            )
 
 
 def _check_models(settings: Settings, plugins: Plugins, findings: Findings) -> None:
@@ -156,7 +160,7 @@ def _problem(catalog: Catalog, name: str) -> str | None:
         catalog.recipe(name)
         catalog.check_params()
     except MataError as error:
-        return error.detail.removeprefix("models: ")
+        return error.detail.removeprefix("models: ").removeprefix(f"{name}: ")
     return None
 
 

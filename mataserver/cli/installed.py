@@ -8,9 +8,8 @@ from typing import TYPE_CHECKING
 import click
 
 from mataserver import config
-from mataserver.cli import environment
+from mataserver.cli import environment, extensions
 from mataserver.cli.environment import UNKNOWN, config_option
-from mataserver.cli.names import TAKEN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -66,9 +65,6 @@ def _table(rows: Sequence[tuple[str, ...]]) -> list[str]:
 
 
 def _show_commands() -> None:
-    from mataserver import plugins as host
-
-    for name, point in sorted(host.commands().items()):
-        owner = point.module if point.dist is None else point.dist.name
-        refused = " (refused: the name is taken)" if name in TAKEN else ""
-        click.echo(f"command {name}: {owner}{refused}")
+    for each in extensions.found().values():
+        refused = "" if each.refused is None else f" (refused: {each.refused})"
+        click.echo(f"command {each.name}: {each.owner}{refused}")

@@ -16,6 +16,7 @@ from mataserver.cli.environment import (
     take_hub_variables,
     warn,
 )
+from mataserver.errors import MataError
 from mataserver.results import TASKS
 
 if TYPE_CHECKING:
@@ -82,8 +83,7 @@ def pull(model: str, task: str, name: str | None, config_file: str | None) -> No
     found = plugins(settings)
     catalog = Catalog(settings, registry(settings), found)
     if local:
-        chosen = catalog.add_local(Path(model), task, name)
-        click.echo(f"Registered {chosen} ({task})")
+        click.echo(f"Registered {_add(catalog, model, task, name)} ({task})")
         return
     _announce_pip(found, model)
     _download(catalog, model, task)
@@ -95,6 +95,14 @@ def _is_path(model: str) -> bool:
     return (
         model.startswith(("/", "./", "../", "~")) or model in {".", ".."} or Path(model).is_file()
     )
+
+
+def _add(catalog: Catalog, path: str, task: str, name: str | None) -> str:
+    """Register a local path; what is wrong with it is told with the path as it was typed."""
+    try:
+        return catalog.add_local(Path(path), task, name)
+    except MataError as error:
+        raise MataError(f"{path}: {error.detail}") from None
 
 
 def _announce_pip(found: Plugins, model: str) -> None:

@@ -1,0 +1,78 @@
+"""The commands that plugins bring: known by their names until they run."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from mataserver.cli.names import TAKEN
+from mataserver.errors import MataError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+GROUP = "mataserver.commands"
+
+
+@dataclass(frozen=True, slots=True)
+class Extension:
+    """One command. ``owner`` names the distributions that bring it, ``refused`` why it is not run.
+
+    ``point`` is its entry point; of several with one name, which are all refused, any.
+    """
+
+    name: str
+    owner: str
+    point: importlib.metadata.EntryPoint
+    refused: str | None = None
+
+
+def found() -> dict[str, Extension]:
+    """Return every command of a plugin by its name; nothing is imported."""
+    points: dict[str, list[importlib.metadata.EntryPoint]] = {}
+    for point in importlib.metadata.entry_points(group=GROUP):
+        points.setdefault(point.name, []).append(point)
+    return {name: _extension(name, points[name]) for name in sorted(points)}
+
+
+def _extension(name: str, points: Sequence[importlib.metadata.EntryPoint]) -> Extension:
+    owners = sorted(point.module if point.dist is None else point.dist.name for point in points)
+    refused = "only one may bring it" if len(points) > 1 else None
+    if name in TAKEN:
+        refused = "the name is taken"
+    return Extension(name, " and ".join(owners), points[0], refused)
+
+
+class ExtensionCommand(click.Command):
+    """A plugin's command: it is imported, or refused, when it runs."""
+
+    def __init__(self, extension: Extension) -> None:
+        self._extension = extension
+        super().__init__(extension.name, help=f"Command of {extension.owner}.")
+
+    def make_context(
+        self,
+        info_name: str | None,
+        args: list[str],
+        parent: click.Context | None = None,
+        **extra: Any,
+    ) -> click.Context:
+        """Import the command and let it take over. Raises ``MataError`` if that cannot be."""
+        return self._import().make_context(info_name, args, parent, **extra)
+
+    def _import(self) -> click.Command:
+        if self._extension.refused is not None:
+            raise self._unusable(f"refused: {self._extension.refused}")
+        try:
+            command = self._extension.point.load()
+        except Exception as error:  # noqa: BLE001 - plugin load: whatever it raises is its own
+            raise self._unusable(f"broken: {type(error).__name__}: {error}") from None
+        if not isinstance(command, click.Command):
+            raise self._unusable(f"broken: it is a {type(command).__name__}, not a click command")
+        return command
+
+    def _unusable(self, why: str) -> MataError:
+        return MataError(f"the command {self._extension.name} of {self._extension.owner} is {why}")

@@ -1,0 +1,72 @@
+"""Cross-origin requests: which other web pages may read the server's answers.
+
+The Fetch standard's CORS protocol (https://fetch.spec.whatwg.org/#http-cors-protocol). The key
+travels in a header that scripts set by themselves, so no cookies ("credentials") are involved. What
+is not allowed is served without these headers: the browser then keeps the answer from the page.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import hdrs, web
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from aiohttp.typedefs import Handler
+
+ANY = "*"
+METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
+HEADERS = "Authorization, *"
+"""The star stands for every header but ``Authorization``."""
+
+MAX_AGE = "600"
+"""Seconds for which a browser need not ask again."""
+
+
+def allow(application: web.Application, origins: Sequence[str]) -> None:
+    """Let pages of ``origins`` (exact, or "*" for all) read every answer, errors included."""
+    if not origins:
+        return
+    rules = _Origins(origins)
+    application.middlewares.insert(0, rules.preflight)
+    application.on_response_prepare.append(rules.mark)
+
+
+class _Origins:
+    def __init__(self, origins: Sequence[str]) -> None:
+        self._allowed = frozenset(origins)
+
+    def _named(self, request: web.Request) -> str | None:
+        """Return what to answer the request's origin: itself or "*", or None."""
+        if ANY in self._allowed:
+            return ANY
+        origin = request.headers.get(hdrs.ORIGIN)
+        return origin if origin in self._allowed else None
+
+    @web.middleware
+    async def preflight(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer a browser that asks whether it may ask: no key is sent with that."""
+        asks = hdrs.ORIGIN in request.headers and (
+            hdrs.ACCESS_CONTROL_REQUEST_METHOD in request.headers
+        )
+        if request.method != hdrs.METH_OPTIONS or not asks or self._named(request) is None:
+            return await handler(request)
+        return web.Response(
+            status=204,
+            headers={
+                hdrs.ACCESS_CONTROL_ALLOW_METHODS: METHODS,
+                hdrs.ACCESS_CONTROL_ALLOW_HEADERS: HEADERS,
+                hdrs.ACCESS_CONTROL_MAX_AGE: MAX_AGE,
+            },
+        )
+
+    async def mark(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Tell the browser whose page may read an answer; just before its headers are sent."""
+        named = self._named(request)
+        if named != ANY:
+            response.headers[hdrs.VARY] = hdrs.ORIGIN
+        if named is not None:
+            response.headers[hdrs.ACCESS_CONTROL_ALLOW_ORIGIN] = named
+            response.headers[hdrs.ACCESS_CONTROL_EXPOSE_HEADERS] = ANY

@@ -1,0 +1,84 @@
+"""A virtual environment made from nothing, and the server that is installed in it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import urllib.request
+from dataclasses import dataclass
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+KEY = "of-the-test"
+
+
+@dataclass(frozen=True, slots=True)
+class Environment:
+    """The environment in ``folder``, and what its programs are run with."""
+
+    folder: Path
+
+    @classmethod
+    def made(cls, folder, *packages):
+        """Make an environment that holds the core and ``packages``, and nothing else."""
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+        pip = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install"]
+        subprocess.run([*pip, "--quiet", ROOT, *packages], check=True)
+        return cls(folder)
+
+    def run(self, program, *arguments, directory, check=True):
+        """Run a program of the environment in ``directory``; return what it printed."""
+        ran = subprocess.run(
+            [self.folder / "bin" / program, *arguments],
+            env=_variables(directory),
+            cwd=directory,
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        assert not (check and ran.returncode), ran.stdout + ran.stderr
+        return ran.stdout
+
+    @contextlib.contextmanager
+    def serving(self, directory):
+        """Run ``mataserver serve`` in ``directory``; yield its URL. It must end well."""
+        server = subprocess.Popen(
+            [self.folder / "bin" / "mataserver", "serve"],
+            env=_variables(directory),
+            cwd=directory,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        try:
+            yield next(word for word in server.stdout.readline().split() if word.startswith("http"))
+        finally:
+            server.send_signal(signal.SIGTERM)
+            server.stdout.read()
+            assert server.wait(timeout=30) == 0
+            server.stdout.close()
+
+
+def _variables(directory):
+    """Return the environment variables of a server with a data directory of its own."""
+    kept = {
+        name: value
+        for name, value in os.environ.items()
+        if not name.startswith(("MATA_", "PYTHONPATH"))
+    }
+    return {
+        **kept,
+        "MATA_SERVER_DATA_DIR": str(directory / "data"),
+        "MATA_SERVER_API_KEY": KEY,
+        "MATA_SERVER_PORT": "0",
+    }
+
+
+def ask(url, data=None, kind="application/json"):
+    """Send a request with the key; return the decoded answer."""
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": kind}
+    with urllib.request.urlopen(urllib.request.Request(url, data, headers)) as answer:
+        return json.load(answer)
