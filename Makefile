@@ -9,7 +9,7 @@ DEFAULTS := -e . -e plugins/opencv -e plugins/ocr
 SOURCES := pyproject.toml constraints.txt requirements-dev.txt $(PLUGINS)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help demo serve setup test test-engines check bench clean
+.PHONY: help demo serve setup test test-engines test-clients check bench clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed 's/:.*##/\t/'
@@ -25,7 +25,7 @@ $(VENV)/.demo: $(SOURCES) | $(BIN)/python
 $(VENV)/.setup: $(SOURCES) | $(BIN)/python
 	@echo "installing the core, every plugin and the development tools into $(VENV)"
 	$(PIP) "torch==2.13.0"
-	$(PIP) -e . $(EDITABLE) -r requirements-dev.txt
+	$(PIP) -e ".[grpc]" $(EDITABLE) -r requirements-dev.txt
 	@# The tracker brings the OpenCV that needs a screen's libraries; the last one installed wins.
 	$(PIP) --force-reinstall --no-deps "opencv-python-headless<5"
 	@touch $@ $(VENV)/.demo
@@ -39,10 +39,13 @@ serve: $(VENV)/.demo  ## the server with config.yaml
 setup: $(VENV)/.setup  ## .venv with the core, every plugin and the development tools
 
 test: $(VENV)/.setup  ## every test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 test-engines: $(VENV)/.setup  ## easyocr, paddleocr and tesserocr, each in an environment of its own
 	$(BIN)/python plugins/ocr/tests/engines/run.py $(ENGINES)
+
+test-clients: $(VENV)/.setup  ## KServe's client, in an environment of its own
+	$(BIN)/python tests/clients/run.py
 
 check: $(VENV)/.setup  ## format, lint, layers, types
 	$(BIN)/ruff format --check .

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import logging
 import os
 import signal
@@ -31,6 +32,7 @@ from mataserver.http import (
     middleware,
     models,
     oip,
+    origins,
     sessions,
     stream,
 )
@@ -94,9 +96,10 @@ def build(
     upkeep = Upkeep(state, pace or Pace())
     upkeep.add_configured()
     application = web.Application(
-        middlewares=[dialects.middleware, middleware.make(state)],
+        middlewares=[middleware.make(state)],
         client_max_size=settings.max_body,
     )
+    origins.allow(application, settings.cors_origins)
     application[STATE] = state
     _add_routes(application, state)
     _add_services(application, state)
@@ -246,6 +249,14 @@ def _without_bad_requests(record: logging.LogRecord) -> bool:
     return not isinstance(error, HttpProcessingError)
 
 
+def _why_deaf(settings: Settings, error: OSError) -> str:
+    """Say why the server cannot listen, and what to do about it."""
+    where = f"{settings.host}:{settings.port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"cannot listen on {where}: the port is in use; choose another with --port"
+    return f"cannot listen on {where}: {error.strerror}"
+
+
 async def run(
     settings: Settings,
     announce: Callable[[str, State], None],
@@ -275,8 +286,7 @@ async def run(
         try:
             await site.start()
         except OSError as error:
-            where = f"{settings.host}:{settings.port}"
-            raise MataError(f"cannot listen on {where}: {error.strerror}") from None
+            raise MataError(_why_deaf(settings, error)) from None
         port = runner.addresses[0][1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         announce(f"http://{host}:{port}", application[STATE])

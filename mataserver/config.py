@@ -25,6 +25,7 @@ Seconds = Annotated[float, Meta(gt=0.0, le=86_400.0)]
 Count = Annotated[int, Meta(gt=0)]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 KeepAlive = Annotated[float, Meta(ge=-1.0, le=31_536_000.0)]
+Origin = Annotated[str, Meta(pattern=r"^(\*|https?://[^/\s*]+)\Z", max_length=512)]
 Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)\Z")]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 Engine = Literal["auto", "process", "thread"]
@@ -83,6 +84,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     auth_mode: Literal["api_key", "none"] = "api_key"
     api_keys: list[str] = []
     api_key: str | None = None
+    cors_origins: list[Origin] = []
     data_dir: str = "~/.mataserver"
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
@@ -161,7 +163,7 @@ def load(
     """
     folder = Path.cwd() if directory is None else directory
     values = variables(folder, environ)
-    merged = _yaml(_config_file(file, values, folder))
+    merged = _yaml(find(file, values, folder))
     merged.update(_environment(values))
     merged.update({name: value for name, value in overrides.items() if value is not None})
     return _settings(merged)
@@ -186,7 +188,8 @@ def _settings(merged: dict[str, Any]) -> Settings:
     return settings
 
 
-def _config_file(file: str | Path | None, values: Mapping[str, str], folder: Path) -> Path | None:
+def find(file: str | Path | None, values: Mapping[str, str], folder: Path) -> Path | None:
+    """Return the YAML file that ``load`` reads, or None. Raises ``ConfigError`` if it is absent."""
     named = file or values.get(PREFIX + "CONFIG")
     if named:
         path = Path(named).expanduser()
@@ -260,8 +263,9 @@ def _environment(values: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _from_text(text: str, kind: object) -> Any:
-    if kind == list[str]:
-        return [part.strip() for part in text.split(",") if part.strip()]
+    if getattr(kind, "__origin__", None) is list:
+        parts = [part.strip() for part in text.split(",") if part.strip()]
+        return msgspec.convert(parts, kind)
     return msgspec.convert(text, kind, strict=False)
 
 

@@ -127,5 +127,5 @@ async def test_the_key_is_checked_before_the_body(stranger):
 
 async def test_an_unknown_route_is_404_without_a_key(stranger):
     """There is nothing to guard where there is no route."""
-    async with stranger.get("/v2/models") as response:
+    async with stranger.get("/v3/models") as response:
         assert await problem(response, 404) == "Not found"

@@ -35,7 +35,7 @@ async def send(http, status, behave, model="fake-detect"):
 # routes
 
 
-@pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/inferr", "/v1/models/", "/v2/health", "/%ff"])
+@pytest.mark.parametrize("path", ["/v1", "/v1/", "/v1/inferr", "/v1/models/", "/v3/health", "/%ff"])
 async def test_unknown_routes(http, path):
     """A path that is no route is 404 in the API's form."""
     async with http.get(path) as response:

@@ -146,7 +146,37 @@ def test_bad_configuration_is_one_line(terminal, command):
     (terminal.home / "mataserver.yaml").write_text("port: many\n")
     result = terminal.run(*command)
     assert (result.exit_code, result.stdout) == (1, "")
-    assert result.stderr == "error: configuration: port: expected `int`, got `str`\n"
+    said = "configuration (mataserver.yaml): port: expected `int`, got `str`"
+    assert result.stderr == f"error: {said}\n"
+
+
+@pytest.mark.parametrize(
+    ("command", "text", "said"),
+    [
+        ("plugins", "plugins: {fake: {speed: 1}}", "plugins.fake.speed: unknown key"),
+        ("serve", "plugins: {fake: {speed: 1}}", "plugins.fake.speed: unknown key"),
+        (
+            "serve",
+            "models: [{model: fake-ocr, task: ocr, params: {detial: 1}}]",
+            "models: fake-ocr: params.detial: unknown parameter",
+        ),
+    ],
+)
+def test_what_only_the_plugins_know_names_the_file_too(terminal, command, text, said):
+    """What a plugin's settings or a model's params refuse is told with the file."""
+    terminal.install("fake-dist", mataserver={"fake": "mataserver.testing:fake"})
+    (terminal.home / "edge.yaml").write_text(text)
+    ran = terminal.finish(command, "--config", "edge.yaml")
+    assert (ran.returncode, ran.stdout) == (1, "")
+    assert ran.stderr == f"error: configuration (edge.yaml): {said}\n"
+
+
+def test_a_wrong_variable_names_no_file(terminal, monkeypatch):
+    """What is wrong in the environment is told by its variable alone."""
+    (terminal.home / "mataserver.yaml").write_text("port: 9000\n")
+    monkeypatch.setenv("MATA_SERVER_PORT", "many")
+    said = "environment: MATA_SERVER_PORT: expected `int`, got `str`"
+    assert terminal.run("list").stderr == f"error: {said}\n"
 
 
 def test_a_long_reason_is_one_line(terminal):
@@ -426,3 +456,19 @@ def test_our_names_are_ours(extended, name):
     extended.run(name, "x")
     assert not (extended.home / "imported").exists()
     assert f"command {name}: greeter (refused: the name is taken)" in extended.run("plugins").output
+
+
+def test_one_name_of_two_plugins_is_nobodys(extended):
+    """A command that two distributions bring is refused and both are named; others run on."""
+    extended.install("waver", COMMANDS, mataserver_commands={"greet": "waver:greet"})
+    said = "the command greet of greeter and waver is refused: only one may bring it"
+    for arguments in (["greet"], ["greet", "--help"]):
+        result = extended.run(*arguments)
+        assert (result.exit_code, result.output) == (1, f"error: {said}\n")
+    assert not (extended.home / "imported").exists()
+    assert "\n  greet " not in extended.run("--help").output
+    assert "command greet: greeter and waver (refused: only one may bring it)" in (
+        extended.run("plugins").output
+    )
+    assert f"warning: {said}" in extended.run("check").output
+    assert extended.run("fail").output == "error: nobody is here\n"

@@ -106,6 +106,24 @@ def test_log_level_debug_tells_more(terminal, monkeypatch):
 # check
 
 
+@pytest.mark.parametrize("option", [True, False])
+def test_the_file_is_named(terminal, monkeypatch, option):
+    """The first line says what is checked: the file as it was named, in whatever way, or none."""
+    (terminal.home / "edge.yaml").write_text("port: 9000")
+    if not option:
+        monkeypatch.setenv("MATA_SERVER_CONFIG", "edge.yaml")
+    arguments = ("--config", "edge.yaml") if option else ()
+    assert terminal.run("check", *arguments).stdout.startswith("checking edge.yaml\n")
+
+
+def test_the_default_file_is_named(terminal):
+    """Without a name it is ./mataserver.yaml, where there is one."""
+    nothing = "checking the defaults and the environment: no configuration file\n"
+    assert terminal.run("check").stdout.startswith(nothing)
+    (terminal.home / "mataserver.yaml").write_text("port: 9000")
+    assert terminal.run("check").stdout.startswith("checking mataserver.yaml\n")
+
+
 def test_good_configuration(terminal):
     """A configuration without a fault passes, and nothing is registered by looking at it."""
     text = """
@@ -190,10 +208,12 @@ def test_warnings_are_no_failure(terminal):
     terminal.install("gear-dist", GEAR, mataserver={"gear": "gear_dist"})
     terminal.install("taker", mataserver_commands={"rm": "taker:rm"})
     register(terminal.data, {"orphan": "ocr"})
-    code, lines = configure(terminal, "{host: 0.0.0.0, auth_mode: none}")
+    open_ = "{host: 0.0.0.0, auth_mode: none, cors_origins: ['*']}"
+    code, lines = configure(terminal, open_)
     assert code == 0
     assert {
         "warning: auth_mode is none and host is 0.0.0.0: whoever reaches it may use it",
+        "warning: auth_mode is none and cors_origins is *: any web page that is opened may use it",
         f"warning: {ABSENT}",
         "warning: The backend gear needs the system binary a-binary-that-nobody-has: not found",
         "warning: the command rm of taker is refused: the name is taken",

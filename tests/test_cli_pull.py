@@ -89,7 +89,7 @@ def test_pull_again_for_another_task(terminal, hub):
         ("org/none", "detect", "model not found on the hub: org/none"),
         ("org/fake", "depth", "Task mismatch: org/fake (fake) serves detect, track, not depth"),
         ("https://host/org/fake", "detect", "not a model id of the hub: expected org/name, not"),
-        ("./nowhere", "detect", "no such file or directory"),
+        ("./nowhere", "detect", "./nowhere: no such file or directory"),
         ("fake-ocr", "vlm", "Task mismatch: fake-ocr serves ocr, not vlm"),
     ],
 )

@@ -85,6 +85,14 @@ def test_unknown_variables_are_ignored(tmp_path):
     assert load(tmp_path, env=env) == Settings()
 
 
+def test_host_and_port_have_a_second_name(tmp_path):
+    """``SERVER_HOST`` and ``SERVER_PORT`` count where our own variables are not set."""
+    second = {"SERVER_HOST": "0.0.0.0", "SERVER_PORT": "8000"}
+    assert load(tmp_path, env=second) == Settings(host="0.0.0.0", port=8000)
+    assert load(tmp_path, env={**second, "MATA_SERVER_PORT": "9000"}).port == 9000
+    complaint(tmp_path, env={"SERVER_PORT": "http"}, said=["environment: SERVER_PORT"])
+
+
 @pytest.mark.parametrize(
     ("name", "text", "value"),
     [

@@ -196,6 +196,22 @@ def test_parameters_are_described():
     assert described == {n: "yes" if n in params.UPLOAD_FIELDS else "no" for n in names}
 
 
+def test_own_parameters_are_described():
+    """Every parameter that is no one's but a backend's has a line with its backends."""
+    described = {quoted(row[0]): set(re.findall(r"`([^`]+)`", row[1])) for row in own_parameters()}
+    actual: dict[str, set[str]] = {}
+    for offer in plugins.discover(config.Settings(), installed(*PLUGINS)).offers:
+        for name in offer.backend.params.__struct_fields__:
+            if name not in params.ApiParams.__struct_fields__:
+                actual.setdefault(name, set()).add(offer.backend.name)
+    assert described == actual
+
+
+def own_parameters():
+    """Return the rows of the table of the backends' own parameters."""
+    return rows(read("api.md"), "own parameter")
+
+
 def test_old_names_are_described():
     """The table of old names is that of the code."""
     described = {quoted(row[0]): quoted(row[1]) for row in rows(read("api.md"), "old name")}

@@ -177,6 +177,47 @@ def test_memoryviews_are_decoded():
         assert close(media.decode(memoryview(picture(form=form)), LIMIT), upright())
 
 
+@pytest.mark.parametrize("kind", [bytes, memoryview])
+@pytest.mark.parametrize(("height", "width"), [(48, 64), (1, 1), (1, 30_000)])
+def test_a_plain_ppm_is_its_pixels(kind, height, width):
+    """The server's own form of raw pixels is taken as it is, into an array of its own."""
+    pixels = np.random.default_rng(1).integers(0, 256, (height, width, 3), np.uint8)
+    data = b"P6\n%d %d\n255\n" % (width, height) + pixels.tobytes()
+    decoded = media.decode(kind(data), LIMIT)
+    assert np.array_equal(decoded, pixels)
+    assert decoded.flags.writeable
+    assert np.array_equal(decoded, np.array(Image.open(io.BytesIO(data))))
+
+
+@pytest.mark.parametrize(
+    ("data", "said"),
+    [
+        (b"P6\n2000 2000\n255\n" + bytes(12_000_000), "too large: 2000x2000"),
+        (b"P6\n70000 1\n255\n" + bytes(210_000), "too large: 70000x1"),
+        (b"P6\n2 2\n255\n" + bytes(11), "truncated or damaged"),
+        (b"P6\n0 2\n255\n", "cannot be decoded"),
+        (b"P6\n999999999 999999999\n255\n", "too large"),
+    ],
+)
+def test_a_plain_ppm_is_checked(data, said):
+    """Sizes over the limit, too few pixels and none are refused."""
+    with pytest.raises(BadRequest, match=said):
+        media.decode(data, LIMIT)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"P6\n# a comment\n2 1\n255\n" + bytes([1, 2, 3, 4, 5, 6]),
+        b"P6 2 1 255\n" + bytes([1, 2, 3, 4, 5, 6]),
+        b"P6\n2 1\n255\n" + bytes([1, 2, 3, 4, 5, 6]) + b"more",
+    ],
+)
+def test_other_ppms_are_decoded_too(data):
+    """A PPM that is written in another way goes the long way."""
+    assert media.decode(data, LIMIT).ravel().tolist() == [1, 2, 3, 4, 5, 6]
+
+
 @pytest.mark.parametrize("size", [(1, 1), (20_000, 1), (1, 20_000)])
 @pytest.mark.parametrize("form", ["JPEG", "PNG"])
 def test_odd_sizes(size, form):

@@ -34,6 +34,22 @@ OPERATIONS = {
     ("post", "/v1/models/warmup"),
     ("post", "/v1/sessions"),
     ("delete", "/v1/sessions/{session_id}"),
+    ("post", "/v1/chat/completions"),
+    ("post", "/openai/v1/chat/completions"),
+    ("get", "/openai/v1/models"),
+    ("get", "/openai/v1/models/{model_id}"),
+    ("get", "/v2"),
+    ("get", "/v2/health/live"),
+    ("get", "/v2/health/ready"),
+    ("get", "/v2/models/{model_id}"),
+    ("get", "/v2/models/{model_id}/ready"),
+    ("post", "/v2/models/{model_id}/infer"),
+    ("get", "/v2/models/{model_id}/versions/{version}"),
+    ("get", "/v2/models/{model_id}/versions/{version}/ready"),
+    ("post", "/v2/models/{model_id}/versions/{version}/infer"),
+    ("post", "/v2/repository/index"),
+    ("post", "/v2/repository/models/{model_id}/load"),
+    ("post", "/v2/repository/models/{model_id}/unload"),
 }
 CHECKS = (
     "not_a_server_error",
@@ -111,15 +127,20 @@ def test_the_document_is_3_1_and_whole(document):
 def test_guarded_routes_say_so(document):
     """Operations that need a key document 401 and 403; open ones need no security."""
     for _, path, operation in operations(document):
-        guarded = path.startswith("/v1/") and path != "/v1/health"
+        guarded = path.startswith(("/v1/", "/v2", "/openai/")) and "/health" not in path
         assert operation["security"] == ([{"key": []}] if guarded else [])
         assert ({"401", "403"} <= set(operation["responses"])) is guarded
 
 
 def test_every_error_is_a_detail(document):
-    """Each documented error is the struct with the one sentence, and 503 may say when to retry."""
-    problem = {"application/json": {"schema": {"$ref": "#/components/schemas/Problem"}}}
-    for _, _, operation in operations(document):
+    """Each documented error is the struct with the one sentence, and 503 may say when to retry.
+
+    Routes of other protocols have the struct of their protocol.
+    """
+    forms = {"/v2": "InferenceProblem", "/openai": "ChatProblem", "/v1/chat": "ChatProblem"}
+    for _, path, operation in operations(document):
+        form = next((form for root, form in forms.items() if path.startswith(root)), "Problem")
+        problem = {"application/json": {"schema": {"$ref": f"#/components/schemas/{form}"}}}
         for status, answer in operation["responses"].items():
             assert {"X-Request-Id", "Server-Timing"} <= set(answer["headers"])
             if status >= "400":

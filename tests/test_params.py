@@ -97,11 +97,29 @@ def test_prompts_of_the_configuration_are_split_too():
 
 
 def test_defaults_are_checked_at_the_start():
-    """check_defaults refuses what a request could not send and returns what the backend uses."""
-    assert params.check_defaults({"confidence": 0.1, "prompt": "x"}, Own) == {"confidence": 0.1}
-    for wrong in ({"threshold": 0.1}, {"confidence": 2}, {"foo": 1}):
+    """check_defaults refuses what a request could not send."""
+    params.check_defaults({"confidence": 0.1, "prompt": "x"}, Own)
+    for wrong in ({"threshold": 0.1}, {"confidence": 2}, {"foo": 1}, {"tiles": "two"}):
         with pytest.raises(InvalidParams):
             params.check_defaults(wrong, Own)
+
+
+def test_defaults_of_a_part_are_checked_too():
+    """A model that is a part of itself takes the params of both structs, each by its own type."""
+
+    class Whole(params.Params, frozen=True):
+        pace: int = 1
+
+    params.check_defaults({"pace": 2, "tiles": 3, "confidence": 0.1}, Whole, Own)
+    for wrong in ({"pace": "x"}, {"tiles": "x"}, {"foo": 1}):
+        with pytest.raises(InvalidParams, match=next(iter(wrong))):
+            params.check_defaults(wrong, Whole, Own)
+
+
+def test_configured_params_are_those_of_the_backend():
+    """Of a model's params in the configuration a backend gets its own; prompts become a list."""
+    given = {"confidence": 0.1, "prompts": "cat . dog", "prompt": "no"}
+    assert params.configured(given, Own) == {"confidence": 0.1, "prompts": ["cat", "dog"]}
 
 
 def test_the_ceiling_of_max_tokens_holds_where_it_is_dropped():

@@ -91,6 +91,31 @@ def test_settings_are_those_of_the_struct_when_none_are_given(plugin):
     assert discover(Settings(), [plugin(HOOKS)]).found[0].settings.size == 3
 
 
+NAMED = """
+from typing import Annotated
+from msgspec import Meta, Struct
+from mataserver import hookimpl
+
+class Named(Struct, frozen=True, forbid_unknown_fields=True):
+    size: Annotated[int, Meta(gt=0, extra={"environment": "MINE_SIZE"})] = 3
+
+@hookimpl
+def settings():
+    return Named
+"""
+
+
+def test_a_plugins_setting_may_name_a_variable(plugin):
+    """The variable wins over the configuration; where it is not set the configuration counts."""
+
+    def size(environ):
+        return discover(given(mine={"size": 5}), [plugin(NAMED)], environ).found[0].settings.size
+
+    assert [size({"MINE_SIZE": "7"}), size({"OTHER": "7"})] == [7, 5]
+    with pytest.raises(ConfigError, match="environment: MINE_SIZE: expected `int` >= 1"):
+        size({"MINE_SIZE": "0"})
+
+
 def test_hooks_may_be_methods_of_an_object(plugin):
     """An entry point may name an object; its marked methods are the hooks."""
     source = """

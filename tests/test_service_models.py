@@ -10,7 +10,7 @@ import pytest
 
 from conftest import picture
 from mataserver import app
-from mataserver.errors import InvalidParams, MataError, NotFound, Unavailable
+from mataserver.errors import BadRequest, InvalidParams, MataError, NotFound, Unavailable
 from mataserver.results import Detection, DetectResult
 from mataserver.testing import FAKE, serving
 from service_plugins import LAB, folder, plugin
@@ -100,6 +100,29 @@ async def test_models_that_cannot_be_acquired(plugin, folder):
         with pytest.raises(Unavailable, match="fake-detect for the task ocr"):
             async with at.acquire("fake-detect", "ocr"):
                 pass
+
+
+async def test_a_service_registers_a_directory(plugin, folder, tmp_path):
+    """``add`` registers what an installed plugin serves, under its own name, and only once."""
+    weights = tmp_path / "my-weights"
+    weights.mkdir()
+    (weights / "config.json").write_text('{"model_type": "fake"}')
+    async with models(plugin, folder, "thread") as at:
+        assert at.add(weights, "detect") == at.add(weights, "detect") == "my-weights"
+        async with at.acquire("my-weights") as model:
+            assert len((await model.predict(picture())).detections) == 1
+        with pytest.raises(BadRequest, match="serves detect, track, not ocr"):
+            at.add(weights, "ocr")
+
+
+async def test_a_service_is_told_of_a_model(plugin, folder):
+    """``info`` tells what ``GET /v1/models`` tells, and raises for a model that is not here."""
+    async with models(plugin, folder, "thread") as at:
+        assert (at.info("lab").state, at.info("lab").task) == ("unloaded", "classify")
+        async with at.acquire("lab"):
+            assert at.info("lab").state == "ready"
+        with pytest.raises(NotFound, match="Model not found: nobody"):
+            at.info("nobody")
 
 
 @pytest.mark.parametrize("engine", ENGINES)

@@ -73,6 +73,19 @@ async def test_routes_need_a_key(server):
         assert refused.value.status == 401
 
 
+async def test_a_websocket_takes_the_key_in_its_url(server):
+    """A browser cannot set the header: ``?token=`` counts for a WebSocket, and nothing else."""
+    async with aiohttp.ClientSession(server.url) as stranger:
+        async with stranger.ws_connect(f"/v1/lab?token={server.key}") as socket:
+            await socket.send_str("hello")
+            assert (await socket.receive(timeout=10)).data == "HELLO"
+        for token, status in (("wrong", 403), ("", 401)):
+            with pytest.raises(aiohttp.WSServerHandshakeError) as refused:
+                await stranger.ws_connect(f"/v1/lab?token={token}")
+            assert refused.value.status == status
+        assert (await read(stranger, f"/v1/lab/you?token={server.key}"))[0] == 401
+
+
 async def test_errors_become_the_apis(http, caplog):
     """A ``MataError`` keeps its status and sentence, anything else tells the client nothing."""
     assert await read(http, "/v1/lab/nobody") == (400, {"detail": "nobody is no name"})
@@ -257,6 +270,44 @@ async def test_the_context_is_small_and_typed(server, folder, tmp_path):
 def vars_of(thing):
     """Return the values of a slotted dataclass."""
     return [getattr(thing, name) for name in type(thing).__slots__]
+
+
+READER = """
+class Order(Struct, frozen=True):
+    dish: str
+    count: int = 1
+
+class Service(Base):
+    def routes(self):
+        return [web.post("/v1/order", self.order)]
+
+    async def order(self, request):
+        async with self.ctx.read_json(request, Order) as order:
+            return web.json_response({"said": f"{order.count} {order.dish}"})
+"""
+ORDERS = {
+    "sound": (b'{"dish": "soup", "count": 2}', "application/json", 200, "2 soup"),
+    "no JSON": (b"{", "application/json", 400, "not valid JSON"),
+    "no object": (b"[]", "application/json", 422, "expected `object`"),
+    "a wrong type": (b'{"dish": 5}', "application/json", 422, "dish: expected `str`"),
+    "a field missing": (b"{}", "application/json", 422, "dish: field is required"),
+    "another content type": (b"{}", "text/plain", 415, "Content-Type must be application/json"),
+    "too large": (b" " * 2_000, "application/json", 413, "over the limit of 1000 bytes"),
+}
+
+
+@pytest.mark.parametrize(("body", "kind", "status", "said"), ORDERS.values(), ids=ORDERS)
+async def test_a_service_reads_json_within_the_servers_limits(
+    plugin, folder, body, kind, status, said
+):
+    """``read_json`` decodes strictly, keeps to the limits, and gives its bytes back."""
+    async with (
+        serving(folder, entry_points=[plugin(READER)], max_body_mb=0.001) as server,
+        aiohttp.ClientSession(server.url, headers=server.headers) as http,
+        http.post("/v1/order", data=body, headers={"Content-Type": kind}) as answer,
+    ):
+        assert (answer.status, said in await answer.text()) == (status, True)
+        assert server.app[app.STATE].body_bytes == 0
 
 
 async def test_metrics_of_a_service_are_exposed(plugin, folder):

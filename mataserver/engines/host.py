@@ -182,7 +182,7 @@ class ModelHost:
     def _load(self, assignment: Assignment) -> Any:
         """Load the parts of a model, then the model."""
         parts = {
-            label: LoadedPart(self._load(part), part.params_type)
+            label: LoadedPart(self._load(part), part.params_type, part.defaults)
             for label, part in assignment.parts.items()
         }
         context = dataclasses.replace(assignment.context, parts=parts)
