@@ -1,72 +1,66 @@
-"""A server with a model that does nothing, for measuring what the server itself costs.
-
-Run as ``python bench/noop.py DATA_DIR process|thread``; it prints its URL.
-"""
+"""The plugin whose models do nothing: what is left of a request is the server."""
 
 from __future__ import annotations
 
-import asyncio
-import importlib.metadata
-import json
-import sys
-import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import uvloop
-
-from mataserver import Backend, Detection, DetectResult, app, config
+import answers
+from mataserver import Backend, DepthResult, Detection, DetectResult, Segment, SegmentResult
 from mataserver import hookimpl as implementation
-from mataserver import plugins as plugin_host
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mataserver import LoadContext, ModelSpec
+    from mataserver.results import Result
 
-ANSWER = DetectResult(
-    [
-        Detection(f"thing {i}", 0.5 + i / 20, (10.0 * i, 5.5, 10.0 * i + 40, 99.25))
-        for i in range(10)
-    ]
-)
+TASKS = dict.fromkeys(answers.COUNTS, "detect") | {"depth": "depth", "masks": "segment"}
+
+
+def answer(name: str) -> Result:
+    """Return the constant answer of a model."""
+    if name == "depth":
+        return DepthResult(answers.depth_map())
+    if name == "masks":
+        found = zip(answers.detections(answers.MASKS), answers.masks(), strict=True)
+        return SegmentResult([Segment(*each, mask) for each, mask in found])
+    return DetectResult([Detection(*each) for each in answers.detections(answers.COUNTS[name])])
+
+
+ANSWER = answer("noop")
 
 
 class Noop:
-    """Answers ten detections whatever it sees."""
+    """Answers the same whatever it sees."""
 
-    def predict(self, images: Sequence[Any], params: Sequence[Any]) -> list[DetectResult]:
+    def __init__(self, name: str) -> None:
+        self._answer = answer(name)
+
+    def predict(self, images: Sequence[Any], params: Sequence[Any]) -> list[Result]:
         """Return the constant answer for each image."""
         del params
-        return [ANSWER] * len(images)
+        return [self._answer] * len(images)
+
+
+class Detector(Noop):
+    """Resizes each image as a detector would, then does nothing."""
+
+    input_size = answers.INPUT
+
+    def predict(self, images: Sequence[Any], params: Sequence[Any]) -> list[Result]:
+        """Return the constant answer for each image."""
+        for image in images:
+            answers.resized(image, answers.INPUT)
+        return super().predict(images, params)
 
 
 def load(spec: ModelSpec, context: LoadContext) -> Noop:
     """Load nothing."""
-    del spec, context
-    return Noop()
+    del context
+    return Detector(spec.name) if spec.name == "detector" else Noop(spec.name)
 
 
 @implementation
 def backends() -> list[Backend]:
-    """Return the one backend."""
-    return [Backend(name="noop", task="detect", source="pip", load=load)]
-
-
-def main() -> None:
-    """Serve."""
-    data_dir, engine = Path(sys.argv[1]), sys.argv[2]
-    entry = {"task": "detect", "source": "pip", "pulled_at": time.time()}
-    registry = {"version": 1, "models": {"noop": entry}}
-    (data_dir / "model_registry.json").write_text(json.dumps(registry))
-    settings = config.load(
-        port=0, auth_mode="none", data_dir=str(data_dir), engine=engine, log_level="warning"
-    )
-    point = importlib.metadata.EntryPoint("noop", "noop", plugin_host.GROUP)
-    plugins = plugin_host.discover(settings, [point])
-    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(app.run(settings, lambda url, _: print(url, flush=True), plugins))
-
-
-if __name__ == "__main__":
-    main()
+    """Return a backend for each model."""
+    return [Backend(name=n, task=task, source="pip", load=load) for n, task in TASKS.items()]

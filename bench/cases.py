@@ -1,0 +1,192 @@
+"""What is measured, between whom, and the bars that it is to pass."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import partial
+from typing import TYPE_CHECKING
+
+import contestants
+from contestants import Effort
+from question import Question
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from contestants import Contestant
+    from question import Bodies
+
+    Maker = Callable[[Bodies], Contestant]
+
+OURS, OURS_2, THREAD = "ours", "ours, 2 replicas", "ours, `thread`"
+FASTAPI, FASTAPI_2 = "FastAPI", "FastAPI, 2 workers"
+LITSERVE, LITSERVE_2 = "LitServe", "LitServe, 2 workers"
+BARE, BARE_2 = "bare loop", "2 bare loops"
+TWICE = (OURS_2, FASTAPI_2, LITSERVE_2, BARE_2)
+
+
+USUAL, SHORT = Effort(2), Effort(1)
+
+
+@dataclass(frozen=True)
+class Bar:
+    """A goal: a ratio of medians, ours over theirs; the best of several counts.
+
+    ``what`` is ``rate``, ``cpu``, ``p50``, or ``cost``, the difference in CPU ms a request.
+    """
+
+    what: str
+    ours: tuple[str, ...]
+    theirs: tuple[str, ...]
+    limit: float
+
+    @property
+    def least(self) -> bool:
+        """Whether the limit is a least value; else it is a greatest one."""
+        return self.what == "rate"
+
+
+@dataclass(frozen=True)
+class Case:
+    """A question, asked of some by a number of connections, or with a window of frames."""
+
+    name: str
+    question: Question
+    connections: int
+    who: tuple[str, ...]
+    bars: tuple[Bar, ...] = ()
+    effort: Effort = USUAL
+    quick: Effort | None = SHORT
+
+
+@dataclass(frozen=True)
+class Group:
+    """Cases of the same contestants: these are started once."""
+
+    makers: dict[str, Maker]
+    cases: tuple[Case, ...]
+
+
+def _litserve(form: str, workers: int) -> Maker:
+    return lambda bodies: contestants.litserve(bodies, "noop", form, workers)
+
+
+EVERYONE = (OURS, THREAD, FASTAPI, FASTAPI_2, LITSERVE, LITSERVE_2, BARE)
+AT_HAND: dict[str, Maker] = {
+    OURS: contestants.ours,
+    THREAD: partial(contestants.ours, engine="thread"),
+    FASTAPI: contestants.fastapi,
+    FASTAPI_2: partial(contestants.fastapi, workers=2),
+}
+FORMS = {"raw": ("raw body", 1.20), "json": ("base64 in JSON", 1.25), "form": ("multipart", 1.25)}
+
+
+def _form_bars(limit: float, connections: int) -> tuple[Bar, ...]:
+    cpu = Bar("cpu", (OURS,), (BARE,), limit)
+    if connections == 1:
+        costs = ((OURS, 0.15), (THREAD, 0.10))
+        return (cpu, *(Bar("cost", (who,), (BARE,), most) for who, most in costs))
+    return (
+        cpu,
+        Bar("rate", (OURS,), (BARE,), 1.6),
+        Bar("rate", (OURS,), (FASTAPI, FASTAPI_2), 1.3),
+        Bar("rate", (OURS,), (LITSERVE, LITSERVE_2), 2.0),
+    )
+
+
+def _form_cases(forms: tuple[str, ...]) -> tuple[Case, ...]:
+    return tuple(
+        Case(
+            f"{FORMS[form][0]}, {connections} conn.",
+            Question("noop", form),
+            connections,
+            EVERYONE,
+            _form_bars(FORMS[form][1], connections),
+        )
+        for form in forms
+        for connections in (1, 16)
+    )
+
+
+def _without_model() -> tuple[Case, ...]:
+    who = (OURS, FASTAPI, FASTAPI_2, LITSERVE)
+    question = Question("noop", "health")
+    return tuple(Case(f"health, {n} conn.", question, n, who) for n in (1, 16))
+
+
+def _frame_cases() -> tuple[Case, ...]:
+    question, who = Question("noop", "frames"), (OURS, THREAD, FASTAPI, BARE)
+    latency = Bar("p50", (OURS,), (BARE,), 1.1)
+    rate = Bar("rate", (OURS,), (BARE,), 0.95)
+    return (
+        Case("WebSocket, window 1", question, 1, who, (latency,)),
+        Case("WebSocket, window 8", question, 8, who, (rate,)),
+    )
+
+
+def _alone(model: str, cases: tuple[Case, ...], who: tuple[str, ...]) -> Group:
+    bare = partial(_bare, model)
+    return Group({**{name: AT_HAND[name] for name in who if name != BARE}, BARE: bare}, cases)
+
+
+def _bare(model: str, bodies: Bodies) -> Contestant:
+    return contestants.Bare(model, 1, 1, bodies)
+
+
+def _large() -> Group:
+    who = (OURS, FASTAPI, FASTAPI_2, BARE)
+    bar = Bar("rate", (OURS,), (FASTAPI, FASTAPI_2), 3.0)
+    question = Question("detector", "raw", large=True)
+    cases = (
+        Case("12 megapixels to 640, 1 conn.", question, 1, who, (), Effort(3), None),
+        Case("12 megapixels to 640, 16 conn.", question, 16, who, (bar,), Effort(5), Effort(3)),
+    )
+    return _alone("detector", cases, who)
+
+
+def _results(model: str, name: str) -> Group:
+    who, texts = (OURS, FASTAPI, BARE), {"raw": "JSON", "packed": "MessagePack"}
+    cases = tuple(
+        Case(f"{name}, {text}", Question(model, form), 1, who, quick=None)
+        for form, text in texts.items()
+    )
+    return _alone(model, cases, who)
+
+
+def _real(net: str, name: str, one: int, many: int, *, quick: int) -> Group:
+    """One worker with two threads, or two workers with one: of each the faster counts."""
+    makers: dict[str, Maker] = {
+        OURS: contestants.ours,
+        OURS_2: partial(contestants.ours, replicas=2),
+        FASTAPI: partial(contestants.fastapi, net=net, parallel=1, threads=2),
+        FASTAPI_2: partial(contestants.fastapi, net=net, workers=2, parallel=1, threads=1),
+        LITSERVE: partial(contestants.litserve, model=net, threads=2),
+        LITSERVE_2: partial(contestants.litserve, model=net, workers=2, threads=1),
+        BARE: partial(contestants.Bare, net, 1, 2),
+        BARE_2: partial(contestants.Bare, net, 2, 1),
+    }
+    question, singles = Question(net, "raw"), tuple(n for n in makers if n not in TWICE)
+    bar = Bar("rate", (OURS, OURS_2), (BARE, BARE_2), 0.95)
+    few = Effort(0, quick) if quick else None
+    cases = (
+        Case(f"{name}, 1 conn.", question, 1, singles, (), Effort(0, one), None),
+        Case(f"{name}, 16 conn.", question, 16, tuple(makers), (bar,), Effort(0, many), few),
+    )
+    return Group(makers, cases)
+
+
+def groups() -> list[Group]:
+    """Return everything that is asked of servers."""
+    bare = partial(_bare, "noop")
+    raw = {LITSERVE: _litserve("raw", 1), LITSERVE_2: _litserve("raw", 2), BARE: bare}
+    other = {LITSERVE: _litserve("any", 1), LITSERVE_2: _litserve("any", 2), BARE: bare}
+    return [
+        Group({**AT_HAND, **raw}, (*_without_model(), *_form_cases(("raw",)), *_frame_cases())),
+        Group({**AT_HAND, **other}, _form_cases(("json", "form"))),
+        _large(),
+        _results("many", "100 detections"),
+        _results("depth", "depth map 480x640"),
+        _results("masks", "20 masks"),
+        _real("vit", "ViT-B", 8, 32, quick=8),
+        _real("rtdetr", "RT-DETR-r18", 4, 16, quick=0),
+    ]

@@ -1,0 +1,104 @@
+"""Runs cases: everyone in turn, round by round."""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
+
+from contestants import Effort, Sample
+from load import LoadError
+
+if TYPE_CHECKING:
+    from cases import Bar, Case, Group
+    from contestants import Contestant
+    from question import Bodies
+
+VOID = 5
+"""How many rounds of a case may be void before it is given up."""
+
+
+@dataclass
+class Result:
+    """A case's samples by contestant; ``void`` counts the rounds in which a request failed."""
+
+    case: Case
+    samples: dict[str, list[Sample]] = field(default_factory=dict)
+    void: int = 0
+
+    def median(self, who: str, what: str) -> float | None:
+        """Return the median of a figure; None for somebody who took no part."""
+        found = [float(getattr(sample, what)) for sample in self.samples.get(who, ())]
+        return statistics.median(found) if found else None
+
+    def best(self, names: tuple[str, ...], what: str) -> float | None:
+        """Return the best median of several contestants."""
+        found = [m for m in (self.median(who, what) for who in names) if m is not None]
+        return (max if what == "rate" else min)(found) if found else None
+
+    def value(self, bar: Bar) -> float | None:
+        """Return the ratio of medians that a bar is about, or the difference."""
+        what = "cpu" if bar.what == "cost" else bar.what
+        ours, theirs = self.best(bar.ours, what), self.best(bar.theirs, what)
+        if ours is None or theirs is None:
+            return None
+        return ours - theirs if bar.what == "cost" else ours / theirs
+
+
+def rounds(case: Case, whom: dict[str, Contestant], count: int, effort: Effort) -> Result:
+    """Measure everyone in turn, ``count`` times; a round in which a request failed is void."""
+    result = Result(case)
+    warm = Effort(min(effort.seconds, 0.5), min(effort.count, 4))
+    for contestant in whom.values():
+        contestant.measure(case.question, case.connections, warm)
+    while sum(len(samples) for samples in result.samples.values()) < count * len(whom):
+        try:
+            taken = {
+                name: each.measure(case.question, case.connections, effort)
+                for name, each in whom.items()
+            }
+        except LoadError as error:
+            result.void += 1
+            print(f"a round of {case.name} is void: {error}", flush=True)
+            if result.void > VOID:
+                raise
+            continue
+        for name, sample in taken.items():
+            result.samples.setdefault(name, []).append(sample)
+    return result
+
+
+def run(
+    group: Group, bodies: Bodies, count: int, *, quick: bool, without: set[str]
+) -> list[Result]:
+    """Start a group's contestants but those left out, and measure its cases."""
+    cases = [(case, case.quick if quick else case.effort) for case in group.cases]
+    wanted = [(case, effort) for case, effort in cases if effort is not None]
+    needed = {name for case, _ in wanted for name in case.who} - without
+    results = []
+    with contextlib.ExitStack() as stack:
+        started: dict[str, Contestant] = {}
+        for name, make in group.makers.items():
+            if name in needed:
+                started[name] = make(bodies)
+                stack.callback(started[name].close)
+        for case, effort in wanted:
+            whom = {name: started[name] for name in case.who if name in started}
+            results.append(rounds(case, whom, count, effort))
+            tell(results[-1])
+    return results
+
+
+def tell(result: Result) -> None:
+    """Print a case's medians."""
+    print(result.case.name)
+    for name in result.samples:
+        rate, cpu, p50, p99, memory, busy = (
+            result.median(name, what) for what in ("rate", "cpu", "p50", "p99", "memory", "busy")
+        )
+        print(
+            f"  {name:20} {rate:9.1f}/s  cpu {cpu:8.3f} ms  p50 {p50:8.2f}  p99 {p99:8.2f} ms"
+            f"  {memory:6.0f} MB  load {busy:.2f}",
+            flush=True,
+        )

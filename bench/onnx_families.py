@@ -1,0 +1,164 @@
+"""Equality of exports: each family's tiny checkpoint, exported and compared with torch.
+
+Run as ``python bench/onnx_families.py [family ...]``; it prints a Markdown table. The checkpoints
+are those of the tests of ``plugins/hf``, with random weights; each export is compared on three
+framings of the photo that comes with ``mataserver export``, by the code of that command.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import sys
+import tempfile
+import time
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+TESTS = Path(__file__).resolve().parents[1] / "plugins" / "hf" / "tests"
+TARGETS = (("onnx", False), ("onnx", True), ("openvino", False))
+
+
+def neighbour(name: str) -> Any:
+    """Import a module of the tests of ``plugins/hf`` by its path."""
+    spec = importlib.util.spec_from_file_location(name, TESTS / f"{name}.py")
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def classifier(path: Path, family: str, processor: str, **config: Any) -> None:
+    """Write a small classifier of a family of transformers."""
+    import torch
+    import transformers
+
+    torch.manual_seed(0)
+    labels = {index: f"class {index}" for index in range(8)}
+    made = getattr(transformers, f"{family}Config")(
+        **config, id2label=labels, label2id={name: index for index, name in labels.items()}
+    )
+    model = getattr(transformers, f"{family}ForImageClassification")(made).eval()
+    with torch.no_grad():
+        for weight in model.parameters():
+            if weight.dim() > 1:
+                torch.nn.init.normal_(weight, std=(2.0 / max(1, weight[0].numel())) ** 0.5)
+    model.save_pretrained(path)
+    getattr(transformers, f"{processor}ImageProcessorPil")(
+        **({} if "image_size" not in config else {"size": _size(processor, config["image_size"])})
+    ).save_pretrained(path)
+
+
+def _size(processor: str, side: int) -> dict[str, int]:
+    plain = processor in {"ViT", "Beit", "DeiT", "EfficientNet"}
+    return {"height": side, "width": side} if plain else {"shortest_edge": side}
+
+
+STAGES = {"hidden_sizes": [8, 8, 16, 16], "depths": [1, 1, 1, 1]}
+WIDTH = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+SWIN = {"embed_dim": 8, "depths": [1, 1], "num_heads": [1, 2], "window_size": 4, "image_size": 64}
+CLASSIFIERS: dict[str, Callable[[Path], None]] = {
+    "beit": partial(classifier, family="Beit", processor="Beit", image_size=64, **WIDTH),
+    "bit": partial(
+        classifier, family="Bit", processor="Bit", embedding_size=8, **STAGES, num_groups=4
+    ),
+    "convnext": partial(classifier, family="ConvNext", processor="ConvNext", **STAGES),
+    "convnextv2": partial(classifier, family="ConvNextV2", processor="ConvNext", **STAGES),
+    "deit": partial(classifier, family="DeiT", processor="DeiT", **WIDTH),
+    "dinov2": partial(classifier, family="Dinov2", processor="Bit", patch_size=14, **WIDTH),
+    "dinov2_with_registers": partial(
+        classifier, family="Dinov2WithRegisters", processor="Bit", patch_size=14, **WIDTH
+    ),
+    "efficientnet": partial(
+        classifier,
+        family="EfficientNet",
+        processor="EfficientNet",
+        image_size=64,
+        width_coefficient=0.25,
+        depth_coefficient=0.1,
+        hidden_dim=320,
+    ),
+    "mobilenet_v1": partial(
+        classifier, family="MobileNetV1", processor="MobileNetV1", depth_multiplier=0.25
+    ),
+    "mobilenet_v2": partial(
+        classifier, family="MobileNetV2", processor="MobileNetV2", depth_multiplier=0.25
+    ),
+    "mobilevit": partial(
+        classifier,
+        family="MobileViT",
+        processor="MobileViT",
+        hidden_sizes=[16, 24, 32],
+        neck_hidden_sizes=[8, 8, 16, 16, 24, 32, 32],
+        num_attention_heads=2,
+    ),
+    "swin": partial(classifier, family="Swin", processor="ViT", **SWIN),
+    "swinv2": partial(classifier, family="Swinv2", processor="ViT", **SWIN),
+}
+
+
+def builders() -> dict[str, tuple[Callable[[Path], None], str]]:
+    """Return every builder of a checkpoint, and the task that it is exported for."""
+    tiny = neighbour("tiny")
+    all_of_hf = {
+        **tiny.BUILDERS,
+        **neighbour("tiny_segment").builders(tiny),
+        **neighbour("tiny_prompted").builders(tiny),
+    }
+    tasks = {
+        "detect": (
+            "detr conditional_detr deformable_detr table_transformer rt_detr rt_detr_v2 d_fine yolos"
+        ),
+        "classify": "vit resnet",
+        "segment": "segformer upernet beit_segmenter",
+        "depth": "depth_anything dpt glpn",
+        "embed": "dinov2 dinov2_with_registers clip siglip",
+    }
+    named = {
+        f"{name} ({task})": (all_of_hf[name], task)
+        for task, names in tasks.items()
+        for name in names.split()
+    }
+    own = {f"{name} (classify)": (build, "classify") for name, build in CLASSIFIERS.items()}
+    return {**named, **own}
+
+
+def measure(path: Path, task: str, target: str, *, int8: bool) -> str:
+    """Export a checkpoint and return its differences from torch as text."""
+    from mataserver_onnx.export import command, families
+
+    family = families.find(command._config(path), task)  # noqa: SLF001 - the command's own steps
+    with tempfile.TemporaryDirectory() as place:
+        photos = command._read([])  # noqa: SLF001
+        try:
+            figures = command._make(path, Path(place), family, target, photos, int8=int8)  # noqa: SLF001
+        except Exception as error:  # noqa: BLE001 - a table of what works
+            return f"{type(error).__name__}: {str(error).splitlines()[0][:100]}"
+    passed = all(figure.passed for figure in figures)
+    return ("" if passed else "**failed** ") + ", ".join(f"{each.value:.1e}" for each in figures)
+
+
+def main() -> None:
+    """Export, compare and print."""
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    wanted = sys.argv[1:]
+    print("| family | ONNX | int8 | OpenVINO |\n|---|---|---|---|")
+    for name, (build, task) in builders().items():
+        if wanted and name.partition(" ")[0] not in wanted:
+            continue
+        begun = time.perf_counter()
+        with tempfile.TemporaryDirectory() as place:
+            path = Path(place, "checkpoint")
+            build(path)
+            cells = [measure(path, task, target, int8=int8) for target, int8 in TARGETS]
+        print(f"| {name} | {' | '.join(cells)} |", flush=True)
+        print(f"{name}: {time.perf_counter() - begun:.0f} s", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,179 @@
+"""The tables, the plot and the rows of a run."""
+
+from __future__ import annotations
+
+import os
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+import cases
+import load
+import peers
+
+if TYPE_CHECKING:
+    from cases import Bar
+    from contest import Result
+    from startup import Figure
+
+ROOT = Path(__file__).resolve().parents[1]
+BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
+NAMES = (
+    *(cases.OURS, cases.OURS_2, cases.THREAD, cases.FASTAPI, cases.FASTAPI_2),
+    *(cases.LITSERVE, cases.LITSERVE_2, cases.BARE, cases.BARE_2),
+)
+FIGURES = {
+    "rate": "Requests or frames per second",
+    "cpu": "CPU milliseconds per request, all processes",
+    "p50": "Median latency, milliseconds",
+    "memory": "Most memory of all processes under load, MB",
+}
+WORDS = {"rate": "throughput", "cpu": "CPU per request", "p50": "p50 latency"}
+COLOURS = ("#1f6f8b", "#7fb7be", "#444444", "#c1666b", "#e4b7b2", "#d4a24c", "#ead2a0", "#999999")
+
+
+class Row(msgspec.Struct):
+    """One bar and what was reached."""
+
+    case: str
+    peer: str
+    ratio: float
+    bar: str
+    holds: bool
+
+
+@dataclass
+class Report:
+    """A run."""
+
+    results: list[Result]
+    figures: list[Figure]
+    rounds: int
+    seconds: float
+
+    def rows(self) -> list[Row]:
+        """Return the bars: ratios of medians, differences in ms, and values in their units."""
+        found = [
+            Row(
+                f"{r.case.name}: {_what(bar)}",
+                " or ".join(bar.theirs),
+                round(value, 3),
+                _limit(bar),
+                _holds(bar, value),
+            )
+            for r in self.results
+            for bar in r.case.bars
+            if (value := r.value(bar)) is not None
+        ]
+        return found + [
+            Row(f.name, "", round(f.value, 3), f"≤ {f.limit:g} {f.unit}", f.holds)
+            for f in self.figures
+        ]
+
+    def write_rows(self) -> None:
+        """Write the rows as JSON."""
+        path = ROOT / "build" / "bench.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(msgspec.json.format(msgspec.json.encode(self.rows())) + b"\n")
+
+    # the page
+
+    def markdown(self) -> str:
+        """Return the tables."""
+        parts = [self._setting(), "![Throughput and CPU per request](img/bench.png)", self._bars()]
+        parts += [f"**{title}**\n\n{self._matrix(what)}" for what, title in FIGURES.items()]
+        return "\n\n".join(parts)
+
+    def _setting(self) -> str:
+        busiest = max(
+            (s.busy for r in self.results for k in r.samples.values() for s in k), default=0
+        )
+        void = sum(result.void for result in self.results)
+        lines = [
+            f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
+            f"load average {os.getloadavg()[1]:.1f} at the end; {self.rounds} rounds, "
+            f"{void} void, {self.seconds / 60:.0f} minutes.",
+            f"The load: {'wrk' if load.wrk() else 'our own'}, at most {busiest:.2f} of a core.",
+        ]
+        there = {name.split(",")[0].lower() for r in self.results for name in r.samples}
+        lines += [f"{p}: {peers.versions(p)}." for p in peers.PACKAGES if p in there]
+        return "  \n".join(lines)
+
+    def _bars(self) -> str:
+        lines = ["| what | against | measured | bar | holds |", "|---|---|---|---|---|"]
+        for row in self.rows():
+            cells = [
+                row.case,
+                row.peer,
+                f"{row.ratio:.2f}",
+                row.bar,
+                "yes" if row.holds else "**no**",
+            ]
+            lines.append(f"| {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+    def _matrix(self, what: str) -> str:
+        there = [name for name in NAMES if any(name in r.samples for r in self.results)]
+        lines = [f"| | {' | '.join(there)} |", "|---" * (len(there) + 1) + "|"]
+        for result in self.results:
+            cells = [_figure(result.median(name, what)) for name in there]
+            lines.append(f"| {result.case.name} | {' | '.join(cells)} |")
+        return "\n".join(lines)
+
+    def write_page(self) -> None:
+        """Write the tables into the page, between its marks."""
+        page = ROOT / "docs" / "performance.md"
+        text = page.read_text()
+        before, _, rest = text.partition(BEGIN)
+        after = rest.partition(END)[2]
+        page.write_text(f"{before}{BEGIN}\n\n{self.markdown()}\n\n{END}{after}")
+
+    def write_plot(self) -> None:
+        """Draw throughput and CPU of the three body forms at 16 connections."""
+        import matplotlib.pyplot as plt
+
+        shown = [r for r in self.results if r.case.question.model == "noop" and "16" in r.case.name]
+        shown = [r for r in shown if r.case.question.form != "health"]
+        figure, panels = plt.subplots(1, 2, figsize=(11, 4))
+        for panel, what in zip(panels, ("rate", "cpu"), strict=True):
+            _panel(panel, shown, what)
+        panels[0].legend(fontsize=8, ncols=2)
+        figure.tight_layout()
+        figure.savefig(ROOT / "docs" / "img" / "bench.png", dpi=110)
+
+
+def _panel(panel: object, shown: list[Result], what: str) -> None:
+    from matplotlib.axes import Axes
+
+    assert isinstance(panel, Axes)
+    there = [name for name in NAMES if any(name in r.samples for r in shown)]
+    width = 0.85 / max(1, len(there))
+    for index, (name, colour) in enumerate(zip(there, COLOURS, strict=False)):
+        heights = [r.median(name, what) or 0.0 for r in shown]
+        at = [i + (index - (len(there) - 1) / 2) * width for i in range(len(shown))]
+        panel.bar(at, heights, width, color=colour, label=name.replace("`", ""))
+    panel.set_xticks(range(len(shown)), [r.case.name for r in shown])
+    panel.set_title(FIGURES[what], fontsize=10)
+    panel.spines[["top", "right"]].set_visible(False)
+
+
+def _what(bar: Bar) -> str:
+    words = WORDS.get(bar.what, "CPU over the limit, ms")
+    return words if cases.THREAD not in bar.ours else f"{words}, `thread`"
+
+
+def _limit(bar: Bar) -> str:
+    return f"{'≥' if bar.least else '≤'} {bar.limit:g}"
+
+
+def _holds(bar: Bar, value: float) -> bool:
+    return value >= bar.limit if bar.least else value <= bar.limit
+
+
+def _figure(value: float | None) -> str:
+    if value is None:
+        return ""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"

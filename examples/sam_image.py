@@ -1,0 +1,57 @@
+"""Segment what a text names, and the object under a point; write the picture that shows it.
+
+    python examples/sam_image.py photo.jpg found.png "red car" 0.5,0.5
+
+Texts and points (x,y in 0..1 of the image) may be mixed. The server needs a model behind its SAM3
+API: start it with ``SAM3_CHECKPOINT=/path/to/sam3``, or set ``plugins.sam.model``.
+"""
+
+import base64
+import json
+import os
+import re
+import sys
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+URL = os.environ.get("MATA_SERVER_URL", "http://127.0.0.1:8110")
+KEY = os.environ.get("MATA_SERVER_API_KEY", "")
+THRESHOLD = float(os.environ.get("CONFIDENCE", "0.5"))
+
+
+def ask(path: str, body: object = None) -> bytes:
+    """Return the server's answer; a refusal ends the program with its reason."""
+    data = None if body is None else json.dumps(body).encode()
+    headers = {"Authorization": f"Bearer {KEY}", "Content-Type": "application/json"}
+    request = urllib.request.Request(URL + path, data=data, headers=headers)
+    try:
+        with urllib.request.urlopen(request) as answer:
+            return answer.read()
+    except urllib.error.HTTPError as error:
+        sys.exit(f"{error.code}: {json.load(error)['detail']}")
+
+
+def prompt(word: str) -> dict[str, object]:
+    """Return a point prompt for "x,y", and a text prompt for anything else."""
+    if re.fullmatch(r"[\d.]+,[\d.]+", word):
+        return {"type": "point", "points": [[float(number) for number in word.split(",")]]}
+    return {"type": "text", "text": word}
+
+
+def main(photo: str, target: str, *words: str) -> None:
+    body = {
+        "image": base64.b64encode(Path(photo).read_bytes()).decode(),
+        "prompts": [prompt(word) for word in words],
+        "confidence_threshold": THRESHOLD,
+        "return_visualization": True,
+    }
+    found = json.loads(ask("/api/v1/image/segment", body))
+    for label, score, box in zip(found["labels"], found["scores"], found["boxes"], strict=True):
+        print(f"{score:.2f} {label} {[round(number, 3) for number in box]}")
+    Path(target).write_bytes(ask(found["visualization_url"]))
+    print(f"{found['num_masks']} masks in {found['inference_time_ms']:.0f} ms, drawn in {target}")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

@@ -1,0 +1,32 @@
+"""Networks in ONNX files, on ONNX Runtime or OpenVINO, without torch: one module a task."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mataserver import hookimpl
+from mataserver_onnx import classify, depth, detect, embed, segment
+from mataserver_onnx.options import Settings
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mataserver import Backend
+
+
+@hookimpl
+def settings() -> type[Settings]:
+    """Return the type of ``plugins.onnx``."""
+    return Settings
+
+
+@hookimpl
+def backends() -> Iterable[Backend]:
+    """Return one backend a task."""
+    return (
+        detect.BACKEND,
+        classify.BACKEND,
+        segment.BACKEND,
+        depth.BACKEND,
+        embed.BACKEND,
+    )

@@ -1,0 +1,129 @@
+"""The files of one model: the network, and what lies beside it."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from mataserver import MataError
+from mataserver_onnx import graph, ir
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mataserver_onnx.graph import Graph
+
+SUFFIXES = frozenset({".onnx", ".xml"})
+_USUAL = (
+    "model.onnx",
+    "onnx/model.onnx",
+    "openvino_model.xml",
+    "openvino/openvino_model.xml",
+)
+_MAX_JSON = 8 * 2**20
+
+
+class Unclear(MataError):
+    """A directory with several networks and no usual name among them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Bundle:
+    """One model's files.
+
+    network:   the ``.onnx`` or ``.xml`` file.
+    root:      the directory that ``config.json``, ``preprocessor_config.json`` and label files
+               are looked for in.
+    graph:     what the network's file says of itself.
+    config:    the decoded ``config.json``, or empty.
+    processor: the decoded ``preprocessor_config.json``, or empty.
+    """
+
+    network: Path
+    root: Path
+    graph: Graph
+    config: dict[str, Any]
+    processor: dict[str, Any]
+
+
+def open_bundle(path: Path, wanted: str = "") -> Bundle:
+    """Read what lies at ``path``, a file or a directory; ``wanted`` names a file in it.
+
+    Raises ``MataError`` when there is no network, several, or one that is not whole.
+    """
+    network = find_network(path, wanted)
+    root = path if path.is_dir() else path.parent
+    found = read_graph(network)
+    return Bundle(
+        network=network,
+        root=root,
+        graph=found,
+        config=_json(root / "config.json"),
+        processor=_json(root / "preprocessor_config.json"),
+    )
+
+
+def find_network(path: Path, wanted: str = "") -> Path:
+    """Return the file of the network at ``path``, a file or a directory.
+
+    In a directory it is ``wanted``, or the one that bears a usual name, or the only one. Raises
+    ``MataError`` where there is none and ``Unclear`` where there are several.
+    """
+    if not path.is_dir():
+        return path
+    if wanted:
+        if PurePosixPath(wanted).is_absolute() or ".." in PurePosixPath(wanted).parts:
+            raise MataError("plugins.onnx: file must be a path inside the model's directory")
+        chosen = path / wanted
+        if not chosen.is_file():
+            raise MataError(f"the model's directory has no file {wanted}")
+        return chosen
+    for name in _USUAL:
+        if (path / name).is_file():
+            return path / name
+    return _only(path)
+
+
+def _only(path: Path) -> Path:
+    found = sorted(file for pattern in ("*.onnx", "onnx/*.onnx") for file in path.glob(pattern))
+    if not found:
+        raise MataError("the model's directory holds no .onnx file")
+    if len(found) > 1:
+        names = ", ".join(str(file.relative_to(path)) for file in found[:6])
+        raise Unclear(
+            "the model's directory holds several networks: name one of them under "
+            f"plugins.onnx.models as file ({names})"
+        )
+    return found[0]
+
+
+def read_graph(network: Path) -> Graph:
+    """Read the graph of a file. Raises ``MataError`` for one that is not whole."""
+    try:
+        found = ir.read(network) if network.suffix == ".xml" else graph.read(network)
+    except OSError as error:
+        raise MataError(f"the model cannot be read: {error.strerror}") from error
+    for name in sorted(found.external):
+        place = PurePosixPath(name)
+        if place.is_absolute() or ".." in place.parts:
+            raise MataError("the model wants to read weights from outside its directory")
+        if not (network.parent / name).is_file():
+            raise MataError(f"the file {name} with the model's weights is missing beside it")
+    return found
+
+
+def _json(file: Path) -> dict[str, Any]:
+    """Decode a JSON object; a missing file is an empty one. Raises ``MataError``."""
+    try:
+        if not file.is_file():
+            return {}
+        with file.open("rb") as stream:
+            content = stream.read(_MAX_JSON + 1)
+        decoded = json.loads(content) if len(content) <= _MAX_JSON else None
+    except (OSError, ValueError, RecursionError) as error:
+        raise MataError(f"the model's {file.name} cannot be read") from error
+    if not isinstance(decoded, dict):
+        raise MataError(f"the model's {file.name} is not a JSON object")
+    return decoded

@@ -1,0 +1,96 @@
+"""Object detection: YOLO v5 to v11, and the DETR family."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mataserver import Backend, Confidence, Detection, DetectResult, Params
+from mataserver_onnx import installation
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mataserver import LoadContext, ModelSpec
+    from mataserver_onnx.network import Network
+
+FAMILIES = frozenset(
+    {
+        "conditional_detr",
+        "d_fine",
+        "deformable_detr",
+        "detr",
+        "rt_detr",
+        "rt_detr_v2",
+        "table-transformer",
+        "yolos",
+    }
+)
+"""The values of ``model_type`` that are pulled from the hub as ONNX for this task."""
+
+
+class DetectParams(Params, frozen=True):
+    """What to return.
+
+    confidence: the lowest score of a detection.
+    overlap:    two boxes of one class that overlap by more (intersection over union) are one
+                object; for YOLO's networks that leave this to whoever reads them.
+    """
+
+    confidence: Confidence = 0.5
+    overlap: Confidence = 0.7
+
+
+class Detector:
+    """A detector."""
+
+    def __init__(self, network: Network) -> None:
+        """Keep the network."""
+        self._network = network
+
+    def predict(
+        self, images: Sequence[NDArray[np.uint8]], params: Sequence[DetectParams]
+    ) -> list[DetectResult]:
+        """Return the detections of each image, best first."""
+        from mataserver_onnx import boxes, detections
+
+        labels = self._network.labels
+        results: dict[int, DetectResult] = {}
+        for index, outputs, place in self._network.run(images):
+            ask = detections.Ask(params[index].confidence, params[index].overlap)
+            found = detections.read(self._network.layout, outputs, place, ask)
+            rows = zip(found.labels, found.scores, found.boxes, strict=True)
+            results[index] = DetectResult(
+                [
+                    Detection(labels[int(label)], float(score), boxes.clip(box, place.size))
+                    for label, score, box in rows
+                ]
+            )
+        return [results[index] for index in range(len(images))]
+
+    def close(self) -> None:
+        """Free the network."""
+        self._network.close()
+
+
+def load(spec: ModelSpec, ctx: LoadContext) -> Detector:
+    """Open a detector. Raises ``MataError`` for a network that cannot be used."""
+    from mataserver_onnx.network import Network
+
+    return Detector(Network(spec, ctx))
+
+
+BACKEND = Backend(
+    name="onnx-detect",
+    task="detect",
+    source="any",
+    load=load,
+    params=DetectParams,
+    accepts=installation.accepting("detect", FAMILIES),
+    requires=installation.REQUIRES,
+    gpu=True,
+    packages=installation.PACKAGES,
+    environment=installation.ENVIRONMENT,
+)

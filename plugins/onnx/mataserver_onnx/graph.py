@@ -1,0 +1,269 @@
+"""What an ONNX file says of itself: inputs, outputs, metadata, where its weights lie.
+
+An ONNX file is a protocol buffer (onnx.proto of the ONNX project); only its outermost fields are
+read, by the wire format's own rules, and tensors are skipped. So the server can tell a detector
+from a classifier in milliseconds, without a runtime and without loading a weight.
+"""
+
+from __future__ import annotations
+
+import mmap
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from mataserver import MataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+Dim = int | str
+"""A side of a tensor: its length, or a name (perhaps empty) where any length will do."""
+
+FLOAT, FLOAT16 = 1, 10
+"""Numbers of ``TensorProto.DataType``."""
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_EXTERNAL = 1
+_LONGEST_VARINT = 10
+_MAX_TEXT = 8 * 2**20
+_NOT_ONNX = "the file is not an ONNX model, or not the whole of one"
+
+
+@dataclass(frozen=True, slots=True)
+class Port:
+    """An input or output: its name, its sides and the number of its element type."""
+
+    name: str
+    dims: tuple[Dim, ...]
+    kind: int = FLOAT
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A network as its file describes it.
+
+    inputs, outputs: in the file's order, without weights.
+    metadata:        what the exporter noted.
+    opset:           the version of ONNX's own operators; 0 where there is none (OpenVINO).
+    makers:          the kind of the operator that makes each output.
+    external:        the files beside it that hold weights, as it names them.
+    """
+
+    inputs: tuple[Port, ...]
+    outputs: tuple[Port, ...]
+    metadata: dict[str, str] = field(default_factory=dict)
+    opset: int = 0
+    makers: dict[str, str] = field(default_factory=dict)
+    external: frozenset[str] = frozenset()
+
+    def output(self, name: str) -> Port | None:
+        """Return an output by its name."""
+        return next((port for port in self.outputs if port.name == name), None)
+
+
+def read(path: Path) -> Graph:
+    """Read an ONNX file; one that has not changed is read once.
+
+    Raises ``MataError`` for a file that is no ONNX model.
+    """
+    status = path.stat()
+    return _read(path, status.st_mtime_ns, status.st_size)
+
+
+@lru_cache(maxsize=64)
+def _read(path: Path, _changed: int, size: int) -> Graph:
+    if not size:
+        raise MataError("the file is empty")
+    with path.open("rb") as file, mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ) as content:
+        try:
+            return _model(Message(content, 0, size))
+        except (ValueError, IndexError) as error:
+            raise MataError(_NOT_ONNX) from error
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A part of a protocol buffer, from ``start`` to ``end``."""
+
+    content: mmap.mmap
+    start: int
+    end: int
+
+    def fields(self) -> Iterator[tuple[int, int | Message]]:
+        """Yield the number of each field and its value; a text or a message as a ``Message``.
+
+        Raises ``ValueError`` for what is no protocol buffer.
+        """
+        at = self.start
+        while at < self.end:
+            key, at = self._varint(at)
+            number, wire = key >> 3, key & 7
+            value: int | Message
+            if wire == _VARINT:
+                value, at = self._varint(at)
+            elif wire == _BYTES:
+                length, at = self._varint(at)
+                value = Message(self.content, at, at + length)
+                at += length
+            elif wire in {_FIXED64, _FIXED32}:
+                value = 0  # no field that is wanted here is a number of fixed size
+                at += 8 if wire == _FIXED64 else 4
+            else:
+                raise ValueError("unknown wire type")
+            if not number or at > self.end:
+                raise ValueError("a field leaves its message")
+            yield number, value
+
+    def text(self) -> str:
+        """Return the value as text."""
+        if self.end - self.start > _MAX_TEXT:
+            raise ValueError("a text is too long")
+        return self.content[self.start : self.end].decode("utf-8")
+
+    def messages(self, number: int) -> Iterator[Message]:
+        """Yield every message or text of one field."""
+        for each, value in self.fields():
+            if each == number:
+                yield _message(value)
+
+    def _varint(self, at: int) -> tuple[int, int]:
+        value = 0
+        for index in range(_LONGEST_VARINT):
+            byte = self.content[at + index]
+            value |= (byte & 0x7F) << (7 * index)
+            if byte < 0x80:
+                return value, at + index + 1
+        raise ValueError("a number is too long")
+
+
+def _message(value: int | Message) -> Message:
+    if isinstance(value, Message):
+        return value
+    raise ValueError("a number where a message belongs")
+
+
+def _number(value: int | Message) -> int:
+    if isinstance(value, int):
+        return value
+    raise ValueError("a message where a number belongs")
+
+
+def _model(model: Message) -> Graph:
+    """Read ``ModelProto``."""
+    parts: Graph | None = None
+    metadata: dict[str, str] = {}
+    opset = 0
+    for number, value in model.fields():
+        if number == 7:
+            parts = _graph(_message(value))
+        elif number == 8:
+            domain, version = _operators(_message(value))
+            opset = version if domain in {"", "ai.onnx"} else opset
+        elif number == 14:
+            key, text = _pair(_message(value))
+            metadata[key] = text
+    if parts is None or not parts.inputs or not parts.outputs:
+        raise ValueError("no graph with inputs and outputs")
+    return Graph(parts.inputs, parts.outputs, metadata, opset, parts.makers, parts.external)
+
+
+def _graph(graph: Message) -> Graph:
+    """Read ``GraphProto``."""
+    weights: set[str] = set()
+    external: set[str] = set()
+    inputs: list[Port] = []
+    outputs: list[Port] = []
+    makers: dict[str, str] = {}
+    for number, value in graph.fields():
+        if number == 1:
+            makers.update(_node(_message(value)))
+        elif number == 5:
+            name, places = _tensor(_message(value))
+            weights.add(name)
+            external |= places
+        elif number == 11:
+            inputs.append(_port(_message(value)))
+        elif number == 12:
+            outputs.append(_port(_message(value)))
+    given = tuple(port for port in inputs if port.name not in weights)
+    ends = {port.name for port in outputs}
+    made = {name: kind for name, kind in makers.items() if name in ends}
+    return Graph(given, tuple(outputs), makers=made, external=frozenset(external))
+
+
+def _node(node: Message) -> dict[str, str]:
+    """Return the outputs of a ``NodeProto``, each with the operator's kind."""
+    outputs, kind = [], ""
+    for number, value in node.fields():
+        if number == 2:
+            outputs.append(_message(value).text())
+        elif number == 4:
+            kind = _message(value).text()
+    return dict.fromkeys(outputs, kind)
+
+
+def _tensor(tensor: Message) -> tuple[str, set[str]]:
+    """Return the name of a ``TensorProto`` and the files that hold its values."""
+    name, elsewhere, places = "", False, set()
+    for number, value in tensor.fields():
+        if number == 8:
+            name = _message(value).text()
+        elif number == 13:
+            key, text = _pair(_message(value))
+            if key == "location":
+                places.add(text)
+        elif number == 14:
+            elsewhere = _number(value) == _EXTERNAL
+    return name, places if elsewhere else set()
+
+
+def _port(info: Message) -> Port:
+    """Read ``ValueInfoProto``; what is no tensor has no sides."""
+    name, kind = "", 0
+    dims: tuple[Dim, ...] = ()
+    for number, value in info.fields():
+        if number == 1:
+            name = _message(value).text()
+        elif number == 2:
+            for tensor in _message(value).messages(1):
+                kind, dims = _tensor_type(tensor)
+    return Port(name, dims, kind)
+
+
+def _tensor_type(tensor: Message) -> tuple[int, tuple[Dim, ...]]:
+    kind = 0
+    dims: tuple[Dim, ...] = ()
+    for number, value in tensor.fields():
+        if number == 1:
+            kind = _number(value)
+        elif number == 2:
+            dims = tuple(_dim(dim) for dim in _message(value).messages(1))
+    return kind, dims
+
+
+def _dim(dim: Message) -> Dim:
+    for number, value in dim.fields():
+        if number == 1:
+            return _number(value)
+        if number == 2:
+            return _message(value).text()
+    return ""
+
+
+def _operators(opset: Message) -> tuple[str, int]:
+    """Read ``OperatorSetIdProto``."""
+    domain, version = "", 0
+    for number, value in opset.fields():
+        if number == 1:
+            domain = _message(value).text()
+        elif number == 2:
+            version = _number(value)
+    return domain, version
+
+
+def _pair(entry: Message) -> tuple[str, str]:
+    """Read ``StringStringEntryProto``."""
+    texts = {number: _message(value).text() for number, value in entry.fields()}
+    return texts.get(1, ""), texts.get(2, "")

@@ -1,0 +1,65 @@
+"""What must be installed for these models, and how their workers are set up.
+
+Nothing is preloaded: onnxruntime and openvino start threads at import, which no fork survives.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+from typing import TYPE_CHECKING
+
+from mataserver_onnx import bundle as files
+from mataserver_onnx import layouts
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mataserver import ModelFiles
+
+REQUIRES = ("onnxruntime", "PIL")
+PACKAGES = ("onnxruntime>=1.20", "pillow>=11.3")
+ENVIRONMENT = (
+    # onnxruntime would note what it runs in the user's home and may report it.
+    ("ORT_DISABLE_TELEMETRY", "1"),
+)
+
+
+def importable(module: str) -> bool:
+    """Whether a module is installed, without importing it."""
+    return importlib.util.find_spec(module) is not None
+
+
+def accepting(task: str, families: frozenset[str]) -> Callable[[ModelFiles], bool]:
+    """Return the function that tells whether a model's files hold a network for ``task``.
+
+    A network whose outputs are not recognised may be for any task: the settings can say which. Of
+    a hub model that is about to be pulled the ``model_type`` is all that is known. The function
+    raises ``MataError`` for a file that is broken.
+    """
+
+    def accepts(given: ModelFiles) -> bool:
+        if given.path is None:
+            return given.source == "hf" and given.model_type in families
+        return _holds(given, task)
+
+    return accepts
+
+
+def _holds(given: ModelFiles, task: str) -> bool:
+    path = given.path
+    if path is None or not _is_network(given):
+        return False
+    try:
+        graph = files.read_graph(files.find_network(path))
+    except files.Unclear:
+        return True
+    tasks = {layouts.TASKS[name] for name in layouts.candidates(graph, given.config)}
+    return task in tasks or not tasks
+
+
+def _is_network(given: ModelFiles) -> bool:
+    path = given.path
+    if path is None or not path.is_dir():
+        return path is not None and path.suffix in files.SUFFIXES
+    names = ("*.onnx", "onnx/*.onnx", "openvino_model.xml", "openvino/openvino_model.xml")
+    return any(next(path.glob(name), None) is not None for name in names)

@@ -1,0 +1,110 @@
+"""The names of a network's classes: from a file, from the network's metadata, or its config."""
+
+from __future__ import annotations
+
+import ast
+import json
+from typing import TYPE_CHECKING, Any
+
+from mataserver import MataError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from mataserver_onnx.graph import Graph
+
+_MAX_BYTES = 8 * 2**20
+_MOST = 1_000_000
+
+
+class Labels:
+    """Names by number; a number without one is ``LABEL_<number>``."""
+
+    def __init__(self, names: Mapping[int, str]) -> None:
+        """Keep ``names``."""
+        self._names = names
+
+    def __getitem__(self, index: int) -> str:
+        """Return a class's name."""
+        return self._names.get(index, f"LABEL_{index}")
+
+    def check(self, classes: int) -> None:
+        """Raise ``MataError`` when there are names, but not for so many classes."""
+        known = self._names
+        if known and classes not in {len(known), max(known) + 1}:
+            raise MataError(
+                f"the network tells {classes} classes apart, but {len(known)} labels are given"
+            )
+
+
+def find(graph: Graph, config: Mapping[str, Any], file: Path | None) -> Labels:
+    """Return the labels: from ``file``, else noted in the network, else those of the config.
+
+    Raises ``MataError`` for a file that cannot be used.
+    """
+    if file is not None:
+        return Labels(_from_file(file))
+    return Labels(_noted(graph) or _configured(config))
+
+
+def count(graph: Graph, config: Mapping[str, Any]) -> int | None:
+    """Return how many labels the model brings, or None when it brings none."""
+    return len(_noted(graph) or _configured(config)) or None
+
+
+def _from_file(file: Path) -> dict[int, str]:
+    try:
+        with file.open("rb") as stream:
+            content = stream.read(_MAX_BYTES + 1)
+        text = content.decode("utf-8")
+    except OSError as error:
+        raise MataError(f"the labels cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise MataError("the file of labels is not UTF-8 text") from error
+    if len(content) > _MAX_BYTES:
+        raise MataError("the file of labels is too large")
+    if file.suffix == ".json":
+        return _from_json(text)
+    return dict(enumerate(line.strip() for line in text.splitlines() if line.strip()))
+
+
+def _from_json(text: str) -> dict[int, str]:
+    """Read a list of names, an object from number to name, or one that holds ``id2label``."""
+    try:
+        decoded = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        raise MataError("the file of labels is not valid JSON") from error
+    if isinstance(decoded, dict):
+        decoded = decoded.get("id2label", decoded)
+    found = _numbered(decoded)
+    if found is None:
+        raise MataError("the file of labels must hold a list of names, or numbers with names")
+    return found
+
+
+def _noted(graph: Graph) -> dict[int, str]:
+    """Return what Ultralytics notes: ``names``, a dict or a list in Python's notation."""
+    text = graph.metadata.get("names", "")
+    try:
+        return _numbered(ast.literal_eval(text)) or {} if text else {}
+    except (ValueError, SyntaxError, RecursionError, MemoryError):
+        return {}
+
+
+def _configured(config: Mapping[str, Any]) -> dict[int, str]:
+    return _numbered(config.get("id2label")) or {}
+
+
+def _numbered(given: object) -> dict[int, str] | None:
+    """Return names by number, or None for what is neither a list nor a dict of them."""
+    pairs = enumerate(given) if isinstance(given, list | tuple) else None
+    if isinstance(given, dict):
+        pairs = given.items()  # type: ignore[assignment] # keys are checked below
+    if pairs is None:
+        return None
+    try:
+        found = {int(key): str(name) for key, name in pairs}
+    except (TypeError, ValueError):
+        return None
+    return found if all(0 <= key < _MOST for key in found) else None

@@ -1,0 +1,106 @@
+"""Masks of an image's size from what segmentation networks say, a few rows at a time.
+
+All maps of 150 classes at an image's size would take gigabytes; blocks of rows stay in the cache.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+from mataserver_onnx import resample
+from mataserver_onnx.detections import read, softmax
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from mataserver_onnx.detections import Ask
+    from mataserver_onnx.preparation import Placement
+
+    Array = NDArray[np.float32]
+    Mask = NDArray[np.bool_]
+    Size = tuple[int, int]
+
+
+class Segmented(NamedTuple):
+    """One segment: the number of its class, 0..1, and a mask ``[H, W]``."""
+
+    label: int
+    confidence: float
+    mask: Mask
+
+
+def semantic(logits: Array, size: Size, confidence: float) -> Iterator[Segmented]:
+    """Give each pixel to the class of the largest stretched logit; yield one segment per class.
+
+    ``logits`` are ``[C, h, w]``. A segment's confidence is the mean, over its pixels, of the
+    class's probability at the network's own resolution; those below ``confidence`` are left out.
+    """
+    winner = winners(logits, size)
+    probabilities = softmax(logits, axis=0)
+    for label in np.flatnonzero(np.bincount(winner.ravel(), minlength=len(logits))):
+        mask = winner == label
+        mean = float(resample.bilinear(probabilities[label], size)[mask].mean())
+        if mean >= confidence:
+            yield Segmented(int(label), min(mean, 1.0), mask)
+
+
+def winners(logits: Array, size: Size) -> NDArray[np.int32]:
+    """Return which of the maps ``[C, h, w]`` is the largest at each pixel; of equals the first."""
+    rows, columns = (
+        resample.linear(resample.positions(new, old), old)
+        for new, old in zip(size, logits.shape[1:], strict=True)
+    )
+    wide = resample.across(logits, columns)
+    winner = np.empty(size, np.int32)
+    for piece, part in resample.blocks(rows, size[1]):
+        best = resample.down(wide[0], part)
+        winner[piece] = 0
+        for index in range(1, len(wide)):
+            values = resample.down(wide[index], part)
+            np.copyto(winner[piece], index, where=values > best)
+            np.maximum(best, values, out=best)
+    return winner
+
+
+def instances(outputs: Sequence[Array], place: Placement, ask: Ask) -> Iterator[Segmented]:
+    """Yield YOLO's objects: each mask is a weighted sum of prototypes, cut to its box.
+
+    ``outputs`` are ``[4 + C + k, n]`` and the prototypes ``[k, h, w]``, which cover the network's
+    whole input. They are stretched straight to the image's pixels, without the letterbox.
+    """
+    columns, prototypes = outputs
+    found = read("yolo-seg", outputs, place, ask)
+    shares = columns[-len(prototypes) :, found.rows].T
+    for share, box, score, label in zip(
+        shares, found.boxes, found.scores, found.labels, strict=True
+    ):
+        values = np.tensordot(share, prototypes, axes=1)
+        mask = _inside(values, box, place)
+        if mask.any():
+            yield Segmented(int(label), float(score), mask)
+
+
+def _inside(values: Array, box: Array, place: Placement) -> Mask:
+    """Return where a map of the network's input is above 0, in the image's pixels, in a box."""
+    height, width = place.size
+    x1, x2 = (round(float(x)) for x in np.clip(box[[0, 2]], 0, width))
+    y1, y2 = (round(float(y)) for y in np.clip(box[[1, 3]], 0, height))
+    mask = np.zeros(place.size, bool)
+    if x2 > x1 and y2 > y1:
+        rows = _places(y1, y2, place.scale_y, place.top, values.shape[0], place.input_size[0])
+        columns = _places(x1, x2, place.scale_x, place.left, values.shape[1], place.input_size[1])
+        mask[y1:y2, x1:x2] = resample.sample(values, rows, columns) > 0
+    return mask
+
+
+def _places(
+    first: int, last: int, scale: float, start: float, old: int, side: int
+) -> resample.Taps:
+    """Return where the middles of an image's pixels lie on a map that covers the input."""
+    middles = np.arange(first, last, dtype=np.float32) + np.float32(0.5)
+    at = (middles * np.float32(scale) + np.float32(start)) * np.float32(old / side)
+    return resample.linear(at - np.float32(0.5), old)

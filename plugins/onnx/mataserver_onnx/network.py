@@ -1,0 +1,127 @@
+"""A loaded network: images in, arrays and the images' places out."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mataserver import MataError
+from mataserver_onnx import bundle as files
+from mataserver_onnx import labels, layouts, pixels
+from mataserver_onnx.graph import FLOAT, FLOAT16
+from mataserver_onnx.session import open_session, placing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from mataserver import LoadContext, ModelSpec
+    from mataserver_onnx.bundle import Bundle
+    from mataserver_onnx.options import LayoutName, ModelOptions
+    from mataserver_onnx.preparation import Placement
+
+    Outputs = dict[str, Any]
+
+_KNOWN = frozenset({"pixel_mask", "orig_target_sizes"})
+
+
+class Network:
+    """A network, how images are prepared for it, and what its outputs mean.
+
+    layout: how its outputs are read.
+    labels: the names of its classes.
+    bundle: its files.
+    """
+
+    def __init__(self, spec: ModelSpec, ctx: LoadContext) -> None:
+        """Open the network of ``spec``.
+
+        Raises ``MataError`` for one that cannot be used and ``Unavailable`` for a missing runtime
+        or device.
+        """
+        if spec.path is None:
+            raise MataError(f"{spec.name} has no file to load from")
+        options: ModelOptions = ctx.settings.model(spec.name)
+        self.bundle: Bundle = files.open_bundle(spec.path, options.file)
+        graph, config = self.bundle.graph, self.bundle.config
+        self.layout: LayoutName = layouts.choose(graph, config, spec.task, options.layout)
+        self.labels = labels.find(graph, config, _label_file(self.bundle, options))
+        classes = layouts.classes(graph, self.layout)
+        if classes is not None:
+            self.labels.check(classes)
+        self._input = _image_port(self.bundle)
+        self.preparation, size = pixels.preparation(self.bundle, self.layout, options)
+        self._outputs = layouts.wanted(graph, self.layout)
+        where = placing(ctx.settings, options, ctx, self.bundle.network.suffix)
+        self._session = open_session(self.bundle, self._outputs, where, size)
+        self._float = np.float16 if self._input.kind == FLOAT16 else np.float32
+
+    def run(
+        self, images: Sequence[NDArray[np.uint8]]
+    ) -> Iterator[tuple[int, list[NDArray[np.float32]], Placement]]:
+        """Yield for each image its number, its outputs in the layout's order, and its place.
+
+        Images whose inputs have equal shapes share a forward pass. Raises ``MataError`` for values
+        that are no numbers.
+        """
+        prepared = [self.preparation.prepare(image) for image in images]
+        alike: dict[tuple[int, ...], list[int]] = {}
+        for index, (values, _) in enumerate(prepared):
+            alike.setdefault(values.shape, []).append(index)
+        for indices in alike.values():
+            for part in self._parts(indices):
+                outputs = self._forward([prepared[index] for index in part])
+                for row, index in enumerate(part):
+                    own = [_finite(output[row]) for output in outputs]
+                    yield index, own, prepared[index][1]
+
+    def close(self) -> None:
+        """Free the network."""
+        self._session.close()
+
+    def _parts(self, indices: list[int]) -> Iterator[list[int]]:
+        """Cut a batch into pieces of the size that the network takes, if it takes only one."""
+        side = self._input.dims[0]
+        step = side if isinstance(side, int) and side > 0 else len(indices)
+        for start in range(0, len(indices), step):
+            yield indices[start : start + step]
+
+    def _forward(self, part: list[tuple[NDArray[np.float32], Placement]]) -> list[Any]:
+        side = self._input.dims[0]
+        missing = side - len(part) if isinstance(side, int) else 0
+        padded = part + part[-1:] * missing  # a network of one batch size gets its size
+        values = np.stack([each for each, _ in padded]).astype(self._float, copy=False)
+        feeds: dict[str, Any] = {self._input.name: values}
+        for port in self.bundle.graph.inputs:
+            if port.name == "pixel_mask":
+                feeds[port.name] = np.ones((len(values), *values.shape[2:]), np.int64)
+            elif port.name == "orig_target_sizes":
+                sizes = [place.size[::-1] for _, place in padded]
+                feeds[port.name] = np.array(sizes, np.int64)
+        answers = self._session.run(feeds)
+        return [answers[name] for name in self._outputs]
+
+
+def _finite(values: NDArray[Any]) -> NDArray[np.float32]:
+    numbers: NDArray[np.float32] = values.astype(np.float32, copy=False)
+    if not np.isfinite(numbers).all():
+        raise MataError("the network computed values that are no numbers")
+    return numbers
+
+
+def _image_port(bundle: Bundle) -> Any:
+    """Return the input for images. Raises ``MataError`` for one, or for others, unlike usual."""
+    port = layouts.image_input(bundle.graph)
+    others = [each.name for each in bundle.graph.inputs if port is None or each.name != port.name]
+    strange = [name for name in others if name not in _KNOWN]
+    if strange:
+        raise MataError(f"the network takes more than an image: {', '.join(strange[:6])}")
+    if port is None or port.kind not in {FLOAT, FLOAT16}:
+        raise MataError("the network's input is not of 16- or 32-bit floating point numbers")
+    return port
+
+
+def _label_file(bundle: Bundle, options: ModelOptions) -> Any:
+    return bundle.root / options.labels if options.labels else None

@@ -1,0 +1,137 @@
+"""Networks on OpenVINO. Only ``load`` imports this module."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import sys
+import tempfile
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mataserver import MataError, Unavailable
+from mataserver_onnx.session import NEWEST_OPSET, failure, too_new
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mataserver_onnx.bundle import Bundle
+    from mataserver_onnx.session import Arrays, Placing
+
+_PRECISIONS = {"auto": "f32", "float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO without its telemetry, which would write into the home and report.
+
+    Raises ``Unavailable`` when it is not installed.
+    """
+    # It reports whenever this package can be imported, and asks nobody.
+    sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # "not importable"
+    try:
+        import openvino
+    except ImportError as error:
+        raise Unavailable(
+            "the runtime openvino is not installed: pip install 'mataserver-onnx[openvino]'"
+        ) from error
+    return openvino
+
+
+class OpenVinoSession:
+    """A network on the processor, through OpenVINO."""
+
+    def __init__(
+        self,
+        bundle: Bundle,
+        outputs: Sequence[str],
+        where: Placing,
+        input_size: tuple[int, int] | None,
+    ) -> None:
+        """Open and compile the network.
+
+        Raises ``Unavailable`` for another device than the processor, and ``MataError`` for a
+        network that cannot be opened.
+        """
+        if where.device.startswith("cuda"):
+            raise Unavailable(f"the runtime openvino has no device {where.device}")
+        if bundle.graph.opset > NEWEST_OPSET:
+            raise too_new(bundle.graph.opset)
+        openvino = import_openvino()
+        self._where = where
+        self._outputs = list(outputs)
+        try:
+            with _real_files(bundle, where) as path:
+                model = _only(openvino, openvino.Core().read_model(path), outputs)
+                _shape(model, input_size)
+                compiled = openvino.Core().compile_model(model, "CPU", _options(where))
+            self._request: Any = compiled.create_infer_request()
+        except RuntimeError as error:
+            raise failure(error, "the network cannot be opened by openvino", where) from error
+
+    def run(self, feeds: Arrays) -> dict[str, Any]:
+        """Compute the outputs. Raises ``MataError``."""
+        try:
+            values = self._request.infer(dict(feeds), share_inputs=True)
+        except RuntimeError as error:
+            raise failure(error, "the network has failed", self._where) from error
+        return {name: values[name].copy() for name in self._outputs}
+
+    def close(self) -> None:
+        """Free the network."""
+        self._request = None
+
+
+def _options(where: Placing) -> dict[str, str]:
+    # Left to itself, it computes in bfloat16 where the processor can.
+    options = {
+        "INFERENCE_PRECISION_HINT": _PRECISIONS[where.precision],
+        "PERFORMANCE_HINT": "LATENCY",
+        "NUM_STREAMS": "1",
+    }
+    if where.threads:
+        options["INFERENCE_NUM_THREADS"] = str(where.threads)
+    return options
+
+
+def _only(openvino: Any, model: Any, outputs: Sequence[str]) -> Any:
+    """Return the network without the outputs that nobody reads."""
+    wanted = [port for port in model.outputs if not port.get_names().isdisjoint(outputs)]
+    if len(wanted) < len(outputs):
+        raise MataError(f"openvino finds no output {' or '.join(outputs)} in the network")
+    if len(wanted) == len(model.outputs):
+        return model
+    return openvino.Model(wanted, model.get_parameters())
+
+
+def _shape(model: Any, input_size: tuple[int, int] | None) -> None:
+    """Tell the network that all images are of one size, which it then computes faster."""
+    if input_size is None:
+        return
+    for port in model.inputs:
+        shape = port.get_partial_shape()
+        if len(shape) == 4 and shape.is_dynamic:
+            shape[2], shape[3] = input_size
+            model.reshape({port.get_any_name(): shape})
+
+
+@contextmanager
+def _real_files(bundle: Bundle, where: Placing) -> Iterator[Path]:
+    """Yield the path of a network that has its weights beside it, and no link among them.
+
+    OpenVINO refuses weights behind a link that leads out of the directory, as in the hub's cache.
+    """
+    files = [bundle.network, *(bundle.network.parent / name for name in bundle.graph.external)]
+    if bundle.network.suffix == ".xml" or not any(file.is_symlink() for file in files[1:]):
+        yield bundle.network
+        return
+    where.scratch.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=where.scratch) as directory:
+        for file in files:
+            target = Path(directory, file.relative_to(bundle.network.parent))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            try:
+                os.link(file.resolve(), target)
+            except OSError:  # another file system
+                shutil.copyfile(file, target)
+        yield Path(directory, bundle.network.name)

@@ -1,0 +1,90 @@
+"""The settings of the plugin: ``plugins.onnx`` in the configuration."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+LayoutName = Literal[
+    "detr",
+    "rt-detr",
+    "rt-detr-deploy",
+    "yolo-v5",
+    "yolo-v8",
+    "yolo-v10",
+    "yolo-seg",
+    "classes",
+    "semantic",
+    "depth",
+    "vector",
+]
+Runtime = Literal["auto", "onnxruntime", "openvino"]
+Precision = Literal["auto", "float32", "float16", "bfloat16"]
+Resize = Literal["auto", "stretch", "letterbox", "crop"]
+Side = Annotated[int, Meta(ge=1, le=8192)]
+Threads = Annotated[int, Meta(ge=0, le=1024)]
+Name = Annotated[str, Meta(min_length=1, max_length=256)]
+Text = Annotated[str, Meta(max_length=4096)]
+Triple = tuple[float, float, float]
+Deviation = Annotated[float, Meta(gt=0)]
+
+
+class ModelOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``plugins.onnx.models.<name>``: what the files of one model do not say.
+
+    layout:     what the outputs mean; recognised where it is not given.
+    file:       which file of a directory, as a path inside it.
+    labels:     a file of class names, one a line or JSON; relative to the model's directory.
+    input_size: height and width of the input of a graph that takes any.
+    resize:     how an image becomes that size: "stretch" changes its aspect ratio, "letterbox"
+                adds bars, "crop" cuts off what is too long.
+    rescale:    pixels of 0 to 255 are multiplied by it,
+    mean, std:  then the mean is taken off and the rest divided by the deviation, for red, green
+                and blue.
+    channels:   the order in which the network takes colours.
+    runtime, precision, providers, threads: instead of the plugin's.
+    """
+
+    layout: LayoutName | None = None
+    file: Text = ""
+    labels: Text = ""
+    input_size: tuple[Side, Side] | None = None
+    resize: Resize = "auto"
+    rescale: float | None = None
+    mean: Triple | None = None
+    std: tuple[Deviation, Deviation, Deviation] | None = None
+    channels: Literal["rgb", "bgr"] = "rgb"
+    runtime: Runtime | None = None
+    precision: Precision | None = None
+    providers: list[Name] | None = None
+    threads: Threads | None = None
+
+    @property
+    def states_pixels(self) -> bool:
+        """Whether it says how images are prepared, instead of ``preprocessor_config.json``."""
+        return self.resize != "auto" or any(
+            each is not None for each in (self.input_size, self.rescale, self.mean, self.std)
+        )
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``plugins.onnx``.
+
+    runtime:   "auto" is OpenVINO for its own files and ONNX Runtime for ``.onnx`` files.
+    precision: what OpenVINO computes in; "auto" is the model's ``dtype``, else float32. ONNX
+               Runtime computes in the format that the file holds.
+    providers: ONNX Runtime's execution providers, the first preferred; the device's own if empty.
+    threads:   of a forward pass; 0 is the model's ``threads``.
+    models:    settings of single models, by their registered names.
+    """
+
+    runtime: Runtime = "auto"
+    precision: Precision = "auto"
+    providers: list[Name] = []
+    threads: Threads = 0
+    models: dict[str, ModelOptions] = {}
+
+    def model(self, name: str) -> ModelOptions:
+        """Return the settings of one model."""
+        return self.models.get(name, ModelOptions())

@@ -1,0 +1,202 @@
+"""How an image becomes a network's input, and how its pixels are found again.
+
+Values are looked up: a resized image holds bytes, so scaling and normalising are a table of 256
+numbers a colour, computed once in the way in which transformers computes them for each pixel.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+from PIL import Image
+
+from mataserver import BadRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+
+    Size = tuple[int, int]
+    Pixels = NDArray[np.uint8]
+    Tensor = NDArray[np.float32]
+
+GREY = 114
+"""The bars of a letterbox, as YOLO's training has them."""
+
+
+class Placement(NamedTuple):
+    """Where an image lies in a network's input.
+
+    ``x_input = left + x_image * scale_x``, and so for ``y``; ``size`` is the image's (height,
+    width) and ``input_size`` the input's.
+    """
+
+    size: Size
+    input_size: Size
+    scale_x: float
+    scale_y: float
+    left: float = 0.0
+    top: float = 0.0
+
+    def undo(self, boxes: Tensor) -> Tensor:
+        """Return boxes ``[n, 4]`` (x1, y1, x2, y2) of the input in the image's pixels."""
+        offset = np.array([self.left, self.top] * 2, np.float32)
+        scale = np.array([self.scale_x, self.scale_y] * 2, np.float32)
+        undone: Tensor = (boxes - offset) / scale
+        return undone
+
+
+class Geometry(NamedTuple):
+    """What is done to an image of one size: resized, then cut or padded to ``crop``."""
+
+    resize: Size
+    crop: Size | None = None
+
+
+class Preparation:
+    """Makes inputs of one kind."""
+
+    def __init__(
+        self,
+        plan: Callable[[int, int], Geometry],
+        table: Tensor,
+        *,
+        resample: int = Image.Resampling.BILINEAR,
+        flip: bool = False,
+        letterbox: Size | None = None,
+    ) -> None:
+        """Keep how it is done.
+
+        plan:      the geometry for an image of a height and a width.
+        table:     ``[3, 256]``, the value of each byte of each colour.
+        flip:      the network takes blue first.
+        letterbox: the (height, width) that bars fill up to.
+        """
+        self._plan = plan
+        self._table = table
+        self._resample = Image.Resampling(resample)
+        self._flip = flip
+        self._letterbox = letterbox
+
+    @property
+    def fixed(self) -> Size | None:
+        """The (height, width) of every input, or None where it depends on the image."""
+        return self._letterbox or fixed_size(self._plan)
+
+    def prepare(self, image: Pixels) -> tuple[Tensor, Placement]:
+        """Return the input ``[3, h, w]`` for an image ``[H, W, 3]``, and where the image lies.
+
+        Raises ``BadRequest`` for an image that has no pixel left.
+        """
+        height, width = image.shape[:2]
+        geometry = self._plan(height, width)
+        rows, columns = geometry.resize
+        if rows < 1 or columns < 1:
+            raise BadRequest(
+                f"an image of {width}x{height} pixels is too small or too narrow for this model"
+            )
+        pixels = self._resized(image, geometry.resize)
+        top = left = 0
+        if self._letterbox is not None:
+            pixels, top, left = _barred(pixels, self._letterbox)
+        elif geometry.crop is not None:
+            pixels = centre(pixels, geometry.crop)
+        inside = (pixels.shape[0], pixels.shape[1])
+        place = Placement((height, width), inside, columns / width, rows / height, left, top)
+        return self._values(pixels), place
+
+    def _resized(self, image: Pixels, size: Size) -> Pixels:
+        if image.shape[:2] == size:
+            return image
+        rows, columns = size
+        resized = Image.fromarray(image).resize((columns, rows), self._resample)
+        return np.asarray(resized)
+
+    def _values(self, pixels: Pixels) -> Tensor:
+        colours = (2, 1, 0) if self._flip else (0, 1, 2)
+        values = np.empty((3, *pixels.shape[:2]), np.float32)
+        for place, colour in enumerate(colours):
+            np.take(self._table[place], pixels[..., colour], out=values[place], mode="clip")
+        return values
+
+
+def table(
+    rescale: float | None,
+    normalisations: Sequence[tuple[Sequence[float] | float, Sequence[float] | float]] = (),
+    offset: float = 0.0,
+) -> Tensor:
+    """Return the value of each byte of each colour, ``[3, 256]``.
+
+    Bytes are multiplied by ``rescale`` in float64, ``offset`` is added, and each normalisation
+    takes a mean off and divides by a deviation, in float32: transformers' order and precision.
+    """
+    values = np.arange(256, dtype=np.float32)
+    if rescale is not None:
+        values = (np.arange(256, dtype=np.float64) * rescale).astype(np.float32)
+    values = np.stack([values + np.float32(offset)] * 3)
+    for mean, deviation in normalisations:
+        off, by = (np.broadcast_to(np.array(each, np.float32), 3) for each in (mean, deviation))
+        values = (values - off[:, None]) / by[:, None]
+    return values
+
+
+def centre(pixels: Pixels, size: Size) -> Pixels:
+    """Cut the middle ``size`` (height, width) out; what is too small gets a black border."""
+    short = [max(0, want - has) for want, has in zip(size, pixels.shape, strict=False)]
+    if any(short):
+        border = [(-(-each // 2), each // 2) for each in short]
+        pixels = np.pad(pixels, (*border, (0, 0)))
+    top, left = ((has - want) // 2 for has, want in zip(pixels.shape, size, strict=False))
+    return pixels[top : top + size[0], left : left + size[1]]
+
+
+def _barred(pixels: Pixels, size: Size) -> tuple[Pixels, int, int]:
+    """Put an image into the middle of a grey one of ``size``; return that, and where it lies.
+
+    An odd number of pixels too many: the bar above and on the left is the smaller one.
+    """
+    top, left = ((want - has) // 2 for want, has in zip(size, pixels.shape, strict=False))
+    barred = np.full((*size, 3), GREY, np.uint8)
+    barred[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
+    return barred, top, left
+
+
+# geometries
+
+
+def fixed_size(plan: Callable[[int, int], Geometry]) -> Size | None:
+    """Return the (height, width) that a plan makes of every image, or None."""
+    wide, tall = plan(300, 400), plan(400, 300)
+    if wide.crop is not None:
+        return wide.crop
+    return wide.resize if wide == tall else None
+
+
+def stretched(size: Size) -> Callable[[int, int], Geometry]:
+    """Resize to ``size`` (height, width) whatever the aspect ratio."""
+    return lambda _height, _width: Geometry(size)
+
+
+def fitted(size: Size) -> Callable[[int, int], Geometry]:
+    """Resize to the largest that fits into ``size`` and keeps the aspect ratio."""
+
+    def plan(height: int, width: int) -> Geometry:
+        scale = min(size[0] / height, size[1] / width)
+        return Geometry((max(1, round(height * scale)), max(1, round(width * scale))))
+
+    return plan
+
+
+def cropped(size: Size, part: float = 1.0) -> Callable[[int, int], Geometry]:
+    """Resize until ``size`` is ``part`` of the image in one direction, and cut its middle out."""
+
+    def plan(height: int, width: int) -> Geometry:
+        rows, columns = (round(side / part) for side in size)
+        scale = max(rows / height, columns / width)
+        return Geometry(
+            (max(rows, round(height * scale)), max(columns, round(width * scale))), size
+        )
+
+    return plan

@@ -1,0 +1,122 @@
+"""Stretches maps as ``torch.nn.functional.interpolate(align_corners=False)`` does, with numpy.
+
+Each direction is a weighted sum of a few rows or columns (two for bilinear, four for bicubic with
+a = -0.75, Keys 1981); what lies outside is the nearest pixel inside.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+    Size = tuple[int, int]
+    Map = NDArray[np.float32]
+    Line = NDArray[np.float32]
+
+_A = -0.75
+_CACHE = 256 * 1024
+
+
+class Taps(NamedTuple):
+    """Which pixels make each new one, ``[n, k]``, and their weights, ``[n, k]``."""
+
+    places: NDArray[np.intp]
+    weights: NDArray[np.float32]
+
+
+def positions(new: int, old: int) -> Line:
+    """Return where the middles of ``new`` pixels lie among ``old`` ones: 0 is the first's.
+
+    In float32 throughout, as torch computes them.
+    """
+    scale = np.float32(old) / np.float32(new)
+    line: Line = scale * (np.arange(new, dtype=np.float32) + np.float32(0.5)) - np.float32(0.5)
+    return line
+
+
+def linear(at: Line, old: int) -> Taps:
+    """Return the two neighbours of each position."""
+    inside = np.clip(at, 0, old - 1)
+    first = np.floor(inside).astype(np.intp)
+    rest = inside - first.astype(np.float32)
+    places = np.stack([first, np.minimum(first + 1, old - 1)], axis=1)
+    return Taps(places, np.stack([1 - rest, rest], axis=1))
+
+
+def cubic(at: Line, old: int) -> Taps:
+    """Return the four neighbours of each position."""
+    first = np.floor(at).astype(np.intp)
+    rest = (at - first.astype(np.float32))[:, None]
+    distance = np.abs(rest - np.arange(-1, 3, dtype=np.float32))
+    near = ((_A + 2) * distance - (_A + 3)) * distance**2 + 1
+    far = ((distance - 5) * distance + 8) * distance * _A - 4 * _A
+    weights = np.where(distance <= 1, near, far)
+    places = np.clip(first[:, None] + np.arange(-1, 3), 0, old - 1)
+    return Taps(places, weights)
+
+
+def across(values: Map, columns: Taps) -> Map:
+    """Return maps ``[..., h, w]`` with the columns that the taps make of theirs."""
+    parts = (values[..., places] * weights for places, weights in _by_tap(columns))
+    first = next(parts)
+    return sum(parts, start=first)
+
+
+def down(values: Map, rows: Taps) -> Map:
+    """Return a map ``[h, w]`` with the rows that the taps make of its own."""
+    made: Map = np.zeros((len(rows.places), values.shape[1]), np.float32)
+    for places, weights in _by_tap(rows):
+        part = values[places]
+        part *= weights[:, None]
+        made += part
+    return made
+
+
+def blocks(rows: Taps, width: int) -> Iterator[tuple[slice, Taps]]:
+    """Cut new rows of ``width`` pixels into pieces that stay in the processor's cache."""
+    step = max(1, _CACHE // (4 * width))
+    for start in range(0, len(rows.places), step):
+        piece = slice(start, start + step)
+        yield piece, Taps(rows.places[piece], rows.weights[piece])
+
+
+def sample(values: Map, rows: Taps, columns: Taps) -> Map:
+    """Return the map ``[len(rows), len(columns)]`` that the taps make of ``values`` ``[h, w]``.
+
+    Columns come first: the map is still low, and rows can then be copied as a whole.
+    """
+    wide = across(values, columns)
+    made: Map = np.empty((len(rows.places), len(columns.places)), np.float32)
+    for piece, part in blocks(rows, len(columns.places)):
+        made[piece] = down(wide, part)
+    return made
+
+
+def _by_tap(taps: Taps) -> Iterator[tuple[NDArray[np.intp], NDArray[np.float32]]]:
+    return zip(taps.places.T, taps.weights.T, strict=True)
+
+
+def bilinear(values: Map, size: Size) -> Map:
+    """Stretch a map ``[h, w]`` to ``size`` (height, width)."""
+    if values.shape == size:
+        return values
+    rows, columns = (
+        linear(positions(new, old), old) for new, old in zip(size, values.shape, strict=True)
+    )
+    return sample(values, rows, columns)
+
+
+def bicubic(values: Map, size: Size) -> Map:
+    """Stretch a map ``[h, w]`` to ``size`` (height, width)."""
+    if values.shape == size:
+        return values
+    rows, columns = (
+        cubic(positions(new, old), old) for new, old in zip(size, values.shape, strict=True)
+    )
+    return sample(values, rows, columns)

@@ -1,0 +1,100 @@
+"""Segmentation: the pixels of each class, or of each object."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mataserver import Backend, Confidence, Params, Segment, SegmentResult
+from mataserver_onnx import installation
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from mataserver import LoadContext, ModelSpec
+    from mataserver_onnx.masks import Segmented
+    from mataserver_onnx.network import Network
+    from mataserver_onnx.preparation import Placement
+
+FAMILIES = frozenset({"beit", "segformer", "upernet"})
+"""The values of ``model_type`` that are pulled from the hub as ONNX for this task."""
+
+
+class SegmentParams(Params, frozen=True):
+    """What to return.
+
+    confidence: the lowest score of a segment. Of a class it is the mean probability over the
+                segment's pixels, of an object the detector's score.
+    overlap:    two objects of one class whose boxes overlap by more are one.
+    """
+
+    confidence: Confidence = 0.5
+    overlap: Confidence = 0.7
+
+
+class Segmenter:
+    """A network that gives each pixel a class, or each object a mask."""
+
+    def __init__(self, network: Network) -> None:
+        """Keep the network."""
+        self._network = network
+
+    def predict(
+        self, images: Sequence[NDArray[np.uint8]], params: Sequence[SegmentParams]
+    ) -> list[SegmentResult]:
+        """Return the segments of each image, best first."""
+        results: dict[int, SegmentResult] = {}
+        for index, outputs, place in self._network.run(images):
+            segments = [self._segment(each) for each in self._read(outputs, place, params[index])]
+            results[index] = SegmentResult(sorted(segments, key=lambda each: -each.confidence))
+        return [results[index] for index in range(len(images))]
+
+    def close(self) -> None:
+        """Free the network."""
+        self._network.close()
+
+    def _read(
+        self, outputs: list[NDArray[np.float32]], place: Placement, params: SegmentParams
+    ) -> Iterator[Segmented]:
+        from mataserver_onnx import masks
+        from mataserver_onnx.detections import Ask
+
+        if self._network.layout == "yolo-seg":
+            return masks.instances(outputs, place, Ask(params.confidence, params.overlap))
+        self._network.labels.check(len(outputs[0]))
+        return masks.semantic(outputs[0], place.size, params.confidence)
+
+    def _segment(self, found: Segmented) -> Segment:
+        """Return a segment whose box spans the outer edges of its outermost pixels."""
+        rows, columns = (np.flatnonzero(found.mask.any(axis)) for axis in (1, 0))
+        box = (
+            float(columns[0]),
+            float(rows[0]),
+            float(columns[-1] + 1),
+            float(rows[-1] + 1),
+        )
+        return Segment(self._network.labels[found.label], found.confidence, box, found.mask)
+
+
+def load(spec: ModelSpec, ctx: LoadContext) -> Segmenter:
+    """Open a segmentation network. Raises ``MataError`` for one that cannot be used."""
+    from mataserver_onnx.network import Network
+
+    return Segmenter(Network(spec, ctx))
+
+
+BACKEND = Backend(
+    name="onnx-segment",
+    task="segment",
+    source="any",
+    load=load,
+    params=SegmentParams,
+    accepts=installation.accepting("segment", FAMILIES),
+    requires=installation.REQUIRES,
+    gpu=True,
+    packages=installation.PACKAGES,
+    environment=installation.ENVIRONMENT,
+)

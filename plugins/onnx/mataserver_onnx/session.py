@@ -1,0 +1,129 @@
+"""Where a network runs: ONNX Runtime or OpenVINO."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from mataserver import MataError, OutOfMemory, Unavailable
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Mapping, Sequence
+    from pathlib import Path
+
+    from mataserver import LoadContext
+    from mataserver_onnx.bundle import Bundle
+    from mataserver_onnx.options import ModelOptions, Settings
+
+    Arrays = Mapping[str, Any]
+
+NEWEST_OPSET = 26
+"""The newest version of ONNX's operators that the tested ONNX Runtime (1.31) knows."""
+
+_MEMORY = re.compile(r"bad_?alloc|bad allocation|failed to allocate|out of memory", re.IGNORECASE)
+_OPERATOR = re.compile(
+    r"Fatal error: ([\w.:]+) is not a registered|No Op registered for (\w+)"
+    r"|Could not find an implementation for (\w+)|OpConversionFailure.*?(\w+)"
+)
+
+
+class Session(Protocol):
+    """An open network."""
+
+    def run(self, feeds: Arrays) -> dict[str, Any]:
+        """Compute the wanted outputs from arrays by the inputs' names."""
+        ...
+
+    def close(self) -> None:
+        """Free it."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Placing:
+    """Where and how a network is to run.
+
+    device:    "auto", "cpu", "cuda" or "cuda:N".
+    precision: "auto", "float32", "float16" or "bfloat16".
+    providers: ONNX Runtime's execution providers; those of the device if empty.
+    threads:   0 leaves the number to the runtime.
+    scratch:   a directory of this plugin's own.
+    """
+
+    runtime: str
+    device: str
+    precision: str
+    providers: tuple[str, ...]
+    threads: int
+    scratch: Path
+    log: logging.Logger
+
+
+def placing(settings: Settings, options: ModelOptions, ctx: LoadContext, suffix: str) -> Placing:
+    """Put together what the model's, the plugin's and the server's settings say.
+
+    Raises ``Unavailable`` for OpenVINO's files on ONNX Runtime.
+    """
+    runtime = options.runtime or settings.runtime
+    if runtime == "auto":
+        runtime = "openvino" if suffix == ".xml" else "onnxruntime"
+    if runtime == "onnxruntime" and suffix == ".xml":
+        raise Unavailable("an OpenVINO model needs the runtime openvino")
+    precision: str = options.precision or settings.precision
+    if precision == "auto" and runtime == "openvino":
+        precision = ctx.dtype
+    threads = settings.threads if options.threads is None else options.threads
+    return Placing(
+        runtime=runtime,
+        device=ctx.device,
+        precision=precision,
+        providers=tuple(settings.providers if options.providers is None else options.providers),
+        threads=threads or ctx.threads,
+        scratch=ctx.data_dir / "onnx",
+        log=ctx.log,
+    )
+
+
+def open_session(
+    bundle: Bundle, outputs: Sequence[str], where: Placing, input_size: tuple[int, int] | None
+) -> Session:
+    """Open a network to compute ``outputs``.
+
+    ``input_size`` is the height and width of its images where they are all of one size. Raises
+    ``MataError`` for a network that cannot be opened and ``Unavailable`` for a missing runtime.
+    """
+    if where.runtime == "openvino":
+        from mataserver_onnx.openvino_session import OpenVinoSession
+
+        return OpenVinoSession(bundle, outputs, where, input_size)
+    from mataserver_onnx.onnxruntime_session import OnnxRuntimeSession
+
+    return OnnxRuntimeSession(bundle, outputs, where)
+
+
+def too_new(opset: int) -> MataError:
+    """Return the error for a network that was written with newer operators than are known."""
+    return MataError(
+        f"the network is written in version {opset} of ONNX's operators, which the installed "
+        "runtime does not know: export it with an older opset, or update the runtime"
+    )
+
+
+def failure(error: Exception, what: str, where: Placing) -> MataError:
+    """Turn a runtime's own error into one sentence; the log gets the whole."""
+    text = str(error)
+    where.log.warning("%s: %s", what, text)
+    if _MEMORY.search(text):
+        return OutOfMemory("the network does not fit into memory")
+    if "IR version" in text:
+        return MataError(
+            "the network is written in a newer format of ONNX than the installed runtime knows: "
+            "update the runtime"
+        )
+    operator = _OPERATOR.search(text)
+    if operator:
+        name = next(each for each in operator.groups() if each)
+        return MataError(f"the network needs the operator {name}, which {where.runtime} lacks")
+    return MataError(f"{what}; the server's log says why")

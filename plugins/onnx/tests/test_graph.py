@@ -1,0 +1,202 @@
+"""Reading what a file says of itself, against the onnx library, and files that are damaged."""
+
+from __future__ import annotations
+
+import onnx
+import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from mataserver import MataError
+from mataserver_onnx import bundle, graph, ir
+
+IR = """<?xml version="1.0"?>
+<net name="Model0" version="11"><layers>
+<layer id="0" name="x" type="Parameter" version="opset1"><output>
+<port id="0" precision="FP32" names="pixel_values,x"><dim>-1</dim><dim>3</dim><dim>32</dim>
+<dim>48</dim></port></output></layer>
+<layer id="1" name="s" type="SoftMax" version="opset8"><output>
+<port id="1" precision="FP32" names="logits"><dim>-1</dim><dim>4</dim></port></output></layer>
+<layer id="2" name="Result_1" type="Result" version="opset1" output_names="logits"><input>
+<port id="0" precision="FP32"><dim>-1</dim><dim>4</dim></port></input></layer>
+</layers><edges>
+<edge from-layer="0" from-port="0" to-layer="1" to-port="0" />
+<edge from-layer="1" from-port="1" to-layer="2" to-port="0" />
+</edges></net>
+"""
+
+
+def by_the_library(path):
+    """What the onnx library says of the same file."""
+    model = onnx.load(path, load_external_data=False)
+    weights = {each.name for each in model.graph.initializer}
+
+    def port(info):
+        tensor = info.type.tensor_type
+        dims = tuple(
+            side.dim_value if side.HasField("dim_value") else side.dim_param
+            for side in tensor.shape.dim
+        )
+        return graph.Port(info.name, dims, tensor.elem_type)
+
+    return graph.Graph(
+        inputs=tuple(port(each) for each in model.graph.input if each.name not in weights),
+        outputs=tuple(port(each) for each in model.graph.output),
+        metadata={each.key: each.value for each in model.metadata_props},
+        opset=model.opset_import[0].version,
+        makers={
+            name: node.op_type
+            for node in model.graph.node
+            for name in node.output
+            if name in {each.name for each in model.graph.output}
+        },
+        external=frozenset(
+            entry.value
+            for each in model.graph.initializer
+            if each.data_location == onnx.TensorProto.EXTERNAL
+            for entry in each.external_data
+            if entry.key == "location"
+        ),
+    )
+
+
+def test_equals_the_onnx_library(planted, tmp_path):
+    """Inputs, outputs, metadata, operators' version and their makers are those of the library."""
+    path = planted.yolo_seg(tmp_path / "a.onnx", names="{0: 'a'}", stride="32")
+    assert graph.read(path) == by_the_library(path)
+    assert graph.read(path).metadata == {"names": "{0: 'a'}", "stride": "32"}
+
+
+def test_external_weights_are_seen(exported):
+    """An export's weights lie in a file beside it, which the graph names."""
+    path = exported("vit") / "model.onnx"
+    found = graph.read(path)
+    assert found == by_the_library(path)
+    assert found.external == {"model.onnx.data"}
+
+
+def test_inputs_with_weights_are_no_inputs(planted, tmp_path):
+    """Old files list their weights among the inputs."""
+    path = planted.colours(tmp_path / "a.onnx", "classes")
+    model = onnx.load(path)
+    weight = model.graph.initializer[0]
+    info = onnx.helper.make_tensor_value_info(weight.name, weight.data_type, weight.dims)
+    model.graph.input.append(info)
+    onnx.save(model, path)
+    assert [port.name for port in graph.read(path).inputs] == ["images"]
+
+
+def test_a_file_that_changes_is_read_again(planted, tmp_path):
+    """What is remembered of a file belongs to its time and size."""
+    path = planted.colours(tmp_path / "a.onnx", "classes")
+    assert len(graph.read(path).outputs[0].dims) == 2
+    planted.colours(path, "map")
+    assert len(graph.read(path).outputs[0].dims) == 4
+
+
+@pytest.fixture(scope="module")
+def whole(planted, tmp_path_factory):
+    """The bytes of a sound file."""
+    return planted.yolo_v8(tmp_path_factory.mktemp("whole") / "a.onnx").read_bytes()
+
+
+@settings(max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(data=st.data())
+def test_a_damaged_file_is_told_or_read(data, whole, tmp_path):
+    """Cut off, overwritten or made up: a file is read or refused, and nothing else happens."""
+    start = data.draw(st.integers(0, len(whole)))
+    content = data.draw(
+        st.sampled_from(
+            [
+                whole[:start],
+                whole[:start] + data.draw(st.binary(max_size=64)) + whole[start + 8 :],
+                data.draw(st.binary(max_size=200)),
+            ]
+        )
+    )
+    path = tmp_path / "damaged.onnx"
+    path.write_bytes(content)
+    try:
+        assert graph.read(path).outputs
+    except MataError as error:
+        assert error.detail.startswith("the file is")  # noqa: PT017 - either way is right
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(b"", "is empty"), (b"hello world" * 99, "not an ONNX model"), (b"\x08\x01", "not an ONNX")],
+)
+def test_what_is_no_model_is_refused(content, said, tmp_path):
+    """An empty file, a text and a protocol buffer of another kind are refused in a sentence."""
+    (tmp_path / "a.onnx").write_bytes(content)
+    with pytest.raises(MataError, match=said):
+        graph.read(tmp_path / "a.onnx")
+
+
+def test_openvinos_own_files_are_read(tmp_path):
+    """Ports, sides and makers of OpenVINO's format; its weights lie in a file of the same name."""
+    (tmp_path / "openvino_model.xml").write_text(IR)
+    found = ir.read(tmp_path / "openvino_model.xml")
+    assert found.inputs == (graph.Port("pixel_values", ("", 3, 32, 48)),)
+    assert found.outputs == (graph.Port("logits", ("", 4)),)
+    assert found.makers == {"logits": "SoftMax"}
+    assert found.external == {"openvino_model.bin"}
+
+
+@pytest.mark.parametrize("content", ["", "<net>", "<net></net>", IR.replace(">3<", ">three<")])
+def test_what_is_no_openvino_model_is_refused(content, tmp_path):
+    """XML that is broken, or of something else, is refused in a sentence."""
+    (tmp_path / "a.xml").write_text(content)
+    with pytest.raises(MataError, match="not an OpenVINO model"):
+        ir.read(tmp_path / "a.xml")
+
+
+# directories
+
+
+def test_the_usual_names_come_first(planted, tmp_path):
+    """Of several networks the one with a usual name is taken, and any other can be named."""
+    for name in ("model.onnx", "onnx/model.onnx", "onnx/model_fp16.onnx", "other.onnx"):
+        planted.colours(tmp_path / name, "classes")
+    assert bundle.find_network(tmp_path) == tmp_path / "model.onnx"
+    (tmp_path / "model.onnx").unlink()
+    assert bundle.find_network(tmp_path) == tmp_path / "onnx" / "model.onnx"
+    named = bundle.find_network(tmp_path, "onnx/model_fp16.onnx")
+    assert named == tmp_path / "onnx" / "model_fp16.onnx"
+    (tmp_path / "onnx" / "model.onnx").unlink()
+    with pytest.raises(bundle.Unclear, match=r"several networks.*other\.onnx"):
+        bundle.find_network(tmp_path)
+    (tmp_path / "other.onnx").unlink()
+    assert bundle.find_network(tmp_path) == named
+
+
+@pytest.mark.parametrize("wanted", ["../model.onnx", "/etc/passwd", "missing.onnx"])
+def test_a_named_file_lies_in_the_directory(wanted, planted, tmp_path):
+    """A file outside the directory, or one that is not there, is refused."""
+    planted.colours(tmp_path / "inside" / "model.onnx", "classes")
+    planted.colours(tmp_path / "model.onnx", "classes")
+    with pytest.raises(MataError, match="inside the model's directory|has no file"):
+        bundle.find_network(tmp_path / "inside", wanted)
+
+
+@pytest.mark.parametrize("place", ["/etc/passwd", "../secret"])
+def test_weights_from_elsewhere_are_refused(place, planted, tmp_path):
+    """A file that asks for weights outside its directory is refused before a runtime sees it."""
+    path = planted.colours(tmp_path / "model.onnx", "classes")
+    model = onnx.load(path)
+    weight = model.graph.initializer[0]
+    weight.ClearField("raw_data")
+    weight.data_location = onnx.TensorProto.EXTERNAL
+    weight.external_data.add(key="location", value=place)
+    path.write_bytes(model.SerializeToString())
+    with pytest.raises(MataError, match="from outside its directory"):
+        bundle.open_bundle(path)
+
+
+@pytest.mark.parametrize("content", ["[1, 2]", "{", '"text"'])
+def test_broken_json_beside_the_model_is_told(content, planted, tmp_path):
+    """A configuration that cannot be used is an error, not ignored."""
+    planted.colours(tmp_path / "model.onnx", "classes")
+    (tmp_path / "preprocessor_config.json").write_text(content)
+    with pytest.raises(MataError, match=r"preprocessor_config\.json (cannot be read|is not)"):
+        bundle.open_bundle(tmp_path)

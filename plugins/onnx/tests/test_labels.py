@@ -1,0 +1,82 @@
+"""Names of classes: where they come from, and when their number is wrong."""
+
+from __future__ import annotations
+
+import pytest
+
+from mataserver import MataError
+from mataserver_onnx import labels
+from mataserver_onnx.graph import Graph
+
+PLAIN = Graph((), ())
+NOTED = Graph((), (), {"names": "{0: 'cat', 1: 'dog'}"})
+
+
+def test_a_class_without_a_name_is_called_by_its_number():
+    """Nothing says the names: the numbers do."""
+    found = labels.find(PLAIN, {}, None)
+    found.check(1000)
+    assert found[7] == "LABEL_7"
+
+
+@pytest.mark.parametrize(
+    ("graph", "config", "expected"),
+    [
+        (NOTED, {"id2label": {"0": "x", "1": "y"}}, ["cat", "dog"]),
+        (PLAIN, {"id2label": {"0": "x", "1": "y"}}, ["x", "y"]),
+        (Graph((), (), {"names": "['cat', 'dog']"}), {}, ["cat", "dog"]),
+        (Graph((), (), {"names": "__import__('os')"}), {"id2label": {"0": "x"}}, ["x", "LABEL_1"]),
+        (Graph((), (), {"names": "{0: "}), {}, ["LABEL_0", "LABEL_1"]),
+        (PLAIN, {"id2label": ["x"]}, ["x", "LABEL_1"]),
+        (PLAIN, {"id2label": {"a": "x"}}, ["LABEL_0", "LABEL_1"]),
+    ],
+)
+def test_the_networks_own_names_come_first(graph, config, expected):
+    """Metadata before configuration; neither is run as code, and nonsense counts as nothing."""
+    found = labels.find(graph, config, None)
+    assert [found[0], found[1]] == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "content"),
+    [
+        ("a.txt", "cat\n\n dog \n"),
+        ("a.json", '["cat", "dog"]'),
+        ("a.json", '{"0": "cat", "1": "dog"}'),
+        ("a.json", '{"id2label": {"1": "dog", "0": "cat"}}'),
+    ],
+)
+def test_a_file_counts_before_all(name, content, tmp_path):
+    """One name a line, a JSON list, numbers with names, or a whole config.json."""
+    (tmp_path / name).write_text(content)
+    found = labels.find(NOTED, {}, tmp_path / name)
+    found.check(2)
+    assert [found[0], found[1]] == ["cat", "dog"]
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("a.json", b"{", "not valid JSON"),
+        ("a.json", b'"cat"', "must hold a list"),
+        ("a.json", b'{"-1": "cat"}', "must hold a list"),
+        ("a.txt", b"\xff\xfe", "not UTF-8"),
+        ("missing.txt", None, "cannot be read: No such file"),
+    ],
+)
+def test_a_file_that_cannot_be_used_is_told(name, content, said, tmp_path):
+    """The reason is in the sentence, the path is not."""
+    if content is not None:
+        (tmp_path / name).write_bytes(content)
+    with pytest.raises(MataError, match=said) as caught:
+        labels.find(PLAIN, {}, tmp_path / name)
+    assert str(tmp_path) not in caught.value.detail
+
+
+def test_a_wrong_number_of_labels_is_an_error():
+    """Every class has a name or none has; numbers may be left out in between."""
+    found = labels.Labels({0: "cat", 2: "dog"})
+    found.check(3)
+    found.check(2)
+    with pytest.raises(MataError, match="tells 4 classes apart, but 2 labels are given"):
+        found.check(4)

@@ -1,0 +1,163 @@
+"""Images become the inputs that transformers makes of them, value for value."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from mataserver import BadRequest, MataError
+from mataserver_onnx import processor
+from mataserver_onnx.preparation import (
+    GREY,
+    Placement,
+    Preparation,
+    cropped,
+    fitted,
+    stretched,
+    table,
+)
+
+SHAPES = [(90, 150), (150, 90), (64, 64), (333, 500), (300, 96), (37, 37)]
+PLAIN = table(1 / 255)
+CASES = [
+    *((name, {}) for name in processor.KINDS),
+    ("BeitImageProcessor", {"do_center_crop": True, "size": 256, "crop_size": 224}),
+    ("CLIPImageProcessor", {"do_resize": False}),
+    ("ConvNextImageProcessor", {"size": {"shortest_edge": 224}}),
+    (
+        "DPTImageProcessor",
+        {"size": {"height": 70, "width": 70}, "keep_aspect_ratio": True, "ensure_multiple_of": 14},
+    ),
+    ("DetrImageProcessor", {"size": {"shortest_edge": 64, "longest_edge": 96}}),
+    ("DetrImageProcessor", {"size": 64, "max_size": 96}),
+    ("EfficientNetImageProcessor", {"include_top": False, "rescale_offset": True, "size": 64}),
+    ("LevitImageProcessor", {"size": {"height": 100, "width": 120}}),
+    ("MobileViTImageProcessor", {"do_flip_channel_order": False}),
+    ("PoolFormerImageProcessor", {"crop_pct": None}),
+    ("ViTImageProcessor", {"do_normalize": False, "size": 64}),
+    ("ViTImageProcessor", {"do_rescale": False, "resample": 3}),
+    ("YolosImageProcessor", {"size": {"shortest_edge": 64, "longest_edge": 96}}),
+]
+
+
+@pytest.fixture(scope="module")
+def images():
+    """Noise of several sizes."""
+    noise = np.random.default_rng(0)
+    return [noise.integers(0, 256, (*shape, 3), dtype=np.uint8) for shape in SHAPES]
+
+
+@pytest.mark.parametrize(("name", "settings"), CASES, ids=str)
+def test_equals_transformers(name, settings, images, tmp_path):
+    """The same bits come out, from what a processor saves and from its few settings alone."""
+    import transformers
+
+    theirs = getattr(transformers, f"{name}Pil").from_dict(dict(settings))
+    theirs.save_pretrained(tmp_path)
+    saved = json.loads((tmp_path / "preprocessor_config.json").read_text())
+    old = {"feature_extractor_type": name.replace("ImageProcessor", "FeatureExtractor")}
+    for given_settings in (saved, {**old, **settings}):
+        ours = processor.read(given_settings)
+        for image in images:
+            options = {"input_data_format": "channels_last", "return_tensors": "np"}
+            [wanted] = theirs(images=[image], **options)["pixel_values"]
+            values, place = ours.prepare(image)
+            assert values.dtype == np.float32
+            assert np.array_equal(values, wanted)
+            assert place.size == image.shape[:2]
+            assert place.input_size == values.shape[1:]
+            assert ours.fixed in {None, values.shape[1:]}
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"image_processor_type": "SamImageProcessor"}, "SamImageProcessor, which is not known"),
+        ({}, "names no processor"),
+        ({"image_processor_type": "DetrImageProcessor", "pad_size": {"height": 9}}, "pads"),
+        ({"image_processor_type": "ViTImageProcessor", "size": "large"}, "cannot be used"),
+        ({"image_processor_type": "ViTImageProcessor", "size": {"height": 9}}, "cannot be used"),
+        ({"image_processor_type": "ViTImageProcessor", "image_std": [0, "a"]}, "cannot be used"),
+    ],
+)
+def test_what_is_not_known_is_refused(settings, said):
+    """Another processor, or settings that make no sense, are errors and never guesses."""
+    with pytest.raises(MataError, match=said):
+        processor.read(settings)
+
+
+def test_a_network_of_one_size_gets_it():
+    """Where the processor would keep the aspect ratio, the network's only size counts."""
+    keeps = {"image_processor_type": "DetrImageProcessor"}
+    assert processor.read(keeps, (96, 64)).fixed == (96, 64)
+    fixed = {"image_processor_type": "ViTImageProcessor"}
+    assert processor.read(fixed, (224, 224)).fixed == (224, 224)
+    with pytest.raises(MataError, match=r"takes images of 64x96 pixels, but its .* makes 224x224"):
+        processor.read(fixed, (96, 64))
+
+
+def test_an_image_that_vanishes_is_the_clients_fault():
+    """A picture that is too narrow for the processor's resizing is a 400 that names its size."""
+    size = {"shortest_edge": 64, "longest_edge": 96}
+    narrow = processor.read({"image_processor_type": "DetrImageProcessor", "size": size})
+    with pytest.raises(BadRequest, match="1000x1 pixels is too small or too narrow"):
+        narrow.prepare(np.zeros((1, 1000, 3), np.uint8))
+
+
+SIDES = st.integers(1, 400)
+
+
+@given(height=SIDES, width=SIDES, rows=st.integers(8, 200), columns=st.integers(8, 200))
+def test_the_letterbox_is_undone(height, width, rows, columns):
+    """The corners of the picture in the input lead back to the corners of the picture."""
+    size = (rows, columns)
+    boxed = Preparation(fitted(size), PLAIN, letterbox=size)
+    values, place = boxed.prepare(np.zeros((height, width, 3), np.uint8))
+    assert values.shape == (3, *size)
+    inside = np.argwhere(values[0] == 0)
+    (top, left), (bottom, right) = inside.min(0), inside.max(0) + 1
+    box = np.array([[left, top, right, bottom]], np.float32)
+    assert place.undo(box)[0] == pytest.approx((0, 0, width, height), abs=1e-2)
+
+
+def test_a_letterbox_has_grey_bars():
+    """The bars are YOLO's grey, the smaller one above and on the left."""
+    boxed = Preparation(fitted((10, 20)), table(None), letterbox=(10, 20))
+    values, place = boxed.prepare(np.full((10, 15, 3), 7, np.uint8))
+    assert (place.left, place.top, place.scale_x) == (2, 0, 1)
+    assert values[0, 0].tolist() == [GREY] * 2 + [7] * 15 + [GREY] * 3
+
+
+def test_a_crop_takes_the_middle():
+    """The shorter side fits and the longer one loses both ends; a part shows less of both."""
+    image = np.zeros((40, 80, 3), np.uint8)
+    image[:, 20:60] = 200
+    values, _ = Preparation(cropped((20, 20)), table(None)).prepare(image)
+    assert values.shape == (3, 20, 20)
+    assert values[0, 10, 1:-1].tolist() == [200] * 18
+    less = cropped((20, 20), part=0.5)(40, 80)
+    assert less == ((40, 80), (20, 20))
+
+
+def test_colours_are_turned_and_normalised():
+    """Each colour has its own mean and deviation, counted in the order in which they are given."""
+    image = np.array([[[0, 100, 200]]], np.uint8)
+    steps = [((0.1, 0.2, 0.3), (0.5, 1.0, 2.0))]
+    for flip, order in ((False, (0, 100, 200)), (True, (200, 100, 0))):
+        made = Preparation(stretched((1, 1)), table(0.01, steps), flip=flip)
+        values = made.prepare(image)[0].ravel()
+        expected = [
+            (byte * 0.01 - mean) / std for byte, mean, std in zip(order, *steps[0], strict=True)
+        ]
+        assert values == pytest.approx(expected, abs=1e-6)
+
+
+def test_a_place_is_undone_in_both_directions():
+    """Scales of their own and a shift: what lies in the input is found in the image."""
+    place = Placement((50, 100), (64, 96), 0.5, 2.0, 10, 20)
+    box = np.array([[10, 20, 60, 120]], np.float32)
+    assert place.undo(box)[0].tolist() == [0, 0, 100, 50]

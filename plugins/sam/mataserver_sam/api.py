@@ -1,0 +1,107 @@
+"""The SAM3 inference API: its routes, its gauges and what it adds to ``GET /health``."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
+import pynvml
+from aiohttp import web
+from msgspec import Struct
+
+import mataserver
+from mataserver_sam.gauges import Gauges
+from mataserver_sam.image_routes import ImageRoutes
+from mataserver_sam.served import ServedModel
+from mataserver_sam.video_routes import VideoRoutes
+from mataserver_sam.video_sessions import VideoSessions
+from mataserver_sam.video_sources import VideoSources
+from mataserver_sam.visualizations import Visualizations
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mataserver import Context
+
+
+class ImageModel(Struct, frozen=True, kw_only=True):
+    """The model of ``GET /models/info``; ``memory_mb`` in 1e6 bytes, 0 when it is not loaded."""
+
+    loaded: bool
+    checkpoint: str
+    device: str
+    memory_mb: float
+    capabilities: list[str]
+
+
+class ModelsInfo(Struct, frozen=True, kw_only=True):
+    """``GET /models/info``."""
+
+    image_model: ImageModel
+    server_version: str
+    sam3_version: str
+
+
+class SamService:
+    """The service of the plugin."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._model = ServedModel(ctx)
+        self._gauges = Gauges(lambda: self._model.in_memory)
+        ctx.metrics.register(self._gauges)
+        settings = ctx.settings
+        self._pictures = Visualizations(
+            settings.visualization_cache_mb * 1e6, settings.visualization_ttl_s
+        )
+        self._images = ImageRoutes(ctx, self._model, self._pictures, self._gauges)
+        self._sessions = VideoSessions(ctx, self._model, VideoSources(ctx))
+        self._videos = VideoRoutes(ctx, self._sessions)
+        self._gpus = _gpu_count()
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        """Return every route."""
+        own = [web.get("/models/info", self.info)]
+        images = [*self._images.routes(), *self._pictures.routes()]
+        return [*own, *images, *self._videos.routes()]
+
+    async def info(self, _request: web.Request) -> web.Response:
+        """Tell of the model, without loading it."""
+        facts = await self._model.facts()
+        info = self._model.info()
+        model = ImageModel(
+            loaded=self._model.in_memory,
+            checkpoint=self._model.checkpoint,
+            device=facts["device"],
+            memory_mb=(info.memory_mb if info else None) or 0.0,
+            capabilities=facts["capabilities"],
+        )
+        answer = ModelsInfo(
+            image_model=model,
+            server_version=mataserver.__version__,
+            sam3_version=importlib.metadata.version("mataserver-sam"),
+        )
+        return web.Response(body=msgspec.json.encode(answer), content_type="application/json")
+
+    def ping(self) -> dict[str, Any]:
+        """Return what stands in ``GET /health``."""
+        return {"gpu_count": self._gpus, "active_sessions": len(self._sessions)}
+
+    async def __aenter__(self) -> Self:
+        """Start."""
+        await self._sessions.__aenter__()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Stop."""
+        await self._sessions.__aexit__(*exc)
+        self._pictures.clear()
+
+
+def _gpu_count() -> int:
+    """Return how many GPUs the driver knows; 0 without a driver."""
+    try:
+        pynvml.nvmlInit()
+        return int(pynvml.nvmlDeviceGetCount())
+    except pynvml.NVMLError:
+        return 0

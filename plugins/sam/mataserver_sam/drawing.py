@@ -1,0 +1,106 @@
+"""Draws what was found: masks, boxes, labels and scores."""
+
+from __future__ import annotations
+
+import colorsys
+from functools import lru_cache
+from typing import TYPE_CHECKING, Any
+
+import cv2
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+from mataserver_sam.boxes import corners, scaled
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from mataserver_sam.clicks import Found
+    from mataserver_sam.masks import Mask
+
+    Pixels = NDArray[np.uint8]
+    Colour = tuple[int, int, int]
+
+LONGEST_SIDE = 2_048
+"""Larger images are drawn smaller: a picture is for looking at, and kept in memory."""
+
+_MASK_OPACITY = 0.45
+_GOLDEN = 0.618034
+_LONGEST_LABEL = 60
+
+
+class Drawing:
+    """A picture of an image on which objects are drawn, one after the other."""
+
+    def __init__(self, image: Pixels) -> None:
+        """Begin with an RGB image ``[H, W, 3]``."""
+        height, width = image.shape[:2]
+        scale = min(1.0, LONGEST_SIDE / max(height, width))
+        self._size = (max(1, round(width * scale)), max(1, round(height * scale)))
+        self._canvas: Any = image.copy()
+        if scale < 1:
+            self._canvas = cv2.resize(image, self._size, interpolation=cv2.INTER_AREA)
+        self._labels: list[tuple[Sequence[float], str]] = []
+
+    def add(self, found: Found, mask: Mask) -> None:
+        """Tint the pixels of a mask, and draw its outline; box and label follow in the end."""
+        paint = colour(len(self._labels))
+        self._labels.append((found.box, f"{found.label[:_LONGEST_LABEL]} {found.score:.2f}"))
+        pixels: Any = mask.full().view(np.uint8)
+        if pixels.shape != self._canvas.shape[:2]:
+            pixels = cv2.resize(pixels, self._size, interpolation=cv2.INTER_NEAREST)
+        held = pixels.astype(bool)
+        tinted = self._canvas[held] * (1 - _MASK_OPACITY) + np.array(paint) * _MASK_OPACITY
+        self._canvas[held] = tinted.astype(np.uint8)
+        outlines, _ = cv2.findContours(pixels, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+        cv2.drawContours(self._canvas, outlines, -1, paint, _thickness(*self._size))
+
+    def png(self) -> bytes:
+        """Draw boxes and labels over everything and return the picture."""
+        picture = Image.fromarray(self._canvas)
+        pen = ImageDraw.Draw(picture)
+        for index, (box, text) in enumerate(self._labels):
+            _frame(pen, scaled(corners(box), *self._size), text, colour(index))
+        _, encoded = cv2.imencode(
+            ".png", np.asarray(picture)[:, :, ::-1], [cv2.IMWRITE_PNG_COMPRESSION, 3]
+        )
+        return encoded.tobytes()
+
+
+def colour(index: int) -> Colour:
+    """Return the RGB colour of an object: neighbours differ, whatever their number."""
+    red, green, blue = colorsys.hsv_to_rgb(index * _GOLDEN % 1.0, 0.85, 0.95)
+    return round(red * 255), round(green * 255), round(blue * 255)
+
+
+def _frame(pen: ImageDraw.ImageDraw, box: Sequence[float], text: str, paint: Colour) -> None:
+    """Draw a box, and above it its label."""
+    width, height = pen.im.size
+    pen.rectangle(tuple(box), outline=paint, width=_thickness(width, height))
+    font = _font(max(10, min(width, height) // 40))
+    left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
+    x = min(max(0.0, box[0]), max(0.0, width - right))
+    y = max(0.0, box[1] - bottom)
+    pen.rectangle((x + left, y + top, x + right, y + bottom), fill=paint)
+    pen.text((x, y), text, fill=_readable_on(paint), font=font)
+
+
+@lru_cache(maxsize=8)
+def _font(height: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
+    """Return a font of many alphabets where the system has one; Pillow's own knows Latin only."""
+    try:
+        return ImageFont.truetype("DejaVuSans.ttf", height)
+    except OSError:
+        return ImageFont.load_default(height)
+
+
+def _readable_on(paint: Colour) -> Colour:
+    """Return black or white, whichever is told apart better (luma of ITU-R BT.601)."""
+    red, green, blue = paint
+    return (0, 0, 0) if 0.299 * red + 0.587 * green + 0.114 * blue > 110 else (255, 255, 255)
+
+
+def _thickness(width: int, height: int) -> int:
+    return max(1, round(min(width, height) / 400))

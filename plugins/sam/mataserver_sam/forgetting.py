@@ -1,0 +1,119 @@
+"""What a tracker may forget of frames that are behind it, and how much it still holds.
+
+transformers keeps for each object and frame the mask in full size and every memory: 6.4 MB in
+float32, for ever. A tracker reads no more of it than the memories of the few frames before, the
+object pointers of some more, and what was prompted.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    Outputs = dict[int, dict[str, Any]]
+
+_MEMORY = ("maskmem_features", "maskmem_pos_enc")
+_UNREAD = ("high_res_masks", "pred_masks", "object_score_logits")
+NOWHERE = range(0)
+
+
+@dataclass(slots=True)
+class Reach:
+    """How far a tracker looks back: ``memories`` frames, and ``pointers`` for object pointers.
+
+    The position encoding of memories is the same for every frame and object: one is kept.
+    """
+
+    memories: int
+    pointers: int
+    positions: dict[tuple[Any, ...], torch.Tensor] = field(default_factory=dict)
+
+    @classmethod
+    def of(cls, tracker: Any) -> Reach:
+        """Return the reach of a ``Sam3TrackerVideoModel``."""
+        return cls(tracker.num_maskmem - 1, tracker.config.max_object_pointers_in_encoder - 1)
+
+    def arrive(self, outputs: dict[str, Outputs], frame: int, *, reverse: bool) -> None:
+        """Prepare for a step to ``frame``: it must not find an output without its memory."""
+        passed = outputs["non_cond_frame_outputs"]
+        for offset in range(1, self.memories + 1):
+            number = frame + offset if reverse else frame - offset
+            if number in passed and _MEMORY[0] not in passed[number]:
+                del passed[number]
+
+    def leave(self, outputs: dict[str, Outputs], frame: int, pinned: range = NOWHERE) -> None:
+        """Forget what no step from ``frame`` on reads, nor one from the start of ``pinned``."""
+        passed = outputs["non_cond_frame_outputs"]
+        for number in list(passed):
+            distance = abs(number - frame)
+            if number in pinned:
+                distance = min(distance, number - pinned.start)
+            if distance > self.pointers:
+                del passed[number]
+            else:
+                self._strip(passed[number], keep_memory=distance <= self.memories)
+        for output in outputs["cond_frame_outputs"].values():
+            output.pop("high_res_masks", None)
+            self._settle(output)
+
+    def _strip(self, output: dict[str, Any], *, keep_memory: bool) -> None:
+        for name in _UNREAD if keep_memory else (*_UNREAD, *_MEMORY):
+            output.pop(name, None)
+        self._settle(output)
+
+    def _settle(self, output: dict[str, Any]) -> None:
+        """Let an output share the position encoding, and hold no more storage than it shows."""
+        for name, tensor in output.items():
+            if name == "maskmem_pos_enc":
+                output[name] = self._position(tensor)
+            elif isinstance(tensor, torch.Tensor):
+                output[name] = _compact(tensor)
+
+    def _position(self, tensor: torch.Tensor) -> torch.Tensor:
+        key = (tensor.shape, tensor.dtype, tensor.device)
+        if key not in self.positions:
+            self.positions[key] = _compact(tensor)
+        return self.positions[key]
+
+
+def thin(conditioning: Outputs, frame: int, limit: int) -> None:
+    """Keep of an object's conditioning frames the first, and the ``limit`` nearest to ``frame``."""
+    later = list(conditioning)[1:]
+    for number in sorted(later, key=lambda each: abs(each - frame))[limit:]:
+        del conditioning[number]
+
+
+def held_bytes(*things: Any) -> dict[str, int]:
+    """Return by type of device the bytes of the storages behind all tensors in ``things``.
+
+    A storage that several tensors show parts of counts once.
+    """
+    storages = {
+        (tensor.device, storage.data_ptr()): storage.nbytes()
+        for tensor in _tensors(things)
+        for storage in [tensor.untyped_storage()]
+    }
+    sums: dict[str, int] = {}
+    for (device, _), size in storages.items():
+        sums[device.type] = sums.get(device.type, 0) + size
+    return sums
+
+
+def _tensors(thing: Any) -> Iterator[torch.Tensor]:
+    if isinstance(thing, torch.Tensor):
+        yield thing
+    elif isinstance(thing, dict):
+        yield from _tensors(list(thing.values()))
+    elif isinstance(thing, (list, tuple, set)):
+        for each in thing:
+            yield from _tensors(each)
+
+
+def _compact(tensor: torch.Tensor) -> torch.Tensor:
+    whole: bool = tensor.untyped_storage().nbytes() <= tensor.nbytes
+    return tensor if whole else tensor.clone()

@@ -1,0 +1,236 @@
+"""The frames of a video by number: decoded when they are asked for, exact seeks, a bounded cache.
+
+Walking backwards decodes each group of pictures forwards and keeps as much of its end as the cache
+takes, so that no frame is decoded for every frame before it.
+"""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+
+import av
+import numpy as np
+from av.error import FFmpegError, InvalidDataError
+
+from mataserver import BadRequest
+from mataserver_sam.index import indexed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+
+    from mataserver_sam.index import Limits
+
+    Image = NDArray[np.uint8]
+
+FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,gif,ivf,asf"
+"""Containers that hold their own frames. Playlists (HLS, DASH, concat) name other files and hosts,
+and must never be opened for a client."""
+
+_OPENING = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+_DECODER_THREADS = 2
+
+
+class Sized(Protocol):
+    """What a clip keeps: arrays and tensors know their size."""
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the pixels."""
+        ...
+
+
+Prepared = TypeVar("Prepared", bound=Sized)
+
+
+class Clip(Generic[Prepared]):
+    """One open video. Not for two threads at once.
+
+    ``prepare`` makes of an RGB array ``[H, W, 3]`` what is handed out, and kept in at most
+    ``cache_bytes`` (one frame is always kept). Raises ``BadRequest`` for what is no video, is
+    damaged or is over ``limits``.
+    """
+
+    def __init__(
+        self, path: Path, prepare: Callable[[Image], Prepared], cache_bytes: float, limits: Limits
+    ) -> None:
+        self._prepare = prepare
+        self._limits = limits
+        self._cache = _Cache[Prepared](cache_bytes)
+        self._frames: Iterator[av.VideoFrame] = iter(())
+        self._next = self._given = self._asked = 0
+        with _reading("The video cannot be read"):
+            self._container = av.open(f"file:{path}", options=_OPENING)
+        try:
+            self._open()
+        except BaseException:
+            self.close()
+            raise
+
+    def _open(self) -> None:
+        if not self._container.streams.video:
+            raise BadRequest("The file holds no video")
+        self._stream = self._container.streams.video[0]
+        self._check_size(self._stream.width, self._stream.height)
+        self._stream.thread_type = "AUTO"
+        self._stream.codec_context.thread_count = _DECODER_THREADS
+        self._stream.codec_context.options = {"max_pixels": str(self._limits.pixels)}
+        with _reading("The video cannot be read"):
+            self._index = indexed(self._container, self._stream, self._limits)
+            self.height, self.width = self._first_size()
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    @property
+    def seconds(self) -> float:
+        """How long it plays."""
+        return self._index.seconds
+
+    @property
+    def fps(self) -> float:
+        """Frames per second, on average."""
+        return len(self) / self.seconds
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes of the frames that are kept."""
+        return self._cache.size
+
+    def frame(self, number: int) -> Prepared:
+        """Return frame ``number``, from 0, prepared.
+
+        Raises ``BadRequest`` when it cannot be decoded.
+        """
+        backwards, self._asked = number < self._asked, number
+        kept = self._cache.get(number)
+        if kept is not None:
+            return kept
+        first = number - self._cache.room + 1 if backwards else number
+        with _reading(f"Frame {number} of the video cannot be decoded"):
+            return self._decode(max(first, self._index.key(number)), number)
+
+    def close(self) -> None:
+        """Close the file and forget every frame."""
+        self._frames = iter(())
+        self._cache = _Cache[Prepared](0)
+        self._container.close()
+
+    def _decode(self, first: int, last: int) -> Prepared:
+        """Decode up to frame ``last``, keep those from ``first`` on, and return ``last``."""
+        start = self._index.key(first)
+        if not start <= self._next <= first:
+            self._seek(start)
+        while (found := self._forward(first, last, start)) is None:
+            if start == 0:
+                raise BadRequest(f"Frame {last} of the video cannot be decoded")
+            start = self._index.key(start - 1)
+            self._seek(start)
+        return found
+
+    def _forward(self, first: int, last: int, start: int) -> Prepared | None:
+        """Decode on to frame ``last``; None when the stream ends or a seek came down beyond it.
+
+        A frame that the stream promised and does not hold is stood in for by the one after it.
+        """
+        for decoded in self._frames:
+            number = self._index.number(decoded.pts, self._given)
+            landed = self._given == 0
+            self._next, self._given = number + 1, self._given + 1
+            if landed and number > last and start > 0:
+                return None
+            if number >= first:
+                kept = self._prepare(self._pixels(decoded))
+                self._cache.put(min(number, last), kept)
+                if number >= last:
+                    return kept
+        return None
+
+    def _seek(self, number: int) -> None:
+        if self._index.counted:
+            number = 0
+        if number:
+            self._container.seek(self._index.timestamp(number), stream=self._stream)
+        else:
+            self._container.seek(self._beginning())
+        self._frames = self._decoded()
+        self._next, self._given = number, 0
+
+    def _beginning(self) -> int:
+        """Return, in microseconds, where to seek for the first frame.
+
+        Streams without a table (MPEG-TS) find it only from before it, and AVI from no further than
+        zero.
+        """
+        begin = self._index.timestamp(0) * (self._stream.time_base or 0)
+        return min(0, int(begin * 1_000_000))
+
+    def _decoded(self) -> Iterator[av.VideoFrame]:
+        """Yield frames as they are shown; packets that no decoder takes are passed over."""
+        for packet in self._container.demux(self._stream):
+            try:
+                frames = packet.decode()
+            except InvalidDataError:
+                continue
+            yield from frames
+
+    def _first_size(self) -> tuple[int, int]:
+        self._seek(0)
+        for decoded in self._frames:
+            height, width = self._pixels(decoded).shape[:2]
+            self._seek(0)
+            return height, width
+        raise BadRequest("No frame of the video can be decoded")
+
+    def _pixels(self, decoded: av.VideoFrame) -> Image:
+        """Return a frame as RGB, upright: cameras store how a picture must be turned."""
+        self._check_size(decoded.width, decoded.height)
+        image = np.rot90(decoded.to_ndarray(format="rgb24"), round(decoded.rotation / 90) % 4)
+        return np.ascontiguousarray(image, dtype=np.uint8)
+
+    def _check_size(self, width: int, height: int) -> None:
+        if width * height > self._limits.pixels:
+            limit = self._limits.pixels
+            raise BadRequest(f"The frames of the video are over the limit of {limit} pixels")
+
+
+class _Cache(Generic[Prepared]):
+    """The frames that were used last, up to a number of bytes; always one."""
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._kept: OrderedDict[int, Prepared] = OrderedDict()
+        self.size = 0
+
+    @property
+    def room(self) -> int:
+        """How many frames fit."""
+        largest = max((each.nbytes for each in self._kept.values()), default=0)
+        return max(1, int(self._limit / largest)) if largest else 1
+
+    def get(self, number: int) -> Prepared | None:
+        """Return a frame that is kept."""
+        if number in self._kept:
+            self._kept.move_to_end(number)
+        return self._kept.get(number)
+
+    def put(self, number: int, frame: Prepared) -> None:
+        """Keep a frame, and give up those that were not used for longest."""
+        replaced = self._kept.pop(number, None)
+        self.size += frame.nbytes - (0 if replaced is None else replaced.nbytes)
+        self._kept[number] = frame
+        while self.size > self._limit and len(self._kept) > 1:
+            self.size -= self._kept.popitem(last=False)[1].nbytes
+
+
+@contextmanager
+def _reading(said: str) -> Iterator[None]:
+    """Turn what libav raises into a ``BadRequest``; its own sentences hold paths."""
+    try:
+        yield
+    except (FFmpegError, OSError, UnicodeError) as error:
+        raise BadRequest(said) from error

@@ -1,0 +1,59 @@
+"""The gauges of the SAM3 inference API in ``GET /metrics``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import psutil
+from prometheus_client.core import GaugeMetricFamily
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from prometheus_client import Metric
+
+    GpuMemory = list[tuple[int, int, int]]
+
+
+class Gauges:
+    """A collector: it is asked whenever the metrics are read.
+
+    ``loaded`` tells whether the model is in memory. GPU memory is what the model's worker last
+    told, in torch's terms; without the model it is nothing.
+    """
+
+    def __init__(self, loaded: Callable[[], bool]) -> None:
+        self._loaded = loaded
+        self._gpus: GpuMemory = []
+        psutil.cpu_percent()  # the first call has nothing to compare with
+
+    def note(self, gpus: GpuMemory) -> None:
+        """Keep what a worker told: index, allocated and reserved bytes of each GPU."""
+        self._gpus = gpus
+
+    def describe(self) -> Iterable[Metric]:
+        """Return the metrics without values, so that registering asks nobody."""
+        return self._families(None)
+
+    def collect(self) -> Iterable[Metric]:
+        """Return the metrics with their values of now."""
+        memory = self._gpus if self._loaded() else [(index, 0, 0) for index, *_ in self._gpus]
+        return self._families(memory)
+
+    def _families(self, gpus: GpuMemory | None) -> Iterable[Metric]:
+        shares: Any = (None, None)
+        if gpus is not None:
+            shares = (psutil.cpu_percent(), psutil.virtual_memory().percent)
+        allocated = _family("gpu_memory_allocated_bytes", "GPU memory in use by tensors.", ["gpu"])
+        reserved = _family("gpu_memory_reserved_bytes", "GPU memory that torch holds.", ["gpu"])
+        for index, used, held in gpus or ():
+            allocated.add_metric([str(index)], used)
+            reserved.add_metric([str(index)], held)
+        yield allocated
+        yield reserved
+        yield _family("cpu_usage_percent", "Use of the machine's processors.", value=shares[0])
+        yield _family("memory_usage_percent", "Use of the machine's memory.", value=shares[1])
+
+
+def _family(name: str, text: str, labels: list[str] | None = None, value: Any = None) -> Any:
+    return GaugeMetricFamily(f"sam3_{name}", text, labels=labels, value=value)

@@ -1,0 +1,67 @@
+"""Grounding DINO finds what a text names, a SAM outlines it: Grounded SAM (arXiv:2401.14159)."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mataserver import InvalidParams, Segment, SegmentResult, Unavailable
+from mataserver_sam.boxes import centred, scaled
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mataserver import LoadedPart
+    from mataserver_sam.params import GroundedParams
+
+    Image = NDArray[np.uint8]
+
+
+class GroundedSegmenter:
+    """A detector that takes text, and a SAM that outlines each of its boxes."""
+
+    def __init__(self, detector: LoadedPart, segmenter: LoadedPart) -> None:
+        """Keep the parts. Raises ``Unavailable`` for a segmenter that is none of this plugin's."""
+        self._detector = detector
+        self._segmenter: Any = segmenter.model
+        if not hasattr(self._segmenter, "outlines"):
+            raise Unavailable("plugins.sam.segmenter names a model that is no SAM")
+
+    def predict(
+        self, images: Sequence[Image], params: Sequence[GroundedParams]
+    ) -> list[SegmentResult]:
+        """Return the segments of each image in the detector's order.
+
+        Label, confidence and box are the detector's; each mask is that of its box. Raises
+        ``InvalidParams`` for missing prompts.
+        """
+        if not all(each.prompts for each in params):
+            raise InvalidParams("params.prompts: this model needs at least one prompt")
+        asked = [self._asked(each) for each in params]
+        results: Any = self._detector.model.predict(images, asked)
+        return [
+            self._outlined(image, result.detections, each.segmentation_confidence)
+            for image, result, each in zip(images, results, params, strict=True)
+        ]
+
+    def _asked(self, params: GroundedParams) -> Any:
+        given = {"prompts": list(params.prompts), "confidence": params.detection_confidence}
+        return msgspec.convert(given, self._detector.params)
+
+    def _outlined(
+        self, image: Image, detections: Sequence[Any], confidence: float
+    ) -> SegmentResult:
+        height, width = image.shape[:2]
+        boxes = [centred(scaled(each.bbox, 1 / width, 1 / height)) for each in detections]
+        found = self._segmenter.outlines(image, boxes)
+        return SegmentResult(
+            [
+                Segment(each.label, each.confidence, each.bbox, outline.mask().full())
+                for each, outline in zip(detections, found, strict=True)
+                if outline.score >= confidence
+            ]
+        )

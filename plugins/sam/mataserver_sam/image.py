@@ -1,0 +1,223 @@
+"""SAM3 on images: objects by text, by boxes that show what is meant, and by points.
+
+The heavy part, the vision encoder, runs once per image; what it gives is enough for every prompt.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.models.sam3.modeling_sam3 import Sam3VisionEncoderOutput
+
+from mataserver import InvalidParams
+from mataserver_sam.boxes import centred
+from mataserver_sam.clicks import VISUAL, Clicker, Found, finite
+from mataserver_sam.features import Cache, tensor_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mataserver_sam.loading import Weights
+    from mataserver_sam.preprocess import Size
+    from mataserver_sam.prompts import Prompt, RelativeBox
+
+    Tensors = tuple[torch.Tensor, ...]
+
+TEXTS_AT_ONCE = 4
+"""How many texts share a pass of the detector: each has 200 masks of 288 by 288 logits."""
+
+_HALF = 0.5  # of a probability: a pixel belongs to an object from here on
+
+
+@dataclass(frozen=True, slots=True)
+class Query:
+    """One question to the detector: a text, and boxes that show what is meant and what is not."""
+
+    text: str
+    boxes: tuple[RelativeBox, ...] = ()
+    labels: tuple[bool, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Sight:
+    """What the vision encoder made of one image: ``pyramid`` is of three levels."""
+
+    pyramid: Tensors
+    hidden: torch.Tensor
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of the tensors."""
+        return tensor_bytes([*self.pyramid, self.hidden])
+
+
+class Sam3Images:
+    """The image half of SAM3."""
+
+    capabilities = (
+        "text_prompt",
+        "box_prompt",
+        "point_prompt",
+        "batch_processing",
+        "feature_caching",
+    )
+
+    def __init__(self, weights: Weights, text_cache_bytes: float) -> None:
+        self._weights = weights
+        self._texts: Cache[Tensors] = Cache(text_cache_bytes, tensor_bytes)
+        self._clicker = Clicker(weights.tracker_image, weights.prepare)
+        self._positions: Tensors = ()
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """Raise ``InvalidParams`` for prompts that this model cannot serve."""
+        texts = [query.text for query in queries(prompts)]
+        if texts:
+            self._weights.tokens(texts)
+
+    def see(self, image: NDArray[np.uint8]) -> Sight:
+        """Run the vision encoder on an RGB image ``[H, W, 3]``."""
+        seen = self._weights.detector.get_vision_features(pixel_values=self._weights.pixels(image))
+        if not self._positions:  # they do not depend on the image
+            self._positions = tuple(seen.fpn_position_encoding[:-1])
+        return Sight(tuple(seen.fpn_hidden_states[:-1]), seen.last_hidden_state)
+
+    def find(
+        self, sight: Sight, prompts: Sequence[Prompt], size: Size, threshold: float
+    ) -> Iterator[list[Found]]:
+        """Yield what each query (text, boxes), then what each point prompt found, best first.
+
+        Objects with a score below ``threshold`` are left out.
+        """
+        yield from self._ask(sight, queries(prompts), size, threshold)
+        points = [each for each in prompts if each.type == "point"]
+        for each in self.click(sight, points, size) if points else ():
+            yield [each] if each.score >= threshold else []
+
+    def click(self, sight: Sight, prompts: Sequence[Prompt], size: Size) -> list[Found]:
+        """Return one object for each point or box prompt, whatever its score."""
+        return self._clicker.click(self._embeddings(sight), prompts, size)
+
+    def _ask(
+        self, sight: Sight, asked: Sequence[Query], size: Size, threshold: float
+    ) -> Iterator[list[Found]]:
+        """Yield the objects of each query whose score is at least ``threshold``, best first."""
+        for batch in _batches(asked):
+            output = self._detect(sight, batch)
+            for row, query in enumerate(batch):
+                yield _read(output, row, query.text, size, threshold)
+
+    def _detect(self, sight: Sight, asked: Sequence[Query]) -> Any:
+        """Run the detector on several texts, or on one query with boxes."""
+        texts, mask = self._text_features([query.text for query in asked])
+        given: dict[str, Any] = {}
+        if asked[0].boxes:
+            device, dtype = self._weights.device, self._weights.dtype
+            given["input_boxes"] = torch.tensor([asked[0].boxes], device=device, dtype=dtype)
+            given["input_boxes_labels"] = torch.tensor([asked[0].labels], device=device).long()
+        return self._weights.detector(
+            vision_embeds=self._vision(sight, len(asked)),
+            text_embeds=BaseModelOutputWithPooling(pooler_output=texts),
+            attention_mask=mask,
+            **given,
+        )
+
+    def _vision(self, sight: Sight, count: int) -> Any:
+        """Return an image's features as the detector takes them, once for each of ``count`` texts.
+
+        Nothing is copied. The detector leaves out the last level, whatever it is.
+        """
+
+        def repeated(tensors: Tensors) -> tuple[torch.Tensor, ...]:
+            return tuple(each.expand(count, -1, -1, -1) for each in (*tensors, tensors[-1]))
+
+        return Sam3VisionEncoderOutput(
+            last_hidden_state=sight.hidden,
+            fpn_hidden_states=repeated(sight.pyramid),
+            fpn_position_encoding=repeated(self._positions),
+        )
+
+    def _text_features(self, texts: Sequence[str]) -> Tensors:
+        """Return features ``[N, 32, D]`` and mask ``[N, 32]`` of texts, each computed once."""
+        every = [self._texts.get(text) or self._encode(text) for text in texts]
+        features, masks = zip(*every, strict=True)
+        return torch.cat(features), torch.cat(masks)
+
+    def _encode(self, text: str) -> Tensors:
+        tokens = self._weights.tokens([text])
+        output = self._weights.detector.get_text_features(**tokens, return_dict=True)
+        encoded = (output.pooler_output, tokens["attention_mask"])
+        self._texts.put(text, encoded)
+        return encoded
+
+    def _embeddings(self, sight: Sight) -> list[torch.Tensor]:
+        """Return what the tracker reads of an image: its neck runs on the same encoder's output."""
+        video, tracker = self._weights.video, self._weights.tracker_video
+        seen = BaseModelOutputWithPooling(last_hidden_state=sight.hidden)
+        levels, _ = video.get_vision_features_for_tracker(vision_embeds=seen)
+        levels[-1] = levels[-1] + tracker.no_memory_embedding
+        return [
+            level.permute(1, 2, 0).view(1, -1, *shape)
+            for level, shape in zip(levels, tracker.backbone_feature_sizes, strict=True)
+        ]
+
+
+def queries(prompts: Sequence[Prompt]) -> list[Query]:
+    """Return the questions that text and box prompts ask together.
+
+    Each text is one. A box shows what the text before it means (the first text, if none is
+    before); boxes without any text ask for everything that looks like them. Raises
+    ``InvalidParams`` for boxes that only show what is not wanted.
+    """
+    texts = [index for index, each in enumerate(prompts) if each.type == "text"]
+    owned: dict[int, list[Prompt]] = {index: [] for index in texts or [-1]}
+    for index, each in enumerate(prompts):
+        if each.type == "box":
+            before = [text for text in texts if text < index]
+            owned[before[-1] if before else min(owned)].append(each)
+    if not texts and owned[-1] and not any(each.wanted for each in owned[-1]):
+        raise InvalidParams("a box that is not wanted needs a text, or a box that is wanted")
+    return [
+        Query(
+            (prompts[index].text or "").strip() if index >= 0 else VISUAL,
+            tuple(each.box for each in boxes if each.box is not None),
+            tuple(each.wanted for each in boxes),
+        )
+        for index, boxes in owned.items()
+        if index >= 0 or boxes
+    ]
+
+
+def _batches(asked: Sequence[Query]) -> Iterator[Sequence[Query]]:
+    """Yield queries that share a pass, in order: some texts alone, or one query with boxes."""
+    start = 0
+    while start < len(asked):
+        end = start + 1
+        while end < min(start + TEXTS_AT_ONCE, len(asked)) and not (
+            asked[start].boxes or asked[end].boxes
+        ):
+            end += 1
+        yield asked[start:end]
+        start = end
+
+
+def _read(output: Any, row: int, label: str, size: Size, threshold: float) -> list[Found]:
+    """Return the objects of one row of the detector's answer, best first.
+
+    A score is the probability of the object times the one that anything was found at all.
+    """
+    presence = finite(output.presence_logits[row]).sigmoid()
+    scores = finite(output.pred_logits[row]).sigmoid() * presence
+    order = scores.argsort(descending=True)
+    kept = order[scores[order] >= threshold]
+    masks = finite(output.pred_masks[row, kept]).sigmoid().cpu().numpy()
+    boxes = finite(output.pred_boxes[row, kept]).clamp(0.0, 1.0).tolist()
+    return [
+        Found(values, _HALF, size, centred(box), score, label)
+        for values, box, score in zip(masks, boxes, scores[kept].tolist(), strict=True)
+    ]

@@ -1,0 +1,101 @@
+"""What ``/api/v1/image`` takes and answers."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, NamedTuple
+
+from msgspec import Meta, Struct
+
+from mataserver_sam.prompts import MAX_PROMPTS, Prompts, Share, Words
+
+MaskFormat = Annotated[str, Meta(pattern=r"^(rle|coco|png|polygon)\Z")]
+
+
+class SegmentRequest(Struct, frozen=True, kw_only=True):
+    """``POST /api/v1/image/segment``; unknown fields are ignored.
+
+    image:                base64 of an encoded image, with or without ``data:image/...;base64,``.
+    prompts:              1 to 64 prompts.
+    confidence_threshold: masks with a lower score are left out.
+    return_visualization: whether to draw a picture of the answer.
+    mask_format:          "rle", "coco", "png" or "polygon"; null takes the server's.
+    """
+
+    image: str
+    prompts: Prompts
+    confidence_threshold: Share = 0.5
+    return_visualization: bool = False
+    mask_format: MaskFormat | None = None
+
+
+class CachedRequest(Struct, frozen=True, kw_only=True):
+    """``POST /api/v1/image/cached-features``; the fields it shares mean the same."""
+
+    image: str
+    text_prompts: Annotated[list[Words], Meta(min_length=1, max_length=MAX_PROMPTS)]
+    confidence_threshold: Share = 0.5
+    mask_format: MaskFormat | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse empty texts. Raises ``ValueError``."""
+        for index, text in enumerate(self.text_prompts):
+            if not text.strip():
+                raise ValueError(f"text_prompts[{index}] is empty")
+
+
+class ImageSize(Struct, frozen=True):
+    """The size of the image as it is shown: its EXIF orientation is applied."""
+
+    width: int
+    height: int
+
+
+class SegmentAnswer(Struct, frozen=True, kw_only=True):
+    """The answer of ``segment``; ``masks``, ``boxes`` and ``scores`` are of equal length.
+
+    masks:  in the asked format, each of the image's size.
+    boxes:  ``[cx, cy, w, h]`` in 0..1.
+    labels: the text that a mask was found by; "visual" for boxes and points alone.
+    """
+
+    masks: list[Any]
+    boxes: list[tuple[float, float, float, float]]
+    scores: list[float]
+    labels: list[str]
+    num_masks: int
+    image_size: ImageSize
+    visualization_url: str | None
+    inference_time_ms: float
+
+
+class CachedResult(Struct, frozen=True, kw_only=True):
+    """What one text found."""
+
+    prompt: str
+    masks: list[Any]
+    boxes: list[tuple[float, float, float, float]]
+    scores: list[float]
+    num_masks: int
+
+
+class CachedAnswer(Struct, frozen=True, kw_only=True):
+    """The answer of ``cached-features``: one result per text, in their order."""
+
+    results: list[CachedResult]
+    cache_hit: bool
+    inference_time_ms: float
+
+
+class Answered(NamedTuple):
+    """What the worker gives back for a request.
+
+    body:    the answer as JSON.
+    timing:  the stages of the work, as the value of a ``Server-Timing`` header.
+    gpus:    index, allocated and reserved bytes of each GPU that the worker uses.
+    picture: a PNG that shows the answer, if one was asked for.
+    """
+
+    body: bytes
+    timing: str
+    gpus: list[tuple[int, int, int]]
+    picture: bytes = b""

@@ -1,0 +1,68 @@
+"""``/api/v1/image``: from requests to calls of the model."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import web
+
+from mataserver_sam.encoded import decoded
+from mataserver_sam.image_requests import CachedRequest, SegmentRequest
+
+if TYPE_CHECKING:
+    from mataserver import Context
+    from mataserver_sam.gauges import Gauges
+    from mataserver_sam.image_requests import Answered
+    from mataserver_sam.served import ServedModel
+    from mataserver_sam.visualizations import Visualizations
+
+
+class ImageRoutes:
+    """The handlers. The worker makes the bytes of an answer; nothing is parsed again here."""
+
+    def __init__(
+        self, ctx: Context, model: ServedModel, pictures: Visualizations, gauges: Gauges
+    ) -> None:
+        self._read = ctx.read_json
+        self._form: str = ctx.settings.mask_format
+        self._model = model
+        self._pictures = pictures
+        self._gauges = gauges
+
+    def routes(self) -> list[web.RouteDef]:
+        """Return the routes."""
+        return [
+            web.post("/api/v1/image/segment", self.segment),
+            web.post("/api/v1/image/cached-features", self.cached),
+        ]
+
+    async def segment(self, request: web.Request) -> web.Response:
+        """Segment one image by any prompts."""
+        async with self._read(request, SegmentRequest) as asked:
+            image = decoded(asked.image, "image")
+            name, path = self._pictures.reserve()
+            wanted = path if asked.return_visualization else None
+            form = asked.mask_format or self._form
+            async with self._model.acquire() as model:
+                done: Answered = await model.call(
+                    "segment", image, asked.prompts, asked.confidence_threshold, form, wanted
+                )
+        if wanted is not None:
+            self._pictures.put(name, done.picture)
+        return self._respond(done)
+
+    async def cached(self, request: web.Request) -> web.Response:
+        """Segment one image by several texts on one run of the encoder."""
+        async with self._read(request, CachedRequest) as asked:
+            image = decoded(asked.image, "image")
+            form = asked.mask_format or self._form
+            async with self._model.acquire() as model:
+                done: Answered = await model.call(
+                    "cached", image, asked.text_prompts, asked.confidence_threshold, form
+                )
+        return self._respond(done)
+
+    def _respond(self, done: Answered) -> web.Response:
+        self._gauges.note(done.gpus)
+        headers = {"Server-Timing": done.timing}
+        return web.Response(body=done.body, content_type="application/json", headers=headers)

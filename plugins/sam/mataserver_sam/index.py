@@ -1,0 +1,137 @@
+"""The index of a video: when each frame is shown, and where a decoder can start.
+
+It is made of the packets' timestamps without decoding anything, so the count of frames is exact
+and variable frame rates are nothing special.
+"""
+
+from __future__ import annotations
+
+from array import array
+from bisect import bisect_left, bisect_right
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import TYPE_CHECKING
+
+from mataserver import BadRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import av
+    from av.container import InputContainer
+
+_FALLBACK_RATE = 25.0
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What a video may cost: its frames, its length in seconds, the pixels of one frame."""
+
+    frames: int = 100_000
+    seconds: float = 3_600.0
+    pixels: int = 50_000_000
+
+
+class Index:
+    """The frames of a video by number.
+
+    ``shown`` are timestamps in ascending order; empty when the container has no usable ones, and
+    frames can only be counted from the first. ``keys`` are numbers of frames, 0 the first of them.
+    ``seconds`` is from the first frame to the end of the last.
+    """
+
+    def __init__(self, count: int, shown: array[int], keys: array[int], seconds: float) -> None:
+        self._count = count
+        self._shown = shown
+        self._keys = keys
+        self.seconds = seconds
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def counted(self) -> bool:
+        """Whether frames are found by counting from the first."""
+        return not self._shown
+
+    def number(self, timestamp: int | None, position: int) -> int:
+        """Return the number of the frame that a decoder gave at ``position`` of its output.
+
+        A timestamp that is not in the index belongs to the frame before it.
+        """
+        if not self._shown:
+            return position
+        return -1 if timestamp is None else bisect_right(self._shown, timestamp) - 1
+
+    def key(self, number: int) -> int:
+        """Return the last frame up to ``number`` that a decoder can start from."""
+        return self._keys[bisect_right(self._keys, number) - 1]
+
+    def timestamp(self, number: int) -> int:
+        """Return when frame ``number`` is shown, in the stream's time base."""
+        return self._shown[number] if self._shown else 0
+
+
+def indexed(container: InputContainer, stream: av.VideoStream, limits: Limits) -> Index:
+    """Read every packet of a stream and return its index.
+
+    Raises ``BadRequest`` for a stream that is empty, ends too early or is over ``limits``.
+    """
+    shown, keys, longest = array("q"), array("q"), 0
+    count = 0
+    for packet in _packets(container, stream):
+        count += 1
+        if count > limits.frames:
+            raise BadRequest(f"The video has more than {limits.frames} frames")
+        if packet.pts is not None:
+            shown.append(packet.pts)
+            longest = packet.duration or longest
+            if packet.is_keyframe:
+                keys.append(packet.pts)
+    if not count:
+        raise BadRequest("The video has no frames")
+    index = (
+        _timed(shown, keys, longest, stream)
+        if _reliable(shown, count, container, stream)
+        else Index(count, array("q"), array("q", [0]), count / _rate(stream))
+    )
+    if index.seconds > limits.seconds:
+        raise BadRequest(f"The video is longer than {limits.seconds:g} s")
+    return index
+
+
+def _packets(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Packet[av.VideoStream]]:
+    for packet in container.demux(stream):
+        if packet.is_corrupt:
+            raise BadRequest("The video is damaged: it ends too early")
+        if packet.size and not packet.is_discard:
+            yield packet
+
+
+def _reliable(
+    shown: array[int], count: int, container: InputContainer, stream: av.VideoStream
+) -> bool:
+    """Whether each frame has a timestamp of its own, the same after a seek as before.
+
+    MPEG-PS stores few and libav guesses the others. AVI stores none: its packets are numbered as
+    they come, also where frames change places.
+    """
+    if len(shown) < count or len(set(shown)) < count or container.format.name == "mpeg":
+        return False
+    moved = container.format.name == "avi" and stream.codec_context.has_b_frames
+    return not moved or any(after < before for before, after in pairwise(shown))
+
+
+def _timed(shown: array[int], keys: array[int], longest: int, stream: av.VideoStream) -> Index:
+    shown = array("q", sorted(shown))
+    numbers = {0, *(bisect_left(shown, key) for key in keys)}
+    base = float(stream.time_base or 0)
+    spread = shown[-1] - shown[0]
+    if not longest and len(shown) > 1:
+        longest = spread // (len(shown) - 1)
+    seconds = (spread + longest) * base
+    return Index(len(shown), shown, array("q", sorted(numbers)), seconds or 1 / _rate(stream))
+
+
+def _rate(stream: av.VideoStream) -> float:
+    return float(stream.average_rate or stream.guessed_rate or _FALLBACK_RATE)

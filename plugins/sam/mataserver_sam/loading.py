@@ -1,0 +1,302 @@
+"""Opens SAM checkpoints: local directories in the layout of the Hugging Face hub.
+
+One ``Sam3VideoModel`` (the layout of ``facebook/sam3``) holds every weight of SAM3; the detector,
+the image tracker and the video tracker that are made here are views of it, and so is the image
+model of a SAM 2. Weights that a checkpoint lacks are an error, never a random head. Nothing here
+touches the network.
+
+Only ``load`` functions import this module: it imports torch and transformers.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+from contextlib import contextmanager
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import TYPE_CHECKING, Any
+
+import torch
+from safetensors import SafetensorError
+from transformers import (
+    CLIPTokenizer,
+    Sam2Config,
+    Sam2Model,
+    Sam2VideoModel,
+    Sam3TrackerConfig,
+    Sam3TrackerModel,
+    Sam3VideoModel,
+    SamModel,
+)
+from transformers.models.sam3 import modeling_sam3
+from transformers.utils import logging as transformers_logging
+
+from mataserver import InvalidParams, MataError, Unavailable
+from mataserver_sam.preprocess import (
+    HALF,
+    IMAGENET_MEAN,
+    IMAGENET_STD,
+    Fitted,
+    Stretched,
+    roi_align,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from mataserver_sam.preprocess import Preparation, Triple
+
+_LOCAL = {"local_files_only": True, "trust_remote_code": False}
+_DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
+_UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
+# transformers types these in part only.
+_module: Any = modeling_sam3
+_tokenizers: Any = CLIPTokenizer
+_speech: Any = transformers_logging
+
+log = logging.getLogger("mataserver.plugin.sam")
+
+
+@dataclass(slots=True)
+class Weights:
+    """SAM3, loaded once.
+
+    video:         the whole model: tracking of what a text names.
+    tracker_image: its tracker as a ``Sam3TrackerModel``: points and boxes in one image.
+    tokenizer:     of the text encoder.
+    prepare:       makes tensors of images.
+    """
+
+    video: Any
+    tracker_image: Any
+    tokenizer: Any
+    prepare: Preparation
+    device: torch.device
+    dtype: torch.dtype
+
+    @property
+    def detector(self) -> Any:
+        """The video model's ``Sam3Model``: objects in an image by text and boxes."""
+        return self.video.detector_model
+
+    @property
+    def tracker_video(self) -> Any:
+        """The video model's tracker: points, boxes and masks in videos.
+
+        It has no vision encoder; ``video.get_vision_features_for_tracker`` gives what it needs.
+        """
+        return self.video.tracker_model
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of every weight."""
+        every = [*self.video.parameters(), *self.video.buffers()]
+        return sum(each.numel() * each.element_size() for each in every)
+
+    def pixels(self, image: Any) -> torch.Tensor:
+        """Return an RGB image ``[H, W, 3]`` as the network reads it, on its device."""
+        return self.prepare(image).to(self.device, self.dtype)
+
+    def tokens(self, texts: list[str]) -> dict[str, torch.Tensor]:
+        """Return ``input_ids`` and ``attention_mask`` ``[len(texts), 32]`` on the device.
+
+        Raises ``InvalidParams`` for a text that the text encoder would have to cut off.
+        """
+        longest = self.detector.config.text_config.max_position_embeddings
+        filled = self.tokenizer(texts, padding="max_length", max_length=longest)
+        if max(map(len, filled["input_ids"])) > longest:
+            raise InvalidParams(f"a text is longer than the {longest} tokens that this model reads")
+        names = ("input_ids", "attention_mask")
+        return {name: torch.tensor(filled[name], device=self.device) for name in names}
+
+
+@dataclass(slots=True)
+class PointWeights:
+    """A SAM 1 or SAM 2, loaded once.
+
+    image: a ``SamModel`` or ``Sam2Model``: points and boxes in one image.
+    video: the ``Sam2VideoModel`` whose weights ``image`` uses; None where the checkpoint has none.
+    """
+
+    image: Any
+    video: Any
+    prepare: Preparation
+    device: torch.device
+    dtype: torch.dtype
+
+    def pixels(self, image: Any) -> torch.Tensor:
+        """Return an RGB image ``[H, W, 3]`` as the network reads it, on its device."""
+        return self.prepare(image).to(self.device, self.dtype)
+
+    @property
+    def size_bytes(self) -> int:
+        """The bytes of every weight."""
+        model = self.image if self.video is None else self.video
+        every = [*model.parameters(), *model.buffers()]
+        return sum(each.numel() * each.element_size() for each in every)
+
+
+def load_sam3(path: Path, device: str = "auto", dtype: str = "auto") -> Weights:
+    """Load SAM3 from a directory.
+
+    ``device`` is "auto", "cpu", "cuda" or "cuda:N"; ``dtype`` "auto" (float32 on a CPU, bfloat16
+    on a GPU), "float32", "float16" or "bfloat16". Raises ``MataError`` for an incomplete or
+    unreadable checkpoint, ``Unavailable`` for a device or package that is not here.
+    """
+    place = chosen_device(device)
+    number = chosen_dtype(dtype, place)
+    _lend_roi_align()
+    video = pretrained(Sam3VideoModel, path, place, number)
+    tokenizer = _tokenizer(path)
+    side = video.detector_model.config.vision_config.backbone_config.image_size
+    prepare = Stretched(side, *_normalisation(path, HALF, HALF))
+    return Weights(video, _tracker_image(video), tokenizer, prepare, place, number)
+
+
+def load_sam2(path: Path, device: str = "auto", dtype: str = "auto") -> PointWeights:
+    """Load SAM 2 from a directory: for images and videos, or for images alone.
+
+    Takes and raises what ``load_sam3`` does.
+    """
+    place = chosen_device(device)
+    number = chosen_dtype(dtype, place)
+    with reading("configuration"):
+        kind = json.loads((path / "config.json").read_text())["model_type"]
+    video = pretrained(Sam2VideoModel, path, place, number) if kind == "sam2_video" else None
+    image = pretrained(Sam2Model, path, place, number) if video is None else _sam2_image(video)
+    side = image.config.prompt_encoder_config.image_size
+    prepare = Stretched(side, *_normalisation(path, IMAGENET_MEAN, IMAGENET_STD))
+    return PointWeights(image, video, prepare, place, number)
+
+
+def load_sam1(path: Path, device: str = "auto", dtype: str = "auto") -> PointWeights:
+    """Load SAM 1 from a directory; takes and raises what ``load_sam3`` does."""
+    place = chosen_device(device)
+    number = chosen_dtype(dtype, place)
+    image = pretrained(SamModel, path, place, number)
+    side = image.config.vision_config.image_size
+    prepare = Fitted(side, *_normalisation(path, IMAGENET_MEAN, IMAGENET_STD))
+    return PointWeights(image, None, prepare, place, number)
+
+
+def _tokenizer(path: Path) -> Any:
+    # Without its files transformers makes a tokenizer that knows next to no word, and says nothing.
+    if not any((path / name).is_file() for name in ("tokenizer.json", "vocab.json")):
+        raise MataError("the checkpoint lacks its tokenizer")
+    with reading("tokenizer"):
+        return _tokenizers.from_pretrained(str(path), **_LOCAL)
+
+
+def pretrained(kind: Any, path: Path, device: torch.device, dtype: torch.dtype) -> Any:
+    """Load weights into the class ``kind``, in evaluation mode, on ``device``.
+
+    Raises ``MataError`` when one is missing.
+    """
+    _speech.set_verbosity_error()
+    _speech.disable_progress_bar()
+    with reading("weights"):
+        model, report = kind.from_pretrained(
+            str(path), dtype=dtype, output_loading_info=True, **_LOCAL
+        )
+    missing = sorted(report["missing_keys"])
+    if missing:
+        raise MataError(
+            f"the checkpoint lacks {len(missing)} of the weights of {kind.__name__}, "
+            f"{missing[0]} among them"
+        )
+    return model.eval().requires_grad_(requires_grad=False).to(device)
+
+
+def _normalisation(path: Path, mean: Triple, std: Triple) -> tuple[Triple, Triple]:
+    """Return mean and deviation: what the checkpoint says, else those given."""
+    said = _said(path)
+    return tuple(said.get("image_mean") or mean), tuple(said.get("image_std") or std)
+
+
+def _said(path: Path) -> dict[str, Any]:
+    """Return the settings of the checkpoint's image processor, in either of the two layouts."""
+    for name in ("preprocessor_config.json", "processor_config.json"):
+        file = path / name
+        if file.is_file():
+            with reading("image processor configuration"):
+                said = json.loads(file.read_text())
+                found: dict[str, Any] = said.get("image_processor") or said
+                return found
+    return {}
+
+
+def _tracker_image(video: Any) -> Any:
+    """Return the tracker of a SAM3 video model as a ``Sam3TrackerModel`` without an encoder."""
+    return _sharing(video.tracker_model, Sam3TrackerModel, Sam3TrackerConfig, encoder=None)
+
+
+def _sam2_image(video: Any) -> Any:
+    """Return a ``Sam2VideoModel`` as a ``Sam2Model``."""
+    return _sharing(video, Sam2Model, Sam2Config, encoder=video.vision_encoder)
+
+
+def _sharing(source: Any, kind: Any, config: Any, encoder: Any) -> Any:
+    """Return a model of the class ``kind`` made of the parts of ``source``, not of copies."""
+    told = source.config.to_dict()
+    names = ("vision_config", "prompt_encoder_config", "mask_decoder_config")
+    with torch.device("meta"):
+        model = kind(config(**{name: told[name] for name in names}))
+    model.vision_encoder = encoder
+    for name in ("shared_image_embedding", "prompt_encoder", "mask_decoder"):
+        setattr(model, name, getattr(source, name))
+    model.no_memory_embedding = source.no_memory_embedding
+    return model.eval()
+
+
+def _lend_roi_align() -> None:
+    """Give transformers our ``roi_align`` where there is no torchvision.
+
+    SAM3's encoder of boxes calls it by the name ``torchvision.ops.roi_align``, which its module
+    only defines when torchvision is installed.
+    """
+    if not hasattr(_module, "torchvision"):
+        _module.torchvision = SimpleNamespace(ops=SimpleNamespace(roi_align=roi_align))
+
+
+def chosen_device(wanted: str) -> torch.device:
+    """Return the device for "auto", "cpu", "cuda" or "cuda:N"; "auto" takes a GPU if there is one.
+
+    Raises ``Unavailable`` for anything that this machine does not have.
+    """
+    gpus = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    if wanted == "auto":
+        return torch.device("cuda" if gpus else "cpu")
+    match = re.fullmatch(r"cpu|cuda(?::(\d+))?", wanted)
+    if match is None:
+        raise Unavailable(f"the device {wanted!r} is none of auto, cpu, cuda and cuda:N")
+    if wanted != "cpu" and int(match[1] or 0) >= gpus:
+        raise Unavailable(f"the device {wanted!r} was asked for, but torch finds {gpus} GPUs here")
+    return torch.device(wanted)
+
+
+def chosen_dtype(wanted: str, device: torch.device) -> torch.dtype:
+    """Return the number format; "auto" is float32 on a CPU and bfloat16 on a GPU."""
+    if wanted == "auto":
+        return torch.float32 if device.type == "cpu" else torch.bfloat16
+    if wanted not in _DTYPES:
+        raise Unavailable(f"the dtype {wanted!r} is none of auto, {', '.join(_DTYPES)}")
+    return _DTYPES[wanted]
+
+
+@contextmanager
+def reading(part: str) -> Iterator[None]:
+    """Turn what a bad checkpoint makes transformers raise into one sentence without its path."""
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise
+    except ImportError as error:
+        raise Unavailable(f"the {part} need a Python package that is not installed") from error
+    except _UNREADABLE as error:
+        log.warning("cannot read the %s: %s", part, error)
+        raise MataError(
+            f"the {part} of the checkpoint cannot be read; the server's log says why"
+        ) from error

@@ -1,0 +1,282 @@
+"""A loaded SAM: ``POST /v1/infer``, and what the service calls, on one set of weights."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Any, Generic, Protocol, TypeVar
+
+import msgspec
+import torch
+
+from mataserver import NotFound, Segment, SegmentResult, decode_image
+from mataserver_sam.boxes import corners, scaled
+from mataserver_sam.collecting import Budget, Collected
+from mataserver_sam.drawing import Drawing
+from mataserver_sam.features import Cache
+from mataserver_sam.image_requests import (
+    Answered,
+    CachedAnswer,
+    CachedResult,
+    ImageSize,
+    SegmentAnswer,
+)
+from mataserver_sam.params import of_params
+from mataserver_sam.prompts import Prompt
+from mataserver_sam.timing import Stopwatch
+from mataserver_sam.videos import Videos
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mataserver import LoadContext
+    from mataserver_sam.clicks import Found
+    from mataserver_sam.masks import MaskFormat
+    from mataserver_sam.params import SegmentParams
+    from mataserver_sam.preprocess import Size
+    from mataserver_sam.prompts import RelativeBox
+
+    GpuMemory = list[tuple[int, int, int]]
+    Image = NDArray[np.uint8]
+
+
+LARGEST_RESULT = 2_000_000_000
+"""Pixels of all masks of one answer of ``/v1/infer``, where each is an array."""
+
+
+class Seen(Protocol):
+    """What a vision encoder made of an image."""
+
+    @property
+    def size_bytes(self) -> int:
+        """Bytes of its tensors."""
+        ...
+
+
+S = TypeVar("S", bound=Seen)
+
+
+class Images(Protocol[S]):
+    """The image half of one kind of SAM."""
+
+    @property
+    def capabilities(self) -> Sequence[str]:
+        """What it can do, in the words of ``GET /models/info``."""
+        ...
+
+    def check(self, prompts: Sequence[Prompt]) -> None:
+        """Raise ``InvalidParams`` for prompts that this model cannot serve."""
+        ...
+
+    def see(self, image: Image) -> S:
+        """Run the vision encoder on an RGB image ``[H, W, 3]``."""
+        ...
+
+    def find(
+        self, seen: S, prompts: Sequence[Prompt], size: Size, threshold: float
+    ) -> Iterator[list[Found]]:
+        """Yield what each question of the prompts found; texts alone are a question each."""
+        ...
+
+    def click(self, seen: S, prompts: Sequence[Prompt], size: Size) -> list[Found]:
+        """Return one object for each point or box prompt, whatever its score."""
+        ...
+
+
+class Segmenter(Generic[S]):
+    """The model that ``load`` gives back.
+
+    A service calls ``segment``, ``cached``, ``describe``, ``video`` and ``video_stream``.
+    ``weights`` tell ``device``, ``dtype`` and ``size_bytes``.
+    """
+
+    def __init__(self, images: Images[S], weights: Any, ctx: LoadContext) -> None:
+        self._images = images
+        self._weights = weights
+        self._max_pixels = ctx.max_pixels
+        self._videos = Videos(weights, ctx.settings)
+        self._seen: Cache[tuple[S, Size]] = Cache(
+            ctx.settings.feature_cache_mb * 1e6, lambda kept: kept[0].size_bytes
+        )
+
+    # POST /v1/infer
+
+    def predict(
+        self, images: Sequence[Image], params: Sequence[SegmentParams]
+    ) -> list[SegmentResult]:
+        """Return the segments of each image.
+
+        Raises ``InvalidParams`` for prompts that are missing, beside the image, or of a kind that
+        this model does not take.
+        """
+        return [self._predict(image, each) for image, each in zip(images, params, strict=True)]
+
+    def _predict(self, image: Image, params: SegmentParams) -> SegmentResult:
+        size = (image.shape[0], image.shape[1])
+        prompts = of_params(params, size)
+        self._images.check(prompts)
+        budget = Budget(LARGEST_RESULT)
+        segments: list[Segment] = []
+        with torch.inference_mode():
+            seen = self._images.see(image)
+            for group in self._images.find(seen, prompts, size, params.confidence):
+                budget.spend(len(group) * size[0] * size[1])
+                segments += map(segment_of, group)
+        return SegmentResult(segments)
+
+    def outlines(self, image: Image, boxes: Sequence[RelativeBox]) -> list[Found]:
+        """Return the object in each box of an RGB image ``[H, W, 3]``, in their order."""
+        size = (image.shape[0], image.shape[1])
+        prompts = [Prompt(type="box", box=box) for box in boxes]
+        with torch.inference_mode():
+            return self._images.click(self._images.see(image), prompts, size) if boxes else []
+
+    # /api/v1/image
+
+    def segment(
+        self,
+        image: bytes,
+        prompts: Sequence[Prompt],
+        threshold: float,
+        form: MaskFormat,
+        picture_url: str | None = None,
+    ) -> Answered:
+        """Return a ``SegmentAnswer``, with a PNG that shows it if ``picture_url`` is given.
+
+        ``image`` is encoded. Raises ``BadRequest`` for an image that cannot be used, and
+        ``InvalidParams`` for prompts of a kind that this model does not take.
+        """
+        watch = Stopwatch()
+        found = Collected(form, Budget())
+        self._images.check(prompts)
+        with torch.inference_mode():
+            seen, size, _ = self._look(image, watch)
+            drawing = Drawing(self._decode(image)) if picture_url is not None else None
+            for group in self._images.find(seen, prompts, size, threshold):
+                watch.lap("infer")
+                _collect(group, found, drawing)
+                watch.lap("encode")
+        answer = SegmentAnswer(
+            masks=found.masks,
+            boxes=found.boxes,
+            scores=found.scores,
+            labels=found.labels,
+            num_masks=len(found.masks),
+            image_size=ImageSize(width=size[1], height=size[0]),
+            visualization_url=picture_url,
+            inference_time_ms=watch.total(),
+        )
+        picture = drawing.png() if drawing is not None else b""
+        return Answered(msgspec.json.encode(answer), watch.header(), gpu_memory(), picture)
+
+    def cached(
+        self, image: bytes, texts: Sequence[str], threshold: float, form: MaskFormat
+    ) -> Answered:
+        """Return a ``CachedAnswer``: each text is a question by itself, the encoder runs once.
+
+        Raises what ``segment`` does.
+        """
+        watch = Stopwatch()
+        prompts = [Prompt(type="text", text=text) for text in texts]
+        results, budget = [], Budget()
+        self._images.check(prompts)
+        with torch.inference_mode():
+            seen, size, hit = self._look(image, watch)
+            groups = self._images.find(seen, prompts, size, threshold)
+            for text, group in zip(texts, groups, strict=True):
+                watch.lap("infer")
+                results.append(_result(text, group, Collected(form, budget)))
+                watch.lap("encode")
+        answer = CachedAnswer(results=results, cache_hit=hit, inference_time_ms=watch.total())
+        return Answered(msgspec.json.encode(answer), watch.header(), gpu_memory())
+
+    def describe(self) -> dict[str, Any]:
+        """Return device, number format, size in bytes, capabilities and GPU memory."""
+        return {
+            "device": str(self._weights.device),
+            "dtype": str(self._weights.dtype).removeprefix("torch."),
+            "size_bytes": self._weights.size_bytes,
+            "capabilities": list(self._images.capabilities),
+            "cached_bytes": self._seen.held_bytes,
+            "gpus": gpu_memory(),
+        }
+
+    # /api/v1/video
+
+    def video(self, method: str, *args: Any) -> Any:
+        """Call a method of the model's ``Videos``."""
+        return self._of_videos(method)(*args)
+
+    def video_stream(self, method: str, *args: Any) -> Iterator[Any]:
+        """Iterate over a generator method of the model's ``Videos``."""
+        yield from self._of_videos(method)(*args)
+
+    def _of_videos(self, method: str) -> Any:
+        if method.startswith("_"):
+            raise NotFound(f"videos have no method {method!r}")
+        return getattr(self._videos, method)
+
+    def close(self) -> None:
+        """Free the weights and everything that was kept."""
+        self._videos.close_all()
+        self._seen.clear()
+        del self._videos, self._images, self._weights
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _look(self, data: bytes, watch: Stopwatch) -> tuple[S, Size, bool]:
+        """Return what the encoder makes of an encoded image, its size, and whether it was kept."""
+        key = hashlib.sha256(data).digest()
+        known = self._seen.get(key)
+        if known is not None:
+            watch.lap("decode")
+            return *known, True
+        image = self._decode(data)
+        watch.lap("decode")
+        size = (image.shape[0], image.shape[1])
+        seen = self._images.see(image)
+        self._seen.put(key, (seen, size))
+        return seen, size, False
+
+    def _decode(self, data: bytes) -> Image:
+        return decode_image(data, self._max_pixels)
+
+
+def _collect(group: Sequence[Found], found: Collected, drawing: Drawing | None) -> None:
+    """Add a group of objects to an answer, and to its picture."""
+    for each in group:
+        mask = each.mask()
+        found.add(each, mask)
+        if drawing is not None:
+            drawing.add(each, mask)
+
+
+def _result(text: str, group: Sequence[Found], found: Collected) -> CachedResult:
+    _collect(group, found, None)
+    return CachedResult(
+        prompt=text,
+        masks=found.masks,
+        boxes=found.boxes,
+        scores=found.scores,
+        num_masks=len(found.masks),
+    )
+
+
+def segment_of(found: Found) -> Segment:
+    """Return an object as ``/v1/infer`` tells it: its box in pixels, its mask as an array."""
+    height, width = found.size
+    box = scaled(corners(found.box), width, height)
+    return Segment(found.label, found.score, box, found.mask().full())
+
+
+def gpu_memory() -> GpuMemory:
+    """Return index, allocated and reserved bytes of each GPU that this process has touched."""
+    cuda: Any = torch.cuda  # which torch types in part only
+    if not cuda.is_initialized():
+        return []
+    return [
+        (index, cuda.memory_allocated(index), cuda.memory_reserved(index))
+        for index in range(cuda.device_count())
+    ]

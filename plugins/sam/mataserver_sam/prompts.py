@@ -1,0 +1,70 @@
+"""What a request points at: texts, boxes and points, relative to the image."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+MAX_PROMPTS = 64
+"""The most prompts of one request."""
+
+Share = Annotated[float, Meta(ge=0.0, le=1.0)]
+RelativeBox = tuple[Share, Share, Share, Share]
+Words = Annotated[str, Meta(max_length=1_000)]
+
+_OWN = {
+    "text": ("text",),
+    "box": ("box", "label"),
+    "point": ("points", "point_labels", "box"),
+}
+
+
+class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One prompt of a request. All lengths are shares of the image's width and height, 0 to 1.
+
+    type:         "text", "box" or "point".
+    text:         of a text prompt: what to look for.
+    box:          of a box prompt: ``[cx, cy, w, h]``. A point prompt may have one too: its points
+                  then refine the object in that box.
+    label:        of a box prompt: whether the box holds what is wanted (true) or what is not.
+    points:       of a point prompt: ``[x, y]`` each, all on or beside one object.
+    point_labels: 1 for a point on the object, 0 for one beside it; all 1 if left out.
+
+    A field that is null counts as left out.
+    """
+
+    type: Literal["text", "box", "point"]
+    text: Words | None = None
+    box: RelativeBox | None = None
+    label: bool | None = None
+    points: Annotated[list[tuple[Share, Share]], Meta(min_length=1, max_length=256)] | None = None
+    point_labels: list[Literal[0, 1]] | None = None
+
+    def __post_init__(self) -> None:
+        """Check what types cannot say. Raises ``ValueError``."""
+        for name in ("text", "box", "label", "points", "point_labels"):
+            if getattr(self, name) is not None and name not in _OWN[self.type]:
+                raise ValueError(f"a {self.type} prompt has no {name}")
+        needed = "points" if self.type == "point" else self.type
+        if getattr(self, needed) is None:
+            raise ValueError(f"a {self.type} prompt needs {needed}")
+        if self.text is not None and not self.text.strip():
+            raise ValueError("text is empty")
+        if self.box is not None and not (self.box[2] and self.box[3]):
+            raise ValueError("box has no width or no height")
+        if self.point_labels is not None and len(self.point_labels) != len(self.points or ()):
+            raise ValueError("point_labels must be as many as points")
+
+    @property
+    def wanted(self) -> bool:
+        """Whether a box holds what is wanted; true if nothing is said."""
+        return self.label is not False
+
+    @property
+    def labels(self) -> list[int]:
+        """A label for each point."""
+        return list(self.point_labels or [1] * len(self.points or ()))
+
+
+Prompts = Annotated[list[Prompt], Meta(min_length=1, max_length=MAX_PROMPTS)]

@@ -1,0 +1,27 @@
+"""Where the time of a request went."""
+
+from __future__ import annotations
+
+import time
+
+
+class Stopwatch:
+    """Milliseconds by stage, from its making on."""
+
+    def __init__(self) -> None:
+        self._begun = self._last = time.perf_counter()
+        self._stages: dict[str, float] = {}
+
+    def lap(self, stage: str) -> None:
+        """Count the time since the last lap to a stage."""
+        now = time.perf_counter()
+        self._stages[stage] = self._stages.get(stage, 0.0) + (now - self._last) * 1e3
+        self._last = now
+
+    def total(self) -> float:
+        """Return the milliseconds since it was made."""
+        return round((time.perf_counter() - self._begun) * 1e3, 3)
+
+    def header(self) -> str:
+        """Return the stages as the value of a ``Server-Timing`` header."""
+        return ", ".join(f"{stage};dur={spent:.3f}" for stage, spent in self._stages.items())

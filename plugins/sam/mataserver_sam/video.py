@@ -1,0 +1,269 @@
+"""One video session in the worker: a video, what was prompted in it, and what trackers remember.
+
+Nothing here knows HTTP. The model holds no state of a session, so the frames of several sessions
+may take turns; one session is not for two threads.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import torch
+
+from mataserver import BadRequest, InvalidParams, NotFound
+from mataserver_sam.boxes import corners
+from mataserver_sam.footage import Features
+from mataserver_sam.forgetting import NOWHERE, Reach, held_bytes
+from mataserver_sam.object_track import ObjectTrack
+from mataserver_sam.propagation import check_frame, legs, steps
+from mataserver_sam.text_tracks import TextTracks
+from mataserver_sam.video_requests import Figures, Prompted, Resolution, Step, Tracked, VideoInfo
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mataserver_sam.footage import Footage
+    from mataserver_sam.masks import MaskFormat
+    from mataserver_sam.network import Network
+    from mataserver_sam.prompts import Prompt
+    from mataserver_sam.sighting import Sighting
+    from mataserver_sam.video_requests import PromptRequest, PropagateRequest
+
+MEASURED_EVERY = 16
+"""In a propagation memory is measured on every so many frames."""
+
+
+class Video:
+    """One session. Objects are numbered from 1, in the order in which they are first seen.
+
+    ``max_objects`` bounds those that boxes and points show.
+    """
+
+    def __init__(self, network: Network, footage: Footage, max_objects: int) -> None:
+        self._network = network
+        self._footage = footage
+        self._features = Features(network, footage)
+        self._max_objects = max_objects
+        self._begin()
+
+    def _begin(self) -> None:
+        self._texts: TextTracks | None = None
+        self._tracks: dict[int, ObjectTrack] = {}
+        self._numbers: dict[int, int] = {}
+        """Of the objects that texts found: the number in the session by that in their tracks."""
+        self._last_number = 0
+        self._visited = bytearray(len(self._footage))
+        self._visits = 0
+        self._bytes = (0, 0)
+
+    @property
+    def info(self) -> VideoInfo:
+        """What the video is."""
+        clip = self._footage.clip
+        return VideoInfo(len(clip), clip.fps, Resolution(clip.width, clip.height), clip.seconds)
+
+    @property
+    def objects(self) -> list[int]:
+        """The numbers of the objects that are tracked and not removed."""
+        return sorted([*self._found_by_texts(), *self._tracks])
+
+    def prompt(self, asked: PromptRequest) -> Prompted:
+        """Show new objects or correct one on a frame; return those objects as they are there.
+
+        Raises ``InvalidParams`` for what this model cannot be asked, ``NotFound`` for an unknown
+        object, ``BadRequest`` for a frame that cannot be decoded. Nothing has changed then.
+        """
+        frame = asked.frame_index
+        check_frame("frame_index", frame, len(self._footage))
+        _check_boxes(asked.prompts)
+        with torch.inference_mode():
+            self._footage.clip.frame(frame)
+            if asked.obj_id is None:
+                seen = self._introduced(frame, asked.prompts)
+            else:
+                seen = [self._corrected(frame, asked.obj_id, asked.prompts)]
+        self._visit(frame)
+        form = _form(asked.mask_format)
+        return Prompted(
+            frame,
+            [each.number for each in seen],
+            [each.mask.told(form) for each in seen],
+            [each.mask.box() for each in seen],
+            [each.score for each in seen],
+        )
+
+    def propagate(self, asked: PropagateRequest) -> Iterator[Step]:
+        """Track every object from frame to frame; each frame is computed when it is asked for.
+
+        Raises ``BadRequest`` when nothing was prompted, ``InvalidParams`` for a start beyond the
+        end.
+        """
+        if self._texts is None and not self._tracks:
+            raise BadRequest("There is nothing to track: the session has no prompts")
+        start = asked.start_frame_index
+        plan = legs(len(self._footage), asked.direction, start, asked.max_frames)
+        both = len(plan) > 1 and bool(plan[1].frames)
+        pinned = range(start, start + Reach.of(self._network.tracker).pointers + 1)
+        form = _form(asked.mask_format)
+        for count, (frame, reverse) in enumerate(steps(plan)):
+            seen = self._step(frame, reverse=reverse, pinned=pinned if both else NOWHERE)
+            told = [
+                Tracked(each.number, each.mask.told(form), each.mask.box(), each.score)
+                for each in seen
+            ]
+            if count % MEASURED_EVERY == 0:
+                self._measure()
+            yield Step(frame, msgspec.json.encode(told), self._figures())
+
+    def remove(self, number: int) -> None:
+        """Give an object up. What a text found is tracked on, unseen: it must not be found again.
+
+        Raises ``NotFound``.
+        """
+        if self._tracks.pop(number, None) is None:
+            tracks, found = self._found(number)
+            tracks.hide(found)
+
+    def reset(self) -> int:
+        """Begin anew on the same video; return how many objects there were."""
+        count = len(self.objects)
+        self._begin()
+        self._features.clear_all()
+        return count
+
+    def figures(self) -> Figures:
+        """Count and measure."""
+        self._measure()
+        return self._figures()
+
+    def close(self) -> None:
+        """Close the video and forget everything."""
+        self._begin()
+        self._features.clear_all()
+        self._footage.clip.close()
+
+    def _introduced(self, frame: int, prompts: Sequence[Prompt]) -> list[Sighting]:
+        texts = [each.text for each in prompts if each.text is not None]
+        shown = [each for each in prompts if each.type != "text"]
+        for index, each in enumerate(prompts):
+            if each.points and each.box is None and not any(each.labels):
+                raise InvalidParams(
+                    f"prompts[{index}].point_labels: a new object needs a point on it"
+                )
+        if shown and len(self.objects) + len(shown) > self._max_objects:
+            raise InvalidParams(f"prompts: a session tracks at most {self._max_objects} objects")
+        seen = self._searched(frame, texts) if texts else []
+        for each in shown:
+            track = ObjectTrack(self._network, self._footage, self._features)
+            sighting = track.prompt(frame, _corners(each), each.points or (), each.labels)
+            number = self._next_number()
+            self._tracks[number] = track
+            seen.append(sighting._replace(number=number))
+        return seen
+
+    def _searched(self, frame: int, texts: Sequence[str]) -> list[Sighting]:
+        weights = self._network.texts
+        if weights is None:
+            raise InvalidParams("prompts: this model does not understand texts")
+        tracks = self._texts or TextTracks(weights, self._network, self._footage, self._features)
+        wanted = tracks.add(texts)
+        self._texts = tracks
+        seen = tracks.step(frame)
+        return self._told([each for each in seen if tracks.text_of(each.number) in wanted])
+
+    def _corrected(self, frame: int, number: int, prompts: Sequence[Prompt]) -> Sighting:
+        boxes = [_corners(each) for each in prompts if each.box is not None]
+        if any(each.type == "text" for each in prompts) or len(boxes) > 1:
+            raise InvalidParams("prompts: points and at most one box correct an object")
+        track = self._tracks.get(number) or self._adopted(frame, number)
+        points = [point for each in prompts for point in each.points or ()]
+        labels = [label for each in prompts for label in each.labels]
+        sighting = track.prompt(frame, boxes[0] if boxes else (), points, labels)
+        return sighting._replace(number=number)
+
+    def _adopted(self, frame: int, number: int) -> ObjectTrack:
+        """Track an object that a text found by itself from now on, from its mask on ``frame``."""
+        tracks, found = self._found(number)
+        logits = tracks.seen(found, frame)
+        track = ObjectTrack(self._network, self._footage, self._features)
+        if logits is not None and bool((logits > 0).any()):
+            track.seed(frame, logits)
+        tracks.hide(found)
+        self._tracks[number] = track
+        return track
+
+    def _step(self, frame: int, *, reverse: bool, pinned: range) -> list[Sighting]:
+        with torch.inference_mode():
+            seen = []
+            if self._texts is not None:
+                seen = self._told(self._texts.step(frame, reverse=reverse, pinned=pinned))
+            for number, track in self._tracks.items():
+                sighting = track.step(frame, reverse=reverse, pinned=pinned)
+                if sighting.mask.area:
+                    seen.append(sighting._replace(number=number))
+        self._visit(frame)
+        return sorted(seen, key=lambda each: each.number)
+
+    def _told(self, seen: Sequence[Sighting]) -> list[Sighting]:
+        """Number what texts found as objects of the session."""
+        for each in seen:
+            if each.number not in self._numbers:
+                self._numbers[each.number] = self._next_number()
+        return [each._replace(number=self._numbers[each.number]) for each in seen]
+
+    def _found_by_texts(self) -> dict[int, int]:
+        """Return the objects that texts found: the number in their tracks by that in the session.
+
+        Those that were never visible have none.
+        """
+        tracked = [] if self._texts is None else self._texts.numbers
+        return {self._numbers[each]: each for each in tracked if each in self._numbers}
+
+    def _found(self, number: int) -> tuple[TextTracks, int]:
+        found = self._found_by_texts().get(number)
+        if found is None or self._texts is None:
+            raise NotFound(f"Object {number} not found")
+        return self._texts, found
+
+    def _next_number(self) -> int:
+        self._last_number += 1
+        return self._last_number
+
+    def _visit(self, frame: int) -> None:
+        self._visits += not self._visited[frame]
+        self._visited[frame] = True
+
+    def _measure(self) -> None:
+        held: list[Any] = [self._features.kept, [each.tensors() for each in self._tracks.values()]]
+        if self._texts is not None:
+            held.append(self._texts.tensors())
+        by_device = held_bytes(held)
+        total = sum(by_device.values()) + self._footage.clip.cached_bytes
+        self._bytes = (by_device.get("cuda", 0), total)
+
+    def _figures(self) -> Figures:
+        return Figures(len(self.objects), self._visits, *self._bytes)
+
+
+def _check_boxes(prompts: Sequence[Prompt]) -> None:
+    for index, each in enumerate(prompts):
+        if not each.wanted:
+            raise InvalidParams(
+                f"prompts[{index}].label: objects in a video cannot be shown by what they are not; "
+                "use points with the label 0"
+            )
+
+
+def _corners(prompt: Prompt) -> Sequence[Sequence[float]]:
+    """Return the two corners of a prompt's box within the frame; none without a box."""
+    if prompt.box is None:
+        return ()
+    x1, y1, x2, y2 = (min(max(each, 0.0), 1.0) for each in corners(prompt.box))
+    return ((x1, y1), (x2, y2))
+
+
+def _form(asked: str | None) -> MaskFormat:
+    form: Any = asked or "rle"
+    chosen: MaskFormat = form
+    return chosen

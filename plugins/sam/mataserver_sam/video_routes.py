@@ -1,0 +1,139 @@
+"""``/api/v1/video``: from requests to video sessions, and back."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from aiohttp import web
+
+from mataserver import BadRequest, Unavailable
+from mataserver_sam.video_requests import (
+    FrameResult,
+    PromptRequest,
+    Propagated,
+    PropagateRequest,
+    Removed,
+    Reset,
+    Sessions,
+    StartRequest,
+)
+from mataserver_sam.video_socket import VideoSocket
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mataserver import Context
+    from mataserver_sam.video_sessions import VideoSessions
+
+SESSION = "/api/v1/video/session"
+STREAM = "/api/v1/video/ws/propagate"
+MAX_RESULTS_BYTES = 256_000_000
+"""The longest answer of ``propagate``; what is longer must be streamed, or asked for in parts."""
+
+
+class VideoRoutes:
+    """The handlers. ``sessions`` is entered and left by whoever made it."""
+
+    def __init__(self, ctx: Context, sessions: VideoSessions) -> None:
+        self._read = ctx.read_json
+        self._form: str = ctx.settings.mask_format
+        self._enabled: bool = ctx.settings.video_enabled
+        self._sessions = sessions
+
+    def routes(self) -> Iterable[web.RouteDef]:
+        """Return the routes."""
+        one = SESSION + "/{session_id}"
+        return [
+            web.post(f"{SESSION}/start", self.start),
+            web.post(f"{one}/prompt", self.prompt),
+            web.post(f"{one}/propagate", self.propagate),
+            web.get(f"{one}/status", self.status),
+            web.delete(one + "/object/{obj_id:[0-9]{1,9}}", self.remove),
+            web.post(f"{one}/reset", self.reset),
+            web.delete(one, self.close),
+            web.get("/api/v1/video/sessions", self.list),
+            web.get(STREAM + "/{session_id}", self.stream),
+        ]
+
+    async def start(self, request: web.Request) -> web.Response:
+        """Open a video."""
+        if not self._enabled:
+            raise Unavailable("Video inference is turned off on this server")
+        async with self._read(request, StartRequest) as asked:
+            return _json(await self._sessions.start(asked))
+
+    async def prompt(self, request: web.Request) -> web.Response:
+        """Add prompts to a frame, or correct an object there."""
+        session = self._sessions.get(_name(request))
+        async with self._read(request, PromptRequest) as asked:
+            told = self._formed(asked)
+        answer, session.figures = await self._sessions.call(session, "prompt", told)
+        return _json(answer)
+
+    async def propagate(self, request: web.Request) -> web.Response:
+        """Track through the video and answer with every frame."""
+        session = self._sessions.get(_name(request))
+        async with self._read(request, PropagateRequest) as asked:
+            told = self._formed(asked)
+        if asked.stream:
+            return _json(Propagated(session.id, {}, 0, 0.0, f"{STREAM}/{session.id}"))
+        begun = time.perf_counter()
+        results: dict[int, FrameResult] = {}
+        size = 0
+        async with contextlib.aclosing(self._sessions.propagate(session, told)) as steps:
+            async for step in steps:
+                size += len(step.objects)
+                if size > MAX_RESULTS_BYTES:
+                    raise BadRequest("The results are too large for one answer: stream them")
+                frame = step.frame_index
+                results[frame] = FrameResult(frame, msgspec.Raw(step.objects))
+        ordered = {str(frame): results[frame] for frame in sorted(results)}
+        spent = (time.perf_counter() - begun) * 1e3
+        return _json(Propagated(session.id, ordered, len(ordered), round(spent, 3)))
+
+    async def status(self, request: web.Request) -> web.Response:
+        """Tell of one session."""
+        return _json(self._sessions.status(_name(request)))
+
+    async def remove(self, request: web.Request) -> web.Response:
+        """Give up an object."""
+        session = self._sessions.get(_name(request))
+        number = int(request.match_info["obj_id"])
+        session.figures = await self._sessions.call(session, "remove", number)
+        return _json(Removed(session.id, number))
+
+    async def reset(self, request: web.Request) -> web.Response:
+        """Clear prompts and objects."""
+        session = self._sessions.get(_name(request))
+        count, session.figures = await self._sessions.call(session, "reset", mend=True)
+        return _json(Reset(session.id, "reset", count))
+
+    async def close(self, request: web.Request) -> web.Response:
+        """Close a session."""
+        return _json(await self._sessions.close(_name(request)))
+
+    async def list(self, _request: web.Request) -> web.Response:
+        """List the sessions that are open."""
+        listed = [session.listed() for session in self._sessions.all()]
+        return _json(Sessions(listed, len(listed)))
+
+    async def stream(self, request: web.Request) -> web.StreamResponse:
+        """Track through the video on a WebSocket."""
+        return await VideoSocket(self._sessions, self._formed).serve(request, _name(request))
+
+    def _formed(self, asked: Any) -> Any:
+        """Return a request that says in which form it wants its masks."""
+        if asked.mask_format is not None:
+            return asked
+        return msgspec.structs.replace(asked, mask_format=self._form)
+
+
+def _name(request: web.Request) -> str:
+    return request.match_info["session_id"]
+
+
+def _json(answer: object) -> web.Response:
+    return web.Response(body=msgspec.json.encode(answer), content_type="application/json")

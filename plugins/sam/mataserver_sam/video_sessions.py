@@ -1,0 +1,290 @@
+"""The server's side of video sessions: who may exist, who is busy, who ends when.
+
+The sessions themselves live in the model's worker. Each holds the model in memory; when its worker
+dies the session is gone, and what is kept here of it is released.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import secrets
+import time
+from collections import OrderedDict
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, Self
+
+from mataserver import Conflict, MataError, NotFound, Unavailable
+from mataserver_sam.video_requests import Closed, Figures, SessionInfo, SessionStatus, Started
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterator
+
+    from mataserver import Context, ModelHandle
+    from mataserver_sam.served import ServedModel
+    from mataserver_sam.video_requests import (
+        PropagateRequest,
+        StartRequest,
+        Status,
+        Step,
+        VideoInfo,
+    )
+    from mataserver_sam.video_sources import VideoSources
+
+REMEMBERED = 1_000
+"""Sessions that have ended whose status can still be asked for."""
+
+
+@dataclass(slots=True)
+class Session:
+    """What the server knows of one session.
+
+    ``loaded_at`` tells the worker that it lives in from later ones. ``idle`` is set while nothing
+    is done with it, ``closing`` is there once it is to be closed.
+    """
+
+    id: str
+    model: ModelHandle
+    hold: contextlib.AsyncExitStack
+    loaded_at: float | None
+    info: VideoInfo
+    created: datetime
+    last_used: float
+    status: Status = "ready"
+    figures: Figures = field(default_factory=Figures)
+    idle: asyncio.Event = field(default_factory=asyncio.Event)
+    closing: asyncio.Task[Closed] | None = None
+
+    def told(self) -> SessionStatus:
+        """Return it as ``status`` tells it."""
+        figures = self.figures
+        return SessionStatus(
+            self.id,
+            self.status,
+            figures.objects,
+            figures.frames_processed,
+            self.info.total_frames,
+            figures.gpu_bytes / 1e6,
+        )
+
+    def listed(self) -> SessionInfo:
+        """Return it as ``sessions`` tells it."""
+        created = self.created.isoformat(timespec="seconds").replace("+00:00", "Z")
+        return SessionInfo(self.id, "video", created, self.status, self.figures.objects)
+
+
+class VideoSessions:
+    """Every session of the server, as an async context manager that closes them at its end."""
+
+    def __init__(
+        self,
+        ctx: Context,
+        served: ServedModel,
+        sources: VideoSources,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._log = ctx.log
+        self._limit: int = ctx.settings.max_sessions
+        self._ttl: float = ctx.settings.session_ttl_s
+        self._served = served
+        self._sources = sources
+        self._clock = clock
+        self._open: dict[str, Session] = {}
+        self._starting: set[str] = set()
+        self._ended: OrderedDict[str, SessionStatus] = OrderedDict()
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def __aenter__(self) -> Self:
+        """Begin to close sessions that nobody uses."""
+        self._sources.sweep()
+        self._run(self._watch())
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Close every session."""
+        for task in self._tasks:
+            task.cancel()
+        closing = [self.close(name) for name in self._open]
+        await asyncio.gather(*self._tasks, *closing, return_exceptions=True)
+
+    def __len__(self) -> int:
+        return len(self._open)
+
+    def all(self) -> list[Session]:
+        """Return the sessions that are open; those whose worker died are not."""
+        for session in list(self._open.values()):
+            self._check(session)
+        return list(self._open.values())
+
+    def get(self, name: str) -> Session:
+        """Return an open session. Raises ``NotFound``."""
+        session = self._open.get(name)
+        if session is not None and self._check(session):
+            return session
+        if name in self._ended and self._ended[name].status == "error":
+            raise NotFound(f"Session {name} is lost: the model's worker ended")
+        raise NotFound(f"Session not found: {name[:128]}")
+
+    def status(self, name: str) -> SessionStatus:
+        """Return the status of a session, also of one that has ended. Raises ``NotFound``."""
+        session = self._open.get(name)
+        if session is not None and self._check(session):
+            return session.told()
+        if name not in self._ended:
+            raise NotFound(f"Session not found: {name[:128]}")
+        return self._ended[name]
+
+    async def start(self, asked: StartRequest) -> Started:
+        """Open a video in a new session.
+
+        Raises ``Conflict`` for an id that is in use, ``Unavailable`` when there are too many
+        sessions or no model, and what the video's source and the worker raise.
+        """
+        name = asked.session_id or f"session-{secrets.token_hex(8)}"
+        if name in self._open or name in self._starting:
+            raise Conflict(f"Session {name} exists already")
+        if len(self._open) + len(self._starting) >= self._limit:
+            raise Unavailable(f"Maximum concurrent sessions reached ({self._limit})", retry_after=5)
+        self._starting.add(name)
+        try:
+            session = await self._begin(name, asked)
+        finally:
+            self._starting.discard(name)
+        self._open[name] = session
+        self._ended.pop(name, None)
+        return Started(name, session.info)
+
+    async def _begin(self, name: str, asked: StartRequest) -> Session:
+        async with contextlib.AsyncExitStack() as stack, self._sources.file(asked) as path:
+            model = await stack.enter_async_context(self._served.acquire())
+            loaded_at = self._loaded_at()
+            info = await self._opened(model, name, str(path), asked.gpu_ids or [])
+            session = Session(
+                id=name,
+                model=model,
+                hold=stack.pop_all(),
+                loaded_at=loaded_at,
+                info=info,
+                created=datetime.now(UTC),
+                last_used=self._clock(),
+            )
+        session.idle.set()
+        return session
+
+    async def _opened(
+        self, model: ModelHandle, name: str, path: str, gpu_ids: list[int]
+    ) -> VideoInfo:
+        """Open a video in the worker; if nobody waits for that any more, close it again."""
+        opening = asyncio.ensure_future(model.call("video", "open", name, path, gpu_ids))
+        try:
+            info: VideoInfo = await asyncio.shield(opening)
+        except asyncio.CancelledError:
+            with contextlib.suppress(MataError):
+                await opening
+                await model.call("video", "close", name)
+            raise
+        return info
+
+    @contextlib.contextmanager
+    def occupied(self, session: Session, *, mend: bool = False) -> Iterator[None]:
+        """Keep others from a session. Raises ``Conflict`` while it is busy or has failed.
+
+        ``mend``: what is done brings a session that has failed back.
+        """
+        if not session.idle.is_set() or session.closing is not None:
+            raise Conflict(f"Session {session.id} is busy")
+        if session.status == "error" and not mend:
+            raise Conflict(f"Session {session.id} has failed: reset or close it")
+        session.status = "processing"
+        session.idle.clear()
+        try:
+            yield
+        except MataError as error:
+            session.status = "error" if error.status >= 500 else "ready"
+            raise
+        finally:
+            if session.status == "processing":
+                session.status = "ready"
+            session.last_used = self._clock()
+            session.idle.set()
+
+    async def call(self, session: Session, method: str, *args: Any, mend: bool = False) -> Any:
+        """Have the worker do something to a session that is not busy."""
+        with self.occupied(session, mend=mend):
+            return await session.model.call("video", method, session.id, *args)
+
+    async def propagate(
+        self, session: Session, asked: PropagateRequest
+    ) -> AsyncGenerator[Step, None]:
+        """Yield frame after frame; each is computed when it is asked for.
+
+        Raises ``NotFound`` when the session is closed meanwhile.
+        """
+        with self.occupied(session):
+            items = session.model.stream("video_stream", "propagate", session.id, asked)
+            async with contextlib.aclosing(items) as steps:  # type: ignore[type-var]
+                async for step in steps:
+                    session.figures = step.figures
+                    session.last_used = self._clock()
+                    yield step
+                    if session.closing is not None:
+                        raise NotFound(f"Session {session.id} was closed")
+
+    async def close(self, name: str) -> Closed:
+        """Close a session after what is being done with it; a propagation stops at its frame.
+
+        It is closed even if nobody waits for that any more. Raises ``NotFound``.
+        """
+        session = self.get(name)
+        if session.closing is None:
+            session.closing = asyncio.create_task(self._close(session))
+        return await asyncio.shield(session.closing)
+
+    async def _close(self, session: Session) -> Closed:
+        await session.idle.wait()
+        freed = session.figures.total_bytes
+        with contextlib.suppress(MataError):  # a worker that died has freed everything
+            freed = await session.model.call("video", "close", session.id)
+        self._bury(session, "closed")
+        await session.hold.aclose()
+        return Closed(session.id, "closed", freed / 1e6)
+
+    def _bury(self, session: Session, status: Status) -> None:
+        """Take a session from those that are open, and remember how it ended."""
+        self._open.pop(session.id, None)
+        session.status = status
+        session.figures = Figures(frames_processed=session.figures.frames_processed)
+        self._ended[session.id] = session.told()
+        while len(self._ended) > REMEMBERED:
+            self._ended.popitem(last=False)
+
+    def _check(self, session: Session) -> bool:
+        """Whether the worker of a session still lives; if not, release what is kept of it."""
+        if session.loaded_at is not None and self._loaded_at() == session.loaded_at:
+            return True
+        if session.closing is None:
+            self._log.warning("video session %s is lost: its worker ended", session.id)
+            self._bury(session, "error")
+            self._run(session.hold.aclose())
+        return False
+
+    def _loaded_at(self) -> float | None:
+        info = self._served.info()
+        return None if info is None else info.loaded_at
+
+    async def _watch(self) -> None:
+        """Close what nobody used for too long, and find what is lost."""
+        while True:
+            await asyncio.sleep(min(self._ttl / 4, 5.0))
+            old = self._clock() - self._ttl
+            for session in self.all():
+                if session.idle.is_set() and session.last_used < old:
+                    self._log.info("video session %s expired", session.id)
+                    with contextlib.suppress(MataError):
+                        await self.close(session.id)
+
+    def _run(self, work: Any) -> None:
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)

@@ -1,0 +1,105 @@
+"""Where a session's video comes from: a download, base64 in the request, a file of the server."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import secrets
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mataserver import BadRequest, Unavailable
+from mataserver_sam.download import Downloader, is_any, is_public
+from mataserver_sam.encoded import decoded
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Iterable
+
+    from aiohttp.abc import AbstractResolver
+
+    from mataserver import Context
+    from mataserver_sam.video_requests import StartRequest
+
+
+class VideoSources:
+    """Gives the file of a request's video, and removes what was written for it.
+
+    ``resolver`` resolves the names of ``video_url``: the system's way unless another is given.
+    """
+
+    def __init__(self, ctx: Context, resolver: AbstractResolver | None = None) -> None:
+        settings = ctx.settings
+        self._run_blocking = ctx.run_blocking
+        self._folder = ctx.data_dir / "sam" / "videos"
+        self._roots: list[str] = settings.video_roots
+        self._max_bytes = settings.max_video_mb * 1e6
+        self._downloader = Downloader(
+            self._max_bytes,
+            settings.download_timeout_s,
+            is_any if settings.allow_private_addresses else is_public,
+            resolver,
+        )
+
+    @contextlib.asynccontextmanager
+    async def file(self, asked: StartRequest) -> AsyncIterator[Path]:
+        """Give the file of a video until the context ends.
+
+        Raises ``BadRequest`` for a video that cannot be had or is too large, ``Unavailable`` when
+        it cannot be stored.
+        """
+        if asked.video_path is not None:
+            yield await self._run_blocking(allowed, asked.video_path, self._roots)
+            return
+        target = await self._run_blocking(self._new_file)
+        try:
+            if asked.video_url is not None:
+                await self._downloader.fetch(asked.video_url, target)
+            else:
+                await self._run_blocking(self._write, asked.video_base64 or "", target)
+            yield target
+        finally:
+            target.unlink(missing_ok=True)
+
+    def sweep(self) -> None:
+        """Remove what a server that was killed left behind."""
+        for file in self._folder.glob("*-*"):
+            owner = file.name.partition("-")[0]
+            if owner == str(os.getpid()) or not Path("/proc", owner).exists():
+                file.unlink(missing_ok=True)
+
+    def _new_file(self) -> Path:
+        """Create an empty file that nobody else can read; it tells whose it is."""
+        file = self._folder / f"{os.getpid()}-{secrets.token_hex(8)}"
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            file.touch(mode=0o600, exist_ok=False)
+        except OSError as error:
+            raise Unavailable("The video cannot be stored") from error
+        return file
+
+    def _write(self, text: str, target: Path) -> None:
+        if len(text) * 3 / 4 > self._max_bytes:
+            limit = self._max_bytes / 1e6
+            raise BadRequest(f"video_base64: the video is larger than {limit:g} MB")
+        data = decoded(text, "video_base64")
+        try:
+            target.write_bytes(data)
+        except OSError as error:
+            raise Unavailable("The video cannot be stored") from error
+
+
+def allowed(path: str, roots: Iterable[str]) -> Path:
+    """Return the file that ``path`` leads to, past every symbolic link.
+
+    Raises ``BadRequest`` unless that is a regular file under one of ``roots``; whether there is
+    anything elsewhere is not told.
+    """
+    refused = BadRequest("video_path: there is no such file in the directories that are allowed")
+    try:
+        real = Path(path).resolve(strict=True)
+        regular = real.is_file()
+    except (OSError, ValueError, RuntimeError):
+        raise refused from None
+    if not (regular and any(real.is_relative_to(Path(root).resolve()) for root in roots)):
+        raise refused
+    return real

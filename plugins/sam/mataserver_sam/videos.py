@@ -1,0 +1,124 @@
+"""The video sessions of one loaded model, by id."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import torch
+
+from mataserver import Conflict, InvalidParams, NotFound
+from mataserver_sam.footage import Footage
+from mataserver_sam.index import Limits
+from mataserver_sam.network import Network
+from mataserver_sam.video import Video
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mataserver_sam.loading import PointWeights, Weights
+    from mataserver_sam.settings import Settings
+    from mataserver_sam.video_requests import (
+        Figures,
+        Prompted,
+        PromptRequest,
+        PropagateRequest,
+        Step,
+        VideoInfo,
+    )
+
+
+class Videos:
+    """Opens, finds and closes sessions. Raises ``NotFound`` for an id that it does not know.
+
+    ``weights`` may be of a model that knows images only: then ``open`` raises ``Unavailable``.
+    """
+
+    def __init__(self, weights: Weights | PointWeights, settings: Settings) -> None:
+        self._weights = weights
+        self._settings = settings
+        self._open: dict[str, Video] = {}
+        self._network: Network | None = None
+
+    def open(self, session: str, path: str, gpu_ids: Sequence[int] = ()) -> VideoInfo:
+        """Open the video in the file ``path``; the file may be deleted then.
+
+        Raises ``BadRequest`` for what is no video or over the limits, ``InvalidParams`` for GPUs
+        that are not here or that the model is not on.
+        """
+        if session in self._open:
+            raise Conflict(f"Session {session} exists already")
+        network, settings = self._prepared(), self._settings
+        _check_gpus(network.device, gpu_ids)
+        limits = Limits(frames=settings.max_frames, seconds=settings.max_video_seconds)
+        footage = Footage(Path(path), network, settings.frame_cache_mb * 1e6, limits)
+        self._open[session] = Video(network, footage, settings.max_objects)
+        return self._open[session].info
+
+    def prompt(self, session: str, asked: PromptRequest) -> tuple[Prompted, Figures]:
+        """Add prompts; see ``Video.prompt``."""
+        video = self._find(session)
+        return video.prompt(asked), video.figures()
+
+    def propagate(self, session: str, asked: PropagateRequest) -> Iterator[Step]:
+        """Track from frame to frame; see ``Video.propagate``."""
+        yield from self._find(session).propagate(asked)
+
+    def remove(self, session: str, number: int) -> Figures:
+        """Give an object up."""
+        video = self._find(session)
+        video.remove(number)
+        return video.figures()
+
+    def reset(self, session: str) -> tuple[int, Figures]:
+        """Begin anew; return how many objects there were."""
+        video = self._find(session)
+        return video.reset(), video.figures()
+
+    def figures(self, session: str) -> Figures:
+        """Count and measure."""
+        return self._find(session).figures()
+
+    def close(self, session: str) -> int:
+        """Close a session; return the bytes that it held."""
+        video = self._find(session)
+        held = video.figures().total_bytes
+        del self._open[session]
+        video.close()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+        return held
+
+    def close_all(self) -> None:
+        """Close every session."""
+        for session in list(self._open):
+            self.close(session)
+
+    def _prepared(self) -> Network:
+        if self._network is None:
+            self._network = Network.of(self._weights)
+            texts = self._network.texts
+            if texts is not None:
+                most = min(texts.video.max_num_objects, self._settings.max_objects)
+                texts.video.max_num_objects = most
+        return self._network
+
+    def _find(self, session: str) -> Video:
+        video = self._open.get(session)
+        if video is None:
+            raise NotFound(f"Session {session} not found")
+        return video
+
+
+def _check_gpus(device: torch.device, asked: Sequence[int]) -> None:
+    if not asked:
+        return
+    count = torch.cuda.device_count() if torch.cuda.is_available() else 0
+    for each in asked:
+        if each >= count:
+            raise InvalidParams(f"gpu_ids: there is no GPU {each}, this machine has {count}")
+    own = device.index or 0
+    if device.type != "cuda":
+        raise InvalidParams("gpu_ids: the model is not on a GPU")
+    if own not in asked:
+        raise InvalidParams(f"gpu_ids: the model is on GPU {own}")

@@ -1,0 +1,51 @@
+"""Answers have an end: masks are told one by one, and no more than fit."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mataserver import InvalidParams
+from mataserver_sam.clicks import Found
+from mataserver_sam.collecting import Budget, Collected
+from mataserver_sam.masks import Mask
+
+
+@pytest.fixture
+def found():
+    """An object: one quarter of a small grid, on an image of 80 by 60."""
+    values = np.full((6, 8), -1.0, np.float32)
+    values[:3, :4] = 1.0
+    return Found(values, 0.0, (60, 80), (0.25, 0.25, 0.5, 0.5), 0.9, "thing")
+
+
+def test_what_is_added_is_told(found):
+    """Mask, box, score and label of each object stand in their lists."""
+    collected = Collected("rle", Budget())
+    collected.add(found, found.mask())
+    assert collected.masks == [found.mask().rle()]
+    assert (collected.boxes, collected.scores) == ([(0.25, 0.25, 0.5, 0.5)], [0.9])
+    assert collected.labels == ["thing"]
+
+
+@pytest.mark.parametrize("form", ["rle", "coco", "png", "polygon"])
+def test_an_answer_that_grows_too_large_is_refused(form):
+    """In every form the masks of one answer share a limit, and the sentence says what helps."""
+    noisy = np.random.default_rng(0).random((60, 80)) > 0.5
+    mask = Mask.of(noisy)
+    values = np.where(noisy, 1.0, -1.0).astype(np.float32)
+    found = Found(values, 0.0, (60, 80), mask.box(), 0.9)
+    collected = Collected(form, Budget(10_000))
+    with pytest.raises(InvalidParams, match="too large: raise the threshold"):
+        for _ in range(1_000):
+            collected.add(found, mask)
+    assert 1 <= len(collected.masks) <= 100
+
+
+def test_texts_share_one_budget(found):
+    """What one text spends is not there for the next."""
+    budget = Budget(len(found.mask().rle()) * 2)
+    for _ in range(2):
+        Collected("rle", budget).add(found, found.mask())
+    with pytest.raises(InvalidParams):
+        Collected("rle", budget).add(found, found.mask())
