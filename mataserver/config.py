@@ -29,6 +29,11 @@ Origin = Annotated[str, Meta(pattern=r"^(\*|https?://[^/\s*]+)\Z", max_length=51
 Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)\Z")]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 Engine = Literal["auto", "process", "thread"]
+CameraName = Annotated[str, Meta(pattern=r"^(?!sess_)[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]
+CameraSource = Annotated[str, Meta(min_length=1, max_length=2048)]
+Rate = Annotated[float, Meta(gt=0.0, le=1_000.0)]
+Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]+(/\d{1,3})?\Z", max_length=255)]
+AbsolutePath = Annotated[str, Meta(pattern=r"^/", max_length=4096)]
 
 
 class ConfigError(MataError):
@@ -72,6 +77,27 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     params: dict[str, Any] = {}
 
 
+class CameraSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One entry of ``cameras:``: a camera whose session begins with the server and never expires.
+
+    name:   the session's id.
+    source: an RTSP or HTTP URL, an absolute path of a video file, or ``/dev/videoN``.
+    model:  a registered model.
+    task:   its own task, or ``track`` for a detector.
+    params: inference parameters for every frame.
+    fps:    at most so many frames a second are inferred.
+    always: infer also while nobody looks.
+    """
+
+    name: CameraName
+    source: CameraSource
+    model: Annotated[str, Meta(min_length=1, max_length=512)]
+    task: str | None = None
+    params: dict[str, Any] = {}
+    fps: Rate | None = None
+    always: bool = False
+
+
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be set, each also as ``MATA_SERVER_<NAME>`` (not maps).
 
@@ -111,12 +137,16 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     session_ttl: Seconds = 300.0
     unread_timeout: Seconds = 30.0
     ping_interval: Seconds = 20.0
+    camera_hosts: list[Host] = []
+    camera_paths: list[AbsolutePath] = []
+    camera_timeout: Seconds = 10.0
     allow_pip_pull: bool = True
     register_defaults: bool = True
     metrics_public: bool = True
     health_status: Literal["ok", "healthy"] = "ok"
     trust_proxy: bool = False
     models: list[ModelSettings] = []
+    cameras: list[CameraSettings] = []
     plugins: dict[str, Any] = {}
 
     @property
@@ -143,7 +173,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return ModelSettings(model=name)
 
 
-_STRUCTURED = frozenset({"models", "plugins"})
+_STRUCTURED = frozenset({"cameras", "models", "plugins"})
 _ALIASES = {"host": "SERVER_HOST", "port": "SERVER_PORT"}
 """Variables of the SAM3 inference API, which counts where ours is not set."""
 
@@ -181,11 +211,15 @@ def _settings(merged: dict[str, Any]) -> Settings:
         raise ConfigError(f"configuration: {describe(error, '')}") from None
     if settings.max_inflight_mb < settings.max_body_mb:
         raise ConfigError("configuration: max_inflight_mb: must not be less than max_body_mb")
-    names = [entry.model for entry in settings.models]
+    _refuse_repeated("models", "model", [entry.model for entry in settings.models])
+    _refuse_repeated("cameras", "name", [entry.name for entry in settings.cameras])
+    return settings
+
+
+def _refuse_repeated(where: str, field: str, names: list[str]) -> None:
     for index, name in enumerate(names):
         if name in names[:index]:
-            raise ConfigError(f"configuration: models[{index}].model: {name!r} is listed twice")
-    return settings
+            raise ConfigError(f"configuration: {where}[{index}].{field}: {name!r} is listed twice")
 
 
 def find(file: str | Path | None, values: Mapping[str, str], folder: Path) -> Path | None:

@@ -8,18 +8,23 @@ import logging
 import secrets
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
-from mataserver.errors import MataError, NotFound, Unavailable
+import msgspec
+
+from mataserver import params
+from mataserver.errors import InvalidParams, MataError, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mataserver.catalog import Catalog
     from mataserver.metrics import Metrics
     from mataserver.pool import ModelPool
     from mataserver.slots import Recipe
 
 NORMAL = 1000
+TRACKED, TRACK = "detect", "track"
 
 log = logging.getLogger("mataserver.sessions")
 
@@ -32,6 +37,14 @@ class Connected(Protocol):
         ...
 
 
+class Camera(Protocol):
+    """Where the frames of a session come from, when no client sends them."""
+
+    async def close(self) -> None:
+        """Give the model no more frames."""
+        ...
+
+
 @dataclass(slots=True, eq=False)
 class Session:
     """One session. ``params`` is the backend's params struct as MessagePack.
@@ -39,6 +52,7 @@ class Session:
     ``frames`` counts what was received since the session began, over all its connections;
     ``results`` what was answered with a result; ``dropped`` what was given up unanswered.
     ``reset`` says that the model's state of this session was lost and no result has told so yet.
+    One with a ``camera`` may have several connections. A ``permanent`` one never expires.
     """
 
     id: str
@@ -48,7 +62,9 @@ class Session:
     created_at: float
     seen: float
     hold: contextlib.AsyncExitStack
-    connection: Connected | None = None
+    connections: list[Connected] = field(default_factory=list)
+    camera: Camera | None = None
+    permanent: bool = False
     detached: asyncio.Event = field(default_factory=asyncio.Event)
     frames: int = 0
     dropped: int = 0
@@ -91,28 +107,34 @@ class SessionStore:
         return list(self._sessions.values())
 
     async def create(
-        self, model: str, recipe: Recipe, params: bytes, *, stream: bool = False
+        self,
+        model: str,
+        recipe: Recipe,
+        params: bytes,
+        *,
+        stream: bool = False,
+        name: str | None = None,
     ) -> Session:
         """Load the model and make a session that holds it.
 
-        ``stream`` sends pieces of text while they are made.
+        ``stream`` sends pieces of text while they are made. One with a ``name`` of its own is
+        permanent and does not count against the limit.
         Raises ``Unavailable`` when there are too many, and whatever loading raises.
         """
         await self.expire()
-        if len(self._sessions) + self._creating >= self._limit:
+        counted = sum(not session.permanent for session in self.all())
+        if name is None and counted + self._creating >= self._limit:
             raise Unavailable(f"Maximum concurrent sessions reached (limit: {self._limit})")
-        self._creating += 1
+        self._creating += name is None
         try:
             async with contextlib.AsyncExitStack() as stack:
                 await stack.enter_async_context(self._pool.hold(recipe))
                 hold = stack.pop_all()
         finally:
-            self._creating -= 1
-        now = self._clock()
-        session = Session(
-            "sess_" + secrets.token_hex(6), model, recipe, params, time.time(), now, hold
-        )
-        session.stream = stream
+            self._creating -= name is None
+        now, chosen = self._clock(), name or "sess_" + secrets.token_hex(6)
+        session = Session(chosen, model, recipe, params, time.time(), now, hold)
+        session.stream, session.permanent = stream, name is not None
         self._sessions[session.id] = session
         self._metrics.sessions.set(len(self._sessions))
         return session
@@ -126,16 +148,22 @@ class SessionStore:
 
     def attach(self, session: Session, connection: Connected) -> None:
         """Note that a socket serves the session: it does not expire while it does."""
-        session.connection = connection
+        if not session.connections:
+            self._metrics.connected.inc()
+        session.connections.append(connection)
         session.detached.clear()
-        self._metrics.connected.inc()
 
-    def detach(self, session: Session) -> None:
-        """Note that the socket gives the model no more frames; the time to live begins."""
-        session.connection = None
+    def detach(self, session: Session, connection: Connected) -> None:
+        """Note that a socket gives the model no more frames; after the last one begins the ttl."""
+        session.connections.remove(connection)
+        self.touch(session)
+        if not session.connections:
+            session.detached.set()
+            self._metrics.connected.dec()
+
+    def touch(self, session: Session) -> None:
+        """Note that somebody asked for a session: its time to live begins anew."""
         session.seen = self._clock()
-        session.detached.set()
-        self._metrics.connected.dec()
 
     async def delete(self, session_id: str) -> None:
         """Remove a session: its socket is closed, its model released, its state forgotten.
@@ -163,7 +191,9 @@ class SessionStore:
         await asyncio.gather(*self._releasing)
 
     def _expired(self, session: Session) -> bool:
-        return session.connection is None and self._clock() - session.seen > self.ttl
+        if session.permanent or session.connections:
+            return False
+        return self._clock() - session.seen > self.ttl
 
     async def _remove(self, session: Session) -> None:
         """Forget a session. Who stops waiting does not stop the release of its model."""
@@ -176,10 +206,13 @@ class SessionStore:
         await asyncio.shield(task)
 
     async def _release(self, session: Session) -> None:
-        if session.connection is not None:
-            # A frame that reached the worker after its session was closed there would make it anew.
-            session.connection.leave(NORMAL, "session deleted")
+        # A frame that reached the worker after its session was closed there would make it anew.
+        for connection in session.connections:
+            connection.leave(NORMAL, "session deleted")
+        if session.connections:
             await session.detached.wait()
+        if session.camera is not None:
+            await session.camera.close()
         try:
             with self._pool.occupied(session.recipe) as worker:
                 await worker.close_session(session.id)
@@ -187,3 +220,24 @@ class SessionStore:
             log.debug("the state of session %s went with its worker: %s", session.id, error.detail)
         finally:
             await session.hold.aclose()
+
+
+def plan(
+    catalog: Catalog, model: str, task: str | None, given: dict[str, Any] | None, max_tokens: int
+) -> tuple[Recipe, bytes]:
+    """Return what a session loads, and its params as MessagePack.
+
+    The task may only be the model's own, or track on a detector. Raises ``NotFound``,
+    ``Unavailable`` or ``InvalidParams``.
+    """
+    own = catalog.entry(model).task
+    wanted = task or own
+    if wanted != own:
+        allowed = own == TRACKED and wanted == TRACK
+        if not allowed or not catalog.serves(model, wanted):
+            raise InvalidParams(f"task: {model} serves {own}, not {wanted[:40]!r}")
+    recipe = catalog.recipe(model, wanted)
+    defaults = recipe.settings.params
+    kind = recipe.backend.params
+    parsed = params.parse(given or {}, kind, defaults=defaults, max_tokens=max_tokens)
+    return recipe, msgspec.msgpack.encode(parsed)

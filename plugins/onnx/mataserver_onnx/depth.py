@@ -20,6 +20,9 @@ FAMILIES = frozenset({"depth_anything", "dpt", "glpn"})
 """The values of ``model_type`` that are pulled from the hub as ONNX for this task."""
 
 
+_ROUNDING = 1e-6
+
+
 class DepthParams(Params, frozen=True):
     """How to return the map.
 
@@ -58,10 +61,12 @@ class DepthEstimator:
 
 
 def _normalize(values: NDArray[np.float32]) -> NDArray[np.float32]:
-    """Stretch to 0..1; a constant map becomes zeros."""
-    low, high = values.min(), values.max()
-    shifted: NDArray[np.float32] = values - low
-    return shifted / (high - low) if high > low else shifted
+    """Stretch to 0..1; a map that is constant but for rounding becomes zeros."""
+    low, high = float(values.min()), float(values.max())
+    if high - low <= _ROUNDING * max(abs(low), abs(high)):
+        return values * 0
+    normalized: NDArray[np.float32] = (values - low) / (high - low)
+    return normalized
 
 
 def load(spec: ModelSpec, ctx: LoadContext) -> DepthEstimator:

@@ -56,9 +56,9 @@ class Checkpoint:
         except ImportError as error:
             raise Unavailable("the checkpoint needs a package that is not installed") from error
         except (OSError, ValueError, KeyError, TypeError, RuntimeError) as error:
-            raise MataError(
-                f"the checkpoint cannot be read: {str(error).splitlines()[0]}"
-            ) from error
+            raise MataError(f"the checkpoint cannot be read: {_first_line(error)}") from error
+        self.module: Any = module.eval()
+        _refuse_gaps(self.module, report["missing_keys"])
 
     def write(self, directory: Path, target: str, photos: Sequence[Pixels], *, int8: bool) -> None:
         """Write the network, its configuration and its processor's into a directory.
@@ -74,6 +74,8 @@ class Checkpoint:
                 raise Unavailable(
                     f"exporting needs a package that is not installed: {error.name or error}"
                 ) from error
+            except (RuntimeError, ValueError, TypeError, AssertionError) as error:
+                raise MataError(f"the network cannot be traced: {_first_line(error)}") from error
         self.module.config.save_pretrained(directory)
         self.processor.save_pretrained(directory)
 
@@ -164,6 +166,10 @@ def _calibrated(checkpoint: Checkpoint, photos: Sequence[Pixels], exporters: Any
     config = exporters.NNCFQuantizationConfig(subset_size=len(photos))
     samples = [checkpoint.prepare(photo) for photo in photos]
     return exporters.NNCFOpenVINOQuantizer(config, calibration_dataset=samples)
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [type(error).__name__])[0]
 
 
 def _refuse_gaps(module: Any, missing: set[str]) -> None:
