@@ -102,6 +102,7 @@ def _form_cases(forms: tuple[str, ...]) -> tuple[Case, ...]:
             connections,
             EVERYONE,
             _form_bars(FORMS[form][1], connections),
+            quick=SHORT if form == "raw" or connections == 16 else None,
         )
         for form in forms
         for connections in (1, 16)
@@ -111,7 +112,10 @@ def _form_cases(forms: tuple[str, ...]) -> tuple[Case, ...]:
 def _without_model() -> tuple[Case, ...]:
     who = (OURS, FASTAPI, FASTAPI_2, LITSERVE)
     question = Question("noop", "health")
-    return tuple(Case(f"health, {n} conn.", question, n, who) for n in (1, 16))
+    return (
+        Case("health, 1 conn.", question, 1, who, quick=None),
+        Case("health, 16 conn.", question, 16, who, quick=None),
+    )
 
 
 def _frame_cases() -> tuple[Case, ...]:
@@ -138,8 +142,16 @@ def _large() -> Group:
     bar = Bar("rate", (OURS,), (FASTAPI, FASTAPI_2), 3.0)
     question = Question("detector", "raw", large=True)
     cases = (
-        Case("12 megapixels to 640, 1 conn.", question, 1, who, (), Effort(3), None),
-        Case("12 megapixels to 640, 16 conn.", question, 16, who, (bar,), Effort(5), Effort(3)),
+        Case("12 megapixels to 640, 1 conn.", question, 1, who, (), Effort(0, 12), None),
+        Case(
+            "12 megapixels to 640, 16 conn.",
+            question,
+            16,
+            who,
+            (bar,),
+            Effort(0, 64),
+            Effort(0, 16),
+        ),
     )
     return _alone("detector", cases, who)
 
@@ -153,24 +165,23 @@ def _results(model: str, name: str) -> Group:
     return _alone(model, cases, who)
 
 
-def _real(net: str, name: str, one: int, many: int, *, quick: int) -> Group:
+def _real(net: str, name: str, one: int, many: int) -> Group:
     """One worker with two threads, or two workers with one: of each the faster counts."""
     makers: dict[str, Maker] = {
         OURS: contestants.ours,
         OURS_2: partial(contestants.ours, replicas=2),
         FASTAPI: partial(contestants.fastapi, net=net, parallel=1, threads=2),
         FASTAPI_2: partial(contestants.fastapi, net=net, workers=2, parallel=1, threads=1),
-        LITSERVE: partial(contestants.litserve, model=net, threads=2),
-        LITSERVE_2: partial(contestants.litserve, model=net, workers=2, threads=1),
+        LITSERVE: partial(contestants.litserve, model=net, form="raw", threads=2),
+        LITSERVE_2: partial(contestants.litserve, model=net, form="raw", workers=2),
         BARE: partial(contestants.Bare, net, 1, 2),
         BARE_2: partial(contestants.Bare, net, 2, 1),
     }
     question, singles = Question(net, "raw"), tuple(n for n in makers if n not in TWICE)
     bar = Bar("rate", (OURS, OURS_2), (BARE, BARE_2), 0.95)
-    few = Effort(0, quick) if quick else None
     cases = (
         Case(f"{name}, 1 conn.", question, 1, singles, (), Effort(0, one), None),
-        Case(f"{name}, 16 conn.", question, 16, tuple(makers), (bar,), Effort(0, many), few),
+        Case(f"{name}, 16 conn.", question, 16, tuple(makers), (bar,), Effort(0, many), None),
     )
     return Group(makers, cases)
 
@@ -187,6 +198,6 @@ def groups() -> list[Group]:
         _results("many", "100 detections"),
         _results("depth", "depth map 480x640"),
         _results("masks", "20 masks"),
-        _real("vit", "ViT-B", 8, 32, quick=8),
-        _real("rtdetr", "RT-DETR-r18", 4, 16, quick=0),
+        _real("vit", "ViT-B", 8, 32),
+        _real("rtdetr", "RT-DETR-r18", 4, 16),
     ]

@@ -47,15 +47,16 @@ class Result:
 
 
 def rounds(case: Case, whom: dict[str, Contestant], count: int, effort: Effort) -> Result:
-    """Measure everyone in turn, ``count`` times; a round in which a request failed is void."""
+    """Measure everyone in turn, ``count`` times after a short round to warm up.
+
+    A round in which a request failed is void and is done again.
+    """
     result = Result(case)
-    warm = Effort(min(effort.seconds, 0.5), min(effort.count, 4))
-    for contestant in whom.values():
-        contestant.measure(case.question, case.connections, warm)
-    while sum(len(samples) for samples in result.samples.values()) < count * len(whom):
+    warm, good = Effort(min(effort.seconds, 0.5), min(effort.count, 4)), -1
+    while good < count:
         try:
             taken = {
-                name: each.measure(case.question, case.connections, effort)
+                name: each.measure(case.question, case.connections, warm if good < 0 else effort)
                 for name, each in whom.items()
             }
         except LoadError as error:
@@ -64,7 +65,8 @@ def rounds(case: Case, whom: dict[str, Contestant], count: int, effort: Effort) 
             if result.void > VOID:
                 raise
             continue
-        for name, sample in taken.items():
+        good += 1
+        for name, sample in taken.items() if good else ():
             result.samples.setdefault(name, []).append(sample)
     return result
 

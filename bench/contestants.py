@@ -152,7 +152,7 @@ class Server:
     def measure(self, question: Question, connections: int, effort: Effort) -> Sample:
         """Ask and return what it took. Raises ``LoadError`` when a request failed."""
         with self.tree.awake():
-            url = self._where(self.base, question)
+            url = self._url(question)
             asked = order(question, self._bodies, effort, connections, url)
             self.tree.peak = 0.0
             with watched(self.tree):
@@ -162,6 +162,12 @@ class Server:
         it = done.outcome
         rate, each = it.requests / it.seconds, cpu / it.requests * 1e3
         return Sample(rate, each, it.p50, it.p99, self.tree.peak, done.busy)
+
+    def _url(self, question: Question) -> str:
+        try:
+            return self._where(self.base, question)
+        except OSError as error:
+            raise load.LoadError(f"no session was to be had: {error}") from error
 
     def close(self) -> None:
         """End it and all its children."""

@@ -21,8 +21,9 @@ import noop
 from mataserver import app, config
 from mataserver import plugins as plugin_host
 
-TASKS = {**noop.TASKS, **dict.fromkeys(nets.SIDES, "detect")}
-POINTS = [importlib.metadata.EntryPoint(n, n, plugin_host.GROUP) for n in ("noop", "real")]
+PLUGINS = ("noop", "real", "faulty")
+TASKS = {**noop.TASKS, **dict.fromkeys(nets.SIDES, "detect"), "faulty": "detect"}
+POINTS = [importlib.metadata.EntryPoint(name, name, plugin_host.GROUP) for name in PLUGINS]
 
 
 def settings(data_dir: str, port: int, engine: str, replicas: int) -> config.Settings:

@@ -17,6 +17,7 @@ from aiohttp.http_exceptions import HttpProcessingError
 import mataserver
 from mataserver import openapi
 from mataserver import plugins as plugin_host
+from mataserver.cameras.roster import Roster
 from mataserver.catalog import Catalog
 from mataserver.contract import Context
 from mataserver.credentials import KeyRing, server_keys
@@ -36,7 +37,7 @@ from mataserver.http import (
     sessions,
     stream,
 )
-from mataserver.http.connection import GOING_AWAY
+from mataserver.http.channel import GOING_AWAY
 from mataserver.http.routing import State
 from mataserver.loader import Loader
 from mataserver.metrics import Metrics
@@ -79,6 +80,7 @@ def build(
     loader = Loader(settings, memory)
     pool = ModelPool(loader.load, memory, metrics, _policy(settings))
     store = SessionStore(pool, metrics, limit=settings.max_sessions, ttl=settings.session_ttl)
+    cameras = Roster(settings, catalog, pool, store, metrics)
     keys, _ = server_keys(settings)
     state = State(
         settings,
@@ -90,11 +92,14 @@ def build(
         found,
         memory,
         KeyRing(keys),
+        cameras,
     )
+    metrics.before_render(cameras.count)
     metrics.before_render(lambda: metrics.inflight.set(state.body_bytes))
     metrics.before_render(pool.tell_queues)
     upkeep = Upkeep(state, pace or Pace())
     upkeep.add_configured()
+    cameras.check()
     application = web.Application(
         middlewares=[middleware.make(state)],
         client_max_size=settings.max_body,
@@ -187,7 +192,12 @@ def _lifetime(
     """Return what runs while the server does: background tasks, services, preloads, clean-up."""
 
     async def lifetime(_application: web.Application) -> AsyncIterator[None]:
-        loops = (state.sessions.watch(), upkeep.reconcile(), upkeep.preload())
+        loops = (
+            state.sessions.watch(),
+            upkeep.reconcile(),
+            upkeep.preload(),
+            upkeep.keep_cameras(),
+        )
         tasks = [asyncio.create_task(each) for each in loops]
         for task in tasks:
             task.add_done_callback(_tell_failure)
@@ -225,9 +235,9 @@ async def _leave_sockets(application: web.Application) -> None:
     """Close every stream with 1001; a frame under way is answered first."""
     state = application[STATE]
     state.draining = True
-    connections = [s.connection for s in state.sessions.all() if s.connection is not None]
-    for connection in connections:
-        connection.leave(GOING_AWAY, "the server is shutting down")
+    for session in state.sessions.all():
+        for connection in session.connections:
+            connection.leave(GOING_AWAY, "the server is shutting down")
 
 
 def runner_of(application: web.Application) -> web.AppRunner:

@@ -118,6 +118,10 @@ class Metrics:
         self.connected = self._gauge("sessions_connected", "Sessions with an open WebSocket.")
         self.frames = self._counter("frames_received", "Video frames received.", ("model",))
         self.dropped = self._counter("frames_dropped", "Frames replaced by newer ones.", ("model",))
+        self.cameras = self._gauge("cameras", "Sessions with a camera by its state.", ("state",))
+        self.reconnects = self._counter(
+            "camera_reconnects", "Cameras connected again after they were lost.", ("model",)
+        )
         self.inflight = self._gauge("body_bytes_in_flight", "Request body bytes held in memory.")
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:

@@ -11,6 +11,7 @@ import inspect
 import logging
 import pickle
 import re
+import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -384,6 +385,8 @@ def _reason(error: Exception) -> str:
 
 
 def _importable(module: str) -> bool:
+    if sys.modules.get(module) is not None:
+        return True  # one that another thread imports now may have no spec yet: cv2 has none for a while
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import msgspec
 
 from mataserver import params
-from mataserver.errors import InvalidParams, MataError, NotFound, Unavailable
+from mataserver.errors import Conflict, InvalidParams, MataError, NotFound, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -168,9 +168,12 @@ class SessionStore:
     async def delete(self, session_id: str) -> None:
         """Remove a session: its socket is closed, its model released, its state forgotten.
 
-        Raises ``NotFound``.
+        Raises ``NotFound``, or ``Conflict`` for one that the configuration wants.
         """
-        await self._remove(self.get(session_id))
+        session = self.get(session_id)
+        if session.permanent:
+            raise Conflict(f"{session.id} is a camera of the configuration: it cannot be deleted")
+        await self._remove(session)
 
     async def expire(self) -> None:
         """Remove the sessions whose time is over."""

@@ -64,6 +64,10 @@ class Upkeep:
                 self._add_again()
             wanted = [name for name in self._preloaded() if name in failed or self._broken(name)]
 
+    async def keep_cameras(self) -> None:
+        """Open the cameras of the configuration."""
+        await self._state.cameras.keep(self._state.not_ready, self._pace.retry)
+
     def _add_again(self) -> None:
         """Register what was not here before. Its params are looked at for the first time, too."""
         try:

@@ -116,7 +116,8 @@ async def closed_with(ws):
 
 def stream_tasks():
     """Return the tasks of connections that run in this process."""
-    return [t for t in asyncio.all_tasks() if t.get_coro().__qualname__.startswith("Connection.")]
+    names = ("Channel.", "Connection.", "Viewer.")
+    return [t for t in asyncio.all_tasks() if t.get_coro().__qualname__.startswith(names)]
 
 
 def frame(opcode, payload=b"", *, fin=True, rsv=0):

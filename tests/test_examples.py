@@ -55,6 +55,7 @@ def url(tmp_path_factory):
         "MATA_SERVER_DATA_DIR": str(folder / "data"),
         "MATA_SERVER_PORT": "0",
         "MATA_SERVER_API_KEY": KEY,
+        "MATA_SERVER_CAMERA_PATHS": "/",
     }
     with started([*command, "--port", "0"], variables, folder) as at:
         yield at
@@ -162,6 +163,17 @@ def test_stream_camera(url, video, tmp_path):
     assert frames == len(answered)
     blue, green, red = (frame[:, :, channel].astype(int) for channel in range(3))
     assert ((red > 180) & (green < 110) & (blue < 110)).sum() > 100
+
+
+def test_watch_camera(url, video, tmp_path):
+    """The server reads a video itself; its results are printed, and the picture has their boxes."""
+    target = tmp_path / "seen.jpg"
+    printed = python(url, "watch_camera.py", "opencv-qr", video, target)
+    *found, saved = printed.splitlines()
+    assert len(found) == 20
+    assert "PALLET-0042" in printed
+    assert saved == f"saved {target}"
+    assert cv2.imread(str(target)).shape == (280, 640, 3)
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")

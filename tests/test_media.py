@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+import mataserver
 from conftest import picture
 from mataserver import media
 from mataserver.errors import BadRequest
@@ -338,3 +339,10 @@ def test_random_bytes_raise_nothing_else(data, start):
     except BadRequest:
         return
     assert decoded.shape[2] == 3
+
+
+def test_plugins_decode_like_the_server():
+    """``mataserver.decode_image`` gives the same pixels and the same refusals."""
+    assert np.array_equal(mataserver.decode_image(picture(), LIMIT), upright())
+    with pytest.raises(BadRequest, match="too large: 64x48 pixels, at most 100"):
+        mataserver.decode_image(picture(), 100)

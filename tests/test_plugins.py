@@ -7,6 +7,7 @@ import itertools
 import sys
 import textwrap
 from pathlib import Path
+from types import ModuleType
 
 import aiohttp
 import pytest
@@ -300,6 +301,28 @@ def test_accepts_that_fails_serves_nothing(plugin):
     assert found.offer(ModelFiles("org/model", "hf"), "classify") is None
 
 
+def test_accepts_that_refuses_says_why(plugin):
+    """A ``MataError`` of ``accepts`` is a reason, which a backend that serves the model voids."""
+    picky = """
+    from mataserver import MataError
+
+    def refuses(files):
+        raise MataError("a file is damaged")
+
+    @hookimpl
+    def backends():
+        return [backend(name="picky", source="hf", accepts=refuses)]
+    """
+    good = "@hookimpl\ndef backends(): return [backend(source='hf', accepts=accepts)]"
+    found = discover(Settings(), [plugin(picky, name="a"), plugin(good, name="b")])
+    files = ModelFiles("org/model", "hf")
+    assert found.offer(files, "classify") is None
+    assert found.refusal(files, "classify") == "a file is damaged"
+    assert found.refusal(files, "depth") is None
+    served = ModelFiles("org/model", "hf", config={"model_type": "any"})
+    assert found.offer(served, "classify").backend.name == "any"
+
+
 def test_a_misspelt_setting_names_its_path(plugin):
     """A key that the plugin does not know stops the start."""
     with pytest.raises(ConfigError, match=r"plugins\.mine\.sise: unknown key"):
@@ -329,6 +352,20 @@ def test_settings_of_a_broken_plugin_are_left_alone(plugin):
     """A plugin that cannot be imported keeps its section without stopping the start."""
     found = discover(given(mine={"size": 5}), [plugin("raise RuntimeError")])
     assert found.found[0].error == "RuntimeError"
+
+
+def test_a_module_that_is_being_imported_is_not_missing(plugin, monkeypatch):
+    """A module without a spec, as cv2 is while another thread imports it, is here."""
+    monkeypatch.setitem(sys.modules, "half_imported", ModuleType("half_imported"))
+    point = plugin(
+        """
+        @hookimpl
+        def backends():
+            return [backend(requires=("half_imported",))]
+        """
+    )
+    (offer,) = discover(Settings(), [point]).offers
+    assert offer.missing == ()
 
 
 def test_missing_modules_are_named_with_their_packages(plugin):

@@ -201,12 +201,13 @@ async def test_an_expired_session_makes_room_at_once(store, clock):
 async def test_with_a_connection_a_session_does_not_expire(store, clock, metrics):
     """A connected session stays; its time to live begins when the connection ends."""
     session = await create(store)
-    store.attach(session, Connection())
+    connection = Connection()
+    store.attach(session, connection)
     assert gauge(metrics, "mataserver_sessions_connected") == 1
     clock.now += 1000
     await store.expire()
     assert store.get(session.id) is session
-    store.detach(session)
+    store.detach(session, connection)
     assert gauge(metrics, "mataserver_sessions_connected") == 0
     clock.now += 10
     await store.expire()
@@ -240,7 +241,7 @@ async def test_the_state_is_closed_after_the_last_frame(store, pool):
     assert (pool.held, pool.closed) == (1, [])
     with pytest.raises(NotFound):
         store.get(session.id)
-    store.detach(session)
+    store.detach(session, connection)
     await deleting
     assert (pool.held, pool.closed) == (0, [session.id])
 
@@ -248,12 +249,13 @@ async def test_the_state_is_closed_after_the_last_frame(store, pool):
 async def test_a_deletion_that_is_cancelled_is_finished(store, pool):
     """A client that goes away while its session is being deleted does not keep the model held."""
     session = await create(store)
-    store.attach(session, Connection())
+    connection = Connection()
+    store.attach(session, connection)
     deleting = asyncio.create_task(store.delete(session.id))
     await asyncio.sleep(0.01)
     deleting.cancel()
     await asyncio.gather(deleting, return_exceptions=True)
-    store.detach(session)
+    store.detach(session, connection)
     await store.close()
     assert (pool.held, pool.closed) == (0, [session.id])
 

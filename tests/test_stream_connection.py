@@ -12,7 +12,8 @@ from conftest import picture
 from mataserver.config import Settings
 from mataserver.engines.work import Outcome, Timing
 from mataserver.http import stream
-from mataserver.http.connection import Connection, Farewell
+from mataserver.http.channel import Farewell
+from mataserver.http.connection import Connection
 from mataserver.metrics import Metrics
 from mataserver.sessions import Session
 from stream_peers import stream_tasks

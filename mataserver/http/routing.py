@@ -11,6 +11,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from mataserver.cameras.roster import Roster
     from mataserver.catalog import Catalog
     from mataserver.config import Settings
     from mataserver.contract import Service
@@ -35,6 +36,7 @@ class State:
     plugins: Plugins
     probe: MemoryProbe
     keys: KeyRing
+    cameras: Roster
     services: list[tuple[str, Service]] = field(default_factory=list)
     document: bytes = b""
     body_bytes: int = 0

@@ -1,26 +1,26 @@
-"""Streaming sessions: create, list, one, delete."""
+"""Streaming sessions: create, list, one, delete, and the newest picture of a camera."""
 
 from __future__ import annotations
 
 import re
 from typing import TYPE_CHECKING, Any
 
-import msgspec
 from aiohttp import web
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
-from mataserver import params
-from mataserver.errors import BadRequest, InvalidParams, Unavailable
+from mataserver.config import CameraSource, Rate
+from mataserver.errors import BadRequest, InvalidParams, NotFound, Unavailable
 from mataserver.http import codec
 from mataserver.http.routing import Body, Route
+from mataserver.sessions import plan
 
 if TYPE_CHECKING:
+    from mataserver.cameras.camera import Camera
+    from mataserver.cameras.source import Source
     from mataserver.http.routing import State
     from mataserver.sessions import Session
-    from mataserver.slots import Recipe
 
-TRACKED = "detect"
-TRACK = "track"
+JPEG = "image/jpeg"
 _HOST = re.compile(r"[\w.~\[\]:-]{1,255}", re.ASCII)
 
 
@@ -31,6 +31,8 @@ class SessionBody(Struct):
     task: str | None = None
     params: dict[str, Any] | None = None
     stream: bool = False
+    source: CameraSource | None = None
+    fps: Rate | None = None
 
 
 class SessionCreated(Struct):
@@ -38,6 +40,18 @@ class SessionCreated(Struct):
 
     session_id: str
     ws_url: str
+
+
+class CameraInfo(Struct):
+    """A session's camera; ``source`` without user, password and path."""
+
+    source: str
+    state: str
+    reconnects: int
+    viewers: int
+    fps: float | None
+    always: bool
+    problem: str | None
 
 
 class SessionInfo(Struct):
@@ -51,6 +65,7 @@ class SessionInfo(Struct):
     frames: int
     results: int
     dropped: int
+    camera: CameraInfo | UnsetType = UNSET
 
 
 def routes(state: State) -> list[Route]:
@@ -66,7 +81,10 @@ def routes(state: State) -> list[Route]:
         Route("GET", "/v1/sessions/{session_id}", api.one, "One session", "sessions",
               response=info, errors=(404,)),
         Route("DELETE", "/v1/sessions/{session_id}", api.delete, "Close a session", "sessions",
-              status=204, errors=(404,)),
+              status=204, errors=(404, 409)),
+        Route("GET", "/v1/sessions/{session_id}/snapshot", api.snapshot,
+              "The newest frame of a camera with what was found in it", "sessions",
+              response=(Body(JPEG),), errors=(404, 500, 503, 507)),
     ]  # fmt: skip
 
 
@@ -82,38 +100,56 @@ class _Sessions:
             asked = codec.decode_json(data, SessionBody)
         if self._state.draining:
             raise Unavailable("The server is shutting down", retry_after=5)
-        recipe = self._recipe(asked)
-        parsed = params.parse(
-            asked.params or {},
-            recipe.backend.params,
-            defaults=recipe.settings.params,
-            max_tokens=self._state.settings.max_tokens,
+        source = await self._source(asked)
+        recipe, given = plan(
+            self._state.catalog,
+            asked.model,
+            asked.task,
+            asked.params,
+            self._state.settings.max_tokens,
         )
-        session = await self._state.sessions.create(
-            asked.model, recipe, msgspec.msgpack.encode(parsed), stream=asked.stream
-        )
+        session = await self._state.sessions.create(asked.model, recipe, given, stream=asked.stream)
+        if source is not None:
+            self._state.cameras.give(session, source, asked.fps)
         url = f"{self._scheme(request)}://{request.host}/v1/stream/{session.id}"
         return codec.respond(SessionCreated(session.id, url), status=201)
 
     async def list(self, _request: web.Request) -> web.Response:
-        return codec.respond([_info(session) for session in self._state.sessions.all()])
+        return codec.respond([self._info(session) for session in self._state.sessions.all()])
 
     async def one(self, request: web.Request) -> web.Response:
-        return codec.respond(_info(self._state.sessions.get(request.match_info["session_id"])))
+        return codec.respond(self._info(self._session(request)))
+
+    async def snapshot(self, request: web.Request) -> web.Response:
+        session = self._session(request)
+        camera = self._state.cameras.of(session)
+        if camera is None:
+            raise NotFound(f"{session.id} has no camera")
+        self._state.sessions.touch(session)
+        shot = await camera.newest()
+        headers = {
+            "Content-Type": JPEG,
+            "Cache-Control": "no-store",
+            "X-Frame-Id": str(shot.number),
+        }
+        return web.Response(body=await shot.picture(session.task), headers=headers)
 
     async def delete(self, request: web.Request) -> web.Response:
         await self._state.sessions.delete(request.match_info["session_id"])
         return web.Response(status=204)
 
-    def _recipe(self, asked: SessionBody) -> Recipe:
-        """Return what to load; a task may only be the model's own, or track on a detector."""
-        own = self._state.catalog.entry(asked.model).task
-        wanted = asked.task or own
-        if wanted != own:
-            allowed = own == TRACKED and wanted == TRACK
-            if not allowed or not self._state.catalog.serves(asked.model, wanted):
-                raise InvalidParams(f"task: {asked.model} serves {own}, not {wanted[:40]!r}")
-        return self._state.catalog.recipe(asked.model, wanted)
+    def _session(self, request: web.Request) -> Session:
+        return self._state.sessions.get(request.match_info["session_id"])
+
+    async def _source(self, asked: SessionBody) -> Source | None:
+        """Return the camera that a client asks for, if it may."""
+        if asked.source is None:
+            if asked.fps is not None:
+                raise InvalidParams("fps: only a session with a source takes it")
+            return None
+        if asked.stream:
+            raise InvalidParams("stream: a session with a source sends whole results alone")
+        return await self._state.cameras.permitted(asked.source)
 
     def _scheme(self, request: web.Request) -> str:
         forwarded = request.headers.get("X-Forwarded-Proto", "").split(",")[0].strip().lower()
@@ -121,15 +157,29 @@ class _Sessions:
             return "wss" if forwarded in {"https", "wss"} else "ws"
         return "wss" if request.secure else "ws"
 
+    def _info(self, session: Session) -> SessionInfo:
+        camera = self._state.cameras.of(session)
+        return SessionInfo(
+            session.id,
+            session.model,
+            session.task,
+            session.created_at,
+            bool(session.connections),
+            session.frames,
+            session.results,
+            session.dropped,
+            UNSET if camera is None else _camera(camera),
+        )
 
-def _info(session: Session) -> SessionInfo:
-    return SessionInfo(
-        session.id,
-        session.model,
-        session.task,
-        session.created_at,
-        session.connection is not None,
-        session.frames,
-        session.results,
-        session.dropped,
+
+def _camera(camera: Camera) -> CameraInfo:
+    feed = camera.feed
+    return CameraInfo(
+        camera.shown,
+        feed.state,
+        feed.reconnects,
+        len(camera.viewers),
+        camera.fps,
+        camera.always,
+        feed.problem,
     )

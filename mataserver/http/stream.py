@@ -11,22 +11,20 @@ from aiohttp import WSMsgType, web
 
 from mataserver.errors import NotFound
 from mataserver.http import auth, middleware
-from mataserver.http.connection import (
-    GOING_AWAY,
-    INTERNAL,
-    MSGPACK_PROTOCOL,
-    NORMAL,
-    Connection,
-    Farewell,
-)
+from mataserver.http.channel import GOING_AWAY, INTERNAL, MSGPACK_PROTOCOL, NORMAL, Farewell
+from mataserver.http.connection import Connection
 from mataserver.http.routing import Route
+from mataserver.http.viewer import Viewer
 
 if TYPE_CHECKING:
+    from mataserver.http.channel import Channel
     from mataserver.http.routing import State
     from mataserver.sessions import Session
 
 JSON_PROTOCOL = "mata.v1.json"
 CLOSE_TIMEOUT = 3.0
+MAX_VIEWERS = 32
+"""Sockets that may be shown one camera at a time."""
 STRANGER_BYTES = 1_000_000
 """The largest message that is read, to be ignored, from a client without a valid key."""
 
@@ -116,19 +114,31 @@ class _Stream:
             session = self._state.sessions.get(request.match_info["session_id"])
         except NotFound:
             return Farewell(NO_SESSION, "invalid or expired session")
-        if session.connection is not None:
+        if session.camera is None and session.connections:
             return Farewell(POLICY, "the session has a connection already")
+        if len(session.connections) >= MAX_VIEWERS:
+            return Farewell(POLICY, f"the camera has {MAX_VIEWERS} connections already")
         if self._state.draining:
             return Farewell(GOING_AWAY, "the server is shutting down")
         return session
 
     async def _serve(self, session: Session, socket: web.WebSocketResponse) -> Farewell:
-        connection = Connection(self._state, session, socket)
-        self._state.sessions.attach(session, connection)
+        camera = self._state.cameras.of(session)
+        if camera is None:
+            return await self._attached(session, Connection(self._state, session, socket))
+        viewer = Viewer(self._state, session, socket)
+        camera.join(viewer)
         try:
-            return await connection.run()
+            return await self._attached(session, viewer)
         finally:
-            self._state.sessions.detach(session)
+            camera.part(viewer)
+
+    async def _attached(self, session: Session, channel: Channel) -> Farewell:
+        self._state.sessions.attach(session, channel)
+        try:
+            return await channel.run()
+        finally:
+            self._state.sessions.detach(session, channel)
 
 
 async def _close(socket: Socket, farewell: Farewell, transport: asyncio.Transport | None) -> None:

@@ -20,7 +20,7 @@ FAMILIES = frozenset({"depth_anything", "dpt", "glpn"})
 """The values of ``model_type`` that are pulled from the hub as ONNX for this task."""
 
 
-_ROUNDING = 1e-6
+_ROUNDING = 1e-5
 
 
 class DepthParams(Params, frozen=True):

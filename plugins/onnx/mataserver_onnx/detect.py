@@ -30,6 +30,9 @@ FAMILIES = frozenset(
 )
 """The values of ``model_type`` that are pulled from the hub as ONNX for this task."""
 
+_PAIRS = {"conditional_detr": 100, "deformable_detr": 100}
+"""How many detections the authors of a family read; of the others it is one per query."""
+
 
 class DetectParams(Params, frozen=True):
     """What to return.
@@ -57,9 +60,10 @@ class Detector:
         from mataserver_onnx import boxes, detections
 
         labels = self._network.labels
+        most = _PAIRS.get(str(self._network.bundle.config.get("model_type")))
         results: dict[int, DetectResult] = {}
         for index, outputs, place in self._network.run(images):
-            ask = detections.Ask(params[index].confidence, params[index].overlap)
+            ask = detections.Ask(params[index].confidence, params[index].overlap, most)
             found = detections.read(self._network.layout, outputs, place, ask)
             rows = zip(found.labels, found.scores, found.boxes, strict=True)
             results[index] = DetectResult(

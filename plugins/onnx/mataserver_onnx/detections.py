@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     Array = NDArray[np.float32]
     Indices = NDArray[np.intp]
 
-MOST_QUERIES = 300
-
 
 class Found(NamedTuple):
     """Detections of one image, best first.
@@ -37,10 +35,16 @@ class Found(NamedTuple):
 
 
 class Ask(NamedTuple):
-    """What is asked for: the lowest score, and the overlap from which on boxes are one."""
+    """What is asked for.
+
+    confidence: the lowest score.
+    overlap:    from which on two boxes are one object.
+    most:       how many pairs of a query and a class are read; None is one per query.
+    """
 
     confidence: float
     overlap: float
+    most: int | None = None
 
 
 def read(layout: LayoutName, outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
@@ -73,10 +77,10 @@ def _detr(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
 
 
 def _rt_detr(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
-    """The best pairs of a query and a class, as many as there are queries."""
+    """The best pairs of a query and a class, each scored for itself."""
     logits, boxes = outputs
     scores = sigmoid(logits).ravel()
-    pairs = _best(scores, ask.confidence)[: min(len(boxes), MOST_QUERIES)]
+    pairs = _best(scores, ask.confidence)[: ask.most or len(boxes)]
     rows, labels = np.divmod(pairs, logits.shape[1])
     return Found(_scaled(boxes[rows], place), scores[pairs], labels, rows)
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from mataserver import Backend, Confidence, Params, Segment, SegmentResult
 from mataserver_onnx import installation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from mataserver import LoadContext, ModelSpec
@@ -69,6 +68,8 @@ class Segmenter:
 
     def _segment(self, found: Segmented) -> Segment:
         """Return a segment whose box spans the outer edges of its outermost pixels."""
+        import numpy as np
+
         rows, columns = (np.flatnonzero(found.mask.any(axis)) for axis in (1, 0))
         box = (
             float(columns[0]),

@@ -69,15 +69,15 @@ def checkpoint(tmp_path_factory) -> Callable[[str], Path]:
 @pytest.fixture(scope="session")
 def exported(checkpoint, tmp_path_factory) -> Callable[..., Path]:
     """``exported(name)`` is the directory of an export to ONNX; with ``target`` to OpenVINO."""
-    from mataserver_onnx.export import command, families, tracing
+    from mataserver_onnx.export import families, photos, tracing
 
     @cache
     def make(name: str, target: str = "onnx", *, int8: bool = False) -> Path:
         source = checkpoint(name)
-        family = families.find(command._config(source), TASKS[name])
+        family = families.find(families.read_config(source), TASKS[name])
         path: Path = tmp_path_factory.mktemp(f"{name}-{target}")
         opened = tracing.Checkpoint(source, family)
-        opened.write(path, target, command._read(None), int8=int8)
+        opened.write(path, target, photos.read(None), int8=int8)
         return path
 
     return make
@@ -112,6 +112,18 @@ def load(context) -> Callable[..., Any]:
 
 
 @pytest.fixture(scope="session")
+def yolo(planted, load, tmp_path_factory) -> Callable[[str], Any]:
+    """``yolo(layout)`` is the loaded detector that was made by hand."""
+
+    @cache
+    def make(layout: str) -> Any:
+        path = tmp_path_factory.getbasetemp() / layout / "model.onnx"
+        return load(planted.YOLO[layout](path), "detect")
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def picture() -> Callable[..., Any]:
     """``picture(height, width, box)`` is a grey RGB image with a red rectangle in it."""
 
@@ -130,6 +142,6 @@ def picture() -> Callable[..., Any]:
 @pytest.fixture(scope="session")
 def photo() -> Any:
     """A real photo that is not square."""
-    from mataserver_onnx.export import command
+    from mataserver_onnx.export import photos
 
-    return command._read(None)[1]
+    return photos.read(None)[1]

@@ -66,7 +66,8 @@ class Builder:
     def red(self) -> str:
         """Return 1 where the input is red, ``[batch, height, width]``."""
         colours = [
-            self.op("Gather", "images", self.constant(colour, np.int64), axis=1) for colour in (0, 1)
+            self.op("Gather", "images", self.constant(colour, np.int64), axis=1)
+            for colour in (0, 1)
         ]
         warm = self.op("Greater", colours[0], self.constant(0.5))
         cold = self.op("Less", colours[1], self.constant(0.25))
@@ -200,9 +201,7 @@ def deployed(path: Path, size: Sequence[int] = (64, 96), **options: Any) -> Path
     return saved
 
 
-def colours(
-    path: Path, shape: str, size: Sequence[int | str] = (32, 48), **options: Any
-) -> Path:
+def colours(path: Path, shape: str, size: Sequence[int | str] = (32, 48), **options: Any) -> Path:
     """A network whose answer is the colour: "classes", "softmax", "map", "depth" or "tokens"."""
     build = Builder(size, options.pop("batch", "batch"))
     sides: dict[str, tuple[str, list[int | str]]] = {

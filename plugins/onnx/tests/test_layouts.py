@@ -118,7 +118,7 @@ def test_a_stated_layout_counts():
     ],
 )
 def test_errors_name_the_outputs(graph, task, stated, said):
-    """What cannot be read is told with the outputs that there are and the layouts that there are."""
+    """What cannot be read is told with the outputs that it has and the layouts that are known."""
     with pytest.raises(MataError, match=said):
         layouts.choose(graph, {}, task, stated)
 

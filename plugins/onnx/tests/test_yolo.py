@@ -30,15 +30,12 @@ def find(model, *images, **params):
 
 @pytest.mark.parametrize("name", YOLO)
 @pytest.mark.parametrize(("size", "box"), EXACT)
-def test_a_box_is_where_its_object_was_planted(
-    name, size, box, planted, load, picture, tmp_path_factory
-):
+def test_a_box_is_where_its_object_was_planted(name, size, box, yolo, picture):
     """The letterbox is undone to the pixel, for wide and tall pictures, larger and smaller."""
-    path = planted.YOLO[name](tmp_path_factory.getbasetemp() / f"{name}.onnx")
-    [result] = find(load(path, "detect"), picture(*size, box))
+    [result] = find(yolo(name), picture(*size, box))
     [found] = result.detections
     assert found.label == "LABEL_1"
-    assert found.confidence == pytest.approx(planted.SCORE, abs=1e-6)
+    assert found.confidence == pytest.approx(0.9, abs=1e-6)
     assert found.bbox == pytest.approx(box, abs=1e-4)
 
 
@@ -46,18 +43,16 @@ def test_a_box_is_where_its_object_was_planted(
 @pytest.mark.parametrize(
     ("size", "box"), [((111, 333), (30, 20, 200, 90)), ((700, 300), (11, 333, 77, 444))]
 )
-def test_odd_ratios_keep_boxes_within_a_pixel(name, size, box, planted, load, picture, tmp_path):
+def test_odd_ratios_keep_boxes_within_a_pixel(name, size, box, yolo, picture):
     """Of a picture that is resized by any ratio a box is off by no more than an input's pixel."""
-    model = load(planted.YOLO[name](tmp_path / "model.onnx"), "detect")
-    [found] = find(model, picture(*size, box))[0].detections
+    [found] = find(yolo(name), picture(*size, box))[0].detections
     assert found.bbox == pytest.approx(box, abs=max(size[0] / 64, size[1] / 96))
 
 
 @pytest.mark.parametrize("name", YOLO)
-def test_nothing_is_found_where_nothing_is(name, planted, load, picture, tmp_path):
+def test_nothing_is_found_where_nothing_is(name, yolo, picture):
     """Without the object there is no detection; the bars of the letterbox are none either."""
-    model = load(planted.YOLO[name](tmp_path / "model.onnx"), "detect")
-    assert find(model, picture(200, 40))[0].detections == []
+    assert find(yolo(name), picture(200, 40))[0].detections == []
 
 
 @pytest.mark.parametrize("batch", ["batch", 1, 4])
@@ -71,9 +66,9 @@ def test_batch_equals_single(name, batch, planted, load, picture, tmp_path):
     assert len({single.detections[0].bbox for single in singles}) == 5
 
 
-def test_overlapping_boxes_of_a_class_are_one(planted, load, picture, tmp_path):
+def test_overlapping_boxes_of_a_class_are_one(yolo, picture):
     """The weaker of two boxes goes unless ``overlap`` lets both stay."""
-    model = load(planted.yolo_v8(tmp_path / "model.onnx"), "detect")
+    model = yolo("yolo-v8")
     image = picture(64, 96, (10, 20, 50, 44))
     assert len(find(model, image)[0].detections) == 1
     both = find(model, image, overlap=0.95)[0].detections
@@ -81,10 +76,9 @@ def test_overlapping_boxes_of_a_class_are_one(planted, load, picture, tmp_path):
     assert len(find(model, image, overlap=0.95, confidence=0.8)[0].detections) == 1
 
 
-def test_the_best_come_first_and_the_rest_by_confidence(planted, load, picture, tmp_path):
+def test_the_best_come_first_and_the_rest_by_confidence(yolo, picture):
     """A threshold of zero returns the noise as well, in order, one box of it after suppression."""
-    model = load(planted.yolo_v5(tmp_path / "model.onnx"), "detect")
-    found = find(model, picture(64, 96, (40, 40, 80, 60)), confidence=0)[0].detections
+    found = find(yolo("yolo-v5"), picture(64, 96, (40, 40, 80, 60)), confidence=0)[0].detections
     scores = [each.confidence for each in found]
     assert len(found) == 2
     assert scores == sorted(scores, reverse=True)

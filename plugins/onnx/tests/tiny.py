@@ -114,22 +114,22 @@ def segformer(path: Path) -> None:
 
 
 def depth_anything(path: Path) -> None:
-    """Depth Anything on a DINOv2, with images of any aspect ratio."""
+    """Depth Anything on one layer of DINOv2, with images of any aspect ratio."""
     import transformers
 
     backbone = transformers.Dinov2Config(
-        **{**SMALL, "num_hidden_layers": 2},
+        **SMALL,
         image_size=56,
         patch_size=14,
-        out_indices=[1, 2],
+        out_indices=[1],
         reshape_hidden_states=False,
         apply_layernorm=True,
     )
     config = transformers.DepthAnythingConfig(
         backbone_config=backbone,
         reassemble_hidden_size=32,
-        reassemble_factors=[2, 1],
-        neck_hidden_sizes=[8, 8],
+        reassemble_factors=[1],
+        neck_hidden_sizes=[8],
         fusion_hidden_size=8,
         head_hidden_size=8,
     )

@@ -158,18 +158,9 @@ class Segmenter(Generic[S]):
                 watch.lap("infer")
                 _collect(group, found, drawing)
                 watch.lap("encode")
-        answer = SegmentAnswer(
-            masks=found.masks,
-            boxes=found.boxes,
-            scores=found.scores,
-            labels=found.labels,
-            num_masks=len(found.masks),
-            image_size=ImageSize(width=size[1], height=size[0]),
-            visualization_url=picture_url,
-            inference_time_ms=watch.total(),
-        )
+        body = msgspec.json.encode(_answer(found, size, picture_url, watch.total()))
         picture = drawing.png() if drawing is not None else b""
-        return Answered(msgspec.json.encode(answer), watch.header(), gpu_memory(), picture)
+        return Answered(body, watch.header(), gpu_memory(), picture)
 
     def cached(
         self, image: bytes, texts: Sequence[str], threshold: float, form: MaskFormat
@@ -251,6 +242,19 @@ def _collect(group: Sequence[Found], found: Collected, drawing: Drawing | None) 
         found.add(each, mask)
         if drawing is not None:
             drawing.add(each, mask)
+
+
+def _answer(found: Collected, size: Size, url: str | None, spent: float) -> SegmentAnswer:
+    return SegmentAnswer(
+        masks=found.masks,
+        boxes=found.boxes,
+        scores=found.scores,
+        labels=found.labels,
+        num_masks=len(found.masks),
+        image_size=ImageSize(width=size[1], height=size[0]),
+        visualization_url=url,
+        inference_time_ms=spent,
+    )
 
 
 def _result(text: str, group: Sequence[Found], found: Collected) -> CachedResult:

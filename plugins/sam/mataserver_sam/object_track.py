@@ -111,9 +111,10 @@ class ObjectTrack:
         session.obj_with_new_inputs = [_NUMBER]
         self._reach.arrive(self._outputs, frame, reverse=reverse)
         seen = self._run(frame, reverse=reverse)
-        corrected = self._outputs["non_cond_frame_outputs"].pop(frame, None)
-        if corrected is not None:
-            self._outputs["cond_frame_outputs"][frame] = corrected
+        corrected = self._outputs["non_cond_frame_outputs"].pop(frame, {})
+        prompted = self._outputs["cond_frame_outputs"]
+        # The memory of a frame that had a prompt before is stored with the answer to that one.
+        prompted[frame] = {**prompted.get(frame, {}), **corrected}
         self._reach.leave(self._outputs, frame)
         return seen
 

@@ -58,6 +58,40 @@ def movies() -> Any:
 
 
 @pytest.fixture(scope="session")
+def video_api() -> Any:
+    """What calls the routes of video sessions."""
+    return _neighbour("video_api")
+
+
+@pytest.fixture(scope="session")
+def video_folder(movies, tmp_path_factory) -> Path:
+    """The directory of the videos: "roots" below it may be read; it holds one of 8 frames."""
+    folder: Path = tmp_path_factory.mktemp("videos")
+    (folder / "roots").mkdir()
+    movies.write(folder / "roots" / "moving.mp4", 8)
+    return folder
+
+
+@pytest.fixture(scope="session")
+def video_path(video_folder) -> Path:
+    """A video of 8 frames under an allowed directory."""
+    path: Path = video_folder / "roots" / "moving.mp4"
+    return path
+
+
+@pytest.fixture(scope="session")
+def video_server(video_api, tmp_path_factory, sam3_path, video_folder) -> Any:
+    """``video_server(**settings)`` is a server, not started yet, with a SAM3 behind its API."""
+
+    def make(folder: Path | None = None, engine: str = "thread", **chosen: Any) -> Any:
+        roots = [str(video_folder / "roots")]
+        settings = {"model": str(sam3_path), "video_roots": roots, **chosen}
+        return video_api.served(folder or tmp_path_factory.mktemp("server"), engine, settings)
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def sam3_path(tiny, tmp_path_factory) -> Path:
     """A tiny SAM3 checkpoint."""
     path: Path = tmp_path_factory.mktemp("sam3")

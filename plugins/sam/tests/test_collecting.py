@@ -28,6 +28,12 @@ def test_what_is_added_is_told(found):
     assert collected.labels == ["thing"]
 
 
+def add(collected, found, mask, count):
+    """Add an object over and over."""
+    for _ in range(count):
+        collected.add(found, mask)
+
+
 @pytest.mark.parametrize("form", ["rle", "coco", "png", "polygon"])
 def test_an_answer_that_grows_too_large_is_refused(form):
     """In every form the masks of one answer share a limit, and the sentence says what helps."""
@@ -35,10 +41,9 @@ def test_an_answer_that_grows_too_large_is_refused(form):
     mask = Mask.of(noisy)
     values = np.where(noisy, 1.0, -1.0).astype(np.float32)
     found = Found(values, 0.0, (60, 80), mask.box(), 0.9)
-    collected = Collected(form, Budget(10_000))
+    collected = Collected(form, Budget(50_000))
     with pytest.raises(InvalidParams, match="too large: raise the threshold"):
-        for _ in range(1_000):
-            collected.add(found, mask)
+        add(collected, found, mask, 1_000)
     assert 1 <= len(collected.masks) <= 100
 
 

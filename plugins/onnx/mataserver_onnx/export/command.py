@@ -2,41 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import subprocess
 import sys
 import tempfile
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 import click
 
-from mataserver import BadRequest, LoadContext, MataError, ModelSpec, Unavailable
-from mataserver_onnx import classify, depth, detect, embed, installation, segment
+from mataserver import BadRequest, MataError, Unavailable
+from mataserver_onnx import installation
 from mataserver_onnx.export import families
-from mataserver_onnx.options import Settings
-
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from mataserver import Backend, Params
-    from mataserver_onnx.export.comparison import Figure
-    from mataserver_onnx.export.families import Family
 
 _TASKS = ("classify", "depth", "detect", "embed", "segment")
 _NEEDED = ("torch", "transformers", "onnx", "onnxscript")
-_PICTURES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-_MOST_PICTURES = 300
-
-# What is asked of the plugin's own backends, so that nothing is left out.
-_ASKED: dict[str, tuple[Backend, Params]] = {
-    "detect": (detect.BACKEND, detect.DetectParams(confidence=0.0)),
-    "classify": (classify.BACKEND, classify.ClassifyParams(top_k=1_000_000)),
-    "segment": (segment.BACKEND, segment.SegmentParams(confidence=0.0)),
-    "depth": (depth.BACKEND, depth.DepthParams(normalize=False)),
-    "embed": (embed.BACKEND, embed.BACKEND.params()),
-}
 
 
 @click.command()
@@ -48,6 +26,7 @@ _ASKED: dict[str, tuple[Backend, Params]] = {
 @click.option("--name", help="Name to register [default: MODEL-onnx, MODEL-onnx-int8, ...].")
 @click.option(
     "--photos",
+    "place",
     type=click.Path(exists=True, path_type=Path),
     help="A picture, or a folder of them, like those that the model is for.",
 )
@@ -59,7 +38,7 @@ def export(
     task: str | None,
     output: Path | None,
     name: str | None,
-    photos: Path | None,
+    place: Path | None,
     config_file: str | None,
     int8: bool,
 ) -> None:
@@ -72,25 +51,15 @@ def export(
     for package in _NEEDED:
         if not installation.importable(package):
             raise Unavailable(f"{package} is not installed: pip install 'mataserver-onnx[export]'")
-    if int8 and target == "openvino" and photos is None:
+    if int8 and target == "openvino" and place is None:
         raise BadRequest("int8 for OpenVINO is calibrated on pictures: give some with --photos")
     source = _source(model)
     mark = target + ("-int8" if int8 else "")
     directory = (output or Path(f"{Path(model).name}-{mark}")).expanduser().resolve()
     if directory.exists():
         raise BadRequest(f"{directory} exists already: choose another with --output")
-    family = families.find(_config(source), task)
-    directory.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".export-") as place:
-        made = Path(place, "model")
-        made.mkdir()
-        figures = _make(source, made, family, target, _read(photos), int8=int8)
-        for figure in figures:
-            click.echo(f"  {figure}")
-        if not all(figure.passed for figure in figures):
-            raise MataError("the export does not answer as torch does: nothing was registered")
-        (made / "comparison.json").write_text(_record(figures, mark))
-        made.rename(directory)
+    family = families.find(families.read_config(source), task)
+    _make(source, directory, family, mark, place)
     _register(directory, family.task, name or f"{_plain(model)}-{mark}", config_file)
 
 
@@ -108,72 +77,30 @@ def _source(model: str) -> Path:
         raise BadRequest(f"{model} is not here: mataserver pull {model} --task TASK") from error
 
 
-def _config(source: Path) -> dict[str, Any]:
-    try:
-        config = json.loads((source / "config.json").read_bytes())
-    except (OSError, ValueError) as error:
-        raise BadRequest("the model's config.json cannot be read") from error
-    return config if isinstance(config, dict) else {}
-
-
-def _read(photos: Path | None) -> list[Any]:
-    """Return the pictures to compare on, as arrays ``[H, W, 3]``."""
-    from mataserver_onnx.export.comparison import framings
-
-    if photos is None:
-        return list(framings(_picture(Path(__file__).with_name("photo.jpg"))))
-    files = [photos]
-    if photos.is_dir():
-        files = sorted(file for file in photos.iterdir() if file.suffix.lower() in _PICTURES)
-    if not files:
-        raise BadRequest(f"{photos} holds no pictures")
-    return [_picture(file) for file in files[:_MOST_PICTURES]]
-
-
-def _picture(file: Path) -> Any:
-    import numpy as np
-    from PIL import Image, ImageOps
-
-    try:
-        with Image.open(file) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, Image.DecompressionBombError) as error:
-        raise BadRequest(f"{file} cannot be read as a picture") from error
-
-
 def _make(
-    source: Path, made: Path, family: Family, target: str, photos: list[Any], *, int8: bool
-) -> list[Figure]:
-    """Write the export and compare it with torch on the photos."""
-    from mataserver_onnx.export import comparison, tracing
+    source: Path, directory: Path, family: families.Family, mark: str, place: Path | None
+) -> None:
+    """Write the export into a new directory, once it was compared with torch.
 
-    click.echo(f"exporting with {_versions()}")
-    checkpoint = tracing.Checkpoint(source, family)
-    checkpoint.write(made, target, photos, int8=int8)
-    backend, params = _ASKED[family.task]
-    context = LoadContext(
-        settings=Settings(),
-        device="cpu",
-        dtype="float32",
-        threads=0,
-        data_dir=made.parent,
-        log=logging.getLogger("mataserver.onnx"),
-    )
-    served = backend.load(ModelSpec("the export", family.task, "local", made), context)
-    click.echo(f"compared with torch on {len(photos)} pictures; the largest differences:")
-    return comparison.compare(checkpoint, served, params, photos, int8=int8)
+    Raises ``MataError`` when it does not answer as torch does; then nothing is left of it.
+    """
+    from mataserver_onnx.export import photos, trial
 
-
-def _versions() -> str:
-    from importlib.metadata import version
-
-    return ", ".join(f"{name} {version(name)}" for name in ("transformers", "torch"))
-
-
-def _record(figures: Sequence[Figure], mark: str) -> str:
-    differences = {figure.name: figure.value for figure in figures}
-    record = {"export": mark, "made with": _versions(), "differences": differences}
-    return json.dumps(record, indent=2) + "\n"
+    pictures = photos.read(place)
+    target, _, precision = mark.partition("-")
+    directory.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=directory.parent, prefix=".export-") as workshop:
+        made = Path(workshop, "model")
+        made.mkdir()
+        click.echo(f"exporting with {trial.versions()}")
+        figures = trial.make(source, made, family, target, pictures, int8=bool(precision))
+        click.echo(f"compared with torch on {len(pictures)} pictures; the largest differences:")
+        for figure in figures:
+            click.echo(f"  {figure}")
+        if not all(figure.passed for figure in figures):
+            raise MataError("the export does not answer as torch does: nothing was registered")
+        (made / "comparison.json").write_text(trial.record(figures, mark))
+        made.rename(directory)
 
 
 def _plain(model: str) -> str:

@@ -9,10 +9,11 @@ import numpy as np
 import torch
 from torch.nn.functional import interpolate
 
+from mataserver import BadRequest
 from mataserver_onnx.boxes import overlaps
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Sequence
 
     from numpy.typing import NDArray
 
@@ -20,8 +21,8 @@ if TYPE_CHECKING:
 
     Pixels = NDArray[np.uint8]
 
-STRONGEST = 20
-"""So many of torch's detections on a picture must be found again."""
+SEEN, STRONGEST = 0.3, 20
+"""Torch's detections from this score on, and at most so many, must be found again."""
 _SAME = 0.8
 
 
@@ -66,6 +67,8 @@ def compare(
     ``served`` is the plugin's model and ``params`` a struct that leaves nothing out.
     """
     task = checkpoint.family.task
+    if task == "detect" and not any(_detections(checkpoint, photo)[0] for photo in photos):
+        raise BadRequest("torch detects nothing on the pictures: give others with --photos")
     seen = [
         _MEASURES[task](checkpoint, photo, served.predict([photo], [params])[0]) for photo in photos
     ]
@@ -81,27 +84,34 @@ def _ask(checkpoint: Checkpoint, photo: Pixels) -> Any:
         return checkpoint.module(**checkpoint.prepare(photo))
 
 
-def _detect(checkpoint: Checkpoint, photo: Pixels, result: Any) -> dict[str, float]:
-    output = _ask(checkpoint, photo)
+def _detections(checkpoint: Checkpoint, photo: Pixels) -> tuple[list[str], Any, Any]:
+    """Return torch's strongest detections: labels, scores and boxes in parts of the picture."""
     [answer] = checkpoint.processor.post_process_object_detection(
-        output, threshold=-1.0, target_sizes=[photo.shape[:2]]
+        _ask(checkpoint, photo), threshold=SEEN, target_sizes=[photo.shape[:2]]
     )
     order = answer["scores"].argsort(descending=True)[:STRONGEST]
     named = checkpoint.module.config.id2label
+    labels = [named[int(label)] for label in answer["labels"][order]]
+    boxes = np.clip(answer["boxes"][order].numpy() / _edge(photo), 0, 1)
+    return labels, answer["scores"][order].numpy(), boxes
+
+
+def _edge(photo: Pixels) -> NDArray[np.float32]:
     height, width = photo.shape[:2]
-    edge = np.array([width, height] * 2, np.float32)
-    ours = _arrays(result, edge)
-    missed, scores, boxes = 0, [0.0], [0.0]
-    for index in order.tolist():
-        box = np.clip(answer["boxes"][index].numpy() / edge, 0, 1)
-        pair = _closest(named[int(answer["labels"][index])], box, answer["scores"][index], ours)
-        if pair is None:
-            missed += 1
-        else:
-            scores.append(pair[0])
-            boxes.append(pair[1])
-    found = (missed / max(1, len(order)), max(scores), max(boxes))
-    return dict(zip(LIMITS["detect"], found, strict=True))
+    return np.array([width, height] * 2, np.float32)
+
+
+def _detect(checkpoint: Checkpoint, photo: Pixels, result: Any) -> dict[str, float]:
+    ours = _arrays(result, _edge(photo))
+    theirs = list(zip(*_detections(checkpoint, photo), strict=True))
+    pairs = [_closest(label, box, score, ours) for label, score, box in theirs]
+    found = [pair for pair in pairs if pair is not None]
+    figures = (
+        (len(pairs) - len(found)) / max(1, len(pairs)),
+        max((score for score, _ in found), default=0.0),
+        max((box for _, box in found), default=0.0),
+    )
+    return dict(zip(LIMITS["detect"], figures, strict=True))
 
 
 def _arrays(result: Any, edge: NDArray[np.float32]) -> tuple[list[str], Any, Any]:
@@ -178,13 +188,3 @@ _MEASURES: dict[str, Callable[[Any, Any, Any], dict[str, float]]] = {
     "depth": _depth,
     "embed": _embed,
 }
-
-
-def framings(photo: Pixels) -> Iterable[Pixels]:
-    """Return a photo as a whole, a wide and a tall piece of it, for its aspect ratio matters."""
-    height, width = photo.shape[:2]
-    return (
-        photo,
-        np.ascontiguousarray(photo[: max(1, height * 5 // 8)]),
-        np.ascontiguousarray(photo[:, : max(1, width // 2)]),
-    )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -9,6 +10,7 @@ from mataserver import BadRequest
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from pathlib import Path
 
 FIXED = 0
 """``Family.step`` of networks whose inputs all have one size."""
@@ -45,7 +47,6 @@ _POOLED = ("pooler_output",)
 
 FAMILIES: dict[tuple[str, str], Family] = {
     ("conditional_detr", "detect"): _DETR,
-    ("deformable_detr", "detect"): _DETR,
     ("detr", "detect"): _DETR,
     ("table-transformer", "detect"): _DETR,
     ("d_fine", "detect"): _RT_DETR,
@@ -57,7 +58,6 @@ FAMILIES: dict[tuple[str, str], Family] = {
             (name, "classify")
             for name in (
                 "beit",
-                "bit",
                 "convnext",
                 "convnextv2",
                 "deit",
@@ -95,6 +95,15 @@ _HEADS = {
     "ForSemanticSegmentation": "segment",
     "ForDepthEstimation": "depth",
 }
+
+
+def read_config(source: Path) -> dict[str, Any]:
+    """Return the ``config.json`` of a checkpoint. Raises ``BadRequest``."""
+    try:
+        config = json.loads((source / "config.json").read_bytes())
+    except (OSError, ValueError) as error:
+        raise BadRequest("the model's config.json cannot be read") from error
+    return config if isinstance(config, dict) else {}
 
 
 def find(config: Mapping[str, Any], task: str | None) -> Family:

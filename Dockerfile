@@ -1,0 +1,30 @@
+# The server with cameras, OCR, OpenCV and ONNX models, without torch: docker build -t mataserver .
+# docs/edge.md says how to run it.
+
+FROM python:3.11-slim-bookworm AS wheels
+WORKDIR /src
+COPY . .
+ENV PIP_CONSTRAINT=/src/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
+RUN pip wheel --quiet --wheel-dir /wheels/others '.[camera]' ./plugins/opencv ./plugins/ocr ./plugins/onnx \
+ && mkdir /wheels/ours \
+ && mv /wheels/others/mataserver*.whl /wheels/ours
+
+FROM python:3.11-slim-bookworm
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
+# Two layers: a change of ours does not ship the libraries again, which are nearly all of the image.
+RUN --mount=type=bind,from=wheels,source=/wheels/others,target=/wheels \
+    pip install --no-cache-dir --no-index --no-deps /wheels/*.whl
+RUN --mount=type=bind,from=wheels,source=/wheels/ours,target=/wheels \
+    pip install --no-cache-dir --no-index --no-deps /wheels/*.whl \
+ && install -d -o 10001 -g 10001 -m 0700 /var/lib/mataserver
+COPY config.yaml /etc/mataserver.yaml
+
+# Inside a container the loopback is nobody's: which addresses are served is said with --publish.
+ENV HOME=/var/lib/mataserver MATA_SERVER_DATA_DIR=/var/lib/mataserver MATA_SERVER_HOST=0.0.0.0
+WORKDIR /var/lib/mataserver
+VOLUME /var/lib/mataserver
+EXPOSE 8110
+USER 10001:10001
+HEALTHCHECK --interval=30s --timeout=5s --start-period=30s CMD ["python", "-c", "import os, urllib.request as r; r.urlopen('http://127.0.0.1:' + os.environ.get('MATA_SERVER_PORT', '8110') + '/health', timeout=4)"]
+ENTRYPOINT ["mataserver"]
+CMD ["serve", "--config", "/etc/mataserver.yaml"]

@@ -1,0 +1,55 @@
+"""Watches a camera that the server reads: prints what is found, and saves a picture with boxes.
+
+python examples/watch_camera.py MODEL SOURCE [PICTURE]
+
+    python examples/watch_camera.py opencv-faces rtsp://user:password@192.168.1.20/stream1 door.jpg
+    python examples/watch_camera.py opencv-qr /srv/videos/shelf.mp4
+
+The server needs `pip install 'mataserver[camera]'` and `camera_hosts` or `camera_paths` that allow
+the source. It is MATA_SERVER_URL (default http://127.0.0.1:8110), the key MATA_SERVER_API_KEY.
+"""
+
+import asyncio
+import os
+import sys
+from pathlib import Path
+
+import aiohttp
+
+RESULTS = 20
+
+
+async def watch(http: aiohttp.ClientSession, session: str) -> None:
+    """Print the results as they come; the server drops what this program is too slow for."""
+    left = RESULTS
+    async with http.ws_connect(f"/v1/stream/{session}") as socket:
+        async for message in socket:
+            said = message.json()
+            if said.get("type") == "error":
+                print(said["detail"])
+                continue
+            found = [(each["label"], each["confidence"]) for each in said["detections"]]
+            print(said["frame_id"], found, flush=True)
+            left -= 1
+            if not left:
+                return
+
+
+async def main(model: str, source: str, picture: str = "snapshot.jpg") -> None:
+    """Create the session, watch it, take a picture, delete it."""
+    url = os.environ.get("MATA_SERVER_URL", "http://127.0.0.1:8110")
+    headers = {"Authorization": f"Bearer {os.environ.get('MATA_SERVER_API_KEY', '')}"}
+    async with aiohttp.ClientSession(url, headers=headers, raise_for_status=True) as http:
+        asked = {"model": model, "source": source, "fps": 10}
+        async with http.post("/v1/sessions", json=asked) as answer:
+            session = (await answer.json())["session_id"]
+        try:
+            await watch(http, session)
+            async with http.get(f"/v1/sessions/{session}/snapshot") as answer:
+                Path(picture).write_bytes(await answer.read())
+            print("saved", picture)
+        finally:
+            await http.delete(f"/v1/sessions/{session}")
+
+
+asyncio.run(main(*sys.argv[1:]))

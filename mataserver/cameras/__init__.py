@@ -1,0 +1,1 @@
+"""Cameras: sources whose frames the server reads itself. docs/streaming.md describes them."""

@@ -1,0 +1,231 @@
+"""One camera of a session: reads while it is wanted, infers the newest frame, tells its viewers.
+
+It is wanted while somebody is connected, a snapshot is being waited for, or always. A camera that
+nobody wants is disconnected after a while. A viewer that reads slowly misses results and holds up
+neither the camera nor another viewer.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Protocol
+
+from mataserver.cameras.link import Lost
+from mataserver.cameras.shot import Shot
+from mataserver.engines.work import Failure, Job, WorkerDied
+from mataserver.errors import MataError, NotFound
+
+if TYPE_CHECKING:
+    from mataserver.cameras.feed import Feed
+    from mataserver.cameras.link import Frame
+    from mataserver.catalog import Catalog
+    from mataserver.engines.work import Outcome
+    from mataserver.metrics import Metrics
+    from mataserver.pool import ModelPool
+    from mataserver.sessions import Session
+
+LINGER = 30.0
+"""Seconds that a camera stays connected when nobody wants it."""
+FRESH = 2.0
+"""Seconds for which a result may be shown as the newest, or twice the time between two."""
+PATIENCE = 10.0
+"""Seconds that a snapshot waits for a frame."""
+AFTER_FAILURE = 1.0
+"""Seconds of rest after a frame that the model failed on."""
+
+log = logging.getLogger("mataserver.cameras")
+
+
+class Viewer(Protocol):
+    """Whoever is shown the results."""
+
+    def show(self, shot: Shot) -> None:
+        """Take a result; never waits."""
+        ...
+
+    def warn(self, detail: str) -> None:
+        """Learn that the camera was lost; never waits."""
+        ...
+
+
+class Camera:
+    """The camera of one session."""
+
+    def __init__(  # noqa: PLR0913 - what a session consists of
+        self,
+        session: Session,
+        feed: Feed,
+        catalog: Catalog,
+        pool: ModelPool,
+        metrics: Metrics,
+        *,
+        shown: str,
+        fps: float | None = None,
+        always: bool = False,
+        linger: float = LINGER,
+    ) -> None:
+        self.feed = feed
+        self.shown = shown
+        self.fps = fps
+        self.always = always
+        self.viewers: set[Viewer] = set()
+        self._session = session
+        self._catalog = catalog
+        self._pool = pool
+        self._metrics = metrics
+        self._linger = linger
+        self._waiting = 0
+        self._wanted = asyncio.Event()
+        self._shot: Shot | None = None
+        loop = asyncio.get_running_loop()
+        self._next: asyncio.Future[Shot] = loop.create_future()
+        self._due = loop.time()
+        self._task = loop.create_task(self._run())
+        self._task.add_done_callback(self._ended)
+
+    # who looks
+
+    def join(self, viewer: Viewer) -> None:
+        """Have a viewer shown every result from now on."""
+        self.viewers.add(viewer)
+        self._look()
+        if self.feed.state == "failed":
+            viewer.warn(self._lost_sentence())
+
+    def part(self, viewer: Viewer) -> None:
+        """Show a viewer nothing more."""
+        self.viewers.discard(viewer)
+        self._look()
+
+    async def newest(self) -> Shot:
+        """Return the newest frame with its result, waiting for one if there is none of late.
+
+        Raises ``NotFound`` when the camera gives none.
+        """
+        now = asyncio.get_running_loop().time()
+        if self._shot is not None and now - self._shot.at <= max(FRESH, 2 / (self.fps or FRESH)):
+            return self._shot
+        if self.feed.state == "failed":
+            raise NotFound(self._lost_sentence())
+        self._waiting += 1
+        self._look()
+        try:
+            async with asyncio.timeout(PATIENCE):
+                return await asyncio.shield(self._next)
+        except TimeoutError:
+            raise NotFound("The camera has given no frame yet") from None
+        finally:
+            self._waiting -= 1
+            self._look()
+
+    async def close(self) -> None:
+        """Stop reading and inferring; the frame under way is given up."""
+        self._task.cancel()
+        await asyncio.gather(self._task, return_exceptions=True)
+        self._next.set_exception(NotFound("The session was deleted"))
+        self._next.exception()  # nobody may be waiting
+
+    def _look(self) -> None:
+        """Note whether anybody looks."""
+        if self.always or self.viewers or self._waiting:
+            self._wanted.set()
+        else:
+            self._wanted.clear()
+
+    # what it does
+
+    async def _run(self) -> None:
+        self._look()
+        try:
+            while True:
+                await self._until_wanted()
+                try:
+                    frame = await self.feed.frame()
+                except Lost:
+                    self._tell_lost()
+                    await asyncio.sleep(self.feed.pause)
+                else:
+                    await self._serve(frame)
+                    await self._keep_pace()
+        finally:
+            await self.feed.stop()
+
+    async def _until_wanted(self) -> None:
+        if self._wanted.is_set():
+            return
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._linger):
+                await self._wanted.wait()
+                return
+        await self.feed.stop()
+        await self._wanted.wait()
+
+    async def _keep_pace(self) -> None:
+        """Wait as long as ``fps`` asks; time that was lost is not made up for."""
+        now = asyncio.get_running_loop().time()
+        self._due = max(now, self._due + (1 / self.fps if self.fps else 0.0))
+        await asyncio.sleep(self._due - now)
+
+    async def _serve(self, frame: Frame) -> None:
+        """Infer a frame and show what came of it."""
+        session, model = self._session, self._session.model
+        session.frames += frame.passed
+        session.dropped += frame.passed - 1
+        self._metrics.frames.labels(model).inc(frame.passed)
+        self._metrics.dropped.labels(model).inc(frame.passed - 1)
+        shot = Shot(session.frames - 1, session.dropped, frame.jpeg, 0.0)
+        await self._infer(shot)
+        shot.at = asyncio.get_running_loop().time()
+        self._show(shot)
+        if shot.failure is not None:
+            await asyncio.sleep(AFTER_FAILURE)
+
+    async def _infer(self, shot: Shot) -> None:
+        session = self._session
+        job = Job(shot.jpeg, session.params, "msgpack", session.id)
+        try:
+            session.recipe = self._catalog.recipe(session.model, session.task)
+            outcome, _ = await self._pool.infer(session.recipe, job)
+        except MataError as error:
+            session.reset = session.reset or isinstance(error, WorkerDied)
+            shot.failure = Failure(error.status, error.detail)
+            return
+        shot.failure = outcome.failure
+        if outcome.failure is None:
+            self._note(shot, outcome)
+
+    def _note(self, shot: Shot, outcome: Outcome) -> None:
+        session = self._session
+        shot.fields, shot.timing = outcome.fields, outcome.timing
+        shot.reset = session.reset or (outcome.fresh and session.results > 0)
+        session.reset = False
+        session.results += 1
+
+    # what it tells
+
+    def _show(self, shot: Shot) -> None:
+        self._shot = shot
+        self._next.set_result(shot)
+        self._next = asyncio.get_running_loop().create_future()
+        for viewer in self.viewers:
+            viewer.show(shot)
+
+    def _tell_lost(self) -> None:
+        """Tell whoever waits; viewers once, not with every try."""
+        sentence, self._shot = self._lost_sentence(), None
+        self._next.set_exception(NotFound(sentence))
+        self._next.exception()  # nobody may be waiting
+        self._next = asyncio.get_running_loop().create_future()
+        if self.feed.failures == 1:
+            log.warning("%s of %s: %s", self.shown, self._session.id, self.feed.problem)
+            for viewer in self.viewers:
+                viewer.warn(sentence)
+
+    def _lost_sentence(self) -> str:
+        return f"The camera gives no frames: {self.feed.problem}"
+
+    def _ended(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            log.error("the camera of %s failed", self._session.id, exc_info=task.exception())

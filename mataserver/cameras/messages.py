@@ -1,0 +1,42 @@
+"""What the server and a reader say to each other.
+
+The server sends an ``Opening`` as one line of JSON, then one byte for each frame that it wants. The
+reader answers with one line of JSON each; behind a ``Given`` come the bytes of its JPEG.
+"""
+
+from __future__ import annotations
+
+from typing import Literal, TypeAlias
+
+import msgspec
+
+Kind: TypeAlias = Literal["rtsp", "http", "file", "device"]
+"""How a source is opened."""
+
+WANT = b"?"
+"""Asks for the newest frame that was not given yet."""
+
+
+class Opening(msgspec.Struct, frozen=True):
+    """What to open: seconds until it is given up, the largest frame in pixels."""
+
+    url: str
+    kind: Kind
+    timeout: float
+    max_pixels: int
+
+
+class Given(msgspec.Struct, frozen=True, tag="given"):
+    """A frame: ``count`` frames were decoded up to it, its JPEG is ``size`` bytes long."""
+
+    count: int
+    size: int
+
+
+class Failed(msgspec.Struct, frozen=True, tag="failed"):
+    """Why there are no more frames: a sentence without the source's address or password."""
+
+    detail: str
+
+
+Message: TypeAlias = Given | Failed

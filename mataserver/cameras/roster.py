@@ -1,0 +1,143 @@
+"""Every camera of the server: those of the configuration, and those that clients ask for."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.util
+import logging
+from typing import TYPE_CHECKING, get_args
+
+from mataserver.cameras import source as sources
+from mataserver.cameras.camera import LINGER, Camera
+from mataserver.cameras.feed import Feed, State
+from mataserver.cameras.messages import Opening
+from mataserver.config import ConfigError
+from mataserver.errors import InvalidParams, MataError, NotFound, Unavailable
+from mataserver.sessions import plan
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mataserver.cameras.source import Source
+    from mataserver.catalog import Catalog
+    from mataserver.config import CameraSettings, Settings
+    from mataserver.metrics import Metrics
+    from mataserver.pool import ModelPool
+    from mataserver.sessions import Session, SessionStore
+    from mataserver.slots import Recipe
+
+NEEDS = "A camera needs a package: pip install 'mataserver[camera]'"
+
+log = logging.getLogger("mataserver.cameras")
+
+
+def readable() -> bool:
+    """Whether the package that reads cameras is installed."""
+    return importlib.util.find_spec("av") is not None
+
+
+class Roster:
+    """The cameras. ``not_ready`` is told of those of the configuration that cannot be had yet."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        catalog: Catalog,
+        pool: ModelPool,
+        sessions: SessionStore,
+        metrics: Metrics,
+        *,
+        linger: float = LINGER,
+        installed: Callable[[], bool] = readable,
+    ) -> None:
+        self._settings = settings
+        self._catalog = catalog
+        self._pool = pool
+        self._sessions = sessions
+        self._metrics = metrics
+        self._linger = linger
+        self._installed = installed
+        self._allowed = sources.Allowed(settings.camera_hosts, settings.camera_paths)
+
+    def of(self, session: Session) -> Camera | None:
+        """Return the camera of a session, or None where a client sends the frames."""
+        return session.camera if isinstance(session.camera, Camera) else None
+
+    def check(self) -> None:
+        """Check the cameras of the configuration.
+
+        Raises ``ConfigError`` or ``MataError`` for what will never work; a model that is not here
+        yet is waited for.
+        """
+        if self._settings.cameras and not self._installed():
+            raise MataError(NEEDS)
+        for index, camera in enumerate(self._settings.cameras):
+            try:
+                sources.parse(camera.source)
+                self._plan(camera)
+            except InvalidParams as error:
+                detail = f"configuration: cameras[{index}]: {error.detail}"
+                raise ConfigError(detail) from None
+            except (NotFound, Unavailable):
+                continue
+
+    async def permitted(self, address: str) -> Source:
+        """Return the source that a client names. Raises ``InvalidParams`` or ``Unavailable``."""
+        source = sources.parse(address)
+        await asyncio.to_thread(self._allowed.check, source)
+        if not self._installed():
+            raise Unavailable(NEEDS)
+        return source
+
+    def give(
+        self, session: Session, source: Source, fps: float | None = None, *, always: bool = False
+    ) -> None:
+        """Have a session's frames come from a camera."""
+        settings = self._settings
+        opening = Opening(source.url, source.kind, settings.camera_timeout, settings.max_pixels)
+        session.camera = Camera(
+            session,
+            Feed(opening, on_reconnect=self._metrics.reconnects.labels(session.model).inc),
+            self._catalog,
+            self._pool,
+            self._metrics,
+            shown=source.shown,
+            fps=fps,
+            always=always,
+            linger=self._linger,
+        )
+
+    async def keep(self, not_ready: dict[str, str], retry: float) -> None:
+        """Open the cameras of the configuration; one that fails is tried again for ever."""
+        await asyncio.gather(
+            *(self._keep(camera, not_ready, retry) for camera in self._settings.cameras)
+        )
+
+    def count(self) -> None:
+        """Set the gauges of the cameras' states."""
+        found = [self.of(session) for session in self._sessions.all()]
+        states = [camera.feed.state for camera in found if camera is not None]
+        for state in get_args(State):
+            self._metrics.cameras.labels(state).set(states.count(state))
+
+    async def _keep(self, camera: CameraSettings, not_ready: dict[str, str], retry: float) -> None:
+        name = f"camera {camera.name}"
+        while True:
+            try:
+                await self._open(camera)
+            except MataError as error:
+                log.error("%s: %s", name, error.detail)  # noqa: TRY400 - the operator's, not a bug
+                not_ready[name] = error.detail
+                await asyncio.sleep(retry)
+            else:
+                not_ready.pop(name, None)
+                return
+
+    async def _open(self, camera: CameraSettings) -> None:
+        recipe, params = self._plan(camera)
+        session = await self._sessions.create(camera.model, recipe, params, name=camera.name)
+        self.give(session, sources.parse(camera.source), camera.fps, always=camera.always)
+
+    def _plan(self, camera: CameraSettings) -> tuple[Recipe, bytes]:
+        limit = self._settings.max_tokens
+        return plan(self._catalog, camera.model, camera.task, camera.params, limit)

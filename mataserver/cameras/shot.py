@@ -1,0 +1,69 @@
+"""A frame of a camera and what the model found in it: for every viewer, and as a drawn picture."""
+
+from __future__ import annotations
+
+import asyncio
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+from mataserver.engines.translation import to_json
+from mataserver.engines.work import Timing
+from mataserver.errors import MataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mataserver.engines.work import Failure, Format
+
+
+@dataclass(slots=True, eq=False)
+class Shot:
+    """One frame with its result, or with the reason that there is none.
+
+    ``number`` counts the session's frames from 0, ``dropped`` those given up before this one.
+    ``fields`` are the result's, as MessagePack. ``at`` is when the result came, by
+    the loop's clock.
+    """
+
+    number: int
+    dropped: int
+    jpeg: bytes
+    at: float
+    fields: dict[str, bytes] = field(default_factory=dict)
+    timing: Timing = field(default_factory=Timing)
+    failure: Failure | None = None
+    reset: bool = False
+    _made: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
+
+    async def encoded(self, form: Format) -> dict[str, bytes]:
+        """Return the result's fields in a format; translated once for all who want JSON."""
+        if form == "msgpack":
+            return self.fields
+        found: dict[str, bytes] = await self._once("json", partial(to_json, self.fields))
+        return found
+
+    async def picture(self, task: str) -> bytes:
+        """Return the frame as a JPEG with its result drawn in; drawn once for all who ask.
+
+        Raises a ``MataError`` when the frame has no result.
+        """
+        if self.failure is not None:
+            raise MataError(self.failure.detail, status=self.failure.status)
+        drawn: bytes = await self._once("picture", partial(_draw, self.jpeg, self.fields, task))
+        return drawn
+
+    async def _once(self, name: str, make: Callable[[], Any]) -> Any:
+        """Make something in a thread, off the event loop; whoever goes away stops nobody else."""
+        if name not in self._made:
+            loop = asyncio.get_running_loop()
+            self._made[name] = loop.create_task(asyncio.to_thread(make))
+        return await asyncio.shield(self._made[name])
+
+
+def _draw(jpeg: bytes, fields: dict[str, bytes], task: str) -> bytes:
+    # Brings numpy and Pillow, which a server that draws no picture never needs.
+    from mataserver.drawing import draw
+    from mataserver.engines.encoding import decode_fields
+
+    return draw(jpeg, decode_fields(fields, task))

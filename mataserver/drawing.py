@@ -1,0 +1,168 @@
+"""A picture with what a model found in it: boxes, masks, keypoints, labels, depth, text."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+import zlib
+from typing import TYPE_CHECKING
+
+import numpy as np
+import simplejpeg
+from msgspec import UNSET
+from PIL import Image, ImageDraw, ImageFont
+
+from mataserver.results import (
+    ClassifyResult,
+    DepthResult,
+    DetectResult,
+    OcrResult,
+    PoseResult,
+    SegmentResult,
+    VlmResult,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from mataserver.results import Box, Detection, Result
+
+    Colour = tuple[int, int, int]
+    Shown = tuple[Box, str, str]
+    """A box, what it is written on it, and what its colour goes by."""
+
+QUALITY = 85
+MASK_OPACITY = 0.45
+MAX_TEXT = 2_000
+MAX_LINES = 12
+_PALETTE: tuple[Colour, ...] = (
+    (255, 64, 64),
+    (64, 200, 64),
+    (80, 140, 255),
+    (255, 176, 32),
+    (216, 80, 216),
+    (32, 200, 200),
+    (255, 112, 160),
+    (168, 208, 32),
+)
+
+
+def draw(jpeg: bytes, result: Result) -> bytes:
+    """Return a JPEG of the frame with its result drawn in.
+
+    Raises ``ValueError`` for bytes that are no JPEG.
+    """
+    pixels = simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
+    picture = Image.fromarray(_blended(pixels, result))
+    _Pen(picture).write(result)
+    buffer = io.BytesIO()
+    # With the colours at full size: thin lines stay sharp.
+    picture.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
+    return buffer.getvalue()
+
+
+def colour_of(name: str) -> Colour:
+    """Return the colour of a label, the same in every picture."""
+    return _PALETTE[zlib.crc32(name.encode()) % len(_PALETTE)]
+
+
+def _blended(pixels: NDArray[np.uint8], result: Result) -> NDArray[np.uint8]:
+    """Return the pixels ``[H, W, 3]`` under a result's masks or beside its depth."""
+    if isinstance(result, DepthResult):
+        return _depth(pixels, result.depth_map)
+    if isinstance(result, SegmentResult):
+        for segment in result.segments:
+            mask = segment.mask
+            if mask is not UNSET and mask is not None and mask.shape == pixels.shape[:2]:
+                tint = np.array(colour_of(segment.label), np.float32) * MASK_OPACITY
+                pixels[mask] = (pixels[mask] * (1 - MASK_OPACITY) + tint).astype(np.uint8)
+    return pixels
+
+
+def _depth(pixels: NDArray[np.uint8], depth: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Return the depth ``[h, w]`` from blue (least) to red (greatest), at the frame's size."""
+    low, high = float(depth.min()), float(depth.max())
+    share = (depth - low) / (high - low) if high > low else np.zeros_like(depth)
+    bands = np.stack([share, 1 - np.abs(2 * share - 1), 1 - share], axis=-1)
+    small = Image.fromarray((bands * 255).astype(np.uint8))
+    return np.array(small.resize((pixels.shape[1], pixels.shape[0])))
+
+
+class _Pen:
+    """Draws on one picture, with lines and letters that suit its size."""
+
+    def __init__(self, picture: Image.Image) -> None:
+        self._picture = picture
+        self._draw = ImageDraw.Draw(picture)
+        side = min(picture.size)
+        self._width = max(2, side // 300)
+        self._size = max(10, side // 40)
+        self._font = ImageFont.load_default(self._size)
+
+    def write(self, result: Result) -> None:
+        """Draw the boxes of a result, its points and its text."""
+        for box, text, kind in _boxes(result):
+            self._box(box, text, colour_of(kind))
+        if isinstance(result, PoseResult):
+            for found in result.keypoints:
+                self._points(found.keypoints, colour_of(found.label))
+        self._lines(_lines(result))
+
+    def _box(self, box: Box, text: str, colour: Colour) -> None:
+        right, bottom = self._picture.width - 1, self._picture.height - 1
+        x1, x2 = (min(max(round(x), 0), right) for x in (box[0], box[2]))
+        y1, y2 = (min(max(round(y), 0), bottom) for y in (box[1], box[3]))
+        if x2 < x1 or y2 < y1:
+            return
+        self._draw.rectangle((x1, y1, x2, y2), outline=colour, width=self._width)
+        if text:
+            self._label((x1, max(0, y1 - self._size - 4)), text, colour)
+
+    def _label(self, at: tuple[int, int], text: str, ground: Colour) -> None:
+        """Write one line on a ground of its own, so that it can be read on any picture."""
+        box = self._draw.textbbox(at, text, font=self._font)
+        self._draw.rectangle((box[0] - 2, box[1] - 2, box[2] + 2, box[3] + 2), fill=ground)
+        ink = (0, 0, 0) if sum(ground) > 380 else (255, 255, 255)
+        self._draw.text(at, text, fill=ink, font=self._font)
+
+    def _points(self, points: Iterable[tuple[float, float, float]], colour: Colour) -> None:
+        radius = self._width + 1
+        for x, y, confidence in points:
+            if confidence > 0:
+                box = (x - radius, y - radius, x + radius, y + radius)
+                self._draw.ellipse(box, fill=colour, outline=(0, 0, 0))
+
+    def _lines(self, lines: list[str]) -> None:
+        columns = max(10, int(self._picture.width / (0.6 * self._size)))
+        fitting = [part for line in lines for part in textwrap.wrap(line, columns)]
+        for index, line in enumerate(fitting[:MAX_LINES]):
+            self._label((4, 4 + index * (self._size + 6)), line, (0, 0, 0))
+
+
+def _boxes(result: Result) -> list[Shown]:
+    if isinstance(result, (DetectResult, VlmResult)):
+        found = result.detections if result.detections is not UNSET else []
+        return [(each.bbox, _named(each), each.label) for each in found]
+    if isinstance(result, SegmentResult):
+        return [(s.bbox, f"{s.label[:40]} {s.confidence:.2f}", s.label) for s in result.segments]
+    if isinstance(result, PoseResult):
+        return [(k.bbox, f"{k.label[:40]} {k.confidence:.2f}", k.label) for k in result.keypoints]
+    if isinstance(result, OcrResult):
+        return [(r.bbox, r.text[:40], "text") for r in result.regions if r.bbox is not None]
+    return []
+
+
+def _named(found: Detection) -> str:
+    number = "" if found.track_id is UNSET else f"#{found.track_id} "
+    return f"{number}{found.label[:40]} {found.confidence:.2f}"
+
+
+def _lines(result: Result) -> list[str]:
+    """Return what is written in the corner: classes with their probability, or the text."""
+    if isinstance(result, ClassifyResult):
+        return [f"{each.label[:60]} {each.confidence:.2f}" for each in result.classifications]
+    if isinstance(result, VlmResult) or (isinstance(result, OcrResult) and not _boxes(result)):
+        return result.text[:MAX_TEXT].splitlines()
+    return []

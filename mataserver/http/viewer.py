@@ -1,0 +1,84 @@
+"""A socket that is shown what a camera's session finds; its client sends no frames."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from msgspec import UNSET
+
+from mataserver.engines.work import Outcome
+from mataserver.http import codec
+from mataserver.http.channel import WINDOW, Channel, StreamError
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from mataserver.cameras.shot import Shot
+    from mataserver.http.routing import State
+    from mataserver.sessions import Session
+
+NO_FRAMES = "the session has a camera: it takes no frames"
+
+
+class Viewer(Channel):
+    """One open socket of a session with a camera.
+
+    One result waits for a client that reads slowly; a newer one takes its place, and ``dropped``
+    tells so.
+    """
+
+    def __init__(self, state: State, session: Session, socket: web.WebSocketResponse) -> None:
+        super().__init__(state, session, socket)
+        self._waiting: Shot | StreamError | None = None
+        self._came = asyncio.Event()
+        self._missed = 0
+        self._reset = False
+
+    def show(self, shot: Shot) -> None:
+        """Have a result sent, in place of one that waits."""
+        if self._waiting is not None and not isinstance(self._waiting, StreamError):
+            self._missed += 1
+        self._reset = self._reset or shot.reset
+        self._waiting = shot
+        self._came.set()
+
+    def warn(self, detail: str) -> None:
+        """Have the client told that the camera was lost, unless a result still waits."""
+        if self._waiting is None:
+            self._waiting = StreamError(detail)
+            self._came.set()
+
+    async def _binary(self, data: bytes) -> None:  # noqa: ARG002 - no frame is taken
+        await self._send(StreamError(NO_FRAMES))
+
+    async def _work(self) -> None:
+        while True:
+            await self._answer(await self._message(await self._next()))
+
+    async def _next(self) -> Shot | StreamError:
+        """Wait for something to tell and for a client that has read."""
+        while len(self._pings) >= WINDOW or self._waiting is None or self._farewell.done():
+            event = self._answered if len(self._pings) >= WINDOW else self._came
+            event.clear()
+            await event.wait()
+        found, self._waiting = self._waiting, None
+        return found
+
+    async def _message(self, found: Shot | StreamError) -> object:
+        if isinstance(found, StreamError):
+            return found
+        if found.failure is not None:
+            return StreamError(found.failure.detail, found.number)
+        session, reset = self._session, self._reset
+        self._reset = False
+        return codec.envelope(
+            Outcome(await found.encoded(self._form), found.timing),
+            session.task,
+            session.model,
+            session_id=session.id,
+            frame_id=found.number,
+            inference_ms=found.timing.infer,
+            dropped=found.dropped + self._missed,
+            reset=True if reset else UNSET,
+        )

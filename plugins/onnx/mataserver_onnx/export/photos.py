@@ -1,0 +1,56 @@
+"""The pictures that an export and torch are asked about."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image, ImageOps
+
+from mataserver import BadRequest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    Pixels = NDArray[np.uint8]
+
+OWN = Path(__file__).with_name("photo.jpg")
+"""A picture that comes along."""
+
+_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+_MOST = 300
+
+
+def read(place: Path | None) -> list[Pixels]:
+    """Return the pictures of a folder, or one picture, as RGB arrays ``[H, W, 3]``.
+
+    None stands for three framings of the one that comes along. Raises ``BadRequest`` when there
+    are none, or one cannot be read.
+    """
+    if place is None:
+        return framings(_picture(OWN))
+    files = [place]
+    if place.is_dir():
+        files = sorted(file for file in place.iterdir() if file.suffix.lower() in _SUFFIXES)
+    if not files:
+        raise BadRequest(f"{place} holds no pictures")
+    return [_picture(file) for file in files[:_MOST]]
+
+
+def framings(photo: Pixels) -> list[Pixels]:
+    """Return a photo as a whole, a wide and a tall piece of it, for its aspect ratio matters."""
+    height, width = photo.shape[:2]
+    return [
+        photo,
+        np.ascontiguousarray(photo[: max(1, height * 5 // 8)]),
+        np.ascontiguousarray(photo[:, : max(1, width // 2)]),
+    ]
+
+
+def _picture(file: Path) -> Pixels:
+    try:
+        with Image.open(file) as image:
+            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
+    except (OSError, Image.DecompressionBombError) as error:
+        raise BadRequest(f"{file} cannot be read as a picture") from error

@@ -1,0 +1,133 @@
+"""The whole way: registered files, served by child processes, asked over REST."""
+
+from __future__ import annotations
+
+import io
+import os
+from pathlib import Path
+
+import aiohttp
+import psutil
+import pytest
+from PIL import Image
+
+from hub_stand_in import HubStandIn
+from mataserver import testing
+
+BOX = (32, 16, 48, 120)
+
+
+def png(pixels):
+    buffer = io.BytesIO()
+    Image.fromarray(pixels).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+async def ask(server, model, image, **params):
+    """POST a picture; return the status and the decoded answer."""
+    async with (
+        aiohttp.ClientSession(server.url, headers=server.headers) as http,
+        http.post(
+            "/v1/infer",
+            params={"model": model, **params},
+            data=png(image),
+            headers={"Content-Type": "image/png"},
+        ) as answer,
+    ):
+        return answer.status, await answer.json()
+
+
+def libraries(pid):
+    """The names of the files that a process has mapped."""
+    return {Path(each.path).name for each in psutil.Process(pid).memory_maps()}
+
+
+async def test_the_serving_process_has_no_torch(planted, picture, exported, photo, tmp_path):
+    """Workers of both runtimes hold no torch and no transformers, only what they run on."""
+    path = planted.yolo_v8(tmp_path / "found.onnx", names="{0: 'a', 1: 'crate', 2: 'c'}")
+    models = [
+        {"model": "found", "task": "detect", "path": str(path)},
+        {"model": "export", "task": "classify", "path": str(exported("vit"))},
+    ]
+    settings = {"models": {"export": {"runtime": "openvino"}}}
+    async with testing.serving(
+        tmp_path,
+        entry_points=testing.installed("hf", "onnx"),
+        engine="process",
+        models=models,
+        plugins={"onnx": settings},
+    ) as server:
+        status, found = await ask(server, "found", picture(128, 160, BOX))
+        assert (status, found["detections"][0]["label"]) == (200, "crate")
+        assert found["detections"][0]["bbox"] == pytest.approx(BOX, abs=1e-3)
+        status, named = await ask(server, "export", photo)
+        assert (status, len(named["classifications"])) == (200, 4)
+        own = psutil.Process(os.getpid())
+        workers = {
+            name
+            for child in own.children(recursive=True)
+            for name in libraries(child.pid)
+            if not child.children()
+        }
+    text = " ".join(sorted(workers))
+    assert "onnxruntime_pybind11_state" in text
+    assert "libopenvino.so" in text
+    assert not any(
+        word in text for word in ("libtorch", "torch_python", "safetensors", "tokenizers")
+    )
+
+
+async def test_a_layout_that_must_be_stated(planted, picture, tmp_path):
+    """What is not recognised is registered, refused with the reason, and served once stated."""
+    path = planted.colours(tmp_path / "odd.onnx", "tokens", name="odd")
+    model = {"model": "odd", "task": "embed", "path": str(path)}
+    points = testing.installed("onnx")
+    async with testing.serving(tmp_path, entry_points=points, models=[model]) as server:
+        status, answer = await ask(server, "odd", picture(32, 48))
+    assert status == 500
+    assert "outputs are not recognised (known for embed: vector)" in answer["detail"]
+
+
+async def test_labels_of_the_settings_are_checked(planted, picture, tmp_path):
+    """A wrong number of labels is told when the model is loaded."""
+    path = planted.yolo_v8(tmp_path / "found.onnx")
+    (tmp_path / "names.txt").write_text("crate\n")
+    async with testing.serving(
+        tmp_path,
+        entry_points=testing.installed("onnx"),
+        models=[{"model": "found", "task": "detect", "path": str(path)}],
+        plugins={"onnx": {"models": {"found": {"labels": "names.txt"}}}},
+    ) as server:
+        status, answer = await ask(server, "found", picture(32, 48))
+    assert status == 500
+    assert "tells 3 classes apart, but 1 labels are given" in answer["detail"]
+
+
+async def test_a_hub_repository_is_pulled_and_served(exported, photo, tmp_path, monkeypatch):
+    """A repository with an ONNX file is served; one that holds none is not registered."""
+    files = {f"onnx/{f.name}": f.read_bytes() for f in exported("vit").glob("model.onnx*")}
+    names = ("config.json", "preprocessor_config.json")
+    files |= {name: (exported("vit") / name).read_bytes() for name in names}
+    with HubStandIn() as hub:
+        hub.add("org/tiny-vit", files)
+        hub.add("org/no-onnx", {"config.json": files["config.json"], "model.safetensors": b"x" * 9})
+        for name in [n for n in os.environ if n.startswith(("HF_", "HUGGINGFACE_"))]:
+            monkeypatch.delenv(name)
+        for name, value in hub.environment(tmp_path / "hf").items():
+            if name.startswith("HF_"):
+                monkeypatch.setenv(name, value)
+        async with (
+            testing.serving(tmp_path, entry_points=testing.installed("onnx")) as server,
+            aiohttp.ClientSession(server.url, headers=server.headers) as http,
+        ):
+            pulled = []
+            for model in ("org/tiny-vit", "org/no-onnx"):
+                body = {"model": model, "task": "classify"}
+                async with http.post("/v1/models/pull", json=body) as pull:
+                    pulled.append((pull.status, await pull.json()))
+            status, answer = await ask(server, "org/tiny-vit", photo)
+            missing, _ = await ask(server, "org/no-onnx", photo)
+    assert [each for each, _ in pulled] == [202, 400]
+    assert "No installed plugin serves" in pulled[1][1]["detail"]
+    assert (status, missing) == (200, 404)
+    assert answer["classifications"][0]["label"] in {"cat", "dog", "person", "car"}

@@ -1,0 +1,352 @@
+"""The policy of cameras: when they are read, how they are tried again, who is shown what."""
+
+from __future__ import annotations
+
+import asyncio
+from types import SimpleNamespace
+
+import pytest
+
+from mataserver.cameras import source as sources
+from mataserver.cameras.camera import Camera
+from mataserver.cameras.feed import FIRST_PAUSE, LONGEST_PAUSE, Feed
+from mataserver.cameras.link import Frame, Link, Lost
+from mataserver.cameras.messages import Opening
+from mataserver.cameras.roster import NEEDS, Roster
+from mataserver.config import CameraSettings, ConfigError, Settings
+from mataserver.engines.work import Failure, Outcome, Timing, WorkerDied
+from mataserver.errors import InvalidParams, MataError, NotFound, Unavailable
+from mataserver.metrics import Metrics
+
+OPENING = Opening("/a.mp4", "file", 1.0, 1000)
+
+
+class Source:
+    """What a feed connects to: frames that the test puts in, ``Lost`` among them."""
+
+    def __init__(self):
+        self.frames: asyncio.Queue[Frame | Lost] = asyncio.Queue()
+        self.open = 0
+        self.connected = 0
+
+    async def connect(self, _opening):
+        self.connected += 1
+        self.open += 1
+        return self
+
+    async def frame(self):
+        found = await self.frames.get()
+        if isinstance(found, Lost):
+            raise found
+        return found
+
+    async def close(self):
+        self.open -= 1
+
+    def give(self, passed=1):
+        self.frames.put_nowait(Frame(b"jpeg", passed))
+
+
+class Pool:
+    """A pool that answers at once with what the test says."""
+
+    def __init__(self):
+        self.answer: object = Outcome({"detections": b"\x90"}, Timing(infer=3.0))
+        self.jobs = []
+
+    async def infer(self, _recipe, job):
+        self.jobs.append(job)
+        if isinstance(self.answer, MataError):
+            raise self.answer
+        return self.answer, 0.0
+
+
+class Viewer:
+    """Notes what it is shown."""
+
+    def __init__(self):
+        self.shots = []
+        self.warnings = []
+
+    def show(self, shot):
+        self.shots.append(shot)
+
+    def warn(self, detail):
+        self.warnings.append(detail)
+
+
+@pytest.fixture
+def parts():
+    """A session, a source, a pool, and the feed between them."""
+    session = SimpleNamespace(
+        id="sess_1", model="m", task="detect", params=b"", recipe=None,
+        frames=0, results=0, dropped=0, reset=False,
+    )  # fmt: skip
+    source = Source()
+    feed = Feed(OPENING, source.connect)
+    catalog = SimpleNamespace(recipe=lambda model, task: (model, task))
+    return SimpleNamespace(
+        session=session, source=source, feed=feed, pool=Pool(), catalog=catalog, metrics=Metrics()
+    )
+
+
+@pytest.fixture
+async def make(parts):
+    """Return what makes a camera of the parts; it is closed at the end."""
+    made = []
+
+    def build(**options):
+        camera = Camera(
+            parts.session,
+            parts.feed,
+            parts.catalog,
+            parts.pool,
+            parts.metrics,
+            shown="x",
+            **options,
+        )
+        made.append(camera)
+        return camera
+
+    yield build
+    for camera in made:
+        await camera.close()
+    assert parts.source.open == 0
+
+
+async def settle(check):
+    """Wait until ``check()`` holds."""
+    async with asyncio.timeout(10):
+        while not check():
+            await asyncio.sleep(0.005)
+
+
+async def test_nobody_looks(parts, make):
+    """A camera that nobody wants is not even connected."""
+    make()
+    parts.source.give()
+    await asyncio.sleep(0.05)
+    assert (parts.source.connected, parts.feed.state) == (0, "idle")
+
+
+async def test_always(parts, make):
+    """A camera that is always wanted is inferred with nobody there."""
+    make(always=True)
+    parts.source.give()
+    await settle(lambda: parts.session.results == 1)
+    assert parts.feed.state == "connected"
+
+
+async def test_frames_that_were_passed_over_are_dropped(parts, make):
+    """What was decoded and not inferred counts as received and dropped."""
+    viewer = Viewer()
+    make().join(viewer)
+    parts.source.give()
+    parts.source.give(passed=5)
+    await settle(lambda: len(viewer.shots) == 2)
+    assert [(shot.number, shot.dropped) for shot in viewer.shots] == [(0, 0), (5, 4)]
+    assert (parts.session.frames, parts.session.dropped, parts.session.results) == (6, 4, 2)
+
+
+async def test_it_lingers_then_disconnects(parts, make):
+    """When the last viewer is gone the camera stays connected for a while, and comes back."""
+    camera, viewer = make(linger=0.2), Viewer()
+    camera.join(viewer)
+    parts.source.give()
+    await settle(lambda: viewer.shots)
+    camera.part(viewer)
+    parts.source.give()  # the frame that was asked for already
+    await settle(lambda: parts.session.results == 2)
+    assert parts.source.open == 1
+    await settle(lambda: parts.source.open == 0)
+    assert parts.feed.state == "idle"
+    camera.join(viewer)
+    parts.source.give()
+    await settle(lambda: len(viewer.shots) == 2)
+    assert (parts.source.connected, parts.feed.reconnects) == (2, 0)
+
+
+async def test_a_snapshot_wakes_the_camera(parts, make):
+    """A snapshot reads one frame; a second one soon after gets the same."""
+    camera = make()
+    asking = asyncio.create_task(camera.newest())
+    await settle(lambda: parts.source.connected)
+    parts.source.give()
+    shot = await asking
+    assert await camera.newest() is shot
+    assert len(parts.pool.jobs) == 1
+
+
+async def test_a_snapshot_of_a_camera_that_is_lost(parts, make):
+    """Whoever waits is told why there is no frame, and the next one at once."""
+    camera = make()
+    asking = asyncio.create_task(camera.newest())
+    await settle(lambda: parts.source.connected)
+    parts.source.frames.put_nowait(Lost("the connection was refused"))
+    for waiting in (asking, camera.newest()):
+        with pytest.raises(NotFound) as caught:
+            await waiting
+        assert caught.value.detail == "The camera gives no frames: the connection was refused"
+
+
+async def test_whoever_waits_when_the_session_is_deleted(parts, make):
+    """A snapshot that waits while its session is deleted is answered."""
+    camera = make()
+    asking = asyncio.create_task(camera.newest())
+    await settle(lambda: parts.source.connected)
+    await camera.close()
+    with pytest.raises(NotFound):
+        await asking
+    camera._next = asyncio.get_running_loop().create_future()
+
+
+async def test_viewers_are_told_once(parts, make):
+    """A camera that stays away is told of once; one who comes meanwhile is told too."""
+    camera, first, second = make(), Viewer(), Viewer()
+    camera.join(first)
+    parts.source.frames.put_nowait(Lost("gone"))
+    parts.source.frames.put_nowait(Lost("gone"))
+    await settle(lambda: parts.feed.failures == 2)
+    camera.join(second)
+    assert first.warnings == second.warnings == ["The camera gives no frames: gone"]
+
+
+async def test_the_pauses_between_tries(parts):
+    """Each try that fails is followed by a pause twice as long, up to the longest."""
+    pauses = []
+    for _ in range(8):
+        parts.source.frames.put_nowait(Lost("gone"))
+        with pytest.raises(Lost):
+            await parts.feed.frame()
+        pauses.append(parts.feed.pause)
+    assert pauses[:3] == [FIRST_PAUSE, 2 * FIRST_PAUSE, 4 * FIRST_PAUSE]
+    assert pauses[-1] == LONGEST_PAUSE
+    assert (parts.feed.state, parts.source.open) == ("failed", 0)
+    parts.source.give()
+    await parts.feed.frame()
+    assert (parts.feed.state, parts.feed.failures, parts.feed.reconnects) == ("connected", 0, 0)
+    await parts.feed.stop()
+
+
+async def test_reconnects_are_counted(parts):
+    """A camera that was there, went, and came back was reconnected once, however many tries."""
+    parts.source.give()
+    await parts.feed.frame()
+    for reason in ("gone", "still gone"):
+        parts.source.frames.put_nowait(Lost(reason))
+        with pytest.raises(Lost):
+            await parts.feed.frame()
+        assert parts.feed.problem == reason
+    parts.source.give()
+    await parts.feed.frame()
+    assert (parts.feed.reconnects, parts.feed.problem) == (1, None)
+    await parts.feed.stop()
+
+
+@pytest.mark.parametrize(
+    ("answer", "status", "reset"),
+    [
+        (Outcome({}, Timing(), Failure(500, "The model failed: X")), 500, False),
+        (Unavailable("full"), 503, False),
+        (WorkerDied("dead"), 500, True),
+    ],
+)
+async def test_failures_of_the_model(parts, make, answer, status, reset):
+    """A failure is shown as one; after the worker's death the next result tells of the reset."""
+    camera, viewer = make(), Viewer()
+    camera.join(viewer)
+    parts.pool.answer = answer
+    parts.source.give()
+    await settle(lambda: viewer.shots)
+    assert viewer.shots[0].failure.status == status
+    with pytest.raises(MataError):
+        await viewer.shots[0].picture("detect")
+    parts.pool.answer = Outcome({}, Timing())
+    parts.source.give()
+    await settle(lambda: len(viewer.shots) == 2)
+    assert viewer.shots[1].reset is reset
+
+
+async def test_fps_is_a_limit(parts, make):
+    """At most so many frames a second are inferred."""
+    viewer, loop = Viewer(), asyncio.get_running_loop()
+    make(fps=20).join(viewer)
+    for _ in range(6):
+        parts.source.give()
+    begun = loop.time()
+    await settle(lambda: len(viewer.shots) == 6)
+    assert loop.time() - begun > 5 / 20 - 0.02
+
+
+async def test_a_reader_that_says_nonsense():
+    """A child that breaks its protocol, or is no reader, counts as dead."""
+    process = await asyncio.create_subprocess_exec(
+        "cat", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
+    )
+    link = Link(process, 5.0)
+    link._write(b"\n")
+    with pytest.raises(Lost, match="its reader died"):
+        await link.frame()
+    await link.close()
+
+
+async def test_without_the_package():
+    """Without PyAV a client is told what to install, and so is the operator at the start."""
+    door = CameraSettings(name="door", source="/a.mp4", model="m")
+    settings = Settings(camera_paths=["/"], cameras=[door])
+    roster = Roster(settings, None, None, None, Metrics(), installed=lambda: False)
+    with pytest.raises(Unavailable) as caught:
+        await roster.permitted("/a.mp4")
+    assert caught.value.detail == NEEDS
+    with pytest.raises(MataError, match="pip install"):
+        roster.check()
+
+
+@pytest.mark.parametrize(
+    ("address", "shown"),
+    [
+        ("rtsp://user:secret@10.0.0.7:554/secret?password=secret", "rtsp://10.0.0.7:554"),
+        ("rtsps://us%40er:sec@ret@cam.local/", "rtsps://cam.local"),
+        ("http://[fe80::1]:8080/video.mjpg", "http://[fe80::1]:8080"),
+        ("/srv/secret/shelf.mp4", "shelf.mp4"),
+        ("/dev//video0", "/dev/video0"),
+    ],
+)
+def test_what_is_shown_of_a_source(address, shown):
+    """User, password, path and query stay hidden, also in a repr."""
+    source = sources.parse(address)
+    assert source.shown == shown
+    assert "secret" not in repr(source)
+
+
+@pytest.mark.parametrize(
+    ("address", "allowed"),
+    [
+        ("rtsp://10.0.0.7/", True),
+        ("rtsp://10.0.1.7/", False),
+        ("rtsp://CAM.local/", True),
+        ("rtsp://cam.local.evil.example/", False),
+        ("rtsp://[fd00::7]/", True),
+        ("rtsp://[::ffff:10.0.0.7]/", False),
+        ("rtsp://192.168.1.9/", True),
+        ("/srv/a.mp4", True),
+        ("/srv2/a.mp4", False),
+        ("/dev/video1", True),
+        ("/dev/video2", False),
+    ],
+)
+def test_what_clients_may_name(address, allowed):
+    """Names are compared as such, addresses with the networks, paths with what is above them."""
+    hosts = ["10.0.0.0/24", "cam.local", "fd00::/8", "192.168.1.9"]
+    rules = sources.Allowed(hosts, ["/srv", "/dev/video1"])
+    if allowed:
+        rules.check(sources.parse(address))
+    else:
+        with pytest.raises(InvalidParams):
+            rules.check(sources.parse(address))
+
+
+def test_a_network_that_is_none():
+    """A network that cannot be read is named by its place."""
+    with pytest.raises(ConfigError, match=r"camera_hosts\[1\]"):
+        sources.Allowed(["10.0.0.7", "10.0.0.0/33"], [])

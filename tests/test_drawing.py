@@ -1,0 +1,133 @@
+"""Pictures with results drawn in, looked at pixel by pixel."""
+
+from __future__ import annotations
+
+import io
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from mataserver import results as r
+from mataserver.drawing import colour_of, draw
+from mataserver.engines.encoding import encode_fields
+from mataserver.engines.translation import to_json
+
+WIDTH, HEIGHT = 320, 240
+BOX = (80.0, 60.0, 240.0, 200.0)
+MASK = np.zeros((HEIGHT, WIDTH), bool)
+MASK[60:200, 80:240] = True
+DEPTH = np.tile(np.linspace(0.0, 9.0, 32, dtype=np.float32), (24, 1))
+
+ANSWERS = {
+    "detect": r.DetectResult([r.Detection("cat", 0.9, BOX), r.Detection("dog", 0.5, BOX)]),
+    "track": r.DetectResult([r.Detection("cat", 0.9, BOX, track_id=7)]),
+    "segment": r.SegmentResult([r.Segment("cat", 0.9, BOX, MASK), r.Segment("dog", 0.8, BOX)]),
+    "classify": r.ClassifyResult([r.Classification("cat", 0.9)]),
+    "pose": r.PoseResult([r.Keypoint("cat", 0.9, BOX, [(120.0, 100.0, 0.8), (9.0, 9.0, 0.0)])]),
+    "ocr": r.OcrResult("cat", [r.TextRegion("cat", BOX, 0.9)]),
+    "text": r.OcrResult("cat\ndog", [r.TextRegion("cat", None, 0.9)]),
+    "depth": r.DepthResult(DEPTH),
+    "vlm": r.VlmResult("a cat\non a mat", detections=[r.Detection("cat", 1.0, BOX)]),
+    "embed": r.EmbedResult(np.full(4, 0.5, np.float32)),
+}
+
+
+def frame(grey=128):
+    """Return a grey frame as a JPEG."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (WIDTH, HEIGHT), (grey,) * 3).save(buffer, "JPEG", quality=95)
+    return buffer.getvalue()
+
+
+def drawn(result):
+    """Return the pixels of the grey frame with a result."""
+    picture = Image.open(io.BytesIO(draw(frame(), result)))
+    assert (picture.format, picture.size) == ("JPEG", (WIDTH, HEIGHT))
+    return np.asarray(picture).astype(int)
+
+
+def changed(pixels):
+    """Return where pixels are no longer grey."""
+    return np.abs(pixels - 128).max(axis=-1) > 40
+
+
+def like(pixels, colour):
+    """Return the share of pixels that have about a colour."""
+    return (np.abs(pixels - np.array(colour)).max(axis=-1) < 60).mean()
+
+
+@pytest.mark.parametrize("task", ["detect", "track", "segment", "pose", "vlm"])
+def test_boxes(task):
+    """The four sides of a box have the colour of its label, and a label stands above it."""
+    pixels = drawn(ANSWERS[task])
+    colour = colour_of("dog" if task in {"detect", "segment"} else "cat")
+    assert like(pixels[100:160, 80:82], colour) > 0.9
+    assert like(pixels[100:160, 239:241], colour) > 0.9
+    assert like(pixels[199:201, 150:230], colour) > 0.9
+    assert changed(pixels[45:58, 80:110]).mean() > 0.5
+    assert not changed(pixels[210:230, 260:310]).any()
+
+
+def test_masks():
+    """A mask tints what it covers and nothing else; a frame under it still shows."""
+    pixels = drawn(ANSWERS["segment"])
+    tint = 128 * 0.55 + np.array(colour_of("cat")) * 0.45
+    assert like(pixels[90:190, 100:230], tint) > 0.9
+    assert not changed(pixels[60:200, 250:300]).any()
+
+
+def test_keypoints():
+    """A keypoint is a dot; one without confidence is not drawn."""
+    pixels = drawn(ANSWERS["pose"])
+    assert like(pixels[99:102, 119:122], colour_of("cat")) > 0.9
+    assert not changed(pixels[7:12, 7:12]).any()
+
+
+def test_depth():
+    """Depth goes from blue to red over the whole frame."""
+    pixels = drawn(ANSWERS["depth"])
+    assert like(pixels[:, :6], (0, 0, 255)) > 0.9
+    assert like(pixels[:, -6:], (255, 0, 0)) > 0.9
+    flat = r.DepthResult(np.zeros((4, 4), np.float32))
+    assert like(drawn(flat), (0, 0, 255)) > 0.9
+
+
+@pytest.mark.parametrize("task", ["classify", "text", "vlm"])
+def test_text_in_the_corner(task):
+    """Classes and text that has no place stand in the upper left corner."""
+    assert changed(drawn(ANSWERS[task])[4:14, 4:24]).mean() > 0.5
+
+
+def test_text_in_its_place():
+    """Text that has a place stands there, and not in the corner."""
+    pixels = drawn(ANSWERS["ocr"])
+    assert like(pixels[100:160, 80:82], colour_of("text")) > 0.9
+    assert not changed(pixels[4:14, 4:24]).any()
+
+
+def test_long_text():
+    """Long text is broken into lines and cut, so that it never covers a whole picture."""
+    pixels = drawn(r.VlmResult("a cat " * 1000))
+    assert changed(pixels[4:180, 4:150]).mean() > 0.4
+    assert not changed(pixels[210:]).any()
+
+
+def test_nothing_to_draw():
+    """An embedding changes nothing."""
+    assert not changed(drawn(ANSWERS["embed"])).any()
+
+
+@pytest.mark.parametrize(
+    "box", [(-50.0, -50.0, 500.0, 500.0), (300.0, 10.0, 20.0, 5.0), (400.0, 300.0, 500.0, 400.0)]
+)
+def test_boxes_outside_the_frame(box):
+    """A box that reaches beyond the frame, or is turned over, does no harm."""
+    drawn(r.DetectResult([r.Detection("ünïcode 猫", 0.5, box)]))
+
+
+@pytest.mark.parametrize("task", sorted(ANSWERS))
+def test_translated_fields(task):
+    """MessagePack fields become exactly the JSON that the worker would have encoded."""
+    result = ANSWERS[task]
+    assert to_json(encode_fields(result, "msgpack")) == encode_fields(result, "json")
