@@ -49,7 +49,7 @@ test-clients: $(VENV)/.setup  ## KServe's client, in an environment of its own
 	$(BIN)/python tests/clients/run.py
 
 test-binary: binary $(VENV)/.setup  ## the one-file build and the steps of the Dockerfile, in empty folders
-	$(BIN)/python -m pytest -p no:cacheprovider tests/packaging/binary_cases.py tests/packaging/image_cases.py
+	$(BIN)/python -m pytest -p no:cacheprovider --timeout 600 tests/packaging/binary_cases.py tests/packaging/image_cases.py
 
 binary: $(BIN)/python  ## build/mataserver: one executable file that needs nothing but this Python
 	$(PIP) "pex>=2.100"
@@ -66,8 +66,8 @@ check: $(VENV)/.setup  ## format, lint, layers, types
 	$(BIN)/mypy
 	$(BIN)/mypy $(wildcard plugins/*/mataserver_*)
 
-bench: $(VENV)/.setup  ## the benchmarks
-	$(BIN)/python bench/run.py
+bench: $(VENV)/.setup  ## the benchmarks beside the peers; QUICK=1 for fewer of them
+	$(BIN)/python bench/run.py $(if $(QUICK),--quick)
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build demo-output .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -17,12 +17,14 @@ import simplejpeg
 import answers
 import nets
 import noop
-from generator import Order, Outcome, Tally
+from generator import Order, Tally
 from mataserver import Detection, DetectResult
 from mataserver.engines.memory import keep_freed_memory
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from generator import Outcome
 
 JPEG_START = b"\xff\xd8"
 

@@ -25,7 +25,7 @@ BARE, BARE_2 = "bare loop", "2 bare loops"
 TWICE = (OURS_2, FASTAPI_2, LITSERVE_2, BARE_2)
 
 
-USUAL, SHORT = Effort(2), Effort(1)
+USUAL = Effort(1)
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Case:
     who: tuple[str, ...]
     bars: tuple[Bar, ...] = ()
     effort: Effort = USUAL
-    quick: Effort | None = SHORT
+    quick: Effort | None = USUAL
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,7 @@ class Group:
 
 
 def _litserve(form: str, workers: int) -> Maker:
-    return lambda bodies: contestants.litserve(bodies, "noop", form, workers)
+    return partial(contestants.litserve, model="noop", form=form, workers=workers)
 
 
 EVERYONE = (OURS, THREAD, FASTAPI, FASTAPI_2, LITSERVE, LITSERVE_2, BARE)
@@ -102,7 +102,7 @@ def _form_cases(forms: tuple[str, ...]) -> tuple[Case, ...]:
             connections,
             EVERYONE,
             _form_bars(FORMS[form][1], connections),
-            quick=SHORT if form == "raw" or connections == 16 else None,
+            quick=USUAL if form == "raw" or connections == 16 else None,
         )
         for form in forms
         for connections in (1, 16)
@@ -188,16 +188,18 @@ def _real(net: str, name: str, one: int, many: int) -> Group:
 
 def groups() -> list[Group]:
     """Return everything that is asked of servers."""
-    bare = partial(_bare, "noop")
-    raw = {LITSERVE: _litserve("raw", 1), LITSERVE_2: _litserve("raw", 2), BARE: bare}
-    other = {LITSERVE: _litserve("any", 1), LITSERVE_2: _litserve("any", 2), BARE: bare}
+
+    def served(form: str) -> dict[str, Maker]:
+        peer = {LITSERVE: _litserve(form, 1), LITSERVE_2: _litserve(form, 2)}
+        return {**AT_HAND, **peer, BARE: partial(_bare, "noop")}
+
     return [
-        Group({**AT_HAND, **raw}, (*_without_model(), *_form_cases(("raw",)), *_frame_cases())),
-        Group({**AT_HAND, **other}, _form_cases(("json", "form"))),
+        Group(served("raw"), (*_without_model(), *_form_cases(("raw",)), *_frame_cases())),
+        Group(served("any"), _form_cases(("json", "form"))),
         _large(),
         _results("many", "100 detections"),
         _results("depth", "depth map 480x640"),
         _results("masks", "20 masks"),
-        _real("vit", "ViT-B", 8, 32),
-        _real("rtdetr", "RT-DETR-r18", 4, 16),
+        _real("vit", "ViT-B", 4, 16),
+        _real("rtdetr", "RT-DETR-r18", 2, 16),
     ]

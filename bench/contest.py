@@ -7,12 +7,12 @@ import statistics
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from contestants import Effort, Sample
+from contestants import Effort
 from load import LoadError
 
 if TYPE_CHECKING:
     from cases import Bar, Case, Group
-    from contestants import Contestant
+    from contestants import Contestant, Sample
     from question import Bodies
 
 VOID = 5
@@ -71,13 +71,29 @@ def rounds(case: Case, whom: dict[str, Contestant], count: int, effort: Effort) 
     return result
 
 
-def run(
-    group: Group, bodies: Bodies, count: int, *, quick: bool, without: set[str]
-) -> list[Result]:
+@dataclass(frozen=True)
+class Plan:
+    """How many rounds, of the quick cases or of all, and whom to leave out.
+
+    ``seconds`` is instead of the cases' own, unless it is 0.
+    """
+
+    rounds: int
+    quick: bool
+    seconds: float
+    without: set[str]
+
+    def effort(self, case: Case) -> Effort | None:
+        """Return the effort of one measurement; None for a case that is left out."""
+        effort = case.quick if self.quick else case.effort
+        return Effort(self.seconds) if effort and self.seconds else effort
+
+
+def run(group: Group, bodies: Bodies, plan: Plan) -> list[Result]:
     """Start a group's contestants but those left out, and measure its cases."""
-    cases = [(case, case.quick if quick else case.effort) for case in group.cases]
-    wanted = [(case, effort) for case, effort in cases if effort is not None]
-    needed = {name for case, _ in wanted for name in case.who} - without
+    efforts = [(case, plan.effort(case)) for case in group.cases]
+    wanted = [(case, effort) for case, effort in efforts if effort is not None]
+    needed = {name for case, _ in wanted for name in case.who} - plan.without
     results = []
     with contextlib.ExitStack() as stack:
         started: dict[str, Contestant] = {}
@@ -87,7 +103,7 @@ def run(
                 stack.callback(started[name].close)
         for case, effort in wanted:
             whom = {name: started[name] for name in case.who if name in started}
-            results.append(rounds(case, whom, count, effort))
+            results.append(rounds(case, whom, plan.rounds, effort))
             tell(results[-1])
     return results
 

@@ -13,7 +13,6 @@ from collections import deque
 from pathlib import Path
 from urllib.parse import urlsplit
 
-import aiohttp
 import msgspec
 import uvloop
 
@@ -172,8 +171,9 @@ async def requests(order: Order) -> Outcome:
     """Ask over as many connections as the order says."""
     loop, tally, request = asyncio.get_running_loop(), Tally(order), encoded(order)
     parts = urlsplit(order.url)
+    host, port = parts.hostname or "127.0.0.1", parts.port or 80
     made = [
-        await loop.create_connection(lambda: Connection(tally, request), parts.hostname, parts.port)
+        await loop.create_connection(lambda: Connection(tally, request), host, port)
         for _ in range(order.connections)
     ]
     async with asyncio.timeout(TIMEOUT):
@@ -183,6 +183,8 @@ async def requests(order: Order) -> Outcome:
 
 async def frames(order: Order) -> Outcome:
     """Keep a window of frames under way; one that the server dropped is no longer under way."""
+    import aiohttp
+
     image = order.contents()
     async with (
         asyncio.timeout(TIMEOUT),

@@ -10,10 +10,14 @@ import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from generator import Order, Outcome
+from generator import Outcome
+
+if TYPE_CHECKING:
+    from generator import Order
 
 HERE = Path(__file__).resolve().parent
 BUSY = 0.95

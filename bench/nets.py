@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
 from answers import resized
@@ -51,30 +52,28 @@ def _prepared(image: Pixels, side: int) -> NDArray[np.float32]:
 
 
 def _vit() -> Any:
-    from transformers import ViTConfig, ViTForImageClassification
-
-    return ViTForImageClassification(ViTConfig(num_labels=1000))
+    transformers: Any = importlib.import_module("transformers")
+    return transformers.ViTForImageClassification(transformers.ViTConfig(num_labels=1000))
 
 
 def _rtdetr() -> Any:
     """The shapes of RT-DETR with a ResNet-18 (Zhao et al., CVPR 2024): 20 million parameters."""
-    from transformers import RTDetrConfig, RTDetrForObjectDetection, RTDetrResNetConfig
-
-    backbone = RTDetrResNetConfig(
+    transformers: Any = importlib.import_module("transformers")
+    backbone = transformers.RTDetrResNetConfig(
         embedding_size=64,
         hidden_sizes=[64, 128, 256, 512],
         depths=[2, 2, 2, 2],
         layer_type="basic",
         out_features=["stage2", "stage3", "stage4"],
     )
-    config = RTDetrConfig(
+    config = transformers.RTDetrConfig(
         backbone_config=backbone,
         encoder_in_channels=[128, 256, 512],
         hidden_expansion=0.5,
         decoder_layers=3,
         num_labels=80,
     )
-    return RTDetrForObjectDetection(config)
+    return transformers.RTDetrForObjectDetection(config)
 
 
 def _best(output: Any) -> list[list[Found]]:
@@ -89,6 +88,6 @@ def _best(output: Any) -> list[list[Found]]:
         places = boxes.gather(1, queries[..., None].expand(-1, -1, 4)).clamp(0, 1).tolist()
     rows = zip(which.tolist(), scores.tolist(), places, strict=True)
     return [
-        [(f"class {c}", s, tuple(map(float, p))) for c, s, p in zip(*row, strict=True)]
+        [(f"class {c}", s, (x1, y1, x2, y2)) for c, s, (x1, y1, x2, y2) in zip(*row, strict=True)]
         for row in rows
     ]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from startup import Figure
 
 ROOT = Path(__file__).resolve().parents[1]
+ROWS = ROOT / "build" / "bench.json"
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 NAMES = (
     *(cases.OURS, cases.OURS_2, cases.THREAD, cases.FASTAPI, cases.FASTAPI_2),
@@ -73,9 +74,8 @@ class Report:
             for f in self.figures
         ]
 
-    def write_rows(self) -> None:
+    def write_rows(self, path: Path) -> None:
         """Write the rows as JSON."""
-        path = ROOT / "build" / "bench.json"
         path.parent.mkdir(exist_ok=True)
         path.write_bytes(msgspec.json.format(msgspec.json.encode(self.rows())) + b"\n")
 
@@ -92,12 +92,13 @@ class Report:
             (s.busy for r in self.results for k in r.samples.values() for s in k), default=0
         )
         void = sum(result.void for result in self.results)
-        lines = [
+        machine = (
             f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, "
             f"load average {os.getloadavg()[1]:.1f} at the end; {self.rounds} rounds, "
-            f"{void} void, {self.seconds / 60:.0f} minutes.",
-            f"The load: {'wrk' if load.wrk() else 'our own'}, at most {busiest:.2f} of a core.",
-        ]
+            f"{void} void, {self.seconds / 60:.0f} minutes."
+        )
+        tool = "wrk" if load.wrk() else "our own"
+        lines = [machine, f"The load: {tool}, at most {busiest:.2f} of a core."]
         there = {name.split(",")[0].lower() for r in self.results for name in r.samples}
         lines += [f"{p}: {peers.versions(p)}." for p in peers.PACKAGES if p in there]
         return "  \n".join(lines)

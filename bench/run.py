@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import sys
 import tempfile
 import time
 from pathlib import Path
@@ -20,16 +19,19 @@ import startup
 from question import Bodies
 
 ROUNDS, QUICK_ROUNDS = 5, 2
-PEERS = {cases.FASTAPI, cases.FASTAPI_2, cases.LITSERVE, cases.LITSERVE_2}
+OTHERS = {cases.THREAD, cases.FASTAPI, cases.FASTAPI_2, cases.LITSERVE, cases.LITSERVE_2}
 
 
 def arguments() -> argparse.Namespace:
     """Return the command line's."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--quick", action="store_true", help="fewer cases and rounds: 3 minutes")
-    parser.add_argument("--without-peers", action="store_true", help="ours and the loop alone")
+    parser.add_argument(
+        "--without-peers", action="store_true", help="our default engine and the loop alone"
+    )
     parser.add_argument("--rounds", type=int, default=0)
-    parser.add_argument("--write", action="store_true", help="write docs/ after a quick run too")
+    parser.add_argument("--seconds", type=float, default=0, help="of a measurement; for a test")
+    parser.add_argument("--rows", type=Path, default=report.ROWS, help="the file for the rows")
     parser.add_argument("cases", nargs="*")
     return parser.parse_args()
 
@@ -48,21 +50,22 @@ def main() -> None:
     """Measure and report."""
     asked, begun = arguments(), time.monotonic()
     count = asked.rounds or (QUICK_ROUNDS if asked.quick else ROUNDS)
-    without = PEERS if asked.without_peers else set(cases.TWICE) if asked.quick else set()
+    without = OTHERS if asked.without_peers else set(cases.TWICE) if asked.quick else set()
     figures = [] if asked.cases else startup.figures(count)
     results: list[contest.Result] = []
     with tempfile.TemporaryDirectory() as folder:
         bodies = Bodies(Path(folder))
         for group in chosen(asked.cases):
-            results += contest.run(group, bodies, count, quick=asked.quick, without=without)
+            plan = contest.Plan(count, asked.quick, asked.seconds, without)
+            results += contest.run(group, bodies, plan)
     whole = not asked.quick and not asked.cases and not asked.without_peers
     made = report.Report(results, figures, count, time.monotonic() - begun)
     print(made.markdown())
-    made.write_rows()
-    if whole or asked.write:
+    made.write_rows(asked.rows)
+    if whole:
         made.write_page()
         made.write_plot()
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

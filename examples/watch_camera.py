@@ -35,7 +35,7 @@ async def watch(http: aiohttp.ClientSession, session: str) -> None:
                 return
 
 
-async def main(model: str, source: str, picture: str = "snapshot.jpg") -> None:
+async def main(model: str, source: str) -> bytes:
     """Create the session, watch it, take a picture, delete it."""
     url = os.environ.get("MATA_SERVER_URL", "http://127.0.0.1:8110")
     headers = {"Authorization": f"Bearer {os.environ.get('MATA_SERVER_API_KEY', '')}"}
@@ -46,10 +46,11 @@ async def main(model: str, source: str, picture: str = "snapshot.jpg") -> None:
         try:
             await watch(http, session)
             async with http.get(f"/v1/sessions/{session}/snapshot") as answer:
-                Path(picture).write_bytes(await answer.read())
-            print("saved", picture)
+                return await answer.read()
         finally:
             await http.delete(f"/v1/sessions/{session}")
 
 
-asyncio.run(main(*sys.argv[1:]))
+model, source, picture = (*sys.argv[1:], "snapshot.jpg")[:3]
+Path(picture).write_bytes(asyncio.run(main(model, source)))
+print("saved", picture)

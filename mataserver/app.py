@@ -99,7 +99,7 @@ def build(
     metrics.before_render(pool.tell_queues)
     upkeep = Upkeep(state, pace or Pace())
     upkeep.add_configured()
-    cameras.check()
+    cameras.check(state.not_ready)
     application = web.Application(
         middlewares=[middleware.make(state)],
         client_max_size=settings.max_body,

@@ -54,9 +54,9 @@ class Pulled:
 
 @dataclass(slots=True)
 class _Known:
-    """A recipe, the entry that it was made from, and when that was last looked at."""
+    """A recipe, the entries of it and its parts, and when those were last looked at."""
 
-    entry: Entry
+    entries: dict[str, Entry]
     recipe: Recipe
     seen: float = 0.0
 
@@ -104,11 +104,21 @@ class Catalog:
         if known is not None and now - known.seen < FRESH:
             return known.recipe
         entry = self.entry(name)
-        if known is None or known.entry != entry:
+        if known is None or not self._unchanged(known):
             recipe = self._make_recipe(name, entry, task or entry.task)
-            known = self._recipes[name, task] = _Known(entry, recipe)
+            entries = self.entries()
+            involved = {each: entries[each] for each in _names(recipe) if each in entries}
+            known = self._recipes[name, task] = _Known(involved, recipe)
         known.seen = now
         return known.recipe
+
+    def _unchanged(self, known: _Known) -> bool:
+        """Whether a model and all of its parts are registered as they were, and still here."""
+        entries = self.entries()
+        return all(
+            entries.get(name) == entry and self._present(name, entry)
+            for name, entry in known.entries.items()
+        )
 
     def serves(self, name: str, task: str) -> bool:
         """Whether an installed backend serves a registered model for ``task``."""
@@ -350,6 +360,11 @@ def _check_params(setting: ModelSettings, recipe: Recipe) -> None:
         params.check_defaults(setting.params, *(each.backend.params for each in (recipe, *own)))
     except InvalidParams as error:
         raise InvalidParams(f"models: {setting.model}: {error.detail}") from None
+
+
+def _names(recipe: Recipe) -> set[str]:
+    """Return the names of a model and of all of its parts."""
+    return {recipe.spec.name}.union(*map(_names, recipe.parts.values()))
 
 
 def _estimate(part: Recipe) -> int:

@@ -37,7 +37,11 @@ class Loader:
             return await self._start(recipe, None)
         devices = self._devices(recipe)
 
-        replicas = Replicas(lambda i: self._start(recipe, devices[i % len(devices)]), count)
+        replicas = Replicas(
+            lambda i: self._start(recipe, devices[i % len(devices)]),
+            count,
+            self._settings.load_timeout,
+        )
         await replicas.load()
         return replicas
 

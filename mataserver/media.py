@@ -30,6 +30,7 @@ _APP1, _START_OF_SCAN = 0xE1, 0xDA
 _PLAIN = frozenset({"YCbCr", "RGB", "Gray"})
 _PPM_HEAD, _PPM_WITHIN = re.compile(rb"P6\n([1-9]\d{0,5}) ([1-9]\d{0,5})\n255\n"), 32
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, TypeError)
+_LARGEST_SCALE = 8
 _LYING = frozenset({5, 6, 7, 8})
 _TRANSPOSED = {
     2: lambda a: a[:, ::-1],
@@ -85,7 +86,10 @@ def reduced(data: bytes | memoryview, max_pixels: int, wanted: tuple[int, int] |
     except (UnidentifiedImageError, OSError, ValueError, SyntaxError, struct.error, TypeError):
         raise BadRequest("image cannot be decoded: unknown format or broken header") from None
     _check_size(*picture.size, max_pixels)
-    lying = wanted is not None and _orientation(picture) in _LYING
+    turned = wanted is not None and _orientation(picture) != 1
+    if wanted and turned and any(side % _LARGEST_SCALE for side in picture.size):
+        wanted = None  # a mirrored image would begin with the part of a pixel that it ends with
+    lying = turned and _orientation(picture) in _LYING
     try:
         found = _pixels(picture, data, wanted[::-1] if wanted and lying else wanted)
     except (*_DAMAGED, Image.DecompressionBombError):
@@ -111,7 +115,7 @@ def _scale(width: int, height: int, wanted: tuple[int, int] | None) -> int:
     if wanted is None:
         return 1
     least = min(height / wanted[0], width / wanted[1]) / MARGIN
-    return next((scale for scale in (8, 4, 2) if scale <= least), 1)
+    return next((scale for scale in (_LARGEST_SCALE, 4, 2) if scale <= least), 1)
 
 
 def _decode_jpeg(

@@ -386,7 +386,7 @@ def _reason(error: Exception) -> str:
 
 def _importable(module: str) -> bool:
     if sys.modules.get(module) is not None:
-        return True  # one that another thread imports now may have no spec yet: cv2 has none for a while
+        return True  # while another thread imports it, it may have no spec, as cv2
     try:
         return importlib.util.find_spec(module) is not None
     except (ImportError, ValueError):

@@ -31,6 +31,8 @@ log = logging.getLogger("mataserver.pool")
 FREE_DEATHS = 2
 LONGEST_BACKOFF = 60.0
 RECHECK = 0.2
+LEAVING = 30.0
+"""Seconds that a load waits for whoever still uses the worker before."""
 
 
 class ModelPool:
@@ -155,9 +157,11 @@ class ModelPool:
 
     def tell_queues(self) -> None:
         """Set the gauges of the queues' lengths."""
+        waiting = {slot.recipe.spec.name: 0 for slot in self._slots.values()}
         for slot in self._slots.values():
-            waiting = 0 if slot.batcher is None else len(slot.batcher)
-            self._metrics.queued.labels(slot.recipe.spec.name).set(waiting)
+            waiting[slot.recipe.spec.name] += 0 if slot.batcher is None else len(slot.batcher)
+        for name, length in waiting.items():
+            self._metrics.queued.labels(name).set(length)
 
     def loaded(self) -> list[tuple[str, str]]:
         """Return name and task of every model in memory."""
@@ -219,8 +223,7 @@ class ModelPool:
     async def _load(self, slot: Slot) -> None:
         name = slot.recipe.spec.name
         try:
-            if slot.leaving is not None:
-                await asyncio.shield(slot.leaving)
+            await self._left(slot)
             await self._make_room(slot)
             async with asyncio.timeout(self._policy.load_timeout):
                 worker = await self._loader(slot.recipe)
@@ -242,8 +245,20 @@ class ModelPool:
             raise MataError("The model could not be loaded") from error
         finally:
             slot.loading = None
+        if not worker.alive:
+            await worker.close()
+            raise MataError("The model could not be loaded: its worker died")
         await self._settle(slot, worker)
         log.info("loaded %s (%s)", name, slot.recipe.backend.name)
+
+    async def _left(self, slot: Slot) -> None:
+        """Wait for the last worker's end. Raises ``Unavailable`` when somebody still uses it."""
+        if slot.leaving is None:
+            return
+        patience = min(LEAVING, self._policy.load_timeout)
+        _, waiting = await asyncio.wait([slot.leaving], timeout=patience)
+        if waiting:
+            raise Unavailable("The model is being unloaded", retry_after=5)
 
     async def _settle(self, slot: Slot, worker: Worker) -> None:
         settings = slot.recipe.settings
@@ -266,7 +281,12 @@ class ModelPool:
     async def _measure(self, slot: Slot, worker: Worker) -> None:
         slot.ram = await worker.memory() or slot.ram
         slot.vram = sum(map(self._probe.vram_of, worker.pids))
-        self._metrics.memory.labels(slot.recipe.spec.name).set(slot.ram + slot.vram)
+        self._tell_memory(slot.recipe.spec.name)
+
+    def _tell_memory(self, name: str) -> None:
+        """Set the gauge of a model's memory: it may be loaded for two tasks."""
+        held = sum(s.ram + s.vram for s in self._named(name) if s.worker is not None)
+        self._metrics.memory.labels(name).set(held)
 
     def _load_failed(self, slot: Slot, error: MataError) -> None:
         slot.error = error.detail
@@ -367,7 +387,7 @@ class ModelPool:
                 await batcher.drain()
             if worker is not None:
                 await worker.close()
-            self._metrics.memory.labels(name).set(0)
+            self._tell_memory(name)
             log.info("unloaded %s: %s", name, reason)
 
         slot.leaving = asyncio.get_running_loop().create_task(leave())

@@ -13,7 +13,7 @@ from mataserver.engines.work import Job
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
     from pathlib import Path
 
     from mataserver.catalog import Catalog
@@ -35,7 +35,7 @@ class ServiceModels:
         """Load ``model`` if need be and hold it until the context ends."""
         recipe = self._catalog.recipe(model, task)
         async with self._pool.hold(recipe):
-            yield Handle(self._pool, recipe)
+            yield Handle(self._pool, lambda: self._catalog.recipe(model, task))
 
     def add(self, path: Path, task: str) -> str:
         """Register a local directory or file; return its name."""
@@ -49,9 +49,9 @@ class ServiceModels:
 class Handle:
     """A model that a service holds. Raises ``MataError`` children."""
 
-    def __init__(self, pool: ModelPool, recipe: Recipe) -> None:
+    def __init__(self, pool: ModelPool, recipe: Callable[[], Recipe]) -> None:
         self._pool = pool
-        self._recipe = recipe
+        self._recipe = recipe  # asked each time: the model may be registered anew meanwhile
 
     async def predict(self, image: bytes, params: Any = None) -> Any:
         """Run the model on an encoded image; return the result struct as the model made it.
@@ -63,7 +63,7 @@ class Handle:
         # Brings numpy and Pillow, which a server whose services do not predict never needs.
         from mataserver.engines.encoding import decode_fields
 
-        return await asyncio.to_thread(decode_fields, fields, self._recipe.spec.task)
+        return await asyncio.to_thread(decode_fields, fields, self._recipe().spec.task)
 
     async def predict_encoded(self, image: bytes, params: Any = None) -> dict[str, bytes]:
         """Run the model on an encoded image; return JSON bytes per field."""
@@ -71,26 +71,28 @@ class Handle:
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a public method of the model."""
-        with self._pool.occupied(self._recipe) as worker:
+        with self._pool.occupied(self._recipe()) as worker:
             return await worker.call(method, args, kwargs)
 
     async def stream(self, method: str, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         """Iterate over a public generator method; closing the iterator stops the work."""
-        with self._pool.occupied(self._recipe) as worker:
+        with self._pool.occupied(self._recipe()) as worker:
             async with contextlib.aclosing(worker.stream(method, args, kwargs)) as items:
                 async for item in items:
                     yield item
 
     async def _encoded(self, image: bytes, given: Any, form: Format) -> dict[str, bytes]:
-        job = Job(image, msgspec.msgpack.encode(self._params(given)), form)
-        outcome, _ = await self._pool.infer(self._recipe, job)
+        recipe = self._recipe()
+        job = Job(image, msgspec.msgpack.encode(_params(recipe, given)), form)
+        outcome, _ = await self._pool.infer(recipe, job)
         failure = outcome.failure
         if failure is not None:
             raise MataError(failure.detail, status=failure.status, retry_after=failure.retry_after)
         return outcome.fields
 
-    def _params(self, given: Any) -> msgspec.Struct:
-        if isinstance(given, msgspec.Struct):
-            return given
-        backend, defaults = self._recipe.backend, self._recipe.settings.params
-        return params.parse(params.check_object(given), backend.params, defaults=defaults)
+
+def _params(recipe: Recipe, given: Any) -> msgspec.Struct:
+    if isinstance(given, msgspec.Struct):
+        return given
+    backend, defaults = recipe.backend, recipe.settings.params
+    return params.parse(params.check_object(given), backend.params, defaults=defaults)

@@ -32,7 +32,14 @@ class Recipe:
 
     def same_model(self, other: Recipe) -> bool:
         """Whether a worker of this recipe serves the other one too."""
-        return (self.spec, self.backend) == (other.spec, other.backend)
+        if self is other:
+            return True
+        mine, others = self.parts, other.parts
+        return (
+            (self.spec, self.backend) == (other.spec, other.backend)
+            and mine.keys() == others.keys()
+            and all(part.same_model(others[label]) for label, part in mine.items())
+        )
 
     @property
     def uses_gpu(self) -> bool:

@@ -59,3 +59,11 @@ async def http(server):
     """An HTTP session that carries the server's key."""
     async with aiohttp.ClientSession(server.url, headers=server.headers) as session:
         yield session
+
+
+@pytest.fixture(scope="session")
+def video(tmp_path_factory):
+    """A video of 10 frames at 25 a second."""
+    from camera_sources import make_video
+
+    return make_video(tmp_path_factory.mktemp("videos") / "shelf.mp4")

@@ -143,7 +143,13 @@ async def test_too_many_bytes_in_flight_are_503(data_dir):
         aiohttp.ClientSession(served.url, headers=served.headers) as http,
         connection(served) as (_, writer),
     ):
-        writer.write(head_of(served, "/v1/infer", *JSON_HEAD, "Content-Length: 900000"))
+        writer.write(head_of(served, "/v1/infer", *JSON_HEAD, "Content-Length: 900001"))
+
+        async def announced():
+            return await in_flight(http) == 0
+
+        await until(announced)  # what has not arrived takes no room
+        writer.write(bytes(900_000))
 
         async def held():
             return await in_flight(http) == 900_000

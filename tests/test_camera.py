@@ -189,6 +189,19 @@ async def test_a_snapshot_of_a_camera_that_is_lost(parts, make):
         assert caught.value.detail == "The camera gives no frames: the connection was refused"
 
 
+async def test_a_snapshot_of_a_slow_model(parts, make):
+    """Where no result comes in time there is none yet; later the last one is shown."""
+    camera = make(patience=0.05, always=True)
+    with pytest.raises(NotFound) as caught:
+        await camera.newest()
+    assert caught.value.detail == "The camera has given no result yet"
+    parts.source.give()
+    await settle(lambda: parts.session.results)
+    shot = await camera.newest()
+    shot.at -= 60.0
+    assert await camera.newest() is shot
+
+
 async def test_whoever_waits_when_the_session_is_deleted(parts, make):
     """A snapshot that waits while its session is deleted is answered."""
     camera = make()
@@ -299,7 +312,7 @@ async def test_without_the_package():
         await roster.permitted("/a.mp4")
     assert caught.value.detail == NEEDS
     with pytest.raises(MataError, match="pip install"):
-        roster.check()
+        roster.check({})
 
 
 @pytest.mark.parametrize(
@@ -344,6 +357,40 @@ def test_what_clients_may_name(address, allowed):
     else:
         with pytest.raises(InvalidParams):
             rules.check(sources.parse(address))
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("rtsp://127.0.0.1/x", "this host is not one of camera_hosts"),
+        ("rtsp://localhost/x", "this host is not one of camera_hosts"),
+        ("http://2130706433/x", "this host is not one of camera_hosts"),
+        ("rtsp://10.0.0.7@169.254.169.254/x", "this host is not one of camera_hosts"),
+        ("rtsp://evil\\@10.0.0.7/x", "not a valid URL"),
+        ("rtsp://10.0.0.7#@169.254.169.254/", "not a valid URL"),
+        ("rtsp://10.0.0.7:99999/", "not a valid URL"),
+        ("rtsp://[::1/", "not a valid URL"),
+        ("rtsp:///x", "not a valid URL"),
+        ("/etc/passwd", "this path is not under one of camera_paths"),
+        ("/srv/videos/../../etc/passwd", "this path is not under one of camera_paths"),
+        ("/srv/videos-private/a.mp4", "this path is not under one of camera_paths"),
+        ("/dev/video0", "this path is not under one of camera_paths"),
+        ("/dev/mem", "only /dev/videoN"),
+        ("/dev//mem", "only /dev/videoN"),
+        ("file:///etc/passwd", "expected rtsp://"),
+        ("concat:/etc/passwd", "expected rtsp://"),
+        ("udp://10.0.0.7:1", "expected rtsp://"),
+        ("shelf.mp4", "expected rtsp://"),
+        ("rtsp://10.0.0.7/\n", "printable"),
+    ],
+)
+def test_addresses_that_are_refused(address, said):
+    """Hosts in disguise, paths that climb, other schemes: told apart, and never repeated."""
+    rules = sources.Allowed(["10.0.0.0/24"], ["/srv/videos"])
+    with pytest.raises(InvalidParams) as caught:
+        rules.check(sources.parse(address))
+    assert said in caught.value.detail
+    assert "passwd" not in caught.value.detail
 
 
 def test_a_network_that_is_none():

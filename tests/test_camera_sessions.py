@@ -1,10 +1,9 @@
-"""Cameras as sources of sessions: over RTSP and from files, on a real server."""
+"""Cameras as sources of sessions: over RTSP, HTTP and from files, on a real server."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import io
 import json
 import os
 import signal
@@ -13,13 +12,25 @@ import aiohttp
 import numpy as np
 import psutil
 import pytest
-from PIL import Image
+from aiohttp import web
 
-from api_answers import problem, refused
-from camera_sources import BOX, HEIGHT, WIDTH, make_video, rtsp
+from camera_peers import (
+    PATH,
+    film,
+    is_reader,
+    readers,
+    ready,
+    red,
+    results,
+    serving,
+    snapshot,
+    told,
+)
+from camera_sources import BOX, HEIGHT, WIDTH, rtsp
+from conftest import picture
 from mataserver import testing
-from mataserver.config import ConfigError
 from mataserver.http.channel import WINDOW
+from mataserver.http.stream import MAX_VIEWERS
 from stream_peers import (
     CLOSE,
     TEXT,
@@ -31,75 +42,7 @@ from stream_peers import (
     session_info,
 )
 
-PATH = "/v1/sessions"
 LABEL = f"{WIDTH}x{HEIGHT}"
-
-
-@pytest.fixture(scope="session")
-def video(tmp_path_factory):
-    """A video of 10 frames at 25 a second."""
-    return make_video(tmp_path_factory.mktemp("videos") / "shelf.mp4")
-
-
-@contextlib.asynccontextmanager
-async def serving(data_dir, **settings):
-    """Run a server that lets clients film this machine; yield an HTTP session."""
-    chosen = {"engine": "thread", "camera_hosts": ["127.0.0.0/8"], "camera_timeout": 5.0} | settings
-    async with (
-        testing.serving(data_dir, **chosen) as served,
-        aiohttp.ClientSession(served.url, headers=served.headers) as http,
-    ):
-        yield http
-
-
-async def film(http, source, model="fake-detect", **body):
-    """Create a session with a camera; return its id."""
-    asked = {"model": model, "source": str(source), **body}
-    async with http.post(PATH, json=asked) as response:
-        assert response.status == 201, await response.text()
-        return (await response.json())["session_id"]
-
-
-async def results(ws, count):
-    """Return the next results of a socket; errors are passed over."""
-    found = []
-    while len(found) < count:
-        message = await ws.receive_json(timeout=30)
-        if "type" not in message:
-            found.append(message)
-    return found
-
-
-async def snapshot(http, name):
-    """Return the snapshot of a session as an array, with its headers."""
-    async with http.get(f"{PATH}/{name}/snapshot") as response:
-        data = await response.read()
-        assert response.status == 200, data
-        assert response.content_type == "image/jpeg"
-    return np.asarray(Image.open(io.BytesIO(data)).convert("RGB")).astype(int), response.headers
-
-
-async def told(http, status, path, method="GET"):
-    """Ask for something that must be answered with the error ``status``; return the detail."""
-    async with http.request(method, path) as response:
-        return await problem(response, status)
-
-
-def readers():
-    """Return the processes of this server's cameras."""
-    return [p for p in psutil.Process().children() if is_reader(p)]
-
-
-def is_reader(process):
-    """Whether a process reads a camera."""
-    with contextlib.suppress(psutil.Error):
-        return "mataserver.cameras.reader" in process.cmdline()
-    return False
-
-
-def red(pixels):
-    """Return where an array is red."""
-    return (pixels[..., 0] > 180) & (pixels[..., 1] < 90) & (pixels[..., 2] < 90)
 
 
 async def test_a_camera_over_rtsp(data_dir):
@@ -246,97 +189,6 @@ async def test_the_password_is_nowhere(data_dir, user, caplog):
         assert "secret" not in "".join(commands)
 
 
-@pytest.mark.parametrize(
-    ("source", "said"),
-    [
-        ("rtsp://127.0.0.1/x", "this host is not one of camera_hosts"),
-        ("rtsp://localhost/x", "this host is not one of camera_hosts"),
-        ("http://2130706433/x", "this host is not one of camera_hosts"),
-        ("rtsp://10.0.0.7@169.254.169.254/x", "this host is not one of camera_hosts"),
-        ("rtsp://evil\\@10.0.0.7/x", "not a valid URL"),
-        ("rtsp://10.0.0.7#@169.254.169.254/", "not a valid URL"),
-        ("rtsp://10.0.0.7:99999/", "not a valid URL"),
-        ("rtsp://[::1/", "not a valid URL"),
-        ("rtsp:///x", "not a valid URL"),
-        ("/etc/passwd", "this path is not under one of camera_paths"),
-        ("/srv/videos/../../etc/passwd", "this path is not under one of camera_paths"),
-        ("/srv/videos-private/a.mp4", "this path is not under one of camera_paths"),
-        ("/dev/video0", "this path is not under one of camera_paths"),
-        ("/dev/mem", "only /dev/videoN"),
-        ("/dev//mem", "only /dev/videoN"),
-        ("file:///etc/passwd", "expected rtsp://"),
-        ("concat:/etc/passwd", "expected rtsp://"),
-        ("udp://10.0.0.7:1", "expected rtsp://"),
-        ("shelf.mp4", "expected rtsp://"),
-        ("rtsp://10.0.0.7/\n", "printable"),
-        ("", "source"),
-        ("rtsp://" + "x" * 3000, "source"),
-        (5, "source"),
-    ],
-)
-async def test_sources_that_are_refused(data_dir, source, said):
-    """What is no source, or not allowed, is 422; no session is left, and no address is repeated."""
-    allowed = {"camera_hosts": ["10.0.0.0/24"], "camera_paths": ["/srv/videos"]}
-    async with serving(data_dir, **allowed) as http:
-        asked = {"model": "fake-detect", "source": source}
-        detail = await refused(http, 422, PATH, json=asked)
-        assert said in detail
-        assert "passwd" not in detail
-        async with http.get(PATH) as response:
-            assert await response.json() == []
-
-
-async def test_a_link_out_of_an_allowed_folder(data_dir, video, tmp_path):
-    """A symbolic link is followed before its path is looked at."""
-    folder = tmp_path / "allowed"
-    folder.mkdir()
-    (folder / "link.mp4").symlink_to(video)
-    async with serving(data_dir, camera_paths=[str(folder)]) as http:
-        asked = {"model": "fake-detect", "source": str(folder / "link.mp4")}
-        assert "camera_paths" in await refused(http, 422, PATH, json=asked)
-
-
-@pytest.mark.parametrize(
-    ("body", "said"),
-    [
-        ({"fps": 5}, "fps: only a session with a source takes it"),
-        ({"source": "rtsp://127.0.0.1/", "stream": True}, "stream: a session with a source"),
-        ({"source": "rtsp://127.0.0.1/", "fps": 0}, "fps"),
-        ({"source": "rtsp://127.0.0.1/", "params": {"foo": 1}}, "params.foo"),
-    ],
-)
-async def test_bodies_that_are_refused(data_dir, body, said):
-    """Fields that make no sense together, or are out of range, are 422."""
-    async with serving(data_dir) as http:
-        assert said in await refused(http, 422, PATH, json={"model": "fake-detect", **body})
-
-
-@pytest.mark.parametrize(
-    ("make", "said"),
-    [
-        (lambda path: path.write_bytes(b"no video" * 100), "it is no video, or damaged"),
-        (lambda path: make_video(path, audio=True), "it holds no video"),
-        (lambda _path: None, "there is no such file or device"),
-    ],
-)
-async def test_files_that_are_no_video(data_dir, tmp_path, make, said):
-    """What is wrong with a source is told in a sentence without its path."""
-    path = tmp_path / "odd.mp4"
-    make(path)
-    async with serving(data_dir, camera_paths=[str(tmp_path)]) as http:
-        name = await film(http, path)
-        detail = await told(http, 404, f"{PATH}/{name}/snapshot")
-        assert detail == f"The camera gives no frames: {said}"
-
-
-async def test_frames_that_are_too_large(data_dir, video):
-    """The limit of pixels holds for cameras, before a frame is encoded."""
-    async with serving(data_dir, camera_paths=["/"], max_pixels=1000) as http:
-        name = await film(http, video)
-        detail = await told(http, 404, f"{PATH}/{name}/snapshot")
-        assert detail.endswith("its frames are larger than 1000 pixels")
-
-
 async def test_a_slow_viewer_holds_up_nobody(data_dir, video):
     """Two viewers of one camera: one reads nothing and misses results, the other misses none."""
     async with serving(data_dir, camera_paths=["/"]) as http:
@@ -407,88 +259,76 @@ async def test_the_reader_ends_with_the_server(tmp_path, video):
     assert "Traceback" not in (tmp_path / "server.log").read_text()
 
 
-async def test_a_camera_of_the_configuration(data_dir, video):
-    """It has a session under its own name, which stays, and is inferred though nobody looks."""
-    door = {"name": "door", "source": str(video), "model": "fake-detect", "always": True, "fps": 20}
-    settings = {"cameras": [door], "max_sessions": 1, "session_ttl": 0.1}
-    async with serving(data_dir, **settings) as http:
-
-        async def inferred():
-            async with http.get(PATH) as response:
-                found = await response.json()
-            return bool(found) and found[0]["session_id"] == "door" and found[0]["results"] > 3
-
-        await eventually(inferred)
-        info = await session_info(http, "door")
-        assert not info["connected"]
-        assert (info["camera"]["always"], info["camera"]["fps"]) == (True, 20.0)
-        detail = await told(http, 409, f"{PATH}/door", "DELETE")
-        assert detail == "door is a camera of the configuration: it cannot be deleted"
-        async with http.post(PATH, json={"model": "fake-detect"}) as response:
-            assert response.status == 201  # it does not count
-        async with http.ws_connect("/v1/stream/door") as ws:
-            await results(ws, 2)
-        assert (await snapshot(http, "door"))[0].shape == (HEIGHT, WIDTH, 3)
-        assert await metric(http, "mataserver_cameras") == 1
+async def test_a_reader_that_is_killed(tmp_path, video):
+    """A reader that dies between two frames is replaced, also on the event loop of ``serve``."""
+    camera = {"name": "door", "source": str(video), "model": "fake-detect", "fps": 4}
+    with server_apart(tmp_path, cameras=[camera]) as apart:
+        async with apart.http() as http:
+            await eventually(lambda: ready(http))
+            async with http.ws_connect("/v1/stream/door") as ws:
+                await results(ws, 2)
+                (reader,) = [p for p in apart.process.children(recursive=True) if is_reader(p)]
+                reader.kill()
+                while "type" not in (message := await ws.receive_json(timeout=30)):
+                    pass
+                assert message["detail"] == "The camera gives no frames: its reader died"
+                await results(ws, 2)
+                assert (await session_info(http, "door"))["camera"]["reconnects"] == 1
 
 
-async def test_the_model_of_a_camera_is_not_here_yet(data_dir, video):
-    """A camera whose model is not registered keeps ``/ready`` at 503 and says why."""
-    camera = {"name": "door", "source": str(video), "model": "org/later", "task": "detect"}
-    async with serving(data_dir, cameras=[camera]) as http:
-
-        async def waiting():
-            async with http.get("/ready") as response:
-                return response.status == 503 and (await response.json())["waiting"]
-
-        assert await eventually(waiting) == {"camera door": "Model not found: org/later"}
-        assert await told(http, 404, f"{PATH}/door") == "Session not found: door"
-
-
-@pytest.mark.parametrize(
-    ("change", "said"),
-    [
-        ({"source": "shelf.mp4"}, "cameras[0]: source: expected"),
-        ({"params": {"foo": 1}}, "cameras[0]: params.foo: unknown parameter"),
-        ({"task": "ocr"}, "cameras[0]: task: fake-detect serves detect, not 'ocr'"),
-        ({"name": "sess_1"}, "cameras[0].name"),
-        ({"name": "a/b"}, "cameras[0].name"),
-        ({"fps": 0}, "cameras[0].fps"),
-        ({"colour": 1}, "colour"),
-    ],
-)
-async def test_cameras_that_stop_the_start(data_dir, change, said):
-    """A camera of the configuration that will never work stops the start, named with its place."""
-    camera = {"name": "door", "source": "/srv/shelf.mp4", "model": "fake-detect"} | change
-    with pytest.raises(ConfigError) as caught:
-        async with serving(data_dir, cameras=[camera]):
-            pass
-    assert said in caught.value.detail
+async def test_the_server_stops(data_dir, video):
+    """A viewer of a server that stops is told so, and no reader is left."""
+    async with aiohttp.ClientSession(headers={"Authorization": "Bearer test-key"}) as http:
+        async with testing.serving(data_dir, engine="thread", camera_paths=["/"]) as served:
+            asked = {"model": "fake-detect", "source": str(video)}
+            async with http.post(served.url + PATH, json=asked) as response:
+                ws = await http.ws_connect((await response.json())["ws_url"])
+            await results(ws, 1)
+            closing = asyncio.create_task(closed_with(ws))
+        assert await closing == 1001
+    assert readers() == []
 
 
-@pytest.mark.parametrize(
-    ("settings", "said"),
-    [
-        ({"camera_hosts": ["10.0.0.0/99"]}, "camera_hosts[0]: not a network"),
-        ({"camera_hosts": ["http://x/"]}, "camera_hosts[0]"),
-        ({"camera_paths": ["videos"]}, "camera_paths[0]"),
-        ({"cameras": [{"name": "a", "source": "/a", "model": "m"}] * 2}, "'a' is listed twice"),
-    ],
-)
-async def test_settings_of_cameras_that_are_refused(data_dir, settings, said):
-    """A setting that cannot mean anything is named."""
-    with pytest.raises(ConfigError) as caught:
-        async with serving(data_dir, **settings):
-            pass
-    assert said in caught.value.detail
+async def test_too_many_viewers(data_dir, video):
+    """One viewer more than the limit is closed with 1008, the others are not touched."""
+    async with serving(data_dir, camera_paths=["/"]) as http, contextlib.AsyncExitStack() as stack:
+        url = f"/v1/stream/{await film(http, video)}"
+        sockets = [
+            await stack.enter_async_context(http.ws_connect(url)) for _ in range(MAX_VIEWERS)
+        ]
+        assert await closed_with(await http.ws_connect(url)) == 1008
+        await results(sockets[0], 1)
 
 
-async def test_a_session_without_a_camera_has_no_snapshot(http):
-    """The snapshot of a session that its client feeds is 404."""
-    async with http.post(PATH, json={"model": "fake-detect"}) as response:
-        name = (await response.json())["session_id"]
-    detail = await told(http, 404, f"{PATH}/{name}/snapshot")
-    assert detail == f"{name} has no camera"
+async def test_a_camera_over_http(data_dir):
+    """A stream of JPEGs over HTTP, as cheap cameras give it, is read too."""
+
+    async def stream(request):
+        kind = "multipart/x-mixed-replace; boundary=frame"
+        response = web.StreamResponse(headers={"Content-Type": kind})
+        await response.prepare(request)
+        jpeg = picture(form="JPEG")
+        head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(jpeg)}\r\n\r\n"
+        with contextlib.suppress(ConnectionError):
+            while True:
+                await response.write(head.encode() + jpeg + b"\r\n")
+                await asyncio.sleep(0.02)
+        return response
+
+    camera = web.Application()
+    camera.router.add_get("/video", stream)
+    runner = web.AppRunner(camera, handler_cancellation=True)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        async with serving(data_dir) as http:
+            port = runner.addresses[0][1]
+            name = await film(http, f"http://127.0.0.1:{port}/video")
+            async with http.ws_connect(f"/v1/stream/{name}") as ws:
+                (found, _) = await results(ws, 2)
+            assert found["detections"][0]["label"] == "64x48"
+    finally:
+        await runner.cleanup()
 
 
 async def test_a_model_that_fails(data_dir, video):

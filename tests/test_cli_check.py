@@ -239,3 +239,22 @@ def test_corrupt_registry_is_an_error(terminal):
     assert code == 1
     assert errors(lines)[0].startswith("the model registry is corrupt: version 7 is unknown")
     assert json.loads(file.read_text())["version"] == 7
+
+
+def test_cameras(terminal):
+    """Each camera is tried without connecting to it, and what clients may name is read."""
+    register(terminal.data, {"fake-detect": "detect"})
+    code, lines = configure(
+        terminal,
+        "camera_hosts: [10.0.0.0/99]\n"
+        "cameras:\n"
+        "  - {name: door, source: 'rtsp://user:secret@10.0.0.7/', model: fake-detect}\n"
+        "  - {name: shelf, source: shelf.mp4, model: fake-detect}\n"
+        "  - {name: yard, source: /dev/video0, model: nobody}\n",
+    )
+    assert code == 1
+    network, shelf, yard = errors(lines)
+    assert network == "configuration: camera_hosts[0]: not a network"
+    assert shelf.startswith("cameras[1] shelf: source: expected rtsp://")
+    assert yard == "cameras[2] yard: Model not found: nobody"
+    assert "secret" not in "".join(lines)

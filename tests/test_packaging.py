@@ -13,6 +13,7 @@ import pytest
 
 from fresh_environment import ROOT
 from image_file import copy_context, stages
+from markdown_pages import blocks, read
 from mataserver import config
 
 UNIT = ROOT / "packaging" / "mataserver.service"
@@ -34,6 +35,17 @@ def service():
             name, _, value = line.partition("=")
             values.setdefault(name, []).append(value)
     return values
+
+
+# docs/edge.md
+
+
+@pytest.mark.parametrize("block", blocks(read("edge.md"), "yaml"))
+def test_the_pages_configurations_are_valid(block, tmp_path):
+    """Every configuration of the page of edge boxes is accepted."""
+    file = tmp_path / "mataserver.yaml"
+    file.write_text(block)
+    assert config.load(file, environ={}, directory=tmp_path).models
 
 
 # systemd

@@ -54,6 +54,10 @@ class StandIn:
     async def call(self, method, args, kwargs):
         return self.facts.pid, method, args, kwargs
 
+    async def stream(self, method, args, kwargs):
+        yield method
+        yield method
+
     async def memory(self):
         return 10
 
@@ -207,3 +211,38 @@ async def test_a_server_with_replicas_survives_the_kill_of_one(data_dir):
             ):
                 await asyncio.sleep(0.1)
         assert await ask() == 200
+
+
+async def test_a_replica_that_dies_while_another_loads_fails_the_load():
+    """The whole is not born dead: the load fails, and what was loaded is closed."""
+    gate = asyncio.Event()
+    made = {}
+
+    async def start(index):
+        if index == 1:
+            await gate.wait()
+        made[index] = StandIn(index, stateful=False)
+        return made[index]
+
+    replicas = Replicas(start, 2)
+    load = asyncio.create_task(replicas.load())
+    await asyncio.sleep(0.01)
+    made[0].die()
+    gate.set()
+    with pytest.raises(WorkerDied):
+        await load
+    assert made[1].closed
+
+
+async def test_a_stream_that_outlives_its_replica_leaves_no_debt(rig):
+    """What is closed after a replacement is not taken from the new replica's count."""
+    items = rig.replicas.stream("m", (), {})
+    await anext(items)
+    rig.workers[0].die()
+    async with asyncio.timeout(10):
+        while rig.starts != [0, 1, 2, 0]:
+            await asyncio.sleep(0.02)
+    await asyncio.sleep(0)
+    await items.aclose()
+    rig.send()
+    assert [alone for _, _, alone in rig.workers[0].asked] == [True]

@@ -31,7 +31,7 @@ LINGER = 30.0
 FRESH = 2.0
 """Seconds for which a result may be shown as the newest, or twice the time between two."""
 PATIENCE = 10.0
-"""Seconds that a snapshot waits for a frame."""
+"""Seconds that a snapshot waits for a result."""
 AFTER_FAILURE = 1.0
 """Seconds of rest after a frame that the model failed on."""
 
@@ -65,6 +65,7 @@ class Camera:
         fps: float | None = None,
         always: bool = False,
         linger: float = LINGER,
+        patience: float = PATIENCE,
     ) -> None:
         self.feed = feed
         self.shown = shown
@@ -76,6 +77,7 @@ class Camera:
         self._pool = pool
         self._metrics = metrics
         self._linger = linger
+        self._patience = patience
         self._waiting = 0
         self._wanted = asyncio.Event()
         self._shot: Shot | None = None
@@ -102,7 +104,8 @@ class Camera:
     async def newest(self) -> Shot:
         """Return the newest frame with its result, waiting for one if there is none of late.
 
-        Raises ``NotFound`` when the camera gives none.
+        Of a model that is slower than that it is the last one. Raises ``NotFound`` when there is
+        none.
         """
         now = asyncio.get_running_loop().time()
         if self._shot is not None and now - self._shot.at <= max(FRESH, 2 / (self.fps or FRESH)):
@@ -112,10 +115,12 @@ class Camera:
         self._waiting += 1
         self._look()
         try:
-            async with asyncio.timeout(PATIENCE):
+            async with asyncio.timeout(self._patience):
                 return await asyncio.shield(self._next)
         except TimeoutError:
-            raise NotFound("The camera has given no frame yet") from None
+            if self._shot is not None:
+                return self._shot
+            raise NotFound("The camera has given no result yet") from None
         finally:
             self._waiting -= 1
             self._look()
@@ -160,6 +165,7 @@ class Camera:
                 await self._wanted.wait()
                 return
         await self.feed.stop()
+        self._shot = None
         await self._wanted.wait()
 
     async def _keep_pace(self) -> None:

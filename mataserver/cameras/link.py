@@ -21,6 +21,13 @@ if TYPE_CHECKING:
 START_SECONDS = 15.0
 """What a child may take, besides the source's own time, until it gives its first frame."""
 _BUFFER_BYTES = 1 << 20
+_DEATHS = (
+    asyncio.IncompleteReadError,
+    asyncio.LimitOverrunError,
+    msgspec.DecodeError,
+    OSError,
+    RuntimeError,  # what uvloop raises for a pipe that is closed
+)
 _DECODER: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
 
@@ -77,13 +84,13 @@ class Link:
         Raises ``Lost`` when the source ended or failed, the child died, or nothing came for the
         source's time. Whoever is cancelled here must close the link.
         """
-        self._write(WANT)
         try:
+            self._write(WANT)
             async with asyncio.timeout(self._patience):
                 frame = await self._answer()
         except TimeoutError:
             raise Lost("it gave nothing for too long") from None
-        except (asyncio.IncompleteReadError, msgspec.DecodeError, ValueError):
+        except _DEATHS:
             raise Lost("its reader died") from None
         self._patience = self._timeout
         return frame

@@ -37,7 +37,7 @@ def readable() -> bool:
 
 
 class Roster:
-    """The cameras. ``not_ready`` is told of those of the configuration that cannot be had yet."""
+    """The cameras."""
 
     def __init__(
         self,
@@ -63,8 +63,8 @@ class Roster:
         """Return the camera of a session, or None where a client sends the frames."""
         return session.camera if isinstance(session.camera, Camera) else None
 
-    def check(self) -> None:
-        """Check the cameras of the configuration.
+    def check(self, not_ready: dict[str, str]) -> None:
+        """Check the cameras of the configuration; ``/ready`` waits for their models.
 
         Raises ``ConfigError`` or ``MataError`` for what will never work; a model that is not here
         yet is waited for.
@@ -72,9 +72,9 @@ class Roster:
         if self._settings.cameras and not self._installed():
             raise MataError(NEEDS)
         for index, camera in enumerate(self._settings.cameras):
+            not_ready[_place(camera)] = "loading"
             try:
-                sources.parse(camera.source)
-                self._plan(camera)
+                planned(camera, self._catalog, self._settings.max_tokens)
             except InvalidParams as error:
                 detail = f"configuration: cameras[{index}]: {error.detail}"
                 raise ConfigError(detail) from None
@@ -121,23 +121,38 @@ class Roster:
             self._metrics.cameras.labels(state).set(states.count(state))
 
     async def _keep(self, camera: CameraSettings, not_ready: dict[str, str], retry: float) -> None:
-        name = f"camera {camera.name}"
+        place = _place(camera)
         while True:
             try:
                 await self._open(camera)
             except MataError as error:
-                log.error("%s: %s", name, error.detail)  # noqa: TRY400 - the operator's, not a bug
-                not_ready[name] = error.detail
+                log.error("%s: %s", place, error.detail)  # noqa: TRY400 - the operator's, not a bug
+                not_ready[place] = error.detail
                 await asyncio.sleep(retry)
             else:
-                not_ready.pop(name, None)
+                del not_ready[place]
                 return
 
     async def _open(self, camera: CameraSettings) -> None:
-        recipe, params = self._plan(camera)
-        session = await self._sessions.create(camera.model, recipe, params, name=camera.name)
-        self.give(session, sources.parse(camera.source), camera.fps, always=camera.always)
-
-    def _plan(self, camera: CameraSettings) -> tuple[Recipe, bytes]:
         limit = self._settings.max_tokens
-        return plan(self._catalog, camera.model, camera.task, camera.params, limit)
+        source, recipe, params = planned(camera, self._catalog, limit)
+        session = await self._sessions.create(camera.model, recipe, params, name=camera.name)
+        self.give(session, source, camera.fps, always=camera.always)
+
+
+def planned(
+    camera: CameraSettings, catalog: Catalog, max_tokens: int
+) -> tuple[Source, Recipe, bytes]:
+    """Return what a camera of the configuration reads, loads, and gives the model as params.
+
+    Raises ``InvalidParams`` for what will never work, ``NotFound`` or ``Unavailable`` for a model
+    that is not here.
+    """
+    source = sources.parse(camera.source)
+    recipe, params = plan(catalog, camera.model, camera.task, camera.params, max_tokens)
+    return source, recipe, params
+
+
+def _place(camera: CameraSettings) -> str:
+    """Return what ``/ready`` calls a camera."""
+    return f"camera {camera.name}"

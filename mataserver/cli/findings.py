@@ -13,6 +13,8 @@ import msgspec
 
 from mataserver import config
 from mataserver import plugins as plugin_host
+from mataserver.cameras import roster
+from mataserver.cameras.source import Allowed
 from mataserver.catalog import Catalog
 from mataserver.cli import environment, extensions
 from mataserver.cli.addresses import is_loopback
@@ -140,6 +142,22 @@ def _check_models(settings: Settings, plugins: Plugins, findings: Findings) -> N
             problem = _unserved(catalog, name)
             if problem is not None:
                 findings.warnings.append(f"registered model {name}: {problem}")
+        _check_cameras(settings, catalog, findings)
+
+
+def _check_cameras(settings: Settings, catalog: Catalog, findings: Findings) -> None:
+    """Try every camera as far as it can be without connecting to it."""
+    try:
+        Allowed(settings.camera_hosts, settings.camera_paths)
+    except MataError as error:
+        findings.errors.append(error.detail)
+    if settings.cameras and not roster.readable():
+        findings.errors.append(roster.NEEDS)
+    for index, camera in enumerate(settings.cameras):
+        try:
+            roster.planned(camera, catalog, settings.max_tokens)
+        except MataError as error:
+            findings.errors.append(f"cameras[{index}] {camera.name}: {error.detail}")
 
 
 def _copy_registry(original: Path, copy: Registry) -> None:

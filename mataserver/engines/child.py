@@ -95,8 +95,8 @@ class Child:
             session = message.session
             self._work.put((0, lambda: self._host.close_session(session)))
         elif isinstance(message, (wire.Call, wire.Open)):
-            request = pickle.loads(wire.parts(received)[0])  # noqa: S301 - from our own server process
-            self._put(message, lambda: self._call(message, request))
+            payload = bytes(wire.parts(received)[0])
+            self._put(message, lambda: self._call(message, payload))
         elif isinstance(message, wire.Generate):
             image, params = map(bytes, wire.parts(received))
             job = Job(image, params, message.job.format, message.job.session)
@@ -163,8 +163,8 @@ class Child:
             log.exception("an answer could not be sent")
             self._line.reply(wire.Raised(request, Failure(500, "The model failed")))
 
-    def _call(self, message: wire.Call | wire.Open, request: tuple[str, Any, Any]) -> None:
-        method, args, kwargs = request
+    def _call(self, message: wire.Call | wire.Open, payload: bytes) -> None:
+        method, args, kwargs = pickle.loads(payload)  # noqa: S301 - from our own server process
         if isinstance(message, wire.Open):
             self._streams[message.id] = self._host.stream(method, args, kwargs)
             return
@@ -305,6 +305,13 @@ class Listener:
         self._running.set()
 
     def _listen(self) -> None:
+        try:
+            self._follow()
+        except BaseException:
+            log.exception("what the server says cannot be read")
+        os._exit(1)  # at once: a worker that hears nothing would be taken for one that hangs
+
+    def _follow(self) -> None:
         waiting = select.poll()
         waiting.register(self._line.sock, select.POLLIN)
         waiting.register(self._wake, select.POLLIN)

@@ -69,16 +69,21 @@ class ModelHost:
         decoded = Decoded(job)
         try:
             limit = self._assignment.max_pixels
-            decoded.picture = media.reduced(job.image, limit, self._input_size())
+            decoded.picture = media.reduced(job.image, limit, self._input_size(job))
             decoded.image = decoded.picture.image
         except Exception as error:
             decoded.failure = _failure(error, "The image could not be decoded")
         decoded.decode_ms = _ms(begun)
         return decoded
 
-    def _input_size(self) -> tuple[int, int] | None:
-        """Return the size that the model resizes images to, where smaller ones do it no harm."""
+    def _input_size(self, job: Job) -> tuple[int, int] | None:
+        """Return the size that the model resizes images to, where smaller ones do it no harm.
+
+        Not for a session that keeps state: it would jump when frames come in another format.
+        """
         if not self._assignment.scaled_decode or self._assignment.spec.task not in scaling.TASKS:
+            return None
+        if job.session is not None and self._stateful:
             return None
         size: tuple[int, int] | None = getattr(self._model, "input_size", None)
         return size

@@ -29,6 +29,9 @@ if TYPE_CHECKING:
     from mataserver.engines.arena import Block, Outgoing
     from mataserver.engines.work import Answered, Assignment, Facts, Failure, Job, Placement
 
+LAST_WORDS = 0.5
+"""Seconds that the answers of a worker that has ended may take to arrive."""
+
 log = logging.getLogger("mataserver.process")
 
 
@@ -45,10 +48,10 @@ class ProcessWorker(asyncio.Protocol):
     facts: Facts
     width = 1
 
-    def __init__(self, name: str, patience: float, memory: Outgoing | None) -> None:
+    def __init__(self, name: str, patience: float) -> None:
         self._name = name
         self._patience = patience
-        self._memory = memory
+        self._memory: Outgoing | None = None
         self._watchdog = Watchdog(patience, self._hung)
         self._ids = itertools.count(1)
         self._pending: dict[int, Callable[[Reply | MataError], None]] = {}
@@ -63,6 +66,10 @@ class ProcessWorker(asyncio.Protocol):
         self._reason = "the worker process ended"
         self._told: str | None = None
 
+    def share(self, memory: Outgoing | None) -> None:
+        """Use memory that the child will have too."""
+        self._memory = memory
+
     # asyncio.Protocol
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
@@ -71,8 +78,12 @@ class ProcessWorker(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Hand each message to whoever waits for it."""
-        for received in self._unframer.feed(data):
-            self._received(received)
+        try:
+            for received in self._unframer.feed(data):
+                self._received(received)
+        except Exception:
+            log.exception("worker of %s sent what cannot be read", self._name)
+            self.kill("it sent what cannot be read")
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Answer everything that is pending: the child is gone."""
@@ -80,6 +91,7 @@ class ProcessWorker(asyncio.Protocol):
         if self._ended.done():
             return
         self._ended.set_result(None)
+        self._kill()  # a socket that ended does not mean that the process did
         self._watchdog.stop()
         error = WorkerDied(self._told or f"The model's worker died: {self._reason}")
         if not self._loaded.done():
@@ -122,8 +134,15 @@ class ProcessWorker(asyncio.Protocol):
 
     def exited(self, how: str) -> None:
         """Learn from the zygote how the child ended."""
-        if not self._stopping:
-            log.warning("worker of %s ended: %s", self._name, how)
+        if self._stopping or self._ended.done():
+            return
+        log.warning("worker of %s ended: %s", self._name, how)
+        # Its last answers may still be on their way. A process of its own may hold the socket open.
+        asyncio.get_running_loop().call_later(LAST_WORDS, self._gone, how)
+
+    def _gone(self, how: str) -> None:
+        if not self._ended.done():
+            self.kill(how)
 
     def abandon(self) -> None:
         """Drop a child whose load failed or was given up."""
@@ -150,9 +169,11 @@ class ProcessWorker(asyncio.Protocol):
                 places.append(block.begin)
                 blocks.append(block)
         self._write(wire.placed(wire.Header(message, sizes, places), inline))
-        self._expect(request, functools.partial(self._outcomes, blocks, answered))
+        self._expect(request, functools.partial(self._finish, len(jobs), blocks, answered))
 
-    def _outcomes(self, blocks: list[Block], answered: Answered, reply: Reply | MataError) -> None:
+    def _finish(
+        self, count: int, blocks: list[Block], answered: Answered, reply: Reply | MataError
+    ) -> None:
         """Hand a batch's answer to whoever waits for it; its images may be written over."""
         if self._memory is not None:
             for block in blocks:
@@ -162,22 +183,11 @@ class ProcessWorker(asyncio.Protocol):
             return
         message = reply.message
         if isinstance(message, wire.Answer):
-            fields = iter(reply.parts)
-            answered(
-                [
-                    Outcome(
-                        {name: next(fields) for name in head.fields},
-                        head.timing,
-                        head.failure,
-                        head.fresh,
-                    )
-                    for head in message.outcomes
-                ]
-            )
+            answered(_outcomes(message, reply.parts, count) or WorkerDied(_NONSENSE))
         elif isinstance(message, wire.Raised):
             answered(_error(message.failure))
         else:
-            answered(WorkerDied("The model's worker answered out of turn"))
+            answered(WorkerDied(_NONSENSE))
 
     def _parts(self, received: wire.Received) -> list[bytes]:
         """Return copies of the parts of a message, and give their place back.
@@ -303,10 +313,25 @@ class ProcessWorker(asyncio.Protocol):
             return
         if isinstance(message, (wire.Answer, wire.Returned, wire.Ended, wire.Raised)):
             self._watchdog.answered(message.id)
-            take = self._pending.pop(message.id, None)
             parts = self._parts(received)
+            take = self._pending.pop(message.id, None)
             if take is not None:
                 take(Reply(message, parts))
+
+
+_NONSENSE = "The model's worker answered nonsense"
+
+
+def _outcomes(message: wire.Answer, parts: list[bytes], count: int) -> list[Outcome] | None:
+    """Return the outcomes of a batch, or None for an answer that is not one per job."""
+    named = [name for head in message.outcomes for name in head.fields]
+    if len(message.outcomes) != count or len(named) != len(parts):
+        return None
+    fields = iter(parts)
+    return [
+        Outcome({name: next(fields) for name in head.fields}, head.timing, head.failure, head.fresh)
+        for head in message.outcomes
+    ]
 
 
 def _settle(future: asyncio.Future[Reply], reply: Reply | MataError) -> None:
@@ -325,10 +350,22 @@ def _error(failure: Failure) -> MataError:
     return MataError(failure.detail, status=failure.status, retry_after=failure.retry_after)
 
 
+async def _fork(worker: ProcessWorker, zygote: Zygote) -> int:
+    """Have the zygote fork the child of ``worker``; return its pid."""
+    loop = asyncio.get_running_loop()
+    ours, theirs = socket.socketpair()
+    with theirs, _shared() as descriptors:
+        worker.share(arena.Outgoing(descriptors[0]) if descriptors else None)
+        await loop.create_unix_connection(lambda: worker, sock=ours)
+        return await zygote.fork(worker, [theirs.fileno(), *descriptors])
+
+
 @contextlib.contextmanager
-def _closing(descriptor: int | None) -> Iterator[None]:
+def _shared() -> Iterator[list[int]]:
+    """Give the descriptor of new shared memory, or none, until the child has its own."""
+    descriptor = arena.create()
     try:
-        yield
+        yield [] if descriptor is None else [descriptor]
     finally:
         if descriptor is not None:
             os.close(descriptor)
@@ -348,19 +385,9 @@ class ProcessEngine:
     async def start(self, assignment: Assignment, placement: Placement) -> ProcessWorker:
         """Fork a child and load the model. Raises a ``MataError`` when it cannot."""
         zygote = self._zygote(placement)
-        ours, theirs = socket.socketpair()
-        memory = arena.create()
-        loop = asyncio.get_running_loop()
-        worker = ProcessWorker(
-            assignment.spec.name,
-            assignment.patience,
-            None if memory is None else arena.Outgoing(memory),
-        )
+        worker = ProcessWorker(assignment.spec.name, assignment.patience)
         try:
-            with theirs, _closing(memory):
-                await loop.create_unix_connection(lambda: worker, sock=ours)
-                given = [theirs.fileno()] if memory is None else [theirs.fileno(), memory]
-                pid = await zygote.fork(worker, given)
+            pid = await _fork(worker, zygote)
             await worker.load(assignment, lambda: zygote.kill(pid))
         except BaseException:
             worker.abandon()
@@ -396,7 +423,8 @@ class ProcessEngine:
         zygote.linger = loop.call_later(self._linger, self._retire, placement, zygote)
 
     def _retire(self, placement: Placement, zygote: Zygote) -> None:
-        if not zygote.idle:
+        if not zygote.idle:  # a child that ended a moment ago is not reaped yet
+            self._release(placement, zygote)
             return
         if self._zygotes.get(placement) is zygote:
             del self._zygotes[placement]

@@ -26,12 +26,15 @@ log = logging.getLogger("mataserver.replicas")
 
 
 class Replicas:
-    """``count`` workers of one model; ``start(index)`` starts one."""
+    """``count`` workers of one model; ``start(index)`` starts one, in ``load_timeout`` seconds."""
 
     facts: Facts
 
-    def __init__(self, start: Callable[[int], Awaitable[Worker]], count: int) -> None:
+    def __init__(
+        self, start: Callable[[int], Awaitable[Worker]], count: int, load_timeout: float = 600.0
+    ) -> None:
         self._start = start
+        self._load_timeout = load_timeout
         self._workers: list[Worker | None] = [None] * count
         self._load = [0] * count
         self._pauses = [FIRST_PAUSE] * count
@@ -53,6 +56,9 @@ class Replicas:
         except BaseException:
             await self.close()
             raise
+        if not self.alive:
+            await self.close()
+            raise WorkerDied("The model's worker died while it was loaded")
         self.facts = self._any().facts
 
     @property
@@ -83,18 +89,23 @@ class Replicas:
         worker = self._worker(index)
 
         def take(answer: list[Outcome] | MataError) -> None:
-            self._load[index] -= 1
+            self._less(index, worker)
             if not isinstance(answer, MataError):
                 self._pauses[index] = FIRST_PAUSE
             answered(answer)
 
         self._load[index] += 1
-        worker.infer(jobs, take, alone=self._load[index] == 1)
+        try:
+            worker.infer(jobs, take, alone=self._load[index] == 1)
+        except MataError:
+            self._less(index, worker)
+            raise
 
     def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
         """Iterate over pieces of text, then the outcome."""
         index = self._idlest() if job.session is None else self._home(job.session)
-        return self._counted(index, self._worker(index).generate(job))
+        worker = self._worker(index)
+        return self._counted(index, worker, worker.generate(job))
 
     async def close_session(self, session: str) -> None:
         """Forget a session's state."""
@@ -110,7 +121,8 @@ class Replicas:
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AsyncGenerator[Any]:
         """Iterate over a public generator method of the first replica's model."""
-        return self._counted(0, self._worker(0).stream(method, args, kwargs))
+        worker = self._worker(0)
+        return self._counted(0, worker, worker.stream(method, args, kwargs))
 
     async def memory(self) -> int:
         """Private memory of all replicas in bytes, 0 when unknown."""
@@ -151,9 +163,12 @@ class Replicas:
             await asyncio.sleep(self._pauses[index])
             self._pauses[index] = min(LONGEST_PAUSE, 2 * self._pauses[index])
             try:
-                await self._begin(index)
+                async with asyncio.timeout(self._load_timeout):
+                    await self._begin(index)
             except MataError as error:
                 log.error("a replica cannot be replaced: %s", error.detail)  # noqa: TRY400 - told as it is
+            except Exception:
+                log.exception("a replica cannot be replaced")
             else:
                 return
 
@@ -187,11 +202,18 @@ class Replicas:
             self._homes[session] = home
         return home
 
-    async def _counted(self, index: int, items: AsyncGenerator[Any]) -> AsyncGenerator[Any]:
+    def _less(self, index: int, worker: Worker) -> None:
+        """Note that a worker has one thing less to do; what its successor has is not its."""
+        if self._workers[index] is worker:
+            self._load[index] -= 1
+
+    async def _counted(
+        self, index: int, worker: Worker, items: AsyncGenerator[Any]
+    ) -> AsyncGenerator[Any]:
         self._load[index] += 1
         try:
             async with contextlib.aclosing(items):
                 async for item in items:
                     yield item
         finally:
-            self._load[index] -= 1
+            self._less(index, worker)

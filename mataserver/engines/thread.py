@@ -173,6 +173,9 @@ class ThreadWorker:
             value, error = function(), None
         except Exception as caught:  # noqa: BLE001 - the worker's edge: it goes to whoever waits
             value, error = None, caught
+        except BaseException:  # SystemExit of a model: whoever waits must not wait for ever
+            log.exception("the model of %s would end its thread", self._name)
+            value, error = None, MataError("The model failed")
         try:
             self._loop.call_soon_threadsafe(self._answered, request, value, error)
         except RuntimeError:

@@ -25,6 +25,7 @@ LARGE = 4096
 """Parts from this size on go through the shared memory where it has room."""
 INLINE = -1
 """The place of a part that follows its header."""
+LARGEST_HEADER, LARGEST_PAYLOAD = 1 << 24, 1 << 32
 _CHUNK = 1 << 18
 
 
@@ -259,6 +260,8 @@ def _end(data: bytes | bytearray) -> int:
     if len(data) < PREFIX.size:
         return 0
     header, payload = PREFIX.unpack_from(data)
+    if header > LARGEST_HEADER or payload > LARGEST_PAYLOAD:
+        raise ValueError("a message is too large to be one")
     end: int = PREFIX.size + header + payload
     return end if end <= len(data) else 0
 

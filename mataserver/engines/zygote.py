@@ -73,7 +73,10 @@ class Zygote:
         os._exit(0)
 
     def _serve(self) -> bool:
-        data, fds, _, _ = socket.recv_fds(self._control, CONTROL_BYTES, 2)
+        try:
+            data, fds, _, _ = socket.recv_fds(self._control, CONTROL_BYTES, 2)
+        except OSError:  # the server ended with something unread
+            return False
         if not data:
             return False
         message = json.loads(data)

@@ -145,7 +145,7 @@ class body:  # noqa: N801 - a context manager, named as what it gives
         if expected is not None and expected > limit:
             raise TooLarge(f"The body is over the limit of {limit} bytes")
         try:
-            self._share.take(expected or 0)
+            self._share.check(expected or 0)
             return await _read_in_time(self._request, self._state, self._share)
         except BaseException:
             self._share.give_back()
@@ -184,10 +184,17 @@ class Share:
 
     def take(self, count: int) -> None:
         """Take ``count`` bytes more. Raises ``Unavailable`` when the budget has not as many."""
-        if self._state.body_bytes + count > self._state.settings.max_inflight_mb * 1e6:
-            raise Unavailable("Too many request bytes are in flight", retry_after=1)
+        self.check(count)
         self.taken += count
         self._state.body_bytes += count
+
+    def check(self, count: int) -> None:
+        """Raise ``Unavailable`` when there is no room for ``count`` bytes; takes none of them.
+
+        What was only announced takes no room: who sends nothing shuts out nobody.
+        """
+        if self._state.body_bytes + count > self._state.settings.max_inflight_mb * 1e6:
+            raise Unavailable("Too many request bytes are in flight", retry_after=1)
 
     def give_back(self) -> None:
         """Give all of it back."""
@@ -196,16 +203,14 @@ class Share:
 
 
 async def _read_in_time(request: web.Request, state: State, share: Share) -> bytes:
-    content, limit = request.content, state.settings.max_body
-    if content.is_eof():
+    limit = state.settings.max_body
+    if request.content.is_eof():  # the common case is spared the timer
         return await _read(request, limit, share)
-    late = TooSlow("The body did not arrive in time")
-    loop = asyncio.get_running_loop()
-    timer = loop.call_later(state.settings.body_timeout, content.set_exception, late)
     try:
-        return await _read(request, limit, share)
-    finally:
-        timer.cancel()
+        async with asyncio.timeout(state.settings.body_timeout):
+            return await _read(request, limit, share)
+    except TimeoutError:
+        raise TooSlow("The body did not arrive in time") from None
 
 
 async def _read(request: web.Request, limit: int, share: Share) -> bytes:

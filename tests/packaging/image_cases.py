@@ -31,7 +31,7 @@ _MOUNT = re.compile(r"--mount=type=bind,from=\w+,source=([\w/]+),target=([\w/]+)
 # What the image python:3.11-slim-bookworm has, with the packages of Debian that hold it.
 LIBRARIES = {
     *("ld-linux-x86-64.so.2", "libc.so.6", "libdl.so.2", "libm.so.6"),  # libc6
-    *("libpthread.so.0", "librt.so.1", "libutil.so.1", "libresolv.so.2"),  # libc6
+    *("libmvec.so.1", "libpthread.so.0", "libresolv.so.2", "librt.so.1", "libutil.so.1"),  # libc6
     "libgcc_s.so.1",  # libgcc-s1
     "libstdc++.so.6",  # libstdc++6
     "libz.so.1",  # zlib1g

@@ -91,6 +91,11 @@ class Classifier:
             or len(config.get("id2label") or ()) == 1
         )
 
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """The least (height, width) that images are resized to; None if they keep their size."""
+        return self._network.input_size
+
     def predict(
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[ClassifyParams]
     ) -> list[ClassifyResult]:

@@ -36,6 +36,11 @@ class Embedder:
         """Keep the network."""
         self._network = network
 
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """The least (height, width) that images are resized to; None if they keep their size."""
+        return self._network.input_size
+
     def predict(
         self,
         images: Sequence[NDArray[np.uint8]],

@@ -58,6 +58,11 @@ class Network:
         self._session = open_session(self.bundle, self._outputs, where, size)
         self._float = np.float16 if self._input.kind == FLOAT16 else np.float32
 
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """The least (height, width) that images are resized to; None if they keep their size."""
+        return self.preparation.resized_to
+
     def run(
         self, images: Sequence[NDArray[np.uint8]]
     ) -> Iterator[tuple[int, list[NDArray[np.float32]], Placement]]:

@@ -25,6 +25,9 @@ if TYPE_CHECKING:
 GREY = 114
 """The bars of a letterbox, as YOLO's training has them."""
 
+_PROBES = ((300, 400), (400, 300))
+"""Images to see what a plan makes of any."""
+
 
 class Placement(NamedTuple):
     """Where an image lies in a network's input.
@@ -84,6 +87,19 @@ class Preparation:
     def fixed(self) -> Size | None:
         """The (height, width) of every input, or None where it depends on the image."""
         return self._letterbox or fixed_size(self._plan)
+
+    @property
+    def resized_to(self) -> Size | None:
+        """The least (height, width) that images are resized to; None if they keep their size.
+
+        What keeps the aspect ratio states its shorter edge for both.
+        """
+        if self._letterbox is not None:
+            return self._letterbox
+        wide, tall, large = (self._plan(*each).resize for each in (*_PROBES, (1200, 1600)))
+        if wide != large:
+            return None
+        return wide if wide == tall else (min(wide), min(wide))
 
     def prepare(self, image: Pixels) -> tuple[Tensor, Placement]:
         """Return the input ``[3, h, w]`` for an image ``[H, W, 3]``, and where the image lies.
@@ -168,7 +184,7 @@ def _barred(pixels: Pixels, size: Size) -> tuple[Pixels, int, int]:
 
 def fixed_size(plan: Callable[[int, int], Geometry]) -> Size | None:
     """Return the (height, width) that a plan makes of every image, or None."""
-    wide, tall = plan(300, 400), plan(400, 300)
+    wide, tall = (plan(*each) for each in _PROBES)
     if wide.crop is not None:
         return wide.crop
     return wide.resize if wide == tall else None

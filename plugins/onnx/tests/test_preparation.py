@@ -100,6 +100,26 @@ def test_a_network_of_one_size_gets_it():
         processor.read(fixed, (96, 64))
 
 
+@pytest.mark.parametrize(
+    ("name", "settings", "expected"),
+    [
+        ("ViTImageProcessor", {}, (224, 224)),
+        ("SegformerImageProcessor", {"size": {"height": 64, "width": 96}}, (64, 96)),
+        ("DetrImageProcessor", {}, (800, 800)),
+        ("DeiTImageProcessor", {}, (256, 256)),
+        ("LevitImageProcessor", {}, (256, 256)),
+        ("GLPNImageProcessor", {}, None),
+        ("CLIPImageProcessor", {"do_resize": False}, None),
+    ],
+)
+def test_the_size_that_pictures_are_resized_to(name, settings, expected):
+    """The server decodes large pictures no larger than it takes for this size."""
+    made = processor.read({"image_processor_type": name, **settings})
+    assert made.resized_to == expected
+    boxed = Preparation(fitted((64, 96)), PLAIN, letterbox=(64, 96))
+    assert boxed.resized_to == (64, 96)
+
+
 def test_an_image_that_vanishes_is_the_clients_fault():
     """A picture that is too narrow for the processor's resizing is a 400 that names its size."""
     size = {"shortest_edge": 64, "longest_edge": 96}

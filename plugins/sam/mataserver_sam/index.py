@@ -100,7 +100,9 @@ def indexed(container: InputContainer, stream: av.VideoStream, limits: Limits) -
     return index
 
 
-def _packets(container: InputContainer, stream: av.VideoStream) -> Iterator[av.Packet[av.VideoStream]]:
+def _packets(
+    container: InputContainer, stream: av.VideoStream
+) -> Iterator[av.Packet[av.VideoStream]]:
     for packet in container.demux(stream):
         if packet.is_corrupt:
             raise BadRequest("The video is damaged: it ends too early")

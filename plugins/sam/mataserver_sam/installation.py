@@ -7,8 +7,13 @@ import importlib.util
 
 from mataserver import Unavailable
 
-REQUIRES = ("torch", "transformers", "cv2")
-PACKAGES = ("torch>=2.6", "transformers>=5.23,<6", "opencv-python-headless>=4.12,<5")
+REQUIRES = ("torch", "transformers", "cv2", "av")
+PACKAGES = (
+    "torch>=2.6",
+    "transformers>=5.23,<6",
+    "opencv-python-headless>=4.12,<5",
+    "av>=14",
+)
 
 PRELOAD = (
     "torch",
@@ -17,7 +22,9 @@ PRELOAD = (
     "transformers.models.clip.modeling_clip",
     "transformers.models.clip.tokenization_clip",
     "transformers.models.sam3_video.modeling_sam3_video",
-    "mataserver_sam.loading",
+    "mataserver_sam.image",
+    "mataserver_sam.model",
+    "mataserver_sam.prompted",
 )
 """Importing these takes seconds; a child forked after it opens a checkpoint in tenths of one."""
 

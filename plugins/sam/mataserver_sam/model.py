@@ -96,7 +96,7 @@ class Segmenter(Generic[S]):
         self._images = images
         self._weights = weights
         self._max_pixels = ctx.max_pixels
-        self._videos = Videos(weights, ctx.settings)
+        self._videos = Videos(weights, ctx.settings, ctx.max_pixels)
         self._seen: Cache[tuple[S, Size]] = Cache(
             ctx.settings.feature_cache_mb * 1e6, lambda kept: kept[0].size_bytes
         )

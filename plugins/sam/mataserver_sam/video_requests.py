@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Annotated, Any, Literal
 
 import msgspec
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver_sam.image_requests import MaskFormat
 from mataserver_sam.prompts import Prompts
@@ -134,13 +134,13 @@ class FrameResult(Struct, frozen=True):
 
 
 class Propagated(Struct, frozen=True):
-    """The answer of ``propagate``; ``stream_url`` is where to stream from, if that was asked."""
+    """The answer of ``propagate``; ``stream_url`` says where to stream from, if that was asked."""
 
     session_id: str
     results: dict[str, FrameResult]
     total_frames: int
     processing_time_ms: float
-    stream_url: str | None = None
+    stream_url: str | UnsetType = UNSET
 
 
 class FrameMessage(Struct, frozen=True, tag_field="type", tag="frame"):

@@ -32,11 +32,15 @@ class Videos:
     """Opens, finds and closes sessions. Raises ``NotFound`` for an id that it does not know.
 
     ``weights`` may be of a model that knows images only: then ``open`` raises ``Unavailable``.
+    Frames have at most ``max_pixels``.
     """
 
-    def __init__(self, weights: Weights | PointWeights, settings: Settings) -> None:
+    def __init__(
+        self, weights: Weights | PointWeights, settings: Settings, max_pixels: int = 50_000_000
+    ) -> None:
         self._weights = weights
         self._settings = settings
+        self._limits = Limits(settings.max_frames, settings.max_video_seconds, max_pixels)
         self._open: dict[str, Video] = {}
         self._network: Network | None = None
 
@@ -50,8 +54,7 @@ class Videos:
             raise Conflict(f"Session {session} exists already")
         network, settings = self._prepared(), self._settings
         _check_gpus(network.device, gpu_ids)
-        limits = Limits(frames=settings.max_frames, seconds=settings.max_video_seconds)
-        footage = Footage(Path(path), network, settings.frame_cache_mb * 1e6, limits)
+        footage = Footage(Path(path), network, settings.frame_cache_mb * 1e6, self._limits)
         self._open[session] = Video(network, footage, settings.max_objects)
         return self._open[session].info
 

@@ -58,6 +58,7 @@ async def test_a_session_from_start_to_end(api, video_api, video_path, in_base64
 
     asked = {"direction": "both", "start_frame_index": 0, "max_frames": 100, "stream": False}
     tracked = await api.ok("POST", f"{here}/propagate", asked)
+    assert set(tracked) == {"session_id", "results", "total_frames", "processing_time_ms"}
     assert tracked["session_id"] == "custom-session-id"
     assert list(tracked["results"]) == [str(frame) for frame in range(COUNT)]
     assert tracked["total_frames"] == COUNT

@@ -1,0 +1,59 @@
+"""Track what a text names, or the object under a point; write the video with the objects tinted.
+
+    python examples/sam_video.py street.mp4 tracked.mp4 "red car"
+
+A point is x,y in 0..1 of the first frame. Frames are drawn as they arrive. Needs aiohttp, av, numpy
+and Pillow, and a server with a model behind its SAM3 API: SAM3_CHECKPOINT=/path mataserver serve
+"""
+
+import asyncio
+import base64
+import io
+import os
+import re
+import sys
+
+import aiohttp
+import av
+import numpy as np
+from PIL import Image
+
+URL = os.environ.get("MATA_SERVER_URL", "http://127.0.0.1:8110")
+KEY = {"Authorization": f"Bearer {os.environ.get('MATA_SERVER_API_KEY', '')}"}
+COLOURS = np.random.default_rng(3).integers(60, 256, (256, 3), dtype=np.uint8)
+
+
+def tint(image: np.ndarray, found: dict) -> None:
+    """Mix the colour of an object into its pixels."""
+    held = np.asarray(Image.open(io.BytesIO(base64.b64decode(found["mask"])))) > 0
+    image[held] = image[held] // 2 + COLOURS[found["id"] % 256] // 2
+
+
+async def main(video: bytes, target: str, word: str) -> None:
+    prompt = {"type": "text", "text": word}
+    if re.fullmatch(r"[\d.]+,[\d.]+", word):
+        prompt = {"type": "point", "points": [[float(number) for number in word.split(",")]]}
+    body = {"video_base64": base64.b64encode(video).decode()}
+    async with aiohttp.ClientSession(URL, headers=KEY, raise_for_status=True) as http:
+        started = await (await http.post("/api/v1/video/session/start", json=body)).json()
+        session, fps = started["session_id"], round(started["video_info"]["fps"])
+        here = f"/api/v1/video/session/{session}"
+        await http.post(f"{here}/prompt", json={"frame_index": 0, "prompts": [prompt]})
+        with av.open(io.BytesIO(video)) as reader, av.open(target, "w") as writer:
+            stream = writer.add_stream("libx264", rate=fps, pix_fmt="yuv420p")
+            async with http.ws_connect(f"/api/v1/video/ws/propagate/{session}") as socket:
+                await socket.send_json({"direction": "forward", "mask_format": "png"})
+                for frame in reader.decode(video=0):
+                    objects = (await socket.receive_json())["objects"]
+                    image = frame.to_ndarray(format="rgb24")
+                    stream.height, stream.width = image.shape[:2]
+                    for found in objects:
+                        tint(image, found)
+                    print(frame.time, [found["id"] for found in objects])
+                    writer.mux(stream.encode(av.VideoFrame.from_ndarray(image)))
+            writer.mux(stream.encode(None))
+        await http.delete(here)
+
+
+if __name__ == "__main__":
+    asyncio.run(main(open(sys.argv[1], "rb").read(), *sys.argv[2:]))

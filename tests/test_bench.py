@@ -1,0 +1,25 @@
+"""The benchmarks: one case of them, as ``make bench`` runs it, without the peers."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+BENCH = Path(__file__).parents[1] / "bench" / "run.py"
+
+
+def test_a_case_is_measured_beside_the_bare_loop(tmp_path):
+    """A case runs our server and the bare loop, checks the answers, and writes a row for a bar."""
+    rows = tmp_path / "rows.json"
+    options = ["--quick", "--without-peers", "--rounds", "1", "--seconds", "0.1"]
+    command = [sys.executable, BENCH, *options, "--rows", rows, "raw body, 1 conn."]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    ratio, _cost = json.loads(rows.read_text())
+    assert (ratio["case"], ratio["peer"]) == ("raw body, 1 conn.: CPU per request", "bare loop")
+    assert ratio["ratio"] > 0
+    assert ratio["bar"] == "≤ 1.2"
+    assert ratio["holds"] == (ratio["ratio"] <= 1.2)
+    assert "| raw body, 1 conn. |" in ran.stdout
