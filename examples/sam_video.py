@@ -12,6 +12,7 @@ import io
 import os
 import re
 import sys
+from pathlib import Path
 
 import aiohttp
 import av
@@ -41,12 +42,12 @@ async def main(video: bytes, target: str, word: str) -> None:
         await http.post(f"{here}/prompt", json={"frame_index": 0, "prompts": [prompt]})
         with av.open(io.BytesIO(video)) as reader, av.open(target, "w") as writer:
             stream = writer.add_stream("libx264", rate=fps, pix_fmt="yuv420p")
+            stream.width, stream.height = started["video_info"]["resolution"].values()
             async with http.ws_connect(f"/api/v1/video/ws/propagate/{session}") as socket:
                 await socket.send_json({"direction": "forward", "mask_format": "png"})
                 for frame in reader.decode(video=0):
                     objects = (await socket.receive_json())["objects"]
                     image = frame.to_ndarray(format="rgb24")
-                    stream.height, stream.width = image.shape[:2]
                     for found in objects:
                         tint(image, found)
                     print(frame.time, [found["id"] for found in objects])
@@ -56,4 +57,4 @@ async def main(video: bytes, target: str, word: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(open(sys.argv[1], "rb").read(), *sys.argv[2:]))
+    asyncio.run(main(Path(sys.argv[1]).read_bytes(), *sys.argv[2:]))

@@ -133,8 +133,12 @@ class ModelPool:
         slot = self._slots.get(recipe.key)
         if slot is None or slot.batcher is None:
             raise Unavailable("The model's worker is gone", retry_after=1)
-        with slot.batcher.occupied() as worker:
-            yield worker
+        slot.used = True
+        try:
+            with slot.batcher.occupied() as worker:
+                yield worker
+        finally:
+            slot.last_used = self._clock()
 
     async def unload(self, name: str, task: str | None = None, reason: str = "stopped") -> bool:
         """Unload a model after its active inferences, for one task or for all it is loaded for.
