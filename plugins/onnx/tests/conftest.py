@@ -53,6 +53,18 @@ def planted() -> Any:
 
 
 @pytest.fixture(scope="session")
+def classifier(planted, tmp_path_factory) -> Callable[..., Path]:
+    """``classifier()`` is a directory with a classifier of colours; with ``target`` OpenVINO's."""
+
+    @cache
+    def make(target: str = "onnx") -> Path:
+        made: Path = planted.directory(tmp_path_factory.mktemp(f"classifier-{target}"), target)
+        return made
+
+    return make
+
+
+@pytest.fixture(scope="session")
 def checkpoint(tmp_path_factory) -> Callable[[str], Path]:
     """``checkpoint(name)`` is the directory of a tiny checkpoint of transformers."""
     builders = _neighbour("tiny").BUILDERS

@@ -6,6 +6,7 @@ first and the last red row and column, so a test knows what must come out to the
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -229,6 +230,28 @@ def colours(path: Path, shape: str, size: Sequence[int | str] = (32, 48), **opti
     else:
         build.give(name, value, out)
     return build.save(path, **options)
+
+
+def directory(path: Path, target: str = "onnx") -> Path:
+    """A classifier as exports and hub repositories have it, with weights in a file of their own."""
+    network = colours(path / "model.onnx", "classes", name="logits")
+    labels = {"0": "red", "1": "green", "2": "blue"}
+    size = {"height": 32, "width": 48}
+    processor = {"image_processor_type": "ViTImageProcessor", "size": size}
+    (path / "config.json").write_text(json.dumps({"model_type": "vit", "id2label": labels}))
+    (path / "preprocessor_config.json").write_text(json.dumps(processor))
+    if target == "openvino":
+        from mataserver_onnx.openvino_session import import_openvino
+
+        openvino = import_openvino()
+        model = openvino.Core().read_model(network)
+        openvino.save_model(model, path / "openvino_model.xml", compress_to_fp16=False)
+        network.unlink()
+        return path
+    model = onnx.load(network)
+    outside = {"save_as_external_data": True, "location": "model.onnx.data", "size_threshold": 0}
+    onnx.save(model, network, **outside)
+    return path
 
 
 YOLO: dict[str, Callable[..., Path]] = {

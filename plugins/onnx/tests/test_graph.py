@@ -67,9 +67,9 @@ def test_equals_the_onnx_library(planted, tmp_path):
     assert graph.read(path).metadata == {"names": "{0: 'a'}", "stride": "32"}
 
 
-def test_external_weights_are_seen(exported):
+def test_external_weights_are_seen(classifier):
     """An export's weights lie in a file beside it, which the graph names."""
-    path = exported("vit") / "model.onnx"
+    path = classifier() / "model.onnx"
     found = graph.read(path)
     assert found == by_the_library(path)
     assert found.external == {"model.onnx.data"}

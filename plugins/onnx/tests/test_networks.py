@@ -198,17 +198,17 @@ def test_operators_that_nobody_knows(runtime, planted, load, tmp_path):
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_weights_that_are_missing(runtime, exported, load, tmp_path):
+def test_weights_that_are_missing(runtime, classifier, load, tmp_path):
     """A file of weights that is not beside the network is named."""
-    shutil.copy(exported("vit") / "model.onnx", tmp_path)
+    shutil.copy(classifier() / "model.onnx", tmp_path)
     with pytest.raises(MataError, match=r"model\.onnx\.data with the model's weights is missing"):
         load(tmp_path, "classify", runtime=runtime)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_weights_that_are_cut_off(runtime, exported, load, tmp_path):
+def test_weights_that_are_cut_off(runtime, classifier, load, tmp_path):
     """A file of weights that ends too early is an error when the network is opened."""
-    shutil.copytree(exported("vit"), tmp_path / "model")
+    shutil.copytree(classifier(), tmp_path / "model")
     data = tmp_path / "model" / "model.onnx.data"
     data.write_bytes(data.read_bytes()[:100])
     with pytest.raises(MataError, match="the network cannot be opened by"):
@@ -275,10 +275,10 @@ def test_devices_that_there_are_none_of(planted, context, tmp_path):
         classify.load(spec, context(device="cuda:0", runtime="openvino"))
 
 
-def test_an_openvino_model_needs_openvino(exported, load):
+def test_an_openvino_model_needs_openvino(classifier, load):
     """ONNX Runtime cannot read OpenVINO's files, and the error says what can."""
     with pytest.raises(Unavailable, match="needs the runtime openvino"):
-        load(exported("vit", "openvino"), "classify", runtime="onnxruntime")
+        load(classifier("openvino"), "classify", runtime="onnxruntime")
 
 
 def test_memory_that_runs_out_is_told_as_such(context, tmp_path):

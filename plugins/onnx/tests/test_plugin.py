@@ -58,10 +58,10 @@ def test_a_file_is_taken_for_what_it_is(planted, tmp_path):
     assert serving(ModelFiles("a", "local", unknown)) == set(BACKENDS)
 
 
-def test_a_directory_is_taken_for_its_network(exported, planted, tmp_path):
+def test_a_directory_is_taken_for_its_network(classifier, planted, tmp_path):
     """Exports, hub repositories with an onnx folder, and several networks of any names."""
     for target in ("onnx", "openvino"):
-        files = ModelFiles("a", "local", exported("vit", target), {"model_type": "vit"})
+        files = ModelFiles("a", "local", classifier(target), {"model_type": "vit"})
         assert serving(files) == {"classify"}
     planted.yolo_v8(tmp_path / "onnx" / "model.onnx")
     assert serving(ModelFiles("a", "hf", tmp_path)) == {"detect"}

@@ -88,15 +88,18 @@ def thin(conditioning: Outputs, frame: int, limit: int) -> None:
         del conditioning[number]
 
 
-def held_bytes(*things: Any) -> dict[str, int]:
+def held_bytes(*things: Any, shared: Any = ()) -> dict[str, int]:
     """Return by type of device the bytes of the storages behind all tensors in ``things``.
 
-    A storage that several tensors show parts of counts once.
+    A storage that several tensors show parts of counts once, one of a tensor in ``shared`` not at
+    all.
     """
+    others = {tensor.untyped_storage().data_ptr() for tensor in _tensors(shared)}
     storages = {
         (tensor.device, storage.data_ptr()): storage.nbytes()
         for tensor in _tensors(things)
         for storage in [tensor.untyped_storage()]
+        if storage.data_ptr() not in others
     }
     sums: dict[str, int] = {}
     for (device, _), size in storages.items():

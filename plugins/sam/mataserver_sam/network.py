@@ -12,6 +12,7 @@ from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import (
 
 from mataserver import Unavailable
 from mataserver_sam.components import lend_kernels
+from mataserver_sam.forgetting import Reach
 from mataserver_sam.loading import Weights
 from mataserver_sam.preprocess import Stretched
 
@@ -23,11 +24,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Network:
-    """What every video session of one loaded model uses; it holds no state of any.
+    """What every video session of one loaded model uses.
 
     tracker: a ``Sam3TrackerVideoModel`` or ``Sam2VideoModel``: points, boxes and masks.
     session: the class of the tracker's sessions.
     texts:   the whole of SAM 3, which also finds what a text names; None for SAM 2.
+    reach:   what its trackers may forget.
     """
 
     tracker: Any
@@ -36,6 +38,7 @@ class Network:
     device: torch.device
     dtype: torch.dtype
     texts: Weights | None
+    reach: Reach
 
     @classmethod
     def of(cls, weights: Weights | PointWeights) -> Network:
@@ -51,7 +54,8 @@ class Network:
             lend_kernels()
             kit = (weights.tracker_video, Sam3TrackerVideoInferenceSession, weights)
         tracker, session, texts = kit
-        return cls(tracker, session, prepare, weights.device, weights.dtype, texts)
+        reach = Reach.of(tracker)
+        return cls(tracker, session, prepare, weights.device, weights.dtype, texts, reach)
 
     def features(self, pixels: torch.Tensor) -> dict[str, Any]:
         """Encode a frame ``[3, side, side]``: what a session's cache holds of it."""

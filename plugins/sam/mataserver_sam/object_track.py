@@ -12,7 +12,7 @@ import torch
 
 from mataserver import InvalidParams
 from mataserver_sam.clicks import finite
-from mataserver_sam.forgetting import NOWHERE, Reach
+from mataserver_sam.forgetting import NOWHERE
 from mataserver_sam.masks import stretched
 from mataserver_sam.sighting import Sighting
 
@@ -44,7 +44,7 @@ class ObjectTrack:
         session.cache = features
         self._index: int = session.obj_id_to_idx(_NUMBER)
         self._outputs = session.output_dict_per_obj[self._index]
-        self._reach = Reach.of(self._model)
+        self._reach = network.reach
         self._visited = bytearray(len(footage))
         self.logits = torch.empty(0)
         """Of the object on the last frame, ``[h, w]``."""
@@ -100,7 +100,7 @@ class ObjectTrack:
 
     def tensors(self) -> list[Any]:
         """Return what holds memory, for ``held_bytes``."""
-        return [vars(self._session), self._reach.positions]
+        return [vars(self._session)]
 
     def _prompted(self, frame: int) -> Sighting:
         """Run on new prompts; the answer is remembered like the first, whatever came before."""

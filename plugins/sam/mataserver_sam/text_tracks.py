@@ -8,7 +8,7 @@ import torch
 from transformers.models.sam3_video.modeling_sam3_video import Sam3VideoInferenceSession
 
 from mataserver_sam.clicks import finite
-from mataserver_sam.forgetting import NOWHERE, Reach, thin
+from mataserver_sam.forgetting import NOWHERE, thin
 from mataserver_sam.masks import stretched
 from mataserver_sam.sighting import Sighting, apart
 
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mataserver_sam.loading import Weights
     from mataserver_sam.network import Network
 
-KEPT_CONDITIONING = 16
+KEPT_CONDITIONING = 8
 """Of the frames on which the detector confirmed an object (every 16th), so many are remembered."""
 
 _BY_OBJECT = (
@@ -71,7 +71,7 @@ class TextTracks:
         self.session = network.session_of(TextSession, footage.size)
         self.session.processed_frames = footage
         self.session.cache = features
-        self._reach = Reach.of(network.tracker)
+        self._reach = network.reach
         self.logits: dict[int, torch.Tensor] = {}
         """Of the objects on the last frame, ``[h, w]`` by number; removed ones among them."""
         self._scores: dict[int, float] = {}
@@ -135,7 +135,7 @@ class TextTracks:
 
     def tensors(self) -> list[Any]:
         """Return what holds memory, for ``held_bytes``."""
-        return [vars(self.session), self.logits, self._reach.positions]
+        return [vars(self.session), self.logits]
 
     def _sightings(self) -> list[Sighting]:
         """Return who is visible; as the model's processor, let objects of one text not overlap.

@@ -14,7 +14,7 @@ import torch
 from mataserver import BadRequest, InvalidParams, NotFound
 from mataserver_sam.boxes import corners
 from mataserver_sam.footage import Features
-from mataserver_sam.forgetting import NOWHERE, Reach, held_bytes
+from mataserver_sam.forgetting import NOWHERE, held_bytes
 from mataserver_sam.object_track import ObjectTrack
 from mataserver_sam.propagation import check_frame, legs, steps
 from mataserver_sam.text_tracks import TextTracks
@@ -104,7 +104,7 @@ class Video:
         start = asked.start_frame_index
         plan = legs(len(self._footage), asked.direction, start, asked.max_frames)
         both = len(plan) > 1 and bool(plan[1].frames)
-        pinned = range(start, start + Reach.of(self._network.tracker).pointers + 1)
+        pinned = range(start, start + self._network.reach.pointers + 1)
         form = _form(asked.mask_format)
         for count, (frame, reverse) in enumerate(steps(plan)):
             seen = self._step(frame, reverse=reverse, pinned=pinned if both else NOWHERE)
@@ -238,7 +238,7 @@ class Video:
         held: list[Any] = [self._features.kept, [each.tensors() for each in self._tracks.values()]]
         if self._texts is not None:
             held.append(self._texts.tensors())
-        by_device = held_bytes(held)
+        by_device = held_bytes(held, shared=self._network.reach.positions)
         total = sum(by_device.values()) + self._footage.clip.cached_bytes
         self._bytes = (by_device.get("cuda", 0), total)
 

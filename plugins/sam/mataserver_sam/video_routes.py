@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
-from mataserver import BadRequest, Unavailable
+from mataserver import InvalidParams, Unavailable
 from mataserver_sam.video_requests import (
     FrameResult,
     PromptRequest,
@@ -87,7 +87,7 @@ class VideoRoutes:
             async for step in steps:
                 size += len(step.objects)
                 if size > MAX_RESULTS_BYTES:
-                    raise BadRequest("The results are too large for one answer: stream them")
+                    raise InvalidParams("max_frames: too large for one answer: stream the frames")
                 frame = step.frame_index
                 results[frame] = FrameResult(frame, msgspec.Raw(step.objects))
         ordered = {str(frame): results[frame] for frame in sorted(results)}

@@ -276,7 +276,7 @@ def test_mask_formats(video, form):
     assert [type(each["mask"]) for each in seen.values()] == [kind] * len(seen)
 
 
-@pytest.mark.parametrize(("asked", "count"), [(BOX, 200), (TEXT, 56)], ids=["box", "text"])
+@pytest.mark.parametrize(("asked", "count"), [(BOX, 200), (TEXT, 40)], ids=["box", "text"])
 def test_memory_is_flat(video, movies, tmp_path, asked, count):
     """After the first frames no further one adds a byte, however far an object is tracked."""
     path = movies.write(tmp_path / "long.mp4", count, "mpeg4", options={"g": "12"})
@@ -284,7 +284,7 @@ def test_memory_is_flat(video, movies, tmp_path, asked, count):
     prompt(session, 0, asked)
     sizes = [step.figures.total_bytes for step in session.propagate(PropagateRequest())]
     assert len(sizes) == count
-    assert sizes[48] == sizes[-1] == max(sizes)
+    assert sizes[32] == sizes[-1] == max(sizes)
 
 
 def tensor_bytes():
@@ -303,7 +303,7 @@ def test_close_gives_the_memory_back(network, path):
         prompt(session, 0, TEXT, BOX)
         walk(session, max_frames=6)
         held = session.figures().total_bytes
-        assert tensor_bytes() - before > 0.95 * held > 400_000
+        assert tensor_bytes() - before > 0.85 * held > 400_000
         session.close()
         assert session.figures().total_bytes == 0
     assert tensor_bytes() == before
