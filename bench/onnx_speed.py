@@ -1,6 +1,6 @@
 """ONNX Runtime and OpenVINO beside torch: speed, memory and start, on the shapes of real models.
 
-Run as ``python bench/onnx_speed.py``; it prints a Markdown table. ViT-B/16 (224 x 224) and RT-DETRv2 with
+Run as ``python bench/onnx_speed.py``; it prints a table. ViT-B/16 (224 x 224) and RT-DETRv2 with
 a ResNet-18 (640 x 640) with random weights, each served by the plugins' own code: ``plugins/hf``
 for torch, ``plugins/onnx`` for the exports, pictures in, answers out. Every contestant is a
 process of its own; they take turns within each round, so that a machine whose speed drifts favours

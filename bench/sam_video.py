@@ -32,7 +32,7 @@ from transformers.models.sam3_video.modeling_sam3_video import Sam3VideoInferenc
 from mataserver_sam.footage import Footage
 from mataserver_sam.forgetting import held_bytes
 from mataserver_sam.index import Limits
-from mataserver_sam.loading import Weights
+from mataserver_sam.loading import Weights, load_sam3
 from mataserver_sam.network import Network
 from mataserver_sam.preprocess import Stretched
 from mataserver_sam.video import Video
@@ -158,6 +158,31 @@ def measure(name: str, loop: Any, prompts: list[Any], network: Network, footage:
     )
 
 
+def flat(folder: Path, count: int = 500) -> None:
+    """Print what a long video leaves in both, with the tiny network of the tests."""
+    tiny.sam3(folder / "tiny")
+    network = Network.of(load_sam3(folder / "tiny", "cpu", "float32"))
+    path = movies.write(folder / "long.mp4", count, "mpeg4", options={"g": "12"})
+    footage = Footage(path, network, 1e6, Limits())
+    session = Video(network, footage, OBJECTS)
+    prompts = [{"type": "text", "text": TEXT}, {"type": "box", "box": BOXES[0]}]
+    session.prompt(msgspec.convert({"frame_index": 0, "prompts": prompts}, PromptRequest))
+    sizes = [
+        session.figures().total_bytes - footage.clip.cached_bytes
+        for _ in session.propagate(PropagateRequest())
+    ]
+    pixels = torch.stack([footage[frame] for frame in range(count)])
+    reference, step = text_loop(network, pixels)
+    theirs = []
+    for frame in range(count):
+        step(frame)
+        theirs.append(held_bytes(vars(reference))["cpu"] - pixels.nbytes)
+    print(f"\nThe tiny network, {count} frames, bytes kept without frames.\n")
+    print("| after frame | ours: a text and a box | transformers: a text |\n|---|---|---|")
+    for frame in (16, 32, 100, count - 1):
+        print(f"| {frame} | {sizes[frame]} | {theirs[frame]} |")
+
+
 def main(count: int) -> None:
     """Build, write a video and measure."""
     torch.set_num_threads(1)
@@ -177,6 +202,7 @@ def main(count: int) -> None:
         boxes = [{"type": "box", "box": box} for box in BOXES]
         measure("boxes", box_loop, boxes, network, footage)
         measure("a text", text_loop, [{"type": "text", "text": TEXT}], network, footage)
+        flat(Path(folder))
 
 
 if __name__ == "__main__":

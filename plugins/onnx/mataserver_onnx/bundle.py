@@ -105,13 +105,21 @@ def read_graph(network: Path) -> Graph:
         found = ir.read(network) if network.suffix == ".xml" else graph.read(network)
     except OSError as error:
         raise MataError(f"the model cannot be read: {error.strerror}") from error
-    for name in sorted(found.external):
-        place = PurePosixPath(name)
-        if place.is_absolute() or ".." in place.parts:
-            raise MataError("the model wants to read weights from outside its directory")
-        if not (network.parent / name).is_file():
-            raise MataError(f"the file {name} with the model's weights is missing beside it")
+    for name, least in sorted(found.external.items()):
+        _check_weights(network.parent, name, least)
     return found
+
+
+def _check_weights(directory: Path, name: str, least: int) -> None:
+    """Check the file ``name`` with weights, which must have ``least`` bytes."""
+    place = PurePosixPath(name)
+    if not name or place.is_absolute() or ".." in place.parts:
+        raise MataError("the model wants to read weights from outside its directory")
+    file = directory / name
+    if not file.is_file():
+        raise MataError(f"the file {name} with the model's weights is missing beside it")
+    if file.stat().st_size < least:
+        raise MataError(f"the file {name} with the model's weights is not whole")
 
 
 def _json(file: Path) -> dict[str, Any]:

@@ -48,7 +48,8 @@ class Graph:
     metadata:        what the exporter noted.
     opset:           the version of ONNX's own operators; 0 where there is none (OpenVINO).
     makers:          the kind of the operator that makes each output.
-    external:        the files beside it that hold weights, as it names them.
+    external:        the files beside it that hold weights, as it names them, each with the bytes
+                     that it must have at least.
     """
 
     inputs: tuple[Port, ...]
@@ -56,7 +57,7 @@ class Graph:
     metadata: dict[str, str] = field(default_factory=dict)
     opset: int = 0
     makers: dict[str, str] = field(default_factory=dict)
-    external: frozenset[str] = frozenset()
+    external: dict[str, int] = field(default_factory=dict)
 
     def output(self, name: str) -> Port | None:
         """Return an output by its name."""
@@ -172,7 +173,7 @@ def _model(model: Message) -> Graph:
 def _graph(graph: Message) -> Graph:
     """Read ``GraphProto``."""
     weights: set[str] = set()
-    external: set[str] = set()
+    external: dict[str, int] = {}
     inputs: list[Port] = []
     outputs: list[Port] = []
     makers: dict[str, str] = {}
@@ -180,9 +181,10 @@ def _graph(graph: Message) -> Graph:
         if number == 1:
             makers.update(_node(_message(value)))
         elif number == 5:
-            name, places = _tensor(_message(value))
+            name, place, end = _tensor(_message(value))
             weights.add(name)
-            external |= places
+            if place is not None:
+                external[place] = max(end, external.get(place, 0))
         elif number == 11:
             inputs.append(_port(_message(value)))
         elif number == 12:
@@ -190,7 +192,7 @@ def _graph(graph: Message) -> Graph:
     given = tuple(port for port in inputs if port.name not in weights)
     ends = {port.name for port in outputs}
     made = {name: kind for name, kind in makers.items() if name in ends}
-    return Graph(given, tuple(outputs), makers=made, external=frozenset(external))
+    return Graph(given, tuple(outputs), makers=made, external=external)
 
 
 def _node(node: Message) -> dict[str, str]:
@@ -204,19 +206,22 @@ def _node(node: Message) -> dict[str, str]:
     return dict.fromkeys(outputs, kind)
 
 
-def _tensor(tensor: Message) -> tuple[str, set[str]]:
-    """Return the name of a ``TensorProto`` and the files that hold its values."""
-    name, elsewhere, places = "", False, set()
+def _tensor(tensor: Message) -> tuple[str, str | None, int]:
+    """Return the name of a ``TensorProto``, the file that holds its values, and where they end."""
+    name, elsewhere = "", False
+    notes: dict[str, str] = {}
     for number, value in tensor.fields():
         if number == 8:
             name = _message(value).text()
         elif number == 13:
             key, text = _pair(_message(value))
-            if key == "location":
-                places.add(text)
+            notes[key] = text
         elif number == 14:
             elsewhere = _number(value) == _EXTERNAL
-    return name, places if elsewhere else set()
+    if not elsewhere:
+        return name, None, 0
+    end = int(notes.get("offset", "0")) + int(notes.get("length", "0"))
+    return name, notes.get("location", ""), end
 
 
 def _port(info: Message) -> Port:

@@ -56,7 +56,7 @@ def _read(path: Path, _changed: int, _size: int) -> Graph:
     if not inputs or not outputs:
         raise MataError(_NOT_IR)
     made = {port.name: makers.get(port.name, "") for port in outputs}
-    weights = frozenset({path.with_suffix(".bin").name})
+    weights = {path.with_suffix(".bin").name: 0}
     return Graph(tuple(inputs), tuple(outputs), makers=made, external=weights)
 
 

@@ -249,8 +249,18 @@ def directory(path: Path, target: str = "onnx") -> Path:
         network.unlink()
         return path
     model = onnx.load(network)
-    outside = {"save_as_external_data": True, "location": "model.onnx.data", "size_threshold": 0}
-    onnx.save(model, network, **outside)
+    moved = b""
+    for weight in model.graph.initializer:
+        if weight.data_type == TensorProto.FLOAT:
+            length = len(weight.raw_data)
+            place = {"location": "model.onnx.data", "offset": len(moved), "length": length}
+            moved += weight.raw_data
+            weight.ClearField("raw_data")
+            weight.data_location = TensorProto.EXTERNAL
+            for key, value in place.items():
+                weight.external_data.add(key=key, value=str(value))
+    (path / "model.onnx.data").write_bytes(moved)
+    network.write_bytes(model.SerializeToString())
     return path
 
 

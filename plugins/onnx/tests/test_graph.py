@@ -50,14 +50,18 @@ def by_the_library(path):
             for name in node.output
             if name in {each.name for each in model.graph.output}
         },
-        external=frozenset(
-            entry.value
-            for each in model.graph.initializer
-            if each.data_location == onnx.TensorProto.EXTERNAL
-            for entry in each.external_data
-            if entry.key == "location"
-        ),
+        external=ends([each for each in model.graph.initializer if each.data_location]),
     )
+
+
+def ends(weights):
+    """The files of weights, each with where the last of its weights ends."""
+    found = {}
+    for weight in weights:
+        notes = {entry.key: entry.value for entry in weight.external_data}
+        end = int(notes["offset"]) + int(notes["length"])
+        found[notes["location"]] = max(end, found.get(notes["location"], 0))
+    return found
 
 
 def test_equals_the_onnx_library(planted, tmp_path):
@@ -68,11 +72,12 @@ def test_equals_the_onnx_library(planted, tmp_path):
 
 
 def test_external_weights_are_seen(classifier):
-    """An export's weights lie in a file beside it, which the graph names."""
+    """Weights lie in a file beside it, which the graph names, with the bytes it must have."""
     path = classifier() / "model.onnx"
     found = graph.read(path)
     assert found == by_the_library(path)
-    assert found.external == {"model.onnx.data"}
+    size = (path.parent / "model.onnx.data").stat().st_size
+    assert found.external == {"model.onnx.data": size}
 
 
 def test_inputs_with_weights_are_no_inputs(planted, tmp_path):
@@ -140,7 +145,7 @@ def test_openvinos_own_files_are_read(tmp_path):
     assert found.inputs == (graph.Port("pixel_values", ("", 3, 32, 48)),)
     assert found.outputs == (graph.Port("logits", ("", 4)),)
     assert found.makers == {"logits": "SoftMax"}
-    assert found.external == {"openvino_model.bin"}
+    assert found.external == {"openvino_model.bin": 0}
 
 
 @pytest.mark.parametrize("content", ["", "<net>", "<net></net>", IR.replace(">3<", ">three<")])

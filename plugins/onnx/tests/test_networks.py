@@ -207,11 +207,11 @@ def test_weights_that_are_missing(runtime, classifier, load, tmp_path):
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_weights_that_are_cut_off(runtime, classifier, load, tmp_path):
-    """A file of weights that ends too early is an error when the network is opened."""
+    """A file of weights that ends too early is told, which not every runtime does."""
     shutil.copytree(classifier(), tmp_path / "model")
     data = tmp_path / "model" / "model.onnx.data"
-    data.write_bytes(data.read_bytes()[:100])
-    with pytest.raises(MataError, match="the network cannot be opened by"):
+    data.write_bytes(data.read_bytes()[:2])
+    with pytest.raises(MataError, match=r"model\.onnx\.data with the model's weights is not whole"):
         load(tmp_path / "model", "classify", runtime=runtime)
 
 

@@ -30,7 +30,7 @@ class Collected:
     def add(self, found: Found, mask: Mask) -> None:
         """Add an object and its mask. Raises ``InvalidParams`` when the answer grows too large."""
         told = mask.told(self._form)
-        self._budget.spend(_bytes_of(told))
+        self._budget.spend(bytes_of(told))
         self.masks.append(told)
         self.boxes.append(found.box)
         self.scores.append(found.score)
@@ -52,7 +52,8 @@ class Budget:
             )
 
 
-def _bytes_of(told: Any) -> int:
+def bytes_of(told: Any) -> int:
+    """Return how long a mask in one of the forms is, about."""
     if isinstance(told, str):
         return len(told)
     if isinstance(told, dict):

@@ -13,6 +13,7 @@ import torch
 
 from mataserver import BadRequest, InvalidParams, NotFound
 from mataserver_sam.boxes import corners
+from mataserver_sam.collecting import Budget, bytes_of
 from mataserver_sam.footage import Features
 from mataserver_sam.forgetting import NOWHERE, held_bytes
 from mataserver_sam.object_track import ObjectTrack
@@ -24,7 +25,6 @@ if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
     from mataserver_sam.footage import Footage
-    from mataserver_sam.masks import MaskFormat
     from mataserver_sam.network import Network
     from mataserver_sam.prompts import Prompt
     from mataserver_sam.sighting import Sighting
@@ -84,13 +84,13 @@ class Video:
             else:
                 seen = [self._corrected(frame, asked.obj_id, asked.prompts)]
         self._visit(frame)
-        form = _form(asked.mask_format)
+        told = _told(seen, asked.mask_format)
         return Prompted(
             frame,
-            [each.number for each in seen],
-            [each.mask.told(form) for each in seen],
-            [each.mask.box() for each in seen],
-            [each.score for each in seen],
+            [each.id for each in told],
+            [each.mask for each in told],
+            [each.box for each in told],
+            [each.score for each in told],
         )
 
     def propagate(self, asked: PropagateRequest) -> Iterator[Step]:
@@ -105,13 +105,9 @@ class Video:
         plan = legs(len(self._footage), asked.direction, start, asked.max_frames)
         both = len(plan) > 1 and bool(plan[1].frames)
         pinned = range(start, start + self._network.reach.pointers + 1)
-        form = _form(asked.mask_format)
         for count, (frame, reverse) in enumerate(steps(plan)):
             seen = self._step(frame, reverse=reverse, pinned=pinned if both else NOWHERE)
-            told = [
-                Tracked(each.number, each.mask.told(form), each.mask.box(), each.score)
-                for each in seen
-            ]
+            told = _told(seen, asked.mask_format)
             if count % MEASURED_EVERY == 0:
                 self._measure()
             yield Step(frame, msgspec.json.encode(told), self._figures())
@@ -170,7 +166,7 @@ class Video:
         wanted = tracks.add(texts)
         self._texts = tracks
         seen = tracks.step(frame)
-        return self._told([each for each in seen if tracks.text_of(each.number) in wanted])
+        return self._numbered([each for each in seen if tracks.text_of(each.number) in wanted])
 
     def _corrected(self, frame: int, number: int, prompts: Sequence[Prompt]) -> Sighting:
         boxes = [_corners(each) for each in prompts if each.box is not None]
@@ -197,7 +193,7 @@ class Video:
         with torch.inference_mode():
             seen = []
             if self._texts is not None:
-                seen = self._told(self._texts.step(frame, reverse=reverse, pinned=pinned))
+                seen = self._numbered(self._texts.step(frame, reverse=reverse, pinned=pinned))
             for number, track in self._tracks.items():
                 sighting = track.step(frame, reverse=reverse, pinned=pinned)
                 if sighting.mask.area:
@@ -205,7 +201,7 @@ class Video:
         self._visit(frame)
         return sorted(seen, key=lambda each: each.number)
 
-    def _told(self, seen: Sequence[Sighting]) -> list[Sighting]:
+    def _numbered(self, seen: Sequence[Sighting]) -> list[Sighting]:
         """Number what texts found as objects of the session."""
         for each in seen:
             if each.number not in self._numbers:
@@ -263,7 +259,12 @@ def _corners(prompt: Prompt) -> Sequence[Sequence[float]]:
     return ((x1, y1), (x2, y2))
 
 
-def _form(asked: str | None) -> MaskFormat:
+def _told(seen: Sequence[Sighting], asked: str | None) -> list[Tracked]:
+    """Return objects as they are answered. Raises ``InvalidParams`` when they grow too large."""
     form: Any = asked or "rle"
-    chosen: MaskFormat = form
-    return chosen
+    budget, told = Budget(), []
+    for each in seen:
+        mask = each.mask.told(form)
+        budget.spend(bytes_of(mask))
+        told.append(Tracked(each.number, mask, each.mask.box(), each.score))
+    return told

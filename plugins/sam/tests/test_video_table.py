@@ -1,0 +1,195 @@
+"""The server's table of video sessions on a scripted model: failures, and clients that leave."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+
+from mataserver import Conflict, MataError, NotFound, Unavailable
+from mataserver_sam.settings import Settings
+from mataserver_sam.video_requests import (
+    Figures,
+    PropagateRequest,
+    Resolution,
+    StartRequest,
+    Step,
+    VideoInfo,
+)
+from mataserver_sam.video_sessions import REMEMBERED, VideoSessions
+
+INFO = VideoInfo(8, 10.0, Resolution(80, 64), 0.8)
+ASKED = StartRequest(video_path="/video", session_id="a")
+
+
+class Model:
+    """A model in a worker: it notes what it is asked; it waits and fails when it is told to."""
+
+    def __init__(self):
+        self.asked = []
+        self.failure = None
+        self.go_on = asyncio.Event()
+        self.go_on.set()
+
+    async def call(self, _video, method, *_args):
+        self.asked.append(method)
+        await self.go_on.wait()
+        if self.failure is not None and method != "close":
+            raise self.failure
+        return {"open": INFO, "reset": (2, Figures()), "close": 5_000_000}.get(method, Figures(3))
+
+    async def stream(self, _video, _method, *_args):
+        for frame in range(8):
+            if frame == 2 and self.failure is not None:
+                raise self.failure
+            yield Step(frame, b"[]", Figures(1, frame + 1, 7_000_000))
+
+
+class Served:
+    """The model behind the API; ``loaded_at`` changes when its worker is replaced."""
+
+    def __init__(self):
+        self.model = Model()
+        self.loaded_at = 1.0
+        self.held = 0
+
+    @contextlib.asynccontextmanager
+    async def acquire(self):
+        self.held += 1
+        try:
+            yield self.model
+        finally:
+            self.held -= 1
+
+    def info(self):
+        return SimpleNamespace(loaded_at=self.loaded_at)
+
+
+class Sources:
+    """Gives a file without looking for one."""
+
+    @contextlib.asynccontextmanager
+    async def file(self, _asked):
+        yield Path("/video")
+
+    def sweep(self):
+        pass
+
+
+@pytest.fixture
+def served():
+    """The scripted model."""
+    return Served()
+
+
+@pytest.fixture
+async def sessions(served):
+    """The table, while its server runs."""
+    ctx = SimpleNamespace(log=logging.getLogger("sam"), settings=Settings(max_sessions=2))
+    async with VideoSessions(ctx, served, Sources()) as table:
+        yield table
+
+
+async def test_a_failed_session_can_be_reset(sessions, served):
+    """When the model fails the session is in error: nothing but reset and close is served."""
+    await sessions.start(ASKED)
+    session = sessions.get("a")
+    served.model.failure = MataError("The model failed: RuntimeError")
+    with pytest.raises(MataError, match="The model failed"):
+        await sessions.call(session, "prompt")
+    assert sessions.status("a").status == "error"
+    served.model.failure = None
+    with pytest.raises(Conflict, match="has failed: reset or close it"):
+        await sessions.call(session, "prompt")
+    assert await sessions.call(session, "reset", mend=True) == (2, Figures())
+    assert sessions.status("a").status == "ready"
+
+
+async def test_a_failed_propagation_is_an_error_too(sessions, served):
+    """Frames before the failure are told, then the session is in error; it can be closed."""
+    await sessions.start(ASKED)
+    served.model.failure = MataError("Out of memory", status=507)
+    steps = sessions.propagate(sessions.get("a"), PropagateRequest())
+    seen = [(await anext(steps)).frame_index for _ in range(2)]
+    with pytest.raises(MataError, match="Out of memory"):
+        await anext(steps)
+    status = sessions.status("a")
+    assert (seen, status.status, status.frames_processed) == ([0, 1], "error", 2)
+    assert status.gpu_memory_used_mb == 7.0
+    assert (await sessions.close("a")).memory_freed_mb == 5.0
+    assert served.held == 0
+
+
+async def test_a_client_that_leaves_while_its_video_opens(sessions, served):
+    """A start whose client is gone leaves nothing: not in the worker, not in the table."""
+    served.model.go_on.clear()
+    starting = asyncio.create_task(sessions.start(ASKED))
+    while not served.model.asked:
+        await asyncio.sleep(0)
+    with pytest.raises(Conflict, match="exists already"):
+        await sessions.start(ASKED)
+    starting.cancel()
+    served.model.go_on.set()
+    with pytest.raises(asyncio.CancelledError):
+        await starting
+    assert served.model.asked == ["open", "close"]
+    assert (len(sessions), served.held) == (0, 0)
+    await sessions.start(ASKED)
+
+
+async def test_a_close_goes_on_without_its_client(sessions, served):
+    """A session whose close nobody waits for any more is closed all the same, and only once."""
+    await sessions.start(ASKED)
+    served.model.go_on.clear()
+    closing = [asyncio.create_task(sessions.close("a")) for _ in range(2)]
+    while "close" not in served.model.asked:
+        await asyncio.sleep(0)
+    with pytest.raises(Conflict, match="is busy"):
+        await sessions.call(sessions.get("a"), "prompt")
+    closing[0].cancel()
+    served.model.go_on.set()
+    assert (await closing[1]).status == "closed"
+    assert served.model.asked == ["open", "close"]
+    with pytest.raises(NotFound):
+        await sessions.close("a")
+
+
+async def test_a_replaced_worker_has_none_of_the_sessions(sessions, served):
+    """When the worker is another one the sessions are lost, and their places are free."""
+    for name in ("a", "b"):
+        await sessions.start(StartRequest(video_path="/video", session_id=name))
+    with pytest.raises(Unavailable, match="Maximum concurrent sessions"):
+        await sessions.start(StartRequest(video_path="/video"))
+    served.loaded_at = 2.0
+    assert sessions.all() == []
+    assert sessions.status("a").status == "error"
+    with pytest.raises(NotFound, match="Session a is lost"):
+        sessions.get("a")
+    await sessions.start(ASKED)
+    assert sessions.status("a").status == "ready"
+    assert served.held == 1
+
+
+async def test_ended_sessions_are_forgotten_at_last(sessions):
+    """The status of a session that ended can be asked for, until many others have ended."""
+    for number in range(REMEMBERED + 1):
+        await sessions.start(StartRequest(video_path="/video", session_id=f"s{number}"))
+        await sessions.close(f"s{number}")
+    assert sessions.status(f"s{REMEMBERED}").status == "closed"
+    assert sessions.status("s1").status == "closed"
+    with pytest.raises(NotFound):
+        sessions.status("s0")
+
+
+async def test_a_server_that_stops_closes_every_session(served):
+    """At the end of the server no session is left in the worker."""
+    ctx = SimpleNamespace(log=logging.getLogger("sam"), settings=Settings())
+    async with VideoSessions(ctx, served, Sources()) as table:
+        await table.start(ASKED)
+        await table.start(StartRequest(video_path="/video", session_id="b"))
+    assert served.model.asked == ["open", "open", "close", "close"]
+    assert served.held == 0
