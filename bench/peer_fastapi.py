@@ -24,12 +24,12 @@ import nets
 
 
 class Detection(BaseModel):
-    """One object; ``mask`` is a PNG in base64."""
+    """One object; ``mask`` is a PNG, in base64 where the answer is JSON."""
 
     label: str
     confidence: float
     bbox: tuple[float, float, float, float]
-    mask: str | None = None
+    mask: str | bytes | None = None
 
 
 class Detections(BaseModel):
@@ -40,10 +40,10 @@ class Detections(BaseModel):
 
 
 class Depth(BaseModel):
-    """A depth map: float32 in base64."""
+    """A depth map of float32, in base64 where the answer is JSON."""
 
     task: str = "depth"
-    depth_map: str
+    depth_map: str | bytes
     depth_shape: tuple[int, int]
 
 
@@ -54,6 +54,8 @@ class Question(BaseModel):
 
 
 Answer = Detections | Depth
+Encode = Callable[[Any], str | bytes]
+Model = Callable[[Any, Encode], Answer]
 NET = os.environ.get("BENCH_NET", "")
 
 
@@ -61,30 +63,33 @@ def _objects(found: list[answers.Found]) -> list[Detection]:
     return [Detection(label=label, confidence=sure, bbox=box) for label, sure, box in found]
 
 
-def _detections(name: str) -> Callable[[Any], Answer]:
+def _text(data: Any) -> str:
+    return base64.b64encode(data).decode()
+
+
+def _detections(name: str) -> Model:
     constant = _objects(answers.detections(answers.COUNTS[name]))
-    return lambda _image: Detections(detections=constant)
+    return lambda _image, _encode: Detections(detections=constant)
 
 
-def _detector(image: Any) -> Answer:
+def _detector(image: Any, encode: Encode) -> Answer:
     answers.resized(image, answers.INPUT)
-    return MODELS["noop"](image)
+    return MODELS["noop"](image, encode)
 
 
-def _masks(_image: Any) -> Answer:
+def _masks(_image: Any, encode: Encode) -> Answer:
     found = _objects(answers.detections(answers.MASKS))
     for each, mask in zip(found, answers.masks(), strict=True):
-        each.mask = base64.b64encode(answers.png(mask)).decode()
+        each.mask = encode(answers.png(mask))
     return Detections(task="segment", detections=found)
 
 
-def _depth(_image: Any) -> Answer:
-    pixels = answers.depth_map()
+def _depth(_image: Any, encode: Encode) -> Answer:
     shape = (answers.HEIGHT, answers.WIDTH)
-    return Depth(depth_map=base64.b64encode(pixels).decode(), depth_shape=shape)
+    return Depth(depth_map=encode(answers.depth_map()), depth_shape=shape)
 
 
-MODELS: dict[str, Callable[[Any], Answer]] = {
+MODELS: dict[str, Model] = {
     "noop": _detections("noop"),
     "many": _detections("many"),
     "detector": _detector,
@@ -98,7 +103,7 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     """Load the network; let no more images into the thread pool than are to run at a time."""
     if NET:
         run = nets.build(NET, int(os.environ["BENCH_THREADS"]))
-        MODELS[NET] = lambda image: Detections(detections=_objects(run([image])[0]))
+        MODELS[NET] = lambda image, _encode: Detections(detections=_objects(run([image])[0]))
     parallel = os.environ.get("BENCH_PARALLEL")
     if parallel:
         anyio.to_thread.current_default_thread_limiter().total_tokens = int(parallel)
@@ -108,20 +113,15 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
 app = FastAPI(lifespan=lifespan)
 
 
-def work(model: str, image: bytes) -> Answer:
+def work(model: str, image: bytes, encode: Encode = _text) -> Answer:
     """Decode and infer."""
-    return MODELS[model](simplejpeg.decode_jpeg(image, colorspace="RGB"))
+    return MODELS[model](simplejpeg.decode_jpeg(image, colorspace="RGB"), encode)
 
 
 def packed(model: str, image: bytes) -> bytes:
     """Decode, infer and encode as MessagePack, pixels as bytes."""
-    answer = work(model, image).model_dump(exclude_none=True)
-    if "depth_map" in answer:
-        answer["depth_map"] = answers.depth_map().tobytes()
-    for each, mask in zip(answer.get("detections", []), answers.masks(), strict=False):
-        if "mask" in each:
-            each["mask"] = answers.png(mask)
-    return msgpack.packb(answer)
+    answer = work(model, image, bytes).model_dump(exclude_none=True)
+    return bytes(msgpack.packb(answer))
 
 
 @app.get("/health")

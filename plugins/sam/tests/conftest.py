@@ -80,6 +80,13 @@ def video_path(video_folder) -> Path:
 
 
 @pytest.fixture(scope="session")
+def long_video_path(movies, video_folder) -> Path:
+    """A video of 60 frames: what is done meanwhile is done before they are."""
+    path: Path = movies.write(video_folder / "roots" / "long.mp4", 60, "mpeg4")
+    return path
+
+
+@pytest.fixture(scope="session")
 def video_server(video_api, tmp_path_factory, sam3_path, video_folder) -> Any:
     """``video_server(**settings)`` is a server, not started yet, with a SAM3 behind its API."""
 

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
+import os
 import re
+import signal
 
 import aiohttp
+import psutil
 import pytest
 import pytest_asyncio
 
@@ -265,3 +269,27 @@ async def test_sessions_need_the_key(api):
         for method, path in (("POST", START), ("GET", SESSIONS)):
             async with stranger.request(method, path, json={}) as answer:
                 assert answer.status == 401
+
+
+async def test_a_worker_that_dies_takes_its_sessions_along(api, video_path):
+    """When the worker dies its sessions are lost: told as such, released, and new ones start."""
+    async with api.session(video_path, TEXT, name="lost") as one:
+        tracking = asyncio.create_task(one.ask("POST", "/propagate", {}))
+        while (await one.status())["frames_processed"] < 2:
+            await asyncio.sleep(0.01)
+        _kill_worker()
+        status, answer = await tracking
+        assert (status, "worker died" in answer["detail"]) == (500, True)
+        assert (await one.status())["status"] == "error"
+        assert await api.total() == 0
+        told = "Session lost is lost: the model's worker ended"
+        assert await one.ask("POST", "/propagate", {}) == (404, {"detail": told})
+    async with api.session(video_path, TEXT, name="lost") as one:
+        assert (await one.ok("POST", "/propagate", {}))["total_frames"] == COUNT
+
+
+def _kill_worker():
+    """Kill the process that holds the model: the child of the zygote."""
+    children = psutil.Process().children(recursive=True)
+    (worker,) = (each for each in children if each.ppid() != os.getpid())
+    worker.send_signal(signal.SIGKILL)
