@@ -152,7 +152,7 @@ BACKEND = Backend(
     params=ClassifyParams,
     accepts=installation.accepting("classify", FAMILIES),
     requires=installation.REQUIRES,
-    gpu=True,
+    gpu=installation.GPU,
     packages=installation.PACKAGES,
     environment=installation.ENVIRONMENT,
 )

@@ -84,7 +84,7 @@ BACKEND = Backend(
     params=DepthParams,
     accepts=installation.accepting("depth", FAMILIES),
     requires=installation.REQUIRES,
-    gpu=True,
+    gpu=installation.GPU,
     packages=installation.PACKAGES,
     environment=installation.ENVIRONMENT,
 )

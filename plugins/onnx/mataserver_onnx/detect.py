@@ -99,7 +99,7 @@ BACKEND = Backend(
     params=DetectParams,
     accepts=installation.accepting("detect", FAMILIES),
     requires=installation.REQUIRES,
-    gpu=True,
+    gpu=installation.GPU,
     packages=installation.PACKAGES,
     environment=installation.ENVIRONMENT,
 )

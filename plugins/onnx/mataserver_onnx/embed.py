@@ -84,7 +84,7 @@ BACKEND = Backend(
     load=load,
     accepts=installation.accepting("embed", FAMILIES),
     requires=installation.REQUIRES,
-    gpu=True,
+    gpu=installation.GPU,
     packages=installation.PACKAGES,
     environment=installation.ENVIRONMENT,
 )

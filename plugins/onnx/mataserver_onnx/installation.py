@@ -5,6 +5,7 @@ Nothing is preloaded: onnxruntime and openvino start threads at import, which no
 
 from __future__ import annotations
 
+import importlib.metadata
 import importlib.util
 from typing import TYPE_CHECKING
 
@@ -18,6 +19,19 @@ if TYPE_CHECKING:
 
 REQUIRES = ("onnxruntime", "PIL")
 PACKAGES = ("onnxruntime>=1.20", "pillow>=11.3")
+
+
+def _installed(distribution: str) -> bool:
+    try:
+        importlib.metadata.version(distribution)
+    except importlib.metadata.PackageNotFoundError:
+        return False
+    return True
+
+
+GPU = _installed("onnxruntime-gpu")
+"""Whether the installed ONNX Runtime, of which there are several, is the one for CUDA."""
+
 ENVIRONMENT = (
     # onnxruntime would note what it runs in the user's home and may report it.
     ("ORT_DISABLE_TELEMETRY", "1"),

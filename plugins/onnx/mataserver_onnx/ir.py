@@ -33,31 +33,32 @@ def read(path: Path) -> Graph:
 
 @lru_cache(maxsize=64)
 def _read(path: Path, _changed: int, _size: int) -> Graph:
-    inputs: list[Port] = []
-    outputs: list[Port] = []
-    makers: dict[str, str] = {}
     kinds: dict[str, str] = {}
-    ends: dict[str, str] = {}
+    ports: dict[str, Port] = {}
+    before: dict[str, str] = {}
     try:
         for element in _elements(path):
             if element.tag == "edge":
-                maker = kinds.get(element.get("from-layer", ""), "")
-                makers[ends.get(element.get("to-layer", ""), "")] = maker
+                before[element.get("to-layer", "")] = element.get("from-layer", "")
                 continue
-            number, kind = element.get("id", ""), element.get("type", "")
-            kinds[number] = kind
-            if kind == "Parameter":
-                inputs.append(_port(element, _names(element)))
-            elif kind == "Result":
-                outputs.append(_port(element, element.get("output_names", "")))
-                ends[number] = outputs[-1].name
+            number = element.get("id", "")
+            kinds[number] = element.get("type", "")
+            if kinds[number] in {"Parameter", "Result"}:
+                ports[number] = _port(element)
     except (ET.ParseError, ValueError) as error:
         raise MataError(_NOT_IR) from error
+    inputs, outputs = (
+        {number: port for number, port in ports.items() if kinds[number] == kind}
+        for kind in ("Parameter", "Result")
+    )
     if not inputs or not outputs:
         raise MataError(_NOT_IR)
-    made = {port.name: makers.get(port.name, "") for port in outputs}
-    weights = {path.with_suffix(".bin").name: 0}
-    return Graph(tuple(inputs), tuple(outputs), makers=made, external=weights)
+    return Graph(
+        tuple(inputs.values()),
+        tuple(outputs.values()),
+        makers={port.name: kinds.get(before.get(n, ""), "") for n, port in outputs.items()},
+        external={path.with_suffix(".bin").name: 0},
+    )
 
 
 def _elements(path: Path) -> Iterator[ET.Element]:
@@ -69,16 +70,12 @@ def _elements(path: Path) -> Iterator[ET.Element]:
             element.clear()
 
 
-def _names(layer: ET.Element) -> str:
-    port = layer.find(".//port")
-    return layer.get("name", "") if port is None else port.get("names", layer.get("name", ""))
-
-
-def _port(layer: ET.Element, names: str) -> Port:
+def _port(layer: ET.Element) -> Port:
     """Read a layer's only port; a side of -1 has any length."""
     port = layer.find(".//port")
     if port is None:
         raise ValueError("a layer without a port")
+    names = layer.get("output_names") or port.get("names") or layer.get("name") or ""
     sides = [int(side.text or "") for side in port.findall("dim")]
     dims: tuple[Dim, ...] = tuple("" if side < 0 else side for side in sides)
     return Port(names.partition(",")[0], dims, _KINDS.get(port.get("precision", ""), 0))

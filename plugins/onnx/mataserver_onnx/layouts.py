@@ -1,6 +1,6 @@
 """What the outputs of a network mean, told by their names and shapes.
 
-A layout is one way to read outputs; ``docs/onnx.md`` describes each. Shapes are those that the
+A layout is one way to read outputs; the README describes each. Shapes are those that the
 exporters of the named projects write; what fits none, or several, must be stated.
 """
 
@@ -47,11 +47,14 @@ _VECTORS = ("image_embeds", "pooler_output")
 
 
 def image_input(graph: Graph) -> Port | None:
-    """Return the input ``[batch, 3, height, width]``, or None."""
-    for port in graph.inputs:
-        if len(port.dims) == 4 and port.dims[1] == 3:
-            return port
-    return None
+    """Return the input ``[batch, 3, height, width]``, or None.
+
+    Some exporters leave the number of colours open as well.
+    """
+    squares = [port for port in graph.inputs if len(port.dims) == 4]
+    open_ones = [port for port in squares if not isinstance(port.dims[1], int)]
+    coloured = [port for port in squares if port.dims[1] == 3]
+    return next(iter(coloured + open_ones), None)
 
 
 def choose(

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from mataserver import LoadContext, ModelSpec
     from mataserver_onnx.bundle import Bundle
+    from mataserver_onnx.graph import Port
     from mataserver_onnx.options import LayoutName, ModelOptions
     from mataserver_onnx.preparation import Placement
 
@@ -101,12 +102,18 @@ class Network:
         feeds: dict[str, Any] = {self._input.name: values}
         for port in self.bundle.graph.inputs:
             if port.name == "pixel_mask":
-                feeds[port.name] = np.ones((len(values), *values.shape[2:]), np.int64)
+                feeds[port.name] = np.ones(_mask_shape(port, values.shape), np.int64)
             elif port.name == "orig_target_sizes":
                 sizes = [place.size[::-1] for _, place in padded]
                 feeds[port.name] = np.array(sizes, np.int64)
         answers = self._session.run(feeds)
         return [answers[name] for name in self._outputs]
+
+
+def _mask_shape(port: Port, shape: tuple[int, ...]) -> tuple[int, ...]:
+    """Return the shape of a mask of no padding: the images', or what the network insists on."""
+    sides = zip(port.dims[1:], shape[2:], strict=True)
+    return (shape[0], *(side if isinstance(side, int) else given for side, given in sides))
 
 
 def _finite(values: NDArray[Any]) -> NDArray[np.float32]:
@@ -116,7 +123,7 @@ def _finite(values: NDArray[Any]) -> NDArray[np.float32]:
     return numbers
 
 
-def _image_port(bundle: Bundle) -> Any:
+def _image_port(bundle: Bundle) -> Port:
     """Return the input for images. Raises ``MataError`` for one, or for others, unlike usual."""
     port = layouts.image_input(bundle.graph)
     others = [each.name for each in bundle.graph.inputs if port is None or each.name != port.name]

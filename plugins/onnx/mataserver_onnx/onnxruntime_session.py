@@ -34,6 +34,8 @@ ERRORS: tuple[type[Exception], ...] = (
 """What it raises for a network that it cannot open or run."""
 
 _CPU, _CUDA = "CPUExecutionProvider", "CUDAExecutionProvider"
+_NUMBERED = frozenset({_CUDA, "TensorrtExecutionProvider"})
+"""The providers that take the number of a device."""
 _FATAL = 4
 
 
@@ -107,5 +109,7 @@ def choose_providers(where: Placing) -> list[Any]:
         )
     _, _, number = where.device.partition(":")
     chosen = [name for name in wanted if name != _CPU]
-    numbered = [(name, {"device_id": number}) if number else name for name in chosen]
+    numbered = [
+        (name, {"device_id": number}) if number and name in _NUMBERED else name for name in chosen
+    ]
     return [*numbered, _CPU]

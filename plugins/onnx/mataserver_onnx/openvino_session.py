@@ -22,13 +22,17 @@ if TYPE_CHECKING:
 _PRECISIONS = {"auto": "f32", "float32": "f32", "float16": "f16", "bfloat16": "bf16"}
 
 
-def import_openvino() -> Any:
-    """Import OpenVINO without its telemetry, which would write into the home and report.
+def opt_out() -> None:
+    """Keep OpenVINO from its telemetry, which would write into the home and report.
 
-    Raises ``Unavailable`` when it is not installed.
+    It does so as soon as it is imported, whenever this package can be, and asks nobody.
     """
-    # It reports whenever this package can be imported, and asks nobody.
     sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type] # "not importable"
+
+
+def import_openvino() -> Any:
+    """Import OpenVINO. Raises ``Unavailable`` when it is not installed."""
+    opt_out()
     try:
         import openvino
     except ImportError as error:

@@ -95,7 +95,7 @@ BACKEND = Backend(
     params=SegmentParams,
     accepts=installation.accepting("segment", FAMILIES),
     requires=installation.REQUIRES,
-    gpu=True,
+    gpu=installation.GPU,
     packages=installation.PACKAGES,
     environment=installation.ENVIRONMENT,
 )

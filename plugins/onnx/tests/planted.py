@@ -232,6 +232,24 @@ def colours(path: Path, shape: str, size: Sequence[int | str] = (32, 48), **opti
     return build.save(path, **options)
 
 
+def masked(path: Path, sides: Sequence[int | str]) -> Path:
+    """A classifier of colours that is also given a mask, whose mean its answer is multiplied by."""
+    model = onnx.load(colours(path, "classes"))
+    given = helper.make_tensor_value_info("pixel_mask", TensorProto.INT64, ["batch", *sides])
+    model.graph.input.append(given)
+    answer = model.graph.node[-1]
+    steps = [
+        helper.make_node("Cast", ["pixel_mask"], ["seen"], to=TensorProto.FLOAT),
+        helper.make_node("ReduceMean", ["seen"], ["whole"], keepdims=0),
+        helper.make_node("Mul", [answer.input[0], "whole"], ["masked"]),
+    ]
+    answer.input[0] = "masked"
+    for step in steps:
+        model.graph.node.insert(len(model.graph.node) - 1, step)
+    onnx.save(model, path)
+    return path
+
+
 def directory(path: Path, target: str = "onnx") -> Path:
     """A classifier as exports and hub repositories have it, with weights in a file of their own."""
     network = colours(path / "model.onnx", "classes", name="logits")

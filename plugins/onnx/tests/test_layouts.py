@@ -123,6 +123,18 @@ def test_errors_name_the_outputs(graph, task, stated, said):
         layouts.choose(graph, {}, task, stated)
 
 
+def test_the_image_is_found_among_the_inputs():
+    """An input of three colours, or else one that leaves their number open."""
+    mask = Port("mask", ("b", 1, 64, 64))
+    free = Port("pixel_values", ("batch_size", "num_channels", "height", "width"))
+    image = Port("images", (1, 3, 64, 64))
+    output = (Port("logits", (1, 9)),)
+    assert layouts.image_input(Graph((mask, free), output)) == free
+    assert layouts.image_input(Graph((mask, free, image), output)) == image
+    assert layouts.image_input(Graph((mask,), output)) is None
+    assert layouts.candidates(Graph((free,), output), {}) == {"classes"}
+
+
 @pytest.mark.parametrize(
     ("graph", "layout", "expected"),
     [

@@ -153,6 +153,16 @@ def test_labels_of_a_file(planted, load, tmp_path):
     assert result.classifications[0].label == "green"
 
 
+@pytest.mark.parametrize("sides", [("h", "w"), (64, 64)])
+def test_a_mask_of_no_padding(sides, planted, load, tmp_path):
+    """DETR is told which pixels are padding: none, in the images' size or the one that it wants."""
+    path = planted.masked(tmp_path / "a.onnx", sides)
+    model = load(path, "classify", **PLAIN)
+    [result] = model.predict([solid((255, 51, 102))], [ClassifyParams(use_softmax=False)])
+    scores = [each.confidence for each in result.classifications]
+    assert scores == pytest.approx([4, 1.6, 0.8], abs=1e-5)
+
+
 # what cannot be used
 
 

@@ -18,7 +18,7 @@ from transformers.utils import logging as transformers_logging
 
 from mataserver import MataError, Unavailable
 from mataserver_onnx.export.families import FIXED
-from mataserver_onnx.openvino_session import import_openvino
+from mataserver_onnx.openvino_session import import_openvino, opt_out
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -44,6 +44,7 @@ class Checkpoint:
 
     def __init__(self, path: Path, family: Family) -> None:
         """Open it. Raises ``MataError`` for one that cannot be read."""
+        opt_out()  # transformers and nncf import OpenVINO by themselves
         _speech.set_verbosity_error()
         _speech.disable_progress_bar()
         self.family = family
