@@ -77,18 +77,23 @@ async def descriptors_back(server, http, before):
 
 @contextlib.asynccontextmanager
 async def sending(peer, data):
-    """Send ``data`` over and over in the background, until the end or until it is cut off."""
+    """Send ``data`` over and over in the background, until the end or until it is cut off.
+
+    Yields the list of what was sent; its length is that of the flood so far.
+    """
     stop = asyncio.Event()
+    sent = []
 
     async def send():
         with contextlib.suppress(ConnectionError, TimeoutError):
             while not stop.is_set():
                 await peer.send(data)
+                sent.append(data)
                 await asyncio.sleep(0)
 
     task = asyncio.create_task(send())
     try:
-        yield
+        yield sent
     finally:
         stop.set()
         await task
@@ -103,9 +108,11 @@ async def test_a_client_that_does_not_read_pauses_only_itself(patient):
         url = await open_url(http, "fake-track")
         session_id = session_of(url)
         async with RawPeer.connected(url) as peer:
-            async with sending(peer, frame(BINARY, PNG)):
+            async with sending(peer, frame(BINARY, PNG)) as sent:
                 await info_when(http, session_id, lambda i: i["results"] == WINDOW)
                 await info_when(http, session_id, lambda i: i["dropped"] >= 20)
+            # Frames may still be on their way; the last of them is the one that waits.
+            await info_when(http, session_id, lambda i: i["frames"] == len(sent))
             async with http.ws_connect(f"/v1/stream/{await open_session(http)}") as other:
                 for number in range(20):
                     await other.send_bytes(PNG)
