@@ -2,8 +2,9 @@
 
 Requests that wait together run together. With an idle model the first request goes at once; while
 the model is busy a batch that is not full may wait ``max_wait`` for more. A second batch is sent
-ahead, so that the worker decodes it while the first one runs. Video sessions and single requests
-queue apart and take turns: a flood of either leaves the other its half.
+ahead, so that the worker decodes it while the first one runs; more where decoding takes most of the
+time, so that none of its threads waits. Video sessions and single requests queue apart and take
+turns: a flood of either leaves the other its half.
 """
 
 from __future__ import annotations
@@ -19,11 +20,15 @@ from typing import TYPE_CHECKING
 from mataserver.errors import MataError, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Iterator
+    from collections.abc import AsyncGenerator, Callable, Iterator
 
     from mataserver.engines.work import Job, Outcome, Worker
 
 AHEAD = 2
+"""Batches that a worker is given at a time, for each of its threads that has something to do."""
+LEAST_MS = 0.1
+QUICK_MS = 3.0
+"""Milliseconds below which a batch is quick: all that is sent ahead is soon done."""
 
 log = logging.getLogger("mataserver.batching")
 
@@ -40,6 +45,15 @@ class Waiting:
     future: asyncio.Future[Outcome]
     since: float = field(default_factory=time.perf_counter)
     queue_ms: float = 0.0
+    batch: Batch | None = None
+
+
+@dataclass(slots=True, eq=False)
+class Batch:
+    """Jobs that the worker was given together, and how to tell it that nobody waits for them."""
+
+    jobs: list[Waiting]
+    drop: Callable[[], None] | None = None
 
 
 class Batcher:
@@ -58,6 +72,7 @@ class Batcher:
         self._frame_next = False
         self._running = 0
         self._occupied = 0
+        self._ahead = AHEAD * worker.width
         self._quiet: asyncio.Event | None = None
         self._timer: asyncio.TimerHandle | None = None
 
@@ -90,9 +105,18 @@ class Batcher:
         try:
             return await waiting.future, waiting.queue_ms
         except asyncio.CancelledError:
-            with contextlib.suppress(ValueError):  # it may be with the worker already
-                queue.remove(waiting)
+            self._withdraw(waiting, queue)
             raise
+
+    @staticmethod
+    def _withdraw(waiting: Waiting, queue: deque[Waiting]) -> None:
+        """Take a job back; the worker is told when nobody waits for its batch any more."""
+        batch = waiting.batch
+        if batch is None:
+            with contextlib.suppress(ValueError):
+                queue.remove(waiting)
+        elif batch.drop is not None and all(each.future.done() for each in batch.jobs):
+            batch.drop()
 
     async def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
         """Yield the pieces of text that the model makes for a job, then its outcome.
@@ -130,7 +154,7 @@ class Batcher:
             self._quiet.set()
 
     def _pump(self, *, waited: bool = False) -> None:
-        while self._running < AHEAD * self._worker.width and len(self):
+        while self._running < self._ahead and len(self):
             if self._running and not waited and self._should_wait():
                 break
             self._start(self._gather())
@@ -164,16 +188,17 @@ class Batcher:
 
     def _start(self, batch: list[Waiting]) -> None:
         now = time.perf_counter()
+        sent = Batch(batch)
         for waiting in batch:
             waiting.queue_ms = round((now - waiting.since) * 1e3, 3)
-        alone = not self._running and not len(self)
+            waiting.batch = sent
         self._running += 1
 
         def answered(answer: list[Outcome] | MataError) -> None:
             self._answered(batch, answer)
 
         try:
-            self._worker.infer([waiting.job for waiting in batch], answered, alone=alone)
+            sent.drop = self._worker.infer([waiting.job for waiting in batch], answered)
         except MataError as error:
             self._answered(batch, error)
         except Exception:
@@ -186,6 +211,7 @@ class Batcher:
             for waiting in batch:
                 _fail(waiting, answer)
         else:
+            self._pace(answer)
             for waiting, outcome in zip(batch, answer, strict=True):
                 if not waiting.future.done():
                     waiting.future.set_result(outcome)
@@ -193,6 +219,14 @@ class Batcher:
             self._give_back()
         self._pump()
         self._tell_quiet()
+
+    def _pace(self, answer: list[Outcome]) -> None:
+        """Learn from what a batch took how much to send ahead: what is sent is in no batch."""
+        worker = self._worker
+        infer = max(outcome.timing.infer for outcome in answer)
+        decode = sum(outcome.timing.decode for outcome in answer)
+        helpers = int(decode / max(infer, LEAST_MS)) if decode + infer < QUICK_MS else 0
+        self._ahead = AHEAD * worker.width * (1 + min(helpers, worker.facts.decoders))
 
     def _give_back(self) -> None:
         """Have the jobs that the dead worker was not given go to the next one."""

@@ -19,20 +19,22 @@ class Recorder:
         self.width, self.pids = 1, (1,)
         self.alive = True
         self.batches = []
-        self.alone = []
+        self.dropped = []
+        self.timing = Timing(infer=10.0)
         self.tasks = []
         self.gate = asyncio.Event()
         self.gate.set()
 
-    def infer(self, jobs, answered, *, alone):
-        self.batches.append([job.image for job in jobs])
-        self.alone.append(alone)
+    def infer(self, jobs, answered):
+        images = [job.image for job in jobs]
+        self.batches.append(images)
         self.tasks.append(asyncio.create_task(self._answer(jobs, answered)))
+        return lambda: self.dropped.append(images)
 
     async def _answer(self, jobs, answered):
         await self.gate.wait()
         if self.alive:
-            answered([Outcome({"echo": job.image}, Timing()) for job in jobs])
+            answered([Outcome({"echo": job.image}, self.timing) for job in jobs])
         else:
             answered(WorkerDied("died"))
 
@@ -130,11 +132,11 @@ async def test_a_worker_that_fails_in_a_way_of_its_own_hangs_nobody(caplog):
     """An exception that no worker should raise is an error for its batch, and the next one runs."""
 
     class Odd(Recorder):
-        def infer(self, jobs, answered, *, alone):
+        def infer(self, jobs, answered):
             if not self.batches:
                 self.batches.append([])
                 raise TypeError("surprise")
-            super().infer(jobs, answered, alone=alone)
+            return super().infer(jobs, answered)
 
     made = batcher(Odd())
     with pytest.raises(MataError, match="The model failed"):
@@ -160,17 +162,75 @@ async def test_sessions_and_single_requests_take_turns():
     assert order == [b"c", b"1", b"d", b"2", b"e", b"3", b"f", b"4", b"5"]
 
 
-async def test_the_worker_is_told_when_it_has_nothing_else():
-    """Only a batch that finds the worker idle, with nothing behind it, is sent as alone."""
+async def test_a_batch_that_nobody_waits_for_is_taken_back():
+    """The worker is told once the last of a batch that it was given ahead hangs up, not before."""
     worker = Recorder()
-    made = batcher(worker, max_batch=1)
-    await made.submit(Job(b"a", b""))
     worker.gate.clear()
-    jobs = submit(made, *"bcd")
+    made = batcher(worker, max_batch=2)
+    first, second, *pair = submit(made, *"abcd")
+    waiting = submit(made, *"ef")
+    await asyncio.sleep(0.01)
+    assert worker.batches == [[b"a"], [b"b"]]
+    second.cancel()
+    waiting[0].cancel()
+    await asyncio.sleep(0.01)
+    assert worker.dropped == [[b"b"]]
+    worker.gate.set()
+    await asyncio.gather(first, *pair, waiting[1])
+    assert worker.batches == [[b"a"], [b"b"], [b"c", b"d"], [b"f"]]
+    worker.gate.clear()
+    alone, one, other = submit(made, *"xyz")
+    await asyncio.sleep(0.01)
+    third, fourth = submit(made, *"uv")
+    alone.cancel()
+    await asyncio.sleep(0.01)
+    assert worker.dropped == [[b"b"], [b"x"]]
+    worker.gate.set()
+    await asyncio.gather(one, other, third, fourth)
+
+
+async def test_one_who_still_waits_keeps_a_batch():
+    """A batch of which one job is still wanted is not taken back."""
+    worker = Recorder()
+    worker.gate.clear()
+    made = batcher(worker, max_batch=2)
+    jobs = submit(made, *"abcde")
     await asyncio.sleep(0.01)
     worker.gate.set()
+    await jobs[1]
+    worker.gate.clear()
+    await asyncio.sleep(0.01)
+    assert [b"c", b"d"] in worker.batches
+    jobs[2].cancel()
+    await asyncio.sleep(0.01)
+    assert worker.dropped == []
+    worker.gate.set()
+    outcome, _ = await jobs[3]
+    assert outcome.fields == {"echo": b"d"}
+
+
+@pytest.mark.parametrize(
+    ("timing", "ahead"),
+    [
+        (Timing(decode=0.8, infer=0.01), 8),
+        (Timing(decode=0.8, infer=0.5), 4),
+        (Timing(decode=0.8, infer=1.5), 2),
+        (Timing(decode=8.0, infer=0.01), 2),
+    ],
+)
+async def test_more_is_sent_ahead_where_decoding_takes_the_time(timing, ahead):
+    """As much as the threads that decode can have under way; slow work waits for its batch."""
+    worker = Recorder()
+    worker.facts = Facts(stateful=False, pid=1, decoders=3)
+    worker.timing = timing
+    made = batcher(worker, max_batch=1, queue_limit=20)
+    await made.submit(Job(b"a", b""))
+    worker.gate.clear()
+    jobs = submit(made, *(str(number) for number in range(12)))
+    await asyncio.sleep(0.01)
+    assert len(worker.batches) == 1 + ahead
+    worker.gate.set()
     await asyncio.gather(*jobs)
-    assert worker.alone == [True, True, False, False]
 
 
 async def test_what_occupies_the_worker_is_waited_for():

@@ -37,9 +37,10 @@ class StandIn:
         self._memory = memory
         self._callbacks = []
 
-    def infer(self, jobs, answered, *, alone):
+    def infer(self, jobs, answered):
         self.batches.append(len(jobs))
         self.tasks.append(asyncio.create_task(self._answer(jobs, answered)))
+        return lambda: None
 
     async def _answer(self, jobs, answered):
         await self.gate.wait()

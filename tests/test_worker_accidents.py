@@ -132,7 +132,7 @@ async def test_an_answer_of_the_wrong_shape_fails_its_batch():
     sick = ProcessWorker("sick", 60.0)
     sick.connection_made(Transport())
     answers = []
-    sick.infer([Job(b"a", b""), Job(b"b", b"")], answers.append, alone=True)
+    sick.infer([Job(b"a", b""), Job(b"b", b"")], answers.append)
     sick.data_received(b"".join(wire.frame(wire.Answer(1, []))))
     assert isinstance(answers[0], WorkerDied)
 
@@ -143,7 +143,7 @@ async def test_a_message_that_cannot_be_read_ends_the_worker(caplog):
     transport = Transport()
     sick.connection_made(transport)
     answers = []
-    sick.infer([Job(b"a", b"")], answers.append, alone=True)
+    sick.infer([Job(b"a", b"")], answers.append)
     sick.data_received(wire.PREFIX.pack(4, 0) + b"\xff\xff\xff\xff")
     assert isinstance(answers[0], WorkerDied)
     assert transport.aborted

@@ -1,10 +1,8 @@
 """The program of a worker process: reads messages, runs one model, answers.
 
 The main thread loads and runs the model. A listener reads the socket beside it, so that its end is
-noticed whatever the model does, and a pool decodes and encodes beside it while it is busy. A model
-that answers in no time would spend more on these hand-overs than on its work: while it has one
-request at a time, or one core to itself, the main thread takes the reading over and does each
-request from end to end.
+noticed whatever the model does, and a pool decodes and encodes beside it while it is busy. While
+requests take no time the main thread reads them itself, in the lane.
 Streams advance one item per ``Next``, so several of them interleave and a slow reader holds up only
 its own.
 """
@@ -25,15 +23,17 @@ from typing import TYPE_CHECKING, Any
 from mataserver.engines import wire
 from mataserver.engines.arena import Incoming
 from mataserver.engines.host import ModelHost
+from mataserver.engines.lane import Lane
+from mataserver.engines.line import Line
 from mataserver.engines.memory import keep_freed_memory
 from mataserver.engines.work import Failure, Job
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable, Iterator
 
     from mataserver.engines.host import Decoded
-    from mataserver.engines.work import Assignment, Outcome
+    from mataserver.engines.work import Assignment
 
 QUICK = 0.003
 """Seconds below which a request is worth no hand-over."""
@@ -51,39 +51,37 @@ class Child:
         self._host = host
         self._work: queue.SimpleQueue[tuple[int, Callable[[], None]] | None] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
-        self._parallel = decode_threads > 1
         self._streams: dict[int, Iterator[Any]] = {}
         self._busy = False
         self._quick = 0
         self._listener = Listener(line, self._dispatch)
+        self._lane = Lane(line, host.decode, self._finish, decode_threads)
 
     def run(self) -> None:
         """Serve until the server says stop."""
         while True:
             if self._listener.paused and self._work.empty():
-                self._read()
+                self._follow()
                 continue
             work = self._work.get()
             if work is None:
                 break
             self._do(*work)
         self._pool.shutdown()
+        self._lane.close()
         self._host.close()
 
     # in
 
-    def _read(self) -> None:
-        """Read one message in place of the listener, which goes on for all but the simplest."""
-        received = self._line.receive()
-        if received is None:
-            os._exit(0)
-        message = received.header.message
-        if not isinstance(message, wire.Infer) or (self._parallel and not message.alone):
-            self._listener.resume()
-            self._dispatch(received)
+    def _follow(self) -> None:
+        """Do a request in the lane; leave it for the listener when requests are quick no more."""
+        other = self._lane.step()
+        if other is None and self._quick:
             return
-        jobs = self._line.jobs(received)
-        self._do(message.id, lambda: self._infer(message, jobs))
+        self._lane.drain()
+        if other is not None:
+            self._dispatch(other)
+        self._listener.resume()
 
     def _dispatch(self, received: wire.Received) -> None:
         message = received.header.message
@@ -115,7 +113,7 @@ class Child:
             self._put(message, lambda: self._infer(message, jobs))
             return
         decoding = [self._pool.submit(self._host.decode, job) for job in jobs]
-        self._put(message, lambda: self._forward(message, [each.result() for each in decoding]))
+        self._put(message, lambda: self._forward(message.id, [it.result() for it in decoding]))
 
     # the work
 
@@ -131,25 +129,32 @@ class Child:
 
     def _infer(self, message: wire.Infer, jobs: list[Job]) -> None:
         """Do a batch from end to end."""
-        self._forward(message, [self._host.decode(job) for job in jobs])
+        if not self._line.refused(message.id):
+            self._forward(message.id, [self._host.decode(job) for job in jobs])
 
-    def _forward(self, message: wire.Infer, batch: list[Decoded]) -> None:
+    def _finish(self, request: int, batch: list[Decoded]) -> None:
+        """Do the rest of a batch of the lane."""
+        self._do(request, lambda: self._forward(request, batch))
+
+    def _forward(self, request: int, batch: list[Decoded]) -> None:
+        if self._line.refused(request):
+            return
         begun = time.perf_counter()
         answers = self._host.forward(batch)
         if self._work.empty():
-            self._answer(message.id, answers)
+            self._answer(request, answers)
         else:
-            self._pool.submit(self._answer, message.id, answers)
+            self._pool.submit(self._answer, request, answers)
         seconds = time.perf_counter() - begun + sum(item.decode_ms for item in batch) / 1e3
-        self._judge(quick=seconds < QUICK and (message.alone or not self._parallel))
+        self._judge(quick=seconds < QUICK)
 
     def _judge(self, *, quick: bool) -> None:
-        """Take the reading over from the listener, or give it back, by what requests take."""
-        self._quick = self._quick + 1 if quick else 0
-        if self._listener.paused:
-            if not self._quick:
-                self._listener.resume()
-        elif self._quick >= QUICK_ROW:
+        """Count quick requests; one that was held up by chance does not undo a row of them."""
+        if quick:
+            self._quick = min(self._quick + 1, QUICK_ROW)
+        else:
+            self._quick = max(self._quick - QUICK_ROW // 2, 0) if self._listener.paused else 0
+        if self._quick == QUICK_ROW and not self._listener.paused:
             self._listener.pause()
 
     def _answer(self, request: int, answers: list[tuple[Decoded, Any, float, bool]]) -> None:
@@ -205,77 +210,6 @@ class Child:
         return value
 
 
-class Line:
-    """The worker's end of the socket and of the shared memory."""
-
-    def __init__(self, sock: socket.socket, memory: Incoming | None) -> None:
-        self.sock = sock
-        self._memory = memory
-        self._reader = wire.Reader(sock)
-        self._lock = threading.Lock()
-
-    @property
-    def ready(self) -> bool:
-        """Whether a message is here already."""
-        return self._reader.ready
-
-    def receive(self) -> wire.Received | None:
-        """Wait for the next message; None when the server is gone."""
-        return self._reader.next()
-
-    def jobs(self, received: wire.Received) -> list[Job]:
-        """Return the jobs of a batch; their images may lie in the shared memory."""
-        header = received.header
-        message = header.message
-        found, begin = [], 0
-        for index, size in enumerate(header.sizes):
-            place = header.places[index] if header.places else wire.INLINE
-            if place != wire.INLINE and self._memory is not None:
-                found.append(self._memory.look(place, size))
-            else:
-                found.append(received.payload[begin : begin + size])
-                begin += size
-        heads = message.jobs if isinstance(message, wire.Infer) else []
-        return [
-            Job(found[2 * i], found[2 * i + 1], head.format, head.session)
-            for i, head in enumerate(heads)
-        ]
-
-    def answer(self, request: int, outcomes: Sequence[Outcome]) -> None:
-        """Send a batch's outcomes; large fields go through the shared memory."""
-        heads = [
-            wire.OutcomeHead(list(each.fields), each.timing, each.failure, each.fresh)
-            for each in outcomes
-        ]
-        self.reply(
-            wire.Answer(request, heads),
-            [part for each in outcomes for part in each.fields.values()],
-        )
-
-    def reply(self, message: wire.Message, parts: Sequence[wire.Part] = ()) -> None:
-        """Send a message; end with the server."""
-        try:
-            with self._lock:
-                wire.send(self.sock, self._frame(message, parts))
-        except OSError:
-            os._exit(0)  # the server is gone
-
-    def _frame(self, message: wire.Message, parts: Sequence[wire.Part]) -> list[wire.Part]:
-        """Return the buffers to write; the lock is held, so that answers lie in their order."""
-        sizes = [len(part) for part in parts]
-        if self._memory is None or max(sizes, default=0) < wire.LARGE:
-            return wire.frame(message, parts)
-        places, inline = [], []
-        for part in parts:
-            place = self._memory.place(part) if len(part) >= wire.LARGE else None
-            places.append(wire.INLINE if place is None else place)
-            if place is None:
-                inline.append(part)
-        written = self._memory.written
-        header = wire.Header(message, sizes, places, written)  # type: ignore[arg-type]
-        return wire.placed(header, inline)
-
-
 class Listener:
     """The thread that reads the socket, unless it is paused: then its caller does."""
 
@@ -319,15 +253,14 @@ class Listener:
             self._running.wait()
             with self._reading:
                 while self._running.is_set():
-                    if not self._line.ready:
-                        woken = any(fd == self._wake.fileno() for fd, _ in waiting.poll())
-                        if woken:
-                            self._wake.recv(64)
-                            continue
-                    received = self._line.receive()
-                    if received is None:
+                    received = self._line.take()
+                    if received is not None:
+                        self._dispatch(received)
+                        continue
+                    if any(fd == self._wake.fileno() for fd, _ in waiting.poll()):
+                        self._wake.recv(64)
+                    elif not self._line.fetch():
                         os._exit(0)  # the server is gone: nobody waits, a hung model holds nothing
-                    self._dispatch(received)
 
 
 def main(sock: socket.socket, memory: int | None) -> None:
@@ -336,9 +269,10 @@ def main(sock: socket.socket, memory: int | None) -> None:
     line = Line(sock, None if memory is None else Incoming(memory))
     if memory is not None:
         os.close(memory)
-    received = line.receive()
-    if received is None:
-        return
+    while (received := line.take()) is None:
+        select.select([sock], [], [])
+        if not line.fetch():
+            return
     assignment: Assignment = pickle.loads(wire.parts(received)[0])  # noqa: S301 - from our own server process
     host = ModelHost(assignment)
     try:

@@ -61,7 +61,8 @@ class ModelHost:
             self._model = self._load(assignment)
         except Exception as error:
             raise _told(error, "The model could not be loaded") from error
-        return Facts(stateful=hasattr(self._model, "session"), pid=os.getpid())
+        stateful = hasattr(self._model, "session")
+        return Facts(stateful, os.getpid(), assignment.decode_threads)
 
     def decode(self, job: Job) -> Decoded:
         """Decode a job's image; a refusal is kept, not raised."""

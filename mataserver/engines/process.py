@@ -150,13 +150,13 @@ class ProcessWorker(asyncio.Protocol):
         if not self._ended.done():
             self.kill("its load was given up")
 
-    def infer(self, jobs: Sequence[Job], answered: Answered, *, alone: bool) -> None:
+    def infer(self, jobs: Sequence[Job], answered: Answered) -> Callable[[], None]:
         """Run one batch; the child is killed when it hangs."""
         if not self.alive:
             raise WorkerDied("The model's worker is gone")
         heads = [wire.JobHead(job.format, job.session) for job in jobs]
         request = next(self._ids)
-        message = wire.Infer(request, heads, alone)
+        message = wire.Infer(request, heads)
         blocks: list[Block] = []
         sizes, places, inline = [], [], []
         for part in (part for job in jobs for part in (job.image, job.params)):
@@ -170,6 +170,12 @@ class ProcessWorker(asyncio.Protocol):
                 blocks.append(block)
         self._write(wire.placed(wire.Header(message, sizes, places), inline))
         self._expect(request, functools.partial(self._finish, len(jobs), blocks, answered))
+        return functools.partial(self._drop, request)
+
+    def _drop(self, request: int) -> None:
+        """Tell the child that nobody waits for a batch any more."""
+        if self.alive and request in self._pending:
+            self._send(wire.Drop(request))
 
     def _finish(
         self, count: int, blocks: list[Block], answered: Answered, reply: Reply | MataError

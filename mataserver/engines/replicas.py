@@ -80,9 +80,8 @@ class Replicas:
         """Have ``callback(reason)`` called when the last replica has died."""
         self._callbacks.append(callback)
 
-    def infer(self, jobs: Sequence[Job], answered: Answered, *, alone: bool) -> None:
+    def infer(self, jobs: Sequence[Job], answered: Answered) -> Callable[[], None]:
         """Run one batch where there is least to do; a frame goes where its session's state is."""
-        del alone  # of the whole; each replica has its own
         session = jobs[0].session
         keeps = session is not None and self.facts.stateful
         index = self._home(session) if keeps and session else self._idlest()
@@ -96,7 +95,7 @@ class Replicas:
 
         self._load[index] += 1
         try:
-            worker.infer(jobs, take, alone=self._load[index] == 1)
+            return worker.infer(jobs, take)
         except MataError:
             self._less(index, worker)
             raise
@@ -167,6 +166,9 @@ class Replicas:
                     await self._begin(index)
             except MataError as error:
                 log.error("a replica cannot be replaced: %s", error.detail)  # noqa: TRY400 - told as it is
+            except TimeoutError:
+                limit = self._load_timeout
+                log.error("a replica cannot be replaced: it did not load within %g s", limit)  # noqa: TRY400 - told as it is
             except Exception:
                 log.exception("a replica cannot be replaced")
             else:

@@ -14,9 +14,11 @@ import queue
 import threading
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from mataserver.engines.watchdog import Watchdog
 from mataserver.engines.work import WorkerDied
-from mataserver.errors import MataError
+from mataserver.errors import MataError, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
@@ -65,10 +67,22 @@ class ThreadWorker:
 
     async def load(self) -> None:
         """Load the model in the thread; how long it may take is for the caller to say."""
-        self.facts = await self._in_thread(self._host.load, watched=False)
+        facts = await self._in_thread(self._host.load, watched=False)
+        # Decoding beside the model was tried: what the threads take from each other is more.
+        self.facts = msgspec.structs.replace(facts, decoders=0)
 
-    def infer(self, jobs: Sequence[Job], answered: Answered, *, alone: bool) -> None:  # noqa: ARG002 - the protocol
+    def infer(self, jobs: Sequence[Job], answered: Answered) -> Callable[[], None]:
         """Run one batch; the worker is given up when it hangs."""
+        dropped = False
+
+        def drop() -> None:
+            nonlocal dropped
+            dropped = True
+
+        def infer() -> list[Outcome]:
+            if dropped:
+                raise Unavailable("Nobody waits for this answer any more")
+            return self._host.infer(jobs)
 
         def take(outcomes: Any, error: Exception | None) -> None:
             if error is None or isinstance(error, MataError):
@@ -77,7 +91,8 @@ class ThreadWorker:
                 log.error("a batch failed", exc_info=error)
                 answered(MataError("The model failed"))
 
-        self._put(functools.partial(self._host.infer, jobs), take)
+        self._put(infer, take)
+        return drop
 
     async def close_session(self, session: str) -> None:
         """Forget a session's state."""

@@ -7,6 +7,7 @@ ends are ours and of one version: parts may hold pickles.
 
 from __future__ import annotations
 
+import socket
 import struct
 from collections import deque
 from typing import TYPE_CHECKING
@@ -16,7 +17,6 @@ import msgspec
 from mataserver.engines.work import Facts, Failure, Format, Timing
 
 if TYPE_CHECKING:
-    import socket
     from collections.abc import Iterator, Sequence
 
 PREFIX = struct.Struct("<IQ")
@@ -60,13 +60,15 @@ class Load(Message, frozen=True, tag=True):
 
 
 class Infer(Request, frozen=True, tag=True):
-    """Server to worker: a batch; parts are image and params of each job in turn.
-
-    ``alone`` says that the worker has been given nothing else.
-    """
+    """Server to worker: a batch; parts are image and params of each job in turn."""
 
     jobs: list[JobHead]
-    alone: bool = False
+
+
+class Drop(Message, frozen=True, tag=True):
+    """Server to worker: nobody waits for a batch any more; it still gets an answer."""
+
+    id: int
 
 
 class CloseSession(Message, frozen=True, tag=True):
@@ -151,6 +153,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
     message: (
         Load
         | Infer
+        | Drop
         | CloseSession
         | Call
         | Open
@@ -208,29 +211,27 @@ def send(sock: socket.socket, buffers: Sequence[Part]) -> None:
 
 
 class Reader:
-    """Reads frames from a blocking socket."""
+    """Reads frames from a socket."""
 
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._unframer = Unframer()
         self._complete: deque[Received] = deque()
 
-    @property
-    def ready(self) -> bool:
-        """Whether the next frame is here already."""
-        return bool(self._complete)
+    def fetch(self) -> bool:
+        """Read what is here, without waiting; False at the socket's end."""
+        try:
+            data = self._sock.recv(_CHUNK, socket.MSG_DONTWAIT)
+        except BlockingIOError:
+            return True
+        except OSError:
+            return False
+        self._complete.extend(self._unframer.feed(data))
+        return bool(data)
 
-    def next(self) -> Received | None:
-        """Return the next frame; None at the socket's end."""
-        while not self._complete:
-            try:
-                data = self._sock.recv(_CHUNK)
-            except OSError:
-                return None
-            if not data:
-                return None
-            self._complete.extend(self._unframer.feed(data))
-        return self._complete.popleft()
+    def take(self) -> Received | None:
+        """Return the next frame that was read, None when there is none."""
+        return self._complete.popleft() if self._complete else None
 
 
 class Unframer:

@@ -99,10 +99,14 @@ class WorkerDied(MataError):
 
 
 class Facts(msgspec.Struct, frozen=True):
-    """What a worker reports once its model is loaded."""
+    """What a worker reports once its model is loaded.
+
+    ``decoders`` threads decode beside the one that runs the model.
+    """
 
     stateful: bool
     pid: int
+    decoders: int = 0
 
 
 class Answered(Protocol):
@@ -136,10 +140,11 @@ class Worker(Protocol):
         """The processes that hold the model."""
         ...
 
-    def infer(self, jobs: Sequence[Job], answered: Answered, *, alone: bool) -> None:
-        """Run one batch; ``alone`` says that the worker has been given nothing else.
+    def infer(self, jobs: Sequence[Job], answered: Answered) -> Callable[[], None]:
+        """Run one batch. Returns what to call once nobody waits for its answer any more.
 
-        A callback and no coroutine: a task per batch costs as much as the rest of the way.
+        A batch that is dropped so before its turn is answered with a failure, and costs the model
+        nothing. A callback and no coroutine: a task per batch costs as much as the rest of the way.
         """
         ...
 

@@ -1,0 +1,110 @@
+"""The worker's end of the socket and of the shared memory."""
+
+from __future__ import annotations
+
+import os
+import threading
+from typing import TYPE_CHECKING
+
+from mataserver.engines import wire
+from mataserver.engines.work import Failure, Job
+
+if TYPE_CHECKING:
+    import socket
+    from collections.abc import Sequence
+
+    from mataserver.engines.arena import Incoming
+    from mataserver.engines.work import Outcome
+
+_DROPPED = Failure(503, "Nobody waits for this answer any more")
+
+
+class Line:
+    """What a worker hears and says. One thread at a time may listen, any may speak."""
+
+    def __init__(self, sock: socket.socket, memory: Incoming | None) -> None:
+        self.sock = sock
+        self._memory = memory
+        self._reader = wire.Reader(sock)
+        self._lock = threading.Lock()
+        self._owed: set[int] = set()
+        self._dropped: set[int] = set()
+
+    def fetch(self) -> bool:
+        """Take in what is here, without waiting; False once the server is gone."""
+        return self._reader.fetch()
+
+    def take(self) -> wire.Received | None:
+        """Return the next message that was taken in, None when there is none."""
+        while (received := self._reader.take()) is not None:
+            message = received.header.message
+            if isinstance(message, wire.Drop):
+                if message.id in self._owed:
+                    self._dropped.add(message.id)
+                continue
+            if isinstance(message, wire.Infer):
+                self._owed.add(message.id)
+            return received
+        return None
+
+    def refused(self, request: int) -> bool:
+        """Whether nobody waits for a batch any more; then it is answered here and now."""
+        if request not in self._dropped:
+            return False
+        self.reply(wire.Raised(request, _DROPPED))
+        return True
+
+    def jobs(self, received: wire.Received) -> list[Job]:
+        """Return the jobs of a batch; their images may lie in the shared memory."""
+        header = received.header
+        message = header.message
+        found, begin = [], 0
+        for index, size in enumerate(header.sizes):
+            place = header.places[index] if header.places else wire.INLINE
+            if place != wire.INLINE and self._memory is not None:
+                found.append(self._memory.look(place, size))
+            else:
+                found.append(received.payload[begin : begin + size])
+                begin += size
+        heads = message.jobs if isinstance(message, wire.Infer) else []
+        return [
+            Job(found[2 * i], found[2 * i + 1], head.format, head.session)
+            for i, head in enumerate(heads)
+        ]
+
+    def answer(self, request: int, outcomes: Sequence[Outcome]) -> None:
+        """Send a batch's outcomes; large fields go through the shared memory."""
+        heads = [
+            wire.OutcomeHead(list(each.fields), each.timing, each.failure, each.fresh)
+            for each in outcomes
+        ]
+        self.reply(
+            wire.Answer(request, heads),
+            [part for each in outcomes for part in each.fields.values()],
+        )
+
+    def reply(self, message: wire.Message, parts: Sequence[wire.Part] = ()) -> None:
+        """Send a message; end with the server."""
+        if isinstance(message, (wire.Answer, wire.Raised)):
+            self._owed.discard(message.id)
+            self._dropped.discard(message.id)
+        try:
+            with self._lock:
+                wire.send(self.sock, self._frame(message, parts))
+        except OSError:
+            os._exit(0)  # the server is gone
+
+    def _frame(self, message: wire.Message, parts: Sequence[wire.Part]) -> list[wire.Part]:
+        """Return the buffers to write; the lock is held, so that answers lie in their order."""
+        sizes = [len(part) for part in parts]
+        if self._memory is None or max(sizes, default=0) < wire.LARGE:
+            return wire.frame(message, parts)
+        places, inline = [], []
+        for part in parts:
+            place = self._memory.place(part) if len(part) >= wire.LARGE else None
+            places.append(wire.INLINE if place is None else place)
+            if place is None:
+                inline.append(part)
+        written = self._memory.written
+        header = wire.Header(message, sizes, places, written)  # type: ignore[arg-type]
+        return wire.placed(header, inline)
