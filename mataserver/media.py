@@ -233,6 +233,6 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 def encode_png(mask: NDArray[Any]) -> bytes:
     """Encode a boolean mask ``[H, W]`` as an 8-bit PNG of 0 and 255."""
     buffer = io.BytesIO()
-    pixels = np.where(np.asarray(mask), np.uint8(255), np.uint8(0))
+    pixels = np.ascontiguousarray(mask, dtype=bool).view(np.uint8) * np.uint8(255)
     Image.fromarray(pixels, mode="L").save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()

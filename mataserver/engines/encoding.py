@@ -43,7 +43,7 @@ def _depth(result: DepthResult, form: Format) -> dict[str, bytes]:
     depth = np.ascontiguousarray(result.depth_map, dtype="<f4")
     encoder = _JSON if form == "json" else _MSGPACK
     return {
-        "depth_map": bytes(_pixels(depth.data.cast("B"), form)),
+        "depth_map": _pixels(depth.data.cast("B"), form),
         "depth_shape": encoder.encode(depth.shape),
     }
 
@@ -52,14 +52,14 @@ def _with_mask(segment: Segment, form: Format) -> Segment:
     if segment.mask is UNSET or segment.mask is None:
         return segment
     png = encode_png(segment.mask)
-    return msgspec.structs.replace(segment, mask=_pixels(png, form))
+    return msgspec.structs.replace(segment, mask=msgspec.Raw(_pixels(png, form)))
 
 
-def _pixels(data: Any, form: Format) -> msgspec.Raw:
+def _pixels(data: Any, form: Format) -> bytes:
     """Pixel bytes as a JSON string of base64, or as MessagePack ``bin``."""
     if form == "msgpack":
-        return msgspec.Raw(_MSGPACK.encode(data))
-    return msgspec.Raw(b'"' + pybase64.b64encode(data) + b'"')
+        return _MSGPACK.encode(data)
+    return b"".join((b'"', pybase64.b64encode(data), b'"'))
 
 
 def decode_fields(fields: dict[str, bytes], task: str) -> Any:

@@ -11,7 +11,7 @@ from typing import Any
 
 _KB = 1024
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_LARGEST_KEPT = 32 * _KB * _KB
+_MB = _KB * _KB
 
 
 def private_bytes(pid: int) -> int:
@@ -27,16 +27,16 @@ def private_bytes(pid: int) -> int:
     return total
 
 
-def keep_freed_memory() -> None:
+def keep_freed_memory(block_mb: int = 32, total_mb: int = 64) -> None:
     """Have glibc keep freed image buffers: giving each back to the kernel costs more than decoding.
 
-    Blocks of up to 32 MB (the largest threshold that glibc takes) come from the heap, and up to
-    64 MB of free memory stay at its top. Does nothing with another C library.
+    Blocks of up to ``block_mb`` (at most 32) come from the heap, and up to ``total_mb`` of free
+    memory stay at its top. Does nothing with another C library.
     """
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(_M_MMAP_THRESHOLD, _LARGEST_KEPT)
-        mallopt(_M_TRIM_THRESHOLD, 2 * _LARGEST_KEPT)
+        mallopt(_M_MMAP_THRESHOLD, block_mb * _MB)
+        mallopt(_M_TRIM_THRESHOLD, total_mb * _MB)
 
 
 def ram_total() -> int:
