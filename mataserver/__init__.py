@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from mataserver.contract import (
     Backend,
     Context,
+    Conversion,
     LoadContext,
     LoadedPart,
     Model,
@@ -61,6 +62,7 @@ __all__ = [
     "Confidence",
     "Conflict",
     "Context",
+    "Conversion",
     "DepthResult",
     "DetectResult",
     "Detection",

@@ -21,7 +21,7 @@ from mataserver.cameras.roster import Roster
 from mataserver.catalog import Catalog
 from mataserver.contract import Context
 from mataserver.credentials import KeyRing, server_keys
-from mataserver.engines.memory import MemoryProbe
+from mataserver.engines.memory import MemoryProbe, keep_freed_memory
 from mataserver.errors import MataError
 from mataserver.http import (
     chat,
@@ -52,6 +52,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from mataserver.config import Settings
+    from mataserver.http.dialects import Expect
     from mataserver.http.routing import Route
     from mataserver.plugins import Plugin, Plugins
 
@@ -106,8 +107,9 @@ def build(
     )
     origins.allow(application, settings.cors_origins)
     application[STATE] = state
-    _add_routes(application, state)
-    _add_services(application, state)
+    expect = dialects.expecting(middleware.expectations(state))
+    _add_routes(application, state, expect)
+    _add_services(application, state, expect)
     application.cleanup_ctx.append(_lifetime(state, upkeep, loader))
     application.on_shutdown.append(_leave_sockets)
     if settings.grpc_port is not None:
@@ -127,12 +129,11 @@ def _policy(settings: Settings) -> Policy:
     )
 
 
-def _add_routes(application: web.Application, state: State) -> None:
+def _add_routes(application: web.Application, state: State, expect: Expect) -> None:
     routes: list[Route] = []
     for module in (health, models, infer, chat, oip, sessions, stream, docs):
         routes += module.routes(state)
     public = set()
-    expect = dialects.expecting(middleware.expectations(state))
     for route in routes:
         for method in _methods(route):
             added = application.router.add_route(
@@ -149,7 +150,7 @@ def _methods(route: Route) -> tuple[str, ...]:
     return ("GET", "HEAD") if route.method == "GET" and route.response else (route.method,)
 
 
-def _add_services(application: web.Application, state: State) -> None:
+def _add_services(application: web.Application, state: State, expect: Expect) -> None:
     """Add the plugins' routes; a route that exists already is refused by name."""
 
     def context(plugin: Plugin) -> Context:
@@ -161,6 +162,7 @@ def _add_services(application: web.Application, state: State) -> None:
             data_dir=state.settings.data_path,
             run_blocking=asyncio.to_thread,
             read_json=codec.reader(state),
+            stopping=state.stopping,
         )
 
     taken = [
@@ -169,7 +171,12 @@ def _add_services(application: web.Application, state: State) -> None:
         if route.resource is not None
     ]
     for plugin, service in state.plugins.services(context, taken):
-        application.router.add_routes(plugin.routes)
+        application.router.add_routes(
+            web.RouteDef(
+                each.method, each.path, each.handler, {"expect_handler": expect, **each.kwargs}
+            )
+            for each in plugin.routes
+        )
         state.services.append((plugin.name, service))
 
 
@@ -234,7 +241,7 @@ async def _stop(state: State, loader: Loader) -> None:
 async def _leave_sockets(application: web.Application) -> None:
     """Close every stream with 1001; a frame under way is answered first."""
     state = application[STATE]
-    state.draining = True
+    state.stopping.set()
     for session in state.sessions.all():
         for connection in session.connections:
             connection.leave(GOING_AWAY, "the server is shutting down")
@@ -278,6 +285,7 @@ async def run(
 
     ``announce(url, state)`` is called once the server listens. Raises ``MataError`` when it cannot.
     """
+    keep_freed_memory(block_mb=8, total_mb=16)  # bodies and answers; an idle server stays small
     stop = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -301,6 +309,6 @@ async def run(
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         announce(f"http://{host}:{port}", application[STATE])
         await stop.wait()
-        application[STATE].draining = True
+        application[STATE].stopping.set()
     finally:
         await runner.cleanup()

@@ -11,10 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import msgspec
 from msgspec import UNSET
 
-from mataserver import params, sources
+from mataserver import params, sources, weights
 from mataserver.contract import ModelFiles, ModelSpec
+from mataserver.conversions.converter import Converter
 from mataserver.errors import BadRequest, Conflict, InvalidParams, MataError, NotFound, Unavailable
 from mataserver.registry import Entry, RegistryError
 from mataserver.results import TASKS, ModelInfo
@@ -45,10 +47,18 @@ log = logging.getLogger("mataserver.catalog")
 
 @dataclass(frozen=True, slots=True)
 class Pulled:
-    """What a pull did: the entry that it wrote, the one it replaced, and warnings for a person."""
+    """What a pull did.
 
+    name, entry:   what it registered.
+    replaced:      the entry that was there before.
+    converted_for: the backend that the model was converted for, if it was.
+    warnings:      what a person should know.
+    """
+
+    name: str
     entry: Entry
     replaced: Entry | None = None
+    converted_for: str = ""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -68,6 +78,7 @@ class Catalog:
         self._settings = settings
         self._registry = registry
         self._plugins = plugins
+        self._converter = Converter(settings, registry, plugins)
         self._pulling: set[str] = set()
         self._installing = asyncio.Lock()
         self._recipes: dict[tuple[str, str | None], _Known] = {}
@@ -88,7 +99,7 @@ class Catalog:
     def entry(self, name: str) -> Entry:
         """Return one registered model. Raises ``NotFound``, also when its files are gone."""
         entry = self.entries().get(name)
-        if entry is None or not self._present(name, entry):
+        if entry is None or not weights.present(name, entry):
             raise NotFound(f"Model not found: {name[:200]}")
         return entry
 
@@ -116,17 +127,17 @@ class Catalog:
         """Whether a model and all of its parts are registered as they were, and still here."""
         entries = self.entries()
         return all(
-            entries.get(name) == entry and self._present(name, entry)
+            entries.get(name) == entry and weights.present(name, entry)
             for name, entry in known.entries.items()
         )
 
     def serves(self, name: str, task: str) -> bool:
         """Whether an installed backend serves a registered model for ``task``."""
-        return self._plugins.offer(_files(name, self.entry(name)), task) is not None
+        return self._plugins.offer(weights.files(name, self.entry(name)), task) is not None
 
     def infos(self, pool: ModelPool) -> list[ModelInfo]:
         """Return every model whose files are here."""
-        here = ((name, e) for name, e in self.entries().items() if self._present(name, e))
+        here = ((name, e) for name, e in self.entries().items() if weights.present(name, e))
         return [_info(name, entry, pool.status(name, entry.task)) for name, entry in here]
 
     def info(self, name: str, pool: ModelPool) -> ModelInfo:
@@ -164,17 +175,29 @@ class Catalog:
             sources.validate_repo_id(name)
             self._match(ModelFiles(name, "hf", None, await sources.fetch_config(name)), task)
             await sources.download(name, on_progress)
-            entry = Entry(task=task, source="hf", pulled_at=time.time())
-            self._match(_files(name, entry), task)
-            return self._register(name, entry)
+            return await self._adopt(name, Entry(task=task, source="hf", pulled_at=time.time()))
         finally:
             self._pulling.discard(name)
 
+    async def pull_local(self, path: Path, task: str, name: str | None = None) -> Pulled:
+        """Register a local directory or file, converted if that is wanted.
+
+        Raises as ``add_local``.
+        """
+        return await self._adopt(*self._local(path, task, name))
+
     def add_local(self, path: Path, task: str, name: str | None = None) -> str:
-        """Register a local directory or file; return its name.
+        """Register a local directory or file as it is; return its name.
 
         Raises ``BadRequest`` when nothing serves it, ``Conflict`` when the name is in use.
         """
+        chosen, entry = self._local(path, task, name)
+        self._match(weights.files(chosen, entry), task)
+        self._register(chosen, entry)
+        return chosen
+
+    def _local(self, path: Path, task: str, name: str | None) -> tuple[str, Entry]:
+        """Return a path's name and entry. Raises ``BadRequest`` and ``Conflict``."""
         place = path.expanduser().resolve()
         if not place.exists():
             raise BadRequest("no such file or directory")
@@ -185,10 +208,22 @@ class Catalog:
             raise Conflict(f"the name {chosen!r} is in use: choose another with --name")
         if task not in TASKS:
             raise BadRequest(f"unknown task {task!r}: one of {', '.join(TASKS)}")
-        self._match(_files(chosen, entry), task)
-        self._registry.add(chosen, entry)
-        self._recipes.clear()
-        return chosen
+        return chosen, entry
+
+    async def _adopt(self, name: str, entry: Entry) -> Pulled:
+        """Register a model that is here, converted if that is wanted. Raises ``MataError``.
+
+        One that cannot be converted is registered as it is, with a warning that says why.
+        """
+        async with self._converter.converted(weights.files(name, entry), entry.task) as made:
+            warnings = [made.reason] if made.reason else []
+            if made.path is not None:
+                entry = msgspec.structs.replace(entry, converted=str(made.path))
+            try:
+                self._match(weights.files(name, entry), entry.task)
+            except MataError as error:
+                raise BadRequest("; ".join([error.detail, *warnings])) from None
+            return self._register(name, entry, warnings, made.backend)
 
     def add_defaults(self) -> list[str]:
         """On a data directory without a registry, register the defaults that are installed."""
@@ -245,12 +280,12 @@ class Catalog:
                 raise MataError(f"models: {name}: {error.detail}") from None
 
     def check_params(self) -> None:
-        """Check ``models[].params`` against what serves each model. Raises ``InvalidParams``.
+        """Check ``models[]``, ``params`` and ``compile``, against what serves each model.
 
-        A model that is not here now is left out: ``/ready`` tells of it.
+        Raises ``InvalidParams``. A model that is not here now is left out: ``/ready`` tells of it.
         """
         for setting in self._settings.models:
-            if setting.params:
+            if setting.params or setting.compile:
                 with contextlib.suppress(NotFound, Unavailable):
                     _check_params(setting, self.recipe(setting.model))
 
@@ -268,15 +303,8 @@ class Catalog:
 
     # the inside
 
-    def _present(self, name: str, entry: Entry) -> bool:
-        if entry.source == "pip":
-            return True
-        if entry.source == "local":
-            return entry.path is not UNSET and Path(entry.path).exists()
-        return sources.cached(name) is not None
-
     def _make_recipe(self, name: str, entry: Entry, task: str) -> Recipe:
-        files = _files(name, entry)
+        files = weights.files(name, entry)
         offer = self._plugins.offer(files, task)
         if offer is None:
             reason = self._plugins.refusal(files, task)
@@ -285,7 +313,7 @@ class Catalog:
             raise Unavailable(f"No installed plugin serves {name} for the task {task}")
         offer.check_installed()
         parts = self._parts(offer, files, entry)
-        size = _size(name, entry) or 0
+        size = weights.size(name, entry) or 0
         settings = self._settings.model(name)
         return Recipe(
             spec=ModelSpec(name, task, entry.source, files.path),
@@ -346,15 +374,21 @@ class Catalog:
             return [f"{backend.name} needs the system binary {backend.system_binary}: not found"]
         return []
 
-    def _register(self, name: str, entry: Entry, warnings: list[str] | None = None) -> Pulled:
+    def _register(
+        self, name: str, entry: Entry, warnings: list[str] | None = None, backend: str = ""
+    ) -> Pulled:
         replaced = self._registry.get(name)
         self._registry.add(name, entry)
         self._recipes.clear()
-        return Pulled(entry, replaced, warnings or [])
+        return Pulled(name, entry, replaced, backend, warnings or [])
 
 
 def _check_params(setting: ModelSettings, recipe: Recipe) -> None:
     """Check a model's params: those of its backend, and of what it is to itself a part."""
+    if setting.compile and not recipe.backend.compiles:
+        raise InvalidParams(
+            f"models: {setting.model}: compile: {recipe.backend.name} compiles nothing"
+        )
     own = [part for part in recipe.parts.values() if part.spec.name == setting.model]
     try:
         params.check_defaults(setting.params, *(each.backend.params for each in (recipe, *own)))
@@ -372,25 +406,8 @@ def _estimate(part: Recipe) -> int:
     return part.estimate // part.settings.replicas
 
 
-def _files(name: str, entry: Entry) -> ModelFiles:
-    if entry.source == "pip":
-        return ModelFiles(name, "pip")
-    path = sources.cached(name) if entry.source == "hf" else Path(str(entry.path))
-    config = sources.read_config(path) if path is not None and path.is_dir() else {}
-    return ModelFiles(name, entry.source, path, config)
-
-
-def _size(name: str, entry: Entry) -> int | None:
-    if entry.source == "pip":
-        return None
-    if entry.source == "local":
-        return sources.size_of(Path(str(entry.path)))
-    usage = sources.disk_usage(name)
-    return None if usage is None else usage.size_bytes
-
-
 def _info(name: str, entry: Entry, status: Status) -> ModelInfo:
-    size = _size(name, entry)
+    size = weights.size(name, entry)
     return ModelInfo(
         model=name,
         task=entry.task,

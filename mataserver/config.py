@@ -28,6 +28,7 @@ KeepAlive = Annotated[float, Meta(ge=-1.0, le=31_536_000.0)]
 Origin = Annotated[str, Meta(pattern=r"^(\*|https?://[^/\s*]+)\Z", max_length=512)]
 Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)\Z")]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
+Runtime = Literal["native", "auto"]
 Engine = Literal["auto", "process", "thread"]
 CameraName = Annotated[str, Meta(pattern=r"^(?!sess_)[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]
 CameraSource = Annotated[str, Meta(min_length=1, max_length=2048)]
@@ -50,7 +51,9 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     engine:      "process", "thread" or "auto" (what its backend prefers).
     device:      "auto", "cpu", "cuda" or "cuda:N".
     dtype:       "auto", "float32", "float16" or "bfloat16".
+    runtime:     "auto" lets a pull convert it for a lighter runtime, "native" keeps it as it is.
     threads:     threads of a forward pass; 0 leaves the choice to the framework.
+    compile:     whether the model is compiled when it is loaded; None leaves it to its plugin.
     replicas:    workers of the model that run side by side; with several GPUs each takes the next.
     max_batch:   largest batch; 0 takes the backend's.
     max_wait_ms: how long a batch that is not full may wait for more while the model is busy.
@@ -67,7 +70,9 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     engine: Engine = "auto"
     device: Device | None = None
     dtype: DType | None = None
+    runtime: Runtime | None = None
     threads: Annotated[int, Meta(ge=0, le=1024)] | None = None
+    compile: bool | None = None
     replicas: Annotated[int, Meta(ge=1, le=64)] = 1
     max_batch: Annotated[int, Meta(ge=0, le=1024)] = 0
     max_wait_ms: Annotated[float, Meta(ge=0.0, le=10_000.0)] = 0.0
@@ -120,6 +125,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_ram_fraction: Fraction = 0.9
     device: Device = "auto"
     dtype: DType = "auto"
+    runtime: Runtime = "native"
     engine: Engine = "auto"
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     decode_threads: Annotated[int, Meta(ge=0, le=256)] = 0
@@ -171,6 +177,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             if entry.model == name:
                 return entry
         return ModelSettings(model=name)
+
+    def runtime_of(self, name: str) -> Runtime:
+        """The ``runtime`` that holds for one model."""
+        return self.model(name).runtime or self.runtime
 
 
 _STRUCTURED = frozenset({"cameras", "models", "plugins"})

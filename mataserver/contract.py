@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_check
 from mataserver.params import Params, build
 
 if TYPE_CHECKING:
+    import asyncio
     import logging
     from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
@@ -101,7 +102,8 @@ class LoadContext:
     "cpu", "cuda" or "cuda:N"; ``dtype`` "auto", "float32", "float16" or "bfloat16"; ``threads``
     the number of threads a forward pass may use (0: the framework's own choice); ``parts`` the
     models that ``Backend.parts`` named; ``max_pixels`` the largest image that ``decode_image`` is
-    to take.
+    to take; ``compile`` whether to compile the model (None: as the plugin's settings say);
+    ``max_batch`` how many images ``predict`` is given at most.
     """
 
     settings: Any
@@ -112,6 +114,23 @@ class LoadContext:
     log: logging.Logger
     parts: Mapping[str, LoadedPart] = field(default_factory=dict)
     max_pixels: int = 50_000_000
+    compile: bool | None = None
+    max_batch: int = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Conversion:
+    """How a backend turns models of another framework into such as it serves, at a pull.
+
+    wanted: ``wanted(files, settings)``: whether it converts this model, which is here; it raises
+            a ``MataError`` that says why a model of its task cannot be converted.
+    make:   a module-level function ``make(spec, directory, settings)`` that fills an empty
+            directory. It runs in a process of its own and may import any framework. It raises a
+            ``MataError`` unless what it made is as good as the original.
+    """
+
+    wanted: Callable[[ModelFiles, Any], bool]
+    make: Callable[[ModelSpec, Path, Any], None]
 
 
 class Model(Protocol):
@@ -151,6 +170,7 @@ class Backend:
     packages: what ``pip install`` needs to make ``requires`` true; also what ``pull`` installs.
     system_binary: an executable that must be on PATH, if any.
     gpu:      whether it uses a CUDA device where there is one: its models count against VRAM.
+    compiles: whether it can compile a model; others refuse ``models[].compile: true``.
     engine:   where it runs unless the configuration says otherwise.
     preload:  modules that the plugin's zygote imports once, before it forks workers. Leave empty
               for frameworks that start threads at import (onnxruntime).
@@ -158,6 +178,7 @@ class Backend:
     environment: variables set in the worker before anything is imported.
     parts:    ``parts(files, settings)`` names the other models that it is composed of, each under
               the label that ``LoadContext.parts`` has it by. They are loaded in the same worker.
+    conversion: which other models it serves once they are converted, where ``runtime`` is "auto".
     """
 
     name: str
@@ -170,11 +191,13 @@ class Backend:
     packages: tuple[str, ...] = ()
     system_binary: str | None = None
     gpu: bool = False
+    compiles: bool = False
     engine: Literal["process", "thread"] = "process"
     preload: tuple[str, ...] = ()
     max_batch: int = 1
     environment: tuple[tuple[str, str], ...] = ()
     parts: Callable[[ModelFiles, Any], Mapping[str, Part]] | None = None
+    conversion: Conversion | None = None
 
     def serves(self, files: ModelFiles, task: str) -> bool:
         """Whether this backend serves that model for that task."""
@@ -259,7 +282,11 @@ class Blocking(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Context:
-    """What a service gets: small and frozen, never the application."""
+    """What a service gets: small and frozen, never the application.
+
+    ``stopping`` is set when the server begins to shut down. It then waits for the handlers that
+    still run, for ``drain_timeout`` seconds, and leaves the services after that.
+    """
 
     settings: Any
     models: Models
@@ -268,6 +295,7 @@ class Context:
     data_dir: Path
     run_blocking: Blocking
     read_json: ReadJson
+    stopping: asyncio.Event
 
 
 @runtime_checkable

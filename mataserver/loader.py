@@ -68,6 +68,8 @@ class Loader:
             data_dir=settings.data_path,
             log=logging.getLogger(f"mataserver.plugin.{recipe.plugin}"),
             max_pixels=settings.max_pixels,
+            compile=chosen.compile,
+            max_batch=chosen.max_batch or recipe.backend.max_batch,
         )
         parts = {label: self._assign(part, chosen, device) for label, part in recipe.parts.items()}
         return Assignment(

@@ -20,7 +20,7 @@ import msgspec
 import pluggy
 
 from mataserver import config, hookspecs
-from mataserver.contract import Backend, Service
+from mataserver.contract import Backend, Conversion, Service
 from mataserver.errors import MataError, Unavailable
 from mataserver.params import Params
 from mataserver.results import TASKS
@@ -72,6 +72,17 @@ class Offer:
     def missing(self) -> tuple[str, ...]:
         """The modules that it needs and that are not installed."""
         return tuple(name for name in self.backend.requires if not _importable(name))
+
+    def wants(self, files: ModelFiles) -> bool:
+        """Whether the backend converts a model. Raises a ``MataError`` that says why it cannot."""
+        conversion = self.backend.conversion
+        try:
+            return conversion is not None and conversion.wanted(files, self.plugin.settings)
+        except MataError:
+            raise
+        except Exception:
+            log.exception("backend %s: wanted failed", self.backend.name)
+            return False
 
     def check_installed(self) -> None:
         """Raise ``Unavailable`` with the pip command when a needed module is not installed."""
@@ -127,6 +138,14 @@ class Plugins:
         return next(
             (o for o in self._usable if o.backend.source == "pip" and o.backend.name == name), None
         )
+
+    def converting(self, task: str) -> list[Offer]:
+        """Return the backends for a task that convert models of other frameworks."""
+        return [
+            each
+            for each in self._usable
+            if each.backend.task == task and each.backend.conversion is not None
+        ]
 
     @property
     def usable(self) -> list[Plugin]:
@@ -298,6 +317,16 @@ def _check_backend(backend: object, owners: dict[str, str]) -> None:
     if backend.parts is not None and not callable(backend.parts):
         raise PluginError(f"{who}: parts must be a function")
     _check_worker(backend, who)
+    _check_conversion(backend, who)
+
+
+def _check_conversion(backend: Backend, who: str) -> None:
+    conversion = backend.conversion
+    if conversion is None:
+        return
+    if not isinstance(conversion, Conversion) or not callable(conversion.wanted):
+        raise PluginError(f"{who}: conversion must be a Conversion of two functions")
+    _check_pickles(conversion.make, f"{who}: conversion: make")
 
 
 def _check_worker(backend: Backend, who: str) -> None:

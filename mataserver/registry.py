@@ -43,12 +43,14 @@ class Entry(
     source:    "hf" (a repository of the hub), "pip" (weights come with a package) or "local".
     pulled_at: when it was registered, Unix seconds.
     path:      its directory or file; for "local" only.
+    converted: the directory of the model as it was converted at its pull, if it was.
     """
 
     task: str
     source: Literal["hf", "pip", "local"]
     pulled_at: float
     path: str | UnsetType = UNSET
+    converted: str | UnsetType = UNSET
 
     def __post_init__(self) -> None:
         """Refuse what no ``add`` of ours would write."""

@@ -171,7 +171,7 @@ async def test_too_many_bytes_in_flight_are_503(data_dir):
 
 async def test_a_draining_server_takes_no_more_work(server, http):
     """While it shuts down inference and sessions are 503 with Retry-After, and it is not ready."""
-    server.app[STATE].draining = True
+    server.app[STATE].stopping.set()
     bodies = {"/v1/infer": asking("fake-detect", PNG), "/v1/sessions": {"model": "fake-detect"}}
     for path, body in bodies.items():
         async with http.post(path, json=body) as response:

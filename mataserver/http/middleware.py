@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 import time
@@ -24,6 +25,9 @@ if TYPE_CHECKING:
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 PUBLIC = web.AppKey("public", set[tuple[str, str]])
 _UNREAD = frozenset({408, 413, 417})  # the rest of the body is not waited for
+_UNASKED: web.RequestKey[bool] = web.RequestKey("unasked", bool)
+_LINGER = 2.0
+"""Seconds for a client that is hung up on to read why."""
 _SANE_ID = re.compile(r"[\w.:@/+=-]{1,128}", re.ASCII)
 
 log = logging.getLogger("mataserver.http")
@@ -54,6 +58,11 @@ def expectations(state: State) -> Callable[[web.Request], Awaitable[web.StreamRe
             return error_response(MataError("The expectation cannot be met", status=417))
         if (request.content_length or 0) > state.settings.max_body:
             return error_response(codec.TooLarge("The body is over the limit"))
+        try:
+            _check_key(request, state)
+        except MataError:
+            request[_UNASKED] = True  # the middleware refuses it, as it does without ``Expect``
+            return None
         if request.transport is not None and request.version == HttpVersion11:
             request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         return None
@@ -99,15 +108,15 @@ def _route(request: web.Request) -> str:
 
 async def _answer(request: web.Request, handler: Handler, state: State) -> web.StreamResponse:
     try:
-        found = request.match_info.http_exception is None
-        key = (request.method, _route(request))
-        if found and key not in request.app[PUBLIC]:
-            auth.check(auth.authorization(request), state)
+        _check_key(request, state)
         return await handler(request)
     except MataError as error:
         if error.status >= 500:
             log.warning("%s %s: %s", request.method, request.rel_url.raw_path, error.detail)
-        return error_response(error)
+        response = error_response(error)
+        if error.status == 408 or _UNASKED in request:
+            _hang_up(request, response)
+        return response
     except web.HTTPException as error:
         return _plain(error)
     except Exception:
@@ -115,6 +124,20 @@ async def _answer(request: web.Request, handler: Handler, state: State) -> web.S
             "%s %s failed (%s)", request.method, request.rel_url.raw_path, request[REQUEST_ID]
         )
         return error_response(MataError("Internal server error"))
+
+
+def _check_key(request: web.Request, state: State) -> None:
+    """Raise ``Unauthorized`` or ``Forbidden`` for what needs a key and does not show it."""
+    found = request.match_info.http_exception is None
+    if found and (request.method, _route(request)) not in request.app[PUBLIC]:
+        auth.check(auth.authorization(request), state)
+
+
+def _hang_up(request: web.Request, response: web.Response) -> None:
+    """Close the connection soon after the answer: aiohttp would wait 10 s for the body to end."""
+    response.force_close()
+    if request.transport is not None:
+        asyncio.get_running_loop().call_later(_LINGER, request.transport.close)
 
 
 def _plain(error: web.HTTPException) -> web.Response:

@@ -40,10 +40,15 @@ class State:
     services: list[tuple[str, Service]] = field(default_factory=list)
     document: bytes = b""
     body_bytes: int = 0
-    draining: bool = False
     not_ready: dict[str, str] = field(default_factory=dict)
     pulls: set[asyncio.Task[Any]] = field(default_factory=set)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
+    stopping: asyncio.Event = field(default_factory=asyncio.Event)
+
+    @property
+    def draining(self) -> bool:
+        """Whether the server shuts down: it takes no new work."""
+        return self.stopping.is_set()
 
 
 @dataclass(frozen=True, slots=True)

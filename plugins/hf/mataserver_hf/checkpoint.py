@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
@@ -16,17 +16,19 @@ from transformers import AutoImageProcessor, AutoTokenizer
 from transformers.utils import logging as transformers_logging
 
 from mataserver import MataError, Unavailable
+from mataserver_hf.compilation import Compiler
 from mataserver_hf.network import Network
 from mataserver_hf.pixels import Pixels
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from mataserver import LoadContext, ModelSpec
+    from mataserver import LoadContext, ModelSpec, Params
 
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 # transformers types these in part only.
 _processors: Any = AutoImageProcessor
+M = TypeVar("M")
 _speech: Any = transformers_logging
 
 _UNREADABLE = (OSError, ValueError, KeyError, TypeError, RuntimeError, SafetensorError)
@@ -48,6 +50,8 @@ class Checkpoint:
         self._log = ctx.log
         self._device = choose_device(ctx.device)
         self._dtype = choose_dtype(ctx.dtype, self._device)
+        self._compiler = Compiler(ctx)
+        self._network: Network
         if ctx.threads > 0:
             torch.set_num_threads(ctx.threads)
         _speech.set_verbosity_error()
@@ -64,7 +68,18 @@ class Checkpoint:
                 self._path, dtype=self._dtype, output_loading_info=True, **_LOCAL
             )
         self._refuse_gaps(module, report["missing_keys"], unused)
-        return Network(module.eval().to(self._device), self._device)
+        self._network = Network(module.eval().to(self._device), self._device)
+        return self._network
+
+    def ready(self, model: M, params: Params) -> M:
+        """Return ``model``, which runs the network of this checkpoint, compiled if asked for.
+
+        ``params`` are some that it can be tried with. Raises ``MataError`` when its network cannot
+        be compiled.
+        """
+        if self._compiler.wanted:
+            self._compiler.compile(self.name, model, self._network, params)
+        return model
 
     def pixels(self) -> Pixels:
         """Open the image processor.

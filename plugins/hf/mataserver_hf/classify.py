@@ -141,7 +141,8 @@ def load(spec: ModelSpec, ctx: LoadContext) -> Classifier:
     from mataserver_hf.checkpoint import Checkpoint
 
     checkpoint = Checkpoint(spec, ctx)
-    return Classifier(checkpoint.network(AutoModelForImageClassification), checkpoint.pixels())
+    network = checkpoint.network(AutoModelForImageClassification)
+    return checkpoint.ready(Classifier(network, checkpoint.pixels()), ClassifyParams())
 
 
 def accepts(files: ModelFiles) -> bool:
@@ -166,6 +167,7 @@ BACKEND = Backend(
     accepts=accepts,
     requires=installation.REQUIRES,
     gpu=True,
+    compiles=True,
     packages=installation.PACKAGES,
     preload=installation.PRELOAD,
     environment=installation.ENVIRONMENT,

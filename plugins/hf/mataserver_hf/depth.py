@@ -115,7 +115,7 @@ def load(spec: ModelSpec, ctx: LoadContext) -> DepthEstimator:
 
     checkpoint = Checkpoint(spec, ctx)
     network = checkpoint.network(AutoModelForDepthEstimation, unused=_UNUSED)
-    return DepthEstimator(network, checkpoint.pixels())
+    return checkpoint.ready(DepthEstimator(network, checkpoint.pixels()), DepthParams())
 
 
 def accepts(files: ModelFiles) -> bool:
@@ -132,6 +132,7 @@ BACKEND = Backend(
     accepts=accepts,
     requires=installation.REQUIRES,
     gpu=True,
+    compiles=True,
     packages=installation.PACKAGES,
     preload=installation.PRELOAD,
     environment=installation.ENVIRONMENT,

@@ -120,7 +120,8 @@ def load(spec: ModelSpec, ctx: LoadContext) -> Detector:
     from mataserver_hf.checkpoint import Checkpoint
 
     checkpoint = Checkpoint(spec, ctx)
-    return Detector(checkpoint.network(AutoModelForObjectDetection), checkpoint.pixels())
+    network = checkpoint.network(AutoModelForObjectDetection)
+    return checkpoint.ready(Detector(network, checkpoint.pixels()), DetectParams())
 
 
 def accepts(files: ModelFiles) -> bool:
@@ -137,6 +138,7 @@ BACKEND = Backend(
     accepts=accepts,
     requires=installation.REQUIRES,
     gpu=True,
+    compiles=True,
     packages=installation.PACKAGES,
     preload=installation.PRELOAD,
     environment=installation.ENVIRONMENT,

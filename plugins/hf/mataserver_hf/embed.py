@@ -10,7 +10,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mataserver import Backend, EmbedResult, MataError
+from mataserver import Backend, EmbedResult, MataError, Params
 from mataserver_hf import installation
 from mataserver_hf.classify import IMAGE_TEXT_FAMILIES, has_trained_head
 
@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from mataserver import LoadContext, ModelFiles, ModelSpec, Params
+    from mataserver import LoadContext, ModelFiles, ModelSpec
     from mataserver_hf.network import Network
     from mataserver_hf.pixels import Pixels
 
@@ -84,7 +84,8 @@ def load(spec: ModelSpec, ctx: LoadContext) -> Embedder:
     installation.check()
     from mataserver_hf.embed_checkpoint import EmbedCheckpoint
 
-    return Embedder(*EmbedCheckpoint(spec, ctx).open())
+    checkpoint = EmbedCheckpoint(spec, ctx)
+    return checkpoint.ready(Embedder(*checkpoint.open()), Params())
 
 
 def accepts(files: ModelFiles) -> bool:
@@ -102,6 +103,7 @@ BACKEND = Backend(
     accepts=accepts,
     requires=installation.REQUIRES,
     gpu=True,
+    compiles=True,
     packages=installation.PACKAGES,
     preload=installation.PRELOAD,
     environment=installation.ENVIRONMENT,

@@ -9,16 +9,26 @@ import torch
 from mataserver import MataError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
+
+    Forward = Callable[..., Any]
+
+
+def _closed(**_tensors: torch.Tensor) -> Any:
+    raise MataError("the model was unloaded")
 
 
 class Network:
-    """A transformers model in evaluation mode."""
+    """A transformers model in evaluation mode.
+
+    forward: what ``run`` calls with tensors, unless it is told another method.
+    """
 
     def __init__(self, module: Any, device: torch.device) -> None:
         """Keep ``module``, which lies on ``device`` already."""
         self._module = module
         self._device = device
+        self.forward: Forward = module
 
     @property
     def config(self) -> Any:
@@ -37,9 +47,7 @@ class Network:
         tensor: torch.Tensor = getattr(self._module, name)
         return tensor.detach().float()
 
-    def run(
-        self, tensors: Mapping[str, torch.Tensor], method: str = "__call__", **options: Any
-    ) -> Any:
+    def run(self, tensors: Mapping[str, torch.Tensor], method: str = "", **options: Any) -> Any:
         """Call the model, or one of its methods, on tensors of any device without gradients.
 
         Floating point tensors are cast to the weights' format; ``options`` are handed on as they
@@ -47,7 +55,8 @@ class Network:
         """
         with torch.inference_mode():
             placed = {name: self._place(tensor) for name, tensor in tensors.items()}
-            return getattr(self._module, method)(**placed, **options)
+            call = getattr(self._module, method) if method else self.forward
+            return call(**placed, **options)
 
     def finite(self, tensor: torch.Tensor) -> torch.Tensor:
         """Return what ``run`` gave as float32.
@@ -65,6 +74,7 @@ class Network:
     def close(self) -> None:
         """Give the weights' memory back."""
         self._module = None
+        self.forward = _closed
         if self._device.type == "cuda":
             torch.cuda.empty_cache()
 

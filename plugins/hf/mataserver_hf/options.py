@@ -14,7 +14,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     person_detector: the registered model of the task detect that finds people for pose models.
     person_label:    what that detector calls a person, in any case.
+    compile:         whether to compile the networks that can be, unless ``models[].compile`` says
+                     otherwise.
     """
 
     person_detector: Name = "PekingU/rtdetr_r50vd_coco_o365"
     person_label: Name = "person"
+    compile: bool = False

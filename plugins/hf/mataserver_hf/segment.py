@@ -164,7 +164,8 @@ def load(spec: ModelSpec, ctx: LoadContext) -> Segmenter:
     installation.check()
     from mataserver_hf.segment_checkpoint import SegmentCheckpoint
 
-    return Segmenter(*SegmentCheckpoint(spec, ctx).open())
+    checkpoint = SegmentCheckpoint(spec, ctx)
+    return checkpoint.ready(Segmenter(*checkpoint.open()), SegmentParams())
 
 
 def accepts(files: ModelFiles) -> bool:
@@ -188,6 +189,7 @@ BACKEND = Backend(
     accepts=accepts,
     requires=installation.REQUIRES,
     gpu=True,
+    compiles=True,
     packages=installation.PACKAGES,
     preload=installation.PRELOAD,
     environment=installation.ENVIRONMENT,

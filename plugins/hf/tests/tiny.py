@@ -169,7 +169,7 @@ def vit(path: Path, **changes: Any) -> None:
     """ViT with four classes; ``changes`` go into its configuration."""
     from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessorPil
 
-    config = ViTConfig(image_size=32, patch_size=8, **SMALL_ENCODER, **{**NAMED, **changes})
+    config = ViTConfig(image_size=32, patch_size=8, **{**SMALL_ENCODER, **NAMED, **changes})
     model = ViTForImageClassification(config)
     spread(model, 32)
     _save(path, model, ViTImageProcessorPil(size={"height": 32, "width": 32}))

@@ -42,6 +42,7 @@ class VideoRoutes:
         self._form: str = ctx.settings.mask_format
         self._enabled: bool = ctx.settings.video_enabled
         self._sessions = sessions
+        self._stopping = ctx.stopping
 
     def routes(self) -> Iterable[web.RouteDef]:
         """Return the routes."""
@@ -122,7 +123,8 @@ class VideoRoutes:
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Track through the video on a WebSocket."""
-        return await VideoSocket(self._sessions, self._formed).serve(request, _name(request))
+        socket = VideoSocket(self._sessions, self._formed, self._stopping)
+        return await socket.serve(request, _name(request))
 
     def _formed(self, asked: Any) -> Any:
         """Return a request that says in which form it wants its masks."""

@@ -85,6 +85,7 @@ class VideoSessions:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._log = ctx.log
+        self._stopping = ctx.stopping
         self._limit: int = ctx.settings.max_sessions
         self._ttl: float = ctx.settings.session_ttl_s
         self._served = served
@@ -141,6 +142,7 @@ class VideoSessions:
         Raises ``Conflict`` for an id that is in use, ``Unavailable`` when there are too many
         sessions or no model, and what the video's source and the worker raise.
         """
+        self._check_running()
         name = asked.session_id or f"session-{secrets.token_hex(8)}"
         if name in self._open or name in self._starting:
             raise Conflict(f"Session {name} exists already")
@@ -219,8 +221,10 @@ class VideoSessions:
     ) -> AsyncGenerator[Step, None]:
         """Yield frame after frame; each is computed when it is asked for.
 
-        Raises ``NotFound`` when the session is closed meanwhile.
+        Raises ``NotFound`` when the session is closed meanwhile, ``Unavailable`` when the server
+        shuts down.
         """
+        self._check_running()
         with self.occupied(session):
             items = session.model.stream("video_stream", "propagate", session.id, asked)
             async with contextlib.aclosing(items) as steps:  # type: ignore[type-var]
@@ -230,6 +234,11 @@ class VideoSessions:
                     yield step
                     if session.closing is not None:
                         raise NotFound(f"Session {session.id} was closed")
+                    self._check_running()
+
+    def _check_running(self) -> None:
+        if self._stopping.is_set():
+            raise shutting_down()
 
     async def close(self, name: str) -> Closed:
         """Close a session after what is being done with it; a propagation stops at its frame.
@@ -288,3 +297,8 @@ class VideoSessions:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+def shutting_down() -> Unavailable:
+    """Return the error of what a server that shuts down does not do, or not to its end."""
+    return Unavailable("The server is shutting down", retry_after=5)

@@ -187,7 +187,8 @@ async def paced():
 
     async def connect(sessions):
         async def stream(request):
-            return await VideoSocket(sessions, lambda asked: asked).serve(request, "any")
+            socket = VideoSocket(sessions, lambda asked: asked, asyncio.Event())
+            return await socket.serve(request, "any")
 
         app = web.Application()
         app.router.add_get("/stream", stream)

@@ -80,6 +80,13 @@ class Sources:
         pass
 
 
+def context(**settings):
+    """Return what a service gets of the server, as far as the table looks at it."""
+    return SimpleNamespace(
+        log=logging.getLogger("sam"), settings=Settings(**settings), stopping=asyncio.Event()
+    )
+
+
 @pytest.fixture
 def served():
     """The scripted model."""
@@ -89,7 +96,7 @@ def served():
 @pytest.fixture
 async def sessions(served):
     """The table, while its server runs."""
-    ctx = SimpleNamespace(log=logging.getLogger("sam"), settings=Settings(max_sessions=2))
+    ctx = context(max_sessions=2)
     async with VideoSessions(ctx, served, Sources()) as table:
         yield table
 
@@ -187,7 +194,7 @@ async def test_ended_sessions_are_forgotten_at_last(sessions):
 
 async def test_a_server_that_stops_closes_every_session(served):
     """At the end of the server no session is left in the worker."""
-    ctx = SimpleNamespace(log=logging.getLogger("sam"), settings=Settings())
+    ctx = context()
     async with VideoSessions(ctx, served, Sources()) as table:
         await table.start(ASKED)
         await table.start(StartRequest(video_path="/video", session_id="b"))

@@ -1,0 +1,1 @@
+"""Models that are converted when they are pulled: where ``runtime`` is "auto"."""
