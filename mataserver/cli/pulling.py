@@ -20,7 +20,7 @@ from mataserver.errors import MataError
 from mataserver.results import TASKS
 
 if TYPE_CHECKING:
-    from mataserver.catalog import Catalog
+    from mataserver.catalog import Catalog, Pulled
     from mataserver.plugins import Plugins
     from mataserver.sources import Progress
 
@@ -83,11 +83,12 @@ def pull(model: str, task: str, name: str | None, config_file: str | None) -> No
     found = plugins(settings)
     catalog = Catalog(settings, registry(settings), found)
     if local:
-        click.echo(f"Registered {_add(catalog, model, task, name)} ({task})")
+        pulled = _add(catalog, model, task, name)
+        click.echo(f"Registered {pulled.name} ({task}){_converted(pulled)}")
         return
     _announce_pip(found, model)
-    _download(catalog, model, task)
-    click.echo(f"Pulled {model} ({task})")
+    pulled = _download(catalog, model, task)
+    click.echo(f"Pulled {model} ({task}){_converted(pulled)}")
 
 
 def _is_path(model: str) -> bool:
@@ -97,12 +98,16 @@ def _is_path(model: str) -> bool:
     )
 
 
-def _add(catalog: Catalog, path: str, task: str, name: str | None) -> str:
+def _add(catalog: Catalog, path: str, task: str, name: str | None) -> Pulled:
     """Register a local path; what is wrong with it is told with the path as it was typed."""
+    import asyncio
+
     try:
-        return catalog.add_local(Path(path), task, name)
+        pulled = asyncio.run(catalog.pull_local(Path(path), task, name))
     except MataError as error:
         raise MataError(f"{path}: {error.detail}") from None
+    _warn(pulled)
+    return pulled
 
 
 def _announce_pip(found: Plugins, model: str) -> None:
@@ -112,10 +117,20 @@ def _announce_pip(found: Plugins, model: str) -> None:
         click.echo(f"installing {', '.join(offer.backend.packages)} with pip", err=True)
 
 
-def _download(catalog: Catalog, model: str, task: str) -> None:
+def _download(catalog: Catalog, model: str, task: str) -> Pulled:
     import asyncio
 
     with DownloadBar(model) as bar:
         pulled = asyncio.run(catalog.pull(model, task, bar.show))
+    _warn(pulled)
+    return pulled
+
+
+def _warn(pulled: Pulled) -> None:
     for warning in pulled.warnings:
         warn(warning)
+
+
+def _converted(pulled: Pulled) -> str:
+    """Return what is said of a model that was converted."""
+    return f", converted for {pulled.converted_for}" if pulled.converted_for else ""

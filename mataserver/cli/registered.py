@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from msgspec import UNSET
 
 from mataserver import config
 from mataserver.cli.environment import UNKNOWN, config_option, plugins, registry
@@ -63,6 +64,8 @@ def show(model: str, config_file: str | None) -> None:
         fields |= _packages(settings, model)
     elif entry.source == "local":
         fields["path"] = str(entry.path)
+    if entry.converted is not UNSET:
+        fields["converted"] = str(entry.converted)
     for name, value in fields.items():
         click.echo(f"  {name + ':':<14} {value}")
 
@@ -71,11 +74,16 @@ def show(model: str, config_file: str | None) -> None:
 @click.argument("model")
 @config_option
 def rm(model: str, config_file: str | None) -> None:
-    """Remove a model from the registry (does not delete weights)."""
+    """Remove a model from the registry (does not delete the weights that were pulled)."""
     settings = config.load(config_file)
     entry = _entry(settings, model)
-    if not registry(settings).remove(model):
+    known = registry(settings)
+    if not known.remove(model):
         raise _missing(model)
+    if entry.converted is not UNSET:
+        from mataserver.conversions.workshop import Workshop
+
+        Workshop(settings.data_path / "converted", known).sweep()
     click.echo(f"Removed '{model}' from the registry.")
     notes = {"hf": _HF_NOTE, "pip": _PIP_NOTE, "local": f"Note: {entry.path} was not deleted."}
     click.echo(notes[entry.source])

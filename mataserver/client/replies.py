@@ -19,10 +19,14 @@ class Health(Struct, frozen=True):
 
 
 class ModelStatus(Struct, frozen=True):
-    """What became of a model: "pulled", "ready", "unloaded" or "not_loaded"."""
+    """What became of a model: "pulled", "ready", "unloaded" or "not_loaded".
+
+    warnings: after a pull, what a person should know.
+    """
 
     status: str
     model: str
+    warnings: list[str] = []
 
 
 class Session(Struct, frozen=True):

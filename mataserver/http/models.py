@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from typing import TYPE_CHECKING, Annotated, get_args
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver.chat import listing
 from mataserver.chat.listing import OpenAIModel, OpenAIModels
@@ -18,8 +19,11 @@ from mataserver.results import ModelInfo
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from mataserver.catalog import Pulled
     from mataserver.http.routing import State
 
+
+log = logging.getLogger("mataserver.models")
 
 _FORMAT = {
     "format": (
@@ -44,10 +48,11 @@ class ModelBody(Struct):
 
 
 class ModelStatus(Struct):
-    """What was done to a model."""
+    """What was done to a model, and after a pull what a person should know."""
 
     status: str
     model: str
+    warnings: list[str] | UnsetType = UNSET
 
 
 def routes(state: State) -> list[Route]:
@@ -108,20 +113,24 @@ class _Models:
         task = asyncio.create_task(self._pull(asked))
         self._state.pulls.add(task)
         task.add_done_callback(self._pulled)
-        await asyncio.shield(task)  # a client that goes away does not end the download
-        return codec.respond(ModelStatus("pulled", asked.model), status=202)
+        pulled = await asyncio.shield(task)  # a client that goes away does not end the download
+        status = ModelStatus("pulled", asked.model, pulled.warnings or UNSET)
+        return codec.respond(status, status=202)
 
-    def _pulled(self, task: asyncio.Task[None]) -> None:
+    def _pulled(self, task: asyncio.Task[Pulled]) -> None:
         self._state.pulls.discard(task)
         if not task.cancelled():
             task.exception()  # whoever asked may have gone away
 
-    async def _pull(self, asked: PullBody) -> None:
+    async def _pull(self, asked: PullBody) -> Pulled:
         pulled = await self._state.catalog.pull(
             asked.model, asked.task, allow_pip=self._state.settings.allow_pip_pull
         )
         if pulled.replaced is not None and pulled.replaced.task != asked.task:
             await self._state.pool.unload(asked.model, pulled.replaced.task, "replaced")
+        for warning in pulled.warnings:
+            log.warning("pull: %s", warning)
+        return pulled
 
     async def warmup(self, request: web.Request) -> web.Response:
         codec.require_json(request)

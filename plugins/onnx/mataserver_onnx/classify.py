@@ -14,7 +14,7 @@ from mataserver import (
     Params,
     TopK,
 )
-from mataserver_onnx import installation
+from mataserver_onnx import conversion, installation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -155,4 +155,5 @@ BACKEND = Backend(
     gpu=installation.GPU,
     packages=installation.PACKAGES,
     environment=installation.ENVIRONMENT,
+    conversion=conversion.of("classify"),
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mataserver import Backend, Confidence, Detection, DetectResult, Params
-from mataserver_onnx import installation
+from mataserver_onnx import conversion, installation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -102,4 +102,5 @@ BACKEND = Backend(
     gpu=installation.GPU,
     packages=installation.PACKAGES,
     environment=installation.ENVIRONMENT,
+    conversion=conversion.of("detect"),
 )

@@ -9,6 +9,7 @@ import importlib.metadata
 import importlib.util
 from typing import TYPE_CHECKING
 
+from mataserver import Unavailable
 from mataserver_onnx import bundle as files
 from mataserver_onnx import layouts
 
@@ -29,6 +30,9 @@ def _installed(distribution: str) -> bool:
     return True
 
 
+EXPORTS = ("torch", "transformers", "onnx", "onnxscript")
+"""What an export needs; serving does not."""
+
 GPU = _installed("onnxruntime-gpu")
 """Whether the installed ONNX Runtime, of which there are several, is the one for CUDA."""
 
@@ -41,6 +45,13 @@ ENVIRONMENT = (
 def importable(module: str) -> bool:
     """Whether a module is installed, without importing it."""
     return importlib.util.find_spec(module) is not None
+
+
+def check_exports() -> None:
+    """Raise ``Unavailable`` when something that an export needs is not installed."""
+    for package in EXPORTS:
+        if not importable(package):
+            raise Unavailable(f"{package} is not installed: pip install 'mataserver-onnx[export]'")
 
 
 def accepting(task: str, families: frozenset[str]) -> Callable[[ModelFiles], bool]:

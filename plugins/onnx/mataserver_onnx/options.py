@@ -19,7 +19,7 @@ LayoutName = Literal[
     "depth",
     "vector",
 ]
-Runtime = Literal["auto", "onnxruntime", "openvino"]
+Runtime = Literal["by-file", "onnxruntime", "openvino"]
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
 Resize = Literal["auto", "stretch", "letterbox", "crop"]
 Side = Annotated[int, Meta(ge=1, le=8192)]
@@ -71,7 +71,7 @@ class ModelOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``plugins.onnx``.
 
-    runtime:   "auto" is OpenVINO for its own files and ONNX Runtime for ``.onnx`` files.
+    runtime:   "by-file" is OpenVINO for its own files and ONNX Runtime for ``.onnx`` files.
     precision: what OpenVINO computes in; "auto" is the model's ``dtype``, else float32. ONNX
                Runtime computes in the format that the file holds.
     providers: ONNX Runtime's execution providers, the first preferred; the device's own if empty.
@@ -79,7 +79,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     models:    settings of single models, by their registered names.
     """
 
-    runtime: Runtime = "auto"
+    runtime: Runtime = "by-file"
     precision: Precision = "auto"
     providers: list[Name] = []
     threads: Threads = 0

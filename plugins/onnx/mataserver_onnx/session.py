@@ -67,7 +67,7 @@ def placing(settings: Settings, options: ModelOptions, ctx: LoadContext, suffix:
     Raises ``Unavailable`` for OpenVINO's files on ONNX Runtime.
     """
     runtime = options.runtime or settings.runtime
-    if runtime == "auto":
+    if runtime == "by-file":
         runtime = "openvino" if suffix == ".xml" else "onnxruntime"
     if runtime == "onnxruntime" and suffix == ".xml":
         raise Unavailable("an OpenVINO model needs the runtime openvino")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +14,7 @@ import numpy as np
 import pytest
 
 import mataserver_onnx
+from hub_stand_in import HubStandIn
 from mataserver import LoadContext, ModelSpec
 
 if TYPE_CHECKING:
@@ -44,6 +46,18 @@ def _offline() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("HF_HUB_OFFLINE", "1")
         yield
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> Iterator[HubStandIn]:
+    """A stand-in for the hub, in the environment of whatever is started."""
+    with HubStandIn() as hub:
+        for name in [each for each in os.environ if each.startswith(("HF_", "HUGGINGFACE_"))]:
+            monkeypatch.delenv(name)
+        for name, value in hub.environment(tmp_path / "hf").items():
+            if name.startswith("HF_"):
+                monkeypatch.setenv(name, value)
+        yield hub
 
 
 @pytest.fixture(scope="session")

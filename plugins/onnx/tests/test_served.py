@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import io
+import json
 import os
+import re
+import urllib.request
 from pathlib import Path
 
 import aiohttp
@@ -11,7 +14,7 @@ import psutil
 import pytest
 from PIL import Image
 
-from hub_stand_in import HubStandIn
+from cli_terminal import Server, Terminal
 from mataserver import testing
 
 BOX = (32, 16, 48, 120)
@@ -77,6 +80,38 @@ async def test_the_serving_process_has_no_torch(planted, picture, classifier, ph
     )
 
 
+@pytest.mark.parametrize("engine", ["process", "thread"])
+def test_no_process_imports_a_framework(engine, classifier, photo, tmp_path, monkeypatch):
+    """Neither a server with every plugin installed nor its workers import torch or transformers.
+
+    Each interpreter tells its imports; the server answers a picture before it ends.
+    """
+    terminal = Terminal(tmp_path, monkeypatch)
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    monkeypatch.setenv("MATA_SERVER_AUTH_MODE", "none")
+    (tmp_path / "mataserver.yaml").write_text(
+        f"engine: {engine}\nmodels: [{{model: net, task: classify, path: {classifier()}}}]\n"
+    )
+    server = Server(terminal)
+    try:
+        request = urllib.request.Request(
+            f"{server.url}/v1/infer?model=net", png(photo), {"Content-Type": "image/png"}
+        )
+        with urllib.request.urlopen(request, timeout=60) as answer:
+            found = json.loads(answer.read())["classifications"]
+        processes = [server.process.pid, *server.family()]
+        mapped = [libraries(pid) for pid in processes]
+    finally:
+        server.end()
+    told = re.findall(r"^import time:.*\|\s+(\w+)[\w.]*$", server.log, re.MULTILINE)
+    assert len(found) == 3
+    assert len(processes) == (1 if engine == "thread" else 3)
+    assert {"aiohttp", "mataserver_hf", "mataserver_onnx", "onnxruntime"} <= set(told)
+    assert not {"torch", "transformers", "tensorflow", "safetensors"} & set(told)
+    assert any("onnxruntime_pybind11_state" in " ".join(names) for names in mapped)
+    assert not any("libtorch" in " ".join(names) for names in mapped)
+
+
 async def test_a_layout_that_must_be_stated(planted, picture, tmp_path):
     """What is not recognised is registered, refused with the reason, and served once stated."""
     path = planted.colours(tmp_path / "odd.onnx", "tokens", name="odd")
@@ -103,30 +138,67 @@ async def test_labels_of_the_settings_are_checked(planted, picture, tmp_path):
     assert "tells 3 classes apart, but 1 labels are given" in answer["detail"]
 
 
-async def test_a_hub_repository_is_pulled_and_served(classifier, photo, tmp_path, monkeypatch):
+async def test_a_network_that_does_not_fit(classifier, photo, tmp_path):
+    """One that needs more memory than the server may use is a 507, and stays unloaded."""
+    async with (
+        testing.serving(
+            tmp_path,
+            entry_points=testing.installed("onnx"),
+            models=[{"model": "net", "task": "classify", "path": str(classifier())}],
+            max_ram_fraction=1e-4,
+        ) as server,
+        aiohttp.ClientSession(server.url, headers=server.headers) as http,
+    ):
+        status, answer = await ask(server, "net", photo)
+        async with http.get("/v1/models/net") as told:
+            state = (await told.json())["state"]
+        workers = psutil.Process().children(recursive=True)
+    assert (status, state, workers) == (507, "unloaded", [])
+    assert "memory" in answer["detail"]
+
+
+@pytest.mark.parametrize(
+    ("without", "said"),
+    [
+        ("model.onnx.data", "model.onnx.data with the model's weights is missing"),
+        ("model.onnx", "holds no weights"),
+    ],
+)
+async def test_a_repository_that_is_not_whole(without, said, hub, classifier, tmp_path):
+    """One whose weights, or whose network, lie elsewhere is refused by its pull, not registered."""
+    names = {"config.json", "preprocessor_config.json", "model.onnx", "model.onnx.data"} - {without}
+    hub.add("org/torn", {name: (classifier() / name).read_bytes() for name in names})
+    async with (
+        testing.serving(tmp_path, entry_points=testing.installed("onnx")) as server,
+        aiohttp.ClientSession(server.url, headers=server.headers) as http,
+    ):
+        body = {"model": "org/torn", "task": "classify"}
+        async with http.post("/v1/models/pull", json=body) as pull:
+            status, answer = pull.status, await pull.json()
+        async with http.get("/v1/models") as told:
+            models = [each["model"] for each in await told.json()]
+    assert (status, "org/torn" in models) == (400, False)
+    assert said in answer["detail"]
+
+
+async def test_a_hub_repository_is_pulled_and_served(hub, classifier, photo, tmp_path):
     """A repository with an ONNX file is served; one that holds none is not registered."""
     files = {f"onnx/{f.name}": f.read_bytes() for f in classifier().glob("model.onnx*")}
     names = ("config.json", "preprocessor_config.json")
     files |= {name: (classifier() / name).read_bytes() for name in names}
-    with HubStandIn() as hub:
-        hub.add("org/tiny", files)
-        hub.add("org/no-onnx", {"config.json": files["config.json"], "model.safetensors": b"x" * 9})
-        for name in [n for n in os.environ if n.startswith(("HF_", "HUGGINGFACE_"))]:
-            monkeypatch.delenv(name)
-        for name, value in hub.environment(tmp_path / "hf").items():
-            if name.startswith("HF_"):
-                monkeypatch.setenv(name, value)
-        async with (
-            testing.serving(tmp_path, entry_points=testing.installed("onnx")) as server,
-            aiohttp.ClientSession(server.url, headers=server.headers) as http,
-        ):
-            pulled = []
-            for model in ("org/tiny", "org/no-onnx"):
-                body = {"model": model, "task": "classify"}
-                async with http.post("/v1/models/pull", json=body) as pull:
-                    pulled.append((pull.status, await pull.json()))
-            status, answer = await ask(server, "org/tiny", photo)
-            missing, _ = await ask(server, "org/no-onnx", photo)
+    hub.add("org/tiny", files)
+    hub.add("org/no-onnx", {"config.json": files["config.json"], "model.safetensors": b"x" * 9})
+    async with (
+        testing.serving(tmp_path, entry_points=testing.installed("onnx")) as server,
+        aiohttp.ClientSession(server.url, headers=server.headers) as http,
+    ):
+        pulled = []
+        for model in ("org/tiny", "org/no-onnx"):
+            body = {"model": model, "task": "classify"}
+            async with http.post("/v1/models/pull", json=body) as pull:
+                pulled.append((pull.status, await pull.json()))
+        status, answer = await ask(server, "org/tiny", photo)
+        missing, _ = await ask(server, "org/no-onnx", photo)
     assert [each for each, _ in pulled] == [202, 400]
     assert "No installed plugin serves" in pulled[1][1]["detail"]
     assert (status, missing) == (200, 404)

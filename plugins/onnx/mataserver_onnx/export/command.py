@@ -9,12 +9,11 @@ from pathlib import Path
 
 import click
 
-from mataserver import BadRequest, MataError, Unavailable
+from mataserver import BadRequest, MataError
 from mataserver_onnx import installation
 from mataserver_onnx.export import families
 
 _TASKS = ("classify", "depth", "detect", "embed", "segment")
-_NEEDED = ("torch", "transformers", "onnx", "onnxscript")
 
 
 @click.command()
@@ -48,9 +47,7 @@ def export(
     export answers to pictures (--photos, or one that comes along) is compared with what torch
     answers; unless they agree nothing is registered. OpenVINO in int8 is calibrated on --photos.
     """
-    for package in _NEEDED:
-        if not installation.importable(package):
-            raise Unavailable(f"{package} is not installed: pip install 'mataserver-onnx[export]'")
+    installation.check_exports()
     if int8 and target == "openvino" and place is None:
         raise BadRequest("int8 for OpenVINO is calibrated on pictures: give some with --photos")
     source = _source(model)

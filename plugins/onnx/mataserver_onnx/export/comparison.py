@@ -68,7 +68,10 @@ def compare(
     """
     task = checkpoint.family.task
     if task == "detect" and not any(_detections(checkpoint, photo)[0] for photo in photos):
-        raise BadRequest("torch detects nothing on the pictures: give others with --photos")
+        raise BadRequest(
+            "torch detects nothing on the pictures, so there is nothing to compare: "
+            "mataserver export takes others with --photos"
+        )
     seen = [
         _MEASURES[task](checkpoint, photo, served.predict([photo], [params])[0]) for photo in photos
     ]

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from mataserver_onnx.export.comparison import Figure
     from mataserver_onnx.export.families import Family
     from mataserver_onnx.export.photos import Pixels
+    from mataserver_onnx.options import Runtime
 
 ASKED: dict[str, tuple[Backend, Params]] = {
     "detect": (detect.BACKEND, detect.DetectParams(confidence=0.0)),
@@ -39,16 +40,18 @@ def make(
     photos: Sequence[Pixels],
     *,
     int8: bool,
+    runtime: Runtime = "by-file",
 ) -> list[Figure]:
     """Write the export of a checkpoint into a directory; return how far it is from torch.
 
+    ``runtime`` is what answers the pictures, in float32.
     Raises ``MataError`` for a checkpoint that cannot be exported.
     """
     checkpoint = tracing.Checkpoint(source, family)
     checkpoint.write(directory, target, photos, int8=int8)
     backend, params = ASKED[family.task]
     context = LoadContext(
-        settings=Settings(),
+        settings=Settings(runtime=runtime),
         device="cpu",
         dtype="float32",
         threads=0,
