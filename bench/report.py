@@ -138,11 +138,11 @@ class Report:
 
         shown = [r for r in self.results if r.case.question.model == "noop" and "16" in r.case.name]
         shown = [r for r in shown if r.case.question.form != "health"]
-        figure, panels = plt.subplots(1, 2, figsize=(11, 4))
+        figure, panels = plt.subplots(1, 2, figsize=(11, 4.4), layout="constrained")
         for panel, what in zip(panels, ("rate", "cpu"), strict=True):
             _panel(panel, shown, what)
-        panels[0].legend(fontsize=8, ncols=2)
-        figure.tight_layout()
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="outside lower center", fontsize=8, ncols=len(labels))
         figure.savefig(ROOT / "docs" / "img" / "bench.png", dpi=110)
 
 
@@ -156,7 +156,7 @@ def _panel(panel: object, shown: list[Result], what: str) -> None:
         heights = [r.median(name, what) or 0.0 for r in shown]
         at = [i + (index - (len(there) - 1) / 2) * width for i in range(len(shown))]
         panel.bar(at, heights, width, color=colour, label=name.replace("`", ""))
-    panel.set_xticks(range(len(shown)), [r.case.name for r in shown])
+    panel.set_xticks(range(len(shown)), [r.case.name.replace(", ", "\n") for r in shown])
     panel.set_title(FIGURES[what], fontsize=10)
     panel.spines[["top", "right"]].set_visible(False)
 

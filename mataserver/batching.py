@@ -207,6 +207,8 @@ class Batcher:
 
     def _answered(self, batch: list[Waiting], answer: list[Outcome] | MataError) -> None:
         self._running -= 1
+        for waiting in batch:
+            waiting.batch = None  # a ring would keep its pixels until they are collected
         if isinstance(answer, MataError):
             for waiting in batch:
                 _fail(waiting, answer)

@@ -13,13 +13,11 @@ bytes in MessagePack. The client gets the same structs back with arrays replaced
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING, Any, ClassVar
+from itertools import chain
+from typing import Any, ClassVar
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
-
-if TYPE_CHECKING:
-    from collections.abc import Iterable
 
 SCHEMA_VERSION = "mata.v1"
 
@@ -252,7 +250,7 @@ def problem(result: object, task: str) -> str | None:
             continue
         if not isinstance(value, list):
             return f"{name} must be a list"
-        found = _items_problem(name, value)
+        found = None if _sound(value) else _items_problem(name, value)
         if found:
             return found
     return None
@@ -268,14 +266,36 @@ def _array_problem(name: str, array: object, dimensions: int) -> str | None:
     shape, dtype = getattr(array, "shape", ()), getattr(array, "dtype", None)
     if len(shape) != dimensions or str(dtype) != "float32":
         return f"{name} must be a float32 array of {dimensions} dimensions"
-    total = float(array.sum())  # type: ignore[attr-defined]
-    return None if math.isfinite(total) else f"{name} holds numbers that are not finite"
+    extremes = (array.min(), array.max()) if 0 not in shape else ()  # type: ignore[attr-defined]
+    finite = all(map(math.isfinite, extremes))
+    return None if finite else f"{name} holds numbers that are not finite"
 
 
 _ITEM_TYPES = (Detection, Segment, Classification, Keypoint, TextRegion, Entity)
 
 
-def _items_problem(name: str, items: Iterable[Any]) -> str | None:
+_ITEMS, _NUMBERS, _STRINGS = frozenset(_ITEM_TYPES), frozenset({float, int}), frozenset({str})
+
+
+def _sound(items: list[Any]) -> bool:
+    """Whether all is well, found out in a third of the time that it takes to say what is not."""
+    if not _ITEMS.issuperset(map(type, items)):
+        return False
+    boxes = [box for item in items if (box := getattr(item, "bbox", None)) is not None]
+    points = [point for item in items if type(item) is Keypoint for point in item.keypoints]
+    if not {4}.issuperset(map(len, boxes)) or not {3}.issuperset(map(len, points)):
+        return False
+    numbers = [item.confidence for item in items]
+    numbers.extend(chain.from_iterable(boxes))
+    numbers.extend(chain.from_iterable(points))
+    return (
+        _NUMBERS.issuperset(map(type, numbers))
+        and _STRINGS.issuperset(type(getattr(item, "label", "")) for item in items)
+        and math.isfinite(sum(numbers))
+    )
+
+
+def _items_problem(name: str, items: list[Any]) -> str | None:
     for index, item in enumerate(items):
         if not isinstance(item, _ITEM_TYPES):
             return f"{name}[{index}] is a {type(item).__name__}"

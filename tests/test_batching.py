@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import weakref
 
 import pytest
 
@@ -256,3 +258,33 @@ async def test_drain_waits_for_everything():
     worker.gate.set()
     await asyncio.wait_for(drained, 5)
     assert all(job.done() for job in jobs)
+
+
+class Picture(bytearray):
+    """Bytes that can be watched."""
+
+
+@pytest.mark.parametrize("ending", ["answered", "given up"])
+async def test_a_request_leaves_nothing_for_the_garbage_collector(ending):
+    """Pixels and answers are freed at once: kept in rings, they would pile up by the hundred."""
+    worker = Recorder()
+    picture = Picture(b"a")
+    watched = weakref.ref(picture)
+    gc.disable()
+    try:
+        worker.gate.clear()
+        job = asyncio.create_task(batcher(worker).submit(Job(picture, b"")))
+        del picture
+        await asyncio.sleep(0.01)
+        if ending == "given up":
+            job.cancel()
+        worker.gate.set()
+        await asyncio.wait([job, *worker.tasks])
+        assert job.cancelled() == (ending == "given up")
+        del job
+        for noted in (worker.tasks, worker.batches, worker.dropped):
+            noted.clear()
+        await asyncio.sleep(0)
+        assert watched() is None
+    finally:
+        gc.enable()
