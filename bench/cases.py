@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 OURS, OURS_2, THREAD = "ours", "ours, 2 replicas", "ours, `thread`"
 FASTAPI, FASTAPI_2 = "FastAPI", "FastAPI, 2 workers"
 LITSERVE, LITSERVE_2 = "LitServe", "LitServe, 2 workers"
+FLOOR = "aiohttp alone"
 BARE, BARE_2 = "bare loop", "2 bare loops"
 TWICE = (OURS_2, FASTAPI_2, LITSERVE_2, BARE_2)
 
@@ -100,7 +101,7 @@ def _form_cases(forms: tuple[str, ...]) -> tuple[Case, ...]:
             f"{FORMS[form][0]}, {connections} conn.",
             Question("noop", form),
             connections,
-            EVERYONE,
+            (*EVERYONE, FLOOR) if form == "raw" else EVERYONE,
             _form_bars(FORMS[form][1], connections),
             quick=USUAL if form == "raw" or connections == 16 else None,
         )
@@ -119,7 +120,7 @@ def _without_model() -> tuple[Case, ...]:
 
 
 def _frame_cases() -> tuple[Case, ...]:
-    question, who = Question("noop", "frames"), (OURS, THREAD, FASTAPI, BARE)
+    question, who = Question("noop", "frames"), (OURS, THREAD, FASTAPI, FLOOR, BARE)
     latency = Bar("p50", (OURS,), (BARE,), 1.1)
     rate = Bar("rate", (OURS,), (BARE,), 0.95)
     return (
@@ -191,7 +192,7 @@ def groups() -> list[Group]:
 
     def served(form: str) -> dict[str, Maker]:
         peer = {LITSERVE: _litserve(form, 1), LITSERVE_2: _litserve(form, 2)}
-        return {**AT_HAND, **peer, BARE: partial(_bare, "noop")}
+        return {**AT_HAND, **peer, FLOOR: contestants.floor, BARE: partial(_bare, "noop")}
 
     return [
         Group(served("raw"), (*_without_model(), *_form_cases(("raw",)), *_frame_cases())),

@@ -281,6 +281,16 @@ def _fastapi(base: str, question: Question) -> str:
     return f"{base}/{question.model}{suffix}"
 
 
+def floor(bodies: Bodies) -> Server:
+    """Start the least that aiohttp can do."""
+    program = [sys.executable, str(HERE / "floor.py")]
+    return Server(lambda port: [*program, str(port)], _floor, bodies)
+
+
+def _floor(base: str, question: Question) -> str:
+    return f"{base}/{question.form}"
+
+
 def litserve(
     bodies: Bodies, model: str, form: str = "any", workers: int = 1, threads: int = 1
 ) -> Server:

@@ -24,7 +24,7 @@ ROWS = ROOT / "build" / "bench.json"
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 NAMES = (
     *(cases.OURS, cases.OURS_2, cases.THREAD, cases.FASTAPI, cases.FASTAPI_2),
-    *(cases.LITSERVE, cases.LITSERVE_2, cases.BARE, cases.BARE_2),
+    *(cases.LITSERVE, cases.LITSERVE_2, cases.FLOOR, cases.BARE, cases.BARE_2),
 )
 FIGURES = {
     "rate": "Requests or frames per second",
@@ -33,7 +33,10 @@ FIGURES = {
     "memory": "Most memory of all processes under load, MB",
 }
 WORDS = {"rate": "throughput", "cpu": "CPU per request", "p50": "p50 latency"}
-COLOURS = ("#1f6f8b", "#7fb7be", "#444444", "#c1666b", "#e4b7b2", "#d4a24c", "#ead2a0", "#999999")
+COLOURS = (
+    *("#1f6f8b", "#7fb7be", "#444444", "#c1666b", "#e4b7b2", "#d4a24c"),
+    *("#ead2a0", "#5f8a4e", "#999999"),
+)
 
 
 class Row(msgspec.Struct):

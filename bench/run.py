@@ -19,7 +19,8 @@ import startup
 from question import Bodies
 
 ROUNDS, QUICK_ROUNDS = 5, 2
-OTHERS = {cases.THREAD, cases.FASTAPI, cases.FASTAPI_2, cases.LITSERVE, cases.LITSERVE_2}
+OTHERS = {cases.THREAD, cases.FLOOR, cases.FASTAPI, cases.FASTAPI_2}
+OTHERS |= {cases.LITSERVE, cases.LITSERVE_2}
 
 
 def arguments() -> argparse.Namespace:
