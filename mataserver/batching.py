@@ -223,12 +223,17 @@ class Batcher:
         self._tell_quiet()
 
     def _pace(self, answer: list[Outcome]) -> None:
-        """Learn from what a batch took how much to send ahead: what is sent is in no batch."""
+        """Learn from what a batch took how much to send ahead: what is sent is in no batch.
+
+        While decoding takes longer than the model, so many are decoded at once that it never waits.
+        The images of one batch are that already.
+        """
         worker = self._worker
         infer = max(outcome.timing.infer for outcome in answer)
         decode = sum(outcome.timing.decode for outcome in answer)
-        helpers = int(decode / max(infer, LEAST_MS)) if decode + infer < QUICK_MS else 0
-        self._ahead = AHEAD * worker.width * (1 + min(helpers, worker.facts.decoders))
+        helpers = min(int(decode / max(infer, LEAST_MS)), worker.facts.decoders)
+        each = AHEAD if decode + infer < QUICK_MS else int(self._max_batch == 1)
+        self._ahead = (AHEAD + each * helpers) * worker.width
 
     def _give_back(self) -> None:
         """Have the jobs that the dead worker was not given go to the next one."""

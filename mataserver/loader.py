@@ -78,7 +78,7 @@ class Loader:
             spec=recipe.spec,
             context=context,
             max_pixels=settings.max_pixels,
-            decode_threads=settings.decode_threads or max(1, (os.cpu_count() or 1) - 1),
+            decode_threads=settings.decode_threads or os.cpu_count() or 1,
             patience=settings.infer_timeout,
             scaled_decode=settings.scaled_decode,
             parts=parts,

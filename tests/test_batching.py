@@ -212,20 +212,24 @@ async def test_one_who_still_waits_keeps_a_batch():
 
 
 @pytest.mark.parametrize(
-    ("timing", "ahead"),
+    ("timing", "largest", "ahead"),
     [
-        (Timing(decode=0.8, infer=0.01), 8),
-        (Timing(decode=0.8, infer=0.5), 4),
-        (Timing(decode=0.8, infer=1.5), 2),
-        (Timing(decode=8.0, infer=0.01), 2),
+        (Timing(decode=0.8, infer=0.01), 1, 8),
+        (Timing(decode=0.8, infer=0.5), 1, 4),
+        (Timing(decode=0.8, infer=1.5), 1, 2),
+        (Timing(decode=0.8, infer=0.5), 2, 4),
+        (Timing(decode=30.0, infer=0.01), 1, 5),
+        (Timing(decode=30.0, infer=20.0), 1, 3),
+        (Timing(decode=30.0, infer=40.0), 1, 2),
+        (Timing(decode=30.0, infer=20.0), 2, 2),
     ],
 )
-async def test_more_is_sent_ahead_where_decoding_takes_the_time(timing, ahead):
+async def test_more_is_sent_ahead_where_decoding_takes_the_time(timing, largest, ahead):
     """As much as the threads that decode can have under way; slow work waits for its batch."""
     worker = Recorder()
     worker.facts = Facts(stateful=False, pid=1, decoders=3)
     worker.timing = timing
-    made = batcher(worker, max_batch=1, queue_limit=20)
+    made = batcher(worker, max_batch=largest, queue_limit=20)
     await made.submit(Job(b"a", b""))
     worker.gate.clear()
     jobs = submit(made, *(str(number) for number in range(12)))

@@ -55,7 +55,7 @@ class Child:
         self._busy = False
         self._quick = 0
         self._listener = Listener(line, self._dispatch)
-        self._lane = Lane(line, host.decode, self._finish, decode_threads)
+        self._lane = Lane(line, host.decode, self._finish, decode_threads - 1)
 
     def run(self) -> None:
         """Serve until the server says stop."""

@@ -62,7 +62,7 @@ class ModelHost:
         except Exception as error:
             raise _told(error, "The model could not be loaded") from error
         stateful = hasattr(self._model, "session")
-        return Facts(stateful, os.getpid(), assignment.decode_threads)
+        return Facts(stateful, os.getpid(), assignment.decode_threads - 1)
 
     def decode(self, job: Job) -> Decoded:
         """Decode a job's image; a refusal is kept, not raised."""
