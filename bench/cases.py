@@ -19,11 +19,12 @@ if TYPE_CHECKING:
     Maker = Callable[[Bodies], Contestant]
 
 OURS, OURS_2, THREAD = "ours", "ours, 2 replicas", "ours, `thread`"
+ONNX, ONNX_2 = "ours, ONNX", "ours, ONNX, 2 replicas"
 FASTAPI, FASTAPI_2 = "FastAPI", "FastAPI, 2 workers"
 LITSERVE, LITSERVE_2 = "LitServe", "LitServe, 2 workers"
 FLOOR = "aiohttp alone"
 BARE, BARE_2 = "bare loop", "2 bare loops"
-TWICE = (OURS_2, FASTAPI_2, LITSERVE_2, BARE_2)
+TWICE = (OURS_2, ONNX_2, FASTAPI_2, LITSERVE_2, BARE_2)
 
 
 USUAL = Effort(1)
@@ -171,6 +172,8 @@ def _real(net: str, name: str, one: int, many: int) -> Group:
     makers: dict[str, Maker] = {
         OURS: contestants.ours,
         OURS_2: partial(contestants.ours, replicas=2),
+        ONNX: contestants.onnx,
+        ONNX_2: partial(contestants.onnx, replicas=2),
         FASTAPI: partial(contestants.fastapi, net=net, parallel=1, threads=2),
         FASTAPI_2: partial(contestants.fastapi, net=net, workers=2, parallel=1, threads=1),
         LITSERVE: partial(contestants.litserve, model=net, form="raw", threads=2),
@@ -179,10 +182,14 @@ def _real(net: str, name: str, one: int, many: int) -> Group:
         BARE_2: partial(contestants.Bare, net, 2, 1),
     }
     question, singles = Question(net, "raw"), tuple(n for n in makers if n not in TWICE)
-    bar = Bar("rate", (OURS, OURS_2), (BARE, BARE_2), 0.95)
+    bars = (
+        Bar("rate", (OURS, OURS_2), (BARE, BARE_2), 0.95),
+        Bar("rate", (ONNX, ONNX_2), (FASTAPI, FASTAPI_2), 1.6),
+        Bar("rate", (ONNX, ONNX_2), (LITSERVE, LITSERVE_2), 1.6),
+    )
     cases = (
         Case(f"{name}, 1 conn.", question, 1, singles, (), Effort(0, one), None),
-        Case(f"{name}, 16 conn.", question, 16, tuple(makers), (bar,), Effort(0, many), None),
+        Case(f"{name}, 16 conn.", question, 16, tuple(makers), bars, Effort(0, many), None),
     )
     return Group(makers, cases)
 

@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+import exported
 import load
 import peers
 from generator import Order, Outcome
@@ -231,6 +232,17 @@ def ours(bodies: Bodies, engine: str = "process", replicas: int = 1) -> Server:
     """Start our server."""
     program = [sys.executable, str(HERE / "ours.py")]
     return Server(lambda port: [*program, str(port), engine, str(replicas)], _ours, bodies)
+
+
+def onnx(bodies: Bodies, replicas: int = 1) -> Server:
+    """Start our server with the networks as ONNX."""
+    exported.ensure()
+    program = [sys.executable, str(HERE / "ours.py")]
+    return Server(lambda port: [*program, str(port), "process", str(replicas)], _onnx, bodies)
+
+
+def _onnx(base: str, question: Question) -> str:
+    return f"{base}/v1/infer?model={question.model}-onnx"
 
 
 def _ours(base: str, question: Question) -> str:

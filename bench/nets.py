@@ -33,9 +33,7 @@ def build(name: str, threads: int) -> Run:
     import torch
 
     torch.set_num_threads(threads)
-    torch.manual_seed(0)
-    net = (_vit() if name == "vit" else _rtdetr()).eval()
-    side = SIDES[name]
+    net, side = network(name), SIDES[name]
 
     def run(images: Sequence[Pixels]) -> list[list[Found]]:
         with torch.inference_mode():
@@ -43,6 +41,14 @@ def build(name: str, threads: int) -> Run:
             return _best(net(pixel_values=pixels.permute(0, 3, 1, 2)))
 
     return run
+
+
+def network(name: str) -> Any:
+    """Return a network with random weights, the same every time."""
+    import torch
+
+    torch.manual_seed(0)
+    return (_vit() if name == "vit" else _rtdetr()).eval()
 
 
 def _prepared(image: Pixels, side: int) -> NDArray[np.float32]:

@@ -18,11 +18,13 @@ import uvloop
 
 import nets
 import noop
+import real
 from mataserver import app, config
 from mataserver import plugins as plugin_host
 
 PLUGINS = ("noop", "real", "faulty")
-TASKS = {**noop.TASKS, **dict.fromkeys(nets.SIDES, "detect"), "faulty": "detect"}
+NETS = [name + suffix for name in nets.SIDES for suffix in ("", real.SUFFIX)]
+TASKS = {**noop.TASKS, **dict.fromkeys(NETS, "detect"), "faulty": "detect"}
 POINTS = [importlib.metadata.EntryPoint(name, name, plugin_host.GROUP) for name in PLUGINS]
 
 
@@ -35,7 +37,7 @@ def settings(data_dir: str, port: int, engine: str, replicas: int) -> config.Set
         "engine": engine,
         "keep_alive": -1,
         "log_level": "warning",
-        "models": [{"model": name, "replicas": replicas} for name in nets.SIDES],
+        "models": [{"model": name, "replicas": replicas} for name in NETS],
     }
     return config.load(environ={}, directory=Path(data_dir), **values)
 

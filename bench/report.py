@@ -23,7 +23,8 @@ ROOT = Path(__file__).resolve().parents[1]
 ROWS = ROOT / "build" / "bench.json"
 BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 NAMES = (
-    *(cases.OURS, cases.OURS_2, cases.THREAD, cases.FASTAPI, cases.FASTAPI_2),
+    *(cases.OURS, cases.OURS_2, cases.THREAD, cases.ONNX, cases.ONNX_2),
+    *(cases.FASTAPI, cases.FASTAPI_2),
     *(cases.LITSERVE, cases.LITSERVE_2, cases.FLOOR, cases.BARE, cases.BARE_2),
 )
 FIGURES = {
@@ -33,6 +34,7 @@ FIGURES = {
     "memory": "Most memory of all processes under load, MB",
 }
 WORDS = {"rate": "throughput", "cpu": "CPU per request", "p50": "p50 latency"}
+NOTES = {cases.THREAD: ", `thread`", cases.ONNX: ", ONNX"}
 COLOURS = (
     *("#1f6f8b", "#7fb7be", "#444444", "#c1666b", "#e4b7b2", "#d4a24c"),
     *("#ead2a0", "#5f8a4e", "#999999"),
@@ -166,7 +168,7 @@ def _panel(panel: object, shown: list[Result], what: str) -> None:
 
 def _what(bar: Bar) -> str:
     words = WORDS.get(bar.what, "CPU over the limit, ms")
-    return words if cases.THREAD not in bar.ours else f"{words}, `thread`"
+    return words + NOTES.get(bar.ours[0], "")
 
 
 def _limit(bar: Bar) -> str:
