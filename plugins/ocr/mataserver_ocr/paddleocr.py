@@ -31,8 +31,13 @@ if TYPE_CHECKING:
 
     Image = NDArray[np.uint8]
 
-ENVIRONMENT = (("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True"),)
-"""Without it PaddleX asks its servers whether they are there as soon as a model is missing."""
+ENVIRONMENT = (
+    # Without it PaddleX asks its servers whether they are there as soon as a model is missing.
+    ("PADDLE_PDX_DISABLE_MODEL_SOURCE_CHECK", "True"),
+    # A lower limit, which the server may have got from a shell, makes Paddle's CPU kernels leave
+    # out the share of the threads that they were refused: now and then a line is not found.
+    ("OMP_THREAD_LIMIT", "2147483647"),
+)
 
 CACHE = "PADDLE_PDX_CACHE_HOME"
 

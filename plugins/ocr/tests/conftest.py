@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -41,10 +42,11 @@ def font(size: int) -> ImageFont.FreeTypeFont | ImageFont.ImageFont:
 
 @pytest.fixture(scope="session", autouse=True)
 def environment() -> Iterator[None]:
-    """Set what the backends declare, as the server does in a worker."""
+    """Set what the backends that can run here declare, as the server does in a worker."""
     before = dict(os.environ)
     for backend in mataserver_ocr.backends():
-        os.environ.update(backend.environment)
+        if all(map(find_spec, backend.requires)):
+            os.environ.update(backend.environment)
     yield
     os.environ.clear()
     os.environ.update(before)

@@ -240,8 +240,14 @@ def test_the_choice_is_paddleocrs_own(code):
     assert tuple(models(script(code), "medium")) == chosen
 
 
-async def test_it_is_pulled_and_served_by_a_child_process(directory, page, tmp_path):
-    """Pulled over REST with nothing to install, it answers from a worker; Korean is 503."""
+async def test_it_is_pulled_and_served_by_a_child_process(
+    directory, page, tmp_path, monkeypatch, capfd
+):
+    """Pulled over REST with nothing to install, it answers from a worker; Korean is 503.
+
+    The worker does not keep the limit of threads of the server's own environment.
+    """
+    monkeypatch.setenv("OMP_THREAD_LIMIT", "1")
     buffer = io.BytesIO()
     Image.fromarray(page).save(buffer, "PNG")
     chosen = {"directory": str(directory), "size": "tiny", "min_confidence": 0.0}
@@ -266,3 +272,4 @@ async def test_it_is_pulled_and_served_by_a_child_process(directory, page, tmp_p
             body = await answer.json()
             assert answer.status == status, body
             assert len(body.get("regions", [])) == (3 if status == 200 else 0)
+    assert "Cannot form a team" not in capfd.readouterr().err
