@@ -82,6 +82,16 @@ def test_a_request_alone_is_done_by_whoever_reads_it(rig):
     assert set(rig.decoded_by.values()) == {threading.current_thread().name}
 
 
+def test_what_another_has_read_is_not_waited_for(rig):
+    """A request that the listener had read when the lane took over is done at once."""
+    rig.infer(1, "a")
+    assert rig.line.fetch()
+    stepping = threading.Thread(target=rig.lane.step, daemon=True)
+    stepping.start()
+    stepping.join(SOON)
+    assert rig.finished == ["a"]
+
+
 def test_what_waits_is_decoded_beside(rig):
     """While one picture is decoded here another one is decoded there; each is answered once."""
     rig.held = {"a": ["b"]}  # "a" is not done before another thread has begun "b"

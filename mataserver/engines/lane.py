@@ -55,7 +55,7 @@ class Lane:
 
         Returns a message of another kind once everything before it is answered.
         """
-        if not self._owed:
+        if not self._owed and not self._line.waiting:  # who read before may have left something
             self._sleep(self._anything)
         if not self._line.fetch():
             os._exit(0)  # the server is gone

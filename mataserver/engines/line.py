@@ -34,6 +34,11 @@ class Line:
         """Take in what is here, without waiting; False once the server is gone."""
         return self._reader.fetch()
 
+    @property
+    def waiting(self) -> bool:
+        """Whether something that was taken in still waits."""
+        return self._reader.waiting
+
     def take(self) -> wire.Received | None:
         """Return the next message that was taken in, None when there is none."""
         while (received := self._reader.take()) is not None:
