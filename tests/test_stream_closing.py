@@ -338,7 +338,7 @@ async def test_a_client_that_vanishes_leaves_nothing(gated, how):
     async with RawPeer.connected(url) as peer:
         await peer.send(frame(BINARY, PNG) * 3)
         await gate.inside()
-        assert len(stream_tasks()) == 4
+        assert stream_tasks()
         if how == "abort":
             peer.abort()
         elif how == "close":

@@ -5,14 +5,16 @@ from __future__ import annotations
 import asyncio
 from types import SimpleNamespace
 
+import msgspec
 import pytest
 from aiohttp import WSMsgType
 
 from conftest import picture
 from mataserver.config import Settings
 from mataserver.engines.work import Outcome, Timing
+from mataserver.errors import MataError
 from mataserver.http import stream
-from mataserver.http.channel import Farewell
+from mataserver.http.channel import WINDOW, Farewell
 from mataserver.http.connection import Connection
 from mataserver.metrics import Metrics
 from mataserver.sessions import Session
@@ -59,10 +61,12 @@ class Pool:
         self.ready = asyncio.Event()
         self.entered = asyncio.Event()
         self.error = None
+        self.count = 0
         self.end = lambda: None
 
     async def infer(self, _recipe, _job):
         self.entered.set()
+        self.count += 1
         try:
             await self.ready.wait()
         finally:
@@ -175,6 +179,65 @@ async def test_draining_lets_the_frame_under_way_be_answered(parts):
     assert parts.session.results == 1
     assert b'"frame_id":0' in parts.socket.sent[0]
     assert len(parts.socket.sent) == 2  # the result and its ping
+
+
+async def test_the_next_frame_is_inferred_while_an_answer_is_sent(parts):
+    """A client that is slow to take an answer has one more inferred meanwhile; they keep order."""
+    parts.state.pool.ready.set()
+    parts.socket.taken.clear()
+    running = asyncio.create_task(parts.connection.run())
+    for number in range(3):
+        parts.socket.inbox.put_nowait(message())
+        while parts.session.frames <= number:
+            await asyncio.sleep(0)
+        for _ in range(10):
+            await asyncio.sleep(0)
+    assert parts.state.pool.count == 2
+    assert len(parts.socket.sent) == 1
+    parts.socket.taken.set()
+    while parts.session.results < 3:
+        await asyncio.sleep(0)
+    parts.connection.leave(1000, "enough")
+    await running
+    answers = [msgspec.json.decode(each) for each in parts.socket.sent if each[:1] == b"{"]
+    assert [each["frame_id"] for each in answers] == [0, 1, 2]
+    assert parts.session.dropped == 0
+    assert parts.state.body_bytes == 0
+
+
+async def test_a_failure_is_told_before_the_next_frame_is_taken(parts):
+    """After a failure that may end the connection no frame is inferred until the client knows."""
+    parts.state.pool.error = MataError("The model cannot be loaded")
+    parts.state.pool.ready.set()
+    parts.socket.taken.clear()
+    running = asyncio.create_task(parts.connection.run())
+    parts.socket.inbox.put_nowait(message())
+    parts.socket.inbox.put_nowait(message())
+    for _ in range(20):
+        await asyncio.sleep(0)
+    parts.socket.taken.set()
+    assert (await running).code == 1011
+    assert (parts.state.pool.count, parts.session.dropped) == (1, 1)
+
+
+async def test_four_unanswered_pings_pause_the_inference(parts):
+    """Answers that wait to be sent count like those whose ping is not answered yet."""
+    parts.state.pool.ready.set()
+    running = asyncio.create_task(parts.connection.run())
+    for number in range(9):
+        parts.socket.inbox.put_nowait(message())
+        while parts.session.frames <= number:
+            await asyncio.sleep(0)
+        for _ in range(10):
+            await asyncio.sleep(0)
+    assert parts.state.pool.count == parts.session.results == WINDOW
+    pings = [each for each in parts.socket.sent if each[:1] != b"{"]
+    parts.socket.inbox.put_nowait(SimpleNamespace(type=WSMsgType.PONG, data=pings[-1]))
+    while parts.session.results <= WINDOW:
+        await asyncio.sleep(0)
+    parts.connection.leave(1000, "enough")
+    await running
+    assert parts.session.dropped == 4
 
 
 async def test_a_blocked_answer_is_noticed_without_a_ping(parts):

@@ -11,7 +11,7 @@ import contextlib
 import logging
 import time
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
 from aiohttp import WebSocketError, WSMsgType
@@ -20,7 +20,7 @@ from msgspec import UNSET, Struct, UnsetType
 from mataserver.http import codec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Coroutine, Iterator
 
     from aiohttp import WSMessage, web
 
@@ -63,7 +63,7 @@ class Said(Struct):
 class Channel(ABC):
     """One open socket of a session.
 
-    Four tasks: one reads, one answers, one pings, one watches the time. Whichever finds a reason to
+    Its tasks: one reads, one answers, one pings, one watches the time. Whichever finds a reason to
     end the connection sets the farewell; ``run`` then ends the others.
     """
 
@@ -85,8 +85,7 @@ class Channel(ABC):
 
     async def run(self) -> Farewell:
         """Serve until either side ends; return why. No task outlives it."""
-        loops = (self._read(), self._work(), self._keep_alive(), self._watch())
-        tasks = [asyncio.create_task(each) for each in loops]
+        tasks = [asyncio.create_task(each) for each in self._loops()]
         for task in tasks:
             task.add_done_callback(self._ended)
         try:
@@ -99,6 +98,10 @@ class Channel(ABC):
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._over()
+
+    def _loops(self) -> tuple[Coroutine[Any, Any, None], ...]:
+        """Return what runs while the socket is open."""
+        return (self._read(), self._work(), self._keep_alive(), self._watch())
 
     async def _finish(self) -> None:  # noqa: B027 - most have nothing under way
         """Answer what is under way before the server goes."""

@@ -1,6 +1,7 @@
 """A socket whose client sends the frames: one inference at a time, of the newest frame.
 
-While an inference runs the newest frame waits in a one-slot inbox and replaces the one before.
+While an inference runs the newest frame waits in a one-slot inbox and replaces the one before. An
+answer is sent while the next frame is inferred.
 """
 
 from __future__ import annotations
@@ -8,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
+from collections import deque
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -19,6 +21,9 @@ from mataserver.http import codec
 from mataserver.http.channel import INTERNAL, WINDOW, Channel, StreamError
 
 if TYPE_CHECKING:
+    from collections.abc import Coroutine
+    from typing import Any
+
     from aiohttp import web
 
     from mataserver.engines.work import Outcome
@@ -52,8 +57,11 @@ class Connection(Channel):
         self._dropped = state.metrics.dropped.labels(session.model)
         self._inbox: Frame | None = None
         self._arrived = asyncio.Event()
+        self._owed = 0
         self._idle = asyncio.Event()
         self._idle.set()
+        self._untold: deque[tuple[int, Outcome | MataError]] = deque()
+        self._found = asyncio.Event()
         self._last_frame = time.monotonic()
 
     async def _finish(self) -> None:
@@ -102,44 +110,75 @@ class Connection(Channel):
 
     # out
 
-    async def _work(self) -> None:
+    def _loops(self) -> tuple[Coroutine[Any, Any, None], ...]:
+        return (*super()._loops(), self._infer())
+
+    async def _infer(self) -> None:
+        """Infer frames one after the other; what is found is told meanwhile.
+
+        A text is sent in pieces as it is made, and a failure may be the end: both are told before
+        the next frame is taken.
+        """
         while True:
-            frame = await self._next_frame()
-            self._idle.clear()
-            try:
-                await self._infer(frame.number, frame.image)
-            finally:
-                frame.share.give_back()
-                self._idle.set()
+            number, found = await self._inferred(await self._next_frame())
+            self._untold.append((number, found))
+            self._found.set()
+            if self._session.stream or isinstance(found, MataError) or found.failure is not None:
+                await self._idle.wait()
 
     async def _next_frame(self) -> Frame:
         """Wait for a frame and for a client that has read; then take the newest frame."""
-        while len(self._pings) >= WINDOW or self._inbox is None or self._farewell.done():
-            event = self._answered if len(self._pings) >= WINDOW else self._arrived
+        while self._full or self._inbox is None or self._farewell.done():
+            event = self._answered if self._full else self._arrived
             event.clear()
             await event.wait()
         frame, self._inbox = self._inbox, None
+        self._owed += 1
+        self._idle.clear()
         return frame
 
-    async def _infer(self, number: int, image: bytes) -> None:
+    @property
+    def _full(self) -> bool:
+        """Whether the client has enough to read. No inference is under way when this is asked."""
+        return self._owed > 1 or len(self._pings) + len(self._untold) >= WINDOW
+
+    async def _inferred(self, frame: Frame) -> tuple[int, Outcome | MataError]:
+        """Return a frame's number and outcome; its bytes are given back."""
         session = self._session
-        job = Job(image, session.params, self._form, session.id)
+        job = Job(frame.image, session.params, self._form, session.id)
         try:
             session.recipe = self._state.catalog.recipe(session.model, session.task)
-            outcome = await self._outcome(number, job)
-        except (WorkerDied, Unavailable) as error:
-            session.reset = session.reset or isinstance(error, WorkerDied)
-            await self._answer(StreamError(error.detail, number))
-            return
+            return frame.number, await self._outcome(frame.number, job)
         except MataError as error:
-            await self._answer(StreamError(error.detail, number))
-            self.leave(INTERNAL, "the model cannot be loaded")
+            return frame.number, error
+        finally:
+            frame.share.give_back()
+
+    async def _work(self) -> None:
+        while True:
+            while not self._untold:
+                self._found.clear()
+                await self._found.wait()
+            await self._tell(*self._untold.popleft())
+            self._owed -= 1
+            self._answered.set()
+            if not self._owed:
+                self._idle.set()
+
+    async def _tell(self, number: int, found: Outcome | MataError) -> None:
+        session = self._session
+        if isinstance(found, MataError):
+            lost = isinstance(found, WorkerDied)
+            session.reset = session.reset or lost
+            await self._answer(StreamError(found.detail, number))
+            if not lost and not isinstance(found, Unavailable):
+                self.leave(INTERNAL, "the model cannot be loaded")
             return
-        if outcome.failure is None:
-            await self._answer(self._result(number, outcome))
+        if found.failure is None:
+            await self._answer(self._result(number, found))
             return
-        await self._answer(StreamError(outcome.failure.detail, number))
-        if outcome.failure.status >= 500 and outcome.failure.status != Unavailable.status:
+        await self._answer(StreamError(found.failure.detail, number))
+        if found.failure.status >= 500 and found.failure.status != Unavailable.status:
             self.leave(INTERNAL, "inference failed")
 
     async def _outcome(self, number: int, job: Job) -> Outcome:
@@ -155,7 +194,7 @@ class Connection(Channel):
                 await self._send(StreamToken(item, number))
         raise WorkerDied("The model gave no result")
 
-    def _result(self, number: int, outcome: Outcome) -> codec.Envelope:
+    def _result(self, number: int, outcome: Outcome) -> codec.Envelope | codec.Wrapped:
         session = self._session
         reset = session.reset or (outcome.fresh and session.results > 0)
         session.reset = False
