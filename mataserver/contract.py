@@ -146,7 +146,8 @@ class Model(Protocol):
         """Return one result per image.
 
         ``images`` are RGB uint8 arrays ``[H, W, 3]`` of any sizes, ``params`` the backend's params
-        structs; both lists have the same length, at most the model's ``max_batch``. Raise
+        structs; both lists have the same length, at most the model's ``max_batch``. The arrays of
+        a result belong to the server from then on: do not write into them again. Raise
         ``InvalidParams`` for a parameter that this model cannot serve.
         """
         ...

@@ -88,7 +88,7 @@ class Handle:
         failure = outcome.failure
         if failure is not None:
             raise MataError(failure.detail, status=failure.status, retry_after=failure.retry_after)
-        return outcome.fields
+        return outcome.whole()
 
 
 def _params(recipe: Recipe, given: Any) -> msgspec.Struct:

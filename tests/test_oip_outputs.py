@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from mataserver.engines.encoding import encode_fields
+from mataserver.engines.work import Outcome, Timing
 from mataserver.errors import BadRequest, OutOfMemory
 from mataserver.oip import outputs, signature, tensor
 from mataserver.results import (
@@ -63,9 +64,14 @@ RESULTS = {
 }
 
 
+def whole(result, form):
+    """Return a result's fields as a worker encodes them."""
+    return Outcome(encode_fields(result, form), Timing()).whole()
+
+
 def answers(task, results=None):
     """Return the answers as they come from a worker."""
-    fields = [encode_fields(each, "msgpack") for each in results or RESULTS[task]]
+    fields = [whole(each, "msgpack") for each in results or RESULTS[task]]
     return outputs.Answers("org/model", task, fields)
 
 
@@ -160,7 +166,7 @@ def test_the_result_is_that_of_the_api(task):
         assert found.pop("schema_version") == "mata.v1"
         assert (found.pop("task"), found.pop("model")) == (task, "org/model")
         assert found.pop("timestamp") > 1.7e9
-        fields = encode_fields(result, "json")
+        fields = whole(result, "json")
         assert found == {name: msgspec.json.decode(data) for name, data in fields.items()}
 
 
@@ -180,7 +186,7 @@ def test_images_of_different_sizes(task, name):
 def test_masks_that_take_too_much_memory():
     """Masks are not decoded when all of them would not fit."""
     large = Segment("a", 0.5, BOX, np.ones((4_000, 4_000), bool))
-    fields = encode_fields(SegmentResult([large]), "msgpack")
+    fields = whole(SegmentResult([large]), "msgpack")
     (segment,) = msgspec.msgpack.decode(fields["segments"])
     many = {"segments": msgspec.msgpack.encode([segment] * 20)}
     with pytest.raises(OutOfMemory, match="masks"):

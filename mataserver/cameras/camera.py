@@ -204,7 +204,7 @@ class Camera:
 
     def _note(self, shot: Shot, outcome: Outcome) -> None:
         session = self._session
-        shot.fields, shot.timing = outcome.fields, outcome.timing
+        shot.fields, shot.timing = outcome.whole(), outcome.timing
         shot.reset = session.reset or (outcome.fresh and session.results > 0)
         session.reset = False
         session.results += 1

@@ -15,6 +15,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mataserver.engines.wire import Part
 
 REQUESTS = 4 << 20
@@ -122,9 +124,9 @@ class Incoming:
         at = _HEAD + place
         return self._view[at : at + size]
 
-    def place(self, data: Part) -> int | None:
-        """Copy ``data`` in and return its place, or None when there is no room."""
-        size = -(-len(data) // _ALIGN) * _ALIGN
+    def place(self, pieces: Sequence[Part]) -> int | None:
+        """Copy ``pieces`` in, one after the other; return their place, None without the room."""
+        size = -(-sum(map(len, pieces)) // _ALIGN) * _ALIGN
         at = self._written % ANSWERS
         gap = ANSWERS - at if at + size > ANSWERS else 0
         if self._written + gap + size - self._read[0] > ANSWERS:
@@ -133,5 +135,7 @@ class Incoming:
         at = self._written % ANSWERS
         self._written += size
         begin = _HEAD + REQUESTS + at
-        self._view[begin : begin + len(data)] = data
+        for piece in pieces:
+            self._view[begin : begin + len(piece)] = piece
+            begin += len(piece)
         return at

@@ -15,7 +15,7 @@ from mataserver.media import encode_png
 from mataserver.results import RESULT_TYPES, DepthResult, EmbedResult, SegmentResult
 
 if TYPE_CHECKING:
-    from mataserver.engines.work import Format
+    from mataserver.engines.work import Field, Format
     from mataserver.results import Result, Segment
 
 _RESULT_OF = {task: kind for kind in RESULT_TYPES for task in kind.tasks}  # type: ignore[attr-defined]
@@ -23,8 +23,11 @@ _JSON = msgspec.json.Encoder()
 _MSGPACK = msgspec.msgpack.Encoder()
 
 
-def encode_fields(result: Result, form: Format) -> dict[str, bytes]:
-    """Encode each field of ``result`` by itself; fields that are not set are left out."""
+def encode_fields(result: Result, form: Format) -> dict[str, Field]:
+    """Encode each field of ``result`` by itself; fields that are not set are left out.
+
+    The pixels of a depth map are a piece of their own: in MessagePack they are the array's memory.
+    """
     if isinstance(result, DepthResult):
         return _depth(result, form)
     encoder = _JSON if form == "json" else _MSGPACK
@@ -39,7 +42,7 @@ def encode_fields(result: Result, form: Format) -> dict[str, bytes]:
     return {name: encoder.encode(value) for name, value in fields if value is not UNSET}
 
 
-def _depth(result: DepthResult, form: Format) -> dict[str, bytes]:
+def _depth(result: DepthResult, form: Format) -> dict[str, Field]:
     depth = np.ascontiguousarray(result.depth_map, dtype="<f4")
     encoder = _JSON if form == "json" else _MSGPACK
     return {
@@ -52,14 +55,16 @@ def _with_mask(segment: Segment, form: Format) -> Segment:
     if segment.mask is UNSET or segment.mask is None:
         return segment
     png = encode_png(segment.mask)
-    return msgspec.structs.replace(segment, mask=msgspec.Raw(_pixels(png, form)))
+    return msgspec.structs.replace(
+        segment, mask=msgspec.Raw(b"".join(_pixels(memoryview(png), form)))
+    )
 
 
-def _pixels(data: Any, form: Format) -> bytes:
-    """Pixel bytes as a JSON string of base64, or as MessagePack ``bin``."""
+def _pixels(data: memoryview, form: Format) -> tuple[bytes | memoryview, ...]:
+    """Pixel bytes as the pieces of a JSON string of base64, or of a MessagePack ``bin 32``."""
     if form == "msgpack":
-        return _MSGPACK.encode(data)
-    return b"".join((b'"', pybase64.b64encode(data), b'"'))
+        return b"\xc6" + len(data).to_bytes(4, "big"), data
+    return b'"', pybase64.b64encode(data), b'"'
 
 
 def decode_fields(fields: dict[str, bytes], task: str) -> Any:

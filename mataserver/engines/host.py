@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mataserver.engines.work import Assignment, Job
+    from mataserver.engines.work import Assignment, Field, Job
     from mataserver.params import Params
     from mataserver.results import Result
 
@@ -112,7 +112,7 @@ class ModelHost:
     def encode(self, item: Decoded, answer: object, infer_ms: float, *, fresh: bool) -> Outcome:
         """Encode one answer; what cannot be encoded is a failure of the model."""
         begun = time.perf_counter()
-        fields: dict[str, bytes] = {}
+        fields: dict[str, Field] = {}
         if not isinstance(answer, Failure):
             try:
                 wrong = problem(answer, self._assignment.spec.task)
@@ -154,7 +154,8 @@ class ModelHost:
                 answer = _failure(error, "The model failed")
         elif answer is None:
             answer = self._predict([item])[0]
-        yield self.encode(item, answer, _ms(begun), fresh=False)
+        outcome = self.encode(item, answer, _ms(begun), fresh=False)
+        yield dataclasses.replace(outcome, fields=outcome.whole())  # pieces cannot be pickled
 
     def close_session(self, session: str) -> None:
         """Forget a session's state."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from itertools import chain
 from typing import TYPE_CHECKING
 
 from mataserver.engines import wire
@@ -14,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mataserver.engines.arena import Incoming
-    from mataserver.engines.work import Outcome
+    from mataserver.engines.work import Field, Outcome
 
 _DROPPED = Failure(503, "Nobody waits for this answer any more")
 
@@ -88,7 +89,7 @@ class Line:
             [part for each in outcomes for part in each.fields.values()],
         )
 
-    def reply(self, message: wire.Message, parts: Sequence[wire.Part] = ()) -> None:
+    def reply(self, message: wire.Message, parts: Sequence[Field] = ()) -> None:
         """Send a message; end with the server."""
         if isinstance(message, (wire.Answer, wire.Raised)):
             self._owed.discard(message.id)
@@ -99,17 +100,19 @@ class Line:
         except OSError:
             os._exit(0)  # the server is gone
 
-    def _frame(self, message: wire.Message, parts: Sequence[wire.Part]) -> list[wire.Part]:
+    def _frame(self, message: wire.Message, parts: Sequence[Field]) -> list[wire.Part]:
         """Return the buffers to write; the lock is held, so that answers lie in their order."""
-        sizes = [len(part) for part in parts]
+        split = [part if isinstance(part, tuple) else (part,) for part in parts]
+        sizes = [sum(map(len, pieces)) for pieces in split]
         if self._memory is None or max(sizes, default=0) < wire.LARGE:
-            return wire.frame(message, parts)
-        places, inline = [], []
-        for part in parts:
-            place = self._memory.place(part) if len(part) >= wire.LARGE else None
+            return wire.placed(wire.Header(message, sizes), list(chain.from_iterable(split)))  # type: ignore[arg-type]
+        places: list[int] = []
+        inline: list[wire.Part] = []
+        for size, pieces in zip(sizes, split, strict=True):
+            place = self._memory.place(pieces) if size >= wire.LARGE else None
             places.append(wire.INLINE if place is None else place)
             if place is None:
-                inline.append(part)
+                inline.extend(pieces)
         written = self._memory.written
         header = wire.Header(message, sizes, places, written)  # type: ignore[arg-type]
         return wire.placed(header, inline)

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from mataserver.params import Params
 
 Format = Literal["json", "msgpack"]
+Field = bytes | tuple[bytes | memoryview, ...]
+"""An encoded field of a result, or its pieces: pixels are not copied to put a head before them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,10 +90,19 @@ class Outcome:
     ``fresh`` says that the model's session state was made for this very frame.
     """
 
-    fields: dict[str, bytes]
+    fields: Mapping[str, Field]
     timing: Timing
     failure: Failure | None = None
     fresh: bool = False
+
+    def whole(self) -> dict[str, bytes]:
+        """Return the fields, each in one piece."""
+        return {name: joined(field) for name, field in self.fields.items()}
+
+
+def joined(field: Field) -> bytes:
+    """Return an encoded field in one piece."""
+    return field if isinstance(field, bytes) else b"".join(field)
 
 
 class WorkerDied(MataError):

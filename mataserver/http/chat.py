@@ -90,7 +90,7 @@ class _Chat:
         if not asked.stop:
             outcome, _ = await self._state.pool.infer(recipe, job)
             _check(outcome)
-            return writer.whole(Raw(outcome.fields["text"]), _ending(outcome))
+            return writer.whole(Raw(outcome.whole()["text"]), _ending(outcome))
         pieces, ending = [], Ending()
         async with contextlib.aclosing(self._pieces(recipe, job, asked)) as items:
             async for item in items:
@@ -151,11 +151,11 @@ def _check(outcome: Outcome) -> None:
 
 
 def _text(outcome: Outcome) -> str:
-    return msgspec.json.decode(outcome.fields["text"], type=str)
+    return msgspec.json.decode(outcome.whole()["text"], type=str)
 
 
 def _ending(outcome: Outcome) -> Ending:
-    usage = outcome.fields.get("usage")
+    usage = outcome.whole().get("usage")
     return Ending(None if usage is None else msgspec.json.decode(usage, type=Usage))
 
 

@@ -8,10 +8,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from typing import TYPE_CHECKING, Annotated, Any, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
 from aiohttp import web
+from aiohttp.payload import Payload
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from mataserver.errors import BadRequest, InvalidParams, MataError, Unavailable
@@ -21,12 +22,16 @@ from mataserver.results import SCHEMA_VERSION
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
+    from aiohttp.abc import AbstractStreamWriter
+
     from mataserver.contract import ReadJson
-    from mataserver.engines.work import Format, Outcome
+    from mataserver.engines.work import Field, Format, Outcome
     from mataserver.http.routing import State
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
+LONG = 1 << 14
+"""Bytes from which on a field is not copied into its envelope."""
 _PLAIN = frozenset({"identity", ""})
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=512)]
@@ -78,15 +83,66 @@ class Envelope(Struct, kw_only=True):
     reset: bool | UnsetType = UNSET
 
 
+class Wrapped(NamedTuple):
+    """An envelope whose longest fields stand apart, so that they are not copied into it."""
+
+    envelope: Envelope
+    long: dict[str, Field]
+
+
 def encode(value: object, form: Format = "json") -> bytes:
     """Encode a struct as JSON or MessagePack."""
+    if isinstance(value, Wrapped):
+        return b"".join(_pieces(value, form))
     return msgspec.json.encode(value) if form == "json" else msgspec.msgpack.encode(value)
 
 
-def envelope(outcome: Outcome, task: str, model: str, **extra: Any) -> Envelope:
+def envelope(outcome: Outcome, task: str, model: str, **extra: Any) -> Envelope | Wrapped:
     """Wrap an outcome's encoded fields."""
-    fields: dict[str, Any] = {name: Raw(data) for name, data in outcome.fields.items()}
-    return Envelope(task=task, model=model, timestamp=time.time(), **fields, **extra)
+    short: dict[str, Any] = {}
+    long: dict[str, Field] = {}
+    for name, field in outcome.fields.items():
+        if isinstance(field, tuple) or len(field) > LONG:
+            long[name] = field
+        else:
+            short[name] = Raw(field)
+    made = Envelope(task=task, model=model, timestamp=time.time(), **short, **extra)
+    return Wrapped(made, long) if long else made
+
+
+def _pieces(wrapped: Wrapped, form: Format) -> list[bytes | memoryview]:
+    """Return the buffers of an answer: the envelope, and behind its own fields the long ones."""
+    head = encode(wrapped.envelope, form)
+    if form == "json":
+        pieces: list[bytes | memoryview] = [head[:-1]]
+    else:  # a struct that leaves fields out is a ``map 16``: a byte, then the count in two
+        count = int.from_bytes(head[1:3], "big") + len(wrapped.long)
+        pieces = [head[:1] + count.to_bytes(2, "big"), head[3:]]
+    for name, field in wrapped.long.items():
+        pieces.append(b',"%b":' % name.encode() if form == "json" else msgspec.msgpack.encode(name))
+        pieces.extend(field if isinstance(field, tuple) else (field,))
+    if form == "json":
+        pieces.append(b"}")
+    return pieces
+
+
+class Pieces(Payload):
+    """A response's body in pieces, each written as it is."""
+
+    _autoclose = True
+
+    def __init__(self, pieces: list[bytes | memoryview]) -> None:
+        super().__init__(pieces)
+        self._size = sum(map(len, pieces))
+
+    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
+        """Return the whole as text."""
+        return b"".join(self._value).decode(encoding, errors)
+
+    async def write(self, writer: AbstractStreamWriter) -> None:
+        """Write the pieces."""
+        for piece in self._value:
+            await writer.write(piece)
 
 
 def check_outcome(outcome: Outcome) -> None:
@@ -117,7 +173,8 @@ def respond(
     headers = {"Content-Type": JSON if form == "json" else MSGPACK}
     if timing is not None:
         headers["Server-Timing"] = timing
-    return web.Response(body=encode(value, form), status=status, headers=headers)
+    body = Pieces(_pieces(value, form)) if isinstance(value, Wrapped) else encode(value, form)
+    return web.Response(body=body, status=status, headers=headers)
 
 
 class body:  # noqa: N801 - a context manager, named as what it gives

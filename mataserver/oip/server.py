@@ -115,7 +115,7 @@ class InferenceServer:
         jobs = self._jobs(request, recipe)
         del request  # its bytes are in the jobs now
         outcomes = await self._run(recipe, jobs)
-        answers = Answers(recipe.spec.name, recipe.spec.task, [each.fields for each in outcomes])
+        answers = Answers(recipe.spec.name, recipe.spec.task, [each.whole() for each in outcomes])
         tensors = await asyncio.to_thread(lambda: [answers.tensor(name) for name in wanted])
         return Answer(recipe.spec.name, request_id, tensors)
 
