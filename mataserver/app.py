@@ -111,7 +111,6 @@ def build(
     _add_routes(application, state, expect)
     _add_services(application, state, expect)
     application.cleanup_ctx.append(_lifetime(state, upkeep, loader))
-    application.on_shutdown.append(_leave_sockets)
     if settings.grpc_port is not None:
         _add_grpc(application, state)
     return application
@@ -238,13 +237,24 @@ async def _stop(state: State, loader: Loader) -> None:
     await loader.close()
 
 
-async def _leave_sockets(application: web.Application) -> None:
-    """Close every stream with 1001; a frame under way is answered first."""
+async def stop(runner: web.AppRunner, application: web.Application) -> None:
+    """Take no more connections, answer what has begun, close every stream with 1001, then end.
+
+    aiohttp's own shutdown comes second: it reads nothing more, neither the rest of a body that is
+    under way nor a client's goodbye. Each of the two has half of ``drain_timeout``.
+    """
     state = application[STATE]
     state.stopping.set()
+    for site in list(runner.sites):
+        await site.stop()
     for session in state.sessions.all():
         for connection in session.connections:
             connection.leave(GOING_AWAY, "the server is shutting down")
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(state.settings.drain_timeout / 2):
+            while state.active:  # noqa: ASYNC110 - for this alone no request is to set an event
+                await asyncio.sleep(0.01)
+    await runner.cleanup()
 
 
 def runner_of(application: web.Application) -> web.AppRunner:
@@ -255,7 +265,7 @@ def runner_of(application: web.Application) -> web.AppRunner:
         access_log=None,
         handler_cancellation=True,
         auto_decompress=False,
-        shutdown_timeout=application[STATE].settings.drain_timeout,
+        shutdown_timeout=application[STATE].settings.drain_timeout / 2,
         keepalive_timeout=75.0,
     )
 
@@ -286,13 +296,13 @@ async def run(
     ``announce(url, state)`` is called once the server listens. Raises ``MataError`` when it cannot.
     """
     keep_freed_memory(block_mb=8, total_mb=16)  # bodies and answers; an idle server stays small
-    stop = asyncio.Event()
+    asked = asyncio.Event()
     loop = asyncio.get_running_loop()
 
     def interrupted(number: int) -> None:
-        if stop.is_set():
+        if asked.is_set():
             os._exit(128 + number)  # the second time nobody wants to wait; the workers die with us
-        stop.set()
+        asked.set()
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupted, number)
@@ -308,7 +318,6 @@ async def run(
         port = runner.addresses[0][1]
         host = f"[{settings.host}]" if ":" in settings.host else settings.host
         announce(f"http://{host}:{port}", application[STATE])
-        await stop.wait()
-        application[STATE].stopping.set()
+        await asked.wait()
     finally:
-        await runner.cleanup()
+        await stop(runner, application)

@@ -316,7 +316,7 @@ async def serving(
         port = runner.addresses[0][1]
         yield Served(f"http://127.0.0.1:{port}", (chosen.keys or ("",))[0], application)
     finally:
-        await runner.cleanup()
+        await app.stop(runner, application)
 
 
 def installed(*names: str) -> list[importlib.metadata.EntryPoint]:

@@ -176,10 +176,34 @@ async def test_a_draining_server_takes_no_more_work(server, http):
     for path, body in bodies.items():
         async with http.post(path, json=body) as response:
             assert response.headers["Retry-After"] == "5"
+            assert response.headers["Connection"] == "close"
             assert await problem(response, 503) == "The server is shutting down"
     async with http.get("/ready") as response:
         assert response.status == 503
         assert (await response.json())["waiting"] == {"server": "draining"}
+
+
+async def test_a_body_that_is_under_way_at_the_end_is_read_and_answered(data_dir):
+    """A request whose body was half here when the server was told to stop is served."""
+    serving = testing.serving(data_dir, engine="thread")
+    server = await serving.__aenter__()
+    async with connection(server) as (reader, writer):
+        path = "/v1/infer?model=fake-detect"
+        writer.write(
+            head_of(server, path, "Content-Type: image/png", f"Content-Length: {len(PNG)}")
+        )
+        writer.write(PNG[:50])
+        while not server.app[STATE].body_bytes:
+            await asyncio.sleep(0.01)
+        stopping = asyncio.create_task(serving.__aexit__(None, None, None))
+        while not server.app[STATE].draining:
+            await asyncio.sleep(0.01)
+        await asyncio.sleep(0.1)
+        writer.write(PNG[50:])
+        status, headers, body = await answer(reader)
+        assert (status, headers["connection"]) == (200, "close")
+        assert b'"64x48"' in body
+    await stopping
 
 
 # clients that go away

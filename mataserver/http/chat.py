@@ -13,7 +13,7 @@ from mataserver.chat import answer, question
 from mataserver.chat.answer import Ending, Writer
 from mataserver.chat.stopping import Stops
 from mataserver.engines.work import Job
-from mataserver.errors import BadRequest, InvalidParams, MataError, Unavailable
+from mataserver.errors import BadRequest, InvalidParams, MataError
 from mataserver.http import codec, dialects, events
 from mataserver.http.routing import Body, Route
 from mataserver.results import Usage
@@ -50,8 +50,7 @@ class _Chat:
         self._state = state
 
     async def complete(self, request: web.Request) -> web.StreamResponse:
-        if self._state.draining:
-            raise Unavailable("The server is shutting down", retry_after=5)
+        self._state.check_running()
         codec.require_json(request)
         async with codec.body(request, self._state) as data:
             asked = question.read(data)

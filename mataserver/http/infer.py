@@ -10,7 +10,7 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser, par
 
 from mataserver import data_uri, params
 from mataserver.engines.work import Job
-from mataserver.errors import BadRequest, InvalidParams, Unavailable
+from mataserver.errors import BadRequest, InvalidParams
 from mataserver.http import codec, events
 from mataserver.http.routing import Body, Route
 from mataserver.results import InferResponse
@@ -110,6 +110,7 @@ class _Infer:
         self._queries: dict[str, _Asked] = {}
 
     async def infer(self, request: web.Request) -> web.StreamResponse:
+        self._state.check_running()
         kind = codec.content_type(request)
         if kind.startswith("image/"):
             return await self._raw(request)
@@ -155,6 +156,7 @@ class _Infer:
         return asked
 
     async def upload(self, request: web.Request) -> web.StreamResponse:
+        self._state.check_running()
         kind, options = parse_options_header(request.headers.get("Content-Type", ""))
         if kind != "multipart/form-data":
             raise codec.Unsupported("Content-Type must be multipart/form-data")
@@ -178,8 +180,6 @@ class _Infer:
     async def _run(
         self, request: web.Request, recipe: Recipe, image: bytes, packed: bytes
     ) -> web.StreamResponse:
-        if self._state.draining:
-            raise Unavailable("The server is shutting down", retry_after=5)
         if events.wanted(request):
             items = self._state.pool.generate(recipe, Job(image, packed))
             patience = self._state.settings.unread_timeout

@@ -79,7 +79,11 @@ def make(state: State) -> Middleware:
         request_id = given if _SANE_ID.fullmatch(given) else f"{getrandbits(64):016x}"
         request[REQUEST_ID] = request_id
         begun = time.perf_counter()
-        response = await _answer(request, handler, state)
+        state.active += 1
+        try:
+            response = await _answer(request, handler, state)
+        finally:
+            state.active -= 1
         spent = time.perf_counter() - begun
         route = _route(request)
         state.metrics.requests.add(_method(request), route, str(response.status))
@@ -87,6 +91,8 @@ def make(state: State) -> Middleware:
         if response.status >= 400:
             response = dialects.told(request, response)
         if not response.prepared:
+            if state.draining:
+                response.force_close()
             response.headers["X-Request-Id"] = request_id
             stages = response.headers.get("Server-Timing")
             total = f"total;dur={spent * 1e3:.3f}"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from mataserver.errors import BadRequest, Unavailable
+from mataserver.errors import BadRequest
 from mataserver.http import codec, readiness
 from mataserver.http.dialects import InferenceProblem
 from mataserver.http.routing import Body, Route
@@ -173,8 +173,7 @@ class _Inference:
         return codec.respond(ModelReady(name, ready=False, error=error), status=NOT_READY)
 
     async def infer(self, request: web.Request) -> web.Response:
-        if self._state.draining:
-            raise Unavailable("The server is shutting down", retry_after=5)
+        self._state.check_running()
         length = _header_length(request)
         name, version = _named(request)
         most = self._state.settings.queue_limit

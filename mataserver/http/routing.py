@@ -6,6 +6,8 @@ import asyncio
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from mataserver.errors import Unavailable
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -40,6 +42,7 @@ class State:
     services: list[tuple[str, Service]] = field(default_factory=list)
     document: bytes = b""
     body_bytes: int = 0
+    active: int = 0
     not_ready: dict[str, str] = field(default_factory=dict)
     pulls: set[asyncio.Task[Any]] = field(default_factory=set)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
@@ -49,6 +52,11 @@ class State:
     def draining(self) -> bool:
         """Whether the server shuts down: it takes no new work."""
         return self.stopping.is_set()
+
+    def check_running(self) -> None:
+        """Raise ``Unavailable`` when the server shuts down."""
+        if self.draining:
+            raise Unavailable("The server is shutting down", retry_after=5)
 
 
 @dataclass(frozen=True, slots=True)

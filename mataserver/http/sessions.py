@@ -9,7 +9,7 @@ from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from mataserver.config import CameraSource, Rate
-from mataserver.errors import BadRequest, InvalidParams, NotFound, Unavailable
+from mataserver.errors import BadRequest, InvalidParams, NotFound
 from mataserver.http import codec
 from mataserver.http.routing import Body, Route
 from mataserver.sessions import plan
@@ -98,8 +98,7 @@ class _Sessions:
             raise BadRequest("The Host header is not a host name")
         async with codec.body(request, self._state) as data:
             asked = codec.decode_json(data, SessionBody)
-        if self._state.draining:
-            raise Unavailable("The server is shutting down", retry_after=5)
+        self._state.check_running()
         source = await self._source(asked)
         recipe, given = plan(
             self._state.catalog,

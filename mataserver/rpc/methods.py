@@ -6,7 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mataserver.errors import BadRequest, Unavailable
+from mataserver.errors import BadRequest
 from mataserver.http import readiness
 from mataserver.oip.server import EXTENSIONS, NAME, InferenceServer
 from mataserver.rpc import convert
@@ -71,8 +71,7 @@ class _Methods:
         return convert.metadata(self._server.metadata(message.name, message.version))
 
     async def infer(self, message: Any) -> Any:
-        if self._state.draining:
-            raise Unavailable("The server is shutting down", retry_after=5)
+        self._state.check_running()
         raw = bool(message.raw_input_contents)
         asked = convert.request(message, self._state.settings.queue_limit)
         answer = await self._server.infer(asked)
