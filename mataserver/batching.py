@@ -226,11 +226,14 @@ class Batcher:
         """Learn from what a batch took how much to send ahead: what is sent is in no batch.
 
         While decoding takes longer than the model, so many are decoded at once that it never waits.
-        The images of one batch are that already.
+        The images of one batch are that already. A picture that is refused tells nothing.
         """
         worker = self._worker
-        infer = max(outcome.timing.infer for outcome in answer)
-        decode = sum(outcome.timing.decode for outcome in answer)
+        served = [outcome.timing for outcome in answer if outcome.failure is None]
+        if not served:
+            return
+        infer = max(timing.infer for timing in served)
+        decode = sum(timing.decode for timing in served)
         helpers = min(int(decode / max(infer, LEAST_MS)), worker.facts.decoders)
         each = AHEAD if decode + infer < QUICK_MS else int(self._max_batch == 1)
         self._ahead = (AHEAD + each * helpers) * worker.width

@@ -8,8 +8,8 @@ import weakref
 
 import pytest
 
-from mataserver.batching import Batcher, NotDispatchedError
-from mataserver.engines.work import Facts, Job, Outcome, Timing, WorkerDied
+from mataserver.batching import AHEAD, Batcher, NotDispatchedError
+from mataserver.engines.work import Facts, Failure, Job, Outcome, Timing, WorkerDied
 from mataserver.errors import MataError, Unavailable
 
 
@@ -23,6 +23,7 @@ class Recorder:
         self.batches = []
         self.dropped = []
         self.timing = Timing(infer=10.0)
+        self.failure = None
         self.tasks = []
         self.gate = asyncio.Event()
         self.gate.set()
@@ -36,7 +37,7 @@ class Recorder:
     async def _answer(self, jobs, answered):
         await self.gate.wait()
         if self.alive:
-            answered([Outcome({"echo": job.image}, self.timing) for job in jobs])
+            answered([Outcome({"echo": job.image}, self.timing, self.failure) for job in jobs])
         else:
             answered(WorkerDied("died"))
 
@@ -235,6 +236,22 @@ async def test_more_is_sent_ahead_where_decoding_takes_the_time(timing, largest,
     jobs = submit(made, *(str(number) for number in range(12)))
     await asyncio.sleep(0.01)
     assert len(worker.batches) == 1 + ahead
+    worker.gate.set()
+    await asyncio.gather(*jobs)
+
+
+async def test_a_refused_picture_changes_nothing_of_what_is_sent_ahead():
+    """A picture that could not be decoded took the model no time: that is no sign of its pace."""
+    worker = Recorder()
+    worker.facts = Facts(stateful=False, pid=1, decoders=7)
+    made = batcher(worker, max_batch=4, queue_limit=20)
+    worker.timing, worker.failure = Timing(decode=1.0), Failure(400, "no picture")
+    await made.submit(Job(b"broken", b""))
+    worker.timing, worker.failure = Timing(decode=1.0, infer=30.0), None
+    worker.gate.clear()
+    jobs = submit(made, *(str(number) for number in range(12)))
+    await asyncio.sleep(0.01)
+    assert len(worker.batches) == 1 + AHEAD
     worker.gate.set()
     await asyncio.gather(*jobs)
 
