@@ -7,6 +7,7 @@ import json
 import signal
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import aiohttp
 import pytest
@@ -14,6 +15,7 @@ import pytest
 from cli_terminal import Terminal
 from hub_stand_in import HubStandIn
 from mataserver import testing
+from mataserver.conversions.workshop import Workshop
 
 PRESS = """
 import os, signal, time
@@ -328,3 +330,18 @@ def test_a_wrong_conversion_is_refused(terminal, conversion, said):
     source = PRESS.replace("Conversion(wanted, make)", conversion)
     terminal.install("bad-press", source, mataserver={"bad": "bad_press"})
     assert said in terminal.run("plugins").output
+
+
+def test_the_same_directory_by_another_way(tmp_path):
+    """What was registered through a symbolic link, or from where it leads, is not swept away."""
+    place = tmp_path / "real" / "converted" / "net-1"
+    place.mkdir(parents=True)
+    (tmp_path / "link").symlink_to(tmp_path / "real")
+    entries = {"net": SimpleNamespace(converted=str(place))}
+    registry = SimpleNamespace(entries=lambda: entries)
+    workshop = Workshop(tmp_path / "link" / "converted", registry)
+    workshop.sweep()
+    assert place.is_dir()
+    entries.clear()
+    workshop.sweep()
+    assert not place.is_dir()

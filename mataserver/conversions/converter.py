@@ -11,7 +11,7 @@ import signal
 import sys
 import tempfile
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING
+from typing import IO, TYPE_CHECKING, TypeVar
 
 from mataserver import sources
 from mataserver.contract import ModelFiles, ModelSpec
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 _TAIL_BYTES = 4096
 _SENTENCE = 500
+
+T = TypeVar("T")
 
 log = logging.getLogger("mataserver.conversions")
 
@@ -74,12 +76,14 @@ class Converter:
             if offer is None:
                 return Converted()
             version = f"{offer.plugin.distribution} {offer.plugin.version}"
-            place = self._workshop.place(files.name, path, task, offer.backend.name, version)
-            part = held.enter_context(self._workshop.bench(place))
+            place = await asyncio.to_thread(
+                self._workshop.place, files.name, path, task, offer.backend.name, version
+            )
+            part = await held.enter_async_context(_beside(self._workshop.bench(place)))
             if part is not None:
                 await self._make(offer, ModelSpec(files.name, task, files.source, path), part)
                 self._check(offer, files, task, part)
-                place = self._workshop.finish(part)
+                place = await asyncio.to_thread(self._workshop.finish, part)
         except Conflict:
             raise
         except MataError as error:
@@ -127,6 +131,23 @@ class Converter:
         made = ModelFiles(files.name, files.source, part, sources.read_config(part))
         if not offer.backend.serves(made, task):
             raise MataError(f"{offer.backend.name} does not serve what it has made")
+
+
+@contextlib.asynccontextmanager
+async def _beside(context: contextlib.AbstractContextManager[T]) -> AsyncIterator[T]:
+    """Enter and leave a context in a thread: it waits for locks and deletes directories."""
+    entering = asyncio.create_task(asyncio.to_thread(context.__enter__))
+    try:
+        value = await asyncio.shield(entering)
+    except asyncio.CancelledError:
+        await asyncio.wait([entering])
+        if entering.exception() is None:
+            context.__exit__(None, None, None)
+        raise
+    try:
+        yield value
+    finally:
+        await asyncio.to_thread(context.__exit__, None, None, None)
 
 
 @contextlib.asynccontextmanager

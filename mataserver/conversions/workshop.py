@@ -13,6 +13,7 @@ import hashlib
 import os
 import re
 import shutil
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET
@@ -21,7 +22,6 @@ from mataserver.errors import Conflict, MataError
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-    from pathlib import Path
 
     from mataserver.registry import Registry
 
@@ -89,13 +89,13 @@ class Workshop:
         with _told(), self._entrance():
             found = [each for each in self._directory.iterdir() if each.is_dir()]
             free = [each for each in found if _is_free(each)]
-            kept = {
-                str(entry.converted)
+            kept = {  # by name: the way to the data directory may be another one elsewhere
+                Path(entry.converted).name
                 for entry in self._registry.entries().values()
                 if entry.converted is not UNSET
             }
             for each in free:
-                if str(each) not in kept:
+                if each.name not in kept:
                     shutil.rmtree(each, ignore_errors=True)
 
     @contextlib.contextmanager
