@@ -264,9 +264,9 @@ _ARRAYS: dict[type, tuple[str, int]] = {
 
 def _array_problem(name: str, array: object, dimensions: int) -> str | None:
     shape, dtype = getattr(array, "shape", ()), getattr(array, "dtype", None)
-    if len(shape) != dimensions or str(dtype) != "float32":
-        return f"{name} must be a float32 array of {dimensions} dimensions"
-    extremes = (array.min(), array.max()) if 0 not in shape else ()  # type: ignore[attr-defined]
+    if len(shape) != dimensions or str(dtype) != "float32" or 0 in shape:
+        return f"{name} must be a float32 array of {dimensions} dimensions, not empty"
+    extremes = (array.min(), array.max())  # type: ignore[attr-defined]
     finite = all(map(math.isfinite, extremes))
     return None if finite else f"{name} holds numbers that are not finite"
 

@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
+import logging
+import threading
+import time
+import weakref
 
 import psutil
 import pytest
 
 from api_answers import until
+from conftest import picture
+from mataserver import ClassifyResult, LoadContext, ModelSpec, Params
+from mataserver.batching import Batcher
+from mataserver.engines.process import ProcessEngine
+from mataserver.engines.work import Assignment, Job, Placement
 from stream_peers import infer, server_apart
 
 MB = 1_000_000
@@ -66,3 +76,44 @@ async def test_unloading_gives_the_memory_back(tmp_path, engine, idle, loaded):
     assert during[1] > before[1] + 0.95 * BALLAST
     for now, then in zip(after, before, strict=True):
         assert now < then + SLACK
+
+
+class Remembering:
+    """A model that notes, a while after each batch, how many pictures are still in memory."""
+
+    def __init__(self, notes):
+        self._notes = notes
+        self._seen = []
+
+    def predict(self, images, _params):
+        """Note the pictures and take some time."""
+        self._seen += map(weakref.ref, images)
+        threading.Timer(0.3, self._note).start()
+        time.sleep(0.02)
+        return [ClassifyResult([]) for _ in images]
+
+    def _note(self):
+        self._notes.write_text(str(sum(each() is not None for each in self._seen)))
+
+
+def load(_spec, context):
+    """Load the model."""
+    return Remembering(context.data_dir / "notes")
+
+
+async def test_an_idle_worker_keeps_no_pictures(tmp_path):
+    """When a crowd has been served the worker holds none of its pictures until the next comes."""
+    context = LoadContext(None, "cpu", "auto", 0, tmp_path, logging.getLogger("test"))
+    spec = ModelSpec("remembering", "classify", "pip")
+    engine = ProcessEngine()
+    worker = await engine.start(
+        Assignment(load, Params, spec, context, 1_000_000, 2), Placement("remembering")
+    )
+    try:
+        batcher = Batcher(worker, max_batch=4, max_wait=0.0, queue_limit=20)
+        await asyncio.gather(*(batcher.submit(Job(picture(), b"\x80")) for _ in range(10)))
+        notes = tmp_path / "notes"
+        await until(lambda: notes.exists() and notes.read_text() == "0", 30.0)
+    finally:
+        await worker.close()
+        await engine.close()

@@ -63,7 +63,6 @@ def posed(points):
         ("vlm", VlmResult(text="a cat")),
         ("depth", DepthResult(np.ones((2, 3), np.float32))),
         ("depth", DepthResult(np.full((2, 3), 3e38, np.float32))),
-        ("depth", DepthResult(EMPTY)),
         ("embed", EmbedResult(np.ones(3, np.float32))),
     ],
 )
@@ -92,6 +91,11 @@ def test_what_is_sound_is_served(task, result):
         ("pose", posed([(1.0, 2.0, math.nan)]), r"\[0\].keypoints are not triples"),
         ("depth", DepthResult(np.ones((2, 3))), "depth_map must be a float32 array of 2"),
         ("depth", DepthResult(np.ones(3, np.float32)), "depth_map must be a float32 array of 2"),
+        (
+            "depth",
+            DepthResult(EMPTY),
+            "depth_map must be a float32 array of 2 dimensions, not empty",
+        ),
         ("depth", DepthResult([[1.0]]), "depth_map must be a float32 array of 2"),
         ("depth", DepthResult(np.float32([[1, math.nan]])), "numbers that are not finite"),
         ("depth", DepthResult(np.float32([[1, -math.inf]])), "numbers that are not finite"),

@@ -1,8 +1,9 @@
 """The program of a worker process: reads messages, runs one model, answers.
 
 The main thread loads and runs the model. A listener reads the socket beside it, so that its end is
-noticed whatever the model does, and a pool decodes and encodes beside it while it is busy. While
-requests take no time the main thread reads them itself, in the lane.
+noticed whatever the model does, and others decode and encode beside it while it is busy. While
+requests take no time the main thread reads them itself, in the lane. (Should a model hang there,
+the kernel ends it with its server.)
 Streams advance one item per ``Next``, so several of them interleave and a slow reader holds up only
 its own.
 """
@@ -51,6 +52,7 @@ class Child:
         self._host = host
         self._work: queue.SimpleQueue[tuple[int, Callable[[], None]] | None] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
+        self._encoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="encode")
         self._streams: dict[int, Iterator[Any]] = {}
         self._busy = False
         self._quick = 0
@@ -67,7 +69,9 @@ class Child:
             if work is None:
                 break
             self._do(*work)
+            del work  # its pictures would stay until the next one
         self._pool.shutdown()
+        self._encoders.shutdown()
         self._lane.close()
         self._host.close()
 
@@ -144,7 +148,7 @@ class Child:
         if self._work.empty():
             self._answer(request, answers)
         else:
-            self._pool.submit(self._answer, request, answers)
+            self._encoders.submit(self._answer, request, answers)
         seconds = time.perf_counter() - begun + sum(item.decode_ms for item in batch) / 1e3
         self._judge(quick=seconds < QUICK)
 
@@ -256,6 +260,7 @@ class Listener:
                     received = self._line.take()
                     if received is not None:
                         self._dispatch(received)
+                        del received  # perhaps with a large picture
                         continue
                     if any(fd == self._wake.fileno() for fd, _ in waiting.poll()):
                         self._wake.recv(64)

@@ -47,6 +47,8 @@ class Line:
             if isinstance(message, wire.Drop):
                 if message.id in self._owed:
                     self._dropped.add(message.id)
+                    if message.id not in self._owed:  # another thread has answered it meanwhile
+                        self._dropped.discard(message.id)
                 continue
             if isinstance(message, wire.Infer):
                 self._owed.add(message.id)
