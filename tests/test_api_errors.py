@@ -109,8 +109,11 @@ async def test_every_answer_is_timed(http, path):
         b'\xef\xbb\xbf{"model": "fake-detect"}',
         b'{"model": "fake-detect", "task": "ocr"} x',
         b'{"x":' * 100_000 + b"1" + b"}" * 100_000,
+        b"{} x",
+        b"[" * 100_000,
+        b'{"model": 7, "image": "a}',
     ],
-    ids=range(11),
+    ids=range(14),
 )
 async def test_bodies_that_are_no_json(http, path, body):
     """Malformed JSON, wrong UTF-8, NaN and deep nesting are 400 on every endpoint."""

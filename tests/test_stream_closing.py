@@ -14,6 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from conftest import picture
 from mataserver import testing
 from mataserver.catalog import FRESH
+from mataserver.http import stream
 from mataserver.registry import Registry
 from stream_peers import (
     PNG,
@@ -187,7 +188,7 @@ async def test_1009_reaches_a_client_that_still_sends(data_dir):
             await ws.send(bytes(60_000_000))
         with pytest.raises(ConnectionClosed) as caught:
             await ws.recv()
-    assert caught.value.rcvd.code == 1009
+    assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (1009, "message too big")
 
 
 async def test_frames_share_the_budget_of_bytes_in_flight(data_dir):
@@ -388,3 +389,19 @@ async def test_draining_answers_the_frame_under_way_then_1001(data_dir):
         assert await refused_with(busy) == (1001, "the server is shutting down")
         await stopping
     assert stream_tasks() == []
+
+
+async def test_a_client_that_waits_for_the_server_to_hang_up(data_dir, monkeypatch):
+    """Its goodbye is heard while the server stops: it is not kept until the time is over."""
+    monkeypatch.setattr(stream, "CLOSE_TIMEOUT", 60.0)
+    server = testing.serving(data_dir, engine="thread")
+    served = await server.__aenter__()
+    async with aiohttp.ClientSession(served.url, headers=served.headers) as http:
+        async with connect(await open_url(http), proxy=None) as ws:
+            await ws.send(PNG)
+            await ws.recv()
+            stopping = asyncio.create_task(server.__aexit__(None, None, None))
+            async with asyncio.timeout(20):
+                with pytest.raises(ConnectionClosed, match="1001"):
+                    await ws.recv()
+        await stopping

@@ -62,6 +62,7 @@ class Pool:
         self.entered = asyncio.Event()
         self.error = None
         self.count = 0
+        self.fresh = False
         self.end = lambda: None
 
     async def infer(self, _recipe, _job):
@@ -73,7 +74,7 @@ class Pool:
             self.end()
         if self.error is not None:
             raise self.error
-        return Outcome({"detections": b"[]"}, Timing()), 0.0
+        return Outcome({"detections": b"[]"}, Timing(), None, self.fresh), 0.0
 
 
 @pytest.fixture
@@ -203,6 +204,38 @@ async def test_the_next_frame_is_inferred_while_an_answer_is_sent(parts):
     assert [each["frame_id"] for each in answers] == [0, 1, 2]
     assert parts.session.dropped == 0
     assert parts.state.body_bytes == 0
+
+
+async def inferred(parts, count):
+    """Send a frame and wait until it was inferred, as the ``count``-th."""
+    parts.socket.inbox.put_nowait(message())
+    while parts.state.pool.count < count:
+        await asyncio.sleep(0)
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+async def test_a_reset_that_could_not_be_told_is_told_to_the_next_connection(parts):
+    """A lost state is in the next result that arrives, though its own result did not."""
+    parts.state.pool.ready.set()
+    running = asyncio.create_task(parts.connection.run())
+    await inferred(parts, 1)
+    parts.socket.taken.clear()
+    await inferred(parts, 2)  # its answer is never taken
+    parts.state.pool.fresh = True
+    await inferred(parts, 3)
+    parts.connection.leave(1000, "closed by the client")
+    await running
+    parts.state.pool.fresh = False
+    parts.socket = Socket()
+    connection = Connection(parts.state, parts.session, parts.socket)
+    running = asyncio.create_task(connection.run())
+    await inferred(parts, 4)
+    await inferred(parts, 5)
+    connection.leave(1000, "enough")
+    await running
+    answers = [msgspec.json.decode(each) for each in parts.socket.sent if each[:1] == b"{"]
+    assert [each.get("reset") for each in answers] == [True, None]
 
 
 async def test_a_failure_is_told_before_the_next_frame_is_taken(parts):

@@ -18,6 +18,7 @@ from stream_peers import (
     RawPeer,
     frame,
     no_connection,
+    open_session,
     open_url,
     server_apart,
 )
@@ -156,6 +157,14 @@ async def test_unsolicited_pongs_do_no_harm(peer):
     await peer.send(frame(PONG) + frame(PONG, b"x" * 125) + frame(PONG, bytes(8)) * 100)
     await peer.send(frame(BINARY, PNG))
     assert (await answer(peer))["frame_id"] == 0
+
+
+async def test_a_request_that_is_no_handshake_is_told_so(http):
+    """Whoever opens the URL of a stream in a browser learns what it is."""
+    session_id = await open_session(http)
+    async with http.get(f"/v1/stream/{session_id}") as response:
+        detail = "This is a WebSocket: connect with a WebSocket client"
+        assert (response.status, await response.json()) == (400, {"detail": detail})
 
 
 @pytest.mark.parametrize(

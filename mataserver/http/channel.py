@@ -34,7 +34,7 @@ WINDOW = 4
 TURN = 64
 """Messages that one connection handles before the others get their turn."""
 
-NORMAL, GOING_AWAY, INTERNAL = 1000, 1001, 1011
+NORMAL, GOING_AWAY, TOO_BIG, INTERNAL = 1000, 1001, 1009, 1011
 
 log = logging.getLogger("mataserver.stream")
 
@@ -135,6 +135,7 @@ class Channel(ABC):
         while not self._farewell.done():
             message = await self._socket.receive()
             await self._handle(message)
+            del message  # a frame would stay until the next one
             count += 1
             if count % TURN == 0:
                 await asyncio.sleep(0)
@@ -152,7 +153,7 @@ class Channel(ABC):
         elif kind is WSMsgType.ERROR and isinstance(message.data, WebSocketError):
             code = message.data.code
             log.info("stream of %s: %s (%d)", self._session.id, message.data, code)
-            self.leave(code, "protocol error")
+            self.leave(code, "message too big" if code == TOO_BIG else "protocol error")
         else:
             self.leave(NORMAL, "closed by the client")
 

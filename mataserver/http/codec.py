@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 JSON = "application/json"
 MSGPACK = "application/msgpack"
 LONG = 1 << 14
-"""Bytes from which on a field is not copied into its envelope."""
+"""Bytes above which a field is not copied into its envelope."""
 _PLAIN = frozenset({"identity", ""})
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=512)]
@@ -287,7 +287,16 @@ def decode_json(data: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
+        _check_json(data)
         raise InvalidParams(describe(error, "") or "the body must be a JSON object") from None
+    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        raise BadRequest("The body is not valid JSON") from None
+
+
+def _check_json(data: bytes) -> None:
+    """Raise ``BadRequest`` for what is no JSON at all, perhaps only behind what is of no type."""
+    try:
+        msgspec.json.decode(data, type=Raw)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise BadRequest("The body is not valid JSON") from None
 

@@ -98,6 +98,8 @@ class Connection(Channel):
 
     def _over(self) -> None:
         self._empty_inbox()
+        for _, found in self._untold:
+            self._note_reset(found)
 
     def _empty_inbox(self) -> None:
         """Drop the frame that waits."""
@@ -121,9 +123,11 @@ class Connection(Channel):
         """
         while True:
             number, found = await self._inferred(await self._next_frame())
+            alone = self._session.stream or isinstance(found, MataError) or bool(found.failure)
             self._untold.append((number, found))
             self._found.set()
-            if self._session.stream or isinstance(found, MataError) or found.failure is not None:
+            del found  # it would stay until the next one
+            if alone:
                 await self._idle.wait()
 
     async def _next_frame(self) -> Frame:
@@ -165,17 +169,26 @@ class Connection(Channel):
             if not self._owed:
                 self._idle.set()
 
-    async def _tell(self, number: int, found: Outcome | MataError) -> None:
+    def _note_reset(self, found: Outcome | MataError) -> None:
+        """Note that the model's state was lost; the next result tells so."""
         session = self._session
+        lost = (
+            isinstance(found, WorkerDied)
+            if isinstance(found, MataError)
+            else found.fresh and session.results > 0
+        )
+        session.reset = session.reset or lost
+
+    async def _tell(self, number: int, found: Outcome | MataError) -> None:
+        self._note_reset(found)
         if isinstance(found, MataError):
-            lost = isinstance(found, WorkerDied)
-            session.reset = session.reset or lost
             await self._answer(StreamError(found.detail, number))
-            if not lost and not isinstance(found, Unavailable):
+            if not isinstance(found, (WorkerDied, Unavailable)):
                 self.leave(INTERNAL, "the model cannot be loaded")
             return
         if found.failure is None:
             await self._answer(self._result(number, found))
+            self._session.reset = False  # now that it was told
             return
         await self._answer(StreamError(found.failure.detail, number))
         if found.failure.status >= 500 and found.failure.status != Unavailable.status:
@@ -196,8 +209,6 @@ class Connection(Channel):
 
     def _result(self, number: int, outcome: Outcome) -> codec.Envelope | codec.Wrapped:
         session = self._session
-        reset = session.reset or (outcome.fresh and session.results > 0)
-        session.reset = False
         session.results += 1
         return codec.envelope(
             outcome,
@@ -207,5 +218,5 @@ class Connection(Channel):
             frame_id=number,
             inference_ms=outcome.timing.infer,
             dropped=session.dropped,
-            reset=True if reset else UNSET,
+            reset=True if session.reset else UNSET,
         )

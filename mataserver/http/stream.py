@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import WSMsgType, web
 
-from mataserver.errors import NotFound
+from mataserver.errors import BadRequest, NotFound
 from mataserver.http import auth, middleware
 from mataserver.http.channel import GOING_AWAY, INTERNAL, MSGPACK_PROTOCOL, NORMAL, Farewell
 from mataserver.http.connection import Connection
@@ -70,6 +70,8 @@ class _Stream:
         self._state = state
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
+        if request.headers.get("Upgrade", "").lower() != "websocket":
+            raise BadRequest("This is a WebSocket: connect with a WebSocket client")
         known = auth.check_socket(request, self._state)
         # aiohttp refuses a message of exactly its limit
         limit = self._state.settings.max_body + 1

@@ -136,9 +136,11 @@ async def test_a_client_that_takes_nothing_is_cut_off():
     """A client that does not read what it was sent does not hold the server up."""
     sessions, stopping = Scripted(50_000_000), asyncio.Event()
     async with scripted(sessions, stopping) as socket:
-        await asyncio.sleep(0)
+        transport = socket._response.connection.transport
+        transport.pause_reading()
         stopping.set()
         while not sessions.closed:
             await asyncio.sleep(0.01)
         assert not sessions.sent.is_set()
+        transport.resume_reading()
         assert (await socket.receive()).type in {WSMsgType.CLOSED, WSMsgType.ERROR, WSMsgType.CLOSE}
