@@ -14,6 +14,7 @@ import sys
 import supervision
 from PIL import Image
 
+from mataserver import MataError
 from mataserver.client import Client, to_supervision
 
 
@@ -37,4 +38,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    try:
+        main()
+    except MataError as error:
+        sys.exit(f"{error.status}: {error.detail}")
