@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import signal
 import time
 
 import aiohttp
@@ -11,6 +12,9 @@ import pytest
 from PIL import Image
 
 from mataserver import testing
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a script starts what it puts behind it
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests' children inherit it
 
 FAKES = ("classify", "depth", "detect", "ocr", "pose", "segment", "track", "vlm")
 
