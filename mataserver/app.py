@@ -112,7 +112,7 @@ def build(
     _add_services(application, state, expect)
     application.cleanup_ctx.append(_lifetime(state, upkeep, loader))
     if settings.grpc_port is not None:
-        _add_grpc(application, state)
+        _add_grpc(state)
     return application
 
 
@@ -179,7 +179,7 @@ def _add_services(application: web.Application, state: State, expect: Expect) ->
         state.services.append((plugin.name, service))
 
 
-def _add_grpc(application: web.Application, state: State) -> None:
+def _add_grpc(state: State) -> None:
     """Serve gRPC too, entered after the services. Raises ``MataError`` without the extra."""
     try:
         from mataserver.rpc.server import RpcServer
@@ -189,7 +189,7 @@ def _add_grpc(application: web.Application, state: State) -> None:
         raise MataError("grpc_port needs a package: pip install 'mataserver[grpc]'") from None
     server = RpcServer(state)
     state.services.append(("grpc", server))
-    application.on_shutdown.append(server.drain)
+    state.drains.append(server.drain)
 
 
 def _lifetime(
@@ -245,6 +245,8 @@ async def stop(runner: web.AppRunner, application: web.Application) -> None:
     """
     state = application[STATE]
     state.stopping.set()
+    for drain in state.drains:
+        drain()
     for site in list(runner.sites):
         await site.stop()
     for session in state.sessions.all():

@@ -44,6 +44,7 @@ class State:
     body_bytes: int = 0
     active: int = 0
     not_ready: dict[str, str] = field(default_factory=dict)
+    drains: list[Callable[[], None]] = field(default_factory=list)
     pulls: set[asyncio.Task[Any]] = field(default_factory=set)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)

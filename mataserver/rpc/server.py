@@ -19,8 +19,6 @@ from mataserver.rpc.methods import methods
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from aiohttp import web
-
     from mataserver.http.routing import State
     from mataserver.rpc.methods import Method
 
@@ -78,7 +76,7 @@ class RpcServer:
         log.info("gRPC on %s:%s", host, self.port)
         return self
 
-    async def drain(self, _application: web.Application) -> None:
+    def drain(self) -> None:
         """Take no more calls; those under way go on for ``drain_timeout`` seconds."""
         if self._server is not None and self._stopping is None:
             grace = self._state.settings.drain_timeout
