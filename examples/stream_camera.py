@@ -15,7 +15,6 @@ from collections.abc import Iterator
 
 import cv2
 
-from mataserver import MataError
 from mataserver.client import Client, FrameError, InferResponse
 
 RED = (40, 40, 255)
@@ -49,15 +48,11 @@ size = [int(capture.get(each)) for each in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PR
 writer = cv2.VideoWriter(target, cv2.VideoWriter.fourcc(*"mp4v"), 15, size)
 url = os.environ.get("MATA_SERVER_URL", "http://127.0.0.1:8110")
 key = os.environ.get("MATA_SERVER_API_KEY")
-try:
-    with Client(url, key) as client, contextlib.suppress(KeyboardInterrupt):
-        for item in client.stream(model, frames(capture), window=None if live else 2):
-            if isinstance(item, FrameError):
-                print(f"frame {item.frame_id}: {item.detail}")
-            else:
-                print(item.frame_id, *(found.label for found in item.detections or []), flush=True)
-                writer.write(drawn(item))
-except MataError as error:
-    sys.exit(f"{error.status}: {error.detail}")
-finally:
-    writer.release()
+with Client(url, key) as client, contextlib.suppress(KeyboardInterrupt):
+    for item in client.stream(model, frames(capture), window=None if live else 2):
+        if isinstance(item, FrameError):
+            print(f"frame {item.frame_id}: {item.detail}")
+        else:
+            print(item.frame_id, *(found.label for found in item.detections or []), flush=True)
+            writer.write(drawn(item))
+writer.release()
