@@ -53,6 +53,18 @@ def submit(made, *names):
     return [asyncio.create_task(made.submit(Job(name.encode(), b""))) for name in names]
 
 
+async def sent_at_once(worker, made):
+    """Submit twelve jobs and return how many batches the worker is given before it answers."""
+    before = len(worker.batches)
+    worker.gate.clear()
+    jobs = submit(made, *(str(number) for number in range(12)))
+    await asyncio.sleep(0.01)
+    sent = len(worker.batches) - before
+    worker.gate.set()
+    await asyncio.gather(*jobs)
+    return sent
+
+
 async def test_with_an_idle_model_the_first_request_goes_at_once():
     """Even with a waiting time set, a lone request is not held back."""
     worker = Recorder()
@@ -232,12 +244,7 @@ async def test_more_is_sent_ahead_where_decoding_takes_the_time(timing, largest,
     worker.timing = timing
     made = batcher(worker, max_batch=largest, queue_limit=20)
     await made.submit(Job(b"a", b""))
-    worker.gate.clear()
-    jobs = submit(made, *(str(number) for number in range(12)))
-    await asyncio.sleep(0.01)
-    assert len(worker.batches) == 1 + ahead
-    worker.gate.set()
-    await asyncio.gather(*jobs)
+    assert await sent_at_once(worker, made) == ahead
 
 
 async def test_a_refused_picture_changes_nothing_of_what_is_sent_ahead():
@@ -248,12 +255,7 @@ async def test_a_refused_picture_changes_nothing_of_what_is_sent_ahead():
     worker.timing, worker.failure = Timing(decode=1.0), Failure(400, "no picture")
     await made.submit(Job(b"broken", b""))
     worker.timing, worker.failure = Timing(decode=1.0, infer=30.0), None
-    worker.gate.clear()
-    jobs = submit(made, *(str(number) for number in range(12)))
-    await asyncio.sleep(0.01)
-    assert len(worker.batches) == 1 + AHEAD
-    worker.gate.set()
-    await asyncio.gather(*jobs)
+    assert await sent_at_once(worker, made) == AHEAD
 
 
 async def test_what_occupies_the_worker_is_waited_for():

@@ -182,17 +182,23 @@ async def test_draining_lets_the_frame_under_way_be_answered(parts):
     assert len(parts.socket.sent) == 2  # the result and its ping
 
 
+async def received(parts):
+    """Send a frame, and let everyone do with it what can be done."""
+    before = parts.session.frames
+    parts.socket.inbox.put_nowait(message())
+    while parts.session.frames == before:
+        await asyncio.sleep(0)
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
 async def test_the_next_frame_is_inferred_while_an_answer_is_sent(parts):
     """A client that is slow to take an answer has one more inferred meanwhile; they keep order."""
     parts.state.pool.ready.set()
     parts.socket.taken.clear()
     running = asyncio.create_task(parts.connection.run())
-    for number in range(3):
-        parts.socket.inbox.put_nowait(message())
-        while parts.session.frames <= number:
-            await asyncio.sleep(0)
-        for _ in range(10):
-            await asyncio.sleep(0)
+    for _ in range(3):
+        await received(parts)
     assert parts.state.pool.count == 2
     assert len(parts.socket.sent) == 1
     parts.socket.taken.set()
@@ -206,32 +212,24 @@ async def test_the_next_frame_is_inferred_while_an_answer_is_sent(parts):
     assert parts.state.body_bytes == 0
 
 
-async def inferred(parts, count):
-    """Send a frame and wait until it was inferred, as the ``count``-th."""
-    parts.socket.inbox.put_nowait(message())
-    while parts.state.pool.count < count:
-        await asyncio.sleep(0)
-    for _ in range(10):
-        await asyncio.sleep(0)
-
-
 async def test_a_reset_that_could_not_be_told_is_told_to_the_next_connection(parts):
     """A lost state is in the next result that arrives, though its own result did not."""
     parts.state.pool.ready.set()
     running = asyncio.create_task(parts.connection.run())
-    await inferred(parts, 1)
+    await received(parts)
     parts.socket.taken.clear()
-    await inferred(parts, 2)  # its answer is never taken
+    await received(parts)  # its answer is never taken
     parts.state.pool.fresh = True
-    await inferred(parts, 3)
+    await received(parts)
+    assert parts.state.pool.count == 3
     parts.connection.leave(1000, "closed by the client")
     await running
     parts.state.pool.fresh = False
     parts.socket = Socket()
     connection = Connection(parts.state, parts.session, parts.socket)
     running = asyncio.create_task(connection.run())
-    await inferred(parts, 4)
-    await inferred(parts, 5)
+    await received(parts)
+    await received(parts)
     connection.leave(1000, "enough")
     await running
     answers = [msgspec.json.decode(each) for each in parts.socket.sent if each[:1] == b"{"]
@@ -257,12 +255,8 @@ async def test_four_unanswered_pings_pause_the_inference(parts):
     """Answers that wait to be sent count like those whose ping is not answered yet."""
     parts.state.pool.ready.set()
     running = asyncio.create_task(parts.connection.run())
-    for number in range(9):
-        parts.socket.inbox.put_nowait(message())
-        while parts.session.frames <= number:
-            await asyncio.sleep(0)
-        for _ in range(10):
-            await asyncio.sleep(0)
+    for _ in range(9):
+        await received(parts)
     assert parts.state.pool.count == parts.session.results == WINDOW
     pings = [each for each in parts.socket.sent if each[:1] != b"{"]
     parts.socket.inbox.put_nowait(SimpleNamespace(type=WSMsgType.PONG, data=pings[-1]))

@@ -138,16 +138,11 @@ async def _beside(context: contextlib.AbstractContextManager[T]) -> AsyncIterato
     """Enter and leave a context in a thread: it waits for locks and deletes directories."""
     entering = asyncio.create_task(asyncio.to_thread(context.__enter__))
     try:
-        value = await asyncio.shield(entering)
-    except asyncio.CancelledError:
-        await asyncio.wait([entering])
-        if entering.exception() is None:
-            context.__exit__(None, None, None)
-        raise
-    try:
-        yield value
+        yield await asyncio.shield(entering)
     finally:
-        await asyncio.to_thread(context.__exit__, None, None, None)
+        await asyncio.wait([entering])  # who was cancelled leaves what is entered meanwhile, too
+        if entering.exception() is None:
+            await asyncio.to_thread(context.__exit__, None, None, None)
 
 
 @contextlib.asynccontextmanager

@@ -12,7 +12,7 @@ from mataserver import params
 from mataserver.chat import answer, question
 from mataserver.chat.answer import Ending, Writer
 from mataserver.chat.stopping import Stops
-from mataserver.engines.work import Job
+from mataserver.engines.work import Job, joined
 from mataserver.errors import BadRequest, InvalidParams, MataError
 from mataserver.http import codec, dialects, events
 from mataserver.http.routing import Body, Route
@@ -89,7 +89,7 @@ class _Chat:
         if not asked.stop:
             outcome, _ = await self._state.pool.infer(recipe, job)
             _check(outcome)
-            return writer.whole(Raw(outcome.whole()["text"]), _ending(outcome))
+            return writer.whole(Raw(joined(outcome.fields["text"])), _ending(outcome))
         pieces, ending = [], Ending()
         async with contextlib.aclosing(self._pieces(recipe, job, asked)) as items:
             async for item in items:
@@ -150,12 +150,12 @@ def _check(outcome: Outcome) -> None:
 
 
 def _text(outcome: Outcome) -> str:
-    return msgspec.json.decode(outcome.whole()["text"], type=str)
+    return msgspec.json.decode(joined(outcome.fields["text"]), type=str)
 
 
 def _ending(outcome: Outcome) -> Ending:
-    usage = outcome.whole().get("usage")
-    return Ending(None if usage is None else msgspec.json.decode(usage, type=Usage))
+    usage = outcome.fields.get("usage")
+    return Ending(None if usage is None else msgspec.json.decode(joined(usage), type=Usage))
 
 
 def _failed(error: MataError) -> bytes:
