@@ -88,7 +88,7 @@ class Batcher:
     async def submit(self, job: Job) -> tuple[Outcome, float]:
         """Run one job; return its outcome and the milliseconds it waited.
 
-        A session's job is not refused for a full queue: a session has but one at a time, and a
+        A session's job is not refused for a full queue: a session has a few at most, and a
         flood of requests must not shut it out.
 
         Raises ``Unavailable`` when the queue is full, ``WorkerDied`` when the worker died with the

@@ -55,7 +55,10 @@ class Socket:
 
 
 class Pool:
-    """A pool with one model, which raises ``error`` or answers when ``ready`` is set."""
+    """A pool with one model, which raises ``error`` or answers when ``ready`` is set.
+
+    It is a slow one, as far as ``timing`` tells.
+    """
 
     def __init__(self):
         self.ready = asyncio.Event()
@@ -63,6 +66,7 @@ class Pool:
         self.error = None
         self.count = 0
         self.fresh = False
+        self.timing = Timing(infer=50.0)
         self.end = lambda: None
 
     async def infer(self, _recipe, _job):
@@ -74,7 +78,7 @@ class Pool:
             self.end()
         if self.error is not None:
             raise self.error
-        return Outcome({"detections": b"[]"}, Timing(), None, self.fresh), 0.0
+        return Outcome({"detections": b"[]"}, self.timing, None, self.fresh), 0.0
 
 
 @pytest.fixture
@@ -206,10 +210,107 @@ async def test_the_next_frame_is_inferred_while_an_answer_is_sent(parts):
         await asyncio.sleep(0)
     parts.connection.leave(1000, "enough")
     await running
-    answers = [msgspec.json.decode(each) for each in parts.socket.sent if each[:1] == b"{"]
-    assert [each["frame_id"] for each in answers] == [0, 1, 2]
+    assert [each["frame_id"] for each in answers(parts.socket)] == [0, 1, 2]
     assert parts.session.dropped == 0
     assert parts.state.body_bytes == 0
+
+
+def answers(socket):
+    """Return the messages that were sent, without the pings."""
+    return [msgspec.json.decode(each) for each in socket.sent if each[:1] == b"{"]
+
+
+def ponged(parts):
+    """Answer the last ping, and so each one before it."""
+    pings = [each for each in parts.socket.sent if each[:1] != b"{"]
+    parts.socket.inbox.put_nowait(SimpleNamespace(type=WSMsgType.PONG, data=pings[-1]))
+
+
+async def settled():
+    """Let everyone do what can be done."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_slow_frame_is_inferred_alone(parts):
+    """While a slow model works, the next frame waits where a newer one can replace it."""
+    parts.state.pool.ready.set()
+    running = asyncio.create_task(parts.connection.run())
+    await received(parts)
+    parts.state.pool.ready.clear()
+    for _ in range(4):
+        await received(parts)
+    assert (parts.state.pool.count, parts.session.dropped) == (2, 2)
+    parts.connection.leave(1000, "enough")
+    await running
+
+
+async def test_a_quick_frame_has_its_successors_on_the_way(parts):
+    """After a quick frame the worker is given three at a time; any more wait and are replaced."""
+    parts.state.pool.timing = Timing(decode=2.0, infer=2.0, encode=0.9)
+    parts.state.pool.ready.set()
+    running = asyncio.create_task(parts.connection.run())
+    await received(parts)
+    parts.state.pool.ready.clear()
+    ponged(parts)
+    for _ in range(5):
+        await received(parts)
+    assert (parts.state.pool.count, parts.session.dropped) == (4, 1)
+    parts.state.pool.timing = Timing(decode=2.0, infer=2.0, encode=1.0)  # no longer
+    parts.state.pool.ready.set()
+    await settled()
+    ponged(parts)
+    await settled()
+    parts.state.pool.ready.clear()
+    ponged(parts)
+    await received(parts)
+    await received(parts)
+    assert parts.state.pool.count == 6
+    parts.connection.leave(1000, "enough")
+    await running
+    assert [each["frame_id"] for each in answers(parts.socket)] == [0, 1, 2, 3, 5]
+
+
+async def test_answers_keep_the_order_of_their_frames(parts):
+    """Of two frames that the worker was given, the one that is found first may be told last."""
+    doors = {}
+
+    async def infer(_recipe, _job):
+        parts.state.pool.count += 1
+        if parts.state.pool.count > 1:
+            door = doors[parts.state.pool.count] = asyncio.Event()
+            await door.wait()
+        return Outcome({"detections": b"[]"}, Timing(), None), 0.0
+
+    parts.state.pool.infer = infer
+    running = asyncio.create_task(parts.connection.run())
+    for _ in range(3):
+        await received(parts)
+    doors[3].set()
+    await settled()
+    assert len(answers(parts.socket)) == 1
+    doors[2].set()
+    await settled()
+    parts.connection.leave(1000, "enough")
+    await running
+    assert [each["frame_id"] for each in answers(parts.socket)] == [0, 1, 2]
+
+
+async def test_a_failure_is_the_end_also_of_what_is_on_the_way(parts):
+    """When a model is lost with several frames, the first tells so; nothing is left behind."""
+    parts.state.pool.timing = Timing()
+    parts.state.pool.ready.set()
+    running = asyncio.create_task(parts.connection.run())
+    await received(parts)
+    parts.state.pool.ready.clear()
+    for _ in range(5):
+        await received(parts)
+    parts.state.pool.error = MataError("The model cannot be loaded")
+    parts.state.pool.ready.set()
+    assert (await running).code == 1011
+    assert (parts.state.pool.count, parts.session.dropped) == (4, 2)
+    assert answers(parts.socket)[1]["detail"] == "The model cannot be loaded"
+    assert (stream_tasks(), parts.state.body_bytes) == ([], 0)
 
 
 async def test_a_reset_that_could_not_be_told_is_told_to_the_next_connection(parts):
@@ -232,8 +333,7 @@ async def test_a_reset_that_could_not_be_told_is_told_to_the_next_connection(par
     await received(parts)
     connection.leave(1000, "enough")
     await running
-    answers = [msgspec.json.decode(each) for each in parts.socket.sent if each[:1] == b"{"]
-    assert [each.get("reset") for each in answers] == [True, None]
+    assert [each.get("reset") for each in answers(parts.socket)] == [True, None]
 
 
 async def test_a_failure_is_told_before_the_next_frame_is_taken(parts):
@@ -258,8 +358,7 @@ async def test_four_unanswered_pings_pause_the_inference(parts):
     for _ in range(9):
         await received(parts)
     assert parts.state.pool.count == parts.session.results == WINDOW
-    pings = [each for each in parts.socket.sent if each[:1] != b"{"]
-    parts.socket.inbox.put_nowait(SimpleNamespace(type=WSMsgType.PONG, data=pings[-1]))
+    ponged(parts)
     while parts.session.results <= WINDOW:
         await asyncio.sleep(0)
     parts.connection.leave(1000, "enough")

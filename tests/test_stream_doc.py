@@ -13,7 +13,7 @@ import msgspec
 
 from conftest import picture
 from mataserver import config, results
-from mataserver.http import channel, stream
+from mataserver.http import channel, connection, stream
 from stream_peers import PNG, open_session
 
 PAGE = (Path(__file__).parents[1] / "docs" / "streaming.md").read_text()
@@ -97,4 +97,5 @@ def test_the_numbers_in_the_text_are_those_of_the_code():
     """The window and the patience at the end are told as they are."""
     words = {4: "four"}
     assert f"While {words[channel.WINDOW]} pings are unanswered" in PAGE
+    assert f"where a frame takes less than {connection.QUICK_MS:g} ms" in PAGE
     assert f"The server waits {stream.CLOSE_TIMEOUT:g} seconds" in PAGE

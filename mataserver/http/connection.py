@@ -1,7 +1,8 @@
 """A socket whose client sends the frames: one inference at a time, of the newest frame.
 
 While an inference runs the newest frame waits in a one-slot inbox and replaces the one before. An
-answer is sent while the next frame is inferred.
+answer is sent while the next frame is inferred. Where a frame takes next to no time its successors
+are on their way to the worker already, and are decoded there.
 """
 
 from __future__ import annotations
@@ -31,6 +32,14 @@ if TYPE_CHECKING:
     from mataserver.sessions import Session
 
 
+AT_ONCE = 3
+"""Frames that the worker is given at a time while they are quick; else one. With two its threads
+would still wait for answers and frames to cross."""
+QUICK_MS = 5.0
+"""Milliseconds of a quick frame. So a frame waits no more than 10 for its turn in the worker, where
+no newer one can replace it."""
+
+
 class StreamToken(Struct):
     """A piece of the text that the model is making for a frame."""
 
@@ -48,6 +57,20 @@ class Frame:
     share: codec.Share
 
 
+@dataclass(slots=True, eq=False)
+class Taken:
+    """A frame that the model was given, and what it found."""
+
+    number: int
+    found: Outcome | MataError | None = None
+
+    @property
+    def failed(self) -> bool:
+        """Whether its answer is no result."""
+        found = self.found
+        return found is not None and (isinstance(found, MataError) or bool(found.failure))
+
+
 class Connection(Channel):
     """One open socket of a session that its client feeds."""
 
@@ -57,15 +80,16 @@ class Connection(Channel):
         self._dropped = state.metrics.dropped.labels(session.model)
         self._inbox: Frame | None = None
         self._arrived = asyncio.Event()
-        self._owed = 0
+        self._taken: deque[Taken] = deque()
+        self._telling = False
+        self._at_once = 1
         self._idle = asyncio.Event()
         self._idle.set()
-        self._untold: deque[tuple[int, Outcome | MataError]] = deque()
         self._found = asyncio.Event()
         self._last_frame = time.monotonic()
 
     async def _finish(self) -> None:
-        """Let the frame that is being inferred be answered before the server goes."""
+        """Let what the model was given be answered before the server goes."""
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(self._state.settings.drain_timeout / 2):
                 await self._idle.wait()
@@ -98,8 +122,9 @@ class Connection(Channel):
 
     def _over(self) -> None:
         self._empty_inbox()
-        for _, found in self._untold:
-            self._note_reset(found)
+        for taken in self._taken:
+            if taken.found is not None:
+                self._note_reset(taken.found)
 
     def _empty_inbox(self) -> None:
         """Drop the frame that waits."""
@@ -113,22 +138,18 @@ class Connection(Channel):
     # out
 
     def _loops(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        return (*super()._loops(), self._infer())
+        return (*super()._loops(), *(self._infer() for _ in range(AT_ONCE)))
 
     async def _infer(self) -> None:
-        """Infer frames one after the other; what is found is told meanwhile.
-
-        A text is sent in pieces as it is made, and a failure may be the end: both are told before
-        the next frame is taken.
-        """
+        """Infer frames one after the other; what is found is told meanwhile."""
         while True:
-            number, found = await self._inferred(await self._next_frame())
-            alone = self._session.stream or isinstance(found, MataError) or bool(found.failure)
-            self._untold.append((number, found))
+            frame = await self._next_frame()
+            taken = Taken(frame.number)
+            self._taken.append(taken)
+            self._idle.clear()
+            taken.found = await self._inferred(frame)
             self._found.set()
-            del found  # it would stay until the next one
-            if alone:
-                await self._idle.wait()
+            del frame, taken  # they would stay until the next ones
 
     async def _next_frame(self) -> Frame:
         """Wait for a frame and for a client that has read; then take the newest frame."""
@@ -137,36 +158,51 @@ class Connection(Channel):
             event.clear()
             await event.wait()
         frame, self._inbox = self._inbox, None
-        self._owed += 1
-        self._idle.clear()
         return frame
 
     @property
     def _full(self) -> bool:
-        """Whether the client has enough to read. No inference is under way when this is asked."""
-        return self._owed > 1 or len(self._pings) + len(self._untold) >= WINDOW
+        """Whether the model or the client has enough to do.
 
-    async def _inferred(self, frame: Frame) -> tuple[int, Outcome | MataError]:
-        """Return a frame's number and outcome; its bytes are given back."""
+        A text is sent in pieces as it is made, and a failure may be the end: both are told before
+        the next frame is taken.
+        """
+        unread = len(self._pings) + len(self._taken) - self._telling  # it has its ping already
+        if unread >= WINDOW:
+            return True
+        if self._session.stream or any(taken.failed for taken in self._taken):
+            return bool(self._taken)
+        under_way = sum(taken.found is None for taken in self._taken)
+        return under_way >= self._at_once or len(self._taken) > self._at_once
+
+    async def _inferred(self, frame: Frame) -> Outcome | MataError:
+        """Return what the model found in a frame; its bytes are given back."""
         session = self._session
         job = Job(frame.image, session.params, self._form, session.id)
         try:
             session.recipe = self._state.catalog.recipe(session.model, session.task)
-            return frame.number, await self._outcome(frame.number, job)
+            outcome = await self._outcome(frame.number, job)
         except MataError as error:
-            return frame.number, error
+            return error
         finally:
             frame.share.give_back()
+        timing = outcome.timing
+        quick = timing.decode + timing.infer + timing.encode < QUICK_MS
+        self._at_once = AT_ONCE if quick else 1
+        return outcome
 
     async def _work(self) -> None:
         while True:
-            while not self._untold:
+            while not self._taken or (found := self._taken[0].found) is None:
                 self._found.clear()
                 await self._found.wait()
-            await self._tell(*self._untold.popleft())
-            self._owed -= 1
+            self._telling = True
+            await self._tell(self._taken[0].number, found)
+            self._telling = False
+            del found  # it would stay until the next one
+            self._taken.popleft()
             self._answered.set()
-            if not self._owed:
+            if not self._taken:
                 self._idle.set()
 
     def _note_reset(self, found: Outcome | MataError) -> None:
