@@ -22,15 +22,19 @@ if TYPE_CHECKING:
 
 FORMATS = ("JPEG", "PNG", "WEBP", "BMP", "GIF", "TIFF", "PPM")
 MAX_SIDE = 65_535
-MARGIN = 1.5
-"""How much larger than wanted a reduced image stays: what it is resized from must not blur it."""
+MARGINS = {8: 1.3, 4: 1.15, 2: 1.15}
+"""How much larger than wanted an image stays that is decoded at 1/8, 1/4 or 1/2 of its size.
+
+There the model's input differs from that of the whole picture, by Pillow's bilinear filter, about
+as much as the bicubic filter's does (docs/performance.md).
+"""
 _ORIENTATION = 0x0112
 _JPEG_START = b"\xff\xd8"
 _APP1, _START_OF_SCAN = 0xE1, 0xDA
 _PLAIN = frozenset({"YCbCr", "RGB", "Gray"})
 _PPM_HEAD, _PPM_WITHIN = re.compile(rb"P6\n([1-9]\d{0,5}) ([1-9]\d{0,5})\n255\n"), 32
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, TypeError)
-_LARGEST_SCALE = 8
+_LARGEST_SCALE = max(MARGINS)
 _LYING = frozenset({5, 6, 7, 8})
 _TRANSPOSED = {
     2: lambda a: a[:, ::-1],
@@ -69,7 +73,7 @@ def reduced(data: bytes | memoryview, max_pixels: int, wanted: tuple[int, int] |
     """Decode one image for somebody who will resize it to ``wanted``, ``(height, width)``.
 
     A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, by fewer coefficients and not by resampling,
-    as long as it stays ``MARGIN`` times larger than wanted both ways. Raises as ``decode`` does.
+    as long as it stays larger than wanted by its margin both ways. Raises as ``decode`` does.
     """
     if not len(data):
         raise BadRequest("image is empty")
@@ -114,8 +118,8 @@ def _scale(width: int, height: int, wanted: tuple[int, int] | None) -> int:
     """Return by how much a JPEG may be reduced for somebody who wants that size."""
     if wanted is None:
         return 1
-    least = min(height / wanted[0], width / wanted[1]) / MARGIN
-    return next((scale for scale in (_LARGEST_SCALE, 4, 2) if scale <= least), 1)
+    most = min(height / wanted[0], width / wanted[1])
+    return next((scale for scale, margin in MARGINS.items() if scale * margin <= most), 1)
 
 
 def _decode_jpeg(
