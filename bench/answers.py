@@ -46,7 +46,7 @@ def masks() -> list[NDArray[np.bool_]]:
 
 
 def png(mask: NDArray[np.bool_]) -> bytes:
-    """Encode a mask as the server does: an 8-bit PNG of 0 and 255."""
+    """Encode a mask as the server does, an 8-bit PNG of 0 and 255, but with Pillow."""
     buffer = io.BytesIO()
     pixels = np.where(mask, np.uint8(255), np.uint8(0))
     Image.fromarray(pixels).save(buffer, "PNG", compress_level=1)

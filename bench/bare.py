@@ -20,6 +20,7 @@ import noop
 from generator import Order, Tally
 from mataserver import Detection, DetectResult
 from mataserver.engines.memory import keep_freed_memory
+from mataserver.media import encode_png
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -68,7 +69,7 @@ def encoders(name: str, order: Order) -> Callable[[Any], bytes]:
     if name == "masks":
         return lambda result: encode(
             [
-                {"label": s.label, "confidence": s.confidence, "mask": text(answers.png(s.mask))}
+                {"label": s.label, "confidence": s.confidence, "mask": text(encode_png(s.mask))}
                 for s in result.segments
             ]
         )

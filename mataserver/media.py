@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 import simplejpeg
 from PIL import Image, UnidentifiedImageError
+from zlib_ng import zlib_ng
 
 from mataserver.errors import BadRequest
 
@@ -35,6 +36,7 @@ _PLAIN = frozenset({"YCbCr", "RGB", "Gray"})
 _PPM_HEAD, _PPM_WITHIN = re.compile(rb"P6\n([1-9]\d{0,5}) ([1-9]\d{0,5})\n255\n"), 32
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, TypeError)
 _LARGEST_SCALE = max(MARGINS)
+_PNG_START, _GREY = b"\x89PNG\r\n\x1a\n", 0
 _LYING = frozenset({5, 6, 7, 8})
 _TRANSPOSED = {
     2: lambda a: a[:, ::-1],
@@ -235,8 +237,25 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
 
 
 def encode_png(mask: NDArray[Any]) -> bytes:
-    """Encode a boolean mask ``[H, W]`` as an 8-bit PNG of 0 and 255."""
-    buffer = io.BytesIO()
-    pixels = np.ascontiguousarray(mask, dtype=bool).view(np.uint8) * np.uint8(255)
-    Image.fromarray(pixels, mode="L").save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    """Encode a boolean mask ``[H, W]`` as an 8-bit grey PNG of 0 and 255 (W3C, PNG, 3rd edition).
+
+    Its rows are not filtered and its runs are coded as such: for a mask that is smaller than what
+    an encoder of photographs makes of it, and takes a tenth of the time. Raises ``ValueError`` for
+    what has no pixels or another shape.
+    """
+    inside = np.asarray(mask, dtype=bool)
+    height, width = inside.shape
+    if not inside.size:
+        raise ValueError(f"a mask of {width}x{height} pixels")
+    rows = np.zeros((height, width + 1), np.uint8)  # a row begins with its filter: 0 is none
+    np.negative(inside.view(np.uint8), out=rows[:, 1:])
+    runs = zlib_ng.compressobj(1, zlib_ng.DEFLATED, strategy=zlib_ng.Z_RLE)
+    header = struct.pack(">IIBBBBB", width, height, 8, _GREY, 0, 0, 0)
+    pixels = runs.compress(rows) + runs.flush()
+    chunks = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
+    return _PNG_START + b"".join(_chunk(kind, data) for kind, data in chunks)
+
+
+def _chunk(kind: bytes, data: bytes) -> bytes:
+    check = zlib_ng.crc32(data, zlib_ng.crc32(kind))
+    return b"".join((len(data).to_bytes(4, "big"), kind, data, check.to_bytes(4, "big")))

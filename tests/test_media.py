@@ -268,13 +268,48 @@ def test_other_files_are_refused(data):
         media.decode(data, LIMIT)
 
 
-def test_a_mask_is_a_png_of_two_values():
-    """encode_png writes 0 and 255, and reads back the same."""
-    mask = np.zeros((5, 7), bool)
-    mask[1:3, 2:6] = True
-    image = Image.open(io.BytesIO(media.encode_png(mask)))
-    assert (image.format, image.mode, image.size) == ("PNG", "L", (7, 5))
-    assert np.array_equal(np.asarray(image), mask * 255)
+NOISE = np.random.default_rng(0).random((301, 517)) > 0.5
+
+
+@pytest.mark.parametrize(
+    "mask",
+    [
+        np.ones((1, 1), bool),
+        np.zeros((1, 3000), bool),
+        np.ones((3000, 1), bool),
+        np.arange(4 * 7).reshape(4, 7) % 3 == 0,
+        NOISE,
+        NOISE.T,
+        NOISE[::-2, ::3],
+        np.asfortranarray(NOISE),
+        NOISE.astype(np.uint8),
+        NOISE * 0.3,
+    ],
+    ids=lambda mask: f"{mask.shape[1]}x{mask.shape[0]} {mask.dtype}",
+)
+def test_a_mask_is_a_png_of_two_values(mask):
+    """encode_png writes 0 and 255 whatever way the mask lies in memory, and reads back the same."""
+    data = media.encode_png(mask)
+    Image.open(io.BytesIO(data)).verify()  # every chunk's check
+    image = Image.open(io.BytesIO(data))
+    assert (image.format, image.mode, image.size) == ("PNG", "L", mask.shape[::-1])
+    assert np.array_equal(np.asarray(image), (mask != 0) * 255)
+
+
+def test_a_mask_takes_no_more_room_than_a_photographs_encoder_makes_of_it():
+    """The outline of a thing is smaller as runs than by the filters that a photograph needs."""
+    ys, xs = np.ogrid[:480, :640]
+    disc = (ys - 200) ** 2 + (xs - 300) ** 2 < 90**2
+    buffer = io.BytesIO()
+    Image.fromarray(disc * np.uint8(255)).save(buffer, "PNG", compress_level=1)
+    assert len(media.encode_png(disc)) < len(buffer.getvalue())
+
+
+@pytest.mark.parametrize("shape", [(0, 0), (0, 5), (5, 0), (5,), (2, 2, 1)])
+def test_a_mask_without_pixels_is_none(shape):
+    """A PNG has at least one pixel, and no third axis."""
+    with pytest.raises(ValueError, match=r"mask of|values to unpack"):
+        media.encode_png(np.zeros(shape, bool))
 
 
 def _seeds() -> list[bytes]:
