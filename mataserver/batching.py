@@ -29,6 +29,8 @@ AHEAD = 2
 LEAST_MS = 0.1
 QUICK_MS = 3.0
 """Milliseconds below which a batch is quick: all that is sent ahead is soon done."""
+SLOW = 20
+"""Times as long as decoding that a model takes, from which decoding ahead gains next to nothing."""
 
 log = logging.getLogger("mataserver.batching")
 
@@ -227,6 +229,9 @@ class Batcher:
 
         While decoding takes longer than the model, so many are decoded at once that it never waits.
         The images of one batch are that already. A picture that is refused tells nothing.
+
+        What is sent ahead is bound to one replica. With a slow model it rather stays here, for
+        whichever is done first, unless a replica keeps the state of its session.
         """
         worker = self._worker
         served = [outcome.timing for outcome in answer if outcome.failure is None]
@@ -236,7 +241,9 @@ class Batcher:
         decode = sum(timing.decode for timing in served)
         helpers = min(int(decode / max(infer, LEAST_MS)), worker.facts.decoders)
         each = AHEAD if decode + infer < QUICK_MS else int(self._max_batch == 1)
-        self._ahead = (AHEAD + each * helpers) * worker.width
+        slow = infer > SLOW * max(decode, LEAST_MS) and infer > QUICK_MS
+        late = slow and worker.width > 1 and not worker.facts.stateful
+        self._ahead = (1 if late else AHEAD + each * helpers) * worker.width
 
     def _give_back(self) -> None:
         """Have the jobs that the dead worker was not given go to the next one."""

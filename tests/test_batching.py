@@ -247,6 +247,27 @@ async def test_more_is_sent_ahead_where_decoding_takes_the_time(timing, largest,
     assert await sent_at_once(worker, made) == ahead
 
 
+@pytest.mark.parametrize(
+    ("timing", "stateful", "given"),
+    [
+        (Timing(decode=1.0, infer=21.0), False, 3),
+        (Timing(decode=1.0, infer=20.0), False, 6),
+        (Timing(decode=30.0, infer=100.0), False, 6),
+        (Timing(decode=0.01, infer=2.5), False, 6),
+        (Timing(decode=1.0, infer=300.0), True, 6),
+    ],
+)
+async def test_a_slow_model_is_given_no_more_than_its_replicas_can_begin(timing, stateful, given):
+    """What waits is for whichever replica is done first: one may be held up much longer."""
+    worker = Recorder()
+    worker.facts = Facts(stateful=stateful, pid=1)
+    worker.width = 3
+    worker.timing = timing
+    made = batcher(worker, max_batch=1, queue_limit=20)
+    await made.submit(Job(b"a", b""))
+    assert await sent_at_once(worker, made) == given
+
+
 async def test_a_refused_picture_changes_nothing_of_what_is_sent_ahead():
     """A picture that could not be decoded took the model no time: that is no sign of its pace."""
     worker = Recorder()
