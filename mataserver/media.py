@@ -248,11 +248,13 @@ def encode_png(mask: NDArray[Any]) -> bytes:
     if not inside.size:
         raise ValueError(f"a mask of {width}x{height} pixels")
     rows = np.zeros((height, width + 1), np.uint8)  # a row begins with its filter: 0 is none
-    np.negative(inside.view(np.uint8), out=rows[:, 1:])
+    pixels = rows[:, 1:]
+    np.not_equal(inside.view(np.uint8), 0, out=pixels.view(bool))  # a byte of it may be any
+    np.negative(pixels, out=pixels)
     runs = zlib_ng.compressobj(1, zlib_ng.DEFLATED, strategy=zlib_ng.Z_RLE)
     header = struct.pack(">IIBBBBB", width, height, 8, _GREY, 0, 0, 0)
-    pixels = runs.compress(rows) + runs.flush()
-    chunks = ((b"IHDR", header), (b"IDAT", pixels), (b"IEND", b""))
+    packed = runs.compress(rows) + runs.flush()
+    chunks = ((b"IHDR", header), (b"IDAT", packed), (b"IEND", b""))
     return _PNG_START + b"".join(_chunk(kind, data) for kind, data in chunks)
 
 

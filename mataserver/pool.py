@@ -140,6 +140,11 @@ class ModelPool:
         finally:
             slot.last_used = self._clock()
 
+    def stateful(self, recipe: Recipe) -> bool:
+        """Whether a model keeps the state of sessions, as far as one can know: if it is loaded."""
+        slot = self._slots.get(recipe.key)
+        return slot is None or slot.worker is None or slot.worker.facts.stateful
+
     async def unload(self, name: str, task: str | None = None, reason: str = "stopped") -> bool:
         """Unload a model after its active inferences, for one task or for all it is loaded for.
 

@@ -146,6 +146,13 @@ class SessionStore:
             raise NotFound(f"Session not found: {session_id[:64]}")
         return session
 
+    def alone(self, session: Session) -> bool:
+        """Whether no other session of its model has a connection now."""
+        return not any(
+            other.connections and other.model == session.model and other is not session
+            for other in self._sessions.values()
+        )
+
     def attach(self, session: Session, connection: Connected) -> None:
         """Note that a socket serves the session: it does not expire while it does."""
         if not session.connections:

@@ -284,6 +284,7 @@ NOISE = np.random.default_rng(0).random((301, 517)) > 0.5
         np.asfortranarray(NOISE),
         NOISE.astype(np.uint8),
         NOISE * 0.3,
+        (NOISE * np.uint8(255)).view(bool),
     ],
     ids=lambda mask: f"{mask.shape[1]}x{mask.shape[0]} {mask.dtype}",
 )

@@ -448,3 +448,15 @@ async def test_a_model_loaded_for_another_task_is_told_and_unloaded(rig):
     assert await rig.pool.unload("a")
     assert rig.state("a") == "unloaded"
     assert not await rig.pool.unload("a")
+
+
+@pytest.mark.parametrize("keeps", [True, False])
+async def test_whether_a_model_keeps_state_is_known_once_it_is_loaded(rig, keeps):
+    """Before that, and for a model that nobody knows, it may."""
+    recipe = rig.recipe("a")
+    assert rig.pool.stateful(recipe)
+    await rig.touch("a")
+    rig.workers["a"].facts = Facts(stateful=keeps, pid=1)
+    assert rig.pool.stateful(recipe) is keeps
+    await rig.pool.unload("a")
+    assert rig.pool.stateful(recipe)

@@ -217,6 +217,22 @@ async def test_with_a_connection_a_session_does_not_expire(store, clock, metrics
     assert len(store) == 0
 
 
+async def test_a_session_is_alone_with_its_model_while_no_other_is_connected(store):
+    """One of another model is no company, nor is one that nobody is connected to."""
+    session, other = await create(store), await create(store)
+    elsewhere = await store.create("another", RECIPE, b"params")
+    for each in (session, elsewhere):
+        store.attach(each, Connection())
+    assert store.alone(session)
+    connection = Connection()
+    store.attach(other, connection)
+    assert not store.alone(session)
+    assert not store.alone(other)
+    assert store.alone(elsewhere)
+    store.detach(other, connection)
+    assert store.alone(session)
+
+
 async def test_the_watch_removes_expired_sessions(pool, metrics):
     """The watch finds by itself what has expired."""
     store = SessionStore(pool, metrics, limit=3, ttl=0.05)

@@ -11,7 +11,7 @@ from aiohttp import WSMsgType
 
 from conftest import picture
 from mataserver.config import Settings
-from mataserver.engines.work import Outcome, Timing
+from mataserver.engines.work import Failure, Outcome, Timing
 from mataserver.errors import MataError
 from mataserver.http import stream
 from mataserver.http.channel import WINDOW, Farewell
@@ -67,6 +67,9 @@ class Pool:
         self.count = 0
         self.fresh = False
         self.timing = Timing(infer=50.0)
+        self.failure = None
+        self.waited = 0.0
+        self.keeps_state = False
         self.end = lambda: None
 
     async def infer(self, _recipe, _job):
@@ -78,7 +81,10 @@ class Pool:
             self.end()
         if self.error is not None:
             raise self.error
-        return Outcome({"detections": b"[]"}, self.timing, None, self.fresh), 0.0
+        return Outcome({"detections": b"[]"}, self.timing, self.failure, self.fresh), self.waited
+
+    def stateful(self, _recipe):
+        return self.keeps_state
 
 
 @pytest.fixture
@@ -97,7 +103,7 @@ def standing_on(settings):
         body_bytes=0,
         draining=False,
         catalog=SimpleNamespace(recipe=lambda _model, _task: recipe),
-        sessions=SimpleNamespace(ttl=300.0),
+        sessions=SimpleNamespace(ttl=300.0, alone=lambda _session: True),
     )
     session = Session("sess_0", "m", recipe, b"", 0.0, 0.0, None)
     socket = Socket()
@@ -271,6 +277,26 @@ async def test_a_quick_frame_has_its_successors_on_the_way(parts):
     assert [each["frame_id"] for each in answers(parts.socket)] == [0, 1, 2, 3, 5]
 
 
+@pytest.mark.parametrize("reason", ["state", "wait", "company", "refused"])
+async def test_one_frame_at_a_time_although_it_is_quick(parts, reason):
+    """Where frames need their order, wait for others, or were no picture, one is given alone."""
+    pool = parts.state.pool
+    pool.timing = Timing(decode=0.1)
+    pool.keeps_state = reason == "state"
+    pool.waited = 5.0 if reason == "wait" else 0.0
+    parts.state.sessions.alone = lambda _session: reason != "company"
+    pool.failure = Failure(400, "no picture") if reason == "refused" else None
+    pool.ready.set()
+    running = asyncio.create_task(parts.connection.run())
+    await received(parts)
+    pool.ready.clear()
+    for _ in range(3):
+        await received(parts)
+    assert pool.count == 2
+    parts.connection.leave(1000, "enough")
+    await running
+
+
 async def test_answers_keep_the_order_of_their_frames(parts):
     """Of two frames that the worker was given, the one that is found first may be told last."""
     doors = {}
@@ -334,6 +360,19 @@ async def test_a_reset_that_could_not_be_told_is_told_to_the_next_connection(par
     connection.leave(1000, "enough")
     await running
     assert [each.get("reset") for each in answers(parts.socket)] == [True, None]
+
+
+async def test_a_first_result_that_is_never_taken_lost_no_state(parts):
+    """A session whose connection ends while its first result is sent begins anew without reset."""
+    parts.state.pool.fresh = True
+    parts.state.pool.ready.set()
+    parts.socket.taken.clear()
+    running = asyncio.create_task(parts.connection.run())
+    await received(parts)
+    assert len(parts.socket.sent) == 1
+    parts.connection.leave(1000, "closed by the client")
+    await running
+    assert not parts.session.reset
 
 
 async def test_a_failure_is_told_before_the_next_frame_is_taken(parts):

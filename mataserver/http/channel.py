@@ -79,7 +79,7 @@ class Channel(ABC):
         self._farewell: asyncio.Future[Farewell] = asyncio.get_running_loop().create_future()
 
     def leave(self, code: int, reason: str) -> None:
-        """Have the connection end; with 1001 a frame under way is answered first."""
+        """Have the connection end; with 1001 what the model was given is answered first."""
         if not self._farewell.done():
             self._farewell.set_result(Farewell(code, reason))
 

@@ -2,7 +2,8 @@
 
 While an inference runs the newest frame waits in a one-slot inbox and replaces the one before. An
 answer is sent while the next frame is inferred. Where a frame takes next to no time its successors
-are on their way to the worker already, and are decoded there.
+are on their way to the worker already, which decodes them meanwhile: unless others share the model,
+or the model keeps the state of its sessions and so needs their frames in order.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import contextlib
 import time
 from collections import deque
 from dataclasses import dataclass
+from itertools import islice
 from typing import TYPE_CHECKING
 
 from msgspec import UNSET, Struct
@@ -36,8 +38,8 @@ AT_ONCE = 3
 """Frames that the worker is given at a time while they are quick; else one. With two its threads
 would still wait for answers and frames to cross."""
 QUICK_MS = 5.0
-"""Milliseconds of a quick frame. So a frame waits no more than 10 for its turn in the worker, where
-no newer one can replace it."""
+"""Milliseconds of work of a quick frame, and of its wait. So one waits no more than some 10 for its
+turn in the worker, where no newer one can replace it."""
 
 
 class StreamToken(Struct):
@@ -122,7 +124,7 @@ class Connection(Channel):
 
     def _over(self) -> None:
         self._empty_inbox()
-        for taken in self._taken:
+        for taken in islice(self._taken, self._telling, None):  # what is being told is noted
             if taken.found is not None:
                 self._note_reset(taken.found)
 
@@ -181,15 +183,11 @@ class Connection(Channel):
         job = Job(frame.image, session.params, self._form, session.id)
         try:
             session.recipe = self._state.catalog.recipe(session.model, session.task)
-            outcome = await self._outcome(frame.number, job)
+            return await self._outcome(frame.number, job)
         except MataError as error:
             return error
         finally:
             frame.share.give_back()
-        timing = outcome.timing
-        quick = timing.decode + timing.infer + timing.encode < QUICK_MS
-        self._at_once = AT_ONCE if quick else 1
-        return outcome
 
     async def _work(self) -> None:
         while True:
@@ -234,7 +232,8 @@ class Connection(Channel):
         """Run a frame; a session that asked for it is sent the pieces of text as they are made."""
         pool, recipe = self._state.pool, self._session.recipe
         if not self._session.stream:
-            outcome, _ = await pool.infer(recipe, job)
+            outcome, waited = await pool.infer(recipe, job)
+            self._pace(outcome, waited)
             return outcome
         async with contextlib.aclosing(pool.generate(recipe, job)) as items:
             async for item in items:
@@ -242,6 +241,16 @@ class Connection(Channel):
                     return item
                 await self._send(StreamToken(item, number))
         raise WorkerDied("The model gave no result")
+
+    def _pace(self, outcome: Outcome, waited: float) -> None:
+        """Learn how many frames to give the model at a time; one that was refused tells nothing."""
+        if outcome.failure is not None:
+            return
+        timing, state = outcome.timing, self._state
+        quick = max(waited, timing.decode + timing.infer + timing.encode) < QUICK_MS
+        ordered = quick and state.pool.stateful(self._session.recipe)
+        alone = quick and state.sessions.alone(self._session)
+        self._at_once = AT_ONCE if alone and not ordered else 1
 
     def _result(self, number: int, outcome: Outcome) -> codec.Envelope | codec.Wrapped:
         session = self._session
