@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import importlib.metadata
 import io
 from pathlib import Path
@@ -9,11 +10,12 @@ from pathlib import Path
 import aiohttp
 import numpy as np
 import pytest
+from msgspec import UNSET
 from PIL import Image
 
 from mataserver import Backend, Detection, DetectResult, hookimpl, media, plugins, testing
 from mataserver.engines import scaling
-from mataserver.results import Keypoint, PoseResult
+from mataserver.results import Keypoint, PoseResult, Segment, SegmentResult
 
 LIMIT = 100_000_000
 PHOTOGRAPH = Path(__file__).parent.parent / "examples" / "pictures" / "astronaut.jpg"
@@ -35,18 +37,32 @@ class BlueBox:
         return DetectResult([Detection(f"{image.shape[1]}x{image.shape[0]}", 0.9, box)])
 
 
-def load(_spec, _context):
+class BlueMask(BlueBox):
+    """Finds the pixels of the blue rectangle too."""
+
+    def predict(self, images, _params):
+        """Return the rectangle with its mask."""
+        return [SegmentResult([self._segment(image)]) for image in images]
+
+    def _segment(self, image):
+        found = self._find(image).detections[0]
+        blue = (image[..., 2] > 128) & (image[..., 0] < 100)
+        return Segment(found.label, found.confidence, found.bbox, blue)
+
+
+def load(spec, _context):
     """Load the model."""
-    return BlueBox()
+    return BlueBox() if spec.name == "blue-box" else BlueMask()
 
 
 @hookimpl
 def backends():
-    """Return the backend: this module is a plugin."""
-    return [Backend(name="blue-box", task="detect", source="pip", load=load)]
+    """Return the backends: this module is a plugin."""
+    kinds = (("blue-box", "detect"), ("blue-mask", "segment"))
+    return [Backend(name=name, task=task, source="pip", load=load) for name, task in kinds]
 
 
-MODELS = [{"model": "blue-box", "task": "detect"}]
+MODELS = [{"model": "blue-box", "task": "detect"}, {"model": "blue-mask", "task": "segment"}]
 PLUGIN = importlib.metadata.EntryPoint("blue-box", __name__, plugins.GROUP)
 
 
@@ -71,11 +87,12 @@ async def ask(data_dir):
         aiohttp.ClientSession(served.url, headers=served.headers) as http,
     ):
 
-        async def asked(image):
-            url = "/v1/infer?model=blue-box"
+        async def asked(image, model="blue-box"):
+            url = f"/v1/infer?model={model}"
             async with http.post(url, data=image, headers={"Content-Type": "image/jpeg"}) as answer:
                 assert answer.status == 200, await answer.text()
-                return (await answer.json())["detections"][0]
+                found = await answer.json()
+                return (found.get("detections") or found["segments"])[0]
 
         yield asked
 
@@ -109,6 +126,19 @@ async def test_a_turned_photograph_is_reduced_and_turned(ask):
     assert found["bbox"] == pytest.approx([600, 0, 800, 400], abs=8)
 
 
+async def test_a_mask_comes_back_in_original_pixels(ask):
+    """A mask is the original's size to the pixel, also where that is no multiple of the scale."""
+    box = (300, 150, 801, 437)
+    found = await ask(planted(1203, 805, box), "blue-mask")
+    assert found["label"] == "301x202"
+    assert found["bbox"] == pytest.approx(box, abs=4)
+    mask = np.asarray(Image.open(io.BytesIO(base64.b64decode(found["mask"])))) > 127
+    assert mask.shape == (805, 1203)
+    whole = np.zeros_like(mask)
+    whole[150:437, 300:801] = True
+    assert overlap(mask, whole) > 0.97
+
+
 async def test_only_jpegs_are_reduced(ask):
     """A PNG has no such short cut: the model sees it whole."""
     found = await ask(planted(1600, 1600, (400, 400, 800, 800), form="PNG"))
@@ -129,6 +159,59 @@ async def test_it_can_be_turned_off(data_dir):
         ) as answer,
     ):
         assert (await answer.json())["detections"][0]["label"] == "1600x1600"
+
+
+def overlap(one, other):
+    """Return the intersection of two masks over their union."""
+    return (one & other).sum() / (one | other).sum()
+
+
+def regions(image, size):
+    """Return three masks of an image: brightness, on the coarse grid that networks answer on."""
+    grey = Image.fromarray(image).convert("L").resize(size[::-1], Image.Resampling.BILINEAR)
+    grid = grey.resize((size[1] // 4, size[0] // 4), Image.Resampling.BOX)
+    large = np.asarray(grid.resize(image.shape[1::-1], Image.Resampling.BILINEAR))
+    return [(large >= low) & (large < high) for low, high in ((0, 70), (70, 150), (150, 256))]
+
+
+@pytest.mark.parametrize(("enlarged", "wanted"), [(2000, 352), (3000, 512), (4000, 640)])
+def test_masks_of_a_photograph_stay_what_they_are(enlarged, wanted):
+    """On a photograph they overlap by 0.95, the strictest that COCO counts, or more."""
+    with Image.open(PHOTOGRAPH) as photograph:
+        large = photograph.resize((enlarged, enlarged * 3 // 4), Image.Resampling.LANCZOS)
+    data, size = as_jpeg(large), (wanted, wanted)
+    reduced = media.reduced(data, LIMIT, size)
+    assert reduced.scale > 1
+    segments = [Segment("", 1.0, (0, 0, 1, 1), each) for each in regions(reduced.image, size)]
+    restored = scaling.restore(SegmentResult(segments), reduced).segments
+    for whole, small in zip(regions(media.decode(data, LIMIT), size), restored, strict=True):
+        assert overlap(whole, small.mask) > 0.95
+
+
+@pytest.mark.parametrize("scale", [2, 4, 8])
+def test_masks_at_the_borders_are_enlarged(scale):
+    """A single pixel, a frame around everything, all and nothing: each has its place and size."""
+    height, width = 5 * scale - 1, 7 * scale - scale // 2
+    picture = media.Picture(np.zeros((5, 7, 3), np.uint8), scale, width, height)
+    small = np.zeros((5, 7), bool)
+    assert not scaling.enlarged(small, picture).any()
+    assert scaling.enlarged(~small, picture).all()
+    assert scaling.enlarged(small, picture).shape == (height, width)
+    for y, x in ((0, 0), (2, 3), (4, 6)):
+        one = small.copy()
+        one[y, x] = True
+        ys, xs = np.nonzero(scaling.enlarged(one, picture))
+        assert (ys.min(), xs.min()) == (y * scale, x * scale)
+        assert ys.max() == min((y + 1) * scale, height) - 1
+        assert xs.max() == min((x + 1) * scale, width) - 1
+
+
+def test_a_segment_without_a_mask_has_its_box_moved():
+    """A model need not give masks."""
+    picture = media.Picture(np.zeros((1, 1, 3), np.uint8), 2, 100, 100)
+    result = SegmentResult([Segment("", 1.0, (1.0, 2.0, 3.0, 4.0))])
+    (found,) = scaling.restore(result, picture).segments
+    assert (found.bbox, found.mask) == ((2.0, 4.0, 6.0, 8.0), UNSET)
 
 
 def inputs(data, size):

@@ -5,20 +5,33 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+import numpy as np
+from msgspec import UNSET
+from PIL import Image
 
-from mataserver.results import DetectResult, PoseResult
+from mataserver.results import DetectResult, PoseResult, SegmentResult
 
 if TYPE_CHECKING:
-    from mataserver.media import Picture
+    from numpy.typing import NDArray
 
-TASKS = frozenset({"classify", "detect", "embed", "pose", "track"})
-"""The tasks whose results hold no pixels of the size of the image."""
+    from mataserver.media import Picture
+    from mataserver.results import Segment
+
+TASKS = frozenset({"classify", "detect", "embed", "pose", "segment", "track"})
+"""The tasks whose results lose nothing when the model resizes its images anyway.
+
+A depth map would be one of fewer pixels.
+"""
 
 
 def restore(result: Any, picture: Picture) -> Any:
-    """Return a sound result with its boxes and keypoints in original pixels."""
+    """Return a sound result with its boxes, keypoints and masks in original pixels."""
     if isinstance(result, DetectResult):
         return DetectResult([_moved(each, picture) for each in result.detections])
+    if isinstance(result, SegmentResult):
+        return SegmentResult(
+            [_enlarged(_moved(each, picture), picture) for each in result.segments]
+        )
     if isinstance(result, PoseResult):
         scale = picture.scale
         return PoseResult(
@@ -43,3 +56,28 @@ def _moved(thing: Any, picture: Picture) -> Any:
         min(y2 * scale, height),
     )
     return msgspec.structs.replace(thing, bbox=box)
+
+
+def _enlarged(segment: Segment, picture: Picture) -> Segment:
+    if segment.mask is UNSET or segment.mask is None:
+        return segment
+    return msgspec.structs.replace(segment, mask=enlarged(segment.mask, picture))
+
+
+def enlarged(mask: Any, picture: Picture) -> NDArray[np.bool_]:
+    """Return a boolean mask ``[h, w]`` of a reduced image as one ``[H, W]`` of the original.
+
+    Its outline is smooth: it runs where bilinear interpolation passes a half.
+    """
+    small = np.asarray(mask, dtype=bool)
+    whole = np.zeros((picture.height, picture.width), bool)
+    rows, columns = (np.flatnonzero(small.any(axis)) for axis in (1, 0))
+    if not rows.size:
+        return whole
+    top, left = max(rows[0] - 1, 0), max(columns[0] - 1, 0)
+    part = small[top : rows[-1] + 2, left : columns[-1] + 2]
+    size = (part.shape[1] * picture.scale, part.shape[0] * picture.scale)
+    grey = Image.fromarray(part * np.uint8(255)).resize(size, Image.Resampling.BILINEAR)
+    place = whole[top * picture.scale :, left * picture.scale :][: size[1], : size[0]]
+    np.greater(np.asarray(grey)[: place.shape[0], : place.shape[1]], 127, out=place)
+    return whole

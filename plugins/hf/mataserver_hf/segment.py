@@ -86,6 +86,11 @@ class Segmenter:
         self._reader = reader
         self._labels: dict[int, str] = network.config.id2label
 
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """The least height and width that images are resized to; None if they are not."""
+        return self._pixels.input_size
+
     def predict(
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[SegmentParams]
     ) -> list[SegmentResult]:

@@ -174,6 +174,17 @@ def test_batch_equals_single(name, model, picture):
     assert any(result.segments for result in batch)
 
 
+@pytest.mark.parametrize("name", ["segformer", "upernet", "beit_segmenter", "mask2former"])
+def test_a_large_photograph_need_not_be_decoded_whole(name, model):
+    """A model says how large it needs an image at least: no larger than what it makes of it."""
+    height, width = model(name).input_size
+    processor = model(name)._pixels.processor
+    tensors = processor(images=[np.zeros((900, 1600, 3), np.uint8)], return_tensors="pt")
+    made = tensors["pixel_values"].shape[-2:]
+    assert 0 < height <= made[0]
+    assert 0 < width <= made[1]
+
+
 @pytest.mark.parametrize("name", ["mask2former", "oneformer"])
 def test_each_image_has_its_own_mode(name, model, picture):
     """Images of one batch may ask for different modes and confidences."""

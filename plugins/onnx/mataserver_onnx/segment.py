@@ -41,6 +41,11 @@ class Segmenter:
         """Keep the network."""
         self._network = network
 
+    @property
+    def input_size(self) -> tuple[int, int] | None:
+        """The ``(height, width)`` that images are resized to, if the graph fixes it."""
+        return self._network.input_size
+
     def predict(
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[SegmentParams]
     ) -> list[SegmentResult]:
