@@ -57,7 +57,8 @@ def expectations(state: State) -> Callable[[web.Request], Awaitable[web.StreamRe
         if request.headers.get("Expect", "").lower() != "100-continue":
             return error_response(MataError("The expectation cannot be met", status=417))
         if (request.content_length or 0) > state.settings.max_body:
-            return error_response(codec.TooLarge("The body is over the limit"))
+            limit = state.settings.max_body
+            return error_response(codec.TooLarge(f"The body is over the limit of {limit} bytes"))
         try:
             _check_key(request, state)
         except MataError:
