@@ -184,17 +184,20 @@ async def test_methods_that_are_not_there(channel):
 
 
 async def test_calls_are_counted(server, channel):
-    """Calls stand in the metrics with their method and status."""
+    """Calls stand in the metrics with their method and status, soon after they are answered."""
     await call(channel, "ServerLive", service_pb2.ServerLiveRequest(), metadata=())
     await refused(channel, "ModelInfer", infer("nobody"))
-    async with (
-        aiohttp.ClientSession(server.url) as http,
-        http.get("/metrics") as response,
-    ):
-        text = await response.text()
     prefix = f'mataserver_requests_total{{method="gRPC",route="/{SERVICE}'
-    assert f'{prefix}/ServerLive",status="OK"}} 1.0' in text
-    assert f'{prefix}/ModelInfer",status="NOT_FOUND"}} 1.0' in text
+    wanted = (
+        f'{prefix}/ServerLive",status="OK"}} 1.0',
+        f'{prefix}/ModelInfer",status="NOT_FOUND"}} 1.0',
+    )
+    async with asyncio.timeout(10), aiohttp.ClientSession(server.url) as http:
+        text = ""
+        while not all(each in text for each in wanted):
+            await asyncio.sleep(0.01)
+            async with http.get("/metrics") as response:
+                text = await response.text()
 
 
 async def test_a_compressed_message_cannot_blow_up(data_dir):
