@@ -236,6 +236,12 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
     return picture.convert("RGB")
 
 
+def grey(mask: NDArray[Any]) -> NDArray[np.uint8]:
+    """Return a boolean mask as an array of 0 and 255, whatever bytes stand for what is true."""
+    inside: NDArray[np.bool_] = np.asarray(mask, dtype=bool).view(np.uint8) != 0
+    return np.negative(inside.view(np.uint8))
+
+
 def encode_png(mask: NDArray[Any]) -> bytes:
     """Encode a boolean mask ``[H, W]`` as an 8-bit grey PNG of 0 and 255 (W3C, PNG, 3rd edition).
 
@@ -243,14 +249,12 @@ def encode_png(mask: NDArray[Any]) -> bytes:
     an encoder of photographs makes of it, and takes a tenth of the time. Raises ``ValueError`` for
     what has no pixels or another shape.
     """
-    inside = np.asarray(mask, dtype=bool)
-    height, width = inside.shape
-    if not inside.size:
+    pixels = grey(mask)
+    height, width = pixels.shape
+    if not pixels.size:
         raise ValueError(f"a mask of {width}x{height} pixels")
     rows = np.zeros((height, width + 1), np.uint8)  # a row begins with its filter: 0 is none
-    pixels = rows[:, 1:]
-    np.not_equal(inside.view(np.uint8), 0, out=pixels.view(bool))  # a byte of it may be any
-    np.negative(pixels, out=pixels)
+    rows[:, 1:] = pixels
     runs = zlib_ng.compressobj(1, zlib_ng.DEFLATED, strategy=zlib_ng.Z_RLE)
     header = struct.pack(">IIBBBBB", width, height, 8, _GREY, 0, 0, 0)
     packed = runs.compress(rows) + runs.flush()

@@ -206,6 +206,15 @@ def test_masks_at_the_borders_are_enlarged(scale):
         assert xs.max() == min((x + 1) * scale, width) - 1
 
 
+def test_a_mask_may_be_true_in_any_byte():
+    """What a library calls true may be 255 in memory: it is enlarged like any other."""
+    picture = media.Picture(np.zeros((5, 7, 3), np.uint8), 4, 28, 20)
+    mask = np.zeros((5, 7), bool)
+    mask[1:4, 2:5] = True
+    odd = (mask * np.uint8(255)).view(bool)
+    assert np.array_equal(scaling.enlarged(odd, picture), scaling.enlarged(mask, picture))
+
+
 def test_a_segment_without_a_mask_has_its_box_moved():
     """A model need not give masks."""
     picture = media.Picture(np.zeros((1, 1, 3), np.uint8), 2, 100, 100)

@@ -221,6 +221,15 @@ async def test_the_next_frame_is_inferred_while_an_answer_is_sent(parts):
     assert parts.state.body_bytes == 0
 
 
+async def begun(parts):
+    """Run the connection and answer its first frame; the next ones find the model busy."""
+    parts.state.pool.ready.set()
+    running = asyncio.create_task(parts.connection.run())
+    await received(parts)
+    parts.state.pool.ready.clear()
+    return running
+
+
 def answers(socket):
     """Return the messages that were sent, without the pings."""
     return [msgspec.json.decode(each) for each in socket.sent if each[:1] == b"{"]
@@ -240,10 +249,7 @@ async def settled():
 
 async def test_a_slow_frame_is_inferred_alone(parts):
     """While a slow model works, the next frame waits where a newer one can replace it."""
-    parts.state.pool.ready.set()
-    running = asyncio.create_task(parts.connection.run())
-    await received(parts)
-    parts.state.pool.ready.clear()
+    running = await begun(parts)
     for _ in range(4):
         await received(parts)
     assert (parts.state.pool.count, parts.session.dropped) == (2, 2)
@@ -254,10 +260,7 @@ async def test_a_slow_frame_is_inferred_alone(parts):
 async def test_a_quick_frame_has_its_successors_on_the_way(parts):
     """After a quick frame the worker is given three at a time; any more wait and are replaced."""
     parts.state.pool.timing = Timing(decode=2.0, infer=2.0, encode=0.9)
-    parts.state.pool.ready.set()
-    running = asyncio.create_task(parts.connection.run())
-    await received(parts)
-    parts.state.pool.ready.clear()
+    running = await begun(parts)
     ponged(parts)
     for _ in range(5):
         await received(parts)
@@ -286,10 +289,7 @@ async def test_one_frame_at_a_time_although_it_is_quick(parts, reason):
     pool.waited = 5.0 if reason == "wait" else 0.0
     parts.state.sessions.alone = lambda _session: reason != "company"
     pool.failure = Failure(400, "no picture") if reason == "refused" else None
-    pool.ready.set()
-    running = asyncio.create_task(parts.connection.run())
-    await received(parts)
-    pool.ready.clear()
+    running = await begun(parts)
     for _ in range(3):
         await received(parts)
     assert pool.count == 2
@@ -325,10 +325,7 @@ async def test_answers_keep_the_order_of_their_frames(parts):
 async def test_a_failure_is_the_end_also_of_what_is_on_the_way(parts):
     """When a model is lost with several frames, the first tells so; nothing is left behind."""
     parts.state.pool.timing = Timing()
-    parts.state.pool.ready.set()
-    running = asyncio.create_task(parts.connection.run())
-    await received(parts)
-    parts.state.pool.ready.clear()
+    running = await begun(parts)
     for _ in range(5):
         await received(parts)
     parts.state.pool.error = MataError("The model cannot be loaded")

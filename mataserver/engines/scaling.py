@@ -9,6 +9,7 @@ import numpy as np
 from msgspec import UNSET
 from PIL import Image
 
+from mataserver.media import grey
 from mataserver.results import DetectResult, PoseResult, SegmentResult
 
 if TYPE_CHECKING:
@@ -77,7 +78,7 @@ def enlarged(mask: Any, picture: Picture) -> NDArray[np.bool_]:
     top, left = max(rows[0] - 1, 0), max(columns[0] - 1, 0)
     part = small[top : rows[-1] + 2, left : columns[-1] + 2]
     size = (part.shape[1] * picture.scale, part.shape[0] * picture.scale)
-    grey = Image.fromarray(part * np.uint8(255)).resize(size, Image.Resampling.BILINEAR)
+    large = Image.fromarray(grey(part)).resize(size, Image.Resampling.BILINEAR)
     place = whole[top * picture.scale :, left * picture.scale :][: size[1], : size[0]]
-    np.greater(np.asarray(grey)[: place.shape[0], : place.shape[1]], 127, out=place)
+    np.greater(np.asarray(large)[: place.shape[0], : place.shape[1]], 127, out=place)
     return whole

@@ -56,8 +56,8 @@ def expectations(state: State) -> Callable[[web.Request], Awaitable[web.StreamRe
     async def expect(request: web.Request) -> web.StreamResponse | None:
         if request.headers.get("Expect", "").lower() != "100-continue":
             return error_response(MataError("The expectation cannot be met", status=417))
-        if (request.content_length or 0) > state.settings.max_body:
-            limit = state.settings.max_body
+        limit = state.settings.max_body
+        if (request.content_length or 0) > limit:
             return error_response(codec.TooLarge(f"The body is over the limit of {limit} bytes"))
         try:
             _check_key(request, state)
