@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Meta, Struct
 
 from mataserver.errors import MataError
-from mataserver.params import describe
+from mataserver.params import describe, from_text
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -203,10 +203,26 @@ def load(
     """
     folder = Path.cwd() if directory is None else directory
     values = variables(folder, environ)
-    merged = _yaml(find(file, values, folder))
-    merged.update(_environment(values))
-    merged.update({name: value for name, value in overrides.items() if value is not None})
-    return _settings(merged)
+    written = _yaml(find(file, values, folder))
+    given = _environment(values) | {k: v for k, v in overrides.items() if v is not None}
+    _check_hidden(written, given, Settings, "")
+    return _settings(written | given)
+
+
+def _check_hidden(
+    written: Mapping[str, Any], given: Mapping[str, Any], kind: type[Struct], root: str
+) -> None:
+    """Raise ``ConfigError`` for a wrong value in YAML, also where something else counts instead.
+
+    It would stop the start on the day when that is taken away.
+    """
+    for setting in msgspec.structs.fields(kind):
+        if setting.name in written and setting.name in given:
+            try:
+                msgspec.convert(written[setting.name], setting.type)
+            except msgspec.ValidationError as error:
+                place = f"{root}.{setting.name}".lstrip(".")
+                raise ConfigError(f"configuration: {describe(error, place)}") from None
 
 
 def variables(directory: Path, environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -310,7 +326,7 @@ def _from_text(text: str, kind: object) -> Any:
     if getattr(kind, "__origin__", None) is list:
         parts = [part.strip() for part in text.split(",") if part.strip()]
         return msgspec.convert(parts, kind)
-    return msgspec.convert(text, kind, strict=False)
+    return from_text(text, kind)
 
 
 def plugin_settings(
@@ -323,7 +339,8 @@ def plugin_settings(
     """
     values = {} if given is None else given
     found = _declared(kind, environ or {})
-    if found and isinstance(values, dict):
+    if isinstance(values, dict):
+        _check_hidden(values, found, kind, f"plugins.{plugin}")
         values = {**values, **found}
     try:
         return msgspec.convert(values, kind)

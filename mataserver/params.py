@@ -25,6 +25,8 @@ MAX_PROMPT_POINTS = 1_024
 MAX_TARGET_SIDE = 8_192
 MAX_SAID = 200
 _AT = " - at `$"
+# As people write numbers. A query's "+" arrives as a space.
+_NUMBER = re.compile(r"([ +-]?)(\d*)(\.?)(\d*)([eE][+-]?\d+)?", re.ASCII)
 
 Confidence = Annotated[float, Meta(ge=0.0, le=1.0, description="Threshold, 0 to 1.")]
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
@@ -254,10 +256,35 @@ def build(values: Mapping[str, Any], target: type[T]) -> T:
         raise InvalidParams(describe(error, "params")) from None
 
 
+def from_text(text: str, kind: Any) -> Any:
+    """Return what the text of a form, a query or a variable says, as ``kind``.
+
+    Numbers may be written as ``.8``, ``1.``, ``+0.5`` and ``1e-1``. Raises
+    ``msgspec.ValidationError``.
+    """
+    try:
+        return msgspec.convert(text, kind, strict=False)
+    except msgspec.ValidationError:
+        plain = _plain(text)
+        if plain == text:
+            raise
+    return msgspec.convert(plain, kind, strict=False)
+
+
+def _plain(text: str) -> str:
+    """Return a number as JSON writes it, and any other text as it is."""
+    found = _NUMBER.fullmatch(text)
+    if found is None or not found[2] + found[4]:
+        return text
+    sign, whole, point, fraction, exponent = found.groups("")
+    decimals = f".{fraction or '0'}" if point else ""
+    return f"{sign if sign == '-' else ''}{whole.lstrip('0') or '0'}{decimals}{exponent}"
+
+
 def _from_text(name: str, text: str, target: type[Struct]) -> Any:
     field = next(f for f in msgspec.structs.fields(target) if f.name == name)
     try:
-        value = msgspec.convert(text, field.type, strict=False)
+        value = from_text(text, field.type)
     except msgspec.ValidationError as error:
         raise InvalidParams(f"{name}: {_sentence(_split(str(error))[0])}") from None
     if isinstance(value, float) and not math.isfinite(value):

@@ -5,6 +5,7 @@ A broken plugin is kept with its reason and never stops the server, unless ``plu
 
 from __future__ import annotations
 
+import contextlib
 import importlib.metadata
 import importlib.util
 import inspect
@@ -26,7 +27,7 @@ from mataserver.params import Params
 from mataserver.results import TASKS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Iterator, Mapping
 
     from aiohttp import web
 
@@ -189,11 +190,13 @@ def discover(
     settings: config.Settings,
     entry_points: Iterable[importlib.metadata.EntryPoint] | None = None,
     environ: Mapping[str, str] | None = None,
+    problems: list[config.ConfigError] | None = None,
 ) -> Plugins:
     """Import every plugin of the entry-point group, one at a time.
 
     ``environ`` holds the variables that settings of plugins name, by default those of the
-    environment and of ``.env`` in the working directory.
+    environment and of ``.env`` in the working directory. With a list ``problems`` wrong settings
+    are put there instead of being raised, and a plugin that has some gets its defaults.
     Raises ``ConfigError`` for settings of a plugin that are wrong, and ``PluginError`` for a broken
     plugin when ``plugins.strict`` is set.
     """
@@ -208,12 +211,25 @@ def discover(
         plugin = _load(point, {p.name for p in plugins.found})
         plugins.found.append(plugin)
         if plugin.error is None:
-            _configure(plugin, given.get(plugin.name), variables)
+            with _told(problems):
+                _configure(plugin, given.get(plugin.name), variables)
             _collect(plugin, plugins)
-    _check_known(given, plugins)
+    with _told(problems):
+        _check_known(given, plugins)
     if strict:
         _check_strict(plugins)
     return plugins
+
+
+@contextlib.contextmanager
+def _told(problems: list[config.ConfigError] | None) -> Iterator[None]:
+    """Put a ``ConfigError`` into the list, where there is one, instead of raising it."""
+    try:
+        yield
+    except config.ConfigError as error:
+        if problems is None:
+            raise
+        problems.append(error)
 
 
 def _load(point: importlib.metadata.EntryPoint, taken: set[str]) -> Plugin:
@@ -277,6 +293,8 @@ def _configure(plugin: Plugin, given: object, environ: Mapping[str, str]) -> Non
         if not kind.__struct_config__.forbid_unknown_fields:
             raise PluginError("settings(): the struct must have forbid_unknown_fields=True")  # noqa: TRY301
         _check_pickles(kind, "settings(): the struct")
+        with contextlib.suppress(TypeError):  # what counts when the given ones are wrong
+            plugin.settings = kind()
         plugin.settings = config.plugin_settings(given, kind, plugin.name, environ)
     except config.ConfigError:
         raise

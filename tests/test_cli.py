@@ -416,9 +416,10 @@ def extended(terminal):
 
 
 def test_commands_of_plugins_are_listed_unseen(extended):
-    """The help names the plugins' commands and their owner without importing them."""
+    """The help says of a plugin's command what its docstring says, without importing it."""
     listed = extended.run("--help").output
-    assert "\n  greet    Command of greeter.\n" in listed
+    assert "\n  greet    Greet.\n" in listed
+    assert "\n  fail     Command of greeter.\n" in listed
     assert "\n  gone     Command of greeter.\n" in listed
     assert not (extended.home / "imported").exists()
 

@@ -184,6 +184,15 @@ def test_faults(terminal, text, reason):
     assert lines[-1].startswith("1 error, ")
 
 
+def test_a_wrong_setting_of_a_plugin_is_one_fault(terminal):
+    """The models of a plugin whose settings are wrong are no faults of their own."""
+    register(terminal.data, {"fake-ocr": "ocr"})
+    text = "plugins: {fake: {speed: 1}}\nmodels: [{model: fake-detect, task: detect}]"
+    code, lines = configure(terminal, text)
+    assert (code, errors(lines)) == (1, ["configuration: plugins.fake.speed: unknown key"])
+    assert not any("No installed plugin" in line for line in lines)
+
+
 def test_every_fault_is_listed(terminal):
     """The first fault does not hide the others: of two plugins and of two models."""
     terminal.install("gear-dist", GEAR, mataserver={"gear": "gear_dist"})

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Annotated
+
 import msgspec
 import pytest
 
@@ -98,6 +100,7 @@ def test_host_and_port_have_a_second_name(tmp_path):
     [
         ("PORT", "0", 0),
         ("KEEP_ALIVE", "-1", -1.0),
+        ("KEEP_ALIVE", ".5", 0.5),
         ("MAX_VRAM_FRACTION", "0.5", 0.5),
         ("MAX_BODY_MB", "20", 20.0),
         ("ALLOW_PIP_PULL", "false", False),
@@ -164,6 +167,27 @@ def test_every_simple_setting_has_its_variable(tmp_path):
             assert load(tmp_path, env={name: "x"}) != Settings()
         else:
             assert complaint(tmp_path, env={name: "???"}).startswith(f"environment: {name}: ")
+
+
+@pytest.mark.parametrize("given", [{"env": {"MATA_SERVER_PORT": "9000"}}, {"port": 9000}])
+def test_a_wrong_value_in_yaml_is_told_though_another_counts(tmp_path, given):
+    """A wrong type in YAML names its path, also where a variable or an option sets the same key."""
+    said = complaint(tmp_path, yaml="port: many", **given)
+    assert said == "configuration: port: expected `int`, got `str`"
+    said = complaint(tmp_path, yaml="api_keys: [1]", env={"MATA_SERVER_API_KEYS": "one"})
+    assert said == "configuration: api_keys[0]: expected `str`, got `int`"
+
+
+def test_a_wrong_value_of_a_plugin_is_told_though_a_variable_counts():
+    """So does one of a plugin's settings whose own variable is set."""
+
+    class Own(msgspec.Struct, forbid_unknown_fields=True):
+        speed: Annotated[int, msgspec.Meta(extra={"environment": "GEAR_SPEED"})] = 1
+
+    with pytest.raises(ConfigError) as caught:
+        config.plugin_settings({"speed": "fast"}, Own, "gear", {"GEAR_SPEED": "7"})
+    assert caught.value.detail == "configuration: plugins.gear.speed: expected `int`, got `str`"
+    assert config.plugin_settings({"speed": 3}, Own, "gear", {"GEAR_SPEED": "7"}) == Own(speed=7)
 
 
 # .env

@@ -201,7 +201,27 @@ def test_complex_fields_are_for_json(name):
     assert said == f"{name}: only the JSON endpoint takes this parameter"
 
 
-@pytest.mark.parametrize("text", ["nan", "inf", "-Infinity", "1e999", "", " ", "0.5 ", "½", "1,0"])
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [(".8", 0.8), ("1.", 1.0), ("+0.5", 0.5), (" 0.5", 0.5), ("1e-1", 0.1), ("00.5", 0.5)],
+)
+def test_numbers_as_people_write_them(text, number):
+    """A number may lack digits beside its point; a query's plus sign arrives as a space."""
+    assert params.parse_text({"confidence": text}, Own).confidence == number
+
+
+def test_whole_numbers_as_people_write_them():
+    """The same holds for whole numbers; a text that looks like one stays as it is."""
+    made = params.parse_text({"top_k": "+07", "prompts": "+.5"}, Own)
+    assert (made.top_k, made.prompts) == (7, ["+", "5"])
+    assert refusal({"confidence": "+1.5"}, parse=params.parse_text) == (
+        "confidence: expected `float` <= 1.0"
+    )
+
+
+@pytest.mark.parametrize(
+    "text", [".", "+", ".e1", "nan", "inf", "-Infinity", "1e999", "", " ", "0.5 ", "½", "1,0"]
+)
 def test_texts_that_are_no_number(text):
     """Nothing but a finite number in range is one."""
     assert refusal({"confidence": text}, parse=params.parse_text).startswith("confidence: ")

@@ -15,8 +15,7 @@ from mataserver.errors import MataError
 from mataserver.registry import Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
-    from importlib.metadata import EntryPoint
+    from collections.abc import Callable, Iterator
 
     from mataserver.config import Settings
     from mataserver.plugins import Plugins
@@ -98,10 +97,11 @@ def plugins(settings: Settings) -> Plugins:
     return found
 
 
-def discover(settings: Settings, points: Iterable[EntryPoint] | None = None) -> Plugins:
-    """Import the plugins, or those of ``points``, and leave it to the caller to tell of errors.
+def discover(settings: Settings, problems: list[config.ConfigError] | None = None) -> Plugins:
+    """Import the plugins, and leave it to the caller to tell of errors.
 
-    The log keeps them to itself, except on the level "debug". Raises ``ConfigError``.
+    The log keeps them to itself, except on the level "debug". Raises ``ConfigError`` for settings
+    of a plugin that are wrong, or puts it into ``problems``.
     """
     import msgspec
 
@@ -112,7 +112,7 @@ def discover(settings: Settings, points: Iterable[EntryPoint] | None = None) -> 
     given = {name: value for name, value in settings.plugins.items() if name != "strict"}
     lenient = msgspec.structs.replace(settings, plugins=given)
     with contextlib.nullcontext() if settings.log_level == "debug" else _quiet(host.log):
-        return host.discover(lenient, points)
+        return host.discover(lenient, problems=problems)
 
 
 @contextlib.contextmanager

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 from dataclasses import dataclass
+from importlib.machinery import PathFinder
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -29,6 +32,11 @@ class Extension:
     point: importlib.metadata.EntryPoint
     refused: str | None = None
 
+    @property
+    def help(self) -> str:
+        """The command's own docstring, read from its source; where there is none, its owner."""
+        return _docstring(self.point) or f"Command of {self.owner}."
+
 
 def found() -> dict[str, Extension]:
     """Return every command of a plugin by its name; nothing is imported."""
@@ -51,7 +59,7 @@ class ExtensionCommand(click.Command):
 
     def __init__(self, extension: Extension) -> None:
         self._extension = extension
-        super().__init__(extension.name, help=f"Command of {extension.owner}.")
+        super().__init__(extension.name, help=extension.help)
 
     def make_context(
         self,
@@ -76,3 +84,31 @@ class ExtensionCommand(click.Command):
 
     def _unusable(self, why: str) -> MataError:
         return MataError(f"the command {self._extension.name} of {self._extension.owner} is {why}")
+
+
+def _docstring(point: importlib.metadata.EntryPoint) -> str | None:
+    """Return a function's docstring without importing its module, or None.
+
+    The help lists the commands of every plugin: a slow or a broken one must not hold it up.
+    """
+    source = _source(point.module)
+    try:
+        tree = ast.parse(source.read_bytes()) if source is not None else None
+    except (OSError, SyntaxError, ValueError, RecursionError):
+        return None
+    for node in () if tree is None else tree.body:
+        if isinstance(node, ast.FunctionDef) and node.name == point.attr:
+            return ast.get_docstring(node)
+    return None
+
+
+def _source(module: str) -> Path | None:
+    """Return the file of a module; ``importlib.util.find_spec`` would import its package."""
+    path, spec = None, None
+    names = module.split(".")
+    for depth in range(1, len(names) + 1):
+        spec = PathFinder.find_spec(".".join(names[:depth]), path)
+        if spec is None:
+            return None
+        path = spec.submodule_search_locations
+    return Path(spec.origin) if spec is not None and spec.has_location and spec.origin else None

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import importlib.metadata
 import shutil
 import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from mataserver import config
-from mataserver import plugins as plugin_host
 from mataserver.cameras import roster
 from mataserver.cameras.source import Allowed
 from mataserver.catalog import Catalog
@@ -73,26 +71,15 @@ def _check_exposure(settings: Settings, findings: Findings) -> None:
 
 
 def _check_plugins(settings: Settings, findings: Findings) -> Plugins:
-    """Try each plugin with its own settings, then all that passed together."""
-    given = dict(settings.plugins)
-    if not isinstance(given.pop("strict", False), bool):
+    """Try every plugin; one whose settings are wrong goes on with its defaults.
+
+    Else each model that it serves would be told as one that nothing serves.
+    """
+    if not isinstance(settings.plugins.get("strict", False), bool):
         findings.errors.append("configuration: plugins.strict: expected `bool`")
-    installed = importlib.metadata.entry_points(group=plugin_host.GROUP)
-    points = sorted(installed, key=lambda point: point.name)
-    for name in sorted(given.keys() - {point.name for point in points}):
-        findings.errors.append(f"configuration: plugins.{name}: no such plugin is installed")
-    sound = []
-    kept: dict[str, Any] = {}
-    for point in points:
-        own = {point.name: given[point.name]} if point.name in given else {}
-        try:
-            environment.discover(msgspec.structs.replace(settings, plugins=own), [point])
-        except MataError as error:
-            findings.errors.append(error.detail)
-            continue
-        sound.append(point)
-        kept |= own
-    found = environment.discover(msgspec.structs.replace(settings, plugins=kept), sound)
+    problems: list[config.ConfigError] = []
+    found = environment.discover(settings, problems)
+    findings.errors += [problem.detail for problem in problems]
     _check_found(found, findings)
     return found
 
