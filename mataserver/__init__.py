@@ -99,10 +99,12 @@ __all__ = [
     "VlmResult",
     "decode_image",
     "hookimpl",
+    "upright_frame",
 ]
 
 if TYPE_CHECKING:
     import numpy as np
+    from av.video.frame import VideoFrame
     from numpy.typing import NDArray
 
 
@@ -116,3 +118,14 @@ def decode_image(data: bytes, max_pixels: int) -> "NDArray[np.uint8]":
     from mataserver.media import decode
 
     return decode(data, max_pixels)
+
+
+def upright_frame(frame: "VideoFrame") -> "NDArray[np.uint8]":
+    """Return a video frame that PyAV decoded as cameras' are: upright RGB uint8 ``[H, W, 3]``.
+
+    Its display matrix is obeyed, turned and mirrored. Raises what PyAV raises for pixels that
+    cannot be converted.
+    """
+    from mataserver.orientation import upright
+
+    return upright(frame)

@@ -15,7 +15,7 @@ import signal
 import sys
 import threading
 import time
-from typing import TYPE_CHECKING, Any, BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
 import av
 import msgspec
@@ -23,6 +23,7 @@ import simplejpeg
 
 from mataserver.cameras.messages import WANT, Failed, Given, Opening
 from mataserver.engines.zygote import die_with
+from mataserver.orientation import upright
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -163,15 +164,9 @@ def reason(error: Exception) -> str:
 
 
 def encode(frame: VideoFrame) -> bytes:
-    """Return a frame as a JPEG, turned as its metadata say."""
-    pixels: Any = frame.to_ndarray(format="rgb24")
-    turns = round(frame.rotation / 90) % 4
-    if turns:
-        import numpy as np
-
-        pixels = np.ascontiguousarray(np.rot90(pixels, turns))
+    """Return a frame as a JPEG, as players show it."""
     data: bytes = simplejpeg.encode_jpeg(
-        pixels, quality=QUALITY, colorspace="RGB", colorsubsampling="420"
+        upright(frame), quality=QUALITY, colorspace="RGB", colorsubsampling="420"
     )
     return data
 

@@ -11,16 +11,16 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import av
-import numpy as np
 from av.error import FFmpegError, InvalidDataError
 
-from mataserver import BadRequest
+from mataserver import BadRequest, upright_frame
 from mataserver_sam.index import indexed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    import numpy as np
     from numpy.typing import NDArray
 
     from mataserver_sam.index import Limits
@@ -187,10 +187,9 @@ class Clip(Generic[Prepared]):
         raise BadRequest("No frame of the video can be decoded")
 
     def _pixels(self, decoded: av.VideoFrame) -> Image:
-        """Return a frame as RGB, upright: cameras store how a picture must be turned."""
+        """Return a frame as RGB, upright."""
         self._check_size(decoded.width, decoded.height)
-        image = np.rot90(decoded.to_ndarray(format="rgb24"), round(decoded.rotation / 90) % 4)
-        return np.ascontiguousarray(image, dtype=np.uint8)
+        return upright_frame(decoded)
 
     def _check_size(self, width: int, height: int) -> None:
         if width * height > self._limits.pixels:

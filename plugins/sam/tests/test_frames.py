@@ -125,15 +125,30 @@ def test_one_frame_is_kept_however_small_the_cache(made):
     clip.close()
 
 
-def test_pictures_are_turned_upright(movies, tmp_path):
-    """A display matrix, as phones write it, is obeyed: a quarter turn clockwise."""
+@pytest.mark.parametrize(
+    ("numbers", "shown"),
+    [
+        ((1, 0, 0, 1), lambda image: image),
+        ((-1, 0, 0, 1), np.fliplr),
+        ((-1, 0, 0, -1), lambda image: np.rot90(image, 2)),
+        ((1, 0, 0, -1), np.flipud),
+        ((0, 1, 1, 0), lambda image: image.swapaxes(0, 1)),
+        ((0, 1, -1, 0), lambda image: np.rot90(image, -1)),
+        ((0, -1, -1, 0), lambda image: np.rot90(image, 2).swapaxes(0, 1)),
+        ((0, -1, 1, 0), lambda image: np.rot90(image, 1)),
+    ],
+)
+def test_pictures_are_turned_upright(movies, tmp_path, numbers, shown):
+    """A display matrix, as phones write it, is obeyed: turned, mirrored and both."""
     data = bytearray(movies.write(tmp_path / "flat.mp4", 3, "mpeg4").read_bytes())
-    matrix = data.find(b"tkhd") + 4 + 4 + 20 + 16
-    data[matrix : matrix + 36] = struct.pack(">9i", 0, 65536, 0, -65536, 0, 0, 64 << 16, 0, 1 << 30)
+    a, b, c, d = (each << 16 for each in numbers)
+    place = data.find(b"tkhd") + 4 + 4 + 20 + 16
+    data[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
     (tmp_path / "turned.mp4").write_bytes(data)
     flat, turned = (opened(tmp_path / name) for name in ("flat.mp4", "turned.mp4"))
-    assert (turned.width, turned.height) == (64, 80)
-    assert np.array_equal(turned.frame(1), np.rot90(flat.frame(1), -1))
+    expected = shown(flat.frame(1))
+    assert (turned.height, turned.width) == expected.shape[:2]
+    assert np.array_equal(turned.frame(1), expected)
     flat.close()
     turned.close()
 

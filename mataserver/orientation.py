@@ -1,0 +1,89 @@
+"""Frames of videos as they are shown: turned and mirrored as their display matrix says.
+
+A matrix ``a b u c d v x y w`` (ISO/IEC 14496-12, 8.3.2, the track header) shows the pixel in column
+p and row q at ``(a p + c q + x, b p + d q + y)``. Cameras write one of eight, those of EXIF's
+``Orientation``: any other is taken for the nearest of them, since pixels are neither stretched nor
+tilted here.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from av.video.frame import VideoFrame
+    from numpy.typing import NDArray
+
+_MATRIX = "DISPLAYMATRIX"
+_KINDS = 40
+"""FFmpeg numbers the kinds of a frame's side data; it knew 33 in version 8."""
+
+
+def upright(frame: VideoFrame) -> NDArray[np.uint8]:
+    """Return a frame that PyAV decoded as contiguous RGB ``[H, W, 3]``, as players show it.
+
+    Raises what PyAV raises for pixels that cannot be converted.
+    """
+    pixels = turned(frame.to_ndarray(format="rgb24"), _matrix(frame))
+    return np.ascontiguousarray(pixels, dtype=np.uint8)
+
+
+def turned(pixels: NDArray[Any], matrix: Sequence[int]) -> NDArray[Any]:
+    """Return a view of ``pixels`` ``[H, W, ...]`` as ``matrix``, nine numbers, shows them.
+
+    A matrix that would leave nothing to see, and one of another length, change nothing.
+    """
+    if len(matrix) != 9:
+        return pixels
+    a, b, _, c, d, *_ = map(int, matrix)
+    if a * d == b * c:
+        return pixels
+    across, down = a, d
+    if abs(b) + abs(c) > abs(a) + abs(d):
+        pixels, across, down = pixels.swapaxes(0, 1), c, b
+    return pixels[:: -1 if down < 0 else 1, :: -1 if across < 0 else 1]
+
+
+def _matrix(frame: VideoFrame) -> Sequence[int]:
+    """Return the numbers of a frame's matrix; none where it has no matrix."""
+    found: Any  # a mapping for PyAV's types, which iterates over values
+    try:
+        found = frame.side_data
+    except ValueError:
+        # PyAV gives up on all side data when one is of a kind that it has no name for, as the EXIF
+        # of a JPEG is.
+        found = _named(frame).side_data
+    matrix = next((each for each in found if each.type.name == _MATRIX), b"")
+    numbers: list[int] = np.frombuffer(matrix, np.int32).tolist()
+    return numbers
+
+
+def _named(frame: VideoFrame) -> VideoFrame:
+    """Return a frame without the side data that PyAV has no name for; no pixel is copied."""
+    from fractions import Fraction
+
+    from av.filter import Graph
+    from av.sidedata.sidedata import Type
+
+    graph = Graph()
+    last = graph.add_buffer(
+        width=frame.width,
+        height=frame.height,
+        format=frame.format,
+        time_base=frame.time_base or Fraction(1, 1000),
+    )
+    for kind in sorted(set(range(_KINDS)) - {each.value for each in Type}):
+        following = graph.add("sidedata", f"mode=delete:type={kind}")
+        last.link_to(following)
+        last = following
+    end = graph.add("buffersink")
+    last.link_to(end)
+    graph.configure()
+    graph.push(frame)
+    told: Any = end.pull()
+    kept: VideoFrame = told
+    return kept
