@@ -17,6 +17,7 @@ from msgspec import UNSET
 from mataserver import params, sources, weights
 from mataserver.contract import ModelFiles, ModelSpec
 from mataserver.conversions.converter import Converter
+from mataserver.defaults import Marks
 from mataserver.errors import BadRequest, Conflict, InvalidParams, MataError, NotFound, Unavailable
 from mataserver.registry import Entry, RegistryError
 from mataserver.results import TASKS, ModelInfo
@@ -30,9 +31,6 @@ if TYPE_CHECKING:
     from mataserver.pool import ModelPool
     from mataserver.registry import Registry
     from mataserver.slots import Status
-
-DEFAULTS = ("rapidocr", "opencv-faces", "opencv-qr")
-"""Backends whose weights come with their packages; the first start registers those installed."""
 
 TRACKED = ("detect", "track")
 """A registered task and the other one that its model may serve in a session."""
@@ -92,7 +90,7 @@ class Catalog:
             return self._registry.entries()
         except RegistryError as error:
             if error.detail != self._complained:
-                log.error("%s; serving what was read before", error.detail)  # noqa: TRY400
+                log.error("%s; serving what was read before", error.told)  # noqa: TRY400
                 self._complained = error.detail
             return self._registry.last_good()
 
@@ -226,16 +224,31 @@ class Catalog:
             return self._register(name, entry, warnings, made.backend)
 
     def add_defaults(self) -> list[str]:
-        """On a data directory without a registry, register the defaults that are installed."""
-        if not self._settings.register_defaults or self._registry.path.exists():
+        """Register the defaults that are installed, each once in the life of a data directory.
+
+        Raises ``MataError`` when a registry cannot be made; what cannot be added to one is logged.
+        """
+        if not self._settings.register_defaults:
             return []
-        added = []
-        for name in DEFAULTS:
+        try:
+            return self._add_defaults()
+        except MataError as error:
+            if not self._registry.path.exists():
+                raise
+            log.warning(error.told)
+            return []
+
+    def _add_defaults(self) -> list[str]:
+        marks, added = Marks(self._registry.path.parent), []
+        for name in marks.waiting():
             offer = self._plugins.pip(name)
-            if offer is not None and not offer.missing:
+            if offer is None or offer.missing:
+                continue
+            if self._registry.get(name) is None:
                 entry = Entry(task=offer.backend.task, source="pip", pulled_at=time.time())
                 self._registry.add(name, entry)
                 added.append(name)
+            marks.add(name)
         return added
 
     def add_configured(self) -> None:
@@ -243,14 +256,15 @@ class Catalog:
 
         Raises a ``MataError`` naming those that cannot be served, with what to do.
         """
-        problems = []
+        problems: list[MataError] = []
         for setting in self._settings.models:
             try:
                 self._add_configured(setting)
             except MataError as error:
-                problems.append(error.detail)
+                problems.append(error)
         if problems:
-            raise MataError("; ".join(problems))
+            hints = dict.fromkeys(each.hint for each in problems if each.hint)
+            raise MataError("; ".join(each.detail for each in problems), hint="; ".join(hints))
 
     def _add_configured(self, setting: ModelSettings) -> None:
         name, task, known = setting.model, setting.task, self.entries().get(setting.model)
@@ -277,7 +291,7 @@ class Catalog:
             try:
                 self.add_local(path, task, name)
             except MataError as error:
-                raise MataError(f"models: {name}: {error.detail}") from None
+                raise MataError(f"models: {name}: {error.detail}", hint=error.hint) from None
 
     def check_params(self) -> None:
         """Check ``models[]``, ``params`` and ``compile``, against what serves each model.

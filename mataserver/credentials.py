@@ -8,7 +8,7 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
-from mataserver.errors import MataError
+from mataserver.storage import told
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -42,14 +42,12 @@ def server_keys(settings: Settings) -> tuple[tuple[str, ...], bool]:
     if stored:
         return (stored,), False
     key = "mata_" + secrets.token_urlsafe(24)
-    try:
+    with told("could not store the API key", key_file(settings)):
         settings.data_path.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(key_file(settings), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             os.fchmod(file.fileno(), 0o600)
             file.write(key + "\n")
-    except OSError as error:
-        raise MataError(f"could not store the API key: {error.strerror}") from None
     return (key,), True
 
 

@@ -8,19 +8,31 @@ class MataError(Exception):
 
     ``status`` is the HTTP status of the API, ``detail`` the one human-readable sentence of the
     answer ``{"detail": ...}``. It must hold no path, no secret and no traceback. ``retry_after``
-    (seconds) becomes the ``Retry-After`` header.
+    (seconds) becomes the ``Retry-After`` header. ``hint`` is for who runs the server or the
+    command: it may name a path, goes to the terminal and the log, and never to a client.
     """
 
     status = 500
 
     def __init__(
-        self, detail: str, *, status: int | None = None, retry_after: float | None = None
+        self,
+        detail: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        hint: str = "",
     ) -> None:
-        """Keep what the client is told."""
+        """Keep what the client is told, and what more the operator is."""
         super().__init__(detail)
         self.detail = detail
         self.status = self.status if status is None else status
         self.retry_after = retry_after
+        self.hint = hint
+
+    @property
+    def told(self) -> str:
+        """What the operator is told: the detail with the hint."""
+        return f"{self.detail} ({self.hint})" if self.hint else self.detail
 
 
 class BadRequest(MataError):

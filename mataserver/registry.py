@@ -19,6 +19,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from mataserver.errors import MataError
+from mataserver.storage import told
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -110,14 +111,14 @@ class Registry:
         return self._change(lambda models: models.pop(name, None) is not None)
 
     def _signature(self) -> _Signature | None:
-        with _told("read"):
+        with self._told("read"):
             try:
                 return _sign(self.path.stat())
             except FileNotFoundError:
                 return None
 
     def _read(self) -> dict[str, Entry]:
-        with _told("read"):
+        with self._told("read"):
             try:
                 with self.path.open("rb") as file:
                     signature = _sign(os.fstat(file.fileno()))
@@ -130,7 +131,7 @@ class Registry:
         return models
 
     def _change(self, change: Callable[[dict[str, Entry]], bool]) -> bool:
-        with _told("write"):
+        with self._told("write"):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._locked():
             models = dict(self._read())
@@ -143,10 +144,10 @@ class Registry:
     def _locked(self) -> Iterator[None]:
         # A file of its own: the registry itself is replaced, and a lock would stay on the old one.
         lock = self.path.with_name(self.path.name + ".lock")
-        with _told("write"):
+        with self._told("write"):
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            with _told("write"):
+            with self._told("write"):
                 self._give_to_owner(descriptor)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -156,7 +157,7 @@ class Registry:
     def _write(self, models: dict[str, Entry]) -> None:
         content = msgspec.json.encode(_File(version=VERSION, models=models))
         content = msgspec.json.format(content, indent=2) + b"\n"
-        with _told("write"):
+        with self._told("write"):
             descriptor, name = tempfile.mkstemp(
                 dir=self.path.parent, prefix=self.path.name + ".", suffix=".tmp"
             )
@@ -186,6 +187,9 @@ class Registry:
             owner = self.path.parent.stat()
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
+    def _told(self, verb: str) -> contextlib.AbstractContextManager[None]:
+        return told(f"could not {verb} the model registry", self.path, RegistryError)
+
 
 def _sign(status: os.stat_result) -> _Signature:
     return status.st_mtime_ns, status.st_size, status.st_ino
@@ -213,13 +217,3 @@ def _sync_directory(directory: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
-
-
-@contextlib.contextmanager
-def _told(verb: str) -> Iterator[None]:
-    """Turn an operating system's error into the client's, which names no path."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise RegistryError(f"could not {verb} the model registry: {reason}") from error

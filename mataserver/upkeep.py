@@ -39,7 +39,7 @@ class Upkeep:
         try:
             catalog.add_configured()
         except MataError as error:
-            log.error(error.detail)  # noqa: TRY400 - a message for the operator, not a bug
+            log.error(error.told)  # noqa: TRY400 - a message for the operator, not a bug
             waiting["configuration"] = error.detail
         else:
             waiting.pop("configuration", None)
@@ -73,7 +73,7 @@ class Upkeep:
         try:
             self.add_configured()
         except MataError as error:
-            log.error(error.detail)  # noqa: TRY400 - a message for the operator, not a bug
+            log.error(error.told)  # noqa: TRY400 - a message for the operator, not a bug
             self._state.not_ready["configuration"] = error.detail
 
     async def _load(self, name: str) -> bool:
@@ -82,7 +82,7 @@ class Upkeep:
             async with self._state.pool.hold(self._state.catalog.recipe(name)):
                 return True
         except MataError as error:
-            log.error("could not preload %s: %s", name, error.detail)  # noqa: TRY400
+            log.error("could not preload %s: %s", name, error.told)  # noqa: TRY400
             return False
 
     def _preloaded(self) -> list[str]:

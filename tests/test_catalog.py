@@ -265,14 +265,50 @@ def test_params_of_a_configured_model_are_checked(tmp_path):
 
 
 def test_defaults_are_registered_once(tmp_path):
-    """A fresh directory gets the installed defaults; one with a registry, or the setting, none."""
-    chosen = config.load(environ={}, directory=tmp_path, data_dir=str(tmp_path / "data"))
-    made = Catalog(
-        chosen, Registry(tmp_path / "data" / "model_registry.json"), plugin_host.discover(chosen)
-    )
+    """A fresh directory gets the installed defaults, and none again; with the setting, none."""
+    made = with_plugins(tmp_path)
     assert set(made.add_defaults()) == {"rapidocr", "opencv-faces", "opencv-qr"}
     assert made.add_defaults() == []
     assert catalog(tmp_path / "off", register_defaults=False).add_defaults() == []
+
+
+def test_a_model_that_was_pulled_first_keeps_no_default_away(tmp_path):
+    """On a data directory that holds a model already the defaults are registered beside it."""
+    register(tmp_path, {"fake-ocr": "ocr"})
+    made = with_plugins(tmp_path)
+    made.add_defaults()
+    assert set(made.entries()) == {"fake-ocr", "rapidocr", "opencv-faces", "opencv-qr"}
+
+
+def test_a_default_that_was_removed_does_not_come_back(tmp_path):
+    """Each default is registered once: removing it is for good, whatever becomes of the others."""
+    with_plugins(tmp_path).add_defaults()
+    Registry(tmp_path / "model_registry.json").remove("rapidocr")
+    made = with_plugins(tmp_path)
+    assert made.add_defaults() == []
+    assert set(made.entries()) == {"opencv-faces", "opencv-qr"}
+
+
+def test_defaults_of_a_plugin_that_came_later_are_registered(tmp_path):
+    """A plugin that is installed after the first start brings its defaults at the next one."""
+    assert with_plugins(tmp_path, "opencv").add_defaults() == ["opencv-faces", "opencv-qr"]
+    assert with_plugins(tmp_path, "opencv", "ocr").add_defaults() == ["rapidocr"]
+
+
+def test_a_default_that_somebody_registered_otherwise_stays(tmp_path):
+    """What stands under a default's name already is left as it is."""
+    register(tmp_path, {"rapidocr": "vlm"})
+    made = with_plugins(tmp_path)
+    made.add_defaults()
+    assert made.entries()["rapidocr"].task == "vlm"
+
+
+def with_plugins(data_dir, *names):
+    """Return a catalogue on ``data_dir`` with the installed plugins of these names, or with all."""
+    chosen = config.load(environ={}, directory=data_dir, data_dir=str(data_dir))
+    points = testing.installed(*names) if names else None
+    found = plugin_host.discover(chosen, points)
+    return Catalog(chosen, Registry(data_dir / "model_registry.json"), found)
 
 
 def test_cached_is_none_for_what_was_never_pulled(hub):

@@ -10,6 +10,7 @@ import urllib.request
 import pytest
 
 from cli_terminal import Terminal, all_gone, serving
+from conftest import register
 from mataserver import __version__
 
 
@@ -147,7 +148,29 @@ def test_a_server_that_cannot_start_says_why(terminal):
     terminal.data.write_text("a file")
     ran = terminal.finish("serve", "--port", "0")
     assert (ran.returncode, ran.stdout) == (1, "")
-    assert ran.stderr.startswith("error: could not store the API key: ")
+    assert ran.stderr == (
+        f"error: could not store the API key: File exists ({terminal.data}/api_key; "
+        "the setting data_dir, MATA_SERVER_DATA_DIR, names the directory)\n"
+    )
+
+
+def test_defaults_come_beside_what_was_pulled(terminal):
+    """After a pull the first start still registers the defaults; one that is removed stays away."""
+    register(terminal.data, {"opencv-qr": "detect"})
+    with serving(terminal):
+        assert "rapidocr" in terminal.run("list").stdout
+        assert terminal.run("rm", "rapidocr").exit_code == 0
+    with serving(terminal):
+        listed = terminal.run("list").stdout
+    assert ("rapidocr" in listed, "opencv-faces" in listed) == (False, True)
+
+
+def test_a_default_is_removed_before_the_first_start(terminal):
+    """A default that was registered by hand and removed is not registered by the next start."""
+    register(terminal.data, {"rapidocr": "ocr"})
+    assert terminal.run("rm", "rapidocr").exit_code == 0
+    with serving(terminal):
+        assert "rapidocr" not in terminal.run("list").stdout
 
 
 # load and stop

@@ -242,6 +242,9 @@ def test_data_directory_that_cannot_be_made_is_an_error(tmp_path):
     with pytest.raises(RegistryError) as caught:
         registry.add("a/b", DETR)
     assert caught.value.detail == "could not write the model registry: File exists"
+    assert caught.value.hint == (
+        f"{registry.path}; the setting data_dir, MATA_SERVER_DATA_DIR, names the directory"
+    )
     with pytest.raises(RegistryError) as caught:
         registry.entries()
     assert caught.value.detail == "could not read the model registry: Not a directory"

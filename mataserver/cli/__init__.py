@@ -59,7 +59,7 @@ class Program(click.Group):
         try:
             return super().invoke(ctx)
         except MataError as error:
-            raise Failed(error.detail) from None
+            raise Failed(error.told) from None
         except KeyboardInterrupt:
             ctx.exit(INTERRUPTED)
 

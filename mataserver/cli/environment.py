@@ -52,7 +52,7 @@ def _naming(file: str | None, error: MataError) -> MataError:
     if place not in {"configuration", "models"} or path is None or path.name in problem:
         return error
     what = problem if place == "configuration" else error.detail
-    return config.ConfigError(f"configuration ({path}): {what}")
+    return config.ConfigError(f"configuration ({path}): {what}", hint=error.hint)
 
 
 def configuration(file: str | None) -> Path | None:

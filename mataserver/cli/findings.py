@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mataserver import config
+from mataserver import config, defaults
 from mataserver.cameras import roster
 from mataserver.cameras.source import Allowed
 from mataserver.catalog import Catalog
@@ -18,6 +19,7 @@ from mataserver.cli import environment, extensions
 from mataserver.cli.addresses import is_loopback
 from mataserver.errors import MataError
 from mataserver.registry import Registry
+from mataserver.storage import told
 
 if TYPE_CHECKING:
     from mataserver.config import Settings
@@ -50,7 +52,7 @@ def examine(config_file: str | None) -> Findings:
     try:
         settings = config.load(config_file)
     except MataError as error:
-        findings.errors.append(error.detail)
+        findings.errors.append(error.told)
         return findings
     _check_exposure(settings, findings)
     plugins = _check_plugins(settings, findings)
@@ -116,7 +118,7 @@ def _check_models(settings: Settings, plugins: Plugins, findings: Findings) -> N
         try:
             _copy_registry(environment.registry(settings).path, copy)
         except MataError as error:
-            findings.errors.append(error.detail)
+            findings.errors.append(error.told)
             return
         catalog = Catalog(settings, copy, plugins)
         catalog.add_defaults()
@@ -137,24 +139,22 @@ def _check_cameras(settings: Settings, catalog: Catalog, findings: Findings) -> 
     try:
         Allowed(settings.camera_hosts, settings.camera_paths)
     except MataError as error:
-        findings.errors.append(error.detail)
+        findings.errors.append(error.told)
     if settings.cameras and not roster.readable():
         findings.errors.append(roster.NEEDS)
     for index, camera in enumerate(settings.cameras):
         try:
             roster.planned(camera, catalog, settings.max_tokens)
         except MataError as error:
-            findings.errors.append(f"cameras[{index}] {camera.name}: {error.detail}")
+            findings.errors.append(f"cameras[{index}] {camera.name}: {error.told}")
 
 
 def _copy_registry(original: Path, copy: Registry) -> None:
     """Raises ``MataError`` for a registry that cannot be read."""
-    try:
-        shutil.copyfile(original, copy.path)
-    except FileNotFoundError:
-        return
-    except OSError as error:
-        raise MataError(f"could not read the model registry: {error.strerror}") from None
+    with told("could not read the model registry", original):
+        for name in (original.name, defaults.FILE):
+            with contextlib.suppress(FileNotFoundError):
+                shutil.copyfile(original.with_name(name), copy.path.with_name(name))
     copy.entries()
 
 

@@ -105,7 +105,7 @@ def _add(catalog: Catalog, path: str, task: str, name: str | None) -> Pulled:
     try:
         pulled = asyncio.run(catalog.pull_local(Path(path), task, name))
     except MataError as error:
-        raise MataError(f"{path}: {error.detail}") from None
+        raise MataError(f"{path}: {error.detail}", hint=error.hint) from None
     _warn(pulled)
     return pulled
 

@@ -13,6 +13,7 @@ from msgspec import UNSET
 
 from mataserver import config
 from mataserver.cli.environment import UNKNOWN, config_option, plugins, registry
+from mataserver.defaults import DEFAULTS, Marks
 from mataserver.errors import NotFound
 
 if TYPE_CHECKING:
@@ -78,6 +79,8 @@ def rm(model: str, config_file: str | None) -> None:
     settings = config.load(config_file)
     entry = _entry(settings, model)
     known = registry(settings)
+    if model in DEFAULTS:
+        Marks(settings.data_path).add(model)  # registered by who did not mark it: it stays away
     if not known.remove(model):
         raise _missing(model)
     if entry.converted is not UNSET:

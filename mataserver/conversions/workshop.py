@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from mataserver.errors import Conflict, MataError
+from mataserver.storage import told
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -59,7 +60,7 @@ class Workshop:
         """
         part = place.with_name(place.name + _PART)
         try:
-            with _told(), self._entrance():
+            with self._told(), self._entrance():
                 if not (_is_free(part) and _is_free(place)):
                     raise Conflict("the same model is being converted by another process")
                 finished = place.is_dir()
@@ -78,7 +79,7 @@ class Workshop:
     def finish(self, part: Path) -> Path:
         """Give a directory that is filled its name; return it."""
         place = part.with_name(part.name.removesuffix(_PART))
-        with _told():
+        with self._told():
             self._give_to_owner(part, *part.rglob("*"))
             return part.rename(place)
 
@@ -86,7 +87,7 @@ class Workshop:
         """Delete what is neither registered nor being made."""
         if not self._directory.is_dir():
             return
-        with _told(), self._entrance():
+        with self._told(), self._entrance():
             found = [each for each in self._directory.iterdir() if each.is_dir()]
             free = [each for each in found if _is_free(each)]
             kept = {  # by name: the way to the data directory may be another one elsewhere
@@ -111,6 +112,9 @@ class Workshop:
             yield
         finally:
             os.close(descriptor)
+
+    def _told(self) -> contextlib.AbstractContextManager[None]:
+        return told("converted models cannot be written", self._directory)
 
     def _give_to_owner(self, *paths: Path) -> None:
         # `sudo mataserver pull` must not leave what the server's own user cannot read.
@@ -140,13 +144,3 @@ def _is_free(directory: Path) -> bool:
     except BlockingIOError:
         return False
     return True
-
-
-@contextlib.contextmanager
-def _told() -> Iterator[None]:
-    """Turn an operating system's error into the client's, which names no path."""
-    try:
-        yield
-    except OSError as error:
-        reason = error.strerror or type(error).__name__
-        raise MataError(f"converted models cannot be written: {reason}") from error

@@ -119,7 +119,7 @@ async def _answer(request: web.Request, handler: Handler, state: State) -> web.S
         return await handler(request)
     except MataError as error:
         if error.status >= 500:
-            log.warning("%s %s: %s", request.method, request.rel_url.raw_path, error.detail)
+            log.warning("%s %s: %s", request.method, request.rel_url.raw_path, error.told)
         response = error_response(error)
         if error.status == 408 or _UNASKED in request:
             _hang_up(request, response)

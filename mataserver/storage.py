@@ -1,0 +1,27 @@
+"""What the operating system says of the data directory, told to clients and to the operator."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from mataserver.config import PREFIX
+from mataserver.errors import MataError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+
+@contextlib.contextmanager
+def told(failure: str, path: Path, kind: type[MataError] = MataError) -> Iterator[None]:
+    """Turn an ``OSError`` into ``kind``: ``failure`` and the system's reason, for clients too.
+
+    The hint, which goes to the operator alone, names the path and the setting that leads there.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or type(error).__name__
+        hint = f"{path}; the setting data_dir, {PREFIX}DATA_DIR, names the directory"
+        raise kind(f"{failure}: {reason}", hint=hint) from error
