@@ -229,7 +229,11 @@ class ModelHandle(Protocol):
         ...
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Call a public method of the model; arguments and result must pickle."""
+        """Call a public method of the model.
+
+        Arguments and result are plain values, arrays and objects of plain classes. Raises
+        ``MataError`` for others, and what the method raises.
+        """
         ...
 
     def stream(self, method: str, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:

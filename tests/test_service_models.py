@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 
 import numpy as np
 import pytest
@@ -18,6 +19,13 @@ from service_plugins import LAB, folder, plugin
 __all__ = ["folder", "plugin"]
 
 ENGINES = ["thread", "process"]
+
+
+@dataclasses.dataclass
+class Box:
+    """What a service gives a model and gets back."""
+
+    width: int
 
 
 @contextlib.asynccontextmanager
@@ -130,7 +138,7 @@ async def test_call_runs_a_public_method(plugin, folder, engine):
     """``call`` gives arguments and result through, whatever process the model lives in."""
     async with models(plugin, folder, engine) as at:
         async with at.acquire("fake-detect") as model:
-            value = {"a": [1, np.arange(3)], "b": b"\x00"}
+            value = {"a": [1, np.arange(3)], "b": b"\x00", "c": (Box(2), {3})}
             answer = await model.call("echo", value=value)
         async with at.acquire("lab") as model:
             for name in ("_secret", "nothing", "computed"):
@@ -139,12 +147,13 @@ async def test_call_runs_a_public_method(plugin, folder, engine):
                 assert refused.value.status == 404
     assert np.array_equal(answer["a"][1], [0, 1, 2])
     assert answer["b"] == b"\x00"
+    assert answer["c"] == (Box(2), {3})
 
 
 async def test_a_result_that_cannot_travel(plugin, folder):
-    """From a worker process a result that does not pickle is a failure, and the worker lives."""
+    """From a worker process a lock is refused by its name, and the worker lives."""
     async with models(plugin, folder, "process") as at, at.acquire("lab") as model:
-        with pytest.raises(MataError, match="something that cannot be sent"):
+        with pytest.raises(MataError, match="A lock cannot be sent"):
             await model.call("lock")
         assert await model.call("seen") == (0, False)
 

@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import logging
 import os
+import pickle
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 
 from mataserver import Classification, ClassifyResult, MataError, Params
@@ -21,16 +25,25 @@ SOON = 5.0
 PLACE = Placement("accidents")
 
 
+@dataclasses.dataclass
 class Explosive:
-    """Pickles here and cannot be unpickled in another process."""
+    """Can be made here, and in no other process."""
+
+    home: int
+
+    def __post_init__(self):
+        if os.getpid() != self.home:
+            raise RuntimeError("not here")
+
+
+class Evil:
+    """Would write a file if it were unpickled."""
+
+    def __init__(self, path):
+        self.path = path
 
     def __reduce__(self):
-        return _explode, (os.getpid(),)
-
-
-def _explode(pid):
-    if os.getpid() != pid:
-        raise RuntimeError("not here")
+        return Path.touch, (self.path,)
 
 
 class Careless:
@@ -43,6 +56,10 @@ class Careless:
     def echo(self, value):
         """Return the value."""
         return value
+
+    def numbers(self, values):
+        """Yield the values."""
+        yield from values
 
     def fork_and_die(self):
         """Leave a process behind that holds everything open."""
@@ -84,12 +101,30 @@ async def worker(tmp_path):
     await engine.close()
 
 
-async def test_arguments_that_cannot_be_unpickled_are_the_calls_own_failure(worker):
-    """The call fails, the worker lives and hears the next one."""
+async def test_arguments_that_cannot_travel_are_the_calls_own_failure(worker):
+    """The call fails in a sentence, also at a stream; the worker lives and hears the next one."""
     async with asyncio.timeout(SOON):
-        with pytest.raises(MataError):
-            await worker.call("echo", (Explosive(),), {})
+        with pytest.raises(MataError, match="cannot be read: RuntimeError"):
+            await worker.call("echo", (Explosive(os.getpid()),), {})
+        with pytest.raises(MataError, match="cannot be read: RuntimeError"):
+            await anext(worker.stream("numbers", ([Explosive(os.getpid())],), {}))
+        with pytest.raises(MataError, match="Careless cannot be sent"):
+            await worker.call("echo", (Careless(),), {})
         assert await worker.call("echo", (7,), {}) == 7
+
+
+async def test_what_travels_comes_back_the_same(worker):
+    """Tuples, arrays large and small and objects go to a worker and back, by calls and streams."""
+    values = [(1, "two"), {"a": b"z" * 100_000}, np.arange(3), np.zeros((900, 900), np.float32)]
+    async with asyncio.timeout(SOON):
+        found = [await worker.call("echo", (), {"value": each}) for each in values]
+        found += [each async for each in worker.stream("numbers", (values,), {})]
+    assert found[0] == found[4] == (1, "two")
+    assert found[1] == found[5] == values[1]
+    for given, first, second in zip(values[2:], found[2:4], found[6:], strict=True):
+        assert np.array_equal(first, given)
+        assert np.array_equal(second, given)
+        assert first.dtype == given.dtype
 
 
 async def test_a_death_is_noticed_though_a_child_holds_the_socket(worker):
@@ -135,6 +170,26 @@ async def test_an_answer_of_the_wrong_shape_fails_its_batch():
     sick.infer([Job(b"a", b""), Job(b"b", b"")], answers.append)
     sick.data_received(b"".join(wire.frame(wire.Answer(1, []))))
     assert isinstance(answers[0], WorkerDied)
+
+
+async def test_a_pickle_of_a_worker_is_not_read(tmp_path):
+    """A worker that answers a call, a stream or a chat with a pickle is told off, nothing else."""
+    sick = ProcessWorker("sick", 60.0)
+    sick.connection_made(Transport())
+    poison = pickle.dumps(Evil(tmp_path / "done"))
+    asked = [
+        lambda: sick.call("echo", (), {}),
+        lambda: anext(sick.stream("numbers", (), {})),
+        lambda: anext(sick.generate(Job(b"a", b""))),
+    ]
+    for number, ask in enumerate(asked, 1):
+        waiting = asyncio.ensure_future(ask())
+        await asyncio.sleep(0)
+        sick.data_received(b"".join(wire.frame(wire.Returned(number), [poison])))
+        with pytest.raises(MataError):
+            await waiting
+    assert not list(tmp_path.iterdir())
+    sick.kill("the test is over")
 
 
 async def test_a_message_that_cannot_be_read_ends_the_worker(caplog):

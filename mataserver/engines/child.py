@@ -21,13 +21,13 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from mataserver.engines import wire
+from mataserver.engines import payload, wire
 from mataserver.engines.arena import Incoming
 from mataserver.engines.host import ModelHost
 from mataserver.engines.lane import Lane
 from mataserver.engines.line import Line
 from mataserver.engines.memory import keep_freed_memory
-from mataserver.engines.work import Failure, Job
+from mataserver.engines.work import Failure, Job, Outcome
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
@@ -97,8 +97,8 @@ class Child:
             session = message.session
             self._work.put((0, lambda: self._host.close_session(session)))
         elif isinstance(message, (wire.Call, wire.Open)):
-            payload = bytes(wire.parts(received)[0])
-            self._put(message, lambda: self._call(message, payload))
+            parts = wire.parts(received)
+            self._put(message, lambda: self._call(message, parts))
         elif isinstance(message, wire.Generate):
             image, params = map(bytes, wire.parts(received))
             job = Job(image, params, message.job.format, message.job.session)
@@ -172,12 +172,17 @@ class Child:
             log.exception("an answer could not be sent")
             self._line.reply(wire.Raised(request, Failure(500, "The model failed")))
 
-    def _call(self, message: wire.Call | wire.Open, payload: bytes) -> None:
-        method, args, kwargs = pickle.loads(payload)  # noqa: S301 - from our own server process
+    def _call(self, message: wire.Call | wire.Open, parts: list[memoryview]) -> None:
         if isinstance(message, wire.Open):
-            self._streams[message.id] = self._host.stream(method, args, kwargs)
-            return
-        self._guarded(message.id, lambda: self._host.call(method, args, kwargs))
+            self._streams[message.id] = self._opened(parts)
+        else:
+            self._guarded(
+                message.id, lambda: self._host.call(*payload.unpack(parts, payload.anywhere))
+            )
+
+    def _opened(self, parts: list[memoryview]) -> Iterator[Any]:
+        """Iterate over what a service asked for; that it cannot be read is told at an item."""
+        yield from self._host.stream(*payload.unpack(parts, payload.anywhere))
 
     def _generate(self, stream: int, job: Job) -> None:
         self._streams[stream] = self._host.generate(job)
@@ -201,7 +206,7 @@ class Child:
         try:
             value = function()
             if value is not silent or silent is None:
-                self._line.reply(wire.Returned(request), [pickle.dumps(value, protocol=5)])
+                self._say(request, value)
         except MataError as error:
             failure = Failure(error.status, error.detail, error.retry_after)
             self._line.reply(wire.Raised(request, failure))
@@ -212,6 +217,15 @@ class Child:
             self._line.reply(wire.Raised(request, failure))
             return failure
         return value
+
+    def _say(self, request: int, value: object) -> None:
+        """Send what a call or a stream gave; a job's outcome goes as that of a batch does."""
+        if isinstance(value, Outcome):
+            self._line.answer(request, [value])
+        else:
+            self._line.reply(
+                wire.Returned(request), [(part,) for part in payload.pack(value).parts]
+            )
 
 
 class Listener:
@@ -278,7 +292,8 @@ def main(sock: socket.socket, memory: int | None) -> None:
         select.select([sock], [], [])
         if not line.fetch():
             return
-    assignment: Assignment = pickle.loads(wire.parts(received)[0])  # noqa: S301 - from our own server process
+    # The one pickle there is: from the server, which was here before any model was.
+    assignment: Assignment = pickle.loads(wire.parts(received)[0])  # noqa: S301
     host = ModelHost(assignment)
     try:
         facts = host.load()

@@ -154,8 +154,7 @@ class ModelHost:
                 answer = _failure(error, "The model failed")
         elif answer is None:
             answer = self._predict([item])[0]
-        outcome = self.encode(item, answer, _ms(begun), fresh=False)
-        yield dataclasses.replace(outcome, fields=outcome.whole())  # pieces cannot be pickled
+        yield self.encode(item, answer, _ms(begun), fresh=False)
 
     def close_session(self, session: str) -> None:
         """Forget a session's state."""

@@ -16,7 +16,7 @@ import pickle
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mataserver.engines import arena, wire
+from mataserver.engines import arena, payload, wire
 from mataserver.engines.memory import private_bytes
 from mataserver.engines.watchdog import Watchdog
 from mataserver.engines.work import Outcome, WorkerDied
@@ -65,6 +65,7 @@ class ProcessWorker(asyncio.Protocol):
         self._kill: Callable[[], None] = lambda: None
         self._reason = "the worker process ended"
         self._told: str | None = None
+        self._package = ""
 
     def share(self, memory: Outgoing | None) -> None:
         """Use memory that the child will have too."""
@@ -220,38 +221,45 @@ class ProcessWorker(asyncio.Protocol):
 
     async def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a public method of the model."""
-        request = next(self._ids)
-        payload = pickle.dumps((method, args, kwargs), protocol=5)
-        answer = await self._ask(wire.Call(request), [payload])
-        return pickle.loads(answer.parts[0])  # noqa: S301 - from our own child process
+        asked = payload.pack((method, args, kwargs))
+        answer = await self._ask(wire.Call(next(self._ids)), asked.parts)
+        return self._value(answer, asked)
 
-    def stream(
+    async def stream(
         self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
     ) -> AsyncGenerator[Any]:
         """Iterate over a generator method: each item is computed when it is asked for."""
-        request = next(self._ids)
-        payload = pickle.dumps((method, args, kwargs), protocol=5)
-        return self._items(request, wire.Open(request), [payload])
+        asked = payload.pack((method, args, kwargs))
+        async with contextlib.aclosing(self._items(wire.Open(next(self._ids)), asked.parts)) as got:
+            async for answer in got:
+                yield self._value(answer, asked)
 
-    def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
+    async def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
         """Iterate over pieces of text, then the outcome: each is computed when it is asked for."""
-        request = next(self._ids)
-        message = wire.Generate(request, wire.JobHead(job.format, job.session))
-        return self._items(request, message, [job.image, job.params])
+        opening = wire.Generate(next(self._ids), wire.JobHead(job.format, job.session))
+        async with contextlib.aclosing(self._items(opening, [job.image, job.params])) as got:
+            async for answer in got:
+                yield _piece(answer)
 
     async def _items(
-        self, request: int, opening: wire.Message, parts: list[wire.Part]
-    ) -> AsyncGenerator[Any]:
+        self, opening: wire.Open | wire.Generate, parts: Sequence[wire.Part]
+    ) -> AsyncGenerator[Reply]:
         self._send(opening, parts)
         try:
             while True:
-                answer = await self._ask(wire.Next(request))
+                answer = await self._ask(wire.Next(opening.id))
                 if isinstance(answer.message, wire.Ended):
                     return
-                yield pickle.loads(answer.parts[0])  # noqa: S301 - from our own child process
+                yield answer
         finally:
             if self.alive:
-                self._send(wire.Cancel(request))
+                self._send(wire.Cancel(opening.id))
+
+    def _value(self, answer: Reply, asked: payload.Packed) -> Any:
+        """Return what a call has given. Raises a ``MataError`` for what cannot be read."""
+        if not isinstance(answer.message, wire.Returned):
+            raise WorkerDied(_NONSENSE)
+        return payload.unpack(answer.parts, payload.of_package(self._package, asked.classes))
 
     async def memory(self) -> int:
         """Private memory of the child in bytes."""
@@ -260,6 +268,8 @@ class ProcessWorker(asyncio.Protocol):
     async def load(self, assignment: Assignment, kill: Callable[[], None]) -> None:
         """Send the assignment and wait until the model is ready."""
         self._kill = kill
+        self._package = str(getattr(assignment.load, "__module__", "")).partition(".")[0]
+        # The one pickle there is: to the worker, of what the server and its plugins have made.
         self._send(wire.Load(), [pickle.dumps(assignment, protocol=5)])
         self.facts = await asyncio.shield(self._loaded)
 
@@ -338,6 +348,20 @@ def _outcomes(message: wire.Answer, parts: list[bytes], count: int) -> list[Outc
         Outcome({name: next(fields) for name in head.fields}, head.timing, head.failure, head.fresh)
         for head in message.outcomes
     ]
+
+
+def _piece(reply: Reply) -> str | Outcome:
+    """Return a piece of text or, last, the outcome."""
+    message = reply.message
+    if isinstance(message, wire.Answer):
+        outcomes = _outcomes(message, reply.parts, 1)
+        if outcomes is not None:
+            return outcomes[0]
+    elif isinstance(message, wire.Returned):
+        text = payload.unpack(reply.parts, payload.of_package("", frozenset()))
+        if isinstance(text, str):
+            return text
+    raise WorkerDied(_NONSENSE)
 
 
 def _settle(future: asyncio.Future[Reply], reply: Reply | MataError) -> None:

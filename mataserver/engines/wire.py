@@ -2,7 +2,8 @@
 
 A frame is a prefix (header length, payload length), a MessagePack header and the raw parts that
 the header's ``sizes`` count off. A large part lies in the shared memory instead, at its place. Both
-ends are ours and of one version: parts may hold pickles.
+ends are of one version, but a worker runs a stranger's model: what it says is decoded by the types
+below, and what a call carries by ``payload``.
 """
 
 from __future__ import annotations
@@ -78,11 +79,11 @@ class CloseSession(Message, frozen=True, tag=True):
 
 
 class Call(Request, frozen=True, tag=True):
-    """Server to worker: call a method; part 0 pickles ``(method, args, kwargs)``."""
+    """Server to worker: call a method; parts are the payload ``(method, args, kwargs)``."""
 
 
 class Open(Request, frozen=True, tag=True):
-    """Server to worker: open a generator method; part 0 as in ``Call``."""
+    """Server to worker: open a generator method; parts as in ``Call``."""
 
 
 class Generate(Request, frozen=True, tag=True):
@@ -118,14 +119,14 @@ class Refused(Message, frozen=True, tag=True):
 
 
 class Answer(Message, frozen=True, tag=True):
-    """Worker to server: the outcomes of a batch; parts are their fields in turn."""
+    """Worker to server: the outcomes of a batch, or of a stream's job; parts are their fields."""
 
     id: int
     outcomes: list[OutcomeHead]
 
 
 class Returned(Message, frozen=True, tag=True):
-    """Worker to server: part 0 pickles what a call or the next stream item gave."""
+    """Worker to server: parts are the payload that a call or the next item of a stream gave."""
 
     id: int
 

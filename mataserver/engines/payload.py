@@ -1,0 +1,286 @@
+"""What a call, and each item of a stream, carries between a service and a model: no pickle.
+
+A worker runs strangers' models, so nothing that it says may make the server do more than build
+plain values. A value becomes MessagePack with five extensions: tuples, sets, arrays, large bytes,
+and objects of classes that are nothing but their fields, which name their class. Whoever reads
+never calls anything but such a class, with fields of the types that it declares. The memory of
+arrays and large bytes travels beside, in parts of their own, and is not copied on the way in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import importlib
+import sys
+import typing
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import UNSET
+
+from mataserver.engines import wire
+from mataserver.errors import MataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Find = Callable[[str], type[Any]]
+
+_TUPLE, _SET, _ARRAY, _BYTES, _OBJECT = range(1, 6)
+_SCALARS = frozenset({type(None), bool, int, float, str})
+_KEYS = frozenset({bool, int, float, str})
+_NUMBERS = "biufc"
+"""The kinds of arrays that travel: of numbers and booleans. Others are objects of Python."""
+_PUBLIC = "mataserver.results"
+_ENCODER = msgspec.msgpack.Encoder()
+_HINTS: dict[type[Any], dict[str, Any]] = {}
+
+
+class Unsendable(MataError):
+    """500: a value of a kind that does not travel between the server and a worker."""
+
+
+class Packed(typing.NamedTuple):
+    """A value as parts of a message, and the classes that it named."""
+
+    parts: list[bytes | memoryview]
+    classes: frozenset[str]
+
+
+def pack(value: object) -> Packed:
+    """Return a value as parts: MessagePack first, then the memory that lies beside it.
+
+    Raises ``Unsendable`` for what does not travel.
+    """
+    packer = _Packer()
+    try:
+        body = _ENCODER.encode(packer.plain(value))
+    except RecursionError:
+        raise Unsendable("What is nested so deeply, or holds itself, cannot be sent") from None
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise Unsendable(f"A number or text cannot be sent: {error}") from None
+    return Packed([body, *packer.parts], frozenset(packer.classes))
+
+
+def unpack(parts: Sequence[bytes | memoryview], find: Find) -> Any:
+    """Return the value of parts; ``find`` returns the class of a name, or raises ``Unsendable``.
+
+    Arrays lie in the memory of their part, and are read-only where it is. Raises ``Unsendable``
+    for what no ``pack`` has made.
+    """
+    reader = _Reader(parts, find)
+    try:
+        return reader.value(parts[0])
+    except MataError:
+        raise
+    except Exception as error:  # a stranger may say anything
+        raise Unsendable(f"What was sent cannot be read: {type(error).__name__}") from error
+
+
+class _Packer:
+    """Makes one value plain; collects the memory beside it."""
+
+    def __init__(self) -> None:
+        self.parts: list[bytes | memoryview] = []
+        self.classes: set[str] = set()
+        self._makers: dict[type, Callable[[Any], Any]] = {
+            list: self._list,
+            tuple: self._tuple,
+            dict: self._mapping,
+            set: self._set,
+            frozenset: self._set,
+            **dict.fromkeys((bytes, bytearray, memoryview), self._bytes),
+        }
+
+    def plain(self, value: Any) -> Any:
+        """Return a value of which msgspec encodes everything without a question."""
+        kind = type(value)
+        if kind in _SCALARS:
+            return value
+        make = self._makers.get(kind)
+        return self._rare(kind, value) if make is None else make(value)
+
+    def _list(self, value: list[Any] | tuple[Any, ...]) -> Sequence[Any]:
+        if _SCALARS.issuperset(map(type, value)):
+            return value
+        return [self.plain(each) for each in value]
+
+    def _tuple(self, value: tuple[Any, ...]) -> msgspec.msgpack.Ext:
+        return self._extension(_TUPLE, self._list(value))
+
+    def _set(self, value: set[Any] | frozenset[Any]) -> msgspec.msgpack.Ext:
+        return self._extension(_SET, [isinstance(value, frozenset), self._list(tuple(value))])
+
+    def _mapping(self, value: dict[Any, Any]) -> dict[Any, Any]:
+        for key in value:
+            if type(key) not in _KEYS:
+                raise _unsendable(type(key), "as the key of a dict")
+        return {key: self.plain(each) for key, each in value.items()}
+
+    def _bytes(self, value: bytes | bytearray | memoryview) -> Any:
+        view = memoryview(value)
+        if view.nbytes < wire.LARGE or not view.c_contiguous:
+            value = view.tobytes()
+        if view.nbytes < wire.LARGE:
+            return value
+        self.parts.append(memoryview(value).cast("B"))
+        return self._extension(_BYTES, len(self.parts))
+
+    def _rare(self, kind: type, value: Any) -> Any:
+        """Make an array, a scalar of numpy or an object of a plain class plain."""
+        numpy = sys.modules.get("numpy")  # the server imports it for those alone who use it
+        if numpy is not None and isinstance(value, numpy.generic):
+            return self.plain(value.item())
+        if numpy is not None and kind is numpy.ndarray:
+            return self._array(numpy, value)
+        if isinstance(value, enum.Enum):
+            return self._object(kind, self.plain(value.value))
+        fields = {name: getattr(value, name) for name in hints(kind)}
+        given = {name: self.plain(each) for name, each in fields.items() if each is not UNSET}
+        return self._object(kind, given)
+
+    def _array(self, numpy: Any, value: Any) -> msgspec.msgpack.Ext:
+        if value.dtype.kind not in _NUMBERS:
+            raise Unsendable(f"An array of {value.dtype} cannot be sent: only numbers and booleans")
+        flat = numpy.ascontiguousarray(value).reshape(-1)
+        self.parts.append(flat.view(numpy.uint8).data)
+        return self._extension(_ARRAY, [value.dtype.str, value.shape, len(self.parts)])
+
+    def _object(self, kind: type, content: Any) -> msgspec.msgpack.Ext:
+        name = f"{kind.__module__}:{kind.__qualname__}"
+        if "<" in name:
+            raise _unsendable(kind, "since it is defined inside a function")
+        self.classes.add(name)
+        return self._extension(_OBJECT, [name, content])
+
+    @staticmethod
+    def _extension(code: int, content: Any) -> msgspec.msgpack.Ext:
+        return msgspec.msgpack.Ext(code, _ENCODER.encode(content))
+
+
+class _Reader:
+    """Reads one value."""
+
+    def __init__(self, parts: Sequence[bytes | memoryview], find: Find) -> None:
+        self._parts = parts
+        self._find = find
+        self._decoder = msgspec.msgpack.Decoder(ext_hook=self._extension)
+
+    def value(self, data: bytes | memoryview) -> Any:
+        """Decode a value; what it holds first."""
+        return self._decoder.decode(data)
+
+    def _extension(self, code: int, data: memoryview) -> Any:
+        content = self.value(data)
+        if code == _TUPLE:
+            return tuple(content)
+        if code == _BYTES:
+            return bytes(self._parts[content])
+        if code == _ARRAY:
+            return self._array(*content)
+        frozen_or_name, held = content
+        if code == _SET:
+            return frozenset(held) if frozen_or_name else set(held)
+        if code == _OBJECT:
+            return _built(self._find(frozen_or_name), held)
+        raise ValueError("an unknown extension")
+
+    def _array(self, dtype: str, shape: list[int], part: int) -> Any:
+        import numpy as np
+
+        kind = np.dtype(dtype)
+        if kind.kind not in _NUMBERS:
+            raise ValueError("an array of objects")
+        return np.frombuffer(self._parts[part], kind).reshape(shape)
+
+
+def hints(kind: type[Any]) -> dict[str, Any]:
+    """Return the fields of a class that is nothing but its fields, and what each may hold.
+
+    Such are structs of msgspec, dataclasses and named tuples. Raises ``Unsendable`` for others.
+    """
+    found = _HINTS.get(kind)
+    if found is None:
+        found = _HINTS[kind] = _declared(kind)
+    return found
+
+
+def _declared(kind: type[Any]) -> dict[str, Any]:
+    names: Sequence[str]
+    if issubclass(kind, msgspec.Struct):
+        names = kind.__struct_fields__
+    elif dataclasses.is_dataclass(kind):
+        names = [field.name for field in dataclasses.fields(kind) if field.init]
+    elif issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        names = kind._fields
+    else:
+        raise _unsendable(kind)
+    try:
+        declared = typing.get_type_hints(kind, include_extras=True)
+    except (NameError, AttributeError, TypeError) as error:
+        raise _unsendable(kind, f"since its types cannot be resolved ({error})") from None
+    return {name: declared.get(name, Any) for name in names}
+
+
+def _built(kind: type[Any], content: Any) -> Any:
+    """Return an object of a plain class. Raises ``Unsendable`` for fields that it does not take."""
+    try:
+        if issubclass(kind, enum.Enum):
+            return kind(content)
+        declared = hints(kind)
+        fields = {
+            name: msgspec.convert(each, declared[name], dec_hook=_as_declared)
+            for name, each in content.items()
+        }
+        return kind(**fields)
+    except (msgspec.MsgspecError, TypeError, ValueError, LookupError, AttributeError) as error:
+        raise Unsendable(f"What was sent is no {kind.__qualname__}: {error}") from None
+
+
+def _as_declared(kind: Any, value: object) -> object:
+    """Take an array where an array is declared; msgspec asks for what it does not know."""
+    if not isinstance(value, typing.get_origin(kind) or kind):
+        raise TypeError(f"expected {getattr(kind, '__name__', kind)}, got {type(value).__name__}")
+    return value
+
+
+def anywhere(name: str) -> type:
+    """Return the class of a name, for a worker: the server and its plugins name what they like."""
+    module, _, _ = name.partition(":")
+    importlib.import_module(module)
+    return _class(name)
+
+
+def of_package(package: str, also: frozenset[str]) -> Find:
+    """Return how the server finds the classes that a worker names; it imports nothing for it.
+
+    They are those of the model's own package, those of results, and ``also`` what the call itself
+    has sent: the constructor of anything else might do what a stranger wants.
+    """
+
+    def find(name: str) -> type:
+        module, _, _ = name.partition(":")
+        if name not in also and module != _PUBLIC and module.partition(".")[0] != package:
+            raise Unsendable(f"The model sent a {name[:200]}, which is no class of its plugin")
+        return _class(name)
+
+    return find
+
+
+def _class(name: str) -> type:
+    """Return the class of a name if its module is imported and it is nothing but its fields."""
+    module, _, path = name.partition(":")
+    found: Any = sys.modules.get(module)
+    for part in path.split("."):
+        found = vars(found).get(part) if found is not None else None
+    if not isinstance(found, type) or f"{found.__module__}:{found.__qualname__}" != name:
+        raise Unsendable(f"{name[:200]} is no class that is imported here")
+    if not issubclass(found, enum.Enum):
+        hints(found)
+    return found
+
+
+def _unsendable(kind: type[Any], why: str = "") -> Unsendable:
+    tail = f" {why}" if why else ""
+    return Unsendable(f"A {kind.__qualname__} cannot be sent between server and worker{tail}")
