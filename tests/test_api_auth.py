@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+
 import aiohttp
 import pytest
 
@@ -46,10 +48,22 @@ async def test_every_other_route_needs_a_key(stranger, method, path):
 
 
 @pytest.mark.parametrize(
-    "value", ["", "Bearer", "Bearer ", "Basic dGVzdC1rZXk=", "test-key", "Token test-key"]
+    "value",
+    [
+        "",
+        "Bearer",
+        "Bearer ",
+        "Basic",
+        "Basic dGVzdC1rZXk=",
+        "Basic ?",
+        "Basic dXNlcjo=",
+        "Basic //8=",
+        "test-key",
+        "Token test-key",
+    ],
 )
 async def test_a_malformed_header_is_a_missing_one(stranger, value):
-    """Another scheme or an empty token is 401, not 403."""
+    """Another scheme, an empty token and a pair that cannot be read are 401, not 403."""
     async with stranger.get("/v1/models", headers={"Authorization": value}) as response:
         assert await problem(response, 401) == MISSING
 
@@ -59,16 +73,50 @@ async def test_a_malformed_header_is_a_missing_one(stranger, value):
     [
         {"params": {"token": "test-key"}},
         {"params": {"api_key": "test-key"}},
-        {"headers": {"X-Api-Key": "test-key"}},
         {"headers": {"Cookie": "token=test-key; Authorization=Bearer test-key"}},
         {"headers": {"Proxy-Authorization": "Bearer test-key"}},
     ],
-    ids=["query token", "query api_key", "X-Api-Key", "cookie", "proxy"],
+    ids=["query token", "query api_key", "cookie", "proxy"],
 )
 async def test_a_key_in_the_wrong_place_is_none(stranger, request_):
-    """REST takes the key from the Authorization header and from nowhere else."""
+    """REST takes the key from its two headers and from nowhere else."""
     async with stranger.get("/v1/models", **request_) as response:
         assert await problem(response, 401) == MISSING
+
+
+def basic(user: str, password: str) -> str:
+    """Return the header of HTTP's Basic scheme."""
+    return "Basic " + base64.b64encode(f"{user}:{password}".encode()).decode()
+
+
+WAYS = {
+    "X-API-Key": lambda key: {"X-API-Key": key},
+    "lower case": lambda key: {"x-api-key": key},
+    "Basic": lambda key: {"Authorization": basic("anyone", key)},
+    "Basic without a user": lambda key: {"Authorization": basic("", key)},
+    "beside a proxy's own": lambda key: {
+        "Authorization": basic("proxy", "its-own"),
+        "X-API-Key": key,
+    },
+}
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_further_ways_to_show_a_key(stranger, way):
+    """``X-API-Key`` and the password of Basic are keys too: the right one 200, a wrong one 403."""
+    async with stranger.get("/v1/models", headers=WAYS[way]("test-key")) as response:
+        assert response.status == 200
+    async with stranger.get("/v1/models", headers=WAYS[way]("wrong")) as response:
+        assert await problem(response, 403) == INVALID
+
+
+@pytest.mark.parametrize("way", WAYS)
+async def test_a_websocket_takes_them_too(stranger, server, way):
+    """A socket is open to the same headers: no session of that name is the next thing it says."""
+    for key, code in (("test-key", 4004), ("wrong", 4001)):
+        async with stranger.ws_connect("/v1/stream/sess_0", headers=WAYS[way](key)) as socket:
+            await socket.receive()
+            assert socket.close_code == code
 
 
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])

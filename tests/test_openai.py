@@ -299,14 +299,15 @@ async def test_what_asks_for_nothing_is_accepted(client):
 
 
 async def test_unknown_models_and_wrong_keys(server, client):
-    """An unknown model is 404, no key 401, a wrong one 403: the client has a class for each."""
+    """An unknown model is 404, no key and a wrong one 401, as OpenAI's own server says it."""
     error = await refused(client, model="nobody")
     assert isinstance(error, openai.NotFoundError)
     assert (error.code, error.param) == ("model_not_found", "model")
     async with client.with_options(api_key="wrong") as other:
         error = await refused(other)
-    assert isinstance(error, openai.PermissionDeniedError)
+    assert isinstance(error, openai.AuthenticationError)
     assert error.code == "invalid_api_key"
+    assert error.response.headers["WWW-Authenticate"] == "Bearer"
     async with (
         aiohttp.ClientSession(server.url) as http,
         http.post("/v1/chat/completions", json={}) as response,

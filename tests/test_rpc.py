@@ -100,6 +100,16 @@ async def test_pixels_in_contents(channel):
     assert list(found["boxes"].fp32_contents) == [1.0, 0.0, 2.0, 1.0]
 
 
+async def test_the_key_as_metadata_of_its_own(channel):
+    """``x-api-key`` is a key too: the right one is served, a wrong one denied."""
+    request = service_pb2.ServerMetadataRequest()
+    answer = await call(channel, "ServerMetadata", request, (("x-api-key", "test-key"),))
+    assert answer.name == "mataserver"
+    with pytest.raises(grpc.aio.AioRpcError) as caught:
+        await call(channel, "ServerMetadata", request, (("x-api-key", "wrong"),))
+    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+
+
 async def test_too_many_numbers_for_a_list(channel):
     """Millions of numbers come as raw bytes only."""
     request = infer("fake-depth")

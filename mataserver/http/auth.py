@@ -1,7 +1,13 @@
-"""Who may ask: Bearer tokens, compared in constant time."""
+"""Who may ask: a key in a header, compared in constant time.
+
+``Authorization: Bearer KEY``, ``X-API-Key: KEY``, or ``Authorization: Basic`` with the key as the
+password (RFC 7617), which is what a URL with a password and many an older client can send.
+"""
 
 from __future__ import annotations
 
+import base64
+import binascii
 from typing import TYPE_CHECKING
 
 from aiohttp import hdrs
@@ -9,9 +15,14 @@ from aiohttp import hdrs
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+
     from aiohttp import web
 
     from mataserver.http.routing import State
+
+API_KEY = "X-API-Key"
+INVALID = "Invalid API key"
 
 
 class Unauthorized(MataError):
@@ -26,38 +37,60 @@ class Forbidden(MataError):
     status = 403
 
 
-def bearer(authorization: str) -> str | None:
-    """Return the token of ``Authorization: Bearer``, or None."""
-    scheme, _, token = authorization.partition(" ")
-    token = token.strip()
-    return token if scheme.lower() == "bearer" and token else None
+def of_header(authorization: str) -> str | None:
+    """Return the key that an ``Authorization`` header carries, or None."""
+    scheme, _, value = authorization.partition(" ")
+    value = value.strip()
+    if scheme.lower() == "bearer":
+        return value or None
+    return _password(value) if scheme.lower() == "basic" else None
 
 
-def authorization(request: web.Request) -> str:
-    """Return what a request shows as its key: the header, or a WebSocket's ``?token=``.
+def _password(credentials: str) -> str | None:
+    """Return the password of ``user:password`` in base64, or None for what is no such pair."""
+    try:
+        pair = base64.b64decode(credentials, validate=True).decode()
+    except (binascii.Error, ValueError):  # a wrong encoding of text is a ValueError
+        return None
+    return pair.partition(":")[2] or None
+
+
+def shown(authorization: str, api_key: str | None) -> Iterator[str]:
+    """Yield the keys that two headers carry: a proxy may need one of them for itself."""
+    key = of_header(authorization)
+    if key is not None:
+        yield key
+    if api_key:
+        yield api_key
+
+
+def of_request(request: web.Request) -> Iterator[str]:
+    """Yield the keys that a request shows: a WebSocket's also as ``?token=``, and that first.
 
     A browser's script can set no header of a WebSocket.
     """
     headers = request.headers
-    if headers.get(hdrs.UPGRADE, "").lower() == "websocket" and "token" in request.query:
-        return f"Bearer {request.query['token']}"
-    return headers.get(hdrs.AUTHORIZATION, "")
+    if headers.get(hdrs.UPGRADE, "").lower() == "websocket" and (
+        token := request.query.get("token")
+    ):
+        yield token
+    yield from shown(headers.get(hdrs.AUTHORIZATION, ""), headers.get(API_KEY))
 
 
-def check(authorization: str, state: State) -> None:
-    """Raise ``Unauthorized`` or ``Forbidden`` unless the header carries an accepted key."""
+def check(keys: Iterator[str], state: State) -> None:
+    """Raise ``Unauthorized`` without a key, ``Forbidden`` unless one of them is accepted."""
     if state.settings.auth_mode == "none":
         return
-    token = bearer(authorization)
-    if token is None:
+    count = 0
+    for key in keys:
+        if state.keys.accepts(key):
+            return
+        count += 1
+    if not count:
         raise Unauthorized("Missing Authorization header")
-    if not state.keys.accepts(token):
-        raise Forbidden("Invalid API key")
+    raise Forbidden(INVALID)
 
 
-def check_socket(request: web.Request, state: State) -> bool:
-    """Whether a WebSocket request carries an accepted key, as ``?token=`` or as a header."""
-    if state.settings.auth_mode == "none":
-        return True
-    token = request.query.get("token") or bearer(request.headers.get("Authorization", ""))
-    return token is not None and state.keys.accepts(token)
+def accepted(request: web.Request, state: State) -> bool:
+    """Whether a request shows an accepted key, or needs none."""
+    return state.settings.auth_mode == "none" or any(map(state.keys.accepts, of_request(request)))

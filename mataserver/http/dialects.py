@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from mataserver.http import codec
+from mataserver.http import auth, codec
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -63,6 +63,9 @@ def told(request: web.Request, response: web.StreamResponse) -> web.StreamRespon
         detail = msgspec.json.decode(body if isinstance(body, bytes) else b"", type=_Problem).detail
     except msgspec.DecodeError:
         return response  # it has a form of its own, such as that of a probe
+    if form is _chat and detail == auth.INVALID:
+        response.set_status(401)  # OpenAI knows no other status for a key
+        response.headers["WWW-Authenticate"] = "Bearer"
     response.body = codec.encode(form(response.status, detail))
     return response
 

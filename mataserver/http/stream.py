@@ -72,7 +72,7 @@ class _Stream:
     async def stream(self, request: web.Request) -> web.StreamResponse:
         if request.headers.get("Upgrade", "").lower() != "websocket":
             raise BadRequest("This is a WebSocket: connect with a WebSocket client")
-        known = auth.check_socket(request, self._state)
+        known = auth.accepted(request, self._state)
         # aiohttp refuses a message of exactly its limit
         limit = self._state.settings.max_body + 1
         socket = Socket(

@@ -136,8 +136,9 @@ class RpcServer:
             share.give_back()
 
     def _check_key(self, context: Any) -> None:
-        metadata = dict(context.invocation_metadata())
-        auth.check(str(metadata.get("authorization", "")), self._state)
+        given = {name: str(value) for name, value in context.invocation_metadata()}
+        keys = auth.shown(given.get("authorization", ""), given.get("x-api-key"))
+        auth.check(keys, self._state)
 
     async def _read(self, messages: AsyncIterator[bytes]) -> bytes:
         try:
