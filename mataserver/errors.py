@@ -69,3 +69,9 @@ class OutOfMemory(MataError):
     """507: the model or the request does not fit into RAM or VRAM."""
 
     status = 507
+
+
+class TooLarge(MataError):
+    """413: the body, or what it would take in memory, is over the limit."""
+
+    status = 413

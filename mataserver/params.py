@@ -156,9 +156,11 @@ def parse(
     """Check ``given`` (a decoded JSON object) and build the backend's params struct from it.
 
     ``defaults`` are the model's own params of the configuration. ``max_tokens`` is the server's
-    ceiling. Raises ``InvalidParams`` (422) naming the parameter.
+    ceiling. A null stands for what is not given. Raises ``InvalidParams`` (422) naming the
+    parameter.
     """
     _refuse_unknown(given, params_type, "params.")
+    given = {name: value for name, value in given.items() if value is not None}
     own = set(params_type.__struct_fields__)
     table = {name: value for name, value in given.items() if name in ApiParams.__struct_fields__}
     checked = build(table, ApiParams)

@@ -35,28 +35,28 @@ ACCEPTED = {
     "detection_confidence": [0, 0.3, 1],
     "segmentation_confidence": [0, 0.5, 1],
 }
-NO_FRACTION = [BELOW, ABOVE, "0.5", True, None, [0.5], {}]
-NO_TEXT = [1, True, None, {}]
-NO_COUNT = [0, -1, 1.5, "5", True, None]
-NO_BOOL = [1, 0, "true", None, 0.0]
+NO_FRACTION = [BELOW, ABOVE, "0.5", True, [0.5], {}]
+NO_TEXT = [1, True, {}]
+NO_COUNT = [0, -1, 1.5, "5", True]
+NO_BOOL = [1, 0, "true", 0.0]
 REFUSED = {
     "confidence": NO_FRACTION,
     "prompts": [*NO_TEXT, [1], [None], "x" * 20_000],
     "prompt": [*NO_TEXT, ["x"], "x" * 20_000],
     "system_prompt": [*NO_TEXT, ["x"]],
     "max_tokens": [*NO_COUNT, 4097, 10**30],
-    "temperature": [-0.1, "0", True, None, 101],
+    "temperature": [-0.1, "0", True, 101],
     "top_p": NO_FRACTION,
     "top_k": [*NO_COUNT, 10**30],
     "output_mode": ["", "JSON", "text", *NO_TEXT],
     "use_softmax": NO_BOOL,
     "language": ["", *NO_TEXT, "x" * 100],
     "ocr_type": ["", "plain", *NO_TEXT],
-    "detail": [2, -1, "1", True, None, 1.0],
+    "detail": [2, -1, "1", True, 1.0],
     "normalize": NO_BOOL,
-    "target_size": [[480], [1, 2, 3], [0, 1], [-1, 1], [1.5, 1], ["1", 1], 480, None, [9999, 1]],
-    "point_prompts": [[], [[1, 2]], [[1, 2, 3]], [[1, 2, True]], [["1", 2, 1]], POINT, None],
-    "box_prompts": [[], [[1, 2, 3]], [[3, 0, 1, 1]], [[0, 1, 1, 1]], [[0, 0, True, 1]], BOX, None],
+    "target_size": [[480], [1, 2, 3], [0, 1], [-1, 1], [1.5, 1], ["1", 1], 480, [9999, 1]],
+    "point_prompts": [[], [[1, 2]], [[1, 2, 3]], [[1, 2, True]], [["1", 2, 1]], POINT],
+    "box_prompts": [[], [[1, 2, 3]], [[3, 0, 1, 1]], [[0, 1, 1, 1]], [[0, 0, True, 1]], BOX],
     "detection_confidence": NO_FRACTION,
     "segmentation_confidence": NO_FRACTION,
 }
@@ -84,6 +84,18 @@ async def test_refused_also_where_the_task_does_not_use_it(http, name):
         asked = asking("fake-detect", PNG, **{name: value})
         detail = await refused(http, 422, "/v1/infer", json=asked)
         assert detail.startswith(f"params.{name}"), (value, detail)
+
+
+@pytest.mark.parametrize("name", ACCEPTED)
+async def test_null_is_not_given(http, name):
+    """An explicit null for a parameter is as if it were not there, for inferences and sessions."""
+    assert "detections" in await infer(http, "fake-detect", PNG, **{name: None})
+    session = {"model": "fake-detect", "params": {name: None}, "stream": None, "source": None}
+    async with http.post("/v1/sessions", json=session) as response:
+        made = await response.json()
+        assert response.status == 201, made
+    async with http.delete(f"/v1/sessions/{made['session_id']}") as response:
+        assert response.status == 204
 
 
 @pytest.mark.parametrize(("old", "new"), OLD_NAMES.items())

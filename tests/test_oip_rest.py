@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import io
 import json
 
 import aiohttp
@@ -107,6 +108,78 @@ async def test_parameters_and_params(http):
     assert values(await infer(http, asked))["count"] == [2]
 
 
+NULLS = {"id": None, "parameters": None, "outputs": None}
+
+
+async def test_null_is_as_if_it_were_not_there(http):
+    """A null for any optional field of a request asks for nothing."""
+    said = {"binary_data_size": None, "shared_memory_region": None}
+    output = {"name": "count", "parameters": {"binary_data": None, "classification": None}}
+    plain = {**NULLS, "inputs": [{**IMAGE, "parameters": None}]}
+    every = {"inputs": [{**IMAGE, "parameters": said}], "outputs": [output]}
+    named = {"inputs": [IMAGE], "parameters": {"confidence": None, "binary_data_output": None}}
+    for asked in (plain, every, named):
+        assert values(await infer(http, asked))["count"] == [1]
+    for path, asked in (
+        ("index", {"ready": None}),
+        ("models/fake-detect/load", {"parameters": None}),
+    ):
+        async with http.post(f"/v2/repository/{path}", json=asked) as response:
+            assert response.status == 200
+
+
+async def test_many_pixels_as_json(http):
+    """More pixels than are read at once, nested and flat: each is where it was."""
+    rows = [[[60, 60, 60]] * 400 for _ in range(300)]
+    rows[299][399] = [255, 0, 0]
+    flat = [number for row in rows for pixel in row for number in pixel]
+    for data in (rows, flat):
+        given = {"name": "image", "datatype": "UINT8", "shape": [300, 400, 3], "data": data}
+        text = json.dumps({"inputs": [given]}).encode()
+        async with http.post(INFER, data=io.BytesIO(text)) as response:
+            assert values(await response.json())["boxes"] == [399.0, 299.0, 400.0, 300.0]
+
+
+FLOOD = 150_000
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        b'{"inputs":[%b{}]}' % (b"{}," * FLOOD),
+        b'{"inputs":[],"more":[%b{}]}' % (b"{}," * FLOOD),
+        b'{"inputs":[],"parameters":{"a":[%b1]}}' % (b"1," * FLOOD),
+        b'{"inputs":[{"data":[%b[]],"shape":[1]}],"id":"%b"}' % (b"[]," * FLOOD, b"i" * 2 * FLOOD),
+        b'{"inputs":[{"data":[],"shape":[%b1]}]}' % (b"1," * FLOOD),
+    ],
+)
+async def test_floods_beside_the_data_of_tensors(http, text):
+    """What would make many objects outside of tensors is 413, whatever field it stands in."""
+    assert "beside the data of its tensors" in await refused(http, 413, data=io.BytesIO(text))
+
+
+@pytest.mark.parametrize(
+    ("datatype", "shape", "data", "status", "said"),
+    [
+        ("UINT8", [1, 1, 3], b"[]," * FLOOD + b"[]", 400, "has 3 elements, got 150001"),
+        ("UINT8", [1, FLOOD, 3], b"[]," * 2 * FLOOD + b"[]", 400, "elements, got 300001"),
+        ("UINT8", [2, FLOOD], b"[]," * (2 * FLOOD - 1) + b"[]", 400, "flat or nested as the shape"),
+        ("UINT8", [FLOOD], b'"1",' * (FLOOD - 1) + b'"1"', 400, "must be numbers"),
+        ("UINT8", [FLOOD], b"1," * (FLOOD - 1) + b"256", 400, "are not UINT8"),
+        ("UINT8", [FLOOD], b"1," * (FLOOD - 1) + b"1.5", 400, "are not UINT8"),
+        ("UINT8", [FLOOD], b"1," * (FLOOD - 1) + b"1-5", 400, "not valid JSON"),
+        ("BYTES", [FLOOD], b'"ab",' * (FLOOD - 1) + b'"ab"', 413, "images and long texts"),
+        ("BYTES", [1], b"[]," * FLOOD + b"[]", 413, "images and long texts"),
+        ("FP64", [FLOOD], b"1," * (FLOOD - 1) + b"1", 400, "'FP64' is not taken"),
+    ],
+)
+async def test_long_lists_that_are_refused(http, datatype, shape, data, status, said):
+    """Long lists are compared with their shape before anything is made of them."""
+    head = {"inputs": [{"name": "image", "datatype": datatype, "shape": shape, "data": ["@"]}]}
+    text = json.dumps(head).encode().replace(b'"@"', data)
+    assert said in await refused(http, status, data=io.BytesIO(text))
+
+
 # binary data
 
 
@@ -168,7 +241,7 @@ async def test_the_header_may_be_the_whole_body(http):
         ({"inputs": [{**IMAGE, "name": ""}]}, "inputs[0].name"),
         ({"inputs": [{**IMAGE, "datatype": None}]}, "inputs[0].datatype"),
         ({"inputs": [{**IMAGE, "data": TEXT}]}, "data must be a list"),
-        ({"inputs": [{**IMAGE, "data": None}]}, "data must be a list"),
+        ({"inputs": [{**IMAGE, "data": None}]}, "give either data or binary_data_size"),
         ({"inputs": [{**IMAGE, "data": [TEXT, TEXT]}]}, "has 1 elements, got 2"),
         ({"inputs": [{**IMAGE, "data": [1]}]}, "the data are not BYTES"),
         ({"inputs": [{**IMAGE, "data": ["?"]}]}, "image is not valid base64"),
@@ -182,14 +255,14 @@ async def test_the_header_may_be_the_whole_body(http):
         ),
         ({"inputs": [binary(3)]}, "binary_data_size is 3, 0 bytes are left"),
         ({"inputs": [binary(-1)]}, "inputs[0].parameters.binary_data_size"),
-        ({"inputs": [IMAGE], "outputs": "boxes"}, "outputs: expected `array`"),
+        ({"inputs": [IMAGE], "outputs": "boxes"}, "outputs: expected `array | null`"),
         ({"inputs": [IMAGE], "outputs": [{}]}, "outputs[0].name: field is required"),
-        ({"inputs": [IMAGE], "parameters": []}, "parameters: expected `object`"),
+        ({"inputs": [IMAGE], "parameters": []}, "parameters: expected `object | null`"),
         (
             {"inputs": [IMAGE], "parameters": {"binary_data_output": 1}},
             "parameters.binary_data_output: expected `bool`",
         ),
-        ({"inputs": [IMAGE], "id": 7}, "id: expected `str`"),
+        ({"inputs": [IMAGE], "id": 7}, "id: expected `str | null`"),
     ],
 )
 async def test_json_that_is_refused(http, asked, said):

@@ -208,7 +208,11 @@ async def test_a_bad_frame_is_an_error_message(stream, bad):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "x", "{", "[]", "7", '{"type": 3}', '{"type": "stop"}', "[" * 5_000, '"\\ud800"']
+    "text",
+    [
+        *("", "x", "{", "[]", "7", '{"type": 3}', '{"type": "stop"}', "[" * 5_000, '"\\ud800"'),
+        '{"more": [%s{}], "type": "ping"}' % ("{}," * 50_000),
+    ],
 )
 async def test_other_text_is_an_error_message(stream, text):
     """Text that is no ping is answered by an error without a frame's number; it stays open."""

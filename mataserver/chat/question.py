@@ -8,8 +8,8 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
-from mataserver import data_uri
-from mataserver.errors import BadRequest
+from mataserver import data_uri, jsonbody
+from mataserver.errors import BadRequest, InvalidParams
 from mataserver.params import Confidence, MaxTokens, Temperature, describe
 
 MAX_STOPS = 4
@@ -130,10 +130,7 @@ def read(data: bytes) -> Question:
         value = fields.pop(name, None)
         if value is not None and not any(_same(value, each) for each in neutral):
             raise BadRequest(f"{name}: not supported by the models of this server")
-    try:
-        asked = msgspec.convert(fields, ChatRequest)
-    except msgspec.ValidationError as error:
-        raise BadRequest(describe(error, "")) from None
+    asked = _typed(fields)
     if asked.stream_options is not None and not asked.stream:
         raise BadRequest(_STREAMED)
     image, said = _dialogue(asked.messages)
@@ -149,13 +146,21 @@ def _same(value: object, neutral: object) -> bool:
     return value == neutral and isinstance(value, bool) == isinstance(neutral, bool)
 
 
+def _typed(fields: dict[str, Any]) -> ChatRequest:
+    try:
+        return msgspec.convert(fields, ChatRequest)
+    except msgspec.ValidationError:
+        try:  # null stands for what is not given
+            return msgspec.convert(jsonbody.pruned(fields), ChatRequest)
+        except msgspec.ValidationError as error:
+            raise BadRequest(describe(error, "")) from None
+
+
 def _object(data: bytes) -> dict[str, Any]:
     try:
-        return msgspec.json.decode(data, type=dict[str, Any])
-    except msgspec.ValidationError:
+        return jsonbody.decode(data, dict[str, Any])
+    except InvalidParams:
         raise BadRequest("The body must be a JSON object") from None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        raise BadRequest("The body is not valid JSON") from None
 
 
 def _extra(fields: dict[str, Any]) -> dict[str, Any]:

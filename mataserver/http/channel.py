@@ -31,6 +31,8 @@ if TYPE_CHECKING:
 MSGPACK_PROTOCOL = "mata.v1.msgpack"
 WINDOW = 4
 """Unanswered pings that pause inference."""
+MOST_TEXT = 65_536
+"""Characters of a text message that are looked at: more are no JSON then."""
 TURN = 64
 """Messages that one connection handles before the others get their turn."""
 
@@ -159,7 +161,7 @@ class Channel(ABC):
 
     async def _text(self, text: str) -> None:
         try:
-            said = msgspec.json.decode(text, type=Said)
+            said = msgspec.json.decode(text[:MOST_TEXT], type=Said)
         except (msgspec.DecodeError, RecursionError, UnicodeError):
             await self._send(StreamError('a text message must be {"type": "ping"}'))
             return

@@ -53,7 +53,7 @@ class _Chat:
         self._state.check_running()
         codec.require_json(request)
         async with codec.body(request, self._state) as data:
-            asked = question.read(data)
+            asked = await codec.decoded(self._state, data, question.read)
             del data
             recipe = self._recipe(asked.model)
             job = Job(asked.image, self._packed(asked, recipe))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import time
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
@@ -15,12 +16,12 @@ from aiohttp import web
 from aiohttp.payload import Payload
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from mataserver.errors import BadRequest, InvalidParams, MataError, Unavailable
-from mataserver.params import describe
+from mataserver import jsonbody
+from mataserver.errors import MataError, TooLarge, Unavailable
 from mataserver.results import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Callable
 
     from aiohttp.abc import AbstractStreamWriter
 
@@ -32,17 +33,13 @@ JSON = "application/json"
 MSGPACK = "application/msgpack"
 LONG = 1 << 14
 """Bytes above which a field is not copied into its envelope."""
+LARGE = 1_000_000
+"""Bytes above which a body is decoded beside the event loop."""
 _PLAIN = frozenset({"identity", ""})
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=512)]
 
 T = TypeVar("T")
-
-
-class TooLarge(MataError):
-    """413: the body is over the limit."""
-
-    status = 413
 
 
 class TooSlow(MataError):
@@ -225,7 +222,7 @@ def reader(state: State) -> ReadJson:
     async def read_json(request: web.Request, kind: type[T]) -> AsyncIterator[T]:
         require_json(request)
         async with body(request, state) as data:
-            asked = decode_json(data, kind)
+            asked = await decoded(state, data, json_of(kind))
             del data
             yield asked
 
@@ -282,23 +279,24 @@ async def _read(request: web.Request, limit: int, share: Share) -> bytes:
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
-def decode_json(data: bytes, kind: type[T]) -> T:
-    """Decode a JSON body. Raises ``BadRequest`` for no JSON, ``InvalidParams`` for wrong types."""
-    try:
-        return msgspec.json.decode(data, type=kind)
-    except msgspec.ValidationError as error:
-        _check_json(data)
-        raise InvalidParams(describe(error, "") or "the body must be a JSON object") from None
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        raise BadRequest("The body is not valid JSON") from None
+async def decoded(state: State, data: bytes, decode: Callable[[bytes], T]) -> T:
+    """Return ``decode(data)``; of a large body beside the event loop, one body at a time.
+
+    What that makes is about as large as the body, and counts as such as long as both are there.
+    """
+    if len(data) <= LARGE:
+        return decode(data)
+    async with state.decoding:
+        state.body_bytes += len(data)
+        try:
+            return await asyncio.to_thread(decode, data)
+        finally:
+            state.body_bytes -= len(data)
 
 
-def _check_json(data: bytes) -> None:
-    """Raise ``BadRequest`` for what is no JSON at all, perhaps only behind what is of no type."""
-    try:
-        msgspec.json.decode(data, type=Raw)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
-        raise BadRequest("The body is not valid JSON") from None
+def json_of(kind: type[T]) -> Callable[[bytes], T]:
+    """Return what decodes a JSON body to a ``kind``; see ``jsonbody.decode`` for what it raises."""
+    return functools.partial(jsonbody.decode, kind=kind)
 
 
 def content_type(request: web.Request) -> str:

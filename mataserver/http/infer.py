@@ -117,7 +117,7 @@ class _Infer:
         if kind != codec.JSON:
             raise codec.Unsupported("Content-Type must be application/json or image/*")
         async with codec.body(request, self._state) as data:
-            asked = codec.decode_json(data, InferBody)
+            asked = await codec.decoded(self._state, data, codec.json_of(InferBody))
             del data
             if not isinstance(asked.image, str):
                 raise BadRequest("image: field is required")

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from aiohttp import HttpVersion11, web
 from aiohttp.hdrs import METH_ALL
 
-from mataserver.errors import MataError
+from mataserver.errors import MataError, TooLarge
 from mataserver.http import auth, codec, dialects
 
 if TYPE_CHECKING:
@@ -58,7 +58,7 @@ def expectations(state: State) -> Callable[[web.Request], Awaitable[web.StreamRe
             return error_response(MataError("The expectation cannot be met", status=417))
         limit = state.settings.max_body
         if (request.content_length or 0) > limit:
-            return error_response(codec.TooLarge(f"The body is over the limit of {limit} bytes"))
+            return error_response(TooLarge(f"The body is over the limit of {limit} bytes"))
         try:
             _check_key(request, state)
         except MataError:
@@ -87,10 +87,10 @@ def make(state: State) -> Middleware:
             state.active -= 1
         spent = time.perf_counter() - begun
         route = _route(request)
-        state.metrics.requests.add(_method(request), route, str(response.status))
-        state.metrics.latency.observe(spent, route)
         if response.status >= 400:
             response = dialects.told(request, response)
+        state.metrics.requests.add(_method(request), route, str(response.status))
+        state.metrics.latency.observe(spent, route)
         if not response.prepared:
             if state.draining:
                 response.force_close()
@@ -137,7 +137,7 @@ def _check_key(request: web.Request, state: State) -> None:
     """Raise ``Unauthorized`` or ``Forbidden`` for what needs a key and does not show it."""
     found = request.match_info.http_exception is None
     if found and (request.method, _route(request)) not in request.app[PUBLIC]:
-        auth.check(auth.authorization(request), state)
+        auth.check(auth.of_request(request), state)
 
 
 def _hang_up(request: web.Request, response: web.Response) -> None:

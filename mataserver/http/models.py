@@ -107,7 +107,7 @@ class _Models:
     async def pull(self, request: web.Request) -> web.Response:
         codec.require_json(request)
         async with codec.body(request, self._state) as data:
-            asked = codec.decode_json(data, PullBody)
+            asked = await codec.decoded(self._state, data, codec.json_of(PullBody))
         if "://" in asked.model or asked.model.startswith((".", "/", "~", "\\")):
             raise BadRequest("model must be a hub id or a backend's name, not a URL or a path")
         task = asyncio.create_task(self._pull(asked))
@@ -135,14 +135,14 @@ class _Models:
     async def warmup(self, request: web.Request) -> web.Response:
         codec.require_json(request)
         async with codec.body(request, self._state) as data:
-            asked = codec.decode_json(data, ModelBody)
+            asked = await codec.decoded(self._state, data, codec.json_of(ModelBody))
         async with self._state.pool.hold(self._state.catalog.recipe(asked.model)):
             return codec.respond(ModelStatus("ready", asked.model))
 
     async def unload(self, request: web.Request) -> web.Response:
         codec.require_json(request)
         async with codec.body(request, self._state) as data:
-            asked = codec.decode_json(data, ModelBody)
+            asked = await codec.decoded(self._state, data, codec.json_of(ModelBody))
         self._state.catalog.entry(asked.model)
         done = await self._state.pool.unload(asked.model)
         return codec.respond(ModelStatus("unloaded" if done else "not_loaded", asked.model))

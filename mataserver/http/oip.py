@@ -7,11 +7,13 @@ that name a version come before the greedy ones.
 from __future__ import annotations
 
 import asyncio
+import functools
 from typing import TYPE_CHECKING, Annotated, Any
 
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from mataserver import jsonbody
 from mataserver.errors import BadRequest
 from mataserver.http import codec, readiness
 from mataserver.http.dialects import InferenceProblem
@@ -68,7 +70,7 @@ class ServerMetadata(Struct):
 class IndexBody(Struct):
     """``POST /v2/repository/index``; with ``ready`` only models that are in memory."""
 
-    ready: bool = False
+    ready: bool | None = None
 
 
 class IndexEntry(Struct):
@@ -83,7 +85,7 @@ class IndexEntry(Struct):
 class RepositoryBody(Struct):
     """``POST /v2/repository/models/{model_id}/load`` and ``…/unload``."""
 
-    parameters: dict[str, Any] = {}
+    parameters: dict[str, Any] | None = None
 
 
 class Done(Struct):
@@ -178,7 +180,10 @@ class _Inference:
         name, version = _named(request)
         most = self._state.settings.queue_limit
         async with codec.body(request, self._state) as data:
-            asked, binary = rest.decode(data, length, name, version, most)
+            read = functools.partial(
+                rest.decode, header_length=length, model=name, version=version, most=most
+            )
+            asked, binary = await codec.decoded(self._state, data, read)
             del data
             inference = self._server.infer(asked)
             del asked
@@ -191,7 +196,7 @@ class _Inference:
 
     async def index(self, request: web.Request) -> web.Response:
         asked = await self._read(request, IndexBody)
-        found = await asyncio.to_thread(self._server.index, ready=asked.ready)
+        found = await asyncio.to_thread(self._server.index, ready=bool(asked.ready))
         return codec.respond([IndexEntry(e.name, e.version, e.state, e.reason) for e in found])
 
     async def load(self, request: web.Request) -> web.Response:
@@ -209,6 +214,7 @@ class _Inference:
     async def _read(self, request: web.Request, kind: Any) -> Any:
         """Read a body that may be left out."""
         async with codec.body(request, self._state) as data:
+            jsonbody.check(data)
             return rest.parse(data or b"{}", kind)
 
 

@@ -48,6 +48,7 @@ class State:
     pulls: set[asyncio.Task[Any]] = field(default_factory=set)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    decoding: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def draining(self) -> bool:

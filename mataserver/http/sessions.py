@@ -97,7 +97,7 @@ class _Sessions:
         if not _HOST.fullmatch(request.host):
             raise BadRequest("The Host header is not a host name")
         async with codec.body(request, self._state) as data:
-            asked = codec.decode_json(data, SessionBody)
+            asked = await codec.decoded(self._state, data, codec.json_of(SessionBody))
         self._state.check_running()
         source = await self._source(asked)
         recipe, given = plan(

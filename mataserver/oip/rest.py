@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from mataserver import data_uri
-from mataserver.errors import BadRequest
-from mataserver.oip import tensor
+from mataserver import data_uri, jsonbody
+from mataserver.errors import BadRequest, TooLarge
+from mataserver.oip import listed, tensor
 from mataserver.oip.request import InferRequest
 from mataserver.params import describe
 
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mataserver.oip.tensor import Tensor
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
+MOST_OBJECTS = 16_384
+"""Opening braces of a body that is looked into: its inputs are counted by building them."""
 
 T = TypeVar("T")
 Name = Annotated[str, Meta(min_length=1, max_length=512)]
@@ -33,8 +35,8 @@ Shape = Annotated[list[Dimension], Meta(max_length=tensor.MAX_DIMENSIONS)]
 class InputParameters(Struct):
     """Parameters of an input tensor. ``binary_data_size`` is the length of its binary form."""
 
-    binary_data_size: Annotated[int, Meta(ge=0)] | UnsetType = UNSET
-    shared_memory_region: str | UnsetType = UNSET
+    binary_data_size: Annotated[int, Meta(ge=0)] | None = None
+    shared_memory_region: str | None = None
 
 
 class RequestInput(Struct):
@@ -44,31 +46,31 @@ class RequestInput(Struct):
     datatype: Annotated[str, Meta(max_length=16)]
     shape: Shape
     data: Raw | UnsetType = UNSET
-    parameters: InputParameters = msgspec.field(default_factory=InputParameters)
+    parameters: InputParameters | None = None
 
 
 class OutputParameters(Struct):
     """Parameters of an output that is asked for."""
 
-    binary_data: bool | UnsetType = UNSET
-    classification: int | UnsetType = UNSET
-    shared_memory_region: str | UnsetType = UNSET
+    binary_data: bool | None = None
+    classification: int | None = None
+    shared_memory_region: str | None = None
 
 
 class RequestOutput(Struct):
     """One output that is asked for."""
 
     name: Name
-    parameters: OutputParameters = msgspec.field(default_factory=OutputParameters)
+    parameters: OutputParameters | None = None
 
 
 class InferBody(Struct):
     """An inference. Without ``outputs`` the answer holds all of them."""
 
     inputs: Annotated[list[RequestInput], Meta(min_length=1)]
-    id: Annotated[str, Meta(max_length=512)] = ""
-    parameters: dict[str, Any] = msgspec.field(default_factory=dict)
-    outputs: list[RequestOutput] = msgspec.field(default_factory=list)
+    id: Annotated[str, Meta(max_length=512)] | None = None
+    parameters: dict[str, Any] | None = None
+    outputs: list[RequestOutput] | None = None
 
 
 class ResponseOutput(Struct, omit_defaults=True):
@@ -123,6 +125,26 @@ def parse(data: bytes | memoryview, kind: type[T]) -> T:
         raise BadRequest("The body is not valid JSON") from None
 
 
+class _Bulk(Struct):
+    data: Raw = Raw()
+
+
+class _Bulky(Struct):
+    inputs: list[_Bulk] = []
+
+
+def _check_size(text: bytes) -> None:
+    """Raise ``TooLarge`` when too much of a body is outside of its tensors' data."""
+    if len(text) <= jsonbody.MOST_OUTSIDE:
+        return
+    inputs = [] if text.count(b"{") > MOST_OBJECTS else parse(text, _Bulky).inputs
+    outside = len(text) - sum(len(memoryview(each.data)) for each in inputs)
+    if outside > jsonbody.MOST_OUTSIDE:
+        raise TooLarge(
+            f"The body has over {jsonbody.MOST_OUTSIDE} bytes beside the data of its tensors"
+        )
+
+
 def decode(
     body: bytes, header_length: int | None, model: str, version: str, most: int
 ) -> tuple[InferRequest, Binary]:
@@ -134,19 +156,26 @@ def decode(
     length = len(body) if header_length is None else header_length
     if not 0 <= length <= len(body):
         raise BadRequest(f"{LENGTH_HEADER} is {length}, and the body has {len(body)} bytes")
-    asked = parse(memoryview(body)[:length], InferBody)
+    text = body[:length]  # the whole of it is no copy
+    _check_size(text)
+    asked = parse(text, InferBody)
     inputs = _inputs(asked.inputs, memoryview(body)[length:], most)
-    for each in asked.outputs:
-        _check_output(each)
-    usual = asked.parameters.get("binary_data_output", False)
-    if not isinstance(usual, bool):
+    outputs, parameters = asked.outputs or [], asked.parameters or {}
+    binary = _binary(outputs, parameters.get("binary_data_output"))
+    names = tuple(each.name for each in outputs) or None
+    return InferRequest(model, version, asked.id or "", inputs, parameters, names), binary
+
+
+def _binary(outputs: list[RequestOutput], usual: Any) -> Binary:
+    """Return which outputs are wanted in binary form; ``usual`` is what the request says of all."""
+    if not isinstance(usual, bool | None):
         raise BadRequest("parameters.binary_data_output: expected `bool`")
-    binary = {"": usual}
-    for each in asked.outputs:
-        chosen = each.parameters.binary_data
-        binary[each.name] = usual if chosen is UNSET else chosen
-    names = tuple(each.name for each in asked.outputs) or None
-    return InferRequest(model, version, asked.id, inputs, asked.parameters, names), binary
+    binary = {"": bool(usual)}
+    for each in outputs:
+        _check_output(each)
+        chosen = None if each.parameters is None else each.parameters.binary_data
+        binary[each.name] = bool(usual) if chosen is None else chosen
+    return binary
 
 
 def encode(answer: Answer, binary: Binary) -> tuple[bytes, int | None]:
@@ -183,40 +212,44 @@ def _inputs(given: list[RequestInput], rest: memoryview, most: int) -> tuple[Ten
     """Read every input; the binary data behind the JSON must be used up exactly."""
     inputs = []
     for each in given:
-        size = each.parameters.binary_data_size
-        if each.parameters.shared_memory_region is not UNSET:
+        said = each.parameters or InputParameters()
+        size, data = said.binary_data_size, _listed(each)
+        if said.shared_memory_region is not None:
             raise BadRequest(f"input '{each.name}': shared memory is not supported")
-        if (size is UNSET) == (each.data is UNSET):
+        if (size is None) == (data is None):
             raise BadRequest(f"input '{each.name}': give either data or binary_data_size")
-        if isinstance(size, int):
+        if size is not None:
             if size > len(rest):
                 raise BadRequest(
                     f"input '{each.name}': binary_data_size is {size}, {len(rest)} bytes are left"
                 )
             found = tensor.from_binary(each.name, each.datatype, each.shape, rest[:size], most)
             rest = rest[size:]
-        else:
-            found = _from_json(each, each.data)
+        elif data is not None:
+            found = _from_json(each, data)
         inputs.append(found)
     if len(rest):
         raise BadRequest(f"{len(rest)} bytes behind the JSON belong to no input")
     return tuple(inputs)
 
 
-def _from_json(given: RequestInput, data: Any) -> Tensor:
+def _listed(given: RequestInput) -> bytes | None:
+    """Return the JSON of an input's list, or None when there is none."""
+    data = given.data
+    return None if data is UNSET or bytes(data) == b"null" else bytes(data)
+
+
+def _from_json(given: RequestInput, data: bytes) -> Tensor:
     """Read the data of an input. JSON holds no bytes, so an encoded image is base64 there."""
-    values = parse(data, Any)
-    if not isinstance(values, list):
-        raise BadRequest(f"input '{given.name}': data must be a list")
-    found = tensor.from_values(given.name, given.datatype, given.shape, values)
+    found = listed.read(given.name, given.datatype, given.shape, data)
     if found.name == "image" and isinstance(found.data, list):
         found.data[:] = [data_uri.decode(each.decode()) for each in found.data]
     return found
 
 
 def _check_output(asked: RequestOutput) -> None:
-    given = asked.parameters
-    if given.shared_memory_region is not UNSET:
+    given = asked.parameters or OutputParameters()
+    if given.shared_memory_region is not None:
         raise BadRequest(f"output '{asked.name[:64]}': shared memory is not supported")
-    if given.classification not in {UNSET, 0}:
+    if given.classification:
         raise BadRequest(f"output '{asked.name[:64]}': classification is not supported")

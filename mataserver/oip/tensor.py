@@ -56,7 +56,7 @@ def from_binary(
     count = elements(name, shape)
     if datatype == "BYTES":
         return Tensor(name, datatype, tuple(shape), _split(name, data, count, most))
-    size = count * array(_code(name, datatype)).itemsize
+    size = count * array(code(name, datatype)).itemsize
     if len(data) != size:
         raise BadRequest(
             f"input '{name}': {datatype} {list(shape)} takes {size} bytes, got {len(data)}"
@@ -71,7 +71,7 @@ def from_values(name: str, datatype: str, shape: Sequence[int], values: list[Any
     """
     flat, count = _flat(name, values), elements(name, shape)
     if datatype != "BYTES":
-        _code(name, datatype)
+        code(name, datatype)
         if max(count, len(flat)) > MOST_VALUES:
             raise BadRequest(f"input '{name}': over {MOST_VALUES} numbers: send them as bytes")
     if len(flat) != count:
@@ -111,11 +111,12 @@ def to_values(tensor: Tensor) -> list[Any]:
     return values.tolist()
 
 
-def _code(name: str, datatype: str) -> str:
-    code = _CODES.get(datatype)
-    if code is None:
+def code(name: str, datatype: str) -> str:
+    """Return ``array``'s code for numbers of that type. Raises ``BadRequest`` for no such type."""
+    found = _CODES.get(datatype)
+    if found is None:
         raise BadRequest(f"input '{name}': the datatype {datatype[:16]!r} is not taken")
-    return code
+    return found
 
 
 def _split(name: str, data: memoryview, count: int, most: int) -> list[bytes]:

@@ -1,0 +1,111 @@
+"""What a body of JSON may cost, counted in what is outside of its long texts."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import msgspec
+import pytest
+from msgspec import Struct
+
+from mataserver import jsonbody
+from mataserver.errors import BadRequest, InvalidParams, TooLarge
+
+MOST = jsonbody.MOST_OUTSIDE
+LONG = "x" * jsonbody.LONG_TEXT
+
+
+class Options(Struct):
+    depth: int = 3
+    name: str | None = "n"
+
+
+class Body(Struct):
+    model: str
+    image: str = ""
+    options: Options = msgspec.field(default_factory=Options)
+    params: dict[str, Any] | None = None
+
+
+FLOODS = {
+    "objects": b'{"model":"m","params":{"a":[%b{}]}}' % (b"{}," * MOST),
+    "lists": b'{"model":"m","params":{"a":[%b[]]}}' % (b"[]," * MOST),
+    "numbers": b'{"model":"m","params":{"a":[%b1]}}' % (b"1," * MOST),
+    "short texts": b'{"model":"m","params":{"a":[%b""]}}' % (b'"ab",' * MOST),
+    "escaped texts": b'{"model":"m","params":{"a":[%b""]}}' % (b'"\\"\\\\",' * MOST),
+    "what is skipped": b'{"model":"m","more":[%b{}]}' % (b"{}," * MOST),
+    "behind an escape": b'{"model":"\\"","params":[%b{}]}' % (b"{}," * MOST),
+    "behind backslashes": b'{"model":"\\\\","params":[%b{}]}' % (b"{}," * MOST),
+    "spaces": b'{"model":"m"%b}' % (b" " * MOST),
+    "one text of quotation marks": b'{"model":"%b"}' % (b'\\"' * 2 * MOST),
+    "within an open text": b'{"model":"m","a":[%b' % (b'{"b":"c"},' * MOST),
+}
+
+
+@pytest.mark.parametrize("name", FLOODS)
+def test_what_makes_many_objects_is_refused_before_it_is_built(name):
+    """However a body is made of short pieces: over the limit it is 413, and nothing was built."""
+    with pytest.raises(TooLarge, match=f"over {MOST} bytes beside its images and long texts"):
+        jsonbody.decode(FLOODS[name], Body)
+
+
+@pytest.mark.parametrize(
+    "image", ["A" * 3 * MOST, "\\u00e9" * MOST, "ü" * MOST, "\\\\" * MOST, LONG + '\\"' * 1000]
+)
+def test_one_long_text_may_be_of_any_size(image):
+    """An image beside few other bytes is decoded, whatever characters the text is made of."""
+    text = f'{{"model":"m","image":"{image}","params":{{"a":[1,"\\"",{{}}]}}}}'
+    found = jsonbody.decode(text.encode(), Body)
+    assert (found.image, found.params) == (json.loads(f'"{image}"'), {"a": [1, '"', {}]})
+
+
+def test_many_long_texts_may_be_of_any_size():
+    """Texts that are long enough to be worth their objects do not count, however many they are."""
+    texts = [LONG] * 200
+    found = jsonbody.decode(json.dumps({"model": "m", "params": {"a": texts}}).encode(), Body)
+    assert found.params == {"a": texts}
+
+
+def test_the_limit_is_exact():
+    """A body of just the limit is decoded, one byte more is not."""
+    head, text = b'{"model":"m","image":', b'"%b"' % LONG.encode()
+    spaces = b" " * (MOST - len(head) - 1)
+    assert jsonbody.decode(head + text + spaces + b"}", Body).image == LONG
+    with pytest.raises(TooLarge):
+        jsonbody.decode(head + text + spaces + b" }", Body)
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"model": "m", "options": None},
+        {"model": "m", "image": None, "params": None},
+        {"model": "m", "options": {"depth": None}},
+    ],
+)
+def test_null_is_as_if_it_were_not_there(given):
+    """A field that has a default takes it for null, at every depth."""
+    assert jsonbody.decode(json.dumps(given).encode(), Body) == Body("m")
+
+
+def test_null_keeps_its_meaning_where_it_has_one():
+    """Where null is a value of the field it stays one."""
+    given = b'{"model":"m","options":{"name":null}}'
+    assert jsonbody.decode(given, Body).options.name is None
+
+
+def test_null_for_what_is_required():
+    """A required field that is null is missing."""
+    with pytest.raises(InvalidParams, match=r"^model: field is required$"):
+        jsonbody.decode(b'{"model":null}', Body)
+
+
+@pytest.mark.parametrize(
+    "data",
+    [b"", b"{", b'{"model":null', b"[" * 99_999, b'{"model":"\xff"}', b'{"model":1,"a":NaN}'],
+)
+def test_what_is_no_json(data):
+    """What is no JSON, perhaps only behind what is of no type, is a bad request."""
+    with pytest.raises(BadRequest, match="not valid JSON"):
+        jsonbody.decode(data, Body)
