@@ -10,6 +10,7 @@ cost it 4 ms a frame and JPEG 0.06 ms, for 5 ms more here and 4 ms more in the w
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import sys
@@ -30,12 +31,15 @@ if TYPE_CHECKING:
 
     from av.container import InputContainer
     from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
 
-    from mataserver.cameras.messages import Message
+    from mataserver.cameras.messages import Kind, Message
 
 QUALITY = 90
 LAG = 1.0
 """Seconds that a file may be behind its own clock before the clock is set anew."""
+AHEAD = 0.8
+"""Share of the source's time for which the next frame of a file may be waited for."""
 BETWEEN = 0.04
 """Seconds between the end of a file and its beginning: the last frame is shown, too."""
 _LIVE = {
@@ -55,6 +59,7 @@ _OPTIONS = {
     "file": {"protocol_whitelist": "file"},
     "device": dict(_LIVE),
 }
+_DAMAGED = "it is no video, or damaged"
 _REASONS: list[tuple[type[BaseException], str]] = [
     (av.error.HTTPUnauthorizedError, "it refused the user name or the password"),
     (av.error.HTTPForbiddenError, "it refused the user name or the password"),
@@ -65,7 +70,7 @@ _REASONS: list[tuple[type[BaseException], str]] = [
     (ConnectionRefusedError, "the connection was refused"),
     (av.error.ExitError, "it gave nothing for too long"),
     (TimeoutError, "it gave nothing for too long"),
-    (av.error.InvalidDataError, "it is no video, or damaged"),
+    (av.error.InvalidDataError, _DAMAGED),
     (EOFError, "it ended before it began"),
 ]
 
@@ -110,37 +115,54 @@ def frames(opening: Opening) -> Iterator[VideoFrame]:
     options = dict(_OPTIONS[opening.kind])
     form = "v4l2" if opening.kind == "device" else None
     limit = (opening.timeout, opening.timeout)
-    with av.open(opening.url, format=form, options=options, timeout=limit) as container:
-        if not container.streams.video:
-            raise Unreadable("it holds no video")
-        for frame in _decoded(container):
+    # Titles may be in any encoding, or damaged: nobody reads them.
+    with av.open(
+        opening.url, format=form, options=options, timeout=limit, metadata_errors="replace"
+    ) as container:
+        for frame in _decoded(container, _best(container)):
             if frame.width * frame.height > opening.max_pixels:
                 raise Unreadable(f"its frames are larger than {opening.max_pixels} pixels")
             yield frame
 
 
-def _decoded(container: InputContainer) -> Iterator[VideoFrame]:
-    """Decode packet by packet: a damaged packet, as a network loses some, costs its own frame."""
-    stream = container.streams.video[0]
+def _best(container: InputContainer) -> VideoStream:
+    """Return the stream that players show, no cover. Raises ``Unreadable``."""
+    stream = container.streams.best("video")
+    if not isinstance(stream, av.VideoStream):
+        raise Unreadable("it holds no video")
+    if stream.codec_context is None:
+        raise Unreadable("it is coded in a way that is not known here, or damaged")
+    return stream
+
+
+def _decoded(container: InputContainer, stream: VideoStream) -> Iterator[VideoFrame]:
+    """Decode packet by packet: a damaged packet, as a network loses some, costs its own frame.
+
+    Decoders say in many ways that data is damaged.
+    """
     for packet in container.demux(stream):
         try:
-            yield from packet.decode()
-        except av.error.InvalidDataError:
+            found = packet.decode()
+        except av.FFmpegError:
             continue
+        yield from found
 
 
 def played(opening: Opening) -> Iterator[VideoFrame]:
-    """Yield a file's frames at its own speed, from the beginning again after the end."""
+    """Yield a file's frames at its own speed, from the beginning again after the end.
+
+    What is farther ahead than the server would wait for comes at once: such a time is damaged.
+    """
     while True:
         zero: float | None = None
         for frame in frames(opening):
             now, at = time.monotonic(), frame.time or 0.0
-            if zero is None or now - at - zero > LAG:
+            if zero is None or not -LAG <= zero + at - now <= AHEAD * opening.timeout:
                 zero = now - at
             time.sleep(max(0.0, zero + at - now))
             yield frame
         if zero is None:
-            raise Unreadable("it holds no video")
+            raise Unreadable("none of its frames can be decoded")
         time.sleep(BETWEEN)
 
 
@@ -152,14 +174,20 @@ def decode(opening: Opening, newest: Newest) -> None:
             newest.put(frame)
         newest.end("the stream ended")
     except Exception as error:  # noqa: BLE001 - the worker's edge: what it is becomes a sentence
-        newest.end(reason(error))
+        newest.end(reason(error, opening.kind))
 
 
-def reason(error: Exception) -> str:
-    """Say what happened without PyAV's own text, which holds the address and its password."""
+def reason(error: Exception, kind: Kind) -> str:
+    """Say what happened without PyAV's own text, which holds the address and its password.
+
+    Whatever else goes wrong with a file is its content: FFmpeg calls it by many names.
+    """
     if isinstance(error, Unreadable):
         return str(error)
-    known = next((text for kind, text in _REASONS if isinstance(error, kind)), None)
+    known = next((text for cause, text in _REASONS if isinstance(error, cause)), None)
+    forbidden = getattr(error, "errno", None) == errno.EPERM  # the system's is EACCES
+    if kind == "file" and (known is None or forbidden):
+        return _DAMAGED
     return known or f"it could not be read ({type(error).__name__})"
 
 

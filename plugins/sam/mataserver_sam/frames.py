@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
 
 import av
-from av.error import FFmpegError, InvalidDataError
+from av.error import FFmpegError
 
 from mataserver import BadRequest, upright_frame
 from mataserver_sam.index import indexed
@@ -64,7 +64,11 @@ class Clip(Generic[Prepared]):
         self._frames: Iterator[av.VideoFrame] = iter(())
         self._next = self._given = self._asked = 0
         with _reading("The video cannot be read"):
-            self._container = av.open(f"file:{path}", options=_OPENING)
+            self._container = av.open(
+                f"file:{path}",
+                options=_OPENING,
+                metadata_errors="replace",  # titles in any encoding: nobody reads them
+            )
         try:
             self._open()
         except BaseException:
@@ -72,9 +76,12 @@ class Clip(Generic[Prepared]):
             raise
 
     def _open(self) -> None:
-        if not self._container.streams.video:
+        stream = self._container.streams.best("video")  # none of the covers, but the film
+        if not isinstance(stream, av.VideoStream):
             raise BadRequest("The file holds no video")
-        self._stream = self._container.streams.video[0]
+        if stream.codec_context is None:
+            raise BadRequest("The video is coded in a way that is not known here, or damaged")
+        self._stream = stream
         self._check_size(self._stream.width, self._stream.height)
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.thread_count = _DECODER_THREADS
@@ -170,11 +177,14 @@ class Clip(Generic[Prepared]):
         return min(0, int(begin * 1_000_000))
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
-        """Yield frames as they are shown; packets that no decoder takes are passed over."""
+        """Yield frames as they are shown; packets that the decoder does not take are passed over.
+
+        Decoders say in many ways that data is damaged.
+        """
         for packet in self._container.demux(self._stream):
             try:
                 frames = packet.decode()
-            except InvalidDataError:
+            except FFmpegError:
                 continue
             yield from frames
 

@@ -43,14 +43,18 @@ def write(
     codec: str = "libx264",
     *,
     options: dict[str, str] | None = None,
+    layout: dict[str, str] | None = None,
     times: Sequence[int] | None = None,
     size: tuple[int, int] = (WIDTH, HEIGHT),
     rate: int = 10,
 ) -> Path:
-    """Write a video; ``times`` are milliseconds at which its frames are shown, if not regular."""
+    """Write a video; ``times`` are milliseconds at which its frames are shown, if not regular.
+
+    ``options`` are the encoder's, ``layout`` the container's.
+    """
     base = Fraction(1, 1000) if times is not None else Fraction(1, rate)
     asked = {"g": "6", **QUIET.get(codec, {}), **(options or {})}
-    with av.open(str(path), "w") as container:
+    with av.open(str(path), "w", options=layout or {}) as container:
         stream: Any = container.add_stream(codec, rate=rate, options=asked)
         stream.width, stream.height = size
         stream.pix_fmt = "yuvj420p" if codec == "mjpeg" else "yuv420p"

@@ -194,6 +194,14 @@ async def test_wrong_starts(api, body, said):
     assert said in answer["detail"]
 
 
+async def test_a_codec_that_nobody_knows(api, video_path):
+    """A video that no decoder is there for is the client's mistake: 400 with the reason."""
+    data = video_path.read_bytes().replace(b"avc1", b"zzzz")
+    body = {"video_base64": base64.b64encode(data).decode()}
+    status, answer = await api.ask("POST", START, body)
+    assert (status, "coded in a way that is not known" in answer["detail"]) == (400, True)
+
+
 async def test_gpus_that_are_not_here(api, video_path):
     """A GPU that the machine does not have cannot be chosen; no list is as none."""
     body = {"video_path": str(video_path), "gpu_ids": [0, 1]}
