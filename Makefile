@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
 PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
 EDITABLE := $(foreach plugin,$(PLUGINS),-e $(patsubst %/pyproject.toml,%,$(plugin)))
-DEFAULTS := -e . -e plugins/opencv -e plugins/ocr
+DEFAULTS := -e ".[heic]" -e plugins/opencv -e plugins/ocr
 BINARY := opencv ocr onnx
 SOURCES := pyproject.toml constraints.txt requirements-dev.txt $(PLUGINS)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
@@ -26,7 +26,7 @@ $(VENV)/.demo: $(SOURCES) | $(BIN)/python
 $(VENV)/.setup: $(SOURCES) | $(BIN)/python
 	@echo "installing the core, every plugin and the development tools into $(VENV)"
 	$(PIP) "torch==2.13.0"
-	$(PIP) -e ".[grpc,camera]" $(EDITABLE) -r requirements-dev.txt
+	$(PIP) -e ".[grpc,camera,heic]" $(EDITABLE) -r requirements-dev.txt
 	@# The tracker brings the OpenCV that needs a screen's libraries; the last one installed wins.
 	$(PIP) --force-reinstall --no-deps "opencv-python-headless<5"
 	@touch $@ $(VENV)/.demo
@@ -54,8 +54,8 @@ test-binary: binary $(VENV)/.setup  ## the one-file build and the steps of the D
 binary: $(BIN)/python  ## build/mataserver: one executable file that needs nothing but this Python
 	$(PIP) "pex>=2.100"
 	rm -rf build/wheels
-	$(BIN)/python -m pip wheel --quiet --wheel-dir build/wheels '.[camera]' $(addprefix ./plugins/,$(BINARY))
-	$(BIN)/pex --no-pypi --find-links build/wheels 'mataserver[camera]' $(addprefix mataserver-,$(BINARY)) \
+	$(BIN)/python -m pip wheel --quiet --wheel-dir build/wheels '.[camera,heic]' $(addprefix ./plugins/,$(BINARY))
+	$(BIN)/pex --no-pypi --find-links build/wheels 'mataserver[camera,heic]' $(addprefix mataserver-,$(BINARY)) \
 	  --interpreter-constraint "$$($(BIN)/python -c 'import sys; print("CPython==%d.%d.*" % sys.version_info[:2])')" \
 	  --script mataserver --venv --sh-boot --no-pre-install-wheels --output-file build/mataserver
 

@@ -107,9 +107,13 @@ if TYPE_CHECKING:
     from av.video.frame import VideoFrame
     from numpy.typing import NDArray
 
+    from mataserver.config import Alpha
 
-def decode_image(data: bytes, max_pixels: int) -> "NDArray[np.uint8]":
+
+def decode_image(data: bytes, max_pixels: int, alpha: "Alpha" = "white") -> "NDArray[np.uint8]":
     """Decode an image as those of requests are: upright RGB uint8 ``[H, W, 3]``.
+
+    What is transparent is laid on ``alpha``: "white", "black", or "drop" for what lies under it.
 
     For models whose methods a service calls with encoded bytes. Raises ``BadRequest`` for bytes
     that are no image, a broken one, or one of more than ``max_pixels``.
@@ -117,7 +121,7 @@ def decode_image(data: bytes, max_pixels: int) -> "NDArray[np.uint8]":
     # Brings numpy and Pillow, which the server itself does not need.
     from mataserver.media import decode
 
-    return decode(data, max_pixels)
+    return decode(data, max_pixels, alpha)
 
 
 def upright_frame(frame: "VideoFrame") -> "NDArray[np.uint8]":

@@ -30,6 +30,7 @@ Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)\Z")]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 Runtime = Literal["native", "auto"]
 Engine = Literal["auto", "process", "thread"]
+Alpha = Literal["white", "black", "drop"]
 CameraName = Annotated[str, Meta(pattern=r"^(?!sess_)[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]
 CameraSource = Annotated[str, Meta(min_length=1, max_length=2048)]
 Rate = Annotated[float, Meta(gt=0.0, le=1_000.0)]
@@ -52,6 +53,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     device:      "auto", "cpu", "cuda" or "cuda:N".
     dtype:       "auto", "float32", "float16" or "bfloat16".
     runtime:     "auto" lets a pull convert it for a lighter runtime, "native" keeps it as it is.
+    alpha:       the ground that transparent pictures are laid on, or "drop".
     threads:     threads of a forward pass; 0 leaves the choice to the framework.
     compile:     whether the model is compiled when it is loaded; None leaves it to its plugin.
     replicas:    workers of the model that run side by side; with several GPUs each takes the next.
@@ -71,6 +73,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     device: Device | None = None
     dtype: DType | None = None
     runtime: Runtime | None = None
+    alpha: Alpha | None = None
     threads: Annotated[int, Meta(ge=0, le=1024)] | None = None
     compile: bool | None = None
     replicas: Annotated[int, Meta(ge=1, le=64)] = 1
@@ -130,6 +133,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     threads: Annotated[int, Meta(ge=0, le=1024)] = 0
     decode_threads: Annotated[int, Meta(ge=0, le=256)] = 0
     scaled_decode: bool = True
+    alpha: Alpha = "white"
     load_timeout: Seconds = 600.0
     infer_timeout: Seconds = 60.0
     drain_timeout: Seconds = 30.0

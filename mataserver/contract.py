@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from aiohttp import web
     from numpy.typing import NDArray
 
+    from mataserver.config import Alpha
     from mataserver.results import ModelInfo, Result
 
     Image = NDArray[np.uint8]
@@ -103,7 +104,8 @@ class LoadContext:
     the number of threads a forward pass may use (0: the framework's own choice); ``parts`` the
     models that ``Backend.parts`` named; ``max_pixels`` the largest image that ``decode_image`` is
     to take; ``compile`` whether to compile the model (None: as the plugin's settings say);
-    ``max_batch`` how many images ``predict`` is given at most.
+    ``max_batch`` how many images ``predict`` is given at most; ``alpha`` the ground that
+    ``decode_image`` is to lay transparent pictures on.
     """
 
     settings: Any
@@ -116,6 +118,7 @@ class LoadContext:
     max_pixels: int = 50_000_000
     compile: bool | None = None
     max_batch: int = 1
+    alpha: Alpha = "white"
 
 
 @dataclass(frozen=True, slots=True)

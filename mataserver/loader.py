@@ -70,6 +70,7 @@ class Loader:
             max_pixels=settings.max_pixels,
             compile=chosen.compile,
             max_batch=chosen.max_batch or recipe.backend.max_batch,
+            alpha=chosen.alpha or settings.alpha,
         )
         parts = {label: self._assign(part, chosen, device) for label, part in recipe.parts.items()}
         return Assignment(
@@ -81,6 +82,7 @@ class Loader:
             decode_threads=settings.decode_threads or os.cpu_count() or 1,
             patience=settings.infer_timeout,
             scaled_decode=settings.scaled_decode,
+            alpha=chosen.alpha or settings.alpha,
             parts=parts,
             defaults=params.configured(recipe.settings.params, recipe.backend.params),
         )

@@ -110,7 +110,7 @@ def test_every_format_gives_the_same_picture(form):
     ],
 )
 def test_every_mode_becomes_rgb(mode, form):
-    """Grey, palette and alpha pictures become RGB with the same colours; alpha is dropped."""
+    """Grey, palette and opaque alpha pictures become RGB with the same colours."""
     image = Image.fromarray(upright()).convert(mode)
     expected = np.asarray(image.convert("RGB"))
     assert close(media.decode(encoded(image, form), LIMIT), expected)
@@ -122,12 +122,6 @@ def test_a_cmyk_jpeg_is_not_negative():
     decoded = media.decode(data, LIMIT)
     assert np.abs(decoded[18, 20].astype(int) - RED).max() < 12
     assert np.abs(decoded[40, 50].astype(int) - GREY).max() < 12
-
-
-def test_transparent_pixels_keep_their_colour():
-    """Alpha is dropped, not blended with a background of somebody's choice."""
-    image = Image.new("RGBA", (4, 4), (*RED, 0))
-    assert (media.decode(encoded(image, "PNG"), LIMIT) == RED).all()
 
 
 @pytest.mark.parametrize("form", ["PNG", "TIFF"])

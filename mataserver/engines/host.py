@@ -69,13 +69,19 @@ class ModelHost:
         begun = time.perf_counter()
         decoded = Decoded(job)
         try:
-            limit = self._assignment.max_pixels
-            decoded.picture = media.reduced(job.image, limit, self._input_size(job))
+            decoded.picture = self._read(job)
             decoded.image = decoded.picture.image
         except Exception as error:
             decoded.failure = _failure(error, "The image could not be decoded")
         decoded.decode_ms = _ms(begun)
         return decoded
+
+    def _read(self, job: Job) -> media.Picture:
+        """Decode an image. What is read, as text, must stand out from its ground."""
+        assigned = self._assignment
+        legible = assigned.spec.task == "ocr"
+        size = self._input_size(job)
+        return media.reduced(job.image, assigned.max_pixels, size, assigned.alpha, legible=legible)
 
     def _input_size(self, job: Job) -> tuple[int, int] | None:
         """Return the size that the model resizes images to, where smaller ones do it no harm.

@@ -12,6 +12,7 @@ from mataserver.errors import MataError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
+    from mataserver.config import Alpha
     from mataserver.contract import LoadContext, Model, ModelSpec
     from mataserver.params import Params
 
@@ -24,7 +25,8 @@ Field = bytes | tuple[bytes | memoryview, ...]
 class Assignment:
     """The model that a worker is started for; it crosses the process boundary once.
 
-    ``scaled_decode`` lets it decode large JPEGs no larger than the model needs them. A worker that
+    ``scaled_decode`` lets it decode large JPEGs no larger than the model needs them; ``alpha`` is
+    the ground of transparent pictures. A worker that
     owes an answer and shows no progress for ``patience`` seconds is given up.
     ``defaults`` are the params that the configuration sets for it, of those in ``params_type``.
     """
@@ -37,6 +39,7 @@ class Assignment:
     decode_threads: int
     patience: float = 60.0
     scaled_decode: bool = False
+    alpha: Alpha = "white"
     parts: Mapping[str, Assignment] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
 

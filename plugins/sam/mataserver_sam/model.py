@@ -96,6 +96,7 @@ class Segmenter(Generic[S]):
         self._images = images
         self._weights = weights
         self._max_pixels = ctx.max_pixels
+        self._alpha = ctx.alpha
         self._videos = Videos(weights, ctx.settings, ctx.max_pixels)
         self._seen: Cache[tuple[S, Size]] = Cache(
             ctx.settings.feature_cache_mb * 1e6, lambda kept: kept[0].size_bytes
@@ -232,7 +233,7 @@ class Segmenter(Generic[S]):
         return seen, size, False
 
     def _decode(self, data: bytes) -> Image:
-        return decode_image(data, self._max_pixels)
+        return decode_image(data, self._max_pixels, self._alpha)
 
 
 def _collect(group: Sequence[Found], found: Collected, drawing: Drawing | None) -> None:

@@ -1,0 +1,142 @@
+"""JPEG by the fast decoder, whole or reduced, and what a JPEG's markers say beforehand."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import simplejpeg
+
+from mataserver.errors import BadRequest
+from mataserver.media.limits import Picture, check_size
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+MARGINS = {8: 1.3, 4: 1.15, 2: 1.15}
+"""How much larger than wanted an image stays that is decoded at 1/8, 1/4 or 1/2 of its size.
+
+There the model's input differs from that of the whole picture, by Pillow's bilinear filter, about
+as much as the bicubic filter's does (docs/performance.md).
+"""
+MOST_SCANS = 100
+FREE_SCANS, MOST_SCANNED = 16, 400_000_000
+"""Scans that a JPEG may have whatever its size; with more of them, scans times pixels.
+
+Every scan of a progressive JPEG goes over the whole picture, some 5 ns a pixel, however few bytes
+it has. Encoders write 10 of them, and hardly ever more than a dozen.
+"""
+MOST_SEGMENTS = 4_096
+"""Segments before the pixels. 500 of the largest fill a body of 32 MB."""
+START = b"\xff\xd8"
+_SCAN = b"\xff\xda"
+_APP1, _START_OF_SCAN = 0xE1, 0xDA
+_BASELINE, _FRAMES = frozenset({0xC0, 0xC1}), frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
+_PLAIN = frozenset({"YCbCr", "RGB", "Gray"})
+
+
+class Head(NamedTuple):
+    """What the segments before a JPEG's pixels say.
+
+    ``plain``: they are sound and none can hold EXIF. ``single``: one scan holds all components.
+    """
+
+    plain: bool
+    single: bool
+
+
+def plain(
+    data: bytes | memoryview, max_pixels: int, wanted: tuple[int, int] | None
+) -> Picture | None:
+    """Decode a JPEG without EXIF, the common case of cameras and streams, or return None.
+
+    It skips Pillow's parsing, a seventh of the whole. Anything unusual goes the long way. Raises
+    ``BadRequest`` for one that is too large or takes too long to decode.
+    """
+    if data[:2] != START:
+        return None
+    head = read_head(data)
+    if not head.plain:
+        return None
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    if colours not in _PLAIN:
+        return None
+    check_size(width, height, max_pixels)
+    if not head.single:
+        check_scans(data, width, height)
+    return _decoded(data, width, height, wanted)
+
+
+def unusual(
+    data: bytes | memoryview, size: tuple[int, int], wanted: tuple[int, int] | None
+) -> Picture | None:
+    """Decode a JPEG that Pillow has looked at, or return None for one that takes its patience.
+
+    simplejpeg is faster but refuses what cameras get away with (stray bytes between markers), and
+    has no CMYK. A header that the two read differently is not trusted with memory.
+    """
+    try:
+        height, width, colours, _ = simplejpeg.decode_jpeg_header(data)
+    except ValueError:
+        return None
+    if (width, height) != size or colours not in _PLAIN:
+        return None
+    return _decoded(data, *size, wanted)
+
+
+def read_head(data: bytes | memoryview) -> Head:
+    """Walk the segments before the pixels. Raises ``BadRequest`` for more of them than allowed."""
+    at, components, baseline = 2, 0, False
+    for _ in range(MOST_SEGMENTS):
+        if at + 4 > len(data) or data[at] != 0xFF:
+            return Head(plain=False, single=False)
+        kind = data[at + 1]
+        if kind == _START_OF_SCAN:
+            alone = at + 4 < len(data) and data[at + 4] == components
+            return Head(plain=True, single=baseline and alone)
+        if kind in {_APP1, 0xFF}:
+            return Head(plain=False, single=False)
+        if kind in _FRAMES and at + 9 < len(data):
+            baseline, components = kind in _BASELINE, data[at + 9]
+        at += 2 + (data[at + 2] << 8 | data[at + 3])
+    raise BadRequest(f"image cannot be decoded: it has over {MOST_SEGMENTS} segments")
+
+
+def check_scans(data: bytes | memoryview, width: int, height: int) -> None:
+    """Raise ``BadRequest`` for a JPEG whose scans take longer to decode than a picture should.
+
+    Within pixels 0xFF is always followed by 0 or a restart marker: what looks like a scan's start
+    is one, or stands in metadata.
+    """
+    scans = bytes(data).count(_SCAN)
+    scanned = scans * width * height
+    if scans > MOST_SCANS or (scans > FREE_SCANS and scanned > MOST_SCANNED):
+        raise BadRequest(
+            f"image takes too long to decode: a JPEG of {scans} scans; save it with fewer"
+        )
+
+
+def _scale(width: int, height: int, wanted: tuple[int, int] | None) -> int:
+    """Return by how much a JPEG may be reduced for somebody who wants that size."""
+    if wanted is None:
+        return 1
+    most = min(height / wanted[0], width / wanted[1])
+    return next((scale for scale, margin in MARGINS.items() if scale * margin <= most), 1)
+
+
+def _decoded(
+    data: bytes | memoryview, width: int, height: int, wanted: tuple[int, int] | None
+) -> Picture | None:
+    """Decode a JPEG whose header was checked, or return None for one that is unusual."""
+    scale = _scale(width, height, wanted)
+    least = {"min_height": -(-height // scale), "min_width": -(-width // scale)}
+    try:
+        array: NDArray[np.uint8] = simplejpeg.decode_jpeg(
+            data, colorspace="RGB", **({} if scale == 1 else least)
+        )
+    except ValueError:
+        return None
+    return Picture(array, scale, width, height)

@@ -1,0 +1,53 @@
+"""PGM and PPM of bytes, as arrays: Pillow reads most of them sample by sample."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mataserver.errors import BadRequest
+from mataserver.media.limits import check_size
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+_GAP = rb"(?:\s|#[^\n\r]*[\n\r])"
+_NUMBER = _GAP + rb"+0*([1-9]\d{0,5})"
+_HEAD = re.compile(rb"P([56])" + _NUMBER + _NUMBER + _NUMBER + rb"\s")
+_WITHIN = 1024
+_CHANNELS = {b"5": 1, b"6": 3}
+
+
+def decode(data: bytes | memoryview, max_pixels: int) -> NDArray[np.uint8] | None:
+    """Return the pixels of a binary PGM or PPM as RGB ``[H, W, 3]``; None for anything else.
+
+    Samples are scaled from the file's largest value to 255. Raises ``BadRequest`` for one that is
+    too large or truncated. (https://netpbm.sourceforge.net/doc/ppm.html)
+    """
+    if bytes(data[:2]) not in {b"P5", b"P6"}:
+        return None
+    head = _HEAD.match(bytes(data[:_WITHIN]))
+    if head is None:
+        return None
+    width, height, most = (int(head[i]) for i in (2, 3, 4))
+    if most > 65_535:
+        return None
+    check_size(width, height, max_pixels)
+    shape = (height, width, _CHANNELS[head[1]])
+    kind = np.dtype(np.uint8 if most < 256 else ">u2")
+    if len(data) - head.end() < np.prod(shape, dtype=int) * kind.itemsize:
+        raise BadRequest("image cannot be decoded: it is truncated or damaged")
+    count = int(np.prod(shape, dtype=int))
+    samples = np.frombuffer(data, kind, count, head.end()).reshape(shape)
+    pixels = _scaled(samples, most)
+    return pixels if shape[2] == 3 else pixels.repeat(3, axis=2)
+
+
+def _scaled(samples: NDArray[Any], most: int) -> NDArray[np.uint8]:
+    """Return samples of 0 to ``most`` as bytes of 0 to 255, in an array of its own."""
+    if most == 255:
+        return samples.copy()
+    levels = np.rint(np.arange(most + 1) * (255 / most)).astype(np.uint8)
+    return np.take(levels, samples, mode="clip")  # a sample over the largest value is that one

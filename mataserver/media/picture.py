@@ -1,0 +1,166 @@
+"""Encoded bytes to RGB arrays, within limits.
+
+Every path gives the same kind of array: writable uint8 ``[H, W, 3]``, EXIF orientation applied,
+what is transparent on its ground, 16-bit samples scaled to 8, the first frame of an animation.
+"""
+
+from __future__ import annotations
+
+import io
+import struct
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from PIL import Image, UnidentifiedImageError
+
+from mataserver.errors import BadRequest
+from mataserver.media import alpha as transparency
+from mataserver.media import jpeg, kinds, netpbm
+from mataserver.media.jpeg import MARGINS
+from mataserver.media.limits import Picture, check_size
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mataserver.config import Alpha
+
+_ORIENTATION = 0x0112
+_DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, TypeError)
+_NO_PICTURE = (UnidentifiedImageError, *_DAMAGED)
+_LARGEST_SCALE = max(MARGINS)
+_LYING = frozenset({5, 6, 7, 8})
+_TRANSPOSED = {
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: lambda a: a[::-1].transpose(1, 0, 2),
+    7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
+    8: lambda a: a[:, ::-1].transpose(1, 0, 2),
+}
+
+
+def decode(
+    data: bytes | memoryview, max_pixels: int, alpha: Alpha = "white", *, legible: bool = False
+) -> NDArray[np.uint8]:
+    """Decode one image to RGB uint8 ``[H, W, 3]``.
+
+    What is transparent shows the colour ``alpha``, or with "drop" whatever lies under it. With
+    ``legible`` the other colour is taken where that one leaves nothing to be seen. The header's
+    size is checked before any pixel is decoded. Raises ``BadRequest`` for bytes that are no image,
+    a broken or unsupported one, or one of more than ``max_pixels``.
+    """
+    return reduced(data, max_pixels, None, alpha, legible=legible).image
+
+
+def reduced(
+    data: bytes | memoryview,
+    max_pixels: int,
+    wanted: tuple[int, int] | None,
+    alpha: Alpha = "white",
+    *,
+    legible: bool = False,
+) -> Picture:
+    """Decode one image for somebody who will resize it to ``wanted``, ``(height, width)``.
+
+    A JPEG is decoded at 1/2, 1/4 or 1/8 of its size, by fewer coefficients and not by resampling,
+    as long as it stays larger than wanted by its margin both ways. Raises as ``decode`` does.
+    """
+    if not len(data):
+        raise BadRequest("image is empty")
+    plain = jpeg.plain(data, max_pixels, wanted)
+    if plain is not None:
+        return plain
+    array = netpbm.decode(data, max_pixels)
+    if array is not None:
+        return Picture(array, 1, array.shape[1], array.shape[0])
+    picture = _open(data, max_pixels)
+    if wanted is not None and not _reducible(picture):
+        wanted = None
+    lying = wanted is not None and _orientation(picture) in _LYING
+    try:
+        found = _jpeg(picture, data, wanted[::-1] if wanted and lying else wanted)
+        if found is None:
+            picture.load()
+            pixels = np.array(_to_rgb(picture, data, alpha, legible=legible), dtype=np.uint8)
+            found = Picture(pixels, 1, *picture.size)
+    except (*_DAMAGED, RuntimeError, Image.DecompressionBombError):
+        raise BadRequest("image cannot be decoded: it is truncated or damaged") from None
+    return _upright(found, _orientation(picture))  # asked now: some are turned as they are loaded
+
+
+def _open(data: bytes | memoryview, max_pixels: int) -> Image.Image:
+    """Read a picture's header, and no more. Raises ``BadRequest``."""
+    try:
+        if kinds.is_heif(data) and kinds.reads_heif():
+            picture = _open_heif(data)
+        else:
+            picture = Image.open(io.BytesIO(data), formats=kinds.FORMATS)
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning):
+        raise BadRequest(f"image is too large: at most {max_pixels} pixels") from None
+    except _NO_PICTURE:
+        raise BadRequest(kinds.refusal(data)) from None
+    check_size(*picture.size, max_pixels)
+    return picture
+
+
+def _open_heif(data: bytes | memoryview) -> Image.Image:
+    """Read the header of a HEIC picture. libheif turns it as it says itself, and EXIF is reset."""
+    from pi_heif import register_heif_opener  # brings libheif, which few workers ever need
+
+    if kinds.HEIF not in Image.OPEN:
+        register_heif_opener(thumbnails=False)
+    return Image.open(io.BytesIO(data), formats=(kinds.HEIF,))
+
+
+def _reducible(picture: Image.Image) -> bool:
+    """Whether a picture may be reduced: a mirrored one would begin with a part of a pixel."""
+    whole = not any(side % _LARGEST_SCALE for side in picture.size)
+    return whole or _orientation(picture) == 1
+
+
+def _upright(found: Picture, orientation: int) -> Picture:
+    turn = _TRANSPOSED.get(orientation)
+    if turn is None:
+        return found
+    array, scale, width, height = found
+    sides = (height, width) if orientation in _LYING else (width, height)
+    return Picture(np.ascontiguousarray(turn(array)), scale, *sides)
+
+
+def _jpeg(
+    picture: Image.Image, data: bytes | memoryview, wanted: tuple[int, int] | None
+) -> Picture | None:
+    """Decode a JPEG by the fast decoder, where it takes it; None for anything else."""
+    if picture.format not in {"JPEG", "MPO"}:
+        return None
+    jpeg.check_scans(data, *picture.size)
+    return jpeg.unusual(data, picture.size, wanted) if picture.format == "JPEG" else None
+
+
+def _orientation(picture: Image.Image) -> int:
+    """Return the EXIF orientation; metadata that cannot be read turn nothing."""
+    try:
+        return int(picture.getexif().get(_ORIENTATION, 1))
+    except _DAMAGED:
+        return 1
+
+
+def _to_rgb(
+    picture: Image.Image, data: bytes | memoryview, alpha: Alpha, *, legible: bool
+) -> Image.Image:
+    """Convert to RGB; samples of more than 8 bits are scaled, which ``convert`` would clip."""
+    clear = transparency.is_transparent(picture)
+    if picture.mode.startswith("I;16") or picture.mode == "I":
+        samples: NDArray[Any] = np.asarray(picture)
+        grey = (samples.clip(0, 65_535) / 257.0).round().astype(np.uint8)
+        if not clear:
+            return Image.fromarray(grey).convert("RGB")
+        layers = transparency.layered_grey(samples, grey, picture.info["transparency"])
+        return transparency.opaque(layers, alpha, legible=legible)
+    if picture.mode == "F":
+        raise BadRequest("image has floating-point samples, which are not supported")
+    if clear:
+        layers = transparency.layered(picture, transparency.depth_of(picture, data))
+        return transparency.opaque(layers, alpha, legible=legible)
+    return picture.convert("RGB")

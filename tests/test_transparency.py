@@ -1,0 +1,231 @@
+"""Transparent pictures are laid on a ground, whatever their format says it with."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import io
+import struct
+import zlib
+
+import aiohttp
+import numpy as np
+import pillow_heif
+import pytest
+from PIL import Image, ImageDraw, ImageFont
+
+from mataserver import (
+    Backend,
+    Classification,
+    ClassifyResult,
+    OcrResult,
+    decode_image,
+    hookimpl,
+    media,
+    plugins,
+    testing,
+)
+
+LIMIT = 1_000_000
+WHITE, BLACK, RED = (255, 255, 255), (0, 0, 0), (255, 0, 0)
+
+
+def encoded(image: Image.Image, form: str, **options) -> bytes:
+    """Return an image's bytes in a format."""
+    buffer = io.BytesIO()
+    if form == "HEIF":
+        pillow_heif.from_pillow(image).save(buffer, quality=-1, **options)
+    else:
+        image.save(buffer, form, **options)
+    return buffer.getvalue()
+
+
+def png(depth: int, colour: int, row: bytes, clear: bytes = b"", palette: bytes = b"") -> bytes:
+    """Return a PNG of one row of two pixels, with a tRNS chunk."""
+    chunks = [(b"IHDR", struct.pack(">IIBBBBB", 2, 1, depth, colour, 0, 0, 0))]
+    chunks += [(kind, data) for kind, data in ((b"PLTE", palette), (b"tRNS", clear)) if data]
+    chunks += [(b"IDAT", zlib.compress(b"\0" + row)), (b"IEND", b"")]
+    return b"\x89PNG\r\n\x1a\n" + b"".join(
+        struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+        for kind, data in chunks
+    )
+
+
+def half(mode: str = "RGBA") -> Image.Image:
+    """Return 32x16 pixels: the left half red, the right half red too but transparent."""
+    image = Image.new("RGBA", (32, 16), (*RED, 255))
+    image.paste((*RED, 0), (16, 0, 32, 16))
+    return image.convert(mode)
+
+
+FORMS = [
+    ("PNG", "RGBA", {}),
+    ("PNG", "LA", {}),
+    ("WEBP", "RGBA", {"lossless": True, "exact": True}),
+    ("AVIF", "RGBA", {"quality": 100, "subsampling": "4:4:4"}),
+    ("HEIF", "RGBA", {}),
+    ("TIFF", "RGBA", {}),
+    ("TIFF", "LA", {}),
+]
+
+
+@pytest.mark.parametrize(("form", "mode", "options"), FORMS)
+@pytest.mark.parametrize(("alpha", "ground"), [("white", 255), ("black", 0)])
+def test_what_is_transparent_shows_the_ground(form, mode, options, alpha, ground):
+    """Where nothing is drawn there is the ground; what is drawn keeps its colour."""
+    decoded = media.decode(encoded(half(mode), form, **options), LIMIT, alpha).astype(int)
+    drawn = RED if mode == "RGBA" else (76, 76, 76)
+    assert np.abs(decoded[:, 2:14] - drawn).max() <= 6
+    assert np.abs(decoded[:, 18:30] - ground).max() <= 6
+
+
+@pytest.mark.parametrize(("form", "mode", "options"), FORMS)
+def test_dropped_alpha_shows_what_lies_under_it(form, mode, options):
+    """With "drop" a transparent pixel has the colour that the file gives it."""
+    decoded = media.decode(encoded(half(mode), form, **options), LIMIT, "drop").astype(int)
+    assert np.abs(decoded[:, 20:30] - decoded[:, 2:12]).max() <= 6
+
+
+def test_half_transparent_pixels_are_mixed():
+    """A pixel is the mean of its colour and the ground, weighted by its alpha."""
+    image = Image.new("RGBA", (1, 1), (200, 100, 0, 51))
+    assert media.decode(encoded(image, "PNG"), LIMIT).tolist() == [[[244, 224, 204]]]
+
+
+GREY_PALETTE = bytes([10, 20, 30, 40, 50, 60])
+
+
+@pytest.mark.parametrize(
+    ("data", "kept"),
+    [
+        (png(8, 3, b"\0\1", b"\0", GREY_PALETTE), (40, 50, 60)),
+        (png(1, 3, b"\x40", b"\0", GREY_PALETTE), (40, 50, 60)),
+        (png(8, 2, b"\1\2\3\4\5\6", b"\0\1\0\2\0\3"), (4, 5, 6)),
+        (png(16, 2, b"\x12\x34" * 3 + b"\x80\0" * 3, b"\x12\x34" * 3), (128, 128, 128)),
+        (png(8, 0, b"\7\x09", b"\0\7"), (9, 9, 9)),
+        (png(1, 0, b"\x80", b"\0\1"), (0, 0, 0)),
+        (png(1, 0, b"\x40", b"\0\0"), WHITE),
+        (png(2, 0, b"\x60", b"\0\1"), (170, 170, 170)),
+        (png(4, 0, b"\x1f", b"\0\1"), WHITE),
+        (png(16, 0, b"\x12\x34\x12\x35", b"\x12\x34"), (18, 18, 18)),
+        (png(16, 6, b"\x12\x34" * 3 + b"\0\0" + b"\x80\0" * 3 + b"\xff\xff"), (128, 128, 128)),
+        (png(16, 4, b"\x12\x34\0\0\x80\0\xff\xff"), (128, 128, 128)),
+    ],
+)
+def test_a_colour_that_stands_for_nothing(data, kept):
+    """PNG's tRNS counts in the file's own depth, for palettes, grey and RGB of 1 to 16 bits."""
+    decoded = media.decode(data, LIMIT, "white")
+    assert decoded.tolist() == [[list(WHITE), list(kept)]]
+    assert media.decode(data, LIMIT, "black").tolist() == [[list(BLACK), list(kept)]]
+
+
+def test_a_gif_of_one_transparent_colour():
+    """GIF's transparent colour is laid on the ground as well."""
+    image = Image.new("P", (32, 16), 1)
+    image.putpalette([1, 2, 3, *RED])
+    image.paste(0, (16, 0, 32, 16))
+    decoded = media.decode(encoded(image, "GIF", transparency=0), LIMIT)
+    assert (decoded[:, :14] == RED).all()
+    assert (decoded[:, 18:] == WHITE).all()
+
+
+def letters(colour: tuple[int, int, int]) -> bytes:
+    """Return letters on nothing, as a PNG."""
+    image = Image.new("RGBA", (640, 160), (*colour, 0))
+    font = ImageFont.load_default(size=60)
+    ImageDraw.Draw(image).text((30, 40), "PLATFORM 9 EXIT", fill=(*colour, 255), font=font)
+    return encoded(image, "PNG")
+
+
+@pytest.mark.parametrize("alpha", ["white", "black"])
+@pytest.mark.parametrize("level", [0, 12, 128, 244, 255])
+def test_what_is_to_be_read_stands_out(alpha, level):
+    """Letters of the ground's own colour are laid on the other ground, where that is asked for."""
+    plain = media.decode(letters((level,) * 3), LIMIT, alpha)
+    legible = media.decode(letters((level,) * 3), LIMIT, alpha, legible=True)
+    assert np.ptp(legible) >= 100
+    if np.ptp(plain) >= 100:
+        assert np.array_equal(plain, legible)
+
+
+def test_plugins_choose_the_ground_too():
+    """``decode_image`` lays on white, or on what its caller names."""
+    assert decode_image(letters(BLACK), LIMIT)[0, 0].tolist() == [255, 255, 255]
+    assert decode_image(letters(BLACK), LIMIT, "black")[0, 0].tolist() == [0, 0, 0]
+
+
+def test_nothing_at_all_is_the_ground():
+    """A picture that is transparent everywhere has the asked ground."""
+    nothing = encoded(Image.new("RGBA", (8, 8), (*RED, 0)), "PNG")
+    assert (media.decode(nothing, LIMIT, legible=True) == 255).all()
+
+
+class Corner:
+    """Tells the colour of the first pixel."""
+
+    def __init__(self, result):
+        self._result = result
+
+    def predict(self, images, _params):
+        """Return the colour as text."""
+        return [self._result(",".join(map(str, image[0, 0]))) for image in images]
+
+
+def classified(said):
+    """Return an answer of the task classify."""
+    return ClassifyResult([Classification(said, 1.0)])
+
+
+def read(said):
+    """Return an answer of the task ocr."""
+    return OcrResult(said, [])
+
+
+def load(spec, _context):
+    """Load the model."""
+    return Corner(read if spec.task == "ocr" else classified)
+
+
+@hookimpl
+def backends():
+    """Return the backends: this module is a plugin."""
+    kinds = (("plain", "classify"), ("dark", "classify"), ("reader", "ocr"))
+    return [Backend(name=name, task=task, source="pip", load=load) for name, task in kinds]
+
+
+PLUGIN = importlib.metadata.EntryPoint("corner", __name__, plugins.GROUP)
+
+
+@pytest.mark.parametrize("engine", ["process", "thread"])
+@pytest.mark.parametrize(
+    ("alpha", "seen"),
+    [
+        ("white", ["255,255,255", "0,0,0", "0,0,0"]),
+        ("black", ["0,0,0", "0,0,0", "0,0,0"]),
+        ("drop", ["255,255,255", "0,0,0", "255,255,255"]),
+    ],
+)
+async def test_the_setting_reaches_the_worker(data_dir, engine, alpha, seen):
+    """``alpha`` holds for every model, unless its own says otherwise; text is laid so it shows."""
+    models = [
+        {"model": "plain", "task": "classify"},
+        {"model": "dark", "task": "classify", "alpha": "black"},
+        {"model": "reader", "task": "ocr"},
+    ]
+    options = {"entry_points": [PLUGIN], "models": models, "alpha": alpha, "engine": engine}
+    async with (
+        testing.serving(data_dir, **options) as served,
+        aiohttp.ClientSession(served.url, headers=served.headers) as http,
+    ):
+        found = []
+        for model in ("plain", "dark", "reader"):
+            async with http.post(
+                f"/v1/infer?model={model}",
+                data=letters(WHITE),
+                headers={"Content-Type": "image/png"},
+            ) as answer:
+                body = await answer.json()
+                assert answer.status == 200, body
+                found.append(
+                    body["text"] if model == "reader" else body["classifications"][0]["label"]
+                )
+    assert found == seen
