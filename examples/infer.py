@@ -42,4 +42,4 @@ if __name__ == "__main__":
     try:
         main()
     except MataError as error:
-        sys.exit(f"{error.status}: {error.detail}")
+        sys.exit(f"{error.status}: {error}")

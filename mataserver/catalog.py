@@ -9,7 +9,7 @@ import shutil
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET
@@ -22,6 +22,7 @@ from mataserver.errors import BadRequest, Conflict, InvalidParams, MataError, No
 from mataserver.registry import Entry, RegistryError
 from mataserver.results import TASKS, ModelInfo
 from mataserver.slots import Recipe
+from mataserver.suggestion import instead_of, similar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -98,7 +99,7 @@ class Catalog:
         """Return one registered model. Raises ``NotFound``, also when its files are gone."""
         entry = self.entries().get(name)
         if entry is None or not weights.present(name, entry):
-            raise NotFound(f"Model not found: {name[:200]}")
+            raise NotFound(f"Model not found: {name[:200]}{similar(name, self.entries())}")
         return entry
 
     def recipe(self, name: str, task: str | None = None) -> Recipe:
@@ -159,7 +160,7 @@ class Catalog:
         model is being pulled.
         """
         if task not in TASKS:
-            raise BadRequest(f"Unknown task {task[:40]!r}: one of {', '.join(TASKS)}")
+            raise BadRequest(f"Unknown task {instead_of(task, TASKS)}")
         if name in self._pulling:
             raise Conflict(f"A pull of {name} is already in progress")
         self._pulling.add(name)
@@ -171,11 +172,20 @@ class Catalog:
                     name, Entry(task=task, source="pip", pulled_at=time.time()), warnings
                 )
             sources.validate_repo_id(name)
-            self._match(ModelFiles(name, "hf", None, await sources.fetch_config(name)), task)
+            self._match(ModelFiles(name, "hf", None, await self._config_of(name)), task)
             await sources.download(name, on_progress)
             return await self._adopt(name, Entry(task=task, source="hf", pulled_at=time.time()))
         finally:
             self._pulling.discard(name)
+
+    async def _config_of(self, name: str) -> dict[str, Any]:
+        """Return a repository's ``config.json``; a name that is no repository's may be misspelt."""
+        try:
+            return await sources.fetch_config(name)
+        except MataError as error:
+            meant = "" if "/" in name else similar(name, self._plugins.pip_names)
+            error.detail += meant
+            raise
 
     async def pull_local(self, path: Path, task: str, name: str | None = None) -> Pulled:
         """Register a local directory or file, converted if that is wanted.
@@ -205,7 +215,7 @@ class Catalog:
         if taken is not None and (taken.source != "local" or taken.path != entry.path):
             raise Conflict(f"the name {chosen!r} is in use: choose another with --name")
         if task not in TASKS:
-            raise BadRequest(f"unknown task {task!r}: one of {', '.join(TASKS)}")
+            raise BadRequest(f"Unknown task {instead_of(task, TASKS)}")
         return chosen, entry
 
     async def _adopt(self, name: str, entry: Entry) -> Pulled:
@@ -272,15 +282,23 @@ class Catalog:
             self._add_path(name, task, Path(setting.path), known)
         elif known is None:
             if task is None:
-                raise MataError(f"models: {name} is not registered: give its task, or pull it")
+                meant = similar(name, [*self.entries(), *self._plugins.pip_names])
+                raise MataError(
+                    f"models: {name} is not registered: give its task, or pull it{meant}"
+                )
             offer = self._plugins.pip(name)
             if offer is not None and self._plugins.offer(ModelFiles(name, "pip"), task):
                 offer.check_installed()
                 self._registry.add(name, Entry(task=task, source="pip", pulled_at=time.time()))
             elif sources.cached(name) is not None:
-                self._registry.add(name, Entry(task=task, source="hf", pulled_at=time.time()))
-            else:
-                raise MataError(f"models: {name} is not here: mataserver pull {name} --task {task}")
+                entry = Entry(task=task, source="hf", pulled_at=time.time())
+                self._match(weights.files(name, entry), task)
+                self._registry.add(name, entry)
+            elif offer is None:
+                meant = similar(name, [*self.entries(), *self._plugins.pip_names])
+                raise MataError(
+                    f"models: {name} is not here: mataserver pull {name} --task {task}{meant}"
+                )
 
     def _add_path(self, name: str, task: str, path: Path, known: Entry | None) -> None:
         """Register a configured path; one that was moved in the configuration is replaced."""
@@ -293,15 +311,33 @@ class Catalog:
             except MataError as error:
                 raise MataError(f"models: {name}: {error.detail}", hint=error.hint) from None
 
-    def check_params(self) -> None:
-        """Check ``models[]``, ``params`` and ``compile``, against what serves each model.
+    def check_configured(self) -> None:
+        """Check ``task``, ``params`` and ``compile`` of ``models`` against what serves each.
 
         Raises ``InvalidParams``. A model that is not here now is left out: ``/ready`` tells of it.
         """
         for setting in self._settings.models:
+            self._check_task(setting)
             if setting.params or setting.compile:
                 with contextlib.suppress(NotFound, Unavailable):
                     _check_params(setting, self.recipe(setting.model))
+
+    def _check_task(self, setting: ModelSettings) -> None:
+        """Raise ``InvalidParams`` when a configured model serves other tasks than the given one."""
+        name, task, known = setting.model, setting.task, self.entries().get(setting.model)
+        offer = self._plugins.pip(name)
+        if task is None or (known is not None and known.task == task):
+            return
+        if known is not None:
+            again = f"mataserver pull {name} --task {task} changes that"
+            detail = f"it is registered for {known.task}, not {task}"
+            wanted = self._plugins.offer(weights.files(name, known), task)
+            detail += f": {again}" if wanted is not None and known.source != "local" else ""
+        elif offer is not None and self._plugins.offer(ModelFiles(name, "pip"), task) is None:
+            detail = f"it serves {offer.backend.task}, not {task}"
+        else:
+            return
+        raise InvalidParams(f"models: {name}: task: {detail}")
 
     async def reconcile(self, pool: ModelPool) -> None:
         """Unload what is no longer registered, or for another task.

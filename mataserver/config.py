@@ -11,6 +11,8 @@ from msgspec import Meta, Struct
 
 from mataserver.errors import MataError
 from mataserver.params import describe, from_text
+from mataserver.results import TASKS
+from mataserver.suggestion import instead_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -226,7 +228,8 @@ def _check_hidden(
                 msgspec.convert(written[setting.name], setting.type)
             except msgspec.ValidationError as error:
                 place = f"{root}.{setting.name}".lstrip(".")
-                raise ConfigError(f"configuration: {describe(error, place)}") from None
+                said = describe(error, place, setting.type)
+                raise ConfigError(f"configuration: {said}") from None
 
 
 def variables(directory: Path, environ: Mapping[str, str] | None = None) -> dict[str, str]:
@@ -238,9 +241,11 @@ def _settings(merged: dict[str, Any]) -> Settings:
     try:
         settings = msgspec.convert(merged, Settings)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"configuration: {describe(error, '')}") from None
+        raise ConfigError(f"configuration: {describe(error, '', Settings)}") from None
     if settings.max_inflight_mb < settings.max_body_mb:
         raise ConfigError("configuration: max_inflight_mb: must not be less than max_body_mb")
+    _refuse_tasks("models", [entry.task for entry in settings.models])
+    _refuse_tasks("cameras", [entry.task for entry in settings.cameras])
     _refuse_repeated("models", "model", [entry.model for entry in settings.models])
     _refuse_repeated("cameras", "name", [entry.name for entry in settings.cameras])
     return settings
@@ -250,6 +255,14 @@ def _refuse_repeated(where: str, field: str, names: list[str]) -> None:
     for index, name in enumerate(names):
         if name in names[:index]:
             raise ConfigError(f"configuration: {where}[{index}].{field}: {name!r} is listed twice")
+
+
+def _refuse_tasks(where: str, tasks: list[str | None]) -> None:
+    """Raise ``ConfigError`` for a task that does not exist."""
+    for index, task in enumerate(tasks):
+        if task is not None and task not in TASKS:
+            said = instead_of(task, TASKS)
+            raise ConfigError(f"configuration: {where}[{index}].task: unknown task {said}")
 
 
 def find(file: str | Path | None, values: Mapping[str, str], folder: Path) -> Path | None:
@@ -322,7 +335,8 @@ def _environment(values: Mapping[str, str]) -> dict[str, Any]:
         try:
             found[setting.name] = _from_text(text, setting.type)
         except msgspec.ValidationError as error:
-            raise ConfigError(f"environment: {name}: {describe(error, '')}") from None
+            said = describe(error, "", setting.type)
+            raise ConfigError(f"environment: {name}: {said}") from None
     return found
 
 
@@ -349,7 +363,8 @@ def plugin_settings(
     try:
         return msgspec.convert(values, kind)
     except msgspec.ValidationError as error:
-        raise ConfigError(f"configuration: {describe(error, f'plugins.{plugin}')}") from None
+        said = describe(error, f"plugins.{plugin}", kind)
+        raise ConfigError(f"configuration: {said}") from None
 
 
 def _declared(kind: type[Struct], environ: Mapping[str, str]) -> dict[str, Any]:
@@ -362,5 +377,6 @@ def _declared(kind: type[Struct], environ: Mapping[str, str]) -> dict[str, Any]:
                 try:
                     found[setting.name] = _from_text(environ[name], setting.type)
                 except msgspec.ValidationError as error:
-                    raise ConfigError(f"environment: {name}: {describe(error, '')}") from None
+                    said = describe(error, "", setting.type)
+                    raise ConfigError(f"environment: {name}: {said}") from None
     return found

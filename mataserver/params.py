@@ -15,6 +15,7 @@ import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver.errors import BadRequest, InvalidParams
+from mataserver.suggestion import known_at, similar
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -241,7 +242,8 @@ def _refuse_unknown(given: Mapping[str, Any], params_type: type[Params], root: s
             continue
         if name in OLD_NAMES:
             raise InvalidParams(f"{root}{name}: unknown parameter; use '{OLD_NAMES[name]}'")
-        raise InvalidParams(f"{root}{name[:64]}: unknown parameter")
+        meant = similar(name, {*params_type.__struct_fields__, *ApiParams.__struct_fields__})
+        raise InvalidParams(f"{root}{name[:64]}: unknown parameter{meant}")
 
 
 T = TypeVar("T", bound=Struct)
@@ -294,17 +296,25 @@ def _from_text(name: str, text: str, target: type[Struct]) -> Any:
     return value
 
 
-def describe(error: msgspec.ValidationError, root: str) -> str:
-    """Turn msgspec's message into ``"params.confidence: expected `float`, got `str`"``."""
+def describe(error: msgspec.ValidationError, root: str, kind: Any = None) -> str:
+    """Turn msgspec's message into ``"params.confidence: expected `float`, got `str`"``.
+
+    With the type ``kind`` that was asked for it tells what may have been meant.
+    """
     message, path = _split(str(error))
+    known = [] if kind is None else known_at(kind, path)
     where = _join(root, path)
     missing = re.fullmatch(r"Object missing required field `(\w+)`", message)
     if missing:
         return f"{where}{'.' if where else ''}{missing[1]}: field is required"
     unknown = re.fullmatch(r"Object contains unknown field `(.*)`", message)
     if unknown:
-        return f"{where}{'.' if where else ''}{unknown[1][:64]}: unknown key"
-    return f"{where}: {_sentence(message)}" if where else _sentence(message)
+        name = unknown[1][:64]
+        return f"{where}{'.' if where else ''}{name}: unknown key{similar(name, known)}"
+    sentence = _sentence(message)
+    if known and sentence.startswith("invalid enum value"):
+        sentence += f": one of {', '.join(known)}"
+    return f"{where}: {sentence}" if where else sentence
 
 
 def _split(text: str) -> tuple[str, str]:

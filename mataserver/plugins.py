@@ -25,6 +25,7 @@ from mataserver.contract import Backend, Conversion, Service
 from mataserver.errors import MataError, Unavailable
 from mataserver.params import Params
 from mataserver.results import TASKS
+from mataserver.suggestion import similar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -139,6 +140,11 @@ class Plugins:
         return next(
             (o for o in self._usable if o.backend.source == "pip" and o.backend.name == name), None
         )
+
+    @property
+    def pip_names(self) -> list[str]:
+        """The names of the pip backends."""
+        return [each.backend.name for each in self._usable if each.backend.source == "pip"]
 
     def converting(self, task: str) -> list[Offer]:
         """Return the backends for a task that convert models of other frameworks."""
@@ -409,7 +415,9 @@ def _check_known(given: dict[str, Any], plugins: Plugins) -> None:
     known = {plugin.name for plugin in plugins.found}
     for name in given:
         if name not in known:
-            raise config.ConfigError(f"configuration: plugins.{name}: no such plugin is installed")
+            raise config.ConfigError(
+                f"configuration: plugins.{name}: no such plugin is installed{similar(name, known)}"
+            )
 
 
 def _check_strict(plugins: Plugins) -> None:

@@ -33,7 +33,7 @@ class Upkeep:
     def add_configured(self) -> None:
         """Register the configured models; what cannot be served keeps ``/ready`` at 503.
 
-        Raises ``InvalidParams`` for params of the configuration that a model does not take.
+        Raises ``InvalidParams`` for a task or params that a configured model does not take.
         """
         catalog, waiting = self._state.catalog, self._state.not_ready
         try:
@@ -43,7 +43,7 @@ class Upkeep:
             waiting["configuration"] = error.detail
         else:
             waiting.pop("configuration", None)
-        catalog.check_params()
+        catalog.check_configured()
 
     async def reconcile(self) -> None:
         """Unload, for ever, what is no longer registered."""

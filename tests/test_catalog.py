@@ -261,7 +261,7 @@ def test_params_of_a_configured_model_are_checked(tmp_path):
     register(tmp_path, {"fake-detect": "detect"})
     made = catalog(tmp_path, models=[{"model": "fake-detect", "params": {"confidense": 0.5}}])
     with pytest.raises(InvalidParams, match=r"^models: fake-detect: params.confidense: unknown"):
-        made.check_params()
+        made.check_configured()
 
 
 def test_defaults_are_registered_once(tmp_path):

@@ -158,7 +158,12 @@ def test_bad_configuration_is_one_line(terminal, command):
         (
             "serve",
             "models: [{model: fake-ocr, task: ocr, params: {detial: 1}}]",
-            "models: fake-ocr: params.detial: unknown parameter",
+            "models: fake-ocr: params.detial: unknown parameter; did you mean detail?",
+        ),
+        (
+            "serve",
+            "models: [{model: fake-detect, task: ocr}]",
+            "models: fake-detect: task: it serves detect, not ocr",
         ),
     ],
 )
@@ -353,6 +358,32 @@ def test_unknown_model(terminal, command):
 
 
 # rm
+
+
+@pytest.mark.parametrize("command", ["show", "rm"])
+def test_a_misspelt_model(terminal, command):
+    """A model that is like a registered one is told with that one's name."""
+    registered(terminal)
+    result = terminal.run(command, "detr_resnet-5O")
+    assert result.stderr == (
+        "error: Model not found in registry: detr_resnet-5O; "
+        "did you mean facebook/detr-resnet-50?\n"
+    )
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["lst"], "no such command: lst; did you mean list?"),
+        (["nothing-like-it"], "no such command: nothing-like-it\n"),
+        (["pull", "org/m", "--task", "object-detection"], "; did you mean detect?"),
+        (["pull", "org/m", "--task", "Segmentation"], "; did you mean segment?"),
+        (["pull", "org/m", "--task", "smell"], "'vlm'.\n"),
+    ],
+)
+def test_misspelt_words(terminal, arguments, said):
+    """Of a command or a task that does not exist the one that may be meant is told."""
+    assert said in terminal.run(*arguments).stderr
 
 
 @pytest.mark.parametrize(

@@ -34,6 +34,7 @@ ABSENT = (
     "The backend fake-absent needs a_module_that_nobody_has: "
     "pip install 'a-package-that-nobody-has'"
 )
+TASKS = "one of classify, depth, detect, embed, ocr, pose, segment, track, vlm"
 WRECK = "raise RuntimeError('no\\nway')"
 ROUTES = """
 from mataserver import hookimpl
@@ -141,7 +142,55 @@ def test_good_configuration(terminal):
 @pytest.mark.parametrize(
     ("text", "reason"),
     [
-        ("prot: 1", "configuration: prot: unknown key"),
+        ("prot: 1", "configuration: prot: unknown key; did you mean port?"),
+        (
+            "log_level: INFO",
+            (
+                "configuration: log_level: invalid enum value 'INFO': "
+                "one of debug, error, info, warning"
+            ),
+        ),
+        (
+            "models: [{model: fake-ocr, taks: ocr}]",
+            "configuration: models[0].taks: unknown key; did you mean task?",
+        ),
+        (
+            "plugins: {fale: {}}",
+            "configuration: plugins.fale: no such plugin is installed; did you mean fake?",
+        ),
+        (
+            "plugins: {fake: {load_second: 1}}",
+            "configuration: plugins.fake.load_second: unknown key; did you mean load_seconds?",
+        ),
+        (
+            "models: [{model: fake-ocr, task: text}]",
+            f"configuration: models[0].task: unknown task 'text': {TASKS}",
+        ),
+        (
+            "models: [{model: fake-detect, task: detection}]",
+            (
+                "configuration: models[0].task: unknown task 'detection': "
+                f"{TASKS}; did you mean detect?"
+            ),
+        ),
+        (
+            "cameras: [{name: a, source: /dev/video0, model: fake-detect, task: tracking}]",
+            (
+                "configuration: cameras[0].task: unknown task 'tracking': "
+                f"{TASKS}; did you mean track?"
+            ),
+        ),
+        (
+            "models: [{model: fake-detect, task: ocr}]",
+            "models[0] fake-detect: task: it serves detect, not ocr",
+        ),
+        (
+            "models: [{model: fake-detct, task: detect}]",
+            (
+                "models[0] fake-detct: fake-detct is not here: "
+                "mataserver pull fake-detct --task detect; did you mean fake-detect?"
+            ),
+        ),
         ("keep_alive: long", "configuration: keep_alive: expected `float`, got `str`"),
         ("models: [{task: ocr}]", "configuration: models[0].model: field is required"),
         ("plugins: {none: {}}", "configuration: plugins.none: no such plugin is installed"),
@@ -235,6 +284,8 @@ def test_registered_models_need_no_task(terminal):
     """A configured model that is registered is checked as the server would serve it."""
     register(terminal.data, {"fake-detect": "detect"})
     assert configure(terminal, "models: [{model: fake-detect}]")[0] == 0
+    other = configure(terminal, "models: [{model: fake-detect, task: ocr}]")[1]
+    assert errors(other) == ["models[0] fake-detect: task: it is registered for detect, not ocr"]
     wrong = configure(terminal, "models: [{model: fake-detect, params: {speed: 1}}]")
     assert errors(wrong[1]) == ["models[0] fake-detect: params.speed: unknown parameter"]
 

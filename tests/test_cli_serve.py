@@ -198,15 +198,34 @@ def test_address_from_the_settings(server, terminal, monkeypatch):
 
 
 @pytest.mark.parametrize("command", ["load", "stop"])
-def test_http_errors(server, terminal, command, monkeypatch):
-    """What the server answers is the reason: an unknown model, a wrong key, no key."""
+def test_http_errors(server, terminal, command):
+    """What the server answers is the reason: an unknown model, or one that is misspelt."""
     unknown = terminal.run(command, "org/none", "--url", server.url)
     assert (unknown.exit_code, unknown.output) == (1, "error: Model not found: org/none\n")
-    wrong = terminal.run(command, "opencv-qr", "--url", server.url, "--api-key", "wrong")
-    assert (wrong.exit_code, wrong.output) == (1, "error: Invalid API key\n")
+    meant = terminal.run(command, "opencv-qw", "--url", server.url)
+    assert meant.output == "error: Model not found: opencv-qw; did you mean opencv-qr?\n"
+
+
+@pytest.mark.parametrize("command", ["load", "stop"])
+def test_a_refused_key_is_told_with_its_place(server, running, terminal, command, monkeypatch):
+    """A wrong key, or none, is told with where it came from and where the right one is."""
+    kept = f"a server keeps the key that it made in {running[0].data}/api_key)\n"
+    ask = (command, "opencv-qr", "--url", server.url)
+    wrong = terminal.run(*ask, "--api-key", "wrong")
+    assert (wrong.exit_code, wrong.output) == (
+        1,
+        f"error: Invalid API key (the key is that of --api-key; {kept}",
+    )
     monkeypatch.setenv("MATA_SERVER_API_KEY", "also-wrong")
-    other = terminal.run(command, "opencv-qr", "--url", server.url)
-    assert (other.exit_code, other.output) == (1, "error: Invalid API key\n")
+    said = "the key is that of MATA_SERVER_API_KEY, api_key or api_keys"
+    assert terminal.run(*ask).output == f"error: Invalid API key ({said}; {kept}"
+    monkeypatch.delenv("MATA_SERVER_API_KEY")
+    monkeypatch.setenv("MATA_SERVER_DATA_DIR", str(terminal.data))
+    elsewhere = terminal.run(*ask).output
+    assert elsewhere.startswith("error: Missing Authorization header (no key was found: set ")
+    terminal.data.mkdir()
+    (terminal.data / "api_key").write_text("mata_other\n")
+    assert f"(the key is that of {terminal.data}/api_key; " in terminal.run(*ask).output
 
 
 def test_key_of_the_option_wins(server, running, terminal, monkeypatch):

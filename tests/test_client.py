@@ -233,6 +233,8 @@ async def test_a_wrong_or_missing_key_is_told_apart_by_status():
             with pytest.raises(AuthenticationFailed, match="Missing") as caught:
                 await client.models()
             assert caught.value.status == 401
+            assert "api_key in its data_dir" in str(caught.value)
+            assert "data_dir" not in caught.value.detail
         async with AsyncClient(stand_in.url, "wrong") as client:
             with pytest.raises(AuthenticationFailed, match="Invalid") as caught:
                 await client.models()

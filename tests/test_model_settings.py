@@ -91,6 +91,6 @@ def test_what_cannot_be_compiled_is_refused(tmp_path):
             with pytest.raises(
                 InvalidParams, match=r"^models: plain: compile: plain compiles noth"
             ):
-                catalog.check_params()
+                catalog.check_configured()
         else:
-            catalog.check_params()
+            catalog.check_configured()

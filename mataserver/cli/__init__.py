@@ -16,6 +16,7 @@ from mataserver import __version__
 from mataserver.cli import extensions
 from mataserver.cli.names import ALIASES, COMMANDS
 from mataserver.errors import MataError
+from mataserver.suggestion import similar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -53,6 +54,14 @@ class Program(click.Group):
             return command
         extension = extensions.found().get(cmd_name)
         return None if extension is None else extensions.ExtensionCommand(extension)
+
+    def resolve_command(
+        self, ctx: click.Context, args: list[str]
+    ) -> tuple[str | None, click.Command | None, list[str]]:
+        """Find the command; of a name that is none the one that may be meant is told."""
+        if args and not args[0].startswith("-") and self.get_command(ctx, args[0]) is None:
+            ctx.fail(f"no such command: {args[0]}{similar(args[0], self.list_commands(ctx))}")
+        return super().resolve_command(ctx, args)
 
     def invoke(self, ctx: click.Context) -> Any:
         """Run the command; turn what it raises into an exit code."""

@@ -162,8 +162,8 @@ def _problem(catalog: Catalog, name: str) -> str | None:
     """Return why the one configured model of ``catalog`` cannot be served, or None."""
     try:
         catalog.add_configured()
+        catalog.check_configured()
         catalog.recipe(name)
-        catalog.check_params()
     except MataError as error:
         return error.detail.removeprefix("models: ").removeprefix(f"{name}: ")
     return None

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 import click
 
-from mataserver import config
+from mataserver import config, suggestion
 from mataserver.cli.environment import (
     config_option,
     plugins,
@@ -62,9 +62,20 @@ def _megabytes(progress: Progress | None) -> str | None:
     return f"{progress.done_bytes / 1e6:.1f}/{progress.total_bytes / 1e6:.1f} MB"
 
 
+class Task(click.Choice[str]):
+    """One of the tasks; of a word that is none the one that may be meant is told."""
+
+    name = "task"
+
+    def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
+        """Return the sentence about a word that is no task."""
+        said = super().get_invalid_choice_message(value, ctx)
+        return said.rstrip(".") + (suggestion.task(str(value), TASKS) or ".")
+
+
 @click.command()
 @click.argument("model")
-@click.option("--task", required=True, type=click.Choice(TASKS), help="The inference task.")
+@click.option("--task", required=True, type=Task(TASKS), help="The inference task.")
 @click.option("--name", help="For a local path: the name to register it under.")
 @config_option
 def pull(model: str, task: str, name: str | None, config_file: str | None) -> None:

@@ -15,10 +15,11 @@ from mataserver import config
 from mataserver.cli.environment import UNKNOWN, config_option, plugins, registry
 from mataserver.defaults import DEFAULTS, Marks
 from mataserver.errors import NotFound
+from mataserver.suggestion import similar
 
 if TYPE_CHECKING:
     from mataserver.config import Settings
-    from mataserver.registry import Entry
+    from mataserver.registry import Entry, Registry
 
 RULE = 62
 """The dashed line's length, unless the table is wider."""
@@ -82,7 +83,7 @@ def rm(model: str, config_file: str | None) -> None:
     if model in DEFAULTS:
         Marks(settings.data_path).add(model)  # registered by who did not mark it: it stays away
     if not known.remove(model):
-        raise _missing(model)
+        raise _missing(model, known)
     if entry.converted is not UNSET:
         from mataserver.conversions.workshop import Workshop
 
@@ -97,14 +98,16 @@ def _row(width: int, model: str, task: str, source: str, size: str) -> str:
 
 
 def _entry(settings: Settings, model: str) -> Entry:
-    entry = registry(settings).get(model)
+    known = registry(settings)
+    entry = known.get(model)
     if entry is None:
-        raise _missing(model)
+        raise _missing(model, known)
     return entry
 
 
-def _missing(model: str) -> NotFound:
-    return NotFound(f"Model not found in registry: {model}")
+def _missing(model: str, known: Registry) -> NotFound:
+    meant = similar(model, known.entries())
+    return NotFound(f"Model not found in registry: {model}{meant}")
 
 
 def _usage(name: str, entry: Entry) -> tuple[int | None, float | None]:

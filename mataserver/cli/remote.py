@@ -10,7 +10,7 @@ import click
 from mataserver import config
 from mataserver.cli.addresses import is_loopback, server_url
 from mataserver.cli.environment import config_option
-from mataserver.credentials import client_key
+from mataserver.credentials import client_key, key_file
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
@@ -57,23 +57,37 @@ def _ask(
     url: str | None, api_key: str | None, file: str | None, question: Callable[[Client], str]
 ) -> str:
     """Put one question to the server. Raises ``MataError``, also when there is no server."""
-    from mataserver.client import Client, ConnectionFailed
+    from mataserver.client import AuthenticationFailed, Client, ConnectionFailed
 
     settings = config.load(file)
     address = url or server_url(settings)
+    key = api_key or key_for(settings, url)
     try:
-        client = Client(address, api_key or key_for(settings, url))
+        client = Client(address, key)
     except ValueError as error:
         raise click.UsageError(str(error)) from None
     with client:
         try:
             return question(client)
+        except AuthenticationFailed as error:
+            given = "the key is that of --api-key" if api_key else _origin(settings, key)
+            hint = f"{given}; a server keeps the key that it made in {key_file(settings)}"
+            raise MataError(error.detail, hint=hint) from None
         except ConnectionFailed as error:
             if "in time" in error.detail:
                 raise
             raise MataError(
                 f"cannot reach the server at {address}; is it running? (mataserver serve)"
             ) from None
+
+
+def _origin(settings: Settings, key: str | None) -> str:
+    """Say where the key that was sent comes from."""
+    if key is None:
+        return "no key was found: set MATA_SERVER_API_KEY or give --api-key"
+    if key in settings.keys:
+        return "the key is that of MATA_SERVER_API_KEY, api_key or api_keys"
+    return f"the key is that of {key_file(settings)}"
 
 
 def key_for(settings: Settings, url: str | None) -> str | None:

@@ -31,10 +31,31 @@ class ConnectionFailed(MataError):
     status = 0
 
 
+KEPT = (
+    "a server keeps the key that it made in api_key in its data_dir, by default "
+    "~/.mataserver/api_key; others are in its settings api_keys and api_key"
+)
+"""Where a key is; what the server itself never says."""
+
+
 class AuthenticationFailed(MataError):
-    """401 or 403: the API key is missing or wrong."""
+    """401 or 403: the API key is missing or wrong. As a text it says where the key is kept."""
 
     status = 401
+
+    def __init__(
+        self,
+        detail: str,
+        *,
+        status: int | None = None,
+        retry_after: float | None = None,
+        hint: str = KEPT,
+    ) -> None:
+        """Keep the server's sentence, and where the key is."""
+        super().__init__(detail, status=status, retry_after=retry_after, hint=hint)
+
+    def __str__(self) -> str:
+        return self.told
 
 
 class BadAnswer(MataError):
