@@ -78,7 +78,7 @@ class Catalog:
         self._registry = registry
         self._plugins = plugins
         self._converter = Converter(settings, registry, plugins)
-        self._pulling: set[str] = set()
+        self._pulls = sources.Pulls()
         self._installing = asyncio.Lock()
         self._recipes: dict[tuple[str, str | None], _Known] = {}
         self._complained = ""
@@ -150,33 +150,30 @@ class Catalog:
         self,
         name: str,
         task: str,
-        on_progress: Callable[[sources.Progress], None] | None = None,
+        on_step: Callable[[sources.Step], None] | None = None,
         *,
         allow_pip: bool = True,
     ) -> Pulled:
         """Download or install a model and register it. The same again is no error.
 
-        Raises ``BadRequest`` for everything that goes wrong with it, ``Conflict`` while the same
-        model is being pulled.
+        A few at once fetch something, the others wait for their turn: ``on_step`` is told. Raises
+        ``BadRequest`` for everything that goes wrong with it, ``Conflict`` while the same model is
+        being pulled, ``Unavailable`` where too many wait.
         """
         if task not in TASKS:
             raise BadRequest(f"Unknown task {instead_of(task, TASKS)}")
-        if name in self._pulling:
-            raise Conflict(f"A pull of {name} is already in progress")
-        self._pulling.add(name)
-        try:
+        with self._pulls.begun(name, on_step) as pull:
             offer = self._plugins.pip(name)
             if offer is not None:
-                warnings = await self._install(offer, task, allow_pip=allow_pip)
+                warnings = await self._install(offer, task, pull, allow_pip=allow_pip)
                 return self._register(
                     name, Entry(task=task, source="pip", pulled_at=time.time()), warnings
                 )
             sources.validate_repo_id(name)
-            self._match(ModelFiles(name, "hf", None, await self._config_of(name)), task)
-            await sources.download(name, on_progress)
+            async with pull.turn():
+                self._match(ModelFiles(name, "hf", None, await self._config_of(name)), task)
+                await sources.download(name, pull.tell)
             return await self._adopt(name, Entry(task=task, source="hf", pulled_at=time.time()))
-        finally:
-            self._pulling.discard(name)
 
     async def _config_of(self, name: str) -> dict[str, Any]:
         """Return a repository's ``config.json``; a name that is no repository's may be misspelt."""
@@ -406,18 +403,21 @@ class Catalog:
             )
         raise BadRequest(f"No installed plugin serves models of type {kind!r} for the task {task}")
 
-    async def _install(self, offer: Offer, task: str, *, allow_pip: bool) -> list[str]:
+    async def _install(
+        self, offer: Offer, task: str, pull: sources.Pull, *, allow_pip: bool
+    ) -> list[str]:
         backend = offer.backend
         composed = self._plugins.offer(ModelFiles(backend.name, "pip"), task)
         if composed is None:
             raise BadRequest(f"Task mismatch: {backend.name} serves {backend.task}, not {task}")
-        if offer.missing:
+        if offer.missing or offer.unsuitable:
             if not allow_pip:
                 raise BadRequest(
                     f"Installing packages is turned off; install {backend.name} by hand"
                 )
-            async with self._installing:  # one pip at a time changes the environment
-                await sources.install(backend.packages)
+            # One pip at a time changes the environment.
+            async with pull.turn(), self._installing:
+                await sources.install(backend.packages, lambda line: pull.tell(sources.Said(line)))
             if offer.missing:
                 raise BadRequest(f"{backend.name} was installed but cannot be imported")
         if backend.system_binary and shutil.which(backend.system_binary) is None:

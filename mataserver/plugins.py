@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import pluggy
 
-from mataserver import config, hookspecs
+from mataserver import config, hookspecs, sources
 from mataserver.contract import Backend, Conversion, Service
 from mataserver.errors import MataError, Unavailable
 from mataserver.params import Params
@@ -75,6 +75,11 @@ class Offer:
         """The modules that it needs and that are not installed."""
         return tuple(name for name in self.backend.requires if not _importable(name))
 
+    @property
+    def unsuitable(self) -> tuple[str, ...]:
+        """The installed distributions whose version it cannot do with, as "name version"."""
+        return sources.unsuitable(self.backend.packages)
+
     def wants(self, files: ModelFiles) -> bool:
         """Whether the backend converts a model. Raises a ``MataError`` that says why it cannot."""
         conversion = self.backend.conversion
@@ -87,13 +92,13 @@ class Offer:
             return False
 
     def check_installed(self) -> None:
-        """Raise ``Unavailable`` with the pip command when a needed module is not installed."""
-        missing = self.missing
-        if missing:
+        """Raise ``Unavailable`` with the pip command when a module is missing, or of no use."""
+        missing, unsuitable = self.missing, self.unsuitable
+        if missing or unsuitable:
             packages = " ".join(f"'{package}'" for package in self.backend.packages or missing)
-            name = self.backend.name
+            needed = ", ".join(missing) or f"another version than {', '.join(unsuitable)}"
             raise Unavailable(
-                f"The backend {name} needs {', '.join(missing)}: pip install {packages}"
+                f"The backend {self.backend.name} needs {needed}: pip install {packages}"
             )
 
 

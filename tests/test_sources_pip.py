@@ -8,18 +8,17 @@ import subprocess
 import sys
 import tarfile
 import time
-import venv
-import zipfile
 from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
-import pip
 import pytest
 
 from mataserver.errors import BadRequest
 from mataserver.sources import install, missing
-from mataserver.sources.pip import _pins, _reason
+from mataserver.sources.packages import _pins
+from mataserver.sources.pip import Pip, _reason
+from package_index import Env
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -44,32 +43,6 @@ version = "1.0"
 """
 
 
-class Env(NamedTuple):
-    """A virtual environment, and the variables that keep pip on this machine."""
-
-    python: str
-    variables: dict[str, str]
-
-    def version(self, name: str) -> str:
-        script = f"import importlib.metadata as m; print(m.version({name!r}))"
-        command = [self.python, "-c", script]
-        done = subprocess.run(command, capture_output=True, text=True, check=False)
-        return done.stdout.strip() or "absent"
-
-
-def make_wheel(folder: Path, name: str, version: str, *requires: str) -> None:
-    info = f"{name}-{version}.dist-info"
-    metadata = f"Metadata-Version: 2.1\nName: {name}\nVersion: {version}\n"
-    tags = "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-    with zipfile.ZipFile(folder / f"{name}-{version}-py3-none-any.whl", "w") as wheel:
-        wheel.writestr(f"{name}.py", f"version = {version!r}\n")
-        wheel.writestr(
-            f"{info}/METADATA", metadata + "".join(f"Requires-Dist: {r}\n" for r in requires)
-        )
-        wheel.writestr(f"{info}/WHEEL", tags)
-        wheel.writestr(f"{info}/RECORD", "")
-
-
 def make_hanging_sdist(folder: Path) -> None:
     with tarfile.open(folder / "hanging-1.0.tar.gz", "w:gz") as archive:
         for name, text in {
@@ -84,13 +57,7 @@ def make_hanging_sdist(folder: Path) -> None:
 
 @pytest.fixture(scope="module")
 def env(tmp_path_factory: pytest.TempPathFactory) -> Env:
-    root = tmp_path_factory.mktemp("pip")
-    venv.create(root / "venv", with_pip=False)
-    # The pip of this environment, without the rest of it.
-    (root / "lib").mkdir()
-    (root / "lib" / "pip").symlink_to(Path(pip.__file__).parent)
-    wheels = root / "wheels"
-    wheels.mkdir()
+    made = Env.made(tmp_path_factory.mktemp("pip"))
     for name, version, *requires in (
         ("base", "1.0"),
         ("base", "2.0"),
@@ -98,11 +65,9 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> Env:
         ("good", "1.0", "base"),
         ("lost", "1.0", "nowhere"),
     ):
-        make_wheel(wheels, name, version, *requires)
-    make_hanging_sdist(wheels)
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("PIP_")}
-    own = {"PYTHONPATH": str(root / "lib"), "PIP_NO_INDEX": "1", "PIP_FIND_LINKS": str(wheels)}
-    made = Env(str(root / "venv" / "bin" / "python"), kept | own | {"MARKER": str(root / "marker")})
+        made.add_wheel(name, version, requires=requires)
+    make_hanging_sdist(made.wheels)
+    made.variables["MARKER"] = str(made.root / "marker")
     asyncio.run(install(["base==1.0"], python=made.python, environment=made.variables))
     return made
 
@@ -178,7 +143,7 @@ async def test_nothing_to_install_starts_nothing():
 
 async def test_environment_without_pip_is_told(env):
     """An environment made without pip cannot install, and says so."""
-    bare = Env(env.python, {k: v for k, v in env.variables.items() if k != "PYTHONPATH"})
+    bare = Env(env.root, {k: v for k, v in env.variables.items() if k != "PYTHONPATH"})
     assert await refusal(bare, "good") == (
         "this Python environment has no pip, so no package can be installed"
     )
@@ -192,7 +157,7 @@ async def test_first_of_two_installed_versions_is_pinned(env, tmp_path):
         (tmp_path / folder / "METADATA").write_text(f"Name: {name}\nVersion: {version}\n")
     (tmp_path / "broken-1.dist-info").mkdir()
     paths = os.pathsep.join((str(tmp_path), env.variables["PYTHONPATH"]))
-    pins = await _pins(env.python, env.variables | {"PYTHONPATH": paths})
+    pins = _pins(await Pip(env.python, env.variables | {"PYTHONPATH": paths}, None).home())
     assert "base==9\n" in pins
     assert "1.0" not in "".join(line for line in pins.splitlines() if line.startswith("base"))
     assert "odd" not in pins

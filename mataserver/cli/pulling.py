@@ -18,15 +18,23 @@ from mataserver.cli.environment import (
 )
 from mataserver.errors import MataError
 from mataserver.results import TASKS
+from mataserver.sources import Progress, Said
 
 if TYPE_CHECKING:
     from mataserver.catalog import Catalog, Pulled
     from mataserver.plugins import Plugins
-    from mataserver.sources import Progress
+    from mataserver.sources import Step
+
+
+# What pip says at each package: the lines between them are of no use while it works.
+_PIP_STEPS = ("Collecting ", "Downloading ", "Building wheel", "Installing collected", "Would ")
 
 
 class DownloadBar:
-    """A download's progress on a terminal; nothing where stderr is none."""
+    """What a pull does, on a terminal: a download as a bar, pip by its own lines.
+
+    Nothing where stderr is none.
+    """
 
     def __init__(self, model: str) -> None:
         self._model = model
@@ -40,10 +48,16 @@ class DownloadBar:
         if self._bar is not None:
             self._bar.render_finish()
 
-    def show(self, progress: Progress) -> None:
+    def show(self, step: Step) -> None:
         """Draw the newest state."""
         if not sys.stderr.isatty():
             return
+        if isinstance(step, Progress):
+            self._draw(step)
+        elif isinstance(step, Said) and step.text.lstrip().startswith(_PIP_STEPS):
+            click.echo(f"  {step.text.strip()}", err=True)
+
+    def _draw(self, progress: Progress) -> None:
         if self._bar is None:
             self._bar = click.progressbar(
                 length=max(progress.total_bytes, 1),
@@ -122,9 +136,9 @@ def _add(catalog: Catalog, path: str, task: str, name: str | None) -> Pulled:
 
 
 def _announce_pip(found: Plugins, model: str) -> None:
-    """Say that pip is about to run: it takes minutes and shows nothing."""
+    """Say that pip is about to run: it takes minutes."""
     offer = found.pip(model)
-    if offer is not None and offer.missing and sys.stderr.isatty():
+    if offer is not None and (offer.missing or offer.unsuitable) and sys.stderr.isatty():
         click.echo(f"installing {', '.join(offer.backend.packages)} with pip", err=True)
 
 

@@ -1,8 +1,8 @@
-"""Server-Sent Events: a model's pieces of text while they are made, then its result.
+"""Server-Sent Events: what happens while a request runs, then its result.
 
-Three kinds of events, each with one line of JSON as its data: ``token`` (``{"text": ...}``), then
-either ``result`` (``mata.v1``) or ``error`` (``{"detail": ...}``). The format is that of the HTML
-standard, section 9.2.
+Each event has one line of JSON as its data. An inference has ``token`` (``{"text": ...}``), a pull
+has ``waiting`` and ``progress``; the last one is ``result`` or ``error`` (``{"detail": ...}``). The
+format is that of the HTML standard, section 9.2.
 """
 
 from __future__ import annotations
@@ -44,10 +44,12 @@ async def respond(
             async for item in items:
                 yield _event(item, recipe)
 
-    def failed(error: MataError) -> bytes:
-        return _format("error", {"detail": error.detail})
-
     return await send(request, events(), failed, patience)
+
+
+def failed(error: MataError) -> bytes:
+    """Return the last event of what has failed."""
+    return event("error", {"detail": error.detail})
 
 
 async def send(
@@ -55,6 +57,7 @@ async def send(
     events: AsyncGenerator[bytes],
     failed: Callable[[MataError], bytes],
     patience: float,
+    status: int = 200,
 ) -> web.StreamResponse:
     """Answer with ``events``; a failure before the first one is an ordinary error.
 
@@ -68,13 +71,13 @@ async def send(
             "X-Accel-Buffering": "no",
             "X-Request-Id": request[REQUEST_ID],
         }
-        response = web.StreamResponse(headers=headers)
+        response = web.StreamResponse(status=status, headers=headers)
         response.content_type, response.charset = CONTENT_TYPE, "utf-8"
         await response.prepare(request)
         try:
             await _send(response, first, patience)
-            async for event in events:
-                await _send(response, event, patience)
+            async for each in events:
+                await _send(response, each, patience)
         except MataError as error:
             await _send(response, failed(error), patience)
         except (ConnectionError, TimeoutError):
@@ -92,10 +95,11 @@ async def _send(response: web.StreamResponse, event: bytes, patience: float) -> 
 
 def _event(item: str | Outcome, recipe: Recipe) -> bytes:
     if isinstance(item, str):
-        return _format("token", {"text": item})
+        return event("token", {"text": item})
     codec.check_outcome(item)
-    return _format("result", codec.envelope(item, recipe.spec.task, recipe.spec.name))
+    return event("result", codec.envelope(item, recipe.spec.task, recipe.spec.name))
 
 
-def _format(kind: str, data: object) -> bytes:
+def event(kind: str, data: object) -> bytes:
+    """Return one event."""
     return f"event: {kind}\ndata: ".encode() + codec.encode(data) + b"\n\n"

@@ -6,21 +6,26 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING, Annotated, get_args
 
+import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver.chat import listing
 from mataserver.chat.listing import OpenAIModel, OpenAIModels
 from mataserver.errors import BadRequest, InvalidParams
-from mataserver.http import codec
+from mataserver.http import codec, events
 from mataserver.http.dialects import ChatProblem
 from mataserver.http.routing import Body, Route
 from mataserver.results import ModelInfo
+from mataserver.sources import Progress, Waiting
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable
+
     from aiohttp import web
 
     from mataserver.catalog import Pulled
     from mataserver.http.routing import State
+    from mataserver.sources import Step
 
 
 log = logging.getLogger("mataserver.models")
@@ -60,13 +65,14 @@ def routes(state: State) -> list[Route]:
     api = _Models(state)
     info, done = (Body(codec.JSON, ModelInfo),), (Body(codec.JSON, ModelStatus),)
     pull, one = (Body(codec.JSON, PullBody),), (Body(codec.JSON, ModelBody),)
+    pulled = (*done, Body(events.CONTENT_TYPE))
     body_errors = (400, 408, 413, 415, 422, 500, 503)
     return [
         Route("GET", "/v1/models", api.list, "List the installed models", "models",
               response=(Body(codec.JSON, list[ModelInfo] | OpenAIModels),),
               parameters=_FORMAT, errors=(422,)),
         Route("POST", "/v1/models/pull", api.pull, "Download or install a model", "models",
-              request=pull, response=done, status=202, errors=(*body_errors, 409)),
+              request=pull, response=pulled, status=202, errors=(*body_errors, 409)),
         Route("POST", "/v1/models/warmup", api.warmup, "Load a model into memory", "models",
               request=one, response=done, errors=(*body_errors, 404, 507)),
         Route("POST", "/v1/models/unload", api.unload, "Unload a model from memory", "models",
@@ -104,27 +110,31 @@ class _Models:
             return codec.respond(info)
         return codec.respond(listing.one(info, catalog.entry(name).pulled_at))
 
-    async def pull(self, request: web.Request) -> web.Response:
+    async def pull(self, request: web.Request) -> web.StreamResponse:
         codec.require_json(request)
         async with codec.body(request, self._state) as data:
             asked = await codec.decoded(self._state, data, codec.json_of(PullBody))
         if "://" in asked.model or asked.model.startswith((".", "/", "~", "\\")):
             raise BadRequest("model must be a hub id or a backend's name, not a URL or a path")
-        task = asyncio.create_task(self._pull(asked))
+        steps: asyncio.Queue[Step | None] = asyncio.Queue()
+        task = asyncio.create_task(self._pull(asked, steps.put_nowait))
         self._state.pulls.add(task)
         task.add_done_callback(self._pulled)
-        pulled = await asyncio.shield(task)  # a client that goes away does not end the download
-        status = ModelStatus("pulled", asked.model, pulled.warnings or UNSET)
-        return codec.respond(status, status=202)
+        if events.wanted(request):
+            task.add_done_callback(lambda _: steps.put_nowait(None))
+            told, patience = _told(asked.model, task, steps), self._state.settings.unread_timeout
+            return await events.send(request, told, events.failed, patience, status=202)
+        # A client that goes away does not end the download.
+        return codec.respond(_status(asked.model, await asyncio.shield(task)), status=202)
 
     def _pulled(self, task: asyncio.Task[Pulled]) -> None:
         self._state.pulls.discard(task)
         if not task.cancelled():
             task.exception()  # whoever asked may have gone away
 
-    async def _pull(self, asked: PullBody) -> Pulled:
+    async def _pull(self, asked: PullBody, on_step: Callable[[Step], None]) -> Pulled:
         pulled = await self._state.catalog.pull(
-            asked.model, asked.task, allow_pip=self._state.settings.allow_pip_pull
+            asked.model, asked.task, on_step, allow_pip=self._state.settings.allow_pip_pull
         )
         if pulled.replaced is not None and pulled.replaced.task != asked.task:
             await self._state.pool.unload(asked.model, pulled.replaced.task, "replaced")
@@ -146,6 +156,22 @@ class _Models:
         self._state.catalog.entry(asked.model)
         done = await self._state.pool.unload(asked.model)
         return codec.respond(ModelStatus("unloaded" if done else "not_loaded", asked.model))
+
+
+async def _told(
+    model: str, task: asyncio.Task[Pulled], steps: asyncio.Queue[Step | None]
+) -> AsyncGenerator[bytes]:
+    """Yield the events of a pull; what pip says is not among them: it may name hosts and paths."""
+    while (step := await steps.get()) is not None:
+        if isinstance(step, Waiting):
+            yield events.event("waiting", {"place": step.place})
+        elif isinstance(step, Progress):
+            yield events.event("progress", msgspec.structs.asdict(step))
+    yield events.event("result", _status(model, await asyncio.shield(task)))
+
+
+def _status(model: str, pulled: Pulled) -> ModelStatus:
+    return ModelStatus("pulled", model, pulled.warnings or UNSET)
 
 
 def _openai(request: web.Request) -> bool:

@@ -7,13 +7,19 @@ process (``fetch``), and what is on disk is read by the cache's documented layou
 from mataserver.sources.cache import DiskUsage, cached, disk_usage
 from mataserver.sources.hub import HubUnreachable, download, fetch_config, validate_repo_id
 from mataserver.sources.local import read_config, size_of
-from mataserver.sources.messages import Progress
-from mataserver.sources.pip import install, missing
+from mataserver.sources.messages import Progress, Said, Step, Waiting
+from mataserver.sources.packages import install, missing, unsuitable
+from mataserver.sources.pulls import Pull, Pulls
 
 __all__ = [
     "DiskUsage",
     "HubUnreachable",
     "Progress",
+    "Pull",
+    "Pulls",
+    "Said",
+    "Step",
+    "Waiting",
     "cached",
     "disk_usage",
     "download",
@@ -22,5 +28,6 @@ __all__ = [
     "missing",
     "read_config",
     "size_of",
+    "unsuitable",
     "validate_repo_id",
 ]

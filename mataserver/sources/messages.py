@@ -39,4 +39,19 @@ class Failure(msgspec.Struct, frozen=True, tag="failure"):
     detail: str
 
 
+class Waiting(msgspec.Struct, frozen=True):
+    """A pull waits for its turn: ``place`` is 1 for the next."""
+
+    place: int
+
+
+class Said(msgspec.Struct, frozen=True):
+    """A line of pip's, for whoever sits before the terminal: it may name paths and hosts."""
+
+    text: str
+
+
+Step: TypeAlias = Progress | Waiting | Said
+"""What is told while a model is pulled."""
+
 Message: TypeAlias = Progress | Downloaded | Config | Failure

@@ -1,48 +1,56 @@
-"""Backends that are Python packages: what is missing, and its installation by pip.
-
-Packages come from an installed plugin's ``Backend`` only. Everything that is installed already is
-pinned while pip runs, so it may add to the environment but can never replace a part of it.
-"""
+"""pip, run in a process group of its own, and why it failed."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
-import importlib.util
-import json
 import os
 import re
 import signal
-import sys
-import tempfile
 from collections import deque
-from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+import msgspec
+
 from mataserver.errors import BadRequest
+from mataserver.sources.wheels import Found, Home
 
 if TYPE_CHECKING:
     from asyncio import StreamReader
     from asyncio.subprocess import Process
-    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
-_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
-_CLAUSE = r"(?:===?|>=|<=|~=|!=|<|>)\s*[A-Za-z0-9][A-Za-z0-9.*+!_-]*"
-_REQUIREMENT = re.compile(
-    rf"{_NAME}(?:\[{_NAME}(?:\s*,\s*{_NAME})*\])?\s*(?:{_CLAUSE}(?:\s*,\s*{_CLAUSE})*)?", re.ASCII
-)
-# pip stops at a constraint that it cannot parse, so an odd distribution is left out instead.
-_VERSION = re.compile(r"v?(\d+!)?\d+(\.\d+)*[A-Za-z0-9._-]*(\+[A-Za-z0-9._-]+)?", re.ASCII)
-_PROBE = """
-import importlib.metadata, importlib.util, json
+_HOME = """
+import importlib.metadata, importlib.util, json, os, site, sys, sysconfig
 found = []
 for one in importlib.metadata.distributions():
     try:
         found.append([one.metadata["Name"], one.version])
     except (ImportError, KeyError, OSError, TypeError, ValueError):
         continue
-print(json.dumps([importlib.util.find_spec("pip") is not None, found]))
+paths = sysconfig.get_paths()
+own = sys.prefix != sys.base_prefix or os.access(paths["purelib"], os.W_OK)
+user = not own and bool(site.ENABLE_USER_SITE)
+if user:
+    paths = sysconfig.get_paths(sysconfig.get_preferred_scheme("user"))
+has_pip = importlib.util.find_spec("pip") is not None
+paths["headers"] = paths["include"]
+print(json.dumps({"paths": paths, "installed": found, "has_pip": has_pip, "user": user}))
+"""
+_MODULES = """
+import importlib.metadata, importlib.util, json, sys
+owners, found = importlib.metadata.packages_distributions(), {}
+for name in sys.argv[1:]:
+    try:
+        spec = None if name in sys.stdlib_module_names else importlib.util.find_spec(name)
+    except (ImportError, ValueError):
+        spec = None
+    if spec is not None:
+        folders = list(spec.submodule_search_locations or ())
+        origin = spec.origin if spec.has_location else None
+        whose = sorted(set(owners.get(name, ())))
+        found[name] = {"origin": origin, "folders": folders, "owners": whose}
+print(json.dumps(found))
 """
 _LINE_LIMIT = 16 * 1024 * 1024
 _KEPT_LINES = 400
@@ -53,78 +61,48 @@ _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]*://\S+", re.IGNORECASE)
 _PATH = re.compile(r"(?<![\w./-])(?:~|\.{1,2})?/[^\s'\",;)]+")
 
 
-def missing(requires: Sequence[str]) -> tuple[str, ...]:
-    """Return those of the modules that cannot be found; nothing is imported.
+class Pip:
+    """The pip of ``python``, run with the variables ``env``."""
 
-    Of a dotted name the top level is looked for, since finding the rest would import it.
-    """
-    return tuple(name for name in requires if not _is_importable(name.partition(".")[0]))
+    def __init__(
+        self, python: str, env: dict[str, str], on_output: Callable[[str], None] | None
+    ) -> None:
+        self._python = python
+        self._env = env
+        self._on_output = on_output
 
+    async def home(self) -> Home:
+        """Return what is installed and where. Raises ``BadRequest`` if there is no pip."""
+        home = msgspec.json.decode(await self._ask(_HOME), type=Home)
+        if not home.has_pip:
+            raise BadRequest("this Python environment has no pip, so no package can be installed")
+        return home
 
-async def install(
-    packages: Sequence[str],
-    on_output: Callable[[str], None] | None = None,
-    *,
-    python: str = sys.executable,
-    environment: Mapping[str, str] | None = None,
-) -> None:
-    """Install packages into the environment of ``python``; ``on_output`` gets pip's lines.
+    async def modules(self, names: Iterable[str]) -> dict[str, Found]:
+        """Return those of the top-level modules that are installed; none is imported."""
+        return msgspec.json.decode(await self._ask(_MODULES, *names), type=dict[str, Found])
 
-    ``packages`` are plain requirements ("easyocr>=1.7"): options, addresses and markers are
-    refused. Cancelling interrupts pip. Raises ``BadRequest`` with pip's reason, and without
-    anything changed when a package does not fit what is installed.
-    """
-    for package in packages:
-        if not _REQUIREMENT.fullmatch(package):
-            raise BadRequest("a package of this backend is not a plain requirement")
-    if not packages:
-        return
-    env = dict(os.environ if environment is None else environment)
-    with tempfile.TemporaryDirectory(prefix="mataserver-pip-") as directory:
-        constraints = Path(directory, "constraints.txt")
-        await asyncio.to_thread(constraints.write_text, await _pins(python, env))
-        lines = await _run_pip(python, env, constraints, packages, on_output)
-    importlib.invalidate_caches()
-    if lines is not None:
-        raise BadRequest(f"pip could not install {', '.join(packages)}: {_reason(lines)}")
+    async def run(self, command: str, *arguments: str) -> None:
+        """Run a command of pip. Raises ``BadRequest`` with pip's reason."""
+        options = ("--disable-pip-version-check", "--no-input", "--progress-bar", "off")
+        whole = (self._python, "-P", "-m", "pip", command, *options, *arguments)
+        lines: deque[str] = deque(maxlen=_KEPT_LINES)
+        async with _process(*whole, env={**self._env, "PYTHONUNBUFFERED": "1"}) as process:
+            async for raw in cast("StreamReader", process.stdout):
+                line = raw.decode(errors="replace").rstrip()
+                lines.append(line)
+                if self._on_output is not None:
+                    self._on_output(line)
+            if await process.wait() != 0:
+                raise BadRequest(_reason(list(lines)))
 
-
-async def _pins(python: str, env: dict[str, str]) -> str:
-    """Return what is installed as constraints. Raises ``BadRequest`` if there is no pip."""
-    async with _process(python, "-P", "-c", _PROBE, env=env) as process:
-        output = await cast("StreamReader", process.stdout).read()
-        if await process.wait() != 0:
-            raise BadRequest("the Python environment cannot be examined")
-    has_pip, found = json.loads(output)
-    if not has_pip:
-        raise BadRequest("this Python environment has no pip, so no package can be installed")
-    pins: dict[str, str] = {}
-    for name, version in found:
-        if name and version and re.fullmatch(_NAME, name) and _VERSION.fullmatch(version):
-            # The first is the one that is imported; a second one would contradict it.
-            pins.setdefault(re.sub(r"[-_.]+", "-", name).lower(), version)
-    return "".join(f"{name}=={version}\n" for name, version in pins.items())
-
-
-async def _run_pip(
-    python: str,
-    env: dict[str, str],
-    constraints: Path,
-    packages: Sequence[str],
-    on_output: Callable[[str], None] | None,
-) -> list[str] | None:
-    """Return None, or pip's last lines if it failed."""
-    options = ("--disable-pip-version-check", "--no-input", "--progress-bar", "off")
-    command = (python, "-P", "-m", "pip", "install", *options, "--constraint", str(constraints))
-    lines: deque[str] = deque(maxlen=_KEPT_LINES)
-    async with _process(*command, *packages, env={**env, "PYTHONUNBUFFERED": "1"}) as process:
-        async for raw in cast("StreamReader", process.stdout):
-            line = raw.decode(errors="replace").rstrip()
-            lines.append(line)
-            if on_output is not None:
-                on_output(line)
-        failed = await process.wait() != 0
-    return list(lines) if failed else None
+    async def _ask(self, script: str, *arguments: str) -> bytes:
+        command = (self._python, "-P", "-W", "ignore", "-c", script, *arguments)
+        async with _process(*command, env=self._env) as process:
+            output = await cast("StreamReader", process.stdout).read()
+            if await process.wait() != 0:
+                raise BadRequest("the Python environment cannot be examined")
+        return output
 
 
 @contextlib.asynccontextmanager
@@ -184,10 +162,3 @@ def _conflict(lines: Sequence[str]) -> list[str]:
         pinned = line.strip().replace("The user requested (constraint)", "this environment has")
         found.append(pinned)
     return found
-
-
-def _is_importable(name: str) -> bool:
-    try:
-        return name in sys.modules or importlib.util.find_spec(name) is not None
-    except ValueError:
-        return False

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mataserver import ModelFiles
 
 REQUIRES = ("torch", "transformers", "scipy", "PIL")
-PACKAGES = ("torch>=2.6", "transformers>=5.18,<6", "scipy", "pillow")
+PACKAGES = ("torch>=2.6", "transformers>=5.18,<6", "scipy>=1.11", "pillow>=11.3")
 
 PRELOAD = (
     "torch",

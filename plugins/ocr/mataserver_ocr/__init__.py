@@ -45,7 +45,7 @@ TESSERACT = Backend(
     load=tesseract.load,
     params=tesseract.TesseractParams,
     requires=("pytesseract", "PIL"),
-    packages=("pytesseract",),
+    packages=("pytesseract>=0.3.13", "pillow>=11.3"),
     system_binary="tesseract",
     # Tesseract's OpenMP threads wait for each other; one is several times faster.
     environment=(("OMP_THREAD_LIMIT", "1"),),
@@ -59,7 +59,7 @@ EASYOCR = Backend(
     params=easyocr.EasyOcrParams,
     requires=("easyocr", "torch", "cv2"),
     gpu=True,
-    packages=("easyocr",),
+    packages=("easyocr>=1.7.2,<2",),
 )
 
 PADDLEOCR = Backend(
@@ -70,6 +70,6 @@ PADDLEOCR = Backend(
     params=paddleocr.PaddleOcrParams,
     requires=("paddle", "paddleocr"),
     gpu=True,
-    packages=("paddlepaddle", "paddleocr"),
+    packages=("paddlepaddle>=3.3,<4", "paddleocr>=3.7,<4"),
     environment=paddleocr.ENVIRONMENT,
 )

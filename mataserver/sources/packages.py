@@ -1,0 +1,172 @@
+"""Backends that are Python packages: what is missing, and its installation by pip.
+
+Packages come from an installed plugin's ``Backend`` only. pip chooses with everything that is
+installed pinned, the wheels it chose are fetched and looked at, and only those that leave every
+installed module as it is are installed: a pull adds to the environment or changes nothing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import importlib.metadata
+import importlib.util
+import os
+import re
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mataserver.errors import BadRequest
+from mataserver.sources.pip import Pip
+from mataserver.sources.wheels import Installation, Wheel
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from mataserver.sources.wheels import Home
+
+_NAME = r"[A-Za-z0-9](?:[A-Za-z0-9._-]*[A-Za-z0-9])?"
+_CLAUSE = r"(?:===?|>=|<=|~=|!=|<|>)\s*[A-Za-z0-9][A-Za-z0-9.*+!_-]*"
+_REQUIREMENT = re.compile(
+    rf"{_NAME}(?:\[{_NAME}(?:\s*,\s*{_NAME})*\])?\s*(?:{_CLAUSE}(?:\s*,\s*{_CLAUSE})*)?", re.ASCII
+)
+# pip stops at a constraint that it cannot parse, so an odd distribution is left out instead.
+_VERSION = re.compile(r"v?(\d+!)?\d+(\.\d+)*[A-Za-z0-9._-]*(\+[A-Za-z0-9._-]+)?", re.ASCII)
+
+
+class _Metadata(msgspec.Struct):
+    name: str
+    version: str
+
+
+class _Item(msgspec.Struct):
+    metadata: _Metadata
+
+
+class _Report(msgspec.Struct):
+    """What is read of pip's installation report."""
+
+    install: list[_Item]
+
+
+def missing(requires: Sequence[str]) -> tuple[str, ...]:
+    """Return those of the modules that cannot be found; nothing is imported.
+
+    Of a dotted name the top level is looked for, since finding the rest would import it.
+    """
+    return tuple(name for name in requires if not _is_importable(name.partition(".")[0]))
+
+
+def unsuitable(packages: Sequence[str]) -> tuple[str, ...]:
+    """Return those installed distributions, "name version", whose version a package rules out."""
+    from packaging.requirements import InvalidRequirement, Requirement
+
+    found = []
+    for package in packages:
+        with contextlib.suppress(InvalidRequirement, importlib.metadata.PackageNotFoundError):
+            needed = Requirement(package)
+            version = importlib.metadata.version(needed.name)
+            if not needed.specifier.contains(version, prereleases=True):
+                found.append(f"{needed.name} {version}")
+    return tuple(found)
+
+
+async def install(
+    packages: Sequence[str],
+    on_output: Callable[[str], None] | None = None,
+    *,
+    python: str = sys.executable,
+    environment: Mapping[str, str] | None = None,
+) -> None:
+    """Install packages into the environment of ``python``; ``on_output`` gets pip's lines.
+
+    ``packages`` are plain requirements ("easyocr>=1.7"): options, addresses and markers are
+    refused. Raises ``BadRequest`` with pip's reason, or with the module that a package would
+    overwrite or hide; then, and when it is cancelled, the environment is as it was.
+    """
+    for package in packages:
+        if not _REQUIREMENT.fullmatch(package):
+            raise BadRequest("a package of this backend is not a plain requirement")
+    if not packages:
+        return
+    env = dict(os.environ if environment is None else environment)
+    pip = Pip(python, env, on_output)
+    home = await pip.home()
+    with tempfile.TemporaryDirectory(prefix="mataserver-pip-") as directory:
+        try:
+            await _install(pip, home, packages, Path(directory))
+        except BadRequest as error:
+            raise BadRequest(
+                f"pip could not install {', '.join(packages)}: {error.detail}"
+            ) from None
+    importlib.invalidate_caches()
+
+
+async def _install(pip: Pip, home: Home, packages: Sequence[str], folder: Path) -> None:
+    """Choose, fetch, look, install. Raises ``BadRequest`` with the reason."""
+    constraints, report, wheels = (folder / name for name in ("pins.txt", "report.json", "wheels"))
+    await asyncio.to_thread(constraints.write_text, _pins(home))
+    await pip.run(
+        *("install", "--dry-run", "--report", str(report), "--constraint", str(constraints)),
+        *packages,
+    )
+    chosen = _chosen(await asyncio.to_thread(report.read_bytes), home)
+    if not chosen:
+        return
+    await pip.run("wheel", "--no-deps", "--wheel-dir", str(wheels), *chosen)
+    await _add(pip, home, sorted(wheels.glob("*.whl")), folder)
+
+
+async def _add(pip: Pip, home: Home, files: Sequence[Path], folder: Path) -> None:
+    """Install wheels, all or none. Raises ``BadRequest`` with the reason."""
+    found = await asyncio.to_thread(lambda: [Wheel(file, home) for file in files])
+    modules = await pip.modules({name for wheel in found for name in wheel.modules})
+    installation = Installation(found, folder)
+    await asyncio.to_thread(installation.check, modules)
+    await asyncio.to_thread(installation.keep)
+    where = "--user" if home.user else "--no-user"
+    try:
+        await pip.run("install", "--no-deps", "--no-index", where, *map(str, files))
+        await asyncio.to_thread(installation.put_back)
+    except BaseException:
+        await asyncio.to_thread(installation.undo)
+        raise
+
+
+def _pins(home: Home) -> str:
+    """Return what is installed as constraints."""
+    pins: dict[str, str] = {}
+    for name, version in home.installed:
+        if name and version and re.fullmatch(_NAME, name) and _VERSION.fullmatch(version):
+            # The first is the one that is imported; a second one would contradict it.
+            pins.setdefault(_normal(name), version)
+    return "".join(f"{name}=={version}\n" for name, version in pins.items())
+
+
+def _chosen(report: bytes, home: Home) -> list[str]:
+    """Return what pip would install, each with its version.
+
+    Raises ``BadRequest`` for one that is installed: its version could not be pinned.
+    """
+    installed = {_normal(name) for name, _ in home.installed if name}
+    chosen = [each.metadata for each in msgspec.json.decode(report, type=_Report).install]
+    for each in chosen:
+        if _normal(each.name) in installed:
+            raise BadRequest(f"it would replace {each.name}, which is installed")
+    return [f"{each.name}=={each.version}" for each in chosen]
+
+
+def _normal(name: str) -> str:
+    return re.sub(r"[-_.]+", "-", name).lower()
+
+
+def _is_importable(name: str) -> bool:
+    try:
+        return name in sys.modules or importlib.util.find_spec(name) is not None
+    except ValueError:
+        return False

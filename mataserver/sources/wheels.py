@@ -1,0 +1,212 @@
+"""Wheels that are about to be installed: which files they write, and what these would replace.
+
+A wheel says beforehand what it writes (the binary distribution format of PyPA), so what would
+overwrite a module, or hide one, is refused before anything has changed, and what has changed can be
+put back.
+"""
+
+from __future__ import annotations
+
+import configparser
+import contextlib
+import shutil
+import zipfile
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mataserver.errors import BadRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping, Sequence
+
+# What Python imports, and what it reads at its start.
+_CODE = frozenset({".py", ".pyc", ".so", ".pth"})
+_CHUNK_BYTES = 1024 * 1024
+
+
+class Home(msgspec.Struct, frozen=True):
+    """Where a Python lets pip write, and what is installed there.
+
+    paths:     the folder of each installation scheme key ("purelib", "scripts" ...).
+    installed: the distributions' names and versions, the first found first.
+    has_pip:   whether there is a pip.
+    user:      whether pip has to write to the user's own folders.
+    """
+
+    paths: dict[str, str]
+    installed: list[tuple[str | None, str | None]]
+    has_pip: bool
+    user: bool
+
+    def folder(self, key: str) -> Path:
+        """Return the folder of a scheme key, without links: files are compared by their paths."""
+        return Path(self.paths[key]).resolve()
+
+
+class Found(msgspec.Struct, frozen=True):
+    """An installed module: its first file, if it has one, its folders, and whose it is."""
+
+    origin: str | None
+    folders: list[str]
+    owners: list[str]
+
+
+class Wheel:
+    """One wheel: ``name`` and ``version``, and ``files``: each target and its member, if any.
+
+    Raises ``BadRequest`` for a file that is no wheel.
+    """
+
+    def __init__(self, path: Path, home: Home) -> None:
+        self.path = path
+        self.name, self.version = path.name.split("-")[:2]
+        try:
+            with zipfile.ZipFile(path) as archive:
+                names = [name for name in archive.namelist() if not name.endswith("/")]
+                self._info = next(name for name in names if name.endswith(".dist-info/WHEEL"))
+                pure = b"root-is-purelib: true" in archive.read(self._info).lower()
+                self._root = home.folder("purelib" if pure else "platlib")
+                self.files: dict[Path, str | None] = {
+                    self._target(name, home): name for name in names
+                }
+                scripts = home.folder("scripts")
+                self.files |= dict.fromkeys(scripts / name for name in self._commands(archive))
+        except (zipfile.BadZipFile, StopIteration, ValueError, configparser.Error) as error:
+            raise BadRequest(f"the package {self.name} cannot be read") from error
+
+    @property
+    def modules(self) -> dict[str, list[Path]]:
+        """The top-level modules that it gives, each with the files that may be its first."""
+        found: dict[str, list[Path]] = {}
+        for target in self.files:
+            if not target.is_relative_to(self._root) or target.suffix not in _CODE:
+                continue
+            first, *rest = target.relative_to(self._root).parts
+            name = first.partition(".")[0]
+            if name.isidentifier() and target.suffix != ".pth":
+                firsts = found.setdefault(name, [])
+                if not rest or (len(rest) == 1 and rest[0].partition(".")[0] == "__init__"):
+                    firsts.append(target)
+        return found
+
+    def same(self, target: Path) -> bool:
+        """Whether the file at ``target`` has the content that it would get."""
+        member = self.files[target]
+        if member is None:
+            return False
+        with zipfile.ZipFile(self.path) as archive:
+            if archive.getinfo(member).file_size != target.stat().st_size:
+                return False
+            with archive.open(member) as new, target.open("rb") as old:
+                while part := new.read(_CHUNK_BYTES):
+                    if old.read(len(part)) != part:
+                        return False
+        return True
+
+    def _target(self, name: str, home: Home) -> Path:
+        """Return where pip puts a member: below the root, or where its ``.data`` folder says."""
+        parts = PurePosixPath(name).parts
+        if len(parts) > 2 and parts[0].endswith(".data") and parts[1] in home.paths:
+            root = home.folder(parts[1])
+            return root.joinpath(*((self.name,) if parts[1] == "headers" else ()), *parts[2:])
+        return self._root.joinpath(*parts)
+
+    def _commands(self, archive: zipfile.ZipFile) -> list[str]:
+        """Return the names of the programs that pip makes of entry points."""
+        points = self._info.removesuffix("WHEEL") + "entry_points.txt"
+        parser = configparser.ConfigParser(delimiters="=", interpolation=None)
+        parser.optionxform = str  # type: ignore[assignment,method-assign] # documented so
+        if points in archive.namelist():
+            parser.read_string(archive.read(points).decode())
+        sections = [
+            each for each in parser.sections() if each in {"console_scripts", "gui_scripts"}
+        ]
+        return [name.strip() for section in sections for name in parser.options(section)]
+
+
+class Installation:
+    """The files that wheels write, and copies in ``folder`` of those that were there before."""
+
+    def __init__(self, wheels: Sequence[Wheel], folder: Path) -> None:
+        self._wheels = wheels
+        self._targets = [target for wheel in wheels for target in wheel.files]
+        self._copies: dict[Path, Path] = {}
+        self._made: list[Path] = []
+        self._folder = folder
+
+    def check(self, modules: Mapping[str, Found]) -> None:
+        """Refuse wheels that would change or hide one of the installed ``modules``.
+
+        Raises ``BadRequest`` with the distributions' names.
+        """
+        for wheel in self._wheels:
+            for target in filter(Path.is_file, wheel.files):
+                if target.suffix in _CODE and not wheel.same(target):
+                    raise _refusal(wheel, "overwrite", *_owner(target, modules))
+            for name, firsts in wheel.modules.items():
+                found = modules.get(name)
+                if found is not None and _hides(firsts, found):
+                    raise _refusal(wheel, "hide", name, found.owners)
+
+    def keep(self) -> None:
+        """Copy what is there already and would be written: the same, or no code."""
+        for number, target in enumerate(filter(Path.is_file, dict.fromkeys(self._targets))):
+            self._copies[target] = self._folder / str(number)
+            shutil.copy2(target, self._copies[target])
+        wanted = {parent for target in self._targets for parent in _folders(target)}
+        self._made = sorted(folder for folder in wanted if not folder.exists())
+
+    def put_back(self) -> None:
+        """Give the files that were there before their content and times again."""
+        for target, copy in self._copies.items():
+            target.parent.mkdir(parents=True, exist_ok=True)
+            target.unlink(missing_ok=True)
+            shutil.copy2(copy, target)
+
+    def undo(self) -> None:
+        """Remove what was installed, whole or in part, and put back what was there before."""
+        for folder in self._made:
+            shutil.rmtree(folder, ignore_errors=True)
+        for target in self._targets:
+            if target not in self._copies:
+                with contextlib.suppress(FileNotFoundError, NotADirectoryError):
+                    target.unlink()
+                for compiled in target.parent.glob(f"__pycache__/{target.stem}.*.pyc"):
+                    compiled.unlink()
+        self.put_back()
+
+
+def _folders(target: Path) -> Iterable[Path]:
+    """Return the folders that a file's installation may make."""
+    return (*target.parents, target.parent / "__pycache__")
+
+
+def _hides(firsts: Iterable[Path], found: Found) -> bool:
+    """Whether one of a module's ``firsts`` would be imported instead of the installed module.
+
+    The same file again has been compared by its content; a folder without an ``__init__`` counts
+    where a new one would become its.
+    """
+    if found.origin is not None:
+        return any(Path(found.origin).resolve() != first for first in firsts)
+    folders = {Path(folder).resolve() for folder in found.folders}
+    return any(first.parent in folders for first in firsts)
+
+
+def _owner(target: Path, modules: Mapping[str, Found]) -> tuple[str, list[str]]:
+    """Return the installed module that a file belongs to, and its distributions."""
+    for name, found in modules.items():
+        places = [*found.folders, *([found.origin] if found.origin else [])]
+        if any(target.is_relative_to(Path(place).resolve()) for place in places):
+            return name, found.owners
+    return target.name, []
+
+
+def _refusal(wheel: Wheel, verb: str, module: str, owners: Sequence[str]) -> BadRequest:
+    whose = f" of {', '.join(owners)}" if owners else ""
+    return BadRequest(
+        f"{wheel.name.replace('_', '-')} {wheel.version} would {verb} the module {module}{whose}; "
+        "nothing was changed: install it into an environment of its own"
+    )
