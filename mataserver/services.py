@@ -10,7 +10,6 @@ import msgspec
 
 from mataserver import params
 from mataserver.engines.work import Job
-from mataserver.errors import MataError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
@@ -87,7 +86,7 @@ class Handle:
         outcome, _ = await self._pool.infer(recipe, job)
         failure = outcome.failure
         if failure is not None:
-            raise MataError(failure.detail, status=failure.status, retry_after=failure.retry_after)
+            raise failure.error()
         return outcome.whole()
 
 

@@ -257,23 +257,26 @@ async def test_reconnects_are_counted(parts):
 
 
 @pytest.mark.parametrize(
-    ("answer", "status", "reset"),
+    ("answer", "told", "reset"),
     [
-        (Outcome({}, Timing(), Failure(500, "The model failed: X")), 500, False),
-        (Unavailable("full"), 503, False),
-        (WorkerDied("dead"), 500, True),
+        (Outcome({}, Timing(), Failure(500, "The model failed: X")), (500, None), False),
+        (Outcome({}, Timing(), Failure(503, "busy", 4.0)), (503, 4.0), False),
+        (Unavailable("full", retry_after=7), (503, 7), False),
+        (WorkerDied("dead"), (500, None), True),
     ],
 )
-async def test_failures_of_the_model(parts, make, answer, status, reset):
-    """A failure is shown as one; after the worker's death the next result tells of the reset."""
+async def test_failures_of_the_model(parts, make, answer, told, reset):
+    """A failure is shown with the time to ask again; a worker's death resets the next result."""
     camera, viewer = make(), Viewer()
     camera.join(viewer)
     parts.pool.answer = answer
     parts.source.give()
     await settle(lambda: viewer.shots)
-    assert viewer.shots[0].failure.status == status
-    with pytest.raises(MataError):
+    failure = viewer.shots[0].failure
+    assert (failure.status, failure.retry_after) == told
+    with pytest.raises(MataError) as caught:
         await viewer.shots[0].picture("detect")
+    assert (caught.value.status, caught.value.retry_after) == told
     parts.pool.answer = Outcome({}, Timing())
     parts.source.give()
     await settle(lambda: len(viewer.shots) == 2)

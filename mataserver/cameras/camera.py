@@ -196,7 +196,7 @@ class Camera:
             outcome, _ = await self._pool.infer(session.recipe, job)
         except MataError as error:
             session.reset = session.reset or isinstance(error, WorkerDied)
-            shot.failure = Failure(error.status, error.detail)
+            shot.failure = Failure.of(error)
             return
         shot.failure = outcome.failure
         if outcome.failure is None:

@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Any
 
 from mataserver.engines.translation import to_json
 from mataserver.engines.work import Timing
-from mataserver.errors import MataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,7 +48,7 @@ class Shot:
         Raises a ``MataError`` when the frame has no result.
         """
         if self.failure is not None:
-            raise MataError(self.failure.detail, status=self.failure.status)
+            raise self.failure.error()
         drawn: bytes = await self._once("picture", partial(_draw, self.jpeg, self.fields, task))
         return drawn
 

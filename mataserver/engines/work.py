@@ -85,6 +85,15 @@ class Failure(msgspec.Struct, frozen=True):
     detail: str
     retry_after: float | None = None
 
+    @classmethod
+    def of(cls, error: MataError) -> Failure:
+        """Return the failure that an error is told as."""
+        return cls(error.status, error.detail, error.retry_after)
+
+    def error(self) -> MataError:
+        """Return the error that a client is told."""
+        return MataError(self.detail, status=self.status, retry_after=self.retry_after)
+
 
 @dataclass(slots=True)
 class Outcome:

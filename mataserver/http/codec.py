@@ -146,7 +146,7 @@ def check_outcome(outcome: Outcome) -> None:
     """Raise the failure of an outcome, if it is one."""
     failure = outcome.failure
     if failure is not None:
-        raise MataError(failure.detail, status=failure.status, retry_after=failure.retry_after)
+        raise failure.error()
 
 
 def wanted_format(request: web.Request) -> Format:

@@ -21,7 +21,7 @@ from mataserver_sam.image_requests import (
     SegmentAnswer,
 )
 from mataserver_sam.params import of_params
-from mataserver_sam.prompts import Prompt
+from mataserver_sam.prompts import Prompt, named
 from mataserver_sam.timing import Stopwatch
 from mataserver_sam.videos import Videos
 
@@ -117,7 +117,8 @@ class Segmenter(Generic[S]):
     def _predict(self, image: Image, params: SegmentParams) -> SegmentResult:
         size = (image.shape[0], image.shape[1])
         prompts = of_params(params, size)
-        self._images.check(prompts)
+        with named("params.prompts"):
+            self._images.check(prompts)
         budget = Budget(LARGEST_RESULT)
         segments: list[Segment] = []
         with torch.inference_mode():
@@ -151,7 +152,8 @@ class Segmenter(Generic[S]):
         """
         watch = Stopwatch()
         found = Collected(form, Budget())
-        self._images.check(prompts)
+        with named("prompts"):
+            self._images.check(prompts)
         with torch.inference_mode():
             seen, size, _ = self._look(image, watch)
             drawing = Drawing(self._decode(image)) if picture_url is not None else None
@@ -173,7 +175,8 @@ class Segmenter(Generic[S]):
         watch = Stopwatch()
         prompts = [Prompt(type="text", text=text) for text in texts]
         results, budget = [], Budget()
-        self._images.check(prompts)
+        with named("text_prompts"):
+            self._images.check(prompts)
         with torch.inference_mode():
             seen, size, hit = self._look(image, watch)
             groups = self._images.find(seen, prompts, size, threshold)

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta, Struct
+from msgspec.structs import force_setattr
+
+from mataserver import InvalidParams
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 MAX_PROMPTS = 64
 """The most prompts of one request."""
@@ -23,7 +30,7 @@ _OWN = {
 class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One prompt of a request. All lengths are shares of the image's width and height, 0 to 1.
 
-    type:         "text", "box" or "point".
+    type:         "text", "box" or "point", given in any case, kept in small letters.
     text:         of a text prompt: what to look for.
     box:          of a box prompt: ``[cx, cy, w, h]``. A point prompt may have one too: its points
                   then refine the object in that box.
@@ -34,7 +41,7 @@ class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     A field that is null counts as left out.
     """
 
-    type: Literal["text", "box", "point"]
+    type: Annotated[str, Meta(max_length=16)]
     text: Words | None = None
     box: RelativeBox | None = None
     label: bool | None = None
@@ -43,6 +50,9 @@ class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     def __post_init__(self) -> None:
         """Check what types cannot say. Raises ``ValueError``."""
+        force_setattr(self, "type", self.type.lower())
+        if self.type not in _OWN:
+            raise ValueError(f"type: expected {', '.join(_OWN)} or the same in capitals")
         for name in ("text", "box", "label", "points", "point_labels"):
             if getattr(self, name) is not None and name not in _OWN[self.type]:
                 raise ValueError(f"a {self.type} prompt has no {name}")
@@ -68,3 +78,12 @@ class Prompt(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
 
 Prompts = Annotated[list[Prompt], Meta(min_length=1, max_length=MAX_PROMPTS)]
+
+
+@contextmanager
+def named(field: str) -> Iterator[None]:
+    """Put the field that held the prompts before what is wrong with them."""
+    try:
+        yield
+    except InvalidParams as error:
+        raise InvalidParams(f"{field}: {error.detail}") from None

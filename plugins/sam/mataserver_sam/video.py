@@ -17,6 +17,7 @@ from mataserver_sam.collecting import Budget, bytes_of
 from mataserver_sam.footage import Features
 from mataserver_sam.forgetting import NOWHERE, held_bytes
 from mataserver_sam.object_track import ObjectTrack
+from mataserver_sam.prompts import named
 from mataserver_sam.propagation import check_frame, legs, steps
 from mataserver_sam.text_tracks import TextTracks
 from mataserver_sam.video_requests import Figures, Prompted, Resolution, Step, Tracked, VideoInfo
@@ -163,7 +164,8 @@ class Video:
         if weights is None:
             raise InvalidParams("prompts: this model does not understand texts")
         tracks = self._texts or TextTracks(weights, self._network, self._footage, self._features)
-        wanted = tracks.add(texts)
+        with named("prompts"):
+            wanted = tracks.add(texts)
         self._texts = tracks
         seen = tracks.step(frame)
         return self._numbered([each for each in seen if tracks.text_of(each.number) in wanted])

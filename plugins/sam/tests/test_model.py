@@ -246,10 +246,14 @@ def test_predict_takes_points_and_boxes(loaded, picture, kind):
 def test_predict_refuses_what_cannot_be(loaded, picture):
     """Text on SAM 2, no prompt at all, and points beside the image are told in words."""
     for kind, given, said in (
-        ("sam2", {"prompts": ("dog",)}, "takes no text: use a SAM3"),
+        ("sam2", {"prompts": ("dog",)}, r"^params\.prompts: this model takes no text: use a SAM3"),
         ("sam3", {}, "give prompts, point_prompts or box_prompts"),
         ("sam3", {"point_prompts": ((500.0, 5.0, 1),)}, r"point_prompts\[0\]: lies beside"),
-        ("sam3", {"prompts": ("a" * 40,)}, "longer than the 32 tokens"),
+        (
+            "sam3",
+            {"prompts": ("a" * 40,)},
+            r"^params\.prompts: a text is longer than the 32 tokens",
+        ),
     ):
         with pytest.raises(InvalidParams, match=said):
             predict(loaded(kind), picture(), **given)

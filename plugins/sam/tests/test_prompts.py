@@ -44,8 +44,20 @@ def test_sound_prompts(given):
     assert prompt.wanted is (given.get("label") is not False)
 
 
+@pytest.mark.parametrize("kind", ["TEXT", "Text", "tExT"])
+def test_types_in_any_case(kind):
+    """The API's document names the types in capitals and sends small letters: both are read."""
+    prompt = msgspec.convert({"type": kind, "text": "dog"}, Prompt)
+    assert (prompt.type, prompt) == ("text", text("dog"))
+    boxed = msgspec.convert({"type": "BOX", "box": BOX}, Prompt)
+    pointed = msgspec.convert({"type": "POINT", "points": [[0.5, 0.5]], "box": BOX}, Prompt)
+    assert (boxed, pointed.labels) == (box(), [1])
+    with pytest.raises(msgspec.ValidationError, match="a box prompt has no text"):
+        msgspec.convert({"type": "BOX", "text": "dog", "box": BOX}, Prompt)
+
+
 WRONG = {
-    "unknown type": ({"type": "circle"}, "Invalid enum value"),
+    "unknown type": ({"type": "circle"}, "type: expected text, box, point"),
     "no type": ({"text": "dog"}, "missing required field `type`"),
     "misspelt field": ({"type": "box", "box": BOX, "lable": False}, "unknown field `lable`"),
     "no text": ({"type": "text"}, "a text prompt needs text"),

@@ -228,7 +228,10 @@ REFUSED = {
     ),
     "points beside an object alone": ((0, [BESIDE], None), "a new object needs a point on it"),
     "too many objects": ((0, [BOX] * 9, None), "tracks at most 8 objects"),
-    "a long text": ((0, [{"type": "text", "text": "x" * 99}], None), "longer than the 32 tokens"),
+    "a long text": (
+        (0, [{"type": "text", "text": "x" * 99}], None),
+        "prompts: a text is longer than the 32 tokens",
+    ),
     "a text that corrects": ((0, [TEXT], 1), "points and at most one box correct an object"),
     "two boxes that correct": ((0, [BOX, BOX], 1), "at most one box"),
 }
