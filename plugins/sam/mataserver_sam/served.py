@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mataserver import Context, ModelHandle, ModelInfo
 
 TASK = "segment"
+_SINGLE = frozenset({".pt", ".pth", ".bin", ".safetensors", ".ckpt", ".onnx"})
 _IN_MEMORY = frozenset({"ready", "active", "idle"})
 
 
@@ -49,8 +50,11 @@ class ServedModel:
         with contextlib.suppress(NotFound):
             if not place.is_absolute():
                 return self._models.info(self._asked).model
+        if not place.is_dir():
+            _check_no_file(place)
+            return None
         try:
-            return self._models.add(place, TASK) if place.is_dir() else None
+            return self._models.add(place, TASK)
         except MataError as error:
             raise Unavailable(f"The model cannot be served: {error.detail}") from None
 
@@ -94,3 +98,23 @@ class ServedModel:
             async with self.acquire() as model:
                 self._facts = (info.loaded_at, await model.call("describe"))
         return self._facts[1]
+
+
+def _check_no_file(place: Path) -> None:
+    """Raise ``Unavailable`` for a single file of weights, there or not, and for a path to nothing.
+
+    The sentence says what can be loaded: to pull a path, as what is not here else is, helps nobody.
+    """
+    if place.is_file() or place.suffix.lower() in _SINGLE:
+        instead = "a directory in the layout of the hub, or a name such as facebook/sam3"
+        if (place.parent / "config.json").is_file():
+            instead = "the directory that it lies in, which has that layout"
+        raise Unavailable(
+            f"The model cannot be served: plugins.sam.model or SAM3_CHECKPOINT names the file "
+            f"{place.name[:100]}, and a single file of weights cannot be loaded; name {instead}"
+        )
+    if place.is_absolute():
+        raise Unavailable(
+            "The model cannot be served: plugins.sam.model or SAM3_CHECKPOINT names a directory "
+            "that does not exist"
+        )

@@ -85,6 +85,44 @@ async def test_a_directory_is_registered_once(tmp_path):
         assert len(models.added) == 2
 
 
+@pytest.mark.parametrize("exists", [True, False])
+@pytest.mark.parametrize(
+    ("beside", "instead"),
+    [
+        (False, "name a directory in the layout of the hub, or a name such as facebook/sam3"),
+        (True, "name the directory that it lies in, which has that layout"),
+    ],
+)
+async def test_a_single_file(tmp_path, exists, beside, instead):
+    """A file of weights, there or not, is told as one, with what can be loaded in its place."""
+    file = tmp_path / "sam3.pt"
+    if exists:
+        file.write_bytes(b"weights")
+    if beside:
+        (tmp_path / "config.json").write_text("{}")
+    models = Models()
+    with pytest.raises(Unavailable, match="a single file of weights cannot be loaded") as told:
+        async with served(models, file).acquire():
+            pass
+    assert told.value.detail.endswith(instead)
+    assert "names the file sam3.pt" in told.value.detail
+    assert "pull" not in told.value.detail
+    assert str(tmp_path) not in told.value.detail
+    assert models.added == []
+
+
+async def test_a_directory_that_is_not_there(tmp_path):
+    """An absolute path to nothing is no name to pull; it is served once it is there."""
+    models = Models()
+    model = served(models, tmp_path / "later")
+    with pytest.raises(Unavailable, match="names a directory that does not exist"):
+        async with model.acquire():
+            pass
+    (tmp_path / "later").mkdir()
+    async with model.acquire():
+        assert models.added == [(tmp_path / "later", "segment")]
+
+
 async def test_a_name_may_come_later():
     """A model that is pulled while the server runs is found without a restart."""
     models = Models()
