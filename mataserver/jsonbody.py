@@ -46,6 +46,8 @@ def decode(data: bytes, kind: type[T]) -> T:
 def check(data: bytes) -> None:
     """Raise ``TooLarge`` when too much of a body is outside of its long texts.
 
+    Raises ``BadRequest`` too, for what is seen to be no JSON.
+
     The cost is that of finding quotation marks, and it ends where the limit is reached.
     """
     if len(data) <= MOST_OUTSIDE:
@@ -60,6 +62,8 @@ def check(data: bytes) -> None:
         outside += begin - at + escapes + (length if length < LONG_TEXT else 0)
         at = end + 1
     if outside > MOST_OUTSIDE:
+        if len(data) <= 4 * MOST_OUTSIDE:  # what is no JSON is told so, where that costs little
+            _check_json(data)
         raise TooLarge(f"The body has over {MOST_OUTSIDE} bytes beside its images and long texts")
 
 

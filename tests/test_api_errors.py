@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import gzip
 import io
 import struct
 import zlib
@@ -139,16 +138,9 @@ async def test_deep_nesting_inside_params(http):
     "path", ["/v1/infer", "/v1/models/pull", "/v1/models/warmup", "/v1/sessions"]
 )
 async def test_other_content_types_are_415(http, path, kind):
-    """A body must be declared as what the route takes."""
-    detail = await refused(http, 415, path, data=b"{}", headers={"Content-Type": kind})
+    """A body must be declared as what the route takes, where it does not look at it itself."""
+    detail = await refused(http, 415, path, data=b"model=x", headers={"Content-Type": kind})
     assert "application/json" in detail
-
-
-async def test_compressed_bodies_are_415(http):
-    """A small compressed body may hold any number of bytes: it is not taken."""
-    headers = {"Content-Type": "application/json", "Content-Encoding": "gzip"}
-    data = gzip.compress(b'{"model": "fake-detect"}')
-    assert "Content-Encoding" in await refused(http, 415, "/v1/infer", data=data, headers=headers)
 
 
 # pictures

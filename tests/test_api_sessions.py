@@ -87,6 +87,56 @@ async def test_ws_url_behind_a_proxy(data_dir, trusted, header, scheme):
             assert (await response.json())["ws_url"].startswith(f"{scheme}://")
 
 
+PUBLIC = {
+    "X-Forwarded-Host": "cams.example:8443, inner",
+    "X-Forwarded-Prefix": "/vision/v%20a/",
+    "X-Forwarded-Proto": "https",
+}
+
+
+@pytest.mark.parametrize(
+    ("trusted", "headers", "url"),
+    [
+        (True, PUBLIC, "wss://cams.example:8443/vision/v%20a/v1/stream/"),
+        (True, {"X-Forwarded-Host": "cams.example"}, "ws://cams.example/v1/stream/"),
+        (True, {"X-Forwarded-Prefix": "/a"}, "ws://box.local/a/v1/stream/"),
+        (True, {"X-Forwarded-Prefix": "/"}, "ws://box.local/v1/stream/"),
+        (False, PUBLIC, "ws://box.local/v1/stream/"),
+    ],
+)
+async def test_ws_url_has_the_proxys_host_and_prefix(data_dir, trusted, headers, url):
+    """The address is the one that the client asked the first proxy at, where that is trusted."""
+    async with (
+        testing.serving(data_dir, engine="thread", trust_proxy=trusted) as served,
+        aiohttp.ClientSession(served.url, headers={**served.headers, "Host": "box.local"}) as http,
+        http.post(PATH, json={"model": "fake-detect"}, headers=headers) as response,
+    ):
+        made = await response.json()
+        assert made["ws_url"] == url + made["session_id"]
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("X-Forwarded-Host", "evil/path"),
+        ("X-Forwarded-Host", "user@host"),
+        ("X-Forwarded-Prefix", "no-slash"),
+        ("X-Forwarded-Prefix", "/a?b"),
+        ("X-Forwarded-Prefix", "//a"),
+    ],
+)
+async def test_a_proxy_that_tells_no_address(data_dir, name, value):
+    """What names no host and no path is 400, and no session is made."""
+    async with (
+        testing.serving(data_dir, engine="thread", trust_proxy=True) as served,
+        aiohttp.ClientSession(served.url, headers=served.headers) as http,
+    ):
+        made = await refused(http, 400, PATH, json={"model": "fake-detect"}, headers={name: value})
+        assert "is not a" in made
+        async with http.get(PATH) as response:
+            assert await response.json() == []
+
+
 @pytest.mark.parametrize("host", ["box.local", "box.local:8110", "[::1]:8110", "10.0.0.1"])
 async def test_ws_url_names_the_host_that_was_asked(server, host):
     """The URL's host is the one that the client used."""

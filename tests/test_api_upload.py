@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from api_answers import detail_of, exchange, head_of, problem
 from conftest import picture
 from mataserver.errors import MataError
-from mataserver.http.infer import _parts
+from mataserver.http import forms
 from mataserver.params import OLD_NAMES, UPLOAD_FIELDS, ApiParams
 
 PNG = picture()
@@ -34,7 +34,7 @@ VALUES = {
     "prompts": ["cat . dog", ""],
     "prompt": ["What is this?", "null", "ünï"],
     "language": ["eng"],
-    "top_k": ["3"],
+    "top_k": ["3", " 5"],
     "max_tokens": ["256"],
     "temperature": ["0", "0.7"],
     "output_mode": ["json"],
@@ -46,7 +46,7 @@ WRONG = {
     "prompts": ["x" * 20_000],
     "prompt": ["x" * 20_000],
     "language": ["", "x" * 100],
-    "top_k": ["0", "-1", "1.5", "five", " 5", "5_0", "1e3x", ""],
+    "top_k": ["0", "-1", "1.5", "five", "5_0", "1e3x", ""],
     "max_tokens": ["0", "999999", "many"],
     "temperature": ["-1", "nan", "Infinity", "hot"],
     "output_mode": ["xml", ""],
@@ -275,10 +275,52 @@ def written(parts: dict[str, bytes], boundary: str) -> bytes:
     return made + b"--%s--\r\n" % boundary.encode()
 
 
+NAMES = {
+    "utf-8": 'filename="sch\u00f6n \u4e2d.png"'.encode(),
+    "latin-1": 'filename="sch\u00f6n.png"'.encode("latin-1"),
+    "any bytes": b'filename="\x80\xff\xfe\x81.png"',
+    "extended": b"filename*=UTF-8''sch%C3%B6n%20%E4%B8%AD.png",
+    "both": b"filename=\"x.png\"; filename*=utf-8''sch%C3%B6n.png",
+    "continued": b"filename*0*=utf-8''sch%C3; filename*1*=%B6n.png",
+    "a broken extension": b"filename*=utf-8''%ff%zz",
+    "escaped quotes": b'filename="a \\"b\\" c.png"',
+    "bare quotes": b'filename="a "b" c.png"',
+    "percent": b'filename="a%22b%22.png"',
+    "unquoted": b"filename=a.png",
+    "empty": b'filename=""',
+    "a path": b'filename="C:\\photos\\a.png"',
+    "semicolons": b'filename="a; b; c.png"',
+}
+
+
+@pytest.mark.parametrize("name", NAMES)
+async def test_file_names_in_any_bytes(server, name):
+    """A file's name, which nobody reads, may be written in any way and encoding."""
+    body = MODEL + part("file", PNG, b"; " + NAMES[name]) + END
+    status, answer = await by_hand(server, body)
+    assert status == 200, answer
+
+
+async def test_field_names_in_utf8(server):
+    """A field's name is read as UTF-8: what is wrong with it is told in its own letters."""
+    body = MODEL + FILE + part("gr\u00f6\u00dfe", b"1") + END
+    status, answer = await by_hand(server, body)
+    assert (status, detail_of(answer)) == (422, "gr\u00f6\u00dfe: unknown parameter")
+
+
+@pytest.mark.parametrize("name", ["image", "picture", "upload", "confidence"])
+async def test_a_file_under_another_name(http, name):
+    """A file that comes under another field's name is not looked for: it is told how to send it."""
+    made = form(image=None)
+    made.add_field(name, PNG, filename="photo.png", content_type="image/png")
+    detail = await refused(http, 422, made)
+    assert detail == f"file: field is required; send {name!r} as `file`"
+
+
 @FAST
 @given(
     texts=st.dictionaries(st.sampled_from(sorted(UPLOAD_FIELDS)), st.text(), max_size=4),
-    file=st.binary(max_size=300),
+    file=st.binary(min_size=1, max_size=300),
     boundary=st.text(alphabet="abcXYZ0123-_", min_size=1, max_size=60),
 )
 def test_what_is_written_is_read(texts, file, boundary):
@@ -288,7 +330,7 @@ def test_what_is_written_is_read(texts, file, boundary):
         f"\r\n--{boundary}".encode() in b"\r\n" + content for content in (*parts.values(), file)
     ):
         return
-    read = _parts(written({**parts, "file": file}, boundary), boundary)
+    read = forms.parse(written({**parts, "file": file}, boundary), boundary)
     assert read == (file, texts)
 
 
@@ -300,9 +342,10 @@ def test_what_is_written_is_read(texts, file, boundary):
 def test_anything_is_split_or_refused(data, boundary):
     """Whatever a body holds: parts come out, or an error of the API."""
     try:
-        file, texts = _parts(data, boundary)
+        file, texts = forms.parse(data, boundary)
     except MataError as error:
         assert error.status in {400, 422}  # noqa: PT017 - both outcomes are right
         return
-    assert file is None or isinstance(file, bytes)
+    assert isinstance(file, bytes)
+    assert file
     assert "file" not in texts

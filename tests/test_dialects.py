@@ -82,7 +82,7 @@ async def test_bodies_around_the_limits(data_dir):
     ):
         assert "limit" in await refused(http, 413, INFER, data=bytes(200_000))
         assert "Content-Encoding" in await refused(
-            http, 415, INFER, data=b"x", headers={"Content-Encoding": "gzip"}
+            http, 415, INFER, data=b"x", headers={"Content-Encoding": "br"}
         )
         for path in ("index", "models/fake-detect/load", "models/fake-detect/unload"):
             await refused(http, 400, f"/v2/repository/{path}", data=b"[]")

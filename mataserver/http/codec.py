@@ -12,12 +12,13 @@ import time
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 
 import msgspec
-from aiohttp import web
+from aiohttp import hdrs, web
 from aiohttp.payload import Payload
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from mataserver import jsonbody
 from mataserver.errors import MataError, TooLarge, Unavailable
+from mataserver.http.inflating import ENCODINGS, Inflater
 from mataserver.results import SCHEMA_VERSION
 
 if TYPE_CHECKING:
@@ -178,8 +179,8 @@ class body:  # noqa: N801 - a context manager, named as what it gives
     """Reads the body; its share of the global budget is given back when the context ends.
 
     A class, because ``asynccontextmanager`` costs more than the rest of it. Raises ``TooLarge``,
-    ``TooSlow``, ``Unsupported`` for a compressed body (a small one can hold any number of bytes),
-    or ``Unavailable`` when too much is in flight.
+    ``TooSlow``, ``Unsupported`` for a content encoding other than gzip and deflate, ``BadRequest``
+    for what is damaged, or ``Unavailable`` when too much is in flight.
     """
 
     __slots__ = ("_request", "_share", "_state")
@@ -191,9 +192,6 @@ class body:  # noqa: N801 - a context manager, named as what it gives
 
     async def __aenter__(self) -> bytes:
         """Return the whole body; who drops it once it is decoded frees its memory."""
-        headers = self._request.headers
-        if "Content-Encoding" in headers:
-            _check_encoding(headers["Content-Encoding"])
         limit = self._state.settings.max_body
         expected = self._request.content_length
         if expected is not None and expected > limit:
@@ -208,11 +206,6 @@ class body:  # noqa: N801 - a context manager, named as what it gives
     async def __aexit__(self, *exc: object) -> None:
         """Give the share back."""
         self._share.give_back()
-
-
-def _check_encoding(value: str) -> None:
-    if value.strip().lower() not in _PLAIN:
-        raise Unsupported("Content-Encoding is not supported: send the body as it is")
 
 
 def reader(state: State) -> ReadJson:
@@ -242,6 +235,13 @@ class Share:
         self.taken += count
         self._state.body_bytes += count
 
+    def cover(self, size: int, limit: int) -> None:
+        """Take what is missing to ``size`` bytes. Raises ``TooLarge`` for more than ``limit``."""
+        if size > limit:
+            raise TooLarge(f"The body is over the limit of {limit} bytes")
+        if size > self.taken:
+            self.take(size - self.taken)
+
     def check(self, count: int) -> None:
         """Raise ``Unavailable`` when there is no room for ``count`` bytes; takes none of them.
 
@@ -257,12 +257,14 @@ class Share:
 
 
 async def _read_in_time(request: web.Request, state: State, share: Share) -> bytes:
+    encoding = request.headers.get(hdrs.CONTENT_ENCODING)
+    read = _read if encoding is None else functools.partial(_inflate, encoding.strip().lower())
     limit = state.settings.max_body
     if request.content.is_eof():  # the common case is spared the timer
-        return await _read(request, limit, share)
+        return await read(request, limit, share)
     try:
         async with asyncio.timeout(state.settings.body_timeout):
-            return await _read(request, limit, share)
+            return await read(request, limit, share)
     except TimeoutError:
         raise TooSlow("The body did not arrive in time") from None
 
@@ -271,12 +273,26 @@ async def _read(request: web.Request, limit: int, share: Share) -> bytes:
     chunks, size = [], 0
     while chunk := await request.content.readany():
         size += len(chunk)
-        if size > limit:
-            raise TooLarge(f"The body is over the limit of {limit} bytes")
-        if size > share.taken:
-            share.take(size - share.taken)
+        share.cover(size, limit)
         chunks.append(chunk)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+async def _inflate(encoding: str, request: web.Request, limit: int, share: Share) -> bytes:
+    """Read a compressed body; its size is that of what it holds."""
+    if encoding in _PLAIN:
+        return await _read(request, limit, share)
+    if encoding not in ENCODINGS:
+        raise Unsupported("Content-Encoding must be gzip, deflate or identity")
+    inflater, pieces, size = Inflater(encoding), [], 0
+    while chunk := await request.content.readany():
+        for piece in inflater.pieces(chunk):
+            size += len(piece)
+            share.cover(size, limit)
+            pieces.append(piece)
+            await asyncio.sleep(0)  # others get their turn between two pieces
+    pieces.append(inflater.rest())
+    return b"".join(pieces)
 
 
 async def decoded(state: State, data: bytes, decode: Callable[[bytes], T]) -> T:
@@ -304,8 +320,12 @@ def content_type(request: web.Request) -> str:
     return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
 
 
+def is_json(kind: str) -> bool:
+    """Whether a content type is JSON's."""
+    return kind == JSON or kind.endswith("+json")
+
+
 def require_json(request: web.Request) -> None:
     """Raise ``Unsupported`` unless the body is declared as JSON."""
-    kind = content_type(request)
-    if kind != JSON and not kind.endswith("+json"):
+    if not is_json(content_type(request)):
         raise Unsupported(f"Content-Type must be {JSON}")

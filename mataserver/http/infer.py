@@ -6,12 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
-from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
+from multipart import parse_options_header
 
 from mataserver import data_uri, params
 from mataserver.engines.work import Job
 from mataserver.errors import BadRequest, InvalidParams
-from mataserver.http import codec, events
+from mataserver.http import codec, events, forms, origins
 from mataserver.http.routing import Body, Route
 from mataserver.results import InferResponse
 
@@ -22,8 +22,10 @@ if TYPE_CHECKING:
     from mataserver.http.routing import State
     from mataserver.slots import Recipe
 
-MAX_FIELDS = 64
-MAX_FIELD_BYTES = 65_536
+UNSAID = frozenset({"", "application/octet-stream", "application/x-www-form-urlencoded"})
+"""Content types that tell nothing, the last one because curl sends it unasked: the body is looked
+at. A web page may send such a body, and a form, to another origin without asking first."""
+_TAKEN = "Content-Type must be application/json or image/*"
 KNOWN_QUERIES = 256
 MAX_QUERY_TEXT = 1_024  # a request line holds some 8,000 bytes
 
@@ -97,7 +99,7 @@ def _query() -> dict[str, tuple[Any, bool, str]]:
 
 
 class _Asked(NamedTuple):
-    """What a query asks for."""
+    """What a query or a body asks for."""
 
     model: str
     recipe: Recipe
@@ -114,25 +116,35 @@ class _Infer:
         kind = codec.content_type(request)
         if kind.startswith("image/"):
             return await self._raw(request)
-        if kind != codec.JSON:
-            raise codec.Unsupported("Content-Type must be application/json or image/*")
+        if kind in UNSAID:
+            origins.check(request, self._state.settings.cors_origins)
+        elif not codec.is_json(kind):
+            raise codec.Unsupported(_TAKEN)
         async with codec.body(request, self._state) as data:
-            asked = await codec.decoded(self._state, data, codec.json_of(InferBody))
+            if kind in UNSAID and not _like_json(data):
+                if "model" not in request.query:
+                    raise codec.Unsupported(_TAKEN)
+                asked = self._asked(request)
+                return await self._run(request, asked.recipe, _image(data), asked.packed)
+            body = await codec.decoded(self._state, data, codec.json_of(InferBody))
             del data
-            if not isinstance(asked.image, str):
-                raise BadRequest("image: field is required")
-            image = data_uri.decode(asked.image)
-            recipe = self._state.catalog.recipe(asked.model)
-            parsed = params.parse(asked.params or {}, recipe.backend.params, **self._rules(recipe))
-            del asked
-            return await self._run(request, recipe, image, msgspec.msgpack.encode(parsed))
+            asked, image = self._read(body)
+            del body
+            return await self._run(request, asked.recipe, image, asked.packed)
+
+    def _read(self, body: InferBody) -> tuple[_Asked, bytes]:
+        """Return what a body asks for, and its image."""
+        if not isinstance(body.image, str):
+            raise BadRequest("image: field is required")
+        image = data_uri.decode(body.image)
+        recipe = self._state.catalog.recipe(body.model)
+        parsed = params.parse(body.params or {}, recipe.backend.params, **self._rules(recipe))
+        return _Asked(body.model, recipe, msgspec.msgpack.encode(parsed)), image
 
     async def _raw(self, request: web.Request) -> web.StreamResponse:
         asked = self._asked(request)
         async with codec.body(request, self._state) as image:
-            if not image:
-                raise BadRequest("image is empty")
-            return await self._run(request, asked.recipe, image, asked.packed)
+            return await self._run(request, asked.recipe, _image(image), asked.packed)
 
     def _asked(self, request: web.Request) -> _Asked:
         """Return what a query asks for; a camera asks the same every time."""
@@ -140,7 +152,7 @@ class _Infer:
         known = self._queries.get(query)
         if known is not None and self._state.catalog.recipe(known.model) is known.recipe:
             return known
-        fields = _once(list(request.query.items()))
+        fields = forms.once(list(request.query.items()))
         for name, text in fields.items():
             if len(text) > MAX_QUERY_TEXT:
                 raise InvalidParams(f"{name[:64]}: at most {MAX_QUERY_TEXT} characters in a query")
@@ -160,16 +172,13 @@ class _Infer:
         kind, options = parse_options_header(request.headers.get("Content-Type", ""))
         if kind != "multipart/form-data":
             raise codec.Unsupported("Content-Type must be multipart/form-data")
+        origins.check(request, self._state.settings.cors_origins)
         async with codec.body(request, self._state) as data:
-            file, fields = _parts(data, options.get("boundary", ""))
+            file, fields = forms.parse(data, options.get("boundary", ""))
             del data
             model = fields.pop("model", None)
             if not model:
                 raise InvalidParams("model: field is required")
-            if file is None:
-                raise InvalidParams("file: field is required")
-            if not file:
-                raise BadRequest("Uploaded file is empty")
             recipe = self._state.catalog.recipe(model)
             parsed = params.parse_text(fields, recipe.backend.params, **self._rules(recipe))
             return await self._run(request, recipe, file, msgspec.msgpack.encode(parsed))
@@ -191,68 +200,20 @@ class _Infer:
         return codec.respond(answer, form=form, timing=_timing(outcome, waited))
 
 
+def _image(body: bytes) -> bytes:
+    if not body:
+        raise BadRequest("image is empty")
+    return body
+
+
+def _like_json(body: bytes) -> bool:
+    """Whether a body of no telling type is a JSON object: no image begins so."""
+    return body[:64].lstrip().startswith(b"{")
+
+
 def _timing(outcome: Outcome, waited: float) -> str:
     timing = outcome.timing
     return (
         f"decode;dur={timing.decode:.3f}, queue;dur={waited:.3f}, "
         f"infer;dur={timing.infer:.3f}, encode;dur={timing.encode:.3f}"
     )
-
-
-def _once(items: list[tuple[str, str]]) -> dict[str, str]:
-    fields: dict[str, str] = {}
-    for name, value in items:
-        if name in fields:
-            raise InvalidParams(f"{name[:64]}: given twice")
-        fields[name] = value
-    return fields
-
-
-def _parts(data: bytes, boundary: str) -> tuple[bytes | None, dict[str, str]]:
-    """Split a multipart body into the bytes of ``file`` and the text fields.
-
-    Raises ``BadRequest`` for a body that is no multipart, ``InvalidParams`` for doubled fields.
-    """
-    file: bytes | None = None
-    texts: list[tuple[str, str]] = []
-    for name, content in _segments(data, boundary):
-        if name == "file":
-            if file is not None:
-                raise InvalidParams("file: given twice")
-            file = content
-        elif len(content) > MAX_FIELD_BYTES:
-            raise InvalidParams(f"{name[:64]}: longer than {MAX_FIELD_BYTES} bytes")
-        else:
-            texts.append((name, _text(name, content)))
-    return file, _once(texts)
-
-
-def _segments(data: bytes, boundary: str) -> list[tuple[str, bytes]]:
-    if not boundary:
-        raise BadRequest("The multipart body has no boundary")
-    found: list[tuple[str, bytes]] = []
-    chunks: list[bytes] = []
-    segment: MultipartSegment | None = None
-    try:
-        with PushMultipartParser(
-            boundary.encode("latin-1"), max_segment_count=MAX_FIELDS
-        ) as parser:
-            for event in parser.parse(data):
-                if isinstance(event, MultipartSegment):
-                    segment, chunks = event, []
-                elif event:
-                    chunks.append(bytes(event))
-                elif segment is not None:
-                    if not segment.name:
-                        raise BadRequest("The multipart body has a part without a name")
-                    found.append((segment.name, b"".join(chunks)))
-    except (MultipartError, UnicodeEncodeError, ValueError):
-        raise BadRequest("The multipart body is malformed") from None
-    return found
-
-
-def _text(name: str, content: bytes) -> str:
-    try:
-        return content.decode("utf-8")
-    except UnicodeDecodeError:
-        raise InvalidParams(f"{name[:64]}: not UTF-8 text") from None

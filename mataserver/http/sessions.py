@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mataserver.sessions import Session
 
 JPEG = "image/jpeg"
+_PREFIX = re.compile(r"(/[\w.~%-]+)+", re.ASCII)
 _HOST = re.compile(r"[\w.~\[\]:-]{1,255}", re.ASCII)
 
 
@@ -94,8 +95,7 @@ class _Sessions:
 
     async def create(self, request: web.Request) -> web.Response:
         codec.require_json(request)
-        if not _HOST.fullmatch(request.host):
-            raise BadRequest("The Host header is not a host name")
+        where = self._where(request)
         async with codec.body(request, self._state) as data:
             asked = await codec.decoded(self._state, data, codec.json_of(SessionBody))
         self._state.check_running()
@@ -110,7 +110,7 @@ class _Sessions:
         session = await self._state.sessions.create(asked.model, recipe, given, stream=asked.stream)
         if source is not None:
             self._state.cameras.give(session, source, asked.fps)
-        url = f"{self._scheme(request)}://{request.host}/v1/stream/{session.id}"
+        url = f"{where}/v1/stream/{session.id}"
         return codec.respond(SessionCreated(session.id, url), status=201)
 
     async def list(self, _request: web.Request) -> web.Response:
@@ -150,11 +150,23 @@ class _Sessions:
             raise InvalidParams("stream: a session with a source sends whole results alone")
         return await self._state.cameras.permitted(asked.source)
 
-    def _scheme(self, request: web.Request) -> str:
-        forwarded = request.headers.get("X-Forwarded-Proto", "").split(",")[0].strip().lower()
-        if self._state.settings.trust_proxy and forwarded:
-            return "wss" if forwarded in {"https", "wss"} else "ws"
-        return "wss" if request.secure else "ws"
+    def _where(self, request: web.Request) -> str:
+        """Return the address that the client knows the server by, for a WebSocket.
+
+        A proxy that is trusted tells its own scheme, host and prefix. Raises ``BadRequest`` for
+        what is no host name and no path.
+        """
+        secure, host, prefix = request.secure, request.host, ""
+        if self._state.settings.trust_proxy:
+            scheme = _forwarded(request, "Proto").lower()
+            secure = scheme in {"https", "wss"} if scheme else secure
+            host = _forwarded(request, "Host") or host
+            prefix = _forwarded(request, "Prefix").rstrip("/")
+        if not _HOST.fullmatch(host):
+            raise BadRequest("The Host header is not a host name")
+        if prefix and not _PREFIX.fullmatch(prefix):
+            raise BadRequest("X-Forwarded-Prefix is not a path")
+        return f"{'wss' if secure else 'ws'}://{host}{prefix}"
 
     def _info(self, session: Session) -> SessionInfo:
         camera = self._state.cameras.of(session)
@@ -169,6 +181,11 @@ class _Sessions:
             session.dropped,
             UNSET if camera is None else _camera(camera),
         )
+
+
+def _forwarded(request: web.Request, what: str) -> str:
+    """Return what the first of the proxies says: the one that the client asked."""
+    return request.headers.get(f"X-Forwarded-{what}", "").partition(",")[0].strip()
 
 
 def _camera(camera: Camera) -> CameraInfo:

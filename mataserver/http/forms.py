@@ -1,0 +1,104 @@
+"""Forms (``multipart/form-data``, RFC 7578): one file and fields of text."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from multipart import MultipartError, MultipartSegment, PushMultipartParser
+
+from mataserver.errors import BadRequest, InvalidParams
+
+FILE = "file"
+MAX_FIELDS = 64
+MAX_FIELD_BYTES = 65_536
+
+
+class Form(NamedTuple):
+    """The file, and the fields."""
+
+    file: bytes
+    fields: dict[str, str]
+
+
+class _Part(NamedTuple):
+    name: str
+    content: bytes
+    named: bool
+    """Whether it came with a file's name."""
+
+
+def parse(data: bytes, boundary: str) -> Form:
+    """Split a body into the bytes of ``file`` and the text fields.
+
+    Raises ``BadRequest`` for a body that is no form, ``InvalidParams`` for doubled fields, for such
+    as are no text, and where there is no file.
+    """
+    parts = _parts(data, boundary)
+    files = [each for each in parts if each.name == FILE]
+    if len(files) > 1:
+        raise InvalidParams(f"{FILE}: given twice")
+    if not files:
+        raise InvalidParams(_missing(parts))
+    if not files[0].content:
+        raise BadRequest("Uploaded file is empty")
+    texts = [(each.name, _text(each)) for each in parts if each.name != FILE]
+    return Form(files[0].content, once(texts))
+
+
+def _missing(parts: list[_Part]) -> str:
+    """Say that there is no file, and how to send the one that came under another name."""
+    other = next((each.name for each in parts if each.named), None)
+    hint = "" if other is None else f"; send {other[:64]!r} as `{FILE}`"
+    return f"{FILE}: field is required{hint}"
+
+
+def once(items: list[tuple[str, str]]) -> dict[str, str]:
+    """Return the fields by their names. Raises ``InvalidParams`` for one that is given twice."""
+    fields: dict[str, str] = {}
+    for name, value in items:
+        if name in fields:
+            raise InvalidParams(f"{name[:64]}: given twice")
+        fields[name] = value
+    return fields
+
+
+def _parts(data: bytes, boundary: str) -> list[_Part]:
+    if not boundary:
+        raise BadRequest("The multipart body has no boundary")
+    found: list[_Part] = []
+    chunks: list[bytes] = []
+    segment: MultipartSegment | None = None
+    try:
+        # Latin-1 takes any bytes: a file's name, which nobody reads, may be in any encoding.
+        with PushMultipartParser(
+            boundary.encode("latin-1"), max_segment_count=MAX_FIELDS, header_charset="latin-1"
+        ) as parser:
+            for event in parser.parse(data):
+                if isinstance(event, MultipartSegment):
+                    segment, chunks = event, []
+                elif event:
+                    chunks.append(bytes(event))
+                elif segment is not None:
+                    found.append(_part(segment, b"".join(chunks)))
+    except (MultipartError, UnicodeEncodeError, ValueError):
+        raise BadRequest("The multipart body is malformed") from None
+    return found
+
+
+def _part(segment: MultipartSegment, content: bytes) -> _Part:
+    name = segment.name or ""
+    if not name.isascii():
+        name = name.encode("latin-1").decode("utf-8", "replace")
+    if not name:
+        raise BadRequest("The multipart body has a part without a name")
+    named = "filename" in segment.header("Content-Disposition", "").lower()
+    return _Part(name, content, named)
+
+
+def _text(part: _Part) -> str:
+    if len(part.content) > MAX_FIELD_BYTES:
+        raise InvalidParams(f"{part.name[:64]}: longer than {MAX_FIELD_BYTES} bytes")
+    try:
+        return part.content.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InvalidParams(f"{part.name[:64]}: not UTF-8 text") from None
