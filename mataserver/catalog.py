@@ -82,6 +82,7 @@ class Catalog:
         self._installing = asyncio.Lock()
         self._recipes: dict[tuple[str, str | None], _Known] = {}
         self._complained = ""
+        self._grown = plugins.grown
 
     # looking
 
@@ -337,10 +338,15 @@ class Catalog:
         raise InvalidParams(f"models: {name}: task: {detail}")
 
     async def reconcile(self, pool: ModelPool) -> None:
-        """Unload what is no longer registered, or for another task.
+        """Unload what is no longer registered, or for another task; take in new plugins.
 
         What is registered with other files is replaced by its next request.
         """
+        await asyncio.to_thread(self._plugins.refresh)
+        if self._plugins.grown != self._grown:
+            self._grown = self._plugins.grown
+            self._recipes.clear()
+            self.add_defaults()
         entries = self.entries()
         for name, task in pool.loaded():
             entry = entries.get(name)
@@ -430,7 +436,11 @@ class Catalog:
         replaced = self._registry.get(name)
         self._registry.add(name, entry)
         self._recipes.clear()
-        return Pulled(name, entry, replaced, backend, warnings or [])
+        warnings = warnings or []
+        offer = self._plugins.offer(weights.files(name, entry), entry.task)
+        if offer is not None and offer.plugin.note:
+            warnings.append(f"the plugin {offer.plugin.name}: {offer.plugin.note}")
+        return Pulled(name, entry, replaced, backend, warnings)
 
 
 def _check_params(setting: ModelSettings, recipe: Recipe) -> None:

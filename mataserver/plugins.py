@@ -8,23 +8,21 @@ from __future__ import annotations
 import contextlib
 import importlib.metadata
 import importlib.util
-import inspect
 import logging
-import pickle
 import re
 import sys
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-import pluggy
 
-from mataserver import config, hookspecs, sources
-from mataserver.contract import Backend, Conversion, Service
+from mataserver import admission, config, sources
+from mataserver.admission import HOOKS, PluginError, check_backend, check_pickles
+from mataserver.contract import Service
 from mataserver.errors import MataError, Unavailable
-from mataserver.params import Params
-from mataserver.results import TASKS
+from mataserver.sites import Sites
 from mataserver.suggestion import similar
 
 if TYPE_CHECKING:
@@ -32,26 +30,23 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from mataserver.contract import Context, ModelFiles
+    from mataserver.contract import Backend, Context, ModelFiles
+
+__all__ = ["GROUP", "HOOKS", "Offer", "Plugin", "PluginError", "Plugins", "discover"]
 
 GROUP = "mataserver"
-HOOKS = ("settings", "backends", "service")
-
-_SOURCES = ("hf", "pip", "local", "any")
-_ENGINES = ("process", "thread")
 _FOLDERS = re.compile(r"(?<![\w.:/-])/(?:[^\s/'\",;()<>]+/)*")
 _VARIABLE = re.compile(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 
 log = logging.getLogger("mataserver.plugins")
 
 
-class PluginError(MataError):
-    """A plugin that cannot be used; the detail names it."""
-
-
 @dataclass(slots=True)
 class Plugin:
-    """One plugin as it was found. ``error`` says why it is not in use."""
+    """One plugin as it was found. ``error`` says why it is not in use.
+
+    ``late``: it was installed while the server ran. ``note`` says what waits for the next start.
+    """
 
     name: str
     distribution: str = ""
@@ -61,6 +56,8 @@ class Plugin:
     backends: tuple[Backend, ...] = ()
     routes: tuple[web.RouteDef, ...] = ()
     error: str | None = None
+    late: bool = False
+    note: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,14 +101,63 @@ class Offer:
 
 @dataclass(slots=True)
 class Plugins:
-    """Every plugin found, and the backends of those in use."""
+    """Every plugin found, and the backends of those in use.
+
+    With ``sites`` it takes in what is installed later. ``grown`` counts how often it did.
+    """
 
     found: list[Plugin] = field(default_factory=list)
     offers: list[Offer] = field(default_factory=list)
     strict: bool = False
+    sites: Sites | None = None
+    grown: int = 0
+    _looking: threading.Lock = field(default_factory=threading.Lock)
+
+    def refresh(self) -> bool:
+        """Take in the plugins that were installed meanwhile; whether there were any.
+
+        Their services wait for the next start of the server, and so does a plugin that changed.
+        Any thread may call it.
+        """
+        with self._looking:
+            if self.sites is None or not self.sites.changed():
+                return False
+            # One that was broken when it came may have been half installed.
+            known = {p.name: p for p in self.found if not (p.late and p.error)}
+            points = importlib.metadata.entry_points(group=GROUP)
+            for point in points:
+                if point.name in known:
+                    _note_change(known[point.name], point)
+            new = [point for point in points if point.name not in known]
+            if new:
+                self._take_in(new, list(known.values()))
+            return bool(new)
+
+    def _take_in(self, points: list[importlib.metadata.EntryPoint], known: list[Plugin]) -> None:
+        """Add plugins, in the order that the next start will have."""
+        grown = Plugins(known, [offer for offer in self.offers if offer.plugin in known])
+        for point in points:
+            problems: list[config.ConfigError] = []
+            with _told(problems):
+                _admit(point, grown, None, config.variables(Path.cwd()))
+            plugin = grown.found[-1]
+            plugin.late = True
+            for problem in problems:
+                _refuse(plugin, problem)
+            if "service" in plugin.hooks:
+                plugin.note = "its routes begin with the next start of the server"
+            told = plugin.error or plugin.note or "in use from now on"
+            log.warning("plugin %s %s was installed: %s", plugin.name, plugin.version, told)
+        grown.found.sort(key=lambda each: each.name)
+        grown.offers.sort(key=lambda each: each.plugin.name)
+        self.found, self.offers, self.grown = grown.found, grown.offers, self.grown + 1
 
     def offer(self, files: ModelFiles, task: str) -> Offer | None:
         """Return the backend that serves a model for a task, or None."""
+        found = self._offer(files, task)
+        return self._offer(files, task) if found is None and self.refresh() else found
+
+    def _offer(self, files: ModelFiles, task: str) -> Offer | None:
         for each in self._usable:
             if _serves(each, files, task) and self._complete(each, files):
                 return each
@@ -142,6 +188,10 @@ class Plugins:
 
     def pip(self, name: str) -> Offer | None:
         """Return the pip backend called ``name``, or None."""
+        found = self._pip(name)
+        return self._pip(name) if found is None and self.refresh() else found
+
+    def _pip(self, name: str) -> Offer | None:
         return next(
             (o for o in self._usable if o.backend.source == "pip" and o.backend.name == name), None
         )
@@ -215,21 +265,34 @@ def discover(
     strict = given.pop("strict", False)
     if not isinstance(strict, bool):
         raise config.ConfigError("configuration: plugins.strict: expected `bool`")
-    plugins = Plugins(strict=strict)
+    plugins = Plugins(strict=strict, sites=Sites() if entry_points is None else None)
     variables = config.variables(Path.cwd()) if environ is None else environ
     points = importlib.metadata.entry_points(group=GROUP) if entry_points is None else entry_points
     for point in sorted(points, key=lambda each: each.name):
-        plugin = _load(point, {p.name for p in plugins.found})
-        plugins.found.append(plugin)
-        if plugin.error is None:
-            with _told(problems):
-                _configure(plugin, given.get(plugin.name), variables)
-            _collect(plugin, plugins)
+        with _told(problems):
+            _admit(point, plugins, given.get(point.name), variables)
     with _told(problems):
         _check_known(given, plugins)
     if strict:
         _check_strict(plugins)
     return plugins
+
+
+def _admit(
+    point: importlib.metadata.EntryPoint,
+    plugins: Plugins,
+    given: object,
+    variables: Mapping[str, str],
+) -> Plugin:
+    """Import a plugin and add it. Raises ``ConfigError``, after it was added with its defaults."""
+    plugin = _load(point, {p.name for p in plugins.found})
+    plugins.found.append(plugin)
+    try:
+        if plugin.error is None:
+            _configure(plugin, given, variables)
+    finally:
+        _collect(plugin, plugins)
+    return plugin
 
 
 @contextlib.contextmanager
@@ -243,6 +306,15 @@ def _told(problems: list[config.ConfigError] | None) -> Iterator[None]:
         problems.append(error)
 
 
+def _note_change(plugin: Plugin, point: importlib.metadata.EntryPoint) -> None:
+    """Note that another version was installed than the one that was imported."""
+    version = plugin.version if point.dist is None else point.dist.version
+    note = f"version {version} was installed: restart the server to use it"
+    if version != plugin.version and note != plugin.note:
+        plugin.note = note
+        log.warning("plugin %s: %s", plugin.name, note)
+
+
 def _load(point: importlib.metadata.EntryPoint, taken: set[str]) -> Plugin:
     plugin = Plugin(point.name)
     if point.dist is not None:
@@ -250,45 +322,10 @@ def _load(point: importlib.metadata.EntryPoint, taken: set[str]) -> Plugin:
     try:
         if point.name in taken or point.name == "strict":
             raise PluginError(f"the name {point.name!r} is taken")  # noqa: TRY301
-        plugin.hooks = _hooks(point.load())
+        plugin.hooks = admission.hooks(point.load())
     except Exception as error:
         _refuse(plugin, error)
     return plugin
-
-
-def _hooks(module: object) -> dict[str, Callable[..., Any]]:
-    """Return the hook implementations of a plugin, whose names and arguments pluggy checks."""
-    for name in HOOKS:
-        function = getattr(module, name, None)
-        if inspect.isroutine(function) and not hasattr(function, "mataserver_impl"):
-            raise PluginError(f"{name}() is not marked with mataserver.hookimpl")
-    manager = pluggy.PluginManager("mataserver")
-    manager.add_hookspecs(hookspecs)
-    manager.register(module, "plugin")
-    callers = manager.get_hookcallers(module) or []
-    if not callers:
-        raise PluginError("it implements no hook: mark one with mataserver.hookimpl")
-    hooks = {}
-    for caller in callers:
-        if caller.name not in HOOKS:
-            raise PluginError(f"unknown hook {caller.name!r}: there are {', '.join(HOOKS)}")
-        hooks[caller.name] = _hook(caller)
-    return hooks
-
-
-def _hook(caller: pluggy.HookCaller) -> Callable[..., Any]:
-    """Return the one implementation behind a hook, to be called with the hook's arguments."""
-    implementations = caller.get_hookimpls()
-    if len(implementations) > 1 or any(i.wrapper or i.hookwrapper for i in implementations):
-        raise PluginError(f"{caller.name}() must be one plain function: no wrapper, no second one")
-    names = caller.spec.argnames if caller.spec is not None else ()
-    implementation = implementations[0]
-
-    def call(*arguments: Any) -> Any:
-        given = dict(zip(names, arguments, strict=True))
-        return implementation.function(*(given[name] for name in implementation.argnames))
-
-    return call
 
 
 def _configure(plugin: Plugin, given: object, environ: Mapping[str, str]) -> None:
@@ -303,7 +340,7 @@ def _configure(plugin: Plugin, given: object, environ: Mapping[str, str]) -> Non
             raise PluginError("settings() must return a msgspec.Struct type")  # noqa: TRY301
         if not kind.__struct_config__.forbid_unknown_fields:
             raise PluginError("settings(): the struct must have forbid_unknown_fields=True")  # noqa: TRY301
-        _check_pickles(kind, "settings(): the struct")
+        check_pickles(kind, "settings(): the struct")
         with contextlib.suppress(TypeError):  # what counts when the given ones are wrong
             plugin.settings = kind()
         plugin.settings = config.plugin_settings(given, kind, plugin.name, environ)
@@ -321,65 +358,13 @@ def _collect(plugin: Plugin, plugins: Plugins) -> None:
     try:
         backends = tuple(hook())
         for backend in backends:
-            _check_backend(backend, owners)
+            check_backend(backend, owners)
             owners[backend.name] = plugin.name
     except Exception as error:
         _refuse(plugin, error)
         return
     plugin.backends = backends
     plugins.offers += [Offer(backend, plugin) for backend in backends]
-
-
-def _check_backend(backend: object, owners: dict[str, str]) -> None:
-    if not isinstance(backend, Backend):
-        raise PluginError(f"backends() gave a {type(backend).__name__}, not a Backend")
-    if not isinstance(backend.name, str) or not backend.name:
-        raise PluginError("backends() gave a Backend without a name")
-    who = f"backend {backend.name}"
-    if backend.name in owners:
-        raise PluginError(f"{who}: the plugin {owners[backend.name]} has one of that name")
-    for name, allowed in (("task", TASKS), ("source", _SOURCES), ("engine", _ENGINES)):
-        if getattr(backend, name) not in allowed:
-            raise PluginError(f"{who}: unknown {name} {getattr(backend, name)!r}")
-    if backend.source != "pip" and not callable(backend.accepts):
-        raise PluginError(f"{who}: the source {backend.source} needs a function accepts")
-    if backend.parts is not None and not callable(backend.parts):
-        raise PluginError(f"{who}: parts must be a function")
-    _check_worker(backend, who)
-    _check_conversion(backend, who)
-
-
-def _check_conversion(backend: Backend, who: str) -> None:
-    conversion = backend.conversion
-    if conversion is None:
-        return
-    if not isinstance(conversion, Conversion) or not callable(conversion.wanted):
-        raise PluginError(f"{who}: conversion must be a Conversion of two functions")
-    _check_pickles(conversion.make, f"{who}: conversion: make")
-
-
-def _check_worker(backend: Backend, who: str) -> None:
-    """Check what goes to the worker."""
-    if not (isinstance(backend.params, type) and issubclass(backend.params, Params)):
-        raise PluginError(f"{who}: params must be a mataserver.Params struct")
-    if not isinstance(backend.max_batch, int) or backend.max_batch < 1:
-        raise PluginError(f"{who}: max_batch must be a whole number from 1")
-    for name in ("requires", "packages", "preload"):
-        values = getattr(backend, name)
-        if not isinstance(values, tuple) or not all(isinstance(value, str) for value in values):
-            raise PluginError(f"{who}: {name} must be a tuple of strings")
-    _check_pickles(backend.load, f"{who}: load")
-    _check_pickles(backend.params, f"{who}: params")
-
-
-def _check_pickles(thing: object, what: str) -> None:
-    """A worker process gets it by its name, so it must be found under that name."""
-    if not callable(thing):
-        raise PluginError(f"{what} must be a function")
-    try:
-        pickle.dumps(thing)
-    except Exception:
-        raise PluginError(f"{what} must stand at the top level of its module") from None
 
 
 def _serves(offer: Offer, files: ModelFiles, task: str) -> bool:

@@ -26,9 +26,14 @@ class Environment:
     def made(cls, folder, *packages):
         """Make an environment that holds the core and ``packages``, and nothing else."""
         subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-        pip = [sys.executable, "-m", "pip", "--python", folder / "bin" / "python", "install"]
-        subprocess.run([*pip, "--quiet", ROOT, *packages], check=True)
-        return cls(folder)
+        environment = cls(folder)
+        environment.install(ROOT, *packages)
+        return environment
+
+    def install(self, *packages):
+        """Install packages with pip."""
+        pip = [sys.executable, "-m", "pip", "--python", self.folder / "bin" / "python", "install"]
+        subprocess.run([*pip, "--quiet", *packages], check=True)
 
     def run(self, program, *arguments, directory, check=True):
         """Run a program of the environment in ``directory``; return what it printed."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import time
+import urllib.error
 
 import pytest
 
@@ -53,6 +55,83 @@ def test_pulled_by_the_command_line_and_served(authors, tmp_path):
         assert [found["label"] for found in answer["classifications"]] == ["sharp", "blurred"]
         (plugin,) = ask(f"{url}/v1/plugins")
         assert (plugin["name"], plugin["distribution"]) == ("focus", "mataserver-focus")
+
+
+BELL = """
+from aiohttp import web
+from mataserver import hookimpl
+
+class Bell:
+    def routes(self):
+        return [web.get("/bell", self.ring)]
+
+    async def ring(self, request):
+        return web.json_response({"rings": True})
+
+    async def __aenter__(self):
+        return self
+
+    async def __aexit__(self, *exc):
+        return None
+
+@hookimpl
+def service(ctx):
+    return Bell()
+"""
+PROJECT = """
+[build-system]
+requires = ["hatchling"]
+build-backend = "hatchling.build"
+
+[project]
+name = "mataserver-bell"
+version = "1.0"
+
+[project.entry-points.mataserver]
+bell = "mataserver_bell"
+
+[tool.hatch.build.targets.wheel]
+include = ["mataserver_bell.py"]
+"""
+
+
+def plugin_of(url, name):
+    """Return what ``GET /v1/plugins`` says of a plugin, or None."""
+    return next((each for each in ask(f"{url}/v1/plugins") if each["name"] == name), None)
+
+
+def wait_for(url, name):
+    """Return what the server says of a plugin once it has found it; it looks every 2 seconds."""
+    until = time.monotonic() + 30
+    while (found := plugin_of(url, name)) is None:
+        assert time.monotonic() < until
+        time.sleep(0.2)
+    return found
+
+
+@pytest.mark.timeout(300)
+def test_installed_beside_a_running_server(plugin, tmp_path, tmp_path_factory):
+    """A server that runs serves a backend that pip installs; of a service it says: restart."""
+    bare = Environment.made(tmp_path_factory.mktemp("bare"))
+    author = tmp_path_factory.mktemp("bell")
+    (author / "mataserver_bell.py").write_text(BELL)
+    (author / "pyproject.toml").write_text(PROJECT)
+    receipt = (PICTURES / "receipt.jpg").read_bytes()
+    with bare.serving(tmp_path) as url:
+        assert ask(f"{url}/v1/plugins") == []
+        bare.install(plugin)
+        said = bare.run("mataserver", "pull", "focus", "--task", "classify", directory=tmp_path)
+        assert said == "Pulled focus (classify)\n"
+        answer = ask(f"{url}/v1/infer?model=focus", receipt, "image/jpeg")
+        assert [found["label"] for found in answer["classifications"]] == ["sharp", "blurred"]
+        bare.install("--editable", author)
+        waiting = "its routes begin with the next start of the server"
+        assert wait_for(url, "bell")["note"] == waiting
+        with pytest.raises(urllib.error.HTTPError, match="404"):
+            ask(f"{url}/bell")
+    with bare.serving(tmp_path) as url:
+        assert ask(f"{url}/bell") == {"rings": True}
+        assert "note" not in plugin_of(url, "bell")
 
 
 def test_a_plugin_of_ours_is_served_alone(tmp_path, tmp_path_factory):

@@ -47,13 +47,14 @@ class BackendInfo(Struct):
 
 
 class PluginInfo(Struct):
-    """One plugin; ``error`` says why it is not in use."""
+    """One plugin; ``error`` says why it is not in use, ``note`` what waits for a restart."""
 
     name: str
     distribution: str
     version: str
     backends: list[BackendInfo]
     error: str | UnsetType = UNSET
+    note: str | UnsetType = UNSET
 
 
 def routes(state: State) -> list[Route]:
@@ -132,4 +133,5 @@ def _describe(plugin: Plugin, state: State) -> PluginInfo:
             )
         )
     error = UNSET if plugin.error is None else plugin.error
-    return PluginInfo(plugin.name, plugin.distribution, plugin.version, backends, error)
+    note = UNSET if plugin.note is None else plugin.note
+    return PluginInfo(plugin.name, plugin.distribution, plugin.version, backends, error, note)

@@ -1,0 +1,115 @@
+"""What a plugin must be to be used: its hooks, its backends, and what goes to a worker."""
+
+from __future__ import annotations
+
+import inspect
+import pickle
+from typing import TYPE_CHECKING, Any
+
+import pluggy
+
+from mataserver import hookspecs
+from mataserver.contract import Backend, Conversion
+from mataserver.errors import MataError
+from mataserver.params import Params
+from mataserver.results import TASKS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+HOOKS = ("settings", "backends", "service")
+
+_SOURCES = ("hf", "pip", "local", "any")
+_ENGINES = ("process", "thread")
+
+
+class PluginError(MataError):
+    """A plugin that cannot be used; the detail names it."""
+
+
+def hooks(module: object) -> dict[str, Callable[..., Any]]:
+    """Return the hook implementations of a plugin, whose names and arguments pluggy checks."""
+    for name in HOOKS:
+        function = getattr(module, name, None)
+        if inspect.isroutine(function) and not hasattr(function, "mataserver_impl"):
+            raise PluginError(f"{name}() is not marked with mataserver.hookimpl")
+    manager = pluggy.PluginManager("mataserver")
+    manager.add_hookspecs(hookspecs)
+    manager.register(module, "plugin")
+    callers = manager.get_hookcallers(module) or []
+    if not callers:
+        raise PluginError("it implements no hook: mark one with mataserver.hookimpl")
+    found = {}
+    for caller in callers:
+        if caller.name not in HOOKS:
+            raise PluginError(f"unknown hook {caller.name!r}: there are {', '.join(HOOKS)}")
+        found[caller.name] = _hook(caller)
+    return found
+
+
+def _hook(caller: pluggy.HookCaller) -> Callable[..., Any]:
+    """Return the one implementation behind a hook, to be called with the hook's arguments."""
+    implementations = caller.get_hookimpls()
+    if len(implementations) > 1 or any(i.wrapper or i.hookwrapper for i in implementations):
+        raise PluginError(f"{caller.name}() must be one plain function: no wrapper, no second one")
+    names = caller.spec.argnames if caller.spec is not None else ()
+    implementation = implementations[0]
+
+    def call(*arguments: Any) -> Any:
+        given = dict(zip(names, arguments, strict=True))
+        return implementation.function(*(given[name] for name in implementation.argnames))
+
+    return call
+
+
+def check_backend(backend: object, owners: dict[str, str]) -> None:
+    """Raise ``PluginError`` unless it is one; ``owners`` has whose backends there are by name."""
+    if not isinstance(backend, Backend):
+        raise PluginError(f"backends() gave a {type(backend).__name__}, not a Backend")
+    if not isinstance(backend.name, str) or not backend.name:
+        raise PluginError("backends() gave a Backend without a name")
+    who = f"backend {backend.name}"
+    if backend.name in owners:
+        raise PluginError(f"{who}: the plugin {owners[backend.name]} has one of that name")
+    for name, allowed in (("task", TASKS), ("source", _SOURCES), ("engine", _ENGINES)):
+        if getattr(backend, name) not in allowed:
+            raise PluginError(f"{who}: unknown {name} {getattr(backend, name)!r}")
+    if backend.source != "pip" and not callable(backend.accepts):
+        raise PluginError(f"{who}: the source {backend.source} needs a function accepts")
+    if backend.parts is not None and not callable(backend.parts):
+        raise PluginError(f"{who}: parts must be a function")
+    _check_worker(backend, who)
+    _check_conversion(backend, who)
+
+
+def _check_conversion(backend: Backend, who: str) -> None:
+    conversion = backend.conversion
+    if conversion is None:
+        return
+    if not isinstance(conversion, Conversion) or not callable(conversion.wanted):
+        raise PluginError(f"{who}: conversion must be a Conversion of two functions")
+    check_pickles(conversion.make, f"{who}: conversion: make")
+
+
+def _check_worker(backend: Backend, who: str) -> None:
+    """Check what goes to the worker."""
+    if not (isinstance(backend.params, type) and issubclass(backend.params, Params)):
+        raise PluginError(f"{who}: params must be a mataserver.Params struct")
+    if not isinstance(backend.max_batch, int) or backend.max_batch < 1:
+        raise PluginError(f"{who}: max_batch must be a whole number from 1")
+    for name in ("requires", "packages", "preload"):
+        values = getattr(backend, name)
+        if not isinstance(values, tuple) or not all(isinstance(value, str) for value in values):
+            raise PluginError(f"{who}: {name} must be a tuple of strings")
+    check_pickles(backend.load, f"{who}: load")
+    check_pickles(backend.params, f"{who}: params")
+
+
+def check_pickles(thing: object, what: str) -> None:
+    """A worker process gets it by its name, so it must be found under that name."""
+    if not callable(thing):
+        raise PluginError(f"{what} must be a function")
+    try:
+        pickle.dumps(thing)
+    except Exception:
+        raise PluginError(f"{what} must stand at the top level of its module") from None

@@ -1,0 +1,127 @@
+"""Plugins that are installed while the server runs, in a process that looks for them."""
+
+from __future__ import annotations
+
+import pytest
+
+from cli_terminal import Terminal
+from mataserver import config, testing
+from mataserver.catalog import Catalog
+from mataserver.contract import ModelFiles
+from mataserver.plugins import discover
+from mataserver.registry import Registry
+from mataserver.sites import PAUSE, SETTLING, Sites
+
+GEAR = """
+from mataserver import Backend, hookimpl
+
+def load(spec, ctx):
+    raise NotImplementedError
+
+@hookimpl
+def backends():
+    yield Backend(name="gear", task="ocr", source="pip", load=load)
+"""
+FILES = ModelFiles("gear", "pip")
+
+
+@pytest.fixture
+def terminal(tmp_path, monkeypatch):
+    made = Terminal(tmp_path, monkeypatch)
+    monkeypatch.syspath_prepend(str(made.site))
+    return made
+
+
+class Clock:
+    """A clock that is set by hand, ahead of every change so far."""
+
+    def __init__(self):
+        self.now = 4e9
+
+    def __call__(self):
+        return self.now
+
+
+def found_later(clock=None):
+    """Return the installed plugins, which are looked for again."""
+    found = discover(config.Settings())
+    found.sites = Sites(clock or Clock())
+    return found
+
+
+def test_a_backend_that_is_asked_for_is_found(terminal):
+    """What no plugin serves is looked for among those that were installed meanwhile."""
+    found = found_later()
+    assert found.offer(FILES, "ocr") is None
+    before = [plugin.name for plugin in found.found]
+    terminal.install("gear-late", GEAR, mataserver={"gear": "gear_late"})
+    offer = found.offer(FILES, "ocr")
+    assert (offer.plugin.name, offer.plugin.late, offer.plugin.note) == ("gear", True, None)
+    assert [plugin.name for plugin in found.found] == sorted([*before, "gear"])
+    assert found.refresh() is False
+
+
+def test_half_an_installation_is_looked_at_again(terminal):
+    """A plugin that could not be imported while pip wrote it is tried again."""
+    clock = Clock()
+    found = found_later(clock)
+    terminal.install("gear-half", "raise OSError", mataserver={"gear": "gear_half"})
+    assert found.pip("gear") is None
+    assert [plugin.error for plugin in found.found if plugin.name == "gear"] == ["OSError"]
+    (terminal.site / "gear_half.py").write_text(GEAR)
+    clock.now = terminal.site.stat().st_mtime + SETTLING / 2
+    assert found.pip("gear") is not None
+    assert [plugin.error for plugin in found.found if plugin.name == "gear"] == [None]
+
+
+def test_looks_are_rare(terminal):
+    """Nothing is read anew while nothing changes, and once a second while something does."""
+    clock = Clock()
+    sites = Sites(clock)
+    assert sites.changed() is False
+    terminal.install("gear-rare", GEAR, mataserver={"gear": "gear_rare"})
+    clock.now = terminal.site.stat().st_mtime + 1
+    assert [sites.changed(), sites.changed()] == [True, False]
+    clock.now += PAUSE
+    assert [sites.changed(), sites.changed()] == [True, False]
+    clock.now += SETTLING
+    assert sites.changed() is False
+
+
+def test_another_version_needs_a_restart(terminal):
+    """A plugin that is in use stays as it was imported, and says that there is another version."""
+    terminal.install("gear-old", GEAR, mataserver={"gear": "gear_old"})
+    found = found_later()
+    (terminal.site / "gear_old-1.0.dist-info" / "METADATA").write_text(
+        "Metadata-Version: 2.1\nName: gear-old\nVersion: 2.0\n"
+    )
+    (terminal.site / "changed").mkdir()
+    assert found.refresh() is False
+    (gear,) = [plugin for plugin in found.found if plugin.name == "gear"]
+    assert gear.note == "version 2.0 was installed: restart the server to use it"
+
+
+def test_given_plugins_stay_the_only_ones(terminal):
+    """Where the plugins were chosen, none is added."""
+    found = discover(config.Settings(), [testing.FAKE])
+    terminal.install("gear-other", GEAR, mataserver={"gear": "gear_other"})
+    assert found.pip("gear") is None
+
+
+async def test_defaults_of_a_late_plugin_are_registered(terminal):
+    """A plugin that comes while the server runs brings its defaults within seconds."""
+    settings = config.load(environ={}, directory=terminal.home, data_dir=str(terminal.data))
+    found = discover(settings, testing.installed("opencv"))
+    found.sites = Sites(Clock())
+    registry = Registry(terminal.data / "model_registry.json")
+    catalog = Catalog(settings, registry, found)
+    catalog.add_defaults()
+    assert "rapidocr" not in registry.entries()
+    terminal.install("gear-more", GEAR, mataserver={"gear": "gear_more"})  # and those not chosen
+
+    class Pool:
+        def loaded(self):
+            return []
+
+    await catalog.reconcile(Pool())
+    assert "rapidocr" in registry.entries()
