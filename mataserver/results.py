@@ -12,8 +12,6 @@ bytes in MessagePack. The client gets the same structs back with arrays replaced
 
 from __future__ import annotations
 
-import math
-from itertools import chain
 from typing import Any, ClassVar
 
 import msgspec
@@ -229,92 +227,6 @@ class ModelInfo(Struct, kw_only=True):
     loaded_at: float | None
     last_used: float | None
     error: str | UnsetType = UNSET
-
-
-def problem(result: object, task: str) -> str | None:
-    """Say what is wrong with a model's ``result`` for ``task``, or None when it can be served.
-
-    The wire types are not checked when a struct is made, so this is where a model that returns
-    garbage is caught: a wrong type, a NaN, a box of three numbers.
-    """
-    if not isinstance(result, RESULT_TYPES):
-        return f"expected a result struct, got {type(result).__name__}"
-    if task not in getattr(type(result), "tasks", ()):
-        return f"{type(result).__name__} does not belong to the task {task}"
-    if type(result) in _ARRAYS:
-        array, dimensions = _ARRAYS[type(result)]
-        return _array_problem(array, getattr(result, array), dimensions)
-    for name in result.__struct_fields__:
-        value = getattr(result, name)
-        if isinstance(value, (str, Usage)) or value is UNSET or name == "output":
-            continue
-        if not isinstance(value, list):
-            return f"{name} must be a list"
-        found = None if _sound(value) else _items_problem(name, value)
-        if found:
-            return found
-    return None
-
-
-_ARRAYS: dict[type, tuple[str, int]] = {
-    DepthResult: ("depth_map", 2),
-    EmbedResult: ("embedding", 1),
-}
-
-
-def _array_problem(name: str, array: object, dimensions: int) -> str | None:
-    shape, dtype = getattr(array, "shape", ()), getattr(array, "dtype", None)
-    if len(shape) != dimensions or str(dtype) != "float32" or 0 in shape:
-        return f"{name} must be a float32 array of {dimensions} dimensions, not empty"
-    extremes = (array.min(), array.max())  # type: ignore[attr-defined]
-    finite = all(map(math.isfinite, extremes))
-    return None if finite else f"{name} holds numbers that are not finite"
-
-
-_ITEM_TYPES = (Detection, Segment, Classification, Keypoint, TextRegion, Entity)
-
-
-_ITEMS, _NUMBERS, _STRINGS = frozenset(_ITEM_TYPES), frozenset({float, int}), frozenset({str})
-
-
-def _sound(items: list[Any]) -> bool:
-    """Whether all is well, found out in a third of the time that it takes to say what is not."""
-    if not _ITEMS.issuperset(map(type, items)):
-        return False
-    boxes = [box for item in items if (box := getattr(item, "bbox", None)) is not None]
-    points = [point for item in items if type(item) is Keypoint for point in item.keypoints]
-    if not {4}.issuperset(map(len, boxes)) or not {3}.issuperset(map(len, points)):
-        return False
-    numbers = [item.confidence for item in items]
-    numbers.extend(chain.from_iterable(boxes))
-    numbers.extend(chain.from_iterable(points))
-    return (
-        _NUMBERS.issuperset(map(type, numbers))
-        and _STRINGS.issuperset(type(getattr(item, "label", "")) for item in items)
-        and math.isfinite(sum(numbers))
-    )
-
-
-def _items_problem(name: str, items: list[Any]) -> str | None:
-    for index, item in enumerate(items):
-        if not isinstance(item, _ITEM_TYPES):
-            return f"{name}[{index}] is a {type(item).__name__}"
-        if not _finite(item.confidence):
-            return f"{name}[{index}].confidence is not a finite number"
-        box = getattr(item, "bbox", None)
-        if box is not None and not (len(box) == 4 and all(map(_finite, box))):
-            return f"{name}[{index}].bbox is not four finite numbers"
-        if not isinstance(getattr(item, "label", ""), str):
-            return f"{name}[{index}].label is not a string"
-        if isinstance(item, Keypoint) and not all(
-            len(point) == 3 and all(map(_finite, point)) for point in item.keypoints
-        ):
-            return f"{name}[{index}].keypoints are not triples of finite numbers"
-    return None
-
-
-def _finite(value: object) -> bool:
-    return isinstance(value, (float, int)) and math.isfinite(value)
 
 
 def decode(data: bytes, *, msgpack: bool = False) -> InferResponse:

@@ -209,14 +209,16 @@ async def test_an_upright_box(http):
 
 # models
 
+INVALID = "The model returned an invalid result: fake-{}: "
+
 
 @pytest.mark.parametrize(
     ("behave", "status", "said"),
     [
         ("raise", 500, "The model failed: RuntimeError"),
-        ("garbage", 500, "The model returned an invalid result"),
-        ("nan", 500, "The model returned an invalid result"),
-        ("short", 500, "The model returned an invalid result"),
+        ("garbage", 500, f"{INVALID.format('detect')}expected a result struct, got dict"),
+        ("nan", 500, f"{INVALID.format('detect')}detections[0].confidence is not a finite number"),
+        ("short", 500, f"{INVALID.format('detect')}0 results for 1 images"),
         ("memory", 507, "Out of memory"),
     ],
 )
@@ -234,8 +236,8 @@ async def test_a_child_process_answers_the_same(data_dir):
     ):
         assert await send(http, 500, "raise", "fake-segment") == "The model failed: RuntimeError"
         for behave in ("garbage", "nan", "short"):
-            said = "The model returned an invalid result"
-            assert await send(http, 500, behave, "fake-segment") == said
+            said = await send(http, 500, behave, "fake-segment")
+            assert said.startswith(INVALID.format("segment"))
         assert await send(http, 507, "memory", "fake-segment") == "Out of memory"
         for image in (b"no image", PNG[:-100], png_bomb(30_000, 30_000)):
             await refused(http, 400, "/v1/infer", json=asking("fake-segment", image))

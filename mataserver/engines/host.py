@@ -15,9 +15,10 @@ from mataserver import media
 from mataserver.contract import LoadedPart
 from mataserver.engines import scaling
 from mataserver.engines.encoding import encode_fields
+from mataserver.engines.soundness import Unsound, sound
 from mataserver.engines.work import Facts, Failure, Outcome, Timing
 from mataserver.errors import InvalidParams, MataError, NotFound
-from mataserver.results import problem
+from mataserver.results import RESULT_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -121,14 +122,13 @@ class ModelHost:
         fields: dict[str, Field] = {}
         if not isinstance(answer, Failure):
             try:
-                wrong = problem(answer, self._assignment.spec.task)
-                if wrong is not None:
-                    name = self._assignment.spec.name
-                    log.error("%s returned an invalid result: %s", name, wrong)
-                    raise MataError("The model returned an invalid result")  # noqa: TRY301
+                task, size = self._assignment.spec.task, item.image.shape[:2]
+                answer = sound(answer, task, size, lambda: self._raw(item))
                 if item.picture is not None and item.picture.scale > 1:
                     answer = scaling.restore(answer, item.picture)
                 fields = encode_fields(answer, item.job.format)  # type: ignore[arg-type]
+            except Unsound as error:
+                answer = self._unsound(error)
             except Exception as error:
                 answer = _failure(error, "The model returned an invalid result")
         timing = Timing(item.decode_ms, infer_ms, _ms(begun))
@@ -171,7 +171,7 @@ class ModelHost:
         """Call a public method of the model. Raises a ``MataError``."""
         function = self._method(method)
         try:
-            return function(*args, **kwargs)
+            return self._checked(function(*args, **kwargs))
         except Exception as error:
             raise _told(error, "The model failed") from error
 
@@ -179,9 +179,12 @@ class ModelHost:
         """Iterate over a public generator method of the model. Raises a ``MataError``."""
         items = self.call(method, args, kwargs)
         try:
-            yield from items
+            for item in items:
+                yield self._checked(item)
         except Exception as error:
             raise _told(error, "The model failed") from error
+        finally:
+            _close(items)
 
     def close(self) -> None:
         """Close the sessions and the model."""
@@ -206,6 +209,29 @@ class ModelHost:
     def _stateful(self) -> bool:
         return hasattr(self._model, "session")
 
+    def _raw(self, item: Decoded) -> bool:
+        """Whether a request wanted scores as they are."""
+        params = self._params.decode(item.job.params)
+        return getattr(params, "use_softmax", True) is False
+
+    def _unsound(self, error: Unsound) -> Failure:
+        """Return what is told of a result that breaks a promise, and log it."""
+        name = self._assignment.spec.name
+        log.error("%s returned an invalid result: %s", name, error)
+        return Failure(500, f"The model returned an invalid result: {name}: {error}")
+
+    def _checked(self, value: Any) -> Any:
+        """Return what a method gave; results of a task keep their promises here, too."""
+        if type(value) in {list, tuple} and any(isinstance(each, RESULT_TYPES) for each in value):
+            return type(value)([self._checked(each) for each in value])
+        if not isinstance(value, RESULT_TYPES):
+            return value
+        tasks: tuple[str, ...] = getattr(value, "tasks", ())
+        try:
+            return sound(value, tasks[0])
+        except Unsound as error:
+            raise MataError(self._unsound(error).detail) from None
+
     def _method(self, method: str) -> Any:
         function = None if method.startswith("_") else getattr(self._model, method, None)
         if not callable(function):
@@ -217,8 +243,8 @@ class ModelHost:
             params = [self._params.decode(item.job.params) for item in items]
             results = list(self._model.predict([item.image for item in items], params))
             if len(results) != len(items):
-                log.error("predict returned %d results for %d images", len(results), len(items))
-                return [Failure(500, "The model returned an invalid result")] * len(items)
+                counts = f"{len(results)} results for {len(items)} images"
+                return [self._unsound(Unsound(counts))] * len(items)
         except Exception as error:
             if len(items) == 1:
                 return [_failure(error, "The model failed")]

@@ -1,0 +1,316 @@
+"""Whether a model's result keeps what the API promises of it.
+
+The wire types are not checked when a struct is made, so this is where a model that returns garbage
+is caught: a wrong type, a NaN, a confidence of 33, a box whose corners are exchanged or that lies
+beside the image, a mask of another size. What only rounding took out of its range is put back into
+it, and whole numbers become floats; anything else is refused, never repaired.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import chain
+from operator import gt
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import UNSET
+
+from mataserver.results import (
+    RESULT_TYPES,
+    Classification,
+    ClassifyResult,
+    DepthResult,
+    Detection,
+    DetectResult,
+    EmbedResult,
+    Entity,
+    Keypoint,
+    OcrResult,
+    PoseResult,
+    Segment,
+    SegmentResult,
+    TextRegion,
+    Usage,
+    VlmResult,
+)
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Size = tuple[int, int]
+
+OVERSHOOT = 1.0
+"""Pixels by which rounding may take a box beyond the image: it is clipped."""
+ROUNDING = 1e-3
+"""By how much a confidence may miss its range: a softmax of 16 bits sums up to a little over 1."""
+
+_ARRAYS: dict[type, tuple[str, int]] = {
+    DepthResult: ("depth_map", 2),
+    EmbedResult: ("embedding", 1),
+}
+_LISTS: dict[type, dict[str, type]] = {
+    DetectResult: {"detections": Detection},
+    SegmentResult: {"segments": Segment},
+    ClassifyResult: {"classifications": Classification},
+    PoseResult: {"keypoints": Keypoint},
+    OcrResult: {"regions": TextRegion},
+    VlmResult: {
+        "entities": Entity,
+        "detections": Detection,
+        "classifications": Classification,
+    },
+}
+_TOLD = frozenset({OcrResult, VlmResult})
+"""The results that hold a text beside their lists."""
+_TEXTS: dict[type, str] = {TextRegion: "text"}
+_FLOAT, _STRING, _NOTHING = frozenset({float}), frozenset({str}), frozenset({type(UNSET)})
+_WHOLE = frozenset({int, type(UNSET)})
+
+
+class Unsound(ValueError):
+    """A result cannot be served; the text names the field and what is wrong with it."""
+
+
+def never() -> bool:
+    """Say that scores are confidences."""
+    return False
+
+
+def sound(result: Any, task: str, size: Size | None = None, raw: Callable[[], bool] = never) -> Any:
+    """Return a model's ``result`` for ``task`` as it can be served.
+
+    ``size`` is the image's (height, width), None where it is not known. ``raw`` is asked whether
+    the request wanted scores that are no confidences. Raises ``Unsound``.
+    """
+    kind = _kind(result)
+    if task not in kind.tasks:
+        raise Unsound(f"{kind.__name__} does not belong to the task {task}")
+    if kind in _ARRAYS:
+        _check_array(result, *_ARRAYS[kind])
+        return result
+    if kind in _TOLD:
+        _check_texts(result)
+    rule = _Rule(size, raw)
+    mended = {}
+    for name, item in _LISTS[kind].items():
+        items = getattr(result, name)
+        if items is not UNSET and not rule.kept(name, items, item):
+            mended[name] = rule.mended(name, items, item)
+    return msgspec.structs.replace(result, **mended) if mended else result
+
+
+def _kind(result: object) -> Any:
+    """Return which of the result structs a result is; a plugin may have made its own of one."""
+    if type(result) in _LISTS:
+        return type(result)
+    for each in RESULT_TYPES:
+        if isinstance(result, each):
+            return each
+    raise Unsound(f"expected a result struct, got {type(result).__name__}")
+
+
+def _check_array(result: object, name: str, dimensions: int) -> None:
+    array: Any = getattr(result, name)
+    shape, dtype = getattr(array, "shape", ()), getattr(array, "dtype", None)
+    if len(shape) != dimensions or str(dtype) != "float32" or 0 in shape:
+        raise Unsound(f"{name} must be a float32 array of {dimensions} dimensions, not empty")
+    if not all(map(math.isfinite, (array.min(), array.max()))):
+        raise Unsound(f"{name} holds numbers that are not finite")
+
+
+def _check_texts(result: Any) -> None:
+    """Check what a result has beside its lists."""
+    if not isinstance(getattr(result, "text", ""), str):
+        raise Unsound(f"text is a {type(result.text).__name__}")
+    usage = getattr(result, "usage", UNSET)
+    if usage is UNSET:
+        return
+    counts = (usage.prompt_tokens, usage.completion_tokens) if isinstance(usage, Usage) else ()
+    if not counts or any(type(each) is not int or each < 0 for each in counts):
+        raise Unsound("usage must be a Usage of whole numbers")
+
+
+class _Rule:
+    """What the API promises of the things in one image."""
+
+    def __init__(self, size: Size | None, raw: Callable[[], bool]) -> None:
+        self._size = size
+        self._raw = raw
+        sides: tuple[float, float] = size or (math.inf, math.inf)
+        self._height, self._width = sides
+        self._least = -math.inf if size is None else 0
+
+    def kept(self, name: str, items: Any, kind: type) -> bool:
+        """Whether all is well as it is, found out in a third of the time that the rest takes."""
+        if not isinstance(items, list):
+            raise Unsound(f"{name} must be a list")
+        if not items:
+            return True
+        if not {kind}.issuperset(map(type, items)):
+            return False
+        scores = [item.confidence for item in items]
+        try:
+            return (
+                _FLOAT.issuperset(map(type, scores))
+                and min(scores) >= 0.0
+                and max(scores) <= 1.0
+                and math.isfinite(sum(scores))
+                and self._plain_fields_kept(items, kind)
+                and self._boxes_kept(items, kind)
+            )
+        except TypeError:  # a number where there should be several
+            return False
+
+    @staticmethod
+    def _plain_fields_kept(items: Sequence[Any], kind: type) -> bool:
+        text = _TEXTS.get(kind, "label")
+        if not _STRING.issuperset([type(getattr(item, text)) for item in items]):
+            return False
+        if kind is Detection:
+            return _WHOLE.issuperset([type(item.track_id) for item in items])
+        if kind is Segment:
+            return _NOTHING.issuperset([type(item.mask) for item in items])
+        return kind is not Entity
+
+    def _boxes_kept(self, items: Sequence[Any], kind: type) -> bool:
+        if kind is Classification:
+            return True
+        if kind is Keypoint and not _points_kept(items):
+            return False
+        boxes = [item.bbox for item in items]
+        if kind is TextRegion:
+            boxes = [box for box in boxes if box is not None]
+        if not boxes:
+            return True
+        if not {4}.issuperset(map(len, boxes)) or not _FLOAT.issuperset(
+            map(type, chain.from_iterable(boxes))
+        ):
+            return False
+        lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+        return (
+            min(lefts) >= self._least
+            and min(tops) >= self._least
+            and max(rights) <= self._width
+            and max(bottoms) <= self._height
+            and math.isfinite(sum(lefts) + sum(tops) + sum(rights) + sum(bottoms))
+            and not any(map(gt, lefts, rights))
+            and not any(map(gt, tops, bottoms))
+        )
+
+    # one by one
+
+    def mended(self, name: str, items: Sequence[Any], kind: type) -> list[Any]:
+        """Return the items as they can be served. Raises ``Unsound``."""
+        return [self._item(f"{name}[{index}]", item, kind) for index, item in enumerate(items)]
+
+    def _item(self, where: str, item: Any, kind: type) -> Any:
+        if not isinstance(item, kind):
+            raise Unsound(f"{where} is a {type(item).__name__}")
+        _check_fields(where, item)
+        changed: dict[str, Any] = {"confidence": self._score(f"{where}.confidence", item)}
+        box = getattr(item, "bbox", None)
+        if box is not None:
+            changed["bbox"] = self._box(f"{where}.bbox", box)
+        elif isinstance(item, (Detection, Segment, Keypoint)):
+            raise Unsound(f"{where}.bbox is not four finite numbers")
+        if isinstance(item, Keypoint):
+            changed["keypoints"] = _points(f"{where}.keypoints", item.keypoints)
+        if isinstance(item, Segment) and item.mask is not UNSET and item.mask is not None:
+            self._check_mask(f"{where}.mask", item.mask)
+        same = all(getattr(item, name) is value for name, value in changed.items())
+        return item if same else msgspec.structs.replace(item, **changed)
+
+    def _score(self, where: str, item: Any) -> float:
+        if isinstance(item, Classification) and self._raw():
+            if not _finite(item.confidence):
+                raise Unsound(f"{where} is not a finite number")
+            return float(item.confidence)
+        return _share(where, item.confidence)
+
+    def _box(self, where: str, box: Any) -> tuple[float, float, float, float]:
+        if not _are_numbers(box, 4):
+            raise Unsound(f"{where} is not four finite numbers")
+        x1, y1, x2, y2 = map(float, box)
+        if x1 > x2 or y1 > y2:
+            raise Unsound(f"{where} is {_told(x1, y1, x2, y2)}, its corners are not in order")
+        if self._size is None:
+            return (x1, y1, x2, y2)
+        low, right, bottom = -OVERSHOOT, self._width + OVERSHOOT, self._height + OVERSHOOT
+        if x1 < low or y1 < low or x2 > right or y2 > bottom:
+            image = f"{self._width:g}x{self._height:g}"
+            raise Unsound(f"{where} is {_told(x1, y1, x2, y2)}, beyond the image of {image}")
+        return (
+            min(max(x1, 0.0), float(self._width)),
+            min(max(y1, 0.0), float(self._height)),
+            min(max(x2, 0.0), float(self._width)),
+            min(max(y2, 0.0), float(self._height)),
+        )
+
+    def _check_mask(self, where: str, mask: Any) -> None:
+        shape = getattr(mask, "shape", None)
+        if str(getattr(mask, "dtype", "")) != "bool" or len(shape or ()) != 2:
+            raise Unsound(f"{where} must be a boolean array [H, W]")
+        if self._size is not None and tuple(shape or ()) != tuple(self._size):
+            height, width = shape or (0, 0)
+            image = f"{self._width:g}x{self._height:g}"
+            raise Unsound(f"{where} is of {width}x{height}, not of the image's size, {image}")
+
+
+def _points_kept(items: Sequence[Any]) -> bool:
+    points = [point for item in items for point in item.keypoints]
+    if not points:
+        return True
+    if not {3}.issuperset(map(len, points)) or not _FLOAT.issuperset(
+        map(type, chain.from_iterable(points))
+    ):
+        return False
+    across, down, scores = zip(*points, strict=True)
+    return (
+        min(scores) >= 0.0
+        and max(scores) <= 1.0
+        and math.isfinite(sum(across) + sum(down) + sum(scores))
+    )
+
+
+def _points(where: str, points: Any) -> list[tuple[float, float, float]]:
+    if not isinstance(points, (list, tuple)) or not all(_are_numbers(each, 3) for each in points):
+        raise Unsound(f"{where} are not triples of finite numbers")
+    return [
+        (float(x), float(y), _share(f"{where}[{index}][2]", score))
+        for index, (x, y, score) in enumerate(points)
+    ]
+
+
+def _check_fields(where: str, item: Any) -> None:
+    """Check the fields that are no numbers, and the number of a track."""
+    for name in ("label", "text"):
+        if not isinstance(getattr(item, name, ""), str):
+            raise Unsound(f"{where}.{name} is not a string")
+    if not isinstance(getattr(item, "attributes", {}), dict):
+        raise Unsound(f"{where}.attributes is not a dict")
+    if type(getattr(item, "track_id", UNSET)) not in _WHOLE:
+        raise Unsound(f"{where}.track_id is not a whole number")
+
+
+def _share(where: str, value: Any) -> float:
+    """Return a confidence within 0..1."""
+    if not _finite(value):
+        raise Unsound(f"{where} is not a finite number")
+    if not -ROUNDING <= value <= 1.0 + ROUNDING:
+        raise Unsound(f"{where} is {value:g}, not within 0 to 1")
+    return min(max(float(value), 0.0), 1.0)
+
+
+def _finite(value: object) -> bool:
+    number = isinstance(value, (float, int)) and not isinstance(value, bool)
+    return number and math.isfinite(value)  # type: ignore[arg-type]
+
+
+def _are_numbers(values: object, count: int) -> bool:
+    several = isinstance(values, (list, tuple)) and len(values) == count
+    return several and all(map(_finite, values))  # type: ignore[call-overload]
+
+
+def _told(*numbers: float) -> str:
+    return f"[{', '.join(f'{each:g}' for each in numbers)}]"
