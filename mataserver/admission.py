@@ -78,6 +78,8 @@ def check_backend(backend: object, owners: dict[str, str]) -> None:
         raise PluginError(f"{who}: the source {backend.source} needs a function accepts")
     if backend.parts is not None and not callable(backend.parts):
         raise PluginError(f"{who}: parts must be a function")
+    if backend.facts is not None and not callable(backend.facts):
+        raise PluginError(f"{who}: facts must be a function")
     _check_worker(backend, who)
     _check_conversion(backend, who)
 

@@ -36,13 +36,15 @@ class ModelFiles:
     """What is known of a model before anything is loaded.
 
     ``name`` is the registry key; ``source`` is "hf", "pip" or "local"; ``path`` its directory or
-    file (None for "pip"); ``config`` the decoded ``config.json`` of that directory, or empty.
+    file (None for "pip"); ``config`` the decoded ``config.json`` of that directory, or empty;
+    ``settings`` the settings struct of the plugin that is asked (None if it declares none).
     """
 
     name: str
     source: str
     path: Path | None = None
     config: dict[str, Any] = field(default_factory=dict)
+    settings: Any = None
 
     @property
     def model_type(self) -> str:
@@ -183,6 +185,8 @@ class Backend:
     parts:    ``parts(files, settings)`` names the other models that it is composed of, each under
               the label that ``LoadContext.parts`` has it by. They are loaded in the same worker.
     conversion: which other models it serves once they are converted, where ``runtime`` is "auto".
+    facts:    ``facts(files)`` returns what was decided about a model that it serves, as texts by
+              name, which ``mataserver show`` prints. It loads nothing and may raise ``MataError``.
     """
 
     name: str
@@ -202,6 +206,7 @@ class Backend:
     environment: tuple[tuple[str, str], ...] = ()
     parts: Callable[[ModelFiles, Any], Mapping[str, Part]] | None = None
     conversion: Conversion | None = None
+    facts: Callable[[ModelFiles], Mapping[str, str]] | None = None
 
     def serves(self, files: ModelFiles, task: str) -> bool:
         """Whether this backend serves that model for that task."""

@@ -12,7 +12,7 @@ import logging
 import re
 import sys
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +76,22 @@ class Offer:
     def unsuitable(self) -> tuple[str, ...]:
         """The installed distributions whose version it cannot do with, as "name version"."""
         return sources.unsuitable(self.backend.packages)
+
+    def given(self, files: ModelFiles) -> ModelFiles:
+        """Return what the backend is told of a model: with its plugin's settings."""
+        return replace(files, settings=self.plugin.settings)
+
+    def facts(self, files: ModelFiles) -> Mapping[str, str]:
+        """Return what the backend has decided about a model that it serves, or says of it."""
+        if self.backend.facts is None:
+            return {}
+        try:
+            return self.backend.facts(self.given(files))
+        except MataError as error:
+            return {"problem": error.detail}
+        except Exception:
+            log.exception("backend %s: facts failed", self.backend.name)
+            return {}
 
     def wants(self, files: ModelFiles) -> bool:
         """Whether the backend converts a model. Raises a ``MataError`` that says why it cannot."""
@@ -167,7 +183,7 @@ class Plugins:
         """Return why a backend refuses a model that is of its kind, or None."""
         for each in self._usable:
             try:
-                each.backend.serves(files, task)
+                each.backend.serves(each.given(files), task)
             except MataError as error:
                 return error.detail
             except Exception:  # noqa: S112 - offer() has logged it
@@ -370,7 +386,7 @@ def _collect(plugin: Plugin, plugins: Plugins) -> None:
 def _serves(offer: Offer, files: ModelFiles, task: str) -> bool:
     """Whether a backend serves a model; one whose ``accepts`` fails serves none."""
     try:
-        return bool(offer.backend.serves(files, task))
+        return bool(offer.backend.serves(offer.given(files), task))
     except MataError:  # refusal() tells it
         return False
     except Exception:

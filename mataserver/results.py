@@ -27,12 +27,17 @@ Box = tuple[float, float, float, float]
 
 
 class Detection(Struct, frozen=True, omit_defaults=True):
-    """One object. ``track_id`` is set by the task ``track`` alone."""
+    """One object. ``track_id`` is set by the task ``track`` alone.
+
+    ``extra`` holds what a model tells beside that, as plain JSON values by name: ``corners`` of a
+    turned box are four points ``[x, y]`` around it. It is left out when empty.
+    """
 
     label: str
     confidence: float
     bbox: Box
     track_id: int | UnsetType = UNSET
+    extra: dict[str, Any] = {}
 
 
 class Segment(Struct, frozen=True, omit_defaults=True):

@@ -291,6 +291,59 @@ def test_show_of_a_hub_model_that_is_gone(terminal):
     assert lines[3:] == ["  size:          —", "  last_accessed: —"]
 
 
+SCALES = """
+from msgspec import Struct
+
+from mataserver import Backend, BadRequest, hookimpl
+
+class Settings(Struct, frozen=True, forbid_unknown_fields=True):
+    unit: str = "kg"
+
+@hookimpl
+def settings():
+    return Settings
+
+def load(spec, ctx):
+    raise NotImplementedError
+
+def accepts(files):
+    if files.settings.unit == "stone":
+        raise BadRequest("nobody weighs in stone; set unit")
+    return files.path.suffix == ".scales"
+
+def facts(files):
+    if files.settings.unit == "lb":
+        raise BadRequest("the scales are worn out")
+    return {"unit": files.settings.unit}
+
+@hookimpl
+def backends():
+    yield Backend(
+        name="scales", task="detect", source="local", load=load, accepts=accepts, facts=facts
+    )
+"""
+
+
+@pytest.mark.parametrize(
+    ("unit", "told"),
+    [
+        ("kg", "  unit:          kg"),
+        ("lb", "  problem:       the scales are worn out"),
+        ("stone", "  problem:       nobody weighs in stone; set unit"),
+    ],
+)
+def test_show_tells_what_a_backend_has_decided(unit, told, terminal):
+    """The facts follow from the plugin's settings; without any, the reason stands there."""
+    terminal.install("scales-dist", SCALES, mataserver={"scales": "scales_dist"})
+    path = terminal.home / "kitchen.scales"
+    path.touch()
+    assert terminal.run("pull", str(path), "--task", "detect").exit_code == 0
+    (terminal.home / "mataserver.yaml").write_text(f"plugins: {{scales: {{unit: {unit}}}}}\n")
+    result = terminal.run("show", "kitchen.scales")
+    assert result.exit_code == 0
+    assert result.output.splitlines()[5:] == [f"  path:          {path}", told]
+
+
 def test_show_of_a_pip_model(terminal):
     """A pip model shows its packages without versions, and whether its binary is there."""
     terminal.install("gear-dist", GEAR, mataserver={"gear": "gear_dist"})
@@ -338,7 +391,7 @@ def test_show_finds_a_binary(terminal, monkeypatch):
 
 
 def test_show_of_a_local_model(terminal):
-    """A local model shows where it is."""
+    """A local model shows where it is, and this one that it is none."""
     registered(terminal)
     lines = terminal.run("show", "net").output.splitlines()
     assert lines[2:] == [
@@ -346,6 +399,7 @@ def test_show_of_a_local_model(terminal):
         "  size:          1.24 MB",
         "  last_accessed: —",
         f"  path:          {terminal.home}/net.onnx",
+        "  problem:       the file is not an ONNX model, or not the whole of one",
     ]
 
 

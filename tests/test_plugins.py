@@ -204,6 +204,7 @@ WRONG_BACKENDS = {
     "params that are no type": ("params=Params()", "params must be a mataserver.Params struct"),
     "hub models without accepts": ("source='hf'", "the source hf needs a function accepts"),
     "parts that are no function": ("parts={}", "parts must be a function"),
+    "facts that are no function": ("facts={}", "facts must be a function"),
     "no name": ("name=''", "without a name"),
     "a string for a tuple": ("requires='cv2'", "requires must be a tuple of strings"),
     "no batch": ("max_batch=0", "max_batch must be a whole number from 1"),

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import UNSET
 
-from mataserver import config
+from mataserver import config, weights
 from mataserver.cli.environment import UNKNOWN, config_option, plugins, registry
 from mataserver.defaults import DEFAULTS, Marks
 from mataserver.errors import NotFound
@@ -68,6 +68,8 @@ def show(model: str, config_file: str | None) -> None:
         fields["path"] = str(entry.path)
     if entry.converted is not UNSET:
         fields["converted"] = str(entry.converted)
+    if entry.source != "pip":
+        fields |= _facts(settings, model, entry)
     for name, value in fields.items():
         click.echo(f"  {name + ':':<14} {value}")
 
@@ -124,6 +126,16 @@ def _usage(name: str, entry: Entry) -> tuple[int | None, float | None]:
 
 def _local_time(seconds: float) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(seconds))
+
+
+def _facts(settings: Settings, model: str, entry: Entry) -> dict[str, str]:
+    """Return what the backend of a model has decided about it, or why none serves it."""
+    files, known = weights.files(model, entry), plugins(settings)
+    offer = known.offer(files, entry.task)
+    if offer is None:
+        refusal = known.refusal(files, entry.task)
+        return {} if refusal is None else {"problem": refusal}
+    return dict(offer.facts(files))
 
 
 def _packages(settings: Settings, model: str) -> dict[str, str]:

@@ -129,7 +129,7 @@ class Converter:
     def _check(offer: Offer, files: ModelFiles, task: str, part: Path) -> None:
         """Raise ``MataError`` if a backend does not serve what it has made."""
         made = ModelFiles(files.name, files.source, part, sources.read_config(part))
-        if not offer.backend.serves(made, task):
+        if not offer.backend.serves(offer.given(made), task):
             raise MataError(f"{offer.backend.name} does not serve what it has made")
 
 

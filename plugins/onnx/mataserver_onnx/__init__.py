@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mataserver import hookimpl
-from mataserver_onnx import classify, depth, detect, embed, segment
+from mataserver_onnx import classify, depth, detect, embed, pose, segment
 from mataserver_onnx.options import Settings
 
 if TYPE_CHECKING:
@@ -29,4 +29,5 @@ def backends() -> Iterable[Backend]:
         segment.BACKEND,
         depth.BACKEND,
         embed.BACKEND,
+        pose.BACKEND,
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mataserver import (
@@ -78,18 +79,17 @@ class Classifier:
     """A network with a trained classification head."""
 
     def __init__(self, network: Network) -> None:
-        """Keep the network, and whether it ends in probabilities or its labels exclude no other."""
+        """Keep the network, and what makes probabilities of its numbers.
+
+        Raises ``MataError`` when what it gives is not what its file says.
+        """
+        from mataserver_onnx import scores
+
         self._network = network
-        graph, config = network.bundle.graph, network.bundle.config
-        [maker] = graph.makers.values() if len(graph.makers) == 1 else [""]
-        kind = maker.lower()
-        self._finished = kind in {"softmax", "sigmoid"} or (
-            graph.metadata.get("task") == "classify" and "stride" in graph.metadata
-        )
-        self._independent = (
-            config.get("problem_type") == "multi_label_classification"
-            or len(config.get("id2label") or ()) == 1
-        )
+        [output] = network.outputs
+        ending = scores.decide(network.bundle.graph, output, network.bundle.config, network.options)
+        self._ending = scores.tried(ending, [row.ravel() for [row] in network.probe()])
+        network.log.info("%s", self._ending)
 
     @property
     def input_size(self) -> tuple[int, int] | None:
@@ -103,10 +103,10 @@ class Classifier:
 
         Raises ``InvalidParams`` when logits are asked of a network that has none.
         """
-        if self._finished and not all(each.use_softmax for each in params):
+        if self._ending.activation == "none" and not all(each.use_softmax for each in params):
             raise InvalidParams("params.use_softmax: this network gives probabilities only")
         found = {
-            index: self._rank(outputs[0], params[index])
+            index: self._rank(outputs[0].ravel(), params[index])
             for index, outputs, _ in self._network.run(images)
         }
         return [found[index] for index in range(len(images))]
@@ -129,12 +129,14 @@ class Classifier:
             ]
         )
 
-    def _scores(self, logits: NDArray[np.float32], params: ClassifyParams) -> NDArray[np.float32]:
+    def _scores(self, numbers: NDArray[np.float32], params: ClassifyParams) -> NDArray[np.float32]:
         from mataserver_onnx.detections import sigmoid, softmax
 
-        if self._finished or not params.use_softmax:
-            return logits
-        return sigmoid(logits) if self._independent else softmax(logits)
+        if not params.use_softmax:
+            return numbers
+        if self._ending.activation == "none":
+            return numbers.clip(0, 1)  # rounding may leave a little more than 1
+        return (sigmoid if self._ending.activation == "sigmoid" else softmax)(numbers)
 
 
 def load(spec: ModelSpec, ctx: LoadContext) -> Classifier:
@@ -156,4 +158,5 @@ BACKEND = Backend(
     packages=installation.PACKAGES,
     environment=installation.ENVIRONMENT,
     conversion=conversion.of("classify"),
+    facts=partial(installation.facts, "classify"),
 )

@@ -1,19 +1,21 @@
-"""Object detection: YOLO v5 to v11, and the DETR family."""
+"""Object detection: the families of YOLO and of DETR."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from mataserver import Backend, Confidence, Detection, DetectResult, Params
 from mataserver_onnx import conversion, installation
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterable, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
     from mataserver import LoadContext, ModelSpec
+    from mataserver_onnx.detections import Found
     from mataserver_onnx.network import Network
 
 FAMILIES = frozenset(
@@ -70,11 +72,16 @@ class Detector:
         for index, outputs, place in self._network.run(images):
             ask = detections.Ask(params[index].confidence, params[index].overlap, most)
             found = detections.read(self._network.layout, outputs, place, ask)
-            rows = zip(found.labels, found.scores, found.boxes, strict=True)
+            rows = zip(found.labels, found.scores, found.boxes, _extras(found), strict=True)
             results[index] = DetectResult(
                 [
-                    Detection(labels[int(label)], float(score), boxes.clip(box, place.size))
-                    for label, score, box in rows
+                    Detection(
+                        labels[int(label)],
+                        float(score),
+                        boxes.clip(box, place.size),
+                        extra=extra,
+                    )
+                    for label, score, box, extra in rows
                 ]
             )
         return [results[index] for index in range(len(images))]
@@ -82,6 +89,13 @@ class Detector:
     def close(self) -> None:
         """Free the network."""
         self._network.close()
+
+
+def _extras(found: Found) -> Iterable[dict[str, Any]]:
+    """Yield what is told of each detection beside its upright box: the corners of a turned one."""
+    if found.turned is None:
+        return ({} for _ in found.scores)
+    return ({"corners": points} for points in found.turned.tolist())
 
 
 def load(spec: ModelSpec, ctx: LoadContext) -> Detector:
@@ -103,4 +117,5 @@ BACKEND = Backend(
     packages=installation.PACKAGES,
     environment=installation.ENVIRONMENT,
     conversion=conversion.of("detect"),
+    facts=partial(installation.facts, "detect"),
 )

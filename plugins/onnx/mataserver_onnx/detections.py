@@ -6,7 +6,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
+from mataserver import MataError
+from mataserver_onnx import rotated
 from mataserver_onnx.boxes import corners, suppress
+from mataserver_onnx.yolo import STRIDES
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -20,18 +23,39 @@ if TYPE_CHECKING:
     Indices = NDArray[np.intp]
 
 
+_ROUNDING = 1 / 64
+"""By how much a score in 8 or 16 bits may leave 0 to 1."""
+_IN_PARTS = 1.5
+"""No box in pixels lies so near the picture's corner as a whole, and no part is so large."""
+_LARGEST_LOG = 16
+"""Beyond the numbers of boxes in strides and logarithms, and within those of boxes in pixels."""
+
+
 class Found(NamedTuple):
     """Detections of one image, best first.
 
     boxes:  ``[n, 4]`` in the image's pixels, not cut to it.
     scores: ``[n]``, 0 to 1. labels: ``[n]``, numbers of classes.
     rows:   ``[n]``, where each stood among the network's answers.
+    turned: ``[n, 4, 2]``, the corners of boxes that are not upright, one after the other around
+            each; None where all are.
     """
 
     boxes: Array
     scores: Array
     labels: Indices
     rows: Indices
+    turned: Array | None = None
+
+    def ordered(self) -> Found:
+        """Return it without boxes that end before they begin, as unsure answers may."""
+        sound = (self.boxes[:, 2] >= self.boxes[:, 0]) & (self.boxes[:, 3] >= self.boxes[:, 1])
+        if sound.all():
+            return self
+        turned = None if self.turned is None else self.turned[sound]
+        return Found(
+            self.boxes[sound], self.scores[sound], self.labels[sound], self.rows[sound], turned
+        )
 
 
 class Ask(NamedTuple):
@@ -40,16 +64,32 @@ class Ask(NamedTuple):
     confidence: the lowest score.
     overlap:    from which on two boxes are one object.
     most:       how many pairs of a query and a class are read; None is one per query.
+    tail:       how many numbers of an answer tell of its mask or keypoints.
     """
 
     confidence: float
     overlap: float
     most: int | None = None
+    tail: int = 0
+
+
+class _ForeignError(ValueError):
+    """Numbers that a layout cannot have."""
 
 
 def read(layout: LayoutName, outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
-    """Read one image's outputs in the way of ``layout``."""
-    return _READERS[layout](outputs, place, ask)
+    """Read one image's outputs in the way of ``layout``.
+
+    Raises ``MataError`` for numbers that those of that layout cannot be.
+    """
+    try:
+        found = _READERS[layout](outputs, place, ask)
+    except _ForeignError as error:
+        raise MataError(
+            f"the network's answers are not those of {layout}: {error}; state the layout under "
+            "plugins.onnx.models"
+        ) from None
+    return found._replace(scores=found.scores.clip(0, 1)).ordered()
 
 
 def sigmoid(values: Array) -> Array:
@@ -94,46 +134,148 @@ def _deployed(outputs: Sequence[Array], _place: Placement, ask: Ask) -> Found:
 
 def _yolo_v5(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
     """Rows of (x, y, w, h, whether there is something, each class if there is)."""
-    rows = outputs[0]
+    return _products(outputs[0], place, ask)
+
+
+def _products(rows: Array, place: Placement, ask: Ask) -> Found:
+    """Read rows whose score is that of "something", in their fifth place, times the class's."""
+    _check_scores(rows[:, 4])
     likely = np.flatnonzero(rows[:, 4] >= ask.confidence)
-    scores = rows[likely, 5:] * rows[likely, 4:5]
-    return _suppressed(rows[likely, :4], scores, likely, place, ask)
+    shares = rows[likely, 5 : rows.shape[1] - ask.tail]
+    _check_scores(shares)
+    return _suppressed(rows[likely, :4], shares * rows[likely, 4:5], likely, place, ask)
+
+
+def _yolox(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
+    """As YOLOv5, with boxes in steps of their place in the grid, and sizes as logarithms."""
+    rows = outputs[0]
+    grid, steps = yolo_grid(len(rows), place.input_size)
+    if np.abs(rows[:, 2:4]).max() > _LARGEST_LOG:
+        raise _ForeignError("its boxes are decoded (yolox-decoded)")
+    boxes = np.concatenate([(rows[:, :2] + grid) * steps, np.exp(rows[:, 2:4]) * steps], axis=1)
+    return _products(np.concatenate([boxes, rows[:, 4:]], axis=1), place, ask)
+
+
+def _yolox_decoded(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
+    """As YOLOv5."""
+    rows = outputs[0]
+    likely = rows[rows[:, 4] >= ask.confidence, :4]
+    if len(likely) and np.abs(likely).max() < _LARGEST_LOG:
+        raise _ForeignError("its boxes are not decoded (yolox)")
+    return _products(rows, place, ask)
+
+
+def yolo_grid(count: int, size: tuple[int, int]) -> tuple[Array, Array]:
+    """Return the place (x, y) ``[n, 2]`` and the stride ``[n, 1]`` of each of a head's answers.
+
+    ``size`` is the input's (height, width). Raises ``MataError`` when no usual head gives
+    ``count`` of them.
+    """
+    for strides in STRIDES:
+        sides = [(size[0] // stride, size[1] // stride) for stride in strides]
+        if sum(rows * columns for rows, columns in sides) != count:
+            continue
+        maps = [np.indices(side, np.float32)[::-1].reshape(2, -1).T for side in sides]
+        steps = [np.full((len(m), 1), s, np.float32) for m, s in zip(maps, strides, strict=True)]
+        return np.concatenate(maps), np.concatenate(steps)
+    raise _ForeignError(f"an input of {size[1]}x{size[0]} pixels does not have {count} places")
 
 
 def _yolo_v8(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
-    """Columns of (x, y, w, h, each class)."""
+    """Columns of (x, y, w, h, each class), with what a mask or keypoints need behind."""
     columns = outputs[0]
-    return _classes_first(columns, columns[4:], place, ask)
-
-
-def _classes_first(columns: Array, scores: Array, place: Placement, ask: Ask) -> Found:
+    scores = columns[4 : len(columns) - ask.tail]
+    _check_scores(scores)
     likely = np.flatnonzero(scores.max(axis=0) >= ask.confidence)
     return _suppressed(columns[:4, likely].T, scores[:, likely].T, likely, place, ask)
 
 
 def _suppressed(boxes: Array, scores: Array, rows: Indices, place: Placement, ask: Ask) -> Found:
     """Give each box its likeliest class and drop those that repeat a better one."""
-    labels = scores.argmax(axis=1) if len(rows) else np.empty(0, np.intp)
+    sure, best, labels = _likeliest(scores, ask)
+    turned = corners(boxes[sure])
+    kept = suppress(turned, best, labels, ask.overlap)
+    return Found(place.undo(turned[kept]), best[kept], labels[kept], rows[sure[kept]])
+
+
+def _likeliest(scores: Array, ask: Ask) -> tuple[Indices, Array, Indices]:
+    """Return which of the rows ``[n, C]`` suffice, the best score of each, and its class."""
+    labels = scores.argmax(axis=1) if len(scores) else np.empty(0, np.intp)
     best = scores[np.arange(len(labels)), labels]
     sure = np.flatnonzero(best >= ask.confidence)
-    turned = corners(boxes[sure])
-    kept = suppress(turned, best[sure], labels[sure], ask.overlap)
-    chosen = sure[kept]
-    return Found(place.undo(turned[kept]), best[chosen], labels[chosen], rows[chosen])
+    return sure, best[sure], labels[sure]
+
+
+def _yolo_obb(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
+    """Columns of (x, y, w, h, each class, angle)."""
+    columns = outputs[0]
+    scores = columns[4:-1]
+    _check_scores(scores)
+    likely = np.flatnonzero(scores.max(axis=0) >= ask.confidence)
+    sure, best, labels = _likeliest(scores[:, likely].T, ask)
+    boxes = columns[np.r_[0:4, -1]][:, likely[sure]].T
+    kept = rotated.suppress(boxes, best, labels, ask.overlap)
+    return _turned(boxes[kept], best[kept], labels[kept], likely[sure[kept]], place)
+
+
+def _turned(boxes: Array, scores: Array, labels: Indices, rows: Indices, place: Placement) -> Found:
+    """Return boxes ``[n, 5]`` by the corners that they have in the image, and what bounds those."""
+    points = rotated.corners(boxes)
+    undone = place.undo(np.tile(points, 2).reshape(-1, 4))[:, :2].reshape(points.shape)
+    bounds = np.concatenate([undone.min(axis=1), undone.max(axis=1)], axis=1)
+    return Found(bounds, scores, labels, rows, undone)
 
 
 def _yolo_v10(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
-    """Rows of (x1, y1, x2, y2, score, class), finished but for the letterbox."""
+    """Rows of (x1, y1, x2, y2, score, class, ...), finished but for the letterbox."""
     rows = outputs[0]
+    best, labels = _finished(rows, ask)
+    boxes = rows[best, :4]
+    if len(best) and 0 < boxes.max() <= _IN_PARTS:
+        raise _ForeignError("its boxes are parts of a picture (rt-detr-ultralytics)")
+    return Found(place.undo(boxes), rows[best, 4], labels, best)
+
+
+def _finished(rows: Array, ask: Ask) -> tuple[Indices, Indices]:
+    """Return which of the network's finished rows suffice, best first, and their classes."""
+    _check_scores(rows[:, 4])
+    if (np.abs(rows[:, 5] - np.rint(rows[:, 5])) > _ROUNDING).any():
+        raise _ForeignError("what should be the number of a class is none")
     best = _best(rows[:, 4], ask.confidence)
-    labels = rows[best, 5].astype(np.intp)
-    return Found(place.undo(rows[best, :4]), rows[best, 4], labels, best)
+    return best, rows[best, 5].astype(np.intp)
 
 
-def _yolo_seg(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
-    """As YOLOv8, with a share of each prototype of masks after the classes."""
-    columns, prototypes = outputs
-    return _classes_first(columns, columns[4 : -len(prototypes)], place, ask)
+def _finished_obb(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
+    """Rows of (x, y, w, h, score, class, angle), finished but for the letterbox."""
+    rows = outputs[0]
+    best, labels = _finished(rows, ask)
+    return _turned(rows[best][:, [0, 1, 2, 3, 6]], rows[best, 4], labels, best, place)
+
+
+def _rt_detr_ultralytics(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
+    """Rows of (x, y, w, h, each class), the box in parts of the picture."""
+    rows = outputs[0]
+    _check_scores(rows[:, 4:])
+    sure, best, labels = _likeliest(rows[:, 4:], ask)
+    if len(sure) and np.abs(rows[sure, :4]).max() > _IN_PARTS:
+        raise _ForeignError("its boxes are no parts of a picture")
+    order = np.argsort(-best, kind="stable")
+    chosen = sure[order]
+    return Found(_scaled(rows[chosen, :4], place), best[order], labels[order], chosen)
+
+
+def _rf_detr(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
+    """As RT-DETR, the boxes first."""
+    return _rt_detr([outputs[1], outputs[0]], place, ask)
+
+
+def _check_scores(scores: Array) -> None:
+    """Raise ``_ForeignError`` unless numbers lie between 0 and 1, but for rounding."""
+    if not scores.size:
+        return
+    low, high = float(scores.min()), float(scores.max())
+    if low < -_ROUNDING or high > 1 + _ROUNDING:
+        raise _ForeignError(f"its scores go from {low:.4g} to {high:.4g}")
 
 
 def _best(scores: Array, confidence: float) -> Indices:
@@ -153,8 +295,20 @@ _READERS: dict[str, Callable[[Sequence[Array], Placement, Ask], Found]] = {
     "detr": _detr,
     "rt-detr": _rt_detr,
     "rt-detr-deploy": _deployed,
+    "rt-detr-ultralytics": _rt_detr_ultralytics,
+    "rf-detr": _rf_detr,
+    "rf-detr-seg": _rf_detr,
     "yolo-v5": _yolo_v5,
+    "yolo-v5-seg": _yolo_v5,
+    "yolo-v6": _yolo_v5,
     "yolo-v8": _yolo_v8,
+    "yolo-seg": _yolo_v8,
+    "yolo-pose": _yolo_v8,
+    "yolo-obb": _yolo_obb,
     "yolo-v10": _yolo_v10,
-    "yolo-seg": _yolo_seg,
+    "yolo-v26-seg": _yolo_v10,
+    "yolo-v26-pose": _yolo_v10,
+    "yolo-v26-obb": _finished_obb,
+    "yolox": _yolox,
+    "yolox-decoded": _yolox_decoded,
 }

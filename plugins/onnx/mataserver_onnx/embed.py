@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mataserver import Backend, EmbedResult, MataError
@@ -88,4 +89,5 @@ BACKEND = Backend(
     packages=installation.PACKAGES,
     environment=installation.ENVIRONMENT,
     conversion=conversion.of("embed"),
+    facts=partial(installation.facts, "embed"),
 )

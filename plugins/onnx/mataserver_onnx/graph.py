@@ -13,6 +13,7 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mataserver import MataError
+from mataserver_onnx.ends import Operator, trace
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,6 +23,7 @@ Dim = int | str
 """A side of a tensor: its length, or a name (perhaps empty) where any length will do."""
 
 FLOAT, FLOAT16 = 1, 10
+WHOLE_NUMBERS = frozenset({2, 3, 4, 5, 6, 7, 9, 12, 13})
 """Numbers of ``TensorProto.DataType``."""
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
@@ -39,6 +41,11 @@ class Port:
     dims: tuple[Dim, ...]
     kind: int = FLOAT
 
+    def __str__(self) -> str:
+        """Return it as ``name [1, 84, ?]``."""
+        sides = ", ".join(str(side) if isinstance(side, int) else "?" for side in self.dims)
+        return f"{self.name[:40]} [{sides}]"
+
 
 @dataclass(frozen=True, slots=True)
 class Graph:
@@ -47,7 +54,7 @@ class Graph:
     inputs, outputs: in the file's order, without weights.
     metadata:        what the exporter noted.
     opset:           the version of ONNX's own operators; 0 where there is none (OpenVINO).
-    makers:          the kind of the operator that makes each output.
+    ends:            the kinds of the operators that make each output, from it back: see ``ends``.
     external:        the files beside it that hold weights, as it names them, each with the bytes
                      that it must have at least.
     """
@@ -56,7 +63,7 @@ class Graph:
     outputs: tuple[Port, ...]
     metadata: dict[str, str] = field(default_factory=dict)
     opset: int = 0
-    makers: dict[str, str] = field(default_factory=dict)
+    ends: dict[str, tuple[str, ...]] = field(default_factory=dict)
     external: dict[str, int] = field(default_factory=dict)
 
     def output(self, name: str) -> Port | None:
@@ -167,7 +174,7 @@ def _model(model: Message) -> Graph:
             metadata[key] = text
     if parts is None or not parts.inputs or not parts.outputs:
         raise ValueError("no graph with inputs and outputs")
-    return Graph(parts.inputs, parts.outputs, metadata, opset, parts.makers, parts.external)
+    return Graph(parts.inputs, parts.outputs, metadata, opset, parts.ends, parts.external)
 
 
 def _graph(graph: Message) -> Graph:
@@ -176,7 +183,7 @@ def _graph(graph: Message) -> Graph:
     external: dict[str, int] = {}
     inputs: list[Port] = []
     outputs: list[Port] = []
-    makers: dict[str, str] = {}
+    makers: dict[str, Operator] = {}
     for number, value in graph.fields():
         if number == 1:
             makers.update(_node(_message(value)))
@@ -190,20 +197,21 @@ def _graph(graph: Message) -> Graph:
         elif number == 12:
             outputs.append(_port(_message(value)))
     given = tuple(port for port in inputs if port.name not in weights)
-    ends = {port.name for port in outputs}
-    made = {name: kind for name, kind in makers.items() if name in ends}
-    return Graph(given, tuple(outputs), makers=made, external=external)
+    ends = {port.name: trace(port.name, makers.get) for port in outputs}
+    return Graph(given, tuple(outputs), ends=ends, external=external)
 
 
-def _node(node: Message) -> dict[str, str]:
-    """Return the outputs of a ``NodeProto``, each with the operator's kind."""
-    outputs, kind = [], ""
+def _node(node: Message) -> dict[str, Operator]:
+    """Return the outputs of a ``NodeProto``, each with the operator that makes it."""
+    inputs, outputs, kind = [], [], ""
     for number, value in node.fields():
-        if number == 2:
+        if number == 1:
+            inputs.append(_message(value).text())
+        elif number == 2:
             outputs.append(_message(value).text())
         elif number == 4:
             kind = _message(value).text()
-    return dict.fromkeys(outputs, kind)
+    return dict.fromkeys(outputs, Operator(kind, tuple(inputs)))
 
 
 def _tensor(tensor: Message) -> tuple[str, str | None, int]:

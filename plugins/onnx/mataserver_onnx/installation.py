@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 from mataserver import Unavailable
 from mataserver_onnx import bundle as files
-from mataserver_onnx import layouts
+from mataserver_onnx import layouts, outputs, scores
+from mataserver_onnx.options import ModelOptions, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -57,9 +58,9 @@ def check_exports() -> None:
 def accepting(task: str, families: frozenset[str]) -> Callable[[ModelFiles], bool]:
     """Return the function that tells whether a model's files hold a network for ``task``.
 
-    A network whose outputs are not recognised may be for any task: the settings can say which. Of
-    a hub model that is about to be pulled the ``model_type`` is all that is known. The function
-    raises ``MataError`` for a file that is broken.
+    Of a hub model that is about to be pulled the ``model_type`` is all that is known. The function
+    raises ``MataError`` for a file that is broken, and for a network whose outputs are not
+    recognised, may be two things, or are not what its metadata says: the settings can say which.
     """
 
     def accepts(given: ModelFiles) -> bool:
@@ -70,16 +71,38 @@ def accepting(task: str, families: frozenset[str]) -> Callable[[ModelFiles], boo
     return accepts
 
 
+def facts(task: str, given: ModelFiles) -> dict[str, str]:
+    """Return how a network's outputs are read. Raises ``MataError`` for one that is not served."""
+    if given.path is None:
+        return {}
+    options = _options(given)
+    bundle = files.open_bundle(given.path, options.file)
+    graph, config = bundle.graph, bundle.config
+    layout = layouts.choose(graph, config, task, options)
+    said = "stated" if options.layout else "recognised"
+    found = {"layout": f"{layout} ({said})"}
+    if layout == "classes":
+        output = outputs.class_output(graph, config, options).name
+        found["scores"] = str(scores.decide(graph, output, given.config, options))
+    return found
+
+
 def _holds(given: ModelFiles, task: str) -> bool:
     path = given.path
     if path is None or not _is_network(given):
         return False
+    options = _options(given)
     try:
-        graph = files.read_graph(files.find_network(path))
+        bundle = files.open_bundle(path, options.file)
     except files.Unclear:
         return True
-    tasks = {layouts.TASKS[name] for name in layouts.candidates(graph, given.config)}
-    return task in tasks or not tasks
+    return layouts.serves(bundle.graph, bundle.config, task, options)
+
+
+def _options(given: ModelFiles) -> ModelOptions:
+    """Return the settings of a model."""
+    settings = given.settings
+    return settings.model(given.name) if isinstance(settings, Settings) else ModelOptions()
 
 
 def _is_network(given: ModelFiles) -> bool:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 from xml.etree import ElementTree as ET
 
 from mataserver import MataError
+from mataserver_onnx.ends import Operator, trace
 from mataserver_onnx.graph import FLOAT, FLOAT16, Graph, Port
 
 if TYPE_CHECKING:
@@ -35,11 +36,12 @@ def read(path: Path) -> Graph:
 def _read(path: Path, _changed: int, _size: int) -> Graph:
     kinds: dict[str, str] = {}
     ports: dict[str, Port] = {}
-    before: dict[str, str] = {}
+    before: dict[str, dict[int, str]] = {}
     try:
         for element in _elements(path):
             if element.tag == "edge":
-                before[element.get("to-layer", "")] = element.get("from-layer", "")
+                to = before.setdefault(element.get("to-layer", ""), {})
+                to[int(element.get("to-port", "0"))] = element.get("from-layer", "")
                 continue
             number = element.get("id", "")
             kinds[number] = element.get("type", "")
@@ -56,9 +58,21 @@ def _read(path: Path, _changed: int, _size: int) -> Graph:
     return Graph(
         tuple(inputs.values()),
         tuple(outputs.values()),
-        makers={port.name: kinds.get(before.get(n, ""), "") for n, port in outputs.items()},
+        ends={port.name: _end(number, kinds, before) for number, port in outputs.items()},
         external={path.with_suffix(".bin").name: 0},
     )
+
+
+def _end(result: str, kinds: dict[str, str], before: dict[str, dict[int, str]]) -> tuple[str, ...]:
+    """Return the kinds of the layers that lead to a result, from it back."""
+
+    def maker(number: str) -> Operator | None:
+        ports = before.get(number, {})
+        inputs = tuple(ports[port] for port in sorted(ports))
+        return Operator(kinds.get(number, ""), inputs) if inputs else None
+
+    [first, *_] = before.get(result, {0: ""}).values()
+    return trace(first, maker)
 
 
 def _elements(path: Path) -> Iterator[ET.Element]:

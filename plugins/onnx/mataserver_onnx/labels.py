@@ -29,6 +29,10 @@ class Labels:
         """Return a class's name."""
         return self._names.get(index, f"LABEL_{index}")
 
+    def __len__(self) -> int:
+        """Return how many names there are."""
+        return len(self._names)
+
     def check(self, classes: int) -> None:
         """Raise ``MataError`` when there are names, but not for so many classes."""
         known = self._names
@@ -45,12 +49,12 @@ def find(graph: Graph, config: Mapping[str, Any], file: Path | None) -> Labels:
     """
     if file is not None:
         return Labels(_from_file(file))
-    return Labels(_noted(graph) or _configured(config))
+    return Labels(noted(graph) or _configured(config))
 
 
 def count(graph: Graph, config: Mapping[str, Any]) -> int | None:
     """Return how many labels the model brings, or None when it brings none."""
-    return len(_noted(graph) or _configured(config)) or None
+    return len(noted(graph) or _configured(config)) or None
 
 
 def _from_file(file: Path) -> dict[int, str]:
@@ -83,8 +87,8 @@ def _from_json(text: str) -> dict[int, str]:
     return found
 
 
-def _noted(graph: Graph) -> dict[int, str]:
-    """Return what Ultralytics notes: ``names``, a dict or a list in Python's notation."""
+def noted(graph: Graph) -> dict[int, str]:
+    """Return the names that Ultralytics notes: ``names``, a dict or a list in Python's notation."""
     text = graph.metadata.get("names", "")
     try:
         return _numbered(ast.literal_eval(text)) or {} if text else {}

@@ -11,6 +11,7 @@ import numpy as np
 
 from mataserver_onnx import resample
 from mataserver_onnx.detections import read, softmax
+from mataserver_onnx.yolo import FORMS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mataserver_onnx.detections import Ask
+    from mataserver_onnx.options import LayoutName
     from mataserver_onnx.preparation import Placement
 
     Array = NDArray[np.float32]
@@ -66,22 +68,31 @@ def winners(logits: Array, size: Size) -> NDArray[np.int32]:
     return winner
 
 
-def instances(outputs: Sequence[Array], place: Placement, ask: Ask) -> Iterator[Segmented]:
-    """Yield YOLO's objects: each mask is a weighted sum of prototypes, cut to its box.
+def instances(
+    layout: LayoutName, outputs: Sequence[Array], place: Placement, ask: Ask
+) -> Iterator[Segmented]:
+    """Yield the objects of a layout with masks, each with its own.
 
-    ``outputs`` are ``[4 + C + k, n]`` and the prototypes ``[k, h, w]``, which cover the network's
-    whole input. They are stretched straight to the image's pixels, without the letterbox.
+    The masks cover the network's whole input; they are stretched straight to the image's pixels,
+    without the letterbox. Raises ``MataError`` as ``detections.read``.
     """
-    columns, prototypes = outputs
-    found = read("yolo-seg", outputs, place, ask)
-    shares = columns[-len(prototypes) :, found.rows].T
-    for share, box, score, label in zip(
-        shares, found.boxes, found.scores, found.labels, strict=True
-    ):
-        values = np.tensordot(share, prototypes, axes=1)
+    found = read(layout, outputs, place, ask)
+    whole = np.array([0, 0, place.size[1], place.size[0]], np.float32)
+    for index, row in enumerate(found.rows):
+        values, box = outputs[-1][row], whole
+        if layout != "rf-detr-seg":
+            values, box = _weighed(layout, outputs, int(row)), found.boxes[index]
         mask = _inside(values, box, place)
         if mask.any():
-            yield Segmented(int(label), float(score), mask)
+            yield Segmented(int(found.labels[index]), float(found.scores[index]), mask)
+
+
+def _weighed(layout: LayoutName, outputs: Sequence[Array], row: int) -> Array:
+    """Return the mask of YOLO's object: a sum of the prototypes ``[k, h, w]``, by its shares."""
+    answers, prototypes = outputs
+    answer = answers[:, row] if FORMS[layout].columns else answers[row]
+    weighed: Array = np.tensordot(answer[-len(prototypes) :], prototypes, axes=1)
+    return weighed
 
 
 def _inside(values: Array, box: Array, place: Placement) -> Mask:

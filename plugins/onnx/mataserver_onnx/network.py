@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from mataserver import MataError
 from mataserver_onnx import bundle as files
-from mataserver_onnx import labels, layouts, pixels
+from mataserver_onnx import labels, layouts, outputs, pixels
 from mataserver_onnx.graph import FLOAT, FLOAT16
 from mataserver_onnx.session import open_session, placing
 
@@ -25,15 +26,22 @@ if TYPE_CHECKING:
 
     Outputs = dict[str, Any]
 
+_PROBE = 224
+"""The side of a picture to try a network with that takes any."""
 _KNOWN = frozenset({"pixel_mask", "orig_target_sizes"})
 
 
 class Network:
     """A network, how images are prepared for it, and what its outputs mean.
 
-    layout: how its outputs are read.
-    labels: the names of its classes.
-    bundle: its files.
+    layout:    how its outputs are read.
+    labels:    the names of its classes.
+    bundle:    its files.
+    options:   its settings.
+    outputs:   the names of the outputs that are read, in the layout's order.
+    tail:      how many numbers of an answer of YOLO's tell of its mask or keypoints.
+    keypoints: how many an instance has, and how many numbers each.
+    log:       the plugin's logger.
     """
 
     def __init__(self, spec: ModelSpec, ctx: LoadContext) -> None:
@@ -44,19 +52,24 @@ class Network:
         """
         if spec.path is None:
             raise MataError(f"{spec.name} has no file to load from")
-        options: ModelOptions = ctx.settings.model(spec.name)
+        self.options: ModelOptions = ctx.settings.model(spec.name)
+        self.log = ctx.log
+        options = self.options
         self.bundle: Bundle = files.open_bundle(spec.path, options.file)
         graph, config = self.bundle.graph, self.bundle.config
-        self.layout: LayoutName = layouts.choose(graph, config, spec.task, options.layout)
+        self.layout: LayoutName = layouts.choose(graph, config, spec.task, options)
         self.labels = labels.find(graph, config, _label_file(self.bundle, options))
-        classes = layouts.classes(graph, self.layout)
+        self.tail = outputs.tail(graph, self.layout, options)
+        self.keypoints = outputs.keypoints(graph, options)
+        classes = outputs.classes(graph, config, self.layout, options)
         if classes is not None:
-            self.labels.check(classes)
+            outputs.check_labels(self.labels, classes, self.layout)
         self._input = _image_port(self.bundle)
+        self._channels_last = outputs.channels_last(self._input)
         self.preparation, size = pixels.preparation(self.bundle, self.layout, options)
-        self._outputs = layouts.wanted(graph, self.layout)
+        self.outputs = outputs.wanted(graph, config, self.layout, options)
         where = placing(ctx.settings, options, ctx, self.bundle.network.suffix)
-        self._session = open_session(self.bundle, self._outputs, where, size)
+        self._session = open_session(self.bundle, self.outputs, where, size)
         self._float = np.float16 if self._input.kind == FLOAT16 else np.float32
 
     @property
@@ -83,6 +96,19 @@ class Network:
                     own = [_finite(output[row]) for output in outputs]
                     yield index, own, prepared[index][1]
 
+    def probe(self) -> list[list[NDArray[np.float32]]]:
+        """Return what the network says of pictures of noise and of grey; of fewer if it fails.
+
+        Of a network that computes what is no number for one of them, nothing can be learnt by it.
+        """
+        rows, columns = self.input_size or (_PROBE, _PROBE)
+        noise = np.random.default_rng(0).integers(0, 256, (rows, columns, 3), np.uint8)
+        found = []
+        for picture in (noise, np.full_like(noise, 114), noise // 4):
+            with contextlib.suppress(MataError):
+                found += [answer for _, answer, _ in self.run([picture])]
+        return found
+
     def close(self) -> None:
         """Free the network."""
         self._session.close()
@@ -99,7 +125,8 @@ class Network:
         missing = side - len(part) if isinstance(side, int) else 0
         padded = part + part[-1:] * missing  # a network of one batch size gets its size
         values = np.stack([each for each, _ in padded]).astype(self._float, copy=False)
-        feeds: dict[str, Any] = {self._input.name: values}
+        ordered = values.transpose(0, 2, 3, 1) if self._channels_last else values
+        feeds: dict[str, Any] = {self._input.name: np.ascontiguousarray(ordered)}
         for port in self.bundle.graph.inputs:
             if port.name == "pixel_mask":
                 feeds[port.name] = np.ones(_mask_shape(port, values.shape), np.int64)
@@ -107,7 +134,7 @@ class Network:
                 sizes = [place.size[::-1] for _, place in padded]
                 feeds[port.name] = np.array(sizes, np.int64)
         answers = self._session.run(feeds)
-        return [answers[name] for name in self._outputs]
+        return [answers[name] for name in self.outputs]
 
 
 def _mask_shape(port: Port, shape: tuple[int, ...]) -> tuple[int, ...]:
@@ -125,7 +152,7 @@ def _finite(values: NDArray[Any]) -> NDArray[np.float32]:
 
 def _image_port(bundle: Bundle) -> Port:
     """Return the input for images. Raises ``MataError`` for one, or for others, unlike usual."""
-    port = layouts.image_input(bundle.graph)
+    port = outputs.image_input(bundle.graph)
     others = [each.name for each in bundle.graph.inputs if port is None or each.name != port.name]
     strange = [name for name in others if name not in _KNOWN]
     if strange:

@@ -115,7 +115,9 @@ def _shape(model: Any, input_size: tuple[int, int] | None) -> None:
     for port in model.inputs:
         shape = port.get_partial_shape()
         if len(shape) == 4 and shape.is_dynamic:
-            shape[2], shape[3] = input_size
+            last = str(shape[3]) == "3" and str(shape[1]) != "3"
+            rows, columns = (1, 2) if last else (2, 3)
+            shape[rows], shape[columns] = input_size
             model.reshape({port.get_any_name(): shape})
 
 

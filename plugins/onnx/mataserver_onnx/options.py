@@ -10,10 +10,22 @@ LayoutName = Literal[
     "detr",
     "rt-detr",
     "rt-detr-deploy",
+    "rt-detr-ultralytics",
+    "rf-detr",
+    "rf-detr-seg",
     "yolo-v5",
+    "yolo-v5-seg",
+    "yolo-v6",
     "yolo-v8",
-    "yolo-v10",
     "yolo-seg",
+    "yolo-pose",
+    "yolo-obb",
+    "yolo-v10",
+    "yolo-v26-seg",
+    "yolo-v26-pose",
+    "yolo-v26-obb",
+    "yolox",
+    "yolox-decoded",
     "classes",
     "semantic",
     "depth",
@@ -21,7 +33,8 @@ LayoutName = Literal[
 ]
 Runtime = Literal["by-file", "onnxruntime", "openvino"]
 Precision = Literal["auto", "float32", "float16", "bfloat16"]
-Resize = Literal["auto", "stretch", "letterbox", "crop"]
+Activation = Literal["auto", "softmax", "sigmoid", "none"]
+Resize = Literal["auto", "stretch", "letterbox", "corner", "crop"]
 Side = Annotated[int, Meta(ge=1, le=8192)]
 Threads = Annotated[int, Meta(ge=0, le=1024)]
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
@@ -34,19 +47,27 @@ class ModelOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     """``plugins.onnx.models.<name>``: what the files of one model do not say.
 
     layout:     what the outputs mean; recognised where it is not given.
+    keypoints:  how many keypoints an instance has, and how many numbers each: 2, or 3 with a
+                confidence.
+    output:     the name of the output that holds the answer, where several may.
+    activation: what makes probabilities of a classifier's numbers; "none" if they are some.
     file:       which file of a directory, as a path inside it.
     labels:     a file of class names, one a line or JSON; relative to the model's directory.
     input_size: height and width of the input of a graph that takes any.
     resize:     how an image becomes that size: "stretch" changes its aspect ratio, "letterbox"
-                adds bars, "crop" cuts off what is too long.
+                adds bars around it, "corner" to the right and below, "crop" cuts off what is
+                too long.
     rescale:    pixels of 0 to 255 are multiplied by it,
     mean, std:  then the mean is taken off and the rest divided by the deviation, for red, green
                 and blue.
-    channels:   the order in which the network takes colours.
+    channels:   the order in which the network takes colours; blue first for YOLOX alone.
     runtime, precision, providers, threads: instead of the plugin's.
     """
 
     layout: LayoutName | None = None
+    keypoints: tuple[Side, Annotated[int, Meta(ge=2, le=3)]] | None = None
+    output: Text = ""
+    activation: Activation = "auto"
     file: Text = ""
     labels: Text = ""
     input_size: tuple[Side, Side] | None = None
@@ -54,7 +75,7 @@ class ModelOptions(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
     rescale: float | None = None
     mean: Triple | None = None
     std: tuple[Deviation, Deviation, Deviation] | None = None
-    channels: Literal["rgb", "bgr"] = "rgb"
+    channels: Literal["auto", "rgb", "bgr"] = "auto"
     runtime: Runtime | None = None
     precision: Precision | None = None
     providers: list[Name] | None = None

@@ -2,30 +2,36 @@
 
 from __future__ import annotations
 
-import ast
 from typing import TYPE_CHECKING
 
 from mataserver import MataError
-from mataserver_onnx import processor
-from mataserver_onnx.layouts import YOLO_SIDE, image_input
+from mataserver_onnx import notes, processor
+from mataserver_onnx.layouts import LAYOUTS
+from mataserver_onnx.options import Resize
+from mataserver_onnx.outputs import graph_size
 from mataserver_onnx.preparation import Preparation, cropped, fitted, stretched, table
 
 if TYPE_CHECKING:
     from mataserver_onnx.bundle import Bundle
     from mataserver_onnx.graph import Graph
-    from mataserver_onnx.options import LayoutName, ModelOptions, Resize
+    from mataserver_onnx.options import LayoutName, ModelOptions
 
     Size = tuple[int, int]
 
-_YOLO = frozenset({"yolo-v5", "yolo-v8", "yolo-v10", "yolo-seg"})
-_PLAIN = _YOLO | {"rt-detr", "rt-detr-deploy"}
-_POSSIBLE: dict[str, set[Resize]] = {
-    **{name: {"stretch", "letterbox"} for name in _YOLO},
-    "classes": {"stretch", "letterbox", "crop"},
-    "vector": {"stretch", "letterbox", "crop"},
+_WHOLE = frozenset[Resize]({"stretch", "letterbox", "corner"})
+_POSSIBLE: dict[str, frozenset[Resize]] = {
+    **{
+        name: _WHOLE for name, layout in LAYOUTS.items() if layout.resize in {"letterbox", "corner"}
+    },
+    "classes": _WHOLE | {"crop"},
+    "vector": _WHOLE | {"crop"},
 }
 """What may be done to images besides stretching, where the answer is about places or the whole."""
+YOLO_SIDE = 640
+"""The side of YOLO's input where neither the graph nor its metadata say it."""
+
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+_RESCALE = {"plain": 1 / 255, "imagenet": 1 / 255, "bytes": 1.0}
 _MIDDLE = 224 / 256
 """The part of a picture that classifiers of torchvision are shown."""
 
@@ -50,22 +56,12 @@ def preparation(
     return _stated(bundle.graph, layout, options, size), size
 
 
-def graph_size(graph: Graph) -> Size | None:
-    """Return the only (height, width) that a network takes, or None when it takes any."""
-    port = image_input(graph)
-    height, width = port.dims[2:] if port is not None else ("", "")
-    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
-
-
 def _usual_size(graph: Graph, layout: LayoutName) -> Size:
     """Return the size that the exporter noted, or YOLO's own."""
-    try:
-        noted = ast.literal_eval(graph.metadata.get("imgsz", "None"))
-    except (ValueError, SyntaxError, RecursionError, MemoryError):
-        noted = None
-    if isinstance(noted, list) and len(noted) == 2 and all(isinstance(n, int) for n in noted):
-        return noted[0], noted[1]
-    if layout in _YOLO:
+    noted = notes.read(graph).size
+    if noted is not None:
+        return noted
+    if LAYOUTS[layout].resize in {"letterbox", "corner"}:
         return YOLO_SIDE, YOLO_SIDE
     raise MataError(
         "nothing says how large the network's images are: add its preprocessor_config.json, or "
@@ -75,28 +71,24 @@ def _usual_size(graph: Graph, layout: LayoutName) -> Size:
 
 def _stated(graph: Graph, layout: LayoutName, options: ModelOptions, size: Size) -> Preparation:
     """Prepare as the settings say, and as is usual for the layout where they say nothing."""
-    plain = layout in _PLAIN or (layout == "classes" and "stride" in graph.metadata)
-    mean = options.mean or ((0.0, 0.0, 0.0) if plain else _MEAN)
-    std = options.std or ((1.0, 1.0, 1.0) if plain else _STD)
-    rescale = 1 / 255 if options.rescale is None else options.rescale
-    resize = _usual_resize(layout) if options.resize == "auto" else options.resize
+    found = notes.read(graph)
+    ultralytics = layout == "classes" and found.task == "classify"
+    usual = "plain" if ultralytics else LAYOUTS[layout].pixels
+    normalised = usual == "imagenet"
+    mean = options.mean or (_MEAN if normalised else (0.0, 0.0, 0.0))
+    std = options.std or (_STD if normalised else (1.0, 1.0, 1.0))
+    rescale = options.rescale if options.rescale is not None else _RESCALE[usual]
+    resize = LAYOUTS[layout].resize if options.resize == "auto" else options.resize
     if resize not in _POSSIBLE.get(layout, {"stretch"}):
         raise MataError(f"resize: {resize} does not go with the layout {layout}")
-    part = 1.0 if plain or options.resize == "crop" else _MIDDLE
-    plans = {
-        "stretch": stretched(size),
-        "letterbox": fitted(size),
-        "crop": cropped(size, part),
-    }
+    boxed = resize in {"letterbox", "corner"}
+    # Ultralytics, and YOLOv5 before it, show classifiers the largest square in the middle.
+    part = 1.0 if found.own or options.resize == "crop" else _MIDDLE
+    plans = {"stretch": stretched(size), "crop": cropped(size, part)}
     return Preparation(
-        plans[resize],
+        fitted(size) if boxed else plans[resize],
         table(rescale, [(mean, std)]),
-        flip=options.channels == "bgr",
-        letterbox=size if resize == "letterbox" else None,
+        flip=options.channels == "bgr" or (options.channels == "auto" and usual == "bytes"),
+        letterbox=size if boxed else None,
+        corner=resize == "corner",
     )
-
-
-def _usual_resize(layout: LayoutName) -> Resize:
-    if layout in _YOLO:
-        return "letterbox"
-    return "crop" if layout in {"classes", "vector"} else "stretch"

@@ -69,6 +69,7 @@ class Preparation:
         resample: int = Image.Resampling.BILINEAR,
         flip: bool = False,
         letterbox: Size | None = None,
+        corner: bool = False,
     ) -> None:
         """Keep how it is done.
 
@@ -76,12 +77,14 @@ class Preparation:
         table:     ``[3, 256]``, the value of each byte of each colour.
         flip:      the network takes blue first.
         letterbox: the (height, width) that bars fill up to.
+        corner:    the image lies in the upper left of them, and not in the middle.
         """
         self._plan = plan
         self._table = table
         self._resample = Image.Resampling(resample)
         self._flip = flip
         self._letterbox = letterbox
+        self._corner = corner
 
     @property
     def fixed(self) -> Size | None:
@@ -116,7 +119,7 @@ class Preparation:
         pixels = self._resized(image, geometry.resize)
         top = left = 0
         if self._letterbox is not None:
-            pixels, top, left = _barred(pixels, self._letterbox)
+            pixels, top, left = _barred(pixels, self._letterbox, corner=self._corner)
         elif geometry.crop is not None:
             pixels = centre(pixels, geometry.crop)
         inside = (pixels.shape[0], pixels.shape[1])
@@ -168,12 +171,14 @@ def centre(pixels: Pixels, size: Size) -> Pixels:
     return pixels[top : top + size[0], left : left + size[1]]
 
 
-def _barred(pixels: Pixels, size: Size) -> tuple[Pixels, int, int]:
-    """Put an image into the middle of a grey one of ``size``; return that, and where it lies.
+def _barred(pixels: Pixels, size: Size, *, corner: bool) -> tuple[Pixels, int, int]:
+    """Put an image into a grey one of ``size``; return that, and where it lies.
 
     An odd number of pixels too many: the bar above and on the left is the smaller one.
     """
     top, left = ((want - has) // 2 for want, has in zip(size, pixels.shape, strict=False))
+    if corner:
+        top = left = 0
     barred = np.full((*size, 3), GREY, np.uint8)
     barred[top : top + pixels.shape[0], left : left + pixels.shape[1]] = pixels
     return barred, top, left

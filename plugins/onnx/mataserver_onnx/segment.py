@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mataserver import Backend, Confidence, Params, Segment, SegmentResult
@@ -66,8 +67,9 @@ class Segmenter:
         from mataserver_onnx import masks
         from mataserver_onnx.detections import Ask
 
-        if self._network.layout == "yolo-seg":
-            return masks.instances(outputs, place, Ask(params.confidence, params.overlap))
+        if self._network.layout != "semantic":
+            ask = Ask(params.confidence, params.overlap, tail=self._network.tail)
+            return masks.instances(self._network.layout, outputs, place, ask)
         self._network.labels.check(len(outputs[0]))
         return masks.semantic(outputs[0], place.size, params.confidence)
 
@@ -104,4 +106,5 @@ BACKEND = Backend(
     packages=installation.PACKAGES,
     environment=installation.ENVIRONMENT,
     conversion=conversion.of("segment"),
+    facts=partial(installation.facts, "segment"),
 )

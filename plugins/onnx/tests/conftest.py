@@ -67,6 +67,12 @@ def planted() -> Any:
 
 
 @pytest.fixture(scope="session")
+def exports() -> Any:
+    """A network of each family, as its exporter writes it."""
+    return _neighbour("exports")
+
+
+@pytest.fixture(scope="session")
 def classifier(planted, tmp_path_factory) -> Callable[..., Path]:
     """``classifier()`` is a directory with a classifier of colours; with ``target`` OpenVINO's."""
 

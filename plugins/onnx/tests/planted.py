@@ -202,6 +202,18 @@ def deployed(path: Path, size: Sequence[int] = (64, 96), **options: Any) -> Path
     return saved
 
 
+def pairs(path: Path, size: Sequence[int] = (64, 96), **options: Any) -> Path:
+    """A DETR of transformers without the files that say which: logits and boxes by query."""
+    build = Builder(size)
+    corners, _, _ = _answer(build, [1.0])
+    parts = build.centred(build.op("Div", corners, build.constant([[size[1], size[0]] * 2])))
+    _, _, logits = _answer(build, [-5.0, 5.0, -5.0])
+    one = build.constant([1], np.int64)
+    build.give("logits", build.op("Unsqueeze", logits, one), ["batch", 1, 3])
+    build.give("pred_boxes", build.op("Unsqueeze", parts, one), ["batch", 1, 4])
+    return build.save(path, **options)
+
+
 def colours(path: Path, shape: str, size: Sequence[int | str] = (32, 48), **options: Any) -> Path:
     """A network whose answer is the colour: "classes", "softmax", "map", "depth" or "tokens"."""
     build = Builder(size, options.pop("batch", "batch"))

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 
 from mataserver import MataError
 from mataserver_onnx import bundle, graph, ir
+from mataserver_onnx.ends import PASSING
 
 IR = """<?xml version="1.0"?>
 <net name="Model0" version="11"><layers>
@@ -44,14 +45,19 @@ def by_the_library(path):
         outputs=tuple(port(each) for each in model.graph.output),
         metadata={each.key: each.value for each in model.metadata_props},
         opset=model.opset_import[0].version,
-        makers={
-            name: node.op_type
-            for node in model.graph.node
-            for name in node.output
-            if name in {each.name for each in model.graph.output}
-        },
+        ends={each.name: way(model.graph, each.name) for each in model.graph.output},
         external=ends([each for each in model.graph.initializer if each.data_location]),
     )
+
+
+def way(graph, name):
+    """The operators from an output back, through those that only give on."""
+    makers = {made: node for node in graph.node for made in node.output}
+    kinds = []
+    while name in makers and (not kinds or kinds[-1] in PASSING):
+        kinds.append(makers[name].op_type)
+        name = makers[name].input[0]
+    return tuple(kinds)
 
 
 def ends(weights):
@@ -65,7 +71,7 @@ def ends(weights):
 
 
 def test_equals_the_onnx_library(planted, tmp_path):
-    """Inputs, outputs, metadata, operators' version and their makers are those of the library."""
+    """Inputs, outputs, metadata, operators' version and the ends are those of the library."""
     path = planted.yolo_seg(tmp_path / "a.onnx", names="{0: 'a'}", stride="32")
     assert graph.read(path) == by_the_library(path)
     assert graph.read(path).metadata == {"names": "{0: 'a'}", "stride": "32"}
@@ -139,12 +145,12 @@ def test_what_is_no_model_is_refused(content, said, tmp_path):
 
 
 def test_openvinos_own_files_are_read(tmp_path):
-    """Ports, sides and makers of OpenVINO's format; its weights lie in a file of the same name."""
+    """Ports, sides and ends of OpenVINO's format; its weights lie in a file of the same name."""
     (tmp_path / "openvino_model.xml").write_text(IR)
     found = ir.read(tmp_path / "openvino_model.xml")
     assert found.inputs == (graph.Port("pixel_values", ("", 3, 32, 48)),)
     assert found.outputs == (graph.Port("logits", ("", 4)),)
-    assert found.makers == {"logits": "SoftMax"}
+    assert found.ends == {"logits": ("SoftMax",)}
     assert found.external == {"openvino_model.bin": 0}
 
 

@@ -5,10 +5,17 @@ from __future__ import annotations
 import pytest
 
 from mataserver import MataError
-from mataserver_onnx import layouts
+from mataserver_onnx import layouts, outputs
 from mataserver_onnx.graph import Graph, Port
+from mataserver_onnx.options import ModelOptions
 
-ULTRALYTICS = {"stride": "32", "names": "{0: 'a', 1: 'b'}"}
+ANY = ModelOptions()
+
+
+def noted(task="", names=80, **more):
+    """The metadata of an export by Ultralytics; without a task by YOLOv5."""
+    noted = {"stride": "32", "names": str(dict.fromkeys(range(names), "x"))}
+    return noted | ({"task": task} if task else {}) | {k: str(v) for k, v in more.items()}
 
 
 def network(*outputs, side=(640, 640), metadata=None, inputs=()):
@@ -22,6 +29,11 @@ def only(*dims, **options):
     return network(("output0", dims), **options)
 
 
+def seg(*dims, **options):
+    """A network with prototypes of masks for inputs of 640 x 640."""
+    return network(("output0", dims), ("output1", (1, 32, 160, 160)), **options)
+
+
 @pytest.mark.parametrize(
     ("graph", "expected"),
     [
@@ -33,14 +45,24 @@ def only(*dims, **options):
         (only(1, 6, 8400), {"yolo-v8"}),
         (only(1, 84, 34000), {"yolo-v8"}),
         (only(1, 5, 6300, side=(480, 640)), {"yolo-v8"}),
-        (only("batch", 84, "anchors", side=("h", "w"), metadata=ULTRALYTICS), {"yolo-v8"}),
-        (only("batch", "anchors", 85, side=("h", "w"), metadata=ULTRALYTICS), {"yolo-v5"}),
+        (only("batch", 84, "anchors", side=("h", "w"), metadata=noted()), {"yolo-v8"}),
+        (only("batch", "anchors", 85, side=("h", "w"), metadata=noted()), {"yolo-v5"}),
         (only(1, 300, 6), {"yolo-v10"}),
         (only(1, 300, 6, side=("h", "w")), {"yolo-v10"}),
-        (only(1, 8400, 85), set()),  # YOLOv6 or YOLOX
-        (only(1, 300, 84), set()),
+        (only(1, 300, 84), {"rt-detr-ultralytics"}),
         (only(1, 84, "anchors", side=("h", "w")), set()),
-        (network(("output0", (1, 116, 8400)), ("output1", (1, 32, 160, 160))), {"yolo-seg"}),
+        (seg(1, 116, 8400), {"yolo-seg"}),
+        (seg(1, 25200, 117), {"yolo-v5-seg"}),
+        (seg(1, 300, 38), {"yolo-v26-seg"}),
+        (seg(1, 300, 40), set()),
+        (only(1, 1000, 1, 1), {"classes"}),
+        (network(("a", (1, 1000)), ("b", (1, 512))), {"classes"}),
+        (network(("dets", (1, 300, 4)), ("labels", (1, 300, 91))), {"rf-detr"}),
+        (
+            network(("dets", (1, 300, 4)), ("labels", (1, 300, 91)), ("masks", (1, 300, 160, 160))),
+            {"rf-detr-seg"},
+        ),
+        (network(("dets", (1, 100, 5)), ("labels", (1, 100))), set()),  # mmdetection's
         (only(1, 1000), {"classes", "vector"}),
         (network(("logits", ("b", 1000))), {"classes"}),
         (network(("logits", ("b", 150, 128, 128))), {"semantic"}),
@@ -71,6 +93,121 @@ def test_layouts_are_recognised(graph, expected):
     assert layouts.candidates(graph, {}) == expected
 
 
+@pytest.mark.parametrize(
+    ("graph", "expected"),
+    [
+        (only(1, 84, 8400, metadata=noted("detect")), "yolo-v8"),
+        (only(1, 84, 8400, metadata=noted("detect", end2end=False)), "yolo-v8"),
+        (only(1, 6, 8400, metadata=noted("detect", names=2)), "yolo-v8"),
+        (only(1, 5, 8400, metadata=noted("detect", names=1)), "yolo-v8"),
+        (only(1, 20, 8400, metadata=noted("detect", names=16)), "yolo-v8"),
+        (only(1, 20, 8400, metadata=noted("obb", names=15)), "yolo-obb"),
+        (only(1, 6, 8400, metadata=noted("obb", names=1)), "yolo-obb"),
+        (only(1, 56, 8400, metadata=noted("detect", names=52)), "yolo-v8"),
+        (only(1, 56, 8400, metadata=noted("pose", names=1, kpt_shape=[17, 3])), "yolo-pose"),
+        (only(1, 14, 8400, metadata=noted("pose", names=2, kpt_shape=[4, 2])), "yolo-pose"),
+        (only(1, 56, 8400, metadata={"task": "pose", "stride": "32"}), "yolo-pose"),
+        (only("b", 56, "n", side=("h", "w"), metadata=noted("pose", names=1)), "yolo-pose"),
+        (seg(1, 116, 8400, metadata=noted("segment")), "yolo-seg"),
+        (seg(1, 25200, 117, metadata=noted()), "yolo-v5-seg"),
+        (seg(1, 300, 38, metadata=noted("segment", end2end=True)), "yolo-v26-seg"),
+        (only(1, 300, 57, metadata=noted("pose", names=1, end2end=True)), "yolo-v26-pose"),
+        (only(1, 300, 7, metadata=noted("obb", names=15, end2end=True)), "yolo-v26-obb"),
+        (only(1, 300, 6, metadata=noted("detect", end2end=True)), "yolo-v10"),
+        (only(1, 300, 6, metadata=noted("detect", args={"nms": True})), "yolo-v10"),
+        (only(1, 300, 6, metadata=noted("detect", description="Ultralytics YOLOv10n")), "yolo-v10"),
+        (only(1, 300, 6, metadata=noted("detect")), "yolo-v10"),
+        (only(1, 300, 6, metadata=noted("detect", names=2, end2end=True)), "yolo-v10"),
+        (
+            only(1, 300, 6, metadata=noted("detect", names=2, description="Ultralytics rtdetr-l")),
+            "rt-detr-ultralytics",
+        ),
+        (
+            only(1, 300, 7, metadata=noted("detect", 3, description="RT-DETR-x", end2end=False)),
+            "rt-detr-ultralytics",
+        ),
+        (only(1, 80, metadata=noted("classify")), "classes"),
+    ],
+)
+def test_metadata_is_read_first(graph, expected):
+    """The exporter's notes tell apart what has one shape, and what has one class or two."""
+    assert layouts.candidates(graph, {}) == {expected}
+
+
+@pytest.mark.parametrize(
+    ("graph", "said"),
+    [
+        (only(1, 56, 8400), "yolo-pose or yolo-v8"),
+        (only(1, 20, 8400), "yolo-obb or yolo-v8"),
+        (only(1, 300, 57), "rt-detr-ultralytics or yolo-v26-pose"),
+        (only(1, 300, 7), "rt-detr-ultralytics or yolo-v26-obb"),
+        (only(1, 300, 6, metadata=noted("detect", names=2)), "rt-detr-ultralytics or yolo-v10"),
+    ],
+)
+def test_two_layouts_that_fit_are_refused(graph, said):
+    """Both are named, the outputs, and the setting that decides."""
+    message = rf"its outputs output0 \[.*\] may be those of {said}; state the layout under plugins"
+    with pytest.raises(MataError, match=message):
+        layouts.candidates(graph, {})
+
+
+@pytest.mark.parametrize(
+    ("graph", "said"),
+    [
+        (only(1, 84, 8400, metadata=noted("pose")), "task pose.*are those of yolo-v8"),
+        (only(1, 84, 8400, metadata=noted("segment")), "task segment.*are those of yolo-v8"),
+        (only(1, 84, 8400, metadata=noted("detect", names=3)), "3 classes.*are no such ones"),
+        (only(1, 84, 8400, metadata=noted("detect", end2end=True)), "True.*are those of yolo-v8"),
+        (only(1, 300, 6, metadata=noted("detect", end2end=False)), "False.*those of yolo-v10"),
+        (only(1, 56, 8400, metadata=noted("pose", 1, kpt_shape=[9, 3])), r"\[9, 3\].*no such ones"),
+        (seg(1, 116, 8400, metadata=noted("detect")), "task detect.*are those of yolo-seg"),
+        (seg(1, 116, 8400, metadata=noted("segment", names=79)), "79 classes.*are no such ones"),
+        (only(1, 84, 8400, metadata=noted("detect", description="rtdetr-l")), "rt-detr.*yolo-v8"),
+        (only(1, 84, 8400, metadata=noted("classify")), "task classify.*output0"),
+        (only(1, 1000, metadata=noted("detect")), "task detect.*output0"),
+        (only(1, 84, 8400, metadata=noted("levitate")), "task levitate.*output0"),
+    ],
+)
+def test_a_contradiction_is_refused(graph, said):
+    """What the metadata says and what the outputs are is told, and the setting that decides."""
+    with pytest.raises(MataError, match=f"its metadata says.*{said}.*state the layout under"):
+        layouts.candidates(graph, {})
+
+
+def test_what_is_stated_overrules_the_metadata():
+    """The settings decide what the file contradicts itself about."""
+    graph = only(1, 84, 8400, metadata=noted("pose"))
+    assert layouts.choose(graph, {}, "detect", ModelOptions(layout="yolo-v8")) == "yolo-v8"
+    other = only(1, 32, 8400)
+    stated = ModelOptions(layout="yolo-pose", keypoints=(9, 3))
+    assert layouts.choose(other, {}, "pose", stated) == "yolo-pose"
+    assert outputs.classes(other, {}, "yolo-pose", stated) == 1
+    with pytest.raises(MataError, match=r"no room for 51 numbers of keypoints.*state keypoints"):
+        outputs.classes(other, {}, "yolo-pose", ANY)
+
+
+@pytest.mark.parametrize(
+    ("names", "options", "expected"),
+    [
+        (("logits", "features"), {}, "logits"),
+        (("scores", "features"), {"id2label": dict.fromkeys(range(9), "x")}, "scores"),
+        (("features", "end"), {}, "end"),
+        (("a", "b"), {}, None),
+    ],
+)
+def test_the_classes_among_two_outputs(names, options, expected):
+    """By its name, its number of classes or its softmax; else the settings must say which."""
+    sides = {"logits": 9, "scores": 9, "end": 9}
+    ports = [Port(name, ("b", sides.get(name, 512))) for name in names]
+    graph = Graph((Port("images", (1, 3, 8, 8)),), tuple(ports), ends={"end": ("Cast", "Softmax")})
+    if expected is not None:
+        assert outputs.class_output(graph, options, ANY).name == expected
+        return
+    with pytest.raises(MataError, match=r"may each hold the classes: state output under plugins"):
+        outputs.class_output(graph, options, ANY)
+    assert outputs.class_output(graph, options, ModelOptions(output="b")).name == "b"
+
+
 DETR = network(("logits", ("b", 300, 80)), ("pred_boxes", ("b", 300, 4)))
 
 
@@ -95,20 +232,29 @@ def test_detrs_are_told_apart(config, metadata, expected):
 def test_the_task_chooses():
     """One output can be classes or a vector; the task says which."""
     graph = only(1, 1000)
-    assert layouts.choose(graph, {}, "classify", None) == "classes"
-    assert layouts.choose(graph, {}, "embed", None) == "vector"
+    assert layouts.choose(graph, {}, "classify", ANY) == "classes"
+    assert layouts.choose(graph, {}, "embed", ANY) == "vector"
 
 
 def test_a_stated_layout_counts():
     """What is not recognised can be stated, if it may be that."""
-    assert layouts.choose(only(1, 8400, 85), {}, "detect", "yolo-v5") == "yolo-v5"
-    assert layouts.choose(DETR, {"model_type": "detr"}, "detect", "rt-detr") == "rt-detr"
+    graph = only(1, 8400, 85)
+    for name in ("yolo-v5", "yolox"):
+        assert layouts.choose(graph, {}, "detect", ModelOptions(layout=name)) == name
+    stated = ModelOptions(layout="rt-detr")
+    assert layouts.choose(DETR, {"model_type": "detr"}, "detect", stated) == "rt-detr"
 
 
 @pytest.mark.parametrize(
     ("graph", "task", "stated", "said"),
     [
-        (only(1, 8400, 85), "detect", None, r"not recognised.*yolo-v5.*output0 \[1, 8400, 85\]"),
+        (only(1, 9, 9, 9), "detect", None, r"not recognised.*yolo-v5.*output0 \[1, 9, 9, 9\]"),
+        (
+            only(1, 8400, 85),
+            "detect",
+            None,
+            r"output0 \[1, 8400, 85\] may be those of yolo-v6 or yolox or yolox-decoded; state the",
+        ),
         (only(1, 1000), "detect", None, "not recognised"),
         (DETR, "detect", None, "may be those of detr or rt-detr"),
         (only(1, 84, 8400), "segment", "yolo-v8", "for the task detect, not segment"),
@@ -120,7 +266,7 @@ def test_a_stated_layout_counts():
 def test_errors_name_the_outputs(graph, task, stated, said):
     """What cannot be read is told with the outputs that it has and the layouts that are known."""
     with pytest.raises(MataError, match=said):
-        layouts.choose(graph, {}, task, stated)
+        layouts.choose(graph, {}, task, ModelOptions(layout=stated))
 
 
 def test_the_image_is_found_among_the_inputs():
@@ -129,9 +275,13 @@ def test_the_image_is_found_among_the_inputs():
     free = Port("pixel_values", ("batch_size", "num_channels", "height", "width"))
     image = Port("images", (1, 3, 64, 64))
     output = (Port("logits", (1, 9)),)
-    assert layouts.image_input(Graph((mask, free), output)) == free
-    assert layouts.image_input(Graph((mask, free, image), output)) == image
-    assert layouts.image_input(Graph((mask,), output)) is None
+    assert outputs.image_input(Graph((mask, free), output)) == free
+    assert outputs.image_input(Graph((mask, free, image), output)) == image
+    assert outputs.image_input(Graph((mask,), output)) is None
+    last = Port("pixels", ("b", "h", "w", 3))
+    assert outputs.image_input(Graph((mask, last), output)) == last
+    assert (outputs.channels_last(last), outputs.channels_last(image)) == (True, False)
+    assert outputs.graph_size(Graph((Port("x", (1, 48, 64, 3)),), output)) == (48, 64)
     assert layouts.candidates(Graph((free,), output), {}) == {"classes"}
 
 
@@ -143,6 +293,9 @@ def test_the_image_is_found_among_the_inputs():
         (only(1, 25200, 85), "yolo-v5", 80),
         (only(1, 84, 8400), "yolo-v8", 80),
         (only(1, 300, 6), "yolo-v10", None),
+        (only(1, 56, 8400), "yolo-pose", 1),
+        (only(1, 20, 8400), "yolo-obb", 15),
+        (only(1, 300, 84), "rt-detr-ultralytics", 80),
         (network(("output0", (1, 116, 8400)), ("p", (1, 32, 160, 160))), "yolo-seg", 80),
         (only("b", 1000), "classes", 1000),
         (only("b", "classes"), "classes", None),
@@ -152,7 +305,7 @@ def test_the_image_is_found_among_the_inputs():
 )
 def test_classes_are_counted(graph, layout, expected):
     """The number of classes is read off the graph, where its file says it."""
-    assert layouts.classes(graph, layout) == expected
+    assert outputs.classes(graph, {}, layout, ANY) == expected
 
 
 def test_every_layout_has_a_task_and_a_name():

@@ -54,8 +54,6 @@ def test_a_file_is_taken_for_what_it_is(planted, tmp_path):
         assert serving(ModelFiles("a", "local", path)) == {task}
     row = planted.colours(tmp_path / "row.onnx", "classes")
     assert serving(ModelFiles("a", "local", row)) == {"classify", "embed"}
-    unknown = planted.colours(tmp_path / "unknown.onnx", "tokens")
-    assert serving(ModelFiles("a", "local", unknown)) == set(BACKENDS)
 
 
 def test_a_directory_is_taken_for_its_network(classifier, planted, tmp_path):
@@ -95,11 +93,26 @@ def test_hub_models_are_taken_by_their_type():
 
 
 @pytest.fixture
-def catalog(tmp_path):
+def configured(tmp_path):
+    """``configured(model=options)`` is a catalogue with this plugin alone, and its settings."""
+
+    def make(**models):
+        settings = configure(
+            environ={},
+            directory=tmp_path,
+            data_dir=str(tmp_path / "data"),
+            plugins={"onnx": {"models": {f"{name}.onnx": o for name, o in models.items()}}},
+        )
+        registry = Registry(tmp_path / "data" / "model_registry.json")
+        return Catalog(settings, registry, discover(settings, testing.installed("onnx")))
+
+    return make
+
+
+@pytest.fixture
+def catalog(configured):
     """A catalogue with this plugin alone."""
-    settings = configure(environ={}, directory=tmp_path, data_dir=str(tmp_path / "data"))
-    registry = Registry(tmp_path / "data" / "model_registry.json")
-    return Catalog(settings, registry, discover(settings, testing.installed("onnx")))
+    return configured()
 
 
 def cut_off(path, planted):
@@ -138,6 +151,37 @@ def test_a_wrong_task_is_refused_when_it_is_registered(planted, catalog, tmp_pat
     with pytest.raises(BadRequest, match="serves detect, not depth"):
         catalog.add_local(path, "depth")
     assert catalog.add_local(path, "detect") == "model.onnx"
+
+
+@pytest.mark.parametrize(
+    ("make", "said", "layout"),
+    [
+        (lambda p, path: p.pairs(path), "may be those of detr", "rt-detr"),
+        (lambda p, path: p.yolo_v8(path, task="pose"), "says task pose", "yolo-v8"),
+    ],
+)
+def test_what_is_not_certain_is_refused_until_it_is_stated(
+    make, said, layout, planted, configured, tmp_path
+):
+    """Two readings, and a contradiction: the settings of that name decide."""
+    path = make(planted, tmp_path / "model.onnx")
+    with pytest.raises(BadRequest, match=f"model.onnx cannot be served: .*{said}.*state the layo"):
+        configured().add_local(path, "detect")
+    assert configured(model={"layout": layout}).add_local(path, "detect") == "model.onnx"
+
+
+def test_what_is_not_recognised_is_refused_when_it_is_registered(planted, catalog, tmp_path):
+    """The outputs are told, and the layouts that are known for the task."""
+    path = planted.colours(tmp_path / "model.onnx", "tokens", name="odd")
+    with pytest.raises(BadRequest, match=r"not recognised \(known for embed: vector\); state.*odd"):
+        catalog.add_local(path, "embed")
+
+
+def test_a_wrong_number_of_names_is_refused_when_it_is_registered(planted, catalog, tmp_path):
+    """A file that names two classes and tells three apart is refused by its pull."""
+    path = planted.colours(tmp_path / "model.onnx", "classes", names="{0: 'a', 1: 'b'}")
+    with pytest.raises(BadRequest, match="3 classes apart, but 2 labels are given"):
+        catalog.add_local(path, "classify")
 
 
 def test_a_model_that_breaks_later_says_why(planted, catalog, tmp_path):

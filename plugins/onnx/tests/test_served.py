@@ -112,17 +112,6 @@ def test_no_process_imports_a_framework(engine, classifier, photo, tmp_path, mon
     assert not any("libtorch" in " ".join(names) for names in mapped)
 
 
-async def test_a_layout_that_must_be_stated(planted, picture, tmp_path):
-    """What is not recognised is registered, refused with the reason, and served once stated."""
-    path = planted.colours(tmp_path / "odd.onnx", "tokens", name="odd")
-    model = {"model": "odd", "task": "embed", "path": str(path)}
-    points = testing.installed("onnx")
-    async with testing.serving(tmp_path, entry_points=points, models=[model]) as server:
-        status, answer = await ask(server, "odd", picture(32, 48))
-    assert status == 500
-    assert "outputs are not recognised (known for embed: vector)" in answer["detail"]
-
-
 async def test_labels_of_the_settings_are_checked(planted, picture, tmp_path):
     """A wrong number of labels is told when the model is loaded."""
     path = planted.yolo_v8(tmp_path / "found.onnx")

@@ -1,0 +1,232 @@
+"""Which inputs and outputs of a network are read, and what their sides say."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mataserver import MataError
+from mataserver_onnx import ends, labels, notes, yolo
+from mataserver_onnx.graph import WHOLE_NUMBERS
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mataserver_onnx.graph import Graph, Port
+    from mataserver_onnx.options import LayoutName, ModelOptions
+
+    Size = tuple[int, int]
+
+VECTORS = ("image_embeds", "pooler_output")
+"""Outputs that are an image's vector."""
+
+_NAMED: dict[LayoutName, tuple[str, ...]] = {
+    "detr": ("logits", "pred_boxes"),
+    "rt-detr": ("logits", "pred_boxes"),
+    "rt-detr-deploy": ("labels", "boxes", "scores"),
+    "rf-detr": ("dets", "labels"),
+    "rf-detr-seg": ("dets", "labels", "masks"),
+}
+"""The outputs of those layouts that are read by their names."""
+
+
+def image_input(graph: Graph) -> Port | None:
+    """Return the input ``[batch, 3, height, width]`` or ``[batch, height, width, 3]``, or None.
+
+    Some exporters leave the number of colours open as well.
+    """
+    squares = [port for port in graph.inputs if len(port.dims) == 4]
+    coloured = [port for port in squares if port.dims[1] == 3]
+    last = [port for port in squares if channels_last(port)]
+    open_ones = [port for port in squares if not isinstance(port.dims[1], int)]
+    return next(iter(coloured + last + open_ones), None)
+
+
+def channels_last(port: Port) -> bool:
+    """Whether an input takes its colours behind height and width, as TensorFlow has them."""
+    return port.dims[1] != 3 and port.dims[-1] == 3
+
+
+def graph_size(graph: Graph) -> Size | None:
+    """Return the only (height, width) that a network takes, or None when it takes any."""
+    port = image_input(graph)
+    if port is None:
+        return None
+    height, width = port.dims[1:3] if channels_last(port) else port.dims[2:]
+    return (height, width) if isinstance(height, int) and isinstance(width, int) else None
+
+
+def noted(graph: Graph, options: ModelOptions) -> notes.Notes:
+    """Return what is noted in a network's metadata, or stated in its place."""
+    found = notes.read(graph)
+    return found._replace(keypoints=options.keypoints or found.keypoints)
+
+
+def fits(graph: Graph, layout: LayoutName) -> bool:
+    """Whether the outputs have the ranks and names that a layout needs."""
+    if layout in yolo.FORMS:
+        found = yolo.answers(graph)
+        masks = yolo.FORMS[layout].task == "segment"
+        return found is not None and masks == (found.prototypes is not None)
+    if layout in _NAMED:
+        ports = [graph.output(name) for name in _NAMED[layout]]
+        return None not in ports and _fits_named(graph, layout)
+    if layout == "vector":
+        return vector_output(graph) is not None
+    if layout == "depth":
+        return depth_output(graph) is not None
+    if layout == "classes":
+        return bool(class_outputs(graph))
+    return any(len(port.dims) == 4 for port in _main(graph))
+
+
+def _fits_named(graph: Graph, layout: LayoutName) -> bool:
+    """Whether outputs of the right names are those of a layout, and not of another project."""
+    if layout == "rt-detr-deploy":
+        return any(port.name == "orig_target_sizes" for port in graph.inputs)
+    if layout in {"rf-detr", "rf-detr-seg"}:
+        boxes, scores = graph.output("dets"), graph.output("labels")
+        ranks = [len(port.dims) for port in (boxes, scores) if port is not None]
+        whole = layout == "rf-detr-seg" or graph.output("masks") is None
+        return whole and ranks == [3, 3] and boxes is not None and boxes.dims[2] in {4, ""}
+    return True
+
+
+def classes(
+    graph: Graph, config: Mapping[str, Any], layout: LayoutName, options: ModelOptions
+) -> int | None:
+    """Return how many classes a network tells apart; None where its file does not say it."""
+    if layout in {"rt-detr-deploy", "depth", "vector"}:
+        return None
+    if layout in yolo.FORMS:
+        return _yolo_classes(graph, layout, options)
+    if layout in {"rf-detr", "rf-detr-seg"}:
+        port = graph.output("labels")
+    elif layout == "classes":
+        port = class_output(graph, config, options)
+    else:
+        port = _main(graph)[0]
+    axis = 1 if layout in {"classes", "semantic"} else -1
+    side = port.dims[axis] if port is not None else None
+    return side - int(layout == "detr") if isinstance(side, int) else None
+
+
+def _yolo_classes(graph: Graph, layout: LayoutName, options: ModelOptions) -> int | None:
+    """Return the number of classes. Raises ``MataError`` for an answer without room for one."""
+    form, found = yolo.FORMS[layout], yolo.answers(graph)
+    if found is None or not form.classes:
+        return None
+    width, more = yolo.numbers(form, found.port), tail(graph, layout, options)
+    if not isinstance(width, int):
+        return None
+    count = width - form.fixed - more
+    if count < 1:
+        raise MataError(
+            f"{yolo.said(graph)} have no room for {more} numbers of keypoints or masks: state "
+            "keypoints, or another layout, under plugins.onnx.models"
+        )
+    return count
+
+
+def tail(graph: Graph, layout: LayoutName, options: ModelOptions) -> int:
+    """Return how many numbers of an answer tell of its mask or keypoints."""
+    found = yolo.answers(graph)
+    form = yolo.FORMS.get(layout)
+    if found is None or form is None:
+        return 0
+    return yolo.tail(form, found, keypoints(graph, options))
+
+
+def keypoints(graph: Graph, options: ModelOptions) -> tuple[int, int]:
+    """Return how many keypoints an instance has, and how many numbers each; else COCO's."""
+    return noted(graph, options).keypoints or yolo.COCO_PERSON
+
+
+def wanted(
+    graph: Graph, config: Mapping[str, Any], layout: LayoutName, options: ModelOptions
+) -> tuple[str, ...]:
+    """Return the names of the outputs that are read, in the order in which they are.
+
+    Raises ``MataError`` where several may hold the answer.
+    """
+    if layout in _NAMED:
+        return _NAMED[layout]
+    if layout in yolo.FORMS:
+        found = yolo.answers(graph)
+        ports = [found.port, found.prototypes] if found is not None else []
+        return tuple(port.name for port in ports if port is not None)
+    if options.output:
+        if graph.output(options.output) is None:
+            raise MataError(f"output: the network has none called {options.output[:40]}")
+        return (options.output,)
+    if layout == "classes":
+        return (class_output(graph, config, options).name,)
+    finders = {"vector": vector_output, "depth": depth_output}
+    port = finders[layout](graph) if layout in finders else None
+    return ((port or _main(graph)[0]).name,)
+
+
+def class_output(graph: Graph, config: Mapping[str, Any], options: ModelOptions) -> Port:
+    """Return the output with a number for each class.
+
+    Of several it is the one called "logits", or the only one with as many numbers as there are
+    names, or that ends in probabilities. Raises ``MataError`` where that is none or several.
+    """
+    found = class_outputs(graph)
+    stated = graph.output(options.output) if options.output else graph.output("logits")
+    if stated in found:
+        return stated
+    known = labels.count(graph, config)
+    for choice in (
+        found,
+        [port for port in found if port.dims[1] == known],
+        [port for port in found if ends.kind(graph.ends.get(port.name, ()))],
+    ):
+        if len(choice) == 1:
+            return choice[0]
+    raise MataError(
+        f"{yolo.said(graph)} may each hold the classes: state output under plugins.onnx.models"
+    )
+
+
+def class_outputs(graph: Graph) -> list[Port]:
+    """Return the outputs ``[batch, classes]``, with or without sides of 1 behind."""
+    return [
+        port
+        for port in graph.outputs
+        if len(port.dims) >= 2
+        and all(side == 1 for side in port.dims[2:])
+        and port.kind not in WHOLE_NUMBERS
+    ]
+
+
+def vector_output(graph: Graph) -> Port | None:
+    """Return the output that is an image's vector, or whose first token is."""
+    for name in (*VECTORS, "last_hidden_state"):
+        port = graph.output(name)
+        if port is not None:
+            return port
+    [first, *others] = graph.outputs
+    return first if not others and len(first.dims) == 2 else None
+
+
+def depth_output(graph: Graph) -> Port | None:
+    """Return the output that is a map ``[batch, h, w]`` or ``[batch, 1, h, w]``."""
+    named = graph.output("predicted_depth")
+    port = named or graph.outputs[0]
+    flat = len(port.dims) == 3 or (len(port.dims) == 4 and port.dims[1] == 1)
+    return port if flat else None
+
+
+def _main(graph: Graph) -> tuple[Port, ...]:
+    """Return the output with the classes, in a tuple; the only one where it has no usual name."""
+    named = graph.output("logits")
+    return (named,) if named is not None else graph.outputs[:1]
+
+
+def check_labels(names: labels.Labels, count: int, layout: LayoutName) -> None:
+    """Raise ``MataError`` when there are names, but not for so many classes.
+
+    RF-DETR has a place for one class more than it was trained for.
+    """
+    spare = layout in {"rf-detr", "rf-detr-seg"} and len(names) == count - 1
+    names.check(count - spare)

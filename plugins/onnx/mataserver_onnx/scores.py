@@ -1,0 +1,102 @@
+"""What a classifier's numbers are: logits, or probabilities that need nothing done to them.
+
+Its file says how it ends, and the settings may say otherwise. An end that says nothing is tried on
+pictures of noise when the network is opened: probabilities of classes that exclude each other are
+not negative and sum to 1, which logits never do for long.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mataserver import MataError
+from mataserver_onnx import ends
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mataserver_onnx.graph import Graph
+    from mataserver_onnx.options import Activation, ModelOptions
+
+    Array = NDArray[np.float32]
+
+_NEAR = 0.01
+"""By how much the sum of half-precision probabilities may miss 1."""
+_STEP = 1 / 128
+"""By how much a probability in 8 bits may be wrong."""
+
+
+class Ending(NamedTuple):
+    """What is done to the numbers, and why.
+
+    activation: "softmax", "sigmoid", or "none" for probabilities.
+    reason:     what decided it, as a part of a sentence.
+    made:       "softmax" or "sigmoid" where the file says that the numbers are made by it.
+    sure:       whether nothing is left to be tried.
+    """
+
+    activation: Activation
+    reason: str
+    made: str = ""
+    sure: bool = True
+
+    def __str__(self) -> str:
+        """Return it in words."""
+        applied = "nothing" if self.activation == "none" else self.activation
+        tried = "" if self.sure else ", unless probabilities come out of it when it is loaded"
+        return f"{applied} is applied: {self.reason}{tried}"
+
+
+def decide(graph: Graph, output: str, config: Mapping[str, Any], options: ModelOptions) -> Ending:
+    """Return what is done to the numbers of an output, by its file and the settings alone."""
+    if options.activation != "auto":
+        return Ending(options.activation, "stated as activation")
+    path = graph.ends.get(output, ())
+    said = f"the network ends in {ends.said(path)}"
+    made = ends.kind(path)
+    if made:
+        return Ending("none", said, made)
+    if config.get("problem_type") == "multi_label_classification":
+        return Ending("sigmoid", f"{said}, and its labels exclude no other")
+    if _classes(graph, output) == 1 or len(config.get("id2label") or ()) == 1:
+        return Ending("sigmoid", f"{said}, of one class")
+    return Ending("softmax", said, sure=False)
+
+
+def _classes(graph: Graph, output: str) -> int | None:
+    port = graph.output(output)
+    side = port.dims[1] if port is not None and len(port.dims) > 1 else None
+    return side if isinstance(side, int) else None
+
+
+def tried(ending: Ending, rows: Sequence[Array]) -> Ending:
+    """Return what is done, now that the network has answered pictures of noise with ``rows``.
+
+    Raises ``MataError`` for a network that says that it ends in probabilities of the classes and
+    gives something else: a softmax over the pictures of a batch, or over places.
+    """
+    if rows and len(rows[0]) == 1 and not ending.sure:
+        return Ending("sigmoid", f"{ending.reason}, of one class")
+    if ending.made and not all(_possible(row, ending.made) for row in rows):
+        raise MataError(
+            f"{ending.reason}, but its answers are no probabilities of its classes: state "
+            "activation under plugins.onnx.models"
+        )
+    if ending.sure or not rows or not all(_shared(row) for row in rows):
+        return ending._replace(sure=True)
+    return Ending("none", f"{ending.reason}, and its answers sum to 1")
+
+
+def _shared(row: Array) -> bool:
+    """Whether a row's numbers share 1 among them."""
+    return len(row) > 1 and bool(row.min() >= 0 and abs(row.sum() - 1) <= _NEAR)
+
+
+def _possible(row: Array, made: str) -> bool:
+    """Whether numbers can be probabilities, some of which may have been cut off."""
+    if row.min() < -_STEP or row.max() > 1 + _STEP:
+        return False
+    return made != "softmax" or bool(row.sum() <= 1 + _NEAR + _STEP * len(row))
