@@ -54,13 +54,18 @@ def draw(jpeg: bytes, result: Result) -> bytes:
 
     Raises ``ValueError`` for bytes that are no JPEG.
     """
-    pixels = simplejpeg.decode_jpeg(jpeg, colorspace="RGB")
-    picture = Image.fromarray(_blended(pixels, result))
-    _Pen(picture).write(result)
+    picture = drawn(simplejpeg.decode_jpeg(jpeg, colorspace="RGB"), result)
     buffer = io.BytesIO()
     # With the colours at full size: thin lines stay sharp.
     picture.save(buffer, "JPEG", quality=QUALITY, subsampling=0)
     return buffer.getvalue()
+
+
+def drawn(pixels: NDArray[np.uint8], result: Result) -> Image.Image:
+    """Return the pixels ``[H, W, 3]``, which are changed, as a picture with the result drawn in."""
+    picture = Image.fromarray(_blended(pixels, result))
+    _Pen(picture).write(result)
+    return picture
 
 
 def colour_of(name: str) -> Colour:

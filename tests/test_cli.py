@@ -75,8 +75,9 @@ def test_alone_it_prints_help(terminal):
     assert result.exit_code == 0
     assert result.output == terminal.run("--help").output
     named = [line.split()[0] for line in result.output.partition("Commands:")[2].splitlines()[1:]]
-    assert named[:10] == [
-        *("serve", "pull", "list", "show", "rm", "load", "stop", "plugins", "check", "version")
+    assert named[:12] == [
+        *("serve", "pull", "list", "show", "rm", "load", "stop", "infer", "ps"),
+        *("plugins", "check", "version"),
     ]
 
 

@@ -10,6 +10,8 @@ COMMANDS = {
     "rm": "registered:rm",
     "load": "remote:load",
     "stop": "remote:stop",
+    "infer": "inferring:infer",
+    "ps": "loaded:ps",
     "plugins": "installed:plugins",
     "check": "checking:check",
     "version": "version:version",

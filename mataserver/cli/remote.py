@@ -1,7 +1,8 @@
-"""``mataserver load`` and ``stop``: they ask a running server."""
+"""A running server as a command asks it; ``mataserver load`` and ``stop``."""
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, Any, TypeVar
 from urllib.parse import urlsplit
 
@@ -14,7 +15,7 @@ from mataserver.credentials import client_key, key_file
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
 
     from mataserver.client import Client
     from mataserver.config import Settings
@@ -22,41 +23,45 @@ if TYPE_CHECKING:
 F = TypeVar("F", bound="Callable[..., Any]")
 
 
-def _server_options(function: F) -> F:
+def server_options(function: F) -> F:
+    """Add ``--url``, ``--api-key`` and ``--config``, which ``connected`` takes."""
     for option in (
         config_option,
         click.option(
             "--api-key", help="API key [default: MATA_SERVER_API_KEY, else the stored key]."
         ),
         click.option("--url", help="Server base URL [default: from the settings' host and port]."),
-        click.argument("model"),
     ):
         function = option(function)
     return function
 
 
 @click.command()
-@_server_options
+@click.argument("model")
+@server_options
 def load(model: str, url: str | None, api_key: str | None, config_file: str | None) -> None:
     """Preload a model into memory (alias: warmup)."""
-    _ask(url, api_key, config_file, lambda client: client.warmup(model).status)
+    with connected(url, api_key, config_file) as client:
+        client.warmup(model)
     click.echo(f"Model '{model}' loaded into memory.")
 
 
 @click.command()
-@_server_options
+@click.argument("model")
+@server_options
 def stop(model: str, url: str | None, api_key: str | None, config_file: str | None) -> None:
     """Unload a model from memory."""
-    if _ask(url, api_key, config_file, lambda client: client.unload(model).status) == "unloaded":
+    with connected(url, api_key, config_file) as client:
+        done = client.unload(model).status == "unloaded"
+    if done:
         click.echo(f"Model '{model}' unloaded from memory.")
     else:
         click.echo(f"Model '{model}' was not loaded (nothing to stop).")
 
 
-def _ask(
-    url: str | None, api_key: str | None, file: str | None, question: Callable[[Client], str]
-) -> str:
-    """Put one question to the server. Raises ``MataError``, also when there is no server."""
+@contextlib.contextmanager
+def connected(url: str | None, api_key: str | None, file: str | None) -> Iterator[Client]:
+    """Give a client of the server. Raises ``MataError``, also when there is no server."""
     from mataserver.client import AuthenticationFailed, Client, ConnectionFailed
 
     settings = config.load(file)
@@ -68,7 +73,7 @@ def _ask(
         raise click.UsageError(str(error)) from None
     with client:
         try:
-            return question(client)
+            yield client
         except AuthenticationFailed as error:
             given = "the key is that of --api-key" if api_key else _origin(settings, key)
             hint = f"{given}; a server keeps the key that it made in {key_file(settings)}"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -26,8 +27,9 @@ log = logging.getLogger("mataserver")
 @click.command()
 @click.option("--host", help="Address to listen on [default: 127.0.0.1].")
 @click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on [default: 8110].")
+@click.option("--open", "opening", is_flag=True, help="Open the page in the browser.")
 @config_option
-def serve(host: str | None, port: int | None, config_file: str | None) -> None:
+def serve(*, host: str | None, port: int | None, opening: bool, config_file: str | None) -> None:
     """Start the inference server."""
     import asyncio
 
@@ -46,6 +48,8 @@ def serve(host: str | None, port: int | None, config_file: str | None) -> None:
     def announce(url: str, state: State) -> None:
         for line in announcement(settings, url, state, keys[0] if made else None):
             click.echo(line)
+        if opening:
+            asyncio.get_running_loop().run_in_executor(None, _open, settings, url, keys)
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
         runner.run(app.run(settings, announce))
@@ -64,9 +68,29 @@ def announcement(settings: Settings, url: str, state: State, new_key: str | None
         f"  models:  {count} registered in {settings.data_path}; hub cache {cache_directory()}",
     ]
     if new_key is not None:
-        reachable = local_url(settings.host, urlsplit(url).port or settings.port)
-        lines.insert(2, f"  open:    {reachable}/#token={new_key}")
+        lines.insert(2, f"  open:    {_page(settings, url)}/#token={new_key}")
     return lines
+
+
+def _page(settings: Settings, url: str) -> str:
+    """Return where this machine reaches the page of the server that listens on ``url``."""
+    return local_url(settings.host, urlsplit(url).port or settings.port)
+
+
+def _open(settings: Settings, url: str, keys: tuple[str, ...]) -> None:
+    """Open the page in the browser, with the key; where there is none, say where the page is."""
+    import webbrowser
+
+    page = _page(settings, url)
+    link = f"{page}/#token={keys[0]}" if keys and settings.auth_mode == "api_key" else f"{page}/"
+    if not _has_screen() or not webbrowser.open(link):
+        log.warning("no browser could be opened: open %s/ yourself and enter the key", page)
+
+
+def _has_screen() -> bool:
+    """Whether a browser can show itself: one in this terminal would take it from the server."""
+    names = ("DISPLAY", "WAYLAND_DISPLAY", "BROWSER")
+    return any(os.environ.get(name) for name in names)
 
 
 def _key(settings: Settings, new_key: str | None) -> str:

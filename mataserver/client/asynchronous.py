@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import base64
 import contextlib
+import json
 import re
 import weakref
 from typing import TYPE_CHECKING, Any, Self
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mataserver.client.replies import StreamItem
     from mataserver.client.source import Frames
 
+_QUEUE = re.compile(r'^\w+_queue_length\{model=("(?:[^"\\\\]|\\\\.)*")\} (\S+)$', re.MULTILINE)
 _SESSION_ID = re.compile(r"sess_[0-9a-f]{12}")
 
 
@@ -146,6 +148,12 @@ class AsyncClient:
                     yield answer.decode(InferResponse)
                 else:
                     raise MataError(answer.decode(Failure).detail)
+
+    async def queues(self) -> dict[str, int]:
+        """Return how many images wait for each model that was asked for; from ``/metrics``."""
+        answer = await self._transport.request("GET", "/metrics")
+        found = _QUEUE.findall(answer.body.decode(errors="replace"))
+        return {json.loads(name): round(float(length)) for name, length in found}
 
     async def plugins(self) -> list[dict[str, Any]]:
         """Return the server's plugins, each with its state."""

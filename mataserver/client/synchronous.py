@@ -111,6 +111,10 @@ class Client:
 
         return self._iterate(self._call(begin()))
 
+    def queues(self) -> dict[str, int]:
+        """See ``AsyncClient.queues``."""
+        return self._call(self._client.queues())
+
     def plugins(self) -> list[dict[str, Any]]:
         """See ``AsyncClient.plugins``."""
         return self._call(self._client.plugins())

@@ -1,0 +1,87 @@
+"""Videos, read frame by frame and written with what was drawn. PyAV is imported here."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from typing import TYPE_CHECKING, Any, Self
+
+import av
+import numpy as np
+
+from mataserver.cameras import reader
+from mataserver.cameras.messages import Opening
+from mataserver.errors import BadRequest
+from mataserver.orientation import upright
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from av.container import OutputContainer
+    from av.video.frame import VideoFrame
+    from numpy.typing import NDArray
+    from PIL import Image
+
+PATIENCE = 60.0
+"""Seconds until a file that gives nothing is given up."""
+RATE = 25
+_MILLISECOND = Fraction(1, 1000)
+
+
+class Source:
+    """A video that is read while it is inferred; frames are kept until they are taken."""
+
+    def __init__(self, file: Path, max_pixels: int) -> None:
+        self._opening = Opening(str(file.absolute()), "file", PATIENCE, max_pixels)
+        self._kept: dict[int, VideoFrame] = {}
+
+    def encoded(self) -> Iterator[bytes]:
+        """Yield the frames as JPEG. Raises ``BadRequest`` for what is no video."""
+        try:
+            for number, frame in enumerate(reader.frames(self._opening)):
+                self._kept[number] = frame
+                yield reader.encode(frame)
+        except (av.FFmpegError, OSError, reader.Unreadable) as error:
+            raise BadRequest(reader.reason(error, "file")) from None
+
+    def take(self, number: int) -> tuple[NDArray[np.uint8], float]:
+        """Return the pixels ``[H, W, 3]`` of a frame and its time in seconds, once.
+
+        Those before it, which had no answer, are given up.
+        """
+        for passed in [each for each in self._kept if each < number]:
+            del self._kept[passed]
+        frame = self._kept.pop(number)
+        return upright(frame), frame.time or 0.0
+
+
+class Film:
+    """A video that is written, with the times of the frames of another one."""
+
+    def __init__(self, place: Path) -> None:
+        self._place = place
+        self._container: OutputContainer | None = None
+        self._stream: Any = None
+        self._last = -1
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *exc: object) -> None:
+        if self._container is not None:
+            self._container.mux(self._stream.encode(None))
+            self._container.close()
+
+    def write(self, picture: Image.Image, seconds: float) -> None:
+        """Add a picture that is shown at a time; its sides are cut to even numbers."""
+        width, height = (side // 2 * 2 for side in picture.size)
+        if self._container is None:
+            self._container = av.open(str(self._place), "w")
+            self._stream = self._container.add_stream("libx264", rate=RATE)
+            self._stream.width, self._stream.height = width, height
+            self._stream.pix_fmt = "yuv420p"
+            self._stream.time_base = self._stream.codec_context.time_base = _MILLISECOND
+        frame = av.VideoFrame.from_ndarray(np.array(picture.crop((0, 0, width, height))))
+        self._last = max(self._last + 1, round(seconds * 1000))
+        frame.pts, frame.time_base = self._last, _MILLISECOND
+        self._container.mux(self._stream.encode(frame))

@@ -1,0 +1,227 @@
+"""``mataserver infer``: pictures and videos through a model of the running server."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, cast
+
+import click
+import msgspec
+
+from mataserver import config
+from mataserver.cli import targets
+from mataserver.cli.remote import connected, server_options
+from mataserver.errors import MataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from PIL import Image
+
+    from mataserver.cli.targets import Target
+    from mataserver.client import Client
+    from mataserver.results import InferResponse, Result
+
+_OF_ONE_FILE = frozenset({400, 413})
+"""Statuses that are about one picture: the others go on."""
+
+
+@click.command()
+@click.argument("model")
+@click.argument(
+    "files", nargs=-1, required=True, type=click.Path(exists=True, path_type=Path), metavar="FILE…"
+)
+@click.option(
+    "-o",
+    "--out",
+    metavar="PLACE",
+    help="Write what was found, drawn in: a file, a folder (out/), or a pattern (out/{name}.png; "
+    "{number} counts the files, or a video's frames).",
+)
+@click.option(
+    "-p",
+    "--params",
+    multiple=True,
+    metavar="NAME=VALUE",
+    help="A parameter, also several times; or all of them as one JSON object.",
+)
+@click.option("--task", help="For a video: track, to follow what a detector finds.")
+@server_options
+def infer(
+    *,
+    model: str,
+    files: tuple[Path, ...],
+    out: str | None,
+    params: tuple[str, ...],
+    task: str | None,
+    url: str | None,
+    api_key: str | None,
+    config_file: str | None,
+) -> None:
+    """Run a model of the running server on pictures, folders and videos.
+
+    Prints one JSON object a line for each picture and each frame of a video.
+    """
+    chosen = targets.found(files)
+    if task is not None and not all(map(targets.is_video, chosen)):
+        raise click.UsageError("--task is for videos: a picture is served for the model's own task")
+    target = None if out is None else targets.Target(out, chosen)
+    limit = config.load(config_file).max_pixels
+    with connected(url, api_key, config_file) as client:
+        run = _Run(client, model, _given(params), target, limit, task)
+        failed = [file for number, file in enumerate(chosen) if not run.serve(file, number)]
+    if failed:
+        raise MataError(f"{len(failed)} of {len(chosen)} files could not be served")
+
+
+def _given(texts: tuple[str, ...]) -> dict[str, Any]:
+    """Return the parameters. Raises ``UsageError``."""
+    found: dict[str, Any] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if text.lstrip().startswith("{"):
+            given = _decoded(text)
+            if not isinstance(given, dict):
+                raise click.UsageError(f"--params: not a JSON object: {text}")
+            found |= given
+        elif not equals:
+            raise click.UsageError(f"--params: expected NAME=VALUE or a JSON object: {text}")
+        else:
+            found[name] = _decoded(value)
+    return found
+
+
+def _decoded(text: str) -> Any:
+    """Return a value as JSON, or as the text that it is."""
+    try:
+        return json.loads(text)
+    except ValueError:
+        return text
+
+
+class _Run:
+    """One call of the command."""
+
+    def __init__(
+        self,
+        client: Client,
+        model: str,
+        params: dict[str, Any],
+        target: Target | None,
+        max_pixels: int,
+        task: str | None,
+    ) -> None:
+        self._client = client
+        self._model = model
+        self._params = params
+        self._target = target
+        self._max_pixels = max_pixels
+        self._task = task
+
+    def serve(self, file: Path, number: int) -> bool:
+        """Print what is found in a file, and draw it; whether the file could be used.
+
+        Raises ``MataError`` for what would be wrong with every file.
+        """
+        try:
+            if targets.is_video(file):
+                self._video(file)
+            else:
+                self._picture(file, number)
+        except MataError as error:
+            if error.status not in _OF_ONE_FILE:
+                raise
+            click.echo(f"error: {file}: {error.told}", err=True)
+            return False
+        except OSError as error:
+            click.echo(f"error: {error.filename or file}: {error.strerror or error}", err=True)
+            return False
+        return True
+
+    def _picture(self, file: Path, number: int) -> None:
+        data = file.read_bytes()
+        answer = self._client.infer(self._model, data, **self._params)
+        _print(answer, file)
+        if self._target is not None:
+            from mataserver import media
+
+            pixels = media.decode(data, self._max_pixels)
+            _save(_drawn(pixels, answer), self._target.place(file, number))
+
+    def _video(self, file: Path) -> None:
+        try:
+            from mataserver.cli import films
+        except ModuleNotFoundError:
+            raise MataError("a video needs a package: pip install 'mataserver[camera]'") from None
+        from mataserver.client import FrameError
+
+        source = films.Source(file, self._max_pixels)
+        stream = self._client.stream(self._model, source.encoded(), task=self._task, **self._params)
+        with contextlib.closing(stream), self._canvas(file) as show:
+            for item in stream:
+                if isinstance(item, FrameError):
+                    click.echo(f"error: {file}: frame {item.frame_id}: {item.detail}", err=True)
+                    continue
+                number = int(item.frame_id or 0)
+                pixels, seconds = source.take(number)
+                _print(item, file, frame=number, seconds=round(seconds, 3))
+                show(pixels, seconds, item)
+
+    @contextlib.contextmanager
+    def _canvas(self, file: Path) -> Iterator[Callable[[Any, float, InferResponse], None]]:
+        """Give what a video's frames are drawn with: on a video, on pictures, or not at all."""
+        target = self._target
+        if target is None:
+            yield lambda _pixels, _seconds, _answer: None
+        elif target.is_film(file):
+            from mataserver.cli.films import Film
+
+            with Film(_made(target.place(file, 0))) as film:
+                yield lambda pixels, seconds, answer: film.write(_drawn(pixels, answer), seconds)
+        else:
+            yield lambda pixels, _seconds, answer: _save(
+                _drawn(pixels, answer), target.place(file, int(answer.frame_id or 0))
+            )
+
+
+def _print(answer: InferResponse, file: Path, **of_frame: float) -> None:
+    """Print an answer as one line of JSON, with the file that it is about."""
+    line = {"file": str(file), **of_frame, **msgspec.to_builtins(answer)}
+    click.echo(msgspec.json.encode(line).decode())
+
+
+def _drawn(pixels: NDArray[np.uint8], answer: InferResponse) -> Image.Image:
+    from mataserver import drawing
+
+    return drawing.drawn(pixels.copy(), _result(answer))
+
+
+def _result(answer: InferResponse) -> Result:
+    """Return what a model gave, as it was before it was encoded."""
+    from mataserver.client import depth_array, mask_array
+    from mataserver.results import RESULT_TYPES, DepthResult, SegmentResult
+
+    kind = {task: each for each in RESULT_TYPES for task in vars(each)["tasks"]}[answer.task]
+    if kind is DepthResult:
+        return DepthResult(depth_array(answer))
+    values = {name: getattr(answer, name) for name in kind.__struct_fields__}
+    if kind is SegmentResult:
+        values["segments"] = [
+            msgspec.structs.replace(each, mask=mask_array(each)) if each.mask else each
+            for each in values["segments"]
+        ]
+    return cast("Result", kind(**values))
+
+
+def _save(picture: Image.Image, place: Path) -> None:
+    picture.save(_made(place))
+
+
+def _made(place: Path) -> Path:
+    """Return a place whose folder is there now."""
+    place.parent.mkdir(parents=True, exist_ok=True)
+    return place

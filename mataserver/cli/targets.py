@@ -1,0 +1,102 @@
+"""Which files ``mataserver infer`` reads, and where it writes what it drew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from string import Formatter
+
+import click
+
+_WRITTEN_PICTURES = {".bmp", ".gif", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"}
+PICTURES = frozenset({*_WRITTEN_PICTURES, ".avif", ".heic", ".heif", ".pgm", ".ppm"})
+_WRITTEN_VIDEOS = {".mkv", ".mov", ".mp4"}
+VIDEOS = frozenset(
+    {*_WRITTEN_VIDEOS, ".3gp", ".avi", ".flv", ".m4v", ".mpeg", ".mpg", ".ts", ".webm", ".wmv"}
+)
+
+
+def is_video(file: Path) -> bool:
+    """Whether a file is a video, by its name."""
+    return file.suffix.lower() in VIDEOS
+
+
+def found(places: tuple[Path, ...]) -> list[Path]:
+    """Return the files; of a folder its pictures and videos, by name.
+
+    Raises ``UsageError`` for a folder that holds none.
+    """
+    files = []
+    for place in places:
+        if not place.is_dir():
+            files.append(place)
+            continue
+        known = [each for each in sorted(place.iterdir()) if _is_known(each)]
+        if not known:
+            raise click.UsageError(f"{place} holds no picture and no video")
+        files += known
+    return files
+
+
+def _is_known(file: Path) -> bool:
+    return file.suffix.lower() in PICTURES | VIDEOS and file.is_file()
+
+
+class Target:
+    """Where the drawn pictures go: a file, a folder, a pattern with ``{name}`` and ``{number}``.
+
+    Raises ``UsageError`` for what cannot be written to, or would be written to twice.
+    """
+
+    def __init__(self, out: str, files: list[Path]) -> None:
+        self._out = out
+        fields = [field for _, field, _, _ in _parsed(out) if field is not None]
+        if unknown := set(fields) - {"name", "number"}:
+            raise click.UsageError(f"-o: unknown {{{unknown.pop()}}}: there are name and number")
+        self._folder = not fields and (out.endswith("/") or Path(out).is_dir())
+        self._numbered = "number" in fields
+        if len(files) > 1 and not fields and not self._folder:
+            raise click.UsageError(
+                f"-o names one file, and there are {len(files)}: "
+                f"give a folder (out/) or a pattern (out/{{name}}.png)"
+            )
+        self._check(files)
+
+    def _check(self, files: list[Path]) -> None:
+        taken: set[Path] = set()
+        for number, file in enumerate(files):
+            place = self.place(file, number)
+            allowed = _WRITTEN_VIDEOS if self.is_film(file) else _WRITTEN_PICTURES
+            if place.suffix.lower() not in allowed:
+                raise click.UsageError(
+                    f"-o: {place.name} cannot be written: one of {', '.join(sorted(allowed))}"
+                )
+            if place.resolve() in {each.resolve() for each in files}:
+                raise click.UsageError(f"-o: {place} would be overwritten")
+            if place in taken:
+                raise click.UsageError(f"-o: two files would be written to {place}")
+            taken.add(place)
+
+    def is_film(self, file: Path) -> bool:
+        """Whether one video is written for a file, and not a picture for each of its frames."""
+        return is_video(file) and not (
+            self._numbered and Path(self._out).suffix.lower() in _WRITTEN_PICTURES
+        )
+
+    def place(self, file: Path, number: int) -> Path:
+        """Return where the drawn picture of a file, or of its frame ``number``, goes."""
+        if self._folder:
+            kept, other = (
+                (_WRITTEN_VIDEOS, ".mp4") if is_video(file) else (_WRITTEN_PICTURES, ".png")
+            )
+            suffix = file.suffix if file.suffix.lower() in kept else other
+            return Path(self._out, file.stem + suffix)
+        if "{" not in self._out:
+            return Path(self._out)
+        return Path(self._out.format(name=file.stem, number=number))
+
+
+def _parsed(out: str) -> list[tuple[str, str | None, str | None, str | None]]:
+    try:
+        return list(Formatter().parse(out))
+    except ValueError as error:
+        raise click.UsageError(f"-o: {error}") from None
