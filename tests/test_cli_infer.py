@@ -18,7 +18,6 @@ from mataserver.cli.loaded import _ago
 
 PICTURES = Path(__file__).parents[1] / "examples" / "pictures"
 MODELS = {"fake-detect": "detect", "fake-segment": "segment", "fake-depth": "depth"}
-HUB = "fake-track"
 
 
 @pytest.fixture(scope="module")
@@ -72,9 +71,8 @@ def test_parameters(ask):
     every = lines(ask("infer", "fake-detect", "picture.png", "-p", "confidence=0.2"))
     assert len(every[0]["detections"]) == 2
     given = '{"confidence": 0.95}'
-    assert (
-        lines(ask("infer", "fake-detect", "picture.png", "--params", given))[0]["detections"] == []
-    )
+    (answer,) = lines(ask("infer", "fake-detect", "picture.png", "--params", given))
+    assert answer["detections"] == []
     wrong = ask("infer", "fake-detect", "picture.png", "-p", "confidense=1")
     assert (wrong.exit_code, wrong.stdout) == (1, "")
     said = "params.confidense: unknown parameter; did you mean confidence?"
@@ -147,17 +145,19 @@ def test_wrong_usage(ask, tmp_path, arguments, said):
     assert (said or "") in result.stderr
 
 
+def decoded(file):
+    """Return the frames of a video."""
+    with av.open(str(file)) as container:
+        return list(container.decode(video=0))
+
+
 def test_a_video(ask, tmp_path):
     """Each frame of a video is a line with its number and time; -o writes the video again."""
     make_video(tmp_path / "shelf.mp4")
     answers = lines(ask("infer", "fake-detect", "shelf.mp4", "-o", "found.mp4"))
     assert [each["frame"] for each in answers] == list(range(10))
     assert [each["seconds"] for each in answers[:3]] == [0.0, 0.04, 0.08]
-    with (
-        av.open(str(tmp_path / "found.mp4")) as film,
-        av.open(str(tmp_path / "shelf.mp4")) as shelf,
-    ):
-        made, given = list(film.decode(video=0)), list(shelf.decode(video=0))
+    made, given = decoded(tmp_path / "found.mp4"), decoded(tmp_path / "shelf.mp4")
     assert [round(frame.time, 3) for frame in made] == [round(frame.time, 3) for frame in given]
     pairs = zip(made, given, strict=True)
     changes = [
