@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from mataserver import hookspecs
-from mataserver.contract import Backend, Conversion
+from mataserver.contract import LONGEST_STEP, Backend, Conversion
 from mataserver.errors import MataError
 from mataserver.params import Params
 from mataserver.results import TASKS
@@ -99,6 +99,9 @@ def _check_worker(backend: Backend, who: str) -> None:
         raise PluginError(f"{who}: params must be a mataserver.Params struct")
     if not isinstance(backend.max_batch, int) or backend.max_batch < 1:
         raise PluginError(f"{who}: max_batch must be a whole number from 1")
+    seconds = backend.step_timeout
+    if not isinstance(seconds, (int, float)) or not 0 <= seconds <= LONGEST_STEP:
+        raise PluginError(f"{who}: step_timeout must be 0 to {LONGEST_STEP:g} seconds")
     for name in ("requires", "packages", "preload"):
         values = getattr(backend, name)
         if not isinstance(values, tuple) or not all(isinstance(value, str) for value in values):

@@ -30,6 +30,9 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
+LONGEST_STEP = 3600.0
+"""Seconds that a backend may state for one step: a model that hangs must be noticed."""
+
 
 @dataclass(frozen=True, slots=True)
 class ModelFiles:
@@ -144,7 +147,7 @@ class Model(Protocol):
     It may also offer ``session(params)`` (an object with ``step(image) -> Result``, for models
     that keep state from frame to frame), ``stream(image, params)`` (an iterator of pieces of text
     whose last item is the result, for models that generate), public methods that a service calls
-    through its handle, and ``close()``.
+    through its handle, ``step_timeout`` in place of the backend's, and ``close()``.
     """
 
     def predict(self, images: Sequence[Image], params: Sequence[Any]) -> Sequence[Result]:
@@ -187,6 +190,8 @@ class Backend:
     conversion: which other models it serves once they are converted, where ``runtime`` is "auto".
     facts:    ``facts(files)`` returns what was decided about a model that it serves, as texts by
               name, which ``mataserver show`` prints. It loads nothing and may raise ``MataError``.
+    step_timeout: seconds that one step may take (a batch, a call, an item of a generator), where
+              that is more than the server's ``infer_timeout``; at most an hour.
     """
 
     name: str
@@ -207,6 +212,7 @@ class Backend:
     parts: Callable[[ModelFiles, Any], Mapping[str, Part]] | None = None
     conversion: Conversion | None = None
     facts: Callable[[ModelFiles], Mapping[str, str]] | None = None
+    step_timeout: float = 0.0
 
     def serves(self, files: ModelFiles, task: str) -> bool:
         """Whether this backend serves that model for that task."""

@@ -81,6 +81,7 @@ class Loader:
             max_pixels=settings.max_pixels,
             decode_threads=settings.decode_threads or os.cpu_count() or 1,
             patience=settings.infer_timeout,
+            step_timeout=recipe.backend.step_timeout,
             scaled_decode=settings.scaled_decode,
             alpha=chosen.alpha or settings.alpha,
             parts=parts,

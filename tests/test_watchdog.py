@@ -46,3 +46,47 @@ async def test_a_stopped_watchdog_is_silent():
     watchdog.stop()
     await asyncio.sleep(0.15)
     assert not hung.is_set()
+
+
+async def test_what_a_backend_states_holds_from_the_first_step_on():
+    """More than the server's limit counts, less does not, and never more than an hour."""
+    watchdog = Watchdog(60.0, print)
+    watchdog.allow(20.0)
+    assert watchdog.limit == 60.0
+    watchdog.allow(1000.0)
+    assert watchdog.limit == 1000.0
+    watchdog.allow(1e18)
+    assert watchdog.limit == 3600.0
+
+
+async def answered(watchdog, seconds, *, well=True):
+    """Let an answer take its time."""
+    watchdog.expect(1)
+    await asyncio.sleep(seconds)
+    watchdog.answered(1, well=well)
+
+
+async def test_a_slow_answer_stretches_the_limit_within_bounds():
+    """A step may take twice the slowest one that went well, up to four times the first limit."""
+    watchdog = Watchdog(0.1, print)
+    watchdog.stop()
+    await answered(watchdog, 0.02)
+    assert watchdog.limit == 0.1
+    watchdog = Watchdog(0.1, lambda: None)
+    await answered(watchdog, 0.08, well=False)
+    assert watchdog.limit == 0.1
+    await answered(watchdog, 0.08)
+    assert 0.16 <= watchdog.limit <= 0.4
+    await answered(watchdog, 0.3)
+    assert watchdog.limit == 0.4
+
+
+async def test_who_answered_slowly_once_is_still_noticed():
+    """A worker that hangs after a slow answer is given up a little later."""
+    hung = asyncio.Event()
+    watchdog = Watchdog(0.1, hung.set)
+    await answered(watchdog, 0.09)
+    watchdog.expect(2)
+    await asyncio.sleep(0.11)
+    assert not hung.is_set()
+    await asyncio.wait_for(hung.wait(), 5)

@@ -54,6 +54,7 @@ class ModelHost:
         self._sessions: dict[str, Any] = {}
         self._model: Any = None
         self._loaded: list[Any] = []
+        self._step_timeout = 0.0
 
     def load(self) -> Facts:
         """Load the model. Raises a ``MataError``."""
@@ -63,7 +64,8 @@ class ModelHost:
         except Exception as error:
             raise _told(error, "The model could not be loaded") from error
         stateful = hasattr(self._model, "session")
-        return Facts(stateful, os.getpid(), assignment.decode_threads - 1)
+        decoders = assignment.decode_threads - 1
+        return Facts(stateful, os.getpid(), decoders, self._step_timeout)
 
     def decode(self, job: Job) -> Decoded:
         """Decode a job's image; a refusal is kept, not raised."""
@@ -203,6 +205,8 @@ class ModelHost:
         context = dataclasses.replace(assignment.context, parts=parts)
         model = assignment.load(assignment.spec, context)
         self._loaded.append(model)
+        # A step of a model may be one of each of its parts.
+        self._step_timeout += float(getattr(model, "step_timeout", assignment.step_timeout))
         return model
 
     @property

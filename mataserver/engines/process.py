@@ -50,7 +50,6 @@ class ProcessWorker(asyncio.Protocol):
 
     def __init__(self, name: str, patience: float) -> None:
         self._name = name
-        self._patience = patience
         self._memory: Outgoing | None = None
         self._watchdog = Watchdog(patience, self._hung)
         self._ids = itertools.count(1)
@@ -272,6 +271,7 @@ class ProcessWorker(asyncio.Protocol):
         # The one pickle there is: to the worker, of what the server and its plugins have made.
         self._send(wire.Load(), [pickle.dumps(assignment, protocol=5)])
         self.facts = await asyncio.shield(self._loaded)
+        self._watchdog.allow(self.facts.step_timeout)
 
     def kill(self, reason: str) -> None:
         """Give the child up: it is killed, whoever waits is answered at once."""
@@ -294,8 +294,9 @@ class ProcessWorker(asyncio.Protocol):
             self.kill("it did not stop")
 
     def _hung(self) -> None:
-        self._told = f"The model gave no answer within {self._patience:g} s"
-        self.kill(f"no answer within {self._patience:g} s")
+        limit = f"{round(self._watchdog.limit, 1):g} s"
+        self._told = f"The model gave no answer within {limit}"
+        self.kill(f"no answer within {limit}")
 
     def _send(self, message: wire.Message, parts: Sequence[wire.Part] = ()) -> None:
         self._write(wire.frame(message, parts))
@@ -328,7 +329,7 @@ class ProcessWorker(asyncio.Protocol):
                 self._loaded.set_exception(_error(message.failure))
             return
         if isinstance(message, (wire.Answer, wire.Returned, wire.Ended, wire.Raised)):
-            self._watchdog.answered(message.id)
+            self._watchdog.answered(message.id, well=not isinstance(message, wire.Raised))
             parts = self._parts(received)
             take = self._pending.pop(message.id, None)
             if take is not None:

@@ -39,7 +39,6 @@ class ThreadWorker:
 
     def __init__(self, name: str, patience: float, host: ModelHost) -> None:
         self._name = name
-        self._patience = patience
         self._host = host
         self._loop = asyncio.get_running_loop()
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -70,6 +69,7 @@ class ThreadWorker:
         facts = await self._in_thread(self._host.load, watched=False)
         # Decoding beside the model was tried: what the threads take from each other is more.
         self.facts = msgspec.structs.replace(facts, decoders=0)
+        self._watchdog.allow(facts.step_timeout)
 
     def infer(self, jobs: Sequence[Job], answered: Answered) -> Callable[[], None]:
         """Run one batch; the worker is given up when it hangs."""
@@ -158,8 +158,8 @@ class ThreadWorker:
             log.error("worker of %s did not stop", self._name)  # noqa: TRY400 - no traceback to show
 
     def _hung(self) -> None:
-        told = f"The model gave no answer within {self._patience:g} s"
-        self.give_up(f"no answer within {self._patience:g} s", told)
+        limit = f"{round(self._watchdog.limit, 1):g} s"
+        self.give_up(f"no answer within {limit}", f"The model gave no answer within {limit}")
 
     async def _in_thread(self, function: Callable[[], Any], *, watched: bool = True) -> Any:
         future = self._loop.create_future()
@@ -197,7 +197,7 @@ class ThreadWorker:
             log.debug("the loop ended before %s answered", self._name)
 
     def _answered(self, request: int, value: Any, error: Exception | None) -> None:
-        self._watchdog.answered(request)
+        self._watchdog.answered(request, well=error is None)
         take = self._pending.pop(request, None)
         if take is not None:
             take(value, error)

@@ -2,6 +2,10 @@
 
 One timer a worker, not one a request: a worker does one thing at a time, so it hangs when it owes
 something and shows no progress, however many requests wait for it.
+
+How long that takes is the server's to say, the backend's, and experience's: a worker that has
+answered after nearly its time may take longer over the next, larger question. All of it is bounded,
+so that one that hangs is always noticed.
 """
 
 from __future__ import annotations
@@ -9,20 +13,41 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
+from mataserver.contract import LONGEST_STEP
+
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+MARGIN = 2.0
+"""A step may take so many times the slowest one that was answered well."""
+GROWTH = 4.0
+"""By what experience stretches the first limit at most."""
+
 
 class Watchdog:
-    """Calls ``hung()`` once ``patience`` seconds pass without progress while something is owed."""
+    """Calls ``hung()`` once ``limit`` seconds pass without progress while something is owed.
+
+    The limit is ``patience`` at first.
+    """
 
     def __init__(self, patience: float, hung: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
         self._patience = patience
         self._hung = hung
+        self._slowest = 0.0
         self._owed: set[int] = set()
         self._progress = 0.0
         self._timer: asyncio.TimerHandle | None = None
+
+    @property
+    def limit(self) -> float:
+        """The seconds that a step may take now."""
+        learned = min(MARGIN * self._slowest, GROWTH * self._patience)
+        return max(self._patience, learned)
+
+    def allow(self, seconds: float) -> None:
+        """Let a step take what the backend states, if that is more; up to ``LONGEST_STEP``."""
+        self._patience = max(self._patience, min(seconds, LONGEST_STEP))
 
     def expect(self, what: int) -> None:
         """Note that the worker owes an answer."""
@@ -30,12 +55,15 @@ class Watchdog:
             self._progress = self._loop.time()
         self._owed.add(what)
         if self._timer is None:
-            self._timer = self._loop.call_later(self._patience, self._look)
+            self._timer = self._loop.call_later(self.limit, self._look)
 
-    def answered(self, what: int) -> None:
-        """Note an answer: the worker makes progress."""
+    def answered(self, what: int, *, well: bool = True) -> None:
+        """Note an answer: the worker makes progress. Of one that went ``well`` it learns."""
+        now = self._loop.time()
+        if well and what in self._owed and now - self._progress > self._slowest:
+            self._slowest = now - self._progress
         self._owed.discard(what)
-        self._progress = self._loop.time()
+        self._progress = now
 
     def stop(self) -> None:
         """Watch no more."""
@@ -49,7 +77,7 @@ class Watchdog:
         self._timer = None
         if not self._owed:
             return
-        left = self._progress + self._patience - self._loop.time()
+        left = self._progress + self.limit - self._loop.time()
         if left > 0:
             self._timer = self._loop.call_later(left, self._look)
         else:

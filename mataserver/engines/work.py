@@ -25,6 +25,7 @@ Field = bytes | tuple[bytes | memoryview, ...]
 class Assignment:
     """The model that a worker is started for; it crosses the process boundary once.
 
+    ``step_timeout`` are the seconds that the backend states for one step, 0 for none.
     ``scaled_decode`` lets it decode large JPEGs no larger than the model needs them; ``alpha`` is
     the ground of transparent pictures. A worker that
     owes an answer and shows no progress for ``patience`` seconds is given up.
@@ -38,6 +39,7 @@ class Assignment:
     max_pixels: int
     decode_threads: int
     patience: float = 60.0
+    step_timeout: float = 0.0
     scaled_decode: bool = False
     alpha: Alpha = "white"
     parts: Mapping[str, Assignment] = field(default_factory=dict)
@@ -124,12 +126,14 @@ class WorkerDied(MataError):
 class Facts(msgspec.Struct, frozen=True):
     """What a worker reports once its model is loaded.
 
-    ``decoders`` threads decode beside the one that runs the model.
+    ``decoders`` threads decode beside the one that runs the model. ``step_timeout`` are the seconds
+    that the model and its parts state for one step, together.
     """
 
     stateful: bool
     pid: int
     decoders: int = 0
+    step_timeout: float = 0.0
 
 
 class Answered(Protocol):

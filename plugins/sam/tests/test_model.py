@@ -8,12 +8,14 @@ import io
 import msgspec
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from pycocotools import mask as coco
 
 from mataserver import BadRequest, InvalidParams, ModelSpec, NotFound
 from mataserver_sam import families
 from mataserver_sam.drawing import colour
+from mataserver_sam.model import Segmenter
 from mataserver_sam.params import SegmentParams
 from mataserver_sam.prompts import Prompt
 
@@ -40,6 +42,26 @@ def loaded(request, context):
         return models[key]
 
     return make
+
+
+@dataclasses.dataclass
+class Published:
+    """The weights of a model, as far as their number goes."""
+
+    device: torch.device
+    size_bytes: int
+    dtype: torch.dtype
+
+
+def test_a_step_on_a_cpu_may_take_minutes(loaded, context):
+    """SAM3 of the published size states more than the 760 s of 64 texts; a GPU states nothing."""
+    cpu, gpu = torch.device("cpu"), torch.device("cuda", 0)
+    images = loaded()._images
+    for dtype, size in ((torch.float32, 4), (torch.bfloat16, 2)):
+        weights = Published(cpu, 840_000_000 * size, dtype)
+        assert 760 < Segmenter(images, weights, context()).step_timeout < 3600
+    assert Segmenter(images, Published(gpu, 10**9, torch.float32), context()).step_timeout == 0.0
+    assert loaded().step_timeout < 60.0  # a tiny network: the default limit holds
 
 
 def segment(model, image, prompts, threshold=0.0, form="rle", url=None):
