@@ -50,16 +50,27 @@ def turned(pixels: NDArray[Any], matrix: Sequence[int]) -> NDArray[Any]:
 
 def _matrix(frame: VideoFrame) -> Sequence[int]:
     """Return the numbers of a frame's matrix; none where it has no matrix."""
-    found: Any  # a mapping for PyAV's types, which iterates over values
     try:
-        found = frame.side_data
+        found = _side_data(frame)
     except ValueError:
         # PyAV gives up on all side data when one is of a kind that it has no name for, as the EXIF
         # of a JPEG is.
-        found = _named(frame).side_data
+        found = _side_data(_named(frame))
     matrix = next((each for each in found if each.type.name == _MATRIX), b"")
     numbers: list[int] = np.frombuffer(matrix, np.int32).tolist()
     return numbers
+
+
+def _side_data(frame: VideoFrame) -> Any:
+    """Return a frame's side data. Raises ``ValueError`` for a kind that PyAV has no name for.
+
+    ``frame.side_data`` would be kept by the frame and keep the frame: its pixels, and its decoder
+    with its threads, would wait for a garbage collection.
+    """
+    from av.sidedata.sidedata import SideDataContainer
+
+    kind: Any = SideDataContainer  # whose constructor PyAV does not type
+    return kind(frame)
 
 
 def _named(frame: VideoFrame) -> VideoFrame:

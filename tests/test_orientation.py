@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import io
 from fractions import Fraction
 
@@ -127,6 +128,20 @@ def test_a_frame_is_contiguous(tmp_path):
     found = mataserver.upright_frame(first(film_of(tmp_path / "a.mp4", 7)))
     assert (found.dtype, found.shape) == (np.uint8, (WIDTH, HEIGHT, 3))
     assert found.flags.c_contiguous
+
+
+@pytest.mark.parametrize("write", [film_of, film_of_jpegs])
+def test_a_frame_is_gone_with_its_last_name(tmp_path, write):
+    """Frames, megabytes each, do not wait for a garbage collection once they were turned."""
+    frame = first(write(tmp_path / "a.mkv", 5))
+    gc.collect()
+    gc.disable()
+    try:
+        mataserver.upright_frame(frame)
+        del frame
+        assert not [each for each in gc.get_objects() if isinstance(each, av.VideoFrame)]
+    finally:
+        gc.enable()
 
 
 @pytest.mark.parametrize(

@@ -122,10 +122,16 @@ class Clip(Generic[Prepared]):
             return self._decode(max(first, self._index.key(number)), number)
 
     def close(self) -> None:
-        """Close the file and forget every frame."""
+        """Close the file, end its decoder, and forget every frame; it gives no more.
+
+        A decoder, its threads and its buffers last as long as anything refers to them. The footage
+        that prepares frames refers to this clip, so nothing here may wait for a garbage collection.
+        """
         self._frames = iter(())
         self._cache = _Cache[Prepared](0)
         self._container.close()
+        vars(self).pop("_stream", None)
+        del self._container, self._prepare
 
     def _decode(self, first: int, last: int) -> Prepared:
         """Decode up to frame ``last``, keep those from ``first`` on, and return ``last``."""
