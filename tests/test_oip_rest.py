@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from api_answers import exchange, head_of, no_leak
-from conftest import picture
+from conftest import picture, register
 from mataserver import testing
 
 PNG = picture()
@@ -462,3 +462,27 @@ async def test_a_client_that_goes_away_takes_its_images_along(data_dir):
             await http.post(INFER, json=asked, timeout=aiohttp.ClientTimeout(total=0.3))
         async with asyncio.timeout(3):
             await infer(http, {"inputs": [IMAGE]})
+
+
+@pytest.mark.parametrize("version", ["", "/versions/1"])
+@pytest.mark.parametrize("what", ["config", "stats"])
+async def test_extensions_that_are_not_offered(http, what, version):
+    """A model's configuration and statistics are refused by the name of their extension."""
+    path = f"/v2/models/fake-detect{version}/{what}"
+    said = await refused(http, 404, path, "GET")
+    extension = {"config": "model_configuration", "stats": "statistics"}[what]
+    assert said.startswith(f"This server does not offer the extension {extension}: ")
+    for absent in ("nobody", "fake-detect/versions/2"):
+        said = await refused(http, 404, f"/v2/models/{absent}/{what}", "GET")
+        assert said.startswith("Model not found: ")
+
+
+async def test_a_model_whose_name_ends_like_a_path(tmp_path):
+    """A registered model with such a name is still described."""
+    register(tmp_path, {"org/config": "detect"})
+    async with (
+        testing.serving(tmp_path, engine="thread") as served,
+        aiohttp.ClientSession(served.url, headers=served.headers) as http,
+        http.get("/v2/models/org/config") as response,
+    ):
+        assert (await response.json())["name"] == "org/config"

@@ -112,7 +112,7 @@ class _Chat:
                 if isinstance(item, str):
                     yield writer.piece(item)
                 else:
-                    yield writer.last(item, usage=asked.usage)
+                    yield events.Last(writer.last(item, usage=asked.usage))
 
     async def _pieces(
         self, recipe: Recipe, job: Job, asked: Question

@@ -15,7 +15,7 @@ from aiohttp import web
 
 from mataserver.errors import MataError
 from mataserver.http import codec
-from mataserver.http.middleware import REQUEST_ID
+from mataserver.http.middleware import COUNTED, LEFT, REQUEST_ID
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -29,6 +29,10 @@ CONTENT_TYPE = "text/event-stream"
 def wanted(request: web.Request) -> bool:
     """Whether the client asked for events."""
     return CONTENT_TYPE in request.headers.get("Accept", "").lower()
+
+
+class Last(bytes):
+    """The event behind which nothing follows."""
 
 
 async def respond(
@@ -61,8 +65,9 @@ async def send(
 ) -> web.StreamResponse:
     """Answer with ``events``; a failure before the first one is an ordinary error.
 
-    A later one becomes the event that ``failed`` makes of it. A client that goes away, or reads
-    nothing for ``patience`` seconds, stops the model between two pieces.
+    A later one becomes the event that ``failed`` makes of it. The event that ends a stream is a
+    ``Last``. A client that goes away before it, or reads nothing for ``patience`` seconds, stops
+    the model between two pieces.
     """
     async with contextlib.aclosing(events):
         first = await anext(events)
@@ -75,17 +80,35 @@ async def send(
         response.content_type, response.charset = CONTENT_TYPE, "utf-8"
         await response.prepare(request)
         try:
-            await _send(response, first, patience)
-            async for each in events:
-                await _send(response, each, patience)
-        except MataError as error:
-            await _send(response, failed(error), patience)
+            await _send_all(request, response, first, events, failed, patience)
+            await response.write_eof()
         except (ConnectionError, TimeoutError):
+            if COUNTED not in request:
+                request[COUNTED] = LEFT
             if request.transport is not None:
                 request.transport.abort()  # gone, or reads nothing: the model is freed
-            return response
-        await response.write_eof()
     return response
+
+
+async def _send_all(
+    request: web.Request,
+    response: web.StreamResponse,
+    first: bytes,
+    events: AsyncGenerator[bytes],
+    failed: Callable[[MataError], bytes],
+    patience: float,
+) -> None:
+    """Send every event. A client that has the last one may close before we do: that is success."""
+    told: bytes | None = first
+    try:
+        while told is not None:
+            await _send(response, told, patience)
+            if isinstance(told, Last):
+                request[COUNTED] = response.status
+            told = await anext(events, None)
+    except MataError as error:
+        await _send(response, failed(error), patience)
+        request[COUNTED] = response.status
 
 
 async def _send(response: web.StreamResponse, event: bytes, patience: float) -> None:
@@ -97,7 +120,7 @@ def _event(item: str | Outcome, recipe: Recipe) -> bytes:
     if isinstance(item, str):
         return event("token", {"text": item})
     codec.check_outcome(item)
-    return event("result", codec.envelope(item, recipe.spec.task, recipe.spec.name))
+    return Last(event("result", codec.envelope(item, recipe.spec.task, recipe.spec.name)))
 
 
 def event(kind: str, data: object) -> bytes:

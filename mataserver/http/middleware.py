@@ -9,7 +9,7 @@ import time
 from random import getrandbits
 from typing import TYPE_CHECKING
 
-from aiohttp import HttpVersion11, web
+from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.hdrs import METH_ALL
 
 from mataserver.errors import MataError, TooLarge
@@ -24,6 +24,10 @@ if TYPE_CHECKING:
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 PUBLIC = web.AppKey("public", set[tuple[str, str]])
+COUNTED: web.RequestKey[int] = web.RequestKey("counted", int)
+"""The status that the metrics count where the response's own says too little."""
+LEFT = 499
+"""What is counted for a client that left before it had its answer; nobody is told it."""
 _UNREAD = frozenset({408, 413, 417})  # the rest of the body is not waited for
 _UNASKED: web.RequestKey[bool] = web.RequestKey("unasked", bool)
 _LINGER = 2.0
@@ -83,14 +87,15 @@ def make(state: State) -> Middleware:
         state.active += 1
         try:
             response = await _answer(request, handler, state)
+        except asyncio.CancelledError:
+            _count(request, state, _unanswered(request), begun)
+            raise
         finally:
             state.active -= 1
         spent = time.perf_counter() - begun
-        route = _route(request)
         if response.status >= 400:
             response = dialects.told(request, response)
-        state.metrics.requests.add(_method(request), route, str(response.status))
-        state.metrics.latency.observe(spent, route)
+        _count(request, state, request.get(COUNTED, response.status), begun)
         if not response.prepared:
             if state.draining:
                 response.force_close()
@@ -101,6 +106,27 @@ def make(state: State) -> Middleware:
         return response
 
     return middleware
+
+
+def _count(request: web.Request, state: State, status: int, begun: float) -> None:
+    route = _route(request)
+    state.metrics.requests.add(_method(request), route, str(status))
+    state.metrics.latency.observe(time.perf_counter() - begun, route)
+
+
+def _unanswered(request: web.Request) -> int:
+    """Return the status that is counted for a handler that was cancelled.
+
+    Of a WebSocket that is how most end, and a stream may have told everything before.
+    """
+    if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
+        return 101
+    return int(request.get(COUNTED, LEFT if _gone(request) else 503))
+
+
+def _gone(request: web.Request) -> bool:
+    """Whether the client has closed the connection."""
+    return request.transport is None or request.transport.is_closing()
 
 
 def _method(request: web.Request) -> str:
@@ -126,7 +152,9 @@ async def _answer(request: web.Request, handler: Handler, state: State) -> web.S
         return response
     except web.HTTPException as error:
         return _plain(error)
-    except Exception:
+    except Exception as error:
+        if isinstance(error, ConnectionError) and _gone(request):
+            return error_response(MataError("The client has left", status=LEFT))
         log.exception(
             "%s %s failed (%s)", request.method, request.rel_url.raw_path, request[REQUEST_ID]
         )

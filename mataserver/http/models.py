@@ -167,7 +167,7 @@ async def _told(
             yield events.event("waiting", {"place": step.place})
         elif isinstance(step, Progress):
             yield events.event("progress", msgspec.structs.asdict(step))
-    yield events.event("result", _status(model, await asyncio.shield(task)))
+    yield events.Last(events.event("result", _status(model, await asyncio.shield(task))))
 
 
 def _status(model: str, pulled: Pulled) -> ModelStatus:

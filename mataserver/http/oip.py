@@ -14,7 +14,7 @@ from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import jsonbody
-from mataserver.errors import BadRequest
+from mataserver.errors import BadRequest, NotFound
 from mataserver.http import codec, readiness
 from mataserver.http.dialects import InferenceProblem
 from mataserver.http.routing import Body, Route
@@ -29,6 +29,10 @@ NOT_READY = 400
 """By the protocol 200 says "ready", and a status of 4xx that it is not; Triton answers 400."""
 _MODEL = "/v2/models/{model_id:.+}"
 _VERSIONS = ("/versions/{version}", "")
+_ABSENT = {
+    "config": ("model_configuration", "GET /v2/models/{model} tells a model's tensors"),
+    "stats": ("statistics", "GET /metrics counts each model's inferences and their times"),
+}
 _HEADERS = {
     rest.LENGTH_HEADER: (
         Annotated[int, Meta(ge=0)],
@@ -165,7 +169,21 @@ class _Inference:
         return codec.respond(ServerMetadata(NAME, self._state.version, list(EXTENSIONS)))
 
     async def model(self, request: web.Request) -> web.Response:
-        return codec.respond(rest.metadata(self._server.metadata(*_named(request))))
+        name, version = _named(request)
+        try:
+            return codec.respond(rest.metadata(self._server.metadata(name, version)))
+        except NotFound:
+            self._refuse_extension(name)
+            raise
+
+    def _refuse_extension(self, path: str) -> None:
+        """Say which extension is missing, where a path ends like those of one."""
+        name, _, what = path.rpartition("/")
+        if what in _ABSENT:
+            name, _, version = name.partition("/versions/")
+            self._server.metadata(name, version)
+            extension, instead = _ABSENT[what]
+            raise NotFound(f"This server does not offer the extension {extension}: {instead}")
 
     async def ready(self, request: web.Request) -> web.Response:
         name, version = _named(request)
