@@ -43,6 +43,7 @@ from mataserver.loader import Loader
 from mataserver.metrics import Metrics
 from mataserver.pool import ModelPool
 from mataserver.registry import Registry
+from mataserver.reload import Reload
 from mataserver.services import ServiceModels
 from mataserver.sessions import SessionStore
 from mataserver.slots import Policy
@@ -57,6 +58,7 @@ if TYPE_CHECKING:
     from mataserver.plugins import Plugin, Plugins
 
 STATE = web.AppKey("state", State)
+UPKEEP = web.AppKey("upkeep", Upkeep)
 
 log = logging.getLogger("mataserver")
 
@@ -107,6 +109,7 @@ def build(
     )
     origins.allow(application, settings.cors_origins)
     application[STATE] = state
+    application[UPKEEP] = upkeep
     expect = dialects.expecting(middleware.expectations(state))
     _add_routes(application, state, expect)
     _add_services(application, state, expect)
@@ -290,10 +293,12 @@ async def run(
     settings: Settings,
     announce: Callable[[str, State], None],
     plugins: Plugins | None = None,
+    reread: Callable[[], Settings] | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM, then drain.
 
-    In-flight requests are answered, sockets closed, models unloaded.
+    In-flight requests are answered, sockets closed, models unloaded. On SIGHUP the models and
+    cameras of ``reread()``, by default of the settings as they are, are followed.
 
     ``announce(url, state)`` is called once the server listens. Raises ``MataError`` when it cannot.
     """
@@ -309,6 +314,16 @@ async def run(
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupted, number)
     application = build(settings, plugins)
+    again = Reload(application[STATE], application[UPKEEP], reread or (lambda: settings))
+    reloads: set[asyncio.Task[None]] = set()
+
+    def reload() -> None:
+        task = loop.create_task(again.run())
+        reloads.add(task)
+        task.add_done_callback(reloads.discard)
+        task.add_done_callback(_tell_failure)
+
+    loop.add_signal_handler(signal.SIGHUP, reload)
     runner = runner_of(application)
     await runner.setup()
     try:
@@ -322,4 +337,6 @@ async def run(
         announce(f"http://{host}:{port}", application[STATE])
         await asked.wait()
     finally:
+        for task in reloads:
+            task.cancel()
         await stop(runner, application)

@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import shutil
 import time
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 from msgspec import UNSET
 
-from mataserver import params, sources, weights
+from mataserver import sources, weights
 from mataserver.contract import ModelFiles, ModelSpec
 from mataserver.conversions.converter import Converter
 from mataserver.defaults import Marks
-from mataserver.errors import BadRequest, Conflict, InvalidParams, MataError, NotFound, Unavailable
+from mataserver.errors import BadRequest, Conflict, MataError, NotFound, Unavailable
 from mataserver.registry import Entry, RegistryError
 from mataserver.results import TASKS, ModelInfo
 from mataserver.slots import Recipe
@@ -26,8 +24,9 @@ from mataserver.suggestion import instead_of, similar
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
-    from mataserver.config import ModelSettings, Settings
+    from mataserver.config import Settings
     from mataserver.plugins import Offer, Plugins
     from mataserver.pool import ModelPool
     from mataserver.registry import Registry
@@ -74,9 +73,9 @@ class Catalog:
     """The models of one server or of one command."""
 
     def __init__(self, settings: Settings, registry: Registry, plugins: Plugins) -> None:
-        self._settings = settings
-        self._registry = registry
-        self._plugins = plugins
+        self.settings = settings
+        self.registry = registry
+        self.plugins = plugins
         self._converter = Converter(settings, registry, plugins)
         self._pulls = sources.Pulls()
         self._installing = asyncio.Lock()
@@ -89,12 +88,12 @@ class Catalog:
     def entries(self) -> dict[str, Entry]:
         """Return the registered models; of a registry that got corrupt, the last good copy."""
         try:
-            return self._registry.entries()
+            return self.registry.entries()
         except RegistryError as error:
             if error.detail != self._complained:
                 log.error("%s; serving what was read before", error.told)  # noqa: TRY400
                 self._complained = error.detail
-            return self._registry.last_good()
+            return self.registry.last_good()
 
     def entry(self, name: str) -> Entry:
         """Return one registered model. Raises ``NotFound``, also when its files are gone."""
@@ -133,7 +132,7 @@ class Catalog:
 
     def serves(self, name: str, task: str) -> bool:
         """Whether an installed backend serves a registered model for ``task``."""
-        return self._plugins.offer(weights.files(name, self.entry(name)), task) is not None
+        return self.plugins.offer(weights.files(name, self.entry(name)), task) is not None
 
     def infos(self, pool: ModelPool) -> list[ModelInfo]:
         """Return every model whose files are here."""
@@ -164,7 +163,7 @@ class Catalog:
         if task not in TASKS:
             raise BadRequest(f"Unknown task {instead_of(task, TASKS)}")
         with self._pulls.begun(name, on_step) as pull:
-            offer = self._plugins.pip(name)
+            offer = self.plugins.pip(name)
             if offer is not None:
                 warnings = await self._install(offer, task, pull, allow_pip=allow_pip)
                 return self._register(
@@ -172,7 +171,7 @@ class Catalog:
                 )
             sources.validate_repo_id(name)
             async with pull.turn():
-                self._match(ModelFiles(name, "hf", None, await self._config_of(name)), task)
+                self.match(ModelFiles(name, "hf", None, await self._config_of(name)), task)
                 await sources.download(name, pull.tell)
             return await self._adopt(name, Entry(task=task, source="hf", pulled_at=time.time()))
 
@@ -181,7 +180,7 @@ class Catalog:
         try:
             return await sources.fetch_config(name)
         except MataError as error:
-            meant = "" if "/" in name else similar(name, self._plugins.pip_names)
+            meant = "" if "/" in name else similar(name, self.plugins.pip_names)
             error.detail += meant
             raise
 
@@ -198,7 +197,7 @@ class Catalog:
         Raises ``BadRequest`` when nothing serves it, ``Conflict`` when the name is in use.
         """
         chosen, entry = self._local(path, task, name)
-        self._match(weights.files(chosen, entry), task)
+        self.match(weights.files(chosen, entry), task)
         self._register(chosen, entry)
         return chosen
 
@@ -209,7 +208,7 @@ class Catalog:
             raise BadRequest("no such file or directory")
         chosen = name or place.name
         entry = Entry(task=task, source="local", pulled_at=time.time(), path=str(place))
-        taken = self._registry.get(chosen)
+        taken = self.registry.get(chosen)
         if taken is not None and (taken.source != "local" or taken.path != entry.path):
             raise Conflict(f"the name {chosen!r} is in use: choose another with --name")
         if task not in TASKS:
@@ -226,7 +225,7 @@ class Catalog:
             if made.path is not None:
                 entry = msgspec.structs.replace(entry, converted=str(made.path))
             try:
-                self._match(weights.files(name, entry), entry.task)
+                self.match(weights.files(name, entry), entry.task)
             except MataError as error:
                 raise BadRequest("; ".join([error.detail, *warnings])) from None
             return self._register(name, entry, warnings, made.backend)
@@ -236,115 +235,43 @@ class Catalog:
 
         Raises ``MataError`` when a registry cannot be made; what cannot be added to one is logged.
         """
-        if not self._settings.register_defaults:
+        if not self.settings.register_defaults:
             return []
         try:
             return self._add_defaults()
         except MataError as error:
-            if not self._registry.path.exists():
+            if not self.registry.path.exists():
                 raise
             log.warning(error.told)
             return []
 
     def _add_defaults(self) -> list[str]:
-        marks, added = Marks(self._registry.path.parent), []
+        marks, added = Marks(self.registry.path.parent), []
         for name in marks.waiting():
-            offer = self._plugins.pip(name)
+            offer = self.plugins.pip(name)
             if offer is None or offer.missing:
                 continue
-            if self._registry.get(name) is None:
+            if self.registry.get(name) is None:
                 entry = Entry(task=offer.backend.task, source="pip", pulled_at=time.time())
-                self._registry.add(name, entry)
+                self.registry.add(name, entry)
                 added.append(name)
             marks.add(name)
         return added
 
-    def add_configured(self) -> None:
-        """Register the models of the configuration whose weights are already here.
-
-        Raises a ``MataError`` naming those that cannot be served, with what to do.
-        """
-        problems: list[MataError] = []
-        for setting in self._settings.models:
-            try:
-                self._add_configured(setting)
-            except MataError as error:
-                problems.append(error)
-        if problems:
-            hints = dict.fromkeys(each.hint for each in problems if each.hint)
-            raise MataError("; ".join(each.detail for each in problems), hint="; ".join(hints))
-
-    def _add_configured(self, setting: ModelSettings) -> None:
-        name, task, known = setting.model, setting.task, self.entries().get(setting.model)
-        if setting.path is not None and task is not None and (known is None or known.path):
-            self._add_path(name, task, Path(setting.path), known)
-        elif known is None:
-            if task is None:
-                meant = similar(name, [*self.entries(), *self._plugins.pip_names])
-                raise MataError(
-                    f"models: {name} is not registered: give its task, or pull it{meant}"
-                )
-            offer = self._plugins.pip(name)
-            if offer is not None and self._plugins.offer(ModelFiles(name, "pip"), task):
-                offer.check_installed()
-                self._registry.add(name, Entry(task=task, source="pip", pulled_at=time.time()))
-            elif sources.cached(name) is not None:
-                entry = Entry(task=task, source="hf", pulled_at=time.time())
-                self._match(weights.files(name, entry), task)
-                self._registry.add(name, entry)
-            elif offer is None:
-                meant = similar(name, [*self.entries(), *self._plugins.pip_names])
-                raise MataError(
-                    f"models: {name} is not here: mataserver pull {name} --task {task}{meant}"
-                )
-
-    def _add_path(self, name: str, task: str, path: Path, known: Entry | None) -> None:
-        """Register a configured path; one that was moved in the configuration is replaced."""
-        place = str(path.expanduser().resolve())
-        if known is not None and (known.path, known.task) != (place, task):
-            self._registry.remove(name)
-        if known is None or (known.path, known.task) != (place, task):
-            try:
-                self.add_local(path, task, name)
-            except MataError as error:
-                raise MataError(f"models: {name}: {error.detail}", hint=error.hint) from None
-
-    def check_configured(self) -> None:
-        """Check ``task``, ``params`` and ``compile`` of ``models`` against what serves each.
-
-        Raises ``InvalidParams``. A model that is not here now is left out: ``/ready`` tells of it.
-        """
-        for setting in self._settings.models:
-            self._check_task(setting)
-            if setting.params or setting.compile:
-                with contextlib.suppress(NotFound, Unavailable):
-                    _check_params(setting, self.recipe(setting.model))
-
-    def _check_task(self, setting: ModelSettings) -> None:
-        """Raise ``InvalidParams`` when a configured model serves other tasks than the given one."""
-        name, task, known = setting.model, setting.task, self.entries().get(setting.model)
-        offer = self._plugins.pip(name)
-        if task is None or (known is not None and known.task == task):
-            return
-        if known is not None:
-            again = f"mataserver pull {name} --task {task} changes that"
-            detail = f"it is registered for {known.task}, not {task}"
-            wanted = self._plugins.offer(weights.files(name, known), task)
-            detail += f": {again}" if wanted is not None and known.source != "local" else ""
-        elif offer is not None and self._plugins.offer(ModelFiles(name, "pip"), task) is None:
-            detail = f"it serves {offer.backend.task}, not {task}"
-        else:
-            return
-        raise InvalidParams(f"models: {name}: task: {detail}")
+    def reconfigure(self, settings: Settings) -> None:
+        """Serve the models as other settings say, from the next request on."""
+        self.settings = settings
+        self._converter = Converter(settings, self.registry, self.plugins)
+        self._recipes.clear()
 
     async def reconcile(self, pool: ModelPool) -> None:
         """Unload what is no longer registered, or for another task; take in new plugins.
 
         What is registered with other files is replaced by its next request.
         """
-        await asyncio.to_thread(self._plugins.refresh)
-        if self._plugins.grown != self._grown:
-            self._grown = self._plugins.grown
+        await asyncio.to_thread(self.plugins.refresh)
+        if self.plugins.grown != self._grown:
+            self._grown = self.plugins.grown
             self._recipes.clear()
             self.add_defaults()
         entries = self.entries()
@@ -358,16 +285,16 @@ class Catalog:
 
     def _make_recipe(self, name: str, entry: Entry, task: str) -> Recipe:
         files = weights.files(name, entry)
-        offer = self._plugins.offer(files, task)
+        offer = self.plugins.offer(files, task)
         if offer is None:
-            reason = self._plugins.refusal(files, task)
+            reason = self.plugins.refusal(files, task)
             if reason is not None:
                 raise Unavailable(f"{name} cannot be served: {reason}")
             raise Unavailable(f"No installed plugin serves {name} for the task {task}")
         offer.check_installed()
         parts = self._parts(offer, files, entry)
         size = weights.size(name, entry) or 0
-        settings = self._settings.model(name)
+        settings = self.settings.model(name)
         return Recipe(
             spec=ModelSpec(name, task, entry.source, files.path),
             backend=offer.backend,
@@ -395,14 +322,15 @@ class Catalog:
             recipes[label] = self._make_recipe(part.model, found, part.task)
         return recipes
 
-    def _match(self, files: ModelFiles, task: str) -> None:
-        if self._plugins.offer(files, task) is not None:
+    def match(self, files: ModelFiles, task: str) -> None:
+        """Raise ``BadRequest`` that says why nothing serves a model for a task, if nothing does."""
+        if self.plugins.offer(files, task) is not None:
             return
-        reason = self._plugins.refusal(files, task)
+        reason = self.plugins.refusal(files, task)
         if reason is not None:
             raise BadRequest(f"{files.name} cannot be served: {reason}")
         kind = files.model_type or "unknown"
-        others = [other for other in TASKS if self._plugins.offer(files, other) is not None]
+        others = [other for other in TASKS if self.plugins.offer(files, other) is not None]
         if others:
             raise BadRequest(
                 f"Task mismatch: {files.name} ({kind}) serves {', '.join(others)}, not {task}"
@@ -413,7 +341,7 @@ class Catalog:
         self, offer: Offer, task: str, pull: sources.Pull, *, allow_pip: bool
     ) -> list[str]:
         backend = offer.backend
-        composed = self._plugins.offer(ModelFiles(backend.name, "pip"), task)
+        composed = self.plugins.offer(ModelFiles(backend.name, "pip"), task)
         if composed is None:
             raise BadRequest(f"Task mismatch: {backend.name} serves {backend.task}, not {task}")
         if offer.missing or offer.unsuitable:
@@ -433,27 +361,14 @@ class Catalog:
     def _register(
         self, name: str, entry: Entry, warnings: list[str] | None = None, backend: str = ""
     ) -> Pulled:
-        replaced = self._registry.get(name)
-        self._registry.add(name, entry)
+        replaced = self.registry.get(name)
+        self.registry.add(name, entry)
         self._recipes.clear()
         warnings = warnings or []
-        offer = self._plugins.offer(weights.files(name, entry), entry.task)
+        offer = self.plugins.offer(weights.files(name, entry), entry.task)
         if offer is not None and offer.plugin.note:
             warnings.append(f"the plugin {offer.plugin.name}: {offer.plugin.note}")
         return Pulled(name, entry, replaced, backend, warnings)
-
-
-def _check_params(setting: ModelSettings, recipe: Recipe) -> None:
-    """Check a model's params: those of its backend, and of what it is to itself a part."""
-    if setting.compile and not recipe.backend.compiles:
-        raise InvalidParams(
-            f"models: {setting.model}: compile: {recipe.backend.name} compiles nothing"
-        )
-    own = [part for part in recipe.parts.values() if part.spec.name == setting.model]
-    try:
-        params.check_defaults(setting.params, *(each.backend.params for each in (recipe, *own)))
-    except InvalidParams as error:
-        raise InvalidParams(f"models: {setting.model}: {error.detail}") from None
 
 
 def _names(recipe: Recipe) -> set[str]:

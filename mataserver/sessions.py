@@ -182,6 +182,12 @@ class SessionStore:
             raise Conflict(f"{session.id} is a camera of the configuration: it cannot be deleted")
         await self._remove(session)
 
+    async def drop(self, session_id: str) -> None:
+        """Remove a session of the configuration, if it is there."""
+        session = self._sessions.get(session_id)
+        if session is not None:
+            await self._remove(session)
+
     async def expire(self) -> None:
         """Remove the sessions whose time is over."""
         for session in self.all():

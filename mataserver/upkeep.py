@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from mataserver.configured import Configured
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
@@ -29,6 +31,8 @@ class Upkeep:
     def __init__(self, state: State, pace: Pace) -> None:
         self._state = state
         self._pace = pace
+        self._anew: set[str] = set()
+        self._woken = asyncio.Event()
 
     def add_configured(self) -> None:
         """Register the configured models; what cannot be served keeps ``/ready`` at 503.
@@ -37,13 +41,13 @@ class Upkeep:
         """
         catalog, waiting = self._state.catalog, self._state.not_ready
         try:
-            catalog.add_configured()
+            Configured(catalog).add()
         except MataError as error:
             log.error(error.told)  # noqa: TRY400 - a message for the operator, not a bug
             waiting["configuration"] = error.detail
         else:
             waiting.pop("configuration", None)
-        catalog.check_configured()
+        Configured(catalog).check()
 
     async def reconcile(self) -> None:
         """Unload, for ever, what is no longer registered."""
@@ -59,16 +63,25 @@ class Upkeep:
         wanted = self._preloaded()
         while True:
             failed = [name for name in wanted if not await self._load(name)]
-            await asyncio.sleep(self._pace.retry)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._pace.retry):
+                    await self._woken.wait()
+            self._woken.clear()
             if self._state.not_ready:
-                self._add_again()
-            wanted = [name for name in self._preloaded() if name in failed or self._broken(name)]
+                self.add_again()
+            again, self._anew = {*failed, *self._anew}, set()
+            wanted = [name for name in self._preloaded() if name in again or self._broken(name)]
+
+    def load_anew(self, names: set[str]) -> None:
+        """Have those of the models that are to be preloaded loaded now."""
+        self._anew |= names
+        self._woken.set()
 
     async def keep_cameras(self) -> None:
         """Open the cameras of the configuration."""
         await self._state.cameras.keep(self._state.not_ready, self._pace.retry)
 
-    def _add_again(self) -> None:
+    def add_again(self) -> None:
         """Register what was not here before. Its params are looked at for the first time, too."""
         try:
             self.add_configured()

@@ -15,6 +15,7 @@ from hub_stand_in import HubStandIn
 from mataserver import config, sources, testing
 from mataserver import plugins as plugin_host
 from mataserver.catalog import FRESH, Catalog
+from mataserver.configured import Configured
 from mataserver.errors import BadRequest, Conflict, InvalidParams, MataError
 from mataserver.registry import Registry
 
@@ -234,11 +235,11 @@ def test_configured_models_are_registered_when_they_are_here(tmp_path):
             {"model": "mine", "task": "detect", "path": str(directory)},
         ],
     )
-    made.add_configured()
+    Configured(made).add()
     assert set(made.entries()) == {"fake-ocr", "mine"}
     absent = catalog(tmp_path, models=[{"model": "org/absent", "task": "detect"}])
     with pytest.raises(MataError, match="mataserver pull org/absent --task detect"):
-        absent.add_configured()
+        Configured(absent).add()
 
 
 def test_a_configured_path_that_was_moved_is_registered_again(tmp_path):
@@ -249,11 +250,11 @@ def test_a_configured_path_that_was_moved_is_registered_again(tmp_path):
         model_directory(place)
         model = {"model": "mine", "task": "detect", "path": str(place / "my-model")}
         made = catalog(tmp_path, models=[model])
-        made.add_configured()
+        Configured(made).add()
         assert made.recipe("mine").spec.path == place / "my-model"
     gone = catalog(tmp_path, models=[{**model, "path": str(tmp_path / "gone")}])
     with pytest.raises(MataError, match=r"^models: mine: no such file or directory$"):
-        gone.add_configured()
+        Configured(gone).add()
 
 
 def test_params_of_a_configured_model_are_checked(tmp_path):
@@ -261,7 +262,7 @@ def test_params_of_a_configured_model_are_checked(tmp_path):
     register(tmp_path, {"fake-detect": "detect"})
     made = catalog(tmp_path, models=[{"model": "fake-detect", "params": {"confidense": 0.5}}])
     with pytest.raises(InvalidParams, match=r"^models: fake-detect: params.confidense: unknown"):
-        made.check_configured()
+        Configured(made).check()
 
 
 def test_defaults_are_registered_once(tmp_path):

@@ -10,6 +10,7 @@ import pytest
 from mataserver import Backend, Classification, ClassifyResult, hookimpl, testing
 from mataserver.catalog import Catalog
 from mataserver.config import load
+from mataserver.configured import Configured
 from mataserver.errors import InvalidParams
 from mataserver.plugins import GROUP, discover
 from mataserver.registry import Registry
@@ -86,11 +87,11 @@ def test_what_cannot_be_compiled_is_refused(tmp_path):
         )
         registry = Registry(tmp_path / "model_registry.json")
         catalog = Catalog(settings, registry, discover(settings, [POINT]))
-        catalog.add_configured()
+        Configured(catalog).add()
         if wanted:
             with pytest.raises(
                 InvalidParams, match=r"^models: plain: compile: plain compiles noth"
             ):
-                catalog.check_configured()
+                Configured(catalog).check()
         else:
-            catalog.check_configured()
+            Configured(catalog).check()

@@ -57,6 +57,7 @@ class Roster:
         self._metrics = metrics
         self._linger = linger
         self._installed = installed
+        self._changed = asyncio.Event()
         self._allowed = sources.Allowed(settings.camera_hosts, settings.camera_paths)
 
     def of(self, session: Session) -> Camera | None:
@@ -69,10 +70,15 @@ class Roster:
         Raises ``ConfigError`` or ``MataError`` for what will never work; a model that is not here
         yet is waited for.
         """
-        if self._settings.cameras and not self._installed():
-            raise MataError(NEEDS)
-        for index, camera in enumerate(self._settings.cameras):
+        for camera in self._settings.cameras:
             not_ready[_place(camera)] = "loading"
+        self.check_settings(self._settings)
+
+    def check_settings(self, settings: Settings) -> None:
+        """Raise ``ConfigError`` or ``MataError`` for cameras that will never work."""
+        if settings.cameras and not self._installed():
+            raise MataError(NEEDS)
+        for index, camera in enumerate(settings.cameras):
             try:
                 planned(camera, self._catalog, self._settings.max_tokens)
             except InvalidParams as error:
@@ -107,11 +113,45 @@ class Roster:
             linger=self._linger,
         )
 
+    def change(self, settings: Settings) -> None:
+        """Have ``keep`` open and close cameras as other settings say."""
+        self._settings = settings
+        self._changed.set()
+
     async def keep(self, not_ready: dict[str, str], retry: float) -> None:
-        """Open the cameras of the configuration; one that fails is tried again for ever."""
-        await asyncio.gather(
-            *(self._keep(camera, not_ready, retry) for camera in self._settings.cameras)
-        )
+        """Keep the cameras of the configuration open; one that fails is tried again for ever."""
+        kept: dict[str, tuple[CameraSettings, asyncio.Task[None]]] = {}
+        try:
+            while True:
+                self._changed.clear()
+                await self._follow(kept, not_ready, retry)
+                await self._changed.wait()
+        finally:
+            for _, task in kept.values():
+                task.cancel()
+            await asyncio.gather(*(task for _, task in kept.values()), return_exceptions=True)
+
+    async def _follow(
+        self,
+        kept: dict[str, tuple[CameraSettings, asyncio.Task[None]]],
+        not_ready: dict[str, str],
+        retry: float,
+    ) -> None:
+        """Close the cameras that are gone or changed, and open those that are not open."""
+        wanted = {camera.name: camera for camera in self._settings.cameras}
+        for name, (camera, task) in list(kept.items()):
+            if wanted.get(name) != camera:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                del kept[name]
+                not_ready.pop(_place(camera), None)
+                await self._sessions.drop(name)
+        for name, camera in wanted.items():
+            if name not in kept:
+                not_ready[_place(camera)] = "loading"
+                task = asyncio.create_task(self._keep(camera, not_ready, retry))
+                task.add_done_callback(_tell_failure)
+                kept[name] = (camera, task)
 
     def count(self) -> None:
         """Set the gauges of the cameras' states."""
@@ -130,7 +170,7 @@ class Roster:
                 not_ready[place] = error.detail
                 await asyncio.sleep(retry)
             else:
-                del not_ready[place]
+                not_ready.pop(place, None)
                 return
 
     async def _open(self, camera: CameraSettings) -> None:
@@ -156,3 +196,8 @@ def planned(
 def _place(camera: CameraSettings) -> str:
     """Return what ``/ready`` calls a camera."""
     return f"camera {camera.name}"
+
+
+def _tell_failure(task: asyncio.Task[None]) -> None:
+    if not task.cancelled() and task.exception() is not None:
+        log.error("a camera could not be kept", exc_info=task.exception())

@@ -34,7 +34,7 @@ def config_option(function: F) -> F:
         try:
             return function(*arguments, config_file=config_file, **options)
         except MataError as error:
-            raise _naming(config_file, error) from None
+            raise naming(config_file, error) from None
 
     option = click.option(
         "--config",
@@ -45,7 +45,7 @@ def config_option(function: F) -> F:
     return cast("F", option(told))
 
 
-def _naming(file: str | None, error: MataError) -> MataError:
+def naming(file: str | None, error: MataError) -> MataError:
     """Return an error in the configuration with its file, unless it is named already."""
     place, _, problem = error.detail.partition(": ")
     path = configuration(file)

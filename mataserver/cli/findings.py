@@ -17,6 +17,7 @@ from mataserver.cameras.source import Allowed
 from mataserver.catalog import Catalog
 from mataserver.cli import environment, extensions
 from mataserver.cli.addresses import is_loopback
+from mataserver.configured import Configured
 from mataserver.errors import MataError
 from mataserver.registry import Registry
 from mataserver.storage import told
@@ -161,8 +162,8 @@ def _copy_registry(original: Path, copy: Registry) -> None:
 def _problem(catalog: Catalog, name: str) -> str | None:
     """Return why the one configured model of ``catalog`` cannot be served, or None."""
     try:
-        catalog.add_configured()
-        catalog.check_configured()
+        Configured(catalog).add()
+        Configured(catalog).check()
         catalog.recipe(name)
     except MataError as error:
         return error.detail.removeprefix("models: ").removeprefix(f"{name}: ")

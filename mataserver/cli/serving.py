@@ -11,8 +11,9 @@ import click
 
 from mataserver import __version__, config
 from mataserver.cli.addresses import is_loopback, local_url
-from mataserver.cli.environment import config_option, take_hub_variables
+from mataserver.cli.environment import config_option, naming, take_hub_variables
 from mataserver.credentials import key_file, server_keys
+from mataserver.errors import MataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -51,8 +52,14 @@ def serve(*, host: str | None, port: int | None, opening: bool, config_file: str
         if opening:
             asyncio.get_running_loop().run_in_executor(None, _open, settings, url, keys)
 
+    def reread() -> Settings:
+        try:
+            return config.load(config_file, host=host, port=port)
+        except MataError as error:
+            raise naming(config_file, error) from None
+
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(app.run(settings, announce))
+        runner.run(app.run(settings, announce, reread=reread))
 
 
 def announcement(settings: Settings, url: str, state: State, new_key: str | None) -> list[str]:

@@ -1,0 +1,122 @@
+"""The models that the configuration names: what is registered for them, and what they may say."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mataserver import params, sources, weights
+from mataserver.contract import ModelFiles
+from mataserver.errors import InvalidParams, MataError, NotFound, Unavailable
+from mataserver.registry import Entry
+from mataserver.suggestion import similar
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mataserver.catalog import Catalog
+    from mataserver.config import ModelSettings
+    from mataserver.slots import Recipe
+
+
+class Configured:
+    """``models:`` of one configuration, by default that of the catalogue."""
+
+    def __init__(self, catalog: Catalog, models: Sequence[ModelSettings] | None = None) -> None:
+        self._catalog = catalog
+        self._plugins = catalog.plugins
+        self._registry = catalog.registry
+        self._models = catalog.settings.models if models is None else models
+
+    def add(self) -> None:
+        """Register the models of the configuration whose weights are already here.
+
+        Raises a ``MataError`` naming those that cannot be served, with what to do.
+        """
+        problems: list[MataError] = []
+        for setting in self._models:
+            try:
+                self._add(setting)
+            except MataError as error:
+                problems.append(error)
+        if problems:
+            hints = dict.fromkeys(each.hint for each in problems if each.hint)
+            raise MataError("; ".join(each.detail for each in problems), hint="; ".join(hints))
+
+    def _add(self, setting: ModelSettings) -> None:
+        name, task, known = setting.model, setting.task, self._catalog.entries().get(setting.model)
+        if setting.path is not None and task is not None and (known is None or known.path):
+            self._add_path(name, task, Path(setting.path), known)
+        elif known is None:
+            if task is None:
+                meant = similar(name, [*self._catalog.entries(), *self._plugins.pip_names])
+                raise MataError(
+                    f"models: {name} is not registered: give its task, or pull it{meant}"
+                )
+            offer = self._plugins.pip(name)
+            if offer is not None and self._plugins.offer(ModelFiles(name, "pip"), task):
+                offer.check_installed()
+                self._registry.add(name, Entry(task=task, source="pip", pulled_at=time.time()))
+            elif sources.cached(name) is not None:
+                entry = Entry(task=task, source="hf", pulled_at=time.time())
+                self._catalog.match(weights.files(name, entry), task)
+                self._registry.add(name, entry)
+            elif offer is None:
+                meant = similar(name, [*self._catalog.entries(), *self._plugins.pip_names])
+                raise MataError(
+                    f"models: {name} is not here: mataserver pull {name} --task {task}{meant}"
+                )
+
+    def _add_path(self, name: str, task: str, path: Path, known: Entry | None) -> None:
+        """Register a configured path; one that was moved in the configuration is replaced."""
+        place = str(path.expanduser().resolve())
+        if known is not None and (known.path, known.task) != (place, task):
+            self._registry.remove(name)
+        if known is None or (known.path, known.task) != (place, task):
+            try:
+                self._catalog.add_local(path, task, name)
+            except MataError as error:
+                raise MataError(f"models: {name}: {error.detail}", hint=error.hint) from None
+
+    def check(self) -> None:
+        """Check ``task``, ``params`` and ``compile`` of ``models`` against what serves each.
+
+        Raises ``InvalidParams``. A model that is not here now is left out: ``/ready`` tells of it.
+        """
+        for setting in self._models:
+            self._check_task(setting)
+            if setting.params or setting.compile:
+                with contextlib.suppress(NotFound, Unavailable):
+                    _check_params(setting, self._catalog.recipe(setting.model))
+
+    def _check_task(self, setting: ModelSettings) -> None:
+        """Raise ``InvalidParams`` when a configured model serves other tasks than the given one."""
+        name, task, known = setting.model, setting.task, self._catalog.entries().get(setting.model)
+        offer = self._plugins.pip(name)
+        if task is None or (known is not None and known.task == task):
+            return
+        if known is not None:
+            again = f"mataserver pull {name} --task {task} changes that"
+            detail = f"it is registered for {known.task}, not {task}"
+            wanted = self._plugins.offer(weights.files(name, known), task)
+            detail += f": {again}" if wanted is not None and known.source != "local" else ""
+        elif offer is not None and self._plugins.offer(ModelFiles(name, "pip"), task) is None:
+            detail = f"it serves {offer.backend.task}, not {task}"
+        else:
+            return
+        raise InvalidParams(f"models: {name}: task: {detail}")
+
+
+def _check_params(setting: ModelSettings, recipe: Recipe) -> None:
+    """Check a model's params: those of its backend, and of what it is to itself a part."""
+    if setting.compile and not recipe.backend.compiles:
+        raise InvalidParams(
+            f"models: {setting.model}: compile: {recipe.backend.name} compiles nothing"
+        )
+    own = [part for part in recipe.parts.values() if part.spec.name == setting.model]
+    try:
+        params.check_defaults(setting.params, *(each.backend.params for each in (recipe, *own)))
+    except InvalidParams as error:
+        raise InvalidParams(f"models: {setting.model}: {error.detail}") from None

@@ -1,0 +1,186 @@
+"""SIGHUP: the configuration is read again while the server runs."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import signal
+import time
+import urllib.request
+
+import aiohttp
+import pytest
+
+from api_answers import until
+from cli_terminal import Terminal, serving
+from conftest import FAKES, picture, register
+from mataserver import app, config, testing
+from mataserver.reload import Reload
+from mataserver.upkeep import Pace
+
+
+class Running:
+    """A server whose configuration can be read again; ``settings`` is what is then found."""
+
+    def __init__(self, served, http, folder):
+        self.http = http
+        self.state = served.app[app.STATE]
+        self._served = served
+        self._folder = folder
+
+    async def reload(self, **settings):
+        """Read a configuration of these settings."""
+        values = {"data_dir": str(self._folder), "api_keys": ["test-key"], "port": 0} | settings
+
+        def load():
+            return config.load(environ={}, directory=self._folder, engine="thread", **values)
+
+        await Reload(self.state, self._served.app[app.UPKEEP], load).run()
+
+    async def found(self, model):
+        """Return the detections of a picture."""
+        headers = {"Content-Type": "image/png"}
+        async with self.http.post(
+            f"/v1/infer?model={model}", data=picture(), headers=headers
+        ) as response:
+            return len((await response.json())["detections"])
+
+    async def model_state(self, model):
+        """Return the state of a model."""
+        async with self.http.get(f"/v1/models/{model}") as response:
+            return (await response.json())["state"]
+
+
+@contextlib.asynccontextmanager
+async def running(folder, **settings):
+    """Run a server with every fake model."""
+    register(folder, {f"fake-{task}": task for task in FAKES})
+    async with (
+        testing.serving(folder, engine="thread", pace=Pace(retry=30.0), **settings) as served,
+        aiohttp.ClientSession(served.url, headers=served.headers) as http,
+    ):
+        yield Running(served, http, folder)
+
+
+def entry(model, **fields):
+    """Return an entry of ``models:``."""
+    return {"model": model, **fields}
+
+
+async def test_parameters_of_a_model_change(tmp_path):
+    """What a model's entry says holds from the next request on, and until it is taken away."""
+    async with running(tmp_path) as server:
+        assert await server.found("fake-detect") == 1
+        await server.reload(models=[entry("fake-detect", params={"confidence": 0.1})])
+        assert await server.found("fake-detect") == 2
+        await server.reload(models=[])
+        assert await server.found("fake-detect") == 1
+
+
+async def test_a_model_is_preloaded_and_others_are_left_alone(tmp_path):
+    """A model that is to be preloaded is loaded at once; one whose entry is the same stays."""
+    async with running(tmp_path, models=[entry("fake-detect", preload=True)]) as server:
+        await until(lambda: server.state.pool.status("fake-detect", "detect").loaded_at)
+        before = server.state.pool.status("fake-detect", "detect").loaded_at
+        both = [entry("fake-detect", preload=True), entry("fake-ocr", preload=True)]
+        await server.reload(models=both)
+        await until(lambda: server.state.pool.status("fake-ocr", "ocr").loaded_at)
+        assert server.state.pool.status("fake-detect", "detect").loaded_at == before
+        await server.reload(models=both[:1])
+        assert await server.model_state("fake-ocr") == "unloaded"
+
+
+async def test_a_path_is_registered(tmp_path):
+    """A model that the configuration names for the first time is registered."""
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "config.json").write_text('{"model_type": "fake"}')
+    async with running(tmp_path) as server:
+        await server.reload(models=[entry("mine", task="detect", path=str(tmp_path / "mine"))])
+        assert await server.found("mine") == 1
+        async with server.http.get("/ready") as response:
+            assert response.status == 200
+
+
+def names(server):
+    """Return the ids of the sessions that have a camera, which are the cameras' names."""
+    return sorted(s.id for s in server.state.sessions.all() if s.camera is not None)
+
+
+async def test_cameras_come_go_and_change(tmp_path, video):
+    """Cameras are opened, closed and opened anew; one whose entry is the same stays open."""
+    door = {"name": "door", "source": str(video), "model": "fake-detect"}
+    shelf = {**door, "name": "shelf"}
+    async with running(tmp_path, cameras=[door]) as server:
+        await until(lambda: names(server) == ["door"])
+        kept = server.state.sessions.get("door")
+        await server.reload(cameras=[door, shelf])
+        await until(lambda: names(server) == ["door", "shelf"])
+        assert server.state.sessions.get("door") is kept
+        await server.reload(cameras=[{**door, "fps": 5.0}])
+        await until(lambda: names(server) == ["door"])
+        await until(lambda: server.state.sessions.all()[0].camera.fps == 5.0)
+        await server.reload(cameras=[])
+        await until(lambda: names(server) == [])
+        async with server.http.get("/ready") as response:
+            assert response.status == 200
+
+
+@pytest.mark.parametrize(
+    ("settings", "said"),
+    [
+        ({"models": [{"modell": "x"}]}, "models[0].modell: unknown key; did you mean model?"),
+        ({"models": [entry("fake-detect", task="ocr")]}, "it is registered for detect, not ocr"),
+        ({"models": [entry("fake-ocr", params={"confidence": 2.0})]}, "params.confidence"),
+        (
+            {"cameras": [{"name": "a", "source": "ftp://x", "model": "fake-detect"}]},
+            "cameras[0]: source: expected rtsp://",
+        ),
+    ],
+)
+async def test_a_wrong_configuration_changes_nothing(tmp_path, caplog, settings, said):
+    """A configuration that is wrong is told in the log, and the old one stays."""
+    kept = [entry("fake-detect", params={"confidence": 0.1})]
+    async with running(tmp_path, models=kept) as server:
+        await server.reload(**settings)
+        assert "the configuration stays as it was" in caplog.text
+        assert said in caplog.text
+        assert await server.found("fake-detect") == 2
+
+
+async def test_settings_that_need_a_restart_are_named(tmp_path, caplog):
+    """Everything but models and cameras waits for the next start, and is named."""
+    caplog.set_level(logging.INFO)
+    async with running(tmp_path) as server:
+        await server.reload(max_sessions=3, infer_timeout=5.0, models=[entry("fake-ocr", pin=True)])
+        assert "restart the server to change infer_timeout, max_sessions" in caplog.text
+        assert "changed models: fake-ocr" in caplog.text
+        assert server.state.settings.max_sessions == 10
+
+
+def said(server, words):
+    """Wait until a server has logged something."""
+    end = time.monotonic() + 30
+    while words not in server.log:
+        assert time.monotonic() < end, server.log
+        time.sleep(0.05)
+
+
+def test_sighup(tmp_path, monkeypatch):
+    """The signal has a real server read its file again, and does not end it."""
+    terminal = Terminal(tmp_path, monkeypatch)
+    register(terminal.data, {"opencv-qr": "detect"})
+    file = tmp_path / "edge.yaml"
+    file.write_text("register_defaults: false\n")
+    monkeypatch.setenv("MATA_SERVER_AUTH_MODE", "none")
+    with serving(terminal, "--config", "edge.yaml") as server:
+        file.write_text("models: [{model: opencv-qr, preload: true}]\n")
+        server.process.send_signal(signal.SIGHUP)
+        said(server, "loaded opencv-qr")
+        said(server, "restart the server to change register_defaults")
+        file.write_text("modles: []\n")
+        server.process.send_signal(signal.SIGHUP)
+        said(server, "(edge.yaml): modles: unknown key; did you mean models?")
+        with urllib.request.urlopen(f"{server.url}/v1/models/opencv-qr") as answer:
+            assert json.load(answer)["state"] == "ready"
+        assert server.end() == 0
