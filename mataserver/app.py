@@ -158,7 +158,7 @@ def _add_services(application: web.Application, state: State, expect: Expect) ->
     def context(plugin: Plugin) -> Context:
         return Context(
             settings=plugin.settings,
-            models=ServiceModels(state.catalog, state.pool),
+            models=ServiceModels(state.catalog, state.pool, state.settings.max_tokens),
             metrics=state.metrics.registry,
             log=logging.getLogger(f"mataserver.plugin.{plugin.name}"),
             data_dir=state.settings.data_path,

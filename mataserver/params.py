@@ -165,12 +165,8 @@ def parse(
     own = set(params_type.__struct_fields__)
     table = {name: value for name, value in given.items() if name in ApiParams.__struct_fields__}
     checked = build(table, ApiParams)
-    if (
-        max_tokens is not None
-        and isinstance(checked.max_tokens, int)
-        and checked.max_tokens > max_tokens
-    ):
-        raise InvalidParams(f"params.max_tokens: this server allows at most {max_tokens}")
+    if max_tokens is not None:
+        check_tokens(checked.max_tokens, max_tokens)
     kept = configured(defaults or {}, params_type)
     for name, value in given.items():
         if name in own:
@@ -178,6 +174,12 @@ def parse(
     if "prompts" in kept:
         kept["prompts"] = split_prompts(kept["prompts"])
     return build(kept, params_type)
+
+
+def check_tokens(asked: object, most: int) -> None:
+    """Raise ``InvalidParams`` when a client asks for more tokens than the server allows."""
+    if isinstance(asked, int) and asked > most:
+        raise InvalidParams(f"params.max_tokens: this server allows at most {most}")
 
 
 def parse_text(

@@ -2,7 +2,7 @@
 
 States, joined loads, reference counts, keep-alive, eviction of the least recently used under RAM
 and VRAM ceilings, and back-off for workers that keep dying. Time, loader and memory probe are
-arguments.
+arguments. What is decided by time is decided by a clock that nobody sets; Unix time is only shown.
 """
 
 from __future__ import annotations
@@ -44,13 +44,15 @@ class ModelPool:
         probe: Probe,
         metrics: Metrics,
         policy: Policy,
-        clock: Callable[[], float] = time.time,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
     ) -> None:
         self._loader = loader
         self._probe = probe
         self._metrics = metrics
         self._policy = policy
         self._clock = clock
+        self._wall = wall
         self._slots: dict[tuple[str, str], Slot] = {}
         self._room = asyncio.Lock()
         self._closed = False
@@ -138,7 +140,7 @@ class ModelPool:
             with slot.batcher.occupied() as worker:
                 yield worker
         finally:
-            slot.last_used = self._clock()
+            self._touch(slot)
 
     def stateful(self, recipe: Recipe) -> bool:
         """Whether a model keeps the state of sessions, as far as one can know: if it is loaded."""
@@ -205,10 +207,14 @@ class ModelPool:
             raise
         return slot
 
+    def _touch(self, slot: Slot) -> None:
+        """Note that a model was used now."""
+        slot.last_used, slot.touched = self._wall(), self._clock()
+
     def _release(self, slot: Slot) -> None:
         slot.holders -= 1
         if slot.used and slot.worker is not None:
-            slot.last_used = self._clock()
+            self._touch(slot)
         self._start_timer(slot)
 
     async def _join_load(self, slot: Slot, recipe: Recipe) -> None:
@@ -280,7 +286,8 @@ class ModelPool:
             queue_limit=self._policy.queue_limit,
         )
         slot.evicted, slot.used, slot.error = False, False, None
-        slot.loaded_at = self._clock()
+        slot.loaded_at, slot.settled = self._wall(), self._clock()
+        slot.touched = slot.settled
         worker.on_death(lambda reason: self._died(slot, worker, reason))
         self._metrics.loads.labels(name, "ok").inc()
         self._metrics.loaded.set(len(self.loaded()))
@@ -372,11 +379,11 @@ class ModelPool:
         ]
 
     def _age_left(self, slot: Slot) -> float:
-        return (slot.loaded_at or 0.0) + self._policy.min_residence - self._clock()
+        return slot.settled + self._policy.min_residence - self._clock()
 
     def _victim(self, candidates: list[Slot]) -> Slot | None:
         old = [slot for slot in candidates if self._age_left(slot) <= 0]
-        return min(old, key=lambda s: s.last_used or s.loaded_at or 0.0, default=None)
+        return min(old, key=lambda s: s.touched, default=None)
 
     # leaving
 
@@ -455,7 +462,7 @@ class ModelPool:
 
     def _note(self, slot: Slot, outcome: Outcome, waited: float) -> None:
         slot.deaths, slot.used = 0, True
-        slot.last_used = self._clock()
+        self._touch(slot)
         name = slot.recipe.spec.name
         self._metrics.inferences.add(name, "ok" if outcome.failure is None else "failed")
         observe, timing = self._metrics.stages.observe, outcome.timing

@@ -25,16 +25,17 @@ if TYPE_CHECKING:
 class ServiceModels:
     """``Context.models``."""
 
-    def __init__(self, catalog: Catalog, pool: ModelPool) -> None:
+    def __init__(self, catalog: Catalog, pool: ModelPool, max_tokens: int) -> None:
         self._catalog = catalog
         self._pool = pool
+        self._max_tokens = max_tokens
 
     @contextlib.asynccontextmanager
     async def acquire(self, model: str, task: str | None = None) -> AsyncIterator[Handle]:
         """Load ``model`` if need be and hold it until the context ends."""
         recipe = self._catalog.recipe(model, task)
         async with self._pool.hold(recipe):
-            yield Handle(self._pool, lambda: self._catalog.recipe(model, task))
+            yield Handle(self._pool, lambda: self._catalog.recipe(model, task), self._max_tokens)
 
     def add(self, path: Path, task: str) -> str:
         """Register a local directory or file; return its name."""
@@ -46,10 +47,14 @@ class ServiceModels:
 
 
 class Handle:
-    """A model that a service holds. Raises ``MataError`` children."""
+    """A model that a service holds. Raises ``MataError`` children.
 
-    def __init__(self, pool: ModelPool, recipe: Callable[[], Recipe]) -> None:
+    ``max_tokens`` is the server's ceiling, for services as for requests.
+    """
+
+    def __init__(self, pool: ModelPool, recipe: Callable[[], Recipe], max_tokens: int) -> None:
         self._pool = pool
+        self._max_tokens = max_tokens
         self._recipe = recipe  # asked each time: the model may be registered anew meanwhile
 
     async def predict(self, image: bytes, params: Any = None) -> Any:
@@ -82,16 +87,20 @@ class Handle:
 
     async def _encoded(self, image: bytes, given: Any, form: Format) -> dict[str, bytes]:
         recipe = self._recipe()
-        job = Job(image, msgspec.msgpack.encode(_params(recipe, given)), form)
+        job = Job(image, msgspec.msgpack.encode(self._params(recipe, given)), form)
         outcome, _ = await self._pool.infer(recipe, job)
         failure = outcome.failure
         if failure is not None:
             raise failure.error()
         return outcome.whole()
 
-
-def _params(recipe: Recipe, given: Any) -> msgspec.Struct:
-    if isinstance(given, msgspec.Struct):
+    def _params(self, recipe: Recipe, given: Any) -> msgspec.Struct:
+        """Check what a service gives. Of a struct the worker checks the types."""
+        backend, most = recipe.backend, self._max_tokens
+        if not isinstance(given, msgspec.Struct):
+            defaults, named = recipe.settings.params, params.check_object(given)
+            return params.parse(named, backend.params, defaults=defaults, max_tokens=most)
+        for field in msgspec.structs.fields(given):
+            if field.name == "max_tokens" and given.max_tokens != field.default:  # type: ignore[attr-defined]
+                params.check_tokens(given.max_tokens, most)  # type: ignore[attr-defined]
         return given
-    backend, defaults = recipe.backend, recipe.settings.params
-    return params.parse(params.check_object(given), backend.params, defaults=defaults)

@@ -115,6 +115,9 @@ class Slot:
         self.vram = 0
         self.loaded_at: float | None = None
         self.last_used: float | None = None
+        """Both in Unix seconds, to be shown; the same moments on the pool's clock:"""
+        self.settled = 0.0
+        self.touched = 0.0
         self.idle_since = 0.0
 
     @property

@@ -86,6 +86,7 @@ class Rig:
 
     def __init__(self, probe=None, sizes=None, **policy):
         self.now = 1000.0
+        self.wall = 1.8e9
         self.sizes = sizes or {}
         self.workers = {}
         self.loads = []
@@ -94,7 +95,12 @@ class Rig:
         self.failure = None
         chosen = Policy(**{"ram_fraction": 1.0, "min_residence": 0.0, "keep_alive": -1.0, **policy})
         self.pool = ModelPool(
-            self.load, probe or Probe(), Metrics(), chosen, clock=lambda: self.now
+            self.load,
+            probe or Probe(),
+            Metrics(),
+            chosen,
+            clock=lambda: self.now,
+            wall=lambda: self.wall,
         )
 
     async def load(self, recipe):
@@ -410,6 +416,32 @@ async def test_deaths_in_a_row_back_off_and_a_success_forgives(rig):
     rig.workers["a"].die()
     await rig.touch("a")
     assert rig.state("a") == "ready"
+
+
+async def test_a_clock_that_is_set_back_changes_no_back_off(rig):
+    """``Retry-After`` is a second, whatever became of the date meanwhile."""
+    for _ in range(3):
+        await rig.touch("a")
+        rig.workers["a"].die()
+    rig.wall -= 3600
+    with pytest.raises(Unavailable) as refused:
+        await rig.touch("a")
+    assert refused.value.retry_after <= 2
+    rig.now += 5
+    await rig.touch("a")
+    assert rig.pool.status("a", "detect").loaded_at == rig.wall
+
+
+async def test_a_clock_that_is_set_back_changes_no_eviction():
+    """Minimum residence and the order of use are told by a clock that nobody sets."""
+    rig = Rig(Probe(250 * MB), min_residence=10.0)
+    for name in ("a", "b"):
+        await rig.touch(name)
+        rig.wall -= 3600
+    rig.now += 60
+    async with asyncio.timeout(5):
+        await rig.touch("c")
+    assert [rig.state(name) for name in "abc"] == ["evicted", "ready", "ready"]
 
 
 async def test_unload_waits_for_the_active_inference(rig):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from conftest import picture
-from mataserver import app
+from mataserver import Params, app
 from mataserver.errors import BadRequest, InvalidParams, MataError, NotFound, Unavailable
 from mataserver.results import Detection, DetectResult
 from mataserver.testing import FAKE, serving
@@ -86,6 +86,28 @@ async def test_params_are_checked_like_a_requests(plugin, folder):
             await model.predict_encoded(picture(), {"confidence": 2})
         with pytest.raises(InvalidParams, match="params: expected `object`"):
             await model.predict(picture(), ["confidence"])
+
+
+class Asked(Params, frozen=True, kw_only=True):
+    """Parameters of a service's own."""
+
+    max_tokens: int = 1_000
+
+
+async def test_the_servers_limit_of_tokens_holds_for_services(plugin, folder):
+    """As in a request: a dict or a struct that asks for more is refused, a default is none."""
+    async with (
+        models(plugin, folder, "thread", max_tokens=64) as at,
+        at.acquire("fake-detect") as model,
+    ):
+        await model.predict(picture(), {"max_tokens": 64})
+        for asked in ({"max_tokens": 65}, Asked(max_tokens=65)):
+            with pytest.raises(InvalidParams, match=r"params\.max_tokens: .* at most 64"):
+                await model.predict(picture(), asked)
+            with pytest.raises(InvalidParams, match="at most 64"):
+                await model.predict_encoded(picture(), asked)
+        with pytest.raises(MataError, match="unknown field `max_tokens`"):  # the worker's word
+            await model.predict(picture(), Asked())
 
 
 @pytest.mark.parametrize("engine", ENGINES)
