@@ -86,10 +86,7 @@ class Classifier:
         from mataserver_onnx import scores
 
         self._network = network
-        [output] = network.outputs
-        ending = scores.decide(network.bundle.graph, output, network.bundle.config, network.options)
-        self._ending = scores.tried(ending, [row.ravel() for [row] in network.probe()])
-        network.log.info("%s", self._ending)
+        self._ending = scores.find(network)
 
     @property
     def input_size(self) -> tuple[int, int] | None:
@@ -130,13 +127,9 @@ class Classifier:
         )
 
     def _scores(self, numbers: NDArray[np.float32], params: ClassifyParams) -> NDArray[np.float32]:
-        from mataserver_onnx.detections import sigmoid, softmax
+        from mataserver_onnx import scores
 
-        if not params.use_softmax:
-            return numbers
-        if self._ending.activation == "none":
-            return numbers.clip(0, 1)  # rounding may leave a little more than 1
-        return (sigmoid if self._ending.activation == "sigmoid" else softmax)(numbers)
+        return scores.apply(self._ending, numbers) if params.use_softmax else numbers
 
 
 def load(spec: ModelSpec, ctx: LoadContext) -> Classifier:

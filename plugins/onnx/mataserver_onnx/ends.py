@@ -44,6 +44,7 @@ _BOUNDS = frozenset({"Max", "Min", "Maximum", "Minimum"})
 _CONSTANTS = frozenset({"Const", "Constant"})
 _SOFTMAX = frozenset({"softmax", "qlinearsoftmax"})
 _SIGMOID = frozenset({"sigmoid", "hardsigmoid", "hsigmoid", "qlinearsigmoid"})
+_PRODUCTS = frozenset({"Conv", "Gemm", "MatMul", "Convolution"})
 _LONGEST = 64
 
 
@@ -68,8 +69,8 @@ def trace(name: str, maker: Callable[[str], Operator | None]) -> tuple[str, ...]
         if before is None:
             break
         operator = maker(before)
-    if operator is not None and _spelt(operator, maker):
-        path[-1] = "Softmax"
+    if operator is not None:
+        path[-1:] = _spelt(operator, maker)
     return tuple(path)
 
 
@@ -82,19 +83,30 @@ def _given_on(operator: Operator, maker: Callable[[str], Operator | None]) -> st
     return operator.inputs[0] if operator.kind in PASSING and operator.inputs else None
 
 
-def _spelt(operator: Operator, maker: Callable[[str], Operator | None]) -> bool:
-    """Whether an operator ends a softmax that is spelt out.
+def _spelt(operator: Operator, maker: Callable[[str], Operator | None]) -> list[str]:
+    """Return the kind of an operator that computes, or what several spell out together.
 
-    That is exp(x) / sum(exp(x)), or the exponential of a LogSoftmax.
+    A softmax is exp(x) / sum(exp(x)), or the exponential of a LogSoftmax; a sigmoid is
+    1 / (1 + exp(-x)); a matrix product may get its bias by an addition.
     """
-    kinds = [made.kind if (made := maker(name)) else "" for name in operator.inputs]
-    if operator.kind == "Exp":
-        return kinds == ["LogSoftmax"]
-    if operator.kind not in {"Div", "Divide"} or kinds != ["Exp", "ReduceSum"]:
-        return False
-    above, below = operator.inputs
-    total = maker(below)
-    return total is not None and total.inputs[0] == above
+    before = [maker(name) for name in operator.inputs]
+    kinds = [made.kind if made else "" for made in before]
+    if operator.kind == "Exp" and kinds == ["LogSoftmax"]:
+        return ["Softmax"]
+    if operator.kind in {"Div", "Divide", "Reciprocal"} and before:
+        below = before[-1]
+        if kinds == ["Exp", "ReduceSum"] and below and below.inputs[0] == operator.inputs[0]:
+            return ["Softmax"]
+        if below is not None and _adds_power(below, maker):
+            return ["Sigmoid"]
+    products = [made for made in kinds if made in _PRODUCTS]
+    return [operator.kind, *products[:1]] if operator.kind == "Add" else [operator.kind]
+
+
+def _adds_power(operator: Operator, maker: Callable[[str], Operator | None]) -> bool:
+    """Whether an operator is a constant plus exp(-x)."""
+    kinds = sorted(made.kind if (made := maker(name)) else "" for name in operator.inputs)
+    return operator.kind == "Add" and kinds in (["", "Exp"], ["Const", "Exp"], ["Constant", "Exp"])
 
 
 def kind(path: tuple[str, ...]) -> str:
@@ -103,6 +115,11 @@ def kind(path: tuple[str, ...]) -> str:
     if last in _SOFTMAX:
         return "softmax"
     return "sigmoid" if last in _SIGMOID else ""
+
+
+def is_linear(path: tuple[str, ...]) -> bool:
+    """Whether an end gives numbers of any size, or the logarithms of probabilities."""
+    return bool(path) and (path[-1] in _PRODUCTS or path[-1] == "LogSoftmax")
 
 
 def said(path: tuple[str, ...]) -> str:

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 Dim = int | str
 """A side of a tensor: its length, or a name (perhaps empty) where any length will do."""
 
-FLOAT, FLOAT16 = 1, 10
+FLOAT, INT32, FLOAT16 = 1, 6, 10
 WHOLE_NUMBERS = frozenset({2, 3, 4, 5, 6, 7, 9, 12, 13})
 """Numbers of ``TensorProto.DataType``."""
 

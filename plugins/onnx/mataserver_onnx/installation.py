@@ -81,8 +81,8 @@ def facts(task: str, given: ModelFiles) -> dict[str, str]:
     layout = layouts.choose(graph, config, task, options)
     said = "stated" if options.layout else "recognised"
     found = {"layout": f"{layout} ({said})"}
-    if layout == "classes":
-        output = outputs.class_output(graph, config, options).name
+    if layout in {"classes", "semantic"}:
+        [output] = outputs.wanted(graph, config, layout, options)
         found["scores"] = str(scores.decide(graph, output, given.config, options))
     return found
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from mataserver import MataError
-from mataserver_onnx import labels, outputs, yolo
+from mataserver_onnx import ends, labels, outputs, yolo
 from mataserver_onnx.graph import WHOLE_NUMBERS
 from mataserver_onnx.options import ModelOptions
 
@@ -208,7 +208,10 @@ def _unnamed(graph: Graph) -> frozenset[LayoutName]:
         return frozenset({"classes"} if flat and outputs.class_outputs(graph) else ())
     [port] = graph.outputs
     if len(port.dims) == 2:
-        return frozenset({"classes", "vector"})
+        shares = ends.kind(graph.ends.get(port.name, ())) == "softmax"
+        return frozenset({"classes"} if shares else {"classes", "vector"})
+    if port.kind in WHOLE_NUMBERS:  # the number of a class for each pixel, which is no depth
+        return frozenset()
     if len(port.dims) == 4:
         if port.dims[2:] == (1, 1):
             return frozenset({"classes"})

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from mataserver_onnx import resample
-from mataserver_onnx.detections import read, softmax
+from mataserver_onnx.detections import read
 from mataserver_onnx.yolo import FORMS
 
 if TYPE_CHECKING:
@@ -35,14 +35,16 @@ class Segmented(NamedTuple):
     mask: Mask
 
 
-def semantic(logits: Array, size: Size, confidence: float) -> Iterator[Segmented]:
+def semantic(
+    logits: Array, probabilities: Array, size: Size, confidence: float
+) -> Iterator[Segmented]:
     """Give each pixel to the class of the largest stretched logit; yield one segment per class.
 
-    ``logits`` are ``[C, h, w]``. A segment's confidence is the mean, over its pixels, of the
-    class's probability at the network's own resolution; those below ``confidence`` are left out.
+    ``logits`` and ``probabilities`` are ``[C, h, w]``. A segment's confidence is the mean, over its
+    pixels, of the class's probability at the network's own resolution; those below ``confidence``
+    are left out.
     """
     winner = winners(logits, size)
-    probabilities = softmax(logits, axis=0)
     for label in np.flatnonzero(np.bincount(winner.ravel(), minlength=len(logits))):
         mask = winner == label
         mean = float(resample.bilinear(probabilities[label], size)[mask].mean())

@@ -10,7 +10,7 @@ import numpy as np
 from mataserver import MataError
 from mataserver_onnx import bundle as files
 from mataserver_onnx import labels, layouts, outputs, pixels
-from mataserver_onnx.graph import FLOAT, FLOAT16
+from mataserver_onnx.graph import FLOAT, FLOAT16, INT32
 from mataserver_onnx.session import open_session, placing
 
 if TYPE_CHECKING:
@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 _PROBE = 224
 """The side of a picture to try a network with that takes any."""
+_SIZES: dict[int, Any] = {FLOAT: np.float32, FLOAT16: np.float16, INT32: np.int32}
+"""The number formats in which networks are told sizes, beside the usual one."""
 _KNOWN = frozenset({"pixel_mask", "orig_target_sizes"})
 
 
@@ -132,7 +134,7 @@ class Network:
                 feeds[port.name] = np.ones(_mask_shape(port, values.shape), np.int64)
             elif port.name == "orig_target_sizes":
                 sizes = [place.size[::-1] for _, place in padded]
-                feeds[port.name] = np.array(sizes, np.int64)
+                feeds[port.name] = np.array(sizes, _SIZES.get(port.kind, np.int64))
         answers = self._session.run(feeds)
         return [answers[name] for name in self.outputs]
 

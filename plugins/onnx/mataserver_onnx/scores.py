@@ -1,4 +1,4 @@
-"""What a classifier's numbers are: logits, or probabilities that need nothing done to them.
+"""What the numbers of classes are: logits, or probabilities that need nothing done to them.
 
 Its file says how it ends, and the settings may say otherwise. An end that says nothing is tried on
 pictures of noise when the network is opened: probabilities of classes that exclude each other are
@@ -19,12 +19,14 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mataserver_onnx.graph import Graph
+    from mataserver_onnx.network import Network
     from mataserver_onnx.options import Activation, ModelOptions
 
     Array = NDArray[np.float32]
 
 _NEAR = 0.01
 """By how much the sum of half-precision probabilities may miss 1."""
+_PLACES = 16
 _STEP = 1 / 128
 """By how much a probability in 8 bits may be wrong."""
 
@@ -63,7 +65,8 @@ def decide(graph: Graph, output: str, config: Mapping[str, Any], options: ModelO
         return Ending("sigmoid", f"{said}, and its labels exclude no other")
     if _classes(graph, output) == 1 or len(config.get("id2label") or ()) == 1:
         return Ending("sigmoid", f"{said}, of one class")
-    return Ending("softmax", said, sure=False)
+    known = _classes(graph, output) is not None
+    return Ending("softmax", said, sure=known and ends.is_linear(path))
 
 
 def _classes(graph: Graph, output: str) -> int | None:
@@ -85,14 +88,49 @@ def tried(ending: Ending, rows: Sequence[Array]) -> Ending:
             f"{ending.reason}, but its answers are no probabilities of its classes: state "
             "activation under plugins.onnx.models"
         )
-    if ending.sure or not rows or not all(_shared(row) for row in rows):
+    total = None if ending.sure else _total(rows)
+    if total is None:
         return ending._replace(sure=True)
+    if abs(total - 1) > _NEAR:
+        raise MataError(
+            f"{ending.reason}, and its answers always sum to {total:.4g}: state activation under "
+            "plugins.onnx.models"
+        )
     return Ending("none", f"{ending.reason}, and its answers sum to 1")
 
 
-def _shared(row: Array) -> bool:
-    """Whether a row's numbers share 1 among them."""
-    return len(row) > 1 and bool(row.min() >= 0 and abs(row.sum() - 1) <= _NEAR)
+def find(network: Network) -> Ending:
+    """Return what is done to the numbers of a loaded network, which is tried if need be.
+
+    Of one that answers for each place, the places of its first rows are tried. Raises
+    ``MataError`` as ``tried``.
+    """
+    bundle, [output] = network.bundle, network.outputs
+    ending = decide(bundle.graph, output, bundle.config, network.options)
+    probe = network.probe() if ending.made or not ending.sure else []
+    rows = [row for [answer] in probe for row in answer.reshape(len(answer), -1).T[:_PLACES]]
+    found = tried(ending, rows)
+    network.log.info("%s", found)
+    return found
+
+
+def apply(ending: Ending, numbers: Array, axis: int = -1) -> Array:
+    """Return the probabilities, 0 to 1; the classes lie along ``axis``."""
+    from mataserver_onnx.detections import sigmoid, softmax
+
+    if ending.activation == "none":
+        return numbers.clip(0, 1)  # rounding may leave a little more than 1
+    return sigmoid(numbers) if ending.activation == "sigmoid" else softmax(numbers, axis)
+
+
+def _total(rows: Sequence[Array]) -> float | None:
+    """Return what different rows sum to that are never negative, if it is always the same."""
+    sums = [float(row.sum()) for row in rows]
+    if len(rows) < 2 or min(float(row.min()) for row in rows) < 0 or not sums[0]:
+        return None
+    alike = max(sums) - min(sums) <= _NEAR * sums[0]
+    different = any((row != rows[0]).any() for row in rows[1:])
+    return sums[0] if alike and (different or abs(sums[0] - 1) <= _NEAR) else None
 
 
 def _possible(row: Array, made: str) -> bool:

@@ -39,8 +39,16 @@ class Segmenter:
     """A network that gives each pixel a class, or each object a mask."""
 
     def __init__(self, network: Network) -> None:
-        """Keep the network."""
+        """Keep the network, and what makes probabilities of a map for each class.
+
+        Raises ``MataError`` when what it gives is not what its file says.
+        """
+        from mataserver_onnx import scores
+
         self._network = network
+        self._ending: scores.Ending | None = None
+        if network.layout == "semantic":
+            self._ending = scores.find(network)
 
     @property
     def input_size(self) -> tuple[int, int] | None:
@@ -64,14 +72,15 @@ class Segmenter:
     def _read(
         self, outputs: list[NDArray[np.float32]], place: Placement, params: SegmentParams
     ) -> Iterator[Segmented]:
-        from mataserver_onnx import masks
+        from mataserver_onnx import masks, scores
         from mataserver_onnx.detections import Ask
 
-        if self._network.layout != "semantic":
+        if self._ending is None:
             ask = Ask(params.confidence, params.overlap, tail=self._network.tail)
             return masks.instances(self._network.layout, outputs, place, ask)
         self._network.labels.check(len(outputs[0]))
-        return masks.semantic(outputs[0], place.size, params.confidence)
+        shares = scores.apply(self._ending, outputs[0], axis=0)
+        return masks.semantic(outputs[0], shares, place.size, params.confidence)
 
     def _segment(self, found: Segmented) -> Segment:
         """Return a segment whose box spans the outer edges of its outermost pixels."""

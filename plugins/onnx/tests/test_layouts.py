@@ -236,6 +236,15 @@ def test_the_task_chooses():
     assert layouts.choose(graph, {}, "embed", ANY) == "vector"
 
 
+def test_numbers_of_classes_are_no_depth_and_shares_no_vector():
+    """The class of each pixel is not how far it is, and probabilities are not an image's vector."""
+    image = Port("images", (1, 3, 64, 64))
+    best = Graph((image,), (Port("out", (1, 1, 64, 64), kind=7),))
+    assert layouts.candidates(best, {}) == set()
+    shares = Graph((image,), (Port("out", (1, 9)),), ends={"out": ("Cast", "Softmax")})
+    assert layouts.candidates(shares, {}) == {"classes"}
+
+
 def test_a_stated_layout_counts():
     """What is not recognised can be stated, if it may be that."""
     graph = only(1, 8400, 85)

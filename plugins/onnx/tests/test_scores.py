@@ -14,6 +14,7 @@ from mataserver_onnx import ends, graph, ir, scores
 from mataserver_onnx.classify import ClassifyParams
 from mataserver_onnx.openvino_session import import_openvino
 from mataserver_onnx.options import ModelOptions
+from mataserver_onnx.segment import SegmentParams
 
 PLAIN = {"resize": "stretch", "mean": [0, 0, 0], "std": [1, 1, 1]}
 LOGITS = np.array([4, 0.8, 1.6])
@@ -118,6 +119,61 @@ def test_logits_get_their_softmax(steps, planted, load, tmp_path):
     assert answers(model, use_softmax=False)[0] == pytest.approx(
         4 if steps[0][0] != "LogSoftmax" else np.log(SOFTMAX[0]), abs=0.05
     )
+
+
+def classes_of_pixels(planted, path, *steps):
+    """A network whose answer for each pixel is its colour, four times, and then ``steps``."""
+    model = onnx.load(planted.colours(path, "map"))
+    last = model.graph.node.pop()
+    factor = numpy_helper.from_array(np.array(4, np.float32), "factor")
+    model.graph.initializer.append(factor)
+    model.graph.node.append(helper.make_node("Mul", [last.input[0], "factor"], ["step"]))
+    value = "step"
+    for number, (op, _, attributes) in enumerate(steps):
+        model.graph.node.append(helper.make_node(op, [value], [f"s{number}"], **attributes))
+        value = f"s{number}"
+    model.graph.node[-1].output[0] = last.output[0]
+    onnx.save(model, path)
+    return path
+
+
+@pytest.mark.parametrize("steps", [[], [node("Softmax", axis=1), node("Identity")]])
+def test_classes_of_pixels_get_one_softmax(steps, planted, load, tmp_path):
+    """A segment's confidence is the same whether the network ends in a softmax or not."""
+    path = classes_of_pixels(planted, tmp_path / "a.onnx", *steps)
+    [result] = load(path, "segment", **PLAIN).predict([IMAGE], [SegmentParams()])
+    [found] = result.segments
+    assert (found.label, found.confidence) == ("LABEL_0", pytest.approx(SOFTMAX[0], abs=1e-5))
+
+
+def percent(planted, path):
+    """A classifier whose probabilities are out of a hundred."""
+    return ending(planted, path, SOFT, node("Mul", F32(100)))
+
+
+def test_shares_of_something_else_are_refused(planted, load, tmp_path):
+    """Numbers that always sum to 100 are no logits, and no probabilities either."""
+    with pytest.raises(MataError, match="answers always sum to 100: state activation"):
+        load(percent(planted, tmp_path / "a.onnx"), "classify", **PLAIN)
+
+
+def test_a_sigmoid_that_is_spelt_out(planted, load, tmp_path):
+    """One by one and an exponential is known by the graph."""
+    model = onnx.load(planted.colours(tmp_path / "a.onnx", "classes"))
+    last = model.graph.node.pop()
+    one = numpy_helper.from_array(np.array([1], np.float32), "one")
+    model.graph.initializer.append(one)
+    model.graph.node.extend(
+        [
+            helper.make_node("Neg", [last.input[0]], ["negative"]),
+            helper.make_node("Exp", ["negative"], ["powers"]),
+            helper.make_node("Add", ["one", "powers"], ["more"]),
+            helper.make_node("Div", ["one", "more"], [last.output[0]]),
+        ]
+    )
+    onnx.save(model, tmp_path / "a.onnx")
+    loaded = load(tmp_path / "a.onnx", "classify", **PLAIN)
+    assert answers(loaded) == pytest.approx(SIGMOID, abs=1e-6)
 
 
 def spelt_out(planted, path):

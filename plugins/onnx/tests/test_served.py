@@ -16,6 +16,7 @@ from PIL import Image
 
 from cli_terminal import Server, Terminal
 from mataserver import testing
+from mataserver_onnx.families import FAMILIES
 
 BOX = (32, 16, 48, 120)
 
@@ -110,6 +111,28 @@ def test_no_process_imports_a_framework(engine, classifier, photo, tmp_path, mon
     assert not {"torch", "transformers", "tensorflow", "safetensors"} & set(told)
     assert any("onnxruntime_pybind11_state" in " ".join(names) for names in mapped)
     assert not any("libtorch" in " ".join(names) for names in mapped)
+
+
+async def test_turned_boxes_and_poses_cross_the_wire(planted, exports, picture, tmp_path):
+    """A turned box brings its corners, an upright one nothing more, and a pose its keypoints."""
+    names = {"YOLO26": "detect", "YOLO26-obb": "detect", "YOLO26-pose": "pose"}
+    models = []
+    for family in FAMILIES:
+        if family.name in names:
+            path = tmp_path / f"{family.name}.onnx"
+            exports.network(planted, path, family, family.layouts[0])
+            task = names[family.name]
+            models.append({"model": family.name, "task": task, "path": str(path)})
+    points = testing.installed("onnx", "track")
+    async with testing.serving(tmp_path, entry_points=points, models=models) as server:
+        upright, turned, posed = [
+            (await ask(server, name, picture(128, 160, BOX)))[1] for name in names
+        ]
+    [plain], [box] = upright["detections"], turned["detections"]
+    assert set(plain) == {"label", "confidence", "bbox"}
+    assert [len(point) for point in box["extra"]["corners"]] == [2, 2, 2, 2]
+    [person] = posed["keypoints"]
+    assert (person["label"], len(person["keypoints"])) == ("crate", 17)
 
 
 async def test_labels_of_the_settings_are_checked(planted, picture, tmp_path):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import numpy as np
+import onnx
 import pytest
 
 from mataserver import MataError
@@ -94,8 +95,6 @@ def test_labels_come_from_the_metadata(planted, load, picture, tmp_path):
 
 def test_the_metadata_of_a_network_that_takes_any_size(planted, load, picture, tmp_path):
     """The size that the exporter noted is used where the graph leaves it open."""
-    import onnx
-
     path = planted.yolo_v8(tmp_path / "model.onnx", stride="32", imgsz="[64, 96]")
     model = onnx.load(path)
     for side, name in zip(model.graph.input[0].type.tensor_type.shape.dim[2:], "hw", strict=True):
@@ -126,9 +125,14 @@ def test_halves_are_taken_and_given(planted, load, picture, tmp_path):
     assert found.bbox == pytest.approx((10, 20, 50, 44), abs=0.1)
 
 
-def test_a_network_that_is_told_the_size(planted, load, picture, tmp_path):
+@pytest.mark.parametrize("kind", ["INT64", "INT32", "FLOAT"])
+def test_a_network_that_is_told_the_size(kind, planted, load, picture, tmp_path):
     """RT-DETR as deployed by its authors gets each picture's size and answers in its pixels."""
-    model = load(planted.deployed(tmp_path / "model.onnx"), "detect")
+    path = planted.deployed(tmp_path / "model.onnx")
+    network = onnx.load(path)
+    network.graph.input[1].type.tensor_type.elem_type = onnx.TensorProto.DataType.Value(kind)
+    onnx.save(network, path)
+    model = load(path, "detect")
     images = [picture(128, 192, (40, 20, 60, 100)), picture(64, 48, (12, 4, 36, 60))]
     results = find(model, *images)
     for result, box in zip(results, [(40, 20, 60, 100), (12, 4, 36, 60)], strict=True):
@@ -139,8 +143,6 @@ def test_a_network_that_is_told_the_size(planted, load, picture, tmp_path):
 
 def test_values_that_are_no_numbers_are_an_error(planted, load, picture, tmp_path):
     """A network that computes NaN is an error, not a picture without objects."""
-    import onnx
-
     path = planted.yolo_v8(tmp_path / "model.onnx")
     model = onnx.load(path)
     last = model.graph.node[-1]
