@@ -1,8 +1,15 @@
 # The two commands: make demo, make test. Each sets a fresh machine up by itself.
-PYTHON ?= python3.11
+SHELL := /bin/bash
+.SHELLFLAGS := -o pipefail -c
+# The first of these that runs, is 3.11 to 3.13 and can make environments; PYTHON=... takes another.
+PYTHONS := python3.11 python3.12 python3.13 python3 python
+PYTHON ?= $(shell for each in $(PYTHONS); do "$$each" -c 'import ensurepip, sys, venv; \
+  sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' 2>/dev/null && echo "$$each" && break; done)
 VENV ?= .venv
 BIN := $(VENV)/bin
-PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check
+PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off
+# Of what pip says, each package as it comes, with its size: some take minutes.
+TOLD := | awk '/^ *(Collecting|Downloading|Building|Installing)/ { print "  " $$0; fflush() }'
 PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
 EDITABLE := $(foreach plugin,$(PLUGINS),-e $(patsubst %/pyproject.toml,%,$(plugin)))
 DEFAULTS := -e ".[heic]" -e plugins/opencv -e plugins/ocr
@@ -16,19 +23,22 @@ help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed 's/:.*##/\t/'
 
 $(BIN)/python:
+	@[ -n "$(PYTHON)" ] || { echo 'No Python 3.11, 3.12 or 3.13 that can make environments was found' \
+	  'on PATH (tried: $(PYTHONS)). Install one, on Debian and Ubuntu: apt install python3-venv;' \
+	  'or name it: make PYTHON=/path/to/python3.12 ...' >&2; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.demo: $(SOURCES) | $(BIN)/python
-	@echo "installing the core and the embedded default into $(VENV)"
-	$(PIP) $(DEFAULTS)
+	@echo "installing the core and the embedded default into $(VENV): some 200 MB, a minute or a few"
+	@$(PIP) $(DEFAULTS) $(TOLD)
 	@touch $@
 
 $(VENV)/.setup: $(SOURCES) | $(BIN)/python
-	@echo "installing the core, every plugin and the development tools into $(VENV)"
-	$(PIP) "torch==2.13.0"
-	$(PIP) -e ".[grpc,camera,heic]" $(EDITABLE) -r requirements-dev.txt
+	@echo "installing the core, every plugin and the development tools into $(VENV): some gigabytes"
+	@$(PIP) "torch==2.13.0" $(TOLD)
+	@$(PIP) -e ".[grpc,camera,heic]" $(EDITABLE) -r requirements-dev.txt $(TOLD)
 	@# The tracker brings the OpenCV that needs a screen's libraries; the last one installed wins.
-	$(PIP) --force-reinstall --no-deps "opencv-python-headless<5"
+	@$(PIP) --force-reinstall --no-deps "opencv-python-headless<5" $(TOLD)
 	@touch $@ $(VENV)/.demo
 
 demo: $(VENV)/.demo  ## real OCR and detection over REST and WebSocket, from nothing
@@ -52,7 +62,7 @@ test-binary: binary $(VENV)/.setup  ## the one-file build and the steps of the D
 	$(BIN)/python -m pytest -p no:cacheprovider --timeout 600 tests/packaging/binary_cases.py tests/packaging/image_cases.py
 
 binary: $(BIN)/python  ## build/mataserver: one executable file that needs nothing but this Python
-	$(PIP) "pex>=2.100"
+	@$(PIP) "pex>=2.100" $(TOLD)
 	rm -rf build/wheels
 	$(BIN)/python -m pip wheel --quiet --wheel-dir build/wheels '.[camera,heic]' $(addprefix ./plugins/,$(BINARY))
 	$(BIN)/pex --no-pypi --find-links build/wheels 'mataserver[camera,heic]' $(addprefix mataserver-,$(BINARY)) \
