@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from mataserver.http import examples
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
@@ -127,6 +129,9 @@ def _parameters(
         for name, (kind, required, text) in named.items():
             entry = {"name": name, "in": place, "required": required, "description": text}
             found.append({**entry, "schema": schema(kind)})
+    for each in found:
+        if each["name"] in examples.PARAMETERS:
+            each["example"] = examples.PARAMETERS[each["name"]]
     return found
 
 
@@ -141,6 +146,7 @@ def _response(
 
 def _media(body: Body, schema: Callable[[Any], dict[str, Any]]) -> dict[str, Any]:
     if body.schema is not None:
-        return {"schema": schema(body.schema)}
+        example = {} if body.example is None else {"example": body.example}
+        return {"schema": schema(body.schema), **example}
     binary = body.content_type.startswith(("image/", "application/octet-stream"))
     return {"schema": {"type": "string", **({"format": "binary"} if binary else {})}}

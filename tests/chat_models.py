@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.metadata
 import json
 import time
@@ -23,6 +24,7 @@ from mataserver import (
     hookimpl,
 )
 from mataserver import plugins as plugin_host
+from mataserver.http import examples
 
 NAMES = ("echo", "mute")
 
@@ -87,7 +89,9 @@ class Chatty:
     def backends(self) -> list[Backend]:
         echo = Backend(name="echo", task="vlm", source="pip", load=load_echo, params=EchoParams)
         mute = Backend(name="mute", task="vlm", source="pip", load=load_mute, params=MuteParams)
-        return [echo, mute]
+        # Under the name that the example of the OpenAPI document asks for.
+        shown = dataclasses.replace(echo, name=examples.CHAT["model"])
+        return [echo, mute, shown]
 
 
 plugin = Chatty()

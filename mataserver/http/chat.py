@@ -14,7 +14,7 @@ from mataserver.chat.answer import Ending, Writer
 from mataserver.chat.stopping import Stops
 from mataserver.engines.work import Job, joined
 from mataserver.errors import BadRequest, InvalidParams, MataError
-from mataserver.http import codec, dialects, events
+from mataserver.http import codec, dialects, events, examples
 from mataserver.http.routing import Body, Route
 from mataserver.results import Usage
 
@@ -35,7 +35,7 @@ PREFIXES = ("/v1", "/openai/v1")
 def routes(state: State) -> list[Route]:
     """Return this module's routes."""
     api = _Chat(state)
-    request = (Body(codec.JSON, question.ChatRequest),)
+    request = (Body(codec.JSON, question.ChatRequest, examples.CHAT),)
     response = (Body(codec.JSON, answer.Completion), Body(events.CONTENT_TYPE))
     return [
         Route("POST", f"{prefix}/chat/completions", api.complete, "Ask a model about an image",

@@ -11,7 +11,7 @@ from multipart import parse_options_header
 from mataserver import data_uri, params
 from mataserver.engines.work import Job
 from mataserver.errors import BadRequest, InvalidParams
-from mataserver.http import codec, events, forms, origins
+from mataserver.http import codec, events, examples, forms, origins
 from mataserver.http.routing import Body, Route
 from mataserver.results import InferResponse
 
@@ -59,10 +59,10 @@ def routes(state: State) -> list[Route]:
     )
     errors = (400, 404, 408, 413, 415, 422, 500, 503, 507)
     request = (
-        Body(codec.JSON, InferRequest),
+        Body(codec.JSON, InferRequest, examples.INFER),
         *(Body(f"image/{kind}") for kind in ("jpeg", "png", "webp")),
     )
-    form = (Body("multipart/form-data", UploadForm),)
+    form = (Body("multipart/form-data", UploadForm, examples.UPLOAD),)
     return [
         Route("POST", "/v1/infer", api.infer, "Infer on one image", "inference",
               request=request, response=answer, errors=errors, parameters=_query()),
@@ -74,18 +74,18 @@ def routes(state: State) -> list[Route]:
 class UploadForm(Struct):
     """``POST /v1/infer/upload``; the other parameters are JSON-only."""
 
-    model: codec.ModelName
+    model: Annotated[codec.ModelName, examples.FILLED]
     file: Annotated[Any, Meta(extra_json_schema={"type": "string", "format": "binary"})]
-    confidence: params.Confidence | UnsetType = UNSET
-    prompts: params.Text | UnsetType = UNSET
-    prompt: params.Text | UnsetType = UNSET
-    language: params.Language | UnsetType = UNSET
-    top_k: params.TopK | UnsetType = UNSET
-    max_tokens: params.MaxTokens | UnsetType = UNSET
-    temperature: params.Temperature | UnsetType = UNSET
-    output_mode: params.OutputMode | UnsetType = UNSET
-    ocr_type: params.OcrType | UnsetType = UNSET
-    detail: params.Detail | UnsetType = UNSET
+    confidence: Annotated[params.Confidence, Meta(examples=[0.5])] | UnsetType = UNSET
+    prompts: Annotated[params.Text, Meta(examples=["person . car"])] | UnsetType = UNSET
+    prompt: Annotated[params.Text, Meta(examples=["What is there?"])] | UnsetType = UNSET
+    language: Annotated[params.Language, Meta(examples=["en"])] | UnsetType = UNSET
+    top_k: Annotated[params.TopK, Meta(examples=[5])] | UnsetType = UNSET
+    max_tokens: Annotated[params.MaxTokens, Meta(examples=[64])] | UnsetType = UNSET
+    temperature: Annotated[params.Temperature, Meta(examples=[0.2])] | UnsetType = UNSET
+    output_mode: Annotated[params.OutputMode, Meta(examples=["describe"])] | UnsetType = UNSET
+    ocr_type: Annotated[params.OcrType, Meta(examples=["ocr"])] | UnsetType = UNSET
+    detail: Annotated[params.Detail, Meta(examples=[1])] | UnsetType = UNSET
 
 
 def _query() -> dict[str, tuple[Any, bool, str]]:

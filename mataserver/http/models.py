@@ -12,7 +12,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from mataserver.chat import listing
 from mataserver.chat.listing import OpenAIModel, OpenAIModels
 from mataserver.errors import BadRequest, InvalidParams
-from mataserver.http import codec, events
+from mataserver.http import codec, events, examples
 from mataserver.http.dialects import ChatProblem
 from mataserver.http.routing import Body, Route
 from mataserver.results import ModelInfo
@@ -64,7 +64,8 @@ def routes(state: State) -> list[Route]:
     """Return this module's routes; fixed paths come before the greedy one."""
     api = _Models(state)
     info, done = (Body(codec.JSON, ModelInfo),), (Body(codec.JSON, ModelStatus),)
-    pull, one = (Body(codec.JSON, PullBody),), (Body(codec.JSON, ModelBody),)
+    pull = (Body(codec.JSON, PullBody, examples.PULL),)
+    one = (Body(codec.JSON, ModelBody, examples.NAMED),)
     pulled = (*done, Body(events.CONTENT_TYPE))
     body_errors = (400, 408, 413, 415, 422, 500, 503)
     return [

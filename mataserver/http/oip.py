@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import jsonbody
 from mataserver.errors import BadRequest, NotFound
-from mataserver.http import codec, readiness
+from mataserver.http import codec, examples, readiness
 from mataserver.http.dialects import InferenceProblem
 from mataserver.http.routing import Body, Route
 from mataserver.oip import rest
@@ -112,15 +112,15 @@ def _route(method: str, path: str, handler: Any, summary: str, answer: Any, **mo
 
 def _server_routes(api: _Inference) -> list[Route]:
     errors, repository = (400, 404, 408, 413, 415, 500, 503), "/v2/repository/models/{model_id:.+}"
-    request = (Body(codec.JSON, RepositoryBody),)
+    request = (Body(codec.JSON, RepositoryBody, examples.REPOSITORY),)
     return [
         _route("GET", "/v2/health/live", api.live, "Whether the server runs", Live, public=True),
         _route("GET", "/v2/health/ready", api.server_ready, "Whether it can serve requests now",
                ServerReady, public=True, errors=(NOT_READY,)),
         _route("GET", "/v2", api.server, "The server and the extensions it knows", ServerMetadata),
         _route("POST", "/v2/repository/index", api.index, "Every model and its state",
-               list[IndexEntry], request=(Body(codec.JSON, IndexBody),), optional=True,
-               errors=(400, 408, 413, 415, 500, 503)),
+               list[IndexEntry], request=(Body(codec.JSON, IndexBody, examples.INDEX),),
+               optional=True, errors=(400, 408, 413, 415, 500, 503)),
         _route("POST", f"{repository}/load", api.load, "Load a model into memory", Done,
                request=request, optional=True, errors=(*errors, 507)),
         _route("POST", f"{repository}/unload", api.unload, "Unload a model from memory", Done,
@@ -130,6 +130,7 @@ def _server_routes(api: _Inference) -> list[Route]:
 
 def _model_routes(api: _Inference) -> list[Route]:
     found = []
+    tensors = (Body(codec.JSON, rest.InferBody, examples.TENSORS), Body(BINARY))
     for version in _VERSIONS:
         path = f"{_MODEL}{version}"
         of = " of a version" if version else ""
@@ -138,7 +139,7 @@ def _model_routes(api: _Inference) -> list[Route]:
                    ModelReady, errors=(NOT_READY, 404)),
             _route("POST", f"{path}/infer", api.infer, f"Infer with a model{of} on tensors",
                    rest.InferAnswer, also=(Body(BINARY),),
-                   request=(Body(codec.JSON, rest.InferBody), Body(BINARY)), headers=_HEADERS,
+                   request=tensors, headers=_HEADERS,
                    errors=(400, 404, 408, 413, 415, 500, 503, 507)),
         ]  # fmt: skip
     for version in _VERSIONS:

@@ -63,10 +63,11 @@ class State:
 
 @dataclass(frozen=True, slots=True)
 class Body:
-    """A request or response body for the OpenAPI document."""
+    """A request or response body for the OpenAPI document; ``example`` is a request that works."""
 
     content_type: str
     schema: Any = None
+    example: Any = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,7 @@ from msgspec import UNSET, Struct, UnsetType
 
 from mataserver.config import CameraSource, Rate
 from mataserver.errors import BadRequest, InvalidParams, NotFound
-from mataserver.http import codec
+from mataserver.http import codec, examples
 from mataserver.http.routing import Body, Route
 from mataserver.sessions import plan
 
@@ -75,7 +75,7 @@ def routes(state: State) -> list[Route]:
     info, made = (Body(codec.JSON, SessionInfo),), (Body(codec.JSON, SessionCreated),)
     return [
         Route("POST", "/v1/sessions", api.create, "Create a streaming session", "sessions",
-              request=(Body(codec.JSON, SessionBody),), response=made,
+              request=(Body(codec.JSON, SessionBody, examples.SESSION),), response=made,
               status=201, errors=(400, 404, 408, 413, 415, 422, 500, 503, 507)),
         Route("GET", "/v1/sessions", api.list, "List the sessions", "sessions",
               response=(Body(codec.JSON, list[SessionInfo]),)),

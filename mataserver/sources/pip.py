@@ -161,4 +161,4 @@ def _conflict(lines: Sequence[str]) -> list[str]:
             break
         pinned = line.strip().replace("The user requested (constraint)", "this environment has")
         found.append(pinned)
-    return found
+    return list(dict.fromkeys(found))  # once for each release that pip has tried

@@ -1,0 +1,46 @@
+"""What the OpenAPI document shows as a request that works, on a server with the default models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from msgspec import Meta
+
+MODEL = "opencv-qr"
+PICTURE = (  # a PNG of a QR code that says "mataserver"
+    "iVBORw0KGgoAAAANSUhEUgAAAHQAAAB0AQAAAAB84SuKAAAAsklEQVR42uWVsW0EQQwDR8bnVAfbf1nX"
+    "AVUBHZwDf3j68JUQGwywoiiowv+aH97rC95V1UVXVa94JfiW5/wLKHFu2fdz+SM/5iz9ewGhc8tzvkKB"
+    "gAH5cf5IksT608X/izSMSnjTv6mMKtr6J5XQeM5znkSOI8Wb/kkQsoOtFZ8kyGjtPwr4LPOrBKp0da/3"
+    "DzzgHQ+0ENcH+3ep5yz5GOg57lV+AGGCdvO7L0hu/bb78QsUTWRTJJ2+uAAAAABJRU5ErkJggg=="
+)
+
+FILLED = Meta(examples=[MODEL], extra_json_schema={"x-filled": True})
+"""Of a form's field: the page of the document fills it in, others stay empty."""
+
+PULL = {"model": MODEL, "task": "detect"}
+NAMED = {"model": MODEL}
+INFER = {"model": MODEL, "image": PICTURE, "params": {"confidence": 0.5}}
+UPLOAD = {"model": MODEL, "confidence": 0.5}
+SESSION = {"model": MODEL, "params": {"confidence": 0.5}}
+CHAT: dict[str, Any] = {
+    "model": "HuggingFaceTB/SmolVLM-256M-Instruct",
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "What is in the picture?"},
+                {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}},
+            ],
+        }
+    ],
+    "max_tokens": 64,
+}
+TENSORS = {
+    "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [PICTURE]}],
+    "parameters": {"confidence": 0.5},
+}
+INDEX = {"ready": False}
+REPOSITORY: dict[str, Any] = {"parameters": {}}
+
+PARAMETERS = {"model_id": MODEL, "version": "1", "model": MODEL}
+"""Of parameters in a path or a query, by their names."""
