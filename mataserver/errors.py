@@ -10,9 +10,11 @@ class MataError(Exception):
     answer ``{"detail": ...}``. It must hold no path, no secret and no traceback. ``retry_after``
     (seconds) becomes the ``Retry-After`` header. ``hint`` is for who runs the server or the
     command: it may name a path, goes to the terminal and the log, and never to a client.
+    ``lasting`` is set where a model could not be loaded and will not be until something changes.
     """
 
     status = 500
+    lasting = False
 
     def __init__(
         self,

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from mataserver.batching import Batcher, NotDispatchedError
 from mataserver.engines.work import WorkerDied
 from mataserver.errors import MataError, OutOfMemory, Unavailable
-from mataserver.slots import Slot, Status
+from mataserver.slots import Refusal, Slot, Status
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
@@ -31,6 +31,8 @@ log = logging.getLogger("mataserver.pool")
 FREE_DEATHS = 2
 LONGEST_BACKOFF = 60.0
 RECHECK = 0.2
+REFUSED = 60.0
+"""Seconds for which a load that failed for a lasting reason is not tried again unseen."""
 LEAVING = 30.0
 """Seconds that a load waits for whoever still uses the worker before."""
 
@@ -220,6 +222,9 @@ class ModelPool:
     async def _join_load(self, slot: Slot, recipe: Recipe) -> None:
         if self._closed:
             raise Unavailable("The server is shutting down", retry_after=5)
+        if slot.loading is None and slot.refusal is not None:
+            await slot.refusal.check(recipe, self._clock())
+            slot.refusal = None
         if slot.loading is None:
             wait = slot.not_before - self._clock()
             if wait > 0:
@@ -253,6 +258,9 @@ class ModelPool:
             raise failure from None
         except MataError as error:
             self._load_failed(slot, error)
+            if error.lasting:
+                until = self._clock() + REFUSED
+                slot.refusal = await Refusal.of(slot.recipe, error, until)
             raise
         except Exception as error:
             log.exception("the load of %s failed in a way of its own", name)

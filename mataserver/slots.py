@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from mataserver.errors import MataError
+
 if TYPE_CHECKING:
-    import asyncio
     from collections.abc import Mapping
 
     from mataserver.batching import Batcher
@@ -50,6 +55,50 @@ class Recipe:
     def key(self) -> tuple[str, str]:
         """What the pool knows it by: a model may serve two tasks."""
         return (self.spec.name, self.spec.task)
+
+
+@dataclass(frozen=True, slots=True)
+class Refusal:
+    """Why a model could not be loaded, for as long as nothing that it depends on has changed.
+
+    ``until`` is on the pool's clock: what nobody here sees change, a driver or a program of the
+    system, is tried again then.
+    """
+
+    recipe: Recipe
+    footprint: tuple[tuple[str, int, int], ...]
+    status: int
+    detail: str
+    until: float
+
+    @classmethod
+    async def of(cls, recipe: Recipe, error: MataError, until: float) -> Refusal:
+        """Return what is remembered of a load that failed."""
+        mark = await asyncio.to_thread(footprint, recipe)
+        return cls(recipe, mark, error.status, error.detail, until)
+
+    async def check(self, recipe: Recipe, now: float) -> None:
+        """Raise why the load failed, if it would fail again."""
+        if self.recipe != recipe or now >= self.until:
+            return
+        if await asyncio.to_thread(footprint, recipe) == self.footprint:
+            raise MataError(self.detail, status=self.status)
+
+
+def footprint(recipe: Recipe) -> tuple[tuple[str, int, int], ...]:
+    """Return name, size and time of what a model is loaded from: its files, and the packages.
+
+    A directory of packages changes when one is installed or removed. Blocking.
+    """
+    places = [each.spec.path for each in (recipe, *recipe.parts.values())]
+    roots = [place for place in places if place is not None]
+    files = [file for root in roots for file in (root, *root.rglob("*"))]
+    found = []
+    for path in sorted({*files, *map(Path, sys.path)}):
+        with contextlib.suppress(OSError):
+            status = path.stat()
+            found.append((str(path), status.st_size, status.st_mtime_ns))
+    return tuple(found)
 
 
 class Status(msgspec.Struct, frozen=True):
@@ -111,6 +160,7 @@ class Slot:
         self.evicted = False
         self.used = False
         self.error: str | None = None
+        self.refusal: Refusal | None = None
         self.ram = 0
         self.vram = 0
         self.loaded_at: float | None = None

@@ -418,6 +418,23 @@ async def test_deaths_in_a_row_back_off_and_a_success_forgives(rig):
     assert rig.state("a") == "ready"
 
 
+async def test_a_lasting_failure_is_tried_again_after_a_minute_or_with_other_settings(rig):
+    """What nobody here sees change may have changed; another configuration is another load."""
+    rig.failure = Unavailable("there is no device")
+    rig.failure.lasting = True
+    for _ in range(3):
+        with pytest.raises(MataError, match="there is no device") as refused:
+            await rig.touch("a")
+        assert refused.value.status == 503
+    assert rig.loads == ["a"]
+    with pytest.raises(MataError, match="there is no device"):
+        await rig.touch("a", device="cpu")
+    assert rig.loads == ["a", "a"]
+    rig.failure, rig.now = None, rig.now + 60
+    await rig.touch("a", device="cpu")
+    assert rig.state("a") == "ready"
+
+
 async def test_a_clock_that_is_set_back_changes_no_back_off(rig):
     """``Retry-After`` is a second, whatever became of the date meanwhile."""
     for _ in range(3):

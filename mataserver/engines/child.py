@@ -298,7 +298,7 @@ def main(sock: socket.socket, memory: int | None) -> None:
     try:
         facts = host.load()
     except MataError as error:
-        line.reply(wire.Refused(Failure(error.status, error.detail, error.retry_after)))
+        line.reply(wire.Refused(Failure.of(error)))
         return
     line.reply(wire.Loaded(facts))
     Child(line, host, assignment.decode_threads).run()

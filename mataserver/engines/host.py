@@ -17,7 +17,7 @@ from mataserver.engines import scaling
 from mataserver.engines.encoding import encode_fields
 from mataserver.engines.soundness import Unsound, sound
 from mataserver.engines.work import Facts, Failure, Outcome, Timing
-from mataserver.errors import InvalidParams, MataError, NotFound
+from mataserver.errors import InvalidParams, MataError, NotFound, OutOfMemory
 from mataserver.results import RESULT_TYPES
 
 if TYPE_CHECKING:
@@ -62,7 +62,9 @@ class ModelHost:
         try:
             self._model = self._load(assignment)
         except Exception as error:
-            raise _told(error, "The model could not be loaded") from error
+            told = _told(error, "The model could not be loaded")
+            told.lasting = _lasts(error)
+            raise told from error
         stateful = hasattr(self._model, "session")
         decoders = assignment.decode_threads - 1
         return Facts(stateful, os.getpid(), decoders, self._step_timeout)
@@ -278,15 +280,21 @@ def _close(thing: object) -> None:
             log.exception("close failed")
 
 
+def _lasts(error: Exception) -> bool:
+    """Whether a load will fail again: a plugin says why, a file or a package is missing."""
+    if isinstance(error, MataError):
+        return error.status != OutOfMemory.status and error.retry_after is None
+    return isinstance(error, (FileNotFoundError, ImportError))
+
+
 def _told(error: Exception, sentence: str) -> MataError:
-    failure = _failure(error, sentence)
-    return MataError(failure.detail, status=failure.status, retry_after=failure.retry_after)
+    return _failure(error, sentence).error()
 
 
 def _failure(error: Exception, sentence: str) -> Failure:
     """What the client may know of ``error``: never its text, which may hold paths."""
     if isinstance(error, MataError):
-        return Failure(error.status, error.detail, error.retry_after)
+        return Failure.of(error)
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         log.error("out of memory: %s", error)
         return Failure(507, "Out of memory")

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Iterator, Sequence
 
     from mataserver.engines.arena import Block, Outgoing
-    from mataserver.engines.work import Answered, Assignment, Facts, Failure, Job, Placement
+    from mataserver.engines.work import Answered, Assignment, Facts, Job, Placement
 
 LAST_WORDS = 0.5
 """Seconds that the answers of a worker that has ended may take to arrive."""
@@ -191,7 +191,7 @@ class ProcessWorker(asyncio.Protocol):
         if isinstance(message, wire.Answer):
             answered(_outcomes(message, reply.parts, count) or WorkerDied(_NONSENSE))
         elif isinstance(message, wire.Raised):
-            answered(_error(message.failure))
+            answered(message.failure.error())
         else:
             answered(WorkerDied(_NONSENSE))
 
@@ -326,7 +326,7 @@ class ProcessWorker(asyncio.Protocol):
         if isinstance(message, wire.Refused):
             self._stopping = True
             if not self._loaded.done():
-                self._loaded.set_exception(_error(message.failure))
+                self._loaded.set_exception(message.failure.error())
             return
         if isinstance(message, (wire.Answer, wire.Returned, wire.Ended, wire.Raised)):
             self._watchdog.answered(message.id, well=not isinstance(message, wire.Raised))
@@ -372,13 +372,9 @@ def _settle(future: asyncio.Future[Reply], reply: Reply | MataError) -> None:
     if isinstance(reply, MataError):
         future.set_exception(reply)
     elif isinstance(reply.message, wire.Raised):
-        future.set_exception(_error(reply.message.failure))
+        future.set_exception(reply.message.failure.error())
     else:
         future.set_result(reply)
-
-
-def _error(failure: Failure) -> MataError:
-    return MataError(failure.detail, status=failure.status, retry_after=failure.retry_after)
 
 
 async def _fork(worker: ProcessWorker, zygote: Zygote) -> int:

@@ -81,20 +81,23 @@ class Timing(msgspec.Struct, frozen=True):
 
 
 class Failure(msgspec.Struct, frozen=True):
-    """Why one job failed; becomes a ``MataError`` on the server's side."""
+    """Why a job or a load failed; becomes a ``MataError`` on the server's side."""
 
     status: int
     detail: str
     retry_after: float | None = None
+    lasting: bool = False
 
     @classmethod
     def of(cls, error: MataError) -> Failure:
         """Return the failure that an error is told as."""
-        return cls(error.status, error.detail, error.retry_after)
+        return cls(error.status, error.detail, error.retry_after, error.lasting)
 
     def error(self) -> MataError:
         """Return the error that a client is told."""
-        return MataError(self.detail, status=self.status, retry_after=self.retry_after)
+        error = MataError(self.detail, status=self.status, retry_after=self.retry_after)
+        error.lasting = self.lasting
+        return error
 
 
 @dataclass(slots=True)
