@@ -7,21 +7,20 @@ from __future__ import annotations
 
 import contextlib
 import importlib.metadata
-import importlib.util
 import logging
 import re
-import sys
 import threading
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver import admission, config, sources
+from mataserver import admission, config
 from mataserver.admission import HOOKS, PluginError, check_backend, check_pickles
 from mataserver.contract import Service
-from mataserver.errors import MataError, Unavailable
+from mataserver.errors import MataError
+from mataserver.offer import Offer, Plugin
 from mataserver.sites import Sites
 from mataserver.suggestion import similar
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from mataserver.contract import Backend, Context, ModelFiles
+    from mataserver.contract import Context, ModelFiles
 
 __all__ = ["GROUP", "HOOKS", "Offer", "Plugin", "PluginError", "Plugins", "discover"]
 
@@ -39,80 +38,6 @@ _FOLDERS = re.compile(r"(?<![\w.:/-])/(?:[^\s/'\",;()<>]+/)*")
 _VARIABLE = re.compile(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 
 log = logging.getLogger("mataserver.plugins")
-
-
-@dataclass(slots=True)
-class Plugin:
-    """One plugin as it was found. ``error`` says why it is not in use.
-
-    ``late``: it was installed while the server ran. ``note`` says what waits for the next start.
-    """
-
-    name: str
-    distribution: str = ""
-    version: str = ""
-    hooks: dict[str, Callable[..., Any]] = field(default_factory=dict)
-    settings: Any = None
-    backends: tuple[Backend, ...] = ()
-    routes: tuple[web.RouteDef, ...] = ()
-    error: str | None = None
-    late: bool = False
-    note: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Offer:
-    """A backend and the plugin that gives it."""
-
-    backend: Backend
-    plugin: Plugin
-
-    @property
-    def missing(self) -> tuple[str, ...]:
-        """The modules that it needs and that are not installed."""
-        return tuple(name for name in self.backend.requires if not _importable(name))
-
-    @property
-    def unsuitable(self) -> tuple[str, ...]:
-        """The installed distributions whose version it cannot do with, as "name version"."""
-        return sources.unsuitable(self.backend.packages)
-
-    def given(self, files: ModelFiles) -> ModelFiles:
-        """Return what the backend is told of a model: with its plugin's settings."""
-        return replace(files, settings=self.plugin.settings)
-
-    def facts(self, files: ModelFiles) -> Mapping[str, str]:
-        """Return what the backend has decided about a model that it serves, or says of it."""
-        if self.backend.facts is None:
-            return {}
-        try:
-            return self.backend.facts(self.given(files))
-        except MataError as error:
-            return {"problem": error.detail}
-        except Exception:
-            log.exception("backend %s: facts failed", self.backend.name)
-            return {}
-
-    def wants(self, files: ModelFiles) -> bool:
-        """Whether the backend converts a model. Raises a ``MataError`` that says why it cannot."""
-        conversion = self.backend.conversion
-        try:
-            return conversion is not None and conversion.wanted(files, self.plugin.settings)
-        except MataError:
-            raise
-        except Exception:
-            log.exception("backend %s: wanted failed", self.backend.name)
-            return False
-
-    def check_installed(self) -> None:
-        """Raise ``Unavailable`` with the pip command when a module is missing, or of no use."""
-        missing, unsuitable = self.missing, self.unsuitable
-        if missing or unsuitable:
-            packages = " ".join(f"'{package}'" for package in self.backend.packages or missing)
-            needed = ", ".join(missing) or f"another version than {', '.join(unsuitable)}"
-            raise Unavailable(
-                f"The backend {self.backend.name} needs {needed}: pip install {packages}"
-            )
 
 
 @dataclass(slots=True)
@@ -443,12 +368,3 @@ def _reason(error: Exception) -> str:
         return error.detail
     text = " ".join(_FOLDERS.sub("", str(error)).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
-
-
-def _importable(module: str) -> bool:
-    if sys.modules.get(module) is not None:
-        return True  # while another thread imports it, it may have no spec, as cv2
-    try:
-        return importlib.util.find_spec(module) is not None
-    except (ImportError, ValueError):
-        return False

@@ -128,6 +128,7 @@ async def test_pull_failures_are_400_and_register_nothing(hub, http, data_dir):
         ("fake-detect", "ocr", "mismatch"),
         ("fake-absent", "detect", "pip"),
         ("no-such-backend", "ocr", ""),
+        ("fake-detct", "detect", "; did you mean fake-detect?"),
         (MODEL, "paint", "task"),
     ]
     before = (data_dir / "model_registry.json").read_bytes()

@@ -10,7 +10,7 @@ import ssl
 
 import pytest
 
-from mataserver.sources.failures import Refused, failure
+from mataserver.sources.failures import Refused, Unwritten, failure
 
 
 def transport(name: str, module: str, cause: Exception | None = None) -> Exception:
@@ -57,17 +57,21 @@ def test_transport_errors_mean_an_unreachable_hub(error, reason):
 @pytest.mark.parametrize(
     ("error", "detail"),
     [
-        (Refused("no weights"), "no weights"),
-        (system(errno.ENOSPC), "the disk is full: org/m cannot be stored"),
-        (system(errno.EDQUOT), "the disk is full: org/m cannot be stored"),
-        (system(errno.EROFS), "org/m cannot be stored: Read-only file system"),
-        (ValueError("https://user:secret@hub/path"), "the download of org/m has failed"),
+        (Refused("no weights"), ("refused", "no weights")),
+        (Unwritten("too large"), ("unwritten", "too large")),
+        (system(errno.ENOSPC), ("unwritten", "the disk is full: org/m cannot be stored")),
+        (system(errno.EDQUOT), ("unwritten", "the disk is full: org/m cannot be stored")),
+        (system(errno.EROFS), ("unwritten", "org/m cannot be stored: Read-only file system")),
+        (
+            ValueError("https://user:secret@hub/path"),
+            ("refused", "the download of org/m has failed"),
+        ),
     ],
 )
 def test_other_errors_are_refusals(error, detail):
     """The disk's and all other failures are told without path or secret."""
     told = failure(error, "org/m")
-    assert (told.kind, told.detail) == ("refused", detail)
+    assert (told.kind, told.detail) == detail
 
 
 def test_cause_below_a_wrapper_is_found():

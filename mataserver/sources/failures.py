@@ -44,21 +44,25 @@ class Refused(Exception):
     """The repository cannot be used; the message is the client's sentence."""
 
 
+class Unwritten(Refused):
+    """There is no room for it; the message is the client's sentence."""
+
+
 def failure(error: BaseException, repo_id: str) -> Failure:
     """Say what an exception means for the model ``repo_id``."""
     chain = list(_chain(error))
     for one in chain:
         if isinstance(one, Refused):
-            return _refused(str(one))
+            return Failure("unwritten" if isinstance(one, Unwritten) else "refused", str(one))
         if isinstance(one, HfHubHTTPError):
             return _answered(one, repo_id)
     for one in chain:
         if isinstance(one, OSError) and one.errno in _FULL:
-            return _refused(f"the disk is full: {repo_id} cannot be stored")
+            return Failure("unwritten", f"the disk is full: {repo_id} cannot be stored")
     if any(_is_transport(one) for one in chain):
         return Failure("unreachable", f"cannot reach the hub: {_reason(chain)}")
     if isinstance(error, OSError) and error.strerror:
-        return _refused(f"{repo_id} cannot be stored: {error.strerror}")
+        return Failure("unwritten", f"{repo_id} cannot be stored: {error.strerror}")
     return _refused(f"the download of {repo_id} has failed")
 
 

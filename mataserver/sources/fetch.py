@@ -30,7 +30,7 @@ from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # documented there
 
 from mataserver.sources import cache
-from mataserver.sources.failures import Refused, failure
+from mataserver.sources.failures import Refused, Unwritten, failure
 from mataserver.sources.local import MAX_CONFIG_BYTES
 from mataserver.sources.messages import Config, Downloaded, Progress
 from mataserver.sources.selection import RepoFile, has_weights, select
@@ -178,7 +178,7 @@ class Repository:
             place = place.parent
         free = shutil.disk_usage(place).free
         if needed and needed + _SPARE_BYTES > free:
-            raise Refused(
+            raise Unwritten(
                 f"not enough disk space for {self.repo_id}: "
                 f"{needed / 1e6:.0f} MB are needed, {free / 1e6:.0f} MB are free"
             )

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, cast
 import msgspec
 
 from mataserver.errors import BadRequest
-from mataserver.sources.cache import cached
+from mataserver.sources.cache import cache_directory, cached
 from mataserver.sources.local import MAX_CONFIG_BYTES, parse_config, read_config
 from mataserver.sources.messages import Config, Downloaded, Failure, Message, Progress
 
@@ -122,7 +122,7 @@ async def _ask(
                 raise _ended(repo_id)
             message = _DECODER.decode(line)
             if isinstance(message, Failure):
-                raise _error(message)
+                raise _error(message, environment)
             if not isinstance(message, Progress):
                 return message
             if on_progress is not None:
@@ -171,7 +171,10 @@ async def _tail(stream: StreamReader) -> bytes:
     return tail
 
 
-def _error(failure: Failure) -> BadRequest:
+def _error(failure: Failure, environment: Mapping[str, str] | None) -> BadRequest:
+    if failure.kind == "unwritten":
+        hint = f"{cache_directory(environment)}; HF_HOME or HF_HUB_CACHE names the directory"
+        return BadRequest(failure.detail, hint=hint)
     return (HubUnreachable if failure.kind == "unreachable" else BadRequest)(failure.detail)
 
 

@@ -32,10 +32,11 @@ class Failure(msgspec.Struct, frozen=True, tag="failure"):
     """Why it failed: ``detail`` is the client's sentence.
 
     "unreachable": the hub could not be asked, so what is on disk may do;
-    "refused":     the hub or this machine says no.
+    "refused":     the hub says no;
+    "unwritten":   this machine cannot keep it.
     """
 
-    kind: Literal["unreachable", "refused"]
+    kind: Literal["unreachable", "refused", "unwritten"]
     detail: str
 
 

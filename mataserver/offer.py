@@ -1,0 +1,104 @@
+"""A plugin as it was found, and what it offers: a backend with its plugin's settings."""
+
+from __future__ import annotations
+
+import importlib.util
+import logging
+import sys
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, Any
+
+from mataserver import sources
+from mataserver.errors import MataError, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from aiohttp import web
+
+    from mataserver.contract import Backend, ModelFiles
+
+log = logging.getLogger("mataserver.plugins")
+
+
+@dataclass(slots=True)
+class Plugin:
+    """One plugin as it was found. ``error`` says why it is not in use.
+
+    ``late``: it was installed while the server ran. ``note`` says what waits for the next start.
+    """
+
+    name: str
+    distribution: str = ""
+    version: str = ""
+    hooks: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    settings: Any = None
+    backends: tuple[Backend, ...] = ()
+    routes: tuple[web.RouteDef, ...] = ()
+    error: str | None = None
+    late: bool = False
+    note: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Offer:
+    """A backend and the plugin that gives it."""
+
+    backend: Backend
+    plugin: Plugin
+
+    @property
+    def missing(self) -> tuple[str, ...]:
+        """The modules that it needs and that are not installed."""
+        return tuple(name for name in self.backend.requires if not _importable(name))
+
+    @property
+    def unsuitable(self) -> tuple[str, ...]:
+        """The installed distributions whose version it cannot do with, as "name version"."""
+        return sources.unsuitable(self.backend.packages)
+
+    def given(self, files: ModelFiles) -> ModelFiles:
+        """Return what the backend is told of a model: with its plugin's settings."""
+        return replace(files, settings=self.plugin.settings)
+
+    def facts(self, files: ModelFiles) -> Mapping[str, str]:
+        """Return what the backend has decided about a model that it serves, or says of it."""
+        if self.backend.facts is None:
+            return {}
+        try:
+            return self.backend.facts(self.given(files))
+        except MataError as error:
+            return {"problem": error.detail}
+        except Exception:
+            log.exception("backend %s: facts failed", self.backend.name)
+            return {}
+
+    def wants(self, files: ModelFiles) -> bool:
+        """Whether the backend converts a model. Raises a ``MataError`` that says why it cannot."""
+        conversion = self.backend.conversion
+        try:
+            return conversion is not None and conversion.wanted(files, self.plugin.settings)
+        except MataError:
+            raise
+        except Exception:
+            log.exception("backend %s: wanted failed", self.backend.name)
+            return False
+
+    def check_installed(self) -> None:
+        """Raise ``Unavailable`` with the pip command when a module is missing, or of no use."""
+        missing, unsuitable = self.missing, self.unsuitable
+        if missing or unsuitable:
+            packages = " ".join(f"'{package}'" for package in self.backend.packages or missing)
+            needed = ", ".join(missing) or f"another version than {', '.join(unsuitable)}"
+            raise Unavailable(
+                f"The backend {self.backend.name} needs {needed}: pip install {packages}"
+            )
+
+
+def _importable(module: str) -> bool:
+    if sys.modules.get(module) is not None:
+        return True  # while another thread imports it, it may have no spec, as cv2
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
