@@ -284,7 +284,10 @@ class Catalog:
     # the inside
 
     def _make_recipe(self, name: str, entry: Entry, task: str) -> Recipe:
-        files = weights.files(name, entry)
+        try:
+            files = weights.files(name, entry)
+        except sources.StrayLink as error:
+            raise Unavailable(f"{name} cannot be served: {error.detail}") from None
         offer = self.plugins.offer(files, task)
         if offer is None:
             reason = self.plugins.refusal(files, task)

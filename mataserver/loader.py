@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 from typing import TYPE_CHECKING
 
-from mataserver import params
+from mataserver import params, sources
 from mataserver.contract import LoadContext
 from mataserver.engines.process import ProcessEngine
 from mataserver.engines.replicas import Replicas
 from mataserver.engines.thread import ThreadEngine
 from mataserver.engines.work import Assignment, Placement
+from mataserver.errors import Unavailable
 
 if TYPE_CHECKING:
     from mataserver.config import ModelSettings, Settings
@@ -56,6 +58,7 @@ class Loader:
             preferred = recipe.backend.engine
         chosen = recipe.settings.engine
         engine = self._engines[preferred if chosen == "auto" else chosen]
+        await asyncio.to_thread(_check_links, recipe)
         return await engine.start(self._assign(recipe, recipe.settings, device), _place(recipe))
 
     def _assign(self, recipe: Recipe, chosen: ModelSettings, device: str | None) -> Assignment:
@@ -102,6 +105,20 @@ class Loader:
         if device not in {"auto", "cuda"} or count < 2:
             return [None]
         return [f"cuda:{index}" for index in range(count)]
+
+
+def _check_links(recipe: Recipe) -> None:
+    """Look at the links of a model and its parts just before they are read: files may change.
+
+    Raises ``Unavailable``.
+    """
+    if recipe.spec.path is not None:
+        try:
+            sources.check_links(recipe.spec.path)
+        except sources.StrayLink as error:
+            raise Unavailable(f"{recipe.spec.name} cannot be served: {error.detail}") from None
+    for part in recipe.parts.values():
+        _check_links(part)
 
 
 def _place(recipe: Recipe) -> Placement:

@@ -20,10 +20,16 @@ def present(name: str, entry: Entry) -> bool:
 
 
 def files(name: str, entry: Entry) -> ModelFiles:
-    """Return what is known of a model: as it was converted, else as it was pulled."""
+    """Return what is known of a model: as it was converted, else as it was pulled.
+
+    Raises ``StrayLink`` before anything is read of a model with a link that leads out of it, and
+    ``BadRequest`` where its configuration cannot be read.
+    """
     if entry.source == "pip":
         return ModelFiles(name, "pip")
     path = _place(name, entry) or _original(name, entry)
+    if path is not None:
+        sources.check_links(path)
     config = sources.read_config(path) if path is not None and path.is_dir() else {}
     return ModelFiles(name, entry.source, path, config)
 

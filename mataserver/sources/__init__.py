@@ -6,6 +6,7 @@ process (``fetch``), and what is on disk is read by the cache's documented layou
 
 from mataserver.sources.cache import DiskUsage, cached, disk_usage
 from mataserver.sources.hub import HubUnreachable, download, fetch_config, validate_repo_id
+from mataserver.sources.links import StrayLink, check_links
 from mataserver.sources.local import read_config, size_of
 from mataserver.sources.messages import Progress, Said, Step, Waiting
 from mataserver.sources.packages import install, missing, unsuitable
@@ -19,8 +20,10 @@ __all__ = [
     "Pulls",
     "Said",
     "Step",
+    "StrayLink",
     "Waiting",
     "cached",
+    "check_links",
     "disk_usage",
     "download",
     "fetch_config",
