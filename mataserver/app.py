@@ -38,6 +38,7 @@ from mataserver.http import (
     stream,
 )
 from mataserver.http.channel import GOING_AWAY
+from mataserver.http.entrance import Site
 from mataserver.http.routing import State
 from mataserver.loader import Loader
 from mataserver.metrics import Metrics
@@ -327,7 +328,7 @@ async def run(
     runner = runner_of(application)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, settings.host, settings.port)
+        site = Site(runner, settings.host, settings.port, settings.max_connections)
         try:
             await site.start()
         except OSError as error:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 
 class MataError(Exception):
     """A failure that the client is told about.
@@ -77,3 +79,10 @@ class TooLarge(MataError):
     """413: the body, or what it would take in memory, is over the limit."""
 
     status = 413
+
+
+def scarcity(error: Exception) -> Unavailable | None:
+    """Return what a client is told of a failure for want of file descriptors; None for others."""
+    if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
+        return Unavailable("The server is out of file descriptors", retry_after=1)
+    return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import logging
 import sys
@@ -33,3 +34,35 @@ def configure(level: str, form: str) -> None:
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     if level != "debug":
         logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+class Repeats:
+    """Logs warnings that repeat: the first at once, then one line an interval with a count."""
+
+    def __init__(self, log: logging.Logger, interval: float = 1.0) -> None:
+        """Begin with nothing held. ``interval`` is in seconds."""
+        self._log = log
+        self._interval = interval
+        self._held: dict[str, tuple[int, str]] = {}
+
+    def note(self, kind: str, line: str) -> None:
+        """Log ``line``, or count it where one of its ``kind`` stands there already.
+
+        Only within an event loop. Kinds are few: sentences and models, not what a client sent.
+        """
+        held = self._held.get(kind)
+        if held is not None:
+            self._held[kind] = (held[0] + 1, line)
+            return
+        self._log.warning("%s", line)
+        self._hold(kind)
+
+    def _hold(self, kind: str) -> None:
+        self._held[kind] = (0, "")
+        asyncio.get_running_loop().call_later(self._interval, self._tell, kind)
+
+    def _tell(self, kind: str) -> None:
+        count, line = self._held.pop(kind)
+        if count:
+            self._log.warning("%s (%d of these in %g s)", line, count, self._interval)
+            self._hold(kind)

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from mataserver.batching import Batcher, NotDispatchedError
 from mataserver.engines.work import WorkerDied
-from mataserver.errors import MataError, OutOfMemory, Unavailable
+from mataserver.errors import MataError, OutOfMemory, Unavailable, scarcity
 from mataserver.slots import Refusal, Slot, Status
 
 if TYPE_CHECKING:
@@ -263,9 +263,11 @@ class ModelPool:
                 slot.refusal = await Refusal.of(slot.recipe, error, until)
             raise
         except Exception as error:
-            log.exception("the load of %s failed in a way of its own", name)
-            self._load_failed(slot, MataError("The model could not be loaded"))
-            raise MataError("The model could not be loaded") from error
+            failure = scarcity(error) or MataError("The model could not be loaded")
+            if failure.status != Unavailable.status:
+                log.exception("the load of %s failed in a way of its own", name)
+            self._load_failed(slot, failure)
+            raise failure from error
         finally:
             slot.loading = None
         if not worker.alive:

@@ -18,13 +18,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
-from aiohttp import web
 from msgspec import Meta, Struct
 
 from mataserver import app, config
 from mataserver import plugins as plugin_host
 from mataserver.contract import Backend
 from mataserver.hookspecs import hookimpl
+from mataserver.http.entrance import Site
 from mataserver.params import Confidence, Params, TopK
 from mataserver.results import (
     Classification,
@@ -44,6 +44,8 @@ from mataserver.results import (
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Sequence
     from pathlib import Path
+
+    from aiohttp import web
 
     from mataserver.contract import Image, LoadContext, ModelFiles, ModelSpec
     from mataserver.results import Box, Result
@@ -312,7 +314,7 @@ async def serving(
     runner = app.runner_of(application)
     await runner.setup()
     try:
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        await Site(runner, "127.0.0.1", 0, chosen.max_connections).start()
         port = runner.addresses[0][1]
         yield Served(f"http://127.0.0.1:{port}", (chosen.keys or ("",))[0], application)
     finally:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.hdrs import METH_ALL
 
-from mataserver.errors import MataError, TooLarge
+from mataserver.errors import MataError, TooLarge, Unavailable, scarcity
 from mataserver.http import auth, codec, dialects
 
 if TYPE_CHECKING:
@@ -144,8 +144,7 @@ async def _answer(request: web.Request, handler: Handler, state: State) -> web.S
         _check_key(request, state)
         return await handler(request)
     except MataError as error:
-        if error.status >= 500:
-            log.warning("%s %s: %s", request.method, request.rel_url.raw_path, error.told)
+        _tell(request, error, state)
         response = error_response(error)
         if error.status == 408 or _UNASKED in request:
             _hang_up(request, response)
@@ -155,10 +154,24 @@ async def _answer(request: web.Request, handler: Handler, state: State) -> web.S
     except Exception as error:
         if isinstance(error, ConnectionError) and _gone(request):
             return error_response(MataError("The client has left", status=LEFT))
+        scarce = scarcity(error)
+        if scarce is not None:
+            _tell(request, scarce, state)
+            return error_response(scarce)
         log.exception(
             "%s %s failed (%s)", request.method, request.rel_url.raw_path, request[REQUEST_ID]
         )
         return error_response(MataError("Internal server error"))
+
+
+def _tell(request: web.Request, error: MataError, state: State) -> None:
+    """Log a failure of the server; refusals under load as one line a second."""
+    if error.status >= 500:
+        line = f"{request.method} {request.rel_url.raw_path}: {error.told}"
+        if error.status == Unavailable.status:
+            state.refusals.note(error.detail, line)
+        else:
+            log.warning("%s", line)
 
 
 def _check_key(request: web.Request, state: State) -> None:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from mataserver.errors import Unavailable
+from mataserver.logs import Repeats
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,6 +25,9 @@ if TYPE_CHECKING:
     from mataserver.plugins import Plugins
     from mataserver.pool import ModelPool
     from mataserver.sessions import SessionStore
+
+
+log = logging.getLogger("mataserver.http")
 
 
 @dataclass(slots=True)
@@ -48,6 +53,7 @@ class State:
     pulls: set[asyncio.Task[Any]] = field(default_factory=set)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    refusals: Repeats = field(default_factory=lambda: Repeats(log))
     decoding: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property

@@ -1,0 +1,152 @@
+"""How many connections are open at a time, and what happens without file descriptors."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+
+import aiohttp
+
+from api_answers import answer, connection, detail_of, head_of, until
+from mataserver import testing
+from mataserver.http import entrance
+from mataserver.logs import Repeats
+
+HEALTH = "/v1/health"
+
+
+async def asked(server, reader, writer) -> int:
+    """Ask for the health on an open connection; return the status."""
+    writer.write(head_of(server, HEALTH, method="GET"))
+    return (await answer(reader))[0]
+
+
+async def test_one_connection_too_many_is_told(data_dir, caplog):
+    """Over the limit a connection is 503 and closed, others go on; one line of the log says so."""
+    async with (
+        testing.serving(data_dir, engine="thread", max_connections=2) as server,
+        connection(server) as first,
+        connection(server) as second,
+    ):
+        assert [await asked(server, *each) for each in (first, second)] == [200, 200]
+        for _ in range(5):
+            async with connection(server) as (reader, writer):
+                writer.write(head_of(server, HEALTH, method="GET"))
+                status, headers, body = await answer(reader)
+                assert (status, detail_of(body)) == (503, "Too many connections are open")
+                assert (headers["retry-after"], headers["connection"]) == ("1", "close")
+                assert await reader.read() == b""
+        assert await asked(server, *first) == 200
+        second[1].close()
+
+        async def served() -> bool:
+            async with connection(server) as (reader, writer):
+                return await asked(server, reader, writer) == 200
+
+        await until(served)
+    lines = [each.message for each in caplog.records if "refused" in each.message]
+    assert lines == ["a connection was refused: 2 are open"]
+
+
+async def test_refused_connections_do_not_pile_up(data_dir):
+    """Of many that are refused at once some are told why, and the others cut off: none stays."""
+    async with (
+        testing.serving(data_dir, engine="thread", max_connections=1) as server,
+        connection(server) as first,
+    ):
+        assert await asked(server, *first) == 200
+        port = int(server.url.rpartition(":")[2])
+        opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(60)]
+        told = 0
+        async with asyncio.timeout(entrance.PATIENCE + 5):
+            for reader, writer in opened:
+                with contextlib.suppress(ConnectionError):
+                    told += b"503" in await reader.read()
+                writer.close()
+        assert entrance.WAITING <= told < 60
+        assert await asked(server, *first) == 200
+
+
+def test_the_limit_leaves_files_to_others():
+    """By default connections take what the process may open, less what everything else needs."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    try:
+        for limit, expected in ((1_024, 768), (400, 300), (4_096, 3_840)):
+            resource.setrlimit(resource.RLIMIT_NOFILE, (min(limit, hard), hard))
+            assert entrance.default_limit() == expected
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+@contextlib.contextmanager
+def without_descriptors():
+    """Take every file descriptor that the process may still open."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    taken = [os.open(os.devnull, os.O_RDONLY)]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (max(taken) + 40, hard))
+    try:
+        with contextlib.suppress(OSError):
+            while True:
+                taken.append(os.dup(taken[0]))
+        yield
+    finally:
+        for each in taken:
+            os.close(each)
+        resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
+
+
+async def test_a_worker_that_finds_no_descriptor_is_503(data_dir, caplog):
+    """A load without descriptors is 503 without a traceback, and works once there are some."""
+    async with (
+        testing.serving(data_dir, engine="process") as server,
+        aiohttp.ClientSession(server.url, headers=server.headers) as http,
+    ):
+        async with http.get(HEALTH) as response:  # the connection is kept
+            assert response.status == 200
+        body = {"model": "fake-detect"}
+        with without_descriptors():
+            async with http.post("/v1/models/warmup", json=body) as response:
+                told = await response.json()
+                assert (response.status, response.headers["Retry-After"]) == (503, "1")
+        assert told == {"detail": "The server is out of file descriptors"}
+        assert not [each for each in caplog.records if each.exc_info]
+
+        async def ready() -> bool:
+            async with http.post("/v1/models/warmup", json=body) as response:
+                return response.status == 200
+
+        await until(ready, 30.0)
+
+
+async def test_repeated_refusals_are_one_line_with_a_count(caplog):
+    """The first refusal is logged at once, those of the same kind together as one line a second."""
+    repeats = Repeats(logging.getLogger("mataserver.test"), 0.2)
+    for number in range(1_000):
+        repeats.note("full", f"POST /{number}: full")
+    repeats.note("other", "GET /: other")
+    await asyncio.sleep(0.7)
+    repeats.note("full", "POST /later: full")
+    assert [each.message for each in caplog.records] == [
+        "POST /0: full",
+        "GET /: other",
+        "POST /999: full (999 of these in 0.2 s)",
+        "POST /later: full",
+    ]
+
+
+async def test_refusals_of_requests_are_counted_in_the_log(data_dir, caplog):
+    """A server that refuses many requests in a second writes one line at once, not one for each."""
+    async with (
+        testing.serving(data_dir, engine="thread", max_sessions=1) as server,
+        aiohttp.ClientSession(server.url, headers=server.headers) as http,
+    ):
+        statuses = []
+        for _ in range(20):
+            async with http.post("/v1/sessions", json={"model": "fake-detect"}) as response:
+                statuses.append(response.status)
+        assert statuses == [201] + [503] * 19
+        lines = [each.message for each in caplog.records if "concurrent sessions" in each.message]
+        assert len(lines) in {1, 2}
