@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import msgspec
 import pytest
 
 from api_answers import refused
@@ -15,6 +16,7 @@ from camera_peers import (
     told,
 )
 from camera_sources import HEIGHT, WIDTH, make_video
+from mataserver.cameras.messages import Given
 from mataserver.config import ConfigError
 from stream_peers import (
     eventually,
@@ -189,3 +191,11 @@ async def test_a_session_without_a_camera_has_no_snapshot(http):
         name = (await response.json())["session_id"]
     detail = await told(http, 404, f"{PATH}/{name}/snapshot")
     assert detail == f"{name} has no camera"
+
+
+@pytest.mark.parametrize("size", [-1, 1 << 40])
+def test_a_reader_cannot_have_the_server_wait_for_any_number_of_bytes(size):
+    """A frame of a size that no JPEG has is no message of a reader."""
+    line = msgspec.json.encode({"type": "given", "count": 1, "size": size})
+    with pytest.raises(msgspec.ValidationError):
+        msgspec.json.decode(line, type=Given)

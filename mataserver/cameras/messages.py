@@ -6,13 +6,15 @@ reader answers with one line of JSON each; behind a ``Given`` come the bytes of 
 
 from __future__ import annotations
 
-from typing import Literal, TypeAlias
+from typing import Annotated, Literal, TypeAlias
 
 import msgspec
 
 Kind: TypeAlias = Literal["rtsp", "http", "file", "device"]
 """How a source is opened."""
 
+MOST_BYTES = 1 << 28
+"""A JPEG is smaller. The reader sees what strangers send, so the server does not take its word."""
 WANT = b"?"
 """Asks for the newest frame that was not given yet."""
 
@@ -30,7 +32,7 @@ class Given(msgspec.Struct, frozen=True, tag="given"):
     """A frame: ``count`` frames were decoded up to it, its JPEG is ``size`` bytes long."""
 
     count: int
-    size: int
+    size: Annotated[int, msgspec.Meta(ge=0, le=MOST_BYTES)]
 
 
 class Failed(msgspec.Struct, frozen=True, tag="failed"):
