@@ -271,13 +271,13 @@ def from_text(text: str, kind: Any) -> Any:
     try:
         return msgspec.convert(text, kind, strict=False)
     except msgspec.ValidationError:
-        plain = _plain(text)
+        plain = plain_number(text)
         if plain == text:
             raise
     return msgspec.convert(plain, kind, strict=False)
 
 
-def _plain(text: str) -> str:
+def plain_number(text: str) -> str:
     """Return a number as JSON writes it, and any other text as it is."""
     found = _NUMBER.fullmatch(text)
     if found is None or not found[2] + found[4]:

@@ -68,7 +68,7 @@ def test_a_picture(ask):
 
 def test_parameters(ask):
     """Parameters are names with values as JSON or text, or one object; wrong ones are refused."""
-    every = lines(ask("infer", "fake-detect", "picture.png", "-p", "confidence=0.2"))
+    every = lines(ask("infer", "fake-detect", "picture.png", "-p", "confidence=.2"))
     assert len(every[0]["detections"]) == 2
     given = '{"confidence": 0.95}'
     (answer,) = lines(ask("infer", "fake-detect", "picture.png", "--params", given))

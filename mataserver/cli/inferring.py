@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
@@ -14,6 +13,7 @@ from mataserver import config
 from mataserver.cli import targets
 from mataserver.cli.remote import connected, server_options
 from mataserver.errors import MataError
+from mataserver.params import plain_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -96,10 +96,10 @@ def _given(texts: tuple[str, ...]) -> dict[str, Any]:
 
 
 def _decoded(text: str) -> Any:
-    """Return a value as JSON, or as the text that it is."""
+    """Return a value as JSON, a number also as people write it, or as the text that it is."""
     try:
-        return json.loads(text)
-    except ValueError:
+        return msgspec.json.decode(plain_number(text))
+    except msgspec.DecodeError:
         return text
 
 
