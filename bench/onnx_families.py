@@ -193,7 +193,7 @@ def direct(path: Path, place: Path, family: Any, pictures: list[Any]) -> tuple[f
             answer = opened.module(**given)
         feeds = {name: value.numpy() for name, value in given.items() if name in takes}
         [(_, ours, _)] = network.run([picture])
-        for name, own in zip(network._outputs, ours, strict=True):  # noqa: SLF001 - the same
+        for name, own in zip(network.outputs, ours, strict=True):
             [alone] = session.run([name], feeds)
             worst[0] = max(worst[0], _apart(answer[name].numpy(), alone))
             worst[1] = max(worst[1], _apart(alone[0], own))

@@ -77,7 +77,7 @@ def test_the_plugin_adds_nothing_to_the_network(name, exported, load, photo):
     [(_, outputs, _)] = model._network.run([photo])
     direct = dict(zip(names, session.run(None, feeds), strict=True))
     assert set(names) == set(families.FAMILIES[name, TASKS[name]].outputs)
-    for name_of_output, output in zip(model._network._outputs, outputs, strict=True):
+    for name_of_output, output in zip(model._network.outputs, outputs, strict=True):
         assert np.abs(direct[name_of_output][0] - output).max() < 1e-5
 
 
