@@ -3,12 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import io
 import json
 import logging
 import sys
-from typing import Any
+import threading
+from typing import TYPE_CHECKING, Any, TextIO
 
+if TYPE_CHECKING:
+    from types import TracebackType
+
+LONGEST = 8_192
+"""Characters of a printed line that are logged."""
+_OWN = '{"time": '
 TEXT = "%(asctime)s %(levelname)-7s %(name)s: %(message)s"
+
+
+log = logging.getLogger("mataserver.stderr")
 
 
 class JsonFormatter(logging.Formatter):
@@ -27,13 +38,75 @@ class JsonFormatter(logging.Formatter):
         return json.dumps(entry, ensure_ascii=False)
 
 
+class Lines(io.TextIOBase):
+    """Stands for ``sys.stderr``: what is printed there becomes the log's, line by line.
+
+    Libraries print, and give their own loggers handlers of their own.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        """``stream`` is where the log itself goes."""
+        self.stream = stream
+        self._begun = ""
+        self._telling = threading.local()
+
+    def write(self, text: str) -> int:
+        """Log each line that is whole; nothing that logging itself says of its own failure."""
+        if getattr(self._telling, "now", False):
+            return self.stream.write(text)
+        *lines, begun = (self._begun + text).split("\n")
+        self._begun = begun[-LONGEST:]
+        self._telling.now = True
+        try:
+            for line in lines:
+                tell_line(line)
+        finally:
+            self._telling.now = False
+        return len(text)
+
+    def fileno(self) -> int:
+        """Return the descriptor of the stream: a child may be given it."""
+        return self.stream.fileno()
+
+
+def tell_line(line: str) -> None:
+    """Log a line that somebody printed; one of a worker's own log is passed on as it is."""
+    line = line.rstrip()[:LONGEST]
+    if line.startswith(_OWN):
+        _stream().write(f"{line}\n")
+    elif line:
+        log.warning("%s", line)
+
+
+def _stream() -> TextIO:
+    """Return where the log goes: stderr, behind whatever stands for it."""
+    return sys.stderr.stream if isinstance(sys.stderr, Lines) else sys.stderr
+
+
 def configure(level: str, form: str) -> None:
     """Send the log to stderr. ``level`` is a setting's value, ``form`` "text" or "json"."""
-    handler = logging.StreamHandler(sys.stderr)
+    handler = logging.StreamHandler(_stream())
     handler.setFormatter(JsonFormatter() if form == "json" else logging.Formatter(TEXT))
+    if form == "json":
+        _take_prints()
     logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
     if level != "debug":
         logging.getLogger("asyncio").setLevel(logging.WARNING)
+
+
+def _take_prints() -> None:
+    """Have warnings, what is printed to stderr and what nobody caught become lines of the log."""
+    if not isinstance(sys.stderr, Lines):
+        sys.stderr = Lines(sys.stderr)
+    logging.captureWarnings(capture=True)
+    sys.excepthook = _uncaught
+    threading.excepthook = lambda args: _uncaught(args.exc_type, args.exc_value, args.exc_traceback)
+
+
+def _uncaught(
+    kind: type[BaseException], error: BaseException | None, trace: TracebackType | None
+) -> None:
+    log.critical("nobody caught this", exc_info=(kind, error or kind(), trace))
 
 
 class Repeats:

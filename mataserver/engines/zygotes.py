@@ -14,9 +14,13 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
+from mataserver import logs
 from mataserver.errors import Unavailable
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from io import FileIO
+
     from mataserver.engines.work import Placement
 
 log = logging.getLogger("mataserver.process")
@@ -44,6 +48,7 @@ class Zygote:
         self._ready: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._control: socket.socket | None = None
         self._process: subprocess.Popen[bytes] | None = None
+        self._printed: asyncio.Task[None] | None = None
         self.linger: asyncio.TimerHandle | None = None
 
     @property
@@ -74,17 +79,36 @@ class Zygote:
             "PYTHONPATH": os.pathsep.join(options["path"]),
             **dict(self._placement.environment),
         }
-        with theirs:
+        with theirs, self._prints() as prints:
             self._process = subprocess.Popen(  # noqa: S603 - our own module, fixed arguments
                 command,
                 pass_fds=(theirs.fileno(),),
                 stdin=subprocess.DEVNULL,
-                stdout=2,
+                stdout=prints,
+                stderr=prints,
                 env=environment,
                 start_new_session=True,
             )
         self._control = ours
         asyncio.get_running_loop().add_reader(ours, self._readable)
+
+    @contextlib.contextmanager
+    def _prints(self) -> Iterator[int]:
+        """Give where the process and its children print: our stderr, or a pipe into our log.
+
+        A native library's lines are no JSON.
+        """
+        if self._logging[1] != "json":
+            yield 2
+            return
+        reading, writing = os.pipe()
+        reader = os.fdopen(reading, "rb", buffering=0)
+        loop = asyncio.get_running_loop()
+        self._printed = loop.create_task(_log_prints(reader))
+        try:
+            yield writing
+        finally:
+            os.close(writing)
 
     async def fork(self, worker: Forked, descriptors: list[int]) -> int:
         """Fork a child that serves a socket, perhaps with shared memory; return its pid."""
@@ -117,6 +141,9 @@ class Zygote:
             except subprocess.TimeoutExpired:
                 self._process.kill()
                 await asyncio.to_thread(self._process.wait)
+        if self._printed is not None:
+            self._printed.cancel()
+            await asyncio.wait([self._printed])
 
     def _readable(self) -> None:
         if self._control is None:
@@ -165,6 +192,26 @@ class Zygote:
         self._children.clear()
         if self._process is not None and self._process.poll() is None:
             asyncio.get_running_loop().run_in_executor(None, self._process.wait)
+
+
+async def _log_prints(reader: FileIO) -> None:
+    """Log what a process prints, line by line, until it and its children have ended."""
+    stream = asyncio.StreamReader(limit=2 * logs.LONGEST)
+    loop = asyncio.get_running_loop()
+    transport, _ = await loop.connect_read_pipe(
+        lambda: asyncio.StreamReaderProtocol(stream), reader
+    )
+    try:
+        while not stream.at_eof():
+            try:
+                line = await stream.readuntil(b"\n")
+            except asyncio.IncompleteReadError as error:
+                line = error.partial
+            except asyncio.LimitOverrunError:
+                line = await stream.read(logs.LONGEST)
+            logs.tell_line(line.decode("utf-8", "replace"))
+    finally:
+        transport.close()
 
 
 def _describe(status: int) -> str:

@@ -1,0 +1,98 @@
+"""The log as JSON: every line of stderr is one object, whoever wrote it."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+
+PROGRAM = """
+import logging, sys, threading, warnings
+from mataserver import logs
+logs.configure("info", "json")
+logging.getLogger("mataserver").info("ours")
+own = logging.getLogger("library"); own.propagate = False
+own.addHandler(logging.StreamHandler()); own.warning("a library's own handler")
+warnings.warn("a warning")
+print("printed\\nin two lines", file=sys.stderr)
+sys.stderr.write("no "); sys.stderr.write("end of line yet"); sys.stderr.write("\\n")
+thread = threading.Thread(target=lambda: 1 / 0); thread.start(); thread.join()
+print('{"time": 1, "message": "of a worker"}', file=sys.stderr)
+print("x" * 100_000, file=sys.stderr)
+logging.getLogger("mataserver").error("%d", "no number")
+raise SystemError("at the end")
+"""
+
+
+def run(program: str) -> list[str]:
+    """Run a program; return the lines of its stderr."""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False
+    )
+    return done.stderr.splitlines()
+
+
+def test_whatever_is_printed_is_json():
+    """Handlers of libraries, warnings, prints and what nobody caught are objects, one a line."""
+    lines = run(PROGRAM.replace('logging.getLogger("mataserver").error("%d", "no number")\n', ""))
+    entries = [json.loads(line) for line in lines]
+    assert all({"time", "message"} <= set(each) for each in entries)
+    said = [each["message"] for each in entries]
+    assert said[:2] == ["ours", "a library's own handler"]
+    assert "a warning" in said[2]
+    expected = ["printed", "in two lines", "no end of line yet"]
+    assert [each for each in said if each in expected] == expected
+    assert "of a worker" in said
+    assert [len(each) for each in said if each.startswith("xx")] == [8_192]
+    traces = [each["traceback"] for each in entries if "traceback" in each]
+    assert ["ZeroDivisionError" in traces[0], "at the end" in traces[1]] == [True, True]
+
+
+def test_what_logging_says_of_itself_does_not_go_round():
+    """A record that cannot be formatted is told on stderr once, and the program goes on."""
+    lines = run(PROGRAM)
+    assert any("no number" in line for line in lines)
+    assert json.loads(lines[-1])["message"] == "nobody caught this"
+
+
+WORKER = """
+import asyncio, os, sys
+from mataserver import logs
+from mataserver.engines.work import Placement
+from mataserver.engines.zygotes import Zygote
+
+async def main():
+    logs.configure("info", "json")
+    zygote = Zygote(Placement("loud", preload=("loud",)), "info", "json")
+    zygote.start()
+    await asyncio.shield(zygote._ready)
+    await asyncio.sleep(0.2)
+    await zygote.close()
+
+asyncio.run(main())
+"""
+LOUD = """
+import os, sys
+os.write(1, b"native stdout\\n"); os.write(2, b"native stderr \\xff\\n")
+print("python"); print("python err", file=sys.stderr); sys.stdout.flush()
+raise RuntimeError("not importable")
+"""
+
+
+def test_what_a_worker_prints_is_json(tmp_path):
+    """Lines of native libraries in a worker's process become the server's, its own log passes."""
+    (tmp_path / "loud.py").write_text(LOUD)
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+    )
+    entries = [json.loads(line) for line in done.stderr.splitlines()]
+    said = [each["message"] for each in entries]
+    assert {"native stdout", "native stderr \ufffd", "python", "python err"} <= set(said)
+    own = next(each for each in entries if each["message"] == "could not preload loud")
+    assert own["logger"] == "mataserver.zygote"
+    assert "not importable" in own["traceback"]
