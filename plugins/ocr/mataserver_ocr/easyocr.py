@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from msgspec import Meta
 
-from mataserver import InvalidParams, Params, TextRegion, Unavailable
+from mataserver import Confidence, InvalidParams, Params, TextRegion, Unavailable
 from mataserver_ocr import languages, regions
 
 if TYPE_CHECKING:
@@ -36,13 +36,16 @@ STANDARD = "standard"
 class EasyOcrParams(Params, frozen=True):
     """What to read and how to tell.
 
-    language: one code, or several as in ``"jpn+eng"``; the setting's where it is missing. English
-              goes with every language, others go with those of their own script.
-    detail:   0 returns text alone: every ``bbox`` is null and every confidence 1.0.
+    language:   one code, or several as in ``"jpn+eng"``; the setting's where it is missing. English
+                goes with every language, others go with those of their own script.
+    detail:     0 returns text alone: every ``bbox`` is null and every confidence 1.0.
+    confidence: what EasyOCR is less sure of is left out, also where ``detail`` does not tell how
+                sure it is; all is told where it is missing.
     """
 
     language: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
     detail: Literal[0, 1] = 1
+    confidence: Confidence = 0.0
 
 
 def load(spec: ModelSpec, ctx: LoadContext) -> EasyOcr:
@@ -106,7 +109,7 @@ class EasyOcr:
         """
         asked = [self.codes(one.language or self._settings.language) for one in params]
         return [
-            self._read(image, codes, one.detail)
+            self._read(image, codes, one)
             for image, codes, one in zip(images, asked, params, strict=True)
         ]
 
@@ -129,7 +132,7 @@ class EasyOcr:
             raise InvalidParams(f"params.language: easyocr does not read {language.name}")
         return language.easyocr
 
-    def _read(self, image: Image, codes: Codes, detail: int) -> OcrResult:
+    def _read(self, image: Image, codes: Codes, params: EasyOcrParams) -> OcrResult:
         import cv2
 
         height, width = image.shape[:2]
@@ -140,16 +143,13 @@ class EasyOcr:
             grey = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
             # Of the lists for a batch, the only picture's: upright boxes, then slanted ones.
             found = reader.recognize(grey, boxes[0][0], boxes[1][0], reformat=False)
-        return regions.result(list(_regions(found, height, width, detail)))
+        return regions.result(list(_regions(found, height, width, params)))
 
     def _open_reader(self, codes: Codes) -> Any:
         try:
             return self._open(codes, self._settings.recogniser, detector=False)
         except ValueError as error:
-            raise InvalidParams(
-                "params.language: easyocr cannot read these languages together; English goes with "
-                "every one, others with those of their own script"
-            ) from error
+            raise InvalidParams(_refused(codes, self._settings.recogniser)) from error
 
     def _open(self, codes: Codes, recogniser: str, **parts: bool) -> Any:
         """Open a ``Reader`` with everything but one of its two networks."""
@@ -176,6 +176,16 @@ class EasyOcr:
         return reader
 
 
+def _refused(codes: Codes, recogniser: str) -> str:
+    """Say what EasyOCR refused: one language, or several that do not go together."""
+    if len(codes) == 1:
+        return f"params.language: easyocr's {recogniser} recogniser does not read {codes[0]}"
+    return (
+        "params.language: easyocr cannot read these languages together; English goes with every "
+        "one, others with those of their own script"
+    )
+
+
 def _stay_on_device(reader: Any) -> None:
     """Take the networks out of ``DataParallel``, which moves data to the first GPU."""
     for name in ("detector", "recognizer"):
@@ -197,15 +207,15 @@ def _missing(codes: Codes, message: str, download: bool) -> str:
 
 
 def _regions(
-    found: Sequence[tuple[Any, str, float]], height: int, width: int, detail: int
+    found: Sequence[tuple[Any, str, float]], height: int, width: int, params: EasyOcrParams
 ) -> Iterator[TextRegion]:
     """Yield EasyOCR's quads, texts and scores in reading order, without those that are empty."""
     quads = [[(float(x), float(y)) for x, y in quad] for quad, _, _ in found]
     middles = [(sum(x for x, _ in q) / 4, sum(y for _, y in q) / 4) for q in quads]
     heights = [max(y for _, y in q) - min(y for _, y in q) for q in quads]
     for index in regions.reading_order(middles, heights):
-        text, score = found[index][1].strip(), float(found[index][2])
+        text, score = found[index][1].strip(), min(max(float(found[index][2]), 0.0), 1.0)
         box = regions.around(quads[index], height, width)
-        if text and box is not None:
-            known = (box, min(max(score, 0.0), 1.0)) if detail else (None, 1.0)
+        if text and box is not None and score >= params.confidence:
+            known = (box, score) if params.detail else (None, 1.0)
             yield TextRegion(text, *known)

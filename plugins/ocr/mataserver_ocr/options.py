@@ -15,9 +15,10 @@ Readers = Annotated[int, Meta(ge=1, le=32)]
 class RapidOcrSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """``plugins.ocr.rapidocr``.
 
-    max_side:       longer images are scaled down to this many pixels before they are read.
+    max_side:       longer images, and longer strips of long pages, are scaled down to this many
+                    pixels before they are read.
     detection_side: the search for lines runs at this size at most; more finds smaller text, slowly.
-    min_confidence: lines below it (0 to 1) are left out.
+    min_confidence: lines below it (0 to 1) are left out where a request does not say.
     """
 
     max_side: Annotated[int, Meta(ge=64, le=8192)] = 2000
@@ -68,7 +69,7 @@ class PaddleOcrSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields
     directory:      where a directory for each model lies; PaddleX's own cache if empty.
     download:       fetch missing models, also for a language that a request names.
     size:           of the models: "medium" is PaddleOCR's own choice, smaller ones are faster.
-    min_confidence: lines below it (0 to 1) are left out.
+    min_confidence: lines below it (0 to 1) are left out where a request does not say.
     readers:        how many scripts stay loaded at a time.
     """
 

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from msgspec import Meta
 
-from mataserver import InvalidParams, Params, TextRegion, Unavailable
+from mataserver import Confidence, InvalidParams, Params, TextRegion, Unavailable
 from mataserver_ocr import languages, regions
 
 if TYPE_CHECKING:
@@ -43,12 +43,14 @@ CACHE = "PADDLE_PDX_CACHE_HOME"
 
 
 class PaddleOcrParams(Params, frozen=True):
-    """``language``: one code, or several of one script (English goes with all) as ``"kor+eng"``.
+    """What to read; the settings say it where it is missing.
 
-    The setting's language where it is missing.
+    language:   one code, or several of one script (English goes with all) as ``"kor+eng"``.
+    confidence: lines below it are left out; the setting ``min_confidence``.
     """
 
     language: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    confidence: Confidence | None = None
 
 
 class Models(NamedTuple):
@@ -139,13 +141,19 @@ class PaddleOcr:
         another one, ``Unavailable`` when its models are missing.
         """
         scripts = [script(one.language or self._settings.language) for one in params]
-        return [self._read(image, each) for image, each in zip(images, scripts, strict=True)]
+        return [
+            self._read(image, each, self._least(one))
+            for image, each, one in zip(images, scripts, params, strict=True)
+        ]
 
     def close(self) -> None:
         """Free the models."""
         self._pipeline.cache_clear()
 
-    def _read(self, image: Image, name: str) -> OcrResult:
+    def _least(self, params: PaddleOcrParams) -> float:
+        return self._settings.min_confidence if params.confidence is None else params.confidence
+
+    def _read(self, image: Image, name: str, least: float) -> OcrResult:
         import numpy as np
 
         height, width = image.shape[:2]
@@ -159,7 +167,7 @@ class PaddleOcr:
             if (text := page["rec_texts"][i].strip())
             and (box := regions.around(quads[i].tolist(), height, width)) is not None
         ]
-        return regions.result(read)
+        return regions.result(read, least)
 
     def _open(self, name: str) -> Any:
         wanted = models(name, self._settings.size)
@@ -171,7 +179,7 @@ class PaddleOcr:
             text_detection_model_dir=detector,
             text_recognition_model_name=wanted.recogniser,
             text_recognition_model_dir=recogniser,
-            text_rec_score_thresh=self._settings.min_confidence,
+            text_rec_score_thresh=0.0,  # a request says what is left out
             use_doc_orientation_classify=False,
             use_doc_unwarping=False,
             use_textline_orientation=False,

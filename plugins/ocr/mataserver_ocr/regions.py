@@ -43,6 +43,7 @@ def _same_row(middles: Sequence[Point], heights: Sequence[float], a: int, b: int
     return abs(middles[a][1] - middles[b][1]) < min(heights[a], heights[b]) / 2
 
 
-def result(regions: list[TextRegion]) -> OcrResult:
-    """Return the result: ``text`` is the regions' texts, one a line."""
-    return OcrResult("\n".join(region.text for region in regions), regions)
+def result(regions: list[TextRegion], least: float = 0.0) -> OcrResult:
+    """Return the regions of a confidence from ``least``; ``text`` is their texts, one a line."""
+    sure = [region for region in regions if region.confidence >= least]
+    return OcrResult("\n".join(region.text for region in sure), sure)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 from msgspec import Meta
 
-from mataserver import BadRequest, Params, TextRegion, Unavailable
+from mataserver import BadRequest, Confidence, Params, TextRegion, Unavailable
 from mataserver_ocr import languages, regions
 
 if TYPE_CHECKING:
@@ -32,9 +32,14 @@ NO_PROGRAM = "the program 'tesseract' is not installed; on Debian: apt install t
 
 
 class TesseractParams(Params, frozen=True):
-    """``language``: one code, or several as in ``"eng+deu"``; the setting's where it is missing."""
+    """What to read.
+
+    language:   one code, or several as in ``"eng+deu"``; the setting's where it is missing.
+    confidence: lines below it are left out; all are told where it is missing.
+    """
 
     language: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
+    confidence: Confidence = 0.0
 
 
 class Engine(Protocol):
@@ -98,7 +103,7 @@ class Tesseract:
         picture longer than 32,767 pixels.
         """
         return [
-            self._read(image, self.codes(one.language or self._settings.language))
+            self._read(image, self.codes(one.language or self._settings.language), one.confidence)
             for image, one in zip(images, params, strict=True)
         ]
 
@@ -120,11 +125,11 @@ class Tesseract:
             )
         return language.tesseract
 
-    def _read(self, image: Image, codes: str) -> OcrResult:
+    def _read(self, image: Image, codes: str, least: float) -> OcrResult:
         height, width = image.shape[:2]
         if max(height, width) > MAX_SIDE:
             raise BadRequest(f"image: tesseract reads at most {MAX_SIDE} pixels a side")
-        return regions.result(_lines(self._engine.words(image, codes), height, width))
+        return regions.result(_lines(self._engine.words(image, codes), height, width), least)
 
 
 class Program:

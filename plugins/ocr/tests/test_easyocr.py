@@ -30,6 +30,8 @@ class StandIn:
         """Fail as EasyOCR does: at scripts that do not mix, and at files that are not there."""
         if {"ja", "ko"} <= set(codes):
             raise ValueError('Japanese is only compatible with English, try lang_list=["ja","en"]')
+        if options["recog_network"] == "mine" and not set(codes) <= {"en", "ja"}:
+            raise ValueError("Mine is only compatible with ['en', 'ja'], try ...")
         if set(self.missing) & set(codes):
             raise FileNotFoundError("Missing /secret/model/one_g2.pth and downloads disabled")
         self.opened.append((codes, options))
@@ -133,6 +135,24 @@ def test_languages_that_it_cannot_read_are_422(language, said):
     """Unknown and unread languages, and those that do not go together, are refused."""
     with pytest.raises(InvalidParams, match=said):
         read(model(StandIn()), language=language)
+
+
+def test_one_language_that_a_recogniser_does_not_read_is_refused_as_one():
+    """Of a single language nothing is said about going together with others."""
+    reader = model(StandIn(), recogniser="mine")
+    with pytest.raises(InvalidParams) as caught:
+        read(reader, language="rus")
+    assert caught.value.detail == "params.language: easyocr's mine recogniser does not read ru"
+    with pytest.raises(InvalidParams, match="these languages together"):
+        read(reader, language="rus+jpn")
+
+
+@pytest.mark.parametrize("detail", [0, 1])
+def test_what_is_less_sure_than_asked_for_is_left_out(detail):
+    """``confidence`` leaves out words by their score, also where ``detail`` hides it."""
+    reader = model(StandIn())
+    told = [read(reader, confidence=least, detail=detail).text for least in (0.0, 0.75, 0.76)]
+    assert told == ["left\nright", "left\nright", "left"]
 
 
 def test_codes_are_easyocrs_own():

@@ -76,6 +76,17 @@ def test_regions_are_in_reading_order_within_the_image(directory):
     assert read(model(StandIn(EMPTY), directory)).regions == []
 
 
+def test_what_is_less_sure_than_asked_for_is_left_out(directory):
+    """``confidence`` counts before ``min_confidence``, downwards too."""
+    engine = StandIn(
+        {**PAGE, "rec_texts": ["right", "left", "faint"], "rec_scores": [0.75, 1, 0.2]}
+    )
+    reader = model(engine, directory)
+    assert engine.opened[0]["text_rec_score_thresh"] == 0.0
+    told = [read(reader, confidence=least).text for least in (None, 0.0, 0.8)]
+    assert told == ["left\nright", "left\nright\nfaint", "left"]
+
+
 def test_pipelines_are_kept_by_script(directory):
     """Languages of one script share a pipeline; the setting says how many stay open."""
     engine = StandIn()

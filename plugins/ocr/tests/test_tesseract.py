@@ -64,6 +64,25 @@ def test_a_region_says_where_its_line_is(engine, write):
     assert 0.7 < region.confidence <= 1.0
 
 
+class Words:
+    """An engine that has read two lines, of which the second one is faint."""
+
+    def words(self, image, codes):
+        """Return a table of three words; the confidence of a line is the mean of its words'."""
+        columns = {"block_num": [1, 1, 1], "par_num": [1, 1, 1], "line_num": [1, 1, 2]}
+        places = {"left": [10, 60, 10], "top": [10, 10, 40], "width": [40] * 3, "height": [20] * 3}
+        return columns | places | {"conf": [90.0, 70.0, 30.0], "text": ["Harbour", "office", "fog"]}
+
+
+def test_what_is_less_sure_than_asked_for_is_left_out():
+    """``confidence`` leaves out lines, from the text too; without it all are told."""
+    model = Tesseract(TesseractSettings(), frozenset({"eng"}), Words())
+    picture = np.zeros((80, 120, 3), np.uint8)
+    assert read(model, picture).text == "Harbour office\nfog"
+    assert read(model, picture, confidence=0.8).text == "Harbour office"
+    assert read(model, picture, confidence=0.81).regions == []
+
+
 @installed
 @pytest.mark.parametrize("size", [(1, 1), (5, 3), (1, 9000), (300, 300)])
 def test_a_picture_without_text_has_no_regions(engine, size):

@@ -177,6 +177,23 @@ def test_another_language_gets_a_reader_of_its_own(model, engine, directory, pag
         read(model, page, language="eng+fra")
 
 
+def test_a_single_language_that_is_not_read_is_refused_as_one(load, directory, page):
+    """A recogniser of one's own that does not know a language says so of that one."""
+    model = load("easyocr", directory=str(directory), recogniser="tiny")
+    with pytest.raises(InvalidParams, match="tiny recogniser does not read fr"):
+        read(model, page, language="fra")
+
+
+def test_confidence_leaves_out_what_is_less_sure(model, page):
+    """Every word that is told has at least the score that was asked for."""
+    scores = sorted(region.confidence for region in read(model, page).regions)
+    assert scores
+    least = scores[-1]
+    assert {region.confidence for region in read(model, page, confidence=least).regions} == {least}
+    if least < 1.0:
+        assert read(model, page, confidence=1.0).regions == []
+
+
 def test_scripts_that_do_not_mix_are_refused(engine, directory, page):
     """EasyOCR's own recognisers read one script and English."""
     model = EasyOcr(engine, EasyOcrSettings(directory=str(directory)), "cpu")
