@@ -1,0 +1,70 @@
+"""The script that decides whether a change lands: what it prints, and when it fails."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+
+import pytest
+
+from fresh_environment import ROOT
+
+MAKE = """#!/bin/sh
+echo "made $1"
+{0}
+[ "$1" != test ] || echo "=== 7 passed in 1.00s ==="
+"""
+
+
+@pytest.fixture
+def run(tmp_path):
+    """Run the script with stand-ins of make and of what it would install; return what it did."""
+    for name in ("apt-get", "sudo", "tesseract", "chromium"):
+        (tmp_path / name).write_text("#!/bin/sh\n")
+        (tmp_path / name).chmod(0o755)
+
+    def run(special="", **variables):
+        (tmp_path / "make").write_text(MAKE.format(special))
+        (tmp_path / "make").chmod(0o755)
+        path = f"{tmp_path}{os.pathsep}{os.environ['PATH']}"
+        return subprocess.run(
+            [ROOT / ".ci" / "run"],
+            env={**os.environ, "PATH": path, **variables},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+
+    return run
+
+
+def test_times_are_told_and_the_summary_is_last(run):
+    """Each part has a line with its seconds; the last line is the test runner's."""
+    done = run()
+    assert done.returncode == 0, done.stderr
+    lines = done.stdout.splitlines()
+    table = lines[lines.index("== what each part took, of 2400 s") + 1 : -1]
+    names = ["packages", "setup", "check", "engines", "clients", "tests", "all"]
+    assert [line.split()[2] for line in table] == names
+    assert all(line.split()[0].isdecimal() for line in table)
+    assert lines[-1] == "=== 7 passed in 1.00s ==="
+
+
+@pytest.mark.parametrize("target", ["check", "test-engines", "test"])
+def test_a_part_that_fails_ends_it(run, target):
+    """The status is a failure, nothing comes after the part, and the times are told."""
+    done = run(f'[ "$1" != {target} ] || {{ echo "=== 1 failed ==="; exit 2; }}')
+    assert done.returncode == 2
+    made = [line for line in done.stdout.splitlines() if line.startswith("made ")]
+    assert made[-1] == f"made {target}"
+    assert "what each part took" in done.stdout
+    if target == "test":
+        assert done.stdout.splitlines()[-1] == "=== 1 failed ==="
+
+
+def test_the_whole_has_a_limit(run):
+    """A part that runs into the limit of the whole is ended, and that is a failure."""
+    done = run('[ "$1" != test-engines ] || exec sleep 60', CI_LIMIT_SECONDS="2")
+    assert done.returncode == 124
+    assert "engines was ended: all parts together may take 2 s" in done.stderr
+    assert "made test-clients" not in done.stdout
