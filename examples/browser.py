@@ -14,7 +14,7 @@ from pathlib import Path
 from aiohttp import web
 
 from mataserver import MataError
-from mataserver.client import AsyncClient
+from mataserver.client import AsyncClient, Client
 
 PAGE = Path(__file__).with_name("browser.html")
 URL = os.environ.get("MATA_SERVER_URL", "http://127.0.0.1:8110")
@@ -37,6 +37,13 @@ async def session(_request: web.Request) -> web.Response:
 
 
 if __name__ == "__main__":
+    if len(sys.argv) < 2:
+        sys.exit("usage: python examples/browser.py MODEL [PORT]")
+    try:
+        with Client(URL, KEY) as client:
+            client.warmup(sys.argv[1])  # what is wrong with the key or the model is told here
+    except MataError as error:
+        sys.exit(f"{error.status}: {error}")
     app = web.Application()
     app.add_routes([web.get("/", page), web.post("/session", session)])
     web.run_app(app, host="127.0.0.1", port=int((*sys.argv, "8000")[2]))

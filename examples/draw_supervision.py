@@ -20,6 +20,8 @@ from mataserver.client import Client, to_supervision
 
 def main() -> None:
     """Infer, draw boxes, masks and labels, and save the picture."""
+    if len(sys.argv) < 3:
+        sys.exit("usage: python examples/draw_supervision.py MODEL PICTURE [OUTPUT]")
     model, picture, output = (*sys.argv[1:], "annotated.png")[:3]
     url = os.environ.get("MATA_SERVER_URL", "http://127.0.0.1:8110")
     with Client(url, os.environ.get("MATA_SERVER_API_KEY")) as client:
@@ -42,3 +44,5 @@ if __name__ == "__main__":
         main()
     except MataError as error:
         sys.exit(f"{error.status}: {error}")
+    except OSError as error:
+        sys.exit(str(error))

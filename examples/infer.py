@@ -25,6 +25,8 @@ def value(text: str) -> object:
 
 def main() -> None:
     """Infer and print what was found."""
+    if len(sys.argv) < 3:
+        sys.exit("usage: python examples/infer.py MODEL PICTURE [NAME=VALUE ...]")
     model, picture, *rest = sys.argv[1:]
     params = {name: value(text) for name, _, text in (each.partition("=") for each in rest)}
     url = os.environ.get("MATA_SERVER_URL", "http://127.0.0.1:8110")
@@ -43,3 +45,5 @@ if __name__ == "__main__":
         main()
     except MataError as error:
         sys.exit(f"{error.status}: {error}")
+    except OSError as error:
+        sys.exit(str(error))

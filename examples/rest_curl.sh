@@ -3,6 +3,8 @@
 #
 #   KEY=... examples/rest_curl.sh [URL]
 set -euo pipefail
+[ -n "${KEY:-}" ] || { echo "KEY is not set: the server keeps it in ~/.mataserver/api_key" >&2; exit 1; }
+trap 'exit 1' ERR
 url=${1:-http://localhost:8110}
 pictures=$(dirname "$0")/pictures
 auth=(-H "Authorization: Bearer ${KEY:-}")

@@ -54,4 +54,9 @@ def main(photo: str, target: str, *words: str) -> None:
 
 
 if __name__ == "__main__":
-    main(*sys.argv[1:])
+    if len(sys.argv) < 4:
+        sys.exit("usage: python examples/sam_image.py PICTURE OUTPUT PROMPT ...")
+    try:
+        main(*sys.argv[1:])
+    except OSError as error:
+        sys.exit(str(error))

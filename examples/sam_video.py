@@ -24,6 +24,12 @@ KEY = {"Authorization": f"Bearer {os.environ.get('MATA_SERVER_API_KEY', '')}"}
 COLOURS = np.random.default_rng(3).integers(60, 256, (256, 3), dtype=np.uint8)
 
 
+async def refused(answer: aiohttp.ClientResponse) -> None:
+    """End the program with the server's reason."""
+    if not answer.ok:
+        sys.exit(f"{answer.status}: {(await answer.json())['detail']}")
+
+
 def tint(image: np.ndarray, found: dict) -> None:
     """Mix the colour of an object into its pixels."""
     held = np.asarray(Image.open(io.BytesIO(base64.b64decode(found["mask"])))) > 0
@@ -35,7 +41,7 @@ async def main(video: bytes, target: str, word: str) -> None:
     if re.fullmatch(r"[\d.]+,[\d.]+", word):
         prompt = {"type": "point", "points": [[float(number) for number in word.split(",")]]}
     body = {"video_base64": base64.b64encode(video).decode()}
-    async with aiohttp.ClientSession(URL, headers=KEY, raise_for_status=True) as http:
+    async with aiohttp.ClientSession(URL, headers=KEY, raise_for_status=refused) as http:
         started = await (await http.post("/api/v1/video/session/start", json=body)).json()
         session, fps = started["session_id"], round(started["video_info"]["fps"])
         here = f"/api/v1/video/session/{session}"
@@ -57,4 +63,9 @@ async def main(video: bytes, target: str, word: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1]).read_bytes(), *sys.argv[2:]))
+    if len(sys.argv) != 4:
+        sys.exit("usage: python examples/sam_video.py VIDEO OUTPUT PROMPT")
+    try:
+        asyncio.run(main(Path(sys.argv[1]).read_bytes(), *sys.argv[2:]))
+    except (aiohttp.ClientError, OSError) as error:
+        sys.exit(str(error))

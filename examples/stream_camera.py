@@ -15,6 +15,7 @@ from collections.abc import Iterator
 
 import cv2
 
+from mataserver import MataError
 from mataserver.client import Client, FrameError, InferResponse
 
 RED = (40, 40, 255)
@@ -41,18 +42,27 @@ def drawn(item: InferResponse) -> cv2.typing.MatLike:
     return frame
 
 
+if len(sys.argv) < 3:
+    sys.exit("usage: python examples/stream_camera.py MODEL SOURCE [OUTPUT]")
 model, source, target = (*sys.argv[1:], "annotated.mp4")[:3]
 live = source.isdecimal()
+cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
 capture = cv2.VideoCapture(int(source) if live else source)
+if not capture.isOpened():
+    sys.exit(f"{source}: no such {'camera' if live else 'video'}, or it cannot be read")
 size = [int(capture.get(each)) for each in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]
 writer = cv2.VideoWriter(target, cv2.VideoWriter.fourcc(*"mp4v"), 15, size)
 url = os.environ.get("MATA_SERVER_URL", "http://127.0.0.1:8110")
 key = os.environ.get("MATA_SERVER_API_KEY")
-with Client(url, key) as client, contextlib.suppress(KeyboardInterrupt):
-    for item in client.stream(model, frames(capture), window=None if live else 2):
-        if isinstance(item, FrameError):
-            print(f"frame {item.frame_id}: {item.detail}")
-        else:
-            print(item.frame_id, *(found.label for found in item.detections or []), flush=True)
-            writer.write(drawn(item))
-writer.release()
+try:
+    with Client(url, key) as client, contextlib.suppress(KeyboardInterrupt):
+        for item in client.stream(model, frames(capture), window=None if live else 2):
+            if isinstance(item, FrameError):
+                print(f"frame {item.frame_id}: {item.detail}")
+            else:
+                print(item.frame_id, *(found.label for found in item.detections or []), flush=True)
+                writer.write(drawn(item))
+except MataError as error:
+    sys.exit(f"{error.status}: {error}")
+finally:
+    writer.release()

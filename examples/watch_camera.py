@@ -19,12 +19,20 @@ import aiohttp
 RESULTS = 20
 
 
+async def refused(answer: aiohttp.ClientResponse) -> None:
+    """End the program with the server's reason."""
+    if not answer.ok:
+        sys.exit(f"{answer.status}: {(await answer.json())['detail']}")
+
+
 async def watch(http: aiohttp.ClientSession, session: str) -> None:
     """Print the results as they come; the server drops what this program is too slow for."""
     left = RESULTS
     async with http.ws_connect(f"/v1/stream/{session}") as socket:
         async for message in socket:
             said = message.json()
+            if said.get("type") == "error" and left == RESULTS:
+                sys.exit(said["detail"])
             if said.get("type") == "error":
                 print(said["detail"])
                 continue
@@ -39,7 +47,7 @@ async def main(model: str, source: str) -> bytes:
     """Create the session, watch it, take a picture, delete it."""
     url = os.environ.get("MATA_SERVER_URL", "http://127.0.0.1:8110")
     headers = {"Authorization": f"Bearer {os.environ.get('MATA_SERVER_API_KEY', '')}"}
-    async with aiohttp.ClientSession(url, headers=headers, raise_for_status=True) as http:
+    async with aiohttp.ClientSession(url, headers=headers, raise_for_status=refused) as http:
         asked = {"model": model, "source": source, "fps": 10}
         async with http.post("/v1/sessions", json=asked) as answer:
             session = (await answer.json())["session_id"]
@@ -51,6 +59,11 @@ async def main(model: str, source: str) -> bytes:
             await http.delete(f"/v1/sessions/{session}")
 
 
+if len(sys.argv) < 3:
+    sys.exit("usage: python examples/watch_camera.py MODEL SOURCE [PICTURE]")
 model, source, picture = (*sys.argv[1:], "snapshot.jpg")[:3]
-Path(picture).write_bytes(asyncio.run(main(model, source)))
+try:
+    Path(picture).write_bytes(asyncio.run(main(model, source)))
+except (aiohttp.ClientError, OSError) as error:
+    sys.exit(str(error))
 print("saved", picture)
