@@ -17,6 +17,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from mataserver.engines.work import Displaced, Spoilt
 from mataserver.errors import MataError, Unavailable
 
 if TYPE_CHECKING:
@@ -94,7 +95,8 @@ class Batcher:
         flood of requests must not shut it out.
 
         Raises ``Unavailable`` when the queue is full, ``WorkerDied`` when the worker died with the
-        job, ``NotDispatchedError`` when it died before.
+        job, ``NotDispatchedError`` when it died before. ``Displaced`` says that it was replaced for
+        somebody else's image: the job can go to the next worker.
         """
         if not self._worker.alive:
             raise NotDispatchedError("The model's worker is gone")
@@ -212,15 +214,15 @@ class Batcher:
         for waiting in batch:
             waiting.batch = None  # a ring would keep its pixels until they are collected
         if isinstance(answer, MataError):
-            for waiting in batch:
-                _fail(waiting, answer)
+            for index, waiting in enumerate(batch):
+                _fail(waiting, _of_one(answer, index))
         else:
             self._pace(answer)
             for waiting, outcome in zip(batch, answer, strict=True):
                 if not waiting.future.done():
                     waiting.future.set_result(outcome)
         if not self._worker.alive:
-            self._give_back()
+            self._give_back(answer)
         self._pump()
         self._tell_quiet()
 
@@ -245,11 +247,18 @@ class Batcher:
         late = slow and worker.width > 1 and not worker.facts.stateful
         self._ahead = (1 if late else AHEAD + each * helpers) * worker.width
 
-    def _give_back(self) -> None:
+    def _give_back(self, answer: list[Outcome] | MataError) -> None:
         """Have the jobs that the dead worker was not given go to the next one."""
+        replaced = isinstance(answer, (Spoilt, Displaced))
         for queue in (self._single, self._frames):
             while queue:
-                _fail(queue.popleft(), NotDispatchedError("The model's worker is gone"))
+                gone = NotDispatchedError("The model's worker is gone")
+                _fail(queue.popleft(), Displaced() if replaced else gone)
+
+
+def _of_one(error: MataError, index: int) -> MataError:
+    """Return what an error of a batch is to one of its jobs: one image alone may have spoilt it."""
+    return Displaced() if isinstance(error, Spoilt) and error.job != index else error
 
 
 def _fail(waiting: Waiting, error: MataError) -> None:

@@ -138,6 +138,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     alpha: Alpha = "white"
     load_timeout: Seconds = 600.0
     infer_timeout: Seconds = 60.0
+    decode_timeout: Seconds = 10.0
     drain_timeout: Seconds = 30.0
     queue_limit: Count = 64
     max_body_mb: Annotated[float, Meta(gt=0.0, le=4_096.0)] = 32.0

@@ -85,6 +85,8 @@ class Loader:
             decode_threads=settings.decode_threads or os.cpu_count() or 1,
             patience=settings.infer_timeout,
             step_timeout=recipe.backend.step_timeout,
+            # Otherwise the model would be given up for an image that nobody has named yet.
+            decode_patience=min(settings.decode_timeout, settings.infer_timeout / 2),
             scaled_decode=settings.scaled_decode,
             alpha=chosen.alpha or settings.alpha,
             parts=parts,

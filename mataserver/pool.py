@@ -14,7 +14,7 @@ import time
 from typing import TYPE_CHECKING
 
 from mataserver.batching import Batcher, NotDispatchedError
-from mataserver.engines.work import WorkerDied
+from mataserver.engines.work import Displaced, WorkerDied
 from mataserver.errors import MataError, OutOfMemory, Unavailable, scarcity
 from mataserver.slots import Refusal, Slot, Status
 
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator
 
     from mataserver.engines.memory import Gpu
-    from mataserver.engines.work import Job, Outcome, Worker
+    from mataserver.engines.work import Death, Job, Outcome, Worker
     from mataserver.metrics import Metrics
     from mataserver.slots import Policy, Probe, Recipe
 
@@ -33,6 +33,8 @@ LONGEST_BACKOFF = 60.0
 RECHECK = 0.2
 REFUSED = 60.0
 """Seconds for which a load that failed for a lasting reason is not tried again unseen."""
+MOST_MOVES = 10
+"""Workers that a job is given to one after the other, each replaced for somebody else's image."""
 LEAVING = 30.0
 """Seconds that a load waits for whoever still uses the worker before."""
 
@@ -93,16 +95,23 @@ class ModelPool:
     async def infer(self, recipe: Recipe, job: Job) -> tuple[Outcome, float]:
         """Run one job, loading the model if need be; return its outcome and its wait in ms.
 
-        A job whose worker died before it was given the job goes to the next worker.
+        A job whose worker died before it was given the job goes to the next worker, and so does one
+        whose worker was replaced for somebody else's image.
         """
-        for attempt in (1, 2):
+        deaths = 0
+        for move in range(MOST_MOVES):
             slot = await self._acquire(recipe)
             try:
                 if slot.batcher is None:
                     continue
                 outcome, waited = await slot.batcher.submit(job)
+            except Displaced:
+                if move < MOST_MOVES - 1:
+                    continue
+                raise
             except NotDispatchedError:
-                if attempt == 1:
+                deaths += 1
+                if deaths == 1:
                     continue
                 raise Unavailable("The model's worker keeps dying", retry_after=1) from None
             finally:
@@ -114,8 +123,23 @@ class ModelPool:
     async def generate(self, recipe: Recipe, job: Job) -> AsyncGenerator[str | Outcome]:
         """Yield the pieces of text that a model makes for a job, then its outcome.
 
-        Loads the model if need be; closing the iterator stops the work.
+        Loads the model if need be; closing the iterator stops the work. A job whose worker was
+        replaced for somebody else's image before it gave a piece begins anew on the next one.
         """
+        for move in range(MOST_MOVES):
+            begun = False
+            try:
+                async with contextlib.aclosing(self._generate(recipe, job)) as items:
+                    async for item in items:
+                        begun = True
+                        yield item
+            except Displaced:
+                if begun or move == MOST_MOVES - 1:
+                    raise
+            else:
+                return
+
+    async def _generate(self, recipe: Recipe, job: Job) -> AsyncGenerator[str | Outcome]:
         slot = await self._acquire(recipe)
         try:
             if slot.batcher is None:
@@ -298,7 +322,7 @@ class ModelPool:
         slot.evicted, slot.used, slot.error = False, False, None
         slot.loaded_at, slot.settled = self._wall(), self._clock()
         slot.touched = slot.settled
-        worker.on_death(lambda reason: self._died(slot, worker, reason))
+        worker.on_death(lambda death: self._died(slot, worker, death))
         self._metrics.loads.labels(name, "ok").inc()
         self._metrics.loaded.set(len(self.loaded()))
         await self._measure(slot, worker)
@@ -457,18 +481,23 @@ class ModelPool:
         else:
             self._leave(slot, "keep-alive")
 
-    def _died(self, slot: Slot, worker: Worker, reason: str) -> None:
-        """Note a worker's death; from the third in a row on, the next load is held back."""
+    def _died(self, slot: Slot, worker: Worker, death: Death) -> None:
+        """Note a worker's end; what an image did is not counted against the model."""
+        if death.blamed:
+            self._blame(slot, death.reason)
+        if slot.worker is worker:
+            slot.worker = slot.batcher = None
+            slot.loaded_at = None
+            self._metrics.loaded.set(len(self.loaded()))
+
+    def _blame(self, slot: Slot, reason: str) -> None:
+        """Count a death; from the third in a row on, the next load is held back."""
         slot.deaths += 1
         slot.error = f"The worker died: {reason}"
         if slot.deaths > FREE_DEATHS:
             pause = min(LONGEST_BACKOFF, 2.0 ** (slot.deaths - FREE_DEATHS - 1))
             slot.not_before = self._clock() + pause
         self._metrics.deaths.labels(slot.recipe.spec.name).inc()
-        if slot.worker is worker:
-            slot.worker = slot.batcher = None
-            slot.loaded_at = None
-            self._metrics.loaded.set(len(self.loaded()))
 
     def _note(self, slot: Slot, outcome: Outcome, waited: float) -> None:
         slot.deaths, slot.used = 0, True

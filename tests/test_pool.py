@@ -11,7 +11,7 @@ import pytest
 from mataserver.config import ModelSettings
 from mataserver.contract import ModelSpec
 from mataserver.engines.memory import Gpu
-from mataserver.engines.work import Facts, Job, Outcome, Timing, WorkerDied
+from mataserver.engines.work import Death, Facts, Job, Outcome, Timing, WorkerDied
 from mataserver.errors import MataError, OutOfMemory, Unavailable
 from mataserver.metrics import Metrics
 from mataserver.pool import ModelPool
@@ -56,7 +56,7 @@ class StandIn:
         self.alive = False
         self.gate.set()
         for callback in self._callbacks:
-            callback("it was shot")
+            callback(Death("it was shot"))
 
     async def close(self):
         self.closed = True

@@ -13,7 +13,7 @@ import pytest
 from conftest import picture
 from mataserver import testing
 from mataserver.engines.replicas import Replicas
-from mataserver.engines.work import Facts, Job, Outcome, Timing, WorkerDied
+from mataserver.engines.work import Death, Facts, Job, Outcome, Timing, WorkerDied
 from mataserver.errors import MataError
 
 
@@ -47,7 +47,7 @@ class StandIn:
         for _, answered in self.asked:
             answered(WorkerDied("died"))
         for callback in self._callbacks:
-            callback("it was shot")
+            callback(Death("it was shot"))
 
     async def close_session(self, session):
         self.closed_sessions.append(session)
@@ -156,7 +156,7 @@ async def test_the_last_death_is_told_once(rig):
     rig.replicas.on_death(told.append)
     for index in range(3):
         rig.workers[index].die()
-    assert told == ["it was shot"]
+    assert told == [Death("it was shot")]
     assert not rig.replicas.alive
     with pytest.raises(WorkerDied):
         rig.send()

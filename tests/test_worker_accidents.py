@@ -14,12 +14,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from mataserver import Classification, ClassifyResult, MataError, Params
+from mataserver import Classification, ClassifyResult, MataError, Params, decode_image
 from mataserver.contract import LoadContext, ModelSpec
 from mataserver.engines import wire
 from mataserver.engines.process import ProcessEngine, ProcessWorker
 from mataserver.engines.thread import ThreadEngine
-from mataserver.engines.work import Assignment, Job, Placement, WorkerDied
+from mataserver.engines.work import Assignment, Displaced, Job, Placement, Spoilt, WorkerDied
+from slow_pictures import slow_jpeg
 
 SOON = 5.0
 PLACE = Placement("accidents")
@@ -203,3 +204,67 @@ async def test_a_message_that_cannot_be_read_ends_the_worker(caplog):
     assert isinstance(answers[0], WorkerDied)
     assert transport.aborted
     assert not sick.alive
+
+
+class Looker(Careless):
+    """Decodes what a service gives it."""
+
+    def look(self, data):
+        """Return the width of an encoded image."""
+        return decode_image(data, 50_000_000).shape[1]
+
+
+def load_looker(_spec, _context):
+    """Load the model."""
+    return Looker()
+
+
+@pytest.mark.parametrize("engine_type", [ProcessEngine, ThreadEngine])
+async def test_a_slow_image_in_a_call_is_that_calls_own(tmp_path, engine_type):
+    """A method that decodes for too long gets 400; what waits is told to ask again; no blame."""
+    engine = engine_type()
+    given = dataclasses.replace(assignment(tmp_path, load_looker), decode_patience=0.2)
+    started = await engine.start(given, PLACE)
+    deaths = []
+    started.on_death(deaths.append)
+    async with asyncio.timeout(2 * SOON):
+        slow = asyncio.create_task(started.call("look", (slow_jpeg(),), {}))
+        await asyncio.sleep(0.05)
+        with pytest.raises(Displaced) as displaced:
+            await started.call("echo", (7,), {})
+        with pytest.raises(Spoilt, match=r"over 0\.2 s"):
+            await slow
+    assert (displaced.value.status, displaced.value.retry_after) == (503, 1)
+    assert [death.blamed for death in deaths] == [False]
+    assert not started.alive
+    await started.close()
+    await engine.close()
+
+
+async def test_decoding_is_not_the_models_time():
+    """A worker that says that it decodes is not given up for want of answers."""
+    busy = ProcessWorker("busy", 0.3)
+    busy.connection_made(Transport())
+    answers = []
+    busy.infer([Job(b"a", b"")], answers.append)
+    for _ in range(8):
+        await asyncio.sleep(0.1)
+        busy.data_received(b"".join(wire.frame(wire.Decoding())))
+    assert busy.alive
+    assert not answers
+    await asyncio.sleep(0.5)
+    assert not busy.alive
+
+
+async def test_only_the_slow_image_of_a_batch_is_refused():
+    """The worker names one job; its batch is told which, and every other batch to move on."""
+    stuck = ProcessWorker("stuck", 60.0, 0.2)
+    stuck.connection_made(Transport())
+    mine, others = [], []
+    stuck.infer([Job(b"a", b""), Job(b"b", b"")], mine.append)
+    stuck.infer([Job(b"c", b"")], others.append)
+    stuck.data_received(b"".join(wire.frame(wire.Late(1, 1))))
+    assert isinstance(mine[0], Spoilt)
+    assert (mine[0].job, mine[0].status) == (1, 400)
+    assert isinstance(others[0], Displaced)
+    assert not stuck.alive

@@ -23,6 +23,7 @@ from typing import TYPE_CHECKING, Any
 
 from mataserver.engines import payload, wire
 from mataserver.engines.arena import Incoming
+from mataserver.engines.guard import Guard
 from mataserver.engines.host import ModelHost
 from mataserver.engines.lane import Lane
 from mataserver.engines.line import Line
@@ -32,6 +33,7 @@ from mataserver.errors import MataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from concurrent.futures import Future
 
     from mataserver.engines.host import Decoded
     from mataserver.engines.work import Assignment
@@ -47,17 +49,21 @@ log = logging.getLogger("mataserver.worker")
 class Child:
     """One worker process's state."""
 
-    def __init__(self, line: Line, host: ModelHost, decode_threads: int) -> None:
+    def __init__(
+        self, line: Line, host: ModelHost, decode_threads: int, decode_patience: float
+    ) -> None:
         self._line = line
         self._host = host
         self._work: queue.SimpleQueue[tuple[int, Callable[[], None]] | None] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
         self._encoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="encode")
         self._streams: dict[int, Iterator[Any]] = {}
-        self._busy = False
+        self._busy, self._waiting = False, False
+        self._request, self._main = 0, threading.get_ident()
         self._quick = 0
         self._listener = Listener(line, self._dispatch)
         self._lane = Lane(line, host.decode, self._finish, decode_threads - 1)
+        Guard(decode_patience, self._late, self._tell_decoding)
 
     def run(self) -> None:
         """Serve until the server says stop."""
@@ -101,7 +107,7 @@ class Child:
             self._put(message, lambda: self._call(message, parts))
         elif isinstance(message, wire.Generate):
             image, params = map(bytes, wire.parts(received))
-            job = Job(image, params, message.job.format, message.job.session)
+            job = Job(image, params, message.job.format, message.job.session, (message.id, 0))
             self._put(message, lambda: self._generate(message.id, job))
         elif isinstance(message, wire.Next):
             self._put(message, lambda: self._next(message.id))
@@ -117,12 +123,32 @@ class Child:
             self._put(message, lambda: self._infer(message, jobs))
             return
         decoding = [self._pool.submit(self._host.decode, job) for job in jobs]
-        self._put(message, lambda: self._forward(message.id, [it.result() for it in decoding]))
+        self._put(message, lambda: self._forward(message.id, self._awaited(decoding)))
+
+    def _awaited(self, decoding: list[Future[Decoded]]) -> list[Decoded]:
+        """Wait for what others decode."""
+        self._waiting = True
+        found = [each.result() for each in decoding]
+        self._waiting = False
+        return found
+
+    # the guard's
+
+    def _late(self, thread: int) -> None:
+        """Name the job whose image a thread is stuck with; the server ends this process."""
+        job = self._host.decoded_by(thread)
+        request, index = (self._request, 0) if job is None else job.place
+        self._line.reply(wire.Late(request, index))
+
+    def _tell_decoding(self, threads: set[int]) -> None:
+        """Have the server know when the model only waits for those that decode."""
+        if not self._busy or self._waiting or self._main in threads:
+            self._line.reply(wire.Decoding())
 
     # the work
 
     def _do(self, request: int, work: Callable[[], None]) -> None:
-        self._busy = True
+        self._busy, self._request = True, request
         try:
             work()
         except Exception:
@@ -301,4 +327,4 @@ def main(sock: socket.socket, memory: int | None) -> None:
         line.reply(wire.Refused(Failure.of(error)))
         return
     line.reply(wire.Loaded(facts))
-    Child(line, host, assignment.decode_threads).run()
+    Child(line, host, assignment.decode_threads, assignment.decode_patience).run()

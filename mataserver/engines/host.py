@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import threading
 import time
 from typing import TYPE_CHECKING, Any
 
@@ -55,6 +56,7 @@ class ModelHost:
         self._model: Any = None
         self._loaded: list[Any] = []
         self._step_timeout = 0.0
+        self._decoding: dict[int, Job] = {}
 
     def load(self) -> Facts:
         """Load the model. Raises a ``MataError``."""
@@ -73,13 +75,24 @@ class ModelHost:
         """Decode a job's image; a refusal is kept, not raised."""
         begun = time.perf_counter()
         decoded = Decoded(job)
+        self._decoding[threading.get_ident()] = job
         try:
             decoded.picture = self._read(job)
             decoded.image = decoded.picture.image
         except Exception as error:
             decoded.failure = _failure(error, "The image could not be decoded")
+        del self._decoding[threading.get_ident()]
         decoded.decode_ms = _ms(begun)
         return decoded
+
+    def decoding_for(self, thread: int | None) -> float:
+        """Return the seconds for which a thread has been decoding; 0.0 when it does not."""
+        since = media.decoding().get(thread or 0)
+        return 0.0 if since is None else time.monotonic() - since
+
+    def decoded_by(self, thread: int | None) -> Job | None:
+        """Return the job that a thread decodes; None where it decodes for the model, or not."""
+        return self._decoding.get(thread or 0)
 
     def _read(self, job: Job) -> media.Picture:
         """Decode an image. What is read, as text, must stand out from its ground."""

@@ -74,10 +74,11 @@ class Line:
             else:
                 found.append(received.payload[begin : begin + size])
                 begin += size
-        heads = message.jobs if isinstance(message, wire.Infer) else []
+        if not isinstance(message, wire.Infer):
+            return []
         return [
-            Job(found[2 * i], found[2 * i + 1], head.format, head.session)
-            for i, head in enumerate(heads)
+            Job(found[2 * i], found[2 * i + 1], head.format, head.session, (message.id, i))
+            for i, head in enumerate(message.jobs)
         ]
 
     def answer(self, request: int, outcomes: Sequence[Outcome]) -> None:

@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from mataserver.engines import arena, payload, wire
 from mataserver.engines.memory import private_bytes
 from mataserver.engines.watchdog import Watchdog
-from mataserver.engines.work import Outcome, WorkerDied
+from mataserver.engines.work import Death, Displaced, Outcome, Spoilt, WorkerDied
 from mataserver.engines.zygotes import STOP_GRACE, Zygote
 from mataserver.errors import MataError
 
@@ -48,8 +48,9 @@ class ProcessWorker(asyncio.Protocol):
     facts: Facts
     width = 1
 
-    def __init__(self, name: str, patience: float) -> None:
+    def __init__(self, name: str, patience: float, decode_patience: float = 10.0) -> None:
         self._name = name
+        self._decode_patience = decode_patience
         self._memory: Outgoing | None = None
         self._watchdog = Watchdog(patience, self._hung)
         self._ids = itertools.count(1)
@@ -59,11 +60,12 @@ class ProcessWorker(asyncio.Protocol):
         self._ended = asyncio.get_running_loop().create_future()
         self._loaded: asyncio.Future[Facts] = asyncio.get_running_loop().create_future()
         self._stopping = False
-        self._callbacks: list[Callable[[str], None]] = []
+        self._callbacks: list[Callable[[Death], None]] = []
         self._end_callbacks: list[Callable[[], None]] = []
         self._kill: Callable[[], None] = lambda: None
         self._reason = "the worker process ended"
         self._told: str | None = None
+        self._spoilt = False
         self._package = ""
 
     def share(self, memory: Outgoing | None) -> None:
@@ -93,7 +95,11 @@ class ProcessWorker(asyncio.Protocol):
         self._ended.set_result(None)
         self._kill()  # a socket that ended does not mean that the process did
         self._watchdog.stop()
-        error = WorkerDied(self._told or f"The model's worker died: {self._reason}")
+        error = (
+            Displaced()
+            if self._spoilt
+            else WorkerDied(self._told or f"The model's worker died: {self._reason}")
+        )
         if not self._loaded.done():
             self._loaded.set_exception(error)
             self._loaded.exception()  # whoever stopped waiting must not cause a warning
@@ -103,26 +109,31 @@ class ProcessWorker(asyncio.Protocol):
         if self._memory is not None:
             self._memory.close()
         if not self._stopping:
-            log.error("worker of %s died: %s", self._name, self._reason)
-            for callback in self._callbacks:
-                callback(self._reason)
+            self._tell_death(Death(self._reason, blamed=not self._spoilt))
         for ended in self._end_callbacks:
             ended()
+
+    def _tell_death(self, death: Death) -> None:
+        """Tell whoever asked to know; an image's doing is no error of the model's."""
+        level = logging.ERROR if death.blamed else logging.WARNING
+        log.log(level, "worker of %s died: %s", self._name, death.reason)
+        for callback in self._callbacks:
+            callback(death)
 
     # the worker
 
     @property
     def alive(self) -> bool:
         """Whether the child can still answer."""
-        return not self._ended.done() and not self._stopping
+        return not self._ended.done() and not self._stopping and not self._spoilt
 
     @property
     def pids(self) -> tuple[int, ...]:
         """The child."""
         return (self.facts.pid,)
 
-    def on_death(self, callback: Callable[[str], None]) -> None:
-        """Have ``callback(reason)`` called when the child dies by itself."""
+    def on_death(self, callback: Callable[[Death], None]) -> None:
+        """Have ``callback(death)`` called when the child dies by itself."""
         self._callbacks.append(callback)
 
     def on_end(self, callback: Callable[[], None]) -> None:
@@ -298,6 +309,14 @@ class ProcessWorker(asyncio.Protocol):
         self._told = f"The model gave no answer within {limit}"
         self.kill(f"no answer within {limit}")
 
+    def _spoil(self, request: int, job: int) -> None:
+        """End the child for an image that takes too long; everybody else's go to the next one."""
+        self._spoilt = True
+        take = self._pending.pop(request, None)
+        if take is not None:
+            take(Spoilt(self._decode_patience, job))
+        self.kill(f"an image took over {self._decode_patience:g} s to decode")
+
     def _send(self, message: wire.Message, parts: Sequence[wire.Part] = ()) -> None:
         self._write(wire.frame(message, parts))
 
@@ -328,7 +347,11 @@ class ProcessWorker(asyncio.Protocol):
             if not self._loaded.done():
                 self._loaded.set_exception(message.failure.error())
             return
-        if isinstance(message, (wire.Answer, wire.Returned, wire.Ended, wire.Raised)):
+        if isinstance(message, wire.Late):
+            self._spoil(message.id, message.job)
+        elif isinstance(message, wire.Decoding):
+            self._watchdog.progress()
+        elif isinstance(message, (wire.Answer, wire.Returned, wire.Ended, wire.Raised)):
             self._watchdog.answered(message.id, well=not isinstance(message, wire.Raised))
             parts = self._parts(received)
             take = self._pending.pop(message.id, None)
@@ -412,7 +435,9 @@ class ProcessEngine:
     async def start(self, assignment: Assignment, placement: Placement) -> ProcessWorker:
         """Fork a child and load the model. Raises a ``MataError`` when it cannot."""
         zygote = self._zygote(placement)
-        worker = ProcessWorker(assignment.spec.name, assignment.patience)
+        worker = ProcessWorker(
+            assignment.spec.name, assignment.patience, assignment.decode_patience
+        )
         try:
             pid = await _fork(worker, zygote)
             await worker.load(assignment, lambda: zygote.kill(pid))

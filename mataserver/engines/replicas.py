@@ -18,7 +18,7 @@ from mataserver.errors import MataError
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
-    from mataserver.engines.work import Answered, Facts, Job, Outcome, Worker
+    from mataserver.engines.work import Answered, Death, Facts, Job, Outcome, Worker
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 60.0
 
@@ -39,7 +39,7 @@ class Replicas:
         self._load = [0] * count
         self._pauses = [FIRST_PAUSE] * count
         self._homes: dict[str, int] = {}
-        self._callbacks: list[Callable[[str], None]] = []
+        self._callbacks: list[Callable[[Death], None]] = []
         self._restarts: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -76,8 +76,8 @@ class Replicas:
         """The processes that hold the model."""
         return tuple(pid for worker in self._workers if worker is not None for pid in worker.pids)
 
-    def on_death(self, callback: Callable[[str], None]) -> None:
-        """Have ``callback(reason)`` called when the last replica has died."""
+    def on_death(self, callback: Callable[[Death], None]) -> None:
+        """Have ``callback(death)`` called when the last replica has died."""
         self._callbacks.append(callback)
 
     def infer(self, jobs: Sequence[Job], answered: Answered) -> Callable[[], None]:
@@ -140,9 +140,9 @@ class Replicas:
     async def _begin(self, index: int) -> None:
         worker = await self._start(index)
         self._workers[index], self._load[index] = worker, 0
-        worker.on_death(lambda reason: self._died(index, reason))
+        worker.on_death(lambda death: self._died(index, death))
 
-    def _died(self, index: int, reason: str) -> None:
+    def _died(self, index: int, death: Death) -> None:
         self._workers[index] = None
         self._homes = {session: home for session, home in self._homes.items() if home != index}
         if not self.alive:
@@ -150,17 +150,21 @@ class Replicas:
             for restart in self._restarts:
                 restart.cancel()
             for callback in self._callbacks:
-                callback(reason)
+                callback(death)
             return
-        task = asyncio.get_running_loop().create_task(self._replace(index))
+        task = asyncio.get_running_loop().create_task(
+            self._replace(index, at_once=not death.blamed)
+        )
         self._restarts.add(task)
         task.add_done_callback(self._restarts.discard)
 
-    async def _replace(self, index: int) -> None:
-        """Start a replica anew; the more often it dies, the longer it waits."""
+    async def _replace(self, index: int, *, at_once: bool) -> None:
+        """Start a replica anew; the more often it dies by itself, the longer it waits."""
         while not self._closed:
-            await asyncio.sleep(self._pauses[index])
-            self._pauses[index] = min(LONGEST_PAUSE, 2 * self._pauses[index])
+            if not at_once:
+                await asyncio.sleep(self._pauses[index])
+                self._pauses[index] = min(LONGEST_PAUSE, 2 * self._pauses[index])
+            at_once = False
             try:
                 async with asyncio.timeout(self._load_timeout):
                     await self._begin(index)

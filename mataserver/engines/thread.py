@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver.engines.watchdog import Watchdog
-from mataserver.engines.work import WorkerDied
+from mataserver.engines.watchdog import Watchdog, pause
+from mataserver.engines.work import Death, Displaced, Spoilt, WorkerDied
 from mataserver.errors import MataError, Unavailable
 
 if TYPE_CHECKING:
@@ -37,8 +37,13 @@ class ThreadWorker:
     facts: Facts
     width = 1
 
-    def __init__(self, name: str, patience: float, host: ModelHost) -> None:
+    def __init__(
+        self, name: str, patience: float, host: ModelHost, decode_patience: float = 10.0
+    ) -> None:
         self._name = name
+        self._decode_patience = decode_patience
+        self._current = 0
+        self._look_again: asyncio.TimerHandle | None = None
         self._host = host
         self._loop = asyncio.get_running_loop()
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
@@ -46,7 +51,7 @@ class ThreadWorker:
         self._watchdog = Watchdog(patience, self._hung)
         self._ids = itertools.count(1)
         self._pending: dict[int, Callable[[Any, Exception | None], None]] = {}
-        self._callbacks: list[Callable[[str], None]] = []
+        self._callbacks: list[Callable[[Death], None]] = []
         self._thread = threading.Thread(target=self._run, name=f"model {self._name}", daemon=True)
         self._thread.start()
 
@@ -60,8 +65,8 @@ class ThreadWorker:
         """The server's own."""
         return (self.facts.pid,)
 
-    def on_death(self, callback: Callable[[str], None]) -> None:
-        """Have ``callback(reason)`` called when the worker is given up."""
+    def on_death(self, callback: Callable[[Death], None]) -> None:
+        """Have ``callback(death)`` called when the worker is given up."""
         self._callbacks.append(callback)
 
     async def load(self) -> None:
@@ -74,6 +79,8 @@ class ThreadWorker:
     def infer(self, jobs: Sequence[Job], answered: Answered) -> Callable[[], None]:
         """Run one batch; the worker is given up when it hangs."""
         dropped = False
+        for index, job in enumerate(jobs):
+            job.place = (0, index)
 
         def drop() -> None:
             nonlocal dropped
@@ -130,18 +137,55 @@ class ThreadWorker:
 
     def give_up(self, reason: str, told: str | None = None) -> None:
         """Abandon the thread and answer whoever waits with what they are told."""
-        if not self._alive:
-            return
+        if self._alive:
+            log.error("worker of %s is given up: %s", self._name, reason)
+            self._abandon(
+                WorkerDied(told or f"The model's worker was given up: {reason}"), Death(reason)
+            )
+
+    def _abandon(self, error: MataError, death: Death) -> None:
         self._alive = False
+        self._stop_looking()
         self._watchdog.stop()
         self._work.put(None)
-        log.error("worker of %s is given up: %s", self._name, reason)
-        error = WorkerDied(told or f"The model's worker was given up: {reason}")
         pending, self._pending = list(self._pending.values()), {}
         for take in pending:
             take(None, error)
         for callback in self._callbacks:
-            callback(reason)
+            callback(death)
+
+    def _look(self) -> None:
+        """Abandon the thread when it is stuck with an image; everybody else's go to another one."""
+        self._look_again = None
+        if not self._alive or not self._pending:
+            return
+        seconds = self._host.decoding_for(self._thread.ident)
+        if seconds > self._decode_patience:
+            self._spoil()
+            return
+        if seconds:
+            self._watchdog.progress()
+        self._look_later()
+
+    def _spoil(self) -> None:
+        reason = f"an image took over {self._decode_patience:g} s to decode"
+        log.warning("worker of %s is replaced: %s", self._name, reason)
+        job = self._host.decoded_by(self._thread.ident)
+        self._alive = False
+        take = self._pending.pop(self._current, None)
+        if take is not None:
+            take(None, Spoilt(self._decode_patience, 0 if job is None else job.place[1]))
+        self._abandon(Displaced(), Death(reason, blamed=False))
+
+    def _look_later(self) -> None:
+        if self._look_again is None:
+            later = pause(self._decode_patience)
+            self._look_again = self._loop.call_later(later, self._look)
+
+    def _stop_looking(self) -> None:
+        if self._look_again is not None:
+            self._look_again.cancel()
+            self._look_again = None
 
     async def close(self) -> None:
         """Close the model and end the thread."""
@@ -150,6 +194,7 @@ class ThreadWorker:
         ended: asyncio.Future[None] = self._loop.create_future()
         self._put(self._host.close, functools.partial(_settle, ended), watched=False)
         self._alive = False
+        self._stop_looking()
         self._work.put(None)
         try:
             async with asyncio.timeout(5.0):
@@ -180,10 +225,12 @@ class ThreadWorker:
         self._pending[request] = take
         if watched:
             self._watchdog.expect(request)
+            self._look_later()
         self._work.put(functools.partial(self._perform, request, function))
 
     def _perform(self, request: int, function: Callable[[], Any]) -> None:
         """Run one piece of work, in the thread."""
+        self._current = request
         try:
             value, error = function(), None
         except Exception as caught:  # noqa: BLE001 - the worker's edge: it goes to whoever waits
@@ -229,7 +276,9 @@ class ThreadEngine:
         # numpy and Pillow cost a start of the server 0.1 s; most servers never need them here.
         from mataserver.engines.host import ModelHost
 
-        worker = ThreadWorker(assignment.spec.name, assignment.patience, ModelHost(assignment))
+        host = ModelHost(assignment)
+        name, patience = assignment.spec.name, assignment.patience
+        worker = ThreadWorker(name, patience, host, assignment.decode_patience)
         try:
             await worker.load()
         except BaseException:

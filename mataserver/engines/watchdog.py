@@ -22,6 +22,12 @@ MARGIN = 2.0
 """A step may take so many times the slowest one that was answered well."""
 GROWTH = 4.0
 """By what experience stretches the first limit at most."""
+LONGEST_PAUSE = 1.0
+
+
+def pause(limit: float) -> float:
+    """Return the seconds between two looks at decoders that may take ``limit``."""
+    return min(LONGEST_PAUSE, limit / 4)
 
 
 class Watchdog:
@@ -64,6 +70,10 @@ class Watchdog:
             self._slowest = now - self._progress
         self._owed.discard(what)
         self._progress = now
+
+    def progress(self) -> None:
+        """Note that the worker is at something else that is watched for itself."""
+        self._progress = self._loop.time()
 
     def stop(self) -> None:
         """Watch no more."""

@@ -131,6 +131,17 @@ class Returned(Message, frozen=True, tag=True):
     id: int
 
 
+class Late(Message, frozen=True, tag=True):
+    """Worker to server: the image of one job of a request takes too long to decode."""
+
+    id: int
+    job: int
+
+
+class Decoding(Message, frozen=True, tag=True):
+    """Worker to server: the model waits for an image to be decoded, and is not to blame."""
+
+
 class Ended(Message, frozen=True, tag=True):
     """Worker to server: a stream has no more items."""
 
@@ -168,6 +179,8 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
         | Returned
         | Ended
         | Raised
+        | Late
+        | Decoding
     )
     sizes: list[int] = []
     places: list[int] = []

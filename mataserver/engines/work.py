@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 import msgspec
 
-from mataserver.errors import MataError
+from mataserver.errors import BadRequest, MataError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -28,7 +28,8 @@ class Assignment:
     ``step_timeout`` are the seconds that the backend states for one step, 0 for none.
     ``scaled_decode`` lets it decode large JPEGs no larger than the model needs them; ``alpha`` is
     the ground of transparent pictures. A worker that
-    owes an answer and shows no progress for ``patience`` seconds is given up.
+    owes an answer and shows no progress for ``patience`` seconds is given up; one that decodes an
+    image for ``decode_patience`` seconds is replaced, and the image refused.
     ``defaults`` are the params that the configuration sets for it, of those in ``params_type``.
     """
 
@@ -40,6 +41,7 @@ class Assignment:
     decode_threads: int
     patience: float = 60.0
     step_timeout: float = 0.0
+    decode_patience: float = 10.0
     scaled_decode: bool = False
     alpha: Alpha = "white"
     parts: Mapping[str, Assignment] = field(default_factory=dict)
@@ -63,13 +65,15 @@ class Job:
     """One image to infer on; its bytes may lie in memory that is shared with the server.
 
     ``params`` is the params struct as MessagePack; ``session`` names the video session whose state
-    the model keeps, or is None.
+    the model keeps, or is None. ``place`` is set where it runs: its request there, and which of
+    its jobs it is.
     """
 
     image: bytes | memoryview
     params: bytes | memoryview
     format: Format = "json"
     session: str | None = None
+    place: tuple[int, int] = (0, 0)
 
 
 class Timing(msgspec.Struct, frozen=True):
@@ -126,6 +130,30 @@ class WorkerDied(MataError):
     """The worker ended, hung or was killed while it held a request; a new one can be started."""
 
 
+class Displaced(MataError):
+    """503: the worker was replaced for somebody else's image; the job can go to the next one."""
+
+    def __init__(self) -> None:
+        super().__init__("The model's worker was replaced", status=503, retry_after=1)
+
+
+class Spoilt(BadRequest):
+    """400: an image that keeps the decoder busy for too long. ``job`` is its place in its batch."""
+
+    def __init__(self, seconds: float, job: int) -> None:
+        super().__init__(
+            f"image takes too long to decode: over {seconds:g} s; save it as a plain JPEG or PNG"
+        )
+        self.job = job
+
+
+class Death(NamedTuple):
+    """How a worker ended by itself; ``blamed`` when that is the model's fault."""
+
+    reason: str
+    blamed: bool = True
+
+
 class Facts(msgspec.Struct, frozen=True):
     """What a worker reports once its model is loaded.
 
@@ -143,7 +171,11 @@ class Answered(Protocol):
     """Who takes the answer to a batch; called once, on the event loop."""
 
     def __call__(self, answer: list[Outcome] | MataError, /) -> None:
-        """Take one outcome per job, or why there is none: ``WorkerDied``, if the worker died."""
+        """Take one outcome per job, or why there is none.
+
+        That is ``WorkerDied`` if the worker died; ``Spoilt`` if one image of the batch, and
+        ``Displaced`` if one of another batch is why it was replaced.
+        """
         ...
 
 
@@ -200,8 +232,8 @@ class Worker(Protocol):
         """Private memory in bytes, 0 when unknown."""
         ...
 
-    def on_death(self, callback: Callable[[str], None]) -> None:
-        """Have ``callback(reason)`` called once if the worker dies by itself."""
+    def on_death(self, callback: Callable[[Death], None]) -> None:
+        """Have ``callback(death)`` called once if the worker dies by itself."""
         ...
 
     async def close(self) -> None:

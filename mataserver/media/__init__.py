@@ -1,9 +1,10 @@
 """Encoded bytes to RGB arrays within limits, and masks to PNG."""
 
+from mataserver.media.clock import decoding
 from mataserver.media.jpeg import MARGINS
 from mataserver.media.kinds import FORMATS
 from mataserver.media.limits import Picture
 from mataserver.media.picture import decode, reduced
 from mataserver.media.png import encode_png, grey
 
-__all__ = ["FORMATS", "MARGINS", "Picture", "decode", "encode_png", "grey", "reduced"]
+__all__ = ["FORMATS", "MARGINS", "Picture", "decode", "decoding", "encode_png", "grey", "reduced"]

@@ -105,6 +105,17 @@ def read_head(data: bytes | memoryview) -> Head:
     raise BadRequest(f"image cannot be decoded: it has over {MOST_SEGMENTS} segments")
 
 
+def check_segments(data: bytes | memoryview) -> None:
+    """Raise ``BadRequest`` for a JPEG with more segments before its pixels than allowed."""
+    at = 2
+    for _ in range(MOST_SEGMENTS):
+        if at + 4 > len(data) or data[at] != 0xFF or data[at + 1] == _START_OF_SCAN:
+            return
+        filled = data[at + 1] == 0xFF
+        at += 1 if filled else 2 + (data[at + 2] << 8 | data[at + 3])
+    raise BadRequest(f"image cannot be decoded: it has over {MOST_SEGMENTS} segments")
+
+
 def check_scans(data: bytes | memoryview, width: int, height: int) -> None:
     """Raise ``BadRequest`` for a JPEG whose scans take longer to decode than a picture should.
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 _GAP = rb"(?:\s|#[^\n\r]*[\n\r])"
 _NUMBER = _GAP + rb"+0*([1-9]\d{0,5})"
 _HEAD = re.compile(rb"P([56])" + _NUMBER + _NUMBER + _NUMBER + rb"\s")
-_WITHIN = 1024
+_WITHIN = 256
 _CHANNELS = {b"5": 1, b"6": 3}
 
 
@@ -37,9 +37,9 @@ def decode(data: bytes | memoryview, max_pixels: int) -> NDArray[np.uint8] | Non
     check_size(width, height, max_pixels)
     shape = (height, width, _CHANNELS[head[1]])
     kind = np.dtype(np.uint8 if most < 256 else ">u2")
-    if len(data) - head.end() < np.prod(shape, dtype=int) * kind.itemsize:
+    count = width * height * shape[2]
+    if len(data) - head.end() < count * kind.itemsize:
         raise BadRequest("image cannot be decoded: it is truncated or damaged")
-    count = int(np.prod(shape, dtype=int))
     samples = np.frombuffer(data, kind, count, head.end()).reshape(shape)
     pixels = _scaled(samples, most)
     return pixels if shape[2] == 3 else pixels.repeat(3, axis=2)

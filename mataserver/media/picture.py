@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mataserver.errors import BadRequest
 from mataserver.media import alpha as transparency
-from mataserver.media import jpeg, kinds, netpbm
+from mataserver.media import clock, jpeg, kinds, netpbm, structure
 from mataserver.media.jpeg import MARGINS
 from mataserver.media.limits import Picture, check_size
 
@@ -38,6 +38,10 @@ _TRANSPOSED = {
     7: lambda a: a[::-1, ::-1].transpose(1, 0, 2),
     8: lambda a: a[:, ::-1].transpose(1, 0, 2),
 }
+
+
+class Unreadable(BadRequest):
+    """400: bytes that Pillow takes for no picture, or a damaged one."""
 
 
 def decode(
@@ -68,12 +72,45 @@ def reduced(
     """
     if not len(data):
         raise BadRequest("image is empty")
+    clock.start()
+    try:
+        return _decoded(data, max_pixels, wanted, alpha, legible=legible)
+    finally:
+        clock.stop()
+
+
+def _decoded(
+    data: bytes | memoryview,
+    max_pixels: int,
+    wanted: tuple[int, int] | None,
+    alpha: Alpha,
+    *,
+    legible: bool,
+) -> Picture:
     plain = jpeg.plain(data, max_pixels, wanted)
     if plain is not None:
         return plain
     array = netpbm.decode(data, max_pixels)
     if array is not None:
         return Picture(array, 1, array.shape[1], array.shape[0])
+    structure.check(data)
+    try:
+        return _by_pillow(data, max_pixels, wanted, alpha, legible=legible)
+    except Unreadable:
+        bare = structure.without_metadata(data)
+        if bare is None:
+            raise
+        return _by_pillow(bare, max_pixels, wanted, alpha, legible=legible)
+
+
+def _by_pillow(
+    data: bytes | memoryview,
+    max_pixels: int,
+    wanted: tuple[int, int] | None,
+    alpha: Alpha,
+    *,
+    legible: bool,
+) -> Picture:
     picture = _open(data, max_pixels)
     if wanted is not None and not _reducible(picture):
         wanted = None
@@ -85,7 +122,7 @@ def reduced(
             pixels = np.array(_to_rgb(picture, data, alpha, legible=legible), dtype=np.uint8)
             found = Picture(pixels, 1, *picture.size)
     except (*_DAMAGED, RuntimeError, Image.DecompressionBombError):
-        raise BadRequest("image cannot be decoded: it is truncated or damaged") from None
+        raise Unreadable("image cannot be decoded: it is truncated or damaged") from None
     return _upright(found, _orientation(picture))  # asked now: some are turned as they are loaded
 
 
@@ -99,7 +136,7 @@ def _open(data: bytes | memoryview, max_pixels: int) -> Image.Image:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):
         raise BadRequest(f"image is too large: at most {max_pixels} pixels") from None
     except _NO_PICTURE:
-        raise BadRequest(kinds.refusal(data)) from None
+        raise Unreadable(kinds.refusal(data)) from None
     check_size(*picture.size, max_pixels)
     return picture
 
@@ -140,6 +177,8 @@ def _jpeg(
 
 def _orientation(picture: Image.Image) -> int:
     """Return the EXIF orientation; metadata that cannot be read turn nothing."""
+    if not structure.readable_exif(picture.info):
+        return 1
     try:
         return int(picture.getexif().get(_ORIENTATION, 1))
     except _DAMAGED:

@@ -1,0 +1,113 @@
+"""How a file is built, looked at before Pillow takes it apart piece by piece."""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING, Any
+
+from mataserver.errors import BadRequest
+from mataserver.media import jpeg
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+MOST_CHUNKS = 65_536
+"""Chunks of a PNG. Encoders write some thousand for a body of 32 MB."""
+LARGEST_PROFILE = 65_536
+_PNG = b"\x89PNG\r\n\x1a\n"
+_BESIDE = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
+_TIFF_STARTS = {b"II*\0": "<", b"MM\0*": ">"}
+_BIG_TIFF_STARTS = {b"II+\0": "<", b"MM\0+": ">"}
+_ONES, _TWOS, _FOURS = frozenset({1, 2, 6, 7}), frozenset({3, 8}), frozenset({4, 9, 11, 13})
+_EXIF, _RAW_PROFILE = b"Exif\0\0", "Raw profile type exif"
+
+
+def check(data: bytes | memoryview) -> None:
+    """Raise ``BadRequest`` for a file that is cheap to send and dear to open.
+
+    JPEGs of countless segments, PNGs of countless chunks, and directories whose entries share
+    their values, each of which is read: a few megabytes would become terabytes.
+    """
+    if data[:2] == jpeg.START:
+        jpeg.check_segments(data)
+    elif data[:8] == _PNG:
+        if sum(1 for _ in _chunks(data)) > MOST_CHUNKS:
+            raise BadRequest(f"image cannot be decoded: it has over {MOST_CHUNKS} chunks")
+    elif not all(fits(directory) for directory in _directories(data)):
+        raise BadRequest("image cannot be decoded: its metadata are damaged")
+
+
+def readable_exif(info: Mapping[Any, Any]) -> bool:
+    """Whether the EXIF that Pillow found may be read: its values lie within it, side by side."""
+    if len(info.get(_RAW_PROFILE, "")) > LARGEST_PROFILE:
+        return False
+    exif = info.get("exif") or b""
+    return fits(memoryview(exif)[len(_EXIF) if exif.startswith(_EXIF) else 0 :])
+
+
+def without_metadata(data: bytes | memoryview) -> bytes | None:
+    """Return a PNG without texts and colour profile; None where there are none.
+
+    Pillow refuses a picture for a text that unpacks to more than a megabyte.
+    """
+    if data[:8] != _PNG:
+        return None
+    chunks = list(_chunks(data))
+    kept = [(begin, end) for kind, begin, end in chunks if kind not in _BESIDE]
+    if len(kept) == len(chunks):
+        return None
+    return _PNG + b"".join(data[begin:end] for begin, end in kept)
+
+
+def _chunks(data: bytes | memoryview) -> Iterator[tuple[bytes, int, int]]:
+    """Yield kind, begin and end of a PNG's chunks, at most one more than it may have."""
+    at = len(_PNG)
+    for _ in range(MOST_CHUNKS + 1):
+        if at + 8 > len(data):
+            return
+        end = at + 12 + int.from_bytes(data[at : at + 4], "big")
+        yield bytes(data[at + 4 : at + 8]), at, end
+        at = end
+
+
+def _directories(data: bytes | memoryview) -> Iterator[memoryview]:
+    """Yield what may be TIFF directories that Pillow reads as it opens a file: TIFF's, AVIF's."""
+    view = memoryview(data)
+    if bytes(data[:4]) in _TIFF_STARTS or bytes(data[:4]) in _BIG_TIFF_STARTS:
+        yield view
+    if data[4:8] == b"ftyp":
+        whole = bytes(data)
+        for start in _TIFF_STARTS:
+            at = whole.find(start)
+            while at >= 0:
+                yield view[at:]
+                at = whole.find(start, at + 1)
+
+
+def fits(data: memoryview) -> bool:
+    """Whether the values of a TIFF's first directory are together no larger than the file.
+
+    (TIFF 6.0, section 2; the larger numbers of BigTIFF.)
+    """
+    start = bytes(data[:4])
+    big = start in _BIG_TIFF_STARTS
+    order = _TIFF_STARTS.get(start) or _BIG_TIFF_STARTS.get(start)
+    if order is None:
+        return True
+    try:
+        (at,) = struct.unpack_from(order + ("Q" if big else "I"), data, 8 if big else 4)
+        (count,) = struct.unpack_from(order + ("Q" if big else "H"), data, at)
+    except struct.error:
+        return True  # Pillow reads none either
+    entry = struct.Struct(order + ("HHQ8x" if big else "HHI4x"))
+    begin = at + (8 if big else 2)
+    end = begin + min(count, (len(data) - begin) // entry.size) * entry.size
+    entries = entry.iter_unpack(data[begin : max(begin, end)])
+    return bool(sum(_size(kind) * number for _, kind, number in entries) <= len(data))
+
+
+def _size(kind: int) -> int:
+    """Return the bytes of a value of that kind."""
+    if kind in _ONES:
+        return 1
+    return 2 if kind in _TWOS else 4 if kind in _FOURS else 8

@@ -1,0 +1,188 @@
+"""Files that are cheap to send and dear to decode are refused, or decoded for little."""
+
+from __future__ import annotations
+
+import io
+import struct
+import time
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, PngImagePlugin
+
+from conftest import picture
+from mataserver import media
+from mataserver.errors import BadRequest
+
+LIMIT = 50_000_000
+SOON = 1.5
+"""Seconds: each of these takes milliseconds, and took many seconds before."""
+
+
+def refused(data: bytes) -> str:
+    """Return what is said of a picture that is refused soon."""
+    begun = time.perf_counter()
+    with pytest.raises(BadRequest) as error:
+        media.decode(data, LIMIT)
+    assert time.perf_counter() - begun < SOON
+    return error.value.detail
+
+
+def chunk(kind: bytes, data: bytes) -> bytes:
+    """Return a chunk of a PNG."""
+    check = struct.pack(">I", zlib.crc32(kind + data))
+    return struct.pack(">I", len(data)) + kind + data + check
+
+
+def png_with(chunks: bytes) -> bytes:
+    """Return a PNG with chunks after its header."""
+    data = picture()
+    return data[:33] + chunks + data[33:]
+
+
+ORIENTED = b"Exif\0\0MM\0*\0\0\0\x08\0\1\1\x12\0\3\0\0\0\1\0\1\0\0\0\0\0\0"
+
+
+def scans(width: int, height: int, count: int, *, exif: bytes = b"", **options) -> bytes:
+    """Return a JPEG of so many scans."""
+    buffer = io.BytesIO()
+    image = Image.new("L", (width, height), 128)
+    image.save(buffer, "JPEG", progressive=True, exif=exif, **options)
+    data = buffer.getvalue()
+    last, end = data.rindex(b"\xff\xda"), data.rindex(b"\xff\xd9")
+    return data[:end] + data[last:end] * (count - data.count(b"\xff\xda")) + data[end:]
+
+
+@pytest.mark.parametrize("exif", [b"", ORIENTED])
+@pytest.mark.parametrize(("side", "count"), [(3000, 400), (64, 101), (7000, 17), (5500, 14 + 3)])
+def test_a_jpeg_of_too_many_scans(side, count, exif):
+    """Scans are counted before one is decoded, with EXIF and without."""
+    said = refused(scans(side, side, count, exif=exif))
+    assert said == f"image takes too long to decode: a JPEG of {count} scans; save it with fewer"
+
+
+def test_a_baseline_jpeg_of_too_many_scans():
+    """A JPEG that is not progressive can have as many: its components may come one by one."""
+    buffer = io.BytesIO()
+    Image.new("RGB", (64, 64), (200, 10, 10)).save(buffer, "JPEG", subsampling=0)
+    data = buffer.getvalue()
+    at = data.index(b"\xff\xda")
+    one = b"\xff\xda\0\x08\1\1\0\0\x3f\0" + b"\0" * 8
+    assert "a JPEG of 150 scans" in refused(data[:at] + one * 150 + b"\xff\xd9")
+
+
+@pytest.mark.parametrize("side", [64, 2000])
+def test_the_usual_scans_are_decoded(side):
+    """A progressive JPEG as encoders write them is decoded, and one of 16 passes too."""
+    assert media.decode(picture(side, side, form="JPEG", progressive=True), LIMIT).shape[0] == side
+    assert media.decode(scans(side, side, 16), LIMIT).shape[0] == side
+
+
+@pytest.mark.parametrize("first", [b"", b"\xff\xe1\0\x02"])
+def test_a_jpeg_of_countless_segments(first):
+    """Two million empty segments are not walked one by one."""
+    data = picture(form="JPEG")
+    said = refused(data[:2] + first + b"\xff\xe3\0\2" * 2_000_000 + data[2:])
+    assert said == "image cannot be decoded: it has over 4096 segments"
+
+
+def test_a_png_of_countless_chunks():
+    """A million empty chunks are not walked one by one."""
+    said = refused(png_with(chunk(b"teSt", b"") * 1_000_000))
+    assert said == "image cannot be decoded: it has over 65536 chunks"
+
+
+@pytest.mark.parametrize(
+    "beside",
+    [
+        chunk(b"zTXt", b"Comment\0\0" + zlib.compress(bytes(80_000_000), 9)),
+        chunk(b"iTXt", b"Comment\0\1\0\0\0" + zlib.compress(bytes(80_000_000), 9)),
+        chunk(b"iCCP", b"profile\0\0" + zlib.compress(bytes(80_000_000), 9)),
+        chunk(b"tEXt", b"Comment\0" + b"x" * 20_000_000),
+    ],
+)
+def test_a_text_or_profile_that_unpacks_without_end_costs_nothing(beside):
+    """The pixels are sound, so they are decoded; what stands beside them is left out."""
+    begun = time.perf_counter()
+    assert np.array_equal(media.decode(png_with(beside), LIMIT), media.decode(picture(), LIMIT))
+    assert time.perf_counter() - begun < SOON
+
+
+def shared_values(entries: int, size: int, order: str = "<", orientation: int = 1) -> bytes:
+    """Return a TIFF directory whose entries all have the same ``size`` bytes for their value."""
+    start = (b"II*\0" if order == "<" else b"MM\0*") + struct.pack(order + "I", 8)
+    turned = struct.pack(order + "HHIHxx", 0x0112, 3, 1, orientation)
+    values = 8 + 2 + 12 * (entries + 1) + 4
+    listed = [
+        struct.pack(order + "HHII", 0x8000 + index, 7, size, values) for index in range(entries)
+    ]
+    count = struct.pack(order + "H", entries + 1)
+    return start + count + turned + b"".join(listed) + bytes(4) + bytes(size)
+
+
+@pytest.mark.parametrize("order", ["<", ">"])
+def test_a_tiff_whose_entries_share_their_values(order):
+    """2,000 entries of the same 2 MB would be 4 GB in memory."""
+    assert "metadata are damaged" in refused(shared_values(2_000, 2_000_000, order))
+
+
+def test_a_big_tiff_whose_entries_share_their_values():
+    """The directory of a BigTIFF is looked at as well."""
+    entries = b"".join(struct.pack("<HHQQ", 0x8000 + i, 7, 2_000_000, 40_100) for i in range(2_000))
+    head = b"II+\0\x08\0\0\0" + struct.pack("<QQ", 16, 2_000)
+    assert "metadata are damaged" in refused(head + entries + bytes(2_000_200))
+
+
+def test_an_avif_whose_exif_shares_its_values():
+    """Pillow reads an AVIF's EXIF as it opens it: it is looked at before."""
+    buffer = io.BytesIO()
+    sound = Image.Exif()
+    sound[0x8000] = bytes(2_100_000)
+    Image.new("RGB", (8, 8)).save(buffer, "AVIF", exif=sound.tobytes())
+    data = bytearray(buffer.getvalue())
+    at = data.index(b"MM\0*")
+    unsound = shared_values(2_000, 2_000_000, ">")[:-2_000_000]
+    data[at : at + len(unsound)] = unsound
+    assert media.decode(buffer.getvalue(), LIMIT).shape == (8, 8, 3)
+    assert "metadata are damaged" in refused(bytes(data))
+
+
+@pytest.mark.parametrize("form", ["PNG", "WEBP"])
+def test_exif_that_shares_its_values_turns_nothing(form):
+    """Such EXIF costs the picture its orientation, and nobody memory; sound EXIF turns it."""
+    for exif, shape in (
+        (shared_values(2_000, 2_000_000, orientation=6), (48, 64, 3)),
+        (shared_values(1, 100, orientation=6), (64, 48, 3)),
+    ):
+        begun = time.perf_counter()
+        assert media.decode(picture(form=form, exif=exif), LIMIT).shape == shape
+        assert time.perf_counter() - begun < SOON
+
+
+def test_a_profile_as_text_that_shares_its_values_turns_nothing():
+    """EXIF as ImageMagick once wrote it, in a text of a PNG, is bounded too."""
+    exif = shared_values(5_000, 300_000, orientation=6)
+    info = PngImagePlugin.PngInfo()
+    text = "\nexif\n" + str(len(exif)) + "\n" + exif.hex()
+    info.add_text("Raw profile type exif", text, zip=True)
+    assert media.decode(picture(pnginfo=info), LIMIT).shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(b"P5", 1), (b"P6", 3)])
+@pytest.mark.parametrize("most", [1, 254, 256, 65_535])
+def test_samples_of_any_range_are_read_at_once(kind, channels, most):
+    """A PGM or PPM whose samples do not end at 255 is no slower than one whose samples do."""
+    shape = (1000, 1000, channels)
+    samples = np.random.default_rng(0).integers(0, most + 1, shape)
+    data = kind + b"\n# made\n1000 1000\n%d\n" % most
+    data += samples.astype(np.uint8 if most < 256 else ">u2").tobytes()
+    begun = time.perf_counter()
+    decoded = media.decode(data, LIMIT)
+    assert time.perf_counter() - begun < SOON
+    assert np.array_equal(decoded, np.rint(samples * (255 / most)).repeat(3 // channels, axis=2))
+
+
+def test_a_sample_over_the_largest_is_the_largest():
+    """A PPM that breaks its own range is not wrapped round to black."""
+    assert media.decode(b"P6 1 1 100\n\x64\x65\xff", LIMIT).tolist() == [[[255, 255, 255]]]

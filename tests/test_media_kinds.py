@@ -1,0 +1,119 @@
+"""Pictures of phones are read, and files that are no picture are told what they are."""
+
+from __future__ import annotations
+
+import io
+import sys
+
+import numpy as np
+import pillow_heif
+import pytest
+from PIL import Image
+
+from mataserver import media
+from mataserver.errors import BadRequest
+from mataserver.media import kinds
+
+LIMIT = 1_000_000
+ORIENTATION = 0x0112
+FTYP = b"\0\0\0\x18ftyp"
+STORED = {
+    1: lambda a: a,
+    2: lambda a: a[:, ::-1],
+    3: lambda a: a[::-1, ::-1],
+    4: lambda a: a[::-1],
+    5: lambda a: a.transpose(1, 0, 2),
+    6: np.rot90,
+    7: lambda a: np.rot90(a, 2).transpose(1, 0, 2),
+    8: lambda a: np.rot90(a, -1),
+}
+
+
+def upright() -> np.ndarray:
+    """Return a grey picture of 64x48 with a red box at (10, 8, 30, 28)."""
+    image = Image.new("RGB", (64, 48), (60, 60, 60))
+    image.paste((255, 0, 0), (10, 8, 30, 28))
+    return np.asarray(image)
+
+
+def stored(orientation: int, form: str) -> bytes:
+    """Return the upright picture as a phone stores it: turned, with what turns it back."""
+    exif = Image.Exif()
+    exif[ORIENTATION] = orientation
+    image = Image.fromarray(np.ascontiguousarray(STORED[orientation](upright())))
+    buffer = io.BytesIO()
+    if form == "HEIC":  # the box that turns it is written from EXIF, which keeps its tag as well
+        pillow_heif.from_pillow(image).save(buffer, quality=95, exif=exif.tobytes())
+    else:
+        image.save(buffer, form, quality=95, exif=exif.tobytes())
+    return buffer.getvalue()
+
+
+@pytest.mark.parametrize("form", ["HEIC", "AVIF"])
+@pytest.mark.parametrize("orientation", STORED)
+def test_a_phones_picture_is_turned_once(orientation, form):
+    """A HEIC or AVIF with its own turn and EXIF's comes back upright."""
+    decoded = media.decode(stored(orientation, form), LIMIT)
+    assert decoded.shape == (48, 64, 3)
+    rows, columns = np.nonzero((decoded[:, :, 0] > 180) & (decoded[:, :, 1] < 100))
+    found = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
+    assert np.abs(np.subtract(found, (10, 8, 30, 28))).max() <= 1
+
+
+@pytest.mark.parametrize("form", ["HEIC", "AVIF"])
+def test_a_phones_picture_is_checked_like_any_other(form):
+    """Its header's size counts, and a cut one says so."""
+    data = stored(1, form)
+    with pytest.raises(BadRequest, match="too large: 64x48 pixels, at most 100"):
+        media.decode(data, 100)
+    with pytest.raises(BadRequest, match=rf"truncated|it is an? {form} picture that is damaged"):
+        media.decode(data[: len(data) // 2], LIMIT)
+
+
+def heads():
+    """Return beginnings of files, and what is said of each."""
+    spaces = b" " * 3000
+    return [
+        (b"%PDF-1.7\n", "it is a PDF: send its pages as JPEG or PNG"),
+        (b"\r\n\r\n%PDF-1.4", "it is a PDF"),
+        (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "it is an SVG drawing: send it as PNG"),
+        (b"\xef\xbb\xbf<?xml version='1.0'?>\n<!-- made --><svg>", "it is an SVG drawing"),
+        (b"<!DOCTYPE html><html>", "it is a web page"),
+        (FTYP + b"isom\0\0\2\0isomiso2mp41", "it is a video: send one frame of it"),
+        (FTYP + b"qt  \0\0\0\0qt  ", "it is a video"),
+        (b"\0\0\0\x08wide\0\0\0\0mdat", "it is a video"),
+        (b"\x1a\x45\xdf\xa3\x01", "it is a video"),
+        (b"RIFF\0\0\1\0AVI LIST", "it is a video"),
+        (b"\x00\x00\x01\xba\x44", "it is a video"),
+        ((b"\x47" + bytes(187)) * 3, "it is a video"),
+        (FTYP + b"crx \0\0\0\1crx isom", "it is a camera's raw file"),
+        (b"\xff\x0a\xfa\x1f", "it is a JPEG XL picture: send it as JPEG or PNG"),
+        (b"\0\0\0\x0cjP  \r\n\x87\n", "it is a JPEG 2000 picture"),
+        (b"8BPS\0\1", "it is a Photoshop document"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", "it is a PostScript drawing"),
+        (b"\0\0\1\0\1\0", "it is an icon"),
+        (b"data:image/png;base64,iVBORw0KGgo", "it is base64 text"),
+        (b"/9j/4AAQSkZJRg", "it is base64 text"),
+        (b"hello", "unknown format or broken header"),
+        (spaces, "unknown format or broken header"),
+        (bytes(1000), "unknown format or broken header"),
+    ]
+
+
+@pytest.mark.parametrize(("data", "said"), heads())
+def test_what_a_file_is_and_what_to_do(data, said):
+    """The sentence names the file's sort, what to do about it, and the formats that are read."""
+    with pytest.raises(BadRequest) as refused:
+        media.decode(data, LIMIT)
+    assert refused.value.detail.startswith(f"image cannot be decoded: {said}")
+    assert "JPEG, PNG, WebP, AVIF, HEIC, GIF, BMP, TIFF and PPM are read" in refused.value.detail
+
+
+def test_without_the_extra_a_heic_says_so(monkeypatch):
+    """A server without pi-heif names the extra, and does not list HEIC among what it reads."""
+    monkeypatch.setattr(sys, "path", [])  # nothing is found that was not imported before
+    monkeypatch.delitem(sys.modules, "pi_heif", raising=False)
+    assert not kinds.reads_heif()
+    with pytest.raises(BadRequest, match=r"it is a HEIC picture.*mataserver\[heic\]") as refused:
+        media.decode(stored(1, "HEIC"), LIMIT)
+    assert "AVIF, GIF, BMP, TIFF and PPM are read" in refused.value.detail
