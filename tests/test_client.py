@@ -122,6 +122,8 @@ def test_absent_or_wrong_pixels_are_refused():
     [
         (b"\xff\xd8\xff\xe0", "image/jpeg"),
         (b"RIFF\0\0\0\nWEBPVP8 ", "image/webp"),
+        (b"\0\0\0\x1cftypavif\0\0\0\0", "image/avif"),
+        (b"\0\0\0\x1cftypheic\0\0\0\0", "image/heic"),
         (b"anything", "image/x-unknown"),
     ],
 )

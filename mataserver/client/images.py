@@ -22,6 +22,8 @@ _SIGNATURES = (
     (re.compile(rb"\xff\xd8\xff"), "image/jpeg"),
     (re.compile(rb"\x89PNG\r\n\x1a\n"), "image/png"),
     (re.compile(rb"RIFF....WEBP", re.DOTALL), "image/webp"),
+    (re.compile(rb"....ftypavi[fs]", re.DOTALL), "image/avif"),
+    (re.compile(rb"....ftyp(he[iv]|mif1|msf1)", re.DOTALL), "image/heic"),
     (re.compile(rb"GIF8[79]a"), "image/gif"),
     (re.compile(rb"BM"), "image/bmp"),
     (re.compile(rb"II\*\0|MM\0\*"), "image/tiff"),

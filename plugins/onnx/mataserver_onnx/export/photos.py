@@ -6,9 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
-from PIL import Image, ImageOps
 
-from mataserver import BadRequest
+from mataserver import BadRequest, decode_image
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -18,8 +17,8 @@ if TYPE_CHECKING:
 OWN = Path(__file__).with_name("photo.jpg")
 """A picture that comes along."""
 
-_SUFFIXES = frozenset({".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
-_MOST = 300
+_SUFFIXES = frozenset({".avif", ".bmp", ".heic", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"})
+_MOST, _MOST_PIXELS = 300, 178_956_970
 
 
 def read(place: Path | None) -> list[Pixels]:
@@ -49,8 +48,8 @@ def framings(photo: Pixels) -> list[Pixels]:
 
 
 def _picture(file: Path) -> Pixels:
+    """Return a picture as a request's is seen: upright, and what is transparent on white."""
     try:
-        with Image.open(file) as image:
-            return np.asarray(ImageOps.exif_transpose(image).convert("RGB"))
-    except (OSError, Image.DecompressionBombError) as error:
+        return decode_image(file.read_bytes(), _MOST_PIXELS)
+    except (OSError, BadRequest) as error:
         raise BadRequest(f"{file} cannot be read as a picture") from error
