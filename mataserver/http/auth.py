@@ -15,8 +15,6 @@ from aiohttp import hdrs
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from aiohttp import web
 
     from mataserver.http.routing import State
@@ -55,38 +53,37 @@ def _password(credentials: str) -> str | None:
     return pair.partition(":")[2] or None
 
 
-def shown(authorization: str, api_key: str | None) -> Iterator[str]:
-    """Yield the keys that two headers carry: a proxy may need one of them for itself."""
+def shown(authorization: str, api_key: str | None) -> list[str]:
+    """Return the keys that two headers carry: a proxy may need one of them for itself."""
     key = of_header(authorization)
-    if key is not None:
-        yield key
+    found = [] if key is None else [key]
     if api_key:
-        yield api_key
+        found.append(api_key)
+    return found
 
 
-def of_request(request: web.Request) -> Iterator[str]:
-    """Yield the keys that a request shows: a WebSocket's also as ``?token=``, and that first.
+def of_request(request: web.Request) -> list[str]:
+    """Return the keys that a request shows: a WebSocket's also as ``?token=``, and that first.
 
     A browser's script can set no header of a WebSocket.
     """
     headers = request.headers
+    found = shown(headers.get(hdrs.AUTHORIZATION, ""), headers.get(API_KEY))
     if headers.get(hdrs.UPGRADE, "").lower() == "websocket" and (
         token := request.query.get("token")
     ):
-        yield token
-    yield from shown(headers.get(hdrs.AUTHORIZATION, ""), headers.get(API_KEY))
+        found.insert(0, token)
+    return found
 
 
-def check(keys: Iterator[str], state: State) -> None:
+def check(keys: list[str], state: State) -> None:
     """Raise ``Unauthorized`` without a key, ``Forbidden`` unless one of them is accepted."""
     if state.settings.auth_mode == "none":
         return
-    count = 0
     for key in keys:
         if state.keys.accepts(key):
             return
-        count += 1
-    if not count:
+    if not keys:
         raise Unauthorized("Missing Authorization header")
     raise Forbidden(INVALID)
 
