@@ -6,8 +6,10 @@ the network or runs code that comes with a checkpoint.
 
 from __future__ import annotations
 
+import json
 import re
 from contextlib import contextmanager
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -88,6 +90,18 @@ class Checkpoint:
         """
         with self._reading("image processor configuration"):
             return Pixels(_processors.from_pretrained(self._path, backend="pil", **_LOCAL))
+
+    def image_settings(self) -> dict[str, Any]:
+        """Return the image processor's settings: a part of the whole processor's, or a file's own.
+
+        In the order that transformers looks for them.
+        """
+        folder = Path(self._path)
+        with self._reading("image processor configuration"):
+            whole = folder / "processor_config.json"
+            nested = dict(json.loads(whole.read_bytes())) if whole.is_file() else {}
+            own = nested.get("image_processor")
+            return dict(own or json.loads((folder / "preprocessor_config.json").read_bytes()))
 
     def tokenizer(self) -> Any:
         """Open the tokenizer."""

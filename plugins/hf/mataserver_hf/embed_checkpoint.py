@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -44,7 +42,7 @@ class Dinov3Processor:
     """
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        """Take ``preprocessor_config.json``; raises ``KeyError`` for what it cannot do."""
+        """Take the image processor's settings; raises ``KeyError`` for what it cannot do."""
         size = settings["size"]
         self._size = (int(size["height"]), int(size["width"]))
         self._mode = _INTERPOLATIONS[settings["resample"]]
@@ -82,8 +80,7 @@ class EmbedCheckpoint(Checkpoint):
 
     def _dinov3_pixels(self) -> Pixels:
         with self._reading("image processor configuration"):
-            text = (Path(self._path) / "preprocessor_config.json").read_bytes()
-            settings = json.loads(text)
+            settings = self.image_settings()
             if not settings["do_resize"] or settings.get("do_center_crop"):
                 raise MataError(f"{self.name} prepares images in a way that is not known here")
             return Pixels(Dinov3Processor(settings))

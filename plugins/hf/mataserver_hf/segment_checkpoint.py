@@ -119,10 +119,9 @@ class SegmentCheckpoint(Checkpoint):
 
     def _stuff(self) -> frozenset[int]:
         """Return the classes without instances, if the checkpoint brings its list of classes."""
-        folder = Path(self._path)
+        settings = self.image_settings()
         with self._reading("list of classes"):
-            settings = json.loads((folder / "preprocessor_config.json").read_bytes())
-            listed = folder / Path(settings.get("class_info_file") or "").name
+            listed = Path(self._path) / Path(settings.get("class_info_file") or "").name
             if not listed.is_file():
                 return frozenset()
             classes = json.loads(listed.read_bytes())

@@ -162,6 +162,18 @@ def model(checkpoint, tmp_path_factory) -> Callable[[str], Any]:
 
 
 @pytest.fixture(scope="session")
+def load_from(session_context) -> Callable[[str, Path], Any]:
+    """``load_from(name, path)`` is a family's backend, and what it loads from a directory."""
+
+    def load(name: str, path: Path) -> Any:
+        backend = BACKENDS[name]
+        spec = ModelSpec(f"tiny/{name}", backend.task, "hf", path)
+        return backend, backend.load(spec, session_context)
+
+    return load
+
+
+@pytest.fixture(scope="session")
 def picture() -> Callable[..., Any]:
     """``picture(height, width)`` is a read-only RGB image with structure in it."""
 

@@ -38,7 +38,7 @@ class Bundle:
                are looked for in.
     graph:     what the network's file says of itself.
     config:    the decoded ``config.json``, or empty.
-    processor: the decoded ``preprocessor_config.json``, or empty.
+    processor: the image processor's settings, from either file that holds them, or empty.
     """
 
     network: Path
@@ -61,8 +61,18 @@ def open_bundle(path: Path, wanted: str = "") -> Bundle:
         root=root,
         graph=found,
         config=_json(root / "config.json"),
-        processor=_json(root / "preprocessor_config.json"),
+        processor=image_settings(root),
     )
+
+
+def image_settings(root: Path) -> dict[str, Any]:
+    """Return the settings of the image processor of the directory ``root``; empty without any.
+
+    transformers writes them into ``processor_config.json`` with those of the whole processor, or
+    into ``preprocessor_config.json``, and looks for them in this order. Raises ``MataError``.
+    """
+    nested = _json(root / "processor_config.json").get("image_processor")
+    return nested if isinstance(nested, dict) else _json(root / "preprocessor_config.json")
 
 
 def find_network(path: Path, wanted: str = "") -> Path:

@@ -1,4 +1,4 @@
-"""``preprocessor_config.json``: what transformers' image processors do, without transformers.
+"""Settings of image processors: what transformers' image processors do, without transformers.
 
 Each kind is checked against transformers itself, value for value. A setting that none of the
 published checkpoints of a kind uses is refused rather than guessed at.
@@ -101,7 +101,7 @@ def kind_of(settings: Mapping[str, Any]) -> str:
 
 
 def read(settings: Mapping[str, Any], stretch: Size | None = None) -> Preparation:
-    """Return what ``preprocessor_config.json`` asks for.
+    """Return what the settings of an image processor ask for.
 
     ``stretch`` is the (height, width) that a network of one size takes, where the processor would
     keep the aspect ratio. Raises ``MataError`` for a type or a setting that is not known.
@@ -110,14 +110,14 @@ def read(settings: Mapping[str, Any], stretch: Size | None = None) -> Preparatio
     kind = KINDS.get(name)
     if kind is None:
         raise MataError(
-            f"the model's preprocessor_config.json names {name[:60] or 'no processor'}, which is "
+            f"the model's image processor is {name[:60] or 'not named'}, which is "
             "not known here: state input_size, mean and std under plugins.onnx.models"
         )
     try:
         recipe = _Recipe(kind, {**kind.more, **settings})
         return recipe.preparation(stretch)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
-        raise MataError("the model's preprocessor_config.json cannot be used") from error
+        raise MataError("the settings of the model's image processor cannot be used") from error
 
 
 class _Recipe:
@@ -140,7 +140,7 @@ class _Recipe:
         if stretch is not None and fixed is not None and fixed != stretch:
             raise MataError(
                 f"the network takes images of {stretch[1]}x{stretch[0]} pixels, but its "
-                f"preprocessor_config.json makes {fixed[1]}x{fixed[0]} of them"
+                f"its image processor makes {fixed[1]}x{fixed[0]} of them"
             )
         if stretch is not None and fixed is None:
             plan = stretched(stretch)

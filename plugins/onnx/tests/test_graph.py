@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+
 import onnx
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -202,6 +204,20 @@ def test_weights_from_elsewhere_are_refused(place, planted, tmp_path):
     path.write_bytes(model.SerializeToString())
     with pytest.raises(MataError, match="from outside its directory"):
         bundle.open_bundle(path)
+
+
+@pytest.mark.parametrize("form", ["processor_config.json", "preprocessor_config.json"])
+def test_the_image_processors_settings_are_read_in_both_forms(tmp_path, form):
+    """Transformers saves them with the whole processor or alone; the former counts first."""
+    said = {"image_processor_type": "ViTImageProcessor", "size": {"height": 32, "width": 32}}
+    older = {"image_processor_type": "ConvNextImageProcessor"}
+    if form == "processor_config.json":
+        (tmp_path / form).write_text(json.dumps({"image_processor": said, "tokenizer": {}}))
+        (tmp_path / "preprocessor_config.json").write_text(json.dumps(older))
+    else:
+        (tmp_path / form).write_text(json.dumps(said))
+        (tmp_path / "processor_config.json").write_text(json.dumps({"processor_class": "X"}))
+    assert bundle.image_settings(tmp_path) == said
 
 
 @pytest.mark.parametrize("content", ["[1, 2]", "{", '"text"'])

@@ -217,15 +217,20 @@ def _normalisation(path: Path, mean: Triple, std: Triple) -> tuple[Triple, Tripl
 
 
 def _said(path: Path) -> dict[str, Any]:
-    """Return the settings of the checkpoint's image processor, in either of the two layouts."""
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        file = path / name
-        if file.is_file():
-            with reading("image processor configuration"):
-                said = json.loads(file.read_text())
-                found: dict[str, Any] = said.get("image_processor") or said
-                return found
-    return {}
+    """Return the settings of the checkpoint's image processor.
+
+    They are a part of the whole processor's or have a file of their own; transformers looks for
+    them in this order too.
+    """
+    found: dict[str, Any] = {}
+    with reading("image processor configuration"):
+        for name in ("processor_config.json", "preprocessor_config.json"):
+            file = path / name
+            said = dict(json.loads(file.read_text())) if file.is_file() else {}
+            found = said.get("image_processor") or (said if name.startswith("pre") else {})
+            if found:
+                break
+    return found
 
 
 def _tracker_image(video: Any) -> Any:
