@@ -110,7 +110,7 @@ def read(settings: Mapping[str, Any], stretch: Size | None = None) -> Preparatio
     kind = KINDS.get(name)
     if kind is None:
         raise MataError(
-            f"the model's image processor is {name[:60] or 'not named'}, which is "
+            f"the model names {name[:60] or 'no processor'} for its images, which is "
             "not known here: state input_size, mean and std under plugins.onnx.models"
         )
     try:
