@@ -110,8 +110,8 @@ def read(settings: Mapping[str, Any], stretch: Size | None = None) -> Preparatio
     kind = KINDS.get(name)
     if kind is None:
         raise MataError(
-            f"the model names {name[:60] or 'no processor'} for its images, which is "
-            "not known here: state input_size, mean and std under plugins.onnx.models"
+            f"the model's configuration names {name[:60] or 'no processor'}, which is not "
+            "known here: state input_size, mean and std under plugins.onnx.models"
         )
     try:
         recipe = _Recipe(kind, {**kind.more, **settings})
