@@ -1,0 +1,19 @@
+"""What clients see stays what it was: the answers to some 300 recorded requests."""
+
+from __future__ import annotations
+
+import json
+
+import recorded_exchanges
+
+
+async def test_answers_are_those_that_were_recorded():
+    """Status, headers and body of every recorded exchange are as they were."""
+    found = await recorded_exchanges.answers()
+    recorded = json.loads(recorded_exchanges.FILE.read_text())
+    changed = {
+        name: (recorded.get(name), found.get(name))
+        for name in recorded | found
+        if recorded.get(name) != found.get(name)
+    }
+    assert not changed, json.dumps(changed, indent=1)[:4000]
