@@ -1,0 +1,148 @@
+"""Sessions of browsers: a cookie in place of a key, and codes that are worth one.
+
+A page must not keep a key: what runs in it could read it. So the server keeps who was logged in,
+and the browser a random name for that, in a cookie that scripts cannot read. Only digests are kept.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+import secrets
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Generic, TypeVar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mataserver.principals import Credentials, Principal
+
+SESSION_SECONDS = 12 * 3600.0
+"""A day's work: a session ends so long after it was last used."""
+CODE_SECONDS = 600.0
+MOST = 1_000
+"""Sessions and codes kept at most; the one that was used longest ago makes room."""
+_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Login:
+    """A browser's session. ``csrf`` must accompany what changes something: only its page has it."""
+
+    principal: Principal
+    csrf: str
+
+
+class Secrets(Generic[T]):
+    """Random names for values, each for a while. ``renew`` counts the while from the last use."""
+
+    def __init__(
+        self, seconds: float, *, renew: bool, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._seconds = seconds
+        self._renew = renew
+        self._clock = clock
+        self._kept: dict[bytes, tuple[float, T]] = {}
+
+    def __len__(self) -> int:
+        return len(self._kept)
+
+    def put(self, value: T) -> str:
+        """Keep a value; return its name, of 256 bits."""
+        self._make_room()
+        name = secrets.token_urlsafe(32)
+        self._kept[_digest(name)] = (self._clock() + self._seconds, value)
+        return name
+
+    def get(self, name: str) -> T | None:
+        """Return the value of a name, or None for one that is unknown or over."""
+        digest = _digest(name)
+        until, value = self._kept.get(digest, (0.0, None))
+        if value is None or until < self._clock():
+            self._kept.pop(digest, None)
+            return None
+        if self._renew:
+            del self._kept[digest]  # so that the first one is always that used longest ago
+            self._kept[digest] = (self._clock() + self._seconds, value)
+        return value
+
+    def take(self, name: str) -> T | None:
+        """Return the value of a name and forget both: it counts once."""
+        value = self.get(name)
+        self._kept.pop(_digest(name), None)
+        return value
+
+    def drop(self, wrong: Callable[[T], bool]) -> None:
+        """Forget every value that is wrong now."""
+        self._kept = {name: kept for name, kept in self._kept.items() if not wrong(kept[1])}
+
+    def _make_room(self) -> None:
+        now = self._clock()
+        self._kept = {name: kept for name, kept in self._kept.items() if kept[0] >= now}
+        while len(self._kept) >= MOST:
+            del self._kept[next(iter(self._kept))]
+
+
+class Browsers:
+    """The sessions of browsers and the one-time codes that begin one."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._sessions: Secrets[Login] = Secrets(SESSION_SECONDS, renew=True, clock=clock)
+        self._codes: Secrets[Principal] = Secrets(CODE_SECONDS, renew=False, clock=clock)
+
+    def make_code(self, principal: Principal) -> str:
+        """Return a code that begins one session as ``principal``, within ten minutes."""
+        return self._codes.put(principal)
+
+    def spend_code(self, code: str) -> Principal | None:
+        """Return whom a code stands for, once."""
+        return self._codes.take(code)
+
+    def begin(self, principal: Principal) -> tuple[str, Login]:
+        """Begin a session; return the cookie's value and the session."""
+        login = Login(principal, secrets.token_urlsafe(16))
+        return self._sessions.put(login), login
+
+    def find(self, cookie: str) -> Login | None:
+        """Return the session of a cookie, or None."""
+        return self._sessions.get(cookie)
+
+    def end(self, cookie: str) -> None:
+        """End a session."""
+        self._sessions.take(cookie)
+
+    def end_all(self, principal_id: str) -> None:
+        """End every session of a principal: its key or its account is no more."""
+        self._sessions.drop(lambda login: login.principal.id == principal_id)
+        self._codes.drop(lambda principal: principal.id == principal_id)
+
+
+def cookie_name(host: str) -> str:
+    """Return the cookie's name for a ``Host``: cookies know no ports, and machines are shared."""
+    name, _, port = host.rpartition(":")
+    return f"mataserver_{port}" if name and port.isdigit() else "mataserver"
+
+
+def may_act(credentials: Credentials, login: Login, *, socket: bool) -> bool:
+    """Whether a cookie counts for a request: another site's page may have caused it.
+
+    A WebSocket can carry no header of a page's own, and a browser always tells its ``Origin``.
+    """
+    if not socket and credentials.method in _SAFE:
+        return True
+    if not same_origin(credentials.origin, credentials.host):
+        return False
+    return socket or hmac.compare_digest(credentials.csrf.encode(), login.csrf.encode())
+
+
+def same_origin(origin: str | None, host: str) -> bool:
+    """Whether an ``Origin`` is that of the server's own pages."""
+    scheme, _, place = (origin or "").partition("://")
+    return scheme in {"http", "https"} and bool(host) and place.lower() == host.lower()
+
+
+def _digest(name: str) -> bytes:
+    return hashlib.sha256(name.encode("utf-8", "surrogatepass")).digest()

@@ -1,0 +1,288 @@
+"""Requests to addresses that users name: webhooks, videos, other servers. The one rule for all.
+
+A client must not reach the server's own network through the server (server-side request forgery,
+OWASP API7:2023). Every address is checked after its name was resolved, for each redirect anew, and
+the connection goes to the very addresses that were checked: a name that resolves differently the
+next time (DNS rebinding) gains nothing. Only public addresses are permitted, and those that the
+setting ``outbound_hosts`` names.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import ipaddress
+import socket
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import aiohttp
+from aiohttp.abc import AbstractResolver
+from yarl import URL
+
+from mataserver.errors import BadRequest, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping, Sequence
+    from pathlib import Path
+
+    from aiohttp.abc import ResolveResult
+
+    Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+    Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+ANY = "*"
+_CHUNK = 1 << 20
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+_REDIRECTS = frozenset({301, 302, 303, 307, 308})
+
+
+@dataclass(frozen=True, slots=True)
+class Policy:
+    """What one kind of request may do.
+
+    name:      what errors call the address: the field or the setting that named it.
+    max_bytes: the largest answer that is read.
+    timeout:   seconds for the whole of it, the answer's body included.
+    redirects: how many are followed, each checked like the first address.
+    private:   whether every address is permitted, since a setting of its own says so.
+    """
+
+    name: str = "url"
+    max_bytes: float = 1e6
+    timeout: float = 10.0
+    redirects: int = 0
+    private: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """Which addresses may be connected to: public ones, and those that are listed.
+
+    A listed name permits whatever it resolves to; ``ANY`` permits everything.
+    """
+
+    names: frozenset[str] = frozenset()
+    networks: tuple[Network, ...] = ()
+
+    @classmethod
+    def of(cls, listed: Sequence[str]) -> Hosts:
+        """Read a setting: names, addresses and networks. Raises ``ValueError`` for a wrong one."""
+        networks = {each: _network(each) for each in listed}
+        for each, network in networks.items():
+            if network is None and "/" in each:
+                raise ValueError(f"{each!r} is not a network")
+        names = frozenset(each.lower() for each, network in networks.items() if network is None)
+        return cls(names, tuple(each for each in networks.values() if each is not None))
+
+    def permits(self, name: str, address: Address) -> bool:
+        """Whether the host called ``name`` may be reached at ``address``."""
+        if ANY in self.names or name.lower() in self.names:
+            return True
+        return is_public(address) or any(address in network for network in self.networks)
+
+
+_EVERY_HOST = Hosts(frozenset({ANY}))
+
+
+@dataclass(frozen=True, slots=True)
+class Outbound:
+    """Sends requests that obey the rule.
+
+    ``resolver`` resolves names: the system's way unless another is given.
+    """
+
+    hosts: Hosts = field(default_factory=Hosts)
+    resolver: AbstractResolver | None = None
+
+    @contextlib.asynccontextmanager
+    async def request(
+        self,
+        method: str,
+        url: str,
+        policy: Policy,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> AsyncIterator[Response]:
+        """Send a request and give the answer, whose body is read within the context.
+
+        Raises ``BadRequest`` for an address that is not permitted, an answer that does not come, is
+        late or too large.
+        """
+        resolver = _Checked(
+            self.resolver or aiohttp.ThreadedResolver(), self._hosts(policy), policy.name
+        )
+        connector = aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False, force_close=True)
+        given = {"Accept-Encoding": "identity", **(headers or {})}
+        try:
+            async with (
+                asyncio.timeout(policy.timeout),
+                aiohttp.ClientSession(
+                    connector=connector,
+                    headers=given,
+                    auto_decompress=False,  # a small answer may unpack to any size
+                    cookie_jar=aiohttp.DummyCookieJar(),
+                    timeout=aiohttp.ClientTimeout(total=None),
+                ) as session,
+                self._answer(session, method, _url(url, policy), policy, body) as response,
+            ):
+                yield response
+        except TimeoutError:
+            late = f"{policy.name}: no complete answer within {policy.timeout:g} s"
+            raise BadRequest(late) from None
+        except (aiohttp.ClientError, ValueError) as error:
+            raise BadRequest(f"{policy.name}: the address does not answer") from error
+
+    @contextlib.asynccontextmanager
+    async def _answer(
+        self,
+        session: aiohttp.ClientSession,
+        method: str,
+        url: URL,
+        policy: Policy,
+        body: bytes | None,
+    ) -> AsyncIterator[Response]:
+        for _ in range(policy.redirects + 1):
+            self._check(url, policy)
+            async with session.request(method, url, data=body, allow_redirects=False) as answer:
+                if answer.status not in _REDIRECTS or not policy.redirects:
+                    yield Response(answer, policy)
+                    return
+                url = url.join(_url(answer.headers.get("Location", ""), policy))
+        raise BadRequest(f"{policy.name}: more than {policy.redirects} redirects")
+
+    def _check(self, url: URL, policy: Policy) -> None:
+        """Refuse what is no web address; check a host that is an address and not a name."""
+        if url.scheme not in {"http", "https"} or not url.host:
+            raise BadRequest(f"{policy.name}: only http and https addresses are asked")
+        if url.user is not None or url.password is not None:
+            raise BadRequest(f"{policy.name}: the address must not hold a user or a password")
+        host = url.host
+        if ":" in host or host.replace(".", "").isdigit():
+            # Never resolved by aiohttp, so checked here, in every way of writing it.
+            _check_address(host, host, self._hosts(policy), policy.name)
+
+    def _hosts(self, policy: Policy) -> Hosts:
+        return _EVERY_HOST if policy.private else self.hosts
+
+
+class Response:
+    """The answer to an outbound request. Its body is bounded by the policy."""
+
+    def __init__(self, answer: aiohttp.ClientResponse, policy: Policy) -> None:
+        self._answer = answer
+        self._policy = policy
+
+    @property
+    def status(self) -> int:
+        """The status code."""
+        return self._answer.status
+
+    @property
+    def headers(self) -> Mapping[str, str]:
+        """The header fields, whose names have no case."""
+        return self._answer.headers
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        """Yield the body. Raises ``BadRequest`` once it is over the limit, or compressed."""
+        if self.headers.get("Content-Encoding", "identity").lower() != "identity":
+            raise BadRequest(f"{self._policy.name}: the server sent compressed data")
+        size = self._answer.content_length or 0
+        self._check_size(size)
+        size = 0
+        async for chunk in self._answer.content.iter_chunked(_CHUNK):
+            size += len(chunk)
+            self._check_size(size)
+            yield chunk
+
+    async def read(self) -> bytes:
+        """Return the whole body."""
+        return b"".join([chunk async for chunk in self.chunks()])
+
+    async def save(self, target: Path) -> None:
+        """Write the body to a file. Raises ``Unavailable`` when it cannot be stored."""
+        try:
+            file = await asyncio.to_thread(target.open, "wb")
+            try:
+                async for chunk in self.chunks():
+                    await asyncio.to_thread(file.write, chunk)
+            finally:
+                await asyncio.to_thread(file.close)
+        except OSError as error:
+            if isinstance(error, (TimeoutError, aiohttp.ClientError)):
+                raise
+            raise Unavailable(f"{self._policy.name}: the file cannot be stored") from error
+
+    def _check_size(self, size: int) -> None:
+        if size > self._policy.max_bytes:
+            limit = f"{self._policy.max_bytes / 1e6:g} MB"
+            raise BadRequest(f"{self._policy.name}: the file is larger than {limit}")
+
+
+class _Checked(AbstractResolver):
+    """A resolver that gives out addresses only after each was checked."""
+
+    def __init__(self, inner: AbstractResolver, hosts: Hosts, name: str) -> None:
+        self._inner = inner
+        self._hosts = hosts
+        self._name = name
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
+    ) -> list[ResolveResult]:
+        """Return the addresses of a name. Raises ``BadRequest`` when one is not permitted."""
+        found = await self._inner.resolve(host, port, family)
+        for each in found:
+            _check_address(host, each["host"], self._hosts, self._name)
+        return found
+
+    async def close(self) -> None:
+        """Close the resolver behind it."""
+        await self._inner.close()
+
+
+def is_public(address: Address) -> bool:
+    """Whether an address leads out of every private network.
+
+    Loopback, private, shared, link-local, multicast and reserved ones do not, nor do IPv6
+    addresses that stand for one of them.
+    """
+    carried = _carried(address)
+    if carried:
+        return all(is_public(each) for each in carried)
+    local = isinstance(address, ipaddress.IPv6Address) and address.is_site_local
+    return address.is_global and not (address.is_multicast or address.is_reserved or local)
+
+
+def _carried(address: Address) -> list[ipaddress.IPv4Address]:
+    """Return the IPv4 addresses that an IPv6 address stands for."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return []
+    inside = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+    if address in _NAT64:
+        inside.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return [each for each in inside if each is not None]
+
+
+def _check_address(name: str, text: str, hosts: Hosts, field: str) -> None:
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        raise BadRequest(f"{field}: the address is not valid") from None
+    if not hosts.permits(name, address):
+        raise BadRequest(f"{field}: only public addresses and outbound_hosts are asked")
+
+
+def _url(text: str, policy: Policy) -> URL:
+    try:
+        return URL(text)
+    except ValueError:
+        raise BadRequest(f"{policy.name}: not a URL") from None
+
+
+def _network(text: str) -> Any:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return None

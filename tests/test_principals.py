@@ -1,0 +1,127 @@
+"""Principals and the sessions of browsers."""
+
+from __future__ import annotations
+
+import pytest
+
+from mataserver.http import browsers
+from mataserver.http.browsers import Browsers, cookie_name, may_act, same_origin
+from mataserver.principals import ANONYMOUS, ROLES, SCOPES, Credentials, Principal, key_id
+
+VIEWER = Principal("u1", "Ada", "user", ROLES["viewer"])
+CAMERAS = Principal("key:1", "cams", "key", frozenset({"infer"}))
+
+
+class Clock:
+    """A clock that a test sets."""
+
+    now = 1000.0
+
+    def __call__(self):
+        return self.now
+
+
+def test_scopes():
+    """A principal may what its scopes say, an admin everything; None asks for every scope."""
+    assert ANONYMOUS.unrestricted
+    assert all(ANONYMOUS.may(scope) for scope in (*SCOPES, None, "any"))
+    assert CAMERAS.may("infer")
+    assert CAMERAS.may("any")
+    assert not any(CAMERAS.may(scope) for scope in ("models:write", "admin", None))
+    assert {scope for scope in SCOPES if VIEWER.may(scope)} == ROLES["viewer"]
+
+
+def test_the_id_of_a_key_tells_nothing_of_it():
+    """The same key has the same id, another another, and neither shows the key."""
+    assert key_id("secret-key") == key_id("secret-key") != key_id("secret-keys")
+    assert "secret" not in key_id("secret-key")
+    assert len(key_id("secret-key")) == len("key:") + 12
+
+
+def test_secrets_are_not_shown():
+    """What is logged of credentials holds neither the secret nor the CSRF token."""
+    assert "hidden" not in repr(Credentials("bearer", "hidden", csrf="hidden"))
+
+
+def test_a_session_lasts_while_it_is_used():
+    """Each use counts the time anew; without one it ends, and so it does when it is ended."""
+    clock = Clock()
+    known = Browsers(clock)
+    cookie, login = known.begin(VIEWER)
+    for _ in range(3):
+        clock.now += browsers.SESSION_SECONDS - 1
+        assert known.find(cookie) == login
+    clock.now += browsers.SESSION_SECONDS + 1
+    assert known.find(cookie) is None
+    other, _ = known.begin(CAMERAS)
+    known.end(other)
+    assert known.find(other) is None
+    assert known.find("unknown") is None
+
+
+def test_a_code_counts_once_and_soon():
+    """A code begins one session; a second try, a late one and a wrong one begin none."""
+    clock = Clock()
+    known = Browsers(clock)
+    code = known.make_code(VIEWER)
+    assert known.spend_code(code) is VIEWER
+    assert known.spend_code(code) is None
+    late = known.make_code(VIEWER)
+    clock.now += browsers.CODE_SECONDS + 1
+    assert known.spend_code(late) is None
+
+
+def test_sessions_are_bounded():
+    """However many begin, the newest are kept and one that is used stays."""
+    known = Browsers()
+    used, _ = known.begin(VIEWER)
+    for _ in range(browsers.MOST + 10):
+        known.begin(CAMERAS)
+        assert known.find(used) is not None
+
+
+def test_every_session_of_a_principal_ends():
+    """Who is no more has neither sessions nor codes; others keep theirs."""
+    known = Browsers()
+    hers, _ = known.begin(VIEWER)
+    theirs, _ = known.begin(CAMERAS)
+    code = known.make_code(VIEWER)
+    known.end_all("u1")
+    assert known.find(hers) is None
+    assert known.spend_code(code) is None
+    assert known.find(theirs) is not None
+
+
+@pytest.mark.parametrize(
+    ("method", "origin", "csrf", "socket", "counts"),
+    [
+        ("GET", None, False, False, True),
+        ("POST", "http://box:8110", True, False, True),
+        ("POST", "http://box:8110", False, False, False),
+        ("POST", "http://evil.example", True, False, False),
+        ("POST", None, True, False, False),
+        ("POST", "null", True, False, False),
+        ("GET", "http://box:8110", False, True, True),
+        ("GET", "http://evil.example", False, True, False),
+        ("GET", None, True, True, False),
+    ],
+)
+def test_when_a_cookie_counts(method, origin, csrf, socket, counts):
+    """What changes something needs the page's own origin and token; a WebSocket the origin."""
+    _, login = Browsers().begin(VIEWER)
+    shown = login.csrf if csrf else ""
+    credentials = Credentials(
+        "cookie", "x", method=method, origin=origin, host="box:8110", csrf=shown
+    )
+    assert may_act(credentials, login, socket=socket) is counts
+
+
+def test_names_of_cookies_and_origins():
+    """Two servers of one machine do not share a cookie; only the page's own origin is the same."""
+    assert cookie_name("box:8110") == "mataserver_8110"
+    assert cookie_name("[::1]:80") == "mataserver_80"
+    assert cookie_name("box") == cookie_name("[::1]") == "mataserver"
+    assert same_origin("https://Box:8110", "box:8110")
+    assert not same_origin("http://box:8110.evil.example", "box:8110")
+    assert not same_origin("ftp://box:8110", "box:8110")
+    assert not same_origin("http://", "")
