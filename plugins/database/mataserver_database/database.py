@@ -1,0 +1,233 @@
+"""The database: transactions, readings, migrations, and word of what other processes changed."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+from sqlalchemy.ext.asyncio import create_async_engine
+
+from mataserver import MataError, Unavailable
+from mataserver_database import migrations
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable
+    from pathlib import Path
+
+    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+
+    from mataserver_database.schema import Schema
+
+FILE = "mataserver.db"
+POLL_SECONDS = 0.25
+"""How soon a change that another process made in SQLite is seen."""
+RETRY_SECONDS = 1.0
+_WRITING = "mataserver_writing"
+_OF_THE_CALLER = (
+    sa.exc.DataError,
+    sa.exc.IntegrityError,
+    sa.exc.NotSupportedError,
+    sa.exc.ProgrammingError,
+)
+"""What is wrong with a statement or breaks a table's rule, and so no trouble of the database."""
+_BUSY = "The database does not answer now"
+
+log = logging.getLogger("mataserver.plugin.database")
+
+
+class Busy(Unavailable):
+    """503: the database does not answer now, or another holds what is wanted for too long."""
+
+
+class Database:
+    """One database. Its statements are SQLAlchemy's, the same for SQLite and PostgreSQL.
+
+    Whatever fails because the database is locked, gone or full is raised as ``Busy``, whose
+    sentence tells no statement and no value.
+    """
+
+    def __init__(
+        self, data_dir: Path, url: str | None = None, *, timeout: float = 10.0, pool: int = 5
+    ) -> None:
+        self._timeout = timeout
+        self._lock_file = None if url else data_dir / f"{FILE}.lock"
+        self._engine = _postgres(url, timeout, pool) if url else _sqlite(data_dir / FILE, timeout)
+        self._watchers: dict[str, list[Callable[[], None]]] = {}
+        self._listening: asyncio.Task[None] | None = None
+
+    @property
+    def dialect(self) -> str:
+        """Which kind it is: sqlite or postgresql."""
+        return self._engine.dialect.name
+
+    @contextlib.asynccontextmanager
+    async def begin(self) -> AsyncIterator[AsyncConnection]:
+        """Give a connection whose transaction may write; it is committed unless something raises.
+
+        In SQLite it is the only one that writes, from its beginning: it cannot fail half-way
+        because another wrote first.
+        """
+        async with self._failures(), self._engine.connect() as plain:
+            connection = await plain.execution_options(**{_WRITING: True})
+            async with connection.begin():
+                yield connection
+
+    @contextlib.asynccontextmanager
+    async def read(self) -> AsyncIterator[AsyncConnection]:
+        """Give a connection for reading: what it reads is one state of the database."""
+        async with self._failures(), self._engine.connect() as connection, connection.begin():
+            yield connection
+
+    async def migrate(self, schema: Schema) -> None:
+        """Bring a plugin's tables to the version that its code knows.
+
+        Raises ``NewerSchemaError`` for tables of a newer version, ``Busy`` for a database that
+        does not answer.
+        """
+        async with self.read() as connection:
+            found = await connection.run_sync(migrations.version, schema)
+        if not schema.check(found):
+            return
+        async with self.begin() as connection:
+            if await connection.run_sync(migrations.migrate, schema, self._lock_file):
+                log.info("tables of %s: version %s", schema.name, schema.head)
+
+    async def close(self) -> None:
+        """Close every connection."""
+        if self._listening is not None:
+            self._listening.cancel()
+            await asyncio.gather(self._listening, return_exceptions=True)
+        await self._engine.dispose()
+
+    # what others changed
+
+    async def announce(self, connection: AsyncConnection, channel: str) -> None:
+        """Have this transaction tell every process, once it is committed, that it changed a thing.
+
+        ``channel`` names the thing: letters, digits and underscores.
+        """
+        if self.dialect == "postgresql":
+            await connection.execute(
+                sa.text("SELECT pg_notify(:channel, '')"), {"channel": channel}
+            )
+
+    def watch(self, channel: str, changed: Callable[[], None]) -> None:
+        """Have ``changed()`` called soon after any process announced a change of a thing.
+
+        It may be called without a change: SQLite tells that something was written, not what.
+        """
+        self._watchers.setdefault(channel, []).append(changed)
+        if self._listening is not None:
+            self._listening.cancel()  # it begins anew, and hears of this channel too
+        listen = self._listen if self.dialect == "postgresql" else self._poll
+        self._listening = asyncio.get_running_loop().create_task(self._keep(listen))
+
+    async def _keep(self, listen: Callable[[], Awaitable[None]]) -> None:
+        """Listen for ever; after a failure everything may have changed."""
+        while True:
+            try:
+                await listen()
+            except (OSError, sa.exc.SQLAlchemyError) as error:
+                log.warning("changes of other processes are not seen now: %s", type(error).__name__)
+            await asyncio.sleep(RETRY_SECONDS)
+            for channel in self._watchers:
+                self._tell(channel)
+
+    async def _poll(self) -> None:
+        """Look at SQLite's count of what other connections have written."""
+        async with self._engine.connect() as connection:
+            before: int | None = None
+            while True:
+                now = await connection.scalar(sa.text("PRAGMA data_version"))
+                await connection.rollback()  # the count stands still within a transaction
+                if before not in {None, now}:
+                    for channel in self._watchers:
+                        self._tell(channel)
+                before = now
+                await asyncio.sleep(POLL_SECONDS)
+
+    async def _listen(self) -> None:
+        """Have PostgreSQL tell what was announced, until the connection is lost."""
+        lost = asyncio.Event()
+        async with self._engine.connect() as connection:
+            driver: Any = (await connection.get_raw_connection()).driver_connection
+            driver.add_termination_listener(lambda _connection: lost.set())
+            for channel in self._watchers:
+                await driver.add_listener(channel, self._heard)
+            try:
+                await lost.wait()
+            finally:
+                await connection.invalidate()  # one that listens must not serve others
+
+    def _heard(self, _connection: object, _pid: int, channel: str, _payload: str) -> None:
+        self._tell(channel)
+
+    def _tell(self, channel: str) -> None:
+        for changed in self._watchers.get(channel, ()):
+            try:
+                changed()
+            except Exception:
+                log.exception("a watcher of %s failed", channel)
+
+    @contextlib.asynccontextmanager
+    async def _failures(self) -> AsyncIterator[None]:
+        """Raise what is the database's own trouble as ``Busy``; what a statement breaks stays."""
+        try:
+            yield
+        except _OF_THE_CALLER:
+            raise
+        except sa.exc.TimeoutError as error:
+            raise Busy(_BUSY, retry_after=1) from error
+        except sa.exc.DBAPIError as error:
+            log.warning("the database failed: %s", error.orig)
+            raise Busy(_BUSY, retry_after=1) from error
+        except OSError as error:
+            log.warning("the database cannot be reached: %s", error)
+            raise Busy(_BUSY, retry_after=1) from error
+
+
+def _sqlite(path: Path, timeout: float) -> AsyncEngine:
+    """Return an engine on a file: write-ahead log, foreign keys, transactions that begin early."""
+    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", connect_args={"timeout": timeout})
+
+    @event.listens_for(engine.sync_engine, "connect")
+    def connected(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions by itself
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "foreign_keys=ON", "synchronous=NORMAL"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine.sync_engine, "begin")
+    def begun(connection: sa.Connection) -> None:
+        writing = connection.get_execution_options().get(_WRITING, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+    return engine
+
+
+def _postgres(url: str, timeout: float, pool: int) -> AsyncEngine:
+    """Return an engine on PostgreSQL. Raises ``MataError`` without the driver."""
+    parsed = sa.make_url(url).set(drivername="postgresql+asyncpg")
+    try:
+        return create_async_engine(
+            parsed,
+            pool_size=pool,
+            pool_timeout=timeout,
+            pool_pre_ping=True,
+            connect_args={
+                "timeout": timeout,
+                "server_settings": {
+                    "lock_timeout": f"{timeout * 1e3:.0f}",
+                    "statement_timeout": f"{timeout * 1e3:.0f}",
+                },
+            },
+        )
+    except ModuleNotFoundError:
+        raise MataError(
+            "plugins.database.url needs a package: pip install 'mataserver-database[postgres]'"
+        ) from None

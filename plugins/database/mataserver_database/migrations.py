@@ -1,0 +1,78 @@
+"""Brings a database to a schema's newest version, one process at a time.
+
+Alembic is imported only when a version differs: it takes longer than all the rest of a start.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from mataserver_database.schema import Schema
+
+
+def version(connection: sa.Connection, schema: Schema) -> str | None:
+    """Return the version of a schema in the database, None before its first migration."""
+    if not sa.inspect(connection).has_table(schema.table):
+        return None
+    table = sa.table(schema.table, sa.column("version_num"))
+    found: str | None = connection.execute(sa.select(table.c.version_num)).scalar()
+    return found
+
+
+def migrate(connection: sa.Connection, schema: Schema, lock_file: Path | None) -> bool:
+    """Migrate under a lock that other processes respect; return whether there was anything to do.
+
+    ``lock_file`` is the lock of a database that has none of its own. The connection is in a
+    transaction: a migration that fails leaves nothing. Raises ``NewerSchemaError``.
+    """
+    with _locked(connection, schema, lock_file):
+        if not schema.check(version(connection, schema)):
+            return False
+        _upgrade(connection, schema)
+        return True
+
+
+def _upgrade(connection: sa.Connection, schema: Schema) -> None:
+    from alembic.config import Config
+    from alembic.runtime.environment import EnvironmentContext
+    from alembic.script import ScriptDirectory
+
+    scripts = ScriptDirectory(str(schema.folder), version_locations=[str(schema.folder)])
+
+    def steps(current: Any, _context: Any) -> Any:
+        return scripts._upgrade_revs("head", current)  # noqa: SLF001 - as ``alembic upgrade`` does
+
+    with EnvironmentContext(Config(), scripts, fn=steps) as environment:
+        environment.configure(
+            connection=connection,
+            version_table=schema.table,
+            render_as_batch=connection.dialect.name == "sqlite",
+            transactional_ddl=False,  # the caller's transaction holds the whole of it
+        )
+        environment.run_migrations()
+
+
+@contextlib.contextmanager
+def _locked(connection: sa.Connection, schema: Schema, lock_file: Path | None) -> Iterator[None]:
+    if connection.dialect.name == "postgresql":
+        number = int.from_bytes(hashlib.sha256(schema.table.encode()).digest()[:7])
+        for limit in ("statement_timeout", "lock_timeout"):  # a large table takes its time
+            connection.execute(sa.text(f"SET LOCAL {limit} = 0"))
+        connection.execute(sa.text("SELECT pg_advisory_xact_lock(:number)"), {"number": number})
+        yield
+        return
+    if lock_file is None:
+        yield
+        return
+    with lock_file.open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield

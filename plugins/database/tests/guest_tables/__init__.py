@@ -1,0 +1,1 @@
+"""A guest's tables, for the tests: two migrations."""

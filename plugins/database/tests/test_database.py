@@ -1,0 +1,216 @@
+"""The database, on SQLite and on PostgreSQL: the same statements, the same failures."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+import sqlalchemy as sa
+
+from mataserver import MataError
+from mataserver_database import Busy, Database, NewerSchemaError, Schema
+
+NOTES = sa.table("notes", sa.column("id"), sa.column("text"), sa.column("stars"))
+
+
+async def texts(database):
+    """Return the notes, by their numbers."""
+    async with database.read() as connection:
+        return list(await connection.scalars(sa.select(NOTES.c.text).order_by(NOTES.c.id)))
+
+
+async def write(database, text, **more):
+    """Write a note."""
+    async with database.begin() as connection:
+        await connection.execute(sa.insert(NOTES).values(text=text, **more))
+
+
+async def fail(database, statement):
+    """Announce and execute something, then fail."""
+    async with database.begin() as connection:
+        await database.announce(connection, "notes")
+        await connection.execute(statement)
+        1 / 0  # noqa: B018
+
+
+async def test_what_was_written_is_read(database, schema):
+    """Migrated tables hold what a transaction wrote, and nothing of one that failed."""
+    await database.migrate(schema)
+    await write(database, "first")
+    with pytest.raises(ZeroDivisionError):
+        await fail(database, sa.insert(NOTES).values(text="second"))
+    await write(database, "third", stars=3)
+    assert await texts(database) == ["first", "third"]
+
+
+async def test_what_a_statement_breaks_is_the_callers(database, schema):
+    """A rule of the tables that is broken is no trouble of the database."""
+    await database.migrate(schema)
+    await write(database, "once")
+    with pytest.raises(sa.exc.IntegrityError):
+        await write(database, "once")
+    assert await texts(database) == ["once"]
+
+
+async def test_migrations_run_once(place, schema):
+    """Ten processes that start at once migrate once; a second start changes nothing."""
+    databases = [Database(*place) for _ in range(10)]
+    await asyncio.gather(*(each.migrate(schema) for each in databases))
+    await write(databases[0], "kept")
+    await databases[1].migrate(schema)
+    assert await texts(databases[2]) == ["kept"]
+    for each in databases:
+        await each.close()
+
+
+async def test_a_newer_database_is_left_alone(database, schema):
+    """Tables of a version that the code does not know are refused in a sentence."""
+    await database.migrate(schema)
+    async with database.begin() as connection:
+        await connection.execute(sa.text("UPDATE guest_version SET version_num = '0003'"))
+    with pytest.raises(NewerSchemaError, match="holds guest 0003, newer than 0002"):
+        await database.migrate(schema)
+
+
+async def test_a_failed_migration_leaves_nothing(database, schema, tmp_path, monkeypatch):
+    """What the steps before had done is undone, and the version is that of before."""
+    package = tmp_path / "broken_tables"
+    (package / "migrations").mkdir(parents=True)
+    (package / "__init__.py").write_text("")
+    for path in schema.folder.glob("*.py"):
+        (package / "migrations" / path.name).write_text(path.read_text())
+    broken = "import sqlalchemy\nrevision, down_revision = '0003', '0002'\ndef upgrade(): 1 / 0\n"
+    (package / "migrations" / "0003_broken.py").write_text(broken)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(ZeroDivisionError):
+        await database.migrate(Schema("guest", "broken_tables"))
+    async with database.read() as connection:
+        names = await connection.run_sync(lambda plain: sa.inspect(plain).get_table_names())
+    assert names == []
+
+
+async def test_writers_wait_for_each_other(place, schema):
+    """Fifty transactions that read and then write, of two processes at once, lose nothing."""
+    databases = [Database(*place), Database(*place)]
+    await databases[0].migrate(schema)
+    await write(databases[0], "count")
+
+    async def add(database):
+        async with database.begin() as connection:
+            lock = sa.select(NOTES.c.stars).with_for_update()
+            stars = await connection.scalar(lock)
+            await connection.execute(sa.update(NOTES).values(stars=stars + 1))
+
+    await asyncio.gather(*(add(databases[number % 2]) for number in range(50)))
+    async with databases[0].read() as connection:
+        assert await connection.scalar(sa.select(NOTES.c.stars)) == 50
+    for each in databases:
+        await each.close()
+
+
+async def test_a_locked_database_is_busy(place, schema):
+    """Who waits too long for another's transaction is told so, and may try again."""
+    holder, waiter = Database(*place), Database(*place, timeout=0.3)
+    await holder.migrate(schema)
+    await write(holder, "held")
+    async with holder.begin() as connection:
+        await connection.execute(sa.update(NOTES).values(stars=1))
+        with pytest.raises(Busy) as told:
+            async with waiter.begin() as second:
+                await second.execute(sa.update(NOTES).values(stars=2))
+    assert told.value.retry_after == 1
+    await write(waiter, "after")
+    await holder.close()
+    await waiter.close()
+
+
+async def test_a_database_that_is_gone_is_busy(tmp_path):
+    """Nothing that listens there, and no folder: 503, without a path or an address."""
+    for gone in (
+        Database(tmp_path, "postgresql://mata:secret@127.0.0.1:9/none", timeout=2.0),
+        Database(tmp_path / "missing"),
+    ):
+        with pytest.raises(Busy) as told:
+            async with gone.read():
+                pass
+        assert told.value.detail == "The database does not answer now"
+        await gone.close()
+
+
+async def test_changes_of_others_are_told(place, schema):
+    """A watcher hears within a second of what another process announced."""
+    mine, theirs = Database(*place), Database(*place)
+    await mine.migrate(schema)
+    heard = asyncio.Event()
+    mine.watch("notes", heard.set)
+    mine.watch("others", lambda: None)
+    await asyncio.sleep(0.5)
+    assert not heard.is_set()
+    async with theirs.begin() as connection:
+        await connection.execute(sa.insert(NOTES).values(text="news"))
+        await theirs.announce(connection, "notes")
+    async with asyncio.timeout(5):
+        await heard.wait()
+    await mine.close()
+    await theirs.close()
+
+
+async def test_announcements_that_are_not_committed_are_not_heard(place, schema):
+    """A transaction that fails tells nobody."""
+    mine, theirs = Database(*place), Database(*place)
+    await mine.migrate(schema)
+    calls = []
+    mine.watch("notes", lambda: calls.append(1))
+    await asyncio.sleep(0.3)
+    calls.clear()
+    with pytest.raises(ZeroDivisionError):
+        await fail(theirs, sa.insert(NOTES).values(text="news"))
+    await asyncio.sleep(0.6)
+    assert calls == []
+    await mine.close()
+    await theirs.close()
+
+
+async def test_foreign_keys_hold(database):
+    """A row that points nowhere is refused by both."""
+    async with database.begin() as connection:
+        await connection.execute(sa.text("CREATE TABLE a (id INTEGER PRIMARY KEY)"))
+        await connection.execute(sa.text("CREATE TABLE b (a INTEGER REFERENCES a (id))"))
+    with pytest.raises(sa.exc.IntegrityError):
+        async with database.begin() as connection:
+            await connection.execute(sa.text("INSERT INTO b VALUES (7)"))
+
+
+def test_gaps_in_migrations_are_refused(tmp_path, monkeypatch):
+    """Migrations are numbered without a gap, so that a version says which ones ran."""
+    (tmp_path / "gappy" / "migrations").mkdir(parents=True)
+    (tmp_path / "gappy" / "__init__.py").write_text("")
+    (tmp_path / "gappy" / "migrations" / "0002_late.py").write_text("")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with pytest.raises(LookupError, match="numbered from 0001"):
+        _ = Schema("gappy", "gappy").head
+
+
+async def test_alembic_is_imported_for_a_migration_alone(tmp_path, schema):
+    """A start on tables that are as they should be does not pay for the migrations' library."""
+    code = (
+        "import asyncio, sys; sys.path.insert(0, sys.argv[2]);"
+        "from pathlib import Path; from mataserver_database import Database, Schema\n"
+        "async def main():\n"
+        "    database = Database(Path(sys.argv[1]))\n"
+        "    await database.migrate(Schema('guest', 'guest_tables'))\n"
+        "    await database.close()\n"
+        "asyncio.run(main()); print('alembic' in sys.modules)"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(schema.folder.parent.parent)]
+    for expected in ("True", "False"):
+        ran = subprocess.run(command, capture_output=True, text=True, check=True)
+        assert ran.stdout.strip() == expected
+
+
+def test_errors_are_the_servers():
+    """Both failures become a status and a sentence."""
+    assert issubclass(Busy, MataError)
+    assert issubclass(NewerSchemaError, MataError)
