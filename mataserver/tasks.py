@@ -1,0 +1,54 @@
+"""Background tasks that are looked after: a failure is logged, and shown in ``/ready``."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Coroutine
+
+log = logging.getLogger("mataserver.tasks")
+
+
+class Tasks:
+    """The background tasks of one service. They are cancelled when it ends."""
+
+    def __init__(self, owner: str) -> None:
+        self._owner = owner
+        self._running: set[asyncio.Task[Any]] = set()
+        self._failed: dict[str, str] = {}
+
+    def spawn(self, coroutine: Coroutine[Any, Any, Any], name: str) -> asyncio.Task[Any]:
+        """Run a coroutine beside the requests until it returns or the service ends.
+
+        What it raises is logged and stands in ``failed`` until a task of that name is spawned
+        again. Nothing starts it again: it knows best what it can survive.
+        """
+        self._failed.pop(name, None)
+        task = asyncio.get_running_loop().create_task(coroutine, name=f"{self._owner}: {name}")
+        self._running.add(task)
+        task.add_done_callback(lambda done: self._done(done, name))
+        return task
+
+    @property
+    def failed(self) -> dict[str, str]:
+        """What failed: the task's name, and the kind of the error. No detail: anybody may see it."""
+        return dict(self._failed)
+
+    async def close(self) -> None:
+        """Cancel what runs and wait for its end."""
+        running = list(self._running)
+        for task in running:
+            task.cancel()
+        await asyncio.gather(*running, return_exceptions=True)
+
+    def _done(self, task: asyncio.Task[Any], name: str) -> None:
+        self._running.discard(task)
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is not None:
+            self._failed[name] = type(error).__name__
+            log.error("%s: the task %r failed", self._owner, name, exc_info=error)

@@ -1,0 +1,63 @@
+"""What the tests of child processes run."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+
+def echo(parent):
+    """Send every message back."""
+    for message in parent.messages(dict):
+        parent.send({"said": message, "arguments": parent.arguments})
+
+
+def noisy(parent):
+    """Print to both streams, then fail."""
+    sys.stdout.write("this is no message")
+    sys.stderr.write("x" * 10_000)
+    parent.send({"nice": os.nice(0), "threads": os.environ.get("OMP_NUM_THREADS")})
+    raise RuntimeError("the last word")
+
+
+def family(parent):
+    """Start a process of its own, tell both ids, then wait for ever."""
+    sleeper = subprocess.Popen(["sleep", "600"])
+    parent.send({"pids": [os.getpid(), sleeper.pid]})
+    time.sleep(600)
+
+
+def hosting(parent):
+    """Be a server that runs a child, for a test that kills the server."""
+    import asyncio
+
+    from mataserver.processes import run_process
+
+    async def host():
+        async with run_process(family) as child:
+            async for message in child.messages(dict):
+                parent.send(message)
+                await asyncio.sleep(600)
+
+    asyncio.run(host())
+
+
+def polite(parent):
+    """Write a file when asked to end."""
+    import signal
+
+    def leave(_number, _frame):
+        Path(parent.arguments[0]).write_text("left")
+        sys.exit(0)
+
+    signal.signal(signal.SIGTERM, leave)
+    parent.send({"ready": True})
+    time.sleep(600)
+
+
+def main():
+    """Print the arguments: this module as a target."""
+    sys.stdout.write(f"{sys.argv[1:]}\n")

@@ -1,0 +1,106 @@
+"""Child processes: messages, last words, and that none outlives its context or its server."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import msgspec
+import psutil
+import pytest
+
+import child_targets
+from api_answers import until
+from mataserver.processes import run_process
+
+
+def gone(pid):
+    """Whether a process has ended."""
+    try:
+        return psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+    except psutil.NoSuchProcess:
+        return True
+
+
+async def test_messages_go_both_ways():
+    """A function gets what is sent and its answers come back, until the input is closed."""
+    async with run_process(child_targets.echo, ["one"]) as child:
+        for number in range(3):
+            await child.send({"number": number})
+        child.close_input()
+        said = [message async for message in child.messages(dict)]
+        assert await child.wait() == 0
+    assert said == [{"said": {"number": n}, "arguments": ["one"]} for n in range(3)]
+
+
+async def test_last_words_and_manners():
+    """What a child prints is no message; the end of its standard error is kept; it steps back."""
+    async with run_process(child_targets.noisy, nice=5, threads=2) as child:
+        said = [message async for message in child.messages(dict)]
+        assert await child.wait() == 1
+        words = await child.last_words()
+    assert said == [{"nice": os.nice(0) + 5, "threads": "2"}]
+    assert words.endswith("RuntimeError: the last word\n")
+    assert len(words) <= 4096
+
+
+async def test_the_end_of_the_context_ends_the_family():
+    """A child and what it has started are gone when the context ends."""
+    async with run_process(child_targets.family) as child:
+        async for message in child.messages(dict):
+            pids = message["pids"]
+            break
+        assert not any(map(gone, pids))
+    await until(lambda: all(map(gone, pids)))
+
+
+async def test_a_child_dies_with_its_server():
+    """SIGKILL of the server ends its child."""
+    async with run_process(child_targets.hosting) as server:
+        async for message in server.messages(dict):
+            child, orphan = message["pids"]
+            break
+        os.kill(server.pid, signal.SIGKILL)
+        await until(lambda: gone(child))
+    os.kill(orphan, signal.SIGKILL)
+
+
+async def test_grace(tmp_path):
+    """A child that has time to stop is asked first."""
+    async with run_process(child_targets.polite, [str(tmp_path / "note")], grace=10.0) as child:
+        async for _ in child.messages(dict):
+            break
+    assert (tmp_path / "note").read_text() == "left"
+
+
+async def test_modules_and_programs():
+    """A module runs as ``python -m`` does, a program as it is."""
+    async with run_process("child_targets", ["a", "b"]) as child:
+        assert await child.output.read() == b"['a', 'b']\n"
+        assert await child.wait() == 0
+    async with run_process(
+        ["sh", "-c", "echo $GIVEN; exit 3"], environment={"GIVEN": "x"}
+    ) as child:
+        assert await child.output.read() == b"x\n"
+        assert await child.wait() == 3
+
+
+async def test_what_is_no_message():
+    """Garbage is refused where the messages are read."""
+    async with run_process(["echo", "no JSON"]) as child:
+        with pytest.raises(msgspec.DecodeError):
+            _ = [message async for message in child.messages(dict)]
+
+
+async def test_a_program_that_is_not_there():
+    """What cannot be run ends at once, and its last words say why."""
+    async with run_process(["no-such-program"]) as child:
+        assert await child.wait() == 1
+        assert "FileNotFoundError" in await child.last_words()
+
+
+async def test_local_functions_are_refused():
+    """A child finds a function by its name, so it must have one."""
+    with pytest.raises(ValueError, match="top level"):
+        async with run_process(lambda _parent: None):
+            pass

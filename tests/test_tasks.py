@@ -1,0 +1,51 @@
+"""Background tasks: failures are told, ends are waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+from mataserver.tasks import Tasks
+
+
+async def fail():
+    """Raise at once."""
+    raise RuntimeError("secret detail")
+
+
+async def test_a_failure_is_logged_and_told(caplog):
+    """The log has the traceback; what anybody may see has the task and the kind of error."""
+    tasks = Tasks("lab")
+    with caplog.at_level(logging.ERROR):
+        await asyncio.wait([tasks.spawn(fail(), "count")])
+        await asyncio.sleep(0)
+    assert tasks.failed == {"count": "RuntimeError"}
+    assert "secret detail" in caplog.text
+    assert "lab: the task 'count' failed" in caplog.text
+
+
+async def test_a_second_try_clears_the_first():
+    """A task that is spawned anew is no longer told as failed, and one that returned never was."""
+    tasks = Tasks("lab")
+    await asyncio.wait([tasks.spawn(fail(), "count")])
+    await asyncio.wait([tasks.spawn(asyncio.sleep(0), "count")])
+    await asyncio.sleep(0)
+    assert tasks.failed == {}
+
+
+async def test_the_end_is_waited_for():
+    """What runs is cancelled, and may clean up before the service is gone."""
+    tasks, cleaned = Tasks("lab"), []
+
+    async def work():
+        try:
+            await asyncio.sleep(600)
+        finally:
+            await asyncio.sleep(0.01)
+            cleaned.append(True)
+
+    tasks.spawn(work(), "work")
+    await asyncio.sleep(0)
+    await tasks.close()
+    assert cleaned == [True]
+    assert tasks.failed == {}
