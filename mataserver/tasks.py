@@ -34,7 +34,7 @@ class Tasks:
 
     @property
     def failed(self) -> dict[str, str]:
-        """What failed: the task's name, and the kind of the error. No detail: anybody may see it."""
+        """What failed: the task and the kind of the error. No detail: anybody may see it."""
         return dict(self._failed)
 
     async def close(self) -> None:

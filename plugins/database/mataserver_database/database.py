@@ -26,6 +26,8 @@ FILE = "mataserver.db"
 POLL_SECONDS = 0.25
 """How soon a change that another process made in SQLite is seen."""
 RETRY_SECONDS = 1.0
+_CHANNEL = "mataserver"
+"""The one name that PostgreSQL's notifications go by; what they say is the thing that changed."""
 _WRITING = "mataserver_writing"
 _OF_THE_CALLER = (
     sa.exc.DataError,
@@ -58,6 +60,7 @@ class Database:
         self._engine = _postgres(url, timeout, pool) if url else _sqlite(data_dir / FILE, timeout)
         self._watchers: dict[str, list[Callable[[], None]]] = {}
         self._listening: asyncio.Task[None] | None = None
+        self._closing = asyncio.Event()
 
     @property
     def dialect(self) -> str:
@@ -98,9 +101,9 @@ class Database:
 
     async def close(self) -> None:
         """Close every connection."""
+        self._closing.set()
         if self._listening is not None:
-            self._listening.cancel()
-            await asyncio.gather(self._listening, return_exceptions=True)
+            await self._listening
         await self._engine.dispose()
 
     # what others changed
@@ -108,12 +111,11 @@ class Database:
     async def announce(self, connection: AsyncConnection, channel: str) -> None:
         """Have this transaction tell every process, once it is committed, that it changed a thing.
 
-        ``channel`` names the thing: letters, digits and underscores.
+        ``channel`` names the thing.
         """
         if self.dialect == "postgresql":
-            await connection.execute(
-                sa.text("SELECT pg_notify(:channel, '')"), {"channel": channel}
-            )
+            given = {"name": _CHANNEL, "channel": channel}
+            await connection.execute(sa.text("SELECT pg_notify(:name, :channel)"), given)
 
     def watch(self, channel: str, changed: Callable[[], None]) -> None:
         """Have ``changed()`` called soon after any process announced a change of a thing.
@@ -121,34 +123,31 @@ class Database:
         It may be called without a change: SQLite tells that something was written, not what.
         """
         self._watchers.setdefault(channel, []).append(changed)
-        if self._listening is not None:
-            self._listening.cancel()  # it begins anew, and hears of this channel too
-        listen = self._listen if self.dialect == "postgresql" else self._poll
-        self._listening = asyncio.get_running_loop().create_task(self._keep(listen))
+        if self._listening is None:
+            listen = self._listen if self.dialect == "postgresql" else self._poll
+            self._listening = asyncio.get_running_loop().create_task(self._keep(listen))
 
     async def _keep(self, listen: Callable[[], Awaitable[None]]) -> None:
-        """Listen for ever; after a failure everything may have changed."""
-        while True:
+        """Listen until the end; after a failure everything may have changed."""
+        while not self._closing.is_set():
             try:
                 await listen()
             except (OSError, sa.exc.SQLAlchemyError) as error:
                 log.warning("changes of other processes are not seen now: %s", type(error).__name__)
-            await asyncio.sleep(RETRY_SECONDS)
-            for channel in self._watchers:
-                self._tell(channel)
+                await self._pause(RETRY_SECONDS)
+                self._tell_all()
 
     async def _poll(self) -> None:
         """Look at SQLite's count of what other connections have written."""
         async with self._engine.connect() as connection:
             before: int | None = None
-            while True:
+            while not self._closing.is_set():
                 now = await connection.scalar(sa.text("PRAGMA data_version"))
                 await connection.rollback()  # the count stands still within a transaction
                 if before not in {None, now}:
-                    for channel in self._watchers:
-                        self._tell(channel)
+                    self._tell_all()
                 before = now
-                await asyncio.sleep(POLL_SECONDS)
+                await self._pause(POLL_SECONDS)
 
     async def _listen(self) -> None:
         """Have PostgreSQL tell what was announced, until the connection is lost."""
@@ -156,14 +155,32 @@ class Database:
         async with self._engine.connect() as connection:
             driver: Any = (await connection.get_raw_connection()).driver_connection
             driver.add_termination_listener(lambda _connection: lost.set())
-            for channel in self._watchers:
-                await driver.add_listener(channel, self._heard)
+            await driver.add_listener(_CHANNEL, self._heard)
+            waits = [asyncio.ensure_future(event.wait()) for event in (lost, self._closing)]
             try:
-                await lost.wait()
+                await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
             finally:
+                for wait in waits:
+                    wait.cancel()
                 await connection.invalidate()  # one that listens must not serve others
+        if lost.is_set():
+            raise ConnectionResetError
 
-    def _heard(self, _connection: object, _pid: int, channel: str, _payload: str) -> None:
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but not for longer than the database is open.
+
+        The tasks here are never cancelled: a driver that is cancelled in mid-statement leaves its
+        thread or its connection behind.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._closing.wait()
+
+    def _tell_all(self) -> None:
+        for channel in self._watchers:
+            self._tell(channel)
+
+    def _heard(self, _connection: object, _pid: int, _name: str, channel: str) -> None:
         self._tell(channel)
 
     def _tell(self, channel: str) -> None:

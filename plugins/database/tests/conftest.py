@@ -2,31 +2,23 @@
 
 from __future__ import annotations
 
-import importlib.util
 import itertools
 import sys
 from pathlib import Path
 
 import pytest
-import sqlalchemy as sa
 
 from mataserver_database import Database, Schema
+from mataserver_database.testing import new_database, running_postgres
 
 HERE = Path(__file__).parent
 _NUMBERS = itertools.count(1)
 
 
-def _neighbour(name):
-    spec = importlib.util.spec_from_file_location(name, HERE / f"{name}.py")
-    module = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(module)
-    return module
-
-
 @pytest.fixture(scope="session")
 def postgres():
     """The URL of a PostgreSQL server."""
-    with _neighbour("postgres").running() as url:
+    with running_postgres() as url:
         yield url
 
 
@@ -36,13 +28,7 @@ async def place(request, tmp_path):
     if request.param == "sqlite":
         return (tmp_path,)
     server = request.getfixturevalue("postgres")
-    name = f"test_{next(_NUMBERS)}"
-    admin = Database(tmp_path, server)
-    async with admin._engine.connect() as connection:
-        await connection.execution_options(isolation_level="AUTOCOMMIT")
-        await connection.execute(sa.text(f"CREATE DATABASE {name}"))
-    await admin.close()
-    return (tmp_path, server.replace("/postgres", f"/{name}", 1).replace(":/", "://", 0))
+    return (tmp_path, await new_database(server, f"test_{next(_NUMBERS)}"))
 
 
 @pytest.fixture

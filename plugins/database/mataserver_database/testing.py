@@ -1,4 +1,4 @@
-"""A real PostgreSQL for the tests, started in a folder of its own."""
+"""For the tests of plugins that keep something: a real PostgreSQL in a folder of its own."""
 
 from __future__ import annotations
 
@@ -29,12 +29,27 @@ def _binaries() -> Path:
 def _run(*command: object) -> None:
     """Run as another user than root, whom PostgreSQL refuses."""
     prefix = ["runuser", "-u", "postgres", "--"] if os.geteuid() == 0 else []
-    subprocess.run([*prefix, *map(str, command)], check=True, capture_output=True, cwd="/")
+    subprocess.run([*prefix, *map(str, command)], check=True, capture_output=True, cwd="/")  # noqa: S603 - fixed programs
+
+
+async def new_database(server: str, name: str) -> str:
+    """Make an empty database on a server; return its URL."""
+    import asyncpg
+
+    connection = await asyncpg.connect(server)
+    try:
+        await connection.execute(f'CREATE DATABASE "{name}"')
+    finally:
+        await connection.close()
+    return server.rpartition("/")[0] + f"/{name}"
 
 
 @contextlib.contextmanager
-def running() -> Iterator[str]:
-    """Run a server until the context ends; give the URL of its ``postgres`` database."""
+def running_postgres() -> Iterator[str]:
+    """Run a server until the context ends; give the URL of its ``postgres`` database.
+
+    Needs Debian's ``postgresql``. Raises ``FileNotFoundError`` without it.
+    """
     folder = Path(tempfile.mkdtemp(prefix="postgres-"))
     if os.geteuid() == 0:
         account = pwd.getpwnam("postgres")
