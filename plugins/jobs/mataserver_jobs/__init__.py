@@ -1,0 +1,1 @@
+"""Durable jobs: work that takes minutes, shows how far it is, and survives its server."""

@@ -1,0 +1,37 @@
+"""The table of jobs."""
+
+from __future__ import annotations
+
+import sqlalchemy as sa
+
+from mataserver_database import Schema
+
+SCHEMA = Schema("jobs", "mataserver_jobs")
+JOBS = sa.Table(
+    "jobs",
+    sa.MetaData(),
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("kind", sa.String(64)),
+    sa.Column("owner", sa.String(64)),
+    sa.Column("state", sa.String(16)),
+    sa.Column("stage", sa.String(64)),
+    sa.Column("progress", sa.Float),
+    sa.Column("message", sa.Text),
+    sa.Column("spec", sa.Text),
+    sa.Column("result", sa.Text),
+    sa.Column("error", sa.Text),
+    sa.Column("deaths", sa.Integer),
+    sa.Column("losses", sa.Integer),
+    sa.Column("cancel", sa.Boolean),
+    sa.Column("holder", sa.String(200)),
+    sa.Column("claim", sa.Integer),
+    sa.Column("lease_until", sa.Float),
+    sa.Column("created_at", sa.Float),
+    sa.Column("started_at", sa.Float),
+    sa.Column("finished_at", sa.Float),
+    sa.Column("expires_at", sa.Float),
+    sa.Column("idempotency_key", sa.String(200)),
+    sa.Column("bytes_used", sa.BigInteger),
+)
+CHANNEL = "jobs"
+"""What is announced when a job changed."""

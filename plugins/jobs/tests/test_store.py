@@ -1,0 +1,219 @@
+"""The durable queue: claims, leases, ends, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from mataserver import Conflict, NotFound
+from mataserver_jobs.store import LEASE_SECONDS, MAX_DEATHS, MAX_LOSSES
+
+KINDS = ["infer", "reconstruct"]
+
+
+async def submit(store, number=0, owner="ada", kind="infer", **more):
+    """Queue a job."""
+    return await store.submit(kind, owner, {"number": number}, **more)
+
+
+async def test_a_job_from_start_to_end(store, clock):
+    """A job waits, is claimed, tells how far it is, and is done with its result."""
+    job = await submit(store, 7)
+    assert (job.state, job.progress, job.attempt) == ("queued", 0.0, 1)
+    clock.now += 5
+    claimed = await store.claim("server-1", KINDS)
+    assert (claimed.id, claimed.state, claimed.started_at) == (job.id, "running", clock.now)
+    assert claimed.spec == {"number": 7}
+    assert await store.report(claimed, "reading", 30.0, "Frame 3 of 10.")
+    assert await store.report(claimed, "reading", 20.0, "Frame 2 of 10, once more.")
+    known = await store.get(job.id)
+    assert (known.stage, known.progress) == ("reading", 30.0)
+    clock.now += 5
+    assert await store.finish(claimed, {"frames": 10}, bytes_used=4096)
+    done = await store.get(job.id)
+    assert (done.state, done.stage, done.progress, done.error) == ("done", "done", 100.0, None)
+    assert (done.result, done.bytes_used) == ({"frames": 10}, 4096)
+    assert done.finished_at == clock.now
+    assert await store.claim("server-1", KINDS) is None
+
+
+async def test_the_oldest_first_and_only_known_kinds(store, clock):
+    """Jobs are claimed in order; a kind that the runner does not know is left to others."""
+    first = await submit(store, kind="reconstruct")
+    clock.now += 1
+    second = await submit(store)
+    assert (await store.claim("a", ["infer"])).id == second.id
+    assert await store.claim("a", ["infer"]) is None
+    assert (await store.claim("a", KINDS)).id == first.id
+
+
+async def test_no_job_is_claimed_twice(store):
+    """Ten runners that reach for fifty jobs at once get each of them once."""
+    jobs = {(await submit(store, number)).id for number in range(50)}
+    claimed = []
+
+    async def run(holder):
+        while (record := await store.claim(holder, KINDS)) is not None:
+            claimed.append(record.id)
+
+    await asyncio.gather(*(run(f"server-{number}") for number in range(10)))
+    assert sorted(claimed) == sorted(jobs)
+
+
+async def test_a_lost_server(store, clock):
+    """A job whose lease is over is claimed anew; what the lost server says then changes nothing."""
+    await submit(store)
+    lost = await store.claim("server-1", KINDS)
+    assert await store.recover() == 0
+    clock.now += LEASE_SECONDS - 1
+    assert await store.renew(lost) is not None
+    clock.now += LEASE_SECONDS - 1
+    assert await store.recover() == 0
+    clock.now += 2
+    assert await store.recover() == 1
+    again = await store.claim("server-2", KINDS)
+    assert (again.id, again.losses, again.deaths, again.attempt) == (lost.id, 1, 0, 2)
+    assert await store.renew(lost) is None
+    assert not await store.report(lost, "reading", 90.0, "")
+    assert not await store.finish(lost, {"from": "the dead"})
+    assert not await store.fail(lost, "from the dead")
+    assert await store.finish(again, {"from": "the living"})
+    assert (await store.get(lost.id)).result == {"from": "the living"}
+
+
+async def test_dead_holders_and_clocks(store, clock):
+    """A holder known to be dead need not be waited for, nor a lease from before the clock fell."""
+    await submit(store)
+    await store.claim("server-1", KINDS)
+    assert await store.recover(dead=["server-1"]) == 1
+    await store.claim("server-1", KINDS)
+    clock.now -= 3600
+    assert await store.recover() == 1
+    assert (await store.claim("server-2", KINDS)).losses == 2
+
+
+async def test_poison(store):
+    """A job whose process keeps dying fails with the reason, after a bounded number of deaths."""
+    job = await submit(store)
+    for death in range(1, MAX_DEATHS):
+        record = await store.claim("server-1", KINDS)
+        assert record.deaths == death - 1
+        assert await store.died(record, "killed by signal 9")
+        assert (await store.get(job.id)).state == "queued"
+    await store.died(await store.claim("server-1", KINDS), "killed by signal 9")
+    failed = await store.get(job.id)
+    assert failed.state == "failed"
+    assert failed.error == f"Its process died {MAX_DEATHS} times: killed by signal 9"
+
+
+async def test_a_server_that_keeps_dying(store, clock):
+    """Lost leases are counted apart from deaths, and bounded too."""
+    job = await submit(store)
+    for _ in range(MAX_LOSSES):
+        assert await store.claim("server-1", KINDS) is not None
+        clock.now += LEASE_SECONDS + 1
+        assert await store.recover() == 1
+    failed = await store.get(job.id)
+    assert (failed.state, failed.deaths) == ("failed", 0)
+    assert "was lost 20 times" in failed.error
+
+
+async def test_a_shutdown_costs_no_attempt(store):
+    """A job that its server gives back is neither dead nor lost."""
+    await submit(store)
+    record = await store.claim("server-1", KINDS)
+    assert await store.release(record)
+    assert (await store.claim("server-1", KINDS)).attempt == 1
+
+
+async def test_cancel(store):
+    """A job that waits is cancelled at once; one that runs learns of it, and one that ended not."""
+    waiting = await submit(store)
+    assert (await store.cancel(waiting.id)).state == "cancelled"
+    running = await submit(store)
+    record = await store.claim("server-1", KINDS)
+    assert record.id == running.id
+    assert (await store.cancel(running.id)).state == "running"
+    assert (await store.renew(record)).cancel
+    await store.report(record, "reading", 40.0, "")
+    assert await store.stopped(record, None)
+    ended = await store.get(running.id)
+    assert (ended.state, ended.progress) == ("cancelled", 40.0)
+    with pytest.raises(Conflict, match="has ended: cancelled"):
+        await store.cancel(running.id)
+    with pytest.raises(NotFound):
+        await store.cancel("absent")
+
+
+async def test_restart(store):
+    """A job that ended runs once more with other options, as if it had never run."""
+    job = await submit(store, 1)
+    with pytest.raises(Conflict, match="has not ended"):
+        await store.restart(job.id, {"number": 2})
+    record = await store.claim("server-1", KINDS)
+    await store.fail(record, "no light")
+    again = await store.restart(job.id, {"number": 2})
+    assert (again.state, again.progress, again.error, again.attempt) == ("queued", 0.0, None, 1)
+    claimed = await store.claim("server-1", KINDS)
+    assert claimed.spec == {"number": 2}
+    assert not await store.finish(record, "of the first run")
+
+
+async def test_idempotency(store):
+    """The same key gives the same job, to its owner alone; another request under it is refused."""
+    job = await submit(store, 1, key="k")
+    assert (await submit(store, 1, key="k")).id == job.id
+    with pytest.raises(Conflict, match="another request"):
+        await submit(store, 2, key="k")
+    assert (await submit(store, 1, key="k", owner="bob")).id != job.id
+    assert (await submit(store, 1, key="k", kind="reconstruct")).id != job.id
+    with pytest.raises(Conflict, match="this id exists"):
+        await submit(store, id=job.id)
+
+
+async def test_owners_see_their_own(store):
+    """Another's job is not found, and stands in no list of theirs."""
+    job = await submit(store)
+    assert (await store.get(job.id, owner="ada")).id == job.id
+    with pytest.raises(NotFound):
+        await store.get(job.id, owner="bob")
+    assert await store.find(owner="bob") == ([], 0)
+
+
+async def test_lists(store, clock):
+    """Newest first, in pages, by kind and by state."""
+    jobs = []
+    for number in range(5):
+        clock.now += 1
+        jobs.append(await submit(store, number, kind=KINDS[number % 2]))
+    found, total = await store.find(limit=2, offset=1)
+    assert [each.id for each in found] == [jobs[3].id, jobs[2].id]
+    assert total == 5
+    assert (await store.find(kind="reconstruct"))[1] == 2
+    await store.cancel(jobs[0].id)
+    assert (await store.find(states=["cancelled", "done"]))[1] == 1
+
+
+async def test_removal(store):
+    """Only what has ended is forgotten."""
+    job = await submit(store)
+    with pytest.raises(Conflict, match="cancel it first"):
+        await store.remove(job.id)
+    await store.cancel(job.id)
+    await store.remove(job.id)
+    with pytest.raises(NotFound):
+        await store.get(job.id)
+
+
+ODD = ["'; DROP TABLE jobs; --", "\x00", "naïve \u2028 \U0001f600", "%", "a" * 10_000]
+
+
+@pytest.mark.parametrize("text", ODD)
+async def test_odd_texts(store, text):
+    """What people write is kept as it is or found nowhere; it never becomes a statement."""
+    job = await store.submit("infer", "ada", {"text": text})
+    assert (await store.get(job.id)).spec == {"text": text}
+    if "\x00" not in text:
+        with pytest.raises(NotFound):
+            await store.get(text)
