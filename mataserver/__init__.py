@@ -30,6 +30,7 @@ from mataserver.errors import (
 )
 from mataserver.hookspecs import hookimpl
 from mataserver.params import Confidence, MaxTokens, Params, Temperature, Text, TopK
+from mataserver.principals import ANYBODY, ROLES, SCOPES, Credentials, Principal
 from mataserver.results import (
     Box,
     Classification,
@@ -54,6 +55,9 @@ from mataserver.results import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "ANYBODY",
+    "ROLES",
+    "SCOPES",
     "Backend",
     "BadRequest",
     "Box",
@@ -63,6 +67,7 @@ __all__ = [
     "Conflict",
     "Context",
     "Conversion",
+    "Credentials",
     "DepthResult",
     "DetectResult",
     "Detection",
@@ -86,6 +91,7 @@ __all__ = [
     "Params",
     "Part",
     "PoseResult",
+    "Principal",
     "Result",
     "Segment",
     "SegmentResult",

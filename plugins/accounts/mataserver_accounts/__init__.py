@@ -1,0 +1,1 @@
+"""Users, tokens and keys, made and revoked while the server runs."""

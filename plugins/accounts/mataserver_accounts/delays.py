@@ -1,0 +1,56 @@
+"""Log-ins that fail are slowed down, by name and address; nobody can lock another out for good."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING
+
+from mataserver import MataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FREE = 5
+"""Failures that cost nothing: people mistype."""
+LONGEST = 60.0
+FORGET_SECONDS = 900.0
+MOST = 10_000
+
+
+class TooManyAttempts(MataError):
+    """429: wait before the next try."""
+
+    status = 429
+
+
+class Delays:
+    """How long each (name, address) must wait. The waits double up to a minute."""
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._failures: dict[tuple[str, str], tuple[int, float]] = {}
+
+    def check(self, name: str, address: str) -> None:
+        """Raise ``TooManyAttempts`` while a try from there, for that name, must wait."""
+        count, last = self._failures.get((name, address), (0, 0.0))
+        wait = last + _pause(count) - self._clock()
+        if wait > 0:
+            raise TooManyAttempts("Too many failed log-ins: try again later", retry_after=wait)
+
+    def failed(self, name: str, address: str) -> None:
+        """Count a failure. A try is counted before its password is checked: many come at once."""
+        now = self._clock()
+        count, last = self._failures.pop((name, address), (0, now))
+        if now - last > FORGET_SECONDS:
+            count = 0
+        while len(self._failures) >= MOST:
+            del self._failures[next(iter(self._failures))]
+        self._failures[name, address] = (count + 1, now)
+
+    def succeeded(self, name: str, address: str) -> None:
+        """Forget the failures from there."""
+        self._failures.pop((name, address), None)
+
+
+def _pause(count: int) -> float:
+    return 0.0 if count < FREE else min(LONGEST, float(2 ** (count - FREE)))

@@ -1,0 +1,50 @@
+"""What is known of a user and of a key. No field holds a secret."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from msgspec import Meta, Struct
+
+Role = Literal["admin", "developer", "viewer"]
+UserName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
+KeyName = Annotated[str, Meta(min_length=1, max_length=64)]
+Password = Annotated[str, Meta(min_length=1, max_length=1024)]
+Tags = Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=64)]
+Rate = Annotated[int, Meta(ge=1, le=1_000_000)]
+
+
+class User(Struct, frozen=True, kw_only=True):
+    """A user. ``id`` never changes and is never given again; ``created_at`` in Unix seconds."""
+
+    id: str
+    name: str
+    role: Role
+    tags: list[str] = []
+    disabled: bool = False
+    created_at: float
+
+
+class Key(Struct, frozen=True, kw_only=True):
+    """A key. ``owner`` is a user's id, ``rate`` the requests a minute, times in Unix seconds."""
+
+    id: str
+    name: str
+    owner: str | None = None
+    scopes: list[str]
+    rate: int | None = None
+    created_at: float
+    expires_at: float | None = None
+
+
+class MadeKey(Struct, frozen=True, kw_only=True):
+    """A new key with its secret, which is shown this once."""
+
+    key: str
+    id: str
+    name: str
+    owner: str | None = None
+    scopes: list[str]
+    rate: int | None = None
+    created_at: float
+    expires_at: float | None = None

@@ -1,0 +1,118 @@
+"""Who asks, from memory: the request's path knows no database.
+
+The snapshot is made anew after each change, at once in the process that changed something and
+within a second in the others.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from typing import TYPE_CHECKING
+
+from mataserver import ROLES, MataError, Principal
+from mataserver_accounts.store import KEY_PREFIX, digest
+from mataserver_accounts.tokens import looks_like_token
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mataserver import Credentials
+    from mataserver_accounts.records import Key, User
+    from mataserver_accounts.store import Everything
+    from mataserver_accounts.tokens import Tokens
+
+MINUTE = 60.0
+
+
+class InvalidToken(MataError):
+    """401: a token that is forged, over or revoked."""
+
+    status = 401
+
+
+class RateLimited(MataError):
+    """429: a key asked more often than it may."""
+
+    status = 429
+
+
+class Snapshot:
+    """All users and keys as of one moment. ``clock`` gives Unix seconds."""
+
+    def __init__(
+        self, everything: Everything, tokens: Tokens, clock: Callable[[], float] = time.time
+    ) -> None:
+        self._tokens = tokens
+        self._clock = clock
+        self._users = {user.id: (user, generation) for user, generation in everything.users}
+        self._keys = {known: (key, self._of_key(key)) for known, key in everything.keys}
+        self._revoked = everything.revoked
+        self._asked: dict[str, deque[float]] = {}
+
+    def keep_counts(self, before: Snapshot) -> None:
+        """Take over what keys have asked in the last minute: a change must not reset it."""
+        self._asked = before._asked
+
+    def authenticate(self, credentials: Credentials) -> Principal | None:
+        """Return whose credentials these are; None for what is neither a key nor a token of ours.
+
+        Raises ``InvalidToken`` for a token that does not count, ``RateLimited`` for a key that
+        asks too often.
+        """
+        secret = credentials.secret
+        if secret.startswith(KEY_PREFIX):
+            return self._key(secret)
+        if looks_like_token(secret):
+            return self._token(secret)
+        return None
+
+    def _key(self, secret: str) -> Principal | None:
+        found = self._keys.get(digest(secret))
+        if found is None:
+            return None
+        key, principal = found
+        if principal is None or (key.expires_at is not None and key.expires_at <= self._clock()):
+            return None
+        if key.rate is not None:
+            self._count(key.id, key.rate)
+        return principal
+
+    def _token(self, token: str) -> Principal:
+        claims = self._tokens.read(token)
+        user, generation = self._users.get(claims.user, (None, 0)) if claims else (None, 0)
+        counts = (
+            claims is not None
+            and user is not None
+            and not user.disabled
+            and claims.generation == generation
+            and claims.id not in self._revoked
+        )
+        if not counts or user is None:
+            raise InvalidToken("Invalid or expired token")
+        return principal_of(user)
+
+    def _of_key(self, key: Key) -> Principal | None:
+        """Return whom a key stands for: its owner within its scopes, or itself."""
+        scopes = frozenset(key.scopes)
+        if key.owner is None:
+            return Principal(f"key:{key.id}", key.name, "key", scopes)
+        user, _ = self._users.get(key.owner, (None, 0))
+        if user is None or user.disabled:
+            return None
+        return Principal(user.id, user.name, "user", scopes & ROLES[user.role])
+
+    def _count(self, key: str, rate: int) -> None:
+        now = self._clock()
+        asked = self._asked.setdefault(key, deque())
+        while asked and not now - MINUTE < asked[0] <= now:
+            asked.popleft()
+        if len(asked) >= rate:
+            wait = asked[0] + MINUTE - now
+            raise RateLimited(f"This key may ask {rate} times a minute", retry_after=wait)
+        asked.append(now)
+
+
+def principal_of(user: User) -> Principal:
+    """Return the principal of a user."""
+    return Principal(user.id, user.name, "user", ROLES[user.role])

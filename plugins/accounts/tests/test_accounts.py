@@ -1,0 +1,252 @@
+"""Users, keys and tokens, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import hashlib
+
+import jwt
+import msgspec
+import pytest
+import sqlalchemy as sa
+
+from mataserver import ROLES, Conflict, Credentials, InvalidParams, NotFound
+from mataserver_accounts.delays import FREE, Delays, TooManyAttempts
+from mataserver_accounts.snapshot import InvalidToken, RateLimited, Snapshot
+from mataserver_accounts.tokens import ALGORITHM, AUDIENCE, Tokens
+
+SECRET = "a secret of the test that is long enough"
+
+
+@pytest.fixture
+def tokens(clock):
+    """The tokens of the test."""
+    return Tokens(SECRET, 900, clock)
+
+
+@pytest.fixture
+def snapshot(accounts, tokens, clock):
+    """Return what makes a snapshot of the database as it stands."""
+
+    async def make():
+        return Snapshot(await accounts.everything(), tokens, clock)
+
+    return make
+
+
+def shown(secret):
+    """Return what a request with that secret shows."""
+    return Credentials("bearer", secret)
+
+
+async def test_users(accounts, clock):
+    """A user is made, found by id and name, changed and removed; a name is given once."""
+    ada = await accounts.add_user("ada", "pass word", "admin", ["lab"])
+    assert (ada.role, ada.tags, ada.disabled, ada.created_at) == (
+        "admin",
+        ["lab"],
+        False,
+        clock.now,
+    )
+    assert await accounts.user("ada") == await accounts.user(ada.id) == ada
+    with pytest.raises(Conflict, match="called ada"):
+        await accounts.add_user("ada", "other", "viewer")
+    bob = await accounts.add_user("bob", "secret", "viewer")
+    assert [user.name for user in await accounts.users()] == ["ada", "bob"]
+    assert (await accounts.change_user("bob", role="developer", tags=["x"])).role == "developer"
+    assert (await accounts.remove_user(bob.id)).name == "bob"
+    with pytest.raises(NotFound):
+        await accounts.user("bob")
+    again = await accounts.add_user("bob", "secret", "viewer")
+    assert again.id != bob.id
+
+
+async def test_the_last_administrator_stays(accounts):
+    """Nobody can remove, disable or demote the only one who can administer."""
+    await accounts.add_user("ada", "x", "admin")
+    await accounts.add_user("bob", "x", "viewer")
+    for change in ({"role": "viewer"}, {"disabled": True}):
+        with pytest.raises(Conflict, match="ada is the last administrator"):
+            await accounts.change_user("ada", **change)
+    with pytest.raises(Conflict, match="last administrator"):
+        await accounts.remove_user("ada")
+    await accounts.change_user("bob", role="admin")
+    await accounts.change_user("ada", disabled=True)
+    with pytest.raises(Conflict, match="bob is the last administrator"):
+        await accounts.remove_user("bob")
+    await accounts.remove_user("ada")
+
+
+async def test_passwords(accounts, database):
+    """Only the right password of a user who is not disabled is accepted, and only its hash kept."""
+    await accounts.add_user("root", "x", "admin")
+    ada = await accounts.add_user("ada", "correct horse", "viewer")
+    assert await accounts.check_password("ada", "correct horse") == (ada, 1)
+    for name, password in (("ada", "wrong"), ("ada", ""), ("nobody", "x"), ("ada", "\ud800")):
+        assert await accounts.check_password(name, password) is None
+    await accounts.change_user("ada", password="battery staple")
+    assert await accounts.check_password("ada", "correct horse") is None
+    assert (await accounts.check_password("ada", "battery staple"))[1] == 2
+    await accounts.change_user("ada", disabled=True)
+    assert await accounts.check_password("ada", "battery staple") is None
+    async with database.read() as connection:
+        kept = list(await connection.scalars(sa.text("SELECT password FROM users")))
+    assert all(each.startswith("$argon2id$v=19$m=19456,t=2,p=1$") for each in kept)
+
+
+async def test_a_first_password_by_its_digest(accounts, database):
+    """A SHA-256 digest is accepted as a password's hash, and replaced at the first log-in."""
+    digest = hashlib.sha256(b"first").hexdigest()
+    await accounts.add_user("ada", digest, "admin", hashed=True)
+    assert await accounts.check_password("ada", "second") is None
+    assert await accounts.check_password("ada", "first") is not None
+    async with database.read() as connection:
+        kept = await connection.scalar(sa.text("SELECT password FROM users"))
+    assert kept.startswith("$argon2id$")
+    assert await accounts.check_password("ada", "first") is not None
+
+
+async def test_keys(accounts, snapshot, clock):
+    """A key is shown once, counts until it is revoked or over, and has its scopes alone."""
+    made = await accounts.add_key("cams", ["infer"], expires_at=clock.now + 60)
+    assert made.key.startswith("mata_")
+    (listed,) = await accounts.keys()
+    assert not hasattr(listed, "key")
+    assert made.key not in msgspec.json.encode(listed).decode()
+    principal = (await snapshot()).authenticate(shown(made.key))
+    assert (principal.name, principal.kind, principal.scopes) == ("cams", "key", {"infer"})
+    assert principal.id == f"key:{made.id}"
+    clock.now += 61
+    assert (await snapshot()).authenticate(shown(made.key)) is None
+    with pytest.raises(InvalidParams, match="is over already"):
+        await accounts.add_key("late", ["infer"], expires_at=clock.now - 1)
+    other = await accounts.add_key("other", ["infer"])
+    await accounts.revoke_key(other.id)
+    assert (await snapshot()).authenticate(shown(other.key)) is None
+    with pytest.raises(NotFound):
+        await accounts.revoke_key(other.id)
+
+
+async def test_keys_of_users(accounts, snapshot):
+    """A user's key acts as the user, never beyond the user's role, and ends with the user."""
+    await accounts.add_user("root", "x", "admin")
+    ada = await accounts.add_user("ada", "x", "viewer")
+    made = await accounts.add_key("hers", ["models:read", "infer"], owner=ada.id)
+    principal = (await snapshot()).authenticate(shown(made.key))
+    assert (principal.id, principal.scopes) == (ada.id, {"models:read"})
+    await accounts.change_user("ada", disabled=True)
+    assert (await snapshot()).authenticate(shown(made.key)) is None
+    await accounts.remove_user("ada")
+    assert await accounts.keys() == []
+
+
+async def test_a_keys_rate(accounts, snapshot, clock):
+    """A key that asks more often than it may waits; a change elsewhere does not reset the count."""
+    made = await accounts.add_key("slow", ["infer"], rate=3)
+    now = await snapshot()
+    for _ in range(3):
+        assert now.authenticate(shown(made.key)) is not None
+    later = await snapshot()
+    later.keep_counts(now)
+    with pytest.raises(RateLimited, match="3 times a minute") as told:
+        later.authenticate(shown(made.key))
+    assert 0 < told.value.retry_after <= 60
+    clock.now += 61
+    assert later.authenticate(shown(made.key)) is not None
+    clock.now -= 3600
+    assert later.authenticate(shown(made.key)) is not None
+
+
+async def test_tokens(accounts, snapshot, tokens, clock):
+    """A token counts for its time; a new password, a disabled user or a revocation ends it."""
+    await accounts.add_user("root", "x", "admin")
+    ada = await accounts.add_user("ada", "x", "developer")
+    token = tokens.make(ada.id, 1)
+    principal = (await snapshot()).authenticate(shown(token))
+    assert (principal.id, principal.kind, principal.scopes) == (ada.id, "user", ROLES["developer"])
+    clock.now += 901
+    with pytest.raises(InvalidToken):
+        (await snapshot()).authenticate(shown(token))
+    fresh = tokens.make(ada.id, 1)
+    await accounts.revoke_token(tokens.read(fresh).id, clock.now + 900)
+    await accounts.revoke_token(tokens.read(fresh).id, clock.now + 900)
+    with pytest.raises(InvalidToken):
+        (await snapshot()).authenticate(shown(fresh))
+    for change in ({"password": "new"}, {"disabled": True}):
+        _, generation = next(x for x in (await accounts.everything()).users if x[0].id == ada.id)
+        token = tokens.make(ada.id, generation)
+        assert (await snapshot()).authenticate(shown(token)) is not None
+        await accounts.change_user("ada", **change)
+        with pytest.raises(InvalidToken):
+            (await snapshot()).authenticate(shown(token))
+    await accounts.remove_user("ada")
+    again = await accounts.add_user("ada", "x", "admin")
+    assert again.id != ada.id
+    with pytest.raises(InvalidToken):
+        (await snapshot()).authenticate(shown(token))
+
+
+async def test_forged_tokens(accounts, snapshot, clock):
+    """No signature, another's, another algorithm, another audience, another shape: 401."""
+    ada = await accounts.add_user("ada", "x", "admin")
+    good = {"sub": ada.id, "gen": 1, "aud": AUDIENCE, "jti": "1", "exp": clock.now + 900}
+    forged = [
+        jwt.encode(good, None, "none"),
+        jwt.encode(good, "another secret that is also long enough", ALGORITHM),
+        jwt.encode(good, SECRET * 2, "HS512"),
+        jwt.encode({**good, "aud": "others"}, SECRET, ALGORITHM),
+        jwt.encode({**good, "exp": clock.now - 1}, SECRET, ALGORITHM),
+        jwt.encode({**good, "gen": "one"}, SECRET, ALGORITHM),
+        jwt.encode({**good, "gen": 2}, SECRET, ALGORITHM),
+        *(
+            jwt.encode({k: v for k, v in good.items() if k != name}, SECRET, ALGORITHM)
+            for name in good
+        ),
+        "eyJ.eyJ.x",
+    ]
+    now = await snapshot()
+    assert now.authenticate(shown(jwt.encode(good, SECRET, ALGORITHM))) is not None
+    for token in forged:
+        with pytest.raises(InvalidToken):
+            now.authenticate(shown(token))
+
+
+async def test_what_is_not_ours(snapshot):
+    """Another's key is left to others to judge."""
+    now = await snapshot()
+    for secret in ("", "some-other-key", "mata_unknown", "a.b.c"):
+        assert now.authenticate(shown(secret)) is None
+
+
+async def test_a_secret_of_the_database(accounts):
+    """Two servers on one database sign with one secret."""
+    assert await accounts.secret("jwt") == await accounts.secret("jwt")
+    assert await accounts.secret("other") != await accounts.secret("jwt")
+
+
+def test_failed_log_ins_are_slowed_down(clock):
+    """The waits double up to a minute, by name and address, and end with a success."""
+    delays = Delays(clock)
+    for _ in range(FREE):
+        delays.check("ada", "10.0.0.1")
+        delays.failed("ada", "10.0.0.1")
+    waits = []
+    for _ in range(8):
+        with pytest.raises(TooManyAttempts) as told:
+            delays.check("ada", "10.0.0.1")
+        waits.append(told.value.retry_after)
+        clock.now += told.value.retry_after
+        delays.check("ada", "10.0.0.1")
+        delays.failed("ada", "10.0.0.1")
+    assert waits == pytest.approx([1, 2, 4, 8, 16, 32, 60, 60], abs=1e-3)
+    delays.check("ada", "10.0.0.2")
+    delays.check("bob", "10.0.0.1")
+    delays.succeeded("ada", "10.0.0.1")
+    delays.check("ada", "10.0.0.1")
+
+
+def test_delays_are_bounded(clock):
+    """A million names fill no memory."""
+    delays = Delays(clock)
+    for number in range(11_000):
+        delays.failed(str(number), "10.0.0.1")
+    assert len(delays._failures) == 10_000
