@@ -61,6 +61,7 @@ __all__ = [
     "Backend",
     "BadRequest",
     "Box",
+    "Child",
     "Classification",
     "ClassifyResult",
     "Confidence",
@@ -89,6 +90,7 @@ __all__ = [
     "OcrResult",
     "OutOfMemory",
     "Params",
+    "Parent",
     "Part",
     "PoseResult",
     "Principal",
@@ -105,6 +107,7 @@ __all__ = [
     "VlmResult",
     "decode_image",
     "hookimpl",
+    "run_process",
     "upright_frame",
 ]
 
@@ -114,6 +117,19 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mataserver.config import Alpha
+    from mataserver.processes import Child, Parent, run_process
+
+_LATE = {"Child", "Parent", "run_process"}
+"""What brings asyncio, which neither a worker nor most commands need."""
+
+
+def __getattr__(name: str) -> object:
+    if name in _LATE:
+        from mataserver import processes
+
+        return getattr(processes, name)
+    raise AttributeError(f"module 'mataserver' has no attribute {name!r}")
+
 
 
 def decode_image(data: bytes, max_pixels: int, alpha: "Alpha" = "white") -> "NDArray[np.uint8]":

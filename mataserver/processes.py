@@ -18,7 +18,7 @@ import os
 import signal
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Self, TypeVar, cast
+from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
 import msgspec
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 TAIL_BYTES = 4096
 LINE_LIMIT = 1 << 20
 """The longest message."""
+LOG_BYTES = 16_000_000
+"""How much of what a child prints is kept in its log."""
 _PR_SET_PDEATHSIG = 1
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
-
-T = TypeVar("T")
 
 
 class Child:
@@ -72,8 +72,8 @@ class Child:
         """Tell the child that no more messages come."""
         cast("StreamWriter", self._process.stdin).close()
 
-    async def messages(self, kind: type[T]) -> AsyncIterator[T]:
-        """Yield its messages until it ends.
+    async def messages(self, kind: Any) -> AsyncIterator[Any]:
+        """Yield its messages, of a type that may be a union, until it ends.
 
         Raises ``msgspec.DecodeError`` for what is no message of that kind, and ``ValueError`` for
         one that is too long.
@@ -118,6 +118,7 @@ async def run_process(
     threads: int = 0,
     grace: float = 0.0,
     line_limit: int = LINE_LIMIT,
+    log: Path | None = None,
 ) -> AsyncIterator[Child]:
     """Run a child until the context ends.
 
@@ -125,7 +126,8 @@ async def run_process(
     with a ``Parent``, or a program with its arguments. ``environment`` is added to the server's;
     ``nice`` puts it behind those who serve, and first in line when memory runs out; ``threads``
     bounds the threads of numeric libraries (0: as they like). At the end of the context it has
-    ``grace`` seconds to stop. Raises ``Unavailable`` when no process can be started.
+    ``grace`` seconds to stop. What it prints to standard error is added to the file ``log``, up to
+    ``LOG_BYTES``. Raises ``Unavailable`` when no process can be started.
     """
     what = _named(target)
     command = [sys.executable, "-P", "-m", "mataserver.processes", str(os.getpid()), str(nice)]
@@ -148,7 +150,7 @@ async def run_process(
         )
     except OSError as error:
         raise Unavailable("No process can be started now", retry_after=1) from error
-    errors = asyncio.create_task(_tail(cast("StreamReader", process.stderr)))
+    errors = asyncio.create_task(_tail(cast("StreamReader", process.stderr), log))
     child = Child(process, errors)
     try:
         yield child
@@ -167,11 +169,20 @@ def _named(target: str | Sequence[str] | Callable[..., None]) -> list[str]:
     return ["program", *target]
 
 
-async def _tail(stream: StreamReader) -> bytes:
-    tail = b""
+async def _tail(stream: StreamReader, log: Path | None) -> bytes:
+    tail, room = b"", LOG_BYTES
     while part := await stream.read(TAIL_BYTES):
         tail = (tail + part)[-TAIL_BYTES:]
+        if log is not None and room > 0:
+            room -= len(part)
+            with contextlib.suppress(OSError):  # a full disk must not stop the child
+                await asyncio.to_thread(_append, log, part)
     return tail
+
+
+def _append(path: Path, data: bytes) -> None:
+    with path.open("ab") as file:
+        file.write(data)
 
 
 # the child's side
@@ -190,7 +201,7 @@ class Parent:
         self._outgoing.write(msgspec.json.encode(message) + b"\n")
         self._outgoing.flush()
 
-    def messages(self, kind: type[T]) -> Iterator[T]:
+    def messages(self, kind: Any) -> Iterator[Any]:
         """Yield the server's messages until it sends no more."""
         decoder = msgspec.json.Decoder(kind)
         while line := self._incoming.readline():

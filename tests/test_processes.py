@@ -44,6 +44,18 @@ async def test_last_words_and_manners():
     assert len(words) <= 4096
 
 
+async def test_a_log(tmp_path):
+    """What a child prints is added to its log, behind what an earlier one printed."""
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    async with run_process(child_targets.noisy, log=log) as child:
+        await child.wait()
+    text = log.read_text()
+    assert text.startswith("before\n")
+    assert "x" * 10_000 in text
+    assert "the last word" in text
+
+
 async def test_the_end_of_the_context_ends_the_family():
     """A child and what it has started are gone when the context ends."""
     async with run_process(child_targets.family) as child:

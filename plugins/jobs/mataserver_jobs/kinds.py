@@ -1,0 +1,137 @@
+"""Kinds of jobs: what a plugin brings, and what its function sees while it runs."""
+
+from __future__ import annotations
+
+import signal
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from types import FrameType
+
+
+class Cancelled(BaseException):
+    """Raised in a job's function at its next report once the job is to stop."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobKind:
+    """One kind of job.
+
+    name:      of the kind; the jobs' ``kind``.
+    run:       a module-level function ``run(job) -> result`` that runs in a process of its own.
+               What it returns, JSON values, is the result. A ``MataError`` that it raises fails the
+               job with that sentence; any other error, and a death of the process, is tried again.
+    spec:      the struct of what the job is asked.
+    stages:    name to (percent at its begin, percent at its end), in order.
+    threads:   how many threads numeric libraries may use in it.
+    memory_mb: what it is expected to take, counted beside the models.
+    grace:     seconds to stop after a cancellation.
+    """
+
+    name: str
+    run: Callable[[Job], Any]
+    spec: type[Struct]
+    stages: Mapping[str, tuple[float, float]] = field(default_factory=dict)
+    threads: int = 1
+    memory_mb: int = 512
+    grace: float = 10.0
+
+
+class Access(Struct, frozen=True):
+    """How a job asks the server: its address, and a token of the job's owner for this attempt."""
+
+    url: str
+    token: str
+
+
+class Assignment(Struct, frozen=True):
+    """What a job's process is told first."""
+
+    id: str
+    function: str
+    spec: Any
+    folder: str
+    attempt: int
+    access: Access | None = None
+
+
+class Report(Struct, frozen=True, tag="report"):
+    """How far a job is within a stage: ``done`` of ``total``, and a sentence."""
+
+    stage: str
+    done: float
+    total: float
+    message: str
+
+
+class Ended(Struct, frozen=True, tag="ended"):
+    """How a job ended: ``how`` is done, failed, broken (an error of its code) or cancelled."""
+
+    how: str
+    result: Any = None
+    error: str = ""
+
+
+Message = Report | Ended
+
+
+class Job:
+    """A job as its function sees it.
+
+    ``folder`` is its own: ``input`` holds what was uploaded, ``work`` what a later attempt goes on
+    with, ``output`` the files that its owner may download. ``attempt`` counts from 1.
+    """
+
+    def __init__(self, assignment: Assignment, spec: Any, send: Callable[[Message], None]) -> None:
+        self.id = assignment.id
+        self.spec = spec
+        self.attempt = assignment.attempt
+        self.access = assignment.access
+        self.folder = Path(assignment.folder)
+        self._send = send
+        self._stop = threading.Event()
+        for each in (self.input, self.work, self.output):
+            each.mkdir(parents=True, exist_ok=True)
+
+    @property
+    def input(self) -> Path:
+        """What the job was given. Kept for a restart with other options."""
+        return self.folder / "input"
+
+    @property
+    def work(self) -> Path:
+        """What is kept from attempt to attempt, and no longer."""
+        return self.folder / "work"
+
+    @property
+    def output(self) -> Path:
+        """The files of the result."""
+        return self.folder / "output"
+
+    def report(self, stage: str, done: float = 0.0, total: float = 1.0, message: str = "") -> None:
+        """Tell how far the job is. Raises ``Cancelled`` when it is to stop."""
+        self.check()
+        self._send(Report(stage, done, total, message))
+
+    def check(self) -> None:
+        """Raise ``Cancelled`` when the job is to stop."""
+        if self._stop.is_set():
+            raise Cancelled
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the job is to stop: for code that must not raise."""
+        return self._stop.is_set()
+
+    def listen(self) -> None:
+        """Have SIGTERM ask the job to stop."""
+        signal.signal(signal.SIGTERM, self._asked)
+
+    def _asked(self, _number: int, _frame: FrameType | None) -> None:
+        self._stop.set()

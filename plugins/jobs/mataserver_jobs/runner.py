@@ -1,0 +1,259 @@
+"""Runs jobs on this machine, each in a process of its own.
+
+The table is the truth: a runner claims a job, renews its lease by a timer, writes down what the
+process tells and how it ended. It holds nothing that a restart would lose.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import logging
+import signal
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mataserver import MataError
+from mataserver_jobs import child, holders
+from mataserver_jobs.kinds import Assignment, Ended, Message
+from mataserver_jobs.store import LEASE_SECONDS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+    from pathlib import Path
+
+    from mataserver import Child
+    from mataserver_jobs.kinds import Access, JobKind, Report
+    from mataserver_jobs.record import Record
+    from mataserver_jobs.store import Store
+
+RENEW_SECONDS = LEASE_SECONDS / 3
+REPORT_SECONDS = 0.5
+"""How often progress is written down at most; its last state always is."""
+NICE = 10
+
+log = logging.getLogger("mataserver.plugin.jobs")
+
+
+class LocalRunner:
+    """Runs at most ``slots`` jobs at once below ``folder``.
+
+    ``run_process`` starts a process; ``grant`` makes the access to the server that an attempt of a
+    job has, or None.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        kinds: Mapping[str, JobKind],
+        folder: Path,
+        run_process: Callable[..., Any],
+        *,
+        slots: int = 1,
+        grant: Callable[[Record], Access | None] = lambda _record: None,
+    ) -> None:
+        self._store = store
+        self._kinds = kinds
+        self._folder = folder
+        self._run_process = run_process
+        self._slots = slots
+        self._grant = grant
+        self._holder = holders.own()
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look for work now: something changed."""
+        self._wake.set()
+
+    def folder_of(self, job: str) -> Path:
+        """Return the folder of a job."""
+        return self._folder / job
+
+    async def run(self) -> None:
+        """Claim and run jobs until ``close``. Jobs of servers that are gone come first."""
+        await self._recover()
+        while not self._stopping.is_set():
+            self._wake.clear()
+            await self._claim()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(RENEW_SECONDS):
+                    await self._wake.wait()
+            await self._recover()
+
+    async def close(self) -> None:
+        """Stop every job so that the next server goes on with it; no attempt is counted."""
+        self._stopping.set()
+        self._wake.set()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+    async def _recover(self) -> None:
+        running, _ = await self._store.find(states=["running"], limit=1000)
+        dead = {each.holder for each in running if each.holder and holders.is_dead(each.holder)}
+        count = await self._store.recover(sorted(dead))
+        if count:
+            log.warning("%d jobs of lost servers are queued again", count)
+
+    async def _claim(self) -> None:
+        while len(self._running) < self._slots and not self._stopping.is_set():
+            record = await self._store.claim(self._holder, list(self._kinds))
+            if record is None:
+                return
+            task = asyncio.get_running_loop().create_task(self._supervised(record))
+            self._running[record.id] = task
+            task.add_done_callback(functools.partial(self._ended, record.id))
+
+    def _ended(self, job: str, _task: asyncio.Task[None]) -> None:
+        self._running.pop(job, None)
+        self._wake.set()
+
+    async def _supervised(self, record: Record) -> None:
+        """Run a job. What nobody foresaw costs it an attempt, and is logged."""
+        try:
+            await self._job(record)
+        except MataError as error:  # the database is gone: the lease ends by itself
+            log.warning("job %s is left to its lease: %s", record.id, error.detail)
+        except Exception:
+            log.exception("job %s could not be run", record.id)
+            with contextlib.suppress(MataError):
+                await self._store.died(record, "it could not be started")
+
+    async def _job(self, record: Record) -> None:
+        kind, folder = self._kinds[record.kind], self.folder_of(record.id)
+        await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+        function = f"{kind.run.__module__}:{kind.run.__qualname__}"
+        assignment = Assignment(
+            record.id, function, record.spec, str(folder), record.attempt, self._grant(record)
+        )
+        log.info("job %s (%s): attempt %d", record.id, record.kind, record.attempt)
+        async with self._run_process(
+            child.run, nice=NICE, threads=kind.threads, grace=kind.grace, log=folder / "log"
+        ) as process:
+            with contextlib.suppress(ConnectionError):  # its end tells more
+                await process.send(assignment)
+            attempt = _Attempt(self._store, record, kind, process, self._stopping)
+            ended = await attempt.ended()
+        await self._settle(record, attempt, ended, process)
+
+    async def _settle(
+        self, record: Record, attempt: _Attempt, ended: Ended | None, process: Child
+    ) -> None:
+        """Write down how an attempt ended."""
+        if attempt.lost:
+            log.warning("job %s: the claim counts no more", record.id)
+            return
+        size = await asyncio.to_thread(_size, self.folder_of(record.id))
+        if ended is not None and ended.how == "done":
+            await self._store.finish(record, ended.result, bytes_used=size)
+        elif ended is not None and ended.how == "failed":
+            await self._store.fail(record, ended.error, bytes_used=size)
+        elif attempt.cancelled:
+            await self._store.stopped(record, ended and ended.result, bytes_used=size)
+        elif self._stopping.is_set():
+            await self._store.release(record)
+        else:
+            reason = ended.error if ended is not None else _how(await process.wait())
+            log.warning("job %s died: %s", record.id, reason)
+            await self._store.died(record, reason)
+
+
+class _Attempt:
+    """One process of a job, from its first message to its last."""
+
+    def __init__(
+        self,
+        store: Store,
+        record: Record,
+        kind: JobKind,
+        process: Child,
+        stopping: asyncio.Event,
+    ) -> None:
+        self._store = store
+        self._record = record
+        self._kind = kind
+        self._process = process
+        self._stopping = stopping
+        self._newest: Report | None = None
+        self.cancelled = False
+        self.lost = False
+
+    async def ended(self) -> Ended | None:
+        """Read what the process tells until its end; None when it died."""
+        beside = [
+            asyncio.ensure_future(each)
+            for each in (self._renew(), self._write_down(), self._shut_down())
+        ]
+        try:
+            message: Report | Ended
+            async for message in self._process.messages(Message):
+                if isinstance(message, Ended):
+                    return message
+                self._newest = message
+            return None
+        except (msgspec.DecodeError, ValueError):
+            return None
+        finally:
+            for task in beside:
+                task.cancel()
+            await asyncio.gather(*beside, return_exceptions=True)
+            await self._note()
+
+    async def _renew(self) -> None:
+        """Keep the lease; notice a cancellation, and that the claim counts no more."""
+        while True:
+            try:
+                record = await self._store.renew(self._record)
+            except MataError:  # the next time may succeed before the lease is over
+                await asyncio.sleep(1.0)
+                continue
+            if record is None:
+                self.lost = True
+                self._process.signal(signal.SIGKILL)
+                return
+            if record.cancel and not self.cancelled:
+                self.cancelled = True
+                await self._stop()
+            await asyncio.sleep(RENEW_SECONDS if self.cancelled else 1.0)
+
+    async def _write_down(self) -> None:
+        while True:
+            await asyncio.sleep(REPORT_SECONDS)
+            await self._note()
+
+    async def _note(self) -> None:
+        newest, self._newest = self._newest, None
+        if newest is None:
+            return
+        begin, end = self._kind.stages.get(newest.stage, (0.0, 100.0))
+        part = min(1.0, max(0.0, newest.done / newest.total)) if newest.total > 0 else 0.0
+        with contextlib.suppress(MataError):  # a database that is busy misses a report
+            progress = begin + (end - begin) * part
+            await self._store.report(self._record, newest.stage, progress, newest.message)
+
+    async def _shut_down(self) -> None:
+        await self._stopping.wait()
+        await self._stop()
+
+    async def _stop(self) -> None:
+        """Ask the process to stop; one that does not is killed."""
+        self._process.signal(signal.SIGTERM)
+        await asyncio.sleep(self._kind.grace)
+        self._process.signal(signal.SIGKILL)
+
+
+def _how(status: int) -> str:
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    return f"it ended with status {status} and no result"
+
+
+def _size(folder: Path) -> int:
+    """Return the bytes of the files below a folder."""
+    found = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            found += path.lstat().st_size if path.is_file() else 0
+    return found

@@ -1,0 +1,49 @@
+"""Functions of the tests' jobs."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+from mataserver import BadRequest
+
+
+def count(job):
+    """Count to ``spec["to"]``, a step each 10 ms, from where an earlier attempt stopped."""
+    book = job.work / "counted"
+    done = int(book.read_text()) if book.exists() else 0
+    for number in range(done, job.spec["to"]):
+        job.report("counting", number, job.spec["to"], f"{number} of {job.spec['to']}")
+        time.sleep(0.01)
+        with (job.output / "steps").open("a") as file:
+            file.write(f"{number}\n")
+        fresh = job.work / "counted.new"
+        fresh.write_text(str(number + 1))
+        fresh.replace(book)  # at once: it may be killed at any moment
+    return {"counted": job.spec["to"], "attempt": job.attempt}
+
+
+def misbehave(job):
+    """Do what ``spec["how"]`` says."""
+    how = job.spec["how"]
+    if how == "refuse":
+        raise BadRequest("there is no picture in it")
+    if how == "raise":
+        raise RuntimeError("secret detail")
+    if how == "segfault":
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if how == "exit":
+        os._exit(0)
+    if how == "print":
+        sys.stdout.write("no message\n")
+        sys.stdout.flush()
+    if how == "deaf":
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        job.report("counting", 1, 2, "deaf")
+        time.sleep(600)
+    if how == "once" and job.attempt == 1:
+        os._exit(9)
+    return {"folder": sorted(path.name for path in Path(job.folder).iterdir())}

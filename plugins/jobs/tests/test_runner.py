@@ -1,0 +1,229 @@
+"""Jobs in processes of their own: what ends them, what survives, what is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+from msgspec import Struct
+
+from mataserver import run_process
+from mataserver_database import Database
+from mataserver_jobs import holders
+from mataserver_jobs.kinds import JobKind
+from mataserver_jobs.runner import LocalRunner
+from mataserver_jobs.store import Store
+from mataserver_jobs.table import SCHEMA
+
+HERE = Path(__file__).parent
+
+
+@pytest.fixture
+def kinds(monkeypatch):
+    """Two kinds of jobs."""
+    monkeypatch.syspath_prepend(str(HERE))
+    functions = importlib.import_module("job_functions")
+    stages = {"counting": (10.0, 90.0)}
+    return {
+        name: JobKind(name=name, run=run, spec=Struct, stages=stages, grace=1.0)
+        for name, run in (("count", functions.count), ("misbehave", functions.misbehave))
+    }
+
+
+@pytest.fixture
+async def queue(tmp_path):
+    """A queue in SQLite."""
+    database = Database(tmp_path)
+    await database.migrate(SCHEMA)
+    yield Store(database)
+    await database.close()
+
+
+@contextlib.asynccontextmanager
+async def running(queue, kinds, folder, **options):
+    """Run a runner until the context ends."""
+    runner = LocalRunner(queue, kinds, folder / "jobs", run_process, **options)
+    task = asyncio.create_task(runner.run())
+    try:
+        yield runner
+    finally:
+        await runner.close()
+        await task
+
+
+async def ended(queue, job, seconds=30.0):
+    """Wait for a job's end."""
+    async with asyncio.timeout(seconds):
+        while not (record := await queue.get(job.id)).ended:
+            await asyncio.sleep(0.02)
+    return record
+
+
+async def test_a_job_runs(queue, kinds, tmp_path):
+    """A job's progress moves within its stage, its result and its files are kept."""
+    job = await queue.submit("count", "ada", {"to": 150})
+    seen = []
+    async with running(queue, kinds, tmp_path):
+        while not (record := await queue.get(job.id)).ended:
+            seen.append(record.progress)
+            await asyncio.sleep(0.02)
+    assert record.result == {"counted": 150, "attempt": 1}
+    assert (record.state, record.progress) == ("done", 100.0)
+    assert seen == sorted(seen)
+    assert any(10 < progress < 90 for progress in seen)
+    steps = (tmp_path / "jobs" / job.id / "output" / "steps").read_text().split()
+    assert steps == [str(number) for number in range(150)]
+    assert record.bytes_used > 0
+
+
+@pytest.mark.parametrize(
+    ("how", "error"),
+    [
+        ("refuse", "there is no picture in it"),
+        ("raise", "Its process died 3 times: an error in its code: RuntimeError"),
+        ("segfault", "Its process died 3 times: killed by SIGSEGV"),
+        ("exit", "Its process died 3 times: it ended with status 0 and no result"),
+    ],
+)
+async def test_failures(queue, kinds, tmp_path, how, error):
+    """A refusal is the job's end; a death is tried again, a few times, and its reason is told."""
+    job = await queue.submit("misbehave", "ada", {"how": how})
+    async with running(queue, kinds, tmp_path):
+        record = await ended(queue, job)
+    assert (record.state, record.error) == ("failed", error)
+    assert "secret" not in record.error
+    if how == "raise":
+        assert "secret detail" in (tmp_path / "jobs" / job.id / "log").read_text()
+
+
+async def test_a_second_attempt_succeeds(queue, kinds, tmp_path):
+    """A death that does not come again costs an attempt and no more."""
+    job = await queue.submit("misbehave", "ada", {"how": "once"})
+    async with running(queue, kinds, tmp_path):
+        record = await ended(queue, job)
+    assert (record.state, record.deaths) == ("done", 1)
+
+
+async def test_prints_are_no_messages(queue, kinds, tmp_path):
+    """What a library prints to standard output goes to the log."""
+    job = await queue.submit("misbehave", "ada", {"how": "print"})
+    async with running(queue, kinds, tmp_path):
+        assert (await ended(queue, job)).state == "done"
+
+
+@pytest.mark.parametrize("kind", ["count", "misbehave"])
+async def test_cancel(queue, kinds, tmp_path, kind):
+    """A job stops when it is told to, also one that does not listen, and its slot is free."""
+    spec = {"to": 10_000} if kind == "count" else {"how": "deaf"}
+    job = await queue.submit(kind, "ada", spec)
+    after = await queue.submit("count", "ada", {"to": 1})
+    async with running(queue, kinds, tmp_path):
+        while (await queue.get(job.id)).stage != "counting":
+            await asyncio.sleep(0.02)
+        await queue.cancel(job.id)
+        record = await ended(queue, job)
+        assert (await ended(queue, after)).state == "done"
+    assert record.state == "cancelled"
+    assert 10 <= record.progress < 90
+
+
+async def test_slots(queue, kinds, tmp_path):
+    """No more jobs run at once than there are slots."""
+    for _ in range(4):
+        await queue.submit("count", "ada", {"to": 30})
+    most = 0
+    async with running(queue, kinds, tmp_path, slots=2):
+        while True:
+            states = [each.state for each in (await queue.find())[0]]
+            most = max(most, states.count("running"))
+            if set(states) == {"done"}:
+                break
+            await asyncio.sleep(0.02)
+    assert most == 2
+
+
+async def test_a_shutdown_interrupts_and_the_next_server_goes_on(queue, kinds, tmp_path):
+    """What was counted stays counted; the interruption is no attempt."""
+    job = await queue.submit("count", "ada", {"to": 100})
+    steps = tmp_path / "jobs" / job.id / "output" / "steps"
+    async with running(queue, kinds, tmp_path):
+        while not steps.exists() or len(steps.read_text().split()) < 20:
+            await asyncio.sleep(0.02)
+    record = await queue.get(job.id)
+    assert (record.state, record.attempt) == ("queued", 1)
+    async with running(queue, kinds, tmp_path):
+        assert (await ended(queue, job)).result == {"counted": 100, "attempt": 1}
+    assert steps.read_text().split() == [str(number) for number in range(100)]
+
+
+SERVER = """
+import asyncio, sys
+from pathlib import Path
+sys.path.insert(0, sys.argv[1])
+import job_functions
+from msgspec import Struct
+from mataserver import run_process
+from mataserver_database import Database
+from mataserver_jobs.kinds import JobKind
+from mataserver_jobs.runner import LocalRunner
+from mataserver_jobs.store import Store
+
+async def main():
+    folder = Path(sys.argv[2])
+    kinds = {"count": JobKind(name="count", run=job_functions.count, spec=Struct)}
+    await LocalRunner(Store(Database(folder)), kinds, folder / "jobs", run_process).run()
+
+asyncio.run(main())
+"""
+
+
+async def test_kill_9_of_the_server(queue, tmp_path):
+    """Killed three times at some moment, the next server goes on with the step under way."""
+    job = await queue.submit("count", "ada", {"to": 150})
+    steps = tmp_path / "jobs" / job.id / "output" / "steps"
+    counted = 0
+    for _ in range(3):
+        server = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", SERVER, str(HERE), str(tmp_path)
+        )
+        begun = time.monotonic()
+        while not steps.exists() or len(steps.read_text().split()) < counted + 20:
+            await asyncio.sleep(0.01)
+            assert time.monotonic() - begun < 20
+        children = psutil.Process(server.pid).children()
+        server.send_signal(signal.SIGKILL)
+        await server.wait()
+        psutil.wait_procs(children, 5)
+        counted = len(steps.read_text().split())
+    server = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", SERVER, str(HERE), str(tmp_path)
+    )
+    record = await ended(queue, job)
+    server.send_signal(signal.SIGKILL)
+    await server.wait()
+    assert (record.state, record.losses, record.deaths) == ("done", 3, 0)
+    numbers = [int(line) for line in steps.read_text().split()]
+    assert sorted(set(numbers)) == list(range(150))
+    assert len(numbers) <= 150 + 3
+
+
+def test_who_is_dead():
+    """A process of this machine is known to be gone or another; of others one cannot know."""
+    mine = holders.own()
+    assert not holders.is_dead(mine)
+    head, _, started = mine.rpartition(":")
+    assert holders.is_dead(f"{head}:{int(started) + 1}")
+    assert holders.is_dead(f"{head.rpartition(':')[0]}:{2**22 + 1}:{started}")
+    host, _, rest = mine.partition(":")
+    boot = rest.partition(":")[2]
+    assert holders.is_dead(f"{host}:another-boot:{boot}")
+    assert not holders.is_dead(f"elsewhere:another-boot:{boot}")
+    assert os.getpid() == int(head.rpartition(":")[2])
