@@ -131,7 +131,6 @@ def __getattr__(name: str) -> object:
     raise AttributeError(f"module 'mataserver' has no attribute {name!r}")
 
 
-
 def decode_image(data: bytes, max_pixels: int, alpha: "Alpha" = "white") -> "NDArray[np.uint8]":
     """Decode an image as those of requests are: upright RGB uint8 ``[H, W, 3]``.
 
