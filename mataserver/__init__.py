@@ -56,6 +56,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ANYBODY",
+    "PRINCIPAL",
     "ROLES",
     "SCOPES",
     "Backend",
@@ -117,17 +118,21 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mataserver.config import Alpha
+    from mataserver.http.auth import PRINCIPAL
     from mataserver.processes import Child, Parent, run_process
 
-_LATE = {"Child", "Parent", "run_process"}
-"""What brings asyncio, which neither a worker nor most commands need."""
+_LATE = {
+    "PRINCIPAL": "mataserver.http.auth",
+    **dict.fromkeys(("Child", "Parent", "run_process"), "mataserver.processes"),
+}
+"""What brings asyncio or aiohttp, which neither a worker nor most commands need."""
 
 
 def __getattr__(name: str) -> object:
     if name in _LATE:
-        from mataserver import processes
+        import importlib
 
-        return getattr(processes, name)
+        return getattr(importlib.import_module(_LATE[name]), name)
     raise AttributeError(f"module 'mataserver' has no attribute {name!r}")
 
 

@@ -30,6 +30,7 @@ from mataserver.http import (
     docs,
     health,
     infer,
+    login,
     middleware,
     models,
     oip,
@@ -37,9 +38,11 @@ from mataserver.http import (
     sessions,
     stream,
 )
+from mataserver.http.auth import Gate
+from mataserver.http.browsers import Browsers
 from mataserver.http.channel import GOING_AWAY
 from mataserver.http.entrance import Site
-from mataserver.http.routing import State
+from mataserver.http.routing import Route, State
 from mataserver.loader import Loader
 from mataserver.metrics import Metrics
 from mataserver.pool import ModelPool
@@ -55,7 +58,6 @@ if TYPE_CHECKING:
 
     from mataserver.config import Settings
     from mataserver.http.dialects import Expect
-    from mataserver.http.routing import Route
     from mataserver.plugins import Plugin, Plugins
 
 STATE = web.AppKey("state", State)
@@ -86,6 +88,7 @@ def build(
     store = SessionStore(pool, metrics, limit=settings.max_sessions, ttl=settings.session_ttl)
     cameras = Roster(settings, catalog, pool, store, metrics)
     keys, _ = server_keys(settings)
+    browsers = Browsers()
     state = State(
         settings,
         mataserver.__version__,
@@ -95,7 +98,13 @@ def build(
         metrics,
         found,
         memory,
-        KeyRing(keys),
+        Gate(
+            KeyRing(keys),
+            browsers,
+            anonymous=settings.auth_mode == "none",
+            trust_proxy=settings.trust_proxy,
+        ),
+        browsers,
         cameras,
     )
     metrics.before_render(cameras.count)
@@ -134,17 +143,15 @@ def _policy(settings: Settings) -> Policy:
 
 def _add_routes(application: web.Application, state: State, expect: Expect) -> None:
     routes: list[Route] = []
-    for module in (health, models, infer, chat, oip, sessions, stream, docs):
+    for module in (health, models, infer, chat, oip, sessions, stream, login, docs):
         routes += module.routes(state)
-    public = set()
+    table = application[middleware.TABLE] = {}
     for route in routes:
         for method in _methods(route):
             added = application.router.add_route(
                 method, route.path, route.handler, expect_handler=expect
             )
-            if route.public and added.resource is not None:
-                public.add((method, added.resource.canonical))
-    application[middleware.PUBLIC] = public
+            table[added] = route
     state.document = msgspec.json.encode(openapi.document(routes, state.version))
 
 
@@ -174,12 +181,15 @@ def _add_services(application: web.Application, state: State, expect: Expect) ->
         if route.resource is not None
     ]
     for plugin, service in state.plugins.services(context, taken):
-        application.router.add_routes(
-            web.RouteDef(
-                each.method, each.path, each.handler, {"expect_handler": expect, **each.kwargs}
-            )
-            for each in plugin.routes
-        )
+        for each in plugin.routes:
+            options = {"expect_handler": expect, **each.kwargs}
+            definition = web.RouteDef(each.method, each.path, each.handler, options)
+            route = Route(each.method, each.path, each.handler, "", plugin.name)
+            for added in application.router.add_routes([definition]):
+                application[middleware.TABLE][added] = route
+        authenticate = getattr(service, "authenticate", None)
+        if authenticate is not None:
+            state.gate.services.append(authenticate)
         state.services.append((plugin.name, service))
 
 

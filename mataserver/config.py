@@ -32,6 +32,16 @@ Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)\Z")]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 Runtime = Literal["native", "auto"]
 Engine = Literal["auto", "process", "thread"]
+Scope = Literal[
+    "infer",
+    "models:read",
+    "models:write",
+    "jobs:read",
+    "jobs:write",
+    "fleet:read",
+    "fleet:write",
+    "admin",
+]
 Alpha = Literal["white", "black", "drop"]
 CameraName = Annotated[str, Meta(pattern=r"^(?!sess_)[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]
 CameraSource = Annotated[str, Meta(min_length=1, max_length=2048)]
@@ -87,6 +97,19 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     params: dict[str, Any] = {}
 
 
+class ApiKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One entry of ``api_keys`` that may not do everything.
+
+    key:    the key itself.
+    name:   whose it is, for people to read.
+    scopes: what it may do, of those that docs/config.md lists; all without any.
+    """
+
+    key: Annotated[str, Meta(min_length=1, max_length=512)]
+    name: Annotated[str, Meta(min_length=1, max_length=64)] = "key"
+    scopes: list[Scope] | None = None
+
+
 class CameraSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """One entry of ``cameras:``: a camera whose session begins with the server and never expires.
 
@@ -118,7 +141,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     port: Port = 8110
     grpc_port: Port | None = None
     auth_mode: Literal["api_key", "none"] = "api_key"
-    api_keys: list[str] = []
+    api_keys: list[str | ApiKey] = []
     api_key: str | None = None
     cors_origins: list[Origin] = []
     data_dir: str = "~/.mataserver"
@@ -171,8 +194,17 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     @property
     def keys(self) -> tuple[str, ...]:
         """The API keys of ``api_keys`` and ``api_key``, without duplicates."""
+        return tuple(entry.key for entry in self.key_entries)
+
+    @property
+    def key_entries(self) -> tuple[ApiKey, ...]:
+        """The same with what each may do; of a key that is listed twice the first entry counts."""
         every = [*self.api_keys, *([self.api_key] if self.api_key else [])]
-        return tuple(dict.fromkeys(key for key in every if key))
+        entries = [ApiKey(key=each) if isinstance(each, str) else each for each in every if each]
+        found: dict[str, ApiKey] = {}
+        for entry in entries:
+            found.setdefault(entry.key, entry)
+        return tuple(found.values())
 
     @property
     def max_body(self) -> int:

@@ -8,9 +8,12 @@ import os
 import secrets
 from typing import TYPE_CHECKING
 
+from mataserver.config import ApiKey
+from mataserver.principals import EVERYTHING, Principal, key_id
 from mataserver.storage import told
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from pathlib import Path
 
     from mataserver.config import Settings
@@ -31,16 +34,16 @@ def stored_key(settings: Settings) -> str | None:
         return None
 
 
-def server_keys(settings: Settings) -> tuple[tuple[str, ...], bool]:
+def server_keys(settings: Settings) -> tuple[tuple[ApiKey, ...], bool]:
     """Return the keys the server accepts, and whether one was made just now.
 
     A new key is stored with mode 0600. Raises ``MataError`` when it cannot be stored.
     """
     if settings.keys or settings.auth_mode == "none":
-        return settings.keys, False
+        return settings.key_entries, False
     stored = stored_key(settings)
     if stored:
-        return (stored,), False
+        return (ApiKey(key=stored),), False
     key = "mata_" + secrets.token_urlsafe(24)
     with told("could not store the API key", key_file(settings)):
         settings.data_path.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -48,22 +51,38 @@ def server_keys(settings: Settings) -> tuple[tuple[str, ...], bool]:
         with os.fdopen(descriptor, "w", encoding="ascii") as file:
             os.fchmod(file.fileno(), 0o600)
             file.write(key + "\n")
-    return (key,), True
+    return (ApiKey(key=key),), True
 
 
 def client_key(settings: Settings) -> str | None:
     """Return the key that the local command line uses, or None."""
-    return settings.api_key or next(iter(settings.api_keys), None) or stored_key(settings)
+    return settings.api_key or next(iter(settings.keys), None) or stored_key(settings)
 
 
 class KeyRing:
-    """The accepted keys, compared in constant time."""
+    """The accepted keys and whose they are, compared in constant time."""
 
-    def __init__(self, keys: tuple[str, ...]) -> None:
-        self._digests = [hashlib.sha256(key.encode()).digest() for key in keys]
+    def __init__(self, entries: Iterable[ApiKey]) -> None:
+        self._known = [(_digest(entry.key), _principal(entry)) for entry in entries]
 
-    def accepts(self, token: str) -> bool:
-        """Whether ``token`` is one of the keys; every key is compared."""
-        digest = hashlib.sha256(token.encode("utf-8", "surrogatepass")).digest()
-        matches = [hmac.compare_digest(digest, known) for known in self._digests]
-        return any(matches)
+    def principal(self, secret: str) -> Principal | None:
+        """Return whose key ``secret`` is, or None; every key is compared."""
+        digest, found = _digest(secret), None
+        for known, principal in self._known:
+            if hmac.compare_digest(digest, known):
+                found = principal
+        return found
+
+    @property
+    def first(self) -> Principal | None:
+        """Whose the first key is that may do everything: who starts the server may act as that."""
+        return next((each for _, each in self._known if each.unrestricted), None)
+
+
+def _digest(secret: str) -> bytes:
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).digest()
+
+
+def _principal(entry: ApiKey) -> Principal:
+    scopes = EVERYTHING if entry.scopes is None else frozenset(entry.scopes)
+    return Principal(key_id(entry.key), entry.name, "key", scopes)

@@ -14,6 +14,7 @@ import msgspec
 
 from mataserver import params
 from mataserver.errors import Conflict, InvalidParams, MataError, NotFound, Unavailable
+from mataserver.principals import ANONYMOUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
     from mataserver.catalog import Catalog
     from mataserver.metrics import Metrics
     from mataserver.pool import ModelPool
+    from mataserver.principals import Principal
     from mataserver.slots import Recipe
 
 NORMAL = 1000
@@ -53,6 +55,7 @@ class Session:
     ``results`` what was answered with a result; ``dropped`` what was given up unanswered.
     ``reset`` says that the model's state of this session was lost and no result has told so yet.
     One with a ``camera`` may have several connections. A ``permanent`` one never expires.
+    ``owner`` is the id of the principal whose it is, None for one of the configuration.
     """
 
     id: str
@@ -71,6 +74,11 @@ class Session:
     results: int = 0
     reset: bool = False
     stream: bool = False
+    owner: str | None = None
+
+    def seen_by(self, principal: Principal) -> bool:
+        """Whether a principal may know of it: their own, everybody's, and all for an admin."""
+        return self.owner in {None, principal.id} or principal.may("admin")
 
     @property
     def task(self) -> str:
@@ -114,6 +122,7 @@ class SessionStore:
         *,
         stream: bool = False,
         name: str | None = None,
+        owner: str | None = None,
     ) -> Session:
         """Load the model and make a session that holds it.
 
@@ -134,15 +143,15 @@ class SessionStore:
             self._creating -= name is None
         now, chosen = self._clock(), name or "sess_" + secrets.token_hex(6)
         session = Session(chosen, model, recipe, params, time.time(), now, hold)
-        session.stream, session.permanent = stream, name is not None
+        session.stream, session.permanent, session.owner = stream, name is not None, owner
         self._sessions[session.id] = session
         self._metrics.sessions.set(len(self._sessions))
         return session
 
-    def get(self, session_id: str) -> Session:
-        """Return a live session. Raises ``NotFound``."""
+    def get(self, session_id: str, principal: Principal = ANONYMOUS) -> Session:
+        """Return a live session that a principal may know of. Raises ``NotFound``."""
         session = self._sessions.get(session_id)
-        if session is None or self._expired(session):
+        if session is None or self._expired(session) or not session.seen_by(principal):
             raise NotFound(f"Session not found: {session_id[:64]}")
         return session
 

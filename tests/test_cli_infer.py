@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 from pathlib import Path
 
@@ -258,7 +259,8 @@ def test_the_browser_is_opened(tmp_path, monkeypatch):
             assert time.monotonic() < until
             time.sleep(0.05)
         key = (terminal.data / "api_key").read_text().strip()
-        assert opened.read_text() == f"{server.url}/#token={key}"
+        assert re.fullmatch(rf"{server.url}/#code=[\w-]{{43}}", opened.read_text())
+        assert key not in opened.read_text()
 
 
 def test_no_browser_is_told(tmp_path, monkeypatch):
@@ -272,4 +274,4 @@ def test_no_browser_is_told(tmp_path, monkeypatch):
             assert time.monotonic() < until
             time.sleep(0.05)
         assert f"open {server.url}/ yourself" in server.log
-        assert "#token=" not in server.log
+        assert "#code=" not in server.log

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import stat
+import urllib.error
 import urllib.request
 
 import pytest
@@ -44,6 +46,12 @@ def health(url):
 # serve
 
 
+def signing_in(url, code):
+    """Return the request of a page that spends the code of a link."""
+    body, headers = json.dumps({"code": code}).encode(), {"Content-Type": "application/json"}
+    return urllib.request.Request(f"{url}/v1/session", body, headers)
+
+
 def test_first_start(running):
     """The first start makes a key for its owner only, and prints it once with a URL to open."""
     terminal, server = running
@@ -53,7 +61,14 @@ def test_first_start(running):
         f"mataserver {__version__} listens on {server.url} (API documentation at /docs)"
     )
     assert server.value("API key") == f"{key} (made now, shown this once; kept in {file})"
-    assert server.value("open") == f"{server.url}/#token={key}"
+    code = re.fullmatch(
+        rf"{server.url}/#code=([\w-]{{43}}) \(once, within ten minutes\)", server.value("open")
+    )
+    assert code is not None
+    with urllib.request.urlopen(signing_in(server.url, code[1])) as answer:
+        assert json.load(answer)["scopes"]
+    with pytest.raises(urllib.error.HTTPError, match="403"):
+        urllib.request.urlopen(signing_in(server.url, code[1]))
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert key not in server.log
 

@@ -8,7 +8,7 @@ import msgspec
 import pytest
 
 from mataserver import config
-from mataserver.config import ConfigError, Settings
+from mataserver.config import ApiKey, ConfigError, Settings
 
 
 def load(folder, yaml=None, dotenv=None, env=None, **overrides):
@@ -163,7 +163,7 @@ def test_every_simple_setting_has_its_variable(tmp_path):
         name = f"MATA_SERVER_{field.name.upper()}"
         if field.name in {"cameras", "models", "plugins"}:
             continue
-        if field.type in {str, list[str], str | None}:
+        if field.type in {str, list[str], list[str | ApiKey], str | None}:
             assert load(tmp_path, env={name: "x"}) != Settings()
         else:
             assert complaint(tmp_path, env={name: "???"}).startswith(f"environment: {name}: ")
@@ -175,7 +175,7 @@ def test_a_wrong_value_in_yaml_is_told_though_another_counts(tmp_path, given):
     said = complaint(tmp_path, yaml="port: many", **given)
     assert said == "configuration: port: expected `int`, got `str`"
     said = complaint(tmp_path, yaml="api_keys: [1]", env={"MATA_SERVER_API_KEYS": "one"})
-    assert said == "configuration: api_keys[0]: expected `str`, got `int`"
+    assert said == "configuration: api_keys[0]: expected `str | object`, got `int`"
 
 
 def test_a_wrong_value_of_a_plugin_is_told_though_a_variable_counts():
@@ -216,7 +216,7 @@ def test_a_dotenv_that_is_no_text(tmp_path):
         ("port: true", ["port: expected `int`, got `bool`"]),
         ("port: 70000", ["port"]),
         ("api_keys: one", ["api_keys: expected `array`"]),
-        ("api_keys: [1]", ["api_keys[0]: expected `str`"]),
+        ("api_keys: [1]", ["api_keys[0]: expected `str | object`"]),
         ("trust_proxy: 1", ["trust_proxy: expected `bool`"]),
         ("keep_alive: .nan", ["keep_alive"]),
         ("models: {}", ["models: expected `array`"]),

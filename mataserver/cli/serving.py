@@ -47,10 +47,11 @@ def serve(*, host: str | None, port: int | None, opening: bool, config_file: str
     keys, made = server_keys(settings)
 
     def announce(url: str, state: State) -> None:
-        for line in announcement(settings, url, state, keys[0] if made else None):
+        link = _link(settings, url, state)
+        for line in announcement(settings, url, state, keys[0].key if made else None, link):
             click.echo(line)
         if opening:
-            asyncio.get_running_loop().run_in_executor(None, _open, settings, url, keys)
+            asyncio.get_running_loop().run_in_executor(None, _open, link)
 
     def reread() -> Settings:
         try:
@@ -62,7 +63,9 @@ def serve(*, host: str | None, port: int | None, opening: bool, config_file: str
         runner.run(app.run(settings, announce, reread=reread))
 
 
-def announcement(settings: Settings, url: str, state: State, new_key: str | None) -> list[str]:
+def announcement(
+    settings: Settings, url: str, state: State, new_key: str | None, link: str
+) -> list[str]:
     """Return what a person is told when the server listens; ``new_key`` was made just now."""
     from mataserver.sources.cache import cache_directory
 
@@ -75,23 +78,24 @@ def announcement(settings: Settings, url: str, state: State, new_key: str | None
         f"  models:  {count} registered in {settings.data_path}; hub cache {cache_directory()}",
     ]
     if new_key is not None:
-        lines.insert(2, f"  open:    {_page(settings, url)}/#token={new_key}")
+        lines.insert(2, f"  open:    {link} (once, within ten minutes)")
     return lines
 
 
-def _page(settings: Settings, url: str) -> str:
-    """Return where this machine reaches the page of the server that listens on ``url``."""
-    return local_url(settings.host, urlsplit(url).port or settings.port)
+def _link(settings: Settings, url: str, state: State) -> str:
+    """Return where this machine reaches the page, with a code that signs the browser in once."""
+    page = local_url(settings.host, urlsplit(url).port or settings.port)
+    code = state.gate.make_code()
+    return f"{page}/#code={code}" if code else f"{page}/"
 
 
-def _open(settings: Settings, url: str, keys: tuple[str, ...]) -> None:
-    """Open the page in the browser, with the key; where there is none, say where the page is."""
+def _open(link: str) -> None:
+    """Open the page in the browser; where there is none, say where the page is."""
     import webbrowser
 
-    page = _page(settings, url)
-    link = f"{page}/#token={keys[0]}" if keys and settings.auth_mode == "api_key" else f"{page}/"
     if not _has_screen() or not webbrowser.open(link):
-        log.warning("no browser could be opened: open %s/ yourself and enter the key", page)
+        page = link.partition("#")[0]
+        log.warning("no browser could be opened: open %s yourself and enter the key", page)
 
 
 def _has_screen() -> bool:

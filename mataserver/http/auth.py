@@ -1,7 +1,7 @@
-"""Who may ask: a key in a header, compared in constant time.
+"""Who asks: credentials read once per request, and the principal that they stand for.
 
-``Authorization: Bearer KEY``, ``X-API-Key: KEY``, or ``Authorization: Basic`` with the key as the
-password (RFC 7617), which is what a URL with a password and many an older client can send.
+``Authorization: Bearer KEY``, ``X-API-Key: KEY``, ``Authorization: Basic`` with the key as the
+password (RFC 7617), a WebSocket's ``?token=``, or the cookie of a browser's session.
 """
 
 from __future__ import annotations
@@ -10,17 +10,27 @@ import base64
 import binascii
 from typing import TYPE_CHECKING
 
-from aiohttp import hdrs
+from aiohttp import hdrs, web
 
 from mataserver.errors import MataError
+from mataserver.http import proxies
+from mataserver.http.browsers import cookie_name, may_act
+from mataserver.principals import ANONYMOUS, Credentials
 
 if TYPE_CHECKING:
-    from aiohttp import web
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
-    from mataserver.http.routing import State
+    from mataserver.credentials import KeyRing
+    from mataserver.http.browsers import Browsers
+    from mataserver.principals import Principal, Scheme
+
+    Authenticate = Callable[[Credentials], Awaitable[Principal | None]]
 
 API_KEY = "X-API-Key"
+CSRF = "X-CSRF-Token"
 INVALID = "Invalid API key"
+PRINCIPAL: web.RequestKey[Principal | None] = web.RequestKey("principal")
+"""Who asks, in a request that a handler gets; None on a public route that nobody known asks."""
 
 
 class Unauthorized(MataError):
@@ -30,64 +40,186 @@ class Unauthorized(MataError):
 
 
 class Forbidden(MataError):
-    """403: a well-formed key that is not accepted."""
+    """403: a well-formed key that is not accepted, or that may not do this."""
 
     status = 403
 
 
-def of_header(authorization: str) -> str | None:
-    """Return the key that an ``Authorization`` header carries, or None."""
-    scheme, _, value = authorization.partition(" ")
+class Gate:
+    """Tells whose credentials a request shows, and lets it pass or not.
+
+    The server's own keys are asked first, then each service's ``authenticate``. What a header says
+    counts before a cookie, and a wrong header is never rescued by a cookie.
+    """
+
+    def __init__(
+        self, keys: KeyRing, browsers: Browsers, *, anonymous: bool, trust_proxy: bool
+    ) -> None:
+        self._keys = keys
+        self._browsers = browsers
+        self._anonymous = anonymous
+        self._trust_proxy = trust_proxy
+        self.services: list[Authenticate] = []
+
+    def make_code(self) -> str | None:
+        """Return a code that signs the operator's browser in; None where nobody has to sign in."""
+        principal = None if self._anonymous else self._keys.first
+        return None if principal is None else self._browsers.make_code(principal)
+
+    async def admit(self, request: web.Request, needs: str | None, *, public: bool) -> None:
+        """Note who asks in ``request[PRINCIPAL]``, for a route that needs a scope.
+
+        Raises ``Unauthorized`` or ``Forbidden`` for whoever may not ask it. One that is ``public``
+        is given None for whoever is not known.
+        """
+        try:
+            principal = await self.principal_of(request)
+        except MataError:
+            if not public:
+                raise
+            principal = None
+        request[PRINCIPAL] = principal
+        if not public:
+            check_scope(principal, needs)
+
+    async def principal_of(self, request: web.Request) -> Principal | None:
+        """Return who asks, None where nothing is shown. Raises as ``authenticate`` does."""
+        if self._anonymous:
+            return ANONYMOUS
+        shown = list(self._shown(request))
+        if not shown:
+            return self._by_cookie(request)
+        return await self.authenticate(shown)
+
+    async def authenticate(self, shown: Iterable[Credentials]) -> Principal | None:
+        """Return whose the first credentials are that somebody knows; None where there are none.
+
+        Raises ``Unauthorized`` or ``Forbidden`` for such as nobody knows, and what a service
+        raises for its own that do not count.
+        """
+        if self._anonymous:
+            return ANONYMOUS
+        refusal: MataError | None = None
+        for credentials in shown:
+            try:
+                principal = await self._known(credentials)
+            except MataError as error:
+                principal, refusal = None, refusal or error
+            if principal is not None:
+                return principal
+            refusal = refusal or _unknown(credentials)
+        if refusal is not None:
+            raise refusal
+        return None
+
+    async def _known(self, credentials: Credentials) -> Principal | None:
+        principal = self._keys.principal(credentials.secret)
+        if principal is not None:
+            return principal
+        for authenticate in self.services:
+            principal = await authenticate(credentials)
+            if principal is not None:
+                return principal
+        return None
+
+    def _by_cookie(self, request: web.Request) -> Principal | None:
+        """Return whose a browser's session is, where its cookie counts for the request."""
+        if hdrs.COOKIE not in request.headers:
+            return None
+        host = proxies.place(request, trusted=self._trust_proxy).host
+        cookie = request.cookies.get(cookie_name(host))
+        login = self._browsers.find(cookie) if cookie else None
+        if login is None:
+            return None
+        credentials = self.described(request, "cookie", cookie or "")
+        if not may_act(credentials, login, socket=is_socket(request)):
+            raise Forbidden("A page of another origin, or one without its token, may not do this")
+        return login.principal
+
+    def described(
+        self, request: web.Request, scheme: Scheme, secret: str, user: str = ""
+    ) -> Credentials:
+        """Return credentials with what else tells whether they count for a request."""
+        headers = request.headers
+        return Credentials(
+            scheme=scheme,
+            secret=secret,
+            user=user,
+            method=request.method,
+            path=request.path,
+            origin=headers.get(hdrs.ORIGIN),
+            host=proxies.place(request, trusted=self._trust_proxy).host,
+            csrf=headers.get(CSRF, ""),
+            address=proxies.client(request, trusted=self._trust_proxy),
+        )
+
+    def _shown(self, request: web.Request) -> Iterator[Credentials]:
+        """Yield what a request shows: a WebSocket's ``?token=`` first, then its headers.
+
+        A browser's script can set no header of a WebSocket.
+        """
+        if is_socket(request) and (token := request.query.get("token")):
+            yield self.described(request, "token", token)
+        for scheme, user, secret in _of_headers(request.headers):
+            yield self.described(request, scheme, secret, user)
+
+
+def check_scope(principal: Principal | None, needs: str | None) -> None:
+    """Raise ``Unauthorized`` for nobody, ``Forbidden`` for somebody without the scope."""
+    if principal is None:
+        raise Unauthorized("Missing Authorization header")
+    if not principal.may(needs):
+        scope = "every scope" if needs is None else f"the scope {needs}"
+        raise Forbidden(f"{principal.name} may not do this: it needs {scope}")
+
+
+def caller(request: web.Request) -> Principal:
+    """Return who asks a route that is not public."""
+    principal = request[PRINCIPAL]
+    assert principal is not None  # noqa: S101 - for the type checker: ``admit`` saw to it
+    return principal
+
+
+def is_socket(request: web.Request) -> bool:
+    """Whether a request asks for a WebSocket."""
+    return request.headers.get(hdrs.UPGRADE, "").lower() == "websocket"
+
+
+def of_metadata(metadata: Mapping[str, str], path: str, address: str = "") -> Iterator[Credentials]:
+    """Yield what the metadata of a call shows, whose names are those of headers in lower case."""
+    for scheme, user, secret in _of_headers(metadata):
+        yield Credentials(scheme, secret, user, "POST", path, address=address)
+
+
+def _of_headers(headers: Mapping[str, str]) -> Iterator[tuple[Scheme, str, str]]:
+    """Yield scheme, user and secret of each header: a proxy may need one of them for itself."""
+    given = headers.get(hdrs.AUTHORIZATION) or headers.get("authorization", "")
+    scheme, _, value = given.partition(" ")
     value = value.strip()
-    if scheme.lower() == "bearer":
-        return value or None
-    return _password(value) if scheme.lower() == "basic" else None
+    if scheme.lower() == "bearer" and value:
+        yield "bearer", "", value
+    elif scheme.lower() == "basic":
+        user, secret = _pair(value)
+        if secret:
+            yield "basic", user, secret
+    key = headers.get(API_KEY) or headers.get("x-api-key")
+    if key:
+        yield "key", "", key
 
 
-def _password(credentials: str) -> str | None:
-    """Return the password of ``user:password`` in base64, or None for what is no such pair."""
+def _pair(credentials: str) -> tuple[str, str]:
+    """Return user and password of a pair in base64, both empty for what is no such pair."""
     try:
         pair = base64.b64decode(credentials, validate=True).decode()
     except (binascii.Error, ValueError):  # a wrong encoding of text is a ValueError
-        return None
-    return pair.partition(":")[2] or None
+        return "", ""
+    user, _, password = pair.partition(":")
+    return user, password
 
 
-def shown(authorization: str, api_key: str | None) -> list[str]:
-    """Return the keys that two headers carry: a proxy may need one of them for itself."""
-    key = of_header(authorization)
-    found = [] if key is None else [key]
-    if api_key:
-        found.append(api_key)
-    return found
-
-
-def of_request(request: web.Request) -> list[str]:
-    """Return the keys that a request shows: a WebSocket's also as ``?token=``, and that first.
-
-    A browser's script can set no header of a WebSocket.
-    """
-    headers = request.headers
-    found = shown(headers.get(hdrs.AUTHORIZATION, ""), headers.get(API_KEY))
-    if headers.get(hdrs.UPGRADE, "").lower() == "websocket" and (
-        token := request.query.get("token")
-    ):
-        found.insert(0, token)
-    return found
-
-
-def check(keys: list[str], state: State) -> None:
-    """Raise ``Unauthorized`` without a key, ``Forbidden`` unless one of them is accepted."""
-    if state.settings.auth_mode == "none":
-        return
-    for key in keys:
-        if state.keys.accepts(key):
-            return
-    if not keys:
-        raise Unauthorized("Missing Authorization header")
-    raise Forbidden(INVALID)
-
-
-def accepted(request: web.Request, state: State) -> bool:
-    """Whether a request shows an accepted key, or needs none."""
-    return state.settings.auth_mode == "none" or any(map(state.keys.accepts, of_request(request)))
+def _unknown(credentials: Credentials) -> MataError:
+    """Return what is said of credentials that nobody knows: a token of users is 401, a key 403."""
+    parts = credentials.secret.split(".")
+    if len(parts) == 3 and parts[0].startswith("eyJ"):
+        return Unauthorized("Invalid or expired token")
+    return Forbidden(INVALID)

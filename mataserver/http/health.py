@@ -11,6 +11,7 @@ from msgspec import UNSET, Struct, UnsetType
 from mataserver import metrics
 from mataserver.http import codec, readiness
 from mataserver.http.routing import Body, Route
+from mataserver.principals import ANYBODY
 
 if TYPE_CHECKING:
     from mataserver.http.routing import State
@@ -70,9 +71,10 @@ def routes(state: State) -> list[Route]:
         Route("GET", "/ready", api.ready, "Whether requests can be served now", "health",
               response=(Body(json, Ready),), errors=(503,), public=True),
         Route("GET", "/metrics", api.metrics, "Prometheus metrics", "health",
-              response=(Body("text/plain"),), public=state.settings.metrics_public),
+              response=(Body("text/plain"),), public=state.settings.metrics_public,
+              needs=ANYBODY),
         Route("GET", "/v1/plugins", api.plugins, "Installed plugins and their backends", "plugins",
-              response=(Body(json, list[PluginInfo]),)),
+              response=(Body(json, list[PluginInfo]),), needs="models:read"),
     ]  # fmt: skip
 
 

@@ -65,9 +65,9 @@ def routes(state: State) -> list[Route]:
     form = (Body("multipart/form-data", UploadForm, examples.UPLOAD),)
     return [
         Route("POST", "/v1/infer", api.infer, "Infer on one image", "inference",
-              request=request, response=answer, errors=errors, parameters=_query()),
+              request=request, response=answer, errors=errors, parameters=_query(), needs="infer"),
         Route("POST", "/v1/infer/upload", api.upload, "Infer on an uploaded file", "inference",
-              request=form, response=answer, errors=errors),
+              request=form, response=answer, errors=errors, needs="infer"),
     ]  # fmt: skip
 
 

@@ -11,9 +11,11 @@ from typing import TYPE_CHECKING
 
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.hdrs import METH_ALL
+from aiohttp.web_urldispatcher import AbstractRoute
 
 from mataserver.errors import MataError, TooLarge, Unavailable, scarcity
-from mataserver.http import auth, codec, dialects
+from mataserver.http import codec, dialects
+from mataserver.http.routing import Route
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -23,7 +25,8 @@ if TYPE_CHECKING:
     from mataserver.http.routing import State
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
-PUBLIC = web.AppKey("public", set[tuple[str, str]])
+TABLE = web.AppKey("table", dict[AbstractRoute, Route])
+"""What is known of each route beyond what aiohttp keeps."""
 COUNTED: web.RequestKey[int] = web.RequestKey("counted", int)
 """The status that the metrics count where the response's own says too little."""
 LEFT = 499
@@ -64,7 +67,7 @@ def expectations(state: State) -> Callable[[web.Request], Awaitable[web.StreamRe
         if (request.content_length or 0) > limit:
             return error_response(TooLarge(f"The body is over the limit of {limit} bytes"))
         try:
-            _check_key(request, state)
+            await _admit(request, state)
         except MataError:
             request[_UNASKED] = True  # the middleware refuses it, as it does without ``Expect``
             return None
@@ -146,7 +149,7 @@ def _route(request: web.Request) -> str:
 
 async def _answer(request: web.Request, handler: Handler, state: State) -> web.StreamResponse:
     try:
-        _check_key(request, state)
+        await _admit(request, state)
         return await handler(request)
     except MataError as error:
         _tell(request, error, state)
@@ -179,11 +182,11 @@ def _tell(request: web.Request, error: MataError, state: State) -> None:
             log.warning("%s", line)
 
 
-def _check_key(request: web.Request, state: State) -> None:
-    """Raise ``Unauthorized`` or ``Forbidden`` for what needs a key and does not show it."""
-    found = request.match_info.http_exception is None
-    if found and (request.method, _route(request)) not in request.app[PUBLIC]:
-        auth.check(auth.of_request(request), state)
+async def _admit(request: web.Request, state: State) -> None:
+    """Note who asks. Raises ``Unauthorized`` or ``Forbidden`` for what needs somebody else."""
+    route = request.app[TABLE].get(request.match_info.route)
+    if route is not None:
+        await state.gate.admit(request, route.needs, public=route.public)
 
 
 def _hang_up(request: web.Request, response: web.Response) -> None:

@@ -117,14 +117,17 @@ def _server_routes(api: _Inference) -> list[Route]:
         _route("GET", "/v2/health/live", api.live, "Whether the server runs", Live, public=True),
         _route("GET", "/v2/health/ready", api.server_ready, "Whether it can serve requests now",
                ServerReady, public=True, errors=(NOT_READY,)),
-        _route("GET", "/v2", api.server, "The server and the extensions it knows", ServerMetadata),
+        _route("GET", "/v2", api.server, "The server and the extensions it knows", ServerMetadata,
+               needs="models:read"),
         _route("POST", "/v2/repository/index", api.index, "Every model and its state",
                list[IndexEntry], request=(Body(codec.JSON, IndexBody, examples.INDEX),),
-               optional=True, errors=(400, 408, 413, 415, 500, 503)),
+               optional=True, errors=(400, 408, 413, 415, 500, 503),
+               needs="models:read"),
         _route("POST", f"{repository}/load", api.load, "Load a model into memory", Done,
-               request=request, optional=True, errors=(*errors, 507)),
+               request=request, optional=True, errors=(*errors, 507),
+               needs="models:write"),
         _route("POST", f"{repository}/unload", api.unload, "Unload a model from memory", Done,
-               request=request, optional=True, errors=errors),
+               request=request, optional=True, errors=errors, needs="models:write"),
     ]  # fmt: skip
 
 
@@ -136,17 +139,17 @@ def _model_routes(api: _Inference) -> list[Route]:
         of = " of a version" if version else ""
         found += [
             _route("GET", f"{path}/ready", api.ready, f"Whether a model{of} is in memory",
-                   ModelReady, errors=(NOT_READY, 404)),
+                   ModelReady, errors=(NOT_READY, 404), needs="models:read"),
             _route("POST", f"{path}/infer", api.infer, f"Infer with a model{of} on tensors",
                    rest.InferAnswer, also=(Body(BINARY),),
                    request=tensors, headers=_HEADERS,
-                   errors=(400, 404, 408, 413, 415, 500, 503, 507)),
+                   errors=(400, 404, 408, 413, 415, 500, 503, 507), needs="infer"),
         ]  # fmt: skip
     for version in _VERSIONS:
         of = " of a version" if version else ""
         found.append(
             _route("GET", f"{_MODEL}{version}", api.model, f"What a model{of} takes and gives",
-                   rest.ModelMetadata, errors=(404,))
+                   rest.ModelMetadata, errors=(404,), needs="models:read")
         )  # fmt: skip
     return found
 

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from mataserver.catalog import Catalog
     from mataserver.config import Settings
     from mataserver.contract import Service
-    from mataserver.credentials import KeyRing
     from mataserver.engines.memory import MemoryProbe
+    from mataserver.http.auth import Gate
+    from mataserver.http.browsers import Browsers
     from mataserver.metrics import Metrics
     from mataserver.plugins import Plugins
     from mataserver.pool import ModelPool
@@ -42,7 +43,8 @@ class State:
     metrics: Metrics
     plugins: Plugins
     probe: MemoryProbe
-    keys: KeyRing
+    gate: Gate
+    browsers: Browsers
     cameras: Roster
     services: list[tuple[str, Service]] = field(default_factory=list)
     document: bytes = b""
@@ -81,8 +83,12 @@ class Route:
     """One route and all that the OpenAPI document says about it.
 
     ``parameters`` are query parameters: name to (type, required, description); ``headers`` are
-    those of the request, alike. ``public`` routes need no key. ``errors`` are the statuses besides
-    ``status`` that it answers, in the form of ``problem``. An ``optional`` body may be left out.
+    those of the request, alike. ``errors`` are the statuses besides ``status`` that it answers, in
+    the form of ``problem``. An ``optional`` body may be left out.
+
+    ``public`` routes answer without credentials: ``request[PRINCIPAL]`` is then who asks, or
+    None. Others answer those who have the scope ``needs``, of ``mataserver.SCOPES``; ``ANYBODY`` is
+    whoever is known, and None asks for every scope.
     """
 
     method: str
@@ -99,4 +105,5 @@ class Route:
     problem: Any = None
     optional: bool = False
     public: bool = False
+    needs: str | None = None
     documented: bool = True

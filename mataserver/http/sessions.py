@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from mataserver.config import CameraSource, Rate
-from mataserver.errors import BadRequest, InvalidParams, NotFound
-from mataserver.http import codec, examples
+from mataserver.errors import InvalidParams, NotFound
+from mataserver.http import auth, codec, examples, proxies
 from mataserver.http.routing import Body, Route
 from mataserver.sessions import plan
 
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from mataserver.sessions import Session
 
 JPEG = "image/jpeg"
-_PREFIX = re.compile(r"(/[\w.~%-]+)+", re.ASCII)
-_HOST = re.compile(r"[\w.~\[\]:-]{1,255}", re.ASCII)
 
 
 class SessionBody(Struct):
@@ -76,16 +73,16 @@ def routes(state: State) -> list[Route]:
     return [
         Route("POST", "/v1/sessions", api.create, "Create a streaming session", "sessions",
               request=(Body(codec.JSON, SessionBody, examples.SESSION),), response=made,
-              status=201, errors=(400, 404, 408, 413, 415, 422, 500, 503, 507)),
+              status=201, errors=(400, 404, 408, 413, 415, 422, 500, 503, 507), needs="infer"),
         Route("GET", "/v1/sessions", api.list, "List the sessions", "sessions",
-              response=(Body(codec.JSON, list[SessionInfo]),)),
+              response=(Body(codec.JSON, list[SessionInfo]),), needs="infer"),
         Route("GET", "/v1/sessions/{session_id}", api.one, "One session", "sessions",
-              response=info, errors=(404,)),
+              response=info, errors=(404,), needs="infer"),
         Route("DELETE", "/v1/sessions/{session_id}", api.delete, "Close a session", "sessions",
-              status=204, errors=(404, 409)),
+              status=204, errors=(404, 409), needs="infer"),
         Route("GET", "/v1/sessions/{session_id}/snapshot", api.snapshot,
               "The newest frame of a camera with what was found in it", "sessions",
-              response=(Body(JPEG),), errors=(404, 500, 503, 507)),
+              response=(Body(JPEG),), errors=(404, 500, 503, 507), needs="infer"),
     ]  # fmt: skip
 
 
@@ -95,7 +92,7 @@ class _Sessions:
 
     async def create(self, request: web.Request) -> web.Response:
         codec.require_json(request)
-        where = self._where(request)
+        where = proxies.place(request, trusted=self._state.settings.trust_proxy).url("ws")
         async with codec.body(request, self._state) as data:
             asked = await codec.decoded(self._state, data, codec.json_of(SessionBody))
         self._state.check_running()
@@ -107,14 +104,17 @@ class _Sessions:
             asked.params,
             self._state.settings.max_tokens,
         )
-        session = await self._state.sessions.create(asked.model, recipe, given, stream=asked.stream)
+        session = await self._state.sessions.create(
+            asked.model, recipe, given, stream=asked.stream, owner=auth.caller(request).id
+        )
         if source is not None:
             self._state.cameras.give(session, source, asked.fps)
         url = f"{where}/v1/stream/{session.id}"
         return codec.respond(SessionCreated(session.id, url), status=201)
 
-    async def list(self, _request: web.Request) -> web.Response:
-        return codec.respond([self._info(session) for session in self._state.sessions.all()])
+    async def list(self, request: web.Request) -> web.Response:
+        sessions, principal = self._state.sessions.all(), auth.caller(request)
+        return codec.respond([self._info(each) for each in sessions if each.seen_by(principal)])
 
     async def one(self, request: web.Request) -> web.Response:
         return codec.respond(self._info(self._session(request)))
@@ -134,11 +134,11 @@ class _Sessions:
         return web.Response(body=await shot.picture(session.task), headers=headers)
 
     async def delete(self, request: web.Request) -> web.Response:
-        await self._state.sessions.delete(request.match_info["session_id"])
+        await self._state.sessions.delete(self._session(request).id)
         return web.Response(status=204)
 
     def _session(self, request: web.Request) -> Session:
-        return self._state.sessions.get(request.match_info["session_id"])
+        return self._state.sessions.get(request.match_info["session_id"], auth.caller(request))
 
     async def _source(self, asked: SessionBody) -> Source | None:
         """Return the camera that a client asks for, if it may."""
@@ -149,24 +149,6 @@ class _Sessions:
         if asked.stream:
             raise InvalidParams("stream: a session with a source sends whole results alone")
         return await self._state.cameras.permitted(asked.source)
-
-    def _where(self, request: web.Request) -> str:
-        """Return the address that the client knows the server by, for a WebSocket.
-
-        A proxy that is trusted tells its own scheme, host and prefix. Raises ``BadRequest`` for
-        what is no host name and no path.
-        """
-        secure, host, prefix = request.secure, request.host, ""
-        if self._state.settings.trust_proxy:
-            scheme = _forwarded(request, "Proto").lower()
-            secure = scheme in {"https", "wss"} if scheme else secure
-            host = _forwarded(request, "Host") or host
-            prefix = _forwarded(request, "Prefix").rstrip("/")
-        if not _HOST.fullmatch(host):
-            raise BadRequest("The Host header is not a host name")
-        if prefix and not _PREFIX.fullmatch(prefix):
-            raise BadRequest("X-Forwarded-Prefix is not a path")
-        return f"{'wss' if secure else 'ws'}://{host}{prefix}"
 
     def _info(self, session: Session) -> SessionInfo:
         camera = self._state.cameras.of(session)
@@ -181,11 +163,6 @@ class _Sessions:
             session.dropped,
             UNSET if camera is None else _camera(camera),
         )
-
-
-def _forwarded(request: web.Request, what: str) -> str:
-    """Return what the first of the proxies says: the one that the client asked."""
-    return request.headers.get(f"X-Forwarded-{what}", "").partition(",")[0].strip()
 
 
 def _camera(camera: Camera) -> CameraInfo:

@@ -11,6 +11,7 @@ from aiohttp import WSMsgType, web
 
 from mataserver.errors import BadRequest, NotFound
 from mataserver.http import auth, middleware
+from mataserver.http.auth import PRINCIPAL
 from mataserver.http.channel import GOING_AWAY, INTERNAL, MSGPACK_PROTOCOL, NORMAL, Farewell
 from mataserver.http.connection import Connection
 from mataserver.http.routing import Route
@@ -72,7 +73,8 @@ class _Stream:
     async def stream(self, request: web.Request) -> web.StreamResponse:
         if request.headers.get("Upgrade", "").lower() != "websocket":
             raise BadRequest("This is a WebSocket: connect with a WebSocket client")
-        known = auth.accepted(request, self._state)
+        principal = request[PRINCIPAL]
+        known = principal is not None and principal.may("infer")
         # aiohttp refuses a message of exactly its limit
         limit = self._state.settings.max_body + 1
         socket = Socket(
@@ -113,7 +115,9 @@ class _Stream:
         if not known:
             return Farewell(UNAUTHORIZED, "unauthorized")
         try:
-            session = self._state.sessions.get(request.match_info["session_id"])
+            session = self._state.sessions.get(
+                request.match_info["session_id"], auth.caller(request)
+            )
         except NotFound:
             return Farewell(NO_SESSION, "invalid or expired session")
         if session.camera is None and session.connections:

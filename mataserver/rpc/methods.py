@@ -20,11 +20,27 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Method:
-    """One method: the name of its request, what answers it, and whether it needs no key."""
+    """One method: its request, what answers it, and the scope that it needs, None for none."""
 
     request: type[Any]
     answer: Callable[[Any], Awaitable[Any]]
-    public: bool = False
+    needs: str | None = None
+
+    @property
+    def public(self) -> bool:
+        """Whether it needs no credentials."""
+        return self.needs is None
+
+
+_NEEDS = {
+    "ServerMetadata": "models:read",
+    "ModelReady": "models:read",
+    "ModelMetadata": "models:read",
+    "ModelInfer": "infer",
+    "RepositoryIndex": "models:read",
+    "RepositoryModelLoad": "models:write",
+    "RepositoryModelUnload": "models:write",
+}
 
 
 def methods(state: State) -> dict[str, Method]:
@@ -42,7 +58,7 @@ def methods(state: State) -> dict[str, Method]:
         "RepositoryModelUnload": api.unload,
     }
     return {
-        name: Method(TYPES[f"{name}Request"], answer, name in {"ServerLive", "ServerReady"})
+        name: Method(TYPES[f"{name}Request"], answer, _NEEDS.get(name))
         for name, answer in answers.items()
     }
 

@@ -121,7 +121,7 @@ class RpcServer:
 
     async def _answer(self, method: Method, messages: AsyncIterator[bytes], context: Any) -> Any:
         if not method.public:
-            self._check_key(context)
+            await self._check_key(context, method)
         share = Share(self._state)
         try:
             data = await self._read(messages)
@@ -135,10 +135,10 @@ class RpcServer:
         finally:
             share.give_back()
 
-    def _check_key(self, context: Any) -> None:
+    async def _check_key(self, context: Any, method: Method) -> None:
         given = {name: str(value) for name, value in context.invocation_metadata()}
-        keys = auth.shown(given.get("authorization", ""), given.get("x-api-key"))
-        auth.check(keys, self._state)
+        shown = list(auth.of_metadata(given, f"/{SERVICE}", context.peer()))
+        auth.check_scope(await self._state.gate.authenticate(shown), method.needs)
 
     async def _read(self, messages: AsyncIterator[bytes]) -> bytes:
         try:

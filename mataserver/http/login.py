@@ -1,0 +1,121 @@
+"""The session of a browser: signed in once with a key, or the link that the server printed."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated
+
+from aiohttp import web
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from mataserver.errors import InvalidParams
+from mataserver.http import auth, codec, proxies
+from mataserver.http.browsers import SESSION_SECONDS, cookie_name
+from mataserver.http.routing import Body, Route
+from mataserver.principals import ANYBODY
+
+if TYPE_CHECKING:
+    from mataserver.http.routing import State
+    from mataserver.principals import Principal
+
+Secret = Annotated[str, Meta(min_length=1, max_length=4096)]
+
+
+class LoginBody(Struct):
+    """``POST /v1/session``: a key or a token, or the code of a link."""
+
+    key: Secret | UnsetType = UNSET
+    code: Secret | UnsetType = UNSET
+
+
+class LoginInfo(Struct):
+    """Who is signed in. ``csrf`` is the header ``X-CSRF-Token`` of what changes something."""
+
+    id: str
+    name: str
+    kind: str
+    scopes: list[str]
+    csrf: str | UnsetType = UNSET
+
+
+class Link(Struct):
+    """A code that signs a browser in once, within ten minutes: ``/#code=…``."""
+
+    code: str
+
+
+def routes(state: State) -> list[Route]:
+    """Return this module's routes."""
+    api, info = _Login(state), (Body(codec.JSON, LoginInfo),)
+    return [
+        Route("POST", "/v1/session", api.begin, "Sign a browser in", "sign-in",
+              request=(Body(codec.JSON, LoginBody),), response=info, public=True,
+              errors=(400, 401, 403, 408, 413, 415, 422, 503)),
+        Route("GET", "/v1/session", api.who, "Who is signed in", "sign-in",
+              response=info, needs=ANYBODY),
+        Route("DELETE", "/v1/session", api.end, "Sign a browser out", "sign-in",
+              status=204, public=True),
+        Route("POST", "/v1/session/link", api.link, "Make a link that signs a browser in",
+              "sign-in", response=(Body(codec.JSON, Link),), needs=ANYBODY),
+    ]  # fmt: skip
+
+
+class _Login:
+    def __init__(self, state: State) -> None:
+        self._state = state
+
+    async def begin(self, request: web.Request) -> web.Response:
+        codec.require_json(request)
+        async with codec.body(request, self._state) as data:
+            asked = await codec.decoded(self._state, data, codec.json_of(LoginBody))
+        cookie, login = self._state.browsers.begin(await self._principal(request, asked))
+        place = proxies.place(request, trusted=self._state.settings.trust_proxy)
+        response = codec.respond(_info(login.principal, login.csrf))
+        response.set_cookie(
+            self._name(request),
+            cookie,
+            max_age=int(SESSION_SECONDS),
+            path="/",
+            secure=place.secure,
+            httponly=True,
+            samesite="Lax",
+        )
+        return response
+
+    async def _principal(self, request: web.Request, asked: LoginBody) -> Principal:
+        if isinstance(asked.code, str):
+            principal = self._state.browsers.spend_code(asked.code)
+            if principal is None:
+                raise auth.Forbidden("The link was used already, or is older than ten minutes")
+            return principal
+        if not isinstance(asked.key, str):
+            raise InvalidParams("key: field is required")
+        shown = self._state.gate.described(request, "key", asked.key)
+        principal = await self._state.gate.authenticate([shown])
+        if principal is None:
+            raise auth.Unauthorized("Missing credentials")
+        return principal
+
+    async def who(self, request: web.Request) -> web.Response:
+        login = self._state.browsers.find(self._cookie(request))
+        csrf = login.csrf if login is not None else UNSET
+        return codec.respond(_info(auth.caller(request), csrf))
+
+    async def end(self, request: web.Request) -> web.Response:
+        self._state.browsers.end(self._cookie(request))
+        response = web.Response(status=204)
+        response.del_cookie(self._name(request), path="/")
+        return response
+
+    async def link(self, request: web.Request) -> web.Response:
+        return codec.respond(Link(self._state.browsers.make_code(auth.caller(request))))
+
+    def _name(self, request: web.Request) -> str:
+        return cookie_name(proxies.place(request, trusted=self._state.settings.trust_proxy).host)
+
+    def _cookie(self, request: web.Request) -> str:
+        return request.cookies.get(self._name(request), "")
+
+
+def _info(principal: Principal, csrf: str | UnsetType) -> LoginInfo:
+    scopes = sorted(principal.scopes)
+    return LoginInfo(principal.id, principal.name, principal.kind, scopes, csrf)

@@ -1,0 +1,56 @@
+"""Where a request came from and what the client asked, also behind proxies that are trusted.
+
+``X-Forwarded-*`` counts only where ``trust_proxy`` says so: else any client could write it.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+
+from mataserver.errors import BadRequest
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+_HOST = re.compile(r"[\w.~\[\]:-]{1,255}", re.ASCII)
+_PREFIX = re.compile(r"(/[\w.~%-]{1,64}){1,16}", re.ASCII)
+_ADDRESS = re.compile(r"[0-9a-fA-F:.]{2,45}")
+
+
+class Place(NamedTuple):
+    """What the client asked: over TLS or not, the host with its port, the path's prefix."""
+
+    secure: bool
+    host: str
+    prefix: str
+
+    def url(self, scheme: str) -> str:
+        """Return the base URL; ``scheme`` is ``http`` or ``ws``."""
+        return f"{scheme}{'s' if self.secure else ''}://{self.host}{self.prefix}"
+
+
+def place(request: web.Request, *, trusted: bool) -> Place:
+    """Return what the client asked. Raises ``BadRequest`` for a host or prefix that is none."""
+    secure, host, prefix = request.secure, request.host, ""
+    if trusted:
+        scheme = _forwarded(request, "Proto").lower()
+        secure = scheme in {"https", "wss"} if scheme else secure
+        host = _forwarded(request, "Host") or host
+        prefix = _forwarded(request, "Prefix").rstrip("/")
+    if not _HOST.fullmatch(host):
+        raise BadRequest("The Host header is not a host name")
+    if prefix and not _PREFIX.fullmatch(prefix):
+        raise BadRequest("X-Forwarded-Prefix is not a path")
+    return Place(secure, host, prefix)
+
+
+def client(request: web.Request, *, trusted: bool) -> str:
+    """Return the client's address: what the first proxy saw, or the peer's."""
+    forwarded = _forwarded(request, "For") if trusted else ""
+    return forwarded if _ADDRESS.fullmatch(forwarded) else request.remote or ""
+
+
+def _forwarded(request: web.Request, what: str) -> str:
+    """Return what the first of the proxies says: the one that the client asked."""
+    return request.headers.get(f"X-Forwarded-{what}", "").partition(",")[0].strip()
