@@ -101,7 +101,7 @@ def _operation(route: Route, path: str, schema: Callable[[Any], dict[str, Any]])
         "responses": {
             str(route.status): _response(HTTPStatus(route.status).phrase, route.response, schema)
         },
-        "security": [] if route.public else [{"key": []}],
+        "security": [] if route.public else [{"key": [route.needs] if route.needs else []}],
     }
     if route.request:
         content = {body.content_type: _media(body, schema) for body in route.request}

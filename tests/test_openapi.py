@@ -11,6 +11,7 @@ import pytest
 
 from mataserver import testing
 from mataserver.params import UPLOAD_FIELDS, ApiParams
+from mataserver.principals import ANYBODY, SCOPES
 from mataserver.results import InferResponse, ModelInfo
 
 OPERATIONS = {
@@ -25,6 +26,10 @@ OPERATIONS = {
     ("get", "/v1/models"),
     ("get", "/v1/models/{model_id}"),
     ("get", "/v1/plugins"),
+    ("get", "/v1/session"),
+    ("post", "/v1/session"),
+    ("delete", "/v1/session"),
+    ("post", "/v1/session/link"),
     ("get", "/v1/sessions"),
     ("get", "/v1/sessions/{session_id}"),
     ("get", "/v1/sessions/{session_id}/snapshot"),
@@ -126,11 +131,15 @@ def test_the_document_is_3_1_and_whole(document):
 
 
 def test_guarded_routes_say_so(document):
-    """Operations that need a key document 401 and 403; open ones need no security."""
-    for _, path, operation in operations(document):
+    """Operations that need a key name its scope and document 401 and 403; open ones none."""
+    for method, path, operation in operations(document):
         guarded = path.startswith(("/v1/", "/v2", "/openai/")) and "/health" not in path
-        assert operation["security"] == ([{"key": []}] if guarded else [])
-        assert ({"401", "403"} <= set(operation["responses"])) is guarded
+        guarded = guarded and not (path == "/v1/session" and method != "get")
+        (security,) = operation["security"] or [{}]
+        assert (list(security) == ["key"]) is guarded
+        assert all(scope in {*SCOPES, ANYBODY} for scope in security.get("key", ()))
+        if path != "/v1/session":  # which refuses what it is shown, and needs nothing itself
+            assert ({"401", "403"} <= set(operation["responses"])) is guarded
 
 
 def test_every_error_is_a_detail(document):
