@@ -47,7 +47,10 @@ def test_nothing_that_starts_threads_is_preloaded():
 
 @pytest.mark.parametrize(
     ("name", "command"),
-    [("easyocr", "pip install 'easyocr'"), ("paddleocr", "pip install 'paddlepaddle' 'paddleocr'")],
+    [
+        ("easyocr", "pip install 'easyocr>=1.7.2,<2'"),
+        ("paddleocr", "pip install 'paddlepaddle>=3.3,<4' 'paddleocr>=3.7,<4'"),
+    ],
 )
 def test_a_missing_engine_is_named_with_the_command(name, command, tmp_path):
     """An engine that is not installed is 503 with what pip installs; the plugin works without."""
