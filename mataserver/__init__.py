@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING
 
 from mataserver.contract import (
     Backend,
-    Context,
     Conversion,
     LoadContext,
     LoadedPart,
@@ -17,7 +16,6 @@ from mataserver.contract import (
     Models,
     ModelSpec,
     Part,
-    Service,
 )
 from mataserver.errors import (
     BadRequest,
@@ -51,6 +49,7 @@ from mataserver.results import (
     Usage,
     VlmResult,
 )
+from mataserver.service import Body, Context, Page, Route, Saved, Server, Service
 
 __version__ = "0.1.0"
 
@@ -61,6 +60,7 @@ __all__ = [
     "SCOPES",
     "Backend",
     "BadRequest",
+    "Body",
     "Box",
     "Child",
     "Classification",
@@ -90,14 +90,19 @@ __all__ = [
     "NotFound",
     "OcrResult",
     "OutOfMemory",
+    "Page",
     "Params",
     "Parent",
     "Part",
+    "Policy",
     "PoseResult",
     "Principal",
     "Result",
+    "Route",
+    "Saved",
     "Segment",
     "SegmentResult",
+    "Server",
     "Service",
     "Temperature",
     "Text",
@@ -109,6 +114,7 @@ __all__ = [
     "decode_image",
     "hookimpl",
     "run_process",
+    "static",
     "upright_frame",
 ]
 
@@ -119,10 +125,14 @@ if TYPE_CHECKING:
 
     from mataserver.config import Alpha
     from mataserver.http.auth import PRINCIPAL
+    from mataserver.http.files import static
+    from mataserver.outbound import Policy
     from mataserver.processes import Child, Parent, run_process
 
 _LATE = {
     "PRINCIPAL": "mataserver.http.auth",
+    "Policy": "mataserver.outbound",
+    "static": "mataserver.http.files",
     **dict.fromkeys(("Child", "Parent", "run_process"), "mataserver.processes"),
 }
 """What brings asyncio or aiohttp, which neither a worker nor most commands need."""

@@ -15,17 +15,16 @@ from aiohttp import web
 from aiohttp.http_exceptions import HttpProcessingError
 
 import mataserver
-from mataserver import openapi
+from mataserver import hosting, openapi
 from mataserver import plugins as plugin_host
 from mataserver.cameras.roster import Roster
 from mataserver.catalog import Catalog
-from mataserver.contract import Context
+from mataserver.config import ConfigError
 from mataserver.credentials import KeyRing, server_keys
 from mataserver.engines.memory import MemoryProbe, keep_freed_memory
 from mataserver.errors import MataError
 from mataserver.http import (
     chat,
-    codec,
     dialects,
     docs,
     health,
@@ -35,6 +34,7 @@ from mataserver.http import (
     models,
     oip,
     origins,
+    pages,
     sessions,
     stream,
 )
@@ -42,13 +42,14 @@ from mataserver.http.auth import Gate
 from mataserver.http.browsers import Browsers
 from mataserver.http.channel import GOING_AWAY
 from mataserver.http.entrance import Site
-from mataserver.http.routing import Route, State
+from mataserver.http.routing import ALTERNATIVES, TABLE, State
+from mataserver.http.sockets import Sockets
 from mataserver.loader import Loader
 from mataserver.metrics import Metrics
+from mataserver.outbound import Hosts, Outbound
 from mataserver.pool import ModelPool
 from mataserver.registry import Registry
 from mataserver.reload import Reload
-from mataserver.services import ServiceModels
 from mataserver.sessions import SessionStore
 from mataserver.slots import Policy
 from mataserver.upkeep import Pace, Upkeep
@@ -57,8 +58,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from mataserver.config import Settings
-    from mataserver.http.dialects import Expect
-    from mataserver.plugins import Plugin, Plugins
+    from mataserver.http.routing import Route
+    from mataserver.plugins import Plugins
+    from mataserver.service import Service
 
 STATE = web.AppKey("state", State)
 UPKEEP = web.AppKey("upkeep", Upkeep)
@@ -106,7 +108,10 @@ def build(
         ),
         browsers,
         cameras,
+        Outbound(_hosts(settings)),
+        Sockets(settings.max_body, settings.ping_interval, settings.unread_timeout),
     )
+    state.forms.update(dialects.FORMS)
     metrics.before_render(cameras.count)
     metrics.before_render(lambda: metrics.inflight.set(state.body_bytes))
     metrics.before_render(pool.tell_queues)
@@ -120,13 +125,18 @@ def build(
     origins.allow(application, settings.cors_origins)
     application[STATE] = state
     application[UPKEEP] = upkeep
-    expect = dialects.expecting(middleware.expectations(state))
-    _add_routes(application, state, expect)
-    _add_services(application, state, expect)
+    _add_routes(application, state)
     application.cleanup_ctx.append(_lifetime(state, upkeep, loader))
     if settings.grpc_port is not None:
         _add_grpc(state)
     return application
+
+
+def _hosts(settings: Settings) -> Hosts:
+    try:
+        return Hosts.of(settings.outbound_hosts)
+    except ValueError as error:
+        raise ConfigError(f"configuration: outbound_hosts: {error}") from None
 
 
 def _policy(settings: Settings) -> Policy:
@@ -141,56 +151,41 @@ def _policy(settings: Settings) -> Policy:
     )
 
 
-def _add_routes(application: web.Application, state: State, expect: Expect) -> None:
+def _add_routes(application: web.Application, state: State) -> None:
+    """Add the server's own routes, then those of the plugins, which see what exists already."""
+    expect = dialects.expecting(middleware.expectations(state), state.forms)
+    application[TABLE], application[ALTERNATIVES] = {}, {}
     routes: list[Route] = []
-    for module in (health, models, infer, chat, oip, sessions, stream, login, docs):
+    for module in (
+        health,
+        models,
+        infer,
+        chat,
+        oip,
+        sessions,
+        stream,
+        login,
+        pages,
+        docs,
+    ):
         routes += module.routes(state)
-    table = application[middleware.TABLE] = {}
-    for route in routes:
-        for method in _methods(route):
-            added = application.router.add_route(
-                method, route.path, route.handler, expect_handler=expect
-            )
-            table[added] = route
+    hosting.add(application, routes, expect)
+    for plugin, service in hosting.Hosting(state).services(routes):
+        hosting.add(application, plugin.routes, expect)
+        routes += plugin.routes
+        _take_in(state, plugin.name, service)
     state.document = msgspec.json.encode(openapi.document(routes, state.version))
 
 
-def _methods(route: Route) -> tuple[str, ...]:
-    """A GET that gives a document also answers HEAD; a WebSocket gives none."""
-    return ("GET", "HEAD") if route.method == "GET" and route.response else (route.method,)
-
-
-def _add_services(application: web.Application, state: State, expect: Expect) -> None:
-    """Add the plugins' routes; a route that exists already is refused by name."""
-
-    def context(plugin: Plugin) -> Context:
-        return Context(
-            settings=plugin.settings,
-            models=ServiceModels(state.catalog, state.pool, state.settings.max_tokens),
-            metrics=state.metrics.registry,
-            log=logging.getLogger(f"mataserver.plugin.{plugin.name}"),
-            data_dir=state.settings.data_path,
-            run_blocking=asyncio.to_thread,
-            read_json=codec.reader(state),
-            stopping=state.stopping,
-        )
-
-    taken = [
-        (route.method, route.resource.canonical)
-        for route in application.router.routes()
-        if route.resource is not None
-    ]
-    for plugin, service in state.plugins.services(context, taken):
-        for each in plugin.routes:
-            options = {"expect_handler": expect, **each.kwargs}
-            definition = web.RouteDef(each.method, each.path, each.handler, options)
-            route = Route(each.method, each.path, each.handler, "", plugin.name)
-            for added in application.router.add_routes([definition]):
-                application[middleware.TABLE][added] = route
-        authenticate = getattr(service, "authenticate", None)
-        if authenticate is not None:
-            state.gate.services.append(authenticate)
-        state.services.append((plugin.name, service))
+def _take_in(state: State, name: str, service: Service) -> None:
+    """Note what a service offers beside its routes."""
+    state.services.append((name, service))
+    if hasattr(service, "authenticate"):
+        state.gate.services.append(service.authenticate)
+    if hasattr(service, "claims"):
+        state.claims.append(service.claims)
+    if hasattr(service, "error_forms"):
+        state.forms.update(service.error_forms())
 
 
 def _add_grpc(state: State) -> None:
@@ -228,6 +223,8 @@ def _lifetime(
                     await stack.enter_async_context(service)
                 yield
             finally:
+                for each in state.tasks:
+                    await each.close()
                 for task in tasks:
                     task.cancel()
                 await asyncio.gather(*tasks, return_exceptions=True)
@@ -268,6 +265,7 @@ async def stop(runner: web.AppRunner, application: web.Application) -> None:
             connection.leave(GOING_AWAY, "the server is shutting down")
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(state.settings.drain_timeout / 2):
+            await state.sockets.close_all()
             while state.active:  # noqa: ASYNC110 - for this alone no request is to set an event
                 await asyncio.sleep(0.01)
     await runner.cleanup()

@@ -47,6 +47,7 @@ CameraName = Annotated[str, Meta(pattern=r"^(?!sess_)[A-Za-z0-9][A-Za-z0-9_-]{0,
 CameraSource = Annotated[str, Meta(min_length=1, max_length=2048)]
 Rate = Annotated[float, Meta(gt=0.0, le=1_000.0)]
 Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]+(/\d{1,3})?\Z", max_length=255)]
+OutboundHost = Annotated[str, Meta(pattern=r"^(\*|[A-Za-z0-9._:-]+(/\d{1,3})?)\Z", max_length=255)]
 AbsolutePath = Annotated[str, Meta(pattern=r"^/", max_length=4096)]
 
 
@@ -174,6 +175,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     session_ttl: Seconds = 300.0
     unread_timeout: Seconds = 30.0
     ping_interval: Seconds = 20.0
+    outbound_hosts: list[OutboundHost] = []
     camera_hosts: list[Host] = []
     camera_paths: list[AbsolutePath] = []
     camera_timeout: Seconds = 10.0

@@ -8,19 +8,17 @@ the threads and processes around them.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar
 
 from mataserver.params import Params, build
 
 if TYPE_CHECKING:
-    import asyncio
     import logging
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     import numpy as np
-    from aiohttp import web
     from numpy.typing import NDArray
 
     from mataserver.config import Alpha
@@ -276,62 +274,4 @@ class Models(Protocol):
 
     def info(self, model: str) -> ModelInfo:
         """Return what ``GET /v1/models`` tells of a model. Raises ``NotFound``."""
-        ...
-
-
-class ReadJson(Protocol):
-    """Reads the body of a request within the server's limits and decodes it."""
-
-    def __call__(self, request: web.Request, kind: type[T], /) -> AbstractAsyncContextManager[T]:
-        """Give the body as a ``kind``; it counts as a body in flight until the context ends.
-
-        Raises a ``MataError``: 400 for what is no JSON, 408, 413, 415, 422 for wrong types, and
-        503 when too many bytes are in flight.
-        """
-        ...
-
-
-class Blocking(Protocol):
-    """Runs a blocking function beside the event loop."""
-
-    async def __call__(self, function: Callable[..., Any], /, *args: Any) -> Any:
-        """Return ``function(*args)``."""
-        ...
-
-
-@dataclass(frozen=True, slots=True)
-class Context:
-    """What a service gets: small and frozen, never the application.
-
-    ``stopping`` is set when the server begins to shut down. It then waits for the handlers that
-    still run, for ``drain_timeout`` seconds, and leaves the services after that.
-    """
-
-    settings: Any
-    models: Models
-    metrics: Any
-    log: logging.Logger
-    data_dir: Path
-    run_blocking: Blocking
-    read_json: ReadJson
-    stopping: asyncio.Event
-
-
-@runtime_checkable
-class Service(Protocol):
-    """Routes, state, start-up and shutdown of a plugin, in one object.
-
-    It may also offer ``ping() -> dict``, which is merged into ``GET /health``.
-    """
-
-    def routes(self) -> Iterable[web.RouteDef]:
-        """The routes, REST and WebSocket alike."""
-        ...
-
-    async def __aenter__(self) -> object:
-        """Start."""
-        ...
-
-    async def __aexit__(self, *exc: object) -> None:
-        """Stop."""
         ...

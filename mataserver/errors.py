@@ -81,6 +81,12 @@ class TooLarge(MataError):
     status = 413
 
 
+class TooSlow(MataError):
+    """408: the body did not arrive in time."""
+
+    status = 408
+
+
 def scarcity(error: Exception) -> Unavailable | None:
     """Return what a client is told of a failure for want of file descriptors; None for others."""
     if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:

@@ -11,7 +11,8 @@ if TYPE_CHECKING:
 
     from msgspec import Struct
 
-    from mataserver.contract import Backend, Context, Service
+    from mataserver.contract import Backend
+    from mataserver.service import Context, Service
 
 hookspec = pluggy.HookspecMarker("mataserver")
 hookimpl = pluggy.HookimplMarker("mataserver")

@@ -14,9 +14,8 @@ from mataserver.errors import MataError, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from aiohttp import web
-
     from mataserver.contract import Backend, ModelFiles
+    from mataserver.service import Route
 
 log = logging.getLogger("mataserver.plugins")
 
@@ -34,7 +33,7 @@ class Plugin:
     hooks: dict[str, Callable[..., Any]] = field(default_factory=dict)
     settings: Any = None
     backends: tuple[Backend, ...] = ()
-    routes: tuple[web.RouteDef, ...] = ()
+    routes: tuple[Route, ...] = ()
     error: str | None = None
     late: bool = False
     note: str | None = None

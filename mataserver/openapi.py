@@ -56,7 +56,7 @@ _EVERY = ("X-Request-Id", "Server-Timing")
 
 def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
     """Return the document. Routes that are not documented are left out."""
-    shown = [route for route in routes if route.documented]
+    shown = [each for each in routes if each.documented and each.summary and not each.when]
     bodies = [body.schema for route in shown for body in (*route.request, *route.response)]
     kinds = [*(kind for kind in bodies if kind is not None), Problem]
     kinds += [kind for route in shown for kind, _, _ in route.parameters.values()]

@@ -18,22 +18,20 @@ import msgspec
 
 from mataserver import admission, config
 from mataserver.admission import HOOKS, PluginError, check_backend, check_pickles
-from mataserver.contract import Service
 from mataserver.errors import MataError
 from mataserver.offer import Offer, Plugin
 from mataserver.sites import Sites
 from mataserver.suggestion import similar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
-    from aiohttp import web
-
-    from mataserver.contract import Context, ModelFiles
+    from mataserver.contract import ModelFiles
 
 __all__ = ["GROUP", "HOOKS", "Offer", "Plugin", "PluginError", "Plugins", "discover"]
 
 GROUP = "mataserver"
+DISABLED = "it is switched off by plugins.disabled"
 _FOLDERS = re.compile(r"(?<![\w.:/-])/(?:[^\s/'\",;()<>]+/)*")
 _VARIABLE = re.compile(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 
@@ -84,7 +82,7 @@ class Plugins:
             plugin = grown.found[-1]
             plugin.late = True
             for problem in problems:
-                _refuse(plugin, problem)
+                refuse(plugin, problem)
             if "service" in plugin.hooks:
                 plugin.note = "its routes begin with the next start of the server"
             told = plugin.error or plugin.note or "in use from now on"
@@ -160,32 +158,10 @@ class Plugins:
         # A plugin may fall out of use later than its backends were collected: by its service.
         return [offer for offer in self.offers if offer.plugin.error is None]
 
-    def services(
-        self, context: Callable[[Plugin], Context], taken: Iterable[tuple[str, str]] = ()
-    ) -> list[tuple[Plugin, Service]]:
-        """Ask every plugin for its service and its routes, which ``Plugin.routes`` then holds.
-
-        ``taken`` are method and path of the routes that exist. A plugin whose service fails, or
-        gives a route that exists, is put out of use; raises ``PluginError`` when
-        ``plugins.strict`` is set.
-        """
-        services = []
-        routes = {_shape(method, path) for method, path in taken}
-        for plugin in self.usable:
-            hook = plugin.hooks.get("service")
-            if hook is None:
-                continue
-            try:
-                service = hook(context(plugin))
-                plugin.routes = _routes(service, routes)
-            except Exception as error:
-                _refuse(plugin, error)
-                continue
-            routes |= {_shape(route.method, route.path) for route in plugin.routes}
-            services.append((plugin, service))
+    def check_strict(self) -> None:
+        """Raise ``PluginError`` for a broken plugin when ``plugins.strict`` is set."""
         if self.strict:
             _check_strict(self)
-        return services
 
 
 def discover(
@@ -203,20 +179,44 @@ def discover(
     plugin when ``plugins.strict`` is set.
     """
     given = dict(settings.plugins)
-    strict = given.pop("strict", False)
+    strict, disabled = given.pop("strict", False), given.pop("disabled", [])
     if not isinstance(strict, bool):
         raise config.ConfigError("configuration: plugins.strict: expected `bool`")
+    if not isinstance(disabled, list) or not all(isinstance(each, str) for each in disabled):
+        raise config.ConfigError("configuration: plugins.disabled: expected a list of names")
     plugins = Plugins(strict=strict, sites=Sites() if entry_points is None else None)
     variables = config.variables(Path.cwd()) if environ is None else environ
     points = importlib.metadata.entry_points(group=GROUP) if entry_points is None else entry_points
     for point in sorted(points, key=lambda each: each.name):
+        if point.name in disabled:
+            plugins.found.append(_disabled(point))
+            continue
         with _told(problems):
             _admit(point, plugins, given.get(point.name), variables)
+    _check_disabled(disabled, plugins)
     with _told(problems):
         _check_known(given, plugins)
     if strict:
         _check_strict(plugins)
     return plugins
+
+
+def _disabled(point: importlib.metadata.EntryPoint) -> Plugin:
+    """Return a plugin that is installed and not to be used; nothing of it is imported."""
+    plugin = Plugin(point.name, error=DISABLED)
+    if point.dist is not None:
+        plugin.distribution, plugin.version = point.dist.name, point.dist.version
+    return plugin
+
+
+def _check_disabled(names: list[str], plugins: Plugins) -> None:
+    known = {plugin.name for plugin in plugins.found}
+    for name in names:
+        if name not in known:
+            raise config.ConfigError(
+                f"configuration: plugins.disabled: no plugin {name!r} is installed"
+                f"{similar(name, known)}"
+            )
 
 
 def _admit(
@@ -261,11 +261,11 @@ def _load(point: importlib.metadata.EntryPoint, taken: set[str]) -> Plugin:
     if point.dist is not None:
         plugin.distribution, plugin.version = point.dist.name, point.dist.version
     try:
-        if point.name in taken or point.name == "strict":
+        if point.name in taken or point.name in {"strict", "disabled"}:
             raise PluginError(f"the name {point.name!r} is taken")  # noqa: TRY301
         plugin.hooks = admission.hooks(point.load())
     except Exception as error:
-        _refuse(plugin, error)
+        refuse(plugin, error)
     return plugin
 
 
@@ -288,7 +288,7 @@ def _configure(plugin: Plugin, given: object, environ: Mapping[str, str]) -> Non
     except config.ConfigError:
         raise
     except Exception as error:
-        _refuse(plugin, error)
+        refuse(plugin, error)
 
 
 def _collect(plugin: Plugin, plugins: Plugins) -> None:
@@ -302,7 +302,7 @@ def _collect(plugin: Plugin, plugins: Plugins) -> None:
             check_backend(backend, owners)
             owners[backend.name] = plugin.name
     except Exception as error:
-        _refuse(plugin, error)
+        refuse(plugin, error)
         return
     plugin.backends = backends
     plugins.offers += [Offer(backend, plugin) for backend in backends]
@@ -319,25 +319,7 @@ def _serves(offer: Offer, files: ModelFiles, task: str) -> bool:
         return False
 
 
-def _routes(service: object, taken: set[tuple[str, str]]) -> tuple[web.RouteDef, ...]:
-    """Return a service's routes. Raises ``PluginError`` for one that exists already."""
-    from aiohttp import web
-
-    if not isinstance(service, Service):
-        raise PluginError("service() must return an object with routes() and async enter and exit")
-    routes = tuple(service.routes())
-    seen = set(taken)
-    for route in routes:
-        if not isinstance(route, web.RouteDef):
-            raise PluginError(f"routes() gave a {type(route).__name__}, not an aiohttp RouteDef")
-        shape = _shape(route.method, route.path)
-        if shape in seen or ("*", shape[1]) in seen:
-            raise PluginError(f"its route exists already: {route.method} {route.path}")
-        seen.add(shape)
-    return routes
-
-
-def _shape(method: str, path: str) -> tuple[str, str]:
+def shape(method: str, path: str) -> tuple[str, str]:
     """Return a route as what it matches: the names of its variables do not count."""
     return (method.upper(), _VARIABLE.sub("{}", path))
 
@@ -353,11 +335,12 @@ def _check_known(given: dict[str, Any], plugins: Plugins) -> None:
 
 def _check_strict(plugins: Plugins) -> None:
     for plugin in plugins.found:
-        if plugin.error is not None:
+        if plugin.error not in {None, DISABLED}:
             raise PluginError(f"plugin {plugin.name}: {plugin.error}")
 
 
-def _refuse(plugin: Plugin, error: Exception) -> None:
+def refuse(plugin: Plugin, error: Exception) -> None:
+    """Put a plugin out of use."""
     plugin.error = _reason(error)
     log.error("plugin %s is not in use: %s", plugin.name, plugin.error, exc_info=error)
 

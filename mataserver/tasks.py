@@ -16,7 +16,7 @@ class Tasks:
     """The background tasks of one service. They are cancelled when it ends."""
 
     def __init__(self, owner: str) -> None:
-        self._owner = owner
+        self.owner = owner
         self._running: set[asyncio.Task[Any]] = set()
         self._failed: dict[str, str] = {}
 
@@ -27,7 +27,7 @@ class Tasks:
         again. Nothing starts it again: it knows best what it can survive.
         """
         self._failed.pop(name, None)
-        task = asyncio.get_running_loop().create_task(coroutine, name=f"{self._owner}: {name}")
+        task = asyncio.get_running_loop().create_task(coroutine, name=f"{self.owner}: {name}")
         self._running.add(task)
         task.add_done_callback(lambda done: self._done(done, name))
         return task
@@ -51,4 +51,4 @@ class Tasks:
         error = task.exception()
         if error is not None:
             self._failed[name] = type(error).__name__
-            log.error("%s: the task %r failed", self._owner, name, exc_info=error)
+            log.error("%s: the task %r failed", self.owner, name, exc_info=error)

@@ -122,7 +122,7 @@ REFUSED = {
     ),
     "no route": (
         "class Service(Base):\n    def routes(self): return ['/v1/lab']",
-        "routes() gave a str, not an aiohttp RouteDef",
+        "routes() gave a str, not a mataserver.Route",
     ),
     "route of the core": (
         "class Service(Base):\n    def routes(self): return [web.get('/health', print)]",
@@ -282,7 +282,7 @@ class Service(Base):
         return [web.post("/v1/order", self.order)]
 
     async def order(self, request):
-        async with self.ctx.read_json(request, Order) as order:
+        async with self.ctx.http.read_json(request, Order) as order:
             return web.json_response({"said": f"{order.count} {order.dish}"})
 """
 ORDERS = {

@@ -43,6 +43,14 @@ class Forbidden(MataError):
     """403: a well-formed key that is not accepted, or that may not do this."""
 
     status = 403
+    unknown = False
+    """Whether the key itself is not accepted, and not what it may do."""
+
+
+class UnknownKey(Forbidden):
+    """403: a key that nobody knows. A route may say 401 instead."""
+
+    unknown = True
 
 
 class Gate:
@@ -222,4 +230,4 @@ def _unknown(credentials: Credentials) -> MataError:
     parts = credentials.secret.split(".")
     if len(parts) == 3 and parts[0].startswith("eyJ"):
         return Unauthorized("Invalid or expired token")
-    return Forbidden(INVALID)
+    return UnknownKey(INVALID)

@@ -40,7 +40,7 @@ def routes(state: State) -> list[Route]:
     return [
         Route("POST", f"{prefix}/chat/completions", api.complete, "Ask a model about an image",
               "OpenAI", request=request, response=response, problem=dialects.ChatProblem,
-              errors=(400, 404, 408, 413, 415, 500, 503, 507), needs="infer")
+              errors=(400, 404, 408, 413, 415, 500, 503, 507), needs="infer", denied=401)
         for prefix in PREFIXES
     ]  # fmt: skip
 

@@ -6,7 +6,6 @@ A body is read whole, within its size limit, a time limit and a share of one glo
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import functools
 import time
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
@@ -17,16 +16,18 @@ from aiohttp.payload import Payload
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
 from mataserver import jsonbody
-from mataserver.errors import MataError, TooLarge, Unavailable
-from mataserver.http.inflating import ENCODINGS, Inflater
+from mataserver.errors import MataError, TooLarge, TooSlow, Unavailable
+from mataserver.http.inflating import ENCODINGS, PLAIN, Inflater
+from mataserver.http.routing import limits_of
 from mataserver.results import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import Awaitable, Callable
+
+    Chunks = Callable[[], Awaitable[bytes]]
 
     from aiohttp.abc import AbstractStreamWriter
 
-    from mataserver.contract import ReadJson
     from mataserver.engines.work import Field, Format, Outcome
     from mataserver.http.routing import State
 
@@ -36,17 +37,10 @@ LONG = 1 << 14
 """Bytes above which a field is not copied into its envelope."""
 LARGE = 1_000_000
 """Bytes above which a body is decoded beside the event loop."""
-_PLAIN = frozenset({"identity", ""})
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=512)]
 
 T = TypeVar("T")
-
-
-class TooSlow(MataError):
-    """408: the body did not arrive in time."""
-
-    status = 408
 
 
 class Unsupported(MataError):
@@ -192,7 +186,7 @@ class body:  # noqa: N801 - a context manager, named as what it gives
 
     async def __aenter__(self) -> bytes:
         """Return the whole body; who drops it once it is decoded frees its memory."""
-        limit = self._state.settings.max_body
+        limit = limits_of(self._request, self._state).size
         expected = self._request.content_length
         if expected is not None and expected > limit:
             raise TooLarge(f"The body is over the limit of {limit} bytes")
@@ -206,20 +200,6 @@ class body:  # noqa: N801 - a context manager, named as what it gives
     async def __aexit__(self, *exc: object) -> None:
         """Give the share back."""
         self._share.give_back()
-
-
-def reader(state: State) -> ReadJson:
-    """Return how a service reads the JSON body of a request."""
-
-    @contextlib.asynccontextmanager
-    async def read_json(request: web.Request, kind: type[T]) -> AsyncIterator[T]:
-        require_json(request)
-        async with body(request, state) as data:
-            asked = await decoded(state, data, json_of(kind))
-            del data
-            yield asked
-
-    return read_json
 
 
 class Share:
@@ -259,33 +239,45 @@ class Share:
 async def _read_in_time(request: web.Request, state: State, share: Share) -> bytes:
     encoding = request.headers.get(hdrs.CONTENT_ENCODING)
     read = _read if encoding is None else functools.partial(_inflate, encoding.strip().lower())
-    limit = state.settings.max_body
+    limit, seconds, idle = limits_of(request, state)
     if request.content.is_eof():  # the common case is spared the timer
-        return await read(request, limit, share)
+        return await read(request.content.readany, limit, share)
     try:
-        async with asyncio.timeout(state.settings.body_timeout):
-            return await read(request, limit, share)
+        async with asyncio.timeout(seconds) as timer:
+            chunks = request.content.readany
+            return await read(_awaited(chunks, timer, seconds) if idle else chunks, limit, share)
     except TimeoutError:
         raise TooSlow("The body did not arrive in time") from None
 
 
-async def _read(request: web.Request, limit: int, share: Share) -> bytes:
-    chunks, size = [], 0
-    while chunk := await request.content.readany():
+def _awaited(chunks: Chunks, timer: asyncio.Timeout, seconds: float) -> Chunks:
+    """Begin a timer anew with each chunk: what goes on arriving is in time."""
+
+    async def awaited() -> bytes:
+        chunk = await chunks()
+        timer.reschedule(asyncio.get_running_loop().time() + seconds)
+        return chunk
+
+    return awaited
+
+
+async def _read(chunks: Chunks, limit: int, share: Share) -> bytes:
+    found, size = [], 0
+    while chunk := await chunks():
         size += len(chunk)
         share.cover(size, limit)
-        chunks.append(chunk)
-    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+        found.append(chunk)
+    return found[0] if len(found) == 1 else b"".join(found)
 
 
-async def _inflate(encoding: str, request: web.Request, limit: int, share: Share) -> bytes:
+async def _inflate(encoding: str, chunks: Chunks, limit: int, share: Share) -> bytes:
     """Read a compressed body; its size is that of what it holds."""
-    if encoding in _PLAIN:
-        return await _read(request, limit, share)
+    if encoding in PLAIN:
+        return await _read(chunks, limit, share)
     if encoding not in ENCODINGS:
         raise Unsupported("Content-Encoding must be gzip, deflate or identity")
     inflater, pieces, size = Inflater(encoding), [], 0
-    while chunk := await request.content.readany():
+    while chunk := await chunks():
         for piece in inflater.pieces(chunk):
             size += len(piece)
             share.cover(size, limit)

@@ -6,16 +6,18 @@ Handlers raise what they raise everywhere, and so do the key check and the route
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
 from msgspec import Struct
 
-from mataserver.http import auth, codec
+from mataserver.http import codec
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
+
+    from mataserver.service import ErrorForm
 
     Expect = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
@@ -43,19 +45,21 @@ class ChatProblem(Struct):
     error: ChatError
 
 
-def expecting(expect: Expect) -> Expect:
+def expecting(expect: Expect, forms: Mapping[str, ErrorForm]) -> Expect:
     """Wrap what answers ``Expect``, which is asked before any middleware."""
 
     async def asked(request: web.Request) -> web.StreamResponse | None:
         response = await expect(request)
-        return None if response is None else told(request, response)
+        return None if response is None else told(request, response, forms)
 
     return asked
 
 
-def told(request: web.Request, response: web.StreamResponse) -> web.StreamResponse:
-    """Return an error in the form of the route's protocol."""
-    form = _form(request.path)
+def told(
+    request: web.Request, response: web.StreamResponse, forms: Mapping[str, ErrorForm]
+) -> web.StreamResponse:
+    """Return an error in the form of the path's protocol."""
+    form = _form(request.path, forms)
     if form is None or not isinstance(response, web.Response) or response.prepared:
         return response
     body = response.body
@@ -63,9 +67,6 @@ def told(request: web.Request, response: web.StreamResponse) -> web.StreamRespon
         detail = msgspec.json.decode(body if isinstance(body, bytes) else b"", type=_Problem).detail
     except msgspec.DecodeError:
         return response  # it has a form of its own, such as that of a probe
-    if form is _chat and detail == auth.INVALID:
-        response.set_status(401)  # OpenAI knows no other status for a key
-        response.headers["WWW-Authenticate"] = "Bearer"
     response.body = codec.encode(form(response.status, detail))
     return response
 
@@ -74,12 +75,10 @@ class _Problem(Struct):
     detail: str
 
 
-def _form(path: str) -> Callable[[int, str], Any] | None:
-    if path == "/v2" or path.startswith("/v2/"):
-        return _inference
-    if path.startswith(("/v1/chat/", "/openai/")):
-        return _chat
-    return None
+def _form(path: str, forms: Mapping[str, ErrorForm]) -> ErrorForm | None:
+    """Return the form of the longest prefix; one that ends in no slash is a path of its own too."""
+    fitting = [each for each in forms if path == each or path.startswith(each.rstrip("/") + "/")]
+    return forms[max(fitting, key=len)] if fitting else None
 
 
 def _inference(_status: int, detail: str) -> InferenceProblem:
@@ -98,3 +97,7 @@ def chat_error(status: int, detail: str) -> ChatError:
     if status == 404 and detail.startswith("Model not found"):
         return ChatError(detail, kind, "model", "model_not_found")
     return ChatError(detail, kind, field[1] if field else None, code)
+
+
+FORMS: dict[str, ErrorForm] = {"/v2": _inference, "/v1/chat": _chat, "/openai": _chat}
+"""The forms of the protocols that the server itself speaks."""

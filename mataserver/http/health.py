@@ -111,7 +111,7 @@ class _Health:
         if waiting:
             answer = Ready("not ready", readiness.sentence(waiting), waiting)
             return codec.respond(answer, status=503)
-        return codec.respond(Ready("ready"))
+        return codec.respond({"status": "ready", **readiness.added(self._state)})
 
     async def metrics(self, _request: web.Request) -> web.Response:
         body = self._state.metrics.render()

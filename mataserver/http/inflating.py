@@ -19,6 +19,8 @@ PIECE = 1 << 18
 _GZIP, _ZLIB, _RAW = 31, 15, -15
 _WINDOWS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _ZLIB}
 ENCODINGS = frozenset(_WINDOWS)
+PLAIN = frozenset({"identity", ""})
+"""Encodings that change nothing."""
 _ERROR = cast(type[Exception], zlib_ng.error)
 
 

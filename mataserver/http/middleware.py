@@ -11,11 +11,10 @@ from typing import TYPE_CHECKING
 
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.hdrs import METH_ALL
-from aiohttp.web_urldispatcher import AbstractRoute
 
 from mataserver.errors import MataError, TooLarge, Unavailable, scarcity
-from mataserver.http import codec, dialects
-from mataserver.http.routing import Route
+from mataserver.http import auth, codec, dialects
+from mataserver.http.routing import ALTERNATIVES, ROUTE, TABLE, limits_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -25,8 +24,6 @@ if TYPE_CHECKING:
     from mataserver.http.routing import State
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
-TABLE = web.AppKey("table", dict[AbstractRoute, Route])
-"""What is known of each route beyond what aiohttp keeps."""
 COUNTED: web.RequestKey[int] = web.RequestKey("counted", int)
 """The status that the metrics count where the response's own says too little."""
 LEFT = 499
@@ -63,7 +60,8 @@ def expectations(state: State) -> Callable[[web.Request], Awaitable[web.StreamRe
     async def expect(request: web.Request) -> web.StreamResponse | None:
         if request.headers.get("Expect", "").lower() != "100-continue":
             return error_response(MataError("The expectation cannot be met", status=417))
-        limit = state.settings.max_body
+        choose(request)
+        limit = limits_of(request, state).size
         if (request.content_length or 0) > limit:
             return error_response(TooLarge(f"The body is over the limit of {limit} bytes"))
         try:
@@ -96,7 +94,7 @@ def make(state: State) -> Middleware:
         finally:
             state.active -= 1
         if response.status >= 400:
-            response = dialects.told(request, response)
+            response = dialects.told(request, response, state.forms)
         # Looking for what is not there costs a microsecond: only streams have it.
         streamed = response.prepared and COUNTED in request
         status = request[COUNTED] if streamed else response.status
@@ -149,8 +147,11 @@ def _route(request: web.Request) -> str:
 
 async def _answer(request: web.Request, handler: Handler, state: State) -> web.StreamResponse:
     try:
-        await _admit(request, state)
-        return await handler(request)
+        claimed = _claimed(request, state)
+        if claimed is None:
+            handler = choose(request) or handler
+            await _admit(request, state)
+        return await (claimed or handler)(request)
     except MataError as error:
         _tell(request, error, state)
         response = error_response(error)
@@ -182,11 +183,40 @@ def _tell(request: web.Request, error: MataError, state: State) -> None:
             log.warning("%s", line)
 
 
+def _claimed(request: web.Request, state: State) -> Handler | None:
+    """Return the handler of a service that takes a request before any route is looked at."""
+    for claims in state.claims:
+        handler = claims(request)
+        if handler is not None:
+            return handler
+    return None
+
+
+def choose(request: web.Request) -> Handler | None:
+    """Choose the route of a request; return its handler where it is not the one that was found."""
+    found = request.match_info.route
+    route = request.app[TABLE].get(found)
+    if route is None:
+        return None
+    for other in request.app[ALTERNATIVES].get(found, ()):
+        if other.when is not None and other.when(request):
+            request[ROUTE] = other
+            return other.handler
+    request[ROUTE] = route
+    return None
+
+
 async def _admit(request: web.Request, state: State) -> None:
     """Note who asks. Raises ``Unauthorized`` or ``Forbidden`` for what needs somebody else."""
-    route = request.app[TABLE].get(request.match_info.route)
-    if route is not None:
+    route = request.get(ROUTE)
+    if route is None:
+        return
+    try:
         await state.gate.admit(request, route.needs, public=route.public)
+    except auth.Forbidden as error:
+        if error.unknown and route.denied == auth.Unauthorized.status:
+            raise auth.Unauthorized(error.detail) from None
+        raise
 
 
 def _hang_up(request: web.Request, response: web.Response) -> None:

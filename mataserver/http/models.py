@@ -83,10 +83,10 @@ def routes(state: State) -> list[Route]:
               response=info, parameters=_FORMAT, errors=(404, 422), needs="models:read"),
         Route("GET", "/openai/v1/models", api.list, "List the models in OpenAI's form", "OpenAI",
               response=(Body(codec.JSON, OpenAIModels),), problem=ChatProblem,
-              needs="models:read"),
+              needs="models:read", denied=401),
         Route("GET", "/openai/v1/models/{model_id:.+}", api.one, "One model in OpenAI's form",
               "OpenAI", response=(Body(codec.JSON, OpenAIModel),), problem=ChatProblem,
-              errors=(404,), needs="models:read"),
+              errors=(404,), needs="models:read", denied=401),
     ]  # fmt: skip
 
 

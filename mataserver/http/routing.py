@@ -5,27 +5,34 @@ from __future__ import annotations
 import asyncio
 import logging
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from aiohttp import web
+from aiohttp.web_urldispatcher import AbstractRoute
 
 from mataserver.errors import Unavailable
 from mataserver.logs import Repeats
+from mataserver.service import Body, Route
+
+__all__ = ["ALTERNATIVES", "ROUTE", "TABLE", "Body", "Limits", "Route", "State", "limits_of"]
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
-    from aiohttp import web
+    from collections.abc import Callable
 
     from mataserver.cameras.roster import Roster
     from mataserver.catalog import Catalog
     from mataserver.config import Settings
-    from mataserver.contract import Service
     from mataserver.engines.memory import MemoryProbe
     from mataserver.http.auth import Gate
     from mataserver.http.browsers import Browsers
+    from mataserver.http.sockets import Sockets
     from mataserver.metrics import Metrics
+    from mataserver.outbound import Outbound
     from mataserver.plugins import Plugins
     from mataserver.pool import ModelPool
+    from mataserver.service import ErrorForm, Handler, Service
     from mataserver.sessions import SessionStore
+    from mataserver.tasks import Tasks
 
 
 log = logging.getLogger("mataserver.http")
@@ -46,7 +53,12 @@ class State:
     gate: Gate
     browsers: Browsers
     cameras: Roster
+    outbound: Outbound
+    sockets: Sockets
     services: list[tuple[str, Service]] = field(default_factory=list)
+    tasks: list[Tasks] = field(default_factory=list)
+    forms: dict[str, ErrorForm] = field(default_factory=dict)
+    claims: list[Callable[[web.Request], Handler | None]] = field(default_factory=list)
     document: bytes = b""
     body_bytes: int = 0
     active: int = 0
@@ -69,41 +81,26 @@ class State:
             raise Unavailable("The server is shutting down", retry_after=5)
 
 
-@dataclass(frozen=True, slots=True)
-class Body:
-    """A request or response body for the OpenAPI document; ``example`` is a request that works."""
+class Limits(NamedTuple):
+    """What a body may take: bytes in all, and seconds in all or, if ``idle``, between chunks."""
 
-    content_type: str
-    schema: Any = None
-    example: Any = None
+    size: int
+    seconds: float
+    idle: bool
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
-    """One route and all that the OpenAPI document says about it.
+TABLE = web.AppKey("table", dict[AbstractRoute, Route])
+"""What is known of each route beyond what aiohttp keeps."""
+ALTERNATIVES = web.AppKey("alternatives", dict[AbstractRoute, list[Route]])
+"""Other routes of the same method and path, for the requests that they know."""
+ROUTE: web.RequestKey[Route] = web.RequestKey("route", Route)
+"""The route that was chosen for a request."""
 
-    ``parameters`` are query parameters: name to (type, required, description); ``headers`` are
-    those of the request, alike. ``errors`` are the statuses besides ``status`` that it answers, in
-    the form of ``problem``. An ``optional`` body may be left out.
 
-    ``public`` routes answer without credentials: ``request[PRINCIPAL]`` is then who asks, or
-    None. Others answer those who have the scope ``needs``, of ``mataserver.SCOPES``; ``ANYBODY`` is
-    whoever is known, and None asks for every scope.
-    """
-
-    method: str
-    path: str
-    handler: Callable[[web.Request], Awaitable[web.StreamResponse]]
-    summary: str
-    tag: str
-    request: tuple[Body, ...] = ()
-    response: tuple[Body, ...] = ()
-    status: int = 200
-    errors: tuple[int, ...] = ()
-    parameters: dict[str, tuple[Any, bool, str]] = field(default_factory=dict)
-    headers: dict[str, tuple[Any, bool, str]] = field(default_factory=dict)
-    problem: Any = None
-    optional: bool = False
-    public: bool = False
-    needs: str | None = None
-    documented: bool = True
+def limits_of(request: web.Request, state: State) -> Limits:
+    """Return what the body of a request may take."""
+    route, settings = request.get(ROUTE), state.settings
+    if route is None:
+        return Limits(settings.max_body, settings.body_timeout, idle=False)
+    size = settings.max_body if route.max_body is None else route.max_body
+    return Limits(size, settings.body_timeout, route.body_timeout == "idle")

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any, Self
 import grpc
 from google.protobuf.message import DecodeError
 
-from mataserver.errors import BadRequest, MataError
+from mataserver.errors import BadRequest, MataError, TooSlow
 from mataserver.http import auth
-from mataserver.http.codec import Share, TooSlow
+from mataserver.http.codec import Share
 from mataserver.rpc.messages import PACKAGE
 from mataserver.rpc.methods import methods
 

@@ -23,7 +23,7 @@ class ImageRoutes:
     def __init__(
         self, ctx: Context, model: ServedModel, pictures: Visualizations, gauges: Gauges
     ) -> None:
-        self._read = ctx.read_json
+        self._read = ctx.http.read_json
         self._form: str = ctx.settings.mask_format
         self._model = model
         self._pictures = pictures

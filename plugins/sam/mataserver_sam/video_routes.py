@@ -38,7 +38,7 @@ class VideoRoutes:
     """The handlers. ``sessions`` is entered and left by whoever made it."""
 
     def __init__(self, ctx: Context, sessions: VideoSessions) -> None:
-        self._read = ctx.read_json
+        self._read = ctx.http.read_json
         self._form: str = ctx.settings.mask_format
         self._enabled: bool = ctx.settings.video_enabled
         self._sessions = sessions

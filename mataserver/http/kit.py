@@ -1,0 +1,103 @@
+"""``Context.http``: requests and answers as a service is given them, within the server's limits."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Literal, TypeVar
+
+from mataserver.http import codec, events, proxies, saving
+from mataserver.http.routing import limits_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from aiohttp import web
+
+    from mataserver.http.routing import State
+    from mataserver.http.sockets import MessageSocket, Sockets
+    from mataserver.outbound import Outbound, Policy, Response
+    from mataserver.service import Saved
+
+T = TypeVar("T")
+
+
+class Kit:
+    """See ``mataserver.service.Http``."""
+
+    def __init__(self, state: State, sockets: Sockets, outbound: Outbound) -> None:
+        self._state = state
+        self._sockets = sockets
+        self._outbound = outbound
+
+    def read_body(self, request: web.Request) -> AbstractAsyncContextManager[bytes]:
+        """Give the whole body."""
+        return codec.body(request, self._state)
+
+    @contextlib.asynccontextmanager
+    async def read_json(self, request: web.Request, kind: type[T]) -> AsyncIterator[T]:
+        """Give the body as a ``kind``."""
+        codec.require_json(request)
+        async with codec.body(request, self._state) as data:
+            asked = await codec.decoded(self._state, data, codec.json_of(kind))
+            del data
+            yield asked
+
+    async def save_body(self, request: web.Request, path: Path, *, field: str = "file") -> Saved:
+        """Write an upload to a file as it arrives."""
+        return await saving.save(request, path, field, limits_of(request, self._state))
+
+    def respond(
+        self, value: object, *, status: int = 200, request: web.Request | None = None
+    ) -> web.Response:
+        """Answer with a value as JSON, or as MessagePack where the request asks for it."""
+        form = "json" if request is None else codec.wanted_format(request)
+        return codec.respond(value, status=status, form=form)
+
+    async def events(
+        self, request: web.Request, events_of: AsyncGenerator[tuple[str, object]]
+    ) -> web.StreamResponse:
+        """Answer with Server-Sent Events."""
+
+        async def encoded() -> AsyncGenerator[bytes]:
+            async with contextlib.aclosing(events_of):
+                async for name, value in events_of:
+                    yield events.event(name, value)
+
+        patience = self._state.settings.unread_timeout
+        return await events.send(request, encoded(), events.failed, patience)
+
+    def socket(self, request: web.Request) -> AbstractAsyncContextManager[MessageSocket]:
+        """Accept a WebSocket."""
+        return self._sockets.accept(request)
+
+    def raw_socket(
+        self, request: web.Request, protocols: Sequence[str] = ()
+    ) -> AbstractAsyncContextManager[web.WebSocketResponse]:
+        """Accept a WebSocket as a relay does."""
+        return self._sockets.relay(request, protocols)
+
+    def budget(self) -> codec.Share:
+        """Return a share of the budget of bytes in flight, which holds nothing yet."""
+        return codec.Share(self._state)
+
+    def address(self, request: web.Request) -> str:
+        """Return the client's address."""
+        return proxies.client(request, trusted=self._state.settings.trust_proxy)
+
+    def url(self, request: web.Request, scheme: Literal["http", "ws"] = "http") -> str:
+        """Return the base URL by which the client knows the server."""
+        return proxies.place(request, trusted=self._state.settings.trust_proxy).url(scheme)
+
+    def outbound(
+        self,
+        method: str,
+        url: str,
+        policy: Policy,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> AbstractAsyncContextManager[Response]:
+        """Ask an address that a user named."""
+        return self._outbound.request(method, url, policy, headers=headers, body=body)

@@ -1,0 +1,105 @@
+"""WebSockets of services: within the server's limits, and closed with 1001 when it shuts down."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING
+
+from aiohttp import WSMsgType, web
+
+from mataserver.errors import BadRequest
+from mataserver.http.auth import is_socket
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+GOING_AWAY = 1001
+CLOSE_TIMEOUT = 5.0
+"""Seconds that a peer has to answer a closing message."""
+
+log = logging.getLogger("mataserver.http")
+
+
+class Sockets:
+    """The open WebSockets of all services."""
+
+    def __init__(self, max_message: int, ping_interval: float, unread_timeout: float) -> None:
+        self._max_message = max_message
+        self._ping_interval = ping_interval
+        self._unread_timeout = unread_timeout
+        self._open: set[web.WebSocketResponse] = set()
+
+    @contextlib.asynccontextmanager
+    async def accept(self, request: web.Request) -> AsyncIterator[MessageSocket]:
+        """Accept a WebSocket of messages. Raises ``BadRequest`` for a request that is none."""
+        async with self.relay(request, ping=self._ping_interval) as socket:
+            yield MessageSocket(socket, self._unread_timeout)
+
+    @contextlib.asynccontextmanager
+    async def relay(
+        self, request: web.Request, protocols: Sequence[str] = (), ping: float | None = None
+    ) -> AsyncIterator[web.WebSocketResponse]:
+        """Accept a WebSocket as it is. Raises ``BadRequest`` for a request that is none."""
+        if not is_socket(request):
+            raise BadRequest("This is a WebSocket: connect with a WebSocket client")
+        socket = web.WebSocketResponse(
+            protocols=protocols,
+            heartbeat=ping,
+            autoping=ping is not None,
+            compress=False,
+            max_msg_size=self._max_message + 1,  # aiohttp refuses a message of exactly its limit
+            timeout=CLOSE_TIMEOUT,
+        )
+        await socket.prepare(request)
+        self._open.add(socket)
+        try:
+            yield socket
+        except ConnectionError:
+            log.debug("a peer of a WebSocket is gone")
+        finally:
+            self._open.discard(socket)
+            await _close(socket, 1000, "")
+
+    async def close_all(self) -> None:
+        """Close every one: the server shuts down."""
+        closing = [_close(each, GOING_AWAY, "the server is shutting down") for each in self._open]
+        await asyncio.gather(*closing, return_exceptions=True)
+
+
+class MessageSocket:
+    """A WebSocket of messages: see ``mataserver.service.Socket``."""
+
+    def __init__(self, socket: web.WebSocketResponse, unread_timeout: float) -> None:
+        self._socket = socket
+        self._unread_timeout = unread_timeout
+
+    async def __aiter__(self) -> AsyncIterator[str | bytes]:
+        """Iterate over the messages until either side ends."""
+        async for message in self._socket:
+            if message.type in {WSMsgType.TEXT, WSMsgType.BINARY}:
+                yield message.data
+
+    async def send(self, message: str | bytes) -> None:
+        """Send a message. Raises ``ConnectionError`` when the peer is gone or does not read."""
+        try:
+            async with asyncio.timeout(self._unread_timeout):
+                if isinstance(message, str):
+                    await self._socket.send_str(message)
+                else:
+                    await self._socket.send_bytes(message)
+        except TimeoutError:
+            raise ConnectionResetError("the peer does not read") from None
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """End the connection with a code."""
+        await _close(self._socket, code, reason)
+
+
+async def _close(socket: web.WebSocketResponse, code: int, reason: str) -> None:
+    if socket.closed:
+        return
+    with contextlib.suppress(TimeoutError, ConnectionError):
+        async with asyncio.timeout(CLOSE_TIMEOUT):
+            await socket.close(code=code, message=reason.encode()[:120], drain=False)

@@ -1,0 +1,329 @@
+"""What a plugin's service gives and gets: routes that describe themselves, and a small context.
+
+The server's own handlers stand on the same: a service is an object with ``routes()``, entered and
+left with the server.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
+
+if TYPE_CHECKING:
+    import asyncio
+    import logging
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Iterable,
+        Mapping,
+        Sequence,
+    )
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from aiohttp import web
+
+    from mataserver.contract import Models
+    from mataserver.outbound import Policy, Response
+    from mataserver.principals import Credentials, Principal
+    from mataserver.processes import Child
+    from mataserver.tasks import Tasks
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+    ErrorForm = Callable[[int, str], object]
+    """Makes of a status and a sentence what is answered as JSON: a struct or a mapping."""
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True)
+class Body:
+    """A request or response body for the OpenAPI document.
+
+    ``example`` is one that the server takes as it stands, of a form its fields.
+    """
+
+    content_type: str
+    schema: Any = None
+    example: Any = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """One route and all that the OpenAPI document says about it.
+
+    ``parameters`` are query parameters: name to (type, required, description); ``headers`` are
+    those of the request, alike. ``errors`` are the statuses besides ``status`` that it answers, in
+    the form of ``problem``. An ``optional`` body may be left out. Without a ``summary`` it is
+    served and not documented.
+
+    ``public`` routes answer without credentials: ``request[PRINCIPAL]`` is then who asks, or None.
+    Others answer those who have the scope ``needs``, of ``mataserver.SCOPES``; ``ANYBODY`` is
+    whoever is known, and None asks for every scope. ``denied`` is the status for credentials that
+    are not accepted.
+
+    A body may have ``max_body`` bytes (the server's ``max_body_mb`` if None), which ``Expect``,
+    ``Content-Length`` and the bytes themselves are held against. It must have arrived in
+    ``body_timeout`` seconds in all, or with "idle" go on arriving.
+
+    ``when`` claims a route that exists already for the requests that it knows.
+    """
+
+    method: str
+    path: str
+    handler: Handler
+    summary: str = ""
+    tag: str = ""
+    request: tuple[Body, ...] = ()
+    response: tuple[Body, ...] = ()
+    status: int = 200
+    errors: tuple[int, ...] = ()
+    parameters: dict[str, tuple[Any, bool, str]] = field(default_factory=dict)
+    headers: dict[str, tuple[Any, bool, str]] = field(default_factory=dict)
+    problem: Any = None
+    optional: bool = False
+    public: bool = False
+    needs: str | None = None
+    denied: int = 403
+    max_body: int | None = None
+    body_timeout: Literal["total", "idle"] = "total"
+    when: Callable[[web.Request], bool] | None = None
+    documented: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """A page for people that a service serves: what the navigation shows, and where it is.
+
+    ``icon`` is one character, or empty; ``needs`` the scope without which it is not shown.
+    """
+
+    title: str
+    path: str
+    icon: str = ""
+    needs: str = "any"
+
+
+@dataclass(frozen=True, slots=True)
+class Server:
+    """The server's settings that a service may need. Sizes in bytes, times in seconds."""
+
+    host: str
+    port: int
+    max_body: int
+    max_tokens: int
+    queue_limit: int
+    trust_proxy: bool
+    auth_mode: str
+    infer_timeout: float
+    load_timeout: float
+    drain_timeout: float
+    unread_timeout: float
+
+
+class Blocking(Protocol):
+    """Runs a blocking function beside the event loop."""
+
+    async def __call__(self, function: Callable[..., Any], /, *args: Any) -> Any:
+        """Return ``function(*args)``."""
+        ...
+
+
+class Share(Protocol):
+    """A share of the one budget of request bytes in flight."""
+
+    def take(self, count: int) -> None:
+        """Take ``count`` bytes more. Raises ``Unavailable`` when the budget has not as many."""
+        ...
+
+    def give_back(self) -> None:
+        """Give all of it back."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Saved:
+    """An upload that was written to a file.
+
+    ``size`` is in bytes, ``name`` what the client calls the file, ``fields`` the other fields of
+    its form.
+    """
+
+    size: int
+    name: str
+    fields: Mapping[str, str]
+
+
+class Socket(Protocol):
+    """A WebSocket within the server's limits: pings, a client that reads, an end at a shutdown."""
+
+    def __aiter__(self) -> AsyncIterator[str | bytes]:
+        """Iterate over the messages until either side ends."""
+        ...
+
+    async def send(self, message: str | bytes) -> None:
+        """Send a message. Raises ``ConnectionError`` when the peer is gone or does not read."""
+        ...
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """End the connection with a code."""
+        ...
+
+
+class Http(Protocol):
+    """Requests and answers, within the server's limits. Raises ``MataError`` children."""
+
+    def read_body(self, request: web.Request) -> AbstractAsyncContextManager[bytes]:
+        """Give the whole body; it counts as in flight until the context ends.
+
+        Raises 400, 408, 413, 415 and 503.
+        """
+        ...
+
+    def read_json(self, request: web.Request, kind: type[T]) -> AbstractAsyncContextManager[T]:
+        """Give the body as a ``kind``. Raises as ``read_body``, and 400 and 422 for wrong JSON."""
+        ...
+
+    async def save_body(self, request: web.Request, path: Path, *, field: str = "file") -> Saved:
+        """Write an upload to a file as it arrives: the body itself, or ``field`` of a form.
+
+        No more than a chunk is in memory. What was written is removed when the upload fails or the
+        client leaves. Raises as ``read_body``, 422 for a form without the field, 507 when the disk
+        is full.
+        """
+        ...
+
+    def respond(
+        self, value: object, *, status: int = 200, request: web.Request | None = None
+    ) -> web.Response:
+        """Answer with a value as JSON, or as MessagePack where the ``request`` asks for it."""
+        ...
+
+    async def events(
+        self, request: web.Request, events: AsyncGenerator[tuple[str, object]]
+    ) -> web.StreamResponse:
+        """Answer with Server-Sent Events: pairs of a name and a value.
+
+        A failure before the first one is an ordinary error, a later one an event ``error``.
+        """
+        ...
+
+    def socket(self, request: web.Request) -> AbstractAsyncContextManager[Socket]:
+        """Accept a WebSocket."""
+        ...
+
+    def raw_socket(
+        self, request: web.Request, protocols: Sequence[str] = ()
+    ) -> AbstractAsyncContextManager[web.WebSocketResponse]:
+        """Accept a WebSocket as a relay does: frames as they come, 1001 at a shutdown."""
+        ...
+
+    def budget(self) -> Share:
+        """Return a share of the budget of bytes in flight, which holds nothing yet."""
+        ...
+
+    def address(self, request: web.Request) -> str:
+        """Return the client's address, behind a proxy that is trusted too."""
+        ...
+
+    def url(self, request: web.Request, scheme: Literal["http", "ws"] = "http") -> str:
+        """Return the base URL by which the client knows the server, without a slash at its end."""
+        ...
+
+    def outbound(
+        self,
+        method: str,
+        url: str,
+        policy: Policy,
+        *,
+        headers: Mapping[str, str] | None = None,
+        body: bytes | None = None,
+    ) -> AbstractAsyncContextManager[Response]:
+        """Ask an address that a user named: public ones, and those of ``outbound_hosts``."""
+        ...
+
+
+class RunProcess(Protocol):
+    """Runs a child process until the context ends; see ``mataserver.run_process``."""
+
+    def __call__(
+        self,
+        target: str | Sequence[str] | Callable[..., None],
+        arguments: Sequence[str] = (),
+        *,
+        environment: Mapping[str, str] | None = None,
+        nice: int = 0,
+        threads: int = 0,
+        grace: float = 0.0,
+        line_limit: int = 1 << 20,
+        log: Path | None = None,
+    ) -> AbstractAsyncContextManager[Child]:
+        """Give the child."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Context:
+    """What a service gets: small and frozen, never the application.
+
+    settings: the plugin's own.
+    server:   the server's settings that concern others.
+    models:   the one way to the models.
+    http:     requests and answers.
+    tasks:    background tasks that are looked after: a failure is logged and shown in ``/ready``.
+    run_process: a child process that dies with the server.
+    stopping: set when the server begins to shut down. It then waits for the handlers that still
+              run, for ``drain_timeout`` seconds, and leaves the services after that.
+    """
+
+    settings: Any
+    server: Server
+    version: str
+    log: logging.Logger
+    data_dir: Path
+    metrics: Any
+    models: Models
+    http: Http
+    tasks: Tasks
+    run_process: RunProcess
+    run_blocking: Blocking
+    stopping: asyncio.Event
+    authenticate: Callable[[Credentials], Awaitable[Principal | None]]
+    ready: Callable[[], dict[str, str]]
+    peer: Callable[..., Any]
+
+
+@runtime_checkable
+class Service(Protocol):
+    """Routes, state, start-up and shutdown of a plugin, in one object.
+
+    It may also offer:
+
+    requires:      names of plugins that are entered before this one; without one of them this
+                   plugin is not in use.
+    ping():        a dict that is merged into ``GET /health``.
+    waiting():     what is not ready and why, for ``GET /ready``: then 503.
+    ready():       a dict that is merged into the 200 of ``GET /ready``.
+    error_forms(): path prefix to what makes of a status and a sentence the body of an error; every
+                   error below the prefix has that form, also 401, 404, 405, 413 and ``Expect``.
+    claims(request): a handler for a request that no route matches, or None. It is asked before
+                   routing and before the key is looked at.
+    pages():       the ``Page``s that it serves, for the navigation.
+    authenticate(credentials): whose they are, None for what is not the plugin's to judge; it
+                   raises a ``MataError`` for its own that do not count.
+    """
+
+    def routes(self) -> Iterable[Route | web.RouteDef]:
+        """The routes, REST and WebSocket alike; ``RouteDef``s are served and not documented."""
+        ...
+
+    async def __aenter__(self) -> object:
+        """Start."""
+        ...
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Stop."""
+        ...
