@@ -176,7 +176,11 @@ SEGMENTS = {
     "prompts of a text": (422, {"prompts": "dog"}, "prompts: expected `array`"),
     "empty text": (422, {"prompts": [{"type": "text", "text": ""}]}, "prompts[0]: text is empty"),
     "long text": (422, {"prompts": [{"type": "text", "text": "a" * 40}]}, "32 tokens"),
-    "unknown type": (422, {"prompts": [{"type": "mask"}]}, "prompts[0]: type is none of text, box and point"),
+    "unknown type": (
+        422,
+        {"prompts": [{"type": "mask"}]},
+        "prompts[0]: type is none of text, box and point",
+    ),
     "box beyond": (
         422,
         {"prompts": [{"type": "box", "box": [0, 0, 2, 1]}]},
