@@ -198,7 +198,6 @@ SEGMENTS = {
     ),
     "threshold beyond": (422, {"confidence_threshold": 1.5}, "confidence_threshold: expected"),
     "threshold of a text": (422, {"confidence_threshold": "0.5"}, "confidence_threshold"),
-    "threshold of a text": (422, {"confidence_threshold": "x"}, "confidence_threshold"),
     "visualization of a text": (422, {"return_visualization": "yes"}, "return_visualization"),
 }
 
