@@ -158,13 +158,14 @@ async def test_compressed_bodies(http, path, encoding):
         ("gzip", PNG),
         ("gzip", gzip.compress(PNG)[:-9]),
         ("gzip", gzip.compress(PNG) + b"more"),
+        ("gzip", gzip.compress(b"") * 5_000 + gzip.compress(PNG)),
         ("deflate", PNG),
         ("deflate", zlib.compress(PNG)[:-1]),
         ("deflate", zlib.compress(PNG) + b"more"),
     ],
 )
 async def test_damaged_bodies(server, encoding, body):
-    """A body that is not what it says, ends early or goes on behind its end is 400."""
+    """A body that is not what it says, ends early, goes on or is of countless parts is 400."""
     status, answer = await sent(
         server, RAW, body, *typed("image/png"), f"Content-Encoding: {encoding}"
     )

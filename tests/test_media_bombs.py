@@ -79,6 +79,26 @@ def test_the_usual_scans_are_decoded(side):
     assert media.decode(scans(side, side, 16), LIMIT).shape[0] == side
 
 
+@pytest.mark.parametrize("exif", [b"", ORIENTED])
+@pytest.mark.parametrize("progressive", [False, True])
+def test_what_is_appended_to_a_jpeg_is_no_scan_of_it(progressive, exif):
+    """A phone's moving picture, a JPEG with its video behind it, is decoded."""
+    data = picture(3000, 2000, form="JPEG", progressive=progressive, exif=exif)
+    video = b"\0\0\0\x18ftypmp42" + np.random.default_rng(0).bytes(8_000_000)
+    assert video.count(b"\xff\xda") > 100
+    assert np.array_equal(media.decode(data + video, LIMIT), media.decode(data, LIMIT))
+
+
+@pytest.mark.parametrize(
+    "between", [b"\xff\xfe\0\4\xff\xd9", b"\xff\xff\xff", b"stray", b"\xff\xd0"]
+)
+def test_scans_behind_what_only_looks_like_the_end_count(between):
+    """An end within a comment, filling and stray bytes hide no scan."""
+    data = scans(3000, 3000, 1)
+    at = data.index(b"\xff\xda")
+    assert "scans" in refused(data[:at] + between + scans(3000, 3000, 120)[at:])
+
+
 @pytest.mark.parametrize("first", [b"", b"\xff\xe1\0\x02"])
 def test_a_jpeg_of_countless_segments(first):
     """Two million empty segments are not walked one by one."""

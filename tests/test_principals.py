@@ -125,3 +125,25 @@ def test_names_of_cookies_and_origins():
     assert not same_origin("http://box:8110.evil.example", "box:8110")
     assert not same_origin("ftp://box:8110", "box:8110")
     assert not same_origin("http://", "")
+
+
+def test_a_token_that_is_no_text_does_not_count():
+    """Any bytes may stand in a header."""
+    _, login = Browsers().begin(VIEWER)
+    own = {"origin": "http://box:8110", "host": "box:8110"}
+    credentials = Credentials("cookie", "x", method="POST", csrf="\udcff\udcfe", **own)
+    assert not may_act(credentials, login, socket=False)
+
+
+def test_who_signs_in_without_end_ends_nobody_elses_session():
+    """Each principal has room for so many sessions and codes; the oldest of its own give way."""
+    known = Browsers()
+    theirs, _ = known.begin(Principal("u2", "bea", "user"))
+    code = known.make_code(Principal("u2", "bea", "user"))
+    mine = [known.begin(VIEWER)[0] for _ in range(browsers.MOST + 1)]
+    for _ in range(browsers.MOST + 1):
+        known.make_code(VIEWER)
+    assert known.find(theirs) is not None
+    assert known.spend_code(code) is not None
+    kept = [cookie for cookie in mine if known.find(cookie) is not None]
+    assert kept == mine[-browsers.MOST_OF_ONE :]

@@ -21,8 +21,11 @@ if TYPE_CHECKING:
 SESSION_SECONDS = 12 * 3600.0
 """A day's work: a session ends so long after it was last used."""
 CODE_SECONDS = 600.0
-MOST = 1_000
-"""Sessions and codes kept at most; the one that was used longest ago makes room."""
+MOST, MOST_OF_ONE = 1_000, 100
+"""Sessions and codes kept at most, and of one principal; that used longest ago makes room.
+
+Whoever signs in without end ends their own sessions, and nobody else's.
+"""
 _SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 
 T = TypeVar("T")
@@ -45,28 +48,28 @@ class Secrets(Generic[T]):
         self._seconds = seconds
         self._renew = renew
         self._clock = clock
-        self._kept: dict[bytes, tuple[float, T]] = {}
+        self._kept: dict[bytes, tuple[float, str, T]] = {}
 
     def __len__(self) -> int:
         return len(self._kept)
 
-    def put(self, value: T) -> str:
-        """Keep a value; return its name, of 256 bits."""
-        self._make_room()
+    def put(self, value: T, owner: str) -> str:
+        """Keep a value of somebody; return its name, of 256 bits."""
+        self._make_room(owner)
         name = secrets.token_urlsafe(32)
-        self._kept[_digest(name)] = (self._clock() + self._seconds, value)
+        self._kept[_digest(name)] = (self._clock() + self._seconds, owner, value)
         return name
 
     def get(self, name: str) -> T | None:
         """Return the value of a name, or None for one that is unknown or over."""
         digest = _digest(name)
-        until, value = self._kept.get(digest, (0.0, None))
+        until, owner, value = self._kept.get(digest, (0.0, "", None))
         if value is None or until < self._clock():
             self._kept.pop(digest, None)
             return None
         if self._renew:
             del self._kept[digest]  # so that the first one is always that used longest ago
-            self._kept[digest] = (self._clock() + self._seconds, value)
+            self._kept[digest] = (self._clock() + self._seconds, owner, value)
         return value
 
     def take(self, name: str) -> T | None:
@@ -77,11 +80,14 @@ class Secrets(Generic[T]):
 
     def drop(self, wrong: Callable[[T], bool]) -> None:
         """Forget every value that is wrong now."""
-        self._kept = {name: kept for name, kept in self._kept.items() if not wrong(kept[1])}
+        self._kept = {name: kept for name, kept in self._kept.items() if not wrong(kept[2])}
 
-    def _make_room(self) -> None:
+    def _make_room(self, owner: str) -> None:
         now = self._clock()
         self._kept = {name: kept for name, kept in self._kept.items() if kept[0] >= now}
+        own = [name for name, kept in self._kept.items() if kept[1] == owner]
+        for name in own[: max(0, len(own) + 1 - MOST_OF_ONE)]:
+            del self._kept[name]
         while len(self._kept) >= MOST:
             del self._kept[next(iter(self._kept))]
 
@@ -95,7 +101,7 @@ class Browsers:
 
     def make_code(self, principal: Principal) -> str:
         """Return a code that begins one session as ``principal``, within ten minutes."""
-        return self._codes.put(principal)
+        return self._codes.put(principal, principal.id)
 
     def spend_code(self, code: str) -> Principal | None:
         """Return whom a code stands for, once."""
@@ -104,7 +110,7 @@ class Browsers:
     def begin(self, principal: Principal) -> tuple[str, Login]:
         """Begin a session; return the cookie's value and the session."""
         login = Login(principal, secrets.token_urlsafe(16))
-        return self._sessions.put(login), login
+        return self._sessions.put(login, principal.id), login
 
     def find(self, cookie: str) -> Login | None:
         """Return the session of a cookie, or None."""
@@ -135,7 +141,8 @@ def may_act(credentials: Credentials, login: Login, *, socket: bool) -> bool:
         return True
     if not same_origin(credentials.origin, credentials.host):
         return False
-    return socket or hmac.compare_digest(credentials.csrf.encode(), login.csrf.encode())
+    given = credentials.csrf.encode("utf-8", "surrogateescape")
+    return socket or hmac.compare_digest(given, login.csrf.encode())
 
 
 def same_origin(origin: str | None, host: str) -> bool:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 PIECE = 1 << 18
 """Bytes of a piece at most."""
+MOST_MEMBERS = 4_096
+"""Members of a gzip body. Tools that write many (bgzip) put some 64 kB into each."""
 _GZIP, _ZLIB, _RAW = 31, 15, -15
 _WINDOWS = {"gzip": _GZIP, "x-gzip": _GZIP, "deflate": _ZLIB}
 ENCODINGS = frozenset(_WINDOWS)
@@ -32,13 +34,15 @@ class Inflater:
         self._window = _WINDOWS[encoding]
         self._inner: Any = zlib_ng.decompressobj(self._window)
         self._begun = False
+        self._members = 1
 
     def pieces(self, chunk: bytes) -> Iterator[bytes]:
         """Yield what a chunk holds, at most ``PIECE`` bytes at a time."""
         while chunk:
             if self._inner.eof:
-                if self._window != _GZIP:
+                if self._window != _GZIP or self._members == MOST_MEMBERS:
                     raise _damaged()
+                self._members += 1
                 self._inner = zlib_ng.decompressobj(_GZIP)  # gzip's members follow each other
             yield self._inflate(chunk)
             chunk = self._inner.unconsumed_tail or self._inner.unused_data

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 import simplejpeg
@@ -27,10 +28,15 @@ Every scan of a progressive JPEG goes over the whole picture, some 5 ns a pixel,
 it has. Encoders write 10 of them, and hardly ever more than a dozen.
 """
 MOST_SEGMENTS = 4_096
-"""Segments before the pixels. 500 of the largest fill a body of 32 MB."""
+"""Segments before the pixels, and with its scans. 500 of the largest fill a body of 32 MB."""
 START = b"\xff\xd8"
-_SCAN = b"\xff\xda"
-_APP1, _START_OF_SCAN = 0xE1, 0xDA
+_APP1, _START_OF_SCAN, _END = 0xE1, 0xDA, 0xD9
+_SEGMENT = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
+"""The next marker that a length follows, or the end.
+
+Within pixels 0xFF is followed by 0 or a restart marker; stray bytes between segments are skipped,
+as libjpeg does (ITU T.81, B.1).
+"""
 _BASELINE, _FRAMES = frozenset({0xC0, 0xC1}), frozenset({0xC0, 0xC1, 0xC2, 0xC9, 0xCA})
 _PLAIN = frozenset({"YCbCr", "RGB", "Gray"})
 
@@ -102,7 +108,7 @@ def read_head(data: bytes | memoryview) -> Head:
         if kind in _FRAMES and at + 9 < len(data):
             baseline, components = kind in _BASELINE, data[at + 9]
         at += 2 + (data[at + 2] << 8 | data[at + 3])
-    raise BadRequest(f"image cannot be decoded: it has over {MOST_SEGMENTS} segments")
+    raise _too_many_segments()
 
 
 def check_segments(data: bytes | memoryview) -> None:
@@ -113,21 +119,37 @@ def check_segments(data: bytes | memoryview) -> None:
             return
         filled = data[at + 1] == 0xFF
         at += 1 if filled else 2 + (data[at + 2] << 8 | data[at + 3])
-    raise BadRequest(f"image cannot be decoded: it has over {MOST_SEGMENTS} segments")
+    raise _too_many_segments()
 
 
 def check_scans(data: bytes | memoryview, width: int, height: int) -> None:
-    """Raise ``BadRequest`` for a JPEG whose scans take longer to decode than a picture should.
-
-    Within pixels 0xFF is always followed by 0 or a restart marker: what looks like a scan's start
-    is one, or stands in metadata.
-    """
-    scans = bytes(data).count(_SCAN)
+    """Raise ``BadRequest`` for a JPEG whose scans take longer to decode than a picture should."""
+    scans = _scans(bytes(data))
     scanned = scans * width * height
     if scans > MOST_SCANS or (scans > FREE_SCANS and scanned > MOST_SCANNED):
         raise BadRequest(
             f"image takes too long to decode: a JPEG of {scans} scans; save it with fewer"
         )
+
+
+def _scans(data: bytes) -> int:
+    """Return how many scans a JPEG has before its end. Raises as ``check_segments`` does.
+
+    What phones append, a video or further pictures, is not decoded and does not count.
+    """
+    at, found = len(START), 0
+    for _ in range(MOST_SEGMENTS):
+        marker = _SEGMENT.search(data, at)
+        if marker is None or data[marker.start(1)] == _END:
+            return found
+        found += data[marker.start(1)] == _START_OF_SCAN
+        length = data[marker.end() : marker.end() + 2]
+        at = marker.end() + max(2, int.from_bytes(length, "big"))
+    raise _too_many_segments()
+
+
+def _too_many_segments() -> BadRequest:
+    return BadRequest(f"image cannot be decoded: it has over {MOST_SEGMENTS} segments")
 
 
 def _scale(width: int, height: int, wanted: tuple[int, int] | None) -> int:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     Indices = NDArray[np.intp]
 
 
-_ROUNDING = 1 / 64
+ROUNDING = 1 / 64
 """By how much a score in 8 or 16 bits may leave 0 to 1."""
 _IN_PARTS = 1.5
 """No box in pixels lies so near the picture's corner as a whole, and no part is so large."""
@@ -109,6 +109,7 @@ def softmax(values: Array, axis: int = -1) -> Array:
 def _detr(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
     """Each query is its likeliest class; the last class is "nothing"."""
     logits, boxes = outputs
+    _check_logits(logits)
     shares = softmax(logits)[:, :-1]
     labels = shares.argmax(axis=1)
     scores = shares[np.arange(len(labels)), labels]
@@ -119,6 +120,7 @@ def _detr(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
 def _rt_detr(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
     """The best pairs of a query and a class, each scored for itself."""
     logits, boxes = outputs
+    _check_logits(logits)
     scores = sigmoid(logits).ravel()
     pairs = _best(scores, ask.confidence)[: ask.most or len(boxes)]
     rows, labels = np.divmod(pairs, logits.shape[1])
@@ -193,6 +195,7 @@ def _yolo_v8(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
 def _suppressed(boxes: Array, scores: Array, rows: Indices, place: Placement, ask: Ask) -> Found:
     """Give each box its likeliest class and drop those that repeat a better one."""
     sure, best, labels = _likeliest(scores, ask)
+    _check_pixels(boxes[sure])
     turned = corners(boxes[sure])
     kept = suppress(turned, best, labels, ask.overlap)
     return Found(place.undo(turned[kept]), best[kept], labels[kept], rows[sure[kept]])
@@ -214,6 +217,7 @@ def _yolo_obb(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
     likely = np.flatnonzero(scores.max(axis=0) >= ask.confidence)
     sure, best, labels = _likeliest(scores[:, likely].T, ask)
     boxes = columns[np.r_[0:4, -1]][:, likely[sure]].T
+    _check_pixels(boxes[:, :4])
     kept = rotated.suppress(boxes, best, labels, ask.overlap)
     return _turned(boxes[kept], best[kept], labels[kept], likely[sure[kept]], place)
 
@@ -231,24 +235,35 @@ def _yolo_v10(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
     rows = outputs[0]
     best, labels = _finished(rows, ask)
     boxes = rows[best, :4]
-    if len(best) and 0 < boxes.max() <= _IN_PARTS:
-        raise _ForeignError("its boxes are parts of a picture (rt-detr-ultralytics)")
+    _check_pixels(boxes)
+    backwards = (boxes[:, 2:] < boxes[:, :2]).any(axis=1)
+    if backwards.sum() * 2 > len(best):  # a single one is an unsure answer
+        raise _ForeignError("its boxes end before they begin")
     return Found(place.undo(boxes), rows[best, 4], labels, best)
 
 
 def _finished(rows: Array, ask: Ask) -> tuple[Indices, Indices]:
     """Return which of the network's finished rows suffice, best first, and their classes."""
     _check_scores(rows[:, 4])
-    if (np.abs(rows[:, 5] - np.rint(rows[:, 5])) > _ROUNDING).any():
+    if (np.abs(rows[:, 5] - np.rint(rows[:, 5])) > ROUNDING).any():
         raise _ForeignError("what should be the number of a class is none")
     best = _best(rows[:, 4], ask.confidence)
+    if (rows[best, 5] < 0).any():
+        raise _ForeignError("what should be the number of a class is below 0")
     return best, rows[best, 5].astype(np.intp)
+
+
+def _check_pixels(boxes: Array) -> None:
+    """Raise ``_ForeignError`` for boxes in parts of a picture where they should be in pixels."""
+    if len(boxes) and 0 < np.abs(boxes).max() <= _IN_PARTS:
+        raise _ForeignError("its boxes are parts of a picture")
 
 
 def _finished_obb(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
     """Rows of (x, y, w, h, score, class, angle), finished but for the letterbox."""
     rows = outputs[0]
     best, labels = _finished(rows, ask)
+    _check_pixels(rows[best, :4])
     return _turned(rows[best][:, [0, 1, 2, 3, 6]], rows[best, 4], labels, best, place)
 
 
@@ -257,8 +272,6 @@ def _rt_detr_ultralytics(outputs: Sequence[Array], place: Placement, ask: Ask) -
     rows = outputs[0]
     _check_scores(rows[:, 4:])
     sure, best, labels = _likeliest(rows[:, 4:], ask)
-    if len(sure) and np.abs(rows[sure, :4]).max() > _IN_PARTS:
-        raise _ForeignError("its boxes are no parts of a picture")
     order = np.argsort(-best, kind="stable")
     chosen = sure[order]
     return Found(_scaled(rows[chosen, :4], place), best[order], labels[order], chosen)
@@ -269,12 +282,18 @@ def _rf_detr(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
     return _rt_detr([outputs[1], outputs[0]], place, ask)
 
 
+def _check_logits(logits: Array) -> None:
+    """Raise ``_ForeignError`` for probabilities: most of the logits of queries are below 0."""
+    if logits.size and logits.min() >= 0 and logits.max() <= 1:
+        raise _ForeignError("its scores are probabilities already")
+
+
 def _check_scores(scores: Array) -> None:
     """Raise ``_ForeignError`` unless numbers lie between 0 and 1, but for rounding."""
     if not scores.size:
         return
     low, high = float(scores.min()), float(scores.max())
-    if low < -_ROUNDING or high > 1 + _ROUNDING:
+    if low < -ROUNDING or high > 1 + ROUNDING:
         raise _ForeignError(f"its scores go from {low:.4g} to {high:.4g}")
 
 
@@ -285,7 +304,12 @@ def _best(scores: Array, confidence: float) -> Indices:
 
 
 def _scaled(boxes: Array, place: Placement) -> Array:
-    """Turn (middle x, middle y, width, height) in parts of the image into corners in pixels."""
+    """Turn (middle x, middle y, width, height) in parts of the image into corners in pixels.
+
+    Raises ``_ForeignError`` for what is in pixels already.
+    """
+    if len(boxes) and np.abs(boxes).max() > _IN_PARTS:
+        raise _ForeignError("its boxes are no parts of a picture")
     height, width = place.size
     scaled: Array = corners(boxes) * np.array([width, height] * 2, np.float32)
     return scaled

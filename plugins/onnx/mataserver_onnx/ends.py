@@ -44,7 +44,49 @@ _BOUNDS = frozenset({"Max", "Min", "Maximum", "Minimum"})
 _CONSTANTS = frozenset({"Const", "Constant"})
 _SOFTMAX = frozenset({"softmax", "qlinearsoftmax"})
 _SIGMOID = frozenset({"sigmoid", "hardsigmoid", "hsigmoid", "qlinearsigmoid"})
+_SHARES = _SOFTMAX | _SIGMOID | {"tanh"}
 _PRODUCTS = frozenset({"Conv", "Gemm", "MatMul", "Convolution"})
+_MIXING = PASSING | frozenset(
+    {
+        "Abs",
+        "Add",
+        "Concat",
+        "Div",
+        "Expand",
+        "Max",
+        "Mean",
+        "Min",
+        "Mul",
+        "Neg",
+        "Pad",
+        "Pow",
+        "Reciprocal",
+        "ReduceMax",
+        "ReduceMean",
+        "ReduceMin",
+        "ReduceProd",
+        "ReduceSum",
+        "Round",
+        "Sqrt",
+        "Sub",
+        "Sum",
+        "Tile",
+        "Where",
+        # OpenVINO's own names
+        "Broadcast",
+        "Divide",
+        "Maximum",
+        "Minimum",
+        "Multiply",
+        "Negative",
+        "Power",
+        "Select",
+        "Subtract",
+    }
+)
+"""Operators that make numbers of probabilities which may be probabilities still."""
+_BEST = frozenset({"ArgMax", "ArgMin", "NonMaxSuppression", "TopK"})
+"""Operators that choose: their values are not those of the classes in their order."""
 _LONGEST = 64
 
 
@@ -58,8 +100,8 @@ class Operator(NamedTuple):
 def trace(name: str, maker: Callable[[str], Operator | None]) -> tuple[str, ...]:
     """Return the kinds of the operators that made a value, from the value back.
 
-    The last is the first that computes. ``maker`` returns what makes a value; None for an input
-    or a weight.
+    The last is the first that computes, and behind it stands the softmax, sigmoid or tanh whose
+    numbers it mixes. ``maker`` returns what makes a value; None for an input or a weight.
     """
     path: list[str] = []
     operator = maker(name)
@@ -71,7 +113,29 @@ def trace(name: str, maker: Callable[[str], Operator | None]) -> tuple[str, ...]
         operator = maker(before)
     if operator is not None:
         path[-1:] = _spelt(operator, maker)
+        if not kind((path[-1],)):
+            path += _mixed(operator, maker)
     return tuple(path)
+
+
+def _mixed(operator: Operator, maker: Callable[[str], Operator | None]) -> list[str]:
+    """Return what made the probabilities that an operator mixes, in a list; else nothing."""
+    if operator.kind not in _MIXING | _PRODUCTS:
+        return []
+    waiting, seen = list(operator.inputs), set[str]()
+    biased = operator.inputs if operator.kind == "Add" else ()
+    while waiting and len(seen) < _LONGEST:
+        name = waiting.pop(0)
+        before = None if name in seen else maker(name)
+        seen.add(name)
+        if before is None:
+            continue
+        made = _spelt(before, maker)[0]
+        if made.lower() in _SHARES:
+            return [made]
+        if before.kind in _MIXING or (before.kind in _PRODUCTS and name in biased):
+            waiting += before.inputs
+    return []
 
 
 def _given_on(operator: Operator, maker: Callable[[str], Operator | None]) -> str | None:
@@ -109,9 +173,23 @@ def _adds_power(operator: Operator, maker: Callable[[str], Operator | None]) -> 
     return operator.kind == "Add" and kinds in (["", "Exp"], ["Const", "Exp"], ["Constant", "Exp"])
 
 
+def is_mixed(path: tuple[str, ...]) -> bool:
+    """Whether an end computes with probabilities: what comes of it may be some still."""
+    return len(path) > 1 and path[-1].lower() in _SHARES and not _is_given_on(path[:-1])
+
+
+def is_best(path: tuple[str, ...]) -> bool:
+    """Whether an end gives the best values, or where they stand, and not one of each class."""
+    return bool(path) and path[-1] in _BEST
+
+
+def _is_given_on(path: tuple[str, ...]) -> bool:
+    return PASSING.union(_BOUNDS).issuperset(path)
+
+
 def kind(path: tuple[str, ...]) -> str:
     """Return "softmax" or "sigmoid" for an end that gives probabilities, else an empty text."""
-    last = path[-1].lower() if path else ""
+    last = path[-1].lower() if path and _is_given_on(path[:-1]) else ""
     if last in _SOFTMAX:
         return "softmax"
     return "sigmoid" if last in _SIGMOID else ""

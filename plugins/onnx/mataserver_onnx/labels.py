@@ -26,7 +26,14 @@ class Labels:
         self._names = names
 
     def __getitem__(self, index: int) -> str:
-        """Return a class's name."""
+        """Return a class's name. Raises ``MataError`` for one far beyond those that have names.
+
+        Some families have a place for one class more than they were trained for.
+        """
+        if self._names and index > max(self._names) + 1:
+            raise MataError(
+                f"the network found the class {index}, but {len(self._names)} labels are given"
+            )
         return self._names.get(index, f"LABEL_{index}")
 
     def __len__(self) -> int:

@@ -208,8 +208,7 @@ def _unnamed(graph: Graph) -> frozenset[LayoutName]:
         return frozenset({"classes"} if flat and outputs.class_outputs(graph) else ())
     [port] = graph.outputs
     if len(port.dims) == 2:
-        shares = ends.kind(graph.ends.get(port.name, ())) == "softmax"
-        return frozenset({"classes"} if shares else {"classes", "vector"})
+        return _flat(graph, port)
     if port.kind in WHOLE_NUMBERS:  # the number of a class for each pixel, which is no depth
         return frozenset()
     if len(port.dims) == 4:
@@ -217,6 +216,14 @@ def _unnamed(graph: Graph) -> frozenset[LayoutName]:
             return frozenset({"classes"})
         return frozenset({"depth" if port.dims[1] == 1 else "semantic"})
     return frozenset({"depth"} if len(port.dims) == 3 and _is_map(graph, port) else ())
+
+
+def _flat(graph: Graph, port: Port) -> frozenset[LayoutName]:
+    """Recognise one output ``[batch, numbers]``."""
+    if not outputs.class_outputs(graph):
+        return frozenset()  # the number of the best class, or the best scores
+    shares = ends.kind(graph.ends.get(port.name, ())) == "softmax"
+    return frozenset({"classes"} if shares else {"classes", "vector"})
 
 
 def _is_map(graph: Graph, port: Port) -> bool:

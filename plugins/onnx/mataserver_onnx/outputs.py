@@ -189,13 +189,17 @@ def class_output(graph: Graph, config: Mapping[str, Any], options: ModelOptions)
 
 
 def class_outputs(graph: Graph) -> list[Port]:
-    """Return the outputs ``[batch, classes]``, with or without sides of 1 behind."""
+    """Return the outputs ``[batch, classes]``, with or without sides of 1 behind.
+
+    None whose numbers are those of the best classes alone.
+    """
     return [
         port
         for port in graph.outputs
         if len(port.dims) >= 2
         and all(side == 1 for side in port.dims[2:])
         and port.kind not in WHOLE_NUMBERS
+        and not ends.is_best(graph.ends.get(port.name, ()))
     ]
 
 

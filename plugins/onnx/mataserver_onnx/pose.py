@@ -97,10 +97,18 @@ class PoseEstimator:
             (
                 min(max((float(point[0]) - place.left) / place.scale_x, 0.0), float(width)),
                 min(max((float(point[1]) - place.top) / place.scale_y, 0.0), float(height)),
-                min(max(float(point[2]), 0.0), 1.0) if len(point) == 3 else 1.0,
+                within_rounding(float(point[2])) if len(point) == 3 else 1.0,
             )
             for point in tail
         ]
+
+
+def within_rounding(number: float) -> float:
+    """Return a number within 0 to 1 if rounding took it out; the core refuses any other."""
+    from mataserver_onnx.detections import ROUNDING
+
+    within = min(max(number, 0.0), 1.0)
+    return within if abs(number - within) <= ROUNDING else number
 
 
 def load(spec: ModelSpec, ctx: LoadContext) -> PoseEstimator:

@@ -37,12 +37,14 @@ class Ending(NamedTuple):
     activation: "softmax", "sigmoid", or "none" for probabilities.
     reason:     what decided it, as a part of a sentence.
     made:       "softmax" or "sigmoid" where the file says that the numbers are made by it.
+    mixed:      whether it says that they are computed of such numbers.
     sure:       whether nothing is left to be tried.
     """
 
     activation: Activation
     reason: str
     made: str = ""
+    mixed: bool = False
     sure: bool = True
 
     def __str__(self) -> str:
@@ -66,7 +68,8 @@ def decide(graph: Graph, output: str, config: Mapping[str, Any], options: ModelO
     if _classes(graph, output) == 1 or len(config.get("id2label") or ()) == 1:
         return Ending("sigmoid", f"{said}, of one class")
     known = _classes(graph, output) is not None
-    return Ending("softmax", said, sure=known and ends.is_linear(path))
+    sure = known and ends.is_linear(path)
+    return Ending("softmax", said, mixed=ends.is_mixed(path), sure=sure)
 
 
 def _classes(graph: Graph, output: str) -> int | None:
@@ -79,7 +82,8 @@ def tried(ending: Ending, rows: Sequence[Array]) -> Ending:
     """Return what is done, now that the network has answered pictures of noise with ``rows``.
 
     Raises ``MataError`` for a network that says that it ends in probabilities of the classes and
-    gives something else: a softmax over the pictures of a batch, or over places.
+    gives something else: a softmax over the pictures of a batch, or over places. Also for one
+    that computes with probabilities, and may give some of a kind that nothing tells.
     """
     if rows and len(rows[0]) == 1 and not ending.sure:
         return Ending("sigmoid", f"{ending.reason}, of one class")
@@ -90,6 +94,11 @@ def tried(ending: Ending, rows: Sequence[Array]) -> Ending:
         )
     total = None if ending.sure else _total(rows)
     if total is None:
+        if ending.mixed and rows and all(_possible(row, "sigmoid") for row in rows):
+            raise MataError(
+                f"{ending.reason}, and its answers may be probabilities or not: state activation "
+                "under plugins.onnx.models"
+            )
         return ending._replace(sure=True)
     if abs(total - 1) > _NEAR:
         raise MataError(

@@ -10,7 +10,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from mataserver import MataError
-from mataserver_onnx import ends, graph, ir, scores
+from mataserver_onnx import ends, graph, ir, layouts, scores
 from mataserver_onnx.classify import ClassifyParams
 from mataserver_onnx.openvino_session import import_openvino
 from mataserver_onnx.options import ModelOptions
@@ -82,6 +82,12 @@ CHAINS = {
         node("DequantizeLinear", *QUANTISED),
     ],
     "logarithm": [node("LogSoftmax", axis=-1), node("Exp"), node("Identity")],
+    "a merging of classes": [SOFT, node("MatMul", np.eye(3, dtype=F32))],
+    "a merging with a bias": [
+        SOFT,
+        node("MatMul", np.eye(3, dtype=F32)),
+        node("Add", np.zeros(3, F32)),
+    ],
     "doubled and halved": [SOFT, node("Mul", F32(2)), node("Mul", F32(0.5))],
 }
 
@@ -155,6 +161,45 @@ def test_shares_of_something_else_are_refused(planted, load, tmp_path):
     """Numbers that always sum to 100 are no logits, and no probabilities either."""
     with pytest.raises(MataError, match="answers always sum to 100: state activation"):
         load(percent(planted, tmp_path / "a.onnx"), "classify", **PLAIN)
+
+
+@pytest.mark.parametrize(
+    "steps",
+    [
+        [node("Sigmoid"), node("Mul", F32(0.9))],
+        [node("Sigmoid"), node("Pow", F32(2))],
+        [node("Sigmoid"), node("Neg"), node("Add", F32(1)), node("Identity")],
+        [node("Sigmoid"), node("MatMul", np.eye(3, dtype=F32)[::-1].copy())],
+        [node("Tanh"), node("Add", F32(1)), node("Mul", F32(0.5))],
+    ],
+)
+def test_what_may_be_probabilities_is_refused(steps, planted, load, tmp_path):
+    """Numbers of 0 to 1 that are computed of probabilities get no softmax in silence."""
+    with pytest.raises(MataError, match="may be probabilities or not: state activation"):
+        load(ending(planted, tmp_path / "a.onnx", *steps), "classify", **PLAIN)
+
+
+def test_logits_behind_a_sigmoid_get_their_softmax(planted, load, tmp_path):
+    """A last product of matrices over a hidden sigmoid gives logits, as its numbers show."""
+    steps = [node("Sigmoid"), node("MatMul", -8 * np.eye(3, dtype=F32)), node("Add", F32([4]))]
+    model = load(ending(planted, tmp_path / "a.onnx", *steps), "classify", **PLAIN)
+    powers = np.exp(4 - 8 * SIGMOID)
+    assert answers(model) == pytest.approx(powers / powers.sum(), abs=1e-6)
+
+
+@pytest.mark.parametrize("kind", ["ArgMax", "TopK"])
+def test_the_best_classes_are_not_taken_for_all(kind, planted, tmp_path):
+    """The best values in their order, or the number of the best, say nothing of each class."""
+    given = [np.array([3])] if kind == "TopK" else []
+    steps = [SOFT, node(kind, *given, axis=1), node("Cast", to=TensorProto.FLOAT)]
+    path = ending(planted, tmp_path / "a.onnx", *steps)
+    if kind == "TopK":
+        model = onnx.load(path)
+        [best] = (each for each in model.graph.node if each.op_type == "TopK")
+        best.output.append("places")
+        onnx.save(model, path)
+    with pytest.raises(MataError, match=r"not recognised \(known for classify: classes\)"):
+        layouts.choose(graph.read(path), {}, "classify", ModelOptions())
 
 
 def test_a_sigmoid_that_is_spelt_out(planted, load, tmp_path):
