@@ -10,15 +10,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import UNSET
 
-from mataserver import sources, weights
+from mataserver import description, removal, sources, weights
 from mataserver.contract import ModelFiles, ModelSpec
 from mataserver.conversions.converter import Converter
 from mataserver.defaults import Marks
 from mataserver.errors import BadRequest, Conflict, MataError, NotFound, Unavailable
 from mataserver.registry import Entry, RegistryError
-from mataserver.results import TASKS, ModelInfo
+from mataserver.results import TASKS
 from mataserver.slots import Recipe
 from mataserver.suggestion import instead_of, similar
 
@@ -30,7 +29,7 @@ if TYPE_CHECKING:
     from mataserver.plugins import Offer, Plugins
     from mataserver.pool import ModelPool
     from mataserver.registry import Registry
-    from mataserver.slots import Status
+    from mataserver.results import ModelInfo
 
 TRACKED = ("detect", "track")
 """A registered task and the other one that its model may serve in a session."""
@@ -117,7 +116,7 @@ class Catalog:
         if known is None or not self._unchanged(known):
             recipe = self._make_recipe(name, entry, task or entry.task)
             entries = self.entries()
-            involved = {each: entries[each] for each in _names(recipe) if each in entries}
+            involved = {each: entries[each] for each in recipe.names if each in entries}
             known = self._recipes[name, task] = _Known(involved, recipe)
         known.seen = now
         return known.recipe
@@ -137,12 +136,14 @@ class Catalog:
     def infos(self, pool: ModelPool) -> list[ModelInfo]:
         """Return every model whose files are here."""
         here = ((name, e) for name, e in self.entries().items() if weights.present(name, e))
-        return [_info(name, entry, pool.status(name, entry.task)) for name, entry in here]
+        return [
+            description.info(name, entry, pool.status(name, entry.task)) for name, entry in here
+        ]
 
     def info(self, name: str, pool: ModelPool) -> ModelInfo:
         """Return one model. Raises ``NotFound``."""
         entry = self.entry(name)
-        return _info(name, entry, pool.status(name, entry.task))
+        return description.info(name, entry, pool.status(name, entry.task))
 
     # coming and going
 
@@ -229,6 +230,24 @@ class Catalog:
             except MataError as error:
                 raise BadRequest("; ".join([error.detail, *warnings])) from None
             return self._register(name, entry, warnings, made.backend)
+
+    async def remove(self, name: str, pool: ModelPool) -> None:
+        """Forget a model and unload it after its active inferences; its weights stay on the disk.
+
+        Raises ``NotFound``, and ``Conflict`` for a model that is being pulled, that the
+        configuration names, or that somebody holds.
+        """
+        if name not in self.entries():
+            raise NotFound(f"Model not found: {name[:200]}{similar(name, self.entries())}")
+        if any(setting.model == name for setting in self.settings.models):
+            raise Conflict(f"{name} is a model of the configuration: it cannot be removed")
+        holders = pool.held(name)
+        if holders:
+            raise Conflict(f"{name} is held: sessions, cameras or plugins use it ({holders})")
+        with self._pulls.begun(name, None):
+            await asyncio.to_thread(removal.remove, name, self.registry)
+            self._recipes.clear()
+            await pool.unload(name, None, "removed")
 
     def add_defaults(self) -> list[str]:
         """Register the defaults that are installed, each once in the life of a data directory.
@@ -374,26 +393,6 @@ class Catalog:
         return Pulled(name, entry, replaced, backend, warnings)
 
 
-def _names(recipe: Recipe) -> set[str]:
-    """Return the names of a model and of all of its parts."""
-    return {recipe.spec.name}.union(*map(_names, recipe.parts.values()))
-
-
 def _estimate(part: Recipe) -> int:
     """Return the memory of a model as a part: as many times as the whole, not as its own entry."""
     return part.estimate // part.settings.replicas
-
-
-def _info(name: str, entry: Entry, status: Status) -> ModelInfo:
-    size = weights.size(name, entry)
-    return ModelInfo(
-        model=name,
-        task=entry.task,
-        source=entry.source,
-        state=status.state,
-        size_mb=None if size is None else round(size / 1e6, 1),
-        memory_mb=None if status.memory is None else round(status.memory / 1e6, 1),
-        loaded_at=status.loaded_at,
-        last_used=status.last_used,
-        error=UNSET if status.error is None else status.error,
-    )

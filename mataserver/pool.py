@@ -87,9 +87,11 @@ class ModelPool:
     async def hold(self, recipe: Recipe) -> AsyncIterator[None]:
         """Load the model if need be and keep it from being unloaded until the context ends."""
         slot = await self._acquire(recipe)
+        slot.held += 1
         try:
             yield
         finally:
+            slot.held -= 1
             self._release(slot)
 
     async def infer(self, recipe: Recipe, job: Job) -> tuple[Outcome, float]:
@@ -191,6 +193,10 @@ class ModelPool:
             return False
         await asyncio.shield(self._leave(slot, reason))
         return True
+
+    def held(self, name: str) -> int:
+        """Return how many hold a model beyond a request: sessions, cameras, plugins."""
+        return sum(slot.held for slot in self._named(name))
 
     def tell_queues(self) -> None:
         """Set the gauges of the queues' lengths."""

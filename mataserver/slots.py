@@ -52,6 +52,11 @@ class Recipe:
         return self.backend.gpu or any(part.uses_gpu for part in self.parts.values())
 
     @property
+    def names(self) -> set[str]:
+        """The names of the model and of all of its parts."""
+        return {self.spec.name}.union(*(part.names for part in self.parts.values()))
+
+    @property
     def key(self) -> tuple[str, str]:
         """What the pool knows it by: a model may serve two tasks."""
         return (self.spec.name, self.spec.task)
@@ -155,6 +160,7 @@ class Slot:
         self.leaving: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.holders = 0
+        self.held = 0
         self.deaths = 0
         self.not_before = 0.0
         self.evicted = False

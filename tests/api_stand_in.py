@@ -91,6 +91,7 @@ class StandIn:
                 web.get("/v1/health", self._health),
                 web.get("/v1/models", self._models),
                 web.get("/v1/models/{model:.+}", self._model),
+                web.delete("/v1/models/{model:.+}", self._remove),
                 web.post("/v1/models/{verb:pull|warmup|unload}", self._change),
                 web.post("/v1/infer", self._infer),
                 web.post("/v1/infer/upload", self._upload),
@@ -169,6 +170,10 @@ class StandIn:
 
     async def _model(self, request: web.Request) -> web.Response:
         return _answer(request, _info(_known(request.match_info["model"])))
+
+    async def _remove(self, request: web.Request) -> web.Response:
+        model = _known(request.match_info["model"])
+        return _answer(request, {"status": "removed", "model": model})
 
     async def _change(self, request: web.Request) -> web.Response:
         body, verb = await request.json(), request.match_info["verb"]

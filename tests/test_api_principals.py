@@ -34,6 +34,7 @@ NEEDS = {
     ("GET", "/v1/health"): "",
     ("GET", "/v1/models"): "models:read",
     ("GET", "/v1/models/{model_id}"): "models:read",
+    ("DELETE", "/v1/models/{model_id}"): "models:write",
     ("GET", "/v1/pages"): "any",
     ("GET", "/v1/plugins"): "models:read",
     ("GET", "/v1/session"): "any",

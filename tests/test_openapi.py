@@ -25,6 +25,7 @@ OPERATIONS = {
     ("get", "/v1/health"),
     ("get", "/v1/models"),
     ("get", "/v1/models/{model_id}"),
+    ("delete", "/v1/models/{model_id}"),
     ("get", "/v1/pages"),
     ("get", "/v1/plugins"),
     ("get", "/v1/session"),

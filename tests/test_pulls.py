@@ -147,6 +147,26 @@ async def test_server_tells_each_waiting_pull_its_place(hub, http):
         answer.release()
 
 
+async def test_model_that_is_pulled_again_is_not_removed(hub, http):
+    """While a registered model is pulled anew, to remove it is 409."""
+    body = {"model": "org/m0", "task": "detect"}
+    async with http.post("/v1/models/pull", json=body) as response:
+        assert response.status == 202
+    hub.add("org/m0", {"config.json": CONFIG, "model.safetensors": WEIGHTS + b"1"})
+    hub.repos["org/m0"].hold_at = 100_000
+    asked = len(hub.asked("GET", ".safetensors"))
+    again = asyncio.create_task(http.post("/v1/models/pull", json=body))
+    await until(lambda: len(hub.asked("GET", ".safetensors")) > asked, 30)
+    async with http.delete("/v1/models/org/m0") as response:
+        assert response.status == 409
+        assert "already in progress" in (await response.json())["detail"]
+    hub.release()
+    async with await again as response:
+        assert response.status == 202
+    async with http.delete("/v1/models/org/m0") as response:
+        assert response.status == 200
+
+
 async def test_failed_pull_is_the_last_event_or_an_ordinary_error(hub, http):
     """A pull that fails before anything was told is a status as ever."""
     body = {"model": "org/none", "task": "detect"}

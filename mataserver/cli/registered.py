@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import UNSET
 
-from mataserver import config, weights
+from mataserver import config, removal, weights
 from mataserver.cli.environment import UNKNOWN, config_option, plugins, registry
-from mataserver.defaults import DEFAULTS, Marks
 from mataserver.errors import NotFound
 from mataserver.suggestion import similar
 
@@ -82,14 +81,8 @@ def rm(model: str, config_file: str | None) -> None:
     settings = config.load(config_file)
     entry = _entry(settings, model)
     known = registry(settings)
-    if model in DEFAULTS:
-        Marks(settings.data_path).add(model)  # registered by who did not mark it: it stays away
-    if not known.remove(model):
+    if removal.remove(model, known) is None:
         raise _missing(model, known)
-    if entry.converted is not UNSET:
-        from mataserver.conversions.workshop import Workshop
-
-        Workshop(settings.data_path / "converted", known).sweep()
     click.echo(f"Removed '{model}' from the registry.")
     notes = {"hf": _HF_NOTE, "pip": _PIP_NOTE, "local": f"Note: {entry.path} was not deleted."}
     click.echo(notes[entry.source])

@@ -99,6 +99,15 @@ class AsyncClient:
         """Take a model out of memory; its status is "unloaded" or "not_loaded"."""
         return await self._change("unload", {"model": model}, patient=False)
 
+    async def remove(self, model: str) -> ModelStatus:
+        """Unload a model and forget it; what was pulled stays on the server's disk.
+
+        Raises ``NotFound``, and ``Conflict`` while it is pulled, held by a session, or named by the
+        server's configuration.
+        """
+        answer = await self._transport.request("DELETE", f"/v1/models/{quote(model, safe='/')}")
+        return answer.decode(ModelStatus)
+
     async def infer(self, model: str, image: images.Image, **params: Any) -> InferResponse:
         """Run a model on one image, sent as base64 in JSON: takes every parameter.
 

@@ -19,7 +19,7 @@ class Health(Struct, frozen=True):
 
 
 class ModelStatus(Struct, frozen=True):
-    """What became of a model: "pulled", "ready", "unloaded" or "not_loaded".
+    """What became of a model: "pulled", "ready", "unloaded", "not_loaded" or "removed".
 
     warnings: after a pull, what a person should know.
     """

@@ -89,6 +89,10 @@ class Client:
         """See ``AsyncClient.unload``."""
         return self._call(self._client.unload(model))
 
+    def remove(self, model: str) -> ModelStatus:
+        """See ``AsyncClient.remove``."""
+        return self._call(self._client.remove(model))
+
     def infer(self, model: str, image: Image, **params: Any) -> InferResponse:
         """See ``AsyncClient.infer``."""
         return self._call(self._client.infer(model, image, **params))

@@ -1,4 +1,4 @@
-"""The models: list, one, pull, warm up, unload."""
+"""The models: list, one, pull, warm up, unload, remove."""
 
 from __future__ import annotations
 
@@ -81,6 +81,8 @@ def routes(state: State) -> list[Route]:
               request=one, response=done, errors=(*body_errors, 404), needs="models:write"),
         Route("GET", "/v1/models/{model_id:.+}", api.one, "One model", "models",
               response=info, parameters=_FORMAT, errors=(404, 422), needs="models:read"),
+        Route("DELETE", "/v1/models/{model_id:.+}", api.remove, "Remove a model", "models",
+              response=done, errors=(404, 409, 500), needs="models:write"),
         Route("GET", "/openai/v1/models", api.list, "List the models in OpenAI's form", "OpenAI",
               response=(Body(codec.JSON, OpenAIModels),), problem=ChatProblem,
               needs="models:read", denied=401),
@@ -159,6 +161,12 @@ class _Models:
         self._state.catalog.entry(asked.model)
         done = await self._state.pool.unload(asked.model)
         return codec.respond(ModelStatus("unloaded" if done else "not_loaded", asked.model))
+
+    async def remove(self, request: web.Request) -> web.Response:
+        name = request.match_info["model_id"]
+        # A client that goes away does not leave a model half removed.
+        await asyncio.shield(self._state.catalog.remove(name, self._state.pool))
+        return codec.respond(ModelStatus("removed", name))
 
 
 async def _told(
