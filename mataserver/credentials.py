@@ -55,8 +55,21 @@ def server_keys(settings: Settings) -> tuple[tuple[ApiKey, ...], bool]:
 
 
 def client_key(settings: Settings) -> str | None:
-    """Return the key that the local command line uses, or None."""
-    return settings.api_key or next(iter(settings.keys), None) or stored_key(settings)
+    """Return the key that the local command line uses, or None.
+
+    Of several that of ``api_key``, else the one that may do most: who can read the settings has
+    them all.
+    """
+    entries = sorted(settings.key_entries, key=_reach, reverse=True)
+    listed = next((entry.key for entry in entries), None)
+    return settings.api_key or listed or stored_key(settings)
+
+
+def _reach(entry: ApiKey) -> int:
+    """Return how much a key may do, for the order of keys; those that may as much keep theirs."""
+    if entry.scopes is None:
+        return len(EVERYTHING) + 1
+    return len(EVERYTHING) if "admin" in entry.scopes else len(set(entry.scopes))
 
 
 class KeyRing:

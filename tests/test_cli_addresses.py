@@ -59,3 +59,19 @@ def test_client_key_goes_anywhere(tmp_path):
     settings = config.Settings(data_dir=str(tmp_path), api_key="mine", api_keys=["servers"])
     assert key_for(settings, None) == "mine"
     assert key_for(settings, "http://192.168.1.10:8110") == "mine"
+
+
+@pytest.mark.parametrize(
+    ("scopes", "shown"),
+    [
+        ([["infer"], None, None], "key-1"),
+        ([["infer"], ["admin"]], "key-1"),
+        ([["infer"], ["infer", "models:read"]], "key-1"),
+        ([["infer"], ["jobs:read"]], "key-0"),
+    ],
+)
+def test_the_key_that_may_do_most_is_shown(tmp_path, scopes, shown):
+    """Of the server's own keys a command takes the first that may do most, not the first."""
+    keys = [config.ApiKey(key=f"key-{at}", scopes=each) for at, each in enumerate(scopes)]
+    settings = config.Settings(data_dir=str(tmp_path), api_keys=keys)
+    assert key_for(settings, None) == shown

@@ -3,11 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import json
-import re
-import shutil
 from base64 import b64decode, b64encode
 
 import aiohttp
@@ -16,11 +13,11 @@ import pytest
 from PIL import Image
 
 import chat_models
+from browser_pages import CHROMIUM, opened
 from conftest import register
 from mataserver import testing
 from mataserver.http import examples
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
 DEFAULTS = {"opencv-qr": "detect", "rapidocr": "ocr"}
 # What a person does: opens the upload and presses "Try it out".
 FIELDS = """(async () => {
@@ -51,7 +48,10 @@ async def served(tmp_path):
     """A server with the default models, and one that chats under the name of the example."""
     register(tmp_path, {**DEFAULTS, examples.CHAT["model"]: "vlm"})
     points = [chat_models.POINT, *testing.installed("opencv", "ocr")]
-    async with testing.serving(tmp_path, entry_points=points, engine="thread") as made:
+    keys = ["test-key", examples.LOGIN["key"]]
+    async with testing.serving(
+        tmp_path, entry_points=points, engine="thread", api_keys=keys
+    ) as made:
         yield made
 
 
@@ -130,57 +130,6 @@ async def test_the_examples_of_a_forms_fields_are_accepted(served):
     assert [each["label"] for each in found["detections"]] == ["mataserver"]
 
 
-class Page:
-    """A page's debugger; ``asked`` holds the addresses of its requests so far."""
-
-    def __init__(self, socket):
-        self._socket = socket
-        self._number = 0
-        self.asked = []
-
-    async def call(self, method, **params):
-        """Call a method of the protocol; return its result."""
-        self._number += 1
-        await self._socket.send_json({"id": self._number, "method": method, "params": params})
-        while (said := await self._socket.receive_json()).get("id") != self._number:
-            if said["method"] == "Network.requestWillBeSent":
-                self.asked.append(said["params"]["request"]["url"])
-        return said["result"]
-
-    async def evaluate(self, script):
-        """Return the value of a script, or of the promise that it makes."""
-        made = await self.call(
-            "Runtime.evaluate", expression=script, awaitPromise=True, returnByValue=True
-        )
-        assert "exceptionDetails" not in made, made
-        return made["result"].get("value")
-
-
-@contextlib.asynccontextmanager
-async def opened(url, folder):
-    """Open a page in Chromium; yield its debugger."""
-    process = await asyncio.create_subprocess_exec(
-        *(CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"),
-        *(f"--user-data-dir={folder / 'browser'}", "about:blank"),
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        while not (at := re.search(rb"ws://([\d.:]+)/", await process.stderr.readline())):
-            pass
-        async with aiohttp.ClientSession() as http:
-            async with http.get(f"http://{at[1].decode()}/json") as answer:
-                tabs = await answer.json(content_type=None)
-            (tab,) = [each for each in tabs if each["type"] == "page"]
-            async with http.ws_connect(tab["webSocketDebuggerUrl"], max_msg_size=0) as socket:
-                page = Page(socket)
-                await page.call("Network.enable")
-                await page.call("Page.navigate", url=url)
-                yield page
-    finally:
-        process.terminate()
-        await process.communicate()
-
-
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 async def test_the_form_is_filled_with_what_works(served, tmp_path):
     """The upload's form names a model that is here; every other field is empty and not sent."""
@@ -223,8 +172,7 @@ async def test_a_picture_that_the_browser_cannot_show_is_asked_about(served, tmp
         image.save(buffer, form)
     key = served.headers["Authorization"].removeprefix("Bearer ")
     script = f"""(async () => {{
-      at("key").value = {json.dumps(key)};
-      await listModels();
+      await begin(signIn({{ key: {json.dumps(key)} }}));
       at("model").value = "opencv-qr";
       const text = atob({json.dumps(b64encode(buffer.getvalue()).decode())});
       const data = Uint8Array.from(text, (letter) => letter.charCodeAt(0));

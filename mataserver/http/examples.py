@@ -17,6 +17,7 @@ PICTURE = (  # a PNG of a QR code that says "mataserver"
 FILLED = Meta(examples=[MODEL], extra_json_schema={"x-filled": True})
 """Of a form's field: the page of the document fills it in, others stay empty."""
 
+LOGIN = {"key": "mata_the-key-that-the-server-keeps"}
 PULL = {"model": MODEL, "task": "detect"}
 NAMED = {"model": MODEL}
 INFER = {"model": MODEL, "image": PICTURE, "params": {"confidence": 0.5}}

@@ -8,7 +8,7 @@ from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver.errors import InvalidParams
-from mataserver.http import auth, codec, proxies
+from mataserver.http import auth, codec, examples, proxies
 from mataserver.http.browsers import SESSION_SECONDS, cookie_name
 from mataserver.http.routing import Body, Route
 from mataserver.principals import ANYBODY
@@ -48,7 +48,7 @@ def routes(state: State) -> list[Route]:
     api, info = _Login(state), (Body(codec.JSON, LoginInfo),)
     return [
         Route("POST", "/v1/session", api.begin, "Sign a browser in", "sign-in",
-              request=(Body(codec.JSON, LoginBody),), response=info, public=True,
+              request=(Body(codec.JSON, LoginBody, examples.LOGIN),), response=info, public=True,
               errors=(400, 401, 403, 408, 413, 415, 422, 503)),
         Route("GET", "/v1/session", api.who, "Who is signed in", "sign-in",
               response=info, needs=ANYBODY),
