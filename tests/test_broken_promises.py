@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import base64
 import json
+import math
 
 import aiohttp
 import pytest
 
 from conftest import picture, register
 from mataserver import MataError, app
+from mataserver.engines.work import Failure
 from mataserver.testing import serving
 from service_plugins import plugin
 
@@ -192,3 +194,17 @@ async def test_a_service_is_told_the_same(served):
         assert (await anext(stream)).detections
         with pytest.raises(MataError, match=words):
             await anext(stream)
+
+
+@pytest.mark.parametrize("status", [200, 0, 101, 999, -1])
+def test_a_failure_is_told_as_one(status):
+    """A model's error with the status of a success, or with one that there is not, is 500."""
+    assert Failure(status, "no").error().status == 500
+    assert Failure(418, "no").error().status == 418
+
+
+@pytest.mark.parametrize("later", [math.nan, math.inf, -1.0, 1e300])
+def test_no_client_is_told_to_come_back_never(later):
+    """What is no number of seconds is left out."""
+    assert Failure(503, "no", later).error().retry_after is None
+    assert Failure(503, "no", 2.5).error().retry_after == 2.5

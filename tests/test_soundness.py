@@ -32,6 +32,8 @@ BOX = (1.0, 2.0, 3.0, 4.0)
 POINTS = [(1.0, 2.0, 0.5), (-3.0, 4.0, 1.0)]
 EMPTY = np.zeros((0, 3), np.float32)
 MASK = np.zeros(SIZE, bool)
+ENDLESS = {}
+ENDLESS["itself"] = ENDLESS
 
 
 class Cat(Detection, frozen=True):
@@ -61,6 +63,7 @@ def masked(mask):
         ("detect", detected()),
         ("track", detected(track_id=3)),
         ("detect", detected(bbox=(5.0, 5.0, 5.0, 5.0))),
+        ("detect", detected(extra={"corners": [[1.0, 2], (3, 4)], "a": {"b": [None, True, "c"]}})),
         ("segment", masked(MASK)),
         ("segment", SegmentResult([Segment("cat", 0.5, BOX)])),
         ("segment", masked(None)),
@@ -138,6 +141,16 @@ def test_rounding_is_put_right(given, served):
         ("detect", detected(label=7), r"\[1\].label is not a string"),
         ("track", detected(track_id=1.5), r"\[1\].track_id is not a whole number"),
         ("track", detected(track_id=np.int64(1)), r"\[1\].track_id is not a whole number"),
+        ("track", detected(track_id=2**64), r"\[1\].track_id is not a whole number of 64 bits"),
+        ("detect", detected(bbox=(1, 2, 10**400, 4)), r"\[1\].bbox is not four finite numbers"),
+        ("detect", detected(extra=[1]), r"\[1\].extra is not a dict"),
+        ("detect", detected(extra={"a": [math.nan]}), r"\[1\].extra holds a float that is no val"),
+        ("detect", detected(extra={"a": 10**40}), r"\[1\].extra holds a int that is no value"),
+        ("detect", detected(extra={"a": b"b"}), r"\[1\].extra holds a bytes that is no value of"),
+        ("detect", detected(extra={"a": np.ones(2)}), r"\[1\].extra holds a ndarray that is no"),
+        ("detect", detected(extra={"a": {1: 2}}), r"\[1\].extra has a name that is not a string"),
+        ("detect", detected(extra=ENDLESS), r"\[1\].extra is nested too deeply"),
+        ("vlm", VlmResult("a", entities=[Entity("a", 1.0, {"b": math.inf})]), "attributes holds a"),
         ("segment", masked(MASK.T), r"\[0\].mask is of 48x64, not of the image's size, 64x48"),
         ("segment", masked(MASK.astype(float)), r"\[0\].mask must be a boolean array"),
         ("segment", masked([[True]]), r"\[0\].mask must be a boolean array"),

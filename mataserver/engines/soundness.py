@@ -66,6 +66,8 @@ _TOLD = frozenset({OcrResult, VlmResult})
 _TEXTS: dict[type, str] = {TextRegion: "text"}
 _FLOAT, _STRING, _NOTHING = frozenset({float}), frozenset({str}), frozenset({type(UNSET)})
 _WHOLE = frozenset({int, type(UNSET)})
+_DEEPEST = 16
+"""How deeply what a model tells beside the fields may be nested."""
 
 
 class Unsound(ValueError):
@@ -168,7 +170,9 @@ class _Rule:
         if not _STRING.issuperset([type(getattr(item, text)) for item in items]):
             return False
         if kind is Detection:
-            return _WHOLE.issuperset([type(item.track_id) for item in items])
+            if any(item.extra != {} for item in items):
+                return False
+            return _NOTHING.issuperset([type(item.track_id) for item in items])
         if kind is Segment:
             return _NOTHING.issuperset([type(item.mask) for item in items])
         return kind is not Entity
@@ -287,10 +291,39 @@ def _check_fields(where: str, item: Any) -> None:
     for name in ("label", "text"):
         if not isinstance(getattr(item, name, ""), str):
             raise Unsound(f"{where}.{name} is not a string")
-    if not isinstance(getattr(item, "attributes", {}), dict):
-        raise Unsound(f"{where}.attributes is not a dict")
-    if type(getattr(item, "track_id", UNSET)) not in _WHOLE:
-        raise Unsound(f"{where}.track_id is not a whole number")
+    for name in ("attributes", "extra"):
+        more = getattr(item, name, {})
+        if not isinstance(more, dict):
+            raise Unsound(f"{where}.{name} is not a dict")
+        _check_plain(f"{where}.{name}", more, _DEEPEST)
+    number = getattr(item, "track_id", UNSET)
+    if type(number) not in _WHOLE or not (number is UNSET or _fits(number)):
+        raise Unsound(f"{where}.track_id is not a whole number of 64 bits")
+
+
+def _check_plain(where: str, value: Any, deepest: int) -> None:
+    """Check that a value is one of JSON's, whatever encodes it: numbers are finite and fit."""
+    if not deepest:
+        raise Unsound(f"{where} is nested too deeply")
+    if isinstance(value, dict):
+        if not _STRING.issuperset(map(type, value)):
+            raise Unsound(f"{where} has a name that is not a string")
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        if not (value is None or isinstance(value, (str, bool)) or _is_number(value)):
+            raise Unsound(f"{where} holds a {type(value).__name__} that is no value of JSON")
+        return
+    for each in value:
+        _check_plain(where, each, deepest - 1)
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a number that JSON and MessagePack have alike."""
+    return _fits(value) if isinstance(value, int) else _finite(value)
+
+
+def _fits(number: int) -> bool:
+    return -(2**63) <= number < 2**64
 
 
 def _share(where: str, value: Any) -> float:
@@ -303,8 +336,9 @@ def _share(where: str, value: Any) -> float:
 
 
 def _finite(value: object) -> bool:
-    number = isinstance(value, (float, int)) and not isinstance(value, bool)
-    return number and math.isfinite(value)  # type: ignore[arg-type]
+    if isinstance(value, int):
+        return not isinstance(value, bool) and _fits(value)
+    return isinstance(value, float) and math.isfinite(value)
 
 
 def _are_numbers(values: object, count: int) -> bool:

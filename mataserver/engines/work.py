@@ -84,6 +84,10 @@ class Timing(msgspec.Struct, frozen=True):
     encode: float = 0.0
 
 
+_LATEST = 86_400.0
+"""Seconds after which a client may at most be told to come back."""
+
+
 class Failure(msgspec.Struct, frozen=True):
     """Why a job or a load failed; becomes a ``MataError`` on the server's side."""
 
@@ -98,8 +102,15 @@ class Failure(msgspec.Struct, frozen=True):
         return cls(error.status, error.detail, error.retry_after, error.lasting)
 
     def error(self) -> MataError:
-        """Return the error that a client is told."""
-        error = MataError(self.detail, status=self.status, retry_after=self.retry_after)
+        """Return the error that a client is told.
+
+        A model that says that all is well, or a status of its own making, has failed: 500.
+        """
+        status = self.status if 400 <= self.status <= 599 else MataError.status
+        later = self.retry_after
+        if later is not None and not 0 <= later <= _LATEST:  # nor is it a number
+            later = None
+        error = MataError(self.detail, status=status, retry_after=later)
         error.lasting = self.lasting
         return error
 
