@@ -11,6 +11,7 @@ from aiohttp import web
 from msgspec import Struct
 
 import mataserver
+from mataserver_sam.description import described
 from mataserver_sam.gauges import Gauges
 from mataserver_sam.image_routes import ImageRoutes
 from mataserver_sam.served import ServedModel
@@ -22,7 +23,7 @@ from mataserver_sam.visualizations import Visualizations
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mataserver import Context
+    from mataserver import Context, Route
 
 
 class ImageModel(Struct, frozen=True, kw_only=True):
@@ -59,9 +60,13 @@ class SamService:
         self._videos = VideoRoutes(ctx, self._sessions)
         self._gpus = _gpu_count()
 
-    def routes(self) -> Iterable[web.RouteDef]:
+    def routes(self) -> Iterable[Route]:
         """Return every route."""
-        own = [web.get("/models/info", self.info)]
+        own = [
+            described(
+                "GET", "/models/info", self.info, "The models of SAM3's API", None, ModelsInfo
+            )
+        ]
         images = [*self._images.routes(), *self._pictures.routes()]
         return [*own, *images, *self._videos.routes()]
 

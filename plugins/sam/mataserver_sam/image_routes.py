@@ -6,11 +6,17 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from mataserver_sam.description import described
 from mataserver_sam.encoded import decoded
-from mataserver_sam.image_requests import CachedRequest, SegmentRequest
+from mataserver_sam.image_requests import (
+    CachedAnswer,
+    CachedRequest,
+    SegmentAnswer,
+    SegmentRequest,
+)
 
 if TYPE_CHECKING:
-    from mataserver import Context
+    from mataserver import Context, Route
     from mataserver_sam.gauges import Gauges
     from mataserver_sam.image_requests import Answered
     from mataserver_sam.served import ServedModel
@@ -29,12 +35,14 @@ class ImageRoutes:
         self._pictures = pictures
         self._gauges = gauges
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         """Return the routes."""
         return [
-            web.post("/api/v1/image/segment", self.segment),
-            web.post("/api/v1/image/cached-features", self.cached),
-        ]
+            described("POST", "/api/v1/image/segment", self.segment, "Segment an image by prompts",
+                      SegmentRequest, SegmentAnswer),
+            described("POST", "/api/v1/image/cached-features", self.cached,
+                      "Segment an image by several texts at once", CachedRequest, CachedAnswer),
+        ]  # fmt: skip
 
     async def segment(self, request: web.Request) -> web.Response:
         """Segment one image by any prompts."""

@@ -9,15 +9,20 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
-from mataserver import InvalidParams, Unavailable
+from mataserver import InvalidParams, Route, Unavailable
+from mataserver_sam.description import described
 from mataserver_sam.video_requests import (
+    Closed,
     FrameResult,
+    Prompted,
     PromptRequest,
     Propagated,
     PropagateRequest,
     Removed,
     Reset,
     Sessions,
+    SessionStatus,
+    Started,
     StartRequest,
 )
 from mataserver_sam.video_socket import VideoSocket
@@ -44,20 +49,28 @@ class VideoRoutes:
         self._sessions = sessions
         self._stopping = ctx.stopping
 
-    def routes(self) -> Iterable[web.RouteDef]:
+    def routes(self) -> Iterable[Route]:
         """Return the routes."""
         one = SESSION + "/{session_id}"
+        gone, failed = (404,), (404, 500, 503)
         return [
-            web.post(f"{SESSION}/start", self.start),
-            web.post(f"{one}/prompt", self.prompt),
-            web.post(f"{one}/propagate", self.propagate),
-            web.get(f"{one}/status", self.status),
-            web.delete(one + "/object/{obj_id:[0-9]{1,9}}", self.remove),
-            web.post(f"{one}/reset", self.reset),
-            web.delete(one, self.close),
-            web.get("/api/v1/video/sessions", self.list),
-            web.get(STREAM + "/{session_id}", self.stream),
-        ]
+            described("POST", f"{SESSION}/start", self.start, "Open a video", StartRequest, Started,
+                      errors=(409,)),
+            described("POST", f"{one}/prompt", self.prompt, "Add prompts to a frame",
+                      PromptRequest, Prompted, errors=gone),
+            described("POST", f"{one}/propagate", self.propagate, "Track through a video",
+                      PropagateRequest, Propagated, errors=gone),
+            described("GET", f"{one}/status", self.status, "One video session", None, SessionStatus,
+                      errors=gone),
+            described("DELETE", one + "/object/{obj_id:[0-9]{1,9}}", self.remove,
+                      "Give an object up", None, Removed, errors=failed),
+            described("POST", f"{one}/reset", self.reset, "Clear prompts and objects", None, Reset,
+                      errors=failed),
+            described("DELETE", one, self.close, "Close a video session", None, Closed, errors=gone),
+            described("GET", "/api/v1/video/sessions", self.list, "The open video sessions", None,
+                      Sessions),
+            Route("GET", STREAM + "/{session_id}", self.stream, needs="infer"),
+        ]  # fmt: skip
 
     async def start(self, request: web.Request) -> web.Response:
         """Open a video."""

@@ -8,36 +8,34 @@ import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mataserver import BadRequest, Unavailable
-from mataserver_sam.download import Downloader, is_any, is_public
+from mataserver import BadRequest, Policy, Unavailable
 from mataserver_sam.encoded import decoded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
 
-    from aiohttp.abc import AbstractResolver
-
     from mataserver import Context
     from mataserver_sam.video_requests import StartRequest
 
+MAX_REDIRECTS = 5
+
 
 class VideoSources:
-    """Gives the file of a request's video, and removes what was written for it.
+    """Gives the file of a request's video, and removes what was written for it."""
 
-    ``resolver`` resolves the names of ``video_url``: the system's way unless another is given.
-    """
-
-    def __init__(self, ctx: Context, resolver: AbstractResolver | None = None) -> None:
+    def __init__(self, ctx: Context) -> None:
         settings = ctx.settings
         self._run_blocking = ctx.run_blocking
         self._folder = ctx.data_dir / "sam" / "videos"
         self._roots: list[str] = settings.video_roots
         self._max_bytes = settings.max_video_mb * 1e6
-        self._downloader = Downloader(
-            self._max_bytes,
-            settings.download_timeout_s,
-            is_any if settings.allow_private_addresses else is_public,
-            resolver,
+        self._outbound = ctx.http.outbound
+        self._policy = Policy(
+            "video_url",
+            max_bytes=self._max_bytes,
+            timeout=settings.download_timeout_s,
+            redirects=MAX_REDIRECTS,
+            private=settings.allow_private_addresses,
         )
 
     @contextlib.asynccontextmanager
@@ -53,12 +51,18 @@ class VideoSources:
         target = await self._run_blocking(self._new_file)
         try:
             if asked.video_url is not None:
-                await self._downloader.fetch(asked.video_url, target)
+                await self._download(asked.video_url, target)
             else:
                 await self._run_blocking(self._write, asked.video_base64 or "", target)
             yield target
         finally:
             target.unlink(missing_ok=True)
+
+    async def _download(self, url: str, target: Path) -> None:
+        async with self._outbound("GET", url, self._policy) as answer:
+            if answer.status != 200:
+                raise BadRequest(f"video_url: the server answered {answer.status}")
+            await answer.save(target)
 
     def sweep(self) -> None:
         """Remove what a server that was killed left behind."""

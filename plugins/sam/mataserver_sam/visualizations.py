@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import web
 
-from mataserver import NotFound
+from mataserver import Body, NotFound, Route
+from mataserver_sam.description import TAG
 from mataserver_sam.features import Cache
 
 if TYPE_CHECKING:
@@ -32,9 +33,12 @@ class Visualizations:
         self._clock = clock
         self._kept: Cache[_Picture] = Cache(limit_bytes, lambda each: len(each.png))
 
-    def routes(self) -> list[web.RouteDef]:
+    def routes(self) -> list[Route]:
         """Return the route."""
-        return [web.get(PATH + "/{name}", self.get)]
+        return [
+            Route("GET", PATH + "/{name}", self.get, "A picture of an answer", TAG,
+                  response=(Body("image/png"),), errors=(404,), needs="infer"),
+        ]  # fmt: skip
 
     def reserve(self) -> tuple[str, str]:
         """Return the name of a picture that is to come, which nobody can guess, and its path."""

@@ -444,3 +444,18 @@ async def test_answers_are_json(http, image):
             "decode", "infer", "encode", "total",
         ]  # fmt: skip
         assert json.loads(await answer.read())["num_masks"] == 1
+
+
+async def test_the_routes_are_documented(http):
+    """Every route of the API but the WebSocket stands in the server's document, with its scope."""
+    document = await (await http.get("/openapi.json")).json()
+    own = {
+        f"{method.upper()} {path}": operation
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+        if operation["tags"] == ["SAM3"]
+    }
+    assert len(own) == 12
+    assert all(each["security"] == [{"key": ["infer"]}] for each in own.values())
+    body = own["POST /api/v1/image/segment"]["requestBody"]["content"]["application/json"]
+    assert body["schema"] == {"$ref": "#/components/schemas/SegmentRequest"}

@@ -1,0 +1,42 @@
+"""How the routes stand in the server's OpenAPI document."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mataserver import Body, Route
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from aiohttp import web
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+JSON = "application/json"
+TAG = "SAM3"
+_BODY_ERRORS = (400, 408, 413, 415, 422, 500, 503, 507)
+
+
+def described(
+    method: str,
+    path: str,
+    handler: Handler,
+    summary: str,
+    asked: Any,
+    answer: Any,
+    *,
+    errors: tuple[int, ...] = (),
+) -> Route:
+    """Return a route that whoever may infer may ask; ``asked`` is None without a body."""
+    return Route(
+        method,
+        path,
+        handler,
+        summary,
+        TAG,
+        request=() if asked is None else (Body(JSON, asked),),
+        response=(Body(JSON, answer),),
+        errors=errors if asked is None else tuple(sorted({*_BODY_ERRORS, *errors})),
+        needs="infer",
+    )
