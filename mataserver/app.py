@@ -50,6 +50,7 @@ from mataserver.outbound import Hosts, Outbound
 from mataserver.pool import ModelPool
 from mataserver.registry import Registry
 from mataserver.reload import Reload
+from mataserver.services import ServedModels
 from mataserver.sessions import SessionStore
 from mataserver.slots import Policy
 from mataserver.upkeep import Pace, Upkeep
@@ -87,8 +88,9 @@ def build(
     metrics, memory = Metrics(), probe or MemoryProbe()
     loader = Loader(settings, memory)
     pool = ModelPool(loader.load, memory, metrics, _policy(settings))
-    store = SessionStore(pool, metrics, limit=settings.max_sessions, ttl=settings.session_ttl)
-    cameras = Roster(settings, catalog, pool, store, metrics)
+    served = ServedModels(catalog, pool, metrics, settings.max_tokens)
+    store = SessionStore(metrics, limit=settings.max_sessions, ttl=settings.session_ttl)
+    cameras = Roster(settings, served, store, metrics)
     keys, _ = server_keys(settings)
     browsers = Browsers()
     state = State(
@@ -96,6 +98,7 @@ def build(
         mataserver.__version__,
         catalog,
         pool,
+        served,
         store,
         metrics,
         found,

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver import description, removal, sources, weights
+from mataserver import removal, sources, weights
 from mataserver.contract import ModelFiles, ModelSpec
 from mataserver.conversions.converter import Converter
 from mataserver.defaults import Marks
@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from mataserver.plugins import Offer, Plugins
     from mataserver.pool import ModelPool
     from mataserver.registry import Registry
-    from mataserver.results import ModelInfo
 
 TRACKED = ("detect", "track")
 """A registered task and the other one that its model may serve in a session."""
@@ -132,18 +131,6 @@ class Catalog:
     def serves(self, name: str, task: str) -> bool:
         """Whether an installed backend serves a registered model for ``task``."""
         return self.plugins.offer(weights.files(name, self.entry(name)), task) is not None
-
-    def infos(self, pool: ModelPool) -> list[ModelInfo]:
-        """Return every model whose files are here."""
-        here = ((name, e) for name, e in self.entries().items() if weights.present(name, e))
-        return [
-            description.info(name, entry, pool.status(name, entry.task)) for name, entry in here
-        ]
-
-    def info(self, name: str, pool: ModelPool) -> ModelInfo:
-        """Return one model. Raises ``NotFound``."""
-        entry = self.entry(name)
-        return description.info(name, entry, pool.status(name, entry.task))
 
     # coming and going
 

@@ -15,7 +15,6 @@ from mataserver.http.routing import ALTERNATIVES, TABLE
 from mataserver.plugins import PluginError, refuse, shape
 from mataserver.processes import run_process
 from mataserver.service import Context, Route, Server, Service
-from mataserver.services import ServiceModels
 from mataserver.tasks import Tasks
 
 if TYPE_CHECKING:
@@ -84,7 +83,7 @@ class Hosting:
             log=logging.getLogger(f"mataserver.plugin.{plugin.name}"),
             data_dir=state.settings.data_path,
             metrics=state.metrics.registry,
-            models=ServiceModels(state.catalog, state.pool, state.settings.max_tokens),
+            models=state.models,
             http=Kit(state, state.sockets, state.outbound),
             tasks=tasks,
             run_process=run_process,

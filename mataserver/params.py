@@ -166,7 +166,7 @@ def parse(
     table = {name: value for name, value in given.items() if name in ApiParams.__struct_fields__}
     checked = build(table, ApiParams)
     if max_tokens is not None:
-        check_tokens(checked.max_tokens, max_tokens)
+        _check_tokens(checked.max_tokens, max_tokens)
     kept = configured(defaults or {}, params_type)
     for name, value in given.items():
         if name in own:
@@ -176,8 +176,19 @@ def parse(
     return build(kept, params_type)
 
 
-def check_tokens(asked: object, most: int) -> None:
-    """Raise ``InvalidParams`` when a client asks for more tokens than the server allows."""
+def check_ceiling(given: Params, defaults: Mapping[str, Any], most: int) -> None:
+    """Raise ``InvalidParams`` for a struct with more tokens than the server allows.
+
+    What nobody asked for, a default of the configuration or of the struct, has no ceiling.
+    """
+    asked = getattr(given, "max_tokens", 0)
+    if isinstance(asked, int) and asked > most:
+        own = {field.name: field.default for field in msgspec.structs.fields(given)}
+        if asked not in (own["max_tokens"], defaults.get("max_tokens")):
+            _check_tokens(asked, most)
+
+
+def _check_tokens(asked: object, most: int) -> None:
     if isinstance(asked, int) and asked > most:
         raise InvalidParams(f"params.max_tokens: this server allows at most {most}")
 

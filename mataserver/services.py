@@ -1,106 +1,238 @@
-"""The models as a plugin's service sees them: acquired by reference, wherever the worker lives."""
+"""The data plane: the one way to a model.
+
+Protocols translate between their clients and this; what runs a model (``/v1/infer``, streams,
+cameras, chats, the inference protocol, the services of plugins) comes through here. Parameters
+are parsed here and nowhere else, and frames go to a session's model here and nowhere else.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
+import secrets
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver import params
+from mataserver import description, weights
+from mataserver.catalog import TRACKED
+from mataserver.contract import Encoded
 from mataserver.engines.work import Job
+from mataserver.errors import InvalidParams
+from mataserver.frames import FrameSession, result_of
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from mataserver.catalog import Catalog
-    from mataserver.engines.work import Format
+    from mataserver.engines.work import Outcome
+    from mataserver.envelope import Format
+    from mataserver.metrics import Metrics
+    from mataserver.params import Params
     from mataserver.pool import ModelPool
-    from mataserver.results import ModelInfo
+    from mataserver.results import ModelInfo, Result
     from mataserver.slots import Recipe
+    from mataserver.sources import Step
+
+log = logging.getLogger("mataserver.models")
 
 
-class ServiceModels:
-    """``Context.models``."""
+class ServedModels:
+    """The models of this server: ``Context.models``, and what the server's own handlers ask."""
 
-    def __init__(self, catalog: Catalog, pool: ModelPool, max_tokens: int) -> None:
-        self._catalog = catalog
+    def __init__(
+        self, catalog: Catalog, pool: ModelPool, metrics: Metrics, max_tokens: int
+    ) -> None:
+        self.catalog = catalog
         self._pool = pool
+        self._metrics = metrics
         self._max_tokens = max_tokens
+
+    def list(self) -> Sequence[ModelInfo]:
+        """Return every model that is here, as ``GET /v1/models`` does."""
+        entries = self.catalog.entries()
+        here = ((name, e) for name, e in entries.items() if weights.present(name, e))
+        return [
+            description.info(name, entry, self._pool.status(name, entry.task))
+            for name, entry in here
+        ]
+
+    def info(self, model: str) -> ModelInfo:
+        """Return what ``GET /v1/models`` tells of a model. Raises ``NotFound``."""
+        entry = self.catalog.entry(model)
+        return description.info(model, entry, self._pool.status(model, entry.task))
+
+    def get(self, model: str, task: str | None = None) -> Handle:
+        """Return a handle that does not hold the model: each use loads it if need be.
+
+        Raises ``NotFound``, or ``Unavailable`` where nothing serves the task.
+        """
+        handle = Handle(
+            self._pool, self._metrics, self._max_tokens, lambda: self.catalog.recipe(model, task)
+        )
+        handle.recipe()
+        return handle
+
+    def of_session(self, model: str, task: str | None) -> Handle:
+        """Return a handle for a session. Raises as ``recipe_of_session``."""
+        return self.get(model, recipe_of_session(self.catalog, model, task).spec.task)
 
     @contextlib.asynccontextmanager
     async def acquire(self, model: str, task: str | None = None) -> AsyncIterator[Handle]:
         """Load ``model`` if need be and hold it until the context ends."""
-        recipe = self._catalog.recipe(model, task)
-        async with self._pool.hold(recipe):
-            yield Handle(self._pool, lambda: self._catalog.recipe(model, task), self._max_tokens)
+        handle = self.get(model, task)
+        async with handle.held():
+            yield handle
+
+    async def load(self, model: str, task: str | None = None) -> None:
+        """Load a model and wait for it; it then stays for its keep-alive."""
+        async with self.get(model, task).held():
+            pass
+
+    async def unload(self, model: str) -> bool:
+        """Take a model out of memory, after what it is busy with; False when it was not loaded."""
+        self.catalog.entry(model)
+        return await self._pool.unload(model)
+
+    async def pull(
+        self, model: str, task: str, on_step: Callable[[Step], None] | None = None
+    ) -> Sequence[str]:
+        """Download or install a model and register it; return what a person should know.
+
+        Raises as ``Catalog.pull``.
+        """
+        allowed = self.catalog.settings.allow_pip_pull
+        pulled = await self.catalog.pull(model, task, on_step, allow_pip=allowed)
+        if pulled.replaced is not None and pulled.replaced.task != task:
+            await self._pool.unload(model, pulled.replaced.task, "replaced")
+        for warning in pulled.warnings:
+            log.warning("pull: %s", warning)
+        return pulled.warnings
 
     def add(self, path: Path, task: str) -> str:
         """Register a local directory or file; return its name."""
-        return self._catalog.add_local(path, task)
+        return self.catalog.add_local(path, task)
 
-    def info(self, model: str) -> ModelInfo:
-        """Return what ``GET /v1/models`` tells of a model."""
-        return self._catalog.info(model, self._pool)
+    async def remove(self, model: str) -> None:
+        """Register a model no more and take it out of memory. Raises as ``Catalog.remove``."""
+        # Who goes away does not leave a model half removed.
+        await asyncio.shield(self.catalog.remove(model, self._pool))
 
 
 class Handle:
-    """A model that a service holds. Raises ``MataError`` children.
+    """A model that can be asked. Raises ``MataError`` children.
 
-    ``max_tokens`` is the server's ceiling, for services as for requests.
+    It looks the model up at each use, which may have been registered anew meanwhile. ``max_tokens``
+    is the server's ceiling, for services as for requests.
     """
 
-    def __init__(self, pool: ModelPool, recipe: Callable[[], Recipe], max_tokens: int) -> None:
-        self._pool = pool
+    def __init__(
+        self, pool: ModelPool, metrics: Metrics, max_tokens: int, recipe: Callable[[], Recipe]
+    ) -> None:
+        self.pool = pool
+        self.metrics = metrics
+        self.recipe = recipe
         self._max_tokens = max_tokens
-        self._recipe = recipe  # asked each time: the model may be registered anew meanwhile
 
-    async def predict(self, image: bytes, params: Any = None) -> Any:
-        """Run the model on an encoded image; return the result struct as the model made it.
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.recipe().spec.name
 
-        ``params`` is a mapping of names as a request carries them, or the backend's struct. What
-        it leaves out comes from the model's entry in the configuration, then from the backend.
+    @property
+    def task(self) -> str:
+        """The task that it is asked for."""
+        return self.recipe().spec.task
+
+    @property
+    def params_type(self) -> type[Params]:
+        """The struct of its parameters."""
+        return self.recipe().backend.params
+
+    def held(self) -> AbstractAsyncContextManager[None]:
+        """Load the model if need be and keep it in memory until the context ends."""
+        return self.pool.hold(self.recipe())
+
+    def params(self, given: Any = None, *, text: bool = False) -> Params:
+        """Return the parameters of an inference. Raises ``InvalidParams``.
+
+        ``given`` is a mapping of names as a request carries them, with ``text`` as a form or a
+        query does, or a struct of the backend. What it leaves out comes from the model's entry in
+        the configuration, then from the backend. Of a struct the worker checks the types.
         """
-        fields = await self._encoded(image, params, "msgpack")
-        # Brings numpy and Pillow, which a server whose services do not predict never needs.
-        from mataserver.engines.encoding import decode_fields
+        return self.recipe().params(given, self._max_tokens, text=text)
 
-        return await asyncio.to_thread(decode_fields, fields, self._recipe().spec.task)
+    async def predict(self, image: bytes, params: Any = None) -> Result:
+        """Run the model on an encoded image; return the result struct as the model made it."""
+        answer = await self.answer(image, params, "msgpack")
+        return await result_of(answer.body, self.task)
 
-    async def predict_encoded(self, image: bytes, params: Any = None) -> dict[str, bytes]:
-        """Run the model on an encoded image; return JSON bytes per field."""
-        return await self._encoded(image, params, "json")
+    async def answer(self, image: bytes, params: Any = None, form: Format = "json") -> Encoded:
+        """Run the model on an encoded image; return the whole body, as the worker encoded it."""
+        job = self._job(image, params, form)
+        return _encoded(*await self.pool.infer(self.recipe(), job))
+
+    async def generate(self, image: bytes, params: Any = None) -> AsyncGenerator[str | Result]:
+        """Yield the pieces of text that the model makes, then its result.
+
+        A model that does not write piece by piece gives its result alone. Closing the iterator
+        stops the work.
+        """
+        async with contextlib.aclosing(self.generate_answer(image, params, "msgpack")) as items:
+            async for item in items:
+                yield item if isinstance(item, str) else await result_of(item.body, self.task)
+
+    async def generate_answer(
+        self, image: bytes, params: Any = None, form: Format = "json"
+    ) -> AsyncGenerator[str | Encoded]:
+        """Yield the pieces of text that the model makes, then the body that ``answer`` returns."""
+        job = self._job(image, params, form)
+        async with contextlib.aclosing(self.pool.generate(self.recipe(), job)) as items:
+            async for item in items:
+                yield item if isinstance(item, str) else _encoded(item, 0.0)
+
+    @contextlib.asynccontextmanager
+    async def session(self, params: Any = None) -> AsyncIterator[FrameSession]:
+        """Hold the model and what it keeps from frame to frame until the context ends."""
+        session = FrameSession(self, self.params(params), "own_" + secrets.token_hex(6))
+        async with self.held():
+            try:
+                yield session
+            finally:
+                await session.forget()
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
-        """Call a public method of the model."""
-        with self._pool.occupied(self._recipe()) as worker:
+        """Call a public method of the model, which must be held."""
+        with self.pool.occupied(self.recipe()) as worker:
             return await worker.call(method, args, kwargs)
 
     async def stream(self, method: str, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         """Iterate over a public generator method; closing the iterator stops the work."""
-        with self._pool.occupied(self._recipe()) as worker:
+        with self.pool.occupied(self.recipe()) as worker:
             async with contextlib.aclosing(worker.stream(method, args, kwargs)) as items:
                 async for item in items:
                     yield item
 
-    async def _encoded(self, image: bytes, given: Any, form: Format) -> dict[str, bytes]:
-        recipe = self._recipe()
-        job = Job(image, msgspec.msgpack.encode(self._params(recipe, given)), form)
-        outcome, _ = await self._pool.infer(recipe, job)
-        failure = outcome.failure
-        if failure is not None:
-            raise failure.error()
-        return outcome.whole()
+    def _job(self, image: bytes, given: Any, form: Format) -> Job:
+        return Job(image, msgspec.msgpack.encode(self.params(given)), form)
 
-    def _params(self, recipe: Recipe, given: Any) -> msgspec.Struct:
-        """Check what a service gives. Of a struct the worker checks the types."""
-        backend, most = recipe.backend, self._max_tokens
-        if not isinstance(given, msgspec.Struct):
-            defaults, named = recipe.settings.params, params.check_object(given)
-            return params.parse(named, backend.params, defaults=defaults, max_tokens=most)
-        for field in msgspec.structs.fields(given):
-            if field.name == "max_tokens" and given.max_tokens != field.default:  # type: ignore[attr-defined]
-                params.check_tokens(given.max_tokens, most)  # type: ignore[attr-defined]
-        return given
+
+def recipe_of_session(catalog: Catalog, model: str, task: str | None) -> Recipe:
+    """Return what a session loads: for the model's own task, or for track on a detector.
+
+    Raises ``NotFound``, ``Unavailable`` or ``InvalidParams``.
+    """
+    own = catalog.entry(model).task
+    wanted = task or own
+    if wanted != own and ((own, wanted) != TRACKED or not catalog.serves(model, wanted)):
+        raise InvalidParams(f"task: {model} serves {own}, not {wanted[:40]!r}")
+    return catalog.recipe(model, wanted)
+
+
+def _encoded(outcome: Outcome, waited: float) -> Encoded:
+    """Return an outcome as an answer. Raises what the model failed with."""
+    timing = outcome.timing
+    return Encoded(outcome.whole(), timing.decode, waited, timing.infer, timing.encode)

@@ -7,26 +7,21 @@ import contextlib
 import logging
 import secrets
 import time
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
-import msgspec
-
-from mataserver import params
-from mataserver.errors import Conflict, InvalidParams, MataError, NotFound, Unavailable
+from mataserver.errors import Conflict, NotFound, Unavailable
+from mataserver.frames import FrameSession
 from mataserver.principals import ANONYMOUS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.catalog import Catalog
     from mataserver.metrics import Metrics
-    from mataserver.pool import ModelPool
+    from mataserver.params import Params
     from mataserver.principals import Principal
-    from mataserver.slots import Recipe
+    from mataserver.services import Handle
 
 NORMAL = 1000
-TRACKED, TRACK = "detect", "track"
 
 log = logging.getLogger("mataserver.sessions")
 
@@ -47,43 +42,36 @@ class Camera(Protocol):
         ...
 
 
-@dataclass(slots=True, eq=False)
-class Session:
-    """One session. ``params`` is the backend's params struct as MessagePack.
+class Session(FrameSession):
+    """One session of the server: frames that come over connections, or from a camera.
 
-    ``frames`` counts what was received since the session began, over all its connections;
-    ``results`` what was answered with a result; ``dropped`` what was given up unanswered.
-    ``reset`` says that the model's state of this session was lost and no result has told so yet.
-    One with a ``camera`` may have several connections. A ``permanent`` one never expires.
+    Its counts are those since it began, over all its connections. One with a ``camera`` may have
+    several connections. A ``permanent`` one never expires. ``hold`` keeps its model in memory.
     ``owner`` is the id of the principal whose it is, None for one of the configuration.
     """
 
-    id: str
-    model: str
-    recipe: Recipe
-    params: bytes
-    created_at: float
-    seen: float
-    hold: contextlib.AsyncExitStack
-    connections: list[Connected] = field(default_factory=list)
-    camera: Camera | None = None
-    permanent: bool = False
-    detached: asyncio.Event = field(default_factory=asyncio.Event)
-    frames: int = 0
-    dropped: int = 0
-    results: int = 0
-    reset: bool = False
-    stream: bool = False
-    owner: str | None = None
+    def __init__(
+        self,
+        handle: Handle,
+        params: Params,
+        session_id: str,
+        hold: contextlib.AsyncExitStack,
+        seen: float,
+    ) -> None:
+        super().__init__(handle, params, session_id)
+        self.hold = hold
+        self.seen = seen
+        self.created_at = time.time()
+        self.connections: list[Connected] = []
+        self.camera: Camera | None = None
+        self.detached = asyncio.Event()
+        self.permanent = False
+        self.stream = False
+        self.owner: str | None = None
 
     def seen_by(self, principal: Principal) -> bool:
         """Whether a principal may know of it: their own, everybody's, and all for an admin."""
         return self.owner in {None, principal.id} or principal.may("admin")
-
-    @property
-    def task(self) -> str:
-        """The session's task."""
-        return self.recipe.spec.task
 
 
 class SessionStore:
@@ -91,14 +79,12 @@ class SessionStore:
 
     def __init__(
         self,
-        pool: ModelPool,
         metrics: Metrics,
         *,
         limit: int,
         ttl: float,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._pool = pool
         self._metrics = metrics
         self._limit = limit
         self.ttl = ttl
@@ -116,9 +102,8 @@ class SessionStore:
 
     async def create(
         self,
-        model: str,
-        recipe: Recipe,
-        params: bytes,
+        model: Handle,
+        params: Params,
         *,
         stream: bool = False,
         name: str | None = None,
@@ -137,12 +122,12 @@ class SessionStore:
         self._creating += name is None
         try:
             async with contextlib.AsyncExitStack() as stack:
-                await stack.enter_async_context(self._pool.hold(recipe))
+                await stack.enter_async_context(model.held())
                 hold = stack.pop_all()
         finally:
             self._creating -= name is None
-        now, chosen = self._clock(), name or "sess_" + secrets.token_hex(6)
-        session = Session(chosen, model, recipe, params, time.time(), now, hold)
+        chosen = name or "sess_" + secrets.token_hex(6)
+        session = Session(model, params, chosen, hold, self._clock())
         session.stream, session.permanent, session.owner = stream, name is not None, owner
         self._sessions[session.id] = session
         self._metrics.sessions.set(len(self._sessions))
@@ -239,30 +224,6 @@ class SessionStore:
         if session.camera is not None:
             await session.camera.close()
         try:
-            with self._pool.occupied(session.recipe) as worker:
-                await worker.close_session(session.id)
-        except MataError as error:
-            log.debug("the state of session %s went with its worker: %s", session.id, error.detail)
+            await session.forget()
         finally:
             await session.hold.aclose()
-
-
-def plan(
-    catalog: Catalog, model: str, task: str | None, given: dict[str, Any] | None, max_tokens: int
-) -> tuple[Recipe, bytes]:
-    """Return what a session loads, and its params as MessagePack.
-
-    The task may only be the model's own, or track on a detector. Raises ``NotFound``,
-    ``Unavailable`` or ``InvalidParams``.
-    """
-    own = catalog.entry(model).task
-    wanted = task or own
-    if wanted != own:
-        allowed = own == TRACKED and wanted == TRACK
-        if not allowed or not catalog.serves(model, wanted):
-            raise InvalidParams(f"task: {model} serves {own}, not {wanted[:40]!r}")
-    recipe = catalog.recipe(model, wanted)
-    defaults = recipe.settings.params
-    kind = recipe.backend.params
-    parsed = params.parse(given or {}, kind, defaults=defaults, max_tokens=max_tokens)
-    return recipe, msgspec.msgpack.encode(parsed)

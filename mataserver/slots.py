@@ -7,11 +7,12 @@ import contextlib
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from mataserver.errors import MataError
+from mataserver import params
+from mataserver.engines.work import Failure
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -21,6 +22,8 @@ if TYPE_CHECKING:
     from mataserver.contract import Backend, ModelSpec
     from mataserver.engines.memory import Gpu
     from mataserver.engines.work import Worker
+    from mataserver.errors import MataError
+    from mataserver.params import Params
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +54,22 @@ class Recipe:
         """Whether it, or a part of it, uses a GPU where there is one."""
         return self.backend.gpu or any(part.uses_gpu for part in self.parts.values())
 
+    def params(self, given: Any, max_tokens: int, *, text: bool = False) -> Params:
+        """Return the parameters of an inference: the one place where they are parsed.
+
+        ``given`` is a mapping of names as a request carries them, with ``text`` as a form or a
+        query does, or a struct of the backend, of which the worker checks the types. What it leaves
+        out comes from the model's entry in the configuration, then from the backend; ``max_tokens``
+        is the server's ceiling. Raises ``InvalidParams`` naming the parameter.
+        """
+        defaults = self.settings.params
+        if isinstance(given, params.Params):
+            params.check_ceiling(given, defaults, max_tokens)
+            return given
+        parse = params.parse_text if text else params.parse
+        named = params.check_object(given)
+        return parse(named, self.backend.params, defaults=defaults, max_tokens=max_tokens)
+
     @property
     def names(self) -> set[str]:
         """The names of the model and of all of its parts."""
@@ -72,22 +91,21 @@ class Refusal:
 
     recipe: Recipe
     footprint: tuple[tuple[str, int, int], ...]
-    status: int
-    detail: str
+    failure: Failure
     until: float
 
     @classmethod
     async def of(cls, recipe: Recipe, error: MataError, until: float) -> Refusal:
         """Return what is remembered of a load that failed."""
         mark = await asyncio.to_thread(footprint, recipe)
-        return cls(recipe, mark, error.status, error.detail, until)
+        return cls(recipe, mark, Failure.of(error), until)
 
     async def check(self, recipe: Recipe, now: float) -> None:
         """Raise why the load failed, if it would fail again."""
         if self.recipe != recipe or now >= self.until:
             return
         if await asyncio.to_thread(footprint, recipe) == self.footprint:
-            raise MataError(self.detail, status=self.status)
+            raise self.failure.error()
 
 
 def footprint(recipe: Recipe) -> tuple[tuple[str, int, int], ...]:

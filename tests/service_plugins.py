@@ -129,6 +129,8 @@ def plugin(tmp_path, monkeypatch):
 @pytest.fixture
 def folder(tmp_path):
     """A data directory with the fake models and the lab's."""
-    models = {f"fake-{task}": task for task in ("detect", "segment", "depth", "track", "ocr")}
+    models = {
+        f"fake-{task}": task for task in ("detect", "segment", "depth", "track", "ocr", "vlm")
+    }
     register(tmp_path / "data", {**models, "lab": "classify"})
     return tmp_path / "data"

@@ -37,7 +37,7 @@ class Recorder:
     async def _answer(self, jobs, answered):
         await self.gate.wait()
         if self.alive:
-            answered([Outcome({"echo": job.image}, self.timing, self.failure) for job in jobs])
+            answered([Outcome(job.image, self.timing, self.failure) for job in jobs])
         else:
             answered(WorkerDied("died"))
 
@@ -69,7 +69,7 @@ async def test_with_an_idle_model_the_first_request_goes_at_once():
     """Even with a waiting time set, a lone request is not held back."""
     worker = Recorder()
     outcome, waited = await batcher(worker, max_wait=60.0).submit(Job(b"a", b""))
-    assert outcome.fields == {"echo": b"a"}
+    assert outcome.body == b"a"
     assert waited < 1000
 
 
@@ -84,7 +84,7 @@ async def test_requests_that_wait_together_run_together():
     worker.gate.set()
     outcomes = await asyncio.gather(*jobs)
     assert worker.batches[2:] == [[b"c", b"d", b"e", b"f"], [b"g"]]
-    assert [outcome.fields["echo"] for outcome, _ in outcomes] == [c.encode() for c in "abcdefg"]
+    assert [outcome.body for outcome, _ in outcomes] == [c.encode() for c in "abcdefg"]
 
 
 async def test_a_batch_that_is_not_full_waits_while_the_model_is_busy():
@@ -157,7 +157,7 @@ async def test_a_worker_that_fails_in_a_way_of_its_own_hangs_nobody(caplog):
     with pytest.raises(MataError, match="The model failed"):
         await made.submit(Job(b"a", b""))
     outcome, _ = await made.submit(Job(b"b", b""))
-    assert outcome.fields == {"echo": b"b"}
+    assert outcome.body == b"b"
 
 
 async def test_sessions_and_single_requests_take_turns():
@@ -221,7 +221,7 @@ async def test_one_who_still_waits_keeps_a_batch():
     assert worker.dropped == []
     worker.gate.set()
     outcome, _ = await jobs[3]
-    assert outcome.fields == {"echo": b"d"}
+    assert outcome.body == b"d"
 
 
 @pytest.mark.parametrize(

@@ -16,7 +16,10 @@ from mataserver.cameras.roster import NEEDS, Roster
 from mataserver.config import CameraSettings, ConfigError, Settings
 from mataserver.engines.work import Failure, Outcome, Timing, WorkerDied
 from mataserver.errors import InvalidParams, MataError, NotFound, Unavailable
+from mataserver.frames import FrameSession
 from mataserver.metrics import Metrics
+from mataserver.params import Params
+from mataserver.services import Handle
 
 OPENING = Opening("/a.mp4", "file", 1.0, 1000)
 
@@ -51,7 +54,7 @@ class Pool:
     """A pool that answers at once with what the test says."""
 
     def __init__(self):
-        self.answer: object = Outcome({"detections": b"\x90"}, Timing(infer=3.0))
+        self.answer: object = Outcome(b"\x81\xaadetections\x90", Timing(infer=3.0))
         self.jobs = []
 
     async def infer(self, _recipe, job):
@@ -78,16 +81,12 @@ class Viewer:
 @pytest.fixture
 def parts():
     """A session, a source, a pool, and the feed between them."""
-    session = SimpleNamespace(
-        id="sess_1", model="m", task="detect", params=b"", recipe=None,
-        frames=0, results=0, dropped=0, reset=False,
-    )  # fmt: skip
+    recipe = SimpleNamespace(spec=SimpleNamespace(name="m", task="detect"))
+    pool = Pool()
+    session = FrameSession(Handle(pool, Metrics(), 64, lambda: recipe), Params(), "sess_1")
     source = Source()
     feed = Feed(OPENING, source.connect)
-    catalog = SimpleNamespace(recipe=lambda model, task: (model, task))
-    return SimpleNamespace(
-        session=session, source=source, feed=feed, pool=Pool(), catalog=catalog, metrics=Metrics()
-    )
+    return SimpleNamespace(session=session, source=source, feed=feed, pool=pool)
 
 
 @pytest.fixture
@@ -99,9 +98,6 @@ async def make(parts):
         camera = Camera(
             parts.session,
             parts.feed,
-            parts.catalog,
-            parts.pool,
-            parts.metrics,
             shown="x",
             **options,
         )
@@ -259,8 +255,8 @@ async def test_reconnects_are_counted(parts):
 @pytest.mark.parametrize(
     ("answer", "told", "reset"),
     [
-        (Outcome({}, Timing(), Failure(500, "The model failed: X")), (500, None), False),
-        (Outcome({}, Timing(), Failure(503, "busy", 4.0)), (503, 4.0), False),
+        (Outcome(b"", Timing(), Failure(500, "The model failed: X")), (500, None), False),
+        (Outcome(b"", Timing(), Failure(503, "busy", 4.0)), (503, 4.0), False),
         (Unavailable("full", retry_after=7), (503, 7), False),
         (WorkerDied("dead"), (500, None), True),
     ],
@@ -277,7 +273,7 @@ async def test_failures_of_the_model(parts, make, answer, told, reset):
     with pytest.raises(MataError) as caught:
         await viewer.shots[0].picture("detect")
     assert (caught.value.status, caught.value.retry_after) == told
-    parts.pool.answer = Outcome({}, Timing())
+    parts.pool.answer = Outcome(b"", Timing())
     parts.source.give()
     await settle(lambda: len(viewer.shots) == 2)
     assert viewer.shots[1].reset is reset
@@ -310,7 +306,7 @@ async def test_without_the_package():
     """Without PyAV a client is told what to install, and so is the operator at the start."""
     door = CameraSettings(name="door", source="/a.mp4", model="m")
     settings = Settings(camera_paths=["/"], cameras=[door])
-    roster = Roster(settings, None, None, None, Metrics(), installed=lambda: False)
+    roster = Roster(settings, None, None, Metrics(), installed=lambda: False)
     with pytest.raises(Unavailable) as caught:
         await roster.permitted("/a.mp4")
     assert caught.value.detail == NEEDS

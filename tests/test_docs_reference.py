@@ -12,7 +12,17 @@ import pytest
 
 import mataserver
 from markdown_pages import PLUGINS, ROOT, blocks, headings, quoted, read, rows, section
-from mataserver import client, contract, errors, hookspecs, openapi, plugins, results, testing
+from mataserver import (
+    client,
+    contract,
+    errors,
+    hookspecs,
+    openapi,
+    plugins,
+    results,
+    service,
+    testing,
+)
 from mataserver.metrics import Durations, Metrics, Tally
 
 # docs/errors.md
@@ -98,7 +108,7 @@ def test_hooks_are_described():
     ("kind", "header"),
     [
         (contract.Backend, "field"),
-        (contract.Context, "`Context`"),
+        (service.Context, "`Context`"),
         (contract.LoadContext, "`LoadContext`"),
         (contract.ModelSpec, "`ModelSpec`"),
     ],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import re
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from PIL import Image
 
 from mataserver import results as r
 from mataserver.drawing import colour_of, draw
-from mataserver.engines.encoding import encode_fields
+from mataserver.engines.encoding import encode_body
 from mataserver.engines.translation import to_json
 from mataserver.engines.work import Outcome, Timing
+from mataserver.envelope import Envelope
 
 WIDTH, HEIGHT = 320, 240
 BOX = (80.0, 60.0, 240.0, 200.0)
@@ -128,10 +130,16 @@ def test_boxes_outside_the_frame(box):
 
 
 @pytest.mark.parametrize("task", sorted(ANSWERS))
-def test_translated_fields(task):
-    """MessagePack fields become exactly the JSON that the worker would have encoded."""
-    result = ANSWERS[task]
+def test_translated_bodies(task):
+    """A body in MessagePack becomes exactly the JSON that the worker would have encoded."""
+    envelope = Envelope(task, "org/model")
     packed, plain = (
-        Outcome(encode_fields(result, form), Timing()).whole() for form in ("msgpack", "json")
+        Outcome(encode_body(ANSWERS[task], form, envelope), Timing()).whole()
+        for form in ("msgpack", "json")
     )
-    assert to_json(packed) == plain
+    assert untimed(to_json(packed)) == untimed(plain)
+
+
+def untimed(body):
+    """Return a body in JSON without its time."""
+    return re.sub(rb'"timestamp":[\d.]+', b"", body)

@@ -44,7 +44,7 @@ class StandIn:
 
     async def _answer(self, jobs, answered):
         await self.gate.wait()
-        answered([Outcome({}, Timing()) for _ in jobs] if self.alive else WorkerDied("died"))
+        answered([Outcome(b"{}", Timing()) for _ in jobs] if self.alive else WorkerDied("died"))
 
     async def memory(self):
         return self._memory

@@ -37,7 +37,7 @@ class StandIn:
 
     def answer(self):
         jobs, answered = self.asked.pop(0)
-        answered([Outcome({"echo": job.image}, Timing()) for job in jobs])
+        answered([Outcome(job.image, Timing()) for job in jobs])
 
     def on_death(self, callback):
         self._callbacks.append(callback)

@@ -5,12 +5,17 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import dataclasses
+import os
+import signal
+import time
 
+import aiohttp
 import numpy as np
 import pytest
 
 from conftest import picture
-from mataserver import Params, app
+from markdown_pages import blocks, read
+from mataserver import Params, VlmResult, app, results
 from mataserver.errors import BadRequest, InvalidParams, MataError, NotFound, Unavailable
 from mataserver.results import Detection, DetectResult
 from mataserver.testing import FAKE, serving
@@ -62,13 +67,107 @@ async def test_predict_gives_arrays(plugin, folder, engine):
 
 
 @pytest.mark.parametrize("engine", ENGINES)
-async def test_predict_encoded_gives_json(plugin, folder, engine):
-    """The handle's ``predict_encoded`` returns each field as JSON bytes."""
-    async with models(plugin, folder, engine) as at, at.acquire("fake-detect") as model:
-        fields = await model.predict_encoded(picture(), {"confidence": 0.0})
-    assert list(fields) == ["detections"]
-    assert fields["detections"].startswith(b'[{"label":"64x48","confidence":0.9,"bbox":[10.0,')
-    assert b"faint" in fields["detections"]
+@pytest.mark.parametrize("form", ["json", "msgpack"])
+async def test_answer_gives_a_whole_body(plugin, folder, engine, form):
+    """The handle's ``answer`` returns what ``POST /v1/infer`` would, and where its time went."""
+    async with models(plugin, folder, engine) as at:
+        begun = time.time()
+        answer = await at.get("fake-detect").answer(picture(), {"seconds": 0.02}, form)
+    found = results.decode(answer.body, msgpack=form == "msgpack")
+    assert (found.schema_version, found.task, found.model) == ("mata.v1", "detect", "fake-detect")
+    assert begun + 0.02 <= found.timestamp <= time.time()
+    assert found.detections == [Detection("64x48", 0.9, (10.0, 8.0, 30.0, 28.0))]
+    assert answer.infer >= 20
+    assert min(answer.decode, answer.queue, answer.encode) >= 0
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_generate_gives_pieces_then_the_result(plugin, folder, engine):
+    """A text comes letter by letter, then the struct; another task gives its result alone."""
+    async with models(plugin, folder, engine) as at:
+        items = [item async for item in at.get("fake-vlm").generate(picture())]
+        assert items == [*"64x48", VlmResult("64x48")]
+        [alone] = [item async for item in at.get("fake-detect").generate(picture())]
+        assert alone.detections[0].label == "64x48"
+        *pieces, answer = [item async for item in at.get("fake-vlm").generate_answer(picture())]
+    assert "".join(pieces) == results.decode(answer.body).text == "64x48"
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_generate_raises_what_the_model_failed_with(plugin, folder, engine):
+    """Wrong parameters are told before the model is asked, a failure at the piece it was made."""
+    async with models(plugin, folder, engine) as at:
+        with pytest.raises(InvalidParams, match=r"params\.top_k"):
+            await anext(at.get("fake-vlm").generate(picture(), {"top_k": 0}))
+        with pytest.raises(MataError, match="The model failed: RuntimeError"):
+            await anext(at.get("fake-vlm").generate(picture(), {"behave": "raise"}))
+
+
+@pytest.mark.parametrize("engine", ENGINES)
+async def test_a_session_keeps_the_models_state(plugin, folder, engine):
+    """Two sessions count their frames apart, and each begins anew; the model is held meanwhile."""
+    async with models(plugin, folder, engine, keep_alive=0) as at:
+        tracker = at.get("fake-track")
+        async with tracker.session() as one, tracker.session({"confidence": 0.1}) as other:
+            for session, number in ((one, 1), (one, 2), (other, 1), (one, 3)):
+                [found] = (await session.step(picture())).detections
+                assert found.track_id == number
+            with pytest.raises(MataError, match="image cannot be decoded"):
+                await one.step(b"no picture")
+            assert (one.frames, one.results, one.reset) == (4, 3, False)
+            assert at.info("fake-track").state == "idle"
+        await gone(at)
+
+
+async def test_a_session_tells_once_that_the_state_was_lost(plugin, folder):
+    """The step that a worker dies with raises; the next result, of a new state, says so."""
+    async with models(plugin, folder, "process") as at:
+        tracker = at.get("fake-track")
+        async with tracker.session() as session:
+            await session.step(picture())
+            os.kill(pid_of(at, "fake-track"), signal.SIGKILL)
+            tracks = []
+            while len(tracks) < 2:
+                with contextlib.suppress(MataError):
+                    tracks.append(((await session.step(picture())).detections[0], session.reset))
+    assert [(found.track_id, reset) for found, reset in tracks] == [(1, True), (2, False)]
+
+
+def pid_of(at, name):
+    """Return the process that holds a model."""
+    [slot] = [slot for (model, _), slot in at._pool._slots.items() if model == name]
+    return slot.worker.facts.pid
+
+
+async def test_models_are_listed_loaded_and_removed(plugin, folder):
+    """A service sees every model, loads and unloads one, and registers one no more."""
+    async with models(plugin, folder, "thread") as at:
+        assert "fake-detect" in {info.model for info in at.list()}
+        await at.load("fake-detect")
+        assert at.info("fake-detect").state == "ready"
+        assert [await at.unload("fake-detect"), await at.unload("fake-detect")] == [True, False]
+        await at.load("fake-detect")
+        await at.remove("fake-detect")
+        for ask in (at.get, at.info):
+            with pytest.raises(NotFound):
+                ask("fake-detect")
+        assert await at.pull("fake-detect", "detect") == []
+        assert at.info("fake-detect").state == "unloaded"
+
+
+async def test_checked_params_can_be_used_again(plugin, folder):
+    """What ``params`` returned is taken as it is, a configured default over the ceiling too."""
+    own = [{"model": "fake-detect", "params": {"confidence": 0.95}}]
+    async with models(plugin, folder, "thread", models=own) as at:
+        model = at.get("fake-detect")
+        assert (model.name, model.task) == ("fake-detect", "detect")
+        for params, count in (
+            (model.params(), 0),
+            (model.params({"confidence": 0.1}), 2),
+            (model.params({"confidence": ".5"}, text=True), 1),
+        ):
+            assert isinstance(params, model.params_type)
+            assert len((await model.predict(picture(), params)).detections) == count
 
 
 async def test_params_are_checked_like_a_requests(plugin, folder):
@@ -83,7 +182,7 @@ async def test_params_are_checked_like_a_requests(plugin, folder):
         with pytest.raises(InvalidParams, match=r"params\.threshold: .*use 'confidence'"):
             await model.predict(picture(), {"threshold": 0.5})
         with pytest.raises(InvalidParams, match=r"params\.confidence"):
-            await model.predict_encoded(picture(), {"confidence": 2})
+            await model.answer(picture(), {"confidence": 2})
         with pytest.raises(InvalidParams, match="params: expected `object`"):
             await model.predict(picture(), ["confidence"])
 
@@ -105,7 +204,7 @@ async def test_the_servers_limit_of_tokens_holds_for_services(plugin, folder):
             with pytest.raises(InvalidParams, match=r"params\.max_tokens: .* at most 64"):
                 await model.predict(picture(), asked)
             with pytest.raises(InvalidParams, match="at most 64"):
-                await model.predict_encoded(picture(), asked)
+                await model.answer(picture(), asked)
         with pytest.raises(MataError, match="unknown field `max_tokens`"):  # the worker's word
             await model.predict(picture(), Asked())
 
@@ -225,6 +324,27 @@ async def test_a_held_model_stays_loaded(plugin, folder, engine):
         async with at.acquire("lab") as model:
             assert await model.call("seen") == (0, False)
         await gone(at)
+
+
+async def test_the_documented_service(plugin, folder):
+    """The example of docs/plugins.md does what it says, over REST."""
+    [block] = [b for b in blocks(read("plugins.md"), "python") if "class Pictures" in b]
+    told = {}
+    async with (
+        serving(folder, entry_points=[FAKE, plugin(block)], engine="thread") as server,
+        aiohttp.ClientSession(server.url, headers=server.headers) as http,
+    ):
+        for name in ("count", "answer?confidence=.1", "text", "tracks", "answer?top_k=none"):
+            async with http.post(f"/v1/pictures/{name}", data=picture()) as response:
+                told[name] = (response.status, await response.text())
+    assert told.pop("count") == (200, '{"count": 1}')
+    assert told.pop("text") == (200, "64x48.")
+    assert told.pop("tracks") == (200, "[[1], [2]]")
+    status, body = told.pop("answer?confidence=.1")
+    assert (status, len(results.decode(body.encode()).detections)) == (200, 2)
+    [(status, body)] = told.values()
+    assert status == 422
+    assert "top_k" in body
 
 
 async def gone(at):

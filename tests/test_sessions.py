@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
+import time
 from types import SimpleNamespace
 
 import pytest
@@ -12,6 +13,8 @@ import pytest
 from mataserver.engines.work import WorkerDied
 from mataserver.errors import MataError, NotFound, OutOfMemory, Unavailable
 from mataserver.metrics import Metrics
+from mataserver.params import Params
+from mataserver.services import Handle
 from mataserver.sessions import SessionStore
 
 
@@ -67,7 +70,18 @@ class Connection:
         self.left.append((code, reason))
 
 
-RECIPE = SimpleNamespace(spec=SimpleNamespace(task="track"))
+def handle(pool, metrics, name="m"):
+    """Return a model that sessions can be made of."""
+    recipe = SimpleNamespace(spec=SimpleNamespace(name=name, task="track"))
+    return Handle(pool, metrics, 64, lambda: recipe)
+
+
+class Store(SessionStore):
+    """A store with two models to make sessions of."""
+
+    def __init__(self, pool, metrics, clock=time.monotonic, ttl=10.0):
+        super().__init__(metrics, limit=3, ttl=ttl, clock=clock)
+        self.model, self.another = handle(pool, metrics), handle(pool, metrics, "another")
 
 
 @pytest.fixture
@@ -87,12 +101,12 @@ def metrics():
 
 @pytest.fixture
 def store(pool, metrics, clock):
-    return SessionStore(pool, metrics, limit=3, ttl=10.0, clock=clock)
+    return Store(pool, metrics, clock)
 
 
 def create(store):
     """Create a session."""
-    return store.create("m", RECIPE, b"params")
+    return store.create(store.model, Params())
 
 
 def gauge(metrics, name="mataserver_sessions"):
@@ -101,12 +115,12 @@ def gauge(metrics, name="mataserver_sessions"):
 
 
 async def test_a_session_has_an_id_and_what_it_was_made_of(store, metrics):
-    """A session is found by its random id and knows its model, task and parameters."""
+    """A session is found by its random id and knows its model and task."""
     session, other = await create(store), await create(store)
     assert re.fullmatch(r"sess_[0-9a-f]{12}", session.id)
     assert session.id != other.id
     assert store.get(session.id) is session
-    assert (session.model, session.task, session.params) == ("m", "track", b"params")
+    assert (session.model, session.task) == ("m", "track")
     assert store.all() == [session, other]
     assert len(store) == gauge(metrics) == 2
 
@@ -220,7 +234,7 @@ async def test_with_a_connection_a_session_does_not_expire(store, clock, metrics
 async def test_a_session_is_alone_with_its_model_while_no_other_is_connected(store):
     """One of another model is no company, nor is one that nobody is connected to."""
     session, other = await create(store), await create(store)
-    elsewhere = await store.create("another", RECIPE, b"params")
+    elsewhere = await store.create(store.another, Params())
     for each in (session, elsewhere):
         store.attach(each, Connection())
     assert store.alone(session)
@@ -235,7 +249,7 @@ async def test_a_session_is_alone_with_its_model_while_no_other_is_connected(sto
 
 async def test_the_watch_removes_expired_sessions(pool, metrics):
     """The watch finds by itself what has expired."""
-    store = SessionStore(pool, metrics, limit=3, ttl=0.05)
+    store = Store(pool, metrics, ttl=0.05)
     watching = asyncio.create_task(store.watch())
     await create(store)
     async with asyncio.timeout(10):

@@ -17,6 +17,8 @@ from mataserver.http import stream
 from mataserver.http.channel import WINDOW, Farewell
 from mataserver.http.connection import Connection
 from mataserver.metrics import Metrics
+from mataserver.params import Params
+from mataserver.services import Handle
 from mataserver.sessions import Session
 from stream_peers import stream_tasks
 
@@ -81,7 +83,7 @@ class Pool:
             self.end()
         if self.error is not None:
             raise self.error
-        return Outcome({"detections": b"[]"}, self.timing, self.failure, self.fresh), self.waited
+        return Outcome(b'{"detections":[]}', self.timing, self.failure, self.fresh), self.waited
 
     def stateful(self, _recipe):
         return self.keeps_state
@@ -95,17 +97,17 @@ async def parts():
 
 def standing_on(settings):
     """Return a connection with these settings, and what it stands on."""
-    recipe = SimpleNamespace(spec=SimpleNamespace(task="detect"))
+    recipe = SimpleNamespace(spec=SimpleNamespace(name="m", task="detect"))
+    pool, metrics = Pool(), Metrics()
     state = SimpleNamespace(
         settings=settings,
-        metrics=Metrics(),
-        pool=Pool(),
+        metrics=metrics,
+        pool=pool,
         body_bytes=0,
         draining=False,
-        catalog=SimpleNamespace(recipe=lambda _model, _task: recipe),
         sessions=SimpleNamespace(ttl=300.0, alone=lambda _session: True),
     )
-    session = Session("sess_0", "m", recipe, b"", 0.0, 0.0, None)
+    session = Session(Handle(pool, metrics, 64, lambda: recipe), Params(), "sess_0", None, 0.0)
     socket = Socket()
     return SimpleNamespace(
         state=state, session=session, socket=socket, connection=Connection(state, session, socket)
@@ -306,7 +308,7 @@ async def test_answers_keep_the_order_of_their_frames(parts):
         if parts.state.pool.count > 1:
             door = doors[parts.state.pool.count] = asyncio.Event()
             await door.wait()
-        return Outcome({"detections": b"[]"}, Timing(), None), 0.0
+        return Outcome(b'{"detections":[]}', Timing(), None), 0.0
 
     parts.state.pool.infer = infer
     running = asyncio.create_task(parts.connection.run())

@@ -14,16 +14,12 @@ from typing import TYPE_CHECKING, Protocol
 
 from mataserver.cameras.link import Lost
 from mataserver.cameras.shot import Shot
-from mataserver.engines.work import Failure, Job, WorkerDied
+from mataserver.engines.work import Failure, JobFailed
 from mataserver.errors import MataError, NotFound
 
 if TYPE_CHECKING:
     from mataserver.cameras.feed import Feed
     from mataserver.cameras.link import Frame
-    from mataserver.catalog import Catalog
-    from mataserver.engines.work import Outcome
-    from mataserver.metrics import Metrics
-    from mataserver.pool import ModelPool
     from mataserver.sessions import Session
 
 LINGER = 30.0
@@ -53,13 +49,10 @@ class Viewer(Protocol):
 class Camera:
     """The camera of one session."""
 
-    def __init__(  # noqa: PLR0913 - what a session consists of
+    def __init__(
         self,
         session: Session,
         feed: Feed,
-        catalog: Catalog,
-        pool: ModelPool,
-        metrics: Metrics,
         *,
         shown: str,
         fps: float | None = None,
@@ -73,9 +66,6 @@ class Camera:
         self.always = always
         self.viewers: set[Viewer] = set()
         self._session = session
-        self._catalog = catalog
-        self._pool = pool
-        self._metrics = metrics
         self._linger = linger
         self._patience = patience
         self._waiting = 0
@@ -176,12 +166,10 @@ class Camera:
 
     async def _serve(self, frame: Frame) -> None:
         """Infer a frame and show what came of it."""
-        session, model = self._session, self._session.model
-        session.frames += frame.passed
-        session.dropped += frame.passed - 1
-        self._metrics.frames.labels(model).inc(frame.passed)
-        self._metrics.dropped.labels(model).inc(frame.passed - 1)
-        shot = Shot(session.frames - 1, session.dropped, frame.jpeg, 0.0)
+        session = self._session
+        number = session.receive(frame.passed)
+        session.drop(frame.passed - 1)
+        shot = Shot(number, session.dropped, frame.jpeg, 0.0)
         await self._infer(shot)
         shot.at = asyncio.get_running_loop().time()
         self._show(shot)
@@ -190,24 +178,18 @@ class Camera:
 
     async def _infer(self, shot: Shot) -> None:
         session = self._session
-        job = Job(shot.jpeg, session.params, "msgpack", session.id)
         try:
-            session.recipe = self._catalog.recipe(session.model, session.task)
-            outcome, _ = await self._pool.infer(session.recipe, job)
-        except MataError as error:
-            session.reset = session.reset or isinstance(error, WorkerDied)
+            outcome, _ = await session.infer(shot.jpeg, "msgpack")
+            session.note(outcome)
+            shot.body, shot.timing = outcome.whole(), outcome.timing
+        except JobFailed as error:
             shot.failure = Failure.of(error)
-            return
-        shot.failure = outcome.failure
-        if outcome.failure is None:
-            self._note(shot, outcome)
-
-    def _note(self, shot: Shot, outcome: Outcome) -> None:
-        session = self._session
-        shot.fields, shot.timing = outcome.whole(), outcome.timing
-        shot.reset = session.reset or (outcome.fresh and session.results > 0)
-        session.reset = False
-        session.results += 1
+        except MataError as error:
+            session.note(error)
+            shot.failure = Failure.of(error)
+        else:
+            shot.reset, session.reset = session.reset, False
+            session.results += 1
 
     # what it tells
 

@@ -13,7 +13,7 @@ from mataserver.cameras.feed import Feed, State
 from mataserver.cameras.messages import Opening
 from mataserver.config import ConfigError
 from mataserver.errors import InvalidParams, MataError, NotFound, Unavailable
-from mataserver.sessions import plan
+from mataserver.services import recipe_of_session
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -22,9 +22,8 @@ if TYPE_CHECKING:
     from mataserver.catalog import Catalog
     from mataserver.config import CameraSettings, Settings
     from mataserver.metrics import Metrics
-    from mataserver.pool import ModelPool
+    from mataserver.services import ServedModels
     from mataserver.sessions import Session, SessionStore
-    from mataserver.slots import Recipe
 
 NEEDS = "A camera needs a package: pip install 'mataserver[camera]'"
 
@@ -42,8 +41,7 @@ class Roster:
     def __init__(
         self,
         settings: Settings,
-        catalog: Catalog,
-        pool: ModelPool,
+        models: ServedModels,
         sessions: SessionStore,
         metrics: Metrics,
         *,
@@ -51,8 +49,7 @@ class Roster:
         installed: Callable[[], bool] = readable,
     ) -> None:
         self._settings = settings
-        self._catalog = catalog
-        self._pool = pool
+        self._models = models
         self._sessions = sessions
         self._metrics = metrics
         self._linger = linger
@@ -80,7 +77,7 @@ class Roster:
             raise MataError(NEEDS)
         for index, camera in enumerate(settings.cameras):
             try:
-                planned(camera, self._catalog, self._settings.max_tokens)
+                check_camera(camera, self._models.catalog, self._settings.max_tokens)
             except InvalidParams as error:
                 detail = f"configuration: cameras[{index}]: {error.detail}"
                 raise ConfigError(detail) from None
@@ -104,9 +101,6 @@ class Roster:
         session.camera = Camera(
             session,
             Feed(opening, on_reconnect=self._metrics.reconnects.labels(session.model).inc),
-            self._catalog,
-            self._pool,
-            self._metrics,
             shown=source.shown,
             fps=fps,
             always=always,
@@ -174,23 +168,22 @@ class Roster:
                 return
 
     async def _open(self, camera: CameraSettings) -> None:
-        limit = self._settings.max_tokens
-        source, recipe, params = planned(camera, self._catalog, limit)
-        session = await self._sessions.create(camera.model, recipe, params, name=camera.name)
+        source = sources.parse(camera.source)
+        model = self._models.of_session(camera.model, camera.task)
+        params = model.params(camera.params)
+        session = await self._sessions.create(model, params, name=camera.name)
         self.give(session, source, camera.fps, always=camera.always)
 
 
-def planned(
-    camera: CameraSettings, catalog: Catalog, max_tokens: int
-) -> tuple[Source, Recipe, bytes]:
-    """Return what a camera of the configuration reads, loads, and gives the model as params.
+def check_camera(camera: CameraSettings, catalog: Catalog, max_tokens: int) -> None:
+    """Check what a camera of the configuration reads, loads, and gives the model as params.
 
     Raises ``InvalidParams`` for what will never work, ``NotFound`` or ``Unavailable`` for a model
     that is not here.
     """
-    source = sources.parse(camera.source)
-    recipe, params = plan(catalog, camera.model, camera.task, camera.params, max_tokens)
-    return source, recipe, params
+    sources.parse(camera.source)
+    recipe = recipe_of_session(catalog, camera.model, camera.task)
+    recipe.params(camera.params, max_tokens)
 
 
 def _place(camera: CameraSettings) -> str:

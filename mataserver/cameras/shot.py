@@ -7,13 +7,15 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
+from mataserver.engines.decoding import decode_result
 from mataserver.engines.translation import to_json
 from mataserver.engines.work import Timing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.engines.work import Failure, Format
+    from mataserver.engines.work import Failure
+    from mataserver.envelope import Format
 
 
 @dataclass(slots=True, eq=False)
@@ -21,25 +23,24 @@ class Shot:
     """One frame with its result, or with the reason that there is none.
 
     ``number`` counts the session's frames from 0, ``dropped`` those given up before this one.
-    ``fields`` are the result's, as MessagePack. ``at`` is when the result came, by
-    the loop's clock.
+    ``body`` is the answer as MessagePack. ``at`` is when it came, by the loop's clock.
     """
 
     number: int
     dropped: int
     jpeg: bytes
     at: float
-    fields: dict[str, bytes] = field(default_factory=dict)
+    body: bytes = b""
     timing: Timing = field(default_factory=Timing)
     failure: Failure | None = None
     reset: bool = False
     _made: dict[str, asyncio.Task[Any]] = field(default_factory=dict)
 
-    async def encoded(self, form: Format) -> dict[str, bytes]:
-        """Return the result's fields in a format; translated once for all who want JSON."""
+    async def encoded(self, form: Format) -> bytes:
+        """Return the answer in a format; translated once for all who want JSON."""
         if form == "msgpack":
-            return self.fields
-        found: dict[str, bytes] = await self._once("json", partial(to_json, self.fields))
+            return self.body
+        found: bytes = await self._once("json", partial(to_json, self.body))
         return found
 
     async def picture(self, task: str) -> bytes:
@@ -49,7 +50,7 @@ class Shot:
         """
         if self.failure is not None:
             raise self.failure.error()
-        drawn: bytes = await self._once("picture", partial(_draw, self.jpeg, self.fields, task))
+        drawn: bytes = await self._once("picture", partial(_draw, self.jpeg, self.body, task))
         return drawn
 
     async def _once(self, name: str, make: Callable[[], Any]) -> Any:
@@ -60,9 +61,8 @@ class Shot:
         return await asyncio.shield(self._made[name])
 
 
-def _draw(jpeg: bytes, fields: dict[str, bytes], task: str) -> bytes:
+def _draw(jpeg: bytes, body: bytes, task: str) -> bytes:
     # Brings numpy and Pillow, which a server that draws no picture never needs.
     from mataserver.drawing import draw
-    from mataserver.engines.encoding import decode_fields
 
-    return draw(jpeg, decode_fields(fields, task))
+    return draw(jpeg, decode_result(body, task))

@@ -145,7 +145,7 @@ def _check_cameras(settings: Settings, catalog: Catalog, findings: Findings) -> 
         findings.errors.append(roster.NEEDS)
     for index, camera in enumerate(settings.cameras):
         try:
-            roster.planned(camera, catalog, settings.max_tokens)
+            roster.check_camera(camera, catalog, settings.max_tokens)
         except MataError as error:
             findings.errors.append(f"cameras[{index}] {camera.name}: {error.told}")
 

@@ -234,7 +234,7 @@ class Child:
             if value is not silent or silent is None:
                 self._say(request, value)
         except MataError as error:
-            failure = Failure(error.status, error.detail, error.retry_after)
+            failure = Failure.of(error)
             self._line.reply(wire.Raised(request, failure))
             return failure
         except Exception:

@@ -15,9 +15,10 @@ import msgspec
 from mataserver import media
 from mataserver.contract import LoadedPart
 from mataserver.engines import scaling
-from mataserver.engines.encoding import encode_fields
+from mataserver.engines.encoding import encode_body
 from mataserver.engines.soundness import Unsound, sound
 from mataserver.engines.work import Facts, Failure, Outcome, Timing
+from mataserver.envelope import Envelope
 from mataserver.errors import InvalidParams, MataError, NotFound, OutOfMemory
 from mataserver.results import RESULT_TYPES
 
@@ -27,7 +28,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mataserver.engines.work import Assignment, Field, Job
+    from mataserver.engines.work import Assignment, Body, Job
     from mataserver.params import Params
     from mataserver.results import Result
 
@@ -51,6 +52,7 @@ class ModelHost:
 
     def __init__(self, assignment: Assignment) -> None:
         self._assignment = assignment
+        self._envelope = Envelope(assignment.spec.task, assignment.spec.name)
         self._params = msgspec.msgpack.Decoder(assignment.params_type)
         self._sessions: dict[str, Any] = {}
         self._model: Any = None
@@ -136,21 +138,21 @@ class ModelHost:
     def encode(self, item: Decoded, answer: object, infer_ms: float, *, fresh: bool) -> Outcome:
         """Encode one answer; what cannot be encoded is a failure of the model."""
         begun = time.perf_counter()
-        fields: dict[str, Field] = {}
+        body: Body = b""
         if not isinstance(answer, Failure):
             try:
                 task, size = self._assignment.spec.task, item.image.shape[:2]
                 answer = sound(answer, task, size, lambda: self._raw(item))
                 if item.picture is not None and item.picture.scale > 1:
                     answer = scaling.restore(answer, item.picture)
-                fields = encode_fields(answer, item.job.format)  # type: ignore[arg-type]
+                body = encode_body(answer, item.job.format, self._envelope)  # type: ignore[arg-type]
             except Unsound as error:
                 answer = self._unsound(error)
             except Exception as error:
                 answer = _failure(error, "The model returned an invalid result")
         timing = Timing(item.decode_ms, infer_ms, _ms(begun))
         failure = answer if isinstance(answer, Failure) else None
-        return Outcome(fields, timing, failure, fresh)
+        return Outcome(body, timing, failure, fresh)
 
     def infer(self, jobs: Sequence[Job]) -> list[Outcome]:
         """Decode, forward and encode in this thread."""

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mataserver.engines.arena import Incoming
-    from mataserver.engines.work import Field, Outcome
+    from mataserver.engines.work import Body, Outcome
 
 _DROPPED = Failure(503, "Nobody waits for this answer any more")
 
@@ -82,17 +82,11 @@ class Line:
         ]
 
     def answer(self, request: int, outcomes: Sequence[Outcome]) -> None:
-        """Send a batch's outcomes; large fields go through the shared memory."""
-        heads = [
-            wire.OutcomeHead(list(each.fields), each.timing, each.failure, each.fresh)
-            for each in outcomes
-        ]
-        self.reply(
-            wire.Answer(request, heads),
-            [part for each in outcomes for part in each.fields.values()],
-        )
+        """Send a batch's outcomes; large bodies go through the shared memory."""
+        heads = [wire.OutcomeHead(each.timing, each.failure, each.fresh) for each in outcomes]
+        self.reply(wire.Answer(request, heads), [each.body for each in outcomes])
 
-    def reply(self, message: wire.Message, parts: Sequence[Field] = ()) -> None:
+    def reply(self, message: wire.Message, parts: Sequence[Body] = ()) -> None:
         """Send a message; end with the server."""
         if isinstance(message, (wire.Answer, wire.Raised)):
             self._owed.discard(message.id)
@@ -103,7 +97,7 @@ class Line:
         except OSError:
             os._exit(0)  # the server is gone
 
-    def _frame(self, message: wire.Message, parts: Sequence[Field]) -> list[wire.Part]:
+    def _frame(self, message: wire.Message, parts: Sequence[Body]) -> list[wire.Part]:
         """Return the buffers to write; the lock is held, so that answers lie in their order."""
         split = [part if isinstance(part, tuple) else (part,) for part in parts]
         sizes = [sum(map(len, pieces)) for pieces in split]

@@ -364,13 +364,14 @@ _NONSENSE = "The model's worker answered nonsense"
 
 def _outcomes(message: wire.Answer, parts: list[bytes], count: int) -> list[Outcome] | None:
     """Return the outcomes of a batch, or None for an answer that is not one per job."""
-    named = [name for head in message.outcomes for name in head.fields]
-    if len(message.outcomes) != count or len(named) != len(parts):
+    heads = message.outcomes
+    if len(heads) != count or len(parts) != count:
         return None
-    fields = iter(parts)
+    if any(head.failure is None and not body for head, body in zip(heads, parts, strict=True)):
+        return None
     return [
-        Outcome({name: next(fields) for name in head.fields}, head.timing, head.failure, head.fresh)
-        for head in message.outcomes
+        Outcome(body, head.timing, head.failure, head.fresh)
+        for head, body in zip(heads, parts, strict=True)
     ]
 
 

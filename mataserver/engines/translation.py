@@ -1,4 +1,4 @@
-"""A result's MessagePack fields to those of JSON, without the libraries of pixels."""
+"""A body in MessagePack to the same in JSON, without the libraries of pixels."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ import struct
 import msgspec
 
 
-def to_json(fields: dict[str, bytes]) -> dict[str, bytes]:
-    """Return what ``encode_fields`` would have encoded for JSON: pixel bytes become base64."""
-    values = {name: msgspec.msgpack.decode(data) for name, data in fields.items()}
+def to_json(body: bytes) -> bytes:
+    """Return what the worker would have encoded for JSON: pixel bytes become base64."""
+    values = msgspec.msgpack.decode(body)
     vector = values.get("embedding")
     if vector is not None:
         values["embedding"] = struct.unpack(f"<{len(vector) // 4}f", vector)
-    return {name: msgspec.json.encode(value) for name, value in values.items()}
+    return msgspec.json.encode(values)

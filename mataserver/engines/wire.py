@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mataserver.engines.work import Facts, Failure, Format, Timing
+from mataserver.engines.work import Facts, Failure, Timing
+from mataserver.envelope import Format
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -38,9 +39,8 @@ class JobHead(msgspec.Struct, frozen=True):
 
 
 class OutcomeHead(msgspec.Struct, frozen=True):
-    """An outcome without its parts, one per field."""
+    """An outcome without its body."""
 
-    fields: list[str]
     timing: Timing
     failure: Failure | None
     fresh: bool
@@ -119,7 +119,7 @@ class Refused(Message, frozen=True, tag=True):
 
 
 class Answer(Message, frozen=True, tag=True):
-    """Worker to server: the outcomes of a batch, or of a stream's job; parts are their fields."""
+    """Worker to server: the outcomes of a batch, or of a stream's job; parts are their bodies."""
 
     id: int
     outcomes: list[OutcomeHead]

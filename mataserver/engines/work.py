@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
     from mataserver.config import Alpha
     from mataserver.contract import LoadContext, Model, ModelSpec
+    from mataserver.envelope import Format
     from mataserver.params import Params
 
-Format = Literal["json", "msgpack"]
-Field = bytes | tuple[bytes | memoryview, ...]
-"""An encoded field of a result, or its pieces: pixels are not copied to put a head before them."""
+Body = bytes | tuple[bytes | memoryview, ...]
+"""An encoded answer, or its pieces: pixels are not copied to put a head before them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,7 +101,7 @@ class Failure(msgspec.Struct, frozen=True):
         """Return the failure that an error is told as."""
         return cls(error.status, error.detail, error.retry_after, error.lasting)
 
-    def error(self) -> MataError:
+    def error(self, kind: type[MataError] = MataError) -> MataError:
         """Return the error that a client is told.
 
         A model that says that all is well, or a status of its own making, has failed: 500.
@@ -110,31 +110,32 @@ class Failure(msgspec.Struct, frozen=True):
         later = self.retry_after
         if later is not None and not 0 <= later <= _LATEST:  # nor is it a number
             later = None
-        error = MataError(self.detail, status=status, retry_after=later)
+        error = kind(self.detail, status=status, retry_after=later)
         error.lasting = self.lasting
         return error
 
 
 @dataclass(slots=True)
 class Outcome:
-    """One job's answer: each field of the task, encoded; or a failure.
+    """One job's answer: its body in the job's format; or a failure, then the body is empty.
 
     ``fresh`` says that the model's session state was made for this very frame.
     """
 
-    fields: Mapping[str, Field]
+    body: Body
     timing: Timing
     failure: Failure | None = None
     fresh: bool = False
 
-    def whole(self) -> dict[str, bytes]:
-        """Return the fields, each in one piece."""
-        return {name: joined(field) for name, field in self.fields.items()}
+    def whole(self) -> bytes:
+        """Return the body in one piece. Raises why there is none, if it is a failure."""
+        if self.failure is not None:
+            raise self.failure.error(JobFailed)
+        return self.body if isinstance(self.body, bytes) else b"".join(self.body)
 
 
-def joined(field: Field) -> bytes:
-    """Return an encoded field in one piece."""
-    return field if isinstance(field, bytes) else b"".join(field)
+class JobFailed(MataError):
+    """The model refused this very job, or failed on it; its worker goes on."""
 
 
 class WorkerDied(MataError):

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from aiohttp import WSMessage, web
 
-    from mataserver.engines.work import Format
+    from mataserver.envelope import Format
     from mataserver.http.routing import State
     from mataserver.sessions import Session
 

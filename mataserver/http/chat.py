@@ -5,28 +5,24 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-import msgspec
-from msgspec import Raw
-
-from mataserver import params
 from mataserver.chat import answer, question
 from mataserver.chat.answer import Ending, Writer
 from mataserver.chat.stopping import Stops
-from mataserver.engines.work import Job, joined
 from mataserver.errors import BadRequest, InvalidParams, MataError
 from mataserver.http import codec, dialects, events, examples
 from mataserver.http.routing import Body, Route
-from mataserver.results import Usage
+from mataserver.results import VlmResult
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Iterator
 
     from aiohttp import web
 
     from mataserver.chat.question import Question
-    from mataserver.engines.work import Outcome
     from mataserver.http.routing import State
-    from mataserver.slots import Recipe
+    from mataserver.params import Params
+    from mataserver.results import Result
+    from mataserver.services import Handle
 
 PREFIXES = ("/v1", "/openai/v1")
 """Where OpenAI's routes are: beside our own, and where everything is in OpenAI's form."""
@@ -34,7 +30,7 @@ PREFIXES = ("/v1", "/openai/v1")
 
 def routes(state: State) -> list[Route]:
     """Return this module's routes."""
-    api = _Chat(state)
+    api = _Completions(state)
     request = (Body(codec.JSON, question.ChatRequest, examples.CHAT),)
     response = (Body(codec.JSON, answer.Completion), Body(events.CONTENT_TYPE))
     return [
@@ -45,7 +41,7 @@ def routes(state: State) -> list[Route]:
     ]  # fmt: skip
 
 
-class _Chat:
+class _Completions:
     def __init__(self, state: State) -> None:
         self._state = state
 
@@ -55,43 +51,39 @@ class _Chat:
         async with codec.body(request, self._state) as data:
             asked = await codec.decoded(self._state, data, question.read)
             del data
-            recipe = self._recipe(asked.model)
-            job = Job(asked.image, self._packed(asked, recipe))
-            writer = Writer(recipe.spec.name)
+            chat = _Chat(self._model(asked.model), asked)
             if asked.stream:
-                chunks = self._chunks(recipe, job, asked, writer)
                 patience = self._state.settings.unread_timeout
-                return await events.send(request, chunks, _failed, patience)
-            return codec.respond(await self._whole(recipe, job, asked, writer))
+                return await events.send(request, chat.chunks(), _failed, patience)
+            return codec.respond(await chat.whole())
 
-    def _recipe(self, model: str) -> Recipe:
-        recipe = self._state.catalog.recipe(model)
-        task = recipe.spec.task
-        if task != "vlm":
-            raise BadRequest(f"model: {model} serves {task}; a chat needs a model of the task vlm")
-        return recipe
+    def _model(self, name: str) -> Handle:
+        model = self._state.models.get(name)
+        if model.task != "vlm":
+            raise BadRequest(
+                f"model: {name} serves {model.task}; a chat needs a model of the task vlm"
+            )
+        return model
 
-    def _packed(self, asked: Question, recipe: Recipe) -> bytes:
-        """Return the parameters of an inference; the seed where the model takes one."""
-        given, kind = dict(asked.params), recipe.backend.params
-        if asked.seed is not None and "seed" in kind.__struct_fields__:
-            given["seed"] = asked.seed % 2**63
-        defaults, ceiling = recipe.settings.params, self._state.settings.max_tokens
-        try:
-            parsed = params.parse(given, kind, defaults=defaults, max_tokens=ceiling)
-        except InvalidParams as error:
-            raise BadRequest(error.detail.removeprefix("params.")) from None
-        return msgspec.msgpack.encode(parsed)
 
-    async def _whole(
-        self, recipe: Recipe, job: Job, asked: Question, writer: Writer
-    ) -> answer.Completion:
-        if not asked.stop:
-            outcome, _ = await self._state.pool.infer(recipe, job)
-            _check(outcome)
-            return writer.whole(Raw(joined(outcome.fields["text"])), _ending(outcome))
+class _Chat:
+    """One question to a model."""
+
+    def __init__(self, model: Handle, asked: Question) -> None:
+        self._model = model
+        self._asked = asked
+        self._params = _params(asked, model)
+        self._writer = Writer(model.name)
+
+    async def whole(self) -> answer.Completion:
+        """Return the answer in one piece."""
+        writer = self._writer
+        if not self._asked.stop:
+            with _as_bad_request():
+                result = await self._model.predict(self._asked.image, self._params)
+            return writer.whole(_text(result), _ending(result))
         pieces, ending = [], Ending()
-        async with contextlib.aclosing(self._pieces(recipe, job, asked)) as items:
+        async with contextlib.aclosing(self._pieces()) as items:
             async for item in items:
                 if isinstance(item, str):
                     pieces.append(item)
@@ -99,12 +91,10 @@ class _Chat:
                     ending = item
         return writer.whole("".join(pieces), ending)
 
-    async def _chunks(
-        self, recipe: Recipe, job: Job, asked: Question, writer: Writer
-    ) -> AsyncGenerator[bytes]:
+    async def chunks(self) -> AsyncGenerator[bytes]:
         """Yield the events of a stream; nothing before the model has begun to write."""
-        begun = False
-        async with contextlib.aclosing(self._pieces(recipe, job, asked)) as items:
+        writer, begun = self._writer, False
+        async with contextlib.aclosing(self._pieces()) as items:
             async for item in items:
                 if not begun:
                     yield writer.first()
@@ -112,22 +102,19 @@ class _Chat:
                 if isinstance(item, str):
                     yield writer.piece(item)
                 else:
-                    yield events.Last(writer.last(item, usage=asked.usage))
+                    yield events.Last(writer.last(item, usage=self._asked.usage))
 
-    async def _pieces(
-        self, recipe: Recipe, job: Job, asked: Question
-    ) -> AsyncGenerator[str | Ending]:
+    async def _pieces(self) -> AsyncGenerator[str | Ending]:
         """Yield the text up to the first stop sequence, which stops the model, then how it ended.
 
         A model that does not write piece by piece gives its text at once.
         """
-        stops, written = Stops(asked.stop), False
-        async with contextlib.aclosing(self._state.pool.generate(recipe, job)) as items:
+        stops, written = Stops(self._asked.stop), False
+        async with contextlib.aclosing(self._made()) as items:
             async for item in items:
                 if isinstance(item, str):
                     text, written = stops.add(item), True
                 else:
-                    _check(item)
                     text = "" if written else stops.add(_text(item))
                     text += stops.rest()
                 if text:
@@ -138,24 +125,42 @@ class _Chat:
                 if not isinstance(item, str):
                     yield _ending(item)
 
+    async def _made(self) -> AsyncGenerator[str | Result]:
+        pieces = self._model.generate(self._asked.image, self._params)
+        with _as_bad_request():
+            async with contextlib.aclosing(pieces) as items:
+                async for item in items:
+                    yield item
 
-def _check(outcome: Outcome) -> None:
-    """Raise an outcome's failure; what is wrong with a parameter is a bad request here."""
+
+def _params(asked: Question, model: Handle) -> Params:
+    """Return the parameters of an inference; the seed where the model takes one."""
+    given = dict(asked.params)
+    if asked.seed is not None and "seed" in model.params_type.__struct_fields__:
+        given["seed"] = asked.seed % 2**63
+    with _as_bad_request():
+        return model.params(given)
+
+
+@contextlib.contextmanager
+def _as_bad_request() -> Iterator[None]:
+    """Have what is wrong with a parameter be a bad request, as it is in this form."""
     try:
-        codec.check_outcome(outcome)
+        yield
     except MataError as error:
-        if error.status != 422:
+        if error.status != InvalidParams.status:
             raise
         raise BadRequest(error.detail.removeprefix("params.")) from None
 
 
-def _text(outcome: Outcome) -> str:
-    return msgspec.json.decode(joined(outcome.fields["text"]), type=str)
+def _text(result: Result) -> str:
+    """Return the text of a model of the task vlm, which has no other result."""
+    return result.text if isinstance(result, VlmResult) else ""
 
 
-def _ending(outcome: Outcome) -> Ending:
-    usage = outcome.fields.get("usage")
-    return Ending(None if usage is None else msgspec.json.decode(joined(usage), type=Usage))
+def _ending(result: Result) -> Ending:
+    usage = result.usage if isinstance(result, VlmResult) else None
+    return Ending(usage or None)
 
 
 def _failed(error: MataError) -> bytes:

@@ -7,19 +7,17 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import time
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
 from aiohttp import hdrs, web
 from aiohttp.payload import Payload
-from msgspec import UNSET, Meta, Raw, Struct, UnsetType
+from msgspec import Meta
 
 from mataserver import jsonbody
 from mataserver.errors import MataError, TooLarge, TooSlow, Unavailable
 from mataserver.http.inflating import ENCODINGS, PLAIN, Inflater
 from mataserver.http.routing import limits_of
-from mataserver.results import SCHEMA_VERSION
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -28,13 +26,13 @@ if TYPE_CHECKING:
 
     from aiohttp.abc import AbstractStreamWriter
 
-    from mataserver.engines.work import Field, Format, Outcome
+    from mataserver.envelope import Format
     from mataserver.http.routing import State
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
 LONG = 1 << 14
-"""Bytes above which a field is not copied into its envelope."""
+"""Bytes of a long body that are copied; the rest is not."""
 LARGE = 1_000_000
 """Bytes above which a body is decoded beside the event loop."""
 
@@ -49,99 +47,31 @@ class Unsupported(MataError):
     status = 415
 
 
-class Envelope(Struct, kw_only=True):
-    """``mata.v1`` around fields that the worker encoded: nothing is parsed again."""
-
-    schema_version: str = SCHEMA_VERSION
-    task: str
-    model: str
-    timestamp: float
-    detections: Raw | UnsetType = UNSET
-    segments: Raw | UnsetType = UNSET
-    classifications: Raw | UnsetType = UNSET
-    keypoints: Raw | UnsetType = UNSET
-    text: Raw | UnsetType = UNSET
-    regions: Raw | UnsetType = UNSET
-    depth_map: Raw | UnsetType = UNSET
-    depth_shape: Raw | UnsetType = UNSET
-    embedding: Raw | UnsetType = UNSET
-    entities: Raw | UnsetType = UNSET
-    output: Raw | UnsetType = UNSET
-    usage: Raw | UnsetType = UNSET
-    session_id: str | UnsetType = UNSET
-    frame_id: int | UnsetType = UNSET
-    inference_ms: float | UnsetType = UNSET
-    dropped: int | UnsetType = UNSET
-    reset: bool | UnsetType = UNSET
-
-
-class Wrapped(NamedTuple):
-    """An envelope whose longest fields stand apart, so that they are not copied into it."""
-
-    envelope: Envelope
-    long: dict[str, Field]
-
-
 def encode(value: object, form: Format = "json") -> bytes:
-    """Encode a struct as JSON or MessagePack."""
-    if isinstance(value, Wrapped):
-        return b"".join(_pieces(value, form))
+    """Encode a struct as JSON or MessagePack; bytes are what a worker has encoded already."""
+    if isinstance(value, bytes):
+        return value
     return msgspec.json.encode(value) if form == "json" else msgspec.msgpack.encode(value)
 
 
-def envelope(outcome: Outcome, task: str, model: str, **extra: Any) -> Envelope | Wrapped:
-    """Wrap an outcome's encoded fields."""
-    short: dict[str, Any] = {}
-    long: dict[str, Field] = {}
-    for name, field in outcome.fields.items():
-        if isinstance(field, tuple) or len(field) > LONG:
-            long[name] = field
-        else:
-            short[name] = Raw(field)
-    made = Envelope(task=task, model=model, timestamp=time.time(), **short, **extra)
-    return Wrapped(made, long) if long else made
-
-
-def _pieces(wrapped: Wrapped, form: Format) -> list[bytes | memoryview]:
-    """Return the buffers of an answer: the envelope, and behind its own fields the long ones."""
-    head = encode(wrapped.envelope, form)
-    if form == "json":
-        pieces: list[bytes | memoryview] = [head[:-1]]
-    else:  # a struct that leaves fields out is a ``map 16``: a byte, then the count in two
-        count = int.from_bytes(head[1:3], "big") + len(wrapped.long)
-        pieces = [head[:1] + count.to_bytes(2, "big"), head[3:]]
-    for name, field in wrapped.long.items():
-        pieces.append(b',"%b":' % name.encode() if form == "json" else msgspec.msgpack.encode(name))
-        pieces.extend(field if isinstance(field, tuple) else (field,))
-    if form == "json":
-        pieces.append(b"}")
-    return pieces
-
-
-class Pieces(Payload):
-    """A response's body in pieces, each written as it is."""
+class Apart(Payload):
+    """A long body that is written apart from the headers: aiohttp would copy it behind them."""
 
     _autoclose = True
 
-    def __init__(self, pieces: list[bytes | memoryview]) -> None:
-        super().__init__(pieces)
-        self._size = sum(map(len, pieces))
+    def __init__(self, body: bytes) -> None:
+        super().__init__(body)
+        self._size = len(body)
 
     def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """Return the whole as text."""
-        return b"".join(self._value).decode(encoding, errors)
+        """Return the body as text."""
+        return str(self._value, encoding, errors)
 
     async def write(self, writer: AbstractStreamWriter) -> None:
-        """Write the pieces."""
-        for piece in self._value:
-            await writer.write(piece)
-
-
-def check_outcome(outcome: Outcome) -> None:
-    """Raise the failure of an outcome, if it is one."""
-    failure = outcome.failure
-    if failure is not None:
-        raise failure.error()
+        """Write the beginning, which goes with the headers, and then the rest where it lies."""
+        body = memoryview(self._value)
+        await writer.write(body[:LONG])
+        await writer.write(body[LONG:])
 
 
 def wanted_format(request: web.Request) -> Format:
@@ -161,12 +91,13 @@ def wanted_format(request: web.Request) -> Format:
 def respond(
     value: object, *, status: int = 200, form: Format = "json", timing: str | None = None
 ) -> web.Response:
-    """Answer with a struct; ``timing`` is the header ``Server-Timing``."""
+    """Answer with a struct, or with a body; ``timing`` is the header ``Server-Timing``."""
     headers = {"Content-Type": JSON if form == "json" else MSGPACK}
     if timing is not None:
         headers["Server-Timing"] = timing
-    body = Pieces(_pieces(value, form)) if isinstance(value, Wrapped) else encode(value, form)
-    return web.Response(body=body, status=status, headers=headers)
+    body = encode(value, form)
+    whole = body if len(body) <= 2 * LONG else Apart(body)
+    return web.Response(body=whole, status=status, headers=headers)
 
 
 class body:  # noqa: N801 - a context manager, named as what it gives

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
 
-from msgspec import UNSET, Struct
+from msgspec import Struct
 
-from mataserver.engines.work import Job, WorkerDied
-from mataserver.errors import MataError, Unavailable
+from mataserver.engines.work import WorkerDied
+from mataserver.errors import BadRequest, MataError, Unavailable
 from mataserver.http import codec
 from mataserver.http.channel import INTERNAL, WINDOW, Channel, StreamError
 
@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 AT_ONCE = 3
 """Frames that the worker is given at a time while they are quick; else one. With two its threads
 would still wait for answers and frames to cross."""
+_PASSING = frozenset({BadRequest.status, Unavailable.status})
+"""What is wrong with one frame, or for now: the next frame may be answered."""
 QUICK_MS = 5.0
 """Milliseconds of work of a quick frame, and of its wait. So one waits no more than some 10 for its
 turn in the worker, where no newer one can replace it."""
@@ -78,8 +80,6 @@ class Connection(Channel):
 
     def __init__(self, state: State, session: Session, socket: web.WebSocketResponse) -> None:
         super().__init__(state, session, socket)
-        self._received = state.metrics.frames.labels(session.model)
-        self._dropped = state.metrics.dropped.labels(session.model)
         self._inbox: Frame | None = None
         self._arrived = asyncio.Event()
         self._taken: deque[Taken] = deque()
@@ -107,11 +107,8 @@ class Connection(Channel):
             await asyncio.sleep(0)  # frames that come in one burst: let the worker take the first
         if self._farewell.done():
             return
-        session = self._session
-        number = session.frames
-        session.frames += 1
+        number = self._session.receive()
         self._last_frame = time.monotonic()
-        self._received.inc()
         share = codec.Share(self._state)
         try:
             share.take(len(data))
@@ -126,7 +123,7 @@ class Connection(Channel):
         self._empty_inbox()
         for taken in islice(self._taken, self._telling, None):  # what is being told is noted
             if taken.found is not None:
-                self._note_reset(taken.found)
+                self._session.note(taken.found)
 
     def _empty_inbox(self) -> None:
         """Drop the frame that waits."""
@@ -134,8 +131,7 @@ class Connection(Channel):
             return
         self._inbox.share.give_back()
         self._inbox = None
-        self._session.dropped += 1
-        self._dropped.inc()
+        self._session.drop()
 
     # out
 
@@ -179,11 +175,8 @@ class Connection(Channel):
 
     async def _inferred(self, frame: Frame) -> Outcome | MataError:
         """Return what the model found in a frame; its bytes are given back."""
-        session = self._session
-        job = Job(frame.image, session.params, self._form, session.id)
         try:
-            session.recipe = self._state.catalog.recipe(session.model, session.task)
-            return await self._outcome(frame.number, job)
+            return await self._outcome(frame)
         except MataError as error:
             return error
         finally:
@@ -203,65 +196,42 @@ class Connection(Channel):
             if not self._taken:
                 self._idle.set()
 
-    def _note_reset(self, found: Outcome | MataError) -> None:
-        """Note that the model's state was lost; the next result tells so."""
-        session = self._session
-        lost = (
-            isinstance(found, WorkerDied)
-            if isinstance(found, MataError)
-            else found.fresh and session.results > 0
-        )
-        session.reset = session.reset or lost
-
     async def _tell(self, number: int, found: Outcome | MataError) -> None:
-        self._note_reset(found)
+        self._session.note(found)
         if isinstance(found, MataError):
             await self._answer(StreamError(found.detail, number))
-            if not isinstance(found, (WorkerDied, Unavailable)):
+            if not isinstance(found, WorkerDied) and found.status not in _PASSING:
                 self.leave(INTERNAL, "the model cannot be loaded")
             return
         if found.failure is None:
-            await self._answer(self._result(number, found))
+            self._session.results += 1
+            await self._answer(self._session.body(found, self._form, number))
             self._session.reset = False  # now that it was told
             return
         await self._answer(StreamError(found.failure.detail, number))
-        if found.failure.status >= 500 and found.failure.status != Unavailable.status:
+        if found.failure.status >= 500 and found.failure.status not in _PASSING:
             self.leave(INTERNAL, "inference failed")
 
-    async def _outcome(self, number: int, job: Job) -> Outcome:
+    async def _outcome(self, frame: Frame) -> Outcome:
         """Run a frame; a session that asked for it is sent the pieces of text as they are made."""
-        pool, recipe = self._state.pool, self._session.recipe
         if not self._session.stream:
-            outcome, waited = await pool.infer(recipe, job)
+            outcome, waited = await self._session.infer(frame.image, self._form)
             self._pace(outcome, waited)
             return outcome
-        async with contextlib.aclosing(pool.generate(recipe, job)) as items:
+        pieces = self._session.generate(frame.image, self._form)
+        async with contextlib.aclosing(pieces) as items:
             async for item in items:
                 if not isinstance(item, str):
                     return item
-                await self._send(StreamToken(item, number))
+                await self._send(StreamToken(item, frame.number))
         raise WorkerDied("The model gave no result")
 
     def _pace(self, outcome: Outcome, waited: float) -> None:
         """Learn how many frames to give the model at a time; one that was refused tells nothing."""
         if outcome.failure is not None:
             return
-        timing, state = outcome.timing, self._state
+        timing = outcome.timing
         quick = max(waited, timing.decode + timing.infer + timing.encode) < QUICK_MS
-        ordered = quick and state.pool.stateful(self._session.recipe)
-        alone = quick and state.sessions.alone(self._session)
+        ordered = quick and self._session.stateful
+        alone = quick and self._state.sessions.alone(self._session)
         self._at_once = AT_ONCE if alone and not ordered else 1
-
-    def _result(self, number: int, outcome: Outcome) -> codec.Envelope | codec.Wrapped:
-        session = self._session
-        session.results += 1
-        return codec.envelope(
-            outcome,
-            session.task,
-            session.model,
-            session_id=session.id,
-            frame_id=number,
-            inference_ms=outcome.timing.infer,
-            dropped=session.dropped,
-            reset=True if session.reset else UNSET,
-        )

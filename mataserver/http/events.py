@@ -20,8 +20,7 @@ from mataserver.http.middleware import COUNTED, LEFT, REQUEST_ID
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from mataserver.engines.work import Outcome
-    from mataserver.slots import Recipe
+    from mataserver.contract import Encoded
 
 CONTENT_TYPE = "text/event-stream"
 
@@ -36,17 +35,14 @@ class Last(bytes):
 
 
 async def respond(
-    request: web.Request,
-    recipe: Recipe,
-    items: AsyncGenerator[str | Outcome],
-    patience: float,
+    request: web.Request, items: AsyncGenerator[str | Encoded], patience: float
 ) -> web.StreamResponse:
     """Answer with the events of ``items``: see ``send``."""
 
     async def events() -> AsyncGenerator[bytes]:
         async with contextlib.aclosing(items):
             async for item in items:
-                yield _event(item, recipe)
+                yield _event(item)
 
     return await send(request, events(), failed, patience)
 
@@ -116,11 +112,10 @@ async def _send(response: web.StreamResponse, event: bytes, patience: float) -> 
         await response.write(event)
 
 
-def _event(item: str | Outcome, recipe: Recipe) -> bytes:
+def _event(item: str | Encoded) -> bytes:
     if isinstance(item, str):
         return event("token", {"text": item})
-    codec.check_outcome(item)
-    return Last(event("result", codec.envelope(item, recipe.spec.task, recipe.spec.name)))
+    return Last(event("result", item.body))
 
 
 def event(kind: str, data: object) -> bytes:

@@ -9,7 +9,6 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from multipart import parse_options_header
 
 from mataserver import data_uri, params
-from mataserver.engines.work import Job
 from mataserver.errors import BadRequest, InvalidParams
 from mataserver.http import codec, events, examples, forms, origins
 from mataserver.http.routing import Body, Route
@@ -18,8 +17,10 @@ from mataserver.results import InferResponse
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from mataserver.engines.work import Outcome
+    from mataserver.contract import Encoded
     from mataserver.http.routing import State
+    from mataserver.params import Params
+    from mataserver.services import Handle
     from mataserver.slots import Recipe
 
 UNSAID = frozenset({"", "application/octet-stream", "application/x-www-form-urlencoded"})
@@ -99,11 +100,11 @@ def _query() -> dict[str, tuple[Any, bool, str]]:
 
 
 class _Asked(NamedTuple):
-    """What a query or a body asks for."""
+    """What a query or a body asks for; ``recipe`` is the model's at that time."""
 
-    model: str
+    model: Handle
+    params: Params
     recipe: Recipe
-    packed: bytes
 
 
 class _Infer:
@@ -125,32 +126,34 @@ class _Infer:
                 if "model" not in request.query:
                     raise codec.Unsupported(_TAKEN)
                 asked = self._asked(request)
-                return await self._run(request, asked.recipe, _image(data), asked.packed)
+                return await self._run(request, asked, _image(data))
             body = await codec.decoded(self._state, data, codec.json_of(InferBody))
             del data
             asked, image = self._read(body)
             del body
-            return await self._run(request, asked.recipe, image, asked.packed)
+            return await self._run(request, asked, image)
 
     def _read(self, body: InferBody) -> tuple[_Asked, bytes]:
         """Return what a body asks for, and its image."""
         if not isinstance(body.image, str):
             raise BadRequest("image: field is required")
         image = data_uri.decode(body.image)
-        recipe = self._state.catalog.recipe(body.model)
-        parsed = params.parse(body.params or {}, recipe.backend.params, **self._rules(recipe))
-        return _Asked(body.model, recipe, msgspec.msgpack.encode(parsed)), image
+        return self._asking(body.model, body.params), image
+
+    def _asking(self, name: str, given: dict[str, Any] | None, *, text: bool = False) -> _Asked:
+        model = self._state.models.get(name)
+        return _Asked(model, model.params(given, text=text), model.recipe())
 
     async def _raw(self, request: web.Request) -> web.StreamResponse:
         asked = self._asked(request)
         async with codec.body(request, self._state) as image:
-            return await self._run(request, asked.recipe, _image(image), asked.packed)
+            return await self._run(request, asked, _image(image))
 
     def _asked(self, request: web.Request) -> _Asked:
         """Return what a query asks for; a camera asks the same every time."""
         query = request.rel_url.raw_query_string
         known = self._queries.get(query)
-        if known is not None and self._state.catalog.recipe(known.model) is known.recipe:
+        if known is not None and known.model.recipe() is known.recipe:
             return known
         fields = forms.once(list(request.query.items()))
         for name, text in fields.items():
@@ -159,11 +162,9 @@ class _Infer:
         model = fields.pop("model", None)
         if not model:
             raise InvalidParams("model: field is required")
-        recipe = self._state.catalog.recipe(model)
-        parsed = params.parse_text(fields, recipe.backend.params, **self._rules(recipe))
+        asked = self._asking(model, fields, text=True)
         if len(self._queries) >= KNOWN_QUERIES:
             self._queries.clear()
-        asked = _Asked(model, recipe, msgspec.msgpack.encode(parsed))
         self._queries[query] = asked
         return asked
 
@@ -179,25 +180,16 @@ class _Infer:
             model = fields.pop("model", None)
             if not model:
                 raise InvalidParams("model: field is required")
-            recipe = self._state.catalog.recipe(model)
-            parsed = params.parse_text(fields, recipe.backend.params, **self._rules(recipe))
-            return await self._run(request, recipe, file, msgspec.msgpack.encode(parsed))
+            return await self._run(request, self._asking(model, fields, text=True), file)
 
-    def _rules(self, recipe: Recipe) -> dict[str, Any]:
-        return {"defaults": recipe.settings.params, "max_tokens": self._state.settings.max_tokens}
-
-    async def _run(
-        self, request: web.Request, recipe: Recipe, image: bytes, packed: bytes
-    ) -> web.StreamResponse:
+    async def _run(self, request: web.Request, asked: _Asked, image: bytes) -> web.StreamResponse:
         if events.wanted(request):
-            items = self._state.pool.generate(recipe, Job(image, packed))
+            items = asked.model.generate_answer(image, asked.params)
             patience = self._state.settings.unread_timeout
-            return await events.respond(request, recipe, items, patience)
+            return await events.respond(request, items, patience)
         form = codec.wanted_format(request)
-        outcome, waited = await self._state.pool.infer(recipe, Job(image, packed, form))
-        codec.check_outcome(outcome)
-        answer = codec.envelope(outcome, recipe.spec.task, recipe.spec.name)
-        return codec.respond(answer, form=form, timing=_timing(outcome, waited))
+        answer = await asked.model.answer(image, asked.params, form)
+        return codec.respond(answer.body, form=form, timing=_timing(answer))
 
 
 def _image(body: bytes) -> bytes:
@@ -211,9 +203,8 @@ def _like_json(body: bytes) -> bool:
     return body[:64].lstrip().startswith(b"{")
 
 
-def _timing(outcome: Outcome, waited: float) -> str:
-    timing = outcome.timing
+def _timing(answer: Encoded) -> str:
     return (
-        f"decode;dur={timing.decode:.3f}, queue;dur={waited:.3f}, "
-        f"infer;dur={timing.infer:.3f}, encode;dur={timing.encode:.3f}"
+        f"decode;dur={answer.decode:.3f}, queue;dur={answer.queue:.3f}, "
+        f"infer;dur={answer.infer:.3f}, encode;dur={answer.encode:.3f}"
     )

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 from typing import TYPE_CHECKING, Annotated, get_args
 
 import msgspec
@@ -19,16 +18,12 @@ from mataserver.results import ModelInfo
 from mataserver.sources import Progress, Waiting
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Sequence
 
     from aiohttp import web
 
-    from mataserver.catalog import Pulled
     from mataserver.http.routing import State
     from mataserver.sources import Step
-
-
-log = logging.getLogger("mataserver.models")
 
 _FORMAT = {
     "format": (
@@ -98,7 +93,7 @@ class _Models:
 
     async def list(self, request: web.Request) -> web.Response:
         openai, catalog = _openai(request), self._state.catalog
-        infos = catalog.infos(self._state.pool)
+        infos = self._state.models.list()
         if not openai:
             return codec.respond(infos)
         entries = catalog.entries()
@@ -110,7 +105,7 @@ class _Models:
             request.match_info["model_id"],
             self._state.catalog,
         )
-        info = catalog.info(name, self._state.pool)
+        info = self._state.models.info(name)
         if not openai:
             return codec.respond(info)
         return codec.respond(listing.one(info, catalog.entry(name).pulled_at))
@@ -122,7 +117,8 @@ class _Models:
         if "://" in asked.model or asked.model.startswith((".", "/", "~", "\\")):
             raise BadRequest("model must be a hub id or a backend's name, not a URL or a path")
         steps: asyncio.Queue[Step | None] = asyncio.Queue()
-        task = asyncio.create_task(self._pull(asked, steps.put_nowait))
+        pulling = self._state.models.pull(asked.model, asked.task, steps.put_nowait)
+        task = asyncio.create_task(pulling)
         self._state.pulls.add(task)
         task.add_done_callback(self._pulled)
         if events.wanted(request):
@@ -132,45 +128,33 @@ class _Models:
         # A client that goes away does not end the download.
         return codec.respond(_status(asked.model, await asyncio.shield(task)), status=202)
 
-    def _pulled(self, task: asyncio.Task[Pulled]) -> None:
+    def _pulled(self, task: asyncio.Task[Sequence[str]]) -> None:
         self._state.pulls.discard(task)
         if not task.cancelled():
             task.exception()  # whoever asked may have gone away
-
-    async def _pull(self, asked: PullBody, on_step: Callable[[Step], None]) -> Pulled:
-        pulled = await self._state.catalog.pull(
-            asked.model, asked.task, on_step, allow_pip=self._state.settings.allow_pip_pull
-        )
-        if pulled.replaced is not None and pulled.replaced.task != asked.task:
-            await self._state.pool.unload(asked.model, pulled.replaced.task, "replaced")
-        for warning in pulled.warnings:
-            log.warning("pull: %s", warning)
-        return pulled
 
     async def warmup(self, request: web.Request) -> web.Response:
         codec.require_json(request)
         async with codec.body(request, self._state) as data:
             asked = await codec.decoded(self._state, data, codec.json_of(ModelBody))
-        async with self._state.pool.hold(self._state.catalog.recipe(asked.model)):
-            return codec.respond(ModelStatus("ready", asked.model))
+        await self._state.models.load(asked.model)
+        return codec.respond(ModelStatus("ready", asked.model))
 
     async def unload(self, request: web.Request) -> web.Response:
         codec.require_json(request)
         async with codec.body(request, self._state) as data:
             asked = await codec.decoded(self._state, data, codec.json_of(ModelBody))
-        self._state.catalog.entry(asked.model)
-        done = await self._state.pool.unload(asked.model)
+        done = await self._state.models.unload(asked.model)
         return codec.respond(ModelStatus("unloaded" if done else "not_loaded", asked.model))
 
     async def remove(self, request: web.Request) -> web.Response:
         name = request.match_info["model_id"]
-        # A client that goes away does not leave a model half removed.
-        await asyncio.shield(self._state.catalog.remove(name, self._state.pool))
+        await self._state.models.remove(name)
         return codec.respond(ModelStatus("removed", name))
 
 
 async def _told(
-    model: str, task: asyncio.Task[Pulled], steps: asyncio.Queue[Step | None]
+    model: str, task: asyncio.Task[Sequence[str]], steps: asyncio.Queue[Step | None]
 ) -> AsyncGenerator[bytes]:
     """Yield the events of a pull; what pip says is not among them: it may name hosts and paths."""
     while (step := await steps.get()) is not None:
@@ -181,8 +165,8 @@ async def _told(
     yield events.Last(events.event("result", _status(model, await asyncio.shield(task))))
 
 
-def _status(model: str, pulled: Pulled) -> ModelStatus:
-    return ModelStatus("pulled", model, pulled.warnings or UNSET)
+def _status(model: str, warnings: Sequence[str]) -> ModelStatus:
+    return ModelStatus("pulled", model, list(warnings) or UNSET)
 
 
 def _openai(request: web.Request) -> bool:

@@ -157,7 +157,7 @@ def _model_routes(api: _Inference) -> list[Route]:
 class _Inference:
     def __init__(self, state: State) -> None:
         self._state = state
-        self._server = InferenceServer(state.catalog, state.pool, state.settings)
+        self._server = InferenceServer(state.models, state.settings.queue_limit)
 
     async def live(self, _request: web.Request) -> web.Response:
         return codec.respond(Live(live=True))

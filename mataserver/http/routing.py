@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mataserver.plugins import Plugins
     from mataserver.pool import ModelPool
     from mataserver.service import ErrorForm, Handler, Service
+    from mataserver.services import ServedModels
     from mataserver.sessions import SessionStore
     from mataserver.tasks import Tasks
 
@@ -46,6 +47,7 @@ class State:
     version: str
     catalog: Catalog
     pool: ModelPool
+    models: ServedModels
     sessions: SessionStore
     metrics: Metrics
     plugins: Plugins

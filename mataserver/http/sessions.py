@@ -11,7 +11,6 @@ from mataserver.config import CameraSource, Rate
 from mataserver.errors import InvalidParams, NotFound
 from mataserver.http import auth, codec, examples, proxies
 from mataserver.http.routing import Body, Route
-from mataserver.sessions import plan
 
 if TYPE_CHECKING:
     from mataserver.cameras.camera import Camera
@@ -97,16 +96,9 @@ class _Sessions:
             asked = await codec.decoded(self._state, data, codec.json_of(SessionBody))
         self._state.check_running()
         source = await self._source(asked)
-        recipe, given = plan(
-            self._state.catalog,
-            asked.model,
-            asked.task,
-            asked.params,
-            self._state.settings.max_tokens,
-        )
-        session = await self._state.sessions.create(
-            asked.model, recipe, given, stream=asked.stream, owner=auth.caller(request).id
-        )
+        model = self._state.models.of_session(asked.model, asked.task)
+        given, owner = model.params(asked.params), auth.caller(request).id
+        session = await self._state.sessions.create(model, given, stream=asked.stream, owner=owner)
         if source is not None:
             self._state.cameras.give(session, source, asked.fps)
         url = f"{where}/v1/stream/{session.id}"

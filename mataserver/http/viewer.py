@@ -5,10 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from msgspec import UNSET
-
-from mataserver.engines.work import Outcome
-from mataserver.http import codec
+from mataserver.envelope import extended
 from mataserver.http.channel import WINDOW, Channel, StreamError
 
 if TYPE_CHECKING:
@@ -70,15 +67,7 @@ class Viewer(Channel):
             return found
         if found.failure is not None:
             return StreamError(found.failure.detail, found.number)
-        session, reset = self._session, self._reset
-        self._reset = False
-        return codec.envelope(
-            Outcome(await found.encoded(self._form), found.timing),
-            session.task,
-            session.model,
-            session_id=session.id,
-            frame_id=found.number,
-            inference_ms=found.timing.infer,
-            dropped=found.dropped + self._missed,
-            reset=True if reset else UNSET,
-        )
+        reset, self._reset = self._reset, False
+        dropped = found.dropped + self._missed
+        fields = self._session.fields(found.number, found.timing, dropped, reset=reset)
+        return extended(await found.encoded(self._form), self._form, fields)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import struct
-import time
 from functools import cached_property
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any
@@ -14,10 +13,9 @@ import msgspec
 from mataserver.errors import BadRequest, OutOfMemory
 from mataserver.oip import tensor
 from mataserver.oip.tensor import Tensor
-from mataserver.results import SCHEMA_VERSION
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
 MOST_BYTES = 256_000_000
 """The largest tensor of an answer, in bytes."""
@@ -36,13 +34,11 @@ _TRUTHS = bytes([0] * 128 + [1] * 128)  # a mask is a PNG of 0 and 255
 
 
 class Answers:
-    """What a model said about the images of one request, each field as MessagePack."""
+    """What a model said about the images of one request, each answer a body in MessagePack."""
 
-    def __init__(self, model: str, task: str, fields: Sequence[Mapping[str, bytes]]) -> None:
-        self._model = model
+    def __init__(self, task: str, bodies: Sequence[bytes]) -> None:
         self._task = task
-        self._fields = fields
-        self._time = time.time()
+        self._bodies = bodies
 
     def tensor(self, name: str) -> Tensor:
         """Return one output. ``name`` must be one of the task's.
@@ -57,10 +53,7 @@ class Answers:
 
     @cached_property
     def _values(self) -> list[dict[str, Any]]:
-        return [
-            {name: msgspec.msgpack.decode(data) for name, data in fields.items()}
-            for fields in self._fields
-        ]
+        return [msgspec.msgpack.decode(body) for body in self._bodies]
 
     @cached_property
     def _items(self) -> list[list[dict[str, Any]]]:
@@ -139,9 +132,9 @@ class Answers:
     def _json(self, values: dict[str, Any]) -> bytes:
         """Return an answer as ``POST /v1/infer`` writes it; bytes become base64."""
         if self._task == "embed":
-            values = {"embedding": memoryview(values["embedding"]).cast("f").tolist()}
-        head = {"schema_version": SCHEMA_VERSION, "task": self._task, "model": self._model}
-        return msgspec.json.encode({**head, "timestamp": self._time, **values})
+            vector = memoryview(values["embedding"]).cast("f").tolist()
+            values = {**values, "embedding": vector}
+        return msgspec.json.encode(values)
 
 
 def _texts(name: str, shape: Sequence[int], texts: Iterable[str]) -> Tensor:

@@ -6,10 +6,7 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
-from mataserver import params
-from mataserver.engines.work import Job
+from mataserver.engines.work import JobFailed
 from mataserver.errors import BadRequest, InvalidParams, MataError, NotFound
 from mataserver.oip import request as requests
 from mataserver.oip import signature
@@ -18,14 +15,11 @@ from mataserver.oip.outputs import Answers
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mataserver.catalog import Catalog
-    from mataserver.config import Settings
-    from mataserver.engines.work import Outcome
     from mataserver.oip.request import InferRequest
     from mataserver.oip.signature import Field
     from mataserver.oip.tensor import Tensor
-    from mataserver.pool import ModelPool
-    from mataserver.slots import Recipe
+    from mataserver.params import Params
+    from mataserver.services import Handle, ServedModels
 
 NAME = "mataserver"
 VERSION = "1"
@@ -67,88 +61,63 @@ class Answer:
 
 
 class InferenceServer:
-    """The models of this server as the protocol sees them. Raises ``MataError`` children."""
+    """The models of this server as the protocol sees them. Raises ``MataError`` children.
 
-    def __init__(self, catalog: Catalog, pool: ModelPool, settings: Settings) -> None:
-        self._catalog = catalog
-        self._pool = pool
-        self._settings = settings
+    ``most`` is how many images a request may have.
+    """
+
+    def __init__(self, models: ServedModels, most: int) -> None:
+        self._models = models
+        self._most = most
 
     def metadata(self, name: str, version: str = "") -> Metadata:
         """Describe a model. Raises ``NotFound``."""
-        task = self._catalog.entry(name).task
+        task = self._models.info(name).task
         _check_version(name, version)
         return Metadata(name, signature.outputs(task))
 
     def ready(self, name: str, version: str = "") -> bool:
         """Whether a model is in memory and can answer. Raises ``NotFound``."""
-        task = self._catalog.entry(name).task
+        state = self._models.info(name).state
         _check_version(name, version)
-        return self._pool.status(name, task).state in _LOADED
+        return state in _LOADED
 
     def index(self, *, ready: bool = False) -> list[Indexed]:
         """Return every model, or those that are ready."""
-        every = [
-            _indexed(info.model, info.state, info.error or "")
-            for info in self._catalog.infos(self._pool)
-        ]
+        every = [_indexed(info.model, info.state, info.error or "") for info in self._models.list()]
         return [each for each in every if each.state == "READY" or not ready]
 
     async def load(self, name: str) -> None:
         """Load a model into memory and wait for it."""
-        async with self._pool.hold(self._catalog.recipe(name)):
-            pass
+        await self._models.load(name)
 
     async def unload(self, name: str) -> None:
         """Take a model out of memory, after the inferences that it is busy with."""
-        self._catalog.entry(name)
-        await self._pool.unload(name)
+        await self._models.unload(name)
 
     async def infer(self, request: InferRequest) -> Answer:
         """Run a request: its images go to the model together.
 
         Raises ``BadRequest`` for whatever is wrong with the request.
         """
-        recipe, request_id = self._catalog.recipe(request.model), request.id
+        model, request_id = self._models.get(request.model), request.id
+        name, task = model.name, model.task
         _check_version(request.model, request.version)
-        wanted = _wanted(request.outputs, recipe.spec.task)
-        jobs = self._jobs(request, recipe)
-        del request  # its bytes are in the jobs now
-        outcomes = await self._run(recipe, jobs)
-        answers = Answers(recipe.spec.name, recipe.spec.task, [each.whole() for each in outcomes])
-        tensors = await asyncio.to_thread(lambda: [answers.tensor(name) for name in wanted])
-        return Answer(recipe.spec.name, request_id, tensors)
+        wanted = _wanted(request.outputs, task)
+        asked = self._asked(request, model)
+        del request  # its bytes are in the images now
+        answers = Answers(task, await _run(model, asked))
+        tensors = await asyncio.to_thread(lambda: [answers.tensor(each) for each in wanted])
+        return Answer(name, request_id, tensors)
 
-    def _jobs(self, request: InferRequest, recipe: Recipe) -> list[Job]:
-        images, given = requests.read(request, self._settings.queue_limit)
+    def _asked(self, request: InferRequest, model: Handle) -> list[tuple[bytes, Params]]:
+        """Return the images of a request, each with its parameters."""
+        images, given = requests.read(request, self._most)
         if all(each == given[0] for each in given):
-            packed = [self._packed(given[0], recipe)] * len(images)
+            params = [_params(given[0], model)] * len(images)
         else:
-            packed = [self._packed(each, recipe) for each in given]
-        return [Job(*pair, "msgpack") for pair in zip(images, packed, strict=True)]
-
-    def _packed(self, given: dict[str, Any], recipe: Recipe) -> bytes:
-        defaults, ceiling = recipe.settings.params, self._settings.max_tokens
-        try:
-            parsed = params.parse(
-                given, recipe.backend.params, defaults=defaults, max_tokens=ceiling
-            )
-        except InvalidParams as error:
-            raise BadRequest(error.detail) from None
-        return msgspec.msgpack.encode(parsed)
-
-    async def _run(self, recipe: Recipe, jobs: list[Job]) -> list[Outcome]:
-        """Run the jobs side by side; what one of them fails with ends the others."""
-        tasks = [asyncio.ensure_future(self._pool.infer(recipe, job)) for job in jobs]
-        jobs.clear()
-        try:
-            outcomes = [outcome for outcome, _ in await asyncio.gather(*tasks)]
-        finally:
-            for task in tasks:
-                task.cancel()
-        for number, outcome in enumerate(outcomes):
-            _check(outcome, f"image {number}: " if len(outcomes) > 1 else "")
-        return outcomes
+            params = [_params(each, model) for each in given]
+        return list(zip(images, params, strict=True))
 
 
 def _indexed(name: str, state: str, error: str) -> Indexed:
@@ -176,9 +145,41 @@ def _wanted(names: Sequence[str] | None, task: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _check(outcome: Outcome, where: str) -> None:
-    """Raise an outcome's failure; what is wrong with a parameter is a bad request here."""
-    failure = outcome.failure
-    if failure is not None:
-        status = 400 if failure.status == 422 else failure.status
-        raise MataError(where + failure.detail, status=status, retry_after=failure.retry_after)
+def _params(given: dict[str, Any], model: Handle) -> Params:
+    try:
+        return model.params(given)
+    except InvalidParams as error:
+        raise BadRequest(error.detail) from None
+
+
+async def _run(model: Handle, asked: list[tuple[bytes, Params]]) -> list[bytes]:
+    """Run the images side by side; return their bodies.
+
+    A model that cannot be asked ends it at once. Of images that it failed on the first is told.
+    """
+    tasks = [asyncio.ensure_future(_one(model, *each)) for each in asked]
+    asked.clear()
+    try:
+        found = await asyncio.gather(*tasks)
+    finally:
+        for task in tasks:
+            task.cancel()
+    bodies = []
+    for number, each in enumerate(found):
+        if isinstance(each, JobFailed):
+            raise _refusal(each, f"image {number}: " if len(found) > 1 else "")
+        bodies.append(each)
+    return bodies
+
+
+async def _one(model: Handle, image: bytes, params: Params) -> bytes | JobFailed:
+    try:
+        return (await model.answer(image, params, "msgpack")).body
+    except JobFailed as error:
+        return error
+
+
+def _refusal(error: JobFailed, where: str) -> MataError:
+    """Return why an image failed; what is wrong with a parameter is a bad request here."""
+    status = BadRequest.status if error.status == InvalidParams.status else error.status
+    return MataError(where + error.detail, status=status, retry_after=error.retry_after)

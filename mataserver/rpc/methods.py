@@ -66,7 +66,7 @@ def methods(state: State) -> dict[str, Method]:
 class _Methods:
     def __init__(self, state: State) -> None:
         self._state = state
-        self._server = InferenceServer(state.catalog, state.pool, state.settings)
+        self._server = InferenceServer(state.models, state.settings.queue_limit)
 
     async def live(self, _message: Any) -> Any:
         return TYPES["ServerLiveResponse"](live=True)

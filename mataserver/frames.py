@@ -1,0 +1,173 @@
+"""Frames of one source through a model: what a session, a camera and a plugin's loop stand on."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+from typing import TYPE_CHECKING, Protocol, cast
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from mataserver.engines.decoding import decode_result
+from mataserver.engines.work import Job, WorkerDied
+from mataserver.envelope import extended
+from mataserver.errors import MataError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from mataserver.engines.work import Outcome, Timing
+    from mataserver.envelope import Format
+    from mataserver.metrics import Metrics
+    from mataserver.params import Params
+    from mataserver.pool import ModelPool
+    from mataserver.results import Result
+    from mataserver.slots import Recipe
+
+INLINE_BYTES = 65_536
+"""Bodies up to this size are decoded in the event loop: a thread would cost more."""
+PIXELS = frozenset({"depth", "embed", "segment"})
+"""Tasks whose results are decoded with numpy, which must not be imported in the event loop."""
+
+log = logging.getLogger("mataserver.sessions")
+
+
+class Target(Protocol):
+    """The model that frames go to; it is looked up for each, as it may be registered anew."""
+
+    pool: ModelPool
+    metrics: Metrics
+
+    def recipe(self) -> Recipe:
+        """What it takes to load the model now."""
+        ...
+
+
+class FrameFields(Struct):
+    """What an answer to a frame holds behind the result."""
+
+    session_id: str
+    frame_id: int
+    inference_ms: float
+    dropped: int
+    reset: bool | UnsetType = UNSET
+
+
+class FrameSession:
+    """Frames of one source through a model, which may keep state from one to the next.
+
+    ``frames`` counts what was received, ``dropped`` what was given up unanswered, ``results`` what
+    was answered with a result. ``reset`` says that the model's state was lost and that no result
+    has told so yet.
+    """
+
+    def __init__(self, target: Target, params: Params, session_id: str) -> None:
+        self.id = session_id
+        self.recipe = target.recipe()
+        self.frames = self.dropped = self.results = 0
+        self.reset = False
+        self._target = target
+        self._received = target.metrics.frames.labels(self.model)
+        self._dropped = target.metrics.dropped.labels(self.model)
+        self._params = msgspec.msgpack.encode(params)
+        self._told = False
+
+    @property
+    def model(self) -> str:
+        """The model's name."""
+        return self.recipe.spec.name
+
+    @property
+    def task(self) -> str:
+        """The session's task."""
+        return self.recipe.spec.task
+
+    @property
+    def stateful(self) -> bool:
+        """Whether the model keeps state, so that frames must come in order; if it is loaded."""
+        return self._target.pool.stateful(self.recipe)
+
+    def receive(self, count: int = 1) -> int:
+        """Count frames; return the number of the last of them, from 0."""
+        self.frames += count
+        self._received.inc(count)
+        return self.frames - 1
+
+    def drop(self, count: int = 1) -> None:
+        """Count frames that are given up unanswered."""
+        if count:
+            self.dropped += count
+            self._dropped.inc(count)
+
+    async def infer(self, image: bytes, form: Format) -> tuple[Outcome, float]:
+        """Run a frame; return what came of it, also a failure of the model, and its wait in ms.
+
+        Raises a ``MataError`` where the model could not be asked, or is gone.
+        """
+        job = self._job(image, form)
+        return await self._target.pool.infer(self.recipe, job)
+
+    async def generate(self, image: bytes, form: Format) -> AsyncGenerator[str | Outcome]:
+        """Yield the pieces of text that the model makes of a frame, then what came of it."""
+        job = self._job(image, form)
+        async with contextlib.aclosing(self._target.pool.generate(self.recipe, job)) as items:
+            async for item in items:
+                yield item
+
+    def _job(self, image: bytes, form: Format) -> Job:
+        self.recipe = self._target.recipe()
+        return Job(image, self._params, form, self.id)
+
+    def note(self, found: Outcome | MataError) -> None:
+        """Note what came of a frame, frame by frame: whether the model's state was lost with it."""
+        if isinstance(found, MataError):
+            lost = isinstance(found, WorkerDied)
+        else:
+            lost = found.fresh and self.results > 0
+        self.reset = self.reset or lost
+
+    def body(self, outcome: Outcome, form: Format, number: int) -> bytes:
+        """Return the whole answer to a frame; once it has left, ``reset`` is told."""
+        fields = self.fields(number, outcome.timing, self.dropped, reset=self.reset)
+        return extended(outcome.whole(), form, fields)
+
+    def fields(self, number: int, timing: Timing, dropped: int, *, reset: bool) -> FrameFields:
+        """Return what an answer to a frame holds behind the result."""
+        lost = True if reset else UNSET
+        return FrameFields(self.id, number, timing.infer, dropped, lost)
+
+    async def step(self, image: bytes) -> Result:
+        """Run the next frame; return its result. ``reset`` then tells of this result.
+
+        Raises what the model raised, and ``WorkerDied`` when its state is lost.
+        """
+        self.receive()
+        if self._told:
+            self.reset = self._told = False
+        try:
+            outcome, _ = await self.infer(image, "msgpack")
+        except MataError as error:
+            self.note(error)
+            raise
+        self.note(outcome)
+        result = await result_of(outcome.whole(), self.task)
+        self.results += 1
+        self._told = True
+        return result
+
+    async def forget(self) -> None:
+        """Have the model forget its state; one that is gone has."""
+        try:
+            with self._target.pool.occupied(self.recipe) as worker:
+                await worker.close_session(self.id)
+        except MataError as error:
+            log.debug("the state of session %s went with its worker: %s", self.id, error.detail)
+
+
+async def result_of(body: bytes, task: str) -> Result:
+    """Return the result in a body in MessagePack. Raises ``WorkerDied`` for what is none."""
+    if task in PIXELS or len(body) > INLINE_BYTES:
+        return cast("Result", await asyncio.to_thread(decode_result, body, task))
+    return cast("Result", decode_result(body, task))
