@@ -53,9 +53,10 @@ def annotate(picture: Path, boxes: list[tuple[str, tuple[float, ...]]]) -> Path:
     pen = ImageDraw.Draw(image)
     for label, box in boxes:
         pen.rectangle(box, outline=(255, 40, 40), width=3)
-        where = pen.textbbox((box[0], max(0, box[1] - 16)), label, font_size=14)
-        pen.rectangle(where, fill=(255, 40, 40))
-        pen.text(where[:2], label, fill=(255, 255, 255), font_size=14)
+        at = (box[0] + 2, max(0, box[1] - 18))
+        left, top, right, bottom = pen.textbbox(at, label, font_size=14)
+        pen.rectangle((left - 2, top - 2, right + 2, bottom + 2), fill=(255, 40, 40))
+        pen.text(at, label, fill=(255, 255, 255), font_size=14)
     target = OUTPUT / f"{picture.stem}.png"
     image.save(target)
     return target

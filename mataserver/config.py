@@ -225,7 +225,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.model(name).runtime or self.runtime
 
 
-_STRUCTURED = frozenset({"cameras", "models", "plugins"})
+STRUCTURED = frozenset({"cameras", "models", "plugins"})
+"""Settings that no variable sets."""
 _ALIASES = {"host": "SERVER_HOST", "port": "SERVER_PORT"}
 """Variables of the SAM3 inference API, which counts where ours is not set."""
 
@@ -323,7 +324,8 @@ def _yaml(path: Path | None) -> dict[str, Any]:
         _refuse_twice(yaml.compose(text, Loader=yaml.SafeLoader), "", set())
         content = yaml.safe_load(text)
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise ConfigError(f"configuration: {path.name} cannot be read: {error}") from None
+        said = str(error).replace('in "<unicode string>", line', "at line")
+        raise ConfigError(f"configuration: {path.name} cannot be read: {said}") from None
     if content is None:
         return {}
     if not isinstance(content, dict) or not all(isinstance(key, str) for key in content):
@@ -365,7 +367,7 @@ def _environment(values: Mapping[str, str]) -> dict[str, Any]:
     for setting in msgspec.structs.fields(Settings):
         name = PREFIX + setting.name.upper()
         name = name if name in values else _ALIASES.get(setting.name, name)
-        if name not in values or setting.name in _STRUCTURED:
+        if name not in values or setting.name in STRUCTURED:
             continue
         text = values[name]
         try:

@@ -126,7 +126,12 @@ class _Pen:
             self._label((x1, max(0, y1 - self._size - 4)), text, colour)
 
     def _label(self, at: tuple[int, int], text: str, ground: Colour) -> None:
-        """Write one line on a ground of its own, so that it can be read on any picture."""
+        """Write one line on a ground of its own, so that it can be read on any picture.
+
+        One that would reach beyond the right edge is moved to the left.
+        """
+        beyond = self._draw.textbbox(at, text, font=self._font)[2] + 3 - self._picture.width
+        at = (max(2, at[0] - max(0, round(beyond))), at[1])
         box = self._draw.textbbox(at, text, font=self._font)
         self._draw.rectangle((box[0] - 2, box[1] - 2, box[2] + 2, box[3] + 2), fill=ground)
         ink = (0, 0, 0) if sum(ground) > 380 else (255, 255, 255)

@@ -125,6 +125,33 @@ def test_the_default_file_is_named(terminal):
     assert terminal.run("check").stdout.startswith("checking mataserver.yaml\n")
 
 
+def test_a_file_that_is_missing_is_named(terminal):
+    """A named file that is not there is what is checked, and the fault."""
+    said = terminal.run("check", "--config", "lost.yaml").stdout.splitlines()
+    assert said[:2] == ["checking lost.yaml", "error: configuration: no such file: lost.yaml"]
+
+
+def test_yaml_that_is_none_is_told_with_its_line(terminal):
+    """What the parser says names the line, and nothing of how the file was handed to it."""
+    (_, said, _) = configure(terminal, "models:\n  - {model: org/a\n")[1]
+    assert "at line 2, column 5" in said
+    assert "string" not in said
+
+
+def test_variables_that_are_no_setting(terminal, monkeypatch):
+    """One that is like a setting's is a warning, as is one of what YAML alone sets; others pass."""
+    monkeypatch.setenv("MATA_SERVER_PROT", "9000")
+    monkeypatch.setenv("MATA_SERVER_MODELS", "opencv-qr")
+    monkeypatch.setenv("MATA_SERVER_URL", "http://localhost:8110")
+    monkeypatch.setenv("MATA_SERVER_PORT", "9001")
+    code, lines = configure(terminal, "")
+    assert code == 0
+    assert [line for line in lines if "environment" in line] == [
+        "warning: environment: MATA_SERVER_MODELS is ignored: it is set in YAML only",
+        "warning: environment: MATA_SERVER_PROT is no setting; did you mean MATA_SERVER_PORT?",
+    ]
+
+
 def test_good_configuration(terminal):
     """A configuration without a fault passes, and nothing is registered by looking at it."""
     text = """

@@ -146,6 +146,15 @@ def test_wrong_usage(ask, tmp_path, arguments, said):
     assert (said or "") in result.stderr
 
 
+def test_a_name_without_a_suffix_is_a_folder(ask, tmp_path):
+    """``-o drawn`` writes what ``-o drawn/`` would, for one picture and for several."""
+    (tmp_path / "copy.png").write_bytes(picture())
+    assert ask("infer", "fake-detect", "picture.png", "-o", "one").exit_code == 0
+    assert ask("infer", "fake-detect", "picture.png", "copy.png", "-o", "both").exit_code == 0
+    written = sorted(str(each.relative_to(tmp_path)) for each in tmp_path.glob("*/*.png"))
+    assert written == ["both/copy.png", "both/picture.png", "one/picture.png"]
+
+
 def decoded(file):
     """Return the frames of a video."""
     with av.open(str(file)) as container:

@@ -72,6 +72,16 @@ def test_boxes(task):
     assert not changed(pixels[210:230, 260:310]).any()
 
 
+def test_a_label_at_the_right_edge():
+    """A label that is wider than what is left of the picture ends at its edge, uncut."""
+    box = (300.0, 60.0, 318.0, 200.0)
+    whole, cut = (drawn(r.DetectResult([r.Detection(name, 0.9, box)])) for name in ("a" * 20, "a"))
+    ground = [changed(pixels[44:58]).any(axis=0) for pixels in (whole, cut)]
+    assert ground[0].sum() > ground[1].sum() + 60
+    dark = (whole[44:58].max(axis=-1) < 60).any(axis=0).nonzero()[0]
+    assert dark.max() < WIDTH - 1
+
+
 def test_masks():
     """A mask tints what it covers and nothing else; a frame under it still shows."""
     pixels = drawn(ANSWERS["segment"])

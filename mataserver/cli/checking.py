@@ -14,7 +14,7 @@ def check(ctx: click.Context, config_file: str | None) -> None:
     """Check a configuration and every plugin."""
     from mataserver.cli import findings
 
-    file = configuration(config_file)
+    file = configuration(config_file) or config_file
     click.echo(f"checking {file or 'the defaults and the environment: no configuration file'}")
     found = findings.examine(config_file)
     for line in found.lines():

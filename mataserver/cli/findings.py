@@ -21,6 +21,7 @@ from mataserver.configured import Configured
 from mataserver.errors import MataError
 from mataserver.registry import Registry
 from mataserver.storage import told
+from mataserver.suggestion import similar
 
 if TYPE_CHECKING:
     from mataserver.config import Settings
@@ -55,11 +56,27 @@ def examine(config_file: str | None) -> Findings:
     except MataError as error:
         findings.errors.append(error.told)
         return findings
+    _check_variables(findings)
     _check_exposure(settings, findings)
     plugins = _check_plugins(settings, findings)
     _check_commands(findings)
     _check_models(settings, plugins, findings)
     return findings
+
+
+def _check_variables(findings: Findings) -> None:
+    """Warn of variables that look like a setting and are none: the server ignores them."""
+    settings = {each.name.upper() for each in msgspec.structs.fields(config.Settings)}
+    structured = {name.upper() for name in config.STRUCTURED}
+    for name in sorted(config.variables(Path.cwd())):
+        prefix, _, short = name.rpartition(config.PREFIX)
+        if prefix or short in {name, "CONFIG"}:
+            continue
+        if short in structured:
+            findings.warnings.append(f"environment: {name} is ignored: it is set in YAML only")
+        elif meant := similar(short, sorted(settings - structured)):
+            meant = meant.replace("you mean ", f"you mean {config.PREFIX}")
+            findings.warnings.append(f"environment: {name} is no setting{meant}")
 
 
 def _check_exposure(settings: Settings, findings: Findings) -> None:

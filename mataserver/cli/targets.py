@@ -44,6 +44,8 @@ def _is_known(file: Path) -> bool:
 class Target:
     """Where the drawn pictures go: a file, a folder, a pattern with ``{name}`` and ``{number}``.
 
+    A name without a suffix is a folder's, which is made.
+
     Raises ``UsageError`` for what cannot be written to, or would be written to twice.
     """
 
@@ -52,7 +54,8 @@ class Target:
         fields = [field for _, field, _, _ in _parsed(out) if field is not None]
         if unknown := set(fields) - {"name", "number"}:
             raise click.UsageError(f"-o: unknown {{{unknown.pop()}}}: there are name and number")
-        self._folder = not fields and (out.endswith("/") or Path(out).is_dir())
+        place = Path(out)
+        self._folder = not fields and (out.endswith("/") or place.is_dir() or not place.suffix)
         self._numbered = "number" in fields
         if len(files) > 1 and not fields and not self._folder:
             raise click.UsageError(
