@@ -206,3 +206,14 @@ def test_samples_of_any_range_are_read_at_once(kind, channels, most):
 def test_a_sample_over_the_largest_is_the_largest():
     """A PPM that breaks its own range is not wrapped round to black."""
     assert media.decode(b"P6 1 1 100\n\x64\x65\xff", LIMIT).tolist() == [[[255, 255, 255]]]
+
+
+@pytest.mark.parametrize("brand", [b"avif", b"heic"])
+def test_countless_directories_are_not_walked_one_by_one(brand):
+    """Each of 100,000 beginnings names one directory of 65,535 entries."""
+    head = b"\0\0\0\x1cftyp" + brand + b"\0\0\0\0" + brand + b"mif1miaf"
+    count = 100_000
+    at = len(head) + 8 * count
+    starts = (b"II*\0" + struct.pack("<I", at - len(head) - 8 * each) for each in range(count))
+    entries = struct.pack("<HHI4x", 1, 1, 1) * 65_535
+    assert "damaged" in refused(head + b"".join(starts) + struct.pack("<H", 65_535) + entries)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 from mataserver.errors import BadRequest
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
 MOST_CHUNKS = 65_536
 """Chunks of a PNG. Encoders write some thousand for a body of 32 MB."""
 LARGEST_PROFILE = 65_536
+MOST_DIRECTORIES = 64
+"""Places of a file where TIFF directories may begin. A picture has one; others come by chance."""
 _PNG = b"\x89PNG\r\n\x1a\n"
 _BESIDE = frozenset({b"tEXt", b"zTXt", b"iTXt", b"iCCP"})
 _TIFF_STARTS = {b"II*\0": "<", b"MM\0*": ">"}
@@ -33,8 +36,14 @@ def check(data: bytes | memoryview) -> None:
     elif data[:8] == _PNG:
         if sum(1 for _ in _chunks(data)) > MOST_CHUNKS:
             raise BadRequest(f"image cannot be decoded: it has over {MOST_CHUNKS} chunks")
-    elif not all(fits(directory) for directory in _directories(data)):
+    elif not _all_fit(data):
         raise BadRequest("image cannot be decoded: its metadata are damaged")
+
+
+def _all_fit(data: bytes | memoryview) -> bool:
+    """Whether all directories of a file fit, and are so few that it can be told."""
+    found = list(islice(_directories(data), MOST_DIRECTORIES + 1))
+    return len(found) <= MOST_DIRECTORIES and all(map(fits, found))
 
 
 def readable_exif(info: Mapping[Any, Any]) -> bool:
