@@ -301,6 +301,26 @@ def _why_deaf(settings: Settings, error: OSError) -> str:
     return f"cannot listen on {where}: {error.strerror}"
 
 
+async def listen(runner: web.AppRunner, application: web.Application, host: str, port: int) -> int:
+    """Take connections; return the port. Raises ``OSError``.
+
+    What the machine itself reaches the server by is told to the services: the loopback where it
+    listens on every address.
+    """
+    state = application[STATE]
+    await Site(runner, host, port, state.settings.max_connections).start()
+    chosen: int = runner.addresses[0][1]
+    here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    state.url = url_of(here, chosen)
+    state.listening.set()
+    return chosen
+
+
+def url_of(host: str, port: int) -> str:
+    """Return a base URL; an IPv6 address stands in brackets."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 async def run(
     settings: Settings,
     announce: Callable[[str, State], None],
@@ -339,14 +359,11 @@ async def run(
     runner = runner_of(application)
     await runner.setup()
     try:
-        site = Site(runner, settings.host, settings.port, settings.max_connections)
         try:
-            await site.start()
+            port = await listen(runner, application, settings.host, settings.port)
         except OSError as error:
             raise MataError(_why_deaf(settings, error)) from None
-        port = runner.addresses[0][1]
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        announce(f"http://{host}:{port}", application[STATE])
+        announce(url_of(settings.host, port), application[STATE])
         await asked.wait()
     finally:
         for task in reloads:

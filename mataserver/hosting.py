@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -92,7 +93,14 @@ class Hosting:
             authenticate=lambda credentials: state.gate.authenticate([credentials]),
             ready=lambda: waiting(state),
             peer=self._peer,
+            peers=lambda: MappingProxyType(self._peers),
+            address=self._address,
         )
+
+    async def _address(self) -> str:
+        """Return the base URL by which this machine reaches the server, once it listens."""
+        await self._state.listening.wait()
+        return self._state.url
 
     def _peer(self, name: str, *, optional: bool = False) -> Service | None:
         """Return the service of another plugin. Raises ``NotFound`` unless it is optional."""

@@ -203,11 +203,14 @@ class Http(Protocol):
         ...
 
     async def events(
-        self, request: web.Request, events: AsyncGenerator[tuple[str, object]]
+        self,
+        request: web.Request,
+        events: AsyncGenerator[tuple[str, object] | tuple[str, object, str]],
     ) -> web.StreamResponse:
-        """Answer with Server-Sent Events: pairs of a name and a value.
+        """Answer with Server-Sent Events: a name and a value, and an id if there is a third.
 
-        A failure before the first one is an ordinary error, a later one an event ``error``.
+        A client that connects anew sends the last id as ``Last-Event-ID``. A failure before the
+        first event is an ordinary error, a later one an event ``error``.
         """
         ...
 
@@ -277,6 +280,8 @@ class Context:
     run_process: a child process that dies with the server.
     stopping: set when the server begins to shut down. It then waits for the handlers that still
               run, for ``drain_timeout`` seconds, and leaves the services after that.
+    peers:    the services of every plugin by name, once all are made.
+    address:  waits until the server listens; the base URL by which this machine reaches it.
     """
 
     settings: Any
@@ -294,6 +299,8 @@ class Context:
     authenticate: Callable[[Credentials], Awaitable[Principal | None]]
     ready: Callable[[], dict[str, str]]
     peer: Callable[..., Any]
+    peers: Callable[[], Mapping[str, Any]]
+    address: Callable[[], Awaitable[str]]
 
 
 @runtime_checkable

@@ -24,7 +24,6 @@ from mataserver import app, config
 from mataserver import plugins as plugin_host
 from mataserver.contract import Backend
 from mataserver.hookspecs import hookimpl
-from mataserver.http.entrance import Site
 from mataserver.params import Confidence, Params, TopK
 from mataserver.results import (
     Classification,
@@ -314,8 +313,7 @@ async def serving(
     runner = app.runner_of(application)
     await runner.setup()
     try:
-        await Site(runner, "127.0.0.1", 0, chosen.max_connections).start()
-        port = runner.addresses[0][1]
+        port = await app.listen(runner, application, "127.0.0.1", 0)
         yield Served(f"http://127.0.0.1:{port}", (chosen.keys or ("",))[0], application)
     finally:
         await app.stop(runner, application)

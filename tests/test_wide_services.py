@@ -70,7 +70,7 @@ class Service(Base):
             yield "step", {"n": 1}
             if "late" in request.query:
                 raise NotFound("nothing more")
-            yield "result", {"n": 2}
+            yield "result", {"n": 2}, "second"
         return await self.ctx.http.events(request, found())
 
     async def socket(self, request):
@@ -282,7 +282,7 @@ async def test_events(http):
     async with http.get("/lab/events") as response:
         assert response.content_type == "text/event-stream"
         assert await response.text() == (
-            'event: step\ndata: {"n":1}\n\nevent: result\ndata: {"n":2}\n\n'
+            'event: step\ndata: {"n":1}\n\nid: second\nevent: result\ndata: {"n":2}\n\n'
         )
     async with http.get("/lab/events?late=1") as response:
         assert (await response.text()).endswith('event: error\ndata: {"detail":"nothing more"}\n\n')
@@ -356,13 +356,15 @@ class Service(Base):
     def routes(self):
         async def peer(request):
             found = self.ctx.peer("b", optional=True)
-            return web.json_response({{"peer": type(found).__name__}})
+            told = {{"peer": type(found).__name__, "peers": sorted(self.ctx.peers()),
+                     "address": await self.ctx.address()}}
+            return web.json_response(told)
         return [web.get("/{name}", peer)]
 """
 
 
 async def test_services_stand_on_others(plugin, data_dir):  # noqa: F811
-    """What a service requires is entered before it and left after it; ``peer`` finds it."""
+    """What a service requires is entered before it and left after it; it finds the others."""
     points = [
         plugin(ORDERED.format(name="a", requires=("b", "c")), "a"),
         plugin(ORDERED.format(name="b", requires=("c",)), "b"),
@@ -372,7 +374,9 @@ async def test_services_stand_on_others(plugin, data_dir):  # noqa: F811
         serving(data_dir, entry_points=points) as served,
         aiohttp.ClientSession(served.url, headers=served.headers) as http,
     ):
-        assert await read(http, "/a") == (200, {"peer": "Service"})
+        assert await read(http, "/a") == (
+            200, {"peer": "Service", "peers": ["a", "b", "c"], "address": served.url},
+        )  # fmt: skip
     assert (data_dir / "events").read_text() == "c+ b+ a+ a- b- c- "
 
 

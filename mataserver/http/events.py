@@ -118,6 +118,7 @@ def _event(item: str | Encoded) -> bytes:
     return Last(event("result", item.body))
 
 
-def event(kind: str, data: object) -> bytes:
-    """Return one event."""
-    return f"event: {kind}\ndata: ".encode() + codec.encode(data) + b"\n\n"
+def event(kind: str, data: object, identity: str = "") -> bytes:
+    """Return one event, with an id of one line unless that is empty."""
+    head = f"id: {identity}\n" if identity else ""
+    return f"{head}event: {kind}\ndata: ".encode() + codec.encode(data) + b"\n\n"

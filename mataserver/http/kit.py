@@ -56,14 +56,16 @@ class Kit:
         return codec.respond(value, status=status, form=form)
 
     async def events(
-        self, request: web.Request, events_of: AsyncGenerator[tuple[str, object]]
+        self,
+        request: web.Request,
+        events_of: AsyncGenerator[tuple[str, object] | tuple[str, object, str]],
     ) -> web.StreamResponse:
         """Answer with Server-Sent Events."""
 
         async def encoded() -> AsyncGenerator[bytes]:
             async with contextlib.aclosing(events_of):
-                async for name, value in events_of:
-                    yield events.event(name, value)
+                async for name, value, *identity in events_of:
+                    yield events.event(name, value, *identity)
 
         patience = self._state.settings.unread_timeout
         return await events.send(request, encoded(), events.failed, patience)

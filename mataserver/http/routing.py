@@ -69,6 +69,8 @@ class State:
     pulls: set[asyncio.Task[Any]] = field(default_factory=set)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    listening: asyncio.Event = field(default_factory=asyncio.Event)
+    url: str = ""
     refusals: Repeats = field(default_factory=lambda: Repeats(log))
     decoding: asyncio.Lock = field(default_factory=asyncio.Lock)
 

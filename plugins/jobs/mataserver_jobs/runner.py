@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from mataserver import Child
     from mataserver_jobs.kinds import Access, JobKind, Report
+    from mataserver_jobs.passes import Passes
     from mataserver_jobs.record import Record
     from mataserver_jobs.store import Store
 
@@ -40,8 +41,8 @@ log = logging.getLogger("mataserver.plugin.jobs")
 class LocalRunner:
     """Runs at most ``slots`` jobs at once below ``folder``.
 
-    ``run_process`` starts a process; ``grant`` makes the access to the server that an attempt of a
-    job has, or None.
+    ``run_process`` starts a process; ``passes`` gives an attempt of a job its access to the
+    server; ``has_room`` tells whether the disk has room for the work of another job.
     """
 
     def __init__(
@@ -52,14 +53,16 @@ class LocalRunner:
         run_process: Callable[..., Any],
         *,
         slots: int = 1,
-        grant: Callable[[Record], Access | None] = lambda _record: None,
+        passes: Passes | None = None,
+        has_room: Callable[[], bool] = lambda: True,
     ) -> None:
         self._store = store
         self._kinds = kinds
         self._folder = folder
         self._run_process = run_process
         self._slots = slots
-        self._grant = grant
+        self._passes = passes
+        self._has_room = has_room
         self._holder = holders.own()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
@@ -75,14 +78,16 @@ class LocalRunner:
 
     async def run(self) -> None:
         """Claim and run jobs until ``close``. Jobs of servers that are gone come first."""
-        await self._recover()
         while not self._stopping.is_set():
             self._wake.clear()
-            await self._claim()
+            try:
+                await self._recover()
+                await self._claim()
+            except MataError as error:  # a database that does not answer now does later
+                log.warning("no work is taken now: %s", error.detail)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(RENEW_SECONDS):
                     await self._wake.wait()
-            await self._recover()
 
     async def close(self) -> None:
         """Stop every job so that the next server goes on with it; no attempt is counted."""
@@ -99,6 +104,9 @@ class LocalRunner:
 
     async def _claim(self) -> None:
         while len(self._running) < self._slots and not self._stopping.is_set():
+            if not await asyncio.to_thread(self._has_room):
+                log.warning("no work is taken now: the disk is nearly full")
+                return
             record = await self._store.claim(self._holder, list(self._kinds))
             if record is None:
                 return
@@ -112,21 +120,25 @@ class LocalRunner:
 
     async def _supervised(self, record: Record) -> None:
         """Run a job. What nobody foresaw costs it an attempt, and is logged."""
+        access = self._passes.mint(record) if self._passes is not None else None
         try:
-            await self._job(record)
+            await self._job(record, access)
         except MataError as error:  # the database is gone: the lease ends by itself
             log.warning("job %s is left to its lease: %s", record.id, error.detail)
         except Exception:
             log.exception("job %s could not be run", record.id)
             with contextlib.suppress(MataError):
                 await self._store.died(record, "it could not be started")
+        finally:
+            if access is not None and self._passes is not None:
+                self._passes.revoke(access)
 
-    async def _job(self, record: Record) -> None:
+    async def _job(self, record: Record, access: Access | None) -> None:
         kind, folder = self._kinds[record.kind], self.folder_of(record.id)
         await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
         function = f"{kind.run.__module__}:{kind.run.__qualname__}"
         assignment = Assignment(
-            record.id, function, record.spec, str(folder), record.attempt, self._grant(record)
+            record.id, function, record.spec, str(folder), record.attempt, access
         )
         log.info("job %s (%s): attempt %d", record.id, record.kind, record.attempt)
         async with self._run_process(
@@ -145,7 +157,7 @@ class LocalRunner:
         if attempt.lost:
             log.warning("job %s: the claim counts no more", record.id)
             return
-        size = await asyncio.to_thread(_size, self.folder_of(record.id))
+        size = await asyncio.to_thread(size_of, self.folder_of(record.id))
         if ended is not None and ended.how == "done":
             await self._store.finish(record, ended.result, bytes_used=size)
         elif ended is not None and ended.how == "failed":
@@ -157,7 +169,7 @@ class LocalRunner:
         else:
             reason = ended.error if ended is not None else _how(await process.wait())
             log.warning("job %s died: %s", record.id, reason)
-            await self._store.died(record, reason)
+            await self._store.died(record, reason, bytes_used=size)
 
 
 class _Attempt:
@@ -250,7 +262,7 @@ def _how(status: int) -> str:
     return f"it ended with status {status} and no result"
 
 
-def _size(folder: Path) -> int:
+def size_of(folder: Path) -> int:
     """Return the bytes of the files below a folder."""
     found = 0
     for path in folder.rglob("*"):

@@ -31,15 +31,26 @@ MAX_DEATHS = 3
 """Deaths of a job's own process after which it fails: it may be what kills it."""
 MAX_LOSSES = 20
 """Leases lost with the server or its machine after which it fails."""
+KEEP_SECONDS = 7 * 86_400.0
 _JSON = ("spec", "result")
 
 
 class Store:
-    """Jobs in a database. ``clock`` gives Unix seconds."""
+    """Jobs in a database.
 
-    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+    ``clock`` gives Unix seconds; a job that has ended is kept for ``keep`` seconds.
+    """
+
+    def __init__(
+        self,
+        database: Database,
+        clock: Callable[[], float] = time.time,
+        *,
+        keep: float = KEEP_SECONDS,
+    ) -> None:
         self._database = database
         self._clock = clock
+        self._keep = keep
 
     # asked by clients
 
@@ -51,8 +62,9 @@ class Store:
         *,
         key: str | None = None,
         id: str | None = None,  # noqa: A002
+        bytes_used: int = 0,
     ) -> Record:
-        """Queue a job and return it.
+        """Queue a job and return it. ``bytes_used`` is what was uploaded for it.
 
         With an idempotency ``key`` that the owner has used for this kind, the job of that time is
         returned. Raises ``Conflict`` when that one was asked something else.
@@ -68,6 +80,7 @@ class Store:
             spec=spec,
             created_at=self._clock(),
             idempotency_key=key,
+            bytes_used=bytes_used,
         )
         try:
             async with self._database.begin() as connection:
@@ -165,11 +178,42 @@ class Store:
             await connection.execute(sa.delete(JOBS).where(JOBS.c.id == job))
             await self._database.announce(connection, CHANNEL)
 
-    async def expired(self) -> list[Record]:
-        """Return the jobs whose time is over."""
-        query = sa.select(JOBS).where(JOBS.c.expires_at < self._clock(), JOBS.c.state.in_(ENDED))
+    async def expired(self) -> list[str]:
+        """Return the ids of the jobs whose time is over."""
+        query = sa.select(JOBS.c.id).where(
+            JOBS.c.expires_at < self._clock(), JOBS.c.state.in_(ENDED)
+        )
         async with self._database.read() as connection:
-            return [_record(row) for row in (await connection.execute(query)).mappings()]
+            return list((await connection.execute(query)).scalars())
+
+    async def over(self, budget: int) -> list[str]:
+        """Return the ids of the jobs that ended first, until the rest takes ``budget`` bytes.
+
+        What jobs take that have not ended counts, and is not touched.
+        """
+        ended = (
+            sa.select(JOBS.c.id, JOBS.c.bytes_used)
+            .where(JOBS.c.state.in_(ENDED))
+            .order_by(JOBS.c.finished_at, JOBS.c.id)
+        )
+        async with self._database.read() as connection:
+            used = await connection.scalar(sa.select(sa.func.sum(JOBS.c.bytes_used)))
+            if int(used or 0) <= budget:
+                return []
+            rows = (await connection.execute(ended)).all()
+        found, left = [], int(used or 0)
+        for job, size in rows:
+            if left <= budget:
+                break
+            found.append(job)
+            left -= size
+        return found
+
+    async def known(self, jobs: Sequence[str]) -> set[str]:
+        """Return which of these ids are of jobs."""
+        query = sa.select(JOBS.c.id).where(JOBS.c.id.in_(jobs))
+        async with self._database.read() as connection:
+            return set((await connection.execute(query)).scalars())
 
     # asked by runners
 
@@ -235,10 +279,11 @@ class Store:
         values = {**self._end("cancelled", "Cancelled."), "bytes_used": bytes_used}
         return await self._update(record, {**values, "result": _text(result)})
 
-    async def died(self, record: Record, reason: str) -> bool:
+    async def died(self, record: Record, reason: str, *, bytes_used: int = 0) -> bool:
         """Queue a job whose process died once more, or fail it when that happened too often."""
         if record.deaths + 1 >= MAX_DEATHS:
-            return await self.fail(record, f"Its process died {MAX_DEATHS} times: {reason}")
+            error = f"Its process died {MAX_DEATHS} times: {reason}"
+            return await self.fail(record, error, bytes_used=bytes_used)
         values = {**_QUEUED_AGAIN, "deaths": record.deaths + 1, "message": f"Again: {reason}"}
         return await self._update(record, values)
 
@@ -280,8 +325,9 @@ class Store:
 
     def _end(self, state: str, message: str) -> dict[str, Any]:
         """Return what every end changes."""
-        ended = {"state": state, "stage": state, "message": message, "finished_at": self._clock()}
-        return ended | {"holder": None, "lease_until": None}
+        now = self._clock()
+        ended = {"state": state, "stage": state, "message": message, "finished_at": now}
+        return ended | {"expires_at": now + self._keep, "holder": None, "lease_until": None}
 
     async def _update(self, record: Record, values: Mapping[str, Any]) -> bool:
         async with self._database.begin() as connection:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -12,6 +14,11 @@ from mataserver_jobs.store import Store
 from mataserver_jobs.table import SCHEMA
 
 _NUMBERS = itertools.count(1)
+
+
+HERE = str(Path(__file__).parent)
+if HERE not in sys.path:  # the tests' own modules, for them and for the jobs' processes
+    sys.path.insert(0, HERE)
 
 
 class Clock:

@@ -1,0 +1,107 @@
+"""The service: it runs the jobs while the server does, and answers for them."""
+
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from mataserver import MataError
+from mataserver_jobs.desk import Desk
+from mataserver_jobs.passes import Passes
+from mataserver_jobs.routes import Routes
+from mataserver_jobs.runner import LocalRunner
+from mataserver_jobs.storage import Storage
+from mataserver_jobs.store import Store
+from mataserver_jobs.table import CHANNEL, SCHEMA
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mataserver import Context, Credentials, Principal, Route
+    from mataserver_jobs.kinds import JobKind
+
+SWEEP_SECONDS = 60.0
+
+
+class JobsService:
+    """``plugins.jobs``. Other plugins submit jobs through ``desk``, once this is entered."""
+
+    requires = ("database",)
+    desk: Desk
+
+    def __init__(self, ctx: Context) -> None:
+        settings = ctx.settings
+        self._ctx = ctx
+        self._kinds: dict[str, JobKind] = {}
+        self._passes = Passes()
+        folder = Path(settings.folder) if settings.folder else ctx.data_dir / "jobs"
+        self._storage = Storage(folder, min_free=settings.min_free_mb * 1_000_000)
+        self._running: asyncio.Task[None] | None = None
+
+    def routes(self) -> Iterable[Route]:
+        """Return the routes."""
+        return Routes(self._ctx, self).all()
+
+    async def authenticate(self, credentials: Credentials) -> Principal | None:
+        """Return the owner of a job whose process asks."""
+        return self._passes.principal(credentials)
+
+    async def __aenter__(self) -> Self:
+        """Bring the tables to their version and begin to run jobs.
+
+        Raises ``MataError`` for a database that cannot be used, and for kinds of one name.
+        """
+        ctx, settings = self._ctx, self._ctx.settings
+        database = ctx.peer("database").database
+        await database.migrate(SCHEMA)
+        self._collect()
+        store = Store(database, keep=settings.keep_days * 86_400.0)
+        self._runner = LocalRunner(
+            store,
+            self._kinds,
+            self._storage.root,
+            ctx.run_process,
+            slots=settings.slots,
+            passes=self._passes,
+            has_room=self._storage.has_room,
+        )
+        budget = settings.results_mb * 1_000_000
+        self.desk = Desk(store, self._storage, self._kinds, self._runner.wake, budget)
+        database.watch(CHANNEL, self._changed)
+        ctx.tasks.spawn(self._run(), "run jobs")
+        ctx.tasks.spawn(self._drain(), "stop jobs")
+        ctx.tasks.spawn(self.desk.keep_tidy(SWEEP_SECONDS), "remove old jobs")
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Stop the jobs; the next server goes on with them."""
+        await self._runner.close()
+        if self._running is not None:
+            await self._running
+
+    def _collect(self) -> None:
+        for name, service in self._ctx.peers().items():
+            for kind in service.jobs() if hasattr(service, "jobs") else ():
+                if kind.name in self._kinds:
+                    raise MataError(f"plugin {name}: its kind of jobs exists already: {kind.name}")
+                self._kinds[kind.name] = kind
+
+    def _changed(self) -> None:
+        self._runner.wake()
+        self.desk.changed()
+
+    async def _run(self) -> None:
+        """Run jobs once the server listens, which they ask.
+
+        What runs them is no task of the context's, which are cancelled: it stops by being asked,
+        so that no claim is left behind.
+        """
+        self._passes.url = await self._ctx.address()
+        self._running = asyncio.create_task(self._runner.run())
+        await asyncio.shield(self._running)
+
+    async def _drain(self) -> None:
+        """Stop the jobs as soon as the server shuts down: it answers them no more."""
+        await self._ctx.stopping.wait()
+        await asyncio.shield(self._runner.close())

@@ -1,0 +1,158 @@
+"""What the jobs' routes and other plugins do with jobs: submit, restart, remove, watch."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mataserver import Conflict, InvalidParams, MataError, NotFound
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+    from pathlib import Path
+
+    from msgspec import Struct
+
+    from mataserver_jobs.kinds import JobKind
+    from mataserver_jobs.record import Record
+    from mataserver_jobs.storage import Storage
+    from mataserver_jobs.store import Store
+
+
+@dataclass(slots=True)
+class Draft:
+    """A job that is being given what it works on: files are written to ``input``."""
+
+    id: str
+    input: Path
+    submitted: bool = False
+
+
+class Desk:
+    """Takes jobs of ``kinds`` in and gives them up. ``wake`` tells the runner of work."""
+
+    def __init__(
+        self,
+        store: Store,
+        storage: Storage,
+        kinds: Mapping[str, JobKind],
+        wake: Callable[[], None],
+        budget: int,
+    ) -> None:
+        self.store = store
+        self.storage = storage
+        self._kinds = kinds
+        self._wake = wake
+        self._budget = budget
+        self._restarting = asyncio.Lock()
+        self._watchers: set[asyncio.Event] = set()
+
+    def kind(self, name: str) -> JobKind:
+        """Return a kind. Raises ``NotFound``."""
+        if name not in self._kinds:
+            raise NotFound(f"There is no kind of jobs named {name[:64]!r}")
+        return self._kinds[name]
+
+    @contextlib.asynccontextmanager
+    async def draft(self) -> AsyncIterator[Draft]:
+        """Give the draft of a job; its folder is removed unless it is submitted.
+
+        Raises ``OutOfMemory`` (507) when the disk is nearly full.
+        """
+        job = str(uuid.uuid4())
+        draft = Draft(job, await asyncio.to_thread(self.storage.make, job))
+        try:
+            yield draft
+        finally:
+            if not draft.submitted:
+                await asyncio.shield(asyncio.to_thread(self.storage.remove, job))
+
+    async def submit(
+        self,
+        draft: Draft,
+        kind: str,
+        owner: str,
+        spec: Struct,
+        *,
+        key: str | None = None,
+        size: int = 0,
+    ) -> Record:
+        """Queue a draft. ``size`` is in bytes what was uploaded, ``key`` an idempotency key.
+
+        The job of an earlier request with that key is returned in its place. Raises ``NotFound``
+        for an unknown kind, ``Conflict`` as ``Store.submit``.
+        """
+        named, plain = self.kind(kind).name, msgspec.to_builtins(spec)
+        record = await self.store.submit(named, owner, plain, key=key, id=draft.id, bytes_used=size)
+        draft.submitted = record.id == draft.id
+        self._wake()
+        return record
+
+    async def restart(self, record: Record, options: Mapping[str, Any]) -> Record:
+        """Queue an ended job once more, with some options changed; what it was given stays.
+
+        Raises ``InvalidParams`` for options that its kind does not take, ``Conflict`` for a job
+        that has not ended, ``OutOfMemory`` when the disk is nearly full.
+        """
+        kind = self.kind(record.kind)
+        try:
+            spec = msgspec.convert({**record.spec, **options}, kind.spec)
+        except msgspec.ValidationError as error:
+            raise InvalidParams(f"spec: {error}") from None
+        await asyncio.to_thread(self.storage.check_room)
+        async with self._restarting:
+            if not (await self.store.get(record.id)).ended:
+                raise Conflict(f"The job has not ended: {record.state}")
+            await asyncio.to_thread(self.storage.begin_anew, record.id)
+            restarted = await self.store.restart(record.id, msgspec.to_builtins(spec))
+        self._wake()
+        return restarted
+
+    async def remove(self, job: str) -> None:
+        """Remove an ended job with its files. Raises ``NotFound``, ``Conflict``."""
+        async with self._restarting:
+            await self.store.remove(job)
+            await asyncio.to_thread(self.storage.remove, job)
+
+    async def sweep(self) -> int:
+        """Remove the jobs whose time is over, those over the budget, and folders of none.
+
+        Returns how many jobs were removed.
+        """
+        going = dict.fromkeys([*await self.store.expired(), *await self.store.over(self._budget)])
+        for job in going:
+            with contextlib.suppress(NotFound, Conflict):  # another server, or a restart, was first
+                await self.remove(job)
+        old = await asyncio.to_thread(self.storage.forgotten)
+        for job in set(old) - (await self.store.known(old) if old else set()):
+            await asyncio.to_thread(self.storage.remove, job)
+        return len(going)
+
+    async def keep_tidy(self, pause: float) -> None:
+        """Sweep now and then, until cancelled."""
+        while True:
+            with contextlib.suppress(MataError):  # a database that is busy: the next time
+                await self.sweep()
+            await asyncio.sleep(pause)
+
+    # what changes
+
+    def changed(self) -> None:
+        """Note that jobs may have changed."""
+        for event in self._watchers:
+            event.set()
+
+    @contextlib.contextmanager
+    def watching(self) -> Iterator[asyncio.Event]:
+        """Give an event that is set whenever jobs may have changed."""
+        event = asyncio.Event()
+        self._watchers.add(event)
+        try:
+            yield event
+        finally:
+            self._watchers.discard(event)

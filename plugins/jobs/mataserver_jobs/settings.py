@@ -1,0 +1,29 @@
+"""The settings of ``plugins.jobs``."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """How many jobs run at once, where, and for how long what they made is kept.
+
+    slots:         jobs at once; each is a process of its own. 0 only queues them.
+    folder:        where the jobs' files are, by default ``jobs`` in the data directory. Servers
+                   that share a database share it too.
+    keep_days:     how long a job is kept once it has ended.
+    results_mb:    what all jobs' files may take; over it those that ended first go.
+    min_free_mb:   what must be free on the disk before a job is taken, in megabytes.
+    max_upload_mb: the largest upload.
+    roots:         folders whose files jobs may be given by their path.
+    """
+
+    slots: Annotated[int, Meta(ge=0, le=256)] = 1
+    folder: Annotated[str, Meta(min_length=1)] | None = None
+    keep_days: Annotated[float, Meta(gt=0.0, le=36_500.0)] = 7.0
+    results_mb: Annotated[int, Meta(ge=1)] = 50_000
+    min_free_mb: Annotated[int, Meta(ge=0)] = 1_000
+    max_upload_mb: Annotated[int, Meta(ge=1)] = 4_000
+    roots: list[Annotated[str, Meta(pattern="^/")]] = []

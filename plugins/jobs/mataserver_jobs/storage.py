@@ -1,0 +1,106 @@
+"""The jobs' files: a folder each, what is kept of them, and what the disk has room for."""
+
+from __future__ import annotations
+
+import re
+import shutil
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mataserver import NotFound, OutOfMemory
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+FORGOTTEN_SECONDS = 86_400.0
+"""How old a folder must be that is of no job: an upload under way has one before its job exists."""
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
+
+
+@dataclass(frozen=True, slots=True)
+class OutputFile:
+    """A file of a job's result: its name within the output, and where it is."""
+
+    name: str
+    path: Path
+
+
+class Storage:
+    """The folders of all jobs below ``root``. Every method is blocking; sizes are in bytes."""
+
+    def __init__(self, root: Path, *, min_free: int) -> None:
+        self._root = root.resolve()  # what leads out of it is told by its resolved path
+        self._min_free = min_free
+
+    @property
+    def root(self) -> Path:
+        """Where the jobs' folders are."""
+        return self._root
+
+    def folder(self, job: str) -> Path:
+        """Return the folder of a job."""
+        return self._root / job
+
+    def make(self, job: str) -> Path:
+        """Make the folder of a new job; return that of what it is given.
+
+        Raises ``OutOfMemory`` (507) when the disk is nearly full.
+        """
+        self.check_room()
+        made = self.folder(job) / "input"
+        made.mkdir(parents=True)
+        return made
+
+    def has_room(self) -> bool:
+        """Whether the disk has as much room as another job asks for."""
+        self._root.mkdir(parents=True, exist_ok=True)
+        return shutil.disk_usage(self._root).free >= self._min_free
+
+    def check_room(self) -> None:
+        """Raise ``OutOfMemory`` (507) when the disk is nearly full."""
+        if not self.has_room():
+            raise OutOfMemory("The disk has no room for another job")
+
+    def begin_anew(self, job: str) -> None:
+        """Remove what an ended job made; what it was given stays."""
+        for name in ("work", "output"):
+            shutil.rmtree(self.folder(job) / name, ignore_errors=True)
+
+    def remove(self, job: str) -> None:
+        """Remove everything of a job."""
+        shutil.rmtree(self.folder(job), ignore_errors=True)
+
+    def files(self, job: str) -> list[OutputFile]:
+        """Return the files of a job's result, by name; what is a link is none."""
+        output = self.folder(job) / "output"
+        return [
+            OutputFile(path.relative_to(output).as_posix(), path)
+            for path in sorted(output.rglob("*"))
+            if path.is_file() and not path.is_symlink() and path.resolve() == path.absolute()
+        ]
+
+    def file(self, job: str, name: str) -> OutputFile:
+        """Return a file of a job's result: one of ``files``. Raises ``NotFound``."""
+        for each in self.files(job):
+            if each.name == name:
+                return each
+        raise NotFound("The job has no such file")
+
+    def log(self, job: str, size: int) -> bytes:
+        """Return the last ``size`` bytes of what a job printed."""
+        try:
+            with (self.folder(job) / "log").open("rb") as file:
+                end = file.seek(0, 2)
+                file.seek(max(0, end - size))
+                return file.read(size)
+        except FileNotFoundError:
+            return b""
+
+    def forgotten(self) -> list[str]:
+        """Return the old folders, which may be of jobs that are no more."""
+        if not self._root.is_dir():
+            return []
+        old = time.time() - FORGOTTEN_SECONDS
+        found = [path for path in self._root.iterdir() if _ID.match(path.name)]
+        return [path.name for path in found if path.stat().st_mtime < old]

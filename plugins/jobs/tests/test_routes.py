@@ -1,0 +1,341 @@
+"""``/v1/jobs`` through a real server: what each route answers, and to whom."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import time
+from pathlib import Path
+
+import aiohttp
+import pytest
+from serving_jobs import SMALL, asking, points, register, session
+
+from mataserver.testing import serving
+from mataserver_database.testing import new_database
+
+KEYS = [
+    {"key": "root-key", "name": "root"},
+    *(
+        {"key": f"{name}-key", "name": name, "scopes": ["infer", "jobs:read", "jobs:write"]}
+        for name in ("ada", "bob")
+    ),
+    {"key": "reader-key", "name": "reader", "scopes": ["jobs:read"]},
+    {"key": "camera-key", "name": "camera", "scopes": ["infer"]},
+]
+
+
+@pytest.fixture
+async def ask(tmp_path):
+    """A server that is asked with Ada's key."""
+    async with asking(tmp_path, key="ada-key", api_keys=KEYS) as asked:
+        yield asked
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+def database(request):
+    """The settings of a database of each kind."""
+    if request.param == "sqlite":
+        return {}
+    url = asyncio.run(new_database(request.getfixturevalue("postgres"), f"routes_{os.getpid()}"))
+    return {"url": url}
+
+
+async def test_a_job_from_end_to_end(tmp_path, database):
+    """A job is submitted, followed, listed, its files are read, and it is removed; on both."""
+    async with asking(tmp_path, database=database) as ask:
+        job = await ask.count(60)
+        shown = await ask.ended(job)
+        assert (shown["state"], shown["progress"]) == ("done", 100.0)
+        assert shown["result"] == {"counted": 60, "attempt": 1}
+        assert shown["spec"] == {"to": 60, "name": "count"}
+        assert shown["bytes_used"] > 0
+        assert shown["expires_at"] == pytest.approx(shown["finished_at"] + 7 * 86_400)
+        _, page = await ask("GET", "/v1/jobs?kind=count&state=done,failed&limit=5")
+        assert (page["total"], [each["id"] for each in page["jobs"]]) == (1, [job])
+        assert (await ask("GET", "/v1/jobs?state=queued"))[1]["total"] == 0
+        _, listed = await ask("GET", f"/v1/jobs/{job}/files")
+        assert [each["name"] for each in listed["files"]] == ["steps"]
+        _, steps = await ask("GET", f"/v1/jobs/{job}/files/steps")
+        assert steps.split() == [b"%d" % number for number in range(60)]
+        assert (await ask("DELETE", f"/v1/jobs/{job}"))[0] == 204
+        assert (await ask("GET", f"/v1/jobs/{job}"))[0] == 404
+        assert list((tmp_path / "jobs").iterdir()) == []
+
+
+async def test_whose_jobs(ask):
+    """Another's job is 404 on every route; an administrator sees all; scopes are asked for."""
+    job = await ask.count(1)
+    await ask.ended(job)
+    one = f"/v1/jobs/{job}"
+    routes = [("GET", one), ("DELETE", one), ("POST", f"{one}/cancel"), ("POST", f"{one}/restart")]
+    routes += [("GET", f"{one}/{each}") for each in ("events", "log", "files", "files/steps")]
+    async with session(ask.served, "bob-key") as bob:
+        for method, path in routes:
+            assert (await bob(method, path))[0] == 404, (method, path)
+        assert (await bob("GET", "/v1/jobs"))[1]["total"] == 0
+    async with session(ask.served, "reader-key") as reader:
+        assert (await reader("POST", f"{one}/cancel"))[0] == 403
+    async with session(ask.served, "camera-key") as camera:
+        assert {(await camera(method, path))[0] for method, path in routes} == {403}
+    async with session(ask.served, "root-key") as root:
+        assert (await root("GET", one))[1]["owner"].startswith("key:")
+        assert (await root("GET", "/v1/jobs"))[1]["total"] == 1
+        assert (await root("DELETE", one))[0] == 204
+    async with aiohttp.ClientSession(ask.served.url) as nobody, nobody.get(one) as response:
+        assert response.status == 401
+
+
+@pytest.mark.parametrize(
+    ("query", "name"),
+    [
+        ("limit=0", "limit"),
+        ("limit=1001", "limit"),
+        ("limit=ten", "limit"),
+        ("offset=-1", "offset"),
+        ("offset=99999999999999999", "offset"),
+        ("state=gone", "state"),
+    ],
+)
+async def test_queries_that_are_refused(ask, query, name):
+    """A page that cannot be is 422 with the parameter's name."""
+    status, body = await ask("GET", f"/v1/jobs?{query}")
+    assert status == 422
+    assert body["detail"].startswith(f"{name}:")
+
+
+@pytest.mark.parametrize(
+    "job", ["x", "00000000-0000-0000-0000-000000000000", "..%2f..", "'%20or%201=1--", "%00", "é"]
+)
+async def test_jobs_that_do_not_exist(ask, job):
+    """An id that is of no job is 404, whatever stands in it."""
+    assert (await ask("GET", f"/v1/jobs/{job}"))[0] == 404
+    assert (await ask("GET", f"/v1/jobs/{job}/files/steps"))[0] == 404
+
+
+async def test_a_job_is_cancelled(ask):
+    """A running job stops soon, a queued one at once, an ended one is 409."""
+    running, queued = await ask.count(5000), await ask.count(5)
+    await ask.until(running, lambda shown: shown["progress"] > 0)
+    status, shown = await ask("POST", f"/v1/jobs/{queued}/cancel")
+    assert (status, shown["state"]) == (202, "cancelled")
+    assert (await ask("DELETE", f"/v1/jobs/{running}"))[0] == 409
+    assert (await ask("POST", f"/v1/jobs/{running}/restart"))[0] == 409
+    assert (await ask("POST", f"/v1/jobs/{running}/cancel"))[0] == 202
+    shown = await ask.ended(running)
+    assert shown["state"] == "cancelled"
+    assert 0 < shown["progress"] < 100
+    assert (await ask("POST", f"/v1/jobs/{running}/cancel"))[0] == 409
+
+
+async def test_a_job_is_restarted(ask):
+    """An ended job runs again with other options; what it made goes, what it was given stays."""
+    job = await ask.count(10)
+    await ask.ended(job)
+    options = {"spec": {"to": 4}}
+    status, shown = await ask("POST", f"/v1/jobs/{job}/restart", json=options)
+    assert (status, shown["state"], shown["spec"]["to"]) == (202, "queued", 4)
+    assert (await ask.ended(job))["result"] == {"counted": 4, "attempt": 1}
+    assert (await ask("GET", f"/v1/jobs/{job}/files/steps"))[1].split() == [b"0", b"1", b"2", b"3"]
+    for wrong in ({"spec": {"to": "many"}}, {"spec": {"unknown": 1}}, {"sepc": {}}):
+        assert (await ask("POST", f"/v1/jobs/{job}/restart", json=wrong))[0] == 422
+    assert (await ask("GET", f"/v1/jobs/{job}"))[1]["state"] == "done"
+
+
+def events_of(text):
+    """Return the events of a stream: id, name, decoded value."""
+    found = []
+    for block in text.strip().split("\n\n"):
+        fields = dict(line.split(": ", 1) for line in block.splitlines())
+        found.append((fields["id"], fields["event"], json.loads(fields["data"])))
+    return found
+
+
+async def test_a_job_is_followed(ask):
+    """Events tell each new state until the end; who has seen the last one is told no more."""
+    job = await ask.count(150)
+    _, body = await ask("GET", f"/v1/jobs/{job}/events")
+    events = events_of(body.decode())
+    assert [name for _, name, _ in events] == ["job"] * (len(events) - 1) + ["end"]
+    progress = [value["progress"] for _, _, value in events]
+    assert progress == sorted(progress)
+    assert len(progress) > 2
+    assert events[-1][2]["state"] == "done"
+    last = {"Last-Event-ID": events[-1][0]}
+    assert (await ask("GET", f"/v1/jobs/{job}/events", headers=last))[0] == 204
+    first = {"Last-Event-ID": events[0][0]}
+    _, body = await ask("GET", f"/v1/jobs/{job}/events", headers=first)
+    assert events_of(body.decode()) == events[-1:]
+
+
+async def test_a_follower_goes_on_where_it_was(ask):
+    """A state that a client has seen is not told again when it connects anew."""
+    await ask.count(300)
+    queued = await ask.count(1)
+    async with ask.session.get(f"/v1/jobs/{queued}/events") as response:
+        (seen, _, _) = events_of((await response.content.readuntil(b"\n\n")).decode())[0]
+    headers = {"Last-Event-ID": seen}
+    async with ask.session.get(f"/v1/jobs/{queued}/events", headers=headers) as response:
+        (fresh, _, value) = events_of((await response.content.readuntil(b"\n\n")).decode())[0]
+    assert fresh != seen
+    assert value["state"] != "queued"
+
+
+async def test_parts_of_files(ask):
+    """A range is 206, one beyond the end 416; an unchanged file is 304."""
+    job = await ask.count(10)
+    await ask.ended(job)
+    path = f"/v1/jobs/{job}/files/steps"
+    async with ask.session.get(path, headers={"Range": "bytes=2-4"}) as response:
+        assert (response.status, await response.read()) == (206, b"1\n2")
+        assert response.headers["Content-Range"] == "bytes 2-4/20"
+        tag = response.headers["ETag"]
+        assert response.headers["X-Content-Type-Options"] == "nosniff"
+    assert (await ask("GET", path, headers={"Range": "bytes=99-"}))[0] == 416
+    async with ask.session.get(path, headers={"If-None-Match": tag}) as response:
+        assert response.status == 304
+    async with ask.session.head(path) as response:
+        assert (response.status, response.headers["Content-Length"]) == (200, "20")
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "..%2finput%2fgiven",
+        "../input/given",
+        "%2e%2e/log",
+        "link",
+        "folder/",
+        "folder",
+        "%2fetc%2fpasswd",
+    ],
+)
+async def test_files_that_are_none_of_the_result(ask, tmp_path, name):
+    """What lies outside a job's output, a link, and a folder are 404."""
+    job = await ask.count(1)
+    await ask.ended(job)
+    output = tmp_path / "jobs" / job / "output"
+    (output / "link").symlink_to(tmp_path / "model_registry.json")
+    (output / "folder").mkdir()
+    (output / "outside").symlink_to(tmp_path)
+    url = ask.served.url + f"/v1/jobs/{job}/files/{name}"
+    from yarl import URL
+
+    async with ask.session.get(URL(url, encoded=True)) as response:
+        assert response.status == 404, await response.read()
+    assert [each["name"] for each in (await ask("GET", f"/v1/jobs/{job}/files"))[1]["files"]] == [
+        "steps"
+    ]
+
+
+async def test_what_a_job_printed(ask):
+    """The end of the log is plain text; the reason of a failure stands in it and not in the job."""
+    status, job = await ask("POST", "/lab/misbehave", json={"how": "raise"})
+    assert status == 202
+    shown = await ask.ended(job["id"])
+    assert shown["state"] == "failed"
+    assert "secret" not in shown["error"]
+    _, text = await ask("GET", f"/v1/jobs/{job['id']}/log")
+    assert b"secret detail" in text
+    assert len((await ask("GET", f"/v1/jobs/{job['id']}/log?bytes=10"))[1]) == 10
+    assert (await ask("GET", f"/v1/jobs/{job['id']}/log?bytes=0"))[0] == 422
+
+
+async def test_a_request_that_is_sent_twice(ask):
+    """One idempotency key is one job; another request with it is 409 and leaves nothing."""
+    key = {"Idempotency-Key": "once"}
+    first, second = await ask.count(3, headers=key), await ask.count(3, headers=key)
+    assert first == second
+    assert (await ask("POST", "/lab/count", json={"to": 4}, headers=key))[0] == 409
+    await ask.ended(first)
+    assert (await ask("GET", "/v1/jobs"))[1]["total"] == 1
+
+
+async def test_a_disk_that_is_nearly_full(tmp_path):
+    """507 before anything is taken, and nothing is left behind."""
+    async with asking(tmp_path, jobs={"min_free_mb": 10**12}) as ask:
+        status, body = await ask("POST", "/lab/count", json={"to": 1})
+        assert (status, body["detail"]) == (507, "The disk has no room for another job")
+        assert (await ask("GET", "/v1/jobs"))[1]["total"] == 0
+    assert list((tmp_path / "jobs").iterdir()) == []
+
+
+async def test_the_budget_of_results(tmp_path):
+    """Over the budget the jobs that ended first go, with their files; the newest stay."""
+    async with asking(tmp_path, jobs={"results_mb": 1}) as ask:
+        jobs = []
+        for _ in range(3):
+            status, job = await ask("POST", "/lab/count", data=b'{"to": 1}' + b" " * 400_000)
+            assert status == 202
+            jobs.append(job["id"])
+            await ask.ended(job["id"])
+        desk = await removed(ask)
+        assert desk == 1
+        _, page = await ask("GET", "/v1/jobs")
+        assert [each["id"] for each in page["jobs"]] == jobs[:0:-1]
+        assert {path.name for path in (tmp_path / "jobs").iterdir()} == set(jobs[1:])
+
+
+async def test_jobs_expire(tmp_path):
+    """A job whose time is over goes with its files, and so does an old folder of none."""
+    stray = tmp_path / "jobs" / "00000000-0000-4000-8000-000000000000"
+    fresh = tmp_path / "jobs" / "00000000-0000-4000-8000-000000000001"
+    async with asking(tmp_path, jobs={"keep_days": 1e-7}) as ask:
+        job = await ask.count(1)
+        await ask.ended(job)
+        for folder in (stray, fresh):
+            folder.mkdir()
+        os.utime(stray, (0, 0))
+        await asyncio.sleep(0.02)
+        assert await removed(ask) == 1
+        assert (await ask("GET", f"/v1/jobs/{job}"))[0] == 404
+    assert list((tmp_path / "jobs").iterdir()) == [fresh]
+
+
+async def removed(ask):
+    """Have the old jobs removed now; return how many went."""
+    status, body = await ask("POST", "/lab/sweep")
+    assert status == 200
+    return body["removed"]
+
+
+async def test_a_server_that_stops_and_starts(tmp_path):
+    """A job that runs when its server stops goes on with the next one; no attempt is counted."""
+    async with asking(tmp_path) as ask:
+        job = await ask.count(300)
+        await ask.until(job, lambda shown: shown["progress"] > 10)
+        begun = time.monotonic()
+    assert time.monotonic() - begun < 8
+    done = int((tmp_path / "jobs" / job / "work" / "counted").read_text())
+    assert done < 300
+    async with asking(tmp_path) as ask:
+        shown = await ask.ended(job)
+    assert (shown["state"], shown["attempt"]) == ("done", 1)
+    steps = (tmp_path / "jobs" / job / "output" / "steps").read_text().split()
+    assert len(steps) in {300, 301}  # the step under way may have been done and not noted
+
+
+async def test_kinds_of_one_name(tmp_path):
+    """Two plugins that bring kinds of one name stop the start, with a sentence."""
+    register(tmp_path)
+    twin = [*points(), points()[-1].__class__("twin", "lab_twin", "mataserver")]
+    settings = {"jobs": SMALL}
+    with pytest.raises(Exception, match="its kind of jobs exists already: count"):
+        async with serving(tmp_path, entry_points=twin, plugins=settings, engine="thread"):
+            pass
+
+
+async def test_it_is_switched_off(tmp_path):
+    """Without jobs there is no route of theirs, and what requires them is not in use."""
+    register(tmp_path)
+    chosen = {"disabled": ["jobs"]}
+    async with (
+        serving(tmp_path, entry_points=points(), plugins=chosen) as served,
+        session(served, served.key) as ask,
+    ):
+        assert (await ask("GET", "/v1/jobs"))[0] == 404
+        _, plugins = await ask("GET", "/v1/plugins")
+        (found,) = [each for each in plugins if each["name"] == "lab"]
+        assert found["error"] == "it requires the plugin jobs, which is not in use"
+    assert not Path(tmp_path / "jobs").exists()
