@@ -234,6 +234,7 @@ class Catalog:
         with self._pulls.begun(name, None):
             await asyncio.to_thread(removal.remove, name, self.registry)
             self._recipes.clear()
+            pool.unpin(name)
             await pool.unload(name, None, "removed")
 
     def add_defaults(self) -> list[str]:
@@ -310,7 +311,9 @@ class Catalog:
             plugin=offer.plugin.name,
             plugin_settings=offer.plugin.settings,
             settings=settings,
-            estimate=settings.replicas * (_BASE_BYTES + size + sum(map(_estimate, parts.values()))),
+            # A part is there as many times as the whole, not as its own entry says.
+            estimate=settings.replicas
+            * (_BASE_BYTES + size + sum(p.estimate // p.settings.replicas for p in parts.values())),
             parts=parts,
         )
 
@@ -378,8 +381,3 @@ class Catalog:
         if offer is not None and offer.plugin.note:
             warnings.append(f"the plugin {offer.plugin.name}: {offer.plugin.note}")
         return Pulled(name, entry, replaced, backend, warnings)
-
-
-def _estimate(part: Recipe) -> int:
-    """Return the memory of a model as a part: as many times as the whole, not as its own entry."""
-    return part.estimate // part.settings.replicas

@@ -1,20 +1,35 @@
-"""What the API tells of a registered model."""
+"""What the API tells of a registered model: its state, and the parameters that it takes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import inspect
+import re
+from typing import TYPE_CHECKING, Any
 
+import msgspec
 from msgspec import UNSET
 
 from mataserver import weights
-from mataserver.results import ModelInfo
+from mataserver.params import ApiParams, configured
+from mataserver.results import ModelDetail, ModelInfo
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mataserver.config import ModelSettings
+    from mataserver.params import Params
     from mataserver.registry import Entry
-    from mataserver.slots import Status
+    from mataserver.slots import Recipe, Status
+
+_BOUNDS = (
+    "default", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength",
+    "maxLength", "minItems", "maxItems",
+)  # fmt: skip
+"""What a backend narrows of a parameter of the API."""
+_LINE = re.compile(r"``?(\w+)``?:\s+(.*)|(\w+(?:, \w+)*):\s+(.*)")
 
 
-def info(name: str, entry: Entry, status: Status) -> ModelInfo:
+def info(name: str, entry: Entry, status: Status, settings: ModelSettings) -> ModelInfo:
     """Return the item of the list."""
     size = weights.size(name, entry)
     return ModelInfo(
@@ -27,4 +42,79 @@ def info(name: str, entry: Entry, status: Status) -> ModelInfo:
         loaded_at=status.loaded_at,
         last_used=status.last_used,
         error=UNSET if status.error is None else status.error,
+        pinned=True if status.pinned or settings.pin else UNSET,
     )
+
+
+def detail(found: ModelInfo, recipe: Recipe, max_tokens: int) -> ModelDetail:
+    """Return the item of the list with the schema of the parameters."""
+    schema = schema_of(recipe.backend.params, recipe.settings.params, max_tokens)
+    return ModelDetail(**msgspec.structs.asdict(found), params=schema)
+
+
+def schema_of(kind: type[Params], defaults: Mapping[str, Any], max_tokens: int) -> dict[str, Any]:
+    """Return the JSON Schema (2020-12) of what a client may send as a model's parameters.
+
+    ``defaults`` are the model's own of the configuration, ``max_tokens`` is the server's ceiling.
+    Parameters of the API that the model has no use for are left out: they are checked and ignored.
+    """
+    (own, api), parts = msgspec.json.schema_components(
+        (kind, ApiParams), ref_template="#/$defs/{name}"
+    )
+    mine, common = (parts.pop(each["$ref"].rpartition("/")[2]) for each in (own, api))
+    chosen, sentences = configured(defaults, kind), _sentences(kind)
+    properties = {
+        name: _property(schema, common["properties"].get(name), sentences.get(name, ""))
+        for name, schema in mine["properties"].items()
+    }
+    for name, value in chosen.items():
+        properties[name]["default"] = value
+    if "max_tokens" in properties:
+        most = properties["max_tokens"].get("maximum", max_tokens)
+        properties["max_tokens"]["maximum"] = min(most, max_tokens)
+    needed = [name for name in mine.get("required", ()) if name not in chosen]
+    return {
+        "type": "object",
+        "properties": properties,
+        **({"required": needed} if needed else {}),
+        **({"$defs": parts} if parts else {}),
+    }
+
+
+def _property(own: dict[str, Any], api: dict[str, Any] | None, sentence: str) -> dict[str, Any]:
+    """Return the schema of one parameter: what the API takes of it, as its backend narrows it."""
+    narrowed = own if api is None else {name: own[name] for name in _BOUNDS if name in own}
+    found = {**(api or {}), **narrowed}
+    if found.get("default", ...) in (None, (), []):
+        del found["default"]  # it stands for what is not given
+    return {**found, **({"description": sentence} if sentence else {})}
+
+
+def _sentences(kind: type[Params]) -> dict[str, str]:
+    """Return what the docstrings of a params struct, of its bases and of the API say of each."""
+    found: dict[str, str] = {}
+    for each in reversed((*kind.__mro__, ApiParams)):
+        found.update(_lines(vars(each).get("__doc__") or ""))
+    return found
+
+
+def _lines(text: str) -> dict[str, str]:
+    """Return the texts of ``name: text``, each as far as the lines below it are indented."""
+    found: dict[str, str] = {}
+    names: list[str] = []
+    for line in inspect.cleandoc(text).splitlines():
+        begun = _LINE.match(line)
+        if begun is not None:
+            names = (begun[1] or begun[3]).split(", ")
+            found.update(dict.fromkeys(names, begun[2] or begun[4]))
+        elif line.startswith(" ") and line.strip():
+            found.update({name: f"{found[name]} {line.strip()}" for name in names})
+        else:
+            names = []
+    return {name: _written(said) for name, said in found.items()}
+
+
+def _written(said: str) -> str:
+    """Return a line of a docstring as a sentence of its own."""
+    plain = said.replace("``", "`").strip()
+    return plain[:1].upper() + plain[1:] + ("" if plain.endswith(".") else ".")

@@ -55,12 +55,34 @@ class Params(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Base of every backend's params struct.
 
     A field that has a name of the API (``ApiParams``) has that meaning; a backend may add fields
-    of its own. Every field needs a default or be required for every request.
+    of its own. Every field needs a default or be required for every request. Its line in the
+    docstring (``name: sentence``) is what the API tells of it.
     """
 
 
 class ApiParams(Struct, kw_only=True, forbid_unknown_fields=True):
-    """Every inference parameter of the API, for checking. All are optional."""
+    """Every inference parameter of the API, for checking. All are optional.
+
+    confidence:              leave out what is less sure.
+    prompts:                 what to look for; a text is split at full stops.
+    prompt:                  the question.
+    system_prompt:           what the model is told before the question.
+    max_tokens:              the longest answer.
+    temperature:             0 always takes the likeliest word.
+    top_p:                   choose among the likeliest words that together have this probability.
+    top_k:                   how many classes, or among how many words to choose.
+    output_mode:             what to read out of the text.
+    use_softmax:             false returns raw scores and ignores ``confidence``.
+    language:                a language code, such as "en" or "deu"; several joined by "+".
+    ocr_type:                plain text, or with its layout.
+    detail:                  0 returns text without boxes.
+    normalize:               stretch the map to 0..1.
+    target_size:             height and width of the map.
+    point_prompts:           points [x, y, label]; label 1 is inside, 0 outside.
+    box_prompts:             boxes [x1, y1, x2, y2] around what to segment.
+    detection_confidence:    the least confidence of the detector.
+    segmentation_confidence: the least confidence of the segmenter.
+    """
 
     confidence: Confidence | UnsetType = UNSET
     prompts: Text | list[Text] | UnsetType = UNSET

@@ -58,6 +58,7 @@ class ModelPool:
         self._clock = clock
         self._wall = wall
         self._slots: dict[tuple[str, str], Slot] = {}
+        self._pins: set[str] = set()
         self._room = asyncio.Lock()
         self._closed = False
 
@@ -72,8 +73,9 @@ class ModelPool:
         if slot is None or (slot.worker is None and slot.loading is None):
             others = (s for s in self._named(name) if s.worker is not None)
             slot = next(others, slot)
+        pinned = name in self._pins
         if slot is None:
-            return Status()
+            return Status(pinned=pinned)
         loaded = slot.worker is not None
         return Status(
             slot.state,
@@ -81,7 +83,18 @@ class ModelPool:
             slot.loaded_at if loaded else None,
             slot.last_used,
             slot.error,
+            pinned,
         )
+
+    def pin(self, name: str) -> None:
+        """Never evict a model, whether it is loaded now or not, until it is unpinned."""
+        self._pins.add(name)
+
+    def unpin(self, name: str) -> bool:
+        """Let a model be evicted again; whether it was pinned."""
+        known = name in self._pins
+        self._pins.discard(name)
+        return known
 
     @contextlib.asynccontextmanager
     async def hold(self, recipe: Recipe) -> AsyncIterator[None]:
@@ -416,6 +429,7 @@ class ModelPool:
             and not slot.holders
             and not slot.active
             and not slot.recipe.settings.pin
+            and slot.recipe.spec.name not in self._pins
         ]
 
     def _age_left(self, slot: Slot) -> float:

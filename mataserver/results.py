@@ -220,7 +220,8 @@ class InferResponse(Struct, kw_only=True):
 class ModelInfo(Struct, kw_only=True):
     """One model of ``GET /v1/models``. Sizes in MB of 1e6 bytes, times in Unix seconds.
 
-    ``error`` is present when the last load failed or the worker keeps dying.
+    ``error`` is present when the last load failed or the worker keeps dying, ``pinned`` (true) when
+    the model is not to be evicted.
     """
 
     model: str
@@ -232,6 +233,16 @@ class ModelInfo(Struct, kw_only=True):
     loaded_at: float | None
     last_used: float | None
     error: str | UnsetType = UNSET
+    pinned: bool | UnsetType = UNSET
+
+
+class ModelDetail(ModelInfo, kw_only=True):
+    """One model of ``GET /v1/models/{model_id}``.
+
+    ``params`` is there when it is asked for: the JSON Schema of the model's parameters.
+    """
+
+    params: dict[str, Any] | UnsetType = UNSET
 
 
 def decode(data: bytes, *, msgpack: bool = False) -> InferResponse:

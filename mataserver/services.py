@@ -19,7 +19,7 @@ from mataserver import description, weights
 from mataserver.catalog import TRACKED
 from mataserver.contract import Encoded
 from mataserver.engines.work import Job
-from mataserver.errors import InvalidParams
+from mataserver.errors import Conflict, InvalidParams
 from mataserver.frames import FrameSession, result_of
 
 if TYPE_CHECKING:
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from mataserver.metrics import Metrics
     from mataserver.params import Params
     from mataserver.pool import ModelPool
-    from mataserver.results import ModelInfo, Result
+    from mataserver.registry import Entry
+    from mataserver.results import ModelDetail, ModelInfo, Result
     from mataserver.slots import Recipe
     from mataserver.sources import Step
 
@@ -55,15 +56,20 @@ class ServedModels:
         """Return every model that is here, as ``GET /v1/models`` does."""
         entries = self.catalog.entries()
         here = ((name, e) for name, e in entries.items() if weights.present(name, e))
-        return [
-            description.info(name, entry, self._pool.status(name, entry.task))
-            for name, entry in here
-        ]
+        return [self._info(name, entry) for name, entry in here]
 
     def info(self, model: str) -> ModelInfo:
         """Return what ``GET /v1/models`` tells of a model. Raises ``NotFound``."""
-        entry = self.catalog.entry(model)
-        return description.info(model, entry, self._pool.status(model, entry.task))
+        return self._info(model, self.catalog.entry(model))
+
+    def detail(self, model: str) -> ModelDetail:
+        """Return the same with its parameters. Raises ``NotFound`` and ``Unavailable``."""
+        info = self.info(model)
+        return description.detail(info, self.catalog.recipe(model), self._max_tokens)
+
+    def _info(self, name: str, entry: Entry) -> ModelInfo:
+        status, settings = self._pool.status(name, entry.task), self.catalog.settings.model(name)
+        return description.info(name, entry, status, settings)
 
     def get(self, model: str, task: str | None = None) -> Handle:
         """Return a handle that does not hold the model: each use loads it if need be.
@@ -96,6 +102,21 @@ class ServedModels:
         """Take a model out of memory, after what it is busy with; False when it was not loaded."""
         self.catalog.entry(model)
         return await self._pool.unload(model)
+
+    def pin(self, model: str) -> None:
+        """Keep a model from being evicted until it is unpinned. Raises ``NotFound``."""
+        self.catalog.entry(model)
+        self._pool.pin(model)
+
+    def unpin(self, model: str) -> bool:
+        """Let a model be evicted again; whether it was pinned.
+
+        Raises ``NotFound``, and ``Conflict`` for what the configuration pins.
+        """
+        self.catalog.entry(model)
+        if self.catalog.settings.model(model).pin:
+            raise Conflict(f"{model} is pinned by the configuration")
+        return self._pool.unpin(model)
 
     async def pull(
         self, model: str, task: str, on_step: Callable[[Step], None] | None = None

@@ -125,13 +125,14 @@ def footprint(recipe: Recipe) -> tuple[tuple[str, int, int], ...]:
 
 
 class Status(msgspec.Struct, frozen=True):
-    """A model's state. Memory in bytes, times in Unix seconds."""
+    """A model's state. Memory in bytes, times in Unix seconds. ``pinned``: by request."""
 
     state: str = "unloaded"
     memory: int | None = None
     loaded_at: float | None = None
     last_used: float | None = None
     error: str | None = None
+    pinned: bool = False
 
 
 class Probe(Protocol):

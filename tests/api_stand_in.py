@@ -92,7 +92,7 @@ class StandIn:
                 web.get("/v1/models", self._models),
                 web.get("/v1/models/{model:.+}", self._model),
                 web.delete("/v1/models/{model:.+}", self._remove),
-                web.post("/v1/models/{verb:pull|warmup|unload}", self._change),
+                web.post("/v1/models/{verb:pull|warmup|unload|pin|unpin}", self._change),
                 web.post("/v1/infer", self._infer),
                 web.post("/v1/infer/upload", self._upload),
                 web.get("/v1/plugins", self._plugins),
@@ -169,7 +169,10 @@ class StandIn:
         return _answer(request, [_info(model) for model in TASKS])
 
     async def _model(self, request: web.Request) -> web.Response:
-        return _answer(request, _info(_known(request.match_info["model"])))
+        info = _info(_known(request.match_info["model"]))
+        if request.query.get("include") == "params":
+            info["params"] = {"type": "object", "properties": {}}
+        return _answer(request, info)
 
     async def _remove(self, request: web.Request) -> web.Response:
         model = _known(request.match_info["model"])
@@ -181,7 +184,12 @@ class StandIn:
             if body["task"] not in TASKS.values():
                 raise _Wrong(400, f"Unknown task: {body['task']}")
             return _answer(request, {"status": "pulled", "model": body["model"]}, status=202)
-        status = {"warmup": "ready", "unload": "not_loaded"}[verb]
+        status = {
+            "warmup": "ready",
+            "unload": "not_loaded",
+            "pin": "pinned",
+            "unpin": "unpinned",
+        }[verb]
         return _answer(request, {"status": status, "model": _known(body["model"])})
 
     async def _infer(self, request: web.Request) -> web.Response:

@@ -134,6 +134,50 @@ async def test_memory_pressure_evicts_the_older_model(data_dir):
         assert (await info(http, "fake-ocr"))["state"] == "idle"
 
 
+async def test_a_pinned_model_is_not_evicted(data_dir):
+    """A pinned model stays where another one needs its room, until it is unpinned."""
+    probe = SmallMachine(400_000_000)
+    async with (
+        testing.serving(data_dir, engine="thread", probe=probe, min_residence=0) as served,
+        aiohttp.ClientSession(served.url, headers=served.headers) as http,
+    ):
+        await infer(http, "fake-detect", PNG)
+        assert await post(http, "pin") == (200, {"status": "pinned", "model": "fake-detect"})
+        assert (await info(http))["pinned"] is True
+        await refused(http, 507, "/v1/models/warmup", json={"model": "fake-ocr"})
+        assert (await info(http))["state"] == "idle"
+        assert await post(http, "unpin") == (200, {"status": "unpinned", "model": "fake-detect"})
+        assert "pinned" not in await info(http)
+        await infer(http, "fake-ocr", PNG)
+        assert (await info(http))["state"] == "evicted"
+        assert (await post(http, "unpin"))[1]["status"] == "not_pinned"
+
+
+async def test_a_pin_outlives_an_unload_and_not_a_removal(http):
+    """A model is pinned before it is loaded; what was removed and pulled again is not pinned."""
+    await post(http, "pin")
+    await post(http, "warmup")
+    await post(http, "unload")
+    assert (await info(http))["pinned"] is True
+    await removed(http)
+    pull = {"model": "fake-detect", "task": "detect"}
+    async with http.post("/v1/models/pull", json=pull) as response:
+        assert response.status == 202
+    assert "pinned" not in await info(http)
+
+
+async def test_a_pin_of_the_configuration(data_dir):
+    """What the configuration pins is shown so before its first load, and cannot be unpinned."""
+    models = [{"model": "fake-detect", "pin": True}]
+    async with (
+        testing.serving(data_dir, engine="thread", models=models) as served,
+        aiohttp.ClientSession(served.url, headers=served.headers) as http,
+    ):
+        assert (await info(http))["pinned"] is True
+        detail = await refused(http, 409, "/v1/models/unpin", json={"model": "fake-detect"})
+        assert detail == "fake-detect is pinned by the configuration"
+
+
 async def test_a_model_that_cannot_fit_is_507(data_dir):
     """Warm-up, inference and session alike are 507 when the model does not fit into RAM."""
     async with (
@@ -179,7 +223,7 @@ async def test_unload_waits_for_an_inference(http):
     assert (await running)["detections"]
 
 
-@pytest.mark.parametrize("path", ["warmup", "unload"])
+@pytest.mark.parametrize("path", ["warmup", "unload", "pin", "unpin"])
 async def test_unregistered_models_are_404(http, path):
     """Nothing is pulled by accident: a model that is not registered is 404."""
     status, body = await post(http, path, "org/never-pulled")

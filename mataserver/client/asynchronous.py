@@ -14,13 +14,14 @@ from urllib.parse import quote
 import aiohttp
 
 from mataserver.client import images
+from mataserver.client.failures import BadAnswer
 from mataserver.client.flight import Flight
 from mataserver.client.replies import Failure, Health, ModelStatus, Session, Token
 from mataserver.client.source import Source
 from mataserver.client.stream import FrameStream, Reconnect, close_idle
 from mataserver.client.transport import CLOSE_TIMEOUT, Answer, Transport, encode
 from mataserver.errors import MataError
-from mataserver.results import InferResponse, ModelInfo
+from mataserver.results import InferResponse, ModelDetail, ModelInfo
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator
@@ -84,6 +85,18 @@ class AsyncClient:
         answer = await self._transport.request("GET", f"/v1/models/{quote(model, safe='/')}")
         return answer.decode(ModelInfo)
 
+    async def params(self, model: str) -> dict[str, Any]:
+        """Return the JSON Schema of a model's parameters: types, ranges, defaults, a sentence each.
+
+        Raises ``NotFound``, and ``Unavailable`` where nothing installed serves the model.
+        """
+        path = f"/v1/models/{quote(model, safe='/')}"
+        answer = await self._transport.request("GET", path, query={"include": "params"})
+        schema = answer.decode(ModelDetail).params
+        if not isinstance(schema, dict):
+            raise BadAnswer("The server is too old to tell a model's parameters")
+        return schema
+
     async def pull(self, model: str, task: str) -> ModelStatus:
         """Download or install a model for ``task``; returns when that is done.
 
@@ -98,6 +111,17 @@ class AsyncClient:
     async def unload(self, model: str) -> ModelStatus:
         """Take a model out of memory; its status is "unloaded" or "not_loaded"."""
         return await self._change("unload", {"model": model}, patient=False)
+
+    async def pin(self, model: str) -> ModelStatus:
+        """Keep a model from being pushed out of memory, until ``unpin`` or the server's end."""
+        return await self._change("pin", {"model": model}, patient=False)
+
+    async def unpin(self, model: str) -> ModelStatus:
+        """Let a model be pushed out again; its status is "unpinned" or "not_pinned".
+
+        Raises ``Conflict`` for a model that the server's configuration pins.
+        """
+        return await self._change("unpin", {"model": model}, patient=False)
 
     async def remove(self, model: str) -> ModelStatus:
         """Unload a model and forget it; what was pulled stays on the server's disk.

@@ -19,8 +19,12 @@ class Health(Struct, frozen=True):
 
 
 class ModelStatus(Struct, frozen=True):
-    """What became of a model: "pulled", "ready", "unloaded", "not_loaded" or "removed".
+    """What became of a model.
 
+    status: "pulled", "ready", "unloaded", "not_loaded", "pinned", "unpinned", "not_pinned" or
+            "removed".
+
+    model:  its name.
     warnings: after a pull, what a person should know.
     """
 

@@ -77,6 +77,10 @@ class Client:
         """See ``AsyncClient.model``."""
         return self._call(self._client.model(model))
 
+    def params(self, model: str) -> dict[str, Any]:
+        """See ``AsyncClient.params``."""
+        return self._call(self._client.params(model))
+
     def pull(self, model: str, task: str) -> ModelStatus:
         """See ``AsyncClient.pull``."""
         return self._call(self._client.pull(model, task))
@@ -88,6 +92,14 @@ class Client:
     def unload(self, model: str) -> ModelStatus:
         """See ``AsyncClient.unload``."""
         return self._call(self._client.unload(model))
+
+    def pin(self, model: str) -> ModelStatus:
+        """See ``AsyncClient.pin``."""
+        return self._call(self._client.pin(model))
+
+    def unpin(self, model: str) -> ModelStatus:
+        """See ``AsyncClient.unpin``."""
+        return self._call(self._client.unpin(model))
 
     def remove(self, model: str) -> ModelStatus:
         """See ``AsyncClient.remove``."""

@@ -1,9 +1,9 @@
-"""The models: list, one, pull, warm up, unload, remove."""
+"""The models: list, one, pull, warm up, unload, pin, remove."""
 
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, get_args
+from typing import TYPE_CHECKING, Annotated, Literal, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -14,7 +14,7 @@ from mataserver.errors import BadRequest, InvalidParams
 from mataserver.http import codec, events, examples
 from mataserver.http.dialects import ChatProblem
 from mataserver.http.routing import Body, Route
-from mataserver.results import ModelInfo
+from mataserver.results import ModelDetail, ModelInfo
 from mataserver.sources import Progress, Waiting
 
 if TYPE_CHECKING:
@@ -33,6 +33,14 @@ _FORMAT = {
     )
 }
 
+_INCLUDE = {
+    "include": (
+        Literal["params"],
+        False,
+        "With `params` the answer has the JSON Schema of the model's parameters too.",
+    )
+}
+
 
 class PullBody(Struct):
     """``POST /v1/models/pull``."""
@@ -42,7 +50,7 @@ class PullBody(Struct):
 
 
 class ModelBody(Struct):
-    """``POST /v1/models/warmup`` and ``…/unload``."""
+    """``POST /v1/models/warmup``, ``…/unload``, ``…/pin`` and ``…/unpin``."""
 
     model: codec.ModelName
 
@@ -58,7 +66,7 @@ class ModelStatus(Struct):
 def routes(state: State) -> list[Route]:
     """Return this module's routes; fixed paths come before the greedy one."""
     api = _Models(state)
-    info, done = (Body(codec.JSON, ModelInfo),), (Body(codec.JSON, ModelStatus),)
+    info, done = (Body(codec.JSON, ModelDetail),), (Body(codec.JSON, ModelStatus),)
     pull = (Body(codec.JSON, PullBody, examples.PULL),)
     one = (Body(codec.JSON, ModelBody, examples.NAMED),)
     pulled = (*done, Body(events.CONTENT_TYPE))
@@ -74,8 +82,13 @@ def routes(state: State) -> list[Route]:
               request=one, response=done, errors=(*body_errors, 404, 507), needs="models:write"),
         Route("POST", "/v1/models/unload", api.unload, "Unload a model from memory", "models",
               request=one, response=done, errors=(*body_errors, 404), needs="models:write"),
+        Route("POST", "/v1/models/pin", api.pin, "Keep a model from being evicted", "models",
+              request=one, response=done, errors=(*body_errors, 404), needs="models:write"),
+        Route("POST", "/v1/models/unpin", api.unpin, "Let a model be evicted again", "models",
+              request=one, response=done, errors=(*body_errors, 404, 409), needs="models:write"),
         Route("GET", "/v1/models/{model_id:.+}", api.one, "One model", "models",
-              response=info, parameters=_FORMAT, errors=(404, 422), needs="models:read"),
+              response=info, parameters=_FORMAT | _INCLUDE, errors=(404, 422, 503),
+              needs="models:read"),
         Route("DELETE", "/v1/models/{model_id:.+}", api.remove, "Remove a model", "models",
               response=done, errors=(404, 409, 500), needs="models:write"),
         Route("GET", "/openai/v1/models", api.list, "List the models in OpenAI's form", "OpenAI",
@@ -107,7 +120,8 @@ class _Models:
         )
         info = self._state.models.info(name)
         if not openai:
-            return codec.respond(info)
+            wanted = _params_wanted(request)
+            return codec.respond(self._state.models.detail(name) if wanted else info)
         return codec.respond(listing.one(info, catalog.entry(name).pulled_at))
 
     async def pull(self, request: web.Request) -> web.StreamResponse:
@@ -134,18 +148,31 @@ class _Models:
             task.exception()  # whoever asked may have gone away
 
     async def warmup(self, request: web.Request) -> web.Response:
-        codec.require_json(request)
-        async with codec.body(request, self._state) as data:
-            asked = await codec.decoded(self._state, data, codec.json_of(ModelBody))
-        await self._state.models.load(asked.model)
-        return codec.respond(ModelStatus("ready", asked.model))
+        name = await self._named(request)
+        await self._state.models.load(name)
+        return codec.respond(ModelStatus("ready", name))
 
     async def unload(self, request: web.Request) -> web.Response:
+        name = await self._named(request)
+        done = await self._state.models.unload(name)
+        return codec.respond(ModelStatus("unloaded" if done else "not_loaded", name))
+
+    async def pin(self, request: web.Request) -> web.Response:
+        name = await self._named(request)
+        self._state.models.pin(name)
+        return codec.respond(ModelStatus("pinned", name))
+
+    async def unpin(self, request: web.Request) -> web.Response:
+        name = await self._named(request)
+        done = self._state.models.unpin(name)
+        return codec.respond(ModelStatus("unpinned" if done else "not_pinned", name))
+
+    async def _named(self, request: web.Request) -> str:
+        """Return the model that the body names."""
         codec.require_json(request)
         async with codec.body(request, self._state) as data:
             asked = await codec.decoded(self._state, data, codec.json_of(ModelBody))
-        done = await self._state.models.unload(asked.model)
-        return codec.respond(ModelStatus("unloaded" if done else "not_loaded", asked.model))
+        return asked.model
 
     async def remove(self, request: web.Request) -> web.Response:
         name = request.match_info["model_id"]
@@ -167,6 +194,14 @@ async def _told(
 
 def _status(model: str, warnings: Sequence[str]) -> ModelStatus:
     return ModelStatus("pulled", model, list(warnings) or UNSET)
+
+
+def _params_wanted(request: web.Request) -> bool:
+    """Whether a model's parameters are asked for. Raises ``InvalidParams`` for anything else."""
+    wanted = request.query.get("include")
+    if wanted not in {None, "params"}:
+        raise InvalidParams("include: must be params")
+    return wanted is not None
 
 
 def _openai(request: web.Request) -> bool:
