@@ -207,12 +207,13 @@ def said(code, content):
         said(3, ["<f8", [1 << 40], 0]),
         said(3, ["<f8", "shape", 0]),
         said(3, ["no type", [1], 0]),
+        said(3, ["f4," * 500_000, [1], 0]),
         said(4, 7),
         said(5, ["os:system", "true"]),
         said(5, ["nowhere:Thing", {}]),
         said(5, [7, {}]),
     ],
-    ids=str,
+    ids=lambda parts: repr(parts)[:60],
 )
 def test_what_nobody_packed_is_refused(parts):
     """Whatever a worker says, the server answers with an error of its own."""
@@ -252,3 +253,26 @@ def test_the_server_unpickles_nothing():
     readers = {name for name, text in sources.items() if "pickle.load" in text}
     assert readers == CHILDREN
     assert not [name for name, text in sources.items() if "multiprocessing" in text]
+
+
+def test_what_becomes_of_small_bytes_is_bounded():
+    """Thirty megabytes of empty lists would be two gigabytes of the server."""
+    empty = b"\xdd" + (30_000_000).to_bytes(4, "big") + b"\x90" * 30_000_000
+    with pytest.raises(Unsendable, match="so large beside its arrays"):
+        payload.unpack([empty], payload.anywhere)
+    with pytest.raises(Unsendable, match="so large beside its arrays"):
+        payload.pack([[]] * 5_000_000)
+    large = [np.zeros(1_000_000), bytes(30_000_000), "x" * 30_000_000, [0.5] * 1_000_000]
+    found = payload.unpack(payload.pack(large).parts, payload.anywhere)
+    assert found[1:] == large[1:]
+
+
+@pytest.mark.parametrize("number", [1, 0, -1])
+def test_a_part_is_taken_once(number):
+    """A few bytes do not become any number of copies of a large part."""
+    named = msgspec.msgpack.Ext(4, msgspec.msgpack.encode(number))
+    once = msgspec.msgpack.encode([named])
+    if number > 0:
+        assert payload.unpack([once, b"large"], payload.anywhere) == [b"large"]
+    with pytest.raises(Unsendable):
+        payload.unpack([msgspec.msgpack.encode([named, named]), b"large"], payload.anywhere)

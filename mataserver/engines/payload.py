@@ -32,6 +32,16 @@ _SCALARS = frozenset({type(None), bool, int, float, str})
 _KEYS = frozenset({bool, int, float, str})
 _NUMBERS = "biufc"
 """The kinds of arrays that travel: of numbers and booleans. Others are objects of Python."""
+_LONGEST_TYPE = 8
+"""Characters of such a kind's name; numpy reads a list of kinds too, for as long as it takes."""
+MOST_HELD, MOST_BESIDE = 1 << 22, 1 << 26
+"""Lists and dicts that a value may hold, and its bytes beside its arrays and large bytes.
+
+A byte of MessagePack can make 72 of Python's objects, and whoever reads them answers nobody else
+meanwhile. A text is no more than it says.
+"""
+_HOLDING = bytes(range(0x80, 0xA0))
+"""The bytes that begin a short list or dict; as many others may be among them: an upper bound."""
 _PUBLIC = "mataserver.results"
 _ENCODER = msgspec.msgpack.Encoder()
 _HINTS: dict[type[Any], dict[str, Any]] = {}
@@ -60,6 +70,7 @@ def pack(value: object) -> Packed:
         raise Unsendable("What is nested so deeply, or holds itself, cannot be sent") from None
     except (OverflowError, UnicodeEncodeError) as error:
         raise Unsendable(f"A number or text cannot be sent: {error}") from None
+    _check_size(body)
     return Packed([body, *packer.parts], frozenset(packer.classes))
 
 
@@ -70,12 +81,21 @@ def unpack(parts: Sequence[bytes | memoryview], find: Find) -> Any:
     for what no ``pack`` has made.
     """
     reader = _Reader(parts, find)
+    _check_size(parts[0])
     try:
         return reader.value(parts[0])
     except MataError:
         raise
     except Exception as error:  # a stranger may say anything
         raise Unsendable(f"What was sent cannot be read: {type(error).__name__}") from error
+
+
+def _check_size(body: bytes | memoryview) -> None:
+    if len(body) <= MOST_HELD:
+        return
+    held = len(body) - len(bytes(body).translate(None, _HOLDING))
+    if len(body) > MOST_BESIDE or held > MOST_HELD:
+        raise Unsendable("What is so large beside its arrays and large bytes cannot be sent")
 
 
 class _Packer:
@@ -165,6 +185,7 @@ class _Reader:
     def __init__(self, parts: Sequence[bytes | memoryview], find: Find) -> None:
         self._parts = parts
         self._find = find
+        self._left = set(range(1, len(parts)))
         self._decoder = msgspec.msgpack.Decoder(ext_hook=self._extension)
 
     def value(self, data: bytes | memoryview) -> Any:
@@ -176,7 +197,7 @@ class _Reader:
         if code == _TUPLE:
             return tuple(content)
         if code == _BYTES:
-            return bytes(self._parts[content])
+            return bytes(self._part(content))
         if code == _ARRAY:
             return self._array(*content)
         frozen_or_name, held = content
@@ -189,10 +210,17 @@ class _Reader:
     def _array(self, dtype: str, shape: list[int], part: int) -> Any:
         import numpy as np
 
+        if len(dtype) > _LONGEST_TYPE:
+            raise ValueError("no kind of numbers")
         kind = np.dtype(dtype)
         if kind.kind not in _NUMBERS:
             raise ValueError("an array of objects")
-        return np.frombuffer(self._parts[part], kind).reshape(shape)
+        return np.frombuffer(self._part(part), kind).reshape(shape)
+
+    def _part(self, number: int) -> bytes | memoryview:
+        """Return a part, once: many copies of a large one would be named by a few bytes."""
+        self._left.remove(number)
+        return self._parts[number]
 
 
 def hints(kind: type[Any]) -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import dataclass
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
@@ -126,8 +127,8 @@ def _check_weights(directory: Path, name: str, least: int) -> None:
     if not name or place.is_absolute() or ".." in place.parts:
         raise MataError("the model wants to read weights from outside its directory")
     file = directory / name
-    if not file.is_file():
-        raise MataError(f"the file {name} with the model's weights is missing beside it")
+    if not os.path.isfile(file):  # noqa: PTH113 - no name, however long, is an error to it
+        raise MataError(f"the file {name[:100]} with the model's weights is missing beside it")
     if file.stat().st_size < least:
         raise MataError(f"the file {name} with the model's weights is not whole")
 
