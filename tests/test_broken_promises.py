@@ -47,6 +47,9 @@ class Liar:
 
     def stream(self, image, params):
         yield "cat"
+        if not params.use_softmax:
+            yield 5
+            yield "dog"
         yield self.result(params.confidence)
 
     def tell(self, share):
@@ -144,6 +147,17 @@ async def test_as_events_it_ends_them_with_an_error(http):
     async with http.post("/v1/infer", params=query, data=PNG, headers=headers) as response:
         text = await response.text()
     assert SAID.format("vlm", "detections") in text
+    assert "event: result" not in text
+
+
+async def test_what_is_neither_text_nor_the_last_ends_them_too(http):
+    """Nothing that a model yields is passed over in silence."""
+    headers = {"Accept": "text/event-stream"}
+    params = {"confidence": 0.1, "use_softmax": False}
+    asked = {"model": "liar-vlm", "image": DATA, "params": params}
+    async with http.post("/v1/infer", json=asked, headers=headers) as response:
+        text = await response.text()
+    assert "liar-vlm: its stream goes on behind a int" in text
     assert "event: result" not in text
 
 

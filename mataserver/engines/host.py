@@ -8,6 +8,7 @@ import logging
 import os
 import threading
 import time
+from types import NoneType
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -172,9 +173,14 @@ class ModelHost:
                 params = self._params.decode(item.job.params)
                 with contextlib.closing(self._model.stream(item.image, params)) as pieces:
                     for piece in pieces:
+                        if not isinstance(answer, (str, NoneType)):
+                            what = type(answer).__name__
+                            raise Unsound(f"its stream goes on behind a {what}")  # noqa: TRY301
                         answer = piece
                         if isinstance(piece, str):
                             yield piece
+            except Unsound as error:
+                answer = self._unsound(error)
             except Exception as error:
                 answer = _failure(error, "The model failed")
         elif answer is None:
