@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Self
 
 from mataserver import MataError
 from mataserver_jobs.desk import Desk
+from mataserver_jobs.infer import INFER
+from mataserver_jobs.infer_routes import InferRoutes
 from mataserver_jobs.passes import Passes
 from mataserver_jobs.routes import Routes
 from mataserver_jobs.runner import LocalRunner
@@ -41,7 +43,11 @@ class JobsService:
 
     def routes(self) -> Iterable[Route]:
         """Return the routes."""
-        return Routes(self._ctx, self).all()
+        return [*InferRoutes(self._ctx, self).all(), *Routes(self._ctx, self).all()]
+
+    def jobs(self) -> tuple[JobKind, ...]:
+        """Return the kind of its own."""
+        return (INFER,)
 
     async def authenticate(self, credentials: Credentials) -> Principal | None:
         """Return the owner of a job whose process asks."""

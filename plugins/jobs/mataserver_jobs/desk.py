@@ -100,6 +100,8 @@ class Desk:
         that has not ended, ``OutOfMemory`` when the disk is nearly full.
         """
         kind = self.kind(record.kind)
+        if kept := kind.fixed & options.keys():
+            raise InvalidParams(f"spec: {min(kept)}: a restart leaves what the job was given")
         try:
             spec = msgspec.convert({**record.spec, **options}, kind.spec)
         except msgspec.ValidationError as error:

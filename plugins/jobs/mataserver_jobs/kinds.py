@@ -32,6 +32,7 @@ class JobKind:
     threads:   how many threads numeric libraries may use in it.
     memory_mb: what it is expected to take, counted beside the models.
     grace:     seconds to stop after a cancellation.
+    fixed:     the fields of ``spec`` that say what it is given: a restart leaves them.
     """
 
     name: str
@@ -41,6 +42,7 @@ class JobKind:
     threads: int = 1
     memory_mb: int = 512
     grace: float = 10.0
+    fixed: frozenset[str] = frozenset()
 
 
 class Access(Struct, frozen=True):

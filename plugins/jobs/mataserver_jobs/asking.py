@@ -1,0 +1,165 @@
+"""How an ``infer`` job asks the server's model: a request for each item, or a stream for tracks."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import http.client
+import time
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+import msgspec
+
+from mataserver import MataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mataserver_jobs.kinds import Access
+
+ANSWER_SECONDS = 900.0
+PATIENCE_SECONDS = 900.0
+"""How long a server that is busy, or loads the model anew, is asked again."""
+PAUSE_SECONDS = 0.5
+TRIES = 2
+"""How often an item is sent whose answer is 500: another one may have killed the worker."""
+_ITS_OWN = {400, 413, 500}
+"""What is wrong with one item; the others go on."""
+_LATER = {408, 429, 503}
+
+
+class Answer(NamedTuple):
+    """What came of an item: the result, or why there is none."""
+
+    result: dict[str, Any] | None
+    error: str = ""
+
+
+class Asking(Protocol):
+    """Asks about items in order."""
+
+    def ask(self, image: bytes) -> Answer:
+        """Return what comes of an item. Raises ``MataError`` for what all items would."""
+        ...
+
+    def close(self) -> None:
+        """Let the model go."""
+        ...
+
+
+class Requests:
+    """One request for each item. ``check`` raises when the job is to stop."""
+
+    def __init__(
+        self, access: Access, model: str, params: dict[str, Any], check: Callable[[], None]
+    ) -> None:
+        place = urlsplit(access.url).netloc
+        self._headers = {
+            "Authorization": f"Bearer {access.token}",
+            "Content-Type": "application/json",
+        }
+        self._model = model
+        self._params = params
+        self._check = check
+        self._connection = http.client.HTTPConnection(place, timeout=ANSWER_SECONDS)
+
+    def close(self) -> None:
+        """Close the connection."""
+        self._connection.close()
+
+    def ask(self, image: bytes) -> Answer:
+        """Ask until there is an answer."""
+        body = {"model": self._model, "image": base64.b64encode(image).decode()}
+        status, tries = 0, 0
+        answer: dict[str, Any] = {}
+        while tries < TRIES:
+            status, answer = self.request("POST", "/v1/infer", body | {"params": self._params})
+            if status == 200:
+                return Answer(answer)
+            tries += 1 if status == 500 else TRIES
+        detail = str(answer.get("detail", ""))
+        if status in _ITS_OWN:
+            return Answer(None, detail)
+        raise MataError(detail or f"The server answered {status}")
+
+    def request(self, method: str, path: str, value: object) -> tuple[int, dict[str, Any]]:
+        """Send a request, again while the server is busy. Raises as ``check`` does.
+
+        Raises ``TimeoutError`` when it was busy for too long, which costs the job an attempt.
+        """
+        begun, pause = time.monotonic(), PAUSE_SECONDS
+        while True:
+            self._check()
+            status, answer = self.once(method, path, value)
+            if status not in _LATER:
+                return status, answer
+            if time.monotonic() - begun > PATIENCE_SECONDS:
+                raise TimeoutError("the server was busy for too long")
+            time.sleep(pause)
+            pause = min(2 * pause, 10.0)
+
+    def once(self, method: str, path: str, value: object) -> tuple[int, dict[str, Any]]:
+        """Send a request; a server that cannot be reached is 503."""
+        try:
+            self._connection.request(method, path, msgspec.json.encode(value), self._headers)
+            response = self._connection.getresponse()
+            data = response.read()
+        except (OSError, http.client.HTTPException):
+            self._connection.close()  # the next request opens it anew
+            return 503, {}
+        return response.status, msgspec.json.decode(data) if data else {}
+
+
+class Stream:
+    """One streaming session for all items: what a tracker remembers goes from each to the next."""
+
+    def __init__(
+        self, access: Access, model: str, params: dict[str, Any], check: Callable[[], None]
+    ) -> None:
+        self._requests = Requests(access, model, params, check)
+        asked = {"model": model, "params": params}
+        status, made = self._requests.request("POST", "/v1/sessions", asked)
+        if status != 201:
+            raise MataError(str(made.get("detail", f"The server answered {status}")))
+        self._session = made["session_id"]
+        self._runner = asyncio.Runner()
+        self._runner.run(self._connect(access))
+
+    async def _connect(self, access: Access) -> None:
+        import aiohttp
+
+        headers = {"Authorization": f"Bearer {access.token}"}
+        self._http = aiohttp.ClientSession(access.url, headers=headers)
+        self._socket = await self._http.ws_connect(f"/v1/stream/{self._session}", max_msg_size=0)
+
+    def ask(self, image: bytes) -> Answer:
+        """Send a frame and wait for what comes of it."""
+        return self._runner.run(self._ask(image))
+
+    async def _ask(self, image: bytes) -> Answer:
+        """Raises ``ConnectionError`` when the tracker's memory is lost: the job begins again."""
+        await self._socket.send_bytes(image)
+        async with asyncio.timeout(ANSWER_SECONDS):
+            while True:
+                message = await self._socket.receive()
+                if not isinstance(message.data, str):
+                    raise ConnectionResetError("the stream has ended")
+                value = msgspec.json.decode(message.data)
+                if value.get("reset"):
+                    raise ConnectionResetError("what the tracker remembered is lost")
+                if "type" not in value:
+                    return Answer(value)
+                if value["type"] == "error":
+                    return Answer(None, str(value["detail"]))
+
+    def close(self) -> None:
+        """End the session."""
+        self._runner.run(self._leave())
+        self._runner.close()
+        self._requests.once("DELETE", f"/v1/sessions/{self._session}", None)
+        self._requests.close()
+
+    async def _leave(self) -> None:
+        await self._socket.close()
+        await self._http.close()

@@ -1,0 +1,235 @@
+"""What an ``infer`` job looks at, item by item: a video, a ZIP of pictures, a folder of pictures.
+
+The order is the same at each attempt: an item's number tells which it is.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import lzma
+import re
+import stat
+import zipfile
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from mataserver import BadRequest, upright_frame
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from av.container import InputContainer
+    from av.video.frame import VideoFrame
+    from av.video.stream import VideoStream
+
+FORMATS = "mov,matroska,avi,mpegts,mpeg,flv,ogg,gif,ivf,asf"
+"""Containers that hold their own frames. Playlists name other files and hosts, and are not opened
+for a client."""
+MAX_PIXELS = 100_000_000
+MAX_PICTURE_BYTES = 100_000_000
+MAX_PICTURES = 1_000_000
+MAX_RATIO = 200
+"""How much larger a picture in a ZIP may be than what is stored of it. They hardly compress."""
+SMALL_BYTES = 1_000_000
+"""Below this the ratio tells nothing: a picture of one colour compresses well."""
+QUALITY = 95
+_ENCRYPTED = 0x1
+_UNREADABLE = (
+    zipfile.BadZipFile,
+    zlib.error,
+    lzma.LZMAError,
+    NotImplementedError,
+    RuntimeError,
+    OSError,
+    EOFError,
+    ValueError,
+)
+"""What reading a damaged entry raises, by the way it is compressed."""
+_DIGITS = re.compile(r"(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An encoded picture; ``file`` is its name, of a video's frame empty, ``time`` in seconds.
+
+    One that cannot be read has an ``error``.
+    """
+
+    image: bytes
+    file: str = ""
+    time: float | None = None
+    error: str = ""
+
+
+class Footage(Protocol):
+    """Items in order. ``total`` is how many are expected, 0 if nobody knows."""
+
+    total: int
+    damaged: bool
+
+    def items(self, start: int, every: int) -> Iterator[Item]:
+        """Yield each ``every``-th item, from the ``start``-th of those. Raises ``BadRequest``."""
+        ...
+
+
+def opened(path: Path) -> Footage:
+    """Return what a file or a folder holds. Raises ``BadRequest`` for what cannot be used."""
+    if path.is_dir():
+        return Folder(path)
+    if zipfile.is_zipfile(path):
+        return Archive(path)
+    return Video(path)
+
+
+class Folder:
+    """The files of a folder, not of those below it, in the natural order of their names."""
+
+    def __init__(self, path: Path) -> None:
+        self.damaged = False
+        inside = path.resolve()
+        self._files = sorted(
+            (
+                each
+                for each in path.iterdir()
+                if each.is_file()
+                and not each.name.startswith(".")
+                and each.resolve().is_relative_to(inside)
+            ),
+            key=lambda each: natural(each.name),
+        )
+        self.total = len(self._files)
+        if not self._files:
+            raise BadRequest("The folder has no pictures")
+
+    def items(self, start: int, every: int) -> Iterator[Item]:
+        """Yield the files."""
+        for path in self._files[start * every :: every]:
+            if path.stat().st_size > MAX_PICTURE_BYTES:
+                yield Item(b"", path.name, error=f"it is over {MAX_PICTURE_BYTES} bytes")
+            else:
+                yield Item(path.read_bytes(), path.name)
+
+
+class Archive:
+    """The files of a ZIP, in the natural order of their names. Nothing is written to the disk."""
+
+    def __init__(self, path: Path) -> None:
+        self.damaged = False
+        try:
+            self._zip = zipfile.ZipFile(path)
+        except (zipfile.BadZipFile, OSError, ValueError) as error:
+            raise BadRequest("The ZIP file is damaged") from error
+        entries = self._zip.infolist()
+        if len(entries) > MAX_PICTURES:
+            raise BadRequest(f"The ZIP file has over {MAX_PICTURES} entries")
+        for entry in entries:
+            _check(entry)
+        self._entries = sorted(
+            (each for each in entries if _is_picture(each)),
+            key=lambda each: natural(each.filename),
+        )
+        self.total = len(self._entries)
+        if not self._entries:
+            raise BadRequest("The ZIP file has no pictures")
+
+    def items(self, start: int, every: int) -> Iterator[Item]:
+        """Yield the entries; their checksums are looked at."""
+        for entry in self._entries[start * every :: every]:
+            try:
+                data = self._zip.read(entry)
+            except _UNREADABLE:
+                yield Item(b"", entry.filename, error="it is damaged in the ZIP file")
+                continue
+            yield Item(data, entry.filename)
+
+
+def _check(entry: zipfile.ZipInfo) -> None:
+    """Raise ``BadRequest``, with the entry's name, for one that no honest archive has."""
+    name, parts = entry.filename[:128], re.split(r"[/\\]", entry.filename)
+    if entry.filename.startswith(("/", "\\")) or ".." in parts or ":" in parts[0]:
+        raise BadRequest(f"{name}: its name leads out of the ZIP file")
+    if stat.S_ISLNK(entry.external_attr >> 16):
+        raise BadRequest(f"{name}: it is a link")
+    if entry.flag_bits & _ENCRYPTED:
+        raise BadRequest(f"{name}: it is encrypted")
+    bomb = entry.file_size > MAX_RATIO * max(1, entry.compress_size)
+    if entry.file_size > MAX_PICTURE_BYTES or (bomb and entry.file_size > SMALL_BYTES):
+        raise BadRequest(f"{name}: it would take {entry.file_size} bytes, too many for a picture")
+
+
+def _is_picture(entry: zipfile.ZipInfo) -> bool:
+    """Whether an entry may be one; systems add files of their own."""
+    hidden = any(part.startswith((".", "__MACOSX")) for part in entry.filename.split("/"))
+    return not (entry.is_dir() or hidden)
+
+
+class Video:
+    """The frames of a video. ``damaged`` is set when some could not be read."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        self.damaged = False
+        with self._open() as container:
+            self.total = _video(container).frames
+
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[InputContainer]:
+        import av
+
+        options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
+        try:
+            container = av.open(str(self._path), options=options)
+        except (av.FFmpegError, ValueError) as error:
+            raise BadRequest("It is no ZIP file and no video that can be read") from error
+        with container:
+            yield container
+
+    def items(self, start: int, every: int) -> Iterator[Item]:
+        """Yield the frames, encoded anew."""
+        import simplejpeg
+
+        for number, frame in enumerate(self._frames()):
+            if number < start * every or number % every:
+                continue
+            pixels = upright_frame(frame)
+            image = simplejpeg.encode_jpeg(pixels, quality=QUALITY, colorspace="RGB")
+            yield Item(image, time=frame.time)
+
+    def _frames(self) -> Iterator[VideoFrame]:
+        """Yield what can be decoded; the rest of a damaged video is left out."""
+        import av
+
+        self.damaged = False
+        with self._open() as container:
+            stream = _video(container)
+            packets = container.demux(stream)
+            while True:
+                try:
+                    packet = next(packets, None)
+                except av.FFmpegError:
+                    packet, self.damaged = None, True
+                if packet is None:
+                    return
+                try:
+                    yield from packet.decode()
+                except av.FFmpegError:
+                    self.damaged = True
+
+
+def _video(container: InputContainer) -> VideoStream:
+    if not container.streams.video:
+        raise BadRequest("The file has no pictures that move: no video stream")
+    stream = container.streams.video[0]
+    if stream.width * stream.height > MAX_PIXELS:
+        raise BadRequest(f"The video's frames have over {MAX_PIXELS} pixels")
+    return stream
+
+
+def natural(name: str) -> list[tuple[int, int, str]]:
+    """Return what sorts names as people do: 2 before 10."""
+    return [
+        (0, int(part), "") if part.isascii() and part.isdigit() else (1, 0, part)
+        for part in _DIGITS.split(name)
+    ]

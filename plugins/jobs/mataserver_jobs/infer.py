@@ -1,0 +1,114 @@
+"""The kind ``infer``: a video, a ZIP or a folder of pictures through a model, to JSON Lines."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from msgspec import Meta, Struct
+
+from mataserver import BadRequest, MataError
+from mataserver_jobs.kinds import JobKind
+
+if TYPE_CHECKING:
+    from mataserver_jobs.answers import Answers
+    from mataserver_jobs.asking import Answer, Asking
+    from mataserver_jobs.footage import Footage, Item
+    from mataserver_jobs.kinds import Job
+
+UPLOAD = "upload"
+"""The file of the job's input that was sent."""
+RESULTS = "results.jsonl"
+SUMMARY = "summary.json"
+TRACK = "track"
+
+
+class InferRequest(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What an ``infer`` job is asked.
+
+    model, params: as in ``POST /v1/infer``.
+    every:  only each ``every``-th frame or picture is looked at.
+    limit:  how many are looked at, at most.
+    path:   a file or folder below one of ``plugins.jobs.roots``, in place of an upload.
+    """
+
+    model: Annotated[str, Meta(min_length=1, max_length=256)]
+    params: dict[str, Any] = {}
+    every: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
+    limit: Annotated[int, Meta(ge=1)] | None = None
+    path: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+
+
+class InferSpec(InferRequest, kw_only=True, forbid_unknown_fields=True):
+    """An ``infer`` job: ``file`` is what the client called its upload, ``task`` the model's."""
+
+    file: str = ""
+    task: str = ""
+
+
+def infer(job: Job) -> dict[str, Any]:
+    """Answer every item once, from where an earlier attempt stopped; return the summary.
+
+    A tracker remembers, so its job begins again with the first frame.
+    """
+    from mataserver_jobs.answers import Answers, summary
+    from mataserver_jobs.footage import opened
+
+    spec = msgspec.convert(job.spec, InferSpec)
+    job.report("reading", message="Reading what was given.")
+    footage = opened(Path(spec.path) if spec.path else job.input / UPLOAD)
+    with Answers(job.output / RESULTS, anew=spec.task == TRACK) as answers:
+        with contextlib.closing(_asking(job, spec)) as asking:
+            _answer_all(job, spec, footage, answers, asking)
+        if not answers.count:
+            raise BadRequest("The video has no frames")
+        found = {**summary(answers.all()), "damaged": footage.damaged}
+    if found["failed"] == found["items"]:
+        raise MataError(f"No item could be answered: {next(answers.all())['error']}")
+    (job.output / SUMMARY).write_bytes(msgspec.json.format(msgspec.json.encode(found)))
+    return found
+
+
+def _asking(job: Job, spec: InferSpec) -> Asking:
+    from mataserver_jobs.asking import Requests, Stream
+
+    if job.access is None:
+        raise MataError("The job has no access to the server")
+    kind = Stream if spec.task == TRACK else Requests
+    return kind(job.access, spec.model, spec.params, job.check)
+
+
+def _answer_all(
+    job: Job, spec: InferSpec, footage: Footage, answers: Answers, asking: Asking
+) -> None:
+    from mataserver_jobs.asking import Answer
+
+    total = -(-footage.total // spec.every)
+    if spec.limit is not None:
+        total = min(total, spec.limit) or spec.limit
+        if answers.count >= spec.limit:
+            return
+    for item in footage.items(answers.count, spec.every):
+        told = f"{answers.count} of {total}" if total else f"{answers.count} so far"
+        job.report("inferring", answers.count, total, told)
+        answer = Answer(None, item.error) if item.error else asking.ask(item.image)
+        answers.append(_line(answers.count * spec.every, item, answer))
+        if answers.count == spec.limit:
+            return
+
+
+def _line(index: int, item: Item, answer: Answer) -> dict[str, Any]:
+    whence: dict[str, Any] = {"file": item.file} if item.file else {"time": item.time}
+    came = {"error": answer.error} if answer.result is None else {"result": answer.result}
+    return {"index": index, **whence, **came}
+
+
+INFER = JobKind(
+    name="infer",
+    run=infer,
+    spec=InferSpec,
+    stages={"reading": (0.0, 1.0), "inferring": (1.0, 100.0)},
+    fixed=frozenset({"model", "path", "file", "task"}),
+)

@@ -1,0 +1,125 @@
+"""``POST /v1/jobs/infer``: takes a video or pictures in, by an upload or by a path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mataserver import BadRequest, Body, InvalidParams, MataError, NotFound, Route
+from mataserver_jobs.infer import UPLOAD, InferRequest, InferSpec
+from mataserver_jobs.routes import JSON, asker
+from mataserver_jobs.views import JobView
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aiohttp import web
+
+    from mataserver import Context
+    from mataserver_jobs.record import Record
+    from mataserver_jobs.routes import Served
+
+_BYTES = "application/octet-stream"
+MAX_JSON_BYTES = 1_000_000
+MAX_KEY = 200
+_FIELDS: dict[str, tuple[Any, bool, str]] = {
+    "model": (str, False, "The model, where the body is the video itself."),
+    "params": (str, False, "Its parameters, as JSON, likewise."),
+    "every": (int, False, "Each how many frames one is looked at, likewise."),
+    "limit": (int, False, "How many are looked at, likewise."),
+}
+
+
+class InferForm(msgspec.Struct):
+    """The form: a video or a ZIP of pictures as ``file``, and the fields of the JSON as texts."""
+
+    file: bytes
+    model: str
+    params: str = "{}"
+    every: int = 1
+    limit: int | None = None
+
+
+class InferRoutes:
+    """The handler."""
+
+    def __init__(self, ctx: Context, service: Served) -> None:
+        self._ctx = ctx
+        self._service = service
+        self._roots = [Path(root).resolve() for root in ctx.settings.roots]
+
+    def all(self) -> list[Route]:
+        """Return the routes."""
+        form = Body("multipart/form-data", InferForm)
+        return [
+            Route("POST", "/v1/jobs/infer", self.submit, "A model over a video or many pictures",
+                  "jobs", request=(form, Body(JSON, InferRequest), Body(_BYTES)),
+                  response=(Body(JSON, JobView),), status=202, parameters=_FIELDS,
+                  headers={"Idempotency-Key": (str, False, "One key is one job.")},
+                  errors=(400, 404, 408, 409, 413, 415, 422, 503, 507), needs="jobs:write",
+                  max_body=self._ctx.settings.max_upload_mb * 1_000_000, body_timeout="idle"),
+        ]  # fmt: skip
+
+    async def submit(self, request: web.Request) -> web.Response:
+        """Take a job in; 202 with it."""
+        key = request.headers.get("Idempotency-Key")
+        if key is not None and not 0 < len(key) <= MAX_KEY:
+            raise InvalidParams(f"Idempotency-Key: expected 1 to {MAX_KEY} characters")
+        named = request.content_type == JSON
+        record = await (self._named(request, key) if named else self._sent(request, key))
+        return self._ctx.http.respond(JobView.of(record), status=202, request=request)
+
+    async def _named(self, request: web.Request, key: str | None) -> Record:
+        if (request.content_length or MAX_JSON_BYTES + 1) > MAX_JSON_BYTES:
+            raise MataError(f"JSON is taken up to {MAX_JSON_BYTES} bytes", status=413)
+        async with self._ctx.http.read_json(request, InferRequest) as asked:
+            pass
+        if asked.path is None:
+            raise InvalidParams("path: field is required, unless a file is sent as a form")
+        asked.path = await self._ctx.run_blocking(self._allowed, asked.path)
+        desk = self._service.desk
+        async with desk.draft() as draft:
+            return await desk.submit(draft, "infer", asker(request).id, self._spec(asked), key=key)
+
+    async def _sent(self, request: web.Request, key: str | None) -> Record:
+        desk = self._service.desk
+        async with desk.draft() as draft:
+            saved = await self._ctx.http.save_body(request, draft.input / UPLOAD)
+            if not saved.size:
+                raise BadRequest("Uploaded file is empty")
+            asked = _asked({**request.query, **saved.fields})
+            spec = self._spec(asked, saved.name[:255])
+            owner = asker(request).id
+            return await desk.submit(draft, "infer", owner, spec, key=key, size=saved.size)
+
+    def _spec(self, asked: InferRequest, file: str = "") -> InferSpec:
+        """Return a job of what was asked. Raises ``NotFound`` for an unknown model."""
+        task = self._ctx.models.info(asked.model).task
+        return InferSpec(**msgspec.structs.asdict(asked), file=file, task=task)
+
+    def _allowed(self, path: str) -> str:
+        """Return where a path leads. Raises ``NotFound`` unless that is below an allowed root."""
+        try:
+            found = Path(path).resolve(strict=True)
+        except (OSError, ValueError, RuntimeError):
+            found = None
+        if found is None or not any(found.is_relative_to(root) for root in self._roots):
+            raise NotFound("path: there is no such file below the folders that jobs may read")
+        return str(found)
+
+
+def _asked(fields: Mapping[str, str]) -> InferRequest:
+    """Return what the texts of a form ask. Raises ``InvalidParams``."""
+    given: dict[str, Any] = dict(fields)
+    if "path" in given:
+        raise InvalidParams("path: a file was sent; a path is asked with JSON alone")
+    try:
+        if "params" in given:
+            given["params"] = msgspec.json.decode(given["params"], type=dict[str, Any])
+        return msgspec.convert(given, InferRequest, strict=False)
+    except msgspec.ValidationError as error:
+        raise InvalidParams(str(error)) from None
+    except msgspec.DecodeError:
+        raise InvalidParams("params: expected a JSON object") from None

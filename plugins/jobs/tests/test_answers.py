@@ -1,0 +1,81 @@
+"""The answers of an ``infer`` job on the disk."""
+
+from __future__ import annotations
+
+import resource
+
+import msgspec
+import pytest
+
+from mataserver import Credentials, OutOfMemory
+from mataserver_jobs.answers import Answers, summary
+from mataserver_jobs.passes import Passes
+from mataserver_jobs.record import Record
+
+
+def test_a_torn_line(tmp_path):
+    """Wherever the writing of a line was cut off, the whole lines stay and the next one follows."""
+    path = tmp_path / "results.jsonl"
+    with Answers(path) as answers:
+        for number in range(3):
+            answers.append({"index": number, "text": "ü\n"})
+    whole = path.read_bytes()
+    ends = [place + 1 for place, byte in enumerate(whole) if byte == 10]
+    for cut in range(len(whole) + 1):
+        path.write_bytes(whole[:cut])
+        with Answers(path) as answers:
+            assert answers.count == sum(end <= cut for end in ends)
+            for number in range(answers.count, 3):
+                answers.append({"index": number, "text": "ü\n"})
+        assert path.read_bytes() == whole
+
+
+def test_a_full_disk(tmp_path):
+    """No room on the disk ends the job with 507: it is no death that is tried again."""
+    _, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    with Answers(tmp_path / "results.jsonl") as answers:
+        answers.append({"index": 0})
+        resource.setrlimit(resource.RLIMIT_FSIZE, (20, hard))
+        try:
+            with pytest.raises(OutOfMemory, match="The disk is full"):
+                answers.append({"index": 1, "text": "x" * 100})
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (hard, hard))
+    with Answers(tmp_path / "results.jsonl") as answers:
+        assert answers.count == 1
+
+
+def test_a_summary():
+    """Labels and failures are counted, tracks told with the items that they were seen in."""
+    cat, dog = {"label": "cat", "track_id": 7}, {"label": "dog", "track_id": 8}
+    lines = [
+        {"index": 0, "result": {"detections": [cat, dog]}},
+        {"index": 2, "error": "no image"},
+        {"index": 4, "result": {"detections": [cat]}},
+        {"index": 6, "result": {"classifications": [{"label": "cat"}, {"label": "cow"}]}},
+        {"index": 8, "result": {"segments": [{"label": "cow"}]}},
+    ]
+    assert summary(iter(lines)) == {
+        "items": 5,
+        "failed": 1,
+        "labels": {"cat": 3, "dog": 1, "cow": 1},
+        "tracks": {
+            "7": {"label": "cat", "frames": 2, "first": 0, "last": 4},
+            "8": {"label": "dog", "frames": 1, "first": 0, "last": 0},
+        },
+    }
+
+
+def test_passes():
+    """A token counts for its attempt, as the job's owner who may infer and nothing else."""
+    values = {"stage": "", "progress": 0.0, "message": "", "spec": {}, "created_at": 0.0}
+    record = Record(id="1", kind="infer", owner="key:ada", state="running", **values)
+    passes = Passes("http://x")
+    first, second = passes.mint(record), passes.mint(record)
+    assert first.token != second.token
+    principal = passes.principal(Credentials("bearer", second.token))
+    assert (principal.id, principal.scopes) == ("key:ada", {"infer"})
+    passes.revoke(second)
+    assert passes.principal(Credentials("bearer", second.token)) is None
+    assert passes.principal(Credentials("bearer", "job_")) is None
+    assert msgspec.json.decode(msgspec.json.encode(first))["url"] == "http://x"

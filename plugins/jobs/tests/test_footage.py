@@ -1,0 +1,141 @@
+"""What an ``infer`` job is given: its order, and what is refused of it."""
+
+from __future__ import annotations
+
+import stat
+import zipfile
+
+import pytest
+from films import archive, picture, sound, video
+
+from mataserver import BadRequest
+from mataserver_jobs.footage import opened
+
+
+def test_a_video(tmp_path):
+    """Frames come in order with their time, from any of them, and each so many."""
+    footage = opened(video(tmp_path / "v.mp4", 10))
+    assert footage.total == 10
+    times = [item.time for item in footage.items(0, 1)]
+    assert times == pytest.approx([number / 25 for number in range(10)])
+    assert [item.time for item in footage.items(4, 1)] == times[4:]
+    assert [item.time for item in footage.items(1, 3)] == times[3::3]
+    assert not footage.damaged
+
+
+def test_pictures(tmp_path):
+    """A folder and a ZIP give the pictures in the natural order of their names."""
+    names = ["b10.png", "b9.png", "a.png", ".hidden", "__MACOSX/x.png"]
+    for name in names[:4]:
+        (tmp_path / name).write_bytes(picture())
+    entries = [(name, picture()) for name in names] + [("folder/", b"")]
+    zipped = archive(tmp_path / ".v.zip", entries)
+    (tmp_path / "link.png").symlink_to("/etc/hostname")
+    for path in (tmp_path, zipped):
+        footage = opened(path)
+        assert [item.file for item in footage.items(0, 1)] == ["a.png", "b9.png", "b10.png"]
+        assert [item.file for item in footage.items(1, 2)] == ["b10.png"]
+
+
+def linked():
+    """Return an entry that is a link."""
+    info = zipfile.ZipInfo("link.png")
+    info.external_attr = (stat.S_IFLNK | 0o777) << 16
+    return info
+
+
+@pytest.mark.parametrize(
+    ("entry", "data", "reason"),
+    [
+        ("../up.png", b"x", r"\.\./up\.png: its name leads out of the ZIP file"),
+        ("a/../../up.png", b"x", "leads out"),
+        ("/etc/passwd", b"x", "/etc/passwd: its name leads out"),
+        ("..\\up.png", b"x", "leads out"),
+        ("c:\\up.png", b"x", "leads out"),
+        (linked(), b"/etc/passwd", r"link\.png: it is a link"),
+        ("bomb.png", bytes(20_000_000), r"bomb\.png: it would take 20000000 bytes"),
+    ],
+)
+def test_archives_that_are_refused(tmp_path, entry, data, reason):
+    """A name that leads elsewhere, a link and a bomb are refused with the entry's name."""
+    zipped = archive(tmp_path / "v.zip", [("good.png", picture()), (entry, data)])
+    with pytest.raises(BadRequest, match=reason):
+        opened(zipped)
+
+
+def test_an_encrypted_archive(tmp_path):
+    """A picture that needs a password is refused by name."""
+    zipped = archive(tmp_path / "v.zip", [("a.png", picture())])
+    data = bytearray(zipped.read_bytes())
+    data[data.index(b"PK\x01\x02") + 8] |= 1
+    zipped.write_bytes(data)
+    with pytest.raises(BadRequest, match=r"a\.png: it is encrypted"):
+        opened(zipped)
+
+
+def test_a_damaged_entry(tmp_path):
+    """One damaged picture of a ZIP has an error; the others are given."""
+    zipped = archive(tmp_path / "v.zip", [("a.png", b"q" * 50 + picture()), ("b.png", picture())])
+    data = bytearray(zipped.read_bytes())
+    data[40:50] = b"\xff" * 10
+    zipped.write_bytes(data)
+    first, second = opened(zipped).items(0, 1)
+    assert first.error == "it is damaged in the ZIP file"
+    assert second.image == picture()
+
+
+@pytest.mark.parametrize(
+    ("name", "data", "reason"),
+    [
+        ("x", b"", "no video"),
+        ("x", b"nonsense" * 100, "no video"),
+        ("x.m3u8", b"#EXTM3U\n#EXTINF:1,\nhttp://127.0.0.1/a.ts\n#EXT-X-ENDLIST\n", "no video"),
+        ("x.ffconcat", b"ffconcat version 1.0\nfile /etc/passwd\n", "no video"),
+        ("x.png", picture(), "no video"),
+        ("x.zip", b"PK\x05\x06" + bytes(18), "no pictures"),
+    ],
+)
+def test_what_is_no_footage(tmp_path, name, data, reason):
+    """Nonsense, playlists, one picture and an empty ZIP are refused."""
+    path = tmp_path / name
+    path.write_bytes(data)
+    with pytest.raises(BadRequest, match=reason):
+        list(opened(path).items(0, 1))
+
+
+def test_a_video_without_pictures(tmp_path):
+    """Sound alone is refused, and so is an empty folder."""
+    with pytest.raises(BadRequest, match="no video stream"):
+        opened(sound(tmp_path / "s.mp4"))
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(BadRequest, match="no pictures"):
+        opened(tmp_path / "empty")
+
+
+def test_a_truncated_video(tmp_path):
+    """Of a video that was cut off what is there is given, the same each time."""
+    path = video(tmp_path / "v.ts", 50, "mpegts")
+    data = path.read_bytes()
+    path.write_bytes(data[: len(data) // 2])
+    footage = opened(path)
+    times = [item.time for item in footage.items(0, 1)]
+    assert 0 < len(times) < 50
+    assert [item.time for item in footage.items(5, 1)] == times[5:]
+    cut = video(tmp_path / "v.mp4", 50)
+    cut.write_bytes(cut.read_bytes()[:-500])  # the index stands at the end
+    with pytest.raises(BadRequest, match="no video"):
+        opened(cut)
+
+
+def test_a_damaged_video(tmp_path):
+    """Of a video with a hole the frames around it are given, and the damage is told."""
+    path = video(tmp_path / "v.mp4", 50)
+    data = bytearray(path.read_bytes())
+    begin = data.index(b"mdat")
+    size = int.from_bytes(data[begin - 4 : begin])
+    middle = begin + size // 2
+    data[middle : middle + size // 6] = b"\xff" * (size // 6)
+    path.write_bytes(data)
+    footage = opened(path)
+    assert 0 < sum(1 for _ in footage.items(0, 1)) <= 50
+    assert footage.damaged

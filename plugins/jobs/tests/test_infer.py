@@ -1,0 +1,225 @@
+"""``infer`` jobs through a real server with the fake models."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import random
+import signal
+
+import aiohttp
+import psutil
+import pytest
+from films import archive, picture, video
+from serving_jobs import asking
+
+JSON = {"Content-Type": "application/json"}
+
+
+@pytest.fixture
+async def ask(tmp_path):
+    """A server whose jobs may read the folder ``roots``."""
+    roots = tmp_path / "roots"
+    roots.mkdir()
+    async with asking(tmp_path / "data", jobs={"roots": [str(roots)]}) as asked:
+        yield asked
+
+
+async def sent(ask, path, **fields):
+    """Send a file; return the job."""
+    form = aiohttp.FormData({name: str(value) for name, value in fields.items()})
+    form.add_field("file", path.read_bytes(), filename=path.name)
+    status, job = await ask("POST", "/v1/jobs/infer", data=form)
+    assert status == 202, job
+    return job["id"]
+
+
+async def lines(ask, job):
+    """Return the answers of a job."""
+    _, text = await ask("GET", f"/v1/jobs/{job}/files/results.jsonl")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+async def test_a_video(ask, tmp_path):
+    """Every frame is answered once, as a request would be, and the summary tells the labels."""
+    path = video(tmp_path / "v.mp4", 20)
+    job = await sent(ask, path, model="fake-detect", params='{"confidence": 0.2}')
+    shown = await ask.ended(job)
+    assert shown["error"] is None
+    assert (shown["spec"]["file"], shown["spec"]["task"]) == ("v.mp4", "detect")
+    found = await lines(ask, job)
+    assert [line["index"] for line in found] == list(range(20))
+    assert [line["time"] for line in found] == pytest.approx([n / 25 for n in range(20)])
+    (first, faint) = found[7]["result"]["detections"]
+    assert (first["label"], faint["label"]) == ("96x64", "faint")
+    assert first["bbox"] == pytest.approx([32, 16, 64, 48], abs=3)
+    counted = {"96x64": 20, "faint": 20}
+    assert shown["result"] == {
+        "items": 20, "failed": 0, "labels": counted, "tracks": {}, "damaged": False,
+    }  # fmt: skip
+    _, summary = await ask("GET", f"/v1/jobs/{job}/files/summary.json")
+    assert summary == shown["result"]
+    options = {"spec": {"every": 6, "limit": 3}}
+    assert (await ask("POST", f"/v1/jobs/{job}/restart", json=options))[0] == 202
+    await ask.ended(job)
+    assert [line["index"] for line in await lines(ask, job)] == [0, 6, 12]
+    for name in ("path", "file", "task", "model"):
+        asked = {"spec": {name: "/etc"}}
+        status, body = await ask("POST", f"/v1/jobs/{job}/restart", json=asked)
+        assert status == 422
+        assert body["detail"].startswith(f"spec: {name}:")
+
+
+async def test_pictures(ask, tmp_path):
+    """One broken picture of a ZIP has its error, the others their answers, by their names."""
+    entries = [("p10.png", picture(20, 10)), ("p9.png", picture(9, 9)), ("p.txt", b"no picture")]
+    path = archive(tmp_path / "pictures.zip", entries)
+    query = "?model=fake-detect&every=1"
+    status, job = await ask("POST", f"/v1/jobs/infer{query}", data=path.read_bytes())
+    assert status == 202, job
+    shown = await ask.ended(job["id"])
+    assert (shown["result"]["items"], shown["result"]["failed"]) == (3, 1)
+    found = await lines(ask, job["id"])
+    assert [line["file"] for line in found] == ["p9.png", "p10.png", "p.txt"]
+    assert found[2]["error"]
+    assert [line["result"]["detections"][0]["label"] for line in found[:2]] == ["9x9", "20x10"]
+
+
+async def test_a_path(ask, tmp_path):
+    """A folder below an allowed root is read; a path elsewhere, or through a link, is 404."""
+    for number in range(3):
+        (tmp_path / "roots" / f"{number}.png").write_bytes(picture(10 + number, 8))
+    (tmp_path / "roots" / "out").symlink_to(tmp_path / "data")
+    asked = {"model": "fake-classify", "path": str(tmp_path / "roots")}
+    status, job = await ask("POST", "/v1/jobs/infer", json=asked)
+    assert status == 202, job
+    assert (await ask.ended(job["id"]))["result"]["labels"] == {f"{n}x8-0": 1 for n in (10, 11, 12)}
+    for path in ("/etc/passwd", f"{tmp_path}/roots/../data", f"{tmp_path}/roots/out", "x", "\0"):
+        status, body = await ask("POST", "/v1/jobs/infer", json={**asked, "path": path})
+        assert status == 404, body
+        assert "passwd" not in body["detail"]
+
+
+@pytest.mark.parametrize(
+    ("query", "data", "status", "told"),
+    [
+        ("", b"x", 422, "model"),
+        ("model=fake-nothing", b"x", 404, "fake-nothing"),
+        ("model=fake-detect", b"", 400, "empty"),
+        ("model=fake-detect&every=0", b"x", 422, "every"),
+        ("model=fake-detect&limit=no", b"x", 422, "limit"),
+        ("model=fake-detect&params=[]", b"x", 422, "array"),
+        ("model=fake-detect&params={", b"x", 422, "params"),
+        ("model=fake-detect&path=/etc/passwd", b"x", 422, "path"),
+        ("model=fake-detect&task=track", b"x", 422, "task"),
+    ],
+)
+async def test_refusals(ask, tmp_path, query, data, status, told):
+    """What cannot be asked is refused at once, and leaves neither a job nor a file."""
+    answer = await ask("POST", f"/v1/jobs/infer?{query}", data=data)
+    assert answer[0] == status, answer
+    assert told in answer[1]["detail"]
+    assert (await ask("GET", "/v1/jobs"))[1]["total"] == 0
+    assert list((tmp_path / "data" / "jobs").iterdir()) == []
+
+
+async def test_uploads_that_are_too_large(tmp_path):
+    """413 over the route's own limit, which may be more than the server's; JSON stays small."""
+    limits = {"max_upload_mb": 2}
+    async with asking(tmp_path, jobs=limits, max_body_mb=1) as ask:
+        url = "/v1/jobs/infer?model=fake-detect"
+        assert (await ask("POST", url, data=io.BytesIO(b"x" * 1_500_000)))[0] == 202
+        assert (await ask("POST", url, data=io.BytesIO(b"x" * 2_000_001)))[0] == 413
+        assert (await ask("POST", url, data=io.BytesIO(b" " * 1_000_001), headers=JSON))[0] == 413
+
+
+@pytest.mark.parametrize(
+    ("model", "params", "error"),
+    [
+        ("fake-detect", {"confidence": 7}, "confidence"),
+        ("fake-detect", {"behave": "raise"}, "No item could be answered"),
+        ("fake-track", {"confidence": 7}, "confidence"),
+    ],
+)
+async def test_what_fails_for_every_frame(ask, tmp_path, model, params, error):
+    """Wrong parameters and a model that always fails end the job with the server's sentence."""
+    path = video(tmp_path / "v.mp4", 3)
+    shown = await ask.ended(await sent(ask, path, model=model, params=json.dumps(params)))
+    assert shown["state"] == "failed"
+    assert error in shown["error"]
+    assert (shown["attempt"], "secret" in shown["error"]) == (1, False)
+
+
+async def test_what_is_no_footage(ask, tmp_path):
+    """A ZIP whose entry leads out fails the job with the entry's name."""
+    path = archive(tmp_path / "v.zip", [("../../evil.png", picture())])
+    shown = await ask.ended(await sent(ask, path, model="fake-detect"))
+    assert shown["error"] == "../../evil.png: its name leads out of the ZIP file"
+    assert not list(tmp_path.rglob("evil.png"))
+
+
+def children_of_jobs():
+    """Return the processes of jobs."""
+    children = psutil.Process().children()
+    return [each for each in children if "mataserver_jobs.child" in " ".join(each.cmdline())]
+
+
+async def killed(ask, job, least):
+    """Kill a job's process, at a random moment after ``least`` percent."""
+    await ask.until(job, lambda shown: shown["progress"] > least and children_of_jobs())
+    await asyncio.sleep(random.random() * 0.1)
+    for process in children_of_jobs():
+        process.send_signal(signal.SIGKILL)
+    await ask.until(job, lambda shown: shown["state"] != "running" or shown["attempt"] > 1)
+
+
+async def test_a_process_that_is_killed(ask, tmp_path):
+    """Kill -9 at random moments: the job goes on, and every frame is answered exactly once."""
+    path = video(tmp_path / "v.mp4", 60)
+    job = await sent(ask, path, model="fake-detect", params='{"seconds": 0.03}')
+    for least in (10.0, 50.0):
+        await killed(ask, job, least)
+    shown = await ask.ended(job)
+    assert (shown["state"], shown["attempt"]) == ("done", 3)
+    assert [line["index"] for line in await lines(ask, job)] == list(range(60))
+
+
+async def test_tracks(ask, tmp_path):
+    """A tracker's job that is killed begins again: its tracks are those of an undisturbed one."""
+    path = video(tmp_path / "v.mp4", 40)
+    job = await sent(ask, path, model="fake-track", params='{"seconds": 0.03}')
+    await killed(ask, job, 20.0)
+    shown = await ask.ended(job)
+    assert (shown["state"], shown["attempt"]) == ("done", 2)
+    one = {"label": "thing", "frames": 1}
+    tracks = {str(n + 1): {**one, "first": n, "last": n} for n in range(40)}
+    assert shown["result"]["tracks"] == tracks
+    assert len(await lines(ask, job)) == 40
+    assert (await ask("GET", "/v1/sessions"))[1] != []  # that of the killed one ends by its time
+
+
+async def test_a_server_that_stops(tmp_path):
+    """A job whose server stops goes on with the next, from the frame that it was at."""
+    async with asking(tmp_path) as ask:
+        path = video(tmp_path / "v.mp4", 60)
+        job = await sent(ask, path, model="fake-detect", params='{"seconds": 0.03}')
+        await ask.until(job, lambda shown: shown["progress"] > 20)
+    so_far = (tmp_path / "jobs" / job / "output" / "results.jsonl").read_bytes().count(b"\n")
+    assert 0 < so_far < 60
+    async with asking(tmp_path) as ask:
+        shown = await ask.ended(job)
+        assert (shown["state"], shown["attempt"]) == ("done", 1)
+        assert [line["index"] for line in await lines(ask, job)] == list(range(60))
+
+
+async def test_a_job_that_is_cancelled(ask, tmp_path):
+    """What was answered until then can be read."""
+    path = video(tmp_path / "v.mp4", 200)
+    job = await sent(ask, path, model="fake-detect", params='{"seconds": 0.03}')
+    await ask.until(job, lambda shown: shown["progress"] > 5)
+    await ask("POST", f"/v1/jobs/{job}/cancel")
+    assert (await ask.ended(job))["state"] == "cancelled"
+    found = [line["index"] for line in await lines(ask, job)]
+    assert found == list(range(len(found)))
+    assert 0 < len(found) < 200
