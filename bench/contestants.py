@@ -153,7 +153,7 @@ class Server:
     def measure(self, question: Question, connections: int, effort: Effort) -> Sample:
         """Ask and return what it took. Raises ``LoadError`` when a request failed."""
         with self.tree.awake():
-            url = self._url(question)
+            url = self.url(question)
             asked = order(question, self._bodies, effort, connections, url)
             self.tree.peak = 0.0
             with watched(self.tree):
@@ -164,7 +164,8 @@ class Server:
         rate, each = it.requests / it.seconds, cpu / it.requests * 1e3
         return Sample(rate, each, it.p50, it.p99, self.tree.peak, done.busy)
 
-    def _url(self, question: Question) -> str:
+    def url(self, question: Question) -> str:
+        """Return where a question is asked. Raises ``LoadError``."""
         try:
             return self._where(self.base, question)
         except OSError as error:
@@ -231,7 +232,7 @@ def _run(process: subprocess.Popen[bytes], asked: bytes) -> Outcome:
 def ours(bodies: Bodies, engine: str = "process", replicas: int = 1) -> Server:
     """Start our server."""
     program = [sys.executable, str(HERE / "ours.py")]
-    return Server(lambda port: [*program, str(port), engine, str(replicas)], _ours, bodies)
+    return Server(lambda port: [*program, str(port), engine, str(replicas)], served_by_ours, bodies)
 
 
 def onnx(bodies: Bodies, replicas: int = 1) -> Server:
@@ -245,7 +246,8 @@ def _onnx(base: str, question: Question) -> str:
     return f"{base}/v1/infer?model={question.model}-onnx"
 
 
-def _ours(base: str, question: Question) -> str:
+def served_by_ours(base: str, question: Question) -> str:
+    """Return the URL of a question at our server; that of frames is a new session's."""
     if question.form == "health":
         return f"{base}/health"
     if question.form == "frames":

@@ -1,0 +1,179 @@
+"""What a change costs: the CPU per request of the working tree over that of another revision.
+
+Run as ``python bench/against.py REVISION [--rounds 15] [--requests 200] [CASE ...]``; a case is
+chosen by a part of its name. The server of each revision runs with its own ``bench/ours.py``, in
+the environment of this program; both are asked in turn (A B B A in every round), for as long as
+``--requests`` take, and are started anew every few rounds: where a process happens to lie in memory
+changes what it costs. CPU is that of the server's whole process tree, which a machine with other
+work disturbs less than its latencies; a row is the median of the rounds' ratios and its interval
+of 95 % (bootstrap).
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import statistics
+import subprocess
+import sys
+import tarfile
+import tempfile
+from collections import defaultdict
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import uvloop
+
+import contestants
+import generator
+import load
+from contestants import Effort, Server
+from question import Bodies, Question
+
+ROOT = Path(__file__).resolve().parents[1]
+ROUNDS, LIFE, REQUESTS = 15, 3, 200
+"""Rounds in all, rounds between two starts, and requests of each of a round's four turns."""
+RESAMPLES, ENDS = 10_000, (2.5, 97.5)
+ENGINES = ("process", "thread")
+
+
+@dataclass(frozen=True)
+class Case:
+    """A question, asked over a number of connections or with a window of frames."""
+
+    name: str
+    question: Question
+    connections: int
+
+
+CASES = (
+    Case("raw, 1 conn.", Question("noop", "raw"), 1),
+    Case("raw, 16 conn.", Question("noop", "raw"), 16),
+    Case("JSON, 1 conn.", Question("noop", "json"), 1),
+    Case("JSON, 16 conn.", Question("noop", "json"), 16),
+    Case("stream, window 1", Question("noop", "frames"), 1),
+    Case("stream, window 8", Question("noop", "frames"), 8),
+    Case("resizing, raw, 1 conn.", Question("detector", "raw"), 1),
+    Case("100 detections, raw, 1 conn.", Question("many", "raw"), 1),
+    Case("100 detections, stream, window 8", Question("many", "frames"), 8),
+)
+
+
+def arguments() -> argparse.Namespace:
+    """Return the command line's."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("revision")
+    parser.add_argument("--rounds", type=int, default=ROUNDS)
+    parser.add_argument("--requests", type=int, default=REQUESTS)
+    parser.add_argument("--engine", choices=ENGINES, action="append")
+    parser.add_argument("cases", nargs="*")
+    return parser.parse_args()
+
+
+def check_out(revision: str, folder: Path) -> Path:
+    """Write a revision's files into a folder."""
+    with tarfile.open(fileobj=io.BytesIO(_git("archive", revision))) as archive:
+        archive.extractall(folder, filter="data")
+    return folder
+
+
+def working_tree() -> str:
+    """Return the working tree as a revision, with what is not committed of the files git knows."""
+    return _git("stash", "create").decode().strip() or "HEAD"
+
+
+def _git(*arguments: str) -> bytes:
+    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True).stdout
+
+
+def start(tree: Path, engine: str, bodies: Bodies) -> Server:
+    """Start the server of a tree: its modules go before those that are installed."""
+    modules = [tree, *sorted((tree / "plugins").iterdir())]
+    program = [sys.executable, str(tree / "bench" / "ours.py")]
+    return Server(
+        lambda port: [*program, str(port), engine, "1"],
+        contestants.served_by_ours,
+        bodies,
+        {"PYTHONPATH": os.pathsep.join(map(str, modules))},
+    )
+
+
+def cost(server: Server, case: Case, requests: int, bodies: Bodies) -> float:
+    """Return the CPU milliseconds of a request. Raises ``LoadError`` when one failed."""
+    with server.tree.awake():
+        url = server.url(case.question)
+        order = contestants.order(case.question, bodies, Effort(0, requests), case.connections, url)
+        ask = generator.frames if order.frames else generator.requests
+        begun = server.tree.cpu()
+        outcome = uvloop.run(ask(order))
+        spent = server.tree.cpu() - begun
+    if outcome.failed or not outcome.requests:
+        raise load.LoadError(f"{case.name}: {outcome.failed} failed: {outcome.example}")
+    return spent / outcome.requests * 1e3
+
+
+Turns = list[tuple[float, float]]
+"""CPU milliseconds per request of the other revision and of the working tree, round by round."""
+
+
+def turns(
+    trees: tuple[Path, Path], engine: str, cases: list[Case], asked: argparse.Namespace
+) -> dict[str, Turns]:
+    """Return what each case's rounds cost."""
+    found: dict[str, Turns] = defaultdict(list)
+    with tempfile.TemporaryDirectory() as folder:
+        bodies = Bodies(Path(folder))
+        for begun in range(0, asked.rounds, LIFE):
+            servers: list[Server] = []
+            try:
+                servers += [start(tree, engine, bodies) for tree in trees]
+                for case in cases:
+                    for server in servers:
+                        cost(server, case, asked.requests // 2, bodies)  # loads, and warms
+                    for _ in range(begun, min(begun + LIFE, asked.rounds)):
+                        found[case.name].append(_round(servers, case, asked.requests, bodies))
+            finally:
+                for server in servers:
+                    server.close()
+    return found
+
+
+def _round(servers: list[Server], case: Case, requests: int, bodies: Bodies) -> tuple[float, float]:
+    other, ours = servers
+    first, second, third, fourth = (
+        cost(server, case, requests, bodies) for server in (other, ours, ours, other)
+    )
+    return (first + fourth) / 2, (second + third) / 2
+
+
+def row(engine: str, name: str, rounds: Turns) -> str:
+    """Return a line of the table."""
+    ratios = np.array([ours / other for other, ours in rounds])
+    drawn = np.random.default_rng(0).choice(ratios, (RESAMPLES, len(ratios)))
+    low, high = np.percentile(np.median(drawn, axis=1), ENDS)
+    other, ours = (statistics.median(each) for each in zip(*rounds, strict=True))
+    ratio = f"{np.median(ratios):.3f} | {low:.3f} to {high:.3f}"
+    return f"| {name} | `{engine}` | {other:.3f} | {ours:.3f} | {ratio} |"
+
+
+def main() -> None:
+    """Measure and print the table."""
+    asked = arguments()
+    cases = [c for c in CASES if not asked.cases or any(name in c.name for name in asked.cases)]
+    print(
+        f"| | engine | {asked.revision}, ms | now, ms | ratio | 95 % |\n|---|---|---|---|---|---|"
+    )
+    with tempfile.TemporaryDirectory() as folder:
+        trees = (
+            check_out(asked.revision, Path(folder, "other")),
+            check_out(working_tree(), Path(folder, "ours")),
+        )
+        for engine in asked.engine or ENGINES:
+            for name, rounds in turns(trees, engine, cases, asked).items():
+                print(row(engine, name, rounds), flush=True)
+
+
+if __name__ == "__main__":
+    main()
