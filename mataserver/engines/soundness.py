@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from itertools import chain
-from operator import gt
+from operator import countOf, gt
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -64,8 +64,7 @@ _LISTS: dict[type, dict[str, type]] = {
 _TOLD = frozenset({OcrResult, VlmResult})
 """The results that hold a text beside their lists."""
 _TEXTS: dict[type, str] = {TextRegion: "text"}
-_FLOAT, _STRING, _NOTHING = frozenset({float}), frozenset({str}), frozenset({type(UNSET)})
-_WHOLE = frozenset({int, type(UNSET)})
+_STRING, _WHOLE = frozenset({str}), frozenset({int, type(UNSET)})
 _DEEPEST = 16
 """How deeply what a model tells beside the fields may be nested."""
 
@@ -85,7 +84,9 @@ def sound(result: Any, task: str, size: Size | None = None, raw: Callable[[], bo
     ``size`` is the image's (height, width), None where it is not known. ``raw`` is asked whether
     the request wanted scores that are no confidences. Raises ``Unsound``.
     """
-    kind = _kind(result)
+    kind = type(result)
+    if kind not in _LISTS:
+        kind = _kind(result)
     if task not in kind.tasks:
         raise Unsound(f"{kind.__name__} does not belong to the task {task}")
     if kind in _ARRAYS:
@@ -104,8 +105,6 @@ def sound(result: Any, task: str, size: Size | None = None, raw: Callable[[], bo
 
 def _kind(result: object) -> Any:
     """Return which of the result structs a result is; a plugin may have made its own of one."""
-    if type(result) in _LISTS:
-        return type(result)
     for each in RESULT_TYPES:
         if isinstance(result, each):
             return each
@@ -149,12 +148,12 @@ class _Rule:
             raise Unsound(f"{name} must be a list")
         if not items:
             return True
-        if not {kind}.issuperset(map(type, items)):
+        if not _all_are(kind, items):
             return False
         scores = [item.confidence for item in items]
         try:
             return (
-                _FLOAT.issuperset(map(type, scores))
+                _all_are(float, scores)
                 and min(scores) >= 0.0
                 and max(scores) <= 1.0
                 and math.isfinite(sum(scores))
@@ -167,14 +166,18 @@ class _Rule:
     @staticmethod
     def _plain_fields_kept(items: Sequence[Any], kind: type) -> bool:
         text = _TEXTS.get(kind, "label")
-        if not _STRING.issuperset([type(getattr(item, text)) for item in items]):
+        if not _all_are(str, [getattr(item, text) for item in items]):
             return False
         if kind is Detection:
-            if any(item.extra != {} for item in items):
+            extras = [item.extra for item in items]
+            if not _all_are(dict, extras) or any(extras):
                 return False
-            return _NOTHING.issuperset([type(item.track_id) for item in items])
+            tracks = [item.track_id for item in items]
+            if _all_are(int, tracks):
+                return _fits(min(tracks)) and _fits(max(tracks))
+            return _all_are(type(UNSET), tracks)
         if kind is Segment:
-            return _NOTHING.issuperset([type(item.mask) for item in items])
+            return _all_are(type(UNSET), [item.mask for item in items])
         return kind is not Entity
 
     def _boxes_kept(self, items: Sequence[Any], kind: type) -> bool:
@@ -187,17 +190,18 @@ class _Rule:
             boxes = [box for box in boxes if box is not None]
         if not boxes:
             return True
-        if not {4}.issuperset(map(len, boxes)) or not _FLOAT.issuperset(
-            map(type, chain.from_iterable(boxes))
-        ):
+        if countOf(map(len, boxes), 4) != len(boxes):
             return False
-        lefts, tops, rights, bottoms = zip(*boxes, strict=True)
+        numbers = list(chain.from_iterable(boxes))
+        if not _all_are(float, numbers):
+            return False
+        lefts, tops, rights, bottoms = numbers[::4], numbers[1::4], numbers[2::4], numbers[3::4]
         return (
             min(lefts) >= self._least
             and min(tops) >= self._least
             and max(rights) <= self._width
             and max(bottoms) <= self._height
-            and math.isfinite(sum(lefts) + sum(tops) + sum(rights) + sum(bottoms))
+            and math.isfinite(sum(numbers))
             and not any(map(gt, lefts, rights))
             and not any(map(gt, tops, bottoms))
         )
@@ -261,20 +265,22 @@ class _Rule:
             raise Unsound(f"{where} is of {width}x{height}, not of the image's size, {image}")
 
 
+def _all_are(kind: type, values: Sequence[Any]) -> bool:
+    """Whether all are of exactly that type: told without a step of the interpreter for each."""
+    return countOf(map(type, values), kind) == len(values)
+
+
 def _points_kept(items: Sequence[Any]) -> bool:
     points = [point for item in items for point in item.keypoints]
     if not points:
         return True
-    if not {3}.issuperset(map(len, points)) or not _FLOAT.issuperset(
-        map(type, chain.from_iterable(points))
-    ):
+    if countOf(map(len, points), 3) != len(points):
         return False
-    across, down, scores = zip(*points, strict=True)
-    return (
-        min(scores) >= 0.0
-        and max(scores) <= 1.0
-        and math.isfinite(sum(across) + sum(down) + sum(scores))
-    )
+    numbers = list(chain.from_iterable(points))
+    if not _all_are(float, numbers):
+        return False
+    scores = numbers[2::3]
+    return min(scores) >= 0.0 and max(scores) <= 1.0 and math.isfinite(sum(numbers))
 
 
 def _points(where: str, points: Any) -> list[tuple[float, float, float]]:
