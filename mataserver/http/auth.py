@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import hdrs, web
 
@@ -94,10 +94,14 @@ class Gate:
         """Return who asks, None where nothing is shown. Raises as ``authenticate`` does."""
         if self._anonymous:
             return ANONYMOUS
-        shown = list(self._shown(request))
-        if not shown:
+        given = _given(request)
+        if not given:
             return self._by_cookie(request)
-        return await self.authenticate(shown)
+        # Of most requests this is all; what else tells of a request is for services to judge.
+        principal = self._keys.principal(given[0].secret)
+        if principal is not None:
+            return principal
+        return await self.authenticate([self.described(request, *each) for each in given])
 
     async def authenticate(self, shown: Iterable[Credentials]) -> Principal | None:
         """Return whose the first credentials are that somebody knows; None where there are none.
@@ -161,16 +165,6 @@ class Gate:
             address=proxies.client(request, trusted=self._trust_proxy),
         )
 
-    def _shown(self, request: web.Request) -> Iterator[Credentials]:
-        """Yield what a request shows: a WebSocket's ``?token=`` first, then its headers.
-
-        A browser's script can set no header of a WebSocket.
-        """
-        if is_socket(request) and (token := request.query.get("token")):
-            yield self.described(request, "token", token)
-        for scheme, user, secret in _of_headers(request.headers):
-            yield self.described(request, scheme, secret, user)
-
 
 def check_scope(principal: Principal | None, needs: str | None) -> None:
     """Raise ``Unauthorized`` for nobody, ``Forbidden`` for somebody without the scope."""
@@ -195,24 +189,44 @@ def is_socket(request: web.Request) -> bool:
 
 def of_metadata(metadata: Mapping[str, str], path: str, address: str = "") -> Iterator[Credentials]:
     """Yield what the metadata of a call shows, whose names are those of headers in lower case."""
-    for scheme, user, secret in _of_headers(metadata):
-        yield Credentials(scheme, secret, user, "POST", path, address=address)
+    for each in _read(metadata.get("authorization", ""), metadata.get("x-api-key")):
+        yield Credentials(*each, "POST", path, address=address)
 
 
-def _of_headers(headers: Mapping[str, str]) -> Iterator[tuple[Scheme, str, str]]:
-    """Yield scheme, user and secret of each header: a proxy may need one of them for itself."""
-    given = headers.get(hdrs.AUTHORIZATION) or headers.get("authorization", "")
-    scheme, _, value = given.partition(" ")
-    value = value.strip()
-    if scheme.lower() == "bearer" and value:
-        yield "bearer", "", value
-    elif scheme.lower() == "basic":
+class _Given(NamedTuple):
+    """What one header, or a WebSocket's token, shows."""
+
+    scheme: Scheme
+    secret: str
+    user: str = ""
+
+
+def _given(request: web.Request) -> list[_Given]:
+    """Return what a request shows: a WebSocket's ``?token=`` first, then its headers.
+
+    A browser's script can set no header of a WebSocket.
+    """
+    headers = request.headers
+    shown = _read(headers.get(hdrs.AUTHORIZATION, ""), headers.get(API_KEY))
+    if is_socket(request) and (token := request.query.get("token")):
+        shown.insert(0, _Given("token", token))
+    return shown
+
+
+def _read(authorization: str, key: str | None) -> list[_Given]:
+    """Return what each of two headers shows: a proxy may need one of them for itself."""
+    found = []
+    scheme, _, value = authorization.partition(" ")
+    scheme, value = scheme.lower(), value.strip()
+    if scheme == "bearer" and value:
+        found.append(_Given("bearer", value))
+    elif scheme == "basic":
         user, secret = _pair(value)
         if secret:
-            yield "basic", user, secret
-    key = headers.get(API_KEY) or headers.get("x-api-key")
+            found.append(_Given("basic", secret, user))
     if key:
-        yield "key", "", key
+        found.append(_Given("key", key))
+    return found
 
 
 def _pair(credentials: str) -> tuple[str, str]:
