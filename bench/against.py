@@ -1,12 +1,12 @@
 """What a change costs: the CPU per request of the working tree over that of another revision.
 
 Run as ``python bench/against.py REVISION [--rounds 15] [--requests 200] [CASE ...]``; a case is
-chosen by a part of its name. The server of each revision runs with its own ``bench/ours.py``, in
-the environment of this program; both are asked in turn (A B B A in every round), for as long as
-``--requests`` take, and are started anew every few rounds: where a process happens to lie in memory
-changes what it costs. CPU is that of the server's whole process tree, which a machine with other
-work disturbs less than its latencies; a row is the median of the rounds' ratios and its interval
-of 95 % (bootstrap).
+chosen by a part of its name, and REVISION may be a folder with another tree. The server of each
+runs from a copy, with its own ``bench/ours.py``, in the environment of this program; both are asked
+in turn (A B B A in every round) and are started anew every few rounds: where a process happens to
+lie in memory changes what it costs. CPU is that of the server's whole process tree, which a machine
+with other work disturbs less than its latencies; a row is the median of the rounds' ratios and its
+interval of 95 % (bootstrap).
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ from __future__ import annotations
 import argparse
 import io
 import os
+import shutil
 import statistics
 import subprocess
 import sys
@@ -36,6 +37,7 @@ ROOT = Path(__file__).resolve().parents[1]
 ROUNDS, LIFE, REQUESTS = 15, 3, 200
 """Rounds in all, rounds between two starts, and requests of each of a round's four turns."""
 RESAMPLES, ENDS = 10_000, (2.5, 97.5)
+PARTS = ("bench", "mataserver", "plugins")
 ENGINES = ("process", "thread")
 
 
@@ -73,19 +75,17 @@ def arguments() -> argparse.Namespace:
 
 
 def check_out(revision: str, folder: Path) -> Path:
-    """Write a revision's files into a folder."""
-    with tarfile.open(fileobj=io.BytesIO(_git("archive", revision))) as archive:
+    """Write what of a revision is measured into a folder, or of the tree that lies in another."""
+    if Path(revision).is_dir():
+        for part in PARTS:
+            unneeded = shutil.ignore_patterns("__pycache__", "tests")
+            shutil.copytree(Path(revision, part), folder / part, ignore=unneeded)
+        return folder
+    command = ["git", "archive", revision, *PARTS]
+    packed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True).stdout
+    with tarfile.open(fileobj=io.BytesIO(packed)) as archive:
         archive.extractall(folder, filter="data")
     return folder
-
-
-def working_tree() -> str:
-    """Return the working tree as a revision, with what is not committed of the files git knows."""
-    return _git("stash", "create").decode().strip() or "HEAD"
-
-
-def _git(*arguments: str) -> bytes:
-    return subprocess.run(["git", *arguments], cwd=ROOT, check=True, capture_output=True).stdout
 
 
 def start(tree: Path, engine: str, bodies: Bodies) -> Server:
@@ -168,7 +168,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         trees = (
             check_out(asked.revision, Path(folder, "other")),
-            check_out(working_tree(), Path(folder, "ours")),
+            check_out(str(ROOT), Path(folder, "ours")),
         )
         for engine in asked.engine or ENGINES:
             for name, rounds in turns(trees, engine, cases, asked).items():

@@ -7,7 +7,8 @@ import subprocess
 import sys
 from pathlib import Path
 
-BENCH = Path(__file__).parents[1] / "bench" / "run.py"
+ROOT = Path(__file__).parents[1]
+BENCH = ROOT / "bench" / "run.py"
 
 
 def test_a_case_is_measured_beside_the_bare_loop(tmp_path):
@@ -23,3 +24,20 @@ def test_a_case_is_measured_beside_the_bare_loop(tmp_path):
     assert ratio["bar"] == "≤ 1.2"
     assert ratio["holds"] == (ratio["ratio"] <= 1.2)
     assert "| raw body, 1 conn. |" in ran.stdout
+
+
+def test_two_trees_are_compared(tmp_path):
+    """Two trees' servers are asked in turn, and their ratio stands in a row with its interval."""
+    (tmp_path / "other").mkdir()
+    for part in ("bench", "mataserver", "plugins"):
+        (tmp_path / "other" / part).symlink_to(ROOT / part)
+    command = [sys.executable, ROOT / "bench" / "against.py", tmp_path / "other", "raw, 1"]
+    command += ["--rounds", "2", "--requests", "10", "--engine", "thread"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert ran.returncode == 0, ran.stderr
+    (row,) = [line for line in ran.stdout.splitlines() if line.startswith("| raw, 1 conn. |")]
+    other, ours, ratio, interval = (cell.strip() for cell in row.strip("|").split("|")[2:])
+    low, high = map(float, interval.split(" to "))
+    assert float(other) > 0
+    assert float(ours) > 0
+    assert 0 < low <= float(ratio) <= high
