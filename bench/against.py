@@ -1,12 +1,13 @@
 """What a change costs: the CPU per request of the working tree over that of another revision.
 
-Run as ``python bench/against.py REVISION [--rounds 15] [--requests 200] [CASE ...]``; a case is
+Run as ``python bench/against.py REVISION [--rounds 15] [--requests 30] [CASE ...]``; a case is
 chosen by a part of its name, and REVISION may be a folder with another tree. The server of each
 runs from a copy, with its own ``bench/ours.py``, in the environment of this program; both are asked
 in turn (A B B A in every round) and are started anew every few rounds: where a process happens to
 lie in memory changes what it costs. CPU is that of the server's whole process tree, which a machine
-with other work disturbs less than its latencies; a row is the median of the rounds' ratios and its
-interval of 95 % (bootstrap).
+with other work disturbs less than its latencies. What disturbs a turn only adds to it, so that a
+round counts the cheapest turn of each; a row is the median of the rounds' ratios and its interval
+of 95 % (bootstrap).
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ import argparse
 import io
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -34,8 +36,8 @@ from contestants import Effort, Server
 from question import Bodies, Question
 
 ROOT = Path(__file__).resolve().parents[1]
-ROUNDS, LIFE, REQUESTS = 15, 3, 200
-"""Rounds in all, rounds between two starts, and requests of each of a round's four turns."""
+ROUNDS, LIFE, TURNS, REQUESTS = 15, 3, 4, 30
+"""Rounds in all, rounds between two starts, times A B B A in a round, and requests each time."""
 RESAMPLES, ENDS = 10_000, (2.5, 97.5)
 PARTS = ("bench", "mataserver", "plugins")
 ENGINES = ("process", "thread")
@@ -71,7 +73,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--requests", type=int, default=REQUESTS)
     parser.add_argument("--engine", choices=ENGINES, action="append")
     parser.add_argument("cases", nargs="*")
-    return parser.parse_args()
+    return parser.parse_intermixed_args()
 
 
 def check_out(revision: str, folder: Path) -> Path:
@@ -131,7 +133,7 @@ def turns(
                 servers += [start(tree, engine, bodies) for tree in trees]
                 for case in cases:
                     for server in servers:
-                        cost(server, case, asked.requests // 2, bodies)  # loads, and warms
+                        cost(server, case, TURNS * asked.requests, bodies)  # loads, and warms
                     for _ in range(begun, min(begun + LIFE, asked.rounds)):
                         found[case.name].append(_round(servers, case, asked.requests, bodies))
             finally:
@@ -142,10 +144,10 @@ def turns(
 
 def _round(servers: list[Server], case: Case, requests: int, bodies: Bodies) -> tuple[float, float]:
     other, ours = servers
-    first, second, third, fourth = (
-        cost(server, case, requests, bodies) for server in (other, ours, ours, other)
-    )
-    return (first + fourth) / 2, (second + third) / 2
+    spent: dict[Server, list[float]] = {other: [], ours: []}
+    for server in (other, ours, ours, other) * TURNS:
+        spent[server].append(cost(server, case, requests, bodies))
+    return min(spent[other]), min(spent[ours])
 
 
 def row(engine: str, name: str, rounds: Turns) -> str:
@@ -161,6 +163,7 @@ def row(engine: str, name: str, rounds: Turns) -> str:
 def main() -> None:
     """Measure and print the table."""
     asked = arguments()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))  # the servers are ended, too
     cases = [c for c in CASES if not asked.cases or any(name in c.name for name in asked.cases)]
     print(
         f"| | engine | {asked.revision}, ms | now, ms | ratio | 95 % |\n|---|---|---|---|---|---|"
