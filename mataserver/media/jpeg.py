@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import struct
 from typing import TYPE_CHECKING, NamedTuple
 
 import simplejpeg
@@ -30,7 +31,11 @@ it has. Encoders write 10 of them, and hardly ever more than a dozen.
 MOST_SEGMENTS = 4_096
 """Segments before the pixels, and with its scans. 500 of the largest fill a body of 32 MB."""
 START = b"\xff\xd8"
-_APP1, _START_OF_SCAN, _END = 0xE1, 0xDA, 0xD9
+_START_OF_SCAN, _END = 0xDA, 0xD9
+_UNUSUAL = frozenset({0xE1, 0xFF})
+"""APP1, which may hold EXIF, and a byte that only fills."""
+_MARKER = struct.Struct(">BBH")
+"""0xFF, a segment's kind, and its length with these two bytes."""
 _SEGMENT = re.compile(rb"\xff([^\x00\x01\xd0-\xd8\xff])")
 """The next marker that a length follows, or the end.
 
@@ -95,19 +100,19 @@ def unusual(
 
 def read_head(data: bytes | memoryview) -> Head:
     """Walk the segments before the pixels. Raises ``BadRequest`` for more of them than allowed."""
-    at, components, baseline = 2, 0, False
+    at, components, baseline, last = 2, 0, False, len(data) - 4
     for _ in range(MOST_SEGMENTS):
-        if at + 4 > len(data) or data[at] != 0xFF:
+        if at > last:
             return Head(plain=False, single=False)
-        kind = data[at + 1]
+        mark, kind, length = _MARKER.unpack_from(data, at)
+        if mark != 0xFF or kind in _UNUSUAL:
+            return Head(plain=False, single=False)
         if kind == _START_OF_SCAN:
-            alone = at + 4 < len(data) and data[at + 4] == components
+            alone = at < last and data[at + 4] == components
             return Head(plain=True, single=baseline and alone)
-        if kind in {_APP1, 0xFF}:
-            return Head(plain=False, single=False)
         if kind in _FRAMES and at + 9 < len(data):
             baseline, components = kind in _BASELINE, data[at + 9]
-        at += 2 + (data[at + 2] << 8 | data[at + 3])
+        at += 2 + length
     raise _too_many_segments()
 
 
