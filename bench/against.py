@@ -1,6 +1,6 @@
 """What a change costs: the CPU per request of the working tree over that of another revision.
 
-Run as ``python bench/against.py REVISION [--rounds 15] [--requests 30] [CASE ...]``; a case is
+Run as ``python bench/against.py REVISION [--rounds 15] [--requests 60] [CASE ...]``; a case is
 chosen by a part of its name, and REVISION may be a folder with another tree. The server of each
 runs from a copy, with its own ``bench/ours.py``, in the environment of this program; both are asked
 in turn (A B B A in every round) and are started anew every few rounds: where a process happens to
@@ -36,8 +36,10 @@ from contestants import Effort, Server
 from question import Bodies, Question
 
 ROOT = Path(__file__).resolve().parents[1]
-ROUNDS, LIFE, TURNS, REQUESTS = 15, 3, 4, 30
+ROUNDS, LIFE, TURNS, REQUESTS = 15, 3, 2, 60
 """Rounds in all, rounds between two starts, times A B B A in a round, and requests each time."""
+EACH = 8
+"""Requests of a connection at least: what it costs to accept it is not what is asked here."""
 RESAMPLES, ENDS = 10_000, (2.5, 97.5)
 PARTS = ("bench", "mataserver", "plugins")
 ENGINES = ("process", "thread")
@@ -106,7 +108,8 @@ def cost(server: Server, case: Case, requests: int, bodies: Bodies) -> float:
     """Return the CPU milliseconds of a request. Raises ``LoadError`` when one failed."""
     with server.tree.awake():
         url = server.url(case.question)
-        order = contestants.order(case.question, bodies, Effort(0, requests), case.connections, url)
+        effort = Effort(0, max(requests, EACH * case.connections))
+        order = contestants.order(case.question, bodies, effort, case.connections, url)
         ask = generator.frames if order.frames else generator.requests
         begun = server.tree.cpu()
         outcome = uvloop.run(ask(order))
