@@ -210,4 +210,4 @@ async def test_each_of_many_gets_its_own_answer(worker, tmp_path):
             crowd = [batcher.submit(job) for job in jobs[first : first + 40]]
             outcomes = [outcome for outcome, _ in await asyncio.gather(*crowd)]
             for width, outcome in zip(widths[first : first + 40], outcomes, strict=True):
-                assert f'"{width}"'.encode() in outcome.fields["classifications"]
+                assert f'"{width}"'.encode() in outcome.whole()

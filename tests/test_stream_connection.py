@@ -11,8 +11,8 @@ from aiohttp import WSMsgType
 
 from conftest import picture
 from mataserver.config import Settings
-from mataserver.engines.work import Failure, Outcome, Timing
-from mataserver.errors import MataError
+from mataserver.engines.work import Displaced, Failure, Outcome, Spoilt, Timing
+from mataserver.errors import MataError, Unavailable
 from mataserver.http import stream
 from mataserver.http.channel import WINDOW, Farewell
 from mataserver.http.connection import Connection
@@ -143,6 +143,25 @@ async def test_a_bug_while_leaving_is_logged_too(parts, caplog):
     parts.connection.leave(1000, "session deleted")
     assert await running == (1000, "session deleted")
     assert "RuntimeError: a bug" in caplog.text
+
+
+@pytest.mark.parametrize("error", [Spoilt(10.0, 0), Displaced(), Unavailable("full")])
+async def test_what_is_wrong_with_one_frame_ends_no_connection(parts, error):
+    """An image that no decoder ends with, and a want that passes, cost their frame alone."""
+    pool = parts.state.pool
+    pool.error = error
+    running = await begun(parts)
+    await settled()
+    pool.error = None
+    pool.ready.set()
+    ponged(parts)
+    await received(parts)
+    await settled()
+    parts.connection.leave(1000, "enough")
+    assert await running == (1000, "enough")
+    failed, found = answers(parts.socket)
+    assert failed == {"detail": error.detail, "frame_id": 0, "type": "error"}
+    assert (found["frame_id"], "reset" in found) == (1, False)
 
 
 async def test_cancelled_in_the_middle_of_a_frame(parts):
