@@ -38,6 +38,7 @@ from mataserver.http import (
     sessions,
     stream,
 )
+from mataserver.http import settings as settings_page
 from mataserver.http.auth import Gate
 from mataserver.http.browsers import Browsers
 from mataserver.http.channel import GOING_AWAY
@@ -56,9 +57,9 @@ from mataserver.slots import Policy
 from mataserver.upkeep import Pace, Upkeep
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable
+    from collections.abc import AsyncIterator, Callable, Mapping
 
-    from mataserver.config import Settings
+    from mataserver.config import SetBy, Settings
     from mataserver.http.routing import Route
     from mataserver.plugins import Plugins
     from mataserver.service import Service
@@ -74,8 +75,9 @@ def build(
     plugins: Plugins | None = None,
     probe: MemoryProbe | None = None,
     pace: Pace | None = None,
+    set_by: Mapping[str, SetBy] | None = None,
 ) -> web.Application:
-    """Compose the application.
+    """Compose the application; ``set_by`` tells where the settings came from.
 
     Registers the defaults on a fresh data directory. Raises a ``MataError`` for settings, a
     registry or a plugin (``plugins.strict``) that cannot be used.
@@ -114,6 +116,7 @@ def build(
         Outbound(_hosts(settings)),
         Sockets(settings.max_body, settings.ping_interval, settings.unread_timeout),
     )
+    state.set_by = set_by or {}
     state.forms.update(dialects.FORMS)
     metrics.before_render(cameras.count)
     metrics.before_render(lambda: metrics.inflight.set(state.body_bytes))
@@ -169,6 +172,7 @@ def _add_routes(application: web.Application, state: State) -> None:
         stream,
         login,
         pages,
+        settings_page,
         docs,
     ):
         routes += module.routes(state)
@@ -326,6 +330,7 @@ async def run(
     announce: Callable[[str, State], None],
     plugins: Plugins | None = None,
     reread: Callable[[], Settings] | None = None,
+    set_by: Mapping[str, SetBy] | None = None,
 ) -> None:
     """Serve until SIGINT or SIGTERM, then drain.
 
@@ -345,7 +350,7 @@ async def run(
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupted, number)
-    application = build(settings, plugins)
+    application = build(settings, plugins, set_by=set_by)
     again = Reload(application[STATE], application[UPKEEP], reread or (lambda: settings))
     reloads: set[asyncio.Task[None]] = set()
 

@@ -29,6 +29,7 @@ Port = Annotated[int, Meta(ge=0, le=65_535)]
 KeepAlive = Annotated[float, Meta(ge=-1.0, le=31_536_000.0)]
 Origin = Annotated[str, Meta(pattern=r"^(\*|https?://[^/\s*]+)\Z", max_length=512)]
 Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)\Z")]
+SetBy = Literal["default", "yaml", "dotenv", "environment", "option"]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 Runtime = Literal["native", "auto"]
 Engine = Literal["auto", "process", "thread"]
@@ -238,7 +239,18 @@ def load(
     directory: Path | None = None,
     **overrides: object,
 ) -> Settings:
-    """Read the settings.
+    """Return the settings: see ``read``."""
+    return read(file, environ=environ, directory=directory, **overrides)[0]
+
+
+def read(
+    file: str | Path | None = None,
+    *,
+    environ: Mapping[str, str] | None = None,
+    directory: Path | None = None,
+    **overrides: object,
+) -> tuple[Settings, dict[str, SetBy]]:
+    """Read the settings; return them, and where each that was given came from.
 
     ``file`` is the YAML file; without it ``MATA_SERVER_CONFIG``, then ``mataserver.yaml`` in
     ``directory`` (default: the working directory), then none. ``overrides`` (command-line options)
@@ -246,10 +258,15 @@ def load(
     """
     folder = Path.cwd() if directory is None else directory
     values = variables(folder, environ)
-    written = _yaml(find(file, values, folder))
-    given = _environment(values) | {k: v for k, v in overrides.items() if v is not None}
-    _check_hidden(written, given, Settings, "")
-    return _settings(written | given)
+    written, found = _yaml(find(file, values, folder)), _environment(values)
+    options = {k: v for k, v in overrides.items() if v is not None}
+    _check_hidden(written, found | options, Settings, "")
+    origins: dict[str, SetBy] = dict.fromkeys(written, "yaml")
+    environment = os.environ if environ is None else environ
+    for name in found:
+        origins[name] = "environment" if _variable(name, values) in environment else "dotenv"
+    origins.update(dict.fromkeys(options, "option"))
+    return _settings(written | found | options), origins
 
 
 def _check_hidden(
@@ -365,8 +382,7 @@ def dotenv(folder: Path) -> dict[str, str]:
 def _environment(values: Mapping[str, str]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     for setting in msgspec.structs.fields(Settings):
-        name = PREFIX + setting.name.upper()
-        name = name if name in values else _ALIASES.get(setting.name, name)
+        name = _variable(setting.name, values)
         if name not in values or setting.name in STRUCTURED:
             continue
         text = values[name]
@@ -376,6 +392,12 @@ def _environment(values: Mapping[str, str]) -> dict[str, Any]:
             said = describe(error, "", setting.type)
             raise ConfigError(f"environment: {name}: {said}") from None
     return found
+
+
+def _variable(setting: str, values: Mapping[str, str]) -> str:
+    """Return the variable that counts for a setting."""
+    name = PREFIX + setting.upper()
+    return name if name in values else _ALIASES.get(setting, name)
 
 
 def _from_text(text: str, kind: object) -> Any:
@@ -409,12 +431,20 @@ def _declared(kind: type[Struct], environ: Mapping[str, str]) -> dict[str, Any]:
     """Return the fields of a plugin's settings whose own variables are set."""
     found = {}
     for setting in msgspec.structs.fields(kind):
-        for meta in getattr(setting.type, "__metadata__", ()):
-            name = str((getattr(meta, "extra", None) or {}).get("environment", ""))
-            if name in environ:
-                try:
-                    found[setting.name] = _from_text(environ[name], setting.type)
-                except msgspec.ValidationError as error:
-                    said = describe(error, "", setting.type)
-                    raise ConfigError(f"environment: {name}: {said}") from None
+        name = str(meta_extra(setting.type).get("environment", ""))
+        if name in environ:
+            try:
+                found[setting.name] = _from_text(environ[name], setting.type)
+            except msgspec.ValidationError as error:
+                said = describe(error, "", setting.type)
+                raise ConfigError(f"environment: {name}: {said}") from None
+    return found
+
+
+def meta_extra(kind: Any) -> dict[str, Any]:
+    """Return the ``Meta(extra=...)`` of a plugin's setting, also of one that may be null."""
+    found: dict[str, Any] = {}
+    for each in (kind, *getattr(kind, "__args__", ())):
+        for meta in getattr(each, "__metadata__", ()):
+            found.update(getattr(meta, "extra", None) or {})
     return found

@@ -307,9 +307,9 @@ async def serving(
     ``probe`` stands in for the machine's memory, ``pace`` for the pauses of the background work.
     """
     values = {"port": 0, "api_keys": ["test-key"], "data_dir": str(data_dir), **settings}
-    chosen = config.load(environ={}, directory=data_dir, **values)
+    chosen, set_by = config.read(environ={}, directory=data_dir, **values)
     found = plugin_host.discover(chosen, entry_points, config.dotenv(data_dir))
-    application = app.build(chosen, found, probe, pace)
+    application = app.build(chosen, found, probe, pace, set_by)
     runner = app.runner_of(application)
     await runner.setup()
     try:

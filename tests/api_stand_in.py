@@ -96,6 +96,7 @@ class StandIn:
                 web.post("/v1/infer", self._infer),
                 web.post("/v1/infer/upload", self._upload),
                 web.get("/v1/plugins", self._plugins),
+                web.get("/v1/settings", self._settings),
                 web.get("/v1/sessions", self._sessions),
                 web.post("/v1/sessions", self._create),
                 web.get("/v1/sessions/{id}", self._session),
@@ -204,6 +205,9 @@ class StandIn:
         form = dict(await request.post())
         model, file = form.pop("model"), form.pop("file")
         return _inferred(request, model, file.file.read(), form)
+
+    async def _settings(self, request: web.Request) -> web.Response:
+        return _answer(request, [{"name": "port", "value": 8110, "origin": "default"}])
 
     async def _plugins(self, request: web.Request) -> web.Response:
         return _answer(request, [{"name": "fake", "status": "ok"}])

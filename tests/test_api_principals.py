@@ -38,6 +38,7 @@ NEEDS = {
     ("GET", "/v1/pages"): "any",
     ("GET", "/v1/plugins"): "models:read",
     ("GET", "/v1/session"): "any",
+    ("GET", "/v1/settings"): "admin",
     ("DELETE", "/v1/session"): "",
     ("POST", "/v1/session"): "",
     ("POST", "/v1/session/link"): "any",

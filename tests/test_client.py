@@ -55,6 +55,7 @@ async def test_models_are_listed_shown_and_moved(client):
     assert (await client.remove(BOXES)).status == "removed"
     with pytest.raises(NotFound, match="Model not found"):
         await client.remove("acme/unknown")
+    assert (await client.settings())[0]["name"] == "port"
     assert [plugin["name"] for plugin in await client.plugins()] == ["fake"]
 
 

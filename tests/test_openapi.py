@@ -29,6 +29,7 @@ OPERATIONS = {
     ("get", "/v1/pages"),
     ("get", "/v1/plugins"),
     ("get", "/v1/session"),
+    ("get", "/v1/settings"),
     ("post", "/v1/session"),
     ("delete", "/v1/session"),
     ("post", "/v1/session/link"),

@@ -36,7 +36,7 @@ def serve(*, host: str | None, port: int | None, opening: bool, config_file: str
 
     from mataserver import app, logs
 
-    settings = config.load(config_file, host=host, port=port)
+    settings, set_by = config.read(config_file, host=host, port=port)
     take_hub_variables()
     logs.configure(settings.log_level, settings.log_format)
     if settings.auth_mode == "none" and not is_loopback(settings.host):
@@ -60,7 +60,7 @@ def serve(*, host: str | None, port: int | None, opening: bool, config_file: str
             raise naming(config_file, error) from None
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(app.run(settings, announce, reread=reread))
+        runner.run(app.run(settings, announce, reread=reread, set_by=set_by))
 
 
 def announcement(

@@ -192,6 +192,10 @@ class AsyncClient:
         """Return the server's plugins, each with its state."""
         return (await self._transport.request("GET", "/v1/plugins")).decode(list[dict[str, Any]])
 
+    async def settings(self) -> list[dict[str, Any]]:
+        """Return every setting with its origin, secrets redacted; needs the scope ``admin``."""
+        return (await self._transport.request("GET", "/v1/settings")).decode(list[dict[str, Any]])
+
     async def sessions(self) -> list[dict[str, Any]]:
         """Return the streaming sessions."""
         return (await self._transport.request("GET", "/v1/sessions")).decode(list[dict[str, Any]])

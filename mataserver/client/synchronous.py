@@ -135,6 +135,10 @@ class Client:
         """See ``AsyncClient.plugins``."""
         return self._call(self._client.plugins())
 
+    def settings(self) -> list[dict[str, Any]]:
+        """See ``AsyncClient.settings``."""
+        return self._call(self._client.settings())
+
     def sessions(self) -> list[dict[str, Any]]:
         """See ``AsyncClient.sessions``."""
         return self._call(self._client.sessions())

@@ -17,11 +17,11 @@ from mataserver.service import Body, Route
 __all__ = ["ALTERNATIVES", "ROUTE", "TABLE", "Body", "Limits", "Route", "State", "limits_of"]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
     from mataserver.cameras.roster import Roster
     from mataserver.catalog import Catalog
-    from mataserver.config import Settings
+    from mataserver.config import SetBy, Settings
     from mataserver.engines.memory import MemoryProbe
     from mataserver.http.auth import Gate
     from mataserver.http.browsers import Browsers
@@ -61,6 +61,7 @@ class State:
     tasks: list[Tasks] = field(default_factory=list)
     forms: dict[str, ErrorForm] = field(default_factory=dict)
     claims: list[Callable[[web.Request], Handler | None]] = field(default_factory=list)
+    set_by: Mapping[str, SetBy] = field(default_factory=dict)
     document: bytes = b""
     body_bytes: int = 0
     active: int = 0
