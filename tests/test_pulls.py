@@ -147,6 +147,43 @@ async def test_server_tells_each_waiting_pull_its_place(hub, http):
         answer.release()
 
 
+async def test_leaving_the_events_of_a_pull_cancels_it(hub, http):
+    """Who closes the stream of events gives the pull up: it ends, and the next one begins anew."""
+    hub.repos["org/m0"].hold_at = 100_000
+    body = {"model": "org/m0", "task": "detect"}
+    events = {"Accept": "text/event-stream"}
+    async with http.post("/v1/models/pull", json=body, headers=events) as response:
+        assert response.status == 202
+        assert (await response.content.readuntil(b"\n\n")).startswith(b"event: progress")
+        response.close()
+    hub.repos["org/m0"].hold_at = None
+
+    async def again():
+        async with http.post("/v1/models/pull", json=body) as response:
+            return response.status == 202
+
+    await until(again, 30)
+
+
+async def test_leaving_a_plain_pull_does_not_end_it(hub, http):
+    """Without events a client that goes away leaves its pull running."""
+    hub.repos["org/m0"].hold_at = 100_000
+    body = {"model": "org/m0", "task": "detect"}
+    asked = asyncio.create_task(http.post("/v1/models/pull", json=body))
+    await until(lambda: hub.asked("GET", ".safetensors"), 30)
+    asked.cancel()
+    await asyncio.wait([asked])
+    async with http.post("/v1/models/pull", json=body) as response:
+        assert response.status == 409
+    hub.release()
+
+    async def here():
+        async with http.get("/v1/models/org/m0") as response:
+            return response.status == 200
+
+    await until(here, 30)
+
+
 async def test_model_that_is_pulled_again_is_not_removed(hub, http):
     """While a registered model is pulled anew, to remove it is 409."""
     body = {"model": "org/m0", "task": "detect"}

@@ -138,7 +138,10 @@ class _Models:
         if events.wanted(request):
             task.add_done_callback(lambda _: steps.put_nowait(None))
             told, patience = _told(asked.model, task, steps), self._state.settings.unread_timeout
-            return await events.send(request, told, events.failed, patience, status=202)
+            try:
+                return await events.send(request, told, events.failed, patience, status=202)
+            finally:
+                task.cancel()  # who watches a pull and leaves has given it up
         # A client that goes away does not end the download.
         return codec.respond(_status(asked.model, await asyncio.shield(task)), status=202)
 
