@@ -94,9 +94,12 @@ async def test_every_example_is_answered(served):
             if path.endswith("/snapshot"):
                 continue  # of a camera's session, which test_camera_sessions.py has
             for kind, arguments in bodies(operation):
+                await http.post("/v1/models/pull", json=examples.PULL)
                 await http.post("/v1/models/warmup", json=examples.NAMED)
                 async with http.post("/v1/sessions", json=examples.SESSION) as answer:
                     session = (await answer.json())["session_id"]
+                if (method, path) == ("delete", "/v1/models/{model_id}"):
+                    await http.delete(f"/v1/sessions/{session}")  # what is held is not removed
                 where, query = address(path, operation, session_id=session)
                 async with http.request(method, where, params=query, **arguments) as answer:
                     said = (await answer.read())[:300]

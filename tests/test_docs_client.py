@@ -1,0 +1,71 @@
+"""docs/client.md against the client."""
+
+from __future__ import annotations
+
+import ast
+import importlib
+import inspect
+import re
+
+import pytest
+
+from markdown_pages import blocks, quoted, read, rows
+from mataserver import client
+from mataserver.client import AsyncClient, Client
+
+PAGE = read("client.md")
+
+
+def told(function):
+    """Return a call as the page writes it: the names of the parameters."""
+    parameters = inspect.signature(function).parameters.values()
+    names = [f"**{p.name}" if p.kind is p.VAR_KEYWORD else p.name for p in parameters]
+    return f"{function.__name__}({', '.join(name for name in names if name != 'self')})"
+
+
+def methods(kind):
+    """Return the public methods of a client."""
+    return {name: each for name, each in vars(kind).items() if callable(each) and name[0] != "_"}
+
+
+def test_every_method_is_described():
+    """The table holds each method of either client with its parameters, and no other."""
+    described = sorted(quoted(row[0]) for row in rows(PAGE, "method"))
+    assert described == sorted(map(told, methods(Client).values()))
+    assert sorted({*map(told, methods(AsyncClient).values()), "close()"}) == described
+
+
+def test_every_function_is_described():
+    """The table of functions holds those of the package, with their parameters."""
+    described = {quoted(row[0]) for row in rows(PAGE, "function")}
+    public = (getattr(client, name) for name in client.__all__)
+    assert described == {told(each) for each in public if inspect.isfunction(each)}
+
+
+@pytest.mark.parametrize("name", client.__all__)
+def test_every_name_is_described(name):
+    """Every public name of the package stands on the page."""
+    assert re.search(rf"\b{name}\b", PAGE)
+
+
+@pytest.mark.parametrize("kind", [Client, AsyncClient])
+def test_the_arguments_of_a_client_are_described(kind):
+    """The table tells each argument with its default."""
+    described = {quoted(row[0]): quoted(row[1]) for row in rows(PAGE, "argument")}
+    arguments = inspect.signature(kind).parameters.values()
+    assert described == {each.name: str(each.default) for each in arguments}
+
+
+@pytest.mark.parametrize("block", blocks(PAGE, "python"))
+def test_examples_call_what_there_is(block):
+    """What the examples import exists, and they call methods with arguments that these take."""
+    for node in ast.walk(ast.parse(block)):
+        if isinstance(node, ast.ImportFrom):
+            module = importlib.import_module(node.module)
+            assert all(hasattr(module, each.name) for each in node.names)
+        if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
+            owner = node.func.value
+            if isinstance(owner, ast.Name) and owner.id == "client":
+                method = getattr(Client, node.func.attr)
+                given = {each.arg: each.value for each in node.keywords}
+                inspect.signature(method).bind(None, *node.args, **given)
