@@ -347,6 +347,11 @@ class Catalog:
             raise BadRequest(
                 f"Task mismatch: {files.name} ({kind}) serves {', '.join(others)}, not {task}"
             )
+        if not files.model_type:
+            raise BadRequest(
+                f"No installed plugin serves for the task {task} "
+                "what has no config.json that names a model_type"
+            )
         raise BadRequest(f"No installed plugin serves models of type {kind!r} for the task {task}")
 
     async def _install(

@@ -102,6 +102,15 @@ def test_failures(terminal, hub, model, task, reason):
     assert models(terminal) == {}
 
 
+def test_a_folder_that_is_no_checkpoint(terminal):
+    """The wrong folder is told by what it lacks, not by a type that it does not state."""
+    (terminal.home / "empty").mkdir()
+    result = terminal.run("pull", "./empty", "--task", "detect")
+    assert result.exit_code == 1
+    assert "no config.json that names a model_type" in result.stderr
+    assert "unknown" not in result.stderr
+
+
 def test_hub_unreachable(terminal, monkeypatch):
     """Without a hub the pull fails with the reason."""
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")

@@ -328,7 +328,7 @@ async def test_models_that_cannot_be_loaded(start, tiny, sam3_path, tmp_path, im
     for checkpoint, said in (
         ("facebook/sam3", "mataserver pull facebook/sam3 --task segment"),
         (broken, "The model is not loaded: the checkpoint lacks 2 of the weights"),
-        (empty, "No installed plugin serves models of type 'unknown'"),
+        (empty, "has no config.json that names a model_type"),
         (tmp_path / "sam3.pt", "a single file of weights cannot be loaded"),
     ):
         async with (
