@@ -191,8 +191,8 @@ class Http(Protocol):
         """Write an upload to a file as it arrives: the body itself, or ``field`` of a form.
 
         No more than a chunk is in memory. What was written is removed when the upload fails or the
-        client leaves. Raises as ``read_body``, 422 for a form without the field, 507 when the disk
-        is full.
+        client leaves. Raises as ``read_body``, 403 for a page of another origin, 422 for a form
+        without the field, 507 when the disk is full.
         """
         ...
 

@@ -239,6 +239,14 @@ async def test_a_route_may_take_more_than_the_server(plugin, data_dir):  # noqa:
         assert (body["name"], body["fields"]) == ("größe.bin", {"note": "large"})
 
 
+async def test_uploads_of_other_origins(http, data_dir):
+    """A page of another origin cannot have a browser upload anything: it is not asked first."""
+    elsewhere = {"Origin": "https://elsewhere.example"}
+    status, body = await read(http, "/lab/files", "POST", data=b"x", headers=elsewhere)
+    assert status == 403, body
+    assert not (data_dir / "upload").exists()
+
+
 async def test_uploads_that_fail_leave_nothing(http, server, data_dir):
     """A client that leaves, a form without the file, and a broken one leave no file behind."""
     async with connection(server) as (_, writer):

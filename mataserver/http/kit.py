@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from mataserver.http import codec, events, proxies, saving
+from mataserver.http import codec, events, origins, proxies, saving
 from mataserver.http.routing import limits_of
 
 if TYPE_CHECKING:
@@ -45,7 +45,11 @@ class Kit:
             yield asked
 
     async def save_body(self, request: web.Request, path: Path, *, field: str = "file") -> Saved:
-        """Write an upload to a file as it arrives."""
+        """Write an upload to a file as it arrives.
+
+        Browsers send forms and plain bodies for pages of any origin, without asking first.
+        """
+        origins.check(request, self._state.settings.cors_origins)
         return await saving.save(request, path, field, limits_of(request, self._state))
 
     def respond(

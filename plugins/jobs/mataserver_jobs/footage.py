@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import lzma
+import os
 import re
 import stat
 import zipfile
@@ -107,9 +108,14 @@ class Folder:
         """Yield the files."""
         for path in self._files[start * every :: every]:
             if path.stat().st_size > MAX_PICTURE_BYTES:
-                yield Item(b"", path.name, error=f"it is over {MAX_PICTURE_BYTES} bytes")
+                yield Item(b"", _text(path), error=f"it is over {MAX_PICTURE_BYTES} bytes")
             else:
-                yield Item(path.read_bytes(), path.name)
+                yield Item(path.read_bytes(), _text(path))
+
+
+def _text(path: Path) -> str:
+    """Return a file's name as text, also one whose bytes are none."""
+    return os.fsencode(path.name).decode(errors="replace")
 
 
 class Archive:

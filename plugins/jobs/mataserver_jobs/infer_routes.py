@@ -65,8 +65,8 @@ class InferRoutes:
     async def submit(self, request: web.Request) -> web.Response:
         """Take a job in; 202 with it."""
         key = request.headers.get("Idempotency-Key")
-        if key is not None and not 0 < len(key) <= MAX_KEY:
-            raise InvalidParams(f"Idempotency-Key: expected 1 to {MAX_KEY} characters")
+        if key is not None and not (0 < len(key) <= MAX_KEY and key.isascii()):
+            raise InvalidParams(f"Idempotency-Key: expected 1 to {MAX_KEY} ASCII characters")
         named = request.content_type == JSON
         record = await (self._named(request, key) if named else self._sent(request, key))
         return self._ctx.http.respond(JobView.of(record), status=202, request=request)
@@ -103,6 +103,7 @@ class InferRoutes:
         """Return where a path leads. Raises ``NotFound`` unless that is below an allowed root."""
         try:
             found = Path(path).resolve(strict=True)
+            str(found).encode()  # a name that is no text cannot be kept
         except (OSError, ValueError, RuntimeError):
             found = None
         if found is None or not any(found.is_relative_to(root) for root in self._roots):

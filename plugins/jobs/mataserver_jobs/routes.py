@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import re
 from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mataserver_jobs.desk import Desk
     from mataserver_jobs.record import Record
 
+_KIND = re.compile(r"[A-Za-z0-9._-]{1,64}")
 JSON = "application/json"
 STATES = ("queued", "running", "done", "failed", "cancelled")
 MAX_LIMIT = 1000
@@ -88,6 +90,8 @@ class Routes:
             raise InvalidParams(f"state: {wrong[0][:32]!r} is none of {', '.join(STATES)}")
         limit = number(request, "limit", 100, 1, MAX_LIMIT)
         offset = number(request, "offset", 0, 0, 2**53)
+        if not _KIND.fullmatch(query.get("kind", "any")):
+            raise InvalidParams("kind: letters, digits, dots, dashes and underscores, 64 at most")
         found, total = await self._desk.store.find(
             owner=_owner(request), kind=query.get("kind"), states=states, limit=limit, offset=offset
         )

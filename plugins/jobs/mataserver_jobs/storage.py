@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import re
+import contextlib
 import shutil
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mataserver import NotFound, OutOfMemory
+from mataserver_jobs.store import is_id
 
 if TYPE_CHECKING:
     from pathlib import Path
 
 FORGOTTEN_SECONDS = 86_400.0
 """How old a folder must be that is of no job: an upload under way has one before its job exists."""
-_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,5 +102,9 @@ class Storage:
         if not self._root.is_dir():
             return []
         old = time.time() - FORGOTTEN_SECONDS
-        found = [path for path in self._root.iterdir() if _ID.match(path.name)]
-        return [path.name for path in found if path.stat().st_mtime < old]
+        found = []
+        for path in self._root.iterdir():
+            with contextlib.suppress(FileNotFoundError):  # it is being removed
+                if is_id(path.name) and path.stat().st_mtime < old:
+                    found.append(path.name)
+        return found

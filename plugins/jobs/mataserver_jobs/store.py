@@ -8,6 +8,7 @@ a server that was taken for dead and lives changes nothing.
 
 from __future__ import annotations
 
+import re
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,16 @@ MAX_DEATHS = 3
 MAX_LOSSES = 20
 """Leases lost with the server or its machine after which it fails."""
 KEEP_SECONDS = 7 * 86_400.0
+STAGE_LENGTH = 64
+_AT_ONCE = 1000
+"""How many ids a statement names: databases bound the parameters of one."""
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 _JSON = ("spec", "result")
+
+
+def is_id(text: str) -> bool:
+    """Whether a text may be a job's id. Databases do not take every text."""
+    return _ID.fullmatch(text) is not None
 
 
 class Store:
@@ -107,6 +117,8 @@ class Store:
 
     async def get(self, job: str, owner: str | None = None) -> Record:
         """Return a job; with ``owner``, only one of theirs. Raises ``NotFound``."""
+        if not is_id(job):
+            raise NotFound(f"Job not found: {job[:64]!r}")
         query = sa.select(JOBS).where(JOBS.c.id == job)
         if owner is not None:
             query = query.where(JOBS.c.owner == owner)
@@ -211,9 +223,12 @@ class Store:
 
     async def known(self, jobs: Sequence[str]) -> set[str]:
         """Return which of these ids are of jobs."""
-        query = sa.select(JOBS.c.id).where(JOBS.c.id.in_(jobs))
+        found: set[str] = set()
         async with self._database.read() as connection:
-            return set((await connection.execute(query)).scalars())
+            for part in (jobs[at : at + _AT_ONCE] for at in range(0, len(jobs), _AT_ONCE)):
+                query = sa.select(JOBS.c.id).where(JOBS.c.id.in_(part))
+                found.update((await connection.execute(query)).scalars())
+        return found
 
     # asked by runners
 
@@ -257,8 +272,8 @@ class Store:
     async def report(self, record: Record, stage: str, progress: float, message: str) -> bool:
         """Note how far a job is; return whether the claim still counts."""
         values = {
-            "stage": stage,
-            "message": message,
+            "stage": _storable(stage)[:STAGE_LENGTH],
+            "message": _storable(message),
             "progress": sa.case((JOBS.c.progress > progress, JOBS.c.progress), else_=progress),
         }
         return await self._update(record, values)
@@ -271,7 +286,8 @@ class Store:
 
     async def fail(self, record: Record, error: str, *, bytes_used: int = 0) -> bool:
         """Note that a job failed for good; return whether the claim still counted."""
-        values = {**self._end("failed", error), "error": error, "bytes_used": bytes_used}
+        told = _storable(error)
+        values = {**self._end("failed", told), "error": told, "bytes_used": bytes_used}
         return await self._update(record, values)
 
     async def stopped(self, record: Record, result: Any, *, bytes_used: int = 0) -> bool:
@@ -284,7 +300,11 @@ class Store:
         if record.deaths + 1 >= MAX_DEATHS:
             error = f"Its process died {MAX_DEATHS} times: {reason}"
             return await self.fail(record, error, bytes_used=bytes_used)
-        values = {**_QUEUED_AGAIN, "deaths": record.deaths + 1, "message": f"Again: {reason}"}
+        values = {
+            **_QUEUED_AGAIN,
+            "deaths": record.deaths + 1,
+            "message": _storable(f"Again: {reason}"),
+        }
         return await self._update(record, values)
 
     async def release(self, record: Record) -> bool:
@@ -377,6 +397,11 @@ def _record(row: Any) -> Record:
 def _row(record: Record) -> dict[str, Any]:
     values = msgspec.structs.asdict(record)
     return {**values, **{name: _text(values[name]) for name in _JSON}}
+
+
+def _storable(text: str) -> str:
+    """Return a text that every database takes: PostgreSQL's has no NUL, and none half a pair."""
+    return text.replace("\0", "\ufffd").encode(errors="replace").decode()
 
 
 def _text(value: Any) -> str | None:

@@ -17,8 +17,8 @@ _NUMBERS = itertools.count(1)
 
 
 HERE = str(Path(__file__).parent)
-if HERE not in sys.path:  # the tests' own modules, for them and for the jobs' processes
-    sys.path.insert(0, HERE)
+if HERE not in sys.path:  # behind all others, whose tests have a conftest too
+    sys.path.append(HERE)
 
 
 class Clock:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import stat
 import zipfile
 
@@ -30,11 +31,13 @@ def test_pictures(tmp_path):
         (tmp_path / name).write_bytes(picture())
     entries = [(name, picture()) for name in names] + [("folder/", b"")]
     zipped = archive(tmp_path / ".v.zip", entries)
+    os.close(os.open(os.fsencode(tmp_path) + b"/c\xff", os.O_CREAT))
     (tmp_path / "link.png").symlink_to("/etc/hostname")
-    for path in (tmp_path, zipped):
+    for path, more in ((tmp_path, ["c\ufffd"]), (zipped, [])):
         footage = opened(path)
-        assert [item.file for item in footage.items(0, 1)] == ["a.png", "b9.png", "b10.png"]
-        assert [item.file for item in footage.items(1, 2)] == ["b10.png"]
+        found = [item.file for item in footage.items(0, 1)]
+        assert found == ["a.png", "b9.png", "b10.png", *more]
+        assert [item.file for item in footage.items(2, 1)] == found[2:]
 
 
 def linked():

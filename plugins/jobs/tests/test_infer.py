@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import io
 import json
+import os
 import random
 import signal
+import sys
+from pathlib import Path
 
 import aiohttp
 import psutil
 import pytest
 from films import archive, picture, video
-from serving_jobs import asking
+from serving_jobs import Asking, asking
 
 JSON = {"Content-Type": "application/json"}
 
@@ -210,6 +214,42 @@ async def test_a_server_that_stops(tmp_path):
     async with asking(tmp_path) as ask:
         shown = await ask.ended(job)
         assert (shown["state"], shown["attempt"]) == ("done", 1)
+        assert [line["index"] for line in await lines(ask, job)] == list(range(60))
+
+
+@contextlib.asynccontextmanager
+async def apart(folder):
+    """Run a server in a process of its own, which is killed at the end."""
+    script = Path(__file__).with_name("run_server.py")
+    environment = {**os.environ, "PYTHONPATH": str(script.parent)}
+    server = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(script), str(folder)), stdout=asyncio.subprocess.PIPE, env=environment
+    )
+    try:
+        url = (await server.stdout.readline()).decode().strip()
+        headers = {"Authorization": "Bearer test-key"}
+        async with aiohttp.ClientSession(url, headers=headers) as http:
+            yield Asking(None, http)
+    finally:
+        server.kill()
+        await server.wait()
+
+
+async def test_a_server_that_is_killed(tmp_path):
+    """Kill -9 of the server: its jobs' processes die with it, and the next one goes on at once."""
+    path = video(tmp_path / "v.mp4", 60)
+    async with apart(tmp_path / "data") as ask:
+        job = await sent(ask, path, model="fake-detect", params='{"seconds": 0.03}')
+        await ask.until(job, lambda shown: shown["progress"] > 10 + 40 * random.random())
+    results = tmp_path / "data" / "jobs" / job / "output" / "results.jsonl"
+    await asyncio.sleep(0.3)
+    done = results.read_bytes()
+    assert 0 < done.count(b"\n") < 60
+    await asyncio.sleep(0.3)
+    assert results.read_bytes() == done  # nobody writes any more
+    async with apart(tmp_path / "data") as ask:
+        shown = await ask.ended(job)
+        assert shown["state"] == "done"
         assert [line["index"] for line in await lines(ask, job)] == list(range(60))
 
 

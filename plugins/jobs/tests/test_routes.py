@@ -96,6 +96,8 @@ async def test_whose_jobs(ask):
         ("offset=-1", "offset"),
         ("offset=99999999999999999", "offset"),
         ("state=gone", "state"),
+        ("kind=%00", "kind"),
+        ("kind=%FF", "kind"),
     ],
 )
 async def test_queries_that_are_refused(ask, query, name):
