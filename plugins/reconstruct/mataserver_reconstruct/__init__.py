@@ -1,0 +1,23 @@
+"""Structure from motion: photographs in, camera poses and coloured point clouds out.
+
+``run(job)`` is the whole of it and belongs into a process of its own: COLMAP is native code, and
+its library must not be imported where a server runs (see ``native``). Importing this package, its
+``spec``, ``archive``, ``stages``, ``drift`` and ``matchers`` imports none of it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from mataserver_reconstruct.job import Job
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Reconstruct what ``job.input`` shows into ``job.output``; return the result, JSON values.
+
+    Raises ``BadRequest`` for an input that is refused, and whatever ``job`` raises to stop.
+    """
+    from mataserver_reconstruct import pipeline  # brings COLMAP: in the job's process alone
+
+    return pipeline.run(job)

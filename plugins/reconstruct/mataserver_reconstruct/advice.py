@@ -1,0 +1,115 @@
+"""What a photographer is told: sentences about the photographs, not about the method."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from mataserver_reconstruct.graph import Graph
+    from mataserver_reconstruct.photos import Photo
+    from mataserver_reconstruct.verdicts import Verdict
+
+_FEW, _BLURRED = 8, 4.0
+_MANY_CAMERAS = 3
+
+
+def before(photos: list[Photo]) -> list[str]:
+    """Return what can be said once the photographs were read."""
+    good = [photo for photo in photos if photo.file]
+    told = []
+    if unreadable := len(photos) - len(good):
+        told.append(f"{_count(unreadable, 'photograph')} could not be read; the report says why.")
+    if len(good) < 3:
+        told.append(
+            f"{_count(len(good), 'photograph')} cannot give a model: take at least three, better "
+            "twelve or more, walking around the subject."
+        )
+    elif len(good) < _FEW:
+        told.append(
+            f"{len(good)} photographs are few: a model needs each place in three of them. Twelve "
+            "or more around the subject, a step apart, work better."
+        )
+    return [*told, *_repeated(good), *_blurred(good), *_cameras(good)]
+
+
+def after(graph: Graph, scenes: list[list[str]], verdicts: list[Verdict]) -> list[str]:
+    """Return what can be said once the models are made."""
+    read = [verdict for verdict in verdicts if verdict.status != "unreadable"]
+    placed = sum(verdict.pose is not None for verdict in read)
+    told = []
+    if len(read) >= 3 and not graph.pairs:
+        told.append(
+            "No two photographs overlap enough to be matched. Each should show two thirds of what "
+            "the one before shows, from a step aside."
+        )
+    elif len(read) >= 3 and not placed:
+        told.append(_unplaced(graph))
+    elif placed < len(read) / 2:
+        told.append(
+            f"Only {placed} of {len(read)} photographs found their place. The others overlap too "
+            "little with these, or show them from too different a side: take some in between."
+        )
+    parts = sum(len(files) >= 3 for files in scenes)
+    if parts > 1:
+        told.append(
+            f"The photographs show {parts} scenes that share nothing; each has its own model."
+        )
+    return told
+
+
+CONFUSABLE = (
+    "Some photographs may show two places that look alike: if the model lies on top of itself, "
+    "ask for cluster: louvain."
+)
+"""Told where one scene falls apart into several that few pairs hold together."""
+
+
+def _unplaced(graph: Graph) -> str:
+    if sum(pair.turned for pair in graph.pairs) > len(graph.pairs) / 2:
+        return (
+            "The camera was turned on the spot, so nothing tells how far things are. Walk: take "
+            "each photograph from another place."
+        )
+    return (
+        "The photographs overlap, but too little for a model. Take more of them, a step apart, so "
+        "that each detail is in three or more."
+    )
+
+
+def _repeated(good: list[Photo]) -> list[str]:
+    again = sum(number - 1 for number in Counter(photo.digest for photo in good).values())
+    if not again:
+        return []
+    return [f"{_count(again, 'photograph')} stand in it more than once, and add nothing."]
+
+
+def _blurred(good: list[Photo]) -> list[str]:
+    soft = [photo for photo in good if photo.measured["sharpness"] < _BLURRED]
+    if len(soft) < max(1, len(good) / 10):
+        return []
+    names = ", ".join(photo.name for photo in soft[:3]) + (", …" if len(soft) > 3 else "")
+    return [
+        f"{_count(len(soft), 'photograph')} are blurred or bare, which gives few details: {names}."
+    ]
+
+
+def _cameras(good: list[Photo]) -> list[str]:
+    kinds = {photo.camera for photo in good if photo.exif.camera or photo.exif.focal_35}
+    unknown = [photo for photo in good if not (photo.exif.camera or photo.exif.focal_35)]
+    told = []
+    if len(kinds) >= _MANY_CAMERAS:
+        told.append(
+            f"They come from {len(kinds)} cameras, lenses or zoom settings. One camera at one zoom "
+            "setting gives a truer model."
+        )
+    if len(unknown) > len(good) / 2:
+        told.append(
+            "Most of them do not tell their camera and focal length (EXIF is missing). Originals "
+            "from the camera give a truer model; if one camera took all, ask for camera: single."
+        )
+    return told
+
+
+def _count(number: int, what: str) -> str:
+    return f"{number} {what}" + ("" if number == 1 else "s")

@@ -1,0 +1,170 @@
+"""ZIP archives from strangers: what is refused, and the photographs in them.
+
+Nothing is ever unpacked under a name of the archive's; names are checked all the same, since an
+archive that tries is not one of photographs. Every refusal names the entry.
+"""
+
+from __future__ import annotations
+
+import re
+import stat
+import struct
+import zipfile
+import zlib
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING
+
+from mataserver import BadRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    from mataserver import MataError
+    from mataserver_reconstruct.spec import Limits
+
+PICTURES = frozenset(
+    ".jpg .jpeg .jpe .png .tif .tiff .bmp .webp .avif .heic .heif".split()  # noqa: SIM905 - reads well
+)
+_ARCHIVES = frozenset(".zip .7z .rar .tar .gz .tgz .bz2 .xz .zst .lz4 .cab .iso".split())  # noqa: SIM905 - the same
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
+_LONGEST = 1_000
+_SMALL = 1_000_000  # bytes below which a ratio tells nothing: a blank picture packs well
+_BROKEN = (
+    zipfile.BadZipFile,
+    zlib.error,
+    EOFError,
+    OSError,
+    ValueError,
+    NotImplementedError,
+    RuntimeError,
+    struct.error,
+)
+
+
+def is_picture(name: str) -> bool:
+    """Whether a file is taken for a photograph by its name; those of systems are not."""
+    path = PurePosixPath(name)
+    if any(part.startswith(".") or part == "__MACOSX" for part in path.parts):
+        return False
+    return path.suffix.lower() in PICTURES
+
+
+def inspect(file: Path, limits: Limits) -> list[zipfile.ZipInfo]:
+    """Return an archive's photographs in its order, after its directory was checked.
+
+    Raises ``BadRequest`` for what is no ZIP, and for an entry that is refused.
+    """
+    with _opened(file) as archive:
+        entries = archive.infolist()
+        if len(entries) > limits.max_entries:
+            raise BadRequest(
+                f"the archive has {len(entries)} entries; at most {limits.max_entries} are taken"
+            )
+        _check_names(entries)
+        for entry in entries:
+            _check_entry(entry, limits)
+        _check_sizes(file, entries, limits)
+    return [entry for entry in entries if not entry.is_dir() and is_picture(entry.filename)]
+
+
+def pictures(file: Path, limits: Limits) -> Iterator[tuple[str, bytes]]:
+    """Yield the photographs of an archive that was inspected: name and bytes, one by one.
+
+    Raises ``BadRequest`` for an entry whose bytes are broken.
+    """
+    with _opened(file) as archive:
+        for entry in archive.infolist():
+            if entry.is_dir() or not is_picture(entry.filename):
+                continue
+            try:
+                data = archive.read(entry)
+            except _BROKEN:
+                raise _refused(entry, "is damaged") from None
+            if len(data) > limits.max_image_bytes:
+                raise _refused(entry, "is larger than it says")
+            yield entry.filename, data
+
+
+def _opened(file: Path) -> zipfile.ZipFile:
+    try:
+        return zipfile.ZipFile(file)
+    except _BROKEN:
+        if file.stat().st_size == 0:
+            raise BadRequest("the archive is empty: it has no bytes") from None
+        raise BadRequest("the file is not a ZIP archive, or a damaged one") from None
+
+
+def _refused(entry: zipfile.ZipInfo, why: str) -> MataError:
+    name = _CONTROL.sub("?", entry.orig_filename)
+    return BadRequest(f"the archive's entry {name[:200]!r} {why}")
+
+
+def _check_names(entries: list[zipfile.ZipInfo]) -> None:
+    seen = set()
+    for entry in entries:
+        if entry.filename in seen:
+            raise _refused(entry, "stands in it twice")
+        seen.add(entry.filename)
+
+
+def _check_entry(entry: zipfile.ZipInfo, limits: Limits) -> None:
+    """Refuse an entry for its name or its kind. Raises ``BadRequest``."""
+    name = entry.orig_filename  # as it stands there: ``filename`` ends at a NUL
+    if _CONTROL.search(name) or not name:
+        raise _refused(entry, "has control characters in its name")
+    if len(name) > _LONGEST:
+        raise _refused(entry, "has a name that is too long")
+    if name.startswith(("/", "\\")) or re.match(r"[A-Za-z]:", name):
+        raise _refused(entry, "has an absolute path")
+    if ".." in re.split(r"[/\\]", name):
+        raise _refused(entry, "leads out of the archive")
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    if kind and kind not in {stat.S_IFREG, stat.S_IFDIR}:
+        raise _refused(entry, "is a link or a device, not a file")
+    if entry.flag_bits & 0x1:
+        raise _refused(entry, "is encrypted: send the archive without a password")
+    if PurePosixPath(name).suffix.lower() in _ARCHIVES:
+        raise _refused(entry, "is an archive itself: send the photographs in one ZIP")
+    if is_picture(name) and entry.file_size > limits.max_image_bytes:
+        raise _refused(
+            entry,
+            f"has {entry.file_size} bytes; a photograph of at most "
+            f"{limits.max_image_bytes} is taken",
+        )
+    _check_packing(entry, limits)
+
+
+def _check_packing(entry: zipfile.ZipInfo, limits: Limits) -> None:
+    """Refuse a bomb, and a method that cannot be unpacked. Raises ``BadRequest``."""
+    large = entry.file_size > _SMALL
+    if large and entry.file_size > limits.max_ratio * max(1, entry.compress_size):
+        raise _refused(
+            entry, f"unpacks to over {limits.max_ratio} times its size: that is no photograph"
+        )
+    if entry.compress_type not in {
+        zipfile.ZIP_STORED,
+        zipfile.ZIP_DEFLATED,
+        zipfile.ZIP_BZIP2,
+        zipfile.ZIP_LZMA,
+    }:
+        raise _refused(entry, "is packed by a method that is not supported; use deflate")
+
+
+def _check_sizes(file: Path, entries: list[zipfile.ZipInfo], limits: Limits) -> None:
+    """Refuse an archive whose entries share bytes, or are too many. Raises ``BadRequest``."""
+    if sum(entry.compress_size for entry in entries) > file.stat().st_size:
+        raise _refused(
+            max(entries, key=lambda entry: entry.compress_size),
+            "overlaps others: they claim more bytes than the archive has",
+        )
+    total = 0
+    for entry in entries:
+        total += entry.file_size
+        if total > limits.max_bytes:
+            raise _refused(entry, f"brings the archive to over {limits.max_bytes} bytes unpacked")
+    count = 0
+    for entry in entries:
+        count += not entry.is_dir() and is_picture(entry.filename)
+        if count > limits.max_images:
+            raise _refused(entry, f"is one photograph too many; at most {limits.max_images}")

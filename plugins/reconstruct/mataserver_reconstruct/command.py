@@ -1,0 +1,134 @@
+"""The command ``mataserver reconstruct``."""
+
+from __future__ import annotations
+
+import contextlib
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+import msgspec
+
+from mataserver import BadRequest, MataError
+from mataserver_reconstruct import child, matchers, stages
+from mataserver_reconstruct.spec import read
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mataserver_reconstruct.spec import Spec
+
+_GRACE = 60  # seconds in which what was reached is written
+
+
+@click.command()
+@click.argument(
+    "places", metavar="PHOTOS...", nargs=-1, required=True, type=click.Path(path_type=Path)
+)
+@click.option(
+    "-o",
+    "--output",
+    required=True,
+    type=click.Path(path_type=Path, file_okay=False),
+    help="Directory for the results; one that was begun is gone on with.",
+)
+@click.option("--matcher", default="sift", show_default=True, help="Who matches features.")
+@click.option("--max-size", type=int, help="Longest side in pixels that is looked at [1600].")
+@click.option("--max-keypoints", type=int, help="Features of a photograph at most [4096].")
+@click.option("--camera", type=click.Choice(["auto", "single", "per_image"]))
+@click.option("--cluster", type=click.Choice(["components", "louvain"]))
+@click.option("--density", type=click.Choice(["sparse", "semi"]))
+@click.option("--voxel", type=float, help="Side of a voxel in the model's units.")
+@click.option("--dataset", "dataset_name", help="Name in the CSV [custom].")
+@click.option("--scene", "scene_name", help="Name in the report [scene_01].")
+@click.option("--seed", type=int, help="Of everything that draws [0].")
+@click.option("--threads", type=int, help="Of features and matches [what the machine gives].")
+def reconstruct(places: tuple[Path, ...], output: Path, **options: Any) -> None:
+    """Make camera poses and a coloured point cloud from photographs.
+
+    PHOTOS are pictures, folders and ZIP archives of them. The output holds a cloud for each scene
+    (PLY and GLB), the poses (CSV) and report.html, which says what became of every photograph.
+    """
+    asked = {name: value for name, value in options.items() if value is not None}
+    spec = read(asked)
+    matchers.check(spec.matcher)
+    output = output.expanduser().resolve()
+    with _gathered(places) as source:
+        figures = _run(source, output, spec)
+    _tell(figures, output)
+
+
+@contextlib.contextmanager
+def _gathered(places: Sequence[Path]) -> Iterator[Path]:
+    """Yield one folder that shows all places. Raises ``BadRequest`` for one that is not there."""
+    for place in places:
+        if not place.exists():
+            raise BadRequest(f"there is no {place}")
+    if len(places) == 1 and places[0].is_dir():
+        yield places[0].resolve()
+        return
+    with tempfile.TemporaryDirectory(prefix="mataserver-") as made:
+        for number, place in enumerate(places):
+            link = Path(made, place.name)
+            if link.is_symlink():
+                link = Path(made, f"{number + 1}-{place.name}")
+            link.symlink_to(place.resolve())
+        yield Path(made)
+
+
+def _run(source: Path, output: Path, spec: Spec) -> dict[str, Any]:
+    """Return the figures of a reconstruction in a process of its own. Raises ``MataError``."""
+    output.mkdir(parents=True, exist_ok=True)
+    command = [sys.executable, "-m", child.__name__]
+    order = child.Order(str(output), str(source), msgspec.to_builtins(spec))
+    with subprocess.Popen(  # noqa: S603 - ours
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as process:
+        try:
+            return _followed(process, order)
+        except KeyboardInterrupt:
+            process.terminate()
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.communicate(timeout=_GRACE)
+            raise
+        finally:
+            process.kill()
+
+
+def _followed(process: subprocess.Popen[bytes], order: child.Order) -> dict[str, Any]:
+    """Send the order, tell the steps, return the figures."""
+    if process.stdin is None or process.stdout is None:
+        raise MataError("the reconstruction has no pipes")
+    with contextlib.suppress(BrokenPipeError):  # its end tells more
+        process.stdin.write(msgspec.json.encode(order) + b"\n")
+        process.stdin.flush()
+    shown = ""
+    for raw in process.stdout:
+        line: child.Line = msgspec.json.decode(raw, type=child.Line)
+        if isinstance(line, child.End):
+            if line.how != "done":
+                raise MataError(line.why or "it was stopped")
+            return line.figures
+        text = f"{stages.percent(line.stage, line.done, line.total):3.0f} %  {line.message}"
+        if text != shown and line.message:
+            click.echo(text, err=True)
+            shown = text
+    raise MataError(
+        f"the reconstruction died with status {process.wait()}; the same command goes on with it"
+    )
+
+
+def _tell(figures: dict[str, Any], output: Path) -> None:
+    """Print what was found, and what is advised."""
+    placed, count = figures["n_registered"], figures["n_images"]
+    click.echo(f"{placed} of {count} photographs have a place")
+    for cluster in figures["clusters"]:
+        name = cluster["filename"] or "no points"
+        images, points = cluster["num_images"], cluster["num_points3D"]
+        click.echo(f"{cluster['name']}: {images} photographs, {points} points: {name}")
+    for sentence in figures["advice"]:
+        click.echo(sentence)
+    click.echo(f"The report: {output / figures['report']}")

@@ -1,0 +1,44 @@
+"""What COLMAP's database holds, read through its own library."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mataserver_reconstruct.graph import MIN_INLIERS, Graph, Pair
+from mataserver_reconstruct.native import pycolmap
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from numpy.typing import NDArray
+
+    from mataserver_reconstruct.study import Study
+
+
+def graph(study: Study) -> Graph:
+    """Return the photographs with their verified pairs."""
+    with pycolmap.Database.open(study.database) as opened:
+        names = {image.image_id: image.name for image in opened.read_all_images()}
+        keypoints = {name: opened.num_keypoints_for_image(at) for at, name in names.items()}
+        pairs = []
+        for both, geometry in zip(*opened.read_two_view_geometries(), strict=True):
+            inliers = len(geometry.inlier_matches)
+            if inliers >= MIN_INLIERS:
+                first, second = (names[at] for at in pycolmap.pair_id_to_image_pair(both))
+                motion = pycolmap.TwoViewGeometryConfiguration(geometry.config).name
+                pairs.append(Pair(min(first, second), max(first, second), inliers, motion))
+    return Graph(keypoints, sorted(pairs))
+
+
+def keypoints(study: Study, files: Iterable[str]) -> dict[str, NDArray[np.float32]]:
+    """Return the keypoints of photographs by their files: pixels ``[n, 2]``."""
+    with pycolmap.Database.open(study.database) as opened:
+        ids = {image.name: image.image_id for image in opened.read_all_images()}
+        return {file: _places(opened, ids[file]) for file in files if file in ids}
+
+
+def _places(opened: Any, number: int) -> NDArray[np.float32]:
+    rows = np.asarray(opened.read_keypoints(number), np.float32)
+    return rows[:, :2] if rows.size else np.empty((0, 2), np.float32)

@@ -1,0 +1,100 @@
+"""What a photograph's EXIF tells: the focal length, the camera, the place."""
+
+from __future__ import annotations
+
+import io
+import math
+import struct
+import warnings
+from typing import Any
+
+from msgspec import Struct
+from PIL import Image, UnidentifiedImageError
+
+_MAKE, _MODEL, _DETAILS, _GPS = 0x010F, 0x0110, 0x8769, 0x8825
+_FOCAL, _FOCAL_35, _LENS = 0x920A, 0xA405, 0xA434
+_PLANE_X, _PLANE_UNIT = 0xA20E, 0xA210
+_MILLIMETRES = {2: 25.4, 3: 10.0, 4: 1.0}
+_FULL_FRAME = 36.0  # the width, in millimetres, that equivalent focal lengths mean
+_DAMAGED = (OSError, ValueError, SyntaxError, KeyError, TypeError, IndexError, struct.error)
+
+
+class Exif(Struct, frozen=True):
+    """The part of EXIF that helps.
+
+    focal_35: equivalent focal length in millimetres, 0 when unknown.
+    camera:   maker, model, lens and focal length in words, "" when none is told.
+    gps:      latitude, longitude (degrees) and altitude (metres, 0 when unknown), or None.
+    """
+
+    focal_35: float = 0.0
+    camera: str = ""
+    gps: tuple[float, float, float] | None = None
+
+
+def read(data: bytes) -> Exif:
+    """Return what the EXIF of a photograph's file tells; what cannot be read tells nothing."""
+    try:
+        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as picture:
+            width, height = picture.size
+            exif = picture.getexif()
+            details, place = exif.get_ifd(_DETAILS), exif.get_ifd(_GPS)
+    except (*_DAMAGED, UnidentifiedImageError, Image.DecompressionBombError):
+        return Exif()
+    words = [_text(exif.get(_MAKE)), _text(exif.get(_MODEL)), _text(details.get(_LENS))]
+    focal = _number(details.get(_FOCAL))
+    words.append(f"{focal:g} mm" if focal else "")
+    return Exif(
+        _equivalent(details, focal, max(width, height)), " ".join(filter(None, words)), _gps(place)
+    )
+
+
+def write(found: Exif) -> Image.Exif:
+    """Return EXIF that tells the focal length alone, for the copy that is worked with."""
+    exif = Image.Exif()
+    if found.focal_35:
+        exif.get_ifd(_DETAILS)[_FOCAL_35] = min(65_535, max(1, round(found.focal_35)))
+    return exif
+
+
+def _equivalent(details: Any, focal: float, longest: int) -> float:
+    told = _number(details.get(_FOCAL_35))
+    if told > 0:
+        return told
+    density = _number(details.get(_PLANE_X))  # pixels for one unit of the sensor
+    unit = _MILLIMETRES.get(int(_number(details.get(_PLANE_UNIT)) or 2), 0.0)
+    if focal <= 0 or density <= 0 or not unit:
+        return 0.0
+    value = focal * _FULL_FRAME / (longest / density * unit)
+    return value if 2 <= value <= 5_000 else 0.0
+
+
+def _gps(place: Any) -> tuple[float, float, float] | None:
+    latitude, longitude = _degrees(place.get(2)), _degrees(place.get(4))
+    if latitude is None or longitude is None or (latitude == 0 and longitude == 0):
+        return None
+    south, west = _text(place.get(1)) == "S", _text(place.get(3)) == "W"
+    height = _number(place.get(6)) * (-1 if place.get(5) in {1, b"\x01"} else 1)
+    return (-latitude if south else latitude, -longitude if west else longitude, height)
+
+
+def _degrees(value: Any) -> float | None:
+    try:
+        hours, minutes, seconds = (float(part) for part in value)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return None
+    degrees = hours + minutes / 60 + seconds / 3600
+    return degrees if math.isfinite(degrees) and degrees <= 180 else None
+
+
+def _number(value: Any) -> float:
+    try:
+        number = float(value)
+    except (TypeError, ValueError, ZeroDivisionError):
+        return 0.0
+    return number if math.isfinite(number) and number > 0 else 0.0
+
+
+def _text(value: Any) -> str:
+    text = value.decode("latin-1") if isinstance(value, bytes) else str(value or "")
+    return " ".join("".join(c if c.isprintable() else " " for c in text).split())[:80]

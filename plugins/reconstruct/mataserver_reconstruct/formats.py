@@ -1,0 +1,95 @@
+"""The files that clouds are written as: binary PLY and GLB."""
+
+from __future__ import annotations
+
+import json
+import struct
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from mataserver_reconstruct.cloud import Cloud
+
+_POINT = np.dtype(
+    [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")]
+)
+_WORDS = {"<f4": "float", "|u1": "uchar"}
+_FLOAT, _BYTE, _POINTS, _VERTICES = 5126, 5121, 0, 34962
+
+
+def ply(cloud: Cloud) -> bytes:
+    """Return a cloud as binary little-endian PLY; z is up."""
+    points = np.empty(len(cloud.xyz), _POINT)
+    for at, name in enumerate("xyz"):
+        points[name] = cloud.xyz[:, at]
+    for at, name in enumerate(("red", "green", "blue")):
+        points[name] = cloud.rgb[:, at]
+    fields = [f"property {_WORDS[_POINT[name].str]} {name}" for name in _POINT.names or ()]
+    head = ["ply", "format binary_little_endian 1.0", f"element vertex {len(points)}", *fields]
+    return "\n".join([*head, "end_header", ""]).encode() + points.tobytes()
+
+
+def glb(cloud: Cloud) -> bytes:
+    """Return a cloud as binary glTF 2.0; y is up there, so it is turned.
+
+    Raises ``ValueError`` without points: an accessor has at least one.
+    """
+    if not len(cloud.xyz):
+        raise ValueError("glTF has no empty clouds")
+    places = (cloud.xyz[:, [0, 2, 1]] * [1, 1, -1]).astype("<f4")
+    opaque = np.full((len(places), 1), 255, np.uint8)
+    binary = places.tobytes() + np.hstack([cloud.rgb, opaque]).tobytes()
+    text = json.dumps(_document(places, len(binary))).encode()
+    text += b" " * (-len(text) % 4)
+    whole = 12 + 8 + len(text) + 8 + len(binary)  # the binary is whole words by its parts
+    return b"".join(
+        (
+            struct.pack("<4sII", b"glTF", 2, whole),
+            struct.pack("<I4s", len(text), b"JSON"),
+            text,
+            struct.pack("<I4s", len(binary), b"BIN\0"),
+            binary,
+        )
+    )
+
+
+def _document(places: Any, size: int) -> dict[str, Any]:
+    count, split = len(places), places.nbytes
+    low, high = places.min(axis=0).tolist(), places.max(axis=0).tolist()
+    return {
+        "asset": {"version": "2.0", "generator": "mataserver-reconstruct"},
+        "scene": 0,
+        "scenes": [{"nodes": [0]}],
+        "nodes": [{"mesh": 0}],
+        "meshes": [
+            {"primitives": [{"attributes": {"POSITION": 0, "COLOR_0": 1}, "mode": _POINTS}]}
+        ],
+        "accessors": [
+            {
+                "bufferView": 0,
+                "componentType": _FLOAT,
+                "count": count,
+                "type": "VEC3",
+                "min": low,
+                "max": high,
+            },
+            {
+                "bufferView": 1,
+                "componentType": _BYTE,
+                "normalized": True,
+                "count": count,
+                "type": "VEC4",
+            },
+        ],
+        "bufferViews": [
+            {"buffer": 0, "byteLength": split, "target": _VERTICES},
+            {
+                "buffer": 0,
+                "byteOffset": split,
+                "byteLength": size - split,
+                "target": _VERTICES,
+            },
+        ],
+        "buffers": [{"byteLength": size}],
+    }

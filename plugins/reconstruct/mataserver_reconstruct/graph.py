@@ -1,0 +1,78 @@
+"""The graph of photographs that show the same: verified pairs, and the scenes that they make."""
+
+from __future__ import annotations
+
+import itertools
+from typing import NamedTuple
+
+import networkx as nx
+
+MIN_INLIERS = 15
+"""Matches that agree with one geometry, from which on a pair counts."""
+
+_RESOLUTION = 0.3
+_CONFUSABLE = 0.3
+_TURNED = frozenset({"PANORAMIC", "PLANAR_OR_PANORAMIC"})
+
+
+class Pair(NamedTuple):
+    """A verified pair: two files, the matches that agree, and what motion explains them."""
+
+    first: str
+    second: str
+    inliers: int
+    motion: str
+
+    @property
+    def turned(self) -> bool:
+        """Whether a camera that was turned and not moved explains it."""
+        return self.motion in _TURNED
+
+
+class Graph(NamedTuple):
+    """What is known of the photographs after matching.
+
+    keypoints: features by file.
+    pairs:     those that were verified, at least ``MIN_INLIERS`` each.
+    """
+
+    keypoints: dict[str, int]
+    pairs: list[Pair]
+
+    def best(self, file: str) -> Pair | None:
+        """Return the strongest pair of a photograph, if it has any."""
+        own = [pair for pair in self.pairs if file in {pair.first, pair.second}]
+        return max(own, key=lambda pair: pair.inliers, default=None)
+
+
+def candidates(files: list[str]) -> list[tuple[str, str]]:
+    """Return the pairs that are to be matched: every one."""
+    return list(itertools.combinations(files, 2))
+
+
+def clusters(graph: Graph, how: str) -> list[list[str]]:
+    """Return the scenes, each a sorted list of files, the largest first; single ones too."""
+    network = _network(graph)
+    if how == "louvain":
+        found = nx.community.louvain_communities(network, resolution=_RESOLUTION, seed=0)
+    else:
+        found = list(nx.connected_components(network))
+    return sorted((sorted(each) for each in found), key=lambda each: (-len(each), each))
+
+
+def confusable(graph: Graph) -> bool:
+    """Whether one scene may be several that share a look-alike: it falls apart too well."""
+    network = _network(graph)
+    largest: set[str] = max(nx.connected_components(network), key=len, default=set())
+    part = network.subgraph(largest)
+    if part.number_of_edges() == 0:
+        return False
+    parts = nx.community.louvain_communities(part, resolution=_RESOLUTION, seed=0)
+    return len(parts) > 1 and bool(nx.community.modularity(part, parts) > _CONFUSABLE)
+
+
+def _network(graph: Graph) -> nx.Graph[str]:
+    network: nx.Graph[str] = nx.Graph()
+    network.add_nodes_from(sorted(graph.keypoints))
+    network.add_weighted_edges_from((pair.first, pair.second, pair.inliers) for pair in graph.pairs)
+    return network

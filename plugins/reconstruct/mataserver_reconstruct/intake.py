@@ -1,0 +1,110 @@
+"""What a job is given: archives, folders and files become a list of named photographs."""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from collections import Counter
+from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING, NamedTuple
+
+from mataserver import BadRequest
+from mataserver_reconstruct import archive
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mataserver_reconstruct.spec import Limits
+
+
+class Source(NamedTuple):
+    """One file of an input: an archive, or a photograph with its path in the input."""
+
+    path: Path
+    name: str
+    is_archive: bool
+
+
+def survey(folder: Path, limits: Limits) -> tuple[list[Source], list[str]]:
+    """Check an input and return its sources and the paths of its photographs, in their order.
+
+    Raises ``BadRequest`` for an archive that is refused, too many photographs, and none.
+    """
+    sources = list(_sources(folder))
+    paths: list[str] = []
+    many = sum(source.is_archive for source in sources) > 1
+    for source in sources:
+        if not source.is_archive:
+            paths.append(source.name)
+            continue
+        inside = archive.inspect(source.path, limits)
+        before = f"{Path(source.name).stem}/" if many else ""
+        paths += [before + entry.filename for entry in inside]
+    if not paths:
+        kinds = ", ".join(sorted(archive.PICTURES))
+        raise BadRequest(f"there is no photograph in it; files with these endings are: {kinds}")
+    if len(paths) > limits.max_images:
+        raise BadRequest(f"{len(paths)} photographs are too many; at most {limits.max_images}")
+    return sources, paths
+
+
+def read(sources: list[Source], limits: Limits) -> Iterator[bytes]:
+    """Yield the bytes of the photographs that ``survey`` told, in its order, one by one."""
+    for source in sources:
+        if source.is_archive:
+            for _, data in archive.pictures(source.path, limits):
+                yield data
+        elif source.path.stat().st_size > limits.max_image_bytes:
+            yield b""  # told as a photograph that cannot be read: a folder's others still can
+        else:
+            yield source.path.read_bytes()
+
+
+def told_names(paths: list[str]) -> list[str]:
+    """Return the names under which photographs are told, each once.
+
+    A file's own name, where all differ; of those that collide, the path.
+    """
+    own = [PurePosixPath(path).name for path in paths]
+    count = Counter(own)
+    names = [path if count[name] > 1 else name for path, name in zip(paths, own, strict=True)]
+    taken: set[str] = set()
+    for at, name in enumerate(names):
+        number, fresh = 2, name
+        while fresh in taken:
+            fresh = f"{name} ({number})"
+            number += 1
+        names[at] = fresh
+        taken.add(fresh)
+    return names
+
+
+def natural(name: str) -> tuple[list[tuple[int, str]], str]:
+    """Return a key that sorts names as people do: 2 before 10, whatever the case."""
+    parts = re.split(r"(\d+)", name.casefold())
+    return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name
+
+
+def _sources(folder: Path) -> Iterator[Source]:
+    """Yield what lies in a folder and below, by name: archives and photographs."""
+    for path in sorted(_walk(folder), key=lambda path: natural(str(path.relative_to(folder)))):
+        name = path.relative_to(folder).as_posix()
+        if archive.is_picture(name):
+            yield Source(path, name, is_archive=False)
+        elif path.suffix.lower() == ".zip" or _looks_packed(path):
+            yield Source(path, name, is_archive=True)
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    for path in folder.iterdir():
+        if path.name.startswith("."):
+            continue
+        if path.is_dir():
+            yield from _walk(path)
+        elif path.is_file():
+            yield path
+
+
+def _looks_packed(path: Path) -> bool:
+    """Whether a file without an ending, as uploads are stored, is an archive."""
+    return not path.suffix and zipfile.is_zipfile(path)

@@ -1,0 +1,107 @@
+"""A model set upright: z is up and the ground, where one is seen, is at z = 0.
+
+Structure from motion knows no gravity. People hold cameras level far more often than rolled, so
+the direction to which all cameras' right axes are at right angles is up; where all look the same
+way, the mean of their up axes is. A plane that holds much of the cloud and is nearly level makes
+it exact.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from mataserver_reconstruct.model import Model
+
+    Vector = NDArray[np.float64]
+
+_SPREAD = 0.15  # of the right axes: with less, they leave up open
+_TILT = np.cos(np.radians(15))
+_DRAWS = 400
+_SHARE = 0.15  # of the points that a ground holds at least
+_THICK = 0.01  # of the cloud's extent: how thick a plane is
+
+
+def extent(xyz: NDArray[np.float64]) -> float:
+    """Return the diagonal between the 5 and 95 percentiles of a cloud, 0 without points."""
+    if not len(xyz):
+        return 0.0
+    low, high = np.percentile(xyz, [5, 95], axis=0)
+    return float(np.linalg.norm(high - low))
+
+
+def up(rotations: NDArray[np.float64]) -> Vector:
+    """Return the unit vector that is up by the cameras' rotations ``[n, 3, 3]``."""
+    mean = -rotations[:, 1].mean(axis=0)
+    right = rotations[:, 0]
+    _, strength, axes = np.linalg.svd(right, full_matrices=True)
+    if len(right) > 2 and strength[1] > _SPREAD * np.sqrt(len(right)):
+        axis: Vector = axes[2]
+        return axis if axis @ mean >= 0 else -axis
+    return _unit(mean)
+
+
+def levelled(model: Model, seed: int) -> Model:
+    """Return a model whose z axis is up, over its ground and about its middle."""
+    if not model.views or not len(model.xyz):
+        return model
+    normal = up(np.array([view.rotation for view in model.views]))
+    found = ground(model, normal, seed)
+    if found is not None:
+        normal = found[0]
+    turn = _to_z(normal)
+    middle = np.median(model.xyz, axis=0)
+    height = found[1] if found is not None else float(normal @ middle)
+    shift = -(turn @ middle)
+    shift[2] = -height
+    return model.moved(turn, shift, 1.0)
+
+
+def ground(model: Model, normal: Vector, seed: int) -> tuple[Vector, float] | None:
+    """Return the plane under the cameras, unit normal and offset ``n @ x``, or None.
+
+    It is nearly level by ``normal``, holds enough of the cloud, and has few points below it.
+    """
+    xyz, rng = model.xyz, np.random.default_rng(seed)
+    thick = _THICK * extent(xyz)
+    best, best_held = None, int(_SHARE * len(xyz))
+    if len(xyz) < 50:
+        return None
+    for first, second, third in rng.integers(0, len(xyz), (_DRAWS, 3)):
+        tried = _unit(np.cross(xyz[second] - xyz[first], xyz[third] - xyz[first]))
+        tried = tried if tried @ normal >= 0 else -tried
+        if tried @ normal < _TILT:
+            continue
+        above = xyz @ tried - tried @ xyz[first]
+        held = int((np.abs(above) < thick).sum())
+        if held > best_held and (above < -3 * thick).mean() < 0.1:
+            best, best_held = (tried, float(tried @ xyz[first])), held
+    return None if best is None else _refined(xyz, best, thick)
+
+
+def _refined(xyz: Vector, plane: tuple[Vector, float], thick: float) -> tuple[Vector, float]:
+    normal, offset = plane
+    near = xyz[np.abs(xyz @ normal - offset) < thick]
+    middle = near.mean(axis=0)
+    axis: Vector = np.linalg.svd(near - middle, full_matrices=False)[2][2]
+    axis = axis if axis @ normal >= 0 else -axis
+    return axis, float(axis @ middle)
+
+
+def _to_z(normal: Vector) -> NDArray[np.float64]:
+    """Return the smallest turn that takes a unit vector to (0, 0, 1)."""
+    axis = np.cross(normal, [0.0, 0.0, 1.0])
+    if normal[2] < -0.999_999:
+        return np.diag([1.0, -1.0, -1.0])
+    cross = np.array([[0, -axis[2], axis[1]], [axis[2], 0, -axis[0]], [-axis[1], axis[0], 0]])
+    turn: NDArray[np.float64] = np.eye(3) + cross + cross @ cross / (1 + normal[2])
+    return turn
+
+
+def _unit(vector: Vector) -> Vector:
+    length = float(np.linalg.norm(vector))
+    return vector / length if length > 0 else np.array([0.0, 0.0, 1.0])

@@ -1,0 +1,57 @@
+"""A job without a server: folders, and a way to tell and to be stopped."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+
+class Stopped(BaseException):
+    """Raised at the next report of a job that is to stop."""
+
+
+class LocalJob:
+    """One reconstruction on this machine.
+
+    ``told`` gets stage, done, total and message. ``stop`` may be called by any thread.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        source: Path,
+        spec: Any,
+        told: Callable[[str, float, float, str], None] = lambda *_: None,
+        name: str = "local",
+    ) -> None:
+        self.id = name
+        self.spec = spec
+        self.input = source
+        self.work = folder / "work"
+        self.output = folder
+        self._told = told
+        self._stop = threading.Event()
+        self.work.mkdir(parents=True, exist_ok=True)
+
+    def stop(self) -> None:
+        """Have the job stop at its next step."""
+        self._stop.set()
+
+    def report(self, stage: str, done: float = 0.0, total: float = 1.0, message: str = "") -> None:
+        """Tell how far a stage is. Raises ``Stopped`` when the job is to stop."""
+        self.check()
+        self._told(stage, done, total, message)
+
+    def check(self) -> None:
+        """Raise ``Stopped`` when the job is to stop."""
+        if self._stop.is_set():
+            raise Stopped
+
+    @property
+    def stopping(self) -> bool:
+        """Whether the job is to stop."""
+        return self._stop.is_set()

@@ -1,0 +1,128 @@
+"""From verified pairs to models: COLMAP's incremental mapping, one scene at a time."""
+
+from __future__ import annotations
+
+import shutil
+from typing import TYPE_CHECKING, Any
+
+from mataserver_reconstruct.native import pycolmap
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+    from pathlib import Path
+
+    from mataserver_reconstruct.study import Study
+
+SMALLEST = 3
+"""Photographs of the smallest model: two have a depth, and nothing that confirms it."""
+
+_SNAPSHOTS, _ATTEMPTS = 8, 4
+
+
+def build(study: Study, files: list[str], registered: Callable[[int], None]) -> list[Any]:
+    """Return the models of one scene, pycolmap's reconstructions, the largest first.
+
+    Which pair a mapping begins with decides how far it gets, and is drawn: one that placed less
+    than half is tried again with other draws, and the best one counts. ``registered`` is told how
+    many photographs have a place by now, at most. Raises what the job raises when it is to stop;
+    ``unfinished`` then has what was reached.
+    """
+    best: list[Any] = []
+    most = 0
+
+    def told(placed: int) -> None:
+        nonlocal most
+        if placed > most:
+            most = placed
+            registered(placed)
+
+    for attempt in range(_ATTEMPTS):
+        found = _once(study, files, study.spec.seed + attempt, told)
+        best = max(best, found, key=_placed)
+        if _placed(best) >= len(files) / 2:
+            break
+    return best
+
+
+def _placed(models: list[Any]) -> int:
+    """Return the photographs of the largest model."""
+    return max((model.num_reg_images() for model in models), default=0)
+
+
+def _once(
+    study: Study, files: list[str], seed: int, registered: Callable[[int], None]
+) -> list[Any]:
+    folder = _folder(study)
+    shutil.rmtree(folder, ignore_errors=True)
+    (folder / "snapshots").mkdir(parents=True)
+    (folder / "models").mkdir()
+    placed = 0
+
+    def count(number: int) -> None:
+        nonlocal placed
+        placed += number
+
+    found = study.native.call(
+        pycolmap.incremental_mapping,
+        study.database,
+        study.folder,
+        folder / "models",
+        options=_options(files, folder / "snapshots", seed),
+        initial_image_pair_callback=lambda: count(2),
+        next_image_callback=lambda: count(1),
+        beside=lambda: registered(min(placed, len(files))),  # in the main thread: it may stop
+    )
+    return _sorted(found.values())
+
+
+def unfinished(study: Study) -> list[Any]:
+    """Return what a mapping that was stopped had reached, the largest model first."""
+    folder = _folder(study)
+    found = [pycolmap.Reconstruction(path) for path in _written(folder / "models")]
+    snapshots = _written(folder / "snapshots")
+    if snapshots:
+        found.append(pycolmap.Reconstruction(snapshots[-1]))
+    seen: set[str] = set()
+    apart = []
+    for model in _sorted(found):
+        names = {model.image(at).name for at in model.reg_image_ids()}
+        if not names & seen:
+            apart.append(model)
+            seen |= names
+    return apart
+
+
+def _folder(study: Study) -> Path:
+    return study.work / "mapping"
+
+
+def _written(folder: Path) -> list[Path]:
+    """Return the folders that hold a whole model, the newest last."""
+    if not folder.is_dir():
+        return []
+    whole = [path.parent for path in folder.glob("*/points3D.bin")]
+    return sorted(whole, key=lambda path: path.stat().st_mtime_ns)
+
+
+def _sorted(models: Iterable[Any]) -> list[Any]:
+    """Return the models that are large enough, the largest first.
+
+    COLMAP gives a smaller one, too, where it found no other.
+    """
+    found = [model for model in models if model.num_reg_images() >= SMALLEST]
+    return sorted(found, key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
+
+
+def _options(files: list[str], snapshots: Path, seed: int) -> Any:
+    """Return options that give the same model from the same database: one thread, seeds."""
+    pycolmap.set_random_seed(seed)
+    options = pycolmap.IncrementalPipelineOptions()
+    options.image_names = files
+    options.min_model_size = SMALLEST
+    options.num_threads = 1
+    options.random_seed = seed
+    options.mapper.random_seed = seed
+    options.triangulation.random_seed = seed
+    options.snapshot_path = snapshots
+    options.snapshot_frames_freq = max(4, len(files) // _SNAPSHOTS)
+    return options

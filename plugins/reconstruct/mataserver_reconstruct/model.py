@@ -1,0 +1,111 @@
+"""A model as plain arrays: cameras, poses, points, and what sees what."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+
+@dataclass(frozen=True)
+class View:
+    """One photograph with a place.
+
+    rotation, translation: ``[3, 3]`` and ``[3]``, from the world to the camera, whose axes are
+        right, down and forward.
+    matrix:     ``[3, 3]``, of the camera, for the file that is worked with.
+    distortion: radial, k1.
+    size:       width and height of that file.
+    keypoints:  float32 ``[n, 2]`` pixels.
+    points:     int64 ``[n]``, which point each is of, -1 for none.
+    """
+
+    file: str
+    rotation: NDArray[np.float64]
+    translation: NDArray[np.float64]
+    matrix: NDArray[np.float64]
+    distortion: float
+    size: tuple[int, int]
+    keypoints: NDArray[np.float32]
+    points: NDArray[np.int64]
+
+    @property
+    def centre(self) -> NDArray[np.float64]:
+        """Where the camera stood, ``[3]``."""
+        place: NDArray[np.float64] = -self.rotation.T @ self.translation
+        return place
+
+
+@dataclass(frozen=True)
+class Model:
+    """One model.
+
+    cluster, index: of its scene, and in it.
+    views:  by file.
+    xyz:    float64 ``[n, 3]``.
+    rgb:    uint8 ``[n, 3]``.
+    errors: float64 ``[n]``, mean reprojection error in pixels.
+    tracks: int64 ``[n]``, photographs that see it.
+    """
+
+    cluster: int
+    index: int
+    views: list[View]
+    xyz: NDArray[np.float64]
+    rgb: NDArray[np.uint8]
+    errors: NDArray[np.float64]
+    tracks: NDArray[np.int64]
+
+    @property
+    def name(self) -> str:
+        """How the model is called."""
+        return f"cluster{self.cluster}_model{self.index}"
+
+    @property
+    def centres(self) -> NDArray[np.float64]:
+        """Where the cameras stood, ``[n, 3]``."""
+        return np.array([view.centre for view in self.views])
+
+    def moved(self, turn: NDArray[np.float64], shift: NDArray[np.float64], scale: float) -> Model:
+        """Return the model in a world where a place x is at ``scale * (turn @ x) + shift``."""
+        views = []
+        for view in self.views:
+            rotation = view.rotation @ turn.T
+            translation = scale * view.translation - rotation @ shift
+            views.append(replace(view, rotation=rotation, translation=translation))
+        return replace(self, views=views, xyz=scale * (self.xyz @ turn.T) + shift)
+
+
+def plain(found: Any, cluster: int, index: int) -> Model:
+    """Return pycolmap's reconstruction as arrays; views by file, points by their numbers."""
+    points = sorted(found.points3D.items())
+    at = {number: place for place, (number, _) in enumerate(points)}
+    views = [_view(found.image(number), at) for number in found.reg_image_ids()]
+    return Model(
+        cluster,
+        index,
+        sorted(views, key=lambda view: view.file),
+        np.array([point.xyz for _, point in points], np.float64).reshape(-1, 3),
+        np.array([point.color for _, point in points], np.uint8).reshape(-1, 3),
+        np.array([point.error for _, point in points], np.float64),
+        np.array([point.track.length() for _, point in points], np.int64),
+    )
+
+
+def _view(image: Any, at: dict[int, int]) -> View:
+    pose = image.cam_from_world()
+    seen = image.points2D
+    return View(
+        image.name,
+        np.array(pose.rotation.matrix()),
+        np.array(pose.translation),
+        np.array(image.camera.calibration_matrix()),
+        float(image.camera.params[3]),
+        (image.camera.width, image.camera.height),
+        np.array([point.xy for point in seen], np.float32).reshape(-1, 2),
+        np.array([at.get(point.point3D_id, -1) for point in seen], np.int64),
+    )

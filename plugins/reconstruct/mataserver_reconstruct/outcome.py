@@ -1,0 +1,131 @@
+"""What a reconstruction found, and the files and figures that are made of it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import numpy as np
+
+from mataserver_reconstruct import formats, submission
+from mataserver_reconstruct.photos import replace
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mataserver_reconstruct.cloud import Cloud
+    from mataserver_reconstruct.graph import Graph
+    from mataserver_reconstruct.model import Model, View
+    from mataserver_reconstruct.photos import Photo
+    from mataserver_reconstruct.verdicts import Verdict
+
+CAMERAS = "cameras.json"
+REPORT, CSV, CSV_WITH_ID, RESULT = (
+    "report.html",
+    "submission.csv",
+    "submission_id.csv",
+    "result.json",
+)
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What was found. ``clouds`` are those of ``models``, as they are written.
+
+    ``partial`` when it was stopped before its end.
+    """
+
+    job: str
+    verdicts: list[Verdict]
+    graph: Graph
+    models: list[Model]
+    clouds: list[Cloud]
+    advice: list[str]
+    partial: bool = False
+
+    def file_of(self, model: Model, ending: str) -> str:
+        """Return the name of a model's file."""
+        return f"cluster{model.cluster}_decimated_model{model.index}_{self.job[:8]}.{ending}"
+
+    def write(self, folder: Path, dataset: str) -> dict[str, Any]:
+        """Write the clouds, the CSVs and the figures into a folder; return the figures."""
+        for model, cloud in zip(self.models, self.clouds, strict=True):
+            if len(cloud.xyz):
+                replace(folder / self.file_of(model, "ply"), formats.ply(cloud))
+                replace(folder / self.file_of(model, "glb"), formats.glb(cloud))
+        for name, with_id in ((CSV, False), (CSV_WITH_ID, True)):
+            text = submission.write(self.verdicts, dataset, image_id=with_id)
+            replace(folder / name, text.encode())
+        replace(folder / CAMERAS, msgspec.json.encode([self._poses(each) for each in self.models]))
+        figures = self.figures()
+        replace(folder / RESULT, msgspec.json.format(msgspec.json.encode(figures)))
+        return figures
+
+    def figures(self) -> dict[str, Any]:
+        """Return what is told of it, JSON values."""
+        placed = sum(verdict.pose is not None for verdict in self.verdicts)
+        return {
+            "n_images": len(self.verdicts),
+            "n_registered": placed,
+            "registration_rate": round(placed / max(1, len(self.verdicts)), 4),
+            "n_points": sum(len(cloud.xyz) for cloud in self.clouds),
+            "clusters": [
+                self._cluster(at, model, cloud)
+                for at, (model, cloud) in enumerate(zip(self.models, self.clouds, strict=True))
+            ],
+            "images": [_image(verdict) for verdict in self.verdicts],
+            "advice": self.advice,
+            "partial": self.partial,
+            "csv": CSV,
+            "cameras": CAMERAS,
+            "report": REPORT,
+        }
+
+    def _poses(self, model: Model) -> dict[str, Any]:
+        """Return a model's cameras, in pixels of the original photographs."""
+        photos = {verdict.photo.file: verdict.photo for verdict in self.verdicts}
+        return {
+            "model": model.name,
+            "views": [_camera(view, photos[view.file]) for view in model.views],
+        }
+
+    def _cluster(self, at: int, model: Model, cloud: Cloud) -> dict[str, Any]:
+        points = len(cloud.xyz)
+        return {
+            "id": at,
+            "name": model.name,
+            "num_images": len(model.views),
+            "num_points3D": points,
+            "num_sparse_points": len(model.xyz),
+            "mean_reprojection_error": round(float(np.mean(model.errors)), 4) if points else None,
+            "filename": self.file_of(model, "ply") if points else None,
+            "glb": self.file_of(model, "glb") if points else None,
+        }
+
+
+def _camera(view: View, photo: Photo) -> dict[str, Any]:
+    matrix = (view.matrix * (photo.original[0] / photo.width)).tolist()
+    return {
+        "image": photo.name,
+        "width": photo.original[0],
+        "height": photo.original[1],
+        "focal": matrix[0][0],
+        "centre": [matrix[0][2], matrix[1][2]],
+        "k1": view.distortion,
+        "rotation": view.rotation.tolist(),
+        "translation": view.translation.tolist(),
+    }
+
+
+def _image(verdict: Verdict) -> dict[str, Any]:
+    return {
+        "name": verdict.photo.name,
+        "path": verdict.photo.path,
+        "scene": verdict.scene,
+        "model": verdict.model or None,
+        "status": verdict.status,
+        "reason": verdict.reason or None,
+        "keypoints": verdict.keypoints,
+        "measures": {name: round(value, 4) for name, value in verdict.photo.measured.items()},
+    }

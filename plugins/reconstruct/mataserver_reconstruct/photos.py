@@ -1,0 +1,139 @@
+"""Photographs as they are worked with: upright, bounded, JPEG, under plain names.
+
+COLMAP's reader skips WebP and AVIF without a word and knows no HEIC, so every photograph is
+written anew; its own name is kept beside it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import warnings
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+from PIL import Image
+
+from mataserver import BadRequest, decode_image
+from mataserver_reconstruct import exif, intake, measures, stages
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mataserver_reconstruct.job import Job
+    from mataserver_reconstruct.spec import Spec
+
+FOLDER, _MANIFEST = "photos", "photos.json"
+_QUALITY = 95
+
+
+class Photo(Struct, frozen=True, kw_only=True):
+    """One photograph of an input.
+
+    name:     as it is told, once among all.
+    path:     in the input.
+    file:     in ``work/photos``; "" when it cannot be read, which ``problem`` tells.
+    width, height: in pixels, of the file that is worked with.
+    original: width and height of the photograph, upright.
+    digest:   of its bytes.
+    measured: see ``measures``; taken from the whole photograph.
+    """
+
+    name: str
+    path: str
+    file: str = ""
+    width: int = 0
+    height: int = 0
+    original: tuple[int, int] = (0, 0)
+    digest: str = ""
+    exif: exif.Exif = exif.Exif()
+    measured: dict[str, float] = msgspec.field(default_factory=dict)
+    problem: str = ""
+
+    @property
+    def camera(self) -> tuple[Any, ...]:
+        """What photographs of one camera share; of one that tells nothing, its own name."""
+        known = self.exif.camera or self.exif.focal_35
+        own = (self.exif.camera, self.exif.focal_35) if known else self.name
+        return own, self.width, self.height
+
+
+def prepare(job: Job, spec: Spec) -> list[Photo]:
+    """Return a job's photographs in the natural order of their names, once they are written.
+
+    What an earlier attempt prepared is kept. Raises ``BadRequest`` for an input that is refused.
+    """
+    manifest = job.work / _MANIFEST
+    if manifest.exists():
+        return msgspec.json.decode(manifest.read_bytes(), type=list[Photo])
+    sources, paths = intake.survey(job.input, spec.limits)
+    folder = job.work / FOLDER
+    folder.mkdir(parents=True, exist_ok=True)
+    names, found = intake.told_names(paths), []
+    for at, data in enumerate(intake.read(sources, spec.limits)):
+        told = f"photograph {at + 1} of {len(paths)}"
+        job.report(stages.EXTRACTING, at, len(paths), told)
+        found.append(_prepared(data, names[at], paths[at], folder / f"{at:05d}.jpg", spec))
+    found.sort(key=lambda photo: intake.natural(photo.name))
+    replace(manifest, msgspec.json.encode(found))
+    return found
+
+
+def replace(path: Path, data: bytes) -> None:
+    """Write a file at once: a process may be killed at any moment."""
+    fresh = path.with_name(path.name + ".new")
+    fresh.write_bytes(data)
+    fresh.replace(path)
+
+
+def _prepared(data: bytes, name: str, path: str, file: Path, spec: Spec) -> Photo:
+    if not data:
+        return Photo(name=name, path=path, problem="it is empty, or larger than is taken")
+    digest = hashlib.sha256(data).hexdigest()[:16]
+    try:
+        pixels = decode_image(data, spec.limits.max_pixels)
+    except BadRequest as error:
+        return Photo(name=name, path=path, digest=digest, problem=error.detail)
+    small = measures.reduced(pixels, spec.max_size)
+    told = exif.read(data)
+    height, width = small.shape[:2]
+    if not _as_it_is(data, small, file):
+        Image.fromarray(small).save(file, "JPEG", quality=_QUALITY, exif=exif.write(told))
+    return Photo(
+        name=name,
+        path=path,
+        file=file.name,
+        width=width,
+        height=height,
+        original=(pixels.shape[1], pixels.shape[0]),
+        digest=digest,
+        exif=told,
+        measured=measures.measure(pixels),
+    )
+
+
+def _as_it_is(data: bytes, pixels: NDArray[np.uint8], file: Path) -> bool:
+    """Write a JPEG's own bytes where nothing of it changes: coding it again loses some."""
+    with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as picture:
+        plain = picture.format == "JPEG" and picture.mode == "RGB"
+        upright = picture.getexif().get(0x0112, 1) == 1
+        if not (plain and upright and picture.size == pixels.shape[1::-1]):
+            return False
+    file.write_bytes(data)
+    return True
+
+
+def readable(photos: list[Photo]) -> list[Photo]:
+    """Return the photographs that can be worked with."""
+    return [photo for photo in photos if photo.file]
+
+
+def chunks(items: list[Any], size: int) -> Iterator[list[Any]]:
+    """Yield a list in pieces."""
+    for at in range(0, len(items), size):
+        yield items[at : at + size]

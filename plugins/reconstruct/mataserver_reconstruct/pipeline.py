@@ -1,0 +1,184 @@
+"""The pipeline: photographs, features, matches, models, clouds, files. One function, ``run``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mataserver_reconstruct import (
+    advice,
+    cloud,
+    database,
+    densify,
+    graph,
+    level,
+    mapping,
+    matchers,
+    photos,
+    report,
+    spec,
+    stages,
+    study,
+    verdicts,
+)
+from mataserver_reconstruct import model as models
+from mataserver_reconstruct.native import Native
+from mataserver_reconstruct.outcome import REPORT, Outcome
+
+if TYPE_CHECKING:
+    from mataserver_reconstruct.graph import Graph
+    from mataserver_reconstruct.job import Job
+    from mataserver_reconstruct.model import Model
+    from mataserver_reconstruct.photos import Photo
+    from mataserver_reconstruct.study import Study
+
+_SPARSE = 0.3  # of the stage, where depths follow
+_NONE = cloud.Cloud(np.empty((0, 3)), np.empty((0, 3), np.uint8))
+
+
+@dataclass
+class _Findings:
+    """What the steps have found so far.
+
+    photos, advice: every photograph, and what is said of them.
+    pairs:          the graph of those that can be read.
+    scenes:         files of each scene with its models, pycolmap's.
+    dense:          points of the models, by their order, where they were asked for.
+    """
+
+    photos: list[Photo]
+    advice: list[str]
+    pairs: Graph
+    scenes: list[tuple[list[str], list[Any]]] = field(default_factory=list)
+    dense: list[cloud.Cloud] = field(default_factory=list)
+
+
+def run(job: Job) -> dict[str, Any]:
+    """Reconstruct what ``job.input`` shows into ``job.output``; return the figures.
+
+    What an earlier attempt left in ``job.work`` is gone on with. A job that is stopped while it
+    maps leaves what it had reached. Raises ``MataError`` for an input or a spec that is refused.
+    """
+    asked = spec.read(job.spec)
+    matchers.check(asked.matcher)
+    study.forget_other(job, asked)
+    every = photos.prepare(job, asked)
+    made = study.Study(job.work, photos.readable(every), asked, Native(job))
+    told = advice.before(every)
+    job.report(stages.EXTRACTING, 1, 1, " ".join(told) or f"{len(every)} photographs are read")
+    found = _Findings(every, told, _matched(job, made))
+    try:
+        _map(job, made, found)
+        _densify(job, made, found)
+    except BaseException:
+        if job.stopping:
+            _keep_part(job, made, found)
+        raise
+    job.report(stages.DECIMATING, 0, 1, "the clouds are cleaned and thinned")
+    figures = _write(job, made, found)
+    job.report(stages.DECIMATING, 1, 1, " ".join(figures["advice"]))
+    return figures
+
+
+def _matched(job: Job, made: Study) -> Graph:
+    """Return the graph of the photographs, once they are matched."""
+    if not made.photos:
+        return graph.Graph({}, [])
+    matcher = matchers.load(made.spec.matcher)
+    files = [photo.file for photo in made.photos]
+
+    def within(begin: float, end: float) -> matchers.Progress:
+        def told(done: float, total: float, message: str) -> None:
+            part = done / total if total else 1.0
+            job.report(stages.MATCHING, begin + (end - begin) * part, 1.0, message)
+
+        return told
+
+    matcher.extract(made, within(0.0, 0.4))
+    matcher.match(made, graph.candidates(files), within(0.4, 1.0))
+    return database.graph(made)
+
+
+def _map(job: Job, made: Study, found: _Findings) -> None:
+    """Add each scene with its models as it gets them."""
+    clusters = graph.clusters(found.pairs, made.spec.cluster)
+    scenes = [files for files in clusters if len(files) >= mapping.SMALLEST]
+    total, before = sum(map(len, scenes)), 0
+
+    def told(placed: int) -> None:
+        message = f"{before + placed} of {total} photographs have a place"
+        share = _SPARSE if made.spec.density == "semi" else 1.0
+        job.report(stages.TRIANGULATING, share * (before + placed) / total, 1.0, message)
+
+    for files in scenes:
+        told(0)
+        found.scenes.append((files, []))
+        found.scenes[-1][1].extend(mapping.build(made, files, told))
+        before += len(files)
+
+
+def _densify(job: Job, made: Study, found: _Findings) -> None:
+    """Find the dense points of each model, where they are asked for."""
+    if made.spec.density != "semi":
+        return
+    _, placed = _placed(made, found)
+    total, before = sum(len(model.views) for model in placed), 0
+
+    def told(number: int) -> None:
+        done = before + number
+        message = f"depths of {done} of {total} photographs"
+        job.report(stages.TRIANGULATING, _SPARSE + (1 - _SPARSE) * done / total, 1.0, message)
+
+    for model in placed:
+        found.dense.append(densify.densified(made, model, told))
+        before += len(model.views)
+
+
+def _keep_part(job: Job, made: Study, found: _Findings) -> None:
+    """Write what a mapping that was stopped had reached, if it had reached anything."""
+    if found.scenes and not found.scenes[-1][1]:
+        found.scenes[-1][1].extend(mapping.unfinished(made))
+    if any(models for _, models in found.scenes):
+        _write(job, made, found, partial=True)
+
+
+def _write(job: Job, made: Study, found: _Findings, *, partial: bool = False) -> dict[str, Any]:
+    """Write every file of the result; return the figures."""
+    scenes, placed = _placed(made, found)
+    judged = verdicts.judge(found.photos, found.pairs, scenes, placed)
+    told = found.advice + advice.after(found.pairs, [each for each, _ in found.scenes], judged)
+    if graph.confusable(found.pairs):
+        told.append(advice.CONFUSABLE)
+    dense = found.dense + [_NONE] * (len(placed) - len(found.dense))
+    clouds = [_cloud(made, *each) for each in zip(placed, dense, strict=True)]
+    outcome = Outcome(job.id, judged, found.pairs, placed, clouds, told, partial)
+    figures = outcome.write(job.output, made.spec.dataset_name)
+    shown = [verdict.photo.file for verdict in judged[: report.SHOWN] if verdict.photo.file]
+    keypoints = database.keypoints(made, shown) if shown else {}
+    photos.replace(job.output / REPORT, report.write(made, outcome, keypoints).encode())
+    return figures
+
+
+def _placed(made: Study, found: _Findings) -> tuple[list[list[str]], list[Model]]:
+    """Return the scenes that have models, and the models: the largest first."""
+    have = [each for each in found.scenes if each[1]]
+    have.sort(key=lambda each: (-each[1][0].num_reg_images(), each[0]))
+    placed = [
+        level.levelled(models.plain(model, cluster, index), made.spec.seed)
+        for cluster, (_, of_scene) in enumerate(have)
+        for index, model in enumerate(of_scene)
+    ]
+    placed.sort(key=lambda model: (-len(model.views), -len(model.xyz)))
+    return [files for files, _ in have], placed
+
+
+def _cloud(made: Study, model: Model, dense: cloud.Cloud) -> cloud.Cloud:
+    """Return the cloud of a model as it is written: clean, and thin enough."""
+    keep = cloud.sound(model)
+    whole = cloud.Cloud(np.r_[model.xyz[keep], dense.xyz], np.r_[model.rgb[keep], dense.rgb])
+    part = densify.VOXEL if len(dense.xyz) else cloud.VOXEL
+    thin = cloud.thinned(whole, made.spec.voxel, made.spec.max_points, part)
+    near = cloud.close(thin.xyz)
+    return cloud.Cloud(thin.xyz[near], thin.rgb[near])

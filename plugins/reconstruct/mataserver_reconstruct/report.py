@@ -1,0 +1,132 @@
+"""The report of a reconstruction: one HTML file with its pictures inside."""
+
+from __future__ import annotations
+
+import base64
+import html
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from mataserver_reconstruct import chart, drawing
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from numpy.typing import NDArray
+
+    from mataserver_reconstruct.outcome import Outcome
+    from mataserver_reconstruct.study import Study
+    from mataserver_reconstruct.verdicts import Verdict
+
+SHOWN = 60
+"""Photographs whose pictures are in it; the table has all."""
+
+_STATUS = {
+    "registered": "placed",
+    "unreadable": "not read",
+    "no_features": "no details",
+    "no_verified_pair": "no overlap",
+    "not_in_model": "not placed",
+}
+_STYLE = """
+body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#222}
+table{border-collapse:collapse;width:100%}td,th{text-align:left;padding:.3em .6em;
+vertical-align:top;border-bottom:1px solid #ddd}
+.grid{display:flex;flex-wrap:wrap;gap:12px}figure{margin:0;width:250px}
+figure img{width:100%;border-radius:4px}figcaption{font-size:13px;overflow-wrap:anywhere}
+.above{max-width:100%;border:1px solid #ddd}svg{max-width:720px;width:100%}
+.out{color:#b0301c}li{margin:.3em 0}
+"""
+
+
+def write(study: Study, outcome: Outcome, keypoints: Mapping[str, NDArray[np.float32]]) -> str:
+    """Return the report as HTML; ``keypoints`` are those of the first ``SHOWN`` photographs."""
+    verdicts = outcome.verdicts
+    placed = sum(verdict.pose is not None for verdict in verdicts)
+    title = html.escape(f"{study.spec.dataset_name} / {study.spec.scene_name}")
+    unfinished = "<p class=out>It was stopped: this is what it had reached.</p>"
+    parts = [
+        f"<h1>{title}</h1>",
+        unfinished if outcome.partial else "",
+        (
+            f"<p>{placed} of {len(verdicts)} photographs have a place, in "
+            f"{len(outcome.models)} model{'' if len(outcome.models) == 1 else 's'} with "
+            f"{sum(len(cloud.xyz) for cloud in outcome.clouds)} points.</p>"
+        ),
+        _advice(outcome.advice),
+        *_models(outcome),
+        "<h2>Which photographs match which</h2>",
+        (
+            "<p>Each dot is a photograph by its number below, coloured by its model, grey without "
+            "one; the thicker a line, the more details two have in common.</p>"
+        ),
+        chart.svg(verdicts, outcome.graph.pairs),
+        "<h2>Photographs</h2>",
+        _table(verdicts),
+        "<h2>What was recognised</h2>",
+        "<p>Green details are in the model, red ones were found and are not.</p>",
+        _gallery(study, verdicts, keypoints),
+    ]
+    head = f'<!doctype html><meta charset="utf-8"><title>{title}</title><style>{_STYLE}</style>'
+    return head + "\n".join(filter(None, parts))
+
+
+def _advice(advice: list[str]) -> str:
+    if not advice:
+        return ""
+    return "<ul>" + "".join(f"<li>{html.escape(each)}</li>" for each in advice) + "</ul>"
+
+
+def _models(outcome: Outcome) -> list[str]:
+    numbers = {v.photo.file: at + 1 for at, v in enumerate(outcome.verdicts)}
+    told = []
+    for model, cloud in zip(outcome.models, outcome.clouds, strict=True):
+        error = f"{model.errors.mean():.2f} pixels" if len(model.errors) else "unknown"
+        above = _inline("png", drawing.above(model, cloud, numbers))
+        told += [
+            f"<h2>{model.name} from above</h2>",
+            (
+                f"<p>{len(model.views)} photographs, {len(cloud.xyz)} points, mean error {error}. "
+                "Triangles are cameras, open to where they look.</p>"
+            ),
+            f'<img class="above" alt="" src="{above}">',
+        ]
+    return told
+
+
+def _table(verdicts: list[Verdict]) -> str:
+    rows = "".join(_row(at + 1, verdict) for at, verdict in enumerate(verdicts))
+    head = "<tr><th>#<th>photograph<th>details<th>model<th>state<th>why</tr>"
+    return f"<table>{head}{rows}</table>"
+
+
+def _row(number: int, verdict: Verdict) -> str:
+    state = "" if verdict.pose is not None else ' class="out"'
+    return (
+        f"<tr><td>{number}<td>{html.escape(verdict.photo.name)}<td>{verdict.keypoints}"
+        f"<td>{verdict.model}<td{state}>{_STATUS[verdict.status]}"
+        f"<td>{html.escape(verdict.reason)}</tr>"
+    )
+
+
+def _gallery(
+    study: Study, verdicts: list[Verdict], keypoints: Mapping[str, NDArray[np.float32]]
+) -> str:
+    figures = []
+    for at, verdict in enumerate(verdicts[:SHOWN]):
+        file = verdict.photo.file
+        if not file:
+            continue
+        places = keypoints.get(file, np.empty((0, 2), np.float32))
+        used = np.zeros(len(places), bool)
+        if verdict.pose is not None:
+            places, used = verdict.pose.keypoints, verdict.pose.points >= 0
+        picture = _inline("jpeg", drawing.keypoints(study.folder / file, places, used))
+        caption = f"<figcaption>{at + 1}: {html.escape(verdict.photo.name)}</figcaption>"
+        figures.append(f'<figure><img alt="" src="{picture}">{caption}</figure>')
+    return f'<div class="grid">{"".join(figures)}</div>'
+
+
+def _inline(kind: str, data: bytes) -> str:
+    return f"data:image/{kind};base64,{base64.b64encode(data).decode()}"

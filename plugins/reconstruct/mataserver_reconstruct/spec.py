@@ -1,0 +1,80 @@
+"""What a reconstruction is asked, and the limits that it keeps."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+import msgspec
+from msgspec import Meta, Struct
+
+from mataserver import InvalidParams
+
+Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+
+
+class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What an input may hold.
+
+    max_entries:     files in an archive, of whatever sort.
+    max_images:      photographs.
+    max_bytes:       bytes of all files of an archive, unpacked.
+    max_image_bytes: bytes of one photograph's file.
+    max_pixels:      pixels of one photograph.
+    max_ratio:       bytes unpacked for one byte packed; more is a bomb and no photograph.
+    """
+
+    max_entries: Annotated[int, Meta(ge=1)] = 10_000
+    max_images: Annotated[int, Meta(ge=1)] = 1_000
+    max_bytes: Annotated[int, Meta(ge=1)] = 8_000_000_000
+    max_image_bytes: Annotated[int, Meta(ge=1)] = 300_000_000
+    max_pixels: Annotated[int, Meta(ge=1)] = 120_000_000
+    max_ratio: Annotated[int, Meta(ge=1)] = 200
+
+
+class Spec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """What one reconstruction is asked.
+
+    dataset_name, scene_name: stand in the CSV.
+    matcher:       who finds and matches features.
+    max_size:      longest side in pixels at which photographs are looked at.
+    max_keypoints: features of one photograph at most.
+    camera:        ``auto`` shares one camera among photographs whose EXIF says so, ``single``
+                   among all of one size, ``per_image`` among none.
+    cluster:       what is one scene: ``components`` of the graph of matched pairs, or its
+                   ``louvain`` communities, which part scenes that share a look-alike.
+    density:       ``sparse``: the points that were matched; ``semi``: depths of the photographs.
+    voxel:         side in units of the model's; by default a part of the cloud's extent.
+    max_points:    points of one cloud at most.
+    seed:          of everything that draws.
+    threads:       of features and matches; 0 is what the machine gives.
+    """
+
+    dataset_name: Name = "custom"
+    scene_name: Name = "scene_01"
+    matcher: str = "sift"
+    max_size: Annotated[int, Meta(ge=320, le=6_400)] = 1_600
+    max_keypoints: Annotated[int, Meta(ge=128, le=32_768)] = 4_096
+    camera: Literal["auto", "single", "per_image"] = "auto"
+    cluster: Literal["components", "louvain"] = "components"
+    density: Literal["sparse", "semi"] = "sparse"
+    voxel: Annotated[float, Meta(gt=0)] | None = None
+    max_points: Annotated[int, Meta(ge=1_000, le=20_000_000)] = 500_000
+    seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
+    threads: Annotated[int, Meta(ge=0, le=256)] = 0
+    limits: Limits = Limits()
+
+    @property
+    def of_features(self) -> dict[str, Any]:
+        """What the features and matches depend on: other values need other ones."""
+        names = ("matcher", "max_size", "max_keypoints", "camera", "seed", "limits")
+        return {name: msgspec.to_builtins(getattr(self, name)) for name in names}
+
+
+def read(value: object) -> Spec:
+    """Return a spec from one, or from its JSON values. Raises ``InvalidParams``."""
+    if isinstance(value, Spec):
+        return value
+    try:
+        return msgspec.convert(value, Spec)
+    except msgspec.ValidationError as error:
+        raise InvalidParams(str(error)) from None

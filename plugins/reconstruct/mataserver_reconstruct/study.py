@@ -1,0 +1,76 @@
+"""What the steps of one reconstruction share: its photographs, its database, its spec."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mataserver_reconstruct import photos as photographs
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mataserver_reconstruct.job import Job
+    from mataserver_reconstruct.native import Native
+    from mataserver_reconstruct.photos import Photo
+    from mataserver_reconstruct.spec import Spec
+
+_MARK = "features.json"
+
+
+@dataclass(frozen=True)
+class Study:
+    """One reconstruction under way. ``photos`` are those that can be read."""
+
+    work: Path
+    photos: list[Photo]
+    spec: Spec
+    native: Native
+
+    @property
+    def database(self) -> Path:
+        """COLMAP's database."""
+        return self.work / "database.db"
+
+    @property
+    def folder(self) -> Path:
+        """Where the photographs lie."""
+        return self.work / photographs.FOLDER
+
+    @property
+    def threads(self) -> int:
+        """How many threads features and matches take."""
+        return self.spec.threads or len(os.sched_getaffinity(0))
+
+    def cameras(self) -> list[list[Photo]]:
+        """Return the photographs by the camera that took them, as the spec has it."""
+        groups: dict[object, list[Photo]] = {}
+        for photo in self.photos:
+            size = (photo.width, photo.height)
+            keys = {"auto": photo.camera, "single": size, "per_image": photo.file}
+            groups.setdefault(keys[self.spec.camera], []).append(photo)
+        return list(groups.values())
+
+
+def forget_other(job: Job, spec: Spec) -> None:
+    """Remove what an attempt with other options, or other files, left in ``job.work``.
+
+    The same is kept, which is how an attempt goes on with the last one's.
+    """
+    files = sorted(
+        (path.relative_to(job.input).as_posix(), path.stat().st_size)
+        for path in job.input.rglob("*")
+        if path.is_file()
+    )
+    asked = msgspec.json.encode([spec.of_features, files])
+    mark = job.work / _MARK
+    digest = hashlib.sha256(asked).hexdigest().encode()
+    if mark.exists() and mark.read_bytes() == digest:
+        return
+    for path in (*job.work.glob("database.db*"), *job.work.glob("photos.json*")):
+        path.unlink()
+    photographs.replace(mark, digest)

@@ -1,0 +1,105 @@
+"""What became of each photograph, and why one has no place in a model."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mataserver_reconstruct.submission import OUTLIERS
+
+if TYPE_CHECKING:
+    from mataserver_reconstruct.graph import Graph
+    from mataserver_reconstruct.model import Model, View
+    from mataserver_reconstruct.photos import Photo
+
+FEW = 50
+"""Features below which a photograph cannot be matched."""
+
+_BLURRED = 3.0
+_ALONE = (
+    "No other photograph shows enough of the same from a view that is near enough; take some "
+    "between it and its neighbours, each with two thirds of the last one in it."
+)
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What became of one photograph.
+
+    scene:  as the CSV names it: one for each model, since each has a world of its own.
+    pose:   its view in that model, None without one.
+    model:  the name of that model, "".
+    status: ``registered``, ``unreadable``, ``no_features``, ``no_verified_pair``, ``not_in_model``.
+    reason: a sentence for whoever took the photograph; "" when it is registered.
+    """
+
+    photo: Photo
+    scene: str
+    pose: View | None
+    model: str
+    status: str
+    reason: str
+    keypoints: int = 0
+
+
+def judge(
+    photos: list[Photo], graph: Graph, scenes: list[list[str]], models: list[Model]
+) -> list[Verdict]:
+    """Return the verdict of every photograph, in their order."""
+    placed: dict[str, tuple[Model, View]] = {}
+    for model in models:  # the largest first: a photograph that two have is the larger's
+        for view in model.views:
+            placed.setdefault(view.file, (model, view))
+    mapped = {model.cluster for model in models}
+    of_scene = {file: at for at, files in enumerate(scenes) for file in files if at in mapped}
+    return [_verdict(photo, graph, of_scene, placed, photos) for photo in photos]
+
+
+def _verdict(
+    photo: Photo,
+    graph: Graph,
+    of_scene: dict[str, int],
+    placed: dict[str, tuple[Model, View]],
+    photos: list[Photo],
+) -> Verdict:
+    count = graph.keypoints.get(photo.file, 0)
+    if photo.file in placed:
+        model, view = placed[photo.file]
+        return Verdict(photo, scene_of(model), view, model.name, "registered", "", count)
+    scene = f"cluster{of_scene[photo.file]}" if photo.file in of_scene else OUTLIERS
+    names = {each.file: each.name for each in photos}
+    status, reason = _why(photo, graph, names, set(placed))
+    return Verdict(photo, scene, None, "", status, reason, count)
+
+
+def scene_of(model: Model) -> str:
+    """Return how the CSV names a model: a scene's second model is another world."""
+    return model.name if model.index else f"cluster{model.cluster}"
+
+
+def _why(photo: Photo, graph: Graph, names: dict[str, str], placed: set[str]) -> tuple[str, str]:
+    """Return the state of a photograph without a place, and the sentence."""
+    count = graph.keypoints.get(photo.file, 0)
+    if not photo.file:
+        return "unreadable", f"It could not be read: {photo.problem}."
+    if count < FEW:
+        return "no_features", _empty(photo, count)
+    best = graph.best(photo.file)
+    if best is None:
+        return "no_verified_pair", _ALONE
+    other = best.second if best.first == photo.file else best.first
+    if best.turned:
+        why = "the camera was turned and not moved, so nothing tells how far things are"
+    elif other not in placed:
+        why = "neither of them has enough in common with those that have a place"
+    else:
+        why = "that is too little to place it with certainty"
+    return "not_in_model", f"It matches {names[other]} best, in {best.inliers} places, but {why}."
+
+
+def _empty(photo: Photo, count: int) -> str:
+    if photo.measured.get("sharpness", _BLURRED) < _BLURRED:
+        return f"It is blurred, or shows bare surfaces: only {count} details were found."
+    if photo.measured.get("dark_frac", 0) > 0.8:
+        return f"It is too dark: only {count} details were found."
+    return f"It shows too few details to recognise: {count} were found."

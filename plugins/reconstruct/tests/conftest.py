@@ -1,0 +1,87 @@
+"""Fixtures: rendered photographs, and reconstructions in processes of their own."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import msgspec
+import pytest
+
+from mataserver_reconstruct import child
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+import rendered
+
+
+class Process:
+    """A reconstruction in a process of its own, followed line by line."""
+
+    def __init__(self, source, folder, **spec):
+        self.folder = folder
+        folder.mkdir(parents=True, exist_ok=True)
+        command = [sys.executable, "-m", "mataserver_reconstruct.child"]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+        order = child.Order(str(folder), str(source), spec)
+        self.process.stdin.write(msgspec.json.encode(order) + b"\n")
+        self.process.stdin.flush()
+        self.steps = []
+
+    def until(self, stage, done=0.0):
+        """Read lines until a stage is that far."""
+        for line in self.lines():
+            if isinstance(line, child.Step) and line.stage == stage and line.done >= done:
+                return line
+        raise AssertionError(f"it ended before {stage}")
+
+    def lines(self):
+        """Yield what it tells."""
+        for raw in self.process.stdout:
+            line = msgspec.json.decode(raw, type=child.Line)
+            if isinstance(line, child.Step):
+                self.steps.append(line)
+            yield line
+
+    def end(self):
+        """Return how it ends."""
+        *_, last = self.lines()
+        self.close()
+        assert isinstance(last, child.End)
+        return last
+
+    def close(self):
+        """Leave nothing of it."""
+        self.process.kill()
+        self.process.wait()
+        self.process.stdin.close()
+        self.process.stdout.close()
+
+
+@pytest.fixture
+def begin():
+    """Return a function that begins a reconstruction; none outlives the test."""
+    begun = []
+
+    def start(source, folder, **spec):
+        begun.append(Process(source, folder, **spec))
+        return begun[-1]
+
+    yield start
+    for each in begun:
+        each.close()
+
+
+@pytest.fixture(scope="session")
+def orbit(tmp_path_factory):
+    """Sixteen photographs around a scene, 800 by 600: their folder and poses."""
+    folder = tmp_path_factory.mktemp("orbit")
+    return folder, rendered.orbit(folder, 1, 16, "a_")
+
+
+@pytest.fixture(scope="session")
+def whole(orbit, tmp_path_factory):
+    """The reconstruction of those: folder, end and steps."""
+    process = Process(orbit[0], tmp_path_factory.mktemp("whole"))
+    return process.folder, process.end(), process.steps

@@ -1,0 +1,183 @@
+"""Archives from strangers: every bad one is refused by the name of its entry."""
+
+from __future__ import annotations
+
+import io
+import stat
+import struct
+import zipfile
+
+import pytest
+
+from mataserver import BadRequest
+from mataserver_reconstruct import archive
+from mataserver_reconstruct.spec import Limits
+
+PICTURE = b"\xff\xd8" + bytes(range(256)) * 8
+
+
+def packed(entries, method=zipfile.ZIP_DEFLATED):
+    """Return an archive's bytes; entries are names or ``ZipInfo`` with their bytes."""
+    out = io.BytesIO()
+    with zipfile.ZipFile(out, "w", method) as file:
+        for name, data in entries:
+            file.writestr(name, data, method)
+    return out.getvalue()
+
+
+def linked(mode):
+    """Return an entry of a kind of file."""
+    entry = zipfile.ZipInfo("photos/odd.jpg")
+    entry.external_attr = mode << 16
+    return [(entry, b"/etc/passwd")]
+
+
+def patched(data, where, value, offset, after=b"PK\x01\x02"):
+    """Change a field of the first record that begins with a signature."""
+    at = data.index(after) + offset
+    return data[:at] + struct.pack(where, value) + data[at + struct.calcsize(where) :]
+
+
+def flagged(bit):
+    """Return an archive whose entry has a bit of its flags set."""
+    data = packed([("a.jpg", PICTURE)])
+    return patched(patched(data, "<H", bit, 8), "<H", bit, 6, b"PK\x03\x04")
+
+
+def method(number):
+    """Return an archive whose entry is packed by another method."""
+    data = packed([("a.jpg", PICTURE)])
+    return patched(patched(data, "<H", number, 10), "<H", number, 8, b"PK\x03\x04")
+
+
+def renamed(before, after):
+    """Return an archive with a name that ``zipfile`` itself would not write."""
+    return packed([(before, PICTURE)]).replace(before.encode(), after)
+
+
+def overlapping():
+    """Return an archive whose two entries are the same bytes of it."""
+    data = packed([("aa.jpg", bytes(40_000)), ("bb.jpg", b"x")], zipfile.ZIP_STORED)
+    with zipfile.ZipFile(io.BytesIO(data)) as file:
+        start = file.start_dir
+    second = data.index(b"PK\x01\x02", start + 4)
+    for offset, value in ((16, None), (20, 40_000), (24, 40_000), (42, 0)):
+        if value is not None:
+            at = second + offset
+            data = data[:at] + struct.pack("<I", value) + data[at + 4 :]
+    return data
+
+
+NAMES = {
+    "../a.jpg": "leads out",
+    "photos/../../a.jpg": "leads out",
+    "..\\a.jpg": "leads out",
+    "photos\\..\\..\\a.jpg": "leads out",
+    "/etc/a.jpg": "absolute",
+    "\\server\\a.jpg": "absolute",
+    "C:\\a.jpg": "absolute",
+    "c:a.jpg": "absolute",
+    "a\nb.jpg": "control",
+    "a\x1b[31m.jpg": "control",
+    "a\x7f.jpg": "control",
+    "a" * 1001 + ".jpg": "too long",
+    "inner.zip": "archive itself",
+    "photos/inner.ZIP": "archive itself",
+    "inner.tar": "archive itself",
+    "inner.tar.gz": "archive itself",
+    "inner.tgz": "archive itself",
+    "inner.7z": "archive itself",
+    "inner.rar": "archive itself",
+    "inner.bz2": "archive itself",
+    "inner.xz": "archive itself",
+    "inner.zst": "archive itself",
+}
+KINDS = {
+    "link": stat.S_IFLNK,
+    "pipe": stat.S_IFIFO,
+    "socket": stat.S_IFSOCK,
+    "block": stat.S_IFBLK,
+    "character": stat.S_IFCHR,
+}
+WHOLE = packed([("a.jpg", PICTURE), ("b.jpg", PICTURE)])
+BAD = {
+    **{f"name {name[:30]!r}": (packed([(name, PICTURE)]), why) for name, why in NAMES.items()},
+    **{name: (packed(linked(mode | 0o644)), "link or a device") for name, mode in KINDS.items()},
+    "nul in a name": (renamed("aXb.jpg", b"a\0b.jpg"), "control"),
+    "encrypted": (flagged(0x1), "encrypted"),
+    "strongly encrypted": (flagged(0x41), "encrypted"),
+    "deflate64": (method(9), "not supported"),
+    "aes": (method(99), "not supported"),
+    "zstandard": (method(93), "not supported"),
+    "ppmd": (method(98), "not supported"),
+    "bomb": (packed([("a.bmp", bytes(3_000_000))]), "times its size"),
+    "bomb that is no picture": (packed([("a.txt", bytes(3_000_000))]), "times its size"),
+    "two of one name": (None, "twice"),
+    "overlapping": (overlapping(), "overlaps"),
+    "claims to be huge": (patched(WHOLE, "<I", 0xFFFFFFF0, 24), "4294967280 bytes"),
+    "empty": (b"", "no bytes"),
+    "text": (b"hello", "not a ZIP"),
+    "a picture": (PICTURE, "not a ZIP"),
+    "gzip": (b"\x1f\x8b\x08\0" + bytes(60), "not a ZIP"),
+    "rar": (b"Rar!\x1a\x07\0" + bytes(60), "not a ZIP"),
+    "7z": (b"7z\xbc\xaf\x27\x1c" + bytes(60), "not a ZIP"),
+    "tar": (b"a.jpg" + bytes(1019), "not a ZIP"),
+    "cut at the end": (WHOLE[:-10], "not a ZIP"),
+    "cut in its middle": (WHOLE[: len(WHOLE) // 2], "not a ZIP"),
+    "begin cut off": (WHOLE[40:], "damaged"),
+    "directory overwritten": (patched(WHOLE, "<I", 0, 0), "not a ZIP"),
+    "local header gone": (patched(WHOLE, "<I", 0, 0, b"PK\x03\x04"), "damaged"),
+    "wrong checksum": (patched(WHOLE, "<I", 1, 16), "damaged"),
+    "broken data": (WHOLE[:40] + b"\xff" * 20 + WHOLE[60:], "damaged"),
+    "another name inside": (WHOLE.replace(b"a.jpg", b"c.jpg", 1), "damaged"),
+    "offset beyond the end": (patched(WHOLE, "<I", 0x7FFFFFFF, 42), "damaged"),
+}
+
+
+def unpack(file):
+    """Inspect an archive and read what is in it."""
+    archive.inspect(file, Limits())
+    return list(archive.pictures(file, Limits()))
+
+
+@pytest.mark.parametrize("kind", BAD)
+@pytest.mark.filterwarnings("ignore:Duplicate name:UserWarning")  # zipfile's, of what we make
+def test_a_bad_archive_is_refused(kind, tmp_path):
+    """Whatever is wrong with it, an archive is refused with 400 and the reason."""
+    data, why = BAD[kind]
+    if data is None:
+        data = packed([("a.jpg", PICTURE), ("a.jpg", PICTURE)])
+    file = tmp_path / "photos.zip"
+    file.write_bytes(data)
+    with pytest.raises(BadRequest, match=why) as refusal:
+        unpack(file)
+    assert refusal.value.status == 400
+    assert refusal.value.detail.isprintable()
+
+
+@pytest.mark.parametrize(
+    ("limits", "why"),
+    [
+        (Limits(max_entries=2), "3 entries"),
+        (Limits(max_images=1), "'b.jpg' is one photograph too many"),
+        (Limits(max_bytes=3_000), "'b.jpg' brings the archive"),
+        (Limits(max_image_bytes=100), "'a.jpg' has 2050 bytes"),
+    ],
+)
+def test_limits_name_the_entry(limits, why, tmp_path):
+    """What goes over a limit is told by the entry that does."""
+    file = tmp_path / "photos.zip"
+    file.write_bytes(packed([("a.jpg", PICTURE), ("b.jpg", PICTURE), ("c.txt", b"")]))
+    with pytest.raises(BadRequest, match=why):
+        archive.inspect(file, limits)
+
+
+def test_photographs_are_told_from_the_rest(tmp_path):
+    """Folders, notes and what systems leave in an archive are no photographs, and no harm."""
+    entries = [(name, PICTURE) for name in ("x/a.jpg", "x/b.JPEG", "é.tiff", "x/d.heic")]
+    entries += [("x/", b""), ("notes.txt", b"hi"), ("__MACOSX/x/._a.jpg", b""), (".DS_Store", b"")]
+    file = tmp_path / "photos.zip"
+    file.write_bytes(packed([*entries, ("x/.hidden.jpg", b"")]))
+    found = [entry.filename for entry in archive.inspect(file, Limits())]
+    assert found == ["x/a.jpg", "x/b.JPEG", "é.tiff", "x/d.heic"]
+    assert list(archive.pictures(file, Limits())) == [(name, PICTURE) for name in found]

@@ -1,0 +1,231 @@
+"""Photographs of every kind become upright JPEGs under plain names, with a way back."""
+
+from __future__ import annotations
+
+import io
+import struct
+import zipfile
+import zlib
+from types import SimpleNamespace
+
+import numpy as np
+import pillow_heif
+import pytest
+from PIL import Image
+
+from mataserver import BadRequest
+from mataserver_reconstruct import intake, photos
+from mataserver_reconstruct.spec import Limits, Spec
+
+# Pillow warns of metadata and of sizes that the tests have damaged on purpose.
+pytestmark = pytest.mark.filterwarnings(
+    "ignore::UserWarning", "ignore::PIL.Image.DecompressionBombWarning"
+)
+
+RNG = np.random.default_rng(5)
+PIXELS = np.asarray(
+    Image.fromarray(RNG.integers(0, 256, (12, 16, 3), np.uint8)).resize((160, 120)), np.uint8
+)
+FOCAL = 28
+
+
+def exif(orientation=1):
+    """Return EXIF of a camera: its names, its focal length, how it was held."""
+    made = Image.Exif()
+    made[0x010F], made[0x0110], made[0x0112] = "Maker", "Model", orientation
+    made.get_ifd(0x8769).update({0x920A: 4.2, 0xA405: FOCAL})
+    return made
+
+
+def encoded(kind, mode="RGB", **options):
+    """Return a picture in a format."""
+    out = io.BytesIO()
+    Image.fromarray(PIXELS).convert(mode).save(out, kind, **options)
+    return out.getvalue()
+
+
+def heic():
+    """Return a picture as a phone writes it."""
+    out = io.BytesIO()
+    made = pillow_heif.from_pillow(Image.fromarray(PIXELS))
+    made.save(out, quality=90, exif=exif().tobytes())
+    return out.getvalue()
+
+
+def gigantic():
+    """Return the header of a PNG of 60,000 by 60,000 pixels."""
+    head = b"IHDR" + struct.pack(">IIBBBBB", 60_000, 60_000, 8, 2, 0, 0, 0)
+    chunk = struct.pack(">I", 13) + head + struct.pack(">I", zlib.crc32(head))
+    return b"\x89PNG\r\n\x1a\n" + chunk + struct.pack(">I", 0) + b"IDAT" + bytes(4)
+
+
+@pytest.fixture
+def prepared(tmp_path):
+    """Return a function that prepares the photographs of files, by name."""
+
+    def prepare(files, **spec):
+        job = SimpleNamespace(input=tmp_path / "in", work=tmp_path / "work")
+        job.report = lambda *_: None
+        for name, data in files.items():
+            path = job.input / name
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+        job.work.mkdir()
+        found = photos.prepare(job, Spec(**spec))
+        return found, job.work / photos.FOLDER
+
+    return prepare
+
+
+KINDS = {
+    "a.jpg": encoded("JPEG", exif=exif()),
+    "b.png": encoded("PNG"),
+    "c.webp": encoded("WEBP", exif=exif()),
+    "d.avif": encoded("AVIF", exif=exif()),
+    "e.heic": heic(),
+    "f.tif": encoded("TIFF"),
+    "g.bmp": encoded("BMP"),
+    "h.png": encoded("PNG", "RGBA"),
+    "i.png": encoded("PNG", "P"),
+    "j.jpg": encoded("JPEG", "CMYK"),
+    "k.jpg": encoded("JPEG", "L"),
+    "l.jpg": encoded("JPEG", progressive=True),
+}
+
+
+def test_every_format_becomes_a_jpeg(prepared):
+    """Each format that phones and cameras write becomes a JPEG of three channels."""
+    found, folder = prepared(KINDS)
+    assert [photo.name for photo in found] == list(KINDS)
+    for photo in found:
+        assert not photo.problem, photo
+        with Image.open(folder / photo.file) as picture:
+            assert (picture.format, picture.mode, picture.size) == ("JPEG", "RGB", (160, 120))
+    assert len({photo.file for photo in found}) == len(KINDS)
+
+
+@pytest.mark.parametrize("name", ["a.jpg", "c.webp", "d.avif", "e.heic"])
+def test_the_focal_length_is_kept(name, prepared):
+    """What EXIF tells of the focal length reaches the file that COLMAP reads, in any format."""
+    (photo,), folder = prepared({name: KINDS[name]})
+    assert photo.exif.focal_35 == FOCAL
+    assert photo.exif.camera == "Maker Model 4.2 mm"
+    with Image.open(folder / photo.file) as picture:
+        assert picture.getexif().get_ifd(0x8769)[0xA405] == FOCAL
+
+
+@pytest.mark.parametrize(("orientation", "size"), [(3, (160, 120)), (6, (120, 160))])
+def test_photographs_are_upright(orientation, size, prepared):
+    """A camera that was held otherwise is no matter: pixels are turned, the mark is gone."""
+    data = encoded("JPEG", exif=exif(orientation), quality=95)
+    (photo,), folder = prepared({"a.jpg": data})
+    assert (photo.width, photo.height) == size
+    with Image.open(folder / photo.file) as picture:
+        assert 0x0112 not in picture.getexif()
+        turned = np.asarray(picture, float)
+    there = np.rot90(PIXELS, {3: 2, 6: 3}[orientation])
+    assert np.abs(turned - there).mean() < 12
+
+
+def test_a_plain_jpeg_is_kept_as_it_is(prepared):
+    """A JPEG of which nothing changes is not coded again."""
+    (photo,), folder = prepared({"a.jpg": KINDS["a.jpg"]})
+    assert (folder / photo.file).read_bytes() == KINDS["a.jpg"]
+
+
+def test_large_photographs_are_reduced(prepared):
+    """A photograph is looked at in the size that is asked, and its own is told."""
+    big = Image.fromarray(PIXELS).resize((1600, 1200))
+    out = io.BytesIO()
+    big.save(out, "JPEG", exif=exif())
+    (photo,), _ = prepared({"a.jpg": out.getvalue()}, max_size=800)
+    assert (photo.width, photo.height, photo.original) == (800, 600, (1600, 1200))
+
+
+BAD = {
+    "cut.jpg": (KINDS["a.jpg"][: len(KINDS["a.jpg"]) // 2], "truncated or damaged"),
+    "cut.png": (KINDS["b.png"][:-200], "truncated or damaged"),
+    "large.png": (gigantic(), "too large"),
+    "text.jpg": (b"hello", "unknown format"),
+    "document.jpg": (b"%PDF-1.7", "PDF"),
+    "none.jpg": (b"", "empty"),
+}
+
+
+def test_a_bad_photograph_is_told_and_the_others_are_used(prepared):
+    """A photograph that cannot be read says why; it does not end the job."""
+    found, folder = prepared({name: data for name, (data, _) in BAD.items()} | KINDS)
+    for photo in found:
+        if photo.name in BAD:
+            assert BAD[photo.name][1] in photo.problem
+            assert not photo.file
+        else:
+            assert (folder / photo.file).exists()
+
+
+def test_names_are_kept_apart(prepared):
+    """Names that collide, or that no file system may like, are each found again."""
+    names = ["x/001.jpg", "y/001.jpg", "ä ö 写真.jpg", "a\u0308.jpg", "ä.jpg", "A.JPG", "a.jpg"]
+    found, folder = prepared(dict.fromkeys(names, KINDS["a.jpg"]))
+    assert {photo.path for photo in found} == set(names)
+    assert {photo.name for photo in found} >= {"x/001.jpg", "y/001.jpg", "ä ö 写真.jpg"}
+    assert len({photo.name for photo in found}) == len(names)
+    assert all(file.name.isascii() for file in folder.iterdir())
+
+
+def test_order_is_that_of_people(prepared):
+    """Photographs come in the order of their numbers."""
+    found, _ = prepared({f"p{number}.jpg": KINDS["a.jpg"] for number in (10, 2, 1, 33)})
+    assert [photo.name for photo in found] == ["p1.jpg", "p2.jpg", "p10.jpg", "p33.jpg"]
+
+
+def test_archives_and_files_together(tmp_path):
+    """Two archives with the same names in them, and a file beside them, are all read."""
+    for name in ("one.zip", "two.zip"):
+        with zipfile.ZipFile(tmp_path / name, "w") as file:
+            file.writestr("a.jpg", KINDS["a.jpg"])
+    (tmp_path / "b.jpg").write_bytes(b"b")
+    sources, paths = intake.survey(tmp_path, Limits())
+    assert paths == ["b.jpg", "one/a.jpg", "two/a.jpg"]
+    assert list(intake.read(sources, Limits())) == [b"b", KINDS["a.jpg"], KINDS["a.jpg"]]
+
+
+@pytest.mark.parametrize(
+    ("names", "limits", "why"),
+    [
+        ([], Limits(), "no photograph"),
+        (["notes.txt", "video.mp4"], Limits(), "no photograph"),
+        (["a.jpg", "b.jpg"], Limits(max_images=1), "too many"),
+    ],
+)
+def test_an_input_is_refused(names, limits, why, tmp_path):
+    """An input without photographs, or with too many, is refused with the reason."""
+    for name in names:
+        (tmp_path / name).write_bytes(b"x")
+    with pytest.raises(BadRequest, match=why):
+        intake.survey(tmp_path, limits)
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        b"Exif\0\0" + b"\xff" * 40,
+        b"Exif\0\0II*\0" + struct.pack("<IH", 8, 65_535),
+        b"Exif\0\0MM\0*" + bytes(20),
+    ],
+)
+def test_damaged_exif_tells_nothing(damage, prepared):
+    """EXIF that cannot be read is as none."""
+    plain = encoded("JPEG")
+    segment = b"\xff\xe1" + struct.pack(">H", len(damage) + 2) + damage
+    (photo,), _ = prepared({"a.jpg": plain[:2] + segment + plain[2:]})
+    assert photo.file
+    assert photo.exif.focal_35 == 0
+
+
+def test_the_place_is_read(prepared):
+    """GPS becomes degrees and metres, south and west negative."""
+    made = exif()
+    made.get_ifd(0x8825).update({1: "S", 2: (33, 51, 30), 3: "W", 4: (70, 30, 0), 5: 0, 6: 12.5})
+    (photo,), _ = prepared({"a.jpg": encoded("JPEG", exif=made)})
+    assert photo.exif.gps == pytest.approx((-33.858333, -70.5, 12.5), abs=1e-5)

@@ -1,0 +1,156 @@
+"""What became of each photograph, which scenes there are, and what the photographer is told."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from mataserver_reconstruct import advice, chart, graph, measures, submission
+from mataserver_reconstruct.exif import Exif
+from mataserver_reconstruct.graph import Graph, Pair
+from mataserver_reconstruct.model import Model, View
+from mataserver_reconstruct.photos import Photo
+from mataserver_reconstruct.verdicts import judge
+
+MEASURED = dict.fromkeys(measures.NAMES, 0.0) | {"sharpness": 6.0}
+
+
+def photo(name, **fields):
+    """Return a photograph that can be read."""
+    usual = {"path": name, "file": name, "digest": name, "exif": Exif(28.0, "Maker Model")}
+    return Photo(**{"name": name, "measured": MEASURED, **usual, **fields})
+
+
+def model(cluster, index, names):
+    """Return a model that has placed photographs."""
+    none = np.empty(0)
+    views = [View(n, np.eye(3), np.zeros(3), np.eye(3), 0.0, (1, 1), none, none) for n in names]
+    return Model(cluster, index, views, none.reshape(0, 3), none, none, none)
+
+
+def linked(*groups, inliers=100, motion="CALIBRATED"):
+    """Return the graph in which all of each group match."""
+    files = [name for group in groups for name in group]
+    pairs = [Pair(a, b, inliers, motion) for group in groups for a in group for b in group if a < b]
+    return Graph(dict.fromkeys(files, 900), pairs)
+
+
+def test_scenes_are_those_that_match():
+    """Photographs that match one another, over whatever others, are one scene; the rest alone."""
+    found = Graph(dict.fromkeys("abcdef", 500), [Pair("a", "c", 20, ""), Pair("c", "f", 20, "")])
+    assert graph.clusters(found, "components") == [["a", "c", "f"], ["b"], ["d"], ["e"]]
+
+
+def test_scenes_with_a_look_alike_are_told_and_parted():
+    """Two scenes that a few pairs tie together are told; louvain parts them, not a whole one."""
+    two = linked("abcdefgh", "ijklmnop")
+    tied = Graph(two.keypoints, [*two.pairs, Pair("a", "i", 90, ""), Pair("b", "j", 60, "")])
+    assert len(graph.clusters(tied, "components")) == 1
+    assert [len(each) for each in graph.clusters(tied, "louvain")] == [8, 8]
+    assert graph.confusable(tied)
+    one = linked("abcdefgh")
+    assert len(graph.clusters(one, "louvain")) == 1
+    assert not graph.confusable(one)
+    assert not graph.confusable(Graph({"a": 9}, []))
+
+
+def test_each_photograph_has_its_verdict():
+    """Each is told as registered or with the reason, once, by its own name."""
+    photos = [
+        photo("a"),
+        photo("b"),
+        photo("c"),
+        photo("d"),
+        photo("lonely"),
+        photo("bare", measured=MEASURED | {"sharpness": 1.0}),
+        photo("dark", measured=MEASURED | {"dark_frac": 0.95}),
+        Photo(name="broken", path="broken", problem="it is truncated"),
+    ]
+    found = linked("abcd", ["lonely"], ["bare"], ["dark"])
+    found = Graph(found.keypoints | {"bare": 3, "dark": 0}, found.pairs)
+    verdicts = judge(photos, found, [list("abcd")], [model(0, 0, "abc")])
+    told = {verdict.photo.name: verdict for verdict in verdicts}
+    assert [told[name].status for name in "abc"] == ["registered"] * 3
+    assert told["d"].status == "not_in_model"
+    assert "matches a best, in 100 places" in told["d"].reason
+    assert told["d"].scene == "cluster0"
+    assert told["lonely"].status == "no_verified_pair"
+    assert "blurred" in told["bare"].reason
+    assert "too dark" in told["dark"].reason
+    assert "truncated" in told["broken"].reason
+    assert {told[n].scene for n in ("lonely", "bare", "dark", "broken")} == {"outliers"}
+
+
+def test_worlds_of_one_scene_are_kept_apart():
+    """Each model has its own world: a scene's second one has a name of its own in the CSV."""
+    photos = [photo(name) for name in "abcdefg"]
+    models = [model(0, 0, "abcd"), model(0, 1, "defg")]
+    verdicts = judge(photos, linked("abcdefg"), [list("abcdefg")], models)
+    scenes = [verdict.scene for verdict in verdicts]
+    assert scenes == ["cluster0"] * 4 + ["cluster0_model1"] * 3
+
+
+def test_the_csv_quotes_names():
+    """A name with a comma or a quote is one field still."""
+    verdicts = judge([photo('a, "b".jpg')], Graph({}, []), [], [])
+    lines = submission.write(verdicts, "custom").splitlines()
+    nan = ";".join(["nan"] * 9) + "," + ";".join(["nan"] * 3)
+    assert lines[1] == f'custom,outliers,"a, ""b"".jpg",{nan}'
+    with_id = submission.write(verdicts, "custom", image_id=True).splitlines()
+    assert with_id[0].startswith("image_id,dataset,scene,image,")
+
+
+@pytest.mark.parametrize(
+    ("photos", "said"),
+    [
+        ([photo("a")], "1 photograph cannot give a model"),
+        ([photo("a"), photo("b")], "2 photographs cannot"),
+        ([photo(str(at)) for at in range(5)], "5 photographs are few"),
+        ([photo(str(at), digest="same") for at in range(9)], "8 photographs stand in it more"),
+        (
+            [photo(str(at), measured=MEASURED | {"sharpness": 2.0}) for at in range(9)],
+            "9 photographs are blurred or bare, which gives few details: 0, 1, 2, …",
+        ),
+        ([photo(str(at), exif=Exif(20.0 + at, "x")) for at in range(9)], "come from 9 cameras"),
+        ([photo(str(at), exif=Exif()) for at in range(9)], "EXIF is missing"),
+        ([*(photo(str(at)) for at in range(9)), Photo(name="x", path="x")], "could not be read"),
+    ],
+)
+def test_what_is_seen_before(photos, said):
+    """What the photographs alone tell is said in a sentence."""
+    assert said in " ".join(advice.before(photos))
+
+
+def test_good_photographs_need_no_advice():
+    """Of photographs as they should be, nothing is said."""
+    photos = [photo(name) for name in "abcdefghi"]
+    found = linked("abcdefghi")
+    verdicts = judge(photos, found, [list("abcdefghi")], [model(0, 0, "abcdefghi")])
+    assert advice.before(photos) + advice.after(found, [list("abcdefghi")], verdicts) == []
+
+
+@pytest.mark.parametrize(
+    ("found", "models", "said"),
+    [
+        (linked("a", "b", "c"), [], "No two photographs overlap"),
+        (linked("abc", motion="PANORAMIC"), [], "turned on the spot"),
+        (linked("abc"), [], "overlap, but too little"),
+        (linked("abcdefgh"), [model(0, 0, "abc")], "Only 3 of 8"),
+        (linked("abc", "def"), [model(0, 0, "abc"), model(1, 0, "def")], "show 2 scenes"),
+    ],
+)
+def test_what_is_seen_after(found, models, said):
+    """What the models tell is said in a sentence."""
+    scenes = graph.clusters(found, "components")
+    verdicts = judge([photo(name) for name in found.keypoints], found, scenes, models)
+    assert said in " ".join(advice.after(found, scenes, verdicts))
+
+
+def test_the_chart_shows_each_photograph_and_pair():
+    """Names are escaped; each photograph is a dot and each pair a line."""
+    found = linked(["<a>", "b"])
+    verdicts = judge([photo("<a>"), photo("b"), photo("c")], found, [], [])
+    picture = chart.svg(verdicts, found.pairs)
+    assert (picture.count("<circle"), picture.count("<line")) == (3, 1)
+    assert "&lt;a&gt;" in picture
+    assert "<a>" not in picture
