@@ -68,6 +68,7 @@ __all__ = [
     "Classification",
     "ClassifyResult",
     "Confidence",
+    "Configuration",
     "Conflict",
     "Context",
     "Conversion",
@@ -117,6 +118,7 @@ __all__ = [
     "VlmResult",
     "decode_image",
     "hookimpl",
+    "read_configuration",
     "run_process",
     "static",
     "upright_frame",
@@ -128,18 +130,20 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mataserver.config import Alpha
+    from mataserver.configuration import Configuration, read_configuration
     from mataserver.http.auth import PRINCIPAL
     from mataserver.http.files import static
     from mataserver.outbound import Policy
     from mataserver.processes import Child, Parent, run_process
 
 _LATE = {
+    **dict.fromkeys(("Configuration", "read_configuration"), "mataserver.configuration"),
     "PRINCIPAL": "mataserver.http.auth",
     "Policy": "mataserver.outbound",
     "static": "mataserver.http.files",
     **dict.fromkeys(("Child", "Parent", "run_process"), "mataserver.processes"),
 }
-"""What brings asyncio or aiohttp, which neither a worker nor most commands need."""
+"""What brings asyncio, aiohttp or more settings: neither a worker nor most commands need it."""
 
 
 def __getattr__(name: str) -> object:

@@ -91,6 +91,7 @@ class Hosting:
             run_blocking=asyncio.to_thread,
             stopping=state.stopping,
             authenticate=lambda credentials: state.gate.authenticate([credentials]),
+            sign_out=state.browsers.end_all,
             ready=lambda: waiting(state),
             peer=self._peer,
             peers=lambda: MappingProxyType(self._peers),

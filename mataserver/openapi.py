@@ -32,6 +32,7 @@ _EXPLAINED = {
     413: "The body is over the limit",
     415: "Unsupported content type",
     422: "A field has the wrong type, is out of range, unknown or missing",
+    429: "Asked too often",
     500: "The engine or the model failed",
     503: "Not now: a limit is reached, or the server is shutting down",
     507: "Not enough RAM or VRAM",
@@ -108,8 +109,9 @@ def _operation(route: Route, path: str, schema: Callable[[Any], dict[str, Any]])
         operation["requestBody"] = {"required": not route.optional, "content": content}
     problem = {"application/json": {"schema": schema(route.problem or Problem)}}
     for status in sorted(errors):
-        names = (*_EVERY, "Retry-After") if status == 503 else _EVERY
-        answer = {"description": _EXPLAINED[status], "headers": _headers(names), "content": problem}
+        names = (*_EVERY, "Retry-After") if status in {429, 503} else _EVERY
+        said = _EXPLAINED.get(status) or HTTPStatus(status).phrase
+        answer = {"description": said, "headers": _headers(names), "content": problem}
         operation["responses"].setdefault(str(status), answer)
     return operation
 

@@ -282,6 +282,8 @@ class Context:
               run, for ``drain_timeout`` seconds, and leaves the services after that.
     peers:    the services of every plugin by name, once all are made.
     address:  waits until the server listens; the base URL by which this machine reaches it.
+    sign_out: ends the browsers' sessions of a principal's id, which ``authenticate`` accepted and
+              would not accept any more.
     """
 
     settings: Any
@@ -297,6 +299,7 @@ class Context:
     run_blocking: Blocking
     stopping: asyncio.Event
     authenticate: Callable[[Credentials], Awaitable[Principal | None]]
+    sign_out: Callable[[str], None]
     ready: Callable[[], dict[str, str]]
     peer: Callable[..., Any]
     peers: Callable[[], Mapping[str, Any]]

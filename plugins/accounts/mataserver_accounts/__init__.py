@@ -1,1 +1,26 @@
 """Users, tokens and keys, made and revoked while the server runs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mataserver import hookimpl
+from mataserver_accounts.options import Settings
+
+if TYPE_CHECKING:
+    from mataserver import Context
+    from mataserver_accounts.api import AccountsService
+
+
+@hookimpl
+def settings() -> type[Settings]:
+    """Return the type of ``plugins.accounts``."""
+    return Settings
+
+
+@hookimpl
+def service(ctx: Context) -> AccountsService:
+    """Return who asks, and the routes to change who may."""
+    from mataserver_accounts.api import AccountsService
+
+    return AccountsService(ctx)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta, Struct
 
+from mataserver import SCOPES, InvalidParams
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
 Role = Literal["admin", "developer", "viewer"]
 UserName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
-KeyName = Annotated[str, Meta(min_length=1, max_length=64)]
+KeyName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+\Z")]
 Password = Annotated[str, Meta(min_length=1, max_length=1024)]
 Tags = Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=64)]
 Rate = Annotated[int, Meta(ge=1, le=1_000_000)]
@@ -48,3 +53,12 @@ class MadeKey(Struct, frozen=True, kw_only=True):
     rate: int | None = None
     created_at: float
     expires_at: float | None = None
+
+
+def check_scopes(scopes: Iterable[str]) -> list[str]:
+    """Return scopes, each once and sorted. Raises ``InvalidParams`` for one that there is not."""
+    found = sorted(set(scopes))
+    for scope in found:
+        if scope not in SCOPES:
+            raise InvalidParams(f"scopes: there is no {scope!r}; there are {', '.join(SCOPES)}")
+    return found

@@ -43,6 +43,7 @@ class Snapshot:
     def __init__(
         self, everything: Everything, tokens: Tokens, clock: Callable[[], float] = time.time
     ) -> None:
+        self.version = everything.version
         self._tokens = tokens
         self._clock = clock
         self._users = {user.id: (user, generation) for user, generation in everything.users}
@@ -53,6 +54,20 @@ class Snapshot:
     def keep_counts(self, before: Snapshot) -> None:
         """Take over what keys have asked in the last minute: a change must not reset it."""
         self._asked = before._asked
+
+    def ended(self, before: Snapshot) -> set[str]:
+        """Return the ids of principals who were granted something that does not count any more."""
+        return {identity for identity, _ in before._grants() - self._grants()}
+
+    def _grants(self) -> set[tuple[str, object]]:
+        """Return pairs of a principal's id and what it rests on."""
+        users = {
+            (user.id, (generation, user.role))
+            for user, generation in self._users.values()
+            if not user.disabled
+        }
+        keys = {(each.id, known) for known, (_, each) in self._keys.items() if each is not None}
+        return users | keys
 
     def authenticate(self, credentials: Credentials) -> Principal | None:
         """Return whose credentials these are; None for what is neither a key nor a token of ours.
@@ -100,7 +115,7 @@ class Snapshot:
         user, _ = self._users.get(key.owner, (None, 0))
         if user is None or user.disabled:
             return None
-        return Principal(user.id, user.name, "user", scopes & ROLES[user.role])
+        return Principal(user.id, user.name, "key", scopes & ROLES[user.role])
 
     def _count(self, key: str, rate: int) -> None:
         now = self._clock()

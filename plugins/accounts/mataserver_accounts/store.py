@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
+import re
 import secrets
 import time
 import uuid
@@ -12,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import sqlalchemy as sa
 
-from mataserver import Conflict, InvalidParams, NotFound
+from mataserver import Conflict, InvalidParams, MataError, NotFound
 from mataserver_accounts.records import Key, MadeKey, User
 from mataserver_accounts.tables import CHANNEL, KEYS, REVOKED, SECRETS, USERS
 
@@ -26,12 +29,22 @@ if TYPE_CHECKING:
     from mataserver_database import Database
 
 KEY_PREFIX = "mata_"
+_IDENTITY = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
+"""What an id or a user's name may be: nothing else is looked for."""
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+_ADMINS = sa.select(USERS.c.id).where(USERS.c.role == "admin", USERS.c.disabled.is_(False))
+_VERSION = sa.select(SECRETS.c.value).where(SECRETS.c.name == "version")
 
 
 @dataclass(frozen=True, slots=True)
 class Everything:
-    """All that the snapshot is made of: users with their generations, keys by digest, tokens."""
+    """All that the snapshot is made of: users with their generations, keys by digest, tokens.
 
+    ``version`` is another one after each change, or None before it is kept.
+    """
+
+    version: str | None
     users: list[tuple[User, int]]
     keys: list[tuple[str, Key]]
     revoked: frozenset[str]
@@ -58,7 +71,12 @@ class Accounts:
         *,
         hashed: bool = False,
     ) -> User:
-        """Make a user; with ``hashed``, ``password`` is a hash. Raises ``Conflict``."""
+        """Make a user; with ``hashed``, ``password`` is a hash. Raises ``Conflict``.
+
+        Raises ``InvalidParams`` for a name that could be taken for an id.
+        """
+        if _ID.fullmatch(name):
+            raise InvalidParams("name: it must not look like an id")
         known = password if hashed else await self._passwords.hash(password)
         user = User(
             id=str(uuid.uuid4()), name=name, role=role, tags=list(tags), created_at=self._clock()
@@ -70,11 +88,28 @@ class Accounts:
             raise Conflict(f"There is a user called {name} already") from None
         return user
 
-    async def users(self) -> list[User]:
-        """Return every user, by name."""
+    async def bootstrap(self, name: str | None, password_hash: str | None) -> None:
+        """Make the first administrator, where both are given and nobody can administer yet.
+
+        Raises ``MataError`` for one without the other, or a hash that none can be checked with.
+        """
+        if name is None and password_hash is None:
+            return
+        if name is None or password_hash is None:
+            raise MataError("API_USERNAME and API_PASSWORD_HASH go together: set both or neither")
+        if not self._passwords.usable(password_hash):
+            raise MataError("API_PASSWORD_HASH: neither a SHA-256 digest in hex nor an argon2 hash")
         async with self._database.read() as connection:
-            rows = await connection.execute(sa.select(USERS).order_by(USERS.c.name))
-            return [_user(row) for row in rows.mappings()]
+            if (await connection.execute(_ADMINS)).first() is not None:
+                return
+        with contextlib.suppress(Conflict):  # another server was quicker
+            await self.add_user(name, password_hash, "admin", hashed=True)
+
+    async def users(self, limit: int | None = None, offset: int = 0) -> tuple[list[User], int]:
+        """Return users by name, at most ``limit`` behind ``offset``, and how many there are."""
+        query = sa.select(USERS).order_by(USERS.c.name)
+        rows, total = await self._part(query, limit, offset)
+        return [_user(row) for row in rows], total
 
     async def user(self, identity: str) -> User:
         """Return a user by id or name. Raises ``NotFound``."""
@@ -114,7 +149,7 @@ class Accounts:
             await connection.execute(
                 sa.update(USERS).where(USERS.c.id == row["id"]).values(**values)
             )
-            await self._database.announce(connection, CHANNEL)
+            await self._announce(connection)
         return await self.user(row["id"])
 
     async def remove_user(self, identity: str) -> User:
@@ -123,14 +158,16 @@ class Accounts:
             row = await _find_user(connection, identity, lock=True)
             await _check_not_last(connection, row)
             await connection.execute(sa.delete(USERS).where(USERS.c.id == row["id"]))
-            await self._database.announce(connection, CHANNEL)
+            await self._announce(connection)
         return _user(row)
 
     async def check_password(self, name: str, password: str) -> tuple[User, int] | None:
         """Return the user of a name and a password and their generation, or None; in equal time."""
-        async with self._database.read() as connection:
-            query = sa.select(USERS).where(USERS.c.name == name)
-            row: Any = (await connection.execute(query)).mappings().first()
+        row: Any = None
+        if _IDENTITY.fullmatch(name):
+            async with self._database.read() as connection:
+                query = sa.select(USERS).where(USERS.c.name == name)
+                row = (await connection.execute(query)).mappings().first()
         known = None if row is None or row["disabled"] else row["password"]
         if not await self._passwords.matches(password, known) or known is None:
             return None
@@ -168,19 +205,23 @@ class Accounts:
         await self._write(sa.insert(KEYS).values(**row, digest=digest(secret)))
         return MadeKey(key=secret, **msgspec.structs.asdict(key))
 
-    async def keys(self, owner: str | None = None) -> list[Key]:
-        """Return every key, or those of a user, oldest first."""
+    async def keys(
+        self, owner: str | None = None, limit: int | None = None, offset: int = 0
+    ) -> tuple[list[Key], int]:
+        """Return keys, all or a user's, oldest first, and how many there are."""
         query = sa.select(KEYS).order_by(KEYS.c.created_at, KEYS.c.id)
         if owner is not None:
             query = query.where(KEYS.c.owner == owner)
-        async with self._database.read() as connection:
-            return [_key(row) for row in (await connection.execute(query)).mappings()]
+        rows, total = await self._part(query, limit, offset)
+        return [_key(row) for row in rows], total
 
     async def key(self, key_id: str) -> Key:
         """Return a key by its id. Raises ``NotFound``."""
-        async with self._database.read() as connection:
-            query = sa.select(KEYS).where(KEYS.c.id == key_id)
-            row = (await connection.execute(query)).mappings().first()
+        row = None
+        if _ID.fullmatch(key_id):
+            async with self._database.read() as connection:
+                query = sa.select(KEYS).where(KEYS.c.id == key_id)
+                row = (await connection.execute(query)).mappings().first()
         if row is None:
             raise NotFound("Key not found")
         return _key(row)
@@ -188,7 +229,7 @@ class Accounts:
     async def revoke_key(self, key_id: str) -> None:
         """Forget a key: it is refused from now on. Raises ``NotFound``."""
         statement = sa.delete(KEYS).where(KEYS.c.id == key_id)
-        if not await self._write(statement):
+        if not (_ID.fullmatch(key_id) and await self._write(statement)):
             raise NotFound("Key not found")
 
     # tokens
@@ -200,7 +241,7 @@ class Accounts:
             found = await connection.scalar(sa.select(REVOKED.c.id).where(REVOKED.c.id == token_id))
             if found is None:
                 await connection.execute(sa.insert(REVOKED).values(id=token_id, until=until))
-            await self._database.announce(connection, CHANNEL)
+            await self._announce(connection)
 
     async def secret(self, name: str) -> str:
         """Return a secret of the database, made when it is first asked for."""
@@ -216,24 +257,53 @@ class Accounts:
             return await self.secret(name)
         return made
 
+    # all of it
+
+    async def version(self) -> str | None:
+        """Return what is another text after each change; None before it is kept.
+
+        It is kept once ``secret("version")`` was asked for.
+        """
+        async with self._database.read() as connection:
+            return await connection.scalar(_VERSION)
+
     async def everything(self) -> Everything:
         """Return all that tells who asks, as of one moment."""
         async with self._database.read() as connection:
+            version = await connection.scalar(_VERSION)
             users = (await connection.execute(sa.select(USERS))).mappings().all()
             keys = (await connection.execute(sa.select(KEYS))).mappings().all()
-            revoked = await connection.scalars(sa.select(REVOKED.c.id))
+            revoked = frozenset(await connection.scalars(sa.select(REVOKED.c.id)))
+
+        def made() -> Everything:
             return Everything(
+                version,
                 [(_user(row), row["generation"]) for row in users],
                 [(row["digest"], _key(row)) for row in keys],
-                frozenset(revoked),
+                revoked,
             )
+
+        return await asyncio.to_thread(made)  # a second's work of 100,000 keys
+
+    async def _part(self, query: Any, limit: int | None, offset: int) -> tuple[Any, int]:
+        """Return the rows of a part of what a query finds, and how many it finds."""
+        counting = sa.select(sa.func.count()).select_from(query.order_by(None).subquery())
+        async with self._database.read() as connection:
+            rows = await connection.execute(query.limit(limit).offset(offset))
+            return rows.mappings().all(), int(await connection.scalar(counting) or 0)
 
     async def _write(self, statement: Any) -> int:
         """Execute and announce a change; return how many rows it changed."""
         async with self._database.begin() as connection:
             count = (await connection.execute(statement)).rowcount
-            await self._database.announce(connection, CHANNEL)
+            await self._announce(connection)
         return int(count)
+
+    async def _announce(self, connection: AsyncConnection) -> None:
+        """Tell every process, once the transaction is committed, that something changed."""
+        fresh = sa.update(SECRETS).where(SECRETS.c.name == "version")
+        await connection.execute(fresh.values(value=str(uuid.uuid4())))
+        await self._database.announce(connection, CHANNEL)
 
 
 def digest(secret: str) -> str:
@@ -244,7 +314,9 @@ def digest(secret: str) -> str:
 async def _find_user(connection: AsyncConnection, identity: str, *, lock: bool = False) -> Any:
     query = sa.select(USERS).where(sa.or_(USERS.c.id == identity, USERS.c.name == identity))
     query = query.with_for_update() if lock else query
-    row = (await connection.execute(query)).mappings().first()
+    row = None
+    if _IDENTITY.fullmatch(identity):
+        row = (await connection.execute(query)).mappings().first()
     if row is None:
         raise NotFound(f"User not found: {identity[:64]}")
     return row
@@ -252,8 +324,7 @@ async def _find_user(connection: AsyncConnection, identity: str, *, lock: bool =
 
 async def _check_not_last(connection: AsyncConnection, row: Mapping[Any, Any]) -> None:
     """Raise ``Conflict`` when no other administrator could log in."""
-    others = sa.select(USERS.c.id).where(USERS.c.role == "admin", USERS.c.disabled.is_(False))
-    admins = list(await connection.scalars(others.with_for_update()))
+    admins = list(await connection.scalars(_ADMINS.with_for_update()))
     if admins == [row["id"]]:
         raise Conflict(f"{row['name']} is the last administrator")
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 ALGORITHM = "HS256"
 AUDIENCE = "mataserver"
+MOST = 10_000
+"""Tokens that are remembered as verified."""
 
 
 _OPTIONS: Options = {
@@ -37,10 +39,11 @@ class Claims(Struct, frozen=True):
 class Tokens:
     """Makes and reads tokens. ``clock`` gives Unix seconds."""
 
-    def __init__(self, secret: str, seconds: float, clock: Callable[[], float] = time.time) -> None:
+    def __init__(self, secret: str, seconds: int, clock: Callable[[], float] = time.time) -> None:
         self._secret = secret
         self.seconds = seconds
         self._clock = clock
+        self._verified: dict[str, Claims] = {}
 
     def make(self, user: str, generation: int) -> str:
         """Return a token for a user's id."""
@@ -56,7 +59,14 @@ class Tokens:
         return jwt.encode(claims, self._secret, ALGORITHM)
 
     def read(self, token: str) -> Claims | None:
-        """Return what a token of ours says, or None for one that is forged, over or another's."""
+        """Return what a token of ours says, or None for one that is forged, over or another's.
+
+        Verifying takes many times as long as all the rest: a token is verified once.
+        """
+        claims = self._verified.get(token) or self._verify(token)
+        return claims if claims is not None and claims.until > self._clock() else None
+
+    def _verify(self, token: str) -> Claims | None:
         try:
             found = jwt.decode(
                 token, self._secret, [ALGORITHM], audience=AUDIENCE, options=_OPTIONS
@@ -64,7 +74,10 @@ class Tokens:
             claims = Claims(found["jti"], found["sub"], int(found["gen"]), float(found["exp"]))
         except (jwt.InvalidTokenError, ValueError, TypeError):
             return None
-        return claims if claims.until > self._clock() else None
+        if len(self._verified) >= MOST:
+            del self._verified[next(iter(self._verified))]
+        self._verified[token] = claims
+        return claims
 
 
 def looks_like_token(secret: str) -> bool:

@@ -1,12 +1,15 @@
-"""Fixtures: accounts on a database of each kind, and a clock that the tests set."""
+"""Fixtures: a database of each kind, accounts on it, servers with them, and a clock."""
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import time
 
+import aiohttp
 import pytest
 
+from mataserver.testing import FAKE, installed, serving
 from mataserver_accounts.passwords import Passwords
 from mataserver_accounts.store import Accounts
 from mataserver_accounts.tables import SCHEMA
@@ -40,12 +43,17 @@ def postgres():
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-async def database(request, tmp_path):
+async def url(request):
+    """Where an empty database is: None for SQLite, else the URL of PostgreSQL."""
+    if request.param == "sqlite":
+        return None
+    server = request.getfixturevalue("postgres")
+    return await new_database(server, f"accounts_{next(_NUMBERS)}")
+
+
+@pytest.fixture
+async def database(url, tmp_path):
     """A database with the tables of accounts."""
-    url = None
-    if request.param == "postgresql":
-        server = request.getfixturevalue("postgres")
-        url = await new_database(server, f"accounts_{next(_NUMBERS)}")
     made = Database(tmp_path, url)
     await made.migrate(SCHEMA)
     yield made
@@ -56,3 +64,62 @@ async def database(request, tmp_path):
 def accounts(database, clock):
     """Users and keys."""
     return Accounts(database, Passwords(), clock)
+
+
+class Client:
+    """Asks a server; what it was answered is kept in ``said``."""
+
+    def __init__(self, http, served, said):
+        self._http, self.server, self.said = http, served, said
+
+    async def ask(self, method, path, secret=None, **request):
+        """Ask with a token or a key, by default the server's own; return status and answer."""
+        headers = request.pop("headers", {})
+        if secret != "":
+            headers = {"Authorization": f"Bearer {secret or self.server.key}", **headers}
+        url = f"{self.server.url}{path}"
+        async with self._http.request(method, url, headers=headers, **request) as response:
+            text = await response.text()
+            self.said.append(text)
+            self.headers = response.headers
+            json = response.content_type == "application/json"
+            return response.status, (await response.json() if json else text)
+
+    async def user(self, name, role="developer", password="correct horse"):
+        """Make a user; return the record and a token."""
+        body = {"name": name, "password": password, "role": role}
+        status, user = await self.ask("POST", "/v1/users", json=body)
+        assert status == 201, user
+        return user, await self.token(name, password)
+
+    async def token(self, name, password="correct horse"):
+        """Log in; return the token."""
+        body = {"username": name, "password": password}
+        status, answer = await self.ask("POST", "/auth/token", "", json=body)
+        assert status == 200, answer
+        return answer["access_token"]
+
+
+@pytest.fixture
+def serve(url, tmp_path):
+    """Return what runs a server with accounts on the test's database and gives a ``Client``."""
+
+    @contextlib.asynccontextmanager
+    async def run(*, accounts=None, points=(), **settings):
+        plugins = {"accounts": accounts or {}, **({"database": {"url": url}} if url else {})}
+        entry_points = [FAKE, *installed("database", "accounts"), *points]
+        given = {"engine": "thread", "plugins": plugins, **settings}
+        async with (
+            serving(tmp_path, entry_points=entry_points, **given) as served,
+            aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as http,
+        ):
+            yield Client(http, served, [])
+
+    return run
+
+
+@pytest.fixture
+async def client(serve):
+    """A client of a server with accounts."""
+    async with serve() as made:
+        yield made

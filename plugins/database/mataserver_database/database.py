@@ -85,6 +85,11 @@ class Database:
         async with self._failures(), self._engine.connect() as connection, connection.begin():
             yield connection
 
+    async def check(self) -> None:
+        """Read something. Raises ``Busy`` for a database that does not answer."""
+        async with self.read() as connection:
+            await connection.run_sync(lambda plain: sa.inspect(plain).has_table(_CHANNEL))
+
     async def migrate(self, schema: Schema) -> None:
         """Bring a plugin's tables to the version that its code knows.
 
@@ -208,8 +213,18 @@ class Database:
 
 
 def _sqlite(path: Path, timeout: float) -> AsyncEngine:
-    """Return an engine on a file: write-ahead log, foreign keys, transactions that begin early."""
-    engine = create_async_engine(f"sqlite+aiosqlite:///{path}", connect_args={"timeout": timeout})
+    """Return an engine on a file: write-ahead log, foreign keys, transactions that begin early.
+
+    Nobody else may read the file, nor those that SQLite makes beside it with the same mode.
+    """
+    with contextlib.suppress(OSError):  # told when it is opened
+        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.touch(mode=0o600)
+    # On the level "debug" the driver logs every statement's values: hashes and secrets among them.
+    logging.getLogger("aiosqlite").setLevel(logging.INFO)
+    engine = create_async_engine(
+        f"sqlite+aiosqlite:///{path}", connect_args={"timeout": timeout}, hide_parameters=True
+    )
 
     @event.listens_for(engine.sync_engine, "connect")
     def connected(connection: Any, _record: object) -> None:
@@ -236,6 +251,7 @@ def _postgres(url: str, timeout: float, pool: int) -> AsyncEngine:
             pool_size=pool,
             pool_timeout=timeout,
             pool_pre_ping=True,
+            hide_parameters=True,
             connect_args={
                 "timeout": timeout,
                 "server_settings": {

@@ -6,22 +6,18 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-URL_PATTERN = r"^postgresql(\+asyncpg)?://"
+Url = Annotated[str, Meta(pattern=r"^postgresql(\+asyncpg)?://", max_length=2048)]
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the plugins' tables are.
 
     url:     a PostgreSQL database; without one, SQLite in ``mataserver.db`` of the data directory.
+             Also ``DATABASE_URL``.
     timeout: seconds that a statement may wait for a connection or for another's lock.
     pool:    connections kept open to PostgreSQL.
     """
 
-    url: (
-        Annotated[
-            str, Meta(pattern=URL_PATTERN, max_length=2048, extra={"environment": "DATABASE_URL"})
-        ]
-        | None
-    ) = None
+    url: Annotated[Url | None, Meta(extra={"environment": "DATABASE_URL"})] = None
     timeout: Annotated[float, Meta(gt=0.0, le=600.0)] = 10.0
     pool: Annotated[int, Meta(ge=1, le=100)] = 5

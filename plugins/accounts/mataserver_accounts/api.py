@@ -1,0 +1,70 @@
+"""The service: who asks, and the routes to change who may."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING, Self
+
+from mataserver import MataError
+from mataserver_accounts.directory import Directory
+from mataserver_accounts.key_routes import KeyRoutes
+from mataserver_accounts.log_ins import LogIns
+from mataserver_accounts.user_routes import UserRoutes
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mataserver import Context, Credentials, Principal, Route
+
+_TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
+
+
+class AccountsService:
+    """The service of the plugin."""
+
+    requires = ("database",)
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._directory = Directory(ctx.settings, ctx.log, ctx.sign_out)
+        self._parts = (
+            LogIns(ctx, self._directory),
+            UserRoutes(ctx, self._directory),
+            KeyRoutes(ctx, self._directory),
+        )
+
+    def routes(self) -> Iterable[Route]:
+        """Return every route."""
+        return [route for part in self._parts for route in part.routes()]
+
+    async def authenticate(self, credentials: Credentials) -> Principal | None:
+        """Return whose credentials these are; None for what is no key and no token of ours."""
+        return self._directory.authenticate(credentials)
+
+    async def __aenter__(self) -> Self:
+        """Start. Raises ``MataError`` when accounts cannot be used as they are set up."""
+        check_enabled(os.environ.get("AUTH_ENABLED", ""), self._ctx.server.auth_mode)
+        await self._directory.start(self._ctx.peer("database").database)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Stop."""
+        await self._directory.stop()
+
+
+def check_enabled(wish: str, mode: str) -> None:
+    """Raise ``MataError`` for an ``AUTH_ENABLED`` that is not what the server does.
+
+    Whether it asks for credentials is ``auth_mode`` alone: one variable, perhaps left over from
+    another program, must not open it.
+    """
+    word = wish.strip().lower()
+    if word and word not in _TRUE | _FALSE:
+        raise MataError("environment: AUTH_ENABLED: must be true or false")
+    if word in _FALSE and mode != "none":
+        raise MataError(
+            "environment: AUTH_ENABLED=false: this server asks for keys and tokens; "
+            "set auth_mode: none if it shall answer everybody"
+        )
+    if word in _TRUE and mode == "none":
+        raise MataError("environment: AUTH_ENABLED=true: auth_mode is none, which asks nobody")

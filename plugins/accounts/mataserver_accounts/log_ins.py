@@ -1,0 +1,141 @@
+"""``/auth/token``: a name and a password become a token, and a token is given up."""
+
+from __future__ import annotations
+
+import collections
+import contextlib
+from typing import TYPE_CHECKING, Annotated
+from urllib.parse import parse_qsl
+
+from aiohttp import web
+from msgspec import Meta, Struct
+
+from mataserver import ANYBODY, BadRequest, Body, InvalidParams, MataError, Route
+from mataserver_accounts.delays import Delays, TooManyAttempts
+from mataserver_accounts.pages import JSON, MAX_BODY
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from mataserver import Context
+    from mataserver_accounts.directory import Directory
+
+FORM = "application/x-www-form-urlencoded"
+AT_ONCE = 32
+AT_ONCE_OF_ONE = 4
+"""Log-ins of one address that are checked or wait for it: the others must get their turn."""
+_FIELDS = 16
+_Text = Annotated[str, Meta(max_length=1024)]
+
+
+class Unauthorized(MataError):
+    """401: no such user, another password, or a user who is disabled; which is not told."""
+
+    status = 401
+
+
+class LogIn(Struct, frozen=True):
+    """A name and a password."""
+
+    username: _Text
+    password: _Text
+
+
+class Token(Struct, frozen=True, kw_only=True):
+    """A token, as RFC 6749 answers one; ``expires_in`` in seconds."""
+
+    access_token: str
+    token_type: str = "bearer"  # noqa: S105 - a word of the protocol
+    expires_in: int
+
+
+class LogIns:
+    """The routes of log-ins."""
+
+    def __init__(self, ctx: Context, directory: Directory) -> None:
+        self._ctx = ctx
+        self._directory = directory
+        self._delays = Delays()
+        self._checking: collections.Counter[str] = collections.Counter()
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        example = {"username": "ada", "password": "correct horse"}
+        bodies = (Body(JSON, LogIn, example), Body(FORM, LogIn))
+        errors = (400, 401, 408, 413, 415, 422, 429, 503)
+        return [
+            Route("POST", "/auth/token", self.begin, "Log in", "accounts", request=bodies,
+                  response=(Body(JSON, Token),), errors=errors, public=True, max_body=MAX_BODY),
+            Route("DELETE", "/auth/token", self.end, "Log out: revoke the token that asks this",
+                  "accounts", status=204, errors=(422, 503), needs=ANYBODY),
+        ]  # fmt: skip
+
+    async def begin(self, request: web.Request) -> web.Response:
+        """Answer a token."""
+        asked = await self._asked(request)
+        address = self._ctx.http.address(request)
+        with self._turn(address):
+            self._delays.check(asked.username, address)
+            self._delays.failed(asked.username, address)  # until the password says otherwise
+            check = self._directory.accounts.check_password(asked.username, asked.password)
+            found = await self._directory.finish(check)
+        if found is None:
+            raise Unauthorized("Invalid credentials")
+        self._delays.succeeded(asked.username, address)
+        user, generation = found
+        tokens = self._directory.tokens
+        answer = Token(access_token=tokens.make(user.id, generation), expires_in=tokens.seconds)
+        response = self._ctx.http.respond(answer)
+        response.headers["Cache-Control"] = "no-store"
+        return response
+
+    async def end(self, request: web.Request) -> web.Response:
+        """Revoke the token that the request shows."""
+        scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+        shown = secret.strip() if scheme.lower() == "bearer" else ""
+        tokens = self._directory.tokens
+        claims = tokens.read(shown) or tokens.read(request.headers.get("X-API-Key", ""))
+        if claims is None:
+            raise InvalidParams("Only a token can be given up: this was asked with something else")
+        revoke = self._directory.accounts.revoke_token(claims.id, claims.until)
+        await self._directory.change(revoke)
+        return web.Response(status=204)
+
+    async def _asked(self, request: web.Request) -> LogIn:
+        if request.content_type != FORM:
+            async with self._ctx.http.read_json(request, LogIn) as asked:
+                return asked
+        async with self._ctx.http.read_body(request) as data:
+            return _of_form(data)
+
+    @contextlib.contextmanager
+    def _turn(self, address: str) -> Iterator[None]:
+        """Bound the log-ins under way. Raises ``TooManyAttempts``."""
+        full = self._checking.total() >= AT_ONCE
+        if full or self._checking[address] >= AT_ONCE_OF_ONE:
+            raise TooManyAttempts("Too many log-ins at once: try again", retry_after=1)
+        self._checking[address] += 1
+        try:
+            yield
+        finally:
+            self._checking[address] -= 1
+            if not self._checking[address]:
+                del self._checking[address]
+
+
+def _of_form(data: bytes) -> LogIn:
+    """Read a form of OAuth2's password grant; other fields than the two are of no use here."""
+    try:
+        text = data.decode("ascii")
+        pairs = parse_qsl(text, keep_blank_values=True, max_num_fields=_FIELDS, errors="strict")
+    except ValueError:
+        raise BadRequest("The form cannot be read") from None
+    fields = dict(pairs)
+    if len(fields) < len(pairs):
+        raise InvalidParams("A field is given twice")
+    for name in LogIn.__struct_fields__:
+        if name not in fields:
+            raise InvalidParams(f"{name}: field is required")
+        if len(fields[name]) > 1024:
+            raise InvalidParams(f"{name}: longer than 1024 characters")
+    return LogIn(fields["username"], fields["password"])

@@ -1,0 +1,59 @@
+"""What the routes of users and keys share: pages of lists, and who may see whom."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from mataserver import PRINCIPAL, InvalidParams, MataError
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from mataserver import Principal
+
+JSON = "application/json"
+MAX_BODY = 65_536
+"""Bytes of any body here."""
+MOST = 1_000
+_LAST = 2**31 - 1
+PARAMETERS: dict[str, tuple[Any, bool, str]] = {
+    "limit": (int, False, f"How many at most, 1 to {MOST} [100]."),
+    "offset": (int, False, "How many to leave out first [0]."),
+}
+
+
+class Forbidden(MataError):
+    """403: whoever asks may not do this."""
+
+    status = 403
+
+
+class Page(NamedTuple):
+    """A part of a list."""
+
+    limit: int
+    offset: int
+
+
+def page_of(request: web.Request) -> Page:
+    """Return which part of a list is asked for. Raises ``InvalidParams``."""
+    return Page(_number(request, "limit", 100, 1, MOST), _number(request, "offset", 0, 0, _LAST))
+
+
+def _number(request: web.Request, name: str, default: int, least: int, most: int) -> int:
+    text = request.query.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) < 11 and least <= int(text) <= most):
+        raise InvalidParams(f"{name}: must be a number from {least} to {most}")
+    return int(text)
+
+
+def caller(request: web.Request) -> Principal:
+    """Return who asks; the routes here are answered to nobody else."""
+    principal = request[PRINCIPAL]
+    assert principal is not None  # noqa: S101 - for the type checker: the server saw to it
+    return principal
+
+
+def administers(principal: Principal) -> bool:
+    """Whether somebody may change and see what is not their own."""
+    return principal.may("admin")

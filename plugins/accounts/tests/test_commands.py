@@ -1,0 +1,93 @@
+"""The commands ``mataserver users`` and ``mataserver keys``, on both databases."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+
+import pytest
+
+
+@pytest.fixture
+def run(url, tmp_path):
+    """Return what runs a command on the test's database; it gives status, output and errors."""
+    variables = {
+        **os.environ,
+        "MATA_SERVER_DATA_DIR": str(tmp_path),
+        **({"DATABASE_URL": url} if url else {}),
+    }
+
+    async def run(*arguments, typed=""):
+        def ran():
+            return subprocess.run(
+                [sys.executable, "-m", "mataserver", *arguments],
+                input=typed,
+                capture_output=True,
+                text=True,
+                cwd=tmp_path,
+                env=variables,
+                check=False,
+            )
+
+        done = await asyncio.to_thread(ran)
+        return done.returncode, done.stdout, done.stderr
+
+    return run
+
+
+async def test_users(run, serve):
+    """Users are made, listed, changed and removed; a server that runs beside it follows."""
+    status, out, err = await run("users", "add", "ada", "--role", "admin", typed="correct horse\n")
+    assert (status, out) == (0, "made the user ada (admin)\n"), err
+    assert (await run("users", "add", "bob", "--tag", "night", typed="correct horse\n"))[0] == 0
+    lines = [line.split("\t")[:4] for line in (await run("users", "list"))[1].splitlines()]
+    assert lines == [["ada", "admin", "-", "-"], ["bob", "viewer", "-", "night"]]
+    async with serve() as client:
+        token = await client.token("bob")
+        assert (await run("users", "disable", "bob"))[0] == 0
+        await asyncio.sleep(1.0)
+        assert (await client.ask("GET", "/v1/me", token))[0] == 401
+        assert (await run("users", "enable", "bob"))[0] == 0
+        assert (await run("users", "passwd", "bob", typed="new\n"))[0] == 0
+        await client.token("bob", "new")
+        assert (await run("users", "rm", "bob"))[0] == 0
+    assert (await run("users", "rm", "ada"))[::2] == (1, "error: ada is the last administrator\n")
+
+
+async def test_keys(run, serve):
+    """A key is printed once, listed without its secret, and refused once it is revoked."""
+    status, out, err = await run(
+        "keys", "add", "door camera", "--scope", "infer", "--expires", "1h"
+    )
+    assert status == 0, err
+    key = out.strip()
+    listed = (await run("keys", "list"))[1]
+    assert key not in listed
+    key_id, name, owner, scopes, rate, _ = listed.strip().split("\t")
+    assert (name, owner, scopes, rate) == ("door camera", "-", "infer", "-")
+    async with serve() as client:
+        assert (await client.ask("GET", "/v1/me", key))[0] == 200
+        assert (await run("keys", "rm", key_id))[0] == 0
+        await asyncio.sleep(1.0)
+        assert (await client.ask("GET", "/v1/me", key))[0] == 403
+
+
+async def test_wrong_commands(run):
+    """What cannot be is one line on standard error; a password is never an argument."""
+    for arguments, wanted in (
+        (("users", "add", "Ada"), "name: 'Ada' cannot be one"),
+        (("users", "add", "ada"), "a password is needed"),
+        (("users", "passwd", "nobody"), "User not found: nobody"),
+        (("keys", "add", "x", "--scope", "fly"), "there is no 'fly'"),
+        (("keys", "add", "x", "--scope", "infer", "--owner", "nobody"), "User not found"),
+        (("keys", "rm", "nothing"), "Key not found"),
+    ):
+        status, out, err = await run(*arguments)
+        assert (status, out) == (1, ""), arguments
+        assert err.startswith("error: "), err
+        assert wanted in err
+        assert err.count("\n") == 1
+    assert (await run("users", "add", "ada", "secret"))[0] == 2
+    assert (await run("keys", "add", "x", "--scope", "infer", "--expires", "soon"))[0] == 2

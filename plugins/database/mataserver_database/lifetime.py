@@ -1,0 +1,81 @@
+"""The database as a service: open while the server runs, and known to ``GET /ready``."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, Any, Self
+
+from mataserver import Unavailable
+from mataserver_database.database import Busy, Database
+
+if TYPE_CHECKING:
+    from mataserver import Context
+
+LOOK_SECONDS = 2.0
+"""How often it is asked whether it answers."""
+
+
+class DatabaseService:
+    """Opens the database when it is entered."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._database: Database | None = None
+        self._problem = ""
+        self._leaving = asyncio.Event()
+        self._looking: asyncio.Task[None] | None = None
+
+    @property
+    def database(self) -> Database:
+        """The database, once the service is entered. Raises ``Unavailable`` before and after."""
+        if self._database is None:
+            raise Unavailable("The database is not open")
+        return self._database
+
+    def routes(self) -> tuple[()]:
+        """There are none."""
+        return ()
+
+    def waiting(self) -> dict[str, Any]:
+        """Return why the database does not answer; empty while it does."""
+        return {"database": self._problem} if self._problem else {}
+
+    async def __aenter__(self) -> Self:
+        """Open the database. Raises ``MataError`` when it cannot be used."""
+        settings = self._ctx.settings
+        database = Database(
+            self._ctx.data_dir, settings.url, timeout=settings.timeout, pool=settings.pool
+        )
+        try:
+            await database.check()
+        except BaseException:
+            await database.close()
+            raise
+        self._database = database
+        # Not a task of the context: those are cancelled, and a driver must not be in mid-statement.
+        self._looking = asyncio.create_task(self._look(database))
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Close it."""
+        self._leaving.set()
+        if self._looking is not None:
+            await self._looking
+        if self._database is not None:
+            database, self._database = self._database, None
+            await database.close()
+
+    async def _look(self, database: Database) -> None:
+        """Note whether the database answers, until the server ends."""
+        while not self._leaving.is_set():
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._leaving.wait()
+                return
+            try:
+                await database.check()
+            except Busy as error:
+                self._problem = error.detail
+            else:
+                self._problem = ""

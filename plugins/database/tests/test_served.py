@@ -1,0 +1,82 @@
+"""The database as a service of a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import stat
+
+import aiohttp
+import pytest
+
+from mataserver import MataError
+from mataserver.testing import FAKE, check_plugin, installed, serving
+from mataserver_database.testing import new_database
+
+
+def test_the_plugin_is_sound():
+    """Its hooks are well formed and import no framework."""
+    assert check_plugin("database") == []
+
+
+async def test_sqlite(tmp_path):
+    """Without a setting it is a file of the data directory, which nobody else may read."""
+    async with serving(tmp_path, entry_points=installed("database")) as server:
+        assert stat.S_IMODE((tmp_path / "mataserver.db").stat().st_mode) == 0o600
+        async with aiohttp.ClientSession() as http, http.get(f"{server.url}/ready") as response:
+            assert response.status == 200
+
+
+async def test_the_environment(tmp_path, postgres):
+    """DATABASE_URL names the database."""
+    url = await new_database(postgres, "environment")
+    (tmp_path / ".env").write_text(f"DATABASE_URL={url}\n")
+    async with serving(tmp_path, entry_points=installed("database")):
+        assert not (tmp_path / "mataserver.db").exists()
+
+
+@pytest.mark.parametrize("url", ["postgresql://mata@127.0.0.1:1/none", "mysql://127.0.0.1/x"])
+async def test_a_wrong_database(tmp_path, url):
+    """A server whose database does not answer, or is of another kind, does not start."""
+    with pytest.raises(MataError, match=r"does not answer|plugins\.database\.url"):
+        async with serving(
+            tmp_path,
+            entry_points=[FAKE, *installed("database")],
+            plugins={"database": {"url": url}},
+        ):
+            pass
+
+
+async def test_a_database_that_goes_away(tmp_path, postgres):
+    """``GET /ready`` tells that it does not answer, and forgets it when it does again."""
+    url = await new_database(postgres, "leaving")
+    plugins = {"database": {"url": url, "timeout": 1.0}}
+    async with (
+        serving(tmp_path, entry_points=installed("database"), plugins=plugins) as server,
+        aiohttp.ClientSession() as http,
+    ):
+        await _execute(postgres, 'ALTER DATABASE "leaving" ALLOW_CONNECTIONS false')
+        await _execute(
+            postgres,
+            "SELECT pg_terminate_backend(pid) FROM pg_stat_activity WHERE datname = 'leaving'",
+        )
+        assert "database: The database does not answer now" in await _ready(http, server, 503)
+        await _execute(postgres, 'ALTER DATABASE "leaving" ALLOW_CONNECTIONS true')
+        await _ready(http, server, 200)
+
+
+async def _execute(server, statement):
+    import asyncpg
+
+    connection = await asyncpg.connect(server)
+    await connection.execute(statement)
+    await connection.close()
+
+
+async def _ready(http, server, wanted):
+    """Ask until the answer has a status; return it."""
+    async with asyncio.timeout(15):
+        while True:
+            async with http.get(f"{server.url}/ready") as response:
+                if response.status == wanted:
+                    return await response.text()
+            await asyncio.sleep(0.1)
