@@ -92,8 +92,9 @@ def test_environment_variables_are_described():
 
 
 def yaml_blocks():
-    """Return the YAML of docs/config.md, of the README, of the plugins' pages, and config.yaml."""
-    pages = [DOCS / "config.md", ROOT / "README.md", *ROOT.glob("plugins/*/README.md")]
+    """Return the YAML of docs/config.md, README, config.yaml, and of installed plugins' pages."""
+    own = [ROOT / "plugins" / name / "README.md" for name in PLUGINS]
+    pages = [DOCS / "config.md", ROOT / "README.md", *own]
     found = [(page, block) for page in pages for block in blocks(page.read_text(), "yaml")]
     return [*found, (ROOT / "config.yaml", (ROOT / "config.yaml").read_text())]
 
