@@ -8,10 +8,13 @@ import jwt
 import msgspec
 import pytest
 import sqlalchemy as sa
+from argon2 import PasswordHasher
 
 from mataserver import ROLES, Conflict, Credentials, InvalidParams, NotFound
 from mataserver_accounts.delays import FREE, Delays, TooManyAttempts
+from mataserver_accounts.passwords import Passwords
 from mataserver_accounts.snapshot import InvalidToken, RateLimited, Snapshot
+from mataserver_accounts.store import Accounts
 from mataserver_accounts.tokens import ALGORITHM, AUDIENCE, Tokens
 
 SECRET = "a secret of the test that is long enough"
@@ -250,3 +253,27 @@ def test_delays_are_bounded(clock):
     for number in range(11_000):
         delays.failed(str(number), "10.0.0.1")
     assert len(delays._failures) == 10_000
+
+
+class CountedHasher(PasswordHasher):
+    """Counts the checks, each of which takes as long as any other."""
+
+    checks = 0
+
+    def verify(self, known, password):
+        self.checks += 1
+        return super().verify(known, password)
+
+
+async def test_equal_time(database):
+    """Whatever is wrong about a log-in, one hash is computed for it."""
+    hasher = CountedHasher(time_cost=1, memory_cost=8, parallelism=1)
+    accounts = Accounts(database, Passwords(hasher))
+    await accounts.add_user("root", "x", "admin")
+    await accounts.add_user("bob", "x", "viewer")
+    await accounts.change_user("bob", disabled=True)
+    await accounts.add_user("first", hashlib.sha256(b"x").hexdigest(), "admin", hashed=True)
+    for name in ("root", "bob", "first", "nobody", "no name", "a\0b"):
+        before = hasher.checks
+        assert await accounts.check_password(name, "wrong") is None
+        assert hasher.checks == before + 1, name

@@ -1,0 +1,38 @@
+"""docs/accounts.md against the routes and the settings."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import msgspec
+
+from mataserver_accounts.options import Settings
+
+PAGE = (Path(__file__).parents[3] / "docs" / "accounts.md").read_text()
+
+
+async def test_routes(serve):
+    """Every route has a heading and tells its statuses, and every such heading is a route."""
+    async with serve() as client:
+        _, document = await client.ask("GET", "/openapi.json")
+    actual = {
+        f"{method.upper()} {path}": {s for s in operation["responses"] if s >= "400"}
+        for path, operations in document["paths"].items()
+        for method, operation in operations.items()
+        if operation["tags"] == ["accounts"]
+    }
+    parts = re.split(r"^### `([A-Z]+ /[^`]*)`$", PAGE, flags=re.MULTILINE)[1:]
+    told = {
+        name: set(re.findall(r"\d{3}", re.search(r"^Errors: (.*)$", text, re.MULTILINE)[1]))
+        for name, text in zip(parts[::2], parts[1::2], strict=True)
+    }
+    assert {name: each - {"401", "403"} for name, each in told.items()} == {
+        name: each - {"401", "403"} for name, each in actual.items()
+    }
+
+
+def test_settings():
+    """Every setting has a line."""
+    described = re.findall(r"^\| `(\w+)` \| `[A-Z_]+` \|", PAGE, re.MULTILINE)
+    assert described == [field.name for field in msgspec.structs.fields(Settings)]
