@@ -19,8 +19,7 @@ SMALL = {"min_free_mb": 0}
 def points():
     """Return the entry points of a server with jobs."""
     lab = importlib.metadata.EntryPoint("lab", "lab_plugin", GROUP)
-    database = importlib.metadata.EntryPoint("database", "database_plugin", GROUP)
-    return [FAKE, database, *installed("jobs"), lab]
+    return [FAKE, *installed("database", "jobs"), lab]
 
 
 def register(data_dir):
