@@ -31,8 +31,6 @@ def hooks(module: object) -> dict[str, Callable[..., Any]]:
     """Return the hook implementations of a plugin, whose names and arguments pluggy checks."""
     for name in HOOKS:
         function = getattr(module, name, None)
-        if inspect.ismodule(function):
-            raise PluginError(f"its module {name} hides its hook {name}(): name it otherwise")
         if inspect.isroutine(function) and not hasattr(function, "mataserver_impl"):
             raise PluginError(f"{name}() is not marked with mataserver.hookimpl")
     manager = pluggy.PluginManager("mataserver")

@@ -28,7 +28,7 @@ class Service(Base):
         return [
             Route("POST", "/lab/orders", self.order, "Order something", "lab", needs="infer",
                   request=(Body(json, Order),), response=(Body(json, Order),), status=201,
-                  errors=(400, 422)),
+                  errors=(400, 410, 422, 429)),
             Route("GET", "/lab/me", self.me, "Who asks", "lab", needs=ANYBODY),
             Route("GET", "/lab/open", self.me, "Anybody", "lab", public=True),
             Route("GET", "/lab/mine", self.me, denied=401),
@@ -147,7 +147,8 @@ async def test_a_described_route_is_documented(http):
     operation = document["paths"]["/lab/orders"]["post"]
     assert (operation["summary"], operation["tags"]) == ("Order something", ["lab"])
     assert operation["security"] == [{"key": ["infer"]}]
-    assert {"201", "400", "401", "403", "422"} <= set(operation["responses"])
+    assert {"201", "400", "401", "403", "410", "422", "429"} <= set(operation["responses"])
+    assert "Retry-After" in operation["responses"]["429"]["headers"]
     schema = operation["requestBody"]["content"]["application/json"]["schema"]
     assert schema == {"$ref": "#/components/schemas/Order"}
     assert "/lab/plain" not in document["paths"]
