@@ -259,11 +259,20 @@ class Catalog:
             if offer is None or offer.missing:
                 continue
             if self.registry.get(name) is None:
-                entry = Entry(task=offer.backend.task, source="pip", pulled_at=time.time())
-                self.registry.add(name, entry)
+                task = self._default_task(name, offer.backend.task)
+                self.registry.add(name, Entry(task=task, source="pip", pulled_at=time.time()))
                 added.append(name)
             marks.add(name)
         return added
+
+    def _default_task(self, name: str, task: str) -> str:
+        """Return the task that a default is registered for: the configured one, where it serves it.
+
+        The configuration is older than the first start that registers the default unasked.
+        """
+        wanted = self.settings.model(name).task
+        served = wanted is not None and self.plugins.offer(ModelFiles(name, "pip"), wanted)
+        return wanted if wanted is not None and served else task
 
     def reconfigure(self, settings: Settings) -> None:
         """Serve the models as other settings say, from the next request on."""
