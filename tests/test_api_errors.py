@@ -48,7 +48,7 @@ async def test_unknown_routes(http, path):
         ("GET", "/v1/infer/upload", {"POST"}),
         ("PUT", "/v1/sessions", {"GET", "POST"}),
         ("PATCH", "/v1/sessions/x", {"GET", "DELETE"}),
-        ("DELETE", "/v1/models/org/name", {"GET"}),
+        ("PUT", "/v1/models/org/name", {"GET", "DELETE"}),
         ("POST", "/v1/models", {"GET"}),
         ("POST", "/v1/health", {"GET"}),
         ("OPTIONS", "/v1/infer", {"POST"}),

@@ -74,7 +74,6 @@ async def refused_with(ws):
         ("?token=%C3%A4", None),
         ("", "Bearer wrong"),
         ("", "Basic dGVzdC1rZXk="),
-        ("?token=wrong", "Bearer test-key"),
     ],
 )
 async def test_without_the_key_4001(http, server, known, query, header):
@@ -326,7 +325,7 @@ async def test_a_model_that_was_removed_is_1011(http, data_dir):
         await ws.send_bytes(PNG)
         error = await ws.receive_json(timeout=10)
         assert (error["type"], error["frame_id"]) == ("error", 1)
-        assert error["detail"] == "Model not found: fake-detect"
+        assert error["detail"].startswith("Model not found: fake-detect")
         assert await closed_with(ws) == 1011
 
 

@@ -127,10 +127,11 @@ async def test_a_locked_database_is_busy(place, schema):
 
 
 async def test_a_database_that_is_gone_is_busy(tmp_path):
-    """Nothing that listens there, and no folder: 503, without a path or an address."""
+    """Nothing that listens there, and a file that is no database: 503, without path or address."""
+    (tmp_path / "mataserver.db").write_bytes(b"no database" * 1000)
     for gone in (
         Database(tmp_path, "postgresql://mata:secret@127.0.0.1:9/none", timeout=2.0),
-        Database(tmp_path / "missing"),
+        Database(tmp_path),
     ):
         with pytest.raises(Busy) as told:
             async with gone.read():

@@ -11,7 +11,9 @@ import pytest
 
 from mataserver_reconstruct import child
 
-sys.path.insert(0, str(Path(__file__).parent))
+HERE = str(Path(__file__).parent)
+if HERE not in sys.path:  # behind all others, whose tests have a conftest too
+    sys.path.append(HERE)
 
 import rendered
 
