@@ -11,9 +11,7 @@ import pytest
 
 from mataserver_reconstruct import child
 
-HERE = str(Path(__file__).parent)
-if HERE not in sys.path:  # behind all others, whose tests have a conftest too
-    sys.path.append(HERE)
+sys.path.append(str(Path(__file__).parent))  # behind all others, whose tests have a conftest too
 
 import rendered
 
