@@ -18,6 +18,12 @@ def _closed(**_tensors: torch.Tensor) -> Any:
     raise MataError("the model was unloaded")
 
 
+def no_numbers(dtype: torch.dtype) -> str:
+    """Say that a network computed NaN or infinity, and what helps where the format has 16 bits."""
+    told = f"the network computed values that are no numbers in {dtype}"
+    return told if dtype == torch.float32 else f"{told}; dtype float32 avoids overflows"
+
+
 class Network:
     """A transformers model in evaluation mode.
 
@@ -65,10 +71,7 @@ class Network:
         would silently drop them.
         """
         if not bool(tensor.isfinite().all()):
-            raise MataError(
-                f"the network computed values that are no numbers in {self._module.dtype}; "
-                "dtype float32 avoids overflows"
-            )
+            raise MataError(no_numbers(self._module.dtype))
         return tensor.float()
 
     def close(self) -> None:
