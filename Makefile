@@ -17,7 +17,7 @@ BINARY := opencv ocr onnx
 SOURCES := pyproject.toml constraints.txt requirements-dev.txt $(PLUGINS)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help demo serve setup test test-engines test-clients test-binary binary check bench clean
+.PHONY: help demo serve setup test test-again test-engines test-clients test-binary binary check bench clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed 's/:.*##/\t/'
@@ -51,6 +51,9 @@ setup: $(VENV)/.setup  ## .venv with the core, every plugin and the development 
 
 test: $(VENV)/.setup  ## every test
 	$(BIN)/python -m pytest -n auto --dist loadfile
+
+test-again: $(VENV)/.setup  ## the tests that failed the last time, one after the other
+	$(BIN)/python -m pytest --last-failed --last-failed-no-failures none
 
 test-engines: $(VENV)/.setup  ## easyocr, paddleocr and tesserocr, each in an environment of its own
 	$(BIN)/python plugins/ocr/tests/engines/run.py $(ENGINES)
