@@ -1,0 +1,72 @@
+"""The service: the control plane of the fleet."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Self
+
+from mataserver import Unavailable
+from mataserver_fleet.pages import problem
+from mataserver_fleet.store import Store
+from mataserver_fleet.tables import SCHEMA
+from mataserver_fleet.triton_routes import TritonRoutes
+from mataserver_fleet.tritons import Tritons
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from mataserver import Context, Route
+
+PREFIXES = ("/api/tritons",)
+"""What is the fleet's below ``/api``; other plugins have their own there."""
+
+
+class Parts:
+    """What the routes stand on, once the service is entered."""
+
+    def __init__(self) -> None:
+        self._store: Store | None = None
+
+    def open(self, store: Store) -> None:
+        """Begin to answer."""
+        self._store = store
+
+    @property
+    def store(self) -> Store:
+        """The tables. Raises ``Unavailable`` before the service is entered."""
+        if self._store is None:
+            raise Unavailable("The fleet is not open")
+        return self._store
+
+    @property
+    def tritons(self) -> Tritons:
+        """The Tritons."""
+        return Tritons(self.store)
+
+
+class FleetService:
+    """The service of the plugin."""
+
+    requires = ("database", "accounts")
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._parts = Parts()
+        self._routes = (TritonRoutes(ctx, self._parts),)
+
+    def routes(self) -> Iterable[Route]:
+        """Return every route."""
+        return [route for part in self._routes for route in part.routes()]
+
+    def error_forms(self) -> Mapping[str, object]:
+        """Return the form of errors: one that MLServe's clients find their sentence in."""
+        return dict.fromkeys(PREFIXES, problem)
+
+    async def __aenter__(self) -> Self:
+        """Bring the tables to their version. Raises ``MataError``."""
+        database = self._ctx.peer("database").database
+        await database.migrate(SCHEMA)
+        self._parts.open(Store(database))
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Stop."""

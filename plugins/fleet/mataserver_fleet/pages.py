@@ -1,0 +1,103 @@
+"""What the routes share: pages of lists, errors, tags of revisions, who asks."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from msgspec import Struct
+
+from mataserver import PRINCIPAL, InvalidParams
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from mataserver import Principal
+
+JSON = "application/json"
+MAX_BODY = 65_536
+"""Bytes of any body but those of models' files."""
+MOST = 1_000
+_LAST = 2**31 - 1
+PARAMETERS: dict[str, tuple[Any, bool, str]] = {
+    "limit": (int, False, f"How many at most, 1 to {MOST} [100]."),
+    "offset": (int, False, "How many to leave out first [0]."),
+}
+IF_MATCH: dict[str, tuple[Any, bool, str]] = {
+    "If-Match": (str, False, "The ETag that was read: 412 if it was changed since."),
+}
+
+
+class FleetProblem(Struct, frozen=True):
+    """An error: one sentence, under the name of this server and under that of MLServe's clients."""
+
+    detail: str
+    error: str
+
+
+class Status(Struct, frozen=True):
+    """That it is done."""
+
+    status: str = "ok"
+
+
+class Page(NamedTuple):
+    """A part of a list."""
+
+    limit: int
+    offset: int
+
+
+def problem(_status: int, detail: str) -> FleetProblem:
+    """Return the body of an error."""
+    return FleetProblem(detail, detail)
+
+
+def page_of(request: web.Request) -> Page:
+    """Return which part of a list is asked for. Raises ``InvalidParams``."""
+    return Page(_number(request, "limit", 100, 1, MOST), _number(request, "offset", 0, 0, _LAST))
+
+
+def _number(request: web.Request, name: str, default: int, least: int, most: int) -> int:
+    text = request.query.get(name, str(default))
+    if not (text.isascii() and text.isdigit() and len(text) < 11 and least <= int(text) <= most):
+        raise InvalidParams(f"{name}: must be a number from {least} to {most}")
+    return int(text)
+
+
+def flag(request: web.Request, name: str) -> bool:
+    """Return a switch of the query, off unless it is there. Raises ``InvalidParams``."""
+    word = request.query.get(name, "false").lower()
+    if word not in {"true", "1", "false", "0"}:
+        raise InvalidParams(f"{name}: must be true or false")
+    return word in {"true", "1"}
+
+
+def caller(request: web.Request) -> Principal:
+    """Return who asks; the routes here are answered to nobody else."""
+    principal = request[PRINCIPAL]
+    assert principal is not None  # noqa: S101 - for the type checker: the server saw to it
+    return principal
+
+
+def tag(revision: int) -> str:
+    """Return the ``ETag`` of a revision."""
+    return f'"{revision}"'
+
+
+def expected(request: web.Request) -> int | None:
+    """Return the revision of ``If-Match``, None for any. Raises ``InvalidParams``."""
+    given = request.headers.get("If-Match", "*").strip()
+    if given == "*":
+        return None
+    number = given.removeprefix("W/").strip('"')
+    if not (number.isascii() and number.isdigit() and len(number) < 11):
+        raise InvalidParams("If-Match: must be an ETag that was read here")
+    return int(number)
+
+
+def date(seconds: float | None) -> str | None:
+    """Return Unix seconds as ISO 8601 in UTC, None for none."""
+    if seconds is None:
+        return None
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds")

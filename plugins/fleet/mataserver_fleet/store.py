@@ -1,0 +1,128 @@
+"""The fleet's tables: readings, and changes that every process is told of."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+import sqlalchemy as sa
+
+from mataserver import Conflict, NotFound
+from mataserver_fleet.tables import CHANNEL, FACTS
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable, Coroutine
+    from contextlib import AbstractAsyncContextManager
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from mataserver_database import Database
+
+T = TypeVar("T")
+_LARGEST_ID = 2**31 - 1
+
+
+class Stale(Conflict):
+    """412: somebody else changed the thing since the ``If-Match`` was read."""
+
+    status = 412
+
+
+class Store:
+    """The database of the fleet. ``clock`` gives Unix seconds."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self.database = database
+        self.clock = clock
+
+    def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
+        """Give a connection whose readings are of one moment."""
+        return self.database.read()
+
+    @contextlib.asynccontextmanager
+    async def change(self) -> AsyncIterator[AsyncConnection]:
+        """Give a connection that writes; every process is told once it is committed."""
+        async with self.database.begin() as connection:
+            yield connection
+            await self.touch(connection)
+
+    async def touch(self, connection: AsyncConnection) -> None:
+        """Have a transaction count as a change: the version is another one, and announced."""
+        fresh = str(uuid.uuid4())
+        done = await connection.execute(
+            sa.update(FACTS).where(FACTS.c.name == "version").values(value=fresh)
+        )
+        if not done.rowcount:
+            await connection.execute(sa.insert(FACTS).values(name="version", value=fresh, until=0))
+        await self.database.announce(connection, CHANNEL)
+
+    async def version(self) -> str | None:
+        """Return what is another text after each change; None before the first."""
+        query = sa.select(FACTS.c.value).where(FACTS.c.name == "version")
+        async with self.read() as connection:
+            found: str | None = await connection.scalar(query)
+        return found
+
+
+async def finish(work: Coroutine[Any, Any, T]) -> T:
+    """Return what ``work`` gives: it goes on to its end also when its client leaves.
+
+    A driver that is cancelled in mid-statement leaves its connection behind.
+    """
+    task = asyncio.get_running_loop().create_task(work)
+    _RUNNING.add(task)
+    task.add_done_callback(_RUNNING.discard)
+    return await asyncio.shield(task)
+
+
+_RUNNING: set[asyncio.Task[Any]] = set()
+"""The event loop keeps no strong reference to its tasks."""
+
+
+async def page(
+    connection: AsyncConnection, query: sa.Select[Any], limit: int | None, offset: int = 0
+) -> tuple[list[sa.RowMapping], int]:
+    """Return the rows of a part of what a query finds, and how many it finds."""
+    counting = sa.select(sa.func.count()).select_from(query.order_by(None).subquery())
+    rows = await connection.execute(query.limit(limit).offset(offset))
+    return list(rows.mappings()), int(await connection.scalar(counting) or 0)
+
+
+async def find(
+    connection: AsyncConnection, table: sa.Table, identity: str, what: str, *, lock: bool = False
+) -> sa.RowMapping:
+    """Return the row of an id or a name. Raises ``NotFound``, naming ``what``."""
+    by = [table.c.name == identity]
+    if identity.isascii() and identity.isdigit() and len(identity) < 11:
+        by = [table.c.id == int(identity)] if int(identity) <= _LARGEST_ID else []
+    row = None
+    if by and "\0" not in identity:
+        query = sa.select(table).where(*by)
+        query = query.with_for_update() if lock else query
+        row = (await connection.execute(query)).mappings().first()
+    if row is None:
+        raise NotFound(f"{what} not found: {identity[:64]}")
+    return row
+
+
+async def insert(connection: AsyncConnection, table: sa.Table, row: dict[str, Any]) -> int:
+    """Insert a row; return its id."""
+    done = await connection.execute(sa.insert(table).values(**row))
+    key = done.inserted_primary_key
+    assert key is not None  # noqa: S101 - for the type checker: an insertion has one
+    return int(key[0])
+
+
+def check_revision(row: sa.RowMapping, expected: int | None) -> None:
+    """Raise ``Stale`` when a row is of another revision than the one that was read."""
+    if expected is not None and row["revision"] != expected:
+        raise Stale(f"It was changed meanwhile: it is revision {row['revision']} now")
+
+
+def text(value: object) -> str:
+    """Return a value as it is kept in a column: JSON."""
+    return msgspec.json.encode(value).decode()

@@ -1,0 +1,124 @@
+"""``/api/tritons``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec import Struct
+
+from mataserver import Body, Route
+from mataserver_fleet.pages import (
+    IF_MATCH,
+    JSON,
+    MAX_BODY,
+    PARAMETERS,
+    FleetProblem,
+    Status,
+    caller,
+    expected,
+    page_of,
+    tag,
+)
+from mataserver_fleet.store import finish
+from mataserver_fleet.tritons import (
+    ChangedTriton,
+    NewTriton,
+    TritonChange,
+    TritonView,
+    told,
+)
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+    from aiohttp import web
+
+    from mataserver import Context
+    from mataserver_fleet.api import Parts
+    from mataserver_fleet.tritons import (
+        Tritons,
+    )
+
+_NEW = {"name": "gpu-1", "host": "10.0.0.5", "port": "8000", "gpus": 1}
+
+
+class TritonList(Struct, kw_only=True):
+    """A part of the Tritons, and how many there are."""
+
+    tritons: list[TritonView]
+    total: int
+
+
+class TritonRoutes:
+    """The routes of Tritons."""
+
+    def __init__(self, ctx: Context, parts: Parts) -> None:
+        self._ctx = ctx
+        self._parts = parts
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        path, own = "/api/tritons/{identity}", (Body(JSON, TritonView),)
+        body = (400, 408, 409, 413, 415, 422, 503)
+        read: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
+        write = {**read, "needs": "fleet:write", "max_body": MAX_BODY}
+        return [
+            Route("GET", "/api/tritons", self.list, "List the Tritons", parameters=PARAMETERS,
+                  response=(Body(JSON, TritonList),), errors=(422, 503), **read),
+            Route("POST", "/api/tritons", self.add, "Register a Triton", status=201, response=own,
+                  request=(Body(JSON, NewTriton, _NEW),), errors=body, **write),
+            Route("GET", path, self.one, "One Triton, by id or name", response=own,
+                  errors=(404, 503), **read),
+            Route("PATCH", path, self.change, "Change a Triton", headers=IF_MATCH,
+                  request=(Body(JSON, TritonChange, {"gpus": 2}),), errors=(*body, 404, 412),
+                  response=(Body(JSON, ChangedTriton),), **write),
+            Route("DELETE", path, self.remove, "Forget a Triton", headers=IF_MATCH,
+                  response=(Body(JSON, Status),), errors=(404, 409, 412, 422, 503), **write),
+        ]  # fmt: skip
+
+    @property
+    def _tritons(self) -> Tritons:
+        return self._parts.tritons
+
+    async def list(self, request: web.Request) -> web.Response:
+        """Answer a part of the Tritons."""
+        rows, total = await finish(self._tritons.list(page_of(request)))
+        tritons = [TritonView(**told(row)) for row in rows]
+        return self._ctx.http.respond(TritonList(tritons=tritons, total=total))
+
+    async def add(self, request: web.Request) -> web.Response:
+        """Register a Triton."""
+        async with self._ctx.http.read_json(request, NewTriton) as new:
+            row = await finish(self._tritons.add(new))
+        self._note(request, "registered", row)
+        return self._answer(row, TritonView, 201)
+
+    async def one(self, request: web.Request) -> web.Response:
+        """Answer one Triton."""
+        row = await finish(self._tritons.one(request.match_info["identity"]))
+        return self._answer(row, TritonView)
+
+    async def change(self, request: web.Request) -> web.Response:
+        """Change a Triton."""
+        identity = request.match_info["identity"]
+        async with self._ctx.http.read_json(request, TritonChange) as asked:
+            row = await finish(self._tritons.change(identity, asked, expected(request)))
+        self._note(request, "changed", row)
+        return self._answer(row, ChangedTriton)
+
+    async def remove(self, request: web.Request) -> web.Response:
+        """Forget a Triton."""
+        identity = request.match_info["identity"]
+        row = await finish(self._tritons.remove(identity, expected(request)))
+        self._note(request, "forgot", row)
+        return self._ctx.http.respond(Status())
+
+    def _answer(
+        self, row: sa.RowMapping, kind: type[TritonView], status: int = 200
+    ) -> web.Response:
+        response = self._ctx.http.respond(kind(**told(row)), status=status)
+        response.headers["ETag"] = tag(row["revision"])
+        return response
+
+    def _note(self, request: web.Request, what: str, row: sa.RowMapping) -> None:
+        who = caller(request)
+        self._ctx.log.info("%s (%s) %s the Triton %s", who.name, who.id, what, row["name"])

@@ -1,0 +1,252 @@
+"""The Tritons of the fleet as they are registered."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import msgspec
+import sqlalchemy as sa
+from msgspec import Meta, Struct
+
+from mataserver import Conflict, InvalidParams
+from mataserver_fleet.pages import date
+from mataserver_fleet.store import check_revision, find, insert, page
+from mataserver_fleet.tables import TRITONS
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from mataserver_fleet.pages import Page
+    from mataserver_fleet.store import Store
+
+State = Literal["unknown", "ready", "unready", "offline"]
+TritonName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:\[\]-]{0,127}\Z")]
+Port = Annotated[int, Meta(ge=1, le=65_535)] | Annotated[str, Meta(pattern=r"^[0-9]{1,5}\Z")]
+Path = Annotated[str, Meta(pattern=r"^/[^\x00]*\Z", max_length=4096)]
+_HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,253}[A-Za-z0-9])?")
+
+
+class NewTriton(Struct, kw_only=True, forbid_unknown_fields=True):
+    """``POST /api/tritons``. ``ip`` is another name of ``host``; ``path`` its model repository.
+
+    Where there is a ``path``, this server writes models' files into it; else they are sent.
+    """
+
+    name: TritonName | None = None
+    host: str | None = None
+    ip: str | None = None
+    port: Port
+    grpc_port: Port | None = None
+    metrics_port: Port | None = None
+    gpus: Annotated[int, Meta(ge=0, le=1024)] | None = None
+    path: Path | None = None
+
+
+class TritonChange(Struct, kw_only=True, forbid_unknown_fields=True):
+    """``PATCH /api/tritons/{identity}``: what is left out stays."""
+
+    name: TritonName | None = None
+    host: str | None = None
+    ip: str | None = None
+    port: Port | None = None
+    grpc_port: Port | None = None
+    metrics_port: Port | None = None
+    gpus: Annotated[int, Meta(ge=0, le=1024)] | None = None
+    path: Path | None = None
+
+
+class ServedModel(Struct, frozen=True):
+    """A version of a model that a Triton serves."""
+
+    name: str
+    version: str
+
+
+class Gpu(Struct, frozen=True):
+    """What the metrics of a Triton tell of a GPU: memory in bytes, load from 0 to 1."""
+
+    id: str
+    used: float | None = None
+    total: float | None = None
+    load: float | None = None
+
+
+class Seen(Struct, frozen=True):
+    """What a Triton told of itself when it was last looked at."""
+
+    version: str = ""
+    models: list[ServedModel] = []
+    gpus: list[Gpu] = []
+
+
+class TritonView(Struct, kw_only=True):
+    """A Triton. ``answered_at`` is its last answer; ``reason`` why it is not ready."""
+
+    id: int
+    name: str
+    host: str
+    ip: str
+    port: str
+    grpc_port: str | None
+    metrics_port: str | None
+    gpus: int | None
+    path: str | None
+    state: State
+    reason: str
+    answered_at: str | None
+    version: str
+    models: list[ServedModel]
+    gpu_figures: list[Gpu]
+    create_at: str | None
+
+
+class ChangedTriton(TritonView, kw_only=True):
+    """A Triton that was changed."""
+
+    status: str = "ok"
+
+
+class Tritons:
+    """Registers and forgets Tritons."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def list(self, part: Page) -> tuple[list[sa.RowMapping], int]:
+        """Return Tritons by id, and how many there are."""
+        query = sa.select(TRITONS).order_by(TRITONS.c.id)
+        async with self._store.read() as connection:
+            return await page(connection, query, part.limit, part.offset)
+
+    async def one(self, identity: str) -> sa.RowMapping:
+        """Return a Triton by id or name. Raises ``NotFound``."""
+        async with self._store.read() as connection:
+            return await find(connection, TRITONS, identity, "Triton")
+
+    async def add(self, new: NewTriton) -> sa.RowMapping:
+        """Register a Triton. Raises ``Conflict`` for a name or an address that is taken."""
+        values = _address(new, new.host or new.ip)
+        name = new.name or f"{bracketed(values['host'])}:{values['port']}"
+        if name.isdigit():
+            raise InvalidParams("name: a number is an id")
+        row = {
+            **values,
+            "name": name,
+            "gpus": new.gpus,
+            "path": new.path,
+            "state": "unknown",
+            "reason": "",
+            "seen": "{}",
+            "created_at": self._store.clock(),
+            "revision": 1,
+        }
+        try:
+            async with self._store.change() as connection:
+                await _check_free(connection, row, None)
+                key = await insert(connection, TRITONS, row)
+        except sa.exc.IntegrityError:  # another server was quicker
+            raise Conflict(f"There is a Triton at {name} already") from None
+        return await self.one(str(key))
+
+    async def change(
+        self, identity: str, asked: TritonChange, expected: int | None
+    ) -> sa.RowMapping:
+        """Change what is given. Raises ``NotFound``, ``Conflict`` and ``Stale``."""
+        try:
+            async with self._store.change() as connection:
+                row = await find(connection, TRITONS, identity, "Triton", lock=True)
+                check_revision(row, expected)
+                values = _changes(row, asked)
+                await _check_free(connection, {**row, **values}, row["id"])
+                change = sa.update(TRITONS).where(TRITONS.c.id == row["id"])
+                await connection.execute(change.values(**values, revision=row["revision"] + 1))
+        except sa.exc.IntegrityError:
+            raise Conflict("There is a Triton at that address already") from None
+        return await self.one(str(row["id"]))
+
+    async def remove(self, identity: str, expected: int | None) -> sa.RowMapping:
+        """Forget a Triton. Raises ``NotFound`` and ``Stale``."""
+        async with self._store.change() as connection:
+            row = await find(connection, TRITONS, identity, "Triton", lock=True)
+            check_revision(row, expected)
+            await connection.execute(sa.delete(TRITONS).where(TRITONS.c.id == row["id"]))
+        return row
+
+
+def told(row: sa.RowMapping) -> dict[str, Any]:
+    """Return the fields of a ``TritonView``."""
+    seen = msgspec.json.decode(row["seen"], type=Seen)
+    return {
+        **{name: row[name] for name in ("id", "name", "host", "gpus", "path", "state", "reason")},
+        "ip": row["host"],
+        "port": str(row["port"]),
+        "grpc_port": _number(row["grpc_port"]),
+        "metrics_port": _number(row["metrics_port"]),
+        "answered_at": date(row["answered_at"]),
+        "version": seen.version,
+        "models": seen.models,
+        "gpu_figures": seen.gpus,
+        "create_at": date(row["created_at"]),
+    }
+
+
+def bracketed(host: str) -> str:
+    """Return a host as it stands in a URL."""
+    return f"[{host}]" if ":" in host else host
+
+
+def _number(port: int | None) -> str | None:
+    return None if port is None else str(port)
+
+
+def _address(asked: NewTriton | TritonChange, host: str | None) -> dict[str, Any]:
+    """Return the columns of an address. Raises ``InvalidParams`` for one that cannot be."""
+    if asked.host and asked.ip and asked.host != asked.ip:
+        raise InvalidParams("ip: it is another name of host, and they differ")
+    if host is None:
+        raise InvalidParams("host: field is required")
+    ports = {name: getattr(asked, name) for name in ("port", "grpc_port", "metrics_port")}
+    found = {name: None if port is None else int(port) for name, port in ports.items()}
+    for name, port in found.items():
+        if port is not None and not 1 <= port <= 65_535:
+            raise InvalidParams(f"{name}: must be a number from 1 to 65535")
+    return {"host": _host(host), **found}
+
+
+def _host(text: str) -> str:
+    name = text.strip("[]").lower()
+    if ":" in name:
+        try:
+            return str(ipaddress.IPv6Address(name))
+        except ValueError:
+            raise InvalidParams("host: neither a name nor an address") from None
+    if not _HOST.fullmatch(name):
+        raise InvalidParams("host: neither a name nor an address; the port is a field of its own")
+    return name
+
+
+def _changes(row: sa.RowMapping, asked: TritonChange) -> dict[str, Any]:
+    if asked.name is not None and asked.name != row["name"]:
+        raise Conflict("name: a Triton keeps its name")
+    moved = _address(asked, asked.host or asked.ip or row["host"])
+    values = {name: value for name, value in moved.items() if value is not None}
+    if (values["host"], values.get("port", row["port"])) != (row["host"], row["port"]):
+        values |= {"state": "unknown", "reason": "", "seen": "{}", "answered_at": None}
+    plain = {"gpus": asked.gpus, "path": asked.path}
+    return {**values, **{name: value for name, value in plain.items() if value is not None}}
+
+
+async def _check_free(
+    connection: AsyncConnection, row: dict[str, Any] | sa.RowMapping, own: int | None
+) -> None:
+    """Raise ``Conflict`` for a name or an address that another has."""
+    same_address = sa.and_(TRITONS.c.host == row["host"], TRITONS.c.port == row["port"])
+    query = sa.select(TRITONS).where(sa.or_(TRITONS.c.name == row["name"], same_address))
+    for other in (await connection.execute(query)).mappings():
+        if other["id"] == own:
+            continue
+        if other["name"] == row["name"]:
+            raise Conflict(f"There is a Triton called {row['name']} already")
+        raise Conflict(f"The Triton {other['name']} is at that address already")

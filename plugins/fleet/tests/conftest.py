@@ -1,0 +1,92 @@
+"""Fixtures: servers with a fleet on a database of each kind, and what the tests ask them."""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import sys
+from pathlib import Path
+
+import aiohttp
+import pytest
+
+from mataserver.testing import FAKE, installed, serving
+from mataserver_database.testing import new_database, running_postgres
+
+_NUMBERS = itertools.count(1)
+HERE = str(Path(__file__).parent)
+if HERE not in sys.path:  # behind all others, whose tests have a conftest too
+    sys.path.append(HERE)
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """The URL of a PostgreSQL server."""
+    with running_postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def url(request):
+    """Where an empty database is: None for SQLite, else the URL of PostgreSQL."""
+    if request.param == "sqlite":
+        return None
+    server = request.getfixturevalue("postgres")
+    return await new_database(server, f"fleet_{next(_NUMBERS)}")
+
+
+class Client:
+    """Asks a server; what it was answered is kept in ``said``."""
+
+    def __init__(self, http, served):
+        self._http, self.server, self.said = http, served, []
+
+    async def ask(self, method, path, secret=None, **request):
+        """Ask with a token or a key, by default the server's own; return status and answer."""
+        headers = request.pop("headers", {})
+        if secret != "":
+            headers = {"Authorization": f"Bearer {secret or self.server.key}", **headers}
+        url = f"{self.server.url}{path}"
+        async with self._http.request(method, url, headers=headers, **request) as response:
+            text = await response.text()
+            self.said.append(text)
+            self.headers = response.headers
+            json = response.content_type == "application/json"
+            return response.status, (await response.json() if json else text)
+
+    async def made(self, path, body=None, status=201, **request):
+        """Ask to make something; return it."""
+        found, answer = await self.ask("POST", path, json=body, **request)
+        assert found == status, answer
+        return answer
+
+    async def person(self, name, role="developer", password="correct horse"):
+        """Make a user; return a token of theirs."""
+        await self.made("/v1/users", {"name": name, "password": password, "role": role})
+        given = {"username": name, "password": password}
+        return (await self.made("/auth/token", given, 200, secret=""))["access_token"]
+
+
+@pytest.fixture
+def serve(url, tmp_path):
+    """Return what runs a server with a fleet on the test's database and gives a ``Client``."""
+
+    @contextlib.asynccontextmanager
+    async def run(*, fleet=None, points=(), **settings):
+        plugins = {"fleet": fleet or {}, **({"database": {"url": url}} if url else {})}
+        entry_points = [FAKE, *installed("database", "accounts", "fleet"), *points]
+        given = {"engine": "thread", "plugins": plugins, "outbound_hosts": ["127.0.0.1"]}
+        async with (
+            serving(tmp_path, entry_points=entry_points, **{**given, **settings}) as served,
+            aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as http,
+        ):
+            yield Client(http, served)
+
+    return run
+
+
+@pytest.fixture
+async def client(serve):
+    """A client of a server with a fleet."""
+    async with serve() as made:
+        yield made
