@@ -17,7 +17,7 @@ BINARY := opencv ocr onnx
 SOURCES := pyproject.toml constraints.txt requirements-dev.txt $(PLUGINS)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help demo serve setup test test-again test-engines test-clients test-binary binary check bench clean
+.PHONY: help demo serve setup test test-again test-engines test-clients test-binary binary check shape bench clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed 's/:.*##/\t/'
@@ -78,6 +78,9 @@ check: $(VENV)/.setup  ## format, lint, layers, types
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/mypy $(wildcard plugins/*/mataserver_*)
+
+shape: $(VENV)/.setup  ## the shape of the code in figures, beside their goals
+	$(BIN)/python tests/house_shape.py
 
 bench: $(VENV)/.setup  ## the benchmarks beside the peers; QUICK=1 for fewer of them
 	$(BIN)/python bench/run.py $(if $(QUICK),--quick)

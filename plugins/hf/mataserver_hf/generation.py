@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
     from mataserver_hf.network import Network
-    from mataserver_hf.vlm import VlmParams
+    from mataserver_hf.vlm_params import VlmParams
 
     Tensors = dict[str, torch.Tensor]
 

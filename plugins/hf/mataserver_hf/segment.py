@@ -8,7 +8,7 @@ BEiT (arXiv:2106.08254). Networks with mask queries: DETR
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal
 
 from mataserver import (
     Backend,
@@ -21,7 +21,7 @@ from mataserver import (
 from mataserver_hf import installation
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Iterator, Sequence
 
     import numpy as np
     import torch
@@ -30,7 +30,8 @@ if TYPE_CHECKING:
     from mataserver import Box, LoadContext, ModelFiles, ModelSpec
     from mataserver_hf.network import Network
     from mataserver_hf.pixels import Pixels
-    from mataserver_hf.segment_mask import Found, Size
+    from mataserver_hf.segment_mask import Found
+    from mataserver_hf.segment_reader import Reader
 
 CLASS_FAMILIES = frozenset({"beit", "segformer", "upernet"})
 """The values of ``model_type`` that it serves if they have a head for semantic segmentation."""
@@ -54,26 +55,6 @@ class SegmentParams(Params, frozen=True):
 
     confidence: Confidence = 0.5
     mode: Literal["auto", "semantic", "instance", "panoptic"] = "auto"
-
-
-class Reader(Protocol):
-    """Turns what a family of networks answers into segments.
-
-    outputs: the names of the outputs that it reads.
-    modes:   the modes that it knows, ``auto`` among them.
-    tasks:   what the network is given beside an image, by mode; empty if it is not told.
-    """
-
-    auto: str
-    modes: Sequence[str]
-    outputs: tuple[str, ...]
-    tasks: Mapping[str, torch.Tensor]
-
-    def read(
-        self, answers: Sequence[torch.Tensor], size: Size, mode: str, confidence: float
-    ) -> Iterator[Found]:
-        """Yield the segments of one image, whose ``size`` is (height, width)."""
-        ...
 
 
 class Segmenter:

@@ -23,7 +23,7 @@ from mataserver_hf.segment_queries import MODES, QueryReader
 
 if TYPE_CHECKING:
     from mataserver_hf.network import Network
-    from mataserver_hf.segment import Reader
+    from mataserver_hf.segment_reader import Reader
 
 _MASK2FORMER_SIDE = 384
 # transformers types these in part only.

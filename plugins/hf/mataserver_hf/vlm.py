@@ -7,24 +7,15 @@ and Florence-2 (arXiv:2311.06242). One still image a request.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING
 
-from msgspec import UNSET, Meta
+from msgspec import UNSET
 from msgspec.structs import replace
 
-from mataserver import (
-    Backend,
-    Confidence,
-    InvalidParams,
-    MaxTokens,
-    Params,
-    Temperature,
-    Text,
-    TopK,
-    VlmResult,
-)
+from mataserver import Backend, InvalidParams, VlmResult
 from mataserver_hf import installation
-from mataserver_hf.dialects import DIALECTS, Mode
+from mataserver_hf.dialects import DIALECTS
+from mataserver_hf.vlm_params import VlmParams
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -40,32 +31,6 @@ if TYPE_CHECKING:
 
 FAMILIES = frozenset(DIALECTS)
 """The values of ``model_type`` that it serves."""
-
-
-class VlmParams(Params, frozen=True):
-    """What to ask, and how to write the answer.
-
-    prompt:        the question or instruction. Needed.
-    system_prompt: how to behave; refused by models that have no place for one.
-    max_tokens:    how many tokens at most; an answer ends earlier where the model's context does.
-    temperature:   0 takes the likeliest token every time; above, tokens are drawn from the softmax
-                   of the logits divided by it.
-    top_k:         draw from so many of the likeliest tokens only; by default from all.
-    top_p:         of those, draw from the likeliest whose probabilities add up to this.
-    seed:          the same seed on the same machine draws the same tokens.
-    output_mode:   ask for an answer that can be parsed, and parse it; see ``VlmResult``.
-
-    Without a temperature, ``top_k``, ``top_p`` and ``seed`` have no effect.
-    """
-
-    prompt: Text = ""
-    system_prompt: Text = ""
-    max_tokens: MaxTokens = 512
-    temperature: Temperature = 0.0
-    top_k: TopK | None = None
-    top_p: Confidence = 1.0
-    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
-    output_mode: Mode | None = None
 
 
 class VisionLanguageModel:

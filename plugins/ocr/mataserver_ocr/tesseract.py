@@ -13,7 +13,8 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 from msgspec import Meta
 
 from mataserver import BadRequest, Confidence, Params, TextRegion, Unavailable
-from mataserver_ocr import languages, regions
+from mataserver_ocr import languages, regions, tesseract_program
+from mataserver_ocr.tesseract_program import Program
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
 
 MAX_SIDE = 32_767
 """Tesseract's own limit, in pixels."""
-NO_PROGRAM = "the program 'tesseract' is not installed; on Debian: apt install tesseract-ocr"
 
 
 class TesseractParams(Params, frozen=True):
@@ -67,19 +67,10 @@ def load(spec: ModelSpec, ctx: LoadContext) -> Tesseract:
 
         engine, installed = tesserocr.start(settings)
     else:
-        engine, installed = Program(settings), _languages()
+        engine, installed = Program(settings), tesseract_program.installed()
     model = Tesseract(settings, installed, engine)
     model.codes(settings.language)
     return model
-
-
-def _languages() -> frozenset[str]:
-    import pytesseract
-
-    try:
-        return frozenset(pytesseract.get_languages(config=""))
-    except pytesseract.TesseractNotFoundError:
-        raise Unavailable(NO_PROGRAM) from None
 
 
 class Tesseract:
@@ -130,48 +121,6 @@ class Tesseract:
         if max(height, width) > MAX_SIDE:
             raise BadRequest(f"image: tesseract reads at most {MAX_SIDE} pixels a side")
         return regions.result(_lines(self._engine.words(image, codes), height, width), least)
-
-
-class Program:
-    """The system's ``tesseract``, a process a picture."""
-
-    def __init__(self, settings: TesseractSettings) -> None:
-        """Keep page segmentation mode and timeout."""
-        self._settings = settings
-
-    def words(self, image: Image, codes: str) -> dict[str, list[Any]]:
-        """Return the table of one picture."""
-        import pytesseract
-
-        try:
-            table: dict[str, list[Any]] = pytesseract.image_to_data(
-                _portable(image),
-                lang=codes,
-                config=f"--psm {self._settings.segmentation}",
-                output_type=pytesseract.Output.DICT,
-                timeout=self._settings.timeout,
-            )
-        except pytesseract.TesseractNotFoundError:
-            raise Unavailable(NO_PROGRAM) from None
-        except pytesseract.TesseractError:
-            raise  # a RuntimeError too, but not the one below
-        except RuntimeError:
-            raise too_slow(self._settings.timeout) from None
-        return table
-
-
-def too_slow(seconds: float) -> Unavailable:
-    """Return the error for a picture that took longer than it may."""
-    return Unavailable(f"tesseract did not finish this image within {seconds:g} s")
-
-
-def _portable(image: Image) -> Any:
-    """Wrap the array for pytesseract, to be handed over uncompressed instead of as PNG."""
-    import PIL.Image
-
-    picture = PIL.Image.fromarray(image)
-    picture.format = "PPM"
-    return picture
 
 
 def _lines(words: dict[str, list[Any]], height: int, width: int) -> list[TextRegion]:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mataserver import Unavailable
-from mataserver_ocr import tesseract
+from mataserver_ocr.tesseract_program import NO_PROGRAM, too_slow
 
 if TYPE_CHECKING:
     import numpy as np
@@ -70,7 +70,7 @@ def _folder_of_program() -> str:
         said = ""
     quoted = re.search(r'"([^"]+)"', said.partition("\n")[0])
     if quoted is None:
-        raise Unavailable(tesseract.NO_PROGRAM)
+        raise Unavailable(NO_PROGRAM)
     return quoted[1]
 
 
@@ -91,7 +91,7 @@ class InProcess:
         try:
             engine.SetImageBytes(image.tobytes(), width, height, 3, 3 * width)
             if not engine.Recognize(round(self._settings.timeout * 1000)):
-                raise tesseract.too_slow(self._settings.timeout)
+                raise too_slow(self._settings.timeout)
             return _table(engine.GetTSVText(0))
         finally:
             engine.Clear()

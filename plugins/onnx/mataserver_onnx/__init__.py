@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mataserver import hookimpl
-from mataserver_onnx import classify, depth, detect, embed, pose, segment
+from mataserver_onnx import classify, conversion, depth, detect, embed, pose, segment
 from mataserver_onnx.options import Settings
 
 if TYPE_CHECKING:
@@ -23,11 +24,7 @@ def settings() -> type[Settings]:
 @hookimpl
 def backends() -> Iterable[Backend]:
     """Return one backend a task."""
-    return (
-        detect.BACKEND,
-        classify.BACKEND,
-        segment.BACKEND,
-        depth.BACKEND,
-        embed.BACKEND,
-        pose.BACKEND,
-    )
+    exported = (detect, classify, segment, depth, embed)
+    for each in exported:
+        yield replace(each.BACKEND, conversion=conversion.of(each.BACKEND.task))
+    yield pose.BACKEND

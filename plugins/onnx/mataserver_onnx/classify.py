@@ -15,7 +15,7 @@ from mataserver import (
     Params,
     TopK,
 )
-from mataserver_onnx import conversion, installation
+from mataserver_onnx import installation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -150,6 +150,5 @@ BACKEND = Backend(
     gpu=installation.GPU,
     packages=installation.PACKAGES,
     environment=installation.ENVIRONMENT,
-    conversion=conversion.of("classify"),
     facts=partial(installation.facts, "classify"),
 )

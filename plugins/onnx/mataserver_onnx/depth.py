@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mataserver import Backend, DepthResult, Params
-from mataserver_onnx import conversion, installation
+from mataserver_onnx import installation
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -88,6 +88,5 @@ BACKEND = Backend(
     gpu=installation.GPU,
     packages=installation.PACKAGES,
     environment=installation.ENVIRONMENT,
-    conversion=conversion.of("depth"),
     facts=partial(installation.facts, "depth"),
 )

@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from mataserver import Backend, Confidence, Detection, DetectResult, Params
-from mataserver_onnx import conversion, installation
+from mataserver_onnx import installation
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -116,6 +116,5 @@ BACKEND = Backend(
     gpu=installation.GPU,
     packages=installation.PACKAGES,
     environment=installation.ENVIRONMENT,
-    conversion=conversion.of("detect"),
     facts=partial(installation.facts, "detect"),
 )

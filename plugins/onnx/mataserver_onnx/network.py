@@ -11,7 +11,8 @@ from mataserver import MataError
 from mataserver_onnx import bundle as files
 from mataserver_onnx import labels, layouts, outputs, pixels
 from mataserver_onnx.graph import FLOAT, FLOAT16, INT32
-from mataserver_onnx.session import open_session, placing
+from mataserver_onnx.runtimes import open_session
+from mataserver_onnx.session import placing
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

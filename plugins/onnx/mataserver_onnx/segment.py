@@ -6,7 +6,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from mataserver import Backend, Confidence, Params, Segment, SegmentResult
-from mataserver_onnx import conversion, installation
+from mataserver_onnx import installation
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -114,6 +114,5 @@ BACKEND = Backend(
     gpu=installation.GPU,
     packages=installation.PACKAGES,
     environment=installation.ENVIRONMENT,
-    conversion=conversion.of("segment"),
     facts=partial(installation.facts, "segment"),
 )

@@ -10,11 +10,10 @@ from mataserver import MataError, OutOfMemory, Unavailable
 
 if TYPE_CHECKING:
     import logging
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Mapping
     from pathlib import Path
 
     from mataserver import LoadContext
-    from mataserver_onnx.bundle import Bundle
     from mataserver_onnx.options import ModelOptions, Settings
 
     Arrays = Mapping[str, Any]
@@ -84,23 +83,6 @@ def placing(settings: Settings, options: ModelOptions, ctx: LoadContext, suffix:
         scratch=ctx.data_dir / "onnx",
         log=ctx.log,
     )
-
-
-def open_session(
-    bundle: Bundle, outputs: Sequence[str], where: Placing, input_size: tuple[int, int] | None
-) -> Session:
-    """Open a network to compute ``outputs``.
-
-    ``input_size`` is the height and width of its images where they are all of one size. Raises
-    ``MataError`` for a network that cannot be opened and ``Unavailable`` for a missing runtime.
-    """
-    if where.runtime == "openvino":
-        from mataserver_onnx.openvino_session import OpenVinoSession
-
-        return OpenVinoSession(bundle, outputs, where, input_size)
-    from mataserver_onnx.onnxruntime_session import OnnxRuntimeSession
-
-    return OnnxRuntimeSession(bundle, outputs, where)
 
 
 def too_new(opset: int) -> MataError:

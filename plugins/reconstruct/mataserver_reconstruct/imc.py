@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from mataserver_reconstruct.submission import OUTLIERS
+from mataserver_reconstruct.verdicts import OUTLIERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence

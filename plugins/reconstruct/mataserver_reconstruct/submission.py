@@ -12,8 +12,6 @@ if TYPE_CHECKING:
     from mataserver_reconstruct.verdicts import Verdict
 
 COLUMNS = ("dataset", "scene", "image", "rotation_matrix", "translation_vector")
-OUTLIERS = "outliers"
-"""The scene of photographs that belong to none."""
 
 
 def write(verdicts: Sequence[Verdict], dataset: str, *, image_id: bool = False) -> str:

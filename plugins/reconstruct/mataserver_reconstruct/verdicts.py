@@ -5,13 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mataserver_reconstruct.submission import OUTLIERS
-
 if TYPE_CHECKING:
     from mataserver_reconstruct.graph import Graph
     from mataserver_reconstruct.model import Model, View
     from mataserver_reconstruct.photos import Photo
 
+OUTLIERS = "outliers"
+"""The scene of photographs that belong to none."""
 FEW = 50
 """Features below which a photograph cannot be matched."""
 

@@ -1,0 +1,36 @@
+"""The parameters of a question to a vision-language model."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta
+
+from mataserver import Confidence, MaxTokens, Params, Temperature, Text, TopK
+from mataserver_hf.dialects import Mode
+
+
+class VlmParams(Params, frozen=True):
+    """What to ask, and how to write the answer.
+
+    prompt:        the question or instruction. Needed.
+    system_prompt: how to behave; refused by models that have no place for one.
+    max_tokens:    how many tokens at most; an answer ends earlier where the model's context does.
+    temperature:   0 takes the likeliest token every time; above, tokens are drawn from the softmax
+                   of the logits divided by it.
+    top_k:         draw from so many of the likeliest tokens only; by default from all.
+    top_p:         of those, draw from the likeliest whose probabilities add up to this.
+    seed:          the same seed on the same machine draws the same tokens.
+    output_mode:   ask for an answer that can be parsed, and parse it; see ``VlmResult``.
+
+    Without a temperature, ``top_k``, ``top_p`` and ``seed`` have no effect.
+    """
+
+    prompt: Text = ""
+    system_prompt: Text = ""
+    max_tokens: MaxTokens = 512
+    temperature: Temperature = 0.0
+    top_k: TopK | None = None
+    top_p: Confidence = 1.0
+    seed: Annotated[int, Meta(ge=0, le=2**63 - 1)] | None = None
+    output_mode: Mode | None = None

@@ -1,0 +1,72 @@
+"""The system's program ``tesseract``, a process a picture, through pytesseract."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mataserver import Unavailable
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from mataserver_ocr.options import TesseractSettings
+
+    Image = NDArray[np.uint8]
+
+NO_PROGRAM = "the program 'tesseract' is not installed; on Debian: apt install tesseract-ocr"
+
+
+def installed() -> frozenset[str]:
+    """Return the names of the language data that the program finds.
+
+    Raises ``Unavailable`` when there is no program.
+    """
+    import pytesseract
+
+    try:
+        return frozenset(pytesseract.get_languages(config=""))
+    except pytesseract.TesseractNotFoundError:
+        raise Unavailable(NO_PROGRAM) from None
+
+
+class Program:
+    """The system's ``tesseract``, a process a picture."""
+
+    def __init__(self, settings: TesseractSettings) -> None:
+        """Keep page segmentation mode and timeout."""
+        self._settings = settings
+
+    def words(self, image: Image, codes: str) -> dict[str, list[Any]]:
+        """Return the table of one picture."""
+        import pytesseract
+
+        try:
+            table: dict[str, list[Any]] = pytesseract.image_to_data(
+                _portable(image),
+                lang=codes,
+                config=f"--psm {self._settings.segmentation}",
+                output_type=pytesseract.Output.DICT,
+                timeout=self._settings.timeout,
+            )
+        except pytesseract.TesseractNotFoundError:
+            raise Unavailable(NO_PROGRAM) from None
+        except pytesseract.TesseractError:
+            raise  # a RuntimeError too, but not the one below
+        except RuntimeError:
+            raise too_slow(self._settings.timeout) from None
+        return table
+
+
+def too_slow(seconds: float) -> Unavailable:
+    """Return the error for a picture that took longer than it may."""
+    return Unavailable(f"tesseract did not finish this image within {seconds:g} s")
+
+
+def _portable(image: Image) -> Any:
+    """Wrap the array for pytesseract, to be handed over uncompressed instead of as PNG."""
+    import PIL.Image
+
+    picture = PIL.Image.fromarray(image)
+    picture.format = "PPM"
+    return picture

@@ -1,0 +1,146 @@
+"""The shape of the house, in figures read off the code: ``make shape`` prints them as a table.
+
+A figure that reached its goal is held there by ``test_house_shape.py``.
+"""
+
+from __future__ import annotations
+
+import ast
+import tomllib
+from collections import Counter
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import grimp
+import networkx as nx
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+ROOT = Path(__file__).resolve().parents[1]
+CORE = "mataserver"
+
+
+class Figure(NamedTuple):
+    """One row: what was counted, what the code has, and what it is to have at most."""
+
+    name: str
+    value: int
+    goal: int
+
+    @property
+    def reached(self) -> bool:
+        """Whether the code is where it is to be."""
+        return self.value <= self.goal
+
+
+class Definition(NamedTuple):
+    """A class at the top of a module: its name and how many lines it takes."""
+
+    name: str
+    lines: int
+
+
+def sources(package: Path) -> list[Path]:
+    """Return the package's Python files."""
+    return sorted(package.rglob("*.py"))
+
+
+def length(path: Path) -> int:
+    """Return how many lines the file has."""
+    return len(path.read_text(encoding="utf-8").splitlines())
+
+
+def classes(path: Path) -> Iterator[Definition]:
+    """Yield the classes at the top of a module."""
+    for node in ast.parse(path.read_text(encoding="utf-8")).body:
+        if isinstance(node, ast.ClassDef):
+            yield Definition(node.name, (node.end_lineno or 0) - node.lineno + 1)
+
+
+def guests() -> list[str]:
+    """Return the packages of the plugins."""
+    return sorted(path.name for path in ROOT.glob("plugins/*/mataserver_*"))
+
+
+@cache
+def imports() -> grimp.ImportGraph:
+    """Return who imports whom, of the core and all plugins, imports for types included."""
+    return grimp.build_graph(CORE, *guests(), cache_dir=None)
+
+
+def edges() -> Iterator[tuple[str, str]]:
+    """Yield every import as importer and imported module."""
+    graph = imports()
+    for module in graph.modules:
+        for imported in graph.find_modules_directly_imported_by(module):
+            yield module, imported
+
+
+def circles() -> list[set[str]]:
+    """Return the groups of modules that import each other in a circle."""
+    found = nx.strongly_connected_components(nx.DiGraph(edges()))
+    return sorted((group for group in found if len(group) > 1), key=sorted)
+
+
+def package(module: str) -> str:
+    """Return the distribution's package that a module belongs to."""
+    return module.partition(".")[0]
+
+
+def into_guests() -> list[tuple[str, str]]:
+    """Return the core's imports of plugins."""
+    return [(a, b) for a, b in edges() if package(a) == CORE != package(b)]
+
+
+def below_the_root() -> list[tuple[str, str]]:
+    """Return the plugins' imports of what is not in the core's public root."""
+    return [(a, b) for a, b in edges() if package(a) != CORE and b.startswith(f"{CORE}.")]
+
+
+def layers() -> int:
+    """Return how many layers the core's contract has."""
+    settings = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    [contract] = [
+        each
+        for each in settings["tool"]["importlinter"]["contracts"]
+        if each.get("containers") == [CORE]
+    ]
+    return len(contract["layers"])
+
+
+def repeated_names() -> list[str]:
+    """Return the public class names that stand at the top of two of the core's modules."""
+    names = Counter(each.name for path in sources(ROOT / CORE) for each in classes(path))
+    return sorted(name for name, times in names.items() if times > 1 and not name.startswith("_"))
+
+
+def figures() -> list[Figure]:
+    """Count everything."""
+    core = sources(ROOT / CORE)
+    everything = [
+        *core,
+        *(f for guest in ROOT.glob("plugins/*/mataserver_*") for f in sources(guest)),
+    ]
+    return [
+        Figure("lines of the core", sum(map(length, core)), 14_000),
+        Figure("layers of the core", layers(), 14),
+        Figure(
+            "lines of the largest class", max(c.lines for f in everything for c in classes(f)), 200
+        ),
+        Figure("lines of the largest file", max(map(length, everything)), 300),
+        Figure("circles of imports", len(circles()), 0),
+        Figure("imports of the core from plugins", len(into_guests()), 0),
+        Figure("imports of plugins from below the public root", len(below_the_root()), 0),
+        Figure("class names that stand twice in the core", len(repeated_names()), 0),
+    ]
+
+
+if __name__ == "__main__":
+    print("| | now | goal |\n|---|---|---|")  # noqa: T201
+    for figure in figures():
+        print(f"| {figure.name} | {figure.value:,} | {figure.goal:,} |")  # noqa: T201
+    for group in circles():
+        print("a circle:", ", ".join(sorted(group)))  # noqa: T201
+    print("twice:", ", ".join(repeated_names()))  # noqa: T201

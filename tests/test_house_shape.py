@@ -1,0 +1,26 @@
+"""What the house reached stays reached."""
+
+from __future__ import annotations
+
+import pytest
+
+import house_shape
+
+REACHED = {
+    "circles of imports",
+    "imports of the core from plugins",
+    "imports of plugins from below the public root",
+}
+"""Figures that got to their goals, and are not to leave them; the others are on their way."""
+
+
+@pytest.mark.parametrize("name", sorted(REACHED))
+def test_a_goal_that_was_reached_is_kept(name):
+    """A figure of ``make shape`` that got to its goal is still there."""
+    [figure] = [each for each in house_shape.figures() if each.name == name]
+    assert figure.reached, (figure, house_shape.circles(), house_shape.below_the_root())
+
+
+def test_a_goal_that_is_reached_is_held():
+    """A figure that got to its goal stands among those that are kept."""
+    assert {each.name for each in house_shape.figures() if each.reached} == REACHED
