@@ -51,7 +51,17 @@ from mataserver.results import (
     Usage,
     VlmResult,
 )
-from mataserver.service import Body, Context, Page, Route, Saved, Server, Service
+from mataserver.service import (
+    Body,
+    Context,
+    Page,
+    Route,
+    Saved,
+    Server,
+    Service,
+    Upload,
+    Uploads,
+)
 
 __version__ = "0.1.0"
 
@@ -60,6 +70,7 @@ __all__ = [
     "PRINCIPAL",
     "ROLES",
     "SCOPES",
+    "AddressRefused",
     "Backend",
     "BadRequest",
     "Body",
@@ -114,6 +125,8 @@ __all__ = [
     "TextRegion",
     "TopK",
     "Unavailable",
+    "Upload",
+    "Uploads",
     "Usage",
     "VlmResult",
     "decode_image",
@@ -133,13 +146,13 @@ if TYPE_CHECKING:
     from mataserver.configuration import Configuration, read_configuration
     from mataserver.http.auth import PRINCIPAL
     from mataserver.http.files import static
-    from mataserver.outbound import Policy
+    from mataserver.outbound import AddressRefused, Policy
     from mataserver.processes import Child, Parent, run_process
 
 _LATE = {
     **dict.fromkeys(("Configuration", "read_configuration"), "mataserver.configuration"),
     "PRINCIPAL": "mataserver.http.auth",
-    "Policy": "mataserver.outbound",
+    **dict.fromkeys(("AddressRefused", "Policy"), "mataserver.outbound"),
     "static": "mataserver.http.files",
     **dict.fromkeys(("Child", "Parent", "run_process"), "mataserver.processes"),
 }

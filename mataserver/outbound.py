@@ -23,13 +23,15 @@ from yarl import URL
 from mataserver.errors import BadRequest, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
     from aiohttp.abc import ResolveResult
 
     Address = ipaddress.IPv4Address | ipaddress.IPv6Address
     Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+    Content = bytes | AsyncIterable[bytes] | None
+    """A request's body; pieces are sent as they come, with a ``Content-Length`` if one is given."""
 
 ANY = "*"
 _CHUNK = 1 << 20
@@ -82,6 +84,10 @@ class Hosts:
         return is_public(address) or any(address in network for network in self.networks)
 
 
+class AddressRefused(BadRequest):
+    """400: an address that this server may not ask, whoever names it."""
+
+
 _EVERY_HOST = Hosts(frozenset({ANY}))
 
 
@@ -103,12 +109,12 @@ class Outbound:
         policy: Policy,
         *,
         headers: Mapping[str, str] | None = None,
-        body: bytes | None = None,
+        body: Content = None,
     ) -> AsyncIterator[Response]:
         """Send a request and give the answer, whose body is read within the context.
 
-        Raises ``BadRequest`` for an address that is not permitted, an answer that does not come, is
-        late or too large.
+        Raises ``AddressRefused`` for an address that is not permitted, ``BadRequest`` for an answer
+        that does not come, is late or too large.
         """
         resolver = _Checked(
             self.resolver or aiohttp.ThreadedResolver(), self._hosts(policy), policy.name
@@ -141,7 +147,7 @@ class Outbound:
         method: str,
         url: URL,
         policy: Policy,
-        body: bytes | None,
+        body: Content,
     ) -> AsyncIterator[Response]:
         for _ in range(policy.redirects + 1):
             self._check(url, policy)
@@ -271,7 +277,7 @@ def _check_address(name: str, text: str, hosts: Hosts, field: str) -> None:
     except ValueError:
         raise BadRequest(f"{field}: the address is not valid") from None
     if not hosts.permits(name, address):
-        raise BadRequest(f"{field}: only public addresses and outbound_hosts are asked")
+        raise AddressRefused(f"{field}: only public addresses and outbound_hosts are asked")
 
 
 def _url(text: str, policy: Policy) -> URL:

@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.contract import Models
-    from mataserver.outbound import Policy, Response
+    from mataserver.outbound import Content, Policy, Response
     from mataserver.principals import Credentials, Principal
     from mataserver.processes import Child
     from mataserver.tasks import Tasks
@@ -157,6 +157,24 @@ class Saved:
     fields: Mapping[str, str]
 
 
+@dataclass(frozen=True, slots=True)
+class Upload:
+    """A file of a form: the field, what the client calls it, where it was written, its bytes."""
+
+    field: str
+    name: str
+    path: Path
+    size: int
+
+
+@dataclass(frozen=True, slots=True)
+class Uploads:
+    """The files of a form in the order of their coming, and its other fields."""
+
+    files: tuple[Upload, ...]
+    fields: Mapping[str, str]
+
+
 class Socket(Protocol):
     """A WebSocket within the server's limits: pings, a client that reads, an end at a shutdown."""
 
@@ -193,6 +211,14 @@ class Http(Protocol):
         No more than a chunk is in memory. What was written is removed when the upload fails or the
         client leaves. Raises as ``read_body``, 403 for a page of another origin, 422 for a form
         without the field, 507 when the disk is full.
+        """
+        ...
+
+    async def save_files(self, request: web.Request, folder: Path, *, most: int = 1000) -> Uploads:
+        """Write every file of a form, ``most`` parts at most, into an empty folder.
+
+        No more than a chunk is in memory. Raises as ``save_body``; what was written then is for
+        the caller to remove, with the folder.
         """
         ...
 
@@ -236,6 +262,17 @@ class Http(Protocol):
         """Return the base URL by which the client knows the server, without a slash at its end."""
         ...
 
+    def sign_in(self, request: web.Request, response: web.Response, principal: Principal) -> str:
+        """Begin a browser's session as somebody: the answer carries its cookie.
+
+        Returns the token that the page sends as ``X-CSRF-Token`` with what changes something.
+        """
+        ...
+
+    def sign_out(self, request: web.Request, response: web.Response) -> None:
+        """End the session of a browser that asks, if it has one."""
+        ...
+
     def outbound(
         self,
         method: str,
@@ -243,7 +280,7 @@ class Http(Protocol):
         policy: Policy,
         *,
         headers: Mapping[str, str] | None = None,
-        body: bytes | None = None,
+        body: Content = None,
     ) -> AbstractAsyncContextManager[Response]:
         """Ask an address that a user named: public ones, and those of ``outbound_hosts``."""
         ...

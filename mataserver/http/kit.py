@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from mataserver.http import codec, events, origins, proxies, saving
+from mataserver.http import codec, cookies, events, origins, proxies, saving
 from mataserver.http.routing import limits_of
 
 if TYPE_CHECKING:
@@ -17,8 +17,9 @@ if TYPE_CHECKING:
 
     from mataserver.http.routing import State
     from mataserver.http.sockets import MessageSocket, Sockets
-    from mataserver.outbound import Outbound, Policy, Response
-    from mataserver.service import Saved
+    from mataserver.outbound import Content, Outbound, Policy, Response
+    from mataserver.principals import Principal
+    from mataserver.service import Saved, Uploads
 
 T = TypeVar("T")
 
@@ -51,6 +52,11 @@ class Kit:
         """
         origins.check(request, self._state.settings.cors_origins)
         return await saving.save(request, path, field, limits_of(request, self._state))
+
+    async def save_files(self, request: web.Request, folder: Path, *, most: int = 1000) -> Uploads:
+        """Write every file of a form into a folder as they arrive; see ``save_body``."""
+        origins.check(request, self._state.settings.cors_origins)
+        return await saving.save_files(request, folder, most, limits_of(request, self._state))
 
     def respond(
         self, value: object, *, status: int = 200, request: web.Request | None = None
@@ -96,6 +102,14 @@ class Kit:
         """Return the base URL by which the client knows the server."""
         return proxies.place(request, trusted=self._state.settings.trust_proxy).url(scheme)
 
+    def sign_in(self, request: web.Request, response: web.Response, principal: Principal) -> str:
+        """Begin a browser's session; return its CSRF token."""
+        return cookies.sign_in(self._state, request, response, principal).csrf
+
+    def sign_out(self, request: web.Request, response: web.Response) -> None:
+        """End a browser's session."""
+        cookies.sign_out(self._state, request, response)
+
     def outbound(
         self,
         method: str,
@@ -103,7 +117,7 @@ class Kit:
         policy: Policy,
         *,
         headers: Mapping[str, str] | None = None,
-        body: bytes | None = None,
+        body: Content = None,
     ) -> AbstractAsyncContextManager[Response]:
         """Ask an address that a user named."""
         return self._outbound.request(method, url, policy, headers=headers, body=body)

@@ -8,8 +8,7 @@ from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver.errors import InvalidParams
-from mataserver.http import auth, codec, examples, proxies
-from mataserver.http.browsers import SESSION_SECONDS, cookie_name
+from mataserver.http import auth, codec, cookies, examples
 from mataserver.http.routing import Body, Route
 from mataserver.principals import ANYBODY
 
@@ -67,18 +66,10 @@ class _Login:
         codec.require_json(request)
         async with codec.body(request, self._state) as data:
             asked = await codec.decoded(self._state, data, codec.json_of(LoginBody))
-        cookie, login = self._state.browsers.begin(await self._principal(request, asked))
-        place = proxies.place(request, trusted=self._state.settings.trust_proxy)
-        response = codec.respond(_info(login.principal, login.csrf))
-        response.set_cookie(
-            self._name(request),
-            cookie,
-            max_age=int(SESSION_SECONDS),
-            path="/",
-            secure=place.secure,
-            httponly=True,
-            samesite="Lax",
-        )
+        principal = await self._principal(request, asked)
+        response = web.Response(content_type=codec.JSON)
+        login = cookies.sign_in(self._state, request, response, principal)
+        response.body = codec.encode(_info(login.principal, login.csrf))
         return response
 
     async def _principal(self, request: web.Request, asked: LoginBody) -> Principal:
@@ -96,24 +87,17 @@ class _Login:
         return principal
 
     async def who(self, request: web.Request) -> web.Response:
-        login = self._state.browsers.find(self._cookie(request))
+        login = self._state.browsers.find(cookies.session(self._state, request))
         csrf = login.csrf if login is not None else UNSET
         return codec.respond(_info(auth.caller(request), csrf))
 
     async def end(self, request: web.Request) -> web.Response:
-        self._state.browsers.end(self._cookie(request))
         response = web.Response(status=204)
-        response.del_cookie(self._name(request), path="/")
+        cookies.sign_out(self._state, request, response)
         return response
 
     async def link(self, request: web.Request) -> web.Response:
         return codec.respond(Link(self._state.browsers.make_code(auth.caller(request))))
-
-    def _name(self, request: web.Request) -> str:
-        return cookie_name(proxies.place(request, trusted=self._state.settings.trust_proxy).host)
-
-    def _cookie(self, request: web.Request) -> str:
-        return request.cookies.get(self._name(request), "")
 
 
 def _info(principal: Principal, csrf: str | UnsetType) -> LoginInfo:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from aiohttp import hdrs
@@ -15,14 +16,20 @@ from multipart import (
     parse_options_header,
 )
 
-from mataserver.errors import BadRequest, InvalidParams, OutOfMemory, TooLarge, TooSlow
+from mataserver.errors import (
+    BadRequest,
+    InvalidParams,
+    MataError,
+    OutOfMemory,
+    TooLarge,
+    TooSlow,
+)
 from mataserver.http.forms import MAX_FIELD_BYTES, MAX_FIELDS, once
 from mataserver.http.inflating import PLAIN
-from mataserver.service import Saved
+from mataserver.service import Saved, Upload, Uploads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
-    from pathlib import Path
 
     from aiohttp import web
 
@@ -30,6 +37,12 @@ if TYPE_CHECKING:
 
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 FORM = "multipart/form-data"
+
+
+class Unsupported(MataError):
+    """415: a body of another type."""
+
+    status = 415
 
 
 class NoRoom(OutOfMemory):
@@ -42,9 +55,7 @@ async def save(request: web.Request, path: Path, field: str, limits: Limits) -> 
     Raises ``TooLarge``, ``TooSlow``, ``BadRequest`` for a broken form, ``InvalidParams`` for one
     without the field, ``NoRoom`` when the disk is full.
     """
-    if request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower() not in PLAIN:
-        raise BadRequest("An upload is not taken compressed")
-    kind, options = parse_options_header(request.headers.get(hdrs.CONTENT_TYPE, ""))
+    kind, options = _type(request)
     file = await asyncio.to_thread(path.open, "wb")
     try:
         with contextlib.closing(file):
@@ -62,6 +73,112 @@ async def save(request: web.Request, path: Path, field: str, limits: Limits) -> 
             raise NoRoom("The disk is full") from error
         raise
     return saved
+
+
+async def save_files(request: web.Request, folder: Path, most: int, limits: Limits) -> Uploads:
+    """Write every file of a form, ``most`` parts at most, into a folder named by its number.
+
+    Raises as ``save``; what is in the folder then is for the caller to remove.
+    """
+    kind, options = _type(request)
+    if kind != FORM:
+        raise Unsupported(f"A form is wanted here: {FORM}")
+    writing = _Writing(folder)
+    try:
+        async for event in _events(_chunks(request, limits), options.get("boundary", ""), most):
+            await writing.take(event)
+    except OSError as error:
+        if error.errno in _FULL:
+            raise NoRoom("The disk is full") from error
+        raise
+    finally:
+        writing.close()
+    return Uploads(tuple(writing.files), once(writing.texts))
+
+
+def _type(request: web.Request) -> tuple[str, dict[str, str]]:
+    """Return the type of an upload and its options. Raises ``BadRequest`` for a compressed one."""
+    if request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower() not in PLAIN:
+        raise BadRequest("An upload is not taken compressed")
+    kind, options = parse_options_header(request.headers.get(hdrs.CONTENT_TYPE, ""))
+    return kind, dict(options)
+
+
+async def _events(
+    chunks: AsyncIterator[bytes], boundary: str, most: int
+) -> AsyncIterator[MultipartSegment | bytearray | None]:
+    """Yield the beginnings, the bytes and the ends of a form's parts."""
+    if not boundary:
+        raise BadRequest("The multipart body has no boundary")
+    try:
+        parser = PushMultipartParser(
+            boundary.encode("latin-1"), max_segment_count=most, header_charset="latin-1"
+        )
+        with parser:
+            async for chunk in chunks:
+                for event in parser.parse(chunk):
+                    yield event
+    except (MultipartError, UnicodeEncodeError) as error:
+        raise BadRequest("The multipart body is malformed") from error
+
+
+class _Writing:
+    """The files of a form while they arrive."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._file: BinaryIO | None = None
+        self._segment, self._name, self._size = "", "", 0
+        self._text = bytearray()
+        self.files: list[Upload] = []
+        self.texts: list[tuple[str, str]] = []
+
+    async def take(self, event: MultipartSegment | bytearray | None) -> None:
+        """Take an event of the parser."""
+        if isinstance(event, MultipartSegment):
+            await self._begin(event)
+        elif event is None:
+            self._end()
+        elif self._file is not None:
+            self._size += len(event)
+            await asyncio.to_thread(self._file.write, event)
+        else:
+            self._text += event
+            if len(self._text) > MAX_FIELD_BYTES:
+                raise InvalidParams(f"{self._segment[:64]}: longer than {MAX_FIELD_BYTES} bytes")
+
+    async def _begin(self, segment: MultipartSegment) -> None:
+        self._segment, self._size, self._text = _utf8(segment.name or ""), 0, bytearray()
+        if segment.filename is not None:
+            self._name = _utf8(segment.filename)
+            path = self._folder / str(len(self.files))
+            self._file = await asyncio.to_thread(path.open, "xb")
+
+    def _end(self) -> None:
+        if self._file is None:
+            self.texts.append((self._segment, _text(self._segment, self._text)))
+            return
+        path = Path(self._file.name)
+        self.close()
+        self.files.append(Upload(self._segment, self._name, path, self._size))
+
+    def close(self) -> None:
+        """Close the file that is being written, if there is one."""
+        if self._file is not None:
+            self._file.close()
+            self._file = None
+
+
+def _utf8(text: str) -> str:
+    """Return a name that was read as Latin-1, which takes any bytes, as the UTF-8 that it is."""
+    return text.encode("latin-1", "replace").decode("utf-8", "replace")
+
+
+def _text(name: str, data: bytearray) -> str:
+    try:
+        return data.decode()
+    except UnicodeDecodeError:
+        raise InvalidParams(f"{name[:64]}: not UTF-8 text") from None
 
 
 class _Target:
@@ -99,21 +216,11 @@ async def _chunks(request: web.Request, limits: Limits) -> AsyncIterator[bytes]:
 
 async def _form(chunks: AsyncIterator[bytes], boundary: str, field: str, target: _Target) -> Saved:
     """Write one field of a form; keep the others, which must be short texts."""
-    if not boundary:
-        raise BadRequest("The multipart body has no boundary")
     reading = _Reading(field)
-    try:
-        parser = PushMultipartParser(
-            boundary.encode("latin-1"), max_segment_count=MAX_FIELDS, header_charset="latin-1"
-        )
-        with parser:
-            async for chunk in chunks:
-                for event in parser.parse(chunk):
-                    data = reading.take(event)
-                    if data:
-                        await target.write(data)
-    except (MultipartError, UnicodeEncodeError) as error:
-        raise BadRequest("The multipart body is malformed") from error
+    async for event in _events(chunks, boundary, MAX_FIELDS):
+        data = reading.take(event)
+        if data:
+            await target.write(data)
     if reading.name is None:
         raise InvalidParams(f"{field}: field is required")
     return Saved(target.size, reading.name, once(reading.texts))
@@ -148,13 +255,9 @@ class _Reading:
         if self._segment == self._field:
             if self.name is not None:
                 raise InvalidParams(f"{self._field}: given twice")
-            name = segment.filename or ""
-            self.name = name.encode("latin-1", "replace").decode("utf-8", "replace")
+            self.name = _utf8(segment.filename or "")
 
     def _end(self) -> None:
         if self._segment == self._field:
             return
-        try:
-            self.texts.append((self._segment, self._text.decode()))
-        except UnicodeDecodeError:
-            raise InvalidParams(f"{self._segment[:64]}: not UTF-8 text") from None
+        self.texts.append((self._segment, _text(self._segment, self._text)))

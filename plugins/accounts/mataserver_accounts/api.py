@@ -9,6 +9,7 @@ from mataserver import MataError
 from mataserver_accounts.directory import Directory
 from mataserver_accounts.key_routes import KeyRoutes
 from mataserver_accounts.log_ins import LogIns
+from mataserver_accounts.people import People
 from mataserver_accounts.user_routes import UserRoutes
 
 if TYPE_CHECKING:
@@ -20,15 +21,17 @@ _TRUE, _FALSE = {"1", "true", "yes", "on"}, {"0", "false", "no", "off"}
 
 
 class AccountsService:
-    """The service of the plugin."""
+    """The service of the plugin. Other plugins have ``people``, once this is entered."""
 
     requires = ("database",)
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
         self._directory = Directory(ctx.settings, ctx.log, ctx.sign_out)
+        log_ins = LogIns(ctx, self._directory)
+        self.people = People(self._directory, log_ins)
         self._parts = (
-            LogIns(ctx, self._directory),
+            log_ins,
             UserRoutes(ctx, self._directory),
             KeyRoutes(ctx, self._directory),
         )

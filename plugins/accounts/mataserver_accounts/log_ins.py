@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
     from mataserver import Context
     from mataserver_accounts.directory import Directory
+    from mataserver_accounts.records import User
 
 FORM = "application/x-www-form-urlencoded"
 AT_ONCE = 32
@@ -74,18 +75,8 @@ class LogIns:
         """Answer a token."""
         asked = await self._asked(request)
         address = self._ctx.http.address(request)
-        with self._turn(address):
-            self._delays.check(asked.username, address)
-            self._delays.failed(asked.username, address)  # until the password says otherwise
-            check = self._directory.accounts.check_password(asked.username, asked.password)
-            found = await self._directory.finish(check)
-        if found is None:
-            raise Unauthorized("Invalid credentials")
-        self._delays.succeeded(asked.username, address)
-        user, generation = found
-        tokens = self._directory.tokens
-        answer = Token(access_token=tokens.make(user.id, generation), expires_in=tokens.seconds)
-        response = self._ctx.http.respond(answer)
+        user, generation = await self.check(asked.username, asked.password, address)
+        response = self._ctx.http.respond(self.token(user, generation))
         response.headers["Cache-Control"] = "no-store"
         return response
 
@@ -93,13 +84,39 @@ class LogIns:
         """Revoke the token that the request shows."""
         scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
         shown = secret.strip() if scheme.lower() == "bearer" else ""
-        tokens = self._directory.tokens
-        claims = tokens.read(shown) or tokens.read(request.headers.get("X-API-Key", ""))
-        if claims is None:
+        if not (
+            await self.revoke(shown) or await self.revoke(request.headers.get("X-API-Key", ""))
+        ):
             raise InvalidParams("Only a token can be given up: this was asked with something else")
-        revoke = self._directory.accounts.revoke_token(claims.id, claims.until)
-        await self._directory.change(revoke)
         return web.Response(status=204)
+
+    async def check(self, name: str, password: str, address: str) -> tuple[User, int]:
+        """Return the user of a name and a password, and their generation.
+
+        Raises ``Unauthorized``, or ``TooManyAttempts`` of an address.
+        """
+        with self._turn(address):
+            self._delays.check(name, address)
+            self._delays.failed(name, address)  # until the password says otherwise
+            check = self._directory.accounts.check_password(name, password)
+            found = await self._directory.finish(check)
+        if found is None:
+            raise Unauthorized("Invalid credentials")
+        self._delays.succeeded(name, address)
+        return found
+
+    def token(self, user: User, generation: int) -> Token:
+        """Return a token for a user."""
+        tokens = self._directory.tokens
+        return Token(access_token=tokens.make(user.id, generation), expires_in=tokens.seconds)
+
+    async def revoke(self, token: str) -> bool:
+        """Revoke a token; whether it is one of ours that counted."""
+        claims = self._directory.tokens.read(token)
+        if claims is None:
+            return False
+        await self._directory.change(self._directory.accounts.revoke_token(claims.id, claims.until))
+        return True
 
     async def _asked(self, request: web.Request) -> LogIn:
         if request.content_type != FORM:

@@ -5,18 +5,25 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Self
 
 from mataserver import Unavailable
+from mataserver_fleet.app_handlers import AppHandlers
+from mataserver_fleet.consumer_handlers import ConsumerHandlers
+from mataserver_fleet.consumers import Consumers
 from mataserver_fleet.pages import problem
 from mataserver_fleet.store import Store
 from mataserver_fleet.tables import SCHEMA
-from mataserver_fleet.triton_routes import TritonRoutes
+from mataserver_fleet.triton_handlers import TritonHandlers
 from mataserver_fleet.tritons import Tritons
+from mataserver_fleet.user_handlers import UserHandlers
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from mataserver import Context, Route
 
-PREFIXES = ("/api/tritons",)
+PREFIXES = tuple(
+    f"/api/{name}"
+    for name in ("tritons", "models", "users", "apps", "consumers", "login", "logout")
+)
 """What is the fleet's below ``/api``; other plugins have their own there."""
 
 
@@ -42,6 +49,11 @@ class Parts:
         """The Tritons."""
         return Tritons(self.store)
 
+    @property
+    def consumers(self) -> Consumers:
+        """The consumers."""
+        return Consumers(self.store)
+
 
 class FleetService:
     """The service of the plugin."""
@@ -51,7 +63,10 @@ class FleetService:
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
         self._parts = Parts()
-        self._routes = (TritonRoutes(ctx, self._parts),)
+        self._routes = tuple(
+            kind(ctx, self._parts)
+            for kind in (TritonHandlers, AppHandlers, ConsumerHandlers, UserHandlers)
+        )
 
     def routes(self) -> Iterable[Route]:
         """Return every route."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from msgspec import Struct
 
@@ -12,8 +12,9 @@ from mataserver import PRINCIPAL, InvalidParams
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from mataserver import Principal
+    from mataserver import Context, Principal
 
+T = TypeVar("T")
 JSON = "application/json"
 MAX_BODY = 65_536
 """Bytes of any body but those of models' files."""
@@ -78,6 +79,14 @@ def caller(request: web.Request) -> Principal:
     principal = request[PRINCIPAL]
     assert principal is not None  # noqa: S101 - for the type checker: the server saw to it
     return principal
+
+
+async def optional_json(ctx: Context, request: web.Request, kind: type[T]) -> T:
+    """Return the body as a ``kind``, or one that says nothing where there is no body."""
+    if not request.can_read_body:
+        return kind()
+    async with ctx.http.read_json(request, kind) as asked:
+        return asked
 
 
 def tag(revision: int) -> str:

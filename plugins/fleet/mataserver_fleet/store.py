@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from mataserver_database import Database
 
 T = TypeVar("T")
+_MEANWHILE = "Somebody else does the same just now: try again"
 _LARGEST_ID = 2**31 - 1
 
 
@@ -44,11 +45,17 @@ class Store:
         return self.database.read()
 
     @contextlib.asynccontextmanager
-    async def change(self) -> AsyncIterator[AsyncConnection]:
-        """Give a connection that writes; every process is told once it is committed."""
-        async with self.database.begin() as connection:
-            yield connection
-            await self.touch(connection)
+    async def change(self, taken: str = _MEANWHILE) -> AsyncIterator[AsyncConnection]:
+        """Give a connection that writes; every process is told once it is committed.
+
+        What breaks a table's rule is a ``Conflict`` whose sentence is ``taken``.
+        """
+        try:
+            async with self.database.begin() as connection:
+                yield connection
+                await self.touch(connection)
+        except sa.exc.IntegrityError:
+            raise Conflict(taken) from None
 
     async def touch(self, connection: AsyncConnection) -> None:
         """Have a transaction count as a change: the version is another one, and announced."""

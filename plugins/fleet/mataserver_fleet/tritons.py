@@ -114,7 +114,7 @@ class Tritons:
     def __init__(self, store: Store) -> None:
         self._store = store
 
-    async def list(self, part: Page) -> tuple[list[sa.RowMapping], int]:
+    async def part(self, part: Page) -> tuple[list[sa.RowMapping], int]:
         """Return Tritons by id, and how many there are."""
         query = sa.select(TRITONS).order_by(TRITONS.c.id)
         async with self._store.read() as connection:
@@ -142,28 +142,22 @@ class Tritons:
             "created_at": self._store.clock(),
             "revision": 1,
         }
-        try:
-            async with self._store.change() as connection:
-                await _check_free(connection, row, None)
-                key = await insert(connection, TRITONS, row)
-        except sa.exc.IntegrityError:  # another server was quicker
-            raise Conflict(f"There is a Triton at {name} already") from None
+        async with self._store.change(f"There is a Triton called {name} already") as connection:
+            await _check_free(connection, row, None)
+            key = await insert(connection, TRITONS, row)
         return await self.one(str(key))
 
     async def change(
         self, identity: str, asked: TritonChange, expected: int | None
     ) -> sa.RowMapping:
         """Change what is given. Raises ``NotFound``, ``Conflict`` and ``Stale``."""
-        try:
-            async with self._store.change() as connection:
-                row = await find(connection, TRITONS, identity, "Triton", lock=True)
-                check_revision(row, expected)
-                values = _changes(row, asked)
-                await _check_free(connection, {**row, **values}, row["id"])
-                change = sa.update(TRITONS).where(TRITONS.c.id == row["id"])
-                await connection.execute(change.values(**values, revision=row["revision"] + 1))
-        except sa.exc.IntegrityError:
-            raise Conflict("There is a Triton at that address already") from None
+        async with self._store.change("There is a Triton at that address already") as connection:
+            row = await find(connection, TRITONS, identity, "Triton", lock=True)
+            check_revision(row, expected)
+            values = _changes(row, asked)
+            await _check_free(connection, {**row, **values}, row["id"])
+            change = sa.update(TRITONS).where(TRITONS.c.id == row["id"])
+            await connection.execute(change.values(**values, revision=row["revision"] + 1))
         return await self.one(str(row["id"]))
 
     async def remove(self, identity: str, expected: int | None) -> sa.RowMapping:

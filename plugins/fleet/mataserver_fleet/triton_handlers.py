@@ -48,7 +48,7 @@ class TritonList(Struct, kw_only=True):
     total: int
 
 
-class TritonRoutes:
+class TritonHandlers:
     """The routes of Tritons."""
 
     def __init__(self, ctx: Context, parts: Parts) -> None:
@@ -62,7 +62,7 @@ class TritonRoutes:
         read: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
         write = {**read, "needs": "fleet:write", "max_body": MAX_BODY}
         return [
-            Route("GET", "/api/tritons", self.list, "List the Tritons", parameters=PARAMETERS,
+            Route("GET", "/api/tritons", self.index, "List the Tritons", parameters=PARAMETERS,
                   response=(Body(JSON, TritonList),), errors=(422, 503), **read),
             Route("POST", "/api/tritons", self.add, "Register a Triton", status=201, response=own,
                   request=(Body(JSON, NewTriton, _NEW),), errors=body, **write),
@@ -79,9 +79,9 @@ class TritonRoutes:
     def _tritons(self) -> Tritons:
         return self._parts.tritons
 
-    async def list(self, request: web.Request) -> web.Response:
+    async def index(self, request: web.Request) -> web.Response:
         """Answer a part of the Tritons."""
-        rows, total = await finish(self._tritons.list(page_of(request)))
+        rows, total = await finish(self._tritons.part(page_of(request)))
         tritons = [TritonView(**told(row)) for row in rows]
         return self._ctx.http.respond(TritonList(tritons=tritons, total=total))
 

@@ -1,0 +1,71 @@
+"""The users as other plugins see and change them: ``ctx.peer("accounts").people``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mataserver_accounts.snapshot import principal_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mataserver import Principal
+    from mataserver_accounts.directory import Directory
+    from mataserver_accounts.log_ins import LogIns, Token
+    from mataserver_accounts.records import Role, User
+
+
+class People:
+    """Users. What is changed here is in force when it returns; no record holds a password."""
+
+    def __init__(self, directory: Directory, log_ins: LogIns) -> None:
+        self._directory = directory
+        self._log_ins = log_ins
+
+    async def list(self, limit: int | None = None, offset: int = 0) -> tuple[list[User], int]:
+        """Return users by name, and how many there are."""
+        return await self._directory.finish(self._directory.accounts.users(limit, offset))
+
+    async def one(self, identity: str) -> User:
+        """Return a user by id or name. Raises ``NotFound``."""
+        return await self._directory.finish(self._directory.accounts.user(identity))
+
+    async def add(self, name: str, password: str, role: Role, tags: Iterable[str] = ()) -> User:
+        """Make a user. Raises ``Conflict`` for a name that is taken."""
+        work = self._directory.accounts.add_user(name, password, role, tags)
+        return await self._directory.change(work)
+
+    async def change(
+        self,
+        identity: str,
+        *,
+        password: str | None = None,
+        role: Role | None = None,
+        tags: Iterable[str] | None = None,
+    ) -> User:
+        """Change what is given. Raises ``NotFound``, or ``Conflict`` for the last administrator."""
+        work = self._directory.accounts.change_user(
+            identity, password=password, role=role, tags=tags
+        )
+        return await self._directory.change(work)
+
+    async def remove(self, identity: str) -> User:
+        """Remove a user. Raises ``NotFound``, or ``Conflict`` for the last administrator."""
+        return await self._directory.change(self._directory.accounts.remove_user(identity))
+
+    async def check(self, name: str, password: str, address: str) -> User:
+        """Return the user of a name and a password, asked from an address.
+
+        Raises ``MataError`` with 401 for wrong ones, 429 where there were too many.
+        """
+        user, _ = await self._log_ins.check(name, password, address)
+        return user
+
+    async def log_in(self, name: str, password: str, address: str) -> tuple[Principal, Token]:
+        """Return a user as a principal, and a token for them. Raises as ``check``."""
+        user, generation = await self._log_ins.check(name, password, address)
+        return principal_of(user), self._log_ins.token(user, generation)
+
+    async def log_out(self, token: str) -> bool:
+        """Revoke a token; whether it was one that counted."""
+        return await self._log_ins.revoke(token)

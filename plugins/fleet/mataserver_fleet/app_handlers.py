@@ -1,0 +1,252 @@
+"""``/api/apps`` and the models of each."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
+
+from msgspec import Struct
+
+from mataserver import Body, NotFound, Route
+from mataserver_fleet.app_routes import AppRoutes, NewRoute, RouteView, shown
+from mataserver_fleet.apps import AppChange, Apps, NewApp
+from mataserver_fleet.consumers import ConsumerView, consumer
+from mataserver_fleet.pages import (
+    IF_MATCH,
+    JSON,
+    MAX_BODY,
+    PARAMETERS,
+    FleetProblem,
+    Status,
+    caller,
+    date,
+    expected,
+    optional_json,
+    page_of,
+    tag,
+)
+from mataserver_fleet.store import finish
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import sqlalchemy as sa
+    from aiohttp import web
+
+    from mataserver import Context
+    from mataserver_fleet.api import Parts
+
+_NEW = {"name": "shop", "host": "shop.example.com", "retries": 5}
+_ROUTE = {"protocols": ["http"], "paths": ["/v2/models/shelf"]}
+
+
+class AppView(Struct, kw_only=True):
+    """An application. ``port`` is where the gateway listens."""
+
+    id: int
+    name: str
+    host: str | None
+    ip: str | None
+    port: str
+    gpus: int
+    retries: int
+    resend: bool
+    routes: list[RouteView]
+    consumers: list[ConsumerView]
+    update_at: str | None
+    create_at: str | None
+
+
+class ChangedApp(AppView, kw_only=True):
+    """An application that was changed."""
+
+    status: str = "ok"
+
+
+class AppList(Struct, kw_only=True):
+    """A part of the applications, and how many there are."""
+
+    apps: list[AppView]
+    total: int
+
+
+class RouteList(Struct, kw_only=True):
+    """A part of the models of an application, and how many there are."""
+
+    routes: list[RouteView]
+    total: int
+
+
+class AppHandlers:
+    """The routes of applications."""
+
+    def __init__(self, ctx: Context, parts: Parts) -> None:
+        self._ctx = ctx
+        self._parts = parts
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        path, listed = "/api/apps/{identity}", "/api/apps/{identity}/routes"
+        model, own = listed + "/{model:.+}", (Body(JSON, AppView),)
+        body, done = (400, 408, 409, 413, 415, 422, 503), (Body(JSON, Status),)
+        read: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
+        write = {**read, "max_body": MAX_BODY}  # who may is told by the application
+        admin = {**write, "needs": "fleet:write"}
+        route: dict[str, Any] = {"request": (Body(JSON, NewRoute, _ROUTE),), "response": done}
+        return [
+            Route("GET", "/api/apps", self.index, "List the applications", parameters=PARAMETERS,
+                  response=(Body(JSON, AppList),), errors=(422, 503), **read),
+            Route("POST", "/api/apps", self.add, "Make an application", status=201, response=own,
+                  request=(Body(JSON, NewApp, _NEW),), errors=body, **admin),
+            Route("GET", path, self.one, "One application, by id or name", response=own,
+                  errors=(404, 503), **read),
+            Route("PATCH", path, self.change, "Change an application", headers=IF_MATCH,
+                  request=(Body(JSON, AppChange, {"retries": 3}),), errors=(*body, 404, 412),
+                  response=(Body(JSON, ChangedApp),), **write),
+            Route("DELETE", path, self.remove, "Remove an application", headers=IF_MATCH,
+                  response=done, errors=(404, 412, 422, 503), **admin),
+            Route("GET", listed, self.list_routes, "The models of an application",
+                  response=(Body(JSON, RouteList),), parameters=PARAMETERS,
+                  errors=(404, 422, 503), **read),
+            Route("POST", model, self.add_route, "Bring a model into an application", status=201,
+                  optional=True, errors=(*body, 404), **route, **write),
+            Route("PATCH", model, self.change_route, "Change how a model is asked", **route,
+                  errors=(*body, 404), **write),
+            Route("DELETE", model, self.remove_route, "Take a model out of an application",
+                  response=done, errors=(404, 503), **write),
+        ]  # fmt: skip
+
+    @property
+    def _apps(self) -> Apps:
+        return Apps(self._parts.store)
+
+    @property
+    def _models(self) -> AppRoutes:
+        return AppRoutes(self._parts.store, self._serves)
+
+    def _serves(self, model: str) -> bool:
+        """Whether this server has a model of its own by that name."""
+        try:
+            self._ctx.models.info(model)
+        except NotFound:
+            return False
+        return True
+
+    async def index(self, request: web.Request) -> web.Response:
+        """Answer a part of the applications."""
+        rows, total = await finish(self._apps.part(page_of(request)))
+        apps = await self._shown(request, rows)
+        return self._ctx.http.respond(AppList(apps=[AppView(**each) for each in apps], total=total))
+
+    async def add(self, request: web.Request) -> web.Response:
+        """Make an application."""
+        async with self._ctx.http.read_json(request, NewApp) as new:
+            row = await finish(self._apps.add(new))
+        self._note(request, "made", row["name"])
+        return await self._answer(request, row, AppView, 201)
+
+    async def one(self, request: web.Request) -> web.Response:
+        """Answer one application."""
+        row = await finish(self._apps.one(request.match_info["identity"]))
+        return await self._answer(request, row, AppView)
+
+    async def change(self, request: web.Request) -> web.Response:
+        """Change an application."""
+        identity, who = request.match_info["identity"], caller(request)
+        async with self._ctx.http.read_json(request, AppChange) as asked:
+            row = await finish(self._apps.change(identity, asked, who, expected(request)))
+        self._note(request, "changed", row["name"])
+        return await self._answer(request, row, ChangedApp)
+
+    async def remove(self, request: web.Request) -> web.Response:
+        """Remove an application."""
+        identity = request.match_info["identity"]
+        row = await finish(self._apps.remove(identity, expected(request)))
+        self._note(request, "removed", row["name"])
+        return self._ctx.http.respond(Status())
+
+    async def list_routes(self, request: web.Request) -> web.Response:
+        """Answer the models of an application."""
+        identity = request.match_info["identity"]
+        app, rows, total = await finish(self._models.part(identity, page_of(request)))
+        base = self._base(request, app)
+        routes = [shown(row, base) for row in rows]
+        return self._ctx.http.respond(RouteList(routes=routes, total=total))
+
+    async def add_route(self, request: web.Request) -> web.Response:
+        """Bring a model into an application."""
+        asked = await optional_json(self._ctx, request, NewRoute)
+        app, model = request.match_info["identity"], request.match_info["model"]
+        await finish(self._models.put(app, model, asked, caller(request)))
+        self._note(request, f"brought {model!r} into", app)
+        return self._ctx.http.respond(Status(), status=201)
+
+    async def change_route(self, request: web.Request) -> web.Response:
+        """Change how a model is asked."""
+        app, model = request.match_info["identity"], request.match_info["model"]
+        async with self._ctx.http.read_json(request, NewRoute) as asked:
+            await finish(self._models.change(app, model, asked, caller(request)))
+        self._note(request, f"changed {model!r} in", app)
+        return self._ctx.http.respond(Status())
+
+    async def remove_route(self, request: web.Request) -> web.Response:
+        """Take a model out of an application."""
+        app, model = request.match_info["identity"], request.match_info["model"]
+        await finish(self._models.remove(app, model, caller(request)))
+        self._note(request, f"took {model!r} out of", app)
+        return self._ctx.http.respond(Status())
+
+    async def _answer(
+        self, request: web.Request, row: sa.RowMapping, kind: type[AppView], status: int = 200
+    ) -> web.Response:
+        (found,) = await self._shown(request, [row])
+        response = self._ctx.http.respond(kind(**found), status=status)
+        response.headers["ETag"] = tag(row["revision"])
+        return response
+
+    async def _shown(
+        self, request: web.Request, rows: Sequence[sa.RowMapping]
+    ) -> list[dict[str, Any]]:
+        """Return the fields of an ``AppView`` for each of some applications."""
+        ids = [row["id"] for row in rows]
+        routes = await finish(self._models.of(ids))
+        consumers = await finish(self._parts.consumers.of(ids))
+        return [
+            {
+                **{name: row[name] for name in ("id", "name", "host", "ip", "gpus")},
+                "port": _port(self._ctx.http.url(request)),
+                "retries": row["retries"],
+                "resend": bool(row["resend"]),
+                "routes": [
+                    shown(each, self._base(request, row))
+                    for each in routes
+                    if each["app_id"] == row["id"]
+                ],
+                "consumers": [
+                    ConsumerView(**consumer(each))
+                    for each in consumers
+                    if each["app_id"] == row["id"]
+                ],
+                "update_at": date(row["updated_at"]),
+                "create_at": date(row["created_at"]),
+            }
+            for row in rows
+        ]
+
+    def _base(self, request: web.Request, app: sa.RowMapping) -> str:
+        """Return the URL that the paths of an application begin at."""
+        own = self._ctx.http.url(request)
+        if app["host"] is None:
+            return f"{own}/gateway/{app['name']}"
+        port = urlsplit(own).port
+        place = app["host"] if port is None else f"{app['host']}:{port}"
+        return f"{urlsplit(own).scheme}://{place}"
+
+    def _note(self, request: web.Request, what: str, app: str) -> None:
+        who = caller(request)
+        self._ctx.log.info("%s (%s) %s the application %s", who.name, who.id, what, app)
+
+
+def _port(url: str) -> str:
+    parts = urlsplit(url)
+    return str(parts.port or (443 if parts.scheme == "https" else 80))

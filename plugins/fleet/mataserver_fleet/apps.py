@@ -1,0 +1,156 @@
+"""Applications: what consumers ask, by a public host or by name."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+import sqlalchemy as sa
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from mataserver import BadRequest, Conflict, InvalidParams
+from mataserver_fleet.paths import check_paths
+from mataserver_fleet.permits import check_manages
+from mataserver_fleet.store import check_revision, find, insert, page
+from mataserver_fleet.tables import APPS
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from mataserver import Principal
+    from mataserver_fleet.pages import Page
+    from mataserver_fleet.store import Store
+
+AppName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
+Retries = Annotated[int, Meta(ge=0, le=100)] | Annotated[str, Meta(pattern=r"^[0-9]{1,2}\Z")]
+_Text = Annotated[str, Meta(max_length=255)]
+_HOST = re.compile(r"[a-z0-9]([a-z0-9-]{0,62})(\.[a-z0-9]([a-z0-9-]{0,62}))*|\[[0-9a-f:.]+\]")
+RETRIES = 5
+
+
+class NewApp(Struct, kw_only=True, forbid_unknown_fields=True):
+    """``POST /api/apps``.
+
+    ``host`` is the public name that it is asked by; without one it is asked below ``/gateway/``.
+    ``retries`` is how often a request is tried anew; ``resend`` says that this may be done after
+    a server has received it, which is safe where asking twice changes nothing.
+    """
+
+    name: AppName
+    host: _Text | None = None
+    ip: _Text | None = None
+    gpus: int | None = None
+    retries: Retries = RETRIES
+    resend: bool = False
+
+
+class AppChange(Struct, kw_only=True, forbid_unknown_fields=True):
+    """``PATCH /api/apps/{identity}``: null takes ``host`` or ``ip`` away."""
+
+    name: AppName | UnsetType = UNSET
+    host: _Text | UnsetType | None = UNSET
+    ip: _Text | UnsetType | None = UNSET
+    gpus: int | UnsetType = UNSET
+    retries: Retries | UnsetType = UNSET
+    resend: bool | UnsetType = UNSET
+
+
+class Apps:
+    """Makes and changes applications."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def part(self, part: Page) -> tuple[list[sa.RowMapping], int]:
+        """Return applications by name, and how many there are."""
+        query = sa.select(APPS).order_by(APPS.c.name)
+        async with self._store.read() as connection:
+            return await page(connection, query, part.limit, part.offset)
+
+    async def one(self, identity: str) -> sa.RowMapping:
+        """Return an application by id or name. Raises ``NotFound``."""
+        async with self._store.read() as connection:
+            return await find(connection, APPS, identity, "Application")
+
+    async def add(self, new: NewApp) -> sa.RowMapping:
+        """Make an application. Raises ``Conflict`` for a name that is taken."""
+        if new.name.isdigit():
+            raise InvalidParams("name: a number is an id")
+        _check_gpus(new.gpus)
+        now = self._store.clock()
+        row = {
+            "name": new.name,
+            "host": _host(new.host),
+            "ip": new.ip,
+            "gpus": 1,
+            "retries": int(new.retries),
+            "resend": new.resend,
+            "created_at": now,
+            "updated_at": now,
+            "revision": 1,
+        }
+        taken = f"There is an application called {new.name} already"
+        async with self._store.change(taken) as connection:
+            await insert(connection, APPS, row)
+        return await self.one(new.name)
+
+    async def change(
+        self, identity: str, asked: AppChange, principal: Principal, expected: int | None
+    ) -> sa.RowMapping:
+        """Change what is given. Raises ``NotFound``, ``Forbidden``, ``Conflict``, ``Stale``."""
+        async with self._store.change() as connection:
+            row = await find(connection, APPS, identity, "Application", lock=True)
+            await check_manages(connection, principal, row["id"])
+            check_revision(row, expected)
+            await _update(connection, row, _changes(row, asked, self._store.clock()))
+            await check_paths(connection, row["id"])
+        return await self.one(str(row["id"]))
+
+    async def remove(self, identity: str, expected: int | None) -> sa.RowMapping:
+        """Remove an application with its routes and links. Raises ``NotFound`` and ``Stale``."""
+        async with self._store.change() as connection:
+            row = await find(connection, APPS, identity, "Application", lock=True)
+            check_revision(row, expected)
+            await connection.execute(sa.delete(APPS).where(APPS.c.id == row["id"]))
+        return row
+
+
+async def touch_app(connection: AsyncConnection, row: sa.RowMapping, now: float) -> None:
+    """Note that an application, its routes or its consumers changed."""
+    await _update(connection, row, {"updated_at": now})
+
+
+async def _update(connection: AsyncConnection, row: sa.RowMapping, values: dict[str, Any]) -> None:
+    change = sa.update(APPS).where(APPS.c.id == row["id"])
+    await connection.execute(change.values(**values, revision=row["revision"] + 1))
+
+
+def _changes(row: sa.RowMapping, asked: AppChange, now: float) -> dict[str, Any]:
+    if asked.name is not UNSET and asked.name != row["name"]:
+        raise Conflict("name: an application keeps its name")
+    if asked.gpus is not UNSET:
+        _check_gpus(asked.gpus)
+    values: dict[str, Any] = {"updated_at": now}
+    if asked.host is not UNSET:
+        values["host"] = _host(asked.host)
+    if asked.ip is not UNSET:
+        values["ip"] = asked.ip
+    if asked.retries is not UNSET:
+        values["retries"] = int(asked.retries)
+    if asked.resend is not UNSET:
+        values["resend"] = asked.resend
+    return values
+
+
+def _check_gpus(gpus: int | None) -> None:
+    if gpus not in {None, 1}:
+        raise BadRequest("gpus: an application has 1")
+
+
+def _host(host: str | None) -> str | None:
+    """Return a public host as requests name it, without a port. Raises ``InvalidParams``."""
+    if not host:
+        return None
+    if not _HOST.fullmatch(host.lower()):
+        raise InvalidParams("host: must be the name that clients ask, without a scheme and a port")
+    return host.lower()

@@ -1,0 +1,189 @@
+"""``/api/consumers``, and the consumers of each application."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from msgspec import UNSET, Struct
+
+from mataserver import Body, Route
+from mataserver_fleet.consumers import (
+    ConsumerChange,
+    ConsumerView,
+    LinkedConsumer,
+    MadeConsumer,
+    NewConsumer,
+    consumer,
+)
+from mataserver_fleet.pages import (
+    IF_MATCH,
+    JSON,
+    MAX_BODY,
+    PARAMETERS,
+    FleetProblem,
+    Status,
+    caller,
+    expected,
+    optional_json,
+    page_of,
+    tag,
+)
+from mataserver_fleet.store import finish
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+    from aiohttp import web
+
+    from mataserver import Context
+    from mataserver_fleet.api import Parts
+    from mataserver_fleet.consumers import Consumers
+
+
+class ConsumerList(Struct, kw_only=True):
+    """A part of the consumers, and how many there are."""
+
+    consumers: list[ConsumerView]
+    total: int
+
+
+class ConsumerHandlers:
+    """The routes of consumers."""
+
+    def __init__(self, ctx: Context, parts: Parts) -> None:
+        self._ctx = ctx
+        self._parts = parts
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        own, one = "/api/consumers/{consumer}", (Body(JSON, ConsumerView),)
+        of = "/api/apps/{identity}/consumers"
+        made, done = (Body(JSON, MadeConsumer),), (Body(JSON, Status),)
+        body = (400, 408, 409, 413, 415, 422, 503)
+        read: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
+        write = {**read, "max_body": MAX_BODY}  # who may is told by the applications
+        admin = {**write, "needs": "fleet:write"}
+        new, link = {"name": "till", "rate": 600}, {"tags": "shop"}
+        return [
+            Route("GET", "/api/consumers", self.index, "List the consumers", parameters=PARAMETERS,
+                  response=(Body(JSON, ConsumerList),), errors=(422, 503), **read),
+            Route("POST", "/api/consumers", self.add, "Make a consumer; its key is shown this once",
+                  request=(Body(JSON, NewConsumer, new),), response=made, status=201, errors=body,
+                  **admin),
+            Route("GET", own, self.one, "One consumer, by id or name", response=one,
+                  errors=(404, 503), **read),
+            Route("PATCH", own, self.change, "Change a consumer", response=made, headers=IF_MATCH,
+                  request=(Body(JSON, ConsumerChange, {"rate": 60}),), errors=(*body, 404, 412),
+                  **admin),
+            Route("DELETE", own, self.remove, "Remove a consumer", response=done,
+                  errors=(404, 503), **admin),
+            Route("POST", f"{own}/key", self.rotate, "Give a consumer another key", response=made,
+                  errors=(404, 503), **write),
+            Route("DELETE", f"{own}/key", self.revoke, "Take a consumer's key away", response=made,
+                  errors=(404, 503), **write),
+            Route("GET", of, self.linked, "The consumers of an application", parameters=PARAMETERS,
+                  response=(Body(JSON, ConsumerList),), errors=(404, 422, 503), **read),
+            Route("POST", of + "/{consumer}", self.link, "Let a consumer ask an application",
+                  request=(Body(JSON, LinkedConsumer, link),), optional=True, response=made,
+                  status=201, errors=(*body, 404), **write),
+            Route("DELETE", of + "/{consumer}", self.unlink,
+                  "Let a consumer ask an application no more", response=done, errors=(404, 503),
+                  **write),
+            Route("POST", of + "/{consumer}/key", self.rotate_linked,
+                  "Give a consumer of an application another key", response=made,
+                  errors=(404, 503), **write),
+        ]  # fmt: skip
+
+    @property
+    def _consumers(self) -> Consumers:
+        return self._parts.consumers
+
+    async def index(self, request: web.Request) -> web.Response:
+        """Answer a part of the consumers."""
+        return self._listed(*await finish(self._consumers.part(page_of(request))))
+
+    async def linked(self, request: web.Request) -> web.Response:
+        """Answer the consumers of an application."""
+        app = request.match_info["identity"]
+        return self._listed(*await finish(self._consumers.linked(app, page_of(request))))
+
+    async def add(self, request: web.Request) -> web.Response:
+        """Make a consumer."""
+        async with self._ctx.http.read_json(request, NewConsumer) as new:
+            row, key = await finish(self._consumers.add(new))
+        self._note(request, "made the consumer", row["name"])
+        return self._answer(row, key, 201)
+
+    async def one(self, request: web.Request) -> web.Response:
+        """Answer one consumer."""
+        row = await finish(self._consumers.one(request.match_info["consumer"]))
+        response = self._ctx.http.respond(ConsumerView(**consumer(row)))
+        response.headers["ETag"] = tag(row["revision"])
+        return response
+
+    async def change(self, request: web.Request) -> web.Response:
+        """Change a consumer."""
+        name = request.match_info["consumer"]
+        async with self._ctx.http.read_json(request, ConsumerChange) as asked:
+            row = await finish(self._consumers.change(name, asked, expected(request)))
+        self._note(request, "changed the consumer", row["name"])
+        return self._answer(row)
+
+    async def remove(self, request: web.Request) -> web.Response:
+        """Remove a consumer."""
+        row = await finish(self._consumers.remove(request.match_info["consumer"]))
+        self._note(request, "removed the consumer", row["name"])
+        return self._ctx.http.respond(Status())
+
+    async def rotate(self, request: web.Request) -> web.Response:
+        """Give a consumer another key."""
+        name = request.match_info["consumer"]
+        row, key = await finish(self._consumers.rotate(name, caller(request)))
+        self._note(request, "gave another key to the consumer", row["name"])
+        return self._answer(row, key)
+
+    async def rotate_linked(self, request: web.Request) -> web.Response:
+        """Give a consumer of an application another key."""
+        app, name = request.match_info["identity"], request.match_info["consumer"]
+        row, key = await finish(self._consumers.rotate(name, caller(request), app))
+        self._note(request, "gave another key to the consumer", row["name"])
+        return self._answer(row, key)
+
+    async def revoke(self, request: web.Request) -> web.Response:
+        """Take a consumer's key away."""
+        name = request.match_info["consumer"]
+        row = await finish(self._consumers.revoke(name, caller(request)))
+        self._note(request, "took the key of the consumer", row["name"])
+        return self._answer(row)
+
+    async def link(self, request: web.Request) -> web.Response:
+        """Let a consumer ask an application."""
+        asked = await optional_json(self._ctx, request, LinkedConsumer)
+        app, name = request.match_info["identity"], request.match_info["consumer"]
+        row, key = await finish(self._consumers.link(app, name, asked, caller(request)))
+        self._note(request, f"let ask {app!r}:", row["name"])
+        return self._answer(row, key, 201)
+
+    async def unlink(self, request: web.Request) -> web.Response:
+        """Let a consumer ask an application no more."""
+        app, name = request.match_info["identity"], request.match_info["consumer"]
+        await finish(self._consumers.unlink(app, name, caller(request)))
+        self._note(request, f"let ask {app!r} no more:", name)
+        return self._ctx.http.respond(Status())
+
+    def _listed(self, rows: list[sa.RowMapping], total: int) -> web.Response:
+        consumers = [ConsumerView(**consumer(row)) for row in rows]
+        return self._ctx.http.respond(ConsumerList(consumers=consumers, total=total))
+
+    def _answer(
+        self, row: sa.RowMapping, key: str | None = None, status: int = 200
+    ) -> web.Response:
+        made = MadeConsumer(**consumer(row), key=UNSET if key is None else key)
+        response = self._ctx.http.respond(made, status=status)
+        response.headers["ETag"] = tag(row["revision"])
+        if key is not None:
+            response.headers["Cache-Control"] = "no-store"
+        return response
+
+    def _note(self, request: web.Request, what: str, name: str) -> None:
+        who = caller(request)
+        self._ctx.log.info("%s (%s) %s %s", who.name, who.id, what, name)

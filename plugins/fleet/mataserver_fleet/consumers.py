@@ -1,0 +1,238 @@
+"""Consumers: programs that call applications, each with a key of which a digest is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import sqlalchemy as sa
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from mataserver import InvalidParams, NotFound
+from mataserver_fleet.apps import touch_app
+from mataserver_fleet.pages import date
+from mataserver_fleet.permits import check_manages, check_owns
+from mataserver_fleet.store import check_revision, find, insert, page
+from mataserver_fleet.tables import APPS, CONSUMERS, LINKS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mataserver import Principal
+    from mataserver_fleet.pages import Page
+    from mataserver_fleet.store import Store
+
+KEY_PREFIX = "fleet_"
+ConsumerName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}\Z")]
+ConsumerTags = Annotated[str, Meta(max_length=1024, pattern=r"^[^\x00]*\Z")]
+Rate = Annotated[int, Meta(ge=1, le=1_000_000_000)]
+
+
+class NewConsumer(Struct, kw_only=True, forbid_unknown_fields=True):
+    """``POST /api/consumers``: ``rate`` is requests a minute, ``quota`` requests a day."""
+
+    name: ConsumerName
+    tags: ConsumerTags = ""
+    rate: Rate | None = None
+    quota: Rate | None = None
+
+
+class LinkedConsumer(Struct, kw_only=True, forbid_unknown_fields=True):
+    """``POST /api/apps/{identity}/consumers/{consumer}``, whose body may be left out."""
+
+    tags: ConsumerTags = ""
+    rate: Rate | None = None
+    quota: Rate | None = None
+
+
+class ConsumerChange(Struct, kw_only=True, forbid_unknown_fields=True):
+    """``PATCH /api/consumers/{consumer}``: null takes a limit away."""
+
+    tags: ConsumerTags | UnsetType = UNSET
+    rate: Rate | UnsetType | None = UNSET
+    quota: Rate | UnsetType | None = UNSET
+
+
+class ConsumerView(Struct, kw_only=True):
+    """A consumer. ``active`` is whether it has a key."""
+
+    id: int
+    name: str
+    tags: str
+    rate: int | None
+    quota: int | None
+    active: bool
+    create_at: str | None
+
+
+class MadeConsumer(ConsumerView, kw_only=True):
+    """A consumer; ``key`` stands in the answer that makes it, and in no other."""
+
+    status: str = "ok"
+    key: str | UnsetType = UNSET
+
+
+class Consumers:
+    """Makes, links and changes consumers."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def part(self, part: Page) -> tuple[list[sa.RowMapping], int]:
+        """Return consumers by name, and how many there are."""
+        query = sa.select(CONSUMERS).order_by(CONSUMERS.c.name)
+        async with self._store.read() as connection:
+            return await page(connection, query, part.limit, part.offset)
+
+    async def one(self, identity: str) -> sa.RowMapping:
+        """Return a consumer by id or name. Raises ``NotFound``."""
+        async with self._store.read() as connection:
+            return await find(connection, CONSUMERS, identity, "Consumer")
+
+    async def linked(self, app: str, part: Page) -> tuple[list[sa.RowMapping], int]:
+        """Return the consumers of an application. Raises ``NotFound``."""
+        async with self._store.read() as connection:
+            row = await find(connection, APPS, app, "Application")
+            query = _linked().where(LINKS.c.app_id == row["id"])
+            return await page(connection, query, part.limit, part.offset)
+
+    async def of(self, apps: Iterable[int]) -> list[sa.RowMapping]:
+        """Return the consumers of some applications, each with the ``app_id``."""
+        query = _linked().where(LINKS.c.app_id.in_(list(apps)))
+        async with self._store.read() as connection:
+            return list((await connection.execute(query)).mappings())
+
+    async def add(self, new: NewConsumer) -> tuple[sa.RowMapping, str]:
+        """Make a consumer; return it and its key. Raises ``Conflict``."""
+        key, row = self._made(new.name, new)
+        taken = f"There is a consumer called {new.name} already"
+        async with self._store.change(taken) as connection:
+            await insert(connection, CONSUMERS, row)
+        return await self.one(new.name), key
+
+    async def link(
+        self, app: str, name: str, asked: LinkedConsumer, principal: Principal
+    ) -> tuple[sa.RowMapping, str | None]:
+        """Let a consumer ask an application; make it if there is none of that name.
+
+        Returns it, and its key where it was made. Raises ``NotFound`` and ``Forbidden``.
+        """
+        async with self._store.change() as connection:
+            row = await find(connection, APPS, app, "Application", lock=True)
+            await check_manages(connection, principal, row["id"])
+            key = None
+            try:
+                found = (await find(connection, CONSUMERS, name, "Consumer"))["id"]
+            except NotFound:
+                key, values = self._made(name, asked)
+                found = await insert(connection, CONSUMERS, values)
+            own = (LINKS.c.app_id == row["id"], LINKS.c.consumer_id == found)
+            if (await connection.execute(sa.select(LINKS).where(*own))).first() is None:
+                new = {"app_id": row["id"], "consumer_id": found}
+                stamped = sa.insert(LINKS).values(**new, created_at=self._store.clock())
+                await connection.execute(stamped)
+                await touch_app(connection, row, self._store.clock())
+        return await self.one(str(found)), key
+
+    async def unlink(self, app: str, name: str, principal: Principal) -> None:
+        """Let a consumer ask an application no more. Raises ``NotFound`` and ``Forbidden``."""
+        async with self._store.change() as connection:
+            row = await find(connection, APPS, app, "Application", lock=True)
+            await check_manages(connection, principal, row["id"])
+            found = await find(connection, CONSUMERS, name, "Consumer")
+            own = (LINKS.c.app_id == row["id"], LINKS.c.consumer_id == found["id"])
+            if not (await connection.execute(sa.delete(LINKS).where(*own))).rowcount:
+                raise NotFound(f"{row['name']} has no consumer {found['name']}")
+            await touch_app(connection, row, self._store.clock())
+
+    async def change(
+        self, identity: str, asked: ConsumerChange, expected: int | None
+    ) -> sa.RowMapping:
+        """Change what is given. Raises ``NotFound`` and ``Stale``."""
+        given = {name: getattr(asked, name) for name in ("tags", "rate", "quota")}
+        values = {name: value for name, value in given.items() if value is not UNSET}
+        async with self._store.change() as connection:
+            row = await find(connection, CONSUMERS, identity, "Consumer", lock=True)
+            check_revision(row, expected)
+            change = sa.update(CONSUMERS).where(CONSUMERS.c.id == row["id"])
+            await connection.execute(change.values(**values, revision=row["revision"] + 1))
+        return await self.one(str(row["id"]))
+
+    async def rotate(
+        self, identity: str, principal: Principal, app: str | None = None
+    ) -> tuple[sa.RowMapping, str]:
+        """Give a consumer another key; the one of before counts no more. Return both.
+
+        With ``app`` it must be a consumer of it. Raises ``NotFound`` and ``Forbidden``.
+        """
+        key = _key()
+        await self._rekey(identity, principal, app, digest(key))
+        return await self.one(identity), key
+
+    async def revoke(self, identity: str, principal: Principal) -> sa.RowMapping:
+        """Take a consumer's key away. Raises ``NotFound`` and ``Forbidden``."""
+        await self._rekey(identity, principal, None, None)
+        return await self.one(identity)
+
+    async def remove(self, identity: str) -> sa.RowMapping:
+        """Remove a consumer. Raises ``NotFound``."""
+        async with self._store.change() as connection:
+            row = await find(connection, CONSUMERS, identity, "Consumer", lock=True)
+            await connection.execute(sa.delete(CONSUMERS).where(CONSUMERS.c.id == row["id"]))
+        return row
+
+    async def _rekey(
+        self, identity: str, principal: Principal, app: str | None, known: str | None
+    ) -> None:
+        async with self._store.change() as connection:
+            row = await find(connection, CONSUMERS, identity, "Consumer", lock=True)
+            if app is not None:
+                of = await find(connection, APPS, app, "Application")
+                own = (LINKS.c.app_id == of["id"], LINKS.c.consumer_id == row["id"])
+                if (await connection.execute(sa.select(LINKS).where(*own))).first() is None:
+                    raise NotFound(f"{of['name']} has no consumer {row['name']}")
+            await check_owns(connection, principal, row["id"])
+            change = sa.update(CONSUMERS).where(CONSUMERS.c.id == row["id"])
+            await connection.execute(change.values(digest=known, revision=row["revision"] + 1))
+
+    def _made(self, name: str, asked: NewConsumer | LinkedConsumer) -> tuple[str, dict[str, Any]]:
+        """Return a new key, and the row of a new consumer. Raises ``InvalidParams``."""
+        if name.isdigit():
+            raise InvalidParams("name: a number is an id")
+        try:
+            msgspec.convert(name, ConsumerName)
+        except msgspec.ValidationError:
+            raise InvalidParams("name: letters, digits, and ._@- behind the first") from None
+        key = _key()
+        row = {
+            "name": name,
+            "tags": asked.tags,
+            "digest": digest(key),
+            "rate": asked.rate,
+            "quota": asked.quota,
+            "created_at": self._store.clock(),
+            "revision": 1,
+        }
+        return key, row
+
+
+def digest(key: str) -> str:
+    """Return what is kept of a key: it is random, so a quick hash serves."""
+    return hashlib.sha256(key.encode("utf-8", "surrogatepass")).hexdigest()
+
+
+def consumer(row: sa.RowMapping) -> dict[str, Any]:
+    """Return the fields of a ``ConsumerView``."""
+    plain = {name: row[name] for name in ("id", "name", "tags", "rate", "quota")}
+    return {**plain, "active": row["digest"] is not None, "create_at": date(row["created_at"])}
+
+
+def _key() -> str:
+    return KEY_PREFIX + secrets.token_urlsafe(32)
+
+
+def _linked() -> sa.Select[Any]:
+    joined = LINKS.c.consumer_id == CONSUMERS.c.id
+    return sa.select(CONSUMERS, LINKS.c.app_id).join(LINKS, joined).order_by(CONSUMERS.c.name)

@@ -1,0 +1,286 @@
+"""``/api/users``: the users of accounts with their applications, and ``/api/login``."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from aiohttp import web
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from mataserver import ANYBODY, Body, InvalidParams, NotFound, Route
+from mataserver_fleet.pages import (
+    JSON,
+    MAX_BODY,
+    PARAMETERS,
+    FleetProblem,
+    Status,
+    caller,
+    page_of,
+)
+from mataserver_fleet.permits import Forbidden, Grants
+from mataserver_fleet.store import finish
+
+if TYPE_CHECKING:
+    from mataserver import Context
+    from mataserver_accounts.people import People
+    from mataserver_accounts.records import User
+    from mataserver_fleet.api import Parts
+
+Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
+Password = Annotated[str, Meta(min_length=1, max_length=1024)]
+Role = Literal["admin", "developer", "viewer"]
+Tags = Annotated[str, Meta(max_length=4096)]
+_MOST_TAGS, _LONGEST_TAG = 64, 64
+
+
+class NewUser(Struct, kw_only=True, forbid_unknown_fields=True):
+    """``POST /api/users``. ``tags`` are words with commas between."""
+
+    name: Name
+    password: Password
+    role: Role = "viewer"
+    tags: Tags = ""
+
+
+class UserChange(Struct, kw_only=True, forbid_unknown_fields=True):
+    """``PATCH /api/users/{identity}``: what is left out stays.
+
+    Who is no administrator changes their own password, with the one of before as ``old_password``.
+    """
+
+    password: Password | UnsetType = UNSET
+    old_password: Password | UnsetType = UNSET
+    role: Role | UnsetType = UNSET
+    tags: Tags | UnsetType = UNSET
+
+
+class UserView(Struct, kw_only=True):
+    """A user and the applications that they are authorised for. Passwords are never shown."""
+
+    id: str
+    name: str
+    role: str
+    tags: str
+    apps: list[str]
+
+
+class ChangedUser(UserView, kw_only=True):
+    """A user that was made or changed."""
+
+    status: str = "ok"
+
+
+class UserList(Struct, kw_only=True):
+    """A part of the users, and how many there are."""
+
+    users: list[UserView]
+    total: int
+
+
+class AppNames(Struct, kw_only=True):
+    """The names of the applications that a user is authorised for."""
+
+    apps: list[str]
+
+
+class LogIn(Struct, kw_only=True, forbid_unknown_fields=True):
+    """``POST /api/login``."""
+
+    name: Annotated[str, Meta(max_length=1024)]
+    password: Annotated[str, Meta(max_length=1024)]
+
+
+class LoggedIn(Struct, kw_only=True):
+    """A token for ``Authorization: Bearer``, for so many seconds.
+
+    A browser is signed in by the answer's cookie besides; what it changes carries ``csrf`` as
+    ``X-CSRF-Token``.
+    """
+
+    token: str
+    expires_in: int
+    csrf: str
+
+
+class UserHandlers:
+    """The routes of users and log-ins."""
+
+    def __init__(self, ctx: Context, parts: Parts) -> None:
+        self._ctx = ctx
+        self._parts = parts
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        path, app = "/api/users/{identity}", "/api/users/{identity}/apps/{app}"
+        one, changed = (Body(JSON, UserView),), (Body(JSON, ChangedUser),)
+        body, done = (400, 408, 409, 413, 415, 422, 503), (Body(JSON, Status),)
+        common: dict[str, Any] = {"tag": "fleet", "problem": FleetProblem, "max_body": MAX_BODY}
+        read, admin = {**common, "needs": ANYBODY}, {**common, "needs": "admin"}
+        user = {"name": "ada", "password": "correct horse", "role": "developer", "tags": "night"}
+        person = {"name": "ada", "password": "correct horse"}
+        return [
+            Route("POST", "/api/login", self.log_in, "Log in", public=True, **common,
+                  request=(Body(JSON, LogIn, person),), response=(Body(JSON, LoggedIn),),
+                  errors=(400, 401, 408, 413, 415, 422, 429, 503)),
+            Route("POST", "/api/logout", self.log_out, "Log out", public=True, response=done,
+                  errors=(503,), **common),
+            Route("GET", "/api/users", self.index, "List the users; oneself, unless an admin asks",
+                  parameters=PARAMETERS, response=(Body(JSON, UserList),), errors=(422, 503),
+                  **read),
+            Route("POST", "/api/users", self.add, "Make a user", status=201, response=changed,
+                  request=(Body(JSON, NewUser, user),), errors=body, **admin),
+            Route("GET", path, self.one, "One user, by id or name", response=one,
+                  errors=(404, 503), **read),
+            Route("PATCH", path, self.change, "Change a user", response=changed,
+                  request=(Body(JSON, UserChange, {"role": "developer"}),),
+                  errors=(*body, 404, 429), **read),
+            Route("DELETE", path, self.remove, "Remove a user", response=done,
+                  errors=(404, 409, 503), **admin),
+            Route("GET", f"{path}/apps", self.apps, "The applications of a user",
+                  response=(Body(JSON, AppNames),), errors=(404, 503), **read),
+            Route("POST", f"{app}/auth", self.grant, "Authorise a user for an application",
+                  response=done, errors=(404, 409, 503), **admin),
+            Route("POST", f"{app}/unauth", self.revoke,
+                  "Authorise a user for an application no more", response=done,
+                  errors=(404, 409, 503), **admin),
+        ]  # fmt: skip
+
+    @property
+    def _people(self) -> People:
+        people: People = self._ctx.peer("accounts").people
+        return people
+
+    @property
+    def _grants(self) -> Grants:
+        return Grants(self._parts.store)
+
+    async def log_in(self, request: web.Request) -> web.Response:
+        """Answer a token, and begin a browser's session."""
+        address = self._ctx.http.address(request)
+        async with self._ctx.http.read_json(request, LogIn) as asked:
+            principal, token = await self._people.log_in(asked.name, asked.password, address)
+        response = web.Response(content_type=JSON, headers={"Cache-Control": "no-store"})
+        csrf = self._ctx.http.sign_in(request, response, principal)
+        made = LoggedIn(token=token.access_token, expires_in=token.expires_in, csrf=csrf)
+        response.body = self._ctx.http.respond(made).body
+        return response
+
+    async def log_out(self, request: web.Request) -> web.Response:
+        """Revoke the token that asks this, and end a browser's session."""
+        scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
+        if scheme.lower() == "bearer":
+            await self._people.log_out(secret.strip())
+        response = self._ctx.http.respond(Status())
+        self._ctx.http.sign_out(request, response)
+        return response
+
+    async def index(self, request: web.Request) -> web.Response:
+        """Answer a part of the users."""
+        part, who = page_of(request), caller(request)
+        if who.may("admin"):
+            users, total = await self._people.list(part.limit, part.offset)
+        else:
+            users = [await self._people.one(who.id)] if who.kind == "user" else []
+            total = len(users)
+        return self._ctx.http.respond(UserList(users=await self._shown(users), total=total))
+
+    async def add(self, request: web.Request) -> web.Response:
+        """Make a user."""
+        async with self._ctx.http.read_json(request, NewUser) as new:
+            tags = _tags(new.tags)
+            user = await self._people.add(new.name, new.password, new.role, tags)
+        self._note(request, "made", user)
+        return await self._answer(user, 201)
+
+    async def one(self, request: web.Request) -> web.Response:
+        """Answer one user."""
+        (found,) = await self._shown([await self._visible(request)])
+        return self._ctx.http.respond(found)
+
+    async def change(self, request: web.Request) -> web.Response:
+        """Change a user: an administrator anything, others their own password."""
+        user, who = await self._visible(request), caller(request)
+        async with self._ctx.http.read_json(request, UserChange) as asked:
+            if not who.may("admin"):
+                await self._check_own(request, user, asked)
+            changed = await self._people.change(
+                user.id,
+                password=asked.password or None,
+                role=asked.role or None,
+                tags=None if asked.tags is UNSET else _tags(asked.tags),
+            )
+        self._note(request, "changed", changed)
+        return await self._answer(changed)
+
+    async def remove(self, request: web.Request) -> web.Response:
+        """Remove a user."""
+        user = await self._people.remove(request.match_info["identity"])
+        await finish(self._grants.forget(user.id))
+        self._note(request, "removed", user)
+        return self._ctx.http.respond(Status())
+
+    async def apps(self, request: web.Request) -> web.Response:
+        """Answer the applications of a user."""
+        user = await self._visible(request)
+        found = await finish(self._grants.apps([user.id]))
+        return self._ctx.http.respond(AppNames(apps=found[user.id]))
+
+    async def grant(self, request: web.Request) -> web.Response:
+        """Authorise a user for an application."""
+        user = await self._people.one(request.match_info["identity"])
+        app = request.match_info["app"]
+        await finish(self._grants.grant(user.id, app))
+        self._note(request, f"authorised for {app!r}", user)
+        return self._ctx.http.respond(Status())
+
+    async def revoke(self, request: web.Request) -> web.Response:
+        """Authorise a user for an application no more."""
+        user = await self._people.one(request.match_info["identity"])
+        app = request.match_info["app"]
+        await finish(self._grants.revoke(user.id, app))
+        self._note(request, f"authorised no more for {app!r}", user)
+        return self._ctx.http.respond(Status())
+
+    async def _visible(self, request: web.Request) -> User:
+        """Return the user of a path. Raises ``NotFound`` also for one that is not to be seen."""
+        identity, who = request.match_info["identity"], caller(request)
+        user = await self._people.one(identity)
+        if user.id != who.id and not who.may("admin"):
+            raise NotFound(f"User not found: {identity[:64]}")
+        return user
+
+    async def _check_own(self, request: web.Request, user: User, asked: UserChange) -> None:
+        """Raise ``Forbidden`` for what is an administrator's, 401 for a wrong password."""
+        if caller(request).kind != "user":
+            raise Forbidden("A key changes no user: log in")
+        if asked.role is not UNSET or asked.tags is not UNSET:
+            raise Forbidden("Only an administrator changes a role or tags")
+        if asked.old_password is UNSET:
+            raise InvalidParams("old_password: field is required")
+        address = self._ctx.http.address(request)
+        await self._people.check(user.name, asked.old_password, address)
+
+    async def _shown(self, users: list[User]) -> list[UserView]:
+        apps = await finish(self._grants.apps([user.id for user in users]))
+        return [UserView(**_fields(user, apps)) for user in users]
+
+    async def _answer(self, user: User, status: int = 200) -> web.Response:
+        apps = await finish(self._grants.apps([user.id]))
+        return self._ctx.http.respond(ChangedUser(**_fields(user, apps)), status=status)
+
+    def _note(self, request: web.Request, what: str, user: User) -> None:
+        who = caller(request)
+        self._ctx.log.info("%s (%s) %s the user %s", who.name, who.id, what, user.name)
+
+
+def _fields(user: User, apps: dict[str, list[str]]) -> dict[str, Any]:
+    plain = {"id": user.id, "name": user.name, "role": user.role}
+    return {**plain, "tags": ",".join(user.tags), "apps": apps[user.id]}
+
+
+def _tags(text: str) -> list[str]:
+    """Return the words of a text. Raises ``InvalidParams`` for too many or too long ones."""
+    found = [word.strip() for word in text.split(",") if word.strip()]
+    if len(found) > _MOST_TAGS or any(len(word) > _LONGEST_TAG for word in found):
+        raise InvalidParams(f"tags: {_MOST_TAGS} words of {_LONGEST_TAG} characters at most")
+    return found

@@ -1,0 +1,138 @@
+"""``/api/users`` and ``/api/login`` through a real server, on SQLite and on PostgreSQL."""
+
+from __future__ import annotations
+
+import pytest
+
+OK = (200, {"status": "ok"})
+ADA = {"name": "ada", "password": "correct horse", "role": "developer", "tags": "night, floor 2"}
+
+
+async def test_users(client):
+    """A user is made, listed, read by id and by name, changed and removed; no password is told."""
+    made = await client.made("/api/users", ADA)
+    shown = {"id": made["id"], "name": "ada", "role": "developer", "tags": "night,floor 2"}
+    shown["apps"] = []
+    assert made == {**shown, "status": "ok"}
+    for identity in ("ada", made["id"]):
+        assert await client.ask("GET", f"/api/users/{identity}", json=ADA) == (200, shown)
+    assert await client.ask("GET", "/api/users") == (200, {"users": [shown], "total": 1})
+    change = {"role": "viewer", "tags": "", "password": "other horse"}
+    status, changed = await client.ask("PATCH", "/api/users/ada", json=change)
+    assert (status, changed) == (200, {**shown, "role": "viewer", "tags": "", "status": "ok"})
+    login = {"name": "ada", "password": "other horse"}
+    assert (await client.ask("POST", "/api/login", "", json=login))[0] == 200
+    assert await client.ask("DELETE", "/api/users/ada") == OK
+    assert (await client.ask("GET", "/api/users/ada"))[0] == 404
+    assert not [text for text in client.said if "horse" in text or "argon2" in text]
+
+
+@pytest.mark.parametrize(
+    ("change", "wanted"),
+    [
+        ({}, 409),
+        ({"name": "Ada"}, 422),
+        ({"name": "eve", "password": ""}, 422),
+        ({"name": "eve", "role": "root"}, 422),
+        ({"name": "eve", "tags": "x" * 65}, 422),
+        ({"name": "eve", "tags": ["x"]}, 422),
+        ({"name": "eve", "id": "1"}, 422),
+    ],
+)
+async def test_wrong_users(client, change, wanted):
+    """Every field is checked, and a name is of one user."""
+    await client.made("/api/users", ADA)
+    status, answer = await client.ask("POST", "/api/users", json={**ADA, **change})
+    assert (status, set(answer)) == (wanted, {"detail", "error"})
+
+
+async def test_log_in(client):
+    """A name and a password become a token and a browser's session; a log-out ends both."""
+    await client.made("/api/users", ADA)
+    person = {"name": "ada", "password": "correct horse"}
+    status, answer = await client.ask("POST", "/api/login", "", json=person)
+    assert (status, set(answer)) == (200, {"token", "expires_in", "csrf"})
+    assert client.headers["Cache-Control"] == "no-store"
+    cookie = client.headers["Set-Cookie"].partition(";")[0]
+    assert "HttpOnly" in client.headers["Set-Cookie"]
+    assert (await client.ask("GET", "/api/tritons", answer["token"]))[0] == 200
+    browser = {"Cookie": cookie}
+    assert (await client.ask("GET", "/api/tritons", "", headers=browser))[0] == 200
+    own = {**browser, "Origin": client.server.url}
+    change = {"password": "new horse", "old_password": "correct horse"}
+    patch = ("PATCH", "/api/users/ada", "")
+    assert (await client.ask(*patch, headers=own, json=change))[0] == 403
+    assert await client.ask("POST", "/api/logout", answer["token"], headers=browser) == OK
+    assert (await client.ask("GET", "/api/tritons", answer["token"]))[0] == 401
+    assert (await client.ask("GET", "/api/tritons", "", headers=browser))[0] == 401
+
+
+async def test_wrong_log_ins(client):
+    """Whatever is wrong about a name and a password, the answer is one; then one must wait."""
+    await client.made("/api/users", ADA)
+    for name in ("ada", "nobody"):
+        wrong = {"name": name, "password": "wrong"}
+        said = "Invalid credentials"
+        answer = await client.ask("POST", "/api/login", "", json=wrong)
+        assert answer == (401, {"detail": said, "error": said})
+    wrong = {"name": "ada", "password": "wrong"}
+    statuses = [(await client.ask("POST", "/api/login", "", json=wrong))[0] for _ in range(5)]
+    assert statuses == [401, 401, 401, 401, 429]
+    for body in ({"name": "ada"}, {"password": "x"}, [], {"name": 1, "password": "x"}):
+        assert (await client.ask("POST", "/api/login", "", json=body))[0] == 422
+
+
+async def test_ones_own_password(client):
+    """Who is no administrator changes their own password with the old one, and nothing else."""
+    token = await client.person("dev")
+    await client.made("/api/users", ADA)
+    for body, wanted in (
+        ({"password": "new"}, 422),
+        ({"password": "new", "old_password": "wrong"}, 401),
+        ({"role": "admin", "old_password": "correct horse"}, 403),
+        ({"tags": "x", "old_password": "correct horse"}, 403),
+    ):
+        assert (await client.ask("PATCH", "/api/users/dev", token, json=body))[0] == wanted
+    assert (await client.ask("PATCH", "/api/users/ada", token, json={}))[0] == 404
+    body = {"password": "new", "old_password": "correct horse"}
+    assert (await client.ask("PATCH", "/api/users/dev", token, json=body))[0] == 200
+    assert (await client.ask("GET", "/api/users/dev", token))[0] == 401
+
+
+async def test_what_people_see(client):
+    """Who is no administrator sees their own record, and makes nobody."""
+    token = await client.person("vera", "viewer")
+    await client.made("/api/users", ADA)
+    status, listed = await client.ask("GET", "/api/users", token)
+    assert (status, [each["name"] for each in listed["users"]]) == (200, ["vera"])
+    assert (await client.ask("GET", "/api/users/ada", token))[0] == 404
+    assert (await client.ask("GET", "/api/users/ada/apps", token))[0] == 404
+    assert (await client.ask("POST", "/api/users", token, json=ADA))[0] == 403
+    assert (await client.ask("DELETE", "/api/users/ada", token))[0] == 403
+    assert (await client.ask("POST", "/api/users/vera/apps/a/auth", token))[0] == 403
+
+
+async def test_the_last_administrator(client):
+    """Nobody removes or demotes the only one who can administer."""
+    await client.person("ada", "admin")
+    assert (await client.ask("DELETE", "/api/users/ada"))[0] == 409
+    assert (await client.ask("PATCH", "/api/users/ada", json={"role": "viewer"}))[0] == 409
+
+
+async def test_authorisations(client):
+    """A user is authorised for an application, twice is once, and no more; both must exist."""
+    await client.made("/api/users", ADA)
+    await client.made("/api/apps", {"name": "shop"})
+    path = "/api/users/ada/apps/shop"
+    for _ in range(2):
+        assert await client.ask("POST", f"{path}/auth") == OK
+    assert (await client.ask("GET", "/api/users/ada"))[1]["apps"] == ["shop"]
+    for user, app in (("ada", "absent"), ("absent", "shop")):
+        for verb in ("auth", "unauth"):
+            assert (await client.ask("POST", f"/api/users/{user}/apps/{app}/{verb}"))[0] == 404
+    for _ in range(2):
+        assert await client.ask("POST", f"{path}/unauth") == OK
+    assert await client.ask("GET", "/api/users/ada/apps") == (200, {"apps": []})
+    await client.ask("POST", f"{path}/auth")
+    await client.ask("DELETE", "/api/apps/shop")
+    assert await client.ask("GET", "/api/users/ada/apps") == (200, {"apps": []})
