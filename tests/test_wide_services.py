@@ -200,6 +200,19 @@ async def test_a_claimed_host(server):
     assert (status, json.loads(body)) == (200, {"claimed": "/v1/models"})
 
 
+async def test_a_claimed_request_may_wait_to_be_asked_for_its_body(http, server):
+    """``Expect`` on a claimed request is held neither against our key nor against a route's limit.
+
+    It is counted as claimed, not as the route that its path happens to be.
+    """
+    head = b"POST /v1/infer HTTP/1.1\r\nHost: lab.example\r\nContent-Length: 99000000\r\n"
+    head += b"Expect: 100-continue\r\nConnection: close\r\n\r\n"
+    status, _, _ = await exchange(server, head)
+    assert status == 100
+    async with http.get("/metrics") as response:
+        assert 'route="claimed"' in await response.text()
+
+
 @pytest.mark.parametrize("how", ["length", "chunked", "expect"])
 async def test_the_limit_of_a_route(http, server, how):
     """More than a route's ``max_body`` is 413, announced or not; what fits is saved to the byte."""

@@ -29,6 +29,7 @@ COUNTED: web.RequestKey[int] = web.RequestKey("counted", int)
 LEFT = 499
 """What is counted for a client that left before it had its answer; nobody is told it."""
 _UNREAD = frozenset({408, 413, 417})  # the rest of the body is not waited for
+_CLAIMED: web.RequestKey[bool] = web.RequestKey("claimed", bool)
 _UNASKED: web.RequestKey[bool] = web.RequestKey("unasked", bool)
 _LINGER = 2.0
 """Seconds for a client that is hung up on to read why."""
@@ -60,6 +61,9 @@ def expectations(state: State) -> Callable[[web.Request], Awaitable[web.StreamRe
     async def expect(request: web.Request) -> web.StreamResponse | None:
         if request.headers.get("Expect", "").lower() != "100-continue":
             return error_response(MataError("The expectation cannot be met", status=417))
+        if _claimed(request, state) is not None:  # neither the route's limit nor our key counts
+            _go_on(request)
+            return None
         choose(request)
         limit = limits_of(request, state).size
         if (request.content_length or 0) > limit:
@@ -69,11 +73,16 @@ def expectations(state: State) -> Callable[[web.Request], Awaitable[web.StreamRe
         except MataError:
             request[_UNASKED] = True  # the middleware refuses it, as it does without ``Expect``
             return None
-        if request.transport is not None and request.version == HttpVersion11:
-            request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        _go_on(request)
         return None
 
     return expect
+
+
+def _go_on(request: web.Request) -> None:
+    """Ask for the body of a request that waits for that."""
+    if request.transport is not None and request.version == HttpVersion11:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 def make(state: State) -> Middleware:
@@ -141,6 +150,8 @@ def _method(request: web.Request) -> str:
 
 
 def _route(request: web.Request) -> str:
+    if _CLAIMED in request:
+        return "claimed"
     resource = request.match_info.route.resource
     return "unmatched" if resource is None else resource.canonical
 
@@ -188,6 +199,7 @@ def _claimed(request: web.Request, state: State) -> Handler | None:
     for claims in state.claims:
         handler = claims(request)
         if handler is not None:
+            request[_CLAIMED] = True
             return handler
     return None
 

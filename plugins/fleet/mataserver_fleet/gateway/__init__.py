@@ -1,0 +1,1 @@
+"""The data plane: applications' requests to the servers that have their models."""

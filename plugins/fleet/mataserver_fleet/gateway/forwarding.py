@@ -1,0 +1,235 @@
+"""From a request that may be answered to an answer: which server, and what if it fails."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import random
+from typing import TYPE_CHECKING
+
+from mataserver import MataError, Unavailable
+from mataserver_fleet.gateway.bodies import Passing, Whole
+from mataserver_fleet.gateway.exchange import Exchange, Failed, Message
+from mataserver_fleet.gateway.relaying import relay
+from mataserver_fleet.gateway.sequences import Pin, Sequences, step_of
+
+if TYPE_CHECKING:
+    import aiohttp
+    from aiohttp import web
+
+    from mataserver_fleet.gateway.headers import Fields
+    from mataserver_fleet.gateway.matching import Asked
+    from mataserver_fleet.gateway.probing import Probes
+    from mataserver_fleet.gateway.sequences import Step
+    from mataserver_fleet.gateway.servers import Servers
+    from mataserver_fleet.gateway.snapshot import Target
+
+PAUSE, LONGEST = 0.05, 0.5
+"""Seconds before servers that all failed are asked again: doubled each time, up to the longest."""
+_TELLING = frozenset({400, 404, 503})
+"""Statuses by which a server may say that it has no such model now: 400 is a Triton's."""
+MIRRORED = 16
+"""Copies that are under way at a time; there is none of a request beyond."""
+
+log = logging.getLogger("mataserver.plugin.fleet")
+
+
+class Call:
+    """A request that may be answered, and what became of it.
+
+    status: what is counted, also where the client was not told.
+    """
+
+    __slots__ = ("asked", "body", "bytes_out", "headers", "pin", "request", "status", "step")
+
+    def __init__(
+        self,
+        request: web.Request,
+        asked: Asked,
+        headers: Fields,
+        body: Whole | Passing | None,
+    ) -> None:
+        self.request = request
+        self.asked = asked
+        self.headers = headers
+        self.body = body
+        self.status = 499
+        self.bytes_out = 0
+        self.step: Step | None = None
+        self.pin: Pin | None = None
+
+    @property
+    def replayable(self) -> bool:
+        """Whether the request can be sent a second time."""
+        return not (isinstance(self.body, Passing) and self.body.begun)
+
+    def count(self, size: int) -> None:
+        """Note bytes that were passed on."""
+        self.bytes_out += size
+
+
+class Forwarding:
+    """Sends calls to servers. ``unread`` is how many seconds a client may not read."""
+
+    def __init__(
+        self,
+        servers: Servers,
+        session: aiohttp.ClientSession,
+        probes: Probes,
+        unread: float = 30.0,
+    ) -> None:
+        self._servers = servers
+        self._session = session
+        self._probes = probes
+        self._unread = unread
+        self._sequences = Sequences(servers.clock)
+        self._mirrored: set[asyncio.Task[None]] = set()
+
+    async def close(self) -> None:
+        """End the copies that are under way."""
+        for task in self._mirrored:
+            task.cancel()
+        await asyncio.gather(*self._mirrored, return_exceptions=True)
+
+    async def answer(self, call: Call) -> web.StreamResponse:
+        """Return the answer. Raises ``Failed`` and ``Unavailable``."""
+        if call.asked.verb == "infer" and call.body is not None:
+            self._look_for_sequence(call)
+            self._mirror(call)
+        application = call.asked.place.application
+        deadline = asyncio.get_running_loop().time() + application.timeout
+        tried: set[str] = set()
+        pause = PAUSE
+        failure: Failed | None = None
+        for _ in range(application.retries + 1):
+            pin = self._choose(call, tried)
+            if pin is None and tried:  # everyone that may live was asked: perhaps now
+                await asyncio.sleep(pause)
+                tried.clear()
+                pause = min(2 * pause, LONGEST)
+                pin = self._choose(call, tried)
+            if pin is None:
+                break
+            try:
+                return await self._ask(call, pin, deadline)
+            except Failed as error:
+                failure = error
+                self._servers.of(pin.target).doubt()
+                if not self._may_repeat(call, error):
+                    raise
+                tried.add(pin.target.url)
+        raise failure or Unavailable("No server has the model ready now", retry_after=1)
+
+    def _may_repeat(self, call: Call, failure: Failed) -> bool:
+        """Whether a request that failed is sent anew: to no second server of a sequence."""
+        if call.pin is not None or not call.replayable:
+            return False
+        if failure.begun or failure.status == 504:
+            return False
+        return not failure.sent or call.asked.place.application.resend
+
+    def _look_for_sequence(self, call: Call) -> None:
+        body, (place, version, _) = call.body, call.asked
+        if body is None:
+            return
+        call.step = step_of(body.start(), call.request.headers)
+        if call.step is None or call.step.start:
+            return
+        name, model = place.application.name, place.route.model
+        call.pin = self._sequences.find(name, model, call.step)
+        if call.pin is not None and version not in {"", call.pin.version}:
+            call.pin = Pin(call.pin.target, version)
+
+    def _choose(self, call: Call, tried: set[str]) -> Pin | None:
+        """Return the server and the version to ask. Raises ``Unavailable`` for a lost sequence."""
+        route = call.asked.place.route
+        if call.pin is not None:
+            path = route.path(call.pin.version, "ready")
+            if not self._servers.of(call.pin.target).serves(path):
+                raise Unavailable("The server that has this sequence is gone: begin it anew")
+            return call.pin
+        for version in self._versions(call):
+            target = self._servers.pick(route.targets, route.path(version, "ready"), tried)
+            if target is not None:
+                return Pin(target, version)
+        return None
+
+    def _versions(self, call: Call) -> list[str]:
+        """Return the versions that may answer: the one that is named, or by lot."""
+        releases = call.asked.place.route.releases
+        if call.asked.version:
+            return [call.asked.version]
+        if len(releases) == 1:
+            return [releases[0].version]
+        live = [each for each in releases if each.weight > 0]
+        (first,) = random.choices(live, [each.weight for each in live])  # noqa: S311 - no secret
+        rest = sorted((e for e in live if e is not first), key=lambda each: -each.weight)
+        return [first.version, *(each.version for each in rest)]
+
+    async def _ask(self, call: Call, pin: Pin, deadline: float) -> web.StreamResponse:
+        route, verb = call.asked.place.route, call.asked.verb
+        server = self._servers.of(pin.target)
+        left = deadline - asyncio.get_running_loop().time()
+        movable = call.replayable and call.pin is None and call.asked.place.application.resend
+        url = self._url(call, pin.target, route.path(pin.version, verb))
+        message = Message(call.request.method, url, call.headers, call.body)
+        async with Exchange(
+            self._session, server, message, max(left, 0.001), movable=movable
+        ) as answer:
+            if not 200 <= answer.status < 300:
+                await self._check(call, pin, answer)
+            if call.step is not None:
+                application = call.asked.place.application
+                self._sequences.bind(application.name, route.model, call.step, pin)
+            patience = call.asked.place.application.timeout
+            call.status = answer.status
+            response, whole = await relay(call.request, answer, patience, self._unread, call.count)
+            if not whole:
+                call.status = 502
+            return response
+
+    def _url(self, call: Call, target: Target, path: str) -> str:
+        query = call.request.rel_url.raw_query_string
+        return f"{target.url}{path}?{query}" if query else target.url + path
+
+    async def _check(self, call: Call, pin: Pin, answer: aiohttp.ClientResponse) -> None:
+        """Raise ``Failed`` for what is no answer: a way elsewhere, or that the model is not here.
+
+        A Triton that has just restarted says 400 for each model that it does not have yet.
+        """
+        if answer.status < 400:
+            raise Failed(f"The server answered {answer.status}", sent=True)
+        if call.asked.verb != "infer" or answer.status not in _TELLING or call.pin is not None:
+            return
+        path = call.asked.place.route.path(pin.version, "ready")
+        server = self._servers.of(pin.target)
+        if not await self._probes.look(pin.target.url, server, path) and call.replayable:
+            raise Failed("The server has not the model ready", sent=False, status=503)
+
+    # copies
+
+    def _mirror(self, call: Call) -> None:
+        """Send a copy to the version that is tried out; nobody waits for its answer."""
+        route, body = call.asked.place.route, call.body
+        if not route.mirror or call.step is not None or not isinstance(body, Whole):
+            return
+        if len(self._mirrored) < MIRRORED:
+            task = asyncio.ensure_future(self._copy(call, body))
+            self._mirrored.add(task)
+            task.add_done_callback(self._mirrored.discard)
+
+    async def _copy(self, call: Call, body: Whole) -> None:
+        application, route = call.asked.place
+        path = route.path(route.mirror, "ready")
+        target = self._servers.pick(route.targets, path)
+        if target is None:
+            return
+        url = target.url + route.path(route.mirror, "infer")
+        message = Message("POST", url, call.headers, Whole(body.pieces, body.size or 0))
+        server, seconds = self._servers.of(target), application.timeout
+        try:
+            async with Exchange(self._session, server, message, seconds, movable=False) as answer:
+                async for _ in answer.content.iter_any():
+                    pass
+        except (MataError, OSError) as error:
+            log.info("a copy for version %s failed: %s", route.mirror, type(error).__name__)

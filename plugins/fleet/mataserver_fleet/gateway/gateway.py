@@ -1,0 +1,235 @@
+"""The door of the data plane: which requests are its own, who may ask, and what it counts."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import hashlib
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+from aiohttp import web
+
+from mataserver import MataError, NotFound
+from mataserver_fleet.gateway import headers, matching
+from mataserver_fleet.gateway.bodies import Bodies, TooLate
+from mataserver_fleet.gateway.exchange import new_session
+from mataserver_fleet.gateway.forwarding import Call, Forwarding
+from mataserver_fleet.gateway.limits import Limits
+from mataserver_fleet.gateway.probing import Probes
+from mataserver_fleet.gateway.servers import Servers
+from mataserver_fleet.gateway.snapshot import Snapshot
+from mataserver_fleet.gateway.usage import Subject, Usage
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from typing import Self
+
+    from mataserver_fleet.gateway.bodies import Share
+    from mataserver_fleet.gateway.matching import Asked, Scope
+    from mataserver_fleet.gateway.options import GatewaySettings
+    from mataserver_fleet.gateway.snapshot import Application, Consumer
+
+    Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+_HANG_UP = frozenset({408, 411, 413})
+"""Statuses after which the connection is not used again."""
+LINGER = 2.0
+"""Seconds for a client whose body does not arrive to read why."""
+
+
+class Http(Protocol):
+    """What the gateway needs of ``Context.http``."""
+
+    def budget(self) -> Share:
+        """Return a share of the bytes in flight."""
+
+    def address(self, request: web.Request) -> str:
+        """Return the client's address."""
+
+
+class Unknown(MataError):
+    """401: no key of a consumer."""
+
+    status = 401
+
+
+class NotLinked(MataError):
+    """403: a consumer that the application does not know."""
+
+    status = 403
+
+
+class WrongMethod(MataError):
+    """405: not how this is asked."""
+
+    status = 405
+
+
+class Gateway:
+    """Answers the requests of consumers. ``follow`` says what it goes by."""
+
+    def __init__(self, http: Http, settings: GatewaySettings, unread: float) -> None:
+        self._http = http
+        self._settings = settings
+        self._unread = unread
+        self._bodies = Bodies(
+            int(settings.buffer_mb * 1e6), int(settings.max_body_mb * 1e6), unread
+        )
+        self._snapshot = Snapshot()
+        self.limits = Limits()
+        self.usage = Usage()
+        self.servers = Servers()
+
+    async def __aenter__(self) -> Self:
+        """Be able to ask servers."""
+        self._session = new_session()
+        probe, timeout = self._settings.probe, self._settings.probe_timeout
+        self._probes = Probes(self.servers, self._session, probe, timeout)
+        self._forwarding = Forwarding(self.servers, self._session, self._probes, self._unread)
+        self._probes.follow(self._snapshot)
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Ask nobody any more."""
+        await self._probes.close()
+        await self._forwarding.close()
+        await self._session.close()
+
+    def follow(self, snapshot: Snapshot) -> None:
+        """Answer by another snapshot from the next request on; those under way keep theirs."""
+        self._snapshot = snapshot
+        self._probes.follow(snapshot)
+        self.limits.forget({each.id for each in snapshot.consumers.values()})
+
+    def claims(self, request: web.Request) -> Handler | None:
+        """Return what answers a request that is an application's, by its host or its path."""
+        host, path = request.headers.get("Host", ""), request.rel_url.raw_path
+        found = matching.scope(self._snapshot, host, path)
+        return None if found is None else functools.partial(self._handle, found)
+
+    async def _handle(self, scope: Scope, request: web.Request) -> web.StreamResponse:
+        try:
+            return await self._answer(scope, request)
+        except MataError as error:
+            response = problem(error)
+            if error.status == TooLate.status and request.transport is not None:
+                # The rest of the body does not come: aiohttp would wait for it much longer.
+                asyncio.get_running_loop().call_later(LINGER, request.transport.close)
+            return response
+
+    async def _answer(self, scope: Scope, request: web.Request) -> web.StreamResponse:
+        snapshot = self._snapshot
+        asked = matching.find(scope.places, scope.path)
+        if asked is None:
+            return self._own(snapshot, scope, request)
+        application, route = asked.place
+        if "http" not in route.protocols:
+            raise NotFound("No such route")
+        consumer = self._consumer(snapshot, request, application)
+        if request.method != matching.VERBS[asked.verb]:
+            raise WrongMethod(f"This is asked by {matching.VERBS[asked.verb]}")
+        self.limits.admit(consumer, snapshot.gateways)
+        return await self._forward(request, asked, consumer)
+
+    def _consumer(
+        self, snapshot: Snapshot, request: web.Request, application: Application
+    ) -> Consumer:
+        """Return who asks. Raises ``Unknown`` and ``NotLinked``."""
+        key = key_of(request)
+        if not key:
+            raise Unknown("No API key: send it as apikey or Authorization: Bearer")
+        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+        consumer = snapshot.consumers.get(digest)
+        if consumer is None:
+            raise Unknown("Invalid API key")
+        if consumer.id not in application.consumers:
+            raise NotLinked(f"{consumer.name} may not ask this application")
+        return consumer
+
+    async def _forward(
+        self, request: web.Request, asked: Asked, consumer: Consumer
+    ) -> web.StreamResponse:
+        share = self._http.budget()
+        address = self._http.address(request)
+        fields = headers.forward(request.headers, consumer.name, address)
+        call = Call(request, asked, fields, None)
+        try:
+            call.body = await self._bodies.read(request, share)
+            if call.body is not None:
+                fields.append(("Content-Type", headers.body_type(request.headers)))
+            return await self._forwarding.answer(call)
+        except MataError as error:
+            call.status = error.status
+            raise
+        finally:
+            share.give_back()
+            self._note(call, consumer)
+
+    def _note(self, call: Call, consumer: Consumer) -> None:
+        application, route = call.asked.place
+        subject = Subject(consumer.name, application.name, route.model)
+        taken = 0 if call.body is None else call.body.size or 0
+        self.usage.note(subject, call.status, taken, call.bytes_out)
+
+    def _own(self, snapshot: Snapshot, scope: Scope, request: web.Request) -> web.Response:
+        """Answer what an application tells of itself. Raises ``NotFound``."""
+        kind = matching.OWN.get(scope.path)
+        applications = {
+            place.application.name: place.application for place in scope.places.values()
+        }
+        if kind is None or not applications:
+            raise NotFound("No such route")
+        for application in applications.values():
+            try:
+                self._consumer(snapshot, request, application)
+                break
+            except NotLinked as error:
+                refusal = error
+        else:
+            raise refusal
+        if request.method != "GET":
+            raise WrongMethod("This is asked by GET")
+        return self._told(kind, scope)
+
+    def _told(self, kind: str, scope: Scope) -> web.Response:
+        if kind == "server":
+            return _json({"name": "mataserver", "version": "2", "extensions": []})
+        if kind == "live":
+            return _json({"live": True})
+        routes = {id(place.route): place.route for place in scope.places.values()}.values()
+        ready = all(
+            any(
+                self.servers.pick(route.targets, route.path(each.version, "ready")) is not None
+                for each in route.releases
+            )
+            for route in routes
+        )
+        return _json({"ready": ready}, 200 if ready else 400)
+
+
+def key_of(request: web.Request) -> str:
+    """Return the key that a request shows, empty where it shows none."""
+    key = request.headers.get("apikey")
+    if key:
+        return key
+    scheme, _, value = request.headers.get("Authorization", "").partition(" ")
+    return value.strip() if scheme.lower() == "bearer" else ""
+
+
+def problem(error: MataError) -> web.Response:
+    """Return the answer for an error, in the protocol's form."""
+    fields = {}
+    if error.retry_after is not None:
+        fields["Retry-After"] = str(max(1, round(error.retry_after)))
+    if error.status == Unknown.status:
+        fields["WWW-Authenticate"] = "Bearer"
+    response = _json({"error": error.detail}, error.status, fields)
+    if error.status in _HANG_UP:
+        response.force_close()
+    return response
+
+
+def _json(value: object, status: int = 200, fields: dict[str, str] | None = None) -> web.Response:
+    body = msgspec.json.encode(value)
+    return web.Response(body=body, status=status, content_type=headers.JSON, headers=fields)

@@ -1,0 +1,82 @@
+"""Which route a request means: by its host, or by an application's name in its path.
+
+A path is decoded once and then compared as a whole, so that no spelling of it (``..``, ``%2e``,
+``//``) leads anywhere but to a prefix that a route has.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import unquote_to_bytes
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mataserver_fleet.gateway.snapshot import Place, Snapshot
+
+PREFIX = "/gateway/"
+VERBS = {"infer": "POST", "ready": "GET", "config": "GET", "stats": "GET", "": "GET"}
+"""What may be asked of a model, and how; the empty one is its description."""
+OWN = {"/v2": "server", "/v2/health/live": "live", "/v2/health/ready": "ready"}
+"""What an application answers itself; a route's own path of that name comes before it."""
+
+
+class Scope(NamedTuple):
+    """The places that a request may mean, and the path that tells which."""
+
+    places: Mapping[str, Place]
+    path: str
+
+
+class Asked(NamedTuple):
+    """What is asked of a route: ``version`` is empty where none is named."""
+
+    place: Place
+    version: str
+    verb: str
+
+
+def scope(snapshot: Snapshot, host: str, raw_path: str) -> Scope | None:
+    """Return what a request may mean; None where it is none of the gateway's.
+
+    ``host`` is the header, ``raw_path`` the path as it was sent, without its query.
+    """
+    places = snapshot.hosts.get(_name(host)) if snapshot.hosts else None
+    if places is not None:
+        return Scope(places, decoded(raw_path))
+    if not raw_path.startswith(PREFIX):
+        return None
+    name, _, rest = decoded(raw_path)[len(PREFIX) :].partition("/")
+    return Scope(snapshot.names.get(name, {}), f"/{rest}")
+
+
+def find(places: Mapping[str, Place], path: str) -> Asked | None:
+    """Return what a path asks, by the longest prefix that a route has."""
+    place = places.get(path)
+    if place is not None:
+        return Asked(place, "", "")
+    head, _, verb = path.rpartition("/")
+    if verb not in VERBS or not verb:
+        head, verb = path, ""
+    place = places.get(head) if verb else None
+    if place is not None:
+        return Asked(place, "", verb)
+    head, _, version = head.rpartition("/")
+    if not head.endswith("/versions") or not (version.isascii() and version.isdigit()):
+        return None
+    place = places.get(head.removesuffix("/versions"))
+    return None if place is None else Asked(place, str(int(version)), verb)
+
+
+def decoded(raw_path: str) -> str:
+    """Return a path without its percent-encoding; what is no UTF-8 becomes what no path has."""
+    if "%" not in raw_path:
+        return raw_path
+    return unquote_to_bytes(raw_path).decode("utf-8", "replace")
+
+
+def _name(host: str) -> str:
+    """Return the name in a Host header: without a port and the root's dot, in lower case."""
+    if host.startswith("["):
+        return host.partition("]")[0][1:].lower()
+    return host.partition(":")[0].rstrip(".").lower()

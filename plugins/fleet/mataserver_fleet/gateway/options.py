@@ -1,0 +1,27 @@
+"""The settings of the gateway."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+Seconds = Annotated[float, Meta(gt=0.0, le=3600.0)]
+
+
+class GatewaySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``plugins.fleet.gateway``: what a request may cost, and how servers are looked at.
+
+    buffer_mb:     a body up to this is kept while it is asked for, and can be sent again; a longer
+                   one passes through and must tell its length.
+    max_body_mb:   the largest body.
+    timeout:       seconds to the first byte of an answer, and between two of its parts.
+    probe:         seconds between two looks at a server.
+    probe_timeout: seconds that a server has to answer one; it is asked nothing after that.
+    """
+
+    buffer_mb: Annotated[float, Meta(gt=0.0, le=1024.0)] = 8.0
+    max_body_mb: Annotated[float, Meta(gt=0.0, le=65_536.0)] = 1024.0
+    timeout: Seconds = 60.0
+    probe: Seconds = 1.0
+    probe_timeout: Seconds = 1.0

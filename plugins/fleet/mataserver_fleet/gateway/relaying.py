@@ -1,0 +1,90 @@
+"""A server's answer on its way to the client: as it comes, no faster than the client reads."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+import aiohttp
+from aiohttp import web
+
+from mataserver_fleet.gateway import headers
+from mataserver_fleet.gateway.exchange import Failed
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+SMALL = 1 << 16
+"""Bytes of an answer that is read whole before any of it is sent."""
+
+log = logging.getLogger("mataserver.plugin.fleet")
+
+
+async def relay(
+    request: web.Request,
+    answer: aiohttp.ClientResponse,
+    patience: float,
+    unread: float,
+    sent: Callable[[int], None],
+) -> tuple[web.StreamResponse, bool]:
+    """Answer a request with a server's answer; return the response, and whether it is whole.
+
+    patience: seconds that the server may pause; ``unread``: that the client may.
+    sent:     is told how many bytes were passed on.
+
+    Raises ``Failed`` while nothing was sent; after that the connection is cut.
+    """
+    fields = headers.back(answer.headers)
+    length = answer.content_length
+    if length is not None and length <= SMALL:
+        body = await _whole(answer, patience)
+        sent(len(body))
+        return web.Response(status=answer.status, headers=fields, body=body), True
+    response = web.StreamResponse(status=answer.status, headers=fields)
+    if length is None:
+        response.enable_chunked_encoding()
+    else:
+        response.content_length = length
+    await response.prepare(request)
+    try:
+        await _stream(response, answer, patience, unread, sent)
+        await response.write_eof()
+    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        # Whoever reads must not take the part for the whole.
+        log.info("an answer was cut off: %s", type(error).__name__)
+        if request.transport is not None:
+            request.transport.abort()
+        return response, False
+    return response, True
+
+
+async def _whole(answer: aiohttp.ClientResponse, patience: float) -> bytes:
+    try:
+        if answer.content.is_eof():
+            return await answer.read()
+        async with asyncio.timeout(patience):
+            return await answer.read()
+    except TimeoutError:
+        stopped = "The server stopped amid its answer"
+        raise Failed(stopped, sent=True, begun=True, status=504) from None
+    except (aiohttp.ClientError, OSError) as error:
+        ended = "The server ended the connection amid its answer"
+        raise Failed(ended, sent=True, begun=True) from error
+
+
+async def _stream(
+    response: web.StreamResponse,
+    answer: aiohttp.ClientResponse,
+    patience: float,
+    unread: float,
+    sent: Callable[[int], None],
+) -> None:
+    """Pass the body on. One timer serves both waits, since one follows the other."""
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(patience) as timer:
+        while chunk := await answer.content.readany():
+            timer.reschedule(loop.time() + unread)
+            await response.write(chunk)
+            sent(len(chunk))
+            timer.reschedule(loop.time() + patience)

@@ -1,0 +1,138 @@
+"""The servers behind the gateway as it sees them: how busy each is, and whether it can be asked."""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import time
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Container, Iterable
+
+    from mataserver_fleet.gateway.snapshot import Target
+
+SLOW_START = 5.0
+"""Seconds in which a server that came back gets ever more of its share."""
+LEAST = 0.1
+"""The part of its share that it begins with."""
+
+
+class Server:
+    """One server.
+
+    outstanding: requests that it has not answered yet.
+    suspect:     a request to it failed, and no probe has told since whether it lives.
+    alive:       whether it answered the last probe at all.
+    unready:     paths of models that it does not serve now.
+    """
+
+    __slots__ = ("_attempts", "alive", "back", "outstanding", "suspect", "troubled", "unready")
+
+    def __init__(self) -> None:
+        self.outstanding = 0
+        self.suspect = False
+        self.alive = True
+        self.unready: set[str] = set()
+        self.back = 0.0
+        self.troubled = asyncio.Event()
+        self._attempts: set[asyncio.Timeout] = set()
+
+    def serves(self, path: str) -> bool:
+        """Whether a model can be asked here, as far as probes have told."""
+        return self.alive and path not in self.unready
+
+    def begin(self, attempt: asyncio.Timeout | None = None) -> None:
+        """Count a request; ``attempt`` is ended when the server turns out to be dead."""
+        self.outstanding += 1
+        if attempt is not None:
+            self._attempts.add(attempt)
+
+    def end(self) -> None:
+        """Count a request no more."""
+        self.outstanding -= 1
+
+    def release(self, attempt: asyncio.Timeout) -> None:
+        """End an attempt no more: its answer has begun, or it has failed."""
+        self._attempts.discard(attempt)
+
+    def doubt(self) -> None:
+        """Ask it nothing, where another can be asked, until a probe has told that it lives."""
+        self.suspect = True
+        self.troubled.set()
+
+    def answered(self, now: float) -> None:
+        """Note that a probe was answered."""
+        if self.suspect or not self.alive:
+            self.back = now
+        self.suspect, self.alive = False, True
+
+    def died(self) -> None:
+        """Note that a probe was not answered; requests that can be sent elsewhere are ended."""
+        self.alive = False
+        now = asyncio.get_running_loop().time()
+        for attempt in self._attempts:
+            attempt.reschedule(now)
+        self._attempts.clear()
+
+    def tell(self, path: str, *, ready: bool, now: float) -> None:
+        """Note whether a probe found a model ready."""
+        if ready and path in self.unready:
+            self.unready.discard(path)
+            self.back = now
+        elif not ready:
+            self.unready.add(path)
+
+    def share(self, now: float) -> float:
+        """Return which part of its share it gets: less for a while after it came back."""
+        since = now - self.back
+        return 1.0 if since >= SLOW_START else max(LEAST, since / SLOW_START)
+
+
+class Servers:
+    """All servers, by their URL. They outlive the snapshots that name them.
+
+    ``clock`` gives seconds, ``choose`` one of several that are as good.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        choose: Callable[[list[Target]], Target] = random.choice,
+    ) -> None:
+        self.clock = clock
+        self._choose = choose
+        self._known: dict[str, Server] = {}
+
+    def of(self, target: Target) -> Server:
+        """Return the server of a target."""
+        server = self._known.get(target.url)
+        if server is None:
+            server = self._known[target.url] = Server()
+        return server
+
+    def keep(self, urls: Container[str]) -> None:
+        """Forget the servers that no snapshot names any more."""
+        for gone in [url for url in self._known if url not in urls]:
+            del self._known[gone]
+
+    def pick(
+        self, targets: Iterable[Target], path: str, tried: Container[str] = ()
+    ) -> Target | None:
+        """Return the least busy server that serves a model; None where nobody does.
+
+        One that is doubted is asked only where there is no other.
+        """
+        serving = [t for t in targets if t.url not in tried and self.of(t).serves(path)]
+        if len(serving) < 2:
+            return serving[0] if serving else None
+        sure = [each for each in serving if not self.of(each).suspect] or serving
+        now, best, chosen = self.clock(), float("inf"), sure[:1]
+        for each in sure:
+            server = self.of(each)
+            load = (server.outstanding + 1) / (each.weight * server.share(now))
+            if load < best:
+                best, chosen = load, [each]
+            elif load == best:
+                chosen.append(each)
+        return self._choose(chosen) if len(chosen) > 1 else chosen[0]

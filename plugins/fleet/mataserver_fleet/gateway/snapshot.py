@@ -1,0 +1,134 @@
+"""What the gateway goes by: applications, their routes, consumers. Never changed, swapped whole."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, NamedTuple
+from urllib.parse import quote
+
+from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+_SEGMENT = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f]+")
+"""A part of a model's name between slashes: not empty, no step up, no control character."""
+
+
+class Target(Struct, frozen=True):
+    """One server that answers for a route.
+
+    url:    its base URL without a slash at its end.
+    weight: its share of the requests, over 0, beside those of the others.
+    rpc:    host:port of its gRPC, empty where it has none.
+    """
+
+    url: str
+    weight: float = 1.0
+    rpc: str = ""
+
+
+class Release(Struct, frozen=True):
+    """A version that gets its share of a route's requests; an empty one is the server's choice."""
+
+    version: str = ""
+    weight: float = 1.0
+
+
+class Route(Struct, frozen=True):
+    """A model of an application.
+
+    model:    its name at the targets, which must be sound: see ``is_sound``.
+    paths:    the prefixes under which it is asked, each beginning with a slash.
+    releases: the versions among which requests that name none are divided.
+    mirror:   the version that is sent a copy of each request; its answers are dropped.
+    """
+
+    model: str
+    paths: tuple[str, ...]
+    targets: tuple[Target, ...] = ()
+    protocols: frozenset[str] = frozenset({"http"})
+    releases: tuple[Release, ...] = (Release(),)
+    mirror: str = ""
+
+    def path(self, version: str, verb: str) -> str:
+        """Return the path at a target: made of what is known here, never of a request's path."""
+        base = f"/v2/models/{quote(self.model)}"
+        of = f"/versions/{version}" if version else ""
+        return f"{base}{of}/{verb}" if verb else base + of
+
+
+class Application(Struct, frozen=True):
+    """What consumers ask. ``timeout`` is in seconds, to the first byte of an answer.
+
+    retries: how often a request is tried anew at most.
+    resend:  whether also one that a server may have received: only where asking twice is harmless.
+    """
+
+    name: str
+    host: str = ""
+    routes: tuple[Route, ...] = ()
+    consumers: frozenset[int] = frozenset()
+    retries: int = 5
+    resend: bool = False
+    timeout: float = 60.0
+
+
+class Consumer(Struct, frozen=True):
+    """Who asks: by a key whose sha256 is ``digest``. ``rate`` is a minute's, ``quota`` a day's."""
+
+    id: int
+    name: str
+    digest: bytes
+    rate: int | None = None
+    quota: int | None = None
+
+
+class Place(NamedTuple):
+    """A route and the application that it is of."""
+
+    application: Application
+    route: Route
+
+
+class Snapshot:
+    """Applications and consumers, found in the same time however many there are.
+
+    hosts:  public host to the places below it, by path.
+    names:  the same by the application's name.
+    number: how many gateways are alive: each grants its share of a limit.
+    """
+
+    __slots__ = ("applications", "consumers", "gateways", "hosts", "names")
+
+    def __init__(
+        self,
+        applications: Iterable[Application] = (),
+        consumers: Iterable[Consumer] = (),
+        gateways: int = 1,
+    ) -> None:
+        self.applications = tuple(applications)
+        self.consumers = {each.digest: each for each in consumers}
+        self.gateways = max(1, gateways)
+        self.names = {each.name: _places(each) for each in self.applications}
+        self.hosts: dict[str, dict[str, Place]] = {}
+        for each in self.applications:
+            if each.host:
+                self.hosts.setdefault(each.host.lower(), {}).update(self.names[each.name])
+
+    def routes(self) -> Iterable[Route]:
+        """Return every route."""
+        return (route for each in self.applications for route in each.routes)
+
+
+def is_sound(model: str) -> bool:
+    """Whether a model's name can stand in a path: no step up, nothing empty between slashes."""
+    return all(_SEGMENT.fullmatch(part) for part in model.split("/"))
+
+
+def _places(application: Application) -> Mapping[str, Place]:
+    return {
+        path.rstrip("/"): Place(application, route)
+        for route in application.routes
+        for path in route.paths
+    }

@@ -1,0 +1,107 @@
+"""The gateway on a real server, before real sockets: what its tests are written with."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import importlib.metadata
+import io
+
+import aiohttp
+import gateway_plugin
+import pytest
+from upstreams import Upstream
+
+from mataserver import plugins as plugin_host
+from mataserver.testing import serving
+from mataserver_fleet.gateway.snapshot import Application, Consumer, Route, Snapshot, Target
+
+POINT = importlib.metadata.EntryPoint("gateway", "gateway_plugin", plugin_host.GROUP)
+KEY = "key-of-anna"
+INFER = "/gateway/shop/v2/models/cats/infer"
+
+
+def consumer(number, key, **more):
+    """Return a consumer with a key."""
+    return Consumer(number, f"consumer-{number}", hashlib.sha256(key.encode()).digest(), **more)
+
+
+def application(*targets, name="shop", model="cats", route=None, **more):
+    """Return an application with one route to some servers."""
+    made = Route(model, (f"/v2/models/{model}",), tuple(targets), **(route or {}))
+    return Application(name, routes=(made,), **{"consumers": frozenset({1}), **more})
+
+
+class Stand:
+    """A server with the gateway, and a client of it."""
+
+    def __init__(self, server, gateway, http):
+        self.server, self.gateway, self.http = server, gateway, http
+
+    def follow(self, *applications, consumers=None):
+        """Have the gateway go by some applications."""
+        known = consumers or [consumer(1, KEY), consumer(2, "key-of-ben")]
+        self.gateway.follow(Snapshot(applications, known))
+
+    async def ask(self, path=INFER, body=b"{}", method="POST", key=KEY, headers=None, **more):
+        """Ask; return the status, the answer and its header fields."""
+        fields = {"apikey": key} if key else {}
+        if isinstance(body, bytes) and len(body) > 1_000_000:
+            body = io.BytesIO(body)
+        async with self.http.request(
+            method, self.server.url + path, data=body, headers={**fields, **(headers or {})}, **more
+        ) as answer:
+            raw = await answer.read()
+            json = answer.content_type == "application/json" and raw
+            return answer.status, (await answer.json() if json else raw), answer.headers
+
+    async def exchange(self, *parts):
+        """Send bytes as they are, with pauses; return everything that is answered."""
+        reader, writer = await asyncio.open_connection("127.0.0.1", self.port)
+        for part in parts:
+            writer.write(part)
+            await writer.drain()
+        answer = await reader.read()
+        writer.close()
+        return answer
+
+    @property
+    def port(self):
+        """Where the server listens."""
+        return int(self.server.url.rpartition(":")[2])
+
+
+@contextlib.asynccontextmanager
+async def stand_on(folder, **settings):
+    """Run a server with the gateway."""
+    given = {"probe": 0.1, "probe_timeout": 0.5, **settings}
+    async with (
+        serving(folder, entry_points=[POINT], plugins={"gateway": given}) as server,
+        aiohttp.ClientSession(auto_decompress=False) as http,
+    ):
+        yield Stand(server, gateway_plugin.MADE[-1], http)
+
+
+@pytest.fixture
+async def stand(tmp_path):
+    """A gateway."""
+    async with stand_on(tmp_path) as made:
+        yield made
+
+
+@pytest.fixture
+async def upstreams():
+    """Two servers that are well."""
+    pair = [Upstream("one"), Upstream("two")]
+    for each in pair:
+        await each.start()
+    yield pair
+    for each in pair:
+        await each.stop()
+
+
+@pytest.fixture
+def targets(upstreams):
+    """The same as targets."""
+    return [Target(each.url) for each in upstreams]

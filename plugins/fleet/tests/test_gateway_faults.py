@@ -1,0 +1,370 @@
+"""Servers that fail, and clients that leave: who is asked instead, and what the client is told."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import time
+
+import psutil
+import pytest
+from aiohttp import web
+from gateway_stand import (  # noqa: F401
+    INFER,
+    KEY,
+    application,
+    consumer,
+    stand,
+    stand_on,
+    targets,
+    upstreams,
+)
+from upstreams import Raw, Upstream
+
+from mataserver_fleet.gateway.snapshot import Application, Release, Target
+
+CLOSED = Target("http://127.0.0.1:9")
+"""Where nobody listens."""
+
+
+async def eventually(condition, seconds=5.0):
+    """Wait until something holds."""
+    async with asyncio.timeout(seconds):
+        while not condition():
+            await asyncio.sleep(0.01)
+
+
+async def test_a_server_that_cannot_be_reached(stand, upstreams, targets):  # noqa: F811
+    """A connection that fails is tried elsewhere, whatever the application says of resending."""
+    stand.follow(application(CLOSED, targets[0]))
+    for _ in range(20):
+        assert (await stand.ask())[0] == 200
+    assert len(upstreams[0].seen) == 20
+
+
+async def test_nobody_can_be_reached(stand):  # noqa: F811
+    """Without any server that lives the answer is 503 with a time to come back, and soon."""
+    stand.follow(application(CLOSED))
+    begun = time.monotonic()
+    status, answer, headers = await stand.ask()
+    assert (status in {502, 503}, set(answer)) == (True, {"error"})
+    await eventually(lambda: not stand.gateway.servers.of(CLOSED).alive)
+    status, answer, headers = await stand.ask()
+    assert (status, headers["Retry-After"]) == (503, "1")
+    assert "127.0.0.1" not in str(answer)
+    assert time.monotonic() - begun < 5
+
+
+@pytest.mark.parametrize("resend", [False, True])
+async def test_a_server_that_dies_before_it_answers(stand, upstreams, targets, resend):  # noqa: F811
+    """A request that a server may have received is sent anew only where the application says so."""
+
+    async def act(_writer):
+        return None
+
+    async with Raw(act) as server:
+        stand.follow(application(Target(server.url, 1e6), targets[0], resend=resend))
+        status, _, _ = await stand.ask()
+        assert server.asked == 1
+    assert status == (200 if resend else 502)
+    assert len(upstreams[0].seen) == int(resend)
+
+
+async def test_a_server_that_dies_amid_its_answer(stand, upstreams, targets):  # noqa: F811
+    """After the first byte nothing is asked anew, and the part is not taken for the whole."""
+    sizes = iter((10, 200_000))
+
+    async def act(writer):
+        size = next(sizes)
+        writer.write(f"HTTP/1.1 200 OK\r\nContent-Length: {size}\r\n\r\n".encode() + b"12345")
+        await writer.drain()
+        await asyncio.sleep(0.05)
+
+    async with Raw(act) as server:
+        stand.follow(application(Target(server.url, 1e6), targets[0], resend=True))
+        assert (await stand.ask())[0] == 502  # nothing of a short one was sent yet
+        lines = [f"POST {INFER} HTTP/1.1", "Host: x", f"apikey: {KEY}", "Content-Length: 0", "", ""]
+        stand.gateway.servers.of(Target(server.url)).answered(0)
+        answer = await stand.exchange("\r\n".join(lines).encode())
+        assert answer.startswith(b"HTTP/1.1 200")
+        assert answer.endswith(b"\r\n\r\n12345")
+    assert upstreams[0].seen == []
+    assert next(iter(stand.gateway.usage.total.values())).failed == 2
+
+
+GARBAGE = [
+    b"\x00\x01\x02\x03\r\n\r\n",
+    b"HTTP/1.1 banana\r\n\r\n",
+    b"SSH-2.0-OpenSSH_9.2\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nContent-Length: many\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nX: a\r\n Content-Length: 1\x00\r\n\r\n",
+    b"HTTP/1.1 302 Found\r\nLocation: http://127.0.0.1/\r\nContent-Length: 0\r\n\r\n",
+    b"HTTP/1.1 101 Switching Protocols\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n",
+    b"HTTP/1.1 200 OK\r\nX: " + b"x" * 100_000,
+]
+
+
+@pytest.mark.parametrize("said", GARBAGE, ids=range(len(GARBAGE)))
+async def test_a_server_that_answers_garbage(stand, said):  # noqa: F811
+    """What is no answer is 502 with a sentence, and the next request is served."""
+
+    async def act(writer):
+        writer.write(said)
+        await writer.drain()
+
+    async with Raw(act) as server:
+        stand.follow(application(Target(server.url)))
+        for _ in range(2):
+            status, answer, _ = await stand.ask(timeout=None)
+            assert (status, set(answer)) == (502, {"error"})
+
+
+async def test_a_server_that_hangs(stand, upstreams, targets):  # noqa: F811
+    """After the application's time the answer is 504; the server is not asked again meanwhile."""
+    upstreams[0].pause.clear()
+    stand.follow(application(targets[0], timeout=0.3))
+    status, answer, _ = await stand.ask()
+    assert (status, "0.3 s" in answer["error"]) == (504, True)
+    await eventually(lambda: upstreams[0].cancelled == 1)
+
+
+async def test_a_server_that_stops_answering_probes(stand, upstreams, targets):  # noqa: F811
+    """What hangs in a server that turns out to be dead is sent to another, where it may be."""
+
+    async def act(_writer):
+        await asyncio.sleep(30)
+
+    async with Raw(act) as server:
+        dead = Target(server.url, 1e6)
+        stand.follow(application(dead, targets[0], resend=True, timeout=20.0))
+        await eventually(lambda: stand.gateway.servers.of(dead).back == 0.0)
+        asking = asyncio.ensure_future(stand.ask())
+        await eventually(lambda: server.asked == 1)
+        stand.gateway.servers.of(dead).died()
+        assert (await asking)[0] == 200
+    assert len(upstreams[0].seen) == 1
+
+
+async def test_a_model_that_is_not_ready(stand, upstreams, targets):  # noqa: F811
+    """A server that has not the model is not asked for it; when it has it, it is asked again."""
+    upstreams[0].ready.clear()
+    stand.follow(application(*targets))
+    await eventually(lambda: stand.gateway.servers.of(targets[0]).unready)
+    for _ in range(10):
+        assert (await stand.ask())[1]["server"] == "two"
+    upstreams[0].ready.add("")
+    await eventually(lambda: not stand.gateway.servers.of(targets[0]).unready)
+    upstreams[1].ready.clear()
+    await eventually(lambda: stand.gateway.servers.of(targets[1]).unready)
+    assert (await stand.ask())[1]["server"] == "one"
+    upstreams[0].ready.clear()
+    await eventually(lambda: stand.gateway.servers.of(targets[0]).unready)
+    assert (await stand.ask())[0] == 503
+
+
+async def test_a_server_that_lost_its_models(stand, upstreams, targets):  # noqa: F811
+    """One that restarted says 400 for a model that it does not have yet: another is asked."""
+
+    class Restarted(Upstream):
+        async def inferred(self, request):
+            self.ready.clear()
+            return web.json_response({"error": "unknown model"}, status=400)
+
+    server = Restarted("restarted")
+    await server.start()
+    stand.follow(application(Target(server.url, 1e6), targets[0]))
+    assert (await stand.ask())[1]["server"] == "one"
+    assert (await stand.ask())[1]["server"] == "one"
+    assert len(server.seen) == 1
+    await server.stop()
+
+
+async def test_a_request_that_is_wrong(stand, targets):  # noqa: F811
+    """A 400 of a server that has the model is the client's: it is passed on, and asked once."""
+
+    class Strict(Upstream):
+        async def inferred(self, request):
+            return web.json_response({"error": "wrong shape"}, status=400)
+
+    server = Strict("strict")
+    await server.start()
+    stand.follow(application(Target(server.url, 1e6), targets[0], resend=True))
+    assert (await stand.ask())[:2] == (400, {"error": "wrong shape"})
+    assert len(server.seen) == 1
+    await server.stop()
+
+
+async def test_a_server_dies_and_comes_back_under_load(stand, upstreams, targets):  # noqa: F811
+    """No request of an idempotent application fails; the one that came back is asked again."""
+    stand.follow(application(*targets, resend=True))
+    done, found = asyncio.Event(), []
+
+    async def load():
+        while not done.is_set():
+            found.append((await stand.ask())[0])
+
+    workers = [asyncio.ensure_future(load()) for _ in range(8)]
+    port = upstreams[0].port
+    for _ in range(3):
+        before = len(upstreams[0].seen)
+        await eventually(lambda b=before: len(upstreams[0].seen) > b + 5)
+        for transport in upstreams[0].transports():
+            transport.abort()
+        await upstreams[0].stop()
+        await asyncio.sleep(0.3)
+        await upstreams[0].start(port)
+    before = len(upstreams[0].seen)
+    await eventually(lambda: len(upstreams[0].seen) > before + 5)
+    done.set()
+    await asyncio.gather(*workers)
+    assert set(found) == {200}
+    assert len(found) > 100
+
+
+async def test_who_is_less_busy_is_asked(stand, upstreams, targets):  # noqa: F811
+    """A server that is slow gets fewer requests than one that is quick."""
+    stand.follow(application(*targets))
+    await asyncio.gather(*(stand.ask() for _ in range(40)))
+    assert min(len(each.seen) for each in upstreams) >= 10
+    upstreams[0].pause.clear()
+    before = [len(each.seen) for each in upstreams]
+    slow = [asyncio.ensure_future(stand.ask()) for _ in range(4)]
+    await eventually(lambda: len(upstreams[0].seen) >= before[0] + 2)
+    for _ in range(20):
+        await stand.ask()
+    assert len(upstreams[0].seen) - before[0] <= 4
+    upstreams[0].pause.set()
+    assert {status for status, _, _ in await asyncio.gather(*slow)} == {200}
+
+
+async def test_a_client_that_leaves(stand, upstreams, targets):  # noqa: F811
+    """The request to the server is cancelled, and counts as busy no more."""
+    upstreams[0].pause.clear()
+    stand.follow(application(targets[0]))
+    asking = asyncio.ensure_future(stand.ask())
+    await eventually(lambda: upstreams[0].seen)
+    asking.cancel()
+    with contextlib.suppress(asyncio.CancelledError):
+        await asking
+    await eventually(lambda: upstreams[0].cancelled == 1)
+    assert stand.gateway.servers.of(targets[0]).outstanding == 0
+
+
+async def test_a_client_that_reads_slowly(stand):  # noqa: F811
+    """An answer of 200 MB that nobody reads is not gathered in memory, and is cut off in time."""
+
+    class Large(Upstream):
+        async def inferred(self, request):
+            response = web.StreamResponse()
+            response.content_length = 200_000_000
+            await response.prepare(request)
+            with contextlib.suppress(ConnectionError):
+                for _ in range(200):
+                    await response.write(bytes(1_000_000))
+            return response
+
+    server = Large("large")
+    await server.start()
+    stand.follow(application(Target(server.url)))
+    gc.collect()
+    before = psutil.Process().memory_info().rss
+    reader, writer = await asyncio.open_connection("127.0.0.1", stand.port, limit=1024)
+    lines = [f"POST {INFER} HTTP/1.1", "Host: x", f"apikey: {KEY}", "Content-Length: 0", "", ""]
+    writer.write("\r\n".join(lines).encode())
+    await reader.readuntil(b"\r\n\r\n")
+    usage = stand.gateway.usage
+    await eventually(lambda: usage.total)
+    assert psutil.Process().memory_info().rss - before < 60_000_000
+    count = next(iter(usage.total.values()))
+    assert (count.failed, count.bytes_out < 100_000_000) == (1, True)
+    writer.transport.abort()
+    await server.stop()
+
+
+async def test_limits(stand, targets):  # noqa: F811
+    """More than a consumer may ask is 429 with a time; others are not held up by that."""
+    two = frozenset({1, 2})
+    known = [consumer(1, KEY, rate=3), consumer(2, "key-of-ben", quota=2)]
+    stand.follow(application(targets[0], consumers=two), consumers=known)
+    assert [(await stand.ask())[0] for _ in range(5)] == [200, 200, 200, 429, 429]
+    _, answer, headers = await stand.ask()
+    assert "3 requests a minute" in answer["error"]
+    assert int(headers["Retry-After"]) <= 20
+    found = [(await stand.ask(key="key-of-ben"))[0] for _ in range(3)]
+    assert found == [200, 200, 429]
+
+
+async def test_versions_by_weight(stand, upstreams, targets):  # noqa: F811
+    """Requests that name no version are divided; one that is not ready leaves its share."""
+    route = {"releases": (Release("1", 1.0), Release("2", 3.0))}
+    stand.follow(application(targets[0], route=route))
+    for _ in range(80):
+        await stand.ask()
+    asked = [each.path for each in upstreams[0].seen]
+    assert set(asked) == {f"/v2/models/cats/versions/{number}/infer" for number in (1, 2)}
+    assert 40 <= sum("/2/" in each for each in asked) <= 76
+    upstreams[0].ready.discard("2")
+    await eventually(lambda: stand.gateway.servers.of(targets[0]).unready)
+    upstreams[0].seen.clear()
+    for _ in range(10):
+        assert (await stand.ask())[0] == 200
+    assert {each.path for each in upstreams[0].seen} == {"/v2/models/cats/versions/1/infer"}
+
+
+async def test_a_mirror(stand, upstreams, targets):  # noqa: F811
+    """A copy goes to the version that is tried out; its answers, late or wrong, change nothing."""
+    stand.follow(application(targets[0], route={"mirror": "3"}))
+    assert (await stand.ask(body=b'{"a":1}'))[1]["path"] == "/v2/models/cats/infer"
+    await eventually(lambda: len(upstreams[0].seen) == 2)
+    copy = next(each for each in upstreams[0].seen if "/versions/3/" in each.path)
+    assert (copy.body, copy.headers["Content-Type"]) == (b'{"a":1}', "application/octet-stream")
+    upstreams[0].ready.discard("3")
+    assert next(iter(stand.gateway.usage.total.values())).requests == 1
+
+
+async def test_a_sequence_stays_where_it_began(stand, upstreams, targets):  # noqa: F811
+    """Its requests go to one server, busy or not; another's sequence to any; no copy is made."""
+    stand.follow(application(*targets, route={"mirror": "3"}))
+
+    def body(number, **more):
+        return json_of({"parameters": {"sequence_id": number, **more}, "inputs": []})
+
+    for number in range(1, 9):
+        _, first, _ = await stand.ask(body=body(number, sequence_start=True))
+        for _ in range(4):
+            assert (await stand.ask(body=body(number)))[1]["server"] == first["server"]
+    assert all(each.seen for each in upstreams)
+    assert not any("/versions/3/" in s.path for each in upstreams for s in each.seen)
+
+
+async def test_a_sequence_whose_server_is_gone(stand, upstreams, targets):  # noqa: F811
+    """It cannot go on elsewhere: 503 or 502 until it is begun anew."""
+    stand.follow(application(*targets, resend=True))
+    start = json_of({"parameters": {"sequence_id": "a", "sequence_start": True}})
+    _, answer, _ = await stand.ask(body=start)
+    lost = next(each for each in upstreams if each.name == answer["server"])
+    await lost.stop()
+    goes_on = json_of({"parameters": {"sequence_id": "a"}})
+    assert (await stand.ask(body=goes_on))[0] in {502, 503}
+    _, answer, _ = await stand.ask(body=start)
+    assert answer["server"] != lost.name
+    assert (await stand.ask(body=goes_on))[1]["server"] == answer["server"]
+
+
+def json_of(value):
+    """Return a value as JSON."""
+    return json.dumps(value).encode()
+
+
+async def test_another_snapshot_amid_requests(stand, upstreams, targets):  # noqa: F811
+    """A request that is under way ends as it began, also where its application is gone."""
+    upstreams[0].pause.clear()
+    stand.follow(application(targets[0]))
+    asking = asyncio.ensure_future(stand.ask())
+    await eventually(lambda: upstreams[0].seen)
+    stand.gateway.follow(type(stand.gateway._snapshot)([Application("other")], []))
+    assert (await stand.ask())[0] == 404
+    upstreams[0].pause.set()
+    assert (await asking)[0] == 200
