@@ -8,6 +8,7 @@ from mataserver import Unavailable
 from mataserver_fleet.app_handlers import AppHandlers
 from mataserver_fleet.consumer_handlers import ConsumerHandlers
 from mataserver_fleet.consumers import Consumers
+from mataserver_fleet.gateway.dataplane import DataPlane
 from mataserver_fleet.pages import problem
 from mataserver_fleet.store import Store
 from mataserver_fleet.tables import SCHEMA
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
 PREFIXES = tuple(
     f"/api/{name}"
-    for name in ("tritons", "models", "users", "apps", "consumers", "login", "logout")
+    for name in ("tritons", "models", "users", "apps", "consumers", "login", "logout", "usage")
 )
 """What is the fleet's below ``/api``; other plugins have their own there."""
 
@@ -67,10 +68,13 @@ class FleetService:
             kind(ctx, self._parts)
             for kind in (TritonHandlers, AppHandlers, ConsumerHandlers, UserHandlers)
         )
+        self._plane = DataPlane(ctx)
+        self.claims = self._plane.claims
+        self.waiting = self._plane.waiting
 
     def routes(self) -> Iterable[Route]:
         """Return every route."""
-        return [route for part in self._routes for route in part.routes()]
+        return [route for part in (*self._routes, self._plane) for route in part.routes()]
 
     def error_forms(self) -> Mapping[str, object]:
         """Return the form of errors: one that MLServe's clients find their sentence in."""
@@ -80,8 +84,11 @@ class FleetService:
         """Bring the tables to their version. Raises ``MataError``."""
         database = self._ctx.peer("database").database
         await database.migrate(SCHEMA)
-        self._parts.open(Store(database))
+        store = Store(database)
+        await self._plane.begin(store)
+        self._parts.open(store)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Stop."""
+        await self._plane.end()

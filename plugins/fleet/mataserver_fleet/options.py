@@ -6,6 +6,8 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
+from mataserver_fleet.gateway.options import GatewaySettings
+
 Seconds = Annotated[float, Meta(gt=0.0, le=3600.0)]
 
 
@@ -17,9 +19,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     probe:        seconds between two looks at a Triton.
     timeout:      seconds that a Triton may take for an answer, but for loading.
     load_timeout: seconds that it may take to load a model.
+    gateway:      what consumers' requests may cost.
     """
 
     folder: Annotated[str, Meta(min_length=1)] | None = None
     probe: Seconds = 1.0
     timeout: Seconds = 5.0
     load_timeout: Seconds = 120.0
+    gateway: GatewaySettings = GatewaySettings()

@@ -15,7 +15,7 @@ from mataserver import Conflict, NotFound
 from mataserver_fleet.tables import CHANNEL, FACTS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Coroutine
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
     from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -34,11 +34,16 @@ class Stale(Conflict):
 
 
 class Store:
-    """The database of the fleet. ``clock`` gives Unix seconds."""
+    """The database of the fleet. ``clock`` gives Unix seconds.
+
+    ``followers`` are awaited after each change that was made here: it is in force when its client
+    is answered. They raise nothing.
+    """
 
     def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
         self.database = database
         self.clock = clock
+        self.followers: list[Callable[[], Awaitable[None]]] = []
 
     def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
         """Give a connection whose readings are of one moment."""
@@ -56,6 +61,8 @@ class Store:
                 await self.touch(connection)
         except sa.exc.IntegrityError:
             raise Conflict(taken) from None
+        for follow in self.followers:
+            await follow()
 
     async def touch(self, connection: AsyncConnection) -> None:
         """Have a transaction count as a change: the version is another one, and announced."""
@@ -69,9 +76,13 @@ class Store:
 
     async def version(self) -> str | None:
         """Return what is another text after each change; None before the first."""
-        query = sa.select(FACTS.c.value).where(FACTS.c.name == "version")
         async with self.read() as connection:
-            found: str | None = await connection.scalar(query)
+            return await self.version_of(connection)
+
+    async def version_of(self, connection: AsyncConnection) -> str | None:
+        """Return the version that a connection sees."""
+        query = sa.select(FACTS.c.value).where(FACTS.c.name == "version")
+        found: str | None = await connection.scalar(query)
         return found
 
 

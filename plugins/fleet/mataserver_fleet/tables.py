@@ -144,10 +144,22 @@ GRANTS = _table(
     sa.Column("user_id", sa.String(36), primary_key=True),
     sa.Column("app_id", sa.Integer, primary_key=True),
 )
+USAGE = _table(
+    "usage",
+    sa.Column("day", sa.Integer, primary_key=True),
+    sa.Column("consumer", sa.String(64), primary_key=True),
+    sa.Column("application", sa.String(64), primary_key=True),
+    sa.Column("model", sa.String(255), primary_key=True),
+    sa.Column("requests", sa.BigInteger),
+    sa.Column("failed", sa.BigInteger),
+    sa.Column("bytes_in", sa.BigInteger),
+    sa.Column("bytes_out", sa.BigInteger),
+)
+"""``day`` counts from 1970 in UTC."""
 FACTS = _table(
     "facts",
     sa.Column("name", sa.String(32), primary_key=True),
     sa.Column("value", sa.String(255)),
     sa.Column("until", sa.Float),
 )
-"""``version``, another text after each change, and ``leader``, who probes and reconciles."""
+"""``version``, another text after each change; ``leader``, who probes and reconciles; gateways."""

@@ -129,7 +129,7 @@ class Gateway:
         consumer = self._consumer(snapshot, request, application)
         if request.method != matching.VERBS[asked.verb]:
             raise WrongMethod(f"This is asked by {matching.VERBS[asked.verb]}")
-        self.limits.admit(consumer, snapshot.gateways)
+        self.limits.admit(consumer)
         return await self._forward(request, asked, consumer)
 
     def _consumer(

@@ -43,53 +43,65 @@ class _Bucket:
 class Limits:
     """Grants requests. ``clock`` gives Unix seconds: a day is one of UTC.
 
-    used: what every gateway has counted today for a consumer before, by its id.
+    gateways: how many share the rates; each grants its part. The day's count is everybody's.
     """
 
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
+        self.gateways = 1
         self._buckets: dict[int, _Bucket] = {}
-        self._used: dict[int, int] = {}
+        self._before: dict[str, int] = {}
+        self._since: dict[str, int] = {}
         self._day = self._today()
 
-    def admit(self, consumer: Consumer, gateways: int = 1) -> None:
-        """Count a request. Raises ``TooMany`` for one that is too many.
-
-        Each of several gateways grants its share of the rate; the day's count is everybody's.
-        """
+    def admit(self, consumer: Consumer) -> None:
+        """Count a request. Raises ``TooMany`` for one that is too many."""
         if consumer.quota is not None:
-            self._check_quota(consumer, consumer.quota)
+            self._check_quota(consumer.name, consumer.quota)
         if consumer.rate is not None:
-            self._check_rate(consumer, max(1.0, consumer.rate / gateways))
+            self._check_rate(consumer, consumer.rate)
         if consumer.quota is not None:
-            self._used[consumer.id] = self._used.get(consumer.id, 0) + 1
+            self._since[consumer.name] = self._since.get(consumer.name, 0) + 1
 
-    def restore(self, used: dict[int, int], day: int) -> None:
-        """Know what was counted on a day, by consumer, instead of what is known here."""
-        if day == self._today():
-            self._used, self._day = dict(used), day
+    def admitted(self) -> dict[str, int]:
+        """Return what was counted since the last ``settle``."""
+        return dict(self._since)
+
+    def settle(
+        self, used: dict[str, int], admitted: dict[str, int], day: int, gateways: int
+    ) -> None:
+        """Know what everybody has counted on a day, ``admitted`` included."""
+        self.gateways = max(1, gateways)
+        if day != self._day:
+            return
+        self._before = used
+        for name, count in admitted.items():
+            left = self._since.get(name, 0) - count
+            if left > 0:
+                self._since[name] = left
+            else:
+                self._since.pop(name, None)
 
     def forget(self, kept: Container[int]) -> None:
         """Drop what is known of consumers that are not ``kept``."""
-        for known in (self._buckets, self._used):
-            for gone in [each for each in known if each not in kept]:
-                del known[gone]
+        for gone in [each for each in self._buckets if each not in kept]:
+            del self._buckets[gone]
 
-    def _check_rate(self, consumer: Consumer, rate: float) -> None:
-        now = self._clock()
+    def _check_rate(self, consumer: Consumer, rate: int) -> None:
+        now, own = self._clock(), max(1.0, rate / self.gateways)
         bucket = self._buckets.get(consumer.id)
         if bucket is None:
-            bucket = self._buckets[consumer.id] = _Bucket(rate, now)
-        wait = bucket.take(rate, now)
+            bucket = self._buckets[consumer.id] = _Bucket(own, now)
+        wait = bucket.take(own, now)
         if wait:
-            raise TooMany(f"More than {consumer.rate} requests a minute", retry_after=wait)
+            raise TooMany(f"More than {rate} requests a minute", retry_after=wait)
 
-    def _check_quota(self, consumer: Consumer, quota: int) -> None:
+    def _check_quota(self, name: str, quota: int) -> None:
         today = self._today()
         if today != self._day:
             self._day = today
-            self._used.clear()
-        if self._used.get(consumer.id, 0) >= quota:
+            self._before, self._since = {}, {}
+        if self._before.get(name, 0) + self._since.get(name, 0) >= quota:
             wait = (today + 1) * DAY - self._clock()
             raise TooMany(f"The quota of {quota} requests a day is used up", retry_after=wait)
 

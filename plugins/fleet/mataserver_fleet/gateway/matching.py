@@ -52,7 +52,7 @@ def scope(snapshot: Snapshot, host: str, raw_path: str) -> Scope | None:
 
 def find(places: Mapping[str, Place], path: str) -> Asked | None:
     """Return what a path asks, by the longest prefix that a route has."""
-    place = places.get(path)
+    place = places.get("" if path == "/" else path)
     if place is not None:
         return Asked(place, "", "")
     head, _, verb = path.rpartition("/")

@@ -18,6 +18,7 @@ class GatewaySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     timeout:       seconds to the first byte of an answer, and between two of its parts.
     probe:         seconds between two looks at a server.
     probe_timeout: seconds that a server has to answer one; it is asked nothing after that.
+    settle:        seconds between two times that what was counted is written to the database.
     """
 
     buffer_mb: Annotated[float, Meta(gt=0.0, le=1024.0)] = 8.0
@@ -25,3 +26,4 @@ class GatewaySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     timeout: Seconds = 60.0
     probe: Seconds = 1.0
     probe_timeout: Seconds = 1.0
+    settle: Seconds = 5.0

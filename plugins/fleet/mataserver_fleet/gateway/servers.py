@@ -111,6 +111,10 @@ class Servers:
             server = self._known[target.url] = Server()
         return server
 
+    def known(self) -> list[tuple[str, Server]]:
+        """Return every server with its URL."""
+        return list(self._known.items())
+
     def keep(self, urls: Container[str]) -> None:
         """Forget the servers that no snapshot names any more."""
         for gone in [url for url in self._known if url not in urls]:

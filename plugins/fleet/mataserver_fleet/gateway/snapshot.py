@@ -96,25 +96,22 @@ class Snapshot:
 
     hosts:  public host to the places below it, by path.
     names:  the same by the application's name.
-    number: how many gateways are alive: each grants its share of a limit.
     """
 
-    __slots__ = ("applications", "consumers", "gateways", "hosts", "names")
+    __slots__ = ("applications", "consumers", "hosts", "names")
 
     def __init__(
-        self,
-        applications: Iterable[Application] = (),
-        consumers: Iterable[Consumer] = (),
-        gateways: int = 1,
+        self, applications: Iterable[Application] = (), consumers: Iterable[Consumer] = ()
     ) -> None:
         self.applications = tuple(applications)
         self.consumers = {each.digest: each for each in consumers}
-        self.gateways = max(1, gateways)
         self.names = {each.name: _places(each) for each in self.applications}
         self.hosts: dict[str, dict[str, Place]] = {}
         for each in self.applications:
             if each.host:
-                self.hosts.setdefault(each.host.lower(), {}).update(self.names[each.name])
+                self.hosts.setdefault(each.host.lower().strip("[]"), {}).update(
+                    self.names[each.name]
+                )
 
     def routes(self) -> Iterable[Route]:
         """Return every route."""

@@ -1,0 +1,148 @@
+"""Hands what was counted to the database, and knows how many gateways there are."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+
+from mataserver import Unavailable
+from mataserver_fleet.gateway.limits import DAY
+from mataserver_fleet.store import finish
+from mataserver_fleet.tables import FACTS, USAGE
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from mataserver_fleet.gateway.gateway import Gateway
+    from mataserver_fleet.gateway.usage import Count, Subject
+    from mataserver_fleet.store import Store
+
+ALIVE = 30.0
+"""Seconds for which a gateway is taken to be alive after it last said so."""
+_NAME = "gateway-"
+_SUMS = ("requests", "failed", "bytes_in", "bytes_out")
+
+log = logging.getLogger("mataserver.plugin.fleet")
+
+
+class Accounting:
+    """Settles the gateway's counts with the database every ``interval`` seconds.
+
+    SQLite is one server's: there are no others to be told of, and nothing is written while nobody
+    asks.
+    """
+
+    def __init__(self, store: Store, gateway: Gateway, interval: float) -> None:
+        self._store = store
+        self._gateway = gateway
+        self._interval = interval
+        self._name = _NAME + secrets.token_hex(12)
+        self._alone = store.database.dialect == "sqlite"
+        self._settled = False
+        self._turn = asyncio.Lock()
+
+    async def run(self) -> None:
+        """Settle again and again."""
+        while True:
+            await self.settle()
+            await asyncio.sleep(self._interval)
+
+    async def settle(self) -> None:
+        """Hand over what was counted, and learn what others have counted today."""
+        async with self._turn:
+            await self._settle()
+
+    async def _settle(self) -> None:
+        taken, admitted = self._gateway.usage.take(), self._gateway.limits.admitted()
+        if self._alone and self._settled and not taken:
+            return
+        today = int(self._store.clock() // DAY)
+        try:
+            gateways, used = await finish(self._write(taken, today))
+        except Unavailable:
+            self._gateway.usage.give_back(taken)
+            return
+        self._gateway.limits.settle(used, admitted, today, gateways)
+        self._settled = True
+
+    async def leave(self) -> None:
+        """Hand over the last counts; be alive no more."""
+        await self.settle()
+        if self._alone:
+            return
+        try:
+            await finish(self._forget())
+        except Unavailable:
+            log.warning("what was asked last could not be counted: the database does not answer")
+
+    async def _write(
+        self, taken: Mapping[Subject, Count], today: int
+    ) -> tuple[int, dict[str, int]]:
+        """Add counts; return how many gateways live, and today's requests by consumer."""
+        now = self._store.clock()
+        async with self._store.database.begin() as connection:
+            for subject, count in taken.items():
+                await connection.execute(self._addition(subject, count, today))
+            gateways = 1 if self._alone else await self._living(connection, now)
+            sums = (
+                sa.select(USAGE.c.consumer, sa.func.sum(USAGE.c.requests))
+                .where(USAGE.c.day == today)
+                .group_by(USAGE.c.consumer)
+            )
+            used = {name: int(number) for name, number in await connection.execute(sums)}
+        return gateways, used
+
+    def _addition(self, subject: Subject, count: Count, day: int) -> Any:
+        values = {"day": day, **subject._asdict(), **{n: getattr(count, n) for n in _SUMS}}
+        dialect = postgresql if self._store.database.dialect == "postgresql" else sqlite
+        new = dialect.insert(USAGE).values(**values)
+        sums = {name: USAGE.c[name] + new.excluded[name] for name in _SUMS}
+        keys = ["day", "consumer", "application", "model"]
+        return new.on_conflict_do_update(index_elements=keys, set_=sums)
+
+    async def _living(self, connection: AsyncConnection, now: float) -> int:
+        """Say that this gateway lives; return how many do."""
+        values = {"value": "", "until": now + ALIVE}
+        own = sa.update(FACTS).where(FACTS.c.name == self._name).values(**values)
+        if not (await connection.execute(own)).rowcount:
+            await connection.execute(sa.insert(FACTS).values(name=self._name, **values))
+            gone = sa.delete(FACTS).where(FACTS.c.name.startswith(_NAME), FACTS.c.until < now)
+            await connection.execute(gone)
+        living = sa.select(sa.func.count()).where(
+            FACTS.c.name.startswith(_NAME), FACTS.c.until > now
+        )
+        return int(await connection.scalar(living) or 1)
+
+    async def _forget(self) -> None:
+        async with self._store.database.begin() as connection:
+            await connection.execute(sa.delete(FACTS).where(FACTS.c.name == self._name))
+
+
+async def rows(connection: AsyncConnection, since: int, until: int) -> list[sa.RowMapping]:
+    """Return what was counted on some days, both of them included, by day and subject."""
+    query = (
+        sa.select(USAGE)
+        .where(USAGE.c.day >= since, USAGE.c.day <= until)
+        .order_by(USAGE.c.day, USAGE.c.consumer, USAGE.c.application, USAGE.c.model)
+    )
+    return list((await connection.execute(query)).mappings())
+
+
+def day_of(text: str) -> int:
+    """Return the number of a day ``YYYY-MM-DD``. Raises ``ValueError``."""
+    from datetime import UTC, datetime
+
+    return int(datetime.strptime(text, "%Y-%m-%d").replace(tzinfo=UTC).timestamp() // DAY)
+
+
+def date_of(day: int) -> str:
+    """Return a day as ``YYYY-MM-DD``."""
+    return time.strftime("%Y-%m-%d", time.gmtime(day * DAY))

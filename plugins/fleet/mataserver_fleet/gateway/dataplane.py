@@ -1,0 +1,109 @@
+"""The gateway as a part of the fleet's service: begun, kept at the database's state, ended."""
+
+from __future__ import annotations
+
+import csv
+import io
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from mataserver import Body, InvalidParams, Route
+from mataserver_fleet.gateway.accounting import Accounting, date_of, day_of, rows
+from mataserver_fleet.gateway.following import Following
+from mataserver_fleet.gateway.gateway import Gateway
+from mataserver_fleet.gateway.gauges import Gauges
+from mataserver_fleet.gateway.limits import DAY
+from mataserver_fleet.pages import FleetProblem
+from mataserver_fleet.store import finish
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from mataserver import Context
+    from mataserver_fleet.store import Store
+
+CSV = "text/csv"
+COLUMNS = ("day", "consumer", "application", "model", "requests", "failed", "bytes_in", "bytes_out")
+_DAYS: dict[str, tuple[Any, bool, str]] = {
+    "since": (str, False, "The first day, as YYYY-MM-DD, of UTC [today]."),
+    "until": (str, False, "The last day [today]."),
+}
+
+
+class DataPlane:
+    """What the fleet's service has of the gateway."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._settings = ctx.settings.gateway
+        self._gateway = Gateway(ctx.http, self._settings, ctx.server.unread_timeout)
+        self._store: Store | None = None
+        ctx.metrics.register(Gauges(self._gateway.usage, self._gateway.servers))
+
+    def routes(self) -> list[Route]:
+        """Return the routes of the control plane that tell of the gateway."""
+        return [
+            Route("GET", "/api/usage", self.usage, "What consumers have asked, day by day, as CSV",
+                  tag="fleet", needs="fleet:read", problem=FleetProblem, parameters=_DAYS,
+                  response=(Body(CSV, str),), errors=(422, 503)),
+        ]  # fmt: skip
+
+    def claims(
+        self, request: web.Request
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]] | None:
+        """Return what answers a request of a consumer."""
+        return self._gateway.claims(request)
+
+    def waiting(self) -> dict[str, str]:
+        """Return why the gateway may be behind the database."""
+        problem = self._following.problem if self._store is not None else ""
+        return {"gateway": problem} if problem else {}
+
+    async def begin(self, store: Store) -> None:
+        """Begin to answer. Raises ``Unavailable``."""
+        await self._gateway.__aenter__()
+        try:
+            follow, timeout = self._gateway.follow, self._settings.timeout
+            self._following = Following(store, follow, timeout)
+            self._accounting = Accounting(store, self._gateway, self._settings.settle)
+            await self._following.begin()
+        except BaseException:
+            await self._gateway.__aexit__()
+            raise
+        self._store = store
+        self._tasks = (
+            self._ctx.tasks.spawn(self._following.watch(), "gateway"),
+            self._ctx.tasks.spawn(self._accounting.run(), "usage"),
+        )
+
+    async def end(self) -> None:
+        """Answer no more; hand over what was counted."""
+        if self._store is None:
+            return
+        self._following.end()
+        await self._accounting.leave()
+        self._store = None
+        await self._gateway.__aexit__()
+
+    async def usage(self, request: web.Request) -> web.Response:
+        """Answer ``GET /api/usage``."""
+        store = self._store
+        assert store is not None  # noqa: S101 - for the type checker: it is answered meanwhile
+        today = date_of(int(store.clock() // DAY))
+        try:
+            since, until = (day_of(request.query.get(name, today)) for name in _DAYS)
+        except ValueError:
+            raise InvalidParams("since, until: must be days, as YYYY-MM-DD") from None
+        await self._accounting.settle()
+        found = await finish(self._counted(store, since, until))
+        return web.Response(text=found, content_type=CSV)
+
+    async def _counted(self, store: Store, since: int, until: int) -> str:
+        out = io.StringIO()
+        writer = csv.writer(out, lineterminator="\n")
+        writer.writerow(COLUMNS)
+        async with store.read() as connection:
+            for row in await rows(connection, since, until):
+                writer.writerow([date_of(row["day"]), *(row[name] for name in COLUMNS[1:])])
+        return out.getvalue()
