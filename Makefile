@@ -17,7 +17,7 @@ BINARY := opencv ocr onnx
 SOURCES := pyproject.toml constraints.txt requirements-dev.txt $(PLUGINS)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help demo serve setup test test-again test-engines test-clients test-binary binary check shape bench clean
+.PHONY: help demo serve setup test test-again test-engines test-clients test-binary soak binary check shape bench clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed 's/:.*##/\t/'
@@ -63,6 +63,9 @@ test-clients: $(VENV)/.setup  ## KServe's client, in an environment of its own
 
 test-binary: binary $(VENV)/.setup  ## the one-file build and the steps of the Dockerfile, in empty folders
 	$(BIN)/python -m pytest -p no:cacheprovider --timeout 600 tests/packaging/binary_cases.py tests/packaging/image_cases.py
+
+soak: $(VENV)/.setup  ## a queue of reconstructions whose server is killed ten times, some minutes
+	$(BIN)/python plugins/reconstruct/tests/soak.py
 
 binary: $(BIN)/python  ## build/mataserver: one executable file that needs nothing but this Python
 	@$(PIP) "pex>=2.100" $(TOLD)

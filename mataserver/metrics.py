@@ -57,6 +57,10 @@ class Tally(Collector):
         """Count one."""
         self._counts[labels] = self._counts.get(labels, 0) + 1
 
+    def describe(self) -> Iterator[Metric]:
+        """Yield its family without counts: so it is known by its name, and named once."""
+        yield CounterMetricFamily(self.name, self.text, labels=self.labels)
+
     def collect(self) -> Iterator[Metric]:
         """Yield the counts as the library's own counter would."""
         family = CounterMetricFamily(self.name, self.text, labels=self.labels)
@@ -79,6 +83,10 @@ class Durations(Collector):
             series = self._series[labels] = [0.0] * (len(_BOUNDS) + 1)
         series[bisect_left(_SECONDS, seconds)] += 1
         series[-1] += seconds
+
+    def describe(self) -> Iterator[Metric]:
+        """Yield its family without durations, as ``Tally`` does."""
+        yield HistogramMetricFamily(self.name, self.text, labels=self.labels)
 
     def collect(self) -> Iterator[Metric]:
         """Yield the buckets as the library's own histogram would."""

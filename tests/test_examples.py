@@ -144,6 +144,7 @@ ARGUMENTS = {
     "watch_camera.py": ("opencv-qr", "{file}", "{out}"),
     "sam_image.py": ("{file}", "{out}", "a code"),
     "sam_video.py": ("{file}", "{out}", "a code"),
+    "reconstruct.py": ("{file}", "{out}"),
     "browser.py": ("opencv-qr", "0"),
 }
 

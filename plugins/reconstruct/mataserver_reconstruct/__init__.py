@@ -2,15 +2,34 @@
 
 ``run(job)`` is the whole of it and belongs into a process of its own: COLMAP is native code, and
 its library must not be imported where a server runs (see ``native``). Importing this package, its
-``spec``, ``archive``, ``stages``, ``drift`` and ``matchers`` imports none of it.
+``spec``, ``archive``, ``stages``, ``drift``, ``matchers`` and ``api`` imports none of it.
 """
 
 from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mataserver import hookimpl
+from mataserver_reconstruct.settings import Settings
+
 if TYPE_CHECKING:
+    from mataserver import Context
+    from mataserver_reconstruct.api import ReconstructService
     from mataserver_reconstruct.job import Job
+
+
+@hookimpl
+def settings() -> type[Settings]:
+    """Return the type of ``plugins.reconstruct``."""
+    return Settings
+
+
+@hookimpl
+def service(ctx: Context) -> ReconstructService:
+    """Return the reconstruction API."""
+    from mataserver_reconstruct.api import ReconstructService
+
+    return ReconstructService(ctx)
 
 
 def run(job: Job) -> dict[str, Any]:

@@ -38,6 +38,7 @@ _GRACE = 60  # seconds in which what was reached is written
 @click.option("--matcher", default="sift", show_default=True, help="Who matches features.")
 @click.option("--max-size", type=int, help="Longest side in pixels that is looked at [1600].")
 @click.option("--max-keypoints", type=int, help="Features of a photograph at most [4096].")
+@click.option("--exhaustive", type=int, help="Photographs up to which all pairs are matched [150].")
 @click.option("--camera", type=click.Choice(["auto", "single", "per_image"]))
 @click.option("--cluster", type=click.Choice(["components", "louvain"]))
 @click.option("--density", type=click.Choice(["sparse", "semi"]))

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from mataserver_reconstruct import pairing
 from mataserver_reconstruct.graph import MIN_INLIERS, Graph, Pair
 from mataserver_reconstruct.native import pycolmap
 
@@ -37,6 +38,19 @@ def keypoints(study: Study, files: Iterable[str]) -> dict[str, NDArray[np.float3
     with pycolmap.Database.open(study.database) as opened:
         ids = {image.name: image.image_id for image in opened.read_all_images()}
         return {file: _places(opened, ids[file]) for file in files if file in ids}
+
+
+def glances(study: Study, files: Iterable[str]) -> list[NDArray[np.float32]]:
+    """Return the descriptors of the largest features of photographs, as ``pairing`` takes them."""
+    with pycolmap.Database.open(study.database) as opened:
+        ids = {image.name: image.image_id for image in opened.read_all_images()}
+        return [
+            pairing.largest(
+                np.asarray(opened.read_keypoints(ids[file]), np.float32),
+                np.asarray(opened.read_descriptors(ids[file]).data, np.uint8),
+            )
+            for file in files
+        ]
 
 
 def _places(opened: Any, number: int) -> NDArray[np.float32]:

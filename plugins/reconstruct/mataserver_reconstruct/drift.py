@@ -12,9 +12,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from scipy import stats
 
-from mataserver_reconstruct.measures import NAMES
+from mataserver_reconstruct.features import NAMES
 
 LOW, MEDIUM, HIGH = 2.0, 3.0, 5.0
 """Deviations from which on a feature is of that severity; from medium on it has drifted."""
@@ -48,7 +47,7 @@ def report(
     ``rates`` are the baseline's registration rates, 0 to 1. With fewer than 20 data sets before
     it, or 8 photographs in it, its status is ``insufficient_data`` and nothing has drifted.
     """
-    count = max((len(values) for values in current.values()), default=0)
+    count = _photographs(current)
     known = {name: _pooled(baseline, name) for name in NAMES}
     told: dict[str, Any] = {
         "status": "ok",
@@ -62,7 +61,7 @@ def report(
         },
         "checks": {},
     }
-    if len(baseline) < FEWEST_DATASETS or count < FEWEST_IMAGES:
+    if not enough(current, baseline):
         return told | {"status": "insufficient_data"}
     checks = {
         name: check(current[name], known[name])
@@ -81,6 +80,11 @@ def report(
     }
 
 
+def enough(current: Dataset, baseline: Sequence[Dataset]) -> bool:
+    """Whether an upload can be judged: 20 data sets before it, and 8 photographs in it."""
+    return len(baseline) >= FEWEST_DATASETS and _photographs(current) >= FEWEST_IMAGES
+
+
 def recommendation(severity: str) -> str:
     """Return what is advised at a severity of a report."""
     return RECOMMENDATIONS.get(severity, RECOMMENDATIONS["low"])
@@ -88,6 +92,8 @@ def recommendation(severity: str) -> str:
 
 def check(current: Sequence[float], baseline: Sequence[float]) -> dict[str, Any]:
     """Return the check of one feature; ``ks``, ``p_adj`` and ``psi`` are for information."""
+    from scipy import stats  # brings much, and where too little is known it has no use
+
     now, before = np.asarray(current, float), np.asarray(baseline, float)
     z = _deviation(float(np.median(now)), before)
     found = stats.ks_2samp(now, before, method="asymp")
@@ -117,6 +123,10 @@ def _deviation(value: float, before: Any) -> float:
     # A feature that never varied, as the share of black pixels: a thousandth is what it may.
     spread = max(float(high - low) / 1.349, 1e-3 * max(1.0, abs(float(middle))))
     return abs(value - float(middle)) / spread
+
+
+def _photographs(dataset: Dataset) -> int:
+    return max((len(values) for values in dataset.values()), default=0)
 
 
 def _pooled(baseline: Sequence[Dataset], name: str) -> list[float]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 from typing import NamedTuple
 
 import networkx as nx
@@ -43,11 +42,6 @@ class Graph(NamedTuple):
         """Return the strongest pair of a photograph, if it has any."""
         own = [pair for pair in self.pairs if file in {pair.first, pair.second}]
         return max(own, key=lambda pair: pair.inliers, default=None)
-
-
-def candidates(files: list[str]) -> list[tuple[str, str]]:
-    """Return the pairs that are to be matched: every one."""
-    return list(itertools.combinations(files, 2))
 
 
 def clusters(graph: Graph, how: str) -> list[list[str]]:

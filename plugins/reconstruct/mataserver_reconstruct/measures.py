@@ -7,27 +7,13 @@ from typing import TYPE_CHECKING, Any
 import cv2
 import numpy as np
 
+from mataserver_reconstruct.features import NAMES
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 SIDE = 512
 """Longest side in pixels at which photographs are measured."""
-
-NAMES = (
-    "brightness",
-    "contrast",
-    "sharpness",
-    "noise",
-    "entropy",
-    "colourfulness",
-    "saturation",
-    "aspect_ratio",
-    "megapixels",
-    "dark_frac",
-    "bright_frac",
-)
-"""The measures, in order."""
-
 _DARK, _BRIGHT = 16, 240
 
 

@@ -9,6 +9,7 @@ import msgspec
 import numpy as np
 
 from mataserver_reconstruct import formats, submission
+from mataserver_reconstruct.files import CAMERAS, CSV, CSV_WITH_ID, REPORT, RESULT
 from mataserver_reconstruct.photos import replace
 
 if TYPE_CHECKING:
@@ -19,14 +20,6 @@ if TYPE_CHECKING:
     from mataserver_reconstruct.model import Model, View
     from mataserver_reconstruct.photos import Photo
     from mataserver_reconstruct.verdicts import Verdict
-
-CAMERAS = "cameras.json"
-REPORT, CSV, CSV_WITH_ID, RESULT = (
-    "report.html",
-    "submission.csv",
-    "submission_id.csv",
-    "result.json",
-)
 
 
 @dataclass(frozen=True)

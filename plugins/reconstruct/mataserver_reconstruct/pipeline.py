@@ -16,6 +16,7 @@ from mataserver_reconstruct import (
     level,
     mapping,
     matchers,
+    pairing,
     photos,
     report,
     spec,
@@ -24,8 +25,9 @@ from mataserver_reconstruct import (
     verdicts,
 )
 from mataserver_reconstruct import model as models
+from mataserver_reconstruct.files import REPORT
 from mataserver_reconstruct.native import Native
-from mataserver_reconstruct.outcome import REPORT, Outcome
+from mataserver_reconstruct.outcome import Outcome
 
 if TYPE_CHECKING:
     from mataserver_reconstruct.graph import Graph
@@ -78,7 +80,8 @@ def run(job: Job) -> dict[str, Any]:
         raise
     job.report(stages.DECIMATING, 0, 1, "the clouds are cleaned and thinned")
     figures = _write(job, made, found)
-    job.report(stages.DECIMATING, 1, 1, " ".join(figures["advice"]))
+    last = " ".join(figures["advice"]) or "the files are written"
+    job.report(stages.DECIMATING, 1, 1, last)
     return figures
 
 
@@ -97,8 +100,19 @@ def _matched(job: Job, made: Study) -> Graph:
         return told
 
     matcher.extract(made, within(0.0, 0.4))
-    matcher.match(made, graph.candidates(files), within(0.4, 1.0))
+    matcher.match(made, _pairs(made, files, within(0.4, 0.45)), within(0.45, 1.0))
     return database.graph(made)
+
+
+def _pairs(made: Study, files: list[str], progress: matchers.Progress) -> list[tuple[str, str]]:
+    """Return the pairs that are to be matched."""
+    if len(files) <= made.spec.exhaustive:
+        return pairing.every(files)
+
+    def told(done: int) -> None:
+        progress(done, len(files), f"likely pairs of {done} of {len(files)} photographs")
+
+    return pairing.likely(files, database.glances(made, files), told)
 
 
 def _map(job: Job, made: Study, found: _Findings) -> None:

@@ -11,6 +11,9 @@ from mataserver import InvalidParams
 
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
+Voxel = Annotated[float, Meta(gt=0, lt=1e9)]
+Points = Annotated[int, Meta(ge=1_000, le=20_000_000)]
+
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """What an input may hold.
@@ -38,6 +41,7 @@ class Spec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     matcher:       who finds and matches features.
     max_size:      longest side in pixels at which photographs are looked at.
     max_keypoints: features of one photograph at most.
+    exhaustive:    photographs up to which every pair is matched; of more the likely ones are.
     camera:        ``auto`` shares one camera among photographs whose EXIF says so, ``single``
                    among all of one size, ``per_image`` among none.
     cluster:       what is one scene: ``components`` of the graph of matched pairs, or its
@@ -54,11 +58,12 @@ class Spec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     matcher: str = "sift"
     max_size: Annotated[int, Meta(ge=320, le=6_400)] = 1_600
     max_keypoints: Annotated[int, Meta(ge=128, le=32_768)] = 4_096
+    exhaustive: Annotated[int, Meta(ge=2, le=1_000)] = 150
     camera: Literal["auto", "single", "per_image"] = "auto"
     cluster: Literal["components", "louvain"] = "components"
     density: Literal["sparse", "semi"] = "sparse"
-    voxel: Annotated[float, Meta(gt=0)] | None = None
-    max_points: Annotated[int, Meta(ge=1_000, le=20_000_000)] = 500_000
+    voxel: Voxel | None = None
+    max_points: Points = 500_000
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
     threads: Annotated[int, Meta(ge=0, le=256)] = 0
     limits: Limits = Limits()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -9,6 +10,8 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from mataserver_database import Database
+from mataserver_database.testing import new_database, running_postgres
 from mataserver_reconstruct import child
 
 sys.path.append(str(Path(__file__).parent))  # behind all others, whose tests have a conftest too
@@ -85,3 +88,25 @@ def whole(orbit, tmp_path_factory):
     """The reconstruction of those: folder, end and steps."""
     process = Process(orbit[0], tmp_path_factory.mktemp("whole"))
     return process.folder, process.end(), process.steps
+
+
+_NUMBERS = itertools.count(1)
+
+
+@pytest.fixture(scope="session")
+def postgres():
+    """The URL of a PostgreSQL server."""
+    with running_postgres() as url:
+        yield url
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def database(request, tmp_path):
+    """An empty database of each kind."""
+    url = None
+    if request.param == "postgresql":
+        server = request.getfixturevalue("postgres")
+        url = await new_database(server, f"reconstruct_{next(_NUMBERS)}")
+    made = Database(tmp_path, url)
+    yield made
+    await made.close()

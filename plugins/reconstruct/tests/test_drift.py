@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mataserver_reconstruct import drift, measures
+from mataserver_reconstruct import drift, features, measures
 
 
 def dataset(rng, count=20, shift=0.0):
     """Return an upload: photographs that resemble each other, around a level of their own."""
     return {
         name: rng.normal(10 + shift + rng.normal(0, 1), 0.5, count).tolist()
-        for name in measures.NAMES
+        for name in features.NAMES
     }
 
 
@@ -36,7 +36,7 @@ def test_new_scenes_are_no_drift(rng):
 def test_a_shift_is_told_by_its_size(shift, severity, rng):
     """What lies three deviations away is medium, five high, on either side."""
     baseline = [dataset(rng) for _ in range(40)]
-    current = {name: [10 + shift] * 12 for name in measures.NAMES}
+    current = {name: [10 + shift] * 12 for name in features.NAMES}
     found = drift.report(current, baseline)
     assert (found["status"], found["severity"]) == ("ok", severity)
     assert found["drift_detected"] == (severity != "low")
@@ -68,7 +68,7 @@ def test_a_feature_that_never_varied(rng):
 def test_a_fall_of_the_registration_rate(rate, drift_told, rng):
     """A registration rate that falls by more than a fifth is drift of its own."""
     baseline = [dataset(rng) for _ in range(30)]
-    current = {name: [10.0] * 12 for name in measures.NAMES}
+    current = {name: [10.0] * 12 for name in features.NAMES}
     found = drift.report(current, baseline, registration_rate=rate, rates=[0.9] * 30)
     assert found["checks"]["registration_rate"]["drift"] == drift_told
     assert found["drift_detected"] == drift_told
@@ -97,7 +97,7 @@ def test_measures_move_with_what_they_measure(change, moved, rng):
     """Darkening, greying, cropping and smoothing each move the features that stand for it."""
     picture = rng.integers(0, 256, (300, 400, 3), np.uint8)
     before, after = measures.measure(picture), measures.measure(change(picture))
-    assert tuple(before) == measures.NAMES
+    assert tuple(before) == features.NAMES
     for name in moved:
         assert abs(after[name] - before[name]) > 0.2 * max(abs(before[name]), 0.1), name
 

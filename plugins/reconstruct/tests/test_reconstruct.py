@@ -57,7 +57,7 @@ def test_progress_moves_within_its_stages(whole):
         parts = [step.done / step.total for step in steps if step.stage == stage]
         assert parts == sorted(parts)
         assert stage == "decimating" or len(set(parts)) >= 8
-    assert all(step.message for step in steps[:-1])
+    assert all(step.message for step in steps)
 
 
 def test_the_files_of_a_result(whole):
@@ -136,6 +136,16 @@ def test_a_semi_dense_cloud(orbit, whole, begin, tmp_path):
     assert np.median(distance) < 0.05
     told = [step.message for step in process.steps if "depths of" in step.message]
     assert told[-1] == "depths of 16 of 16 photographs"
+
+
+def test_likely_pairs_suffice(orbit, begin, tmp_path):
+    """Where every pair would be too many, the likely ones place the same photographs."""
+    process = begin(quick(orbit, tmp_path), tmp_path / "out", exhaustive=4, **QUICK)
+    end = process.end()
+    assert end.how == "done", end.why
+    assert end.figures["n_registered"] == 12
+    told = [step.message for step in process.steps]
+    assert "likely pairs of 12 of 12 photographs" in told
 
 
 def quick(orbit, folder, count=12):

@@ -5,14 +5,14 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mataserver_reconstruct import advice, chart, graph, measures, submission
+from mataserver_reconstruct import advice, chart, features, graph, submission
 from mataserver_reconstruct.exif import Exif
 from mataserver_reconstruct.graph import Graph, Pair
 from mataserver_reconstruct.model import Model, View
 from mataserver_reconstruct.photos import Photo
 from mataserver_reconstruct.verdicts import judge
 
-MEASURED = dict.fromkeys(measures.NAMES, 0.0) | {"sharpness": 6.0}
+MEASURED = dict.fromkeys(features.NAMES, 0.0) | {"sharpness": 6.0}
 
 
 def photo(name, **fields):

@@ -1,0 +1,135 @@
+"""Airflow's REST API, of version 2 and of version 3: one call, which begins a run of a DAG."""
+
+from __future__ import annotations
+
+import base64
+from typing import TYPE_CHECKING, Any, NamedTuple
+from urllib.parse import quote
+
+import msgspec
+
+from mataserver import BadRequest, MataError, Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from mataserver import Context
+
+_POLICY = Policy(name="Airflow", timeout=20.0, private=True)  # a setting names it
+_JSON = {"Content-Type": "application/json", "Accept": "application/json"}
+_NOT_THERE = frozenset({404, 405})
+_REFUSED = frozenset({401, 403})
+_OK = frozenset({200, 201})
+
+
+class Reply(NamedTuple):
+    """What Airflow answered; ``value`` is None for what is no JSON."""
+
+    status: int
+    value: Any
+    retry_after: str
+
+
+class Airflow:
+    """One Airflow. Every failure of it is 502."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._settings = settings = ctx.settings
+        self._url = (settings.airflow_url or "").rstrip("/")
+        self._http = ctx.http
+        self._log = ctx.log
+        self._token = settings.airflow_token
+        self._version = settings.airflow_version
+
+    async def trigger(self, run: str, conf: Mapping[str, Any]) -> bool:
+        """Begin a run; False when there is one of that id already. Raises ``MataError`` (502)."""
+        if not self._url:
+            raise _failure("No Airflow is configured: set plugins.reconstruct.airflow_url")
+        reply = await self._begin(run, conf)
+        if reply.status in _REFUSED and self._log_in_again():
+            reply = await self._begin(run, conf)
+        return self._judged(reply)
+
+    async def _begin(self, run: str, conf: Mapping[str, Any]) -> Reply:
+        headers = await self._credentials()
+        api = "v1"
+        body: dict[str, Any] = {"dag_run_id": run, "conf": conf}
+        if self._version != "2":
+            api, body = "v2", {**body, "logical_date": None}
+        path = f"/api/{api}/dags/{quote(self._settings.dag, safe='')}/dagRuns"
+        return await self._ask(path, body, headers)
+
+    async def _credentials(self) -> dict[str, str]:
+        """Return the header that says who asks. Raises ``MataError``."""
+        name, password = self._settings.airflow_username, self._settings.airflow_password
+        if self._token is None and name and self._version != "2":
+            await self._log_in(name, password or "")
+        if self._version == "2" and name:
+            both = base64.b64encode(f"{name}:{password or ''}".encode()).decode()
+            return {"Authorization": f"Basic {both}"}
+        return {} if self._token is None else {"Authorization": f"Bearer {self._token}"}
+
+    async def _log_in(self, name: str, password: str) -> None:
+        """Get a token; an Airflow that gives none to anybody is of version 2, if it may be."""
+        reply = await self._ask("/auth/token", {"username": name, "password": password}, {})
+        if reply.status in _NOT_THERE and self._version == "auto":
+            self._version = "2"
+            return
+        if reply.status in _REFUSED:
+            raise _failure("Airflow rejected the credentials")
+        token = reply.value.get("access_token") if isinstance(reply.value, dict) else None
+        if reply.status not in _OK or not isinstance(token, str):
+            raise _failure(f"Airflow gave no token: it answered {reply.status}")
+        self._token = token
+
+    def _log_in_again(self) -> bool:
+        """Whether a token was given here, which may be over; it is forgotten."""
+        given = self._token is not None and self._settings.airflow_token is None
+        if given:
+            self._token = None
+        return given
+
+    async def _ask(self, path: str, body: object, headers: Mapping[str, str]) -> Reply:
+        data = msgspec.json.encode(body)
+        request = self._http.outbound(
+            "POST", self._url + path, _POLICY, headers={**_JSON, **headers}, body=data
+        )
+        try:
+            async with request as response:
+                text, after = await response.read(), response.headers.get("Retry-After", "")
+                return Reply(response.status, _decoded(text), after)
+        except BadRequest as error:
+            self._log.warning("%s", error.detail)
+            raise _failure("Airflow cannot be reached") from error
+
+    def _judged(self, reply: Reply) -> bool:
+        status, dag = reply.status, self._settings.dag
+        if status == 409:
+            return False
+        if status in _OK and isinstance(reply.value, dict):
+            return True
+        self._log.warning("Airflow answered %s: %s", status, str(reply.value)[:500])
+        if status == 429:
+            after = reply.retry_after
+            seconds = float(after) if after.isdecimal() and len(after) <= 6 else 60.0
+            raise _failure("Airflow has too much to do", retry_after=seconds)
+        reasons = {
+            200: "Airflow answered what is no JSON",
+            401: "Airflow rejected the credentials",
+            403: "Airflow rejected the credentials",
+            404: f"Airflow has no DAG {dag}, or another API: see airflow_version",
+            405: "Airflow has another API: see airflow_version",
+            422: "Airflow did not take the request",
+        }
+        raise _failure(reasons.get(status, f"Airflow answered {status}"))
+
+
+def _failure(detail: str, retry_after: float | None = None) -> MataError:
+    return MataError(detail, status=502, retry_after=retry_after)
+
+
+def _decoded(text: bytes) -> Any:
+    try:
+        return msgspec.json.decode(text)
+    except msgspec.DecodeError:
+        return None

@@ -1,0 +1,161 @@
+"""Takes note of every reconstruction that ends: its drift, its metrics, and what follows of it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mataserver import MataError
+from mataserver_reconstruct import comparison, kind
+from mataserver_reconstruct.history import CHECK, RECONSTRUCTION, Baseline, Entry, sampled
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from mataserver import Context
+    from mataserver_jobs.desk import Desk
+    from mataserver_jobs.record import Record
+    from mataserver_reconstruct.gauges import Gauges
+    from mataserver_reconstruct.history import History
+    from mataserver_reconstruct.retraining import Retraining
+
+PAUSE_SECONDS = 0.5
+LOOK_SECONDS = 60.0
+
+
+class Chronicle:
+    """Notes what ended, whoever ran it; each once, by whichever server is first."""
+
+    def __init__(
+        self, ctx: Context, desk: Desk, history: History, gauges: Gauges, retraining: Retraining
+    ) -> None:
+        self._ctx = ctx
+        self._desk = desk
+        self._history = history
+        self._gauges = gauges
+        self._retraining = retraining
+        self._noting = asyncio.Lock()
+        self._leaving = asyncio.Event()
+        self._changed = asyncio.Event()
+
+    @property
+    def nothing(self) -> dict[str, Any]:
+        """What is told of photographs that are compared with nothing."""
+        return comparison.report(comparison.Order(Baseline([], [])))
+
+    async def follow(self) -> None:
+        """Take note until ``leave``.
+
+        It is asked to stop and not cancelled: a driver must not be left in mid-statement.
+        """
+        with self._desk.watching() as self._changed:
+            while not self._leaving.is_set():
+                self._changed.clear()
+                try:
+                    await self._look()
+                except MataError as error:  # of the database, or of a comparison: the next time
+                    self._ctx.log.warning("not every reconstruction is noted: %s", error.detail)
+                await _first(self._changed, LOOK_SECONDS)
+                await _first(self._leaving, PAUSE_SECONDS)
+
+    def leave(self) -> None:
+        """Have ``follow`` end."""
+        self._leaving.set()
+        self._changed.set()
+
+    async def _look(self) -> None:
+        self._gauges.active.set(await self._history.running(kind.NAME))
+        for job in await self._history.unnoted(kind.NAME):
+            if self._leaving.is_set():
+                return
+            with contextlib.suppress(MataError):  # removed meanwhile; or the next time
+                await self.note(await self._desk.store.get(job))
+
+    async def note(self, record: Record) -> Entry:
+        """Return the entry of a reconstruction that is done; it is made if there is none."""
+        async with self._noting:
+            known = await self._history.find(record.id, record.finished_at)
+            if known is not None:
+                return known
+            entry = await self._made(record)
+            fresh = await self._history.add(entry)
+        if fresh:
+            self._follows(entry, record)
+        return entry
+
+    async def check(self, archive: Path, owner: str) -> dict[str, Any]:
+        """Return the drift report of an archive's photographs. Raises ``MataError``."""
+        order = comparison.Order(
+            await self._history.baseline(owner), str(archive), self._ctx.settings.limits
+        )
+        answer = await comparison.asked(self._ctx, order)
+        entry = Entry(
+            id=str(uuid.uuid4()),
+            kind=CHECK,
+            owner=owner,
+            at=time.time(),
+            dataset_name="",
+            scene_name="",
+            n_images=answer.report["n_images"],
+            registration_rate=None,
+            measures=answer.measures,
+            report=answer.report,
+        )
+        await self._history.add(entry)
+        return answer.report
+
+    async def _made(self, record: Record) -> Entry:
+        found, spec = record.result, msgspec.convert(record.spec, kind.Order)
+        rows = _measures(found)
+        order = comparison.Order(
+            await self._history.baseline(record.owner, but=record.id),
+            current=sampled(rows),
+            n_images=len(rows),
+            rate=found["registration_rate"],
+        )
+        answer = await comparison.asked(self._ctx, order)
+        return Entry(
+            id=record.id,
+            kind=RECONSTRUCTION,
+            owner=record.owner,
+            at=record.finished_at or 0.0,
+            dataset_name=spec.dataset_name,
+            scene_name=spec.scene_name,
+            n_images=found["n_images"],
+            registration_rate=found["registration_rate"],
+            measures=order.current,
+            report=answer.report,
+        )
+
+    def _follows(self, entry: Entry, record: Record) -> None:
+        """Do what follows of an entry that is new."""
+        seconds = entry.at - (record.started_at or entry.at)
+        self._gauges.ended(entry, seconds, len(_measures(record.result)))
+        if entry.report["severity"] == "high" and self._ctx.settings.auto_retrain:
+            self._ctx.tasks.spawn(self._retrain(entry), "retrain for drift")
+
+    async def _retrain(self, entry: Entry) -> None:
+        try:
+            triggered = await self._retraining.for_drift(entry.id, entry.report)
+        except MataError as error:
+            self._ctx.log.warning("drift of job %s: no retraining: %s", entry.id, error.detail)
+        else:
+            self._ctx.log.info("drift of job %s: run %s", entry.id, triggered.dag_run_id)
+
+
+def _measures(found: Mapping[str, Any]) -> list[Mapping[str, float]]:
+    """Return the measures of the photographs that could be read."""
+    return [image["measures"] for image in found["images"] if image["measures"]]
+
+
+async def _first(event: asyncio.Event, seconds: float) -> None:
+    """Wait for an event, but not for longer."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()

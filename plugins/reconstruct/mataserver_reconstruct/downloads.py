@@ -1,0 +1,126 @@
+"""The files of a job that ended: its clouds, one by one or in one ZIP, its CSV and its report."""
+
+from __future__ import annotations
+
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from mataserver import Body, InvalidParams, NotFound, Route
+from mataserver_reconstruct.files import CSV, CSV_WITH_ID, REPORT
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mataserver import Context
+    from mataserver_jobs.desk import Desk
+    from mataserver_reconstruct.lookup import Lookup
+
+_TYPES = {
+    ".csv": "text/csv; charset=utf-8",
+    ".glb": "model/gltf-binary",
+    ".html": "text/html; charset=utf-8",
+    ".json": "application/json",
+    ".zip": "application/zip",
+}
+_BYTES = "application/octet-stream"
+_NOTHING = "default-src 'none'"
+_OF_REPORT = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
+_ZIP = "clouds.zip"
+_WITH_ID = {"": False, "0": False, "false": False, "1": True, "true": True}
+
+
+class Downloads:
+    """The handlers."""
+
+    def __init__(self, ctx: Context, lookup: Lookup) -> None:
+        self._ctx = ctx
+        self._lookup = lookup
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        one = "/download/jobs/{id}"
+        common: dict[str, Any] = {
+            "tag": "reconstruct", "errors": (404, 409, 503), "needs": "jobs:read"
+        }  # fmt: skip
+        part = {"Range": (str, False, "Which bytes of it.")}
+        with_id = {"image_id": (bool, False, "Whether a column image_id comes first.")}
+        return [
+            Route("GET", one, self.clouds, "All clouds of a job in a ZIP",
+                  response=(Body("application/zip"),), headers=part, **common),
+            Route("GET", f"{one}/csv", self.csv, "The poses of a job",
+                  response=(Body("text/csv"),), parameters=with_id,
+                  **{**common, "errors": (404, 409, 422, 503)}),
+            Route("GET", one + "/{filename}", self.file, "One file of a job",
+                  response=(Body(_BYTES),), headers=part, **common),
+            Route("GET", "/jobs/{id}/report", self.report, "The report of a job, with pictures",
+                  response=(Body("text/html"),), **common),
+        ]  # fmt: skip
+
+    @property
+    def _desk(self) -> Desk:
+        desk: Desk = self._ctx.peer("jobs").desk
+        return desk
+
+    async def clouds(self, request: web.Request) -> web.StreamResponse:
+        """Answer with every PLY file of a job in one archive."""
+        record, figures = await self._lookup.ended(request)
+        names = [each["filename"] for each in figures["clusters"] if each["filename"]]
+        if not names:
+            raise NotFound("PLY file not available: the reconstruction has no 3D points")
+        path = await self._ctx.run_blocking(self._packed, record.id, names)
+        return _sent(path, f"reconstruction_{record.id[:8]}.zip")
+
+    def _packed(self, job: str, names: Sequence[str]) -> Path:
+        """Return an archive of files of a job; it is made the first time that it is wanted."""
+        files = [self._desk.storage.file(job, name) for name in names]
+        work = self._desk.storage.folder(job) / "work"
+        path = work / _ZIP
+        if path.exists() and path.stat().st_mtime >= max(f.path.stat().st_mtime for f in files):
+            return path
+        with tempfile.NamedTemporaryFile(dir=work, suffix=".new", delete=False) as fresh:
+            made = Path(fresh.name)
+            try:
+                with zipfile.ZipFile(fresh, "w", zipfile.ZIP_STORED) as archive:
+                    for each in files:
+                        archive.write(each.path, each.name)
+                made.replace(path)
+            except BaseException:
+                made.unlink(missing_ok=True)
+                raise
+        return path
+
+    async def csv(self, request: web.Request) -> web.StreamResponse:
+        """Answer with the poses, also of a job without points."""
+        wish = request.query.get("image_id", "").lower()
+        if wish not in _WITH_ID:
+            raise InvalidParams("image_id: expected 1 or 0")
+        return await self._one(request, CSV_WITH_ID if _WITH_ID[wish] else CSV)
+
+    async def file(self, request: web.Request) -> web.StreamResponse:
+        """Answer with a file by its name."""
+        return await self._one(request, request.match_info["filename"])
+
+    async def report(self, request: web.Request) -> web.StreamResponse:
+        """Answer with the report, to look at."""
+        return await self._one(request, REPORT)
+
+    async def _one(self, request: web.Request, name: str) -> web.StreamResponse:
+        record, _ = await self._lookup.ended(request)
+        found = await self._ctx.run_blocking(self._desk.storage.file, record.id, name)
+        return _sent(found.path, "" if name == REPORT else name)
+
+
+def _sent(path: Path, name: str) -> web.FileResponse:
+    """Return a file as an answer: to save under a name, or to look at without one."""
+    headers = {
+        "Content-Type": _TYPES.get(path.suffix, _BYTES),
+        "Content-Security-Policy": _NOTHING if name else _OF_REPORT,
+        "X-Content-Type-Options": "nosniff",
+    }
+    if name:
+        headers["Content-Disposition"] = f'attachment; filename="{name}"'
+    return web.FileResponse(path, headers=headers)

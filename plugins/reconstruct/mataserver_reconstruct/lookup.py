@@ -1,0 +1,72 @@
+"""Which job a request asks for, and what it found."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mataserver import Conflict, NotFound
+from mataserver_jobs.routes import asker
+from mataserver_reconstruct import kind
+from mataserver_reconstruct.files import RESULT
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from mataserver import Context
+    from mataserver_jobs.desk import Desk
+    from mataserver_jobs.record import Record
+
+
+class Lookup:
+    """Finds the jobs that requests name. Another's is not found."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+
+    @property
+    def _desk(self) -> Desk:
+        desk: Desk = self._ctx.peer("jobs").desk
+        return desk
+
+    async def job(self, request: web.Request) -> Record:
+        """Return the job. Raises ``NotFound``."""
+        record = await self._desk.store.get(request.match_info["id"], owner(request))
+        if record.kind != kind.NAME:
+            raise NotFound(f"Job not found: {record.id}")
+        return record
+
+    async def ended(self, request: web.Request) -> tuple[Record, dict[str, Any]]:
+        """Return a job that has ended with its figures.
+
+        Raises ``NotFound``, and ``Conflict`` for one that has not ended, or left no model.
+        """
+        record = await self.job(request)
+        if not record.ended:
+            raise Conflict(f"The job is not complete: it is {record.stage}")
+        figures = await self.figures(record)
+        if not figures:
+            raise Conflict(f"The job {record.state}: {record.error or record.message}")
+        return record, figures
+
+    async def figures(self, record: Record) -> dict[str, Any]:
+        """Return what a job found; of one that was stopped what it had reached, {} of others."""
+        if record.state == "done":
+            return dict(record.result)
+        if record.state == "cancelled":
+            return dict(await self._ctx.run_blocking(self._partial, record.id))
+        return {}
+
+    def _partial(self, job: str) -> dict[str, Any]:
+        with contextlib.suppress(NotFound, OSError):  # it left nothing, or goes just now
+            found = self._desk.storage.file(job, RESULT)
+            return dict(msgspec.json.decode(found.path.read_bytes()))
+        return {}
+
+
+def owner(request: web.Request) -> str | None:
+    """Return whose jobs a request may see: None for everybody's."""
+    principal = asker(request)
+    return None if principal.may("admin") else principal.id

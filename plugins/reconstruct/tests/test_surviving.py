@@ -1,0 +1,84 @@
+"""kill -9 of the server at every stage, and cancellation: nothing is lost or done twice."""
+
+from __future__ import annotations
+
+import csv
+import io
+import time
+
+import pytest
+import rendered
+from apart import Server
+from serving_reconstruct import QUICK, packed
+
+pytestmark = pytest.mark.timeout(300)
+
+
+@pytest.fixture(scope="module")
+def photographs(tmp_path_factory):
+    """A ZIP of eight photographs of a scene."""
+    folder = tmp_path_factory.mktemp("photos")
+    rendered.orbit(folder, 11, 8, "p", (640, 480), arc=2.6)
+    return packed(folder)
+
+
+STAGES = {
+    "extracting": "work/photos/*.jpg",
+    "matching": "work/pairs.txt",
+    "triangulating": "work/mapping/models",
+    "decimating": "output/*.ply*",
+}
+"""What a stage has written when it is under way."""
+
+
+def until_written(folder, pattern, seconds=60.0):
+    """Wait until a job has written something; look often, since stages are short."""
+    end = time.monotonic() + seconds
+    while not any(folder.glob(pattern)):
+        if time.monotonic() > end:
+            raise TimeoutError(pattern)
+        time.sleep(0.002)
+
+
+def test_kill_9_at_every_stage(photographs, tmp_path):
+    """A job whose server is killed in each of its stages ends as one that was left alone."""
+    server = Server(tmp_path)
+    job = server.send(photographs, **QUICK).json["job_id"]
+    folder, progress = tmp_path / "jobs" / job, [0]
+    for pattern in STAGES.values():
+        until_written(folder, pattern)
+        server.kill()
+        server = Server(tmp_path)
+        progress.append(server.ask("GET", f"/status/{job}").json["progress"])
+    try:
+        done = server.until(f"/status/{job}", lambda a: a.json["finished_at"]).json
+        assert (done["stage"], done["registration_rate"]) == ("success", 1.0)
+        assert progress == sorted(progress)
+        shown = server.ask("GET", f"/v1/jobs/{job}").json
+        assert shown["attempt"] == 5
+        text = server.ask("GET", f"/download/jobs/{job}/csv").body.decode()
+        assert len(list(csv.DictReader(io.StringIO(text)))) == 8
+        left = [path.name for path in folder.rglob("*") if path.name.endswith(".new")]
+        assert left == []
+        assert len(server.ask("GET", "/drift/history").body.splitlines()) == 1
+    finally:
+        server.kill()
+
+
+def test_cancelled_at_a_stage(photographs, tmp_path):
+    """A job that is cancelled keeps its percent; without a model its downloads are 409."""
+    server = Server(tmp_path)
+    try:
+        job = server.send(photographs, **QUICK).json["job_id"]
+        until_written(tmp_path / "jobs" / job, STAGES["matching"])
+        assert server.ask("POST", f"/v1/jobs/{job}/cancel").status == 202
+        shown = server.until(f"/status/{job}", lambda a: a.json["finished_at"]).json
+        assert (shown["stage"], shown["error"]) == ("cancelled", None)
+        assert 10 <= shown["progress"] < 85
+        assert server.ask("GET", f"/download/jobs/{job}").status == 409
+        restarted = server.ask("POST", f"/v1/jobs/{job}/restart")
+        assert restarted.status == 202
+        done = server.until(f"/status/{job}", lambda a: a.json["stage"] == "success").json
+        assert done["registration_rate"] == 1.0
+    finally:
+        server.kill()
