@@ -104,4 +104,4 @@ async def upstreams():
 @pytest.fixture
 def targets(upstreams):
     """The same as targets."""
-    return [Target(each.url) for each in upstreams]
+    return [Target("127.0.0.1", each.port) for each in upstreams]

@@ -64,7 +64,7 @@ async def test_a_long_body_in_drops(stand, targets, upstreams):  # noqa: F811
         return True
 
     async with Raw(act) as server:
-        stand.follow(application(Target(server.url)))
+        stand.follow(application(Target("127.0.0.1", server.port)))
         body = b"x" * 9_000_000
         drops = [body[i : i + 30_000] for i in range(0, len(body), 30_000)]
         answer = await stand.exchange(head(f"Content-Length: {len(body)}"), *drops)
@@ -143,7 +143,7 @@ async def test_compressed_bodies_are_left_alone(stand, upstreams, targets):  # n
 
     server = Packing("packing")
     await server.start()
-    stand.follow(application(Target(server.url)))
+    stand.follow(application(Target("127.0.0.1", server.port)))
     body = gzip.compress(b'{"b":2}')
     fields = {"apikey": KEY, "Content-Encoding": "gzip"}
     url = stand.server.url + INFER
@@ -173,7 +173,7 @@ async def test_an_answer_comes_as_it_was_given(stand, chunked, size):  # noqa: F
 
     server = Answering("answering")
     await server.start()
-    stand.follow(application(Target(server.url)))
+    stand.follow(application(Target("127.0.0.1", server.port)))
     status, answer, fields = await stand.ask()
     assert (status, answer) == (201, body)
     assert ("Content-Length" in fields) != chunked

@@ -25,7 +25,7 @@ from upstreams import Raw, Upstream
 
 from mataserver_fleet.gateway.snapshot import Application, Release, Target
 
-CLOSED = Target("http://127.0.0.1:9")
+CLOSED = Target("127.0.0.1", 9)
 """Where nobody listens."""
 
 
@@ -65,7 +65,7 @@ async def test_a_server_that_dies_before_it_answers(stand, upstreams, targets, r
         return None
 
     async with Raw(act) as server:
-        stand.follow(application(Target(server.url, 1e6), targets[0], resend=resend))
+        stand.follow(application(Target("127.0.0.1", server.port, 1e6), targets[0], resend=resend))
         status, _, _ = await stand.ask()
         assert server.asked == 1
     assert status == (200 if resend else 502)
@@ -83,10 +83,10 @@ async def test_a_server_that_dies_amid_its_answer(stand, upstreams, targets):  #
         await asyncio.sleep(0.05)
 
     async with Raw(act) as server:
-        stand.follow(application(Target(server.url, 1e6), targets[0], resend=True))
+        stand.follow(application(Target("127.0.0.1", server.port, 1e6), targets[0], resend=True))
         assert (await stand.ask())[0] == 502  # nothing of a short one was sent yet
         lines = [f"POST {INFER} HTTP/1.1", "Host: x", f"apikey: {KEY}", "Content-Length: 0", "", ""]
-        stand.gateway.servers.of(Target(server.url)).answered(0)
+        stand.gateway.servers.of(Target("127.0.0.1", server.port)).answered(0)
         answer = await stand.exchange("\r\n".join(lines).encode())
         assert answer.startswith(b"HTTP/1.1 200")
         assert answer.endswith(b"\r\n\r\n12345")
@@ -115,7 +115,7 @@ async def test_a_server_that_answers_garbage(stand, said):  # noqa: F811
         await writer.drain()
 
     async with Raw(act) as server:
-        stand.follow(application(Target(server.url)))
+        stand.follow(application(Target("127.0.0.1", server.port)))
         for _ in range(2):
             status, answer, _ = await stand.ask(timeout=None)
             assert (status, set(answer)) == (502, {"error"})
@@ -137,7 +137,7 @@ async def test_a_server_that_stops_answering_probes(stand, upstreams, targets): 
         await asyncio.sleep(30)
 
     async with Raw(act) as server:
-        dead = Target(server.url, 1e6)
+        dead = Target("127.0.0.1", server.port, 1e6)
         stand.follow(application(dead, targets[0], resend=True, timeout=20.0))
         await eventually(lambda: stand.gateway.servers.of(dead).back == 0.0)
         asking = asyncio.ensure_future(stand.ask())
@@ -174,7 +174,7 @@ async def test_a_server_that_lost_its_models(stand, upstreams, targets):  # noqa
 
     server = Restarted("restarted")
     await server.start()
-    stand.follow(application(Target(server.url, 1e6), targets[0]))
+    stand.follow(application(Target("127.0.0.1", server.port, 1e6), targets[0]))
     assert (await stand.ask())[1]["server"] == "one"
     assert (await stand.ask())[1]["server"] == "one"
     assert len(server.seen) == 1
@@ -190,7 +190,7 @@ async def test_a_request_that_is_wrong(stand, targets):  # noqa: F811
 
     server = Strict("strict")
     await server.start()
-    stand.follow(application(Target(server.url, 1e6), targets[0], resend=True))
+    stand.follow(application(Target("127.0.0.1", server.port, 1e6), targets[0], resend=True))
     assert (await stand.ask())[:2] == (400, {"error": "wrong shape"})
     assert len(server.seen) == 1
     await server.stop()
@@ -267,7 +267,7 @@ async def test_a_client_that_reads_slowly(stand):  # noqa: F811
 
     server = Large("large")
     await server.start()
-    stand.follow(application(Target(server.url)))
+    stand.follow(application(Target("127.0.0.1", server.port)))
     gc.collect()
     before = psutil.Process().memory_info().rss
     reader, writer = await asyncio.open_connection("127.0.0.1", stand.port, limit=1024)

@@ -9,20 +9,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
-from aiohttp.payload import Payload
-
 from mataserver import BadRequest, MataError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Awaitable, Callable, Sequence
 
     from aiohttp import StreamReader, web
-    from aiohttp.abc import AbstractStreamWriter
 
 PIECE = 1 << 18
 """Bytes that are gathered before they are sent or kept as one piece."""
-HEAD = 1 << 14
-"""Bytes of a body that go with the header fields in one write; the rest is not copied."""
 
 
 class Share(Protocol):
@@ -53,70 +48,58 @@ class TooLate(MataError):
     status = 408
 
 
-class Whole(Payload):
+class Whole:
     """A body that is here: it can be sent any number of times."""
 
-    _autoclose = True
+    __slots__ = ("pieces", "size")
 
     def __init__(self, pieces: Sequence[bytes], size: int) -> None:
-        super().__init__(pieces, headers={})
         self.pieces = pieces
-        self._size = size
+        self.size = size
 
     def start(self) -> bytes:
         """Return what is known of the body before it is sent."""
         return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
 
-    def decode(self, encoding: str = "utf-8", errors: str = "strict") -> str:
-        """Return the body as text."""
-        return b"".join(self.pieces).decode(encoding, errors)
 
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        """Write the body where it lies."""
-        for piece in self.pieces:
-            if len(piece) > HEAD:
-                view = memoryview(piece)
-                await writer.write(view[:HEAD])
-                await writer.write(view[HEAD:])
-            else:
-                await writer.write(piece)
+class Passing:
+    """A body that is sent while it arrives, once.
 
+    begun: whether some of it was sent; ``whole``: whether all of it was.
+    """
 
-class Passing(Payload):
-    """A body that is sent while it arrives, once. ``error`` is why it did not arrive whole."""
-
-    _autoclose = True
+    __slots__ = ("_first", "_source", "begun", "size", "whole")
 
     def __init__(self, first: bytes, source: Source, size: int) -> None:
-        super().__init__(first, headers={})
         self._first, self._source = first, source
-        self._size = size
-        self.error: MataError | None = None
-        self.begun = False
+        self.size = size
+        self.begun = self.whole = False
 
     def start(self) -> bytes:
         """Return what is known of the body before it is sent."""
         return self._first
 
-    def decode(self, _encoding: str = "utf-8", _errors: str = "strict") -> str:
-        """Raise ``TypeError``: it is not here."""
-        raise TypeError("a body that passes through is not here")
-
-    async def write(self, writer: AbstractStreamWriter) -> None:
-        """Write what arrives."""
+    async def send(
+        self, write: Callable[[bytes], None], drained: Callable[[], Awaitable[bool]]
+    ) -> None:
+        """Write what arrives, as long as more is wanted. Raises ``TooLate`` and ``BadRequest``."""
         self.begun = True
-        try:
-            piece = self._first
-            while piece:
-                await writer.write(piece)
-                piece = await self._source.piece()
-        except MataError as error:
-            self.error = error
-            raise
+        piece, left = self._first, self.size
+        while piece:
+            left -= len(piece)
+            write(piece)
+            if not await drained():
+                return
+            piece = await self._source.piece()
+        if left:
+            raise BadRequest("The body is shorter than its Content-Length")
+        self.whole = True
 
 
 class Source:
     """Reads a request's body. ``patience`` is how many seconds it may pause."""
+
+    __slots__ = ("_content", "_patience")
 
     def __init__(self, content: StreamReader, patience: float) -> None:
         self._content = content
@@ -130,14 +113,14 @@ class Source:
         found: list[bytes] = []
         size = 0
         while size < PIECE:
-            chunk = await self.chunk()
+            chunk = await self._chunk()
             if not chunk:
                 break
             found.append(chunk)
             size += len(chunk)
         return found[0] if len(found) == 1 else b"".join(found)
 
-    async def chunk(self) -> bytes:
+    async def _chunk(self) -> bytes:
         """Return what has arrived, nothing after the end. Raises ``TooLate``."""
         content = self._content
         if content.is_eof():  # what is here already needs no timer

@@ -5,21 +5,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
-import aiohttp
-from yarl import URL
-
 from mataserver import MataError
+from mataserver_fleet.gateway.bodies import Passing
+from mataserver_fleet.gateway.http1 import MalformedError
 
 if TYPE_CHECKING:
-    from mataserver_fleet.gateway.bodies import Passing, Whole
-    from mataserver_fleet.gateway.headers import Fields
+    from mataserver_fleet.gateway.bodies import Whole
+    from mataserver_fleet.gateway.http1 import Fields
+    from mataserver_fleet.gateway.links import Link, Links
     from mataserver_fleet.gateway.servers import Server
-
-CONNECT = 2.0
-"""Seconds that a server may take to accept a connection."""
-IDLE = 15.0
-"""Seconds that an idle connection is kept: less than servers keep theirs."""
-_AUTOMATIC = ("Accept", "Accept-Encoding", "Content-Type", "User-Agent")
+    from mataserver_fleet.gateway.snapshot import Target
 
 
 class Failed(MataError):
@@ -39,24 +34,38 @@ class Failed(MataError):
         self.begun = begun
 
 
-def new_session() -> aiohttp.ClientSession:
-    """Return what asks servers: it follows nothing, unpacks nothing and adds nothing."""
-    return aiohttp.ClientSession(
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=IDLE),
-        cookie_jar=aiohttp.DummyCookieJar(),
-        auto_decompress=False,
-        skip_auto_headers=_AUTOMATIC,
-        timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT),
-    )
-
-
 class Message(NamedTuple):
-    """What a server is sent."""
+    """What a server is sent. ``fields`` are those that pass, each with its line's end."""
 
     method: str
-    url: str
-    headers: Fields
+    path: str
+    fields: bytes
     body: Whole | Passing | None
+
+    def head(self, target: Target) -> bytes:
+        """Return the head of the request: its length is told, whatever the client told."""
+        size = 0 if self.body is None else self.body.size
+        line = f"{self.method} {self.path} HTTP/1.1\r\nHost: {target.authority}\r\n".encode("ascii")
+        length = b"Content-Length: %d\r\n" % size if self.body is not None else b""
+        return b"".join((line, length, self.fields, b"\r\n"))
+
+
+class Answer:
+    """A server's answer. Its body is read by ``chunk``, nothing after its end."""
+
+    __slots__ = ("_link", "chunk", "fields", "length", "status")
+
+    def __init__(self, link: Link, status: int, fields: Fields, length: int | None) -> None:
+        self._link = link
+        self.status = status
+        self.fields = fields
+        self.length = length
+        self.chunk = link.chunk
+
+    @property
+    def here(self) -> bool:
+        """Whether the whole of it has come."""
+        return self._link.ended
 
 
 class Exchange:
@@ -68,68 +77,78 @@ class Exchange:
     Raises ``Failed``, and what kept the body from arriving.
     """
 
+    __slots__ = ("_link", "_links", "_message", "_movable", "_seconds", "_server", "_target")
+
     def __init__(
         self,
-        session: aiohttp.ClientSession,
+        links: Links,
+        target: Target,
         server: Server,
         message: Message,
         seconds: float,
         *,
         movable: bool,
     ) -> None:
-        self._session = session
+        self._links = links
+        self._target = target
         self._server = server
         self._message = message
         self._seconds = seconds
         self._movable = movable
-        self._answer: aiohttp.ClientResponse | None = None
+        self._link: Link | None = None
 
-    async def __aenter__(self) -> aiohttp.ClientResponse:
+    async def __aenter__(self) -> Answer:
         """Send it and wait for the beginning of the answer."""
         timer = asyncio.timeout(self._seconds)
         self._server.begin(timer if self._movable else None)
         try:
             async with timer:
-                self._answer = await self._send()
-            return self._answer
-        except (aiohttp.ClientError, OSError, ValueError) as error:
-            raise self._meaning(error) from error
+                return await self._ask()
+        except BaseException as error:
+            self._end()
+            if isinstance(error, (OSError, MalformedError)):
+                raise self._meaning(error) from error
+            raise
         finally:
             self._server.release(timer)
-            if self._answer is None:
-                self._server.end()
 
     async def __aexit__(self, *exc: object) -> None:
         """Let go of the connection: for the next request where the answer was read to its end."""
+        self._end()
+
+    def _end(self) -> None:
         self._server.end()
-        if self._answer is None:
-            return
-        if self._answer.content.at_eof():
-            self._answer.release()
+        if self._link is not None:
+            self._links.give_back(self._target.host, self._target.port, self._link)
+
+    async def _ask(self) -> Answer:
+        body, target = self._message.body, self._target
+        link = self._link = await self._links.take(target.host, target.port)
+        transport = link.begin()
+        head = self._message.head(target)
+        if isinstance(body, Passing):
+            transport.write(head)
+            await body.send(transport.write, link.drained)
+        elif body is None:
+            transport.write(head)
         else:
-            self._answer.close()
+            transport.writelines((head, *body.pieces))
+        if not isinstance(body, Passing) or body.whole:
+            link.sent()
+        status, fields, length, _, _ = await link.head()
+        if not (200 <= status < 300 or status >= 400):
+            raise Failed(f"The server answered {status}", sent=True)
+        return Answer(link, status, fields, length)
 
-    async def _send(self) -> aiohttp.ClientResponse:
-        method, url, headers, body = self._message
-        return await self._session.request(
-            method, URL(url, encoded=True), headers=headers, data=body, allow_redirects=False
-        )
-
-    def _meaning(self, error: Exception) -> MataError:
+    def _meaning(self, error: Exception) -> Failed:
         """Return what a failure means: who failed, and whether the server may have the request."""
-        problem = getattr(self._message.body, "error", None)
-        if isinstance(problem, MataError):
-            return problem
-        if isinstance(error, (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)):
+        if self._link is None:
             return Failed("The server cannot be reached", sent=False)
         if isinstance(error, TimeoutError):
-            return _late(self._server, self._seconds)
-        if isinstance(error, (aiohttp.ClientResponseError, ValueError)):
+            if not self._server.alive:
+                return Failed("The server has stopped answering", sent=True)
+            late = f"The server did not answer within {self._seconds:.3g} s"
+            return Failed(late, sent=True, status=504)
+        if isinstance(error, MalformedError):
             return Failed("The server answered what is no HTTP", sent=True)
         return Failed("The server ended the connection without an answer", sent=True)
-
-
-def _late(server: Server, seconds: float) -> Failed:
-    if not server.alive:
-        return Failed("The server has stopped answering", sent=True)
-    return Failed(f"The server did not answer within {seconds:.3g} s", sent=True, status=504)

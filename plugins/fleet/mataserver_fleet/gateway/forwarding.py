@@ -5,24 +5,24 @@ from __future__ import annotations
 import asyncio
 import logging
 import random
+import re
 from typing import TYPE_CHECKING
 
 from mataserver import MataError, Unavailable
 from mataserver_fleet.gateway.bodies import Passing, Whole
 from mataserver_fleet.gateway.exchange import Exchange, Failed, Message
+from mataserver_fleet.gateway.http1 import MalformedError
 from mataserver_fleet.gateway.relaying import relay
 from mataserver_fleet.gateway.sequences import Pin, Sequences, step_of
 
 if TYPE_CHECKING:
-    import aiohttp
     from aiohttp import web
 
-    from mataserver_fleet.gateway.headers import Fields
+    from mataserver_fleet.gateway.links import Links
     from mataserver_fleet.gateway.matching import Asked
     from mataserver_fleet.gateway.probing import Probes
     from mataserver_fleet.gateway.sequences import Step
     from mataserver_fleet.gateway.servers import Servers
-    from mataserver_fleet.gateway.snapshot import Target
 
 PAUSE, LONGEST = 0.05, 0.5
 """Seconds before servers that all failed are asked again: doubled each time, up to the longest."""
@@ -30,6 +30,7 @@ _TELLING = frozenset({400, 404, 503})
 """Statuses by which a server may say that it has no such model now: 400 is a Triton's."""
 MIRRORED = 16
 """Copies that are under way at a time; there is none of a request beyond."""
+_QUERY = re.compile(r"[!-~]+")
 
 log = logging.getLogger("mataserver.plugin.fleet")
 
@@ -40,19 +41,18 @@ class Call:
     status: what is counted, also where the client was not told.
     """
 
-    __slots__ = ("asked", "body", "bytes_out", "headers", "pin", "request", "status", "step")
+    __slots__ = ("asked", "body", "bytes_out", "fields", "pin", "request", "status", "step")
 
     def __init__(
         self,
         request: web.Request,
         asked: Asked,
-        headers: Fields,
-        body: Whole | Passing | None,
+        fields: bytes,
     ) -> None:
         self.request = request
         self.asked = asked
-        self.headers = headers
-        self.body = body
+        self.fields = fields
+        self.body: Whole | Passing | None = None
         self.status = 499
         self.bytes_out = 0
         self.step: Step | None = None
@@ -74,12 +74,12 @@ class Forwarding:
     def __init__(
         self,
         servers: Servers,
-        session: aiohttp.ClientSession,
+        links: Links,
         probes: Probes,
         unread: float = 30.0,
     ) -> None:
         self._servers = servers
-        self._session = session
+        self._links = links
         self._probes = probes
         self._unread = unread
         self._sequences = Sequences(servers.clock)
@@ -171,13 +171,13 @@ class Forwarding:
         server = self._servers.of(pin.target)
         left = deadline - asyncio.get_running_loop().time()
         movable = call.replayable and call.pin is None and call.asked.place.application.resend
-        url = self._url(call, pin.target, route.path(pin.version, verb))
-        message = Message(call.request.method, url, call.headers, call.body)
+        path = _with_query(call, route.path(pin.version, verb))
+        message = Message(call.request.method, path, call.fields, call.body)
         async with Exchange(
-            self._session, server, message, max(left, 0.001), movable=movable
+            self._links, pin.target, server, message, max(left, 0.001), movable=movable
         ) as answer:
-            if not 200 <= answer.status < 300:
-                await self._check(call, pin, answer)
+            if answer.status in _TELLING:
+                await self._check(call, pin)
             if call.step is not None:
                 application = call.asked.place.application
                 self._sequences.bind(application.name, route.model, call.step, pin)
@@ -188,18 +188,12 @@ class Forwarding:
                 call.status = 502
             return response
 
-    def _url(self, call: Call, target: Target, path: str) -> str:
-        query = call.request.rel_url.raw_query_string
-        return f"{target.url}{path}?{query}" if query else target.url + path
-
-    async def _check(self, call: Call, pin: Pin, answer: aiohttp.ClientResponse) -> None:
-        """Raise ``Failed`` for what is no answer: a way elsewhere, or that the model is not here.
+    async def _check(self, call: Call, pin: Pin) -> None:
+        """Raise ``Failed`` for an answer that says that the model is not here.
 
         A Triton that has just restarted says 400 for each model that it does not have yet.
         """
-        if answer.status < 400:
-            raise Failed(f"The server answered {answer.status}", sent=True)
-        if call.asked.verb != "infer" or answer.status not in _TELLING or call.pin is not None:
+        if call.asked.verb != "infer" or call.pin is not None:
             return
         path = call.asked.place.route.path(pin.version, "ready")
         server = self._servers.of(pin.target)
@@ -224,12 +218,20 @@ class Forwarding:
         target = self._servers.pick(route.targets, path)
         if target is None:
             return
-        url = target.url + route.path(route.mirror, "infer")
-        message = Message("POST", url, call.headers, Whole(body.pieces, body.size or 0))
+        message = Message("POST", route.path(route.mirror, "infer"), call.fields, body)
         server, seconds = self._servers.of(target), application.timeout
         try:
-            async with Exchange(self._session, server, message, seconds, movable=False) as answer:
-                async for _ in answer.content.iter_any():
+            async with (
+                Exchange(self._links, target, server, message, seconds, movable=False) as answer,
+                asyncio.timeout(seconds),
+            ):
+                while await answer.chunk():
                     pass
-        except (MataError, OSError) as error:
+        except (MataError, OSError, MalformedError) as error:
             log.info("a copy for version %s failed: %s", route.mirror, type(error).__name__)
+
+
+def _with_query(call: Call, path: str) -> str:
+    """Return a path with the client's query, which is ASCII as it was sent or is left out."""
+    query = call.request.rel_url.raw_query_string
+    return f"{path}?{query}" if query and _QUERY.fullmatch(query) else path

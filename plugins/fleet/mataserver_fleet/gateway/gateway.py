@@ -7,15 +7,16 @@ import functools
 import hashlib
 from typing import TYPE_CHECKING, Protocol
 
+import aiohttp
 import msgspec
 from aiohttp import web
 
 from mataserver import MataError, NotFound
 from mataserver_fleet.gateway import headers, matching
 from mataserver_fleet.gateway.bodies import Bodies, TooLate
-from mataserver_fleet.gateway.exchange import new_session
 from mataserver_fleet.gateway.forwarding import Call, Forwarding
 from mataserver_fleet.gateway.limits import Limits
+from mataserver_fleet.gateway.links import Links
 from mataserver_fleet.gateway.probing import Probes
 from mataserver_fleet.gateway.servers import Servers
 from mataserver_fleet.gateway.snapshot import Snapshot
@@ -83,10 +84,13 @@ class Gateway:
 
     async def __aenter__(self) -> Self:
         """Be able to ask servers."""
-        self._session = new_session()
+        self._session = aiohttp.ClientSession(
+            cookie_jar=aiohttp.DummyCookieJar(), connector=aiohttp.TCPConnector(limit=0)
+        )
+        self._links = Links(self.servers.clock)
         probe, timeout = self._settings.probe, self._settings.probe_timeout
         self._probes = Probes(self.servers, self._session, probe, timeout)
-        self._forwarding = Forwarding(self.servers, self._session, self._probes, self._unread)
+        self._forwarding = Forwarding(self.servers, self._links, self._probes, self._unread)
         self._probes.follow(self._snapshot)
         return self
 
@@ -94,6 +98,7 @@ class Gateway:
         """Ask nobody any more."""
         await self._probes.close()
         await self._forwarding.close()
+        self._links.close()
         await self._session.close()
 
     def follow(self, snapshot: Snapshot) -> None:
@@ -152,12 +157,11 @@ class Gateway:
     ) -> web.StreamResponse:
         share = self._http.budget()
         address = self._http.address(request)
-        fields = headers.forward(request.headers, consumer.name, address)
-        call = Call(request, asked, fields, None)
+        call = Call(request, asked, headers.forth(request.raw_headers, consumer.name, address))
         try:
             call.body = await self._bodies.read(request, share)
             if call.body is not None:
-                fields.append(("Content-Type", headers.body_type(request.headers)))
+                call.fields += headers.body_type(request.headers)
             return await self._forwarding.answer(call)
         except MataError as error:
             call.status = error.status
@@ -169,7 +173,7 @@ class Gateway:
     def _note(self, call: Call, consumer: Consumer) -> None:
         application, route = call.asked.place
         subject = Subject(consumer.name, application.name, route.model)
-        taken = 0 if call.body is None else call.body.size or 0
+        taken = 0 if call.body is None else call.body.size
         self.usage.note(subject, call.status, taken, call.bytes_out)
 
     def _own(self, snapshot: Snapshot, scope: Scope, request: web.Request) -> web.Response:

@@ -2,84 +2,88 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Iterable, Mapping
 
-    Fields = list[tuple[str, str]]
+    Fields = Iterable[tuple[bytes, bytes]]
 
 JSON, BINARY = "application/json", "application/octet-stream"
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _HOP = {
-    "connection",
-    "keep-alive",
-    "proxy-authenticate",
-    "proxy-authorization",
-    "proxy-connection",
-    "te",
-    "trailer",
-    "transfer-encoding",
-    "upgrade",
+    b"connection",
+    b"keep-alive",
+    b"proxy-authenticate",
+    b"proxy-authorization",
+    b"proxy-connection",
+    b"te",
+    b"trailer",
+    b"transfer-encoding",
+    b"upgrade",
 }
 _OURS = {
-    "apikey",
-    "authorization",
-    "x-api-key",
-    "cookie",
-    "x-csrf-token",
-    "content-length",
-    "content-type",
-    "expect",
-    "forwarded",
-    "host",
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
+    b"apikey",
+    b"authorization",
+    b"x-api-key",
+    b"cookie",
+    b"x-csrf-token",
+    b"content-length",
+    b"content-type",
+    b"expect",
+    b"forwarded",
+    b"host",
+    b"x-forwarded-for",
+    b"x-forwarded-host",
+    b"x-forwarded-proto",
 }
 """What says who asks, or is said anew."""
-_NOT_BACK = _HOP | {"content-length", "set-cookie", "server", "date"}
-_CONSUMER = "x-consumer-"
-DROPPED = frozenset(_HOP | _OURS)
+_FORTH = frozenset(_HOP | _OURS)
+_BACK = frozenset(_HOP | {b"content-length", b"set-cookie", b"server", b"date"})
+_CONSUMER = b"x-consumer-"
+_UNFIT = re.compile(rb"[\r\n\0]")
 
 
-def forward(given: Mapping[str, str], consumer: str, address: str) -> Fields:
-    """Return the header fields of the request to a server.
-
-    The type of the body is JSON or bytes, whatever the client calls it: a Triton of 2025 dies of a
-    long form.
-    """
+def forth(given: Fields, consumer: str, address: str) -> bytes:
+    """Return the lines of the header of the request to a server, without those on its body."""
+    given = list(given)
     named = _named(given)
-    made: Fields = []
-    for name, value in given.items():
+    lines = []
+    for name, value in given:
         lower = name.lower()
-        if lower in DROPPED or lower in named or lower.startswith(_CONSUMER):
+        if lower in _FORTH or lower in named or lower.startswith(_CONSUMER):
             continue
-        made.append((name, value))
-    made += (("X-Consumer-Username", consumer), ("X-Forwarded-For", address))
-    return made
+        if not _UNFIT.search(value):
+            lines.append(b"%b: %b\r\n" % (name, value))
+    told = f"X-Consumer-Username: {consumer}\r\nX-Forwarded-For: {address}\r\n"
+    return b"".join((*lines, told.encode("utf-8", "replace")))
 
 
-def body_type(given: Mapping[str, str]) -> str:
-    """Return the content type of a body: bytes where tensors follow the JSON, else JSON."""
+def body_type(given: Mapping[str, str]) -> bytes:
+    """Return the line of a body's type: bytes where tensors follow the JSON, else JSON.
+
+    Whatever the client calls it: a Triton of 2025 dies of a long form.
+    """
     said = given.get("Content-Type", "").partition(";")[0].strip().lower()
-    return BINARY if HEADER_LENGTH in given or said == BINARY else JSON
+    kind = BINARY if HEADER_LENGTH in given or said == BINARY else JSON
+    return f"Content-Type: {kind}\r\n".encode()
 
 
-def back(given: Mapping[str, str]) -> Fields:
+def back(given: Fields) -> list[tuple[str, str]]:
     """Return the header fields of the answer to a client."""
+    given = list(given)
     named = _named(given)
-    made: Fields = []
-    for name, value in given.items():
-        lower = name.lower()
-        if lower not in _NOT_BACK and lower not in named:
-            made.append((name, value))
-    return made
+    return [
+        (name.decode("ascii"), value.decode("utf-8", "surrogateescape"))
+        for name, value in given
+        if (lower := name.lower()) not in _BACK and lower not in named
+    ]
 
 
-def _named(given: Mapping[str, str]) -> frozenset[str]:
+def _named(given: Fields) -> frozenset[bytes]:
     """Return the fields that ``Connection`` names: they are for the next hop alone."""
-    said = given.get("Connection")
-    if said is None:
+    said = [value for name, value in given if name.lower() == b"connection"]
+    if not said:
         return frozenset()
-    return frozenset(each.strip().lower() for each in said.split(","))
+    return frozenset(each.strip().lower() for each in b",".join(said).split(b","))

@@ -18,7 +18,6 @@ from mataserver_fleet.gateway.snapshot import (
     is_sound,
 )
 from mataserver_fleet.tables import APPS, CONSUMERS, LINKS, MODELS, PLACEMENTS, ROUTES, TRITONS
-from mataserver_fleet.tritons import bracketed
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -132,5 +131,4 @@ def _targets(tables: Tables) -> Mapping[str, tuple[Target, ...]]:
 
 
 def _target(row: sa.RowMapping) -> Target:
-    host, rpc = bracketed(row["host"]), row["grpc_port"]
-    return Target(f"http://{host}:{row['port']}", rpc=f"{host}:{rpc}" if rpc else "")
+    return Target(row["host"], row["port"], rpc=row["grpc_port"] or 0)

@@ -6,14 +6,16 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-import aiohttp
 from aiohttp import web
 
 from mataserver_fleet.gateway import headers
 from mataserver_fleet.gateway.exchange import Failed
+from mataserver_fleet.gateway.http1 import MalformedError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from mataserver_fleet.gateway.exchange import Answer
 
 SMALL = 1 << 16
 """Bytes of an answer that is read whole before any of it is sent."""
@@ -23,7 +25,7 @@ log = logging.getLogger("mataserver.plugin.fleet")
 
 async def relay(
     request: web.Request,
-    answer: aiohttp.ClientResponse,
+    answer: Answer,
     patience: float,
     unread: float,
     sent: Callable[[int], None],
@@ -35,8 +37,7 @@ async def relay(
 
     Raises ``Failed`` while nothing was sent; after that the connection is cut.
     """
-    fields = headers.back(answer.headers)
-    length = answer.content_length
+    fields, length = headers.back(answer.fields), answer.length
     if length is not None and length <= SMALL:
         body = await _whole(answer, patience)
         sent(len(body))
@@ -50,7 +51,7 @@ async def relay(
     try:
         await _stream(response, answer, patience, unread, sent)
         await response.write_eof()
-    except (aiohttp.ClientError, OSError, TimeoutError) as error:
+    except (OSError, MalformedError) as error:
         # Whoever reads must not take the part for the whole.
         log.info("an answer was cut off: %s", type(error).__name__)
         if request.transport is not None:
@@ -59,23 +60,26 @@ async def relay(
     return response, True
 
 
-async def _whole(answer: aiohttp.ClientResponse, patience: float) -> bytes:
+async def _whole(answer: Answer, patience: float) -> bytes:
     try:
-        if answer.content.is_eof():
-            return await answer.read()
+        if answer.here:
+            return await answer.chunk()
+        pieces = []
         async with asyncio.timeout(patience):
-            return await answer.read()
+            while piece := await answer.chunk():
+                pieces.append(piece)
+        return b"".join(pieces)
     except TimeoutError:
         stopped = "The server stopped amid its answer"
         raise Failed(stopped, sent=True, begun=True, status=504) from None
-    except (aiohttp.ClientError, OSError) as error:
+    except (OSError, MalformedError) as error:
         ended = "The server ended the connection amid its answer"
         raise Failed(ended, sent=True, begun=True) from error
 
 
 async def _stream(
     response: web.StreamResponse,
-    answer: aiohttp.ClientResponse,
+    answer: Answer,
     patience: float,
     unread: float,
     sent: Callable[[int], None],
@@ -83,7 +87,7 @@ async def _stream(
     """Pass the body on. One timer serves both waits, since one follows the other."""
     loop = asyncio.get_running_loop()
     async with asyncio.timeout(patience) as timer:
-        while chunk := await answer.content.readany():
+        while chunk := await answer.chunk():
             timer.reschedule(loop.time() + unread)
             await response.write(chunk)
             sent(len(chunk))

@@ -18,14 +18,25 @@ _SEGMENT = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f]+")
 class Target(Struct, frozen=True):
     """One server that answers for a route.
 
-    url:    its base URL without a slash at its end.
+    host:   a name or an address, without brackets.
     weight: its share of the requests, over 0, beside those of the others.
-    rpc:    host:port of its gRPC, empty where it has none.
+    rpc:    the port of its gRPC, 0 where it has none.
     """
 
-    url: str
+    host: str
+    port: int
     weight: float = 1.0
-    rpc: str = ""
+    rpc: int = 0
+
+    @property
+    def authority(self) -> str:
+        """What stands in a URL and in ``Host``."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
+    def url(self) -> str:
+        """The base URL, without a slash at its end."""
+        return f"http://{self.authority}"
 
 
 class Release(Struct, frozen=True):

@@ -1,0 +1,388 @@
+"""What the gateway adds to a request, beside a bare relay of the bytes and, if installed, nginx.
+
+Run as ``python bench/gateway.py``; it prints Markdown tables. The server behind answers at once, or
+after 5 ms, so that what is left is the way there and back. The ways take turns, so that a machine
+whose speed drifts favours none; figures are medians over the rounds, and medians of the ratios that
+were measured within one round. CPU is that of the process in the middle alone.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hashlib
+import importlib.metadata
+import os
+import platform
+import shutil
+import signal
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
+
+import psutil
+import uvloop
+
+from mataserver import app, config, hookimpl
+from mataserver import plugins as plugin_host
+from mataserver_fleet.gateway.gateway import Gateway
+from mataserver_fleet.gateway.options import GatewaySettings
+from mataserver_fleet.gateway.snapshot import Application, Consumer, Route, Snapshot, Target
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any, Self
+
+ROUNDS = int(os.environ.get("ROUNDS", "5"))
+SECONDS = float(os.environ.get("SECONDS", "1"))
+SIZES = {"60 KB": 60_000, "3 MB": 3_000_000}
+CONNECTIONS = (1, 16, 64)
+PATH, KEY = "/gateway/bench/v2/models/m/infer", "a-key-of-the-bench"
+ANSWER = (
+    b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{"outputs":1'
+)
+NGINX = """
+daemon off; worker_processes 1; pid {folder}/pid; error_log {folder}/log crit;
+events {{ worker_connections 1024; }}
+http {{ access_log off; client_max_body_size 0; client_body_temp_path {folder};
+  proxy_temp_path {folder}; fastcgi_temp_path {folder}; uwsgi_temp_path {folder};
+  scgi_temp_path {folder}; client_body_buffer_size 8m;
+  upstream up {{ server 127.0.0.1:{upstream}; keepalive 128; }}
+  server {{ listen 127.0.0.1:{port}; location / {{ proxy_pass http://up;
+    proxy_http_version 1.1; proxy_set_header Connection ""; }} }} }}
+"""
+
+
+# the server behind
+
+
+class Answering(asyncio.Protocol):
+    """Reads a request and answers it, after a pause if there is one."""
+
+    def __init__(self, pause: float) -> None:
+        self._pause = pause
+        self._left = 0
+        self._head = b""
+
+    def connection_made(self, transport: Any) -> None:
+        """Keep the transport."""
+        self._transport = transport
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of a request."""
+        if not self._left:
+            head, end, rest = (self._head + data).partition(b"\r\n\r\n")
+            if not end:
+                self._head = head
+                return
+            self._head, self._left, data = b"", length_of(head), rest
+        self._left -= len(data)
+        if self._left <= 0:
+            self._left = 0
+            asyncio.get_running_loop().call_later(self._pause, self._transport.write, ANSWER)
+
+
+def length_of(head: bytes) -> int:
+    """Return the Content-Length of a head."""
+    for line in head.lower().split(b"\r\n"):
+        if line.startswith(b"content-length:"):
+            return int(line[15:])
+    return 0
+
+
+async def upstream(pause: str) -> None:
+    """Serve until the process is ended; print the port."""
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(lambda: Answering(float(pause)), "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+# what stands in the middle
+
+
+class Leg(asyncio.Protocol):
+    """One side of a relay: hands what it gets to the other, no faster than that takes it."""
+
+    def __init__(self, other: Leg | None = None) -> None:
+        self.other = other
+        self.transport: Any = None
+        self.early: list[bytes] = []
+
+    def connection_made(self, transport: Any) -> None:
+        """Hand over what came before."""
+        self.transport = transport
+        for each in self.early:
+            transport.write(each)
+
+    def data_received(self, data: bytes) -> None:
+        """Hand it over."""
+        if self.other is not None:
+            if self.other.transport is None:
+                self.other.early.append(data)
+            else:
+                self.other.transport.write(data)
+
+    def pause_writing(self) -> None:
+        """Read no more on the other side."""
+        if self.other is not None:
+            self.other.transport.pause_reading()
+
+    def resume_writing(self) -> None:
+        """Read on."""
+        if self.other is not None:
+            self.other.transport.resume_reading()
+
+    def connection_lost(self, _exc: Exception | None) -> None:
+        """End the other side."""
+        if self.other is not None and self.other.transport is not None:
+            self.other.transport.close()
+
+
+async def relay(port: str) -> None:
+    """Copy bytes in and out, and nothing else; print the port."""
+    loop = asyncio.get_running_loop()
+    legs = set()
+
+    def accepted() -> Leg:
+        near = Leg()
+        near.other = Leg(near)
+        task = loop.create_task(
+            loop.create_connection(lambda: near.other or near, "127.0.0.1", int(port))
+        )
+        legs.add(task)
+        task.add_done_callback(legs.discard)
+        return near
+
+    server = await loop.create_server(accepted, "127.0.0.1", 0)
+    print(server.sockets[0].getsockname()[1], flush=True)
+    await server.serve_forever()
+
+
+class Service:
+    """The gateway, for one application."""
+
+    def __init__(self, ctx: Any) -> None:
+        self.gateway = Gateway(ctx.http, GatewaySettings(), 30.0)
+        self.claims = self.gateway.claims
+
+    def routes(self) -> tuple[()]:
+        """Return none."""
+        return ()
+
+    async def __aenter__(self) -> Self:
+        """Follow one application; 100,000 consumers and 1,000 routes stand beside it."""
+        await self.gateway.__aenter__()
+        target = Target("127.0.0.1", int(os.environ["UPSTREAM"]))
+        route = Route("m", ("/v2/models/m",), (target,))
+        others = tuple(Route(f"m{n}", (f"/v2/models/m{n}",)) for n in range(1_000))
+        bench = Application("bench", routes=(route, *others), consumers=frozenset({0}))
+        keys = [KEY, *map(str, range(100_000))]
+        consumers = [
+            Consumer(n, str(n), hashlib.sha256(key.encode()).digest()) for n, key in enumerate(keys)
+        ]
+        self.gateway.follow(Snapshot([bench], consumers))
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """End it."""
+        await self.gateway.__aexit__(*exc)
+
+
+@hookimpl
+def service(ctx: Any) -> Service:
+    """Return the gateway."""
+    return Service(ctx)
+
+
+async def gateway() -> None:
+    """Serve the gateway; print the port."""
+    with tempfile.TemporaryDirectory() as folder:
+        settings = config.load(port=0, auth_mode="none", data_dir=folder, log_level="warning")
+        point = importlib.metadata.EntryPoint("bench", "gateway", plugin_host.GROUP)
+        found = plugin_host.discover(settings, [point])
+        await app.run(settings, lambda url, _: print(url.rpartition(":")[2], flush=True), found)
+
+
+# who asks
+
+
+class Asking(asyncio.Protocol):
+    """Asks again as soon as it is answered."""
+
+    def __init__(self, request: bytes, spent: list[float]) -> None:
+        self._request = request
+        self._spent = spent
+        self._seen = b""
+
+    def connection_made(self, transport: Any) -> None:
+        """Ask."""
+        self._transport = transport
+        self._ask()
+
+    def _ask(self) -> None:
+        self._begun = time.perf_counter()
+        self._transport.write(self._request)
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of an answer."""
+        self._seen += data
+        head, end, body = self._seen.partition(b"\r\n\r\n")
+        if not end or len(body) < length_of(head):
+            return
+        if b" 200 " not in head[:16]:
+            raise SystemExit(f"a request failed: {self._seen[:300]!r}")
+        self._seen = b""
+        self._spent.append(time.perf_counter() - self._begun)
+        self._ask()
+
+
+async def load(port: str, size: str, connections: str) -> None:
+    """Ask on some connections for a while; print how many were answered, and their median."""
+    loop, spent = asyncio.get_running_loop(), []
+    lines = [f"POST {PATH} HTTP/1.1", "Host: bench", f"apikey: {KEY}", f"Content-Length: {size}"]
+    lines += ["Content-Type: application/octet-stream", "Inference-Header-Content-Length: 2"]
+    request = "\r\n".join([*lines, "", ""]).encode() + bytes(int(size))
+    made = [
+        await loop.create_connection(lambda: Asking(request, spent), "127.0.0.1", int(port))
+        for _ in range(int(connections))
+    ]
+    await asyncio.sleep(SECONDS)
+    for transport, _ in made:
+        transport.abort()
+    print(len(spent), statistics.median(spent) * 1e3)
+
+
+# measuring
+
+
+class Turn(NamedTuple):
+    """One turn: milliseconds of CPU in the middle and of a round trip, requests a second."""
+
+    cpu: float
+    trip: float
+    rate: float
+
+
+class Way(NamedTuple):
+    """One way to the server: its port, and the process in the middle."""
+
+    port: int
+    process: psutil.Process | None
+
+
+@contextlib.contextmanager
+def running(*command: str, **environment: str) -> Iterator[Way]:
+    """Run a part of this file; give its port and process."""
+    process = subprocess.Popen(
+        [sys.executable, __file__, *command],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    assert process.stdout is not None
+    try:
+        yield Way(int(process.stdout.readline()), psutil.Process(process.pid))
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait()
+
+
+@contextlib.contextmanager
+def nginx(upstream_port: int) -> Iterator[Way | None]:
+    """Run nginx with one worker, where it is installed (or named by ``NGINX``)."""
+    program = os.environ.get("NGINX") or shutil.which("nginx")
+    if program is None:
+        yield None
+        return
+    port = upstream_port - 1000 if upstream_port > 20_000 else upstream_port + 1000
+    with tempfile.TemporaryDirectory() as folder:
+        file = Path(folder, "nginx.conf")
+        file.write_text(NGINX.format(folder=folder, upstream=upstream_port, port=port))
+        process = subprocess.Popen([program, "-p", folder, "-c", file])
+        time.sleep(0.5)
+        try:
+            yield Way(port, psutil.Process(process.pid).children()[0])
+        finally:
+            process.terminate()
+            process.wait()
+
+
+def turn(way: Way, size: int, connections: int) -> Turn:
+    """Ask by one way for a while."""
+    before = cpu(way)
+    begun = time.perf_counter()
+    command = [sys.executable, __file__, "load", str(way.port), str(size), str(connections)]
+    told = subprocess.run(command, check=True, capture_output=True, text=True).stdout.split()
+    spent = time.perf_counter() - begun
+    count = max(1, int(told[0]))
+    return Turn((cpu(way) - before) / count * 1e3, float(told[1]), count / min(spent, SECONDS))
+
+
+def cpu(way: Way) -> float:
+    """Return the CPU seconds of the process in the middle so far."""
+    if way.process is None:
+        return 0.0
+    times = way.process.cpu_times()
+    return times.user + times.system
+
+
+def ways(stack: contextlib.ExitStack, pause: str) -> dict[str, Way]:
+    """Run everything; return the ways by name, "direct" among them."""
+    behind = stack.enter_context(running("upstream", pause))
+    found = {"direct": Way(behind.port, None)}
+    found["gateway"] = stack.enter_context(running("gateway", UPSTREAM=str(behind.port)))
+    found["relay"] = stack.enter_context(running("relay", str(behind.port)))
+    other = stack.enter_context(nginx(behind.port))
+    return {**found, "nginx": other} if other is not None else found
+
+
+def table(pause: str, cases: list[tuple[str, int]]) -> None:
+    """Measure some cases and print a table."""
+    with contextlib.ExitStack() as stack:
+        every = ways(stack, pause)
+        middle = [name for name in every if name != "direct"]
+        print("| body | connections | " + " | ".join(f"CPU of {n}" for n in middle), end=" | ")
+        print("CPU over the relay | p50 direct | p50 gateway | p50 ratio | rate ratio |")
+        print("|---" * (len(middle) + 7) + "|")
+        for size, connections in cases:
+            turns = [
+                {name: turn(way, SIZES[size], connections) for name, way in every.items()}
+                for _ in range(ROUNDS)
+            ]
+            row(size, connections, turns, middle)
+
+
+def row(size: str, connections: int, turns: list[dict[str, Turn]], middle: list[str]) -> None:
+    """Print the medians of one case."""
+
+    def median(value: Any) -> float:
+        return statistics.median(map(value, turns))
+
+    cells = [f"{median(lambda t, n=name: t[n].cpu):.3f} ms" for name in middle]
+    cells.append(f"{median(lambda t: t['gateway'].cpu / max(t['relay'].cpu, 1e-6)):.2f}")
+    cells += [f"{median(lambda t, n=n: t[n].trip):.2f} ms" for n in ("direct", "gateway")]
+    cells.append(f"{median(lambda t: t['gateway'].trip / t['direct'].trip):.2f}")
+    cells.append(f"{median(lambda t: t['gateway'].rate / t['direct'].rate):.2f}")
+    print(f"| {size} | {connections} | " + " | ".join(cells) + " |", flush=True)
+
+
+def main() -> None:
+    """Measure and print."""
+    print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, ")
+    print(f"median of {ROUNDS} rounds of {SECONDS:g} s; 100,000 keys, 1,000 routes\n")
+    print("A server that answers at once:\n")
+    table("0", [(size, connections) for size in SIZES for connections in CONNECTIONS])
+    print("\nA server that takes 5 ms:\n")
+    table("0.005", [("60 KB", connections) for connections in (1, 16)])
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        uvloop.run(globals()[sys.argv[1]](*sys.argv[2:]))
+    else:
+        main()

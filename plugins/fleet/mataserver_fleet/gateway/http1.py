@@ -1,0 +1,135 @@
+"""HTTP/1.1 as servers answer it (RFC 9112): heads and bodies out of bytes, strictly.
+
+What two readers could understand differently is refused, so that nobody takes a part of one answer
+for another.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+END = b"\r\n\r\n"
+LONGEST = 1 << 16
+"""Bytes of a head, and of a chunk's line with its extensions."""
+_STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [^\r\n\0]*)?")
+_FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)[ \t]*")
+_SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n\0]*)?")
+_BODYLESS = frozenset({204, 304})
+
+Fields = list[tuple[bytes, bytes]]
+
+
+class MalformedError(ValueError):
+    """What is no HTTP, or could be read in two ways."""
+
+
+class Head(NamedTuple):
+    """The head of an answer.
+
+    length: of the body; None where it is in chunks or ends with the connection.
+    keep:   whether the connection may be used again.
+    """
+
+    status: int
+    fields: Fields
+    length: int | None
+    chunked: bool
+    keep: bool
+
+
+def read_head(data: bytes) -> Head:
+    """Read the head of an answer, without the empty line. Raises ``MalformedError``."""
+    first, *lines = data.split(b"\r\n")
+    status_line = _STATUS.fullmatch(first)
+    if status_line is None:
+        raise MalformedError("no status line")
+    status, fields = int(status_line[2]), []
+    length: bytes | None = None
+    coding: bytes | None = None
+    connection = b""
+    for line in lines:
+        field = _FIELD.fullmatch(line)
+        if field is None:
+            raise MalformedError("no header field")
+        name, value = field[1], field[2]
+        fields.append((name, value))
+        lower = name.lower()
+        if lower == b"content-length":
+            if length not in {None, value}:
+                raise MalformedError("two lengths")
+            length = value
+        elif lower == b"transfer-encoding":
+            coding = value if coding is None else coding + b"," + value
+        elif lower == b"connection":
+            connection += b"," + value.lower()
+    size, chunked = _framing(status, length, coding)
+    keep = b"close" not in connection and (status_line[1] == b"1" or b"keep-alive" in connection)
+    return Head(status, fields, size, chunked, keep and (chunked or size is not None))
+
+
+def _framing(status: int, length: bytes | None, coding: bytes | None) -> tuple[int | None, bool]:
+    """Return the body's length, and whether it is in chunks. Raises ``MalformedError``."""
+    if coding is not None:
+        if length is not None or coding.lower() != b"chunked":
+            raise MalformedError("a coding beside a length, or one that is unknown")
+        return None, True
+    if length is not None and not (length.isdigit() and len(length) < 19):
+        raise MalformedError("no length")
+    if status in _BODYLESS:
+        return 0, False
+    return None if length is None else int(length), False
+
+
+class Chunks:
+    """Reads a body in chunks. ``ended`` once its last chunk and its trailer were seen."""
+
+    def __init__(self) -> None:
+        self.ended = False
+        self.rest = b""
+        self._left = 0
+        self._line = b""
+        self._trailer = False
+
+    def feed(self, data: bytes) -> list[bytes]:
+        """Return what some bytes hold of the body; ``rest`` is what follows its end.
+
+        Raises ``MalformedError``.
+        """
+        found: list[bytes] = []
+        data = self._line + data if self._line else data
+        self._line, at, size = b"", 0, len(data)
+        while at < size and not self.ended:
+            if self._left > 2:
+                piece = data[at : at + self._left - 2]
+                found.append(piece)
+                at += len(piece)
+                self._left -= len(piece)
+                continue
+            end = data.find(b"\r\n", at)
+            if end < 0:
+                if size - at > LONGEST:
+                    raise MalformedError("a line of a chunk is too long")
+                self._line = data[at:]
+                break
+            self._take_line(data[at:end])
+            at = end + 2
+        if self.ended:
+            self.rest = data[at:]
+        return found
+
+    def _take_line(self, line: bytes) -> None:
+        """Take the line before a chunk, the end of one, or one of the trailer."""
+        if self._left == 2:
+            if line:
+                raise MalformedError("a chunk is longer than it says")
+            self._left = 0
+        elif self._trailer:
+            self.ended = not line
+        else:
+            size = _SIZE.fullmatch(line)
+            if size is None:
+                raise MalformedError("no size of a chunk")
+            count = int(size[1], 16)
+            self._trailer = count == 0
+            self._left = count + 2 if count else 0

@@ -1,0 +1,282 @@
+"""Connections to servers: each carries one request at a time, and is used again.
+
+Below aiohttp's client, which costs several times as much per request: what passes through here is
+looked at as little as can be.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from typing import TYPE_CHECKING, cast
+
+from mataserver_fleet.gateway.http1 import END, LONGEST, Chunks, MalformedError, read_head
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mataserver_fleet.gateway.http1 import Head
+
+CONNECT = 2.0
+"""Seconds that a server may take to accept a connection."""
+IDLE = 15.0
+"""Seconds that an idle connection is kept: less than servers keep theirs."""
+SPARE = 256
+"""Idle connections that are kept to one server."""
+HIGH = 1 << 18
+"""Bytes of an answer that wait for their client before no more is read."""
+
+
+class LinkError(ConnectionError):
+    """The server ended the connection before its answer was whole."""
+
+
+class Link(asyncio.Protocol):
+    """One connection. Raises ``LinkError`` and ``MalformedError``.
+
+    used: whether it has carried a request before.
+    """
+
+    def __init__(self) -> None:
+        self.used = False
+        self._transport: asyncio.Transport | None = None
+        self._lost: Exception | None = None
+        self._waiter: asyncio.Future[None] | None = None
+        self._full = False
+        self._reset()
+
+    def _reset(self) -> None:
+        self._head: Head | None = None
+        self._raw = b""
+        self._pieces: deque[bytes] = deque()
+        self._queued = 0
+        self._left: int | None = None
+        self._chunks: Chunks | None = None
+        self._ended = self._sent = self._paused = False
+
+    # the transport's side
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the transport."""
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        """Take a part of an answer."""
+        try:
+            self._take(data)
+        except MalformedError as error:
+            self._fail(error)
+        self._wake()
+
+    def eof_received(self) -> None:
+        """Take the end of an answer that ends with its connection."""
+        if self._head is not None and self._left is None and self._chunks is None:
+            self._ended = True
+        self._wake()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Note the end."""
+        self._lost = self._lost or exc or LinkError("the connection was closed")
+        self._full = False
+        self._wake()
+
+    def pause_writing(self) -> None:
+        """Send no more for now."""
+        self._full = True
+
+    def resume_writing(self) -> None:
+        """Send on."""
+        self._full = False
+        self._wake()
+
+    def _take(self, data: bytes) -> None:
+        if self._ended or not self.used:
+            raise MalformedError("an answer that nobody asked for")
+        if self._head is None:
+            data = self._take_head(data)
+        if self._head is None or not data:
+            return
+        if self._chunks is not None:
+            for piece in self._chunks.feed(data):
+                self._add(piece)
+            self._ended = self._chunks.ended
+            if self._chunks.rest:
+                raise MalformedError("an answer is longer than it says")
+        else:
+            self._add(data)
+            if self._left is not None:
+                self._left -= len(data)
+                self._ended = self._left == 0
+                if self._left < 0:
+                    raise MalformedError("an answer is longer than it says")
+
+    def _take_head(self, data: bytes) -> bytes:
+        """Take what belongs to the head; return what follows it."""
+        raw = self._raw + data if self._raw else data
+        head = None
+        while head is None or (100 <= head.status < 200 and head.status != 101):
+            end = raw.find(END, 0, LONGEST + len(END))
+            if end < 0:
+                if len(raw) > LONGEST:
+                    raise MalformedError("a head is too long")
+                self._raw = raw
+                return b""
+            head, raw = read_head(raw[:end]), raw[end + len(END) :]
+        self._raw = b""
+        self._head, self._left = head, head.length
+        self._chunks = Chunks() if head.chunked else None
+        self._ended = head.length == 0
+        if self._ended and raw:
+            raise MalformedError("an answer is longer than it says")
+        return raw
+
+    def _add(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._queued += len(piece)
+        if self._queued > HIGH and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _fail(self, error: Exception) -> None:
+        self._lost = error
+        self.close()
+
+    # the gateway's side
+
+    @property
+    def usable(self) -> bool:
+        """Whether it can carry a request."""
+        return self._lost is None and self._transport is not None
+
+    @property
+    def reusable(self) -> bool:
+        """Whether it can carry another request now."""
+        head = self._head
+        return self.usable and self._ended and self._sent and head is not None and head.keep
+
+    def begin(self) -> asyncio.Transport:
+        """Begin a request; return what it is written to."""
+        if self.used:
+            self._reset()
+        self.used = True
+        assert self._transport is not None  # noqa: S101 - for the type checker: see ``usable``
+        return self._transport
+
+    def sent(self) -> None:
+        """Note that the whole of a request was written."""
+        self._sent = True
+
+    async def drained(self) -> bool:
+        """Wait until more may be written; return whether more is wanted: there is no answer yet."""
+        while self._full and self._head is None:
+            self._check()
+            await self._wait()
+        self._check()
+        return self._head is None
+
+    async def head(self) -> Head:
+        """Return the head of the answer."""
+        while self._head is None:
+            self._check()
+            await self._wait()
+        return self._head
+
+    @property
+    def ended(self) -> bool:
+        """Whether the whole answer is here."""
+        return self._ended
+
+    async def chunk(self) -> bytes:
+        """Return what is here of the body, nothing after its end."""
+        while not self._pieces:
+            if self._ended:
+                return b""
+            self._check()
+            await self._wait()
+        pieces = self._pieces
+        data = pieces.popleft() if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self._queued = 0
+        if self._paused and self._transport is not None and self._lost is None:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
+
+    def close(self) -> None:
+        """End the connection."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def _check(self) -> None:
+        if self._lost is not None and not self._ended:
+            raise (
+                self._lost
+                if isinstance(self._lost, MalformedError)
+                else LinkError("the server ended the connection")
+            )
+
+    async def _wait(self) -> None:
+        self._waiter = asyncio.get_running_loop().create_future()
+        try:
+            await self._waiter
+        finally:
+            self._waiter = None
+
+    def _wake(self) -> None:
+        if self._waiter is not None and not self._waiter.done():
+            self._waiter.set_result(None)
+
+
+class Links:
+    """The connections that are idle. ``clock`` gives seconds."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._idle: dict[tuple[str, int], list[tuple[Link, float]]] = {}
+        self._sweep: asyncio.TimerHandle | None = None
+
+    async def take(self, host: str, port: int) -> Link:
+        """Return a connection. Raises ``OSError``, of which ``TimeoutError`` is one."""
+        idle, oldest = self._idle.get((host, port)), self._clock() - IDLE
+        while idle:
+            link, since = idle.pop()
+            if link.usable and since > oldest:
+                return link
+            link.close()
+        loop = asyncio.get_running_loop()
+        async with asyncio.timeout(CONNECT):
+            _, link = await loop.create_connection(Link, host, port)
+        return link
+
+    def give_back(self, host: str, port: int, link: Link) -> None:
+        """Keep a connection for another request, or end it."""
+        idle = self._idle.setdefault((host, port), [])
+        if not link.reusable or len(idle) >= SPARE:
+            link.close()
+            return
+        idle.append((link, self._clock()))
+        if self._sweep is None:
+            self._sweep = asyncio.get_running_loop().call_later(IDLE, self._end_old)
+
+    def close(self) -> None:
+        """End every idle connection."""
+        self._end(lambda _: True)
+        if self._sweep is not None:
+            self._sweep.cancel()
+
+    def _end_old(self) -> None:
+        oldest = self._clock() - IDLE
+        self._end(lambda since: since <= oldest)
+        self._sweep = None
+        if self._idle:
+            self._sweep = asyncio.get_running_loop().call_later(IDLE, self._end_old)
+
+    def _end(self, old: Callable[[float], bool]) -> None:
+        for place, idle in list(self._idle.items()):
+            kept = [(link, since) for link, since in idle if link.usable and not old(since)]
+            for link, since in idle:
+                if old(since):
+                    link.close()
+            self._idle[place] = kept
+            if not kept:
+                del self._idle[place]
