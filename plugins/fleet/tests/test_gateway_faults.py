@@ -364,7 +364,7 @@ async def test_another_snapshot_amid_requests(stand, upstreams, targets):  # noq
     stand.follow(application(targets[0]))
     asking = asyncio.ensure_future(stand.ask())
     await eventually(lambda: upstreams[0].seen)
-    stand.gateway.follow(type(stand.gateway._snapshot)([Application("other")], []))
+    stand.gateway.follow(type(stand.gateway.snapshot)([Application("other")], []))
     assert (await stand.ask())[0] == 404
     upstreams[0].pause.set()
     assert (await asking)[0] == 200

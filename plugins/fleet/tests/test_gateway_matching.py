@@ -175,7 +175,7 @@ async def test_a_key_that_was_just_revoked(stand, targets):  # noqa: F811
     assert (await stand.ask())[0] == 200
     stand.follow(application(*targets[:1], consumers=frozenset()))
     assert (await stand.ask())[0] == 403
-    stand.gateway.follow(type(stand.gateway._snapshot)([application(*targets[:1])], []))
+    stand.gateway.follow(type(stand.gateway.snapshot)([application(*targets[:1])], []))
     assert (await stand.ask())[0] == 401
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from mataserver import Body, InvalidParams, Route
+from mataserver import Body, InvalidParams, MataError, Route
 from mataserver_fleet.gateway.accounting import Accounting, date_of, day_of, rows
 from mataserver_fleet.gateway.following import Following
 from mataserver_fleet.gateway.gateway import Gateway
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from mataserver import Context
+    from mataserver_fleet.gateway.rpc import RpcGateway
     from mataserver_fleet.store import Store
 
 CSV = "text/csv"
@@ -63,11 +64,14 @@ class DataPlane:
     async def begin(self, store: Store) -> None:
         """Begin to answer. Raises ``Unavailable``."""
         await self._gateway.__aenter__()
+        self._rpc = _rpc(self._ctx, self._gateway)
         try:
             follow, timeout = self._gateway.follow, self._settings.timeout
             self._following = Following(store, follow, timeout)
             self._accounting = Accounting(store, self._gateway, self._settings.settle)
             await self._following.begin()
+            if self._rpc is not None:
+                await self._rpc.__aenter__()
         except BaseException:
             await self._gateway.__aexit__()
             raise
@@ -82,6 +86,8 @@ class DataPlane:
         if self._store is None:
             return
         self._following.end()
+        if self._rpc is not None:
+            await self._rpc.__aexit__()
         await self._accounting.leave()
         self._store = None
         await self._gateway.__aexit__()
@@ -107,3 +113,20 @@ class DataPlane:
             for row in await rows(connection, since, until):
                 writer.writerow([date_of(row["day"]), *(row[name] for name in COLUMNS[1:])])
         return out.getvalue()
+
+
+def _rpc(ctx: Context, gateway: Gateway) -> RpcGateway | None:
+    """Return what answers gRPC, if that is wanted. Raises ``MataError`` without its package."""
+    port = ctx.settings.gateway.grpc_port
+    if port is None:
+        return None
+    try:
+        from mataserver_fleet.gateway.rpc import RpcGateway
+    except ModuleNotFoundError as error:
+        if error.name is None or error.name.partition(".")[0] != "grpc":
+            raise
+        raise MataError(
+            "gateway.grpc_port needs a package: pip install 'mataserver[grpc]'"
+        ) from None
+    most = int(ctx.settings.gateway.buffer_mb * 1e6)
+    return RpcGateway(gateway, ctx.server.host, port, most, ctx.server.unread_timeout)

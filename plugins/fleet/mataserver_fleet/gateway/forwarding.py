@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import random
 import re
 from typing import TYPE_CHECKING
 
@@ -13,15 +12,16 @@ from mataserver_fleet.gateway.bodies import Passing, Whole
 from mataserver_fleet.gateway.exchange import Exchange, Failed, Message
 from mataserver_fleet.gateway.http1 import MalformedError
 from mataserver_fleet.gateway.relaying import relay
-from mataserver_fleet.gateway.sequences import Pin, Sequences, step_of
+from mataserver_fleet.gateway.sequences import step_of
 
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from mataserver_fleet.gateway.choosing import Choosing
     from mataserver_fleet.gateway.links import Links
     from mataserver_fleet.gateway.matching import Asked
     from mataserver_fleet.gateway.probing import Probes
-    from mataserver_fleet.gateway.sequences import Step
+    from mataserver_fleet.gateway.sequences import Pin, Step
     from mataserver_fleet.gateway.servers import Servers
 
 PAUSE, LONGEST = 0.05, 0.5
@@ -74,15 +74,16 @@ class Forwarding:
     def __init__(
         self,
         servers: Servers,
+        choosing: Choosing,
         links: Links,
         probes: Probes,
         unread: float = 30.0,
     ) -> None:
         self._servers = servers
+        self._choosing = choosing
         self._links = links
         self._probes = probes
         self._unread = unread
-        self._sequences = Sequences(servers.clock)
         self._mirrored: set[asyncio.Task[None]] = set()
 
     async def close(self) -> None:
@@ -94,20 +95,22 @@ class Forwarding:
     async def answer(self, call: Call) -> web.StreamResponse:
         """Return the answer. Raises ``Failed`` and ``Unavailable``."""
         if call.asked.verb == "infer" and call.body is not None:
-            self._look_for_sequence(call)
+            call.step = step_of(call.body.start(), call.request.headers)
+            call.pin = self._choosing.bound(*call.asked[:2], call.step)
             self._mirror(call)
-        application = call.asked.place.application
+        place, version, _ = call.asked
+        application = place.application
         deadline = asyncio.get_running_loop().time() + application.timeout
         tried: set[str] = set()
         pause = PAUSE
         failure: Failed | None = None
         for _ in range(application.retries + 1):
-            pin = self._choose(call, tried)
+            pin = self._choosing.choose(place, version, call.pin, tried)
             if pin is None and tried:  # everyone that may live was asked: perhaps now
                 await asyncio.sleep(pause)
                 tried.clear()
                 pause = min(2 * pause, LONGEST)
-                pin = self._choose(call, tried)
+                pin = self._choosing.choose(place, version, call.pin, tried)
             if pin is None:
                 break
             try:
@@ -128,44 +131,6 @@ class Forwarding:
             return False
         return not failure.sent or call.asked.place.application.resend
 
-    def _look_for_sequence(self, call: Call) -> None:
-        body, (place, version, _) = call.body, call.asked
-        if body is None:
-            return
-        call.step = step_of(body.start(), call.request.headers)
-        if call.step is None or call.step.start:
-            return
-        name, model = place.application.name, place.route.model
-        call.pin = self._sequences.find(name, model, call.step)
-        if call.pin is not None and version not in {"", call.pin.version}:
-            call.pin = Pin(call.pin.target, version)
-
-    def _choose(self, call: Call, tried: set[str]) -> Pin | None:
-        """Return the server and the version to ask. Raises ``Unavailable`` for a lost sequence."""
-        route = call.asked.place.route
-        if call.pin is not None:
-            path = route.path(call.pin.version, "ready")
-            if not self._servers.of(call.pin.target).serves(path):
-                raise Unavailable("The server that has this sequence is gone: begin it anew")
-            return call.pin
-        for version in self._versions(call):
-            target = self._servers.pick(route.targets, route.path(version, "ready"), tried)
-            if target is not None:
-                return Pin(target, version)
-        return None
-
-    def _versions(self, call: Call) -> list[str]:
-        """Return the versions that may answer: the one that is named, or by lot."""
-        releases = call.asked.place.route.releases
-        if call.asked.version:
-            return [call.asked.version]
-        if len(releases) == 1:
-            return [releases[0].version]
-        live = [each for each in releases if each.weight > 0]
-        (first,) = random.choices(live, [each.weight for each in live])  # noqa: S311 - no secret
-        rest = sorted((e for e in live if e is not first), key=lambda each: -each.weight)
-        return [first.version, *(each.version for each in rest)]
-
     async def _ask(self, call: Call, pin: Pin, deadline: float) -> web.StreamResponse:
         route, verb = call.asked.place.route, call.asked.verb
         server = self._servers.of(pin.target)
@@ -179,8 +144,7 @@ class Forwarding:
             if answer.status in _TELLING:
                 await self._check(call, pin)
             if call.step is not None:
-                application = call.asked.place.application
-                self._sequences.bind(application.name, route.model, call.step, pin)
+                self._choosing.bind(call.asked.place, call.step, pin)
             patience = call.asked.place.application.timeout
             call.status = answer.status
             response, whole = await relay(call.request, answer, patience, self._unread, call.count)

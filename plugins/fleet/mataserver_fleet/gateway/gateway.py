@@ -14,6 +14,7 @@ from aiohttp import web
 from mataserver import MataError, NotFound
 from mataserver_fleet.gateway import headers, matching
 from mataserver_fleet.gateway.bodies import Bodies, TooLate
+from mataserver_fleet.gateway.choosing import Choosing
 from mataserver_fleet.gateway.forwarding import Call, Forwarding
 from mataserver_fleet.gateway.limits import Limits
 from mataserver_fleet.gateway.links import Links
@@ -77,10 +78,11 @@ class Gateway:
         self._bodies = Bodies(
             int(settings.buffer_mb * 1e6), int(settings.max_body_mb * 1e6), unread
         )
-        self._snapshot = Snapshot()
+        self.snapshot = Snapshot()
         self.limits = Limits()
         self.usage = Usage()
         self.servers = Servers()
+        self.choosing = Choosing(self.servers)
 
     async def __aenter__(self) -> Self:
         """Be able to ask servers."""
@@ -90,8 +92,10 @@ class Gateway:
         self._links = Links(self.servers.clock)
         probe, timeout = self._settings.probe, self._settings.probe_timeout
         self._probes = Probes(self.servers, self._session, probe, timeout)
-        self._forwarding = Forwarding(self.servers, self._links, self._probes, self._unread)
-        self._probes.follow(self._snapshot)
+        self._forwarding = Forwarding(
+            self.servers, self.choosing, self._links, self._probes, self._unread
+        )
+        self._probes.follow(self.snapshot)
         return self
 
     async def __aexit__(self, *exc: object) -> None:
@@ -103,14 +107,18 @@ class Gateway:
 
     def follow(self, snapshot: Snapshot) -> None:
         """Answer by another snapshot from the next request on; those under way keep theirs."""
-        self._snapshot = snapshot
+        self.snapshot = snapshot
         self._probes.follow(snapshot)
         self.limits.forget({each.id for each in snapshot.consumers.values()})
+
+    def share(self) -> Share:
+        """Return a share of the bytes in flight."""
+        return self._http.budget()
 
     def claims(self, request: web.Request) -> Handler | None:
         """Return what answers a request that is an application's, by its host or its path."""
         host, path = request.headers.get("Host", ""), request.rel_url.raw_path
-        found = matching.scope(self._snapshot, host, path)
+        found = matching.scope(self.snapshot, host, path)
         return None if found is None else functools.partial(self._handle, found)
 
     async def _handle(self, scope: Scope, request: web.Request) -> web.StreamResponse:
@@ -124,7 +132,7 @@ class Gateway:
             return response
 
     async def _answer(self, scope: Scope, request: web.Request) -> web.StreamResponse:
-        snapshot = self._snapshot
+        snapshot = self.snapshot
         asked = matching.find(scope.places, scope.path)
         if asked is None:
             return self._own(snapshot, scope, request)
@@ -155,7 +163,7 @@ class Gateway:
     async def _forward(
         self, request: web.Request, asked: Asked, consumer: Consumer
     ) -> web.StreamResponse:
-        share = self._http.budget()
+        share = self.share()
         address = self._http.address(request)
         call = Call(request, asked, headers.forth(request.raw_headers, consumer.name, address))
         try:

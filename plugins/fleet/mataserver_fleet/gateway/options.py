@@ -18,6 +18,7 @@ class GatewaySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     timeout:       seconds to the first byte of an answer, and between two of its parts.
     probe:         seconds between two looks at a server.
     probe_timeout: seconds that a server has to answer one; it is asked nothing after that.
+    grpc_port:     where gRPC is answered; null answers none.
     settle:        seconds between two times that what was counted is written to the database.
     """
 
@@ -27,3 +28,4 @@ class GatewaySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     probe: Seconds = 1.0
     probe_timeout: Seconds = 1.0
     settle: Seconds = 5.0
+    grpc_port: Annotated[int, Meta(ge=0, le=65_535)] | None = None

@@ -34,6 +34,11 @@ class Target(Struct, frozen=True):
         return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
 
     @property
+    def rpc_authority(self) -> str:
+        """Where its gRPC is."""
+        return f"[{self.host}]:{self.rpc}" if ":" in self.host else f"{self.host}:{self.rpc}"
+
+    @property
     def url(self) -> str:
         """The base URL, without a slash at its end."""
         return f"http://{self.authority}"
@@ -107,9 +112,10 @@ class Snapshot:
 
     hosts:  public host to the places below it, by path.
     names:  the same by the application's name.
+    models: places that may be asked by gRPC, by their model.
     """
 
-    __slots__ = ("applications", "consumers", "hosts", "names")
+    __slots__ = ("applications", "consumers", "hosts", "models", "names")
 
     def __init__(
         self, applications: Iterable[Application] = (), consumers: Iterable[Consumer] = ()
@@ -123,6 +129,12 @@ class Snapshot:
                 self.hosts.setdefault(each.host.lower().strip("[]"), {}).update(
                     self.names[each.name]
                 )
+
+        self.models: dict[str, list[Place]] = {}
+        for each in self.applications:
+            for route in each.routes:
+                if "grpc" in route.protocols:
+                    self.models.setdefault(route.model, []).append(Place(each, route))
 
     def routes(self) -> Iterable[Route]:
         """Return every route."""

@@ -1,0 +1,75 @@
+"""Which server and which version answer a request."""
+
+from __future__ import annotations
+
+import random
+from typing import TYPE_CHECKING
+
+from mataserver import Unavailable
+from mataserver_fleet.gateway.sequences import Pin, Sequences
+
+if TYPE_CHECKING:
+    from collections.abc import Container
+
+    from mataserver_fleet.gateway.sequences import Step
+    from mataserver_fleet.gateway.servers import Servers
+    from mataserver_fleet.gateway.snapshot import Place, Release
+
+
+class Choosing:
+    """Chooses by what servers are busy with, by weights, and by what a sequence is bound to."""
+
+    def __init__(self, servers: Servers) -> None:
+        self._servers = servers
+        self._sequences = Sequences(servers.clock)
+
+    def bound(self, place: Place, version: str, step: Step | None) -> Pin | None:
+        """Return what a request of a sequence is bound to; None for one that is free."""
+        if step is None:
+            return None
+        pin = self._sequences.find(place.application.name, place.route.model, step)
+        if pin is not None and version not in {"", pin.version}:
+            return Pin(pin.target, version)
+        return pin
+
+    def bind(self, place: Place, step: Step, pin: Pin) -> None:
+        """Bind a sequence to where one of its requests was answered."""
+        self._sequences.bind(place.application.name, place.route.model, step, pin)
+
+    def choose(
+        self,
+        place: Place,
+        version: str,
+        bound: Pin | None = None,
+        tried: Container[str] = (),
+        *,
+        rpc: bool = False,
+    ) -> Pin | None:
+        """Return whom to ask; None where nobody is ready who was not tried.
+
+        version: what the request names, or empty.
+        rpc:     whether it must be asked by gRPC.
+
+        Raises ``Unavailable`` for a sequence whose server is gone.
+        """
+        route = place.route
+        if bound is not None:
+            if not self._servers.of(bound.target).serves(route.path(bound.version, "ready")):
+                raise Unavailable("The server that has this sequence is gone: begin it anew")
+            return bound
+        targets = [each for each in route.targets if each.rpc] if rpc else route.targets
+        for each in [version] if version else drawn(route.releases):
+            target = self._servers.pick(targets, route.path(each, "ready"), tried)
+            if target is not None:
+                return Pin(target, each)
+        return None
+
+
+def drawn(releases: tuple[Release, ...]) -> list[str]:
+    """Return the versions in the order in which they are tried: the first is drawn by weight."""
+    if len(releases) == 1:
+        return [releases[0].version]
+    weights = [each.weight for each in releases]
+    (first,) = random.choices(releases, weights)  # noqa: S311 - no secret
+    rest = sorted((e for e in releases if e is not first), key=lambda each: -each.weight)
+    return [first.version, *(each.version for each in rest)]

@@ -1,0 +1,125 @@
+"""As much of protocol buffers as tells what a message asks for, without a look at its tensors.
+
+See protobuf.dev/programming-guides/encoding. A field that should be there once and is there twice
+is refused: another reader might take the other.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+from mataserver import BadRequest
+from mataserver_fleet.gateway.sequences import Step
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_NAME, _VERSION, _PARAMETERS = 1, 2, 4
+TRUE = b"\x08\x01"
+"""A message whose first field is true."""
+
+
+class Wanted(NamedTuple):
+    """Which model a message asks, which version, and the step of a sequence that it is."""
+
+    model: str
+    version: str
+    step: Step | None = None
+
+
+def wanted(message: bytes, *, infer: bool = False) -> Wanted:
+    """Return what a message asks for. Raises ``BadRequest`` for what cannot be read."""
+    name = version = None
+    given: dict[str, int | bytes] = {}
+    for number, value in fields(message):
+        if number == _NAME and isinstance(value, memoryview):
+            name = _once(name, value)
+        elif number == _VERSION and isinstance(value, memoryview):
+            version = _once(version, value)
+        elif infer and number == _PARAMETERS and isinstance(value, memoryview):
+            given.update(_parameter(value))
+    sequence = given.get("sequence_id", 0)
+    step = None
+    if sequence not in {0, b""}:
+        known = sequence if isinstance(sequence, int) else sequence.decode("utf-8", "replace")
+        step = Step(known, bool(given.get("sequence_start")), bool(given.get("sequence_end")))
+    return Wanted(_text(name), _text(version), step)
+
+
+def with_version(message: bytes, version: str) -> bytes:
+    """Return a message that names a version where it named none."""
+    raw = version.encode()
+    return b"%b%c%c%b" % (message, _VERSION << 3 | _BYTES, len(raw), raw)
+
+
+def text(number: int, value: str) -> bytes:
+    """Return a field of at most 127 bytes of text."""
+    raw = value.encode()
+    return b"%c%c%b" % (number << 3 | _BYTES, len(raw), raw)
+
+
+def fields(message: bytes | memoryview) -> Iterator[tuple[int, int | memoryview]]:
+    """Yield the fields of a message: a number, and an integer or bytes. Raises ``BadRequest``."""
+    view, at = memoryview(message), 0
+    while at < len(view):
+        key, at = _varint(view, at)
+        number, kind = key >> 3, key & 7
+        if kind == _VARINT:
+            value, at = _varint(view, at)
+            yield number, value
+            continue
+        if kind == _BYTES:
+            size, at = _varint(view, at)
+        elif kind in {_FIXED64, _FIXED32}:
+            size = 8 if kind == _FIXED64 else 4
+        else:
+            raise _unread()
+        if number == 0 or at + size > len(view):
+            raise _unread()
+        yield number, view[at : at + size]
+        at += size
+
+
+def _varint(view: memoryview, at: int) -> tuple[int, int]:
+    value = shift = 0
+    while True:
+        if at >= len(view) or shift > 63:
+            raise _unread()
+        byte = view[at]
+        at += 1
+        value |= (byte & 127) << shift
+        if byte < 128:
+            return value & (1 << 64) - 1, at
+        shift += 7
+
+
+def _parameter(entry: memoryview) -> dict[str, int | bytes]:
+    """Return one parameter, where it says something of a sequence."""
+    key, value = b"", memoryview(b"")
+    for number, part in fields(entry):
+        if isinstance(part, memoryview):
+            key, value = (bytes(part), value) if number == 1 else (key, part)
+    if not key.startswith(b"sequence_"):
+        return {}
+    found: int | bytes = 0
+    for _, part in fields(value):
+        found = bytes(part) if isinstance(part, memoryview) else part
+    return {key.decode("utf-8", "replace"): found}
+
+
+def _once(before: memoryview | None, value: memoryview) -> memoryview:
+    if before is not None:
+        raise BadRequest("The message names its model or version twice")
+    return value
+
+
+def _text(value: memoryview | None) -> str:
+    try:
+        return "" if value is None else str(value, "utf-8")
+    except UnicodeDecodeError:
+        raise _unread() from None
+
+
+def _unread() -> BadRequest:
+    return BadRequest("The message cannot be read")

@@ -1,0 +1,342 @@
+"""The inference protocol over gRPC: messages pass as bytes, on a port of its own.
+
+A consumer's key stands in the metadata, as ``apikey`` or ``authorization``. The application is told
+by the metadata ``application``, or is the consumer's that has the model.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import logging
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
+
+import grpc
+
+from mataserver import MataError, NotFound, Unavailable
+from mataserver_fleet.gateway import protobuf
+from mataserver_fleet.gateway.gateway import NotLinked, Unknown
+from mataserver_fleet.gateway.usage import Subject
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Mapping
+
+    from mataserver_fleet.gateway.gateway import Gateway
+    from mataserver_fleet.gateway.sequences import Pin
+    from mataserver_fleet.gateway.snapshot import Consumer, Place, Target
+
+SERVICE = "inference.GRPCInferenceService"
+_ASKED = frozenset({"ModelInfer", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"})
+_OWN = {
+    "ServerLive": protobuf.TRUE,
+    "ServerReady": protobuf.TRUE,
+    "ServerMetadata": protobuf.text(1, "mataserver") + protobuf.text(2, "2"),
+}
+"""What the gateway answers itself."""
+_STREAM = "ModelStreamInfer"
+_UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+_RESENT = frozenset({grpc.StatusCode.UNAVAILABLE})
+_CODES = {
+    400: grpc.StatusCode.INVALID_ARGUMENT,
+    401: grpc.StatusCode.UNAUTHENTICATED,
+    403: grpc.StatusCode.PERMISSION_DENIED,
+    404: grpc.StatusCode.NOT_FOUND,
+    408: grpc.StatusCode.DEADLINE_EXCEEDED,
+    429: grpc.StatusCode.RESOURCE_EXHAUSTED,
+    503: grpc.StatusCode.UNAVAILABLE,
+}
+_FAILED = frozenset(
+    {
+        grpc.StatusCode.UNAVAILABLE,
+        grpc.StatusCode.INTERNAL,
+        grpc.StatusCode.UNKNOWN,
+        grpc.StatusCode.DEADLINE_EXCEEDED,
+    }
+)
+
+log = logging.getLogger("mataserver.plugin.fleet")
+
+
+class Caller(NamedTuple):
+    """Who calls, and the application that they name, if any."""
+
+    consumer: Consumer
+    application: str
+
+
+class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
+    """Serves while it is entered. ``most`` is the largest message, in bytes."""
+
+    def __init__(self, gateway: Gateway, host: str, port: int, most: int, patience: float) -> None:
+        self._gateway = gateway
+        self._where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        self._most = most
+        self._patience = patience
+        self._channels: dict[str, Any] = {}
+        self.port = 0
+
+    async def __aenter__(self) -> Self:
+        """Listen. Raises ``MataError`` when it cannot."""
+        options = [
+            ("grpc.max_receive_message_length", self._most),
+            ("grpc.max_send_message_length", -1),
+            ("grpc.so_reuseport", 0),  # a port that is taken is an error
+        ]
+        self._server = grpc.aio.server(options=options)
+        self._server.add_generic_rpc_handlers((self,))
+        try:
+            self.port = self._server.add_insecure_port(self._where)
+        except RuntimeError:
+            raise MataError(f"cannot listen on {self._where} for gRPC") from None
+        await self._server.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Take no more calls; end those that are under way."""
+        await self._server.stop(None)
+        for channel in self._channels.values():
+            await channel.close()
+
+    def service(self, details: Any) -> Any:
+        """Return what answers a method; None for one that is not passed on."""
+        package, _, name = details.method.lstrip("/").partition("/")
+        if package != SERVICE:
+            return None
+        if name in _ASKED:
+            return grpc.stream_unary_rpc_method_handler(self._call(name, self._unary))
+        if name in _OWN:
+            return grpc.stream_unary_rpc_method_handler(self._call(name, self._own))
+        if name == _STREAM:
+            return grpc.stream_stream_rpc_method_handler(self._stream)
+        return None
+
+    def _call(self, name: str, answer: Any) -> Any:
+        """Return how a method is called: as one of a stream, to see the key before a message."""
+
+        async def call(messages: AsyncIterator[bytes], context: Any) -> bytes:
+            try:
+                return bytes(await answer(name, messages, context))
+            except MataError as error:
+                await _abort(context, error)
+            raise AssertionError  # ``abort`` raises
+
+        return call
+
+    async def _own(self, name: str, _messages: object, context: Any) -> bytes:
+        self._caller(context)
+        return _OWN[name]
+
+    async def _unary(self, name: str, messages: AsyncIterator[bytes], context: Any) -> bytes:
+        caller = self._caller(context)
+        message = await self._first(messages)
+        asked = protobuf.wanted(message, infer=name == "ModelInfer")
+        place = self._place(caller, asked.model)
+        self._gateway.limits.admit(caller.consumer)
+        code, answer, share = grpc.StatusCode.CANCELLED, b"", self._gateway.share()
+        try:
+            share.take(len(message))
+            answer = await self._passed_on(name, message, asked, place, context)
+            code = grpc.StatusCode.OK
+        except grpc.aio.AioRpcError as error:
+            code = error.code()
+            await context.abort(code, error.details() or "")
+        except MataError as error:
+            code = _CODES.get(error.status, grpc.StatusCode.INTERNAL)
+            raise
+        finally:
+            share.give_back()
+            self._note(caller, place, code, len(message), len(answer))
+        return answer
+
+    async def _passed_on(
+        self, name: str, message: bytes, asked: protobuf.Wanted, place: Place, context: Any
+    ) -> bytes:
+        """Ask servers until one answers. Raises ``AioRpcError`` and ``Unavailable``."""
+        application, choosing = place.application, self._gateway.choosing
+        bound = choosing.bound(place, asked.version, asked.step)
+        tried: set[str] = set()
+        failure: grpc.aio.AioRpcError | None = None
+        for _ in range(application.retries + 1):
+            pin = choosing.choose(place, asked.version, bound, tried, rpc=True)
+            if pin is None:
+                break
+            try:
+                answer = await self._ask(name, message, asked, pin, place, context)
+            except grpc.aio.AioRpcError as error:
+                failure = error
+                if error.code() not in _RESENT:
+                    raise
+                self._gateway.servers.of(pin.target).doubt()
+                unsent = "connect" in (error.details() or "")
+                if bound is not None or not (unsent or application.resend):
+                    raise
+                tried.add(pin.target.url)
+                continue
+            if asked.step is not None:
+                choosing.bind(place, asked.step, pin)
+            return answer
+        raise failure or _nobody()
+
+    async def _ask(
+        self,
+        name: str,
+        message: bytes,
+        asked: protobuf.Wanted,
+        pin: Pin,
+        place: Place,
+        context: Any,
+    ) -> bytes:
+        server = self._gateway.servers.of(pin.target)
+        sent = protobuf.with_version(message, pin.version) if _adds(asked, pin) else message
+        left = context.time_remaining()
+        seconds = (
+            place.application.timeout if left is None else min(left, place.application.timeout)
+        )
+        method = self._channel(pin.target).unary_unary(f"/{SERVICE}/{name}")
+        server.begin()
+        try:
+            return bytes(await method(sent, timeout=seconds))
+        finally:
+            server.end()
+
+    async def _stream(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+        try:
+            caller = self._caller(context)
+            first = await self._first(messages)
+            asked = protobuf.wanted(first, infer=True)
+            place = self._place(caller, asked.model)
+            bound = self._gateway.choosing.bound(place, asked.version, asked.step)
+            pin = self._gateway.choosing.choose(place, asked.version, bound, rpc=True)
+            if pin is None:
+                raise _nobody()
+            stream = _Stream(self, caller, pin, first, messages)
+            async for answer in stream.answers(self._channel(pin.target)):
+                yield answer
+            if stream.refusal is not None:
+                raise stream.refusal
+        except grpc.aio.AioRpcError as error:
+            await context.abort(error.code(), error.details() or "")
+        except MataError as error:
+            await _abort(context, error)
+
+    def admitted(self, caller: Caller, pin: Pin, message: bytes) -> bytes:
+        """Return what is sent for a message of a stream, which stays with its server.
+
+        Raises as a call does.
+        """
+        asked = protobuf.wanted(message, infer=True)
+        place = self._place(caller, asked.model)
+        if pin.target not in place.route.targets:
+            raise NotFound("The stream's server has not this model")
+        self._gateway.limits.admit(caller.consumer)
+        if asked.step is not None:
+            self._gateway.choosing.bind(place, asked.step, pin)
+        self._note(caller, place, grpc.StatusCode.OK, len(message), 0)
+        return protobuf.with_version(message, pin.version) if _adds(asked, pin) else message
+
+    def begin(self, target: Target, by: int) -> None:
+        """Count a stream as one request of a server."""
+        server = self._gateway.servers.of(target)
+        server.begin() if by > 0 else server.end()
+
+    def _caller(self, context: Any) -> Caller:
+        """Return who calls. Raises ``Unknown``."""
+        given = {name: str(value) for name, value in context.invocation_metadata() or ()}
+        key = _key(given)
+        if not key:
+            raise Unknown("No API key: send it as apikey or authorization in the metadata")
+        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
+        consumer = self._gateway.snapshot.consumers.get(digest)
+        if consumer is None:
+            raise Unknown("Invalid API key")
+        return Caller(consumer, given.get("application", ""))
+
+    def _place(self, caller: Caller, model: str) -> Place:
+        """Return the route to a model. Raises ``NotFound`` and ``NotLinked``."""
+        every = self._gateway.snapshot.models.get(model, ())
+        named = [e for e in every if caller.application in {"", e.application.name}]
+        for place in named:
+            if caller.consumer.id in place.application.consumers:
+                return place
+        if named:
+            raise NotLinked(f"{caller.consumer.name} may not ask this application")
+        raise NotFound(f"No such model: {model[:64]}")
+
+    async def _first(self, messages: AsyncIterator[bytes]) -> bytes:
+        try:
+            async with asyncio.timeout(self._patience):
+                async for message in messages:
+                    return message
+        except TimeoutError:
+            raise MataError("The message did not arrive in time", status=408) from None
+        raise MataError("The call has no message", status=400)
+
+    def _channel(self, target: Target) -> Any:
+        where = target.rpc_authority
+        channel = self._channels.get(where)
+        if channel is None:
+            channel = self._channels[where] = grpc.aio.insecure_channel(where, _UNLIMITED)
+        return channel
+
+    def _note(self, caller: Caller, place: Place, code: Any, taken: int, given: int) -> None:
+        subject = Subject(caller.consumer.name, place.application.name, place.route.model)
+        self._gateway.usage.note(subject, 500 if code in _FAILED else 200, taken, given)
+
+
+class _Stream:
+    """One stream of messages to a server, each looked at before it is sent."""
+
+    def __init__(
+        self,
+        rpc: RpcGateway,
+        caller: Caller,
+        pin: Pin,
+        first: bytes,
+        messages: AsyncIterator[bytes],
+    ) -> None:
+        self._rpc = rpc
+        self._caller = caller
+        self._pin = pin
+        self._first = first
+        self._messages = messages
+        self.refusal: MataError | None = None
+
+    async def answers(self, channel: Any) -> AsyncIterator[bytes]:
+        """Yield what the server answers, until either side ends or a message is refused."""
+        call = channel.stream_stream(f"/{SERVICE}/{_STREAM}")(self._sent())
+        self._rpc.begin(self._pin.target, 1)
+        try:
+            async for answer in call:
+                yield answer
+        finally:
+            self._rpc.begin(self._pin.target, -1)
+            call.cancel()
+
+    async def _sent(self) -> AsyncIterator[bytes]:
+        """Yield what is sent; a message that is refused ends the stream after those before it."""
+        try:
+            yield self._rpc.admitted(self._caller, self._pin, self._first)
+            async for message in self._messages:
+                yield self._rpc.admitted(self._caller, self._pin, message)
+        except MataError as error:
+            self.refusal = error
+
+
+def _adds(asked: protobuf.Wanted, pin: Pin) -> bool:
+    """Whether a version was chosen that the message does not name."""
+    return bool(pin.version) and not asked.version
+
+
+def _key(given: Mapping[str, str]) -> str:
+    key = given.get("apikey", "")
+    scheme, _, value = given.get("authorization", "").partition(" ")
+    return key or (value.strip() if scheme.lower() == "bearer" else "")
+
+
+def _nobody() -> Unavailable:
+    return Unavailable("No server has the model ready now")
+
+
+async def _abort(context: Any, error: MataError) -> None:
+    code = _CODES.get(error.status, grpc.StatusCode.INTERNAL)
+    await context.abort(code, error.detail)
