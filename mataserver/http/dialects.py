@@ -71,7 +71,7 @@ def told(
     return response
 
 
-class _Problem(Struct):
+class _Problem(Struct, forbid_unknown_fields=True):
     detail: str
 
 

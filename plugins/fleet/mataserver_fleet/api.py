@@ -2,25 +2,35 @@
 
 from __future__ import annotations
 
+import asyncio
+from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from mataserver import Unavailable
+from mataserver import MataError, Unavailable
 from mataserver_fleet.app_handlers import AppHandlers
 from mataserver_fleet.consumer_handlers import ConsumerHandlers
 from mataserver_fleet.consumers import Consumers
+from mataserver_fleet.files import Files
 from mataserver_fleet.gateway.dataplane import DataPlane
+from mataserver_fleet.model_handlers import ModelHandlers
+from mataserver_fleet.models import Models
 from mataserver_fleet.pages import problem
-from mataserver_fleet.store import Store
-from mataserver_fleet.tables import SCHEMA
+from mataserver_fleet.store import Changes, Store, finish, finished
+from mataserver_fleet.tables import CHANNEL, SCHEMA
 from mataserver_fleet.triton_handlers import TritonHandlers
 from mataserver_fleet.tritons import Tritons
+from mataserver_fleet.uploading import Uploading
 from mataserver_fleet.user_handlers import UserHandlers
+from mataserver_fleet.version_handlers import VersionHandlers
+from mataserver_fleet.watching import Watching
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
     from mataserver import Context, Route
+    from mataserver_fleet.options import Settings
 
+TIDY_SECONDS = 3600.0
 PREFIXES = tuple(
     f"/api/{name}"
     for name in ("tritons", "models", "users", "apps", "consumers", "login", "logout", "usage")
@@ -31,8 +41,11 @@ PREFIXES = tuple(
 class Parts:
     """What the routes stand on, once the service is entered."""
 
-    def __init__(self) -> None:
+    def __init__(self, files: Files, settings: Settings) -> None:
         self._store: Store | None = None
+        self.files = files
+        self.uploading = Uploading(files, settings)
+        self.changes = Changes()
 
     def open(self, store: Store) -> None:
         """Begin to answer."""
@@ -62,12 +75,14 @@ class FleetService:
     requires = ("database", "accounts")
 
     def __init__(self, ctx: Context) -> None:
+        settings: Settings = ctx.settings
         self._ctx = ctx
-        self._parts = Parts()
-        self._routes = tuple(
-            kind(ctx, self._parts)
-            for kind in (TritonHandlers, AppHandlers, ConsumerHandlers, UserHandlers)
-        )
+        folder = Path(settings.folder) if settings.folder else ctx.data_dir / "fleet"
+        files = Files(folder, unfinished=settings.unfinished_mb * 1e6)
+        self._parts = Parts(files, settings)
+        self._routes = tuple(kind(ctx, self._parts) for kind in _HANDLERS)
+        self._watching: Watching | None = None
+        self._tasks: list[asyncio.Task[None]] = []
         self._plane = DataPlane(ctx)
         self.claims = self._plane.claims
         self.waiting = self._plane.waiting
@@ -81,14 +96,47 @@ class FleetService:
         return dict.fromkeys(PREFIXES, problem)
 
     async def __aenter__(self) -> Self:
-        """Bring the tables to their version. Raises ``MataError``."""
+        """Bring the tables to their version and look after the Tritons. Raises ``MataError``."""
         database = self._ctx.peer("database").database
         await database.migrate(SCHEMA)
         store = Store(database)
         await self._plane.begin(store)
         self._parts.open(store)
+        database.watch(CHANNEL, self._parts.changes.tell)
+        self._watching = Watching(self._ctx, store, self._parts.files, self._parts.changes)
+        spawn = self._ctx.tasks.spawn
+        self._tasks = [
+            spawn(self._watching.run(), "look after the Tritons"),
+            spawn(self._tidy(store), "remove old files"),
+        ]
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Stop."""
         await self._plane.end()
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._watching is not None:
+            await self._watching.stop()
+        await finished()
+
+    async def _tidy(self, store: Store) -> None:
+        """Remove files that nothing needs, now and then."""
+        while True:
+            try:
+                used = await finish(Models(store).digests())
+                await asyncio.to_thread(self._parts.files.tidy, used)
+            except MataError as error:  # the database is away
+                self._ctx.log.warning("old files stay for now: %s", error.detail)
+            await asyncio.sleep(TIDY_SECONDS)
+
+
+_HANDLERS = (
+    TritonHandlers,
+    ModelHandlers,
+    VersionHandlers,
+    AppHandlers,
+    ConsumerHandlers,
+    UserHandlers,
+)

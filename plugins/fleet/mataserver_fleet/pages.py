@@ -24,6 +24,9 @@ PARAMETERS: dict[str, tuple[Any, bool, str]] = {
     "limit": (int, False, f"How many at most, 1 to {MOST} [100]."),
     "offset": (int, False, "How many to leave out first [0]."),
 }
+FORCE: dict[str, tuple[Any, bool, str]] = {
+    "force": (bool, False, "Also where it is in use [false]."),
+}
 IF_MATCH: dict[str, tuple[Any, bool, str]] = {
     "If-Match": (str, False, "The ETag that was read: 412 if it was changed since."),
 }

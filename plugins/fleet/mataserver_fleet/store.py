@@ -15,7 +15,11 @@ from mataserver import Conflict, NotFound
 from mataserver_fleet.tables import CHANNEL, FACTS
 
 if TYPE_CHECKING:
+<<<<<<< HEAD
     from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+=======
+    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
+>>>>>>> 13322f7 (Models and their versions are kept by what is in them, sent whole or in pieces, and brought to the Tritons that want them)
     from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -86,15 +90,54 @@ class Store:
         return found
 
 
+class Changes:
+    """Tells whoever listens that something in the tables may have changed."""
+
+    def __init__(self) -> None:
+        self._listening: set[asyncio.Event] = set()
+
+    def tell(self) -> None:
+        """Tell everybody."""
+        for event in self._listening:
+            event.set()
+
+    @contextlib.contextmanager
+    def listen(self) -> Iterator[asyncio.Event]:
+        """Give an event that is set from now on whenever something may have changed."""
+        event = asyncio.Event()
+        self._listening.add(event)
+        try:
+            yield event
+        finally:
+            self._listening.discard(event)
+
+
+async def pause(event: asyncio.Event, seconds: float) -> None:
+    """Wait for an event, or for so long; the event counts once."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
+    event.clear()
+
+
 async def finish(work: Coroutine[Any, Any, T]) -> T:
-    """Return what ``work`` gives: it goes on to its end also when its client leaves.
+    """Return what ``work`` gives: it goes on to its end, and is waited for, also when cancelled.
 
     A driver that is cancelled in mid-statement leaves its connection behind.
     """
     task = asyncio.get_running_loop().create_task(work)
     _RUNNING.add(task)
     task.add_done_callback(_RUNNING.discard)
-    return await asyncio.shield(task)
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        await asyncio.wait([task])
+        raise
+
+
+async def finished() -> None:
+    """Wait for all that ``finish`` began."""
+    await asyncio.gather(*_RUNNING, return_exceptions=True)
 
 
 _RUNNING: set[asyncio.Task[Any]] = set()

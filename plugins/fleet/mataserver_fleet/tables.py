@@ -90,13 +90,6 @@ COUNTS = _table(
     sa.Column("seen_inferences", sa.BigInteger),
     sa.Column("seen_executions", sa.BigInteger),
 )
-UPLOADS = _table(
-    "uploads",
-    sa.Column("id", sa.String(64), primary_key=True),
-    sa.Column("principal", sa.String(64)),
-    sa.Column("size", sa.BigInteger),
-    sa.Column("changed_at", sa.Float),
-)
 APPS = _table(
     "apps",
     _id(),

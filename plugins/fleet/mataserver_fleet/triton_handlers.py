@@ -8,6 +8,7 @@ from msgspec import Struct
 
 from mataserver import Body, Route
 from mataserver_fleet.pages import (
+    FORCE,
     IF_MATCH,
     JSON,
     MAX_BODY,
@@ -16,6 +17,7 @@ from mataserver_fleet.pages import (
     Status,
     caller,
     expected,
+    flag,
     page_of,
     tag,
 )
@@ -72,7 +74,8 @@ class TritonHandlers:
                   request=(Body(JSON, TritonChange, {"gpus": 2}),), errors=(*body, 404, 412),
                   response=(Body(JSON, ChangedTriton),), **write),
             Route("DELETE", path, self.remove, "Forget a Triton", headers=IF_MATCH,
-                  response=(Body(JSON, Status),), errors=(404, 409, 412, 422, 503), **write),
+                  parameters=FORCE, response=(Body(JSON, Status),),
+                  errors=(404, 409, 412, 422, 503), **write),
         ]  # fmt: skip
 
     @property
@@ -107,8 +110,8 @@ class TritonHandlers:
 
     async def remove(self, request: web.Request) -> web.Response:
         """Forget a Triton."""
-        identity = request.match_info["identity"]
-        row = await finish(self._tritons.remove(identity, expected(request)))
+        identity, force = request.match_info["identity"], flag(request, "force")
+        row = await finish(self._tritons.remove(identity, expected(request), force=force))
         self._note(request, "forgot", row)
         return self._ctx.http.respond(Status())
 

@@ -12,8 +12,9 @@ from msgspec import Meta, Struct
 
 from mataserver import Conflict, InvalidParams
 from mataserver_fleet.pages import date
+from mataserver_fleet.placements import place_everywhere
 from mataserver_fleet.store import check_revision, find, insert, page
-from mataserver_fleet.tables import TRITONS
+from mataserver_fleet.tables import PLACEMENTS, TRITONS
 
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -145,6 +146,7 @@ class Tritons:
         async with self._store.change(f"There is a Triton called {name} already") as connection:
             await _check_free(connection, row, None)
             key = await insert(connection, TRITONS, row)
+            await place_everywhere(connection, key, row["created_at"])
         return await self.one(str(key))
 
     async def change(
@@ -160,11 +162,17 @@ class Tritons:
             await connection.execute(change.values(**values, revision=row["revision"] + 1))
         return await self.one(str(row["id"]))
 
-    async def remove(self, identity: str, expected: int | None) -> sa.RowMapping:
-        """Forget a Triton. Raises ``NotFound`` and ``Stale``."""
+    async def remove(
+        self, identity: str, expected: int | None, *, force: bool = False
+    ) -> sa.RowMapping:
+        """Forget a Triton. Raises ``NotFound``, ``Stale``, ``Conflict`` for one in use."""
         async with self._store.change() as connection:
             row = await find(connection, TRITONS, identity, "Triton", lock=True)
             check_revision(row, expected)
+            own = (PLACEMENTS.c.triton_id == row["id"], PLACEMENTS.c.wanted)
+            used = (await connection.execute(sa.select(PLACEMENTS.c.model_id).where(*own))).first()
+            if used is not None and not force:
+                raise Conflict(f"{row['name']} has models: unload them first, or use force=true")
             await connection.execute(sa.delete(TRITONS).where(TRITONS.c.id == row["id"]))
         return row
 

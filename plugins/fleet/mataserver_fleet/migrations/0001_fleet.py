@@ -83,13 +83,6 @@ def _models() -> None:
         sa.Column("size", sa.BigInteger, nullable=False),
     )
     op.create_index("fleet_files_digest", "fleet_files", ["digest"])
-    op.create_table(
-        "fleet_uploads",
-        sa.Column("id", sa.String(64), primary_key=True),
-        sa.Column("principal", sa.String(64), nullable=False),
-        sa.Column("size", sa.BigInteger, nullable=False),
-        sa.Column("changed_at", sa.Float, nullable=False),
-    )
 
 
 def _placements() -> None:

@@ -1,0 +1,124 @@
+"""How often each version of a model was asked at each Triton, whatever happened to the Triton.
+
+A Triton counts from 0 again after each load. What is kept is the sum of what was added, and what
+the Triton said last: a lower number than that is a new beginning.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+import sqlalchemy as sa
+
+from mataserver_fleet.tables import COUNTS, MODELS
+
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from mataserver_fleet.store import Store
+    from mataserver_fleet.triton_client import ModelCount
+
+
+class Total(NamedTuple):
+    """What was counted; ``last`` in Unix seconds, 0 for never."""
+
+    inferences: int = 0
+    executions: int = 0
+    last: float = 0.0
+
+    def plus(self, other: Total) -> Total:
+        """Return both together."""
+        return Total(
+            self.inferences + other.inferences,
+            self.executions + other.executions,
+            max(self.last, other.last),
+        )
+
+
+class Counts:
+    """Keeps the counts."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def note(self, triton: int, told: Sequence[ModelCount], but: Container[int] = ()) -> None:
+        """Add what a Triton tells now; what it does not tell of begins at 0 when it comes back.
+
+        Nothing is noted of the models of ``but``.
+        """
+        async with self._store.database.begin() as connection:
+            named = sa.select(MODELS.c.name, MODELS.c.id)
+            models = {row.name: row.id for row in await connection.execute(named)}
+            query = sa.select(COUNTS).where(COUNTS.c.triton_id == triton)
+            rows = (await connection.execute(query)).mappings().all()
+            known = {(row["model_id"], row["version"]): row for row in rows}
+            counts = {
+                (models[each.name], each.number): each for each in told if each.name in models
+            }
+            for key, each in counts.items():
+                if key[0] not in but:
+                    await _add(connection, triton, key, known.get(key), each)
+            gone = {key for key, row in known.items() if row["seen_inferences"]} - set(counts)
+            for model, version in gone:
+                if model not in but:
+                    await self._anew(connection, triton, model, version)
+
+    async def begin_anew(self, triton: int, model: int) -> None:
+        """Take a model that was loaded for one that counts from 0."""
+        async with self._store.database.begin() as connection:
+            await self._anew(connection, triton, model, None)
+
+    async def _anew(
+        self, connection: AsyncConnection, triton: int, model: int, version: int | None
+    ) -> None:
+        own = [COUNTS.c.triton_id == triton, COUNTS.c.model_id == model]
+        own += [] if version is None else [COUNTS.c.version == version]
+        change = sa.update(COUNTS).where(*own)
+        await connection.execute(change.values(seen_inferences=0, seen_executions=0))
+
+    async def totals(self, models: Iterable[int]) -> dict[int, dict[int, Total]]:
+        """Return what was counted for each version of some models, over all Tritons."""
+        sums = (sa.func.sum(COUNTS.c.inferences), sa.func.sum(COUNTS.c.executions))
+        key = (COUNTS.c.model_id, COUNTS.c.version)
+        query = sa.select(*key, *sums, sa.func.max(COUNTS.c.last)).group_by(*key)
+        found: dict[int, dict[int, Total]] = {}
+        async with self._store.read() as connection:
+            chosen = query.where(COUNTS.c.model_id.in_(list(models)))
+            for model, version, asked, run, last in await connection.execute(chosen):
+                found.setdefault(model, {})[version] = Total(int(asked), int(run), float(last))
+        return found
+
+
+async def _add(
+    connection: AsyncConnection,
+    triton: int,
+    key: tuple[int, int],
+    known: sa.RowMapping | None,
+    told: ModelCount,
+) -> None:
+    model, version = key
+    if known is None:
+        fresh = {"model_id": model, "version": version, "triton_id": triton}
+        counted = {"inferences": told.inferences, "executions": told.executions, "last": told.last}
+        seen = {"seen_inferences": told.inferences, "seen_executions": told.executions}
+        await connection.execute(sa.insert(COUNTS).values(**fresh, **counted, **seen))
+        return
+    anew = told.inferences < known["seen_inferences"] or told.executions < known["seen_executions"]
+    before = (0, 0) if anew else (known["seen_inferences"], known["seen_executions"])
+    if not anew and (told.inferences, told.executions) == before:
+        return
+    values = {
+        "inferences": known["inferences"] + told.inferences - before[0],
+        "executions": known["executions"] + told.executions - before[1],
+        "last": max(known["last"], told.last),
+        "seen_inferences": told.inferences,
+        "seen_executions": told.executions,
+    }
+    own = (
+        COUNTS.c.model_id == model,
+        COUNTS.c.version == version,
+        COUNTS.c.triton_id == triton,
+    )
+    await connection.execute(sa.update(COUNTS).where(*own).values(**values))

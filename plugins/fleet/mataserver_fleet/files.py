@@ -1,0 +1,132 @@
+"""Models' files by what is in them: each is kept once, under its sha256. Every method blocks."""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+import uuid
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mataserver import Conflict, MataError, OutOfMemory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+
+_CHUNK = 1 << 20
+KEEP_SECONDS = 86_400.0
+"""How long an unfinished upload, and a file that no version has, is kept."""
+_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
+
+
+class WrongOffset(Conflict):
+    """409: a chunk that does not follow the last one."""
+
+    def __init__(self, expected: int) -> None:
+        super().__init__(f"offset: {expected} is expected")
+        self.expected = expected
+
+
+@dataclass(frozen=True)
+class Blob:
+    """A file that is kept: its sha256 in hex, and its bytes."""
+
+    digest: str
+    size: int
+
+
+class Files:
+    """What is below ``root``. ``unfinished`` bytes are what uploads in chunks may take in all."""
+
+    def __init__(self, root: Path, *, unfinished: float) -> None:
+        self._root = root
+        self._unfinished = unfinished
+
+    @contextlib.contextmanager
+    def desk(self) -> Iterator[Path]:
+        """Give an empty folder for an upload; it is removed in the end."""
+        made = self._root / "uploads" / str(uuid.uuid4())
+        with _full():
+            made.mkdir(parents=True, mode=0o700)
+        try:
+            yield made
+        finally:
+            shutil.rmtree(made, ignore_errors=True)
+
+    def keep(self, path: Path) -> Blob:
+        """Move a file in; one with the same content is kept once."""
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        size, target = path.stat().st_size, self.path(digest)
+        with _full():
+            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+            path.replace(target)  # of the same content, and it is new again for ``tidy``
+            os.utime(target)
+        return Blob(digest, size)
+
+    def path(self, digest: str) -> Path:
+        """Return where a file is kept."""
+        return self._root / "blobs" / digest[:2] / digest
+
+    def append(self, upload: str, chunk: Path, offset: int, most: int) -> tuple[Path, int]:
+        """Add a chunk to an upload of ``most`` bytes; return its file and how large it is now.
+
+        Raises ``WrongOffset``, 413 for one that is larger, ``OutOfMemory`` (507) where unfinished
+        uploads take too much.
+        """
+        folder = self._root / "unfinished"
+        with _full():
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+            target = folder / hashlib.sha256(upload.encode()).hexdigest()
+            with target.open("ab") as file:
+                fcntl.flock(file, fcntl.LOCK_EX)  # two may send the same chunk at the same time
+                size = os.fstat(file.fileno()).st_size
+                if offset not in {0, size}:
+                    raise WrongOffset(size)
+                more = chunk.stat().st_size
+                if offset + more > most:
+                    raise MataError(f"The file is over the limit of {most} bytes", status=413)
+                self._check_room(folder, more)
+                file.truncate(offset)  # 0 begins anew
+                try:
+                    with chunk.open("rb") as piece:
+                        shutil.copyfileobj(piece, file, _CHUNK)
+                    file.flush()
+                except OSError:
+                    os.ftruncate(file.fileno(), offset)
+                    raise
+                return target, offset + more
+
+    def tidy(self, used: set[str]) -> None:
+        """Remove old files that no version has, and what was never finished."""
+        old = time.time() - KEEP_SECONDS
+        for path in [*self._root.glob("blobs/*/*"), *self._root.glob("unfinished/*")]:
+            with contextlib.suppress(FileNotFoundError):
+                if path.name not in used and path.stat().st_mtime < old:
+                    path.unlink()
+        for path in self._root.glob("uploads/*"):
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_mtime < old:
+                    shutil.rmtree(path, ignore_errors=True)
+
+    def _check_room(self, folder: Path, more: int) -> None:
+        taken = sum(path.stat().st_size for path in folder.iterdir())
+        if taken + more > self._unfinished:
+            raise OutOfMemory("Unfinished uploads take all that they may: finish or wait")
+
+
+@contextlib.contextmanager
+def _full() -> Iterator[None]:
+    """Raise a full disk as ``OutOfMemory`` (507)."""
+    try:
+        yield
+    except OSError as error:
+        if error.errno in _FULL:
+            raise OutOfMemory("The disk is full") from error
+        raise

@@ -1,0 +1,149 @@
+"""Where the files of an upload belong: by their names, which may carry a path."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+from mataserver import BadRequest
+from mataserver_fleet import pbtxt
+from mataserver_fleet.onnx_signature import config_of
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from pathlib import Path
+
+    from mataserver import Upload
+
+LONGEST, DEEPEST = 255, 8
+_VERSION = re.compile(r"[1-9][0-9]{0,8}")
+_PART = re.compile(r"[^/\\\x00-\x1f\x7f]+")
+ONNX = "model.onnx"
+_CODE_FIELDS = ("runtime", "model_operations", "model_repository_agents", "cc_model_filenames")
+_CODE_PARAMETERS = re.compile(r"EXECUTION_ENV_PATH|.*LIBRARY.*|.*_SO", re.IGNORECASE)
+_CODE_FILES = re.compile(r".*\.(so(\.\d+)*|py|pyc|pyd)", re.IGNORECASE)
+_PLATFORMS = {
+    "onnxruntime_onnx": "onnxruntime",
+    "tensorrt_plan": "tensorrt",
+    "pytorch_libtorch": "pytorch",
+}
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The files of a model's upload.
+
+    config:   what ``config.pbtxt`` says, None without one.
+    common:   files of all versions, by their path in the model's folder.
+    versions: files of each version, by their path in the version's folder.
+    """
+
+    config: dict[str, Any] | None
+    common: Mapping[str, Path]
+    versions: Mapping[int, Mapping[str, Path]]
+
+    def numbered(self, version: int) -> Layout:
+        """Return this with its only version under another number."""
+        (files,) = self.versions.values()
+        return replace(self, versions={version: files})
+
+
+def layout_of(model: str, files: Sequence[Upload], bare: int) -> Layout:
+    """Sort files by their names; one without a folder is of the version ``bare``.
+
+    A folder that is called like the model may stand before all of it. Raises ``BadRequest``.
+    """
+    placed: dict[tuple[str, ...], Path] = {}
+    for each in files:
+        parts = parts_of(each.name)
+        parts = parts[1:] if len(parts) > 1 and parts[0] == model else parts
+        if parts in placed:
+            raise BadRequest(f"{each.name[:64]!r} is given twice")
+        placed[parts] = each.path
+    config = _config(placed.pop((pbtxt.NAME,), None))
+    labels = {each.get("label_filename") for each in (config or {}).get("output", ())}
+    common: dict[str, Path] = {}
+    versions: dict[int, dict[str, Path]] = {}
+    for parts, path in placed.items():
+        if len(parts) > 1 and _VERSION.fullmatch(parts[0]):
+            versions.setdefault(int(parts[0]), {})["/".join(parts[1:])] = path
+        elif len(parts) > 1 or parts[0] in labels:
+            common["/".join(parts)] = path
+        else:
+            versions.setdefault(bare, {})[parts[0]] = path
+    return Layout(config, common, versions)
+
+
+def parts_of(name: str) -> tuple[str, ...]:
+    """Return the parts of a relative path. Raises ``BadRequest`` for one that leads elsewhere."""
+    parts = tuple(name.split("/"))
+    sound = all(_PART.fullmatch(part) and part not in {".", ".."} for part in parts)
+    if not sound or len(name.encode()) > LONGEST or len(parts) > DEEPEST:
+        raise BadRequest(f"{name[:64]!r}: a file's name must be a path below the model's folder")
+    return parts
+
+
+def completed(model: str, layout: Layout, known: dict[str, Any] | None) -> dict[str, Any]:
+    """Return the configuration of an upload: its own, else a ``known`` one, else one of its ONNX.
+
+    Raises ``BadRequest`` for the name of another model, and where there is none.
+    """
+    config = layout.config or known or _derived(model, layout)
+    if config.get("name", model) != model:
+        raise BadRequest(f"{pbtxt.NAME}: it is of {config['name'][:64]!r}, and not of {model}")
+    return {**config, "name": model}
+
+
+def backend_of(config: dict[str, Any]) -> str:
+    """Return the backend that a configuration asks for, or an empty text."""
+    return config.get("backend") or _PLATFORMS.get(config.get("platform", ""), "")
+
+
+def check_paths_inside(config: dict[str, Any]) -> None:
+    """Raise ``BadRequest`` for a configuration that names a file outside the model's folder."""
+    for where, path in _paths(config):
+        try:
+            parts_of(path)
+        except BadRequest:
+            raise BadRequest(f"{pbtxt.NAME}: {where} leads out of the model's folder") from None
+
+
+def check_no_code(config: dict[str, Any], files: Iterable[str]) -> None:
+    """Raise ``BadRequest`` for what could make a Triton run the uploader's own code."""
+    for field in _CODE_FIELDS:
+        if config.get(field):
+            raise BadRequest(f"{pbtxt.NAME}: {field} is not allowed here")
+    for key in config.get("parameters", {}):
+        if _CODE_PARAMETERS.fullmatch(key):
+            raise BadRequest(f"{pbtxt.NAME}: the parameter {key[:64]} is not allowed here")
+    for name in files:
+        if _CODE_FILES.fullmatch(name):
+            raise BadRequest(f"{name[:64]!r}: files of code are not allowed here")
+
+
+def _config(path: Path | None) -> dict[str, Any] | None:
+    if path is None:
+        return None
+    with path.open("rb") as file:
+        return pbtxt.read(file.read(pbtxt.MAX_BYTES + 1))
+
+
+def _derived(model: str, layout: Layout) -> dict[str, Any]:
+    for _, files in sorted(layout.versions.items(), reverse=True):
+        if ONNX in files:
+            return config_of(files[ONNX], model)
+    raise BadRequest(f"{pbtxt.NAME} is missing, and only that of a {ONNX} can be derived")
+
+
+def _paths(config: Any, where: str = "") -> Iterator[tuple[str, str]]:
+    """Yield each field of a configuration that names a file."""
+    if isinstance(config, list):
+        for each in config:
+            yield from _paths(each, where)
+    elif isinstance(config, dict):
+        for name, value in config.items():
+            if isinstance(value, str) and value and name.endswith(("filename", "_file")):
+                yield name, value
+            else:
+                yield from _paths(value, name)

@@ -1,0 +1,218 @@
+"""``/api/models``: what there is, and loading and unloading it."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Annotated, Any
+
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from mataserver import Body, InvalidParams, MataError, Route
+from mataserver_fleet.loading import Done, Loading, Result
+from mataserver_fleet.model_views import ChangedModel, ModelDetail, ModelView, Views
+from mataserver_fleet.models import Description, Models
+from mataserver_fleet.pages import (
+    FORCE,
+    IF_MATCH,
+    JSON,
+    MAX_BODY,
+    PARAMETERS,
+    FleetProblem,
+    Status,
+    caller,
+    expected,
+    flag,
+    optional_json,
+    page_of,
+    tag,
+)
+from mataserver_fleet.store import finish
+from mataserver_fleet.triton_client import Address, TritonClient
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+    from aiohttp import web
+
+    from mataserver import Context
+    from mataserver_fleet.api import Parts
+
+Number = Annotated[int, Meta(ge=1, lt=10**9)]
+TRITON: dict[str, tuple[Any, bool, str]] = {
+    "triton_id": (str, False, "Only at this Triton, by id or name [all of them].")
+}
+
+
+class ModelList(Struct, kw_only=True):
+    """A part of the models, and how many there are."""
+
+    models: list[ModelView]
+    total: int
+
+
+class ModelChange(Struct, kw_only=True, forbid_unknown_fields=True):
+    """``PATCH /api/models/{identity}``."""
+
+    description: Description
+
+
+class Asked(Struct, kw_only=True, forbid_unknown_fields=True):
+    """``POST /api/models/{identity}/load`` and ``/unload``, whose body may be left out.
+
+    ``triton_id`` is the id or the name of a Triton, without one it is all of them; ``versions``
+    are those to load, without any those of the configuration's policy.
+    """
+
+    triton_id: int | str | None = None
+    versions: Annotated[list[Number], Meta(min_length=1, max_length=100)] | UnsetType = UNSET
+
+
+class Partial(Struct, frozen=True):
+    """502: what came of it at each Triton. What is wanted stays so, and is tried again."""
+
+    detail: str
+    error: str
+    status: str
+    tritons: list[Result]
+
+
+class ModelHandlers:
+    """The routes of models, but for their files."""
+
+    def __init__(self, ctx: Context, parts: Parts) -> None:
+        self._ctx = ctx
+        self._parts = parts
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        path, asked = "/api/models/{identity}", (Body(JSON, Asked, {"triton_id": "gpu-1"}),)
+        read: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
+        write = {**read, "needs": "fleet:write", "max_body": MAX_BODY}
+        body = (400, 404, 408, 409, 413, 415, 422, 502, 503)
+        done = (Body(JSON, Status),)
+        load: dict[str, Any] = {"request": asked, "optional": True, "errors": body}
+        return [
+            Route("GET", "/api/models", self.index, "List the models", parameters=PARAMETERS,
+                  response=(Body(JSON, ModelList),), errors=(422, 503), **read),
+            Route("GET", path, self.one, "One model, by id or name", parameters=TRITON,
+                  response=(Body(JSON, ModelDetail),), errors=(404, 503), **read),
+            Route("PATCH", path, self.change, "Describe a model", headers=IF_MATCH,
+                  request=(Body(JSON, ModelChange, {"description": "Reads shelves"}),),
+                  response=(Body(JSON, ChangedModel),),
+                  errors=(400, 404, 408, 412, 413, 415, 422, 503), **write),
+            Route("DELETE", path, self.remove, "Unload a model and remove it", parameters=FORCE,
+                  response=done, errors=(404, 409, 422, 502, 503), **write),
+            Route("POST", f"{path}/load", self.load, "Load a model", parameters=TRITON,
+                  response=(Body(JSON, Done),), **load, **write),
+            Route("POST", f"{path}/unload", self.unload, "Unload a model", parameters=TRITON,
+                  response=(Body(JSON, Done),), **load, **write),
+        ]  # fmt: skip
+
+    @property
+    def _models(self) -> Models:
+        return Models(self._parts.store)
+
+    @property
+    def _loading(self) -> Loading:
+        limit = self._ctx.settings.load_timeout
+        return Loading(self._parts.store, self._parts.changes, limit)
+
+    def _views(self, request: web.Request) -> Views:
+        return Views(self._parts.store, full=caller(request).may("admin"))
+
+    async def index(self, request: web.Request) -> web.Response:
+        """Answer a part of the models."""
+        rows, total = await finish(self._models.part(page_of(request)))
+        shown = await finish(self._views(request).models(rows))
+        models = [ModelView(**each) for each in shown]
+        return self._ctx.http.respond(ModelList(models=models, total=total))
+
+    async def one(self, request: web.Request) -> web.Response:
+        """Answer one model, and what its Tritons tell of it."""
+        row = await finish(self._models.one(request.match_info["identity"]))
+        (shown,) = await finish(self._views(request).models([row], files=True))
+        only = request.query.get("triton_id")
+        if only is not None:
+            only = (await finish(self._parts.tritons.one(only)))["name"]
+        config = await self._config(row["name"], shown, only)
+        response = self._ctx.http.respond(ModelDetail(**shown, config=config))
+        response.headers["ETag"] = tag(row["revision"])
+        return response
+
+    async def change(self, request: web.Request) -> web.Response:
+        """Describe a model."""
+        identity = request.match_info["identity"]
+        async with self._ctx.http.read_json(request, ModelChange) as asked:
+            work = self._models.describe(identity, asked.description, expected(request))
+            row = await finish(work)
+        (shown,) = await finish(self._views(request).models([row]))
+        response = self._ctx.http.respond(ChangedModel(**shown))
+        response.headers["ETag"] = tag(row["revision"])
+        return response
+
+    async def remove(self, request: web.Request) -> web.Response:
+        """Unload a model and remove it."""
+        force = flag(request, "force")
+        row = await finish(self._models.one(request.match_info["identity"]))
+        await finish(self._models.check_free(str(row["id"]), force=force))
+        done = await self._loading.unload(str(row["id"]), None)
+        failed = [each for each in done.tritons if each.status == "failed"]
+        if failed and not force:
+            return self._partial(row, done, "unloaded")
+        await finish(self._models.remove(str(row["id"]), force=force))
+        self._note(request, "removed", row)
+        return self._ctx.http.respond(Status())
+
+    async def load(self, request: web.Request) -> web.Response:
+        """Load a model."""
+        asked = await optional_json(self._ctx, request, Asked)
+        row = await finish(self._models.one(request.match_info["identity"]))
+        versions = None if asked.versions is UNSET else asked.versions
+        self._note(request, "loads", row)
+        done = await self._loading.load(str(row["id"]), _triton(request, asked), versions)
+        if not done.tritons:
+            raise MataError("There is no Triton: it is loaded as soon as there is one", status=503)
+        return self._partial(row, done, "loaded")
+
+    async def unload(self, request: web.Request) -> web.Response:
+        """Unload a model."""
+        asked = await optional_json(self._ctx, request, Asked)
+        if asked.versions is not UNSET:
+            raise InvalidParams("versions: a model is unloaded whole; load those that shall stay")
+        row = await finish(self._models.one(request.match_info["identity"]))
+        self._note(request, "unloads", row)
+        done = await self._loading.unload(str(row["id"]), _triton(request, asked))
+        return self._partial(row, done, "unloaded")
+
+    def _partial(self, row: sa.RowMapping, done: Done, what: str) -> web.Response:
+        """Answer what came of it: 502 where it is not done everywhere."""
+        if done.status == "ok":
+            return self._ctx.http.respond(done)
+        bad = [each for each in done.tritons if each.status != "ok"]
+        first = bad[0].reason.partition("\n")[0][:300]
+        said = f"{row['name']} is not {what} at {bad[0].triton}: {first}"
+        return self._ctx.http.respond(Partial(said, said, done.status, done.tritons), status=502)
+
+    async def _config(self, model: str, shown: dict[str, Any], only: str | None) -> dict[str, Any]:
+        """Ask the Tritons that serve a model, or one of them, what they tell of it."""
+        views = [each for each in shown["tritons"] if each.versions and only in {None, each.name}]
+
+        async def told(name: str, host: str, port: str) -> Any:
+            client = TritonClient(self._ctx, Address(name, host, int(port)))
+            try:
+                return await client.metadata(model)
+            except MataError as error:
+                return {"error": error.detail}
+
+        found = await asyncio.gather(*(told(each.name, each.ip, each.port) for each in views))
+        return {f"{each.ip}:{each.port}": one for each, one in zip(views, found, strict=True)}
+
+    def _note(self, request: web.Request, what: str, row: sa.RowMapping) -> None:
+        who = caller(request)
+        self._ctx.log.info("%s (%s) %s the model %s", who.name, who.id, what, row["name"])
+
+
+def _triton(request: web.Request, asked: Asked) -> str | None:
+    given = asked.triton_id
+    if given is None:
+        return request.query.get("triton_id")
+    return str(given)

@@ -1,0 +1,227 @@
+"""What is shown of models: their versions, where they are, how often they were asked."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any, Literal
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from mataserver_fleet.counts import Counts, Total
+from mataserver_fleet.models import Models
+from mataserver_fleet.pages import date
+from mataserver_fleet.placements import Placements
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import sqlalchemy as sa
+
+    from mataserver_fleet.store import Store
+
+ModelState = Literal["ready", "partial", "loading", "failed", "unloaded"]
+
+
+class FileView(Struct, kw_only=True):
+    """A file of a version: its path in the model, its bytes, its sha256."""
+
+    path: str
+    size: int
+    digest: str
+
+
+class VersionView(Struct, kw_only=True):
+    """A version of a model. Counts are over all Tritons, and survive what happens to these."""
+
+    version: str
+    inference_count: str
+    execution_count: str
+    last_inference: str | None
+    state: ModelState
+    size: int
+    digest: str
+    create_at: str | None
+    files: list[FileView] | UnsetType = UNSET
+
+
+class PlacementView(Struct, kw_only=True):
+    """A model at a Triton: the versions that it serves there, those that are wanted, the reason."""
+
+    id: int
+    name: str
+    ip: str
+    port: str
+    state: str
+    versions: list[str]
+    wanted: list[str]
+    reason: str
+    since: str | None
+
+
+class ModelView(Struct, kw_only=True):
+    """A model. ``reason`` is why it is not ready everywhere that it is wanted."""
+
+    id: int
+    name: str
+    path: str
+    description: str
+    latest_version: str | None
+    inference_count: str
+    execution_count: str
+    last_inference: str | None
+    state: ModelState
+    reason: str
+    versions: list[VersionView]
+    tritons: list[PlacementView]
+    create_at: str | None
+
+
+class ChangedModel(ModelView, kw_only=True):
+    """A model that was changed."""
+
+    status: str = "ok"
+
+
+class ModelDetail(ModelView, kw_only=True):
+    """A model, and what each Triton that serves it tells of it, by the Triton's address."""
+
+    config: dict[str, Any]
+
+
+class Views:
+    """Makes what is shown. ``full`` is whether reasons are shown whole: they hold tracebacks."""
+
+    def __init__(self, store: Store, *, full: bool) -> None:
+        self._models = Models(store)
+        self._placements = Placements(store)
+        self._counts = Counts(store)
+        self._full = full
+
+    async def models(
+        self, rows: Sequence[sa.RowMapping], *, files: bool = False
+    ) -> list[dict[str, Any]]:
+        """Return the fields of a ``ModelView`` for each of some models."""
+        ids = [row["id"] for row in rows]
+        versions = await self._models.versions(ids)
+        placed = await self._placements.of(ids)
+        counted = await self._counts.totals(ids)
+        listed = await self._models.files([row["id"] for row in versions]) if files else None
+        return [
+            self._model(
+                row,
+                [each for each in versions if each["model_id"] == row["id"]],
+                [each for each in placed if each["model_id"] == row["id"]],
+                counted.get(row["id"], {}),
+                listed,
+            )
+            for row in rows
+        ]
+
+    def _model(
+        self,
+        row: sa.RowMapping,
+        versions: Sequence[sa.RowMapping],
+        placed: Sequence[sa.RowMapping],
+        counted: dict[int, Total],
+        files: Sequence[sa.RowMapping] | None,
+    ) -> dict[str, Any]:
+        tritons = [self._placement(each) for each in placed]
+        wanted = [view for view, each in zip(tritons, placed, strict=True) if each["wanted"]]
+        total = Total()
+        for each in counted.values():  # those of versions that are gone, too
+            total = total.plus(each)
+        return {
+            "id": row["id"],
+            "name": row["name"],
+            "path": row["name"],
+            "description": row["description"],
+            "latest_version": str(versions[0]["version"]) if versions else None,
+            **_counts(total),
+            "state": state_of([view.state for view in wanted]),
+            "reason": _reason(wanted),
+            "versions": [_version(each, wanted, counted, files) for each in versions],
+            "tritons": [view for view in tritons if view in wanted or view.state != "unloaded"],
+            "create_at": date(row["created_at"]),
+        }
+
+    def _placement(self, row: sa.RowMapping) -> PlacementView:
+        reason = row["reason"] if self._full else row["reason"].partition("\n")[0][:300]
+        state, why = _state(row)
+        return PlacementView(
+            id=row["triton_id"],
+            name=row["name"],
+            ip=row["host"],
+            port=str(row["port"]),
+            state=state,
+            versions=_numbers(row["serving"]),
+            wanted=_numbers(row["versions"]),
+            reason=why or reason,
+            since=date(row["changed_at"]),
+        )
+
+
+def state_of(states: Sequence[str]) -> ModelState:
+    """Return the state of a whole from those of its parts where it is wanted."""
+    if not states:
+        return "unloaded"
+    if all(each == "ready" for each in states):
+        return "ready"
+    if any(each == "ready" for each in states):
+        return "partial"
+    return "loading" if "loading" in states else "failed"
+
+
+def _state(row: sa.RowMapping) -> tuple[str, str]:
+    """Return the state of a placement, and why, where the Triton tells."""
+    if row["done"] < row["generation"]:
+        return ("loading" if row["wanted"] else "unloading"), ""
+    if row["triton_state"] != "ready" and row["wanted"]:
+        return "failed", f"The Triton is {row['triton_state']}"
+    return row["state"], ""
+
+
+def _reason(wanted: Sequence[PlacementView]) -> str:
+    told = [f"{view.name}: {view.reason}" for view in wanted if view.reason]
+    return told[0] if told else ""
+
+
+def _version(
+    row: sa.RowMapping,
+    wanted: Sequence[PlacementView],
+    counted: dict[int, Total],
+    files: Sequence[sa.RowMapping] | None,
+) -> VersionView:
+    name = str(row["version"])
+    own = [view for view in wanted if name in view.wanted or name in view.versions]
+    states = [
+        "ready"
+        if name in view.versions and view.state != "loading" and not view.reason.startswith("The ")
+        else view.state
+        for view in own
+    ]
+    shown = [
+        FileView(path=each["path"], size=each["size"], digest=each["digest"])
+        for each in files or ()
+        if each["version_id"] == row["id"]
+    ]
+    return VersionView(
+        version=name,
+        **_counts(counted.get(row["version"], Total())),
+        state=state_of(states),
+        size=row["size"],
+        digest=row["digest"],
+        create_at=date(row["created_at"]),
+        files=UNSET if files is None else shown,
+    )
+
+
+def _counts(total: Total) -> dict[str, Any]:
+    return {
+        "inference_count": str(total.inferences),
+        "execution_count": str(total.executions),
+        "last_inference": date(total.last or None),
+    }
+
+
+def _numbers(text: str) -> list[str]:
+    return [str(each) for each in msgspec.json.decode(text)]

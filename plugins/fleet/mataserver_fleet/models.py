@@ -1,0 +1,214 @@
+"""Models and their versions: a version never changes once it is there."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+import sqlalchemy as sa
+from msgspec import Meta, Struct
+
+from mataserver import Conflict, InvalidParams, NotFound
+from mataserver_fleet.files import Blob
+from mataserver_fleet.store import check_revision, find, insert, page, text
+from mataserver_fleet.tables import APPS, FILES, MODELS, PLACEMENTS, ROUTES, VERSIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from mataserver_fleet.pages import Page
+    from mataserver_fleet.store import Store
+
+ModelName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")]
+Description = Annotated[str, Meta(max_length=10_000, pattern=r"^[^\x00]*\Z")]
+
+
+class Content(Struct, frozen=True):
+    """What a version is made of: its configuration, and its files by their path in the model."""
+
+    config: dict[str, Any]
+    files: dict[str, Blob]
+
+    @property
+    def size(self) -> int:
+        """All of it in bytes."""
+        return sum(blob.size for blob in self.files.values())
+
+    @property
+    def digest(self) -> str:
+        """What tells it from every other: the sha256 of names, digests and configuration."""
+        named = sorted((path, blob.digest) for path, blob in self.files.items())
+        return hashlib.sha256(msgspec.json.encode([named, self.config], order="sorted")).hexdigest()
+
+
+class Models:
+    """Keeps models."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def part(self, part: Page) -> tuple[list[sa.RowMapping], int]:
+        """Return models by name, and how many there are."""
+        query = sa.select(MODELS).order_by(MODELS.c.name)
+        async with self._store.read() as connection:
+            return await page(connection, query, part.limit, part.offset)
+
+    async def one(self, identity: str) -> sa.RowMapping:
+        """Return a model by id or name. Raises ``NotFound``."""
+        async with self._store.read() as connection:
+            return await find(connection, MODELS, identity, "Model")
+
+    async def add(self, name: str, versions: Mapping[int, Content]) -> sa.RowMapping:
+        """Make a model with its versions. Raises ``Conflict`` for a name that is taken."""
+        check_name(name)
+        row = {
+            "name": name,
+            "description": "",
+            "everywhere": False,
+            "everywhere_versions": "[]",
+            "created_at": self._store.clock(),
+            "revision": 1,
+        }
+        async with self._store.change(f"There is a model called {name} already") as connection:
+            key = await insert(connection, MODELS, row)
+            for number, content in versions.items():
+                await self._insert(connection, key, number, content)
+        return await self.one(name)
+
+    async def add_version(
+        self, identity: str, contents: Mapping[int, Content]
+    ) -> tuple[sa.RowMapping, list[int]]:
+        """Add versions to a model. Raises ``NotFound``, ``Conflict`` for one that is there."""
+        async with self._store.change("There is such a version already") as connection:
+            row = await find(connection, MODELS, identity, "Model", lock=True)
+            known = sa.select(VERSIONS.c.version).where(VERSIONS.c.model_id == row["id"])
+            taken = set(contents) & set(await connection.scalars(known))
+            if taken:
+                raise Conflict(f"{row['name']} has a version {min(taken)}, which never changes")
+            for number, content in contents.items():
+                await self._insert(connection, row["id"], number, content)
+        return row, sorted(contents)
+
+    async def describe(self, identity: str, words: str, expected: int | None) -> sa.RowMapping:
+        """Change a model's description. Raises ``NotFound`` and ``Stale``."""
+        async with self._store.change() as connection:
+            row = await find(connection, MODELS, identity, "Model", lock=True)
+            check_revision(row, expected)
+            change = sa.update(MODELS).where(MODELS.c.id == row["id"])
+            fresh = {"description": words, "revision": row["revision"] + 1}
+            await connection.execute(change.values(**fresh))
+        return await self.one(str(row["id"]))
+
+    async def check_free(self, identity: str, *, force: bool) -> None:
+        """Raise ``Conflict`` for a model that an application offers, unless ``force``."""
+        async with self._store.read() as connection:
+            row = await find(connection, MODELS, identity, "Model")
+            await _check_not_offered(connection, row, force=force)
+
+    async def remove(self, identity: str, *, force: bool) -> sa.RowMapping:
+        """Forget a model. Raises ``NotFound``, ``Conflict`` for one that an application offers."""
+        async with self._store.change() as connection:
+            row = await find(connection, MODELS, identity, "Model", lock=True)
+            await _check_not_offered(connection, row, force=force)
+            own = (ROUTES.c.model == row["name"], ROUTES.c.own.is_(False))
+            await connection.execute(sa.delete(ROUTES).where(*own))
+            await connection.execute(sa.delete(MODELS).where(MODELS.c.id == row["id"]))
+        return row
+
+    async def remove_version(self, identity: str, version: int, *, force: bool) -> sa.RowMapping:
+        """Forget a version. Raises ``NotFound``, ``Conflict`` for one in use unless ``force``."""
+        async with self._store.change() as connection:
+            row = await find(connection, MODELS, identity, "Model", lock=True)
+            own = (VERSIONS.c.model_id == row["id"], VERSIONS.c.version == version)
+            if (await connection.execute(sa.select(VERSIONS.c.id).where(*own))).first() is None:
+                raise NotFound(f"{row['name']} has no version {version}")
+            use = await _use(connection, row, version)
+            if use and not force:
+                raise Conflict(f"Version {version} of {row['name']} is {use}: or use force=true")
+            await connection.execute(sa.delete(VERSIONS).where(*own))
+        return row
+
+    async def versions(self, models: Iterable[int]) -> list[sa.RowMapping]:
+        """Return the versions of some models, newest first."""
+        query = sa.select(VERSIONS).where(VERSIONS.c.model_id.in_(list(models)))
+        async with self._store.read() as connection:
+            found = await connection.execute(query.order_by(VERSIONS.c.version.desc()))
+            return list(found.mappings())
+
+    async def files(self, versions: Iterable[int]) -> list[sa.RowMapping]:
+        """Return the files of some versions, by the versions' ids."""
+        query = sa.select(FILES).where(FILES.c.version_id.in_(list(versions)))
+        async with self._store.read() as connection:
+            return list((await connection.execute(query.order_by(FILES.c.path))).mappings())
+
+    async def digests(self) -> set[str]:
+        """Return the digest of every file that a version has."""
+        async with self._store.read() as connection:
+            return set(await connection.scalars(sa.select(FILES.c.digest).distinct()))
+
+    async def newest(self, model: int) -> tuple[int, dict[str, Any] | None]:
+        """Return the highest version of a model, 0 for none, and its configuration."""
+        query = sa.select(VERSIONS).where(VERSIONS.c.model_id == model)
+        async with self._store.read() as connection:
+            found = await connection.execute(query.order_by(VERSIONS.c.version.desc()).limit(1))
+            row = found.mappings().first()
+        if row is None:
+            return 0, None
+        return row["version"], msgspec.json.decode(row["config"])
+
+    async def _insert(
+        self, connection: AsyncConnection, model: int, number: int, content: Content
+    ) -> None:
+        row = {
+            "model_id": model,
+            "version": number,
+            "config": text(content.config),
+            "digest": content.digest,
+            "size": content.size,
+            "created_at": self._store.clock(),
+        }
+        key = await insert(connection, VERSIONS, row)
+        files = [
+            {"version_id": key, "path": path, "digest": blob.digest, "size": blob.size}
+            for path, blob in content.files.items()
+        ]
+        if files:
+            await connection.execute(sa.insert(FILES), files)
+
+
+def check_name(name: str) -> None:
+    """Raise ``InvalidParams`` for what is no name of a model."""
+    try:
+        msgspec.convert(name, ModelName)
+    except msgspec.ValidationError:
+        raise InvalidParams("name: letters, digits, and ._- behind the first") from None
+    if name.isdigit():
+        raise InvalidParams("name: a number is an id")
+
+
+async def _check_not_offered(
+    connection: AsyncConnection, model: sa.RowMapping, *, force: bool
+) -> None:
+    own = (ROUTES.c.model == model["name"], ROUTES.c.own.is_(False))
+    query = sa.select(APPS.c.name).join(ROUTES, ROUTES.c.app_id == APPS.c.id).where(*own)
+    apps = sorted(await connection.scalars(query))
+    if apps and not force:
+        raise Conflict(f"{model['name']} is offered by {apps[0]}: take it out, or use force=true")
+
+
+async def _use(connection: AsyncConnection, model: sa.RowMapping, version: int) -> str:
+    """Return what a version is used for, or an empty text."""
+    query = sa.select(PLACEMENTS.c.versions, PLACEMENTS.c.serving)
+    placed = await connection.execute(query.where(PLACEMENTS.c.model_id == model["id"]))
+    for wanted, serving in placed:
+        if version in {*msgspec.json.decode(wanted), *msgspec.json.decode(serving)}:
+            return "loaded"
+    query = sa.select(ROUTES.c.weights, ROUTES.c.mirror)
+    own = (ROUTES.c.model == model["name"], ROUTES.c.own.is_(False))
+    for weights, mirror in await connection.execute(query.where(*own)):
+        if str(version) in msgspec.json.decode(weights) or mirror == version:
+            return "asked by an application"
+    return ""

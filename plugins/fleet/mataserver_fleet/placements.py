@@ -1,0 +1,275 @@
+"""Where models are wanted, and what came of it: one row for a model and a Triton.
+
+Whoever wants something raises the row's ``generation``; the reconciler sets ``done`` to the
+generation that it has dealt with, and says in ``state`` and ``reason`` what came of it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import sqlalchemy as sa
+
+from mataserver import Conflict, InvalidParams
+from mataserver_fleet.store import find, text
+from mataserver_fleet.tables import FILES, MODELS, PLACEMENTS, TRITONS, VERSIONS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from mataserver_fleet.store import Store
+
+LONGEST_REASON = 4_000
+
+
+@dataclass(frozen=True)
+class Target:
+    """A placement that was asked for. ``ready`` is whether its Triton can do it now."""
+
+    model: int
+    triton: int
+    generation: int
+    ready: bool
+    why: str = ""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What came of a generation of a placement.
+
+    ``good`` is what served last; ``anew`` whether the Triton counts from 0 since.
+    """
+
+    generation: int
+    state: str
+    reason: str = ""
+    serving: tuple[int, ...] = ()
+    digest: str = ""
+    good: tuple[int, ...] = ()
+    anew: bool = False
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A placement as the reconciler sees it."""
+
+    model: int
+    name: str
+    wanted: bool
+    versions: tuple[int, ...]
+    generation: int
+    done: int
+    state: str
+    reason: str
+    serving: tuple[int, ...]
+    digest: str
+    good: tuple[int, ...]
+
+
+class Placements:
+    """Keeps where models are wanted."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+
+    async def want(
+        self, model: str, triton: str | None, versions: Sequence[int] | None
+    ) -> list[Target]:
+        """Want versions of a model at a Triton, or at all that there are and will be.
+
+        Without ``versions`` they are those that its configuration's policy names. Raises
+        ``NotFound``, ``InvalidParams`` and ``Conflict``.
+        """
+        async with self._store.change() as connection:
+            row = await find(connection, MODELS, model, "Model", lock=True)
+            chosen = await _chosen(connection, row, versions)
+            tritons = await _tritons(connection, triton)
+            if triton is None:
+                every = {"everywhere": True, "everywhere_versions": text(chosen)}
+                await connection.execute(
+                    sa.update(MODELS).where(MODELS.c.id == row["id"]).values(**every)
+                )
+            return [await self._set(connection, row["id"], each, chosen) for each in tritons]
+
+    async def unwant(self, model: str, triton: str | None) -> list[Target]:
+        """Want a model no more at a Triton, or at any. Raises ``NotFound``."""
+        async with self._store.change() as connection:
+            row = await find(connection, MODELS, model, "Model", lock=True)
+            tritons = await _tritons(connection, triton)
+            if triton is None:
+                change = sa.update(MODELS).where(MODELS.c.id == row["id"])
+                await connection.execute(change.values(everywhere=False, everywhere_versions="[]"))
+            return [await self._set(connection, row["id"], each, None) for each in tritons]
+
+    async def of(self, models: Iterable[int]) -> list[sa.RowMapping]:
+        """Return the placements of some models, with their Tritons."""
+        about = (TRITONS.c.name, TRITONS.c.host, TRITONS.c.port)
+        query = (
+            sa.select(PLACEMENTS, *about, TRITONS.c.state.label("triton_state"))
+            .join(TRITONS, TRITONS.c.id == PLACEMENTS.c.triton_id)
+            .where(PLACEMENTS.c.model_id.in_(list(models)))
+            .order_by(TRITONS.c.id)
+        )
+        async with self._store.read() as connection:
+            return list((await connection.execute(query)).mappings())
+
+    async def at(self, triton: int) -> list[Wanted]:
+        """Return the placements at a Triton."""
+        query = (
+            sa.select(PLACEMENTS, MODELS.c.name)
+            .join(MODELS, MODELS.c.id == PLACEMENTS.c.model_id)
+            .where(PLACEMENTS.c.triton_id == triton)
+        )
+        async with self._store.read() as connection:
+            rows = (await connection.execute(query)).mappings().all()
+        return [_wanted(row) for row in rows]
+
+    async def contents(self, model: int, versions: Iterable[int]) -> dict[int, dict[str, Any]]:
+        """Return configuration, digest and files of versions, by their number."""
+        query = (
+            sa.select(VERSIONS.c.version, VERSIONS.c.config, VERSIONS.c.digest, FILES.c.path,
+                      FILES.c.digest.label("blob"), FILES.c.size)
+            .join(FILES, FILES.c.version_id == VERSIONS.c.id)
+            .where(VERSIONS.c.model_id == model, VERSIONS.c.version.in_(list(versions)))
+        )  # fmt: skip
+        found: dict[int, dict[str, Any]] = {}
+        async with self._store.read() as connection:
+            for row in (await connection.execute(query)).mappings():
+                config = msgspec.json.decode(row["config"])
+                fresh = {"config": config, "digest": row["digest"], "files": {}}
+                files = found.setdefault(row["version"], fresh)["files"]
+                files[row["path"]] = (row["blob"], row["size"])
+        return found
+
+    async def note(self, model: int, triton: int, outcome: Outcome) -> None:
+        """Keep what came of a placement, unless it is wanted otherwise meanwhile."""
+        values = {
+            "done": outcome.generation,
+            "state": outcome.state,
+            "reason": outcome.reason[:LONGEST_REASON].replace("\0", ""),
+            "serving": text(outcome.serving),
+            "digest": outcome.digest,
+            "good": text(outcome.good),
+            "changed_at": self._store.clock(),
+        }
+        own = (
+            PLACEMENTS.c.model_id == model,
+            PLACEMENTS.c.triton_id == triton,
+            PLACEMENTS.c.done <= outcome.generation,
+        )
+        async with self._store.change() as connection:
+            await connection.execute(sa.update(PLACEMENTS).where(*own).values(**values))
+
+    async def pending(self, targets: Iterable[Target]) -> list[Target]:
+        """Return those of some targets that have not been dealt with."""
+        by_model = {each.model for each in targets}
+        query = sa.select(PLACEMENTS.c.model_id, PLACEMENTS.c.triton_id, PLACEMENTS.c.done)
+        async with self._store.read() as connection:
+            rows = await connection.execute(query.where(PLACEMENTS.c.model_id.in_(by_model)))
+            done = {(row.model_id, row.triton_id): row.done for row in rows}
+        # One whose Triton or model was removed meanwhile is waited for no more.
+        return [
+            each
+            for each in targets
+            if done.get((each.model, each.triton), each.generation) < each.generation
+        ]
+
+    async def _set(
+        self,
+        connection: AsyncConnection,
+        model: int,
+        triton: sa.RowMapping,
+        versions: list[int] | None,
+    ) -> Target:
+        """Want versions at a Triton, or None of them."""
+        own = (PLACEMENTS.c.model_id == model, PLACEMENTS.c.triton_id == triton["id"])
+        query = sa.select(PLACEMENTS.c.generation).where(*own)
+        known = await connection.scalar(query)
+        values: dict[str, Any] = {
+            "wanted": versions is not None,
+            "versions": text(versions or []),
+            "generation": (known or 0) + 1,
+            "changed_at": self._store.clock(),
+        }
+        if known is None:
+            await place(connection, model, triton["id"], values)
+        else:
+            await connection.execute(sa.update(PLACEMENTS).where(*own).values(**values))
+        ready, why = triton["state"] == "ready", triton["reason"] or triton["state"]
+        return Target(model, triton["id"], values["generation"], ready, why)
+
+
+async def place(
+    connection: AsyncConnection, model: int, triton: int, values: dict[str, Any]
+) -> None:
+    """Make the row of a placement."""
+    fresh = {
+        "model_id": model,
+        "triton_id": triton,
+        "done": 0,
+        "state": "unloaded",
+        "reason": "",
+        "serving": "[]",
+        "digest": "",
+        "good": "[]",
+    }
+    await connection.execute(sa.insert(PLACEMENTS).values(**fresh, **values))
+
+
+async def place_everywhere(connection: AsyncConnection, triton: int, now: float) -> None:
+    """Want at a new Triton whatever is wanted everywhere."""
+    query = sa.select(MODELS.c.id, MODELS.c.everywhere_versions).where(MODELS.c.everywhere)
+    for model, versions in list(await connection.execute(query)):
+        values = {"wanted": True, "versions": versions, "generation": 1, "changed_at": now}
+        await place(connection, model, triton, values)
+
+
+async def _tritons(connection: AsyncConnection, identity: str | None) -> list[sa.RowMapping]:
+    if identity is not None:
+        return [await find(connection, TRITONS, identity, "Triton")]
+    return list((await connection.execute(sa.select(TRITONS))).mappings())
+
+
+async def _chosen(
+    connection: AsyncConnection, model: sa.RowMapping, asked: Sequence[int] | None
+) -> list[int]:
+    """Return which versions are wanted: those that are asked for, else those of the policy."""
+    query = sa.select(VERSIONS.c.version, VERSIONS.c.config).where(
+        VERSIONS.c.model_id == model["id"]
+    )
+    rows = list(await connection.execute(query.order_by(VERSIONS.c.version.desc())))
+    known = [row.version for row in rows]
+    if not known:
+        raise Conflict(f"{model['name']} has no version: send its files first")
+    if asked:
+        absent = set(asked) - set(known)
+        if absent:
+            raise InvalidParams(f"versions: {model['name']} has no version {min(absent)}")
+        return sorted(asked)
+    policy = msgspec.json.decode(rows[0].config).get("version_policy", {})
+    if "all" in policy:
+        return sorted(known)
+    if "specific" in policy:
+        named = {int(each) for each in policy["specific"].get("versions", ())}
+        return sorted(named & set(known)) or known[:1]
+    return sorted(known[: max(1, int(policy.get("latest", {}).get("num_versions", 1)))])
+
+
+def _wanted(row: sa.RowMapping) -> Wanted:
+    return Wanted(
+        model=row["model_id"],
+        name=row["name"],
+        wanted=bool(row["wanted"]),
+        versions=tuple(msgspec.json.decode(row["versions"])),
+        generation=row["generation"],
+        done=row["done"],
+        state=row["state"],
+        reason=row["reason"],
+        serving=tuple(msgspec.json.decode(row["serving"])),
+        digest=row["digest"],
+        good=tuple(msgspec.json.decode(row["good"])),
+    )

@@ -1,0 +1,155 @@
+"""Brings one placement from what a Triton serves to what is wanted of it.
+
+Every push sends all versions that are wanted, since it replaces all that the Triton has of the
+model, and the digest of the whole stands among the configuration's parameters: without it a Triton
+takes changed files of the same configuration for no change. What fails leaves what was served
+before; where nothing is served any more, the versions that served last are sent again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mataserver_fleet.placements import Outcome
+from mataserver_fleet.store import finish
+from mataserver_fleet.triton_client import TritonError
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from pathlib import Path
+
+    from mataserver_fleet.files import Files
+    from mataserver_fleet.placements import Placements, Wanted
+    from mataserver_fleet.triton_client import TritonClient
+
+PARAMETER = "mataserver_digest"
+GONE_SECONDS = 30.0
+"""How long an unload may take: a Triton finishes what it was asked before."""
+_POLL_SECONDS = 0.1
+
+
+@dataclass(frozen=True)
+class Push:
+    """What is sent to a Triton."""
+
+    config: Mapping[str, Any]
+    files: Mapping[str, Path]
+    digest: str
+
+
+class Reconciling:
+    """Works on the placements of one Triton."""
+
+    def __init__(
+        self, placements: Placements, files: Files, client: TritonClient, load_timeout: float
+    ) -> None:
+        self._placements = placements
+        self._files = files
+        self._client = client
+        self._load_timeout = load_timeout
+
+    async def settled(self, wanted: Wanted, serving: tuple[int, ...]) -> bool:
+        """Whether a Triton that serves these versions is as a placement wants it.
+
+        A push that failed and left another version serving is settled too: it is not tried again
+        until it is asked for, or the Triton lost what it served.
+        """
+        if wanted.done < wanted.generation:
+            return False
+        if not wanted.wanted:
+            return not serving
+        if not serving or serving != wanted.serving:
+            return False
+        found = await self._client.parameter(wanted.name, PARAMETER)
+        return found == wanted.digest
+
+    async def mend(self, wanted: Wanted, serving: tuple[int, ...]) -> Outcome:
+        """Do what a placement wants; return what came of it."""
+        if not wanted.wanted:
+            return await self._unload(wanted, serving)
+        outcome = await self._load(wanted, wanted.versions, serving)
+        if outcome.state == "ready":
+            return outcome
+        still = await self._serving(wanted.name)
+        good = wanted.good
+        if not still and good and good != wanted.versions:
+            again = await self._load(wanted, good, ())
+            still = again.serving
+            return Outcome(
+                wanted.generation, "failed", outcome.reason, still, again.digest, again.good or good
+            )
+        digest = await self._client.parameter(wanted.name, PARAMETER) if still else ""
+        return Outcome(wanted.generation, "failed", outcome.reason, still, digest, good)
+
+    async def _load(
+        self, wanted: Wanted, versions: tuple[int, ...], serving: tuple[int, ...]
+    ) -> Outcome:
+        anew = True
+        try:
+            push = await self.push(wanted.name, wanted.model, versions)
+            if serving == versions:
+                anew = await self._client.parameter(wanted.name, PARAMETER) != push.digest
+            async with asyncio.timeout(self._load_timeout):
+                if anew:
+                    await self._client.load(wanted.name, push.config, push.files)
+                await self._until_ready(wanted.name, versions)
+        except TimeoutError:
+            late = f"It was not loaded within {self._load_timeout:g} s"
+            return Outcome(wanted.generation, "failed", late)
+        except FileNotFoundError:
+            return Outcome(
+                wanted.generation, "failed", "A file of this version is not here any more"
+            )
+        except TritonError as error:
+            if not error.answered:
+                raise
+            return Outcome(wanted.generation, "failed", error.detail)
+        return Outcome(wanted.generation, "ready", "", versions, push.digest, versions, anew)
+
+    async def push(self, name: str, model: int, versions: tuple[int, ...]) -> Push:
+        """Return what is sent for versions of a model. Raises ``MataError`` where one is gone."""
+        contents = await finish(self._placements.contents(model, versions))
+        if set(contents) != set(versions):
+            absent = min(set(versions) - set(contents))
+            raise TritonError(f"{name} has no version {absent} any more")
+        named = [[number, contents[number]["digest"]] for number in sorted(contents)]
+        digest = hashlib.sha256(msgspec.json.encode(named)).hexdigest()
+        config = dict(contents[max(contents)]["config"])
+        parameters = {**config.get("parameters", {}), PARAMETER: {"string_value": digest}}
+        policy = {"specific": {"versions": [str(number) for number in sorted(contents)]}}
+        files = {
+            path: self._files.path(blob)
+            for number in sorted(contents)
+            for path, (blob, _) in contents[number]["files"].items()
+        }
+        whole = {**config, "name": name, "parameters": parameters, "version_policy": policy}
+        return Push(whole, files, digest)
+
+    async def _unload(self, wanted: Wanted, serving: tuple[int, ...]) -> Outcome:
+        if serving:
+            await self._client.unload(wanted.name)
+            deadline = time.monotonic() + GONE_SECONDS
+            while await self._serving(wanted.name):
+                if time.monotonic() > deadline:
+                    late = f"It was not unloaded within {GONE_SECONDS:g} s"
+                    return Outcome(wanted.generation, "failed", late, serving, wanted.digest)
+                await asyncio.sleep(_POLL_SECONDS)
+        return Outcome(wanted.generation, "unloaded", anew=True)
+
+    async def _until_ready(self, model: str, versions: tuple[int, ...]) -> None:
+        """Wait until a Triton serves versions. Its answer to a load may come before."""
+        while True:
+            ready = [await self._client.is_ready(model, version) for version in versions]
+            if all(ready):
+                return
+            await asyncio.sleep(_POLL_SECONDS)
+
+    async def _serving(self, model: str) -> tuple[int, ...]:
+        counts = await self._client.counts()
+        return tuple(sorted({each.number for each in counts if each.name == model}))

@@ -1,0 +1,152 @@
+"""From the files of a request to versions of a model."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mataserver import BadRequest, InvalidParams
+from mataserver_fleet import pbtxt
+from mataserver_fleet.layout import (
+    backend_of,
+    check_no_code,
+    check_paths_inside,
+    completed,
+    layout_of,
+)
+from mataserver_fleet.models import Content
+from mataserver_fleet.permits import Forbidden
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from mataserver import Principal, Upload
+    from mataserver_fleet.files import Files
+    from mataserver_fleet.layout import Layout
+    from mataserver_fleet.options import Settings
+
+FIELDS = frozenset({"files[]", "Files[]", "files", "Files"})
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A piece of a file.
+
+    offset: where it begins, in bytes. check: the sha256 in hex of the whole file, with the last
+    piece. rest: other files that came with it.
+    """
+
+    file: Upload
+    offset: int
+    check: str | None
+    rest: tuple[Upload, ...] = ()
+
+
+class Uploading:
+    """Checks files and keeps them. Its methods block."""
+
+    def __init__(self, files: Files, settings: Settings) -> None:
+        self._files = files
+        self._settings = settings
+
+    def contents(
+        self,
+        model: str,
+        given: Sequence[Upload],
+        who: Principal,
+        known: dict[str, Any] | None,
+        bare: int,
+    ) -> dict[int, Content]:
+        """Keep the files of an upload; return what its versions are made of.
+
+        ``known`` is the configuration of the version before; a file without a folder is of the
+        version ``bare``. Raises ``BadRequest`` and ``Forbidden``.
+        """
+        layout = layout_of(model, given, bare)
+        if not layout.versions:
+            raise BadRequest("There is no file of a version")
+        config = completed(model, layout, known)
+        self._check(config, layout, who)
+        common = {path: self._files.keep(file) for path, file in layout.common.items()}
+        return {
+            number: Content(
+                config,
+                {
+                    **common,
+                    **{f"{number}/{path}": self._files.keep(file) for path, file in files.items()},
+                },
+            )
+            for number, files in layout.versions.items()
+        }
+
+    def append(self, model: str, version: int | None, chunk: Chunk, who: Principal) -> Any:
+        """Add a chunk; return how many bytes there are, or the whole file's path when it is.
+
+        Raises ``WrongOffset``, ``BadRequest`` for a whole file with another digest.
+        """
+        name = "\0".join((who.id, model, str(version), chunk.file.name))
+        most = self._settings.max_model_mb * 1_000_000
+        path, size = self._files.append(name, chunk.file.path, chunk.offset, most)
+        if chunk.check is None:
+            return size
+        with path.open("rb") as file:
+            found = hashlib.file_digest(file, "sha256").hexdigest()
+        if found != chunk.check.lower():
+            path.unlink()
+            raise BadRequest(f"check: the file's sha256 is {found}; send it anew from offset 0")
+        return path
+
+    def _check(self, config: dict[str, Any], layout: Layout, who: Principal) -> None:
+        backend, admin = backend_of(config), who.may("admin")
+        check_paths_inside(config)
+        if backend in self._settings.code_backends:
+            if not admin:
+                raise Forbidden(f"{pbtxt.NAME}: only administrators push code ({backend})")
+            return
+        if backend not in self._settings.backends:
+            named = (backend or str(config.get("platform", "")) or "none")[:64]
+            raise BadRequest(f"{pbtxt.NAME}: the backend {named!r} is not allowed here")
+        names = [*layout.common, *(name for each in layout.versions.values() for name in each)]
+        check_no_code(config, names)
+
+
+def model_files(files: Sequence[Upload]) -> tuple[Upload, ...]:
+    """Return the files of a form. Raises ``InvalidParams`` for one in another field."""
+    for each in files:
+        if each.field not in FIELDS:
+            raise InvalidParams(f"{each.field[:64]}: send files as files[]")
+    return tuple(files)
+
+
+def chunk_of(files: Sequence[Upload], fields: Mapping[str, str]) -> Chunk | None:
+    """Return the chunk that a form is, None for one with whole files. Raises ``InvalidParams``."""
+    if "offset" not in fields:
+        if "check" in fields:
+            raise InvalidParams("offset: field is required beside check")
+        return None
+    offset = _number("offset", fields["offset"])
+    pieces = [each for each in files if each.name != pbtxt.NAME]
+    if len(pieces) != 1:
+        raise InvalidParams("files[]: a chunk is a piece of one file")
+    check = fields.get("check") or None
+    if check is not None and len(check) != 64:
+        raise InvalidParams("check: must be the sha256 of the whole file in hex")
+    rest = tuple(each for each in files if each.name == pbtxt.NAME)
+    return Chunk(pieces[0], offset, check, rest)
+
+
+def version_of(fields: Mapping[str, str]) -> int | None:
+    """Return the version that a form names, None without one. Raises ``InvalidParams``."""
+    if not fields.get("version"):
+        return None
+    found = _number("version", fields["version"])
+    if not 1 <= found < 10**9:
+        raise InvalidParams("version: must be a number from 1 on")
+    return found
+
+
+def _number(name: str, text: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 16):
+        raise InvalidParams(f"{name}: must be a number")
+    return int(text)

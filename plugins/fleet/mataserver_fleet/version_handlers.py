@@ -1,0 +1,232 @@
+"""The files of models: ``POST /api/models``, and ``/api/models/{identity}/versions``."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+from msgspec import UNSET, Struct, UnsetType
+
+from mataserver import BadRequest, Body, InvalidParams, Route, Upload
+from mataserver_fleet.files import WrongOffset
+from mataserver_fleet.loading import Loading
+from mataserver_fleet.model_views import ChangedModel, ModelView, VersionView, Views
+from mataserver_fleet.models import Models, check_name
+from mataserver_fleet.pages import (
+    FORCE,
+    JSON,
+    PARAMETERS,
+    FleetProblem,
+    Status,
+    caller,
+    flag,
+    page_of,
+    tag,
+)
+from mataserver_fleet.store import finish
+from mataserver_fleet.uploading import chunk_of, model_files, version_of
+
+if TYPE_CHECKING:
+    import sqlalchemy as sa
+    from aiohttp import web
+
+    from mataserver import Context, Principal, Uploads
+    from mataserver_fleet.api import Parts
+    from mataserver_fleet.uploading import Chunk
+
+FORM = "multipart/form-data"
+_LOAD: dict[str, tuple[Any, bool, str]] = {
+    "load": (bool, False, "Load the model at all Tritons as well [false]."),
+}
+_VERSION: dict[str, tuple[Any, bool, str]] = {"version": (int, True, "Which one."), **FORCE}
+
+
+class ModelForm(Struct, kw_only=True):
+    """The form of a new model: its name, and its files, whose names may carry a path."""
+
+    name: str
+    files: list[str] = []
+
+
+class VersionForm(Struct, kw_only=True):
+    """The form of a new version: its files; or, with ``offset``, a piece of one.
+
+    ``check`` is the sha256 in hex of the whole file and comes with its last piece.
+    """
+
+    files: list[str]
+    version: str | None = None
+    offset: str | None = None
+    check: str | None = None
+
+
+class VersionList(Struct, kw_only=True):
+    """A part of the versions of a model, newest first, and how many there are."""
+
+    versions: list[VersionView]
+    total: int
+
+
+class AddedVersion(Struct, kw_only=True):
+    """The version that was added; or, for a piece of a file, how many bytes there are of it."""
+
+    status: str = "ok"
+    version: str | UnsetType = UNSET
+    offset: int | UnsetType = UNSET
+
+
+class Expected(Struct, frozen=True):
+    """409: a piece that does not follow; ``offset`` is where the next one begins."""
+
+    detail: str
+    error: str
+    offset: int
+
+
+class VersionHandlers:
+    """The routes of models' files."""
+
+    def __init__(self, ctx: Context, parts: Parts) -> None:
+        self._ctx = ctx
+        self._parts = parts
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        path = "/api/models/{identity}/versions"
+        read: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
+        write = {**read, "needs": "fleet:write"}
+        files = {
+            **write,
+            "max_body": self._ctx.settings.max_model_mb * 1_000_000,
+            "body_timeout": "idle",
+        }
+        body = (400, 408, 409, 413, 415, 422, 503, 507)
+        done = (Body(JSON, Status),)
+        return [
+            Route("POST", "/api/models", self.add, "Make a model", status=201, errors=body,
+                  request=(Body(FORM, ModelForm),), response=(Body(JSON, ModelView),), **files),
+            Route("PATCH", "/api/models/{identity}", self.add_version, "Add a version", **files,
+                  when=lambda request: request.content_type == FORM),
+            Route("GET", path, self.index, "The versions of a model", parameters=PARAMETERS,
+                  response=(Body(JSON, VersionList),), errors=(404, 422, 503), **read),
+            Route("POST", path, self.add_version, "Add a version", status=201, parameters=_LOAD,
+                  request=(Body(FORM, VersionForm),), response=(Body(JSON, AddedVersion),),
+                  errors=(*body, 404), **files),
+            Route("DELETE", path, self.remove, "Remove a version", response=done,
+                  parameters=_VERSION, errors=(400, 404, 409, 422, 503), **write),
+            Route("DELETE", path + "/{version}", self.remove, "Remove a version", response=done,
+                  parameters=FORCE, errors=(404, 409, 422, 503), **write),
+        ]  # fmt: skip
+
+    @property
+    def _models(self) -> Models:
+        return Models(self._parts.store)
+
+    def _views(self, request: web.Request) -> Views:
+        return Views(self._parts.store, full=caller(request).may("admin"))
+
+    async def add(self, request: web.Request) -> web.Response:
+        """Make a model with the versions that its files are of."""
+        who = caller(request)
+        with self._parts.files.desk() as folder:
+            form = await self._ctx.http.save_files(request, folder)
+            name = form.fields.get("name", "")
+            check_name(name)
+            row = await finish(self._made(name, form, who))
+        self._note(request, "made the model", row["name"])
+        (shown,) = await finish(self._views(request).models([row], files=True))
+        response = self._ctx.http.respond(ModelView(**shown), status=201)
+        response.headers["ETag"] = tag(row["revision"])
+        return response
+
+    async def _made(self, name: str, form: Uploads, who: Principal) -> sa.RowMapping:
+        files = model_files(form.files)
+        if not files:
+            return await self._models.add(name, {})
+        keep = self._parts.uploading.contents
+        return await self._models.add(
+            name, await asyncio.to_thread(keep, name, files, who, None, 1)
+        )
+
+    async def index(self, request: web.Request) -> web.Response:
+        """Answer the versions of a model."""
+        part = page_of(request)
+        row = await finish(self._models.one(request.match_info["identity"]))
+        (shown,) = await finish(self._views(request).models([row], files=True))
+        versions = shown["versions"]
+        some = versions[part.offset : part.offset + part.limit]
+        return self._ctx.http.respond(VersionList(versions=some, total=len(versions)))
+
+    async def add_version(self, request: web.Request) -> web.Response:
+        """Add a version, or a piece of one of its files."""
+        who, load = caller(request), flag(request, "load")
+        row = await finish(self._models.one(request.match_info["identity"]))
+        with self._parts.files.desk() as folder:
+            form = await self._ctx.http.save_files(request, folder)
+            files, asked = model_files(form.files), version_of(form.fields)
+            chunk = chunk_of(files, form.fields)
+            if chunk is not None:
+                found = await self._appended(row, asked, chunk, who)
+                if not isinstance(found, tuple):
+                    return found
+                files = found
+            numbers = await finish(self._added(row, asked, files, who))
+            for each in files:
+                each.path.unlink(missing_ok=True)
+        self._note(request, f"added version {numbers[-1]} of", row["name"])
+        if load:
+            await self._loading.load(str(row["id"]), None, None)
+        if request.method == "PATCH":
+            (shown,) = await finish(self._views(request).models([row], files=True))
+            return self._ctx.http.respond(ChangedModel(**shown))
+        return self._ctx.http.respond(AddedVersion(version=str(numbers[-1])), status=201)
+
+    @property
+    def _loading(self) -> Loading:
+        limit = self._ctx.settings.load_timeout
+        return Loading(self._parts.store, self._parts.changes, limit)
+
+    async def _appended(
+        self, row: sa.RowMapping, version: int | None, chunk: Chunk, who: Principal
+    ) -> tuple[Upload, ...] | web.Response:
+        """Add a piece; return all files once it was the last one, else the answer."""
+        append = self._parts.uploading.append
+        try:
+            found = await finish(asyncio.to_thread(append, row["name"], version, chunk, who))
+        except WrongOffset as error:
+            told = Expected(error.detail, error.detail, error.expected)
+            return self._ctx.http.respond(told, status=409)
+        if isinstance(found, int):
+            return self._ctx.http.respond(AddedVersion(offset=found), status=202)
+        whole = Upload("files[]", chunk.file.name, found, found.stat().st_size)
+        return (whole, *chunk.rest)
+
+    async def _added(
+        self, row: sa.RowMapping, asked: int | None, files: tuple[Upload, ...], who: Principal
+    ) -> list[int]:
+        """Add the versions that files are of; one that no path tells is the next one."""
+        newest, known = await self._models.newest(row["id"])
+        bare = asked or newest + 1
+        keep = self._parts.uploading.contents
+        contents = await asyncio.to_thread(keep, row["name"], files, who, known, bare)
+        if asked is not None and set(contents) != {asked}:
+            raise InvalidParams("version: the names of the files tell another one")
+        _, numbers = await self._models.add_version(str(row["id"]), contents)
+        return numbers
+
+    async def remove(self, request: web.Request) -> web.Response:
+        """Remove a version."""
+        given = request.match_info.get("version") or request.query.get("version")
+        if not given:
+            raise BadRequest("version: which one must be told")
+        version, force = version_of({"version": given}), flag(request, "force")
+        work = self._models.remove_version(
+            request.match_info["identity"], version or 0, force=force
+        )
+        row = await finish(work)
+        self._note(request, f"removed version {version} of", row["name"])
+        return self._ctx.http.respond(Status())
+
+    def _note(self, request: web.Request, what: str, name: str) -> None:
+        who = caller(request)
+        self._ctx.log.info("%s (%s) %s %s", who.name, who.id, what, name)

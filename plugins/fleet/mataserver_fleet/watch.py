@@ -1,0 +1,161 @@
+"""Looks at one Triton, again and again, and mends what is not as it is wanted."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from mataserver import AddressRefused, MataError
+from mataserver_fleet.counts import Counts
+from mataserver_fleet.placements import Placements
+from mataserver_fleet.reconciling import Reconciling
+from mataserver_fleet.store import finish, pause, text
+from mataserver_fleet.tables import TRITONS
+from mataserver_fleet.triton_client import TritonClient, TritonError
+from mataserver_fleet.tritons import Seen, ServedModel
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mataserver import Context
+    from mataserver_fleet.files import Files
+    from mataserver_fleet.placements import Wanted
+    from mataserver_fleet.store import Store
+    from mataserver_fleet.triton_client import Address, ModelCount
+    from mataserver_fleet.tritons import Gpu
+
+NOTE_SECONDS = 5.0
+"""How often the time of a Triton's last answer is kept while nothing else changes."""
+RETRY_SECONDS, LONGEST_RETRY = 5.0, 60.0
+"""How long a model that could not be loaded waits for the next try, at first and at last."""
+GPU_LOOKS = 10
+"""Every how many looks the figures of GPUs are asked."""
+
+
+class Watch:
+    """Watches a Triton from now on."""
+
+    def __init__(
+        self, ctx: Context, store: Store, files: Files, key: int, address: Address
+    ) -> None:
+        self.address = address
+        self._ctx = ctx
+        self._store = store
+        self._key = key
+        self._client = TritonClient(ctx, address)
+        self._placements = Placements(store)
+        limit = ctx.settings.load_timeout
+        self._reconciling = Reconciling(self._placements, files, self._client, limit)
+        self._counts = Counts(store)
+        self._changed = asyncio.Event()
+        self._mending: dict[int, asyncio.Task[None]] = {}
+        self._resting: dict[int, tuple[float, float]] = {}
+        self._noted: tuple[str, str, Seen | None] = ("", "", None)
+        self._noted_at = 0.0
+        self._told: Sequence[ModelCount] = ()
+        self._looks = 0
+        self._gpus: list[Gpu] = []
+        self._running = asyncio.get_running_loop().create_task(self._run())
+
+    def wake(self) -> None:
+        """Look at what is wanted now."""
+        self._changed.set()
+
+    async def stop(self) -> None:
+        """End; what a statement has begun goes on to its end by ``finish``."""
+        tasks = [self._running, *self._mending.values()]
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _run(self) -> None:
+        while True:
+            try:
+                await self._look()
+            except MataError as error:  # the database is away
+                self._ctx.log.warning("%s is not looked after: %s", self.address.name, error.detail)
+            await pause(self._changed, self._ctx.settings.probe)
+
+    async def _look(self) -> None:
+        try:
+            counts = await self._asked()
+        except AddressRefused as error:
+            await self._note("offline", error.detail, None)
+        except TritonError as error:
+            await self._note("unready" if error.answered else "offline", error.detail, None)
+        else:
+            if counts != self._told:
+                await finish(self._counts.note(self._key, counts, set(self._mending)))
+                self._told = () if self._mending else counts
+            await self._mend(counts)
+
+    async def _asked(self) -> list[ModelCount]:
+        """Ask a Triton how it is and note it; return what it serves. Raises ``TritonError``."""
+        await self._client.check_live()
+        described = await self._client.describe()
+        counts = sorted(await self._client.counts())
+        if self._looks % GPU_LOOKS == 0:
+            self._gpus = await self._client.gpus()
+        self._looks += 1
+        models = [ServedModel(each.name, str(each.number)) for each in counts]
+        if self._noted[0] != "ready":
+            self._resting.clear()  # it was away, perhaps mended: nothing waits for a next try
+        await self._note("ready", "", Seen(described.version, models, self._gpus))
+        return counts
+
+    async def _note(self, state: str, reason: str, seen: Seen | None) -> None:
+        """Keep how it is: at once where that changed, and now and then that it answered."""
+        now, told = self._store.clock(), (state, reason, seen)
+        if told == self._noted and now - self._noted_at < NOTE_SECONDS:
+            return
+        values: dict[str, Any] = {"state": state, "reason": reason}
+        values |= {"seen": text(seen)} if seen is not None else {}
+        values |= {"answered_at": now} if state != "offline" else {}
+        changed = self._noted[:2] != told[:2]
+        await finish(self._keep(values, changed=changed))
+        self._noted, self._noted_at = told, now
+        if changed:
+            self._ctx.log.info("the Triton %s is %s. %s", self.address.name, state, reason)
+
+    async def _keep(self, values: dict[str, Any], *, changed: bool) -> None:
+        change = sa.update(TRITONS).where(TRITONS.c.id == self._key).values(**values)
+        async with self._store.database.begin() as connection:
+            await connection.execute(change)
+            if changed:
+                await self._store.touch(connection)
+
+    async def _mend(self, counts: Sequence[ModelCount]) -> None:
+        """Begin to mend whatever is not as it is wanted, each placement by itself."""
+        for wanted in await finish(self._placements.at(self._key)):
+            rests = self._resting.get(wanted.model, (0.0, 0.0))[0] > self._store.clock()
+            if wanted.model in self._mending or (rests and wanted.done == wanted.generation):
+                continue
+            serving = tuple(sorted({each.number for each in counts if each.name == wanted.name}))
+            if not await self._reconciling.settled(wanted, serving):
+                task = asyncio.get_running_loop().create_task(self._mended(wanted, serving))
+                self._mending[wanted.model] = task
+
+    async def _mended(self, wanted: Wanted, serving: tuple[int, ...]) -> None:
+        try:
+            outcome = await self._reconciling.mend(wanted, serving)
+            if outcome.anew:
+                await finish(self._counts.begin_anew(self._key, wanted.model))
+            self._rest(wanted.model, failed=outcome.state == "failed")
+            await finish(self._placements.note(wanted.model, self._key, outcome))
+            said = outcome.reason.partition("\n")[0]
+            place = (wanted.name, self.address.name)
+            self._ctx.log.info("%s at %s is %s. %s", *place, outcome.state, said)
+            self._changed.set()
+        except MataError as error:  # it is away, or the database is: the next look tells
+            self._ctx.log.warning("%s at %s: %s", wanted.name, self.address.name, error.detail)
+        finally:
+            self._mending.pop(wanted.model, None)
+
+    def _rest(self, model: int, *, failed: bool) -> None:
+        """Note how long a model waits for the next try."""
+        _, before = self._resting.pop(model, (0.0, 0.0))
+        if failed:
+            seconds = min(LONGEST_RETRY, 2 * before or RETRY_SECONDS)
+            self._resting[model] = (self._store.clock() + seconds, seconds)

@@ -1,0 +1,91 @@
+"""Which Tritons this server looks after: all, where it holds the lease, else none."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from mataserver import MataError
+from mataserver_fleet.leadership import RENEW_SECONDS, Leadership
+from mataserver_fleet.store import finish, pause
+from mataserver_fleet.tables import TRITONS
+from mataserver_fleet.triton_client import Address
+from mataserver_fleet.watch import Watch
+
+if TYPE_CHECKING:
+    from mataserver import Context
+    from mataserver_fleet.files import Files
+    from mataserver_fleet.store import Changes, Store
+
+
+class Watching:
+    """Watches every Triton, where this server is the one that does."""
+
+    def __init__(self, ctx: Context, store: Store, files: Files, changes: Changes) -> None:
+        self._ctx = ctx
+        self._store = store
+        self._files = files
+        self._changes = changes
+        self._leadership = Leadership(store)
+        self._watches: dict[int, Watch] = {}
+        self._renew_at = 0.0
+        self._leads = False
+        self._version: str | None = None
+
+    async def run(self) -> None:
+        """Watch until it is cancelled."""
+        loop = asyncio.get_running_loop()
+        with self._changes.listen() as changed:
+            while True:
+                try:
+                    if loop.time() >= self._renew_at:
+                        self._renew_at = loop.time() + RENEW_SECONDS
+                        self._leads = await finish(self._leadership.hold())
+                    await self._follow()
+                except MataError as error:  # the database is away: nobody leads
+                    self._ctx.log.warning("the fleet is not looked after: %s", error.detail)
+                    await self._only({})
+                    self._leads = False
+                await pause(changed, max(0.0, self._renew_at - loop.time()))
+
+    async def stop(self) -> None:
+        """Watch no more, and let another server do it."""
+        await self._only({})
+        with contextlib.suppress(MataError):
+            await finish(self._leadership.leave())
+
+    async def _follow(self) -> None:
+        """Watch what there is now, and have it look at what is wanted now.
+
+        A database that tells of changes by itself tells of any; the version tells of ours.
+        """
+        if not self._leads:
+            self._version = None
+            await self._only({})
+            return
+        version = await finish(self._store.version()) or ""
+        if version == self._version:
+            return
+        self._version = version
+        await self._only(await finish(self._addresses()))
+        for watch in self._watches.values():
+            watch.wake()
+
+    async def _addresses(self) -> dict[int, Address]:
+        async with self._store.read() as connection:
+            rows = (await connection.execute(sa.select(TRITONS))).mappings().all()
+        return {
+            row["id"]: Address(row["name"], row["host"], row["port"], row["metrics_port"])
+            for row in rows
+        }
+
+    async def _only(self, addresses: dict[int, Address]) -> None:
+        """Watch these Tritons and no others."""
+        ended = [key for key, watch in self._watches.items() if addresses.get(key) != watch.address]
+        await asyncio.gather(*(self._watches.pop(key).stop() for key in ended))
+        for key, address in addresses.items():
+            if key not in self._watches:
+                self._watches[key] = Watch(self._ctx, self._store, self._files, key, address)
