@@ -6,12 +6,9 @@ from typing import Annotated
 
 from msgspec import Meta, Struct, field
 
-<<<<<<< HEAD
 from mataserver_fleet.gateway.options import GatewaySettings
 
-=======
 BACKENDS = ("onnxruntime", "openvino", "tensorrt", "pytorch")
->>>>>>> 13322f7 (Models and their versions are kept by what is in them, sent whole or in pieces, and brought to the Tritons that want them)
 Seconds = Annotated[float, Meta(gt=0.0, le=3600.0)]
 Backend = Annotated[str, Meta(pattern=r"^[a-z0-9_]{1,64}\Z")]
 
@@ -19,14 +16,6 @@ Backend = Annotated[str, Meta(pattern=r"^[a-z0-9_]{1,64}\Z")]
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Where the fleet's files are, and how its Tritons are asked.
 
-<<<<<<< HEAD
-    folder:       where models' files are, by default ``fleet`` in the data directory. Servers that
-                  share a database share it too.
-    probe:        seconds between two looks at a Triton.
-    timeout:      seconds that a Triton may take for an answer, but for loading.
-    load_timeout: seconds that it may take to load a model.
-    gateway:      what consumers' requests may cost.
-=======
     folder:        where models' files are, by default ``fleet`` in the data directory. Servers
                    that share a database share it too.
     probe:         seconds between two looks at a Triton.
@@ -36,18 +25,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     unfinished_mb: what unfinished uploads in chunks may take in all.
     backends:      Triton's backends that models may ask for.
     code_backends: more of them, for administrators: theirs is code that runs in the Triton.
->>>>>>> 13322f7 (Models and their versions are kept by what is in them, sent whole or in pieces, and brought to the Tritons that want them)
+    gateway:       what consumers' requests may cost.
     """
 
     folder: Annotated[str, Meta(min_length=1)] | None = None
     probe: Seconds = 1.0
     timeout: Seconds = 5.0
     load_timeout: Seconds = 120.0
-<<<<<<< HEAD
-    gateway: GatewaySettings = GatewaySettings()
-=======
     max_model_mb: Annotated[int, Meta(ge=1)] = 2_000
     unfinished_mb: Annotated[int, Meta(ge=1)] = 20_000
     backends: list[Backend] = field(default_factory=lambda: list(BACKENDS))
     code_backends: list[Backend] = []
->>>>>>> 13322f7 (Models and their versions are kept by what is in them, sent whole or in pieces, and brought to the Tritons that want them)
+    gateway: GatewaySettings = GatewaySettings()

@@ -231,7 +231,8 @@ async def place_everywhere(connection: AsyncConnection, triton: int, now: float)
 async def _tritons(connection: AsyncConnection, identity: str | None) -> list[sa.RowMapping]:
     if identity is not None:
         return [await find(connection, TRITONS, identity, "Triton")]
-    return list((await connection.execute(sa.select(TRITONS))).mappings())
+    every = sa.select(TRITONS).order_by(TRITONS.c.id)
+    return list((await connection.execute(every)).mappings())
 
 
 async def _chosen(

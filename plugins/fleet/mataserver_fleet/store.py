@@ -15,11 +15,7 @@ from mataserver import Conflict, NotFound
 from mataserver_fleet.tables import CHANNEL, FACTS
 
 if TYPE_CHECKING:
-<<<<<<< HEAD
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-=======
-    from collections.abc import AsyncIterator, Callable, Coroutine, Iterator
->>>>>>> 13322f7 (Models and their versions are kept by what is in them, sent whole or in pieces, and brought to the Tritons that want them)
+    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
     from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy.ext.asyncio import AsyncConnection

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
@@ -22,24 +24,28 @@ from mataserver_fleet.pages import (
     tag,
 )
 from mataserver_fleet.store import finish
+from mataserver_fleet.triton_client import Address, TritonClient, TritonError
 from mataserver_fleet.tritons import (
     ChangedTriton,
     NewTriton,
     TritonChange,
     TritonView,
+    address_of,
     told,
 )
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import sqlalchemy as sa
     from aiohttp import web
 
     from mataserver import Context
     from mataserver_fleet.api import Parts
-    from mataserver_fleet.tritons import (
-        Tritons,
-    )
+    from mataserver_fleet.tritons import Tritons
 
+CHECK_SECONDS = 1.0
+"""How long it is tried to ask an address before it is registered."""
 _NEW = {"name": "gpu-1", "host": "10.0.0.5", "port": "8000", "gpus": 1}
 
 
@@ -91,6 +97,7 @@ class TritonHandlers:
     async def add(self, request: web.Request) -> web.Response:
         """Register a Triton."""
         async with self._ctx.http.read_json(request, NewTriton) as new:
+            await self._check_permitted(address_of(new, new.host or new.ip))
             row = await finish(self._tritons.add(new))
         self._note(request, "registered", row)
         return self._answer(row, TritonView, 201)
@@ -103,7 +110,10 @@ class TritonHandlers:
     async def change(self, request: web.Request) -> web.Response:
         """Change a Triton."""
         identity = request.match_info["identity"]
+        known = await finish(self._tritons.one(identity))
         async with self._ctx.http.read_json(request, TritonChange) as asked:
+            moved = address_of(asked, asked.host or asked.ip or known["host"])
+            await self._check_permitted({**known, **moved, "port": moved["port"] or known["port"]})
             row = await finish(self._tritons.change(identity, asked, expected(request)))
         self._note(request, "changed", row)
         return self._answer(row, ChangedTriton)
@@ -114,6 +124,16 @@ class TritonHandlers:
         row = await finish(self._tritons.remove(identity, expected(request), force=force))
         self._note(request, "forgot", row)
         return self._ctx.http.respond(Status())
+
+    async def _check_permitted(self, row: Mapping[str, Any]) -> None:
+        """Raise ``AddressRefused`` (400) for an address that this server may not ask.
+
+        One that does not answer now may be registered.
+        """
+        address = Address("host", row["host"], row["port"])
+        with contextlib.suppress(TritonError, TimeoutError):
+            async with asyncio.timeout(CHECK_SECONDS):
+                await TritonClient(self._ctx, address).check_live()
 
     def _answer(
         self, row: sa.RowMapping, kind: type[TritonView], status: int = 200

@@ -128,7 +128,7 @@ class Tritons:
 
     async def add(self, new: NewTriton) -> sa.RowMapping:
         """Register a Triton. Raises ``Conflict`` for a name or an address that is taken."""
-        values = _address(new, new.host or new.ip)
+        values = address_of(new, new.host or new.ip)
         name = new.name or f"{bracketed(values['host'])}:{values['port']}"
         if name.isdigit():
             raise InvalidParams("name: a number is an id")
@@ -203,7 +203,7 @@ def _number(port: int | None) -> str | None:
     return None if port is None else str(port)
 
 
-def _address(asked: NewTriton | TritonChange, host: str | None) -> dict[str, Any]:
+def address_of(asked: NewTriton | TritonChange, host: str | None) -> dict[str, Any]:
     """Return the columns of an address. Raises ``InvalidParams`` for one that cannot be."""
     if asked.host and asked.ip and asked.host != asked.ip:
         raise InvalidParams("ip: it is another name of host, and they differ")
@@ -232,7 +232,7 @@ def _host(text: str) -> str:
 def _changes(row: sa.RowMapping, asked: TritonChange) -> dict[str, Any]:
     if asked.name is not None and asked.name != row["name"]:
         raise Conflict("name: a Triton keeps its name")
-    moved = _address(asked, asked.host or asked.ip or row["host"])
+    moved = address_of(asked, asked.host or asked.ip or row["host"])
     values = {name: value for name, value in moved.items() if value is not None}
     if (values["host"], values.get("port", row["port"])) != (row["host"], row["port"]):
         values |= {"state": "unknown", "reason": "", "seen": "{}", "answered_at": None}

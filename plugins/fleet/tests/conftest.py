@@ -75,7 +75,7 @@ def serve(url, tmp_path):
     async def run(*, fleet=None, points=(), **settings):
         plugins = {"fleet": fleet or {}, **({"database": {"url": url}} if url else {})}
         entry_points = [FAKE, *installed("database", "accounts", "fleet"), *points]
-        given = {"engine": "thread", "plugins": plugins, "outbound_hosts": ["127.0.0.1"]}
+        given = {"engine": "thread", "plugins": plugins, "outbound_hosts": ["127.0.0.1", "::1"]}
         async with (
             serving(tmp_path, entry_points=entry_points, **{**given, **settings}) as served,
             aiohttp.ClientSession(cookie_jar=aiohttp.CookieJar(unsafe=True)) as http,

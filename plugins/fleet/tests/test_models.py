@@ -18,7 +18,7 @@ output { name: "y" data_type: TYPE_FP32 dims: [-1, 3] label_filename: "labels.tx
 
 def form(files, **fields):
     """Return a form with files by their names."""
-    made = aiohttp.FormData(quote_fields=False)
+    made = aiohttp.FormData(quote_fields=False, default_to_multipart=True)
     for name, value in fields.items():
         made.add_field(name, str(value))
     for name, content in files.items():

@@ -1,0 +1,333 @@
+"""Loading, reconciling and counting with stand-ins for Tritons, on both databases."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+
+import pytest
+from aiohttp import web
+from onnx_files import adding
+from stand_in_triton import stand_ins
+from test_models import form, push
+
+FAST = {"probe": 0.1, "timeout": 0.5, "load_timeout": 3.0}
+OK = {"status": "ok"}
+
+
+async def until(true, seconds=20.0):
+    """Wait until something is so; return it."""
+    async with asyncio.timeout(seconds):
+        while not (found := await true()):
+            await asyncio.sleep(0.02)
+        return found
+
+
+class Fleet:
+    """A server, and the stand-ins that it knows as ``t0``, ``t1`` …."""
+
+    def __init__(self, client, tritons):
+        self.client, self.tritons = client, tritons
+
+    async def register(self, number):
+        """Register a stand-in and wait until it is seen."""
+        port = self.tritons[number].port
+        body = {"name": f"t{number}", "host": "127.0.0.1", "port": port, "metrics_port": port}
+        await self.client.made("/api/tritons", body)
+        await self.state(number, "ready")
+
+    async def state(self, number, wanted):
+        """Wait until a Triton is in a state; return it."""
+
+        async def found():
+            _, told = await self.client.ask("GET", f"/api/tritons/t{number}")
+            return told if told["state"] == wanted else None
+
+        return await until(found)
+
+    async def model(self, wanted=None):
+        """Return the model, once it is in a state."""
+
+        async def found():
+            _, told = await self.client.ask("GET", "/api/models/m")
+            return told if wanted in {None, told["state"]} else None
+
+        return await until(found)
+
+    async def load(self, **body):
+        """Load the model; return status and answer."""
+        return await self.client.ask("POST", "/api/models/m/load", json=body)
+
+
+@pytest.fixture
+def fleets(serve):
+    """Return what runs a fleet of so many registered stand-ins and a model ``m``."""
+
+    @contextlib.asynccontextmanager
+    async def run(count, *, registered=None, **settings):
+        async with stand_ins(count) as tritons, serve(fleet={**FAST, **settings}) as client:
+            fleet = Fleet(client, tritons)
+            for number in range(count if registered is None else registered):
+                await fleet.register(number)
+            await push(client, "m", {"model.onnx": adding(1)})
+            yield fleet
+
+    return run
+
+
+async def test_load_and_unload(fleets):
+    """A model is loaded at all Tritons or one, with what it is made of, and unloaded again."""
+    async with fleets(2) as fleet:
+        status, done = await fleet.load()
+        assert (status, done["status"]) == (200, "ok")
+        assert [each["triton"] for each in done["tritons"]] == ["t0", "t1"]
+        for triton in fleet.tritons:
+            assert triton.models["m"]["files"] == {"1/model.onnx": adding(1)}
+            assert triton.models["m"]["config"]["backend"] == "onnxruntime"
+        model = await fleet.model()
+        assert (model["state"], model["reason"]) == ("ready", "")
+        assert [each["state"] for each in model["tritons"]] == ["ready", "ready"]
+        address = f"127.0.0.1:{fleet.tritons[0].port}"
+        assert model["config"][address]["platform"] == "onnxruntime_onnx"
+        _, only = await fleet.client.ask("GET", "/api/models/m?triton_id=t0")
+        assert set(only["config"]) == {address}
+        seen = (await fleet.state(0, "ready"))["version"]
+        assert seen == "2.51.0"
+        first = model["tritons"][0]["id"]
+        status, done = await fleet.client.ask(
+            "POST", "/api/models/m/unload", json={"triton_id": str(first)}
+        )
+        assert (status, done["status"]) == (200, "ok")
+        assert ("m" in fleet.tritons[0].models, "m" in fleet.tritons[1].models) == (False, True)
+        status, done = await fleet.client.ask("POST", f"/api/models/m/load?triton_id={first}")
+        assert (status, [each["triton"] for each in done["tritons"]]) == (200, ["t0"])
+        assert (await fleet.client.ask("POST", "/api/models/m/unload"))[0] == 200
+        assert (await fleet.model())["state"] == "unloaded"
+        assert not any(triton.models for triton in fleet.tritons)
+
+
+async def test_what_cannot_be_loaded(fleets):
+    """Unknown Tritons, versions and models are told, and so is a fleet without a Triton."""
+    async with fleets(1, registered=0) as fleet:
+        assert (await fleet.load())[0] == 503
+        await fleet.register(0)
+        await fleet.model("ready")
+        assert (await fleet.load(triton_id="absent"))[0] == 404
+        assert (await fleet.load(triton_id=999))[0] == 404
+        assert (await fleet.load(versions=[7]))[0] == 422
+        assert (await fleet.load(colour="red"))[0] == 422
+        assert (await fleet.client.ask("POST", "/api/models/absent/load"))[0] == 404
+        await fleet.client.ask("POST", "/api/models", data=form({}, name="empty"))
+        assert (await fleet.client.ask("POST", "/api/models/empty/load"))[0] == 409
+
+
+async def test_versions_are_sent_together(fleets):
+    """The newest version is loaded, or those that are asked for, each push with all of them."""
+    async with fleets(1) as fleet:
+        await fleet.load()
+        path = "/api/models/m/versions"
+        await fleet.client.ask("POST", path, data=form({"model.onnx": adding(2)}))
+        await asyncio.sleep(0.5)
+        assert fleet.tritons[0].models["m"]["versions"] == ["1"], "an upload loads nothing"
+        assert (await fleet.load())[0] == 200
+        assert fleet.tritons[0].models["m"]["versions"] == ["2"]
+        assert (await fleet.load(versions=[1, 2]))[0] == 200
+        model = fleet.tritons[0].models["m"]
+        assert model["versions"] == ["1", "2"]
+        assert model["files"] == {"1/model.onnx": adding(1), "2/model.onnx": adding(2)}
+        assert (await fleet.client.ask("DELETE", f"{path}/2"))[0] == 409
+        assert (await fleet.load(versions=[1]))[0] == 200
+        states = {each["version"]: each["state"] for each in (await fleet.model())["versions"]}
+        assert states == {"1": "ready", "2": "unloaded"}
+        await fleet.client.ask("POST", f"{path}?load=true", data=form({"model.onnx": adding(3)}))
+        assert fleet.tritons[0].models["m"]["versions"] == ["3"]
+
+
+async def test_one_that_comes_back_gets_its_models(fleets):
+    """A Triton that died and comes back has its models at once; so has one that joins later."""
+    async with fleets(2, registered=1) as fleet:
+        await fleet.load()
+        await fleet.tritons[0].die()
+        offline = await fleet.state(0, "offline")
+        assert offline["reason"]
+        assert (await fleet.model())["state"] == "failed"
+        await fleet.tritons[0].start()
+        await fleet.model("ready")
+        assert fleet.tritons[0].models["m"]["files"] == {"1/model.onnx": adding(1)}
+        await fleet.register(1)
+        await until(lambda: asyncio.sleep(0, "m" in fleet.tritons[1].models))
+
+
+async def test_drift_is_mended(fleets):
+    """What somebody else loaded, unloaded or changed at a Triton is put right."""
+    async with fleets(1) as fleet:
+        await fleet.load()
+        (triton,) = fleet.tritons
+        right = triton.models["m"]
+        for wrong in (
+            None,
+            {**right, "versions": ["9"], "config": {}},
+            {**right, "config": {**right["config"], "parameters": {}}, "files": {}},
+        ):
+            triton.models.pop("m")
+            if wrong is not None:
+                triton.models["m"] = wrong
+            await until(lambda: asyncio.sleep(0, triton.models.get("m") == right))
+
+
+async def test_a_version_that_fails(fleets):
+    """It is told, also to those who read; what served before serves on, and after a restart."""
+    async with fleets(2) as fleet:
+        await fleet.load()
+        bad = adding(13)
+        for triton in fleet.tritons:
+            triton.refuse = lambda files: "bad file\ntraceback" if bad in files.values() else None
+        await fleet.client.ask("POST", "/api/models/m/versions", data=form({"model.onnx": bad}))
+        status, done = await fleet.load()
+        assert (status, done["status"]) == (502, "partial")
+        assert done["error"] == done["detail"] == "m is not loaded at t0: bad file"
+        assert {each["reason"] for each in done["tritons"]} == {"bad file\ntraceback"}
+        for triton in fleet.tritons:
+            assert triton.models["m"]["files"] == {"1/model.onnx": adding(1)}
+        token = await fleet.client.person("vera", "viewer")
+        _, model = await fleet.client.ask("GET", "/api/models/m", token)
+        assert (model["state"], model["reason"]) == ("failed", "t0: bad file")
+        assert model["tritons"][0]["versions"] == ["1"]
+        pushes = len(fleet.tritons[0].pushes)
+        await asyncio.sleep(0.5)
+        assert len(fleet.tritons[0].pushes) == pushes, "a lasting failure is not tried again"
+        await fleet.tritons[0].die()
+        await fleet.state(0, "offline")
+        await fleet.tritons[0].start()
+        await until(lambda: asyncio.sleep(0, "m" in fleet.tritons[0].models))
+        assert fleet.tritons[0].models["m"]["files"] == {"1/model.onnx": adding(1)}
+        for triton in fleet.tritons:
+            triton.refuse = None
+        assert (await fleet.load())[0] == 200
+        assert (await fleet.model())["state"] == "ready"
+
+
+async def test_one_of_two_is_away(fleets):
+    """A load tells which Triton is away; that one is loaded when it comes back."""
+    async with fleets(2) as fleet:
+        await fleet.tritons[1].die()
+        await fleet.state(1, "offline")
+        status, done = await fleet.load()
+        assert (status, [each["status"] for each in done["tritons"]]) == (502, ["ok", "waiting"])
+        assert (await fleet.model())["state"] == "partial"
+        await fleet.tritons[1].start()
+        await fleet.model("ready")
+        assert "m" in fleet.tritons[1].models
+
+
+async def test_counts(fleets):
+    """What was asked is counted over Tritons, reloads, restarts and unloads."""
+    async with fleets(2) as fleet:
+        await fleet.load()
+        for triton, times in zip(fleet.tritons, (3, 4), strict=True):
+            triton.asked("m", "1", times)
+
+        async def counted(number):
+            async def found():
+                model = await fleet.model()
+                return model if model["inference_count"] == str(number) else None
+
+            return await until(found)
+
+        model = await counted(7)
+        assert (model["versions"][0]["inference_count"], model["execution_count"]) == ("7", "7")
+        assert model["last_inference"].endswith("+00:00")
+        await fleet.tritons[0].die()
+        await fleet.state(0, "offline")
+        await fleet.tritons[0].start()
+        await fleet.model("ready")
+        fleet.tritons[0].asked("m", "1", 5)
+        await counted(12)
+        await fleet.client.ask("POST", "/api/models/m/unload")
+        await fleet.load()
+        await fleet.load()
+        fleet.tritons[0].asked("m", "1", 6)
+        await counted(18)
+        await fleet.client.ask(
+            "POST", "/api/models/m/versions?load=true", data=form({"model.onnx": adding(2)})
+        )
+        fleet.tritons[1].asked("m", "2", 1)
+        model = await counted(19)
+        assert [each["inference_count"] for each in model["versions"]] == ["1", "18"]
+
+
+async def test_tritons_that_lie(fleets):
+    """One that hangs, answers garbage or too much, or is another server, is told, and no more."""
+
+    async def hang(_request):
+        await asyncio.sleep(60)
+
+    async def garbage(_request):
+        return web.Response(body=b"\xff{]")
+
+    async def flood(_request):
+        return web.Response(body=b" " * 20_000_000)
+
+    async def other(_request):
+        return web.json_response({"name": "nginx", "extensions": []})
+
+    async def many(_request):
+        return web.json_response({"model_stats": [{"name": "m", "version": "-1"}]})
+
+    async with fleets(1) as fleet:
+        await fleet.load()
+        (triton,) = fleet.tritons
+        for ending, fault, state in (
+            ("/live", hang, "offline"),
+            ("/stats", garbage, "unready"),
+            ("/stats", flood, "offline"),
+            ("/v2", other, "unready"),
+            ("/live", garbage, "ready"),
+            ("/v2", garbage, "unready"),
+        ):
+            triton.faults = {ending: fault}
+            told = await fleet.state(0, state)
+            assert bool(told["reason"]) == (state != "ready"), ending
+        triton.faults = {"/stats": many}
+        await fleet.state(0, "ready")
+        triton.faults = {}
+        await fleet.model("ready")
+        assert (await fleet.state(0, "ready"))["gpu_figures"] == [
+            {"id": "GPU-1", "used": 1e9, "total": 24e9, "load": 0.5}
+        ]
+
+
+async def test_a_load_that_hangs(fleets):
+    """It is given up after its time, and told; the Triton is looked after meanwhile."""
+    async with fleets(1, load_timeout=0.5) as fleet:
+        fleet.tritons[0].load_seconds = 2.0
+        status, done = await fleet.load()
+        assert (status, done["status"]) == (502, "partial")
+        assert (await fleet.client.ask("GET", "/api/tritons/t0"))[1]["state"] == "ready"
+
+
+async def test_addresses_that_are_not_permitted(serve):
+    """Of the server's own network only what ``outbound_hosts`` names is asked, ever."""
+    async with stand_ins(1) as (triton,), serve(fleet=FAST, outbound_hosts=[]) as client:
+        body = {"name": "t0", "host": "127.0.0.1", "port": triton.port}
+        status, answer = await client.ask("POST", "/api/tritons", json=body)
+        assert (status, "outbound_hosts" in answer["error"]) == (400, True)
+        assert (await client.ask("GET", "/api/tritons"))[1]["total"] == 0
+
+
+async def test_a_triton_in_use(fleets):
+    """One that has models is forgotten by force alone; a model is unloaded before it is removed."""
+    async with fleets(2) as fleet:
+        await fleet.load()
+        assert (await fleet.client.ask("DELETE", "/api/tritons/t0"))[0] == 409
+        assert (await fleet.client.ask("DELETE", "/api/tritons/t0?force=true")) == (200, OK)
+        assert await fleet.client.ask("DELETE", "/api/models/m") == (200, OK)
+        assert fleet.tritons[1].models == {}
+
+
+async def test_two_servers(serve, fleets, url, tmp_path):
+    """Of several servers on one database one looks after the Tritons; each can load."""
+    async with fleets(1) as fleet, serve(fleet=FAST) as other:
+        status, done = await other.ask("POST", "/api/models/m/load")
+        assert (status, done["status"]) == (200, "ok")
+        assert len(fleet.tritons[0].pushes) == 1
