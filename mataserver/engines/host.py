@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import logging
 import os
+import re
 import threading
 import time
 from types import NoneType
@@ -34,6 +35,12 @@ if TYPE_CHECKING:
     from mataserver.results import Result
 
     Image = NDArray[np.uint8]
+
+# torch's allocator of the CPU, CUDA's runtime, and its libraries that allocate by themselves.
+_SHORTAGE = re.compile(
+    r"DefaultCPUAllocator: (can't|not enough)|CUDA error: out of memory"
+    r"|CU(BLAS|DNN)_STATUS_ALLOC_FAILED"
+)
 
 log = logging.getLogger("mataserver.worker")
 
@@ -316,13 +323,20 @@ def _failure(error: Exception, sentence: str) -> Failure:
     """What the client may know of ``error``: never its text, which may hold paths."""
     if isinstance(error, MataError):
         return Failure.of(error)
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+    if _is_shortage(error):
         log.error("out of memory: %s", error)
         return Failure(507, "Out of memory")
     if isinstance(error, msgspec.ValidationError):
         return Failure(InvalidParams.status, f"params: {error}")
     log.error("%s", sentence, exc_info=error)
     return Failure(500, f"{sentence}: {type(error).__name__}")
+
+
+def _is_shortage(error: Exception) -> bool:
+    """Whether a framework found no memory: by type, or by what it says in a plain RuntimeError."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    return isinstance(error, RuntimeError) and _SHORTAGE.search(str(error)) is not None
 
 
 def _ms(begun: float) -> float:

@@ -184,7 +184,7 @@ def resnet(path: Path) -> None:
     _save(path, model, ConvNextImageProcessorPil(size={"shortest_edge": 64}))
 
 
-def _letters_tokenizer(length: int) -> Any:
+def letters_tokenizer(length: int) -> Any:
     """A byte-level tokenizer without merges: each byte is a token."""
     from tokenizers import Tokenizer, models, pre_tokenizers, processors
     from transformers import PreTrainedTokenizerFast
@@ -212,7 +212,7 @@ def _image_text(path: Path, family: str, vision: dict[str, Any], processor: Any)
     import transformers
 
     torch.manual_seed(0)
-    tokenizer = _letters_tokenizer(64)
+    tokenizer = letters_tokenizer(64)
     text = {
         "vocab_size": len(tokenizer),
         "max_position_embeddings": 64,

@@ -85,7 +85,7 @@ def owl(path: Path, tiny: Any, *, family: str) -> None:
     """OWL-ViT or OWLv2; it reads 16 tokens."""
     import transformers
 
-    tokenizer = tiny._letters_tokenizer(16)
+    tokenizer = tiny.letters_tokenizer(16)
     config = getattr(transformers, f"{family}Config")(
         text_config={
             **tiny.SMALL_ENCODER,
@@ -111,7 +111,7 @@ def clipseg(path: Path, tiny: Any) -> None:
     import torch
     from transformers import CLIPSegConfig, CLIPSegForImageSegmentation, ViTImageProcessorPil
 
-    tokenizer = tiny._letters_tokenizer(32)
+    tokenizer = tiny.letters_tokenizer(32)
     config = CLIPSegConfig(
         text_config={
             **tiny.SMALL_ENCODER,

@@ -216,7 +216,7 @@ def oneformer(path: Path, tiny: Any, *, listed: bool = True) -> None:
         OneFormerImageProcessorPil,
     )
 
-    tokenizer = tiny._letters_tokenizer(77)
+    tokenizer = tiny.letters_tokenizer(77)
     config = OneFormerConfig(
         backbone_config=_swin(),
         conv_dim=32,
