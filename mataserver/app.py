@@ -21,6 +21,7 @@ from mataserver.cameras.roster import Roster
 from mataserver.catalog import Catalog
 from mataserver.config import ConfigError
 from mataserver.credentials import KeyRing, server_keys
+from mataserver.deadline import end_after, in_time
 from mataserver.engines.memory import MemoryProbe, keep_freed_memory
 from mataserver.errors import MataError
 from mataserver.http import (
@@ -64,6 +65,8 @@ if TYPE_CHECKING:
     from mataserver.plugins import Plugins
     from mataserver.service import Service
 
+LAST_SECONDS = 1.0
+"""How much longer than ``drain_timeout`` the end of the server may take."""
 STATE = web.AppKey("state", State)
 UPKEEP = web.AppKey("upkeep", Upkeep)
 
@@ -226,17 +229,23 @@ def _lifetime(
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(_stop, state, loader)
             try:
-                for _, service in state.services:
-                    await stack.enter_async_context(service)
+                for name, service in state.services:
+                    await service.__aenter__()
+                    stack.push_async_callback(_leave, state, name, service)
                 yield
             finally:
-                for each in state.tasks:
-                    await each.close()
                 for task in tasks:
                     task.cancel()
-                await asyncio.gather(*tasks, return_exceptions=True)
+                waiting = asyncio.gather(*tasks, return_exceptions=True)
+                await in_time(state.deadline, "background work", waiting)
+                for each in state.tasks:
+                    await in_time(state.deadline, f"tasks of {each.owner}", each.close())
 
     return lifetime
+
+
+async def _leave(state: State, name: str, service: Service) -> None:
+    await in_time(state.deadline, name, service.__aexit__(None, None, None))
 
 
 def _tell_failure(task: asyncio.Task[None]) -> None:
@@ -249,20 +258,24 @@ async def _stop(state: State, loader: Loader) -> None:
     """Give up every session, model and worker, also when a service failed to start."""
     for pull in state.pulls:
         pull.cancel()
-    await asyncio.gather(*state.pulls, return_exceptions=True)
-    await state.sessions.close()
-    await state.pool.close()
-    await loader.close()
+    pulls = asyncio.gather(*state.pulls, return_exceptions=True)
+    await in_time(state.deadline, "a pull", pulls)
+    await in_time(state.deadline, "the sessions", state.sessions.close())
+    await in_time(state.deadline, "the models", state.pool.close())
+    await in_time(state.deadline, "the workers", loader.close())
 
 
 async def stop(runner: web.AppRunner, application: web.Application) -> None:
     """Take no more connections, answer what has begun, close every stream with 1001, then end.
 
-    aiohttp's own shutdown comes second: it reads nothing more, neither the rest of a body that is
-    under way nor a client's goodbye. Each of the two has half of ``drain_timeout``.
+    Every wait of it ends ``drain_timeout`` seconds from now, or a moment later. After half of them
+    loads and pulls are given up, at their end whoever still waits for a model is told so.
     """
     state = application[STATE]
+    seconds = state.settings.drain_timeout
+    state.deadline = asyncio.get_running_loop().time() + seconds + LAST_SECONDS
     state.stopping.set()
+    giving_up = asyncio.create_task(_give_up(state, seconds / 2))
     for drain in state.drains:
         drain()
     for site in list(runner.sites):
@@ -271,11 +284,33 @@ async def stop(runner: web.AppRunner, application: web.Application) -> None:
         for connection in session.connections:
             connection.leave(GOING_AWAY, "the server is shutting down")
     with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(state.settings.drain_timeout / 2):
+        async with asyncio.timeout(seconds / 2):
             await state.sockets.close_all()
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout_at(state.deadline - LAST_SECONDS / 2):
             while state.active:  # noqa: ASYNC110 - for this alone no request is to set an event
                 await asyncio.sleep(0.01)
-    await runner.cleanup()
+            # What was answered may still be on its way: aiohttp waits for that twice as long.
+            left = state.deadline - LAST_SECONDS / 2 - asyncio.get_running_loop().time()
+            if runner.server is not None:
+                runner.server.pre_shutdown()
+                await runner.server.shutdown(left / 2)
+    try:
+        await runner.cleanup()
+    finally:
+        giving_up.cancel()
+
+
+async def _give_up(state: State, half: float) -> None:
+    """Give up what would hold up the end of the server: first what may take longest."""
+    await asyncio.sleep(half)
+    state.pool.stop_loading()
+    for pull in state.pulls:
+        pull.cancel()
+    await asyncio.sleep(half)
+    state.pool.dismiss()
+    for pull in state.pulls:  # pip had its time to undo what it had begun
+        pull.cancel()
 
 
 def runner_of(application: web.Application) -> web.AppRunner:
@@ -286,7 +321,7 @@ def runner_of(application: web.Application) -> web.AppRunner:
         access_log=None,
         handler_cancellation=True,
         auto_decompress=False,
-        shutdown_timeout=application[STATE].settings.drain_timeout / 2,
+        shutdown_timeout=LAST_SECONDS / 8,  # what is left when ``stop`` has waited
         keepalive_timeout=75.0,
     )
 
@@ -347,6 +382,7 @@ async def run(
         if asked.is_set():
             os._exit(128 + number)  # the second time nobody wants to wait; the workers die with us
         asked.set()
+        end_after(settings.drain_timeout + 1.5 * LAST_SECONDS)
 
     for number in (signal.SIGINT, signal.SIGTERM):
         loop.add_signal_handler(number, interrupted, number)

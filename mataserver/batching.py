@@ -17,7 +17,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mataserver.engines.work import Displaced, Spoilt
+from mataserver.engines.work import Displaced, Overgrown, Spoilt
 from mataserver.errors import MataError, Unavailable
 
 if TYPE_CHECKING:
@@ -249,7 +249,7 @@ class Batcher:
 
     def _give_back(self, answer: list[Outcome] | MataError) -> None:
         """Have the jobs that the dead worker was not given go to the next one."""
-        replaced = isinstance(answer, (Spoilt, Displaced))
+        replaced = isinstance(answer, (Spoilt, Overgrown, Displaced))
         for queue in (self._single, self._frames):
             while queue:
                 gone = NotDispatchedError("The model's worker is gone")

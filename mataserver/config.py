@@ -49,6 +49,7 @@ CameraSource = Annotated[str, Meta(min_length=1, max_length=2048)]
 Rate = Annotated[float, Meta(gt=0.0, le=1_000.0)]
 Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]+(/\d{1,3})?\Z", max_length=255)]
 OutboundHost = Annotated[str, Meta(pattern=r"^(\*|[A-Za-z0-9._:-]+(/\d{1,3})?)\Z", max_length=255)]
+Variable = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\*?\Z", max_length=255)]
 AbsolutePath = Annotated[str, Meta(pattern=r"^/", max_length=4096)]
 
 
@@ -77,6 +78,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                  otherwise.
     pin:         never evict it under memory pressure.
     keep_alive:  seconds of idleness until it is unloaded; 0 at once, -1 never.
+    max_ram_mb:  memory that each of its workers may hold; more is 507 and a new worker.
     params:      inference parameters used where a request gives none.
     """
 
@@ -96,6 +98,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     preload: bool = False
     pin: bool = False
     keep_alive: KeepAlive | None = None
+    max_ram_mb: Annotated[float, Meta(gt=0.0, le=16_777_216.0)] | None = None
     params: dict[str, Any] = {}
 
 
@@ -181,6 +184,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     camera_paths: list[AbsolutePath] = []
     camera_timeout: Seconds = 10.0
     allow_pip_pull: bool = True
+    inherit_variables: list[Variable] = []
     register_defaults: bool = True
     metrics_public: bool = True
     health_status: Literal["ok", "healthy"] = "ok"
@@ -300,9 +304,18 @@ def _settings(merged: dict[str, Any]) -> Settings:
         raise ConfigError("configuration: max_inflight_mb: must not be less than max_body_mb")
     _refuse_tasks("models", [entry.task for entry in settings.models])
     _refuse_tasks("cameras", [entry.task for entry in settings.cameras])
+    _refuse_threads(settings)
     _refuse_repeated("models", "model", [entry.model for entry in settings.models])
     _refuse_repeated("cameras", "name", [entry.name for entry in settings.cameras])
     return settings
+
+
+def _refuse_threads(settings: Settings) -> None:
+    """Raise ``ConfigError`` for a limit of memory where a model has no process of its own."""
+    for index, entry in enumerate(settings.models):
+        if entry.engine == "thread" and entry.max_ram_mb is not None:
+            place = f"models[{index}].max_ram_mb"
+            raise ConfigError(f"configuration: {place}: needs the engine process")
 
 
 def _refuse_repeated(where: str, field: str, names: list[str]) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -87,7 +88,7 @@ class Hosting:
             models=state.models,
             http=Kit(state, state.sockets, state.outbound),
             tasks=tasks,
-            run_process=run_process,
+            run_process=functools.partial(run_process, inherit=state.settings.inherit_variables),
             run_blocking=asyncio.to_thread,
             stopping=state.stopping,
             authenticate=lambda credentials: state.gate.authenticate([credentials]),

@@ -28,7 +28,11 @@ class Loader:
         self._settings = settings
         self._probe = probe
         self._engines: dict[str, Engine] = {
-            "process": ProcessEngine(log_level=settings.log_level, log_format=settings.log_format),
+            "process": ProcessEngine(
+                log_level=settings.log_level,
+                log_format=settings.log_format,
+                inherit=settings.inherit_variables,
+            ),
             "thread": ThreadEngine(),
         }
 
@@ -57,6 +61,8 @@ class Loader:
         if preferred == "auto":
             preferred = recipe.backend.engine
         chosen = recipe.settings.engine
+        if chosen == "auto" and recipe.settings.max_ram_mb is not None:
+            chosen = "process"  # of a thread's memory nobody knows how much is its own
         engine = self._engines[preferred if chosen == "auto" else chosen]
         await asyncio.to_thread(_check_links, recipe)
         return await engine.start(self._assign(recipe, recipe.settings, device), _place(recipe))
@@ -91,6 +97,7 @@ class Loader:
             alpha=chosen.alpha or settings.alpha,
             parts=parts,
             defaults=params.configured(recipe.settings.params, recipe.backend.params),
+            max_ram=int((recipe.settings.max_ram_mb or 0.0) * 1e6),
         )
 
     def _threads(self, chosen: ModelSettings) -> int:

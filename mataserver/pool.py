@@ -60,7 +60,8 @@ class ModelPool:
         self._slots: dict[tuple[str, str], Slot] = {}
         self._pins: set[str] = set()
         self._room = asyncio.Lock()
-        self._closed = False
+        self._closed = asyncio.Event()
+        self._leaving: set[Worker] = set()
 
     # what others ask for
 
@@ -223,13 +224,24 @@ class ModelPool:
         """Return name and task of every model in memory."""
         return [key for key, slot in self._slots.items() if slot.worker is not None]
 
-    async def close(self) -> None:
-        """Unload everything; loads under way are given up."""
-        self._closed = True
+    def stop_loading(self) -> None:
+        """Give up the loads under way, and begin none: who waits is told that the server stops."""
+        self._closed.set()
         for slot in self._slots.values():
             if slot.loading is not None:
                 slot.loading.cancel()
             self._stop_timer(slot)
+
+    def dismiss(self) -> None:
+        """End every worker at once: who waits is told that the server stops."""
+        self.stop_loading()
+        workers = {slot.worker for slot in self._slots.values() if slot.worker is not None}
+        for worker in workers | self._leaving:
+            worker.dismiss(_stopping())
+
+    async def close(self) -> None:
+        """Unload everything; loads under way are given up."""
+        self.stop_loading()
         tasks = [self._leave(slot, "shutdown") for slot in self._slots.values() if slot.worker]
         tasks += [slot.loading for slot in self._slots.values() if slot.loading is not None]
         tasks += [slot.leaving for slot in self._slots.values() if slot.leaving is not None]
@@ -263,8 +275,8 @@ class ModelPool:
         self._start_timer(slot)
 
     async def _join_load(self, slot: Slot, recipe: Recipe) -> None:
-        if self._closed:
-            raise Unavailable("The server is shutting down", retry_after=5)
+        if self._closed.is_set():
+            raise _stopping()
         if slot.loading is None and slot.refusal is not None:
             await slot.refusal.check(recipe, self._clock())
             slot.refusal = None
@@ -275,10 +287,20 @@ class ModelPool:
             slot.recipe = recipe
             slot.loading = asyncio.get_running_loop().create_task(self._load(slot))
             slot.loading.add_done_callback(_retrieve)
-        loading = slot.loading
-        await asyncio.wait([loading])  # who stops waiting does not stop the load
-        if loading.cancelled():
-            raise Unavailable("The server is shutting down", retry_after=5)
+        await self._loaded(slot.loading)
+
+    async def _loaded(self, loading: asyncio.Task[None]) -> None:
+        """Wait for a load; who stops waiting does not stop it.
+
+        What is given up may take a while to end, which nobody has to wait for.
+        """
+        closed = asyncio.ensure_future(self._closed.wait())
+        try:
+            await asyncio.wait([loading, closed], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            closed.cancel()
+        if not loading.done() or loading.cancelled():
+            raise _stopping()
         loading.result()
 
     # loading
@@ -445,6 +467,8 @@ class ModelPool:
         """Take a model out of memory; requests that come meanwhile load it again."""
         worker, batcher = slot.worker, slot.batcher
         slot.worker = slot.batcher = None
+        if worker is not None:
+            self._leaving.add(worker)
         slot.loaded_at = None
         slot.evicted = reason == "evicted"
         self._stop_timer(slot)
@@ -457,6 +481,7 @@ class ModelPool:
                 await batcher.drain()
             if worker is not None:
                 await worker.close()
+                self._leaving.discard(worker)
             self._tell_memory(name)
             log.info("unloaded %s: %s", name, reason)
 
@@ -468,7 +493,7 @@ class ModelPool:
 
         A timer that runs already is left to run: it looks again when it rings.
         """
-        if slot.holders or slot.worker is None or self._closed:
+        if slot.holders or slot.worker is None or self._closed.is_set():
             return
         slot.idle_since = asyncio.get_running_loop().time()
         seconds = self._keep_alive(slot)
@@ -529,6 +554,11 @@ class ModelPool:
         observe(timing.decode / 1e3, name, "decode")
         observe(timing.infer / 1e3, name, "infer")
         observe(timing.encode / 1e3, name, "encode")
+
+
+def _stopping() -> Unavailable:
+    """Return what who waits is told when the server stops."""
+    return Unavailable("The server is shutting down", retry_after=5)
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

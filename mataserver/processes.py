@@ -2,7 +2,8 @@
 
 A child runs a module, a function or a program. It has a process group of its own, which is killed
 when the context ends, and it dies when the server does. Messages go both ways as lines of JSON;
-what it prints to standard error is kept to its last lines. Nothing of a child is unpickled.
+what it prints to standard error is kept to its last lines. Nothing of a child is unpickled. Of the
+server's environment it gets what ``variables`` lists, and no more rights than the server has.
 
 ``python -m mataserver.processes PARENT NICE TARGET …`` is the child's side: it makes the child die
 with its parent, steps back behind those who serve, and runs the target.
@@ -12,29 +13,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import ctypes
 import importlib
 import os
 import signal
 import sys
-from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
 
 import msgspec
 
+from mataserver import kernel, variables
 from mataserver.errors import Unavailable
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
     from asyncio.subprocess import Process
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+    from pathlib import Path
 
 TAIL_BYTES = 4096
 LINE_LIMIT = 1 << 20
 """The longest message."""
 LOG_BYTES = 16_000_000
 """How much of what a child prints is kept in its log."""
-_PR_SET_PDEATHSIG = 1
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -109,11 +109,12 @@ class Child:
 
 
 @contextlib.asynccontextmanager
-async def run_process(
+async def run_process(  # noqa: PLR0913 - each is another manner of the child
     target: str | Sequence[str] | Callable[..., None],
     arguments: Sequence[str] = (),
     *,
     environment: Mapping[str, str] | None = None,
+    inherit: Sequence[str] = (),
     nice: int = 0,
     threads: int = 0,
     grace: float = 0.0,
@@ -123,10 +124,12 @@ async def run_process(
     """Run a child until the context ends.
 
     ``target`` is a module's name (run as ``python -m``), a module-level function that is called
-    with a ``Parent``, or a program with its arguments. ``environment`` is added to the server's;
-    ``nice`` puts it behind those who serve, and first in line when memory runs out; ``threads``
-    bounds the threads of numeric libraries (0: as they like). At the end of the context it has
-    ``grace`` seconds to stop. What it prints to standard error is added to the file ``log``, up to
+    with a ``Parent``, or a program with its arguments. Of the server's variables it gets what
+    ``variables.for_child`` gives everybody, and those of ``inherit``, names or beginnings with a
+    star; ``environment`` is added. ``nice`` puts it behind those who serve, and first in line when
+    memory runs out; ``threads`` bounds the threads of numeric libraries (0: as they like). At the
+    end of the context it has ``grace`` seconds to stop. What it prints to standard error is added
+    to the file ``log``, up to
     ``LOG_BYTES``. Raises ``Unavailable`` when no process can be started.
     """
     what = _named(target)
@@ -140,7 +143,7 @@ async def run_process(
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.PIPE,
             env={
-                **os.environ,
+                **variables.for_child(inherit),
                 "PYTHONPATH": os.pathsep.join(path),
                 **bounded,
                 **(environment or {}),
@@ -215,25 +218,18 @@ class Parent:
         return cls(sys.stdin.buffer, outgoing, arguments)
 
 
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when its parent, which has that id, ends."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, int(signal.SIGKILL), 0, 0, 0)
-    if os.getppid() != parent:  # it ended before it could be watched
-        os._exit(1)
-
-
 def _step_back(nice: int) -> None:
     """Let models that are being served go first, for the processor and when memory runs out."""
     with contextlib.suppress(OSError):  # a sandbox may forbid it
         os.nice(nice)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
+    kernel.be_killed_first(1000)
 
 
 def main() -> None:
     """Run the target of the command line."""
     parent, nice, kind, name, *arguments = sys.argv[1:]
-    die_with(int(parent))
+    kernel.die_with(int(parent))
+    kernel.give_up_privileges()
     if int(nice):
         _step_back(int(nice))
     if kind == "program":

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple, cast
 
 import msgspec
 
+from mataserver import variables
 from mataserver.cameras.messages import WANT, Failed, Message
 
 if TYPE_CHECKING:
@@ -70,6 +71,7 @@ class Link:
                 stdout=asyncio.subprocess.PIPE,
                 stderr=asyncio.subprocess.DEVNULL,
                 limit=_BUFFER_BYTES,
+                env=variables.for_child(),
                 start_new_session=True,
             )
         except OSError:

@@ -23,7 +23,7 @@ import msgspec
 import simplejpeg
 
 from mataserver.cameras.messages import WANT, Failed, Given, Opening
-from mataserver.engines.zygote import die_with
+from mataserver.kernel import die_with, give_up_privileges
 from mataserver.orientation import upright
 
 if TYPE_CHECKING:
@@ -222,6 +222,7 @@ def serve(opening: Opening, wants: BinaryIO, answers: BinaryIO) -> None:
 def main() -> None:
     """Read one camera."""
     die_with(int(sys.argv[1]))
+    give_up_privileges()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     av.logging.set_level(None)  # its lines hold addresses with their passwords

@@ -15,8 +15,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from mataserver.engines.zygote import die_with
 from mataserver.errors import MataError
+from mataserver.kernel import die_with, give_up_privileges
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -64,6 +64,7 @@ def _run() -> tuple[int, str]:
 def main() -> None:
     """Do one job and end."""
     die_with(int(sys.argv[1]))
+    give_up_privileges()
     # Standard output is ours alone: whatever a library prints goes to standard error.
     with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
         os.dup2(2, 1)

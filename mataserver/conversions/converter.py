@@ -13,7 +13,7 @@ import tempfile
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING, TypeVar
 
-from mataserver import sources
+from mataserver import sources, variables
 from mataserver.contract import ModelFiles, ModelSpec
 from mataserver.conversions.child import DONE, REFUSED, Job
 from mataserver.conversions.workshop import Workshop
@@ -155,7 +155,7 @@ async def _child(offer: Offer, errors: IO[bytes]) -> AsyncIterator[Process]:
         stdout=asyncio.subprocess.PIPE,
         stderr=errors,
         env={
-            **os.environ,
+            **variables.for_child(),
             "PYTHONPATH": os.pathsep.join(path),
             **dict(offer.backend.environment),
         },

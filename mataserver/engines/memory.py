@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from mataserver import kernel
+
 _KB = 1024
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 _MB = _KB * _KB
@@ -25,6 +27,17 @@ def private_bytes(pid: int) -> int:
     except (OSError, ValueError):
         return 0
     return total
+
+
+def family(pid: int) -> list[int]:
+    """Return a process and all that descend from it."""
+    children: dict[int, list[int]] = {}
+    for child, parent in kernel.parents():
+        children.setdefault(parent, []).append(child)
+    found = [pid]
+    for each in found:
+        found += children.get(each, ())
+    return found
 
 
 def keep_freed_memory(block_mb: int = 32, total_mb: int = 64) -> None:

@@ -16,10 +16,10 @@ import pickle
 import socket
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mataserver.engines import arena, payload, wire
+from mataserver.engines import arena, ceiling, payload, wire
 from mataserver.engines.memory import private_bytes
 from mataserver.engines.watchdog import Watchdog
-from mataserver.engines.work import Death, Displaced, Outcome, Spoilt, WorkerDied
+from mataserver.engines.work import Death, Displaced, Outcome, Overgrown, Spoilt, WorkerDied
 from mataserver.engines.zygotes import STOP_GRACE, Zygote
 from mataserver.errors import MataError
 
@@ -64,9 +64,10 @@ class ProcessWorker(asyncio.Protocol):
         self._end_callbacks: list[Callable[[], None]] = []
         self._kill: Callable[[], None] = lambda: None
         self._reason = "the worker process ended"
-        self._told: str | None = None
+        self._parting: MataError | None = None
         self._spoilt = False
         self._package = ""
+        self._ceiling: asyncio.Task[None] | None = None
 
     def share(self, memory: Outgoing | None) -> None:
         """Use memory that the child will have too."""
@@ -95,11 +96,9 @@ class ProcessWorker(asyncio.Protocol):
         self._ended.set_result(None)
         self._kill()  # a socket that ended does not mean that the process did
         self._watchdog.stop()
-        error = (
-            Displaced()
-            if self._spoilt
-            else WorkerDied(self._told or f"The model's worker died: {self._reason}")
-        )
+        if self._ceiling is not None:
+            self._ceiling.cancel()
+        error = self._parting or WorkerDied(f"The model's worker died: {self._reason}")
         if not self._loaded.done():
             self._loaded.set_exception(error)
             self._loaded.exception()  # whoever stopped waiting must not cause a warning
@@ -304,18 +303,41 @@ class ProcessWorker(asyncio.Protocol):
         except TimeoutError:
             self.kill("it did not stop")
 
+    def dismiss(self, error: MataError) -> None:
+        """Kill the child; whoever waits is told ``error``."""
+        self._stopping, self._parting = True, error
+        if not self._ended.done():
+            self.kill("it was dismissed")
+
     def _hung(self) -> None:
         limit = f"{round(self._watchdog.limit, 1):g} s"
-        self._told = f"The model gave no answer within {limit}"
+        self._parting = WorkerDied(f"The model gave no answer within {limit}")
         self.kill(f"no answer within {limit}")
 
     def _spoil(self, request: int, job: int) -> None:
         """End the child for an image that takes too long; everybody else's go to the next one."""
-        self._spoilt = True
+        self._spoilt, self._parting = True, Displaced()
         take = self._pending.pop(request, None)
         if take is not None:
             take(Spoilt(self._decode_patience, job))
         self.kill(f"an image took over {self._decode_patience:g} s to decode")
+
+    def limit_memory(self, pid: int, limit: int) -> None:
+        """End the child once it holds more than ``limit`` bytes; 0 for no limit."""
+        if limit:
+            loop = asyncio.get_running_loop()
+            self._ceiling = loop.create_task(ceiling.watch(pid, limit, self._overgrown))
+
+    def _overgrown(self) -> None:
+        """End the child for what it works on; everybody else's jobs go to the next one."""
+        self._spoilt, self._parting = True, Displaced()
+        if not self._loaded.done():
+            self._stopping = True
+            self._loaded.set_exception(Overgrown())
+        request = next(iter(self._pending), None)
+        if request is not None:
+            self._pending.pop(request)(Overgrown())
+        self.kill("its memory grew over max_ram_mb")
 
     def _send(self, message: wire.Message, parts: Sequence[wire.Part] = ()) -> None:
         self._write(wire.frame(message, parts))
@@ -423,11 +445,20 @@ def _shared() -> Iterator[list[int]]:
 
 
 class ProcessEngine:
-    """Starts a child per model, from a zygote per plugin that lives ``linger`` s past its last."""
+    """Starts a child per model, from a zygote per plugin that lives ``linger`` s past its last.
+
+    ``inherit`` names variables that they get beside those that every child does.
+    """
 
     def __init__(
-        self, *, log_level: str = "info", log_format: str = "text", linger: float = 30.0
+        self,
+        *,
+        log_level: str = "info",
+        log_format: str = "text",
+        linger: float = 30.0,
+        inherit: Sequence[str] = (),
     ) -> None:
+        self._inherit = inherit
         self._logging = (log_level, log_format)
         self._linger = linger
         self._zygotes: dict[Placement, Zygote] = {}
@@ -441,6 +472,7 @@ class ProcessEngine:
         )
         try:
             pid = await _fork(worker, zygote)
+            worker.limit_memory(pid, assignment.max_ram)
             await worker.load(assignment, lambda: zygote.kill(pid))
         except BaseException:
             worker.abandon()
@@ -460,7 +492,7 @@ class ProcessEngine:
     def _zygote(self, placement: Placement) -> Zygote:
         zygote = self._zygotes.get(placement)
         if zygote is None or not zygote.alive:
-            zygote = Zygote(placement, *self._logging)
+            zygote = Zygote(placement, *self._logging, self._inherit)
             zygote.start()
             self._zygotes[placement] = zygote
         if zygote.linger is not None:

@@ -135,6 +135,15 @@ class Replicas:
         workers = [worker for worker in self._workers if worker is not None]
         await asyncio.gather(*self._restarts, *(w.close() for w in workers), return_exceptions=True)
 
+    def dismiss(self, error: MataError) -> None:
+        """End every replica at once; whoever waits is told ``error``."""
+        self._closed = True
+        for task in self._restarts:
+            task.cancel()
+        for worker in self._workers:
+            if worker is not None:
+                worker.dismiss(error)
+
     # one replica
 
     async def _begin(self, index: int) -> None:

@@ -143,10 +143,16 @@ class ThreadWorker:
                 WorkerDied(told or f"The model's worker was given up: {reason}"), Death(reason)
             )
 
+    def dismiss(self, error: MataError) -> None:
+        """Abandon the thread; whoever waits is told ``error``."""
+        self._callbacks.clear()
+        self._abandon(error, Death("it was dismissed", blamed=False))
+
     def _abandon(self, error: MataError, death: Death) -> None:
         self._alive = False
         self._stop_looking()
         self._watchdog.stop()
+        self._work.put(self._host.close)  # should it ever come back
         self._work.put(None)
         pending, self._pending = list(self._pending.values()), {}
         for take in pending:
@@ -281,6 +287,9 @@ class ThreadEngine:
         worker = ThreadWorker(name, patience, host, assignment.decode_patience)
         try:
             await worker.load()
+        except asyncio.CancelledError:  # it may never come back from there
+            worker.dismiss(Unavailable("The load was given up"))
+            raise
         except BaseException:
             await worker.close()
             raise

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import msgspec
 
-from mataserver.errors import BadRequest, MataError
+from mataserver.errors import BadRequest, MataError, OutOfMemory
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
@@ -31,6 +31,7 @@ class Assignment:
     owes an answer and shows no progress for ``patience`` seconds is given up; one that decodes an
     image for ``decode_patience`` seconds is replaced, and the image refused.
     ``defaults`` are the params that the configuration sets for it, of those in ``params_type``.
+    ``max_ram`` are the bytes that its worker may hold, with what that starts; 0 for no limit.
     """
 
     load: Callable[[ModelSpec, LoadContext], Model]
@@ -46,6 +47,7 @@ class Assignment:
     alpha: Alpha = "white"
     parts: Mapping[str, Assignment] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
+    max_ram: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,6 +161,13 @@ class Spoilt(BadRequest):
         self.job = job
 
 
+class Overgrown(OutOfMemory):
+    """507: the worker held more memory than its model may have, while it worked on this job."""
+
+    def __init__(self) -> None:
+        super().__init__("The model needed more memory than its max_ram_mb")
+
+
 class Death(NamedTuple):
     """How a worker ended by itself; ``blamed`` when that is the model's fault."""
 
@@ -185,8 +194,8 @@ class Answered(Protocol):
     def __call__(self, answer: list[Outcome] | MataError, /) -> None:
         """Take one outcome per job, or why there is none.
 
-        That is ``WorkerDied`` if the worker died; ``Spoilt`` if one image of the batch, and
-        ``Displaced`` if one of another batch is why it was replaced.
+        That is ``WorkerDied`` if the worker died; ``Spoilt`` if one image of the batch,
+        ``Overgrown`` if the batch, and ``Displaced`` if another one is why it was replaced.
         """
         ...
 
@@ -250,6 +259,10 @@ class Worker(Protocol):
 
     async def close(self) -> None:
         """Unload: the model's ``close``, then the worker's end."""
+        ...
+
+    def dismiss(self, error: MataError) -> None:
+        """End at once, also while it is being closed; whoever waits is told ``error``."""
         ...
 
 

@@ -1,7 +1,11 @@
 """The zygote: a small process per plugin that imported its framework and forks workers.
 
 It stays single-threaded, holds no model and no descriptor of the server's but its control socket.
-When the server dies, however it dies, the kernel kills the zygote, and then its children.
+When the server dies, however it dies, that socket ends; the zygote then kills its workers and all
+that these have started, and goes. While it still imports the kernel kills it with the server.
+
+What a model has started is its worker's as long as that lives, whatever session it moved to: the
+worker adopts orphans. When the worker ends, they become the zygote's, which kills them.
 
 Control messages are JSON, one a datagram: ``{"fork": token}`` with the worker's socket and shared
 memory attached, ``{"kill": pid}``; answered by ``{"ready": true}``, ``{"forked": token, "pid":
@@ -10,7 +14,6 @@ pid}`` and ``{"exited": pid, "status": wait status}``, or ``{"failed": token}``.
 
 from __future__ import annotations
 
-import ctypes
 import importlib
 import json
 import logging
@@ -19,21 +22,18 @@ import select
 import signal
 import socket
 import sys
-from typing import Any
+import time
+from typing import Any, NoReturn
 
-from mataserver import logs
+from mataserver import kernel, logs
 
-_PR_SET_PDEATHSIG = 1
 CONTROL_BYTES = 65_536
+OOM_SCORE = 500
+"""Workers go before the server when memory runs out, and after what works in the background."""
+END_SECONDS = 5.0
+"""How long killed processes may take to end: one may hang in the kernel, at a disk or a GPU."""
 
 log = logging.getLogger("mataserver.zygote")
-
-
-def die_with(parent: int) -> None:
-    """Have the kernel kill this process when ``parent`` ends; end now if it has ended already."""
-    ctypes.CDLL(None, use_errno=True).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-    if os.getppid() != parent:
-        os._exit(0)
 
 
 def preload(modules: list[str]) -> None:
@@ -68,8 +68,15 @@ class Zygote:
                 self._reap()
             if self._control in readable and not self._serve():
                 break
-        for pid in self._children:
-            os.kill(pid, signal.SIGKILL)
+        self._end()
+
+    def _end(self) -> NoReturn:
+        """Kill every descendant, then end."""
+        self._children.clear()
+        until = time.monotonic() + END_SECONDS
+        while self._reap() and time.monotonic() < until:
+            if select.select([self._wake], [], [], 0.1)[0]:
+                self._wake.recv(4096)
         os._exit(0)
 
     def _serve(self) -> bool:
@@ -108,7 +115,9 @@ class Zygote:
         try:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)
-            die_with(parent)
+            kernel.die_with(parent)
+            kernel.adopt_orphans()
+            kernel.be_killed_first(OOM_SCORE)
             for each in (self._control, self._wake, self._waker):
                 each.close()
             from mataserver.engines import child
@@ -122,33 +131,42 @@ class Zygote:
             logging.shutdown()
             os._exit(status)
 
-    def _reap(self) -> None:
-        while self._children:
+    def _reap(self) -> bool:
+        """Wait for whatever has ended, and kill what workers left behind; whether any is left."""
+        while True:
             try:
                 pid, status = os.waitpid(-1, os.WNOHANG)
             except ChildProcessError:
-                return
+                return False
             if pid == 0:
-                return
-            self._children.discard(pid)
-            self._say({"exited": pid, "status": status})
+                break
+            if pid in self._children:
+                self._children.discard(pid)
+                self._say({"exited": pid, "status": status})
+        for pid, parent in kernel.parents():
+            if parent == os.getpid() and pid not in self._children:
+                os.kill(pid, signal.SIGKILL)
+        return True
 
     def _say(self, message: dict[str, Any]) -> None:
         try:
             self._control.send(json.dumps(message).encode())
-        except OSError:
-            os._exit(0)  # the server is gone
+        except OSError:  # the server is gone
+            self._end()
 
 
 def main() -> None:
     """Run as ``python -m mataserver.engines.zygote FD PARENT OPTIONS``."""
     fd, parent, options = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
-    die_with(parent)
+    kernel.die_with(parent)
+    kernel.give_up_privileges()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.path[:] = options["path"]
     logs.configure(options["log_level"], options["log_format"])
     preload(options["preload"])
+    kernel.adopt_orphans()
+    kernel.survive_parent()  # from here on the end of the socket tells, and there is time to kill
     Zygote(socket.socket(fileno=fd)).run()
 
 

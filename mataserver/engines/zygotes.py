@@ -14,11 +14,11 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mataserver import logs
+from mataserver import logs, variables
 from mataserver.errors import Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
     from io import FileIO
 
     from mataserver.engines.work import Placement
@@ -39,8 +39,11 @@ class Forked(Protocol):
 class Zygote:
     """The server's end of a zygote process."""
 
-    def __init__(self, placement: Placement, log_level: str, log_format: str) -> None:
+    def __init__(
+        self, placement: Placement, log_level: str, log_format: str, inherit: Sequence[str] = ()
+    ) -> None:
         self._placement = placement
+        self._inherit = inherit
         self._logging = (log_level, log_format)
         self._tokens = itertools.count(1)
         self._forks: dict[int, asyncio.Future[int]] = {}
@@ -74,7 +77,7 @@ class Zygote:
         command = [sys.executable, "-P", "-m", "mataserver.engines.zygote"]
         command += [str(theirs.fileno()), str(os.getpid()), json.dumps(options)]
         environment = {
-            **os.environ,
+            **variables.for_child(self._inherit),
             "OPENBLAS_NUM_THREADS": "1",
             "PYTHONPATH": os.pathsep.join(options["path"]),
             **dict(self._placement.environment),
@@ -139,7 +142,7 @@ class Zygote:
             try:
                 await asyncio.to_thread(self._process.wait, STOP_GRACE)
             except subprocess.TimeoutExpired:
-                self._process.kill()
+                self._kill_all()
                 await asyncio.to_thread(self._process.wait)
         if self._printed is not None:
             self._printed.cancel()
@@ -155,9 +158,16 @@ class Zygote:
         except OSError:
             data = b""
         if not data:
+            self._kill_all()
             self._gone("its zygote ended")
             return
         self._said(json.loads(data))
+
+    def _kill_all(self) -> None:
+        """Kill a zygote that does not end its descendants, and those that stay in its group."""
+        if self._process is not None and self._process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
 
     def _said(self, message: dict[str, int]) -> None:
         if "ready" in message:

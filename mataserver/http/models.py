@@ -10,7 +10,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver.chat import listing
 from mataserver.chat.listing import OpenAIModel, OpenAIModels
-from mataserver.errors import BadRequest, InvalidParams
+from mataserver.errors import BadRequest, InvalidParams, Unavailable
 from mataserver.http import codec, events, examples
 from mataserver.http.dialects import ChatProblem
 from mataserver.http.routing import Body, Route
@@ -143,7 +143,7 @@ class _Models:
             finally:
                 task.cancel()  # who watches a pull and leaves has given it up
         # A client that goes away does not end the download.
-        return codec.respond(_status(asked.model, await asyncio.shield(task)), status=202)
+        return codec.respond(_status(asked.model, await _pulled(task)), status=202)
 
     def _pulled(self, task: asyncio.Task[Sequence[str]]) -> None:
         self._state.pulls.discard(task)
@@ -192,7 +192,17 @@ async def _told(
             yield events.event("waiting", {"place": step.place})
         elif isinstance(step, Progress):
             yield events.event("progress", msgspec.structs.asdict(step))
-    yield events.Last(events.event("result", _status(model, await asyncio.shield(task))))
+    yield events.Last(events.event("result", _status(model, await _pulled(task))))
+
+
+async def _pulled(task: asyncio.Task[Sequence[str]]) -> Sequence[str]:
+    """Wait for a pull, which goes on when nobody does; return its warnings."""
+    try:
+        return await asyncio.shield(task)
+    except asyncio.CancelledError:
+        if task.cancelled():
+            raise Unavailable("The server is shutting down", retry_after=5) from None
+        raise
 
 
 def _status(model: str, warnings: Sequence[str]) -> ModelStatus:

@@ -70,6 +70,7 @@ class State:
     pulls: set[asyncio.Task[Any]] = field(default_factory=set)
     changed: asyncio.Event = field(default_factory=asyncio.Event)
     stopping: asyncio.Event = field(default_factory=asyncio.Event)
+    deadline: float | None = None
     listening: asyncio.Event = field(default_factory=asyncio.Event)
     url: str = ""
     refusals: Repeats = field(default_factory=lambda: Repeats(log))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import re
 import sys
 from pathlib import Path
@@ -13,6 +12,7 @@ from typing import TYPE_CHECKING, Any, cast
 
 import msgspec
 
+from mataserver import variables
 from mataserver.errors import BadRequest
 from mataserver.sources.cache import cache_directory, cached
 from mataserver.sources.local import MAX_CONFIG_BYTES, parse_config, read_config
@@ -142,7 +142,7 @@ async def _child(
         stdin=asyncio.subprocess.PIPE,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
-        env={**(os.environ if environment is None else environment), **_CHILD_ENVIRONMENT},
+        env={**variables.for_child(variables.HUB, environment), **_CHILD_ENVIRONMENT},
         limit=_LINE_LIMIT,
     )
     messages = cast("StreamReader", process.stdout)

@@ -12,7 +12,6 @@ import contextlib
 import importlib
 import importlib.metadata
 import importlib.util
-import os
 import re
 import sys
 import tempfile
@@ -21,6 +20,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from mataserver import variables
 from mataserver.errors import BadRequest
 from mataserver.sources.pip import Pip
 from mataserver.sources.wheels import Installation, Wheel
@@ -94,7 +94,7 @@ async def install(
             raise BadRequest("a package of this backend is not a plain requirement")
     if not packages:
         return
-    env = dict(os.environ if environment is None else environment)
+    env = variables.for_child(variables.PIP, environment)
     pip = Pip(python, env, on_output)
     home = await pip.home()
     with tempfile.TemporaryDirectory(prefix="mataserver-pip-") as directory:

@@ -1,0 +1,133 @@
+"""The environment variables that child processes get: those that are listed here, and no others.
+
+The server's environment holds keys and tokens, its own and those of whoever started it. A child
+runs strangers' models, pip or a decoder of video, and gets what such programs need: where things
+are, the language, the network, the knobs of numeric libraries.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from fnmatch import fnmatchcase
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+SYSTEM = (
+    "HOME",
+    "LANG",
+    "LANGUAGE",
+    "LC_*",
+    "LD_LIBRARY_PATH",
+    "LD_PRELOAD",
+    "LOGNAME",
+    "PATH",
+    "SHELL",
+    "TEMP",
+    "TERM",
+    "TMP",
+    "TMPDIR",
+    "TZ",
+    "TZDIR",
+    "USER",
+    "VIRTUAL_ENV",
+    "XDG_*",
+)
+PYTHON = ("PEX_*", "PYTHON*")
+NETWORK = (
+    "ALL_PROXY",
+    "CURL_CA_BUNDLE",
+    "HTTPS_PROXY",
+    "HTTP_PROXY",
+    "NO_PROXY",
+    "REQUESTS_CA_BUNDLE",
+    "SSL_CERT_DIR",
+    "SSL_CERT_FILE",
+    "all_proxy",
+    "http_proxy",
+    "https_proxy",
+    "no_proxy",
+)
+LIBRARIES = (
+    "BLIS_*",
+    "CUBLAS_*",
+    "CUDA_*",
+    "CUDNN_*",
+    "EASYOCR_*",
+    "FLAGS_*",
+    "GLIBC_TUNABLES",
+    "GOMP_*",
+    "GOTO_*",
+    "GPU_*",
+    "HF_*",
+    "HIP_*",
+    "HSA_*",
+    "HUGGINGFACE_HUB_CACHE",
+    "KMP_*",
+    "MALLOC_*",
+    "MIOPEN_*",
+    "MKL_*",
+    "NCCL_*",
+    "NUMBA_*",
+    "NUMEXPR_*",
+    "NVIDIA_*",
+    "OMP_*",
+    "OPENBLAS_*",
+    "OPENCV_*",
+    "OPENVINO_*",
+    "ORT_*",
+    "OV_*",
+    "PADDLE*",
+    "PYTORCH_*",
+    "ROCR_*",
+    "ROCM_*",
+    "SYCL_*",
+    "TESSDATA_PREFIX",
+    "TOKENIZERS_*",
+    "TORCH*",
+    "TRANSFORMERS_*",
+    "TRITON_*",
+    "ZE_*",
+)
+EVERYBODY = (*SYSTEM, *PYTHON, *NETWORK, *LIBRARIES)
+"""Names, and beginnings of names with a star, that every child gets."""
+HUB = ("HF_*", "HUGGING_FACE_HUB_TOKEN")
+"""What the download of a model gets as well, the hub's token too."""
+PIP = (
+    "CC",
+    "CFLAGS",
+    "CPPFLAGS",
+    "CXX",
+    "CXXFLAGS",
+    "LDFLAGS",
+    "NETRC",
+    "PIP_*",
+    "PKG_CONFIG_PATH",
+)
+"""What pip gets as well: its own settings, and what builds a package from its source."""
+_SECRET = re.compile(
+    r"(^|_)(API_?KEYS?|AUTH|CREDENTIALS?|KEY|PASS(WD|WORD|PHRASE)?|SECRETS?|TOKENS?)(_|$)",
+    re.IGNORECASE,
+)
+
+
+def for_child(
+    also: Iterable[str] = (), environment: Mapping[str, str] | None = None
+) -> dict[str, str]:
+    """Return what a child gets of ``environment`` (by default the server's).
+
+    That is ``EVERYBODY`` without such names as tell of a secret, and ``also`` whatever they tell.
+    """
+    given = os.environ if environment is None else environment
+    wanted = tuple(also)
+    return {
+        name: value
+        for name, value in given.items()
+        if _listed(name, wanted) or (_listed(name, EVERYBODY) and not _SECRET.search(name))
+    }
+
+
+def _listed(name: str, patterns: Iterable[str]) -> bool:
+    return any(fnmatchcase(name, pattern) for pattern in patterns)

@@ -1,0 +1,125 @@
+"""A model that tells what its process may do, starts others and grows: run as a plugin."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+from mataserver import Backend, Params, hookimpl, plugins
+from mataserver.results import VlmResult
+
+SLEEP = [sys.executable, "-c", "import time; time.sleep(600)"]
+DAEMON = """
+import os, subprocess, sys, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        print(os.getpid(), flush=True)
+        time.sleep(600)
+    os._exit(0)
+os.wait()
+"""
+STUBBORN = """
+import os, signal, subprocess, sys, time
+for number in (signal.SIGTERM, signal.SIGHUP, signal.SIGINT):
+    signal.signal(number, signal.SIG_IGN)
+subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"], start_new_session=True)
+time.sleep(600)
+"""
+
+
+class Asked(Params, frozen=True, kw_only=True):
+    """What to do: ``prompt``."""
+
+    prompt: str = ""
+
+
+class Confined:
+    """Does what it is asked."""
+
+    def __init__(self, context):
+        self._held = []
+        self._hangs_at_close = (context.data_dir / "hangs-at-close").exists()
+        self._started = context.data_dir / "started"
+        if (context.data_dir / "starts-at-load").exists():
+            self.family()
+        if (context.data_dir / "grows-at-load").exists():
+            self.grow()
+        if (context.data_dir / "hangs-at-load").exists():
+            self.hang()
+
+    def predict(self, images, params):
+        """Do it for each image."""
+        return [VlmResult(json.dumps(getattr(self, each.prompt)())) for each in params]
+
+    def environment(self):
+        """Return the variables of this process."""
+        return dict(os.environ)
+
+    def rights(self):
+        """Return what the kernel lets this process become, and when it goes."""
+        status = Path("/proc/self/status").read_text()
+        fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
+        score = Path("/proc/self/oom_score_adj").read_text()
+        return {"no_new_privs": fields["NoNewPrivs"], "oom": int(score)}
+
+    def family(self):
+        """Start a process, one in a session of its own, a daemon, and one that takes no signal."""
+        daemon = subprocess.run(
+            [sys.executable, "-c", DAEMON], stdout=subprocess.PIPE, check=True, text=True
+        )
+        pids = [
+            subprocess.Popen(SLEEP).pid,
+            subprocess.Popen(SLEEP, start_new_session=True).pid,
+            subprocess.Popen([sys.executable, "-c", STUBBORN]).pid,
+            int(daemon.stdout),
+        ]
+        with self._started.open("a") as file:
+            file.write("".join(f"{pid}\n" for pid in pids))
+        return pids
+
+    def grow(self):
+        """Hold 200 MB more, and stay at it for a while."""
+        self._held.append(b"\1" * 200_000_000)
+        time.sleep(5)
+        return len(self._held)
+
+    def wait(self):
+        """Take a second."""
+        time.sleep(1)
+        return True
+
+    def hang(self):
+        """Never answer."""
+        time.sleep(3600)
+
+    def close(self):
+        """End, or hang where the data directory says so."""
+        if self._hangs_at_close:
+            self.hang()
+
+
+def load(spec, context):
+    """Load it."""
+    return Confined(context)
+
+
+class ConfinedPlugin:
+    """Two backends of it."""
+
+    @hookimpl
+    def backends(self):
+        """Return the backends."""
+        return [
+            Backend(name=name, task="vlm", source="pip", load=load, params=Asked)
+            for name in ("confined", "neighbour")
+        ]
+
+
+confined = ConfinedPlugin()
+CONFINED = importlib.metadata.EntryPoint("confined", "confined_models:confined", plugins.GROUP)

@@ -1,0 +1,209 @@
+"""SIGTERM while something hangs: every answer that can be given is, and the end comes in time."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import aiohttp
+import pytest
+
+from api_answers import until
+from conftest import picture, register
+from test_confinement import descendants, gone
+
+PNG = picture()
+DRAIN = 1.0
+STOPPING = {"detail": "The server is shutting down"}
+
+SERVER = """
+import asyncio, importlib.metadata, json, sys
+from pathlib import Path
+from confined_models import CONFINED
+from mataserver import app, config, logs, plugins
+folder = Path(sys.argv[1])
+points = [CONFINED]
+if len(sys.argv) > 3:
+    points.append(importlib.metadata.EntryPoint("stubborn", sys.argv[3], plugins.GROUP))
+settings = config.load(environ={}, directory=folder, **json.loads(sys.argv[2]))
+found = plugins.discover(settings, points, {})
+logs.configure("info", "text")
+asyncio.run(app.run(settings, lambda url, state: print(url, flush=True), found))
+"""
+
+
+class Server:
+    """A server in a process of its own."""
+
+    def __init__(self, url, process):
+        self.url, self.process = url, process
+
+    async def end(self):
+        """Send SIGTERM; return the seconds until the process had ended."""
+        begun = time.monotonic()
+        self.process.send_signal(signal.SIGTERM)
+        await asyncio.to_thread(self.process.wait, 60)
+        return time.monotonic() - begun
+
+
+@contextlib.asynccontextmanager
+async def serving(folder, service="", environment=None, **settings):
+    """Run a server; yield it and an HTTP session with its key."""
+    register(folder, {"confined": "vlm"})
+    chosen = {"port": 0, "api_keys": ["test-key"], "data_dir": str(folder), "drain_timeout": DRAIN}
+    arguments = [str(folder), json.dumps(chosen | settings), *([service] if service else [])]
+    path = os.pathsep.join(each for each in sys.path if each)
+    with (
+        (folder / "log").open("w") as log,
+        subprocess.Popen(
+            [sys.executable, "-c", SERVER, *arguments],
+            stdout=subprocess.PIPE,
+            stderr=log,
+            text=True,
+            env={**os.environ, "PYTHONPATH": path, **(environment or {})},
+        ) as process,
+    ):
+        try:
+            url = process.stdout.readline().strip()
+            assert url, (folder / "log").read_text()
+            headers = {"Authorization": "Bearer test-key"}
+            async with aiohttp.ClientSession(url, headers=headers) as http:
+                yield Server(url, process), http
+        finally:
+            process.kill()
+
+
+async def ask(http, prompt):
+    """Have the model do something; return status and body."""
+    query, headers = {"model": "confined", "prompt": prompt}, {"Content-Type": "image/png"}
+    async with http.post("/v1/infer", params=query, data=PNG, headers=headers) as response:
+        return response.status, await response.json()
+
+
+@pytest.mark.parametrize("engine", ["process", "thread"])
+async def test_a_model_that_hangs(tmp_path, engine):
+    """Who waits for it, before it or behind it, is answered 503; no process is left."""
+    async with serving(tmp_path, engine=engine) as (server, http):
+        assert (await ask(http, "rights"))[0] == 200
+        waiting = [asyncio.create_task(ask(http, "hang")) for _ in range(5)]
+        await asyncio.sleep(0.3)
+        pids = descendants(server.process.pid)
+        assert await server.end() < DRAIN + 2
+        assert [await each for each in waiting] == [(503, STOPPING)] * 5
+        assert all(map(gone, pids))
+
+
+@pytest.mark.parametrize("engine", ["process", "thread"])
+async def test_a_load_that_is_under_way(tmp_path, engine):
+    """Who waits for it is answered 503 after half of the time."""
+    (tmp_path / "hangs-at-load").touch()
+    async with serving(tmp_path, engine=engine) as (server, http):
+        waiting = asyncio.create_task(ask(http, "rights"))
+        await asyncio.sleep(1.0)
+        assert await server.end() < DRAIN + 1
+        assert await waiting == (503, STOPPING)
+
+
+@pytest.mark.parametrize("engine", ["process", "thread"])
+async def test_a_model_that_does_not_close(tmp_path, engine):
+    """A model whose close hangs is killed at the end of the time."""
+    (tmp_path / "hangs-at-close").touch()
+    async with serving(tmp_path, engine=engine) as (server, http):
+        assert (await ask(http, "rights"))[0] == 200
+        assert await server.end() < DRAIN + 2
+
+
+async def test_a_stream_whose_model_hangs(tmp_path):
+    """Its socket is closed with 1001."""
+    async with serving(tmp_path) as (server, http):
+        asked = {"model": "confined", "params": {"prompt": "hang"}}
+        async with http.post("/v1/sessions", json=asked) as response:
+            url = (await response.json())["ws_url"] + "?token=test-key"
+        async with http.ws_connect(url) as socket:
+            await socket.send_bytes(PNG)
+            await asyncio.sleep(0.5)
+            ending = asyncio.create_task(server.end())
+            while (message := await socket.receive()).type is aiohttp.WSMsgType.TEXT:
+                pass
+            assert socket.close_code == 1001, message
+            assert await ending < DRAIN + 2
+
+
+async def test_an_answer_that_is_nearly_there(tmp_path):
+    """What is done within the time is answered well."""
+    async with serving(tmp_path, drain_timeout=4.0) as (server, http):
+        assert (await ask(http, "rights"))[0] == 200
+        waiting = asyncio.create_task(ask(http, "wait"))
+        await asyncio.sleep(0.2)
+        assert await server.end() < 3
+        assert (await waiting)[0] == 200
+
+
+async def test_a_pull_that_hangs(tmp_path):
+    """A download whose hub says nothing is given up, and its client told so."""
+
+    async def silent(_reader, writer):
+        await asyncio.sleep(60)
+        writer.close()
+
+    hub = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = hub.sockets[0].getsockname()[1]
+    variables = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(tmp_path / "hf")}
+    async with hub, serving(tmp_path, environment=variables) as (server, http):
+        pull = http.post("/v1/models/pull", json={"model": "org/name"})
+        waiting = asyncio.ensure_future(pull)
+        await until(lambda: descendants(server.process.pid))
+        await asyncio.sleep(0.3)
+        pids = descendants(server.process.pid)
+        assert await server.end() < DRAIN + 2
+        async with await waiting as response:
+            assert (response.status, await response.json()) == (503, STOPPING)
+        assert all(map(gone, pids))
+
+
+STUBBORN = """
+import asyncio, time
+from mataserver import Route, hookimpl
+class Stubborn:
+    def __init__(self, ctx):
+        self._ctx = ctx
+    def routes(self):
+        return [Route("GET", "/v1/stubborn", self.never, "Never", "stubborn", needs=None)]
+    async def never(self, request):
+        while True:
+            try:
+                await asyncio.sleep(3600)
+            except asyncio.CancelledError:
+                pass
+    async def __aenter__(self):
+        self._ctx.tasks.spawn(self.never(None), "never")
+        return self
+    async def __aexit__(self, *exc):
+        await self.never(None)
+class Plugin:
+    @hookimpl
+    def service(self, context):
+        return Stubborn(context)
+plugin = Plugin()
+"""
+
+
+@pytest.mark.parametrize("asked", [False, True])
+async def test_a_service_that_does_not_stop(tmp_path, asked):
+    """A plugin whose handlers, tasks and end swallow their cancellation keeps nobody."""
+    (tmp_path / "stubborn_plugin.py").write_text(STUBBORN)
+    path = os.pathsep.join([str(tmp_path), *(each for each in sys.path if each)])
+    environment = {"PYTHONPATH": path}
+    async with serving(tmp_path, "stubborn_plugin:plugin", environment) as (server, http):
+        request = asyncio.ensure_future(http.get("/v1/stubborn")) if asked else None
+        await asyncio.sleep(0.2)
+        assert await server.end() < DRAIN + 2
+        if request is not None:
+            with pytest.raises(aiohttp.ClientError):
+                await request
