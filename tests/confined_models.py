@@ -70,14 +70,13 @@ class Confined:
 
     def family(self):
         """Start a process, one in a session of its own, a daemon, and one that takes no signal."""
-        daemon = subprocess.run(
-            [sys.executable, "-c", DAEMON], stdout=subprocess.PIPE, check=True, text=True
-        )
+        # It keeps the pipe open, so its end is not waited for.
+        daemon = subprocess.Popen([sys.executable, "-c", DAEMON], stdout=subprocess.PIPE, text=True)
         pids = [
             subprocess.Popen(SLEEP).pid,
             subprocess.Popen(SLEEP, start_new_session=True).pid,
             subprocess.Popen([sys.executable, "-c", STUBBORN]).pid,
-            int(daemon.stdout),
+            int(daemon.stdout.readline()),
         ]
         with self._started.open("a") as file:
             file.write("".join(f"{pid}\n" for pid in pids))

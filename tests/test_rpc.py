@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import socket
 import subprocess
@@ -11,6 +12,7 @@ import sys
 import aiohttp
 import grpc
 import numpy as np
+import psutil
 import pytest
 import tritonclient.grpc
 from google.protobuf import descriptor_pool
@@ -345,3 +347,64 @@ def test_the_extra_is_named_when_it_is_missing(tmp_path):
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "grpc_port needs a package: pip install 'mataserver[grpc]'"
+
+
+async def test_strangers_who_send_nothing_shut_nobody_out(channel):
+    """A public method is answered without its message; silent streams hold up no other call."""
+    method = channel.stream_unary(f"/{SERVICE}/ServerLive")
+    silent = [method() for _ in range(40)]
+    answer = await call(channel, "ModelInfer", infer())
+    assert answer.model_name == "fake-detect"
+    for each in silent:
+        assert await each.code() == grpc.StatusCode.OK
+
+
+async def test_what_a_stranger_sends_is_not_read(data_dir):
+    """Large messages to a public method cost the server no memory; it answers all the same."""
+    script = (
+        "import asyncio, sys\n"
+        "from pathlib import Path\n"
+        "from mataserver import testing\n"
+        "from triton_clients import grpc_port\n"
+        "async def main():\n"
+        "    async with testing.serving(Path(sys.argv[1]), grpc_port=0) as served:\n"
+        "        print(grpc_port(served), flush=True)\n"
+        "        await asyncio.Event().wait()\n"
+        "asyncio.run(main())\n"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", script, str(data_dir)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(each for each in sys.path if each)},
+    ) as process:
+        try:
+            port = int(process.stdout.readline())
+            before = psutil.Process(process.pid).memory_info().rss
+            async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as made:
+                await call(made, "ServerLive", b"", metadata=())
+                large = bytes(31_000_000)
+                calls = [call(made, "ServerLive", large, metadata=()) for _ in range(8)]
+                for each in await asyncio.gather(*calls, return_exceptions=True):
+                    assert not isinstance(each, grpc.aio.AioRpcError) or each.code().name == "OK"
+                grown = psutil.Process(process.pid).memory_info().rss - before
+        finally:
+            process.kill()
+    assert grown < 25e6
+
+
+async def test_one_caller_keeps_no_other_from_reading(data_dir):
+    """Whoever has a key and sends nothing holds half of the turns to read, not all."""
+    keys = ["test-key", {"key": "other-key", "name": "other"}]
+    settings = {"engine": "thread", "grpc_port": 0, "body_timeout": 5.0, "api_keys": keys}
+    async with (
+        testing.serving(data_dir, **settings) as served,
+        grpc.aio.insecure_channel(f"127.0.0.1:{grpc_port(served)}") as made,
+    ):
+        silent = [made.stream_unary(f"/{SERVICE}/ModelInfer")(metadata=KEY) for _ in range(20)]
+        await asyncio.sleep(0.3)
+        other = (("authorization", "Bearer other-key"),)
+        answer = await call(made, "ModelInfer", infer(), metadata=other, timeout=3.0)
+        assert answer.model_name == "fake-detect"
+        for each in silent:
+            each.cancel()

@@ -155,8 +155,9 @@ async def test_a_pull_that_hangs(tmp_path):
     hub = await asyncio.start_server(silent, "127.0.0.1", 0)
     port = hub.sockets[0].getsockname()[1]
     variables = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(tmp_path / "hf")}
-    async with hub, serving(tmp_path, environment=variables) as (server, http):
-        pull = http.post("/v1/models/pull", json={"model": "org/name"})
+    served = serving(tmp_path, "mataserver.testing:fake", variables)
+    async with hub, served as (server, http):
+        pull = http.post("/v1/models/pull", json={"model": "org/name", "task": "detect"})
         waiting = asyncio.ensure_future(pull)
         await until(lambda: descendants(server.process.pid))
         await asyncio.sleep(0.3)
@@ -188,8 +189,8 @@ class Stubborn:
         await self.never(None)
 class Plugin:
     @hookimpl
-    def service(self, context):
-        return Stubborn(context)
+    def service(self, ctx):
+        return Stubborn(ctx)
 plugin = Plugin()
 """
 

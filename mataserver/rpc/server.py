@@ -13,8 +13,10 @@ from google.protobuf.message import DecodeError
 from mataserver.errors import BadRequest, MataError, TooSlow
 from mataserver.http import auth
 from mataserver.http.codec import Share
+from mataserver.http.entrance import default_limit
 from mataserver.rpc.messages import PACKAGE
 from mataserver.rpc.methods import methods
+from mataserver.rpc.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
@@ -33,6 +35,15 @@ _CODES = {
     507: grpc.StatusCode.RESOURCE_EXHAUSTED,
 }
 
+_OPTIONS = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.so_reuseport", 0),  # a port that is taken is an error
+    ("grpc.http2.bdp_probe", 0),  # what is not asked for stays with its sender
+    ("grpc.max_concurrent_streams", 128),
+    ("grpc.server_handshake_timeout_ms", 10_000),
+    ("grpc.max_connection_idle_ms", 300_000),
+)
+
 log = logging.getLogger("mataserver.grpc")
 
 
@@ -43,11 +54,8 @@ class RpcServer:
         self._state = state
         self._server: Any = None
         self._stopping: asyncio.Task[None] | None = None
-        # Memory is taken before a message's size is known, so only so many are read at a time.
         settings = state.settings
-        self._reading = asyncio.Semaphore(
-            max(1, int(settings.max_inflight_mb // settings.max_body_mb))
-        )
+        self._turns = Turns(int(settings.max_inflight_mb // (4 * settings.max_body_mb)))
         self.port = 0
 
     def routes(self) -> tuple[()]:
@@ -57,10 +65,11 @@ class RpcServer:
     async def __aenter__(self) -> Self:
         """Listen. Raises ``MataError`` when it cannot."""
         settings = self._state.settings
+        connections = max(1, (settings.max_connections or default_limit()) // 4)
         options = [
+            *_OPTIONS,
             ("grpc.max_receive_message_length", settings.max_body),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", 0),  # a port that is taken is an error
+            ("grpc.max_allowed_incoming_connections", connections),
         ]
         self._server = grpc.aio.server(options=options)
         handlers = {name: self._handler(name, m) for name, m in methods(self._state).items()}
@@ -120,12 +129,11 @@ class RpcServer:
         )
 
     async def _answer(self, method: Method, messages: AsyncIterator[bytes], context: Any) -> Any:
-        if not method.public:
-            await self._check_key(context, method)
+        if method.public:  # nothing of what a stranger sends is read
+            return await method.answer(method.request())
         share = Share(self._state)
         try:
-            data = await self._read(messages)
-            share.take(len(data))
+            data = await self._read(method, messages, context, share)
             try:
                 message = method.request.FromString(data)
             except DecodeError:
@@ -135,16 +143,26 @@ class RpcServer:
         finally:
             share.give_back()
 
-    async def _check_key(self, context: Any, method: Method) -> None:
+    async def _check_key(self, context: Any, method: Method) -> str:
+        """Return who asks. Raises ``Unauthorized`` or ``Forbidden``."""
         given = {name: str(value) for name, value in context.invocation_metadata()}
         shown = list(auth.of_metadata(given, f"/{SERVICE}", context.peer()))
-        auth.check_scope(await self._state.gate.authenticate(shown), method.needs)
+        principal = await self._state.gate.authenticate(shown)
+        auth.check_scope(principal, method.needs)
+        return "" if principal is None else principal.id
 
-    async def _read(self, messages: AsyncIterator[bytes]) -> bytes:
+    async def _read(
+        self, method: Method, messages: AsyncIterator[bytes], context: Any, share: Share
+    ) -> bytes:
+        """Read the message of whoever may send it; its bytes are counted."""
         try:
-            async with asyncio.timeout(self._state.settings.body_timeout), self._reading:
-                async for message in messages:
-                    return message
+            async with asyncio.timeout(self._state.settings.body_timeout):
+                who = await self._check_key(context, method)
+                async with self._turns.taken(who):
+                    share.check(1)
+                    async for message in messages:
+                        share.take(len(message))
+                        return message
         except TimeoutError:
             raise TooSlow("The message did not arrive in time") from None
         raise BadRequest("The call has no message")
