@@ -98,13 +98,15 @@ class Route:
 class Page:
     """A page for people that a service serves: what the navigation shows, and where it is.
 
-    ``icon`` is one character, or empty; ``needs`` the scope without which it is not shown.
+    ``icon`` is one character, or empty; ``needs`` the scope without which it is not shown;
+    ``group`` where the navigation has it: what one tries, works on, or operates.
     """
 
     title: str
     path: str
     icon: str = ""
     needs: str = "any"
+    group: Literal["use", "work", "operate"] = "work"
 
 
 @dataclass(frozen=True, slots=True)

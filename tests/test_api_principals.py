@@ -21,7 +21,6 @@ KEYS = [
     {"key": "admin-key", "name": "boss", "scopes": ["admin"]},
 ]
 NEEDS = {
-    ("GET", "/"): "",
     ("GET", "/docs"): "",
     ("GET", "/health"): "",
     ("GET", "/metrics"): "",

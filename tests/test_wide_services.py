@@ -359,7 +359,13 @@ async def test_readiness(http, data_dir):
 
 async def test_pages(http, server):
     """The navigation shows the pages that who asks may see."""
-    page = {"title": "The lab", "path": "/lab/", "icon": "*", "plugin": "lab"}
+    page = {
+        "title": "The lab",
+        "path": "/lab/",
+        "icon": "*",
+        "plugin": "lab",
+        "group": "work",
+    }
     assert await read(http, "/v1/pages") == (200, [page])
     assert len((await read(http, "/v1/pages", headers=server.headers))[1]) == 2
 
@@ -449,6 +455,7 @@ async def test_a_folder_of_files(plugin, data_dir, tmp_path):  # noqa: F811
     (package / "site" / "img").mkdir(parents=True)
     (package / "__init__.py").write_text("SECRET = 1")
     (package / "site" / "index.html").write_text("<p>hello</p>")
+    (package / "site" / "long.js").write_text("// one and the same\n" * 100)
     (package / "site" / "img" / "dot.svg").write_text("<svg/>")
     source = """
 from mataserver import static
@@ -469,6 +476,11 @@ class Service(Base):
             assert response.status == 304
         async with http.get("/site/img/dot.svg") as response:
             assert response.content_type == "image/svg+xml"
+        for form, size in (("gzip", 200), ("identity", 2000)):
+            async with http.get("/site/long.js", headers={"Accept-Encoding": form}) as response:
+                assert await response.text() == "// one and the same\n" * 100
+                assert int(response.headers["Content-Length"]) <= size
+                assert response.headers["ETag"].endswith('-gzip"') == (form == "gzip")
         for path in ("/site/missing", "/site/..%2f__init__.py", "/site/img", "/site/%2e%2e/x"):
             async with http.get(path) as response:
                 await problem(response, 404)

@@ -77,22 +77,32 @@ def announcement(
         f"  plugins: {plugins}",
         f"  models:  {count} registered in {settings.data_path}; hub cache {cache_directory()}",
     ]
-    if new_key is not None:
+    if new_key is not None and link:
         lines.insert(2, f"  open:    {link} (once, within ten minutes)")
     return lines
 
 
 def _link(settings: Settings, url: str, state: State) -> str:
-    """Return where this machine reaches the page, with a code that signs the browser in once."""
+    """Return where this machine reaches the page, with a code that signs the browser in once.
+
+    It is empty where no plugin brings a page.
+    """
+    from mataserver.http.pages import pages_of
+
+    if not any(page.path == "/" for _, page in pages_of(state.services)):
+        return ""
     page = local_url(settings.host, urlsplit(url).port or settings.port)
     code = state.gate.make_code()
     return f"{page}/#code={code}" if code else f"{page}/"
 
 
 def _open(link: str) -> None:
-    """Open the page in the browser; where there is none, say where the page is."""
+    """Open the page in the browser; where there is no browser, say where the page is."""
     import webbrowser
 
+    if not link:
+        log.warning("there is no page to open: install mataserver-console")
+        return
     if not _has_screen() or not webbrowser.open(link):
         page = link.partition("#")[0]
         log.warning("no browser could be opened: open %s yourself and enter the key", page)

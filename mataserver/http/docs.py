@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from mataserver.http.routing import State
 
 _KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
-_PAGES = {"": "index.html", "docs": "swagger.html", "redoc": "redoc.html"}
+_PAGES = {"docs": "swagger.html", "redoc": "redoc.html"}
 
 
 def routes(state: State) -> list[Route]:
@@ -25,7 +25,6 @@ def routes(state: State) -> list[Route]:
     return [
         Route("GET", "/openapi.json", api.document, "This document", "docs",
               response=(Body(codec.JSON, dict[str, Any]),), public=True),
-        Route("GET", "/", api.page, "Try a model here", "docs", response=html, public=True),
         Route("GET", "/docs", api.page, "Swagger UI", "docs", response=html, public=True),
         Route("GET", "/redoc", api.page, "Redoc", "docs", response=html, public=True),
         Route("GET", "/static/{name}", api.asset, "A file of these pages", "docs",

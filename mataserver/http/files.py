@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import mimetypes
+from dataclasses import dataclass
 from importlib import resources
 from typing import TYPE_CHECKING
 
@@ -23,7 +25,8 @@ _INDEX = "index.html"
 def static(prefix: str, package: str, folder: str, *, policy: str = POLICY) -> tuple[Route, ...]:
     """Return routes that serve ``folder`` of a package's data below ``prefix``, to everybody.
 
-    ``prefix/`` is its ``index.html``. Answers have an ``ETag``; an unchanged file is 304.
+    ``prefix/`` is its ``index.html``. Answers have an ``ETag``; an unchanged file is 304. What is
+    worth it is compressed, for who takes gzip.
     """
     files = _Files(resources.files(package).joinpath(folder), policy)
     path = prefix.rstrip("/")
@@ -34,29 +37,52 @@ def static(prefix: str, package: str, folder: str, *, policy: str = POLICY) -> t
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _File:
+    """A file as it is sent; ``packed`` is empty where compression gains less than a tenth."""
+
+    data: bytes
+    packed: bytes
+    tag: str
+
+    @classmethod
+    def read(cls, path: Traversable) -> _File:
+        """Read a file, and compress it once for all who ask."""
+        data = path.read_bytes()
+        packed = gzip.compress(data, mtime=0)
+        gains = len(packed) < 0.9 * len(data)
+        return cls(data, packed if gains else b"", hashlib.sha256(data).hexdigest()[:16])
+
+
 class _Files:
     def __init__(self, root: Traversable, policy: str) -> None:
         self._root = root
         self._policy = policy
-        self._read: dict[str, tuple[bytes, str]] = {}
+        self._read: dict[str, _File] = {}
 
     async def get(self, request: web.Request) -> web.Response:
         name = request.match_info.get("file", _INDEX)
-        data, tag = self._file(name)
+        file = self._file(name)
+        packed = bool(file.packed) and "gzip" in request.headers.get(hdrs.ACCEPT_ENCODING, "")
+        tag = f'"{file.tag}{"-gzip" if packed else ""}"'  # each form of a file has its own
         headers = {
             hdrs.ETAG: tag,
             hdrs.CACHE_CONTROL: "no-cache",  # asked again each time, and mostly answered 304
+            hdrs.VARY: hdrs.ACCEPT_ENCODING,
             "Content-Security-Policy": self._policy,
             "X-Content-Type-Options": "nosniff",
         }
         if request.headers.get(hdrs.IF_NONE_MATCH) == tag:
             return web.Response(status=304, headers=headers)
+        if packed:
+            headers[hdrs.CONTENT_ENCODING] = "gzip"
         kind = mimetypes.guess_type(name)[0] or "application/octet-stream"
         charset = "utf-8" if kind.startswith("text/") else None
-        return web.Response(body=data, content_type=kind, charset=charset, headers=headers)
+        body = file.packed if packed else file.data
+        return web.Response(body=body, content_type=kind, charset=charset, headers=headers)
 
-    def _file(self, name: str) -> tuple[bytes, str]:
-        """Return a file and its tag, read once. Raises ``NotFound``."""
+    def _file(self, name: str) -> _File:
+        """Return a file, read once. Raises ``NotFound``."""
         if name not in self._read:
             parts = name.split("/")
             if any(part in {"", ".", ".."} or "\\" in part or "\0" in part for part in parts):
@@ -64,6 +90,5 @@ class _Files:
             path = self._root.joinpath(*parts)
             if not path.is_file():
                 raise NotFound("Not found")
-            data = path.read_bytes()
-            self._read[name] = (data, f'"{hashlib.sha256(data).hexdigest()[:16]}"')
+            self._read[name] = _File.read(path)
         return self._read[name]

@@ -12,23 +12,24 @@ from mataserver.http.routing import Body, Route
 from mataserver.principals import ANYBODY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable, Iterator
 
     from aiohttp import web
 
     from mataserver.http.routing import State
-    from mataserver.service import Page
+    from mataserver.service import Page, Service
 
 log = logging.getLogger("mataserver.http")
 
 
 class PageInfo(Struct):
-    """One page; ``icon`` is one character, or empty."""
+    """One page; ``icon`` is one character, or empty, ``group`` where the navigation has it."""
 
     title: str
     path: str
     icon: str
     plugin: str
+    group: str
 
 
 def routes(state: State) -> list[Route]:
@@ -39,6 +40,18 @@ def routes(state: State) -> list[Route]:
     ]  # fmt: skip
 
 
+def pages_of(services: Iterable[tuple[str, Service]]) -> Iterator[tuple[str, Page]]:
+    """Yield the pages that services bring, each with its plugin's name."""
+    for plugin, service in services:
+        pages = getattr(service, "pages", None)
+        if pages is None:
+            continue
+        try:
+            yield from [(plugin, page) for page in pages()]
+        except Exception:
+            log.exception("pages() of the plugin %s failed", plugin)
+
+
 class _Pages:
     def __init__(self, state: State) -> None:
         self._state = state
@@ -47,18 +60,8 @@ class _Pages:
         principal = auth.caller(request)
         return codec.respond(
             [
-                PageInfo(page.title, page.path, page.icon, plugin)
-                for plugin, page in self._pages()
+                PageInfo(page.title, page.path, page.icon, plugin, page.group)
+                for plugin, page in pages_of(self._state.services)
                 if principal.may(page.needs)
             ]
         )
-
-    def _pages(self) -> Iterator[tuple[str, Page]]:
-        for plugin, service in self._state.services:
-            pages = getattr(service, "pages", None)
-            if pages is None:
-                continue
-            try:
-                yield from [(plugin, page) for page in pages()]
-            except Exception:
-                log.exception("pages() of the plugin %s failed", plugin)

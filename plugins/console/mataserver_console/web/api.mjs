@@ -1,0 +1,103 @@
+// Requests to the server, by paths relative to the page: it may lie below a proxy's prefix.
+import { cell } from "./cell.mjs";
+
+/** Who is signed in: `undefined` until it is known, `null` for nobody. */
+export const who = cell(undefined);
+/** Whether the server answers: null, or since when it does not and when the next try comes. */
+export const silence = cell(null);
+
+/** The server refused: its status, its sentence, the request's id, seconds to wait. */
+export class Refused extends Error {
+  constructor(status, detail, id, wait) {
+    super(detail);
+    Object.assign(this, { status, id, wait });
+  }
+}
+
+/** No answer came. */
+export class NoAnswer extends Error {
+  constructor() { super(`No answer from ${location.hostname}`); this.status = 0; }
+}
+
+export const isAbort = (error) => error?.name === "AbortError";
+export const may = (scope) => {
+  const scopes = who.get()?.scopes ?? [];
+  return scopes.includes(scope) || scopes.includes("admin");
+};
+
+/** Send a request; return the response if it is a good one. Throws `Refused` and `NoAnswer`. */
+export async function send(path, { json, csrf = who.get()?.csrf, headers = {}, ...options } = {}) {
+  const all = { ...headers };
+  if (csrf) all["X-CSRF-Token"] = csrf;
+  if (json !== undefined) {
+    all["Content-Type"] = "application/json";
+    options = { method: "POST", body: JSON.stringify(json), ...options };
+  }
+  let answer;
+  try {
+    answer = await fetch(path, { ...options, headers: all });
+  } catch (error) {
+    if (isAbort(error)) throw error;
+    if (!silence.get()) silence.set({ since: Date.now(), next: Date.now() + 1000 });
+    throw new NoAnswer();
+  }
+  silence.set(null);
+  if (answer.ok) return answer;
+  throw await refusal(answer, path);
+}
+
+/** Send a request; return its answer's JSON, or null where there is no body. */
+export async function ask(path, options) {
+  const answer = await send(path, options);
+  return answer.status === 204 ? null : answer.json();
+}
+
+async function refusal(answer, path) {
+  const body = await answer.json().catch(() => ({}));
+  const detail = body.detail ?? body.error?.message ?? body.error ?? `Status ${answer.status}`;
+  const wait = Number(answer.headers.get("Retry-After")) || 0;
+  // A cookie that is over: the page stays as it is, with the sign-in before it.
+  if (answer.status === 401 && who.get() && !path.startsWith("auth/")) who.set(null);
+  return new Refused(answer.status, String(detail), answer.headers.get("X-Request-Id") ?? "", wait);
+}
+
+/** The parts of a Server-Timing header, in milliseconds by name. */
+export function timings(header) {
+  const found = {};
+  for (const part of (header ?? "").split(",")) {
+    const match = /^\s*([\w-]+);dur=([\d.]+)/.exec(part);
+    if (match) found[match[1]] = Number(match[2]);
+  }
+  return found;
+}
+
+/** Yield the Server-Sent Events of an answer: name and value. */
+export async function* events(answer) {
+  const reader = answer.body.pipeThrough(new TextDecoderStream()).getReader();
+  let text = "";
+  try {
+    for (;;) {
+      const { done, value } = await reader.read();
+      text += value ?? "";
+      const blocks = text.split(/\r?\n\r?\n/);
+      text = blocks.pop();
+      for (const block of blocks) {
+        const event = eventOf(block);
+        if (event) yield event;
+      }
+      if (done) return;
+    }
+  } finally { reader.cancel().catch(() => {}); }
+}
+
+function eventOf(block) {
+  let name = "message";
+  const data = [];
+  for (const line of block.split(/\r?\n/)) {
+    if (line.startsWith("event:")) name = line.slice(6).trim();
+    if (line.startsWith("data:")) data.push(line.slice(5).trimStart());
+  }
+  if (!data.length) return null;
+  const joined = data.join("\n");
+  return { name, value: joined === "[DONE]" ? null : JSON.parse(joined) };
+}

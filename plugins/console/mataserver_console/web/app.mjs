@@ -1,0 +1,79 @@
+// The console: what is open, for whom, and the keys that go from page to page.
+import { may, who } from "./api.mjs";
+import { useCell } from "./cell.mjs";
+import { Trouble } from "./controls.mjs";
+import { Bar, Foot, More, Side, Silence } from "./frame.mjs";
+import { html, render, useEffect, useErrorBoundary, useRef, useState } from "./html.mjs";
+import { SignIn, begin, takeCode } from "./login.mjs";
+import { go, useRoute } from "./route.mjs";
+import { useSource } from "./source.mjs";
+
+/** Each page is a module that is loaded when it is opened. */
+const PAGES = [
+  { key: "try", title: "Try", icon: "try", group: "use", load: () => import("./try.mjs") },
+  { key: "live", title: "Live", icon: "live", group: "use", needs: "infer", load: () => import("./live.mjs") },
+  { key: "models", title: "Models", icon: "models", group: "operate", needs: "models:read", load: () => import("./models.mjs") },
+];
+const LEAP = { t: "try", l: "live", m: "models" };
+
+function usePage(key) {
+  const [made, setMade] = useState({});
+  useEffect(() => {
+    const page = PAGES.find((each) => each.key === key);
+    page?.load().then((module) => setMade({ key, View: module.default }), (error) => setMade({ key, error }));
+  }, [key]);
+  return made.key === key ? made : {};
+}
+
+function useLeaps() {
+  useEffect(() => {
+    let waits = 0;
+    const press = (event) => {
+      if (event.target.closest("input, textarea, select, [contenteditable]") || event.ctrlKey || event.metaKey || event.altKey) return;
+      if (event.key === "g") waits = Date.now();
+      else if (Date.now() - waits < 1500 && LEAP[event.key]) { go(LEAP[event.key]); waits = 0; }
+    };
+    addEventListener("keydown", press);
+    return () => removeEventListener("keydown", press);
+  }, []);
+}
+
+function useCounts() {
+  const models = useSource(may("models:read") ? "v1/models" : null, 15).data;
+  const sessions = useSource(may("infer") ? "v1/sessions" : null, 15).data;
+  return { models: models?.length, live: sessions?.length };
+}
+
+function Page() {
+  const { page } = useRoute();
+  const { View, error } = usePage(page);
+  const [broken, mend] = useErrorBoundary();
+  useEffect(() => { mend(); document.title = `${PAGES.find((each) => each.key === page)?.title ?? "More"} · mataserver`; }, [page]);
+  if (page === "more") return html`<${More} pages=${PAGES}/>`;
+  const failed = broken ?? error;
+  if (failed) return html`<${Bar} title="This page failed"/><div class="content"><${Trouble} error=${failed} again=${() => location.reload()}/></div>`;
+  return View ? html`<${View}/>` : html`<${Bar} title=""/>`;
+}
+
+function Signed() {
+  const counts = useCounts();
+  useLeaps();
+  return html`<a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById("main").focus(); }}>Skip to content</a>
+    <div class="app"><${Side} pages=${PAGES} counts=${counts}/>
+      <main class="main" id="main" tabindex="-1"><${Silence}/><${Page}/></main><${Foot} pages=${PAGES}/></div>`;
+}
+
+function Gate({ said }) {
+  const box = useRef(null);
+  useEffect(() => { box.current.showModal(); return () => box.current?.close(); }, []);
+  return html`<dialog ref=${box} class="gate" aria-label="Sign in" onCancel=${(event) => event.preventDefault()}><${SignIn} said=${said}/></dialog>`;
+}
+
+function App({ said }) {
+  const me = useCell(who);
+  const [seen, setSeen] = useState(false);
+  useEffect(() => { if (me) setSeen(true); }, [me]);
+  return html`${(me || seen) && html`<${Signed}/>`}${me === null && html`<${Gate} said=${said}/>`}`;
+}
+
+begin(takeCode()).then((said) => render(html`<${App} said=${said}/>`, document.body));

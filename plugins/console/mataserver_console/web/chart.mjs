@@ -1,0 +1,51 @@
+// Curves over time, with a sentence for who does not see them.
+import { html, useEffect, useRef, useState } from "./html.mjs";
+
+const KINDS = ["a", "b", "cc", "dd"];
+const LEFT = 60, RIGHT = 12, TOP = 12, BOTTOM = 24;
+
+/** A round number at or above a value: the axis does not move with each point. */
+export function nice(value) {
+  if (!(value > 0)) return 1;
+  const power = 10 ** Math.floor(Math.log10(value));
+  return [1, 2, 5, 10].map((each) => each * power).find((each) => each >= value * 1.05) ?? 20 * power;
+}
+
+export function useWidth() {
+  const box = useRef(null);
+  const [width, setWidth] = useState(0);
+  useEffect(() => {
+    const watch = new ResizeObserver(([entry]) => setWidth(entry.contentRect.width));
+    watch.observe(box.current);
+    return () => watch.disconnect();
+  }, []);
+  return [box, width];
+}
+
+/** Points as a path, broken where nothing is known. */
+export function path(values, x, y) {
+  let gap = true;
+  return values.map((value, at) => {
+    if (value === null || value === undefined) { gap = true; return ""; }
+    const step = `${gap ? "M" : "L"}${x(at).toFixed(1)} ${y(value).toFixed(1)}`;
+    gap = false;
+    return step;
+  }).join("");
+}
+
+/** @param {{label: string, series: {name: string, values: (number | null)[]}[], format?: (value: number) => string, ends: [string, string], height?: number}} props */
+export function Chart({ label, series, format = String, ends, height = 176 }) {
+  const [box, width] = useWidth();
+  const known = series.flatMap(({ values }) => values.filter((value) => value !== null && value !== undefined));
+  const most = nice(Math.max(0, ...known));
+  const count = Math.max(2, ...series.map(({ values }) => values.length));
+  const x = (at) => LEFT + ((width - LEFT - RIGHT) * at) / (count - 1);
+  const y = (value) => height - BOTTOM - ((height - TOP - BOTTOM) * value) / most;
+  const said = series.map(({ name, values }) => { const last = values.findLast((value) => value !== null && value !== undefined); return `${name} ${last === undefined ? "unknown" : format(last)}`; }).join(", ");
+  return html`<div ref=${box} class="chartbox">${width > 0 && html`<svg class="chart" width=${width} height=${height} role="img" aria-label=${`${label}: ${said}`}>
+    ${[0, 0.5, 1].map((share) => html`<g key=${share}><path class="grid" d=${`M${LEFT} ${y(most * share)}H${width - RIGHT}`}/><text x=${LEFT - 6} y=${y(most * share) + 4} text-anchor="end">${format(most * share)}</text></g>`)}
+    <text x=${LEFT} y=${height - 6}>${ends[0]}</text><text x=${width - RIGHT} y=${height - 6} text-anchor="end">${ends[1]}</text>
+    ${series.map(({ name, values }, at) => html`<path key=${name} class=${`ln ${KINDS[at]}`} d=${path(values, x, y)}/>`)}</svg>`}</div>`;
+}
+
+export const Legend = ({ names }) => html`<span class="legend chartkey">${names.map((name, at) => html`<span key=${name}><svg width="18" height="8" aria-hidden="true"><path class=${`ln ${KINDS[at]}`} d="M0 4H18"/></svg>${name}</span>`)}</span>`;

@@ -1,0 +1,108 @@
+// Navigation, health, theme, who is signed in: what stands around every page.
+import { may, silence, who } from "./api.mjs";
+import { useCell } from "./cell.mjs";
+import { Button, Note, State } from "./controls.mjs";
+import { html, useEffect, useState } from "./html.mjs";
+import { Icon, Mark } from "./icons.mjs";
+import { choice } from "./kept.mjs";
+import { signOut } from "./login.mjs";
+import { address, useRoute } from "./route.mjs";
+import { tryAgain, useSource } from "./source.mjs";
+
+const THEMES = ["system", "light", "dark"];
+
+/** The pages in their groups; those of guests stand in the group that they name. */
+export function groups(pages, guests) {
+  const shown = (name) => pages.filter((page) => page.group === name && (!page.needs || may(page.needs)));
+  return [["use", "Use"], ["work", "Work"], ["operate", "Operate"]].map(([key, title]) => ({
+    title,
+    links: [
+      ...shown(key).map((page) => ({ ...page, href: address(page.key) })),
+      ...guests.filter((guest) => (guest.group ?? "work") === key)
+        .map((guest) => ({ key: guest.path, title: guest.title, href: guest.path.replace(/^\//, ""), letter: guest.icon })),
+    ],
+  })).filter((group) => group.links.length);
+}
+
+const Sign = ({ link }) => (link.letter ? html`<span class="i letter" aria-hidden="true">${link.letter}</span>` : html`<${Icon} name=${link.icon ?? "page"}/>`);
+
+function Health() {
+  const { data, error } = useSource("ready", 10);
+  const { data: health } = useSource("v1/health", 60);
+  const lost = useCell(silence);
+  const state = lost ? ["bad", "No answer"] : error ? ["warn", "Not ready"] : data ? ["ok", "Ready"] : ["off", "…"];
+  return html`<a class="row between t health" href=${address("server")} title=${error?.message ?? ""}>
+    <${State} kind=${state[0]}>${state[1]}<//><span class="quiet">${health?.version ?? ""}</span></a>`;
+}
+
+function Theme() {
+  const [theme, setTheme] = useState(choice.get("theme") ?? "system");
+  const next = THEMES[(THEMES.indexOf(theme) + 1) % THEMES.length];
+  const change = () => {
+    choice.set("theme", next);
+    if (next === "system") delete document.documentElement.dataset.theme;
+    else document.documentElement.dataset.theme = next;
+    setTheme(next);
+  };
+  return html`<${Button} small bare icon=${theme} label=${`Theme: ${theme}. Change to ${next}`} onClick=${change}/>`;
+}
+
+function Me() {
+  const me = useCell(who);
+  if (!me) return null;
+  return html`<div class="me"><span class="t cut grow" title=${me.id}>${me.name}</span>
+    ${me.csrf && html`<${Button} small bare class="t" onClick=${signOut}>Sign out<//>`}<${Theme}/></div>`;
+}
+
+/** The line above a page while the server does not answer. */
+export function Silence() {
+  const lost = useCell(silence);
+  const [, tick] = useState(0);
+  useEffect(() => {
+    if (!lost) return undefined;
+    const timer = setInterval(() => tick((n) => n + 1), 1000);
+    return () => clearInterval(timer);
+  }, [lost]);
+  if (!lost) return null;
+  const left = Math.max(0, Math.ceil((lost.next - Date.now()) / 1000));
+  return html`<div class="silence" role="alert"><${Note} kind="warn"><div class="row between">
+    <span>No answer from ${location.hostname}. Next try in ${left} s.</span><${Button} small onClick=${tryAgain}>Now<//></div><//></div>`;
+}
+
+export function Side({ pages, counts }) {
+  const { page } = useRoute();
+  const { data } = useSource("v1/pages", 60);
+  const guests = (data ?? []).filter((each) => each.path !== "/");
+  return html`<nav class="side" aria-label="Pages">
+    <a class="brand" href=${address("try")}><${Mark}/><span class="t">mataserver</span></a>
+    ${groups(pages, guests).map((group) => html`<div class="nav" key=${group.title}><h2>${group.title}</h2><ul class="nav">
+      ${group.links.map((link) => html`<li key=${link.key}><a href=${link.href} aria-current=${link.key === page ? "page" : undefined} title=${link.title}>
+        <${Sign} link=${link}/><span class="t">${link.title}</span>
+        ${counts[link.key] > 0 && html`<span class="count">${counts[link.key]}</span>`}</a></li>`)}</ul></div>`)}
+    <div class="side-foot"><${Health}/><${Me}/></div>
+  </nav>`;
+}
+
+const FOOT = ["try", "segment", "live", "models"];
+
+export function Foot({ pages }) {
+  const { page } = useRoute();
+  const here = FOOT.map((key) => pages.find((each) => each.key === key)).filter(Boolean);
+  const more = !FOOT.includes(page);
+  return html`<nav class="tabs-bottom" aria-label="Pages, short">
+    ${here.map((each) => html`<a key=${each.key} href=${address(each.key)} aria-current=${each.key === page ? "page" : undefined}>
+      <${Icon} name=${each.icon}/>${each.title}</a>`)}
+    <a href=${address("more")} aria-current=${more ? "page" : undefined}><${Icon} name="more"/>More</a></nav>`;
+}
+
+/** On a phone: what stands in the side bar of a wide screen. */
+export function More({ pages }) {
+  const { data } = useSource("v1/pages", 60);
+  const guests = (data ?? []).filter((each) => each.path !== "/");
+  return html`<${Bar} title="More"/><div class="content">
+    ${groups(pages, guests).map((group) => html`<section class="card" key=${group.title}><header><h2>${group.title}</h2></header>
+      <ul class="morelist">${group.links.map((link) => html`<li key=${link.key}><a class="row" href=${link.href}><${Sign} link=${link}/>${link.title}</a></li>`)}</ul></section>`)}
+    <section class="card pad"><${Health}/><${Me}/></section></div>`;
+}
+
+export const Bar = ({ title, children }) => html`<header class="bar"><h1>${title}</h1>${children}</header>`;

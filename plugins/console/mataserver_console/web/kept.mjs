@@ -1,0 +1,38 @@
+// What a reload must not lose: the picture, in the browser's own store, until signing out.
+const NAME = "mataserver";
+
+function store(mode) {
+  return new Promise((resolve, reject) => {
+    const opening = indexedDB.open(NAME, 1);
+    opening.onupgradeneeded = () => opening.result.createObjectStore("kept");
+    opening.onerror = () => reject(opening.error);
+    opening.onsuccess = () => {
+      const change = opening.result.transaction("kept", mode);
+      change.oncomplete = () => opening.result.close();
+      resolve(change.objectStore("kept"));
+    };
+  });
+}
+
+const done = (asked) => new Promise((resolve, reject) => {
+  asked.onsuccess = () => resolve(asked.result);
+  asked.onerror = () => reject(asked.error);
+});
+
+/** Keep a value under a name; `null` forgets it. A browser without a store keeps nothing. */
+export async function keep(name, value) {
+  try {
+    const kept = await store("readwrite");
+    await done(value === null ? kept.delete(name) : kept.put(value, name));
+  } catch { /* a private window: the page works without */ }
+}
+
+export async function kept(name) {
+  try { return (await done((await store("readonly")).get(name))) ?? null; } catch { return null; }
+}
+
+/** A choice of this browser, such as the theme. */
+export const choice = {
+  get(name) { try { return localStorage.getItem(`mataserver.${name}`); } catch { return null; } },
+  set(name, value) { try { localStorage.setItem(`mataserver.${name}`, value); } catch { /* nothing to keep it in */ } },
+};

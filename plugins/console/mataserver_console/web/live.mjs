@@ -1,0 +1,217 @@
+// Live: this device's camera with what a model sees in it, and the cameras of the server.
+import { ask, isAbort, may, send } from "./api.mjs";
+import { Chart, Legend } from "./chart.mjs";
+import { Button, Dialog, Note, State, Sure, Trouble } from "./controls.mjs";
+import { ago, long, ms } from "./format.mjs";
+import { Bar } from "./frame.mjs";
+import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
+import { Icon } from "./icons.mjs";
+import { Labels, Overlay, useOutlines } from "./overlay.mjs";
+import { Picker } from "./picker.mjs";
+import { NeedsHttps, needsHttps } from "./picture.mjs";
+import { itemsOf, told } from "./results.mjs";
+import { amend } from "./route.mjs";
+import { refresh, useSource } from "./source.mjs";
+import { Stream } from "./stream.mjs";
+import { useModel } from "./try.mjs";
+
+const TAIL = 2000;
+const OFF = { phase: "off", answer: null, error: null, problem: "", session: "", size: [640, 480], captured: 0 };
+
+/** The stream of this page. Starting ends the one before it, leaving the page ends all. */
+function useStream(video) {
+  const [state, setState] = useState(OFF);
+  const current = useRef(null);
+  const stop = () => { current.current?.stop(); current.current = null; };
+  const start = (wanted) => {
+    stop();
+    setState({ ...OFF, phase: "starting" });
+    const own = new Stream(video.current, (change) => {
+      if (current.current !== own && change.phase !== "off") return;
+      if (current.current && current.current !== own) return;  // a newer one has begun
+      setState((old) => ({ ...old, ...change }));
+      if (change.phase) refresh("v1/sessions", "v1/models");
+    });
+    current.current = own;
+    own.start(wanted);
+  };
+  useEffect(() => {
+    addEventListener("pagehide", stop);
+    return () => { removeEventListener("pagehide", stop); stop(); };
+  }, []);
+  return { ...state, start, stop, meter: () => current.current?.meter };
+}
+
+/** Where each track was in the last two seconds, and since when it is seen. */
+function useTracks(items, captured) {
+  const tails = useRef(new Map()), since = useRef(new Map());
+  return useMemo(() => {
+    const now = performance.now();
+    for (const { id, box } of items) {
+      if (id === undefined || !box) continue;
+      const tail = tails.current.get(id) ?? [];
+      tail.push([(box[0] + box[2]) / 2, box[3], now]);
+      tails.current.set(id, tail.filter((point) => point[2] > now - TAIL));
+      if (!since.current.has(id)) since.current.set(id, now);
+    }
+    const here = new Set(items.map((item) => item.id));
+    for (const id of tails.current.keys()) if (!here.has(id)) { tails.current.delete(id); since.current.delete(id); }
+    return { tails: new Map(tails.current), since: since.current };
+  }, [captured]);
+}
+
+function useClock(on, every = 250) {
+  const [now, setNow] = useState(performance.now());
+  useEffect(() => {
+    if (!on) return undefined;
+    const timer = setInterval(() => setNow(performance.now()), every);
+    return () => clearInterval(timer);
+  }, [on]);
+  return now;
+}
+
+const fps = (value) => (value ? value.toFixed(1) : "–");
+
+function Figures({ figures, age }) {
+  const plain = (value) => (value === null ? "–" : Math.round(value));
+  const shown = [["Camera", fps(figures.camera), "fps"], ["Results", fps(figures.results), "fps"], ["p50", plain(figures.p50), "ms"], ["p95", plain(figures.p95), "ms"],
+    ["Dropped", figures.dropped, `of ${figures.sent.toLocaleString("en")}`], ["Age", plain(age), "ms"]];
+  return html`<dl class="stats live-stats">${shown.map(([name, value, unit]) => html`<div class="stat" key=${name} data-figure=${name}><dt>${name}</dt><dd>${value} <small>${unit}</small></dd></div>`)}</dl>`;
+}
+
+const EMPTY = { camera: 0, results: 0, p50: null, p95: null, dropped: 0, sent: 0 };
+const WORDS = { off: "Off", starting: "Waiting for the camera", loading: "Loading the model", live: "Live" };
+
+function Video({ video, stream, items, tracks, age }) {
+  const [width, height] = stream.size;
+  const box = useRef(null);
+  const [scale, setScale] = useState(1);
+  const outlines = useOutlines(items);
+  useEffect(() => {
+    const watch = new ResizeObserver(([entry]) => setScale(entry.contentRect.width / width));
+    watch.observe(box.current);
+    return () => watch.disconnect();
+  }, [width]);
+  const on = stream.phase !== "off";
+  return html`<div class="vid" ref=${box} style=${{ aspectRatio: `${width} / ${height}` }}><video ref=${video} muted playsinline hidden=${!on} aria-label="The camera's picture"></video>
+    ${on && html`<${Overlay} items=${items} outlines=${outlines} width=${width} height=${height} hover=${0} tails=${tracks.tails}/>
+      <${Labels} items=${items} width=${width} height=${height} scale=${scale} hover=${0} scores=${true} taken=${[[0, 0, 170, 40]]}/>`}
+    ${on ? html`<span class="glass vl"><${State} kind=${stream.phase === "live" ? "ok" : "busy"}>${WORDS[stream.phase]}<//>${age !== null && html`<b>${Math.round(age)} ms old</b>`}</span>
+      <span class="glass vr">${width} × ${height}</span>` : html`<div class="nopic"><${Icon} name="camera"/><span>The camera of this device is off.</span></div>`}</div>`;
+}
+
+function Tile({ session }) {
+  const { camera } = session;
+  const [shot, setShot] = useState({ url: "", error: "" });
+  useEffect(() => {
+    const control = new AbortController();
+    let timer = 0, last = "";
+    const look = async () => {
+      try {
+        const answer = await send(`v1/sessions/${encodeURIComponent(session.session_id)}/snapshot`, { signal: control.signal });
+        const url = URL.createObjectURL(await answer.blob());
+        URL.revokeObjectURL(last);
+        last = url;
+        setShot({ url, error: "" });
+      } catch (error) { if (!isAbort(error)) setShot((old) => ({ ...old, error: error.message })); else return; }
+      timer = setTimeout(look, 3000);
+    };
+    look();
+    return () => { control.abort(); clearTimeout(timer); URL.revokeObjectURL(last); };
+  }, [session.session_id]);
+  const kind = { connected: "ok", connecting: "busy", failed: "bad", idle: "off" }[camera.state] ?? "off";
+  const why = camera.problem ?? shot.error;
+  return html`<article class="card tile"><div class="tpic">${shot.url && camera.state !== "failed" ? html`<img src=${shot.url} alt=${`What ${session.session_id} shows`}/>`
+    : html`<div class="nopic">${why ? html`<${Icon} name="warn"/><span>${why}</span>` : html`<span class="quiet">Waiting for a picture</span>`}</div>`}</div>
+    <div class="tfoot"><div class="row between"><b class="cut strong">${session.session_id}</b><${State} kind=${kind}>${camera.state}<//></div>
+      <div class="row between quiet"><span class="cut">${session.model}</span><span class="nowrap">${camera.source}</span></div></div></article>`;
+}
+
+function AddCamera({ models, close }) {
+  const [error, setError] = useState(null);
+  const [busy, setBusy] = useState(false);
+  const submit = async (event) => {
+    event.preventDefault();
+    const { source, model, fps: most } = Object.fromEntries(new FormData(event.target));
+    setBusy(true);
+    try {
+      await ask("v1/sessions", { json: { model, source: source.trim(), ...(most ? { fps: Number(most) } : {}) } });
+      refresh("v1/sessions");
+      close();
+    } catch (failure) { setError(failure); setBusy(false); }
+  };
+  return html`<${Dialog} title="Add a camera" onClose=${close}><form class="stack-12" onSubmit=${submit}>
+    ${error && html`<${Trouble} error=${error}/>`}
+    <label class="stack-4"><span class="label">Source</span><input class="field" name="source" required placeholder="rtsp://user:password@192.168.1.20/stream1"/>
+      <span class="help">A network camera, a stream over HTTP, /dev/videoN, or a file. The server's camera_hosts and camera_paths say what is allowed.</span></label>
+    <label class="stack-4"><span class="label">Model</span><select class="field" name="model">${models.map((each) => html`<option key=${each.model}>${each.model}</option>`)}</select></label>
+    <label class="stack-4"><span class="label">At most frames a second</span><input class="field" name="fps" type="number" min="0.1" step="any" placeholder="as they come"/></label>
+    <div><${Button} primary type="submit" disabled=${busy}>Add<//></div></form><//>`;
+}
+
+function Sessions({ sessions, own }) {
+  const others = sessions.filter((each) => !each.camera && each.session_id !== own);
+  const [error, setError] = useState(null);
+  if (!others.length) return null;
+  const close = (id) => ask(`v1/sessions/${encodeURIComponent(id)}`, { method: "DELETE" }).catch(setError).then(() => refresh("v1/sessions"));
+  return html`<section class="card" aria-labelledby="others"><header><h2 id="others">Other sessions</h2><span class="quiet">${others.length}</span></header>
+    ${error && html`<div class="pad"><${Trouble} error=${error}/></div>`}
+    <ul class="sugg plain">${others.map((each) => html`<li key=${each.session_id}><code>${each.session_id}</code><span class="grow cut">${each.model}</span><span class="quiet wide">${each.results} results, ${ago(each.created_at)}</span>
+      <${State} kind=${each.connected ? "ok" : "off"}>${each.connected ? "connected" : "waiting"}<//><${Sure} small text="Close" effect="It loses its place." action=${() => close(each.session_id)}/></li>`)}</ul></section>`;
+}
+
+export default function Live() {
+  const chosen = useModel((model) => model.task !== "vlm" && model.task !== "embed");
+  const video = useRef(null);
+  const stream = useStream(video);
+  const [adding, setAdding] = useState(false);
+  const [track, setTrack] = useState(false);
+  const { data } = useSource("v1/sessions", 3);
+  const { data: plugins } = useSource(may("models:read") ? "v1/plugins" : null, 60);
+  const tracks_ = (plugins ?? []).some((plugin) => plugin.backends.some((each) => each.task === "track" && each.source !== "pip"));
+  const mayTrack = tracks_ && chosen.model?.task === "detect";
+  const on = stream.phase !== "off";
+  const now = useClock(on);
+  const items = useMemo(() => itemsOf(stream.answer), [stream.answer]);
+  const tracks = useTracks(items, stream.captured);
+  const meter = stream.meter();
+  const figures = meter?.figures(now) ?? EMPTY;
+  const age = stream.answer ? Math.max(0, now - stream.captured) : null;
+  const sessions = data ?? [];
+  const cameras = sessions.filter((each) => each.camera);
+  const curve = meter?.curve(now) ?? { p50: [], p95: [] };
+  const begin = (changes = {}) => stream.start({ model: chosen.name, task: mayTrack && track ? "track" : "", params: {}, ...changes });
+  const choose = (name) => { amend({ model: name }); if (on) begin({ model: name, task: "" }); };
+  useEffect(() => {
+    const press = (event) => { if (event.key === " " && on && !event.target.closest("input, textarea, select, button, a")) { stream.stop(); event.preventDefault(); } };
+    addEventListener("keydown", press);
+    return () => removeEventListener("keydown", press);
+  }, [on]);
+  return html`<${Bar} title="Live"><${Picker} models=${chosen.models} listed=${chosen.listed} value=${chosen.name} choose=${choose}/>
+      ${mayTrack && html`<${Button} small pressed=${track} disabled=${on} onClick=${() => setTrack(!track)}>Track<//>`}
+      <span class="grow"></span>${stream.session && on && html`<span class="quiet wide">Session ${stream.session}</span>`}
+      ${on ? html`<${Button} icon="stop" onClick=${stream.stop}>Stop<//>` : html`<${Button} primary icon="camera" disabled=${!chosen.name || needsHttps()} onClick=${() => begin()}>Start<//>`}<//>
+    <div class="content">
+      ${needsHttps() && html`<${NeedsHttps}/>`}${stream.error && html`<${Trouble} error=${stream.error} again=${() => begin()}/>`}${stream.problem && html`<${Note} kind="warn">${stream.problem}<//>`}
+      <div class="livegrid"><section class="card livecard" aria-label="This device's camera"><${Video} video=${video} stream=${stream} items=${items} tracks=${tracks} age=${age}/>
+        <ul class="tracks">${items.slice(0, 8).map((item) => html`<li key=${item.id ?? item.n} class=${item.k}><span class="sw">${item.id ?? item.n}</span><b class="cut">${item.name}</b>
+          <span class="quiet nowrap">${tracks.since.has(item.id) ? `for ${long((performance.now() - tracks.since.get(item.id)) / 1000)}` : item.score?.toFixed(2)}</span></li>`)}</ul></section>
+        <div class="livefigures"><${Figures} figures=${figures} age=${age}/>
+          <section class="card" aria-labelledby="latency"><header><h2 id="latency">Latency</h2><span class="grow"></span><${Legend} names=${["p50", "p95"]}/></header>
+            <${Chart} label="Latency" series=${[{ name: "p50", values: curve.p50 }, { name: "p95", values: curve.p95 }]} format=${ms} ends=${["60 s", "now"]}/></section></div></div>
+      <section class="stack-12" aria-labelledby="cams"><div class="row"><h2 id="cams">Cameras of this server</h2><span class="quiet">${cameras.length ? `${cameras.length}, ${cameras.filter((each) => each.camera.state === "connected").length} connected` : ""}</span>
+        <span class="grow"></span>${may("infer") && chosen.models.length > 0 && html`<${Button} small icon="plus" onClick=${() => setAdding(true)}>Add<//>`}</div>
+        ${cameras.length ? html`<div class="tiles">${cameras.map((each) => html`<${Tile} key=${each.session_id} session=${each}/>`)}</div>` : html`<p class="help">None. The configuration can name some, or add one here.</p>`}</section>
+      <${Sessions} sessions=${sessions} own=${stream.session}/>
+    </div><p class="sr" role="status">${useSlow(on && items.length ? told(items) : "")}</p>
+    ${adding && html`<${AddCamera} models=${chosen.models} close=${() => setAdding(false)}/>`}`;
+}
+
+/** A text that changes every five seconds at most: not each frame is read out. */
+function useSlow(text) {
+  const [said, setSaid] = useState("");
+  const newest = useRef(text);
+  newest.current = text;
+  useEffect(() => { const timer = setInterval(() => setSaid(newest.current), 5000); return () => clearInterval(timer); }, []);
+  return said;
+}

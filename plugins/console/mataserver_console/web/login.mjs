@@ -1,0 +1,83 @@
+// Signing in once: by key, by name and password where users are known, by the printed link.
+import { Refused, ask, who } from "./api.mjs";
+import { Button, Note } from "./controls.mjs";
+import { html, useEffect, useRef, useState } from "./html.mjs";
+import { Icon } from "./icons.mjs";
+import { keep } from "./kept.mjs";
+import { forget, refreshAll } from "./source.mjs";
+
+/** Take the code out of the address, before anything else can see it. */
+export function takeCode() {
+  const code = new URLSearchParams(location.hash.slice(1)).get("code");
+  if (code) history.replaceState(null, "", location.pathname + location.search);
+  return code;
+}
+
+/** Find out who is signed in; a link is good once, but the browser that it signed in stays so. */
+export async function begin(code) {
+  let said = "";
+  if (code) {
+    try { return enter(await ask("v1/session", { json: { code }, csrf: "" })); } catch (error) { said = error.message; }
+  }
+  try { enter(await ask("v1/session")); } catch (error) {
+    if (error.status !== 401) { who.set(null); return error.message; }
+    who.set(null);
+  }
+  return said;
+}
+
+let last = "";
+function enter(login) {
+  if (last && last !== login.id) { forget(); keep("picture", null); }
+  last = login.id;
+  who.set(login);
+  refreshAll();
+  return "";
+}
+
+export async function signOut() {
+  await ask("v1/session", { method: "DELETE" });
+  await keep("picture", null);
+  location.assign(location.pathname);  // nothing of what was seen stays in the page's memory
+  location.reload();
+}
+
+async function byPassword(username, password) {
+  try {
+    const token = await ask("auth/token", { json: { username, password }, csrf: "" });
+    return await ask("v1/session", { json: { key: token.access_token }, csrf: "" });
+  } catch (error) {
+    if (error.status !== 404) throw error;
+    throw new Refused(404, "This server knows keys only: users come with the plugin accounts.", "", 0);
+  }
+}
+
+/** The form; it stands before the page that was open, which is kept. */
+export function SignIn({ said }) {
+  const [users, setUsers] = useState(false);
+  const [error, setError] = useState(said ? new Error(said) : null);
+  const [busy, setBusy] = useState(false);
+  const first = useRef(null);
+  useEffect(() => first.current?.focus(), [users]);
+  const submit = async (event) => {
+    event.preventDefault();
+    const given = Object.fromEntries(new FormData(event.target));
+    setBusy(true);
+    try {
+      enter(users ? await byPassword(given.name, given.password)
+        : await ask("v1/session", { json: { key: given.key.trim() }, csrf: "" }));
+    } catch (failure) { setError(failure); setBusy(false); }
+  };
+  return html`<form class="signin card" onSubmit=${submit} aria-labelledby="signin">
+    <${Icon} name="key" class="big"/>
+    <h2 id="signin">Sign in to go on</h2>
+    ${error && html`<${Note} kind="bad">${error.message}<//>`}
+    ${users ? html`
+      <label class="stack-4"><span class="label">Name</span><input class="field" name="name" autocomplete="username" required ref=${first}/></label>
+      <label class="stack-4"><span class="label">Password</span><input class="field" type="password" name="password" autocomplete="current-password" required/></label>`
+    : html`<label class="stack-4"><span class="label">Key</span><input class="field" type="password" name="key" autocomplete="off" required ref=${first}/>
+      <span class="help">The server tells at its start where it is kept, by default in ~/.mataserver/api_key. This page keeps none.</span></label>`}
+    <div class="row wrap"><${Button} primary type="submit" disabled=${busy}>Sign in<//>
+      <${Button} bare onClick=${() => { setUsers(!users); setError(null); }}>${users ? "Use a key" : "Use a name and password"}<//></div>
+  </form>`;
+}

@@ -1,0 +1,186 @@
+// Models: what is here, what it takes, what can be pulled.
+import { ask, events, isAbort, may, send } from "./api.mjs";
+import { Button, KINDS, Menu, Note, State, Sure, Trouble } from "./controls.mjs";
+import { ago, bytes, long, parted, size } from "./format.mjs";
+import { Bar } from "./frame.mjs";
+import { html, useEffect, useMemo, useReducer, useRef, useState } from "./html.mjs";
+import { Icon } from "./icons.mjs";
+import { address } from "./route.mjs";
+import { refresh, useSource } from "./source.mjs";
+
+const SHOWN = 5;
+
+/** The pulls of this page: they go on while other pages are open, and end when one is cancelled. */
+const pulls = new Map();
+const watchers = new Set();
+const tell = () => { for (const each of watchers) each(); };
+
+function usePulls() {
+  const [, draw] = useReducer((n) => n + 1, 0);
+  useEffect(() => { watchers.add(draw); return () => watchers.delete(draw); }, []);
+  return [...pulls.values()];
+}
+
+/** Pull a model and tell how far it is, until it is here, it failed, or it is cancelled. */
+async function pull(model, task) {
+  const control = new AbortController();
+  const own = { model, task, control, begun: Date.now(), done: 0, total: 0, place: 0, error: null, warnings: [] };
+  pulls.set(model, own);
+  tell();
+  try {
+    const answer = await send("v1/models/pull", { json: { model, task }, headers: { Accept: "text/event-stream" }, signal: control.signal });
+    for await (const { name, value } of events(answer)) {
+      if (name === "waiting") own.place = value.place;
+      if (name === "progress") Object.assign(own, { place: 0, done: value.done_bytes, total: value.total_bytes });
+      if (name === "error") throw new Error(value.detail);
+      if (name === "result") own.warnings = value.warnings ?? [];
+      tell();
+    }
+    if (!own.warnings.length) pulls.delete(model);
+  } catch (error) {
+    if (isAbort(error)) pulls.delete(model);
+    else own.error = error;
+  }
+  own.ended = true;
+  tell();
+  refresh("v1/models");
+}
+
+function left({ begun, done, total }) {
+  const seconds = ((Date.now() - begun) / 1000) * ((total - done) / Math.max(1, done));
+  return total ? `${bytes(done)} of ${bytes(total)}${done ? `, ${long(seconds)} left` : ""}` : "asking the hub";
+}
+
+const Name = ({ name, pinned }) => {
+  const [owner, own] = parted(name);
+  return html`<div class="row"><span class="cut"><span class="quiet">${owner}</span><b class="strong">${own}</b></span>
+    ${pinned && html`<span class="pinned" title="Pinned"><${Icon} name="pin"/><span class="sr">pinned</span></span>`}</div>`;
+};
+
+const Meter = ({ part, label }) => html`<div class="meter grow" role="progressbar" aria-label=${label} aria-valuemin="0" aria-valuemax="100" aria-valuenow=${Math.round(part * 100)}>
+  <i style=${{ width: `${part * 100}%` }}></i></div>`;
+
+function PullRow({ own }) {
+  const drop = () => { pulls.delete(own.model); tell(); };
+  return html`<tr><td><${Name} name=${own.model}/>
+      ${own.error ? html`<div class="err">${own.error.message}</div>` : own.ended ? own.warnings.map((each) => html`<div class="help" key=${each}>${each}</div>`)
+        : html`<div class="row prog"><${Meter} part=${own.total ? own.done / own.total : 0} label=${`Pulling ${own.model}`}/>
+          <span class="quiet nowrap">${own.place ? `number ${own.place} in the queue` : left(own)}</span></div>`}</td>
+    <td class="wide"><span class="tag">${own.task}</span></td>
+    <td>${own.error ? html`<${State} kind="bad">failed<//>` : own.ended ? html`<${State} kind="ok">pulled<//>` : html`<${State} kind="busy">pulling<//>`}</td>
+    <td class="num wide" colspan="3"></td><td class="num actions">${own.error || own.ended
+      ? html`<div class="row end">${own.error && html`<${Button} small onClick=${() => pull(own.model, own.task)}>Try again<//>`}<${Button} small bare icon="close" label="Dismiss" onClick=${drop}/></div>`
+      : html`<${Button} small onClick=${() => own.control.abort()}>Cancel<//>`}</td></tr>`;
+}
+
+/** One action on a model at a time, with its error in the model's row. */
+function useActs(model) {
+  const [state, setState] = useState({ busy: "", error: null });
+  const act = async (name, json, path = `v1/models/${name}`, method = "POST") => {
+    setState({ busy: name, error: null });
+    try {
+      await ask(path, method === "DELETE" ? { method } : { json });
+      setState({ busy: "", error: null });
+    } catch (error) { setState({ busy: "", error }); }
+    refresh("v1/models", "v1/sessions");
+  };
+  const named = { model };
+  return {
+    ...state,
+    load: () => act("warmup", named), unload: () => act("unload", named), pin: () => act("pin", named), unpin: () => act("unpin", named),
+    remove: () => act("remove", null, `v1/models/${encodeURIComponent(model)}`, "DELETE"),
+    forget: () => setState({ busy: "", error: null }),
+  };
+}
+
+function Row({ model, sessions }) {
+  const acts = useActs(model.model);
+  const [asked, setAsked] = useState(false);
+  const here = model.loaded_at !== null;
+  const used = sessions.filter((each) => each.model === model.model).length;
+  const writes = may("models:write");
+  const loading = model.state === "loading" || acts.busy === "warmup";
+  const menu = [
+    ["Open in Try", () => { location.hash = address("try", { model: model.model }); }],
+    ...(writes ? [here ? ["Unload", acts.unload] : [model.error ? "Try again" : "Load", acts.load]] : []),
+    ["Copy the name", () => navigator.clipboard?.writeText(model.model)],
+    ...(writes ? [model.pinned ? ["Unpin", acts.unpin] : ["Pin in memory", acts.pin], ["Remove", () => setAsked(true), true]] : []),
+  ];
+  const effect = `${size(model.memory_mb)}${used ? `; ${used} ${used === 1 ? "session uses" : "sessions use"} it` : ""}`;
+  return html`<tr data-model=${model.model}><td><${Name} name=${model.model} pinned=${model.pinned}/>
+      ${(acts.error ?? model.error) && html`<div class="err" role=${acts.error ? "alert" : undefined}>${acts.error?.message ?? model.error}</div>`}
+      ${asked && html`<div class="row wrap"><span class="help">It is taken off the list; its files stay.</span>
+        <${Button} small danger onClick=${() => { setAsked(false); acts.remove(); }}>Remove ${parted(model.model)[1]}<//><${Button} small bare onClick=${() => setAsked(false)}>Keep<//></div>`}</td>
+    <td class="wide"><span class="tag">${model.task}</span></td>
+    <td>${loading ? html`<${State} kind="busy">loading<//>` : html`<${State} kind=${model.error && !here ? "bad" : KINDS[model.state]}>${model.state}<//>`}</td>
+    <td class="num wide">${size(model.memory_mb)}</td><td class="num wide">${size(model.size_mb)}</td><td class="wide soft">${ago(model.last_used)}</td>
+    <td class="num actions"><div class="row end tight">${writes && (here
+      ? used ? html`<${Sure} small text="Unload" effect=${effect} action=${acts.unload}/>` : html`<${Button} small disabled=${Boolean(acts.busy)} onClick=${acts.unload}>Unload<//>`
+      : html`<${Button} small disabled=${loading} onClick=${acts.load}>${model.error ? "Try again" : "Load"}<//>`)}
+      <${Menu} label=${`More for ${model.model}`} actions=${menu}/></div></td></tr>`;
+}
+
+/** What the models take, as one bar. */
+function Memory({ models }) {
+  const held = models.filter((each) => each.memory_mb).sort((a, b) => b.memory_mb - a.memory_mb);
+  const total = held.reduce((sum, each) => sum + each.memory_mb, 0);
+  const shown = held.slice(0, SHOWN);
+  const rest = held.slice(SHOWN);
+  const parts = shown.map((each, at) => [parted(each.model)[1], each.memory_mb, `c${at + 1}`]);
+  if (rest.length) parts.push([`${rest.length} more`, rest.reduce((sum, each) => sum + each.memory_mb, 0), "c6"]);
+  return html`<section class="card pad stack-12" aria-labelledby="mem"><div class="row between"><h2 id="mem">Memory of the models</h2>
+      <span><b>${size(total)}</b> <span class="quiet">in ${held.length} of ${models.length}</span></span></div>
+    <div class="timing tall" role="img" aria-label=${parts.map(([name, mb]) => `${name} ${size(mb)}`).join(", ") || "No model is in memory"}>
+      ${parts.map(([name, mb, kind]) => html`<i key=${name} class=${kind} title=${`${name}, ${size(mb)}`} style=${{ flex: `${mb} 1 0` }}></i>`)}${!parts.length && html`<i class="free"></i>`}</div>
+    <div class="legend">${parts.map(([name, mb, kind]) => html`<span key=${name}><i class=${kind}></i>${name} <b>${size(mb)}</b></span>`)}</div></section>`;
+}
+
+/** What can be pulled: backends whose model comes with their packages, and names on the hub. */
+function More({ models, plugins }) {
+  const backends = (plugins ?? []).flatMap((plugin) => plugin.backends);
+  const here = new Set(models.map((each) => each.model));
+  const tasks = [...new Set(backends.filter((each) => each.source !== "pip").map((each) => each.task))].sort();
+  const packaged = backends.filter((each) => each.source === "pip" && !here.has(each.name));
+  const [task, setTask] = useState("");
+  const submit = (event) => {
+    event.preventDefault();
+    const given = Object.fromEntries(new FormData(event.target));
+    pull(given.model.trim(), given.task);
+    event.target.reset();
+  };
+  const shown = packaged.filter((each) => !task || each.task === task);
+  const kinds = [...new Set(packaged.map((each) => each.task))].sort();
+  return html`<section class="card" aria-labelledby="more" id="pull"><header><h2 id="more">More models</h2><span class="grow"></span>
+      ${kinds.length > 1 && html`<div class="seg wide" role="group" aria-label="Task"><button type="button" aria-pressed=${String(!task)} onClick=${() => setTask("")}>All</button>
+        ${kinds.map((each) => html`<button type="button" key=${each} aria-pressed=${String(each === task)} onClick=${() => setTask(each)}>${each}</button>`)}</div>`}</header>
+    ${tasks.length > 0 ? html`<form class="pad pullform" onSubmit=${submit}><label class="stack-4 grow"><span class="label">Name on the hub</span><input class="field" name="model" required placeholder="org/name"/></label>
+      <label class="stack-4"><span class="label">Task</span><select class="field" name="task">${tasks.map((each) => html`<option key=${each}>${each}</option>`)}</select></label>
+      <${Button} type="submit">Pull<//></form>` : html`<p class="pad help">Models of the hub need a plugin that serves them, such as mataserver-hf or mataserver-onnx.</p>`}
+    ${shown.length > 0 && html`<ul class="sugg">${shown.map((each) => html`<li key=${each.name}><div class="grow cut"><b class="strong">${each.name}</b>
+        ${each.install && html`<span class="quiet"> installs ${each.missing.join(", ")}</span>`}</div><span class="tag">${each.task}</span>
+      <${Button} small onClick=${() => pull(each.name, each.task)}>Pull<//></li>`)}</ul>`}</section>`;
+}
+
+export default function Models() {
+  const { data, error } = useSource("v1/models", 2);
+  const { data: sessions } = useSource(may("infer") ? "v1/sessions" : null, 5);
+  const { data: plugins } = useSource("v1/plugins", 60);
+  const going = usePulls();
+  const [words, setWords] = useState("");
+  const form = useRef(null);
+  const models = data ?? [];
+  const shown = useMemo(() => models.filter((each) => `${each.model} ${each.task} ${each.state}`.toLowerCase().includes(words.toLowerCase())), [data, words]);
+  const toPull = () => { form.current.scrollIntoView({ block: "center" }); form.current.querySelector("input, button")?.focus(); };
+  return html`<${Bar} title="Models"><span class="grow"></span>
+      <label class="field wide filter"><${Icon} name="search"/><span class="sr">Filter</span><input class="bareinput" placeholder="Filter by name, task or state" value=${words} onInput=${(event) => setWords(event.target.value)}/></label>
+      ${may("models:write") && html`<${Button} primary icon="download" onClick=${toPull}>Pull a model<//>`}<//>
+    <div class="content">
+      ${error && !data && html`<${Trouble} error=${error} again=${() => refresh("v1/models")}/>`}
+      <${Memory} models=${models}/>
+      <section class="card cards" aria-label="Models"><div class="tscroll"><table><thead><tr><th>Model</th><th class="wide">Task</th><th>State</th><th class="num wide">Memory</th><th class="num wide">On disk</th><th class="wide">Used</th><th><span class="sr">Actions</span></th></tr></thead>
+        <tbody>${going.map((own) => html`<${PullRow} key=${`pull ${own.model}`} own=${own}/>`)}
+        ${shown.map((model) => html`<${Row} key=${model.model} model=${model} sessions=${sessions ?? []}/>`)}</tbody></table></div>
+        ${data && !shown.length && html`<p class="pad help">${models.length ? "No model here matches." : "No model is registered yet: pull one below."}</p>`}</section>
+      ${may("models:write") && html`<div ref=${form}><${More} models=${models} plugins=${plugins}/></div>`}
+    </div>`;
+}

@@ -1,0 +1,46 @@
+// The choice of a model: task, state, memory, and what loading one will cost.
+import { KINDS, State, steer } from "./controls.mjs";
+import { parted, size } from "./format.mjs";
+import { html, useEffect, useRef, useState } from "./html.mjs";
+import { Icon } from "./icons.mjs";
+
+export const Name = ({ name }) => { const [owner, own] = parted(name); return html`<span class="cut"><span class="quiet wide">${owner}</span><b>${own}</b></span>`; };
+
+function Option({ model, chosen, choose }) {
+  const cost = model.memory_mb ? size(model.memory_mb) : model.size_mb ? `loads ${size(model.size_mb)}` : "";
+  return html`<button type="button" role="option" aria-selected=${String(chosen)} tabindex="-1" onClick=${() => choose(model.model)}>
+    <${Name} name=${model.model}/><span class="tag">${model.task}</span><${State} kind=${model.error ? "bad" : KINDS[model.state]}>${model.state}<//>
+    <span class="quiet num">${cost}</span></button>`;
+}
+
+/** A field for the name, for keys that may not list the models. */
+function Typed({ value, choose }) {
+  return html`<label class="row grow"><span class="sr">Model</span><input class="field typed" placeholder="Name of a model" value=${value}
+    onChange=${(event) => choose(event.target.value.trim())}/></label>`;
+}
+
+export function Picker({ models, listed = true, value, choose }) {
+  const [open, setOpen] = useState(false);
+  const [words, setWords] = useState("");
+  const box = useRef(null);
+  useEffect(() => {
+    if (!open) return undefined;
+    box.current.querySelector("input, [aria-selected=true]")?.focus();
+    const away = (event) => { if (!box.current?.contains(event.target)) setOpen(false); };
+    addEventListener("pointerdown", away);
+    return () => removeEventListener("pointerdown", away);
+  }, [open]);
+  if (!listed) return html`<${Typed} value=${value} choose=${choose}/>`;
+  const model = models.find((each) => each.model === value);
+  const shown = models.filter((each) => `${each.model} ${each.task} ${each.state}`.toLowerCase().includes(words.toLowerCase()));
+  const close = () => { setOpen(false); setWords(""); box.current.querySelector("button").focus(); };
+  return html`<div class="pickbox" ref=${box} onKeyDown=${(event) => open && steer(event, box.current, close)}>
+    <button type="button" class="picker" aria-haspopup="listbox" aria-expanded=${String(open)} aria-label=${`Model: ${value || "none"}`} onClick=${() => setOpen(!open)}>
+      ${value ? html`<${Name} name=${value}/>` : html`<span>Choose a model</span>`}
+      ${model && html`<span class="tag wide">${model.task}</span><span class="wide"><${State} kind=${model.error ? "bad" : KINDS[model.state]}>${model.state}<//></span>
+        ${model.memory_mb && html`<span class="quiet wide">${size(model.memory_mb)}</span>`}`}<${Icon} name="down"/></button>
+    ${open && html`<div class="menu models">
+      ${models.length > 8 && html`<input class="field" placeholder="Name, task or state" aria-label="Filter" value=${words} onInput=${(event) => setWords(event.target.value)}/>`}
+      <div role="listbox" aria-label="Models">${shown.map((each) => html`<${Option} key=${each.model} model=${each} chosen=${each.model === value} choose=${(name) => { close(); choose(name); }}/>`)}</div>
+      ${!shown.length && html`<p class="help pad">No such model here.</p>`}</div>`}</div>`;
+}

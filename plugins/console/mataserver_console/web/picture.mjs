@@ -1,0 +1,131 @@
+// The picture that is asked about: a file, what was dropped or pasted, a camera's frame, an example.
+import { Button, Dialog, Note } from "./controls.mjs";
+import { html, useEffect, useRef, useState } from "./html.mjs";
+import { keep } from "./kept.mjs";
+import { address } from "./route.mjs";
+
+const LARGE = 16e6;
+const SHOWN = 4096;
+const UNSEEN = { width: 640, height: 360 };
+export const EXAMPLES = [
+  { name: "receipt.jpg", alt: "A receipt", tasks: ["ocr", "vlm"] },
+  { name: "astronaut.jpg", alt: "Portrait of an astronaut", tasks: ["detect", "track", "segment", "pose", "depth", "classify", "embed"] },
+  { name: "codes.jpg", alt: "Three codes", tasks: ["detect", "track"] },
+];
+
+/** Examples with those of the task first. */
+export const examplesOf = (task) => [...EXAMPLES].sort((a, b) => b.tasks.includes(task) - a.tasks.includes(task));
+
+/** What is shown of a blob: the server reads formats that a browser does not, such as a phone's HEIC. */
+export async function pictureOf(blob, name = blob.name || "picture") {
+  const bitmap = await createImageBitmap(blob, { imageOrientation: "from-image" }).catch(() => null);
+  if (!bitmap) return { blob, name, url: "", ...UNSEEN, unseen: true };
+  const { width, height } = bitmap;
+  const url = URL.createObjectURL(width * height > LARGE ? await smaller(bitmap) : blob);
+  bitmap.close();
+  return { blob, name, url, width, height };
+}
+
+/** A picture of many megapixels is shown smaller, and sent as it is. */
+async function smaller(bitmap) {
+  const scale = SHOWN / Math.max(bitmap.width, bitmap.height);
+  const canvas = new OffscreenCanvas(Math.round(bitmap.width * scale), Math.round(bitmap.height * scale));
+  canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  return canvas.convertToBlob({ type: "image/jpeg", quality: 0.9 });
+}
+
+export async function exampleOf(name) {
+  const answer = await fetch(`console/pictures/${name}`);
+  return pictureOf(await answer.blob(), name);
+}
+
+/** Take a picture: show it, and keep it for a reload. */
+export function remember(picture) {
+  keep("picture", { blob: picture.blob, name: picture.name });
+  return picture;
+}
+
+const imageOf = (items) => [...(items ?? [])].find((each) => each.kind === "file")?.getAsFile() ?? null;
+
+/** Pictures that are dropped or pasted anywhere on the page. */
+export function useDropped(take) {
+  const [over, setOver] = useState(false);
+  const last = useRef(take);
+  last.current = take;
+  useEffect(() => {
+    const stop = (event) => { event.preventDefault(); setOver(true); };
+    const leave = (event) => { if (!event.relatedTarget) setOver(false); };
+    const drop = (event) => {
+      event.preventDefault(); setOver(false);
+      const file = event.dataTransfer?.files[0];
+      if (file) last.current(file);
+    };
+    const paste = (event) => { const file = imageOf(event.clipboardData?.items); if (file) last.current(file, "pasted.png"); };
+    const all = [["dragover", stop], ["dragleave", leave], ["drop", drop], ["paste", paste]];
+    for (const [name, act] of all) addEventListener(name, act);
+    return () => { for (const [name, act] of all) removeEventListener(name, act); };
+  }, []);
+  return over;
+}
+
+async function fromClipboard() {
+  if (!navigator.clipboard?.read) throw new Error("This browser gives a page no clipboard here: press Ctrl+V.");
+  for (const item of await navigator.clipboard.read()) {
+    const kind = item.types.find((type) => type.startsWith("image/"));
+    if (kind) return new File([await item.getType(kind)], `pasted.${kind.slice(6)}`);
+  }
+  throw new Error("There is no picture on the clipboard.");
+}
+
+/** File, Paste, Camera. */
+export function Ways({ take, onError }) {
+  const file = useRef(null);
+  const [camera, setCamera] = useState(false);
+  const choose = (event) => { if (event.target.files[0]) take(event.target.files[0]); event.target.value = ""; };
+  return html`<div class="three">
+    <input ref=${file} class="sr" type="file" accept="image/*,.heic,.heif,.avif,.tif,.tiff" tabindex="-1" aria-hidden="true" data-picture onChange=${choose}/>
+    <${Button} icon="file" onClick=${() => file.current.click()}>File<//>
+    <${Button} icon="paste" onClick=${() => fromClipboard().then(take, onError)}>Paste<//>
+    <${Button} icon="camera" onClick=${() => setCamera(true)}>Camera<//></div>
+    ${camera && html`<${Camera} take=${(blob) => { setCamera(false); take(blob, "camera.jpg"); }} close=${() => setCamera(false)}/>`}`;
+}
+
+export const needsHttps = () => !navigator.mediaDevices;
+
+export const NeedsHttps = () => html`<${Note} kind="warn"><b>The browser keeps its camera from this page</b>
+  <span>It gives it to https:// and localhost only. Put a proxy with TLS in front, or open the page on the server itself.</span><//>`;
+
+function Camera({ take, close }) {
+  const video = useRef(null);
+  const [error, setError] = useState(null);
+  useEffect(() => {
+    if (needsHttps()) return undefined;
+    let media = null, here = true;
+    navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1280 } } }).then((got) => {
+      media = got;
+      if (here) { video.current.srcObject = media; video.current.play(); } else stop(media);
+    }, setError);
+    return () => { here = false; stop(media); };
+  }, []);
+  const shoot = async () => {
+    const canvas = new OffscreenCanvas(video.current.videoWidth, video.current.videoHeight);
+    canvas.getContext("2d").drawImage(video.current, 0, 0);
+    take(await canvas.convertToBlob({ type: "image/jpeg", quality: 0.92 }));
+  };
+  return html`<${Dialog} title="Camera" onClose=${close}>
+    ${needsHttps() ? html`<${NeedsHttps}/>` : error ? html`<${Note} kind="bad">No camera: ${error.message}<//>`
+      : html`<video ref=${video} class="finder" muted playsinline></video><${Button} primary onClick=${shoot}>Take the picture<//>`}
+    <p class="help">For moving pictures: <a href=${address("live")}>Live</a></p><//>`;
+}
+
+const stop = (media) => media?.getTracks().forEach((track) => track.stop());
+
+export function Examples({ task, chosen, pick }) {
+  return html`<div class="examples">${examplesOf(task).map(({ name, alt }) => html`
+    <button type="button" key=${name} aria-pressed=${String(chosen === name)} onClick=${() => pick(name)}><img src=${`console/pictures/small-${name}`} alt=${alt} width="56" height="56"/></button>`)}</div>`;
+}
+
+/** Nothing is chosen yet: the first thing on the page is something to click. */
+export const Empty = ({ task, take, pick, onError }) => html`<div class="stage"><div class="drop">
+  <h2>Drop a picture here</h2><${Ways} take=${take} onError=${onError}/>
+  <span class="help">or take one of these</span><${Examples} task=${task} pick=${pick}/></div></div>`;

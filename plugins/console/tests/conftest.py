@@ -1,0 +1,10 @@
+"""Puts the helpers of these tests where they can import them."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+HERE = str(Path(__file__).parent)
+if HERE not in sys.path:  # behind all others, whose tests have a conftest too
+    sys.path.append(HERE)

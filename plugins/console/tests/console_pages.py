@@ -1,0 +1,158 @@
+"""The console in Chromium, as a person has it before them."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import aiohttp
+from PIL import Image
+from planted import POINT, TASKS
+
+from browser_pages import CHROMIUM, ELSEWHERE, opened
+from conftest import FAKES, picture, register
+from mataserver import testing
+
+__all__ = ["CHROMIUM", "ELSEWHERE"]
+KEYS = ["test-key", {"key": "door-key", "name": "door", "scopes": ["infer"]}]
+AXE = Path(__file__).parent / "axe.min.js"
+SQUARE = picture(64, 64, (10, 8, 30, 28))
+
+
+class Person:
+    """What somebody does with a page, and sees on it."""
+
+    def __init__(self, page, folder):
+        self.page = page
+        self.evaluate = page.evaluate
+        self._folder = folder
+
+    async def until(self, script):
+        """Return the value of a script as soon as it is true, over a reload too."""
+        while True:
+            with contextlib.suppress(KeyError):  # the page that was asked is gone
+                if value := await self.evaluate(script):
+                    return value
+            await asyncio.sleep(0.05)
+
+    async def sees(self, text):
+        """Wait until the page shows a text."""
+        await self.until(f"document.body?.innerText.includes({json.dumps(text)})")
+
+    async def text(self, selector="body"):
+        """Return what a part of the page shows."""
+        return await self.evaluate(f"document.querySelector({json.dumps(selector)}).innerText")
+
+    async def click(self, text, within="body"):
+        """Click what has a text, or a label, as soon as it is there."""
+        await self.until(f"""(() => {{
+          const kinds = {json.dumps(within)} + " :is(button, a, summary)";
+          const all = [...document.querySelectorAll(kinds)];
+          const named = (e) => e.getAttribute("aria-label") ?? e.innerText.trim();
+          const wanted = {json.dumps(text)};
+          const found = all.find((e) => named(e) === wanted && !e.disabled)
+            ?? all.find((e) => named(e).startsWith(wanted) && !e.disabled);
+          found?.click();
+          return Boolean(found);
+        }})()""")
+
+    async def fill(self, selector, value):
+        """Write into a field."""
+        await self.until(f"!!document.querySelector({json.dumps(selector)})")
+        await self.evaluate(f"""(() => {{
+          const field = document.querySelector({json.dumps(selector)});
+          const kind = Object.getPrototypeOf(field);
+          Object.getOwnPropertyDescriptor(kind, "value").set.call(field, {json.dumps(str(value))});
+          field.dispatchEvent(new Event("input", {{ bubbles: true }}));
+          field.dispatchEvent(new Event("change", {{ bubbles: true }}));
+        }})()""")
+
+    async def enter(self, key="test-key"):
+        """Sign in with a key."""
+        await self.fill("input[name=key]", key)
+        await self.click("Sign in")
+
+    async def go(self, place):
+        """Go to a page of the console."""
+        await self.evaluate(f"location.hash = {json.dumps('#/' + place)}")
+
+    async def give(self, data=SQUARE, name="square.png"):
+        """Choose a picture, as the dialog of files does."""
+        path = self._folder / name
+        path.write_bytes(data)
+        await self.until("!!document.querySelector('input[data-picture]')")
+        root = await self.page.call("DOM.getDocument")
+        found = await self.page.call(
+            "DOM.querySelector", nodeId=root["root"]["nodeId"], selector="input[data-picture]"
+        )
+        await self.page.call("DOM.setFileInputFiles", files=[str(path)], nodeId=found["nodeId"])
+
+    async def press(self, key, modifiers=0):
+        """Press a key."""
+        await self.evaluate(f"""dispatchEvent.call(document.activeElement ?? document.body,
+          new KeyboardEvent("keydown", {{ key: {json.dumps(key)}, bubbles: true,
+            ctrlKey: {json.dumps(bool(modifiers & 2))} }}))""")
+
+    async def screen(self, width=1280, height=800, *, dark=False, phone=False):
+        """Give the page another screen."""
+        await self.page.call(
+            "Emulation.setDeviceMetricsOverride",
+            width=width, height=height, deviceScaleFactor=1, mobile=phone,
+        )  # fmt: skip
+        scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
+        await self.page.call("Emulation.setEmulatedMedia", features=[scheme])
+
+    async def faults(self):
+        """Return what axe finds serious, each with the elements that it is about."""
+        if not await self.evaluate("typeof axe === 'object'"):
+            await self.evaluate(AXE.read_text() + "; 0")
+        found = await self.evaluate("""axe.run(document, { resultTypes: ["violations"] })
+          .then((all) => JSON.stringify(all.violations
+            .filter((each) => ["serious", "critical"].includes(each.impact))
+            .map((each) => [each.id, each.nodes.map((node) =>
+              node.html.slice(0, 200) + node.failureSummary)])))""")
+        return json.loads(found)
+
+
+@contextlib.asynccontextmanager
+async def shown(url, folder, key="test-key"):
+    """Yield a person before the console at ``url``, signed in with ``key`` if there is one."""
+    async with asyncio.timeout(100), opened(url, folder) as page:
+        person = Person(page, folder)
+        await person.until("!!document.querySelector('.signin, .app')")
+        if key:
+            await person.enter(key)
+            await person.until("!!document.querySelector('.signin .note, .bar h1')?.innerText")
+        yield person
+
+
+@contextlib.asynccontextmanager
+async def served(tmp_path, *names, points=(), models=(), **settings):
+    """Yield a server with the fake models, the planted ones, and the console."""
+    fakes = {f"fake-{task}": task for task in FAKES}
+    register(tmp_path / "data", {**fakes, **TASKS, **dict(models)})
+    every = [testing.FAKE, POINT, *points, *testing.installed("console", *names)]
+    given = {"engine": "thread", "api_keys": KEYS, **settings}
+    async with testing.serving(tmp_path / "data", entry_points=every, **given) as made:
+        yield made
+
+
+async def asked(server, method, path, **arguments):
+    """Return what the server answers its operator."""
+    async with (
+        aiohttp.ClientSession(server.url, headers=server.headers) as http,
+        http.request(method, path, **arguments) as answer,
+    ):
+        return await answer.json() if answer.status != 204 else None
+
+
+def large(width, height):
+    """Return a JPEG of many pixels and few bytes, with a red box."""
+    image = Image.new("RGB", (width, height), (60, 60, 60))
+    image.paste((255, 0, 0), (100, 80, 3000, 2800))
+    buffer = io.BytesIO()
+    image.save(buffer, "JPEG", quality=60)
+    return buffer.getvalue()

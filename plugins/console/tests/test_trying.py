@@ -1,0 +1,226 @@
+"""Try: a picture, parameters, and what a model says, drawn and told."""
+
+from __future__ import annotations
+
+import asyncio
+import io
+import json
+import re
+
+import pillow_heif
+import pytest
+from console_pages import CHROMIUM, ELSEWHERE, SQUARE, large, served, shown
+from PIL import Image
+from planted import CORNERS
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+BOXES = "[...document.querySelectorAll('.over .line')].map((e) => e.getAttribute('d'))"
+NAMES = "[...document.querySelectorAll('.found li[data-n] > :nth-child(2)')].map((e) => e.title)"
+TAGS = "[...document.querySelectorAll('.tagbox')].map((e) => e.innerText.trim())"
+
+
+async def test_boxes(tmp_path):
+    """They stand where the model says, in the list too; the slider hides without asking again."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=fake-detect&confidence=0.1")
+        await person.give()
+        await person.until(NAMES + ".length == 2")
+        assert await person.evaluate(NAMES) == ["64x64", "faint"]
+        assert await person.evaluate(BOXES) == ["M10 8L30 8L30 28L10 28Z"] * 2
+        asked = len([each for each in person.page.asked if each.endswith("/v1/infer/upload")])
+        await person.fill("input[aria-label='Show from']", "0.5")
+        await person.sees("1 found, 1 hidden")
+        assert await person.evaluate(NAMES) == ["64x64"]
+        await person.evaluate(
+            """document.querySelector(".found li").dispatchEvent(new Event("mouseenter"))"""
+        )
+        await person.until("!!document.querySelector('.over g.on')")
+        assert "box 10, 8 to 30, 28; 20 \u00d7 20 px" in await person.text(".found")
+        again = [each for each in person.page.asked if each.endswith("/v1/infer/upload")]
+        assert len(again) == asked
+        await person.click("JSON")
+        assert '"mata.v1"' in await person.text(".json")
+        assert "infer" in await person.text(".times")
+
+
+async def test_a_parameter_and_a_reload(tmp_path):
+    """A change runs the model again and stands in the address; a reload keeps all of it."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=fake-detect")
+        await person.give()
+        await person.until(NAMES + ".length == 1")
+        await person.fill("[data-param=confidence] input[type=range]", "0.2")
+        await person.until(NAMES + ".length == 2")
+        assert "confidence=0.2" in await person.evaluate("location.hash")
+        await person.evaluate("location.reload()")
+        await person.until("!!document.querySelector('.app')")
+        await person.until(NAMES + ".length == 2")
+        assert "square.png, 64 \u00d7 64" in await person.text(".left")
+
+
+async def test_the_code_runs(tmp_path):
+    """The code for a shell and for Python, as it is copied, answers what the page shows."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?" + "model=turned&prompts=" + '["it\'s 50 % off","b"]')
+        await person.give()
+        await person.until(NAMES + ".length == 1")
+        for tab in ("curl", "Python"):
+            await person.click(tab)
+            code = await person.text(".codebox pre")
+            assert "test-key" not in code
+            script = code if tab == "curl" else f"python - <<'END'\n{code}\nEND"
+            ran = await asyncio.create_subprocess_shell(
+                script, cwd=tmp_path, env=environment(), stdout=asyncio.subprocess.PIPE
+            )
+            said = (await ran.communicate())[0].decode()
+            assert "it's 50 % off, b" in said, (code, said)
+
+
+def environment():
+    """Return the environment of a shell with the key, and this Python first."""
+    import os
+    import sys
+    from pathlib import Path
+
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    return {**os.environ, "KEY": "test-key", "PATH": path}
+
+
+async def test_what_each_task_draws(tmp_path):
+    """Turned boxes, limbs, masks with holes, depth, bars and text are drawn as they are."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=turned")
+        await person.give()
+        corners = "M" + "L".join(f"{x:g} {y:g}" for x, y in CORNERS) + "Z"
+        await person.until(f"{BOXES}.includes('{corners}')")
+        await person.go("try?model=person")
+        await person.until("document.querySelectorAll('.over .bone').length == 19")
+        (
+            left,
+            right,
+            dashed,
+        ) = await person.evaluate("""[".bone.k1", ".bone.k2", ".bone [stroke-dasharray]"]
+          .map((e) => document.querySelectorAll(e).length)""")
+        assert (left, right, dashed) == (7, 7, 1)
+        await person.go("try?model=disc")
+        path = await person.until("document.querySelector('.over .mask')?.getAttribute('d')")
+        assert path.count("M") == 2
+        outer, inner = (
+            [float(n) for n in re.findall(r"[\d.]+", ring)] for ring in path.split("Z")[:2]
+        )
+        assert (min(outer), max(outer), min(inner), max(inner)) == (13, 52, 27, 38)
+        await person.go("try?model=fake-depth")
+        await person.until("document.querySelector('.depthmap')?.width == 64")
+        await person.go("try?model=fake-classify")
+        await person.until("document.querySelectorAll('.classes li').length == 5")
+        await person.go("try?model=lines")
+        await person.until("document.querySelectorAll('.texts span').length == 2")
+        marked = """(() => { getSelection().selectAllChildren(document.querySelector(".texts"));
+          return getSelection().toString(); })()"""
+        assert (await person.evaluate(marked)).split("\n")[:2] == ["first line", "second line"]
+        assert await person.evaluate(TAGS) == []
+
+
+async def test_two_hundred_boxes(tmp_path):
+    """Above sixty results the labels are numbers, none lies on another, and the list has all."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=many")
+        await person.give()
+        await person.until(NAMES + ".length == 200")
+        tags = await person.until(TAGS + ".length && " + TAGS)
+        assert all(tag.isdigit() for tag in tags)
+        overlaps = """(() => {
+          const all = [...document.querySelectorAll(".tagbox")];
+          const places = all.map((e) => e.getBoundingClientRect());
+          const meet = (a, b) => a.left < b.right && b.left < a.right
+            && a.top < b.bottom && b.top < a.bottom;
+          return places.some((a, i) => places.some((b, j) => i < j && meet(a, b)));
+        })()"""
+        assert await person.evaluate(overlaps) is False
+
+
+async def test_a_large_picture_and_one_that_is_not_seen(tmp_path):
+    """50 megapixels are sent as they are and shown smaller; a phone's HEIC is asked about too."""
+    buffer = io.BytesIO()
+    pillow_heif.from_pillow(Image.open(io.BytesIO(SQUARE))).save(buffer, quality=95)
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=fake-detect")
+        await person.give(large(8660, 5770), "large.jpg")
+        await person.until(NAMES + "[0] == '8660x5770'")
+        assert await person.evaluate("document.querySelector('.shot img').naturalWidth") == 4096
+        await person.give(buffer.getvalue(), "phone.heic")
+        await person.sees("This browser cannot show this picture itself")
+        await person.until(NAMES + "[0] == '64x64'")
+
+
+async def test_a_model_that_fails_and_one_that_takes_long(tmp_path):
+    """What went wrong is a sentence and the request's id; what takes long can be stopped."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=fake-detect&behave=raise")
+        await person.give()
+        await person.sees("RuntimeError")
+        assert "secret detail" not in await person.text()
+        assert await person.evaluate("!!document.querySelector('.note.bad code').innerText")
+        await person.go("try?model=fake-detect&seconds=4")
+        await person.sees("Running, 1 s")
+        await person.click("Stop")
+        await person.until("!document.querySelector('.running')")
+        await person.go("try?model=fake-detect&confidence=7")
+        await person.until("document.querySelector('[data-param=confidence] .err')?.innerText")
+        await person.go("try?model=fake-detect")
+        await person.until(NAMES + ".length == 1")
+        await person.give(b"%PDF-1.4", "paper.pdf")
+        await person.sees("it is a PDF")
+        assert await person.evaluate(NAMES) == []
+
+
+async def test_a_worker_that_dies(tmp_path):
+    """Its death is a sentence, and the next run is answered."""
+    async with (
+        served(tmp_path, engine="process") as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go("try?model=fake-detect&behave=exit")
+        await person.give()
+        await person.until("document.querySelector('.right .note.bad')?.innerText")
+        await person.go("try?model=fake-detect")
+        await person.until(NAMES + ".length == 1")
+
+
+async def test_over_http_from_elsewhere(tmp_path):
+    """A browser has no camera for such a page, which says what is needed."""
+    async with served(tmp_path) as server:
+        url = server.url.replace("127.0.0.1", ELSEWHERE)
+        async with shown(url, tmp_path) as person:
+            await person.click("Camera")
+            await person.sees("It gives it to https:// and localhost only.")
+
+
+async def test_the_parameters_that_a_form_takes(tmp_path):
+    """What the page sends as a form's field the server's form has, and the rest as JSON."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        fields = await person.evaluate("""fetch("openapi.json").then((answer) => answer.json())
+          .then((all) => Object.keys(all.components.schemas.UploadForm.properties))""")
+        names = await person.evaluate("""fetch("openapi.json").then((answer) => answer.json())
+          .then((all) => Object.keys(all.components.schemas.ApiParams.properties))""")
+        script = f"""import("./console/code.mjs").then(({{ fitsForm }}) =>
+          {json.dumps(names)}.filter((name) => fitsForm({{ [name]: 1 }})))"""
+        assert set(await person.evaluate(script)) == set(fields) - {"model", "file"}
+
+
+async def test_what_is_loaded(tmp_path):
+    """The first page is under 300 kB as it is sent, of this server alone, with nothing inline."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        sizes = await person.evaluate("""performance.getEntries()
+          .filter((e) => e.name.includes("/console/") || e.entryType === "navigation")
+          .map((e) => e.encodedBodySize)""")
+        assert 20_000 < sum(sizes) < 300_000
+        known = (server.url, "data:", "blob:")
+        assert [each for each in person.page.asked if not each.startswith(known)] == []
+        policy = await person.evaluate(
+            "fetch('').then((answer) => answer.headers.get('content-security-policy'))"
+        )
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+        inline = "document.querySelectorAll('script:not([src]), style').length"
+        assert await person.evaluate(inline) == 0
