@@ -15,7 +15,6 @@ from mataserver.principals import ANYBODY, SCOPES
 from mataserver.results import InferResponse, ModelInfo
 
 OPERATIONS = {
-    ("get", "/"),
     ("get", "/docs"),
     ("get", "/health"),
     ("get", "/metrics"),

@@ -114,9 +114,9 @@ function Parameter({ name, schema, value, set, wrong }) {
 }
 
 /** The sentence of a refusal that is about one parameter: its name and the rest. */
-export function wrongOf(error) {
-  const [, name, said] = /^params\.(\w+)[^:]*: (.*)$/.exec(error?.status === 422 ? error.message : "") ?? [];
-  return name ? { [name]: said } : {};
+export function wrongOf(error, schema) {
+  const [, name, said] = /^(?:params\.)?(\w+)[^:]*: (.*)$/.exec(error?.status === 422 ? error.message : "") ?? [];
+  return name && schema?.properties?.[name] ? { [name]: said } : {};
 }
 
 export function Parameters({ schema, given, setGiven, wrong = {} }) {

@@ -99,7 +99,7 @@ function Answer({ answer, items, shown, hover, setHover, from, setFrom, outlines
   return html`<aside class="panel right" aria-label="Answer">
     <div class="tabs"><${Tabs} label="Answer" tabs=${[["results", "Results"], ["json", "JSON"]]} value=${tab} onChange=${setTab}/><span class="grow"></span>
       <span class="quiet middle" role="status">${said}</span></div>
-    ${error && !error.shown && html`<div class="pad"><${Trouble} error=${error} again=${run}/></div>`}
+    ${error && html`<div class="pad"><${Trouble} error=${error} again=${run}/></div>`}
     <div class="scroll" tabindex="-1">
     ${tab === "json" ? answer && html`<${Json} value=${answer}/>` : answer && html`
       ${scored && items.length > 0 && html`<${From} items=${items} from=${from} setFrom=${setFrom}/>`}
@@ -153,7 +153,8 @@ export default function Try() {
     save(await drawn(picture, shown, show, map), `${picture.name.replace(/\.\w+$/, "")}-${task}.png`);
   };
   const downloads = [["Picture with results", download], ["JSON", () => save(new Blob([JSON.stringify(run.answer, null, 2)], { type: "application/json" }), `${picture.name.replace(/\.\w+$/, "")}.json`)]];
-  const wrong = { ...wrongOf(run.error), ...Object.fromEntries(needs.map((name) => [name, "This model needs it."])) };
+  const wrongGiven = wrongOf(run.error, schema);
+  const wrong = { ...wrongGiven, ...Object.fromEntries(needs.map((name) => [name, "This model needs it."])) };
   const stale = Boolean(run.answer && run.error && !run.error.status);
   return html`
     <${Bar} title="Try"><${Picker} models=${chosen.models} listed=${chosen.listed} value=${chosen.name} choose=${choose}/><span class="grow"></span>
@@ -180,7 +181,7 @@ export default function Try() {
         ${run.answer && !run.begun && !items.length && !depth && !["vlm", "embed"].includes(run.answer.task) && html`<${Nothing} answer=${run.answer} params=${given} setParams=${setGiven} schema=${schema}/>`}
         <${Code} request=${{ model: chosen.name, params: given, file: picture?.name ?? "picture.jpg" }}/></section>
       <${Answer} answer=${run.answer} items=${items} shown=${shown} hover=${hover} setHover=${setHover} from=${from} setFrom=${(value) => amend({ from: value || undefined })}
-        outlines=${outlines} times=${run.times} error=${Object.keys(wrongOf(run.error)).length ? null : run.error} run=${run.run}/>
+        outlines=${outlines} times=${run.times} error=${Object.keys(wrongGiven).length ? null : run.error} run=${run.run}/>
     </div>
     <p class="sr" role="status">${run.answer && !run.begun ? `${items.length} found in ${ms(run.took)}. ${told(shown)}` : ""}</p>`;
 }
