@@ -95,7 +95,7 @@ def _reading() -> list[Exchange]:
         "/v2/models/fake-vlm", "/v2/models/absent", "/v2/models/fake-detect/ready",
         "/v2/models/absent/ready", "/v2/models/fake-detect/versions/1",
         "/v2/models/fake-detect/versions/2", "/v2/models/fake-detect/versions/1/ready",
-        "/docs", "/redoc", "/",
+        "/docs", "/redoc",
     )  # fmt: skip
     read = [Exchange(f"GET {path}", "GET", path) for path in paths]
     return read + [Exchange(f"GET {path} without a key", "GET", path, key=None) for path in paths]
