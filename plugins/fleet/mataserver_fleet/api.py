@@ -86,6 +86,7 @@ class FleetService:
         self._plane = DataPlane(ctx)
         self.claims = self._plane.claims
         self.waiting = self._plane.waiting
+        self.authenticate = self._plane.authenticate
 
     def routes(self) -> Iterable[Route]:
         """Return every route."""

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import csv
 import io
 
 import pytest
 import sqlalchemy as sa
+from PIL import Image
 from upstreams import Upstream
 
 from mataserver_database import Database
@@ -121,6 +123,31 @@ async def test_usage_is_kept(tables, serve, upstream):
         assert [each["requests"] for each in await usage(client)] == ["4"]
         assert await usage(client, "?until=2020-01-01&since=2019-01-01") == []
         assert (await client.ask("GET", "/api/usage?since=yesterday"))[0] == 422
+
+
+async def test_this_servers_own_models(serve):
+    """A consumer asks a model of the server itself by an application, and not otherwise."""
+    models = [{"model": "fake-detect", "task": "detect"}]
+    async with serve(models=models) as client:
+        await client.made("/api/apps", {"name": "shop"})
+        await client.made("/api/apps/shop/routes/fake-detect")
+        key = (await client.made("/api/apps/shop/consumers/till"))["key"]
+        picture = io.BytesIO()
+        Image.new("RGB", (20, 10)).save(picture, "PNG")
+        encoded = base64.b64encode(picture.getvalue()).decode()
+        tensor = {"name": "image", "datatype": "BYTES", "shape": [1], "data": [encoded]}
+        path = "/v2/models/fake-detect/infer"
+        fields = {"apikey": key}
+        async with asyncio.timeout(5.0):  # it begins once the server listens
+            while True:
+                status, answer = await client.ask(
+                    "POST", f"/gateway/shop{path}", "", headers=fields, json={"inputs": [tensor]}
+                )
+                if status != 503:
+                    break
+        assert (status, answer["model_name"]) == (200, "fake-detect"), answer
+        assert (await client.ask("POST", path, key, json={"inputs": [tensor]}))[0] in {401, 403}
+        assert (await client.ask("GET", "/v1/models", key))[0] in {401, 403}
 
 
 async def usage(client, query=""):

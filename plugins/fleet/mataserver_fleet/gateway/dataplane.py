@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import csv
+import hmac
 import io
+import secrets
 from typing import TYPE_CHECKING, Any
+from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from mataserver import Body, InvalidParams, MataError, Route
+from mataserver import Body, InvalidParams, MataError, NotFound, Principal, Route
 from mataserver_fleet.gateway.accounting import Accounting, date_of, day_of, rows
 from mataserver_fleet.gateway.following import Following
 from mataserver_fleet.gateway.gateway import Gateway
 from mataserver_fleet.gateway.gauges import Gauges
 from mataserver_fleet.gateway.limits import DAY
+from mataserver_fleet.gateway.snapshot import Target
 from mataserver_fleet.pages import FleetProblem
 from mataserver_fleet.store import finish
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from mataserver import Context
+    from mataserver import Context, Credentials
     from mataserver_fleet.gateway.rpc import RpcGateway
     from mataserver_fleet.store import Store
 
@@ -40,6 +44,7 @@ class DataPlane:
         self._settings = ctx.settings.gateway
         self._gateway = Gateway(ctx.http, self._settings, ctx.server.unread_timeout)
         self._store: Store | None = None
+        self._token = secrets.token_urlsafe(32)
         ctx.metrics.register(Gauges(self._gateway.usage, self._gateway.servers))
 
     def routes(self) -> list[Route]:
@@ -48,6 +53,9 @@ class DataPlane:
             Route("GET", "/api/usage", self.usage, "What consumers have asked, day by day, as CSV",
                   tag="fleet", needs="fleet:read", problem=FleetProblem, parameters=_DAYS,
                   response=(Body(CSV, str),), errors=(422, 503)),
+            # Never reached, for each such request is claimed; without it aiohttp would look at
+            # every other route first.
+            Route("*", "/gateway/{application}/{path:.*}", _nowhere, public=True),
         ]  # fmt: skip
 
     def claims(
@@ -79,6 +87,23 @@ class DataPlane:
         self._tasks = (
             self._ctx.tasks.spawn(self._following.watch(), "gateway"),
             self._ctx.tasks.spawn(self._accounting.run(), "usage"),
+            self._ctx.tasks.spawn(self._serve_own(), "own models"),
+        )
+
+    async def _serve_own(self) -> None:
+        """Lead routes to this server's own models back to it, once it listens."""
+        url = urlsplit(await self._ctx.address())
+        if url.hostname is not None and url.port is not None:
+            own = Target(url.hostname, url.port, token=self._token)
+            await self._following.serve_own(own)
+
+    async def authenticate(self, credentials: Credentials) -> Principal | None:
+        """Return who asks this server's own models for consumers: the gateway."""
+        secret = credentials.secret.encode("utf-8", "surrogateescape")
+        if not hmac.compare_digest(secret, self._token.encode()):
+            return None
+        return Principal(
+            "fleet:gateway", "the gateway", "fleet", frozenset({"infer", "models:read"})
         )
 
     async def end(self) -> None:
@@ -130,3 +155,7 @@ def _rpc(ctx: Context, gateway: Gateway) -> RpcGateway | None:
         ) from None
     most = int(ctx.settings.gateway.buffer_mb * 1e6)
     return RpcGateway(gateway, ctx.server.host, port, most, ctx.server.unread_timeout)
+
+
+async def _nowhere(_request: web.Request) -> web.StreamResponse:
+    raise NotFound("No such route")

@@ -47,7 +47,8 @@ class Message(NamedTuple):
         size = 0 if self.body is None else self.body.size
         line = f"{self.method} {self.path} HTTP/1.1\r\nHost: {target.authority}\r\n".encode("ascii")
         length = b"Content-Length: %d\r\n" % size if self.body is not None else b""
-        return b"".join((line, length, self.fields, b"\r\n"))
+        token = f"Authorization: Bearer {target.token}\r\n".encode() if target.token else b""
+        return b"".join((line, length, token, self.fields, b"\r\n"))
 
 
 class Answer:

@@ -33,7 +33,7 @@ log = logging.getLogger("mataserver.plugin.fleet")
 class Following:
     """Reads the tables and hands the snapshot to ``follow``. ``timeout`` is in seconds.
 
-    ``build`` runs a function beside the event loop: a snapshot of 100,000 consumers takes its time.
+    Snapshots are made beside the event loop: one of 100,000 consumers takes its time.
     """
 
     def __init__(
@@ -41,12 +41,11 @@ class Following:
         store: Store,
         follow: Callable[[Snapshot], None],
         timeout: float,
-        own: Target | None = None,
     ) -> None:
         self._store = store
         self._follow = follow
         self._timeout = timeout
-        self._own = own
+        self._own: Target | None = None
         self._asked = self._done = 0
         self._version: str | None = None
         self._turn = asyncio.Lock()
@@ -81,6 +80,11 @@ class Following:
                 covered = self._asked
                 if await self._try():
                     self._done = covered
+
+    async def serve_own(self, own: Target) -> None:
+        """Have routes to this server's own models lead to it."""
+        self._own = own
+        await self.changed()
 
     async def watch(self) -> None:
         """Read again whenever another process has changed something."""

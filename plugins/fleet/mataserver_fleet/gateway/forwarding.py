@@ -157,7 +157,7 @@ class Forwarding:
 
         A Triton that has just restarted says 400 for each model that it does not have yet.
         """
-        if call.asked.verb != "infer" or call.pin is not None:
+        if call.asked.verb != "infer" or call.pin is not None or pin.target.token:
             return
         path = call.asked.place.route.path(pin.version, "ready")
         server = self._servers.of(pin.target)

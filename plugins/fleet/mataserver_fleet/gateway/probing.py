@@ -46,8 +46,9 @@ class Probes:
         for route in snapshot.routes():
             paths = {route.path(each.version, "ready") for each in route.releases}
             for target in route.targets:
-                targets[target.url] = target
-                wanted.setdefault(target.url, set()).update(paths)
+                if not target.token:
+                    targets[target.url] = target
+                    wanted.setdefault(target.url, set()).update(paths)
         self._paths = {url: frozenset(paths) for url, paths in wanted.items()}
         self._servers.keep(wanted)
         for url in [each for each in self._tasks if each not in wanted]:

@@ -116,7 +116,7 @@ class Servers:
         return list(self._known.items())
 
     def keep(self, urls: Container[str]) -> None:
-        """Forget the servers that no snapshot names any more."""
+        """Forget the servers that are looked at no more."""
         for gone in [url for url in self._known if url not in urls]:
             del self._known[gone]
 

@@ -21,12 +21,15 @@ class Target(Struct, frozen=True):
     host:   a name or an address, without brackets.
     weight: its share of the requests, over 0, beside those of the others.
     rpc:    the port of its gRPC, 0 where it has none.
+    token:  what this server itself is shown, where it is the target: its models load when they are
+            asked for, so it is always taken to be ready. Empty for all others.
     """
 
     host: str
     port: int
     weight: float = 1.0
     rpc: int = 0
+    token: str = ""
 
     @property
     def authority(self) -> str:
