@@ -64,7 +64,8 @@ test-clients: $(VENV)/.setup  ## KServe's client, in an environment of its own
 test-binary: binary $(VENV)/.setup  ## the one-file build and the steps of the Dockerfile, in empty folders
 	$(BIN)/python -m pytest -p no:cacheprovider --timeout 600 tests/packaging/binary_cases.py tests/packaging/image_cases.py
 
-soak: $(VENV)/.setup  ## a queue of reconstructions whose server is killed ten times, some minutes
+soak: $(VENV)/.setup  ## queues of jobs whose server is killed ten times each: some minutes
+	$(BIN)/python plugins/jobs/tests/soak.py
 	$(BIN)/python plugins/reconstruct/tests/soak.py
 
 binary: $(BIN)/python  ## build/mataserver: one executable file that needs nothing but this Python

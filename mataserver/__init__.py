@@ -3,7 +3,7 @@
 This module is the plugin API; a plugin imports from here and from nowhere below.
 """
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from mataserver.contract import (
     Backend,
@@ -40,6 +40,7 @@ from mataserver.results import (
     DetectResult,
     EmbedResult,
     Entity,
+    InferResponse,
     Keypoint,
     ModelInfo,
     OcrResult,
@@ -78,6 +79,7 @@ __all__ = [
     "Child",
     "Classification",
     "ClassifyResult",
+    "Client",
     "Confidence",
     "Configuration",
     "Conflict",
@@ -90,6 +92,7 @@ __all__ = [
     "EmbedResult",
     "Encoded",
     "Entity",
+    "InferResponse",
     "InvalidParams",
     "Keypoint",
     "LoadContext",
@@ -129,19 +132,28 @@ __all__ = [
     "Uploads",
     "Usage",
     "VlmResult",
+    "connected",
     "decode_image",
+    "draw",
     "hookimpl",
+    "params_option",
     "read_configuration",
     "run_process",
+    "server_options",
     "static",
     "upright_frame",
 ]
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     import numpy as np
     from av.video.frame import VideoFrame
     from numpy.typing import NDArray
 
+    from mataserver.cli.parameters import params_option
+    from mataserver.cli.remote import connected, server_options
+    from mataserver.client import Client
     from mataserver.config import Alpha
     from mataserver.configuration import Configuration, read_configuration
     from mataserver.http.auth import PRINCIPAL
@@ -150,6 +162,9 @@ if TYPE_CHECKING:
     from mataserver.processes import Child, Parent, run_process
 
 _LATE = {
+    **dict.fromkeys(("connected", "server_options"), "mataserver.cli.remote"),
+    "params_option": "mataserver.cli.parameters",
+    "Client": "mataserver.client",
     **dict.fromkeys(("Configuration", "read_configuration"), "mataserver.configuration"),
     "PRINCIPAL": "mataserver.http.auth",
     **dict.fromkeys(("AddressRefused", "Policy"), "mataserver.outbound"),
@@ -179,6 +194,22 @@ def decode_image(data: bytes, max_pixels: int, alpha: "Alpha" = "white") -> "NDA
     from mataserver.media import decode
 
     return decode(data, max_pixels, alpha)
+
+
+def draw(
+    pixels: "NDArray[np.uint8]", found: "Result | InferResponse | Mapping[str, Any]"
+) -> "NDArray[np.uint8]":
+    """Return RGB pixels uint8 ``[H, W, 3]``, a copy, with what was found in them drawn in.
+
+    ``found`` is a result of any task, an answer of the client, or the JSON of an answer: boxes,
+    turned ones too, masks, keypoints, the numbers of tracks, classes, text, depth. Raises
+    ``ValueError`` for what is none of these.
+    """
+    import numpy as np
+
+    from mataserver import drawing
+
+    return np.array(drawing.drawn(pixels.copy(), drawing.result_of(found)))
 
 
 def upright_frame(frame: "VideoFrame") -> "NDArray[np.uint8]":

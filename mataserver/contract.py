@@ -380,6 +380,14 @@ class Models(Protocol):
         """
         ...
 
+    def reserve(self, size: int) -> AbstractAsyncContextManager[None]:
+        """Count ``size`` bytes of a process that is no model beside the models' memory.
+
+        Until the context ends. Idle models are evicted for it. Raises ``OutOfMemory`` when it does
+        not fit now.
+        """
+        ...
+
     def add(self, path: Path, task: str) -> str:
         """Register a local directory or file, as ``mataserver pull`` does; return its name.
 

@@ -5,17 +5,22 @@ from __future__ import annotations
 import io
 import textwrap
 import zlib
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, cast
 
+import msgspec
 import numpy as np
 import simplejpeg
 from msgspec import UNSET
 from PIL import Image, ImageDraw, ImageFont
 
+from mataserver.client.pixels import depth_array, mask_array
 from mataserver.results import (
+    RESULT_TYPES,
     ClassifyResult,
     DepthResult,
     DetectResult,
+    InferResponse,
     OcrResult,
     PoseResult,
     SegmentResult,
@@ -27,11 +32,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mataserver.results import Box, Detection, Result
+    from mataserver.results import Box, Detection, Keypoint, Result, Segment
 
     Colour = tuple[int, int, int]
-    Shown = tuple[Box, str, str]
-    """A box, what it is written on it, and what its colour goes by."""
+    Point = tuple[float, float]
 
 QUALITY = 85
 MASK_OPACITY = 0.45
@@ -47,6 +51,15 @@ _PALETTE: tuple[Colour, ...] = (
     (255, 112, 160),
     (168, 208, 32),
 )
+
+
+class Shown(NamedTuple):
+    """A box, what is written on it, what its colour goes by, and its corners if it is turned."""
+
+    box: Box
+    text: str
+    kind: str
+    corners: list[Point] | None = None
 
 
 def draw(jpeg: bytes, result: Result) -> bytes:
@@ -66,6 +79,30 @@ def drawn(pixels: NDArray[np.uint8], result: Result) -> Image.Image:
     picture = Image.fromarray(_blended(pixels, result))
     _Pen(picture).write(result)
     return picture
+
+
+def result_of(found: Result | InferResponse | Mapping[str, Any]) -> Result:
+    """Return what a model gave, as it was before it was encoded.
+
+    ``found`` is that itself, an answer of the client, or the JSON of an answer. Raises
+    ``ValueError`` for what is none.
+    """
+    if isinstance(found, RESULT_TYPES):
+        return cast("Result", found)
+    answer = msgspec.convert(found, InferResponse) if isinstance(found, Mapping) else found
+    kinds = {task: each for each in RESULT_TYPES for task in vars(each)["tasks"]}
+    if not isinstance(answer, InferResponse) or answer.task not in kinds:
+        raise ValueError("no result of a task")
+    kind = kinds[answer.task]
+    if kind is DepthResult:
+        return DepthResult(depth_array(answer))
+    values = {name: getattr(answer, name) for name in kind.__struct_fields__}
+    if kind is SegmentResult:
+        values["segments"] = [
+            msgspec.structs.replace(each, mask=mask_array(each)) if each.mask else each
+            for each in values["segments"]
+        ]
+    return cast("Result", kind(**values))
 
 
 def colour_of(name: str) -> Colour:
@@ -108,22 +145,27 @@ class _Pen:
 
     def write(self, result: Result) -> None:
         """Draw the boxes of a result, its points and its text."""
-        for box, text, kind in _boxes(result):
-            self._box(box, text, colour_of(kind))
+        for shown in _boxes(result):
+            self._box(shown, colour_of(shown.kind))
         if isinstance(result, PoseResult):
             for found in result.keypoints:
                 self._points(found.keypoints, colour_of(found.label))
         self._lines(_lines(result))
 
-    def _box(self, box: Box, text: str, colour: Colour) -> None:
+    def _box(self, shown: Shown, colour: Colour) -> None:
+        box = shown.box
         right, bottom = self._picture.width - 1, self._picture.height - 1
         x1, x2 = (min(max(round(x), 0), right) for x in (box[0], box[2]))
         y1, y2 = (min(max(round(y), 0), bottom) for y in (box[1], box[3]))
         if x2 < x1 or y2 < y1:
             return
-        self._draw.rectangle((x1, y1, x2, y2), outline=colour, width=self._width)
-        if text:
-            self._label((x1, max(0, y1 - self._size - 4)), text, colour)
+        if shown.corners is None:
+            self._draw.rectangle((x1, y1, x2, y2), outline=colour, width=self._width)
+        else:
+            around = [*shown.corners, *shown.corners[:2]]  # so that the last joint is round as well
+            self._draw.line(around, fill=colour, width=self._width, joint="curve")
+        if shown.text:
+            self._label((x1, max(0, y1 - self._size - 4)), shown.text, colour)
 
     def _label(self, at: tuple[int, int], text: str, ground: Colour) -> None:
         """Write one line on a ground of its own, so that it can be read on any picture.
@@ -154,18 +196,32 @@ class _Pen:
 def _boxes(result: Result) -> list[Shown]:
     if isinstance(result, (DetectResult, VlmResult)):
         found = result.detections if result.detections is not UNSET else []
-        return [(each.bbox, _named(each), each.label) for each in found]
+        return [Shown(each.bbox, _named(each), each.label, _corners(each)) for each in found]
     if isinstance(result, SegmentResult):
-        return [(s.bbox, f"{s.label[:40]} {s.confidence:.2f}", s.label) for s in result.segments]
+        return [
+            Shown(s.bbox, f"{s.label[:40]} {s.confidence:.2f}", s.label) for s in result.segments
+        ]
     if isinstance(result, PoseResult):
-        return [(k.bbox, f"{k.label[:40]} {k.confidence:.2f}", k.label) for k in result.keypoints]
+        return [
+            Shown(k.bbox, f"{k.label[:40]} {k.confidence:.2f}", k.label) for k in result.keypoints
+        ]
     if isinstance(result, OcrResult):
-        return [(r.bbox, r.text[:40], "text") for r in result.regions if r.bbox is not None]
+        return [Shown(r.bbox, r.text[:40], "text") for r in result.regions if r.bbox is not None]
     return []
 
 
-def _named(found: Detection) -> str:
-    number = "" if found.track_id is UNSET else f"#{found.track_id} "
+def _corners(found: Detection) -> list[Point] | None:
+    """Return the four corners of a turned box; None for another, or what is none."""
+    try:
+        corners = msgspec.convert(found.extra.get("corners"), list[tuple[float, float]])
+    except msgspec.ValidationError:
+        return None
+    return corners if len(corners) == 4 and np.isfinite(corners).all() else None
+
+
+def _named(found: Detection | Segment | Keypoint) -> str:
+    track = getattr(found, "track_id", UNSET)
+    number = "" if track is UNSET else f"#{track} "
     return f"{number}{found.label[:40]} {found.confidence:.2f}"
 
 

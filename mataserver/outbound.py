@@ -140,6 +140,22 @@ class Outbound:
         except (aiohttp.ClientError, ValueError) as error:
             raise BadRequest(f"{policy.name}: the address does not answer") from error
 
+    async def check(self, url: str, policy: Policy) -> None:
+        """Raise ``BadRequest`` for an address that ``request`` would not ask now.
+
+        For one that is kept to be asked later, when it is checked again.
+        """
+        asked = _url(url, policy)
+        self._check(asked, policy)
+        resolver = _Checked(
+            self.resolver or aiohttp.ThreadedResolver(), self._hosts(policy), policy.name
+        )
+        try:
+            async with asyncio.timeout(policy.timeout):
+                await resolver.resolve(asked.host or "", asked.port or 0)
+        except (OSError, ValueError) as error:
+            raise BadRequest(f"{policy.name}: no such host is found") from error
+
     @contextlib.asynccontextmanager
     async def _answer(
         self,

@@ -59,6 +59,7 @@ class ModelPool:
         self._wall = wall
         self._slots: dict[tuple[str, str], Slot] = {}
         self._pins: set[str] = set()
+        self._reserved = 0
         self._room = asyncio.Lock()
         self._closed = asyncio.Event()
         self._leaving: set[Worker] = set()
@@ -107,6 +108,19 @@ class ModelPool:
         finally:
             slot.held -= 1
             self._release(slot)
+
+    @contextlib.asynccontextmanager
+    async def reserve(self, size: int) -> AsyncIterator[None]:
+        """Count so many bytes of a process that is no model until the context ends.
+
+        What is idle is evicted for it. Raises ``OutOfMemory`` when it does not fit now.
+        """
+        if await self._evict_for(None, size):
+            raise OutOfMemory("Not enough memory now")
+        try:
+            yield
+        finally:
+            self._reserved -= size
 
     async def infer(self, recipe: Recipe, job: Job) -> tuple[Outcome, float]:
         """Run one job, loading the model if need be; return its outcome and its wait in ms.
@@ -389,18 +403,21 @@ class ModelPool:
 
     async def _make_room(self, slot: Slot) -> None:
         """Evict until the model fits. Raises ``OutOfMemory`` when it cannot."""
-        wait = await self._evict_for(slot)
+        need = slot.ram or slot.recipe.estimate
+        wait = await self._evict_for(slot, need)
         while wait:
             await asyncio.sleep(wait)  # without the lock: what fits at once is not held up
-            wait = await self._evict_for(slot)
+            wait = await self._evict_for(slot, need)
 
-    async def _evict_for(self, slot: Slot) -> float:
-        """Evict what may go now; return the seconds to wait for more, 0 once the model fits."""
+    async def _evict_for(self, newcomer: Slot | None, need: int) -> float:
+        """Evict what may go now; return the seconds to wait for more, 0 once all fits.
+
+        ``need`` bytes then count as the model's, or with None as reserved.
+        """
         async with self._room:
-            need = slot.ram or slot.recipe.estimate
-            if self._short(need, slot, self._evictable()):
-                raise OutOfMemory(f"Not enough memory to load {slot.recipe.spec.name}")
-            while short := self._short(need, slot, []):
+            if self._short(need, newcomer, self._evictable()):
+                raise _no_room(newcomer)
+            while short := self._short(need, newcomer, []):
                 candidates = [s for s in self._evictable() if short == "ram" or s.vram]
                 victim = self._victim(candidates)
                 if victim is not None:
@@ -408,20 +425,25 @@ class ModelPool:
                 elif candidates:
                     return max(0.01, min(map(self._age_left, candidates)))
                 else:
-                    raise OutOfMemory(f"Not enough memory to load {slot.recipe.spec.name}")
-            slot.ram = need
+                    raise _no_room(newcomer)
+            if newcomer is None:
+                self._reserved += need
+            else:
+                newcomer.ram = need
             return 0.0
 
-    def _short(self, need: int, newcomer: Slot, spared: list[Slot]) -> str:
+    def _short(self, need: int, newcomer: Slot | None, spared: list[Slot]) -> str:
         """Return which memory the newcomer lacks, "ram" or "vram", if ``spared`` were gone."""
         others = [
             each
             for each in self._slots.values()
             if each is not newcomer and each not in spared and (each.worker or each.loading)
         ]
-        held = self._probe.own() + sum(each.ram for each in others)
+        held = self._probe.own() + self._reserved + sum(each.ram for each in others)
         if held + need > self._policy.ram_fraction * self._probe.ram_total():
             return "ram"
+        if newcomer is None:
+            return ""
         gpu = self._gpu(newcomer)
         if gpu is None:
             return ""
@@ -565,3 +587,9 @@ def _retrieve(task: asyncio.Task[None]) -> None:
     """Look at a load's failure, which nobody may be waiting for any more."""
     if not task.cancelled():
         task.exception()
+
+
+def _no_room(newcomer: Slot | None) -> OutOfMemory:
+    if newcomer is None:
+        return OutOfMemory("Not enough memory now")
+    return OutOfMemory(f"Not enough memory to load {newcomer.recipe.spec.name}")

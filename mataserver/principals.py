@@ -76,12 +76,16 @@ class Principal:
     name:   for people to read.
     kind:   "key", "user", "anonymous", or a kind of a plugin's own.
     scopes: what it may do, of ``SCOPES``.
+    grant:  what was shown, by an id that is no secret: ``sign_out`` may name it.
+    until:  when that ends, in Unix seconds; a browser's session that it began ends with it.
     """
 
     id: str
     name: str
     kind: str
     scopes: frozenset[str] = EVERYTHING
+    grant: str = field(default="", compare=False)
+    until: float | None = field(default=None, compare=False)
 
     @property
     def unrestricted(self) -> bool:

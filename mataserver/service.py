@@ -69,6 +69,8 @@ class Route:
     ``Content-Length`` and the bytes themselves are held against. It must have arrived in
     ``body_timeout`` seconds in all, or with "idle" go on arriving.
 
+    ``error_headers`` are those of every answer that is an error, whoever made it.
+
     ``when`` claims a route that exists already for the requests that it knows.
     """
 
@@ -90,6 +92,7 @@ class Route:
     denied: int = 403
     max_body: int | None = None
     body_timeout: Literal["total", "idle"] = "total"
+    error_headers: dict[str, str] = field(default_factory=dict)
     when: Callable[[web.Request], bool] | None = None
     documented: bool = True
 
@@ -224,6 +227,13 @@ class Http(Protocol):
         """
         ...
 
+    def read_chunks(self, request: web.Request) -> AsyncIterator[bytes]:
+        """Iterate over the body as it arrives: for uploads that are kept also when they break off.
+
+        Raises as ``read_body``, and 403 for a page of another origin.
+        """
+        ...
+
     def respond(
         self, value: object, *, status: int = 200, request: web.Request | None = None
     ) -> web.Response:
@@ -287,6 +297,13 @@ class Http(Protocol):
         """Ask an address that a user named: public ones, and those of ``outbound_hosts``."""
         ...
 
+    async def check_outbound(self, url: str, policy: Policy) -> None:
+        """Raise ``BadRequest`` for an address that ``outbound`` would not ask now.
+
+        For one that is kept to be asked later.
+        """
+        ...
+
 
 class RunProcess(Protocol):
     """Runs a child process until the context ends; see ``mataserver.run_process``."""
@@ -321,8 +338,8 @@ class Context:
               run, for ``drain_timeout`` seconds, and leaves the services after that.
     peers:    the services of every plugin by name, once all are made.
     address:  waits until the server listens; the base URL by which this machine reaches it.
-    sign_out: ends the browsers' sessions of a principal's id, which ``authenticate`` accepted and
-              would not accept any more.
+    sign_out: ends the browsers' sessions of a principal's id, or of its ``grant``, which
+              ``authenticate`` accepted and would not accept any more.
     """
 
     settings: Any

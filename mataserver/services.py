@@ -103,6 +103,10 @@ class ServedModels:
         self.catalog.entry(model)
         return await self._pool.unload(model)
 
+    def reserve(self, size: int) -> AbstractAsyncContextManager[None]:
+        """Count so many bytes of a process that is no model until the context ends."""
+        return self._pool.reserve(size)
+
     def pin(self, model: str) -> None:
         """Keep a model from being evicted until it is unpinned. Raises ``NotFound``."""
         self.catalog.entry(model)

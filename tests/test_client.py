@@ -41,6 +41,19 @@ async def client(request):
         yield client
 
 
+async def test_a_route_without_a_method(client):
+    """Any route is asked, with JSON or bytes; its answer has headers, and can be decoded."""
+    answer = await client.request("GET", "/v1/health")
+    assert answer.decode(dict)["status"] == "ok"
+    assert "Content-Type" in answer.headers
+    with pytest.raises(MataError):
+        await client.request("POST", "/v1/models/warmup", {"model": "acme/unknown"})
+    with pytest.raises(NotFound):
+        await client.request("DELETE", "/v1/nothing", headers={"X-Other": "1"}, query={"a": "b"})
+    with pytest.raises(NotFound):  # a large body is written in pieces, without a warning
+        await client.request("PATCH", "/v1/nothing", data=bytes(3_000_000))
+
+
 async def test_models_are_listed_shown_and_moved(client):
     """Every method of the catalogue returns the struct of its answer."""
     assert (await client.health()).status == "ok"

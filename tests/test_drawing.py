@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import io
+import itertools
+import json
 import re
 
 import numpy as np
 import pytest
 from PIL import Image
 
+import mataserver
 from mataserver import results as r
 from mataserver.drawing import colour_of, draw
 from mataserver.engines.encoding import encode_body
@@ -153,3 +156,48 @@ def test_translated_bodies(task):
 def untimed(body):
     """Return a body in JSON without its time."""
     return re.sub(rb'"timestamp":[\d.]+', b"", body)
+
+
+def test_a_turned_box():
+    """The four corners of a turned box are joined, and no upright box is drawn around them."""
+    corners = [[160, 60], [240, 130], [160, 200], [80, 130]]
+    pixels = drawn(r.DetectResult([r.Detection("cat", 0.9, BOX, extra={"corners": corners})]))
+    colour = colour_of("cat")
+    for (x1, y1), (x2, y2) in itertools.pairwise([*corners, corners[0]]):
+        x, y = (x1 + x2) // 2, (y1 + y2) // 2
+        assert like(pixels[y - 1 : y + 1, x - 1 : x + 1], colour) > 0.5
+    assert not changed(pixels[75:100, 80:82]).any()
+    assert not changed(pixels[180:199, 80:120]).any()
+
+
+@pytest.mark.parametrize("corners", [None, [[1, 2]], [[1, 2, 3]] * 4, "four", [["a", 1]] * 4])
+def test_corners_that_are_none(corners):
+    """What is no four points is left aside, and the box drawn as it is."""
+    pixels = drawn(r.DetectResult([r.Detection("cat", 0.9, BOX, extra={"corners": corners})]))
+    assert like(pixels[100:160, 80:82], colour_of("cat")) > 0.9
+
+
+@pytest.mark.parametrize("name", sorted(ANSWERS))
+@pytest.mark.parametrize("form", ["json", "msgpack"])
+def test_an_answer_is_drawn_as_its_result(name, form):
+    """``mataserver.draw`` takes a result, an answer of the client, and its JSON; all look alike."""
+    result = ANSWERS[name]
+    task = name if name in type(result).tasks else type(result).tasks[0]
+    envelope = Envelope(task, "org/model")
+    body = Outcome(encode_body(result, form, envelope), Timing()).whole()
+    answer = r.decode(body, msgpack=form == "msgpack")
+    pixels = np.full((HEIGHT, WIDTH, 3), 128, np.uint8)
+    wanted = mataserver.draw(pixels, result)
+    assert (pixels == 128).all()
+    assert (wanted.shape, wanted.dtype) == (pixels.shape, np.uint8)
+    assert np.array_equal(mataserver.draw(pixels, answer), wanted)
+    if form == "json":
+        assert np.array_equal(mataserver.draw(pixels, json.loads(body)), wanted)
+    assert np.array_equal(wanted, pixels) == (name == "embed")
+
+
+@pytest.mark.parametrize("nothing", [None, 7, {"task": "fly"}, {}])
+def test_what_is_no_answer(nothing):
+    """Anything else is a ``ValueError``."""
+    with pytest.raises(ValueError, match=r"."):
+        mataserver.draw(np.zeros((8, 8, 3), np.uint8), nothing)

@@ -288,3 +288,32 @@ ADDRESSES = {
 def test_which_addresses_are_public(address, public):
     """Private ones are not, nor IPv6 addresses that stand for private IPv4 ones."""
     assert is_public(ipaddress.ip_address(address)) is public
+
+
+@pytest.mark.parametrize(
+    ("url", "told"),
+    [
+        ("http://there.example/", "only public addresses"),
+        ("http://nowhere.example/", "no such host is found"),
+        ("http://127.0.0.1/", "only public addresses"),
+        ("http://[::1]/", "only public addresses"),
+        ("http://0x7f.1/", "no such host|only public addresses"),
+        ("ftp://there.example/", "only http and https"),
+        ("http://a:b@there.example/", "a user or a password"),
+        ("http://[/", "not a URL"),
+    ],
+)
+async def test_an_address_is_looked_at_beforehand(url, told):
+    """What a request would not ask is refused before there is one; nobody is connected to."""
+
+    class Known(Names):
+        async def resolve(self, host, port=0, family=0):
+            if host not in self.names:
+                raise OSError("no such name")
+            return await super().resolve(host, port, family)
+
+    outbound = Outbound(PUBLIC, Known(there_example=["10.0.0.1"]))
+    with pytest.raises(BadRequest, match=told):
+        await outbound.check(url, Policy("webhook"))
+    public = Outbound(PUBLIC, Known(there_example=["93.184.216.34"]))
+    await public.check("http://there.example:8080/x?y", Policy("webhook"))

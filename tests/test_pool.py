@@ -269,6 +269,36 @@ async def test_what_cannot_fit_is_refused():
     assert rig.state("a") == "ready"
 
 
+async def test_what_is_reserved_counts():
+    """Memory of another process counts until its end, and idle models make room for it."""
+    rig = Rig(Probe(300 * MB))
+    for name in ("a", "b", "c"):
+        await rig.touch(name)
+    async with rig.pool.reserve(150 * MB):
+        assert [rig.state(name) for name in "abc"] == ["evicted", "evicted", "ready"]
+        with pytest.raises(OutOfMemory, match="Not enough memory now"):
+            async with rig.pool.reserve(301 * MB):
+                pass
+        assert rig.state("c") == "ready"
+        with pytest.raises(OutOfMemory):
+            await rig.touch("d", estimate=200)
+    await rig.touch("d", estimate=200)
+    assert [rig.state(name) for name in "cd"] == ["ready", "ready"]
+
+
+async def test_what_is_reserved_does_not_wait():
+    """Where what is loaded may not go yet, there is no room now, and nothing stays counted."""
+    rig = Rig(Probe(150 * MB), min_residence=10.0)
+    await rig.touch("a")
+    with pytest.raises(OutOfMemory, match="now"):
+        async with rig.pool.reserve(100 * MB):
+            pass
+    assert rig.state("a") == "ready"
+    rig.now += 60
+    async with rig.pool.reserve(100 * MB):
+        assert rig.state("a") == "evicted"
+
+
 @pytest.mark.parametrize("why", ["held", "pinned", "active"])
 async def test_protected_models_are_not_evicted(why):
     """A model that is held, pinned or inferring stays; the newcomer gets 507."""

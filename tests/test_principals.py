@@ -92,6 +92,25 @@ def test_every_session_of_a_principal_ends():
     assert known.find(theirs) is not None
 
 
+def test_a_session_ends_with_what_it_rests_on():
+    """A key that ends or is revoked takes along what it began, and nothing else of its owner's."""
+    clock, wall = Clock(), Clock()
+    known = Browsers(clock, wall)
+    wall.now = 1_000_000.0
+    passing = Principal("u1", "Ada", "key", grant="k1", until=wall.now + 60)
+    lasting = Principal("u1", "Ada", "key", grant="k2")
+    hers, other = known.begin(passing)[0], known.begin(lasting)[0]
+    code = known.make_code(passing)
+    wall.now += 59
+    assert known.find(hers) is not None
+    wall.now += 1
+    assert known.find(hers) is None
+    assert known.spend_code(code) is None
+    assert known.find(other) is not None
+    known.end_all("k2")
+    assert known.find(other) is None
+
+
 @pytest.mark.parametrize(
     ("method", "origin", "csrf", "socket", "counts"),
     [

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 import contextlib
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import click
 import msgspec
 
 from mataserver import config
 from mataserver.cli import targets
+from mataserver.cli.parameters import params_option
 from mataserver.cli.remote import connected, server_options
 from mataserver.errors import MataError
-from mataserver.params import plain_number
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
     from mataserver.cli.targets import Target
     from mataserver.client import Client
-    from mataserver.results import InferResponse, Result
+    from mataserver.results import InferResponse
 
 _OF_ONE_FILE = frozenset({400, 413})
 """Statuses that are about one picture: the others go on."""
@@ -42,13 +42,7 @@ _OF_ONE_FILE = frozenset({400, 413})
     help="Write what was found, drawn in: a file, a folder (out/), or a pattern (out/{name}.png; "
     "{number} counts the files, or a video's frames).",
 )
-@click.option(
-    "-p",
-    "--params",
-    multiple=True,
-    metavar="NAME=VALUE",
-    help="A parameter, also several times; or all of them as one JSON object.",
-)
+@params_option
 @click.option("--task", help="For a video: track, to follow what a detector finds.")
 @server_options
 def infer(
@@ -56,7 +50,7 @@ def infer(
     model: str,
     files: tuple[Path, ...],
     out: str | None,
-    params: tuple[str, ...],
+    params: dict[str, Any],
     task: str | None,
     url: str | None,
     api_key: str | None,
@@ -72,35 +66,10 @@ def infer(
     target = None if out is None else targets.Target(out, chosen)
     limit = config.load(config_file).max_pixels
     with connected(url, api_key, config_file) as client:
-        run = _Run(client, model, _given(params), target, limit, task)
+        run = _Run(client, model, params, target, limit, task)
         failed = [file for number, file in enumerate(chosen) if not run.serve(file, number)]
     if failed:
         raise MataError(f"{len(failed)} of {len(chosen)} files could not be served")
-
-
-def _given(texts: tuple[str, ...]) -> dict[str, Any]:
-    """Return the parameters. Raises ``UsageError``."""
-    found: dict[str, Any] = {}
-    for text in texts:
-        name, equals, value = text.partition("=")
-        if text.lstrip().startswith("{"):
-            given = _decoded(text)
-            if not isinstance(given, dict):
-                raise click.UsageError(f"--params: not a JSON object: {text}")
-            found |= given
-        elif not equals:
-            raise click.UsageError(f"--params: expected NAME=VALUE or a JSON object: {text}")
-        else:
-            found[name] = _decoded(value)
-    return found
-
-
-def _decoded(text: str) -> Any:
-    """Return a value as JSON, a number also as people write it, or as the text that it is."""
-    try:
-        return msgspec.json.decode(plain_number(text))
-    except msgspec.DecodeError:
-        return text
 
 
 class _Run:
@@ -197,24 +166,7 @@ def _print(answer: InferResponse, file: Path, **of_frame: float) -> None:
 def _drawn(pixels: NDArray[np.uint8], answer: InferResponse) -> Image.Image:
     from mataserver import drawing
 
-    return drawing.drawn(pixels.copy(), _result(answer))
-
-
-def _result(answer: InferResponse) -> Result:
-    """Return what a model gave, as it was before it was encoded."""
-    from mataserver.client import depth_array, mask_array
-    from mataserver.results import RESULT_TYPES, DepthResult, SegmentResult
-
-    kind = {task: each for each in RESULT_TYPES for task in vars(each)["tasks"]}[answer.task]
-    if kind is DepthResult:
-        return DepthResult(depth_array(answer))
-    values = {name: getattr(answer, name) for name in kind.__struct_fields__}
-    if kind is SegmentResult:
-        values["segments"] = [
-            msgspec.structs.replace(each, mask=mask_array(each)) if each.mask else each
-            for each in values["segments"]
-        ]
-    return cast("Result", kind(**values))
+    return drawing.drawn(pixels.copy(), drawing.result_of(answer))
 
 
 def _save(picture: Image.Image, place: Path) -> None:

@@ -16,9 +16,11 @@ from mataserver.client.pixels import depth_array, mask_array, pixel_bytes
 from mataserver.client.replies import FrameError, Health, ModelStatus, Session, StreamItem
 from mataserver.client.stream import Reconnect
 from mataserver.client.synchronous import Client
+from mataserver.client.transport import Answer
 from mataserver.results import InferResponse, ModelInfo
 
 __all__ = [
+    "Answer",
     "AsyncClient",
     "AuthenticationFailed",
     "BadAnswer",

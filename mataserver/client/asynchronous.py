@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import quote
 
 import aiohttp
+import msgspec
 
 from mataserver.client import images
 from mataserver.client.failures import BadAnswer
@@ -24,7 +25,7 @@ from mataserver.errors import MataError
 from mataserver.results import InferResponse, ModelDetail, ModelInfo
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
     from mataserver.client.replies import StreamItem
     from mataserver.client.source import Frames
@@ -71,6 +72,27 @@ class AsyncClient:
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__} of {self._transport.where}>"
+
+    async def request(
+        self,
+        method: str,
+        path: str,
+        value: object = None,
+        *,
+        data: bytes | None = None,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """Ask a route that has no method of its own, such as a plugin's.
+
+        ``value`` is sent as JSON, ``data`` as it is. Raises as every other method.
+        """
+        kind = None
+        if value is not None:
+            data, kind = msgspec.json.encode(value), "application/json"
+        return await self._transport.request(
+            method, path, query=query, data=data, content_type=kind, headers=headers
+        )
 
     async def health(self) -> Health:
         """Return the server's state; needs no key."""

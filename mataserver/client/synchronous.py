@@ -12,12 +12,13 @@ from mataserver.client.failures import ConnectionFailed
 from mataserver.client.stream import close_idle
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine, Generator
+    from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping
 
     from mataserver.client.images import Image
     from mataserver.client.replies import Health, ModelStatus, Session, StreamItem
     from mataserver.client.source import Frames
     from mataserver.client.stream import Reconnect
+    from mataserver.client.transport import Answer
     from mataserver.results import InferResponse, ModelInfo
 
 T = TypeVar("T")
@@ -64,6 +65,20 @@ class Client:
         if not closed:
             self._loop.call_soon_threadsafe(self._stop.set)
         self._thread.join()
+
+    def request(
+        self,
+        method: str,
+        path: str,
+        value: object = None,
+        *,
+        data: bytes | None = None,
+        query: Mapping[str, str] | None = None,
+        headers: Mapping[str, str] | None = None,
+    ) -> Answer:
+        """See ``AsyncClient.request``."""
+        asked = self._client.request(method, path, value, data=data, query=query, headers=headers)
+        return self._call(asked)
 
     def health(self) -> Health:
         """See ``AsyncClient.health``."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import io
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from urllib.parse import urlsplit
 
@@ -21,15 +23,17 @@ CONNECT_TIMEOUT = 10.0
 CLOSE_TIMEOUT = 5.0
 HEARTBEAT = 30.0
 LONGEST_MESSAGE = 256 * 1024 * 1024
+_PIECE = 1 << 20
 
 T = TypeVar("T")
 
 
 class Answer(NamedTuple):
-    """A successful answer."""
+    """A successful answer: its body, whether that is MessagePack, and its headers."""
 
     body: bytes
     msgpack: bool
+    headers: Mapping[str, str] = MappingProxyType({})
 
     def decode(self, kind: type[T]) -> T:
         """Return the body as ``kind``. Raises ``BadAnswer``."""
@@ -83,6 +87,7 @@ class Transport:
         query: Mapping[str, str] | None = None,
         data: bytes | aiohttp.FormData | None = None,
         content_type: str | None = None,
+        headers: Mapping[str, str] | None = None,
         patient: bool = False,
     ) -> Answer:
         """Send a request and return its answer; ``patient`` waits without a limit.
@@ -92,13 +97,14 @@ class Transport:
         limit = aiohttp.ClientTimeout(
             total=None if patient else self._timeout, sock_connect=CONNECT_TIMEOUT
         )
+        typed = {"Content-Type": content_type} if content_type else {}
         try:
             async with self._open_session().request(
                 method,
                 self._url + path,
                 params=query,
-                data=data,
-                headers={"Content-Type": content_type} if content_type else None,
+                data=_paced(data),
+                headers={**typed, **(headers or {})},
                 allow_redirects=False,  # the API has none, and they could lead the key astray
                 timeout=limit,
             ) as response:
@@ -107,7 +113,7 @@ class Transport:
             raise self._unreachable(error) from None
         if response.status >= 300:
             raise self._without_key(from_answer(response.status, response.headers, body))
-        return Answer(body, response.content_type == MSGPACK)
+        return Answer(body, response.content_type == MSGPACK, response.headers)
 
     async def events(self, path: str, data: bytes) -> AsyncGenerator[tuple[str, bytes], None]:
         """Post JSON and iterate over the Server-Sent Events of the answer: kind and data.
@@ -170,6 +176,11 @@ class Transport:
 
     def __repr__(self) -> str:
         return f"<Transport to {self.where}>"
+
+
+def _paced(data: bytes | aiohttp.FormData | None) -> io.BytesIO | bytes | aiohttp.FormData | None:
+    """Return a body so that a large one is written in pieces, beside what else the loop does."""
+    return io.BytesIO(data) if isinstance(data, bytes) and len(data) > _PIECE else data
 
 
 def encode(body: Mapping[str, Any]) -> bytes:

@@ -93,9 +93,17 @@ class Secrets(Generic[T]):
 
 
 class Browsers:
-    """The sessions of browsers and the one-time codes that begin one."""
+    """The sessions of browsers and the one-time codes that begin one.
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    ``wall`` gives Unix seconds, by which keys end.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float] = time.monotonic,
+        wall: Callable[[], float] = time.time,
+    ) -> None:
+        self._wall = wall
         self._sessions: Secrets[Login] = Secrets(SESSION_SECONDS, renew=True, clock=clock)
         self._codes: Secrets[Principal] = Secrets(CODE_SECONDS, renew=False, clock=clock)
 
@@ -105,7 +113,8 @@ class Browsers:
 
     def spend_code(self, code: str) -> Principal | None:
         """Return whom a code stands for, once."""
-        return self._codes.take(code)
+        principal = self._codes.take(code)
+        return None if principal is None or self._over(principal) else principal
 
     def begin(self, principal: Principal) -> tuple[str, Login]:
         """Begin a session; return the cookie's value and the session."""
@@ -113,17 +122,28 @@ class Browsers:
         return self._sessions.put(login, principal.id), login
 
     def find(self, cookie: str) -> Login | None:
-        """Return the session of a cookie, or None."""
-        return self._sessions.get(cookie)
+        """Return the session of a cookie; None where there is none, or its key has ended."""
+        login = self._sessions.get(cookie)
+        if login is not None and self._over(login.principal):
+            self._sessions.take(cookie)
+            return None
+        return login
 
     def end(self, cookie: str) -> None:
         """End a session."""
         self._sessions.take(cookie)
 
-    def end_all(self, principal_id: str) -> None:
-        """End every session of a principal: its key or its account is no more."""
-        self._sessions.drop(lambda login: login.principal.id == principal_id)
-        self._codes.drop(lambda principal: principal.id == principal_id)
+    def end_all(self, identity: str) -> None:
+        """End every session of a principal or of a grant: a key, token or account is no more."""
+
+        def rests(principal: Principal) -> bool:
+            return identity in {principal.id, principal.grant}
+
+        self._sessions.drop(lambda login: rests(login.principal))
+        self._codes.drop(rests)
+
+    def _over(self, principal: Principal) -> bool:
+        return principal.until is not None and principal.until <= self._wall()
 
 
 def cookie_name(host: str) -> str:

@@ -58,6 +58,11 @@ class Kit:
         origins.check(request, self._state.settings.cors_origins)
         return await saving.save_files(request, folder, most, limits_of(request, self._state))
 
+    def read_chunks(self, request: web.Request) -> AsyncIterator[bytes]:
+        """Iterate over the body as it arrives."""
+        origins.check(request, self._state.settings.cors_origins)
+        return saving.chunks(request, limits_of(request, self._state))
+
     def respond(
         self, value: object, *, status: int = 200, request: web.Request | None = None
     ) -> web.Response:
@@ -121,3 +126,7 @@ class Kit:
     ) -> AbstractAsyncContextManager[Response]:
         """Ask an address that a user named."""
         return self._outbound.request(method, url, policy, headers=headers, body=body)
+
+    async def check_outbound(self, url: str, policy: Policy) -> None:
+        """Raise ``BadRequest`` for an address that ``outbound`` would not ask."""
+        await self._outbound.check(url, policy)

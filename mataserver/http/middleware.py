@@ -104,6 +104,8 @@ def make(state: State) -> Middleware:
             state.active -= 1
         if response.status >= 400:
             response = dialects.told(request, response, state.forms)
+            if (route := request.get(ROUTE)) is not None and not response.prepared:
+                response.headers.update(route.error_headers)
         # Looking for what is not there costs a microsecond: only streams have it.
         streamed = response.prepared and COUNTED in request
         status = request[COUNTED] if streamed else response.status

@@ -60,11 +60,11 @@ async def save(request: web.Request, path: Path, field: str, limits: Limits) -> 
     try:
         with contextlib.closing(file):
             target = _Target(file)
-            chunks = _chunks(request, limits)
+            body = chunks(request, limits)
             if kind == FORM:
-                saved = await _form(chunks, options.get("boundary", ""), field, target)
+                saved = await _form(body, options.get("boundary", ""), field, target)
             else:
-                async for chunk in chunks:
+                async for chunk in body:
                     await target.write(chunk)
                 saved = Saved(target.size, "", {})
     except BaseException as error:
@@ -85,7 +85,7 @@ async def save_files(request: web.Request, folder: Path, most: int, limits: Limi
         raise Unsupported(f"A form is wanted here: {FORM}")
     writing = _Writing(folder)
     try:
-        async for event in _events(_chunks(request, limits), options.get("boundary", ""), most):
+        async for event in _events(chunks(request, limits), options.get("boundary", ""), most):
             await writing.take(event)
     except OSError as error:
         if error.errno in _FULL:
@@ -97,15 +97,13 @@ async def save_files(request: web.Request, folder: Path, most: int, limits: Limi
 
 
 def _type(request: web.Request) -> tuple[str, dict[str, str]]:
-    """Return the type of an upload and its options. Raises ``BadRequest`` for a compressed one."""
-    if request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower() not in PLAIN:
-        raise BadRequest("An upload is not taken compressed")
+    """Return the type of an upload and its options."""
     kind, options = parse_options_header(request.headers.get(hdrs.CONTENT_TYPE, ""))
     return kind, dict(options)
 
 
 async def _events(
-    chunks: AsyncIterator[bytes], boundary: str, most: int
+    body: AsyncIterator[bytes], boundary: str, most: int
 ) -> AsyncIterator[MultipartSegment | bytearray | None]:
     """Yield the beginnings, the bytes and the ends of a form's parts."""
     if not boundary:
@@ -115,7 +113,7 @@ async def _events(
             boundary.encode("latin-1"), max_segment_count=most, header_charset="latin-1"
         )
         with parser:
-            async for chunk in chunks:
+            async for chunk in body:
                 for event in parser.parse(chunk):
                     yield event
     except (MultipartError, UnicodeEncodeError) as error:
@@ -194,8 +192,10 @@ class _Target:
         await asyncio.to_thread(self._file.write, data)
 
 
-async def _chunks(request: web.Request, limits: Limits) -> AsyncIterator[bytes]:
-    """Yield the body as it arrives, within its limits."""
+async def chunks(request: web.Request, limits: Limits) -> AsyncIterator[bytes]:
+    """Yield the body as it arrives. Raises ``TooLarge``, ``TooSlow``, ``BadRequest``."""
+    if request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower() not in PLAIN:
+        raise BadRequest("An upload is not taken compressed")
     size, loop = 0, asyncio.get_running_loop()
     deadline = loop.time() + limits.seconds
     while True:
@@ -214,10 +214,10 @@ async def _chunks(request: web.Request, limits: Limits) -> AsyncIterator[bytes]:
         yield chunk
 
 
-async def _form(chunks: AsyncIterator[bytes], boundary: str, field: str, target: _Target) -> Saved:
+async def _form(body: AsyncIterator[bytes], boundary: str, field: str, target: _Target) -> Saved:
     """Write one field of a form; keep the others, which must be short texts."""
     reading = _Reading(field)
-    async for event in _events(chunks, boundary, MAX_FIELDS):
+    async for event in _events(body, boundary, MAX_FIELDS):
         data = reading.take(event)
         if data:
             await target.write(data)

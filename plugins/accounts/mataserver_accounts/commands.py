@@ -16,7 +16,13 @@ from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar, get_args
 import click
 import msgspec
 
-from mataserver import InvalidParams, MataError, read_configuration
+from mataserver import (
+    InvalidParams,
+    MataError,
+    connected,
+    read_configuration,
+    server_options,
+)
 from mataserver_accounts.passwords import MAX_LENGTH, Passwords
 from mataserver_accounts.records import KeyName, Role, UserName, check_scopes
 from mataserver_accounts.store import Accounts
@@ -25,6 +31,8 @@ from mataserver_database import Database, Settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Coroutine
+
+    from mataserver import Client
 
 T = TypeVar("T")
 P = ParamSpec("P")
@@ -60,6 +68,29 @@ async def _with_accounts(
         await work(accounts)
     finally:
         await database.close()
+
+
+@click.command("passwd")
+@click.argument("name")
+@server_options
+def own_password(name: str, url: str | None, api_key: str | None, config_file: str | None) -> None:
+    """Give yourself another password, on the running server."""
+    current = _password("Current password: ", again=False)
+    with connected(url, api_key, config_file) as client:
+        token = _asked(client, "POST", "/auth/token", {"username": name, "password": current})
+    with connected(url, token, config_file) as client:
+        asked = {"current": current, "new": _password("New password: ")}
+        _asked(client, "PUT", "/v1/me/password", asked)
+    click.echo(f"{name} has another password")
+
+
+def _asked(client: Client, method: str, path: str, value: dict[str, str]) -> str:
+    """Return the token that is answered; what is refused has to do with no key."""
+    try:
+        answer = client.request(method, path, value).decode(dict[str, Any])
+    except MataError as error:
+        raise MataError(error.detail) from None
+    return str(answer["access_token"])
 
 
 # users
@@ -186,14 +217,14 @@ async def remove_key(accounts: Accounts, key_id: str) -> None:
     click.echo(f"revoked {key_id}")
 
 
-def _password() -> str:
-    """Return a password: typed twice at a terminal, else the first line of standard input.
+def _password(prompt: str = "Password: ", *, again: bool = True) -> str:
+    """Return a password: typed at a terminal, twice or once, else a line of standard input.
 
     Never an argument: everybody on the machine sees those. Raises ``MataError`` for none.
     """
     if sys.stdin.isatty():
-        password = getpass.getpass("Password: ")
-        if password != getpass.getpass("Again: "):
+        password = getpass.getpass(prompt)
+        if again and password != getpass.getpass("Again: "):
             raise MataError("the passwords differ")
     else:
         password = sys.stdin.readline().rstrip("\r\n")

@@ -12,7 +12,8 @@ from msgspec import Meta, Struct
 
 from mataserver import ANYBODY, BadRequest, Body, InvalidParams, MataError, Route
 from mataserver_accounts.delays import Delays, TooManyAttempts
-from mataserver_accounts.pages import JSON, MAX_BODY
+from mataserver_accounts.pages import JSON, MAX_BODY, Forbidden, caller
+from mataserver_accounts.records import Password
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -50,8 +51,15 @@ class Token(Struct, frozen=True, kw_only=True):
     expires_in: int
 
 
+class PasswordChange(Struct, frozen=True, forbid_unknown_fields=True):
+    """``PUT /v1/me/password``."""
+
+    current: Password
+    new: Password
+
+
 class LogIns:
-    """The routes of log-ins."""
+    """The routes of log-ins and of what is logged in with."""
 
     def __init__(self, ctx: Context, directory: Directory) -> None:
         self._ctx = ctx
@@ -63,12 +71,17 @@ class LogIns:
         """Return the routes."""
         example = {"username": "ada", "password": "correct horse"}
         bodies = (Body(JSON, LogIn, example), Body(FORM, LogIn))
+        change = {"current": "correct horse", "new": "battery staple"}
         errors = (400, 401, 408, 413, 415, 422, 429, 503)
         return [
             Route("POST", "/auth/token", self.begin, "Log in", "accounts", request=bodies,
                   response=(Body(JSON, Token),), errors=errors, public=True, max_body=MAX_BODY),
             Route("DELETE", "/auth/token", self.end, "Log out: revoke the token that asks this",
                   "accounts", status=204, errors=(422, 503), needs=ANYBODY),
+            Route("PUT", "/v1/me/password", self.change, "Give oneself another password",
+                  "accounts", request=(Body(JSON, PasswordChange, change),),
+                  response=(Body(JSON, Token),), errors=(400, 408, 413, 415, 422, 429, 503),
+                  needs=ANYBODY, max_body=MAX_BODY),
         ]  # fmt: skip
 
     async def begin(self, request: web.Request) -> web.Response:
@@ -76,6 +89,28 @@ class LogIns:
         asked = await self._asked(request)
         address = self._ctx.http.address(request)
         user, generation = await self.check(asked.username, asked.password, address)
+        return self._told(user, generation)
+
+    async def change(self, request: web.Request) -> web.Response:
+        """Give who asks another password; answer a fresh token: those of before end.
+
+        Who has a token or a browser alone must not be able to keep the account's owner out.
+        """
+        principal = caller(request)
+        if principal.kind != "user":
+            raise Forbidden("Only a user who is logged in has a password to change")
+        async with self._ctx.http.read_json(request, PasswordChange) as asked:
+            address = self._ctx.http.address(request)
+            try:
+                user, generation = await self.check(principal.name, asked.current, address)
+            except Unauthorized:
+                raise Forbidden("The current password is another one") from None
+            accounts = self._directory.accounts
+            await self._directory.change(accounts.change_user(user.id, password=asked.new))
+        self._ctx.log.info("%s (%s) has another password", user.name, user.id)
+        return self._told(user, generation + 1)
+
+    def _told(self, user: User, generation: int) -> web.Response:
         response = self._ctx.http.respond(self.token(user, generation))
         response.headers["Cache-Control"] = "no-store"
         return response

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mataserver import Credentials
-    from mataserver_accounts.records import Key, User
+    from mataserver_accounts.records import Key
     from mataserver_accounts.store import Everything
     from mataserver_accounts.tokens import Tokens
 
@@ -56,8 +56,9 @@ class Snapshot:
         self._asked = before._asked
 
     def ended(self, before: Snapshot) -> set[str]:
-        """Return the ids of principals who were granted something that does not count any more."""
-        return {identity for identity, _ in before._grants() - self._grants()}
+        """Return the ids of principals and tokens that were granted what counts no more."""
+        over = {identity for identity, _ in before._grants() - self._grants()}
+        return over | (self._revoked - before._revoked)
 
     def _grants(self) -> set[tuple[str, object]]:
         """Return pairs of a principal's id and what it rests on."""
@@ -66,7 +67,7 @@ class Snapshot:
             for user, generation in self._users.values()
             if not user.disabled
         }
-        keys = {(each.id, known) for known, (_, each) in self._keys.items() if each is not None}
+        keys = {(key.id, known) for known, (key, each) in self._keys.items() if each is not None}
         return users | keys
 
     def authenticate(self, credentials: Credentials) -> Principal | None:
@@ -103,19 +104,21 @@ class Snapshot:
             and claims.generation == generation
             and claims.id not in self._revoked
         )
-        if not counts or user is None:
+        if not counts or user is None or claims is None:
             raise InvalidToken("Invalid or expired token")
-        return principal_of(user)
+        return principal_of(user, claims.id)
 
     def _of_key(self, key: Key) -> Principal | None:
         """Return whom a key stands for: its owner within its scopes, or itself."""
-        scopes = frozenset(key.scopes)
+        scopes, until = frozenset(key.scopes), key.expires_at
         if key.owner is None:
-            return Principal(f"key:{key.id}", key.name, "key", scopes)
+            name = f"key:{key.id}"
+            return Principal(name, key.name, "key", scopes, grant=key.id, until=until)
         user, _ = self._users.get(key.owner, (None, 0))
         if user is None or user.disabled:
             return None
-        return Principal(user.id, user.name, "key", scopes & ROLES[user.role])
+        scopes &= ROLES[user.role]
+        return Principal(user.id, user.name, "key", scopes, grant=key.id, until=until)
 
     def _count(self, key: str, rate: int) -> None:
         now = self._clock()
@@ -128,6 +131,9 @@ class Snapshot:
         asked.append(now)
 
 
-def principal_of(user: User) -> Principal:
-    """Return the principal of a user."""
-    return Principal(user.id, user.name, "user", ROLES[user.role])
+def principal_of(user: User, grant: str = "") -> Principal:
+    """Return the principal of a user who shows a token, of that id.
+
+    A browser's session that begins with the token outlasts it, unless that is revoked.
+    """
+    return Principal(user.id, user.name, "user", ROLES[user.role], grant=grant)

@@ -56,6 +56,20 @@ async def test_users(run, serve):
     assert (await run("users", "rm", "ada"))[::2] == (1, "error: ada is the last administrator\n")
 
 
+async def test_a_password_of_ones_own(run, serve):
+    """A user gives themselves another password on the running server, with the current one."""
+    async with serve() as client:
+        await client.user("ada")
+        command = ("passwd", "ada", "--url", client.server.url)
+        status, out, err = await run(*command, typed="correct horse\nbattery staple\n")
+        assert (status, out) == (0, "ada has another password\n"), err
+        await client.token("ada", "battery staple")
+        status, _, err = await run(*command, typed="correct horse\nx\n")
+        assert (status, err) == (1, "error: Invalid credentials\n")
+        status, _, err = await run(*command, typed="battery staple\n")
+        assert (status, err.startswith("error: a password is needed")) == (1, True)
+
+
 async def test_keys(run, serve):
     """A key is printed once, listed without its secret, and refused once it is revoked."""
     status, out, err = await run(

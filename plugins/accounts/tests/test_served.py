@@ -351,6 +351,70 @@ async def test_a_browser(client):
     assert (await client.ask("GET", "/v1/me", ""))[0] == 401
 
 
+async def test_what_a_browser_rests_on(client):
+    """A browser is signed out when its token is given up, and when its key ends or is revoked."""
+    _, token = await client.user("ada")
+    again = await client.token("ada")
+    ends = time.time() + 1.5
+
+    async def key(**more):
+        return (await client.ask("POST", "/v1/keys", again, json={"name": "k", **more}))[1]
+
+    passing, revoked = await key(expires_at=ends), await key()
+    revoke = {"path": f"/v1/keys/{revoked['id']}", "secret": again}
+    for secret, end in (
+        (token, {"path": "/auth/token", "secret": token}),
+        (revoked["key"], revoke),
+        (passing["key"], None),
+    ):
+        status, _ = await client.ask("POST", "/v1/session", "", json={"key": secret})
+        assert status == 200
+        assert (await client.ask("GET", "/v1/me", ""))[0] == 200
+        if end is not None:
+            assert (await client.ask("DELETE", **end))[0] == 204
+        else:
+            await asyncio.sleep(max(0.0, ends - time.time()) + 0.05)
+        assert (await client.ask("GET", "/v1/me", ""))[0] == 401
+    assert (await client.ask("GET", "/v1/me", again))[0] == 200
+
+
+async def test_a_password_of_ones_own(client):
+    """Who knows the current password gets another; tokens of before end, a fresh one counts."""
+    user, token = await client.user("ada")
+    status, login = await client.ask("POST", "/v1/session", "", json={"key": token})
+    assert (status, login["name"]) == (200, "ada")
+    change = {"current": "correct horse", "new": "battery staple"}
+    path = "/v1/me/password"
+    assert (await client.ask("PUT", path, token, json={**change, "current": "x"}))[0] == 403
+    status, answer = await client.ask("PUT", path, token, json=change)
+    assert (status, answer["token_type"]) == (200, "bearer")
+    assert client.headers["Cache-Control"] == "no-store"
+    assert (await client.ask("GET", "/v1/me", token))[0] == 401
+    assert (await client.ask("GET", "/v1/me", ""))[0] == 401  # the browser's session
+    _, me = await client.ask("GET", "/v1/me", answer["access_token"])
+    assert me["user"]["id"] == user["id"]
+    old = {"username": "ada", "password": "correct horse"}
+    assert (await client.ask("POST", "/auth/token", "", json=old))[0] == 401
+    await client.token("ada", "battery staple")
+
+
+async def test_passwords_that_are_not_changed(client):
+    """A key has none; what is wrong is refused; who guesses must wait as for a log-in."""
+    _, token = await client.user("ada")
+    key = (await client.ask("POST", "/v1/keys", token, json={"name": "k"}))[1]["key"]
+    change, path = {"current": "correct horse", "new": "battery staple"}, "/v1/me/password"
+    assert (await client.ask("PUT", path, key, json=change))[0] == 403
+    assert (await client.ask("PUT", path, json=change))[0] == 403  # the server's own key
+    assert (await client.ask("PUT", path, "", json=change))[0] == 401
+    for wrong in ({}, {**change, "new": ""}, {**change, "new": "x" * 1025}, {**change, "x": 1}):
+        assert (await client.ask("PUT", path, token, json=wrong))[0] == 422
+    for _ in range(5):
+        guess = {**change, "current": "guess"}
+        assert (await client.ask("PUT", path, token, json=guess))[0] == 403
+    assert (await client.ask("PUT", path, token, json=change))[0] == 429
+    assert int(client.headers["Retry-After"]) >= 1
+
+
 async def test_a_web_socket(client):
     """A WebSocket takes a token in its query, and none that does not count."""
     _, token = await client.user("ada")

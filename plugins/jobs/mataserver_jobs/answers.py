@@ -6,7 +6,7 @@ was being written when the process died.
 
 from __future__ import annotations
 
-import errno
+import itertools
 import os
 from collections import Counter
 from typing import TYPE_CHECKING, Any, Self
@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Self
 import msgspec
 
 from mataserver import OutOfMemory
+from mataserver_jobs.disk import is_full
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
 SHOWN = 100
 """How many labels, the commonest first, a summary tells."""
 _CHUNK = 1 << 20
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 
 
 class Answers:
@@ -54,7 +54,7 @@ class Answers:
             os.fsync(self._file.fileno())
         except OSError as error:
             self._back()
-            if error.errno in _FULL:
+            if is_full(error):
                 raise OutOfMemory("The disk is full") from error
             raise
         self.count += 1
@@ -75,10 +75,10 @@ class Answers:
             place += len(chunk)
         return count, end
 
-    def all(self) -> Iterator[dict[str, Any]]:
-        """Yield every answer."""
+    def all(self, start: int = 0) -> Iterator[dict[str, Any]]:
+        """Yield every answer, from the ``start``-th."""
         with self._path.open("rb") as file:
-            for line in file:
+            for line in itertools.islice(file, start, None):
                 yield msgspec.json.decode(line)
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from mataserver import MataError
+from mataserver_jobs.courier import Courier
 from mataserver_jobs.desk import Desk
 from mataserver_jobs.infer import INFER
 from mataserver_jobs.infer_routes import InferRoutes
@@ -16,6 +17,10 @@ from mataserver_jobs.runner import LocalRunner
 from mataserver_jobs.storage import Storage
 from mataserver_jobs.store import Store
 from mataserver_jobs.table import CHANNEL, SCHEMA
+from mataserver_jobs.upload_routes import UploadRoutes
+from mataserver_jobs.uploads import Uploads
+from mataserver_jobs.webhook_routes import WebhookRoutes
+from mataserver_jobs.webhooks import Webhooks
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -31,6 +36,7 @@ class JobsService:
 
     requires = ("database",)
     desk: Desk
+    webhooks: Webhooks
 
     def __init__(self, ctx: Context) -> None:
         settings = ctx.settings
@@ -38,12 +44,21 @@ class JobsService:
         self._kinds: dict[str, JobKind] = {}
         self._passes = Passes()
         folder = Path(settings.folder) if settings.folder else ctx.data_dir / "jobs"
-        self._storage = Storage(folder, min_free=settings.min_free_mb * 1_000_000)
-        self._running: asyncio.Task[None] | None = None
+        min_free = settings.min_free_mb * 1_000_000
+        self._storage = Storage(folder, min_free=min_free)
+        self.uploads = Uploads(
+            self._storage.root / "uploads",
+            most=settings.max_upload_mb * 1_000_000,
+            budget=settings.uploads_mb * 1_000_000,
+            keep=settings.upload_hours * 3_600.0,
+            min_free=min_free,
+        )
+        self._running: list[asyncio.Task[None]] = []
 
     def routes(self) -> Iterable[Route]:
         """Return the routes."""
-        return [*InferRoutes(self._ctx, self).all(), *Routes(self._ctx, self).all()]
+        parts = (InferRoutes, Routes, UploadRoutes, WebhookRoutes)
+        return [route for part in parts for route in part(self._ctx, self).all()]
 
     def jobs(self) -> tuple[JobKind, ...]:
         """Return the kind of its own."""
@@ -71,20 +86,31 @@ class JobsService:
             slots=settings.slots,
             passes=self._passes,
             has_room=self._storage.has_room,
+            reserve=ctx.models.reserve,
         )
         budget = settings.results_mb * 1_000_000
         self.desk = Desk(store, self._storage, self._kinds, self._runner.wake, budget)
+        self.webhooks = Webhooks(database)
+        self._courier = Courier(self.webhooks, ctx.http.outbound, timeout=settings.webhook_timeout)
         database.watch(CHANNEL, self._changed)
         ctx.tasks.spawn(self._run(), "run jobs")
         ctx.tasks.spawn(self._drain(), "stop jobs")
         ctx.tasks.spawn(self.desk.keep_tidy(SWEEP_SECONDS), "remove old jobs")
+        ctx.tasks.spawn(self._sweep_uploads(), "remove old uploads")
         return self
 
     async def __aexit__(self, *exc: object) -> None:
         """Stop the jobs; the next server goes on with them."""
-        await self._runner.close()
-        if self._running is not None:
-            await self._running
+        await self._close()
+        await asyncio.gather(*self._running)
+
+    async def _close(self) -> None:
+        await asyncio.gather(self._runner.close(), self._courier.close())
+
+    async def _sweep_uploads(self) -> None:
+        while True:
+            await self._ctx.run_blocking(self.uploads.sweep)
+            await asyncio.sleep(SWEEP_SECONDS)
 
     def _collect(self) -> None:
         for name, service in self._ctx.peers().items():
@@ -95,6 +121,7 @@ class JobsService:
 
     def _changed(self) -> None:
         self._runner.wake()
+        self._courier.wake()
         self.desk.changed()
 
     async def _run(self) -> None:
@@ -104,10 +131,11 @@ class JobsService:
         so that no claim is left behind.
         """
         self._passes.url = await self._ctx.address()
-        self._running = asyncio.create_task(self._runner.run())
-        await asyncio.shield(self._running)
+        parts = (self._runner.run(), self._courier.run())
+        self._running = [asyncio.create_task(part) for part in parts]
+        await asyncio.shield(asyncio.gather(*self._running))
 
     async def _drain(self) -> None:
         """Stop the jobs as soon as the server shuts down: it answers them no more."""
         await self._ctx.stopping.wait()
-        await asyncio.shield(self._runner.close())
+        await asyncio.shield(self._close())

@@ -65,10 +65,14 @@ class Item:
 
 
 class Footage(Protocol):
-    """Items in order. ``total`` is how many are expected, 0 if nobody knows."""
+    """Items in order. ``total`` is how many are expected, 0 if nobody knows.
+
+    ``moves`` tells a video from pictures; ``damaged``, whether some of it could not be read.
+    """
 
     total: int
     damaged: bool
+    moves: bool
 
     def items(self, start: int, every: int) -> Iterator[Item]:
         """Yield each ``every``-th item, from the ``start``-th of those. Raises ``BadRequest``."""
@@ -86,6 +90,8 @@ def opened(path: Path) -> Footage:
 
 class Folder:
     """The files of a folder, not of those below it, in the natural order of their names."""
+
+    moves = False
 
     def __init__(self, path: Path) -> None:
         self.damaged = False
@@ -120,6 +126,8 @@ def _text(path: Path) -> str:
 
 class Archive:
     """The files of a ZIP, in the natural order of their names. Nothing is written to the disk."""
+
+    moves = False
 
     def __init__(self, path: Path) -> None:
         self.damaged = False
@@ -173,6 +181,8 @@ def _is_picture(entry: zipfile.ZipInfo) -> bool:
 
 class Video:
     """The frames of a video. ``damaged`` is set when some could not be read."""
+
+    moves = True
 
     def __init__(self, path: Path) -> None:
         self._path = path

@@ -22,6 +22,7 @@ UPLOAD = "upload"
 """The file of the job's input that was sent."""
 RESULTS = "results.jsonl"
 SUMMARY = "summary.json"
+ANNOTATED = "annotated.mp4"
 TRACK = "track"
 
 
@@ -31,14 +32,18 @@ class InferRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     model, params: as in ``POST /v1/infer``.
     every:  only each ``every``-th frame or picture is looked at.
     limit:  how many are looked at, at most.
-    path:   a file or folder below one of ``plugins.jobs.roots``, in place of an upload.
+    annotate: whether a video is made with what was found drawn in; None makes one of a video.
+    path:   a file or folder below one of ``plugins.jobs.roots``, in place of a file that is sent.
+    upload: the id of an upload that is whole, likewise.
     """
 
     model: Annotated[str, Meta(min_length=1, max_length=256)]
     params: dict[str, Any] = {}
     every: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
     limit: Annotated[int, Meta(ge=1)] | None = None
+    annotate: bool | None = None
     path: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
+    upload: Annotated[str, Meta(min_length=1, max_length=64)] | None = None
 
 
 class InferSpec(InferRequest, kw_only=True, forbid_unknown_fields=True):
@@ -51,24 +56,61 @@ class InferSpec(InferRequest, kw_only=True, forbid_unknown_fields=True):
 def infer(job: Job) -> dict[str, Any]:
     """Answer every item once, from where an earlier attempt stopped; return the summary.
 
-    A tracker remembers, so its job begins again with the first frame.
+    A tracker remembers, so its job begins again with the first frame, unless all were answered.
     """
     from mataserver_jobs.answers import Answers, summary
     from mataserver_jobs.footage import opened
 
     spec = msgspec.convert(job.spec, InferSpec)
     job.report("reading", message="Reading what was given.")
-    footage = opened(Path(spec.path) if spec.path else job.input / UPLOAD)
-    with Answers(job.output / RESULTS, anew=spec.task == TRACK) as answers:
-        with contextlib.closing(_asking(job, spec)) as asking:
-            _answer_all(job, spec, footage, answers, asking)
+    footage, answered = opened(Path(spec.path) if spec.path else job.input / UPLOAD), _Mark(job)
+    anew = spec.task == TRACK and not answered.is_set
+    with Answers(job.output / RESULTS, anew=anew) as answers:
+        if not answered.is_set:
+            with contextlib.closing(_asking(job, spec)) as asking:
+                _answer_all(job, spec, footage, answers, asking)
+            answered.set(damaged=footage.damaged)
         if not answers.count:
             raise BadRequest("The video has no frames")
-        found = {**summary(answers.all()), "damaged": footage.damaged}
-    if found["failed"] == found["items"]:
-        raise MataError(f"No item could be answered: {next(answers.all())['error']}")
-    (job.output / SUMMARY).write_bytes(msgspec.json.format(msgspec.json.encode(found)))
+        found = {**summary(answers.all()), "damaged": answered.damaged}
+        (job.output / SUMMARY).write_bytes(msgspec.json.format(msgspec.json.encode(found)))
+        if found["failed"] == found["items"]:
+            raise MataError(f"No item could be answered: {next(answers.all())['error']}")
+        if _annotates(spec, footage):
+            from mataserver_jobs.annotating import annotate
+
+            annotate(job, footage, answers, spec.every, job.output / ANNOTATED)
     return found
+
+
+def _annotates(spec: InferSpec, footage: Footage) -> bool:
+    """Whether a video is made: unless told, of what moves, where there is something to draw."""
+    if spec.annotate is None:
+        return footage.moves and spec.task != "embed"
+    return spec.annotate
+
+
+class _Mark:
+    """A file that says that all items were answered, and whether some could not be read."""
+
+    def __init__(self, job: Job) -> None:
+        self._path = job.work / "answered"
+
+    @property
+    def is_set(self) -> bool:
+        """Whether it is there."""
+        return self._path.exists()
+
+    @property
+    def damaged(self) -> bool:
+        """What it says."""
+        return self._path.read_bytes() == b"damaged"
+
+    def set(self, *, damaged: bool) -> None:
+        """Make it, whole or not at all."""
+        fresh = self._path.with_suffix(".new")
+        fresh.write_bytes(b"damaged" if damaged else b"whole")
+        fresh.replace(self._path)
 
 
 def _asking(job: Job, spec: InferSpec) -> Asking:
@@ -109,6 +151,6 @@ INFER = JobKind(
     name="infer",
     run=infer,
     spec=InferSpec,
-    stages={"reading": (0.0, 1.0), "inferring": (1.0, 100.0)},
-    fixed=frozenset({"model", "path", "file", "task"}),
+    stages={"reading": (0.0, 1.0), "inferring": (1.0, 80.0), "drawing": (80.0, 100.0)},
+    fixed=frozenset({"model", "path", "upload", "file", "task"}),
 )

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 
-from mataserver import BadRequest, Body, InvalidParams, MataError, NotFound, Route
+from mataserver import BadRequest, Body, Conflict, InvalidParams, MataError, NotFound, Route
 from mataserver_jobs.infer import UPLOAD, InferRequest, InferSpec
-from mataserver_jobs.routes import JSON, asker
+from mataserver_jobs.routes import JSON, asker, owner_of
 from mataserver_jobs.views import JobView
 
 if TYPE_CHECKING:
@@ -18,8 +18,16 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver import Context
+    from mataserver_jobs.desk import Desk
     from mataserver_jobs.record import Record
-    from mataserver_jobs.routes import Served
+    from mataserver_jobs.uploads import Uploads
+
+    class Served(Protocol):
+        """What has the desk, once it is entered, and the uploads."""
+
+        desk: Desk
+        uploads: Uploads
+
 
 _BYTES = "application/octet-stream"
 MAX_JSON_BYTES = 1_000_000
@@ -29,6 +37,7 @@ _FIELDS: dict[str, tuple[Any, bool, str]] = {
     "params": (str, False, "Its parameters, as JSON, likewise."),
     "every": (int, False, "Each how many frames one is looked at, likewise."),
     "limit": (int, False, "How many are looked at, likewise."),
+    "annotate": (bool, False, "Whether a video is made with what was found drawn in, likewise."),
 }
 
 
@@ -40,6 +49,7 @@ class InferForm(msgspec.Struct):
     params: str = "{}"
     every: int = 1
     limit: int | None = None
+    annotate: bool | None = None
 
 
 class InferRoutes:
@@ -76,12 +86,32 @@ class InferRoutes:
             raise MataError(f"JSON is taken up to {MAX_JSON_BYTES} bytes", status=413)
         async with self._ctx.http.read_json(request, InferRequest) as asked:
             pass
-        if asked.path is None:
-            raise InvalidParams("path: field is required, unless a file is sent as a form")
+        if (asked.path is None) == (asked.upload is None):
+            raise InvalidParams("path: it or upload is required, unless a file is sent as a form")
+        if asked.upload is not None:
+            return await self._uploaded(request, asked, asked.upload, key)
         asked.path = await self._ctx.run_blocking(self._allowed, asked.path)
         desk = self._service.desk
         async with desk.draft() as draft:
             return await desk.submit(draft, "infer", asker(request).id, self._spec(asked), key=key)
+
+    async def _uploaded(
+        self, request: web.Request, asked: InferRequest, upload: str, key: str | None
+    ) -> Record:
+        """Take a job in whose file came by ``/v1/uploads``; the upload is the job's then."""
+        desk, uploads = self._service.desk, self._service.uploads
+        known = await self._ctx.run_blocking(uploads.get, upload, owner_of(request))
+        spec, owner = self._spec(asked, known.name), asker(request).id
+        if known.job is not None:
+            again = await desk.store.submitted("infer", owner, spec, key)
+            if again is None:
+                raise Conflict("A job has taken the upload")
+            return again
+        async with desk.draft() as draft:
+            await self._ctx.run_blocking(uploads.give, known, draft.input / UPLOAD)
+            record = await desk.submit(draft, "infer", owner, spec, key=key, size=known.length)
+        await self._ctx.run_blocking(uploads.taken, known, record.id)
+        return record
 
     async def _sent(self, request: web.Request, key: str | None) -> Record:
         desk = self._service.desk
@@ -114,8 +144,9 @@ class InferRoutes:
 def _asked(fields: Mapping[str, str]) -> InferRequest:
     """Return what the texts of a form ask. Raises ``InvalidParams``."""
     given: dict[str, Any] = dict(fields)
-    if "path" in given:
-        raise InvalidParams("path: a file was sent; a path is asked with JSON alone")
+    for name in ("path", "upload"):
+        if name in given:
+            raise InvalidParams(f"{name}: a file was sent; this is asked with JSON alone")
     try:
         if "params" in given:
             given["params"] = msgspec.json.decode(given["params"], type=dict[str, Any])

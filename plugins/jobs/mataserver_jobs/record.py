@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any, Literal
 
 from msgspec import Struct
 
 State = Literal["queued", "running", "done", "failed", "cancelled"]
 ENDED = ("done", "failed", "cancelled")
+_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+
+
+def is_id(text: str) -> bool:
+    """Whether a text may be an id. Databases, and the names of files, do not take every text."""
+    return _ID.fullmatch(text) is not None
 
 
 class Record(Struct, frozen=True, kw_only=True):

@@ -93,7 +93,11 @@ class Routes:
         if not _KIND.fullmatch(query.get("kind", "any")):
             raise InvalidParams("kind: letters, digits, dots, dashes and underscores, 64 at most")
         found, total = await self._desk.store.find(
-            owner=_owner(request), kind=query.get("kind"), states=states, limit=limit, offset=offset
+            owner=owner_of(request),
+            kind=query.get("kind"),
+            states=states,
+            limit=limit,
+            offset=offset,
         )
         page = JobList([JobView.of(each) for each in found], total, limit, offset)
         return self._ctx.http.respond(page, request=request)
@@ -185,7 +189,7 @@ class Routes:
 
     async def _job(self, request: web.Request) -> Record:
         """Return the job that is asked for. Raises ``NotFound``, also for another's."""
-        return await self._desk.store.get(request.match_info["id"], _owner(request))
+        return await self._desk.store.get(request.match_info["id"], owner_of(request))
 
     def _told(self, request: web.Request, record: Record, status: int = 200) -> web.Response:
         return self._ctx.http.respond(JobView.of(record), status=status, request=request)
@@ -203,7 +207,7 @@ def asker(request: web.Request) -> Principal:
     return principal
 
 
-def _owner(request: web.Request) -> str | None:
+def owner_of(request: web.Request) -> str | None:
     """Return whose jobs a request may see: None for everybody's."""
     principal = asker(request)
     return None if principal.may("admin") else principal.id

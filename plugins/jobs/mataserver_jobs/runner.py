@@ -15,13 +15,14 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver import MataError
+from mataserver import MataError, OutOfMemory
 from mataserver_jobs import child, holders
 from mataserver_jobs.kinds import Assignment, Ended, Message
 from mataserver_jobs.store import LEASE_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import AsyncIterator, Callable, Mapping
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from mataserver import Child
@@ -38,11 +39,18 @@ NICE = 10
 log = logging.getLogger("mataserver.plugin.jobs")
 
 
+@contextlib.asynccontextmanager
+async def _unbounded(_size: int) -> AsyncIterator[None]:
+    """Stand for memory that nobody counts."""
+    yield
+
+
 class LocalRunner:
     """Runs at most ``slots`` jobs at once below ``folder``.
 
     ``run_process`` starts a process; ``passes`` gives an attempt of a job its access to the
-    server; ``has_room`` tells whether the disk has room for the work of another job.
+    server; ``has_room`` tells whether the disk has room for the work of another job. ``reserve``
+    counts so many bytes of memory until its context ends, and raises ``OutOfMemory``.
     """
 
     def __init__(
@@ -55,6 +63,7 @@ class LocalRunner:
         slots: int = 1,
         passes: Passes | None = None,
         has_room: Callable[[], bool] = lambda: True,
+        reserve: Callable[[int], AbstractAsyncContextManager[None]] = _unbounded,
     ) -> None:
         self._store = store
         self._kinds = kinds
@@ -63,6 +72,7 @@ class LocalRunner:
         self._slots = slots
         self._passes = passes
         self._has_room = has_room
+        self._reserve = reserve
         self._holder = holders.own()
         self._running: dict[str, asyncio.Task[None]] = {}
         self._wake = asyncio.Event()
@@ -107,18 +117,36 @@ class LocalRunner:
             if not await asyncio.to_thread(self._has_room):
                 log.warning("no work is taken now: the disk is nearly full")
                 return
-            record = await self._store.claim(self._holder, list(self._kinds))
-            if record is None:
+            kind = await self._store.next_kind(list(self._kinds))
+            if kind is None or not await self._begin(kind):
                 return
-            task = asyncio.get_running_loop().create_task(self._supervised(record))
-            self._running[record.id] = task
-            task.add_done_callback(functools.partial(self._ended, record.id))
+
+    async def _begin(self, kind: str) -> bool:
+        """Take a job of a kind and run it, where there is memory for it; else return False."""
+        async with contextlib.AsyncExitStack() as reserved:
+            try:
+                size = self._kinds[kind].memory_mb * 1_000_000
+                await reserved.enter_async_context(self._reserve(size))
+            except OutOfMemory as error:
+                log.warning("no work is taken now: %s", error.detail)
+                return False
+            record = await self._store.claim(self._holder, [kind])
+            if record is not None:
+                work = self._supervised(record, reserved.pop_all())
+                task = asyncio.get_running_loop().create_task(work)
+                self._running[record.id] = task
+                task.add_done_callback(functools.partial(self._ended, record.id))
+        return True
 
     def _ended(self, job: str, _task: asyncio.Task[None]) -> None:
         self._running.pop(job, None)
         self._wake.set()
 
-    async def _supervised(self, record: Record) -> None:
+    async def _supervised(self, record: Record, reserved: contextlib.AsyncExitStack) -> None:
+        async with reserved:
+            await self._run(record)
+
+    async def _run(self, record: Record) -> None:
         """Run a job. What nobody foresaw costs it an attempt, and is logged."""
         access = self._passes.mint(record) if self._passes is not None else None
         try:

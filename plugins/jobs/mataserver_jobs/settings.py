@@ -18,6 +18,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     min_free_mb:   what must be free on the disk before a job is taken, in megabytes.
     max_upload_mb: the largest upload.
     roots:         folders whose files jobs may be given by their path.
+    uploads_mb:    what all uploads may take until jobs have taken them.
+    upload_hours:  how long an upload is kept that nobody goes on with.
+    webhook_timeout: how long a webhook may take to answer, in seconds.
     """
 
     slots: Annotated[int, Meta(ge=0, le=256)] = 1
@@ -26,4 +29,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     results_mb: Annotated[int, Meta(ge=1)] = 50_000
     min_free_mb: Annotated[int, Meta(ge=0)] = 1_000
     max_upload_mb: Annotated[int, Meta(ge=1)] = 4_000
+    uploads_mb: Annotated[int, Meta(ge=1)] = 20_000
+    upload_hours: Annotated[float, Meta(gt=0.0, le=8_760.0)] = 24.0
     roots: list[Annotated[str, Meta(pattern="^/")]] = []
+    webhook_timeout: Annotated[float, Meta(gt=0.0, le=30.0)] = 15.0

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mataserver import NotFound, OutOfMemory
-from mataserver_jobs.store import is_id
+from mataserver_jobs.record import is_id
 
 if TYPE_CHECKING:
     from pathlib import Path

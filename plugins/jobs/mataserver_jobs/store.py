@@ -8,7 +8,6 @@ a server that was taken for dead and lives changes nothing.
 
 from __future__ import annotations
 
-import re
 import time
 import uuid
 from typing import TYPE_CHECKING, Any
@@ -17,7 +16,17 @@ import msgspec
 import sqlalchemy as sa
 
 from mataserver import Conflict, NotFound
-from mataserver_jobs.record import ENDED, Record
+from mataserver_jobs import outbox
+from mataserver_jobs.record import ENDED, Record, is_id
+from mataserver_jobs.rows import (
+    QUEUED_AGAIN,
+    claimed,
+    json_of,
+    locked,
+    record_of,
+    row_of,
+    storable,
+)
 from mataserver_jobs.table import CHANNEL, JOBS
 
 if TYPE_CHECKING:
@@ -36,13 +45,6 @@ KEEP_SECONDS = 7 * 86_400.0
 STAGE_LENGTH = 64
 _AT_ONCE = 1000
 """How many ids a statement names: databases bound the parameters of one."""
-_ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
-_JSON = ("spec", "result")
-
-
-def is_id(text: str) -> bool:
-    """Whether a text may be a job's id. Databases do not take every text."""
-    return _ID.fullmatch(text) is not None
 
 
 class Store:
@@ -94,24 +96,31 @@ class Store:
         )
         try:
             async with self._database.begin() as connection:
-                await connection.execute(sa.insert(JOBS).values(**_row(record)))
+                await connection.execute(sa.insert(JOBS).values(**row_of(record)))
                 await self._database.announce(connection, CHANNEL)
         except sa.exc.IntegrityError:
-            return await self._submitted(record)
+            known = await self.submitted(kind, owner, spec, key)
+            if known is None:
+                raise Conflict("A job with this id exists already") from None
+            return known
         return record
 
-    async def _submitted(self, record: Record) -> Record:
+    async def submitted(self, kind: str, owner: str, spec: Any, key: str | None) -> Record | None:
+        """Return the job that was submitted with an idempotency key, None when there is none.
+
+        Raises ``Conflict`` for one that was asked something else.
+        """
+        if key is None:
+            return None
         query = sa.select(JOBS).where(
-            JOBS.c.owner == record.owner,
-            JOBS.c.kind == record.kind,
-            JOBS.c.idempotency_key == record.idempotency_key,
+            JOBS.c.owner == owner, JOBS.c.kind == kind, JOBS.c.idempotency_key == key
         )
         async with self._database.read() as connection:
             row = (await connection.execute(query)).mappings().first()
         if row is None:
-            raise Conflict("A job with this id exists already")
-        known = _record(row)
-        if msgspec.json.encode(known.spec) != msgspec.json.encode(record.spec):
+            return None
+        known = record_of(row)
+        if msgspec.json.encode(known.spec) != msgspec.json.encode(spec):
             raise Conflict("This idempotency key was used for another request")
         return known
 
@@ -126,7 +135,7 @@ class Store:
             row = (await connection.execute(query)).mappings().first()
         if row is None:
             raise NotFound(f"Job not found: {job[:64]}")
-        return _record(row)
+        return record_of(row)
 
     async def find(
         self,
@@ -149,7 +158,7 @@ class Store:
                 sa.select(sa.func.count()).select_from(JOBS).where(*wanted)
             )
             rows = (await connection.execute(query.limit(limit).offset(offset))).mappings().all()
-        return [_record(row) for row in rows], int(total or 0)
+        return [record_of(row) for row in rows], int(total or 0)
 
     async def cancel(self, job: str) -> Record:
         """Have a job stop: at once while it is queued, soon while it runs.
@@ -157,7 +166,7 @@ class Store:
         Raises ``NotFound``, or ``Conflict`` for one that has ended.
         """
         async with self._database.begin() as connection:
-            record = await _locked(connection, job)
+            record = await locked(connection, job)
             if record.ended:
                 raise Conflict(f"The job has ended: {record.state}")
             changes: dict[str, Any] = {"cancel": True}
@@ -172,19 +181,19 @@ class Store:
         Raises ``NotFound``, or ``Conflict`` for one that has not ended.
         """
         async with self._database.begin() as connection:
-            record = await _locked(connection, job)
+            record = await locked(connection, job)
             if not record.ended:
                 raise Conflict(f"The job has not ended: {record.state}")
             fresh = {"state": "queued", "stage": "queued", "progress": 0.0, "cancel": False}
             fresh |= {"message": "Waiting for its turn.", "deaths": 0, "losses": 0}
             fresh |= dict.fromkeys(("result", "error", "started_at", "finished_at", "expires_at"))
-            await self._change(connection, job, {**fresh, "spec": _text(spec)})
+            await self._change(connection, job, {**fresh, "spec": json_of(spec)})
         return await self.get(job)
 
     async def remove(self, job: str) -> None:
         """Forget a job that has ended. Raises ``NotFound``, or ``Conflict`` for another."""
         async with self._database.begin() as connection:
-            record = await _locked(connection, job)
+            record = await locked(connection, job)
             if not record.ended:
                 raise Conflict(f"The job has not ended: {record.state}; cancel it first")
             await connection.execute(sa.delete(JOBS).where(JOBS.c.id == job))
@@ -232,6 +241,17 @@ class Store:
 
     # asked by runners
 
+    async def next_kind(self, kinds: Sequence[str]) -> str | None:
+        """Return the kind of the oldest job that waits, of these; None when there is none."""
+        waiting = (
+            sa.select(JOBS.c.kind)
+            .where(JOBS.c.state == "queued", JOBS.c.kind.in_(kinds))
+            .order_by(JOBS.c.created_at, JOBS.c.id)
+            .limit(1)
+        )
+        async with self._database.read() as connection:
+            return await connection.scalar(waiting)
+
     async def claim(self, holder: str, kinds: Sequence[str]) -> Record | None:
         """Take the oldest job that waits, or None; it is held while its lease is renewed."""
         now = self._clock()
@@ -260,20 +280,20 @@ class Store:
             row = (await connection.execute(update)).mappings().first()
             if row is not None:
                 await self._database.announce(connection, CHANNEL)
-        return None if row is None else _record(row)
+        return None if row is None else record_of(row)
 
     async def renew(self, record: Record) -> Record | None:
         """Renew a lease; return the job as it stands, or None when the claim counts no more."""
         values = {"lease_until": self._clock() + LEASE_SECONDS}
         async with self._database.begin() as connection:
-            row = (await connection.execute(_claimed(record, values))).mappings().first()
-        return None if row is None else _record(row)
+            row = (await connection.execute(claimed(record, values))).mappings().first()
+        return None if row is None else record_of(row)
 
     async def report(self, record: Record, stage: str, progress: float, message: str) -> bool:
         """Note how far a job is; return whether the claim still counts."""
         values = {
-            "stage": _storable(stage)[:STAGE_LENGTH],
-            "message": _storable(message),
+            "stage": storable(stage)[:STAGE_LENGTH],
+            "message": storable(message),
             "progress": sa.case((JOBS.c.progress > progress, JOBS.c.progress), else_=progress),
         }
         return await self._update(record, values)
@@ -281,19 +301,19 @@ class Store:
     async def finish(self, record: Record, result: Any, *, bytes_used: int = 0) -> bool:
         """Note that a job is done; return whether the claim still counted."""
         ended = self._end("done", "Done.")
-        values = {**ended, "progress": 100.0, "result": _text(result), "bytes_used": bytes_used}
+        values = {**ended, "progress": 100.0, "result": json_of(result), "bytes_used": bytes_used}
         return await self._update(record, values)
 
     async def fail(self, record: Record, error: str, *, bytes_used: int = 0) -> bool:
         """Note that a job failed for good; return whether the claim still counted."""
-        told = _storable(error)
+        told = storable(error)
         values = {**self._end("failed", told), "error": told, "bytes_used": bytes_used}
         return await self._update(record, values)
 
     async def stopped(self, record: Record, result: Any, *, bytes_used: int = 0) -> bool:
         """Note that a job stopped as it was asked to; its progress stays where it was."""
         values = {**self._end("cancelled", "Cancelled."), "bytes_used": bytes_used}
-        return await self._update(record, {**values, "result": _text(result)})
+        return await self._update(record, {**values, "result": json_of(result)})
 
     async def died(self, record: Record, reason: str, *, bytes_used: int = 0) -> bool:
         """Queue a job whose process died once more, or fail it when that happened too often."""
@@ -301,15 +321,15 @@ class Store:
             error = f"Its process died {MAX_DEATHS} times: {reason}"
             return await self.fail(record, error, bytes_used=bytes_used)
         values = {
-            **_QUEUED_AGAIN,
+            **QUEUED_AGAIN,
             "deaths": record.deaths + 1,
-            "message": _storable(f"Again: {reason}"),
+            "message": storable(f"Again: {reason}"),
         }
         return await self._update(record, values)
 
     async def release(self, record: Record) -> bool:
         """Queue a job again whose server shuts down: the next one goes on with it."""
-        values = {**_QUEUED_AGAIN, "message": "Interrupted by a restart of the server."}
+        values = {**QUEUED_AGAIN, "message": "Interrupted by a restart of the server."}
         return await self._update(record, values)
 
     async def recover(self, dead: Sequence[str] = ()) -> int:
@@ -330,15 +350,14 @@ class Store:
         error = f"Its server was lost {MAX_LOSSES} times."
         async with self._database.begin() as connection:
             failed = self._end("failed", error) | {"error": error, "losses": MAX_LOSSES}
-            count = (
-                await connection.execute(sa.update(JOBS).where(lost, often).values(**failed))
-            ).rowcount
-            again = {**_QUEUED_AGAIN, "losses": JOBS.c.losses + 1}
+            over = sa.update(JOBS).where(lost, often).values(**failed).returning(*JOBS.c)
+            rows = (await connection.execute(over)).mappings().all()
+            again = {**QUEUED_AGAIN, "losses": JOBS.c.losses + 1}
             again["message"] = "Its server was lost; it begins again."
             update = sa.update(JOBS).where(lost).values(**again)
-            count += (await connection.execute(update)).rowcount
+            count = len(rows) + (await connection.execute(update)).rowcount
             if count:
-                await self._database.announce(connection, CHANNEL)
+                await self._changed(connection, rows)
         return int(count)
 
     # the inside
@@ -351,58 +370,20 @@ class Store:
 
     async def _update(self, record: Record, values: Mapping[str, Any]) -> bool:
         async with self._database.begin() as connection:
-            row = (await connection.execute(_claimed(record, values))).first()
+            row = (await connection.execute(claimed(record, values))).mappings().first()
             if row is not None:
-                await self._database.announce(connection, CHANNEL)
+                await self._changed(connection, [row])
         return row is not None
 
     async def _change(
         self, connection: AsyncConnection, job: str, values: Mapping[str, Any]
     ) -> None:
-        await connection.execute(sa.update(JOBS).where(JOBS.c.id == job).values(**values))
+        update = sa.update(JOBS).where(JOBS.c.id == job).values(**values).returning(*JOBS.c)
+        await self._changed(connection, (await connection.execute(update)).mappings().all())
+
+    async def _changed(self, connection: AsyncConnection, rows: Sequence[Any]) -> None:
+        """Announce jobs that changed; the webhooks learn of those that ended, come what may."""
+        for record in map(record_of, rows):
+            if record.ended:
+                await outbox.put(connection, record, self._clock())
         await self._database.announce(connection, CHANNEL)
-
-
-_QUEUED_AGAIN: dict[str, Any] = {
-    "state": "queued",
-    "stage": "queued",
-    "holder": None,
-    "lease_until": None,
-}
-
-
-def _claimed(record: Record, values: Mapping[str, Any]) -> Any:
-    """Return an update that changes a job only while a claim counts."""
-    mine = (JOBS.c.id == record.id, JOBS.c.claim == record.claim, JOBS.c.state == "running")
-    return sa.update(JOBS).where(*mine).values(**values).returning(*JOBS.c)
-
-
-async def _locked(connection: AsyncConnection, job: str) -> Record:
-    """Return a job that nobody else changes before the transaction ends. Raises ``NotFound``."""
-    query = sa.select(JOBS).where(JOBS.c.id == job).with_for_update()
-    row = (await connection.execute(query)).mappings().first()
-    if row is None:
-        raise NotFound(f"Job not found: {job[:64]}")
-    return _record(row)
-
-
-def _record(row: Any) -> Record:
-    values = dict(row)
-    for name in _JSON:
-        if values[name] is not None:
-            values[name] = msgspec.json.decode(values[name])
-    return Record(**values)
-
-
-def _row(record: Record) -> dict[str, Any]:
-    values = msgspec.structs.asdict(record)
-    return {**values, **{name: _text(values[name]) for name in _JSON}}
-
-
-def _storable(text: str) -> str:
-    """Return a text that every database takes: PostgreSQL's has no NUL, and none half a pair."""
-    return text.replace("\0", "\ufffd").encode(errors="replace").decode()
-
-
-def _text(value: Any) -> str | None:
-    return None if value is None else msgspec.json.encode(value).decode()

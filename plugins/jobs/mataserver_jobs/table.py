@@ -1,4 +1,4 @@
-"""The table of jobs."""
+"""The tables: jobs, webhooks, and what these are still to be told."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import sqlalchemy as sa
 from mataserver_database import Schema
 
 SCHEMA = Schema("jobs", "mataserver_jobs")
+_METADATA = sa.MetaData()
 JOBS = sa.Table(
     "jobs",
-    sa.MetaData(),
+    _METADATA,
     sa.Column("id", sa.String(36), primary_key=True),
     sa.Column("kind", sa.String(64)),
     sa.Column("owner", sa.String(64)),
@@ -35,3 +36,26 @@ JOBS = sa.Table(
 )
 CHANNEL = "jobs"
 """What is announced when a job changed."""
+
+WEBHOOKS = sa.Table(
+    "jobs_webhooks",
+    _METADATA,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("owner", sa.String(64)),
+    sa.Column("url", sa.Text),
+    sa.Column("secret", sa.String(64)),
+    sa.Column("created_at", sa.Float),
+    sa.Column("last_at", sa.Float),
+    sa.Column("last_error", sa.Text),
+)
+DELIVERIES = sa.Table(
+    "jobs_deliveries",
+    _METADATA,
+    sa.Column("id", sa.String(36), primary_key=True),
+    sa.Column("webhook", sa.String(36)),
+    sa.Column("owner", sa.String(64)),
+    sa.Column("body", sa.Text),
+    sa.Column("attempts", sa.Integer),
+    sa.Column("created_at", sa.Float),
+    sa.Column("next_at", sa.Float),
+)

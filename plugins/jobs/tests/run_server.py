@@ -9,13 +9,13 @@ from pathlib import Path
 from serving_jobs import asking
 
 
-async def main(folder):
+async def main(folder, slots):
     """Serve until killed."""
-    async with asking(folder) as ask:
+    async with asking(folder, jobs={"slots": slots}) as ask:
         sys.stdout.write(ask.served.url + "\n")
         sys.stdout.flush()
         await asyncio.Event().wait()
 
 
 if __name__ == "__main__":
-    asyncio.run(main(Path(sys.argv[1])))
+    asyncio.run(main(Path(sys.argv[1]), int(sys.argv[2])))

@@ -6,9 +6,13 @@ import asyncio
 import contextlib
 import importlib.metadata
 import json
+import os
+import sys
 import time
+from pathlib import Path
 
 import aiohttp
+import psutil
 
 from mataserver.testing import FAKE, installed, serving
 
@@ -64,6 +68,15 @@ class Asking:
                     return shown
                 await asyncio.sleep(0.02)
 
+    async def until_listed(self, path, true, seconds=10.0):
+        """Wait until a page is as wanted; return status and page."""
+        async with asyncio.timeout(seconds):
+            while True:
+                status, page = await self("GET", path)
+                if true(page):
+                    return status, page
+                await asyncio.sleep(0.02)
+
     async def count(self, to, **more):
         """Submit a job that counts; return its id."""
         status, job = await self("POST", "/lab/count", json={"to": to}, **more)
@@ -91,3 +104,44 @@ async def session(served, key):
     headers = {"Authorization": f"Bearer {key}"}
     async with aiohttp.ClientSession(served.url, headers=headers) as http:
         yield Asking(served, http)
+
+
+@contextlib.asynccontextmanager
+async def apart(folder, slots=1):
+    """Run a server in a process of its own, which is killed at the end."""
+    script = Path(__file__).with_name("run_server.py")
+    environment = {**os.environ, "PYTHONPATH": str(script.parent)}
+    server = await asyncio.create_subprocess_exec(
+        *(sys.executable, str(script), str(folder), str(slots)),
+        stdout=asyncio.subprocess.PIPE,
+        env=environment,
+    )
+    try:
+        url = (await server.stdout.readline()).decode().strip()
+        headers = {"Authorization": "Bearer test-key"}
+        async with aiohttp.ClientSession(url, headers=headers) as http:
+            yield Asking(None, http)
+    finally:
+        server.kill()
+        await server.wait()
+
+
+async def sent(ask, path, **fields):
+    """Send a file; return the job."""
+    form = aiohttp.FormData({name: str(value) for name, value in fields.items()})
+    form.add_field("file", path.read_bytes(), filename=path.name)
+    status, job = await ask("POST", "/v1/jobs/infer", data=form)
+    assert status == 202, job
+    return job["id"]
+
+
+async def lines(ask, job):
+    """Return the answers of a job."""
+    _, text = await ask("GET", f"/v1/jobs/{job}/files/results.jsonl")
+    return [json.loads(line) for line in text.splitlines()]
+
+
+def children_of_jobs():
+    """Return the processes of jobs."""
+    children = psutil.Process().children()
+    return [each for each in children if "mataserver_jobs.child" in " ".join(each.cmdline())]

@@ -3,20 +3,14 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import json
-import os
 import random
 import signal
-import sys
-from pathlib import Path
 
-import aiohttp
-import psutil
 import pytest
 from films import archive, picture, video
-from serving_jobs import Asking, asking
+from serving_jobs import apart, asking, children_of_jobs, lines, sent
 
 JSON = {"Content-Type": "application/json"}
 
@@ -28,21 +22,6 @@ async def ask(tmp_path):
     roots.mkdir()
     async with asking(tmp_path / "data", jobs={"roots": [str(roots)]}) as asked:
         yield asked
-
-
-async def sent(ask, path, **fields):
-    """Send a file; return the job."""
-    form = aiohttp.FormData({name: str(value) for name, value in fields.items()})
-    form.add_field("file", path.read_bytes(), filename=path.name)
-    status, job = await ask("POST", "/v1/jobs/infer", data=form)
-    assert status == 202, job
-    return job["id"]
-
-
-async def lines(ask, job):
-    """Return the answers of a job."""
-    _, text = await ask("GET", f"/v1/jobs/{job}/files/results.jsonl")
-    return [json.loads(line) for line in text.splitlines()]
 
 
 async def test_a_video(ask, tmp_path):
@@ -163,12 +142,6 @@ async def test_what_is_no_footage(ask, tmp_path):
     assert not list(tmp_path.rglob("evil.png"))
 
 
-def children_of_jobs():
-    """Return the processes of jobs."""
-    children = psutil.Process().children()
-    return [each for each in children if "mataserver_jobs.child" in " ".join(each.cmdline())]
-
-
 async def killed(ask, job, least):
     """Kill a job's process, at a random moment after ``least`` percent."""
     await ask.until(job, lambda shown: shown["progress"] > least and children_of_jobs())
@@ -215,24 +188,6 @@ async def test_a_server_that_stops(tmp_path):
         shown = await ask.ended(job)
         assert (shown["state"], shown["attempt"]) == ("done", 1)
         assert [line["index"] for line in await lines(ask, job)] == list(range(60))
-
-
-@contextlib.asynccontextmanager
-async def apart(folder):
-    """Run a server in a process of its own, which is killed at the end."""
-    script = Path(__file__).with_name("run_server.py")
-    environment = {**os.environ, "PYTHONPATH": str(script.parent)}
-    server = await asyncio.create_subprocess_exec(
-        *(sys.executable, str(script), str(folder)), stdout=asyncio.subprocess.PIPE, env=environment
-    )
-    try:
-        url = (await server.stdout.readline()).decode().strip()
-        headers = {"Authorization": "Bearer test-key"}
-        async with aiohttp.ClientSession(url, headers=headers) as http:
-            yield Asking(None, http)
-    finally:
-        server.kill()
-        await server.wait()
 
 
 async def test_a_server_that_is_killed(tmp_path):

@@ -1,0 +1,193 @@
+"""The commands ``mataserver jobs …``: they ask the running server."""
+
+from __future__ import annotations
+
+import functools
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import click
+import msgspec
+
+from mataserver import MataError, connected, params_option, server_options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mataserver import Client
+
+LOOK_SECONDS = 0.5
+PAGE = 1000
+_STATES = ("queued", "running", "done", "failed", "cancelled")
+
+
+@click.group()
+def jobs() -> None:
+    """Start, follow and remove jobs of the running server."""
+
+
+def _on_server(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that is given a client of the server."""
+
+    @server_options
+    @functools.wraps(command)
+    def run(*, url: str | None, api_key: str | None, config_file: str | None, **given: Any) -> None:
+        with connected(url, api_key, config_file) as client:
+            command(client, **given)
+
+    return run
+
+
+@jobs.command()
+@click.argument("model")
+@click.argument("path", type=click.Path(path_type=Path), metavar="VIDEO")
+@params_option
+@click.option("--every", type=click.IntRange(1), default=1, help="Each how many frames one.")
+@click.option("--limit", type=click.IntRange(1), help="How many at most.")
+@click.option("--annotate/--no-annotate", default=None, help="Whether to draw what was found.")
+@click.option("--on-server", is_flag=True, help="VIDEO is a path of the server's machine.")
+@click.option("--wait", is_flag=True, help="Wait for its end, and tell how far it is.")
+@_on_server
+def infer(
+    client: Client,
+    model: str,
+    path: Path,
+    params: dict[str, Any],
+    *,
+    on_server: bool,
+    wait: bool,
+    **options: Any,
+) -> None:
+    """Run a model over a VIDEO, a ZIP or a folder of pictures. Prints the job's id."""
+    from mataserver_jobs.sending import sent
+
+    asked = {"model": model, "params": params, **options}
+    asked = {name: value for name, value in asked.items() if value is not None}
+    if on_server:
+        asked["path"] = str(path)
+    else:
+        asked["upload"] = sent(client, path, _tell)
+    job = client.request("POST", "/v1/jobs/infer", asked).decode(dict[str, Any])
+    click.echo(job["id"])
+    if wait:
+        _follow(client, job["id"])
+
+
+@jobs.command("list")
+@click.option("--state", "states", multiple=True, type=click.Choice(_STATES), help="Several times.")
+@click.option("--kind", help="Only jobs of this kind.")
+@click.option("--limit", type=click.IntRange(1, PAGE), default=100, show_default=True)
+@_on_server
+def list_jobs(client: Client, states: tuple[str, ...], kind: str | None, limit: int) -> None:
+    """List jobs, the newest first: id, kind, state, percent, when it was made, message."""
+    query = {"limit": str(limit), "state": ",".join(states)} | ({"kind": kind} if kind else {})
+    page = client.request("GET", "/v1/jobs", query=query).decode(dict[str, Any])
+    for job in page["jobs"]:
+        made = datetime.fromtimestamp(job["created_at"], UTC).strftime("%Y-%m-%d %H:%M UTC")
+        shown = (job["id"], job["kind"], job["state"], f"{job['progress']:.0f}%", made)
+        click.echo("\t".join((*shown, _line(job["message"]))))
+
+
+@jobs.command()
+@click.argument("job")
+@_on_server
+def show(client: Client, job: str) -> None:
+    """Show a job as JSON, with the files of its result."""
+    found = _job(client, job)
+    listed = client.request("GET", f"{_place(job)}/files").decode(dict[str, Any])
+    click.echo(msgspec.json.format(msgspec.json.encode(found | listed)).decode())
+
+
+@jobs.command()
+@click.argument("job")
+@_on_server
+def log(client: Client, job: str) -> None:
+    """Print what a job's process printed."""
+    query = {"bytes": "1000000"}
+    click.echo(client.request("GET", f"{_place(job)}/log", query=query).body.decode(), nl=False)
+
+
+@jobs.command()
+@click.argument("job")
+@_on_server
+def cancel(client: Client, job: str) -> None:
+    """Have a job stop."""
+    client.request("POST", f"{_place(job)}/cancel")
+    click.echo(f"cancelled {job}")
+
+
+@jobs.command()
+@click.argument("job")
+@click.option("--spec", default="{}", metavar="JSON", help="Options in place of those it had.")
+@_on_server
+def restart(client: Client, job: str, spec: str) -> None:
+    """Run a job that has ended once more, with what it was given."""
+    try:
+        options = msgspec.json.decode(spec, type=dict[str, Any])
+    except msgspec.DecodeError:
+        raise click.UsageError("--spec: expected a JSON object") from None
+    client.request("POST", f"{_place(job)}/restart", {"spec": options})
+    click.echo(f"restarted {job}")
+
+
+@jobs.command()
+@click.argument("job")
+@_on_server
+def rm(client: Client, job: str) -> None:
+    """Remove a job that has ended, with its files."""
+    client.request("DELETE", _place(job))
+    click.echo(f"removed {job}")
+
+
+@jobs.command()
+@click.argument("job")
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path), default=Path())
+@_on_server
+def get(client: Client, job: str, folder: Path) -> None:
+    """Download the files of a job's result to FOLDER."""
+    from mataserver_jobs.sending import fetched
+
+    listed = client.request("GET", f"{_place(job)}/files").decode(dict[str, Any])
+    for file in listed["files"]:
+        place = f"{_place(job)}/files/{quote(file['name'])}"
+        click.echo(fetched(client, place, folder, file["name"], file["size"]))
+
+
+def _place(job: str) -> str:
+    return f"/v1/jobs/{quote(job, safe='')}"
+
+
+def _job(client: Client, job: str) -> dict[str, Any]:
+    return client.request("GET", _place(job)).decode(dict[str, Any])
+
+
+def _follow(client: Client, job: str) -> None:
+    """Tell how far a job is until its end. Raises ``MataError`` unless it is done."""
+    for shown in _states_of(client, job):
+        _tell(f"{shown['progress']:3.0f}% {_line(shown['message'])}")
+    if shown["state"] != "done":
+        raise MataError(shown["error"] or f"the job was {shown['state']}")
+
+
+def _states_of(client: Client, job: str) -> Iterator[dict[str, Any]]:
+    """Yield a job whenever it changed, at last when it has ended."""
+    before: Any = None
+    while True:
+        shown = _job(client, job)
+        if (shown["progress"], shown["message"]) != before:
+            yield shown
+        if shown["finished_at"] is not None:
+            return
+        before = (shown["progress"], shown["message"])
+        time.sleep(LOOK_SECONDS)
+
+
+def _tell(text: str) -> None:
+    click.echo(text, err=True)
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,160 @@
+"""Tells webhooks what they are to be told, as Standard Webhooks has it, until each knows.
+
+https://github.com/standard-webhooks/standard-webhooks/blob/main/spec/standard-webhooks.md
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import hashlib
+import hmac
+import logging
+import time
+from typing import TYPE_CHECKING
+
+from mataserver import MataError, Policy
+from mataserver_jobs.webhooks import SECRET_PREFIX
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from contextlib import AbstractAsyncContextManager
+    from typing import Any
+
+    from mataserver_jobs.webhooks import Delivery, Webhooks
+
+AT_ONCE = 16
+"""Deliveries at once, one of each owner: what never answers holds up nobody else's."""
+LOOK_SECONDS = 5.0
+"""How soon a delivery is seen that another server has left behind."""
+GONE = 410
+
+log = logging.getLogger("mataserver.plugin.jobs")
+
+
+def policy(timeout: float = 15.0) -> Policy:
+    """Return what a webhook may do: answer in time. It is not followed elsewhere."""
+    return Policy("webhook", max_bytes=1e6, timeout=timeout)
+
+
+def signed(delivery: Delivery, now: float) -> dict[str, str]:
+    """Return the headers of a delivery at ``now`` Unix seconds.
+
+    What is signed is id, time and body, so that neither can be sent again later or with another.
+    """
+    stamp = str(int(now))
+    secret = base64.b64decode(delivery.secret.removeprefix(SECRET_PREFIX))
+    content = f"{delivery.id}.{stamp}.{delivery.body}".encode()
+    signature = base64.b64encode(hmac.digest(secret, content, hashlib.sha256)).decode()
+    return {
+        "Content-Type": "application/json",
+        "User-Agent": "mataserver-webhooks",
+        "webhook-id": delivery.id,
+        "webhook-timestamp": stamp,
+        "webhook-signature": f"v1,{signature}",
+    }
+
+
+class Courier:
+    """Makes deliveries until it is closed.
+
+    ``outbound`` asks an address that a user named; ``clock`` gives Unix seconds.
+    """
+
+    def __init__(
+        self,
+        webhooks: Webhooks,
+        outbound: Callable[..., AbstractAsyncContextManager[Any]],
+        *,
+        timeout: float = 15.0,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._webhooks = webhooks
+        self._outbound = outbound
+        self._policy = policy(timeout)
+        self._clock = clock
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._wake = asyncio.Event()
+        self._stopping = asyncio.Event()
+
+    def wake(self) -> None:
+        """Look for deliveries now: a job may have ended."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Make what is due until ``close``."""
+        while not self._stopping.is_set():
+            self._wake.clear()
+            wait = LOOK_SECONDS
+            try:
+                wait = min(wait, await self._take())
+            except MataError as error:  # a database that does not answer now does later
+                log.warning("no webhook is told now: %s", error.detail)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._wake.wait()
+
+    async def close(self) -> None:
+        """Stop; what was not answered yet is sent again by the next server."""
+        self._stopping.set()
+        self._wake.set()
+        await asyncio.gather(*self._running.values(), return_exceptions=True)
+
+    async def _take(self) -> float:
+        """Begin what is due; return the seconds until more may be."""
+        due = await self._webhooks.wait()
+        if due is None or due > 0:
+            return LOOK_SECONDS if due is None else due
+        while len(self._running) < AT_ONCE and not self._stopping.is_set():
+            delivery = await self._webhooks.claim(list(self._running))
+            if delivery is None:  # what is due is of owners who wait for their turn: its end wakes
+                break
+            task = asyncio.get_running_loop().create_task(self._supervised(delivery))
+            self._running[delivery.owner] = task
+        return LOOK_SECONDS
+
+    async def _supervised(self, delivery: Delivery) -> None:
+        try:
+            await self._deliver(delivery)
+        except MataError as error:  # it is sent again once its time is over
+            log.warning("what came of a webhook is not kept: %s", error.detail)
+        except Exception:
+            log.exception("a webhook could not be told")
+        finally:
+            self._running.pop(delivery.owner, None)
+            self._wake.set()
+
+    async def _deliver(self, delivery: Delivery) -> None:
+        """Send and note what came of it. The database's own work is never cancelled."""
+        sending = asyncio.ensure_future(self._send(delivery))
+        stopping = asyncio.ensure_future(self._stopping.wait())
+        await asyncio.wait([sending, stopping], return_when=asyncio.FIRST_COMPLETED)
+        stopping.cancel()
+        if not sending.done():
+            sending.cancel()
+            await asyncio.gather(sending, return_exceptions=True)
+            await self._webhooks.put_back(delivery)
+            return
+        status, error = sending.result()
+        if 200 <= status < 300:
+            await self._webhooks.delivered(delivery)
+        elif status == GONE:
+            log.info("webhook %s is gone by its own word", delivery.webhook)
+            await self._webhooks.remove(delivery.webhook)
+        else:
+            await self._webhooks.failed(delivery, error)
+
+    async def _send(self, delivery: Delivery) -> tuple[int, str]:
+        """Return the status that was answered, 0 for none, and what went wrong if it did."""
+        try:
+            async with self._outbound(
+                "POST",
+                delivery.url,
+                self._policy,
+                headers=signed(delivery, self._clock()),
+                body=delivery.body.encode(),
+            ) as response:
+                return response.status, f"the address answered {response.status}"
+        except MataError as error:
+            return 0, error.detail

@@ -1,0 +1,43 @@
+"""What webhooks are to be told: written in the transaction that ends a job, so never forgotten."""
+
+from __future__ import annotations
+
+import uuid
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING
+
+import msgspec
+import sqlalchemy as sa
+
+from mataserver_jobs.table import DELIVERIES, WEBHOOKS
+from mataserver_jobs.views import JobView
+
+if TYPE_CHECKING:
+    from sqlalchemy.ext.asyncio import AsyncConnection
+
+    from mataserver_jobs.record import Record
+
+
+async def put(connection: AsyncConnection, record: Record, now: float) -> None:
+    """Note that the webhooks of a job's owner are to be told of its end, at ``now`` Unix seconds.
+
+    The job as it stands is kept: it may be removed, or run again, before they hear of it.
+    """
+    owned = sa.select(WEBHOOKS.c.id).where(WEBHOOKS.c.owner == record.owner)
+    webhooks = (await connection.scalars(owned)).all()
+    if not webhooks:
+        return
+    event = {
+        "type": f"job.{record.state}",
+        "timestamp": datetime.fromtimestamp(now, UTC).isoformat(),
+        "data": JobView.of(record),
+    }
+    kept = {
+        "owner": record.owner,
+        "body": msgspec.json.encode(event).decode(),
+        "attempts": 0,
+        "created_at": now,
+        "next_at": now,
+    }
+    rows = [{"id": str(uuid.uuid4()), "webhook": each, **kept} for each in webhooks]
+    await connection.execute(sa.insert(DELIVERIES), rows)

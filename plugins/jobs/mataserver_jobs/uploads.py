@@ -1,0 +1,317 @@
+"""Uploads that may break off and go on: files of their own until a job takes them.
+
+Beside the bytes of an upload stands what is known of it; where it goes on is the size of its file.
+Neither a restart of the server nor kill -9 loses more than what the client was not told of.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import hashlib
+import os
+import shutil
+import time
+import uuid
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import Struct
+
+from mataserver import BadRequest, Conflict, MataError, NotFound, OutOfMemory
+from mataserver_jobs.disk import is_full
+from mataserver_jobs.record import is_id
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+ALGORITHMS = ("sha1", "sha256")
+"""The checksums that a part of an upload may have."""
+MOST = 1000
+"""Uploads of one owner."""
+_KNOWN = "known.json"
+_DATA = "data"
+
+
+class TooLarge(MataError):
+    """413: the upload, or a part of it, is larger than it may be."""
+
+    status = 413
+
+
+class Locked(MataError):
+    """423: another request of another server writes this upload now."""
+
+    status = 423
+
+
+class Mismatch(MataError):
+    """460: the bytes are not those of the checksum."""
+
+    status = 460
+
+
+class Upload(Struct, frozen=True, kw_only=True):
+    """One upload. ``length`` and ``offset`` in bytes, times in Unix seconds.
+
+    name:     what the client calls its file.
+    metadata: the header ``Upload-Metadata`` as it was sent.
+    job:      which job took it; its bytes are that job's now.
+    """
+
+    id: str
+    owner: str
+    length: int
+    name: str = ""
+    metadata: str = ""
+    expires_at: float
+    job: str | None = None
+    offset: int = 0
+
+
+class Uploads:
+    """The uploads below ``root``. Every method is blocking.
+
+    most:     bytes of one upload.
+    budget:   bytes of all.
+    keep:     seconds until one that is not gone on with is removed.
+    min_free: bytes that must stay free on the disk.
+    clock:    gives Unix seconds.
+    """
+
+    def __init__(
+        self,
+        root: Path,
+        *,
+        most: int,
+        budget: int,
+        keep: float,
+        min_free: int,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        self._root = root
+        self.most = most
+        self._budget = budget
+        self._keep = keep
+        self._min_free = min_free
+        self._clock = clock
+
+    def create(self, owner: str, length: int, name: str = "", metadata: str = "") -> Upload:
+        """Begin an upload.
+
+        Raises ``TooLarge``, ``Conflict`` for too many, ``OutOfMemory`` (507) where it would not fit
+        beside what is promised to others.
+        """
+        if length > self.most:
+            raise TooLarge(f"An upload has {self.most} bytes at most")
+        others = [each for each in self._all() if each.job is None]
+        if sum(each.owner == owner for each in others) >= MOST:
+            raise Conflict(f"There are {MOST} uploads already, which is the most")
+        self._check_room(others, length)
+        made = Upload(
+            id=str(uuid.uuid4()),
+            owner=owner,
+            length=length,
+            name=name,
+            metadata=metadata,
+            expires_at=self._clock() + self._keep,
+        )
+        folder = self._root / made.id
+        with _room():
+            folder.mkdir(parents=True)
+            (folder / _DATA).touch()
+            self._write(made)
+        return made
+
+    def _check_room(self, others: list[Upload], length: int) -> None:
+        if sum(each.length for each in others) + length > self._budget:
+            raise OutOfMemory("There is no room for another upload")
+        self._root.mkdir(parents=True, exist_ok=True)
+        promised = sum(each.length - each.offset for each in others)
+        if shutil.disk_usage(self._root).free - promised - length < self._min_free:
+            raise OutOfMemory("The disk has no room for the upload")
+
+    def get(self, upload: str, owner: str | None = None) -> Upload:
+        """Return an upload; with ``owner``, one of theirs. Raises ``NotFound``."""
+        known = self._read(upload) if is_id(upload) else None
+        if known is None or known.expires_at < self._clock() or owner not in {None, known.owner}:
+            raise NotFound("Upload not found")
+        return known
+
+    def writer(self, upload: Upload, offset: int, checksum: str = "") -> Writer:
+        """Return what goes on with an upload at ``offset``.
+
+        Raises ``Conflict`` where that is not where it goes on, or a job has taken it, ``Locked``
+        while another server writes it, ``BadRequest`` for an unknown checksum.
+        """
+        digest = _digest(checksum)
+        if upload.job is not None:
+            raise Conflict("A job has taken the upload")
+        with _found():
+            return Writer(self._root / upload.id / _DATA, upload.length, offset, digest)
+
+    def prolong(self, upload: Upload) -> Upload:
+        """Have an upload's time begin anew; return it as it is now."""
+        with _room(), _found():
+            fresh = msgspec.structs.replace(upload, expires_at=self._clock() + self._keep)
+            self._write(fresh)
+        return self.get(upload.id)
+
+    def remove(self, upload: str) -> None:
+        """Remove an upload."""
+        shutil.rmtree(self._root / upload, ignore_errors=True)
+
+    def give(self, upload: Upload, target: Path) -> None:
+        """Give a job the bytes of an upload. Raises ``Conflict`` for one that is not whole."""
+        if upload.offset != upload.length:
+            raise Conflict(f"The upload has {upload.offset} of {upload.length} bytes")
+        with _found():
+            os.link(self._root / upload.id / _DATA, target)
+
+    def taken(self, upload: Upload, job: str) -> None:
+        """Note that a job has an upload's bytes; they are the job's alone from now on."""
+        with _room(), _found():
+            self._write(msgspec.structs.replace(upload, job=job))
+        (self._root / upload.id / _DATA).unlink(missing_ok=True)
+
+    def sweep(self) -> int:
+        """Remove the uploads whose time is over, or of which nothing is known; return how many."""
+        now, count = self._clock(), 0
+        for path in self._folders():
+            known = self._read(path.name)
+            with contextlib.suppress(FileNotFoundError):  # it is being removed
+                over = known.expires_at if known else path.stat().st_mtime + self._keep
+                # One that would last longer than any can: the clock was set back.
+                if over < now or over > now + 2 * self._keep:
+                    self.remove(path.name)
+                    count += 1
+        return count
+
+    def _all(self) -> list[Upload]:
+        found = (self._read(path.name) for path in self._folders())
+        return [each for each in found if each is not None]
+
+    def _folders(self) -> list[Path]:
+        if not self._root.is_dir():
+            return []
+        return [path for path in self._root.iterdir() if is_id(path.name)]
+
+    def _read(self, upload: str) -> Upload | None:
+        folder = self._root / upload
+        try:
+            known = msgspec.json.decode((folder / _KNOWN).read_bytes(), type=Upload)
+            size = known.length if known.job is not None else (folder / _DATA).stat().st_size
+        except (OSError, msgspec.DecodeError):
+            return None
+        return msgspec.structs.replace(known, offset=size)
+
+    def _write(self, upload: Upload) -> None:
+        """Write down what is known, whole or not at all."""
+        place = self._root / upload.id / _KNOWN
+        fresh = place.with_suffix(".new")
+        fresh.write_bytes(msgspec.json.encode(upload))
+        fresh.replace(place)
+
+
+class Writer:
+    """Adds bytes to an upload's file.
+
+    What has a checksum counts when it is whole and right, the rest as it comes.
+    """
+
+    def __init__(
+        self, path: Path, length: int, offset: int, digest: tuple[str, bytes] | None
+    ) -> None:
+        self._file = path.open("r+b", buffering=0)
+        self._length = length
+        self._begun = offset
+        self._wanted = b"" if digest is None else digest[1]
+        self._hash = None if digest is None else hashlib.new(digest[0], usedforsecurity=False)
+        self._counts = digest is None
+        try:
+            self._take(offset)
+        except BaseException:
+            self._file.close()
+            raise
+        self.offset = offset
+
+    def _take(self, offset: int) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise Locked("Another request writes this upload now") from None
+        if (end := self._file.seek(0, os.SEEK_END)) != offset:
+            raise Conflict(f"The upload goes on at {end}, not at {offset}")
+
+    def close(self) -> None:
+        """End; what does not count is removed."""
+        try:
+            if not self._counts:
+                self._file.truncate(self._begun)
+        finally:
+            self._file.close()
+
+    def write(self, data: bytes) -> None:
+        """Add bytes. Raises ``TooLarge`` beyond the upload's length, ``OutOfMemory`` (507)."""
+        left = memoryview(data)[: self._length - self.offset]
+        beyond = len(left) < len(data)
+        with _room():
+            while left:
+                count = self._file.write(left)
+                if self._hash is not None:
+                    self._hash.update(left[:count])
+                self.offset += count
+                left = left[count:]
+        if beyond:
+            raise TooLarge(f"The upload has {self._length} bytes, and more were sent")
+
+    def finish(self) -> None:
+        """Have all of it count, and on the disk. Raises ``Mismatch`` for a wrong checksum."""
+        if self._hash is not None and self._hash.digest() != self._wanted:
+            raise Mismatch("The bytes are not those of the checksum: send them again")
+        self._counts = True
+        with _room():
+            os.fsync(self._file.fileno())
+
+
+def _digest(checksum: str) -> tuple[str, bytes] | None:
+    """Return the algorithm and the digest of ``Upload-Checksum``; None for none of it."""
+    import base64
+    import binascii
+
+    if not checksum:
+        return None
+    name, _, text = checksum.partition(" ")
+    try:
+        digest = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        digest = b""
+    if (
+        name not in ALGORITHMS
+        or len(digest) != hashlib.new(name, usedforsecurity=False).digest_size
+    ):
+        raise BadRequest(
+            f"Upload-Checksum: one of {', '.join(ALGORITHMS)} and the digest in base64"
+        )
+    return name, digest
+
+
+@contextlib.contextmanager
+def _room() -> Iterator[None]:
+    """Raise ``OutOfMemory`` (507) for what fails because the disk is full."""
+    try:
+        yield
+    except OSError as error:
+        if is_full(error):
+            raise OutOfMemory("The disk is full") from error
+        raise
+
+
+@contextlib.contextmanager
+def _found() -> Iterator[None]:
+    """Raise ``NotFound`` for an upload that was removed meanwhile."""
+    try:
+        yield
+    except FileNotFoundError:
+        raise NotFound("Upload not found") from None

@@ -1,0 +1,203 @@
+"""Webhooks in the database, and what each is still to be told.
+
+A delivery is held for a while by the server that makes it, as a job is by its lease: two servers
+do not send it at once, and one that was killed leaves it to the next. A webhook that does not
+answer is asked less and less often; all that it is to be told waits with it.
+"""
+
+from __future__ import annotations
+
+import base64
+import secrets
+import time
+import uuid
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+import sqlalchemy as sa
+from msgspec import Struct
+
+from mataserver import Conflict, NotFound
+from mataserver_jobs.record import is_id
+from mataserver_jobs.table import CHANNEL, DELIVERIES, WEBHOOKS
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Collection
+
+    from mataserver_database import Database
+
+SECRET_PREFIX = "whsec_"  # noqa: S105 - what such a secret begins with
+SECRET_BYTES = 32
+MOST = 20
+"""Webhooks of one owner."""
+HELD_SECONDS = 60.0
+"""How long a delivery is left to the server that took it; longer than any answer is awaited."""
+FIRST_PAUSE, LONGEST_PAUSE = 10.0, 7_200.0
+GIVE_UP_SECONDS = 86_400.0
+
+
+class Webhook(Struct, frozen=True, kw_only=True):
+    """An address that is told when a job of its owner ends.
+
+    ``last_at`` is when it was asked last, in Unix seconds, ``last_error`` why that failed.
+    """
+
+    id: str
+    owner: str
+    url: str
+    created_at: float
+    last_at: float | None = None
+    last_error: str | None = None
+
+
+class MadeWebhook(Webhook, frozen=True, kw_only=True):
+    """A new webhook with what its deliveries are signed with, which is shown this once."""
+
+    secret: str
+
+
+class Delivery(Struct, frozen=True, kw_only=True):
+    """What a webhook is to be told: ``body``, JSON. ``attempts`` counts this one."""
+
+    id: str
+    webhook: str
+    owner: str
+    body: str
+    attempts: int
+    created_at: float
+    url: str
+    secret: str
+
+
+class Webhooks:
+    """Webhooks. ``clock`` gives Unix seconds."""
+
+    def __init__(self, database: Database, clock: Callable[[], float] = time.time) -> None:
+        self._database = database
+        self._clock = clock
+
+    # asked by clients
+
+    async def add(self, owner: str, url: str) -> MadeWebhook:
+        """Make a webhook. Raises ``Conflict`` for more than ``MOST`` of one owner."""
+        random = base64.b64encode(secrets.token_bytes(SECRET_BYTES)).decode()
+        made = MadeWebhook(
+            id=str(uuid.uuid4()),
+            owner=owner,
+            url=url,
+            secret=SECRET_PREFIX + random,
+            created_at=self._clock(),
+        )
+        counting = sa.select(sa.func.count()).where(WEBHOOKS.c.owner == owner)
+        async with self._database.begin() as connection:
+            if int(await connection.scalar(counting) or 0) >= MOST:
+                raise Conflict(f"There are {MOST} webhooks already, which is the most")
+            await connection.execute(sa.insert(WEBHOOKS).values(**msgspec.structs.asdict(made)))
+        return made
+
+    async def all(self, owner: str | None = None) -> list[Webhook]:
+        """Return the webhooks of an owner, or of everybody, oldest first."""
+        query = sa.select(*_SHOWN).order_by(WEBHOOKS.c.created_at, WEBHOOKS.c.id)
+        if owner is not None:
+            query = query.where(WEBHOOKS.c.owner == owner)
+        async with self._database.read() as connection:
+            return [Webhook(**row) for row in (await connection.execute(query)).mappings()]
+
+    async def remove(self, webhook: str, owner: str | None = None) -> None:
+        """Forget a webhook and what it was still to be told. Raises ``NotFound``."""
+        wanted = [WEBHOOKS.c.id == webhook]
+        if owner is not None:
+            wanted.append(WEBHOOKS.c.owner == owner)
+        count = 0
+        if is_id(webhook):
+            async with self._database.begin() as connection:
+                count = (await connection.execute(sa.delete(WEBHOOKS).where(*wanted))).rowcount
+        if not count:
+            raise NotFound("Webhook not found")
+
+    # asked by the courier
+
+    async def wait(self) -> float | None:
+        """Return in how many seconds the next delivery is due; None when there is none.
+
+        One that is due later than any pause is long is due now: the clock was set back.
+        """
+        async with self._database.read() as connection:
+            due = await connection.scalar(sa.select(sa.func.min(DELIVERIES.c.next_at)))
+        if due is None:
+            return None
+        left = float(due) - self._clock()
+        return 0.0 if left > 2 * LONGEST_PAUSE else max(0.0, left)
+
+    async def claim(self, busy: Collection[str] = ()) -> Delivery | None:
+        """Take the delivery that is due longest, of no ``busy`` owner; None when there is none."""
+        now = self._clock()
+        due = sa.or_(DELIVERIES.c.next_at <= now, DELIVERIES.c.next_at > now + 2 * LONGEST_PAUSE)
+        first = (
+            sa.select(DELIVERIES.c.id)
+            .where(due, DELIVERIES.c.owner.not_in(busy))
+            .order_by(DELIVERIES.c.next_at, DELIVERIES.c.id)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+            .scalar_subquery()
+        )
+        held = {"next_at": now + HELD_SECONDS, "attempts": DELIVERIES.c.attempts + 1}
+        update = sa.update(DELIVERIES).where(DELIVERIES.c.id == first).values(**held)
+        async with self._database.begin() as connection:
+            taken = update.returning(*DELIVERIES.c)
+            row = (await connection.execute(taken)).mappings().first()
+            if row is None:
+                return None
+            where = sa.select(WEBHOOKS.c.url, WEBHOOKS.c.secret)
+            where = where.where(WEBHOOKS.c.id == row["webhook"])
+            known = (await connection.execute(where)).mappings().one()
+        return Delivery(**{name: row[name] for name in row if name != "next_at"}, **known)
+
+    async def delivered(self, delivery: Delivery) -> None:
+        """Note that a webhook knows."""
+        await self._settle(delivery, sa.delete(DELIVERIES).where(_is(delivery)), None)
+
+    async def failed(self, delivery: Delivery, error: str) -> None:
+        """Have a webhook told again later, and all else that it is to be told after that.
+
+        After a day what it is to be told is given up.
+        """
+        now = self._clock()
+        if now - delivery.created_at > GIVE_UP_SECONDS:
+            given_up = f"{error}; it was given up after {delivery.attempts} attempts"
+            await self._settle(delivery, sa.delete(DELIVERIES).where(_is(delivery)), given_up)
+            return
+        until = now + pause(delivery.attempts)
+        later = sa.case((DELIVERIES.c.next_at > until, DELIVERIES.c.next_at), else_=until)
+        others = sa.and_(DELIVERIES.c.webhook == delivery.webhook, ~_is(delivery))
+        async with self._database.begin() as connection:
+            await connection.execute(sa.update(DELIVERIES).where(others).values(next_at=later))
+        again = sa.update(DELIVERIES).where(_is(delivery)).values(next_at=until)
+        await self._settle(delivery, again, error)
+
+    async def put_back(self, delivery: Delivery) -> None:
+        """Have a delivery made by the next server: this one stops before it knew what came."""
+        values = {"next_at": self._clock(), "attempts": delivery.attempts - 1}
+        async with self._database.begin() as connection:
+            update = sa.update(DELIVERIES).where(_is(delivery)).values(**values)
+            await connection.execute(update)
+
+    async def _settle(self, delivery: Delivery, statement: Any, error: str | None) -> None:
+        told = {"last_at": self._clock(), "last_error": error}
+        async with self._database.begin() as connection:
+            await connection.execute(statement)
+            update = sa.update(WEBHOOKS).where(WEBHOOKS.c.id == delivery.webhook).values(**told)
+            await connection.execute(update)
+            await self._database.announce(connection, CHANNEL)
+
+
+_SHOWN = [WEBHOOKS.c[name] for name in Webhook.__struct_fields__]
+
+
+def _is(delivery: Delivery) -> Any:
+    return DELIVERIES.c.id == delivery.id
+
+
+def pause(attempts: int) -> float:
+    """Return the seconds until the next attempt after so many."""
+    return float(min(LONGEST_PAUSE, FIRST_PAUSE * 3.0 ** (min(attempts, 12) - 1)))

@@ -1,0 +1,100 @@
+"""``mataserver jobs …`` against a running server."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+from click.testing import CliRunner
+from films import picture, video
+from serving_jobs import asking
+
+from mataserver import cli
+
+
+@pytest.fixture
+async def ask(tmp_path):
+    """A server whose jobs may read the folder ``roots``."""
+    roots = tmp_path / "roots"
+    roots.mkdir()
+    async with asking(tmp_path / "data", jobs={"roots": [str(roots)]}) as asked:
+        yield asked
+
+
+@pytest.fixture
+def run(ask):
+    """Return what runs a command; it gives status, output and errors."""
+    runner = CliRunner(env={"MATA_SERVER_API_KEY": "test-key"})
+
+    async def run(*arguments):
+        given = ["jobs", *map(str, arguments), "--url", ask.served.url]
+        done = await asyncio.to_thread(runner.invoke, cli.cli, given)
+        return done.exit_code, done.stdout, done.stderr
+
+    return run
+
+
+async def test_a_video(run, tmp_path):
+    """A video is sent, followed to its end, shown, downloaded and removed."""
+    path = video(tmp_path / "v.mp4", 12)
+    status, out, told = await run(
+        "infer", "fake-detect", path, "-p", "confidence=0.2", "--every", 2, "--wait"
+    )
+    assert status == 0, told
+    job = out.strip()
+    assert "sent 100%" in told
+    assert "100% Done." in told
+    _, listed, _ = await run("list", "--state", "done")
+    assert listed.split("\t")[:4] == [job, "infer", "done", "100%"]
+    assert (await run("list", "--state", "failed"))[1] == ""
+    shown = json.loads((await run("show", job))[1])
+    assert shown["spec"]["params"] == {"confidence": 0.2}
+    assert (shown["result"]["items"], shown["spec"]["file"]) == (6, "v.mp4")
+    names = {"results.jsonl", "summary.json", "annotated.mp4"}
+    assert {each["name"] for each in shown["files"]} == names
+    assert (await run("get", job, tmp_path / "got"))[0] == 0
+    got = tmp_path / "got"
+    assert {each.name: each.stat().st_size for each in got.iterdir()} == {
+        each["name"]: each["size"] for each in shown["files"]
+    }
+    assert (await run("rm", job))[1] == f"removed {job}\n"
+    assert (await run("show", job))[::2] == (1, f"error: Job not found: {job}\n")
+
+
+async def test_a_folder_of_pictures(run, tmp_path, ask):
+    """A folder is sent as a ZIP, or looked at where it is when it is the server's."""
+    for number in range(3):
+        (tmp_path / "roots" / f"{number}.png").write_bytes(picture(10 + number, 8))
+    (tmp_path / "roots" / ".hidden").write_bytes(b"x")
+    for more in ((), ("--on-server",)):
+        status, out, told = await run("infer", "fake-detect", tmp_path / "roots", *more)
+        assert status == 0, told
+        assert (await ask.ended(out.strip()))["result"]["items"] == 3
+
+
+async def test_what_a_job_does_meanwhile(run, ask):
+    """A job is cancelled, run once more with other options, and its log read."""
+    job = await ask.count(5000)
+    await ask.until(job, lambda shown: shown["progress"] > 0)
+    assert (await run("cancel", job))[1] == f"cancelled {job}\n"
+    await ask.ended(job)
+    status, out, _ = await run("restart", job, "--spec", '{"to": 3}')
+    assert (status, out) == (0, f"restarted {job}\n")
+    assert (await ask.ended(job))["result"]["counted"] == 3
+    _, broken = await ask("POST", "/lab/misbehave", json={"how": "raise"})
+    await ask.ended(broken["id"])
+    assert "secret detail" in (await run("log", broken["id"]))[1]
+
+
+async def test_what_is_refused(run, tmp_path):
+    """What cannot be is one line and status 1; what is no such command, 2."""
+    path = video(tmp_path / "v.mp4", 2)
+    status, _, told = await run("infer", "fake-nothing", path)
+    assert (status, told.splitlines()[-1].partition(":")[0]) == (1, "error")
+    assert "fake-nothing" in told
+    status, _, told = await run("infer", "fake-detect", tmp_path / "none.mp4")
+    assert (status, "for a path of the server's machine say --on-server" in told) == (1, True)
+    status, _, told = await run("infer", "fake-detect", path, "-p", "confidence=7", "--wait")
+    assert (status, "confidence" in told.splitlines()[-1]) == (1, True)
+    assert (await run("restart", "x", "--spec", "["))[0] == 2
