@@ -64,7 +64,9 @@ class People:
     async def log_in(self, name: str, password: str, address: str) -> tuple[Principal, Token]:
         """Return a user as a principal, and a token for them. Raises as ``check``."""
         user, generation = await self._log_ins.check(name, password, address)
-        return principal_of(user), self._log_ins.token(user, generation)
+        token = self._log_ins.token(user, generation)
+        claims = self._directory.tokens.read(token.access_token)
+        return principal_of(user, "" if claims is None else claims.id), token
 
     async def log_out(self, token: str) -> bool:
         """Revoke a token; whether it was one that counted."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mataserver import Credentials
-    from mataserver_accounts.records import Key
+    from mataserver_accounts.records import Key, User
     from mataserver_accounts.store import Everything
     from mataserver_accounts.tokens import Tokens
 
