@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self
 
 from mataserver import MataError
 from mataserver_jobs.courier import Courier
@@ -23,7 +23,7 @@ from mataserver_jobs.webhook_routes import WebhookRoutes
 from mataserver_jobs.webhooks import Webhooks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Coroutine, Iterable
 
     from mataserver import Context, Credentials, Principal, Route
     from mataserver_jobs.kinds import JobKind
@@ -93,9 +93,9 @@ class JobsService:
         self.webhooks = Webhooks(database)
         self._courier = Courier(self.webhooks, ctx.http.outbound, timeout=settings.webhook_timeout)
         database.watch(CHANNEL, self._changed)
-        ctx.tasks.spawn(self._run(), "run jobs")
+        ctx.tasks.spawn(self._run(), "begin to run jobs")
         ctx.tasks.spawn(self._drain(), "stop jobs")
-        ctx.tasks.spawn(self.desk.keep_tidy(SWEEP_SECONDS), "remove old jobs")
+        self._keep(self.desk.keep_tidy(SWEEP_SECONDS), "remove old jobs")
         ctx.tasks.spawn(self._sweep_uploads(), "remove old uploads")
         return self
 
@@ -105,6 +105,7 @@ class JobsService:
         await asyncio.gather(*self._running)
 
     async def _close(self) -> None:
+        self.desk.close()
         await asyncio.gather(self._runner.close(), self._courier.close())
 
     async def _sweep_uploads(self) -> None:
@@ -125,17 +126,25 @@ class JobsService:
         self.desk.changed()
 
     async def _run(self) -> None:
-        """Run jobs once the server listens, which they ask.
-
-        What runs them is no task of the context's, which are cancelled: it stops by being asked,
-        so that no claim is left behind.
-        """
+        """Run jobs, and tell of them, once the server listens, which they ask."""
         self._passes.url = await self._ctx.address()
-        parts = (self._runner.run(), self._courier.run())
-        self._running = [asyncio.create_task(part) for part in parts]
-        await asyncio.shield(asyncio.gather(*self._running))
+        self._keep(self._runner.run(), "run jobs")
+        self._keep(self._courier.run(), "tell webhooks")
+
+    def _keep(self, work: Coroutine[Any, Any, None], name: str) -> None:
+        """Do some work that stops by being asked, and is looked after as a task of the context's.
+
+        Those are cancelled: a claim would be left behind, and a driver in mid-statement.
+        """
+        task = asyncio.create_task(work)
+        self._running.append(task)
+        self._ctx.tasks.spawn(_watch(task), name)
 
     async def _drain(self) -> None:
         """Stop the jobs as soon as the server shuts down: it answers them no more."""
         await self._ctx.stopping.wait()
         await asyncio.shield(self._close())
+
+
+async def _watch(task: asyncio.Task[None]) -> None:
+    await asyncio.shield(task)

@@ -51,6 +51,7 @@ class Desk:
         self._budget = budget
         self._restarting = asyncio.Lock()
         self._watchers: set[asyncio.Event] = set()
+        self._closing = asyncio.Event()
 
     def kind(self, name: str) -> JobKind:
         """Return a kind. Raises ``NotFound``."""
@@ -136,11 +137,17 @@ class Desk:
         return len(going)
 
     async def keep_tidy(self, pause: float) -> None:
-        """Sweep now and then, until cancelled."""
-        while True:
+        """Sweep now and then, until ``close``."""
+        while not self._closing.is_set():
             with contextlib.suppress(MataError):  # a database that is busy: the next time
                 await self.sweep()
-            await asyncio.sleep(pause)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(pause):
+                    await self._closing.wait()
+
+    def close(self) -> None:
+        """Sweep no more."""
+        self._closing.set()
 
     # what changes
 
