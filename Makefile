@@ -61,6 +61,9 @@ test-engines: $(VENV)/.setup  ## easyocr, paddleocr and tesserocr, each in an en
 test-clients: $(VENV)/.setup  ## KServe's client, in an environment of its own
 	$(BIN)/python tests/clients/run.py
 
+test-fleet: $(VENV)/.setup  ## the fleet over real Tritons, which are in an environment of their own
+	$(BIN)/python plugins/fleet/tests/real/run.py
+
 test-binary: binary $(VENV)/.setup  ## the one-file build and the steps of the Dockerfile, in empty folders
 	$(BIN)/python -m pytest -p no:cacheprovider --timeout 600 tests/packaging/binary_cases.py tests/packaging/image_cases.py
 

@@ -44,7 +44,7 @@ def test_times_are_told_and_the_summary_is_last(run):
     assert done.returncode == 0, done.stderr
     lines = done.stdout.splitlines()
     table = lines[lines.index("== what each part took, of 2400 s") + 1 : -1]
-    names = ["packages", "setup", "check", "engines", "clients", "tests", "all"]
+    names = ["packages", "setup", "check", "engines", "clients", "fleet", "tests", "all"]
     assert [line.split()[2] for line in table] == names
     assert all(line.split()[0].isdecimal() for line in table)
     assert lines[-1] == "=== 7 passed in 1.00s ==="

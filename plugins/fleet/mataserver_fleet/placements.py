@@ -164,6 +164,22 @@ class Placements:
         async with self._store.change() as connection:
             await connection.execute(sa.update(PLACEMENTS).where(*own).values(**values))
 
+    async def lost(self, wanted: Wanted, triton: int, serving: tuple[int, ...]) -> None:
+        """Note that a Triton serves something else than it did; it is sent anew."""
+        values = {
+            "state": "loading",
+            "reason": "It was lost or changed at the Triton",
+            "serving": text(serving),
+            "changed_at": self._store.clock(),
+        }
+        own = (
+            PLACEMENTS.c.model_id == wanted.model,
+            PLACEMENTS.c.triton_id == triton,
+            PLACEMENTS.c.generation == wanted.generation,
+        )
+        async with self._store.change() as connection:
+            await connection.execute(sa.update(PLACEMENTS).where(*own).values(**values))
+
     async def pending(self, targets: Iterable[Target]) -> list[Target]:
         """Return those of some targets that have not been dealt with."""
         by_model = {each.model for each in targets}

@@ -54,8 +54,11 @@ class Reconciling:
         self._client = client
         self._load_timeout = load_timeout
 
-    async def settled(self, wanted: Wanted, serving: tuple[int, ...]) -> bool:
+    async def settled(self, wanted: Wanted, serving: tuple[int, ...], *, deep: bool) -> bool:
         """Whether a Triton that serves these versions is as a placement wants it.
+
+        With ``deep`` it is asked whether they are those that were sent, and not others of the same
+        numbers. Raises ``TritonError``.
 
         A push that failed and left another version serving is settled too: it is not tried again
         until it is asked for, or the Triton lost what it served.
@@ -66,8 +69,9 @@ class Reconciling:
             return not serving
         if not serving or serving != wanted.serving:
             return False
-        found = await self._client.parameter(wanted.name, PARAMETER)
-        return found == wanted.digest
+        if not deep:
+            return True
+        return await self._client.parameter(wanted.name, PARAMETER) == wanted.digest
 
     async def mend(self, wanted: Wanted, serving: tuple[int, ...]) -> Outcome:
         """Do what a placement wants; return what came of it."""

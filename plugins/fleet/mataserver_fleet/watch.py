@@ -30,8 +30,8 @@ NOTE_SECONDS = 5.0
 """How often the time of a Triton's last answer is kept while nothing else changes."""
 RETRY_SECONDS, LONGEST_RETRY = 5.0, 60.0
 """How long a model that could not be loaded waits for the next try, at first and at last."""
-GPU_LOOKS = 10
-"""Every how many looks the figures of GPUs are asked."""
+GPU_LOOKS = DEEP_LOOKS = 10
+"""Every how many looks GPUs' figures are asked, and whether models are those that were sent."""
 
 
 class Watch:
@@ -55,6 +55,7 @@ class Watch:
         self._noted: tuple[str, str, Seen | None] = ("", "", None)
         self._noted_at = 0.0
         self._told: Sequence[ModelCount] = ()
+        self._shape: list[tuple[str, int]] = []
         self._looks = 0
         self._gpus: list[Gpu] = []
         self._running = asyncio.get_running_loop().create_task(self._run())
@@ -80,30 +81,55 @@ class Watch:
 
     async def _look(self) -> None:
         try:
-            counts = await self._asked()
+            await self._asked()
         except AddressRefused as error:
             await self._note("offline", error.detail, None)
         except TritonError as error:
             await self._note("unready" if error.answered else "offline", error.detail, None)
-        else:
-            if counts != self._told:
-                await finish(self._counts.note(self._key, counts, set(self._mending)))
-                self._told = () if self._mending else counts
-            await self._mend(counts)
 
-    async def _asked(self) -> list[ModelCount]:
-        """Ask a Triton how it is and note it; return what it serves. Raises ``TritonError``."""
+    async def _asked(self) -> None:
+        """Ask a Triton how it is, note it, and begin to mend. Raises ``TritonError``.
+
+        What it lost is noted before it is noted as ready: nobody shall see it so in between.
+        """
         await self._client.check_live()
         described = await self._client.describe()
         counts = sorted(await self._client.counts())
         if self._looks % GPU_LOOKS == 0:
             self._gpus = await self._client.gpus()
-        self._looks += 1
-        models = [ServedModel(each.name, str(each.number)) for each in counts]
         if self._noted[0] != "ready":
             self._resting.clear()  # it was away, perhaps mended: nothing waits for a next try
+        wrong = await self._wrong(counts)
+        models = [ServedModel(each.name, str(each.number)) for each in counts]
         await self._note("ready", "", Seen(described.version, models, self._gpus))
-        return counts
+        if counts != self._told:
+            await finish(self._counts.note(self._key, counts, set(self._mending)))
+            self._told = () if self._mending else counts
+        self._looks += 1
+        for wanted, serving in wrong:
+            task = asyncio.get_running_loop().create_task(self._mended(wanted, serving))
+            self._mending[wanted.model] = task
+
+    async def _wrong(self, counts: Sequence[ModelCount]) -> list[tuple[Wanted, tuple[int, ...]]]:
+        """Return the placements that are not as they are wanted, with what is served of each.
+
+        Whether a model is still what was sent is asked now and then, and whenever something at
+        the Triton changed: for many models it is many questions.
+        """
+        shape = [(each.name, each.number) for each in counts]
+        deep = shape != self._shape or self._looks % DEEP_LOOKS == 0
+        self._shape, found = shape, []
+        for wanted in await finish(self._placements.at(self._key)):
+            rests = self._resting.get(wanted.model, (0.0, 0.0))[0] > self._store.clock()
+            if wanted.model in self._mending or (rests and wanted.done == wanted.generation):
+                continue
+            serving = tuple(sorted({each.number for each in counts if each.name == wanted.name}))
+            if await self._reconciling.settled(wanted, serving, deep=deep):
+                continue
+            if wanted.done == wanted.generation and wanted.state == "ready":
+                await finish(self._placements.lost(wanted, self._key, serving))
+            found.append((wanted, serving))
+        return found
 
     async def _note(self, state: str, reason: str, seen: Seen | None) -> None:
         """Keep how it is: at once where that changed, and now and then that it answered."""
@@ -125,17 +151,6 @@ class Watch:
             await connection.execute(change)
             if changed:
                 await self._store.touch(connection)
-
-    async def _mend(self, counts: Sequence[ModelCount]) -> None:
-        """Begin to mend whatever is not as it is wanted, each placement by itself."""
-        for wanted in await finish(self._placements.at(self._key)):
-            rests = self._resting.get(wanted.model, (0.0, 0.0))[0] > self._store.clock()
-            if wanted.model in self._mending or (rests and wanted.done == wanted.generation):
-                continue
-            serving = tuple(sorted({each.number for each in counts if each.name == wanted.name}))
-            if not await self._reconciling.settled(wanted, serving):
-                task = asyncio.get_running_loop().create_task(self._mended(wanted, serving))
-                self._mending[wanted.model] = task
 
     async def _mended(self, wanted: Wanted, serving: tuple[int, ...]) -> None:
         try:
