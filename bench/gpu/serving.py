@@ -67,7 +67,8 @@ def _register(folder: str, models: Mapping[str, tuple[str, str]]) -> None:
 
 def path(model: str, params: Mapping[str, Any]) -> str:
     """Return where an image is posted for an answer."""
-    return f"/v1/infer?{urlencode({'model': model, **params}, doseq=True)}"
+    texts = {k: json.dumps(v) if isinstance(v, list) else v for k, v in params.items()}
+    return f"/v1/infer?{urlencode({'model': model, **texts})}"
 
 
 class Client:
