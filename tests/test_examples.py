@@ -145,6 +145,7 @@ ARGUMENTS = {
     "sam_image.py": ("{file}", "{out}", "a code"),
     "sam_video.py": ("{file}", "{out}", "a code"),
     "reconstruct.py": ("{file}", "{out}"),
+    "annotate_video.py": ("opencv-qr", "{file}", "{out}"),
     "browser.py": ("opencv-qr", "0"),
 }
 
@@ -241,6 +242,24 @@ def test_watch_camera(url, video, tmp_path):
     assert "PALLET-0042" in printed
     assert saved == f"saved {target}"
     assert cv2.imread(str(target)).shape == (280, 640, 3)
+
+
+def test_annotate_video(url, video, tmp_path):
+    """A video is a job's; what was found is counted, and stands in every frame of the new one."""
+    target = tmp_path / "annotated.mp4"
+    printed = python(url, "annotate_video.py", "opencv-qr", video, target)
+    counted = dict(reversed(line.split(maxsplit=1)) for line in printed.splitlines()[-3:])
+    assert set(counted) == CODES
+    assert int(counted["PALLET-0042"]) > 10
+    capture = cv2.VideoCapture(str(target))
+    frames = []
+    while (read := capture.read())[0]:
+        frames.append(read[1].astype(int))
+    capture.release()
+    assert len(frames) == 20
+    for frame in frames:  # the codes are black on white: what has a colour was drawn
+        assert frame.shape == (280, 640, 3)
+        assert (frame.max(axis=-1) - frame.min(axis=-1) > 80).sum() > 400
 
 
 CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
