@@ -90,6 +90,14 @@ def whole(orbit, tmp_path_factory):
     return process.folder, process.end(), process.steps
 
 
+@pytest.fixture(scope="session")
+def strip(tmp_path_factory):
+    """A folder of six small photographs, a step apart: enough for a model, and quick."""
+    folder = tmp_path_factory.mktemp("strip")
+    rendered.orbit(folder, 11, 6, "p", (400, 300), arc=1.6)
+    return folder
+
+
 _NUMBERS = itertools.count(1)
 
 

@@ -24,7 +24,7 @@ def main():
     with tempfile.TemporaryDirectory() as made:
         photos, data = Path(made, "photos"), Path(made, "data")
         data.mkdir()
-        rendered.orbit(photos, 11, 8, "p", (640, 480), arc=2.6)
+        rendered.orbit(photos, 11, 6, "p", (400, 300), arc=1.6)
         archive = packed(photos)
         server = Server(data)
         try:

@@ -14,7 +14,6 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-import rendered
 from apart import Server
 from PIL import Image
 from serving_reconstruct import packed
@@ -73,11 +72,9 @@ def server(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def photographs(tmp_path_factory):
-    """A ZIP of eight photographs of a scene."""
-    folder = tmp_path_factory.mktemp("photos")
-    rendered.orbit(folder, 11, 8, "p", (640, 480), arc=2.6)
-    return packed(folder)
+def photographs(strip):
+    """A ZIP of six photographs of a scene."""
+    return packed(strip)
 
 
 def curl(server, lines, **environment):
@@ -248,7 +245,7 @@ def test_status(server, jobs):
         assert list(first.json) == FIELDS
     done = jobs.done
     assert (done["stage"], done["status"], done["progress"]) == ("success", "success", 100)
-    assert done["n_images"] == 8
+    assert done["n_images"] == 6
     assert done["n_points"] > 200
     assert done["registration_rate"] == 1.0
     assert done["created_at"] <= done["started_at"] <= done["finished_at"]
@@ -310,7 +307,7 @@ def test_csv(server, jobs):
     found = rows(server.ask("GET", f"/download/jobs/{jobs.job}/csv"))
     columns = ["dataset", "scene", "image", "rotation_matrix", "translation_vector"]
     assert list(found[0]) == columns
-    assert [row["image"] for row in found] == [f"p{at:03d}.jpg" for at in range(8)]
+    assert [row["image"] for row in found] == [f"p{at:03d}.jpg" for at in range(6)]
     for row in found:
         assert (row["dataset"], row["scene"]) == ("custom", "cluster0")
         turn = np.array(row["rotation_matrix"].split(";"), float).reshape(3, 3)
@@ -372,7 +369,7 @@ def test_report(server, jobs):
     """GET /jobs/{id}/report: a page with pictures that fetches nothing and runs nothing."""
     answer = server.ask("GET", f"/jobs/{jobs.job}/report")
     assert (answer.status, answer.headers["Content-Type"][:9]) == (200, "text/html")
-    assert answer.body.count(b"<img") == 9
+    assert answer.body.count(b"<img") == 7
     assert "default-src 'none'" in answer.headers["Content-Security-Policy"]
     fog = server.ask("GET", f"/jobs/{jobs.empty}/report").body.decode()
     assert fog.count("too few details") + fog.count("bare surfaces") == 3
@@ -383,7 +380,7 @@ def test_drift(server, token, photographs):
     answer = server.send(photographs, "/drift")
     assert answer.status == 200
     assert (answer.json["drift_detected"], answer.json["severity"]) == (False, "low")
-    assert answer.json["n_images"] == 8
+    assert answer.json["n_images"] == 6
     assert isinstance(answer.json["checks"], dict)
     assert server.send(b"hello", "/drift").status == 400
 
