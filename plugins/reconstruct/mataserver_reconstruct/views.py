@@ -25,7 +25,8 @@ class Status(Struct, frozen=True, kw_only=True):
 
     ``stage`` and ``status`` are the same word: queued, extracting, matching, triangulating,
     decimating, success, failed or cancelled. ``progress`` is percent; times are Unix seconds;
-    ``n_images`` is 0 before the archive was unpacked, and ``download_url`` null without points.
+    ``message`` says at the end what the photographer should know. ``n_images`` is 0 before the
+    archive was unpacked, and ``download_url`` null without points.
     """
 
     job_id: str
@@ -101,7 +102,7 @@ def status(record: Record, figures: dict[str, Any], report: dict[str, Any]) -> S
         stage=stage,
         status=stage,
         progress=progress,
-        message=record.message,
+        message=" ".join(figures.get("advice", ())) or record.message,
         created_at=record.created_at,
         started_at=record.started_at,
         finished_at=record.finished_at,

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import csv
 import io
+import subprocess
+import sys
 import time
 
 import pytest
@@ -79,3 +81,40 @@ def test_cancelled_at_a_stage(photographs, tmp_path):
         assert done["registration_rate"] == 1.0
     finally:
         server.kill()
+
+
+FULL = """
+import resource, sys
+from mataserver import MataError
+from mataserver_jobs.kinds import Assignment, Job
+from mataserver_reconstruct import kind
+
+folder, limit, spec = sys.argv[1], int(sys.argv[2]), {"max_size": 640, "max_keypoints": 512}
+stages = []
+job = Job(Assignment("a" * 36, "", spec, folder, 1), spec, lambda told: stages.append(told.stage))
+resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+try:
+    kind.reconstruct(job)
+except MataError as error:
+    print(stages[-1], error.status, error.detail)
+"""
+
+
+def bounded(folder, limit):
+    """Run a job none of whose files may be larger; return how that ended, and what it told."""
+    command = [sys.executable, "-c", FULL, folder, str(limit)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    return ran.returncode, ran.stdout
+
+
+def test_a_full_disk(photographs, tmp_path):
+    """A job that cannot write says so, or dies of it; once there is room it goes on and ends."""
+    (tmp_path / "input").mkdir()
+    (tmp_path / "input" / "photos.zip").write_bytes(photographs)
+    told = "extracting 507 The disk is full; restart the job once there is room\n"
+    assert bounded(tmp_path, 20_000) == (0, told)
+    status, _ = bounded(tmp_path, 300_000)  # of COLMAP's database, which it ends for
+    assert status != 0
+    assert not (tmp_path / "output" / "result.json").exists()
+    assert bounded(tmp_path, 100_000_000) == (0, "")
+    assert (tmp_path / "output" / "result.json").exists()
