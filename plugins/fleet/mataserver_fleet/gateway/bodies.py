@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from aiohttp import StreamReader, web
 
 PIECE = 1 << 18
-"""Bytes that are gathered before they are sent or kept as one piece."""
+"""Bytes that are gathered, where they come in drops, before they are sent or kept as one piece."""
+LARGE = 1 << 15
+"""Bytes that are no drop."""
 
 
 class Share(Protocol):
@@ -57,9 +59,9 @@ class Whole:
         self.pieces = pieces
         self.size = size
 
-    def start(self) -> bytes:
+    def known(self) -> Sequence[bytes]:
         """Return what is known of the body before it is sent."""
-        return self.pieces[0] if len(self.pieces) == 1 else b"".join(self.pieces)
+        return self.pieces
 
 
 class Passing:
@@ -75,9 +77,9 @@ class Passing:
         self.size = size
         self.begun = self.whole = False
 
-    def start(self) -> bytes:
+    def known(self) -> Sequence[bytes]:
         """Return what is known of the body before it is sent."""
-        return self._first
+        return (self._first,)
 
     async def send(
         self, write: Callable[[bytes], None], drained: Callable[[], Awaitable[bool]]
@@ -106,16 +108,15 @@ class Source:
         self._patience = patience
 
     async def piece(self) -> bytes:
-        """Return the next ``PIECE`` bytes or somewhat more, less at the end, nothing after it.
+        """Return the next part of the body: a large one, but for the last; nothing after it.
 
         Raises ``TooLate``.
         """
-        found: list[bytes] = []
-        size = 0
-        while size < PIECE:
-            chunk = await self._chunk()
-            if not chunk:
-                break
+        chunk = await self._chunk()
+        if len(chunk) >= LARGE or not chunk:
+            return chunk  # as it came: copying it would cost more than all the rest
+        found, size = [chunk], len(chunk)
+        while size < PIECE and (chunk := await self._chunk()):
             found.append(chunk)
             size += len(chunk)
         return found[0] if len(found) == 1 else b"".join(found)

@@ -95,7 +95,7 @@ class Forwarding:
     async def answer(self, call: Call) -> web.StreamResponse:
         """Return the answer. Raises ``Failed`` and ``Unavailable``."""
         if call.asked.verb == "infer" and call.body is not None:
-            call.step = step_of(call.body.start(), call.request.headers)
+            call.step = step_of(call.body.known(), call.request.headers)
             call.pin = self._choosing.bound(*call.asked[:2], call.step)
             self._mirror(call)
         place, version, _ = call.asked

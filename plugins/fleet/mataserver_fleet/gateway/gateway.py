@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import aiohttp
 import msgspec
@@ -21,10 +21,12 @@ from mataserver_fleet.gateway.links import Links
 from mataserver_fleet.gateway.probing import Probes
 from mataserver_fleet.gateway.servers import Servers
 from mataserver_fleet.gateway.snapshot import Snapshot
+from mataserver_fleet.gateway.streams import Streams
 from mataserver_fleet.gateway.usage import Subject, Usage
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+    from contextlib import AbstractAsyncContextManager
     from typing import Self
 
     from mataserver_fleet.gateway.bodies import Share
@@ -48,6 +50,14 @@ class Http(Protocol):
 
     def address(self, request: web.Request) -> str:
         """Return the client's address."""
+
+    def url(self, request: web.Request, scheme: Literal["http", "ws"] = "http") -> str:
+        """Return the base URL by which the client knows the server."""
+
+    def raw_socket(
+        self, request: web.Request
+    ) -> AbstractAsyncContextManager[web.WebSocketResponse]:
+        """Accept a WebSocket as a relay does."""
 
 
 class Unknown(MataError):
@@ -75,9 +85,7 @@ class Gateway:
         self._http = http
         self._settings = settings
         self._unread = unread
-        self._bodies = Bodies(
-            int(settings.buffer_mb * 1e6), int(settings.max_body_mb * 1e6), unread
-        )
+        self.bodies = Bodies(int(settings.buffer_mb * 1e6), int(settings.max_body_mb * 1e6), unread)
         self.snapshot = Snapshot()
         self.limits = Limits()
         self.usage = Usage()
@@ -89,12 +97,13 @@ class Gateway:
         self._session = aiohttp.ClientSession(
             cookie_jar=aiohttp.DummyCookieJar(), connector=aiohttp.TCPConnector(limit=0)
         )
-        self._links = Links(self.servers.clock)
+        self.links = Links(self.servers.clock)
         probe, timeout = self._settings.probe, self._settings.probe_timeout
         self._probes = Probes(self.servers, self._session, probe, timeout)
         self._forwarding = Forwarding(
-            self.servers, self.choosing, self._links, self._probes, self._unread
+            self.servers, self.choosing, self.links, self._probes, self._unread
         )
+        self._streams = Streams(self, self._session, self._unread)
         self._probes.follow(self.snapshot)
         return self
 
@@ -102,7 +111,7 @@ class Gateway:
         """Ask nobody any more."""
         await self._probes.close()
         await self._forwarding.close()
-        self._links.close()
+        self.links.close()
         await self._session.close()
 
     def follow(self, snapshot: Snapshot) -> None:
@@ -110,6 +119,18 @@ class Gateway:
         self.snapshot = snapshot
         self._probes.follow(snapshot)
         self.limits.forget({each.id for each in snapshot.consumers.values()})
+
+    def address(self, request: web.Request) -> str:
+        """Return the client's address."""
+        return self._http.address(request)
+
+    def url(self, request: web.Request, scheme: Literal["http", "ws"]) -> str:
+        """Return the base URL by which the client knows this server."""
+        return self._http.url(request, scheme)
+
+    def socket(self, request: web.Request) -> AbstractAsyncContextManager[web.WebSocketResponse]:
+        """Accept a WebSocket, to relay it."""
+        return self._http.raw_socket(request)
 
     def share(self) -> Share:
         """Return a share of the bytes in flight."""
@@ -132,28 +153,27 @@ class Gateway:
             return response
 
     async def _answer(self, scope: Scope, request: web.Request) -> web.StreamResponse:
-        snapshot = self.snapshot
         asked = matching.find(scope.places, scope.path)
+        if asked is None and scope.path.startswith("/v1/"):
+            return await self._streams.answer(scope, request)
         if asked is None:
-            return self._own(snapshot, scope, request)
+            return self._own(scope, request)
         application, route = asked.place
         if "http" not in route.protocols:
             raise NotFound("No such route")
-        consumer = self._consumer(snapshot, request, application)
+        consumer = self.consumer(request, application)
         if request.method != matching.VERBS[asked.verb]:
             raise WrongMethod(f"This is asked by {matching.VERBS[asked.verb]}")
         self.limits.admit(consumer)
         return await self._forward(request, asked, consumer)
 
-    def _consumer(
-        self, snapshot: Snapshot, request: web.Request, application: Application
-    ) -> Consumer:
+    def consumer(self, request: web.Request, application: Application) -> Consumer:
         """Return who asks. Raises ``Unknown`` and ``NotLinked``."""
         key = key_of(request)
         if not key:
             raise Unknown("No API key: send it as apikey or Authorization: Bearer")
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-        consumer = snapshot.consumers.get(digest)
+        consumer = self.snapshot.consumers.get(digest)
         if consumer is None:
             raise Unknown("Invalid API key")
         if consumer.id not in application.consumers:
@@ -167,7 +187,7 @@ class Gateway:
         address = self._http.address(request)
         call = Call(request, asked, headers.forth(request.raw_headers, consumer.name, address))
         try:
-            call.body = await self._bodies.read(request, share)
+            call.body = await self.bodies.read(request, share)
             if call.body is not None:
                 call.fields += headers.body_type(request.headers)
             return await self._forwarding.answer(call)
@@ -184,7 +204,7 @@ class Gateway:
         taken = 0 if call.body is None else call.body.size
         self.usage.note(subject, call.status, taken, call.bytes_out)
 
-    def _own(self, snapshot: Snapshot, scope: Scope, request: web.Request) -> web.Response:
+    def _own(self, scope: Scope, request: web.Request) -> web.Response:
         """Answer what an application tells of itself. Raises ``NotFound``."""
         kind = matching.OWN.get(scope.path)
         applications = {
@@ -194,7 +214,7 @@ class Gateway:
             raise NotFound("No such route")
         for application in applications.values():
             try:
-                self._consumer(snapshot, request, application)
+                self.consumer(request, application)
                 break
             except NotLinked as error:
                 refusal = error
@@ -226,7 +246,11 @@ def key_of(request: web.Request) -> str:
     if key:
         return key
     scheme, _, value = request.headers.get("Authorization", "").partition(" ")
-    return value.strip() if scheme.lower() == "bearer" else ""
+    if scheme.lower() == "bearer" and value:
+        return value.strip()
+    if request.headers.get("Upgrade", "").lower() == "websocket":
+        return request.query.get("token", "")  # a browser's script can set no header of one
+    return ""
 
 
 def problem(error: MataError) -> web.Response:

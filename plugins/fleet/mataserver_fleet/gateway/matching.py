@@ -22,10 +22,11 @@ OWN = {"/v2": "server", "/v2/health/live": "live", "/v2/health/ready": "ready"}
 
 
 class Scope(NamedTuple):
-    """The places that a request may mean, and the path that tells which."""
+    """The places that a request may mean, and the path that tells which, behind a prefix."""
 
     places: Mapping[str, Place]
     path: str
+    prefix: str = ""
 
 
 class Asked(NamedTuple):
@@ -47,7 +48,7 @@ def scope(snapshot: Snapshot, host: str, raw_path: str) -> Scope | None:
     if not raw_path.startswith(PREFIX):
         return None
     name, _, rest = decoded(raw_path)[len(PREFIX) :].partition("/")
-    return Scope(snapshot.names.get(name, {}), f"/{rest}")
+    return Scope(snapshot.names.get(name, {}), f"/{rest}", PREFIX + name)
 
 
 def find(places: Mapping[str, Place], path: str) -> Asked | None:

@@ -39,7 +39,7 @@ async def relay(
     """
     fields, length = headers.back(answer.fields), answer.length
     if length is not None and length <= SMALL:
-        body = await _whole(answer, patience)
+        body = await whole_of(answer, patience)
         sent(len(body))
         return web.Response(status=answer.status, headers=fields, body=body), True
     response = web.StreamResponse(status=answer.status, headers=fields)
@@ -60,7 +60,8 @@ async def relay(
     return response, True
 
 
-async def _whole(answer: Answer, patience: float) -> bytes:
+async def whole_of(answer: Answer, patience: float) -> bytes:
+    """Return the body of an answer. Raises ``Failed`` for one that does not come."""
     try:
         if answer.here:
             return await answer.chunk()

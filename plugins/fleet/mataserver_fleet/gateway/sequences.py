@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import zlib
 from collections import OrderedDict
 from typing import TYPE_CHECKING, NamedTuple
@@ -12,7 +13,7 @@ from msgspec import Struct
 from mataserver_fleet.gateway.headers import HEADER_LENGTH
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
     from mataserver_fleet.gateway.snapshot import Target
 
@@ -50,10 +51,10 @@ class Pin(NamedTuple):
     version: str
 
 
-def step_of(body: bytes, headers: Mapping[str, str]) -> Step | None:
+def step_of(pieces: Sequence[bytes], headers: Mapping[str, str]) -> Step | None:
     """Return what the body of an inference says of a sequence; None for one that is of none."""
-    text = _text(body, headers)
-    if _WORD not in text:
+    text = _text(pieces, headers)
+    if text is None:
         return None
     try:
         found = msgspec.json.decode(text, type=_Body).parameters
@@ -64,12 +65,27 @@ def step_of(body: bytes, headers: Mapping[str, str]) -> Step | None:
     return Step(found.sequence_id, found.sequence_start, found.sequence_end)
 
 
-def _text(body: bytes, headers: Mapping[str, str]) -> bytes:
+def _text(pieces: Sequence[bytes], headers: Mapping[str, str]) -> bytes | None:
+    """Return the JSON of a body where the word stands in it; most have none, and are not copied."""
+    if not pieces:
+        return None
     encoding = headers.get("Content-Encoding")
     if encoding is not None and encoding.strip().lower() in {"gzip", "x-gzip", "deflate"}:
-        body = _inflated(body)
-    length = headers.get(HEADER_LENGTH, "")
-    return body[: int(length)] if length.isascii() and length.isdigit() else body
+        pieces = (_inflated(b"".join(pieces)),)
+    said = headers.get(HEADER_LENGTH, "")
+    if said.isascii() and said.isdigit() and int(said) <= len(pieces[0]):
+        pieces = (pieces[0][: int(said)],)
+    return b"".join(pieces) if _has_word(pieces) else None
+
+
+def _has_word(pieces: Sequence[bytes]) -> bool:
+    """Whether the word stands in a body, or over the seam of two pieces."""
+    if any(_WORD in piece for piece in pieces):
+        return True
+    width = len(_WORD) - 1
+    return any(
+        _WORD in before[-width:] + after[:width] for before, after in itertools.pairwise(pieces)
+    )
 
 
 def _inflated(body: bytes) -> bytes:
