@@ -321,6 +321,8 @@ def plain_number(text: str) -> str:
 
 
 def _from_text(name: str, text: str, target: type[Struct]) -> Any:
+    if name == "prompts" and text.lstrip().startswith("["):
+        return _listed(name, text)
     field = next(f for f in msgspec.structs.fields(target) if f.name == name)
     try:
         value = from_text(text, field.type)
@@ -329,6 +331,16 @@ def _from_text(name: str, text: str, target: type[Struct]) -> Any:
     if isinstance(value, float) and not math.isfinite(value):
         raise InvalidParams(f"{name}: must be a finite number")
     return value
+
+
+def _listed(name: str, text: str) -> list[str]:
+    """Read a list in JSON: nobody looks for a thing whose name begins with a bracket."""
+    try:
+        return msgspec.json.decode(text, type=list[str])
+    except (msgspec.ValidationError, msgspec.DecodeError):
+        raise InvalidParams(
+            f'{name}: write texts with full stops between them, or a list as in ["cat", "dog"]'
+        ) from None
 
 
 def describe(error: msgspec.ValidationError, root: str, kind: Any = None) -> str:

@@ -194,6 +194,14 @@ def test_texts_of_prompts_are_split():
     assert params.parse_text({"prompts": "cat . dog"}, Own).prompts == ["cat", "dog"]
 
 
+def test_a_list_of_prompts_in_a_form():
+    """A list in JSON is the list, not one prompt with brackets in it; what is none is refused."""
+    listed = params.parse_text({"prompts": ' ["a red car", "2.5 m. pole"]'}, Own).prompts
+    assert listed == ["a red car", "2.5 m. pole"]
+    for text in ('["cat", 1]', "[cat, dog]", '["cat"'):
+        assert refusal({"prompts": text}, parse=params.parse_text).startswith("prompts: write")
+
+
 @pytest.mark.parametrize("name", sorted(set(ApiParams.__struct_fields__) - UPLOAD_FIELDS))
 def test_complex_fields_are_for_json(name):
     """Nine parameters cannot be told in a form."""
