@@ -1,0 +1,87 @@
+"""A running server as the commands ask it."""
+
+from __future__ import annotations
+
+import functools
+import uuid
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from mataserver import MataError, connected, server_options
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from mataserver import Client
+
+PAGE = 1_000
+"""How many things of a list are asked for at a time."""
+
+
+class Asking:
+    """Asks a server; what it refuses is raised as ``MataError`` with its sentence."""
+
+    def __init__(self, client: Client) -> None:
+        self._client = client
+
+    def __call__(self, method: str, path: str, value: object = None) -> Any:
+        """Return what is answered. Raises ``MataError``."""
+        return self._client.request(method, path, value).decode(Any)
+
+    def send(self, path: str, fields: Mapping[str, str], files: Mapping[str, bytes]) -> Any:
+        """Send a form with files by their names. Raises ``MataError``."""
+        boundary = uuid.uuid4().hex
+        kind = f"multipart/form-data; boundary={boundary}"
+        body = _form(boundary, fields, files)
+        answer = self._client.request("POST", path, data=body, headers={"Content-Type": kind})
+        return answer.decode(Any)
+
+    def every(self, kind: str) -> list[dict[str, Any]]:
+        """Return all things of a kind: ``tritons``, ``models``, ``apps``, ``consumers``."""
+        found: list[dict[str, Any]] = []
+        while True:
+            answer = self("GET", f"/api/{kind}?limit={PAGE}&offset={len(found)}")
+            found += answer[kind]
+            if len(found) >= answer["total"] or not answer[kind]:
+                return found
+
+    def find(self, path: str) -> dict[str, Any] | None:
+        """Return a thing, None where there is none of that name. Raises ``MataError``."""
+        try:
+            found: dict[str, Any] = self("GET", path)
+        except MataError as error:
+            if error.status == 404:
+                return None
+            raise
+        return found
+
+
+def on_server(command: Callable[..., None]) -> Callable[..., None]:
+    """Return a command that is given the server."""
+
+    @server_options
+    @functools.wraps(command)
+    def run(*, url: str | None, api_key: str | None, config_file: str | None, **given: Any) -> None:
+        with connected(url, api_key, config_file) as client:
+            command(Asking(client), **given)
+
+    return run
+
+
+def part(name: str) -> str:
+    """Return a name as a part of a path."""
+    return quote(name, safe="")
+
+
+def _form(boundary: str, fields: Mapping[str, str], files: Mapping[str, bytes]) -> bytes:
+    """Return a form (RFC 7578). Raises ``MataError`` for a name that cannot stand in one."""
+    pieces: list[bytes] = []
+    for name, value in fields.items():
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="{name}"\r\n\r\n'
+        pieces += [head.encode(), value.encode(), b"\r\n"]
+    for name, content in files.items():
+        if not name.isprintable() or '"' in name:
+            raise MataError(f"{name!r}: a file's name must be printable and without quotes")
+        head = f'--{boundary}\r\nContent-Disposition: form-data; name="files[]"; filename="{name}"'
+        pieces += [f"{head}\r\n\r\n".encode(), content, b"\r\n"]
+    return b"".join([*pieces, f"--{boundary}--\r\n".encode()])

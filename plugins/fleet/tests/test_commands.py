@@ -1,0 +1,119 @@
+"""The commands ``mataserver fleet``, with a stand-in for a Triton."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+
+import pytest
+from click.testing import CliRunner
+from onnx_files import adding
+from stand_in_triton import stand_ins
+from test_models import CONFIG
+
+from mataserver_fleet.commands import fleet
+
+
+@pytest.fixture
+def url():
+    """The commands know no database: one kind is enough."""
+    return
+
+
+@pytest.fixture
+async def client(serve):
+    """A client of a server that looks at its Tritons often."""
+    async with serve(fleet={"probe": 0.1}) as made:
+        yield made
+
+
+@pytest.fixture
+def run(client):
+    """Return what runs a command in this process; it gives status, output and the refusal."""
+    where = ["--url", client.server.url, "--api-key", client.server.key]
+
+    async def run(*arguments):
+        done = await asyncio.to_thread(CliRunner().invoke, fleet, [*arguments, *where])
+        refusal = "" if done.exception is None else str(done.exception)
+        return done.exit_code, done.stdout, refusal
+
+    return run
+
+
+async def test_an_operators_day(run, tmp_path):
+    """A Triton, a model that is pushed, changed and rolled back, an application, a consumer."""
+    folder = tmp_path / "shelf"
+    (folder / "1").mkdir(parents=True)
+    (folder / "config.pbtxt").write_text(CONFIG)
+    (folder / "labels.txt").write_text("milk\n")
+    (folder / "1" / "model.onnx").write_bytes(adding(1))
+    async with stand_ins(1) as (triton,):
+        added = await run("tritons", "add", "gpu-1", "127.0.0.1", str(triton.port))
+        assert added == (0, "registered gpu-1\n", "")
+        said = "added version 1 to shelf\nshelf is loaded at gpu-1\n"
+        assert await run("models", "push", str(folder), "--load") == (0, said, "")
+        again = await run("models", "push", str(folder))
+        assert again == (0, "shelf has version 1 already\n", "")
+        (folder / "2").mkdir()
+        (folder / "2" / "model.onnx").write_bytes(adding(2))
+        status, out, _ = await run("models", "push", str(folder))
+        assert (status, out.splitlines()[1]) == (0, "added version 2 to shelf")
+        assert await run("load", "shelf") == (0, "shelf is loaded at gpu-1\n", "")
+        assert triton.models["shelf"]["files"]["2/model.onnx"] == adding(2)
+        rolled = await run("models", "rollback", "shelf")
+        assert rolled == (0, "shelf is loaded at gpu-1\n", "")
+        assert triton.models["shelf"]["versions"] == ["1"]
+        status, _, err = await run("models", "rollback", "shelf")
+        assert (status, "no version before" in err) == (1, True)
+        line = (await run("models", "list"))[1].split("\t")
+        assert line[:3] == ["shelf", "2,1", "ready"]
+        (folder / "labels.txt").unlink()
+        (folder / "1").rename(tmp_path / "1")
+        (folder / "2").rename(tmp_path / "2")
+        (folder / "3").mkdir()
+        (folder / "3" / "model.onnx").write_bytes(b"x" * 16_500_000)
+        pushed = await run("models", "push", str(folder))
+        assert pushed == (0, "added version 3 to shelf\n", "")
+        (tmp_path / "1").rename(folder / "1")
+        (folder / "1" / "model.onnx").write_bytes(adding(9))
+        status, _, err = await run("models", "push", str(folder))
+        assert (status, "never changes" in err) == (1, True)
+        assert (await run("apps", "add", "shop", "--resend"))[0] == 0
+        status, out, _ = await run("apps", "route", "shop", "shelf")
+        assert (status, out.endswith("/gateway/shop/v2/models/shelf\n")) == (0, True)
+        status, key, _ = await run("consumers", "add", "shop", "till", "--rate", "60")
+        assert (status, key.startswith("fleet_")) == (0, True)
+        assert (await run("apps", "list"))[1] == "shop\t-\tshelf\ttill\n"
+        assert (await run("consumers", "list"))[1] == "till\tactive\t60\t-\t-\n"
+        assert (await run("consumers", "key", "till"))[1] not in {"", key}
+        assert await run("unload", "shelf") == (0, "shelf is unloaded at gpu-1\n", "")
+        assert (await run("tritons", "list"))[1].split("\t")[:3:2] == ["gpu-1", "ready"]
+        for command in (("consumers", "rm", "till"), ("apps", "rm", "shop"),
+                        ("models", "rm", "shelf"), ("tritons", "rm", "gpu-1")):  # fmt: skip
+            assert (await run(*command))[0] == 0
+
+
+async def test_what_goes_wrong(client, run, tmp_path):
+    """A refusal is one line and status 1, and so is a server that is not there."""
+    (tmp_path / "empty").mkdir()
+    status, _, err = await run("models", "push", str(tmp_path / "empty"))
+    assert (status, "has no version" in err) == (1, True)
+
+    def ran(url):
+        where = ("--url", url, "--api-key", client.server.key)
+        return subprocess.run(
+            [sys.executable, "-m", "mataserver", "fleet", "load", "absent", *where],
+            capture_output=True,
+            text=True,
+            cwd=tmp_path,
+            check=False,
+        )
+
+    for url, said in (
+        (client.server.url, "error: Model not found: absent\n"),
+        ("http://127.0.0.1:9", "error: cannot reach the server"),
+    ):
+        done = await asyncio.to_thread(ran, url)
+        assert (done.returncode, done.stdout) == (1, "")
+        assert done.stderr.startswith(said)
