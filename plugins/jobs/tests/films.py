@@ -10,9 +10,9 @@ import numpy as np
 from PIL import Image
 
 
-def video(path, count=20, form=None):
+def video(path, count=20, form=None, options=None):
     """Write a video of ``count`` grey frames of 96x64 at 25 a second, each with a red box."""
-    with av.open(str(path), "w", format=form) as container:
+    with av.open(str(path), "w", format=form, options=options or {}) as container:
         stream = container.add_stream("libx264", rate=25, options={"preset": "ultrafast"})
         stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
         for _ in range(count):
