@@ -94,6 +94,19 @@ async def test_a_server_that_dies_amid_its_answer(stand, upstreams, targets):  #
     assert next(iter(stand.gateway.usage.total.values())).failed == 2
 
 
+async def test_odd_fields_of_an_answer(stand):  # noqa: F811
+    """Bytes that are no text in a server's header do not keep its answer from the client."""
+
+    async def act(writer):
+        writer.write(b"HTTP/1.1 200 OK\r\nX-Odd: a\xffb\r\nContent-Length: 2\r\n\r\nok")
+        return True
+
+    async with Raw(act) as server:
+        stand.follow(application(Target("127.0.0.1", server.port)))
+        status, body, headers = await stand.ask()
+        assert (status, body, headers["X-Odd"]) == (200, b"ok", "a\ufffdb")
+
+
 GARBAGE = [
     b"\x00\x01\x02\x03\r\n\r\n",
     b"HTTP/1.1 banana\r\n\r\n",
@@ -179,6 +192,60 @@ async def test_a_server_that_lost_its_models(stand, upstreams, targets):  # noqa
     assert (await stand.ask())[1]["server"] == "one"
     assert len(server.seen) == 1
     await server.stop()
+
+
+async def test_a_version_that_nobody_has(stand, upstreams, targets):  # noqa: F811
+    """What a server says of it is the client's, once all were asked; nobody is doubted for it."""
+
+    class Without(Upstream):
+        async def inferred(self, request):
+            return web.json_response({"error": "unknown version"}, status=400)
+
+    servers = [Without("a"), Without("b")]
+    for server in servers:
+        await server.start()
+    pair = [Target("127.0.0.1", each.port) for each in servers]
+    stand.follow(application(*pair))
+    for number in range(10, 14):
+        path = INFER.replace("/infer", f"/versions/{number}/infer")
+        assert (await stand.ask(path))[:2] == (400, {"error": "unknown version"})
+    assert [len(each.seen) for each in servers] == [4, 4]
+    for each in pair:
+        known = stand.gateway.servers.of(each)
+        assert (known.suspect, known.unready) == (False, set())
+    for server in servers:
+        await server.stop()
+
+
+async def test_a_probe_that_is_late(stand, upstreams, targets):  # noqa: F811
+    """A server that is late for one probe is asked after others; for two in a row it is dead."""
+    known = stand.gateway.servers.of(targets[0])
+    stand.follow(application(targets[0]))
+    probes = stand.gateway._probes
+    late = TimeoutError()
+    probes._miss(targets[0].url, known, late)
+    assert (known.suspect, known.alive) == (True, True)
+    assert (await stand.ask())[0] == 200
+    await eventually(lambda: not known.suspect)
+    for _ in range(2):
+        probes._miss(targets[0].url, known, late)
+    assert not known.alive
+    await eventually(lambda: known.alive)
+
+
+async def test_an_upload_that_takes_longer_than_an_answer_may(stand, upstreams, targets):  # noqa: F811
+    """The time of an answer begins when the body has gone on."""
+    stand.follow(application(targets[0], timeout=0.6))
+    size = 9_000_000
+    lines = [f"POST {INFER} HTTP/1.1", "Host: x", f"apikey: {KEY}", f"Content-Length: {size}"]
+    reader, writer = await asyncio.open_connection("127.0.0.1", stand.port)
+    writer.write("\r\n".join([*lines, "Connection: close", "", ""]).encode())
+    for _ in range(9):
+        writer.write(bytes(size // 9))
+        await writer.drain()
+        await asyncio.sleep(0.12)
+    assert (await reader.read()).startswith(b"HTTP/1.1 200")
+    writer.close()
 
 
 async def test_a_request_that_is_wrong(stand, targets):  # noqa: F811

@@ -72,7 +72,7 @@ class Answer:
 class Exchange:
     """Sends a message to a server and gives the answer, whose body has yet to be read.
 
-    seconds: until the answer begins.
+    seconds: until the answer begins; of a body that passes through, until more of it is taken.
     movable: whether it is given up once probes tell that the server is dead.
 
     Raises ``Failed``, and what kept the body from arriving.
@@ -104,7 +104,7 @@ class Exchange:
         self._server.begin(timer if self._movable else None)
         try:
             async with timer:
-                return await self._ask()
+                return await self._ask(timer)
         except BaseException as error:
             self._end()
             if isinstance(error, (OSError, MalformedError)):
@@ -122,14 +122,14 @@ class Exchange:
         if self._link is not None:
             self._links.give_back(self._target.host, self._target.port, self._link)
 
-    async def _ask(self) -> Answer:
+    async def _ask(self, timer: asyncio.Timeout) -> Answer:
         body, target = self._message.body, self._target
         link = self._link = await self._links.take(target.host, target.port)
         transport = link.begin()
         head = self._message.head(target)
         if isinstance(body, Passing):
             transport.write(head)
-            await body.send(transport.write, link.drained)
+            await body.send(transport.write, lambda: self._drained(link, timer))
         elif body is None:
             transport.write(head)
         else:
@@ -140,6 +140,14 @@ class Exchange:
         if not (200 <= status < 300 or status >= 400):
             raise Failed(f"The server answered {status}", sent=True)
         return Answer(link, status, fields, length)
+
+    async def _drained(self, link: Link, timer: asyncio.Timeout) -> bool:
+        """Wait until more may be sent; a body that goes on arriving is in time."""
+        loop = asyncio.get_running_loop()
+        timer.reschedule(loop.time() + self._seconds)
+        more = await link.drained()
+        timer.reschedule(loop.time() + self._seconds)
+        return more
 
     def _meaning(self, error: Exception) -> Failed:
         """Return what a failure means: who failed, and whether the server may have the request."""

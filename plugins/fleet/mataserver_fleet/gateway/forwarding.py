@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import re
 from typing import TYPE_CHECKING
+from urllib.parse import quote
 
 from mataserver import MataError, Unavailable
 from mataserver_fleet.gateway.bodies import Passing, Whole
@@ -28,9 +28,10 @@ PAUSE, LONGEST = 0.05, 0.5
 """Seconds before servers that all failed are asked again: doubled each time, up to the longest."""
 _TELLING = frozenset({400, 404, 503})
 """Statuses by which a server may say that it has no such model now: 400 is a Triton's."""
+_NOT_HERE = 503
 MIRRORED = 16
 """Copies that are under way at a time; there is none of a request beyond."""
-_QUERY = re.compile(r"[!-~]+")
+_VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
 
 log = logging.getLogger("mataserver.plugin.fleet")
 
@@ -114,10 +115,11 @@ class Forwarding:
             if pin is None:
                 break
             try:
-                return await self._ask(call, pin, deadline)
+                return await self._ask(call, pin, deadline, tried)
             except Failed as error:
                 failure = error
-                self._servers.of(pin.target).doubt()
+                if error.status != _NOT_HERE:
+                    self._servers.of(pin.target).doubt()
                 if not self._may_repeat(call, error):
                     raise
                 tried.add(pin.target.url)
@@ -131,7 +133,9 @@ class Forwarding:
             return False
         return not failure.sent or call.asked.place.application.resend
 
-    async def _ask(self, call: Call, pin: Pin, deadline: float) -> web.StreamResponse:
+    async def _ask(
+        self, call: Call, pin: Pin, deadline: float, tried: set[str]
+    ) -> web.StreamResponse:
         route, verb = call.asked.place.route, call.asked.verb
         server = self._servers.of(pin.target)
         left = deadline - asyncio.get_running_loop().time()
@@ -142,27 +146,31 @@ class Forwarding:
             self._links, pin.target, server, message, max(left, 0.001), movable=movable
         ) as answer:
             if answer.status in _TELLING:
-                await self._check(call, pin)
+                await self._check(call, pin, tried)
             if call.step is not None:
                 self._choosing.bind(call.asked.place, call.step, pin)
             patience = call.asked.place.application.timeout
-            call.status = answer.status
-            response, whole = await relay(call.request, answer, patience, self._unread, call.count)
-            if not whole:
-                call.status = 502
+            response, call.status = await relay(
+                call.request, answer, patience, self._unread, call.count
+            )
             return response
 
-    async def _check(self, call: Call, pin: Pin) -> None:
+    async def _check(self, call: Call, pin: Pin, tried: set[str]) -> None:
         """Raise ``Failed`` for an answer that says that the model is not here.
 
-        A Triton that has just restarted says 400 for each model that it does not have yet.
+        A Triton that has just restarted says 400 for each model that it does not have yet. What the
+        last one says of a version that the client named is the client's: there may be none.
         """
-        if call.asked.verb != "infer" or call.pin is not None or pin.target.token:
+        place, version, verb = call.asked
+        if verb != "infer" or call.pin is not None or pin.target.token or not call.replayable:
             return
-        path = call.asked.place.route.path(pin.version, "ready")
-        server = self._servers.of(pin.target)
-        if not await self._probes.look(pin.target.url, server, path) and call.replayable:
-            raise Failed("The server has not the model ready", sent=False, status=503)
+        path, server = place.route.path(pin.version, "ready"), self._servers.of(pin.target)
+        if await self._probes.look(pin.target.url, server, path):
+            return
+        asked = tried | {pin.target.url}
+        if version and self._choosing.choose(place, version, None, asked) is None:
+            return
+        raise Failed("The server has not the model ready", sent=False, status=_NOT_HERE)
 
     # copies
 
@@ -196,6 +204,6 @@ class Forwarding:
 
 
 def _with_query(call: Call, path: str) -> str:
-    """Return a path with the client's query, which is ASCII as it was sent or is left out."""
+    """Return a path with the client's query; what may not stand in one is encoded."""
     query = call.request.rel_url.raw_query_string
-    return f"{path}?{query}" if query and _QUERY.fullmatch(query) else path
+    return f"{path}?{quote(query, safe=_VISIBLE)}" if query else path

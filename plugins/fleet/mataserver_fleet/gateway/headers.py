@@ -75,7 +75,7 @@ def back(given: Fields) -> list[tuple[str, str]]:
     given = list(given)
     named = _named(given)
     return [
-        (name.decode("ascii"), value.decode("utf-8", "surrogateescape"))
+        (name.decode("ascii"), value.decode("utf-8", "replace"))
         for name, value in given
         if (lower := name.lower()) not in _BACK and lower not in named
     ]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
 HURRY = 0.25
 """Seconds between two looks at a server that is in trouble."""
+MISSES = 2
+"""Probes one after the other that a server may be late for until it is taken to be dead."""
 
 log = logging.getLogger("mataserver.plugin.fleet")
 
@@ -71,22 +73,31 @@ class Probes:
         """Ask now whether a server serves a model; return whether it does."""
         try:
             ready = await self._ready(url + path)
-        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
-            if server.alive:
-                log.warning("%s does not answer: %s", url, type(error).__name__)
-            server.died()
+        except (aiohttp.ClientError, OSError, ValueError) as error:
+            self._miss(url, server, error)
             return False
         now = self._servers.clock()
         server.answered(now)
-        server.tell(path, ready=ready, now=now)
+        if path in self._paths.get(url, ()):  # any other is looked at this once
+            server.tell(path, ready=ready, now=now)
         return ready
+
+    def _miss(self, url: str, server: Server, error: Exception) -> None:
+        """Note a probe that was not answered: one that is late may be so because much is asked."""
+        server.missed += 1
+        if isinstance(error, TimeoutError) and server.missed < MISSES:
+            server.doubt()
+            return
+        if server.alive:
+            log.warning("%s does not answer: %s", url, type(error).__name__)
+        server.died()
 
     async def _watch(self, url: str, server: Server) -> None:
         while True:
             well = True
             for path in sorted(self._paths.get(url, ())):
                 well = await self.look(url, server, path) and well
-                if not server.alive:
+                if server.missed:
                     break
             server.troubled.clear()
             with contextlib.suppress(TimeoutError):

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
 SMALL = 1 << 16
 """Bytes of an answer that is read whole before any of it is sent."""
+LEFT = 499
+"""What is counted for a client that left amid its answer."""
 
 log = logging.getLogger("mataserver.plugin.fleet")
 
@@ -29,8 +31,8 @@ async def relay(
     patience: float,
     unread: float,
     sent: Callable[[int], None],
-) -> tuple[web.StreamResponse, bool]:
-    """Answer a request with a server's answer; return the response, and whether it is whole.
+) -> tuple[web.StreamResponse, int]:
+    """Answer a request with a server's answer; return the response, and the status that it counts.
 
     patience: seconds that the server may pause; ``unread``: that the client may.
     sent:     is told how many bytes were passed on.
@@ -41,7 +43,7 @@ async def relay(
     if length is not None and length <= SMALL:
         body = await whole_of(answer, patience)
         sent(len(body))
-        return web.Response(status=answer.status, headers=fields, body=body), True
+        return web.Response(status=answer.status, headers=fields, body=body), answer.status
     response = web.StreamResponse(status=answer.status, headers=fields)
     if length is None:
         response.enable_chunked_encoding()
@@ -54,10 +56,12 @@ async def relay(
     except (OSError, MalformedError) as error:
         # Whoever reads must not take the part for the whole.
         log.info("an answer was cut off: %s", type(error).__name__)
-        if request.transport is not None:
-            request.transport.abort()
-        return response, False
-    return response, True
+        transport = request.transport
+        if transport is None or transport.is_closing():
+            return response, LEFT
+        transport.abort()
+        return response, Failed.status
+    return response, answer.status
 
 
 async def whole_of(answer: Answer, patience: float) -> bytes:

@@ -24,15 +24,19 @@ class Server:
     outstanding: requests that it has not answered yet.
     suspect:     a request to it failed, and no probe has told since whether it lives.
     alive:       whether it answered the last probe at all.
+    missed:      probes that it has not answered since the last that it did.
     unready:     paths of models that it does not serve now.
     """
 
-    __slots__ = ("_attempts", "alive", "back", "outstanding", "suspect", "troubled", "unready")
+    __slots__ = (
+        "_attempts", "alive", "back", "missed", "outstanding", "suspect", "troubled", "unready",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.outstanding = 0
         self.suspect = False
         self.alive = True
+        self.missed = 0
         self.unready: set[str] = set()
         self.back = 0.0
         self.troubled = asyncio.Event()
@@ -65,14 +69,15 @@ class Server:
         """Note that a probe was answered."""
         if self.suspect or not self.alive:
             self.back = now
-        self.suspect, self.alive = False, True
+        self.suspect, self.alive, self.missed = False, True, 0
 
     def died(self) -> None:
         """Note that a probe was not answered; requests that can be sent elsewhere are ended."""
         self.alive = False
         now = asyncio.get_running_loop().time()
         for attempt in self._attempts:
-            attempt.reschedule(now)
+            if not attempt.expired():
+                attempt.reschedule(now)
         self._attempts.clear()
 
     def tell(self, path: str, *, ready: bool, now: float) -> None:
