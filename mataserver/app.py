@@ -8,14 +8,13 @@ import errno
 import logging
 import os
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 from aiohttp import web
-from aiohttp.http_exceptions import HttpProcessingError
 
 import mataserver
-from mataserver import hosting, openapi
+from mataserver import hosting, kernel, openapi
 from mataserver import plugins as plugin_host
 from mataserver.cameras.roster import Roster
 from mataserver.catalog import Catalog
@@ -40,9 +39,10 @@ from mataserver.http import (
     stream,
 )
 from mataserver.http import settings as settings_page
-from mataserver.http.auth import Gate
-from mataserver.http.browsers import Browsers
+from mataserver.http.auth import Gate, Pages
+from mataserver.http.browsers import Browsers, Names
 from mataserver.http.channel import GOING_AWAY
+from mataserver.http.codec import Share
 from mataserver.http.entrance import Site
 from mataserver.http.routing import ALTERNATIVES, TABLE, State
 from mataserver.http.sockets import Sockets
@@ -65,6 +65,12 @@ if TYPE_CHECKING:
     from mataserver.plugins import Plugins
     from mataserver.service import Service
 
+CONNECTIONS: dict[str, Any] = {
+    "access_log": None,
+    "auto_decompress": False,
+    "keepalive_timeout": 75.0,
+}
+"""aiohttp's options of every connection."""
 LAST_SECONDS = 1.0
 """How much longer than ``drain_timeout`` the end of the server may take."""
 STATE = web.AppKey("state", State)
@@ -111,7 +117,7 @@ def build(
         Gate(
             KeyRing(keys),
             browsers,
-            anonymous=settings.auth_mode == "none",
+            open_to=_open_to(settings),
             trust_proxy=settings.trust_proxy,
         ),
         browsers,
@@ -139,6 +145,15 @@ def build(
     if settings.grpc_port is not None:
         _add_grpc(state)
     return application
+
+
+def _open_to(settings: Settings) -> Pages | None:
+    """Return which web pages may use a server that asks for no key; None for one that does."""
+    if settings.auth_mode != "none":
+        return None
+    known = not settings.trust_proxy or settings.allowed_hosts
+    names = Names([settings.host, *settings.allowed_hosts]) if known else None
+    return Pages(names, frozenset(settings.cors_origins))
 
 
 def _hosts(settings: Settings) -> Hosts:
@@ -315,21 +330,12 @@ async def _give_up(state: State, half: float) -> None:
 
 def runner_of(application: web.Application) -> web.AppRunner:
     """Return what serves an application: as the command and the tests do."""
-    logging.getLogger("aiohttp.server").addFilter(_without_bad_requests)
     return web.AppRunner(
         application,
-        access_log=None,
         handler_cancellation=True,
-        auto_decompress=False,
         shutdown_timeout=LAST_SECONDS / 8,  # what is left when ``stop`` has waited
-        keepalive_timeout=75.0,
+        **CONNECTIONS,
     )
-
-
-def _without_bad_requests(record: logging.LogRecord) -> bool:
-    """Keep what is no HTTP, which any scanner sends, from filling the log with tracebacks."""
-    error = record.exc_info[1] if record.exc_info else None
-    return not isinstance(error, HttpProcessingError)
 
 
 def _why_deaf(settings: Settings, error: OSError) -> str:
@@ -347,7 +353,8 @@ async def listen(runner: web.AppRunner, application: web.Application, host: str,
     listens on every address.
     """
     state = application[STATE]
-    await Site(runner, host, port, state.settings.max_connections).start()
+    limit = state.settings.max_connections
+    await Site(runner, host, port, limit, lambda: Share(state), CONNECTIONS).start()
     chosen: int = runner.addresses[0][1]
     here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
     state.url = url_of(here, chosen)
@@ -374,6 +381,7 @@ async def run(
 
     ``announce(url, state)`` is called once the server listens. Raises ``MataError`` when it cannot.
     """
+    kernel.hide_memory()
     keep_freed_memory(block_mb=8, total_mb=16)  # bodies and answers; an idle server stays small
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()

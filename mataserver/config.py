@@ -49,6 +49,7 @@ CameraSource = Annotated[str, Meta(min_length=1, max_length=2048)]
 Rate = Annotated[float, Meta(gt=0.0, le=1_000.0)]
 Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]+(/\d{1,3})?\Z", max_length=255)]
 OutboundHost = Annotated[str, Meta(pattern=r"^(\*|[A-Za-z0-9._:-]+(/\d{1,3})?)\Z", max_length=255)]
+HostName = Annotated[str, Meta(pattern=r"^(\*|[A-Za-z0-9._-]+)\Z", max_length=255)]
 Variable = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\*?\Z", max_length=255)]
 AbsolutePath = Annotated[str, Meta(pattern=r"^/", max_length=4096)]
 
@@ -189,6 +190,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     metrics_public: bool = True
     health_status: Literal["ok", "healthy"] = "ok"
     trust_proxy: bool = False
+    allowed_hosts: list[HostName] = []
     models: list[ModelSettings] = []
     cameras: list[CameraSettings] = []
     plugins: dict[str, Any] = {}

@@ -71,7 +71,8 @@ class Route:
 
     ``error_headers`` are those of every answer that is an error, whoever made it.
 
-    ``when`` claims a route that exists already for the requests that it knows.
+    ``when`` claims a route that exists already for the requests that it knows. ``socket`` says that
+    it answers WebSockets: there, and nowhere else, ``?token=`` counts as credentials.
     """
 
     method: str
@@ -95,6 +96,7 @@ class Route:
     error_headers: dict[str, str] = field(default_factory=dict)
     when: Callable[[web.Request], bool] | None = None
     documented: bool = True
+    socket: bool = False
 
 
 @dataclass(frozen=True, slots=True)

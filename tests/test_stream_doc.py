@@ -56,7 +56,7 @@ def test_the_close_codes_are_those_of_the_code():
     """The table has every code that the server closes with, besides aiohttp's own."""
     ours = {channel.NORMAL, channel.GOING_AWAY, channel.INTERNAL}
     ours |= {stream.POLICY, stream.UNAUTHORIZED, stream.NO_SESSION}
-    assert {int(code) for code, *_ in rows("code")} == ours | {1002, 1007, 1009}
+    assert {int(code) for code, *_ in rows("code")} == ours | {1002, 1007, 1009, 1013}
 
 
 def test_the_defaults_are_those_of_the_settings():

@@ -14,14 +14,14 @@ from aiohttp import hdrs, web
 
 from mataserver.errors import MataError
 from mataserver.http import proxies
-from mataserver.http.browsers import cookie_name, may_act
+from mataserver.http.browsers import SAFE, cookie_name, is_foreign, may_act
 from mataserver.principals import ANONYMOUS, Credentials
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 
     from mataserver.credentials import KeyRing
-    from mataserver.http.browsers import Browsers
+    from mataserver.http.browsers import Browsers, Names
     from mataserver.principals import Principal, Scheme
 
     Authenticate = Callable[[Credentials], Awaitable[Principal | None]]
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
 API_KEY = "X-API-Key"
 CSRF = "X-CSRF-Token"
 INVALID = "Invalid API key"
+FOREIGN = "A page of another origin may not send this: see cors_origins"
 PRINCIPAL: web.RequestKey[Principal | None] = web.RequestKey("principal")
 """Who asks, in a request that a handler gets; None on a public route that nobody known asks."""
 
@@ -53,6 +54,17 @@ class UnknownKey(Forbidden):
     unknown = True
 
 
+class Pages(NamedTuple):
+    """Which web pages may use a server that asks for no credentials.
+
+    ``names`` are those by which it is known, None where that is left to a proxy; ``origins`` those
+    of pages of other servers.
+    """
+
+    names: Names | None
+    origins: frozenset[str] = frozenset()
+
+
 class Gate:
     """Tells whose credentials a request shows, and lets it pass or not.
 
@@ -61,11 +73,12 @@ class Gate:
     """
 
     def __init__(
-        self, keys: KeyRing, browsers: Browsers, *, anonymous: bool, trust_proxy: bool
+        self, keys: KeyRing, browsers: Browsers, *, open_to: Pages | None, trust_proxy: bool
     ) -> None:
         self._keys = keys
         self._browsers = browsers
-        self._anonymous = anonymous
+        self._anonymous = open_to is not None
+        self._open_to = open_to
         self._trust_proxy = trust_proxy
         self.services: list[Authenticate] = []
 
@@ -74,14 +87,18 @@ class Gate:
         principal = None if self._anonymous else self._keys.first
         return None if principal is None else self._browsers.make_code(principal)
 
-    async def admit(self, request: web.Request, needs: str | None, *, public: bool) -> None:
+    async def admit(
+        self, request: web.Request, needs: str | None, *, public: bool, socket: bool = False
+    ) -> None:
         """Note who asks in ``request[PRINCIPAL]``, for a route that needs a scope.
+
+        ``socket`` says that it answers WebSockets, whose ``?token=`` counts.
 
         Raises ``Unauthorized`` or ``Forbidden`` for whoever may not ask it. One that is ``public``
         is given None for whoever is not known.
         """
         try:
-            principal = await self.principal_of(request)
+            principal = await self.principal_of(request, socket=socket)
         except MataError:
             if not public:
                 raise
@@ -90,11 +107,12 @@ class Gate:
         if not public:
             check_scope(principal, needs)
 
-    async def principal_of(self, request: web.Request) -> Principal | None:
+    async def principal_of(self, request: web.Request, *, socket: bool = False) -> Principal | None:
         """Return who asks, None where nothing is shown. Raises as ``authenticate`` does."""
-        if self._anonymous:
+        if self._open_to is not None:
+            self._check_page(request, self._open_to)
             return ANONYMOUS
-        given = _given(request)
+        given = _given(request, socket=socket)
         if not given:
             return self._by_cookie(request)
         # Of most requests this is all; what else tells of a request is for services to judge.
@@ -102,6 +120,15 @@ class Gate:
         if principal is not None:
             return principal
         return await self.authenticate([self.described(request, *each) for each in given])
+
+    def _check_page(self, request: web.Request, pages: Pages) -> None:
+        """Raise ``Forbidden`` for what a web page may not ask, where nobody has to show a key."""
+        host = proxies.place(request, trusted=self._trust_proxy).host
+        if pages.names is not None and not pages.names.include(host):
+            raise Forbidden("The Host is no name of this server: see allowed_hosts")
+        acts = request.method not in SAFE or is_socket(request)
+        if acts and is_foreign(request.headers, host, pages.origins):
+            raise Forbidden(FOREIGN)
 
     async def authenticate(self, shown: Iterable[Credentials]) -> Principal | None:
         """Return whose the first credentials are that somebody knows; None where there are none.
@@ -201,14 +228,15 @@ class _Given(NamedTuple):
     user: str = ""
 
 
-def _given(request: web.Request) -> list[_Given]:
+def _given(request: web.Request, *, socket: bool) -> list[_Given]:
     """Return what a request shows: a WebSocket's ``?token=`` first, then its headers.
 
-    A browser's script can set no header of a WebSocket.
+    A browser's script can set no header of a WebSocket. Elsewhere a key in a URL would open the
+    door to whoever reads a log or a history.
     """
     headers = request.headers
     shown = _read(headers.get(hdrs.AUTHORIZATION, ""), headers.get(API_KEY))
-    if is_socket(request) and (token := request.query.get("token")):
+    if socket and is_socket(request) and (token := request.query.get("token")):
         shown.insert(0, _Given("token", token))
     return shown
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import ipaddress
 import secrets
 import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Iterable, Mapping
 
     from mataserver.principals import Credentials, Principal
 
@@ -26,7 +27,8 @@ MOST, MOST_OF_ONE = 1_000, 100
 
 Whoever signs in without end ends their own sessions, and nobody else's.
 """
-_SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
+ANY = "*"
 
 T = TypeVar("T")
 
@@ -157,12 +159,54 @@ def may_act(credentials: Credentials, login: Login, *, socket: bool) -> bool:
 
     A WebSocket can carry no header of a page's own, and a browser always tells its ``Origin``.
     """
-    if not socket and credentials.method in _SAFE:
+    if not socket and credentials.method in SAFE and credentials.origin is None:
         return True
     if not same_origin(credentials.origin, credentials.host):
         return False
     given = credentials.csrf.encode("utf-8", "surrogateescape")
-    return socket or hmac.compare_digest(given, login.csrf.encode())
+    return socket or credentials.method in SAFE or hmac.compare_digest(given, login.csrf.encode())
+
+
+def is_foreign(headers: Mapping[str, str], host: str, allowed: Collection[str]) -> bool:
+    """Whether a request comes from a web page of an origin that is not ``allowed``.
+
+    What no page sends has no ``Origin``. The page's own server is known by the browser's word
+    (Fetch Metadata, https://www.w3.org/TR/fetch-metadata/), or by the ``Host`` that was asked.
+    """
+    site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
+    if site in {"same-origin", "none"}:
+        return False
+    if origin is None:
+        return site is not None
+    return not (ANY in allowed or origin in allowed or same_origin(origin, host))
+
+
+class Names:
+    """The names by which a server is known, beside every address and ``localhost``.
+
+    Whoever owns a domain can have it lead to any address, also to this machine's ("DNS rebinding"):
+    to a browser its page is then of the same origin, and only the ``Host`` tells.
+    """
+
+    def __init__(self, names: Iterable[str]) -> None:
+        self._names = {name.lower().rstrip(".") for name in names}
+
+    def include(self, host: str) -> bool:
+        """Whether a ``Host``, perhaps with a port, is one of the server's."""
+        name = host.lower()
+        if name.startswith("["):
+            return _is_address(name[1:].partition("]")[0])
+        name = name.partition(":")[0].rstrip(".")
+        local = name == "localhost" or name.endswith(".localhost")
+        return local or ANY in self._names or name in self._names or _is_address(name)
+
+
+def _is_address(text: str) -> bool:
+    try:
+        ipaddress.ip_address(text)
+    except ValueError:
+        return False
+    return True
 
 
 def same_origin(origin: str | None, host: str) -> bool:

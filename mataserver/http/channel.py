@@ -36,7 +36,8 @@ MOST_TEXT = 65_536
 TURN = 64
 """Messages that one connection handles before the others get their turn."""
 
-NORMAL, GOING_AWAY, TOO_BIG, INTERNAL = 1000, 1001, 1009, 1011
+NORMAL, GOING_AWAY, TOO_BIG, INTERNAL, LATER = 1000, 1001, 1009, 1011, 1013
+_FAULTS = {TOO_BIG: "message too big", LATER: "too many request bytes are in flight"}
 
 log = logging.getLogger("mataserver.stream")
 
@@ -155,7 +156,7 @@ class Channel(ABC):
         elif kind is WSMsgType.ERROR and isinstance(message.data, WebSocketError):
             code = message.data.code
             log.info("stream of %s: %s (%d)", self._session.id, message.data, code)
-            self.leave(code, "message too big" if code == TOO_BIG else "protocol error")
+            self.leave(code, _FAULTS.get(code, "protocol error"))
         else:
             self.leave(NORMAL, "closed by the client")
 

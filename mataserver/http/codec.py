@@ -31,6 +31,9 @@ if TYPE_CHECKING:
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
+UNSAID = frozenset({"", "application/octet-stream", "application/x-www-form-urlencoded"})
+"""Content types that tell nothing, the last one because curl sends it unasked: the body is looked
+at. A web page may send such a body, and a form, to another origin without asking first."""
 LONG = 1 << 14
 """Bytes of a long body that are copied; the rest is not."""
 LARGE = 1_000_000

@@ -10,15 +10,18 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import web
 
 from mataserver.errors import Unavailable
+from mataserver.http.protocol import Conversation
 from mataserver.logs import Repeats
 
 if TYPE_CHECKING:
-    from aiohttp.web_protocol import RequestHandler
+    from collections.abc import Callable
+
+    from mataserver.service import Share
 
 KEPT = 256
 """File descriptors that connections leave to everything else, where there are enough."""
@@ -72,29 +75,46 @@ class Refusal(asyncio.Protocol):
 class Entrance:
     """Makes what serves each new connection, or refuses it."""
 
-    def __init__(self, server: web.Server, limit: int) -> None:
+    def __init__(
+        self, server: web.Server, limit: int, budget: Callable[[], Share], options: dict[str, Any]
+    ) -> None:
         self._server = server
         self._limit = limit
+        self._budget = budget
+        self._options = options
         self._waiting: set[Refusal] = set()
         self._refusals = Repeats(log, MINUTE)
 
-    def __call__(self) -> RequestHandler | Refusal:
+    def __call__(self) -> Conversation | Refusal:
         """Return the protocol of a new connection."""
         if len(self._server.connections) < self._limit:
-            return self._server()
+            loop = asyncio.get_running_loop()
+            return Conversation(self._server, self._budget, loop=loop, **self._options)
         self._refusals.note(DETAIL, f"a connection was refused: {self._limit} are open")
         return Refusal(self._waiting)
 
 
 class Site(web.BaseSite):
-    """One address that the server listens on, through an ``Entrance``."""
+    """One address that the server listens on, through an ``Entrance``.
 
-    __slots__ = ("_host", "_limit", "_port")
+    ``budget`` gives a share of the bytes in flight; ``options`` are aiohttp's of each connection.
+    """
 
-    def __init__(self, runner: web.AppRunner, host: str, port: int, limit: int) -> None:
+    __slots__ = ("_budget", "_host", "_limit", "_options", "_port")
+
+    def __init__(
+        self,
+        runner: web.AppRunner,
+        host: str,
+        port: int,
+        limit: int,
+        budget: Callable[[], Share],
+        options: dict[str, Any],
+    ) -> None:
         super().__init__(runner)
         self._host, self._port = host, port
         self._limit = limit or default_limit()
+        self._budget, self._options = budget, options
 
     @property
     def name(self) -> str:
@@ -107,7 +127,7 @@ class Site(web.BaseSite):
         server = self._runner.server
         if server is None:
             raise Unavailable("The server is shutting down")
-        entrance = Entrance(server, self._limit)
+        entrance = Entrance(server, self._limit, self._budget, self._options)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
             entrance, self._host, self._port, backlog=self._backlog

@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     from mataserver.services import Handle
     from mataserver.slots import Recipe
 
-UNSAID = frozenset({"", "application/octet-stream", "application/x-www-form-urlencoded"})
-"""Content types that tell nothing, the last one because curl sends it unasked: the body is looked
-at. A web page may send such a body, and a form, to another origin without asking first."""
 _TAKEN = "Content-Type must be application/json or image/*"
 KNOWN_QUERIES = 256
 MAX_QUERY_TEXT = 1_024  # a request line holds some 8,000 bytes
@@ -117,12 +114,12 @@ class _Infer:
         kind = codec.content_type(request)
         if kind.startswith("image/"):
             return await self._raw(request)
-        if kind in UNSAID:
-            origins.check(request, self._state.settings.cors_origins)
+        if kind in codec.UNSAID:
+            self._check_page(request)
         elif not codec.is_json(kind):
             raise codec.Unsupported(_TAKEN)
         async with codec.body(request, self._state) as data:
-            if kind in UNSAID and not _like_json(data):
+            if kind in codec.UNSAID and not _like_json(data):
                 if "model" not in request.query:
                     raise codec.Unsupported(_TAKEN)
                 asked = self._asked(request)
@@ -132,6 +129,10 @@ class _Infer:
             asked, image = self._read(body)
             del body
             return await self._run(request, asked, image)
+
+    def _check_page(self, request: web.Request) -> None:
+        settings = self._state.settings
+        origins.check(request, settings.cors_origins, trust_proxy=settings.trust_proxy)
 
     def _read(self, body: InferBody) -> tuple[_Asked, bytes]:
         """Return what a body asks for, and its image."""
@@ -173,7 +174,7 @@ class _Infer:
         kind, options = parse_options_header(request.headers.get("Content-Type", ""))
         if kind != "multipart/form-data":
             raise codec.Unsupported("Content-Type must be multipart/form-data")
-        origins.check(request, self._state.settings.cors_origins)
+        self._check_page(request)
         async with codec.body(request, self._state) as data:
             file, fields = forms.parse(data, options.get("boundary", ""))
             del data

@@ -50,18 +50,22 @@ class Kit:
 
         Browsers send forms and plain bodies for pages of any origin, without asking first.
         """
-        origins.check(request, self._state.settings.cors_origins)
+        self._check_page(request)
         return await saving.save(request, path, field, limits_of(request, self._state))
 
     async def save_files(self, request: web.Request, folder: Path, *, most: int = 1000) -> Uploads:
         """Write every file of a form into a folder as they arrive; see ``save_body``."""
-        origins.check(request, self._state.settings.cors_origins)
+        self._check_page(request)
         return await saving.save_files(request, folder, most, limits_of(request, self._state))
 
     def read_chunks(self, request: web.Request) -> AsyncIterator[bytes]:
         """Iterate over the body as it arrives."""
-        origins.check(request, self._state.settings.cors_origins)
+        self._check_page(request)
         return saving.chunks(request, limits_of(request, self._state))
+
+    def _check_page(self, request: web.Request) -> None:
+        settings = self._state.settings
+        origins.check(request, settings.cors_origins, trust_proxy=settings.trust_proxy)
 
     def respond(
         self, value: object, *, status: int = 200, request: web.Request | None = None

@@ -14,6 +14,7 @@ from aiohttp.hdrs import METH_ALL
 
 from mataserver.errors import MataError, TooLarge, Unavailable, scarcity
 from mataserver.http import auth, codec, dialects
+from mataserver.http.protocol import wrong_version
 from mataserver.http.routing import ALTERNATIVES, ROUTE, TABLE, limits_of
 
 if TYPE_CHECKING:
@@ -90,6 +91,9 @@ def make(state: State) -> Middleware:
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+        wrong = wrong_version(request)
+        if wrong is not None:
+            return wrong
         given = request.headers.get("X-Request-Id", "")
         request_id = given if _SANE_ID.fullmatch(given) else f"{getrandbits(64):016x}"
         request[REQUEST_ID] = request_id
@@ -226,7 +230,7 @@ async def _admit(request: web.Request, state: State) -> None:
     if route is None:
         return
     try:
-        await state.gate.admit(request, route.needs, public=route.public)
+        await state.gate.admit(request, route.needs, public=route.public, socket=route.socket)
     except auth.Forbidden as error:
         if error.unknown and route.denied == auth.Unauthorized.status:
             raise auth.Unauthorized(error.detail) from None

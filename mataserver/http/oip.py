@@ -15,7 +15,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import jsonbody
 from mataserver.errors import BadRequest, NotFound
-from mataserver.http import codec, examples, readiness
+from mataserver.http import codec, examples, origins, readiness
 from mataserver.http.dialects import InferenceProblem
 from mataserver.http.routing import Body, Route
 from mataserver.oip import rest
@@ -198,6 +198,7 @@ class _Inference:
 
     async def infer(self, request: web.Request) -> web.Response:
         self._state.check_running()
+        self._check_type(request)
         length = _header_length(request)
         name, version = _named(request)
         most = self._state.settings.queue_limit
@@ -215,6 +216,18 @@ class _Inference:
             return web.Response(body=body, content_type=codec.JSON)
         headers = {rest.LENGTH_HEADER: str(length)}
         return web.Response(body=body, content_type=BINARY, headers=headers)
+
+    def _check_type(self, request: web.Request) -> None:
+        """Take what clients of the protocol send, which is often of no type at all.
+
+        Raises ``Unsupported`` for what a page sends anywhere, and ``Forbidden`` for what has no
+        type and comes from a page.
+        """
+        kind, settings = codec.content_type(request), self._state.settings
+        if kind.startswith(("text/", "multipart/")):
+            raise codec.Unsupported(f"Content-Type must be {codec.JSON} or {BINARY}")
+        if kind in codec.UNSAID:
+            origins.check(request, settings.cors_origins, trust_proxy=settings.trust_proxy)
 
     async def index(self, request: web.Request) -> web.Response:
         asked = await self._read(request, IndexBody)
@@ -235,6 +248,7 @@ class _Inference:
 
     async def _read(self, request: web.Request, kind: Any) -> Any:
         """Read a body that may be left out."""
+        self._check_type(request)
         async with codec.body(request, self._state) as data:
             jsonbody.check(data)
             return rest.parse(data or b"{}", kind)

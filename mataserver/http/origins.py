@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
-from mataserver.http.auth import Forbidden
+from mataserver.http.auth import FOREIGN, Forbidden
+from mataserver.http.browsers import ANY, is_foreign
+from mataserver.http.proxies import place
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from aiohttp.typedefs import Handler
 
-ANY = "*"
 METHODS = "GET, HEAD, POST, PUT, PATCH, DELETE"
 HEADERS = "Authorization, *"
 """The star stands for every header but ``Authorization``."""
@@ -36,19 +37,14 @@ def allow(application: web.Application, origins: Sequence[str]) -> None:
     application.on_response_prepare.append(rules.mark)
 
 
-def check(request: web.Request, allowed: Sequence[str]) -> None:
+def check(request: web.Request, allowed: Sequence[str], *, trust_proxy: bool) -> None:
     """Raise ``Forbidden`` for what a web page of an origin that is not ``allowed`` sends.
 
     For bodies that a browser sends anywhere without asking: a key that it adds by itself, as it
-    does for Basic, would be enough. What no page sends has no ``Origin``. The page's own server is
-    known by the browser's word (Fetch Metadata), or by its ``Host``.
+    does for Basic, would be enough.
     """
-    origin = request.headers.get(hdrs.ORIGIN)
-    if origin is None or request.headers.get("Sec-Fetch-Site") in {"same-origin", "none"}:
-        return
-    if ANY in allowed or origin in allowed or origin.partition("://")[2] == request.host:
-        return
-    raise Forbidden("A page of another origin may not send this: see cors_origins")
+    if is_foreign(request.headers, place(request, trusted=trust_proxy).host, allowed):
+        raise Forbidden(FOREIGN)
 
 
 class _Origins:

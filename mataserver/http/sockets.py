@@ -11,15 +11,33 @@ from aiohttp import WSMsgType, web
 
 from mataserver.errors import BadRequest
 from mataserver.http.auth import is_socket
+from mataserver.http.protocol import Conversation
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence
+
+    from aiohttp import WebSocketError
+    from aiohttp.abc import AbstractStreamWriter
 
 GOING_AWAY = 1001
 CLOSE_TIMEOUT = 5.0
 """Seconds that a peer has to answer a closing message."""
 
 log = logging.getLogger("mataserver.http")
+
+
+class WebSocket(web.WebSocketResponse):
+    """aiohttp's socket, which the connection tells what is wrong with the client's frames."""
+
+    async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
+        """Accept the WebSocket."""
+        if isinstance(request.protocol, Conversation):
+            request.protocol.on_failure(self._failed)
+        return await super().prepare(request)
+
+    def _failed(self, error: WebSocketError) -> None:
+        if self._reader is not None:
+            self._reader.set_exception(error)
 
 
 class Sockets:
@@ -44,7 +62,7 @@ class Sockets:
         """Accept a WebSocket as it is. Raises ``BadRequest`` for a request that is none."""
         if not is_socket(request):
             raise BadRequest("This is a WebSocket: connect with a WebSocket client")
-        socket = web.WebSocketResponse(
+        socket = WebSocket(
             protocols=protocols,
             heartbeat=ping,
             autoping=ping is not None,

@@ -7,7 +7,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from aiohttp import WSMsgType, web
+from aiohttp import WSMsgType
 
 from mataserver.errors import BadRequest, NotFound
 from mataserver.http import auth, middleware
@@ -15,9 +15,12 @@ from mataserver.http.auth import PRINCIPAL
 from mataserver.http.channel import GOING_AWAY, INTERNAL, MSGPACK_PROTOCOL, NORMAL, Farewell
 from mataserver.http.connection import Connection
 from mataserver.http.routing import Route
+from mataserver.http.sockets import WebSocket
 from mataserver.http.viewer import Viewer
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from mataserver.http.channel import Channel
     from mataserver.http.routing import State
     from mataserver.sessions import Session
@@ -29,8 +32,8 @@ MAX_VIEWERS = 32
 STRANGER_BYTES = 1_000_000
 """The largest message that is read, to be ignored, from a client without a valid key."""
 
-MALFORMED = frozenset({1002, 1007, 1009})
-"""What aiohttp finds wrong with a message: protocol, text, size."""
+MALFORMED = frozenset({1002, 1007, 1009, 1013})
+"""What is wrong with a message: protocol, text, size, size for now."""
 
 POLICY, UNAUTHORIZED, NO_SESSION = 1008, 4001, 4004
 
@@ -41,11 +44,11 @@ def routes(state: State) -> list[Route]:
     """Return this module's route."""
     return [
         Route("GET", "/v1/stream/{session_id}", _Stream(state).stream, "Stream frames", "sessions",
-              public=True, documented=False),
+              public=True, documented=False, socket=True),
     ]  # fmt: skip
 
 
-class Socket(web.WebSocketResponse):
+class Socket(WebSocket):
     """aiohttp's socket, from which a client that is still sending learns why it is closed.
 
     aiohttp closes the transport right after it has told that a message was malformed or too large.

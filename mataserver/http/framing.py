@@ -1,0 +1,126 @@
+"""Looks at the frames of a WebSocket as they arrive, before aiohttp's reader does.
+
+That takes frames that are not masked, which RFC 6455 (section 5.1) has a server close with 1002,
+and keeps what has come of a message until the message is whole, which must count as in flight.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Protocol
+
+from aiohttp import WebSocketError, WSCloseCode
+
+from mataserver.errors import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mataserver.service import Share
+
+_CONTROL = 0x8
+"""Opcodes from here on are those of pings, pongs and goodbyes: short, and between others' parts."""
+
+
+class Reader(Protocol):
+    """What reads a WebSocket's bytes."""
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """Take bytes; whether they end the connection, and what follows."""
+        ...
+
+    def feed_eof(self) -> None:
+        """Learn that no more bytes come."""
+        ...
+
+
+class Framing:
+    """Stands before a ``reader``; ``fail`` is told what is wrong with what the client sends."""
+
+    def __init__(
+        self, reader: Reader, share: Share, fail: Callable[[WebSocketError], None]
+    ) -> None:
+        self._reader = reader
+        self._share = share
+        self._fail = fail
+        self._head = b""
+        self._left = 0
+        self._control = self._final = False
+        self._size = self._held = 0
+
+    def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+        """Look at bytes, then hand them on; a client that breaks the rules is read no further."""
+        try:
+            self._look(data)
+            self._hold()
+        except WebSocketError as error:
+            self.end()
+            self._fail(error)
+            return True, b""
+        return self._reader.feed_data(data)
+
+    def feed_eof(self) -> None:
+        """Hand on that no more bytes come."""
+        self.end()
+        self._reader.feed_eof()
+
+    def end(self) -> None:
+        """Give back what the message holds that is not whole."""
+        self._share.give_back()
+        self._held = self._size = 0
+
+    def _look(self, data: bytes) -> None:
+        """Follow the frames through ``data``. Raises ``WebSocketError``."""
+        if self._left >= len(data):  # most are the middle of a large frame
+            self._pass(len(data))
+            return
+        data, self._head, at = self._head + data, b"", 0
+        while at < len(data):
+            if self._left:
+                step = min(self._left, len(data) - at)
+                self._pass(step)
+                at += step
+                continue
+            size = _header_size(data, at)
+            if not size or at + size > len(data):
+                self._head = data[at:]
+                return
+            self._begin(data[at : at + size])
+            at += size
+
+    def _begin(self, header: bytes) -> None:
+        if not header[1] & 0x80:
+            raise WebSocketError(WSCloseCode.PROTOCOL_ERROR, "A client's frame must be masked")
+        self._control = header[0] & 0xF >= _CONTROL
+        self._final = bool(header[0] & 0x80)
+        length = header[1] & 0x7F
+        self._left = length if length < 126 else int.from_bytes(header[2:-4], "big")
+        self._pass(0)
+
+    def _pass(self, count: int) -> None:
+        """Note that ``count`` bytes of the frame's payload have come."""
+        self._left -= count
+        if self._control:
+            return
+        self._size += count
+        if not self._left and self._final:  # whole: who takes it counts it
+            self._size = 0
+
+    def _hold(self) -> None:
+        """Have counted what has come of a message. Raises ``WebSocketError`` without room."""
+        if self._size < self._held:
+            self._share.give_back()
+            self._held = 0
+        if self._size > self._held:
+            try:
+                self._share.take(self._size - self._held)
+            except Unavailable as error:
+                raise WebSocketError(WSCloseCode.TRY_AGAIN_LATER, error.detail) from None
+            self._held = self._size
+
+
+def _header_size(data: bytes, at: int) -> int:
+    """Return the bytes of the frame's header that begins at ``at``, 0 where that is not known."""
+    if len(data) < at + 2:
+        return 0
+    masked, length = data[at + 1] & 0x80, data[at + 1] & 0x7F
+    return 2 + {126: 2, 127: 8}.get(length, 0) + (4 if masked else 0)

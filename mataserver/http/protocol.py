@@ -1,0 +1,103 @@
+"""What serves one connection: aiohttp's protocol, whose own answers are the API's.
+
+What is no HTTP never reaches a handler. It is answered in JSON, without repeating any of it, and
+without the name of a library that a scanner could look up.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any, cast
+
+from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp.web_protocol import RequestHandler
+
+from mataserver.http.framing import Framing
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from aiohttp import WebSocketError
+
+    from mataserver.http.framing import Reader
+    from mataserver.service import Share
+
+_STATUS = 400
+DETAIL = "The request is not valid HTTP"
+_BODY = b'{"detail":"%b"}' % DETAIL.encode()
+_VERSIONS = frozenset({HttpVersion10, HttpVersion11})
+_FAILED = b'{"detail":"Internal server error"}'
+
+log = logging.getLogger("mataserver.http")
+
+
+class Plain(web.Response):
+    """An answer that does not tell what software gives it."""
+
+    async def _prepare_headers(self) -> None:
+        await super()._prepare_headers()
+        self.headers.popall(hdrs.SERVER, None)
+
+
+def wrong_version(request: web.Request) -> web.Response | None:
+    """Return the answer to a version of HTTP that this server does not speak, or None.
+
+    The parser takes HTTP/0.9, whose requests have no headers, and a line that says HTTP/2.0.
+    """
+    return None if request.version in _VERSIONS else _refusal()
+
+
+def _refusal() -> Plain:
+    return _plain(_BODY, _STATUS)
+
+
+def _plain(body: bytes, status: int) -> Plain:
+    response = Plain(body=body, status=status, content_type="application/json")
+    response.force_close()
+    return response
+
+
+class Conversation(RequestHandler):
+    """One connection; ``budget`` gives a share of the bytes in flight."""
+
+    __slots__ = ("_budget", "_fail", "_framing")
+
+    def __init__(self, server: web.Server, budget: Callable[[], Share], **options: Any) -> None:
+        super().__init__(server, **options)
+        self._budget = budget
+        self._framing: Framing | None = None
+        self._fail: Callable[[WebSocketError], None] | None = None
+
+    def on_failure(self, fail: Callable[[WebSocketError], None]) -> None:
+        """Have ``fail`` told what is wrong with what the client of a WebSocket sends."""
+        self._fail = fail
+
+    def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
+        """Look at the frames of a WebSocket before ``parser`` reads them."""
+        reader = cast("Reader", parser)
+        self._framing = Framing(reader, self._budget(), self._fail or self._give_up)
+        super().set_parser(self._framing, data_received_cb)  # type: ignore[arg-type]
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Give back what the connection holds."""
+        if self._framing is not None:
+            self._framing.end()
+        super().connection_lost(exc)
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,  # noqa: ARG002 - aiohttp's, which repeats the request
+    ) -> web.StreamResponse:
+        """Answer what did not get to a handler, or failed behind it."""
+        if status >= 500:
+            log.error("a request failed beside its handler", exc_info=exc)
+        if request.writer.output_size > 0:
+            raise ConnectionError("a part of the answer is sent already")
+        return _refusal() if status == _STATUS else _plain(_FAILED, status)
+
+    def _give_up(self, _error: WebSocketError) -> None:
+        if self.transport is not None:
+            self.transport.abort()

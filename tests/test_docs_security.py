@@ -1,0 +1,94 @@
+"""docs/security.md against the code: limits, open routes, variables, fixed numbers."""
+
+from __future__ import annotations
+
+import re
+
+import msgspec
+import pytest
+import yaml
+
+from markdown_pages import quoted, read, rows
+from mataserver import app, config, jsonbody, plugins, testing, variables
+from mataserver.engines import zygote
+from mataserver.http import browsers, forms, stream
+from mataserver.http.routing import TABLE
+from mataserver.sources import turns
+
+PAGE = read("security.md")
+
+
+def defaults(kind, prefix=""):
+    """Return the settings of a kind with their defaults."""
+    fields = msgspec.structs.fields(kind)
+    return {prefix + field.name: field.default for field in fields}
+
+
+def test_every_limit_is_a_setting():
+    """Each limit of the table is a setting with that default."""
+    settings = defaults(config.Settings) | defaults(config.ModelSettings, "models[].")
+    described = {
+        quoted(row[1]): yaml.safe_load(quoted(row[2]))
+        for row in rows(PAGE, "limit")
+        if len(row) == 4
+    }
+    assert described
+    assert described == {name: settings[name] for name in described}
+
+
+def test_every_limiting_setting_is_a_limit():
+    """Whatever is named as a maximum or a time out among the settings stands in the table."""
+    pattern = re.compile(r"^max_|_timeout$|_limit$|_ttl$")
+    limiting = {name for name in config.Settings.__struct_fields__ if pattern.search(name)}
+    described = {quoted(row[1]) for row in rows(PAGE, "limit") if len(row) == 4}
+    assert limiting - {"camera_timeout"} <= described
+
+
+@pytest.fixture(scope="module")
+def table(tmp_path_factory):
+    """The routes of a server with the fake plugin."""
+    folder = tmp_path_factory.mktemp("data")
+    settings = config.load(environ={}, directory=folder, data_dir=str(folder))
+    return app.build(settings, plugins.discover(settings, [testing.FAKE]))[TABLE]
+
+
+def test_open_routes_are_those_of_the_code(table):
+    """The table holds every route that answers without credentials, and no other."""
+    described = {
+        tuple(each.split(" ", 1))
+        for row in rows(PAGE, "open route")
+        for each in re.findall(r"`([^`]+)`", row[0])
+    }
+    assert described == {(route.method, route.path) for route in table.values() if route.public}
+
+
+def test_only_sockets_take_a_key_in_their_url(table):
+    """``?token=`` counts on the stream's route alone, of the server's own."""
+    assert {route.path for route in table.values() if route.socket} == {"/v1/stream/{session_id}"}
+
+
+def test_variables_are_those_of_the_code():
+    """The table holds what each child gets."""
+    found = [(row[0], set(re.findall(r"`([^`]+)`", row[1]))) for row in rows(PAGE, "who gets it")]
+    everybody = set().union(*(names for who, names in found if who == "every child"))
+    assert everybody == set(variables.EVERYBODY)
+    assert dict(found)["the download"] == set(variables.HUB)
+    assert dict(found)["pip"] == set(variables.PIP)
+
+
+def test_numbers_that_no_setting_moves():
+    """They are those of the code."""
+    told = {row[0]: row[1] for row in rows(PAGE, "limit") if len(row) == 3}
+
+    def numbers(name):
+        return [int(each.replace(",", "")) for each in re.findall(r"[\d,]*\d", told[name])]
+
+    assert numbers("bytes of JSON beside its images and long texts") == [jsonbody.MOST_OUTSIDE]
+    assert numbers("fields of a form; bytes of each") == [forms.MAX_FIELDS, forms.MAX_FIELD_BYTES]
+    assert numbers("pulls at a time; that wait") == [turns.RUNNING, turns.WAITING]
+    assert numbers("sockets that show one camera") == [stream.MAX_VIEWERS]
+    assert numbers("a WebSocket's message without a valid key") == [stream.STRANGER_BYTES]
+    hours, minutes = browsers.SESSION_SECONDS / 3600, browsers.CODE_SECONDS / 60
+    assert numbers("a browser's session; a sign-in link") == [hours, minutes]
+    assert numbers("idle connection") == [app.CONNECTIONS["keepalive_timeout"]]
+    assert f"`oom_score_adj` {zygote.OOM_SCORE}" in PAGE
