@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import shutil
 
 import aiohttp
 import pytest
@@ -33,6 +34,7 @@ class Service(Base):
             Route("GET", "/lab/open", self.me, "Anybody", "lab", public=True),
             Route("GET", "/lab/mine", self.me, denied=401),
             Route("POST", "/lab/files", self.save, needs="infer", max_body=3_000_000),
+            Route("POST", "/lab/many", self.many, needs="infer", max_body=3_000_000),
             Route("POST", "/lab/slow", self.save, needs="infer", body_timeout="idle"),
             Route("GET", "/lab/events", self.events, needs="infer"),
             Route("GET", "/lab/socket", self.socket, needs="infer", socket=True),
@@ -62,6 +64,13 @@ class Service(Base):
         fields = dict(saved.fields)
         return web.json_response({"size": saved.size, "name": saved.name, "fields": fields,
                                   "written": path.stat().st_size})
+
+    async def many(self, request):
+        folder = self.ctx.data_dir / "many"
+        folder.mkdir()
+        saved = await self.ctx.http.save_files(request, folder, most=4)
+        files = [[f.field, f.name, f.size, f.path.read_text()] for f in saved.files]
+        return web.json_response({"files": files, "fields": dict(saved.fields)})
 
     async def events(self, request):
         async def found():
@@ -251,6 +260,33 @@ async def test_a_route_may_take_more_than_the_server(plugin, data_dir):  # noqa:
         status, body = await read(http, "/lab/files", "POST", data=form)
         assert (status, body["size"], body["written"]) == (200, len(data), len(data))
         assert (body["name"], body["fields"]) == ("größe.bin", {"note": "large"})
+
+
+async def test_many_files(http, data_dir):
+    """Every file of a form is written, under a name of ours; the fields are told, bounds hold."""
+
+    def form(*files, **fields):
+        made = aiohttp.FormData(quote_fields=False, default_to_multipart=True)
+        for name, value in fields.items():
+            made.add_field(name, value)
+        for name in files:
+            made.add_field("files[]", io.BytesIO(name.encode()), filename=name)
+        return made
+
+    async def ask(**request):
+        shutil.rmtree(data_dir / "many", ignore_errors=True)
+        return await read(http, "/lab/many", "POST", **request)
+
+    status, body = await ask(data=form("1/a.bin", "../b", name="m"))
+    assert status == 200
+    assert body["files"] == [["files[]", "1/a.bin", 7, "1/a.bin"], ["files[]", "../b", 4, "../b"]]
+    assert body["fields"] == {"name": "m"}
+    assert sorted(path.name for path in (data_dir / "many").iterdir()) == ["0", "1"]
+    assert (await ask(data=form("a", "b", "c", "d", "e")))[0] == 400
+    assert (await ask(data=form(name="x" * 70_000)))[0] == 422
+    assert (await ask(json={}))[0] == 415
+    cut = {"Content-Type": "multipart/form-data; boundary=x"}
+    assert (await ask(data=b"--x\r\nContent-Disp", headers=cut))[0] == 400
 
 
 async def test_uploads_of_other_origins(http, data_dir):

@@ -157,7 +157,7 @@ class ModelHandlers:
         done = await self._loading.unload(str(row["id"]), None)
         failed = [each for each in done.tritons if each.status == "failed"]
         if failed and not force:
-            return self._partial(row, done, "unloaded")
+            return self._partial(request, row, done, "unloaded")
         await finish(self._models.remove(str(row["id"]), force=force))
         self._note(request, "removed", row)
         return self._ctx.http.respond(Status())
@@ -171,7 +171,7 @@ class ModelHandlers:
         done = await self._loading.load(str(row["id"]), _triton(request, asked), versions)
         if not done.tritons:
             raise MataError("There is no Triton: it is loaded as soon as there is one", status=503)
-        return self._partial(row, done, "loaded")
+        return self._partial(request, row, done, "loaded")
 
     async def unload(self, request: web.Request) -> web.Response:
         """Unload a model."""
@@ -181,10 +181,18 @@ class ModelHandlers:
         row = await finish(self._models.one(request.match_info["identity"]))
         self._note(request, "unloads", row)
         done = await self._loading.unload(str(row["id"]), _triton(request, asked))
-        return self._partial(row, done, "unloaded")
+        return self._partial(request, row, done, "unloaded")
 
-    def _partial(self, row: sa.RowMapping, done: Done, what: str) -> web.Response:
-        """Answer what came of it: 502 where it is not done everywhere."""
+    def _partial(
+        self, request: web.Request, row: sa.RowMapping, done: Done, what: str
+    ) -> web.Response:
+        """Answer what came of it: 502 where it is not done everywhere.
+
+        Reasons of Tritons hold tracebacks, which are for administrators.
+        """
+        if not caller(request).may("admin"):
+            for each in done.tritons:
+                each.reason = each.reason.partition("\n")[0][:300]
         if done.status == "ok":
             return self._ctx.http.respond(done)
         bad = [each for each in done.tritons if each.status != "ok"]

@@ -25,15 +25,11 @@ if TYPE_CHECKING:
 State = Literal["unknown", "ready", "unready", "offline"]
 TritonName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:\[\]-]{0,127}\Z")]
 Port = Annotated[int, Meta(ge=1, le=65_535)] | Annotated[str, Meta(pattern=r"^[0-9]{1,5}\Z")]
-Path = Annotated[str, Meta(pattern=r"^/[^\x00]*\Z", max_length=4096)]
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,253}[A-Za-z0-9])?")
 
 
 class NewTriton(Struct, kw_only=True, forbid_unknown_fields=True):
-    """``POST /api/tritons``. ``ip`` is another name of ``host``; ``path`` its model repository.
-
-    Where there is a ``path``, this server writes models' files into it; else they are sent.
-    """
+    """``POST /api/tritons``. ``ip`` is another name of ``host``."""
 
     name: TritonName | None = None
     host: str | None = None
@@ -42,7 +38,6 @@ class NewTriton(Struct, kw_only=True, forbid_unknown_fields=True):
     grpc_port: Port | None = None
     metrics_port: Port | None = None
     gpus: Annotated[int, Meta(ge=0, le=1024)] | None = None
-    path: Path | None = None
 
 
 class TritonChange(Struct, kw_only=True, forbid_unknown_fields=True):
@@ -55,7 +50,6 @@ class TritonChange(Struct, kw_only=True, forbid_unknown_fields=True):
     grpc_port: Port | None = None
     metrics_port: Port | None = None
     gpus: Annotated[int, Meta(ge=0, le=1024)] | None = None
-    path: Path | None = None
 
 
 class ServedModel(Struct, frozen=True):
@@ -83,7 +77,10 @@ class Seen(Struct, frozen=True):
 
 
 class TritonView(Struct, kw_only=True):
-    """A Triton. ``answered_at`` is its last answer; ``reason`` why it is not ready."""
+    """A Triton. ``answered_at`` is its last answer; ``reason`` why it is not ready.
+
+    ``path`` is that of a model repository that is shared with it; there is none: models are sent.
+    """
 
     id: int
     name: str
@@ -136,7 +133,7 @@ class Tritons:
             **values,
             "name": name,
             "gpus": new.gpus,
-            "path": new.path,
+            "path": None,
             "state": "unknown",
             "reason": "",
             "seen": "{}",
@@ -236,8 +233,7 @@ def _changes(row: sa.RowMapping, asked: TritonChange) -> dict[str, Any]:
     values = {name: value for name, value in moved.items() if value is not None}
     if (values["host"], values.get("port", row["port"])) != (row["host"], row["port"]):
         values |= {"state": "unknown", "reason": "", "seen": "{}", "answered_at": None}
-    plain = {"gpus": asked.gpus, "path": asked.path}
-    return {**values, **{name: value for name, value in plain.items() if value is not None}}
+    return values if asked.gpus is None else {**values, "gpus": asked.gpus}
 
 
 async def _check_free(

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from mataserver import MataError
+from mataserver_fleet.figures import Figures
 from mataserver_fleet.leadership import RENEW_SECONDS, Leadership
 from mataserver_fleet.store import finish, pause
 from mataserver_fleet.tables import TRITONS
@@ -19,6 +20,10 @@ if TYPE_CHECKING:
     from mataserver import Context
     from mataserver_fleet.files import Files
     from mataserver_fleet.store import Changes, Store
+
+
+FIGURES_SECONDS = 3.0
+"""How old what the metrics tell may be."""
 
 
 class Watching:
@@ -32,8 +37,12 @@ class Watching:
         self._leadership = Leadership(store)
         self._watches: dict[int, Watch] = {}
         self._renew_at = 0.0
+        self._figures = Figures()
+        self._figures_at = 0.0
+        self._away = ""
         self._leads = False
         self._version: str | None = None
+        ctx.metrics.register(self._figures)
 
     async def run(self) -> None:
         """Watch until it is cancelled."""
@@ -45,10 +54,13 @@ class Watching:
                         self._renew_at = loop.time() + RENEW_SECONDS
                         self._leads = await finish(self._leadership.hold())
                     await self._follow()
+                    await self._count(loop.time())
+                    self._away = ""
                 except MataError as error:  # the database is away: nobody leads
-                    self._ctx.log.warning("the fleet is not looked after: %s", error.detail)
+                    if error.detail != self._away:
+                        self._ctx.log.warning("the fleet is not looked after: %s", error.detail)
+                    self._away, self._leads, self._version = error.detail, False, None
                     await self._only({})
-                    self._leads = False
                 await pause(changed, max(0.0, self._renew_at - loop.time()))
 
     async def stop(self) -> None:
@@ -56,6 +68,14 @@ class Watching:
         await self._only({})
         with contextlib.suppress(MataError):
             await finish(self._leadership.leave())
+
+    async def _count(self, now: float) -> None:
+        """Read what the metrics tell, now and then."""
+        if not self._leads:
+            self._figures.forget()
+        elif now >= self._figures_at:
+            self._figures_at = now + FIGURES_SECONDS
+            await finish(self._figures.read(self._store))
 
     async def _follow(self) -> None:
         """Watch what there is now, and have it look at what is wanted now.

@@ -254,6 +254,19 @@ async def test_counts(fleets):
         fleet.tritons[1].asked("m", "2", 1)
         model = await counted(19)
         assert [each["inference_count"] for each in model["versions"]] == ["1", "18"]
+        asked = 'mataserver_fleet_inferences_total{model="m",triton="t1",version="2"} 1.0'
+
+        async def told():
+            return asked in (await fleet.client.ask("GET", "/metrics"))[1]
+
+        await until(told)
+        _, metrics = await fleet.client.ask("GET", "/metrics")
+        for line in (
+            'mataserver_fleet_triton_up{triton="t0"} 1.0',
+            'mataserver_fleet_model_ready{model="m",triton="t0"} 1.0',
+            'mataserver_fleet_gpu_memory_used_bytes{gpu="GPU-1",triton="t0"} 1e+09',
+        ):
+            assert line in metrics
 
 
 async def test_tritons_that_lie(fleets):

@@ -77,7 +77,7 @@ async def test_wrong_tritons(client):
         {"name": "12"},
         {"name": "x" * 129},
         {"gpus": -1},
-        {"path": "relative"},
+        {"path": "/models"},
         {"colour": "red"},
     ):
         body = {name: value for name, value in {**GPU, **change}.items() if value is not None}
