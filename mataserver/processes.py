@@ -4,30 +4,27 @@ A child runs a module, a function or a program. It has a process group of its ow
 when the context ends, and it dies when the server does. Messages go both ways as lines of JSON;
 what it prints to standard error is kept to its last lines. Nothing of a child is unpickled. Of the
 server's environment it gets what ``variables`` lists, and no more rights than the server has.
-
-``python -m mataserver.processes PARENT NICE TARGET …`` is the child's side: it makes the child die
-with its parent, steps back behind those who serve, and runs the target.
+``mataserver.spawned`` is the child's side.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import os
-import signal
 import sys
-from typing import TYPE_CHECKING, Any, BinaryIO, Self, cast
+from signal import SIGKILL, SIGTERM
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 
-from mataserver import kernel, variables
+from mataserver import variables
 from mataserver.errors import Unavailable
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
     from asyncio.subprocess import Process
-    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
+    from collections.abc import AsyncIterator, Callable, Mapping, Sequence
     from pathlib import Path
 
 TAIL_BYTES = 4096
@@ -35,6 +32,9 @@ LINE_LIMIT = 1 << 20
 """The longest message."""
 LOG_BYTES = 16_000_000
 """How much of what a child prints is kept in its log."""
+PIPE_SECONDS = 5.0
+"""How long the pipes of a child that has ended are waited for: what it has left behind in a session
+of its own may hold them open."""
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -61,6 +61,13 @@ class Child:
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
             await cast("StreamWriter", self._process.stdin).drain()
 
+    async def give(self, data: bytes) -> None:
+        """Write all that the child is to read, and close; one that reads it not is no error."""
+        with contextlib.suppress(ConnectionError):
+            self.write(data)
+            await cast("StreamWriter", self._process.stdin).drain()
+        self.close_input()
+
     def write(self, data: bytes) -> None:
         """Write bytes to its standard input."""
         try:
@@ -83,29 +90,39 @@ class Child:
             yield decoder.decode(line)
 
     async def wait(self) -> int:
-        """Wait for its end; return its exit status, negative for the signal that killed it."""
+        """Wait for its end, and of what holds its pipes; return its exit status.
+
+        It is negative for the signal that killed it.
+        """
         return await self._process.wait()
 
     async def last_words(self) -> str:
         """Wait for its end; return the end of what it printed to standard error."""
         return (await self._last_words).decode(errors="replace")
 
-    def signal(self, number: signal.Signals) -> None:
+    def signal(self, number: int) -> None:
         """Send a signal to it and to whatever it has started."""
         with contextlib.suppress(ProcessLookupError, PermissionError):
             os.killpg(self.pid, number)
 
-    async def end(self, grace: float = 0.0) -> None:
-        """End it: asked first, where it has ``grace`` seconds, then killed with its group."""
+    async def end(self, grace: float = 0.0, ask: int = SIGTERM) -> None:
+        """End it: asked by a signal, where it has ``grace`` seconds, then killed with its group."""
         if self._process.returncode is None and grace:
-            self.signal(signal.SIGTERM)
+            self.signal(ask)
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(grace):
                     await self._process.wait()
-        self.signal(signal.SIGKILL)  # also what it has started and left behind
-        await self._process.wait()
+        self.signal(SIGKILL)  # also what it has started and left behind
         self.close_input()
-        await self._last_words
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PIPE_SECONDS):
+                await self._last_words
+                while await self.output.read(TAIL_BYTES):  # a pipe that is not empty stays open
+                    continue
+        # asyncio has no other way to let go of pipes that somebody else holds open.
+        self._process._transport.close()  # type: ignore[attr-defined] # noqa: SLF001
+        await self._process.wait()
+        await asyncio.sleep(0)  # for what closes the pipes
 
 
 @contextlib.asynccontextmanager
@@ -113,52 +130,62 @@ async def run_process(  # noqa: PLR0913 - each is another manner of the child
     target: str | Sequence[str] | Callable[..., None],
     arguments: Sequence[str] = (),
     *,
-    environment: Mapping[str, str] | None = None,
+    environment: Mapping[str, str | None] | None = None,
     inherit: Sequence[str] = (),
     nice: int = 0,
     threads: int = 0,
     grace: float = 0.0,
     line_limit: int = LINE_LIMIT,
-    log: Path | None = None,
+    log: Path | Literal["output"] | None = None,
 ) -> AsyncIterator[Child]:
     """Run a child until the context ends.
 
     ``target`` is a module's name (run as ``python -m``), a module-level function that is called
     with a ``Parent``, or a program with its arguments. Of the server's variables it gets what
     ``variables.for_child`` gives everybody, and those of ``inherit``, names or beginnings with a
-    star; ``environment`` is added. ``nice`` puts it behind those who serve, and first in line when
-    memory runs out; ``threads`` bounds the threads of numeric libraries (0: as they like). At the
-    end of the context it has ``grace`` seconds to stop. What it prints to standard error is added
-    to the file ``log``, up to
-    ``LOG_BYTES``. Raises ``Unavailable`` when no process can be started.
+    star; ``environment`` is added, and None takes one away. ``nice`` puts it behind those who
+    serve, and first in line when memory runs out; ``threads`` bounds the threads of numeric
+    libraries (0: as they like). At the end of the context it has ``grace`` seconds to stop. What it
+    prints to standard error is added to the file ``log``, up to ``LOG_BYTES``, or to its "output".
+    Raises ``Unavailable`` when no process can be started.
     """
     what = _named(target)
-    command = [sys.executable, "-P", "-m", "mataserver.processes", str(os.getpid()), str(nice)]
+    given = _environment(environment or {}, inherit, threads)
+    own_path = given.get("PYTHONPATH", "")
     path = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109 - as the import system
-    bounded = dict.fromkeys(_THREADS, str(threads)) if threads else {}
+    command = [sys.executable, "-P", "-m", "mataserver.spawned"]
     try:
         process = await asyncio.create_subprocess_exec(
-            *(*command, *what, *arguments),
+            *(*command, str(os.getpid()), str(nice), own_path, *what, *arguments),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
-            stderr=asyncio.subprocess.PIPE,
-            env={
-                **variables.for_child(inherit),
-                "PYTHONPATH": os.pathsep.join(path),
-                **bounded,
-                **(environment or {}),
-            },
+            stderr=asyncio.subprocess.STDOUT if log == "output" else asyncio.subprocess.PIPE,
+            env={**given, "PYTHONPATH": os.pathsep.join(path)},
             start_new_session=True,
             limit=line_limit,
         )
     except OSError as error:
         raise Unavailable("No process can be started now", retry_after=1) from error
-    errors = asyncio.create_task(_tail(cast("StreamReader", process.stderr), log))
+    errors = asyncio.create_task(_tail(process.stderr, None if log == "output" else log))
     child = Child(process, errors)
     try:
         yield child
     finally:
         await asyncio.shield(child.end(grace))
+
+
+def _environment(
+    given: Mapping[str, str | None], inherit: Sequence[str], threads: int
+) -> dict[str, str]:
+    """Return the environment of a child."""
+    bounded = dict.fromkeys(_THREADS, str(threads)) if threads else {}
+    merged: dict[str, str | None] = {**variables.for_child(inherit), **bounded, **given}
+    return {name: value for name, value in merged.items() if value is not None}
+
+
+def replacing(environment: Mapping[str, str]) -> dict[str, str | None]:
+    """Return what makes ``environment`` the whole environment of a child."""
+    return {**dict.fromkeys(os.environ), **environment}
 
 
 def _named(target: str | Sequence[str] | Callable[..., None]) -> list[str]:
@@ -172,8 +199,10 @@ def _named(target: str | Sequence[str] | Callable[..., None]) -> list[str]:
     return ["program", *target]
 
 
-async def _tail(stream: StreamReader, log: Path | None) -> bytes:
+async def _tail(stream: StreamReader | None, log: Path | None) -> bytes:
     tail, room = b"", LOG_BYTES
+    if stream is None:  # it goes to the output
+        return tail
     while part := await stream.read(TAIL_BYTES):
         tail = (tail + part)[-TAIL_BYTES:]
         if log is not None and room > 0:
@@ -186,61 +215,3 @@ async def _tail(stream: StreamReader, log: Path | None) -> bytes:
 def _append(path: Path, data: bytes) -> None:
     with path.open("ab") as file:
         file.write(data)
-
-
-# the child's side
-
-
-class Parent:
-    """The server, as a child's function sees it."""
-
-    def __init__(self, incoming: BinaryIO, outgoing: BinaryIO, arguments: list[str]) -> None:
-        self._incoming = incoming
-        self._outgoing = outgoing
-        self.arguments = arguments
-
-    def send(self, message: object) -> None:
-        """Send a message."""
-        self._outgoing.write(msgspec.json.encode(message) + b"\n")
-        self._outgoing.flush()
-
-    def messages(self, kind: Any) -> Iterator[Any]:
-        """Yield the server's messages until it sends no more."""
-        decoder = msgspec.json.Decoder(kind)
-        while line := self._incoming.readline():
-            yield decoder.decode(line)
-
-    @classmethod
-    def on_pipes(cls, arguments: list[str]) -> Self:
-        """Take standard input and output; what a library prints then goes to standard error."""
-        outgoing = os.fdopen(os.dup(1), "wb")
-        os.dup2(2, 1)
-        return cls(sys.stdin.buffer, outgoing, arguments)
-
-
-def _step_back(nice: int) -> None:
-    """Let models that are being served go first, for the processor and when memory runs out."""
-    with contextlib.suppress(OSError):  # a sandbox may forbid it
-        os.nice(nice)
-    kernel.be_killed_first(1000)
-
-
-def main() -> None:
-    """Run the target of the command line."""
-    parent, nice, kind, name, *arguments = sys.argv[1:]
-    kernel.die_with(int(parent))
-    kernel.give_up_privileges()
-    if int(nice):
-        _step_back(int(nice))
-    if kind == "program":
-        os.execvp(name, [name, *arguments])  # noqa: S606 - no shell, the server's own arguments
-    if kind == "module":
-        sys.argv = [name, *arguments]
-        importlib.import_module(name).main()
-        return
-    module, _, function = name.partition(":")
-    getattr(importlib.import_module(module), function)(Parent.on_pipes(arguments))
-
-
-if __name__ == "__main__":
-    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,8 @@ LONGEST = 100
 """Characters of a name that are compared: a client may send any number of them."""
 MOST = 1_000
 """Names that are compared with it."""
+KEPT = 256
+"""Comparisons whose outcome is remembered."""
 
 
 def similar(given: str, known: Iterable[str]) -> str:
@@ -21,14 +24,21 @@ def similar(given: str, known: Iterable[str]) -> str:
 
     Neither case nor the owner before a slash must be right.
     """
-    if given in (known := list(known)[:MOST]):
+    if given in (known := tuple(known)[:MOST]):
         return ""
+    found = _closest(_folded(given)[:LONGEST], known)
+    return "" if found is None else f"; did you mean {found}?"
+
+
+@functools.lru_cache(maxsize=KEPT)  # a client may ask for what is not there again and again
+def _closest(given: str, known: tuple[str, ...]) -> str | None:
+    """Return the known name that is most like a folded one, if any is."""
     import difflib  # here and below: a command that finds nothing wrong needs neither
 
     names = {_folded(name): name for name in reversed(known)}
     names |= {tail: name for at, name in names.items() if (tail := at.rpartition("/")[2])}
-    found = difflib.get_close_matches(_folded(given)[:LONGEST], names, 1, 0.7)
-    return f"; did you mean {names[found[0]]}?" if found else ""
+    found = difflib.get_close_matches(given, names, 1, 0.7)
+    return names[found[0]] if found else None
 
 
 def _folded(name: str) -> str:

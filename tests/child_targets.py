@@ -30,6 +30,18 @@ def family(parent):
     time.sleep(600)
 
 
+def leaving(parent):
+    """Leave a process behind, in a session of its own, that keeps the pipes open."""
+    import ctypes
+
+    def live_on():
+        ctypes.CDLL(None).prctl(1, 0, 0, 0, 0)  # where a parent's death is inherited, too
+
+    sleeper = subprocess.Popen(["sleep", "600"], start_new_session=True, preexec_fn=live_on)  # noqa: PLW1509 - it has no threads
+    parent.send({"pid": sleeper.pid})
+    os._exit(0)
+
+
 def hosting(parent):
     """Be a server that runs a child, for a test that kills the server."""
     import asyncio

@@ -157,3 +157,30 @@ async def test_pages_ask_nobody_else(served, tmp_path, name, shown):
         )
     assert f"{served.url}/{name}" in page.asked
     assert [each for each in (*page.asked, *named) if not each.startswith(known)] == []
+
+
+# And then: opens a route, tries it, and looks at the line of curl.
+CURL = """(async () => {
+  const until = async (find) => {
+    for (let i = 0; i < 600; i++) {
+      const found = find();
+      if (found) return found;
+      await new Promise((done) => setTimeout(done, 50));
+    }
+    throw new Error("nothing came of " + find);
+  };
+  const block = await until(() => document.querySelector("#operations-sessions-post_v1_sessions"));
+  block.querySelector(".opblock-summary-control").click();
+  (await until(() => block.querySelector(".try-out__btn"))).click();
+  (await until(() => block.querySelector(".execute"))).click();
+  return (await until(() => block.querySelector(".curl-command .curl"))).textContent;
+})()"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+async def test_a_line_of_curl_carries_a_key(served, tmp_path):
+    """What a person copies asks with a key: the cookie of a session is the browser's alone."""
+    async with asyncio.timeout(90), opened(f"{served.url}/docs", tmp_path) as page:
+        line = await page.evaluate(CURL)
+    assert "'Authorization: Bearer YOUR_KEY'" in line
+    assert "CSRF" not in line

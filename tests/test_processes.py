@@ -11,7 +11,8 @@ import pytest
 
 import child_targets
 from api_answers import until
-from mataserver.processes import run_process
+from mataserver import processes
+from mataserver.processes import replacing, run_process
 
 
 def gone(pid):
@@ -95,6 +96,56 @@ async def test_modules_and_programs():
     ) as child:
         assert await child.output.read() == b"x\n"
         assert await child.wait() == 3
+
+
+async def test_the_environment_of_a_child(monkeypatch):
+    """Variables are added and taken away; a program is not given the server's path of modules."""
+    monkeypatch.setenv("TAKEN", "x")
+    monkeypatch.setenv("PYTHONPATH", "/own")
+    told = ["sh", "-c", 'echo "$GIVEN,$TAKEN,$PYTHONPATH"']
+    async with run_process(told, environment={"GIVEN": "y", "TAKEN": None}) as child:
+        assert await child.output.read() == b"y,,/own\n"
+    async with run_process(told, environment=replacing({"PATH": os.environ["PATH"]})) as child:
+        assert await child.output.read() == b",,\n"
+
+
+async def test_errors_among_the_output():
+    """What a child prints to standard error may stand in its output, in order."""
+    script = "echo one; echo two >&2; echo three"
+    async with run_process(["sh", "-c", script], log="output") as child:
+        assert await child.output.read() == b"one\ntwo\nthree\n"
+        assert await child.last_words() == ""
+
+
+async def test_a_child_is_given_all_that_it_reads():
+    """One that reads it says so; one that reads nothing is no error."""
+    async with run_process(["wc", "-c"]) as child:
+        await child.give(b"x" * 300_000)
+        assert int(await child.output.read()) == 300_000
+    async with run_process(["true"]) as child:
+        await child.wait()
+        await child.give(b"x" * 300_000)
+
+
+async def test_the_signal_that_asks_a_child_to_end():
+    """A child may be asked by another signal; what is not read of its output holds nothing up."""
+    script = "trap 'echo stopped >&2; exit 0' INT; seq 100000; while :; do sleep 0.05; done"
+    async with run_process(["bash", "-c", script]) as child:
+        await child.output.readline()
+        await child.end(10.0, signal.SIGINT)
+        assert await child.wait() == 0
+        assert await child.last_words() == "stopped\n"
+
+
+async def test_what_a_child_leaves_behind_does_not_hold_its_end_up(monkeypatch):
+    """A process that left the group and keeps the pipes open is not waited for."""
+    monkeypatch.setattr(processes, "PIPE_SECONDS", 0.2)
+    async with run_process(child_targets.leaving) as child:
+        async for message in child.messages(dict):
+            left = message["pid"]
+            break
+    assert not gone(left)
+    os.kill(left, signal.SIGKILL)
 
 
 async def test_what_is_no_message():

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-import os
 import random
 import signal
 import subprocess
@@ -410,8 +409,7 @@ async def test_current_directory_is_not_searched_for_code(hub, env, tmp_path, mo
 
 async def test_child_that_dies_is_an_error(hub, env, caplog):
     """A child that ends without an answer is a failed pull, and its last words are logged."""
-    env["PYTHONPATH"] = os.devnull
-    env["PYTHONHOME"] = "/nonexistent"
+    env["PYTHONIOENCODING"] = "no encoding"
     with pytest.raises(BadRequest) as caught:
         await fetch_config(MODEL, environment=env)
     assert caught.value.detail == "the download of org/detr has ended unexpectedly"

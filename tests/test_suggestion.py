@@ -6,6 +6,7 @@ import time
 
 import pytest
 
+from mataserver import suggestion
 from mataserver.results import TASKS
 from mataserver.suggestion import similar, task
 
@@ -26,6 +27,15 @@ MODELS = ["rapidocr", "opencv-faces", "PekingU/rtdetr_v2_r18vd"]
 def test_a_misspelt_name_is_recognised(given, meant):
     """Case, underscores, the owner and a letter or two may be wrong."""
     assert similar(given, MODELS) == f"; did you mean {meant}?"
+
+
+def test_what_is_asked_again_is_not_compared_again():
+    """A client that goes on asking for what is not there costs a look-up, not a comparison."""
+    suggestion._closest.cache_clear()
+    for _ in range(50):
+        assert similar("rapidorc", MODELS) == "; did you mean rapidocr?"
+    assert suggestion._closest.cache_info().misses == 1
+    assert similar("rapidorc", MODELS[1:]) == ""
 
 
 @pytest.mark.parametrize("given", ["", "none", "org/yolo", "rapidocr", "x" * 10_000])

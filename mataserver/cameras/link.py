@@ -4,30 +4,28 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
-import sys
-from typing import TYPE_CHECKING, NamedTuple, cast
+from typing import TYPE_CHECKING, NamedTuple
 
 import msgspec
 
-from mataserver import variables
 from mataserver.cameras.messages import WANT, Failed, Message
+from mataserver.errors import Unavailable
+from mataserver.processes import run_process
 
 if TYPE_CHECKING:
-    from asyncio import StreamReader, StreamWriter
-    from asyncio.subprocess import Process
+    from collections.abc import Sequence
 
     from mataserver.cameras.messages import Opening
+    from mataserver.processes import Child
 
 START_SECONDS = 15.0
 """What a child may take, besides the source's own time, until it gives its first frame."""
-_BUFFER_BYTES = 1 << 20
+READER = "mataserver.cameras.reader"
 _DEATHS = (
     asyncio.IncompleteReadError,
     asyncio.LimitOverrunError,
     msgspec.DecodeError,
     OSError,
-    RuntimeError,  # what uvloop raises for a pipe that is closed
 )
 _DECODER: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
@@ -46,8 +44,9 @@ class Frame(NamedTuple):
 class Link:
     """One connection to a source, in a child of its own."""
 
-    def __init__(self, process: Process, timeout: float) -> None:
-        self._process = process
+    def __init__(self, child: Child, timeout: float, end: contextlib.AsyncExitStack) -> None:
+        self._child = child
+        self._end = end
         self._timeout = timeout
         self._patience = timeout + START_SECONDS
         self._count = 0
@@ -55,29 +54,23 @@ class Link:
     @property
     def pid(self) -> int:
         """The child's process id."""
-        return self._process.pid
+        return self._child.pid
 
     @classmethod
-    async def start(cls, opening: Opening) -> Link:
+    async def start(cls, opening: Opening, reader: str | Sequence[str] = READER) -> Link:
         """Start a child that opens a source; it connects while the server goes on.
 
         The address goes through a pipe: on the command line every user of the machine could read
         it. Raises ``Lost`` when no process can be started.
         """
+        end = contextlib.AsyncExitStack()
         try:
-            process = await asyncio.create_subprocess_exec(
-                *(sys.executable, "-P", "-m", "mataserver.cameras.reader", str(os.getpid())),
-                stdin=asyncio.subprocess.PIPE,
-                stdout=asyncio.subprocess.PIPE,
-                stderr=asyncio.subprocess.DEVNULL,
-                limit=_BUFFER_BYTES,
-                env=variables.for_child(),
-                start_new_session=True,
-            )
-        except OSError:
+            child = await end.enter_async_context(run_process(reader))
+        except Unavailable:
             raise Lost("its reader cannot be started") from None
-        link = cls(process, opening.timeout)
-        link._write(msgspec.json.encode(opening) + b"\n")
+        link = cls(child, opening.timeout, end)
+        with contextlib.suppress(ConnectionError):  # whoever asks for a frame finds it dead
+            child.write(msgspec.json.encode(opening) + b"\n")
         return link
 
     async def frame(self) -> Frame:
@@ -87,7 +80,7 @@ class Link:
         source's time. Whoever is cancelled here must close the link.
         """
         try:
-            self._write(WANT)
+            self._child.write(WANT)
             async with asyncio.timeout(self._patience):
                 frame = await self._answer()
         except TimeoutError:
@@ -99,20 +92,13 @@ class Link:
 
     async def close(self) -> None:
         """End the child."""
-        with contextlib.suppress(ProcessLookupError):
-            self._process.kill()
-        await self._process.wait()
-        cast("StreamWriter", self._process.stdin).close()
-        await cast("StreamReader", self._process.stdout).read()  # its pipe closes at its end
+        await self._end.aclose()
 
     async def _answer(self) -> Frame:
-        answers = cast("StreamReader", self._process.stdout)
+        answers = self._child.output
         message = _DECODER.decode(await answers.readuntil())
         if isinstance(message, Failed):
             raise Lost(message.detail)
         data = await answers.readexactly(message.size)
         passed, self._count = message.count - self._count, message.count
         return Frame(data, passed)
-
-    def _write(self, data: bytes) -> None:
-        cast("StreamWriter", self._process.stdin).write(data)

@@ -1,4 +1,4 @@
-"""The child that reads one camera: ``python -m mataserver.cameras.reader PARENT``.
+"""The child that reads one camera: a module for ``run_process``.
 
 It connects once, decodes every frame and keeps the newest, and encodes one as JPEG when the server
 asks. When the source ends or fails it says so and ends; the server then starts another. A file is
@@ -23,8 +23,8 @@ import msgspec
 import simplejpeg
 
 from mataserver.cameras.messages import WANT, Failed, Given, Opening
-from mataserver.kernel import die_with, give_up_privileges
 from mataserver.orientation import upright
+from mataserver.spawned import take_output
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -221,19 +221,11 @@ def serve(opening: Opening, wants: BinaryIO, answers: BinaryIO) -> None:
 
 def main() -> None:
     """Read one camera."""
-    die_with(int(sys.argv[1]))
-    give_up_privileges()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     av.logging.set_level(None)  # its lines hold addresses with their passwords
-    # Standard output is ours alone: whatever a library prints goes to standard error.
-    answers = os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)
+    answers = take_output()
     opening = msgspec.json.decode(sys.stdin.buffer.readline(), type=Opening)
     serve(opening, sys.stdin.buffer, answers)
     # Not sys.exit: a decoder that hangs would be waited for.
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

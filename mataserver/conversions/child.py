@@ -1,32 +1,28 @@
-"""The conversion child: ``python -m mataserver.conversions.child PARENT``.
+"""The conversion child: a module for ``run_process``.
 
 A pickled ``Job`` comes in on its standard input. Its exit status says whether the job is done; if
-it is refused, the client's sentence is its standard output. When its parent dies, so does it.
+it is refused, the client's sentence is its standard output.
 """
 
 from __future__ import annotations
 
-import contextlib
-import os
 import pickle
 import sys
 import traceback
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mataserver.errors import MataError
-from mataserver.kernel import die_with, give_up_privileges
+from mataserver.spawned import take_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+    from pathlib import Path
 
     from mataserver.contract import ModelSpec
 
 DONE, FAILED, REFUSED = 0, 1, 2
 """Exit statuses."""
-
-_NICE = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,14 +33,6 @@ class Job:
     spec: ModelSpec
     directory: Path
     settings: Any
-
-
-def _step_back() -> None:
-    """Let models that are being served go first, for the processor and when memory runs out."""
-    with contextlib.suppress(OSError):  # a sandbox may forbid it
-        os.nice(_NICE)
-    with contextlib.suppress(OSError):
-        Path("/proc/self/oom_score_adj").write_text("1000", encoding="ascii")
 
 
 def _run() -> tuple[int, str]:
@@ -63,16 +51,7 @@ def _run() -> tuple[int, str]:
 
 def main() -> None:
     """Do one job and end."""
-    die_with(int(sys.argv[1]))
-    give_up_privileges()
-    # Standard output is ours alone: whatever a library prints goes to standard error.
-    with os.fdopen(os.dup(1), "w", encoding="utf-8") as answer:
-        os.dup2(2, 1)
-        _step_back()
+    with take_output() as answer:
         status, sentence = _run()
-        answer.write(sentence)
+        answer.write(sentence.encode())
     sys.exit(status)
-
-
-if __name__ == "__main__":
-    main()

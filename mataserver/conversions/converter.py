@@ -5,30 +5,29 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import os
 import pickle
 import signal
-import sys
-import tempfile
 from dataclasses import dataclass
-from typing import IO, TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from mataserver import sources, variables
+from mataserver import sources
 from mataserver.contract import ModelFiles, ModelSpec
 from mataserver.conversions.child import DONE, REFUSED, Job
 from mataserver.conversions.workshop import Workshop
 from mataserver.errors import Conflict, MataError
+from mataserver.processes import run_process
 
 if TYPE_CHECKING:
-    from asyncio.subprocess import Process
     from collections.abc import AsyncIterator
     from pathlib import Path
 
     from mataserver.config import Settings
     from mataserver.plugins import Offer, Plugins
+    from mataserver.processes import Child
     from mataserver.registry import Registry
 
-_TAIL_BYTES = 4096
+_CHILD = "mataserver.conversions.child"
+_NICE = 10
 _SENTENCE = 500
 
 T = TypeVar("T")
@@ -116,14 +115,17 @@ class Converter:
         assert conversion is not None  # noqa: S101 - for the type checker: `converting` saw to it
         log.info("converting %s for %s", spec.name, offer.backend.name)
         job = pickle.dumps(Job(conversion.make, spec, part, offer.plugin.settings))
-        seconds = self._settings.load_timeout
-        with tempfile.TemporaryFile() as errors:
-            try:
-                async with asyncio.timeout(seconds), _child(offer, errors) as process:
-                    answer, _ = await process.communicate(job)
-            except TimeoutError:
-                raise MataError(f"it took longer than {seconds:g} s (load_timeout)") from None
-            _check_ended(process, answer, errors)
+        environment, seconds = dict(offer.backend.environment), self._settings.load_timeout
+        try:
+            async with (
+                asyncio.timeout(seconds),
+                run_process(_CHILD, environment=environment, nice=_NICE) as child,
+            ):
+                await child.give(job)
+                answer = await child.output.read()
+                await _check_ended(child, answer)
+        except TimeoutError:
+            raise MataError(f"it took longer than {seconds:g} s (load_timeout)") from None
 
     @staticmethod
     def _check(offer: Offer, files: ModelFiles, task: str, part: Path) -> None:
@@ -145,41 +147,16 @@ async def _beside(context: contextlib.AbstractContextManager[T]) -> AsyncIterato
             await asyncio.to_thread(context.__exit__, None, None, None)
 
 
-@contextlib.asynccontextmanager
-async def _child(offer: Offer, errors: IO[bytes]) -> AsyncIterator[Process]:
-    """Run the child in a process group of its own; when the context ends the group is gone."""
-    path = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109 - as the import system
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "mataserver.conversions.child", str(os.getpid())),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=errors,
-        env={
-            **variables.for_child(),
-            "PYTHONPATH": os.pathsep.join(path),
-            **dict(offer.backend.environment),
-        },
-        start_new_session=True,
-    )
-    try:
-        yield process
-    finally:
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(process.pid, signal.SIGKILL)
-        await process.wait()
-
-
-def _check_ended(process: Process, answer: bytes, errors: IO[bytes]) -> None:
+async def _check_ended(child: Child, answer: bytes) -> None:
     """Raise the ``MataError`` of a child that has not done its job."""
-    if process.returncode == DONE:
+    status = await child.wait()
+    if status == DONE:
         return
-    if process.returncode == REFUSED:
+    if status == REFUSED:
         raise MataError(answer.decode(errors="replace")[:_SENTENCE])
-    errors.seek(max(0, errors.seek(0, os.SEEK_END) - _TAIL_BYTES))
-    log.error("the conversion child failed: %s", errors.read().decode(errors="replace"))
-    killed = process.returncode == -signal.SIGKILL
+    log.error("the conversion child failed: %s", await child.last_words())
     raise MataError(
         "its conversion was killed, perhaps for want of memory"
-        if killed
+        if status == -signal.SIGKILL
         else "its conversion has failed; the log says why"
     )

@@ -1,7 +1,7 @@
-"""The download child: ``python -m mataserver.sources.fetch config|download REPO_ID``.
+"""The download child: a module for ``run_process``, with ``config`` or ``download`` and an id.
 
-It speaks ``messages`` on its standard output, and ends when its standard input does: then the
-server is gone. huggingface_hub is imported here and nowhere else in the core.
+It speaks ``messages`` on its standard output. huggingface_hub is imported here and nowhere else in
+the core.
 
 huggingface_hub drops a partial file when its process ends, so large files are fetched here, into
 the cache's own places (``blobs/<hash>.incomplete``, under the library's own lock), continued with
@@ -34,6 +34,7 @@ from mataserver.sources.failures import Refused, Unwritten, failure
 from mataserver.sources.local import MAX_CONFIG_BYTES
 from mataserver.sources.messages import Config, Downloaded, Progress
 from mataserver.sources.selection import RepoFile, has_weights, select
+from mataserver.spawned import take_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -277,23 +278,11 @@ def _answer(command: str, repo_id: str, report: Reporter) -> Message:
         return failure(error, repo_id)
 
 
-def _end_with_server() -> None:
-    os.read(0, 1)
-    os._exit(1)
-
-
 def main() -> None:
     """Answer one question and end."""
     command, repo_id = sys.argv[1:]
-    # Standard output is ours alone: whatever a library prints goes to standard error.
-    report = Reporter(os.fdopen(os.dup(1), "wb"))
-    os.dup2(2, 1)
-    threading.Thread(target=_end_with_server, daemon=True).start()
+    report = Reporter(take_output())
     constants.DOWNLOAD_CHUNK_SIZE = _CHUNK_BYTES
     report(_answer(command, repo_id, report))
     # Not sys.exit: it would wait for downloads that a failure has left running.
     os._exit(0)
-
-
-if __name__ == "__main__":
-    main()

@@ -3,25 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import re
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mataserver import variables
 from mataserver.errors import BadRequest
+from mataserver.processes import replacing, run_process
 from mataserver.sources.cache import cache_directory, cached
 from mataserver.sources.local import MAX_CONFIG_BYTES, parse_config, read_config
 from mataserver.sources.messages import Config, Downloaded, Failure, Message, Progress
 
 if TYPE_CHECKING:
-    from asyncio import StreamReader, StreamWriter
-    from asyncio.subprocess import Process
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import Callable, Mapping
 
 STALL_SECONDS = 60.0
 
@@ -29,7 +26,7 @@ _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9._-]{0,94}[A-Za-z0-9_])?"
 _REPO_ID = re.compile(rf"(?:{_PART}/)?{_PART}", re.ASCII)
 # A line may hold a whole configuration, with every character escaped.
 _LINE_LIMIT = 6 * MAX_CONFIG_BYTES + 1024
-_TAIL_BYTES = 4096
+_CHILD = "mataserver.sources.fetch"
 # The bars would go to nobody. Files come over plain HTTP since only then a partial one can be
 # continued after an interruption.
 _CHILD_ENVIRONMENT = {
@@ -112,13 +109,20 @@ async def _ask(
     on_progress: Callable[[Progress], None] | None = None,
 ) -> Config | Downloaded:
     validate_repo_id(repo_id)
-    async with _child(command, repo_id, environment) as messages:
+    chosen = replacing(variables.for_child(variables.HUB, environment))
+    async with run_process(
+        _CHILD,
+        (command, repo_id),
+        environment={**chosen, **_CHILD_ENVIRONMENT},
+        line_limit=_LINE_LIMIT,
+    ) as child:
         while True:
             try:
-                line = await asyncio.wait_for(messages.readline(), stall_seconds)
+                line = await asyncio.wait_for(child.output.readline(), stall_seconds)
             except TimeoutError:
                 raise HubUnreachable("cannot reach the hub: it has stopped answering") from None
             if not line:
+                log.error("the download child failed: %s", await child.last_words())
                 raise _ended(repo_id)
             message = _DECODER.decode(line)
             if isinstance(message, Failure):
@@ -127,48 +131,6 @@ async def _ask(
                 return message
             if on_progress is not None:
                 on_progress(message)
-
-
-@contextlib.asynccontextmanager
-async def _child(
-    command: str, repo_id: str, environment: Mapping[str, str] | None
-) -> AsyncIterator[StreamReader]:
-    """Run the child and yield its standard output; when the context ends it is dead.
-
-    Its standard input is a pipe that only this process holds, so that it also ends with us.
-    """
-    process = await asyncio.create_subprocess_exec(
-        *(sys.executable, "-P", "-m", "mataserver.sources.fetch", command, repo_id),
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-        env={**variables.for_child(variables.HUB, environment), **_CHILD_ENVIRONMENT},
-        limit=_LINE_LIMIT,
-    )
-    messages = cast("StreamReader", process.stdout)
-    errors = asyncio.create_task(_tail(cast("StreamReader", process.stderr)))
-    try:
-        yield messages
-    finally:
-        await _end(process, errors, ended=messages.at_eof())
-
-
-async def _end(process: Process, errors: asyncio.Task[bytes], *, ended: bool) -> None:
-    if not ended:
-        with contextlib.suppress(ProcessLookupError):
-            process.kill()
-    await process.wait()
-    cast("StreamWriter", process.stdin).close()
-    said = await errors
-    if ended and process.returncode != 0:
-        log.error("the download child failed: %s", said.decode(errors="replace"))
-
-
-async def _tail(stream: StreamReader) -> bytes:
-    tail = b""
-    while part := await stream.read(_TAIL_BYTES):
-        tail = (tail + part)[-_TAIL_BYTES:]
-    return tail
 
 
 def _error(failure: Failure, environment: Mapping[str, str] | None) -> BadRequest:

@@ -1,24 +1,24 @@
-"""pip, run in a process group of its own, and why it failed."""
+"""pip, run as a child, and why it failed."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import os
 import re
 import signal
 from collections import deque
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 import msgspec
 
 from mataserver.errors import BadRequest
+from mataserver.processes import replacing, run_process
 from mataserver.sources.wheels import Found, Home
 
 if TYPE_CHECKING:
-    from asyncio import StreamReader
-    from asyncio.subprocess import Process
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
+
+    from mataserver.processes import Child
 
 _HOME = """
 import importlib.metadata, importlib.util, json, os, site, sys, sysconfig
@@ -87,58 +87,38 @@ class Pip:
         options = ("--disable-pip-version-check", "--no-input", "--progress-bar", "off")
         whole = (self._python, "-P", "-m", "pip", command, *options, *arguments)
         lines: deque[str] = deque(maxlen=_KEPT_LINES)
-        async with _process(*whole, env={**self._env, "PYTHONUNBUFFERED": "1"}) as process:
-            async for raw in cast("StreamReader", process.stdout):
+        async with _process(*whole, env={**self._env, "PYTHONUNBUFFERED": "1"}) as child:
+            async for raw in child.output:
                 line = raw.decode(errors="replace").rstrip()
                 lines.append(line)
                 if self._on_output is not None:
                     self._on_output(line)
-            if await process.wait() != 0:
+            if await child.wait() != 0:
                 raise BadRequest(_reason(list(lines)))
 
     async def _ask(self, script: str, *arguments: str) -> bytes:
         command = (self._python, "-P", "-W", "ignore", "-c", script, *arguments)
-        async with _process(*command, env=self._env) as process:
-            output = await cast("StreamReader", process.stdout).read()
-            if await process.wait() != 0:
+        async with _process(*command, env=self._env) as child:
+            output = await child.output.read()
+            if await child.wait() != 0:
                 raise BadRequest("the Python environment cannot be examined")
         return output
 
 
 @contextlib.asynccontextmanager
-async def _process(*command: str, env: dict[str, str]) -> AsyncIterator[Process]:
-    """Run a command in a process group of its own; when the context ends the group is gone."""
-    process = await asyncio.create_subprocess_exec(
-        *command,
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-        env=env,
-        start_new_session=True,
-        limit=_LINE_LIMIT,
-    )
-    try:
-        yield process
-    finally:
-        if process.returncode is None:
-            await _stop(process)
-
-
-async def _stop(process: Process) -> None:
-    try:
-        _signal(process, signal.SIGINT)
-        await asyncio.wait_for(process.wait(), _INTERRUPT_SECONDS)
-    except TimeoutError:
-        pass
-    finally:
-        # Also what pip has started and left behind.
-        _signal(process, signal.SIGKILL)
-    await process.wait()
-
-
-def _signal(process: Process, number: signal.Signals) -> None:
-    with contextlib.suppress(ProcessLookupError):
-        os.killpg(process.pid, number)
+async def _process(*command: str, env: dict[str, str]) -> AsyncIterator[Child]:
+    """Run a command with nothing to read; when the context ends the group is gone."""
+    async with run_process(
+        command,
+        environment=replacing(env),
+        line_limit=_LINE_LIMIT,
+        log="output",
+    ) as child:
+        child.close_input()
+        try:
+            yield child
+        finally:
+            await asyncio.shield(child.end(_INTERRUPT_SECONDS, signal.SIGINT))
 
 
 def _reason(lines: Sequence[str]) -> str:
