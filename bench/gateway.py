@@ -27,8 +27,9 @@ from typing import TYPE_CHECKING, NamedTuple
 import psutil
 import uvloop
 
-from mataserver import app, config, hookimpl
+from mataserver import config, hookimpl
 from mataserver import plugins as plugin_host
+from mataserver import running as server_run
 from mataserver_fleet.gateway.gateway import Gateway
 from mataserver_fleet.gateway.options import GatewaySettings
 from mataserver_fleet.gateway.snapshot import Application, Consumer, Route, Snapshot, Target
@@ -205,7 +206,9 @@ async def gateway() -> None:
         settings = config.load(port=0, auth_mode="none", data_dir=folder, log_level="warning")
         point = importlib.metadata.EntryPoint("bench", "gateway", plugin_host.GROUP)
         found = plugin_host.discover(settings, [point])
-        await app.run(settings, lambda url, _: print(url.rpartition(":")[2], flush=True), found)
+        await server_run.run(
+            settings, lambda url, _: print(url.rpartition(":")[2], flush=True), found
+        )
 
 
 # who asks

@@ -19,7 +19,7 @@ import uvloop
 import nets
 import noop
 import real
-from mataserver import app, config
+from mataserver import config, running
 from mataserver import plugins as plugin_host
 
 PLUGINS = ("noop", "real", "faulty")
@@ -54,7 +54,7 @@ def main() -> None:
         chosen = settings(data_dir, port, engine, replicas)
         plugins = plugin_host.discover(chosen, POINTS)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(app.run(chosen, lambda url, _: print(url, flush=True), plugins))
+            runner.run(running.run(chosen, lambda url, _: print(url, flush=True), plugins))
 
 
 if __name__ == "__main__":

@@ -30,7 +30,7 @@ import psutil
 import pybase64
 import uvloop
 
-from mataserver import Backend, DetectResult, app, config, hookimpl
+from mataserver import Backend, DetectResult, config, hookimpl, running
 from mataserver import plugins as plugin_host
 from mataserver.rpc.messages import TYPES
 from mataserver.rpc.server import SERVICE
@@ -79,11 +79,11 @@ def serve(directory: Path) -> None:
     point = importlib.metadata.EntryPoint("nothing", "protocols", plugin_host.GROUP)
     plugins = plugin_host.discover(settings, [point])
 
-    def announce(url: str, state: Any) -> None:
-        print(url.rpartition(":")[2], dict(state.services)["grpc"].port, flush=True)
+    def announce(url: str, composed: Any) -> None:
+        print(url.rpartition(":")[2], dict(composed.hosting.services)["grpc"].port, flush=True)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-        runner.run(app.run(settings, announce, plugins))
+        runner.run(running.run(settings, announce, plugins))
 
 
 @contextlib.contextmanager

@@ -8,14 +8,10 @@ from typing import TYPE_CHECKING, Any
 from mataserver.contract import (
     Backend,
     Conversion,
-    Encoded,
     LoadContext,
     LoadedPart,
     Model,
     ModelFiles,
-    ModelHandle,
-    Models,
-    ModelSession,
     ModelSpec,
     Part,
 )
@@ -27,6 +23,16 @@ from mataserver.errors import (
     NotFound,
     OutOfMemory,
     Unavailable,
+)
+from mataserver.handles import (
+    Encoded,
+    ModelHandle,
+    Models,
+    ModelSession,
+    ResultEvent,
+    Sessions,
+    SessionSource,
+    StreamSession,
 )
 from mataserver.hookspecs import hookimpl
 from mataserver.params import Confidence, MaxTokens, Params, Temperature, Text, TopK
@@ -117,12 +123,16 @@ __all__ = [
     "PoseResult",
     "Principal",
     "Result",
+    "ResultEvent",
     "Route",
     "Saved",
     "Segment",
     "SegmentResult",
     "Server",
     "Service",
+    "SessionSource",
+    "Sessions",
+    "StreamSession",
     "Temperature",
     "Text",
     "TextRegion",
@@ -159,7 +169,8 @@ if TYPE_CHECKING:
     from mataserver.http.auth import PRINCIPAL
     from mataserver.http.files import static
     from mataserver.outbound import AddressRefused, Policy
-    from mataserver.processes import Child, Parent, run_process
+    from mataserver.processes import Child, run_process
+    from mataserver.spawned import Parent
 
 _LATE = {
     **dict.fromkeys(("connected", "server_options"), "mataserver.cli.remote"),
@@ -169,7 +180,8 @@ _LATE = {
     "PRINCIPAL": "mataserver.http.auth",
     **dict.fromkeys(("AddressRefused", "Policy"), "mataserver.outbound"),
     "static": "mataserver.http.files",
-    **dict.fromkeys(("Child", "Parent", "run_process"), "mataserver.processes"),
+    "Parent": "mataserver.spawned",
+    **dict.fromkeys(("Child", "run_process"), "mataserver.processes"),
 }
 """What brings asyncio, aiohttp or more settings: neither a worker nor most commands need it."""
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import Meta, Struct
 
+from mataserver import moved
 from mataserver.errors import MataError
 from mataserver.params import describe, from_text
 from mataserver.results import TASKS
@@ -188,6 +189,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     inherit_variables: list[Variable] = []
     register_defaults: bool = True
     metrics_public: bool = True
+    observe_infer: bool = False
     health_status: Literal["ok", "healthy"] = "ok"
     trust_proxy: bool = False
     allowed_hosts: list[HostName] = []
@@ -272,7 +274,15 @@ def read(
     for name in found:
         origins[name] = "environment" if _variable(name, values) in environment else "dotenv"
     origins.update(dict.fromkeys(options, "option"))
-    return _settings(written | found | options), origins
+    return _settings(_current(written) | found | options), origins
+
+
+def _current(written: dict[str, Any]) -> dict[str, Any]:
+    """Return what YAML says, with settings that went to plugins. Raises ``ConfigError``."""
+    try:
+        return moved.renamed(written, {each.name for each in msgspec.structs.fields(Settings)})
+    except ValueError as error:
+        raise ConfigError(f"configuration: {error}") from None
 
 
 def _check_hidden(

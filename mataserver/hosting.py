@@ -1,147 +1,197 @@
-"""Services of plugins: asked for, checked, put into their order, and added to the application."""
+"""Services, the server's own and those of plugins alike: made, checked, ordered, and added."""
 
 from __future__ import annotations
 
 import asyncio
 import functools
 import logging
+from dataclasses import dataclass
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiohttp import web
 
 from mataserver.errors import NotFound
-from mataserver.http.kit import Kit
-from mataserver.http.readiness import waiting
-from mataserver.http.routing import ALTERNATIVES, TABLE
 from mataserver.plugins import PluginError, refuse, shape
 from mataserver.processes import run_process
 from mataserver.service import Context, Route, Server, Service
 from mataserver.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
-    from mataserver.http.dialects import Expect
-    from mataserver.http.routing import State
+    from mataserver.config import Settings
+    from mataserver.http.auth import Gate
+    from mataserver.http.browsers import Browsers
+    from mataserver.http.kit import Kit
+    from mataserver.http.readiness import Readiness
+    from mataserver.http.routing import Expect, Table
+    from mataserver.lifecycle import Lifecycle
     from mataserver.plugins import Plugin
+    from mataserver.services import ServedModels
+    from mataserver.sessions import ServedSessions
 
 log = logging.getLogger("mataserver.plugins")
 
 
+class Guest(NamedTuple):
+    """A service that is to be made; ``plugin`` is None for one of the server's own.
+
+    What the server's own raise stops the start; a plugin is put out of use.
+    """
+
+    name: str
+    make: Callable[[Context], object]
+    plugin: Plugin | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Hosted:
+    """A service that was made, with its routes."""
+
+    name: str
+    service: Service
+    routes: tuple[Route, ...]
+    plugin: Plugin | None
+
+
+def server_of(settings: Settings) -> Server:
+    """Return what services may know of the settings."""
+    return Server(
+        host=settings.host,
+        port=settings.port,
+        max_body=settings.max_body,
+        max_tokens=settings.max_tokens,
+        queue_limit=settings.queue_limit,
+        trust_proxy=settings.trust_proxy,
+        auth_mode=settings.auth_mode,
+        infer_timeout=settings.infer_timeout,
+        load_timeout=settings.load_timeout,
+        drain_timeout=settings.drain_timeout,
+        unread_timeout=settings.unread_timeout,
+    )
+
+
 class Hosting:
-    """Makes the services of the plugins and gives each its context."""
+    """The services of a server, and what each is given.
 
-    def __init__(self, state: State) -> None:
-        self._state = state
+    ``services`` are those in use, by name, in the order in which they are entered; ``tasks`` are
+    the background tasks of each.
+    """
+
+    def __init__(self, settings: Settings, version: str, lifecycle: Lifecycle) -> None:
+        self.services: list[tuple[str, Service]] = []
+        self.tasks: list[Tasks] = []
+        self._server = server_of(settings)
+        self._data_dir = settings.data_path
+        self._inherit = settings.inherit_variables
+        self._version = version
+        self._lifecycle = lifecycle
         self._peers: dict[str, Service] = {}
-        settings = state.settings
-        self._server = Server(
-            host=settings.host,
-            port=settings.port,
-            max_body=settings.max_body,
-            max_tokens=settings.max_tokens,
-            queue_limit=settings.queue_limit,
-            trust_proxy=settings.trust_proxy,
-            auth_mode=settings.auth_mode,
-            infer_timeout=settings.infer_timeout,
-            load_timeout=settings.load_timeout,
-            drain_timeout=settings.drain_timeout,
-            unread_timeout=settings.unread_timeout,
-        )
 
-    def services(self, taken: Iterable[Route]) -> list[tuple[Plugin, Service]]:
-        """Return every plugin's service, in the order in which they are entered.
+    def open(self, guests: Iterable[Guest], given: Given) -> list[Hosted]:
+        """Make every service; return them in the order in which they are to be entered.
 
         A plugin whose service fails, gives a route that exists, or requires one that is not there,
-        is put out of use. Raises ``PluginError`` for it when ``plugins.strict`` is set.
+        is put out of use.
         """
-        found: dict[str, tuple[Plugin, Service]] = {}
-        shapes = {shape(route.method, route.path) for route in taken}
-        for plugin in self._state.plugins.usable:
-            hook = plugin.hooks.get("service")
-            if hook is None:
-                continue
+        found: dict[str, Hosted] = {}
+        shapes: set[tuple[str, str]] = set()
+        for guest in guests:
             try:
-                service = hook(self._context(plugin))
-                plugin.routes = _routes(service, shapes)
+                service = guest.make(self._context(guest, given))
+                hosted = Hosted(guest.name, *_checked(service, shapes), guest.plugin)
             except Exception as error:
-                refuse(plugin, error)
+                if guest.plugin is None:
+                    raise
+                refuse(guest.plugin, error)
                 continue
-            shapes |= {shape(route.method, route.path) for route in plugin.routes}
-            found[plugin.name] = (plugin, service)
+            shapes |= {shape(route.method, route.path) for route in hosted.routes}
+            found[_key(guest)] = hosted
         ordered = _ordered(found)
-        self._peers.update({plugin.name: service for plugin, service in ordered})
-        self._state.plugins.check_strict()
+        for hosted in ordered:
+            self._note(hosted)
         return ordered
 
-    def _context(self, plugin: Plugin) -> Context:
-        state, tasks = self._state, Tasks(plugin.name)
-        state.tasks.append(tasks)
+    def _note(self, hosted: Hosted) -> None:
+        self.services.append((hosted.name, hosted.service))
+        if hosted.plugin is not None:
+            hosted.plugin.routes = hosted.routes
+            self._peers[hosted.name] = hosted.service
+
+    def _context(self, guest: Guest, given: Given) -> Context:
+        tasks = Tasks(guest.name)
+        self.tasks.append(tasks)
+        place = "mataserver" if guest.plugin is None else "mataserver.plugin"
         return Context(
-            settings=plugin.settings,
+            settings=None if guest.plugin is None else guest.plugin.settings,
             server=self._server,
-            version=state.version,
-            log=logging.getLogger(f"mataserver.plugin.{plugin.name}"),
-            data_dir=state.settings.data_path,
-            metrics=state.metrics.registry,
-            models=state.models,
-            http=Kit(state, state.sockets, state.outbound),
+            version=self._version,
+            log=logging.getLogger(f"{place}.{guest.name}"),
+            data_dir=self._data_dir,
+            metrics=given.metrics,
+            models=given.models,
+            sessions=given.sessions,
+            http=given.kit,
             tasks=tasks,
-            run_process=functools.partial(run_process, inherit=state.settings.inherit_variables),
+            run_process=functools.partial(run_process, inherit=self._inherit),
             run_blocking=asyncio.to_thread,
-            stopping=state.stopping,
-            authenticate=lambda credentials: state.gate.authenticate([credentials]),
-            sign_out=state.browsers.end_all,
-            ready=lambda: waiting(state),
-            peer=self._peer,
+            stopping=self._lifecycle.stopping,
+            authenticate=lambda credentials: given.gate.authenticate([credentials]),
+            sign_out=given.browsers.end_all,
+            ready=given.readiness.waiting,
+            peer=self.peer,
             peers=lambda: MappingProxyType(self._peers),
-            address=self._address,
+            address=self._lifecycle.address,
         )
 
-    async def _address(self) -> str:
-        """Return the base URL by which this machine reaches the server, once it listens."""
-        await self._state.listening.wait()
-        return self._state.url
-
-    def _peer(self, name: str, *, optional: bool = False) -> Service | None:
-        """Return the service of another plugin. Raises ``NotFound`` unless it is optional."""
+    def peer(self, name: str, *, optional: bool = False) -> Service | None:
+        """Return the service of a plugin. Raises ``NotFound`` unless it is optional."""
         service = self._peers.get(name)
         if service is None and not optional:
             raise NotFound(f"The plugin {name} is not in use")
         return service
 
 
-def add(application: web.Application, routes: Iterable[Route], expect: Expect) -> None:
-    """Add routes to an application, and what is known of them to its table."""
-    table = application[TABLE]
-    for route in routes:
-        if route.when is not None:
-            _add_alternative(application, route)
-            continue
-        for method in _methods(route):
-            added = application.router.add_route(
-                method, route.path, route.handler, expect_handler=expect
-            )
-            table[added] = route
+class Given(NamedTuple):
+    """What every service is given through its context."""
+
+    models: ServedModels
+    sessions: ServedSessions
+    kit: Kit
+    metrics: Any
+    gate: Gate
+    browsers: Browsers
+    readiness: Readiness
 
 
-def _add_alternative(application: web.Application, route: Route) -> None:
-    wanted = shape(route.method, route.path)
-    for added, known in application[TABLE].items():
-        if shape(added.method, known.path) == wanted:
-            application[ALTERNATIVES].setdefault(added, []).append(route)
+def add(
+    application: web.Application, table: Table, gate: Gate, hosted: Hosted, expect: Expect
+) -> None:
+    """Add a service's routes to an application, and take in what it offers beside them."""
+    service: Any = hosted.service
+    table.add(application, hosted.routes, expect)
+    if hasattr(service, "authenticate"):
+        gate.services.append(service.authenticate)
+    if hasattr(service, "claims"):
+        table.claims.append(service.claims)
+    if hasattr(service, "error_forms"):
+        table.forms.update(service.error_forms())
 
 
-def _methods(route: Route) -> tuple[str, ...]:
-    """A GET that gives a document also answers HEAD; a WebSocket gives none."""
-    return ("GET", "HEAD") if route.method == "GET" and route.response else (route.method,)
+def _key(guest: Guest) -> str:
+    """Return the name by which others require a service: those of the server are not plugins."""
+    return guest.name if guest.plugin is not None else f"the server's {guest.name}"
 
 
-def _routes(service: object, taken: set[tuple[str, str]]) -> tuple[Route, ...]:
-    """Return a service's routes. Raises ``PluginError`` for a taken or empty claim."""
+def _checked(service: object, taken: set[tuple[str, str]]) -> tuple[Service, tuple[Route, ...]]:
+    """Return a service and its routes. Raises ``PluginError`` for a taken or empty claim."""
     if not isinstance(service, Service):
         raise PluginError("service() must return an object with routes() and async enter and exit")
+    return service, _routes(service, taken)
+
+
+def _routes(service: Service, taken: set[tuple[str, str]]) -> tuple[Route, ...]:
     routes = tuple(each for given in service.routes() for each in _described(given))
     seen = set(taken)
     for route in routes:
@@ -167,9 +217,9 @@ def _described(given: Any) -> tuple[Route, ...]:
     return (route,)
 
 
-def _ordered(found: dict[str, tuple[Plugin, Service]]) -> list[tuple[Plugin, Service]]:
+def _ordered(found: Mapping[str, Hosted]) -> list[Hosted]:
     """Return services with what each requires before it; one that lacks something is refused."""
-    ordered: list[tuple[Plugin, Service]] = []
+    ordered: list[Hosted] = []
     done: dict[str, bool] = {}
 
     def visit(name: str, path: tuple[str, ...]) -> str | None:
@@ -180,15 +230,16 @@ def _ordered(found: dict[str, tuple[Plugin, Service]]) -> list[tuple[Plugin, Ser
             return f"it requires the plugin {name}, which is not in use"
         if name in done:
             return None if done[name] else f"it requires the plugin {name}, which is not in use"
-        plugin, service = found[name]
-        for needed in getattr(service, "requires", ()):
+        hosted = found[name]
+        for needed in getattr(hosted.service, "requires", ()):
             reason = visit(needed, (*path, name))
             if reason is not None:
                 done[name] = False
-                refuse(plugin, PluginError(reason))
+                if hosted.plugin is not None:
+                    refuse(hosted.plugin, PluginError(reason))
                 return f"it requires the plugin {name}, which is not in use"
         done[name] = True
-        ordered.append((plugin, service))
+        ordered.append(hosted)
         return None
 
     for name in found:

@@ -130,6 +130,9 @@ class Metrics:
         self.reconnects = self._counter(
             "camera_reconnects", "Cameras connected again after they were lost.", ("model",)
         )
+        self.unobserved = self._counter(
+            "results_unobserved", "Answers that a plugin was too slow to be told of.", ("plugin",)
+        )
         self.inflight = self._gauge("body_bytes_in_flight", "Request body bytes held in memory.")
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:

@@ -14,8 +14,10 @@ from mataserver.errors import MataError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mataserver.cameras.roster import Roster
+    from mataserver.catalog import Catalog
     from mataserver.config import Settings
-    from mataserver.http.routing import State
+    from mataserver.pool import ModelPool
     from mataserver.upkeep import Upkeep
 
 RELOADED = ("models", "cameras")
@@ -26,8 +28,17 @@ log = logging.getLogger("mataserver")
 class Reload:
     """``load`` reads the settings as the start of the server did."""
 
-    def __init__(self, state: State, upkeep: Upkeep, load: Callable[[], Settings]) -> None:
-        self._state = state
+    def __init__(
+        self,
+        catalog: Catalog,
+        pool: ModelPool,
+        cameras: Roster,
+        upkeep: Upkeep,
+        load: Callable[[], Settings],
+    ) -> None:
+        self._catalog = catalog
+        self._pool = pool
+        self._cameras = cameras
         self._upkeep = upkeep
         self._load = load
         self._lock = asyncio.Lock()
@@ -38,9 +49,9 @@ class Reload:
             try:
                 read = await asyncio.to_thread(self._load)
                 changed = {name: getattr(read, name) for name in RELOADED}
-                settings = msgspec.structs.replace(self._state.settings, **changed)
-                Configured(self._state.catalog, settings.models).check()
-                self._state.cameras.check_settings(settings)
+                settings = msgspec.structs.replace(self._catalog.settings, **changed)
+                Configured(self._catalog, settings.models).check()
+                self._cameras.check_settings(settings)
             except MataError as error:
                 log.error("the configuration stays as it was: %s", error.told)  # noqa: TRY400
                 return
@@ -49,7 +60,7 @@ class Reload:
 
     def _tell(self, read: Settings) -> None:
         """Name the settings that changed and that only a start takes in."""
-        old = self._state.settings
+        old = self._catalog.settings
         names = [
             name
             for name in read.__struct_fields__
@@ -59,14 +70,13 @@ class Reload:
             log.warning("restart the server to change %s", ", ".join(names))
 
     async def _follow(self, settings: Settings) -> None:
-        state, old = self._state, self._state.settings
+        old = self._catalog.settings
         names = [setting.model for setting in (*old.models, *settings.models)]
         changed = {name for name in names if old.model(name) != settings.model(name)}
-        state.settings = settings
-        state.catalog.reconfigure(settings)
+        self._catalog.reconfigure(settings)
         self._upkeep.add_again()
-        state.cameras.change(settings)
+        self._cameras.change(settings)
         told = ", ".join(sorted(changed)) or "none"
         log.info("the configuration was read again; changed models: %s", told)
-        await asyncio.gather(*(state.pool.unload(name, None, "changed") for name in changed))
+        await asyncio.gather(*(self._pool.unload(name, None, "changed") for name in changed))
         self._upkeep.load_anew(changed)

@@ -9,6 +9,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
+from mataserver.lifecycle import check_running
+
 if TYPE_CHECKING:
     import asyncio
     import logging
@@ -26,7 +28,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from mataserver.contract import Models
+    from mataserver.handles import Models, Sessions
     from mataserver.outbound import Content, Policy, Response
     from mataserver.principals import Credentials, Principal
     from mataserver.processes import Child
@@ -229,6 +231,17 @@ class Http(Protocol):
         """
         ...
 
+    async def decode(self, data: bytes, decode: Callable[[bytes], T]) -> T:
+        """Return ``decode(data)``; of a body over 1 MB beside the event loop, one at a time."""
+        ...
+
+    def check_origin(self, request: web.Request) -> None:
+        """Raise 403 for what a page of another origin sends.
+
+        For bodies that a browser sends anywhere without asking first: forms, and plain bytes.
+        """
+        ...
+
     def read_chunks(self, request: web.Request) -> AsyncIterator[bytes]:
         """Iterate over the body as it arrives: for uploads that are kept also when they break off.
 
@@ -310,17 +323,18 @@ class Http(Protocol):
 class RunProcess(Protocol):
     """Runs a child process until the context ends; see ``mataserver.run_process``."""
 
-    def __call__(
+    def __call__(  # noqa: PLR0913 - each is another manner of the child
         self,
         target: str | Sequence[str] | Callable[..., None],
         arguments: Sequence[str] = (),
         *,
-        environment: Mapping[str, str] | None = None,
+        environment: Mapping[str, str | None] | None = None,
+        inherit: Sequence[str] = (),
         nice: int = 0,
         threads: int = 0,
         grace: float = 0.0,
         line_limit: int = 1 << 20,
-        log: Path | None = None,
+        log: Path | Literal["output"] | None = None,
     ) -> AbstractAsyncContextManager[Child]:
         """Give the child."""
         ...
@@ -333,6 +347,7 @@ class Context:
     settings: the plugin's own.
     server:   the server's settings that concern others.
     models:   the one way to the models.
+    sessions: streaming sessions, those of clients too.
     http:     requests and answers.
     tasks:    background tasks that are looked after: a failure is logged and shown in ``/ready``.
     run_process: a child process that dies with the server.
@@ -351,6 +366,7 @@ class Context:
     data_dir: Path
     metrics: Any
     models: Models
+    sessions: Sessions
     http: Http
     tasks: Tasks
     run_process: RunProcess
@@ -362,6 +378,10 @@ class Context:
     peer: Callable[..., Any]
     peers: Callable[[], Mapping[str, Any]]
     address: Callable[[], Awaitable[str]]
+
+    def check_running(self) -> None:
+        """Raise ``Unavailable`` when the server shuts down: it takes no new work."""
+        check_running(self.stopping)
 
 
 @runtime_checkable
@@ -382,6 +402,9 @@ class Service(Protocol):
     pages():       the ``Page``s that it serves, for the navigation.
     authenticate(credentials): whose they are, None for what is not the plugin's to judge; it
                    raises a ``MataError`` for its own that do not count.
+    on_result(event): a coroutine that is told of each answer, a ``ResultEvent``, after it has left.
+    session_source(source, fps): a coroutine: the ``SessionSource`` of what ``POST /v1/sessions``
+                   names as ``source``, or None for what is not the plugin's.
     """
 
     def routes(self) -> Iterable[Route | web.RouteDef]:

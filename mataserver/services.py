@@ -17,10 +17,10 @@ import msgspec
 
 from mataserver import description, weights
 from mataserver.catalog import TRACKED
-from mataserver.contract import Encoded
 from mataserver.engines.work import Job
 from mataserver.errors import Conflict, InvalidParams
 from mataserver.frames import FrameSession, result_of
+from mataserver.handles import Encoded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence

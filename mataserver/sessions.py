@@ -7,21 +7,24 @@ import contextlib
 import logging
 import secrets
 import time
-from typing import TYPE_CHECKING, Protocol
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
 
 from mataserver.errors import Conflict, NotFound, Unavailable
 from mataserver.frames import FrameSession
 from mataserver.principals import ANONYMOUS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator, Sequence
 
     from mataserver.metrics import Metrics
     from mataserver.params import Params
     from mataserver.principals import Principal
-    from mataserver.services import Handle
+    from mataserver.services import Handle, ServedModels
 
 NORMAL = 1000
+_EVERYBODY = ANONYMOUS
+"""Who may know of every session: services, which are part of the server."""
 
 log = logging.getLogger("mataserver.sessions")
 
@@ -72,6 +75,13 @@ class Session(FrameSession):
     def seen_by(self, principal: Principal) -> bool:
         """Whether a principal may know of it: their own, everybody's, and all for an admin."""
         return self.owner in {None, principal.id} or principal.may("admin")
+
+
+@dataclass(frozen=True, slots=True)
+class _Attached:
+    """Who uses a session, and is told to leave it."""
+
+    leave: Callable[[int, str], None]
 
 
 class SessionStore:
@@ -227,3 +237,49 @@ class SessionStore:
             await session.forget()
         finally:
             await session.hold.aclose()
+
+
+class ServedSessions:
+    """The sessions as services have them: ``Context.sessions``."""
+
+    def __init__(self, store: SessionStore, models: ServedModels) -> None:
+        self._store = store
+        self._models = models
+
+    async def create(
+        self,
+        model: str,
+        *,
+        task: str | None = None,
+        params: Any = None,
+        owner: Principal | None = None,
+    ) -> Session:
+        """Load the model and make a session that holds it."""
+        handle = self._models.of_session(model, task)
+        owned = None if owner is None else owner.id
+        return await self._store.create(handle, handle.params(params), owner=owned)
+
+    def get(self, session_id: str, principal: Principal | None = None) -> Session:
+        """Return a session. Raises ``NotFound``."""
+        return self._store.get(session_id, principal or _EVERYBODY)
+
+    def list(self, principal: Principal | None = None) -> Sequence[Session]:
+        """Return every session, or those that a principal may know of."""
+        asking = principal or _EVERYBODY
+        return [each for each in self._store.all() if each.seen_by(asking)]
+
+    async def close(self, session_id: str) -> None:
+        """End a session. Raises ``NotFound`` or ``Conflict``."""
+        await self._store.delete(session_id)
+
+    @contextlib.contextmanager
+    def attach(self, session_id: str, leave: Callable[[int, str], None]) -> Iterator[Session]:
+        """Use a session until the context ends. Raises ``NotFound`` or ``Conflict``."""
+        session, attached = self.get(session_id), _Attached(leave)
+        if session.connections:
+            raise Conflict(f"{session.id} has a connection already")
+        self._store.attach(session, attached)
+        try:
+            yield session
+        finally:
+            self._store.detach(session, attached)

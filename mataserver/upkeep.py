@@ -12,7 +12,9 @@ from mataserver.configured import Configured
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
-    from mataserver.http.routing import State
+    from mataserver.cameras.roster import Roster
+    from mataserver.catalog import Catalog
+    from mataserver.pool import ModelPool
 
 log = logging.getLogger("mataserver")
 
@@ -28,8 +30,18 @@ class Pace:
 class Upkeep:
     """The background work of one server."""
 
-    def __init__(self, state: State, pace: Pace) -> None:
-        self._state = state
+    def __init__(
+        self,
+        catalog: Catalog,
+        pool: ModelPool,
+        cameras: Roster,
+        not_ready: dict[str, str],
+        pace: Pace,
+    ) -> None:
+        self._catalog = catalog
+        self._pool = pool
+        self._cameras = cameras
+        self._not_ready = not_ready
         self._pace = pace
         self._anew: set[str] = set()
         self._woken = asyncio.Event()
@@ -39,7 +51,7 @@ class Upkeep:
 
         Raises ``InvalidParams`` for a task or params that a configured model does not take.
         """
-        catalog, waiting = self._state.catalog, self._state.not_ready
+        catalog, waiting = self._catalog, self._not_ready
         try:
             Configured(catalog).add()
         except MataError as error:
@@ -54,7 +66,7 @@ class Upkeep:
         while True:
             await asyncio.sleep(self._pace.reconcile)
             try:
-                await self._state.catalog.reconcile(self._state.pool)
+                await self._catalog.reconcile(self._pool)
             except Exception:
                 log.exception("the registry could not be followed")
 
@@ -67,7 +79,7 @@ class Upkeep:
                 async with asyncio.timeout(self._pace.retry):
                     await self._woken.wait()
             self._woken.clear()
-            if self._state.not_ready:
+            if self._not_ready:
                 self.add_again()
             again, self._anew = {*failed, *self._anew}, set()
             wanted = [name for name in self._preloaded() if name in again or self._broken(name)]
@@ -79,7 +91,7 @@ class Upkeep:
 
     async def keep_cameras(self) -> None:
         """Open the cameras of the configuration."""
-        await self._state.cameras.keep(self._state.not_ready, self._pace.retry)
+        await self._cameras.keep(self._not_ready, self._pace.retry)
 
     def add_again(self) -> None:
         """Register what was not here before. Its params are looked at for the first time, too."""
@@ -87,21 +99,21 @@ class Upkeep:
             self.add_configured()
         except MataError as error:
             log.error(error.told)  # noqa: TRY400 - a message for the operator, not a bug
-            self._state.not_ready["configuration"] = error.detail
+            self._not_ready["configuration"] = error.detail
 
     async def _load(self, name: str) -> bool:
         """Load a model; whether that went well."""
         try:
-            async with self._state.pool.hold(self._state.catalog.recipe(name)):
+            async with self._pool.hold(self._catalog.recipe(name)):
                 return True
         except MataError as error:
             log.error("could not preload %s: %s", name, error.told)  # noqa: TRY400
             return False
 
     def _preloaded(self) -> list[str]:
-        return [setting.model for setting in self._state.settings.models if setting.preload]
+        return [setting.model for setting in self._catalog.settings.models if setting.preload]
 
     def _broken(self, name: str) -> bool:
         """Whether a registered model failed since it was loaded."""
-        entry = self._state.catalog.entries().get(name)
-        return entry is not None and self._state.pool.status(name, entry.task).error is not None
+        entry = self._catalog.entries().get(name)
+        return entry is not None and self._pool.status(name, entry.task).error is not None

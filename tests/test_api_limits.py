@@ -24,7 +24,6 @@ from api_answers import (
 )
 from conftest import picture
 from mataserver import testing
-from mataserver.app import STATE
 
 PNG = picture()
 IMAGE = {"Content-Type": "image/png"}
@@ -171,7 +170,7 @@ async def test_too_many_bytes_in_flight_are_503(data_dir):
 
 async def test_a_draining_server_takes_no_more_work(server, http):
     """While it shuts down inference and sessions are 503 with Retry-After, and it is not ready."""
-    server.app[STATE].stopping.set()
+    server.composed.lifecycle.stopping.set()
     bodies = {"/v1/infer": asking("fake-detect", PNG), "/v1/sessions": {"model": "fake-detect"}}
     for path, body in bodies.items():
         async with http.post(path, json=body) as response:
@@ -193,10 +192,10 @@ async def test_a_body_that_is_under_way_at_the_end_is_read_and_answered(data_dir
             head_of(server, path, "Content-Type: image/png", f"Content-Length: {len(PNG)}")
         )
         writer.write(PNG[:50])
-        while not server.app[STATE].body_bytes:
+        while not server.composed.budget.taken:
             await asyncio.sleep(0.01)
         stopping = asyncio.create_task(serving.__aexit__(None, None, None))
-        while not server.app[STATE].draining:
+        while not server.composed.lifecycle.draining:
             await asyncio.sleep(0.01)
         await asyncio.sleep(0.1)
         writer.write(PNG[50:])

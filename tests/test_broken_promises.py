@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from conftest import picture, register
-from mataserver import MataError, app
+from mataserver import MataError
 from mataserver.engines.work import Failure
 from mataserver.testing import serving
 from service_plugins import plugin
@@ -195,7 +195,7 @@ async def test_over_chat_it_is_an_error(tmp_path, plugin, stream):
 
 async def test_a_service_is_told_the_same(served):
     """What a method or a generator of the model gives is held to it, as is a prediction."""
-    ((_, service),) = served.app[app.STATE].services
+    service = served.service("liar")
     words = r"liar-detect: detections\[0\].confidence is 9"
     async with service.ctx.models.acquire("liar-detect") as model:
         result, told = await model.call("tell", 0.1)

@@ -18,6 +18,7 @@ from mataserver.engines.work import Failure, Outcome, Timing, WorkerDied
 from mataserver.errors import InvalidParams, MataError, NotFound, Unavailable
 from mataserver.frames import FrameSession
 from mataserver.metrics import Metrics
+from mataserver.observers import Observers
 from mataserver.params import Params
 from mataserver.services import Handle
 
@@ -32,7 +33,7 @@ class Source:
         self.open = 0
         self.connected = 0
 
-    async def connect(self, _opening):
+    async def connect(self):
         self.connected += 1
         self.open += 1
         return self
@@ -85,7 +86,7 @@ def parts():
     pool = Pool()
     session = FrameSession(Handle(pool, Metrics(), 64, lambda: recipe), Params(), "sess_1")
     source = Source()
-    feed = Feed(OPENING, source.connect)
+    feed = Feed(source.connect)
     return SimpleNamespace(session=session, source=source, feed=feed, pool=pool)
 
 
@@ -292,11 +293,7 @@ async def test_fps_is_a_limit(parts, make):
 
 async def test_a_reader_that_says_nonsense():
     """A child that breaks its protocol, or is no reader, counts as dead."""
-    process = await asyncio.create_subprocess_exec(
-        "cat", stdin=asyncio.subprocess.PIPE, stdout=asyncio.subprocess.PIPE
-    )
-    link = Link(process, 5.0)
-    link._write(b"\n")
+    link = await Link.start(Opening("/a.mp4", "file", 5.0, 1_000_000), reader=["cat"])
     with pytest.raises(Lost, match="its reader died"):
         await link.frame()
     await link.close()
@@ -306,7 +303,9 @@ async def test_without_the_package():
     """Without PyAV a client is told what to install, and so is the operator at the start."""
     door = CameraSettings(name="door", source="/a.mp4", model="m")
     settings = Settings(camera_paths=["/"], cameras=[door])
-    roster = Roster(settings, None, None, Metrics(), installed=lambda: False)
+    roster = Roster(
+        settings, None, None, Metrics(), Observers(Metrics(), infer=False), installed=lambda: False
+    )
     with pytest.raises(Unavailable) as caught:
         await roster.permitted("/a.mp4")
     assert caught.value.detail == NEEDS

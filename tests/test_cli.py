@@ -517,6 +517,36 @@ def test_commands_of_plugins_run(extended):
     assert extended.run("greet", "--times", "x").exit_code == 2
 
 
+CONTEXT = """
+import click
+from msgspec import Struct
+from mataserver import read_configuration
+
+class Settings(Struct):
+    words: str = "none"
+
+@click.command()
+@click.option("--config", "file")
+def context(file):
+    found = read_configuration(file)
+    words = found.plugin("greeter", Settings).words
+    client = found.client()
+    click.echo(f"{found.data_dir} {found.url} {found.key} {words} {type(client).__name__}")
+    client.close()
+"""
+
+
+def test_a_command_has_its_context(terminal):
+    """A plugin's command gets its settings, the data directory, a URL, a key and a client."""
+    terminal.install("greeter", CONTEXT, mataserver_commands={"context": "greeter:context"})
+    file = terminal.home / "own.yaml"
+    file.write_text(
+        "host: 0.0.0.0\nport: 4242\napi_keys: [k-1]\nplugins: {greeter: {words: well met}}\n"
+    )
+    told = terminal.run("context", "--config", str(file)).output
+    assert told == f"{terminal.home / 'data'} http://localhost:4242 k-1 well met Client\n"
+
+
 def test_failures_of_plugins_are_one_line(extended):
     """A ``MataError`` of a plugin's command is one line on stderr, as one of ours."""
     result = extended.run("fail")

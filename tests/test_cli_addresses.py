@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mataserver import config
-from mataserver.cli.addresses import is_loopback, server_url
+from mataserver.addresses import is_loopback, server_url
 from mataserver.cli.remote import key_for
 
 

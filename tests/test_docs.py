@@ -129,25 +129,25 @@ def test_plugins_describe_their_settings(name):
 
 
 @pytest.fixture(scope="module")
-def application(tmp_path_factory):
-    """The server's application."""
+def composed(tmp_path_factory):
+    """A server that was composed."""
     folder = tmp_path_factory.mktemp("data")
     settings = config.load(environ={}, directory=folder, data_dir=str(folder))
     return app.build(settings, plugins.discover(settings, [testing.FAKE]))
 
 
 @pytest.fixture(scope="module")
-def document(application):
+def document(composed):
     """The OpenAPI document."""
-    return json.loads(application[app.STATE].document)
+    return json.loads(composed.document)
 
 
-def test_routes_are_described(application):
+def test_routes_are_described(composed):
     """Every route has a heading, and every such heading is a route."""
     described = re.findall(r"^### `([A-Z]+ /[^`]*)`$", read("api.md"), re.MULTILINE)
     actual = [
         f"{route.method} {route.resource.canonical}"
-        for route in application.router.routes()
+        for route in composed.application.router.routes()
         if route.method != "HEAD"
     ]
     assert sorted(described) == sorted(actual)

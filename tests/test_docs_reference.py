@@ -16,6 +16,7 @@ from mataserver import (
     client,
     contract,
     errors,
+    fixtures,
     hookspecs,
     openapi,
     plugins,
@@ -162,6 +163,12 @@ def test_testing_is_described():
     for name in ("check_plugin", "serving", "installed", "FAKE"):
         assert f"`{name}" in text
         assert hasattr(testing, name)
+    described = [quoted(row[0]) for row in rows(text, "fixture")]
+    made = vars(fixtures).items()
+    kind = type(fixtures.fake_models)
+    assert sorted(described) == sorted(
+        n for n, each in made if isinstance(each, kind) and n[0] != "_"
+    )
 
 
 def test_the_tutorial_is_the_example():

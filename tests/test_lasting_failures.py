@@ -7,7 +7,7 @@ import json
 import pytest
 
 from conftest import picture, register
-from mataserver import MataError, app
+from mataserver import MataError
 from mataserver.testing import serving
 from service_plugins import plugin
 
@@ -61,7 +61,7 @@ async def rig(request, tmp_path, plugin):
     register(data, {})
     points = [plugin(FICKLE, "fickle")]
     async with serving(data, entry_points=points, engine=request.param) as served:
-        ((_, service),) = served.app[app.STATE].services
+        service = served.service("fickle")
         models = service.ctx.models
 
         async def ask():

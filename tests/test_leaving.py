@@ -13,7 +13,6 @@ import pytest
 from api_answers import connection, head_of, until
 from conftest import picture, register
 from mataserver import testing
-from mataserver.app import STATE
 from test_text_streaming import CHATTERBOX
 
 PNG = picture()
@@ -108,7 +107,7 @@ async def test_who_leaves_in_the_middle_of_a_body(server, http, caplog, sent):
     async with connection(server) as (_, writer):
         writer.write(head + sent)
         await writer.drain()
-        await until(lambda: server.app[STATE].active == 1)
+        await until(lambda: server.composed.lifecycle.active == 1)
     await until(lambda: _sum_is(http, "/v1/infer", 1))
     assert await counted(http, "/v1/infer") == {"499": 1}
     assert not [each for each in caplog.records if each.exc_info]
@@ -123,7 +122,7 @@ async def test_who_leaves_before_the_answer(server, http, caplog):
     async with connection(server) as (_, writer):
         writer.write(head + body)
         await writer.drain()
-        await until(lambda: server.app[STATE].active == 1)
+        await until(lambda: server.composed.lifecycle.active == 1)
     await until(lambda: _sum_is(http, "/v1/infer", 1))
     assert await counted(http, "/v1/infer") == {"499": 1}
     assert not [each for each in caplog.records if each.exc_info]
@@ -138,7 +137,7 @@ async def test_who_leaves_a_socket_without_a_word(server, http):
     async with connection(server) as (reader, writer):
         writer.write(head_of(server, f"/v1/stream/{name}", *upgrade, method="GET"))
         await reader.readuntil(b"\r\n\r\n")
-        await until(lambda: server.app[STATE].active == 1)
+        await until(lambda: server.composed.lifecycle.active == 1)
         writer.transport.abort()
     route = r"/v1/stream/{session_id}"
     await until(lambda: _sum_is(http, route, 1))

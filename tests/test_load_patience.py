@@ -9,7 +9,6 @@ import aiohttp
 
 from api_answers import asking, problem, until
 from conftest import picture
-from mataserver import app
 from mataserver.testing import serving
 from service_plugins import LAB, folder, plugin
 from stream_peers import model_state
@@ -25,7 +24,7 @@ async def test_a_load_does_not_wait_for_ever_for_a_slow_reader(plugin, folder):
         serving(folder, entry_points=[plugin(LAB)], engine="thread", load_timeout=0.3) as served,
         aiohttp.ClientSession(served.url, headers=served.headers) as http,
     ):
-        ((_, service),) = served.app[app.STATE].services
+        service = served.service("lab")
         async with service.ctx.models.acquire("lab") as model:
             async with contextlib.aclosing(model.stream("numbers", 1_000_000)) as numbers:
                 await anext(numbers)

@@ -10,7 +10,7 @@ import aiohttp
 import pytest
 
 from conftest import picture
-from mataserver import Backend, app, hookimpl, plugins, testing
+from mataserver import Backend, hookimpl, plugins, testing
 from stream_peers import Gate, GatedModel, eventually, load_gated, metric
 
 PNG = picture()
@@ -89,7 +89,7 @@ async def test_memory_of_both_tasks_is_counted(both):
     served, http, gate = both
     gate.open(2)
     assert (await detect(http), await track(http)) == (200, 0)
-    pool = served.app[app.STATE].pool
+    pool = served.composed.pool
     alone = pool.status("both", "detect").memory
     assert alone > 0
     assert await metric(http, "mataserver_model_memory_bytes") == 2 * alone

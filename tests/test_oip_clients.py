@@ -10,7 +10,7 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from conftest import FAKES, picture, register
-from mataserver import app, testing
+from mataserver import testing
 from mataserver.oip import signature
 from triton_clients import KINDS, triton
 
@@ -216,8 +216,8 @@ async def test_images_of_a_batch_run_together(data_dir):
     ):
         await client.call("load_model", "fake-detect")
         await client.infer("fake-detect", client.pixels(pixels(9)), parameters={"seconds": 0.01})
-        state = served.app[app.STATE]
-        with state.pool.occupied(state.catalog.recipe("fake-detect")) as worker:
+        composed = served.composed
+        with composed.pool.occupied(composed.catalog.recipe("fake-detect")) as worker:
             sizes = await worker.call("batch_sizes", (), {})
     assert sum(sizes) == 9
     assert max(sizes) == 4

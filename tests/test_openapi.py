@@ -113,7 +113,7 @@ async def test_every_route_is_documented(server, document):
     assert {(method, path) for method, path, _ in operations(document)} == OPERATIONS
     routed = {
         (route.method.lower(), route.resource.canonical)
-        for route in server.app.router.routes()
+        for route in server.composed.application.router.routes()
         if route.resource is not None and route.method != "HEAD"
     }
     hidden = {("get", "/static/{name}"), ("get", "/v1/stream/{session_id}")}

@@ -15,7 +15,7 @@ import pytest
 from api_answers import until
 from cli_terminal import Terminal, serving
 from conftest import FAKES, picture, register
-from mataserver import app, config, testing
+from mataserver import config, testing
 from mataserver.reload import Reload
 from mataserver.upkeep import Pace
 
@@ -25,8 +25,7 @@ class Running:
 
     def __init__(self, served, http, folder):
         self.http = http
-        self.state = served.app[app.STATE]
-        self._served = served
+        self.composed = served.composed
         self._folder = folder
 
     async def reload(self, **settings):
@@ -36,7 +35,8 @@ class Running:
         def load():
             return config.load(environ={}, directory=self._folder, engine="thread", **values)
 
-        await Reload(self.state, self._served.app[app.UPKEEP], load).run()
+        parts = self.composed
+        await Reload(parts.catalog, parts.pool, parts.cameras, parts.upkeep, load).run()
 
     async def found(self, model):
         """Return the detections of a picture."""
@@ -81,12 +81,12 @@ async def test_parameters_of_a_model_change(tmp_path):
 async def test_a_model_is_preloaded_and_others_are_left_alone(tmp_path):
     """A model that is to be preloaded is loaded at once; one whose entry is the same stays."""
     async with running(tmp_path, models=[entry("fake-detect", preload=True)]) as server:
-        await until(lambda: server.state.pool.status("fake-detect", "detect").loaded_at)
-        before = server.state.pool.status("fake-detect", "detect").loaded_at
+        await until(lambda: server.composed.pool.status("fake-detect", "detect").loaded_at)
+        before = server.composed.pool.status("fake-detect", "detect").loaded_at
         both = [entry("fake-detect", preload=True), entry("fake-ocr", preload=True)]
         await server.reload(models=both)
-        await until(lambda: server.state.pool.status("fake-ocr", "ocr").loaded_at)
-        assert server.state.pool.status("fake-detect", "detect").loaded_at == before
+        await until(lambda: server.composed.pool.status("fake-ocr", "ocr").loaded_at)
+        assert server.composed.pool.status("fake-detect", "detect").loaded_at == before
         await server.reload(models=both[:1])
         assert await server.model_state("fake-ocr") == "unloaded"
 
@@ -104,7 +104,7 @@ async def test_a_path_is_registered(tmp_path):
 
 def names(server):
     """Return the ids of the sessions that have a camera, which are the cameras' names."""
-    return sorted(s.id for s in server.state.sessions.all() if s.camera is not None)
+    return sorted(s.id for s in server.composed.sessions.all() if s.camera is not None)
 
 
 async def test_cameras_come_go_and_change(tmp_path, video):
@@ -113,13 +113,13 @@ async def test_cameras_come_go_and_change(tmp_path, video):
     shelf = {**door, "name": "shelf"}
     async with running(tmp_path, cameras=[door]) as server:
         await until(lambda: names(server) == ["door"])
-        kept = server.state.sessions.get("door")
+        kept = server.composed.sessions.get("door")
         await server.reload(cameras=[door, shelf])
         await until(lambda: names(server) == ["door", "shelf"])
-        assert server.state.sessions.get("door") is kept
+        assert server.composed.sessions.get("door") is kept
         await server.reload(cameras=[{**door, "fps": 5.0}])
         await until(lambda: names(server) == ["door"])
-        await until(lambda: server.state.sessions.all()[0].camera.fps == 5.0)
+        await until(lambda: server.composed.sessions.all()[0].camera.fps == 5.0)
         await server.reload(cameras=[])
         await until(lambda: names(server) == [])
         async with server.http.get("/ready") as response:
@@ -155,7 +155,7 @@ async def test_settings_that_need_a_restart_are_named(tmp_path, caplog):
         await server.reload(max_sessions=3, infer_timeout=5.0, models=[entry("fake-ocr", pin=True)])
         assert "restart the server to change infer_timeout, max_sessions" in caplog.text
         assert "changed models: fake-ocr" in caplog.text
-        assert server.state.settings.max_sessions == 10
+        assert server.composed.catalog.settings.max_sessions == 10
 
 
 def said(server, words):

@@ -11,7 +11,7 @@ import pytest
 
 from api_answers import asking, problem, until
 from conftest import picture, register
-from mataserver import Backend, Part, VlmResult, app, hookimpl, plugins, testing
+from mataserver import Backend, Part, VlmResult, hookimpl, plugins, testing
 from mataserver.registry import Entry, Registry
 
 PNG = picture()
@@ -81,7 +81,7 @@ class Rig:
     def __init__(self, folder, served, http):
         self.folder = folder
         self.registry = Registry(folder / "model_registry.json")
-        ((_, holder),) = served.app[app.STATE].services
+        holder = served.service("places")
         self.models = holder.ctx.models
         self.http = http
 

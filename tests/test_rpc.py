@@ -22,7 +22,7 @@ from tritonclient.utils import InferenceServerException
 from api_answers import until
 from cli_terminal import Terminal, serving
 from conftest import picture
-from mataserver import app, testing
+from mataserver import testing
 from mataserver.errors import MataError
 from mataserver.rpc import messages
 from mataserver.rpc.server import SERVICE
@@ -237,13 +237,13 @@ async def test_a_budget_that_is_used_up(data_dir):
     ):
         large = client.encoded(PNG + bytes(150_000))
         slow = asyncio.create_task(client.infer("fake-detect", large, parameters={"seconds": 0.5}))
-        state = served.app[app.STATE]
-        await until(lambda: state.body_bytes > 150_000)
+        budget = served.composed.budget
+        await until(lambda: budget.taken > 150_000)
         with pytest.raises(InferenceServerException, match="Too many request bytes") as told:
             await client.infer("fake-detect", large)
         assert told.value.status() == "StatusCode.UNAVAILABLE"
         await slow
-        assert state.body_bytes == 0
+        assert budget.taken == 0
 
 
 async def test_a_shutdown_waits_for_calls(data_dir):
@@ -256,7 +256,7 @@ async def test_a_shutdown_waits_for_calls(data_dir):
         await call(channel, "ModelInfer", request)
         request.parameters["seconds"].double_param = 0.5
         running = asyncio.create_task(call(channel, "ModelInfer", request))
-        await until(lambda: served.app[app.STATE].body_bytes > 0)
+        await until(lambda: served.composed.budget.taken > 0)
     answer = await running
     assert list(answer.outputs[0].contents.int_contents) == [1]
     code, _ = await refused(channel, "ModelInfer", infer())
@@ -269,7 +269,7 @@ async def test_a_client_that_goes_away(server, channel):
     request = infer()
     request.parameters["seconds"].double_param = 0.3
     assert (await refused(channel, "ModelInfer", request, timeout=0.1))[0] == "DEADLINE_EXCEEDED"
-    await until(lambda: server.app[app.STATE].body_bytes == 0)
+    await until(lambda: server.composed.budget.taken == 0)
     answer = await call(channel, "ModelInfer", infer())
     assert answer.outputs
 

@@ -15,7 +15,7 @@ import pytest
 
 from conftest import picture
 from markdown_pages import blocks, read
-from mataserver import Params, VlmResult, app, results
+from mataserver import Params, VlmResult, results
 from mataserver.errors import BadRequest, InvalidParams, MataError, NotFound, Unavailable
 from mataserver.results import Detection, DetectResult
 from mataserver.testing import FAKE, serving
@@ -38,7 +38,7 @@ async def models(plugin, folder, engine, **settings):
     """The models as a service sees them, on an engine."""
     points = [FAKE, plugin(LAB)]
     async with serving(folder, entry_points=points, engine=engine, **settings) as served:
-        ((_, service),) = served.app[app.STATE].services
+        service = served.service("lab")
         yield service.ctx.models
 
 

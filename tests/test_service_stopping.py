@@ -6,7 +6,7 @@ import asyncio
 
 import aiohttp
 
-from mataserver import app, testing
+from mataserver import testing
 from service_plugins import folder, plugin
 
 __all__ = ["folder", "plugin"]
@@ -46,7 +46,7 @@ async def test_a_service_sees_that_the_server_stops(plugin, folder):
         socket = await http.ws_connect("/v1/socket")
         while not (folder / "events").exists():
             await asyncio.sleep(0.01)
-        assert not served.app[app.STATE].draining
+        assert not served.composed.lifecycle.draining
         stopping = asyncio.create_task(server.__aexit__(None, None, None))
         answer = await asked
         assert (answer.status, answer.headers["Retry-After"]) == (503, "5")

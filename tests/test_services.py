@@ -9,7 +9,6 @@ import aiohttp
 import pytest
 from aiohttp import web
 
-from mataserver import app
 from mataserver.plugins import PluginError
 from mataserver.testing import FAKE, serving
 from service_plugins import LAB, children, folder, plugin
@@ -173,7 +172,7 @@ async def test_two_services_with_one_route(plugin, folder):
     """
     points = [plugin(LAB, name="first"), plugin(source, name="second")]
     async with serving(folder, entry_points=points) as server:
-        found = server.app[app.STATE].plugins
+        found = server.composed.plugins
         assert found.found[1].error == "its route exists already: GET /v1/lab/{other}"
         assert found.pip("other") is None
         assert found.pip("lab") is not None
@@ -257,7 +256,7 @@ async def test_a_held_model_is_let_go_at_the_end(plugin, folder):
 
 async def test_the_context_is_small_and_typed(server, folder, tmp_path):
     """A service gets its settings, the models, metrics, a log, a directory, and no application."""
-    ((_, service),) = server.app[app.STATE].services
+    service = server.service("lab")
     context = service.ctx
     assert context.settings.greeting == "hello"
     assert context.log.name == "mataserver.plugin.lab"
@@ -307,7 +306,7 @@ async def test_a_service_reads_json_within_the_servers_limits(
         http.post("/v1/order", data=body, headers={"Content-Type": kind}) as answer,
     ):
         assert (answer.status, said in await answer.text()) == (status, True)
-        assert server.app[app.STATE].body_bytes == 0
+        assert server.composed.budget.taken == 0
 
 
 async def test_metrics_of_a_service_are_exposed(plugin, folder):

@@ -26,7 +26,7 @@ SERVER = """
 import asyncio, importlib.metadata, json, sys
 from pathlib import Path
 from confined_models import CONFINED
-from mataserver import app, config, logs, plugins
+from mataserver import config, logs, plugins, running
 folder = Path(sys.argv[1])
 points = [CONFINED]
 if len(sys.argv) > 3:
@@ -34,7 +34,7 @@ if len(sys.argv) > 3:
 settings = config.load(environ={}, directory=folder, **json.loads(sys.argv[2]))
 found = plugins.discover(settings, points, {})
 logs.configure("info", "text")
-asyncio.run(app.run(settings, lambda url, state: print(url, flush=True), found))
+asyncio.run(running.run(settings, lambda url, state: print(url, flush=True), found))
 """
 
 

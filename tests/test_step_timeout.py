@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from conftest import register
-from mataserver import MataError, app
+from mataserver import MataError
 from mataserver.testing import serving
 from service_plugins import plugin
 
@@ -54,7 +54,7 @@ async def models(request, tmp_path, plugin):
     async with serving(
         tmp_path, entry_points=points, engine=request.param, infer_timeout=0.3
     ) as served:
-        ((_, service),) = served.app[app.STATE].services
+        service = served.service("slow")
         yield service.ctx.models
 
 

@@ -14,9 +14,12 @@ from mataserver.config import Settings
 from mataserver.engines.work import Displaced, Failure, Outcome, Spoilt, Timing
 from mataserver.errors import MataError, Unavailable
 from mataserver.http import stream
-from mataserver.http.channel import WINDOW, Farewell
+from mataserver.http.budget import Budget
+from mataserver.http.channel import WINDOW, Farewell, Terms
 from mataserver.http.connection import Connection
+from mataserver.lifecycle import Lifecycle
 from mataserver.metrics import Metrics
+from mataserver.observers import Observers
 from mataserver.params import Params
 from mataserver.services import Handle
 from mataserver.sessions import Session
@@ -99,18 +102,28 @@ def standing_on(settings):
     """Return a connection with these settings, and what it stands on."""
     recipe = SimpleNamespace(spec=SimpleNamespace(name="m", task="detect"))
     pool, metrics = Pool(), Metrics()
-    state = SimpleNamespace(
-        settings=settings,
-        metrics=metrics,
-        pool=pool,
-        body_bytes=0,
-        draining=False,
-        sessions=SimpleNamespace(ttl=300.0, alone=lambda _session: True),
+    budget, lifecycle = Budget(settings.max_inflight_mb * 1e6), Lifecycle()
+    sessions = SimpleNamespace(ttl=300.0, alone=lambda _session: True)
+    terms = Terms(
+        sessions,
+        budget,
+        lifecycle,
+        Observers(metrics, infer=False),
+        settings.ping_interval,
+        settings.unread_timeout,
+        settings.drain_timeout,
     )
     session = Session(Handle(pool, metrics, 64, lambda: recipe), Params(), "sess_0", None, 0.0)
     socket = Socket()
     return SimpleNamespace(
-        state=state, session=session, socket=socket, connection=Connection(state, session, socket)
+        pool=pool,
+        terms=terms,
+        budget=budget,
+        lifecycle=lifecycle,
+        sessions=sessions,
+        session=session,
+        socket=socket,
+        connection=Connection(terms, session, socket),
     )
 
 
@@ -121,13 +134,13 @@ def message(data=PNG):
 
 async def test_a_bug_in_a_task_ends_the_connection_and_is_logged(parts, caplog):
     """An exception that nobody foresaw is 1011 and stands in the log with its traceback."""
-    parts.state.pool.error = RuntimeError("a bug")
-    parts.state.pool.ready.set()
+    parts.pool.error = RuntimeError("a bug")
+    parts.pool.ready.set()
     parts.socket.inbox.put_nowait(message())
     assert (await parts.connection.run()).code == 1011
     assert "RuntimeError: a bug" in caplog.text
     assert stream_tasks() == []
-    assert parts.state.body_bytes == 0
+    assert parts.budget.taken == 0
 
 
 async def test_a_bug_while_leaving_is_logged_too(parts, caplog):
@@ -136,10 +149,10 @@ async def test_a_bug_while_leaving_is_logged_too(parts, caplog):
     def fail():
         raise RuntimeError("a bug")
 
-    parts.state.pool.end = fail
+    parts.pool.end = fail
     running = asyncio.create_task(parts.connection.run())
     parts.socket.inbox.put_nowait(message())
-    await parts.state.pool.entered.wait()
+    await parts.pool.entered.wait()
     parts.connection.leave(1000, "session deleted")
     assert await running == (1000, "session deleted")
     assert "RuntimeError: a bug" in caplog.text
@@ -148,7 +161,7 @@ async def test_a_bug_while_leaving_is_logged_too(parts, caplog):
 @pytest.mark.parametrize("error", [Spoilt(10.0, 0), Displaced(), Unavailable("full")])
 async def test_what_is_wrong_with_one_frame_ends_no_connection(parts, error):
     """An image that no decoder ends with, and a want that passes, cost their frame alone."""
-    pool = parts.state.pool
+    pool = parts.pool
     pool.error = error
     running = await begun(parts)
     await settled()
@@ -168,16 +181,16 @@ async def test_cancelled_in_the_middle_of_a_frame(parts):
     """A cancelled connection takes its tasks along and gives back the bytes that it held."""
     running = asyncio.create_task(parts.connection.run())
     parts.socket.inbox.put_nowait(message())
-    await parts.state.pool.entered.wait()
+    await parts.pool.entered.wait()
     parts.socket.inbox.put_nowait(message())
     while not parts.socket.inbox.empty():
         await asyncio.sleep(0)
-    assert parts.state.body_bytes >= len(PNG)
+    assert parts.budget.taken >= len(PNG)
     running.cancel()
     with pytest.raises(asyncio.CancelledError):
         await running
     assert stream_tasks() == []
-    assert parts.state.body_bytes == 0
+    assert parts.budget.taken == 0
     assert parts.session.frames == 2
 
 
@@ -185,7 +198,7 @@ async def test_a_frame_that_waited_at_the_end_counts_as_dropped(parts):
     """Of two frames, one under way and one waiting, the waiting one is dropped at the end."""
     running = asyncio.create_task(parts.connection.run())
     parts.socket.inbox.put_nowait(message())
-    await parts.state.pool.entered.wait()
+    await parts.pool.entered.wait()
     parts.socket.inbox.put_nowait(message())
     while parts.session.frames < 2:
         await asyncio.sleep(0)
@@ -199,14 +212,14 @@ async def test_draining_lets_the_frame_under_way_be_answered(parts):
     """While the server drains, 1001 waits for the frame under way, and takes no other."""
     running = asyncio.create_task(parts.connection.run())
     parts.socket.inbox.put_nowait(message())
-    await parts.state.pool.entered.wait()
-    parts.state.draining = True
+    await parts.pool.entered.wait()
+    parts.lifecycle.stopping.set()
     parts.connection.leave(1001, "the server is shutting down")
     parts.socket.inbox.put_nowait(message())
     for _ in range(10):
         await asyncio.sleep(0)
     assert not running.done()
-    parts.state.pool.ready.set()
+    parts.pool.ready.set()
     assert (await running).code == 1001
     assert parts.session.results == 1
     assert b'"frame_id":0' in parts.socket.sent[0]
@@ -225,12 +238,12 @@ async def received(parts):
 
 async def test_the_next_frame_is_inferred_while_an_answer_is_sent(parts):
     """A client that is slow to take an answer has one more inferred meanwhile; they keep order."""
-    parts.state.pool.ready.set()
+    parts.pool.ready.set()
     parts.socket.taken.clear()
     running = asyncio.create_task(parts.connection.run())
     for _ in range(3):
         await received(parts)
-    assert parts.state.pool.count == 2
+    assert parts.pool.count == 2
     assert len(parts.socket.sent) == 1
     parts.socket.taken.set()
     while parts.session.results < 3:
@@ -239,15 +252,15 @@ async def test_the_next_frame_is_inferred_while_an_answer_is_sent(parts):
     await running
     assert [each["frame_id"] for each in answers(parts.socket)] == [0, 1, 2]
     assert parts.session.dropped == 0
-    assert parts.state.body_bytes == 0
+    assert parts.budget.taken == 0
 
 
 async def begun(parts):
     """Run the connection and answer its first frame; the next ones find the model busy."""
-    parts.state.pool.ready.set()
+    parts.pool.ready.set()
     running = asyncio.create_task(parts.connection.run())
     await received(parts)
-    parts.state.pool.ready.clear()
+    parts.pool.ready.clear()
     return running
 
 
@@ -273,29 +286,29 @@ async def test_a_slow_frame_is_inferred_alone(parts):
     running = await begun(parts)
     for _ in range(4):
         await received(parts)
-    assert (parts.state.pool.count, parts.session.dropped) == (2, 2)
+    assert (parts.pool.count, parts.session.dropped) == (2, 2)
     parts.connection.leave(1000, "enough")
     await running
 
 
 async def test_a_quick_frame_has_its_successors_on_the_way(parts):
     """After a quick frame the worker is given three at a time; any more wait and are replaced."""
-    parts.state.pool.timing = Timing(decode=2.0, infer=2.0, encode=0.9)
+    parts.pool.timing = Timing(decode=2.0, infer=2.0, encode=0.9)
     running = await begun(parts)
     ponged(parts)
     for _ in range(5):
         await received(parts)
-    assert (parts.state.pool.count, parts.session.dropped) == (4, 1)
-    parts.state.pool.timing = Timing(decode=2.0, infer=2.0, encode=1.0)  # no longer
-    parts.state.pool.ready.set()
+    assert (parts.pool.count, parts.session.dropped) == (4, 1)
+    parts.pool.timing = Timing(decode=2.0, infer=2.0, encode=1.0)  # no longer
+    parts.pool.ready.set()
     await settled()
     ponged(parts)
     await settled()
-    parts.state.pool.ready.clear()
+    parts.pool.ready.clear()
     ponged(parts)
     await received(parts)
     await received(parts)
-    assert parts.state.pool.count == 6
+    assert parts.pool.count == 6
     parts.connection.leave(1000, "enough")
     await running
     assert [each["frame_id"] for each in answers(parts.socket)] == [0, 1, 2, 3, 5]
@@ -304,11 +317,11 @@ async def test_a_quick_frame_has_its_successors_on_the_way(parts):
 @pytest.mark.parametrize("reason", ["state", "wait", "company", "refused"])
 async def test_one_frame_at_a_time_although_it_is_quick(parts, reason):
     """Where frames need their order, wait for others, or were no picture, one is given alone."""
-    pool = parts.state.pool
+    pool = parts.pool
     pool.timing = Timing(decode=0.1)
     pool.keeps_state = reason == "state"
     pool.waited = 5.0 if reason == "wait" else 0.0
-    parts.state.sessions.alone = lambda _session: reason != "company"
+    parts.sessions.alone = lambda _session: reason != "company"
     pool.failure = Failure(400, "no picture") if reason == "refused" else None
     running = await begun(parts)
     for _ in range(3):
@@ -323,13 +336,13 @@ async def test_answers_keep_the_order_of_their_frames(parts):
     doors = {}
 
     async def infer(_recipe, _job):
-        parts.state.pool.count += 1
-        if parts.state.pool.count > 1:
-            door = doors[parts.state.pool.count] = asyncio.Event()
+        parts.pool.count += 1
+        if parts.pool.count > 1:
+            door = doors[parts.pool.count] = asyncio.Event()
             await door.wait()
         return Outcome(b'{"detections":[]}', Timing(), None), 0.0
 
-    parts.state.pool.infer = infer
+    parts.pool.infer = infer
     running = asyncio.create_task(parts.connection.run())
     for _ in range(3):
         await received(parts)
@@ -345,33 +358,33 @@ async def test_answers_keep_the_order_of_their_frames(parts):
 
 async def test_a_failure_is_the_end_also_of_what_is_on_the_way(parts):
     """When a model is lost with several frames, the first tells so; nothing is left behind."""
-    parts.state.pool.timing = Timing()
+    parts.pool.timing = Timing()
     running = await begun(parts)
     for _ in range(5):
         await received(parts)
-    parts.state.pool.error = MataError("The model cannot be loaded")
-    parts.state.pool.ready.set()
+    parts.pool.error = MataError("The model cannot be loaded")
+    parts.pool.ready.set()
     assert (await running).code == 1011
-    assert (parts.state.pool.count, parts.session.dropped) == (4, 2)
+    assert (parts.pool.count, parts.session.dropped) == (4, 2)
     assert answers(parts.socket)[1]["detail"] == "The model cannot be loaded"
-    assert (stream_tasks(), parts.state.body_bytes) == ([], 0)
+    assert (stream_tasks(), parts.budget.taken) == ([], 0)
 
 
 async def test_a_reset_that_could_not_be_told_is_told_to_the_next_connection(parts):
     """A lost state is in the next result that arrives, though its own result did not."""
-    parts.state.pool.ready.set()
+    parts.pool.ready.set()
     running = asyncio.create_task(parts.connection.run())
     await received(parts)
     parts.socket.taken.clear()
     await received(parts)  # its answer is never taken
-    parts.state.pool.fresh = True
+    parts.pool.fresh = True
     await received(parts)
-    assert parts.state.pool.count == 3
+    assert parts.pool.count == 3
     parts.connection.leave(1000, "closed by the client")
     await running
-    parts.state.pool.fresh = False
+    parts.pool.fresh = False
     parts.socket = Socket()
-    connection = Connection(parts.state, parts.session, parts.socket)
+    connection = Connection(parts.terms, parts.session, parts.socket)
     running = asyncio.create_task(connection.run())
     await received(parts)
     await received(parts)
@@ -382,8 +395,8 @@ async def test_a_reset_that_could_not_be_told_is_told_to_the_next_connection(par
 
 async def test_a_first_result_that_is_never_taken_lost_no_state(parts):
     """A session whose connection ends while its first result is sent begins anew without reset."""
-    parts.state.pool.fresh = True
-    parts.state.pool.ready.set()
+    parts.pool.fresh = True
+    parts.pool.ready.set()
     parts.socket.taken.clear()
     running = asyncio.create_task(parts.connection.run())
     await received(parts)
@@ -395,8 +408,8 @@ async def test_a_first_result_that_is_never_taken_lost_no_state(parts):
 
 async def test_a_failure_is_told_before_the_next_frame_is_taken(parts):
     """After a failure that may end the connection no frame is inferred until the client knows."""
-    parts.state.pool.error = MataError("The model cannot be loaded")
-    parts.state.pool.ready.set()
+    parts.pool.error = MataError("The model cannot be loaded")
+    parts.pool.ready.set()
     parts.socket.taken.clear()
     running = asyncio.create_task(parts.connection.run())
     parts.socket.inbox.put_nowait(message())
@@ -405,16 +418,16 @@ async def test_a_failure_is_told_before_the_next_frame_is_taken(parts):
         await asyncio.sleep(0)
     parts.socket.taken.set()
     assert (await running).code == 1011
-    assert (parts.state.pool.count, parts.session.dropped) == (1, 1)
+    assert (parts.pool.count, parts.session.dropped) == (1, 1)
 
 
 async def test_four_unanswered_pings_pause_the_inference(parts):
     """Answers that wait to be sent count like those whose ping is not answered yet."""
-    parts.state.pool.ready.set()
+    parts.pool.ready.set()
     running = asyncio.create_task(parts.connection.run())
     for _ in range(9):
         await received(parts)
-    assert parts.state.pool.count == parts.session.results == WINDOW
+    assert parts.pool.count == parts.session.results == WINDOW
     ponged(parts)
     while parts.session.results <= WINDOW:
         await asyncio.sleep(0)
@@ -426,7 +439,7 @@ async def test_four_unanswered_pings_pause_the_inference(parts):
 async def test_a_blocked_answer_is_noticed_without_a_ping(parts):
     """A client that does not take an answer is given up, though no ping could be sent yet."""
     parts = standing_on(Settings(unread_timeout=0.1, ping_interval=10_000.0))
-    parts.state.pool.ready.set()
+    parts.pool.ready.set()
     parts.socket.taken.clear()
     parts.socket.inbox.put_nowait(message())
     assert (await parts.connection.run()).code == 1001

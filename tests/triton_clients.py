@@ -13,8 +13,6 @@ import tritonclient.grpc.aio
 import tritonclient.http
 import tritonclient.http.aio
 
-from mataserver import app
-
 KINDS = {
     "http": tritonclient.http,
     "http-aio": tritonclient.http.aio,
@@ -25,7 +23,7 @@ KINDS = {
 
 def grpc_port(served):
     """Return the port that a server listens on for gRPC."""
-    return dict(served.app[app.STATE].services)["grpc"].port
+    return dict(served.composed.hosting.services)["grpc"].port
 
 
 class Triton:

@@ -18,6 +18,8 @@ from mataserver.engines.work import Failure, JobFailed
 from mataserver.errors import MataError, NotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mataserver.cameras.feed import Feed
     from mataserver.cameras.link import Frame
     from mataserver.sessions import Session
@@ -59,6 +61,7 @@ class Camera:
         always: bool = False,
         linger: float = LINGER,
         patience: float = PATIENCE,
+        on_shot: Callable[[Shot], None] | None = None,
     ) -> None:
         self.feed = feed
         self.shown = shown
@@ -68,6 +71,7 @@ class Camera:
         self._session = session
         self._linger = linger
         self._patience = patience
+        self._on_shot = on_shot
         self._waiting = 0
         self._wanted = asyncio.Event()
         self._shot: Shot | None = None
@@ -199,6 +203,8 @@ class Camera:
         self._next = asyncio.get_running_loop().create_future()
         for viewer in self.viewers:
             viewer.show(shot)
+        if self._on_shot is not None and shot.failure is None:
+            self._on_shot(shot)
 
     def _tell_lost(self) -> None:
         """Tell whoever waits; viewers once, not with every try."""

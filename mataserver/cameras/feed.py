@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
-from mataserver.cameras.link import Link, Lost
+from mataserver.cameras.link import Lost
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from mataserver.cameras.link import Frame
-    from mataserver.cameras.messages import Opening
 
     class Connection(Protocol):
         """One connection to a source."""
@@ -33,11 +32,9 @@ class Feed:
 
     def __init__(
         self,
-        opening: Opening,
-        connect: Callable[[Opening], Awaitable[Connection]] = Link.start,
+        connect: Callable[[], Awaitable[Connection]],
         on_reconnect: Callable[[], None] = lambda: None,
     ) -> None:
-        self._opening = opening
         self._connect = connect
         self._on_reconnect = on_reconnect
         self._link: Connection | None = None
@@ -57,7 +54,7 @@ class Feed:
         try:
             if self._link is None:
                 self.state = "connecting"
-                self._link = await self._connect(self._opening)
+                self._link = await self._connect()
             frame = await self._link.frame()
         except Lost as error:
             await self._end()

@@ -5,23 +5,30 @@ from __future__ import annotations
 import asyncio
 import importlib.util
 import logging
+from functools import partial
 from typing import TYPE_CHECKING, get_args
 
 from mataserver.cameras import source as sources
 from mataserver.cameras.camera import LINGER, Camera
+from mataserver.cameras.drawn import Drawn
 from mataserver.cameras.feed import Feed, State
+from mataserver.cameras.link import Link
 from mataserver.cameras.messages import Opening
 from mataserver.config import ConfigError
 from mataserver.errors import InvalidParams, MataError, NotFound, Unavailable
+from mataserver.handles import ResultEvent, SessionSource
 from mataserver.services import recipe_of_session
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
+    from mataserver.cameras.feed import Connection
+    from mataserver.cameras.shot import Shot
     from mataserver.cameras.source import Source
     from mataserver.catalog import Catalog
     from mataserver.config import CameraSettings, Settings
     from mataserver.metrics import Metrics
+    from mataserver.observers import Observers
     from mataserver.services import ServedModels
     from mataserver.sessions import Session, SessionStore
 
@@ -44,6 +51,7 @@ class Roster:
         models: ServedModels,
         sessions: SessionStore,
         metrics: Metrics,
+        observers: Observers,
         *,
         linger: float = LINGER,
         installed: Callable[[], bool] = readable,
@@ -52,6 +60,7 @@ class Roster:
         self._models = models
         self._sessions = sessions
         self._metrics = metrics
+        self._observers = observers
         self._linger = linger
         self._installed = installed
         self._changed = asyncio.Event()
@@ -93,19 +102,42 @@ class Roster:
         return source
 
     def give(
-        self, session: Session, source: Source, fps: float | None = None, *, always: bool = False
+        self,
+        session: Session,
+        source: Source | SessionSource,
+        fps: float | None = None,
+        *,
+        always: bool = False,
     ) -> None:
-        """Have a session's frames come from a camera."""
-        settings = self._settings
-        opening = Opening(source.url, source.kind, settings.camera_timeout, settings.max_pixels)
+        """Have a session's frames come from a camera, or from what a service gives."""
+        reconnected = self._metrics.reconnects.labels(session.model).inc
         session.camera = Camera(
             session,
-            Feed(opening, on_reconnect=self._metrics.reconnects.labels(session.model).inc),
+            Feed(self._connect(source), on_reconnect=reconnected),
             shown=source.shown,
             fps=fps,
             always=always,
             linger=self._linger,
+            on_shot=partial(self._observed, session),
         )
+
+    def _connect(self, source: Source | SessionSource) -> Callable[[], Awaitable[Connection]]:
+        """Return what connects to a source."""
+        if isinstance(source, SessionSource):
+            return partial(Drawn.start, source.frames)
+        settings = self._settings
+        opening = Opening(source.url, source.kind, settings.camera_timeout, settings.max_pixels)
+        return partial(Link.start, opening)
+
+    def _observed(self, session: Session, shot: Shot) -> None:
+        """Have services told of what was found in a frame."""
+        if self._observers:
+            self._observers.tell(
+                ResultEvent(
+                    "camera", session.model, session.task, shot.jpeg, shot.body, packed=True,
+                    session_id=session.id, frame_id=shot.number,
+                )
+            )  # fmt: skip
 
     def change(self, settings: Settings) -> None:
         """Have ``keep`` open and close cameras as other settings say."""

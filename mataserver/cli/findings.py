@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mataserver import config, defaults
+from mataserver.addresses import is_loopback
 from mataserver.cameras import roster
 from mataserver.cameras.source import Allowed
 from mataserver.catalog import Catalog
 from mataserver.cli import environment, extensions
-from mataserver.cli.addresses import is_loopback
 from mataserver.configured import Configured
 from mataserver.errors import MataError
 from mataserver.registry import Registry

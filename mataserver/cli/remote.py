@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import click
 
 from mataserver import config
-from mataserver.cli.addresses import is_loopback, server_url
+from mataserver.addresses import is_loopback, server_url
 from mataserver.cli.environment import config_option
 from mataserver.credentials import client_key, key_file
 from mataserver.errors import MataError

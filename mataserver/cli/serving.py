@@ -10,7 +10,7 @@ from urllib.parse import urlsplit
 import click
 
 from mataserver import __version__, config
-from mataserver.cli.addresses import is_loopback, local_url
+from mataserver.addresses import is_loopback, local_url
 from mataserver.cli.environment import config_option, naming, take_hub_variables
 from mataserver.credentials import key_file, server_keys
 from mataserver.errors import MataError
@@ -18,8 +18,8 @@ from mataserver.errors import MataError
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mataserver.app import Composed
     from mataserver.config import Settings
-    from mataserver.http.routing import State
     from mataserver.plugins import Plugin
 
 log = logging.getLogger("mataserver")
@@ -34,7 +34,7 @@ def serve(*, host: str | None, port: int | None, opening: bool, config_file: str
     """Start the inference server."""
     import asyncio
 
-    from mataserver import app, logs
+    from mataserver import logs, running
 
     settings, set_by = config.read(config_file, host=host, port=port)
     take_hub_variables()
@@ -46,9 +46,9 @@ def serve(*, host: str | None, port: int | None, opening: bool, config_file: str
         )
     keys, made = server_keys(settings)
 
-    def announce(url: str, state: State) -> None:
-        link = _link(settings, url, state)
-        for line in announcement(settings, url, state, keys[0].key if made else None, link):
+    def announce(url: str, composed: Composed) -> None:
+        link = _link(settings, url, composed)
+        for line in announcement(settings, url, composed, keys[0].key if made else None, link):
             click.echo(line)
         if opening:
             asyncio.get_running_loop().run_in_executor(None, _open, link)
@@ -60,17 +60,17 @@ def serve(*, host: str | None, port: int | None, opening: bool, config_file: str
             raise naming(config_file, error) from None
 
     with asyncio.Runner(loop_factory=_loop_factory()) as runner:
-        runner.run(app.run(settings, announce, reread=reread, set_by=set_by))
+        runner.run(running.run(settings, announce, reread=reread, set_by=set_by))
 
 
 def announcement(
-    settings: Settings, url: str, state: State, new_key: str | None, link: str
+    settings: Settings, url: str, composed: Composed, new_key: str | None, link: str
 ) -> list[str]:
     """Return what a person is told when the server listens; ``new_key`` was made just now."""
     from mataserver.sources.cache import cache_directory
 
-    plugins = ", ".join(_describe(plugin) for plugin in state.plugins.found) or "none"
-    count = len(state.catalog.entries())
+    plugins = ", ".join(_describe(plugin) for plugin in composed.plugins.found) or "none"
+    count = len(composed.catalog.entries())
     lines = [
         f"mataserver {__version__} listens on {url} (API documentation at /docs)",
         f"  API key: {_key(settings, new_key)}",
@@ -82,17 +82,17 @@ def announcement(
     return lines
 
 
-def _link(settings: Settings, url: str, state: State) -> str:
+def _link(settings: Settings, url: str, composed: Composed) -> str:
     """Return where this machine reaches the page, with a code that signs the browser in once.
 
     It is empty where no plugin brings a page.
     """
     from mataserver.http.pages import pages_of
 
-    if not any(page.path == "/" for _, page in pages_of(state.services)):
+    if not any(page.path == "/" for _, page in pages_of(composed.hosting.services)):
         return ""
     page = local_url(settings.host, urlsplit(url).port or settings.port)
-    code = state.gate.make_code()
+    code = composed.gate.make_code()
     return f"{page}/#code={code}" if code else f"{page}/"
 
 

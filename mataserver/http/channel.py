@@ -11,6 +11,7 @@ import contextlib
 import logging
 import time
 from abc import ABC, abstractmethod
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import msgspec
@@ -25,8 +26,10 @@ if TYPE_CHECKING:
     from aiohttp import WSMessage, web
 
     from mataserver.envelope import Format
-    from mataserver.http.routing import State
-    from mataserver.sessions import Session
+    from mataserver.http.budget import Budget
+    from mataserver.lifecycle import Lifecycle
+    from mataserver.observers import Observers
+    from mataserver.sessions import Session, SessionStore
 
 MSGPACK_PROTOCOL = "mata.v1.msgpack"
 WINDOW = 4
@@ -40,6 +43,24 @@ NORMAL, GOING_AWAY, TOO_BIG, INTERNAL, LATER = 1000, 1001, 1009, 1011, 1013
 _FAULTS = {TOO_BIG: "message too big", LATER: "too many request bytes are in flight"}
 
 log = logging.getLogger("mataserver.stream")
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """What the sockets of sessions share; times in seconds.
+
+    ping_interval:  between two pings of a client that is not pinged otherwise.
+    unread_timeout: after which a client that reads nothing is given up.
+    drain_timeout:  half of it is for the frame under way at a shutdown.
+    """
+
+    sessions: SessionStore
+    budget: Budget
+    lifecycle: Lifecycle
+    observers: Observers
+    ping_interval: float
+    unread_timeout: float
+    drain_timeout: float
 
 
 class Farewell(NamedTuple):
@@ -70,8 +91,8 @@ class Channel(ABC):
     end the connection sets the farewell; ``run`` then ends the others.
     """
 
-    def __init__(self, state: State, session: Session, socket: web.WebSocketResponse) -> None:
-        self._state = state
+    def __init__(self, terms: Terms, session: Session, socket: web.WebSocketResponse) -> None:
+        self._terms = terms
         self._session = session
         self._socket = socket
         self._form: Format = "msgpack" if socket.ws_protocol == MSGPACK_PROTOCOL else "json"
@@ -93,7 +114,7 @@ class Channel(ABC):
             task.add_done_callback(self._ended)
         try:
             farewell = await self._farewell
-            if farewell.code == GOING_AWAY and self._state.draining:
+            if farewell.code == GOING_AWAY and self._terms.lifecycle.draining:
                 await self._finish()
             return farewell
         finally:
@@ -219,7 +240,7 @@ class Channel(ABC):
 
     async def _keep_alive(self) -> None:
         """Ping a client that was not pinged for a while: a dead one never answers."""
-        interval = self._state.settings.ping_interval
+        interval = self._terms.ping_interval
         while True:
             wait = self._last_ping + interval - time.monotonic()
             if wait > 0:
@@ -229,7 +250,7 @@ class Channel(ABC):
 
     async def _watch(self) -> None:
         """Give up a client that reads nothing, or sends nothing. Never sends, so never blocks."""
-        unread, ttl = self._state.settings.unread_timeout, self._state.sessions.ttl
+        unread, ttl = self._terms.unread_timeout, self._terms.sessions.ttl
         while True:
             await asyncio.sleep(min(unread / 4, ttl / 4, 1.0))
             now = time.monotonic()

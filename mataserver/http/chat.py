@@ -10,7 +10,7 @@ from mataserver.chat.answer import Ending, Writer
 from mataserver.chat.stopping import Stops
 from mataserver.errors import BadRequest, InvalidParams, MataError
 from mataserver.http import codec, dialects, events, examples
-from mataserver.http.routing import Body, Route
+from mataserver.http.routing import Body, Handlers, Route
 from mataserver.results import VlmResult
 
 if TYPE_CHECKING:
@@ -19,46 +19,51 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.chat.question import Question
-    from mataserver.http.routing import State
+    from mataserver.handles import ModelHandle
     from mataserver.params import Params
     from mataserver.results import Result
-    from mataserver.services import Handle
+    from mataserver.service import Context, ErrorForm
 
 PREFIXES = ("/v1", "/openai/v1")
 """Where OpenAI's routes are: beside our own, and where everything is in OpenAI's form."""
 
 
-def routes(state: State) -> list[Route]:
-    """Return this module's routes."""
-    api = _Completions(state)
-    request = (Body(codec.JSON, question.ChatRequest, examples.CHAT),)
-    response = (Body(codec.JSON, answer.Completion), Body(events.CONTENT_TYPE))
-    return [
-        Route("POST", f"{prefix}/chat/completions", api.complete, "Ask a model about an image",
-              "OpenAI", request=request, response=response, problem=dialects.ChatProblem,
-              errors=(400, 404, 408, 413, 415, 500, 503, 507), needs="infer", denied=401)
-        for prefix in PREFIXES
-    ]  # fmt: skip
+class ChatService(Handlers):
+    """The service of chat completions."""
 
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
 
-class _Completions:
-    def __init__(self, state: State) -> None:
-        self._state = state
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        request = (Body(codec.JSON, question.ChatRequest, examples.CHAT),)
+        response = (Body(codec.JSON, answer.Completion), Body(events.CONTENT_TYPE))
+        return [
+            Route("POST", f"{prefix}/chat/completions", self._complete,
+                  "Ask a model about an image", "OpenAI", request=request, response=response,
+                  problem=dialects.ChatProblem,
+                  errors=(400, 404, 408, 413, 415, 500, 503, 507), needs="infer", denied=401)
+            for prefix in PREFIXES
+        ]  # fmt: skip
 
-    async def complete(self, request: web.Request) -> web.StreamResponse:
-        self._state.check_running()
+    def error_forms(self) -> dict[str, ErrorForm]:
+        """Return the forms of errors."""
+        return dict.fromkeys(("/v1/chat", "/openai"), dialects.chat_problem)
+
+    async def _complete(self, request: web.Request) -> web.StreamResponse:
+        self._ctx.check_running()
         codec.require_json(request)
-        async with codec.body(request, self._state) as data:
-            asked = await codec.decoded(self._state, data, question.read)
+        async with self._ctx.http.read_body(request) as data:
+            asked = await self._ctx.http.decode(data, question.read)
             del data
             chat = _Chat(self._model(asked.model), asked)
             if asked.stream:
-                patience = self._state.settings.unread_timeout
+                patience = self._ctx.server.unread_timeout
                 return await events.send(request, chat.chunks(), _failed, patience)
             return codec.respond(await chat.whole())
 
-    def _model(self, name: str) -> Handle:
-        model = self._state.models.get(name)
+    def _model(self, name: str) -> ModelHandle:
+        model = self._ctx.models.get(name)
         if model.task != "vlm":
             raise BadRequest(
                 f"model: {name} serves {model.task}; a chat needs a model of the task vlm"
@@ -69,7 +74,7 @@ class _Completions:
 class _Chat:
     """One question to a model."""
 
-    def __init__(self, model: Handle, asked: Question) -> None:
+    def __init__(self, model: ModelHandle, asked: Question) -> None:
         self._model = model
         self._asked = asked
         self._params = _params(asked, model)
@@ -133,7 +138,7 @@ class _Chat:
                     yield item
 
 
-def _params(asked: Question, model: Handle) -> Params:
+def _params(asked: Question, model: ModelHandle) -> Params:
     """Return the parameters of an inference; the seed where the model takes one."""
     given = dict(asked.params)
     if asked.seed is not None and "seed" in model.params_type.__struct_fields__:
@@ -164,4 +169,4 @@ def _ending(result: Result) -> Ending:
 
 
 def _failed(error: MataError) -> bytes:
-    return answer.event(dialects.ChatProblem(dialects.chat_error(error.status, error.detail)))
+    return answer.event(dialects.chat_problem(error.status, error.detail))

@@ -15,9 +15,9 @@ from aiohttp.payload import Payload
 from msgspec import Meta
 
 from mataserver import jsonbody
-from mataserver.errors import MataError, TooLarge, TooSlow, Unavailable
+from mataserver.errors import MataError, TooLarge, TooSlow
+from mataserver.http.budget import Share
 from mataserver.http.inflating import ENCODINGS, PLAIN, Inflater
-from mataserver.http.routing import limits_of
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
     from mataserver.envelope import Format
-    from mataserver.http.routing import State
+    from mataserver.http.budget import Budget
+    from mataserver.http.routing import Limits
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
@@ -36,8 +37,6 @@ UNSAID = frozenset({"", "application/octet-stream", "application/x-www-form-urle
 at. A web page may send such a body, and a form, to another origin without asking first."""
 LONG = 1 << 14
 """Bytes of a long body that are copied; the rest is not."""
-LARGE = 1_000_000
-"""Bytes above which a body is decoded beside the event loop."""
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=512)]
 
@@ -111,22 +110,22 @@ class body:  # noqa: N801 - a context manager, named as what it gives
     for what is damaged, or ``Unavailable`` when too much is in flight.
     """
 
-    __slots__ = ("_request", "_share", "_state")
+    __slots__ = ("_limits", "_request", "_share")
 
-    def __init__(self, request: web.Request, state: State) -> None:
+    def __init__(self, request: web.Request, budget: Budget, limits: Limits) -> None:
         self._request = request
-        self._state = state
-        self._share = Share(state)
+        self._limits = limits
+        self._share = Share(budget)
 
     async def __aenter__(self) -> bytes:
         """Return the whole body; who drops it once it is decoded frees its memory."""
-        limit = limits_of(self._request, self._state).size
+        limit = self._limits.size
         expected = self._request.content_length
         if expected is not None and expected > limit:
             raise TooLarge(f"The body is over the limit of {limit} bytes")
         try:
             self._share.check(expected or 0)
-            return await _read_in_time(self._request, self._state, self._share)
+            return await _read_in_time(self._request, self._limits, self._share)
         except BaseException:
             self._share.give_back()
             raise
@@ -136,44 +135,10 @@ class body:  # noqa: N801 - a context manager, named as what it gives
         self._share.give_back()
 
 
-class Share:
-    """What one request or frame holds of the budget of bytes in flight."""
-
-    def __init__(self, state: State) -> None:
-        self._state = state
-        self.taken = 0
-
-    def take(self, count: int) -> None:
-        """Take ``count`` bytes more. Raises ``Unavailable`` when the budget has not as many."""
-        self.check(count)
-        self.taken += count
-        self._state.body_bytes += count
-
-    def cover(self, size: int, limit: int) -> None:
-        """Take what is missing to ``size`` bytes. Raises ``TooLarge`` for more than ``limit``."""
-        if size > limit:
-            raise TooLarge(f"The body is over the limit of {limit} bytes")
-        if size > self.taken:
-            self.take(size - self.taken)
-
-    def check(self, count: int) -> None:
-        """Raise ``Unavailable`` when there is no room for ``count`` bytes; takes none of them.
-
-        What was only announced takes no room: who sends nothing shuts out nobody.
-        """
-        if self._state.body_bytes + count > self._state.settings.max_inflight_mb * 1e6:
-            raise Unavailable("Too many request bytes are in flight", retry_after=1)
-
-    def give_back(self) -> None:
-        """Give all of it back."""
-        self._state.body_bytes -= self.taken
-        self.taken = 0
-
-
-async def _read_in_time(request: web.Request, state: State, share: Share) -> bytes:
+async def _read_in_time(request: web.Request, limits: Limits, share: Share) -> bytes:
     encoding = request.headers.get(hdrs.CONTENT_ENCODING)
     read = _read if encoding is None else functools.partial(_inflate, encoding.strip().lower())
-    limit, seconds, idle = limits_of(request, state)
+    limit, seconds, idle = limits
     if request.content.is_eof():  # the common case is spared the timer
         return await read(request.content.readany, limit, share)
     try:
@@ -219,21 +184,6 @@ async def _inflate(encoding: str, chunks: Chunks, limit: int, share: Share) -> b
             await asyncio.sleep(0)  # others get their turn between two pieces
     pieces.append(inflater.rest())
     return b"".join(pieces)
-
-
-async def decoded(state: State, data: bytes, decode: Callable[[bytes], T]) -> T:
-    """Return ``decode(data)``; of a large body beside the event loop, one body at a time.
-
-    What that makes is about as large as the body, and counts as such as long as both are there.
-    """
-    if len(data) <= LARGE:
-        return decode(data)
-    async with state.decoding:
-        state.body_bytes += len(data)
-        try:
-            return await asyncio.to_thread(decode, data)
-        finally:
-            state.body_bytes -= len(data)
 
 
 def json_of(kind: type[T]) -> Callable[[bytes], T]:

@@ -20,7 +20,8 @@ from msgspec import Struct
 
 from mataserver.engines.work import WorkerDied
 from mataserver.errors import BadRequest, MataError, Unavailable
-from mataserver.http import codec
+from mataserver.handles import ResultEvent
+from mataserver.http.budget import Share
 from mataserver.http.channel import INTERNAL, WINDOW, Channel, StreamError
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.engines.work import Outcome
-    from mataserver.http.routing import State
+    from mataserver.http.channel import Terms
     from mataserver.sessions import Session
 
 
@@ -58,15 +59,16 @@ class Frame:
 
     number: int
     image: bytes
-    share: codec.Share
+    share: Share
 
 
 @dataclass(slots=True, eq=False)
 class Taken:
-    """A frame that the model was given, and what it found."""
+    """A frame that the model was given, and what it found; its picture where services want it."""
 
     number: int
     found: Outcome | MataError | None = None
+    image: bytes = b""
 
     @property
     def failed(self) -> bool:
@@ -78,8 +80,8 @@ class Taken:
 class Connection(Channel):
     """One open socket of a session that its client feeds."""
 
-    def __init__(self, state: State, session: Session, socket: web.WebSocketResponse) -> None:
-        super().__init__(state, session, socket)
+    def __init__(self, terms: Terms, session: Session, socket: web.WebSocketResponse) -> None:
+        super().__init__(terms, session, socket)
         self._inbox: Frame | None = None
         self._arrived = asyncio.Event()
         self._taken: deque[Taken] = deque()
@@ -93,11 +95,11 @@ class Connection(Channel):
     async def _finish(self) -> None:
         """Let what the model was given be answered before the server goes."""
         with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(self._state.settings.drain_timeout / 2):
+            async with asyncio.timeout(self._terms.drain_timeout / 2):
                 await self._idle.wait()
 
     def _idle_too_long(self, now: float) -> bool:
-        return now - self._last_frame > self._state.sessions.ttl and self._idle.is_set()
+        return now - self._last_frame > self._terms.sessions.ttl and self._idle.is_set()
 
     # in
 
@@ -109,7 +111,7 @@ class Connection(Channel):
             return
         number = self._session.receive()
         self._last_frame = time.monotonic()
-        share = codec.Share(self._state)
+        share = Share(self._terms.budget)
         try:
             share.take(len(data))
         except Unavailable as error:
@@ -143,6 +145,8 @@ class Connection(Channel):
         while True:
             frame = await self._next_frame()
             taken = Taken(frame.number)
+            if self._terms.observers:
+                taken.image = frame.image
             self._taken.append(taken)
             self._idle.clear()
             taken.found = await self._inferred(frame)
@@ -188,7 +192,7 @@ class Connection(Channel):
                 self._found.clear()
                 await self._found.wait()
             self._telling = True
-            await self._tell(self._taken[0].number, found)
+            await self._tell(self._taken[0], found)
             self._telling = False
             del found  # it would stay until the next one
             self._taken.popleft()
@@ -196,7 +200,8 @@ class Connection(Channel):
             if not self._taken:
                 self._idle.set()
 
-    async def _tell(self, number: int, found: Outcome | MataError) -> None:
+    async def _tell(self, taken: Taken, found: Outcome | MataError) -> None:
+        number = taken.number
         self._session.note(found)
         if isinstance(found, MataError):
             await self._answer(StreamError(found.detail, number))
@@ -205,12 +210,25 @@ class Connection(Channel):
             return
         if found.failure is None:
             self._session.results += 1
-            await self._answer(self._session.body(found, self._form, number))
+            body = self._session.body(found, self._form, number)
+            await self._answer(body)
             self._session.reset = False  # now that it was told
+            self._observed(taken, body)
             return
         await self._answer(StreamError(found.failure.detail, number))
         if found.failure.status >= 500 and found.failure.status not in _PASSING:
             self.leave(INTERNAL, "inference failed")
+
+    def _observed(self, taken: Taken, body: bytes) -> None:
+        """Have services told of an answer that has left."""
+        if taken.image:
+            session, packed = self._session, self._form == "msgpack"
+            self._terms.observers.tell(
+                ResultEvent(
+                    "stream", session.model, session.task, taken.image, body, packed,
+                    session_id=session.id, frame_id=taken.number,
+                )
+            )  # fmt: skip
 
     async def _outcome(self, frame: Frame) -> Outcome:
         """Run a frame; a session that asked for it is sent the pieces of text as they are made."""
@@ -233,5 +251,5 @@ class Connection(Channel):
         timing = outcome.timing
         quick = max(waited, timing.decode + timing.infer + timing.encode) < QUICK_MS
         ordered = quick and self._session.stateful
-        alone = quick and self._state.sessions.alone(self._session)
+        alone = quick and self._terms.sessions.alone(self._session)
         self._at_once = AT_ONCE if alone and not ordered else 1

@@ -10,39 +10,43 @@ from mataserver.http.browsers import SESSION_SECONDS, cookie_name
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from mataserver.http.browsers import Login
-    from mataserver.http.routing import State
+    from mataserver.http.browsers import Browsers, Login
     from mataserver.principals import Principal
 
 
-def sign_in(
-    state: State, request: web.Request, response: web.Response, principal: Principal
-) -> Login:
-    """Begin a session as somebody; the answer carries its cookie. Return the session."""
-    cookie, login = state.browsers.begin(principal)
-    place = proxies.place(request, trusted=state.settings.trust_proxy)
-    response.set_cookie(
-        cookie_name(place.host),
-        cookie,
-        max_age=int(SESSION_SECONDS),
-        path="/",
-        secure=place.secure,
-        httponly=True,
-        samesite="Lax",
-    )
-    return login
+class Cookies:
+    """The cookies of browsers' sessions; their names carry the port that the browser asked."""
 
+    def __init__(self, browsers: Browsers, *, trust_proxy: bool) -> None:
+        self._browsers = browsers
+        self._trust_proxy = trust_proxy
 
-def sign_out(state: State, request: web.Request, response: web.Response) -> None:
-    """End the session of a request's cookie, if there is one; the answer takes the cookie away."""
-    state.browsers.end(session(state, request))
-    response.del_cookie(_name(state, request), path="/")
+    def sign_in(self, request: web.Request, response: web.Response, principal: Principal) -> Login:
+        """Begin a session as somebody; the answer carries its cookie. Return the session."""
+        cookie, login = self._browsers.begin(principal)
+        place = proxies.place(request, trusted=self._trust_proxy)
+        response.set_cookie(
+            cookie_name(place.host),
+            cookie,
+            max_age=int(SESSION_SECONDS),
+            path="/",
+            secure=place.secure,
+            httponly=True,
+            samesite="Lax",
+        )
+        return login
 
+    def sign_out(self, request: web.Request, response: web.Response) -> None:
+        """End the session of a request's cookie, if any; the answer takes the cookie away."""
+        self._browsers.end(self._cookie(request))
+        response.del_cookie(self._name(request), path="/")
 
-def session(state: State, request: web.Request) -> str:
-    """Return the cookie of a request's session, or an empty text."""
-    return request.cookies.get(_name(state, request), "")
+    def login(self, request: web.Request) -> Login | None:
+        """Return the session of a request's cookie, or None."""
+        return self._browsers.find(self._cookie(request))
 
+    def _cookie(self, request: web.Request) -> str:
+        return request.cookies.get(self._name(request), "")
 
-def _name(state: State, request: web.Request) -> str:
-    return cookie_name(proxies.place(request, trusted=state.settings.trust_proxy).host)
+    def _name(self, request: web.Request) -> str:
+        return cookie_name(proxies.place(request, trusted=self._trust_proxy).host)

@@ -15,11 +15,10 @@ from msgspec import Struct
 from mataserver.http import codec
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping
+    from collections.abc import Mapping
 
+    from mataserver.http.routing import Expect
     from mataserver.service import ErrorForm
-
-    Expect = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
 _FIELD = re.compile(r"(?:params\.)?([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*): ")
 
@@ -81,23 +80,20 @@ def _form(path: str, forms: Mapping[str, ErrorForm]) -> ErrorForm | None:
     return forms[max(fitting, key=len)] if fitting else None
 
 
-def _inference(_status: int, detail: str) -> InferenceProblem:
+def inference_problem(_status: int, detail: str) -> InferenceProblem:
+    """Return an error in the form of the Open Inference Protocol."""
     return InferenceProblem(detail)
 
 
-def _chat(status: int, detail: str) -> ChatProblem:
-    return ChatProblem(chat_error(status, detail))
-
-
-def chat_error(status: int, detail: str) -> ChatError:
+def chat_problem(status: int, detail: str) -> ChatProblem:
     """Return an error in OpenAI's form."""
+    return ChatProblem(_chat_error(status, detail))
+
+
+def _chat_error(status: int, detail: str) -> ChatError:
     field = _FIELD.match(detail)
     kind = "invalid_request_error" if status < 500 else "server_error"
     code = "invalid_api_key" if status in {401, 403} else None
     if status == 404 and detail.startswith("Model not found"):
         return ChatError(detail, kind, "model", "model_not_found")
     return ChatError(detail, kind, field[1] if field else None, code)
-
-
-FORMS: dict[str, ErrorForm] = {"/v2": _inference, "/v1/chat": _chat, "/openai": _chat}
-"""The forms of the protocols that the server itself speaks."""

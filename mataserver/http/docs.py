@@ -9,40 +9,40 @@ from aiohttp import web
 
 from mataserver.errors import NotFound
 from mataserver.http import codec
-from mataserver.http.routing import Body, Route
+from mataserver.http.routing import Body, Handlers, Route
 
 if TYPE_CHECKING:
-    from mataserver.http.routing import State
+    from collections.abc import Callable
 
 _KINDS = {".html": "text/html", ".js": "text/javascript", ".css": "text/css"}
 _PAGES = {"docs": "swagger.html", "redoc": "redoc.html"}
 
 
-def routes(state: State) -> list[Route]:
-    """Return this module's routes."""
-    api = _Docs(state)
-    html = (Body("text/html"),)
-    return [
-        Route("GET", "/openapi.json", api.document, "This document", "docs",
-              response=(Body(codec.JSON, dict[str, Any]),), public=True),
-        Route("GET", "/docs", api.page, "Swagger UI", "docs", response=html, public=True),
-        Route("GET", "/redoc", api.page, "Redoc", "docs", response=html, public=True),
-        Route("GET", "/static/{name}", api.asset, "A file of these pages", "docs",
-              public=True, documented=False),
-    ]  # fmt: skip
+class DocsService(Handlers):
+    """The service of the OpenAPI document, which ``document`` makes, and of the pages."""
 
+    def __init__(self, document: Callable[[], bytes]) -> None:
+        self._document = document
 
-class _Docs:
-    def __init__(self, state: State) -> None:
-        self._state = state
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        html = (Body("text/html"),)
+        return [
+            Route("GET", "/openapi.json", self._described, "This document", "docs",
+                  response=(Body(codec.JSON, dict[str, Any]),), public=True),
+            Route("GET", "/docs", self._page, "Swagger UI", "docs", response=html, public=True),
+            Route("GET", "/redoc", self._page, "Redoc", "docs", response=html, public=True),
+            Route("GET", "/static/{name}", self._asset, "A file of these pages", "docs",
+                  public=True, documented=False),
+        ]  # fmt: skip
 
-    async def document(self, _request: web.Request) -> web.Response:
-        return web.Response(body=self._state.document, content_type=codec.JSON)
+    async def _described(self, _request: web.Request) -> web.Response:
+        return web.Response(body=self._document(), content_type=codec.JSON)
 
-    async def page(self, request: web.Request) -> web.Response:
+    async def _page(self, request: web.Request) -> web.Response:
         return _file(_PAGES[request.path.strip("/")])
 
-    async def asset(self, request: web.Request) -> web.Response:
+    async def _asset(self, request: web.Request) -> web.Response:
         return _file(request.match_info["name"])
 
 

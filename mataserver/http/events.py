@@ -20,7 +20,7 @@ from mataserver.http.middleware import COUNTED, LEFT, REQUEST_ID
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from mataserver.contract import Encoded
+    from mataserver.handles import Encoded
 
 CONTENT_TYPE = "text/event-stream"
 

@@ -10,12 +10,17 @@ from msgspec import UNSET, Struct, UnsetType
 
 from mataserver import metrics
 from mataserver.http import codec, readiness
-from mataserver.http.routing import Body, Route
+from mataserver.http.routing import Body, Handlers, Route
 from mataserver.principals import ANYBODY
 
 if TYPE_CHECKING:
-    from mataserver.http.routing import State
-    from mataserver.plugins import Plugin
+    from collections.abc import Sequence
+
+    from mataserver.engines.memory import MemoryProbe
+    from mataserver.http.readiness import Readiness
+    from mataserver.metrics import Metrics
+    from mataserver.plugins import Plugin, Plugins
+    from mataserver.service import Context, Service
 
 log = logging.getLogger("mataserver.http")
 
@@ -58,45 +63,65 @@ class PluginInfo(Struct):
     note: str | UnsetType = UNSET
 
 
-def routes(state: State) -> list[Route]:
-    """Return this module's routes."""
-    api = _Health(state)
-    json = codec.JSON
-    health = (Body(json, Health),)
-    return [
-        Route("GET", "/v1/health", api.health, "Server status", "health",
-              response=health, public=True),
-        Route("GET", "/health", api.ping, "Server status with the plugins' own", "health",
-              response=(Body(json, dict[str, Any]),), public=True),
-        Route("GET", "/ready", api.ready, "Whether requests can be served now", "health",
-              response=(Body(json, Ready),), errors=(503,), public=True),
-        Route("GET", "/metrics", api.metrics, "Prometheus metrics", "health",
-              response=(Body("text/plain"),), public=state.settings.metrics_public,
-              needs=ANYBODY),
-        Route("GET", "/v1/plugins", api.plugins, "Installed plugins and their backends", "plugins",
-              response=(Body(json, list[PluginInfo]),), needs="models:read"),
-    ]  # fmt: skip
+class HealthService(Handlers):
+    """The service of the probes, the metrics and the list of plugins.
 
+    ``services`` are all of the server's, by name; ``status`` is what ``GET /health`` calls sound.
+    """
 
-class _Health:
-    def __init__(self, state: State) -> None:
-        self._state = state
+    def __init__(
+        self,
+        ctx: Context,
+        readiness: Readiness,
+        plugins: Plugins,
+        probe: MemoryProbe,
+        metrics: Metrics,
+        services: Sequence[tuple[str, Service]],
+        *,
+        status: str,
+        metrics_public: bool,
+    ) -> None:
+        self._version = ctx.version
+        self._readiness = readiness
+        self._plugins = plugins
+        self._probe = probe
+        self._metrics = metrics
+        self._services = services
+        self._status = status
+        self._metrics_public = metrics_public
 
-    def _health(self) -> Health:
-        gpus = bool(self._state.probe.gpus())
-        return Health("ok", self._state.version, gpus)
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        json = codec.JSON
+        health = (Body(json, Health),)
+        return [
+            Route("GET", "/v1/health", self._health, "Server status", "health",
+                  response=health, public=True),
+            Route("GET", "/health", self._ping, "Server status with the plugins' own", "health",
+                  response=(Body(json, dict[str, Any]),), public=True),
+            Route("GET", "/ready", self._ready, "Whether requests can be served now", "health",
+                  response=(Body(json, Ready),), errors=(503,), public=True),
+            Route("GET", "/metrics", self._render, "Prometheus metrics", "health",
+                  response=(Body("text/plain"),), public=self._metrics_public,
+                  needs=ANYBODY),
+            Route("GET", "/v1/plugins", self._found, "Installed plugins and their backends",
+                  "plugins", response=(Body(json, list[PluginInfo]),), needs="models:read"),
+        ]  # fmt: skip
 
-    async def health(self, _request: web.Request) -> web.Response:
-        return codec.respond(self._health())
+    def _info(self) -> Health:
+        return Health("ok", self._version, bool(self._probe.gpus()))
 
-    async def ping(self, _request: web.Request) -> web.Response:
-        health = self._health()
+    async def _health(self, _request: web.Request) -> web.Response:
+        return codec.respond(self._info())
+
+    async def _ping(self, _request: web.Request) -> web.Response:
+        info = self._info()
         answer: dict[str, Any] = {
-            "status": self._state.settings.health_status,
-            "version": health.version,
-            "gpu_available": health.gpu_available,
+            "status": self._status,
+            "version": info.version,
+            "gpu_available": info.gpu_available,
         }
-        for name, service in self._state.services:
+        for name, service in self._services:
             ping = getattr(service, "ping", None)
             if ping is None:
                 continue
@@ -106,25 +131,23 @@ class _Health:
                 log.exception("ping() of the plugin %s failed", name)
         return codec.respond(answer)
 
-    async def ready(self, _request: web.Request) -> web.Response:
-        waiting = readiness.waiting(self._state)
+    async def _ready(self, _request: web.Request) -> web.Response:
+        waiting = self._readiness.waiting()
         if waiting:
             answer = Ready("not ready", readiness.sentence(waiting), waiting)
             return codec.respond(answer, status=503)
-        return codec.respond({"status": "ready", **readiness.added(self._state)})
+        return codec.respond({"status": "ready", **self._readiness.added()})
 
-    async def metrics(self, _request: web.Request) -> web.Response:
-        body = self._state.metrics.render()
+    async def _render(self, _request: web.Request) -> web.Response:
+        body = self._metrics.render()
         return web.Response(body=body, headers={"Content-Type": metrics.CONTENT_TYPE})
 
-    async def plugins(self, _request: web.Request) -> web.Response:
-        return codec.respond(
-            [_describe(plugin, self._state) for plugin in self._state.plugins.found]
-        )
+    async def _found(self, _request: web.Request) -> web.Response:
+        return codec.respond([_describe(each, self._plugins) for each in self._plugins.found])
 
 
-def _describe(plugin: Plugin, state: State) -> PluginInfo:
-    offers = [offer for offer in state.plugins.offers if offer.plugin is plugin]
+def _describe(plugin: Plugin, plugins: Plugins) -> PluginInfo:
+    offers = [offer for offer in plugins.offers if offer.plugin is plugin]
     backends = []
     for offer in offers:
         backend, missing = offer.backend, list(offer.missing)

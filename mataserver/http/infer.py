@@ -10,17 +10,19 @@ from multipart import parse_options_header
 
 from mataserver import data_uri, params
 from mataserver.errors import BadRequest, InvalidParams
-from mataserver.http import codec, events, examples, forms, origins
-from mataserver.http.routing import Body, Route
+from mataserver.handles import ResultEvent
+from mataserver.http import codec, events, examples, forms
+from mataserver.http.routing import Body, Handlers, Route
 from mataserver.results import InferResponse
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from mataserver.contract import Encoded
-    from mataserver.http.routing import State
+    from mataserver.handles import Encoded
+    from mataserver.observers import Observers
     from mataserver.params import Params
-    from mataserver.services import Handle
+    from mataserver.service import Context
+    from mataserver.services import Handle, ServedModels
     from mataserver.slots import Recipe
 
 _TAKEN = "Content-Type must be application/json or image/*"
@@ -45,28 +47,6 @@ class InferBody(Struct):
     model: codec.ModelName
     image: str | UnsetType | None = UNSET
     params: dict[str, Any] | None = None
-
-
-def routes(state: State) -> list[Route]:
-    """Return this module's routes."""
-    api = _Infer(state)
-    answer = (
-        Body(codec.JSON, InferResponse),
-        Body(codec.MSGPACK, InferResponse),
-        Body(events.CONTENT_TYPE),
-    )
-    errors = (400, 404, 408, 413, 415, 422, 500, 503, 507)
-    request = (
-        Body(codec.JSON, InferRequest, examples.INFER),
-        *(Body(f"image/{kind}") for kind in ("jpeg", "png", "webp")),
-    )
-    form = (Body("multipart/form-data", UploadForm, examples.UPLOAD),)
-    return [
-        Route("POST", "/v1/infer", api.infer, "Infer on one image", "inference",
-              request=request, response=answer, errors=errors, parameters=_query(), needs="infer"),
-        Route("POST", "/v1/infer/upload", api.upload, "Infer on an uploaded file", "inference",
-              request=form, response=answer, errors=errors, needs="infer"),
-    ]  # fmt: skip
 
 
 class UploadForm(Struct):
@@ -104,35 +84,57 @@ class _Asked(NamedTuple):
     recipe: Recipe
 
 
-class _Infer:
-    def __init__(self, state: State) -> None:
-        self._state = state
+class InferService(Handlers):
+    """The service of ``/v1/infer``."""
+
+    def __init__(self, ctx: Context, models: ServedModels, observers: Observers) -> None:
+        self._ctx = ctx
+        self._models = models
+        self._observers = observers
+        self._http = ctx.http
         self._queries: dict[str, _Asked] = {}
 
-    async def infer(self, request: web.Request) -> web.StreamResponse:
-        self._state.check_running()
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        answer = (
+            Body(codec.JSON, InferResponse),
+            Body(codec.MSGPACK, InferResponse),
+            Body(events.CONTENT_TYPE),
+        )
+        errors = (400, 404, 408, 413, 415, 422, 500, 503, 507)
+        request = (
+            Body(codec.JSON, InferRequest, examples.INFER),
+            *(Body(f"image/{kind}") for kind in ("jpeg", "png", "webp")),
+        )
+        form = (Body("multipart/form-data", UploadForm, examples.UPLOAD),)
+        return [
+            Route("POST", "/v1/infer", self._infer, "Infer on one image", "inference",
+                  request=request, response=answer, errors=errors, parameters=_query(),
+                  needs="infer"),
+            Route("POST", "/v1/infer/upload", self._upload, "Infer on an uploaded file",
+                  "inference", request=form, response=answer, errors=errors, needs="infer"),
+        ]  # fmt: skip
+
+    async def _infer(self, request: web.Request) -> web.StreamResponse:
+        self._ctx.check_running()
         kind = codec.content_type(request)
         if kind.startswith("image/"):
             return await self._raw(request)
         if kind in codec.UNSAID:
-            self._check_page(request)
+            self._http.check_origin(request)
         elif not codec.is_json(kind):
             raise codec.Unsupported(_TAKEN)
-        async with codec.body(request, self._state) as data:
+        async with self._http.read_body(request) as data:
             if kind in codec.UNSAID and not _like_json(data):
                 if "model" not in request.query:
                     raise codec.Unsupported(_TAKEN)
                 asked = self._asked(request)
                 return await self._run(request, asked, _image(data))
-            body = await codec.decoded(self._state, data, codec.json_of(InferBody))
+            body = await self._http.decode(data, codec.json_of(InferBody))
             del data
             asked, image = self._read(body)
             del body
             return await self._run(request, asked, image)
-
-    def _check_page(self, request: web.Request) -> None:
-        settings = self._state.settings
-        origins.check(request, settings.cors_origins, trust_proxy=settings.trust_proxy)
 
     def _read(self, body: InferBody) -> tuple[_Asked, bytes]:
         """Return what a body asks for, and its image."""
@@ -142,12 +144,12 @@ class _Infer:
         return self._asking(body.model, body.params), image
 
     def _asking(self, name: str, given: dict[str, Any] | None, *, text: bool = False) -> _Asked:
-        model = self._state.models.get(name)
+        model = self._models.get(name)
         return _Asked(model, model.params(given, text=text), model.recipe())
 
     async def _raw(self, request: web.Request) -> web.StreamResponse:
         asked = self._asked(request)
-        async with codec.body(request, self._state) as image:
+        async with self._http.read_body(request) as image:
             return await self._run(request, asked, _image(image))
 
     def _asked(self, request: web.Request) -> _Asked:
@@ -169,13 +171,13 @@ class _Infer:
         self._queries[query] = asked
         return asked
 
-    async def upload(self, request: web.Request) -> web.StreamResponse:
-        self._state.check_running()
+    async def _upload(self, request: web.Request) -> web.StreamResponse:
+        self._ctx.check_running()
         kind, options = parse_options_header(request.headers.get("Content-Type", ""))
         if kind != "multipart/form-data":
             raise codec.Unsupported("Content-Type must be multipart/form-data")
-        self._check_page(request)
-        async with codec.body(request, self._state) as data:
+        self._http.check_origin(request)
+        async with self._http.read_body(request) as data:
             file, fields = forms.parse(data, options.get("boundary", ""))
             del data
             model = fields.pop("model", None)
@@ -186,10 +188,13 @@ class _Infer:
     async def _run(self, request: web.Request, asked: _Asked, image: bytes) -> web.StreamResponse:
         if events.wanted(request):
             items = asked.model.generate_answer(image, asked.params)
-            patience = self._state.settings.unread_timeout
-            return await events.respond(request, items, patience)
+            return await events.respond(request, items, self._ctx.server.unread_timeout)
         form = codec.wanted_format(request)
         answer = await asked.model.answer(image, asked.params, form)
+        if self._observers.infer and self._observers:
+            spec, packed = asked.recipe.spec, form == "msgpack"
+            event = ResultEvent("infer", spec.name, spec.task, image, answer.body, packed)
+            self._observers.tell(event)
         return codec.respond(answer.body, form=form, timing=_timing(answer))
 
 

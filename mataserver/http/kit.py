@@ -5,17 +5,19 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from mataserver.http import codec, cookies, events, origins, proxies, saving
-from mataserver.http.routing import limits_of
+from mataserver.http import codec, events, origins, proxies, saving
+from mataserver.http.budget import Share
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from aiohttp import web
 
-    from mataserver.http.routing import State
+    from mataserver.http.budget import Budget
+    from mataserver.http.cookies import Cookies
+    from mataserver.http.routing import Table
     from mataserver.http.sockets import MessageSocket, Sockets
     from mataserver.outbound import Content, Outbound, Policy, Response
     from mataserver.principals import Principal
@@ -27,45 +29,65 @@ T = TypeVar("T")
 class Kit:
     """See ``mataserver.service.Http``."""
 
-    def __init__(self, state: State, sockets: Sockets, outbound: Outbound) -> None:
-        self._state = state
+    def __init__(
+        self,
+        table: Table,
+        budget: Budget,
+        sockets: Sockets,
+        outbound: Outbound,
+        cookies: Cookies,
+        *,
+        unread_timeout: float,
+        trust_proxy: bool,
+        cors_origins: Sequence[str],
+    ) -> None:
+        self._table = table
+        self._budget = budget
         self._sockets = sockets
         self._outbound = outbound
+        self._cookies = cookies
+        self._unread_timeout = unread_timeout
+        self._trust_proxy = trust_proxy
+        self._cors_origins = cors_origins
 
     def read_body(self, request: web.Request) -> AbstractAsyncContextManager[bytes]:
         """Give the whole body."""
-        return codec.body(request, self._state)
+        return codec.body(request, self._budget, self._table.limits(request))
 
     @contextlib.asynccontextmanager
     async def read_json(self, request: web.Request, kind: type[T]) -> AsyncIterator[T]:
         """Give the body as a ``kind``."""
         codec.require_json(request)
-        async with codec.body(request, self._state) as data:
-            asked = await codec.decoded(self._state, data, codec.json_of(kind))
+        async with self.read_body(request) as data:
+            asked = await self._budget.decode(data, codec.json_of(kind))
             del data
             yield asked
+
+    async def decode(self, data: bytes, decode: Callable[[bytes], T]) -> T:
+        """Return ``decode(data)``, of a large body beside the event loop."""
+        return await self._budget.decode(data, decode)
+
+    def check_origin(self, request: web.Request) -> None:
+        """Raise ``Forbidden`` for what a page of another origin sends."""
+        origins.check(request, self._cors_origins, trust_proxy=self._trust_proxy)
 
     async def save_body(self, request: web.Request, path: Path, *, field: str = "file") -> Saved:
         """Write an upload to a file as it arrives.
 
         Browsers send forms and plain bodies for pages of any origin, without asking first.
         """
-        self._check_page(request)
-        return await saving.save(request, path, field, limits_of(request, self._state))
+        self.check_origin(request)
+        return await saving.save(request, path, field, self._table.limits(request))
 
     async def save_files(self, request: web.Request, folder: Path, *, most: int = 1000) -> Uploads:
         """Write every file of a form into a folder as they arrive; see ``save_body``."""
-        self._check_page(request)
-        return await saving.save_files(request, folder, most, limits_of(request, self._state))
+        self.check_origin(request)
+        return await saving.save_files(request, folder, most, self._table.limits(request))
 
     def read_chunks(self, request: web.Request) -> AsyncIterator[bytes]:
         """Iterate over the body as it arrives."""
-        self._check_page(request)
-        return saving.chunks(request, limits_of(request, self._state))
-
-    def _check_page(self, request: web.Request) -> None:
-        settings = self._state.settings
-        origins.check(request, settings.cors_origins, trust_proxy=settings.trust_proxy)
+        self.check_origin(request)
+        return saving.chunks(request, self._table.limits(request))
 
     def respond(
         self, value: object, *, status: int = 200, request: web.Request | None = None
@@ -86,8 +108,7 @@ class Kit:
                 async for name, value, *identity in events_of:
                     yield events.event(name, value, *identity)
 
-        patience = self._state.settings.unread_timeout
-        return await events.send(request, encoded(), events.failed, patience)
+        return await events.send(request, encoded(), events.failed, self._unread_timeout)
 
     def socket(self, request: web.Request) -> AbstractAsyncContextManager[MessageSocket]:
         """Accept a WebSocket."""
@@ -99,25 +120,25 @@ class Kit:
         """Accept a WebSocket as a relay does."""
         return self._sockets.relay(request, protocols)
 
-    def budget(self) -> codec.Share:
+    def budget(self) -> Share:
         """Return a share of the budget of bytes in flight, which holds nothing yet."""
-        return codec.Share(self._state)
+        return Share(self._budget)
 
     def address(self, request: web.Request) -> str:
         """Return the client's address."""
-        return proxies.client(request, trusted=self._state.settings.trust_proxy)
+        return proxies.client(request, trusted=self._trust_proxy)
 
     def url(self, request: web.Request, scheme: Literal["http", "ws"] = "http") -> str:
         """Return the base URL by which the client knows the server."""
-        return proxies.place(request, trusted=self._state.settings.trust_proxy).url(scheme)
+        return proxies.place(request, trusted=self._trust_proxy).url(scheme)
 
     def sign_in(self, request: web.Request, response: web.Response, principal: Principal) -> str:
         """Begin a browser's session; return its CSRF token."""
-        return cookies.sign_in(self._state, request, response, principal).csrf
+        return self._cookies.sign_in(request, response, principal).csrf
 
     def sign_out(self, request: web.Request, response: web.Response) -> None:
         """End a browser's session."""
-        cookies.sign_out(self._state, request, response)
+        self._cookies.sign_out(request, response)
 
     def outbound(
         self,

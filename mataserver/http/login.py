@@ -8,13 +8,16 @@ from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver.errors import InvalidParams
-from mataserver.http import auth, codec, cookies, examples
-from mataserver.http.routing import Body, Route
+from mataserver.http import auth, codec, examples
+from mataserver.http.routing import Body, Handlers, Route
 from mataserver.principals import ANYBODY
 
 if TYPE_CHECKING:
-    from mataserver.http.routing import State
+    from mataserver.http.auth import Gate
+    from mataserver.http.browsers import Browsers
+    from mataserver.http.cookies import Cookies
     from mataserver.principals import Principal
+    from mataserver.service import Context
 
 Secret = Annotated[str, Meta(min_length=1, max_length=4096)]
 
@@ -42,62 +45,65 @@ class Link(Struct):
     code: str
 
 
-def routes(state: State) -> list[Route]:
-    """Return this module's routes."""
-    api, info = _Login(state), (Body(codec.JSON, LoginInfo),)
-    return [
-        Route("POST", "/v1/session", api.begin, "Sign a browser in", "sign-in",
-              request=(Body(codec.JSON, LoginBody, examples.LOGIN),), response=info, public=True,
-              errors=(400, 401, 403, 408, 413, 415, 422, 503)),
-        Route("GET", "/v1/session", api.who, "Who is signed in", "sign-in",
-              response=info, needs=ANYBODY),
-        Route("DELETE", "/v1/session", api.end, "Sign a browser out", "sign-in",
-              status=204, public=True),
-        Route("POST", "/v1/session/link", api.link, "Make a link that signs a browser in",
-              "sign-in", response=(Body(codec.JSON, Link),), needs=ANYBODY),
-    ]  # fmt: skip
+class LoginService(Handlers):
+    """The service of the sessions of browsers."""
 
+    def __init__(self, ctx: Context, gate: Gate, browsers: Browsers, cookies: Cookies) -> None:
+        self._http = ctx.http
+        self._gate = gate
+        self._browsers = browsers
+        self._cookies = cookies
 
-class _Login:
-    def __init__(self, state: State) -> None:
-        self._state = state
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        info = (Body(codec.JSON, LoginInfo),)
+        return [
+            Route("POST", "/v1/session", self._begin, "Sign a browser in", "sign-in",
+                  request=(Body(codec.JSON, LoginBody, examples.LOGIN),), response=info,
+                  public=True, errors=(400, 401, 403, 408, 413, 415, 422, 503)),
+            Route("GET", "/v1/session", self._who, "Who is signed in", "sign-in",
+                  response=info, needs=ANYBODY),
+            Route("DELETE", "/v1/session", self._end, "Sign a browser out", "sign-in",
+                  status=204, public=True),
+            Route("POST", "/v1/session/link", self._link, "Make a link that signs a browser in",
+                  "sign-in", response=(Body(codec.JSON, Link),), needs=ANYBODY),
+        ]  # fmt: skip
 
-    async def begin(self, request: web.Request) -> web.Response:
-        codec.require_json(request)
-        async with codec.body(request, self._state) as data:
-            asked = await codec.decoded(self._state, data, codec.json_of(LoginBody))
+    async def _begin(self, request: web.Request) -> web.Response:
+        async with self._http.read_json(request, LoginBody) as asked:
+            pass  # it holds no more than a key: its bytes are given back at once
         principal = await self._principal(request, asked)
         response = web.Response(content_type=codec.JSON)
-        login = cookies.sign_in(self._state, request, response, principal)
+        login = self._cookies.sign_in(request, response, principal)
         response.body = codec.encode(_info(login.principal, login.csrf))
         return response
 
     async def _principal(self, request: web.Request, asked: LoginBody) -> Principal:
         if isinstance(asked.code, str):
-            principal = self._state.browsers.spend_code(asked.code)
+            principal = self._browsers.spend_code(asked.code)
             if principal is None:
                 raise auth.Forbidden("The link was used already, or is older than ten minutes")
             return principal
         if not isinstance(asked.key, str):
             raise InvalidParams("key: field is required")
-        shown = self._state.gate.described(request, "key", asked.key)
-        principal = await self._state.gate.authenticate([shown])
+        shown = self._gate.described(request, "key", asked.key)
+        principal = await self._gate.authenticate([shown])
         if principal is None:
             raise auth.Unauthorized("Missing credentials")
         return principal
 
-    async def who(self, request: web.Request) -> web.Response:
-        login = self._state.browsers.find(cookies.session(self._state, request))
+    async def _who(self, request: web.Request) -> web.Response:
+        login = self._cookies.login(request)
         csrf = login.csrf if login is not None else UNSET
         return codec.respond(_info(auth.caller(request), csrf))
 
-    async def end(self, request: web.Request) -> web.Response:
+    async def _end(self, request: web.Request) -> web.Response:
         response = web.Response(status=204)
-        cookies.sign_out(self._state, request, response)
+        self._cookies.sign_out(request, response)
         return response
 
-    async def link(self, request: web.Request) -> web.Response:
-        return codec.respond(Link(self._state.browsers.make_code(auth.caller(request))))
+    async def _link(self, request: web.Request) -> web.Response:
+        return codec.respond(Link(self._browsers.make_code(auth.caller(request))))
 
 
 def _info(principal: Principal, csrf: str | UnsetType) -> LoginInfo:

@@ -15,14 +15,16 @@ from aiohttp.hdrs import METH_ALL
 from mataserver.errors import MataError, TooLarge, Unavailable, scarcity
 from mataserver.http import auth, codec, dialects
 from mataserver.http.protocol import wrong_version
-from mataserver.http.routing import ALTERNATIVES, ROUTE, TABLE, limits_of
+from mataserver.http.routing import CLAIMED, ROUTE
+from mataserver.logs import Repeats
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from aiohttp.typedefs import Handler, Middleware
 
-    from mataserver.http.routing import State
+    from mataserver.http.auth import Gate
+    from mataserver.http.routing import Expect, Table
+    from mataserver.lifecycle import Lifecycle
+    from mataserver.metrics import Metrics
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 COUNTED: web.RequestKey[int] = web.RequestKey("counted", int)
@@ -30,8 +32,8 @@ COUNTED: web.RequestKey[int] = web.RequestKey("counted", int)
 LEFT = 499
 """What is counted for a client that left before it had its answer; nobody is told it."""
 _UNREAD = frozenset({408, 413, 417})  # the rest of the body is not waited for
-_CLAIMED: web.RequestKey[bool] = web.RequestKey("claimed", bool)
-_UNASKED: web.RequestKey[bool] = web.RequestKey("unasked", bool)
+_REFUSED: web.RequestKey[MataError] = web.RequestKey("refused", MataError)
+"""Why a request with ``Expect`` is refused: its body was not asked for."""
 _LINGER = 2.0
 """Seconds for a client that is hung up on to read why."""
 _SANE_ID = re.compile(r"[\w.:@/+=-]{1,128}", re.ASCII)
@@ -56,23 +58,23 @@ def error_response(error: MataError) -> web.Response:
     )
 
 
-def expectations(state: State) -> Callable[[web.Request], Awaitable[web.StreamResponse | None]]:
+def expectations(table: Table, gate: Gate) -> Expect:
     """Return what answers ``Expect``: a body that would be refused anyway is not asked for."""
 
     async def expect(request: web.Request) -> web.StreamResponse | None:
         if request.headers.get("Expect", "").lower() != "100-continue":
             return error_response(MataError("The expectation cannot be met", status=417))
-        if _claimed(request, state) is not None:  # neither the route's limit nor our key counts
+        if table.claimed(request) is not None:  # neither the route's limit nor our key counts
             _go_on(request)
             return None
-        choose(request)
-        limit = limits_of(request, state).size
+        table.choose(request)
+        limit = table.limits(request).size
         if (request.content_length or 0) > limit:
             return error_response(TooLarge(f"The body is over the limit of {limit} bytes"))
         try:
-            await _admit(request, state)
-        except MataError:
-            request[_UNASKED] = True  # the middleware refuses it, as it does without ``Expect``
+            await _admit(request, gate)
+        except MataError as error:
+            request[_REFUSED] = error  # the middleware answers it, as it does without ``Expect``
             return None
         _go_on(request)
         return None
@@ -86,8 +88,9 @@ def _go_on(request: web.Request) -> None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
-def make(state: State) -> Middleware:
+def make(table: Table, gate: Gate, lifecycle: Lifecycle, metrics: Metrics) -> Middleware:
     """Return the middleware of a server."""
+    answer = _Answer(table, gate)
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -98,24 +101,24 @@ def make(state: State) -> Middleware:
         request_id = given if _SANE_ID.fullmatch(given) else f"{getrandbits(64):016x}"
         request[REQUEST_ID] = request_id
         begun = time.perf_counter()
-        state.active += 1
+        lifecycle.active += 1
         try:
-            response = await _answer(request, handler, state)
+            response = await answer(request, handler)
         except asyncio.CancelledError:
-            _count(request, state, _unanswered(request), begun)
+            _count(request, metrics, _unanswered(request), begun)
             raise
         finally:
-            state.active -= 1
+            lifecycle.active -= 1
         if response.status >= 400:
-            response = dialects.told(request, response, state.forms)
+            response = dialects.told(request, response, table.forms)
             if (route := request.get(ROUTE)) is not None and not response.prepared:
                 response.headers.update(route.error_headers)
         # Looking for what is not there costs a microsecond: only streams have it.
         streamed = response.prepared and COUNTED in request
         status = request[COUNTED] if streamed else response.status
-        spent = _count(request, state, status, begun)
+        spent = _count(request, metrics, status, begun)
         if not response.prepared:
-            if state.draining:
+            if lifecycle.draining:
                 response.force_close()
             response.headers["X-Request-Id"] = request_id
             stages = response.headers.get("Server-Timing")
@@ -126,12 +129,12 @@ def make(state: State) -> Middleware:
     return middleware
 
 
-def _count(request: web.Request, state: State, status: int, begun: float) -> float:
+def _count(request: web.Request, metrics: Metrics, status: int, begun: float) -> float:
     """Count a request; return the seconds that it took."""
     spent = time.perf_counter() - begun
     route = _route(request)
-    state.metrics.requests.add(_method(request), route, str(status))
-    state.metrics.latency.observe(spent, route)
+    metrics.requests.add(_method(request), route, str(status))
+    metrics.latency.observe(spent, route)
     return spent
 
 
@@ -156,81 +159,75 @@ def _method(request: web.Request) -> str:
 
 
 def _route(request: web.Request) -> str:
-    if _CLAIMED in request:
+    if CLAIMED in request:
         return "claimed"
     resource = request.match_info.route.resource
     return "unmatched" if resource is None else resource.canonical
 
 
-async def _answer(request: web.Request, handler: Handler, state: State) -> web.StreamResponse:
-    try:
-        claimed = _claimed(request, state)
-        if claimed is None:
-            handler = choose(request) or handler
-            await _admit(request, state)
-        return await (claimed or handler)(request)
-    except MataError as error:
-        _tell(request, error, state)
-        response = error_response(error)
-        if error.status == 408 or _UNASKED in request:
-            _hang_up(request, response)
-        return response
-    except web.HTTPException as error:
-        return _plain(error)
-    except Exception as error:
+class _Answer:
+    """Has a request answered, an error too."""
+
+    def __init__(self, table: Table, gate: Gate) -> None:
+        self._table = table
+        self._gate = gate
+        self._refusals = Repeats(log)
+
+    async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        try:
+            claimed = self._table.claimed(request)
+            if claimed is None:
+                handler = self._table.choose(request) or handler
+                await _admit(request, self._gate)
+            return await (claimed or handler)(request)
+        except MataError as error:
+            self._tell(request, error)
+            response = error_response(error)
+            if error.status == 408 or _REFUSED in request:
+                _hang_up(request, response)
+            return response
+        except web.HTTPException as error:
+            return _plain(error)
+        except Exception as error:
+            circumstance = self._circumstance(request, error)
+            if circumstance is not None:
+                return circumstance
+            path = request.rel_url.raw_path
+            log.exception("%s %s failed (%s)", request.method, path, request[REQUEST_ID])
+            return error_response(MataError("Internal server error"))
+
+    def _circumstance(self, request: web.Request, error: Exception) -> web.Response | None:
+        """Answer what is no bug: a client that left, or want of memory."""
         if isinstance(error, ConnectionError) and _gone(request):
             return error_response(MataError("The client has left", status=LEFT))
         scarce = scarcity(error)
-        if scarce is not None:
-            _tell(request, scarce, state)
-            return error_response(scarce)
-        log.exception(
-            "%s %s failed (%s)", request.method, request.rel_url.raw_path, request[REQUEST_ID]
-        )
-        return error_response(MataError("Internal server error"))
+        if scarce is None:
+            return None
+        self._tell(request, scarce)
+        return error_response(scarce)
+
+    def _tell(self, request: web.Request, error: MataError) -> None:
+        """Log a failure of the server; refusals under load as one line a second."""
+        if error.status >= 500:
+            line = f"{request.method} {request.rel_url.raw_path}: {error.told}"
+            if error.status == Unavailable.status:
+                self._refusals.note(error.detail, line)
+            else:
+                log.warning("%s", line)
 
 
-def _tell(request: web.Request, error: MataError, state: State) -> None:
-    """Log a failure of the server; refusals under load as one line a second."""
-    if error.status >= 500:
-        line = f"{request.method} {request.rel_url.raw_path}: {error.told}"
-        if error.status == Unavailable.status:
-            state.refusals.note(error.detail, line)
-        else:
-            log.warning("%s", line)
+async def _admit(request: web.Request, gate: Gate) -> None:
+    """Note who asks. Raises ``Unauthorized`` or ``Forbidden`` for what needs somebody else.
 
-
-def _claimed(request: web.Request, state: State) -> Handler | None:
-    """Return the handler of a service that takes a request before any route is looked at."""
-    for claims in state.claims:
-        handler = claims(request)
-        if handler is not None:
-            request[_CLAIMED] = True
-            return handler
-    return None
-
-
-def choose(request: web.Request) -> Handler | None:
-    """Choose the route of a request; return its handler where it is not the one that was found."""
-    found = request.match_info.route
-    route = request.app[TABLE].get(found)
-    if route is None:
-        return None
-    for other in request.app[ALTERNATIVES].get(found, ()):
-        if other.when is not None and other.when(request):
-            request[ROUTE] = other
-            return other.handler
-    request[ROUTE] = route
-    return None
-
-
-async def _admit(request: web.Request, state: State) -> None:
-    """Note who asks. Raises ``Unauthorized`` or ``Forbidden`` for what needs somebody else."""
+    ``Expect`` asks it before the middleware does: services judge credentials once for a request.
+    """
     route = request.get(ROUTE)
-    if route is None:
+    if route is None or auth.PRINCIPAL in request:
         return
+    if _REFUSED in request:
+        raise request[_REFUSED]
     try:
-        await state.gate.admit(request, route.needs, public=route.public, socket=route.socket)
+        await gate.admit(request, route.needs, public=route.public, socket=route.socket)
     except auth.Forbidden as error:
         if error.unknown and route.denied == auth.Unauthorized.status:
             raise auth.Unauthorized(error.detail) from None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
@@ -13,7 +13,7 @@ from mataserver.chat.listing import OpenAIModel, OpenAIModels
 from mataserver.errors import BadRequest, InvalidParams, Unavailable
 from mataserver.http import codec, events, examples
 from mataserver.http.dialects import ChatProblem
-from mataserver.http.routing import Body, Route
+from mataserver.http.routing import Body, Handlers, Route
 from mataserver.results import ModelDetail, ModelInfo
 from mataserver.sources import Progress, Waiting
 
@@ -22,7 +22,8 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from mataserver.http.routing import State
+    from mataserver.service import Context
+    from mataserver.services import ServedModels
     from mataserver.sources import Step
 
 _FORMAT = {
@@ -63,16 +64,105 @@ class ModelStatus(Struct):
     warnings: list[str] | UnsetType = UNSET
 
 
-def routes(state: State) -> list[Route]:
-    """Return this module's routes; fixed paths come before the greedy one."""
-    api = _Models(state)
+class ModelsService(Handlers):
+    """The service of the models; ``pulls`` are those under way, for who ends the server."""
+
+    def __init__(self, ctx: Context, models: ServedModels, pulls: set[asyncio.Task[Any]]) -> None:
+        self._http = ctx.http
+        self._patience = ctx.server.unread_timeout
+        self._models = models
+        self._pulls = pulls
+
+    def routes(self) -> list[Route]:
+        """Return the routes; fixed paths come before the greedy one."""
+        return _described(self)
+
+    async def every(self, request: web.Request) -> web.Response:
+        """Answer ``GET /v1/models``."""
+        openai, infos = _openai(request), self._models.list()
+        if not openai:
+            return codec.respond(infos)
+        entries = self._models.catalog.entries()
+        return codec.respond(listing.every((info, entries[info.model].pulled_at) for info in infos))
+
+    async def one(self, request: web.Request) -> web.Response:
+        """Answer ``GET /v1/models/{model_id}``."""
+        openai, name = _openai(request), request.match_info["model_id"]
+        info = self._models.info(name)
+        if not openai:
+            wanted = _params_wanted(request)
+            return codec.respond(self._models.detail(name) if wanted else info)
+        return codec.respond(listing.one(info, self._models.catalog.entry(name).pulled_at))
+
+    async def pull(self, request: web.Request) -> web.StreamResponse:
+        """Answer ``POST /v1/models/pull``, at once or with events."""
+        async with self._http.read_json(request, PullBody) as asked:
+            model, wanted = asked.model, asked.task
+        if "://" in model or model.startswith((".", "/", "~", "\\")):
+            raise BadRequest("model must be a hub id or a backend's name, not a URL or a path")
+        steps: asyncio.Queue[Step | None] = asyncio.Queue()
+        task = asyncio.create_task(self._models.pull(model, wanted, steps.put_nowait))
+        self._pulls.add(task)
+        task.add_done_callback(self._pulled)
+        if events.wanted(request):
+            task.add_done_callback(lambda _: steps.put_nowait(None))
+            told = _told(model, task, steps)
+            try:
+                return await events.send(request, told, events.failed, self._patience, status=202)
+            finally:
+                task.cancel()  # who watches a pull and leaves has given it up
+        # A client that goes away does not end the download.
+        return codec.respond(_status(model, await _pulled(task)), status=202)
+
+    def _pulled(self, task: asyncio.Task[Sequence[str]]) -> None:
+        self._pulls.discard(task)
+        if not task.cancelled():
+            task.exception()  # whoever asked may have gone away
+
+    async def warmup(self, request: web.Request) -> web.Response:
+        """Answer ``POST /v1/models/warmup``."""
+        name = await self._named(request)
+        await self._models.load(name)
+        return codec.respond(ModelStatus("ready", name))
+
+    async def unload(self, request: web.Request) -> web.Response:
+        """Answer ``POST /v1/models/unload``."""
+        name = await self._named(request)
+        done = await self._models.unload(name)
+        return codec.respond(ModelStatus("unloaded" if done else "not_loaded", name))
+
+    async def pin(self, request: web.Request) -> web.Response:
+        """Answer ``POST /v1/models/pin``."""
+        name = await self._named(request)
+        self._models.pin(name)
+        return codec.respond(ModelStatus("pinned", name))
+
+    async def unpin(self, request: web.Request) -> web.Response:
+        """Answer ``POST /v1/models/unpin``."""
+        name = await self._named(request)
+        done = self._models.unpin(name)
+        return codec.respond(ModelStatus("unpinned" if done else "not_pinned", name))
+
+    async def _named(self, request: web.Request) -> str:
+        """Return the model that the body names."""
+        async with self._http.read_json(request, ModelBody) as asked:
+            return asked.model
+
+    async def remove(self, request: web.Request) -> web.Response:
+        """Answer ``DELETE /v1/models/{model_id}``."""
+        name = request.match_info["model_id"]
+        await self._models.remove(name)
+        return codec.respond(ModelStatus("removed", name))
+
+
+def _described(api: ModelsService) -> list[Route]:
     info, done = (Body(codec.JSON, ModelDetail),), (Body(codec.JSON, ModelStatus),)
     pull = (Body(codec.JSON, PullBody, examples.PULL),)
     one = (Body(codec.JSON, ModelBody, examples.NAMED),)
     pulled = (*done, Body(events.CONTENT_TYPE))
     body_errors = (400, 408, 413, 415, 422, 500, 503)
     return [
-        Route("GET", "/v1/models", api.list, "List the installed models", "models",
+        Route("GET", "/v1/models", api.every, "List the installed models", "models",
               response=(Body(codec.JSON, list[ModelInfo] | OpenAIModels),),
               parameters=_FORMAT, errors=(422,), needs="models:read"),
         Route("POST", "/v1/models/pull", api.pull, "Download or install a model", "models",
@@ -91,96 +181,13 @@ def routes(state: State) -> list[Route]:
               needs="models:read"),
         Route("DELETE", "/v1/models/{model_id:.+}", api.remove, "Remove a model", "models",
               response=done, errors=(404, 409, 500), needs="models:write"),
-        Route("GET", "/openai/v1/models", api.list, "List the models in OpenAI's form", "OpenAI",
+        Route("GET", "/openai/v1/models", api.every, "List the models in OpenAI's form", "OpenAI",
               response=(Body(codec.JSON, OpenAIModels),), problem=ChatProblem,
               needs="models:read", denied=401),
         Route("GET", "/openai/v1/models/{model_id:.+}", api.one, "One model in OpenAI's form",
               "OpenAI", response=(Body(codec.JSON, OpenAIModel),), problem=ChatProblem,
               errors=(404,), needs="models:read", denied=401),
     ]  # fmt: skip
-
-
-class _Models:
-    def __init__(self, state: State) -> None:
-        self._state = state
-
-    async def list(self, request: web.Request) -> web.Response:
-        openai, catalog = _openai(request), self._state.catalog
-        infos = self._state.models.list()
-        if not openai:
-            return codec.respond(infos)
-        entries = catalog.entries()
-        return codec.respond(listing.every((info, entries[info.model].pulled_at) for info in infos))
-
-    async def one(self, request: web.Request) -> web.Response:
-        openai, name, catalog = (
-            _openai(request),
-            request.match_info["model_id"],
-            self._state.catalog,
-        )
-        info = self._state.models.info(name)
-        if not openai:
-            wanted = _params_wanted(request)
-            return codec.respond(self._state.models.detail(name) if wanted else info)
-        return codec.respond(listing.one(info, catalog.entry(name).pulled_at))
-
-    async def pull(self, request: web.Request) -> web.StreamResponse:
-        codec.require_json(request)
-        async with codec.body(request, self._state) as data:
-            asked = await codec.decoded(self._state, data, codec.json_of(PullBody))
-        if "://" in asked.model or asked.model.startswith((".", "/", "~", "\\")):
-            raise BadRequest("model must be a hub id or a backend's name, not a URL or a path")
-        steps: asyncio.Queue[Step | None] = asyncio.Queue()
-        pulling = self._state.models.pull(asked.model, asked.task, steps.put_nowait)
-        task = asyncio.create_task(pulling)
-        self._state.pulls.add(task)
-        task.add_done_callback(self._pulled)
-        if events.wanted(request):
-            task.add_done_callback(lambda _: steps.put_nowait(None))
-            told, patience = _told(asked.model, task, steps), self._state.settings.unread_timeout
-            try:
-                return await events.send(request, told, events.failed, patience, status=202)
-            finally:
-                task.cancel()  # who watches a pull and leaves has given it up
-        # A client that goes away does not end the download.
-        return codec.respond(_status(asked.model, await _pulled(task)), status=202)
-
-    def _pulled(self, task: asyncio.Task[Sequence[str]]) -> None:
-        self._state.pulls.discard(task)
-        if not task.cancelled():
-            task.exception()  # whoever asked may have gone away
-
-    async def warmup(self, request: web.Request) -> web.Response:
-        name = await self._named(request)
-        await self._state.models.load(name)
-        return codec.respond(ModelStatus("ready", name))
-
-    async def unload(self, request: web.Request) -> web.Response:
-        name = await self._named(request)
-        done = await self._state.models.unload(name)
-        return codec.respond(ModelStatus("unloaded" if done else "not_loaded", name))
-
-    async def pin(self, request: web.Request) -> web.Response:
-        name = await self._named(request)
-        self._state.models.pin(name)
-        return codec.respond(ModelStatus("pinned", name))
-
-    async def unpin(self, request: web.Request) -> web.Response:
-        name = await self._named(request)
-        done = self._state.models.unpin(name)
-        return codec.respond(ModelStatus("unpinned" if done else "not_pinned", name))
-
-    async def _named(self, request: web.Request) -> str:
-        """Return the model that the body names."""
-        codec.require_json(request)
-        async with codec.body(request, self._state) as data:
-            asked = await codec.decoded(self._state, data, codec.json_of(ModelBody))
-        return asked.model
-
-    async def remove(self, request: web.Request) -> web.Response:
-        name = request.match_info["model_id"]
-        await self._state.models.remove(name)
-        return codec.respond(ModelStatus("removed", name))
 
 
 async def _told(

@@ -15,14 +15,15 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import jsonbody
 from mataserver.errors import BadRequest, NotFound
-from mataserver.http import codec, examples, origins, readiness
-from mataserver.http.dialects import InferenceProblem
-from mataserver.http.routing import Body, Route
+from mataserver.http import codec, examples, readiness
+from mataserver.http.dialects import InferenceProblem, inference_problem
+from mataserver.http.routing import Body, Handlers, Route
 from mataserver.oip import rest
-from mataserver.oip.server import EXTENSIONS, NAME, InferenceServer
+from mataserver.oip.server import EXTENSIONS, NAME
 
 if TYPE_CHECKING:
-    from mataserver.http.routing import State
+    from mataserver.oip.server import InferenceServer
+    from mataserver.service import Context, ErrorForm
 
 BINARY = "application/octet-stream"
 NOT_READY = 400
@@ -96,12 +97,6 @@ class Done(Struct):
     """What a load or an unload answers: nothing."""
 
 
-def routes(state: State) -> list[Route]:
-    """Return this module's routes."""
-    api = _Inference(state)
-    return [*_server_routes(api), *_model_routes(api)]
-
-
 def _route(method: str, path: str, handler: Any, summary: str, answer: Any, **more: Any) -> Route:
     response = (Body(codec.JSON, answer), *more.pop("also", ()))
     return Route(
@@ -110,7 +105,7 @@ def _route(method: str, path: str, handler: Any, summary: str, answer: Any, **mo
     )  # fmt: skip
 
 
-def _server_routes(api: _Inference) -> list[Route]:
+def _server_routes(api: OipService) -> list[Route]:
     errors, repository = (400, 404, 408, 413, 415, 500, 503), "/v2/repository/models/{model_id:.+}"
     request = (Body(codec.JSON, RepositoryBody, examples.REPOSITORY),)
     return [
@@ -131,14 +126,14 @@ def _server_routes(api: _Inference) -> list[Route]:
     ]  # fmt: skip
 
 
-def _model_routes(api: _Inference) -> list[Route]:
+def _model_routes(api: OipService) -> list[Route]:
     found = []
     tensors = (Body(codec.JSON, rest.InferBody, examples.TENSORS), Body(BINARY))
     for version in _VERSIONS:
         path = f"{_MODEL}{version}"
         of = " of a version" if version else ""
         found += [
-            _route("GET", f"{path}/ready", api.ready, f"Whether a model{of} is in memory",
+            _route("GET", f"{path}/ready", api.model_ready, f"Whether a model{of} is in memory",
                    ModelReady, errors=(NOT_READY, 404), needs="models:read"),
             _route("POST", f"{path}/infer", api.infer, f"Infer with a model{of} on tensors",
                    rest.InferAnswer, also=(Body(BINARY),),
@@ -154,25 +149,39 @@ def _model_routes(api: _Inference) -> list[Route]:
     return found
 
 
-class _Inference:
-    def __init__(self, state: State) -> None:
-        self._state = state
-        self._server = InferenceServer(state.models, state.settings.queue_limit)
+class OipService(Handlers):
+    """The service of the Open Inference Protocol over REST."""
+
+    def __init__(self, ctx: Context, server: InferenceServer) -> None:
+        self._ctx = ctx
+        self._server = server
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [*_server_routes(self), *_model_routes(self)]
+
+    def error_forms(self) -> dict[str, ErrorForm]:
+        """Return the form of errors."""
+        return {"/v2": inference_problem}
 
     async def live(self, _request: web.Request) -> web.Response:
+        """Answer ``GET /v2/health/live``."""
         return codec.respond(Live(live=True))
 
     async def server_ready(self, _request: web.Request) -> web.Response:
-        found = readiness.waiting(self._state)
+        """Answer ``GET /v2/health/ready``."""
+        found = self._ctx.ready()
         if found:
             answer = ServerReady(ready=False, error=readiness.sentence(found))
             return codec.respond(answer, status=NOT_READY)
         return codec.respond(ServerReady(ready=True))
 
     async def server(self, _request: web.Request) -> web.Response:
-        return codec.respond(ServerMetadata(NAME, self._state.version, list(EXTENSIONS)))
+        """Answer ``GET /v2``."""
+        return codec.respond(ServerMetadata(NAME, self._ctx.version, list(EXTENSIONS)))
 
     async def model(self, request: web.Request) -> web.Response:
+        """Answer ``GET /v2/models/{model_id}``."""
         name, version = _named(request)
         try:
             return codec.respond(rest.metadata(self._server.metadata(name, version)))
@@ -189,7 +198,8 @@ class _Inference:
             extension, instead = _ABSENT[what]
             raise NotFound(f"This server does not offer the extension {extension}: {instead}")
 
-    async def ready(self, request: web.Request) -> web.Response:
+    async def model_ready(self, request: web.Request) -> web.Response:
+        """Answer ``GET /v2/models/{model_id}/ready``."""
         name, version = _named(request)
         if self._server.ready(name, version):
             return codec.respond(ModelReady(name, ready=True))
@@ -197,16 +207,17 @@ class _Inference:
         return codec.respond(ModelReady(name, ready=False, error=error), status=NOT_READY)
 
     async def infer(self, request: web.Request) -> web.Response:
-        self._state.check_running()
+        """Answer ``POST /v2/models/{model_id}/infer``."""
+        self._ctx.check_running()
         self._check_type(request)
         length = _header_length(request)
         name, version = _named(request)
-        most = self._state.settings.queue_limit
-        async with codec.body(request, self._state) as data:
+        most = self._ctx.server.queue_limit
+        async with self._ctx.http.read_body(request) as data:
             read = functools.partial(
                 rest.decode, header_length=length, model=name, version=version, most=most
             )
-            asked, binary = await codec.decoded(self._state, data, read)
+            asked, binary = await self._ctx.http.decode(data, read)
             del data
             inference = self._server.infer(asked)
             del asked
@@ -223,18 +234,20 @@ class _Inference:
         Raises ``Unsupported`` for what a page sends anywhere, and ``Forbidden`` for what has no
         type and comes from a page.
         """
-        kind, settings = codec.content_type(request), self._state.settings
+        kind = codec.content_type(request)
         if kind.startswith(("text/", "multipart/")):
             raise codec.Unsupported(f"Content-Type must be {codec.JSON} or {BINARY}")
         if kind in codec.UNSAID:
-            origins.check(request, settings.cors_origins, trust_proxy=settings.trust_proxy)
+            self._ctx.http.check_origin(request)
 
     async def index(self, request: web.Request) -> web.Response:
+        """Answer ``POST /v2/repository/index``."""
         asked = await self._read(request, IndexBody)
         found = await asyncio.to_thread(self._server.index, ready=bool(asked.ready))
         return codec.respond([IndexEntry(e.name, e.version, e.state, e.reason) for e in found])
 
     async def load(self, request: web.Request) -> web.Response:
+        """Answer ``POST /v2/repository/models/{model_id}/load``."""
         asked = await self._read(request, RepositoryBody)
         if asked.parameters:
             raise BadRequest("parameters: a model's configuration is not set over this protocol")
@@ -242,6 +255,7 @@ class _Inference:
         return codec.respond(Done())
 
     async def unload(self, request: web.Request) -> web.Response:
+        """Answer ``POST /v2/repository/models/{model_id}/unload``."""
         await self._read(request, RepositoryBody)
         await self._server.unload(request.match_info["model_id"])
         return codec.respond(Done())
@@ -249,7 +263,7 @@ class _Inference:
     async def _read(self, request: web.Request, kind: Any) -> Any:
         """Read a body that may be left out."""
         self._check_type(request)
-        async with codec.body(request, self._state) as data:
+        async with self._ctx.http.read_body(request) as data:
             jsonbody.check(data)
             return rest.parse(data or b"{}", kind)
 

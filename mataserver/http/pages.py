@@ -8,15 +8,14 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from mataserver.http import auth, codec
-from mataserver.http.routing import Body, Route
+from mataserver.http.routing import Body, Handlers, Route
 from mataserver.principals import ANYBODY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator
+    from collections.abc import Iterable, Iterator, Sequence
 
     from aiohttp import web
 
-    from mataserver.http.routing import State
     from mataserver.service import Page, Service
 
 log = logging.getLogger("mataserver.http")
@@ -32,14 +31,6 @@ class PageInfo(Struct):
     group: str
 
 
-def routes(state: State) -> list[Route]:
-    """Return this module's routes."""
-    return [
-        Route("GET", "/v1/pages", _Pages(state).list, "The pages that plugins bring", "plugins",
-              response=(Body(codec.JSON, list[PageInfo]),), needs=ANYBODY),
-    ]  # fmt: skip
-
-
 def pages_of(services: Iterable[tuple[str, Service]]) -> Iterator[tuple[str, Page]]:
     """Yield the pages that services bring, each with its plugin's name."""
     for plugin, service in services:
@@ -52,16 +43,25 @@ def pages_of(services: Iterable[tuple[str, Service]]) -> Iterator[tuple[str, Pag
             log.exception("pages() of the plugin %s failed", plugin)
 
 
-class _Pages:
-    def __init__(self, state: State) -> None:
-        self._state = state
+class PagesService(Handlers):
+    """The service of the list of pages; ``services`` are all of the server's, by name."""
 
-    async def list(self, request: web.Request) -> web.Response:
+    def __init__(self, services: Sequence[tuple[str, Service]]) -> None:
+        self._services = services
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            Route("GET", "/v1/pages", self._every, "The pages that plugins bring", "plugins",
+                  response=(Body(codec.JSON, list[PageInfo]),), needs=ANYBODY),
+        ]  # fmt: skip
+
+    async def _every(self, request: web.Request) -> web.Response:
         principal = auth.caller(request)
         return codec.respond(
             [
                 PageInfo(page.title, page.path, page.icon, plugin, page.group)
-                for plugin, page in pages_of(self._state.services)
+                for plugin, page in pages_of(self._services)
                 if principal.may(page.needs)
             ]
         )

@@ -6,40 +6,70 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from mataserver.http.routing import State
+    from collections.abc import Sequence
+
+    from mataserver.catalog import Catalog
+    from mataserver.lifecycle import Lifecycle
+    from mataserver.pool import ModelPool
     from mataserver.service import Service
+    from mataserver.tasks import Tasks
 
 log = logging.getLogger("mataserver.http")
 
 
-def waiting(state: State) -> dict[str, str]:
-    """Return what is not ready, each with the reason; nothing when the server is ready."""
-    found = dict(state.not_ready)
-    for name, task in _preloaded(state):
-        status = state.pool.status(name, task)
-        if status.state not in {"ready", "active", "idle"}:
-            found.setdefault(name, status.error or status.state)
-    for name, service in state.services:
-        found |= _asked(name, service)
-    if state.draining:
-        found["server"] = "draining"
-    return found
+class Readiness:
+    """What ``GET /ready`` tells; ``not_ready`` is what else keeps the server from its work."""
 
+    def __init__(
+        self,
+        catalog: Catalog,
+        pool: ModelPool,
+        lifecycle: Lifecycle,
+        services: Sequence[tuple[str, Service]],
+        tasks: Sequence[Tasks],
+    ) -> None:
+        self.not_ready: dict[str, str] = {}
+        self._catalog = catalog
+        self._pool = pool
+        self._lifecycle = lifecycle
+        self._services = services
+        self._tasks = tasks
 
-def added(state: State) -> dict[str, Any]:
-    """Return what services add to the answer that the server is ready, and which tasks failed."""
-    found: dict[str, Any] = {}
-    for name, service in state.services:
-        ready = getattr(service, "ready", None)
-        if ready is not None:
-            try:
-                found.update(ready())
-            except Exception:
-                log.exception("ready() of the plugin %s failed", name)
-    failed = {
-        f"{tasks.owner}: {name}": why for tasks in state.tasks for name, why in tasks.failed.items()
-    }
-    return {**found, **({"failed_tasks": failed} if failed else {})}
+    def waiting(self) -> dict[str, str]:
+        """Return what is not ready, each with the reason; nothing when the server is ready."""
+        found = dict(self.not_ready)
+        for name, task in self._preloaded():
+            status = self._pool.status(name, task)
+            if status.state not in {"ready", "active", "idle"}:
+                found.setdefault(name, status.error or status.state)
+        for name, service in self._services:
+            found |= _asked(name, service)
+        if self._lifecycle.draining:
+            found["server"] = "draining"
+        return found
+
+    def added(self) -> dict[str, Any]:
+        """Return what services add to the answer of a ready server, and which tasks failed."""
+        found: dict[str, Any] = {}
+        for name, service in self._services:
+            ready = getattr(service, "ready", None)
+            if ready is not None:
+                try:
+                    found.update(ready())
+                except Exception:
+                    log.exception("ready() of the plugin %s failed", name)
+        failed = {
+            f"{tasks.owner}: {name}": why
+            for tasks in self._tasks
+            for name, why in tasks.failed.items()
+        }
+        return {**found, **({"failed_tasks": failed} if failed else {})}
+
+    def _preloaded(self) -> list[tuple[str, str]]:
+        models = self._catalog.settings.models
+        wanted = [setting.model for setting in models if setting.preload]
+        entries = self._catalog.entries()
+        return [(name, entries[name].task) for name in wanted if name in entries]
 
 
 def _asked(name: str, service: Service) -> dict[str, str]:
@@ -55,11 +85,5 @@ def _asked(name: str, service: Service) -> dict[str, str]:
 
 
 def sentence(found: dict[str, str]) -> str:
-    """Return the same in words."""
+    """Return what is waited for in words."""
     return "Not ready: " + "; ".join(f"{name}: {why}" for name, why in found.items())
-
-
-def _preloaded(state: State) -> list[tuple[str, str]]:
-    wanted = [setting.model for setting in state.settings.models if setting.preload]
-    entries = state.catalog.entries()
-    return [(name, entries[name].task) for name in wanted if name in entries]

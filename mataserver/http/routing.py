@@ -1,90 +1,25 @@
-"""What a handler stands on: the server's state, and routes that describe themselves."""
+"""The routes of a server: which one a request takes, and what its body may be."""
 
 from __future__ import annotations
 
-import asyncio
-import logging
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import web
-from aiohttp.web_urldispatcher import AbstractRoute
 
-from mataserver.errors import Unavailable
-from mataserver.logs import Repeats
+from mataserver.plugins import shape
 from mataserver.service import Body, Route
 
-__all__ = ["ALTERNATIVES", "ROUTE", "TABLE", "Body", "Limits", "Route", "State", "limits_of"]
+__all__ = ["CLAIMED", "ROUTE", "Body", "Handlers", "Limits", "Route", "Table"]
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Awaitable, Callable, Iterable
+    from typing import Self
 
-    from mataserver.cameras.roster import Roster
-    from mataserver.catalog import Catalog
-    from mataserver.config import SetBy, Settings
-    from mataserver.engines.memory import MemoryProbe
-    from mataserver.http.auth import Gate
-    from mataserver.http.browsers import Browsers
-    from mataserver.http.sockets import Sockets
-    from mataserver.metrics import Metrics
-    from mataserver.outbound import Outbound
-    from mataserver.plugins import Plugins
-    from mataserver.pool import ModelPool
-    from mataserver.service import ErrorForm, Handler, Service
-    from mataserver.services import ServedModels
-    from mataserver.sessions import SessionStore
-    from mataserver.tasks import Tasks
+    from aiohttp.web_urldispatcher import AbstractRoute
 
+    from mataserver.service import ErrorForm, Handler
 
-log = logging.getLogger("mataserver.http")
-
-
-@dataclass(slots=True)
-class State:
-    """What the handlers share; made once by ``app.build``."""
-
-    settings: Settings
-    version: str
-    catalog: Catalog
-    pool: ModelPool
-    models: ServedModels
-    sessions: SessionStore
-    metrics: Metrics
-    plugins: Plugins
-    probe: MemoryProbe
-    gate: Gate
-    browsers: Browsers
-    cameras: Roster
-    outbound: Outbound
-    sockets: Sockets
-    services: list[tuple[str, Service]] = field(default_factory=list)
-    tasks: list[Tasks] = field(default_factory=list)
-    forms: dict[str, ErrorForm] = field(default_factory=dict)
-    claims: list[Callable[[web.Request], Handler | None]] = field(default_factory=list)
-    set_by: Mapping[str, SetBy] = field(default_factory=dict)
-    document: bytes = b""
-    body_bytes: int = 0
-    active: int = 0
-    not_ready: dict[str, str] = field(default_factory=dict)
-    drains: list[Callable[[], None]] = field(default_factory=list)
-    pulls: set[asyncio.Task[Any]] = field(default_factory=set)
-    changed: asyncio.Event = field(default_factory=asyncio.Event)
-    stopping: asyncio.Event = field(default_factory=asyncio.Event)
-    deadline: float | None = None
-    listening: asyncio.Event = field(default_factory=asyncio.Event)
-    url: str = ""
-    refusals: Repeats = field(default_factory=lambda: Repeats(log))
-    decoding: asyncio.Lock = field(default_factory=asyncio.Lock)
-
-    @property
-    def draining(self) -> bool:
-        """Whether the server shuts down: it takes no new work."""
-        return self.stopping.is_set()
-
-    def check_running(self) -> None:
-        """Raise ``Unavailable`` when the server shuts down."""
-        if self.draining:
-            raise Unavailable("The server is shutting down", retry_after=5)
+    Expect = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
 
 class Limits(NamedTuple):
@@ -95,18 +30,88 @@ class Limits(NamedTuple):
     idle: bool
 
 
-TABLE = web.AppKey("table", dict[AbstractRoute, Route])
-"""What is known of each route beyond what aiohttp keeps."""
-ALTERNATIVES = web.AppKey("alternatives", dict[AbstractRoute, list[Route]])
-"""Other routes of the same method and path, for the requests that they know."""
 ROUTE: web.RequestKey[Route] = web.RequestKey("route", Route)
 """The route that was chosen for a request."""
+CLAIMED: web.RequestKey[bool] = web.RequestKey("claimed", bool)
+"""Set where a service took a request before any route was looked at."""
 
 
-def limits_of(request: web.Request, state: State) -> Limits:
-    """Return what the body of a request may take."""
-    route, settings = request.get(ROUTE), state.settings
-    if route is None:
-        return Limits(settings.max_body, settings.body_timeout, idle=False)
-    size = settings.max_body if route.max_body is None else route.max_body
-    return Limits(size, settings.body_timeout, route.body_timeout == "idle")
+class Table:
+    """The routes that were added, and what services say about paths of theirs.
+
+    It is not to be had from a request: what a plugin's handler sees of the application is aiohttp's
+    alone. ``limits`` are those of a body whose route sets none.
+    """
+
+    def __init__(self, limits: Limits) -> None:
+        self.routes: list[Route] = []
+        self.forms: dict[str, ErrorForm] = {}
+        self.claims: list[Callable[[web.Request], Handler | None]] = []
+        self._limits = limits
+        self._known: dict[AbstractRoute, Route] = {}
+        self._others: dict[AbstractRoute, list[Route]] = {}
+
+    def add(self, application: web.Application, routes: Iterable[Route], expect: Expect) -> None:
+        """Add routes to an application; one with ``when`` beside that of its method and path."""
+        for route in routes:
+            self.routes.append(route)
+            if route.when is not None:
+                self._add_other(route)
+                continue
+            for method in _methods(route):
+                added = application.router.add_route(
+                    method, route.path, route.handler, expect_handler=expect
+                )
+                self._known[added] = route
+
+    def _add_other(self, route: Route) -> None:
+        wanted = shape(route.method, route.path)
+        for added, known in self._known.items():
+            if shape(added.method, known.path) == wanted:
+                self._others.setdefault(added, []).append(route)
+
+    def claimed(self, request: web.Request) -> Handler | None:
+        """Return the handler of a service that takes a request before any route is looked at."""
+        for claims in self.claims:
+            handler = claims(request)
+            if handler is not None:
+                request[CLAIMED] = True
+                return handler
+        return None
+
+    def choose(self, request: web.Request) -> Handler | None:
+        """Note the route of a request; return its handler where it is not the one aiohttp found."""
+        found = request.match_info.route
+        route = self._known.get(found)
+        if route is None:
+            return None
+        for other in self._others.get(found, ()):
+            if other.when is not None and other.when(request):
+                request[ROUTE] = other
+                return other.handler
+        request[ROUTE] = route
+        return None
+
+    def limits(self, request: web.Request) -> Limits:
+        """Return what the body of a request may take."""
+        route, limits = request.get(ROUTE), self._limits
+        if route is None:
+            return limits
+        size = limits.size if route.max_body is None else route.max_body
+        return Limits(size, limits.seconds, route.body_timeout == "idle")
+
+
+class Handlers:
+    """Base of services that keep nothing between requests: nothing is entered or left."""
+
+    async def __aenter__(self) -> Self:
+        """Start nothing."""
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Stop nothing."""
+
+
+def _methods(route: Route) -> tuple[str, ...]:
+    """A GET that gives a document also answers HEAD; a WebSocket gives none."""
+    return ("GET", "HEAD") if route.method == "GET" and route.response else (route.method,)

@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from mataserver.config import CameraSource, Rate
 from mataserver.errors import InvalidParams, NotFound
-from mataserver.http import auth, codec, examples, proxies
-from mataserver.http.routing import Body, Route
+from mataserver.http import auth, codec, examples
+from mataserver.http.routing import Body, Handlers, Route
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from mataserver.cameras.camera import Camera
+    from mataserver.cameras.roster import Roster
     from mataserver.cameras.source import Source
-    from mataserver.http.routing import State
-    from mataserver.sessions import Session
+    from mataserver.handles import SessionSource
+    from mataserver.service import Context, Service
+    from mataserver.services import ServedModels
+    from mataserver.sessions import Session, SessionStore
 
 JPEG = "image/jpeg"
 
@@ -65,58 +70,74 @@ class SessionInfo(Struct):
     camera: CameraInfo | UnsetType = UNSET
 
 
-def routes(state: State) -> list[Route]:
-    """Return this module's routes."""
-    api = _Sessions(state)
-    info, made = (Body(codec.JSON, SessionInfo),), (Body(codec.JSON, SessionCreated),)
-    return [
-        Route("POST", "/v1/sessions", api.create, "Create a streaming session", "sessions",
-              request=(Body(codec.JSON, SessionBody, examples.SESSION),), response=made,
-              status=201, errors=(400, 404, 408, 413, 415, 422, 500, 503, 507), needs="infer"),
-        Route("GET", "/v1/sessions", api.list, "List the sessions", "sessions",
-              response=(Body(codec.JSON, list[SessionInfo]),), needs="infer"),
-        Route("GET", "/v1/sessions/{session_id}", api.one, "One session", "sessions",
-              response=info, errors=(404,), needs="infer"),
-        Route("DELETE", "/v1/sessions/{session_id}", api.delete, "Close a session", "sessions",
-              status=204, errors=(404, 409), needs="infer"),
-        Route("GET", "/v1/sessions/{session_id}/snapshot", api.snapshot,
-              "The newest frame of a camera with what was found in it", "sessions",
-              response=(Body(JPEG),), errors=(404, 500, 503, 507), needs="infer"),
-    ]  # fmt: skip
+class SessionsService(Handlers):
+    """The service of the sessions; those whose time is over end while it is entered."""
 
+    def __init__(
+        self,
+        ctx: Context,
+        models: ServedModels,
+        sessions: SessionStore,
+        cameras: Roster,
+        services: Sequence[tuple[str, Service]],
+    ) -> None:
+        self._ctx = ctx
+        self._services = services
+        self._models = models
+        self._sessions = sessions
+        self._cameras = cameras
 
-class _Sessions:
-    def __init__(self, state: State) -> None:
-        self._state = state
+    async def __aenter__(self) -> Self:
+        """Watch the sessions' time."""
+        self._ctx.tasks.spawn(self._sessions.watch(), "expire sessions")
+        return self
 
-    async def create(self, request: web.Request) -> web.Response:
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        info, made = (Body(codec.JSON, SessionInfo),), (Body(codec.JSON, SessionCreated),)
+        return [
+            Route("POST", "/v1/sessions", self._create, "Create a streaming session", "sessions",
+                  request=(Body(codec.JSON, SessionBody, examples.SESSION),), response=made,
+                  status=201, errors=(400, 404, 408, 413, 415, 422, 500, 503, 507), needs="infer"),
+            Route("GET", "/v1/sessions", self._every, "List the sessions", "sessions",
+                  response=(Body(codec.JSON, list[SessionInfo]),), needs="infer"),
+            Route("GET", "/v1/sessions/{session_id}", self._one, "One session", "sessions",
+                  response=info, errors=(404,), needs="infer"),
+            Route("DELETE", "/v1/sessions/{session_id}", self._delete, "Close a session",
+                  "sessions", status=204, errors=(404, 409), needs="infer"),
+            Route("GET", "/v1/sessions/{session_id}/snapshot", self._snapshot,
+                  "The newest frame of a camera with what was found in it", "sessions",
+                  response=(Body(JPEG),), errors=(404, 500, 503, 507), needs="infer"),
+        ]  # fmt: skip
+
+    async def _create(self, request: web.Request) -> web.Response:
         codec.require_json(request)
-        where = proxies.place(request, trusted=self._state.settings.trust_proxy).url("ws")
-        async with codec.body(request, self._state) as data:
-            asked = await codec.decoded(self._state, data, codec.json_of(SessionBody))
-        self._state.check_running()
+        where = self._ctx.http.url(request, "ws")
+        async with self._ctx.http.read_json(request, SessionBody) as asked:
+            pass  # what follows may load a model: its bytes are given back before
+        self._ctx.check_running()
         source = await self._source(asked)
-        model = self._state.models.of_session(asked.model, asked.task)
+        model = self._models.of_session(asked.model, asked.task)
         given, owner = model.params(asked.params), auth.caller(request).id
-        session = await self._state.sessions.create(model, given, stream=asked.stream, owner=owner)
+        session = await self._sessions.create(model, given, stream=asked.stream, owner=owner)
         if source is not None:
-            self._state.cameras.give(session, source, asked.fps)
+            self._cameras.give(session, source, asked.fps)
         url = f"{where}/v1/stream/{session.id}"
         return codec.respond(SessionCreated(session.id, url), status=201)
 
-    async def list(self, request: web.Request) -> web.Response:
-        sessions, principal = self._state.sessions.all(), auth.caller(request)
+    async def _every(self, request: web.Request) -> web.Response:
+        sessions, principal = self._sessions.all(), auth.caller(request)
         return codec.respond([self._info(each) for each in sessions if each.seen_by(principal)])
 
-    async def one(self, request: web.Request) -> web.Response:
+    async def _one(self, request: web.Request) -> web.Response:
         return codec.respond(self._info(self._session(request)))
 
-    async def snapshot(self, request: web.Request) -> web.Response:
+    async def _snapshot(self, request: web.Request) -> web.Response:
         session = self._session(request)
-        camera = self._state.cameras.of(session)
+        camera = self._cameras.of(session)
         if camera is None:
             raise NotFound(f"{session.id} has no camera")
-        self._state.sessions.touch(session)
+        self._sessions.touch(session)
         shot = await camera.newest()
         headers = {
             "Content-Type": JPEG,
@@ -125,25 +146,30 @@ class _Sessions:
         }
         return web.Response(body=await shot.picture(session.task), headers=headers)
 
-    async def delete(self, request: web.Request) -> web.Response:
-        await self._state.sessions.delete(self._session(request).id)
+    async def _delete(self, request: web.Request) -> web.Response:
+        await self._sessions.delete(self._session(request).id)
         return web.Response(status=204)
 
     def _session(self, request: web.Request) -> Session:
-        return self._state.sessions.get(request.match_info["session_id"], auth.caller(request))
+        return self._sessions.get(request.match_info["session_id"], auth.caller(request))
 
-    async def _source(self, asked: SessionBody) -> Source | None:
-        """Return the camera that a client asks for, if it may."""
+    async def _source(self, asked: SessionBody) -> Source | SessionSource | None:
+        """Return where the frames come from that a client asks for: a service's, or a camera."""
         if asked.source is None:
             if asked.fps is not None:
                 raise InvalidParams("fps: only a session with a source takes it")
             return None
         if asked.stream:
             raise InvalidParams("stream: a session with a source sends whole results alone")
-        return await self._state.cameras.permitted(asked.source)
+        for _, service in self._services:
+            named = getattr(service, "session_source", None)
+            found: SessionSource | None = named and await named(asked.source, asked.fps)
+            if found is not None:
+                return found
+        return await self._cameras.permitted(asked.source)
 
     def _info(self, session: Session) -> SessionInfo:
-        camera = self._state.cameras.of(session)
+        camera = self._cameras.of(session)
         return SessionInfo(
             session.id,
             session.model,

@@ -14,15 +14,16 @@ from mataserver.http import auth, middleware
 from mataserver.http.auth import PRINCIPAL
 from mataserver.http.channel import GOING_AWAY, INTERNAL, MSGPACK_PROTOCOL, NORMAL, Farewell
 from mataserver.http.connection import Connection
-from mataserver.http.routing import Route
+from mataserver.http.routing import Handlers, Route
 from mataserver.http.sockets import WebSocket
 from mataserver.http.viewer import Viewer
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from mataserver.http.channel import Channel
-    from mataserver.http.routing import State
+    from mataserver.cameras.roster import Roster
+    from mataserver.http.channel import Channel, Terms
+    from mataserver.service import Context
     from mataserver.sessions import Session
 
 JSON_PROTOCOL = "mata.v1.json"
@@ -38,14 +39,6 @@ MALFORMED = frozenset({1002, 1007, 1009, 1013})
 POLICY, UNAUTHORIZED, NO_SESSION = 1008, 4001, 4004
 
 log = logging.getLogger("mataserver.stream")
-
-
-def routes(state: State) -> list[Route]:
-    """Return this module's route."""
-    return [
-        Route("GET", "/v1/stream/{session_id}", _Stream(state).stream, "Stream frames", "sessions",
-              public=True, documented=False, socket=True),
-    ]  # fmt: skip
 
 
 class Socket(WebSocket):
@@ -69,17 +62,29 @@ class Socket(WebSocket):
         transport.abort()
 
 
-class _Stream:
-    def __init__(self, state: State) -> None:
-        self._state = state
+class StreamService(Handlers):
+    """The service of the sockets of sessions."""
 
-    async def stream(self, request: web.Request) -> web.StreamResponse:
+    def __init__(self, ctx: Context, terms: Terms, cameras: Roster) -> None:
+        self._max_body = ctx.server.max_body
+        self._terms = terms
+        self._sessions = terms.sessions
+        self._cameras = cameras
+
+    def routes(self) -> list[Route]:
+        """Return the route."""
+        return [
+            Route("GET", "/v1/stream/{session_id}", self._stream, "Stream frames", "sessions",
+                  public=True, documented=False, socket=True),
+        ]  # fmt: skip
+
+    async def _stream(self, request: web.Request) -> web.StreamResponse:
         if request.headers.get("Upgrade", "").lower() != "websocket":
             raise BadRequest("This is a WebSocket: connect with a WebSocket client")
         principal = request[PRINCIPAL]
         known = principal is not None and principal.may("infer")
         # aiohttp refuses a message of exactly its limit
-        limit = self._state.settings.max_body + 1
+        limit = self._max_body + 1
         socket = Socket(
             autoping=False,
             compress=False,
@@ -118,24 +123,22 @@ class _Stream:
         if not known:
             return Farewell(UNAUTHORIZED, "unauthorized")
         try:
-            session = self._state.sessions.get(
-                request.match_info["session_id"], auth.caller(request)
-            )
+            session = self._sessions.get(request.match_info["session_id"], auth.caller(request))
         except NotFound:
             return Farewell(NO_SESSION, "invalid or expired session")
         if session.camera is None and session.connections:
             return Farewell(POLICY, "the session has a connection already")
         if len(session.connections) >= MAX_VIEWERS:
             return Farewell(POLICY, f"the camera has {MAX_VIEWERS} connections already")
-        if self._state.draining:
+        if self._terms.lifecycle.draining:
             return Farewell(GOING_AWAY, "the server is shutting down")
         return session
 
     async def _serve(self, session: Session, socket: web.WebSocketResponse) -> Farewell:
-        camera = self._state.cameras.of(session)
+        camera = self._cameras.of(session)
         if camera is None:
-            return await self._attached(session, Connection(self._state, session, socket))
-        viewer = Viewer(self._state, session, socket)
+            return await self._attached(session, Connection(self._terms, session, socket))
+        viewer = Viewer(self._terms, session, socket)
         camera.join(viewer)
         try:
             return await self._attached(session, viewer)
@@ -143,11 +146,11 @@ class _Stream:
             camera.part(viewer)
 
     async def _attached(self, session: Session, channel: Channel) -> Farewell:
-        self._state.sessions.attach(session, channel)
+        self._sessions.attach(session, channel)
         try:
             return await channel.run()
         finally:
-            self._state.sessions.detach(session, channel)
+            self._sessions.detach(session, channel)
 
 
 async def _close(socket: Socket, farewell: Farewell, transport: asyncio.Transport | None) -> None:

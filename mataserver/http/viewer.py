@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.cameras.shot import Shot
-    from mataserver.http.routing import State
+    from mataserver.http.channel import Terms
     from mataserver.sessions import Session
 
 NO_FRAMES = "the session has a camera: it takes no frames"
@@ -25,8 +25,8 @@ class Viewer(Channel):
     tells so.
     """
 
-    def __init__(self, state: State, session: Session, socket: web.WebSocketResponse) -> None:
-        super().__init__(state, session, socket)
+    def __init__(self, terms: Terms, session: Session, socket: web.WebSocketResponse) -> None:
+        super().__init__(terms, session, socket)
         self._waiting: Shot | StreamError | None = None
         self._came = asyncio.Event()
         self._missed = 0

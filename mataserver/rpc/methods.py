@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mataserver.errors import BadRequest
-from mataserver.http import readiness
-from mataserver.oip.server import EXTENSIONS, NAME, InferenceServer
+from mataserver.oip.server import EXTENSIONS, NAME
 from mataserver.rpc import convert
 from mataserver.rpc.messages import TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from mataserver.http.routing import State
+    from mataserver.oip.server import InferenceServer
+    from mataserver.service import Context
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,9 +43,9 @@ _NEEDS = {
 }
 
 
-def methods(state: State) -> dict[str, Method]:
+def methods(ctx: Context, server: InferenceServer) -> dict[str, Method]:
     """Return the methods by their names."""
-    api = _Methods(state)
+    api = _Methods(ctx, server)
     answers = {
         "ServerLive": api.live,
         "ServerReady": api.server_ready,
@@ -64,19 +64,19 @@ def methods(state: State) -> dict[str, Method]:
 
 
 class _Methods:
-    def __init__(self, state: State) -> None:
-        self._state = state
-        self._server = InferenceServer(state.models, state.settings.queue_limit)
+    def __init__(self, ctx: Context, server: InferenceServer) -> None:
+        self._ctx = ctx
+        self._server = server
 
     async def live(self, _message: Any) -> Any:
         return TYPES["ServerLiveResponse"](live=True)
 
     async def server_ready(self, _message: Any) -> Any:
-        return TYPES["ServerReadyResponse"](ready=not readiness.waiting(self._state))
+        return TYPES["ServerReadyResponse"](ready=not self._ctx.ready())
 
     async def server(self, _message: Any) -> Any:
         return TYPES["ServerMetadataResponse"](
-            name=NAME, version=self._state.version, extensions=EXTENSIONS
+            name=NAME, version=self._ctx.version, extensions=EXTENSIONS
         )
 
     async def ready(self, message: Any) -> Any:
@@ -87,9 +87,9 @@ class _Methods:
         return convert.metadata(self._server.metadata(message.name, message.version))
 
     async def infer(self, message: Any) -> Any:
-        self._state.check_running()
+        self._ctx.check_running()
         raw = bool(message.raw_input_contents)
-        asked = convert.request(message, self._state.settings.queue_limit)
+        asked = convert.request(message, self._ctx.server.queue_limit)
         answer = await self._server.infer(asked)
         return convert.response(answer, raw=raw)
 

@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from mataserver.errors import BadRequest, MataError, TooSlow
 from mataserver.http import auth
-from mataserver.http.codec import Share
+from mataserver.http.budget import Share
 from mataserver.http.entrance import default_limit
 from mataserver.rpc.messages import PACKAGE
 from mataserver.rpc.methods import methods
@@ -21,8 +21,12 @@ from mataserver.rpc.turns import Turns
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator
 
-    from mataserver.http.routing import State
+    from mataserver.http.auth import Gate
+    from mataserver.http.budget import Budget
+    from mataserver.metrics import Metrics
+    from mataserver.oip.server import InferenceServer
     from mataserver.rpc.methods import Method
+    from mataserver.service import Context
 
 SERVICE = f"{PACKAGE}.GRPCInferenceService"
 _CODES = {
@@ -47,16 +51,43 @@ _OPTIONS = (
 log = logging.getLogger("mataserver.grpc")
 
 
-class RpcServer:
-    """Serves the protocol on ``grpc_port`` while it is entered."""
+class RpcLimits(NamedTuple):
+    """Where gRPC listens, and what its clients may do.
 
-    def __init__(self, state: State) -> None:
-        self._state = state
+    body_timeout: seconds in which a message must arrive.
+    at_once:      messages that are read at a time.
+    connections:  of HTTP, of which gRPC may have a quarter; 0 for as many as there is room for.
+    """
+
+    port: int
+    body_timeout: float
+    at_once: int
+    connections: int
+
+
+class RpcServer:
+    """Serves the protocol while it is entered, until the server begins to stop."""
+
+    def __init__(
+        self,
+        ctx: Context,
+        server: InferenceServer,
+        gate: Gate,
+        metrics: Metrics,
+        budget: Budget,
+        limits: RpcLimits,
+    ) -> None:
+        self._ctx = ctx
+        self._protocol = server
+        self._gate = gate
+        self._metrics = metrics
+        self._budget = budget
+        self._body_timeout = limits.body_timeout
+        self._turns = Turns(limits.at_once)
+        self._connections = max(1, (limits.connections or default_limit()) // 4)
         self._server: Any = None
-        self._stopping: asyncio.Task[None] | None = None
-        settings = state.settings
-        self._turns = Turns(int(settings.max_inflight_mb // (4 * settings.max_body_mb)))
-        self.port = 0
+        self._draining: asyncio.Task[None] | None = None
+        self.port = limits.port
 
     def routes(self) -> tuple[()]:
         """Return none: it is entered and left like a service, and answers elsewhere."""
@@ -64,39 +95,42 @@ class RpcServer:
 
     async def __aenter__(self) -> Self:
         """Listen. Raises ``MataError`` when it cannot."""
-        settings = self._state.settings
-        connections = max(1, (settings.max_connections or default_limit()) // 4)
         options = [
             *_OPTIONS,
-            ("grpc.max_receive_message_length", settings.max_body),
-            ("grpc.max_allowed_incoming_connections", connections),
+            ("grpc.max_receive_message_length", self._ctx.server.max_body),
+            ("grpc.max_allowed_incoming_connections", self._connections),
         ]
         self._server = grpc.aio.server(options=options)
-        handlers = {name: self._handler(name, m) for name, m in methods(self._state).items()}
+        handlers = {
+            name: self._handler(name, m) for name, m in methods(self._ctx, self._protocol).items()
+        }
         generic = grpc.method_handlers_generic_handler(SERVICE, handlers)
         self._server.add_generic_rpc_handlers((generic,))
-        host = f"[{settings.host}]" if ":" in settings.host else settings.host
-        where = f"{host}:{settings.grpc_port}"
+        host = self._ctx.server.host
+        host = f"[{host}]" if ":" in host else host
+        where = f"{host}:{self.port}"
         try:
             self.port = self._server.add_insecure_port(where)
         except RuntimeError:
             raise MataError(f"cannot listen on {where} for gRPC") from None
         await self._server.start()
         log.info("gRPC on %s:%s", host, self.port)
+        self._draining = asyncio.create_task(self._drain())
         return self
 
-    def drain(self) -> None:
-        """Take no more calls; those under way go on for ``drain_timeout`` seconds."""
-        if self._server is not None and self._stopping is None:
-            grace = self._state.settings.drain_timeout
-            self._stopping = asyncio.ensure_future(self._server.stop(grace))
+    async def _drain(self) -> None:
+        """Take no more calls once the server stops; those under way have ``drain_timeout``."""
+        await self._ctx.stopping.wait()
+        await self._server.stop(self._ctx.server.drain_timeout)
 
     async def __aexit__(self, *exc: object) -> None:
         """Wait for the calls that are under way."""
-        if self._stopping is None:
+        if self._draining is not None and self._ctx.stopping.is_set():
+            await self._draining
+        else:  # the start failed
             await self._server.stop(None)
-        else:
-            await self._stopping
+            if self._draining is not None:
+                self._draining.cancel()
 
     def _handler(self, name: str, method: Method) -> Any:
         """Return how gRPC calls a method: as one that takes a stream of messages.
@@ -131,7 +165,7 @@ class RpcServer:
     async def _answer(self, method: Method, messages: AsyncIterator[bytes], context: Any) -> Any:
         if method.public:  # nothing of what a stranger sends is read
             return await method.answer(method.request())
-        share = Share(self._state)
+        share = Share(self._budget)
         try:
             data = await self._read(method, messages, context, share)
             try:
@@ -147,7 +181,7 @@ class RpcServer:
         """Return who asks. Raises ``Unauthorized`` or ``Forbidden``."""
         given = {name: str(value) for name, value in context.invocation_metadata()}
         shown = list(auth.of_metadata(given, f"/{SERVICE}", context.peer()))
-        principal = await self._state.gate.authenticate(shown)
+        principal = await self._gate.authenticate(shown)
         auth.check_scope(principal, method.needs)
         return "" if principal is None else principal.id
 
@@ -156,7 +190,7 @@ class RpcServer:
     ) -> bytes:
         """Read the message of whoever may send it; its bytes are counted."""
         try:
-            async with asyncio.timeout(self._state.settings.body_timeout):
+            async with asyncio.timeout(self._body_timeout):
                 who = await self._check_key(context, method)
                 async with self._turns.taken(who):
                     share.check(1)
@@ -169,5 +203,5 @@ class RpcServer:
 
     def _count(self, name: str, status: str, spent: float) -> None:
         route = f"/{SERVICE}/{name}"
-        self._state.metrics.requests.add("gRPC", route, status)
-        self._state.metrics.latency.observe(spent, route)
+        self._metrics.requests.add("gRPC", route, status)
+        self._metrics.latency.observe(spent, route)

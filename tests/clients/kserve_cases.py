@@ -11,7 +11,7 @@ import pytest
 from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest, RESTConfig
 
 from conftest import FAKES, picture, register
-from mataserver import app, testing
+from mataserver import testing
 
 PNG = picture()
 
@@ -34,7 +34,7 @@ async def rest(server):
 @pytest.fixture
 async def rpc(server):
     """KServe's gRPC client."""
-    port = dict(server.app[app.STATE].services)["grpc"].port
+    port = dict(server.composed.hosting.services)["grpc"].port
     async with InferenceGRPCClient(f"127.0.0.1:{port}") as client:
         yield client
 

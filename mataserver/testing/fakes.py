@@ -1,26 +1,20 @@
-"""For tests, the core's and those of plugin authors: a fake plugin, a server, a check.
+"""``fake``: a plugin like any other, for tests.
 
-``fake`` is a plugin like any other. Its backends answer from the pixels they are given, so a test
-can tell whether the right picture arrived; the parameter ``behave`` makes them fail in every way
-that a real model can.
+Its backends answer from the pixels they are given, so a test can tell whether the right picture
+arrived; the parameter ``behave`` makes them fail in every way that a real model can.
 """
 
 from __future__ import annotations
 
-import contextlib
 import importlib.metadata
 import os
 import signal
-import subprocess
-import sys
 import time
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import numpy as np
 from msgspec import Meta, Struct
 
-from mataserver import app, config
 from mataserver import plugins as plugin_host
 from mataserver.contract import Backend
 from mataserver.hookspecs import hookimpl
@@ -41,19 +35,13 @@ from mataserver.results import (
 )
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterator, Sequence
-    from pathlib import Path
-
-    from aiohttp import web
+    from collections.abc import Callable, Iterator, Sequence
 
     from mataserver.contract import Image, LoadContext, ModelFiles, ModelSpec
     from mataserver.results import Box, Result
-    from mataserver.upkeep import Pace
 
-FRAMEWORKS = frozenset(
-    {"torch", "transformers", "cv2", "onnxruntime", "tensorflow", "paddle", "easyocr", "openvino"}
-)
-"""Modules that neither the core nor a plugin's entry module may import."""
+TASKS = ("classify", "depth", "detect", "ocr", "pose", "segment", "track", "vlm")
+"""The tasks of the fake models: there is one ``fake-<task>`` for each."""
 
 Behaviour = Literal["ok", "raise", "hang", "exit", "segfault", "garbage", "nan", "memory", "short"]
 
@@ -238,7 +226,6 @@ class FakePlugin:
     @hookimpl
     def backends(self) -> list[Backend]:
         """Return the backends."""
-        tasks = ("classify", "depth", "detect", "ocr", "pose", "segment", "track", "vlm")
         made = [
             Backend(
                 name=f"fake-{task}",
@@ -248,7 +235,7 @@ class FakePlugin:
                 params=FakeParams,
                 max_batch=4,
             )
-            for task in tasks
+            for task in TASKS
         ]
         hub = [
             Backend(
@@ -276,90 +263,3 @@ class FakePlugin:
 fake = FakePlugin()
 FAKE = importlib.metadata.EntryPoint("fake", "mataserver.testing:fake", plugin_host.GROUP)
 """The entry point of the fake plugin."""
-
-
-@dataclass(frozen=True, slots=True)
-class Served:
-    """A server that runs in this process."""
-
-    url: str
-    key: str
-    app: web.Application
-
-    @property
-    def headers(self) -> dict[str, str]:
-        """The header that carries the key."""
-        return {"Authorization": f"Bearer {self.key}"}
-
-
-@contextlib.asynccontextmanager
-async def serving(
-    data_dir: Path,
-    *,
-    entry_points: Sequence[importlib.metadata.EntryPoint] = (FAKE,),
-    probe: Any = None,
-    pace: Pace | None = None,
-    **settings: Any,
-) -> AsyncIterator[Served]:
-    """Run a server on a free port of the loopback until the context ends.
-
-    ``settings`` are those of the configuration. Only the plugins of ``entry_points`` are loaded.
-    ``probe`` stands in for the machine's memory, ``pace`` for the pauses of the background work.
-    """
-    values = {"port": 0, "api_keys": ["test-key"], "data_dir": str(data_dir), **settings}
-    chosen, set_by = config.read(environ={}, directory=data_dir, **values)
-    found = plugin_host.discover(chosen, entry_points, config.dotenv(data_dir))
-    application = app.build(chosen, found, probe, pace, set_by)
-    runner = app.runner_of(application)
-    await runner.setup()
-    try:
-        port = await app.listen(runner, application, "127.0.0.1", 0)
-        yield Served(f"http://127.0.0.1:{port}", (chosen.keys or ("",))[0], application)
-    finally:
-        await app.stop(runner, application)
-
-
-def installed(*names: str) -> list[importlib.metadata.EntryPoint]:
-    """Return the entry points of installed plugins, for ``serving``.
-
-    Raises ``LookupError`` for a name that no installed distribution declares.
-    """
-    points = importlib.metadata.entry_points(group=plugin_host.GROUP)
-    for name in names:
-        if name not in points.names:
-            group = plugin_host.GROUP
-            raise LookupError(f"no entry point {name!r} in the group {group!r}: is it installed?")
-    return [points[name] for name in names]
-
-
-def check_plugin(name: str) -> list[str]:
-    """Return what is wrong with the installed plugin of entry point ``name``; empty when nothing.
-
-    It must be found and load, its hooks must be well formed, and neither its import nor its hooks
-    may import a model framework (tried in a fresh interpreter).
-    """
-    try:
-        found = plugin_host.discover(config.Settings(), installed(name))
-    except (LookupError, config.ConfigError) as error:
-        return [str(error)]
-    problems = [f"{plugin.name}: {plugin.error}" for plugin in found.found if plugin.error]
-    if not problems:
-        heavy = _frameworks(
-            "from mataserver import config, plugins, testing;"
-            f"plugins.discover(config.Settings(), testing.installed({name!r}))"
-        )
-        problems += [f"its import or its hooks import {framework}" for framework in heavy]
-    return problems
-
-
-def imported_frameworks(module: str) -> list[str]:
-    """Return the model frameworks that importing ``module`` in a fresh interpreter brings in."""
-    return _frameworks(f"import {module}")
-
-
-def _frameworks(code: str) -> list[str]:
-    code += f"\nimport sys; print(*sorted(set(sys.modules) & set({sorted(FRAMEWORKS)})))"
-    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)  # noqa: S603 - our interpreter
-    if ran.returncode:
-        return [f"an error: {ran.stderr.strip().splitlines()[-1]}"]
-    return ran.stdout.split()

@@ -1,0 +1,190 @@
+"""A server's run: it listens, answers, and at the end drains."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import errno
+import os
+import signal
+from typing import TYPE_CHECKING, Any
+
+from aiohttp import web
+
+from mataserver import kernel
+from mataserver.app import build
+from mataserver.deadline import end_after
+from mataserver.engines.memory import keep_freed_memory
+from mataserver.errors import MataError
+from mataserver.http.budget import Share
+from mataserver.http.channel import GOING_AWAY
+from mataserver.http.entrance import Site
+from mataserver.reload import Reload
+from mataserver.tasks import Tasks
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping
+
+    from mataserver.app import Composed
+    from mataserver.config import SetBy, Settings
+    from mataserver.plugins import Plugins
+
+
+LAST_SECONDS = 1.0
+"""How much longer than ``drain_timeout`` the end of the server may take."""
+
+
+CONNECTIONS: dict[str, Any] = {
+    "access_log": None,
+    "auto_decompress": False,
+    "keepalive_timeout": 75.0,
+}
+"""aiohttp's options of every connection."""
+
+
+def runner_of(composed: Composed) -> web.AppRunner:
+    """Return what serves the application."""
+    return web.AppRunner(
+        composed.application,
+        handler_cancellation=True,
+        shutdown_timeout=LAST_SECONDS / 8,  # what is left when ``drain`` has waited
+        **CONNECTIONS,
+    )
+
+
+async def listen(runner: web.AppRunner, composed: Composed, host: str, port: int) -> int:
+    """Take connections; return the port. Raises ``OSError``."""
+    limit = composed.settings.max_connections
+    await Site(runner, host, port, limit, lambda: Share(composed.budget), CONNECTIONS).start()
+    chosen: int = runner.addresses[0][1]
+    tell_address(composed, host, chosen)
+    return chosen
+
+
+def tell_address(composed: Composed, host: str, port: int) -> None:
+    """Tell the services by what the machine itself reaches the server.
+
+    That is the loopback where it listens on every address.
+    """
+    here = {"": "127.0.0.1", "0.0.0.0": "127.0.0.1", "::": "::1"}.get(host, host)  # noqa: S104
+    composed.lifecycle.listens(url_of(here, port))
+
+
+def url_of(host: str, port: int) -> str:
+    """Return a base URL; an IPv6 address stands in brackets."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
+async def drain(runner: web.BaseRunner, composed: Composed) -> None:
+    """Take no more connections, answer what has begun, close every stream with 1001.
+
+    Every wait of it, and of the end that follows, is over ``drain_timeout`` seconds from now, or a
+    moment later. After half of them loads and pulls are given up, at their end whoever still waits
+    for a model is told so.
+    """
+    lifecycle, seconds = composed.lifecycle, composed.settings.drain_timeout
+    lifecycle.deadline = asyncio.get_running_loop().time() + seconds + LAST_SECONDS
+    lifecycle.stopping.set()
+    composed.giving_up = asyncio.create_task(_give_up(composed, seconds / 2))
+    for site in list(runner.sites):
+        await site.stop()
+    for session in composed.sessions.all():
+        for connection in session.connections:
+            connection.leave(GOING_AWAY, "the server is shutting down")
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds / 2):
+            await composed.sockets.close_all()
+    await _answered(runner, composed, lifecycle.deadline - LAST_SECONDS / 2)
+
+
+async def _answered(runner: web.BaseRunner, composed: Composed, until: float) -> None:
+    """Wait for the answers to what has begun, and for those that are on their way."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout_at(until):
+            while composed.lifecycle.active:  # noqa: ASYNC110 - no request is to set an event for it
+                await asyncio.sleep(0.01)
+            # What was answered may still be on its way: aiohttp waits for that twice as long.
+            left = until - asyncio.get_running_loop().time()
+            if runner.server is not None:
+                runner.server.pre_shutdown()
+                await runner.server.shutdown(left / 2)
+
+
+async def stop(runner: web.BaseRunner, composed: Composed) -> None:
+    """Drain, then end."""
+    await drain(runner, composed)
+    await runner.cleanup()
+
+
+async def _give_up(composed: Composed, half: float) -> None:
+    """Give up what would hold up the end of the server: first what may take longest."""
+    await asyncio.sleep(half)
+    composed.pool.stop_loading()
+    for pull in composed.pulls:
+        pull.cancel()
+    await asyncio.sleep(half)
+    composed.pool.dismiss()
+    for pull in composed.pulls:  # pip had its time to undo what it had begun
+        pull.cancel()
+
+
+def _bind_error(settings: Settings, error: OSError) -> str:
+    """Say why the server cannot listen, and what to do about it."""
+    where = f"{settings.host}:{settings.port}"
+    if error.errno == errno.EADDRINUSE:
+        return f"cannot listen on {where}: the port is in use; choose another with --port"
+    return f"cannot listen on {where}: {error.strerror}"
+
+
+async def run(
+    settings: Settings,
+    announce: Callable[[str, Composed], None],
+    plugins: Plugins | None = None,
+    reread: Callable[[], Settings] | None = None,
+    set_by: Mapping[str, SetBy] | None = None,
+) -> None:
+    """Serve until SIGINT or SIGTERM, then drain.
+
+    In-flight requests are answered, sockets closed, models unloaded. On SIGHUP the models and
+    cameras of ``reread()``, by default of the settings as they are, are followed.
+
+    ``announce(url, composed)`` is called once the server listens. Raises ``MataError`` when it
+    cannot.
+    """
+    kernel.hide_memory()
+    keep_freed_memory(block_mb=8, total_mb=16)  # bodies and answers; an idle server stays small
+    asked = asyncio.Event()
+    loop = asyncio.get_running_loop()
+
+    def interrupted(number: int) -> None:
+        if asked.is_set():
+            os._exit(128 + number)  # the second time nobody wants to wait; the workers die with us
+        asked.set()
+        end_after(settings.drain_timeout + 1.5 * LAST_SECONDS)
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupted, number)
+    composed = build(settings, plugins, set_by=set_by)
+    reload = Reload(
+        composed.catalog,
+        composed.pool,
+        composed.cameras,
+        composed.upkeep,
+        reread or (lambda: settings),
+    )
+    reloads = Tasks("server")
+    loop.add_signal_handler(
+        signal.SIGHUP, lambda: reloads.spawn(reload.run(), "read the configuration again")
+    )
+    runner = runner_of(composed)
+    await runner.setup()
+    try:
+        try:
+            port = await listen(runner, composed, settings.host, settings.port)
+        except OSError as error:
+            raise MataError(_bind_error(settings, error)) from None
+        announce(url_of(settings.host, port), composed)
+        await asked.wait()
+    finally:
+        await reloads.close()
+        await stop(runner, composed)

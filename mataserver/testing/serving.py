@@ -1,0 +1,77 @@
+"""A server that runs in the process of a test."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mataserver import app, config, running
+from mataserver import plugins as plugin_host
+from mataserver.testing.fakes import FAKE
+
+if TYPE_CHECKING:
+    import importlib.metadata
+    from collections.abc import AsyncIterator, Sequence
+    from pathlib import Path
+
+    from mataserver.app import Composed
+    from mataserver.upkeep import Pace
+
+KEY = "test-key"
+
+
+@dataclass(frozen=True, slots=True)
+class Served:
+    """A server that runs in this process."""
+
+    url: str
+    key: str
+    composed: Composed
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """The header that carries the key."""
+        return {"Authorization": f"Bearer {self.key}"}
+
+    def service(self, name: str) -> Any:
+        """Return the service of a plugin. Raises ``NotFound`` for one that is not in use."""
+        return self.composed.hosting.peer(name)
+
+
+def compose(
+    data_dir: Path,
+    entry_points: Sequence[importlib.metadata.EntryPoint],
+    probe: Any = None,
+    pace: Pace | None = None,
+    **settings: Any,
+) -> tuple[Composed, str]:
+    """Compose a server, which does not listen yet; return it and its key."""
+    values = {"port": 0, "api_keys": [KEY], "data_dir": str(data_dir), **settings}
+    chosen, set_by = config.read(environ={}, directory=data_dir, **values)
+    found = plugin_host.discover(chosen, entry_points, config.dotenv(data_dir))
+    return app.build(chosen, found, probe, pace, set_by), (chosen.keys or ("",))[0]
+
+
+@contextlib.asynccontextmanager
+async def serving(
+    data_dir: Path,
+    *,
+    entry_points: Sequence[importlib.metadata.EntryPoint] = (FAKE,),
+    probe: Any = None,
+    pace: Pace | None = None,
+    **settings: Any,
+) -> AsyncIterator[Served]:
+    """Run a server on a free port of the loopback until the context ends.
+
+    ``settings`` are those of the configuration. Only the plugins of ``entry_points`` are loaded.
+    ``probe`` stands in for the machine's memory, ``pace`` for the pauses of the background work.
+    """
+    composed, key = compose(data_dir, entry_points, probe, pace, **settings)
+    runner = running.runner_of(composed)
+    await runner.setup()
+    try:
+        port = await running.listen(runner, composed, "127.0.0.1", 0)
+        yield Served(f"http://127.0.0.1:{port}", key, composed)
+    finally:
+        await running.stop(runner, composed)
