@@ -10,7 +10,6 @@ import pytest
 
 from api_answers import connection, until
 from mataserver import testing
-from mataserver.app import STATE
 from stream_peers import BINARY, CONTINUATION, RawPeer, frame, open_url, session_info, session_of
 
 MALFORMED = [
@@ -74,28 +73,28 @@ async def test_a_message_that_grows_counts(data_dir):
         testing.serving(data_dir, **limits) as server,
         aiohttp.ClientSession(server.url, headers=server.headers) as http,
     ):
-        state = server.app[STATE]
+        budget = server.composed.budget
         first, second = await open_url(http), await open_url(http)
         async with RawPeer.connected(first) as one, RawPeer.connected(second) as two:
             await one.send(frame(BINARY, bytes(1_000_000), fin=False))
             await one.send(frame(CONTINUATION, bytes(900_000), fin=False))
-            await until(lambda: state.body_bytes == 1_900_000)
+            await until(lambda: budget.taken == 1_900_000)
             whole = frame(BINARY, bytes(1_900_000))
             await two.send(whole[:900_000])  # a part of one frame
-            await until(lambda: state.body_bytes > 2_700_000)
+            await until(lambda: budget.taken > 2_700_000)
             await two.send(whole[900_000:1_500_000])
             assert await two.close_code() == 1013
-            await until(lambda: state.body_bytes == 1_900_000)
+            await until(lambda: budget.taken == 1_900_000)
             await one.send(frame(CONTINUATION, b"end"))
-            await until(lambda: state.body_bytes == 0)
+            await until(lambda: budget.taken == 0)
         assert (await session_info(http, session_of(first)))["frames"] == 1
 
 
 async def test_a_client_that_vanishes_in_a_message(server, http):
     """What it had sent is given back."""
-    state = server.app[STATE]
+    budget = server.composed.budget
     async with RawPeer.connected(await open_url(http)) as peer:
         await peer.send(frame(BINARY, bytes(500_000), fin=False))
-        await until(lambda: state.body_bytes == 500_000)
+        await until(lambda: budget.taken == 500_000)
         peer.abort()
-    await until(lambda: state.body_bytes == 0)
+    await until(lambda: budget.taken == 0)

@@ -22,7 +22,9 @@ KINDS = {
 
 
 def grpc_port(served):
-    """Return the port that a server listens on for gRPC."""
+    """Return the port that a server, or what stands before one, listens on for gRPC."""
+    if isinstance(getattr(served, "grpc", None), int):
+        return served.grpc
     return dict(served.composed.hosting.services)["grpc"].port
 
 

@@ -11,7 +11,6 @@ from gateway_stand import KEY, application, stand  # noqa: F401
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-from mataserver import app
 from mataserver.testing import serving
 from mataserver_fleet.gateway.rpc import RpcGateway
 from mataserver_fleet.gateway.snapshot import Target
@@ -24,14 +23,7 @@ class Place:
 
     url: str
     key: str
-    app: object = None
-
-
-class Rpc:
-    """The gateway's gRPC where a client looks for a server's."""
-
-    def __init__(self, port):
-        self.services = [("grpc", type("Port", (), {"port": port}))]
+    grpc: int
 
 
 @pytest.fixture
@@ -47,8 +39,8 @@ async def places(stand, tmp_path):  # noqa: F811
         route = {"protocols": frozenset({"http", "grpc"})}
         stand.follow(application(target, model="fake-detect", route=route))
         async with RpcGateway(stand.gateway, host, 0, 20_000_000, 5.0) as rpc:
-            through = Place(f"{stand.server.url}/gateway/shop", KEY, {app.STATE: Rpc(rpc.port)})
-            yield Place(behind.url, "any", behind.app), through
+            through = Place(f"{stand.server.url}/gateway/shop", KEY, rpc.port)
+            yield Place(behind.url, "any", grpc_port(behind)), through
 
 
 def picture():
