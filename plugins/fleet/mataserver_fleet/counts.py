@@ -6,6 +6,7 @@ the Triton said last: a lower number than that is a new beginning.
 
 from __future__ import annotations
 
+import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import sqlalchemy as sa
@@ -46,8 +47,13 @@ class Counts:
     async def note(self, triton: int, told: Sequence[ModelCount], but: Container[int] = ()) -> None:
         """Add what a Triton tells now; what it does not tell of begins at 0 when it comes back.
 
-        Nothing is noted of the models of ``but``.
+        Nothing is noted of the models of ``but``, nor of any where one is removed meanwhile: the
+        next time it is.
         """
+        with contextlib.suppress(sa.exc.IntegrityError):
+            await self._note(triton, told, but)
+
+    async def _note(self, triton: int, told: Sequence[ModelCount], but: Container[int]) -> None:
         async with self._store.database.begin() as connection:
             named = sa.select(MODELS.c.name, MODELS.c.id)
             models = {row.name: row.id for row in await connection.execute(named)}

@@ -9,11 +9,11 @@ import asyncio
 import base64
 import re
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
 from urllib.parse import quote
 
 import msgspec
-from msgspec import Struct
+from msgspec import Meta, Struct
 
 from mataserver import AddressRefused, BadRequest, MataError, Policy
 from mataserver_fleet.tritons import Gpu, bracketed
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 MOST_BYTES = 16e6
+MOST_GPUS = 64
 _PIECE = 3 << 18
 """Bytes of a file that are encoded at a time: a multiple of 3, so that base64 has no seams."""
 _GPU = re.compile(
@@ -48,24 +49,28 @@ class Unreachable(TritonError):
     answered = False
 
 
+_Name = Annotated[str, Meta(max_length=255)]
+_Count = Annotated[int, Meta(ge=0, lt=2**62)]
+_Milliseconds = Annotated[int, Meta(ge=0, lt=10**13)]
+
+
 class Described(Struct):
     """``GET /v2``."""
 
-    name: str
-    version: str = ""
-    extensions: list[str] = []
+    name: _Name
+    version: _Name = ""
 
 
 class _Counted(Struct):
-    name: str
-    version: str
-    last_inference: int = 0
-    inference_count: int = 0
-    execution_count: int = 0
+    name: _Name
+    version: _Name
+    last_inference: _Milliseconds = 0
+    inference_count: _Count = 0
+    execution_count: _Count = 0
 
 
 class _Counts(Struct):
-    model_stats: list[_Counted] = []
+    model_stats: Annotated[list[_Counted], Meta(max_length=10_000)] = []
 
 
 class _Parameter(Struct):
@@ -134,9 +139,9 @@ class TritonClient:
             ModelCount(
                 each.name,
                 int(each.version),
-                max(0, each.inference_count),
-                max(0, each.execution_count),
-                max(0, each.last_inference) / 1e3,
+                each.inference_count,
+                each.execution_count,
+                each.last_inference / 1e3,
             )
             for each in found.model_stats
             if each.version.isascii() and each.version.isdigit() and len(each.version) < 10
@@ -175,7 +180,7 @@ class TritonClient:
                 told.get("memory_total_bytes"),
                 told.get("utilization"),
             )
-            for gpu, told in figures.items()
+            for gpu, told in list(figures.items())[:MOST_GPUS]
         ]
 
     async def load(self, model: str, config: Mapping[str, Any], files: Mapping[str, Path]) -> None:

@@ -64,6 +64,11 @@ class Watch:
         """Look at what is wanted now."""
         self._changed.set()
 
+    @property
+    def failure(self) -> BaseException | None:
+        """What ended it by itself, None while it goes on."""
+        return self._running.exception() if self._running.done() else None
+
     async def stop(self) -> None:
         """End; what a statement has begun goes on to its end by ``finish``."""
         tasks = [self._running, *self._mending.values()]

@@ -87,12 +87,21 @@ class Watching:
             await self._only({})
             return
         version = await finish(self._store.version()) or ""
-        if version == self._version:
+        if version == self._version and not await self._revive():
             return
         self._version = version
         await self._only(await finish(self._addresses()))
         for watch in self._watches.values():
             watch.wake()
+
+    async def _revive(self) -> bool:
+        """Give up watches that failed; return whether there were any."""
+        failed = {key: watch for key, watch in self._watches.items() if watch.failure is not None}
+        for key, watch in failed.items():
+            name = watch.address.name
+            self._ctx.log.error("watching %s failed", name, exc_info=watch.failure)
+            await self._watches.pop(key).stop()
+        return bool(failed)
 
     async def _addresses(self) -> dict[int, Address]:
         async with self._store.read() as connection:

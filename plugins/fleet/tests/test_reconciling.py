@@ -11,6 +11,11 @@ from onnx_files import adding
 from stand_in_triton import stand_ins
 from test_models import form, push
 
+from mataserver_database import Database
+from mataserver_fleet.leadership import LEASE_SECONDS, Leadership
+from mataserver_fleet.store import Store
+from mataserver_fleet.tables import SCHEMA
+
 FAST = {"probe": 0.1, "timeout": 0.5, "load_timeout": 3.0}
 OK = {"status": "ok"}
 
@@ -284,8 +289,12 @@ async def test_tritons_that_lie(fleets):
     async def other(_request):
         return web.json_response({"name": "nginx", "extensions": []})
 
-    async def many(_request):
-        return web.json_response({"model_stats": [{"name": "m", "version": "-1"}]})
+    def stats(**told):
+        async def answer(_request):
+            counted = {"name": "m", "version": "1", **told}
+            return web.json_response({"model_stats": [counted]})
+
+        return answer
 
     async with fleets(1) as fleet:
         await fleet.load()
@@ -297,11 +306,16 @@ async def test_tritons_that_lie(fleets):
             ("/v2", other, "unready"),
             ("/live", garbage, "ready"),
             ("/v2", garbage, "unready"),
+            ("/stats", stats(inference_count=10**30), "unready"),
+            ("/live", garbage, "ready"),
+            ("/stats", stats(last_inference=10**18), "unready"),
+            ("/live", garbage, "ready"),
+            ("/stats", stats(inference_count=-5), "unready"),
         ):
             triton.faults = {ending: fault}
             told = await fleet.state(0, state)
             assert bool(told["reason"]) == (state != "ready"), ending
-        triton.faults = {"/stats": many}
+        triton.faults = {"/stats": stats(version="-1")}
         await fleet.state(0, "ready")
         triton.faults = {}
         await fleet.model("ready")
@@ -344,3 +358,25 @@ async def test_two_servers(serve, fleets, url, tmp_path):
         status, done = await other.ask("POST", "/api/models/m/load")
         assert (status, done["status"]) == (200, "ok")
         assert len(fleet.tritons[0].pushes) == 1
+
+
+async def test_the_lease(url, tmp_path):
+    """One server holds it; another takes it when it was not renewed, or was given up."""
+    database, now = Database(tmp_path, url), [1000.0]
+    await database.migrate(SCHEMA)
+    store = Store(database, lambda: now[0])
+    first, second = Leadership(store), Leadership(store)
+    try:
+        assert await first.hold()
+        assert not await second.hold()
+        now[0] += LEASE_SECONDS - 0.1
+        assert await first.hold()
+        now[0] += LEASE_SECONDS - 0.1
+        assert not await second.hold()
+        now[0] += 0.2
+        assert await second.hold()
+        assert not await first.hold()
+        await second.leave()
+        assert await first.hold()
+    finally:
+        await database.close()
