@@ -53,9 +53,9 @@ class Watching:
                     if loop.time() >= self._renew_at:
                         self._renew_at = loop.time() + RENEW_SECONDS
                         self._leads = await finish(self._leadership.hold())
+                        self._away = ""
                     await self._follow()
                     await self._count(loop.time())
-                    self._away = ""
                 except MataError as error:  # the database is away: nobody leads
                     if error.detail != self._away:
                         self._ctx.log.warning("the fleet is not looked after: %s", error.detail)
