@@ -111,7 +111,19 @@ async def test_sockets_of_other_pages(data_dir):
             assert (await socket.receive_json())["detections"]
 
 
-@pytest.mark.parametrize("host", ["evil.example", "evil.example:8110", "127.0.0.1.evil.example"])
+@pytest.mark.parametrize(
+    "host",
+    [
+        "evil.example",
+        "evil.example:8110",
+        "127.0.0.1.evil.example",
+        "localhost.evil.example",
+        "[::1].evil.example",
+        "[::1]evil",
+        "localhost:evil.example",
+        "evil",
+    ],
+)
 async def test_a_name_that_leads_here(data_dir, host):
     """A page whose domain leads to this machine is refused, also for reading: only Host tells."""
     async with serving(data_dir) as (http, _):
@@ -172,6 +184,8 @@ async def test_a_cookie_and_an_origin(http):
         assert await status(browser, "GET", "/v1/models", {"Origin": own}) == 200
         for origin in (EVIL, "null", "http://127.0.0.1:1"):
             assert await status(browser, "GET", "/v1/models", {"Origin": origin}) == 403
+            assert await status(browser, "DELETE", "/v1/session", {"Origin": origin}) == 403
+        assert await status(browser, "GET", "/v1/models") == 200
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,67 @@ async def test_a_child_gains_no_rights():
         assert (await child.output.read()).split() == [b"NoNewPrivs:", b"1"]
 
 
+HIDDEN = """
+import ctypes, os, time
+from mataserver import kernel
+if os.getuid() == 0:
+    os.setresgid(65534, 65534, 65534)
+    os.setresuid(65534, 65534, 65534)
+    ctypes.CDLL(None).prctl(4, 1, 0, 0, 0)  # a user that changed is hidden by itself
+def reads(pid):
+    try:
+        with open(f"/proc/{pid}/environ", "rb") as file:
+            return bool(file.read())
+    except PermissionError:
+        return False
+pid = os.fork()
+if pid == 0:
+    time.sleep(60)
+print(reads(pid))
+os.kill(pid, 9)
+pid = os.fork()
+if pid == 0:
+    kernel.hide_memory()
+    time.sleep(60)
+while reads(pid):
+    time.sleep(0.01)
+print(reads(pid))
+os.kill(pid, 9)
+"""
+
+ANNOUNCED = """
+import asyncio, ctypes, os, signal, sys
+from pathlib import Path
+from mataserver import config, plugins, running
+def announce(url, state):
+    print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), flush=True)
+    os.kill(os.getpid(), signal.SIGTERM)
+folder = Path(sys.argv[1])
+settings = config.load(environ={}, directory=folder, port=0, data_dir=str(folder))
+asyncio.run(running.run(settings, announce, plugins.discover(settings, [])))
+"""
+
+
+def printed(script, *arguments):
+    """Run a script; return what it prints."""
+    path = os.pathsep.join(each for each in sys.path if each)
+    ran = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        timeout=60,
+        check=True,
+        env={**os.environ, "PYTHONPATH": path},
+    )
+    return ran.stdout.split()
+
+
+def test_the_memory_of_a_server_is_its_own(tmp_path):
+    """No process of the same user reads the environment of a server, which may hold keys."""
+    assert printed(HIDDEN) == ["True", "False"]
+    assert printed(ANNOUNCED, str(tmp_path)) == ["0"]
+
+
 # memory
 
 

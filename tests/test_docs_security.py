@@ -9,10 +9,9 @@ import pytest
 import yaml
 
 from markdown_pages import quoted, read, rows
-from mataserver import app, config, jsonbody, plugins, testing, variables
+from mataserver import app, config, jsonbody, plugins, running, testing, variables
 from mataserver.engines import zygote
 from mataserver.http import browsers, forms, stream
-from mataserver.http.routing import TABLE
 from mataserver.sources import turns
 
 PAGE = read("security.md")
@@ -49,7 +48,7 @@ def table(tmp_path_factory):
     """The routes of a server with the fake plugin."""
     folder = tmp_path_factory.mktemp("data")
     settings = config.load(environ={}, directory=folder, data_dir=str(folder))
-    return app.build(settings, plugins.discover(settings, [testing.FAKE]))[TABLE]
+    return app.build(settings, plugins.discover(settings, [testing.FAKE])).table.routes
 
 
 def test_open_routes_are_those_of_the_code(table):
@@ -59,12 +58,12 @@ def test_open_routes_are_those_of_the_code(table):
         for row in rows(PAGE, "open route")
         for each in re.findall(r"`([^`]+)`", row[0])
     }
-    assert described == {(route.method, route.path) for route in table.values() if route.public}
+    assert described == {(route.method, route.path) for route in table if route.public}
 
 
 def test_only_sockets_take_a_key_in_their_url(table):
     """``?token=`` counts on the stream's route alone, of the server's own."""
-    assert {route.path for route in table.values() if route.socket} == {"/v1/stream/{session_id}"}
+    assert {route.path for route in table if route.socket} == {"/v1/stream/{session_id}"}
 
 
 def test_variables_are_those_of_the_code():
@@ -87,8 +86,8 @@ def test_numbers_that_no_setting_moves():
     assert numbers("fields of a form; bytes of each") == [forms.MAX_FIELDS, forms.MAX_FIELD_BYTES]
     assert numbers("pulls at a time; that wait") == [turns.RUNNING, turns.WAITING]
     assert numbers("sockets that show one camera") == [stream.MAX_VIEWERS]
-    assert numbers("a WebSocket's message without a valid key") == [stream.STRANGER_BYTES]
+    assert numbers("a WebSocket without a valid key") == [stream.CLOSE_TIMEOUT]
     hours, minutes = browsers.SESSION_SECONDS / 3600, browsers.CODE_SECONDS / 60
     assert numbers("a browser's session; a sign-in link") == [hours, minutes]
-    assert numbers("idle connection") == [app.CONNECTIONS["keepalive_timeout"]]
+    assert numbers("idle connection") == [running.CONNECTIONS["keepalive_timeout"]]
     assert f"`oom_score_adj` {zygote.OOM_SCORE}" in PAGE

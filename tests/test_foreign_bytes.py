@@ -281,6 +281,24 @@ def test_frames_that_are_none(data, step):
     assert peer.data == data
 
 
+@FEW
+@given(PIECES, st.integers(1, 64))
+def test_messages_that_are_ignored(pieces, step):
+    """Of a client that nobody listens to only pings, pongs and goodbyes pass; nothing is held."""
+    frames_of = [
+        (opcode, frame(b"x" * (size % 100 if opcode > 7 else size), opcode, fin=fin or opcode > 7))
+        for size, opcode, fin in pieces
+    ]
+    data = b"".join(each for _, each in frames_of)
+    peer = Peer()
+    framing = Framing(peer, peer, peer.fail)
+    framing.ignore()
+    for at in range(0, len(data), step):
+        assert framing.feed_data(data[at : at + step]) == (False, b"")
+        assert not peer.taken
+    assert peer.data == b"".join(each for opcode, each in frames_of if opcode > 7)
+
+
 @pytest.mark.parametrize("cut", range(1, 8))
 def test_a_frame_without_a_mask(cut):
     """It is refused wherever its header is cut, and nothing of it is handed on."""

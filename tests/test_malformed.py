@@ -90,6 +90,17 @@ async def test_a_message_that_grows_counts(data_dir):
         assert (await session_info(http, session_of(first)))["frames"] == 1
 
 
+async def test_a_stranger_holds_nothing(server, http):
+    """What comes without a key takes no room, however much it is, and is told 4001."""
+    budget = server.composed.budget
+    url = (await open_url(http)).replace("test-key", "wrong")
+    async with RawPeer.connected(url) as peer:
+        await peer.send(frame(BINARY, bytes(900_000), fin=False))
+        await peer.send(frame(CONTINUATION, bytes(900_000), fin=False))
+        assert await peer.close_code() == 4001
+        assert budget.taken == 0
+
+
 async def test_a_client_that_vanishes_in_a_message(server, http):
     """What it had sent is given back."""
     budget = server.composed.budget

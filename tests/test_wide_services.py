@@ -14,6 +14,7 @@ from api_answers import answer, connection, exchange, head_of, problem, until
 from mataserver.errors import MataError
 from mataserver.testing import serving
 from service_plugins import plugin  # noqa: F401 - a fixture
+from stream_peers import RawPeer
 
 LAB = """
 import asyncio
@@ -357,6 +358,15 @@ async def test_sockets(http):
         await socket.send_bytes(b"frame")
         assert await socket.receive_bytes() == b"frame"
     assert (await read(http, "/lab/socket"))[0] == 400
+
+
+async def test_sockets_are_watched(http):
+    """A frame without a mask closes both kinds with 1002; the key may stand in their URL."""
+    place = str(http._base_url).rstrip("/")  # what aiohttp keeps of the server's URL
+    for path in ("/lab/socket", "/lab/relay"):
+        async with RawPeer.connected(f"{place}{path}?token=test-key") as peer:
+            await peer.send(bytes([0x81, 5]) + b"hello")
+            assert await peer.close_code() == 1002
 
 
 async def test_sockets_end_with_the_server(plugin, data_dir):  # noqa: F811

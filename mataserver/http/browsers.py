@@ -193,10 +193,12 @@ class Names:
 
     def include(self, host: str) -> bool:
         """Whether a ``Host``, perhaps with a port, is one of the server's."""
-        name = host.lower()
+        name, _, port = host.lower().partition("]:" if host.startswith("[") else ":")
+        if port and not port.isdecimal():
+            return False
         if name.startswith("["):
-            return _is_address(name[1:].partition("]")[0])
-        name = name.partition(":")[0].rstrip(".")
+            return _is_address(name[1:].removesuffix("]"))
+        name = name.rstrip(".")
         local = name == "localhost" or name.endswith(".localhost")
         return local or ANY in self._names or name in self._names or _is_address(name)
 

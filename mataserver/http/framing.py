@@ -44,19 +44,25 @@ class Framing:
         self._fail = fail
         self._head = b""
         self._left = 0
-        self._control = self._final = False
+        self._control = self._final = self._deaf = False
         self._size = self._held = 0
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Look at bytes, then hand them on; a client that breaks the rules is read no further."""
         try:
-            self._look(data)
-            self._hold()
+            control = self._look(data)
+            if not self._deaf:
+                self._hold()
         except WebSocketError as error:
             self.end()
             self._fail(error)
             return True, b""
-        return self._reader.feed_data(data)
+        return self._reader.feed_data(bytes(control) if self._deaf else data)
+
+    def ignore(self) -> None:
+        """Hand on no message any more, whose bytes then take no memory; only its goodbye."""
+        self.end()
+        self._deaf = True
 
     def feed_eof(self) -> None:
         """Hand on that no more bytes come."""
@@ -68,24 +74,29 @@ class Framing:
         self._share.give_back()
         self._held = self._size = 0
 
-    def _look(self, data: bytes) -> None:
-        """Follow the frames through ``data``. Raises ``WebSocketError``."""
-        if self._left >= len(data):  # most are the middle of a large frame
-            self._pass(len(data))
-            return
-        data, self._head, at = self._head + data, b"", 0
+    def _look(self, data: bytes) -> bytearray:
+        """Follow the frames through ``data``; return what is no message's.
+
+        Raises ``WebSocketError``.
+        """
+        control = bytearray()
+        if self._left < len(data):  # most are the middle of a large frame
+            data, self._head = self._head + data, b""
+        at = 0
         while at < len(data):
             if self._left:
                 step = min(self._left, len(data) - at)
                 self._pass(step)
-                at += step
-                continue
-            size = _header_size(data, at)
-            if not size or at + size > len(data):
-                self._head = data[at:]
-                return
-            self._begin(data[at : at + size])
-            at += size
+            else:
+                step = _header_size(data, at)
+                if not step or at + step > len(data):
+                    self._head = data[at:]
+                    break
+                self._begin(data[at : at + step])
+            if self._control:
+                control += data[at : at + step]
+            at += step
+        return control
 
     def _begin(self, header: bytes) -> None:
         if not header[1] & 0x80:

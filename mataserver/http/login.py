@@ -8,7 +8,7 @@ from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver.errors import InvalidParams
-from mataserver.http import auth, codec, examples
+from mataserver.http import auth, codec, examples, origins
 from mataserver.http.routing import Body, Handlers, Route
 from mataserver.principals import ANYBODY
 
@@ -50,6 +50,7 @@ class LoginService(Handlers):
 
     def __init__(self, ctx: Context, gate: Gate, browsers: Browsers, cookies: Cookies) -> None:
         self._http = ctx.http
+        self._trust_proxy = ctx.server.trust_proxy
         self._gate = gate
         self._browsers = browsers
         self._cookies = cookies
@@ -98,6 +99,8 @@ class LoginService(Handlers):
         return codec.respond(_info(auth.caller(request), csrf))
 
     async def _end(self, request: web.Request) -> web.Response:
+        # Its credential is the cookie.
+        origins.check(request, (), trust_proxy=self._trust_proxy)
         response = web.Response(status=204)
         self._cookies.sign_out(request, response)
         return response

@@ -78,6 +78,11 @@ class Conversation(RequestHandler):
         self._framing = Framing(reader, self._budget(), self._fail or self._give_up)
         super().set_parser(self._framing, data_received_cb)  # type: ignore[arg-type]
 
+    def ignore_messages(self) -> None:
+        """Read on without keeping what a WebSocket's client sends."""
+        if self._framing is not None:
+            self._framing.ignore()
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Give back what the connection holds."""
         if self._framing is not None:

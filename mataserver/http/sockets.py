@@ -29,11 +29,19 @@ log = logging.getLogger("mataserver.http")
 class WebSocket(web.WebSocketResponse):
     """aiohttp's socket, which the connection tells what is wrong with the client's frames."""
 
+    _conversation: Conversation | None = None
+
     async def prepare(self, request: web.BaseRequest) -> AbstractStreamWriter:
         """Accept the WebSocket."""
         if isinstance(request.protocol, Conversation):
             request.protocol.on_failure(self._failed)
+            self._conversation = request.protocol
         return await super().prepare(request)
+
+    def ignore_messages(self) -> None:
+        """Keep nothing of what the client goes on sending; its goodbye is still read."""
+        if self._conversation is not None:
+            self._conversation.ignore_messages()
 
     def _failed(self, error: WebSocketError) -> None:
         if self._reader is not None:

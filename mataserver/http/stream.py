@@ -94,6 +94,8 @@ class StreamService(Handlers):
         )
         socket.headers["X-Request-Id"] = request[middleware.REQUEST_ID]
         await socket.prepare(request)
+        if not known:
+            socket.ignore_messages()
         transport = request.transport
         begun = time.monotonic()
         try:
