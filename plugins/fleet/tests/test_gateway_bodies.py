@@ -43,6 +43,14 @@ async def test_a_body_arrives_as_it_was_sent(stand, upstreams, targets, size):  
     assert "Transfer-Encoding" not in sent
 
 
+async def test_no_body_is_one_of_no_bytes(stand, upstreams, targets):  # noqa: F811
+    """A server is told that there is none, so that it does not ask for a length."""
+    stand.follow(application(*targets[:1]))
+    assert (await stand.exchange(head("Content-Length: 0"))).startswith(b"HTTP/1.1 200")
+    assert (await stand.exchange(head())).startswith(b"HTTP/1.1 200")
+    assert [each.headers["Content-Length"] for each in upstreams[0].seen] == ["0", "0"]
+
+
 @pytest.mark.parametrize("size", [2, 200_000])
 async def test_chunks_are_joined(stand, upstreams, targets, size):  # noqa: F811
     """A body in chunks of two bytes is sent on with its length: a Triton dies of such chunks."""

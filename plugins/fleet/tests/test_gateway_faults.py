@@ -6,7 +6,10 @@ import asyncio
 import contextlib
 import gc
 import json
+import subprocess
+import sys
 import time
+from pathlib import Path
 
 import psutil
 import pytest
@@ -92,6 +95,23 @@ async def test_a_server_that_dies_amid_its_answer(stand, upstreams, targets):  #
         assert answer.endswith(b"\r\n\r\n12345")
     assert upstreams[0].seen == []
     assert next(iter(stand.gateway.usage.total.values())).failed == 2
+
+
+@pytest.mark.parametrize("said", [b"", b"Connection: close\r\n"])
+async def test_an_old_client(stand, said):  # noqa: F811
+    """A client of HTTP/1.0 is given an answer without a length as one that ends with it."""
+
+    async def act(writer):
+        writer.write(b"HTTP/1.1 200 OK\r\n" + said + b"\r\n" + b"x" * 100_000)
+        await writer.drain()
+
+    async with Raw(act) as server:
+        stand.follow(application(Target("127.0.0.1", server.port)))
+        lines = [f"POST {INFER} HTTP/1.0", f"apikey: {KEY}", "Content-Length: 0", "", ""]
+        answer = await stand.exchange("\r\n".join(lines).encode())
+        head, _, body = answer.partition(b"\r\n\r\n")
+        assert b" 200 " in head
+        assert body == b"x" * 100_000
 
 
 async def test_odd_fields_of_an_answer(stand):  # noqa: F811
@@ -263,30 +283,46 @@ async def test_a_request_that_is_wrong(stand, targets):  # noqa: F811
     await server.stop()
 
 
-async def test_a_server_dies_and_comes_back_under_load(stand, upstreams, targets):  # noqa: F811
-    """No request of an idempotent application fails; the one that came back is asked again."""
-    stand.follow(application(*targets, resend=True))
+def started(port=0):
+    """Run a server in a process of its own; return the process and its port."""
+    script = Path(__file__).with_name("upstream_process.py")
+    process = subprocess.Popen(
+        [sys.executable, str(script), str(port)], stdout=subprocess.PIPE, text=True
+    )
+    return process, int(process.stdout.readline())
+
+
+async def test_kill_9_under_load(stand):  # noqa: F811
+    """One of two servers is killed again and again: no request that may be resent fails."""
+    (dying, port), (other, second) = started(), started()
     done, found = asyncio.Event(), []
+    stand.follow(application(Target("127.0.0.1", port), Target("127.0.0.1", second), resend=True))
 
     async def load():
         while not done.is_set():
-            found.append((await stand.ask())[0])
+            status, answer, _ = await stand.ask(body=b"x" * 60_000)
+            found.append((status, answer.get("port")))
 
     workers = [asyncio.ensure_future(load()) for _ in range(8)]
-    port = upstreams[0].port
-    for _ in range(3):
-        before = len(upstreams[0].seen)
-        await eventually(lambda b=before: len(upstreams[0].seen) > b + 5)
-        for transport in upstreams[0].transports():
-            transport.abort()
-        await upstreams[0].stop()
-        await asyncio.sleep(0.3)
-        await upstreams[0].start(port)
-    before = len(upstreams[0].seen)
-    await eventually(lambda: len(upstreams[0].seen) > before + 5)
-    done.set()
-    await asyncio.gather(*workers)
-    assert set(found) == {200}
+    try:
+        for _ in range(3):
+            before = len(found)
+            await eventually(lambda b=before: (200, port) in found[b:], 20.0)
+            dying.kill()
+            dying.wait()
+            dying.stdout.close()
+            await asyncio.sleep(0.3)
+            dying, _ = await asyncio.to_thread(started, port)
+        before = len(found)
+        await eventually(lambda: (200, port) in found[before:], 20.0)
+    finally:
+        done.set()
+        await asyncio.gather(*workers)
+        for process in (dying, other):
+            process.kill()
+            process.wait()
+            process.stdout.close()
+    assert {status for status, _ in found} == {200}
     assert len(found) > 100
 
 

@@ -66,10 +66,6 @@ class Upstream:
         await site.start()
         self.port = self.runner.addresses[0][1]
 
-    def transports(self):
-        """Return the transports of the connections that are open."""
-        return [each.transport for each in self.runner.server.connections if each.transport]
-
     async def stop(self):
         if self.runner is not None:
             await self.runner.cleanup()

@@ -45,9 +45,7 @@ async def relay(
         sent(len(body))
         return web.Response(status=answer.status, headers=fields, body=body), answer.status
     response = web.StreamResponse(status=answer.status, headers=fields)
-    if length is None:
-        response.enable_chunked_encoding()
-    else:
+    if length is not None:
         response.content_length = length
     await response.prepare(request)
     try:
