@@ -11,10 +11,9 @@ from aiohttp import web
 from msgspec import Struct
 
 from mataserver import BadRequest, Body, Route, Unavailable
-from mataserver_jobs.routes import asker
+from mataserver_jobs.routes import asker, owner_of
 from mataserver_reconstruct import archive, kind, views
 from mataserver_reconstruct.history import Entry
-from mataserver_reconstruct.lookup import owner
 from mataserver_reconstruct.retraining import Triggered
 
 if TYPE_CHECKING:
@@ -98,7 +97,7 @@ class DriftRoutes:
             "Content-Type": LINES,
             "Content-Disposition": 'attachment; filename="drift_history.jsonl"',
         }
-        entries = self._service.history.entries(owner(request))
+        entries = self._service.history.entries(owner_of(request))
         response = web.StreamResponse(headers=headers)
         async for entry in entries:
             if not response.prepared:

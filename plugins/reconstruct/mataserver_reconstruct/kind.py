@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import errno
 import shutil
 from typing import TYPE_CHECKING, Any
 
 from mataserver import OutOfMemory
 from mataserver_jobs import JobKind
+from mataserver_jobs.disk import is_full
 from mataserver_reconstruct.spec import Spec
 from mataserver_reconstruct.stages import STAGES
 
@@ -17,7 +17,6 @@ if TYPE_CHECKING:
 NAME = "reconstruct"
 ARCHIVE = "photos.zip"
 """The file of a job's input that was sent."""
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _ROOM = 4_000_000  # bytes: COLMAP says that it cannot write, and not why
 
 
@@ -41,7 +40,8 @@ def reconstruct(job: Job) -> dict[str, Any]:
     try:
         return pipeline.run(job)
     except (OSError, RuntimeError) as error:
-        if getattr(error, "errno", 0) in _FULL or shutil.disk_usage(job.folder).free < _ROOM:
+        full = isinstance(error, OSError) and is_full(error)
+        if full or shutil.disk_usage(job.folder).free < _ROOM:
             raise OutOfMemory("The disk is full; restart the job once there is room") from error
         raise
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mataserver import Conflict, NotFound
-from mataserver_jobs.routes import asker
+from mataserver_jobs.routes import owner_of
 from mataserver_reconstruct import kind
 from mataserver_reconstruct.files import RESULT
 
@@ -33,7 +33,7 @@ class Lookup:
 
     async def job(self, request: web.Request) -> Record:
         """Return the job. Raises ``NotFound``."""
-        record = await self._desk.store.get(request.match_info["id"], owner(request))
+        record = await self._desk.store.get(request.match_info["id"], owner_of(request))
         if record.kind != kind.NAME:
             raise NotFound(f"Job not found: {record.id}")
         return record
@@ -64,9 +64,3 @@ class Lookup:
             found = self._desk.storage.file(job, RESULT)
             return dict(msgspec.json.decode(found.path.read_bytes()))
         return {}
-
-
-def owner(request: web.Request) -> str | None:
-    """Return whose jobs a request may see: None for everybody's."""
-    principal = asker(request)
-    return None if principal.may("admin") else principal.id

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import shutil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
-from msgspec import UNSET, Struct, UnsetType
+from msgspec import UNSET, Meta, Struct, UnsetType
 
-from mataserver import BadRequest, Body, InvalidParams, OutOfMemory, Route
-from mataserver_jobs.routes import asker
+from mataserver import (
+    BadRequest,
+    Body,
+    Conflict,
+    InvalidParams,
+    MataError,
+    OutOfMemory,
+    Route,
+)
+from mataserver_jobs.routes import asker, owner_of
 from mataserver_reconstruct import archive, kind
 from mataserver_reconstruct.views import Accepted
 
@@ -20,7 +28,8 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver import Context
-    from mataserver_jobs.desk import Desk
+    from mataserver_jobs.api import JobsService
+    from mataserver_jobs.record import Record
     from mataserver_reconstruct.worker import Worker
 
 JSON = "application/json"
@@ -28,6 +37,7 @@ FORM = "multipart/form-data"
 ZIP = "application/zip"
 KEY = "Idempotency-Key"
 MAX_KEY = 200
+MAX_JSON_BYTES = 100_000
 FIELDS: dict[str, tuple[Any, str]] = {
     "dataset_name": (str, "The data set's name in the CSV."),
     "scene_name": (str, "The scene's name in the report."),
@@ -45,12 +55,11 @@ FIELDS: dict[str, tuple[Any, str]] = {
 """What an upload may ask, in its form or in its query."""
 
 
-class UploadForm(Struct):
-    """The form: the archive, and what is asked; the query may hold the latter as well."""
+class Asked(Struct, kw_only=True, forbid_unknown_fields=True):
+    """What a form or JSON asks; the query may hold it as well."""
 
-    file: bytes
-    dataset_name: str = "custom"
-    scene_name: str = "scene_01"
+    dataset_name: str | UnsetType = UNSET
+    scene_name: str | UnsetType = UNSET
     matcher: str | UnsetType = UNSET
     max_size: int | UnsetType = UNSET
     max_keypoints: int | UnsetType = UNSET
@@ -63,6 +72,18 @@ class UploadForm(Struct):
     seed: int | UnsetType = UNSET
 
 
+class UploadForm(Asked, kw_only=True):
+    """The form: the archive, and what is asked."""
+
+    file: bytes
+
+
+class UploadJson(Asked, kw_only=True, forbid_unknown_fields=True):
+    """An archive that came by ``/v1/uploads``, by its id there."""
+
+    upload: Annotated[str, Meta(min_length=1, max_length=64)]
+
+
 class Uploads:
     """The handler."""
 
@@ -72,37 +93,84 @@ class Uploads:
 
     def routes(self) -> list[Route]:
         """Return the route."""
+        bodies = (Body(FORM, UploadForm), Body(ZIP), Body(JSON, UploadJson))
         return [
             Route("POST", "/upload", self.upload, "Reconstruct the photographs of a ZIP archive",
-                  "reconstruct", request=(Body(FORM, UploadForm), Body(ZIP)),
+                  "reconstruct", request=bodies,
                   response=(Body(JSON, Accepted),), status=202,
                   parameters={name: (of, False, text) for name, (of, text) in FIELDS.items()},
                   headers={KEY: (str, False, "One key is one job.")},
-                  errors=(400, 408, 409, 413, 422, 503, 507), needs="jobs:write",
-                  max_body=self._ctx.settings.max_upload_mb * 1_000_000, body_timeout="idle"),
+                  errors=(400, 404, 408, 409, 413, 415, 422, 503, 507), needs="jobs:write",
+                  max_body=self._most, body_timeout="idle"),
         ]  # fmt: skip
 
     async def upload(self, request: web.Request) -> web.Response:
         """Take an archive; 202 with the id of its job."""
-        key, desk = _key(request), self._desk
+        key = _key(request)
         self._order(request.query, "")  # before the archive is read: it may be large
+        named = request.content_type == JSON
+        job = await (self._named(request, key) if named else self._sent(request, key))
+        return self._ctx.http.respond(Accepted(job.id), status=202, request=request)
+
+    async def _sent(self, request: web.Request, key: str | None) -> Record:
+        """Take the archive that the request is, or holds in its form."""
+        desk, owner = self._jobs.desk, asker(request).id
         async with desk.draft() as draft:
             file = draft.input / kind.ARCHIVE
             saved = await self._ctx.http.save_body(request, file)
             order = self._order({**request.query, **saved.fields}, saved.name)
-            images = await self._ctx.run_blocking(self._images, file)
-            order = msgspec.structs.replace(order, images=images)
-            owner = asker(request).id
-            job = await desk.submit(draft, kind.NAME, owner, order, key=key, size=saved.size)
-        return self._ctx.http.respond(Accepted(job.id), status=202, request=request)
+            order = await self._proven(order, file)
+            return await desk.submit(draft, kind.NAME, owner, order, key=key, size=saved.size)
+
+    async def _named(self, request: web.Request, key: str | None) -> Record:
+        """Take an archive that came by ``/v1/uploads``; it is the job's then."""
+        if (request.content_length or MAX_JSON_BYTES + 1) > MAX_JSON_BYTES:
+            raise MataError(f"JSON is taken up to {MAX_JSON_BYTES} bytes", status=413)
+        async with self._ctx.http.read_json(request, UploadJson) as asked:
+            fields = msgspec.to_builtins(asked)
+        uploads, desk, owner = self._jobs.uploads, self._jobs.desk, asker(request).id
+        known = await self._ctx.run_blocking(uploads.get, fields.pop("upload"), owner_of(request))
+        if known.length > self._most:
+            raise MataError(f"The archive is over the limit of {self._most} bytes", status=413)
+        order = self._order({**request.query, **fields}, known.name)
+        if known.job is not None:
+            return await self._again(known.job, owner, order, key)
+        async with desk.draft() as draft:
+            file = draft.input / kind.ARCHIVE
+            await self._ctx.run_blocking(uploads.give, known, file)
+            order = await self._proven(order, file)
+            job = await desk.submit(draft, kind.NAME, owner, order, key=key, size=known.length)
+        await self._ctx.run_blocking(uploads.taken, known, job.id)
+        return job
+
+    async def _again(self, job: str, owner: str, order: kind.Order, key: str | None) -> Record:
+        """Return the job that has taken an upload, for a request that is sent again.
+
+        Raises ``Conflict`` for another request.
+        """
+        record = await self._jobs.desk.store.get(job, owner)
+        same = msgspec.structs.replace(order, images=record.spec["images"])
+        if key is None or record.idempotency_key != key or record.spec != msgspec.to_builtins(same):
+            raise Conflict("A job has taken the upload")
+        return record
+
+    async def _proven(self, order: kind.Order, file: Path) -> kind.Order:
+        """Return an order once its archive is one. Raises as ``_images``."""
+        images = await self._ctx.run_blocking(self._images, file)
+        return msgspec.structs.replace(order, images=images)
 
     @property
-    def _desk(self) -> Desk:
-        desk: Desk = self._ctx.peer("jobs").desk
-        return desk
+    def _jobs(self) -> JobsService:
+        jobs: JobsService = self._ctx.peer("jobs")
+        return jobs
 
-    def _order(self, fields: Mapping[str, str], name: str) -> kind.Order:
-        """Return what the texts of a form ask. Raises ``InvalidParams``, ``Unavailable``."""
+    @property
+    def _most(self) -> int:
+        most: int = self._ctx.settings.max_upload_mb * 1_000_000
+        return most
+
+    def _order(self, fields: Mapping[str, Any], name: str) -> kind.Order:
+        """Return what is asked. Raises ``InvalidParams``, ``Unavailable``."""
         settings = self._ctx.settings
         for each in fields:
             if each not in FIELDS:

@@ -157,6 +157,43 @@ async def test_one_key_is_one_job(tmp_path):
         assert folders(tmp_path) == [first["job_id"]]
 
 
+async def resumable(ask, data, part=None):
+    """Upload by tus, the first ``part`` bytes; return the id."""
+    tus = {"Tus-Resumable": "1.0.0"}
+    begun = await ask("POST", "/v1/uploads", headers={**tus, "Upload-Length": str(len(data))})
+    assert begun[0] == 201, begun
+    place = ask.headers["Location"].removeprefix(ask.served.url)
+    kind = {"Content-Type": "application/offset+octet-stream", "Upload-Offset": "0"}
+    sent = await ask("PATCH", place, headers={**tus, **kind}, data=io.BytesIO(data[:part]))
+    assert sent[0] == 204, sent
+    return place.rpartition("/")[2]
+
+
+async def test_an_upload_that_went_on(tmp_path):
+    """An archive that came by tus is a job's once it is whole and an archive, and no other's."""
+    one = packed({"a.jpg": picture()})
+    async with asking(tmp_path, jobs={"slots": 0}) as ask:
+        whole, cut = [await resumable(ask, one, part) for part in (None, 50)]
+        bad = await resumable(ask, b"hello")
+        key = {"Idempotency-Key": "visit-1"}
+        asked = {"upload": whole, "density": "semi", "max_size": 640}
+        async with session(ask.served, "bob-key") as bob:
+            assert (await bob("POST", "/upload", json=asked))[0] == 404
+        assert (await ask("POST", "/upload", json={"upload": cut}))[0] == 409
+        status, answer = await ask("POST", "/upload", json={"upload": bad})
+        assert (status, "not a ZIP" in answer["detail"]) == (400, True)
+        for wrong in ({}, {"upload": whole, "densty": "semi"}, {"upload": whole, "density": "x"}):
+            assert (await ask("POST", "/upload", json=wrong))[0] == 422
+        status, first = await ask("POST", "/upload", json=asked, headers=key)
+        assert status == 202
+        _, shown = await ask("GET", f"/v1/jobs/{first['job_id']}")
+        assert (shown["spec"]["density"], shown["spec"]["images"]) == ("semi", 1)
+        assert (await ask("POST", "/upload", json=asked, headers=key))[1] == first
+        assert (await ask("POST", "/upload", json=asked))[0] == 409
+        assert (await ask("POST", "/upload", json={**asked, "seed": 1}, headers=key))[0] == 409
+        assert (await ask("GET", "/v1/jobs"))[1]["total"] == 1
+
+
 async def test_cancelled_and_queued(tmp_path):
     """A job that is cancelled while it waits is told so, and its downloads are 409."""
     async with asking(tmp_path, jobs={"slots": 0}) as ask:
