@@ -17,15 +17,18 @@ SMALLEST = 3
 """Photographs of the smallest model: two have a depth, and nothing that confirms it."""
 
 _SNAPSHOTS, _ATTEMPTS = 8, 4
+_NEAR = 4.0
+"""Degrees between the rays of the first pair, in the median: COLMAP's own is 16."""
 
 
 def build(study: Study, files: list[str], registered: Callable[[int], None]) -> list[Any]:
     """Return the models of one scene, pycolmap's reconstructions, the largest first.
 
-    Which pair a mapping begins with decides how far it gets, and is drawn: one that placed less
-    than half is tried again with other draws, and the best one counts. ``registered`` is told how
-    many photographs have a place by now, at most. Raises what the job raises when it is to stop;
-    ``unfinished`` then has what was reached.
+    Which pair a mapping begins with decides how far it gets, and is drawn. One that placed less
+    than half is tried again with other draws, from pairs that COLMAP would not begin with, and the
+    best one counts: who walks straight on has no pair that stands far apart. ``registered`` is
+    told how many photographs have a place by now, at most. Raises what the job raises when it is
+    to stop; ``unfinished`` then has what was reached.
     """
     best: list[Any] = []
     most = 0
@@ -37,7 +40,7 @@ def build(study: Study, files: list[str], registered: Callable[[int], None]) -> 
             registered(placed)
 
     for attempt in range(_ATTEMPTS):
-        found = _once(study, files, study.spec.seed + attempt, told)
+        found = _once(study, files, attempt, told)
         best = max(best, found, key=_placed)
         if _placed(best) >= len(files) / 2:
             break
@@ -50,7 +53,7 @@ def _placed(models: list[Any]) -> int:
 
 
 def _once(
-    study: Study, files: list[str], seed: int, registered: Callable[[int], None]
+    study: Study, files: list[str], attempt: int, registered: Callable[[int], None]
 ) -> list[Any]:
     folder = _folder(study)
     shutil.rmtree(folder, ignore_errors=True)
@@ -67,7 +70,7 @@ def _once(
         study.database,
         study.folder,
         folder / "models",
-        options=_options(files, folder / "snapshots", seed),
+        options=_options(study, files, folder / "snapshots", attempt),
         initial_image_pair_callback=lambda: count(2),
         next_image_callback=lambda: count(1),
         beside=lambda: registered(min(placed, len(files))),  # in the main thread: it may stop
@@ -113,8 +116,9 @@ def _sorted(models: Iterable[Any]) -> list[Any]:
     return sorted(found, key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
 
 
-def _options(files: list[str], snapshots: Path, seed: int) -> Any:
+def _options(study: Study, files: list[str], snapshots: Path, attempt: int) -> Any:
     """Return options that give the same model from the same database: one thread, seeds."""
+    seed = study.spec.seed + attempt
     pycolmap.set_random_seed(seed)
     options = pycolmap.IncrementalPipelineOptions()
     options.image_names = files
@@ -123,6 +127,9 @@ def _options(files: list[str], snapshots: Path, seed: int) -> Any:
     options.random_seed = seed
     options.mapper.random_seed = seed
     options.triangulation.random_seed = seed
+    if attempt:
+        options.mapper.init_min_tri_angle = _NEAR
+        options.mapper.init_max_forward_motion = 1.0
     options.snapshot_path = snapshots
     options.snapshot_frames_freq = max(4, len(files) // _SNAPSHOTS)
     return options

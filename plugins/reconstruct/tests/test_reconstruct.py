@@ -138,6 +138,20 @@ def test_a_semi_dense_cloud(orbit, whole, begin, tmp_path):
     assert told[-1] == "depths of 16 of 16 photographs"
 
 
+def test_who_walks_straight_on_gets_a_model(begin, tmp_path):
+    """A camera that goes where it looks has no two places far apart, and still gets a model."""
+    quads, rng, size = rendered.scene(11), np.random.default_rng(3), (400, 300)
+    (tmp_path / "walk").mkdir()
+    for at in range(7):
+        pose = rendered.looking(np.array([7.0 - 0.4 * at, 0.03 * at, 1.7]), [0, 0, 0.6])
+        pixels = rendered.photograph(quads, pose, size, rendered.FOCAL * 400, rng)
+        rendered.save(tmp_path / "walk" / f"{at}.jpg", pixels, round(rendered.FOCAL * 36))
+    end = begin(tmp_path / "walk", tmp_path / "out", max_size=640).end()
+    assert end.how == "done", end.why
+    assert end.figures["n_registered"] >= 6
+    assert end.figures["n_points"] > 300
+
+
 def test_likely_pairs_suffice(orbit, begin, tmp_path):
     """Where every pair would be too many, the likely ones place the same photographs."""
     process = begin(quick(orbit, tmp_path), tmp_path / "out", exhaustive=4, **QUICK)
