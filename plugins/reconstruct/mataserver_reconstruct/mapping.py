@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from mataserver_reconstruct.graph import MIN_INLIERS
 from mataserver_reconstruct.native import pycolmap
 
 if TYPE_CHECKING:
@@ -110,9 +111,15 @@ def _written(folder: Path) -> list[Path]:
 def _sorted(models: Iterable[Any]) -> list[Any]:
     """Return the models that are large enough, the largest first.
 
-    COLMAP gives a smaller one, too, where it found no other.
+    COLMAP gives a smaller one, too, where it found no other, and of a camera that was only turned
+    one that hardly a point holds together.
     """
-    found = [model for model in models if model.num_reg_images() >= SMALLEST]
+    found = [
+        model
+        for model in models
+        if model.num_reg_images() >= SMALLEST
+        and model.compute_mean_observations_per_reg_image() >= MIN_INLIERS
+    ]
     return sorted(found, key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
 
 

@@ -152,6 +152,21 @@ def test_who_walks_straight_on_gets_a_model(begin, tmp_path):
     assert end.figures["n_points"] > 300
 
 
+def test_who_only_turns_gets_none(begin, tmp_path):
+    """Photographs of a camera that was turned on the spot give no model, and are told so."""
+    quads, rng, size = rendered.scene(11), np.random.default_rng(3), (400, 300)
+    (tmp_path / "turn").mkdir()
+    for at, angle in enumerate(np.linspace(-0.28, 0.28, 8)):
+        ahead = [5 - 5 * np.cos(angle), 5 * np.sin(angle), 0.5]
+        pose = rendered.looking(np.array([5.0, 0, 2.0]), ahead)
+        pixels = rendered.photograph(quads, pose, size, rendered.FOCAL * 400, rng)
+        rendered.save(tmp_path / "turn" / f"{at}.jpg", pixels, round(rendered.FOCAL * 36))
+    end = begin(tmp_path / "turn", tmp_path / "out", max_size=640).end()
+    assert end.how == "done", end.why
+    assert (end.figures["n_registered"], end.figures["clusters"]) == (0, [])
+    assert any("turned on the spot" in sentence for sentence in end.figures["advice"])
+
+
 def test_likely_pairs_suffice(orbit, begin, tmp_path):
     """Where every pair would be too many, the likely ones place the same photographs."""
     process = begin(quick(orbit, tmp_path), tmp_path / "out", exhaustive=4, **QUICK)
