@@ -43,6 +43,19 @@ async def test_a_body_arrives_as_it_was_sent(stand, upstreams, targets, size):  
     assert "Transfer-Encoding" not in sent
 
 
+async def test_a_body_where_none_is_expected(stand, upstreams, targets):  # noqa: F811
+    """A GET with a body tells its length too: what is in it is never another request."""
+    stand.follow(application(*targets[:1]))
+    inner = b"POST /v2/repository/index HTTP/1.1\r\nHost: x\r\nContent-Length: 0\r\n\r\n"
+    lines = ["GET /gateway/shop/v2/models/cats HTTP/1.1", "Host: x", f"apikey: {KEY}"]
+    lines += [f"Content-Length: {len(inner)}", "Connection: close", "", ""]
+    answer = await stand.exchange("\r\n".join(lines).encode() + inner)
+    assert answer.startswith(b"HTTP/1.1 200")
+    assert (await stand.ask())[0] == 200
+    seen = [(each.path, each.size) for each in upstreams[0].seen]
+    assert seen == [("/v2/models/cats", len(inner)), ("/v2/models/cats/infer", 2)]
+
+
 async def test_no_body_is_one_of_no_bytes(stand, upstreams, targets):  # noqa: F811
     """A server is told that there is none, so that it does not ask for a length."""
     stand.follow(application(*targets[:1]))

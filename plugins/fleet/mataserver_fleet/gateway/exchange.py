@@ -46,7 +46,8 @@ class Message(NamedTuple):
         """Return the head of the request: its length is told, whatever the client told."""
         size = 0 if self.body is None else self.body.size
         line = f"{self.method} {self.path} HTTP/1.1\r\nHost: {target.authority}\r\n".encode("ascii")
-        length = b"" if self.method == "GET" else b"Content-Length: %d\r\n" % size
+        told = self.body is not None or self.method != "GET"
+        length = b"Content-Length: %d\r\n" % size if told else b""
         token = f"Authorization: Bearer {target.token}\r\n".encode() if target.token else b""
         return b"".join((line, length, token, self.fields, b"\r\n"))
 
