@@ -103,9 +103,9 @@ class Gate:
             if not public:
                 raise
             principal = None
-        request[PRINCIPAL] = principal
         if not public:
             check_scope(principal, needs)
+        request[PRINCIPAL] = principal  # whoever was refused is nobody that a handler may meet
 
     async def principal_of(self, request: web.Request, *, socket: bool = False) -> Principal | None:
         """Return who asks, None where nothing is shown. Raises as ``authenticate`` does."""

@@ -222,10 +222,10 @@ async def _admit(request: web.Request, gate: Gate) -> None:
     ``Expect`` asks it before the middleware does: services judge credentials once for a request.
     """
     route = request.get(ROUTE)
-    if route is None or auth.PRINCIPAL in request:
-        return
     if _REFUSED in request:
         raise request[_REFUSED]
+    if route is None or auth.PRINCIPAL in request:
+        return
     try:
         await gate.admit(request, route.needs, public=route.public, socket=route.socket)
     except auth.Forbidden as error:
