@@ -6,6 +6,8 @@ Neither a restart of the server nor kill -9 loses more than what the client was 
 
 from __future__ import annotations
 
+import base64
+import binascii
 import contextlib
 import fcntl
 import hashlib
@@ -277,9 +279,6 @@ class Writer:
 
 def _digest(checksum: str) -> tuple[str, bytes] | None:
     """Return the algorithm and the digest of ``Upload-Checksum``; None for none of it."""
-    import base64
-    import binascii
-
     if not checksum:
         return None
     name, _, text = checksum.partition(" ")
