@@ -68,7 +68,11 @@ class Loading:
             status = "failed" if row["state"] == "failed" else "ok"
             if row["done"] < each.generation:
                 status = "waiting"
-                reason = "It is not done yet" if each.ready else f"The Triton is away: {each.why}"
+                reason = (
+                    (reason or "It is not done yet")
+                    if each.ready
+                    else f"The Triton is away: {each.why}"
+                )
             results.append(Result(triton=row["name"], status=status, reason=reason))
         whole = all(each.status == "ok" for each in results)
         return Done(status="ok" if whole else "partial", tritons=results)

@@ -180,6 +180,16 @@ class Placements:
         async with self._store.change() as connection:
             await connection.execute(sa.update(PLACEMENTS).where(*own).values(**values))
 
+    async def explain(self, wanted: Wanted, triton: int, reason: str) -> None:
+        """Note why a placement is not dealt with yet."""
+        own = (
+            PLACEMENTS.c.model_id == wanted.model,
+            PLACEMENTS.c.triton_id == triton,
+            PLACEMENTS.c.reason != reason,
+        )
+        async with self._store.change() as connection:
+            await connection.execute(sa.update(PLACEMENTS).where(*own).values(reason=reason))
+
     async def pending(self, targets: Iterable[Target]) -> list[Target]:
         """Return those of some targets that have not been dealt with."""
         by_model = {each.model for each in targets}

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
-from mataserver import Body, Route
+from mataserver import AddressRefused, BadRequest, Body, Policy, Route
 from mataserver_fleet.pages import (
     FORCE,
     IF_MATCH,
@@ -24,7 +22,7 @@ from mataserver_fleet.pages import (
     tag,
 )
 from mataserver_fleet.store import finish
-from mataserver_fleet.triton_client import Address, TritonClient, TritonError
+from mataserver_fleet.triton_client import Address
 from mataserver_fleet.tritons import (
     ChangedTriton,
     NewTriton,
@@ -45,7 +43,7 @@ if TYPE_CHECKING:
     from mataserver_fleet.tritons import Tritons
 
 CHECK_SECONDS = 1.0
-"""How long it is tried to ask an address before it is registered."""
+"""How long a name is looked for before its Triton is registered."""
 _NEW = {"name": "gpu-1", "host": "10.0.0.5", "port": "8000", "gpus": 1}
 
 
@@ -128,12 +126,15 @@ class TritonHandlers:
     async def _check_permitted(self, row: Mapping[str, Any]) -> None:
         """Raise ``AddressRefused`` (400) for an address that this server may not ask.
 
-        One that does not answer now may be registered.
+        One whose name is not known now may be registered.
         """
-        address = Address("host", row["host"], row["port"])
-        with contextlib.suppress(TritonError, TimeoutError):
-            async with asyncio.timeout(CHECK_SECONDS):
-                await TritonClient(self._ctx, address).check_live()
+        policy = Policy(name="host", timeout=CHECK_SECONDS)
+        try:
+            await self._ctx.http.check_outbound(Address("", row["host"], row["port"]).url(), policy)
+        except AddressRefused:
+            raise
+        except BadRequest:
+            pass  # its name is not known yet
 
     def _answer(
         self, row: sa.RowMapping, kind: type[TritonView], status: int = 200

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -170,6 +171,8 @@ class Watch:
             self._changed.set()
         except MataError as error:  # it is away, or the database is: the next look tells
             self._ctx.log.warning("%s at %s: %s", wanted.name, self.address.name, error.detail)
+            with contextlib.suppress(MataError):
+                await finish(self._placements.explain(wanted, self._key, error.detail))
         finally:
             self._mending.pop(wanted.model, None)
 

@@ -107,7 +107,9 @@ class Watching:
         async with self._store.read() as connection:
             rows = (await connection.execute(sa.select(TRITONS))).mappings().all()
         return {
-            row["id"]: Address(row["name"], row["host"], row["port"], row["metrics_port"])
+            row["id"]: Address(
+                row["name"], row["host"], row["port"], row["metrics_port"], row["grpc_port"]
+            )
             for row in rows
         }
 

@@ -333,6 +333,17 @@ async def test_a_load_that_hangs(fleets):
         assert (await fleet.client.ask("GET", "/api/tritons/t0"))[1]["state"] == "ready"
 
 
+async def test_a_port_of_grpc_that_is_none(fleets):
+    """Where nothing speaks gRPC it is told why a model is not loaded yet."""
+    async with fleets(1, load_timeout=1.0) as fleet:
+        change = {"grpc_port": fleet.tritons[0].port}
+        assert (await fleet.client.ask("PATCH", "/api/tritons/t0", json=change))[0] == 200
+        await asyncio.sleep(1.0)  # what watches it has heard of it
+        status, done = await fleet.load()
+        assert (status, done["tritons"][0]["status"]) == (502, "waiting")
+        assert done["tritons"][0]["reason"].startswith("gRPC: "), done
+
+
 async def test_addresses_that_are_not_permitted(serve):
     """Of the server's own network only what ``outbound_hosts`` names is asked, ever."""
     async with stand_ins(1) as (triton,), serve(fleet=FAST, outbound_hosts=[]) as client:

@@ -51,7 +51,9 @@ async def client(tritons, tmp_path):
     ):
         made = Client(http, served)
         for number, each in enumerate(tritons):
-            ports = {"grpc_port": each.grpc_port, "metrics_port": each.metrics_port}
+            # The first one is sent models by gRPC, the other by HTTP.
+            ports = {"metrics_port": each.metrics_port}
+            ports |= {} if number else {"grpc_port": each.grpc_port}
             body = {"name": f"t{number}", "host": "127.0.0.1", "port": each.port, **ports}
             await made.made("/api/tritons", body)
             await until(lambda n=number: told(made, f"/api/tritons/t{n}", "state", "ready"))

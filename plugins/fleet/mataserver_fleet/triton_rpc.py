@@ -1,0 +1,90 @@
+"""A model's files to a Triton by gRPC: as they are, where HTTP takes them as base64.
+
+The one message that is needed, of ``RepositoryModelLoad`` of the model repository extension, is
+written here by the wire format of protobuf.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+    from pathlib import Path
+
+METHOD = "/inference.GRPCInferenceService/RepositoryModelLoad"
+MOST = 2**31 - 1
+"""Bytes that a message of protobuf may have."""
+_MODEL, _PARAMETERS = 2, 3  # of RepositoryModelLoadRequest
+_KEY, _VALUE = 1, 2  # of a map's entry
+_TEXT, _BYTES = 3, 4  # of ModelRepositoryParameter
+_UNLIMITED = [("grpc.max_send_message_length", -1)]
+
+
+def available() -> bool:
+    """Whether gRPC is installed."""
+    try:
+        import grpc  # noqa: F401
+    except ModuleNotFoundError:
+        return False
+    return True
+
+
+async def load(
+    target: str, model: str, config: Mapping[str, Any], files: Mapping[str, Path]
+) -> str | None:
+    """Have a Triton at host:port load a model; return why it refused, None where it did not.
+
+    Raises ``ConnectionError`` where none answers.
+    """
+    import grpc
+
+    message = await asyncio.to_thread(_message, model, config, files)
+    async with grpc.aio.insecure_channel(target, options=_UNLIMITED) as channel:
+        try:
+            await channel.unary_unary(METHOD)(message)
+        except grpc.aio.AioRpcError as error:
+            said = str(error.details() or error.code().name)
+            if error.code() is grpc.StatusCode.UNAVAILABLE:
+                raise ConnectionError(said) from None
+            return said
+    return None
+
+
+def _message(model: str, config: Mapping[str, Any], files: Mapping[str, Path]) -> bytes:
+    """Return the message. What is large in it is read once and joined once."""
+    pieces = [*_field(_MODEL, model.encode())]
+    text = [b"".join(_field(_TEXT, msgspec.json.encode(config)))]
+    pieces += _parameter("config", text)
+    for name, path in files.items():
+        pieces += _parameter(f"file:{name}", list(_field(_BYTES, path.read_bytes())))
+    return b"".join(pieces)
+
+
+def _parameter(key: str, value: list[bytes]) -> Iterator[bytes]:
+    """Yield an entry of the parameters, whose value is given in pieces."""
+    size = sum(map(len, value))
+    head = b"".join([*_field(_KEY, key.encode()), _tag(_VALUE), _varint(size)])
+    yield _tag(_PARAMETERS) + _varint(len(head) + size) + head
+    yield from value
+
+
+def _field(number: int, data: bytes) -> Iterator[bytes]:
+    yield _tag(number) + _varint(len(data))
+    yield data
+
+
+def _tag(number: int) -> bytes:
+    return bytes([number << 3 | 2])
+
+
+def _varint(value: int) -> bytes:
+    made = bytearray()
+    while value > 127:
+        made.append(value & 127 | 128)
+        value >>= 7
+    made.append(value)
+    return bytes(made)
