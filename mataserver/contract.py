@@ -3,6 +3,12 @@
 A backend is data: the catalogue, the schema and the docs exist with no framework imported. Its
 ``load`` runs in a worker and returns a model; models are plain blocking objects, the server owns
 the threads and processes around them.
+
+Structs describe a model on its way: what is registered (``registry.Entry``) becomes what backends
+look at (``ModelFiles``); the one that serves it is an ``Offer``, the backend with its plugin; with
+the model's settings that makes a ``Recipe``, what it takes to load it; placed on a device it
+travels to the worker as an ``Assignment``, which gives ``load`` a ``ModelSpec`` and a
+``LoadContext``.
 """
 
 from __future__ import annotations

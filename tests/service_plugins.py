@@ -17,7 +17,7 @@ _NUMBERS = itertools.count()
 PREAMBLE = """
 from aiohttp import web
 from msgspec import Struct
-from mataserver import Backend, BadRequest, Classification, ClassifyResult, hookimpl
+from mataserver import Backend, BadRequest, Classification, ClassifyResult, Route, hookimpl
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     greeting: str = "hello"
@@ -50,7 +50,10 @@ def service(ctx):
 LAB = """
 class Service(Base):
     def routes(self):
-        return [web.get("/v1/lab/{name}", self.greet), web.get("/v1/lab", self.socket)]
+        return [
+            web.get("/v1/lab/{name}", self.greet),
+            Route("GET", "/v1/lab", self.socket, socket=True),
+        ]
 
     async def greet(self, request):
         name = request.match_info["name"]

@@ -17,17 +17,15 @@ __all__ = ["folder", "plugin"]
 
 
 @pytest.fixture
-async def server(plugin, folder):
+async def server(plugin, folder, mata_server):
     """A server with the lab's service."""
-    async with serving(folder, entry_points=[plugin(LAB)], engine="thread") as served:
-        yield served
+    return await mata_server(plugin(LAB), data_dir=folder, engine="thread")
 
 
 @pytest.fixture
-async def http(server):
-    """An HTTP session with the server's key."""
-    async with aiohttp.ClientSession(server.url, headers=server.headers) as session:
-        yield session
+async def http(server, mata_client):
+    """A client with the server's key."""
+    return await mata_client(server=server)
 
 
 async def read(http, path, **options):
@@ -44,14 +42,10 @@ async def test_routes_are_served(http):
     assert await read(http, "/v1/lab/you") == (200, {"said": "hello you"})
 
 
-async def test_settings_reach_the_service(plugin, folder):
+async def test_settings_reach_the_service(plugin, mata_client):
     """``plugins.<name>`` of the configuration is ``Context.settings``."""
-    chosen = {"lab": {"greeting": "moin"}}
-    async with (
-        serving(folder, entry_points=[plugin(LAB)], plugins=chosen) as server,
-        aiohttp.ClientSession(server.url, headers=server.headers) as http,
-    ):
-        assert await read(http, "/v1/lab/you") == (200, {"said": "moin you"})
+    http = await mata_client(plugin(LAB), plugins={"lab": {"greeting": "moin"}})
+    assert await read(http, "/v1/lab/you") == (200, {"said": "moin you"})
 
 
 async def test_websocket_routes_are_served(http):
@@ -100,14 +94,11 @@ async def test_ping_is_merged_into_health(http):
 
 
 @pytest.mark.parametrize("reply", ["1 / 0", "['no', 'mapping', 'at', 'all']"])
-async def test_a_failing_ping_leaves_health_alone(plugin, folder, reply, caplog):
+async def test_a_failing_ping_leaves_health_alone(plugin, mata_client, reply, caplog):
     """A ``ping()`` that raises or returns no mapping is logged, and ``/health`` answers."""
     source = f"class Service(Base):\n    def ping(self): return {reply}"
-    async with (
-        serving(folder, entry_points=[plugin(source)]) as server,
-        aiohttp.ClientSession(server.url) as http,
-    ):
-        status, health = await read(http, "/health")
+    http = await mata_client(plugin(source))
+    status, health = await read(http, "/health")
     assert (status, health["status"]) == (200, "ok")
     assert "ping() of the plugin lab failed" in caplog.text
 
@@ -295,21 +286,20 @@ ORDERS = {
 }
 
 
-@pytest.mark.parametrize(("body", "kind", "status", "said"), ORDERS.values(), ids=ORDERS)
+@pytest.mark.parametrize("order", ORDERS.values(), ids=ORDERS)
 async def test_a_service_reads_json_within_the_servers_limits(
-    plugin, folder, body, kind, status, said
+    plugin, mata_server, mata_client, order
 ):
     """``read_json`` decodes strictly, keeps to the limits, and gives its bytes back."""
-    async with (
-        serving(folder, entry_points=[plugin(READER)], max_body_mb=0.001) as server,
-        aiohttp.ClientSession(server.url, headers=server.headers) as http,
-        http.post("/v1/order", data=body, headers={"Content-Type": kind}) as answer,
-    ):
+    body, kind, status, said = order
+    server = await mata_server(plugin(READER), max_body_mb=0.001)
+    http = await mata_client(server=server)
+    async with http.post("/v1/order", data=body, headers={"Content-Type": kind}) as answer:
         assert (answer.status, said in await answer.text()) == (status, True)
         assert server.composed.budget.taken == 0
 
 
-async def test_metrics_of_a_service_are_exposed(plugin, folder):
+async def test_metrics_of_a_service_are_exposed(plugin, mata_client):
     """A metric that a service registers stands in ``GET /metrics``."""
     source = """
     from prometheus_client import Counter
@@ -318,9 +308,6 @@ async def test_metrics_of_a_service_are_exposed(plugin, folder):
         def __init__(self, ctx):
             Counter("lab_visits", "Visits.", registry=ctx.metrics).inc(3)
     """
-    async with (
-        serving(folder, entry_points=[plugin(source)]) as server,
-        aiohttp.ClientSession(server.url) as http,
-        http.get("/metrics") as answer,
-    ):
+    http = await mata_client(plugin(source))
+    async with http.get("/metrics") as answer:
         assert "lab_visits_total 3.0" in await answer.text()
