@@ -30,7 +30,7 @@ from mataserver.rpc import convert
 from mataserver.rpc.messages import TYPES
 
 FEW = settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "80")),
+    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "50")),
     deadline=None,
     suppress_health_check=[HealthCheck.too_slow],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import re
 import socket
@@ -359,38 +360,57 @@ async def test_strangers_who_send_nothing_shut_nobody_out(channel):
         assert await each.code() == grpc.StatusCode.OK
 
 
-async def test_what_a_stranger_sends_is_not_read(data_dir):
-    """Large messages to a public method cost the server no memory; it answers all the same."""
-    script = (
-        "import asyncio, sys\n"
-        "from pathlib import Path\n"
-        "from mataserver import testing\n"
-        "from triton_clients import grpc_port\n"
-        "async def main():\n"
-        "    async with testing.serving(Path(sys.argv[1]), grpc_port=0) as served:\n"
-        "        print(grpc_port(served), flush=True)\n"
-        "        await asyncio.Event().wait()\n"
-        "asyncio.run(main())\n"
-    )
+APART = """
+import asyncio, sys
+from pathlib import Path
+from mataserver import testing
+from triton_clients import grpc_port
+async def main():
+    async with testing.serving(Path(sys.argv[1]), engine="thread", grpc_port=0) as served:
+        print(grpc_port(served), flush=True)
+        await asyncio.Event().wait()
+asyncio.run(main())
+"""
+
+
+@contextlib.asynccontextmanager
+async def apart(data_dir):
+    """Run a server in a process of its own; yield a channel to it, and what tells its memory."""
     with subprocess.Popen(
-        [sys.executable, "-c", script, str(data_dir)],
+        [sys.executable, "-c", APART, str(data_dir)],
         stdout=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(each for each in sys.path if each)},
     ) as process:
         try:
             port = int(process.stdout.readline())
-            before = psutil.Process(process.pid).memory_info().rss
             async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as made:
                 await call(made, "ServerLive", b"", metadata=())
-                large = bytes(31_000_000)
-                calls = [call(made, "ServerLive", large, metadata=()) for _ in range(8)]
-                for each in await asyncio.gather(*calls, return_exceptions=True):
-                    assert not isinstance(each, grpc.aio.AioRpcError) or each.code().name == "OK"
-                grown = psutil.Process(process.pid).memory_info().rss - before
+                yield made, lambda: psutil.Process(process.pid).memory_info().rss
         finally:
             process.kill()
-    assert grown < 25e6
+
+
+async def test_what_a_stranger_sends_is_not_read(data_dir):
+    """Large messages to a public method cost the server no memory; it answers all the same."""
+    async with apart(data_dir) as (made, memory):
+        before, large = memory(), bytes(31_000_000)
+        calls = [call(made, "ServerLive", large, metadata=()) for _ in range(8)]
+        for each in await asyncio.gather(*calls, return_exceptions=True):
+            assert not isinstance(each, grpc.aio.AioRpcError) or each.code().name == "OK"
+        assert memory() - before < 25e6
+
+
+async def test_what_was_refused_is_not_kept(data_dir):
+    """A large message that is refused leaves nothing in memory, whatever it is refused for."""
+    async with apart(data_dir) as (made, memory):
+        before = memory()
+        request = infer("nobody")
+        request.inputs[0].contents.bytes_contents[0] = bytes(31_000_000)
+        for _ in range(8):
+            assert (await refused(made, "ModelInfer", request))[0] == "NOT_FOUND"
+            assert (await refused(made, "ModelInfer", bytes(31_000_000)))[0] == "INVALID_ARGUMENT"
+        assert memory() - before < 250e6  # 16 messages of 31 MB were sent
 
 
 async def test_one_caller_keeps_no_other_from_reading(data_dir):

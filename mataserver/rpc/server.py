@@ -19,8 +19,6 @@ from mataserver.rpc.methods import methods
 from mataserver.rpc.turns import Turns
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
-
     from mataserver.http.auth import Gate
     from mataserver.http.budget import Budget
     from mataserver.metrics import Metrics
@@ -138,36 +136,36 @@ class RpcServer:
         On the wire that is the same; here it lets the key be looked at before a message is read.
         """
 
-        async def call(messages: AsyncIterator[bytes], context: Any) -> Any:
-            begun, status = time.perf_counter(), "OK"
+        async def call(_messages: object, context: Any) -> Any:
+            begun, code, detail = time.perf_counter(), grpc.StatusCode.CANCELLED, ""
             try:
-                return await self._answer(method, messages, context)
+                answer = await self._answer(method, context)
+                code = grpc.StatusCode.OK
             except MataError as error:
-                code = _CODES.get(error.status, grpc.StatusCode.INTERNAL)
-                status = code.name
+                code, detail = _CODES.get(error.status, grpc.StatusCode.INTERNAL), error.detail
                 if error.status >= 500:
-                    log.warning("%s: %s", name, error.detail)
-                await context.abort(code, error.detail)
-            except asyncio.CancelledError:
-                status = "CANCELLED"
-                raise
+                    log.warning("%s: %s", name, detail)
             except Exception:
                 log.exception("%s failed", name)
-                status = "INTERNAL"
-                await context.abort(grpc.StatusCode.INTERNAL, "Internal server error")
+                code, detail = grpc.StatusCode.INTERNAL, "Internal server error"
             finally:
-                self._count(name, status, time.perf_counter() - begun)
+                self._count(name, code.name, time.perf_counter() - begun)
+            if code is grpc.StatusCode.OK:
+                return answer
+            # Not while the error is handled: gRPC keeps what this raises for a while, and with it
+            # would keep the error's frames and the message in them.
+            return await context.abort(code, detail)
 
         return grpc.stream_unary_rpc_method_handler(
             call, response_serializer=lambda message: message.SerializeToString()
         )
 
-    async def _answer(self, method: Method, messages: AsyncIterator[bytes], context: Any) -> Any:
+    async def _answer(self, method: Method, context: Any) -> Any:
         if method.public:  # nothing of what a stranger sends is read
             return await method.answer(method.request())
         share = Share(self._budget)
         try:
-            data = await self._read(method, messages, context, share)
+            data = await self._read(method, context, share)
             try:
                 message = method.request.FromString(data)
             except DecodeError:
@@ -185,21 +183,23 @@ class RpcServer:
         auth.check_scope(principal, method.needs)
         return "" if principal is None else principal.id
 
-    async def _read(
-        self, method: Method, messages: AsyncIterator[bytes], context: Any, share: Share
-    ) -> bytes:
-        """Read the message of whoever may send it; its bytes are counted."""
+    async def _read(self, method: Method, context: Any, share: Share) -> bytes:
+        """Read the message of whoever may send it; its bytes are counted.
+
+        Not from gRPC's iterator: one that is not read to its end keeps its last message for good.
+        """
         try:
             async with asyncio.timeout(self._body_timeout):
                 who = await self._check_key(context, method)
                 async with self._turns.taken(who):
                     share.check(1)
-                    async for message in messages:
-                        share.take(len(message))
-                        return message
+                    message: Any = await context.read()
         except TimeoutError:
             raise TooSlow("The message did not arrive in time") from None
-        raise BadRequest("The call has no message")
+        if message is grpc.aio.EOF:
+            raise BadRequest("The call has no message")
+        share.take(len(message))
+        return bytes(message)
 
     def _count(self, name: str, status: str, spent: float) -> None:
         route = f"/{SERVICE}/{name}"
