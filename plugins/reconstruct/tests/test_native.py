@@ -42,9 +42,15 @@ matchers.check("sift")
 print(sorted({"pycolmap", "sqlite3"} & set(sys.modules)))
 """
 
+SERVER = """
+import sys
+from mataserver_reconstruct import api
+print(sorted({"pycolmap", "cv2", "scipy", "networkx", "PIL"} & set(sys.modules)))
+"""
+
 PIPELINE = """
 import sys
-from mataserver_reconstruct import pipeline
+from mataserver_reconstruct import kind, pipeline
 print(sorted({"sqlite3"} & set(sys.modules)))
 """
 
@@ -89,3 +95,8 @@ def test_one_module_imports_colmap():
             if "pycolmap" in names or getattr(node, "module", None) == "pycolmap":
                 found.add(path.name)
     assert found == {"native.py"}
+
+
+def test_the_server_imports_none_of_what_reconstructs():
+    """The service brings neither COLMAP nor OpenCV, SciPy, networkx or Pillow into the server."""
+    assert ran(SERVER) == "[]"
