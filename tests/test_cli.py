@@ -11,7 +11,8 @@ import pytest
 
 from cli_terminal import Terminal
 from conftest import register
-from mataserver import __version__
+from mataserver import __version__, app, config, plugins, testing
+from mataserver.cli import serving
 
 MARCH = 1_772_720_521.0
 HEAVY = {
@@ -589,3 +590,13 @@ def test_one_name_of_two_plugins_is_nobodys(extended):
     )
     assert f"warning: {said}" in extended.run("check").output
     assert extended.run("fail").output == "error: nobody is here\n"
+
+
+def test_no_link_where_there_is_no_page(tmp_path):
+    """Without a plugin's page at / nothing is printed to open; with the console it is a link."""
+    settings = config.load(environ={}, directory=tmp_path, data_dir=str(tmp_path), api_key="k")
+    for names, begins in (((), ""), (("console",), "http://127.0.0.1:8110/#code=")):
+        found = plugins.discover(settings, [testing.FAKE, *testing.installed(*names)])
+        state = app.build(settings, found)[app.STATE]
+        link = serving._link(settings, "http://127.0.0.1:8110", state)
+        assert link[: len(begins) or None] == begins

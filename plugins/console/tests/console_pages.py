@@ -79,22 +79,41 @@ class Person:
         """Go to a page of the console."""
         await self.evaluate(f"location.hash = {json.dumps('#/' + place)}")
 
-    async def give(self, data=SQUARE, name="square.png"):
-        """Choose a picture, as the dialog of files does."""
+    async def choose(self, selector, data, name):
+        """Choose a file, as the dialog of files does."""
         path = self._folder / name
         path.write_bytes(data)
-        await self.until("!!document.querySelector('input[data-picture]')")
+        await self.until(f"!!document.querySelector({json.dumps(selector)})")
         root = await self.page.call("DOM.getDocument")
-        found = await self.page.call(
-            "DOM.querySelector", nodeId=root["root"]["nodeId"], selector="input[data-picture]"
-        )
+        node = root["root"]["nodeId"]
+        found = await self.page.call("DOM.querySelector", nodeId=node, selector=selector)
         await self.page.call("DOM.setFileInputFiles", files=[str(path)], nodeId=found["nodeId"])
 
-    async def press(self, key, modifiers=0):
+    async def give(self, data=SQUARE, name="square.png"):
+        """Choose a picture."""
+        await self.choose("input[data-picture]", data, name)
+
+    async def point(self, selector, x, y, button="left", to=None):
+        """Click at a share of an element's width and height, or drag from there to another."""
+        place = f"document.querySelector({json.dumps(selector)})"
+        await self.until(f"{place}?.getBoundingClientRect().width > 0")
+        left, top, width, height = await self.evaluate(
+            f"(({{ left, top, width, height }}) => [left, top, width, height])"
+            f"({place}.getBoundingClientRect())"
+        )
+        steps = [("mousePressed", x, y), ("mouseReleased", *(to or (x, y)))]
+        if to:
+            steps.insert(1, ("mouseMoved", *to))
+        for kind, across, down in steps:
+            await self.page.call(
+                "Input.dispatchMouseEvent", type=kind, button=button, clickCount=1,
+                x=left + across * width, y=top + down * height,
+            )  # fmt: skip
+
+    async def press(self, key):
         """Press a key."""
-        await self.evaluate(f"""dispatchEvent.call(document.activeElement ?? document.body,
-          new KeyboardEvent("keydown", {{ key: {json.dumps(key)}, bubbles: true,
-            ctrlKey: {json.dumps(bool(modifiers & 2))} }}))""")
+        await self.evaluate(f"""(document.activeElement ?? document.body).dispatchEvent(
+          new KeyboardEvent("keydown", {{ key: {json.dumps(key)}, bubbles: true }}))""")
 
     async def screen(self, width=1280, height=800, *, dark=False, phone=False):
         """Give the page another screen."""
@@ -120,8 +139,9 @@ class Person:
 @contextlib.asynccontextmanager
 async def shown(url, folder, key="test-key"):
     """Yield a person before the console at ``url``, signed in with ``key`` if there is one."""
-    async with asyncio.timeout(100), opened(url, folder) as page:
+    async with asyncio.timeout(240), opened(url, folder) as page:
         person = Person(page, folder)
+        await person.screen()
         await person.until("!!document.querySelector('.signin, .app')")
         if key:
             await person.enter(key)
@@ -130,10 +150,10 @@ async def shown(url, folder, key="test-key"):
 
 
 @contextlib.asynccontextmanager
-async def served(tmp_path, *names, points=(), models=(), **settings):
+async def served(tmp_path, *names, points=(), registered=(), **settings):
     """Yield a server with the fake models, the planted ones, and the console."""
     fakes = {f"fake-{task}": task for task in FAKES}
-    register(tmp_path / "data", {**fakes, **TASKS, **dict(models)})
+    register(tmp_path / "data", {**fakes, **TASKS, **dict(registered)})
     every = [testing.FAKE, POINT, *points, *testing.installed("console", *names)]
     given = {"engine": "thread", "api_keys": KEYS, **settings}
     async with testing.serving(tmp_path / "data", entry_points=every, **given) as made:

@@ -11,10 +11,14 @@ import { useSource } from "./source.mjs";
 /** Each page is a module that is loaded when it is opened. */
 const PAGES = [
   { key: "try", title: "Try", icon: "try", group: "use", load: () => import("./try.mjs") },
+  { key: "ask", title: "Ask", icon: "ask", group: "use", needs: "infer", load: () => import("./ask.mjs") },
+  { key: "segment", title: "Segment", icon: "segment", group: "use", needs: "infer", plugin: "sam", load: () => import("./segment.mjs") },
   { key: "live", title: "Live", icon: "live", group: "use", needs: "infer", load: () => import("./live.mjs") },
+  { key: "jobs", title: "Jobs", icon: "jobs", group: "work", needs: "jobs:read", plugin: "jobs", load: () => import("./jobs.mjs") },
   { key: "models", title: "Models", icon: "models", group: "operate", needs: "models:read", load: () => import("./models.mjs") },
+  { key: "server", title: "Server", icon: "server", group: "operate", needs: "models:read", load: () => import("./server.mjs") },
 ];
-const LEAP = { t: "try", l: "live", m: "models" };
+const LEAP = { t: "try", a: "ask", s: "segment", l: "live", j: "jobs", m: "models" };
 
 function usePage(key) {
   const [made, setMade] = useState({});
@@ -44,23 +48,31 @@ function useCounts() {
   return { models: models?.length, live: sessions?.length };
 }
 
-function Page() {
+function Page({ pages }) {
   const { page } = useRoute();
   const { View, error } = usePage(page);
   const [broken, mend] = useErrorBoundary();
   useEffect(() => { mend(); document.title = `${PAGES.find((each) => each.key === page)?.title ?? "More"} · mataserver`; }, [page]);
-  if (page === "more") return html`<${More} pages=${PAGES}/>`;
+  if (page === "more") return html`<${More} pages=${pages}/>`;
   const failed = broken ?? error;
   if (failed) return html`<${Bar} title="This page failed"/><div class="content"><${Trouble} error=${failed} again=${() => location.reload()}/></div>`;
   return View ? html`<${View}/>` : html`<${Bar} title=""/>`;
 }
 
+/** The pages of this server: those of a plugin that is not in use have no entry. */
+function usePages() {
+  const { data } = useSource(may("models:read") ? "v1/plugins" : null, 60);
+  const inUse = new Set((data ?? []).filter((each) => !each.error).map((each) => each.name));
+  return PAGES.filter((page) => !page.plugin || inUse.has(page.plugin));
+}
+
 function Signed() {
   const counts = useCounts();
+  const pages = usePages();
   useLeaps();
   return html`<a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById("main").focus(); }}>Skip to content</a>
-    <div class="app"><${Side} pages=${PAGES} counts=${counts}/>
-      <main class="main" id="main" tabindex="-1"><${Silence}/><${Page}/></main><${Foot} pages=${PAGES}/></div>`;
+    <div class="app"><${Side} pages=${pages} counts=${counts}/>
+      <main class="main" id="main" tabindex="-1"><${Silence}/><${Page} pages=${pages}/></main><${Foot} pages=${pages}/></div>`;
 }
 
 function Gate({ said }) {

@@ -35,8 +35,8 @@ export function Picker({ models, listed = true, value, choose }) {
   const shown = models.filter((each) => `${each.model} ${each.task} ${each.state}`.toLowerCase().includes(words.toLowerCase()));
   const close = () => { setOpen(false); setWords(""); box.current.querySelector("button").focus(); };
   return html`<div class="pickbox" ref=${box} onKeyDown=${(event) => open && steer(event, box.current, close)}>
-    <button type="button" class="picker" aria-haspopup="listbox" aria-expanded=${String(open)} aria-label=${`Model: ${value || "none"}`} onClick=${() => setOpen(!open)}>
-      ${value ? html`<${Name} name=${value}/>` : html`<span>Choose a model</span>`}
+    <button type="button" class="picker" aria-haspopup="listbox" aria-expanded=${String(open)} onClick=${() => setOpen(!open)}>
+      <span class="sr">Model: </span>${value ? html`<${Name} name=${value}/>` : html`<span>Choose a model</span>`}
       ${model && html`<span class="tag wide">${model.task}</span><span class="wide"><${State} kind=${model.error ? "bad" : KINDS[model.state]}>${model.state}<//></span>
         ${model.memory_mb && html`<span class="quiet wide">${size(model.memory_mb)}</span>`}`}<${Icon} name="down"/></button>
     ${open && html`<div class="menu models">

@@ -1,0 +1,121 @@
+// Ask: a talk about a picture with a model that writes; each answer as it comes, with its tokens.
+import { events, isAbort, may, send } from "./api.mjs";
+import { Code, base } from "./code.mjs";
+import { Button, Copy, Note, Trouble } from "./controls.mjs";
+import { Bar } from "./frame.mjs";
+import { html, useEffect, useRef, useState } from "./html.mjs";
+import { Parameters, givenOf, wrongOf } from "./params.mjs";
+import { Picker } from "./picker.mjs";
+import { Empty, Examples, Ways, useDropped } from "./picture.mjs";
+import { amend, useRoute } from "./route.mjs";
+import { fieldOf } from "./code.mjs";
+import { refresh, useSource } from "./source.mjs";
+import { useModel, usePicture } from "./try.mjs";
+import { useSeconds } from "./runner.mjs";
+
+const OWN = ["model", "prompt"];
+
+/** Ask once; `tell` gets the turn as it grows. */
+async function ask({ model, params, picture, question, signal }, tell) {
+  const turn = { question, text: "", begun: performance.now(), first: 0, done: 0, usage: null, error: null, stopped: false };
+  const change = (changes) => { Object.assign(turn, changes); tell({ ...turn }); };
+  change({});
+  const form = new FormData();
+  form.append("model", model);
+  form.append("prompt", question);
+  for (const [name, value] of Object.entries(params)) form.append(name, fieldOf(value));
+  form.append("file", picture.blob, picture.name);
+  try {
+    const answer = await send("v1/infer/upload", { method: "POST", body: form, headers: { Accept: "text/event-stream" }, signal });
+    for await (const { name, value } of events(answer)) {
+      if (name === "token") change({ text: turn.text + value.text, first: turn.first || performance.now() });
+      if (name === "result") change({ text: value.text, usage: value.usage ?? null, first: turn.first || performance.now(), done: performance.now() });
+      if (name === "error") throw new Error(value.detail);
+    }
+    if (!turn.done) throw new Error("The answer ended before its end.");
+  } catch (error) {
+    change(isAbort(error) ? { stopped: true, done: performance.now() } : { error, done: performance.now() });
+  }
+}
+
+function Counts({ turn }) {
+  if (!turn.done || turn.error) return null;
+  const seconds = (turn.done - turn.first) / 1000;
+  const { usage } = turn;
+  const said = [
+    usage && `${usage.prompt_tokens} tokens in`, usage && `${usage.completion_tokens} out`,
+    turn.first && `first word after ${((turn.first - turn.begun) / 1000).toFixed(1)} s`,
+    usage && seconds > 0.05 && `${((usage.completion_tokens - 1) / seconds).toFixed(1)} tokens a second`,
+  ].filter(Boolean).join(", ");
+  return html`<span class="help row wrap">${said}${turn.text && html`<${Copy} text=${turn.text} label="Copy the answer"/>`}</span>
+    ${usage?.truncated && html`<span class="help">It was cut off at max_tokens.</span>`}${turn.stopped && html`<span class="help">Stopped: what was written stays.</span>`}`;
+}
+
+const Turn = ({ turn, again }) => html`<li class="turn"><p class="question">${turn.question}</p>
+  <div class="answer">${turn.text}${!turn.done && html`<span class="caret" aria-hidden="true"></span>`}</div>
+  ${turn.error && html`<${Trouble} error=${turn.error} again=${again}/>`}<${Counts} turn=${turn}/></li>`;
+
+export default function Ask() {
+  const { query } = useRoute();
+  const chosen = useModel((model) => model.task === "vlm");
+  const name = chosen.listed && chosen.known && !chosen.model ? chosen.models[0]?.model ?? "" : chosen.name;
+  const { picture, take, pick, error: wrongPicture, setError } = usePicture();
+  const { data } = useSource(name && may("models:read") ? `v1/models/${encodeURIComponent(name)}?include=params` : null);
+  const schema = data?.params && { ...data.params, properties: Object.fromEntries(Object.entries(data.params.properties).filter(([each]) => each !== "prompt")) };
+  const given = givenOf(query, schema?.properties);
+  const [turns, setTurns] = useState([]);
+  const [words, setWords] = useState("");
+  const control = useRef(null);
+  const end = useRef(null);
+  const last = turns.at(-1);
+  const busy = Boolean(last && !last.done);
+  const seconds = useSeconds(busy ? last.begun : 0);
+  const over = useDropped(take);
+  useEffect(() => () => control.current?.abort(), []);
+  useEffect(() => { end.current?.scrollIntoView({ block: "nearest" }); }, [last?.text, turns.length]);
+  const put = async (question) => {
+    if (!question.trim() || !picture || !name || busy) return;
+    control.current = new AbortController();
+    setWords("");
+    const at = turns.length;
+    await ask({ model: name, params: given, picture, question: question.trim(), signal: control.current.signal }, (turn) => setTurns((all) => [...all.slice(0, at), turn]));
+    refresh("v1/models");
+  };
+  const press = (event) => { if (event.key === "Enter" && !event.shiftKey && !event.isComposing) { event.preventDefault(); put(words); } };
+  const setGiven = (next) => {
+    const changes = Object.fromEntries([...query.keys()].filter((each) => !OWN.includes(each)).map((each) => [each, undefined]));
+    amend({ ...changes, ...Object.fromEntries(Object.entries(next).map(([each, value]) => [each, typeof value === "string" ? value : JSON.stringify(value)])) });
+  };
+  return html`<${Bar} title="Ask"><${Picker} models=${chosen.models} listed=${chosen.listed} value=${name} choose=${(model) => amend({ model })}/><span class="grow"></span>
+      ${turns.length > 0 && html`<${Button} bare disabled=${busy} onClick=${() => setTurns([])}>Clear<//>`}<//>
+    <div class=${`asking fill ${over ? "over-drop" : ""}`}><section class="mid" aria-label="Picture">
+        ${picture ? html`<div class="stage"><img class="whole" src=${picture.url} alt=${picture.name}/></div>` : html`<${Empty} task="vlm" take=${take} pick=${pick} onError=${setError}/>`}
+        ${picture && html`<section class="sect pictures"><${Examples} task="vlm" chosen=${picture.name} pick=${pick}/><${Ways} take=${take} onError=${setError}/>${wrongPicture && html`<p class="err" role="alert">${wrongPicture.message}</p>`}</section>`}</section>
+      <section class="talk" aria-label="Talk"><div class="scroll" tabindex="-1">
+          ${chosen.known && !name && html`<div class="pad"><${Note}>No model that writes is registered yet. One of the task vlm comes from the hub, by the page Models.<//></div>`}
+          <ol class="turns" role="log">${turns.map((turn, at) => html`<${Turn} key=${at} turn=${turn} again=${at === turns.length - 1 ? () => put(turn.question) : undefined}/>`)}</ol>
+          ${busy && !last.text && seconds > 0.4 && html`<p class="pad quiet" role="status">${chosen.model?.state === "loading" ? "Loading the model" : "Looking at the picture"}, ${Math.floor(seconds)} s</p>`}<div ref=${end}></div></div>
+        <form class="sect end" onSubmit=${(event) => { event.preventDefault(); put(words); }}><label class="sr" for="question">Question</label>
+          <textarea id="question" class="field" rows="2" placeholder=${picture ? "What do you want to know about the picture?" : "Take a picture first"} value=${words} onInput=${(event) => setWords(event.target.value)} onKeyDown=${press}></textarea>
+          <div class="row between"><span class="help wide">Each question stands by itself: the model sees the picture and this question.</span>
+            ${busy ? html`<${Button} icon="stop" onClick=${() => control.current.abort()}>Stop<//>` : html`<${Button} primary type="submit" disabled=${!picture || !name || !words.trim()}>Ask<//>`}</div></form>
+        ${schema && Object.keys(schema.properties).length > 0 && html`<details class="more-params"><summary>Parameters</summary><${Parameters} key=${name} schema=${schema} given=${given} setGiven=${setGiven} wrong=${wrongOf(last?.error, schema)}/></details>`}
+        <details class="more-params"><summary>Code</summary><${Code} made=${CHAT} request=${{ model: name, question: words || last?.question || "What is in the picture?", file: picture?.name ?? "picture.jpg" }}/></details></section></div>`;
+}
+
+const single = (text) => text.replaceAll("'", "'\\''");
+const CHAT = {
+  curl: ({ model, question, file }) => `curl -N -H "Authorization: Bearer $KEY" -H "Accept: text/event-stream" \\\n  -F 'model=${single(model)}' -F 'prompt=${single(question)}' -F 'file=@${single(file)}' \\\n  ${base()}/v1/infer/upload`,
+  python: ({ model, question, file }) => `import base64, os
+from openai import OpenAI
+
+client = OpenAI(base_url="${base()}/openai/v1", api_key=os.environ["KEY"])
+image = base64.b64encode(open(${JSON.stringify(file)}, "rb").read()).decode()
+for piece in client.chat.completions.create(
+    model=${JSON.stringify(model)}, stream=True,
+    messages=[{"role": "user", "content": [
+        {"type": "text", "text": ${JSON.stringify(question)}},
+        {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64," + image}}]}],
+):
+    print(piece.choices[0].delta.content or "" if piece.choices else "", end="")`,
+};

@@ -1,0 +1,162 @@
+// Jobs: a list, one of them with its progress, log and files, and a way to start one.
+import { ask, isAbort, may, send, who } from "./api.mjs";
+import { Button, Copy, Dialog, Segments, State, Sure, Trouble } from "./controls.mjs";
+import { ago, bytes, clock, long, parted } from "./format.mjs";
+import { Bar } from "./frame.mjs";
+import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
+import { Icon } from "./icons.mjs";
+import { amend, useRoute } from "./route.mjs";
+import { refresh, useSource } from "./source.mjs";
+
+const KINDS = { queued: "off", running: "busy", done: "ok", failed: "bad", cancelled: "off" };
+const LIST = "v1/jobs?limit=200";
+const ENDED = new Set(["done", "failed", "cancelled"]);
+
+const took = (job) => (job.started_at ? long((job.finished_at ?? Date.now() / 1000) - job.started_at) : "");
+/** What a job is called: its kind and what it is about. */
+const title = (job) => { const about = job.spec?.model ?? job.spec?.name ?? ""; return about ? `${job.kind}, ${parted(about)[1]}` : job.kind; };
+
+/** One job as it changes: the server tells each new state. */
+function useJob(id) {
+  const [job, setJob] = useState(null);
+  const [error, setError] = useState(null);
+  useEffect(() => {
+    setJob(null); setError(null);
+    if (!id) return undefined;
+    const stream = new EventSource(`v1/jobs/${id}/events`);
+    const take = (event) => { setJob(JSON.parse(event.data)); setError(null); };
+    stream.addEventListener("job", take);
+    stream.addEventListener("end", (event) => { take(event); stream.close(); refresh(LIST); });
+    stream.onerror = () => ask(`v1/jobs/${id}`).then(setJob, (failure) => { setError(failure); if (failure.status) stream.close(); });
+    return () => stream.close();
+  }, [id]);
+  return { job, error, setJob };
+}
+
+const Meter = ({ job }) => html`<div class="meter" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" aria-valuenow=${Math.round(job.progress)}><i style=${{ width: `${job.progress}%` }}></i></div>`;
+
+const Item = ({ job, on }) => html`<li class=${on ? "on" : ""}><a href=${`#/jobs?id=${job.id}`} aria-current=${on ? "true" : undefined}>
+  <span class="row between"><b class="cut">${title(job)}</b><${State} kind=${KINDS[job.state]}>${job.state === "running" ? `${Math.floor(job.progress)} %` : job.state}<//></span>
+  <span class="row between quiet"><span class="cut">${job.message || job.id.slice(0, 8)}</span><span class="nowrap">${ENDED.has(job.state) ? ago(job.finished_at) : took(job)}</span></span>
+  ${job.state === "running" && html`<${Meter} job=${job}/>`}</a></li>`;
+
+function Log({ job }) {
+  const [text, setText] = useState("");
+  const box = useRef(null);
+  useEffect(() => {
+    const control = new AbortController();
+    let timer = 0;
+    const look = async () => {
+      try { setText(await (await send(`v1/jobs/${job.id}/log`, { signal: control.signal })).text()); } catch (error) { if (isAbort(error)) return; }
+      if (!ENDED.has(job.state)) timer = setTimeout(look, 2000);
+    };
+    look();
+    return () => { control.abort(); clearTimeout(timer); };
+  }, [job.id, job.state]);
+  useEffect(() => { box.current.scrollTop = box.current.scrollHeight; }, [text]);
+  return html`<section class="logbox"><div class="row between pad tight-bottom"><h2>Log</h2>${text && html`<${Copy} text=${text}>Copy<//>`}</div>
+    <pre class="code joblog" tabindex="0" ref=${box}>${text || "It has printed nothing."}</pre></section>`;
+}
+
+function Files({ job }) {
+  const { data } = useSource(`v1/jobs/${job.id}/files`, ENDED.has(job.state) ? Infinity : 5);
+  const files = data?.files ?? [];
+  useEffect(() => { refresh(`v1/jobs/${job.id}/files`); }, [job.state]);
+  return html`<section class="sect"><h2>Files</h2>${!files.length && html`<p class="help">None yet.</p>`}<ul class="stack-4">${files.map((file) => html`<li class="row between" key=${file.name}>
+    <a class="cut" href=${`v1/jobs/${job.id}/files/${file.name.split("/").map(encodeURIComponent).join("/")}`} download><${Icon} name="download"/> ${file.name}</a><span class="quiet nowrap">${bytes(file.size)}</span></li>`)}</ul></section>`;
+}
+
+const Labels = ({ labels }) => { const most = Math.max(1, ...Object.values(labels)); return html`<ul class="classes">${Object.entries(labels).sort((a, b) => b[1] - a[1]).map(([name, number]) => html`<li key=${name}><span class="whole">${name}</span>
+  <span class="meter"><i style=${{ width: `${(number / most) * 100}%` }}></i></span><span>${number.toLocaleString("en")}</span></li>`)}</ul>`; };
+
+const Result = ({ job }) => html`<div class="pad stack-12">${job.error && html`<${Trouble} error=${new Error(job.error)}/>`}
+  ${job.result && typeof job.result === "object" && html`<section class="card"><header><h2>Result</h2></header>
+    ${job.result.labels && Object.keys(job.result.labels).length > 0 && html`<${Labels} labels=${job.result.labels}/>`}
+    <dl class="facts pad">${Object.entries(job.result).filter(([, value]) => typeof value !== "object").map(([name, value]) => [html`<dt key=${name}>${name}</dt>`, html`<dd>${String(value)}</dd>`])}</dl></section>`}
+  ${job.spec && html`<section class="card"><header><h2>Asked</h2></header><pre class="code spec" tabindex="0">${JSON.stringify(job.spec, null, 2)}</pre></section>`}</div>`;
+
+function Detail({ id }) {
+  const { job, error, setJob } = useJob(id);
+  const [failed, setFailed] = useState(null);
+  const act = (path, method = "POST") => ask(`v1/jobs/${id}${path}`, { method }).then((said) => { setFailed(null); if (said) setJob(said); else amend({ id: undefined }); }, setFailed).then(() => refresh(LIST));
+  if (error && !job) return html`<section class="mid jobmid"><div class="pad"><${Trouble} error=${error}/></div></section>`;
+  if (!job) return html`<section class="mid jobmid"></section>`;
+  const ended = ENDED.has(job.state);
+  return html`<section class="mid jobmid" aria-label="Job"><header class="jobhead"><${Button} small bare icon="left" label="Back to the list" class="narrow" onClick=${() => amend({ id: undefined })}/>
+      <div class="grow"><div class="row"><h2 class="cut">${title(job)}</h2><${State} kind=${KINDS[job.state]}>${job.state}<//></div>
+      <span class="quiet cut">${job.id.slice(0, 8)}, ${clock(job.created_at * 1000)}${took(job) ? `, ${took(job)}` : ""}${job.attempt > 1 ? `, attempt ${job.attempt}` : ""}</span></div>
+      ${may("jobs:write") && (ended ? html`<${Button} icon="again" onClick=${() => act("/restart")}>Run again<//><${Sure} text="Remove" effect="Its files go too." action=${() => act("", "DELETE")}/>`
+        : html`<${Sure} text="Cancel" effect="What it has done stays." action=${() => act("/cancel")}/>`)}</header>
+    ${!ended && html`<div class="jobprog stack-4"><div class="row between"><span>${job.stage || "waiting for its turn"}</span><span class="quiet">${job.message} ${Math.floor(job.progress)} %</span></div><${Meter} job=${job}/></div>`}
+    ${failed && html`<div class="pad"><${Trouble} error=${failed}/></div>`}
+    <div class="scroll" tabindex="-1"><${Result} job=${job}/></div></section>
+    <aside class="panel right jobside" aria-label="Files and log"><${Files} key=${job.id} job=${job}/><${Log} key=${`log ${job.id}`} job=${job}/></aside>`;
+}
+
+/** Send a form and tell how much of it is sent: `fetch` cannot. */
+function upload(path, form, tell, signal) {
+  return new Promise((resolve, reject) => {
+    const request = new XMLHttpRequest();
+    request.open("POST", path);
+    if (who.get()?.csrf) request.setRequestHeader("X-CSRF-Token", who.get().csrf);
+    request.upload.onprogress = (event) => tell(event.loaded, event.total);
+    request.onload = () => {
+      const said = JSON.parse(request.responseText || "{}");
+      if (request.status < 300) resolve(said);
+      else reject(Object.assign(new Error(said.detail ?? `Status ${request.status}`), { status: request.status, id: request.getResponseHeader("X-Request-Id") ?? "" }));
+    };
+    request.onerror = () => reject(new Error("The connection was lost while it was sent."));
+    request.onabort = () => reject(Object.assign(new Error("stopped"), { name: "AbortError" }));
+    signal.addEventListener("abort", () => request.abort());
+    request.send(form);
+  });
+}
+
+function NewJob({ close }) {
+  const { data } = useSource(may("models:read") ? "v1/models" : null, 10);
+  const [error, setError] = useState(null);
+  const [sent, setSent] = useState(null);
+  const control = useRef(new AbortController());
+  useEffect(() => () => control.current.abort(), []);
+  const submit = async (event) => {
+    event.preventDefault();
+    const given = new FormData(event.target);
+    for (const name of ["every", "limit"]) if (!given.get(name)) given.delete(name);
+    const file = given.get("file");  // last: a server reads the fields before it
+    given.delete("file"); given.append("file", file);
+    setError(null); setSent([0, file.size]);
+    try {
+      const job = await upload("v1/jobs/infer", given, (done, total) => setSent([done, total]), control.current.signal);
+      refresh(LIST);
+      amend({ id: job.id });
+      close();
+    } catch (failure) { if (!isAbort(failure)) setError(failure); setSent(null); control.current = new AbortController(); }
+  };
+  return html`<${Dialog} title="New job" onClose=${close}><form class="stack-12" onSubmit=${submit}>${error && html`<${Trouble} error=${error}/>`}
+    <label class="stack-4"><span class="label">Model</span><select class="field" name="model">${(data ?? []).map((each) => html`<option key=${each.model}>${each.model}</option>`)}</select></label>
+    <label class="stack-4"><span class="label">Video, or a ZIP of pictures</span><input class="field" type="file" name="file" required accept="video/*,.zip,image/gif"/></label>
+    <label class="stack-4"><span class="label">Every so many-th frame</span><input class="field" type="number" min="1" name="every" placeholder="1"/></label>
+    <label class="stack-4"><span class="label">At most so many</span><input class="field" type="number" min="1" name="limit" placeholder="all"/></label>
+    ${sent ? html`<div class="stack-4"><div class="meter" role="progressbar" aria-label="Sent" aria-valuemin="0" aria-valuemax="100" aria-valuenow=${Math.round((100 * sent[0]) / Math.max(1, sent[1]))}><i style=${{ width: `${(100 * sent[0]) / Math.max(1, sent[1])}%` }}></i></div>
+      <div class="row between"><span class="quiet">${bytes(sent[0])} of ${bytes(sent[1])}</span><${Button} small onClick=${() => control.current.abort()}>Stop<//></div></div>` : html`<div><${Button} primary type="submit">Start<//></div>`}</form><//>`;
+}
+
+const FILTERS = { all: () => true, running: (job) => !ENDED.has(job.state), failed: (job) => job.state === "failed" };
+
+export default function Jobs() {
+  const { query } = useRoute();
+  const { data, error } = useSource(LIST, 3);
+  const [filter, setFilter] = useState("all");
+  const [making, setMaking] = useState(false);
+  const jobs = data?.jobs ?? [];
+  const number = (name) => jobs.filter(FILTERS[name]).length;
+  const shown = useMemo(() => jobs.filter(FILTERS[filter]), [data, filter]);
+  const id = query.get("id") ?? "";
+  return html`<${Bar} title="Jobs"><div class="wide"><${Segments} label="Which" value=${filter} onChange=${setFilter} options=${[["all", "All"], ["running", `Running ${number("running")}`], ["failed", `Failed ${number("failed")}`]]}/></div><span class="grow"></span>
+      ${may("jobs:write") && html`<${Button} primary icon="file" onClick=${() => setMaking(true)}>New job<//>`}<//>
+    <div class=${`jobs fill ${id ? "chosen" : ""}`}><nav class="panel left joblist" aria-label="Jobs"><ul class="scroll" tabindex="-1">${shown.map((job) => html`<${Item} key=${job.id} job=${job} on=${job.id === id}/>`)}
+        ${data && !shown.length && html`<li class="pad help">${jobs.length ? "None of these." : "No job yet. One runs a model over a video or many pictures, and survives its server."}</li>`}</ul>
+        ${error && !data && html`<div class="pad"><${Trouble} error=${error} again=${() => refresh(LIST)}/></div>`}</nav>
+      ${id ? html`<${Detail} key=${id} id=${id}/>` : html`<section class="mid jobmid empty wide"><p class="quiet">Choose a job at the left.</p></section>`}</div>
+    ${making && html`<${NewJob} close=${() => setMaking(false)}/>`}`;
+}

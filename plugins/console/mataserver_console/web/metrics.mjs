@@ -1,0 +1,103 @@
+// The server's metrics as curves: what `/metrics` counts, as rates between two looks.
+import { Chart, Legend } from "./chart.mjs";
+import { Trouble } from "./controls.mjs";
+import { ms, size } from "./format.mjs";
+import { html, useMemo } from "./html.mjs";
+import { useSource } from "./source.mjs";
+
+const KEPT = 90;
+const EVERY = 2;
+const LINE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$/;
+
+/** The samples of Prometheus' text: name, labels, value. */
+export function samples(text) {
+  const found = [];
+  for (const line of text.split("\n")) {
+    const match = LINE.exec(line);
+    if (!match) continue;
+    const labels = Object.fromEntries([...(match[2] ?? "").matchAll(/(\w+)="((?:[^"\\]|\\.)*)"/g)].map((each) => [each[1], each[2]]));
+    found.push({ name: match[1], labels, value: Number(match[3]) });
+  }
+  return found;
+}
+
+const sum = (all, name, fits = () => true) => all.reduce((total, each) => total + (each.name === name && fits(each.labels) ? each.value : 0), 0);
+
+/** Cumulative counts of a histogram's buckets, over all its labels that fit. */
+function buckets(all, name, fits) {
+  const found = new Map();
+  for (const each of all) {
+    if (each.name !== `${name}_bucket` || !fits(each.labels)) continue;
+    const le = each.labels.le === "+Inf" ? Infinity : Number(each.labels.le);
+    found.set(le, (found.get(le) ?? 0) + each.value);
+  }
+  return [...found].sort((a, b) => a[0] - b[0]);
+}
+
+/** A quantile of what a histogram counted between two looks, by straight lines within a bucket; null for nothing. */
+export function quantile(before, after, share) {
+  const counts = after.map(([le, value], at) => [le, value - (before[at]?.[1] ?? 0)]);
+  const total = counts.at(-1)?.[1] ?? 0;
+  if (!(total > 0)) return null;
+  const wanted = share * total;
+  let low = 0, under = 0;
+  for (const [le, value] of counts) {
+    if (value >= wanted) return le === Infinity ? low : low + ((le - low) * (wanted - under)) / Math.max(1e-9, value - under);
+    low = le;
+    under = value;
+  }
+  return low;
+}
+
+/** What is counted of one look. */
+function look(text, at) {
+  const all = samples(text);
+  return {
+    at,
+    requests: sum(all, "mataserver_requests_total"),
+    failures: sum(all, "mataserver_requests_total", ({ status }) => status?.startsWith("5")),
+    inferences: sum(all, "mataserver_inferences_total"),
+    failed: sum(all, "mataserver_inferences_total", ({ outcome }) => outcome === "failed"),
+    infer: buckets(all, "mataserver_stage_seconds", ({ stage }) => stage === "infer"),
+    queue: sum(all, "mataserver_queue_length"),
+    sessions: sum(all, "mataserver_sessions"),
+    deaths: sum(all, "mataserver_worker_deaths_total"),
+    resident: sum(all, "process_resident_memory_bytes"),
+    models: sum(all, "mataserver_model_memory_bytes"),
+  };
+}
+
+/** The looks of this visit, kept while other pages are open. */
+const looks = [];
+
+/** The change of a count for each second between two looks; null after a restart of the server. */
+const rates = (key) => looks.slice(1).map((each, at) => (each[key] < looks[at][key] ? null : (each[key] - looks[at][key]) / ((each.at - looks[at].at) / 1000)));
+const plain = (key, unit = 1) => looks.slice(1).map((each) => each[key] / unit);
+const quantiles = (share) => looks.slice(1).map((each, at) => { const value = quantile(looks[at].infer, each.infer, share); return value === null ? null : value * 1000; });
+
+const short = (value) => (value >= 100 ? String(Math.round(value)) : String(Number(value.toFixed(1))));
+
+const Card = ({ title, names, children }) => html`<section class="card" aria-label=${title}><header><h2>${title}</h2><span class="grow"></span>${names && html`<${Legend} names=${names}/>`}</header>${children}</section>`;
+
+export function Metrics() {
+  const { data, error, at } = useSource("metrics", EVERY);
+  useMemo(() => {
+    if (!data || looks.at(-1)?.at === at) return;
+    looks.push(look(data, at));
+    if (looks.length > KEPT) looks.shift();
+  }, [at]);
+  if (error && !data) return html`<${Trouble} error=${error}/>`;
+  const now = looks.at(-1);
+  const since = looks.length > 1 ? `${Math.round((now.at - looks[0].at) / 1000)} s` : "";
+  const ends = [since, "now"];
+  const charts = [
+    ["Requests a second", [["all", rates("requests")], ["failed", rates("failures")]], short],
+    ["Inferences a second", [["all", rates("inferences")], ["failed", rates("failed")]], short],
+    ["Time in the model", [["p50", quantiles(0.5)], ["p95", quantiles(0.95)]], ms],
+    ["Memory", [["models", plain("models", 1e6)], ["the server itself", plain("resident", 1e6)]], size],
+  ];
+  const figures = now ? [["Requests", now.requests.toLocaleString("en")], ["Failed", now.failures.toLocaleString("en")], ["Waiting now", now.queue], ["Sessions", now.sessions], ["Workers that died", now.deaths]] : [];
+  return html`<dl class="stats">${figures.map(([name, value]) => html`<div class="stat" key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
+    <div class="two-up">${charts.map(([title, series, format]) => html`<${Card} key=${title} title=${title} names=${series.map(([name]) => name)}>
+      <${Chart} label=${title} series=${series.map(([name, values]) => ({ name, values }))} format=${format} ends=${ends}/><//>`)}</div>`;
+}

@@ -1,0 +1,125 @@
+"""Makes the pictures of docs/console.md: each page of a real server, light, dark and on a phone.
+
+``python plugins/console/tests/pictures.py`` from the root; it needs Chromium and the plugins
+opencv, ocr, database, accounts and jobs. Segment is answered by the tests' stand-in.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import io
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+ROOT = Path(__file__).parents[3]
+sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
+
+import planted_sam  # noqa: E402 - from beside this file
+from console_pages import asked, served, shown  # noqa: E402
+from planted import TASKS  # noqa: E402
+
+from conftest import FAKES  # noqa: E402
+
+if TYPE_CHECKING:
+    from console_pages import Person
+
+TARGET = ROOT / "docs" / "img"
+PICTURES = ROOT / "examples" / "pictures"
+PLUGINS = ("opencv", "ocr", "database", "accounts", "jobs")
+REAL = {"opencv-faces": "detect", "opencv-qr": "detect", "rapidocr": "ocr"}
+SCREENS = {
+    "light": {},
+    "dark": {"dark": True},
+    "phone": {"width": 390, "height": 844, "phone": True},
+}
+
+
+async def take(person: Person, name: str) -> None:
+    """Write a page's picture in each form."""
+    for form, screen in SCREENS.items():
+        await person.screen(**screen)
+        await asyncio.sleep(1)
+        made = await person.page.call("Page.captureScreenshot", format="png")
+        image = Image.open(io.BytesIO(base64.b64decode(made["data"]))).convert("RGB")
+        image.thumbnail((1024, 844), Image.Resampling.LANCZOS)
+        image.quantize(160, kmeans=2, dither=Image.Dither.NONE).save(
+            TARGET / f"console-{name}-{form}.png", optimize=True
+        )
+    await person.screen()
+
+
+async def use(person: Person) -> None:
+    """Try, Ask and Segment, each with an answer."""
+    await person.go("try?model=opencv-qr")
+    await person.give((PICTURES / "codes.jpg").read_bytes(), "codes.jpg")
+    await person.until("document.querySelectorAll('.found li[data-n]').length == 3")
+    await take(person, "try")
+    await person.go("try?model=rapidocr")
+    await person.give((PICTURES / "receipt.jpg").read_bytes(), "receipt.jpg")
+    await person.until("document.querySelectorAll('.lines li').length > 5")
+    await take(person, "text")
+    await person.go("ask")
+    await person.fill("#question", "How large is the picture?")
+    await person.click("Ask", ".talk")
+    await person.sees("first word after")
+    await take(person, "ask")
+    await person.go("segment")
+    await person.give((PICTURES / "astronaut.jpg").read_bytes(), "astronaut.jpg")
+    for number, (x, y) in enumerate([(0.46, 0.24), (0.82, 0.8)], 1):
+        await person.point(".clicks", x, y)
+        await person.until(f"document.querySelectorAll('.over .mask').length == {number}")
+        if number == 1:
+            await person.click("New object")
+    await take(person, "segment")
+
+
+async def operate(person: Person) -> None:
+    """Live, Jobs, Models and Server."""
+    await person.go("live?model=opencv-qr")
+    await person.click("Start")
+    await person.until("document.querySelector('.vl')?.innerText.includes('ms old')")
+    await asyncio.sleep(8)
+    await take(person, "live")
+    await person.go("jobs")
+    await person.click("New job")
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for name in ("codes", "astronaut", "receipt"):
+            archive.write(PICTURES / f"{name}.jpg", f"{name}.jpg")
+    await person.until("document.querySelectorAll('dialog option').length > 3")
+    await person.fill("dialog select[name=model]", "opencv-qr")
+    await person.choose("dialog input[type=file]", packed.getvalue(), "pictures.zip")
+    await person.click("Start", "dialog")
+    await person.until("!!document.querySelector('.jobhead .state.ok')")
+    await person.sees("results.jsonl")
+    await take(person, "jobs")
+    await person.go("models")
+    await person.until("document.querySelectorAll('tr[data-model]').length > 5")
+    await take(person, "models")
+    await person.go("server")
+    await asyncio.sleep(20)
+    await take(person, "server")
+
+
+async def main() -> None:
+    """Make every picture."""
+    with tempfile.TemporaryDirectory() as folder:
+        points = [planted_sam.POINT]
+        async with (
+            served(Path(folder), *PLUGINS, points=points, registered=REAL) as server,
+            shown(server.url, Path(folder)) as person,
+        ):
+            for name in {*TASKS, *(f"fake-{task}" for task in FAKES)} - {"fake-vlm"}:
+                await asked(server, "DELETE", f"/v1/models/{name}")
+            await use(person)
+            await operate(person)
+
+
+if __name__ == "__main__":
+    asyncio.run(main())

@@ -1,0 +1,135 @@
+"""Live, Segment and Ask: what moves, what is clicked, what is written."""
+
+from __future__ import annotations
+
+import asyncio
+
+import planted_sam
+import pytest
+from console_pages import CHROMIUM, asked, served, shown
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+LIVE = "document.querySelector('.vl')?.innerText.includes('ms old')"
+PATHS = "[...document.querySelectorAll('.over .mask')].map((e) => e.getAttribute('d'))"
+
+
+async def sessions(server, number):
+    """Wait until the server has so many sessions."""
+    while len(found := await asked(server, "GET", "/v1/sessions")) != number:
+        await asyncio.sleep(0.05)
+    return found
+
+
+async def test_the_camera(tmp_path):
+    """Its results come with their age, and figures that are those of the server."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("live?model=fake-track")
+        await person.click("Start")
+        await person.until(LIVE)
+        await person.until("document.querySelectorAll('.over .dot').length > 0")
+        await asyncio.sleep(1.5)
+        rate = "Number(document.querySelector('[data-figure=Results] dd').firstChild.textContent)"
+        assert await person.evaluate(rate) > 2
+        (session,) = await sessions(server, 1)
+        assert session["results"] > 3
+        await person.evaluate("document.activeElement?.blur()")
+        await person.press(" ")
+        await sessions(server, 0)
+
+
+async def test_no_order_of_clicks_leaves_a_session(tmp_path):
+    """Starting and stopping in a hurry, another model, another page and a reload end what was."""
+    hurry = """(() => {
+      const button = (name) => [...document.querySelectorAll(".bar button")]
+        .find((e) => e.innerText.trim() === name);
+      const later = (time) => new Promise((done) => setTimeout(done, time));
+      return (async () => {
+        for (const pause of [0, 1, 20, 60, 150, 300]) {
+          button("Start")?.click();
+          await later(pause);
+          button("Stop")?.click();
+          await later(pause % 7);
+        }
+        button("Start")?.click(); button("Start")?.click();
+      })();
+    })()"""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("live?model=fake-detect")
+        await person.until("!!document.querySelector('.bar .primary:not([disabled])')")
+        await person.evaluate(hurry)
+        await person.until(LIVE)
+        await sessions(server, 1)
+        await person.click("Model:")
+        await person.click("fake-track", ".menu")
+        await person.until(LIVE)
+        (session,) = await sessions(server, 1)
+        assert session["model"] == "fake-track"
+        await person.go("models")
+        await sessions(server, 0)
+        await person.go("live?model=fake-detect")
+        await person.click("Start")
+        await person.until(LIVE)
+        await person.evaluate("location.reload()")
+        await sessions(server, 0)
+
+
+async def test_a_stream_that_the_server_ends(tmp_path):
+    """The page says that it ended, and starts again where that is asked for."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("live?model=fake-detect")
+        await person.click("Start")
+        await person.until(LIVE)
+        (session,) = await sessions(server, 1)
+        await asked(server, "DELETE", f"/v1/sessions/{session['session_id']}")
+        await person.until("document.querySelector('.note.bad')?.innerText")
+        await person.click("Try again")
+        await person.until(LIVE)
+        await sessions(server, 1)
+
+
+async def test_segment(tmp_path):
+    """A click adds, a right click takes off, a drag is a box, words find all; Z takes back."""
+    async with (
+        served(tmp_path, points=[planted_sam.POINT]) as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go("segment")
+        await person.give()
+        await person.point(".clicks", 0.5, 0.5)
+        first = (await person.until(f"{PATHS}.length && {PATHS}"))[0]
+        await person.point(".clicks", 0.6, 0.5, "right")
+        await person.until(f"{PATHS}[0] && {PATHS}[0] !== {first!r}")
+        assert "1 point in, 1 out" in await person.text(".objects")
+        await person.press("z")
+        await person.until(f"{PATHS}[0] === {first!r}")
+        await person.click("New object")
+        await person.point(".clicks", 0.1, 0.1, to=(0.4, 0.3))
+        await person.until(f"{PATHS}.length == 2")
+        box = "[...document.querySelectorAll('.over .mask')][1].getBBox()"
+        assert await person.evaluate(f"Math.round({box}.width)") in {18, 19, 20}
+        await person.fill("#words", "window")
+        await person.click("Find")
+        await person.until(f"{PATHS}.length == 4")
+        assert "window 2" in await person.text(".stage")
+
+
+async def test_ask(tmp_path):
+    """An answer is shown as it is written; what is stopped stays, and a failure is a sentence."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("ask?seconds=0.4")
+        await person.give()
+        await person.fill("#question", "How large is it?")
+        await person.click("Ask", ".talk")
+        await person.until("/^64/.test(document.querySelector('.answer')?.innerText)")
+        assert await person.text(".answer") != "64x64"
+        await person.click("Stop")
+        await person.sees("Stopped: what was written stays.")
+        await person.go("ask?seconds=0")
+        await person.fill("#question", "And now?")
+        await person.click("Ask", ".talk")
+        await person.until("document.querySelectorAll('.answer')[1]?.innerText === '64x64'")
+        await person.sees("first word after")
+        await person.go("ask?behave=raise")
+        await person.fill("#question", "And now?")
+        await person.click("Ask", ".talk")
+        await person.until("document.querySelector('.talk .note.bad')?.innerText")

@@ -1,0 +1,173 @@
+"""Models, Server, Jobs: what there is, what it does, and what somebody may do with it."""
+
+from __future__ import annotations
+
+import io
+import zipfile
+
+import guest
+import pytest
+from console_pages import CHROMIUM, SQUARE, asked, served, shown
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+
+
+def row(model, selector):
+    """Return the script for a part of a model's row."""
+    return f"""!!document.querySelector('tr[data-model="{model}"] {selector}')"""
+
+
+async def test_models(tmp_path):
+    """Load, pin, unload, remove and pull; each stands in its row at once."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("models")
+        await person.click("Load", "tr[data-model=fake-detect]")
+        await person.until(row("fake-detect", ".state.ok"))
+        await person.click("More for fake-detect")
+        await person.click("Pin in memory")
+        await person.until(row("fake-detect", ".pinned"))
+        await person.click("Unload", "tr[data-model=fake-detect]")
+        await person.until(row("fake-detect", ".state.off"))
+        await person.click("More for many")
+        await person.click("Remove")
+        await person.sees("It is taken off the list")
+        await person.click("Remove many")
+        await person.until(f"!{row('many', 'td')}")
+        await person.click("Pull", ".sugg li:last-child")
+        await person.until(row("many", "td"))
+        names = [each["model"] for each in await asked(server, "GET", "/v1/models")]
+        assert "many" in names
+
+
+async def test_a_pull_that_fails(tmp_path):
+    """Its sentence stands in its row, with a way to try again and one to dismiss it."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("models")
+        await person.fill("input[name=model]", "/etc/passwd")
+        await person.click("Pull", "form")
+        await person.until("document.querySelector('tr .err')?.innerText")
+        await person.click("Dismiss")
+        await person.until("!document.querySelector('tr .err')")
+
+
+async def test_who_may_not(tmp_path):
+    """Somebody who may only look is offered nothing that changes."""
+    keys = [{"key": "look-key", "name": "look", "scopes": ["models:read"]}, "test-key"]
+    async with (
+        served(tmp_path, api_keys=keys) as server,
+        shown(server.url, tmp_path, "look-key") as person,
+    ):
+        await person.go("models")
+        await person.sees("fake-detect")
+        shown_buttons = await person.evaluate(
+            "[...document.querySelectorAll('.cards .btn')].map((e) => e.innerText.trim())"
+        )
+        assert not set(shown_buttons) & {"Load", "Unload"}
+        assert "Pull a model" not in await person.text()
+
+
+async def test_the_server(tmp_path):
+    """Health with its reasons, curves, plugins with theirs, and settings without secrets."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("server")
+        await person.sees("Requests can be served.")
+        await person.sees("fake-absent needs a_module_that_nobody_has")
+        await person.sees("max_pixels")
+        assert "test-key" not in await person.evaluate("document.body.innerText")
+        await person.until("document.querySelectorAll('.chart').length >= 4")
+        await person.fill("input[placeholder='Find a setting']", "max_pixels")
+        await person.until("document.querySelectorAll('.settings tbody tr').length == 1")
+        script = """import("./console/metrics.mjs").then(({ quantile, samples }) => [
+          quantile([[1, 0], [2, 0], [Infinity, 0]], [[1, 0], [2, 4], [Infinity, 4]], 0.5),
+          quantile([[1, 2], [Infinity, 2]], [[1, 2], [Infinity, 2]], 0.5),
+          samples('a_total{b="c,d",e="f"} 3\\n# x\\nplain 2.5').length])"""
+        assert await person.evaluate(script) == [1.5, None, 2]
+
+
+async def test_not_ready(tmp_path):
+    """What the server waits for is told, model by model."""
+    models = [{"model": "fake-detect", "task": "detect", "preload": True}]
+    plugins = {"fake": {"load_seconds": 8}}
+    async with (
+        served(tmp_path, models=models, plugins=plugins) as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go("server")
+        await person.sees("Not ready")
+        await person.sees("fake-detect: loading")
+
+
+async def test_keys_and_users(tmp_path):
+    """A user and a key are made; the key is shown once, works, and is refused once revoked."""
+    async with (
+        served(tmp_path, "database", "accounts") as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go("server")
+        await person.click("New user")
+        await person.fill("dialog input[name=name]", "ada")
+        await person.fill("dialog input[name=password]", "correct horse battery")
+        await person.click("Add the user")
+        await person.until("!document.querySelector('dialog[open]')")
+        await person.sees("ada")
+        await person.click("New key")
+        await person.fill("dialog input[name=name]", "door camera")
+        await person.evaluate("document.querySelector('input[name=standalone]').click()")
+        await person.click("Make the key")
+        key = await person.until("document.querySelector('.secret')?.innerText")
+        tried = f"""fetch("v1/session", {{ headers: {{ Authorization: "Bearer {key}" }} }})
+          .then((answer) => answer.status)"""
+        assert await person.evaluate(tried) == 200
+        await person.click("Done")
+        await person.until("!document.querySelector('.secret')")
+        await person.click("Revoke")
+        await person.sees("It is refused from now on.")
+        await person.click("Revoke")
+        await person.until("!document.body.innerText.includes('door camera')")
+        assert await person.evaluate(tried) == 403
+        await person.click("Sign out")
+        await person.click("Use a name and password")
+        await person.fill("input[name=name]", "ada")
+        await person.fill("input[name=password]", "correct horse battery")
+        await person.click("Sign in")
+        await person.until("document.querySelector('.me')?.innerText.includes('ada')")
+
+
+async def test_a_job(tmp_path):
+    """It is uploaded, runs, and shows its result, log and files; then it is removed."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        for at in range(3):
+            archive.writestr(f"{at}.png", SQUARE)
+    async with (
+        served(tmp_path, "database", "jobs") as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go("jobs")
+        await person.sees("No job yet.")
+        await person.click("New job")
+        await person.until("document.querySelectorAll('dialog option').length > 3")
+        await person.fill("dialog select[name=model]", "fake-detect")
+        await person.choose("dialog input[type=file]", packed.getvalue(), "three.zip")
+        await person.click("Start", "dialog")
+        await person.until("!!document.querySelector('.jobhead .state.ok')")
+        await person.sees("results.jsonl")
+        assert "64x64" in await person.text(".jobmid")
+        await person.click("Remove")
+        await person.sees("Its files go too.")
+        await person.click("Remove")
+        await person.sees("No job yet.")
+
+
+async def test_a_guests_page(tmp_path):
+    """A page that another plugin brings stands in the group that it names, for who may see it."""
+    async with served(tmp_path, points=[guest.POINT]) as server:
+        async with shown(server.url, tmp_path) as person:
+            link = "document.querySelector('.side a[title=\"The lab\"]')"
+            await person.until(f"!!{link}")
+            assert "Operate" in await person.evaluate(f"{link}.closest('div').innerText")
+            await person.evaluate(f"{link}.click()")
+            await person.sees("Hello from the lab")
+        async with shown(server.url, tmp_path / "other", "door-key") as person:
+            await person.sees("Try")
+            assert "The lab" not in await person.text()

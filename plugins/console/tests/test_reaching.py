@@ -1,0 +1,68 @@
+"""Everybody: no serious finding of axe on any page, light, dark and on a phone; keys and focus."""
+
+from __future__ import annotations
+
+import planted_sam
+import pytest
+from console_pages import CHROMIUM, served, shown
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+PAGES = {
+    "try?model=fake-detect": "[...document.querySelectorAll('.found li')].length > 0",
+    "try?model=fake-classify": "document.querySelectorAll('.classes li').length == 5",
+    "try?model=lines": "document.querySelectorAll('.texts span').length == 2",
+    "ask": "!!document.querySelector('.asking img')",
+    "segment": "!!document.querySelector('.clicks img')",
+    "live": "!!document.querySelector('.bar .primary')",
+    "jobs": "document.body.innerText.includes('No job yet')",
+    "models": "document.querySelectorAll('tr[data-model]').length > 5",
+    "server": "document.querySelectorAll('.chart').length >= 4",
+    "more": "document.body.innerText.includes('Operate')",
+}
+
+
+@pytest.mark.parametrize(
+    "screen", [{}, {"dark": True}, {"width": 390, "height": 844, "phone": True}]
+)
+async def test_nobody_stumbles(tmp_path, screen):
+    """Axe finds nothing serious, and no page is wider than its screen."""
+    points = [planted_sam.POINT]
+    async with (
+        served(tmp_path, "database", "accounts", "jobs", points=points) as server,
+        shown(server.url, tmp_path, None) as person,
+    ):
+        await person.screen(**screen)
+        assert await person.faults() == []
+        await person.enter()
+        await person.sees("Drop a picture here")
+        assert await person.faults() == []
+        await person.give()
+        for place, ready in PAGES.items():
+            await person.go(place)
+            await person.until(ready)
+            assert await person.faults() == [], place
+            wide = "document.documentElement.scrollWidth - innerWidth"
+            assert await person.evaluate(wide) <= 0, place
+
+
+async def test_keys(tmp_path):
+    """G and a letter goes to a page, and letters do nothing while a field has the focus."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.press("g")
+        await person.press("m")
+        await person.until("location.hash.startsWith('#/models')")
+        await person.until("!!document.querySelector('.filter input')")
+        await person.evaluate("document.querySelector('.filter input').focus()")
+        await person.press("g")
+        await person.press("t")
+        assert await person.evaluate("location.hash") == "#/models"
+        await person.evaluate("document.activeElement.blur()")
+        await person.press("g")
+        await person.press("t")
+        await person.until("location.hash.startsWith('#/try')")
+        await person.click("Model:")
+        await person.until("!!document.activeElement.closest('.menu')")
+        await person.press("ArrowDown")
+        await person.until("document.activeElement.getAttribute('role') === 'option'")
+        await person.press("Escape")
+        assert await person.evaluate("document.activeElement.className") == "picker"
