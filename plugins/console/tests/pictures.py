@@ -71,6 +71,7 @@ async def use(person: Person) -> None:
     await take(person, "ask")
     await person.go("segment")
     await person.give((PICTURES / "astronaut.jpg").read_bytes(), "astronaut.jpg")
+    await person.until("!!document.querySelector('.clicks img[alt=\"astronaut.jpg\"]')")
     for number, (x, y) in enumerate([(0.46, 0.24), (0.82, 0.8)], 1):
         await person.point(".clicks", x, y)
         await person.until(f"document.querySelectorAll('.over .mask').length == {number}")
