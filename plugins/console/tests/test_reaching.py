@@ -16,7 +16,7 @@ PAGES = {
     "live": "!!document.querySelector('.bar .primary')",
     "jobs": "document.body.innerText.includes('No job yet')",
     "models": "document.querySelectorAll('tr[data-model]').length > 5",
-    "server": "document.querySelectorAll('.chart').length >= 4",
+    "server": "document.querySelectorAll('.chart, .settings tbody tr').length > 20",
     "more": "document.body.innerText.includes('Operate')",
 }
 

@@ -56,7 +56,7 @@ function Settings() {
       <label class="row"><span>Changed only</span><${Switch} label="Changed only" on=${changed} onChange=${setChanged}/></label>
       <label class="field filter"><${Icon} name="search"/><span class="sr">Find a setting</span><input class="bareinput" placeholder="Find a setting" value=${words} onInput=${(event) => setWords(event.target.value)}/></label></header>
     ${error && html`<div class="pad"><${Trouble} error=${error}/></div>`}
-    <div class="settings"><table><thead><tr><th>Setting</th><th>Value</th><th class="wide">From</th></tr></thead><tbody>${rows.map((each) => html`<tr key=${each.name}>
+    <div class="settings" tabindex="0" role="group" aria-label="Settings, a list"><table><thead><tr><th>Setting</th><th>Value</th><th class="wide">From</th></tr></thead><tbody>${rows.map((each) => html`<tr key=${each.name}>
       <td><code>${each.name}</code></td><td class="value">${each.redacted ? html`<span class="quiet">kept back</span>` : html`<code>${JSON.stringify(each.value)}</code>`}</td>
       <td class="wide soft">${ORIGINS[each.origin] ?? each.origin}</td></tr>`)}</tbody></table>${data && !rows.length && html`<p class="pad help">No such setting.</p>`}</div></section>`;
 }
