@@ -217,15 +217,19 @@ class _Attempt:
         self._process = process
         self._stopping = stopping
         self._newest: Report | None = None
+        self._over = asyncio.Event()
+        self._asked = asyncio.Event()
         self.cancelled = False
         self.lost = False
 
     async def ended(self) -> Ended | None:
-        """Read what the process tells until its end; None when it died."""
-        beside = [
-            asyncio.ensure_future(each)
-            for each in (self._renew(), self._write_down(), self._shut_down())
-        ]
+        """Read what the process tells until its end; None when it died.
+
+        What writes to the database beside it is asked to stop and never cancelled: a driver that is
+        cancelled in mid-statement keeps its transaction open, and with it all others out.
+        """
+        writing = [asyncio.ensure_future(each) for each in (self._renew(), self._write_down())]
+        stopping = asyncio.ensure_future(self._shut_down())
         try:
             message: Report | Ended
             async for message in self._process.messages(Message):
@@ -236,18 +240,18 @@ class _Attempt:
         except (msgspec.DecodeError, ValueError):
             return None
         finally:
-            for task in beside:
-                task.cancel()
-            await asyncio.gather(*beside, return_exceptions=True)
+            self._over.set()
+            stopping.cancel()
+            await asyncio.gather(*writing, stopping, return_exceptions=True)
             await self._note()
 
     async def _renew(self) -> None:
         """Keep the lease; notice a cancellation, and that the claim counts no more."""
-        while True:
+        while not self._over.is_set():
             try:
                 record = await self._store.renew(self._record)
             except MataError:  # the next time may succeed before the lease is over
-                await asyncio.sleep(1.0)
+                await self._pause(1.0)
                 continue
             if record is None:
                 self.lost = True
@@ -255,13 +259,19 @@ class _Attempt:
                 return
             if record.cancel and not self.cancelled:
                 self.cancelled = True
-                await self._stop()
-            await asyncio.sleep(RENEW_SECONDS if self.cancelled else 1.0)
+                self._asked.set()
+            await self._pause(RENEW_SECONDS if self.cancelled else 1.0)
 
     async def _write_down(self) -> None:
-        while True:
-            await asyncio.sleep(REPORT_SECONDS)
+        while not self._over.is_set():
+            await self._pause(REPORT_SECONDS)
             await self._note()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait, but not for longer than the process runs."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._over.wait()
 
     async def _note(self) -> None:
         newest, self._newest = self._newest, None
@@ -274,7 +284,13 @@ class _Attempt:
             await self._store.report(self._record, newest.stage, progress, newest.message)
 
     async def _shut_down(self) -> None:
-        await self._stopping.wait()
+        """Stop the process once somebody cancels the job, or the server shuts down."""
+        waits = [asyncio.ensure_future(each.wait()) for each in (self._asked, self._stopping)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
         await self._stop()
 
     async def _stop(self) -> None:
