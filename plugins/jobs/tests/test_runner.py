@@ -227,3 +227,29 @@ def test_who_is_dead():
     assert holders.is_dead(f"{host}:another-boot:{boot}")
     assert not holders.is_dead(f"elsewhere:another-boot:{boot}")
     assert os.getpid() == int(head.rpartition(":")[2])
+
+
+class Slow(Store):
+    """A queue whose database takes its time; ``cut`` counts the statements that were cut off."""
+
+    cut = 0
+
+    async def renew(self, record):
+        try:
+            await asyncio.sleep(2.0)
+        except asyncio.CancelledError:
+            self.cut += 1
+            raise
+        return await super().renew(record)
+
+
+async def test_a_statement_is_never_cut_off(kinds, tmp_path):
+    """A job that ends while its lease is being renewed waits for that: the lock would stay."""
+    database = Database(tmp_path)
+    await database.migrate(SCHEMA)
+    queue = Slow(database)
+    job = await queue.submit("count", "ada", {"to": 1})
+    async with running(queue, kinds, tmp_path):
+        assert (await ended(queue, job)).state == "done"
+    await database.close()
+    assert queue.cut == 0
