@@ -35,6 +35,7 @@ LOG_BYTES = 16_000_000
 PIPE_SECONDS = 5.0
 """How long the pipes of a child that has ended are waited for: what it has left behind in a session
 of its own may hold them open."""
+_LOOK_SECONDS = 0.002
 _THREADS = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "NUMEXPR_NUM_THREADS")
 
 
@@ -119,10 +120,23 @@ class Child:
                 await self._last_words
                 while await self.output.read(TAIL_BYTES):  # a pipe that is not empty stays open
                     continue
+        await self._ended()
         # asyncio has no other way to let go of pipes that somebody else holds open.
         self._process._transport.close()  # type: ignore[attr-defined] # noqa: SLF001
         await self._process.wait()
         await asyncio.sleep(0)  # for what closes the pipes
+
+
+    async def _ended(self) -> None:
+        """Wait until the loop has taken the status of the child, whoever holds its pipes.
+
+        A transport that is closed before polls the child, and the loop then finds no status: it
+        warns and says 255.
+        """
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(PIPE_SECONDS):
+                while self._process.returncode is None:
+                    await asyncio.sleep(_LOOK_SECONDS)
 
 
 @contextlib.asynccontextmanager
