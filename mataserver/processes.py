@@ -126,7 +126,6 @@ class Child:
         await self._process.wait()
         await asyncio.sleep(0)  # for what closes the pipes
 
-
     async def _ended(self) -> None:
         """Wait until the loop has taken the status of the child, whoever holds its pipes.
 
