@@ -134,7 +134,7 @@ class Child:
         """
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(PIPE_SECONDS):
-                while self._process.returncode is None:
+                while self._process.returncode is None:  # noqa: ASYNC110 - asyncio tells nobody
                     await asyncio.sleep(_LOOK_SECONDS)
 
 
