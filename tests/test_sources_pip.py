@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 HANGING_BACKEND = """
 import os, time
 def build_wheel(directory, *_, **__):
-    with open(os.environ["MARKER"], "w") as marker:
+    with open(os.environ["XDG_MARKER"], "w") as marker:
         marker.write(f"{os.getpid()}.")
     time.sleep(300)
 def get_requires_for_build_wheel(*_):
@@ -67,7 +67,7 @@ def env(tmp_path_factory: pytest.TempPathFactory) -> Env:
     ):
         made.add_wheel(name, version, requires=requires)
     make_hanging_sdist(made.wheels)
-    made.variables["MARKER"] = str(made.root / "marker")
+    made.variables["XDG_MARKER"] = str(made.root / "marker")
     asyncio.run(install(["base==1.0"], python=made.python, environment=made.variables))
     return made
 
@@ -180,7 +180,7 @@ def is_gone(pid: int) -> bool:
 
 async def test_cancelled_installation_leaves_no_process(env):
     """Cancelling ends pip and what pip has started."""
-    marker = Path(env.variables["MARKER"])
+    marker = Path(env.variables["XDG_MARKER"])
 
     def is_building() -> bool:
         return marker.exists() and marker.read_text().endswith(".")
