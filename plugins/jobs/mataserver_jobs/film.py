@@ -103,12 +103,12 @@ class Film:
             return False
         fresh = self._folder / "whole"
         options = {"movflags": "+faststart"}
-        with av.open(str(fresh), "w", format="mp4", options=options) as made:
-            stream: Any = None
-            for source, packet in _timed(_packets(places)):
-                if stream is None:
-                    stream = made.add_stream_from_template(source)
-                packet.stream = stream
+        with (
+            av.open(str(places[0])) as first,
+            av.open(str(fresh), "w", format="mp4", options=options) as made,
+        ):
+            stream = made.add_stream_from_template(first.streams.video[0])
+            for packet in _timed(_packets(places, stream)):
                 made.mux(packet)
         fresh.replace(target)
         return True
@@ -145,30 +145,33 @@ def _frame(pixels: Pixels) -> Any:
     return av.VideoFrame.from_ndarray(np.ascontiguousarray(pixels), "rgb24")
 
 
-def _packets(places: Iterable[Path]) -> Iterator[tuple[Any, Any]]:
-    """Yield the packets of all parts, each with the stream that it is of."""
+def _packets(places: Iterable[Path], target: Any) -> Iterator[Any]:
+    """Yield the packets of all parts as those of the ``target`` stream.
+
+    They outlive the file that they are read from; its own stream does not.
+    """
     import av
 
     for place in places:
         container: InputContainer
         with av.open(str(place)) as container:
-            stream = container.streams.video[0]
-            for packet in container.demux(stream):
+            for packet in container.demux(container.streams.video[0]):
                 if packet.dts is not None:
-                    yield stream, packet
+                    packet.stream = target
+                    yield packet
 
 
-def _timed(packets: Iterator[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+def _timed(packets: Iterator[Any]) -> Iterator[Any]:
     """Yield packets at times that grow from part to part too, each until the next one's."""
-    before: tuple[Any, Any] | None = None
-    for stream, packet in packets:
+    before: Any = None
+    for packet in packets:
         at = packet.pts or 0
         if before is not None:
-            at = max(at, (before[1].pts or 0) + 1)
-            before[1].duration = at - (before[1].pts or 0)
+            at = max(at, (before.pts or 0) + 1)
+            before.duration = at - (before.pts or 0)
             yield before
         packet.pts = packet.dts = at
-        before = stream, packet
+        before = packet
     if before is not None:
-        before[1].duration = before[1].duration or _LAST_MS
+        before.duration = before.duration or _LAST_MS
         yield before

@@ -137,6 +137,17 @@ def test_parts_are_whole_or_not_there(tmp_path):
     assert sorted(each.name for each in tmp_path.iterdir()) == ["whole.mp4"]
 
 
+def test_parts_of_one_frame(tmp_path):
+    """What is joined outlives the file that it is read from, also where that holds one frame."""
+    for count in (1, 2, 30):
+        film = Film(tmp_path / f"film{count}")
+        for number in range(count):
+            film.add(number, timed(1, number))
+        assert film.join(tmp_path / "whole.mp4")
+        _, times = frames_of(str(tmp_path / "whole.mp4"))
+        assert times == [float(n) for n in range(count)]
+
+
 def test_nothing_to_show(tmp_path):
     """Without a frame there is no video."""
     film = Film(tmp_path / "film")
