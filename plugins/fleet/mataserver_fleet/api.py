@@ -6,20 +6,18 @@ import asyncio
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from mataserver import MataError, Unavailable
+from mataserver import MataError
 from mataserver_fleet.app_handlers import AppHandlers
 from mataserver_fleet.consumer_handlers import ConsumerHandlers
-from mataserver_fleet.consumers import Consumers
 from mataserver_fleet.files import Files
 from mataserver_fleet.gateway.dataplane import DataPlane
 from mataserver_fleet.model_handlers import ModelHandlers
 from mataserver_fleet.models import Models
 from mataserver_fleet.pages import problem
-from mataserver_fleet.store import Changes, Store, finish, finished
+from mataserver_fleet.parts import Parts
+from mataserver_fleet.store import Store, finish, finished
 from mataserver_fleet.tables import CHANNEL, SCHEMA
 from mataserver_fleet.triton_handlers import TritonHandlers
-from mataserver_fleet.tritons import Tritons
-from mataserver_fleet.uploading import Uploading
 from mataserver_fleet.user_handlers import UserHandlers
 from mataserver_fleet.version_handlers import VersionHandlers
 from mataserver_fleet.watching import Watching
@@ -36,37 +34,6 @@ PREFIXES = tuple(
     for name in ("tritons", "models", "users", "apps", "consumers", "login", "logout", "usage")
 )
 """What is the fleet's below ``/api``; other plugins have their own there."""
-
-
-class Parts:
-    """What the routes stand on, once the service is entered."""
-
-    def __init__(self, files: Files, settings: Settings) -> None:
-        self._store: Store | None = None
-        self.files = files
-        self.uploading = Uploading(files, settings)
-        self.changes = Changes()
-
-    def open(self, store: Store) -> None:
-        """Begin to answer."""
-        self._store = store
-
-    @property
-    def store(self) -> Store:
-        """The tables. Raises ``Unavailable`` before the service is entered."""
-        if self._store is None:
-            raise Unavailable("The fleet is not open")
-        return self._store
-
-    @property
-    def tritons(self) -> Tritons:
-        """The Tritons."""
-        return Tritons(self.store)
-
-    @property
-    def consumers(self) -> Consumers:
-        """The consumers."""
-        return Consumers(self.store)
 
 
 class FleetService:

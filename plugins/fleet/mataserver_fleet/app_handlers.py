@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver import Context
-    from mataserver_fleet.api import Parts
+    from mataserver_fleet.parts import Parts
 
 _NEW = {"name": "shop", "host": "shop.example.com", "retries": 5}
 _ROUTE = {"protocols": ["http"], "paths": ["/v2/models/shelf"]}

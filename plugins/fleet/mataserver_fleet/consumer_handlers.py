@@ -35,8 +35,8 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver import Context
-    from mataserver_fleet.api import Parts
     from mataserver_fleet.consumers import Consumers
+    from mataserver_fleet.parts import Parts
 
 
 class ConsumerList(Struct, kw_only=True):

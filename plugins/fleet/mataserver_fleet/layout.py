@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from mataserver import BadRequest
-from mataserver_fleet import pbtxt
+from mataserver_fleet import schema
 from mataserver_fleet.onnx_signature import config_of
 
 if TYPE_CHECKING:
@@ -61,7 +61,7 @@ def layout_of(model: str, files: Sequence[Upload], bare: int) -> Layout:
         if parts in placed:
             raise BadRequest(f"{each.name[:64]!r} is given twice")
         placed[parts] = each.path
-    config = _config(placed.pop((pbtxt.NAME,), None))
+    config = _config(placed.pop((schema.NAME,), None))
     labels = {each.get("label_filename") for each in (config or {}).get("output", ())}
     common: dict[str, Path] = {}
     versions: dict[int, dict[str, Path]] = {}
@@ -91,7 +91,7 @@ def completed(model: str, layout: Layout, known: dict[str, Any] | None) -> dict[
     """
     config = layout.config or known or _derived(model, layout)
     if config.get("name", model) != model:
-        raise BadRequest(f"{pbtxt.NAME}: it is of {config['name'][:64]!r}, and not of {model}")
+        raise BadRequest(f"{schema.NAME}: it is of {config['name'][:64]!r}, and not of {model}")
     return {**config, "name": model}
 
 
@@ -106,17 +106,17 @@ def check_paths_inside(config: dict[str, Any]) -> None:
         try:
             parts_of(path)
         except BadRequest:
-            raise BadRequest(f"{pbtxt.NAME}: {where} leads out of the model's folder") from None
+            raise BadRequest(f"{schema.NAME}: {where} leads out of the model's folder") from None
 
 
 def check_no_code(config: dict[str, Any], files: Iterable[str]) -> None:
     """Raise ``BadRequest`` for what could make a Triton run the uploader's own code."""
     for field in _CODE_FIELDS:
         if config.get(field):
-            raise BadRequest(f"{pbtxt.NAME}: {field} is not allowed here")
+            raise BadRequest(f"{schema.NAME}: {field} is not allowed here")
     for key in config.get("parameters", {}):
         if _CODE_PARAMETERS.fullmatch(key):
-            raise BadRequest(f"{pbtxt.NAME}: the parameter {key[:64]} is not allowed here")
+            raise BadRequest(f"{schema.NAME}: the parameter {key[:64]} is not allowed here")
     for name in files:
         if _CODE_FILES.fullmatch(name):
             raise BadRequest(f"{name[:64]!r}: files of code are not allowed here")
@@ -125,15 +125,17 @@ def check_no_code(config: dict[str, Any], files: Iterable[str]) -> None:
 def _config(path: Path | None) -> dict[str, Any] | None:
     if path is None:
         return None
+    from mataserver_fleet import pbtxt  # brings protobuf, which only pushes need
+
     with path.open("rb") as file:
-        return pbtxt.read(file.read(pbtxt.MAX_BYTES + 1))
+        return pbtxt.read(file.read(schema.MAX_BYTES + 1))
 
 
 def _derived(model: str, layout: Layout) -> dict[str, Any]:
     for _, files in sorted(layout.versions.items(), reverse=True):
         if ONNX in files:
             return config_of(files[ONNX], model)
-    raise BadRequest(f"{pbtxt.NAME} is missing, and only that of a {ONNX} can be derived")
+    raise BadRequest(f"{schema.NAME} is missing, and only that of a {ONNX} can be derived")
 
 
 def _paths(config: Any, where: str = "") -> Iterator[tuple[str, str]]:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver import Context
-    from mataserver_fleet.api import Parts
+    from mataserver_fleet.parts import Parts
 
 Number = Annotated[int, Meta(ge=1, lt=10**9)]
 TRITON: dict[str, tuple[Any, bool, str]] = {

@@ -14,7 +14,7 @@ from google.protobuf.descriptor_pool import DescriptorPool
 from google.protobuf.message_factory import GetMessageClass
 
 from mataserver import BadRequest
-from mataserver_fleet.schema import ENUMERATIONS, MESSAGES
+from mataserver_fleet.schema import ENUMERATIONS, MAX_BYTES, MESSAGES, NAME
 
 if TYPE_CHECKING:
     from google.protobuf.descriptor_pb2 import (
@@ -22,8 +22,6 @@ if TYPE_CHECKING:
     )
     from google.protobuf.message import Message
 
-NAME = "config.pbtxt"
-MAX_BYTES = 1_000_000
 _PACKAGE = "fleet"
 _KINDS = {
     name: getattr(FieldDescriptorProto, f"TYPE_{name.upper()}")

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mataserver import MataError
-from mataserver_fleet import pbtxt
+from mataserver_fleet import schema
 from mataserver_fleet.asking import part
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def _send(ask: Asking, name: str, folder: Folder, number: int) -> None:
     fields = {"version": str(number)}
     common = {each: (folder.root / each).read_bytes() for each in folder.common}
     large = (folder.root / files[0]).stat().st_size > PIECE
-    if len(files) > 1 or set(common) - {pbtxt.NAME} or not large:
+    if len(files) > 1 or set(common) - {schema.NAME} or not large:
         whole = {each: (folder.root / each).read_bytes() for each in files}
         ask.send(path, fields, {**common, **whole})
         return
@@ -93,7 +93,7 @@ def _check_same(folder: Folder, model: str, number: int, known: dict[str, Any]) 
     mine = {
         name: _digest(folder.root / name)
         for name in (*folder.common, *folder.versions[number])
-        if name != pbtxt.NAME
+        if name != schema.NAME
     }
     if mine != theirs:
         raise MataError(

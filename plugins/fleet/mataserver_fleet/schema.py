@@ -7,6 +7,8 @@ line: its name and its values from 0.
 
 from __future__ import annotations
 
+NAME = "config.pbtxt"
+MAX_BYTES = 1_000_000
 MESSAGES = """
 BatchInput
   1 BatchInputKind kind

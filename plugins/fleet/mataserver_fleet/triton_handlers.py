@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver import Context
-    from mataserver_fleet.api import Parts
+    from mataserver_fleet.parts import Parts
     from mataserver_fleet.tritons import Tritons
 
 CHECK_SECONDS = 1.0

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from mataserver import BadRequest, InvalidParams
-from mataserver_fleet import pbtxt
+from mataserver_fleet import schema
 from mataserver_fleet.layout import (
     backend_of,
     check_no_code,
@@ -102,11 +102,11 @@ class Uploading:
         check_paths_inside(config)
         if backend in self._settings.code_backends:
             if not admin:
-                raise Forbidden(f"{pbtxt.NAME}: only administrators push code ({backend})")
+                raise Forbidden(f"{schema.NAME}: only administrators push code ({backend})")
             return
         if backend not in self._settings.backends:
             named = (backend or str(config.get("platform", "")) or "none")[:64]
-            raise BadRequest(f"{pbtxt.NAME}: the backend {named!r} is not allowed here")
+            raise BadRequest(f"{schema.NAME}: the backend {named!r} is not allowed here")
         names = [*layout.common, *(name for each in layout.versions.values() for name in each)]
         check_no_code(config, names)
 
@@ -126,13 +126,13 @@ def chunk_of(files: Sequence[Upload], fields: Mapping[str, str]) -> Chunk | None
             raise InvalidParams("offset: field is required beside check")
         return None
     offset = _number("offset", fields["offset"])
-    pieces = [each for each in files if each.name != pbtxt.NAME]
+    pieces = [each for each in files if each.name != schema.NAME]
     if len(pieces) != 1:
         raise InvalidParams("files[]: a chunk is a piece of one file")
     check = fields.get("check") or None
     if check is not None and len(check) != 64:
         raise InvalidParams("check: must be the sha256 of the whole file in hex")
-    rest = tuple(each for each in files if each.name == pbtxt.NAME)
+    rest = tuple(each for each in files if each.name == schema.NAME)
     return Chunk(pieces[0], offset, check, rest)
 
 

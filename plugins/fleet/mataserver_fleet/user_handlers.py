@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from mataserver import Context
     from mataserver_accounts.people import People
     from mataserver_accounts.records import User
-    from mataserver_fleet.api import Parts
+    from mataserver_fleet.parts import Parts
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
 Password = Annotated[str, Meta(min_length=1, max_length=1024)]

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver import Context, Principal, Uploads
-    from mataserver_fleet.api import Parts
+    from mataserver_fleet.parts import Parts
     from mataserver_fleet.uploading import Chunk
 
 FORM = "multipart/form-data"

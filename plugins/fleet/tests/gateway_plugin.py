@@ -5,6 +5,7 @@ from __future__ import annotations
 from mataserver import hookimpl
 from mataserver_fleet.gateway.gateway import Gateway
 from mataserver_fleet.gateway.options import GatewaySettings
+from mataserver_fleet.gateway.streams import Streams
 
 MADE = []
 """The gateways that were made, the newest last."""
@@ -12,7 +13,7 @@ MADE = []
 
 class Service:
     def __init__(self, ctx):
-        self.gateway = Gateway(ctx.http, ctx.settings, 0.5)
+        self.gateway = Gateway(ctx.http, ctx.settings, 0.5, Streams)
         self.claims = self.gateway.claims
         MADE.append(self.gateway)
 

@@ -18,6 +18,7 @@ from mataserver_fleet.gateway.gateway import Gateway
 from mataserver_fleet.gateway.gauges import Gauges
 from mataserver_fleet.gateway.limits import DAY
 from mataserver_fleet.gateway.snapshot import Target
+from mataserver_fleet.gateway.streams import Streams
 from mataserver_fleet.pages import FleetProblem
 from mataserver_fleet.store import finish
 
@@ -42,7 +43,7 @@ class DataPlane:
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
         self._settings = ctx.settings.gateway
-        self._gateway = Gateway(ctx.http, self._settings, ctx.server.unread_timeout)
+        self._gateway = Gateway(ctx.http, self._settings, ctx.server.unread_timeout, Streams)
         self._store: Store | None = None
         self._token = secrets.token_urlsafe(32)
         ctx.metrics.register(Gauges(self._gateway.usage, self._gateway.servers))

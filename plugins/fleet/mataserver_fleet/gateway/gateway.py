@@ -21,7 +21,6 @@ from mataserver_fleet.gateway.links import Links
 from mataserver_fleet.gateway.probing import Probes
 from mataserver_fleet.gateway.servers import Servers
 from mataserver_fleet.gateway.snapshot import Snapshot
-from mataserver_fleet.gateway.streams import Streams
 from mataserver_fleet.gateway.usage import Subject, Usage
 
 if TYPE_CHECKING:
@@ -35,6 +34,7 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.snapshot import Application, Consumer
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+    Sessions = Callable[["Gateway", aiohttp.ClientSession, float], "Answering"]
 
 _HANG_UP = frozenset({408, 411, 413})
 """Statuses after which the connection is not used again."""
@@ -60,6 +60,13 @@ class Http(Protocol):
         """Accept a WebSocket as a relay does."""
 
 
+class Answering(Protocol):
+    """What answers for the sessions of video."""
+
+    async def answer(self, scope: Scope, request: web.Request) -> web.StreamResponse:
+        """Answer what is asked of sessions. Raises ``NotFound`` for anything else."""
+
+
 class Unknown(MataError):
     """401: no key of a consumer."""
 
@@ -79,12 +86,18 @@ class WrongMethod(MataError):
 
 
 class Gateway:
-    """Answers the requests of consumers. ``follow`` says what it goes by."""
+    """Answers the requests of consumers. ``follow`` says what it goes by.
 
-    def __init__(self, http: Http, settings: GatewaySettings, unread: float) -> None:
+    ``sessions`` makes what answers for sessions of video, which asks the gateway for its parts.
+    """
+
+    def __init__(
+        self, http: Http, settings: GatewaySettings, unread: float, sessions: Sessions
+    ) -> None:
         self._http = http
         self._settings = settings
         self._unread = unread
+        self._made = sessions
         self.bodies = Bodies(int(settings.buffer_mb * 1e6), int(settings.max_body_mb * 1e6), unread)
         self.snapshot = Snapshot()
         self.limits = Limits()
@@ -103,7 +116,7 @@ class Gateway:
         self._forwarding = Forwarding(
             self.servers, self.choosing, self.links, self._probes, self._unread
         )
-        self._streams = Streams(self, self._session, self._unread)
+        self._streams = self._made(self, self._session, self._unread)
         self._probes.follow(self.snapshot)
         return self
 

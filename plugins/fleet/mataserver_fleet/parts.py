@@ -1,0 +1,46 @@
+"""What the routes of the fleet stand on."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mataserver import Unavailable
+from mataserver_fleet.consumers import Consumers
+from mataserver_fleet.store import Changes, Store
+from mataserver_fleet.tritons import Tritons
+from mataserver_fleet.uploading import Uploading
+
+if TYPE_CHECKING:
+    from mataserver_fleet.files import Files
+    from mataserver_fleet.options import Settings
+
+
+class Parts:
+    """What the routes stand on, once the service is entered."""
+
+    def __init__(self, files: Files, settings: Settings) -> None:
+        self._store: Store | None = None
+        self.files = files
+        self.uploading = Uploading(files, settings)
+        self.changes = Changes()
+
+    def open(self, store: Store) -> None:
+        """Begin to answer."""
+        self._store = store
+
+    @property
+    def store(self) -> Store:
+        """The tables. Raises ``Unavailable`` before the service is entered."""
+        if self._store is None:
+            raise Unavailable("The fleet is not open")
+        return self._store
+
+    @property
+    def tritons(self) -> Tritons:
+        """The Tritons."""
+        return Tritons(self.store)
+
+    @property
+    def consumers(self) -> Consumers:
+        """The consumers."""
+        return Consumers(self.store)
