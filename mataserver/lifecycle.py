@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import asyncio
 
-from mataserver.errors import Unavailable
-
 
 class Lifecycle:
     """Whether the server listens, and where; whether it shuts down.
@@ -36,9 +34,3 @@ class Lifecycle:
         """Return the base URL by which this machine reaches the server, once it listens."""
         await self._listening.wait()
         return self._url
-
-
-def check_running(stopping: asyncio.Event) -> None:
-    """Raise ``Unavailable`` when the server shuts down."""
-    if stopping.is_set():
-        raise Unavailable("The server is shutting down", retry_after=5)

@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
 
-from mataserver.lifecycle import check_running
+from mataserver.errors import Unavailable
 
 if TYPE_CHECKING:
     import asyncio
@@ -381,7 +381,8 @@ class Context:
 
     def check_running(self) -> None:
         """Raise ``Unavailable`` when the server shuts down: it takes no new work."""
-        check_running(self.stopping)
+        if self.stopping.is_set():
+            raise Unavailable("The server is shutting down", retry_after=5)
 
 
 @runtime_checkable
