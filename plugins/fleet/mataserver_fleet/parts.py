@@ -6,13 +6,14 @@ from typing import TYPE_CHECKING
 
 from mataserver import Unavailable
 from mataserver_fleet.consumers import Consumers
-from mataserver_fleet.store import Changes, Store
+from mataserver_fleet.store import Changes
 from mataserver_fleet.tritons import Tritons
 from mataserver_fleet.uploading import Uploading
 
 if TYPE_CHECKING:
     from mataserver_fleet.files import Files
     from mataserver_fleet.options import Settings
+    from mataserver_fleet.store import Store
 
 
 class Parts:
