@@ -3,8 +3,8 @@
 Run as ``python bench/against.py REVISION [--rounds 15] [--requests 60] [CASE ...]``; a case is
 chosen by a part of its name, and REVISION may be a folder with another tree. The server of each
 runs from a copy, with its own ``bench/ours.py``, in the environment of this program; both are asked
-in turn (A B B A in every round) and are started anew every few rounds: where a process happens to
-lie in memory changes what it costs. CPU is that of the server's whole process tree, which a machine
+in turn (A B B A in every round) and are started anew for every round: where a process happens to
+lie in memory changes what it costs, by more than what is looked for. CPU is that of the server's whole process tree, which a machine
 with other work disturbs less than its latencies. What disturbs a turn only adds to it, so that a
 round counts the cheapest turn of each; a row is the median of the rounds' ratios and its interval
 of 95 % (bootstrap).
@@ -36,8 +36,8 @@ from contestants import Effort, Server
 from question import Bodies, Question
 
 ROOT = Path(__file__).resolve().parents[1]
-ROUNDS, LIFE, TURNS, REQUESTS = 15, 3, 2, 60
-"""Rounds in all, rounds between two starts, times A B B A in a round, and requests each time."""
+ROUNDS, TURNS, REQUESTS = 15, 2, 60
+"""Rounds, times A B B A in a round, and requests each time."""
 EACH = 8
 """Requests of a connection at least: what it costs to accept it is not what is asked here."""
 RESAMPLES, ENDS = 10_000, (2.5, 97.5)
@@ -130,15 +130,14 @@ def turns(
     found: dict[str, Turns] = defaultdict(list)
     with tempfile.TemporaryDirectory() as folder:
         bodies = Bodies(Path(folder))
-        for begun in range(0, asked.rounds, LIFE):
+        for _ in range(asked.rounds):
             servers: list[Server] = []
             try:
                 servers += [start(tree, engine, bodies) for tree in trees]
                 for case in cases:
                     for server in servers:
                         cost(server, case, TURNS * asked.requests, bodies)  # loads, and warms
-                    for _ in range(begun, min(begun + LIFE, asked.rounds)):
-                        found[case.name].append(_round(servers, case, asked.requests, bodies))
+                    found[case.name].append(_round(servers, case, asked.requests, bodies))
             finally:
                 for server in servers:
                     server.close()
