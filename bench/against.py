@@ -5,9 +5,9 @@ chosen by a part of its name, and REVISION may be a folder with another tree. Th
 runs from a copy, with its own ``bench/ours.py``, in the environment of this program; both are asked
 in turn (A B B A in every round) and are started anew for every round: where a process happens to
 lie in memory changes what it costs, by more than what is looked for. CPU is that of the server's
-whole process tree, which a machine with other work disturbs less than its latencies. What disturbs a turn only adds to it, so that a
-round counts the cheapest turn of each; a row is the median of the rounds' ratios and its interval
-of 95 % (bootstrap).
+whole process tree, which a machine with other work disturbs less than its latencies. What disturbs
+a turn only adds to it, so that a round counts the cheapest turn of each; a row is the median of the
+rounds' ratios and its interval of 95 % (bootstrap).
 """
 
 from __future__ import annotations
