@@ -597,6 +597,6 @@ def test_no_link_where_there_is_no_page(tmp_path):
     settings = config.load(environ={}, directory=tmp_path, data_dir=str(tmp_path), api_key="k")
     for names, begins in (((), ""), (("console",), "http://127.0.0.1:8110/#code=")):
         found = plugins.discover(settings, [testing.FAKE, *testing.installed(*names)])
-        state = app.build(settings, found)[app.STATE]
-        link = serving._link(settings, "http://127.0.0.1:8110", state)
+        composed = app.build(settings, found)
+        link = serving._link(settings, "http://127.0.0.1:8110", composed)
         assert link[: len(begins) or None] == begins

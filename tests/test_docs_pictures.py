@@ -66,9 +66,12 @@ def test_pictures_are_what_the_script_makes(made, task):
 
 
 def test_nothing_else_lies_there(made):
-    """Every picture in the folder is one that the script makes, or the plot of the benchmark."""
+    """Every picture in the folder is one that the script makes, the benchmark's plot, or a page."""
     suffixes = {".jpg", ".png"}
-    kept = {file.name for file in IMAGES.iterdir() if file.suffix in suffixes}
+    lying = {file.name for file in IMAGES.iterdir() if file.suffix in suffixes}
+    kept = {name for name in lying if not name.startswith("console-")}
+    pages = (IMAGES.parent / "console.md").read_text()
+    assert [name for name in sorted(lying - kept) if f"](img/{name})" not in pages] == []
     assert {file.name for file in made[0].iterdir()} == {f"{t}.jpg" for t in TASKS} | {"scene.png"}
     assert kept == {file.name for file in made[0].iterdir()} | {"bench.png"}
     assert "](img/bench.png)" in (IMAGES.parent / "performance.md").read_text()

@@ -39,7 +39,7 @@ def test_statuses_are_described():
     described = {int(name) for name in headings(read("errors.md")) if name.isdecimal()}
     own = {client.ConnectionFailed, client.BadAnswer}
     known = [kind for kind in subclasses(errors.MataError) if kind not in own]
-    raised = {kind.status for kind in known if kind.__module__.startswith("mataserver")}
+    raised = {kind.status for kind in known if kind.__module__.startswith("mataserver.")}
     assert described == raised | set(openapi._EXPLAINED) | {405}
 
 

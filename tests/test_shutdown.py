@@ -148,8 +148,8 @@ async def test_an_answer_that_is_nearly_there(tmp_path):
 async def test_a_pull_that_hangs(tmp_path):
     """A download whose hub says nothing is given up, and its client told so."""
 
-    async def silent(_reader, writer):
-        await asyncio.sleep(60)
+    async def silent(reader, writer):
+        await reader.read()  # until who asks is gone
         writer.close()
 
     hub = await asyncio.start_server(silent, "127.0.0.1", 0)

@@ -170,7 +170,8 @@ async def test_a_cancellation_at_every_moment(tmp_path):
             await asyncio.sleep(share * takes)
             status, _ = await ask("POST", f"/v1/jobs/{job}/cancel")
             shown = await ask.ended(job)
-            assert (shown["state"] == "cancelled") or status == 409, share
+            # What is done when its process hears of it stays done.
+            assert (shown["state"] in {"cancelled", "done"}) or status == 409, share
             _, listed = await ask("GET", f"/v1/jobs/{job}/files")
             names = {each["name"] for each in listed["files"]}
             assert names <= {"results.jsonl", "summary.json", "annotated.mp4"}

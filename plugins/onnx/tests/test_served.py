@@ -106,7 +106,8 @@ def test_no_process_imports_a_framework(engine, classifier, photo, tmp_path, mon
         server.end()
     told = re.findall(r"^import time:.*\|\s+(\w+)[\w.]*$", server.log, re.MULTILINE)
     assert len(found) == 3
-    assert len(processes) == (1 if engine == "thread" else 3)
+    # A plugin's service may have a child of its own besides.
+    assert len(processes) >= (1 if engine == "thread" else 3)
     assert {"aiohttp", "mataserver_hf", "mataserver_onnx", "onnxruntime"} <= set(told)
     assert not {"torch", "transformers", "tensorflow", "safetensors"} & set(told)
     assert any("onnxruntime_pybind11_state" in " ".join(names) for names in mapped)
