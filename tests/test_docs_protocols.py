@@ -68,7 +68,7 @@ def test_the_methods_and_codes_are_described():
     text = read("oip.md")
     described = {words(row[0])[0]: row[1] for row in rows(text, "method")}
     state = SimpleNamespace(models=None, settings=SimpleNamespace(queue_limit=1))
-    actual = {name: "no" if each.public else "yes" for name, each in methods(state).items()}
+    actual = {name: "no" if each.public else "yes" for name, each in methods(state, None).items()}
     assert described == actual
     table = {row[0].partition(",")[0]: words(row[1])[0] for row in rows(text, "status")}
     assert table == {str(s): code.name for s, code in server._CODES.items()} | {"500": "INTERNAL"}

@@ -53,7 +53,7 @@ def spread(model: Any, side: int) -> None:
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() > 1:
-                torch.nn.init.normal_(weight, std=(2.0 / max(1, weight[0].numel())) ** 0.5)
+                weight.normal_(std=(2.0 / max(1, weight[0].numel())) ** 0.5)
         for norm in norms:
             norm.momentum = 1.0
             norm.train()
@@ -230,7 +230,7 @@ def _image_text(path: Path, family: str, vision: dict[str, Any], processor: Any)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() > 1:
-                torch.nn.init.normal_(weight, std=weight[0].numel() ** -0.5)
+                weight.normal_(std=weight[0].numel() ** -0.5)
         model.logit_scale.fill_(3.0)
         if family != "CLIP":
             model.logit_bias.fill_(-1.5)

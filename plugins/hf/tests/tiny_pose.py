@@ -51,7 +51,7 @@ def vitpose(path: Path, experts: int = 1, *, simple: bool = False) -> None:
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() > 1:
-                torch.nn.init.normal_(weight, std=(2.0 / weight[0].numel()) ** 0.5)
+                weight.normal_(std=(2.0 / weight[0].numel()) ** 0.5)
     _save(path, model)
 
 

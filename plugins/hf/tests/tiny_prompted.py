@@ -19,7 +19,7 @@ def _redraw(model: Any, seed: int = 0) -> None:
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() > 1:
-                torch.nn.init.normal_(weight, std=max(1, weight[0].numel()) ** -0.5)
+                weight.normal_(std=max(1, weight[0].numel()) ** -0.5)
 
 
 def _words_tokenizer() -> Any:

@@ -31,7 +31,7 @@ def redraw(model: Any, seed: int, *, queries: float, classes: float, masks: floa
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.dim() > 1:
-                torch.nn.init.normal_(weight, std=max(1, weight[0].numel()) ** -0.5)
+                weight.normal_(std=max(1, weight[0].numel()) ** -0.5)
                 for part, factor in factors.items():
                     if part in name:
                         weight.mul_(factor)

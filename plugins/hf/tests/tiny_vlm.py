@@ -86,7 +86,7 @@ def save(path: Path, model_class: Any, config: Any, *parts: Any, **writing: Any)
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() > 1:
-                torch.nn.init.normal_(weight, std=1.5 * weight[0].numel() ** -0.5)
+                weight.normal_(std=1.5 * weight[0].numel() ** -0.5)
     for name, value in writing.items():
         setattr(model.generation_config, name, value)
     model.save_pretrained(path)

@@ -33,7 +33,7 @@ def _spread(model: Any, side: int = 0) -> None:
     with torch.no_grad():
         for weight in model.parameters():
             if weight.dim() > 1:
-                torch.nn.init.normal_(weight, std=(2.0 / max(1, weight[0].numel())) ** 0.5)
+                weight.normal_(std=(2.0 / max(1, weight[0].numel())) ** 0.5)
         for norm in norms:
             norm.momentum = 1.0
             norm.train()
