@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +16,6 @@ if TYPE_CHECKING:
     from mataserver_fleet.asking import Asking
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
-_FIRST_SECONDS = 5.0
-"""How long the server's first look at a new Triton is waited for."""
 _PORT = click.IntRange(1, 65_535)
 
 
@@ -57,12 +54,6 @@ def add_triton(ask: Asking, name: str, **fields: Any) -> None:
     """Register a Triton."""
     given = {field: value for field, value in fields.items() if value is not None}
     ask("POST", "/api/tritons", {"name": name, **given})
-    # What is wanted of one that was never asked fails: it counts as away.
-    until = time.monotonic() + _FIRST_SECONDS
-    while ask("GET", f"/api/tritons/{part(name)}")["state"] == "unknown":
-        if time.monotonic() > until:
-            break
-        time.sleep(0.1)
     click.echo(f"registered {name}")
 
 

@@ -56,7 +56,7 @@ class Loading:
             return await self._done(targets, changed)
 
     async def _done(self, targets: list[Target], changed: asyncio.Event) -> Done:
-        await self._wait([each for each in targets if each.ready], changed)
+        await self._wait(targets, changed)
         rows = await finish(self._placements.of({each.model for each in targets}))
         known = {row["triton_id"]: row for row in rows}
         results = []
@@ -68,11 +68,10 @@ class Loading:
             status = "failed" if row["state"] == "failed" else "ok"
             if row["done"] < each.generation:
                 status = "waiting"
-                reason = (
-                    (reason or "It is not done yet")
-                    if each.ready
-                    else f"The Triton is away: {each.why}"
-                )
+                reason = reason or "It is not done yet"
+                if each.away(row["triton_state"]):
+                    why = row["triton_reason"] or row["triton_state"]
+                    reason = f"The Triton is away: {why}"
             results.append(Result(triton=row["name"], status=status, reason=reason))
         whole = all(each.status == "ok" for each in results)
         return Done(status="ok" if whole else "partial", tritons=results)

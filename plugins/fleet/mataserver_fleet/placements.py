@@ -28,13 +28,20 @@ LONGEST_REASON = 4_000
 
 @dataclass(frozen=True)
 class Target:
-    """A placement that was asked for. ``ready`` is whether its Triton can do it now."""
+    """A placement that was asked for. ``state`` is how its Triton was then."""
 
     model: int
     triton: int
     generation: int
-    ready: bool
-    why: str = ""
+    state: str
+
+    def away(self, now: str) -> bool:
+        """Whether its Triton cannot do it soon, which is in the state ``now``.
+
+        One that was never asked is, soon. One that was ready is waited for whatever it says: some
+        are not ready while they load.
+        """
+        return "ready" not in {self.state, now} and now != "unknown"
 
 
 @dataclass(frozen=True)
@@ -108,8 +115,9 @@ class Placements:
     async def of(self, models: Iterable[int]) -> list[sa.RowMapping]:
         """Return the placements of some models, with their Tritons."""
         about = (TRITONS.c.name, TRITONS.c.host, TRITONS.c.port)
+        now = (TRITONS.c.state.label("triton_state"), TRITONS.c.reason.label("triton_reason"))
         query = (
-            sa.select(PLACEMENTS, *about, TRITONS.c.state.label("triton_state"))
+            sa.select(PLACEMENTS, *about, *now)
             .join(TRITONS, TRITONS.c.id == PLACEMENTS.c.triton_id)
             .where(PLACEMENTS.c.model_id.in_(list(models)))
             .order_by(TRITONS.c.id)
@@ -191,17 +199,16 @@ class Placements:
             await connection.execute(sa.update(PLACEMENTS).where(*own).values(reason=reason))
 
     async def pending(self, targets: Iterable[Target]) -> list[Target]:
-        """Return those of some targets that have not been dealt with."""
-        by_model = {each.model for each in targets}
-        query = sa.select(PLACEMENTS.c.model_id, PLACEMENTS.c.triton_id, PLACEMENTS.c.done)
-        async with self._store.read() as connection:
-            rows = await connection.execute(query.where(PLACEMENTS.c.model_id.in_(by_model)))
-            done = {(row.model_id, row.triton_id): row.done for row in rows}
-        # One whose Triton or model was removed meanwhile is waited for no more.
+        """Return those of some targets that have not been dealt with and soon can be."""
+        rows = await self.of({each.model for each in targets})
+        known = {(row["model_id"], row["triton_id"]): row for row in rows}
         return [
             each
             for each in targets
-            if done.get((each.model, each.triton), each.generation) < each.generation
+            # One whose Triton or model was removed meanwhile is waited for no more.
+            if (row := known.get((each.model, each.triton))) is not None
+            and row["done"] < each.generation
+            and not each.away(row["triton_state"])
         ]
 
     async def _set(
@@ -225,8 +232,7 @@ class Placements:
             await place(connection, model, triton["id"], values)
         else:
             await connection.execute(sa.update(PLACEMENTS).where(*own).values(**values))
-        ready, why = triton["state"] == "ready", triton["reason"] or triton["state"]
-        return Target(model, triton["id"], values["generation"], ready, why)
+        return Target(model, triton["id"], values["generation"], triton["state"])
 
 
 async def place(

@@ -212,6 +212,18 @@ async def test_a_version_that_fails(fleets):
         assert (await fleet.model())["state"] == "ready"
 
 
+async def test_a_load_right_after_the_registration(fleets):
+    """What is wanted of a Triton that nobody asked yet waits for the first look at it."""
+    async with fleets(2, registered=0) as fleet:
+        await fleet.tritons[1].die()
+        for number, triton in enumerate(fleet.tritons):
+            body = {"name": f"t{number}", "host": "127.0.0.1", "port": triton.port}
+            await fleet.client.made("/api/tritons", body)
+        status, done = await fleet.load()
+        told = [(each["status"], "is away" in each["reason"]) for each in done["tritons"]]
+        assert (status, told) == (502, [("ok", False), ("waiting", True)])
+
+
 async def test_one_of_two_is_away(fleets):
     """A load tells which Triton is away; that one is loaded when it comes back."""
     async with fleets(2) as fleet:

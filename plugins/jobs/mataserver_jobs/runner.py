@@ -32,6 +32,8 @@ if TYPE_CHECKING:
     from mataserver_jobs.store import Store
 
 RENEW_SECONDS = LEASE_SECONDS / 3
+LOOK_SECONDS = 0.2
+"""How often a job is looked at, at most, for a cancellation."""
 REPORT_SECONDS = 0.5
 """How often progress is written down at most; its last state always is."""
 NICE = 10
@@ -75,12 +77,15 @@ class LocalRunner:
         self._reserve = reserve
         self._holder = holders.own()
         self._running: dict[str, asyncio.Task[None]] = {}
+        self._attempts: set[_Attempt] = set()
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
 
     def wake(self) -> None:
-        """Look for work now: something changed."""
+        """Look for work, and for cancellations, now: something changed."""
         self._wake.set()
+        for attempt in self._attempts:
+            attempt.look()
 
     def folder_of(self, job: str) -> Path:
         """Return the folder of a job."""
@@ -175,7 +180,11 @@ class LocalRunner:
             with contextlib.suppress(ConnectionError):  # its end tells more
                 await process.send(assignment)
             attempt = _Attempt(self._store, record, kind, process, self._stopping)
-            ended = await attempt.ended()
+            self._attempts.add(attempt)
+            try:
+                ended = await attempt.ended()
+            finally:
+                self._attempts.discard(attempt)
         await self._settle(record, attempt, ended, process)
 
     async def _settle(
@@ -219,8 +228,13 @@ class _Attempt:
         self._newest: Report | None = None
         self._over = asyncio.Event()
         self._asked = asyncio.Event()
+        self._look = asyncio.Event()
         self.cancelled = False
         self.lost = False
+
+    def look(self) -> None:
+        """Look now whether somebody wants the job to stop."""
+        self._look.set()
 
     async def ended(self) -> Ended | None:
         """Read what the process tells until its end; None when it died.
@@ -241,6 +255,7 @@ class _Attempt:
             return None
         finally:
             self._over.set()
+            self._look.set()
             stopping.cancel()
             await asyncio.gather(*writing, stopping, return_exceptions=True)
             await self._note()
@@ -248,10 +263,11 @@ class _Attempt:
     async def _renew(self) -> None:
         """Keep the lease; notice a cancellation, and that the claim counts no more."""
         while not self._over.is_set():
+            self._look.clear()
             try:
                 record = await self._store.renew(self._record)
             except MataError:  # the next time may succeed before the lease is over
-                await self._pause(1.0)
+                await _pause(self._over, 1.0)
                 continue
             if record is None:
                 self.lost = True
@@ -260,18 +276,14 @@ class _Attempt:
             if record.cancel and not self.cancelled:
                 self.cancelled = True
                 self._asked.set()
-            await self._pause(RENEW_SECONDS if self.cancelled else 1.0)
+            # Others' news are no hurry: every report of any job is one.
+            await _pause(self._over, LOOK_SECONDS)
+            await _pause(self._look, RENEW_SECONDS if self.cancelled else 1.0)
 
     async def _write_down(self) -> None:
         while not self._over.is_set():
-            await self._pause(REPORT_SECONDS)
+            await _pause(self._over, REPORT_SECONDS)
             await self._note()
-
-    async def _pause(self, seconds: float) -> None:
-        """Wait, but not for longer than the process runs."""
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(seconds):
-                await self._over.wait()
 
     async def _note(self) -> None:
         newest, self._newest = self._newest, None
@@ -298,6 +310,13 @@ class _Attempt:
         self._process.signal(signal.SIGTERM)
         await asyncio.sleep(self._kind.grace)
         self._process.signal(signal.SIGKILL)
+
+
+async def _pause(event: asyncio.Event, seconds: float) -> None:
+    """Wait, but not for longer than until an event."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
 
 
 def _how(status: int) -> str:

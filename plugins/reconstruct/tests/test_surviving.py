@@ -64,11 +64,11 @@ def test_kill_9_at_every_stage(photographs, tmp_path):
         server.kill()
 
 
-def test_cancelled_at_a_stage(photographs, tmp_path):
+def test_cancelled_at_a_stage(orbit, tmp_path):
     """A job that is cancelled keeps its percent; without a model its downloads are 409."""
     server = Server(tmp_path)
-    try:
-        job = server.send(photographs, **QUICK).json["job_id"]
+    try:  # sixteen photographs: what follows takes longer than to hear of a cancellation
+        job = server.send(packed(orbit[0]), **QUICK).json["job_id"]
         until_written(tmp_path / "jobs" / job, STAGES["matching"])
         assert server.ask("POST", f"/v1/jobs/{job}/cancel").status == 202
         shown = server.until(f"/status/{job}", lambda a: a.json["finished_at"]).json
