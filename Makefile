@@ -12,8 +12,8 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 TOLD := | awk '/^ *(Collecting|Downloading|Building|Installing)/ { print "  " $$0; fflush() }'
 PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
 EDITABLE := $(foreach plugin,$(PLUGINS),-e $(patsubst %/pyproject.toml,%,$(plugin)))
-DEFAULTS := -e ".[heic]" -e plugins/console -e plugins/opencv -e plugins/ocr
-BINARY := console opencv ocr onnx
+DEFAULTS := -e ".[heic]" -e plugins/console -e plugins/openai -e plugins/opencv -e plugins/ocr
+BINARY := console openai opencv ocr onnx
 SOURCES := pyproject.toml constraints.txt requirements-dev.txt $(PLUGINS)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 

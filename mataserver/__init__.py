@@ -61,6 +61,7 @@ from mataserver.results import (
 from mataserver.service import (
     Body,
     Context,
+    LastEvent,
     Page,
     Route,
     Saved,
@@ -74,6 +75,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ANYBODY",
+    "EXAMPLE_IMAGE",
     "PRINCIPAL",
     "ROLES",
     "SCOPES",
@@ -101,6 +103,7 @@ __all__ = [
     "InferResponse",
     "InvalidParams",
     "Keypoint",
+    "LastEvent",
     "LoadContext",
     "LoadedPart",
     "MataError",
@@ -143,7 +146,10 @@ __all__ = [
     "Usage",
     "VlmResult",
     "connected",
+    "convert_json",
+    "decode_base64",
     "decode_image",
+    "decode_json",
     "draw",
     "hookimpl",
     "params_option",
@@ -166,8 +172,12 @@ if TYPE_CHECKING:
     from mataserver.client import Client
     from mataserver.config import Alpha
     from mataserver.configuration import Configuration, read_configuration
+    from mataserver.data_uri import decode as decode_base64
     from mataserver.http.auth import PRINCIPAL
+    from mataserver.http.examples import PICTURE as EXAMPLE_IMAGE
     from mataserver.http.files import static
+    from mataserver.jsonbody import convert as convert_json
+    from mataserver.jsonbody import decode as decode_json
     from mataserver.outbound import AddressRefused, Policy
     from mataserver.processes import Child, run_process
     from mataserver.spawned import Parent
@@ -177,20 +187,28 @@ _LATE = {
     "params_option": "mataserver.cli.parameters",
     "Client": "mataserver.client",
     **dict.fromkeys(("Configuration", "read_configuration"), "mataserver.configuration"),
+    "convert_json": "mataserver.jsonbody:convert",
+    "decode_base64": "mataserver.data_uri:decode",
+    "decode_json": "mataserver.jsonbody:decode",
+    "EXAMPLE_IMAGE": "mataserver.http.examples:PICTURE",
     "PRINCIPAL": "mataserver.http.auth",
     **dict.fromkeys(("AddressRefused", "Policy"), "mataserver.outbound"),
     "static": "mataserver.http.files",
     "Parent": "mataserver.spawned",
     **dict.fromkeys(("Child", "run_process"), "mataserver.processes"),
 }
-"""What brings asyncio, aiohttp or more settings: neither a worker nor most commands need it."""
+"""What brings asyncio, aiohttp or more settings: neither a worker nor most commands need it.
+
+Each with its module, and behind a colon the name that it has there where that is another one.
+"""
 
 
 def __getattr__(name: str) -> object:
     if name in _LATE:
         import importlib
 
-        return getattr(importlib.import_module(_LATE[name]), name)
+        module, _, attribute = _LATE[name].partition(":")
+        return getattr(importlib.import_module(module), attribute or name)
     raise AttributeError(f"module 'mataserver' has no attribute {name!r}")
 
 

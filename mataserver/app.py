@@ -27,7 +27,6 @@ from mataserver.http.auth import Gate, Pages
 from mataserver.http.browsers import Browsers, Names
 from mataserver.http.budget import Budget
 from mataserver.http.channel import Terms
-from mataserver.http.chat import ChatService
 from mataserver.http.cookies import Cookies
 from mataserver.http.docs import DocsService
 from mataserver.http.health import HealthService
@@ -246,7 +245,6 @@ def _own(parts: _Parts, composed: Composed, set_by: Mapping[str, SetBy]) -> Iter
     )
     yield Guest("models", partial(ModelsService, models=parts.models, pulls=composed.pulls))
     yield Guest("infer", partial(InferService, models=parts.models, observers=parts.observers))
-    yield Guest("chat", ChatService)
     yield Guest("oip", partial(OipService, server=_protocol(parts)))
     yield Guest(
         "sessions",

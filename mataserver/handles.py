@@ -252,6 +252,10 @@ class Models(Protocol):
         """Return what ``GET /v1/models`` tells of a model. Raises ``NotFound``."""
         ...
 
+    def pulled_at(self, model: str) -> float:
+        """Return when a model was pulled, in Unix seconds. Raises ``NotFound``."""
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class ResultEvent:

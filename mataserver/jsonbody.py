@@ -43,6 +43,20 @@ def decode(data: bytes, kind: type[T]) -> T:
         raise BadRequest("The body is not valid JSON") from None
 
 
+def convert(value: Any, kind: type[T]) -> T:
+    """Return decoded JSON as a ``kind``; null stands for an optional field that is not given.
+
+    Raises ``InvalidParams`` naming the field that is wrong.
+    """
+    try:
+        return msgspec.convert(value, kind)
+    except msgspec.ValidationError:
+        try:
+            return msgspec.convert(pruned(value), kind)
+        except msgspec.ValidationError as error:
+            raise _refusal(error) from None
+
+
 def check(data: bytes) -> None:
     """Raise ``TooLarge`` when too much of a body is outside of its long texts.
 

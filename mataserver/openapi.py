@@ -59,8 +59,11 @@ _EVERY = ("X-Request-Id", "Server-Timing")
 
 
 def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
-    """Return the document. Routes that are not documented are left out."""
-    shown = [each for each in routes if each.documented and each.summary and not each.when]
+    """Return the document. Routes that are not documented are left out.
+
+    What claims some requests of another route stands in the operation of that route.
+    """
+    shown = [each for each in routes if each.documented and (each.summary or each.when)]
     bodies = [body.schema for route in shown for body in (*route.request, *route.response)]
     kinds = [*(kind for kind in bodies if kind is not None), Problem]
     kinds += [kind for route in shown for kind, _, _ in route.parameters.values()]
@@ -76,7 +79,12 @@ def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
     paths: dict[str, dict[str, Any]] = {}
     for route in shown:
         path = re.sub(r"\{(\w+):[^}]*\}", r"{\1}", route.path)
-        paths.setdefault(path, {})[route.method.lower()] = _operation(route, path, schema)
+        operations, operation = paths.setdefault(path, {}), _operation(route, path, schema)
+        method = route.method.lower()
+        if route.when is None:
+            operations[method] = operation
+        elif method in operations:
+            _join(operations[method], operation)
     return {
         "openapi": "3.1.0",
         "info": {
@@ -117,6 +125,20 @@ def _operation(route: Route, path: str, schema: Callable[[Any], dict[str, Any]])
         answer = {"description": said, "headers": _headers(names), "content": problem}
         operation["responses"].setdefault(str(status), answer)
     return operation
+
+
+def _join(operation: dict[str, Any], claiming: dict[str, Any]) -> None:
+    """Add to an operation what one that claims some of its requests takes and answers beside it."""
+    known = {(each["in"], each["name"]) for each in operation["parameters"]}
+    operation["parameters"] += [
+        each for each in claiming["parameters"] if (each["in"], each["name"]) not in known
+    ]
+    for status, answer in claiming["responses"].items():
+        content = operation["responses"].setdefault(status, answer).get("content", {})
+        for kind, media in answer.get("content", {}).items():
+            own = content.setdefault(kind, media)
+            if own["schema"] != media["schema"]:
+                content[kind] = {**own, "schema": {"anyOf": [own["schema"], media["schema"]]}}
 
 
 def _headers(names: Iterable[str]) -> dict[str, dict[str, str]]:

@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from mataserver.errors import MataError
     from mataserver.handles import Models, Sessions
     from mataserver.outbound import Content, Policy, Response
     from mataserver.principals import Credentials, Principal
@@ -37,6 +38,8 @@ if TYPE_CHECKING:
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
     ErrorForm = Callable[[int, str], object]
     """Makes of a status and a sentence what is answered as JSON: a struct or a mapping."""
+    Event = tuple[str, object] | tuple[str, object, str] | bytes
+    """An event of a stream: name, value and perhaps an id, or all of it as it is sent."""
 
 T = TypeVar("T")
 
@@ -73,8 +76,9 @@ class Route:
 
     ``error_headers`` are those of every answer that is an error, whoever made it.
 
-    ``when`` claims a route that exists already for the requests that it knows. ``socket`` says that
-    it answers WebSockets: there, and nowhere else, ``?token=`` counts as credentials.
+    ``when`` claims a route that exists already for the requests that it knows: its parameters and
+    answers are then documented beside those of that route. ``socket`` says that it answers
+    WebSockets: there, and nowhere else, ``?token=`` counts as credentials.
     """
 
     method: str
@@ -99,6 +103,10 @@ class Route:
     when: Callable[[web.Request], bool] | None = None
     documented: bool = True
     socket: bool = False
+
+
+class LastEvent(bytes):
+    """The event behind which nothing follows: a client that then leaves has had everything."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -235,6 +243,10 @@ class Http(Protocol):
         """Return ``decode(data)``; of a body over 1 MB beside the event loop, one at a time."""
         ...
 
+    def require_json(self, request: web.Request) -> None:
+        """Raise 415 unless the body is declared as JSON, as ``read_json`` does."""
+        ...
+
     def check_origin(self, request: web.Request) -> None:
         """Raise 403 for what a page of another origin sends.
 
@@ -258,12 +270,15 @@ class Http(Protocol):
     async def events(
         self,
         request: web.Request,
-        events: AsyncGenerator[tuple[str, object] | tuple[str, object, str]],
+        events: AsyncGenerator[Event],
+        failed: Callable[[MataError], bytes] | None = None,
     ) -> web.StreamResponse:
         """Answer with Server-Sent Events: a name and a value, and an id if there is a third.
 
-        A client that connects anew sends the last id as ``Last-Event-ID``. A failure before the
-        first event is an ordinary error, a later one an event ``error``.
+        A client that connects anew sends the last id as ``Last-Event-ID``. Bytes are sent as they
+        are: an event of another form, and of one that ends the stream a ``LastEvent``. A failure
+        before the first event is an ordinary error, a later one an event ``error``, or what
+        ``failed`` makes of it.
         """
         ...
 

@@ -62,6 +62,10 @@ class ServedModels:
         """Return what ``GET /v1/models`` tells of a model. Raises ``NotFound``."""
         return self._info(model, self.catalog.entry(model))
 
+    def pulled_at(self, model: str) -> float:
+        """Return when a model was pulled, in Unix seconds. Raises ``NotFound``."""
+        return self.catalog.entry(model).pulled_at
+
     def detail(self, model: str) -> ModelDetail:
         """Return the same with its parameters. Raises ``NotFound`` and ``Unavailable``."""
         info = self.info(model)

@@ -24,7 +24,7 @@ from mataserver import (
     hookimpl,
 )
 from mataserver import plugins as plugin_host
-from mataserver.http import examples
+from mataserver_openai import completions
 
 NAMES = ("echo", "mute")
 
@@ -90,7 +90,7 @@ class Chatty:
         echo = Backend(name="echo", task="vlm", source="pip", load=load_echo, params=EchoParams)
         mute = Backend(name="mute", task="vlm", source="pip", load=load_mute, params=MuteParams)
         # Under the name that the example of the OpenAPI document asks for.
-        shown = dataclasses.replace(echo, name=examples.CHAT["model"])
+        shown = dataclasses.replace(echo, name=completions.EXAMPLE["model"])
         return [echo, mute, shown]
 
 

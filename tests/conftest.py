@@ -16,6 +16,10 @@ from mataserver import testing
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a script starts what it puts behind it
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests' children inherit it
 
+PROTOCOLS = ("openai",)
+"""The plugins whose protocols are part of every usual installation."""
+POINTS = (testing.FAKE, *testing.installed(*PROTOCOLS))
+"""The entry points of the fake models and of these plugins."""
 FAKES = ("classify", "depth", "detect", "ocr", "pose", "segment", "track", "vlm")
 
 
@@ -53,8 +57,8 @@ def data_dir(tmp_path):
 
 @pytest.fixture
 async def server(data_dir):
-    """A server with the fake models in threads: fast to load."""
-    async with testing.serving(data_dir, engine="thread") as served:
+    """A server with the fake models in threads, which are fast to load, and every protocol."""
+    async with testing.serving(data_dir, entry_points=POINTS, engine="thread") as served:
         yield served
 
 

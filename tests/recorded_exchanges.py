@@ -47,7 +47,7 @@ async def answers() -> dict[str, Any]:
         register(Path(folder), models)
         points = (
             testing.FAKE, chat_models.POINT, recorded_sam.POINT_OF_ENTRY,
-            *testing.installed("sam"),
+            *testing.installed("openai", "sam"),
         )  # fmt: skip
         async with (
             testing.serving(

@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 
 from api_answers import asking, problem
+from conftest import POINTS
 from mataserver import testing
 from mataserver.principals import SCOPES
 
@@ -75,7 +76,9 @@ NEEDS = {
 @pytest.fixture
 async def server(data_dir):
     """A server with keys of several scopes."""
-    async with testing.serving(data_dir, engine="thread", api_keys=KEYS) as served:
+    async with testing.serving(
+        data_dir, entry_points=POINTS, engine="thread", api_keys=KEYS
+    ) as served:
         yield served
 
 

@@ -10,10 +10,10 @@ import math
 import aiohttp
 import pytest
 
-from conftest import picture, register
+from conftest import PROTOCOLS, picture, register
 from mataserver import MataError
 from mataserver.engines.work import Failure
-from mataserver.testing import serving
+from mataserver.testing import installed, serving
 from service_plugins import plugin
 
 __all__ = ["plugin"]
@@ -82,7 +82,7 @@ def backends():
 async def served(request, tmp_path, plugin):
     """A server of models whose confidences are nine times what they were asked for."""
     register(tmp_path, {f"liar-{task}": task for task in TASKS})
-    points = [plugin(LIAR, "liar")]
+    points = [plugin(LIAR, "liar"), *installed(*PROTOCOLS)]
     async with serving(tmp_path, entry_points=points, engine=request.param) as running:
         yield running
 
@@ -178,7 +178,7 @@ async def test_over_chat_it_is_an_error(tmp_path, plugin, stream):
     """Whole or in pieces: the sentence is told where OpenAI's clients look for it."""
     register(tmp_path, {"liar-vlm": "vlm"})
     own = [{"model": "liar-vlm", "params": {"confidence": 1.0}}]
-    points = [plugin(LIAR, "liar")]
+    points = [plugin(LIAR, "liar"), *installed(*PROTOCOLS)]
     url = {"url": f"data:image/png;base64,{DATA}"}
     content = [{"type": "text", "text": "what?"}, {"type": "image_url", "image_url": url}]
     asked = {"model": "liar-vlm", "messages": [{"role": "user", "content": content}]}

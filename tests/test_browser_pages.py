@@ -7,7 +7,7 @@ import contextlib
 import aiohttp
 import pytest
 
-from conftest import picture
+from conftest import POINTS, picture
 from mataserver import config, testing
 from mataserver.config import ConfigError
 from stream_peers import open_session
@@ -21,7 +21,7 @@ IMAGE = {"Content-Type": "image/png"}
 @contextlib.asynccontextmanager
 async def serving(data_dir, **settings):
     """Run a server that asks for no key; yield an HTTP session without one."""
-    chosen = {"engine": "thread", "auth_mode": "none"} | settings
+    chosen = {"engine": "thread", "auth_mode": "none", "entry_points": POINTS} | settings
     async with (
         testing.serving(data_dir, **chosen) as served,
         aiohttp.ClientSession(served.url) as http,

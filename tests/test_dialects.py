@@ -9,6 +9,7 @@ import aiohttp
 import pytest
 
 from api_answers import no_leak
+from conftest import POINTS
 from mataserver import testing
 
 INFER = "/v2/models/fake-detect/infer"
@@ -31,7 +32,7 @@ INFER = "/v2/models/fake-detect/infer"
 async def test_errors_have_openais_form(tmp_path, method, path, body, kind, status):
     """Whatever is wrong with a request is told in OpenAI's form, by handlers and by the router."""
     async with (
-        testing.serving(tmp_path, max_body_mb=0.2) as served,
+        testing.serving(tmp_path, entry_points=POINTS, max_body_mb=0.2) as served,
         aiohttp.ClientSession(served.url, headers=served.headers) as http,
         http.request(method, path, data=body, headers={"Content-Type": kind}) as response,
     ):
@@ -77,7 +78,7 @@ async def refused(http, status, path, **request):
 async def test_bodies_around_the_limits(data_dir):
     """Too large, compressed, or for a repository call no object."""
     async with (
-        testing.serving(data_dir, engine="thread", max_body_mb=0.1) as served,
+        testing.serving(data_dir, entry_points=POINTS, engine="thread", max_body_mb=0.1) as served,
         aiohttp.ClientSession(served.url, headers=served.headers) as http,
     ):
         assert "limit" in await refused(http, 413, INFER, data=bytes(200_000))

@@ -11,8 +11,9 @@ import msgspec
 import pytest
 import yaml
 
+from conftest import POINTS
 from markdown_pages import DOCS, PAGES, PLUGINS, ROOT, blocks, headings, quoted, read, rows, section
-from mataserver import app, config, params, plugins, results, testing
+from mataserver import app, config, params, plugins, results
 from mataserver.testing import installed
 
 # links and code
@@ -130,10 +131,10 @@ def test_plugins_describe_their_settings(name):
 
 @pytest.fixture(scope="module")
 def composed(tmp_path_factory):
-    """A server that was composed."""
+    """A server that was composed, with the protocols that the page describes."""
     folder = tmp_path_factory.mktemp("data")
     settings = config.load(environ={}, directory=folder, data_dir=str(folder))
-    return app.build(settings, plugins.discover(settings, [testing.FAKE]))
+    return app.build(settings, plugins.discover(settings, POINTS))
 
 
 @pytest.fixture(scope="module")

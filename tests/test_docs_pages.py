@@ -11,9 +11,10 @@ import pytest
 
 import chat_models
 from browser_pages import CHROMIUM, opened
-from conftest import register
+from conftest import PROTOCOLS, register
 from mataserver import testing
 from mataserver.http import examples
+from mataserver_openai import completions
 
 DEFAULTS = {"opencv-qr": "detect", "rapidocr": "ocr"}
 # What a person does: opens the upload and presses "Try it out".
@@ -43,8 +44,8 @@ FIELDS = """(async () => {
 @pytest.fixture
 async def served(tmp_path):
     """A server with the default models, and one that chats under the name of the example."""
-    register(tmp_path, {**DEFAULTS, examples.CHAT["model"]: "vlm"})
-    points = [chat_models.POINT, *testing.installed("opencv", "ocr")]
+    register(tmp_path, {**DEFAULTS, completions.EXAMPLE["model"]: "vlm"})
+    points = [chat_models.POINT, *testing.installed(*PROTOCOLS, "opencv", "ocr")]
     keys = ["test-key", examples.LOGIN["key"]]
     async with testing.serving(
         tmp_path, entry_points=points, engine="thread", api_keys=keys

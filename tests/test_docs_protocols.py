@@ -8,11 +8,11 @@ from types import SimpleNamespace
 import msgspec
 
 from markdown_pages import read, rows, section
-from mataserver.chat import question
 from mataserver.oip import signature
 from mataserver.results import TASKS
 from mataserver.rpc import server
 from mataserver.rpc.methods import methods
+from mataserver_openai import question
 
 
 def words(text):

@@ -11,6 +11,7 @@ import tomllib
 import pytest
 
 import mataserver
+from conftest import PROTOCOLS
 from markdown_pages import ROOT, blocks, headings, quoted, read, rows, section
 from mataserver import (
     client,
@@ -54,9 +55,10 @@ def test_the_clients_exceptions_are_described():
 
 
 def strings():
-    """Return every string of the core's code."""
+    """Return every string of the code of the core and of the protocols."""
     found = set()
-    for path in (ROOT / "mataserver").rglob("*.py"):
+    packages = ("mataserver", *(f"plugins/{each}/mataserver_{each}" for each in PROTOCOLS))
+    for path in (path for each in packages for path in (ROOT / each).rglob("*.py")):
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.Constant) and isinstance(node.value, str):
                 found.add(node.value)

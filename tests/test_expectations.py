@@ -7,6 +7,7 @@ import re
 import pytest
 
 from api_answers import answer, connection
+from conftest import POINTS
 from mataserver import testing
 
 
@@ -30,7 +31,9 @@ async def test_nobody_gets_to_a_handler(data_dir, shown):
     """No credentials, wrong ones and those without the scope are refused on every closed route."""
     headers, statuses = SHOWN[shown]
     keys = ["test-key", {"key": "small", "scopes": ["jobs:read"]}]
-    async with testing.serving(data_dir, engine="thread", api_keys=keys) as server:
+    async with testing.serving(
+        data_dir, entry_points=POINTS, engine="thread", api_keys=keys
+    ) as server:
         closed = [each for each in server.composed.table.routes if not each.public]
         assert len(closed) > 20
         for route in closed:

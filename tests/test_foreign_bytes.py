@@ -15,7 +15,6 @@ from hypothesis import strategies as st
 
 from conftest import picture
 from mataserver import jsonbody
-from mataserver.chat import question
 from mataserver.engines import payload, wire
 from mataserver.errors import MataError, Unavailable
 from mataserver.http import auth, forms
@@ -28,6 +27,7 @@ from mataserver.oip import request as oip_request
 from mataserver.oip import rest
 from mataserver.rpc import convert
 from mataserver.rpc.messages import TYPES
+from mataserver_openai import question
 
 FEW = settings(
     max_examples=int(os.environ.get("FUZZ_EXAMPLES", "50")),

@@ -109,3 +109,24 @@ def test_what_is_no_json(data):
     """What is no JSON, perhaps only behind what is of no type, is a bad request."""
     with pytest.raises(BadRequest, match="not valid JSON"):
         jsonbody.decode(data, Body)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [
+        ({"model": "m", "options": {"depth": None, "name": "x"}}, Options(name="x")),
+        ({"model": "m", "options": {"depth": 5}}, Options(5)),
+        ({"model": "m", "options": None}, Options()),
+    ],
+)
+def test_what_is_decoded_is_converted_alike(value, found):
+    """Null stands for what is not given where it is nothing itself, as in a body."""
+    assert jsonbody.convert(value, Body).options == found
+
+
+def test_what_cannot_be_converted_is_named():
+    """A wrong value, and one that is missing because it is null, are told by their field."""
+    with pytest.raises(InvalidParams, match=r"^options\.depth: expected `int`"):
+        jsonbody.convert({"model": "m", "options": {"depth": "x"}}, Body)
+    with pytest.raises(InvalidParams, match=r"^model: field is required"):
+        jsonbody.convert({"model": None}, Body)

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from conftest import POINTS
 from mataserver import testing
 from mataserver.params import UPLOAD_FIELDS, ApiParams
 from mataserver.principals import ANYBODY, SCOPES
@@ -204,7 +205,7 @@ async def test_the_server_does_what_the_document_says(data_dir, monkeypatch):
     """Schemathesis: no 5xx, no undocumented status or type, wrong data refused, keys demanded."""
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")  # closed: a hub id fails at once
     settings = {"engine": "thread", "max_sessions": 1_000_000, "allow_pip_pull": False}
-    async with testing.serving(data_dir, **settings) as served:
+    async with testing.serving(data_dir, entry_points=POINTS, **settings) as served:
         process = await asyncio.create_subprocess_exec(
             str(Path(sys.executable).with_name("st")),
             *("run", f"{served.url}/openapi.json", "-H", f"Authorization: Bearer {served.key}"),

@@ -5,7 +5,6 @@ Handlers raise what they raise everywhere, and so do the key check and the route
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import msgspec
@@ -20,28 +19,11 @@ if TYPE_CHECKING:
     from mataserver.http.routing import Expect
     from mataserver.service import ErrorForm
 
-_FIELD = re.compile(r"(?:params\.)?([a-z_]+(?:\[\d+\])?(?:\.[a-z_]+(?:\[\d+\])?)*): ")
-
 
 class InferenceProblem(Struct):
     """An error of the Open Inference Protocol: one human-readable sentence."""
 
     error: str
-
-
-class ChatError(Struct):
-    """An error as OpenAI tells it; ``param`` names the field that is wrong, where there is one."""
-
-    message: str
-    type: str
-    param: str | None
-    code: str | None
-
-
-class ChatProblem(Struct):
-    """The body of such an error."""
-
-    error: ChatError
 
 
 def expecting(expect: Expect, forms: Mapping[str, ErrorForm]) -> Expect:
@@ -83,17 +65,3 @@ def _form(path: str, forms: Mapping[str, ErrorForm]) -> ErrorForm | None:
 def inference_problem(_status: int, detail: str) -> InferenceProblem:
     """Return an error in the form of the Open Inference Protocol."""
     return InferenceProblem(detail)
-
-
-def chat_problem(status: int, detail: str) -> ChatProblem:
-    """Return an error in OpenAI's form."""
-    return ChatProblem(_chat_error(status, detail))
-
-
-def _chat_error(status: int, detail: str) -> ChatError:
-    field = _FIELD.match(detail)
-    kind = "invalid_request_error" if status < 500 else "server_error"
-    code = "invalid_api_key" if status in {401, 403} else None
-    if status == 404 and detail.startswith("Model not found"):
-        return ChatError(detail, kind, "model", "model_not_found")
-    return ChatError(detail, kind, field[1] if field else None, code)

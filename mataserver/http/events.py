@@ -16,6 +16,7 @@ from aiohttp import web
 from mataserver.errors import MataError
 from mataserver.http import codec
 from mataserver.http.middleware import COUNTED, LEFT, REQUEST_ID
+from mataserver.service import LastEvent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -28,10 +29,6 @@ CONTENT_TYPE = "text/event-stream"
 def wanted(request: web.Request) -> bool:
     """Whether the client asked for events."""
     return CONTENT_TYPE in request.headers.get("Accept", "").lower()
-
-
-class Last(bytes):
-    """The event behind which nothing follows."""
 
 
 async def respond(
@@ -62,8 +59,8 @@ async def send(
     """Answer with ``events``; a failure before the first one is an ordinary error.
 
     A later one becomes the event that ``failed`` makes of it. The event that ends a stream is a
-    ``Last``. A client that goes away before it, or reads nothing for ``patience`` seconds, stops
-    the model between two pieces.
+    ``LastEvent``. A client that goes away before it, or reads nothing for ``patience`` seconds,
+    stops the model between two pieces.
     """
     async with contextlib.aclosing(events):
         first = await anext(events)
@@ -99,7 +96,7 @@ async def _send_all(
     try:
         while told is not None:
             await _send(response, told, patience)
-            if isinstance(told, Last):
+            if isinstance(told, LastEvent):
                 request[COUNTED] = response.status
             told = await anext(events, None)
     except MataError as error:
@@ -115,7 +112,7 @@ async def _send(response: web.StreamResponse, event: bytes, patience: float) -> 
 def _event(item: str | Encoded) -> bytes:
     if isinstance(item, str):
         return event("token", {"text": item})
-    return Last(event("result", item.body))
+    return LastEvent(event("result", item.body))
 
 
 def event(kind: str, data: object, identity: str = "") -> bytes:

@@ -23,19 +23,6 @@ NAMED = {"model": MODEL}
 INFER = {"model": MODEL, "image": PICTURE, "params": {"confidence": 0.5}}
 UPLOAD = {"model": MODEL, "confidence": 0.5}
 SESSION = {"model": MODEL, "params": {"confidence": 0.5}}
-CHAT: dict[str, Any] = {
-    "model": "HuggingFaceTB/SmolVLM-256M-Instruct",
-    "messages": [
-        {
-            "role": "user",
-            "content": [
-                {"type": "text", "text": "What is in the picture?"},
-                {"type": "image_url", "image_url": {"url": f"data:image/png;base64,{PICTURE}"}},
-            ],
-        }
-    ],
-    "max_tokens": 64,
-}
 TENSORS = {
     "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [PICTURE]}],
     "parameters": {"confidence": 0.5},

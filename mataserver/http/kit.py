@@ -15,13 +15,14 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from mataserver.errors import MataError
     from mataserver.http.budget import Budget
     from mataserver.http.cookies import Cookies
     from mataserver.http.routing import Table
     from mataserver.http.sockets import MessageSocket, Sockets
     from mataserver.outbound import Content, Outbound, Policy, Response
     from mataserver.principals import Principal
-    from mataserver.service import Saved, Uploads
+    from mataserver.service import Event, Saved, Uploads
 
 T = TypeVar("T")
 
@@ -67,6 +68,10 @@ class Kit:
         """Return ``decode(data)``, of a large body beside the event loop."""
         return await self._budget.decode(data, decode)
 
+    def require_json(self, request: web.Request) -> None:
+        """Raise ``Unsupported`` unless the body is declared as JSON."""
+        codec.require_json(request)
+
     def check_origin(self, request: web.Request) -> None:
         """Raise ``Forbidden`` for what a page of another origin sends."""
         origins.check(request, self._cors_origins, trust_proxy=self._trust_proxy)
@@ -99,16 +104,18 @@ class Kit:
     async def events(
         self,
         request: web.Request,
-        events_of: AsyncGenerator[tuple[str, object] | tuple[str, object, str]],
+        events_of: AsyncGenerator[Event],
+        failed: Callable[[MataError], bytes] | None = None,
     ) -> web.StreamResponse:
         """Answer with Server-Sent Events."""
 
         async def encoded() -> AsyncGenerator[bytes]:
             async with contextlib.aclosing(events_of):
-                async for name, value, *identity in events_of:
-                    yield events.event(name, value, *identity)
+                async for each in events_of:
+                    yield each if isinstance(each, bytes) else events.event(*each)
 
-        return await events.send(request, encoded(), events.failed, self._unread_timeout)
+        patience = self._unread_timeout
+        return await events.send(request, encoded(), failed or events.failed, patience)
 
     def socket(self, request: web.Request) -> AbstractAsyncContextManager[MessageSocket]:
         """Accept a WebSocket."""

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from mataserver.chat import listing
-from mataserver.chat.listing import OpenAIModel, OpenAIModels
 from mataserver.errors import BadRequest, InvalidParams, Unavailable
 from mataserver.http import codec, events, examples
-from mataserver.http.dialects import ChatProblem
 from mataserver.http.routing import Body, Handlers, Route
 from mataserver.results import ModelDetail, ModelInfo
+from mataserver.service import LastEvent
 from mataserver.sources import Progress, Waiting
 
 if TYPE_CHECKING:
@@ -25,14 +23,6 @@ if TYPE_CHECKING:
     from mataserver.service import Context
     from mataserver.services import ServedModels
     from mataserver.sources import Step
-
-_FORMAT = {
-    "format": (
-        listing.Form,
-        False,
-        "Whose form: ours, or OpenAI's, which OpenAI's own clients get unasked.",
-    )
-}
 
 _INCLUDE = {
     "include": (
@@ -77,22 +67,16 @@ class ModelsService(Handlers):
         """Return the routes; fixed paths come before the greedy one."""
         return _described(self)
 
-    async def every(self, request: web.Request) -> web.Response:
+    async def every(self, _request: web.Request) -> web.Response:
         """Answer ``GET /v1/models``."""
-        openai, infos = _openai(request), self._models.list()
-        if not openai:
-            return codec.respond(infos)
-        entries = self._models.catalog.entries()
-        return codec.respond(listing.every((info, entries[info.model].pulled_at) for info in infos))
+        return codec.respond(self._models.list())
 
     async def one(self, request: web.Request) -> web.Response:
         """Answer ``GET /v1/models/{model_id}``."""
-        openai, name = _openai(request), request.match_info["model_id"]
+        name = request.match_info["model_id"]
         info = self._models.info(name)
-        if not openai:
-            wanted = _params_wanted(request)
-            return codec.respond(self._models.detail(name) if wanted else info)
-        return codec.respond(listing.one(info, self._models.catalog.entry(name).pulled_at))
+        wanted = _params_wanted(request)
+        return codec.respond(self._models.detail(name) if wanted else info)
 
     async def pull(self, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /v1/models/pull``, at once or with events."""
@@ -163,8 +147,7 @@ def _described(api: ModelsService) -> list[Route]:
     body_errors = (400, 408, 413, 415, 422, 500, 503)
     return [
         Route("GET", "/v1/models", api.every, "List the installed models", "models",
-              response=(Body(codec.JSON, list[ModelInfo] | OpenAIModels),),
-              parameters=_FORMAT, errors=(422,), needs="models:read"),
+              response=(Body(codec.JSON, list[ModelInfo]),), needs="models:read"),
         Route("POST", "/v1/models/pull", api.pull, "Download or install a model", "models",
               request=pull, response=pulled, status=202, errors=(*body_errors, 409),
               needs="models:write"),
@@ -177,16 +160,10 @@ def _described(api: ModelsService) -> list[Route]:
         Route("POST", "/v1/models/unpin", api.unpin, "Let a model be evicted again", "models",
               request=one, response=done, errors=(*body_errors, 404, 409), needs="models:write"),
         Route("GET", "/v1/models/{model_id:.+}", api.one, "One model", "models",
-              response=info, parameters=_FORMAT | _INCLUDE, errors=(404, 422, 503),
+              response=info, parameters=_INCLUDE, errors=(404, 422, 503),
               needs="models:read"),
         Route("DELETE", "/v1/models/{model_id:.+}", api.remove, "Remove a model", "models",
               response=done, errors=(404, 409, 500), needs="models:write"),
-        Route("GET", "/openai/v1/models", api.every, "List the models in OpenAI's form", "OpenAI",
-              response=(Body(codec.JSON, OpenAIModels),), problem=ChatProblem,
-              needs="models:read", denied=401),
-        Route("GET", "/openai/v1/models/{model_id:.+}", api.one, "One model in OpenAI's form",
-              "OpenAI", response=(Body(codec.JSON, OpenAIModel),), problem=ChatProblem,
-              errors=(404,), needs="models:read", denied=401),
     ]  # fmt: skip
 
 
@@ -199,7 +176,7 @@ async def _told(
             yield events.event("waiting", {"place": step.place})
         elif isinstance(step, Progress):
             yield events.event("progress", msgspec.structs.asdict(step))
-    yield events.Last(events.event("result", _status(model, await _pulled(task))))
+    yield LastEvent(events.event("result", _status(model, await _pulled(task))))
 
 
 async def _pulled(task: asyncio.Task[Sequence[str]]) -> Sequence[str]:
@@ -222,19 +199,3 @@ def _params_wanted(request: web.Request) -> bool:
     if wanted not in {None, "params"}:
         raise InvalidParams("include: must be params")
     return wanted is not None
-
-
-def _openai(request: web.Request) -> bool:
-    """Whether the answer is wanted in OpenAI's form: OpenAI's own clients cannot read ours.
-
-    They tell who they are: those that a generator wrote by one header, the others by their name.
-    """
-    if request.path.startswith("/openai/"):
-        return True
-    wanted = request.query.get("format")
-    if wanted not in {None, *get_args(listing.Form)}:
-        raise InvalidParams("format: must be mata or openai")
-    if wanted is not None:
-        return wanted == "openai"
-    headers = request.headers
-    return "X-Stainless-Lang" in headers or headers.get("User-Agent", "").startswith("OpenAI/")

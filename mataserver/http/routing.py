@@ -65,9 +65,9 @@ class Table:
                 self._known[added] = route
 
     def _add_other(self, route: Route) -> None:
-        wanted = shape(route.method, route.path)
+        wanted = {shape(method, route.path) for method in _methods(route)}
         for added, known in self._known.items():
-            if shape(added.method, known.path) == wanted:
+            if shape(added.method, known.path) in wanted:
                 self._others.setdefault(added, []).append(route)
 
     def claimed(self, request: web.Request) -> Handler | None:

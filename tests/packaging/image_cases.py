@@ -100,7 +100,9 @@ def image(tmp_path_factory):
 def test_the_context_holds_no_tests(image):
     """What is sent to the engine is the code of what is installed, and no test of it."""
     source = image.folder / "src"
-    assert sorted(path.name for path in (source / "plugins").iterdir()) == ["ocr", "onnx", "opencv"]
+    assert sorted(path.name for path in (source / "plugins").iterdir()) == [
+        *("console", "ocr", "onnx", "openai", "opencv")
+    ]
     assert not any(source.rglob("test_*.py"))
 
 
@@ -108,7 +110,8 @@ def test_ours_are_a_layer_of_their_own(image):
     """The layer of our code is small, so an update of it is."""
     ours = [wheel.name for wheel in (image.folder / "wheels" / "ours").iterdir()]
     assert {name.partition("-")[0] for name in ours} == {
-        *("mataserver", "mataserver_ocr", "mataserver_onnx", "mataserver_opencv")
+        "mataserver",
+        *(f"mataserver_{name}" for name in ("console", "ocr", "onnx", "openai", "opencv")),
     }
     assert not any((image.folder / "wheels" / "others").glob("mataserver*"))
 

@@ -18,7 +18,7 @@ from mataserver.plugins import discover
 from mataserver.registry import Registry
 from mataserver_hf.vlm import VlmParams
 
-POINTS = testing.installed("hf")
+POINTS = testing.installed("hf", "openai")
 QUERY = {"model": "qwen3_vl", "prompt": "What is this?", "max_tokens": "12"}
 
 

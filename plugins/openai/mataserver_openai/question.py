@@ -5,12 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
-import msgspec
 from msgspec import Meta, Struct
 
-from mataserver import data_uri, jsonbody
-from mataserver.errors import BadRequest, InvalidParams
-from mataserver.params import Confidence, MaxTokens, Temperature, describe
+from mataserver import (
+    BadRequest,
+    Confidence,
+    InvalidParams,
+    MaxTokens,
+    Temperature,
+    convert_json,
+    decode_base64,
+    decode_json,
+)
 
 MAX_STOPS = 4
 _ROLES = {"system": "system_prompt", "developer": "system_prompt", "user": "prompt"}
@@ -148,17 +154,14 @@ def _same(value: object, neutral: object) -> bool:
 
 def _typed(fields: dict[str, Any]) -> ChatRequest:
     try:
-        return msgspec.convert(fields, ChatRequest)
-    except msgspec.ValidationError:
-        try:  # null stands for what is not given
-            return msgspec.convert(jsonbody.pruned(fields), ChatRequest)
-        except msgspec.ValidationError as error:
-            raise BadRequest(describe(error, "")) from None
+        return convert_json(fields, ChatRequest)
+    except InvalidParams as error:
+        raise BadRequest(error.detail) from None
 
 
 def _object(data: bytes) -> dict[str, Any]:
     try:
-        return jsonbody.decode(data, dict[str, Any])
+        return decode_json(data, dict[str, Any])
     except InvalidParams:
         raise BadRequest("The body must be a JSON object") from None
 
@@ -222,4 +225,4 @@ def _decoded(url: str) -> bytes:
             "messages.image_url.url: must be a data URI (data:image/jpeg;base64,...): "
             "this server fetches no images"
         )
-    return data_uri.decode(url)
+    return decode_base64(url)

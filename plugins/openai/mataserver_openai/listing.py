@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, Literal
 import msgspec
 from msgspec import Struct
 
-from mataserver.results import ModelInfo
+from mataserver import ModelInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -3,64 +3,82 @@
 from __future__ import annotations
 
 import contextlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from mataserver.chat import answer, question
-from mataserver.chat.answer import Ending, Writer
-from mataserver.chat.stopping import Stops
-from mataserver.errors import BadRequest, InvalidParams, MataError
-from mataserver.http import codec, dialects, events, examples
-from mataserver.http.routing import Body, Handlers, Route
-from mataserver.results import VlmResult
+from mataserver import (
+    EXAMPLE_IMAGE,
+    BadRequest,
+    Body,
+    InvalidParams,
+    LastEvent,
+    MataError,
+    Route,
+    VlmResult,
+)
+from mataserver_openai import answer, question
+from mataserver_openai.answer import Ending, Writer
+from mataserver_openai.problem import ChatProblem, chat_problem
+from mataserver_openai.stopping import Stops
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
 
     from aiohttp import web
 
-    from mataserver.chat.question import Question
-    from mataserver.handles import ModelHandle
-    from mataserver.params import Params
-    from mataserver.results import Result
-    from mataserver.service import Context, ErrorForm
+    from mataserver import Context, ModelHandle, Params, Result
+    from mataserver_openai.question import Question
 
+EXAMPLE: dict[str, Any] = {
+    "model": "HuggingFaceTB/SmolVLM-256M-Instruct",
+    "messages": [
+        {
+            "role": "user",
+            "content": [
+                {"type": "text", "text": "What is in the picture?"},
+                {
+                    "type": "image_url",
+                    "image_url": {"url": f"data:image/png;base64,{EXAMPLE_IMAGE}"},
+                },
+            ],
+        }
+    ],
+    "max_tokens": 64,
+}
+"""What the OpenAPI document shows as a question."""
+JSON = "application/json"
 PREFIXES = ("/v1", "/openai/v1")
 """Where OpenAI's routes are: beside our own, and where everything is in OpenAI's form."""
 
 
-class ChatService(Handlers):
-    """The service of chat completions."""
+class Completions:
+    """Chat completions."""
 
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
 
     def routes(self) -> list[Route]:
         """Return the routes."""
-        request = (Body(codec.JSON, question.ChatRequest, examples.CHAT),)
-        response = (Body(codec.JSON, answer.Completion), Body(events.CONTENT_TYPE))
+        request = (Body(JSON, question.ChatRequest, EXAMPLE),)
+        response = (Body(JSON, answer.Completion), Body("text/event-stream"))
         return [
             Route("POST", f"{prefix}/chat/completions", self._complete,
                   "Ask a model about an image", "OpenAI", request=request, response=response,
-                  problem=dialects.ChatProblem,
+                  problem=ChatProblem,
                   errors=(400, 404, 408, 413, 415, 500, 503, 507), needs="infer", denied=401)
             for prefix in PREFIXES
         ]  # fmt: skip
 
-    def error_forms(self) -> dict[str, ErrorForm]:
-        """Return the forms of errors."""
-        return dict.fromkeys(("/v1/chat", "/openai"), dialects.chat_problem)
-
     async def _complete(self, request: web.Request) -> web.StreamResponse:
         self._ctx.check_running()
-        codec.require_json(request)
-        async with self._ctx.http.read_body(request) as data:
-            asked = await self._ctx.http.decode(data, question.read)
+        http = self._ctx.http
+        http.require_json(request)
+        async with http.read_body(request) as data:
+            asked = await http.decode(data, question.read)
             del data
             chat = _Chat(self._model(asked.model), asked)
             if asked.stream:
-                patience = self._ctx.server.unread_timeout
-                return await events.send(request, chat.chunks(), _failed, patience)
-            return codec.respond(await chat.whole())
+                return await http.events(request, chat.chunks(), _failed)
+            return http.respond(await chat.whole())
 
     def _model(self, name: str) -> ModelHandle:
         model = self._ctx.models.get(name)
@@ -107,7 +125,7 @@ class _Chat:
                 if isinstance(item, str):
                     yield writer.piece(item)
                 else:
-                    yield events.Last(writer.last(item, usage=self._asked.usage))
+                    yield LastEvent(writer.last(item, usage=self._asked.usage))
 
     async def _pieces(self) -> AsyncGenerator[str | Ending]:
         """Yield the text up to the first stop sequence, which stops the model, then how it ended.
@@ -169,4 +187,4 @@ def _ending(result: Result) -> Ending:
 
 
 def _failed(error: MataError) -> bytes:
-    return answer.event(dialects.chat_problem(error.status, error.detail))
+    return answer.event(chat_problem(error.status, error.detail))

@@ -7,8 +7,8 @@ import json
 
 import pytest
 
-from mataserver.chat import question
-from mataserver.errors import BadRequest
+from mataserver import BadRequest
+from mataserver_openai import question
 
 URI = "data:image/png;base64," + base64.b64encode(b"pixels").decode()
 IMAGE = {"type": "image_url", "image_url": {"url": URI, "detail": "high"}}

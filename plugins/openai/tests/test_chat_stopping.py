@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mataserver.chat.stopping import Stops
+from mataserver_openai.stopping import Stops
 
 FEW = st.text("ab", max_size=12)
 

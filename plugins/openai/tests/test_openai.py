@@ -30,7 +30,7 @@ def asking(text="one two three", *, image=URI, system=None):
 async def server(tmp_path):
     """A server with the models that repeat what they were asked."""
     chat_models.register_all(tmp_path)
-    points = (testing.FAKE, chat_models.POINT)
+    points = (testing.FAKE, chat_models.POINT, *testing.installed("openai"))
     async with testing.serving(tmp_path, entry_points=points, engine="thread") as served:
         yield served
 
@@ -360,3 +360,46 @@ async def test_the_base_url_of_openai_alone(server):
         answer = await client.chat.completions.create(model="echo", messages=asking("hm"))
         assert answer.choices[0].message.content == "hm"
         assert (await refused(client, n=3)).param == "n"
+
+
+async def test_head_has_the_form_of_get(server):
+    """The headers of a list are those of the form that is asked for."""
+    async with aiohttp.ClientSession(server.url, headers=server.headers) as http:
+        for form in ("mata", "openai"):
+            path = f"/v1/models?format={form}"
+            async with http.get(path) as got, http.head(path) as told:
+                assert (told.status, told.headers["Content-Length"]) == (
+                    200,
+                    str(len(await got.read())),
+                )
+
+
+async def test_both_forms_are_documented(server):
+    """The server's own route tells of OpenAI's form: the parameter, the answer and its error."""
+    async with (
+        aiohttp.ClientSession(server.url) as http,
+        http.get("/openapi.json") as response,
+    ):
+        document = await response.json()
+    for path, name, kind in (
+        ("/v1/models", "format", "OpenAIModels"),
+        ("/v1/models/{model_id}", "include", "OpenAIModel"),
+    ):
+        operation = document["paths"][path]["get"]
+        given = [each["name"] for each in operation["parameters"]]
+        assert {"format", name} <= set(given)
+        assert len(given) == len(set(given))
+        schema = operation["responses"]["200"]["content"]["application/json"]["schema"]
+        assert {"$ref": f"#/components/schemas/{kind}"} in schema["anyOf"]
+        assert "422" in operation["responses"]
+        assert operation["summary"]
+
+
+async def test_a_form_that_nobody_has_is_refused_for_one_model_too(server):
+    """The parameter is checked where it is taken, and nowhere below a base URL of one form."""
+    async with aiohttp.ClientSession(server.url, headers=server.headers) as http:
+        async with http.get("/v1/models/echo?format=xml") as response:
+            assert response.status == 422
+            assert await response.json() == {"detail": "format: must be mata or openai"}
+        async with http.get("/openai/v1/models?format=xml") as response:
+            assert response.status == 200

@@ -13,7 +13,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 if TYPE_CHECKING:
     from msgspec import Raw
 
-    from mataserver.results import Usage
+    from mataserver import Usage
 
 DONE = b"data: [DONE]\n\n"
 """What ends a stream."""

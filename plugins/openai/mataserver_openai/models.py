@@ -1,0 +1,88 @@
+"""``GET /v1/models`` in OpenAI's form, for whoever asks for it, and below ``/openai/v1`` always."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, get_args
+
+from mataserver import Body, InvalidParams, NotFound, Route
+from mataserver_openai import listing
+from mataserver_openai.listing import OpenAIModel, OpenAIModels
+from mataserver_openai.problem import ChatProblem
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Mapping
+
+    from aiohttp import web
+
+    from mataserver import Context, ModelInfo
+
+JSON = "application/json"
+_FORMAT = {
+    "format": (
+        listing.Form,
+        False,
+        "Whose form: ours, or OpenAI's, which OpenAI's own clients get unasked.",
+    )
+}
+_ONE = "/{model_id:.+}"
+
+
+class ModelList:
+    """The models in OpenAI's form, beside the fields of our own."""
+
+    def __init__(self, ctx: Context) -> None:
+        self._http = ctx.http
+        self._models = ctx.models
+
+    def routes(self) -> list[Route]:
+        """Return the routes; those of the server are claimed for who asks for OpenAI's form."""
+        every, one = (Body(JSON, OpenAIModels),), (Body(JSON, OpenAIModel),)
+        return [
+            Route("GET", "/v1/models", self._every, response=every, parameters=_FORMAT,
+                  errors=(422,), needs="models:read", when=_wanted),
+            Route("GET", f"/v1/models{_ONE}", self._one, response=one, parameters=_FORMAT,
+                  errors=(404, 422), needs="models:read", when=_wanted),
+            Route("GET", "/openai/v1/models", self._every, "List the models in OpenAI's form",
+                  "OpenAI", response=every, problem=ChatProblem, needs="models:read", denied=401),
+            Route("GET", f"/openai/v1/models{_ONE}", self._one, "One model in OpenAI's form",
+                  "OpenAI", response=one, problem=ChatProblem, errors=(404,),
+                  needs="models:read", denied=401),
+        ]  # fmt: skip
+
+    async def _every(self, request: web.Request) -> web.Response:
+        _check_format(request)
+        return self._http.respond(listing.every(self._pulled()))
+
+    def _pulled(self) -> Iterator[tuple[ModelInfo, float]]:
+        """Yield each model with the time it was pulled at."""
+        for info in self._models.list():
+            with contextlib.suppress(NotFound):  # a command has removed it just now
+                yield info, self._models.pulled_at(info.model)
+
+    async def _one(self, request: web.Request) -> web.Response:
+        _check_format(request)
+        name = request.match_info["model_id"]
+        info = self._models.info(name)
+        return self._http.respond(listing.one(info, self._models.pulled_at(name)))
+
+
+def _wanted(request: web.Request) -> bool:
+    """Whether the answer is wanted in OpenAI's form, or in one that nobody has."""
+    form = request.query.get("format")
+    return _is_openai(request.headers) if form is None else form != "mata"
+
+
+def _is_openai(headers: Mapping[str, str]) -> bool:
+    """Whether one of OpenAI's own clients asks, which cannot read our form.
+
+    They tell who they are: those that a generator wrote by one header, the others by their name.
+    """
+    return "X-Stainless-Lang" in headers or headers.get("User-Agent", "").startswith("OpenAI/")
+
+
+def _check_format(request: web.Request) -> None:
+    """Raise ``InvalidParams`` for a form that nobody has; below ``/openai`` there is one alone."""
+    given = request.query.get("format")
+    if not request.path.startswith("/openai/") and given not in {None, *get_args(listing.Form)}:
+        raise InvalidParams("format: must be mata or openai")
