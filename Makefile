@@ -70,6 +70,7 @@ test-binary: binary $(VENV)/.setup  ## the one-file build and the steps of the D
 soak: $(VENV)/.setup  ## queues of jobs whose server is killed ten times each: some minutes
 	$(BIN)/python plugins/jobs/tests/soak.py
 	$(BIN)/python plugins/reconstruct/tests/soak.py
+	PHOTOGRAPHS=49 $(BIN)/python -m pytest -q plugins/reconstruct/tests/test_large_uploads.py  # 490 MB
 
 binary: $(BIN)/python  ## build/mataserver: one executable file that needs nothing but this Python
 	@$(PIP) "pex>=2.100" $(TOLD)
