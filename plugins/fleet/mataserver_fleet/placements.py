@@ -172,21 +172,25 @@ class Placements:
         async with self._store.change() as connection:
             await connection.execute(sa.update(PLACEMENTS).where(*own).values(**values))
 
-    async def lost(self, wanted: Wanted, triton: int, serving: tuple[int, ...]) -> None:
-        """Note that a Triton serves something else than it did; it is sent anew."""
-        values = {
-            "state": "loading",
-            "reason": "It was lost or changed at the Triton",
-            "serving": text(serving),
-            "changed_at": self._store.clock(),
-        }
-        own = (
-            PLACEMENTS.c.model_id == wanted.model,
-            PLACEMENTS.c.triton_id == triton,
-            PLACEMENTS.c.generation == wanted.generation,
-        )
+    async def lost(self, triton: int, found: Sequence[tuple[Wanted, tuple[int, ...]]]) -> None:
+        """Note which versions a Triton serves where it serves others than it did; all are sent anew.
+
+        In one transaction: whoever follows the changes is told once, however many models it lost.
+        """
         async with self._store.change() as connection:
-            await connection.execute(sa.update(PLACEMENTS).where(*own).values(**values))
+            for wanted, serving in found:
+                values = {
+                    "state": "loading",
+                    "reason": "It was lost or changed at the Triton",
+                    "serving": text(serving),
+                    "changed_at": self._store.clock(),
+                }
+                own = (
+                    PLACEMENTS.c.model_id == wanted.model,
+                    PLACEMENTS.c.triton_id == triton,
+                    PLACEMENTS.c.generation == wanted.generation,
+                )
+                await connection.execute(sa.update(PLACEMENTS).where(*own).values(**values))
 
     async def explain(self, wanted: Wanted, triton: int, reason: str) -> None:
         """Note why a placement is not dealt with yet."""

@@ -33,6 +33,11 @@ RETRY_SECONDS, LONGEST_RETRY = 5.0, 60.0
 """How long a model that could not be loaded waits for the next try, at first and at last."""
 GPU_LOOKS = DEEP_LOOKS = 10
 """Every how many looks GPUs' figures are asked, and whether models are those that were sent."""
+HURRY, HURRY_PART = 0.25, 20
+"""How soon one that is away is looked at again: at first, and then after what part of its absence.
+
+Most come back within seconds, and what they had is missed until they are looked at.
+"""
 
 
 class Watch:
@@ -59,6 +64,7 @@ class Watch:
         self._shape: list[tuple[str, int]] = []
         self._looks = 0
         self._gpus: list[Gpu] = []
+        self._away_since: float | None = None
         self._running = asyncio.get_running_loop().create_task(self._run())
 
     def wake(self) -> None:
@@ -83,7 +89,16 @@ class Watch:
                 await self._look()
             except MataError as error:  # the database is away
                 self._ctx.log.warning("%s is not looked after: %s", self.address.name, error.detail)
-            await pause(self._changed, self._ctx.settings.probe)
+            await pause(self._changed, self._patience())
+
+    def _patience(self) -> float:
+        """Return the seconds until the next look: fewer where it has been away for a short time."""
+        probe, now = float(self._ctx.settings.probe), self._store.clock()
+        if self._noted[0] == "ready":
+            self._away_since = None
+            return probe
+        self._away_since = now if self._away_since is None else self._away_since
+        return min(probe, max(HURRY, (now - self._away_since) / HURRY_PART))
 
     async def _look(self) -> None:
         try:
@@ -96,25 +111,34 @@ class Watch:
     async def _asked(self) -> None:
         """Ask a Triton how it is, note it, and begin to mend. Raises ``TritonError``.
 
-        What it lost is noted before it is noted as ready: nobody shall see it so in between.
+        What it lost is noted before it is noted as ready: nobody shall see it so in between. What
+        is not needed for that waits until the mending has begun.
         """
         await self._client.check_live()
         described = await self._client.describe()
         counts = sorted(await self._client.counts())
-        if self._looks % GPU_LOOKS == 0:
-            self._gpus = await self._client.gpus()
         if self._noted[0] != "ready":
             self._resting.clear()  # it was away, perhaps mended: nothing waits for a next try
         wrong = await self._wrong(counts)
-        models = [ServedModel(each.name, str(each.number)) for each in counts]
-        await self._note("ready", "", Seen(described.version, models, self._gpus))
         if counts != self._told:
             await finish(self._counts.note(self._key, counts, set(self._mending)))
             self._told = () if self._mending else counts
-        self._looks += 1
         for wanted, serving in wrong:
             task = asyncio.get_running_loop().create_task(self._mended(wanted, serving))
             self._mending[wanted.model] = task
+        if self._looks % GPU_LOOKS == 0:
+            self._gpus = await self._figures()
+        self._looks += 1
+        models = [ServedModel(each.name, str(each.number)) for each in counts]
+        await self._note("ready", "", Seen(described.version, models, self._gpus))
+
+    async def _figures(self) -> list[Gpu]:
+        """Return the figures of its GPUs; none while its metrics do not answer, as others do."""
+        try:
+            return await self._client.gpus()
+        except TritonError as error:
+            self._ctx.log.info("%s has no metrics now: %s", self.address.name, error.detail)
+            return []
 
     async def _wrong(self, counts: Sequence[ModelCount]) -> list[tuple[Wanted, tuple[int, ...]]]:
         """Return the placements that are not as they are wanted, with what is served of each.
@@ -124,7 +148,9 @@ class Watch:
         """
         shape = [(each.name, each.number) for each in counts]
         deep = shape != self._shape or self._looks % DEEP_LOOKS == 0
-        self._shape, found = shape, []
+        self._shape = shape
+        found: list[tuple[Wanted, tuple[int, ...]]] = []
+        lost: list[tuple[Wanted, tuple[int, ...]]] = []
         for wanted in await finish(self._placements.at(self._key)):
             rests = self._resting.get(wanted.model, (0.0, 0.0))[0] > self._store.clock()
             if wanted.model in self._mending or (rests and wanted.done == wanted.generation):
@@ -133,8 +159,10 @@ class Watch:
             if await self._reconciling.settled(wanted, serving, deep=deep):
                 continue
             if wanted.done == wanted.generation and wanted.state == "ready":
-                await finish(self._placements.lost(wanted, self._key, serving))
+                lost.append((wanted, serving))
             found.append((wanted, serving))
+        if lost:
+            await finish(self._placements.lost(self._key, lost))
         return found
 
     async def _note(self, state: str, reason: str, seen: Seen | None) -> None:

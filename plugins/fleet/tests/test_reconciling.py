@@ -163,6 +163,24 @@ async def test_one_that_comes_back_gets_its_models(fleets):
         await until(lambda: asyncio.sleep(0, "m" in fleet.tritons[1].models))
 
 
+async def test_one_that_is_away_is_looked_at_often(fleets):
+    """One that comes back does not wait for the next regular look, nor for its metrics."""
+
+    async def hang(_request):
+        await asyncio.sleep(60)
+
+    async with fleets(1, probe=30.0, timeout=10.0) as fleet:
+        await fleet.load()
+        await fleet.tritons[0].die()
+        words = {"description": "whatever is changed has the Tritons looked at"}
+        await fleet.client.ask("PATCH", "/api/models/m", json=words)
+        await fleet.state(0, "offline")
+        fleet.tritons[0].faults = {"/metrics": hang}
+        await fleet.tritons[0].start()
+        await until(lambda: asyncio.sleep(0, "m" in fleet.tritons[0].models), seconds=5.0)
+        fleet.tritons[0].faults = {}
+
+
 async def test_drift_is_mended(fleets):
     """What somebody else loaded, unloaded or changed at a Triton is put right."""
     async with fleets(1) as fleet:

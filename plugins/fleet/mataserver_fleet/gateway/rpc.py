@@ -35,6 +35,13 @@ _OWN = {
 """What the gateway answers itself."""
 _STREAM = "ModelStreamInfer"
 _UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
+_ASKING = [
+    *_UNLIMITED,
+    # A server that comes back is asked at once: gRPC's own patience grows to two minutes.
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.min_reconnect_backoff_ms", 1_000),
+    ("grpc.max_reconnect_backoff_ms", 1_000),
+]
 _RESENT = frozenset({grpc.StatusCode.UNAVAILABLE})
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -275,7 +282,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         where = target.rpc_authority
         channel = self._channels.get(where)
         if channel is None:
-            channel = self._channels[where] = grpc.aio.insecure_channel(where, _UNLIMITED)
+            channel = self._channels[where] = grpc.aio.insecure_channel(where, _ASKING)
         return channel
 
     def _note(self, caller: Caller, place: Place, code: Any, taken: int, given: int) -> None:

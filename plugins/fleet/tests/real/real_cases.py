@@ -135,7 +135,7 @@ async def test_a_models_life(client, tritons):
 
 
 async def test_a_triton_is_killed(client, tritons, capsys):
-    """Under load by the gateway no request fails; the killed one is back 3 s and a load later."""
+    """Under load by the gateway no request fails; the killed one is reconciled within 5 s."""
     await push(client, "m", {"model.onnx": adding(1)})
     begun = time.monotonic()
     assert (await client.ask("POST", "/api/models/m/load"))[0] == 200
@@ -171,7 +171,7 @@ async def test_a_triton_is_killed(client, tritons, capsys):
             f" the killed one was reconciled {taken:.1f} s after it was live\n"
         )
     assert set(answers) == {200}
-    assert taken <= 3.0 + loading
+    assert taken <= 5.0
 
 
 async def _served(http, url):

@@ -117,6 +117,7 @@ class RealTriton:
             f"--model-repository={self.folder / 'repository'}",
             f"--backend-directory={self.folder / 'backends'}",
             "--model-control-mode=explicit",
+            "--disable-auto-complete-config",  # it would start each model's Python twice
             "--allow-gpu-metrics=false",
             "--exit-timeout-secs=2",
             "--backend-config",
