@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from mataserver_accounts.snapshot import principal_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
 
     from mataserver import Principal
     from mataserver_accounts.directory import Directory
@@ -30,6 +30,10 @@ class People:
         """Return a user by id or name. Raises ``NotFound``."""
         return await self._directory.finish(self._directory.accounts.user(identity))
 
+    async def revision(self, identity: str) -> str:
+        """Return what is another text after each change of a user. Raises ``NotFound``."""
+        return await self._directory.finish(self._directory.accounts.revision(identity))
+
     async def add(self, name: str, password: str, role: Role, tags: Iterable[str] = ()) -> User:
         """Make a user. Raises ``Conflict`` for a name that is taken."""
         work = self._directory.accounts.add_user(name, password, role, tags)
@@ -42,16 +46,23 @@ class People:
         password: str | None = None,
         role: Role | None = None,
         tags: Iterable[str] | None = None,
+        check: Callable[[str], None] = lambda _: None,
     ) -> User:
-        """Change what is given. Raises ``NotFound``, or ``Conflict`` for the last administrator."""
+        """Change what is given. Raises ``NotFound``, or ``Conflict`` for the last administrator.
+
+        ``check`` is called with the revision that is changed, and may raise.
+        """
         work = self._directory.accounts.change_user(
-            identity, password=password, role=role, tags=tags
+            identity, password=password, role=role, tags=tags, check=check
         )
         return await self._directory.change(work)
 
-    async def remove(self, identity: str) -> User:
-        """Remove a user. Raises ``NotFound``, or ``Conflict`` for the last administrator."""
-        return await self._directory.change(self._directory.accounts.remove_user(identity))
+    async def remove(self, identity: str, check: Callable[[str], None] = lambda _: None) -> User:
+        """Remove a user. Raises ``NotFound``, or ``Conflict`` for the last administrator.
+
+        ``check`` is called as in ``change``.
+        """
+        return await self._directory.change(self._directory.accounts.remove_user(identity, check))
 
     async def check(self, name: str, password: str, address: str) -> User:
         """Return the user of a name and a password, asked from an address.

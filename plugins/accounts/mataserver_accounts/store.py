@@ -9,6 +9,7 @@ import re
 import secrets
 import time
 import uuid
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,7 @@ from mataserver_accounts.records import Key, MadeKey, User
 from mataserver_accounts.tables import CHANNEL, KEYS, REVOKED, SECRETS, USERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Iterable, Mapping
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
@@ -35,6 +36,13 @@ _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
 _ADMINS = sa.select(USERS.c.id).where(USERS.c.role == "admin", USERS.c.disabled.is_(False))
 _VERSION = sa.select(SECRETS.c.value).where(SECRETS.c.name == "version")
+
+
+Check = Callable[[str], None]
+
+
+def _any(_revision: str) -> None:
+    """Whatever the revision is."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +124,11 @@ class Accounts:
         async with self._database.read() as connection:
             return _user(await _find_user(connection, identity))
 
+    async def revision(self, identity: str) -> str:
+        """Return what is another text after each change of a user. Raises ``NotFound``."""
+        async with self._database.read() as connection:
+            return _revision(await _find_user(connection, identity))
+
     async def change_user(
         self,
         identity: str,
@@ -124,10 +137,12 @@ class Accounts:
         role: Role | None = None,
         tags: Iterable[str] | None = None,
         disabled: bool | None = None,
+        check: Check = _any,
     ) -> User:
         """Change what is given. Tokens of before a new password, or of a disabled user, end.
 
-        Raises ``NotFound``, or ``Conflict`` when nobody could administer any more.
+        ``check`` is called with the user's revision, which nobody changes meanwhile. Raises what
+        it raises, ``NotFound``, or ``Conflict`` when nobody could administer any more.
         """
         values: dict[str, Any] = {}
         if password is not None:
@@ -144,6 +159,7 @@ class Accounts:
             values["generation"] = USERS.c.generation + 1
         async with self._database.begin() as connection:
             row = await _find_user(connection, identity, lock=True)
+            check(_revision(row))
             if (role or row["role"]) != "admin" or disabled:
                 await _check_not_last(connection, row)
             await connection.execute(
@@ -152,10 +168,14 @@ class Accounts:
             await self._announce(connection)
         return await self.user(row["id"])
 
-    async def remove_user(self, identity: str) -> User:
-        """Remove a user and their keys. Raises ``NotFound``, or ``Conflict`` for the last admin."""
+    async def remove_user(self, identity: str, check: Check = _any) -> User:
+        """Remove a user and their keys. Raises ``NotFound``, or ``Conflict`` for the last admin.
+
+        ``check`` is called as in ``change_user``.
+        """
         async with self._database.begin() as connection:
             row = await _find_user(connection, identity, lock=True)
+            check(_revision(row))
             await _check_not_last(connection, row)
             await connection.execute(sa.delete(USERS).where(USERS.c.id == row["id"]))
             await self._announce(connection)
@@ -320,6 +340,12 @@ async def _find_user(connection: AsyncConnection, identity: str, *, lock: bool =
     if row is None:
         raise NotFound(f"User not found: {identity[:64]}")
     return row
+
+
+def _revision(row: Mapping[Any, Any]) -> str:
+    """Return what is another text after each change of a user, also of the password."""
+    told = [row["role"], row["tags"], bool(row["disabled"]), row["generation"]]
+    return hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:16]
 
 
 async def _check_not_last(connection: AsyncConnection, row: Mapping[Any, Any]) -> None:

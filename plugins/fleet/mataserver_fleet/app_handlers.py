@@ -23,7 +23,7 @@ from mataserver_fleet.pages import (
     expected,
     optional_json,
     page_of,
-    tag,
+    tagged,
 )
 from mataserver_fleet.store import finish
 
@@ -88,11 +88,11 @@ class AppHandlers:
         """Return the routes."""
         path, listed = "/api/apps/{identity}", "/api/apps/{identity}/routes"
         model, own = listed + "/{model:.+}", (Body(JSON, AppView),)
-        body, done = (400, 408, 409, 413, 415, 422, 503), (Body(JSON, Status),)
+        body, status = (400, 408, 409, 413, 415, 422, 503), (Body(JSON, Status),)
         read: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
         write = {**read, "max_body": MAX_BODY}  # who may is told by the application
         admin = {**write, "needs": "fleet:write"}
-        route: dict[str, Any] = {"request": (Body(JSON, NewRoute, _ROUTE),), "response": done}
+        route: dict[str, Any] = {"request": (Body(JSON, NewRoute, _ROUTE),), "response": status}
         return [
             Route("GET", "/api/apps", self.index, "List the applications", parameters=PARAMETERS,
                   response=(Body(JSON, AppList),), errors=(422, 503), **read),
@@ -104,16 +104,16 @@ class AppHandlers:
                   request=(Body(JSON, AppChange, {"retries": 3}),), errors=(*body, 404, 412),
                   response=(Body(JSON, ChangedApp),), **write),
             Route("DELETE", path, self.remove, "Remove an application", headers=IF_MATCH,
-                  response=done, errors=(404, 412, 422, 503), **admin),
+                  response=status, errors=(404, 412, 422, 503), **admin),
             Route("GET", listed, self.list_routes, "The models of an application",
                   response=(Body(JSON, RouteList),), parameters=PARAMETERS,
                   errors=(404, 422, 503), **read),
             Route("POST", model, self.add_route, "Bring a model into an application", status=201,
-                  optional=True, errors=(*body, 404), **route, **write),
+                  optional=True, headers=IF_MATCH, errors=(*body, 404, 412), **route, **write),
             Route("PATCH", model, self.change_route, "Change how a model is asked", **route,
-                  errors=(*body, 404), **write),
+                  headers=IF_MATCH, errors=(*body, 404, 412), **write),
             Route("DELETE", model, self.remove_route, "Take a model out of an application",
-                  response=done, errors=(404, 503), **write),
+                  response=status, headers=IF_MATCH, errors=(404, 412, 422, 503), **write),
         ]  # fmt: skip
 
     @property
@@ -171,38 +171,39 @@ class AppHandlers:
         app, rows, total = await finish(self._models.part(identity, page_of(request)))
         base = self._base(request, app)
         routes = [shown(row, base) for row in rows]
-        return self._ctx.http.respond(RouteList(routes=routes, total=total))
+        return tagged(self._ctx, RouteList(routes=routes, total=total), app["revision"])
 
     async def add_route(self, request: web.Request) -> web.Response:
         """Bring a model into an application."""
         asked = await optional_json(self._ctx, request, NewRoute)
         app, model = request.match_info["identity"], request.match_info["model"]
-        await finish(self._models.put(app, model, asked, caller(request)))
+        put = self._models.put(app, model, asked, caller(request), expected(request))
+        revision = await finish(put)
         self._note(request, f"brought {model!r} into", app)
-        return self._ctx.http.respond(Status(), status=201)
+        return tagged(self._ctx, Status(), revision, 201)
 
     async def change_route(self, request: web.Request) -> web.Response:
         """Change how a model is asked."""
         app, model = request.match_info["identity"], request.match_info["model"]
         async with self._ctx.http.read_json(request, NewRoute) as asked:
-            await finish(self._models.change(app, model, asked, caller(request)))
+            change = self._models.change(app, model, asked, caller(request), expected(request))
+            revision = await finish(change)
         self._note(request, f"changed {model!r} in", app)
-        return self._ctx.http.respond(Status())
+        return tagged(self._ctx, Status(), revision)
 
     async def remove_route(self, request: web.Request) -> web.Response:
         """Take a model out of an application."""
         app, model = request.match_info["identity"], request.match_info["model"]
-        await finish(self._models.remove(app, model, caller(request)))
+        remove = self._models.remove(app, model, caller(request), expected(request))
+        revision = await finish(remove)
         self._note(request, f"took {model!r} out of", app)
-        return self._ctx.http.respond(Status())
+        return tagged(self._ctx, Status(), revision)
 
     async def _answer(
         self, request: web.Request, row: sa.RowMapping, kind: type[AppView], status: int = 200
     ) -> web.Response:
         (found,) = await self._shown(request, [row])
-        response = self._ctx.http.respond(kind(**found), status=status)
-        response.headers["ETag"] = tag(row["revision"])
-        return response
+        return tagged(self._ctx, kind(**found), row["revision"], status)
 
     async def _shown(
         self, request: web.Request, rows: Sequence[sa.RowMapping]

@@ -13,7 +13,7 @@ from mataserver_fleet.apps import touch_app
 from mataserver_fleet.pages import date
 from mataserver_fleet.paths import check_paths
 from mataserver_fleet.permits import check_manages
-from mataserver_fleet.store import find, page, text
+from mataserver_fleet.store import check_revision, find, page, text
 from mataserver_fleet.tables import APPS, MODELS, ROUTES, VERSIONS
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from mataserver import Principal
-    from mataserver_fleet.pages import Page
+    from mataserver_fleet.pages import Page, Tags
     from mataserver_fleet.store import Store
 
 Protocol = Literal["http", "grpc", "ws"]
@@ -76,36 +76,45 @@ class AppRoutes:
         async with self._store.read() as connection:
             return list((await connection.execute(query)).mappings())
 
-    async def put(self, app: str, model: str, asked: NewRoute, principal: Principal) -> None:
+    async def put(
+        self, app: str, model: str, asked: NewRoute, principal: Principal, expected: Tags | None
+    ) -> int:
         """Bring a model into an application; one that is there is changed where it is asked.
 
-        Raises ``NotFound``, ``Forbidden``, ``Conflict`` for a path that another route has.
+        Returns the application's revision, as all that change it do. Raises ``NotFound``,
+        ``Forbidden``, ``Stale``, ``Conflict`` for a path that another route has.
         """
         async with self._store.change() as connection:
             row = await find(connection, APPS, app, "Application", lock=True)
             await check_manages(connection, principal, row["id"])
+            check_revision(row, expected)
             name, own = await self._model(connection, model)
             await _check_versions(connection, name, asked, own=own)
             await self._write(connection, row, name, asked, own=own)
             await check_paths(connection, row["id"])
-            await touch_app(connection, row, self._store.clock())
+            return await touch_app(connection, row, self._store.clock())
 
-    async def change(self, app: str, model: str, asked: NewRoute, principal: Principal) -> None:
+    async def change(
+        self, app: str, model: str, asked: NewRoute, principal: Principal, expected: Tags | None
+    ) -> int:
         """Change a route. Raises as ``put``, and ``NotFound`` for a model that is not there."""
         async with self._store.read() as connection:
             row = await find(connection, APPS, app, "Application")
             await _route(connection, row, model)
-        await self.put(app, model, asked, principal)
+        return await self.put(app, model, asked, principal, expected)
 
-    async def remove(self, app: str, model: str, principal: Principal) -> None:
-        """Take a model out of an application. Raises ``NotFound`` and ``Forbidden``."""
+    async def remove(
+        self, app: str, model: str, principal: Principal, expected: Tags | None
+    ) -> int:
+        """Take a model out of an application. Raises ``NotFound``, ``Forbidden``, ``Stale``."""
         async with self._store.change() as connection:
             row = await find(connection, APPS, app, "Application", lock=True)
             await check_manages(connection, principal, row["id"])
+            check_revision(row, expected)
             route = await _route(connection, row, model)
             own = (ROUTES.c.app_id == row["id"], ROUTES.c.model == route["model"])
             await connection.execute(sa.delete(ROUTES).where(*own))
-            await touch_app(connection, row, self._store.clock())
+            return await touch_app(connection, row, self._store.clock())
 
     async def _model(self, connection: AsyncConnection, model: str) -> tuple[str, bool]:
         """Return a model's name, and whether it is this server's own. Raises ``NotFound``."""

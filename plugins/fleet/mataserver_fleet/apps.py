@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from mataserver import Principal
-    from mataserver_fleet.pages import Page
+    from mataserver_fleet.pages import Page, Tags
     from mataserver_fleet.store import Store
 
 AppName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
@@ -95,7 +95,7 @@ class Apps:
         return await self.one(new.name)
 
     async def change(
-        self, identity: str, asked: AppChange, principal: Principal, expected: int | None
+        self, identity: str, asked: AppChange, principal: Principal, expected: Tags | None
     ) -> sa.RowMapping:
         """Change what is given. Raises ``NotFound``, ``Forbidden``, ``Conflict``, ``Stale``."""
         async with self._store.change() as connection:
@@ -106,7 +106,7 @@ class Apps:
             await check_paths(connection, row["id"])
         return await self.one(str(row["id"]))
 
-    async def remove(self, identity: str, expected: int | None) -> sa.RowMapping:
+    async def remove(self, identity: str, expected: Tags | None) -> sa.RowMapping:
         """Remove an application with its routes and links. Raises ``NotFound`` and ``Stale``."""
         async with self._store.change() as connection:
             row = await find(connection, APPS, identity, "Application", lock=True)
@@ -115,9 +115,10 @@ class Apps:
         return row
 
 
-async def touch_app(connection: AsyncConnection, row: sa.RowMapping, now: float) -> None:
-    """Note that an application, its routes or its consumers changed."""
+async def touch_app(connection: AsyncConnection, row: sa.RowMapping, now: float) -> int:
+    """Note that an application, its routes or its consumers changed; return its revision now."""
     await _update(connection, row, {"updated_at": now})
+    return int(row["revision"]) + 1
 
 
 async def _update(connection: AsyncConnection, row: sa.RowMapping, values: dict[str, Any]) -> None:

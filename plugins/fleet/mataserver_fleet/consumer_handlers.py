@@ -27,6 +27,7 @@ from mataserver_fleet.pages import (
     optional_json,
     page_of,
     tag,
+    tagged,
 )
 from mataserver_fleet.store import finish
 
@@ -62,6 +63,7 @@ class ConsumerHandlers:
         read: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
         write = {**read, "max_body": MAX_BODY}  # who may is told by the applications
         admin = {**write, "needs": "fleet:write"}
+        bare: dict[str, Any] = {"headers": IF_MATCH, "errors": (404, 412, 422, 503)}
         new, link = {"name": "till", "rate": 600}, {"tags": "shop"}
         return [
             Route("GET", "/api/consumers", self.index, "List the consumers", parameters=PARAMETERS,
@@ -74,23 +76,20 @@ class ConsumerHandlers:
             Route("PATCH", own, self.change, "Change a consumer", response=made, headers=IF_MATCH,
                   request=(Body(JSON, ConsumerChange, {"rate": 60}),), errors=(*body, 404, 412),
                   **admin),
-            Route("DELETE", own, self.remove, "Remove a consumer", response=done,
-                  errors=(404, 503), **admin),
+            Route("DELETE", own, self.remove, "Remove a consumer", response=done, **bare, **admin),
             Route("POST", f"{own}/key", self.rotate, "Give a consumer another key", response=made,
-                  errors=(404, 503), **write),
+                  **bare, **write),
             Route("DELETE", f"{own}/key", self.revoke, "Take a consumer's key away", response=made,
-                  errors=(404, 503), **write),
+                  **bare, **write),
             Route("GET", of, self.linked, "The consumers of an application", parameters=PARAMETERS,
                   response=(Body(JSON, ConsumerList),), errors=(404, 422, 503), **read),
             Route("POST", of + "/{consumer}", self.link, "Let a consumer ask an application",
                   request=(Body(JSON, LinkedConsumer, link),), optional=True, response=made,
-                  status=201, errors=(*body, 404), **write),
+                  status=201, headers=IF_MATCH, errors=(*body, 404, 412), **write),
             Route("DELETE", of + "/{consumer}", self.unlink,
-                  "Let a consumer ask an application no more", response=done, errors=(404, 503),
-                  **write),
+                  "Let a consumer ask an application no more", response=done, **bare, **write),
             Route("POST", of + "/{consumer}/key", self.rotate_linked,
-                  "Give a consumer of an application another key", response=made,
-                  errors=(404, 503), **write),
+                  "Give a consumer of an application another key", response=made, **bare, **write),
         ]  # fmt: skip
 
     @property
@@ -104,7 +103,10 @@ class ConsumerHandlers:
     async def linked(self, request: web.Request) -> web.Response:
         """Answer the consumers of an application."""
         app = request.match_info["identity"]
-        return self._listed(*await finish(self._consumers.linked(app, page_of(request))))
+        row, rows, total = await finish(self._consumers.linked(app, page_of(request)))
+        response = self._listed(rows, total)
+        response.headers["ETag"] = tag(row["revision"])
+        return response
 
     async def add(self, request: web.Request) -> web.Response:
         """Make a consumer."""
@@ -116,9 +118,7 @@ class ConsumerHandlers:
     async def one(self, request: web.Request) -> web.Response:
         """Answer one consumer."""
         row = await finish(self._consumers.one(request.match_info["consumer"]))
-        response = self._ctx.http.respond(ConsumerView(**consumer(row)))
-        response.headers["ETag"] = tag(row["revision"])
-        return response
+        return tagged(self._ctx, ConsumerView(**consumer(row)), row["revision"])
 
     async def change(self, request: web.Request) -> web.Response:
         """Change a consumer."""
@@ -130,28 +130,32 @@ class ConsumerHandlers:
 
     async def remove(self, request: web.Request) -> web.Response:
         """Remove a consumer."""
-        row = await finish(self._consumers.remove(request.match_info["consumer"]))
+        row = await finish(
+            self._consumers.remove(request.match_info["consumer"], expected(request))
+        )
         self._note(request, "removed the consumer", row["name"])
         return self._ctx.http.respond(Status())
 
     async def rotate(self, request: web.Request) -> web.Response:
         """Give a consumer another key."""
         name = request.match_info["consumer"]
-        row, key = await finish(self._consumers.rotate(name, caller(request)))
+        row, key = await finish(self._consumers.rotate(name, caller(request), expected(request)))
         self._note(request, "gave another key to the consumer", row["name"])
         return self._answer(row, key)
 
     async def rotate_linked(self, request: web.Request) -> web.Response:
         """Give a consumer of an application another key."""
         app, name = request.match_info["identity"], request.match_info["consumer"]
-        row, key = await finish(self._consumers.rotate(name, caller(request), app))
+        row, key = await finish(
+            self._consumers.rotate(name, caller(request), expected(request), app)
+        )
         self._note(request, "gave another key to the consumer", row["name"])
         return self._answer(row, key)
 
     async def revoke(self, request: web.Request) -> web.Response:
         """Take a consumer's key away."""
         name = request.match_info["consumer"]
-        row = await finish(self._consumers.revoke(name, caller(request)))
+        row = await finish(self._consumers.revoke(name, caller(request), expected(request)))
         self._note(request, "took the key of the consumer", row["name"])
         return self._answer(row)
 
@@ -159,16 +163,18 @@ class ConsumerHandlers:
         """Let a consumer ask an application."""
         asked = await optional_json(self._ctx, request, LinkedConsumer)
         app, name = request.match_info["identity"], request.match_info["consumer"]
-        row, key = await finish(self._consumers.link(app, name, asked, caller(request)))
+        link = self._consumers.link(app, name, asked, caller(request), expected(request))
+        row, key = await finish(link)
         self._note(request, f"let ask {app!r}:", row["name"])
         return self._answer(row, key, 201)
 
     async def unlink(self, request: web.Request) -> web.Response:
         """Let a consumer ask an application no more."""
         app, name = request.match_info["identity"], request.match_info["consumer"]
-        await finish(self._consumers.unlink(app, name, caller(request)))
+        unlink = self._consumers.unlink(app, name, caller(request), expected(request))
+        revision = await finish(unlink)
         self._note(request, f"let ask {app!r} no more:", name)
-        return self._ctx.http.respond(Status())
+        return tagged(self._ctx, Status(), revision)
 
     def _listed(self, rows: list[sa.RowMapping], total: int) -> web.Response:
         consumers = [ConsumerView(**consumer(row)) for row in rows]
@@ -178,8 +184,7 @@ class ConsumerHandlers:
         self, row: sa.RowMapping, key: str | None = None, status: int = 200
     ) -> web.Response:
         made = MadeConsumer(**consumer(row), key=UNSET if key is None else key)
-        response = self._ctx.http.respond(made, status=status)
-        response.headers["ETag"] = tag(row["revision"])
+        response = tagged(self._ctx, made, row["revision"], status)
         if key is not None:
             response.headers["Cache-Control"] = "no-store"
         return response

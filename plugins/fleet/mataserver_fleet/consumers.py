@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
     from mataserver import Principal
-    from mataserver_fleet.pages import Page
+    from mataserver_fleet.pages import Page, Tags
     from mataserver_fleet.store import Store
 
 KEY_PREFIX = "fleet_"
@@ -91,12 +91,15 @@ class Consumers:
         async with self._store.read() as connection:
             return await find(connection, CONSUMERS, identity, "Consumer")
 
-    async def linked(self, app: str, part: Page) -> tuple[list[sa.RowMapping], int]:
-        """Return the consumers of an application. Raises ``NotFound``."""
+    async def linked(self, app: str, part: Page) -> tuple[sa.RowMapping, list[sa.RowMapping], int]:
+        """Return an application, some of its consumers, and how many there are.
+
+        Raises ``NotFound``.
+        """
         async with self._store.read() as connection:
             row = await find(connection, APPS, app, "Application")
             query = _linked().where(LINKS.c.app_id == row["id"])
-            return await page(connection, query, part.limit, part.offset)
+            return row, *await page(connection, query, part.limit, part.offset)
 
     async def of(self, apps: Iterable[int]) -> list[sa.RowMapping]:
         """Return the consumers of some applications, each with the ``app_id``."""
@@ -113,15 +116,22 @@ class Consumers:
         return await self.one(new.name), key
 
     async def link(
-        self, app: str, name: str, asked: LinkedConsumer, principal: Principal
+        self,
+        app: str,
+        name: str,
+        asked: LinkedConsumer,
+        principal: Principal,
+        expected: Tags | None,
     ) -> tuple[sa.RowMapping, str | None]:
         """Let a consumer ask an application; make it if there is none of that name.
 
-        Returns it, and its key where it was made. Raises ``NotFound`` and ``Forbidden``.
+        Returns it, and its key where it was made. Raises ``NotFound``, ``Forbidden`` and, for an
+        application of another revision than is expected, ``Stale``.
         """
         async with self._store.change() as connection:
             row = await find(connection, APPS, app, "Application", lock=True)
             await check_manages(connection, principal, row["id"])
+            check_revision(row, expected)
             key = None
             try:
                 found = (await find(connection, CONSUMERS, name, "Consumer"))["id"]
@@ -136,19 +146,23 @@ class Consumers:
                 await touch_app(connection, row, self._store.clock())
         return await self.one(str(found)), key
 
-    async def unlink(self, app: str, name: str, principal: Principal) -> None:
-        """Let a consumer ask an application no more. Raises ``NotFound`` and ``Forbidden``."""
+    async def unlink(self, app: str, name: str, principal: Principal, expected: Tags | None) -> int:
+        """Let a consumer ask an application no more; return the application's revision.
+
+        Raises ``NotFound``, ``Forbidden`` and ``Stale``.
+        """
         async with self._store.change() as connection:
             row = await find(connection, APPS, app, "Application", lock=True)
             await check_manages(connection, principal, row["id"])
+            check_revision(row, expected)
             found = await find(connection, CONSUMERS, name, "Consumer")
             own = (LINKS.c.app_id == row["id"], LINKS.c.consumer_id == found["id"])
             if not (await connection.execute(sa.delete(LINKS).where(*own))).rowcount:
                 raise NotFound(f"{row['name']} has no consumer {found['name']}")
-            await touch_app(connection, row, self._store.clock())
+            return await touch_app(connection, row, self._store.clock())
 
     async def change(
-        self, identity: str, asked: ConsumerChange, expected: int | None
+        self, identity: str, asked: ConsumerChange, expected: Tags | None
     ) -> sa.RowMapping:
         """Change what is given. Raises ``NotFound`` and ``Stale``."""
         given = {name: getattr(asked, name) for name in ("tags", "rate", "quota")}
@@ -161,30 +175,38 @@ class Consumers:
         return await self.one(str(row["id"]))
 
     async def rotate(
-        self, identity: str, principal: Principal, app: str | None = None
+        self, identity: str, principal: Principal, expected: Tags | None, app: str | None = None
     ) -> tuple[sa.RowMapping, str]:
         """Give a consumer another key; the one of before counts no more. Return both.
 
-        With ``app`` it must be a consumer of it. Raises ``NotFound`` and ``Forbidden``.
+        With ``app`` it must be a consumer of it. Raises ``NotFound``, ``Forbidden``, ``Stale``.
         """
         key = _key()
-        await self._rekey(identity, principal, app, digest(key))
+        await self._rekey(identity, principal, expected, app, digest(key))
         return await self.one(identity), key
 
-    async def revoke(self, identity: str, principal: Principal) -> sa.RowMapping:
-        """Take a consumer's key away. Raises ``NotFound`` and ``Forbidden``."""
-        await self._rekey(identity, principal, None, None)
+    async def revoke(
+        self, identity: str, principal: Principal, expected: Tags | None
+    ) -> sa.RowMapping:
+        """Take a consumer's key away. Raises ``NotFound``, ``Forbidden`` and ``Stale``."""
+        await self._rekey(identity, principal, expected, None, None)
         return await self.one(identity)
 
-    async def remove(self, identity: str) -> sa.RowMapping:
-        """Remove a consumer. Raises ``NotFound``."""
+    async def remove(self, identity: str, expected: Tags | None) -> sa.RowMapping:
+        """Remove a consumer. Raises ``NotFound`` and ``Stale``."""
         async with self._store.change() as connection:
             row = await find(connection, CONSUMERS, identity, "Consumer", lock=True)
+            check_revision(row, expected)
             await connection.execute(sa.delete(CONSUMERS).where(CONSUMERS.c.id == row["id"]))
         return row
 
     async def _rekey(
-        self, identity: str, principal: Principal, app: str | None, known: str | None
+        self,
+        identity: str,
+        principal: Principal,
+        expected: Tags | None,
+        app: str | None,
+        known: str | None,
     ) -> None:
         async with self._store.change() as connection:
             row = await find(connection, CONSUMERS, identity, "Consumer", lock=True)
@@ -194,6 +216,7 @@ class Consumers:
                 if (await connection.execute(sa.select(LINKS).where(*own))).first() is None:
                     raise NotFound(f"{of['name']} has no consumer {row['name']}")
             await check_owns(connection, principal, row["id"])
+            check_revision(row, expected)
             change = sa.update(CONSUMERS).where(CONSUMERS.c.id == row["id"])
             await connection.execute(change.values(digest=known, revision=row["revision"] + 1))
 

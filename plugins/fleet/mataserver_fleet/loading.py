@@ -13,6 +13,7 @@ from mataserver_fleet.store import finish, pause
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mataserver_fleet.pages import Tags
     from mataserver_fleet.placements import Target
     from mataserver_fleet.store import Changes, Store
 
@@ -43,16 +44,22 @@ class Loading:
         self._changes = changes
         self._timeout = timeout
 
-    async def load(self, model: str, triton: str | None, versions: Sequence[int] | None) -> Done:
+    async def load(
+        self,
+        model: str,
+        triton: str | None,
+        versions: Sequence[int] | None,
+        expected: Tags | None = None,
+    ) -> Done:
         """Load versions of a model; what is wanted stays so, whatever comes of it."""
         with self._changes.listen() as changed:
-            targets = await finish(self._placements.want(model, triton, versions))
+            targets = await finish(self._placements.want(model, triton, versions, expected))
             return await self._done(targets, changed)
 
-    async def unload(self, model: str, triton: str | None) -> Done:
+    async def unload(self, model: str, triton: str | None, expected: Tags | None = None) -> Done:
         """Unload a model."""
         with self._changes.listen() as changed:
-            targets = await finish(self._placements.unwant(model, triton))
+            targets = await finish(self._placements.unwant(model, triton, expected))
             return await self._done(targets, changed)
 
     async def _done(self, targets: list[Target], changed: asyncio.Event) -> Done:

@@ -24,7 +24,7 @@ from mataserver_fleet.pages import (
     flag,
     optional_json,
     page_of,
-    tag,
+    tagged,
 )
 from mataserver_fleet.store import finish
 from mataserver_fleet.triton_client import Address, TritonClient
@@ -87,9 +87,14 @@ class ModelHandlers:
         path, asked = "/api/models/{identity}", (Body(JSON, Asked, {"triton_id": "gpu-1"}),)
         read: dict[str, Any] = {"tag": "fleet", "needs": "fleet:read", "problem": FleetProblem}
         write = {**read, "needs": "fleet:write", "max_body": MAX_BODY}
-        body = (400, 404, 408, 409, 413, 415, 422, 502, 503)
+        body = (400, 404, 408, 409, 412, 413, 415, 422, 502, 503)
         done = (Body(JSON, Status),)
-        load: dict[str, Any] = {"request": asked, "optional": True, "errors": body}
+        load: dict[str, Any] = {
+            "request": asked,
+            "optional": True,
+            "errors": body,
+            "headers": IF_MATCH,
+        }
         return [
             Route("GET", "/api/models", self.index, "List the models", parameters=PARAMETERS,
                   response=(Body(JSON, ModelList),), errors=(422, 503), **read),
@@ -100,7 +105,7 @@ class ModelHandlers:
                   response=(Body(JSON, ChangedModel),),
                   errors=(400, 404, 408, 412, 413, 415, 422, 503), **write),
             Route("DELETE", path, self.remove, "Unload a model and remove it", parameters=FORCE,
-                  response=done, errors=(404, 409, 422, 502, 503), **write),
+                  headers=IF_MATCH, response=done, errors=(404, 409, 412, 422, 502, 503), **write),
             Route("POST", f"{path}/load", self.load, "Load a model", parameters=TRITON,
                   response=(Body(JSON, Done),), **load, **write),
             Route("POST", f"{path}/unload", self.unload, "Unload a model", parameters=TRITON,
@@ -134,9 +139,7 @@ class ModelHandlers:
         if only is not None:
             only = (await finish(self._parts.tritons.one(only)))["name"]
         config = await self._config(row["name"], shown, only)
-        response = self._ctx.http.respond(ModelDetail(**shown, config=config))
-        response.headers["ETag"] = tag(row["revision"])
-        return response
+        return tagged(self._ctx, ModelDetail(**shown, config=config), row["revision"])
 
     async def change(self, request: web.Request) -> web.Response:
         """Describe a model."""
@@ -145,16 +148,14 @@ class ModelHandlers:
             work = self._models.describe(identity, asked.description, expected(request))
             row = await finish(work)
         (shown,) = await finish(self._views(request).models([row]))
-        response = self._ctx.http.respond(ChangedModel(**shown))
-        response.headers["ETag"] = tag(row["revision"])
-        return response
+        return tagged(self._ctx, ChangedModel(**shown), row["revision"])
 
     async def remove(self, request: web.Request) -> web.Response:
         """Unload a model and remove it."""
         force = flag(request, "force")
         row = await finish(self._models.one(request.match_info["identity"]))
         await finish(self._models.check_free(str(row["id"]), force=force))
-        done = await self._loading.unload(str(row["id"]), None)
+        done = await self._loading.unload(str(row["id"]), None, expected(request))
         failed = [each for each in done.tritons if each.status == "failed"]
         if failed and not force:
             return self._partial(request, row, done, "unloaded")
@@ -168,7 +169,8 @@ class ModelHandlers:
         row = await finish(self._models.one(request.match_info["identity"]))
         versions = None if asked.versions is UNSET else asked.versions
         self._note(request, "loads", row)
-        done = await self._loading.load(str(row["id"]), _triton(request, asked), versions)
+        triton, tags = _triton(request, asked), expected(request)
+        done = await self._loading.load(str(row["id"]), triton, versions, tags)
         if not done.tritons:
             raise MataError("There is no Triton: it is loaded as soon as there is one", status=503)
         return self._partial(request, row, done, "loaded")
@@ -180,7 +182,8 @@ class ModelHandlers:
             raise InvalidParams("versions: a model is unloaded whole; load those that shall stay")
         row = await finish(self._models.one(request.match_info["identity"]))
         self._note(request, "unloads", row)
-        done = await self._loading.unload(str(row["id"]), _triton(request, asked))
+        triton, tags = _triton(request, asked), expected(request)
+        done = await self._loading.unload(str(row["id"]), triton, tags)
         return self._partial(request, row, done, "unloaded")
 
     def _partial(

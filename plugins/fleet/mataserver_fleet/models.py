@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from mataserver_fleet.pages import Page
+    from mataserver_fleet.pages import Page, Tags
     from mataserver_fleet.store import Store
 
 ModelName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")]
@@ -79,11 +79,16 @@ class Models:
         return await self.one(name)
 
     async def add_version(
-        self, identity: str, contents: Mapping[int, Content]
+        self, identity: str, contents: Mapping[int, Content], expected: Tags | None
     ) -> tuple[sa.RowMapping, list[int]]:
-        """Add versions to a model. Raises ``NotFound``, ``Conflict`` for one that is there."""
+        """Add versions to a model; return its row from before, and their numbers.
+
+        Raises ``NotFound``, ``Stale``, ``Conflict`` for one that is there.
+        """
         async with self._store.change("There is such a version already") as connection:
             row = await find(connection, MODELS, identity, "Model", lock=True)
+            check_revision(row, expected)
+            await touch_model(connection, row)
             known = sa.select(VERSIONS.c.version).where(VERSIONS.c.model_id == row["id"])
             taken = set(contents) & set(await connection.scalars(known))
             if taken:
@@ -92,14 +97,12 @@ class Models:
                 await self._insert(connection, row["id"], number, content)
         return row, sorted(contents)
 
-    async def describe(self, identity: str, words: str, expected: int | None) -> sa.RowMapping:
+    async def describe(self, identity: str, words: str, expected: Tags | None) -> sa.RowMapping:
         """Change a model's description. Raises ``NotFound`` and ``Stale``."""
         async with self._store.change() as connection:
             row = await find(connection, MODELS, identity, "Model", lock=True)
             check_revision(row, expected)
-            change = sa.update(MODELS).where(MODELS.c.id == row["id"])
-            fresh = {"description": words, "revision": row["revision"] + 1}
-            await connection.execute(change.values(**fresh))
+            await touch_model(connection, row, description=words)
         return await self.one(str(row["id"]))
 
     async def check_free(self, identity: str, *, force: bool) -> None:
@@ -118,10 +121,17 @@ class Models:
             await connection.execute(sa.delete(MODELS).where(MODELS.c.id == row["id"]))
         return row
 
-    async def remove_version(self, identity: str, version: int, *, force: bool) -> sa.RowMapping:
-        """Forget a version. Raises ``NotFound``, ``Conflict`` for one in use unless ``force``."""
+    async def remove_version(
+        self, identity: str, version: int, expected: Tags | None, *, force: bool
+    ) -> sa.RowMapping:
+        """Forget a version. Raises ``NotFound``, ``Stale``, ``Conflict`` for one in use.
+
+        With ``force`` also one in use.
+        """
         async with self._store.change() as connection:
             row = await find(connection, MODELS, identity, "Model", lock=True)
+            check_revision(row, expected)
+            await touch_model(connection, row)
             own = (VERSIONS.c.model_id == row["id"], VERSIONS.c.version == version)
             if (await connection.execute(sa.select(VERSIONS.c.id).where(*own))).first() is None:
                 raise NotFound(f"{row['name']} has no version {version}")
@@ -177,6 +187,12 @@ class Models:
         ]
         if files:
             await connection.execute(sa.insert(FILES), files)
+
+
+async def touch_model(connection: AsyncConnection, row: sa.RowMapping, **values: object) -> None:
+    """Change a model's own columns; it is of another revision then, and also without any."""
+    change = sa.update(MODELS).where(MODELS.c.id == row["id"])
+    await connection.execute(change.values(**values, revision=row["revision"] + 1))
 
 
 def check_name(name: str) -> None:

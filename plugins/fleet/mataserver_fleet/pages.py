@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
@@ -30,6 +31,9 @@ FORCE: dict[str, tuple[Any, bool, str]] = {
 IF_MATCH: dict[str, tuple[Any, bool, str]] = {
     "If-Match": (str, False, "The ETag that was read: 412 if it was changed since."),
 }
+_TAG = re.compile(r'(?:W/)?"([\x21\x23-\x7e]*)"')
+Tags = frozenset[str]
+"""What a thing may be tagged with for a change of it to count."""
 
 
 class FleetProblem(Struct, frozen=True):
@@ -92,20 +96,30 @@ async def optional_json(ctx: Context, request: web.Request, kind: type[T]) -> T:
         return asked
 
 
-def tag(revision: int) -> str:
+def tag(revision: int | str) -> str:
     """Return the ``ETag`` of a revision."""
     return f'"{revision}"'
 
 
-def expected(request: web.Request) -> int | None:
-    """Return the revision of ``If-Match``, None for any. Raises ``InvalidParams``."""
-    given = request.headers.get("If-Match", "*").strip()
+def tagged(ctx: Context, value: object, revision: int | str, status: int = 200) -> web.Response:
+    """Answer with a thing, and the ``ETag`` of its revision."""
+    response = ctx.http.respond(value, status=status)
+    response.headers["ETag"] = tag(revision)
+    return response
+
+
+def expected(request: web.Request) -> Tags | None:
+    """Return the revisions of ``If-Match``, None for any. Raises ``InvalidParams``.
+
+    One that a proxy weakened, since it compressed the answer, counts too.
+    """
+    given = ",".join(request.headers.getall("If-Match", ["*"])).strip()
     if given == "*":
         return None
-    number = given.removeprefix("W/").strip('"')
-    if not (number.isascii() and number.isdigit() and len(number) < 11):
+    found = [_TAG.fullmatch(each.strip()) for each in given.split(",")]
+    if not all(found):
         raise InvalidParams("If-Match: must be an ETag that was read here")
-    return int(number)
+    return frozenset(each[1] for each in found if each is not None)
 
 
 def date(seconds: float | None) -> str | None:

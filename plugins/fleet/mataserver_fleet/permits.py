@@ -11,10 +11,14 @@ from mataserver_fleet.store import find
 from mataserver_fleet.tables import APPS, GRANTS, LINKS
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from mataserver import Principal
     from mataserver_fleet.store import Store
+
+    Check = Callable[[list[str]], None]
 
 
 class Forbidden(MataError):
@@ -51,6 +55,14 @@ async def _manages(connection: AsyncConnection, principal: Principal, apps: list
     return set(apps) <= set(await connection.scalars(query))
 
 
+async def _apps(connection: AsyncConnection, user: str) -> list[str]:
+    """Return the names of the applications that a user is authorised for."""
+    query = sa.select(APPS.c.name).join(GRANTS, GRANTS.c.app_id == APPS.c.id)
+    return list(
+        await connection.scalars(query.where(GRANTS.c.user_id == user).order_by(APPS.c.name))
+    )
+
+
 class Grants:
     """Which users are authorised for which applications."""
 
@@ -71,19 +83,24 @@ class Grants:
                 found[user].append(name)
         return found
 
-    async def grant(self, user: str, app: str) -> None:
-        """Authorise a user's id for an application. Raises ``NotFound``."""
+    async def grant(self, user: str, app: str, check: Check) -> None:
+        """Authorise a user's id for an application. Raises ``NotFound``, and what ``check`` does.
+
+        That is called with the names of the applications that the user has.
+        """
         async with self._store.change() as connection:
             row = await find(connection, APPS, app, "Application", lock=True)
+            check(await _apps(connection, user))
             own = (GRANTS.c.user_id == user, GRANTS.c.app_id == row["id"])
             if (await connection.execute(sa.select(GRANTS).where(*own))).first() is None:
                 new = sa.insert(GRANTS).values(user_id=user, app_id=row["id"])
                 await connection.execute(new)
 
-    async def revoke(self, user: str, app: str) -> None:
-        """Authorise a user for an application no more. Raises ``NotFound``."""
+    async def revoke(self, user: str, app: str, check: Check) -> None:
+        """Authorise a user for an application no more. Raises as ``grant``."""
         async with self._store.change() as connection:
-            row = await find(connection, APPS, app, "Application")
+            row = await find(connection, APPS, app, "Application", lock=True)
+            check(await _apps(connection, user))
             own = (GRANTS.c.user_id == user, GRANTS.c.app_id == row["id"])
             await connection.execute(sa.delete(GRANTS).where(*own))
 

@@ -13,7 +13,8 @@ import msgspec
 import sqlalchemy as sa
 
 from mataserver import Conflict, InvalidParams
-from mataserver_fleet.store import find, text
+from mataserver_fleet.models import touch_model
+from mataserver_fleet.store import check_revision, find, text
 from mataserver_fleet.tables import FILES, MODELS, PLACEMENTS, TRITONS, VERSIONS
 
 if TYPE_CHECKING:
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
+    from mataserver_fleet.pages import Tags
     from mataserver_fleet.store import Store
 
 LONGEST_REASON = 4_000
@@ -84,32 +86,36 @@ class Placements:
         self._store = store
 
     async def want(
-        self, model: str, triton: str | None, versions: Sequence[int] | None
+        self,
+        model: str,
+        triton: str | None,
+        versions: Sequence[int] | None,
+        expected: Tags | None = None,
     ) -> list[Target]:
         """Want versions of a model at a Triton, or at all that there are and will be.
 
         Without ``versions`` they are those that its configuration's policy names. Raises
-        ``NotFound``, ``InvalidParams`` and ``Conflict``.
+        ``NotFound``, ``InvalidParams``, ``Conflict``, and ``Stale`` for a model that was changed.
         """
         async with self._store.change() as connection:
             row = await find(connection, MODELS, model, "Model", lock=True)
+            check_revision(row, expected)
             chosen = await _chosen(connection, row, versions)
             tritons = await _tritons(connection, triton)
-            if triton is None:
-                every = {"everywhere": True, "everywhere_versions": text(chosen)}
-                await connection.execute(
-                    sa.update(MODELS).where(MODELS.c.id == row["id"]).values(**every)
-                )
+            every = {"everywhere": True, "everywhere_versions": text(chosen)}
+            await touch_model(connection, row, **(every if triton is None else {}))
             return [await self._set(connection, row["id"], each, chosen) for each in tritons]
 
-    async def unwant(self, model: str, triton: str | None) -> list[Target]:
-        """Want a model no more at a Triton, or at any. Raises ``NotFound``."""
+    async def unwant(
+        self, model: str, triton: str | None, expected: Tags | None = None
+    ) -> list[Target]:
+        """Want a model no more at a Triton, or at any. Raises ``NotFound`` and ``Stale``."""
         async with self._store.change() as connection:
             row = await find(connection, MODELS, model, "Model", lock=True)
+            check_revision(row, expected)
             tritons = await _tritons(connection, triton)
-            if triton is None:
-                change = sa.update(MODELS).where(MODELS.c.id == row["id"])
-                await connection.execute(change.values(everywhere=False, everywhere_versions="[]"))
+            nowhere = {"everywhere": False, "everywhere_versions": "[]"}
+            await touch_model(connection, row, **(nowhere if triton is None else {}))
             return [await self._set(connection, row["id"], each, None) for each in tritons]
 
     async def of(self, models: Iterable[int]) -> list[sa.RowMapping]:
@@ -173,7 +179,7 @@ class Placements:
             await connection.execute(sa.update(PLACEMENTS).where(*own).values(**values))
 
     async def lost(self, triton: int, found: Sequence[tuple[Wanted, tuple[int, ...]]]) -> None:
-        """Note which versions a Triton serves where it serves others than it did; all are sent anew.
+        """Note what a Triton serves where that is not what it did; all of it is sent anew.
 
         In one transaction: whoever follows the changes is told once, however many models it lost.
         """

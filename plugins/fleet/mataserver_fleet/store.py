@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from mataserver_database import Database
+    from mataserver_fleet.pages import Tags
 
 T = TypeVar("T")
 _MEANWHILE = "Somebody else does the same just now: try again"
@@ -174,10 +175,15 @@ async def insert(connection: AsyncConnection, table: sa.Table, row: dict[str, An
     return int(key[0])
 
 
-def check_revision(row: sa.RowMapping, expected: int | None) -> None:
-    """Raise ``Stale`` when a row is of another revision than the one that was read."""
-    if expected is not None and row["revision"] != expected:
-        raise Stale(f"It was changed meanwhile: it is revision {row['revision']} now")
+def check_revision(row: sa.RowMapping, expected: Tags | None) -> None:
+    """Raise ``Stale`` when a row is of no revision that is expected."""
+    check_tag(str(row["revision"]), expected)
+
+
+def check_tag(now: str, expected: Tags | None) -> None:
+    """Raise ``Stale`` for a thing that is tagged otherwise than is expected."""
+    if expected is not None and now not in expected:
+        raise Stale(f"It was changed meanwhile: it is revision {now} now")
 
 
 def text(value: object) -> str:

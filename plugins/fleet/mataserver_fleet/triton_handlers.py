@@ -19,7 +19,7 @@ from mataserver_fleet.pages import (
     expected,
     flag,
     page_of,
-    tag,
+    tagged,
 )
 from mataserver_fleet.store import finish
 from mataserver_fleet.triton_client import Address
@@ -139,9 +139,7 @@ class TritonHandlers:
     def _answer(
         self, row: sa.RowMapping, kind: type[TritonView], status: int = 200
     ) -> web.Response:
-        response = self._ctx.http.respond(kind(**told(row)), status=status)
-        response.headers["ETag"] = tag(row["revision"])
-        return response
+        return tagged(self._ctx, kind(**told(row)), row["revision"], status)
 
     def _note(self, request: web.Request, what: str, row: sa.RowMapping) -> None:
         who = caller(request)

@@ -19,7 +19,7 @@ from mataserver_fleet.tables import PLACEMENTS, TRITONS
 if TYPE_CHECKING:
     from sqlalchemy.ext.asyncio import AsyncConnection
 
-    from mataserver_fleet.pages import Page
+    from mataserver_fleet.pages import Page, Tags
     from mataserver_fleet.store import Store
 
 State = Literal["unknown", "ready", "unready", "offline"]
@@ -147,7 +147,7 @@ class Tritons:
         return await self.one(str(key))
 
     async def change(
-        self, identity: str, asked: TritonChange, expected: int | None
+        self, identity: str, asked: TritonChange, expected: Tags | None
     ) -> sa.RowMapping:
         """Change what is given. Raises ``NotFound``, ``Conflict`` and ``Stale``."""
         async with self._store.change("There is a Triton at that address already") as connection:
@@ -160,7 +160,7 @@ class Tritons:
         return await self.one(str(row["id"]))
 
     async def remove(
-        self, identity: str, expected: int | None, *, force: bool = False
+        self, identity: str, expected: Tags | None, *, force: bool = False
     ) -> sa.RowMapping:
         """Forget a Triton. Raises ``NotFound``, ``Stale``, ``Conflict`` for one in use."""
         async with self._store.change() as connection:

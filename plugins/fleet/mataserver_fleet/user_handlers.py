@@ -2,25 +2,32 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
+import msgspec
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import ANYBODY, Body, InvalidParams, NotFound, Route
 from mataserver_fleet.pages import (
+    IF_MATCH,
     JSON,
     MAX_BODY,
     PARAMETERS,
     FleetProblem,
     Status,
     caller,
+    expected,
     page_of,
+    tagged,
 )
 from mataserver_fleet.permits import Forbidden, Grants
-from mataserver_fleet.store import finish
+from mataserver_fleet.store import check_tag, finish
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mataserver import Context
     from mataserver_accounts.people import People
     from mataserver_accounts.records import User
@@ -116,6 +123,11 @@ class UserHandlers:
         body, done = (400, 408, 409, 413, 415, 422, 503), (Body(JSON, Status),)
         common: dict[str, Any] = {"tag": "fleet", "problem": FleetProblem, "max_body": MAX_BODY}
         read, admin = {**common, "needs": ANYBODY}, {**common, "needs": "admin"}
+        bare: dict[str, Any] = {
+            "response": done,
+            "headers": IF_MATCH,
+            "errors": (404, 409, 412, 422, 503),
+        }
         user = {"name": "ada", "password": "correct horse", "role": "developer", "tags": "night"}
         person = {"name": "ada", "password": "correct horse"}
         return [
@@ -132,17 +144,15 @@ class UserHandlers:
             Route("GET", path, self.one, "One user, by id or name", response=one,
                   errors=(404, 503), **read),
             Route("PATCH", path, self.change, "Change a user", response=changed,
-                  request=(Body(JSON, UserChange, {"role": "developer"}),),
-                  errors=(*body, 404, 429), **read),
-            Route("DELETE", path, self.remove, "Remove a user", response=done,
-                  errors=(404, 409, 503), **admin),
+                  request=(Body(JSON, UserChange, {"role": "developer"}),), headers=IF_MATCH,
+                  errors=(*body, 404, 412, 429), **read),
+            Route("DELETE", path, self.remove, "Remove a user", **bare, **admin),
             Route("GET", f"{path}/apps", self.apps, "The applications of a user",
                   response=(Body(JSON, AppNames),), errors=(404, 503), **read),
             Route("POST", f"{app}/auth", self.grant, "Authorise a user for an application",
-                  response=done, errors=(404, 409, 503), **admin),
+                  **bare, **admin),
             Route("POST", f"{app}/unauth", self.revoke,
-                  "Authorise a user for an application no more", response=done,
-                  errors=(404, 409, 503), **admin),
+                  "Authorise a user for an application no more", **bare, **admin),
         ]  # fmt: skip
 
     @property
@@ -194,8 +204,10 @@ class UserHandlers:
 
     async def one(self, request: web.Request) -> web.Response:
         """Answer one user."""
-        (found,) = await self._shown([await self._visible(request)])
-        return self._ctx.http.respond(found)
+        user = await self._visible(request)
+        revision = await self._people.revision(user.id)
+        (found,) = await self._shown([user])
+        return tagged(self._ctx, found, _tag(revision, found.apps))
 
     async def change(self, request: web.Request) -> web.Response:
         """Change a user: an administrator anything, others their own password."""
@@ -205,6 +217,7 @@ class UserHandlers:
                 await self._check_own(request, user, asked)
             changed = await self._people.change(
                 user.id,
+                check=await self._unchanged(request, user),
                 password=asked.password or None,
                 role=asked.role or None,
                 tags=None if asked.tags is UNSET else _tags(asked.tags),
@@ -214,7 +227,8 @@ class UserHandlers:
 
     async def remove(self, request: web.Request) -> web.Response:
         """Remove a user."""
-        user = await self._people.remove(request.match_info["identity"])
+        user = await self._people.one(request.match_info["identity"])
+        await self._people.remove(user.id, await self._unchanged(request, user))
         await finish(self._grants.forget(user.id))
         self._note(request, "removed", user)
         return self._ctx.http.respond(Status())
@@ -222,14 +236,15 @@ class UserHandlers:
     async def apps(self, request: web.Request) -> web.Response:
         """Answer the applications of a user."""
         user = await self._visible(request)
-        found = await finish(self._grants.apps([user.id]))
-        return self._ctx.http.respond(AppNames(apps=found[user.id]))
+        revision = await self._people.revision(user.id)
+        apps = (await finish(self._grants.apps([user.id])))[user.id]
+        return tagged(self._ctx, AppNames(apps=apps), _tag(revision, apps))
 
     async def grant(self, request: web.Request) -> web.Response:
         """Authorise a user for an application."""
         user = await self._people.one(request.match_info["identity"])
         app = request.match_info["app"]
-        await finish(self._grants.grant(user.id, app))
+        await finish(self._grants.grant(user.id, app, await self._same_apps(request, user)))
         self._note(request, f"authorised for {app!r}", user)
         return self._ctx.http.respond(Status())
 
@@ -237,9 +252,19 @@ class UserHandlers:
         """Authorise a user for an application no more."""
         user = await self._people.one(request.match_info["identity"])
         app = request.match_info["app"]
-        await finish(self._grants.revoke(user.id, app))
+        await finish(self._grants.revoke(user.id, app, await self._same_apps(request, user)))
         self._note(request, f"authorised no more for {app!r}", user)
         return self._ctx.http.respond(Status())
+
+    async def _unchanged(self, request: web.Request, user: User) -> Callable[[str], None]:
+        """Return what raises ``Stale`` for a revision of a user that ``If-Match`` does not name."""
+        tags, apps = expected(request), (await finish(self._grants.apps([user.id])))[user.id]
+        return lambda revision: check_tag(_tag(revision, apps), tags)
+
+    async def _same_apps(self, request: web.Request, user: User) -> Callable[[list[str]], None]:
+        """Return what raises ``Stale`` for applications of a user that it does not name."""
+        tags, revision = expected(request), await self._people.revision(user.id)
+        return lambda apps: check_tag(_tag(revision, apps), tags)
 
     async def _visible(self, request: web.Request) -> User:
         """Return the user of a path. Raises ``NotFound`` also for one that is not to be seen."""
@@ -265,8 +290,10 @@ class UserHandlers:
         return [UserView(**_fields(user, apps)) for user in users]
 
     async def _answer(self, user: User, status: int = 200) -> web.Response:
+        revision = await self._people.revision(user.id)
         apps = await finish(self._grants.apps([user.id]))
-        return self._ctx.http.respond(ChangedUser(**_fields(user, apps)), status=status)
+        tag = _tag(revision, apps[user.id])
+        return tagged(self._ctx, ChangedUser(**_fields(user, apps)), tag, status)
 
     def _note(self, request: web.Request, what: str, user: User) -> None:
         who = caller(request)
@@ -276,6 +303,11 @@ class UserHandlers:
 def _fields(user: User, apps: dict[str, list[str]]) -> dict[str, Any]:
     plain = {"id": user.id, "name": user.name, "role": user.role}
     return {**plain, "tags": ",".join(user.tags), "apps": apps[user.id]}
+
+
+def _tag(revision: str, apps: list[str]) -> str:
+    """Return what is another text after each change of a user, and of what they may change."""
+    return f"{revision}.{hashlib.sha256(msgspec.json.encode(apps)).hexdigest()[:8]}"
 
 
 def _tags(text: str) -> list[str]:

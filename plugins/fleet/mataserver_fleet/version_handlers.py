@@ -14,16 +14,18 @@ from mataserver_fleet.model_views import ChangedModel, ModelView, VersionView, V
 from mataserver_fleet.models import Models, check_name
 from mataserver_fleet.pages import (
     FORCE,
+    IF_MATCH,
     JSON,
     PARAMETERS,
     FleetProblem,
     Status,
     caller,
+    expected,
     flag,
     page_of,
-    tag,
+    tagged,
 )
-from mataserver_fleet.store import finish
+from mataserver_fleet.store import check_revision, finish
 from mataserver_fleet.uploading import chunk_of, model_files, version_of
 
 if TYPE_CHECKING:
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver import Context, Principal, Uploads
+    from mataserver_fleet.pages import Tags
     from mataserver_fleet.parts import Parts
     from mataserver_fleet.uploading import Chunk
 
@@ -106,16 +109,18 @@ class VersionHandlers:
             Route("POST", "/api/models", self.add, "Make a model", status=201, errors=body,
                   request=(Body(FORM, ModelForm),), response=(Body(JSON, ModelView),), **files),
             Route("PATCH", "/api/models/{identity}", self.add_version, "Add a version", **files,
+                  headers=IF_MATCH,
                   when=lambda request: request.content_type == FORM),
             Route("GET", path, self.index, "The versions of a model", parameters=PARAMETERS,
                   response=(Body(JSON, VersionList),), errors=(404, 422, 503), **read),
             Route("POST", path, self.add_version, "Add a version", status=201, parameters=_LOAD,
                   request=(Body(FORM, VersionForm),), response=(Body(JSON, AddedVersion),),
-                  errors=(*body, 404), **files),
+                  headers=IF_MATCH, errors=(*body, 404, 412), **files),
             Route("DELETE", path, self.remove, "Remove a version", response=done,
-                  parameters=_VERSION, errors=(400, 404, 409, 422, 503), **write),
+                  headers=IF_MATCH, parameters=_VERSION, errors=(400, 404, 409, 412, 422, 503),
+                  **write),
             Route("DELETE", path + "/{version}", self.remove, "Remove a version", response=done,
-                  parameters=FORCE, errors=(404, 409, 422, 503), **write),
+                  headers=IF_MATCH, parameters=FORCE, errors=(404, 409, 412, 422, 503), **write),
         ]  # fmt: skip
 
     @property
@@ -135,9 +140,7 @@ class VersionHandlers:
             row = await finish(self._made(name, form, who))
         self._note(request, "made the model", row["name"])
         (shown,) = await finish(self._views(request).models([row], files=True))
-        response = self._ctx.http.respond(ModelView(**shown), status=201)
-        response.headers["ETag"] = tag(row["revision"])
-        return response
+        return tagged(self._ctx, ModelView(**shown), row["revision"], 201)
 
     async def _made(self, name: str, form: Uploads, who: Principal) -> sa.RowMapping:
         files = model_files(form.files)
@@ -155,12 +158,14 @@ class VersionHandlers:
         (shown,) = await finish(self._views(request).models([row], files=True))
         versions = shown["versions"]
         some = versions[part.offset : part.offset + part.limit]
-        return self._ctx.http.respond(VersionList(versions=some, total=len(versions)))
+        listed = VersionList(versions=some, total=len(versions))
+        return tagged(self._ctx, listed, row["revision"])
 
     async def add_version(self, request: web.Request) -> web.Response:
         """Add a version, or a piece of one of its files."""
         who, load = caller(request), flag(request, "load")
         row = await finish(self._models.one(request.match_info["identity"]))
+        check_revision(row, expected(request))  # before its files are sent
         with self._parts.files.desk() as folder:
             form = await self._ctx.http.save_files(request, folder)
             files, asked = model_files(form.files), version_of(form.fields)
@@ -170,7 +175,8 @@ class VersionHandlers:
                 if not isinstance(found, tuple):
                     return found
                 files = found
-            numbers = await finish(self._added(row, asked, files, who))
+            work = self._added(row, asked, files, who, expected(request))
+            numbers = await finish(work)
             for each in files:
                 each.path.unlink(missing_ok=True)
         self._note(request, f"added version {numbers[-1]} of", row["name"])
@@ -202,7 +208,12 @@ class VersionHandlers:
         return (whole, *chunk.rest)
 
     async def _added(
-        self, row: sa.RowMapping, asked: int | None, files: tuple[Upload, ...], who: Principal
+        self,
+        row: sa.RowMapping,
+        asked: int | None,
+        files: tuple[Upload, ...],
+        who: Principal,
+        tags: Tags | None,
     ) -> list[int]:
         """Add the versions that files are of; one that no path tells is the next one."""
         newest, known = await self._models.newest(row["id"])
@@ -211,7 +222,7 @@ class VersionHandlers:
         contents = await asyncio.to_thread(keep, row["name"], files, who, known, bare)
         if asked is not None and set(contents) != {asked}:
             raise InvalidParams("version: the names of the files tell another one")
-        _, numbers = await self._models.add_version(str(row["id"]), contents)
+        _, numbers = await self._models.add_version(str(row["id"]), contents, tags)
         return numbers
 
     async def remove(self, request: web.Request) -> web.Response:
@@ -220,9 +231,8 @@ class VersionHandlers:
         if not given:
             raise BadRequest("version: which one must be told")
         version, force = version_of({"version": given}), flag(request, "force")
-        work = self._models.remove_version(
-            request.match_info["identity"], version or 0, force=force
-        )
+        identity, tags = request.match_info["identity"], expected(request)
+        work = self._models.remove_version(identity, version or 0, tags, force=force)
         row = await finish(work)
         self._note(request, f"removed version {version} of", row["name"])
         return self._ctx.http.respond(Status())

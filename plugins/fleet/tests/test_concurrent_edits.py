@@ -1,0 +1,90 @@
+"""Two administrators who change one thing: the second one is told, on every route."""
+
+from __future__ import annotations
+
+import re
+
+from onnx_files import adding
+from stand_in_triton import stand_ins
+from test_models import form, push
+
+MAKING = {"/api/tritons", "/api/models", "/api/users", "/api/apps", "/api/consumers"}
+WITHOUT = MAKING | {"/api/login", "/api/logout"}
+"""What changes nothing that was there before."""
+STALE = {"If-Match": '"0"'}
+EDITS = [
+    ("/api/tritons/t", "PATCH", "/api/tritons/t", {"json": {"gpus": 2}}),
+    ("/api/models/m", "PATCH", "/api/models/m", {"json": {"description": "d"}}),
+    ("/api/models/m", "PATCH", "/api/models/m", {"files": 2}),
+    ("/api/models/m", "POST", "/api/models/m/versions", {"files": 3}),
+    ("/api/models/m", "POST", "/api/models/m/load", {"json": {"versions": [3]}}),
+    ("/api/models/m", "POST", "/api/models/m/unload", {}),
+    ("/api/models/m/versions", "DELETE", "/api/models/m/versions?version=3", {}),
+    ("/api/models/m", "DELETE", "/api/models/m/versions/2", {}),
+    ("/api/apps/a", "PATCH", "/api/apps/a", {"json": {"retries": 1}}),
+    ("/api/apps/a", "POST", "/api/apps/a/routes/m", {}),
+    ("/api/apps/a/routes", "PATCH", "/api/apps/a/routes/m", {"json": {"protocols": ["grpc"]}}),
+    ("/api/apps/a", "POST", "/api/apps/a/consumers/c", {}),
+    ("/api/consumers/c", "PATCH", "/api/consumers/c", {"json": {"rate": 5}}),
+    ("/api/consumers/c", "POST", "/api/consumers/c/key", {}),
+    ("/api/consumers/c", "POST", "/api/apps/a/consumers/c/key", {}),
+    ("/api/consumers/c", "DELETE", "/api/consumers/c/key", {}),
+    ("/api/users/ada", "PATCH", "/api/users/ada", {"json": {"role": "viewer"}}),
+    ("/api/users/ada", "PATCH", "/api/users/ada", {"json": {"password": "correct horse 2"}}),
+    ("/api/users/ada", "POST", "/api/users/ada/apps/a/auth", {}),
+    ("/api/users/ada/apps", "POST", "/api/users/ada/apps/a/unauth", {}),
+    ("/api/apps/a/consumers", "DELETE", "/api/apps/a/consumers/c", {}),
+    ("/api/apps/a", "DELETE", "/api/apps/a/routes/m", {}),
+    ("/api/apps/a", "DELETE", "/api/apps/a", {}),
+    ("/api/consumers/c", "DELETE", "/api/consumers/c", {}),
+    ("/api/users/ada", "DELETE", "/api/users/ada", {}),
+    ("/api/models/m", "DELETE", "/api/models/m", {}),
+    ("/api/tritons/t", "DELETE", "/api/tritons/t", {}),
+]
+"""Where a tag is read, and what is changed by it, in an order in which each can be done."""
+
+
+def _request(given, headers):
+    body = {name: value for name, value in given.items() if name != "files"}
+    if "files" in given:
+        body["data"] = form({"model.onnx": adding(given["files"])})
+    return {**body, "headers": headers}
+
+
+async def test_each_change_by_its_tag(serve):
+    """With the tag that was read it is done, the same again is 412; with an old one nothing is."""
+    async with stand_ins(1) as (triton,), serve(fleet={"probe": 0.1}) as client:
+        await client.made("/api/tritons", {"name": "t", "host": "127.0.0.1", "port": triton.port})
+        await push(client, "m", {"model.onnx": adding(1)})
+        await client.made("/api/apps", {"name": "a"})
+        await client.person("ada")
+        for read, method, path, given in EDITS:
+            await client.ask("GET", read)
+            tag = client.headers["ETag"]
+            stale, answer = await client.ask(method, path, **_request(given, STALE))
+            assert (stale, set(answer)) == (412, {"detail", "error"}), (method, path, answer)
+            assert (await client.ask("GET", read))[0] == 200
+            assert client.headers["ETag"] == tag, (method, path)
+            status, answer = await client.ask(method, path, **_request(given, {"If-Match": tag}))
+            assert status in {200, 201}, (method, path, answer)
+            again, _ = await client.ask(method, path, **_request(given, {"If-Match": tag}))
+            assert again in {404, 412}, (method, path)
+            if again == 404:
+                assert method == "DELETE"
+
+
+async def test_every_route_that_changes_a_thing_knows_it(client):
+    """Each says in /openapi.json that it takes ``If-Match`` and answers 412; all are tried here."""
+    _, document = await client.ask("GET", "/openapi.json")
+    tried = {(method, path.partition("?")[0]) for _, method, path, _ in EDITS}
+    for path, operations in document["paths"].items():
+        for method, operation in operations.items():
+            if operation["tags"] != ["fleet"] or method == "get" or path in WITHOUT:
+                continue
+            names = {each["name"] for each in operation.get("parameters", ())}
+            assert ("If-Match" in names, "412" in operation["responses"]) == (True, True), path
+            pattern = re.compile(re.sub(r"{\w+}", "[^/]+", path))
+            assert any(method == of.lower() and pattern.fullmatch(each) for of, each in tried), (
+                method,
+                path,
+            )
