@@ -4,7 +4,8 @@ Requests that wait together run together. With an idle model the first request g
 the model is busy a batch that is not full may wait ``max_wait`` for more. A second batch is sent
 ahead, so that the worker decodes it while the first one runs; more where decoding takes most of the
 time, so that none of its threads waits. Video sessions and single requests queue apart and take
-turns: a flood of either leaves the other its half.
+turns: a flood of either leaves the other its half. Background work is taken when nothing else
+waits, or when it has waited for long, and shares no batch with others.
 """
 
 from __future__ import annotations
@@ -32,6 +33,9 @@ QUICK_MS = 3.0
 """Milliseconds below which a batch is quick: all that is sent ahead is soon done."""
 SLOW = 20
 """Times as long as decoding that a model takes, from which decoding ahead gains next to nothing."""
+
+LONG = 10.0
+"""Seconds that background work waits at most for a moment in which nothing else does."""
 
 log = logging.getLogger("mataserver.batching")
 
@@ -63,15 +67,24 @@ class Batcher:
     """Feeds one worker."""
 
     def __init__(
-        self, worker: Worker, *, max_batch: int, max_wait: float, queue_limit: int
+        self,
+        worker: Worker,
+        *,
+        max_batch: int,
+        max_wait: float,
+        queue_limit: int,
+        longest_behind: float = LONG,
     ) -> None:
         self._worker = worker
         self._loop = asyncio.get_running_loop()
         self._max_batch = max_batch
         self._max_wait = max_wait
         self._limit = queue_limit
+        self._longest_behind = longest_behind
         self._single: deque[Waiting] = deque()
         self._frames: deque[Waiting] = deque()
+        self._behind: deque[Waiting] = deque()
+        self._behind_left = 0.0
         self._frame_next = False
         self._running = 0
         self._occupied = 0
@@ -82,17 +95,18 @@ class Batcher:
     @property
     def active(self) -> bool:
         """Whether anything is queued or running."""
-        return bool(self._running or self._single or self._frames or self._occupied)
+        return bool(self._running or self._occupied or len(self))
 
     def __len__(self) -> int:
         """Return how many jobs wait."""
-        return len(self._single) + len(self._frames)
+        return len(self._single) + len(self._frames) + len(self._behind)
 
-    async def submit(self, job: Job) -> tuple[Outcome, float]:
+    async def submit(self, job: Job, *, behind: bool = False) -> tuple[Outcome, float]:
         """Run one job; return its outcome and the milliseconds it waited.
 
         A session's job is not refused for a full queue: a session has a few at most, and a
-        flood of requests must not shut it out.
+        flood of requests must not shut it out. One that is ``behind`` goes when nothing else waits,
+        or when it has waited for long.
 
         Raises ``Unavailable`` when the queue is full, ``WorkerDied`` when the worker died with the
         job, ``NotDispatchedError`` when it died before. ``Displaced`` says that it was replaced for
@@ -100,8 +114,8 @@ class Batcher:
         """
         if not self._worker.alive:
             raise NotDispatchedError("The model's worker is gone")
-        queue = self._single if job.session is None else self._frames
-        if queue is self._single and len(queue) >= self._limit:
+        queue = self._behind if behind else self._frames if job.session else self._single
+        if len(queue) >= self._limit and queue is not self._frames:
             raise Unavailable("The model's queue is full", retry_after=1)
         waiting = Waiting(job, self._loop.create_future())
         queue.append(waiting)
@@ -165,13 +179,26 @@ class Batcher:
 
     def _gather(self) -> list[Waiting]:
         """Take the next batch. Frames that a model keeps state of are no batch: they go alone."""
-        batch = [self._next()]
         stateful = self._worker.facts.stateful
+        if self._behind and (self._is_overdue() or not (self._single or self._frames)):
+            return self._gather_behind(stateful=stateful)
+        batch = [self._next()]
         if stateful and batch[0].job.session is not None:
             return batch
-        while len(batch) < self._max_batch and (self._single if stateful else len(self)):
+        while len(batch) < self._max_batch and (self._single or (self._frames and not stateful)):
             batch.append(self._single.popleft() if stateful else self._next())
         return batch
+
+    def _is_overdue(self) -> bool:
+        """Whether background work has waited for too long; a batch of it begins the time anew."""
+        since = max(self._behind[0].since, self._behind_left)
+        return time.perf_counter() - since >= self._longest_behind
+
+    def _gather_behind(self, *, stateful: bool) -> list[Waiting]:
+        """Take a batch of background work; of a stateful model's, frames and requests alone."""
+        self._behind_left = time.perf_counter()
+        size = 1 if stateful else self._max_batch
+        return [self._behind.popleft() for _ in range(min(size, len(self._behind)))]
 
     def _next(self) -> Waiting:
         """Take a frame and a single request in turn, as far as there are both."""
@@ -250,7 +277,7 @@ class Batcher:
     def _give_back(self, answer: list[Outcome] | MataError) -> None:
         """Have the jobs that the dead worker was not given go to the next one."""
         replaced = isinstance(answer, (Spoilt, Overgrown, Displaced))
-        for queue in (self._single, self._frames):
+        for queue in (self._single, self._frames, self._behind):
             while queue:
                 gone = NotDispatchedError("The model's worker is gone")
                 _fail(queue.popleft(), Displaced() if replaced else gone)

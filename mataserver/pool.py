@@ -13,6 +13,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
+from mataserver.background import BACKGROUND, Background
 from mataserver.batching import Batcher, NotDispatchedError
 from mataserver.engines.work import Displaced, WorkerDied
 from mataserver.errors import MataError, OutOfMemory, Unavailable, scarcity
@@ -63,6 +64,7 @@ class ModelPool:
         self._room = asyncio.Lock()
         self._closed = asyncio.Event()
         self._leaving: set[Worker] = set()
+        self._background = Background(clock)
 
     # what others ask for
 
@@ -126,15 +128,31 @@ class ModelPool:
         """Run one job, loading the model if need be; return its outcome and its wait in ms.
 
         A job whose worker died before it was given the job goes to the next worker, and so does one
-        whose worker was replaced for somebody else's image.
+        whose worker was replaced for somebody else's image. Background work waits for its turn,
+        and holds no model meanwhile.
         """
+        background = self._background
+        if BACKGROUND.get():
+            async with background.turn() as behind:
+                outcome, waited = await self._infer(recipe, job, behind=behind)
+                background.note(outcome.timing.total / 1e3)
+                return outcome, waited
+        background.others_came()
+        try:
+            return await self._infer(recipe, job)
+        finally:
+            background.others_left()
+
+    async def _infer(
+        self, recipe: Recipe, job: Job, *, behind: bool = False
+    ) -> tuple[Outcome, float]:
         deaths = 0
         for move in range(MOST_MOVES):
             slot = await self._acquire(recipe)
             try:
                 if slot.batcher is None:
                     continue
-                outcome, waited = await slot.batcher.submit(job)
+                outcome, waited = await slot.batcher.submit(job, behind=behind)
             except Displaced:
                 if move < MOST_MOVES - 1:
                     continue
@@ -156,18 +174,19 @@ class ModelPool:
         Loads the model if need be; closing the iterator stops the work. A job whose worker was
         replaced for somebody else's image before it gave a piece begins anew on the next one.
         """
-        for move in range(MOST_MOVES):
-            begun = False
-            try:
-                async with contextlib.aclosing(self._generate(recipe, job)) as items:
-                    async for item in items:
-                        begun = True
-                        yield item
-            except Displaced:
-                if begun or move == MOST_MOVES - 1:
-                    raise
-            else:
-                return
+        async with self._background.entered():
+            for move in range(MOST_MOVES):
+                begun = False
+                try:
+                    async with contextlib.aclosing(self._generate(recipe, job)) as items:
+                        async for item in items:
+                            begun = True
+                            yield item
+                except Displaced:
+                    if begun or move == MOST_MOVES - 1:
+                        raise
+                else:
+                    return
 
     async def _generate(self, recipe: Recipe, job: Job) -> AsyncGenerator[str | Outcome]:
         slot = await self._acquire(recipe)
@@ -178,6 +197,8 @@ class ModelPool:
                 async for item in items:
                     if not isinstance(item, str):
                         self._note(slot, item, 0.0)
+                        if BACKGROUND.get():
+                            self._background.note(item.timing.total / 1e3)
                     yield item
         finally:
             self._release(slot)
@@ -193,7 +214,7 @@ class ModelPool:
             raise Unavailable("The model's worker is gone", retry_after=1)
         slot.used = True
         try:
-            with slot.batcher.occupied() as worker:
+            with self._background.others(), slot.batcher.occupied() as worker:
                 yield worker
         finally:
             self._touch(slot)

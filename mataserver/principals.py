@@ -78,6 +78,7 @@ class Principal:
     scopes: what it may do, of ``SCOPES``.
     grant:  what was shown, by an id that is no secret: ``sign_out`` may name it.
     until:  when that ends, in Unix seconds; a browser's session that it began ends with it.
+    background: whether its requests can wait: models answer everybody else's first.
     """
 
     id: str
@@ -86,6 +87,7 @@ class Principal:
     scopes: frozenset[str] = EVERYTHING
     grant: str = field(default="", compare=False)
     until: float | None = field(default=None, compare=False)
+    background: bool = field(default=False, compare=False)
 
     @property
     def unrestricted(self) -> bool:

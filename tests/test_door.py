@@ -51,6 +51,8 @@ class Service(Base):
         if not credentials.secret.startswith("lab-"):
             return None
         self.asked += 1
+        if credentials.secret == "lab-later":
+            return Principal("lab:2", "the lab", "lab", frozenset({"infer"}), background=True)
         if credentials.secret != "lab-token":
             raise Unavailable("the lab is closed")
         return Principal("lab:1", "the lab", "lab", frozenset({"infer"}))
@@ -309,3 +311,16 @@ class _Token:
 def test_aiohttp_is_what_the_fixtures_give(client):
     """A client is aiohttp's own, so all that its documentation says holds."""
     assert isinstance(client.session, aiohttp.ClientSession)
+
+
+async def test_a_principal_whose_requests_can_wait_waits_for_the_others(client, lab):
+    """While a request is under way, one of a background principal is not begun; then it is."""
+    await infer(client)  # the model is loaded
+    pool = lab.composed.pool
+    later = {"Authorization": "Bearer lab-later"}
+    with pool._background.others():
+        waiting = asyncio.create_task(infer(client, **later))
+        await until(lambda: pool._background._first.locked())
+        await infer(client)
+        assert not waiting.done()
+    await asyncio.wait_for(waiting, 10)

@@ -8,6 +8,7 @@ import dataclasses
 
 import pytest
 
+from mataserver.background import BACKGROUND
 from mataserver.config import ModelSettings
 from mataserver.contract import ModelSpec
 from mataserver.engines.memory import Gpu
@@ -539,3 +540,42 @@ async def test_whether_a_model_keeps_state_is_known_once_it_is_loaded(rig, keeps
     assert rig.pool.stateful(recipe) is keeps
     await rig.pool.unload("a")
     assert rig.pool.stateful(recipe)
+
+
+async def background(rig, name):
+    """Infer as background work; return the model that it was."""
+    BACKGROUND.set(True)
+    await rig.pool.infer(rig.recipe(name), JOB)
+    return name
+
+
+async def test_background_work_waits_for_requests_to_any_model_and_holds_none_meanwhile(rig):
+    """While one model answers a request, background work for another one does not begin."""
+    await rig.touch("a")
+    rig.workers["a"].gate.clear()
+    request = asyncio.create_task(rig.pool.infer(rig.recipe("a"), JOB))
+    waiting = asyncio.create_task(background(rig, "b"))
+    await asyncio.sleep(0.01)
+    assert rig.loads == ["a"]
+    rig.workers["a"].gate.set()
+    await request
+    await waiting
+    assert rig.loads == ["a", "b"]
+
+
+async def test_requests_are_never_put_behind_background_work(rig):
+    """Requests that come while background work runs wait for it no longer than that."""
+    await rig.touch("a")
+    worker = rig.workers["a"]
+    worker.gate.clear()
+    first = asyncio.create_task(background(rig, "a"))
+    await asyncio.sleep(0)
+    order = []
+    requests = [asyncio.create_task(rig.pool.infer(rig.recipe("a"), JOB)) for _ in range(3)]
+    later = asyncio.create_task(background(rig, "a"))
+    for each, said in [(request, "request") for request in requests] + [(later, "later")]:
+        each.add_done_callback(lambda _task, said=said: order.append(said))
+    await asyncio.sleep(0.01)
+    worker.gate.set()
+    await asyncio.gather(first, later, *requests)
+    assert order == ["request"] * 3 + ["later"]

@@ -85,6 +85,11 @@ class Timing(msgspec.Struct, frozen=True):
     infer: float = 0.0
     encode: float = 0.0
 
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return self.decode + self.infer + self.encode
+
 
 _LATEST = 86_400.0
 """Seconds after which a client may at most be told to come back."""

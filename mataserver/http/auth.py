@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import hdrs, web
 
+from mataserver.background import BACKGROUND
 from mataserver.errors import MataError
 from mataserver.http import proxies
 from mataserver.http.browsers import SAFE, cookie_name, is_foreign, may_act
@@ -106,6 +107,7 @@ class Gate:
         if not public:
             check_scope(principal, needs)
         request[PRINCIPAL] = principal  # whoever was refused is nobody that a handler may meet
+        note_priority(principal)
 
     async def principal_of(self, request: web.Request, *, socket: bool = False) -> Principal | None:
         """Return who asks, None where nothing is shown. Raises as ``authenticate`` does."""
@@ -200,6 +202,15 @@ def check_scope(principal: Principal | None, needs: str | None) -> None:
     if not principal.may(needs):
         scope = "every scope" if needs is None else f"the scope {needs}"
         raise Forbidden(f"{principal.name} may not do this: it needs {scope}")
+
+
+def note_priority(principal: Principal | None) -> None:
+    """Have what is done from here on be background work, where a principal's can wait.
+
+    A request is handled in a task of its own, and so in a context of its own.
+    """
+    if principal is not None and principal.background:
+        BACKGROUND.set(True)
 
 
 def caller(request: web.Request) -> Principal:

@@ -181,6 +181,7 @@ class RpcServer:
         shown = list(auth.of_metadata(given, f"/{SERVICE}", context.peer()))
         principal = await self._gate.authenticate(shown)
         auth.check_scope(principal, method.needs)
+        auth.note_priority(principal)
         return "" if principal is None else principal.id
 
     async def _read(self, method: Method, context: Any, share: Share) -> bytes:

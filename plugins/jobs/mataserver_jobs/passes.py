@@ -30,7 +30,9 @@ class Passes:
     def mint(self, record: Record) -> Access:
         """Return the access of one attempt of a job."""
         token = PREFIX + secrets.token_urlsafe(32)
-        self._principals[token] = Principal(record.owner, f"job {record.id}", "job", SCOPES)
+        self._principals[token] = Principal(
+            record.owner, f"job {record.id}", "job", SCOPES, background=True
+        )
         return Access(self.url, token)
 
     def revoke(self, access: Access) -> None:

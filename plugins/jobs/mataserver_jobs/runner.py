@@ -36,7 +36,7 @@ LOOK_SECONDS = 0.2
 """How often a job is looked at, at most, for a cancellation."""
 REPORT_SECONDS = 0.5
 """How often progress is written down at most; its last state always is."""
-NICE = 10
+NICE = 19
 
 log = logging.getLogger("mataserver.plugin.jobs")
 

@@ -75,6 +75,7 @@ def test_passes():
     assert first.token != second.token
     principal = passes.principal(Credentials("bearer", second.token))
     assert (principal.id, principal.scopes) == ("key:ada", {"infer"})
+    assert principal.background
     passes.revoke(second)
     assert passes.principal(Credentials("bearer", second.token)) is None
     assert passes.principal(Credentials("bearer", "job_")) is None
