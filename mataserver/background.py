@@ -23,9 +23,11 @@ BACKGROUND: ContextVar[bool] = ContextVar("background", default=False)
 
 QUIET = 5.0
 """Seconds without another request after which nobody is kept waiting any more."""
-SPARED = 25
-"""Of so many requests one may find a piece under way, and a piece of one second may have its turn
-in so many seconds whatever goes on."""
+SPARED = 40
+"""Of so many requests one may find a piece under way. Whatever goes on, a piece has its turn after
+so many times what the one before it took."""
+LEAST_PAUSE = 10.0
+"""Seconds that this takes at least: requests that are quicker are many in that time."""
 LONGEST_DEBT = 8 * SPARED
 PATIENCE = 1.0
 """Seconds that a piece whose turn it is waits for a moment in which nobody else asks."""
@@ -39,7 +41,7 @@ class Background:
         self._others = 0
         self._pieces = 0
         self._credit = 0
-        self._took = 0.0
+        self._pause = LEAST_PAUSE
         self._others_left = self._pieces_left = float("-inf")
         self._first = asyncio.Lock()
         self._changed = asyncio.Event()
@@ -61,7 +63,7 @@ class Background:
 
     def note(self, seconds: float) -> None:
         """Note for how long a model worked on a piece: the next one's pause is by that."""
-        self._took = seconds
+        self._pause = max(LEAST_PAUSE, SPARED * seconds)
 
     @contextlib.contextmanager
     def others(self) -> Iterator[None]:
@@ -118,7 +120,7 @@ class Background:
             return 0.0
         if self._pieces:
             return None
-        pause = 0.0 if self._credit >= 0 else self._pieces_left + SPARED * self._took - now
+        pause = 0.0 if self._credit >= 0 else self._pieces_left + self._pause - now
         if not self._others:
             return max(0.0, min(pause, quiet))
         return max(0.0, pause, max(since, self._pieces_left) + PATIENCE - now)

@@ -6,7 +6,14 @@ import asyncio
 
 import pytest
 
-from mataserver.background import BACKGROUND, PATIENCE, QUIET, SPARED, Background
+from mataserver.background import (
+    BACKGROUND,
+    LEAST_PAUSE,
+    PATIENCE,
+    QUIET,
+    SPARED,
+    Background,
+)
 
 
 class Clock:
@@ -73,15 +80,19 @@ async def test_beside_requests_pieces_go_one_at_a_time(background, clock):
     assert background.wait(clock.now) == 0.0
 
 
-async def test_a_piece_that_kept_somebody_waiting_has_a_long_pause_behind_it(background, clock):
+@pytest.mark.parametrize(("took", "pause"), [(0.01, LEAST_PAUSE), (1.0, SPARED * 1.0)])
+async def test_a_piece_that_kept_somebody_waiting_has_a_long_pause_behind_it(
+    background, clock, took, pause
+):
     """One request that met a piece is made up for by as many as are spared, or by time."""
     request(background)
     async with background.turn():
         request(background)
-        clock.now += 1.0
-        background.note(0.1)
-    request(background)
-    assert background.wait(clock.now) == pytest.approx(SPARED * 0.1)
+        clock.now += took
+        background.note(took)
+    background.others_came()
+    assert background.wait(clock.now) == pause
+    background.others_left()
     for _ in range(SPARED):
         request(background)
     assert background.wait(clock.now) == 0.0

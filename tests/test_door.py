@@ -320,7 +320,7 @@ async def test_a_principal_whose_requests_can_wait_waits_for_the_others(client, 
     later = {"Authorization": "Bearer lab-later"}
     with pool._background.others():
         waiting = asyncio.create_task(infer(client, **later))
-        await until(lambda: pool._background._first.locked())
+        await until(pool._background._first.locked)
         await infer(client)
         assert not waiting.done()
     await asyncio.wait_for(waiting, 10)
