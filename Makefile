@@ -11,10 +11,11 @@ PIP := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar o
 # Of what pip says, each package as it comes, with its size: some take minutes.
 TOLD := | awk '/^ *(Collecting|Downloading|Building|Installing)/ { print "  " $$0; fflush() }'
 PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
-EDITABLE := $(foreach plugin,$(PLUGINS),-e $(patsubst %/pyproject.toml,%,$(plugin)))
-DEFAULTS := -e ".[heic]" -e plugins/console -e plugins/openai -e plugins/opencv -e plugins/ocr
+CLIENT := clients/python
+EDITABLE := -e $(CLIENT) $(foreach plugin,$(PLUGINS),-e $(patsubst %/pyproject.toml,%,$(plugin)))
+DEFAULTS := -e $(CLIENT) -e ".[heic]" -e plugins/console -e plugins/openai -e plugins/opencv -e plugins/ocr
 BINARY := console openai opencv ocr onnx
-SOURCES := pyproject.toml constraints.txt requirements-dev.txt $(PLUGINS)
+SOURCES := pyproject.toml constraints.txt requirements-dev.txt $(CLIENT)/pyproject.toml $(PLUGINS)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
 .PHONY: help demo serve setup test test-again test-engines test-clients test-binary soak binary check shape bench clean
@@ -75,7 +76,7 @@ soak: $(VENV)/.setup  ## queues of jobs whose server is killed ten times each: s
 binary: $(BIN)/python  ## build/mataserver: one executable file that needs nothing but this Python
 	@$(PIP) "pex>=2.100" $(TOLD)
 	rm -rf build/wheels
-	$(BIN)/python -m pip wheel --quiet --wheel-dir build/wheels '.[camera,heic]' $(addprefix ./plugins/,$(BINARY))
+	$(BIN)/python -m pip wheel --quiet --wheel-dir build/wheels ./$(CLIENT) '.[camera,heic]' $(addprefix ./plugins/,$(BINARY))
 	$(BIN)/pex --no-pypi --find-links build/wheels 'mataserver[camera,heic]' $(addprefix mataserver-,$(BINARY)) \
 	  --interpreter-constraint "$$($(BIN)/python -c 'import sys; print("CPython==%d.%d.*" % sys.version_info[:2])')" \
 	  --script mataserver --venv --sh-boot --no-pre-install-wheels --output-file build/mataserver

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from mataserver.client import Client
+from mataserver_client import Client
 from tree import Tree
 
 if TYPE_CHECKING:

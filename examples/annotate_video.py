@@ -14,8 +14,8 @@ import time
 from pathlib import Path
 from typing import Any
 
-from mataserver.client import Client, ConnectionFailed
 from mataserver.errors import MataError
+from mataserver_client import Client, ConnectionFailed
 
 PART = 8_000_000
 TUS = {"Tus-Resumable": "1.0.0"}

@@ -13,8 +13,7 @@ from pathlib import Path
 
 from aiohttp import web
 
-from mataserver import MataError
-from mataserver.client import AsyncClient, Client
+from mataserver_client import AsyncClient, Client, MataError
 
 PAGE = Path(__file__).with_name("browser.html")
 URL = os.environ.get("MATA_SERVER_URL", "http://127.0.0.1:8110")

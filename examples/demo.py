@@ -13,8 +13,7 @@ from pathlib import Path
 
 from PIL import Image, ImageDraw
 
-from mataserver.client import Client, FrameError
-from mataserver.results import InferResponse
+from mataserver_client import Client, FrameError, InferResponse
 
 HERE = Path(__file__).resolve().parent
 PICTURES = HERE / "pictures"

@@ -14,8 +14,7 @@ import sys
 import supervision
 from PIL import Image
 
-from mataserver import MataError
-from mataserver.client import Client, to_supervision
+from mataserver_client import Client, MataError, to_supervision
 
 
 def main() -> None:

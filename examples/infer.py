@@ -11,8 +11,7 @@ import json
 import os
 import sys
 
-from mataserver import MataError
-from mataserver.client import Client
+from mataserver_client import Client, MataError
 
 
 def value(text: str) -> object:

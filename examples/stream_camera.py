@@ -15,8 +15,7 @@ from collections.abc import Iterator
 
 import cv2
 
-from mataserver import MataError
-from mataserver.client import Client, FrameError, InferResponse
+from mataserver_client import Client, FrameError, InferResponse, MataError
 
 RED = (40, 40, 255)
 kept: dict[int, cv2.typing.MatLike] = {}

@@ -169,7 +169,6 @@ if TYPE_CHECKING:
 
     from mataserver.cli.parameters import params_option
     from mataserver.cli.remote import connected, server_options
-    from mataserver.client import Client
     from mataserver.config import Alpha
     from mataserver.configuration import Configuration, read_configuration
     from mataserver.data_uri import decode as decode_base64
@@ -181,11 +180,12 @@ if TYPE_CHECKING:
     from mataserver.outbound import AddressRefused, Policy
     from mataserver.processes import Child, run_process
     from mataserver.spawned import Parent
+    from mataserver_client import Client
 
 _LATE = {
     **dict.fromkeys(("connected", "server_options"), "mataserver.cli.remote"),
     "params_option": "mataserver.cli.parameters",
-    "Client": "mataserver.client",
+    "Client": "mataserver_client",
     **dict.fromkeys(("Configuration", "read_configuration"), "mataserver.configuration"),
     "convert_json": "mataserver.jsonbody:convert",
     "decode_base64": "mataserver.data_uri:decode",

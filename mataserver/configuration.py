@@ -13,7 +13,7 @@ from mataserver.credentials import client_key
 if TYPE_CHECKING:
     from msgspec import Struct
 
-    from mataserver.client import Client
+    from mataserver_client import Client
 
 T = TypeVar("T", bound="Struct")
 
@@ -39,7 +39,7 @@ class Configuration:
 
     def client(self) -> Client:
         """Return a client of the server, to be used in a ``with``."""
-        from mataserver.client import Client  # brings what talks HTTP, which few commands need
+        from mataserver_client import Client  # brings what talks HTTP, which few commands need
 
         return Client(self.url, self.key)
 

@@ -14,7 +14,6 @@ import simplejpeg
 from msgspec import UNSET
 from PIL import Image, ImageDraw, ImageFont
 
-from mataserver.client.pixels import depth_array, mask_array
 from mataserver.results import (
     RESULT_TYPES,
     ClassifyResult,
@@ -26,6 +25,8 @@ from mataserver.results import (
     SegmentResult,
     VlmResult,
 )
+from mataserver_client.pixels import depth_array, mask_array
+from mataserver_client.results import InferResponse as Decoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -81,7 +82,7 @@ def drawn(pixels: NDArray[np.uint8], result: Result) -> Image.Image:
     return picture
 
 
-def result_of(found: Result | InferResponse | Mapping[str, Any]) -> Result:
+def result_of(found: Result | InferResponse | Decoded | Mapping[str, Any]) -> Result:
     """Return what a model gave, as it was before it was encoded.
 
     ``found`` is that itself, an answer of the client, or the JSON of an answer. Raises
@@ -91,7 +92,7 @@ def result_of(found: Result | InferResponse | Mapping[str, Any]) -> Result:
         return cast("Result", found)
     answer = msgspec.convert(found, InferResponse) if isinstance(found, Mapping) else found
     kinds = {task: each for each in RESULT_TYPES for task in vars(each)["tasks"]}
-    if not isinstance(answer, InferResponse) or answer.task not in kinds:
+    if not isinstance(answer, (InferResponse, Decoded)) or answer.task not in kinds:
         raise ValueError("no result of a task")
     kind = kinds[answer.task]
     if kind is DepthResult:

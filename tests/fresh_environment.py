@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 ROOT = Path(__file__).parents[1]
+CLIENT = ROOT / "clients" / "python"
 KEY = "of-the-test"
 
 
@@ -25,10 +26,15 @@ class Environment:
     @classmethod
     def made(cls, folder, *packages):
         """Make an environment that holds the core and ``packages``, and nothing else."""
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
-        environment = cls(folder)
-        environment.install(ROOT, *packages)
+        environment = cls.empty(folder)
+        environment.install(CLIENT, ROOT, *packages)
         return environment
+
+    @classmethod
+    def empty(cls, folder):
+        """Make an environment that holds nothing."""
+        subprocess.run([sys.executable, "-m", "venv", "--without-pip", folder], check=True)
+        return cls(folder)
 
     def install(self, *packages):
         """Install packages with pip."""

@@ -10,7 +10,12 @@ ROOT = Path(__file__).parents[1]
 DOCS = ROOT / "docs"
 PAGES = sorted(
     path
-    for path in [*ROOT.glob("*.md"), *DOCS.glob("*.md"), *ROOT.glob("plugins/*/README.md")]
+    for path in [
+        *ROOT.glob("*.md"),
+        *DOCS.glob("*.md"),
+        *ROOT.glob("clients/*/README.md"),
+        *ROOT.glob("plugins/*/README.md"),
+    ]
     if path.is_file()
 )
 PLUGINS = sorted(

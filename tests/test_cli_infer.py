@@ -231,7 +231,7 @@ def test_ps(ask):
 
 def test_ps_counts_sessions(ask, running):
     """A session counts for its model."""
-    from mataserver.client import Client
+    from mataserver_client import Client
 
     key = (running[0].data / "api_key").read_text().strip()
     with Client(running[1].url, key) as client:

@@ -19,7 +19,7 @@ from mataserver import (
     plugins,
     testing,
 )
-from mataserver.client import AsyncClient, FrameError
+from mataserver_client import AsyncClient, FrameError
 from slow_pictures import slow_jpeg
 
 BUDGET = 0.25

@@ -11,10 +11,10 @@ import tomllib
 import pytest
 
 import mataserver
+import mataserver_client as client
 from conftest import PROTOCOLS
 from markdown_pages import ROOT, blocks, headings, quoted, read, rows, section
 from mataserver import (
-    client,
     contract,
     errors,
     fixtures,
@@ -40,7 +40,11 @@ def test_statuses_are_described():
     described = {int(name) for name in headings(read("errors.md")) if name.isdecimal()}
     own = {client.ConnectionFailed, client.BadAnswer}
     known = [kind for kind in subclasses(errors.MataError) if kind not in own]
-    raised = {kind.status for kind in known if kind.__module__.startswith("mataserver.")}
+    raised = {
+        kind.status
+        for kind in known
+        if kind.__module__.startswith(("mataserver.", "mataserver_client."))
+    }
     assert described == raised | set(openapi._EXPLAINED) | {405}
 
 
@@ -196,7 +200,11 @@ def requirements(folder):
 def test_dependencies_are_justified():
     """Every dependency of the core and of the plugins has a line, and every line is one."""
     described = [quoted(row[0]) for row in rows(read("why.md"), "package")]
-    projects = [ROOT, *(path.parent for path in ROOT.glob("plugins/*/pyproject.toml"))]
+    projects = [
+        ROOT,
+        *(ROOT / "clients").iterdir(),
+        *(path.parent for path in ROOT.glob("plugins/*/pyproject.toml")),
+    ]
     assert sorted(described) == sorted(set().union(*map(requirements, projects)))
 
 

@@ -13,8 +13,8 @@ import pytest
 from api_answers import head_of, until
 from conftest import picture, register
 from mataserver import Backend, VlmResult, hookimpl, plugins, testing
-from mataserver.client import AsyncClient, Client
 from mataserver.errors import NotFound
+from mataserver_client import AsyncClient, Client
 
 PNG = picture()
 EVENTS = {"Accept": "text/event-stream", "Content-Type": "image/png"}

@@ -9,7 +9,7 @@ import numpy as np
 import scene
 from PIL import Image, ImageDraw, ImageFont
 
-from mataserver.client import depth_array, mask_array
+from mataserver_client import depth_array, mask_array
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -25,8 +25,8 @@ import planted
 import scene
 from PIL import Image
 
-from mataserver.client import AsyncClient, FrameError
 from mataserver.testing import installed, serving
+from mataserver_client import AsyncClient, FrameError
 
 if TYPE_CHECKING:
     from mataserver.results import InferResponse

@@ -23,8 +23,8 @@ if TYPE_CHECKING:
     from PIL import Image
 
     from mataserver.cli.targets import Target
-    from mataserver.client import Client
-    from mataserver.results import InferResponse
+    from mataserver_client import Client
+    from mataserver_client.results import InferResponse
 
 _OF_ONE_FILE = frozenset({400, 413})
 """Statuses that are about one picture: the others go on."""
@@ -126,7 +126,7 @@ class _Run:
             from mataserver.cli import films
         except ModuleNotFoundError:
             raise MataError("a video needs a package: pip install 'mataserver[camera]'") from None
-        from mataserver.client import FrameError
+        from mataserver_client import FrameError
 
         source = films.Source(file, self._max_pixels)
         stream = self._client.stream(self._model, source.encoded(), task=self._task, **self._params)

@@ -12,7 +12,7 @@ from mataserver.cli.environment import UNKNOWN
 from mataserver.cli.remote import connected, server_options
 
 if TYPE_CHECKING:
-    from mataserver.client import Client
+    from mataserver_client import Client
 
 HEADER = ("MODEL", "TASK", "STATE", "MEMORY (MB)", "QUEUE", "SESSIONS", "LAST USED")
 _AWAY = frozenset({"unloaded", "evicted"})

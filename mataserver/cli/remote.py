@@ -17,8 +17,8 @@ from mataserver.errors import MataError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from mataserver.client import Client
     from mataserver.config import Settings
+    from mataserver_client import Client
 
 F = TypeVar("F", bound="Callable[..., Any]")
 
@@ -62,7 +62,7 @@ def stop(model: str, url: str | None, api_key: str | None, config_file: str | No
 @contextlib.contextmanager
 def connected(url: str | None, api_key: str | None, file: str | None) -> Iterator[Client]:
     """Give a client of the server. Raises ``MataError``, also when there is no server."""
-    from mataserver.client import AuthenticationFailed, Client, ConnectionFailed
+    from mataserver_client import AuthenticationFailed, Client, ConnectionFailed
 
     settings = config.load(file)
     address = url or server_url(settings)

@@ -111,7 +111,10 @@ def test_ours_are_a_layer_of_their_own(image):
     ours = [wheel.name for wheel in (image.folder / "wheels" / "ours").iterdir()]
     assert {name.partition("-")[0] for name in ours} == {
         "mataserver",
-        *(f"mataserver_{name}" for name in ("console", "ocr", "onnx", "openai", "opencv")),
+        *(
+            f"mataserver_{name}"
+            for name in ("client", "console", "ocr", "onnx", "openai", "opencv")
+        ),
     }
     assert not any((image.folder / "wheels" / "others").glob("mataserver*"))
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageFilter
 
-from mataserver.client import AsyncClient
 from mataserver.testing import check_plugin, installed, serving
+from mataserver_client import AsyncClient
 
 
 @pytest.fixture

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from mataserver import MataError, ModelSpec, testing
-from mataserver.client import AsyncClient
+from mataserver_client import AsyncClient
 from mataserver_hf import classify, detect
 from mataserver_hf.compilation import Compiler
 from mataserver_hf.options import Settings

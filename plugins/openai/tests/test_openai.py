@@ -14,7 +14,7 @@ import chat_models
 from api_answers import until
 from conftest import picture
 from mataserver import Usage, testing
-from mataserver.client import AsyncClient
+from mataserver_client import AsyncClient
 
 URI = "data:image/png;base64," + base64.b64encode(picture()).decode()
 

@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 from mataserver import testing
-from mataserver.client import AsyncClient
+from mataserver_client import AsyncClient
 
 CODES = Path(__file__).parents[3] / "examples" / "pictures" / "codes.jpg"
 TEXTS = {"PALLET-0042", "https://example.org/item/7", "Aisle 5, shelf C"}

@@ -4,9 +4,9 @@ import asyncio
 
 import pytest
 
-from mataserver.client import AsyncClient
 from mataserver.errors import InvalidParams
 from mataserver.testing import check_plugin, installed, serving
+from mataserver_client import AsyncClient
 
 
 def test_plugin_is_sound():

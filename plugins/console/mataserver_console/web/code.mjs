@@ -30,7 +30,7 @@ function curl({ model, params, file }) {
 }
 
 const inPython = ({ model, params, file }) => `import os
-from mataserver.client import Client
+from mataserver_client import Client
 
 with Client(${JSON.stringify(base())}, api_key=os.environ["KEY"]) as client:
     result = client.infer(${JSON.stringify(model)}, ${JSON.stringify(file)}${Object.entries(params).map(([name, value]) => `, ${name}=${python(value)}`).join("")})

@@ -16,7 +16,8 @@ from pycocotools import mask as coco_mask
 from pycocotools.coco import COCO
 from pycocotools.cocoeval import COCOeval
 
-from mataserver.client import (
+from mataserver.results import Classification, Detection, Segment
+from mataserver_client import (
     AsyncClient,
     InferResponse,
     coco_categories,
@@ -24,8 +25,7 @@ from mataserver.client import (
     to_coco,
     to_supervision,
 )
-from mataserver.client.interop import compress, run_lengths
-from mataserver.results import Classification, Detection, Segment
+from mataserver_client.interop import compress, run_lengths
 
 BOX = (10.0, 8.0, 30.0, 28.0)
 
@@ -120,7 +120,7 @@ def test_without_supervision_the_error_says_what_to_install():
     """The client works without supervision; only the conversion asks for it."""
     code = (
         "import sys; sys.modules['supervision'] = None\n"
-        "from mataserver.client import InferResponse, to_supervision\n"
+        "from mataserver_client import InferResponse, to_supervision\n"
         "answer = InferResponse(schema_version='', task='', model='', timestamp=0, detections=[])\n"
         "try: to_supervision(answer)\n"
         "except ImportError as error: print(error)"

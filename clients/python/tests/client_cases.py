@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 
 from api_stand_in import KEY, picture
-from mataserver.client import AsyncClient, Client, Reconnect
+
+from mataserver_client import AsyncClient, Client, Reconnect
 
 SOON = Reconnect(tries=3, first_delay=0.0)
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from msgspec import Struct
 
-from mataserver.results import InferResponse
+from mataserver_client.results import InferResponse
 
 
 class Health(Struct, frozen=True):

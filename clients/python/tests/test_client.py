@@ -7,22 +7,9 @@ import logging
 import traceback
 
 import pytest
-
 from api_stand_in import BOXES, DEPTH, DROP, KEY, MASKS, Refusal, StandIn, picture
 from client_cases import collect, connected, pictures
-from mataserver.client import (
-    AsyncClient,
-    AuthenticationFailed,
-    BadAnswer,
-    ConnectionFailed,
-    InferResponse,
-    Reconnect,
-    depth_array,
-    mask_array,
-    pixel_bytes,
-)
-from mataserver.client.failures import from_answer
-from mataserver.client.images import fields, media_type
+
 from mataserver.errors import (
     BadRequest,
     Conflict,
@@ -33,6 +20,19 @@ from mataserver.errors import (
     Unavailable,
 )
 from mataserver.results import Segment
+from mataserver_client import (
+    AsyncClient,
+    AuthenticationFailed,
+    BadAnswer,
+    ConnectionFailed,
+    InferResponse,
+    Reconnect,
+    depth_array,
+    mask_array,
+    pixel_bytes,
+)
+from mataserver_client.failures import from_answer
+from mataserver_client.images import fields, media_type
 
 
 @pytest.fixture(params=[False, True], ids=["json", "msgpack"])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
-from mataserver.errors import InvalidParams
+from mataserver_client.errors import InvalidParams
 
 if TYPE_CHECKING:
     from collections.abc import Mapping

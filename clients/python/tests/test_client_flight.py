@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from mataserver.client import Reconnect
-from mataserver.client.flight import Flight
+from mataserver_client import Reconnect
+from mataserver_client.flight import Flight
 
 
 def test_an_answer_makes_room_for_all_before_it():

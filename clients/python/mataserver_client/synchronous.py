@@ -7,19 +7,19 @@ import concurrent.futures
 import threading
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from mataserver.client.asynchronous import AsyncClient
-from mataserver.client.failures import ConnectionFailed
-from mataserver.client.stream import close_idle
+from mataserver_client.asynchronous import AsyncClient
+from mataserver_client.failures import ConnectionFailed
+from mataserver_client.stream import close_idle
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping
 
-    from mataserver.client.images import Image
-    from mataserver.client.replies import Health, ModelStatus, Session, StreamItem
-    from mataserver.client.source import Frames
-    from mataserver.client.stream import Reconnect
-    from mataserver.client.transport import Answer
-    from mataserver.results import InferResponse, ModelInfo
+    from mataserver_client.images import Image
+    from mataserver_client.replies import Health, ModelStatus, Session, StreamItem
+    from mataserver_client.results import InferResponse, ModelInfo
+    from mataserver_client.source import Frames
+    from mataserver_client.stream import Reconnect
+    from mataserver_client.transport import Answer
 
 T = TypeVar("T")
 

@@ -13,24 +13,24 @@ import aiohttp
 import msgspec
 from msgspec import Struct
 
-from mataserver import results
-from mataserver.client.failures import (
+from mataserver_client import results
+from mataserver_client.errors import MataError
+from mataserver_client.failures import (
     PASSING_CODES,
     PASSING_STATUSES,
     BadAnswer,
     ConnectionFailed,
     from_close,
 )
-from mataserver.client.replies import FrameError
-from mataserver.errors import MataError
+from mataserver_client.replies import FrameError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
-    from mataserver.client.flight import Flight
-    from mataserver.client.replies import StreamItem
-    from mataserver.client.source import Source
-    from mataserver.client.transport import Transport
+    from mataserver_client.flight import Flight
+    from mataserver_client.replies import StreamItem
+    from mataserver_client.source import Source
+    from mataserver_client.transport import Transport
 
 log = logging.getLogger(__name__)
 

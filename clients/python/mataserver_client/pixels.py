@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import io
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from msgspec import UnsetType
 
@@ -13,7 +13,25 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mataserver.results import InferResponse, Segment
+
+class Deep(Protocol):
+    """An answer with a depth map."""
+
+    @property
+    def depth_map(self) -> Any:
+        """Its pixels."""
+
+    @property
+    def depth_shape(self) -> tuple[int, int] | UnsetType:
+        """Its height and width."""
+
+
+class Masked(Protocol):
+    """What has a mask."""
+
+    @property
+    def mask(self) -> Any:
+        """Its pixels, a PNG."""
 
 
 def pixel_bytes(value: Any) -> bytes:
@@ -31,7 +49,7 @@ def pixel_bytes(value: Any) -> bytes:
     raise ValueError("the answer holds no pixels here")
 
 
-def depth_array(response: InferResponse) -> NDArray[np.float32]:
+def depth_array(response: Deep) -> NDArray[np.float32]:
     """Return the depth map as a float32 array ``[h, w]``, of the shape ``depth_shape``.
 
     Raises ``ValueError`` for an answer without a depth map or of another size than it says.
@@ -46,7 +64,7 @@ def depth_array(response: InferResponse) -> NDArray[np.float32]:
     return np.frombuffer(data, dtype="<f4").reshape(height, width).astype(np.float32)
 
 
-def mask_array(segment: Segment) -> NDArray[np.bool_]:
+def mask_array(segment: Masked) -> NDArray[np.bool_]:
     """Return a segment's mask as a boolean array ``[H, W]`` of the original image's size.
 
     Raises ``ValueError`` for a segment without a mask.

@@ -6,10 +6,11 @@ import asyncio
 import contextlib
 
 import pytest
-
 from api_stand_in import BOXES, DROP, FAIL, KEY, LOSE, MASKS, SILENT, Refusal, StandIn, picture
 from client_cases import SOON, collect, connected, every, numbered, pictures, widths
-from mataserver.client import (
+
+from mataserver.errors import Conflict, MataError, NotFound
+from mataserver_client import (
     AsyncClient,
     AuthenticationFailed,
     BadAnswer,
@@ -17,7 +18,6 @@ from mataserver.client import (
     FrameError,
     mask_array,
 )
-from mataserver.errors import Conflict, MataError, NotFound
 
 
 @pytest.fixture(params=[False, True], ids=["json", "msgpack"])

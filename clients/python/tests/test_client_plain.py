@@ -7,11 +7,11 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-
 from api_stand_in import BOXES, KEY, SILENT, StandIn, picture
 from client_cases import connected_plainly, every, pictures, widths
-from mataserver.client import AsyncClient, Client, ConnectionFailed
+
 from mataserver.errors import NotFound
+from mataserver_client import AsyncClient, Client, ConnectionFailed
 
 
 def test_the_plain_client_does_what_the_other_does(tmp_path):

@@ -9,9 +9,9 @@ import re
 
 import pytest
 
+import mataserver_client as client
 from markdown_pages import blocks, quoted, read, rows
-from mataserver import client
-from mataserver.client import AsyncClient, Client
+from mataserver_client import AsyncClient, Client
 
 PAGE = read("client.md")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver.errors import (
+from mataserver_client.errors import (
     BadRequest,
     Conflict,
     InvalidParams,

@@ -10,12 +10,12 @@ from urllib.parse import urlsplit
 import aiohttp
 import msgspec
 
-from mataserver.client.failures import BadAnswer, ConnectionFailed, from_answer
+from mataserver_client.failures import BadAnswer, ConnectionFailed, from_answer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
 
-    from mataserver.errors import MataError
+    from mataserver_client.errors import MataError
 
 MSGPACK = "application/msgpack"
 SUBPROTOCOL = "mata.v1.msgpack"

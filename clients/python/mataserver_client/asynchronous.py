@@ -14,21 +14,21 @@ from urllib.parse import quote
 import aiohttp
 import msgspec
 
-from mataserver.client import images
-from mataserver.client.failures import BadAnswer
-from mataserver.client.flight import Flight
-from mataserver.client.replies import Failure, Health, ModelStatus, Session, Token
-from mataserver.client.source import Source
-from mataserver.client.stream import FrameStream, Reconnect, close_idle
-from mataserver.client.transport import CLOSE_TIMEOUT, Answer, Transport, encode
-from mataserver.errors import MataError
-from mataserver.results import InferResponse, ModelDetail, ModelInfo
+from mataserver_client import images
+from mataserver_client.errors import MataError
+from mataserver_client.failures import BadAnswer
+from mataserver_client.flight import Flight
+from mataserver_client.replies import Failure, Health, ModelStatus, Session, Token
+from mataserver_client.results import InferResponse, ModelDetail, ModelInfo
+from mataserver_client.source import Source
+from mataserver_client.stream import FrameStream, Reconnect, close_idle
+from mataserver_client.transport import CLOSE_TIMEOUT, Answer, Transport, encode
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Mapping
 
-    from mataserver.client.replies import StreamItem
-    from mataserver.client.source import Frames
+    from mataserver_client.replies import StreamItem
+    from mataserver_client.source import Frames
 
 _QUEUE = re.compile(r'^\w+_queue_length\{model=("(?:[^"\\\\]|\\\\.)*")\} (\S+)$', re.MULTILINE)
 _SESSION_ID = re.compile(r"sess_[0-9a-f]{12}")

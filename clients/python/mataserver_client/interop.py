@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, UnsetType
 
-from mataserver.client.pixels import mask_array
+from mataserver_client.pixels import mask_array
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     import supervision
     from numpy.typing import NDArray
 
-    from mataserver.results import Detection, InferResponse, Segment
+    from mataserver_client.results import Detection, InferResponse, Segment
 
     Mask = NDArray[np.bool_]
 

@@ -1,0 +1,145 @@
+"""The wire format ``mata.v1``, as an answer is decoded.
+
+Coordinates are absolute pixels of the upright image: ``x`` grows to the right, ``y`` downwards, a
+``bbox`` is ``(x1, y1, x2, y2)``. Confidences lie in 0..1 unless a task says otherwise. Fields that
+a newer server adds are ignored.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+Box = tuple[float, float, float, float]
+"""``(x1, y1, x2, y2)`` in pixels."""
+
+
+class Detection(Struct, frozen=True, omit_defaults=True):
+    """One object. ``track_id`` is set by the task ``track`` alone.
+
+    ``extra`` holds what a model tells beside that, by name: ``corners`` of a turned box are four
+    points ``[x, y]`` around it.
+    """
+
+    label: str
+    confidence: float
+    bbox: Box
+    track_id: int | UnsetType = UNSET
+    extra: dict[str, Any] = {}
+
+
+class Segment(Struct, frozen=True, omit_defaults=True):
+    """One object with its mask: a PNG of 0 and 255, which ``mask_array`` decodes."""
+
+    label: str
+    confidence: float
+    bbox: Box
+    mask: Any = UNSET
+
+
+class Classification(Struct, frozen=True):
+    """One class and its probability."""
+
+    label: str
+    confidence: float
+
+
+class Keypoint(Struct, frozen=True):
+    """One instance with its keypoints, each ``(x, y, confidence)``."""
+
+    label: str
+    confidence: float
+    bbox: Box
+    keypoints: list[tuple[float, float, float]]
+
+
+class TextRegion(Struct, frozen=True):
+    """One piece of text; ``bbox`` is None where the engine gives no position."""
+
+    text: str
+    bbox: Box | None
+    confidence: float
+
+
+class Entity(Struct, frozen=True, omit_defaults=True):
+    """One thing that a vision-language model named."""
+
+    label: str
+    confidence: float = 1.0
+    attributes: dict[str, Any] = {}
+
+
+class Usage(Struct, frozen=True):
+    """What a generated text took. ``truncated``: it did not end by itself but at a limit."""
+
+    prompt_tokens: int
+    completion_tokens: int
+    truncated: bool = False
+
+
+class InferResponse(Struct, kw_only=True):
+    """An answer of the server.
+
+    Only the fields of the task are present. ``mask`` and ``depth_map`` hold base64 text in JSON
+    and bytes in MessagePack. Answers over a WebSocket add ``session_id``, ``frame_id`` (number of
+    the received frame, from 0), ``inference_ms``, ``dropped`` (frames replaced by newer ones since
+    the session began) and, once, ``reset`` after the model's state was lost.
+    """
+
+    schema_version: str
+    task: str
+    model: str
+    timestamp: float
+    detections: list[Detection] | UnsetType = UNSET
+    segments: list[Segment] | UnsetType = UNSET
+    classifications: list[Classification] | UnsetType = UNSET
+    keypoints: list[Keypoint] | UnsetType = UNSET
+    text: str | UnsetType = UNSET
+    regions: list[TextRegion] | UnsetType = UNSET
+    depth_map: Any = UNSET
+    depth_shape: tuple[int, int] | UnsetType = UNSET
+    embedding: Any = UNSET
+    entities: list[Entity] | UnsetType = UNSET
+    output: Any = UNSET
+    usage: Usage | UnsetType = UNSET
+    session_id: str | UnsetType = UNSET
+    frame_id: int | UnsetType = UNSET
+    inference_ms: float | UnsetType = UNSET
+    dropped: int | UnsetType = UNSET
+    reset: bool | UnsetType = UNSET
+
+
+class ModelInfo(Struct, kw_only=True):
+    """One model of ``GET /v1/models``. Sizes in MB of 1e6 bytes, times in Unix seconds.
+
+    ``error`` is present when the last load failed or the worker keeps dying, ``pinned`` (true) when
+    the model is not to be evicted.
+    """
+
+    model: str
+    task: str
+    source: str
+    state: str
+    size_mb: float | None
+    memory_mb: float | None
+    loaded_at: float | None
+    last_used: float | None
+    error: str | UnsetType = UNSET
+    pinned: bool | UnsetType = UNSET
+
+
+class ModelDetail(ModelInfo, kw_only=True):
+    """One model of ``GET /v1/models/{model_id}``.
+
+    ``params`` is there when it is asked for: the JSON Schema of the model's parameters.
+    """
+
+    params: dict[str, Any] | UnsetType = UNSET
+
+
+def decode(data: bytes, *, msgpack: bool = False) -> InferResponse:
+    """Decode an answer's body. Raises ``msgspec.DecodeError`` on anything else."""
+    decoder = msgspec.msgpack.decode if msgpack else msgspec.json.decode
+    return decoder(data, type=InferResponse)
