@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import secrets
 from typing import TYPE_CHECKING, Any
@@ -80,9 +81,8 @@ class ServedModels:
 
         Raises ``NotFound``, or ``Unavailable`` where nothing serves the task.
         """
-        handle = Handle(
-            self._pool, self._metrics, self._max_tokens, lambda: self.catalog.recipe(model, task)
-        )
+        recipe = functools.partial(self.catalog.recipe, model, task)
+        handle = Handle(self._pool, self._metrics, self._max_tokens, recipe)
         handle.recipe()
         return handle
 
@@ -201,8 +201,9 @@ class Handle:
 
     async def answer(self, image: bytes, params: Any = None, form: Format = "json") -> Encoded:
         """Run the model on an encoded image; return the whole body, as the worker encoded it."""
-        job = self._job(image, params, form)
-        return _encoded(*await self.pool.infer(self.recipe(), job))
+        recipe = self.recipe()
+        job = self._job(recipe, image, params, form)
+        return _encoded(*await self.pool.infer(recipe, job))
 
     async def generate(self, image: bytes, params: Any = None) -> AsyncGenerator[str | Result]:
         """Yield the pieces of text that the model makes, then its result.
@@ -218,8 +219,9 @@ class Handle:
         self, image: bytes, params: Any = None, form: Format = "json"
     ) -> AsyncGenerator[str | Encoded]:
         """Yield the pieces of text that the model makes, then the body that ``answer`` returns."""
-        job = self._job(image, params, form)
-        async with contextlib.aclosing(self.pool.generate(self.recipe(), job)) as items:
+        recipe = self.recipe()
+        job = self._job(recipe, image, params, form)
+        async with contextlib.aclosing(self.pool.generate(recipe, job)) as items:
             async for item in items:
                 yield item if isinstance(item, str) else _encoded(item, 0.0)
 
@@ -245,8 +247,9 @@ class Handle:
                 async for item in items:
                     yield item
 
-    def _job(self, image: bytes, given: Any, form: Format) -> Job:
-        return Job(image, msgspec.msgpack.encode(self.params(given)), form)
+    def _job(self, recipe: Recipe, image: bytes, given: Any, form: Format) -> Job:
+        params = recipe.params(given, self._max_tokens)
+        return Job(image, msgspec.msgpack.encode(params), form)
 
 
 def recipe_of_session(catalog: Catalog, model: str, task: str | None) -> Recipe:

@@ -389,12 +389,12 @@ def _outcomes(message: wire.Answer, parts: list[bytes], count: int) -> list[Outc
     heads = message.outcomes
     if len(heads) != count or len(parts) != count:
         return None
-    if any(head.failure is None and not body for head, body in zip(heads, parts, strict=True)):
-        return None
-    return [
-        Outcome(body, head.timing, head.failure, head.fresh)
-        for head, body in zip(heads, parts, strict=True)
-    ]
+    found = []
+    for head, body in zip(heads, parts, strict=True):
+        if head.failure is None and not body:
+            return None
+        found.append(Outcome(body, head.timing, head.failure, head.fresh))
+    return found
 
 
 def _piece(reply: Reply) -> str | Outcome:

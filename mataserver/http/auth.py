@@ -125,7 +125,7 @@ class Gate:
 
     def _check_page(self, request: web.Request, pages: Pages) -> None:
         """Raise ``Forbidden`` for what a web page may not ask, where nobody has to show a key."""
-        host = proxies.place(request, trusted=self._trust_proxy).host
+        host = proxies.host(request, trusted=self._trust_proxy)
         if pages.names is not None and not pages.names.include(host):
             raise Forbidden("The Host is no name of this server: see allowed_hosts")
         acts = request.method not in SAFE or is_socket(request)
@@ -167,7 +167,7 @@ class Gate:
         """Return whose a browser's session is, where its cookie counts for the request."""
         if hdrs.COOKIE not in request.headers:
             return None
-        host = proxies.place(request, trusted=self._trust_proxy).host
+        host = proxies.host(request, trusted=self._trust_proxy)
         cookie = request.cookies.get(cookie_name(host))
         login = self._browsers.find(cookie) if cookie else None
         if login is None:
@@ -189,7 +189,7 @@ class Gate:
             method=request.method,
             path=request.path,
             origin=headers.get(hdrs.ORIGIN),
-            host=proxies.place(request, trusted=self._trust_proxy).host,
+            host=proxies.host(request, trusted=self._trust_proxy),
             csrf=headers.get(CSRF, ""),
             address=proxies.client(request, trusted=self._trust_proxy),
         )

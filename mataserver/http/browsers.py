@@ -29,6 +29,8 @@ Whoever signs in without end ends their own sessions, and nobody else's.
 """
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 ANY = "*"
+JUDGED = 256
+"""Values of ``Host`` that are remembered: a client says the same each time."""
 
 T = TypeVar("T")
 
@@ -190,9 +192,18 @@ class Names:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = {name.lower().rstrip(".") for name in names}
+        self._judged: dict[str, bool] = {}
 
     def include(self, host: str) -> bool:
         """Whether a ``Host``, perhaps with a port, is one of the server's."""
+        known = self._judged.get(host)
+        if known is None:
+            if len(self._judged) >= JUDGED:  # a client may invent any number
+                self._judged.clear()
+            known = self._judged[host] = self._includes(host)
+        return known
+
+    def _includes(self, host: str) -> bool:
         name, _, port = host.lower().partition("]:" if host.startswith("[") else ":")
         if port and not port.isdecimal():
             return False

@@ -49,4 +49,4 @@ class Cookies:
         return request.cookies.get(self._name(request), "")
 
     def _name(self, request: web.Request) -> str:
-        return cookie_name(proxies.place(request, trusted=self._trust_proxy).host)
+        return cookie_name(proxies.host(request, trusted=self._trust_proxy))

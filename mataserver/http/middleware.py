@@ -15,7 +15,7 @@ from aiohttp.hdrs import METH_ALL
 from mataserver.errors import MataError, TooLarge, Unavailable, scarcity
 from mataserver.http import auth, codec, dialects
 from mataserver.http.protocol import wrong_version
-from mataserver.http.routing import CLAIMED, ROUTE
+from mataserver.http.routing import ROUTE
 from mataserver.logs import Repeats
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mataserver.http.routing import Expect, Table
     from mataserver.lifecycle import Lifecycle
     from mataserver.metrics import Metrics
+    from mataserver.service import Route
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 COUNTED: web.RequestKey[int] = web.RequestKey("counted", int)
@@ -67,12 +68,13 @@ def expectations(table: Table, gate: Gate) -> Expect:
         if table.claimed(request) is not None:  # neither the route's limit nor our key counts
             _go_on(request)
             return None
-        table.choose(request)
+        route = table.choose(request)
         limit = table.limits(request).size
         if (request.content_length or 0) > limit:
             return error_response(TooLarge(f"The body is over the limit of {limit} bytes"))
         try:
-            await _admit(request, gate)
+            if route is not None:
+                await _admit(request, route, gate)
         except MataError as error:
             request[_REFUSED] = error  # the middleware answers it, as it does without ``Expect``
             return None
@@ -105,7 +107,7 @@ def make(table: Table, gate: Gate, lifecycle: Lifecycle, metrics: Metrics) -> Mi
         try:
             response = await answer(request, handler)
         except asyncio.CancelledError:
-            _count(request, metrics, _unanswered(request), begun)
+            count(request, _unanswered(request), begun)
             raise
         finally:
             lifecycle.active -= 1
@@ -116,7 +118,7 @@ def make(table: Table, gate: Gate, lifecycle: Lifecycle, metrics: Metrics) -> Mi
         # Looking for what is not there costs a microsecond: only streams have it.
         streamed = response.prepared and COUNTED in request
         status = request[COUNTED] if streamed else response.status
-        spent = _count(request, metrics, status, begun)
+        spent = count(request, status, begun)
         if not response.prepared:
             if lifecycle.draining:
                 response.force_close()
@@ -126,16 +128,15 @@ def make(table: Table, gate: Gate, lifecycle: Lifecycle, metrics: Metrics) -> Mi
             response.headers["Server-Timing"] = f"{stages}, {total}" if stages else total
         return response
 
+    def count(request: web.Request, status: int, begun: float) -> float:
+        """Count a request; return the seconds that it took."""
+        spent = time.perf_counter() - begun
+        route = table.label(request)
+        metrics.requests.add(_method(request), route, str(status))
+        metrics.latency.observe(spent, route)
+        return spent
+
     return middleware
-
-
-def _count(request: web.Request, metrics: Metrics, status: int, begun: float) -> float:
-    """Count a request; return the seconds that it took."""
-    spent = time.perf_counter() - begun
-    route = _route(request)
-    metrics.requests.add(_method(request), route, str(status))
-    metrics.latency.observe(spent, route)
-    return spent
 
 
 def _unanswered(request: web.Request) -> int:
@@ -158,13 +159,6 @@ def _method(request: web.Request) -> str:
     return request.method if request.method in METH_ALL else "other"
 
 
-def _route(request: web.Request) -> str:
-    if CLAIMED in request:
-        return "claimed"
-    resource = request.match_info.route.resource
-    return "unmatched" if resource is None else resource.canonical
-
-
 class _Answer:
     """Has a request answered, an error too."""
 
@@ -177,8 +171,10 @@ class _Answer:
         try:
             claimed = self._table.claimed(request)
             if claimed is None:
-                handler = self._table.choose(request) or handler
-                await _admit(request, self._gate)
+                route = self._table.choose(request)
+                if route is not None:
+                    await _admit(request, route, self._gate)
+                    handler = handler if route.when is None else route.handler
             return await (claimed or handler)(request)
         except MataError as error:
             self._tell(request, error)
@@ -216,16 +212,16 @@ class _Answer:
                 log.warning("%s", line)
 
 
-async def _admit(request: web.Request, gate: Gate) -> None:
+async def _admit(request: web.Request, route: Route, gate: Gate) -> None:
     """Note who asks. Raises ``Unauthorized`` or ``Forbidden`` for what needs somebody else.
 
     ``Expect`` asks it before the middleware does: services judge credentials once for a request.
     """
-    route = request.get(ROUTE)
-    if _REFUSED in request:
-        raise request[_REFUSED]
-    if route is None or auth.PRINCIPAL in request:
-        return
+    if hdrs.EXPECT in request.headers:
+        if _REFUSED in request:
+            raise request[_REFUSED]
+        if auth.PRINCIPAL in request:
+            return
     try:
         await gate.admit(request, route.needs, public=route.public, socket=route.socket)
     except auth.Forbidden as error:

@@ -32,17 +32,25 @@ class Place(NamedTuple):
 
 def place(request: web.Request, *, trusted: bool) -> Place:
     """Return what the client asked. Raises ``BadRequest`` for a host or prefix that is none."""
-    secure, host, prefix = request.secure, request.host, ""
+    secure, prefix = request.secure, ""
     if trusted:
         scheme = _forwarded(request, "Proto").lower()
         secure = scheme in {"https", "wss"} if scheme else secure
-        host = _forwarded(request, "Host") or host
         prefix = _forwarded(request, "Prefix").rstrip("/")
-    if not _HOST.fullmatch(host):
-        raise BadRequest("The Host header is not a host name")
+    asked = host(request, trusted=trusted)
     if prefix and not _PREFIX.fullmatch(prefix):
         raise BadRequest("X-Forwarded-Prefix is not a path")
-    return Place(secure, host, prefix)
+    return Place(secure, asked, prefix)
+
+
+def host(request: web.Request, *, trusted: bool) -> str:
+    """Return the host that the client asked, with its port. Raises ``BadRequest`` for none."""
+    asked = request.host
+    if trusted:
+        asked = _forwarded(request, "Host") or asked
+    if not _HOST.fullmatch(asked):
+        raise BadRequest("The Host header is not a host name")
+    return asked
 
 
 def client(request: web.Request, *, trusted: bool) -> str:
