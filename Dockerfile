@@ -5,7 +5,7 @@ FROM python:3.11-slim-bookworm AS wheels
 WORKDIR /src
 COPY . .
 ENV PIP_CONSTRAINT=/src/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
-RUN pip wheel --quiet --wheel-dir /wheels/others ./clients/python '.[camera,heic]' ./plugins/console ./plugins/openai ./plugins/opencv ./plugins/ocr ./plugins/onnx \
+RUN pip wheel --quiet --wheel-dir /wheels/others ./clients/python '.[camera,heic]' ./plugins/console ./plugins/oip ./plugins/openai ./plugins/opencv ./plugins/ocr ./plugins/onnx \
  && mkdir /wheels/ours \
  && mv /wheels/others/mataserver*.whl /wheels/ours
 

@@ -13,8 +13,8 @@ TOLD := | awk '/^ *(Collecting|Downloading|Building|Installing)/ { print "  " $$
 PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
 CLIENT := clients/python
 EDITABLE := -e $(CLIENT) $(foreach plugin,$(PLUGINS),-e $(patsubst %/pyproject.toml,%,$(plugin)))
-DEFAULTS := -e $(CLIENT) -e ".[heic]" -e plugins/console -e plugins/openai -e plugins/opencv -e plugins/ocr
-BINARY := console openai opencv ocr onnx
+DEFAULTS := -e $(CLIENT) -e ".[heic]" -e plugins/console -e plugins/oip -e plugins/openai -e plugins/opencv -e plugins/ocr
+BINARY := console oip openai opencv ocr onnx
 SOURCES := pyproject.toml constraints.txt requirements-dev.txt $(CLIENT)/pyproject.toml $(PLUGINS)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
@@ -60,7 +60,7 @@ test-engines: $(VENV)/.setup  ## easyocr, paddleocr and tesserocr, each in an en
 	$(BIN)/python plugins/ocr/tests/engines/run.py $(ENGINES)
 
 test-clients: $(VENV)/.setup  ## KServe's client, in an environment of its own
-	$(BIN)/python tests/clients/run.py
+	$(BIN)/python plugins/oip/tests/clients/run.py
 
 test-fleet: $(VENV)/.setup  ## the fleet over real Tritons, which are in an environment of their own
 	$(BIN)/python plugins/fleet/tests/real/run.py

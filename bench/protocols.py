@@ -32,8 +32,9 @@ import uvloop
 
 from mataserver import Backend, DetectResult, config, hookimpl, running
 from mataserver import plugins as plugin_host
-from mataserver.rpc.messages import TYPES
-from mataserver.rpc.server import SERVICE
+from mataserver.testing import installed
+from mataserver_oip.rpc.messages import TYPES
+from mataserver_oip.rpc.server import SERVICE
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -74,13 +75,17 @@ def serve(directory: Path) -> None:
     registry = {"version": 1, "models": {"nothing": entry}}
     (directory / "model_registry.json").write_text(json.dumps(registry))
     settings = config.load(
-        port=0, grpc_port=0, auth_mode="none", data_dir=str(directory), log_level="warning"
+        port=0,
+        auth_mode="none",
+        data_dir=str(directory),
+        log_level="warning",
+        plugins={"oip": {"grpc_port": 0}},
     )
     point = importlib.metadata.EntryPoint("nothing", "protocols", plugin_host.GROUP)
-    plugins = plugin_host.discover(settings, [point])
+    plugins = plugin_host.discover(settings, [point, *installed("oip")])
 
     def announce(url: str, composed: Any) -> None:
-        print(url.rpartition(":")[2], dict(composed.hosting.services)["grpc"].port, flush=True)
+        print(url.rpartition(":")[2], composed.hosting.peer("oip").grpc_port, flush=True)
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(running.run(settings, announce, plugins))

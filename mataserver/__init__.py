@@ -22,6 +22,8 @@ from mataserver.errors import (
     MataError,
     NotFound,
     OutOfMemory,
+    TooLarge,
+    TooSlow,
     Unavailable,
 )
 from mataserver.handles import (
@@ -67,6 +69,7 @@ from mataserver.service import (
     Saved,
     Server,
     Service,
+    Share,
     Upload,
     Uploads,
 )
@@ -76,6 +79,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ANYBODY",
     "EXAMPLE_IMAGE",
+    "JSON_LIMIT",
     "PRINCIPAL",
     "ROLES",
     "SCOPES",
@@ -102,6 +106,7 @@ __all__ = [
     "Entity",
     "InferResponse",
     "InvalidParams",
+    "JobFailed",
     "Keypoint",
     "LastEvent",
     "LoadContext",
@@ -135,21 +140,26 @@ __all__ = [
     "Service",
     "SessionSource",
     "Sessions",
+    "Share",
     "StreamSession",
     "Temperature",
     "Text",
     "TextRegion",
+    "TooLarge",
+    "TooSlow",
     "TopK",
     "Unavailable",
     "Upload",
     "Uploads",
     "Usage",
     "VlmResult",
+    "check_json",
     "connected",
     "convert_json",
     "decode_base64",
     "decode_image",
     "decode_json",
+    "describe_error",
     "draw",
     "hookimpl",
     "params_option",
@@ -172,11 +182,15 @@ if TYPE_CHECKING:
     from mataserver.config import Alpha
     from mataserver.configuration import Configuration, read_configuration
     from mataserver.data_uri import decode as decode_base64
+    from mataserver.engines.work import JobFailed
     from mataserver.http.auth import PRINCIPAL
     from mataserver.http.examples import PICTURE as EXAMPLE_IMAGE
     from mataserver.http.files import static
+    from mataserver.jsonbody import MOST_OUTSIDE as JSON_LIMIT
+    from mataserver.jsonbody import check as check_json
     from mataserver.jsonbody import convert as convert_json
     from mataserver.jsonbody import decode as decode_json
+    from mataserver.jsonbody import described as describe_error
     from mataserver.outbound import AddressRefused, Policy
     from mataserver.processes import Child, run_process
     from mataserver.spawned import Parent
@@ -187,9 +201,13 @@ _LATE = {
     "params_option": "mataserver.cli.parameters",
     "Client": "mataserver_client",
     **dict.fromkeys(("Configuration", "read_configuration"), "mataserver.configuration"),
+    "JSON_LIMIT": "mataserver.jsonbody:MOST_OUTSIDE",
+    "JobFailed": "mataserver.engines.work",
+    "check_json": "mataserver.jsonbody:check",
     "convert_json": "mataserver.jsonbody:convert",
     "decode_base64": "mataserver.data_uri:decode",
     "decode_json": "mataserver.jsonbody:decode",
+    "describe_error": "mataserver.jsonbody:described",
     "EXAMPLE_IMAGE": "mataserver.http.examples:PICTURE",
     "PRINCIPAL": "mataserver.http.auth",
     **dict.fromkeys(("AddressRefused", "Policy"), "mataserver.outbound"),

@@ -20,7 +20,6 @@ from mataserver.config import ConfigError
 from mataserver.credentials import KeyRing, server_keys
 from mataserver.deadline import in_time
 from mataserver.engines.memory import MemoryProbe
-from mataserver.errors import MataError
 from mataserver.hosting import Given, Guest, Hosting
 from mataserver.http import dialects, middleware, origins
 from mataserver.http.auth import Gate, Pages
@@ -34,7 +33,6 @@ from mataserver.http.infer import InferService
 from mataserver.http.kit import Kit
 from mataserver.http.login import LoginService
 from mataserver.http.models import ModelsService
-from mataserver.http.oip import OipService
 from mataserver.http.pages import PagesService
 from mataserver.http.readiness import Readiness
 from mataserver.http.routing import Limits, Table
@@ -46,7 +44,6 @@ from mataserver.lifecycle import Lifecycle
 from mataserver.loader import Loader
 from mataserver.metrics import Metrics
 from mataserver.observers import Observers
-from mataserver.oip.server import InferenceServer
 from mataserver.outbound import Hosts, Outbound
 from mataserver.pool import ModelPool
 from mataserver.registry import Registry
@@ -103,7 +100,7 @@ def build(
     """
     parts = _Parts(settings, plugins, probe, pace)
     composed = parts.composed()
-    guests = (*_own(parts, composed, set_by or {}), *_plugins(parts.plugins), *_grpc(parts))
+    guests = (*_own(parts, composed, set_by or {}), *_plugins(parts.plugins))
     expect = dialects.expecting(middleware.expectations(parts.table, parts.gate), parts.table.forms)
     for hosted in parts.hosting.open(guests, parts.given()):
         hosting.add(composed.application, parts.table, parts.gate, hosted, expect)
@@ -180,7 +177,7 @@ class _Parts:
             self.models,
             ServedSessions(self.sessions, self.models),
             self.kit(),
-            self.metrics.registry,
+            self.metrics,
             self.gate,
             self.browsers,
             self.readiness,
@@ -245,7 +242,6 @@ def _own(parts: _Parts, composed: Composed, set_by: Mapping[str, SetBy]) -> Iter
     )
     yield Guest("models", partial(ModelsService, models=parts.models, pulls=composed.pulls))
     yield Guest("infer", partial(InferService, models=parts.models, observers=parts.observers))
-    yield Guest("oip", partial(OipService, server=_protocol(parts)))
     yield Guest(
         "sessions",
         partial(
@@ -274,39 +270,6 @@ def _plugins(plugins: Plugins) -> Iterator[Guest]:
     for plugin in plugins.usable:
         if "service" in plugin.hooks:
             yield Guest(plugin.name, plugin.hooks["service"], plugin)
-
-
-def _grpc(parts: _Parts) -> Iterator[Guest]:
-    """Yield what serves gRPC too, where it is to. Raises ``MataError`` without the extra."""
-    settings = parts.settings
-    if settings.grpc_port is None:
-        return
-    try:
-        from mataserver.rpc.server import RpcLimits, RpcServer
-    except ModuleNotFoundError as error:
-        if error.name is None or error.name.partition(".")[0] not in {"grpc", "google"}:
-            raise
-        raise MataError("grpc_port needs a package: pip install 'mataserver[grpc]'") from None
-    yield Guest(
-        "grpc",
-        partial(
-            RpcServer,
-            server=_protocol(parts),
-            gate=parts.gate,
-            metrics=parts.metrics,
-            budget=parts.budget,
-            limits=RpcLimits(
-                port=settings.grpc_port,
-                body_timeout=settings.body_timeout,
-                at_once=int(settings.max_inflight_mb // (4 * settings.max_body_mb)),
-                connections=settings.max_connections,
-            ),
-        ),
-    )
-
-
-def _protocol(parts: _Parts) -> InferenceServer:
-    return InferenceServer(parts.models, parts.settings.queue_limit)
 
 
 def _catalog(settings: Settings, plugins: Plugins) -> Catalog:

@@ -146,7 +146,6 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     host: str = "127.0.0.1"
     port: Port = 8110
-    grpc_port: Port | None = None
     auth_mode: Literal["api_key", "none"] = "api_key"
     api_keys: list[str | ApiKey] = []
     api_key: str | None = None

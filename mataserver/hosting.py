@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from aiohttp import web
 
 from mataserver.errors import NotFound
+from mataserver.http.entrance import default_limit
 from mataserver.plugins import PluginError, refuse, shape
 from mataserver.processes import run_process
 from mataserver.service import Context, Route, Server, Service
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
     from mataserver.http.readiness import Readiness
     from mataserver.http.routing import Expect, Table
     from mataserver.lifecycle import Lifecycle
+    from mataserver.metrics import Metrics
     from mataserver.plugins import Plugin
     from mataserver.services import ServedModels
     from mataserver.sessions import ServedSessions
@@ -69,6 +71,9 @@ def server_of(settings: Settings) -> Server:
         load_timeout=settings.load_timeout,
         drain_timeout=settings.drain_timeout,
         unread_timeout=settings.unread_timeout,
+        body_timeout=settings.body_timeout,
+        max_inflight=int(settings.max_inflight_mb * 1e6),
+        max_connections=settings.max_connections or default_limit(),
     )
 
 
@@ -129,7 +134,7 @@ class Hosting:
             version=self._version,
             log=logging.getLogger(f"{place}.{guest.name}"),
             data_dir=self._data_dir,
-            metrics=given.metrics,
+            metrics=given.metrics.registry,
             models=given.models,
             sessions=given.sessions,
             http=given.kit,
@@ -138,6 +143,8 @@ class Hosting:
             run_blocking=asyncio.to_thread,
             stopping=self._lifecycle.stopping,
             authenticate=lambda credentials: given.gate.authenticate([credentials]),
+            admit=given.gate.admit_call,
+            count=given.metrics.count,
             sign_out=given.browsers.end_all,
             ready=given.readiness.waiting,
             peer=self.peer,
@@ -159,7 +166,7 @@ class Given(NamedTuple):
     models: ServedModels
     sessions: ServedSessions
     kit: Kit
-    metrics: Any
+    metrics: Metrics
     gate: Gate
     browsers: Browsers
     readiness: Readiness

@@ -110,8 +110,13 @@ def _typed(data: bytes, kind: type[T]) -> T:
         raise _refusal(error) from None
 
 
+def described(error: msgspec.ValidationError) -> str:
+    """Return what is wrong with a body in words that begin with the field."""
+    return describe(error, "") or "the body must be a JSON object"
+
+
 def _refusal(error: msgspec.ValidationError) -> InvalidParams:
-    return InvalidParams(describe(error, "") or "the body must be a JSON object")
+    return InvalidParams(described(error))
 
 
 def _without_nulls(data: bytes) -> bytes:

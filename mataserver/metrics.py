@@ -151,6 +151,11 @@ class Metrics:
         self.registry.register(durations)
         return durations
 
+    def count(self, method: str, route: str, status: str, seconds: float) -> None:
+        """Count one request that was answered, and how long that took."""
+        self.requests.add(method, route, status)
+        self.latency.observe(seconds, route)
+
     def before_render(self, look: Callable[[], None]) -> None:
         """Have ``look()`` set gauges whenever the metrics are asked for, and not all the time."""
         self._looks.append(look)

@@ -126,7 +126,11 @@ class Page:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """The server's settings that a service may need. Sizes in bytes, times in seconds."""
+    """The server's settings that a service may need. Sizes in bytes, times in seconds.
+
+    ``max_inflight`` is what the bodies of all requests may hold together, ``max_connections`` as
+    many as the file descriptors suffice for where the setting says nothing.
+    """
 
     host: str
     port: int
@@ -139,6 +143,9 @@ class Server:
     load_timeout: float
     drain_timeout: float
     unread_timeout: float
+    body_timeout: float
+    max_inflight: int
+    max_connections: int
 
 
 class Blocking(Protocol):
@@ -151,6 +158,10 @@ class Blocking(Protocol):
 
 class Share(Protocol):
     """A share of the one budget of request bytes in flight."""
+
+    def check(self, count: int) -> None:
+        """Raise ``Unavailable`` when there is no room for ``count`` bytes; takes none of them."""
+        ...
 
     def take(self, count: int) -> None:
         """Take ``count`` bytes more. Raises ``Unavailable`` when the budget has not as many."""
@@ -335,6 +346,20 @@ class Http(Protocol):
         ...
 
 
+class Admit(Protocol):
+    """Lets those pass who may make a call that did not come by HTTP."""
+
+    async def __call__(
+        self, metadata: Mapping[str, str], path: str, address: str, needs: str | None
+    ) -> Principal:
+        """Return who calls. Raises 401 for nobody, 403 for whom lacks the scope ``needs``.
+
+        ``metadata`` are the call's headers, their names in lower case, ``path`` what it calls, and
+        ``address`` the client's.
+        """
+        ...
+
+
 class RunProcess(Protocol):
     """Runs a child process until the context ends; see ``mataserver.run_process``."""
 
@@ -370,6 +395,9 @@ class Context:
               run, for ``drain_timeout`` seconds, and leaves the services after that.
     peers:    the services of every plugin by name, once all are made.
     address:  waits until the server listens; the base URL by which this machine reaches it.
+    admit:    who makes a call that did not come by HTTP, and may: ``Admit``.
+    count:    counts such a call in ``mataserver_requests_total`` and its latency: method, route,
+              status, seconds.
     sign_out: ends the browsers' sessions of a principal's id, or of its ``grant``, which
               ``authenticate`` accepted and would not accept any more.
     """
@@ -388,6 +416,8 @@ class Context:
     run_blocking: Blocking
     stopping: asyncio.Event
     authenticate: Callable[[Credentials], Awaitable[Principal | None]]
+    admit: Admit
+    count: Callable[[str, str, str, float], None]
     sign_out: Callable[[str], None]
     ready: Callable[[], dict[str, str]]
     peer: Callable[..., Any]

@@ -16,7 +16,7 @@ from mataserver import testing
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a script starts what it puts behind it
     signal.signal(signal.SIGINT, signal.default_int_handler)  # the tests' children inherit it
 
-PROTOCOLS = ("openai",)
+PROTOCOLS = ("oip", "openai")
 """The plugins whose protocols are part of every usual installation."""
 POINTS = (testing.FAKE, *testing.installed(*PROTOCOLS))
 """The entry points of the fake models and of these plugins."""

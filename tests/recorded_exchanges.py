@@ -23,7 +23,7 @@ import recorded_sam
 from conftest import FAKES, register
 from mataserver import testing
 from recorded_sockets import CALLS, STREAMS, called, streamed
-from triton_clients import grpc_port
+from triton_clients import GRPC, grpc_port
 
 if TYPE_CHECKING:
     from recorded_requests import Exchange
@@ -47,16 +47,15 @@ async def answers() -> dict[str, Any]:
         register(Path(folder), models)
         points = (
             testing.FAKE, chat_models.POINT, recorded_sam.POINT_OF_ENTRY,
-            *testing.installed("openai", "sam"),
+            *testing.installed("oip", "openai", "sam"),
         )  # fmt: skip
         async with (
             testing.serving(
                 Path(folder),
                 entry_points=points,
                 engine="thread",
-                grpc_port=0,
                 max_sessions=1_000,
-                plugins={"sam": {"model": recorded_sam.NAME}},
+                plugins={"sam": {"model": recorded_sam.NAME}, **GRPC["plugins"]},
             ) as served,
             aiohttp.ClientSession(served.url) as http,
             grpc.aio.insecure_channel(f"127.0.0.1:{grpc_port(served)}") as channel,

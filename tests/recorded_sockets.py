@@ -10,7 +10,7 @@ import msgspec
 from aiohttp import WSMsgType
 from tritonclient.grpc import service_pb2
 
-from mataserver.rpc.server import SERVICE
+from mataserver_oip.rpc.server import SERVICE
 from recorded_requests import B64, PNG
 from recorded_sam import SOCKET
 

@@ -8,10 +8,10 @@ from types import SimpleNamespace
 import msgspec
 
 from markdown_pages import read, rows, section
-from mataserver.oip import signature
 from mataserver.results import TASKS
-from mataserver.rpc import server
-from mataserver.rpc.methods import methods
+from mataserver_oip import signature
+from mataserver_oip.rpc import server
+from mataserver_oip.rpc.methods import methods
 from mataserver_openai import question
 
 

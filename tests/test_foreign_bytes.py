@@ -23,10 +23,10 @@ from mataserver.http.framing import Framing
 from mataserver.http.infer import InferBody
 from mataserver.http.inflating import Inflater
 from mataserver.media import netpbm
-from mataserver.oip import request as oip_request
-from mataserver.oip import rest
-from mataserver.rpc import convert
-from mataserver.rpc.messages import TYPES
+from mataserver_oip import request as oip_request
+from mataserver_oip import rest
+from mataserver_oip.rpc import convert
+from mataserver_oip.rpc.messages import TYPES
 from mataserver_openai import question
 
 FEW = settings(

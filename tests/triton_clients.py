@@ -21,11 +21,15 @@ KINDS = {
 }
 
 
+GRPC = {"plugins": {"oip": {"grpc_port": 0}}}
+"""Settings of a server that speaks gRPC on a free port."""
+
+
 def grpc_port(served):
     """Return the port that a server, or what stands before one, listens on for gRPC."""
     if isinstance(getattr(served, "grpc", None), int):
         return served.grpc
-    return dict(served.composed.hosting.services)["grpc"].port
+    return served.service("oip").grpc_port
 
 
 class Triton:

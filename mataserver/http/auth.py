@@ -153,6 +153,18 @@ class Gate:
             raise refusal
         return None
 
+    async def admit_call(
+        self, metadata: Mapping[str, str], path: str, address: str, needs: str | None
+    ) -> Principal:
+        """Return who makes a call that did not come by HTTP.
+
+        Raises ``Unauthorized`` or ``Forbidden`` for whoever may not.
+        """
+        known = await self.authenticate(of_metadata(metadata, path, address))
+        principal = check_scope(known, needs)
+        note_priority(principal)
+        return principal
+
     async def _known(self, credentials: Credentials) -> Principal | None:
         principal = self._keys.principal(credentials.secret)
         if principal is not None:
@@ -195,13 +207,14 @@ class Gate:
         )
 
 
-def check_scope(principal: Principal | None, needs: str | None) -> None:
-    """Raise ``Unauthorized`` for nobody, ``Forbidden`` for somebody without the scope."""
+def check_scope(principal: Principal | None, needs: str | None) -> Principal:
+    """Return who has the scope; raise ``Unauthorized`` for nobody, ``Forbidden`` for others."""
     if principal is None:
         raise Unauthorized("Missing Authorization header")
     if not principal.may(needs):
         scope = "every scope" if needs is None else f"the scope {needs}"
         raise Forbidden(f"{principal.name} may not do this: it needs {scope}")
+    return principal
 
 
 def note_priority(principal: Principal | None) -> None:

@@ -20,12 +20,6 @@ if TYPE_CHECKING:
     from mataserver.service import ErrorForm
 
 
-class InferenceProblem(Struct):
-    """An error of the Open Inference Protocol: one human-readable sentence."""
-
-    error: str
-
-
 def expecting(expect: Expect, forms: Mapping[str, ErrorForm]) -> Expect:
     """Wrap what answers ``Expect``, which is asked before any middleware."""
 
@@ -60,8 +54,3 @@ def _form(path: str, forms: Mapping[str, ErrorForm]) -> ErrorForm | None:
     """Return the form of the longest prefix; one that ends in no slash is a path of its own too."""
     fitting = [each for each in forms if path == each or path.startswith(each.rstrip("/") + "/")]
     return forms[max(fitting, key=len)] if fitting else None
-
-
-def inference_problem(_status: int, detail: str) -> InferenceProblem:
-    """Return an error in the form of the Open Inference Protocol."""
-    return InferenceProblem(detail)

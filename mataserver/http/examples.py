@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 from msgspec import Meta
 
 MODEL = "opencv-qr"
@@ -23,12 +21,6 @@ NAMED = {"model": MODEL}
 INFER = {"model": MODEL, "image": PICTURE, "params": {"confidence": 0.5}}
 UPLOAD = {"model": MODEL, "confidence": 0.5}
 SESSION = {"model": MODEL, "params": {"confidence": 0.5}}
-TENSORS = {
-    "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [PICTURE]}],
-    "parameters": {"confidence": 0.5},
-}
-INDEX = {"ready": False}
-REPOSITORY: dict[str, Any] = {"parameters": {}}
 
 PARAMETERS = {"model_id": MODEL, "version": "1", "model": MODEL}
 """Of parameters in a path or a query, by their names."""

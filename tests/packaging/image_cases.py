@@ -101,7 +101,7 @@ def test_the_context_holds_no_tests(image):
     """What is sent to the engine is the code of what is installed, and no test of it."""
     source = image.folder / "src"
     assert sorted(path.name for path in (source / "plugins").iterdir()) == [
-        *("console", "ocr", "onnx", "openai", "opencv")
+        *("console", "ocr", "oip", "onnx", "openai", "opencv")
     ]
     assert not any(source.rglob("test_*.py"))
 
@@ -113,7 +113,7 @@ def test_ours_are_a_layer_of_their_own(image):
         "mataserver",
         *(
             f"mataserver_{name}"
-            for name in ("client", "console", "ocr", "onnx", "openai", "opencv")
+            for name in ("client", "console", "ocr", "oip", "onnx", "openai", "opencv")
         ),
     }
     assert not any((image.folder / "wheels" / "others").glob("mataserver*"))

@@ -105,8 +105,9 @@ def serve(url, tmp_path):
     """Return what runs a server with accounts on the test's database and gives a ``Client``."""
 
     @contextlib.asynccontextmanager
-    async def run(*, accounts=None, points=(), **settings):
-        plugins = {"accounts": accounts or {}, **({"database": {"url": url}} if url else {})}
+    async def run(*, accounts=None, points=(), others=None, **settings):
+        own = {"accounts": accounts or {}, **({"database": {"url": url}} if url else {})}
+        plugins = {**(others or {}), **own}
         entry_points = [FAKE, *installed("database", "accounts"), *points]
         given = {"engine": "thread", "plugins": plugins, **settings}
         async with (

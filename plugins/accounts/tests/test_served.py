@@ -437,7 +437,7 @@ async def test_grpc(serve):
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    async with serve(grpc_port=port) as client:
+    async with serve(points=installed("oip"), others={"oip": {"grpc_port": port}}) as client:
         _, token = await client.user("ada")
         async with grpc.aio.insecure_channel(f"127.0.0.1:{port}") as channel:
             call = channel.unary_unary("/inference.GRPCInferenceService/ServerMetadata")

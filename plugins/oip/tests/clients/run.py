@@ -1,9 +1,10 @@
 """Tests clients that cannot share a process with others, each in an environment of its own.
 
-``python tests/clients/run.py``, with the Python of the development environment. KServe's client
-brings protobufs of the same names as Triton's, so the two cannot be imported together; and it pins
-packages that the development environment has in other releases. Its environment is made below
-``build/`` on the first run, and looks everything else up in the development environment.
+``python plugins/oip/tests/clients/run.py``, with the Python of the development environment.
+KServe's client brings protobufs of the same names as Triton's, so the two cannot be imported
+together; and it pins packages that the development environment has in other releases. Its
+environment is made below ``build/`` on the first run, and looks everything else up in the
+development environment.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ import venv
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-ROOT = HERE.parents[1]
+ROOT = HERE.parents[3]
 CLIENTS = {"kserve": "kserve==0.21.0"}
 
 

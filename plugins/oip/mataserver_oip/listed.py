@@ -12,10 +12,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver import jsonbody
-from mataserver.errors import BadRequest
-from mataserver.oip import tensor
-from mataserver.oip.tensor import MOST_VALUES, Tensor
+from mataserver import JSON_LIMIT, BadRequest, check_json
+from mataserver_oip import tensor
+from mataserver_oip.tensor import MOST_VALUES, Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -31,9 +30,9 @@ def read(name: str, datatype: str, shape: Sequence[int], text: bytes) -> Tensor:
     Raises ``BadRequest`` for elements of another type and when they do not fill the shape, and
     ``TooLarge`` for too many short texts.
     """
-    if datatype != "BYTES" and len(text) > jsonbody.MOST_OUTSIDE:
+    if datatype != "BYTES" and len(text) > JSON_LIMIT:
         return _long(name, datatype, shape, text)
-    jsonbody.check(text)
+    check_json(text)
     values = _decoded(text)
     if not isinstance(values, list):
         raise BadRequest(f"input '{name}': data must be a list")

@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver.errors import BadRequest
-from mataserver.oip import signature, tensor
+from mataserver import BadRequest
+from mataserver_oip import signature, tensor
 
 if TYPE_CHECKING:
-    from mataserver.oip.tensor import Tensor
+    from mataserver_oip.tensor import Tensor
 
 UNHEEDED = frozenset({"binary_data_output", "priority", "timeout"})
 """Parameters of the protocol that say nothing about the inference: there is one queue."""

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver.errors import BadRequest, OutOfMemory
-from mataserver.oip import tensor
-from mataserver.oip.tensor import Tensor
+from mataserver import BadRequest, OutOfMemory
+from mataserver_oip import tensor
+from mataserver_oip.tensor import Tensor
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence

@@ -22,16 +22,16 @@ from tritonclient.utils import InferenceServerException
 
 from api_answers import until
 from cli_terminal import Terminal, serving
-from conftest import picture
-from mataserver import testing
-from mataserver.errors import MataError
-from mataserver.rpc import messages
-from mataserver.rpc.server import SERVICE
-from triton_clients import grpc_port, triton
+from conftest import POINTS, picture
+from mataserver import MataError, testing
+from mataserver_oip.rpc import messages
+from mataserver_oip.rpc.server import SERVICE
+from triton_clients import GRPC, grpc_port, triton
 
 PNG = picture()
 KEY = (("authorization", "Bearer test-key"),)
-SETTINGS = {"engine": "thread", "grpc_port": 0, "body_timeout": 0.3}
+THREADS = {"entry_points": POINTS, "engine": "thread", **GRPC}
+SETTINGS = {**THREADS, "body_timeout": 0.3}
 
 
 @pytest.fixture
@@ -216,7 +216,7 @@ async def test_calls_are_counted(server, channel):
 async def test_a_compressed_message_cannot_blow_up(data_dir):
     """The limit counts what a message holds, not what was sent; small compressed ones are fine."""
     async with (
-        testing.serving(data_dir, engine="thread", grpc_port=0, max_body_mb=0.5) as served,
+        testing.serving(data_dir, **THREADS, max_body_mb=0.5) as served,
         triton("grpc-aio", served) as client,
     ):
         zipped = {"compression_algorithm": "gzip"}
@@ -231,9 +231,7 @@ async def test_a_compressed_message_cannot_blow_up(data_dir):
 async def test_a_budget_that_is_used_up(data_dir):
     """Messages count as bytes in flight, and what does not fit is not available now."""
     async with (
-        testing.serving(
-            data_dir, engine="thread", grpc_port=0, max_body_mb=0.2, max_inflight_mb=0.2
-        ) as served,
+        testing.serving(data_dir, **THREADS, max_body_mb=0.2, max_inflight_mb=0.2) as served,
         triton("grpc-aio", served) as client,
     ):
         large = client.encoded(PNG + bytes(150_000))
@@ -278,7 +276,7 @@ async def test_a_client_that_goes_away(server, channel):
 async def test_with_worker_processes(data_dir):
     """Calls and models in processes of their own get along, and a worker's death is an error."""
     async with (
-        testing.serving(data_dir, engine="process", grpc_port=0) as served,
+        testing.serving(data_dir, **{**THREADS, "engine": "process"}) as served,
         triton("grpc-aio", served) as client,
     ):
         image = client.encoded(PNG)
@@ -295,7 +293,9 @@ async def test_a_port_that_is_taken(data_dir):
         other.listen()
         port = other.getsockname()[1]
         with pytest.raises(MataError, match=r"cannot listen on .* for gRPC"):
-            async with testing.serving(data_dir, grpc_port=port):
+            async with testing.serving(
+                data_dir, entry_points=POINTS, plugins={"oip": {"grpc_port": port}}
+            ):
                 pass
 
 
@@ -341,13 +341,17 @@ def test_grpc_is_imported_only_when_it_is_turned_on(tmp_path):
 def test_the_extra_is_named_when_it_is_missing(tmp_path):
     """With the setting but without the packages the start tells what to install."""
     code = (
-        "import sys; sys.modules['grpc'] = None; from mataserver import app, config, errors\n"
-        f"settings = config.load(environ={{}}, data_dir={str(tmp_path)!r}, grpc_port=0)\n"
-        "try: app.build(settings)\n"
-        "except errors.MataError as error: print(error.detail)"
+        "import asyncio, sys; sys.modules['grpc'] = None\n"
+        "from pathlib import Path\n"
+        "from mataserver import MataError, testing\n"
+        "async def main():\n"
+        f"    async with testing.serving(Path({str(tmp_path)!r}),"
+        f" entry_points=testing.installed('oip'), **{GRPC!r}): pass\n"
+        "try: asyncio.run(main())\n"
+        "except MataError as error: print(error.detail)"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert ran.stdout.strip() == "grpc_port needs a package: pip install 'mataserver[grpc]'"
+    assert ran.stdout.strip() == "grpc_port needs a package: pip install 'mataserver-oip[grpc]'"
 
 
 async def test_strangers_who_send_nothing_shut_nobody_out(channel):
@@ -363,10 +367,12 @@ async def test_strangers_who_send_nothing_shut_nobody_out(channel):
 APART = """
 import asyncio, sys
 from pathlib import Path
-from mataserver import testing
-from triton_clients import grpc_port
+from mataserver import MataError, testing
+from conftest import POINTS
+from triton_clients import GRPC, grpc_port
+SETTINGS = {"entry_points": POINTS, "engine": "thread", **GRPC}
 async def main():
-    async with testing.serving(Path(sys.argv[1]), engine="thread", grpc_port=0) as served:
+    async with testing.serving(Path(sys.argv[1]), **SETTINGS) as served:
         print(grpc_port(served), flush=True)
         await asyncio.Event().wait()
 asyncio.run(main())
@@ -416,7 +422,7 @@ async def test_what_was_refused_is_not_kept(data_dir):
 async def test_one_caller_keeps_no_other_from_reading(data_dir):
     """Whoever has a key and sends nothing holds half of the turns to read, not all."""
     keys = ["test-key", {"key": "other-key", "name": "other"}]
-    settings = {"engine": "thread", "grpc_port": 0, "body_timeout": 5.0, "api_keys": keys}
+    settings = {**THREADS, "body_timeout": 5.0, "api_keys": keys}
     async with (
         testing.serving(data_dir, **settings) as served,
         grpc.aio.insecure_channel(f"127.0.0.1:{grpc_port(served)}") as made,

@@ -8,13 +8,8 @@ import msgspec
 import numpy as np
 import pytest
 
-from mataserver.engines.encoding import encode_body
-from mataserver.engines.work import Outcome, Timing
-from mataserver.envelope import Envelope
-from mataserver.errors import BadRequest, OutOfMemory
-from mataserver.oip import outputs, signature, tensor
-from mataserver.results import (
-    TASKS,
+from mataserver import (
+    BadRequest,
     Classification,
     ClassifyResult,
     DepthResult,
@@ -23,12 +18,18 @@ from mataserver.results import (
     EmbedResult,
     Keypoint,
     OcrResult,
+    OutOfMemory,
     PoseResult,
     Segment,
     SegmentResult,
     TextRegion,
     VlmResult,
 )
+from mataserver.engines.encoding import encode_body
+from mataserver.engines.work import Outcome, Timing
+from mataserver.envelope import Envelope
+from mataserver.results import TASKS
+from mataserver_oip import outputs, signature, tensor
 
 BOX, OTHER = (1.0, 2.0, 3.5, 4.0), (0.0, 0.0, 9.0, 9.0)
 KINDS = {"BOOL": np.bool_, "FP32": np.float32, "INT32": np.int32, "INT64": np.int64}

@@ -11,16 +11,14 @@ from typing import TYPE_CHECKING, Annotated, Any, TypeVar
 import msgspec
 from msgspec import UNSET, Meta, Raw, Struct, UnsetType
 
-from mataserver import data_uri, jsonbody
-from mataserver.errors import BadRequest, TooLarge
-from mataserver.oip import listed, tensor
-from mataserver.oip.request import InferRequest
-from mataserver.params import describe
+from mataserver import JSON_LIMIT, BadRequest, TooLarge, decode_base64, describe_error
+from mataserver_oip import listed, tensor
+from mataserver_oip.request import InferRequest
 
 if TYPE_CHECKING:
-    from mataserver.oip.server import Answer, Metadata
-    from mataserver.oip.signature import Field
-    from mataserver.oip.tensor import Tensor
+    from mataserver_oip.server import Answer, Metadata
+    from mataserver_oip.signature import Field
+    from mataserver_oip.tensor import Tensor
 
 LENGTH_HEADER = "Inference-Header-Content-Length"
 MOST_OBJECTS = 16_384
@@ -120,7 +118,7 @@ def parse(data: bytes | memoryview, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
-        raise BadRequest(describe(error, "") or "the body must be a JSON object") from None
+        raise BadRequest(describe_error(error)) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise BadRequest("The body is not valid JSON") from None
 
@@ -135,14 +133,12 @@ class _Bulky(Struct):
 
 def _check_size(text: bytes) -> None:
     """Raise ``TooLarge`` when too much of a body is outside of its tensors' data."""
-    if len(text) <= jsonbody.MOST_OUTSIDE:
+    if len(text) <= JSON_LIMIT:
         return
     inputs = [] if text.count(b"{") > MOST_OBJECTS else parse(text, _Bulky).inputs
     outside = len(text) - sum(len(memoryview(each.data)) for each in inputs)
-    if outside > jsonbody.MOST_OUTSIDE:
-        raise TooLarge(
-            f"The body has over {jsonbody.MOST_OUTSIDE} bytes beside the data of its tensors"
-        )
+    if outside > JSON_LIMIT:
+        raise TooLarge(f"The body has over {JSON_LIMIT} bytes beside the data of its tensors")
 
 
 def decode(
@@ -243,7 +239,7 @@ def _from_json(given: RequestInput, data: bytes) -> Tensor:
     """Read the data of an input. JSON holds no bytes, so an encoded image is base64 there."""
     found = listed.read(given.name, given.datatype, given.shape, data)
     if found.name == "image" and isinstance(found.data, list):
-        found.data[:] = [data_uri.decode(each.decode()) for each in found.data]
+        found.data[:] = [decode_base64(each.decode()) for each in found.data]
     return found
 
 

@@ -6,20 +6,18 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mataserver.engines.work import JobFailed
-from mataserver.errors import BadRequest, InvalidParams, MataError, NotFound
-from mataserver.oip import request as requests
-from mataserver.oip import signature
-from mataserver.oip.outputs import Answers
+from mataserver import BadRequest, InvalidParams, JobFailed, MataError, NotFound
+from mataserver_oip import request as requests
+from mataserver_oip import signature
+from mataserver_oip.outputs import Answers
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mataserver.oip.request import InferRequest
-    from mataserver.oip.signature import Field
-    from mataserver.oip.tensor import Tensor
-    from mataserver.params import Params
-    from mataserver.services import Handle, ServedModels
+    from mataserver import ModelHandle, Models, Params
+    from mataserver_oip.request import InferRequest
+    from mataserver_oip.signature import Field
+    from mataserver_oip.tensor import Tensor
 
 NAME = "mataserver"
 VERSION = "1"
@@ -66,7 +64,7 @@ class InferenceServer:
     ``most`` is how many images a request may have.
     """
 
-    def __init__(self, models: ServedModels, most: int) -> None:
+    def __init__(self, models: Models, most: int) -> None:
         self._models = models
         self._most = most
 
@@ -110,7 +108,7 @@ class InferenceServer:
         tensors = await asyncio.to_thread(lambda: [answers.tensor(each) for each in wanted])
         return Answer(name, request_id, tensors)
 
-    def _asked(self, request: InferRequest, model: Handle) -> list[tuple[bytes, Params]]:
+    def _asked(self, request: InferRequest, model: ModelHandle) -> list[tuple[bytes, Params]]:
         """Return the images of a request, each with its parameters."""
         images, given = requests.read(request, self._most)
         if all(each == given[0] for each in given):
@@ -145,14 +143,14 @@ def _wanted(names: Sequence[str] | None, task: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _params(given: dict[str, Any], model: Handle) -> Params:
+def _params(given: dict[str, Any], model: ModelHandle) -> Params:
     try:
         return model.params(given)
     except InvalidParams as error:
         raise BadRequest(error.detail) from None
 
 
-async def _run(model: Handle, asked: list[tuple[bytes, Params]]) -> list[bytes]:
+async def _run(model: ModelHandle, asked: list[tuple[bytes, Params]]) -> list[bytes]:
     """Run the images side by side; return their bodies.
 
     A model that cannot be asked ends it at once. Of images that it failed on the first is told.
@@ -172,7 +170,7 @@ async def _run(model: Handle, asked: list[tuple[bytes, Params]]) -> list[bytes]:
     return bodies
 
 
-async def _one(model: Handle, image: bytes, params: Params) -> bytes | JobFailed:
+async def _one(model: ModelHandle, image: bytes, params: Params) -> bytes | JobFailed:
     try:
         return (await model.answer(image, params, "msgpack")).body
     except JobFailed as error:

@@ -11,7 +11,7 @@ import aiohttp
 import pytest
 
 from api_answers import exchange, head_of, no_leak
-from conftest import picture, register
+from conftest import POINTS, picture, register
 from mataserver import testing
 
 PNG = picture()
@@ -321,7 +321,7 @@ async def test_outputs_that_are_too_long_for_json(data_dir):
     asked = {"inputs": [{**IMAGE, "data": [image]}], "outputs": [{"name": "depth"}]}
     path = "/v2/models/fake-depth/infer"
     async with (
-        testing.serving(data_dir, engine="thread") as served,
+        testing.serving(data_dir, entry_points=POINTS, engine="thread") as served,
         aiohttp.ClientSession(served.url, headers=served.headers) as http,
     ):
         assert "ask for binary data" in await refused(http, 400, path, json=asked)
@@ -365,7 +365,7 @@ async def test_names_with_slashes(data_dir, name):
     (place / "config.json").write_text('{"model_type": "fake"}')
     models = [{"model": name, "task": "detect", "path": str(place)}]
     async with (
-        testing.serving(data_dir, engine="thread", models=models) as served,
+        testing.serving(data_dir, entry_points=POINTS, engine="thread", models=models) as served,
         aiohttp.ClientSession(served.url, headers=served.headers) as http,
     ):
         path = f"/v2/models/{name.replace('/', '%2F')}"
@@ -423,7 +423,7 @@ async def test_why_a_model_is_not_ready(data_dir):
     """A load that failed is the reason in the index."""
     settings = {"engine": "thread", "plugins": {"fake": {"load_fails": True}}}
     async with (
-        testing.serving(data_dir, **settings) as served,
+        testing.serving(data_dir, entry_points=POINTS, **settings) as served,
         aiohttp.ClientSession(served.url, headers=served.headers) as http,
     ):
         await refused(http, 500, "/v2/repository/models/fake-detect/load")
@@ -439,7 +439,7 @@ async def test_a_server_that_is_not_ready(data_dir):
         "plugins": {"fake": {"load_fails": True}},
     }
     async with (
-        testing.serving(data_dir, engine="thread", **settings) as served,
+        testing.serving(data_dir, entry_points=POINTS, engine="thread", **settings) as served,
         aiohttp.ClientSession(served.url, headers=served.headers) as http,
         http.get("/v2/health/ready") as response,
     ):
@@ -452,7 +452,7 @@ async def test_a_server_that_is_not_ready(data_dir):
 async def test_a_client_that_goes_away_takes_its_images_along(data_dir):
     """Images of a request whose client hung up leave the queue."""
     async with (
-        testing.serving(data_dir, engine="thread") as served,
+        testing.serving(data_dir, entry_points=POINTS, engine="thread") as served,
         aiohttp.ClientSession(served.url, headers=served.headers) as http,
     ):
         await infer(http, {"inputs": [IMAGE]})
@@ -481,7 +481,7 @@ async def test_a_model_whose_name_ends_like_a_path(tmp_path):
     """A registered model with such a name is still described."""
     register(tmp_path, {"org/config": "detect"})
     async with (
-        testing.serving(tmp_path, engine="thread") as served,
+        testing.serving(tmp_path, entry_points=POINTS, engine="thread") as served,
         aiohttp.ClientSession(served.url, headers=served.headers) as http,
         http.get("/v2/models/org/config") as response,
     ):

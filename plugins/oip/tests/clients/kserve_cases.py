@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from kserve import InferenceGRPCClient, InferenceRESTClient, InferInput, InferRequest, RESTConfig
 
-from conftest import FAKES, picture, register
+from conftest import FAKES, POINTS, picture, register
 from mataserver import testing
 
 PNG = picture()
@@ -20,7 +20,8 @@ PNG = picture()
 async def server(tmp_path):
     """A server with the fake models, over HTTP and gRPC."""
     register(tmp_path, {f"fake-{task}": task for task in FAKES})
-    async with testing.serving(tmp_path, engine="thread", grpc_port=0) as served:
+    settings = {"engine": "thread", "plugins": {"oip": {"grpc_port": 0}}}
+    async with testing.serving(tmp_path, entry_points=POINTS, **settings) as served:
         yield served
 
 
@@ -34,7 +35,7 @@ async def rest(server):
 @pytest.fixture
 async def rpc(server):
     """KServe's gRPC client."""
-    port = dict(server.composed.hosting.services)["grpc"].port
+    port = server.service("oip").grpc_port
     async with InferenceGRPCClient(f"127.0.0.1:{port}") as client:
         yield client
 

@@ -6,16 +6,16 @@ import asyncio
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mataserver.errors import BadRequest
-from mataserver.oip.server import EXTENSIONS, NAME
-from mataserver.rpc import convert
-from mataserver.rpc.messages import TYPES
+from mataserver import BadRequest
+from mataserver_oip.rpc import convert
+from mataserver_oip.rpc.messages import TYPES
+from mataserver_oip.server import EXTENSIONS, NAME
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from mataserver.oip.server import InferenceServer
-    from mataserver.service import Context
+    from mataserver import Context
+    from mataserver_oip.server import InferenceServer
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any
 
-from mataserver.errors import BadRequest
+from mataserver import BadRequest
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence

@@ -3,28 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import logging
 import time
-from typing import TYPE_CHECKING, Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Self
 
 import grpc
 from google.protobuf.message import DecodeError
 
-from mataserver.errors import BadRequest, MataError, TooSlow
-from mataserver.http import auth
-from mataserver.http.budget import Share
-from mataserver.http.entrance import default_limit
-from mataserver.rpc.messages import PACKAGE
-from mataserver.rpc.methods import methods
-from mataserver.rpc.turns import Turns
+from mataserver import BadRequest, MataError, TooSlow
+from mataserver_oip.rpc.messages import PACKAGE
+from mataserver_oip.rpc.methods import methods
+from mataserver_oip.rpc.turns import Turns
 
 if TYPE_CHECKING:
-    from mataserver.http.auth import Gate
-    from mataserver.http.budget import Budget
-    from mataserver.metrics import Metrics
-    from mataserver.oip.server import InferenceServer
-    from mataserver.rpc.methods import Method
-    from mataserver.service import Context
+    from mataserver import Context, Share
+    from mataserver_oip.rpc.methods import Method
+    from mataserver_oip.server import InferenceServer
 
 SERVICE = f"{PACKAGE}.GRPCInferenceService"
 _CODES = {
@@ -46,50 +39,23 @@ _OPTIONS = (
     ("grpc.max_connection_idle_ms", 300_000),
 )
 
-log = logging.getLogger("mataserver.grpc")
-
-
-class RpcLimits(NamedTuple):
-    """Where gRPC listens, and what its clients may do.
-
-    body_timeout: seconds in which a message must arrive.
-    at_once:      messages that are read at a time.
-    connections:  of HTTP, of which gRPC may have a quarter; 0 for as many as there is room for.
-    """
-
-    port: int
-    body_timeout: float
-    at_once: int
-    connections: int
-
 
 class RpcServer:
-    """Serves the protocol while it is entered, until the server begins to stop."""
+    """Serves the protocol while it is entered, until the server begins to stop.
 
-    def __init__(
-        self,
-        ctx: Context,
-        server: InferenceServer,
-        gate: Gate,
-        metrics: Metrics,
-        budget: Budget,
-        limits: RpcLimits,
-    ) -> None:
+    Its clients may have a quarter of the connections that HTTP's have, and send a quarter of what
+    may be in flight at a time.
+    """
+
+    def __init__(self, ctx: Context, server: InferenceServer, port: int) -> None:
         self._ctx = ctx
         self._protocol = server
-        self._gate = gate
-        self._metrics = metrics
-        self._budget = budget
-        self._body_timeout = limits.body_timeout
-        self._turns = Turns(limits.at_once)
-        self._connections = max(1, (limits.connections or default_limit()) // 4)
+        self._body_timeout = ctx.server.body_timeout
+        self._turns = Turns(ctx.server.max_inflight // (4 * ctx.server.max_body))
+        self._connections = max(1, ctx.server.max_connections // 4)
         self._server: Any = None
         self._draining: asyncio.Task[None] | None = None
-        self.port = limits.port
-
-    def routes(self) -> tuple[()]:
-        """Return none: it is entered and left like a service, and answers elsewhere."""
-        return ()
+        self.port = port
 
     async def __aenter__(self) -> Self:
         """Listen. Raises ``MataError`` when it cannot."""
@@ -112,7 +78,7 @@ class RpcServer:
         except RuntimeError:
             raise MataError(f"cannot listen on {where} for gRPC") from None
         await self._server.start()
-        log.info("gRPC on %s:%s", host, self.port)
+        self._ctx.log.info("gRPC on %s:%s", host, self.port)
         self._draining = asyncio.create_task(self._drain())
         return self
 
@@ -144,9 +110,9 @@ class RpcServer:
             except MataError as error:
                 code, detail = _CODES.get(error.status, grpc.StatusCode.INTERNAL), error.detail
                 if error.status >= 500:
-                    log.warning("%s: %s", name, detail)
+                    self._ctx.log.warning("%s: %s", name, detail)
             except Exception:
-                log.exception("%s failed", name)
+                self._ctx.log.exception("%s failed", name)
                 code, detail = grpc.StatusCode.INTERNAL, "Internal server error"
             finally:
                 self._count(name, code.name, time.perf_counter() - begun)
@@ -163,7 +129,7 @@ class RpcServer:
     async def _answer(self, method: Method, context: Any) -> Any:
         if method.public:  # nothing of what a stranger sends is read
             return await method.answer(method.request())
-        share = Share(self._budget)
+        share = self._ctx.http.budget()
         try:
             data = await self._read(method, context, share)
             try:
@@ -176,13 +142,10 @@ class RpcServer:
             share.give_back()
 
     async def _check_key(self, context: Any, method: Method) -> str:
-        """Return who asks. Raises ``Unauthorized`` or ``Forbidden``."""
+        """Return who asks. Raises 401 or 403."""
         given = {name: str(value) for name, value in context.invocation_metadata()}
-        shown = list(auth.of_metadata(given, f"/{SERVICE}", context.peer()))
-        principal = await self._gate.authenticate(shown)
-        auth.check_scope(principal, method.needs)
-        auth.note_priority(principal)
-        return "" if principal is None else principal.id
+        principal = await self._ctx.admit(given, f"/{SERVICE}", context.peer(), method.needs)
+        return principal.id
 
     async def _read(self, method: Method, context: Any, share: Share) -> bytes:
         """Read the message of whoever may send it; its bytes are counted.
@@ -203,6 +166,4 @@ class RpcServer:
         return bytes(message)
 
     def _count(self, name: str, status: str, spent: float) -> None:
-        route = f"/{SERVICE}/{name}"
-        self._metrics.requests.add("gRPC", route, status)
-        self._metrics.latency.observe(spent, route)
+        self._ctx.count("gRPC", f"/{SERVICE}/{name}", status, spent)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from tritonclient.utils import deserialize_bytes_tensor, serialize_byte_tensor
 
-from mataserver.errors import BadRequest
-from mataserver.oip import tensor
+from mataserver import BadRequest
+from mataserver_oip import tensor
 
 FAST = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 

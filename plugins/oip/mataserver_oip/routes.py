@@ -13,19 +13,28 @@ from typing import TYPE_CHECKING, Annotated, Any
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from mataserver import jsonbody
-from mataserver.errors import BadRequest, NotFound
-from mataserver.http import codec, examples, readiness
-from mataserver.http.dialects import InferenceProblem, inference_problem
-from mataserver.http.routing import Body, Handlers, Route
-from mataserver.oip import rest
-from mataserver.oip.server import EXTENSIONS, NAME
+from mataserver import EXAMPLE_IMAGE, BadRequest, Body, MataError, NotFound, Route, check_json
+from mataserver_oip import rest
+from mataserver_oip.problem import InferenceProblem
+from mataserver_oip.server import EXTENSIONS, NAME
 
 if TYPE_CHECKING:
-    from mataserver.oip.server import InferenceServer
-    from mataserver.service import Context, ErrorForm
+    from collections.abc import Mapping
 
+    from mataserver import Context
+    from mataserver_oip.server import InferenceServer
+
+JSON = "application/json"
 BINARY = "application/octet-stream"
+UNSAID = frozenset({"", BINARY, "application/x-www-form-urlencoded"})
+"""Content types that tell nothing, the last one because curl sends it unasked. A web page may send
+such a body to another origin without asking first."""
+TENSORS = {
+    "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1], "data": [EXAMPLE_IMAGE]}],
+    "parameters": {"confidence": 0.5},
+}
+INDEX = {"ready": False}
+REPOSITORY: dict[str, Any] = {"parameters": {}}
 NOT_READY = 400
 """By the protocol 200 says "ready", and a status of 4xx that it is not; Triton answers 400."""
 _MODEL = "/v2/models/{model_id:.+}"
@@ -98,16 +107,16 @@ class Done(Struct):
 
 
 def _route(method: str, path: str, handler: Any, summary: str, answer: Any, **more: Any) -> Route:
-    response = (Body(codec.JSON, answer), *more.pop("also", ()))
+    response = (Body(JSON, answer), *more.pop("also", ()))
     return Route(
         method, path, handler, summary, "inference protocol",
         response=response, problem=InferenceProblem, **more,
     )  # fmt: skip
 
 
-def _server_routes(api: OipService) -> list[Route]:
+def _server_routes(api: RestRoutes) -> list[Route]:
     errors, repository = (400, 404, 408, 413, 415, 500, 503), "/v2/repository/models/{model_id:.+}"
-    request = (Body(codec.JSON, RepositoryBody, examples.REPOSITORY),)
+    request = (Body(JSON, RepositoryBody, REPOSITORY),)
     return [
         _route("GET", "/v2/health/live", api.live, "Whether the server runs", Live, public=True),
         _route("GET", "/v2/health/ready", api.server_ready, "Whether it can serve requests now",
@@ -115,7 +124,7 @@ def _server_routes(api: OipService) -> list[Route]:
         _route("GET", "/v2", api.server, "The server and the extensions it knows", ServerMetadata,
                needs="models:read"),
         _route("POST", "/v2/repository/index", api.index, "Every model and its state",
-               list[IndexEntry], request=(Body(codec.JSON, IndexBody, examples.INDEX),),
+               list[IndexEntry], request=(Body(JSON, IndexBody, INDEX),),
                optional=True, errors=(400, 408, 413, 415, 500, 503),
                needs="models:read"),
         _route("POST", f"{repository}/load", api.load, "Load a model into memory", Done,
@@ -126,9 +135,9 @@ def _server_routes(api: OipService) -> list[Route]:
     ]  # fmt: skip
 
 
-def _model_routes(api: OipService) -> list[Route]:
+def _model_routes(api: RestRoutes) -> list[Route]:
     found = []
-    tensors = (Body(codec.JSON, rest.InferBody, examples.TENSORS), Body(BINARY))
+    tensors = (Body(JSON, rest.InferBody, TENSORS), Body(BINARY))
     for version in _VERSIONS:
         path = f"{_MODEL}{version}"
         of = " of a version" if version else ""
@@ -149,42 +158,39 @@ def _model_routes(api: OipService) -> list[Route]:
     return found
 
 
-class OipService(Handlers):
-    """The service of the Open Inference Protocol over REST."""
+class RestRoutes:
+    """The protocol over REST."""
 
     def __init__(self, ctx: Context, server: InferenceServer) -> None:
         self._ctx = ctx
+        self._http = ctx.http
         self._server = server
 
     def routes(self) -> list[Route]:
         """Return the routes."""
         return [*_server_routes(self), *_model_routes(self)]
 
-    def error_forms(self) -> dict[str, ErrorForm]:
-        """Return the form of errors."""
-        return {"/v2": inference_problem}
-
     async def live(self, _request: web.Request) -> web.Response:
         """Answer ``GET /v2/health/live``."""
-        return codec.respond(Live(live=True))
+        return self._http.respond(Live(live=True))
 
     async def server_ready(self, _request: web.Request) -> web.Response:
         """Answer ``GET /v2/health/ready``."""
         found = self._ctx.ready()
         if found:
-            answer = ServerReady(ready=False, error=readiness.sentence(found))
-            return codec.respond(answer, status=NOT_READY)
-        return codec.respond(ServerReady(ready=True))
+            answer = ServerReady(ready=False, error=_sentence(found))
+            return self._http.respond(answer, status=NOT_READY)
+        return self._http.respond(ServerReady(ready=True))
 
     async def server(self, _request: web.Request) -> web.Response:
         """Answer ``GET /v2``."""
-        return codec.respond(ServerMetadata(NAME, self._ctx.version, list(EXTENSIONS)))
+        return self._http.respond(ServerMetadata(NAME, self._ctx.version, list(EXTENSIONS)))
 
     async def model(self, request: web.Request) -> web.Response:
         """Answer ``GET /v2/models/{model_id}``."""
         name, version = _named(request)
         try:
-            return codec.respond(rest.metadata(self._server.metadata(name, version)))
+            return self._http.respond(rest.metadata(self._server.metadata(name, version)))
         except NotFound:
             self._refuse_extension(name)
             raise
@@ -202,9 +208,9 @@ class OipService(Handlers):
         """Answer ``GET /v2/models/{model_id}/ready``."""
         name, version = _named(request)
         if self._server.ready(name, version):
-            return codec.respond(ModelReady(name, ready=True))
+            return self._http.respond(ModelReady(name, ready=True))
         error = f"{name} is not in memory; an inference loads it"
-        return codec.respond(ModelReady(name, ready=False, error=error), status=NOT_READY)
+        return self._http.respond(ModelReady(name, ready=False, error=error), status=NOT_READY)
 
     async def infer(self, request: web.Request) -> web.Response:
         """Answer ``POST /v2/models/{model_id}/infer``."""
@@ -213,38 +219,38 @@ class OipService(Handlers):
         length = _header_length(request)
         name, version = _named(request)
         most = self._ctx.server.queue_limit
-        async with self._ctx.http.read_body(request) as data:
+        async with self._http.read_body(request) as data:
             read = functools.partial(
                 rest.decode, header_length=length, model=name, version=version, most=most
             )
-            asked, binary = await self._ctx.http.decode(data, read)
+            asked, binary = await self._http.decode(data, read)
             del data
             inference = self._server.infer(asked)
             del asked
             answer = await inference
         body, length = rest.encode(answer, binary)
         if length is None:
-            return web.Response(body=body, content_type=codec.JSON)
+            return web.Response(body=body, content_type=JSON)
         headers = {rest.LENGTH_HEADER: str(length)}
         return web.Response(body=body, content_type=BINARY, headers=headers)
 
     def _check_type(self, request: web.Request) -> None:
         """Take what clients of the protocol send, which is often of no type at all.
 
-        Raises ``Unsupported`` for what a page sends anywhere, and ``Forbidden`` for what has no
-        type and comes from a page.
+        Raises 415 for what a page sends anywhere, and 403 for what has no type and comes from a
+        page.
         """
-        kind = codec.content_type(request)
+        kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if kind.startswith(("text/", "multipart/")):
-            raise codec.Unsupported(f"Content-Type must be {codec.JSON} or {BINARY}")
-        if kind in codec.UNSAID:
-            self._ctx.http.check_origin(request)
+            raise MataError(f"Content-Type must be {JSON} or {BINARY}", status=415)
+        if kind in UNSAID:
+            self._http.check_origin(request)
 
     async def index(self, request: web.Request) -> web.Response:
         """Answer ``POST /v2/repository/index``."""
         asked = await self._read(request, IndexBody)
         found = await asyncio.to_thread(self._server.index, ready=bool(asked.ready))
-        return codec.respond([IndexEntry(e.name, e.version, e.state, e.reason) for e in found])
+        return self._http.respond([IndexEntry(e.name, e.version, e.state, e.reason) for e in found])
 
     async def load(self, request: web.Request) -> web.Response:
         """Answer ``POST /v2/repository/models/{model_id}/load``."""
@@ -252,20 +258,25 @@ class OipService(Handlers):
         if asked.parameters:
             raise BadRequest("parameters: a model's configuration is not set over this protocol")
         await self._server.load(request.match_info["model_id"])
-        return codec.respond(Done())
+        return self._http.respond(Done())
 
     async def unload(self, request: web.Request) -> web.Response:
         """Answer ``POST /v2/repository/models/{model_id}/unload``."""
         await self._read(request, RepositoryBody)
         await self._server.unload(request.match_info["model_id"])
-        return codec.respond(Done())
+        return self._http.respond(Done())
 
     async def _read(self, request: web.Request, kind: Any) -> Any:
         """Read a body that may be left out."""
         self._check_type(request)
-        async with self._ctx.http.read_body(request) as data:
-            jsonbody.check(data)
+        async with self._http.read_body(request) as data:
+            check_json(data)
             return rest.parse(data or b"{}", kind)
+
+
+def _sentence(found: Mapping[str, str]) -> str:
+    """Return what is waited for in words."""
+    return "Not ready: " + "; ".join(f"{name}: {why}" for name, why in found.items())
 
 
 def _named(request: web.Request) -> tuple[str, str]:

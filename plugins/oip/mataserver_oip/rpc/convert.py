@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from mataserver.errors import BadRequest
-from mataserver.oip import tensor
-from mataserver.oip.request import InferRequest
-from mataserver.rpc.messages import TYPES
+from mataserver import BadRequest
+from mataserver_oip import tensor
+from mataserver_oip.request import InferRequest
+from mataserver_oip.rpc.messages import TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mataserver.oip.server import Answer, Indexed, Metadata
-    from mataserver.oip.signature import Field
-    from mataserver.oip.tensor import Tensor
+    from mataserver_oip.server import Answer, Indexed, Metadata
+    from mataserver_oip.signature import Field
+    from mataserver_oip.tensor import Tensor
 
 _CONTENTS = {
     "BOOL": "bool_contents",

@@ -9,13 +9,13 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
-from conftest import FAKES, picture, register
+from conftest import FAKES, POINTS, picture, register
 from mataserver import testing
-from mataserver.oip import signature
-from triton_clients import KINDS, triton
+from mataserver_oip import signature
+from triton_clients import GRPC, KINDS, triton
 
 PNG = picture()
-SETTINGS = {"engine": "thread", "grpc_port": 0, "max_body_mb": 0.5}
+SETTINGS = {"entry_points": POINTS, "engine": "thread", "max_body_mb": 0.5, **GRPC}
 
 
 @pytest.fixture
