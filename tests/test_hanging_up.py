@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from api_answers import answer, connection, detail_of, head_of
+from conftest import POINTS
 from mataserver import testing
 from service_plugins import folder, plugin
 
@@ -44,7 +45,7 @@ async def ended(reader):
 @pytest.mark.parametrize("path", ["/v1/infer", "/v2/models/fake-detect/infer", "/v1/echo"])
 async def test_a_stranger_is_not_asked_for_a_body(plugin, folder, path, key, status):
     """Without an accepted key ``Expect`` is answered 401 or 403 at once, also by a plugin."""
-    points = [testing.FAKE, plugin(ECHO)]
+    points = [*POINTS, plugin(ECHO)]
     async with (
         testing.serving(folder, entry_points=points, engine="thread") as server,
         connection(server) as (reader, writer),
