@@ -184,7 +184,12 @@ async def run_process(  # noqa: PLR0913 - each is another manner of the child
     try:
         yield child
     finally:
-        await asyncio.shield(child.end(grace))
+        ending = asyncio.ensure_future(child.end(grace))
+        try:
+            await asyncio.shield(ending)
+        except asyncio.CancelledError:
+            await ending  # whoever is cancelled leaves no child behind, nor what waits for it
+            raise
 
 
 def _environment(
