@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 from typing import TYPE_CHECKING, Any
@@ -32,6 +33,9 @@ log = logging.getLogger("mataserver")
 @config_option
 def serve(*, host: str | None, port: int | None, opening: bool, config_file: str | None) -> None:
     """Start the inference server."""
+    # What a start makes stays: looking through it for garbage again and again is a tenth of its
+    # time, and later looks of the collector need not see it either.
+    gc.disable()
     import asyncio
 
     from mataserver import logs, running
@@ -47,6 +51,8 @@ def serve(*, host: str | None, port: int | None, opening: bool, config_file: str
     keys, made = server_keys(settings)
 
     def announce(url: str, composed: Composed) -> None:
+        gc.freeze()
+        gc.enable()
         link = _link(settings, url, composed)
         for line in announcement(settings, url, composed, keys[0].key if made else None, link):
             click.echo(line)

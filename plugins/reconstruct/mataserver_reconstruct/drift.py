@@ -11,8 +11,6 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from mataserver_reconstruct.features import NAMES
 
 LOW, MEDIUM, HIGH = 2.0, 3.0, 5.0
@@ -92,7 +90,9 @@ def recommendation(severity: str) -> str:
 
 def check(current: Sequence[float], baseline: Sequence[float]) -> dict[str, Any]:
     """Return the check of one feature; ``ks``, ``p_adj`` and ``psi`` are for information."""
-    from scipy import stats  # brings much, and where too little is known it has no use
+    # These bring much: a server that compares nothing yet has no use for them.
+    import numpy as np
+    from scipy import stats
 
     now, before = np.asarray(current, float), np.asarray(baseline, float)
     z = _deviation(float(np.median(now)), before)
@@ -119,6 +119,8 @@ def severity(z: float) -> str:
 
 
 def _deviation(value: float, before: Any) -> float:
+    import numpy as np
+
     low, middle, high = np.percentile(before, [25, 50, 75])
     # A feature that never varied, as the share of black pixels: a thousandth is what it may.
     spread = max(float(high - low) / 1.349, 1e-3 * max(1.0, abs(float(middle))))
@@ -134,7 +136,7 @@ def _pooled(baseline: Sequence[Dataset], name: str) -> list[float]:
 
 
 def _performance(rate: float, rates: Sequence[float]) -> dict[str, Any]:
-    usual = float(np.mean(rates))
+    usual = sum(rates) / len(rates)
     fallen = usual - rate > RATE_DROP
     return {
         "drift": fallen,
@@ -155,6 +157,8 @@ def _correct(checks: dict[str, dict[str, Any]]) -> None:
 
 def _stability(now: Any, before: Any) -> float:
     """Return the population stability index over tenths of the baseline."""
+    import numpy as np
+
     edges = np.unique(np.percentile(before, np.linspace(0, 100, _BINS + 1))[1:-1])
     share = [
         (np.bincount(np.searchsorted(edges, each), minlength=len(edges) + 1) + 0.5)

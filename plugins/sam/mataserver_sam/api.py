@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
-import pynvml
 from aiohttp import web
 from msgspec import Struct
 
@@ -58,7 +58,6 @@ class SamService:
         self._images = ImageRoutes(ctx, self._model, self._pictures, self._gauges)
         self._sessions = VideoSessions(ctx, self._model, VideoSources(ctx))
         self._videos = VideoRoutes(ctx, self._sessions)
-        self._gpus = _gpu_count()
 
     def routes(self) -> Iterable[Route]:
         """Return every route."""
@@ -90,7 +89,7 @@ class SamService:
 
     def ping(self) -> dict[str, Any]:
         """Return what stands in ``GET /health``."""
-        return {"gpu_count": self._gpus, "active_sessions": len(self._sessions)}
+        return {"gpu_count": _gpu_count(), "active_sessions": len(self._sessions)}
 
     async def __aenter__(self) -> Self:
         """Start."""
@@ -103,8 +102,11 @@ class SamService:
         self._pictures.clear()
 
 
+@functools.cache
 def _gpu_count() -> int:
     """Return how many GPUs the driver knows; 0 without a driver."""
+    import pynvml  # large, and no start has a use for it
+
     try:
         pynvml.nvmlInit()
         return int(pynvml.nvmlDeviceGetCount())

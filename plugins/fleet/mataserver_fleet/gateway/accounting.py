@@ -9,7 +9,6 @@ import time
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 
 from mataserver import Unavailable
 from mataserver_fleet.gateway.limits import DAY
@@ -102,8 +101,7 @@ class Accounting:
 
     def _addition(self, subject: Subject, count: Count, day: int) -> Any:
         values = {"day": day, **subject._asdict(), **{n: getattr(count, n) for n in _SUMS}}
-        dialect = postgresql if self._store.database.dialect == "postgresql" else sqlite
-        new = dialect.insert(USAGE).values(**values)
+        new = _insert(self._store.database.dialect).values(**values)
         sums = {name: USAGE.c[name] + new.excluded[name] for name in _SUMS}
         keys = ["day", "consumer", "application", "model"]
         return new.on_conflict_do_update(index_elements=keys, set_=sums)
@@ -124,6 +122,18 @@ class Accounting:
     async def _forget(self) -> None:
         async with self._store.database.begin() as connection:
             await connection.execute(sa.delete(FACTS).where(FACTS.c.name == self._name))
+
+
+def _insert(dialect: str) -> Any:
+    """Return an insertion into the usage that knows what to do where the row is there already."""
+    # Each dialect brings some twenty modules, and a server has one.
+    if dialect == "postgresql":
+        from sqlalchemy.dialects import postgresql
+
+        return postgresql.insert(USAGE)
+    from sqlalchemy.dialects import sqlite
+
+    return sqlite.insert(USAGE)
 
 
 async def rows(connection: AsyncConnection, since: int, until: int) -> list[sa.RowMapping]:

@@ -1,0 +1,82 @@
+"""What a server that has just started has in memory: what nobody has asked for is not there."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import select
+import signal
+import subprocess
+import sys
+import urllib.request
+
+import pytest
+
+PROGRAM = """
+import atexit, gc, json, sys
+def tell():
+    print(json.dumps([gc.isenabled(), gc.get_freeze_count(), sorted(sys.modules)]), flush=True)
+atexit.register(tell)
+from mataserver.cli import main
+main(["serve", "--port", "0", "--config", sys.argv[1]])
+"""
+FRAMEWORKS = {"torch", "transformers", "cv2", "onnxruntime", "openvino", "pycolmap", "easyocr"}
+HEAVY = {"numpy", "scipy", "PIL", "av", "grpc", "google.protobuf", "cryptography", "pydantic"}
+HEAVY |= {"huggingface_hub", "networkx", "matplotlib", "pip", "pytest", "jinja2"}
+DATABASES = {"sqlalchemy", "alembic", "asyncpg", "aiosqlite"}
+NOT_OURS = {"alembic", "asyncpg", "sqlalchemy.dialects.postgresql"}
+
+
+def started(folder, *plugins):
+    """Start a server with some plugins, or all, ask for its health, and end it."""
+    every = {point.name for point in importlib.metadata.entry_points(group="mataserver")}
+    disabled = sorted(every - set(plugins)) if plugins else []
+    config = folder / "mataserver.yaml"
+    config.write_text(json.dumps({"plugins": {"disabled": disabled, "strict": True}}))
+    environ = {**os.environ, "MATA_SERVER_DATA_DIR": str(folder / "data")}
+    command = [sys.executable, "-c", PROGRAM, config]
+    with subprocess.Popen(command, env=environ, cwd=folder, stdout=subprocess.PIPE) as process:
+        try:
+            assert select.select([process.stdout], [], [], 60)[0]
+            url = process.stdout.readline().split()[4].decode()
+            with urllib.request.urlopen(f"{url}/health", timeout=30) as answer:
+                assert json.load(answer)["status"] == "ok"
+            process.send_signal(signal.SIGINT)
+            said = process.communicate(timeout=60)[0]
+        finally:
+            process.kill()
+    collecting, frozen, modules = json.loads(said.splitlines()[-1])
+    return collecting, frozen, set(modules)
+
+
+def test_the_page_and_the_protocols_need_no_array_and_no_database(tmp_path):
+    """With the page, OpenAI's API and OIP alone, nothing that is heavy was imported."""
+    _, _, modules = started(tmp_path, "console")
+    assert {"aiohttp", "mataserver_console", "mataserver.oip", "mataserver.chat"} <= modules
+    assert not modules & (FRAMEWORKS | HEAVY | DATABASES)
+    assert not {name for name in modules if name.startswith("mataserver_")} - {
+        name for name in modules if name.startswith("mataserver_console")
+    }
+
+
+@pytest.fixture(scope="module")
+def second(tmp_path_factory):
+    """What the second start with every plugin imported: the first one makes the tables."""
+    folder = tmp_path_factory.mktemp("start")
+    assert "alembic" in started(folder)[2]
+    return started(folder)
+
+
+def test_every_plugin_starts_without_what_a_request_or_a_worker_brings(second):
+    """Neither frameworks, arrays nor migrations are imported until something needs them."""
+    modules = second[2]
+    assert {"mataserver_fleet", "mataserver_hf", "mataserver_sam", "sqlalchemy"} <= modules
+    assert not modules & (FRAMEWORKS | HEAVY | NOT_OURS)
+
+
+def test_garbage_is_collected_once_the_server_listens(second):
+    """The collector rests during the start, works afterwards, and leaves alone what was made."""
+    collecting, frozen, _ = second
+    assert collecting
+    assert frozen > 10_000
