@@ -85,6 +85,16 @@ class Composed:
     giving_up: asyncio.Task[None] | None = None
     document: bytes = b""
 
+    def described(self) -> bytes:
+        """Return the OpenAPI document of every route, made when it is first asked for.
+
+        Few starts are followed by somebody who reads it. Any thread may call it.
+        """
+        if not self.document:
+            found = openapi.document(self.table.routes, mataserver.__version__)
+            self.document = msgspec.json.encode(found)
+        return self.document
+
 
 def build(
     settings: Settings,
@@ -102,12 +112,14 @@ def build(
     composed = parts.composed()
     guests = (*_own(parts, composed, set_by or {}), *_plugins(parts.plugins))
     expect = dialects.expecting(middleware.expectations(parts.table, parts.gate), parts.table.forms)
-    for hosted in parts.hosting.open(guests, parts.given()):
-        hosting.add(composed.application, parts.table, parts.gate, hosted, expect)
-    parts.plugins.check_strict()
-    composed.document = msgspec.json.encode(
-        openapi.document(parts.table.routes, mataserver.__version__)
+    hosting.add(
+        composed.application,
+        parts.table,
+        parts.gate,
+        parts.hosting.open(guests, parts.given()),
+        expect,
     )
+    parts.plugins.check_strict()
     return composed
 
 
@@ -262,7 +274,7 @@ def _own(parts: _Parts, composed: Composed, set_by: Mapping[str, SetBy]) -> Iter
         "settings",
         lambda _: SettingsService(lambda: parts.catalog.settings, set_by, parts.plugins),
     )
-    yield Guest("docs", lambda _: DocsService(lambda: composed.document))
+    yield Guest("docs", lambda _: DocsService(composed.described))
 
 
 def _plugins(plugins: Plugins) -> Iterator[Guest]:

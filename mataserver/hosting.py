@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiohttp import web
 
+from mataserver import openapi
 from mataserver.errors import NotFound
 from mataserver.http.entrance import default_limit
 from mataserver.plugins import PluginError, refuse, shape
@@ -19,7 +20,7 @@ from mataserver.service import Context, Route, Server, Service
 from mataserver.tasks import Tasks
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Mapping
+    from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from mataserver.config import Settings
     from mataserver.http.auth import Gate
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from mataserver.lifecycle import Lifecycle
     from mataserver.metrics import Metrics
     from mataserver.plugins import Plugin
+    from mataserver.service import ErrorForm
     from mataserver.services import ServedModels
     from mataserver.sessions import ServedSessions
 
@@ -54,6 +56,7 @@ class Hosted:
     name: str
     service: Service
     routes: tuple[Route, ...]
+    forms: Mapping[str, ErrorForm]
     plugin: Plugin | None
 
 
@@ -106,6 +109,8 @@ class Hosting:
             try:
                 service = guest.make(self._context(guest, given))
                 hosted = Hosted(guest.name, *_checked(service, shapes), guest.plugin)
+                if guest.plugin is not None:  # ours are described by the tests
+                    _describe(hosted.routes)
             except Exception as error:
                 if guest.plugin is None:
                     raise
@@ -173,17 +178,21 @@ class Given(NamedTuple):
 
 
 def add(
-    application: web.Application, table: Table, gate: Gate, hosted: Hosted, expect: Expect
+    application: web.Application,
+    table: Table,
+    gate: Gate,
+    services: Sequence[Hosted],
+    expect: Expect,
 ) -> None:
-    """Add a service's routes to an application, and take in what it offers beside them."""
-    service: Any = hosted.service
-    table.add(application, hosted.routes, expect)
-    if hasattr(service, "authenticate"):
-        gate.services.append(service.authenticate)
-    if hasattr(service, "claims"):
-        table.claims.append(service.claims)
-    if hasattr(service, "error_forms"):
-        table.forms.update(service.error_forms())
+    """Add the routes of services to an application, and take in what they offer beside them."""
+    table.add(application, [route for hosted in services for route in hosted.routes], expect)
+    for hosted in services:
+        service: Any = hosted.service
+        if hasattr(service, "authenticate"):
+            gate.services.append(service.authenticate)
+        if hasattr(service, "claims"):
+            table.claims.append(service.claims)
+        table.forms.update(hosted.forms)
 
 
 def _key(guest: Guest) -> str:
@@ -191,11 +200,55 @@ def _key(guest: Guest) -> str:
     return guest.name if guest.plugin is not None else f"the server's {guest.name}"
 
 
-def _checked(service: object, taken: set[tuple[str, str]]) -> tuple[Service, tuple[Route, ...]]:
-    """Return a service and its routes. Raises ``PluginError`` for a taken or empty claim."""
+def _checked(
+    service: object, taken: set[tuple[str, str]]
+) -> tuple[Service, tuple[Route, ...], Mapping[str, ErrorForm]]:
+    """Return a service, its routes and its forms of errors.
+
+    Raises ``PluginError`` for what cannot be served, or is taken already.
+    """
     if not isinstance(service, Service):
         raise PluginError("service() must return an object with routes() and async enter and exit")
-    return service, _routes(service, taken)
+    routes = _routes(service, taken)
+    _try(routes)
+    return service, routes, _forms(service)
+
+
+def _try(routes: Sequence[Route]) -> None:
+    """Add routes to a router that serves nobody: what fails here is this service's fault alone.
+
+    Raises ``PluginError`` for what aiohttp refuses.
+    """
+    router = web.UrlDispatcher()
+    for route in routes:
+        if route.when is not None:
+            continue
+        try:
+            router.add_route(route.method, route.path, route.handler)
+        # aiohttp asserts that a handler can be called, and tells of two that clash at run time.
+        except (AssertionError, RuntimeError, TypeError, ValueError) as error:
+            said = f"{route.method} {route.path}: {error}"
+            raise PluginError(f"its route cannot be served: {said}") from None
+
+
+def _describe(routes: Sequence[Route]) -> None:
+    """Raise ``PluginError`` for routes that ``GET /openapi.json`` could not describe.
+
+    Types without a JSON Schema, and statuses that there are not.
+    """
+    try:
+        openapi.document(routes, "")
+    except (RuntimeError, TypeError, ValueError) as error:
+        raise PluginError(f"its routes cannot be described: {error}") from None
+
+
+def _forms(service: Any) -> Mapping[str, ErrorForm]:
+    """Return a service's forms of errors by prefix. Raises ``PluginError`` for what is none."""
+    forms = service.error_forms() if hasattr(service, "error_forms") else {}
+    for prefix, form in dict(forms).items():
+        if not (isinstance(prefix, str) and prefix.startswith("/") and callable(form)):
+            raise PluginError(f"error_forms() must give functions by prefix, not {prefix!r}")
+    return forms
 
 
 def _routes(service: Service, taken: set[tuple[str, str]]) -> tuple[Route, ...]:

@@ -17,7 +17,7 @@ _NUMBERS = itertools.count()
 PREAMBLE = """
 from aiohttp import web
 from msgspec import Struct
-from mataserver import Backend, BadRequest, Classification, ClassifyResult, Route, hookimpl
+from mataserver import Backend, BadRequest, Body, Classification, ClassifyResult, Route, hookimpl
 
 class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     greeting: str = "hello"

@@ -140,7 +140,7 @@ def composed(tmp_path_factory):
 @pytest.fixture(scope="module")
 def document(composed):
     """The OpenAPI document."""
-    return json.loads(composed.document)
+    return json.loads(composed.described())
 
 
 def test_routes_are_described(composed):

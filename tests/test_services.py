@@ -130,7 +130,107 @@ REFUSED = {
         """,
         "exists already: GET /v1/lab/{b}",
     ),
+    "a method beside all of them": (
+        """
+        class Service(Base):
+            def routes(self):
+                return [web.route('*', '/v1/lab', print), web.get('/v1/lab', print)]
+        """,
+        "exists already: GET /v1/lab",
+    ),
+    "a method twice, in small letters": (
+        """
+        class Service(Base):
+            def routes(self):
+                return [Route('get', '/v1/lab', print), web.get('/v1/lab', print)]
+        """,
+        "exists already: GET /v1/lab",
+    ),
+    "a path that is none": (
+        "class Service(Base):\n    def routes(self): return [Route('GET', 'v1/lab', print)]",
+        "its route cannot be served: GET v1/lab: path should be started with /",
+    ),
+    "a variable that is none": (
+        "class Service(Base):\n    def routes(self): return [Route('GET', '/v1/{lab', print)]",
+        "its route cannot be served: GET /v1/{lab: Invalid path",
+    ),
+    "a variable twice": (
+        "class Service(Base):\n    def routes(self): return [Route('GET', '/{a}/{a}', print)]",
+        "its route cannot be served: GET /{a}/{a}: Bad pattern",
+    ),
+    "a method that is none": (
+        "class Service(Base):\n    def routes(self): return [Route('GE T', '/v1/lab', print)]",
+        "its route cannot be served: GE T /v1/lab: GE T is not allowed HTTP method",
+    ),
+    "a handler that is none": (
+        "class Service(Base):\n    def routes(self): return [Route('GET', '/v1/lab', 5)]",
+        "its route cannot be served: GET /v1/lab: 5",
+    ),
+    "an answer without a schema": (
+        """
+        class Service(Base):
+            def routes(self):
+                own = (Body('application/json', Base),)
+                return [Route('GET', '/v1/lab', self.__aenter__, 'A lab', response=own)]
+        """,
+        "its routes cannot be described: ",
+    ),
+    "a status that there is not": (
+        """
+        class Service(Base):
+            def routes(self):
+                return [Route('GET', '/v1/lab', self.__aenter__, 'A lab', errors=(299,))]
+        """,
+        "its routes cannot be described: 299 is not a valid HTTPStatus",
+    ),
+    "forms of errors that are none": (
+        "class Service(Base):\n    def error_forms(self): return {'lab': print}",
+        "error_forms() must give functions by prefix, not 'lab'",
+    ),
+    "forms of errors that fail": (
+        "class Service(Base):\n    def error_forms(self): return 1 / 0",
+        "ZeroDivisionError: division by zero",
+    ),
 }
+
+HEAD_AND_GET = """
+class Service(Base):
+    def routes(self):
+        number = (Body("application/json", int),)
+        own = [
+            Route("GET", "/v1/lab/{x}", self.get, "A lab", response=number, needs="any"),
+            Route("HEAD", "/v1/lab/{y}", self.head, needs="any"),
+        ]
+        return [each for each in own if each.method in self.methods]
+
+    async def get(self, request):
+        return web.Response(text="1", headers={"By": "get"})
+
+    async def head(self, request):
+        return web.Response(headers={"By": "head"})
+"""
+
+
+@pytest.mark.parametrize(
+    "methods",
+    [("GET HEAD",), ("GET", "HEAD"), ("HEAD", "GET")],
+    ids=["one plugin", "GET first", "HEAD first"],
+)
+async def test_a_declared_head_counts_before_that_of_a_get(plugin, folder, methods):
+    """A GET with an answer answers HEAD by itself, unless some service declares that HEAD."""
+    points = [
+        plugin(f"{HEAD_AND_GET}    methods = {each.split()}", name=f"lab{index}")
+        for index, each in enumerate(methods)
+    ]
+    async with (
+        serving(folder, entry_points=points) as server,
+        aiohttp.ClientSession(server.url, headers=server.headers) as http,
+    ):
+        assert not [each for each in (await read(http, "/v1/plugins"))[1] if "error" in each]
+        async with http.head("/v1/lab/1") as answer:
+            assert (answer.status, answer.headers["By"]) == (200, "head")
+        async with http.get("/v1/lab/1") as answer:
+            assert (answer.status, answer.headers["By"]) == (200, "get")
 
 
 @pytest.mark.parametrize(("source", "reason"), REFUSED.values(), ids=REFUSED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from importlib import resources
 from typing import TYPE_CHECKING, Any
 
@@ -37,7 +38,9 @@ class DocsService(Handlers):
         ]  # fmt: skip
 
     async def _described(self, _request: web.Request) -> web.Response:
-        return web.Response(body=self._document(), content_type=codec.JSON)
+        # The first time it takes as long as some inferences: not while others wait for the loop.
+        body = await asyncio.to_thread(self._document)
+        return web.Response(body=body, content_type=codec.JSON)
 
     async def _page(self, request: web.Request) -> web.Response:
         return _file(_PAGES[request.path.strip("/")])

@@ -12,7 +12,7 @@ from mataserver.service import Body, Route
 __all__ = ["CLAIMED", "ROUTE", "Body", "Handlers", "Limits", "Route", "Table"]
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable, Container, Sequence
     from typing import Self
 
     from aiohttp.web_urldispatcher import AbstractRoute
@@ -51,14 +51,18 @@ class Table:
         self._known: dict[AbstractRoute, Route] = {}
         self._others: dict[AbstractRoute, list[Route]] = {}
 
-    def add(self, application: web.Application, routes: Iterable[Route], expect: Expect) -> None:
-        """Add routes to an application; one with ``when`` beside that of its method and path."""
+    def add(self, application: web.Application, routes: Sequence[Route], expect: Expect) -> None:
+        """Add all routes to an application; one with ``when`` beside that of its method and path.
+
+        Raises what aiohttp does for one that it refuses.
+        """
+        declared = {shape(route.method, route.path) for route in routes}
         for route in routes:
             self.routes.append(route)
             if route.when is not None:
                 self._add_other(route)
                 continue
-            for method in _methods(route):
+            for method in _methods(route, declared):
                 added = application.router.add_route(
                     method, route.path, route.handler, expect_handler=expect
                 )
@@ -119,6 +123,11 @@ class Handlers:
         """Stop nothing."""
 
 
-def _methods(route: Route) -> tuple[str, ...]:
-    """A GET that gives a document also answers HEAD; a WebSocket gives none."""
-    return ("GET", "HEAD") if route.method == "GET" and route.response else (route.method,)
+def _methods(route: Route, declared: Container[tuple[str, str]]) -> tuple[str, ...]:
+    """Return the methods of a route: a GET that gives a document answers HEAD too.
+
+    A WebSocket gives none; a HEAD that is declared for the path counts instead.
+    """
+    if route.method != "GET" or not route.response or shape("HEAD", route.path) in declared:
+        return (route.method,)
+    return ("GET", "HEAD")
