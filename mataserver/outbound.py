@@ -140,21 +140,26 @@ class Outbound:
         except (aiohttp.ClientError, ValueError) as error:
             raise BadRequest(f"{policy.name}: the address does not answer") from error
 
-    async def check(self, url: str, policy: Policy) -> None:
-        """Raise ``BadRequest`` for an address that ``request`` would not ask now.
+    async def check(self, url: str, policy: Policy) -> tuple[str, ...]:
+        """Return the addresses that ``request`` would connect to now, all of them permitted.
 
-        For one that is kept to be asked later, when it is checked again.
+        For a URL that is kept to be asked later, when it is checked again; or for who connects
+        without HTTP, to one of these and not to the name, which may be another's by then. Raises
+        ``AddressRefused``, and ``BadRequest`` for a name that nobody has.
         """
         asked = _url(url, policy)
-        self._check(asked, policy)
+        literal = self._check(asked, policy)
+        if literal is not None:
+            return (literal,)
         resolver = _Checked(
             self.resolver or aiohttp.ThreadedResolver(), self._hosts(policy), policy.name
         )
         try:
             async with asyncio.timeout(policy.timeout):
-                await resolver.resolve(asked.host or "", asked.port or 0)
+                found = await resolver.resolve(asked.host or "", asked.port or 0, socket.AF_UNSPEC)
         except (OSError, ValueError) as error:
             raise BadRequest(f"{policy.name}: no such host is found") from error
+        return tuple(each["host"] for each in found)
 
     @contextlib.asynccontextmanager
     async def _answer(
@@ -174,8 +179,8 @@ class Outbound:
                 url = url.join(_url(answer.headers.get("Location", ""), policy))
         raise BadRequest(f"{policy.name}: more than {policy.redirects} redirects")
 
-    def _check(self, url: URL, policy: Policy) -> None:
-        """Refuse what is no web address; check a host that is an address and not a name."""
+    def _check(self, url: URL, policy: Policy) -> str | None:
+        """Refuse what is no web address; check and return a host that is an address and no name."""
         if url.scheme not in {"http", "https"} or not url.host:
             raise BadRequest(f"{policy.name}: only http and https addresses are asked")
         if url.user is not None or url.password is not None:
@@ -184,6 +189,8 @@ class Outbound:
         if ":" in host or host.replace(".", "").isdigit():
             # Never resolved by aiohttp, so checked here, in every way of writing it.
             _check_address(host, host, self._hosts(policy), policy.name)
+            return host
+        return None
 
     def _hosts(self, policy: Policy) -> Hosts:
         return _EVERY_HOST if policy.private else self.hosts

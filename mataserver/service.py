@@ -338,10 +338,10 @@ class Http(Protocol):
         """Ask an address that a user named: public ones, and those of ``outbound_hosts``."""
         ...
 
-    async def check_outbound(self, url: str, policy: Policy) -> None:
-        """Raise ``BadRequest`` for an address that ``outbound`` would not ask now.
+    async def check_outbound(self, url: str, policy: Policy) -> tuple[str, ...]:
+        """Return the addresses that ``outbound`` would ask now. Raises ``BadRequest`` for others.
 
-        For one that is kept to be asked later.
+        For a URL that is kept to be asked later; or for who connects without HTTP, to these.
         """
         ...
 

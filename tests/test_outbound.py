@@ -316,4 +316,6 @@ async def test_an_address_is_looked_at_beforehand(url, told):
     with pytest.raises(BadRequest, match=told):
         await outbound.check(url, Policy("webhook"))
     public = Outbound(PUBLIC, Known(there_example=["93.184.216.34"]))
-    await public.check("http://there.example:8080/x?y", Policy("webhook"))
+    found = await public.check("http://there.example:8080/x?y", Policy("webhook"))
+    assert found == ("93.184.216.34",)
+    assert await public.check("http://[2606:4700::1]:80/", Policy()) == ("2606:4700::1",)

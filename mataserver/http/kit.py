@@ -159,6 +159,6 @@ class Kit:
         """Ask an address that a user named."""
         return self._outbound.request(method, url, policy, headers=headers, body=body)
 
-    async def check_outbound(self, url: str, policy: Policy) -> None:
-        """Raise ``BadRequest`` for an address that ``outbound`` would not ask."""
-        await self._outbound.check(url, policy)
+    async def check_outbound(self, url: str, policy: Policy) -> tuple[str, ...]:
+        """Return the addresses that ``outbound`` would ask. Raises ``BadRequest`` for others."""
+        return await self._outbound.check(url, policy)

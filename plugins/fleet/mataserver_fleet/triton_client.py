@@ -204,10 +204,16 @@ class TritonClient:
         if sum(path.stat().st_size for path in files.values()) > triton_rpc.MOST - 2**20:
             raise TritonError("Its files are larger than a message of gRPC may be (2 GB)")
         policy = Policy(name=self._address.name, timeout=self._timeout)
-        await self._http.check_outbound(self._address.url(port), policy)
-        target = f"{bracketed(self._address.host)}:{port}"
         try:
-            refused = await triton_rpc.load(target, model, config, files)
+            addresses = await self._http.check_outbound(self._address.url(port), policy)
+        except AddressRefused:
+            raise
+        except BadRequest as error:
+            raise Unreachable(error.detail) from error
+        authority = f"{bracketed(self._address.host)}:{port}"
+        target, options = triton_rpc.place(addresses, port, authority)
+        try:
+            refused = await triton_rpc.load(target, options, model, config, files)
         except ConnectionError as error:
             raise Unreachable(f"gRPC: {error}") from None
         if refused is not None:

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterator, Mapping, Sequence
     from pathlib import Path
 
 METHOD = "/inference.GRPCInferenceService/RepositoryModelLoad"
@@ -33,17 +33,33 @@ def available() -> bool:
     return True
 
 
+def place(addresses: Sequence[str], port: int, authority: str) -> tuple[str, list[tuple[str, Any]]]:
+    """Return a target of gRPC that is these addresses, and the options that go with it.
+
+    They were resolved and checked: gRPC resolves nothing, and asks no proxy of the environment,
+    which would. A target is of one kind of address: those of IPv4 where there are any.
+    """
+    four = [each for each in addresses if ":" not in each]
+    kind, chosen = ("ipv4", four) if four else ("ipv6", [f"[{each}]" for each in addresses])
+    target = f"{kind}:{','.join(f'{each}:{port}' for each in chosen)}"
+    return target, [("grpc.default_authority", authority), ("grpc.enable_http_proxy", 0)]
+
+
 async def load(
-    target: str, model: str, config: Mapping[str, Any], files: Mapping[str, Path]
+    target: str,
+    options: Sequence[tuple[str, Any]],
+    model: str,
+    config: Mapping[str, Any],
+    files: Mapping[str, Path],
 ) -> str | None:
-    """Have a Triton at host:port load a model; return why it refused, None where it did not.
+    """Have a Triton at a ``place`` load a model; return why it refused, None where it did not.
 
     Raises ``ConnectionError`` where none answers.
     """
     import grpc
 
     message = await asyncio.to_thread(_message, model, config, files)
-    async with grpc.aio.insecure_channel(target, options=_UNLIMITED) as channel:
+    async with grpc.aio.insecure_channel(target, [*_UNLIMITED, *options]) as channel:
         try:
             await channel.unary_unary(METHOD)(message)
         except grpc.aio.AioRpcError as error:

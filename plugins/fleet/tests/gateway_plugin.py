@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from rebinding import Named
+
 from mataserver import hookimpl
 from mataserver_fleet.gateway.gateway import Gateway
 from mataserver_fleet.gateway.options import GatewaySettings
@@ -11,9 +13,14 @@ MADE = []
 """The gateways that were made, the newest last."""
 
 
+NAMES = []
+"""The resolver of the next gateway; it uses the system's where there is none."""
+
+
 class Service:
     def __init__(self, ctx):
-        self.gateway = Gateway(ctx.http, ctx.settings, 0.5, Streams)
+        http = Named(ctx.http, NAMES.pop()) if NAMES else ctx.http
+        self.gateway = Gateway(http, ctx.settings, 0.5, Streams)
         self.claims = self.gateway.claims
         MADE.append(self.gateway)
 

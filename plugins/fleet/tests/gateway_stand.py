@@ -77,7 +77,9 @@ async def stand_on(folder, **settings):
     """Run a server with the gateway."""
     given = {"probe": 0.1, "probe_timeout": 0.5, **settings}
     async with (
-        serving(folder, entry_points=[POINT], plugins={"gateway": given}) as server,
+        serving(
+            folder, entry_points=[POINT], plugins={"gateway": given}, outbound_hosts=["127.0.0.1"]
+        ) as server,
         aiohttp.ClientSession(auto_decompress=False) as http,
     ):
         yield Stand(server, gateway_plugin.MADE[-1], http)

@@ -5,9 +5,12 @@ from __future__ import annotations
 import asyncio
 
 import pytest
+from rebinding import Named, Rebinding
 
 from mataserver_fleet.gateway.http1 import Chunks, MalformedError, read_head
 from mataserver_fleet.gateway.links import Links
+from mataserver_fleet.gateway.reaching import Reaching
+from mataserver_fleet.gateway.snapshot import Target
 
 CHUNKED = b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n"
 BODY = b"3\r\nabc\r\n0a;x=y\r\n0123456789\r\n0\r\nX-Sum: 1\r\n\r\n"
@@ -88,7 +91,7 @@ def test_chunks_in_doubt(said):
 @pytest.fixture
 async def links():
     """Connections that are ended with the test."""
-    made = Links(asyncio.get_running_loop().time)
+    made = Links(asyncio.get_running_loop().time, Reaching(Named(None, Rebinding())))
     yield made
     made.close()
     await asyncio.sleep(0.05)  # both ends see it
@@ -120,7 +123,7 @@ async def serving():
 
 async def asked(links, port):
     """Ask; return status and body, and the connection."""
-    link = await links.take("127.0.0.1", port)
+    link = await links.take(Target("127.0.0.1", port))
     link.begin().write(b"GET / HTTP/1.1\r\n\r\n")
     link.sent()
     try:
@@ -129,7 +132,7 @@ async def asked(links, port):
             body += piece
         return head.status, body, link
     finally:
-        links.give_back("127.0.0.1", port, link)
+        links.give_back(Target("127.0.0.1", port), link)
 
 
 async def test_connections_are_used_again(links, serving):

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import asyncio
 import csv
 import hmac
 import io
 import secrets
+import socket
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -95,7 +97,11 @@ class DataPlane:
         """Lead routes to this server's own models back to it, once it listens."""
         url = urlsplit(await self._ctx.address())
         if url.hostname is not None and url.port is not None:
-            own = Target(url.hostname, url.port, token=self._token)
+            # Its address: a name of the setting ``host`` is not resolved again by anybody.
+            (_, _, _, _, place), *_ = await asyncio.get_running_loop().getaddrinfo(
+                url.hostname, url.port, type=socket.SOCK_STREAM
+            )
+            own = Target(str(place[0]), url.port, token=self._token)
             await self._following.serve_own(own)
 
     async def authenticate(self, credentials: Credentials) -> Principal | None:

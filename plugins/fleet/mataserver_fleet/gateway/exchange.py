@@ -121,11 +121,11 @@ class Exchange:
     def _end(self) -> None:
         self._server.end()
         if self._link is not None:
-            self._links.give_back(self._target.host, self._target.port, self._link)
+            self._links.give_back(self._target, self._link)
 
     async def _ask(self, timer: asyncio.Timeout) -> Answer:
         body, target = self._message.body, self._target
-        link = self._link = await self._links.take(target.host, target.port)
+        link = self._link = await self._links.take(target)
         transport = link.begin()
         head = self._message.head(target)
         if isinstance(body, Passing):

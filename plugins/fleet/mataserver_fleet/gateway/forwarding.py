@@ -165,7 +165,7 @@ class Forwarding:
         if verb != "infer" or call.pin is not None or pin.target.token or not call.replayable:
             return
         path, server = place.route.path(pin.version, "ready"), self._servers.of(pin.target)
-        if await self._probes.look(pin.target.url, server, path):
+        if await self._probes.look(pin.target, server, path):
             return
         asked = tried | {pin.target.url}
         if version and self._choosing.choose(place, version, None, asked) is None:

@@ -19,6 +19,7 @@ from mataserver_fleet.gateway.forwarding import Call, Forwarding
 from mataserver_fleet.gateway.limits import Limits
 from mataserver_fleet.gateway.links import Links
 from mataserver_fleet.gateway.probing import Probes
+from mataserver_fleet.gateway.reaching import Reaching
 from mataserver_fleet.gateway.servers import Servers
 from mataserver_fleet.gateway.snapshot import Snapshot
 from mataserver_fleet.gateway.usage import Subject, Usage
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from typing import Self
 
+    from mataserver import Policy
     from mataserver_fleet.gateway.bodies import Share
     from mataserver_fleet.gateway.matching import Asked, Scope
     from mataserver_fleet.gateway.options import GatewaySettings
@@ -58,6 +60,9 @@ class Http(Protocol):
         self, request: web.Request
     ) -> AbstractAsyncContextManager[web.WebSocketResponse]:
         """Accept a WebSocket as a relay does."""
+
+    async def check_outbound(self, url: str, policy: Policy) -> tuple[str, ...]:
+        """Return the addresses of a URL. Raises ``BadRequest`` for one that may not be asked."""
 
 
 class Answering(Protocol):
@@ -104,15 +109,17 @@ class Gateway:
         self.usage = Usage()
         self.servers = Servers()
         self.choosing = Choosing(self.servers)
+        self.reaching = Reaching(http)
 
     async def __aenter__(self) -> Self:
         """Be able to ask servers."""
         self._session = aiohttp.ClientSession(
-            cookie_jar=aiohttp.DummyCookieJar(), connector=aiohttp.TCPConnector(limit=0)
+            cookie_jar=aiohttp.DummyCookieJar(),
+            connector=aiohttp.TCPConnector(limit=0, resolver=self.reaching, use_dns_cache=False),
         )
-        self.links = Links(self.servers.clock)
+        self.links = Links(self.servers.clock, self.reaching)
         probe, timeout = self._settings.probe, self._settings.probe_timeout
-        self._probes = Probes(self.servers, self._session, probe, timeout)
+        self._probes = Probes(self.servers, self._session, self.reaching, probe, timeout)
         self._forwarding = Forwarding(
             self.servers, self.choosing, self.links, self._probes, self._unread
         )

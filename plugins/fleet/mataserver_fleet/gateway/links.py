@@ -13,9 +13,11 @@ from typing import TYPE_CHECKING, cast
 from mataserver_fleet.gateway.http1 import END, LONGEST, Chunks, MalformedError, read_head
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from mataserver_fleet.gateway.http1 import Head
+    from mataserver_fleet.gateway.reaching import Reaching
+    from mataserver_fleet.gateway.snapshot import Target
 
 CONNECT = 2.0
 """Seconds that a server may take to accept a connection."""
@@ -228,29 +230,29 @@ class Link(asyncio.Protocol):
 
 
 class Links:
-    """The connections that are idle. ``clock`` gives seconds."""
+    """The connections that are idle. ``clock`` gives seconds, ``reaching`` servers' addresses."""
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    def __init__(self, clock: Callable[[], float], reaching: Reaching) -> None:
         self._clock = clock
-        self._idle: dict[tuple[str, int], list[tuple[Link, float]]] = {}
+        self._reaching = reaching
+        self._idle: dict[str, list[tuple[Link, float]]] = {}
         self._sweep: asyncio.TimerHandle | None = None
 
-    async def take(self, host: str, port: int) -> Link:
+    async def take(self, target: Target) -> Link:
         """Return a connection. Raises ``OSError``, of which ``TimeoutError`` is one."""
-        idle, oldest = self._idle.get((host, port)), self._clock() - IDLE
+        idle, oldest = self._idle.get(target.authority), self._clock() - IDLE
         while idle:
             link, since = idle.pop()
             if link.usable and since > oldest:
                 return link
             link.close()
-        loop = asyncio.get_running_loop()
         async with asyncio.timeout(CONNECT):
-            _, link = await loop.create_connection(Link, host, port)
-        return link
+            addresses = await self._reaching.addresses(target)
+        return await _connected(addresses, target.port)
 
-    def give_back(self, host: str, port: int, link: Link) -> None:
+    def give_back(self, target: Target, link: Link) -> None:
         """Keep a connection for another request, or end it."""
-        idle = self._idle.setdefault((host, port), [])
+        idle = self._idle.setdefault(target.authority, [])
         if not link.reusable or len(idle) >= SPARE:
             link.close()
             return
@@ -280,3 +282,18 @@ class Links:
             self._idle[place] = kept
             if not kept:
                 del self._idle[place]
+
+
+async def _connected(addresses: Sequence[str], port: int) -> Link:
+    """Return a connection to the first of some addresses that accepts one. Raises ``OSError``."""
+    loop = asyncio.get_running_loop()
+    failure: OSError = LinkError("the server has no address")
+    for address in addresses:
+        try:
+            async with asyncio.timeout(CONNECT / len(addresses)):
+                _, link = await loop.create_connection(Link, address, port)
+        except OSError as error:
+            failure = error
+        else:
+            return link
+    raise failure

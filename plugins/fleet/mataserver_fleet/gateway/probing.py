@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import aiohttp
 
 if TYPE_CHECKING:
+    from mataserver_fleet.gateway.reaching import Reaching
     from mataserver_fleet.gateway.servers import Server, Servers
     from mataserver_fleet.gateway.snapshot import Snapshot, Target
 
@@ -31,11 +32,13 @@ class Probes:
         self,
         servers: Servers,
         session: aiohttp.ClientSession,
+        reaching: Reaching,
         interval: float = 1.0,
         timeout: float = 1.0,
     ) -> None:
         self._servers = servers
         self._session = session
+        self._reaching = reaching
         self._interval = interval
         self._timeout = aiohttp.ClientTimeout(total=timeout)
         self._paths: dict[str, frozenset[str]] = {}
@@ -59,7 +62,7 @@ class Probes:
             server = self._servers.of(target)
             server.unready &= wanted[url]
             if url not in self._tasks:
-                self._tasks[url] = asyncio.ensure_future(self._watch(url, server))
+                self._tasks[url] = asyncio.ensure_future(self._watch(target, server))
 
     async def close(self) -> None:
         """Look at nothing any more."""
@@ -69,9 +72,11 @@ class Probes:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    async def look(self, url: str, server: Server, path: str) -> bool:
+    async def look(self, target: Target, server: Server, path: str) -> bool:
         """Ask now whether a server serves a model; return whether it does."""
+        url = target.url
         try:
+            await self._reaching.check_literal(target)
             ready = await self._ready(url + path)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             self._miss(url, server, error)
@@ -92,11 +97,11 @@ class Probes:
             log.warning("%s does not answer: %s", url, type(error).__name__)
         server.died()
 
-    async def _watch(self, url: str, server: Server) -> None:
+    async def _watch(self, target: Target, server: Server) -> None:
         while True:
             well = True
-            for path in sorted(self._paths.get(url, ())):
-                well = await self.look(url, server, path) and well
+            for path in sorted(self._paths.get(target.url, ())):
+                well = await self.look(target, server, path) and well
                 if server.missed:
                     break
             server.troubled.clear()

@@ -15,6 +15,7 @@ import grpc
 
 from mataserver import MataError, NotFound, Unavailable
 from mataserver_fleet.gateway import protobuf
+from mataserver_fleet.gateway.channels import Channels
 from mataserver_fleet.gateway.gateway import NotLinked, Unknown
 from mataserver_fleet.gateway.usage import Subject
 
@@ -34,14 +35,6 @@ _OWN = {
 }
 """What the gateway answers itself."""
 _STREAM = "ModelStreamInfer"
-_UNLIMITED = [("grpc.max_receive_message_length", -1), ("grpc.max_send_message_length", -1)]
-_ASKING = [
-    *_UNLIMITED,
-    # A server that comes back is asked at once: gRPC's own patience grows to two minutes.
-    ("grpc.initial_reconnect_backoff_ms", 100),
-    ("grpc.min_reconnect_backoff_ms", 1_000),
-    ("grpc.max_reconnect_backoff_ms", 1_000),
-]
 _RESENT = frozenset({grpc.StatusCode.UNAVAILABLE})
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
@@ -79,7 +72,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
         self._most = most
         self._patience = patience
-        self._channels: dict[str, Any] = {}
+        self._channels = Channels(gateway.reaching)
         self.port = 0
 
     async def __aenter__(self) -> Self:
@@ -101,8 +94,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
     async def __aexit__(self, *exc: object) -> None:
         """Take no more calls; end those that are under way."""
         await self._server.stop(None)
-        for channel in self._channels.values():
-            await channel.close()
+        await self._channels.close()
 
     def service(self, details: Any) -> Any:
         """Return what answers a method; None for one that is not passed on."""
@@ -162,18 +154,24 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         application, choosing = place.application, self._gateway.choosing
         bound = choosing.bound(place, asked.version, asked.step)
         tried: set[str] = set()
-        failure: grpc.aio.AioRpcError | None = None
+        failure: grpc.aio.AioRpcError | MataError | None = None
         for _ in range(application.retries + 1):
             pin = choosing.choose(place, asked.version, bound, tried, rpc=True)
             if pin is None:
                 break
             try:
                 answer = await self._ask(name, message, asked, pin, place, context)
+            except OSError:  # it has no address that may be asked
+                failure = _nobody()
+                self._gateway.servers.of(pin.target).doubt()
+                tried.add(pin.target.url)
+                continue
             except grpc.aio.AioRpcError as error:
                 failure = error
                 if error.code() not in _RESENT:
                     raise
                 self._gateway.servers.of(pin.target).doubt()
+                self._channels.renew(pin.target)
                 unsent = "connect" in (error.details() or "")
                 if bound is not None or not (unsent or application.resend):
                     raise
@@ -199,7 +197,8 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         seconds = (
             place.application.timeout if left is None else min(left, place.application.timeout)
         )
-        method = self._channel(pin.target).unary_unary(f"/{SERVICE}/{name}")
+        channel = await self._channels.of(pin.target)
+        method = channel.unary_unary(f"/{SERVICE}/{name}")
         server.begin()
         try:
             return bytes(await method(sent, timeout=seconds))
@@ -217,7 +216,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             if pin is None:
                 raise _nobody()
             stream = _Stream(self, caller, pin, first, messages)
-            async for answer in stream.answers(self._channel(pin.target)):
+            async for answer in stream.answers(await self._channels.of(pin.target)):
                 yield answer
             if stream.refusal is not None:
                 raise stream.refusal
@@ -225,6 +224,8 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             await context.abort(error.code(), error.details() or "")
         except MataError as error:
             await _abort(context, error)
+        except OSError:  # the server has no address that may be asked
+            await _abort(context, _nobody())
 
     def admitted(self, caller: Caller, pin: Pin, message: bytes) -> bytes:
         """Return what is sent for a message of a stream, which stays with its server.
@@ -277,13 +278,6 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         except TimeoutError:
             raise MataError("The message did not arrive in time", status=408) from None
         raise MataError("The call has no message", status=400)
-
-    def _channel(self, target: Target) -> Any:
-        where = target.rpc_authority
-        channel = self._channels.get(where)
-        if channel is None:
-            channel = self._channels[where] = grpc.aio.insecure_channel(where, _ASKING)
-        return channel
 
     def _note(self, caller: Caller, place: Place, code: Any, taken: int, given: int) -> None:
         subject = Subject(caller.consumer.name, place.application.name, place.route.model)

@@ -213,6 +213,7 @@ class Streams:
         if target.token:
             fields["Authorization"] = f"Bearer {target.token}"
         async with asyncio.timeout(known.place.application.timeout):
+            await self._gateway.reaching.check_literal(target)
             return await self._client.ws_connect(
                 f"ws://{target.authority}{STREAM}{known.identity}",
                 headers=fields,

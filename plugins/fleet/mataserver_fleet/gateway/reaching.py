@@ -1,0 +1,91 @@
+"""Where servers are reached: a name is resolved for each connection, and every address checked.
+
+Who may register a server names hosts, and whoever answers for such a name may have it lead
+elsewhere at any time (DNS rebinding): what is connected to is an address that the server's rule for
+outbound requests has just permitted, and never a name.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import socket
+from typing import TYPE_CHECKING, Protocol
+
+from aiohttp.abc import AbstractResolver
+
+from mataserver import MataError, Policy
+
+if TYPE_CHECKING:
+    from aiohttp.abc import ResolveResult
+
+    from mataserver_fleet.gateway.snapshot import Target
+
+SECONDS = 2.0
+"""Seconds that a name may take to be resolved."""
+
+
+class Http(Protocol):
+    """What is needed of ``Context.http``."""
+
+    async def check_outbound(self, url: str, policy: Policy) -> tuple[str, ...]:
+        """Return the addresses of a URL. Raises ``BadRequest`` for one that may not be asked."""
+
+
+class NotReachedError(OSError):
+    """A name that nobody has, or an address that this server may not ask."""
+
+
+class Reaching(AbstractResolver):
+    """Finds the addresses of servers; also for a session of aiohttp, as its resolver."""
+
+    def __init__(self, http: Http) -> None:
+        self._http = http
+        self._policy = Policy(name="server", timeout=SECONDS)
+
+    async def addresses(self, target: Target) -> tuple[str, ...]:
+        """Return where a server is, in the order in which it is tried. Raises ``OSError``.
+
+        This server itself is not asked by the rule: nobody registered it.
+        """
+        return (target.host,) if target.token else await self.checked(target.url)
+
+    async def checked(self, url: str) -> tuple[str, ...]:
+        """Return the addresses of a URL. Raises ``OSError``."""
+        try:
+            return await self._http.check_outbound(url, self._policy)
+        except MataError as error:
+            raise NotReachedError(error.detail) from None
+
+    async def check_literal(self, target: Target) -> None:
+        """Check a server whose host is an address: aiohttp resolves names alone."""
+        if not target.token and is_address(target.host):
+            await self.checked(target.url)
+
+    async def resolve(
+        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_UNSPEC
+    ) -> list[ResolveResult]:
+        """Return the addresses of a name. Raises ``OSError``."""
+        del family  # both, in the order that the system gives
+        return [
+            {
+                "hostname": host,
+                "host": address,
+                "port": port,
+                "family": socket.AF_INET6 if ":" in address else socket.AF_INET,
+                "proto": 0,
+                "flags": socket.AI_NUMERICHOST,
+            }
+            for address in await self.checked(f"http://{host}:{port}")
+        ]
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def is_address(host: str) -> bool:
+    """Whether a host is an address and no name."""
+    try:
+        ipaddress.ip_address(host)
+    except ValueError:
+        return False
+    return True
