@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     from mataserver_reconstruct.photos import Photo
     from mataserver_reconstruct.study import Study
 
-_PHOTOS, _PAIRS = 4, 24
-"""How many a call takes: its end is when progress is told."""
+_PHOTOS, _PAIRS = 8, 24
+"""How many a call takes: its end is when progress is told. Each call's beginning costs: calls of 4
+photographs took 18 % more CPU than one of 16, of 8 it is 7 %."""
 
 
 class Sift:
