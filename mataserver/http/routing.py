@@ -60,7 +60,7 @@ class Table:
         for route in routes:
             self.routes.append(route)
             if route.when is not None:
-                self._add_other(route)
+                self._add_other(route, declared)
                 continue
             for method in _methods(route, declared):
                 added = application.router.add_route(
@@ -68,8 +68,8 @@ class Table:
                 )
                 self._known[added] = route
 
-    def _add_other(self, route: Route) -> None:
-        wanted = {shape(method, route.path) for method in _methods(route)}
+    def _add_other(self, route: Route, declared: Container[tuple[str, str]]) -> None:
+        wanted = {shape(method, route.path) for method in _methods(route, declared)}
         for added, known in self._known.items():
             if shape(added.method, known.path) in wanted:
                 self._others.setdefault(added, []).append(route)
