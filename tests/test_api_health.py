@@ -150,7 +150,8 @@ async def test_odd_methods_make_no_metric_each(server, http):
 
 async def test_plugins_lists_backends(http):
     """GET /v1/plugins: every backend with its task, and what one that is absent needs."""
-    (plugin,) = await get(http, "/v1/plugins")
+    plugin, *guests = await get(http, "/v1/plugins")
+    assert [each["backends"] for each in guests] == [[], []]  # the protocols
     assert set(plugin) == {"name", "distribution", "version", "backends"}
     backends = {each["name"]: each for each in plugin["backends"]}
     assert backends["fake-detect"] == {
