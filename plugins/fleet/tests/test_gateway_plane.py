@@ -13,6 +13,7 @@ import sqlalchemy as sa
 from PIL import Image
 from upstreams import Upstream
 
+from mataserver.testing import installed
 from mataserver_database import Database
 from mataserver_database.testing import running_postgres
 from mataserver_fleet.store import Store
@@ -128,7 +129,7 @@ async def test_usage_is_kept(tables, serve, upstream):
 async def test_this_servers_own_models(serve):
     """A consumer asks a model of the server itself by an application, and not otherwise."""
     models = [{"model": "fake-detect", "task": "detect"}]
-    async with serve(models=models) as client:
+    async with serve(models=models, points=installed("oip")) as client:
         await client.made("/api/apps", {"name": "shop"})
         await client.made("/api/apps/shop/routes/fake-detect")
         key = (await client.made("/api/apps/shop/consumers/till"))["key"]
