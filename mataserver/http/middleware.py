@@ -131,9 +131,7 @@ def make(table: Table, gate: Gate, lifecycle: Lifecycle, metrics: Metrics) -> Mi
     def count(request: web.Request, status: int, begun: float) -> float:
         """Count a request; return the seconds that it took."""
         spent = time.perf_counter() - begun
-        route = table.label(request)
-        metrics.requests.add(_method(request), route, str(status))
-        metrics.latency.observe(spent, route)
+        metrics.count(_method(request), table.label(request), str(status), spent)
         return spent
 
     return middleware
