@@ -45,10 +45,11 @@ def test_every_limiting_setting_is_a_limit():
 
 @pytest.fixture(scope="module")
 def table(tmp_path_factory):
-    """The routes of a server with the fake plugin."""
+    """The routes of a server with OIP, which comes with one, and the fake plugin."""
     folder = tmp_path_factory.mktemp("data")
+    points = [testing.FAKE, *testing.installed("oip")]
     settings = config.load(environ={}, directory=folder, data_dir=str(folder))
-    return app.build(settings, plugins.discover(settings, [testing.FAKE])).table.routes
+    return app.build(settings, plugins.discover(settings, points)).table.routes
 
 
 def test_open_routes_are_those_of_the_code(table):

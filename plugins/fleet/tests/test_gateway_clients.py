@@ -11,7 +11,7 @@ from gateway_stand import KEY, application, stand  # noqa: F401
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
-from mataserver.testing import serving
+from mataserver.testing import FAKE, installed, serving
 from mataserver_fleet.gateway.rpc import RpcGateway
 from mataserver_fleet.gateway.snapshot import Target
 from triton_clients import KINDS, grpc_port, triton
@@ -32,8 +32,14 @@ async def places(stand, tmp_path):  # noqa: F811
     folder = tmp_path / "behind"
     folder.mkdir()
     models = [{"model": "fake-detect", "task": "detect", "preload": True, "keep_alive": -1}]
-    given = {"models": models, "engine": "thread", "auth_mode": "none", "grpc_port": 0}
-    async with serving(folder, **given) as behind:
+    given = {
+        "models": models,
+        "engine": "thread",
+        "auth_mode": "none",
+        "plugins": {"oip": {"grpc_port": 0}},
+    }
+    points = [FAKE, *installed("oip")]
+    async with serving(folder, entry_points=points, **given) as behind:
         host, port = "127.0.0.1", int(behind.url.rpartition(":")[2])
         target = Target(host, port, rpc=grpc_port(behind))
         route = {"protocols": frozenset({"http", "grpc"})}
