@@ -7,7 +7,6 @@ from typing import TYPE_CHECKING, Any
 
 from mataserver.contract import (
     Backend,
-    Conversion,
     LoadContext,
     LoadedPart,
     Model,
@@ -96,7 +95,6 @@ __all__ = [
     "Configuration",
     "Conflict",
     "Context",
-    "Conversion",
     "Credentials",
     "DepthResult",
     "DetectResult",
@@ -130,6 +128,7 @@ __all__ = [
     "Policy",
     "PoseResult",
     "Principal",
+    "RegisteredModel",
     "Result",
     "ResultEvent",
     "Route",
@@ -180,7 +179,7 @@ if TYPE_CHECKING:
     from mataserver.cli.parameters import params_option
     from mataserver.cli.remote import connected, server_options
     from mataserver.config import Alpha
-    from mataserver.configuration import Configuration, read_configuration
+    from mataserver.configuration import Configuration, RegisteredModel, read_configuration
     from mataserver.data_uri import decode as decode_base64
     from mataserver.engines.work import JobFailed
     from mataserver.http.auth import PRINCIPAL
@@ -200,7 +199,9 @@ _LATE = {
     **dict.fromkeys(("connected", "server_options"), "mataserver.cli.remote"),
     "params_option": "mataserver.cli.parameters",
     "Client": "mataserver_client",
-    **dict.fromkeys(("Configuration", "read_configuration"), "mataserver.configuration"),
+    **dict.fromkeys(
+        ("Configuration", "RegisteredModel", "read_configuration"), "mataserver.configuration"
+    ),
     "JSON_LIMIT": "mataserver.jsonbody:MOST_OUTSIDE",
     "JobFailed": "mataserver.engines.work",
     "check_json": "mataserver.jsonbody:check",

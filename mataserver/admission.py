@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 from mataserver import hookspecs
-from mataserver.contract import LONGEST_STEP, Backend, Conversion
+from mataserver.contract import LONGEST_STEP, Backend
 from mataserver.errors import MataError
 from mataserver.params import Params
 from mataserver.results import TASKS
@@ -81,16 +81,6 @@ def check_backend(backend: object, owners: dict[str, str]) -> None:
     if backend.facts is not None and not callable(backend.facts):
         raise PluginError(f"{who}: facts must be a function")
     _check_worker(backend, who)
-    _check_conversion(backend, who)
-
-
-def _check_conversion(backend: Backend, who: str) -> None:
-    conversion = backend.conversion
-    if conversion is None:
-        return
-    if not isinstance(conversion, Conversion) or not callable(conversion.wanted):
-        raise PluginError(f"{who}: conversion must be a Conversion of two functions")
-    check_pickles(conversion.make, f"{who}: conversion: make")
 
 
 def _check_worker(backend: Backend, who: str) -> None:

@@ -10,10 +10,10 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import msgspec
+from msgspec import UNSET
 
 from mataserver import removal, sources, weights
 from mataserver.contract import ModelFiles, ModelSpec
-from mataserver.conversions.converter import Converter
 from mataserver.defaults import Marks
 from mataserver.errors import BadRequest, Conflict, MataError, NotFound, Unavailable
 from mataserver.registry import Entry, RegistryError
@@ -22,7 +22,7 @@ from mataserver.slots import Recipe
 from mataserver.suggestion import instead_of, similar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
     from pathlib import Path
 
     from mataserver.config import Settings
@@ -37,6 +37,7 @@ FRESH = 0.2
 """Seconds for which a model is believed to be as it was last seen."""
 
 _BASE_BYTES = 256_000_000
+_EXPORT = "`mataserver export {0} --register` converts it"
 
 log = logging.getLogger("mataserver.catalog")
 
@@ -45,16 +46,14 @@ log = logging.getLogger("mataserver.catalog")
 class Pulled:
     """What a pull did.
 
-    name, entry:   what it registered.
-    replaced:      the entry that was there before.
-    converted_for: the backend that the model was converted for, if it was.
-    warnings:      what a person should know.
+    name, entry: what it registered.
+    replaced:    the entry that was there before.
+    warnings:    what a person should know.
     """
 
     name: str
     entry: Entry
     replaced: Entry | None = None
-    converted_for: str = ""
     warnings: list[str] = field(default_factory=list)
 
 
@@ -74,7 +73,6 @@ class Catalog:
         self.settings = settings
         self.registry = registry
         self.plugins = plugins
-        self._converter = Converter(settings, registry, plugins)
         self._pulls = sources.Pulls()
         self._installing = asyncio.Lock()
         self._recipes: dict[tuple[str, str | None], _Known] = {}
@@ -161,7 +159,7 @@ class Catalog:
             async with pull.turn():
                 self.match(ModelFiles(name, "hf", None, await self._config_of(name)), task)
                 await sources.download(name, pull.tell)
-            return await self._adopt(name, Entry(task=task, source="hf", pulled_at=time.time()))
+            return self._adopt(name, Entry(task=task, source="hf", pulled_at=time.time()))
 
     async def _config_of(self, name: str) -> dict[str, Any]:
         """Return a repository's ``config.json``; a name that is no repository's may be misspelt."""
@@ -172,22 +170,12 @@ class Catalog:
             error.detail += meant
             raise
 
-    async def pull_local(self, path: Path, task: str, name: str | None = None) -> Pulled:
-        """Register a local directory or file, converted if that is wanted.
-
-        Raises as ``add_local``.
-        """
-        return await self._adopt(*self._local(path, task, name))
-
-    def add_local(self, path: Path, task: str, name: str | None = None) -> str:
-        """Register a local directory or file as it is; return its name.
+    def add_local(self, path: Path, task: str, name: str | None = None) -> Pulled:
+        """Register a local directory or file.
 
         Raises ``BadRequest`` when nothing serves it, ``Conflict`` when the name is in use.
         """
-        chosen, entry = self._local(path, task, name)
-        self.match(weights.files(chosen, entry), task)
-        self._register(chosen, entry)
-        return chosen
+        return self._adopt(*self._local(path, task, name))
 
     def _local(self, path: Path, task: str, name: str | None) -> tuple[str, Entry]:
         """Return a path's name and entry. Raises ``BadRequest`` and ``Conflict``."""
@@ -203,20 +191,40 @@ class Catalog:
             raise BadRequest(f"Unknown task {instead_of(task, TASKS)}")
         return chosen, entry
 
-    async def _adopt(self, name: str, entry: Entry) -> Pulled:
-        """Register a model that is here, converted if that is wanted. Raises ``MataError``.
+    def _adopt(self, name: str, entry: Entry) -> Pulled:
+        """Register a model that is here. Raises ``BadRequest`` when nothing serves it."""
+        try:
+            self.match(weights.files(name, entry), entry.task)
+        except BadRequest as error:
+            if self._converts(name):
+                error.detail += f"; {_EXPORT.format(name)}, `runtime: auto` does not any more"
+            raise
+        return self._register(name, entry)
 
-        One that cannot be converted is registered as it is, with a warning that says why.
+    def _converts(self, name: str) -> bool:
+        """Whether the settings ask, as they once could, to convert a model at its pull."""
+        return self.settings.runtime_of(name) == "auto"
+
+    def convert(self, name: str, task: str, directory: Path, path: Path | None = None) -> Pulled:
+        """Register a model to be served from ``directory``; ``path`` has a local one's own files.
+
+        Raises ``NotFound`` for a model that is not here, ``Conflict`` for a name in use, and
+        ``BadRequest`` when nothing serves what is there.
         """
-        async with self._converter.converted(weights.files(name, entry), entry.task) as made:
-            warnings = [made.reason] if made.reason else []
-            if made.path is not None:
-                entry = msgspec.structs.replace(entry, converted=str(made.path))
-            try:
-                self.match(weights.files(name, entry), entry.task)
-            except MataError as error:
-                raise BadRequest("; ".join([error.detail, *warnings])) from None
-            return self._register(name, entry, warnings, made.backend)
+        known = self.registry.get(name)
+        if path is not None:
+            _, entry = self._local(path, task, name)
+        elif known is not None:
+            entry = msgspec.structs.replace(known, task=task)
+        elif sources.cached(name) is not None:
+            entry = Entry(task=task, source="hf", pulled_at=time.time())
+        else:
+            raise NotFound(f"Model not found: {name[:200]}{similar(name, self.entries())}")
+        if entry.source == "pip":
+            raise BadRequest(f"{name} has no files of its own: its weights come with its package")
+        entry = msgspec.structs.replace(entry, converted=str(directory.resolve()))
+        self.match(weights.files(name, entry), task)
+        return self._register(name, entry)
 
     async def remove(self, name: str, pool: ModelPool) -> None:
         """Forget a model and unload it after its active inferences; its weights stay on the disk.
@@ -277,7 +285,6 @@ class Catalog:
     def reconfigure(self, settings: Settings) -> None:
         """Serve the models as other settings say, from the next request on."""
         self.settings = settings
-        self._converter = Converter(settings, self.registry, self.plugins)
         self._recipes.clear()
 
     async def reconcile(self, pool: ModelPool) -> None:
@@ -384,14 +391,24 @@ class Catalog:
             return [f"{backend.name} needs the system binary {backend.system_binary}: not found"]
         return []
 
-    def _register(
-        self, name: str, entry: Entry, warnings: list[str] | None = None, backend: str = ""
-    ) -> Pulled:
+    def _register(self, name: str, entry: Entry, warnings: Sequence[str] = ()) -> Pulled:
         replaced = self.registry.get(name)
         self.registry.add(name, entry)
         self._recipes.clear()
-        warnings = warnings or []
+        said = [*warnings, *self._unconverted(name, entry, replaced)]
+        if replaced is not None:
+            removal.discard(replaced, self.registry)
         offer = self.plugins.offer(weights.files(name, entry), entry.task)
         if offer is not None and offer.plugin.note:
-            warnings.append(f"the plugin {offer.plugin.name}: {offer.plugin.note}")
-        return Pulled(name, entry, replaced, backend, warnings)
+            said.append(f"the plugin {offer.plugin.name}: {offer.plugin.note}")
+        return Pulled(name, entry, replaced, said)
+
+    def _unconverted(self, name: str, entry: Entry, replaced: Entry | None) -> list[str]:
+        """Say of a model that is served as it was pulled how it is converted, where it was."""
+        if entry.converted is not UNSET:
+            return []
+        if replaced is not None and replaced.converted is not UNSET:
+            return [f"{name} is served as it was pulled again: {_EXPORT.format(name)}"]
+        if entry.source != "pip" and self._converts(name):
+            return [f"{name} is not converted, `runtime: auto` is no more: {_EXPORT.format(name)}"]
+        return []

@@ -69,7 +69,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     engine:      "process", "thread" or "auto" (what its backend prefers).
     device:      "auto", "cpu", "cuda" or "cuda:N".
     dtype:       "auto", "float32", "float16" or "bfloat16".
-    runtime:     "auto" lets a pull convert it for a lighter runtime, "native" keeps it as it is.
+    runtime:     "auto" once let a pull convert it; now a warning names ``mataserver export``.
     alpha:       the ground that transparent pictures are laid on, or "drop".
     threads:     threads of a forward pass; 0 leaves the choice to the framework.
     compile:     whether the model is compiled when it is loaded; None leaves it to its plugin.
@@ -229,7 +229,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return ModelSettings(model=name)
 
     def runtime_of(self, name: str) -> Runtime:
-        """The ``runtime`` that holds for one model."""
+        """The ``runtime`` that holds for one model: "auto" for one that a pull once converted."""
         return self.model(name).runtime or self.runtime
 
 
@@ -318,6 +318,7 @@ def _settings(merged: dict[str, Any]) -> Settings:
     _refuse_threads(settings)
     _refuse_repeated("models", "model", [entry.model for entry in settings.models])
     _refuse_repeated("cameras", "name", [entry.name for entry in settings.cameras])
+    moved.warn_of_runtime([settings.runtime, *(entry.runtime for entry in settings.models)])
     return settings
 
 

@@ -129,21 +129,6 @@ class LoadContext:
     alpha: Alpha = "white"
 
 
-@dataclass(frozen=True, slots=True)
-class Conversion:
-    """How a backend turns models of another framework into such as it serves, at a pull.
-
-    wanted: ``wanted(files, settings)``: whether it converts this model, which is here; it raises
-            a ``MataError`` that says why a model of its task cannot be converted.
-    make:   a module-level function ``make(spec, directory, settings)`` that fills an empty
-            directory. It runs in a process of its own and may import any framework. It raises a
-            ``MataError`` unless what it made is as good as the original.
-    """
-
-    wanted: Callable[[ModelFiles, Any], bool]
-    make: Callable[[ModelSpec, Path, Any], None]
-
-
 class Model(Protocol):
     """A loaded model.
 
@@ -190,7 +175,6 @@ class Backend:
     environment: variables set in the worker before anything is imported.
     parts:    ``parts(files, settings)`` names the other models that it is composed of, each under
               the label that ``LoadContext.parts`` has it by. They are loaded in the same worker.
-    conversion: which other models it serves once they are converted, where ``runtime`` is "auto".
     facts:    ``facts(files)`` returns what was decided about a model that it serves, as texts by
               name, which ``mataserver show`` prints. It loads nothing and may raise ``MataError``.
     step_timeout: seconds that one step may take (a batch, a call, an item of a generator), where
@@ -213,7 +197,6 @@ class Backend:
     max_batch: int = 1
     environment: tuple[tuple[str, str], ...] = ()
     parts: Callable[[ModelFiles, Any], Mapping[str, Part]] | None = None
-    conversion: Conversion | None = None
     facts: Callable[[ModelFiles], Mapping[str, str]] | None = None
     step_timeout: float = 0.0
 

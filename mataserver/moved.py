@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
     from collections.abc import Set as AbstractSet
 
 GROUP = "mataserver.settings"
@@ -44,3 +45,12 @@ def _move(kept: dict[str, Any], old: str, plugin: str, new: str) -> None:
         raise ValueError(f"{old}: given twice: it is called {place} now")
     log.warning("configuration: %s is called %s now", old, place)
     kept["plugins"] = {**plugins, plugin: {**own, new: kept.pop(old)}}
+
+
+def warn_of_runtime(given: Iterable[str | None]) -> None:
+    """Warn where models were to be converted when they are pulled, which a command does now."""
+    if "auto" in given:
+        log.warning(
+            "configuration: runtime: auto converts nothing any more when a model is pulled: "
+            "mataserver export MODEL --register does, of mataserver-onnx"
+        )

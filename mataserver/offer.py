@@ -72,17 +72,6 @@ class Offer:
             log.exception("backend %s: facts failed", self.backend.name)
             return {}
 
-    def wants(self, files: ModelFiles) -> bool:
-        """Whether the backend converts a model. Raises a ``MataError`` that says why it cannot."""
-        conversion = self.backend.conversion
-        try:
-            return conversion is not None and conversion.wanted(files, self.plugin.settings)
-        except MataError:
-            raise
-        except Exception:
-            log.exception("backend %s: wanted failed", self.backend.name)
-            return False
-
     def check_installed(self) -> None:
         """Raise ``Unavailable`` with the pip command when a module is missing, or of no use."""
         missing, unsuitable = self.missing, self.unsuitable

@@ -140,14 +140,6 @@ class Plugins:
         """The names of the pip backends."""
         return [each.backend.name for each in self._usable if each.backend.source == "pip"]
 
-    def converting(self, task: str) -> list[Offer]:
-        """Return the backends for a task that convert models of other frameworks."""
-        return [
-            each
-            for each in self._usable
-            if each.backend.task == task and each.backend.conversion is not None
-        ]
-
     @property
     def usable(self) -> list[Plugin]:
         """The plugins in use."""

@@ -1,4 +1,4 @@
-"""Child processes beside the workers, of downloads, conversions, cameras, jobs: the one way.
+"""Child processes beside the workers, of downloads, cameras, jobs: the one way.
 
 A child runs a module, a function or a program. It has a process group of its own, which is killed
 when the context ends, and it dies when the server does. Messages go both ways as lines of JSON;

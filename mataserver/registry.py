@@ -44,7 +44,7 @@ class Entry(
     source:    "hf" (a repository of the hub), "pip" (weights come with a package) or "local".
     pulled_at: when it was registered, Unix seconds.
     path:      its directory or file; for "local" only.
-    converted: the directory of the model as it was converted at its pull, if it was.
+    converted: the directory of what was made of it, from which it is served, if there is one.
     """
 
     task: str

@@ -143,7 +143,7 @@ class ServedModels:
 
     def add(self, path: Path, task: str) -> str:
         """Register a local directory or file; return its name."""
-        return self.catalog.add_local(path, task)
+        return self.catalog.add_local(path, task).name
 
     async def remove(self, model: str) -> None:
         """Register a model no more and take it out of memory. Raises as ``Catalog.remove``."""

@@ -27,7 +27,7 @@ def files(name: str, entry: Entry) -> ModelFiles:
     """
     if entry.source == "pip":
         return ModelFiles(name, "pip")
-    path = _place(name, entry) or _original(name, entry)
+    path = _place(name, entry) or original(name, entry)
     if path is not None:
         sources.check_links(path)
     config = sources.read_config(path) if path is not None and path.is_dir() else {}
@@ -51,8 +51,8 @@ def _place(name: str, entry: Entry) -> Path | None:
     converted = _converted(entry)
     if converted is not None:
         return converted
-    original = _original(name, entry)
-    return original if original is not None and original.exists() else None
+    own = original(name, entry)
+    return own if own is not None and own.exists() else None
 
 
 def _converted(entry: Entry) -> Path | None:
@@ -63,7 +63,8 @@ def _converted(entry: Entry) -> Path | None:
     return path if path.is_dir() else None
 
 
-def _original(name: str, entry: Entry) -> Path | None:
+def original(name: str, entry: Entry) -> Path | None:
+    """Return where a model's own files are, or were; None for "pip" and outside the hub's cache."""
     if entry.source == "hf":
         return sources.cached(name)
     return None if entry.path is UNSET else Path(entry.path)

@@ -207,9 +207,9 @@ def test_a_local_directory_is_registered_under_its_name(tmp_path):
     made = catalog(tmp_path)
     directory = model_directory(tmp_path)
     for _ in range(2):
-        assert made.add_local(directory, "detect") == "my-model"
+        assert made.add_local(directory, "detect").name == "my-model"
     assert made.recipe("my-model").spec.path == directory
-    assert made.add_local(directory, "detect", "other") == "other"
+    assert made.add_local(directory, "detect", "other").name == "other"
 
 
 def test_local_directories_that_cannot_be_served_are_refused(tmp_path):

@@ -1,26 +1,25 @@
-"""Models that are converted when they are pulled: ``runtime: auto``."""
+"""Models that are served from what a plugin's command made of them, and those that a pull made."""
 
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
-import signal
-import time
+import os
 from pathlib import Path
-from types import SimpleNamespace
 
 import aiohttp
 import pytest
 
 from cli_terminal import Terminal
 from hub_stand_in import HubStandIn
-from mataserver import testing
-from mataserver.conversions.workshop import Workshop
+from mataserver import BadRequest, Conflict, NotFound, read_configuration, testing
 
 PRESS = """
-import os, signal, time
+from pathlib import Path
+import click
 from mataserver import (
-    Backend, Classification, ClassifyResult, Conversion, MataError, Unavailable, hookimpl
+    Backend, Classification, ClassifyResult, MataError, hookimpl, read_configuration
 )
 
 class Model:
@@ -40,308 +39,263 @@ def is_raw(files):
 def is_pressed(files):
     return files.path is not None and (files.path / "pressed").exists()
 
-def wanted(files, settings):
-    if files.config.get("stubborn"):
-        raise Unavailable("it does not bend")
-    return is_raw(files)
-
-def make(spec, directory, settings):
-    order = (spec.path / "order").read_text()
-    (directory / "half").write_text("x")
-    (spec.path.parent / "press.log").open("a").write(f"{os.getpid()} {directory}\\n")
-    print("a library talks")
-    if order == "refuse":
-        raise MataError("it is worse than before")
-    if order == "raise":
-        raise RuntimeError("a secret")
-    if order == "die":
-        os.kill(os.getpid(), signal.SIGKILL)
-    if order == "hang":
-        time.sleep(600)
-    if order != "nothing":
-        (directory / "pressed").write_text(order)
-
 def backend(name, accepts, **more):
     return Backend(name=name, task="classify", source="any", load=load, accepts=accepts, **more)
 
 @hookimpl
 def backends():
     yield backend("raw", is_raw)
-    yield backend("pressed", is_pressed, conversion=Conversion(wanted, make))
-    yield Backend(name="raw-ocr", task="ocr", source="any", load=load, accepts=is_raw)
+    yield backend("pressed", is_pressed)
+    yield Backend(name="stamp", task="classify", source="pip", load=load)
+
+@click.command()
+@click.argument("model")
+@click.argument("place")
+@click.option("--into")
+@click.option("--file", default="pressed")
+def press(model, place, into, file):
+    configured = read_configuration()
+    directory = configured.data_dir / "converted" / place
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / file).write_text("made")
+    path = Path(model).resolve() if model.startswith(".") else None
+    name = path.name if path else model
+    if into:
+        configured.add_model(directory, "classify", into)
+    else:
+        configured.convert_model(name, "classify", directory, path)
 """
 POINTS = {"press": "press_dist"}
+COMMANDS = {"mataserver": POINTS, "mataserver_commands": {"press": "press_dist:press"}}
 PICTURE = Path(__file__).parents[1] / "examples" / "pictures" / "receipt.jpg"
+CONVERTS = "`mataserver export net --register` converts it"
 
 
 @pytest.fixture
 def terminal(tmp_path, monkeypatch):
     terminal = Terminal(tmp_path, monkeypatch)
-    terminal.install("press-dist", PRESS, mataserver=POINTS)
-    monkeypatch.setenv("MATA_SERVER_RUNTIME", "auto")
+    terminal.install("press-dist", PRESS, **COMMANDS)
+    path = terminal.home / "net"
+    path.mkdir()
+    (path / "config.json").write_text(json.dumps({"model_type": "press"}))
+    (path / "model.safetensors").write_bytes(b"weights")
     return terminal
 
 
-@pytest.fixture
-def model(terminal):
-    """``model(order)`` is a directory to pull; ``order`` is what becomes of its conversion."""
-
-    def make(order="press", **config):
-        path = terminal.home / "net"
-        path.mkdir(exist_ok=True)
-        (path / "config.json").write_text(json.dumps({"model_type": "press", **config}))
-        (path / "model.safetensors").write_bytes(b"weights")
-        (path / "order").write_text(order)
-        return path
-
-    return make
+def pull(terminal, *more):
+    return terminal.run("pull", "./net", "--task", "classify", *more)
 
 
-def pull(terminal, task="classify"):
-    return terminal.run("pull", "./net", "--task", task)
-
-
-def entry(terminal):
+def entry(terminal, name="net"):
     file = terminal.data / "model_registry.json"
-    return json.loads(file.read_text())["models"].get("net") if file.exists() else None
+    return json.loads(file.read_text())["models"].get(name) if file.exists() else None
 
 
 def made(terminal):
-    """The directories of converted models, whole or not."""
+    """The directories of converted models."""
     place = terminal.data / "converted"
-    return sorted(each.name for each in place.iterdir() if each.is_dir()) if place.exists() else []
+    return sorted(each.name for each in place.iterdir()) if place.exists() else []
 
 
-def log(terminal):
-    """The process and the directory of each conversion that was begun."""
-    file = terminal.home / "press.log"
-    return [line.split() for line in file.read_text().splitlines()] if file.exists() else []
+async def label(http, model):
+    """What a model says about a picture: as what it is served."""
+    headers = {"Content-Type": "image/jpeg"}
+    async with http.post(
+        "/v1/infer", params={"model": model}, data=PICTURE.read_bytes(), headers=headers
+    ) as answer:
+        assert answer.status == 200, await answer.text()
+        return (await answer.json())["classifications"][0]["label"]
 
 
-def wait_for(something):
-    """Return what ``something()`` gives once that is true; a machine that stands still may."""
-    for _ in range(1500):
-        found = something()
-        if found:
-            return found
-        time.sleep(0.02)
-    raise AssertionError("it did not happen")
+@contextlib.asynccontextmanager
+async def asking(terminal, **settings):
+    async with (
+        testing.serving(
+            terminal.data, entry_points=testing.installed("press"), **settings
+        ) as server,
+        aiohttp.ClientSession(server.url, headers=server.headers) as http,
+    ):
+        yield http
 
 
-@contextlib.contextmanager
-def pulling(terminal):
-    """A pull in a process of its own, ended with the context."""
-    process = terminal.start("pull", "./net", "--task", "classify")
-    try:
-        yield process
-    finally:
-        process.kill()
-        process.communicate()
-
-
-def test_a_pull_converts_for_who_wants_it(terminal, model):
-    """With ``runtime: auto`` the converted model is registered beside the one it was made of."""
-    path = model()
-    done = pull(terminal)
-    assert (done.exit_code, done.stdout) == (
-        0,
-        "Registered net (classify), converted for pressed\n",
-    )
+def test_a_command_converts_a_model(terminal):
+    """What was made of it is registered beside the one it was made of, under the same name."""
+    pull(terminal)
+    assert terminal.run("press", "net", "net-1").exit_code == 0
     known = entry(terminal)
-    assert (known["source"], known["path"]) == ("local", str(path))
-    assert (Path(known["converted"]) / "pressed").read_text() == "press"
-    assert made(terminal) == [Path(known["converted"]).name]
+    assert (known["source"], known["path"]) == ("local", str(terminal.home / "net"))
+    assert known["converted"] == str(terminal.data / "converted" / "net-1")
     assert known["converted"] in terminal.run("show", "net").stdout
-    assert terminal.data.stat().st_mode & 0o777 == 0o700
+    [(name, model)] = read_configuration().models().items()
+    assert (name, model.task, model.source) == ("net", "classify", "local")
+    assert (model.path, model.converted) == (terminal.home / "net", Path(known["converted"]))
 
 
-def test_nothing_is_converted_unasked(terminal, model, monkeypatch):
-    """The default keeps models as they are; so does an entry of the model over the server's."""
-    model()
-    settings = "runtime: auto\nmodels:\n  - {model: net, task: classify, runtime: native}\n"
-    (terminal.home / "mataserver.yaml").write_text(settings)
-    monkeypatch.delenv("MATA_SERVER_RUNTIME")
-    assert pull(terminal).stdout == "Registered net (classify)\n"
-    (terminal.home / "mataserver.yaml").write_text("")
-    assert pull(terminal).stdout == "Registered net (classify)\n"
-    assert (log(terminal), made(terminal)) == ([], [])
+def test_what_is_not_registered_yet(terminal):
+    """A directory, and a model of the hub's cache, are registered with what was made of them."""
+    terminal.cache("org/net", megabytes=0.1, accessed=1.0)
+    assert terminal.run("press", "./net", "net-1").exit_code == 0
+    assert terminal.run("press", "org/net", "net-2").exit_code == 0
+    local, hub = entry(terminal), entry(terminal, "org/net")
+    assert (local["source"], local["path"]) == ("local", str(terminal.home / "net"))
+    assert (hub["source"], hub["task"], "path" in hub) == ("hf", "classify", False)
+    assert made(terminal) == ["net-1", "net-2"]
+
+
+def test_what_was_made_under_a_name_of_its_own(terminal):
+    """It is a model beside the one that it was made of, and goes with its name."""
+    pull(terminal)
+    assert terminal.run("press", "net", "net-1", "--into", "small").exit_code == 0
+    assert "converted" not in entry(terminal)
+    assert entry(terminal, "small")["path"] == str(terminal.data / "converted" / "net-1")
+    assert "Removed" in terminal.run("rm", "small").stdout
+    assert made(terminal) == []
+    assert (terminal.home / "net" / "model.safetensors").exists()
+
+
+def test_what_nothing_serves_is_not_registered(terminal):
+    """The model stays as it was."""
+    pull(terminal)
+    before = entry(terminal)
+    done = terminal.run("press", "net", "net-1", "--file", "nothing")
+    assert done.exit_code == 1
+    assert "error: No installed plugin serves" in done.stderr
+    assert entry(terminal) == before
 
 
 @pytest.mark.parametrize(
-    ("order", "said"),
+    ("model", "place", "kind", "said"),
     [
-        ("refuse", "net is not converted: it is worse than before"),
-        ("raise", "net is not converted: its conversion has failed; the log says why"),
-        ("die", "net is not converted: its conversion was killed, perhaps for want of memory"),
-        ("nothing", "net is not converted: pressed does not serve what it has made"),
+        ("nobody", None, NotFound, "Model not found: nobody"),
+        ("stamp", None, BadRequest, "its weights come with its package"),
+        ("net", "other", Conflict, "the name 'net' is in use"),
     ],
 )
-def test_a_conversion_that_fails(terminal, model, order, said):
-    """The model is registered as it was pulled, a warning says why, nothing is left behind."""
-    model(order)
+def test_what_cannot_be_converted(terminal, model, place, kind, said):
+    """A model that is not here, one without files, and a name that another directory has."""
+    pull(terminal)
+    terminal.run("pull", "stamp", "--task", "classify")
+    directory = terminal.data / "converted" / "net-1"
+    directory.mkdir(parents=True)
+    (directory / "pressed").write_text("made")
+    path = None if place is None else terminal.home / place
+    if path is not None:
+        path.mkdir()
+    with pytest.raises(kind, match=said):
+        read_configuration().convert_model(model, "classify", directory, path)
+
+
+def test_what_nobody_is_served_from_goes(terminal):
+    """Converted again, removed, or pulled anew, a model's old directory is deleted; others stay."""
+    pull(terminal)
+    for place in ("net-1", "net-2"):
+        terminal.run("press", "net", place)
+    (terminal.data / "converted" / "other").mkdir()
+    assert made(terminal) == ["net-2", "other"]
+    done = pull(terminal)
+    assert done.stdout == "Registered net (classify)\n"
+    assert f"warning: net is served as it was pulled again: {CONVERTS}\n" in done.stderr
+    assert ("converted" in entry(terminal), made(terminal)) == (False, ["other"])
+    terminal.run("press", "net", "net-3")
+    assert "Removed" in terminal.run("rm", "net").stdout
+    assert made(terminal) == ["other"]
+
+
+def test_what_a_process_holds_stays(terminal):
+    """A directory that is locked, since it is about to be registered, outlives its model."""
+    pull(terminal)
+    terminal.run("press", "net", "net-1")
+    descriptor = os.open(terminal.data / "converted" / "net-1", os.O_RDONLY)
+    fcntl.flock(descriptor, fcntl.LOCK_EX)
+    assert "Removed" in terminal.run("rm", "net").stdout
+    os.close(descriptor)
+    assert made(terminal) == ["net-1"]
+
+
+def test_what_two_models_are_served_from_stays(terminal):
+    """It goes with the last of them, by whichever way the data directory was named."""
+    pull(terminal)
+    terminal.run("press", "net", "net-1")
+    (terminal.home / "link").symlink_to(terminal.data)
+    file = terminal.data / "model_registry.json"
+    kept = json.loads(file.read_text())
+    way = str(terminal.home / "link" / "converted" / "net-1")
+    kept["models"]["twin"] = kept["models"]["net"] | {"converted": way}
+    file.write_text(json.dumps(kept))
+    assert "Removed" in terminal.run("rm", "net").stdout
+    assert made(terminal) == ["net-1"]
+    assert "Removed" in terminal.run("rm", "twin").stdout
+    assert made(terminal) == []
+
+
+@pytest.mark.parametrize(
+    "settings",
+    ["runtime: auto\n", "models:\n  - {model: net, task: classify, runtime: auto}\n"],
+)
+def test_the_old_setting_is_told(terminal, settings, caplog):
+    """``runtime: auto`` converts nothing: the configuration and each pull say what does."""
+    (terminal.home / "mataserver.yaml").write_text(settings)
     done = pull(terminal)
     assert (done.exit_code, done.stdout) == (0, "Registered net (classify)\n")
-    assert f"warning: {said}\n" in done.stderr
+    said = f"warning: net is not converted, `runtime: auto` is no more: {CONVERTS}\n"
+    assert said in done.stderr
+    assert "runtime: auto converts nothing any more when a model is pulled" in caplog.text
     assert "converted" not in entry(terminal)
-    assert len(log(terminal)) == 1
-    assert made(terminal) == []
+    (terminal.home / "net" / "model.safetensors").unlink()
+    done = pull(terminal)
+    assert f"{CONVERTS}, `runtime: auto` does not any more" in done.stderr
 
 
-def test_a_model_that_nothing_converts(terminal, model):
-    """The sentence is the backend's, or says that there is none."""
-    model(stubborn=True)
-    assert "warning: net is not converted: it does not bend\n" in pull(terminal).stderr
-    done = pull(terminal, "ocr")
-    assert done.stdout == "Registered net (ocr)\n"
-    assert "no installed plugin converts models for the task ocr" in done.stderr
-    assert log(terminal) == []
+def test_who_asks_for_nothing_hears_nothing(terminal, caplog):
+    """The default, and an entry of the model over the server's, warn of nothing at a pull."""
+    settings = "runtime: auto\nmodels:\n  - {model: net, task: classify, runtime: native}\n"
+    (terminal.home / "mataserver.yaml").write_text(settings)
+    assert pull(terminal).stderr.count("is not converted") == 0
+    caplog.clear()
+    (terminal.home / "mataserver.yaml").write_text("runtime: native\n")
+    done = pull(terminal)
+    assert done.stdout == "Registered net (classify)\n"
+    assert ("warning" in done.stderr, caplog.text) == (False, "")
 
 
-def test_a_conversion_has_a_deadline(terminal, model, monkeypatch):
-    """One that takes longer than ``load_timeout`` is ended."""
-    model("hang")
-    monkeypatch.setenv("MATA_SERVER_LOAD_TIMEOUT", "5")
-    assert "not converted: it took longer than 5 s (load_timeout)" in pull(terminal).stderr
-    [[pid, _]] = log(terminal)
-    assert not Path("/proc", pid).exists()
-    assert made(terminal) == []
-
-
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGKILL])
-def test_a_pull_that_is_ended(terminal, model, number):
-    """It registers nothing; the child ends with it, and what even SIGKILL left is swept later."""
-    model("hang")
-    with pulling(terminal) as process:
-        [[pid, _]] = wait_for(lambda: log(terminal))
-        process.send_signal(number)
-        process.wait(50)
-    wait_for(lambda: not _running(pid))
-    assert entry(terminal) is None
-    assert len(made(terminal)) == (number == signal.SIGKILL)
-    model("refuse")
-    pull(terminal)
-    assert made(terminal) == []
-
-
-def _running(pid):
-    with contextlib.suppress(FileNotFoundError, ProcessLookupError):
-        return Path("/proc", pid, "stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    return False
-
-
-def test_two_processes_do_not_convert_the_same(terminal, model):
-    """The second is refused, and leaves the first one's directory alone."""
-    model("hang")
-    with pulling(terminal):
-        [[_, directory]] = wait_for(lambda: log(terminal))
-        done = pull(terminal)
-        assert (done.exit_code, len(log(terminal))) == (1, 1)
-        assert "the same model is being converted by another process" in done.stderr
-        assert (Path(directory) / "half").exists()
-
-
-def test_the_same_again(terminal, model, monkeypatch):
-    """A model that has not changed is not converted again; one that has takes the old one's place.
-
-    Removed, or pulled with ``runtime: native``, its directory goes.
-    """
-    model()
-    pull(terminal)
-    [first] = made(terminal)
-    assert pull(terminal).stdout == "Registered net (classify), converted for pressed\n"
-    assert (len(log(terminal)), made(terminal)) == (1, [first])
-    model("harder")
-    pull(terminal)
-    [second] = made(terminal)
-    assert (len(log(terminal)), second != first) == (2, True)
-    assert "Removed" in terminal.run("rm", "net").stdout
-    assert made(terminal) == []
-    pull(terminal)
-    monkeypatch.setenv("MATA_SERVER_RUNTIME", "native")
-    assert pull(terminal).stdout == "Registered net (classify)\n"
-    assert "converted" not in entry(terminal)
-
-
-async def test_a_server_converts_and_says_why_not(terminal, monkeypatch):
-    """Over REST: the converted model answers; of the other the answer says why; both are ``hf``."""
-    files = {"model.safetensors": b"w" * 100, "order": b"press"}
+async def test_a_server_says_that_nothing_is_converted(terminal, monkeypatch):
+    """Over REST the answer of a pull names the command; its result is served at once."""
     with HubStandIn() as hub:
-        hub.add("org/soft", {"config.json": b'{"model_type": "press"}', **files})
-        hub.add("org/hard", {"config.json": b'{"model_type": "press", "stubborn": 1}', **files})
+        config = b'{"model_type": "press"}'
+        hub.add("org/net", {"config.json": config, "model.safetensors": b"w" * 100})
         for name, value in hub.environment(terminal.home / "hf").items():
             if name.startswith(("HF_", "NO_")):
                 monkeypatch.setenv(name, value)
-        async with (
-            testing.serving(
-                terminal.data, entry_points=testing.installed("press"), runtime="auto"
-            ) as server,
-            aiohttp.ClientSession(server.url, headers=server.headers) as http,
-        ):
-            said, labels = [], []
-            for name in ("org/soft", "org/hard"):
-                body = {"model": name, "task": "classify"}
-                async with http.post("/v1/models/pull", json=body) as answer:
-                    said.append((answer.status, await answer.json()))
-                async with http.post(
-                    "/v1/infer",
-                    params={"model": name},
-                    data=PICTURE.read_bytes(),
-                    headers={"Content-Type": "image/jpeg"},
-                ) as answer:
-                    labels.append((await answer.json())["classifications"][0]["label"])
-            async with http.get("/v1/models") as answer:
-                sources = {each["model"]: each["source"] for each in await answer.json()}
-    assert said[0] == (202, {"status": "pulled", "model": "org/soft"})
-    assert said[1][0] == 202
-    assert said[1][1]["warnings"] == ["org/hard is not converted: it does not bend"]
-    assert labels == ["pressed", "raw"]
-    assert sources["org/soft"] == sources["org/hard"] == "hf"
+        async with asking(terminal, runtime="auto") as http:
+            body = {"model": "org/net", "task": "classify"}
+            async with http.post("/v1/models/pull", json=body) as answer:
+                status, said = answer.status, await answer.json()
+            first = await label(http, "org/net")
+            done = terminal.finish("press", "org/net", "net-1")
+            second = await label(http, "org/net")
+            async with http.get("/v1/models/org/net") as answer:
+                source = (await answer.json())["source"]
+    assert (status, said["status"]) == (202, "pulled")
+    [warning] = said["warnings"]
+    assert warning.startswith("org/net is not converted, `runtime: auto` is no more: `mataserver")
+    assert warning.endswith("export org/net --register` converts it")
+    assert done.returncode == 0, done.stderr
+    assert (first, second, source) == ("raw", "pressed", "hf")
 
 
-async def test_a_converted_model_that_was_deleted(terminal, model):
-    """Without its converted form a model is served as it was pulled."""
-    model()
-    terminal.finish("pull", "./net", "--task", "classify")
-    for file in Path(entry(terminal)["converted"]).iterdir():
-        file.unlink()
-    Path(entry(terminal)["converted"]).rmdir()
-    async with (
-        testing.serving(terminal.data, entry_points=testing.installed("press")) as server,
-        aiohttp.ClientSession(server.url, headers=server.headers) as http,
-        http.post(
-            "/v1/infer",
-            params={"model": "net"},
-            data=PICTURE.read_bytes(),
-            headers={"Content-Type": "image/jpeg"},
-        ) as answer,
-    ):
-        assert (await answer.json())["classifications"][0]["label"] == "raw"
-
-
-@pytest.mark.parametrize(
-    ("conversion", "said"),
-    [
-        ("'press'", "conversion must be a Conversion of two functions"),
-        ("Conversion(wanted, lambda *a: None)", "conversion: make must stand at the top level"),
-    ],
-)
-def test_a_wrong_conversion_is_refused(terminal, conversion, said):
-    """A plugin's conversion is checked at the start."""
-    source = PRESS.replace("Conversion(wanted, make)", conversion)
-    terminal.install("bad-press", source, mataserver={"bad": "bad_press"})
-    assert said in terminal.run("plugins").output
-
-
-def test_the_same_directory_by_another_way(tmp_path):
-    """What was registered through a symbolic link, or from where it leads, is not swept away."""
-    place = tmp_path / "real" / "converted" / "net-1"
+@pytest.mark.parametrize("there", [True, False])
+async def test_what_an_older_version_converted(terminal, there):
+    """It is served as it was; where its directory was deleted, from the model's own files."""
+    place = terminal.data / "converted" / "net-0123456789abcdef"
     place.mkdir(parents=True)
-    (tmp_path / "link").symlink_to(tmp_path / "real")
-    entries = {"net": SimpleNamespace(converted=str(place))}
-    registry = SimpleNamespace(entries=lambda: entries)
-    workshop = Workshop(tmp_path / "link" / "converted", registry)
-    workshop.sweep()
-    assert place.is_dir()
-    entries.clear()
-    workshop.sweep()
-    assert not place.is_dir()
+    (place / "pressed").write_text("made")
+    known = {"task": "classify", "source": "local", "pulled_at": 1.0}
+    known |= {"path": str(terminal.home / "net"), "converted": str(place)}
+    file = terminal.data / "model_registry.json"
+    file.write_text(json.dumps({"version": 1, "models": {"net": known}}))
+    if not there:
+        (place / "pressed").unlink()
+        place.rmdir()
+    async with asking(terminal) as http:
+        assert await label(http, "net") == ("pressed" if there else "raw")
+    assert entry(terminal) == known

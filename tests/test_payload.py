@@ -20,8 +20,8 @@ from mataserver.engines import payload, wire
 from mataserver.engines.payload import Unsendable
 from mataserver.results import Segment, SegmentResult
 
-CHILDREN = {"engines/child.py", "conversions/child.py"}
-"""The programs of child processes, which read the server's assignment."""
+CHILDREN = {"engines/child.py"}
+"""The program of a child process that reads the server's assignment."""
 
 
 class Kind(enum.Enum):

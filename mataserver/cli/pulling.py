@@ -109,11 +109,11 @@ def pull(model: str, task: str, name: str | None, config_file: str | None) -> No
     catalog = Catalog(settings, registry(settings), found)
     if local:
         pulled = _add(catalog, model, task, name)
-        click.echo(f"Registered {pulled.name} ({task}){_converted(pulled)}")
+        click.echo(f"Registered {pulled.name} ({task})")
         return
     _announce_pip(found, model)
-    pulled = _download(catalog, model, task)
-    click.echo(f"Pulled {model} ({task}){_converted(pulled)}")
+    _download(catalog, model, task)
+    click.echo(f"Pulled {model} ({task})")
 
 
 def _is_path(model: str) -> bool:
@@ -125,10 +125,8 @@ def _is_path(model: str) -> bool:
 
 def _add(catalog: Catalog, path: str, task: str, name: str | None) -> Pulled:
     """Register a local path; what is wrong with it is told with the path as it was typed."""
-    import asyncio
-
     try:
-        pulled = asyncio.run(catalog.pull_local(Path(path), task, name))
+        pulled = catalog.add_local(Path(path), task, name)
     except MataError as error:
         raise MataError(f"{path}: {error.detail}", hint=error.hint) from None
     _warn(pulled)
@@ -142,20 +140,14 @@ def _announce_pip(found: Plugins, model: str) -> None:
         click.echo(f"installing {', '.join(offer.backend.packages)} with pip", err=True)
 
 
-def _download(catalog: Catalog, model: str, task: str) -> Pulled:
+def _download(catalog: Catalog, model: str, task: str) -> None:
     import asyncio
 
     with DownloadBar(model) as bar:
         pulled = asyncio.run(catalog.pull(model, task, bar.show))
     _warn(pulled)
-    return pulled
 
 
 def _warn(pulled: Pulled) -> None:
     for warning in pulled.warnings:
         warn(warning)
-
-
-def _converted(pulled: Pulled) -> str:
-    """Return what is said of a model that was converted."""
-    return f", converted for {pulled.converted_for}" if pulled.converted_for else ""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mataserver import hookimpl
-from mataserver_onnx import classify, conversion, depth, detect, embed, pose, segment
+from mataserver_onnx import classify, depth, detect, embed, pose, segment
 from mataserver_onnx.options import Settings
 
 if TYPE_CHECKING:
@@ -24,7 +23,4 @@ def settings() -> type[Settings]:
 @hookimpl
 def backends() -> Iterable[Backend]:
     """Return one backend a task."""
-    exported = (detect, classify, segment, depth, embed)
-    for each in exported:
-        yield replace(each.BACKEND, conversion=conversion.of(each.BACKEND.task))
-    yield pose.BACKEND
+    return [each.BACKEND for each in (detect, classify, segment, depth, embed, pose)]

@@ -43,6 +43,11 @@ ENVIRONMENT = (
 )
 
 
+def version() -> str:
+    """Return the version of this plugin."""
+    return importlib.metadata.version("mataserver-onnx")
+
+
 def importable(module: str) -> bool:
     """Whether a module is installed, without importing it."""
     return importlib.util.find_spec(module) is not None

@@ -150,7 +150,7 @@ def test_a_wrong_task_is_refused_when_it_is_registered(planted, catalog, tmp_pat
     path = planted.yolo_v8(tmp_path / "model.onnx")
     with pytest.raises(BadRequest, match="serves detect, not depth"):
         catalog.add_local(path, "depth")
-    assert catalog.add_local(path, "detect") == "model.onnx"
+    assert catalog.add_local(path, "detect").name == "model.onnx"
 
 
 @pytest.mark.parametrize(
@@ -167,7 +167,7 @@ def test_what_is_not_certain_is_refused_until_it_is_stated(
     path = make(planted, tmp_path / "model.onnx")
     with pytest.raises(BadRequest, match=f"model.onnx cannot be served: .*{said}.*state the layo"):
         configured().add_local(path, "detect")
-    assert configured(model={"layout": layout}).add_local(path, "detect") == "model.onnx"
+    assert configured(model={"layout": layout}).add_local(path, "detect").name == "model.onnx"
 
 
 def test_what_is_not_recognised_is_refused_when_it_is_registered(planted, catalog, tmp_path):

@@ -1,4 +1,4 @@
-"""The directory of converted models: nothing in it is half made, and nothing stays unused.
+"""The directory of exported models: nothing in it is half made, and nothing stays unused.
 
 Every directory in it is locked by whoever makes it, from its first file until it is registered.
 What is neither locked nor registered was left by a process that was killed, or belonged to a model
@@ -13,34 +13,29 @@ import hashlib
 import os
 import re
 import shutil
-from pathlib import Path
 from typing import TYPE_CHECKING
 
-from msgspec import UNSET
-
-from mataserver.errors import Conflict, MataError
-from mataserver.storage import told
+from mataserver import Conflict, MataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
-    from mataserver.registry import Registry
+    from collections.abc import Callable, Iterable, Iterator
+    from pathlib import Path
 
 _ODD = re.compile(r"[^A-Za-z0-9._-]+")
 _PART = ".part"
 
 
 class Workshop:
-    """The converted models of one data directory."""
+    """The exported models of one data directory; ``used`` returns those that are registered."""
 
-    def __init__(self, directory: Path, registry: Registry) -> None:
+    def __init__(self, directory: Path, used: Callable[[], Iterable[Path]]) -> None:
         self._directory = directory
-        self._registry = registry
+        self._used = used
 
     def place(self, name: str, origin: Path, *marks: str) -> Path:
-        """Return where the conversion of a model belongs.
+        """Return where the export of a model belongs.
 
-        It is another one when the model's files, or the ``marks`` of what converts it, change.
+        It is another one when the model's files, or the ``marks`` of what exports it, change.
         """
         digest = hashlib.sha256("\0".join((str(origin), *marks)).encode())
         for file in sorted(origin.rglob("*")):
@@ -62,7 +57,7 @@ class Workshop:
         try:
             with self._told(), self._entrance():
                 if not (_is_free(part) and _is_free(place)):
-                    raise Conflict("the same model is being converted by another process")
+                    raise Conflict("the same model is being exported by another process")
                 finished = place.is_dir()
                 if not finished:
                     shutil.rmtree(part, ignore_errors=True)
@@ -90,11 +85,8 @@ class Workshop:
         with self._told(), self._entrance():
             found = [each for each in self._directory.iterdir() if each.is_dir()]
             free = [each for each in found if _is_free(each)]
-            kept = {  # by name: the way to the data directory may be another one elsewhere
-                Path(entry.converted).name
-                for entry in self._registry.entries().values()
-                if entry.converted is not UNSET
-            }
+            # By name: the way to the data directory may be another one elsewhere.
+            kept = {path.name for path in self._used()}
             for each in free:
                 if each.name not in kept:
                     shutil.rmtree(each, ignore_errors=True)
@@ -113,11 +105,17 @@ class Workshop:
         finally:
             os.close(descriptor)
 
-    def _told(self) -> contextlib.AbstractContextManager[None]:
-        return told("converted models cannot be written", self._directory)
+    @contextlib.contextmanager
+    def _told(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            reason = error.strerror or type(error).__name__
+            hint = f"{self._directory}; the setting data_dir names the directory"
+            raise MataError(f"exported models cannot be written: {reason}", hint=hint) from error
 
     def _give_to_owner(self, *paths: Path) -> None:
-        # `sudo mataserver pull` must not leave what the server's own user cannot read.
+        # `sudo mataserver export` must not leave what the server's own user cannot read.
         if os.geteuid() == 0:
             owner = self._directory.parent.stat()
             for path in paths:

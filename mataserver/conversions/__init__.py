@@ -1,1 +1,0 @@
-"""Models that are converted when they are pulled: where ``runtime`` is "auto"."""
