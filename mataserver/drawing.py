@@ -26,7 +26,6 @@ from mataserver.results import (
     VlmResult,
 )
 from mataserver_client.pixels import depth_array, mask_array
-from mataserver_client.results import InferResponse as Decoded
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -82,7 +81,7 @@ def drawn(pixels: NDArray[np.uint8], result: Result) -> Image.Image:
     return picture
 
 
-def result_of(found: Result | InferResponse | Decoded | Mapping[str, Any]) -> Result:
+def result_of(found: Result | InferResponse | Mapping[str, Any]) -> Result:
     """Return what a model gave, as it was before it was encoded.
 
     ``found`` is that itself, an answer of the client, or the JSON of an answer. Raises
@@ -92,7 +91,7 @@ def result_of(found: Result | InferResponse | Decoded | Mapping[str, Any]) -> Re
         return cast("Result", found)
     answer = msgspec.convert(found, InferResponse) if isinstance(found, Mapping) else found
     kinds = {task: each for each in RESULT_TYPES for task in vars(each)["tasks"]}
-    if not isinstance(answer, (InferResponse, Decoded)) or answer.task not in kinds:
+    if not isinstance(answer, InferResponse) or answer.task not in kinds:
         raise ValueError("no result of a task")
     kind = kinds[answer.task]
     if kind is DepthResult:

@@ -42,7 +42,7 @@ meanwhile. A text is no more than it says.
 """
 _HOLDING = bytes(range(0x80, 0xA0))
 """The bytes that begin a short list or dict; as many others may be among them: an upper bound."""
-_PUBLIC = "mataserver.results"
+_PUBLIC = ("mataserver.results", "mataserver_client.results")
 _ENCODER = msgspec.msgpack.Encoder()
 _HINTS: dict[type[Any], dict[str, Any]] = {}
 
@@ -289,7 +289,7 @@ def of_package(package: str, also: frozenset[str]) -> Find:
 
     def find(name: str) -> type:
         module, _, _ = name.partition(":")
-        if name not in also and module != _PUBLIC and module.partition(".")[0] != package:
+        if name not in also and module not in _PUBLIC and module.partition(".")[0] != package:
             raise Unsendable(f"The model sent a {name[:200]}, which is no class of its plugin")
         return _class(name)
 

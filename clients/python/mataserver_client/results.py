@@ -1,4 +1,4 @@
-"""The wire format ``mata.v1``, as an answer is decoded.
+"""The wire format ``mata.v1``, as an answer is decoded. The server builds results of these, too.
 
 Coordinates are absolute pixels of the upright image: ``x`` grows to the right, ``y`` downwards, a
 ``bbox`` is ``(x1, y1, x2, y2)``. Confidences lie in 0..1 unless a task says otherwise. Fields that
@@ -19,8 +19,8 @@ Box = tuple[float, float, float, float]
 class Detection(Struct, frozen=True, omit_defaults=True):
     """One object. ``track_id`` is set by the task ``track`` alone.
 
-    ``extra`` holds what a model tells beside that, by name: ``corners`` of a turned box are four
-    points ``[x, y]`` around it.
+    ``extra`` holds what a model tells beside that, as plain JSON values by name: ``corners`` of a
+    turned box are four points ``[x, y]`` around it. It is left out when empty.
     """
 
     label: str
@@ -31,7 +31,11 @@ class Detection(Struct, frozen=True, omit_defaults=True):
 
 
 class Segment(Struct, frozen=True, omit_defaults=True):
-    """One object with its mask: a PNG of 0 and 255, which ``mask_array`` decodes."""
+    """One object with its mask.
+
+    A model gives ``mask`` as a boolean array ``[H, W]`` of the original image's size; on the wire
+    it is an 8-bit PNG of 0 and 255. It is left out when a model has none.
+    """
 
     label: str
     confidence: float
@@ -80,7 +84,7 @@ class Usage(Struct, frozen=True):
 
 
 class InferResponse(Struct, kw_only=True):
-    """An answer of the server.
+    """An answer of the server, as a client decodes it.
 
     Only the fields of the task are present. ``mask`` and ``depth_map`` hold base64 text in JSON
     and bytes in MessagePack. Answers over a WebSocket add ``session_id``, ``frame_id`` (number of
