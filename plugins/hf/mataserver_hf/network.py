@@ -18,9 +18,21 @@ def _closed(**_tensors: torch.Tensor) -> Any:
     raise MataError("the model was unloaded")
 
 
-def no_numbers(dtype: torch.dtype) -> str:
-    """Say that a network computed NaN or infinity, and what helps where the format has 16 bits."""
-    told = f"the network computed values that are no numbers in {dtype}"
+def no_numbers(module: torch.nn.Module, dtype: torch.dtype) -> str:
+    """Say that a network gave NaN or infinity: damaged weights, or what helps where 16 bits ended.
+
+    The network is named: a model may stand on another, which is its part.
+    """
+    named = (*module.named_parameters(), *module.named_buffers())
+    damaged = [
+        name
+        for name, tensor in named
+        if tensor.is_floating_point() and not bool(tensor.isfinite().all())
+    ]
+    kind = type(module).__name__
+    if damaged:
+        return f"{len(damaged)} weights of {kind}, first {damaged[0]}, are no numbers in {dtype}"
+    told = f"{kind} computed values that are no numbers in {dtype}"
     return told if dtype == torch.float32 else f"{told}; dtype float32 avoids overflows"
 
 
@@ -71,7 +83,7 @@ class Network:
         would silently drop them.
         """
         if not bool(tensor.isfinite().all()):
-            raise MataError(no_numbers(self._module.dtype))
+            raise MataError(no_numbers(self._module, self._module.dtype))
         return tensor.float()
 
     def close(self) -> None:

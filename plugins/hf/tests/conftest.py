@@ -106,7 +106,14 @@ def tiny_reading() -> Any:
 
 @pytest.fixture(scope="session")
 def builders(tiny, tiny_reading) -> dict[str, Callable[[Path], None]]:
-    """Every builder of a checkpoint by the checkpoint's name."""
+    """Every builder of a checkpoint by the checkpoint's name.
+
+    Torch gets one thread: those of several test processes spin for each other on few cores, and
+    what takes seconds alone then took minutes.
+    """
+    import torch
+
+    torch.set_num_threads(1)
     return {
         **tiny.BUILDERS,
         **tiny_reading.BUILDERS,

@@ -194,12 +194,28 @@ def test_half_precision_stays_close(dtype, model, checkpoint, context, picture):
 
 
 def test_overflow_is_an_error(checkpoint, context, picture):
-    """A network that computes NaN is an error, not an image without objects."""
+    """A network that overflows is an error that names the cure, not an image without objects."""
     import torch
 
     spec = ModelSpec("tiny/detr", "detect", "hf", checkpoint("detr"))
     broken = detect.load(spec, context(dtype="float16"))
     with torch.no_grad():
+        broken._network._module.class_labels_classifier.weight.normal_(std=1e4)
+    told = (
+        r"^DetrForObjectDetection computed values that are no numbers in torch\.float16; dtype flo"
+    )
+    with pytest.raises(MataError, match=told):
+        broken.predict([picture(90, 150)], [ALL])
+
+
+def test_damaged_weights_are_named(checkpoint, context, picture):
+    """Where the checkpoint itself holds NaN no other number format helps: the weights are named."""
+    import torch
+
+    spec = ModelSpec("tiny/detr", "detect", "hf", checkpoint("detr"))
+    broken = detect.load(spec, context())
+    with torch.no_grad():
         broken._network._module.class_labels_classifier.bias.fill_(float("nan"))
-    with pytest.raises(MataError, match=r"no numbers in torch\.float16; dtype float32 avoids"):
+    told = r"^1 weights of DetrForObjectDetection, first class_labels_classifier\.bias, are no num"
+    with pytest.raises(MataError, match=told):
         broken.predict([picture(90, 150)], [ALL])
