@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import gc
 import logging
 import os
 import pickle
@@ -47,6 +48,12 @@ class Evil:
         return Path.touch, (self.path,)
 
 
+def private():
+    """Return the kB of memory that this process shares with no other."""
+    lines = Path("/proc/self/smaps_rollup").read_text().splitlines()
+    return int(next(line for line in lines if line.startswith("Private_Dirty")).split()[1])
+
+
 class Careless:
     """A model that does what no model should."""
 
@@ -68,6 +75,12 @@ class Careless:
             time.sleep(2 * SOON)
             os._exit(0)
         os._exit(3)
+
+    def copied(self):
+        """Look for garbage; return by how many kB that made this process's own memory grow."""
+        before = private()
+        gc.collect()
+        return private() - before
 
     def leave(self):
         """End the thread, or the process."""
@@ -126,6 +139,12 @@ async def test_what_travels_comes_back_the_same(worker):
         assert np.array_equal(first, given)
         assert np.array_equal(second, given)
         assert first.dtype == given.dtype
+
+
+async def test_a_look_for_garbage_copies_nothing_that_workers_share(worker):
+    """What the zygote imported stays shared, and is gone through by nobody again."""
+    async with asyncio.timeout(SOON):
+        assert await worker.call("copied", (), {}) < 1000
 
 
 async def test_a_death_is_noticed_though_a_child_holds_the_socket(worker):

@@ -10,6 +10,7 @@ its own.
 
 from __future__ import annotations
 
+import gc
 import logging
 import os
 import pickle
@@ -326,5 +327,7 @@ def main(sock: socket.socket, memory: int | None) -> None:
     except MataError as error:
         line.reply(wire.Refused(Failure.of(error)))
         return
+    gc.collect()
+    gc.freeze()  # a model lives as long as its process: no later look for garbage pauses at it
     line.reply(wire.Loaded(facts))
     Child(line, host, assignment.decode_threads, assignment.decode_patience).run()
