@@ -92,6 +92,8 @@ def _check_worker(backend: Backend, who: str) -> None:
     seconds = backend.step_timeout
     if not isinstance(seconds, (int, float)) or not 0 <= seconds <= LONGEST_STEP:
         raise PluginError(f"{who}: step_timeout must be 0 to {LONGEST_STEP:g} seconds")
+    if not isinstance(backend.confined, bool):
+        raise PluginError(f"{who}: confined must be True or False")
     for name in ("requires", "packages", "preload"):
         values = getattr(backend, name)
         if not isinstance(values, tuple) or not all(isinstance(value, str) for value in values):

@@ -186,6 +186,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     camera_timeout: Seconds = 10.0
     allow_pip_pull: bool = True
     inherit_variables: list[Variable] = []
+    confine_models: bool = True
     register_defaults: bool = True
     metrics_public: bool = True
     observe_infer: bool = False

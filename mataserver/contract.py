@@ -179,6 +179,8 @@ class Backend:
               name, which ``mataserver show`` prints. It loads nothing and may raise ``MataError``.
     step_timeout: seconds that one step may take (a batch, a call, an item of a generator), where
               that is more than the server's ``infer_timeout``; at most an hour.
+    confined: False where it must change files outside of its own directory in ``data_dir``, or
+              make system calls that are else refused: ``ptrace``, ``mount``, ``bpf`` and the like.
     """
 
     name: str
@@ -199,6 +201,7 @@ class Backend:
     parts: Callable[[ModelFiles, Any], Mapping[str, Part]] | None = None
     facts: Callable[[ModelFiles], Mapping[str, str]] | None = None
     step_timeout: float = 0.0
+    confined: bool = True
 
     def serves(self, files: ModelFiles, task: str) -> bool:
         """Whether this backend serves that model for that task."""

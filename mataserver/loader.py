@@ -5,9 +5,10 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mataserver import params, sources
+from mataserver import confinement, params, sources
 from mataserver.contract import LoadContext
 from mataserver.engines.process import ProcessEngine
 from mataserver.engines.replicas import Replicas
@@ -17,6 +18,7 @@ from mataserver.errors import Unavailable
 
 if TYPE_CHECKING:
     from mataserver.config import ModelSettings, Settings
+    from mataserver.confinement import Confinement
     from mataserver.engines.work import Engine, Worker
     from mataserver.slots import Probe, Recipe
 
@@ -65,7 +67,20 @@ class Loader:
             chosen = "process"  # of a thread's memory nobody knows how much is its own
         engine = self._engines[preferred if chosen == "auto" else chosen]
         await asyncio.to_thread(_check_links, recipe)
-        return await engine.start(self._assign(recipe, recipe.settings, device), _place(recipe))
+        assignment = self._assign(recipe, recipe.settings, device)
+        confined = self._settings.confine_models and all(
+            each.backend.confined for each in recipe.whole
+        )
+        if confined:
+            assignment = replace(assignment, confinement=self._confinement(recipe))
+        return await engine.start(assignment, _place(recipe, confined=confined))
+
+    def _confinement(self, recipe: Recipe) -> Confinement:
+        """Return the rules for the files of a worker."""
+        paths = [each.spec.path for each in recipe.whole if each.spec.path is not None]
+        return confinement.rules(
+            self._settings.data_path, {each.plugin for each in recipe.whole}, paths
+        )
 
     def _assign(self, recipe: Recipe, chosen: ModelSettings, device: str | None) -> Assignment:
         settings = self._settings
@@ -130,9 +145,9 @@ def _check_links(recipe: Recipe) -> None:
         _check_links(part)
 
 
-def _place(recipe: Recipe) -> Placement:
+def _place(recipe: Recipe, *, confined: bool) -> Placement:
     """Return where a model starts: what it and its parts want imported and set beforehand."""
-    every = [recipe, *recipe.parts.values()]
+    every = recipe.whole
     preload = dict.fromkeys(name for each in every for name in each.backend.preload)
     environment = dict(pair for each in reversed(every) for pair in each.backend.environment)
-    return Placement(recipe.plugin, tuple(preload), tuple(environment.items()))
+    return Placement(recipe.plugin, tuple(preload), tuple(environment.items()), confined)

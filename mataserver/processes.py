@@ -150,6 +150,7 @@ async def run_process(  # noqa: PLR0913 - each is another manner of the child
     grace: float = 0.0,
     line_limit: int = LINE_LIMIT,
     log: Path | Literal["output"] | None = None,
+    confined: bool = True,
 ) -> AsyncIterator[Child]:
     """Run a child until the context ends.
 
@@ -160,6 +161,7 @@ async def run_process(  # noqa: PLR0913 - each is another manner of the child
     serve, and first in line when memory runs out; ``threads`` bounds the threads of numeric
     libraries (0: as they like). At the end of the context it has ``grace`` seconds to stop. What it
     prints to standard error is added to the file ``log``, up to ``LOG_BYTES``, or to its "output".
+    ``confined``: it makes no system calls such as ``ptrace`` and ``mount`` (``seccomp.REFUSED``).
     Raises ``Unavailable`` when no process can be started.
     """
     what = _named(target)
@@ -169,7 +171,15 @@ async def run_process(  # noqa: PLR0913 - each is another manner of the child
     command = [sys.executable, "-P", "-m", "mataserver.spawned"]
     try:
         process = await asyncio.create_subprocess_exec(
-            *(*command, str(os.getpid()), str(nice), own_path, *what, *arguments),
+            *(
+                *command,
+                str(os.getpid()),
+                str(nice),
+                str(int(confined)),
+                own_path,
+                *what,
+                *arguments,
+            ),
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT if log == "output" else asyncio.subprocess.PIPE,

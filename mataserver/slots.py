@@ -50,6 +50,11 @@ class Recipe:
         )
 
     @property
+    def whole(self) -> list[Recipe]:
+        """It and its parts."""
+        return [self, *(each for part in self.parts.values() for each in part.whole)]
+
+    @property
     def uses_gpu(self) -> bool:
         """Whether it, or a part of it, uses a GPU where there is one."""
         return self.backend.gpu or any(part.uses_gpu for part in self.parts.values())

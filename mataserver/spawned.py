@@ -1,8 +1,8 @@
 """The child's side of ``mataserver.processes``: what runs before, around and as its target.
 
-``python -m mataserver.spawned PARENT NICE PATH KIND TARGET …`` dies with its parent, steps back
-behind those who serve, and runs the target: a module, a function, or a program. It imports little:
-some children live for a moment only.
+``python -m mataserver.spawned PARENT NICE CONFINED PATH KIND TARGET …`` dies with its parent, steps
+back behind those who serve, and runs the target: a module, a function, or a program. It imports
+little: some children live for a moment only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import msgspec
 
-from mataserver import kernel
+from mataserver import kernel, seccomp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -62,9 +62,11 @@ def _step_back(nice: int) -> None:
 
 def main() -> None:
     """Run the target of the command line."""
-    parent, nice, path, kind, name, *arguments = sys.argv[1:]
+    parent, nice, confined, path, kind, name, *arguments = sys.argv[1:]
     kernel.die_with(int(parent))
     kernel.give_up_privileges()
+    if int(confined):
+        seccomp.restrict()
     if int(nice):
         _step_back(int(nice))
     if kind == "program":

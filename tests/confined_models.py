@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ctypes
+import errno
 import importlib.metadata
 import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
@@ -44,8 +47,9 @@ class Confined:
 
     def __init__(self, context):
         self._held = []
+        self._data_dir = context.data_dir
         self._hangs_at_close = (context.data_dir / "hangs-at-close").exists()
-        self._started = context.data_dir / "started"
+        self._started = context.data_dir / "confined" / "started"
         if (context.data_dir / "starts-at-load").exists():
             self.family()
         if (context.data_dir / "grows-at-load").exists():
@@ -67,6 +71,40 @@ class Confined:
         fields = dict(line.split(":\t", 1) for line in status.splitlines() if ":\t" in line)
         score = Path("/proc/self/oom_score_adj").read_text()
         return {"no_new_privs": fields["NoNewPrivs"], "oom": int(score)}
+
+    def files(self):
+        """Return what it can read of the data directory and around it, and where it can write."""
+        own, beside = self._data_dir / "confined", self._data_dir.parent
+        paths = [*self._data_dir.rglob("*"), *beside.glob("*.txt")]
+        readable = [path for path in paths if path.is_file() and _can(path.read_bytes)]
+        places = {
+            "data": self._data_dir,
+            "own": own,
+            "temporary": Path(tempfile.gettempdir()),
+            "beside": beside,
+            "neighbour": self._data_dir / "neighbour",
+        }
+        return {
+            "reads": sorted(str(path.relative_to(beside)) for path in readable),
+            "writes": sorted(name for name, place in places.items() if _can(_changes(place))),
+            "temporary": tempfile.gettempdir(),
+        }
+
+    def calls(self):
+        """Return the errors of calls that a model has no use for, and of a signal to the server."""
+        libc = ctypes.CDLL(None, use_errno=True)
+        attach, pid = 0x4206, os.getppid()
+        asked = {
+            "ptrace": lambda: libc.ptrace(attach, pid, 0, 0),
+            "mount": lambda: libc.mount(b"none", tempfile.gettempdir().encode(), b"tmpfs", 0, 0),
+        }
+        found = {}
+        for name, call in asked.items():
+            ctypes.set_errno(0)
+            call()
+            found[name] = errno.errorcode.get(ctypes.get_errno(), "")
+        found["signal"] = _can(lambda: os.kill(pid, 0))
+        return found
 
     def family(self):
         """Start a process, one in a session of its own, a daemon, and one that takes no signal."""
@@ -101,6 +139,25 @@ class Confined:
         """End, or hang where the data directory says so."""
         if self._hangs_at_close:
             self.hang()
+
+
+def _can(act):
+    try:
+        act()
+    except PermissionError:
+        return False
+    return True
+
+
+def _changes(folder):
+    """Return what makes, fills, moves and removes a file in a folder."""
+
+    def act():
+        file = folder / "made"
+        file.write_text("x")
+        file.rename(folder / "moved").unlink()
+
+    return act
 
 
 def load(spec, context):

@@ -8,6 +8,7 @@ import pytest
 
 from cli_terminal import Terminal
 from conftest import register
+from mataserver import landlock
 
 FAKE = {"fake": "mataserver.testing:fake"}
 GEAR = """
@@ -150,6 +151,18 @@ def test_variables_that_are_no_setting(terminal, monkeypatch):
         "warning: environment: MATA_SERVER_MODELS is ignored: it is set in YAML only",
         "warning: environment: MATA_SERVER_PROT is no setting; did you mean MATA_SERVER_PORT?",
     ]
+
+
+def test_what_confines_models_is_told(terminal):
+    """It names what this kernel keeps from models, and the backends that state to need more."""
+    open_handed = GEAR.replace('task="ocr"', 'task="ocr", confined=False')
+    terminal.install("gear-dist", open_handed, mataserver={"gear": "gear_dist"})
+    _, lines = configure(terminal, "port: 9000")
+    files = f"files (Landlock {landlock.abi()})" if landlock.abi() else "no files"
+    assert lines[1].startswith(f"note: models are confined: {files}")
+    assert lines[2] == "note: the backend gear is not confined: it needs more"
+    _, lines = configure(terminal, "confine_models: false")
+    assert lines[1] == "note: models are not confined: confine_models is false"
 
 
 def test_good_configuration(terminal):

@@ -293,7 +293,7 @@ async def test_a_killed_server_leaves_nothing(tmp_path, moment):
                 task = asyncio.ensure_future(unload)
                 await asyncio.sleep(0.01)
             pids = descendants(server.pid)
-            started = tmp_path / "started"
+            started = tmp_path / "confined" / "started"
             if started.exists():
                 pids += [int(line) for line in started.read_text().split()]
             server.kill()

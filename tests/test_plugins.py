@@ -209,6 +209,7 @@ WRONG_BACKENDS = {
     "a string for a tuple": ("requires='cv2'", "requires must be a tuple of strings"),
     "no batch": ("max_batch=0", "max_batch must be a whole number from 1"),
     "a step of a day": ("step_timeout=86_400.0", "step_timeout must be 0 to 3600 seconds"),
+    "a word for yes or no": ("confined='no'", "confined must be True or False"),
     "load that is a lambda": ("load=lambda spec, ctx: Model()", "load must stand at the top level"),
     "load that is nothing": ("load=None", "load must be a function"),
 }

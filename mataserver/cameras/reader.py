@@ -22,6 +22,7 @@ import av
 import msgspec
 import simplejpeg
 
+from mataserver import landlock
 from mataserver.cameras.messages import WANT, Failed, Given, Opening
 from mataserver.orientation import upright
 from mataserver.spawned import take_output
@@ -226,6 +227,7 @@ def main() -> None:
     av.logging.set_level(None)  # its lines hold addresses with their passwords
     answers = take_output()
     opening = msgspec.json.decode(sys.stdin.buffer.readline(), type=Opening)
+    landlock.change_nothing()  # what decodes a stranger's video has nothing to write
     serve(opening, sys.stdin.buffer, answers)
     # Not sys.exit: a decoder that hangs would be waited for.
     os._exit(0)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mataserver import config, defaults
+from mataserver import config, defaults, landlock, seccomp
 from mataserver.addresses import is_loopback
 from mataserver.cameras import roster
 from mataserver.cameras.source import Allowed
@@ -30,18 +30,23 @@ if TYPE_CHECKING:
 
 @dataclass(slots=True)
 class Findings:
-    """What was found: errors keep the server from doing its work, warnings do not."""
+    """What was found: errors keep the server from doing its work, warnings do not.
+
+    Notes tell how it is, and no fault.
+    """
 
     errors: list[str] = field(default_factory=list)
     warnings: list[str] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
 
     def lines(self) -> list[str]:
         """Return one line a finding, then the verdict."""
         said = [("error", text) for text in self.errors]
         said += [("warning", text) for text in self.warnings]
         found = [f"{kind}: {' '.join(text.split())}" for kind, text in said]
+        told = [f"note: {text}" for text in self.notes]
         counts = f"{_count(self.errors, 'error')}, {_count(self.warnings, 'warning')}"
-        return [*found, counts if found else "ok"]
+        return [*told, *found, counts if found else "ok"]
 
 
 def _count(found: list[str], noun: str) -> str:
@@ -59,6 +64,7 @@ def examine(config_file: str | None) -> Findings:
     _check_variables(findings)
     _check_exposure(settings, findings)
     plugins = _check_plugins(settings, findings)
+    _check_confinement(settings, plugins, findings)
     _check_commands(findings)
     _check_models(settings, plugins, findings)
     return findings
@@ -118,6 +124,22 @@ def _check_found(found: Plugins, findings: Findings) -> None:
         elif binary and shutil.which(binary) is None:
             findings.warnings.append(
                 f"The backend {offer.backend.name} needs the system binary {binary}: not found"
+            )
+
+
+def _check_confinement(settings: Settings, plugins: Plugins, findings: Findings) -> None:
+    """Tell what the kernel keeps models from, and of whom it is not asked to."""
+    if not settings.confine_models:
+        findings.notes.append("models are not confined: confine_models is false")
+        return
+    version = landlock.abi()
+    files = f"files (Landlock {version})" if version else "no files (this kernel has no Landlock)"
+    calls = "system calls" if seccomp.available() else "no system calls (no seccomp)"
+    findings.notes.append(f"models are confined: {files}, {calls}")
+    for offer in plugins.offers:
+        if not offer.backend.confined:
+            findings.notes.append(
+                f"the backend {offer.backend.name} is not confined: it needs more"
             )
 
 

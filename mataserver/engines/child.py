@@ -321,6 +321,8 @@ def main(sock: socket.socket, memory: int | None) -> None:
             return
     # The one pickle there is: from the server, which was here before any model was.
     assignment: Assignment = pickle.loads(wire.parts(received)[0])  # noqa: S301
+    if assignment.confinement is not None:
+        assignment.confinement.begin()
     host = ModelHost(assignment)
     try:
         facts = host.load()

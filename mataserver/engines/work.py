@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     from mataserver.config import Alpha
+    from mataserver.confinement import Confinement
     from mataserver.contract import LoadContext, Model, ModelSpec
     from mataserver.envelope import Format
     from mataserver.params import Params
@@ -32,6 +33,7 @@ class Assignment:
     image for ``decode_patience`` seconds is replaced, and the image refused.
     ``defaults`` are the params that the configuration sets for it, of those in ``params_type``.
     ``max_ram`` are the bytes that its worker may hold, with what that starts; 0 for no limit.
+    ``confinement`` are the rules for its files, None for none.
     """
 
     load: Callable[[ModelSpec, LoadContext], Model]
@@ -48,18 +50,21 @@ class Assignment:
     parts: Mapping[str, Assignment] = field(default_factory=dict)
     defaults: Mapping[str, Any] = field(default_factory=dict)
     max_ram: int = 0
+    confinement: Confinement | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Placement:
     """What an engine needs to know to start the worker of an assignment.
 
-    ``family`` names the zygote (one per plugin), ``preload`` what it imports once.
+    ``family`` names the zygote (one per plugin), ``preload`` what it imports once. ``confined``: it
+    and its workers make no system calls that models do not need.
     """
 
     family: str
     preload: tuple[str, ...] = ()
     environment: tuple[tuple[str, str], ...] = ()
+    confined: bool = True
 
 
 @dataclass(slots=True)

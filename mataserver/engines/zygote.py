@@ -7,6 +7,8 @@ that these have started, and goes. While it still imports the kernel kills it wi
 What a model has started is its worker's as long as that lives, whatever session it moved to: the
 worker adopts orphans. When the worker ends, they become the zygote's, which kills them.
 
+Each worker has a temporary directory of its own, which the zygote removes after it.
+
 Control messages are JSON, one a datagram: ``{"fork": token}`` with the worker's socket and shared
 memory attached, ``{"kill": pid}``; answered by ``{"ready": true}``, ``{"forked": token, "pid":
 pid}`` and ``{"exited": pid, "status": wait status}``, or ``{"failed": token}``.
@@ -20,13 +22,15 @@ import json
 import logging
 import os
 import select
+import shutil
 import signal
 import socket
 import sys
+import tempfile
 import time
 from typing import Any, NoReturn
 
-from mataserver import kernel, logs
+from mataserver import kernel, logs, seccomp
 
 CONTROL_BYTES = 65_536
 OOM_SCORE = 500
@@ -55,12 +59,25 @@ def preload(modules: list[str]) -> None:
     gc.enable()
 
 
+def _make() -> str | None:
+    """Make a worker's own temporary directory; None where there is no place for any."""
+    try:
+        return tempfile.mkdtemp(prefix="mataserver-")
+    except OSError:
+        return None
+
+
+def _remove(place: str | None) -> None:
+    if place is not None:
+        shutil.rmtree(place, ignore_errors=True)
+
+
 class Zygote:
     """The loop: fork on request, reap, report."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._children: set[int] = set()
+        self._children: dict[int, str | None] = {}
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)  # noqa: FBT003 - socket's own signature
         self._waker.setblocking(False)  # noqa: FBT003
@@ -81,11 +98,13 @@ class Zygote:
 
     def _end(self) -> NoReturn:
         """Kill every descendant, then end."""
-        self._children.clear()
+        places, self._children = list(self._children.values()), {}
         until = time.monotonic() + END_SECONDS
         while self._reap() and time.monotonic() < until:
             if select.select([self._wake], [], [], 0.1)[0]:
                 self._wake.recv(4096)
+        for place in places:
+            _remove(place)
         os._exit(0)
 
     def _serve(self) -> bool:
@@ -112,14 +131,14 @@ class Zygote:
     def _fork(self, token: int, fds: list[int]) -> None:
         if not fds:
             raise OSError("no socket was attached")
-        parent = os.getpid()
+        parent, place = os.getpid(), _make()
         pid = os.fork()
         if pid == 0:
-            self._become_worker(parent, fds)
-        self._children.add(pid)
+            self._become_worker(parent, fds, place)
+        self._children[pid] = place
         self._say({"forked": token, "pid": pid})
 
-    def _become_worker(self, parent: int, fds: list[int]) -> None:
+    def _become_worker(self, parent: int, fds: list[int], place: str | None) -> None:
         status = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -127,6 +146,8 @@ class Zygote:
             kernel.die_with(parent)
             kernel.adopt_orphans()
             kernel.be_killed_first(OOM_SCORE)
+            if place is not None:
+                os.environ["TMPDIR"] = tempfile.tempdir = place
             for each in (self._control, self._wake, self._waker):
                 each.close()
             from mataserver.engines import child
@@ -150,7 +171,7 @@ class Zygote:
             if pid == 0:
                 break
             if pid in self._children:
-                self._children.discard(pid)
+                _remove(self._children.pop(pid))
                 self._say({"exited": pid, "status": status})
         for pid, parent in kernel.parents():
             if parent == os.getpid() and pid not in self._children:
@@ -169,6 +190,8 @@ def main() -> None:
     fd, parent, options = int(sys.argv[1]), int(sys.argv[2]), json.loads(sys.argv[3])
     kernel.die_with(parent)
     kernel.give_up_privileges()
+    if options["confined"]:
+        seccomp.restrict()
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, signal.SIG_IGN)
     sys.path[:] = options["path"]

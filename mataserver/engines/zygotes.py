@@ -68,9 +68,11 @@ class Zygote:
         """Start the process; it imports while the loop goes on."""
         ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_SEQPACKET)
         ours.setblocking(False)  # noqa: FBT003 - socket's own signature
+        path = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109 - as the import system
         options = {
-            "path": [entry or os.getcwd() for entry in sys.path],  # noqa: PTH109 - as the import system
+            "path": path,
             "preload": list(self._placement.preload),
+            "confined": self._placement.confined,
             "log_level": self._logging[0],
             "log_format": self._logging[1],
         }
@@ -79,7 +81,7 @@ class Zygote:
         environment = {
             **variables.for_child(self._inherit),
             "OPENBLAS_NUM_THREADS": "1",
-            "PYTHONPATH": os.pathsep.join(options["path"]),
+            "PYTHONPATH": os.pathsep.join(path),
             **dict(self._placement.environment),
         }
         with theirs, self._prints() as prints:

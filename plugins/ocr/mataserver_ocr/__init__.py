@@ -60,6 +60,7 @@ EASYOCR = Backend(
     requires=("easyocr", "torch", "cv2"),
     gpu=True,
     packages=("easyocr>=1.7.2,<2",),
+    confined=False,  # it downloads weights into the user's home
 )
 
 PADDLEOCR = Backend(
@@ -72,4 +73,5 @@ PADDLEOCR = Backend(
     gpu=True,
     packages=("paddlepaddle>=3.3,<4", "paddleocr>=3.7,<4"),
     environment=paddleocr.ENVIRONMENT,
+    confined=False,  # it downloads weights into the user's home
 )

@@ -1,0 +1,102 @@
+"""What a model's process may do with files: which rules it gets, by its plugin and its model.
+
+It reads what the server's user reads, except keys and what belongs to other plugins, and changes
+its plugin's directory in ``data_dir``, its own temporary directory and devices; nothing else. The
+rules hold where the kernel has Landlock, and where neither the backend (``confined=False``) nor
+``confine_models`` says otherwise.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mataserver import landlock
+from mataserver.config import DEFAULT_FILE, PREFIX
+from mataserver.credentials import FILE
+from mataserver.sources.cache import cache_directory
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping
+
+_KEYS = (
+    *("~/.ssh", "~/.aws", "~/.azure", "~/.config/gcloud", "~/.docker", "~/.gnupg", "~/.kube"),
+    *("~/.git-credentials", "~/.netrc", "~/.pypirc"),
+    *("~/.cache/huggingface/token", "~/.cache/huggingface/stored_tokens"),
+)
+_HUB_KEYS = ("token", "stored_tokens")
+_DATABASES = (".db", ".db-shm", ".db-wal", ".lock")
+_DEVICES = "/dev"
+_ITSELF = "/proc/self"
+"""A thread's name is set by a file there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """The rules of one worker. Paths are absolute; ``changes`` are made if they are not there."""
+
+    hidden: tuple[str, ...]
+    reads: tuple[str, ...]
+    changes: tuple[str, ...]
+
+    def begin(self) -> None:
+        """Put this process under the rules, if the kernel can. It is to have one thread."""
+        with contextlib.suppress(OSError):  # a data_dir that is read-only or full
+            for path in self.changes:
+                Path(path).mkdir(parents=True, exist_ok=True)
+        away = tuple(os.path.realpath(path) for path in self.hidden)
+        packages = [path for path in sys.path if landlock.beneath(path, away)]
+        reads = (*landlock.all_but(away), *self.reads, *packages)
+        landlock.restrict(reads, (*self.changes, tempfile.gettempdir(), _DEVICES, _ITSELF))
+
+
+def rules(
+    data_dir: Path,
+    plugins: Iterable[str],
+    models: Iterable[Path],
+    environment: Mapping[str, str] | None = None,
+) -> Confinement:
+    """Return the rules of a worker of ``plugins`` that serves ``models``, files or directories."""
+    values = os.environ if environment is None else environment
+    changes = [data_dir / name for name in plugins]
+    hidden = [*_own(data_dir), *_elsewhere(values)]
+    reads = {_around(path.resolve(), data_dir) for path in models}
+    reads |= {cache_directory(values), *changes}
+    return Confinement(
+        tuple(str(path) for path in hidden),
+        tuple(sorted(map(str, reads))),
+        tuple(map(str, changes)),
+    )
+
+
+def _own(data_dir: Path) -> Iterator[Path]:
+    """Yield what is hidden in ``data_dir``: keys, databases, what belongs to other plugins.
+
+    A directory with a dot is a cache, where the server's home is its ``data_dir``.
+    """
+    yield data_dir / FILE
+    for path in sorted(data_dir.iterdir()) if data_dir.is_dir() else ():
+        if path.name.endswith(_DATABASES) or (path.is_dir() and path.name[0] != "."):
+            yield path
+
+
+def _elsewhere(values: Mapping[str, str]) -> Iterator[Path]:
+    """Yield the configuration, which may hold keys, and keys of other programs."""
+    for name in (values.get(f"{PREFIX}CONFIG"), DEFAULT_FILE, ".env"):
+        if name:
+            yield Path(name).expanduser().absolute()
+    for name in _KEYS:
+        yield Path(name).expanduser()
+    if "HF_HOME" in values:
+        yield from (Path(values["HF_HOME"]).expanduser() / name for name in _HUB_KEYS)
+
+
+def _around(path: Path, data_dir: Path) -> Path:
+    """Return what a model reads: its directory, also where it is a file with others beside it."""
+    alone = path.is_dir() or path.parent in {data_dir, *data_dir.parents}
+    return path if alone else path.parent

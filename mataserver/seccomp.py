@@ -1,0 +1,100 @@
+"""System calls that no child of the server needs, refused by the kernel.
+
+Linux: seccomp(2). The filter is for this process, its threads to come and whatever it starts, and
+cannot be taken back. What is refused fails with EPERM.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import platform
+import struct
+
+_PR_SET_SECCOMP, _MODE_FILTER = 22, 2
+_GET_ACTION_AVAIL, _SECCOMP_CALL = 2, {"x86_64": 317, "aarch64": 277}
+_ALLOW, _REFUSE = 0x7FFF0000, 0x00050001  # EPERM is 1
+_LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
+_NUMBER_AT, _ARCHITECTURE_AT = 0, 4
+_X32 = 0x40000000
+"""From here on x86_64 numbers its calls a second time, with pointers of 32 bits."""
+_ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
+
+REFUSED = {
+    # name: its number on x86_64 and on aarch64
+    "ptrace": (101, 117),
+    "process_vm_readv": (310, 270),
+    "process_vm_writev": (311, 271),
+    "perf_event_open": (298, 241),
+    "userfaultfd": (323, 282),
+    "bpf": (321, 280),
+    "mount": (165, 40),
+    "umount2": (166, 39),
+    "pivot_root": (155, 41),
+    "move_mount": (429, 429),
+    "open_tree": (428, 428),
+    "fsopen": (430, 430),
+    "fsconfig": (431, 431),
+    "fsmount": (432, 432),
+    "fspick": (433, 433),
+    "mount_setattr": (442, 442),
+    "setns": (308, 268),
+    "kexec_load": (246, 104),
+    "kexec_file_load": (320, 294),
+    "init_module": (175, 105),
+    "finit_module": (313, 273),
+    "delete_module": (176, 106),
+    "reboot": (169, 142),
+    "swapon": (167, 224),
+    "swapoff": (168, 225),
+    "acct": (163, 89),
+    "keyctl": (250, 219),
+    "add_key": (248, 217),
+    "request_key": (249, 218),
+}
+
+
+class _Program(ctypes.Structure):
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
+
+
+def program(machine: str) -> bytes:
+    """Return the filter of a machine (``platform.machine()``); empty where none is known.
+
+    Calls of another architecture are refused all: the numbers would mean others.
+    """
+    if machine not in _ARCHITECTURES:
+        return b""
+    column = list(_ARCHITECTURES).index(machine)
+    numbers = [each[column] for each in REFUSED.values()]
+    tests = [(_AT_LEAST, _X32)] if machine == "x86_64" else []
+    tests += [(_EQUAL, number) for number in numbers]
+    code = [
+        (_LOAD, 0, 0, _ARCHITECTURE_AT),
+        (_EQUAL, 0, len(tests) + 2, _ARCHITECTURES[machine]),
+        (_LOAD, 0, 0, _NUMBER_AT),
+    ]
+    code += [(kind, len(tests) - at, 0, value) for at, (kind, value) in enumerate(tests)]
+    code += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _REFUSE)]
+    return b"".join(struct.pack("=HBBI", *each) for each in code)
+
+
+def available() -> bool:
+    """Whether this kernel filters calls, and the numbers of this machine are known."""
+    number = _SECCOMP_CALL.get(platform.machine())
+    if number is None:
+        return False
+    action = ctypes.c_uint32(_REFUSE & 0xFFFF0000)
+    return bool(ctypes.CDLL(None).syscall(number, _GET_ACTION_AVAIL, 0, ctypes.byref(action)) == 0)
+
+
+def restrict() -> bool:
+    """Refuse the calls from now on; whether the kernel does.
+
+    To be called while the process has one thread, after ``kernel.give_up_privileges``.
+    """
+    code = program(platform.machine())
+    if not code:
+        return False
+    filtered = _Program(len(code) // 8, code)
+    prctl = ctypes.CDLL(None).prctl
+    return bool(prctl(_PR_SET_SECCOMP, _MODE_FILTER, ctypes.byref(filtered), 0, 0) == 0)

@@ -1,0 +1,204 @@
+"""What the kernel keeps from a model: files, system calls, signals."""
+
+from __future__ import annotations
+
+import errno
+import os
+import platform
+import struct
+import sys
+from pathlib import Path
+
+import pytest
+
+from api_answers import until
+from mataserver import confinement, landlock, seccomp
+from mataserver.processes import run_process
+from test_confinement import ask, confining
+
+needs_landlock = pytest.mark.skipif(not landlock.abi(), reason="this kernel has no Landlock")
+needs_seccomp = pytest.mark.skipif(not seccomp.available(), reason="this kernel has no seccomp")
+
+EVERYWHERE = ["beside", "data", "neighbour", "own", "temporary"]
+NAMES = {
+    "data/api_key": "key",
+    "data/mataserver.db": "accounts",
+    "data/jobs/upload.jpg": "of another plugin",
+    "data/neighbour/kept": "of another plugin",
+    "data/confined/kept": "its own",
+    "data/.cache/weights": "a cache",
+    "beside.txt": "another file of the user",
+}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Return a data directory with what a server keeps in it."""
+    for name, text in NAMES.items():
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text(text)
+    return tmp_path / "data"
+
+
+@needs_landlock
+async def test_a_model_reads_no_keys_and_writes_in_its_own_places(folder):
+    """Of the data directory it reads its own and caches; it writes its own and a place that goes.
+
+    That place is gone once the model is unloaded.
+    """
+    async with confining(folder) as http:
+        status, seen = await ask(http, "files")
+        assert status == 200
+        assert {"data/confined/kept", "data/.cache/weights", "beside.txt"} <= set(seen["reads"])
+        assert not {name for name in NAMES if "of another" in NAMES[name]} & (set(seen["reads"]))
+        assert not {"data/api_key", "data/mataserver.db"} & set(seen["reads"])
+        assert seen["writes"] == ["own", "temporary"]
+        assert Path(seen["temporary"]).is_dir()
+        async with http.post("/v1/models/unload", json={"model": "confined"}) as response:
+            assert response.status == 200
+        await until(lambda: not Path(seen["temporary"]).exists())
+
+
+@needs_landlock
+@needs_seccomp
+async def test_a_model_may_do_little_to_others(folder):
+    """It traces nothing, mounts nothing, and where the kernel can hold it signals nobody."""
+    async with confining(folder) as http:
+        status, seen = await ask(http, "calls")
+    assert (status, seen["ptrace"], seen["mount"]) == (200, "EPERM", "EPERM")
+    assert seen["signal"] is (landlock.abi() < 6)
+
+
+async def test_an_operator_confines_none(folder):
+    """With ``confine_models: false`` a model reads and writes as the server does."""
+    async with confining(folder, confine_models=False) as http:
+        status, seen = await ask(http, "files")
+        assert status == 200
+        assert set(NAMES) <= set(seen["reads"])
+        assert seen["writes"] == EVERYWHERE
+        status, seen = await ask(http, "calls")
+        assert (status, seen["signal"]) == (200, True)
+
+
+TRACES = "import ctypes; l = ctypes.CDLL(None, use_errno=True); l.ptrace(0x4206, -1, 0, 0); "
+TRACES += "print(ctypes.get_errno())"
+
+
+@needs_seccomp
+async def test_a_child_traces_nobody():
+    """A child of a service is refused the same calls, unless the service says that it needs them.
+
+    There is no process -1: who may call learns that.
+    """
+    command = [sys.executable, "-c", TRACES]
+    found = []
+    for confined in (True, False):
+        async with run_process(command, confined=confined) as child:
+            found.append(int(await child.output.read()))
+    assert found == [errno.EPERM, errno.ESRCH]
+
+
+@needs_landlock
+async def test_who_decodes_a_camera_changes_nothing(tmp_path):
+    """A process under ``change_nothing`` reads, writes to devices, and makes no file."""
+    file = tmp_path / "file"
+    file.write_text("x")
+    async with run_process(changing_nothing, [str(file)]) as child:
+        found = [each async for each in child.messages(list)]
+    assert found == [[True, True, False, False]]
+
+
+def changing_nothing(parent):
+    """Tell whether a file can be read, a device written, the file written and another made."""
+    file = Path(parent.arguments[0])
+    landlock.change_nothing()
+    acts = [
+        file.read_text,
+        lambda: Path(os.devnull).write_text("x"),
+        lambda: file.write_text("y"),
+        file.with_name("other").touch,
+    ]
+    parent.send([allowed(act) for act in acts])
+
+
+def allowed(act):
+    try:
+        act()
+    except PermissionError:
+        return False
+    return True
+
+
+def test_everything_but_what_is_hidden(tmp_path):
+    """What surrounds hidden paths is named piece by piece; links, and what hides, are not."""
+    for name in ("a/secret", "a/plain", "b/c/deep", "b/d"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    (tmp_path / "link").symlink_to(tmp_path)
+    hidden = [str(tmp_path / "a" / "secret"), str(tmp_path / "b" / "c"), str(tmp_path / "absent")]
+    named = set(landlock.all_but(hidden))
+    assert {path for path in named if path.startswith(f"{tmp_path}/")} == {
+        str(tmp_path / "a" / "plain"),
+        str(tmp_path / "b" / "d"),
+    }
+    assert "/usr" in named or Path("/usr").is_symlink()
+    assert not {str(parent) for parent in (tmp_path, *tmp_path.parents)} & named
+
+
+def test_rules_follow_the_model(tmp_path):
+    """A model that is a file is read with what lies beside it, unless that is the data directory.
+
+    The hub's cache is read wherever it is; its token is not.
+    """
+    data, home = tmp_path / "data", tmp_path / "data" / "hub"
+    (tmp_path / "m").mkdir()
+    data.mkdir()
+    files = [tmp_path / "m" / "m.onnx", data / "n.onnx"]
+    for file in files:
+        file.write_text("x")
+    found = confinement.rules(data, ["onnx"], files, {"HF_HOME": str(home)})
+    assert {str(tmp_path / "m"), str(data / "n.onnx"), str(home / "hub")} <= set(found.reads)
+    assert str(data) not in found.reads
+    assert {str(data / "api_key"), str(home / "token")} <= set(found.hidden)
+    assert found.changes == (str(data / "onnx"),)
+
+
+def decided(code, architecture, number):
+    """Run a filter as the kernel does; return its verdict on a call."""
+    instructions = list(struct.iter_unpack("=HBBI", code))
+    data = {0: number, 4: architecture}
+    at = held = 0
+    while True:
+        kind, yes, no, value = instructions[at]
+        at += 1
+        if kind == 0x20:
+            held = data[value]
+        elif kind == 0x06:
+            return value
+        else:
+            true = held == value if kind == 0x15 else held >= value
+            at += yes if true else no
+
+
+@pytest.mark.parametrize(
+    ("machine", "architecture", "column", "harmless"),
+    [("x86_64", 0xC000003E, 0, (0, 1, 56, 59)), ("aarch64", 0xC00000B7, 1, (63, 64, 220, 221))],
+)
+def test_the_filter(machine, architecture, column, harmless):
+    """It refuses the listed calls and those of other architectures, and nothing else."""
+    code = seccomp.program(machine)
+    refused, allowed = 0x00050000 | errno.EPERM, 0x7FFF0000
+    for numbers in seccomp.REFUSED.values():
+        assert decided(code, architecture, numbers[column]) == refused
+        assert decided(code, 0x40000003, numbers[column]) == refused
+    assert {decided(code, architecture, number) for number in harmless} == {allowed}
+    others = set(range(512)) - {numbers[column] for numbers in seccomp.REFUSED.values()}
+    assert {decided(code, architecture, number) for number in others} == {allowed}
+    x32 = refused if machine == "x86_64" else allowed
+    assert decided(code, architecture, 0x40000000 + 500) == x32
+
+
+def test_a_machine_without_a_filter():
+    """Of a machine whose numbers are not known nothing is filtered."""
+    assert seccomp.program("riscv64") == b""
+    assert bool(seccomp.program(platform.machine())) is seccomp.available()
