@@ -31,6 +31,11 @@ _KEYS = (
 )
 _HUB_KEYS = ("token", "stored_tokens")
 _DATABASES = (".db", ".db-shm", ".db-wal", ".lock")
+CACHES = (
+    *("CUDA_CACHE_PATH", "MPLCONFIGDIR", "NUMBA_CACHE_DIR"),
+    *("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"),
+)
+"""Variables that name directories which libraries fill: who sets one means it to be filled."""
 _DEVICES = "/dev"
 _ITSELF = "/proc/self"
 """A thread's name is set by a file there."""
@@ -64,6 +69,7 @@ def rules(
     """Return the rules of a worker of ``plugins`` that serves ``models``, files or directories."""
     values = os.environ if environment is None else environment
     changes = [data_dir / name for name in plugins]
+    changes += [Path(values[name]).expanduser() for name in CACHES if values.get(name)]
     hidden = [*_own(data_dir), *_elsewhere(values)]
     reads = {_around(path.resolve(), data_dir) for path in models}
     reads |= {cache_directory(values), *changes}

@@ -148,7 +148,7 @@ def test_everything_but_what_is_hidden(tmp_path):
 def test_rules_follow_the_model(tmp_path):
     """A model that is a file is read with what lies beside it, unless that is the data directory.
 
-    The hub's cache is read wherever it is; its token is not.
+    The hub's cache is read wherever it is, but its token; a cache that a variable names is filled.
     """
     data, home = tmp_path / "data", tmp_path / "data" / "hub"
     (tmp_path / "m").mkdir()
@@ -156,11 +156,12 @@ def test_rules_follow_the_model(tmp_path):
     files = [tmp_path / "m" / "m.onnx", data / "n.onnx"]
     for file in files:
         file.write_text("x")
-    found = confinement.rules(data, ["onnx"], files, {"HF_HOME": str(home)})
+    chosen = {"HF_HOME": str(home), "NUMBA_CACHE_DIR": str(tmp_path / "numba")}
+    found = confinement.rules(data, ["onnx"], files, chosen)
     assert {str(tmp_path / "m"), str(data / "n.onnx"), str(home / "hub")} <= set(found.reads)
     assert str(data) not in found.reads
     assert {str(data / "api_key"), str(home / "token")} <= set(found.hidden)
-    assert found.changes == (str(data / "onnx"),)
+    assert found.changes == (str(data / "onnx"), str(tmp_path / "numba"))
 
 
 def decided(code, architecture, number):

@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from markdown_pages import quoted, read, rows
-from mataserver import app, config, jsonbody, plugins, running, testing, variables
+from mataserver import app, config, confinement, jsonbody, plugins, running, testing, variables
 from mataserver.engines import zygote
 from mataserver.http import browsers, forms, stream
 from mataserver.sources import turns
@@ -74,6 +74,11 @@ def test_variables_are_those_of_the_code():
     assert everybody == set(variables.EVERYBODY)
     assert dict(found)["the download"] == set(variables.HUB)
     assert dict(found)["pip"] == set(variables.PIP)
+
+
+def test_what_models_may_do_is_that_of_the_code():
+    """The page names every cache that may be filled."""
+    assert set(confinement.CACHES) == set(re.findall(r"`(\w+_CACHE_\w+|MPLCONFIGDIR)`", PAGE))
 
 
 def test_numbers_that_no_setting_moves():

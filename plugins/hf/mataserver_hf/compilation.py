@@ -82,10 +82,12 @@ def _keep_programs(place: Path) -> None:
     """Have torch keep compiled programs in ``place``, unless the operator chose another one.
 
     torch itself writes its default, a directory that others can see and that a restart of the
-    machine empties, into the environment as soon as it is asked for it.
+    machine empties, into the environment as soon as it is asked for it: in the zygote, whose
+    temporary directory is the one that a worker's own lies in.
     """
-    default = Path(tempfile.gettempdir(), "torchinductor_")
-    if os.environ.get(_CACHE, "").startswith(str(default)) or not os.environ.get(_CACHE):
+    chosen, temporary = os.environ.get(_CACHE, ""), Path(tempfile.gettempdir())
+    defaults = (str(each / "torchinductor_") for each in (temporary, temporary.parent))
+    if not chosen or chosen.startswith(tuple(defaults)):
         os.environ[_CACHE] = str(place)
 
 
