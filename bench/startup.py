@@ -108,7 +108,10 @@ def start(folder: str, plugins: tuple[str, ...] | None = None) -> Start:
 
 def configuration(folder: str, plugins: tuple[str, ...] | None) -> str:
     """Write which plugins are switched off; return the file."""
-    every = {point.name for point in importlib.metadata.entry_points(group="mataserver")}
+    every = {
+        (point.dist.name if point.dist is not None else point.name).removeprefix("mataserver-")
+        for point in importlib.metadata.entry_points(group="mataserver")
+    }
     off = [] if plugins is None else sorted(every - set(plugins))
     file = Path(folder) / "mataserver.yaml"
     file.write_text(json.dumps({"plugins": {"disabled": off}}))

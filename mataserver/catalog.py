@@ -325,6 +325,7 @@ class Catalog:
             spec=ModelSpec(name, task, entry.source, files.path),
             backend=offer.backend,
             plugin=offer.plugin.name,
+            family=offer.plugin.family,
             plugin_settings=offer.plugin.settings,
             settings=settings,
             # A part is there as many times as the whole, not as its own entry says.

@@ -69,21 +69,31 @@ def _switches(settings: Settings) -> Iterator[SettingInfo]:
 
 
 def _of_plugins(settings: Settings, plugins: Plugins) -> Iterator[SettingInfo]:
-    for plugin in plugins.found:
-        given = settings.plugins.get(plugin.name)
+    for section, plugin in _sections(settings, plugins).items():
+        given = settings.plugins.get(section)
         written = given if isinstance(given, dict) else {}
         if isinstance(plugin.settings, Struct):
-            yield from _of_plugin(plugin, plugin.settings, written)
+            yield from _of_plugin(section, plugin.settings, written)
         else:  # which of them are secret a plugin that is not in use does not say
             for name in written:
                 yield SettingInfo(
-                    name=f"plugins.{plugin.name}.{name}", value=HIDDEN, origin="yaml", redacted=True
+                    name=f"plugins.{section}.{name}", value=HIDDEN, origin="yaml", redacted=True
                 )
 
 
-def _of_plugin(
-    plugin: Plugin, settings: Struct, written: Mapping[str, Any]
-) -> Iterator[SettingInfo]:
+def _sections(settings: Settings, plugins: Plugins) -> dict[str, Plugin]:
+    """Return a plugin for each place of settings; of several that share it one that has them."""
+    found: dict[str, Plugin] = {}
+    for plugin in plugins.found:
+        section = plugin.section
+        if plugin.settings is None and section not in settings.plugins:
+            section = plugin.family  # one that was not imported: what it shares with others
+        if section not in found or found[section].settings is None:
+            found[section] = plugin
+    return found
+
+
+def _of_plugin(section: str, settings: Struct, written: Mapping[str, Any]) -> Iterator[SettingInfo]:
     for field in msgspec.structs.fields(type(settings)):
         value = getattr(settings, field.name)
         told = config.meta_extra(field.type)
@@ -94,7 +104,7 @@ def _of_plugin(
             origin = "yaml"
         else:
             origin = "default" if value == _default(field) else "dotenv"
-        name = f"plugins.{plugin.name}.{field.name}"
+        name = f"plugins.{section}.{field.name}"
         yield _info(name, value, origin, secret=bool(told.get("secret")))
 
 

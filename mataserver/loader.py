@@ -73,13 +73,13 @@ class Loader:
         )
         if confined:
             assignment = replace(assignment, confinement=self._confinement(recipe))
-        return await engine.start(assignment, _place(recipe, confined=confined))
+        return await engine.start(assignment, placement(recipe, confined=confined))
 
     def _confinement(self, recipe: Recipe) -> Confinement:
         """Return the rules for the files of a worker."""
         paths = [each.spec.path for each in recipe.whole if each.spec.path is not None]
         return confinement.rules(
-            self._settings.data_path, {each.plugin for each in recipe.whole}, paths
+            self._settings.data_path, {each.owner for each in recipe.whole}, paths
         )
 
     def _assign(self, recipe: Recipe, chosen: ModelSettings, device: str | None) -> Assignment:
@@ -145,9 +145,9 @@ def _check_links(recipe: Recipe) -> None:
         _check_links(part)
 
 
-def _place(recipe: Recipe, *, confined: bool) -> Placement:
+def placement(recipe: Recipe, *, confined: bool = False) -> Placement:
     """Return where a model starts: what it and its parts want imported and set beforehand."""
     every = recipe.whole
     preload = dict.fromkeys(name for each in every for name in each.backend.preload)
     environment = dict(pair for each in reversed(every) for pair in each.backend.environment)
-    return Placement(recipe.plugin, tuple(preload), tuple(environment.items()), confined)
+    return Placement(recipe.owner, tuple(preload), tuple(environment.items()), confined)

@@ -24,19 +24,35 @@ log = logging.getLogger("mataserver.plugins")
 class Plugin:
     """One plugin as it was found. ``error`` says why it is not in use.
 
-    ``late``: it was installed while the server ran. ``note`` says what waits for the next start.
+    ``section`` is where its settings stand below ``plugins``, by default its name. ``late``: it was
+    installed while the server ran. ``note`` says what waits for the next start.
     """
 
     name: str
     distribution: str = ""
     version: str = ""
     hooks: dict[str, Callable[..., Any]] = field(default_factory=dict)
+    section: str = ""
     settings: Any = None
     backends: tuple[Backend, ...] = ()
     routes: tuple[Route, ...] = ()
     error: str | None = None
     late: bool = False
     note: str | None = None
+
+    def __post_init__(self) -> None:
+        """Give it a section of its own until its settings name another."""
+        self.section = self.section or self.name
+
+    @property
+    def family(self) -> str:
+        """What the plugins of one distribution are called together: ``hf`` of mataserver-hf."""
+        return self.distribution.removeprefix("mataserver-") or self.name
+
+    @property
+    def place(self) -> tuple[str, str]:
+        """Where it stands among the others: those of a distribution lie side by side."""
+        return (self.family, self.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -78,7 +78,7 @@ class Plugins:
         for point in points:
             problems: list[config.ConfigError] = []
             with _told(problems):
-                _admit(point, grown, None, config.variables(Path.cwd()))
+                _admit(point, grown, {}, config.variables(Path.cwd()))
             plugin = grown.found[-1]
             plugin.late = True
             for problem in problems:
@@ -87,8 +87,8 @@ class Plugins:
                 plugin.note = "its routes begin with the next start of the server"
             told = plugin.error or plugin.note or "in use from now on"
             log.warning("plugin %s %s was installed: %s", plugin.name, plugin.version, told)
-        grown.found.sort(key=lambda each: each.name)
-        grown.offers.sort(key=lambda each: each.plugin.name)
+        grown.found.sort(key=lambda each: each.place)
+        grown.offers.sort(key=lambda each: each.plugin.place)
         self.found, self.offers, self.grown = grown.found, grown.offers, self.grown + 1
 
     def offer(self, files: ModelFiles, task: str) -> Offer | None:
@@ -179,12 +179,14 @@ def discover(
     plugins = Plugins(strict=strict, sites=Sites() if entry_points is None else None)
     variables = config.variables(Path.cwd()) if environ is None else environ
     points = importlib.metadata.entry_points(group=GROUP) if entry_points is None else entry_points
-    for point in sorted(points, key=lambda each: each.name):
-        if point.name in disabled:
-            plugins.found.append(_disabled(point))
+    for point in sorted(points, key=lambda each: _unloaded(each).place):
+        plugin = _unloaded(point)
+        if not {plugin.name, plugin.family}.isdisjoint(disabled):
+            plugin.error = DISABLED  # nothing of it is imported
+            plugins.found.append(plugin)
             continue
         with _told(problems):
-            _admit(point, plugins, given.get(point.name), variables)
+            _admit(point, plugins, given, variables)
     _check_disabled(disabled, plugins)
     with _told(problems):
         _check_known(given, plugins)
@@ -193,16 +195,16 @@ def discover(
     return plugins
 
 
-def _disabled(point: importlib.metadata.EntryPoint) -> Plugin:
-    """Return a plugin that is installed and not to be used; nothing of it is imported."""
-    plugin = Plugin(point.name, error=DISABLED)
+def _unloaded(point: importlib.metadata.EntryPoint) -> Plugin:
+    """Return a plugin of which nothing was imported."""
+    plugin = Plugin(point.name)
     if point.dist is not None:
         plugin.distribution, plugin.version = point.dist.name, point.dist.version
     return plugin
 
 
 def _check_disabled(names: list[str], plugins: Plugins) -> None:
-    known = {plugin.name for plugin in plugins.found}
+    known = {name for plugin in plugins.found for name in (plugin.name, plugin.family)}
     for name in names:
         if name not in known:
             raise config.ConfigError(
@@ -214,7 +216,7 @@ def _check_disabled(names: list[str], plugins: Plugins) -> None:
 def _admit(
     point: importlib.metadata.EntryPoint,
     plugins: Plugins,
-    given: object,
+    given: Mapping[str, Any],
     variables: Mapping[str, str],
 ) -> Plugin:
     """Import a plugin and add it. Raises ``ConfigError``, after it was added with its defaults."""
@@ -236,7 +238,8 @@ def _told(problems: list[config.ConfigError] | None) -> Iterator[None]:
     except config.ConfigError as error:
         if problems is None:
             raise
-        problems.append(error)
+        if error.detail not in {each.detail for each in problems}:  # plugins may share settings
+            problems.append(error)
 
 
 def _note_change(plugin: Plugin, point: importlib.metadata.EntryPoint) -> None:
@@ -249,9 +252,7 @@ def _note_change(plugin: Plugin, point: importlib.metadata.EntryPoint) -> None:
 
 
 def _load(point: importlib.metadata.EntryPoint, taken: set[str]) -> Plugin:
-    plugin = Plugin(point.name)
-    if point.dist is not None:
-        plugin.distribution, plugin.version = point.dist.name, point.dist.version
+    plugin = _unloaded(point)
     try:
         if point.name in taken or point.name in {"strict", "disabled"}:
             raise PluginError(f"the name {point.name!r} is taken")  # noqa: TRY301
@@ -261,10 +262,11 @@ def _load(point: importlib.metadata.EntryPoint, taken: set[str]) -> Plugin:
     return plugin
 
 
-def _configure(plugin: Plugin, given: object, environ: Mapping[str, str]) -> None:
+def _configure(plugin: Plugin, given: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+    own = given.get(plugin.name)
     hook = plugin.hooks.get("settings")
     if hook is None:
-        if given is not None:
+        if own is not None:
             raise config.ConfigError(f"configuration: plugins.{plugin.name}: it takes no settings")
         return
     try:
@@ -274,13 +276,34 @@ def _configure(plugin: Plugin, given: object, environ: Mapping[str, str]) -> Non
         if not kind.__struct_config__.forbid_unknown_fields:
             raise PluginError("settings(): the struct must have forbid_unknown_fields=True")  # noqa: TRY301
         check_pickles(kind, "settings(): the struct")
+        plugin.section = _section(kind, plugin)
+        if own is not None and plugin.section != plugin.name:
+            raise config.ConfigError(  # noqa: TRY301
+                f"configuration: plugins.{plugin.name}: its settings are those of "
+                f"plugins.{plugin.section}"
+            )
         with contextlib.suppress(TypeError):  # what counts when the given ones are wrong
             plugin.settings = kind()
-        plugin.settings = config.plugin_settings(given, kind, plugin.name, environ)
+        mine = given.get(plugin.section)
+        plugin.settings = config.plugin_settings(mine, kind, plugin.section, environ)
     except config.ConfigError:
         raise
     except Exception as error:
         refuse(plugin, error)
+
+
+def _section(kind: type[msgspec.Struct], plugin: Plugin) -> str:
+    """Return where the settings of a plugin stand: plugins of one distribution may share a place.
+
+    Raises ``PluginError`` for another place than the plugin's own or its distribution's.
+    """
+    if "section" in kind.__struct_fields__:
+        return plugin.name
+    allowed = dict.fromkeys((plugin.name, plugin.family))
+    section = getattr(kind, "section", plugin.name)
+    if section not in allowed:
+        raise PluginError(f"settings(): section must be {' or '.join(map(repr, allowed))}")
+    return str(section)
 
 
 def _collect(plugin: Plugin, plugins: Plugins) -> None:
@@ -317,7 +340,9 @@ def shape(method: str, path: str) -> tuple[str, str]:
 
 
 def _check_known(given: dict[str, Any], plugins: Plugins) -> None:
-    known = {plugin.name for plugin in plugins.found}
+    known = {name for plugin in plugins.found for name in (plugin.name, plugin.section)}
+    # Which section they have, those that were not imported cannot say.
+    known |= {plugin.family for plugin in plugins.found if plugin.error is not None}
     for name in given:
         if name not in known:
             raise config.ConfigError(

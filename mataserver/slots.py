@@ -28,7 +28,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """All that it takes to load a model. ``estimate`` is its memory in bytes before it is known."""
+    """All that it takes to load a model.
+
+    ``family`` is what the plugins of its distribution are called together. ``estimate`` is its
+    memory in bytes before it is known.
+    """
 
     spec: ModelSpec
     backend: Backend
@@ -37,6 +41,7 @@ class Recipe:
     settings: ModelSettings
     estimate: int
     parts: Mapping[str, Recipe] = field(default_factory=dict)
+    family: str = ""
 
     def same_model(self, other: Recipe) -> bool:
         """Whether a worker of this recipe serves the other one too."""
@@ -53,6 +58,11 @@ class Recipe:
     def whole(self) -> list[Recipe]:
         """It and its parts."""
         return [self, *(each for part in self.parts.values() for each in part.whole)]
+
+    @property
+    def owner(self) -> str:
+        """Whose zygote forks its worker, and whose folder of the data directory is its own."""
+        return self.family or self.plugin
 
     @property
     def uses_gpu(self) -> bool:

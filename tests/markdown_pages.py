@@ -20,9 +20,13 @@ PAGES = sorted(
 )
 PLUGINS = sorted(
     {path.parent.name for path in ROOT.glob("plugins/*/pyproject.toml")}
-    & importlib.metadata.entry_points(group="mataserver").names
+    & {
+        point.dist.name.removeprefix("mataserver-")
+        for point in importlib.metadata.entry_points(group="mataserver")
+        if point.dist is not None
+    }
 )
-"""The plugins of this repository that are installed."""
+"""The distributions of plugins of this repository that are installed."""
 
 
 def read(name):

@@ -116,7 +116,8 @@ def test_configurations_are_valid(page, block, tmp_path):
 @pytest.mark.parametrize("name", PLUGINS)
 def test_plugins_describe_their_settings(name):
     """A plugin with settings has a YAML block on its page, which shows every default."""
-    (plugin,) = plugins.discover(config.Settings(), installed(name)).found
+    plugin, *others = plugins.discover(config.Settings(), installed(name)).found
+    assert all(each.settings == plugin.settings for each in others)
     text = (ROOT / "plugins" / name / "README.md").read_text()
     shown = [yaml.safe_load(block).get("plugins", {}) for block in blocks(text, "yaml")]
     own = [each[name] for each in shown if name in each]

@@ -57,7 +57,8 @@ def test_a_backend_that_is_asked_for_is_found(terminal):
     terminal.install("gear-late", GEAR, mataserver={"gear": "gear_late"})
     offer = found.offer(FILES, "ocr")
     assert (offer.plugin.name, offer.plugin.late, offer.plugin.note) == ("gear", True, None)
-    assert [plugin.name for plugin in found.found] == sorted([*before, "gear"])
+    assert {plugin.name for plugin in found.found} == {*before, "gear"}
+    assert [plugin.place for plugin in found.found] == sorted(each.place for each in found.found)
     assert found.refresh() is False
 
 

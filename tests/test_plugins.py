@@ -407,6 +407,27 @@ async def test_the_api_lists_broken_plugins(plugin, tmp_path):
     ]
 
 
+SHARED = """
+from typing import ClassVar
+
+class Shared(Struct, frozen=True, forbid_unknown_fields=True):
+    section: ClassVar[str] = "{}"
+    depth: int = 1
+
+@hookimpl
+def settings():
+    return Shared
+"""
+
+
+def test_a_section_is_the_plugins_or_its_distributions(plugin):
+    """A plugin takes no settings that are called like another's; its own name is allowed."""
+    (own,) = discover(given(mine={"depth": 2}), [plugin(SHARED.format("mine"))]).found
+    assert (own.section, own.settings.depth) == ("mine", 2)
+    (other,) = discover(given(), [plugin(SHARED.format("others"))]).found
+    assert other.error == "settings(): section must be 'mine'"
+
+
 PROVIDED = sorted(importlib.metadata.entry_points(group=plugin_host.GROUP).names)
 
 
@@ -418,7 +439,7 @@ def test_installed_plugins_are_sound(name):
 
 def test_this_repositorys_plugins_are_installed():
     """The tests see every plugin of this repository."""
-    assert {"hf", "ocr", "opencv"} <= set(PROVIDED)
+    assert {"detect", "hf_ocr", "ocr", "opencv"} <= set(PROVIDED)
 
 
 def test_check_plugin_tells_what_is_not_there():

@@ -57,8 +57,9 @@ class Assignment:
 class Placement:
     """What an engine needs to know to start the worker of an assignment.
 
-    ``family`` names the zygote (one per plugin), ``preload`` what it imports once. ``confined``: it
-    and its workers make no system calls that models do not need.
+    ``family`` names the zygote, one for the plugins of a distribution that preload the same;
+    ``preload`` is what it imports once. ``confined``: it and its workers make no system calls that
+    models do not need.
     """
 
     family: str

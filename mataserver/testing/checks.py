@@ -18,21 +18,30 @@ FRAMEWORKS = frozenset(
 def installed(*names: str) -> list[importlib.metadata.EntryPoint]:
     """Return the entry points of installed plugins, for ``serving``.
 
-    Raises ``LookupError`` for a name that no installed distribution declares.
+    The name of a distribution, without ``mataserver-`` too, is that of all of its plugins. Raises
+    ``LookupError`` for a name that no installed distribution declares.
     """
+    return [point for name in names for point in _points(name)]
+
+
+def _points(name: str) -> list[importlib.metadata.EntryPoint]:
     points = importlib.metadata.entry_points(group=plugin_host.GROUP)
-    for name in names:
-        if name not in points.names:
-            group = plugin_host.GROUP
-            raise LookupError(f"no entry point {name!r} in the group {group!r}: is it installed?")
-    return [points[name] for name in names]
+    if name in points.names:
+        return [points[name]]
+    brought = (name, f"mataserver-{name}")
+    found = [point for point in points if point.dist is not None and point.dist.name in brought]
+    if not found:
+        group = plugin_host.GROUP
+        raise LookupError(f"no entry point {name!r} in the group {group!r}: is it installed?")
+    return found
 
 
 def check_plugin(name: str) -> list[str]:
     """Return what is wrong with the installed plugin of entry point ``name``; empty when nothing.
 
-    It must be found and load, its hooks must be well formed, and neither its import nor its hooks
-    may import a model framework (tried in a fresh interpreter).
+    Of a distribution's name, as ``installed`` takes it, all of its plugins are looked at. A plugin
+    must be found and load, its hooks must be well formed, and neither its import nor its hooks may
+    import a model framework (tried in a fresh interpreter).
     """
     try:
         found = plugin_host.discover(config.Settings(), installed(name))

@@ -1,61 +1,33 @@
-"""Hugging Face transformers models: one module a task, gathered here."""
+"""Hugging Face transformers models: one module a task, one plugin a task in ``tasks``.
+
+An installation of an earlier version names this package as one plugin, ``hf``, of every task.
+"""
 
 from __future__ import annotations
 
-from dataclasses import replace
-from functools import partial
 from typing import TYPE_CHECKING
 
 from mataserver import hookimpl
-from mataserver_hf import (
-    classify,
-    depth,
-    detect,
-    embed,
-    got_ocr2,
-    installation,
-    pose,
-    segment,
-    segment_prompted,
-    trocr,
-    vlm,
-    zero_shot,
-    zero_shot_detect,
-)
-from mataserver_hf.options import Settings
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
 
-    from mataserver import Backend, ModelFiles
+    from mataserver import Backend
+    from mataserver_hf.options import Settings
 
 
 @hookimpl
 def settings() -> type[Settings]:
     """Return the type of ``plugins.hf``."""
-    return Settings
+    from mataserver_hf import options
+
+    return options.Settings
 
 
 @hookimpl
 def backends() -> Iterable[Backend]:
     """Return the backends of every task."""
-    every = (
-        detect.BACKEND,
-        classify.BACKEND,
-        zero_shot.BACKEND,
-        depth.BACKEND,
-        *zero_shot_detect.BACKENDS,
-        segment.BACKEND,
-        segment_prompted.BACKEND,
-        embed.BACKEND,
-        pose.BACKEND,
-        trocr.BACKEND,
-        got_ocr2.BACKEND,
-        vlm.BACKEND,
-    )
-    return tuple(replace(each, accepts=partial(_accepts, each.accepts)) for each in every)
+    from mataserver_hf.tasks import classify, depth, detect, embed, hf_ocr, pose, segment, vlm
 
-
-def _accepts(of_family: Callable[[ModelFiles], bool] | None, files: ModelFiles) -> bool:
-    """Whether a checkpoint is of a backend's family and holds weights that transformers reads."""
-    return of_family is not None and of_family(files) and installation.has_weights(files)
+    every = (detect, classify, segment, depth, pose, vlm, embed, hf_ocr)
+    return tuple(backend for task in every for backend in task.backends())

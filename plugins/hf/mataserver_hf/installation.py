@@ -9,12 +9,16 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
+from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from mataserver import Unavailable
 
 if TYPE_CHECKING:
-    from mataserver import ModelFiles
+    from collections.abc import Callable
+
+    from mataserver import Backend, ModelFiles
 
 REQUIRES = ("torch", "transformers", "scipy", "PIL")
 PACKAGES = ("torch>=2.6", "transformers>=5.18,<6", "scipy>=1.11", "pillow>=11.3")
@@ -63,3 +67,12 @@ def has_weights(files: ModelFiles) -> bool:
     """
     path = files.path
     return path is None or any(next(path.glob(each), None) is not None for each in _WEIGHTS)
+
+
+def reading(*backends: Backend) -> tuple[Backend, ...]:
+    """Return backends that accept a checkpoint only if transformers reads its weights."""
+    return tuple(replace(each, accepts=partial(_accepts, each.accepts)) for each in backends)
+
+
+def _accepts(of_family: Callable[[ModelFiles], bool] | None, files: ModelFiles) -> bool:
+    return of_family is not None and of_family(files) and has_weights(files)

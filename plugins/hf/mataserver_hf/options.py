@@ -1,10 +1,12 @@
-"""The settings of the plugin: ``plugins.hf`` in the configuration."""
+"""The settings of the plugins of this distribution: ``plugins.hf`` in the configuration."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, ClassVar
 
 from msgspec import Meta, Struct
+
+from mataserver import hookimpl
 
 Name = Annotated[str, Meta(min_length=1, max_length=256)]
 
@@ -18,6 +20,13 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
                      otherwise.
     """
 
+    section: ClassVar[str] = "hf"
     person_detector: Name = "PekingU/rtdetr_r50vd_coco_o365"
     person_label: Name = "person"
     compile: bool = False
+
+
+@hookimpl
+def settings() -> type[Settings]:
+    """Return the type of ``plugins.hf``, which every plugin of this distribution takes."""
+    return Settings

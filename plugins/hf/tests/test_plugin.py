@@ -12,7 +12,12 @@ import msgspec
 import pytest
 
 import mataserver_hf
-from mataserver import ModelFiles
+from mataserver import ModelFiles, testing
+from mataserver.catalog import Catalog
+from mataserver.config import ConfigError, Settings
+from mataserver.loader import placement
+from mataserver.plugins import discover
+from mataserver.registry import Registry
 from mataserver_hf import (
     classify,
     depth,
@@ -65,10 +70,95 @@ def test_backends():
     assert all(each.requires == installation.REQUIRES for each in backends)
 
 
-def test_entry_point():
-    """The plugin is found under the name ``hf``."""
-    [found] = entry_points(group="mataserver", name="hf")
-    assert found.load() is mataserver_hf
+TASKS = {
+    "classify": "classify",
+    "depth": "depth",
+    "detect": "detect",
+    "embed": "embed",
+    "hf_ocr": "ocr",
+    "pose": "pose",
+    "segment": "segment",
+    "vlm": "vlm",
+}
+"""Every plugin of the distribution, and the task that it serves."""
+
+
+def test_entry_points():
+    """There is a plugin a task, each a module of its own with that task's backends alone."""
+    found = [each for each in entry_points(group="mataserver") if each.dist.name == "mataserver-hf"]
+    assert {each.name for each in found} == set(TASKS)
+    assert len({each.value for each in found}) == len(TASKS)
+    backends = {each.name: each.load().backends() for each in found}
+    assert {name: {each.task for each in given} for name, given in backends.items()} == {
+        name: {task} for name, task in TASKS.items()
+    }
+    names = [backend.name for given in backends.values() for backend in given]
+    assert sorted(names) == sorted(each.name for each in mataserver_hf.backends())
+
+
+def discovered(**settings):
+    """The plugins of this distribution and their backends, as a server finds them."""
+    return discover(Settings(plugins=settings), testing.installed("hf"), {})
+
+
+def test_one_section_has_the_settings_of_all():
+    """What ``plugins.hf`` says reaches every plugin; below their own names there is nothing."""
+    found = discovered(hf={"person_label": "human"}).found
+    assert [each.name for each in found] == sorted(TASKS)
+    assert {each.settings.person_label for each in found} == {"human"}
+    assert {(each.section, each.family) for each in found} == {("hf", "hf")}
+    with pytest.raises(ConfigError, match=r"plugins.hf.person_label: expected `str`"):
+        discovered(hf={"person_label": 5})
+    with pytest.raises(ConfigError, match=r"plugins.pose: its settings are those of plugins.hf"):
+        discovered(pose={"person_label": "human"})
+
+
+def test_wrong_settings_are_told_once():
+    """Eight plugins take them; ``mataserver check`` names the fault one time."""
+    problems = []
+    settings = Settings(plugins={"hf": {"compile": "perhaps"}})
+    discover(settings, testing.installed("hf"), {}, problems)
+    assert [each.detail for each in problems] == [
+        "configuration: plugins.hf.compile: expected `bool`, got `str`"
+    ]
+
+
+def test_each_is_switched_off_by_itself():
+    """By its own name; by the distribution's all are, and their settings are no mistake."""
+    some = discovered(disabled=["vlm", "pose"], hf={"compile": True})
+    assert {each.name for each in some.found if each.error} == {"vlm", "pose"}
+    assert not {"vlm", "pose"} & {each.backend.task for each in some.offers}
+    assert len(some.offers) == 11
+    none = discovered(disabled=["hf"], hf={"compile": True})
+    assert all("plugins.disabled" in each.error for each in none.found)
+    assert (len(none.found), none.offers) == (len(TASKS), [])
+
+
+def test_one_that_is_broken_breaks_no_other(monkeypatch):
+    """What its module cannot import is told of it alone."""
+    monkeypatch.setitem(sys.modules, "mataserver_hf.trocr", None)
+    monkeypatch.delattr(mataserver_hf, "trocr")
+    monkeypatch.delitem(sys.modules, "mataserver_hf.tasks.hf_ocr", raising=False)
+    found = discovered()
+    assert {each.name for each in found.found if each.error} == {"hf_ocr"}
+    [broken] = [each for each in found.found if each.error]
+    assert "ImportError" in broken.error or "ModuleNotFoundError" in broken.error
+    assert len(found.offers) == 11
+
+
+def test_they_share_a_zygote(checkpoint, tmp_path):
+    """Models of several plugins of the distribution are forked from one process."""
+    catalog = Catalog(
+        Settings(data_dir=str(tmp_path)), Registry(tmp_path / "registry.json"), discovered()
+    )
+    places = set()
+    for name, task in (("rt_detr", "detect"), ("vit", "classify"), ("depth_anything", "depth")):
+        catalog.add_local(checkpoint(name), task)
+        recipe = catalog.recipe(name)
+        assert recipe.plugin == task
+        places.add(placement(recipe))
+    assert len(places) == 1
+    assert {each.family for each in places} == {"hf"}
 
 
 def test_imports():

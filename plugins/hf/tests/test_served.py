@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import base64
-import importlib.metadata
 import io
 import json
 import os
@@ -28,9 +27,7 @@ from mataserver.config import load
 from mataserver.plugins import discover
 from mataserver.registry import Registry
 
-POINTS = [
-    point for point in importlib.metadata.entry_points(group="mataserver") if point.name == "hf"
-]
+POINTS = testing.installed("hf")
 
 
 def picture():

@@ -1,0 +1,21 @@
+"""Vectors of pictures."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mataserver import hookimpl
+from mataserver_hf import embed, installation, options
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mataserver import Backend
+
+settings = options.settings
+
+
+@hookimpl
+def backends() -> Iterable[Backend]:
+    """Return the backends of the task ``embed``."""
+    return installation.reading(embed.BACKEND)

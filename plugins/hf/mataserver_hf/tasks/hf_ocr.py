@@ -1,0 +1,21 @@
+"""Readers of text that are checkpoints: TrOCR and GOT-OCR2."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mataserver import hookimpl
+from mataserver_hf import got_ocr2, installation, options, trocr
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mataserver import Backend
+
+settings = options.settings
+
+
+@hookimpl
+def backends() -> Iterable[Backend]:
+    """Return the backends of the task ``ocr``."""
+    return installation.reading(trocr.BACKEND, got_ocr2.BACKEND)

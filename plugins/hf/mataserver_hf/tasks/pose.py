@@ -1,0 +1,21 @@
+"""Keypoints of people, whom a detector finds."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mataserver import hookimpl
+from mataserver_hf import installation, options, pose
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mataserver import Backend
+
+settings = options.settings
+
+
+@hookimpl
+def backends() -> Iterable[Backend]:
+    """Return the backends of the task ``pose``."""
+    return installation.reading(pose.BACKEND)

@@ -1,0 +1,21 @@
+"""Vision-language models."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mataserver import hookimpl
+from mataserver_hf import installation, options, vlm
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+    from mataserver import Backend
+
+settings = options.settings
+
+
+@hookimpl
+def backends() -> Iterable[Backend]:
+    """Return the backends of the task ``vlm``."""
+    return installation.reading(vlm.BACKEND)
