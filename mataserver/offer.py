@@ -17,6 +17,8 @@ if TYPE_CHECKING:
     from mataserver.contract import Backend, ModelFiles
     from mataserver.service import Route
 
+DISABLED = "it is switched off by plugins.disabled"
+
 log = logging.getLogger("mataserver.plugins")
 
 
@@ -53,6 +55,16 @@ class Plugin:
     def place(self) -> tuple[str, str]:
         """Where it stands among the others: those of a distribution lie side by side."""
         return (self.family, self.name)
+
+    @property
+    def names(self) -> set[str]:
+        """The names by which ``plugins.disabled`` may switch it off."""
+        return {self.name, self.family, self.distribution} - {""}
+
+    @property
+    def fault(self) -> str | None:
+        """What is wrong with it, on one line: nothing with one that was switched off."""
+        return None if self.error in {None, DISABLED} else " ".join(str(self.error).split())
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ import msgspec
 from mataserver import admission, config
 from mataserver.admission import HOOKS, PluginError, check_backend, check_pickles
 from mataserver.errors import MataError
-from mataserver.offer import Offer, Plugin
+from mataserver.offer import DISABLED, Offer, Plugin
 from mataserver.sites import Sites
 from mataserver.suggestion import similar
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
 __all__ = ["GROUP", "HOOKS", "Offer", "Plugin", "PluginError", "Plugins", "discover"]
 
 GROUP = "mataserver"
-DISABLED = "it is switched off by plugins.disabled"
 _FOLDERS = re.compile(r"(?<![\w.:/-])/(?:[^\s/'\",;()<>]+/)*")
 _VARIABLE = re.compile(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 
@@ -181,7 +180,7 @@ def discover(
     points = importlib.metadata.entry_points(group=GROUP) if entry_points is None else entry_points
     for point in sorted(points, key=lambda each: _unloaded(each).place):
         plugin = _unloaded(point)
-        if not {plugin.name, plugin.family}.isdisjoint(disabled):
+        if not plugin.names.isdisjoint(disabled):
             plugin.error = DISABLED  # nothing of it is imported
             plugins.found.append(plugin)
             continue
@@ -204,7 +203,7 @@ def _unloaded(point: importlib.metadata.EntryPoint) -> Plugin:
 
 
 def _check_disabled(names: list[str], plugins: Plugins) -> None:
-    known = {name for plugin in plugins.found for name in (plugin.name, plugin.family)}
+    known = {name for plugin in plugins.found for name in plugin.names}
     for name in names:
         if name not in known:
             raise config.ConfigError(
@@ -352,8 +351,8 @@ def _check_known(given: dict[str, Any], plugins: Plugins) -> None:
 
 def _check_strict(plugins: Plugins) -> None:
     for plugin in plugins.found:
-        if plugin.error not in {None, DISABLED}:
-            raise PluginError(f"plugin {plugin.name}: {plugin.error}")
+        if plugin.fault is not None:
+            raise PluginError(f"plugin {plugin.name}: {plugin.fault}")
 
 
 def refuse(plugin: Plugin, error: Exception) -> None:

@@ -98,6 +98,19 @@ def test_broken_plugins_are_listed(terminal, strict):
     assert ["wreck", "1.0", "—", "—", "—", "BROKEN: RuntimeError: no way"] in rows
 
 
+@pytest.mark.parametrize("name", ["wreck", "wreck-dist"])
+def test_a_plugin_that_is_switched_off_is_no_fault(terminal, name):
+    """It is listed as off, by its own name or its distribution's; no command calls it broken."""
+    terminal.install("wreck-dist", WRECK, mataserver={"wreck": "wreck_dist"})
+    settings = f"plugins: {{disabled: [{name}]}}\n"
+    code, lines = configure(terminal, settings)
+    assert (code, errors(lines)) == (0, [])
+    result = terminal.run("plugins", "--config", "edge.yaml")
+    rows = [line.split(maxsplit=5) for line in result.stdout.splitlines()]
+    assert ["wreck", "1.0", "—", "—", "—", "off: plugins.disabled"] in rows
+    assert "wreck" not in terminal.run("pull", "nothing", "--config", "edge.yaml").stderr
+
+
 def test_log_level_debug_tells_more(terminal, monkeypatch):
     """On the level "debug" the traceback of a broken plugin goes to stderr."""
     terminal.install("wreck", WRECK, mataserver={"wreck": "wreck"})

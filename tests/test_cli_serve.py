@@ -118,12 +118,15 @@ def test_second_start_and_sigterm(terminal):
 
 
 def test_settings_and_sigint(terminal, monkeypatch):
-    """Keys of the settings are not printed; a broken plugin is marked; SIGINT ends it with 0."""
+    """Keys are not printed; a plugin is marked as broken, or as off; SIGINT ends it with 0."""
     terminal.install("wreck", "raise RuntimeError('no\\nway')", mataserver={"wreck": "wreck"})
+    terminal.install("spare", "raise RuntimeError", mataserver={"spare": "spare"})
+    (terminal.home / "mataserver.yaml").write_text("plugins: {disabled: [spare]}\n")
     monkeypatch.setenv("MATA_SERVER_API_KEYS", "first,second")
     with serving(terminal) as server:
         assert server.value("API key") == "from the settings (2)"
         assert "wreck 1.0 (BROKEN: RuntimeError: no way)" in server.value("plugins")
+        assert "spare 1.0 (off)" in server.value("plugins")
         assert server.value("open") is None
         assert not (terminal.data / "api_key").exists()
         assert server.end(signal.SIGINT) == 0

@@ -92,8 +92,8 @@ def plugins(settings: Settings) -> Plugins:
     """
     found = discover(settings)
     for plugin in found.found:
-        if plugin.error is not None:
-            warn(f"the plugin {plugin.name} is not in use: {plugin.error}")
+        if plugin.fault is not None:
+            warn(f"the plugin {plugin.name} is not in use: {plugin.fault}")
     return found
 
 

@@ -112,8 +112,8 @@ def _check_plugins(settings: Settings, findings: Findings) -> Plugins:
 
 def _check_found(found: Plugins, findings: Findings) -> None:
     for plugin in found.found:
-        if plugin.error is not None:
-            findings.errors.append(f"plugin {plugin.name}: {plugin.error}")
+        if plugin.fault is not None:
+            findings.errors.append(f"plugin {plugin.name}: {plugin.fault}")
     for offer in found.offers:
         binary = offer.backend.system_binary
         if offer.missing:

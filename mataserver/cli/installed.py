@@ -35,7 +35,8 @@ def plugins(config_file: str | None) -> None:
 def _rows(plugin: Plugin, found: Plugins) -> list[tuple[str, ...]]:
     who = (plugin.name, plugin.version or UNKNOWN)
     if plugin.error is not None:
-        return [(*who, UNKNOWN, UNKNOWN, UNKNOWN, f"BROKEN: {' '.join(plugin.error.split())}")]
+        state = f"BROKEN: {plugin.fault}" if plugin.fault else "off: plugins.disabled"
+        return [(*who, UNKNOWN, UNKNOWN, UNKNOWN, state)]
     offers = [offer for offer in found.offers if offer.plugin is plugin]
     rows: list[tuple[str, ...]] = [
         (*who, o.backend.name, o.backend.task, o.backend.source, _installation(o)) for o in offers

@@ -132,7 +132,9 @@ def _key(settings: Settings, new_key: str | None) -> str:
 
 def _describe(plugin: Plugin) -> str:
     known = f"{plugin.name} {plugin.version}".rstrip()
-    return known if plugin.error is None else f"{known} (BROKEN: {' '.join(plugin.error.split())})"
+    if plugin.fault is not None:
+        return f"{known} (BROKEN: {plugin.fault})"
+    return known if plugin.error is None else f"{known} (off)"
 
 
 def _loop_factory() -> Callable[[], Any]:
