@@ -1,15 +1,17 @@
 # The server with cameras, OCR, OpenCV and ONNX models, without torch: docker build -t mataserver .
 # docs/edge.md says how to run it.
 
-FROM python:3.11-slim-bookworm AS wheels
+# A release names the base by its digest: --build-arg BASE=python@sha256:...
+ARG BASE=python:3.11-slim-bookworm
+FROM ${BASE} AS wheels
 WORKDIR /src
 COPY . .
-ENV PIP_CONSTRAINT=/src/constraints.txt PIP_DISABLE_PIP_VERSION_CHECK=1
-RUN pip wheel --quiet --wheel-dir /wheels/others ./clients/python '.[camera,heic]' ./plugins/console ./plugins/oip ./plugins/openai ./plugins/opencv ./plugins/ocr ./plugins/onnx \
- && mkdir /wheels/ours \
- && mv /wheels/others/mataserver*.whl /wheels/ours
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1
+# What is others' is what packaging/requirements.txt names, by its hashes, and nothing else.
+RUN pip wheel --quiet --require-hashes --wheel-dir /wheels/others -r packaging/requirements.txt \
+ && pip wheel --quiet --no-deps --wheel-dir /wheels/ours ./clients/python . ./plugins/console ./plugins/oip ./plugins/openai ./plugins/opencv ./plugins/ocr ./plugins/onnx
 
-FROM python:3.11-slim-bookworm
+FROM ${BASE}
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore
 # Two layers: a change of ours does not ship the libraries again, which are nearly all of the image.
 RUN --mount=type=bind,from=wheels,source=/wheels/others,target=/wheels \

@@ -18,7 +18,7 @@ BINARY := console oip openai opencv ocr onnx
 SOURCES := pyproject.toml constraints.txt requirements-dev.txt $(CLIENT)/pyproject.toml $(PLUGINS)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help demo serve setup test test-again test-engines test-clients test-binary soak binary check shape bench clean
+.PHONY: help demo serve setup test test-again test-engines test-clients test-binary soak binary lock release audit check shape bench clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed 's/:.*##/\t/'
@@ -72,6 +72,15 @@ soak: $(VENV)/.setup  ## queues of jobs whose server is killed ten times each: s
 	$(BIN)/python plugins/jobs/tests/soak.py
 	$(BIN)/python plugins/reconstruct/tests/soak.py
 	PHOTOGRAPHS=49 $(BIN)/python -m pytest -q plugins/reconstruct/tests/test_large_uploads.py  # 490 MB
+
+lock: $(VENV)/.setup  ## packaging/requirements.txt: what a release takes of others, with hashes
+	$(BIN)/python packaging/release.py lock
+
+release: $(BIN)/python  ## build/release: the wheels, built twice and compared, and what they are made of (SBOM)
+	$(BIN)/python packaging/release.py build
+
+audit: $(BIN)/python  ## known faults of the packages of a release, as the index's advisory service tells
+	$(BIN)/python packaging/release.py audit
 
 binary: $(BIN)/python  ## build/mataserver: one executable file that needs nothing but this Python
 	@$(PIP) "pex>=2.100" $(TOLD)

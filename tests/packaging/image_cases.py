@@ -12,6 +12,7 @@ import subprocess
 import sys
 import venv
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
@@ -22,8 +23,6 @@ from mataserver import __version__
 from packaged_server import running, variables
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     from image_file import Stage
 
 _FOLDER = re.compile(r"(?<![\w./-])/(?=(?:etc|src|var|wheels)(?:/|\b))")
@@ -152,5 +151,7 @@ def test_the_slim_image_has_every_library(image):
     said = subprocess.run(["ldd", *files], capture_output=True, text=True, check=True).stdout
     needed = re.findall(r"^\s+(\S+) => (\S+)", said, re.MULTILINE)
     outside = {name for name, place in needed if not place.startswith(str(image.folder))}
+    # A wheel's libraries find each other by what loads them, which ldd does not see of one alone.
+    outside -= {Path(file).name for file in files}
     assert len(needed) > len(files)
     assert outside <= LIBRARIES
