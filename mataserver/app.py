@@ -41,15 +41,15 @@ from mataserver.http.settings import SettingsService
 from mataserver.http.sockets import Sockets
 from mataserver.http.stream import StreamService
 from mataserver.lifecycle import Lifecycle
-from mataserver.loader import Loader
 from mataserver.metrics import Metrics
 from mataserver.observers import Observers
 from mataserver.outbound import Hosts, Outbound
-from mataserver.pool import ModelPool
 from mataserver.registry import Registry
 from mataserver.services import ServedModels
+from mataserver.serving.loader import Loader
+from mataserver.serving.pool import ModelPool
+from mataserver.serving.slots import PoolPolicy
 from mataserver.sessions import ServedSessions, SessionStore
-from mataserver.slots import Policy
 from mataserver.tasks import Tasks
 from mataserver.upkeep import Pace, Upkeep
 
@@ -309,8 +309,8 @@ def _hosts(settings: Settings) -> Hosts:
         raise ConfigError(f"configuration: outbound_hosts: {error}") from None
 
 
-def _policy(settings: Settings) -> Policy:
-    return Policy(
+def _policy(settings: Settings) -> PoolPolicy:
+    return PoolPolicy(
         keep_alive=settings.keep_alive,
         min_residence=settings.min_residence,
         load_timeout=settings.load_timeout,

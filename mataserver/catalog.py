@@ -18,7 +18,7 @@ from mataserver.defaults import Marks
 from mataserver.errors import BadRequest, Conflict, MataError, NotFound, Unavailable
 from mataserver.registry import Entry, RegistryError
 from mataserver.results import TASKS
-from mataserver.slots import Recipe
+from mataserver.serving.recipe import Recipe
 from mataserver.suggestion import instead_of, similar
 
 if TYPE_CHECKING:
@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 
     from mataserver.config import Settings
     from mataserver.plugins import Offer, Plugins
-    from mataserver.pool import ModelPool
     from mataserver.registry import Registry
+    from mataserver.serving.pool import ModelPool
 
 TRACKED = ("detect", "track")
 """A registered task and the other one that its model may serve in a session."""

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mataserver.catalog import Catalog
     from mataserver.config import ModelSettings
-    from mataserver.slots import Recipe
+    from mataserver.serving.recipe import Recipe
 
 
 class Configured:

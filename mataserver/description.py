@@ -19,7 +19,8 @@ if TYPE_CHECKING:
     from mataserver.config import ModelSettings
     from mataserver.params import Params
     from mataserver.registry import Entry
-    from mataserver.slots import Recipe, Status
+    from mataserver.serving.recipe import Recipe
+    from mataserver.serving.slots import Status
 
 _BOUNDS = (
     "default", "enum", "minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "minLength",

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mataserver.cameras.roster import Roster
     from mataserver.catalog import Catalog
     from mataserver.config import Settings
-    from mataserver.pool import ModelPool
+    from mataserver.serving.pool import ModelPool
     from mataserver.upkeep import Upkeep
 
 RELOADED = ("models", "cameras")

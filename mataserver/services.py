@@ -20,8 +20,8 @@ from mataserver import description, weights
 from mataserver.catalog import TRACKED
 from mataserver.engines.work import Job
 from mataserver.errors import Conflict, InvalidParams
-from mataserver.frames import FrameSession, result_of
 from mataserver.handles import Encoded
+from mataserver.serving.frames import FrameSession, result_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -33,10 +33,10 @@ if TYPE_CHECKING:
     from mataserver.envelope import Format
     from mataserver.metrics import Metrics
     from mataserver.params import Params
-    from mataserver.pool import ModelPool
     from mataserver.registry import Entry
     from mataserver.results import ModelDetail, ModelInfo, Result
-    from mataserver.slots import Recipe
+    from mataserver.serving.pool import ModelPool
+    from mataserver.serving.recipe import Recipe
     from mataserver.sources import Step
 
 log = logging.getLogger("mataserver.models")

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from mataserver.errors import Conflict, NotFound, Unavailable
-from mataserver.frames import FrameSession
 from mataserver.principals import ANONYMOUS
+from mataserver.serving.frames import FrameSession
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -14,7 +14,7 @@ from mataserver.errors import MataError
 if TYPE_CHECKING:
     from mataserver.cameras.roster import Roster
     from mataserver.catalog import Catalog
-    from mataserver.pool import ModelPool
+    from mataserver.serving.pool import ModelPool
 
 log = logging.getLogger("mataserver")
 

@@ -6,7 +6,7 @@ import asyncio
 
 import pytest
 
-from mataserver.background import (
+from mataserver.serving.background import (
     BACKGROUND,
     LEAST_PAUSE,
     PATIENCE,

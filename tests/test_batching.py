@@ -8,9 +8,9 @@ import weakref
 
 import pytest
 
-from mataserver.batching import AHEAD, Batcher, NotDispatchedError
 from mataserver.engines.work import Facts, Failure, Job, Outcome, Timing, WorkerDied
 from mataserver.errors import MataError, Unavailable
+from mataserver.serving.batching import AHEAD, Batcher, NotDispatchedError
 
 
 class Recorder:

@@ -16,11 +16,11 @@ from mataserver.cameras.roster import NEEDS, Roster
 from mataserver.config import CameraSettings, ConfigError, Settings
 from mataserver.engines.work import Failure, Outcome, Timing, WorkerDied
 from mataserver.errors import InvalidParams, MataError, NotFound, Unavailable
-from mataserver.frames import FrameSession
 from mataserver.metrics import Metrics
 from mataserver.observers import Observers
 from mataserver.params import Params
 from mataserver.services import Handle
+from mataserver.serving.frames import FrameSession
 
 OPENING = Opening("/a.mp4", "file", 1.0, 1000)
 

@@ -12,7 +12,6 @@ import pytest
 
 from conftest import picture
 from mataserver import Classification, ClassifyResult, Params
-from mataserver.batching import Batcher
 from mataserver.contract import LoadContext, ModelSpec
 from mataserver.engines import wire
 from mataserver.engines.lane import Lane
@@ -20,6 +19,7 @@ from mataserver.engines.line import Line
 from mataserver.engines.process import ProcessEngine
 from mataserver.engines.thread import ThreadEngine
 from mataserver.engines.work import Assignment, Job, Placement
+from mataserver.serving.batching import Batcher
 
 SOON = 10.0
 

@@ -27,7 +27,7 @@ from mataserver.engines.decoding import decode_result
 from mataserver.engines.encoding import encode_body
 from mataserver.engines.work import Outcome, Timing, WorkerDied
 from mataserver.envelope import Envelope, extended
-from mataserver.frames import FrameFields
+from mataserver.serving.frames import FrameFields
 
 FORMS = ("json", "msgpack")
 DEPTH = DepthResult(np.arange(480 * 640, dtype=np.float32).reshape(480, 640))

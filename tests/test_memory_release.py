@@ -15,9 +15,9 @@ import pytest
 from api_answers import until
 from conftest import picture
 from mataserver import ClassifyResult, LoadContext, ModelSpec, Params
-from mataserver.batching import Batcher
 from mataserver.engines.process import ProcessEngine
 from mataserver.engines.work import Assignment, Job, Placement
+from mataserver.serving.batching import Batcher
 from stream_peers import infer, server_apart
 
 MB = 1_000_000

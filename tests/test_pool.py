@@ -8,15 +8,16 @@ import dataclasses
 
 import pytest
 
-from mataserver.background import BACKGROUND
 from mataserver.config import ModelSettings
 from mataserver.contract import ModelSpec
 from mataserver.engines.memory import Gpu
 from mataserver.engines.work import Death, Facts, Job, Outcome, Timing, WorkerDied
 from mataserver.errors import MataError, OutOfMemory, Unavailable
 from mataserver.metrics import Metrics
-from mataserver.pool import ModelPool
-from mataserver.slots import Policy, Recipe
+from mataserver.serving.background import BACKGROUND
+from mataserver.serving.pool import ModelPool
+from mataserver.serving.recipe import Recipe
+from mataserver.serving.slots import PoolPolicy
 from mataserver.testing import FAKE, fake
 
 MB = 1_000_000
@@ -94,7 +95,8 @@ class Rig:
         self.gate = asyncio.Event()
         self.gate.set()
         self.failure = None
-        chosen = Policy(**{"ram_fraction": 1.0, "min_residence": 0.0, "keep_alive": -1.0, **policy})
+        usual = {"ram_fraction": 1.0, "min_residence": 0.0, "keep_alive": -1.0}
+        chosen = PoolPolicy(**{**usual, **policy})
         self.pool = ModelPool(
             self.load,
             probe or Probe(),

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import hdrs, web
 
-from mataserver.background import BACKGROUND
 from mataserver.errors import MataError
 from mataserver.http import proxies
 from mataserver.http.browsers import SAFE, cookie_name, is_foreign, may_act
 from mataserver.principals import ANONYMOUS, Credentials
+from mataserver.serving.background import BACKGROUND
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mataserver.params import Params
     from mataserver.service import Context
     from mataserver.services import Handle, ServedModels
-    from mataserver.slots import Recipe
+    from mataserver.serving.recipe import Recipe
 
 _TAKEN = "Content-Type must be application/json or image/*"
 KNOWN_QUERIES = 256

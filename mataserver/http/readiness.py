@@ -10,8 +10,8 @@ if TYPE_CHECKING:
 
     from mataserver.catalog import Catalog
     from mataserver.lifecycle import Lifecycle
-    from mataserver.pool import ModelPool
     from mataserver.service import Service
+    from mataserver.serving.pool import ModelPool
     from mataserver.tasks import Tasks
 
 log = logging.getLogger("mataserver.http")

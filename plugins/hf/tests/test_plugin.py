@@ -15,9 +15,9 @@ import mataserver_hf
 from mataserver import ModelFiles, testing
 from mataserver.catalog import Catalog
 from mataserver.config import ConfigError, Settings
-from mataserver.loader import placement
 from mataserver.plugins import discover
 from mataserver.registry import Registry
+from mataserver.serving.loader import placement
 from mataserver_hf import (
     classify,
     depth,

@@ -22,9 +22,9 @@ if TYPE_CHECKING:
     from mataserver.envelope import Format
     from mataserver.metrics import Metrics
     from mataserver.params import Params
-    from mataserver.pool import ModelPool
     from mataserver.results import Result
-    from mataserver.slots import Recipe
+    from mataserver.serving.pool import ModelPool
+    from mataserver.serving.recipe import Recipe
 
 INLINE_BYTES = 65_536
 """Bodies up to this size are decoded in the event loop: a thread would cost more."""

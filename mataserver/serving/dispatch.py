@@ -1,0 +1,173 @@
+"""What is asked of models: each is loaded if need be, and held while it is asked."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING
+
+from mataserver.engines.work import Displaced
+from mataserver.errors import Unavailable
+from mataserver.serving.background import BACKGROUND
+from mataserver.serving.batching import NotDispatchedError
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+
+    from mataserver.engines.work import Job, Outcome, Worker
+    from mataserver.metrics import Metrics
+    from mataserver.serving.background import Background
+    from mataserver.serving.loading import Loading
+    from mataserver.serving.recipe import Recipe
+    from mataserver.serving.residency import Residency
+    from mataserver.serving.slots import Slot
+
+MOST_MOVES = 10
+"""Workers that a job is given to one after the other, each replaced for somebody else's image."""
+
+
+class Dispatch:
+    """Gives jobs to the queues of models."""
+
+    def __init__(
+        self, residency: Residency, loading: Loading, metrics: Metrics, background: Background
+    ) -> None:
+        self._residency = residency
+        self._loading = loading
+        self._metrics = metrics
+        self._background = background
+
+    @contextlib.asynccontextmanager
+    async def hold(self, recipe: Recipe) -> AsyncIterator[None]:
+        """Load the model if need be and keep it from being unloaded until the context ends."""
+        slot = await self._acquire(recipe)
+        slot.held += 1
+        try:
+            yield
+        finally:
+            slot.held -= 1
+            self._release(slot)
+
+    async def infer(self, recipe: Recipe, job: Job) -> tuple[Outcome, float]:
+        """Run one job, loading the model if need be; return its outcome and its wait in ms.
+
+        A job whose worker died before it was given the job goes to the next worker, and so does one
+        whose worker was replaced for somebody else's image. Background work waits for its turn,
+        and holds no model meanwhile.
+        """
+        background = self._background
+        if BACKGROUND.get():
+            async with background.turn() as behind:
+                outcome, waited = await self._infer(recipe, job, behind=behind)
+                background.note(outcome.timing.total / 1e3)
+                return outcome, waited
+        background.others_came()
+        try:
+            return await self._infer(recipe, job)
+        finally:
+            background.others_left()
+
+    async def _infer(
+        self, recipe: Recipe, job: Job, *, behind: bool = False
+    ) -> tuple[Outcome, float]:
+        deaths = 0
+        for move in range(MOST_MOVES):
+            slot = await self._acquire(recipe)
+            try:
+                if slot.batcher is None:
+                    continue
+                outcome, waited = await slot.batcher.submit(job, behind=behind)
+            except Displaced:
+                if move < MOST_MOVES - 1:
+                    continue
+                raise
+            except NotDispatchedError:
+                deaths += 1
+                if deaths == 1:
+                    continue
+                raise Unavailable("The model's worker keeps dying", retry_after=1) from None
+            finally:
+                self._release(slot)
+            self._note(slot, outcome, waited)
+            return outcome, waited
+        raise Unavailable("The model was unloaded meanwhile", retry_after=1)
+
+    async def generate(self, recipe: Recipe, job: Job) -> AsyncGenerator[str | Outcome]:
+        """Yield the pieces of text that a model makes for a job, then its outcome.
+
+        Loads the model if need be; closing the iterator stops the work. A job whose worker was
+        replaced for somebody else's image before it gave a piece begins anew on the next one.
+        """
+        async with self._background.entered():
+            for move in range(MOST_MOVES):
+                begun = False
+                try:
+                    async with contextlib.aclosing(self._generate(recipe, job)) as items:
+                        async for item in items:
+                            begun = True
+                            yield item
+                except Displaced:
+                    if begun or move == MOST_MOVES - 1:
+                        raise
+                else:
+                    return
+
+    async def _generate(self, recipe: Recipe, job: Job) -> AsyncGenerator[str | Outcome]:
+        slot = await self._acquire(recipe)
+        try:
+            if slot.batcher is None:
+                raise Unavailable("The model was unloaded meanwhile", retry_after=1)
+            async with contextlib.aclosing(slot.batcher.generate(job)) as items:
+                async for item in items:
+                    if not isinstance(item, str):
+                        self._note(slot, item, 0.0)
+                        if BACKGROUND.get():
+                            self._background.note(item.timing.total / 1e3)
+                    yield item
+        finally:
+            self._release(slot)
+
+    @contextlib.contextmanager
+    def occupied(self, recipe: Recipe) -> Iterator[Worker]:
+        """Give the worker of a model that is held; it is not unloaded before the context ends.
+
+        Raises ``Unavailable`` if it just died or was unloaded.
+        """
+        slot = self._residency.slots.get(recipe.key)
+        if slot is None or slot.batcher is None:
+            raise Unavailable("The model's worker is gone", retry_after=1)
+        slot.used = True
+        try:
+            with self._background.others(), slot.batcher.occupied() as worker:
+                yield worker
+        finally:
+            self._residency.touch(slot)
+
+    async def _acquire(self, recipe: Recipe) -> Slot:
+        slot = self._residency.slot(recipe)
+        slot.holders += 1
+        if slot.worker is not None and not slot.recipe.same_model(recipe):
+            self._residency.leave(slot, "replaced")
+        try:
+            if slot.worker is None or not slot.worker.alive:
+                await self._loading.join(slot, recipe)
+        except BaseException:
+            self._release(slot)
+            raise
+        return slot
+
+    def _release(self, slot: Slot) -> None:
+        slot.holders -= 1
+        if slot.used and slot.worker is not None:
+            self._residency.touch(slot)
+        self._residency.start_timer(slot)
+
+    def _note(self, slot: Slot, outcome: Outcome, waited: float) -> None:
+        slot.deaths, slot.used = 0, True
+        self._residency.touch(slot)
+        name = slot.recipe.spec.name
+        self._metrics.inferences.add(name, "ok" if outcome.failure is None else "failed")
+        observe, timing = self._metrics.stages.observe, outcome.timing
+        observe(waited / 1e3, name, "queue")
+        observe(timing.decode / 1e3, name, "decode")
+        observe(timing.infer / 1e3, name, "infer")
+        observe(timing.encode / 1e3, name, "encode")

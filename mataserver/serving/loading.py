@@ -1,0 +1,166 @@
+"""Loads of models: joined, in time, and held back where they cannot succeed."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from mataserver.engines.work import WorkerDied
+from mataserver.errors import MataError, Unavailable, scarcity
+from mataserver.serving.batching import Batcher
+from mataserver.serving.refusals import LastingFailure
+from mataserver.serving.residency import stopping
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from mataserver.engines.work import Worker
+    from mataserver.metrics import Metrics
+    from mataserver.serving.recipe import Recipe
+    from mataserver.serving.residency import Residency
+    from mataserver.serving.room import Room
+    from mataserver.serving.slots import PoolPolicy, Probe, Slot
+
+log = logging.getLogger("mataserver.pool")
+
+REFUSED = 60.0
+"""Seconds for which a load that failed for a lasting reason is not tried again unseen."""
+LEAVING = 30.0
+"""Seconds that a load waits for whoever still uses the worker before."""
+
+
+class Loading:
+    """Brings models into memory."""
+
+    def __init__(
+        self,
+        loader: Callable[[Recipe], Awaitable[Worker]],
+        residency: Residency,
+        room: Room,
+        *,
+        probe: Probe,
+        metrics: Metrics,
+        policy: PoolPolicy,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self._loader = loader
+        self._residency = residency
+        self._room = room
+        self._probe = probe
+        self._metrics = metrics
+        self._policy = policy
+        self._clock = clock
+        self._wall = wall
+
+    async def join(self, slot: Slot, recipe: Recipe) -> None:
+        """Load a model, or wait for the load under way. Raises why it cannot be loaded."""
+        if self._residency.closed.is_set():
+            raise stopping()
+        if slot.loading is None and slot.refusal is not None:
+            await slot.refusal.check(recipe, self._clock())
+            slot.refusal = None
+        if slot.loading is None:
+            wait = slot.not_before - self._clock()
+            if wait > 0:
+                raise Unavailable("The model's worker keeps dying", retry_after=round(wait + 0.5))
+            slot.recipe = recipe
+            slot.loading = asyncio.get_running_loop().create_task(self._load(slot))
+            slot.loading.add_done_callback(_retrieve)
+        await self._loaded(slot.loading)
+
+    async def _loaded(self, loading: asyncio.Task[None]) -> None:
+        """Wait for a load; who stops waiting does not stop it.
+
+        What is given up may take a while to end, which nobody has to wait for.
+        """
+        closed = asyncio.ensure_future(self._residency.closed.wait())
+        try:
+            await asyncio.wait([loading, closed], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            closed.cancel()
+        if not loading.done() or loading.cancelled():
+            raise stopping()
+        loading.result()
+
+    async def _load(self, slot: Slot) -> None:
+        name = slot.recipe.spec.name
+        try:
+            await self._left(slot)
+            await self._room.make(slot)
+            async with asyncio.timeout(self._policy.load_timeout):
+                worker = await self._loader(slot.recipe)
+        except TimeoutError:
+            limit = self._policy.load_timeout
+            self._failed(slot, MataError(f"The model did not load within {limit:g} s"))
+            raise MataError(f"The model did not load within {limit:g} s") from None
+        except WorkerDied:
+            # To whoever waits a worker that died is one that can be replaced; this one cannot.
+            failure = MataError("The model could not be loaded: its worker died")
+            self._failed(slot, failure)
+            raise failure from None
+        except MataError as error:
+            self._failed(slot, error)
+            if error.lasting:
+                until = self._clock() + REFUSED
+                slot.refusal = await LastingFailure.of(slot.recipe, error, until)
+            raise
+        except Exception as error:
+            failure = scarcity(error) or MataError("The model could not be loaded")
+            if failure.status != Unavailable.status:
+                log.exception("the load of %s failed in a way of its own", name)
+            self._failed(slot, failure)
+            raise failure from error
+        finally:
+            slot.loading = None
+        if not worker.alive:
+            await worker.close()
+            raise MataError("The model could not be loaded: its worker died")
+        await self._settle(slot, worker)
+        log.info("loaded %s (%s)", name, slot.recipe.backend.name)
+
+    async def _left(self, slot: Slot) -> None:
+        """Wait for the last worker's end. Raises ``Unavailable`` when somebody still uses it."""
+        if slot.leaving is None:
+            return
+        patience = min(LEAVING, self._policy.load_timeout)
+        _, waiting = await asyncio.wait([slot.leaving], timeout=patience)
+        if waiting:
+            raise Unavailable("The model is being unloaded", retry_after=5)
+
+    async def _settle(self, slot: Slot, worker: Worker) -> None:
+        settings = slot.recipe.settings
+        name = slot.recipe.spec.name
+        slot.worker = worker
+        slot.batcher = Batcher(
+            worker,
+            max_batch=settings.max_batch or slot.recipe.backend.max_batch,
+            max_wait=settings.max_wait_ms / 1e3,
+            queue_limit=self._policy.queue_limit,
+        )
+        slot.evicted, slot.used, slot.error = False, False, None
+        slot.loaded_at, slot.settled = self._wall(), self._clock()
+        slot.touched = slot.settled
+        worker.on_death(lambda death: self._residency.died(slot, worker, death))
+        self._metrics.loads.labels(name, "ok").inc()
+        self._residency.tell_loaded()
+        await self._measure(slot, worker)
+        self._residency.start_timer(slot)  # nobody may be waiting for it any more
+
+    async def _measure(self, slot: Slot, worker: Worker) -> None:
+        slot.ram = await worker.memory() or slot.ram
+        slot.vram = sum(map(self._probe.vram_of, worker.pids))
+        self._residency.tell_memory(slot.recipe.spec.name)
+
+    def _failed(self, slot: Slot, error: MataError) -> None:
+        slot.error = error.detail
+        slot.ram = 0
+        self._metrics.loads.labels(slot.recipe.spec.name, "failed").inc()
+        log.error("could not load %s: %s", slot.recipe.spec.name, error.detail)
+
+
+def _retrieve(task: asyncio.Task[None]) -> None:
+    """Look at a load's failure, which nobody may be waiting for any more."""
+    if not task.cancelled():
+        task.exception()

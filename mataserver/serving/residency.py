@@ -1,0 +1,169 @@
+"""Which models are in memory, how long they stay there unused, and how they leave it."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from mataserver.errors import Unavailable
+from mataserver.serving.slots import Slot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mataserver.engines.work import Death, Worker
+    from mataserver.metrics import Metrics
+    from mataserver.serving.recipe import Recipe
+    from mataserver.serving.slots import PoolPolicy
+
+log = logging.getLogger("mataserver.pool")
+
+FREE_DEATHS = 2
+LONGEST_BACKOFF = 60.0
+RECHECK = 0.2
+
+
+class Residency:
+    """The places of models in memory, by name and task.
+
+    ``closed`` is set once nothing is loaded any more; ``leaving`` are workers that are being ended.
+    """
+
+    def __init__(
+        self,
+        metrics: Metrics,
+        policy: PoolPolicy,
+        clock: Callable[[], float],
+        wall: Callable[[], float],
+    ) -> None:
+        self._metrics = metrics
+        self._policy = policy
+        self._clock = clock
+        self._wall = wall
+        self.slots: dict[tuple[str, str], Slot] = {}
+        self.closed = asyncio.Event()
+        self.leaving: set[Worker] = set()
+
+    def slot(self, recipe: Recipe) -> Slot:
+        """Return a model's place, which is made when it is first asked for."""
+        slot = self.slots.get(recipe.key)
+        if slot is None:
+            slot = self.slots[recipe.key] = Slot(recipe)
+        return slot
+
+    def named(self, name: str) -> list[Slot]:
+        """Return the places of a model, which may serve two tasks."""
+        return [slot for (model, _), slot in self.slots.items() if model == name]
+
+    def loaded(self) -> list[tuple[str, str]]:
+        """Return name and task of every model in memory."""
+        return [key for key, slot in self.slots.items() if slot.worker is not None]
+
+    def tell_loaded(self) -> None:
+        """Set the gauge of how many models are in memory."""
+        self._metrics.loaded.set(len(self.loaded()))
+
+    def tell_queues(self) -> None:
+        """Set the gauges of the queues' lengths."""
+        waiting = {slot.recipe.spec.name: 0 for slot in self.slots.values()}
+        for slot in self.slots.values():
+            waiting[slot.recipe.spec.name] += 0 if slot.batcher is None else len(slot.batcher)
+        for name, length in waiting.items():
+            self._metrics.queued.labels(name).set(length)
+
+    def tell_memory(self, name: str) -> None:
+        """Set the gauge of a model's memory: it may be loaded for two tasks."""
+        held = sum(s.ram + s.vram for s in self.named(name) if s.worker is not None)
+        self._metrics.memory.labels(name).set(held)
+
+    def touch(self, slot: Slot) -> None:
+        """Note that a model was used now."""
+        slot.last_used, slot.touched = self._wall(), self._clock()
+
+    def leave(self, slot: Slot, reason: str) -> asyncio.Task[None]:
+        """Take a model out of memory; requests that come meanwhile load it again."""
+        worker, batcher = slot.worker, slot.batcher
+        slot.worker = slot.batcher = None
+        if worker is not None:
+            self.leaving.add(worker)
+        slot.loaded_at = None
+        slot.evicted = reason == "evicted"
+        self.stop_timer(slot)
+        name = slot.recipe.spec.name
+        self._metrics.unloads.labels(name, reason).inc()
+        self.tell_loaded()
+
+        async def leave() -> None:
+            if batcher is not None:
+                await batcher.drain()
+            if worker is not None:
+                await worker.close()
+                self.leaving.discard(worker)
+            self.tell_memory(name)
+            log.info("unloaded %s: %s", name, reason)
+
+        slot.leaving = asyncio.get_running_loop().create_task(leave())
+        return slot.leaving
+
+    def start_timer(self, slot: Slot) -> None:
+        """Have the model unloaded once nobody has held it for its keep-alive.
+
+        A timer that runs already is left to run: it looks again when it rings.
+        """
+        if slot.holders or slot.worker is None or self.closed.is_set():
+            return
+        slot.idle_since = asyncio.get_running_loop().time()
+        seconds = self._keep_alive(slot)
+        if slot.timer is None and seconds >= 0:
+            loop = asyncio.get_running_loop()
+            slot.timer = loop.call_later(seconds, self._expire, slot)
+
+    def _keep_alive(self, slot: Slot) -> float:
+        settings = slot.recipe.settings
+        if settings.keep_alive is not None:
+            return settings.keep_alive
+        return -1.0 if settings.preload else self._policy.keep_alive
+
+    def stop_timer(self, slot: Slot) -> None:
+        """Forget when the model is to be unloaded."""
+        if slot.timer is not None:
+            slot.timer.cancel()
+            slot.timer = None
+
+    def _expire(self, slot: Slot) -> None:
+        slot.timer = None
+        seconds = self._keep_alive(slot)
+        if slot.worker is None or slot.holders or seconds < 0:
+            return
+        loop = asyncio.get_running_loop()
+        left = slot.idle_since + seconds - loop.time()
+        if slot.active:  # whoever asked went away, and the model still works on it
+            left = max(left, RECHECK)
+        if left > 0:
+            slot.timer = loop.call_later(left, self._expire, slot)
+        else:
+            self.leave(slot, "keep-alive")
+
+    def died(self, slot: Slot, worker: Worker, death: Death) -> None:
+        """Note a worker's end; what an image did is not counted against the model."""
+        if death.blamed:
+            self._blame(slot, death.reason)
+        if slot.worker is worker:
+            slot.worker = slot.batcher = None
+            slot.loaded_at = None
+            self.tell_loaded()
+
+    def _blame(self, slot: Slot, reason: str) -> None:
+        """Count a death; from the third in a row on, the next load is held back."""
+        slot.deaths += 1
+        slot.error = f"The worker died: {reason}"
+        if slot.deaths > FREE_DEATHS:
+            pause = min(LONGEST_BACKOFF, 2.0 ** (slot.deaths - FREE_DEATHS - 1))
+            slot.not_before = self._clock() + pause
+        self._metrics.deaths.labels(slot.recipe.spec.name).inc()
+
+
+def stopping() -> Unavailable:
+    """Return what who waits is told when the server stops."""
+    return Unavailable("The server is shutting down", retry_after=5)

@@ -1,0 +1,132 @@
+"""Room in memory for models: who is evicted for whom, under the ceilings of RAM and VRAM."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+from mataserver.errors import OutOfMemory, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from mataserver.engines.memory import Gpu
+    from mataserver.serving.residency import Residency
+    from mataserver.serving.slots import PoolPolicy, Probe, Slot
+
+
+class Room:
+    """What memory there is for models; ``pins`` are those that are never evicted, by name."""
+
+    def __init__(
+        self, residency: Residency, probe: Probe, policy: PoolPolicy, clock: Callable[[], float]
+    ) -> None:
+        self._residency = residency
+        self._probe = probe
+        self._policy = policy
+        self._clock = clock
+        self._reserved = 0
+        self._turn = asyncio.Lock()
+        self.pins: set[str] = set()
+
+    @contextlib.asynccontextmanager
+    async def reserve(self, size: int) -> AsyncIterator[None]:
+        """Count so many bytes of a process that is no model until the context ends.
+
+        What is idle is evicted for it. Raises ``OutOfMemory`` when it does not fit now.
+        """
+        if await self._evict_for(None, size):
+            raise OutOfMemory("Not enough memory now")
+        try:
+            yield
+        finally:
+            self._reserved -= size
+
+    async def make(self, slot: Slot) -> None:
+        """Evict until the model fits. Raises ``OutOfMemory`` when it cannot."""
+        need = slot.ram or slot.recipe.estimate
+        wait = await self._evict_for(slot, need)
+        while wait:
+            await asyncio.sleep(wait)  # without the lock: what fits at once is not held up
+            wait = await self._evict_for(slot, need)
+
+    async def _evict_for(self, newcomer: Slot | None, need: int) -> float:
+        """Evict what may go now; return the seconds to wait for more, 0 once all fits.
+
+        ``need`` bytes then count as the model's, or with None as reserved.
+        """
+        async with self._turn:
+            if self._short(need, newcomer, self._evictable()):
+                raise _no_room(newcomer)
+            while short := self._short(need, newcomer, []):
+                candidates = [s for s in self._evictable() if short == "ram" or s.vram]
+                victim = self._victim(candidates)
+                if victim is not None:
+                    await self._residency.leave(victim, "evicted")
+                elif candidates:
+                    return max(0.01, min(map(self._age_left, candidates)))
+                else:
+                    raise _no_room(newcomer)
+            if newcomer is None:
+                self._reserved += need
+            else:
+                newcomer.ram = need
+            return 0.0
+
+    def _short(self, need: int, newcomer: Slot | None, spared: list[Slot]) -> str:
+        """Return which memory the newcomer lacks, "ram" or "vram", if ``spared`` were gone."""
+        others = [
+            each
+            for each in self._residency.slots.values()
+            if each is not newcomer and each not in spared and (each.worker or each.loading)
+        ]
+        held = self._probe.own() + self._reserved + sum(each.ram for each in others)
+        if held + need > self._policy.ram_fraction * self._probe.ram_total():
+            return "ram"
+        if newcomer is None:
+            return ""
+        gpu = self._gpu(newcomer)
+        if gpu is None:
+            return ""
+        coming = sum(s.vram or s.ram for s in others if s.loading and s.recipe.uses_gpu)
+        used = gpu.used + coming - sum(each.vram for each in spared)
+        wanted = newcomer.vram or need
+        return "vram" if used + wanted > self._policy.vram_fraction * gpu.total else ""
+
+    def _gpu(self, slot: Slot) -> Gpu | None:
+        """Return the GPU that a model goes to, or None. Raises ``Unavailable`` if it is absent."""
+        device = slot.recipe.settings.device or self._policy.device
+        if device == "cpu" or not slot.recipe.uses_gpu:
+            return None
+        gpus = self._probe.gpus()
+        index = int(device.partition(":")[2] or 0)
+        if index >= len(gpus):
+            if device == "auto" or not gpus:
+                return None  # no driver to ask: the backend itself knows whether it can run
+            raise Unavailable(f"There is no GPU {index}")
+        return gpus[index]
+
+    def _evictable(self) -> list[Slot]:
+        return [
+            slot
+            for slot in self._residency.slots.values()
+            if slot.worker is not None
+            and not slot.holders
+            and not slot.active
+            and not slot.recipe.settings.pin
+            and slot.recipe.spec.name not in self.pins
+        ]
+
+    def _age_left(self, slot: Slot) -> float:
+        return slot.settled + self._policy.min_residence - self._clock()
+
+    def _victim(self, candidates: list[Slot]) -> Slot | None:
+        old = [slot for slot in candidates if self._age_left(slot) <= 0]
+        return min(old, key=lambda s: s.touched, default=None)
+
+
+def _no_room(newcomer: Slot | None) -> OutOfMemory:
+    if newcomer is None:
+        return OutOfMemory("Not enough memory now")
+    return OutOfMemory(f"Not enough memory to load {newcomer.recipe.spec.name}")

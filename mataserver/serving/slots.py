@@ -1,0 +1,105 @@
+"""What the model pool keeps of each model, what it is told of memory, and its settings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+import msgspec
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from mataserver.engines.memory import Gpu
+    from mataserver.engines.work import Worker
+    from mataserver.serving.batching import Batcher
+    from mataserver.serving.recipe import Recipe
+    from mataserver.serving.refusals import LastingFailure
+
+
+class Status(msgspec.Struct, frozen=True):
+    """A model's state. Memory in bytes, times in Unix seconds. ``pinned``: by request."""
+
+    state: str = "unloaded"
+    memory: int | None = None
+    loaded_at: float | None = None
+    last_used: float | None = None
+    error: str | None = None
+    pinned: bool = False
+
+
+class Probe(Protocol):
+    """Where the pool learns about memory."""
+
+    def ram_total(self) -> int:
+        """RAM that may be used, in bytes."""
+        ...
+
+    def own(self) -> int:
+        """The server's own memory, in bytes."""
+        ...
+
+    def gpus(self) -> list[Gpu]:
+        """The GPUs' memory."""
+        ...
+
+    def vram_of(self, pid: int) -> int:
+        """GPU memory of a process, in bytes."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class PoolPolicy:
+    """The pool's settings. Seconds, and fractions of all memory."""
+
+    keep_alive: float = 300.0
+    min_residence: float = 10.0
+    load_timeout: float = 600.0
+    queue_limit: int = 64
+    ram_fraction: float = 0.9
+    vram_fraction: float = 0.9
+    device: str = "auto"
+
+
+class Slot:
+    """One model's place in the pool, kept while the server runs."""
+
+    def __init__(self, recipe: Recipe) -> None:
+        self.recipe = recipe
+        self.worker: Worker | None = None
+        self.batcher: Batcher | None = None
+        self.loading: asyncio.Task[None] | None = None
+        self.leaving: asyncio.Task[None] | None = None
+        self.timer: asyncio.TimerHandle | None = None
+        self.holders = 0
+        self.held = 0
+        self.deaths = 0
+        self.not_before = 0.0
+        self.evicted = False
+        self.used = False
+        self.error: str | None = None
+        self.refusal: LastingFailure | None = None
+        self.ram = 0
+        self.vram = 0
+        self.loaded_at: float | None = None
+        self.last_used: float | None = None
+        """Both in Unix seconds, to be shown; the same moments on the pool's clock:"""
+        self.settled = 0.0
+        self.touched = 0.0
+        self.idle_since = 0.0
+
+    @property
+    def active(self) -> bool:
+        """Whether an inference is queued or running."""
+        return self.batcher is not None and self.batcher.active
+
+    @property
+    def state(self) -> str:
+        """The state of the API."""
+        if self.loading is not None:
+            return "loading"
+        if self.worker is None:
+            return "evicted" if self.evicted else "unloaded"
+        if self.active:
+            return "active"
+        return "idle" if self.used else "ready"
