@@ -41,7 +41,7 @@ def stages(text: str) -> list[Stage]:
     plain = re.sub(r"^#.*\n", "", text, flags=re.MULTILINE)
     for line in re.sub(r"\\\n", "", plain).splitlines():
         match = _INSTRUCTION.fullmatch(line)
-        if match is None:
+        if match is None or (not found and match[1] == "ARG"):  # before the first stage
             continue
         keyword, said = match.groups()
         if keyword == "FROM":
