@@ -80,19 +80,23 @@ class Terminal:
     def install(self, distribution: str, source: str = "", **groups: dict[str, str]) -> None:
         """Install a distribution with entry points; ``source`` becomes its module."""
         module = distribution.replace("-", "_")
-        info = self.site / f"{module}-1.0.dist-info"
-        info.mkdir()
-        (info / "METADATA").write_text(
-            f"Metadata-Version: 2.1\nName: {distribution}\nVersion: 1.0\n"
-        )
-        lines = []
-        for group, points in groups.items():
-            lines.append(f"[{group.replace('_', '.')}]")
-            lines += [f"{name} = {value}" for name, value in points.items()]
-        (info / "entry_points.txt").write_text("\n".join(lines))
+        named = {group.replace("_", "."): points for group, points in groups.items()}
+        write_distribution(self.site, distribution, named)
         (self.site / f"{module}.py").write_text(source)
         self._monkeypatch.syspath_prepend(str(self.site))
         self._monkeypatch.delitem(sys.modules, module, raising=False)
+
+
+def write_distribution(site: Path, name: str, groups: dict[str, dict[str, str]]) -> None:
+    """Write what the installer would of a distribution of version 1.0 with these entry points."""
+    info = site / f"{name.replace('-', '_')}-1.0.dist-info"
+    info.mkdir()
+    (info / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+    lines = []
+    for group, points in groups.items():
+        lines.append(f"[{group}]")
+        lines += [f"{point} = {value}" for point, value in points.items()]
+    (info / "entry_points.txt").write_text("\n".join(lines))
 
 
 @contextlib.contextmanager

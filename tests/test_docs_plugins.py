@@ -1,69 +1,114 @@
-"""The examples of docs/plugins.md: what a plugin's author copies runs."""
+"""The examples of docs/plugins.md: what a plugin's author copies runs.
+
+A block whose first line is a comment with a path is that file. The files up to a block of tests
+are one example, installed as a distribution; the next plugin behind tests begins another one.
+"""
 
 from __future__ import annotations
 
-import importlib.metadata
 import inspect
+import re
 import sys
+import tomllib
+from pathlib import Path
 from typing import NamedTuple
 
 import pytest
 
-from markdown_pages import blocks, read
-from mataserver import plugins as plugin_host
+from cli_terminal import write_distribution
+from markdown_pages import read
+
+BLOCK = re.compile(r"^```\w+\n(.*?)^```", re.DOTALL | re.MULTILINE)
+FILE = re.compile(r"(?:#|//|<!--) ([\w./-]+\.\w+)(?: -->)?\n")
+MODULE = re.compile(r"mataserver_(\w+)(?:/__init__)?\.py")
 
 
 class Example(NamedTuple):
-    """A plugin of the page, the block of its tests, and one of these."""
+    """The files of an example by path, the block of its tests, and one of these."""
 
-    plugin: str
+    files: dict[str, str]
     tests: str
     name: str
 
 
 def pairs():
-    """Return each block of tests of the page with the plugin's block before it."""
-    found, plugin = [], ""
-    for block in blocks(read("plugins.md"), "python"):
-        if "async def test_" in block and "def service(" in plugin:
-            found.append((plugin, block))
-        elif "@hookimpl" in block:
-            plugin = block
+    """Return each block of tests of the page with the files that stand before it."""
+    found, files, tested = [], {}, False
+    for block in BLOCK.findall(read("plugins.md")):
+        named = FILE.match(block)
+        if named:
+            if tested and "@hookimpl" in block:
+                files, tested = {}, False
+            files |= {named[1]: block}
+        elif "async def test_" in block and "mata_client" in block:
+            found.append((dict(files), block))
+            tested = True
     return found
 
 
 def examples():
     """Yield each test of the page."""
-    for plugin, block in pairs():
+    for files, block in pairs():
         tree = compile(block, "plugins.md", "exec")
         names = [name for name in tree.co_names if name.startswith("test_")]
-        yield from (pytest.param(Example(plugin, block, name), id=name) for name in names)
+        yield from (pytest.param(Example(files, block, name), id=name) for name in names)
+
+
+def entry_points(files):
+    """Return the entry points of an example: those of its plugins and of its pyproject.toml."""
+    plugins = {
+        named[1]: Path(path).parts[0].removesuffix(".py")
+        for path, text in files.items()
+        if (named := MODULE.fullmatch(path)) and "@hookimpl" in text
+    }
+    given = tomllib.loads(files.get("pyproject.toml", ""))
+    return {"mataserver": plugins, **given.get("project", {}).get("entry-points", {})}
 
 
 @pytest.fixture
-def written(monkeypatch, tmp_path):
-    """Write an example as a module; return its entry point, whatever name the test calls it by."""
-    monkeypatch.syspath_prepend(tmp_path)
+def installed(monkeypatch, tmp_path):
+    """Install an example for this process and its children."""
+    site = tmp_path / "site"
 
-    def write(source, name):
-        module = f"example_{name}"
-        (tmp_path / f"{module}.py").write_text(source)
-        monkeypatch.delitem(sys.modules, module, raising=False)
-        return importlib.metadata.EntryPoint(name, module, plugin_host.GROUP)
+    def install(files):
+        for path, text in files.items():
+            (site / path).parent.mkdir(parents=True, exist_ok=True)
+            (site / path).write_text(text)
+            if path.endswith(".py"):
+                module = path.removesuffix(".py").partition("/")[0]
+                monkeypatch.delitem(sys.modules, module, raising=False)
+        write_distribution(site, "example", entry_points(files))
+        monkeypatch.syspath_prepend(site)
+        monkeypatch.setenv("PYTHONPATH", str(site))
 
-    return write
+    return install
+
+
+def test_every_file_of_the_page_is_tested():
+    """Each file that the page shows belongs to a plugin with tests."""
+    shown = {
+        named[1] for block in BLOCK.findall(read("plugins.md")) if (named := FILE.match(block))
+    }
+    assert shown == {path for files, _ in pairs() for path in files}
+    assert all(entry_points(files)["mataserver"] for files, _ in pairs())
+
+
+@pytest.fixture
+def running(mata_client, mata_server, aiohttp_server):
+    """The fixtures that need a running loop to be made; a test asks for the others itself."""
+    return {
+        "mata_client": mata_client,
+        "mata_server": mata_server,
+        "aiohttp_server": aiohttp_server,
+    }
 
 
 @pytest.mark.parametrize("example", list(examples()))
-async def test_examples_do_what_they_say(example, written, mata_client, aiohttp_server, request):
+async def test_examples_do_what_they_say(example, installed, running, request):
     """Each test of the page passes against the plugin that stands before it."""
+    installed(example.files)
     scope = {"__name__": "example_tests"}
     exec(compile(example.tests, "plugins.md", "exec"), scope)
-
-    async def connect(called, **settings):
-        return await mata_client(written(example.plugin, called), **settings)
-
-    fixtures = {"mata_client": connect, "aiohttp_server": aiohttp_server}
-    wanted = inspect.signature(scope[example.name]).parameters
-    given = {each: fixtures.get(each) or request.getfixturevalue(each) for each in wanted}
-    await scope[example.name](**given)
+    test = scope[example.name]
+    wanted = inspect.signature(test).parameters
+    await test(**{each: running.get(each) or request.getfixturevalue(each) for each in wanted})
