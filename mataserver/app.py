@@ -15,7 +15,6 @@ import mataserver
 from mataserver import hosting, openapi
 from mataserver import plugins as plugin_host
 from mataserver.cameras.roster import Roster
-from mataserver.catalog import Catalog
 from mataserver.config import ConfigError
 from mataserver.credentials import KeyRing, server_keys
 from mataserver.deadline import in_time
@@ -40,11 +39,12 @@ from mataserver.http.sessions import SessionsService
 from mataserver.http.settings import SettingsService
 from mataserver.http.sockets import Sockets
 from mataserver.http.stream import StreamService
+from mataserver.library.catalog import Catalog
+from mataserver.library.registry import Registry
 from mataserver.lifecycle import Lifecycle
 from mataserver.metrics import Metrics
 from mataserver.observers import Observers
 from mataserver.outbound import Hosts, Outbound
-from mataserver.registry import Registry
 from mataserver.services import ServedModels
 from mataserver.serving.loader import Loader
 from mataserver.serving.pool import ModelPool

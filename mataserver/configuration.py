@@ -9,18 +9,19 @@ from typing import TYPE_CHECKING, TypeVar, cast
 import msgspec
 from msgspec import UNSET
 
-from mataserver import config, weights
+from mataserver import config
 from mataserver.addresses import server_url
 from mataserver.credentials import client_key
-from mataserver.registry import Registry
+from mataserver.library import weights
+from mataserver.library.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from msgspec import Struct
 
-    from mataserver.catalog import Catalog
-    from mataserver.registry import Entry
+    from mataserver.library.catalog import Catalog
+    from mataserver.library.registry import Entry
     from mataserver_client import Client
 
 T = TypeVar("T", bound="Struct")
@@ -94,7 +95,7 @@ class Configuration:
         return Registry(self.data_dir / "model_registry.json")
 
     def _catalog(self) -> Catalog:
-        from mataserver.catalog import Catalog  # brings every source of models
+        from mataserver.library.catalog import Catalog  # brings every source of models
         from mataserver.plugins import discover
 
         # `plugins.strict` is about starting a server.

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET
 
-from mataserver import weights
+from mataserver.library import weights
 from mataserver.params import ApiParams, configured
 from mataserver.results import ModelDetail, ModelInfo
 
@@ -17,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mataserver.config import ModelSettings
+    from mataserver.library.recipe import Recipe
+    from mataserver.library.registry import Entry
     from mataserver.params import Params
-    from mataserver.registry import Entry
-    from mataserver.serving.recipe import Recipe
     from mataserver.serving.slots import Status
 
 _BOUNDS = (

@@ -8,15 +8,15 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mataserver.configured import Configured
 from mataserver.errors import MataError
+from mataserver.library.configured import Configured
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mataserver.cameras.roster import Roster
-    from mataserver.catalog import Catalog
     from mataserver.config import Settings
+    from mataserver.library.catalog import Catalog
     from mataserver.serving.pool import ModelPool
     from mataserver.upkeep import Upkeep
 

@@ -16,11 +16,12 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver import description, weights
-from mataserver.catalog import TRACKED
+from mataserver import description
 from mataserver.engines.work import Job
 from mataserver.errors import Conflict, InvalidParams
 from mataserver.handles import Encoded
+from mataserver.library import weights
+from mataserver.library.catalog import TRACKED
 from mataserver.serving.frames import FrameSession, result_of
 
 if TYPE_CHECKING:
@@ -28,15 +29,15 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
-    from mataserver.catalog import Catalog
     from mataserver.engines.work import Outcome
     from mataserver.envelope import Format
+    from mataserver.library.catalog import Catalog
+    from mataserver.library.recipe import Recipe
+    from mataserver.library.registry import Entry
     from mataserver.metrics import Metrics
     from mataserver.params import Params
-    from mataserver.registry import Entry
     from mataserver.results import ModelDetail, ModelInfo, Result
     from mataserver.serving.pool import ModelPool
-    from mataserver.serving.recipe import Recipe
     from mataserver.sources import Step
 
 log = logging.getLogger("mataserver.models")

@@ -8,12 +8,12 @@ import logging
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from mataserver.configured import Configured
 from mataserver.errors import MataError
+from mataserver.library.configured import Configured
 
 if TYPE_CHECKING:
     from mataserver.cameras.roster import Roster
-    from mataserver.catalog import Catalog
+    from mataserver.library.catalog import Catalog
     from mataserver.serving.pool import ModelPool
 
 log = logging.getLogger("mataserver")

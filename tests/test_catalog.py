@@ -14,10 +14,11 @@ from conftest import picture, register
 from hub_stand_in import HubStandIn
 from mataserver import config, sources, testing
 from mataserver import plugins as plugin_host
-from mataserver.catalog import FRESH, Catalog
-from mataserver.configured import Configured
 from mataserver.errors import BadRequest, Conflict, InvalidParams, MataError
-from mataserver.registry import Registry
+from mataserver.library.catalog import Catalog
+from mataserver.library.configured import Configured
+from mataserver.library.recipes import FRESH
+from mataserver.library.registry import Registry
 
 MODEL = "org/fake-model"
 FILES = {

@@ -6,10 +6,10 @@ import pytest
 
 from cli_terminal import Terminal
 from mataserver import config, testing
-from mataserver.catalog import Catalog
 from mataserver.contract import ModelFiles
+from mataserver.library.catalog import Catalog
+from mataserver.library.registry import Registry
 from mataserver.plugins import discover
-from mataserver.registry import Registry
 from mataserver.sites import PAUSE, SETTLING, Sites
 
 GEAR = """

@@ -12,8 +12,8 @@ import pytest
 from api_answers import until
 from conftest import picture, register
 from mataserver import testing
-from mataserver.catalog import FRESH
 from mataserver.errors import BadRequest
+from mataserver.library.recipes import FRESH
 from mataserver.sources import StrayLink, check_links
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

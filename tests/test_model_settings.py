@@ -8,12 +8,12 @@ import aiohttp
 import pytest
 
 from mataserver import Backend, Classification, ClassifyResult, hookimpl, testing
-from mataserver.catalog import Catalog
 from mataserver.config import load
-from mataserver.configured import Configured
 from mataserver.errors import InvalidParams
+from mataserver.library.catalog import Catalog
+from mataserver.library.configured import Configured
+from mataserver.library.registry import Registry
 from mataserver.plugins import GROUP, discover
-from mataserver.registry import Registry
 
 TOLD = ("device", "dtype", "threads", "compile", "max_batch")
 PICTURE = b"P6\n1 1\n255\n\0\0\0"

@@ -13,10 +13,10 @@ from mataserver.contract import ModelSpec
 from mataserver.engines.memory import Gpu
 from mataserver.engines.work import Death, Facts, Job, Outcome, Timing, WorkerDied
 from mataserver.errors import MataError, OutOfMemory, Unavailable
+from mataserver.library.recipe import Recipe
 from mataserver.metrics import Metrics
 from mataserver.serving.background import BACKGROUND
 from mataserver.serving.pool import ModelPool
-from mataserver.serving.recipe import Recipe
 from mataserver.serving.slots import PoolPolicy
 from mataserver.testing import FAKE, fake
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import pytest
 
-from mataserver.registry import Entry, Registry, RegistryError
+from mataserver.library.registry import Entry, Registry, RegistryError
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -166,7 +166,7 @@ def test_entries_that_could_not_be_read_back_cannot_be_made(fields):
 ADD_MANY = """
 import sys
 from pathlib import Path
-from mataserver.registry import Entry, Registry
+from mataserver.library.registry import Entry, Registry
 
 registry = Registry(Path(sys.argv[1]))
 for index in range(20):
@@ -203,7 +203,7 @@ def test_new_files_are_private_and_a_chosen_mode_is_kept(registry):
 ADD_ONE = """
 import os, resource, sys
 from pathlib import Path
-from mataserver.registry import Entry, Registry, RegistryError
+from mataserver.library.registry import Entry, Registry, RegistryError
 
 entry = Entry(task="ocr", source="hf", pulled_at=1.0)
 if sys.argv[1] == "full":

@@ -12,7 +12,7 @@ import pytest
 from api_answers import asking, problem, until
 from conftest import picture, register
 from mataserver import Backend, Part, VlmResult, hookimpl, plugins, testing
-from mataserver.registry import Entry, Registry
+from mataserver.library.registry import Entry, Registry
 
 PNG = picture()
 

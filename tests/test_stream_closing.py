@@ -13,9 +13,9 @@ from websockets.exceptions import ConnectionClosed
 
 from conftest import picture
 from mataserver import testing
-from mataserver.catalog import FRESH
 from mataserver.http import stream
-from mataserver.registry import Registry
+from mataserver.library.recipes import FRESH
+from mataserver.library.registry import Registry
 from stream_peers import (
     PNG,
     RawPeer,

@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     from mataserver.cameras.feed import Connection
     from mataserver.cameras.shot import Shot
     from mataserver.cameras.source import Source
-    from mataserver.catalog import Catalog
     from mataserver.config import CameraSettings, Settings
+    from mataserver.library.catalog import Catalog
     from mataserver.metrics import Metrics
     from mataserver.observers import Observers
     from mataserver.services import ServedModels

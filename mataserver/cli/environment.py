@@ -12,7 +12,7 @@ import click
 
 from mataserver import config
 from mataserver.errors import MataError
-from mataserver.registry import Registry
+from mataserver.library.registry import Registry
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -11,15 +11,16 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mataserver import config, defaults, landlock, seccomp
+from mataserver import config, landlock, seccomp
 from mataserver.addresses import is_loopback
 from mataserver.cameras import roster
 from mataserver.cameras.source import Allowed
-from mataserver.catalog import Catalog
 from mataserver.cli import environment, extensions
-from mataserver.configured import Configured
 from mataserver.errors import MataError
-from mataserver.registry import Registry
+from mataserver.library import defaults
+from mataserver.library.catalog import Catalog
+from mataserver.library.configured import Configured
+from mataserver.library.registry import Registry
 from mataserver.storage import told
 from mataserver.suggestion import similar
 

@@ -21,7 +21,8 @@ from mataserver.results import TASKS
 from mataserver.sources import Progress, Said
 
 if TYPE_CHECKING:
-    from mataserver.catalog import Catalog, Pulled
+    from mataserver.library.catalog import Catalog
+    from mataserver.library.intake import Pulled
     from mataserver.plugins import Plugins
     from mataserver.sources import Step
 
@@ -98,7 +99,7 @@ def pull(model: str, task: str, name: str | None, config_file: str | None) -> No
     MODEL is a HuggingFace repo ID (org/name), the name of a pip backend (easyocr), or a local
     directory or file: /path, ./path, ~/path.
     """
-    from mataserver.catalog import Catalog
+    from mataserver.library.catalog import Catalog
 
     local = _is_path(model)
     if name is not None and not local:

@@ -11,14 +11,15 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import UNSET
 
-from mataserver import config, removal, weights
+from mataserver import config
 from mataserver.cli.environment import UNKNOWN, config_option, plugins, registry
 from mataserver.errors import NotFound
+from mataserver.library import removal, weights
 from mataserver.suggestion import similar
 
 if TYPE_CHECKING:
     from mataserver.config import Settings
-    from mataserver.registry import Entry, Registry
+    from mataserver.library.registry import Entry, Registry
 
 RULE = 62
 """The dashed line's length, unless the table is wider."""

@@ -19,11 +19,11 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.handles import Encoded
+    from mataserver.library.recipe import Recipe
     from mataserver.observers import Observers
     from mataserver.params import Params
     from mataserver.service import Context
     from mataserver.services import Handle, ServedModels
-    from mataserver.serving.recipe import Recipe
 
 _TAKEN = "Content-Type must be application/json or image/*"
 KNOWN_QUERIES = 256

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mataserver.catalog import Catalog
+    from mataserver.library.catalog import Catalog
     from mataserver.lifecycle import Lifecycle
     from mataserver.service import Service
     from mataserver.serving.pool import ModelPool

@@ -14,10 +14,10 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
     from mataserver.engines.work import Job, Outcome, Worker
+    from mataserver.library.recipe import Recipe
     from mataserver.metrics import Metrics
     from mataserver.serving.background import Background
     from mataserver.serving.loading import Loading
-    from mataserver.serving.recipe import Recipe
     from mataserver.serving.residency import Residency
     from mataserver.serving.slots import Slot
 

@@ -20,11 +20,11 @@ if TYPE_CHECKING:
 
     from mataserver.engines.work import Outcome, Timing
     from mataserver.envelope import Format
+    from mataserver.library.recipe import Recipe
     from mataserver.metrics import Metrics
     from mataserver.params import Params
     from mataserver.results import Result
     from mataserver.serving.pool import ModelPool
-    from mataserver.serving.recipe import Recipe
 
 INLINE_BYTES = 65_536
 """Bodies up to this size are decoded in the event loop: a thread would cost more."""

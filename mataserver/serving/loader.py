@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from mataserver.config import ModelSettings, Settings
     from mataserver.confinement import Confinement
     from mataserver.engines.work import Engine, Worker
-    from mataserver.serving.recipe import Recipe
+    from mataserver.library.recipe import Recipe
     from mataserver.serving.slots import Probe
 
 

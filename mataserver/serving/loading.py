@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from mataserver.engines.work import Worker
+    from mataserver.library.recipe import Recipe
     from mataserver.metrics import Metrics
-    from mataserver.serving.recipe import Recipe
     from mataserver.serving.residency import Residency
     from mataserver.serving.room import Room
     from mataserver.serving.slots import PoolPolicy, Probe, Slot

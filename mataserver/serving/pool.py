@@ -24,8 +24,8 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mataserver.engines.work import Job, Outcome, Worker
+    from mataserver.library.recipe import Recipe
     from mataserver.metrics import Metrics
-    from mataserver.serving.recipe import Recipe
     from mataserver.serving.slots import PoolPolicy, Probe, Slot
 
 

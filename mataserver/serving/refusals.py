@@ -13,7 +13,7 @@ from mataserver.engines.work import Failure
 
 if TYPE_CHECKING:
     from mataserver.errors import MataError
-    from mataserver.serving.recipe import Recipe
+    from mataserver.library.recipe import Recipe
 
 
 @dataclass(frozen=True, slots=True)

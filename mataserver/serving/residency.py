@@ -13,8 +13,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mataserver.engines.work import Death, Worker
+    from mataserver.library.recipe import Recipe
     from mataserver.metrics import Metrics
-    from mataserver.serving.recipe import Recipe
     from mataserver.serving.slots import PoolPolicy
 
 log = logging.getLogger("mataserver.pool")

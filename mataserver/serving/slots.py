@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from mataserver.engines.memory import Gpu
     from mataserver.engines.work import Worker
+    from mataserver.library.recipe import Recipe
     from mataserver.serving.batching import Batcher
-    from mataserver.serving.recipe import Recipe
     from mataserver.serving.refusals import LastingFailure
 
 

@@ -13,10 +13,10 @@ import pytest
 
 import mataserver_hf
 from mataserver import ModelFiles, testing
-from mataserver.catalog import Catalog
 from mataserver.config import ConfigError, Settings
+from mataserver.library.catalog import Catalog
+from mataserver.library.registry import Registry
 from mataserver.plugins import discover
-from mataserver.registry import Registry
 from mataserver.serving.loader import placement
 from mataserver_hf import (
     classify,

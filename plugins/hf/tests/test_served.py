@@ -22,10 +22,10 @@ from transformers import (
 
 from hub_stand_in import HubStandIn
 from mataserver import testing
-from mataserver.catalog import Catalog
 from mataserver.config import load
+from mataserver.library.catalog import Catalog
+from mataserver.library.registry import Registry
 from mataserver.plugins import discover
-from mataserver.registry import Registry
 
 POINTS = testing.installed("hf")
 

@@ -10,10 +10,10 @@ import pytest
 from PIL import Image
 
 from mataserver import testing
-from mataserver.catalog import Catalog
 from mataserver.config import load
+from mataserver.library.catalog import Catalog
+from mataserver.library.registry import Registry
 from mataserver.plugins import discover
-from mataserver.registry import Registry
 from mataserver_hf import detect, pose
 
 POINTS = testing.installed("hf")

@@ -10,10 +10,10 @@ import pytest
 
 import mataserver_onnx
 from mataserver import BadRequest, MataError, ModelFiles, testing
-from mataserver.catalog import Catalog
 from mataserver.config import load as configure
+from mataserver.library.catalog import Catalog
+from mataserver.library.registry import Registry
 from mataserver.plugins import discover
-from mataserver.registry import Registry
 from mataserver_onnx import classify, depth, detect, embed, segment
 
 BACKENDS = {backend.task: backend for backend in mataserver_onnx.backends()}

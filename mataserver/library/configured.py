@@ -7,18 +7,19 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mataserver import params, sources, weights
+from mataserver import params, sources
 from mataserver.contract import ModelFiles
 from mataserver.errors import InvalidParams, MataError, NotFound, Unavailable
-from mataserver.registry import Entry
+from mataserver.library import weights
+from mataserver.library.registry import Entry
 from mataserver.suggestion import similar
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mataserver.catalog import Catalog
     from mataserver.config import ModelSettings
-    from mataserver.serving.recipe import Recipe
+    from mataserver.library.catalog import Catalog
+    from mataserver.library.recipe import Recipe
 
 
 class Configured:

@@ -11,7 +11,7 @@ from mataserver import sources
 from mataserver.contract import ModelFiles
 
 if TYPE_CHECKING:
-    from mataserver.registry import Entry
+    from mataserver.library.registry import Entry
 
 
 def present(name: str, entry: Entry) -> bool:

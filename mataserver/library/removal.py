@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from msgspec import UNSET
 
-from mataserver.defaults import DEFAULTS, Marks
+from mataserver.library.defaults import DEFAULTS, Marks
 
 if TYPE_CHECKING:
-    from mataserver.registry import Entry, Registry
+    from mataserver.library.registry import Entry, Registry
 
 CONVERTED = "converted"
 """The directory, in the data directory, of what was made of models."""

@@ -1,0 +1,101 @@
+"""The models that are registered unasked: each once, by a mark of its own in the data directory.
+
+Neither a model that was pulled before the first start nor a plugin that was installed after it
+keeps a default away, and one that was removed does not come back.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import time
+from typing import TYPE_CHECKING
+
+from mataserver.contract import ModelFiles
+from mataserver.errors import MataError
+from mataserver.library.registry import Entry
+from mataserver.storage import told
+
+if TYPE_CHECKING:
+    import contextlib
+    from pathlib import Path
+
+    from mataserver.config import Settings
+    from mataserver.library.registry import Registry
+    from mataserver.plugins import Plugins
+
+DEFAULTS = ("rapidocr", "opencv-faces", "opencv-qr")
+"""Backends whose weights come with their packages."""
+
+FILE = "registered_defaults"
+
+log = logging.getLogger("mataserver.catalog")
+
+
+class Marks:
+    """The defaults that had their turn: one name a line of a file in the data directory.
+
+    Lines are only ever appended, so that several processes may do it at once.
+    """
+
+    def __init__(self, data_path: Path) -> None:
+        self._path = data_path / FILE
+
+    def waiting(self) -> list[str]:
+        """Return the defaults that never had their turn. Raises ``MataError``."""
+        with self._told("read"):
+            try:
+                marked = set(self._path.read_text(encoding="utf-8", errors="replace").split())
+            except FileNotFoundError:
+                marked = set()
+        return [name for name in DEFAULTS if name not in marked]
+
+    def add(self, name: str) -> None:
+        """Note that a default had its turn. Raises ``MataError``."""
+        with self._told("write"):
+            descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
+            with os.fdopen(descriptor, "w", encoding="utf-8") as file:
+                file.write(name + "\n")
+
+    def _told(self, verb: str) -> contextlib.AbstractContextManager[None]:
+        return told(f"could not {verb} which defaults were registered", self._path)
+
+
+def add_defaults(settings: Settings, registry: Registry, plugins: Plugins) -> list[str]:
+    """Register the defaults that are installed, each once in the life of a data directory.
+
+    Raises ``MataError`` when a registry cannot be made; what cannot be added to one is logged.
+    """
+    if not settings.register_defaults:
+        return []
+    try:
+        return _add(settings, registry, plugins)
+    except MataError as error:
+        if not registry.path.exists():
+            raise
+        log.warning(error.told)
+        return []
+
+
+def _add(settings: Settings, registry: Registry, plugins: Plugins) -> list[str]:
+    marks, added = Marks(registry.path.parent), []
+    for name in marks.waiting():
+        offer = plugins.pip(name)
+        if offer is None or offer.missing:
+            continue
+        if registry.get(name) is None:
+            task = _task(settings, plugins, name, offer.backend.task)
+            registry.add(name, Entry(task=task, source="pip", pulled_at=time.time()))
+            added.append(name)
+        marks.add(name)
+    return added
+
+
+def _task(settings: Settings, plugins: Plugins, name: str, task: str) -> str:
+    """Return the task that a default is registered for: the configured one, where it serves it.
+
+    The configuration is older than the first start that registers the default unasked.
+    """
+    wanted = settings.model(name).task
+    served = wanted is not None and plugins.offer(ModelFiles(name, "pip"), wanted)
+    return wanted if wanted is not None and served else task

@@ -1,0 +1,218 @@
+"""How models come: pulled from the hub or with pip, registered where they lie, converted."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import UNSET
+
+from mataserver import sources
+from mataserver.contract import ModelFiles
+from mataserver.errors import BadRequest, Conflict, MataError
+from mataserver.library import removal, weights
+from mataserver.library.registry import Entry
+from mataserver.results import TASKS
+from mataserver.suggestion import instead_of, similar
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
+
+    from mataserver.config import Settings
+    from mataserver.library.recipes import Recipes
+    from mataserver.library.registered import RegisteredModels
+    from mataserver.plugins import Offer, Plugins
+
+_EXPORT = "`mataserver export {0} --register` converts it"
+
+
+@dataclass(frozen=True, slots=True)
+class Pulled:
+    """What a pull did.
+
+    name, entry: what it registered.
+    replaced:    the entry that was there before.
+    warnings:    what a person should know.
+    """
+
+    name: str
+    entry: Entry
+    replaced: Entry | None = None
+    warnings: list[str] = field(default_factory=list)
+
+
+class Intake:
+    """Registers models. ``pulls`` are those under way."""
+
+    def __init__(
+        self, settings: Settings, models: RegisteredModels, plugins: Plugins, recipes: Recipes
+    ) -> None:
+        self.settings = settings
+        self.pulls = sources.Pulls()
+        self._models = models
+        self._registry = models.registry
+        self._plugins = plugins
+        self._recipes = recipes
+        self._installing = asyncio.Lock()
+
+    async def pull(
+        self,
+        name: str,
+        task: str,
+        on_step: Callable[[sources.Step], None] | None = None,
+        *,
+        allow_pip: bool = True,
+    ) -> Pulled:
+        """Download or install a model and register it. The same again is no error.
+
+        A few at once fetch something, the others wait for their turn: ``on_step`` is told. Raises
+        ``BadRequest`` for everything that goes wrong with it, ``Conflict`` while the same model is
+        being pulled, ``Unavailable`` where too many wait.
+        """
+        if task not in TASKS:
+            raise BadRequest(f"Unknown task {instead_of(task, TASKS)}")
+        with self.pulls.begun(name, on_step) as pull:
+            offer = self._plugins.pip(name)
+            if offer is not None:
+                warnings = await self._install(offer, task, pull, allow_pip=allow_pip)
+                return self._register(
+                    name, Entry(task=task, source="pip", pulled_at=time.time()), warnings
+                )
+            sources.validate_repo_id(name)
+            async with pull.turn():
+                self.match(ModelFiles(name, "hf", None, await self._config_of(name)), task)
+                await sources.download(name, pull.tell)
+            return self._adopt(name, Entry(task=task, source="hf", pulled_at=time.time()))
+
+    async def _config_of(self, name: str) -> dict[str, Any]:
+        """Return a repository's ``config.json``; a name that is no repository's may be misspelt."""
+        try:
+            return await sources.fetch_config(name)
+        except MataError as error:
+            meant = "" if "/" in name else similar(name, self._plugins.pip_names)
+            error.detail += meant
+            raise
+
+    def add_local(self, path: Path, task: str, name: str | None = None) -> Pulled:
+        """Register a local directory or file.
+
+        Raises ``BadRequest`` when nothing serves it, ``Conflict`` when the name is in use.
+        """
+        return self._adopt(*self._local(path, task, name))
+
+    def _local(self, path: Path, task: str, name: str | None) -> tuple[str, Entry]:
+        """Return a path's name and entry. Raises ``BadRequest`` and ``Conflict``."""
+        place = path.expanduser().resolve()
+        if not place.exists():
+            raise BadRequest("no such file or directory")
+        chosen = name or place.name
+        entry = Entry(task=task, source="local", pulled_at=time.time(), path=str(place))
+        taken = self._registry.get(chosen)
+        if taken is not None and (taken.source != "local" or taken.path != entry.path):
+            raise Conflict(f"the name {chosen!r} is in use: choose another with --name")
+        if task not in TASKS:
+            raise BadRequest(f"Unknown task {instead_of(task, TASKS)}")
+        return chosen, entry
+
+    def _adopt(self, name: str, entry: Entry) -> Pulled:
+        """Register a model that is here. Raises ``BadRequest`` when nothing serves it."""
+        try:
+            self.match(weights.files(name, entry), entry.task)
+        except BadRequest as error:
+            if self._converts(name):
+                error.detail += f"; {_EXPORT.format(name)}, `runtime: auto` does not any more"
+            raise
+        return self._register(name, entry)
+
+    def _converts(self, name: str) -> bool:
+        """Whether the settings ask, as they once could, to convert a model at its pull."""
+        return self.settings.runtime_of(name) == "auto"
+
+    def convert(self, name: str, task: str, directory: Path, path: Path | None = None) -> Pulled:
+        """Register a model to be served from ``directory``; ``path`` has a local one's own files.
+
+        Raises ``NotFound`` for a model that is not here, ``Conflict`` for a name in use, and
+        ``BadRequest`` when nothing serves what is there.
+        """
+        known = self._registry.get(name)
+        if path is not None:
+            _, entry = self._local(path, task, name)
+        elif known is not None:
+            entry = msgspec.structs.replace(known, task=task)
+        elif sources.cached(name) is not None:
+            entry = Entry(task=task, source="hf", pulled_at=time.time())
+        else:
+            raise self._models.missing(name)
+        if entry.source == "pip":
+            raise BadRequest(f"{name} has no files of its own: its weights come with its package")
+        entry = msgspec.structs.replace(entry, converted=str(directory.resolve()))
+        self.match(weights.files(name, entry), task)
+        return self._register(name, entry)
+
+    def match(self, files: ModelFiles, task: str) -> None:
+        """Raise ``BadRequest`` that says why nothing serves a model for a task, if nothing does."""
+        if self._plugins.offer(files, task) is not None:
+            return
+        reason = self._plugins.refusal(files, task)
+        if reason is not None:
+            raise BadRequest(f"{files.name} cannot be served: {reason}")
+        kind = files.model_type or "unknown"
+        others = [other for other in TASKS if self._plugins.offer(files, other) is not None]
+        if others:
+            raise BadRequest(
+                f"Task mismatch: {files.name} ({kind}) serves {', '.join(others)}, not {task}"
+            )
+        if not files.model_type:
+            raise BadRequest(
+                f"No installed plugin serves for the task {task} "
+                "what has no config.json that names a model_type"
+            )
+        raise BadRequest(f"No installed plugin serves models of type {kind!r} for the task {task}")
+
+    async def _install(
+        self, offer: Offer, task: str, pull: sources.Pull, *, allow_pip: bool
+    ) -> list[str]:
+        backend = offer.backend
+        composed = self._plugins.offer(ModelFiles(backend.name, "pip"), task)
+        if composed is None:
+            raise BadRequest(f"Task mismatch: {backend.name} serves {backend.task}, not {task}")
+        if offer.missing or offer.unsuitable:
+            if not allow_pip:
+                raise BadRequest(
+                    f"Installing packages is turned off; install {backend.name} by hand"
+                )
+            # One pip at a time changes the environment.
+            async with pull.turn(), self._installing:
+                await sources.install(backend.packages, lambda line: pull.tell(sources.Said(line)))
+            if offer.missing:
+                raise BadRequest(f"{backend.name} was installed but cannot be imported")
+        if backend.system_binary and shutil.which(backend.system_binary) is None:
+            return [f"{backend.name} needs the system binary {backend.system_binary}: not found"]
+        return []
+
+    def _register(self, name: str, entry: Entry, warnings: Sequence[str] = ()) -> Pulled:
+        replaced = self._registry.get(name)
+        self._registry.add(name, entry)
+        self._recipes.clear()
+        said = [*warnings, *self._unconverted(name, entry, replaced)]
+        if replaced is not None:
+            removal.discard(replaced, self._registry)
+        offer = self._plugins.offer(weights.files(name, entry), entry.task)
+        if offer is not None and offer.plugin.note:
+            said.append(f"the plugin {offer.plugin.name}: {offer.plugin.note}")
+        return Pulled(name, entry, replaced, said)
+
+    def _unconverted(self, name: str, entry: Entry, replaced: Entry | None) -> list[str]:
+        """Say of a model that is served as it was pulled how it is converted, where it was."""
+        if entry.converted is not UNSET:
+            return []
+        if replaced is not None and replaced.converted is not UNSET:
+            return [f"{name} is served as it was pulled again: {_EXPORT.format(name)}"]
+        if entry.source != "pip" and self._converts(name):
+            return [f"{name} is not converted, `runtime: auto` is no more: {_EXPORT.format(name)}"]
+        return []

@@ -1,0 +1,126 @@
+"""What it takes to load each model: looked up for every request, made anew where files changed."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from mataserver import sources
+from mataserver.contract import ModelSpec
+from mataserver.errors import NotFound, Unavailable
+from mataserver.library import weights
+from mataserver.library.recipe import Recipe
+
+if TYPE_CHECKING:
+    from mataserver.config import Settings
+    from mataserver.contract import ModelFiles
+    from mataserver.library.registered import RegisteredModels
+    from mataserver.library.registry import Entry
+    from mataserver.plugins import Offer, Plugins
+
+FRESH = 0.2
+"""Seconds for which a model is believed to be as it was last seen."""
+
+_BASE_BYTES = 256_000_000
+
+
+@dataclass(slots=True)
+class _Known:
+    """A recipe, the entries of it and its parts, and when those were last looked at."""
+
+    entries: dict[str, Entry]
+    recipe: Recipe
+    seen: float = 0.0
+
+
+class Recipes:
+    """The recipes of the registered models."""
+
+    def __init__(self, settings: Settings, models: RegisteredModels, plugins: Plugins) -> None:
+        self._settings = settings
+        self._models = models
+        self._plugins = plugins
+        self._known: dict[tuple[str, str | None], _Known] = {}
+
+    def clear(self) -> None:
+        """Make every recipe anew: plugins, or what is registered, have changed."""
+        self._known.clear()
+
+    def reconfigure(self, settings: Settings) -> None:
+        """Make every recipe anew, as other settings say."""
+        self._settings = settings
+        self.clear()
+
+    def get(self, name: str, task: str | None = None) -> Recipe:
+        """Return what it takes to load a model, for its own task or another.
+
+        The disk is looked at a few times a second and not for every request. Raises ``NotFound``
+        for a model that is not registered or whose files are gone, ``Unavailable`` for a task
+        that nothing serves.
+        """
+        known = self._known.get((name, task))
+        now = time.monotonic()
+        if known is not None and now - known.seen < FRESH:
+            return known.recipe
+        entry = self._models.entry(name)
+        if known is None or not self._unchanged(known):
+            recipe = self._make_recipe(name, entry, task or entry.task)
+            entries = self._models.entries()
+            involved = {each: entries[each] for each in recipe.names if each in entries}
+            known = self._known[name, task] = _Known(involved, recipe)
+        known.seen = now
+        return known.recipe
+
+    def _unchanged(self, known: _Known) -> bool:
+        """Whether a model and all of its parts are registered as they were, and still here."""
+        entries = self._models.entries()
+        return all(
+            entries.get(name) == entry and weights.present(name, entry)
+            for name, entry in known.entries.items()
+        )
+
+    def _make_recipe(self, name: str, entry: Entry, task: str) -> Recipe:
+        try:
+            files = weights.files(name, entry)
+        except sources.StrayLink as error:
+            raise Unavailable(f"{name} cannot be served: {error.detail}") from None
+        offer = self._plugins.offer(files, task)
+        if offer is None:
+            reason = self._plugins.refusal(files, task)
+            if reason is not None:
+                raise Unavailable(f"{name} cannot be served: {reason}")
+            raise Unavailable(f"No installed plugin serves {name} for the task {task}")
+        offer.check_installed()
+        parts = self._parts(offer, files, entry)
+        size = weights.size(name, entry) or 0
+        settings = self._settings.model(name)
+        return Recipe(
+            spec=ModelSpec(name, task, entry.source, files.path),
+            backend=offer.backend,
+            plugin=offer.plugin.name,
+            family=offer.plugin.family,
+            plugin_settings=offer.plugin.settings,
+            settings=settings,
+            # A part is there as many times as the whole, not as its own entry says.
+            estimate=settings.replicas
+            * (_BASE_BYTES + size + sum(p.estimate // p.settings.replicas for p in parts.values())),
+            parts=parts,
+        )
+
+    def _parts(self, offer: Offer, files: ModelFiles, entry: Entry) -> dict[str, Recipe]:
+        """Return what it takes to load the models that a backend is composed of."""
+        if offer.backend.parts is None:
+            return {}
+        recipes = {}
+        for label, part in offer.backend.parts(files, offer.plugin.settings).items():
+            own = part.model == files.name
+            try:
+                found = entry if own else self._models.entry(part.model)
+            except NotFound:
+                raise Unavailable(
+                    f"{files.name} needs a model that is not here: "
+                    f"mataserver pull {part.model} --task {part.task}"
+                ) from None
+            recipes[label] = self._make_recipe(part.model, found, part.task)
+        return recipes

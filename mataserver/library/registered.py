@@ -1,0 +1,45 @@
+"""The registered models as a server sees them, also while their file is damaged."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+from mataserver.errors import NotFound
+from mataserver.library import weights
+from mataserver.library.registry import RegistryError
+from mataserver.suggestion import similar
+
+if TYPE_CHECKING:
+    from mataserver.library.registry import Entry, Registry
+
+log = logging.getLogger("mataserver.catalog")
+
+
+class RegisteredModels:
+    """What a registry holds; of one that got corrupt, the last good copy."""
+
+    def __init__(self, registry: Registry) -> None:
+        self.registry = registry
+        self._complained = ""
+
+    def entries(self) -> dict[str, Entry]:
+        """Return the registered models; of a registry that got corrupt, the last good copy."""
+        try:
+            return self.registry.entries()
+        except RegistryError as error:
+            if error.detail != self._complained:
+                log.error("%s; serving what was read before", error.told)  # noqa: TRY400
+                self._complained = error.detail
+            return self.registry.last_good()
+
+    def entry(self, name: str) -> Entry:
+        """Return one registered model. Raises ``NotFound``, also when its files are gone."""
+        entry = self.entries().get(name)
+        if entry is None or not weights.present(name, entry):
+            raise self.missing(name)
+        return entry
+
+    def missing(self, name: str) -> NotFound:
+        """Return the error about a name that is not registered."""
+        return NotFound(f"Model not found: {name[:200]}{similar(name, self.entries())}")
