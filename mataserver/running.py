@@ -16,7 +16,7 @@ from mataserver.app import build
 from mataserver.deadline import end_after
 from mataserver.engines.memory import keep_freed_memory
 from mataserver.errors import MataError
-from mataserver.http.budget import Share
+from mataserver.http.budget import BudgetShare
 from mataserver.http.channel import GOING_AWAY
 from mataserver.http.entrance import Site
 from mataserver.reload import Reload
@@ -55,7 +55,7 @@ def runner_of(composed: Composed) -> web.AppRunner:
 async def listen(runner: web.AppRunner, composed: Composed, host: str, port: int) -> int:
     """Take connections; return the port. Raises ``OSError``."""
     limit = composed.settings.max_connections
-    await Site(runner, host, port, limit, lambda: Share(composed.budget), CONNECTIONS).start()
+    await Site(runner, host, port, limit, lambda: BudgetShare(composed.budget), CONNECTIONS).start()
     chosen: int = runner.addresses[0][1]
     tell_address(composed, host, chosen)
     return chosen

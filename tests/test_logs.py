@@ -60,11 +60,11 @@ WORKER = """
 import asyncio, os, sys
 from mataserver import logs
 from mataserver.engines.work import Placement
-from mataserver.engines.zygotes import Zygote
+from mataserver.engines.zygotes import ZygoteHandle
 
 async def main():
     logs.configure("info", "json")
-    zygote = Zygote(Placement("loud", preload=("loud",)), "info", "json")
+    zygote = ZygoteHandle(Placement("loud", preload=("loud",)), "info", "json")
     zygote.start()
     await asyncio.shield(zygote._ready)
     await asyncio.sleep(0.2)

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from PIL import Image
 
-    from mataserver.cli.targets import Target
+    from mataserver.cli.targets import DrawingTarget
     from mataserver_client import Client
     from mataserver_client.results import InferResponse
 
@@ -63,7 +63,7 @@ def infer(
     chosen = targets.found(files)
     if task is not None and not all(map(targets.is_video, chosen)):
         raise click.UsageError("--task is for videos: a picture is served for the model's own task")
-    target = None if out is None else targets.Target(out, chosen)
+    target = None if out is None else targets.DrawingTarget(out, chosen)
     limit = config.load(config_file).max_pixels
     with connected(url, api_key, config_file) as client:
         run = _Run(client, model, params, target, limit, task)
@@ -80,7 +80,7 @@ class _Run:
         client: Client,
         model: str,
         params: dict[str, Any],
-        target: Target | None,
+        target: DrawingTarget | None,
         max_pixels: int,
         task: str | None,
     ) -> None:

@@ -41,7 +41,7 @@ def _is_known(file: Path) -> bool:
     return file.suffix.lower() in PICTURES | VIDEOS and file.is_file()
 
 
-class Target:
+class DrawingTarget:
     """Where the drawn pictures go: a file, a folder, a pattern with ``{name}`` and ``{number}``.
 
     A name without a suffix is a folder's, which is made.

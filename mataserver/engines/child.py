@@ -47,7 +47,7 @@ QUICK_ROW = 8
 log = logging.getLogger("mataserver.worker")
 
 
-class Child:
+class ModelProcess:
     """One worker process's state."""
 
     def __init__(
@@ -327,9 +327,9 @@ def main(sock: socket.socket, memory: int | None) -> None:
     try:
         facts = host.load()
     except MataError as error:
-        line.reply(wire.Refused(Failure.of(error)))
+        line.reply(wire.LoadRefused(Failure.of(error)))
         return
     gc.collect()
     gc.freeze()  # a model lives as long as its process: no later look for garbage pauses at it
     line.reply(wire.Loaded(facts))
-    Child(line, host, assignment.decode_threads, assignment.decode_patience).run()
+    ModelProcess(line, host, assignment.decode_threads, assignment.decode_patience).run()

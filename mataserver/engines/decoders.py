@@ -18,7 +18,7 @@ MOST = 8
 
 
 @dataclass(slots=True)
-class Batch:
+class DecodedBatch:
     """Jobs that run together, and what they decoded to."""
 
     request: int
@@ -40,22 +40,22 @@ class Decoders:
         self._ring = ring
         self.limit = min(limit, MOST)
         self._threads = 0
-        self._shared: queue.SimpleQueue[Batch] = queue.SimpleQueue()
-        self._decoded: deque[Batch] = deque()
+        self._shared: queue.SimpleQueue[DecodedBatch] = queue.SimpleQueue()
+        self._decoded: deque[DecodedBatch] = deque()
 
     @property
     def decoded(self) -> bool:
         """Whether a batch is decoded."""
         return bool(self._decoded)
 
-    def share(self, batch: Batch) -> None:
+    def share(self, batch: DecodedBatch) -> None:
         """Have one of them decode a batch, unless the model's thread comes first."""
         if self._threads < self.limit and (not self._threads or self._shared.qsize()):
             self._threads += 1
             threading.Thread(target=self._work, name="decode", daemon=True).start()
         self._shared.put(batch)
 
-    def next(self) -> Batch | None:
+    def next(self) -> DecodedBatch | None:
         """Return a batch that is decoded, else one that none has begun; None without both."""
         if self._decoded:
             return self._decoded.popleft()
@@ -64,7 +64,7 @@ class Decoders:
         except queue.Empty:
             return None
 
-    def complete(self, batch: Batch) -> list[Decoded]:
+    def complete(self, batch: DecodedBatch) -> list[Decoded]:
         """Return what a batch decoded to; decode it if nobody has."""
         if batch.decoded is None:
             batch.decoded = [self._decode(job) for job in batch.jobs]

@@ -14,7 +14,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from mataserver.engines import wire
-from mataserver.engines.decoders import Batch, Decoders
+from mataserver.engines.decoders import DecodedBatch, Decoders
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -40,7 +40,7 @@ class Lane:
         self._line = line
         self._finish = finish
         self._decoders = Decoders(decode, self._ring, decoders)
-        self._fresh: deque[Batch] = deque()
+        self._fresh: deque[DecodedBatch] = deque()
         self._owed = 0
         self._asleep = False
         self._bell, self._rope = socket.socketpair()
@@ -83,7 +83,7 @@ class Lane:
             message = received.header.message
             if not isinstance(message, wire.Infer):
                 return received
-            self._fresh.append(Batch(message.id, self._line.jobs(received)))
+            self._fresh.append(DecodedBatch(message.id, self._line.jobs(received)))
             self._owed += 1
         return None
 

@@ -20,7 +20,7 @@ from mataserver.engines import arena, ceiling, payload, wire
 from mataserver.engines.memory import private_bytes
 from mataserver.engines.watchdog import Watchdog
 from mataserver.engines.work import Death, Displaced, Outcome, Overgrown, Spoilt, WorkerDied
-from mataserver.engines.zygotes import STOP_GRACE, Zygote
+from mataserver.engines.zygotes import STOP_GRACE, ZygoteHandle
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
@@ -364,7 +364,7 @@ class ProcessWorker(asyncio.Protocol):
             if not self._loaded.done():
                 self._loaded.set_result(message.facts)
             return
-        if isinstance(message, wire.Refused):
+        if isinstance(message, wire.LoadRefused):
             self._stopping = True
             if not self._loaded.done():
                 self._loaded.set_exception(message.failure.error())
@@ -423,7 +423,7 @@ def _settle(future: asyncio.Future[Reply], reply: Reply | MataError) -> None:
         future.set_result(reply)
 
 
-async def _fork(worker: ProcessWorker, zygote: Zygote) -> int:
+async def _fork(worker: ProcessWorker, zygote: ZygoteHandle) -> int:
     """Have the zygote fork the child of ``worker``; return its pid."""
     loop = asyncio.get_running_loop()
     ours, theirs = socket.socketpair()
@@ -461,7 +461,7 @@ class ProcessEngine:
         self._inherit = inherit
         self._logging = (log_level, log_format)
         self._linger = linger
-        self._zygotes: dict[Placement, Zygote] = {}
+        self._zygotes: dict[Placement, ZygoteHandle] = {}
         self._closing: set[asyncio.Task[None]] = set()
 
     async def start(self, assignment: Assignment, placement: Placement) -> ProcessWorker:
@@ -489,10 +489,10 @@ class ProcessEngine:
                 zygote.linger.cancel()
         await asyncio.gather(*(zygote.close() for zygote in zygotes), *self._closing)
 
-    def _zygote(self, placement: Placement) -> Zygote:
+    def _zygote(self, placement: Placement) -> ZygoteHandle:
         zygote = self._zygotes.get(placement)
         if zygote is None or not zygote.alive:
-            zygote = Zygote(placement, *self._logging, self._inherit)
+            zygote = ZygoteHandle(placement, *self._logging, self._inherit)
             zygote.start()
             self._zygotes[placement] = zygote
         if zygote.linger is not None:
@@ -500,14 +500,14 @@ class ProcessEngine:
             zygote.linger = None
         return zygote
 
-    def _release(self, placement: Placement, zygote: Zygote) -> None:
+    def _release(self, placement: Placement, zygote: ZygoteHandle) -> None:
         """Once a zygote has no child left, end it after the linger time: memory comes back."""
         if zygote.linger is not None:
             zygote.linger.cancel()
         loop = asyncio.get_running_loop()
         zygote.linger = loop.call_later(self._linger, self._retire, placement, zygote)
 
-    def _retire(self, placement: Placement, zygote: Zygote) -> None:
+    def _retire(self, placement: Placement, zygote: ZygoteHandle) -> None:
         if not zygote.idle:  # a child that ended a moment ago is not reaped yet
             self._release(placement, zygote)
             return

@@ -112,7 +112,7 @@ class Loaded(Message, frozen=True, tag=True):
     facts: Facts
 
 
-class Refused(Message, frozen=True, tag=True):
+class LoadRefused(Message, frozen=True, tag=True):
     """Worker to server: the model could not be loaded."""
 
     failure: Failure
@@ -174,7 +174,7 @@ class Header(msgspec.Struct, frozen=True, array_like=True):
         | Cancel
         | Stop
         | Loaded
-        | Refused
+        | LoadRefused
         | Answer
         | Returned
         | Ended

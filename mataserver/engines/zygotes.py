@@ -36,7 +36,7 @@ class Forked(Protocol):
         ...
 
 
-class Zygote:
+class ZygoteHandle:
     """The server's end of a zygote process."""
 
     def __init__(

@@ -39,7 +39,7 @@ class Budget:
                 self.taken -= len(data)
 
 
-class Share:
+class BudgetShare:
     """What one request or frame holds of the budget."""
 
     __slots__ = ("_budget", "taken")

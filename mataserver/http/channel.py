@@ -78,7 +78,7 @@ class StreamError(Struct):
     type: str = "error"
 
 
-class Said(Struct):
+class ClientMessage(Struct):
     """A text message of a client."""
 
     type: str
@@ -183,7 +183,7 @@ class Channel(ABC):
 
     async def _text(self, text: str) -> None:
         try:
-            said = msgspec.json.decode(text[:MOST_TEXT], type=Said)
+            said = msgspec.json.decode(text[:MOST_TEXT], type=ClientMessage)
         except (msgspec.DecodeError, RecursionError, UnicodeError):
             await self._send(StreamError('a text message must be {"type": "ping"}'))
             return

@@ -16,7 +16,7 @@ from msgspec import Meta
 
 from mataserver import jsonbody
 from mataserver.errors import MataError, TooLarge, TooSlow
-from mataserver.http.budget import Share
+from mataserver.http.budget import BudgetShare
 from mataserver.http.inflating import ENCODINGS, PLAIN, Inflater
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ class body:  # noqa: N801 - a context manager, named as what it gives
     def __init__(self, request: web.Request, budget: Budget, limits: Limits) -> None:
         self._request = request
         self._limits = limits
-        self._share = Share(budget)
+        self._share = BudgetShare(budget)
 
     async def __aenter__(self) -> bytes:
         """Return the whole body; who drops it once it is decoded frees its memory."""
@@ -135,7 +135,7 @@ class body:  # noqa: N801 - a context manager, named as what it gives
         self._share.give_back()
 
 
-async def _read_in_time(request: web.Request, limits: Limits, share: Share) -> bytes:
+async def _read_in_time(request: web.Request, limits: Limits, share: BudgetShare) -> bytes:
     encoding = request.headers.get(hdrs.CONTENT_ENCODING)
     read = _read if encoding is None else functools.partial(_inflate, encoding.strip().lower())
     limit, seconds, idle = limits
@@ -160,7 +160,7 @@ def _awaited(chunks: Chunks, timer: asyncio.Timeout, seconds: float) -> Chunks:
     return awaited
 
 
-async def _read(chunks: Chunks, limit: int, share: Share) -> bytes:
+async def _read(chunks: Chunks, limit: int, share: BudgetShare) -> bytes:
     found, size = [], 0
     while chunk := await chunks():
         size += len(chunk)
@@ -169,7 +169,7 @@ async def _read(chunks: Chunks, limit: int, share: Share) -> bytes:
     return found[0] if len(found) == 1 else b"".join(found)
 
 
-async def _inflate(encoding: str, chunks: Chunks, limit: int, share: Share) -> bytes:
+async def _inflate(encoding: str, chunks: Chunks, limit: int, share: BudgetShare) -> bytes:
     """Read a compressed body; its size is that of what it holds."""
     if encoding in PLAIN:
         return await _read(chunks, limit, share)

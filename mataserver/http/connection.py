@@ -21,7 +21,7 @@ from msgspec import Struct
 from mataserver.engines.work import WorkerDied
 from mataserver.errors import BadRequest, MataError, Unavailable
 from mataserver.handles import ResultEvent
-from mataserver.http.budget import Share
+from mataserver.http.budget import BudgetShare
 from mataserver.http.channel import INTERNAL, WINDOW, Channel, StreamError
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Frame:
 
     number: int
     image: bytes
-    share: Share
+    share: BudgetShare
 
 
 @dataclass(slots=True, eq=False)
@@ -111,7 +111,7 @@ class Connection(Channel):
             return
         number = self._session.receive()
         self._last_frame = time.monotonic()
-        share = Share(self._terms.budget)
+        share = BudgetShare(self._terms.budget)
         try:
             share.take(len(data))
         except Unavailable as error:

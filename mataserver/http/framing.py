@@ -21,7 +21,7 @@ _CONTROL = 0x8
 """Opcodes from here on are those of pings, pongs and goodbyes: short, and between others' parts."""
 
 
-class Reader(Protocol):
+class FrameReader(Protocol):
     """What reads a WebSocket's bytes."""
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
@@ -37,7 +37,7 @@ class Framing:
     """Stands before a ``reader``; ``fail`` is told what is wrong with what the client sends."""
 
     def __init__(
-        self, reader: Reader, share: Share, fail: Callable[[WebSocketError], None]
+        self, reader: FrameReader, share: Share, fail: Callable[[WebSocketError], None]
     ) -> None:
         self._reader = reader
         self._share = share

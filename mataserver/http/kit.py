@@ -6,7 +6,7 @@ import contextlib
 from typing import TYPE_CHECKING, Literal, TypeVar
 
 from mataserver.http import codec, events, origins, proxies, saving
-from mataserver.http.budget import Share
+from mataserver.http.budget import BudgetShare
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
@@ -127,9 +127,9 @@ class Kit:
         """Accept a WebSocket as a relay does."""
         return self._sockets.relay(request, protocols)
 
-    def budget(self) -> Share:
+    def budget(self) -> BudgetShare:
         """Return a share of the budget of bytes in flight, which holds nothing yet."""
-        return Share(self._budget)
+        return BudgetShare(self._budget)
 
     def address(self, request: web.Request) -> str:
         """Return the client's address."""

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from aiohttp import WebSocketError
 
-    from mataserver.http.framing import Reader
+    from mataserver.http.framing import FrameReader
     from mataserver.service import Share
 
 _STATUS = 400
@@ -74,7 +74,7 @@ class Conversation(RequestHandler):
 
     def set_parser(self, parser: Any, data_received_cb: Callable[[], None] | None = None) -> None:
         """Look at the frames of a WebSocket before ``parser`` reads them."""
-        reader = cast("Reader", parser)
+        reader = cast("FrameReader", parser)
         self._framing = Framing(reader, self._budget(), self._fail or self._give_up)
         super().set_parser(self._framing, data_received_cb)  # type: ignore[arg-type]
 

@@ -39,7 +39,7 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 FORM = "multipart/form-data"
 
 
-class Unsupported(MataError):
+class NotAForm(MataError):
     """415: a body of another type."""
 
     status = 415
@@ -82,7 +82,7 @@ async def save_files(request: web.Request, folder: Path, most: int, limits: Limi
     """
     kind, options = _type(request)
     if kind != FORM:
-        raise Unsupported(f"A form is wanted here: {FORM}")
+        raise NotAForm(f"A form is wanted here: {FORM}")
     writing = _Writing(folder)
     try:
         async for event in _events(chunks(request, limits), options.get("boundary", ""), most):

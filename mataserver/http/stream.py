@@ -41,7 +41,7 @@ POLICY, UNAUTHORIZED, NO_SESSION = 1008, 4001, 4004
 log = logging.getLogger("mataserver.stream")
 
 
-class Socket(WebSocket):
+class StreamSocket(WebSocket):
     """aiohttp's socket, from which a client that is still sending learns why it is closed.
 
     aiohttp closes the transport right after it has told that a message was malformed or too large.
@@ -85,7 +85,7 @@ class StreamService(Handlers):
         known = principal is not None and principal.may("infer")
         # aiohttp refuses a message of exactly its limit
         limit = self._max_body + 1
-        socket = Socket(
+        socket = StreamSocket(
             autoping=False,
             compress=False,
             max_msg_size=limit if known else min(limit, STRANGER_BYTES),
@@ -155,7 +155,9 @@ class StreamService(Handlers):
             self._sessions.detach(session, channel)
 
 
-async def _close(socket: Socket, farewell: Farewell, transport: asyncio.Transport | None) -> None:
+async def _close(
+    socket: StreamSocket, farewell: Farewell, transport: asyncio.Transport | None
+) -> None:
     """Say goodbye and wait for the peer's, not for ever."""
     if socket.closed or transport is None:
         return

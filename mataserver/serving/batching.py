@@ -45,7 +45,7 @@ class NotDispatchedError(MataError):
 
 
 @dataclass(slots=True, eq=False)
-class Waiting:
+class QueuedJob:
     """A job in the queue."""
 
     job: Job
@@ -59,7 +59,7 @@ class Waiting:
 class Batch:
     """Jobs that the worker was given together, and how to tell it that nobody waits for them."""
 
-    jobs: list[Waiting]
+    jobs: list[QueuedJob]
     drop: Callable[[], None] | None = None
 
 
@@ -81,9 +81,9 @@ class Batcher:
         self._max_wait = max_wait
         self._limit = queue_limit
         self._longest_behind = longest_behind
-        self._single: deque[Waiting] = deque()
-        self._frames: deque[Waiting] = deque()
-        self._behind: deque[Waiting] = deque()
+        self._single: deque[QueuedJob] = deque()
+        self._frames: deque[QueuedJob] = deque()
+        self._behind: deque[QueuedJob] = deque()
         self._behind_left = 0.0
         self._frame_next = False
         self._running = 0
@@ -117,7 +117,7 @@ class Batcher:
         queue = self._behind if behind else self._frames if job.session else self._single
         if len(queue) >= self._limit and queue is not self._frames:
             raise Unavailable("The model's queue is full", retry_after=1)
-        waiting = Waiting(job, self._loop.create_future())
+        waiting = QueuedJob(job, self._loop.create_future())
         queue.append(waiting)
         self._pump()
         try:
@@ -127,7 +127,7 @@ class Batcher:
             raise
 
     @staticmethod
-    def _withdraw(waiting: Waiting, queue: deque[Waiting]) -> None:
+    def _withdraw(waiting: QueuedJob, queue: deque[QueuedJob]) -> None:
         """Take a job back; the worker is told when nobody waits for its batch any more."""
         batch = waiting.batch
         if batch is None:
@@ -177,7 +177,7 @@ class Batcher:
                 break
             self._start(self._gather())
 
-    def _gather(self) -> list[Waiting]:
+    def _gather(self) -> list[QueuedJob]:
         """Take the next batch. Frames that a model keeps state of are no batch: they go alone."""
         stateful = self._worker.facts.stateful
         if self._behind and (self._is_overdue() or not (self._single or self._frames)):
@@ -194,13 +194,13 @@ class Batcher:
         since = max(self._behind[0].since, self._behind_left)
         return time.perf_counter() - since >= self._longest_behind
 
-    def _gather_behind(self, *, stateful: bool) -> list[Waiting]:
+    def _gather_behind(self, *, stateful: bool) -> list[QueuedJob]:
         """Take a batch of background work; of a stateful model's, frames and requests alone."""
         self._behind_left = time.perf_counter()
         size = 1 if stateful else self._max_batch
         return [self._behind.popleft() for _ in range(min(size, len(self._behind)))]
 
-    def _next(self) -> Waiting:
+    def _next(self) -> QueuedJob:
         """Take a frame and a single request in turn, as far as there are both."""
         queue = self._frames if self._frame_next else self._single
         self._frame_next = not self._frame_next
@@ -217,7 +217,7 @@ class Batcher:
         self._timer = None
         self._pump(waited=True)
 
-    def _start(self, batch: list[Waiting]) -> None:
+    def _start(self, batch: list[QueuedJob]) -> None:
         now = time.perf_counter()
         sent = Batch(batch)
         for waiting in batch:
@@ -236,7 +236,7 @@ class Batcher:
             log.exception("a worker failed in a way of its own")
             self._answered(batch, MataError("The model failed"))
 
-    def _answered(self, batch: list[Waiting], answer: list[Outcome] | MataError) -> None:
+    def _answered(self, batch: list[QueuedJob], answer: list[Outcome] | MataError) -> None:
         self._running -= 1
         for waiting in batch:
             waiting.batch = None  # a ring would keep its pixels until they are collected
@@ -288,7 +288,7 @@ def _of_one(error: MataError, index: int) -> MataError:
     return Displaced() if isinstance(error, Spoilt) and error.job != index else error
 
 
-def _fail(waiting: Waiting, error: MataError) -> None:
+def _fail(waiting: QueuedJob, error: MataError) -> None:
     if not waiting.future.done():
         waiting.future.set_exception(error)
         waiting.future.exception()
