@@ -17,6 +17,7 @@ from mataserver_accounts.snapshot import Snapshot
 from mataserver_accounts.store import Accounts
 from mataserver_accounts.tables import CHANNEL, SCHEMA
 from mataserver_accounts.tokens import Tokens
+from mataserver_database import finish
 
 if TYPE_CHECKING:
     import logging
@@ -81,16 +82,12 @@ class Directory:
         self._stale.set()
         await asyncio.gather(*self._running, return_exceptions=True)
 
-    async def finish(self, work: Coroutine[Any, Any, T]) -> T:
-        """Return what ``work`` gives: it goes on to its end also when its client leaves.
-
-        A driver that is cancelled in mid-statement leaves its connection behind.
-        """
-        return await asyncio.shield(self._spawn(work))
-
     async def change(self, work: Coroutine[Any, Any, T]) -> T:
-        """Do the same for work that changes something; it is in force when this returns."""
-        return await self.finish(self._changed(work))
+        """Return what ``work`` gives; what it changed is in force when this returns.
+
+        It goes on to its end also when its client leaves.
+        """
+        return await finish(self._changed(work))
 
     async def refresh(self) -> None:
         """Read everything anew if anything changed. Raises ``MataError``."""

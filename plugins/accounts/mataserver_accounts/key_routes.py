@@ -82,7 +82,7 @@ class KeyRoutes:
         page, principal = page_of(request), caller(request)
         owner = None if administers(principal) else principal.id
         work = self._directory.accounts.keys(owner, page.limit, page.offset)
-        keys, total = await self._directory.finish(work)
+        keys, total = await work
         return self._ctx.http.respond(Keys(keys=keys, total=total))
 
     async def add(self, request: web.Request) -> web.Response:
@@ -98,12 +98,12 @@ class KeyRoutes:
 
     async def one(self, request: web.Request) -> web.Response:
         """Answer one key."""
-        return self._ctx.http.respond(await self._directory.finish(self._visible(request)))
+        return self._ctx.http.respond(await self._visible(request))
 
     async def remove(self, request: web.Request) -> web.Response:
         """Revoke a key."""
         principal = caller(request)
-        key = await self._directory.finish(self._visible(request))
+        key = await self._visible(request)
         if principal.kind != "user" and not administers(principal):
             raise Forbidden("A key revokes no keys: log in")
         await self._directory.change(self._directory.accounts.revoke_key(key.id))

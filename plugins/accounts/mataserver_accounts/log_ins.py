@@ -14,6 +14,7 @@ from mataserver import ANYBODY, BadRequest, Body, InvalidParams, MataError, Rout
 from mataserver_accounts.delays import Delays, TooManyAttempts
 from mataserver_accounts.pages import JSON, MAX_BODY, Forbidden, caller
 from mataserver_accounts.records import Password
+from mataserver_database import finish
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -134,7 +135,7 @@ class LogIns:
             self._delays.check(name, address)
             self._delays.failed(name, address)  # until the password says otherwise
             check = self._directory.accounts.check_password(name, password)
-            found = await self._directory.finish(check)
+            found = await finish(check)  # a client that leaves must not make a guess free
         if found is None:
             raise Unauthorized("Invalid credentials")
         self._delays.succeeded(name, address)

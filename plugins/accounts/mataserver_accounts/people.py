@@ -24,15 +24,15 @@ class People:
 
     async def list(self, limit: int | None = None, offset: int = 0) -> tuple[list[User], int]:
         """Return users by name, and how many there are."""
-        return await self._directory.finish(self._directory.accounts.users(limit, offset))
+        return await self._directory.accounts.users(limit, offset)
 
     async def one(self, identity: str) -> User:
         """Return a user by id or name. Raises ``NotFound``."""
-        return await self._directory.finish(self._directory.accounts.user(identity))
+        return await self._directory.accounts.user(identity)
 
     async def revision(self, identity: str) -> str:
         """Return what is another text after each change of a user. Raises ``NotFound``."""
-        return await self._directory.finish(self._directory.accounts.revision(identity))
+        return await self._directory.accounts.revision(identity)
 
     async def add(self, name: str, password: str, role: Role, tags: Iterable[str] = ()) -> User:
         """Make a user. Raises ``Conflict`` for a name that is taken."""

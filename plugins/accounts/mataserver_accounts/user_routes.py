@@ -103,7 +103,7 @@ class UserRoutes:
         """Answer a part of the users."""
         page, accounts = page_of(request), self._directory.accounts
         if administers(caller(request)):
-            users, total = await self._directory.finish(accounts.users(page.limit, page.offset))
+            users, total = await accounts.users(page.limit, page.offset)
         else:
             own = await self._own(caller(request).id)
             users, total = ([], 0) if own is None else ([own], 1)
@@ -121,7 +121,7 @@ class UserRoutes:
     async def one(self, request: web.Request) -> web.Response:
         """Answer one user."""
         identity, principal = request.match_info["user"], caller(request)
-        user = await self._directory.finish(self._directory.accounts.user(identity))
+        user = await self._directory.accounts.user(identity)
         if user.id != principal.id and not administers(principal):
             raise NotFound(f"User not found: {identity[:64]}")
         return self._ctx.http.respond(user)
@@ -150,7 +150,7 @@ class UserRoutes:
     async def _own(self, identity: str) -> User | None:
         """Return the user of a principal's id, or None for a key of nobody."""
         try:
-            return await self._directory.finish(self._directory.accounts.user(identity))
+            return await self._directory.accounts.user(identity)
         except NotFound:
             return None
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mataserver import hookimpl
+from mataserver_database.finishing import finish, finished
 from mataserver_database.options import Settings
 from mataserver_database.schema import NewerSchemaError, Schema
 
@@ -18,7 +19,7 @@ if TYPE_CHECKING:
     from mataserver_database.database import Busy, Database
     from mataserver_database.lifetime import DatabaseService
 
-__all__ = ["Busy", "Database", "NewerSchemaError", "Schema", "Settings"]
+__all__ = ["Busy", "Database", "NewerSchemaError", "Schema", "Settings", "finish", "finished"]
 
 
 def __getattr__(name: str) -> object:

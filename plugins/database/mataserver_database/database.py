@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 from sqlalchemy import event
-from sqlalchemy.ext.asyncio import create_async_engine
+from sqlalchemy.ext.asyncio import AsyncConnection, create_async_engine
 
 from mataserver import MataError, Unavailable
 from mataserver_database import migrations
+from mataserver_database.finishing import finish
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
     from pathlib import Path
 
-    from sqlalchemy.ext.asyncio import AsyncConnection, AsyncEngine
+    from sqlalchemy.ext.asyncio import AsyncEngine
 
     from mataserver_database.schema import Schema
 
@@ -48,6 +49,9 @@ class Busy(Unavailable):
 class Database:
     """One database. Its statements are SQLAlchemy's, the same for SQLite and PostgreSQL.
 
+    Who is cancelled while a statement runs waits for its end, and what they wrote is rolled back: a
+    driver that is cancelled in mid-statement keeps its transaction open, and with it others out.
+
     Whatever fails because the database is locked, gone or full is raised as ``Busy``, whose
     sentence tells no statement and no value.
     """
@@ -74,15 +78,13 @@ class Database:
         In SQLite it is the only one that writes, from its beginning: it cannot fail half-way
         because another wrote first.
         """
-        async with self._failures(), self._engine.connect() as plain:
-            connection = await plain.execution_options(**{_WRITING: True})
-            async with connection.begin():
-                yield connection
+        async with self._failures(), _transaction(self._engine, writing=True) as connection:
+            yield connection
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """Give a connection for reading: what it reads is one state of the database."""
-        async with self._failures(), self._engine.connect() as connection, connection.begin():
+        async with self._failures(), _transaction(self._engine, writing=False) as connection:
             yield connection
 
     async def check(self) -> None:
@@ -210,6 +212,43 @@ class Database:
         except OSError as error:
             log.warning("the database cannot be reached: %s", error)
             raise Busy(_BUSY, retry_after=1) from error
+
+
+class _Connection(AsyncConnection):
+    """A connection whose statements go to their end, also when who waits for them is cancelled."""
+
+    async def execute(self, *args: Any, **kwargs: Any) -> Any:
+        """Execute a statement; ``scalar`` and ``scalars`` do it by this."""
+        return await finish(super().execute(*args, **kwargs))
+
+    async def run_sync(self, *args: Any, **kwargs: Any) -> Any:
+        """Call a blocking function with the connection."""
+        return await finish(super().run_sync(*args, **kwargs))
+
+
+@contextlib.asynccontextmanager
+async def _transaction(engine: AsyncEngine, *, writing: bool) -> AsyncIterator[AsyncConnection]:
+    """Give a connection in a transaction; it is committed unless something raises."""
+    connection = _Connection(engine)
+    try:
+        await finish(_begin(connection, writing=writing))
+        yield connection
+        await finish(connection.commit())
+    finally:
+        await finish(_close(connection))
+
+
+async def _begin(connection: AsyncConnection, *, writing: bool) -> None:
+    await connection.start()
+    if writing:
+        await connection.execution_options(**{_WRITING: True})
+    await connection.begin().start()
+
+
+async def _close(connection: AsyncConnection) -> None:
+    """Give a connection back; what is not committed is rolled back."""
+    if connection.sync_connection is not None:
+        await connection.close()
 
 
 def _sqlite(path: Path, timeout: float) -> AsyncEngine:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import subprocess
 import sys
 
@@ -124,6 +125,60 @@ async def test_a_locked_database_is_busy(place, schema):
     await write(waiter, "after")
     await holder.close()
     await waiter.close()
+
+
+async def stars(database):
+    """Return the stars of the first note."""
+    async with database.read() as connection:
+        return await connection.scalar(sa.select(NOTES.c.stars).order_by(NOTES.c.id).limit(1))
+
+
+async def test_who_is_cancelled_keeps_nobody_out(place, schema):
+    """A writer that is cancelled while it waits for another's transaction leaves none behind."""
+    holder, leaver, other = Database(*place), Database(*place), Database(*place, timeout=1.0)
+    await holder.migrate(schema)
+    await write(holder, "held")
+
+    async def write_too():
+        async with leaver.begin() as connection:
+            await connection.execute(sa.update(NOTES).values(stars=7))
+
+    async with holder.begin() as connection:
+        await connection.execute(sa.update(NOTES).values(stars=1))
+        waiting = asyncio.create_task(write_too())
+        await asyncio.sleep(0.3)
+        waiting.cancel()
+        await asyncio.sleep(0.05)
+        waiting.cancel()  # as a server does that ends while the client leaves
+        await asyncio.sleep(0.05)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await write(other, "after")
+    assert await stars(other) == 1
+    for each in (holder, leaver, other):
+        await each.close()
+
+
+async def test_a_cancellation_at_every_moment(database, schema):
+    """Whatever a statement is at: who is cancelled leaves no half-used connection."""
+    told = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: told.append(context))
+    await database.migrate(schema)
+    await write(database, "first")
+    for moment in range(90):
+        work = write(database, f"note {moment}") if moment % 2 else texts(database)
+        task = asyncio.create_task(work)
+        await asyncio.sleep(moment // 3 * 0.0001)
+        task.cancel()
+        if moment % 3 == 0:
+            await asyncio.sleep(0.0005)
+            task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await write(database, "last")
+    await database.close()
+    gc.collect()  # what nobody holds any more says so now
+    await asyncio.sleep(0.01)
+    assert told == []
 
 
 async def test_a_database_that_is_gone_is_busy(tmp_path):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
 from mataserver import MataError
+from mataserver_database import finish, finished
 from mataserver_fleet.app_handlers import AppHandlers
 from mataserver_fleet.consumer_handlers import ConsumerHandlers
 from mataserver_fleet.files import Files
@@ -15,7 +16,7 @@ from mataserver_fleet.model_handlers import ModelHandlers
 from mataserver_fleet.models import Models
 from mataserver_fleet.pages import problem
 from mataserver_fleet.parts import Parts
-from mataserver_fleet.store import Store, finish, finished
+from mataserver_fleet.store import Store
 from mataserver_fleet.tables import CHANNEL, SCHEMA
 from mataserver_fleet.triton_handlers import TritonHandlers
 from mataserver_fleet.user_handlers import UserHandlers

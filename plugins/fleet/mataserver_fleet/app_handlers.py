@@ -8,6 +8,7 @@ from urllib.parse import urlsplit
 from msgspec import Struct
 
 from mataserver import Body, NotFound, Route
+from mataserver_database import finish
 from mataserver_fleet.app_routes import AppRoutes, NewRoute, RouteView, shown
 from mataserver_fleet.apps import AppChange, Apps, NewApp
 from mataserver_fleet.consumers import ConsumerView, consumer
@@ -25,7 +26,6 @@ from mataserver_fleet.pages import (
     page_of,
     tagged,
 )
-from mataserver_fleet.store import finish
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

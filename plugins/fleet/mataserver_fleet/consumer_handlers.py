@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import UNSET, Struct
 
 from mataserver import Body, Route
+from mataserver_database import finish
 from mataserver_fleet.consumers import (
     ConsumerChange,
     ConsumerView,
@@ -29,7 +30,6 @@ from mataserver_fleet.pages import (
     tag,
     tagged,
 )
-from mataserver_fleet.store import finish
 
 if TYPE_CHECKING:
     import sqlalchemy as sa

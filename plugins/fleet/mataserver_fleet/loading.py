@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from mataserver_database import finish
 from mataserver_fleet.placements import Placements
-from mataserver_fleet.store import finish, pause
+from mataserver_fleet.store import pause
 
 if TYPE_CHECKING:
     from collections.abc import Sequence

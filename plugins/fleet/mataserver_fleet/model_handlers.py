@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import Body, InvalidParams, MataError, Route
+from mataserver_database import finish
 from mataserver_fleet.loading import Done, Loading, Result
 from mataserver_fleet.model_views import ChangedModel, ModelDetail, ModelView, Views
 from mataserver_fleet.models import Description, Models
@@ -26,7 +27,6 @@ from mataserver_fleet.pages import (
     page_of,
     tagged,
 )
-from mataserver_fleet.store import finish
 from mataserver_fleet.triton_client import Address, TritonClient
 
 if TYPE_CHECKING:

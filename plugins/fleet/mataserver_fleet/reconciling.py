@@ -16,8 +16,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from mataserver_database import finish
 from mataserver_fleet.placements import Outcome
-from mataserver_fleet.store import finish
 from mataserver_fleet.triton_client import TritonError
 
 if TYPE_CHECKING:

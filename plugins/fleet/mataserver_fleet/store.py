@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import sqlalchemy as sa
@@ -15,7 +15,7 @@ from mataserver import Conflict, NotFound
 from mataserver_fleet.tables import CHANNEL, FACTS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from contextlib import AbstractAsyncContextManager
 
     from sqlalchemy.ext.asyncio import AsyncConnection
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mataserver_database import Database
     from mataserver_fleet.pages import Tags
 
-T = TypeVar("T")
 _MEANWHILE = "Somebody else does the same just now: try again"
 _LARGEST_ID = 2**31 - 1
 
@@ -115,30 +114,6 @@ async def pause(event: asyncio.Event, seconds: float) -> None:
         async with asyncio.timeout(seconds):
             await event.wait()
     event.clear()
-
-
-async def finish(work: Coroutine[Any, Any, T]) -> T:
-    """Return what ``work`` gives: it goes on to its end, and is waited for, also when cancelled.
-
-    A driver that is cancelled in mid-statement leaves its connection behind.
-    """
-    task = asyncio.get_running_loop().create_task(work)
-    _RUNNING.add(task)
-    task.add_done_callback(_RUNNING.discard)
-    try:
-        return await asyncio.shield(task)
-    except asyncio.CancelledError:
-        await asyncio.wait([task])
-        raise
-
-
-async def finished() -> None:
-    """Wait for all that ``finish`` began."""
-    await asyncio.gather(*_RUNNING, return_exceptions=True)
-
-
-_RUNNING: set[asyncio.Task[Any]] = set()
-"""The event loop keeps no strong reference to its tasks."""
 
 
 async def page(

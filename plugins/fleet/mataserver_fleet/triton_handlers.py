@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from mataserver import AddressRefused, BadRequest, Body, Policy, Route
+from mataserver_database import finish
 from mataserver_fleet.pages import (
     FORCE,
     IF_MATCH,
@@ -21,7 +22,6 @@ from mataserver_fleet.pages import (
     page_of,
     tagged,
 )
-from mataserver_fleet.store import finish
 from mataserver_fleet.triton_client import Address
 from mataserver_fleet.tritons import (
     ChangedTriton,

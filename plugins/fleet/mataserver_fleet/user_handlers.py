@@ -10,6 +10,7 @@ from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import ANYBODY, Body, InvalidParams, NotFound, Route
+from mataserver_database import finish
 from mataserver_fleet.pages import (
     IF_MATCH,
     JSON,
@@ -23,7 +24,7 @@ from mataserver_fleet.pages import (
     tagged,
 )
 from mataserver_fleet.permits import Forbidden, Grants
-from mataserver_fleet.store import check_tag, finish
+from mataserver_fleet.store import check_tag
 
 if TYPE_CHECKING:
     from collections.abc import Callable

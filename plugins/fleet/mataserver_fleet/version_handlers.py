@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import UNSET, Struct, UnsetType
 
 from mataserver import BadRequest, Body, InvalidParams, Route, Upload
+from mataserver_database import finish
 from mataserver_fleet.files import WrongOffset
 from mataserver_fleet.loading import Loading
 from mataserver_fleet.model_views import ChangedModel, ModelView, VersionView, Views
@@ -25,7 +26,7 @@ from mataserver_fleet.pages import (
     page_of,
     tagged,
 )
-from mataserver_fleet.store import check_revision, finish
+from mataserver_fleet.store import check_revision
 from mataserver_fleet.uploading import chunk_of, model_files, version_of
 
 if TYPE_CHECKING:

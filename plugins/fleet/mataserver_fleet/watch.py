@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from mataserver import AddressRefused, MataError
+from mataserver_database import finish
 from mataserver_fleet.counts import Counts
 from mataserver_fleet.placements import Placements
 from mataserver_fleet.reconciling import Reconciling
-from mataserver_fleet.store import finish, pause, text
+from mataserver_fleet.store import pause, text
 from mataserver_fleet.tables import TRITONS
 from mataserver_fleet.triton_client import TritonClient, TritonError
 from mataserver_fleet.tritons import Seen, ServedModel

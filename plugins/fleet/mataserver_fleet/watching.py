@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING
 import sqlalchemy as sa
 
 from mataserver import MataError
+from mataserver_database import finish
 from mataserver_fleet.figures import Figures
 from mataserver_fleet.leadership import RENEW_SECONDS, Leadership
-from mataserver_fleet.store import finish, pause
+from mataserver_fleet.store import pause
 from mataserver_fleet.tables import TRITONS
 from mataserver_fleet.triton_client import Address
 from mataserver_fleet.watch import Watch

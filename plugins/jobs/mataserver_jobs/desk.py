@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mataserver import Conflict, InvalidParams, MataError, NotFound
+from mataserver_database import finish
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
@@ -66,12 +67,13 @@ class Desk:
         Raises ``OutOfMemory`` (507) when the disk is nearly full.
         """
         job = str(uuid.uuid4())
-        draft = Draft(job, await asyncio.to_thread(self.storage.make, job))
+        draft: Draft | None = None
         try:
+            draft = Draft(job, await finish(asyncio.to_thread(self.storage.make, job)))
             yield draft
         finally:
-            if not draft.submitted:
-                await asyncio.shield(asyncio.to_thread(self.storage.remove, job))
+            if draft is None or not draft.submitted:
+                await finish(asyncio.to_thread(self.storage.remove, job))
 
     async def submit(
         self,
@@ -86,11 +88,19 @@ class Desk:
         """Queue a draft. ``size`` is in bytes what was uploaded, ``key`` an idempotency key.
 
         The job of an earlier request with that key is returned in its place. Raises ``NotFound``
-        for an unknown kind, ``Conflict`` as ``Store.submit``.
+        for an unknown kind, ``Conflict`` as ``Store.submit``. A client that leaves then has its
+        job taken in, with its files, or not at all.
         """
         named, plain = self.kind(kind).name, msgspec.to_builtins(spec)
-        record = await self.store.submit(named, owner, plain, key=key, id=draft.id, bytes_used=size)
-        draft.submitted = record.id == draft.id
+
+        async def submit() -> Record:
+            record = await self.store.submit(
+                named, owner, plain, key=key, id=draft.id, bytes_used=size
+            )
+            draft.submitted = record.id == draft.id
+            return record
+
+        record = await finish(submit())
         self._wake()
         return record
 
@@ -108,13 +118,17 @@ class Desk:
         except msgspec.ValidationError as error:
             raise InvalidParams(f"spec: {error}") from None
         await asyncio.to_thread(self.storage.check_room)
+        restarted = await finish(self._begin_anew(record, msgspec.to_builtins(spec)))
+        self._wake()
+        return restarted
+
+    async def _begin_anew(self, record: Record, spec: Any) -> Record:
+        """Remove what a job made, and queue it: both, also when its client leaves."""
         async with self._restarting:
             if not (await self.store.get(record.id)).ended:
                 raise Conflict(f"The job has not ended: {record.state}")
             await asyncio.to_thread(self.storage.begin_anew, record.id)
-            restarted = await self.store.restart(record.id, msgspec.to_builtins(spec))
-        self._wake()
-        return restarted
+            return await self.store.restart(record.id, spec)
 
     async def remove(self, job: str) -> None:
         """Remove an ended job with its files. Raises ``NotFound``, ``Conflict``."""

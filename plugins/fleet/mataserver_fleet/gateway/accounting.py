@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 import sqlalchemy as sa
 
 from mataserver import Unavailable
+from mataserver_database import finish
 from mataserver_fleet.gateway.limits import DAY
-from mataserver_fleet.store import finish
 from mataserver_fleet.tables import FACTS, USAGE
 
 if TYPE_CHECKING:

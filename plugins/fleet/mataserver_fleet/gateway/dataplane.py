@@ -14,6 +14,7 @@ from urllib.parse import urlsplit
 from aiohttp import web
 
 from mataserver import Body, InvalidParams, MataError, NotFound, Principal, Route
+from mataserver_database import finish
 from mataserver_fleet.gateway.accounting import Accounting, date_of, day_of, rows
 from mataserver_fleet.gateway.following import Following
 from mataserver_fleet.gateway.gateway import Gateway
@@ -22,7 +23,6 @@ from mataserver_fleet.gateway.limits import DAY
 from mataserver_fleet.gateway.snapshot import Target
 from mataserver_fleet.gateway.streams import Streams
 from mataserver_fleet.pages import FleetProblem
-from mataserver_fleet.store import finish
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

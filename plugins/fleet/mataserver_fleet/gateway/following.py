@@ -12,8 +12,8 @@ import time
 from typing import TYPE_CHECKING
 
 from mataserver import Unavailable
+from mataserver_database import finish
 from mataserver_fleet.gateway import reading
-from mataserver_fleet.store import finish
 from mataserver_fleet.tables import CHANNEL
 
 if TYPE_CHECKING:

@@ -1,0 +1,66 @@
+"""Jobs as they are taken in and restarted, whenever the client leaves."""
+
+from __future__ import annotations
+
+import asyncio
+
+import msgspec
+import pytest
+
+from mataserver_jobs.desk import Desk
+from mataserver_jobs.kinds import JobKind
+from mataserver_jobs.storage import Storage
+
+
+class Nothing(msgspec.Struct):
+    """What such a job is asked."""
+
+
+def run(_job):
+    """Never runs: no runner takes it."""
+
+
+@pytest.fixture
+def desk(store, tmp_path):
+    """A desk that no runner works for."""
+    kinds = {"nothing": JobKind(name="nothing", run=run, spec=Nothing)}
+    return Desk(store, Storage(tmp_path / "jobs", min_free=0), kinds, lambda: None, 10**9)
+
+
+async def submitted(desk, owner="ada"):
+    """Take a job in that was given a file."""
+    async with desk.draft() as draft:
+        (draft.input / "given").write_text(draft.id)
+        return await desk.submit(draft, "nothing", owner, Nothing())
+
+
+async def left(work, moment):
+    """Begin something whose client leaves after some steps of the loop."""
+    task = asyncio.create_task(work)
+    for _ in range(moment):
+        await asyncio.sleep(0.0002)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+
+
+async def test_a_client_that_leaves_while_its_job_is_taken(desk):
+    """A job is queued with what it was given, or there is neither a job nor a file."""
+    for moment in range(40):
+        await left(submitted(desk), moment)
+    records, _ = await desk.store.find(limit=1000)
+    assert {path.name for path in desk.storage.root.iterdir()} == {each.id for each in records}
+    for each in records:
+        assert (desk.storage.folder(each.id) / "input" / "given").read_text() == each.id
+
+
+async def test_a_client_that_leaves_a_restart(desk):
+    """What a job made goes only when it is queued again."""
+    for moment in range(20):
+        record = await submitted(desk)
+        await desk.store.cancel(record.id)
+        output = desk.storage.folder(record.id) / "output"
+        output.mkdir()
+        ended = await desk.store.get(record.id)
+        await left(desk.restart(ended, {}), moment)
+        state = (await desk.store.get(record.id)).state
+        assert output.exists() == (state == "cancelled"), moment
