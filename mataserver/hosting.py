@@ -14,7 +14,8 @@ from aiohttp import web
 from mataserver import openapi
 from mataserver.errors import NotFound
 from mataserver.http.entrance import default_limit
-from mataserver.plugins import PluginError, refuse, shape
+from mataserver.http.routing import shape
+from mataserver.plugins import PluginError, refuse
 from mataserver.processes import run_process
 from mataserver.service import Context, Route, Server, Service
 from mataserver.tasks import Tasks

@@ -10,7 +10,7 @@ from mataserver.contract import ModelFiles
 from mataserver.library.catalog import Catalog
 from mataserver.library.registry import Registry
 from mataserver.plugins import discover
-from mataserver.sites import PAUSE, SETTLING, Sites
+from mataserver.plugins.sites import PAUSE, SETTLING, Sites
 
 GEAR = """
 from mataserver import Backend, hookimpl

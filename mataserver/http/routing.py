@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import web
 
-from mataserver.plugins import shape
 from mataserver.service import Body, Route
 
 __all__ = ["CLAIMED", "ROUTE", "Body", "Handlers", "Limits", "Route", "Table"]
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     from mataserver.service import ErrorForm, Handler
 
     Expect = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
+
+
+_VARIABLE = re.compile(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 
 
 class Limits(NamedTuple):
@@ -131,3 +134,8 @@ def _methods(route: Route, declared: Container[tuple[str, str]]) -> tuple[str, .
     if route.method != "GET" or not route.response or shape("HEAD", route.path) in declared:
         return (route.method,)
     return ("GET", "HEAD")
+
+
+def shape(method: str, path: str) -> tuple[str, str]:
+    """Return a route as what it matches: the names of its variables do not count."""
+    return (method.upper(), _VARIABLE.sub("{}", path))

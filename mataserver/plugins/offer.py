@@ -111,6 +111,14 @@ class Offer:
             )
 
 
+@dataclass(slots=True)
+class Discovered:
+    """Plugins that were found, and the backends of those in use."""
+
+    found: list[Plugin] = field(default_factory=list)
+    offers: list[Offer] = field(default_factory=list)
+
+
 def _importable(module: str) -> bool:
     if sys.modules.get(module) is not None:
         return True  # while another thread imports it, it may have no spec, as cv2

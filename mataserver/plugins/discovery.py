@@ -1,0 +1,78 @@
+"""Every plugin of the entry-point group, found when a server or a command starts."""
+
+from __future__ import annotations
+
+import importlib.metadata
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from mataserver import config
+from mataserver.plugins.installed import GROUP, Plugins
+from mataserver.plugins.intake import admit, collecting, unloaded
+from mataserver.plugins.offer import DISABLED
+from mataserver.plugins.sites import Sites
+from mataserver.suggestion import similar
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+__all__ = ["GROUP", "discover"]
+
+
+def discover(
+    settings: config.Settings,
+    entry_points: Iterable[importlib.metadata.EntryPoint] | None = None,
+    environ: Mapping[str, str] | None = None,
+    problems: list[config.ConfigError] | None = None,
+) -> Plugins:
+    """Import every plugin of the entry-point group, one at a time.
+
+    ``environ`` holds the variables that settings of plugins name, by default those of the
+    environment and of ``.env`` in the working directory. With a list ``problems`` wrong settings
+    are put there instead of being raised, and a plugin that has some gets its defaults.
+    Raises ``ConfigError`` for settings of a plugin that are wrong, and ``PluginError`` for a broken
+    plugin when ``plugins.strict`` is set.
+    """
+    given = dict(settings.plugins)
+    strict, disabled = given.pop("strict", False), given.pop("disabled", [])
+    if not isinstance(strict, bool):
+        raise config.ConfigError("configuration: plugins.strict: expected `bool`")
+    if not isinstance(disabled, list) or not all(isinstance(each, str) for each in disabled):
+        raise config.ConfigError("configuration: plugins.disabled: expected a list of names")
+    plugins = Plugins(strict=strict, sites=Sites() if entry_points is None else None)
+    variables = config.variables(Path.cwd()) if environ is None else environ
+    points = importlib.metadata.entry_points(group=GROUP) if entry_points is None else entry_points
+    for point in sorted(points, key=lambda each: unloaded(each).place):
+        plugin = unloaded(point)
+        if not plugin.names.isdisjoint(disabled):
+            plugin.error = DISABLED  # nothing of it is imported
+            plugins.found.append(plugin)
+            continue
+        with collecting(problems):
+            admit(point, plugins, given, variables)
+    _check_disabled(disabled, plugins)
+    with collecting(problems):
+        _check_known(given, plugins)
+    plugins.check_strict()
+    return plugins
+
+
+def _check_disabled(names: list[str], plugins: Plugins) -> None:
+    known = {name for plugin in plugins.found for name in plugin.names}
+    for name in names:
+        if name not in known:
+            raise config.ConfigError(
+                f"configuration: plugins.disabled: no plugin {name!r} is installed"
+                f"{similar(name, known)}"
+            )
+
+
+def _check_known(given: dict[str, Any], plugins: Plugins) -> None:
+    known = {name for plugin in plugins.found for name in (plugin.name, plugin.section)}
+    # Which section they have, those that were not imported cannot say.
+    known |= {plugin.family for plugin in plugins.found if plugin.error is not None}
+    for name in given:
+        if name not in known:
+            raise config.ConfigError(
+                f"configuration: plugins.{name}: no such plugin is installed{similar(name, known)}"
+            )

@@ -1,0 +1,156 @@
+"""The plugins that are installed, and which backend of theirs serves a model."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import threading
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mataserver import config
+from mataserver.errors import MataError
+from mataserver.plugins.admission import PluginError
+from mataserver.plugins.intake import admit, collecting, note_change, refuse
+from mataserver.plugins.offer import Discovered, log
+
+if TYPE_CHECKING:
+    from mataserver.contract import ModelFiles
+    from mataserver.plugins.offer import Offer, Plugin
+    from mataserver.plugins.sites import Sites
+
+GROUP = "mataserver"
+"""The group of entry points by which plugins are found."""
+
+
+@dataclass(slots=True)
+class Plugins(Discovered):
+    """Every plugin found, and the backends of those in use.
+
+    With ``sites`` it takes in what is installed later. ``grown`` counts how often it did.
+    """
+
+    strict: bool = False
+    sites: Sites | None = None
+    grown: int = 0
+    _looking: threading.Lock = field(default_factory=threading.Lock)
+
+    def refresh(self) -> bool:
+        """Take in the plugins that were installed meanwhile; whether there were any.
+
+        Their services wait for the next start of the server, and so does a plugin that changed.
+        Any thread may call it.
+        """
+        with self._looking:
+            if self.sites is None or not self.sites.changed():
+                return False
+            # One that was broken when it came may have been half installed.
+            known = {p.name: p for p in self.found if not (p.late and p.error)}
+            points = importlib.metadata.entry_points(group=GROUP)
+            for point in points:
+                if point.name in known:
+                    note_change(known[point.name], point)
+            new = [point for point in points if point.name not in known]
+            if new:
+                self._take_in(new, list(known.values()))
+            return bool(new)
+
+    def _take_in(self, points: list[importlib.metadata.EntryPoint], known: list[Plugin]) -> None:
+        """Add plugins, in the order that the next start will have."""
+        grown = Discovered(known, [offer for offer in self.offers if offer.plugin in known])
+        for point in points:
+            problems: list[config.ConfigError] = []
+            with collecting(problems):
+                admit(point, grown, {}, config.variables(Path.cwd()))
+            plugin = grown.found[-1]
+            plugin.late = True
+            for problem in problems:
+                refuse(plugin, problem)
+            if "service" in plugin.hooks:
+                plugin.note = "its routes begin with the next start of the server"
+            told = plugin.error or plugin.note or "in use from now on"
+            log.warning("plugin %s %s was installed: %s", plugin.name, plugin.version, told)
+        grown.found.sort(key=lambda each: each.place)
+        grown.offers.sort(key=lambda each: each.plugin.place)
+        self.found, self.offers, self.grown = grown.found, grown.offers, self.grown + 1
+
+    def offer(self, files: ModelFiles, task: str) -> Offer | None:
+        """Return the backend that serves a model for a task, or None."""
+        found = self._offer(files, task)
+        return self._offer(files, task) if found is None and self.refresh() else found
+
+    def _offer(self, files: ModelFiles, task: str) -> Offer | None:
+        for each in self._usable:
+            if _serves(each, files, task) and self._complete(each, files):
+                return each
+        return None
+
+    def refusal(self, files: ModelFiles, task: str) -> str | None:
+        """Return why a backend refuses a model that is of its kind, or None."""
+        for each in self._usable:
+            try:
+                each.backend.serves(each.given(files), task)
+            except MataError as error:
+                return error.detail
+            except Exception:  # noqa: S112 - offer() has logged it
+                continue
+        return None
+
+    def _complete(self, offer: Offer, files: ModelFiles) -> bool:
+        """Whether the parts that a backend takes from the model itself are served."""
+        if offer.backend.parts is None:
+            return True
+        try:
+            parts = offer.backend.parts(files, offer.plugin.settings)
+        except Exception:
+            log.exception("backend %s: parts failed", offer.backend.name)
+            return False
+        own = [part.task for part in parts.values() if part.model == files.name]
+        return all(self.offer(files, task) is not None for task in own)
+
+    def pip(self, name: str) -> Offer | None:
+        """Return the pip backend called ``name``, or None."""
+        found = self._pip(name)
+        return self._pip(name) if found is None and self.refresh() else found
+
+    def _pip(self, name: str) -> Offer | None:
+        return next(
+            (o for o in self._usable if o.backend.source == "pip" and o.backend.name == name), None
+        )
+
+    @property
+    def pip_names(self) -> list[str]:
+        """The names of the pip backends."""
+        return [each.backend.name for each in self._usable if each.backend.source == "pip"]
+
+    @property
+    def usable(self) -> list[Plugin]:
+        """The plugins in use."""
+        return [plugin for plugin in self.found if plugin.error is None]
+
+    @property
+    def _usable(self) -> list[Offer]:
+        # A plugin may fall out of use later than its backends were collected: by its service.
+        return [offer for offer in self.offers if offer.plugin.error is None]
+
+    def check_strict(self) -> None:
+        """Raise ``PluginError`` for a broken plugin when ``plugins.strict`` is set."""
+        if self.strict:
+            _check_strict(self)
+
+
+def _serves(offer: Offer, files: ModelFiles, task: str) -> bool:
+    """Whether a backend serves a model; one whose ``accepts`` fails serves none."""
+    try:
+        return bool(offer.backend.serves(offer.given(files), task))
+    except MataError:  # refusal() tells it
+        return False
+    except Exception:
+        log.exception("accepts of the backend %s failed", offer.backend.name)
+        return False
+
+
+def _check_strict(plugins: Plugins) -> None:
+    for plugin in plugins.found:
+        if plugin.fault is not None:
+            raise PluginError(f"plugin {plugin.name}: {plugin.fault}")

@@ -1,0 +1,155 @@
+"""One plugin at a time: imported, configured, its backends taken, or put out of use."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mataserver import config
+from mataserver.errors import MataError
+from mataserver.plugins import admission
+from mataserver.plugins.admission import PluginError, check_backend, check_pickles
+from mataserver.plugins.offer import Offer, Plugin, log
+
+if TYPE_CHECKING:
+    import importlib.metadata
+    from collections.abc import Iterator, Mapping
+
+    from mataserver.plugins.offer import Discovered
+
+_FOLDERS = re.compile(r"(?<![\w.:/-])/(?:[^\s/'\",;()<>]+/)*")
+
+
+def unloaded(point: importlib.metadata.EntryPoint) -> Plugin:
+    """Return a plugin of which nothing was imported."""
+    plugin = Plugin(point.name)
+    if point.dist is not None:
+        plugin.distribution, plugin.version = point.dist.name, point.dist.version
+    return plugin
+
+
+def admit(
+    point: importlib.metadata.EntryPoint,
+    plugins: Discovered,
+    given: Mapping[str, Any],
+    variables: Mapping[str, str],
+) -> Plugin:
+    """Import a plugin and add it. Raises ``ConfigError``, after it was added with its defaults."""
+    plugin = _load(point, {p.name for p in plugins.found})
+    plugins.found.append(plugin)
+    try:
+        if plugin.error is None:
+            _configure(plugin, given, variables)
+    finally:
+        _collect(plugin, plugins)
+    return plugin
+
+
+@contextlib.contextmanager
+def collecting(problems: list[config.ConfigError] | None) -> Iterator[None]:
+    """Put a ``ConfigError`` into the list, where there is one, instead of raising it."""
+    try:
+        yield
+    except config.ConfigError as error:
+        if problems is None:
+            raise
+        if error.detail not in {each.detail for each in problems}:  # plugins may share settings
+            problems.append(error)
+
+
+def note_change(plugin: Plugin, point: importlib.metadata.EntryPoint) -> None:
+    """Note that another version was installed than the one that was imported."""
+    version = plugin.version if point.dist is None else point.dist.version
+    note = f"version {version} was installed: restart the server to use it"
+    if version != plugin.version and note != plugin.note:
+        plugin.note = note
+        log.warning("plugin %s: %s", plugin.name, note)
+
+
+def _load(point: importlib.metadata.EntryPoint, taken: set[str]) -> Plugin:
+    plugin = unloaded(point)
+    try:
+        if point.name in taken or point.name in {"strict", "disabled"}:
+            raise PluginError(f"the name {point.name!r} is taken")  # noqa: TRY301
+        plugin.hooks = admission.hooks(point.load())
+    except Exception as error:
+        refuse(plugin, error)
+    return plugin
+
+
+def _configure(plugin: Plugin, given: Mapping[str, Any], environ: Mapping[str, str]) -> None:
+    own = given.get(plugin.name)
+    hook = plugin.hooks.get("settings")
+    if hook is None:
+        if own is not None:
+            raise config.ConfigError(f"configuration: plugins.{plugin.name}: it takes no settings")
+        return
+    try:
+        kind = hook()
+        if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+            raise PluginError("settings() must return a msgspec.Struct type")  # noqa: TRY301
+        if not kind.__struct_config__.forbid_unknown_fields:
+            raise PluginError("settings(): the struct must have forbid_unknown_fields=True")  # noqa: TRY301
+        check_pickles(kind, "settings(): the struct")
+        plugin.section = _section(kind, plugin)
+        if own is not None and plugin.section != plugin.name:
+            raise config.ConfigError(  # noqa: TRY301
+                f"configuration: plugins.{plugin.name}: its settings are those of "
+                f"plugins.{plugin.section}"
+            )
+        with contextlib.suppress(TypeError):  # what counts when the given ones are wrong
+            plugin.settings = kind()
+        mine = given.get(plugin.section)
+        plugin.settings = config.plugin_settings(mine, kind, plugin.section, environ)
+    except config.ConfigError:
+        raise
+    except Exception as error:
+        refuse(plugin, error)
+
+
+def _section(kind: type[msgspec.Struct], plugin: Plugin) -> str:
+    """Return where the settings of a plugin stand: plugins of one distribution may share a place.
+
+    Raises ``PluginError`` for another place than the plugin's own or its distribution's.
+    """
+    if "section" in kind.__struct_fields__:
+        return plugin.name
+    allowed = dict.fromkeys((plugin.name, plugin.family))
+    section = getattr(kind, "section", plugin.name)
+    if section not in allowed:
+        raise PluginError(f"settings(): section must be {' or '.join(map(repr, allowed))}")
+    return str(section)
+
+
+def _collect(plugin: Plugin, plugins: Discovered) -> None:
+    hook = plugin.hooks.get("backends")
+    if hook is None or plugin.error is not None:
+        return
+    owners = {offer.backend.name: offer.plugin.name for offer in plugins.offers}
+    try:
+        backends = tuple(hook())
+        for backend in backends:
+            check_backend(backend, owners)
+            owners[backend.name] = plugin.name
+    except Exception as error:
+        refuse(plugin, error)
+        return
+    plugin.backends = backends
+    plugins.offers += [Offer(backend, plugin) for backend in backends]
+
+
+def refuse(plugin: Plugin, error: Exception) -> None:
+    """Put a plugin out of use."""
+    plugin.error = _reason(error)
+    log.error("plugin %s is not in use: %s", plugin.name, plugin.error, exc_info=error)
+
+
+def _reason(error: Exception) -> str:
+    """What ``GET /v1/plugins`` may say of an error: on one line, and no folder of this machine."""
+    if isinstance(error, MataError):
+        return error.detail
+    text = " ".join(_FOLDERS.sub("", str(error)).split())
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__
