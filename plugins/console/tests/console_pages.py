@@ -139,7 +139,7 @@ class Person:
 @contextlib.asynccontextmanager
 async def shown(url, folder, key="test-key"):
     """Yield a person before the console at ``url``, signed in with ``key`` if there is one."""
-    async with asyncio.timeout(240), opened(url, folder) as page:
+    async with asyncio.timeout(100), opened(url, folder) as page:
         person = Person(page, folder)
         await person.screen()
         await person.until("!!document.querySelector('.signin, .app')")

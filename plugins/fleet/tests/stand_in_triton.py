@@ -34,6 +34,7 @@ class StandIn:
                 web.get("/v2/models/stats", self._stats),
                 web.get("/v2/models/{model}", self._metadata),
                 web.get("/v2/models/{model}/config", self._config),
+                web.get("/v2/models/{model}/ready", self._any_ready),
                 web.get("/v2/models/{model}/versions/{version}/ready", self._ready),
                 web.post("/v2/repository/models/{model}/load", self._load),
                 web.post("/v2/repository/models/{model}/unload", self._unload),
@@ -97,6 +98,10 @@ class StandIn:
 
     async def _config(self, request):
         return web.json_response(self._model(request)["config"])
+
+    async def _any_ready(self, request):
+        self._model(request)
+        return web.Response()
 
     async def _ready(self, request):
         ready = request.match_info["version"] in self._model(request)["versions"]

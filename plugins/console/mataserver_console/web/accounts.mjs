@@ -1,26 +1,13 @@
 // Keys and users, where the plugin accounts keeps them.
 import { ask, may } from "./api.mjs";
 import { Button, Copy, Dialog, Note, State, Sure, Trouble } from "./controls.mjs";
+import { useForm } from "./form.mjs";
 import { ago } from "./format.mjs";
 import { html, useState } from "./html.mjs";
 import { refresh, useSource } from "./source.mjs";
 
 const SCOPES = ["infer", "models:read", "models:write", "jobs:read", "jobs:write", "fleet:read", "fleet:write", "admin"];
 const ROLES = ["viewer", "developer", "admin"];
-
-/** Sends a form; its error stands in it. */
-function useForm(send) {
-  const [error, setError] = useState(null);
-  const [busy, setBusy] = useState(false);
-  const submit = async (event) => {
-    event.preventDefault();
-    setBusy(true);
-    setError(null);
-    try { await send(new FormData(event.target)); } catch (failure) { setError(failure); }
-    setBusy(false);
-  };
-  return { error, busy, submit };
-}
 
 function NewKey({ close }) {
   const [made, setMade] = useState(null);

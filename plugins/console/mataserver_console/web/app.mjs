@@ -15,10 +15,11 @@ const PAGES = [
   { key: "segment", title: "Segment", icon: "segment", group: "use", needs: "infer", plugin: "sam", load: () => import("./segment.mjs") },
   { key: "live", title: "Live", icon: "live", group: "use", needs: "infer", load: () => import("./live.mjs") },
   { key: "jobs", title: "Jobs", icon: "jobs", group: "work", needs: "jobs:read", plugin: "jobs", load: () => import("./jobs.mjs") },
+  { key: "fleet", title: "Fleet", icon: "fleet", group: "operate", needs: "fleet:read", plugin: "fleet", load: () => import("./fleet.mjs") },
   { key: "models", title: "Models", icon: "models", group: "operate", needs: "models:read", load: () => import("./models.mjs") },
   { key: "server", title: "Server", icon: "server", group: "operate", needs: "models:read", load: () => import("./server.mjs") },
 ];
-const LEAP = { t: "try", a: "ask", s: "segment", l: "live", j: "jobs", m: "models" };
+const LEAP = { t: "try", a: "ask", s: "segment", l: "live", j: "jobs", m: "models", f: "fleet" };
 
 function usePage(key) {
   const [made, setMade] = useState({});

@@ -9,6 +9,7 @@ const PATHS = {
   jobs: '<path d="M2.500 4h1M2.500 8h1M2.500 12h1M6 4h7.500M6 8h7.500M6 12h5"/>',
   models: '<path d="M8 1.800l5.500 3v6.400L8 14.200l-5.500-3V4.800z"/><path d="M2.700 4.900L8 7.800l5.300-2.900M8 7.800v6.200"/>',
   server: '<rect x="2" y="2.500" width="12" height="4.500" rx="1"/><rect x="2" y="9" width="12" height="4.500" rx="1"/><path d="M4.500 4.750h.01M4.500 11.250h.01"/>',
+  fleet: '<rect x="5.500" y="2" width="5" height="4" rx="1"/><rect x="1.500" y="10" width="5" height="4" rx="1"/><rect x="9.500" y="10" width="5" height="4" rx="1"/><path d="M8 6v2M4 10V8h8v2"/>',
   page: '<rect x="2.500" y="2.500" width="11" height="11" rx="1.500"/><path d="M2.500 6h11"/>',
   more: '<path d="M3 8h.01M8 8h.01M13 8h.01" stroke-width="2.500"/>',
   file: '<path d="M8 10.500v-8M4.800 5.500L8 2.500l3.200 3M2.500 10.500v2a1 1 0 001 1h9a1 1 0 001-1v-2"/>',

@@ -1,0 +1,24 @@
+// A dialog with a form: it sends what is filled in, and says in it what the server refused.
+import { Button, Dialog, Trouble } from "./controls.mjs";
+import { html, useState } from "./html.mjs";
+
+/** Sends a form; its error stands in it. */
+export function useForm(send) {
+  const [error, setError] = useState(null);
+  const [busy, setBusy] = useState(false);
+  const submit = async (event) => {
+    event.preventDefault();
+    setBusy(true);
+    setError(null);
+    try { await send(new FormData(event.target)); } catch (failure) { setError(failure); }
+    setBusy(false);
+  };
+  return { error, busy, submit };
+}
+
+/** Closes when its form was sent, unless `send` returns false: there is more to show. */
+export function Form({ title, text, send, close, children }) {
+  const { error, busy, submit } = useForm(async (given) => { if ((await send(given)) !== false) close(); });
+  return html`<${Dialog} title=${title} onClose=${close}><form class="stack-12" onSubmit=${submit}>${error && html`<${Trouble} error=${error}/>`}
+    ${children}<div><${Button} primary type="submit" disabled=${busy}>${text}<//></div></form><//>`;
+}

@@ -1,0 +1,159 @@
+"""Fleet: Tritons, models, applications, consumers and what is asked, before an operator's eyes."""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from pathlib import Path
+
+import aiohttp
+import pytest
+from console_pages import CHROMIUM, asked, served, shown
+
+FLEET = str(Path(__file__).parents[2] / "fleet" / "tests")
+if FLEET not in sys.path:  # behind all others, which have a conftest too
+    sys.path.append(FLEET)
+
+from onnx_files import adding  # noqa: E402
+from stand_in_triton import StandIn  # noqa: E402
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+PARTS = ("database", "accounts", "fleet")
+
+
+@contextlib.asynccontextmanager
+async def fleet(tmp_path, **settings):
+    """Yield a server with a fleet that may ask this machine, and a Triton's stand-in."""
+    given = {"outbound_hosts": ["127.0.0.1"], **settings}
+    triton = StandIn()
+    await triton.start()
+    try:
+        async with served(tmp_path, *PARTS, **given) as server:
+            yield server, triton
+    finally:
+        await triton.die()
+
+
+async def part(person, name):
+    """Open a part of the page."""
+    await person.go(f"fleet?part={name}")
+    await person.until(f"""!!document.querySelector('.bar [aria-pressed=true]')
+      && location.hash.includes({name!r})""")
+
+
+async def pushed(server, name):
+    """Give the fleet a model."""
+    form = aiohttp.FormData({"name": name}, quote_fields=False)
+    form.add_field("files[]", adding(1), filename="1/model.onnx")
+    return await asked(server, "POST", "/api/models", data=form)
+
+
+async def test_from_nothing_to_an_answer(tmp_path):
+    """A Triton, a model, an application and a consumer are made; its key is asked with."""
+    async with fleet(tmp_path) as (server, triton), shown(server.url, tmp_path) as person:
+        await person.go("fleet")
+        await person.sees("None yet. A Triton is registered")
+        await person.click("Register a Triton")
+        for name, value in (("name", "gpu-1"), ("host", "127.0.0.1"), ("port", triton.port)):
+            await person.fill(f"dialog input[name={name}]", value)
+        await person.click("Register", "dialog form")
+        await person.until("!!document.querySelector('tr[data-triton=gpu-1] .state.ok')")
+        assert await person.faults() == []
+
+        await part(person, "models")
+        await person.click("Add a model")
+        await person.fill("dialog input[name=name]", "shelf")
+        await person.choose("dialog input[type=file]", adding(1), "model.onnx")
+        await person.click("Add", "dialog form")
+        await person.until("!!document.querySelector('tr[data-model=shelf]')")
+        await person.click("Load", "tr[data-model=shelf]")
+        await person.until("!!document.querySelector('tr[data-model=shelf] .state.ok')")
+        assert "shelf" in triton.models
+
+        await part(person, "apps")
+        await person.click("New application")
+        await person.fill("dialog input[name=name]", "shop")
+        await person.click("Make the application")
+        await person.click("Model", "[data-app=shop]")
+        await person.until("document.querySelector('dialog option')?.innerText === 'shelf'")
+        await person.click("Offer it")
+        await person.click("Consumer", "[data-app=shop]")
+        await person.fill("dialog input[name=consumer]", "till")
+        await person.click("Let it in")
+        key = await person.until("document.querySelector('.secret')?.innerText")
+        await person.click("Done")
+        await person.sees("till")
+        assert await person.faults() == []
+        told = f"""fetch("gateway/shop/v2/models/shelf", {{ headers: {{ apikey: "{key}" }} }})
+          .then((answer) => answer.status)"""
+        await person.until(f"{told}.then((status) => status === 200)")
+
+        await part(person, "traffic")
+        await person.until("document.querySelectorAll('.chart').length === 1")
+        await person.until("""[...document.querySelectorAll('[aria-label="Who asks"] tbody tr')]
+          .some((row) => row.innerText.includes("till"))""")
+        assert await person.faults() == []
+
+
+async def test_what_fails_is_told(tmp_path):
+    """A Triton that died, a name that is taken: each says so where it stands."""
+    async with fleet(tmp_path) as (server, triton), shown(server.url, tmp_path) as person:
+        given = {"name": "gpu-1", "host": "127.0.0.1", "port": triton.port}
+        await asked(server, "POST", "/api/tritons", json=given)
+        await person.go("fleet")
+        await person.until("!!document.querySelector('tr[data-triton=gpu-1] .state.ok')")
+        await triton.die()
+        await person.until("!!document.querySelector('tr[data-triton=gpu-1] .state.bad')")
+        assert await person.text("tr[data-triton=gpu-1] .err")
+        await person.click("Register a Triton")
+        for name, value in (("name", "gpu-1"), ("host", "127.0.0.1"), ("port", "9")):
+            await person.fill(f"dialog input[name={name}]", value)
+        await person.click("Register", "dialog form")
+        await person.until("document.querySelector('dialog .note.bad')?.innerText")
+        await person.click("Close", "dialog")
+        await person.click("Forget", "tr[data-triton=gpu-1]")
+        await person.sees("It is no longer looked at.")
+        await person.click("Forget", "tr[data-triton=gpu-1]")
+        await person.until("!document.querySelector('tr[data-triton=gpu-1]')")
+
+
+async def test_a_consumers_key(tmp_path):
+    """It is made, given anew and revoked; the one before and the revoked one are gone."""
+    async with fleet(tmp_path) as (server, _), shown(server.url, tmp_path) as person:
+        await part(person, "consumers")
+        await person.click("New consumer")
+        await person.fill("dialog input[name=name]", "till")
+        await person.click("Make the consumer")
+        first = await person.until("document.querySelector('.secret')?.innerText")
+        await person.click("Done")
+        await person.click("Another key", "tr[data-consumer=till]")
+        await person.sees("The one before is refused")
+        await person.click("Another key", "tr[data-consumer=till]")
+        second = await person.until("document.querySelector('.secret')?.innerText")
+        assert second != first
+        await person.click("Done")
+        await person.click("Revoke", "tr[data-consumer=till]")
+        await person.sees("Its key is refused")
+        await person.click("Revoke", "tr[data-consumer=till]")
+        await person.until("!!document.querySelector('tr[data-consumer=till] .state.off')")
+        assert not (await asked(server, "GET", "/api/consumers/till"))["active"]
+
+
+async def test_who_may_only_look(tmp_path):
+    """Somebody with ``fleet:read`` sees everything and is offered no change."""
+    keys = ["test-key", {"key": "look", "name": "look", "scopes": ["fleet:read", "models:read"]}]
+    async with (
+        fleet(tmp_path, api_keys=keys) as (server, triton),
+        shown(server.url, tmp_path, "look") as person,
+    ):
+        given = {"name": "gpu-1", "host": "127.0.0.1", "port": triton.port}
+        await asked(server, "POST", "/api/tritons", json=given)
+        await pushed(server, "shelf")
+        await person.go("fleet")
+        await person.sees("gpu-1")
+        await part(person, "models")
+        await person.sees("shelf")
+        offered = await person.evaluate(
+            "[...document.querySelectorAll('.content .btn, .bar .btn')].map((e) => e.innerText)"
+        )
+        assert offered == []
