@@ -1,7 +1,7 @@
 """Makes the pictures of docs/console.md: each page of a real server, light, dark and on a phone.
 
 ``python plugins/console/tests/pictures.py`` from the root; it needs Chromium and the plugins
-opencv, ocr, database, accounts and jobs. Segment is answered by the tests' stand-in.
+opencv, ocr, database, accounts, jobs and fleet. Segment is answered by the tests' stand-in.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ ROOT = Path(__file__).parents[3]
 sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
 
 import planted_sam  # noqa: E402 - from beside this file
+import test_fleet  # noqa: E402
 from console_pages import asked, served, shown  # noqa: E402
 from planted import TASKS  # noqa: E402
 
@@ -108,8 +109,34 @@ async def operate(person: Person) -> None:
     await take(person, "server")
 
 
+async def fleet() -> None:
+    """Fleet: two Tritons' stand-ins of which one died, two models, an application."""
+    with tempfile.TemporaryDirectory() as folder:
+        async with (
+            test_fleet.fleet(Path(folder)) as (server, triton),
+            shown(server.url, Path(folder)) as person,
+        ):
+            for name, port in (("gpu-1", triton.port), ("gpu-2", 9)):
+                given = {"name": name, "host": "127.0.0.1", "port": port, "metrics_port": port}
+                await asked(server, "POST", "/api/tritons", json=given)
+            await asked(server, "POST", "/api/apps", json={"name": "shop"})
+            for name in ("shelf", "faces"):
+                await test_fleet.pushed(server, name)
+                await asked(server, "POST", f"/api/models/{name}/load", json={})
+                await asked(server, "POST", f"/api/apps/shop/routes/{name}")
+            for name in ("till", "kiosk"):
+                await asked(server, "POST", f"/api/apps/shop/consumers/{name}", json={})
+            await person.go("fleet")
+            await person.until("!!document.querySelector('tr[data-triton=gpu-1] .state.ok')")
+            await take(person, "fleet")
+            await person.go("fleet?part=apps")
+            await person.until("document.querySelectorAll('[data-app=shop] li').length == 2")
+            await take(person, "apps")
+
+
 async def main() -> None:
     """Make every picture."""
+    await fleet()
     with tempfile.TemporaryDirectory() as folder:
         points = [planted_sam.POINT]
         async with (
