@@ -20,7 +20,7 @@ from mataserver.credentials import KeyRing, server_keys
 from mataserver.deadline import in_time
 from mataserver.engines.memory import MemoryProbe
 from mataserver.hosting import Given, Guest, Hosting
-from mataserver.http import dialects, middleware, origins
+from mataserver.http import dialects, middleware, origins, protocol
 from mataserver.http.auth import Gate, Pages
 from mataserver.http.browsers import Browsers, Names
 from mataserver.http.budget import Budget
@@ -214,6 +214,7 @@ class _Parts:
             client_max_size=self.settings.max_body,
         )
         origins.allow(application, self.settings.cors_origins)
+        protocol.unsigned(application)
         composed = Composed(
             self.settings,
             application,
