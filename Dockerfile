@@ -9,7 +9,7 @@ COPY . .
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1
 # What is others' is what packaging/requirements.txt names, by its hashes, and nothing else.
 RUN pip wheel --quiet --require-hashes --wheel-dir /wheels/others -r packaging/requirements.txt \
- && pip wheel --quiet --no-deps --wheel-dir /wheels/ours ./clients/python . ./plugins/console ./plugins/oip ./plugins/openai ./plugins/opencv ./plugins/ocr ./plugins/onnx
+ && pip wheel --quiet --no-deps --wheel-dir /wheels/ours ./clients/python . ./plugins/cameras ./plugins/console ./plugins/oip ./plugins/openai ./plugins/opencv ./plugins/ocr ./plugins/onnx
 
 FROM ${BASE}
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_ROOT_USER_ACTION=ignore

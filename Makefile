@@ -14,11 +14,11 @@ PLUGINS := $(sort $(wildcard plugins/*/pyproject.toml))
 CLIENT := clients/python
 EDITABLE := -e $(CLIENT) $(foreach plugin,$(PLUGINS),-e $(patsubst %/pyproject.toml,%,$(plugin)))
 DEFAULTS := -e $(CLIENT) -e ".[heic]" -e plugins/console -e plugins/oip -e plugins/openai -e plugins/opencv -e plugins/ocr
-BINARY := console oip openai opencv ocr onnx
+BINARY := cameras console oip openai opencv ocr onnx
 SOURCES := pyproject.toml constraints.txt requirements-dev.txt $(CLIENT)/pyproject.toml $(PLUGINS)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help demo serve setup test test-again test-engines test-clients test-binary soak soak-server binary lock release audit check shape bench clean
+.PHONY: help demo serve setup test test-again test-engines test-clients test-binary soak binary lock release audit check shape bench clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed 's/:.*##/\t/'
@@ -81,9 +81,6 @@ release: $(BIN)/python  ## build/release: the wheels, built twice and compared, 
 
 audit: $(BIN)/python  ## known faults of the packages of a release, as the index's advisory service tells
 	$(BIN)/python packaging/release.py audit
-
-soak-server: $(VENV)/.setup  ## half an hour of everything at once on one server: nothing may grow; SOAK_SECONDS=120 for less
-	$(BIN)/python bench/soak.py $(or $(SOAK_SECONDS),1800)
 
 binary: $(BIN)/python  ## build/mataserver: one executable file that needs nothing but this Python
 	@$(PIP) "pex>=2.100" $(TOLD)

@@ -5,7 +5,7 @@ python examples/watch_camera.py MODEL SOURCE [PICTURE]
     python examples/watch_camera.py opencv-faces rtsp://user:password@192.168.1.20/stream1 door.jpg
     python examples/watch_camera.py opencv-qr /srv/videos/shelf.mp4
 
-The server needs `pip install 'mataserver[camera]'` and `camera_hosts` or `camera_paths` that allow
+The server needs `pip install ./plugins/cameras`, and `camera_hosts` or `camera_paths` that allow
 the source. It is MATA_SERVER_URL (default http://127.0.0.1:8110), the key MATA_SERVER_API_KEY.
 """
 

@@ -26,6 +26,7 @@ from mataserver.errors import (
     Unavailable,
 )
 from mataserver.handles import (
+    CheckSession,
     Encoded,
     ModelHandle,
     Models,
@@ -33,6 +34,7 @@ from mataserver.handles import (
     ResultEvent,
     Sessions,
     SessionSource,
+    SourceFrame,
     StreamSession,
 )
 from mataserver.hookspecs import hookimpl
@@ -87,11 +89,13 @@ __all__ = [
     "BadRequest",
     "Body",
     "Box",
+    "CheckSession",
     "Child",
     "Classification",
     "ClassifyResult",
     "Client",
     "Confidence",
+    "ConfigError",
     "Configuration",
     "Conflict",
     "Context",
@@ -140,6 +144,7 @@ __all__ = [
     "SessionSource",
     "Sessions",
     "Share",
+    "SourceFrame",
     "StreamSession",
     "Temperature",
     "Text",
@@ -148,6 +153,7 @@ __all__ = [
     "TooSlow",
     "TopK",
     "Unavailable",
+    "UnreadableVideo",
     "Upload",
     "Uploads",
     "Usage",
@@ -160,13 +166,16 @@ __all__ = [
     "decode_json",
     "describe_error",
     "draw",
+    "encode_frame",
     "hookimpl",
     "params_option",
     "read_configuration",
+    "read_video",
     "run_process",
     "server_options",
     "static",
     "upright_frame",
+    "video_problem",
 ]
 
 if TYPE_CHECKING:
@@ -178,7 +187,7 @@ if TYPE_CHECKING:
 
     from mataserver.cli.parameters import params_option
     from mataserver.cli.remote import connected, server_options
-    from mataserver.config import Alpha
+    from mataserver.config import Alpha, ConfigError
     from mataserver.configuration import Configuration, RegisteredModel, read_configuration
     from mataserver.data_uri import decode as decode_base64
     from mataserver.engines.work import JobFailed
@@ -193,6 +202,10 @@ if TYPE_CHECKING:
     from mataserver.outbound import AddressRefused, Policy
     from mataserver.processes import Child, run_process
     from mataserver.spawned import Parent
+    from mataserver.videos import Unreadable as UnreadableVideo
+    from mataserver.videos import encode as encode_frame
+    from mataserver.videos import frames as read_video
+    from mataserver.videos import reason as video_problem
     from mataserver_client import Client
 
 _LATE = {
@@ -202,6 +215,7 @@ _LATE = {
     **dict.fromkeys(
         ("Configuration", "RegisteredModel", "read_configuration"), "mataserver.configuration"
     ),
+    "ConfigError": "mataserver.config",
     "JSON_LIMIT": "mataserver.jsonbody:MOST_OUTSIDE",
     "JobFailed": "mataserver.engines.work",
     "check_json": "mataserver.jsonbody:check",
@@ -214,6 +228,10 @@ _LATE = {
     **dict.fromkeys(("AddressRefused", "Policy"), "mataserver.outbound"),
     "static": "mataserver.http.files",
     "Parent": "mataserver.spawned",
+    "UnreadableVideo": "mataserver.videos:Unreadable",
+    "encode_frame": "mataserver.videos:encode",
+    "read_video": "mataserver.videos:frames",
+    "video_problem": "mataserver.videos:reason",
     **dict.fromkeys(("Child", "run_process"), "mataserver.processes"),
 }
 """What brings asyncio, aiohttp or more settings: neither a worker nor most commands need it.

@@ -14,13 +14,13 @@ from aiohttp import web
 import mataserver
 from mataserver import hosting, openapi
 from mataserver import plugins as plugin_host
-from mataserver.cameras.roster import Roster
 from mataserver.config import ConfigError
 from mataserver.credentials import KeyRing, server_keys
 from mataserver.deadline import in_time
 from mataserver.engines.memory import MemoryProbe
+from mataserver.feeds.registry import CameraRegistry
 from mataserver.hosting import Given, Guest, Hosting
-from mataserver.http import dialects, middleware, origins, protocol
+from mataserver.http import dialects, middleware, origins
 from mataserver.http.auth import Gate, Pages
 from mataserver.http.browsers import Browsers, Names
 from mataserver.http.budget import Budget
@@ -73,7 +73,7 @@ class Composed:
     pool: ModelPool
     loader: Loader
     sessions: SessionStore
-    cameras: Roster
+    cameras: CameraRegistry
     gate: Gate
     budget: Budget
     sockets: Sockets
@@ -144,7 +144,7 @@ class _Parts:
             self.metrics, limit=settings.max_sessions, ttl=settings.session_ttl
         )
         self.observers = Observers(self.metrics, infer=settings.observe_infer)
-        self.cameras = Roster(settings, self.models, self.sessions, self.metrics, self.observers)
+        self.cameras = CameraRegistry(self.sessions, self.metrics, self.observers)
         self.lifecycle = Lifecycle()
         self.browsers = Browsers()
         self.cookies = Cookies(self.browsers, trust_proxy=settings.trust_proxy)
@@ -161,11 +161,8 @@ class _Parts:
         self.readiness = Readiness(
             self.catalog, self.pool, self.lifecycle, self.hosting.services, self.hosting.tasks
         )
-        self.upkeep = Upkeep(
-            self.catalog, self.pool, self.cameras, self.readiness.not_ready, pace or Pace()
-        )
+        self.upkeep = Upkeep(self.catalog, self.pool, self.readiness.not_ready, pace or Pace())
         self.upkeep.add_configured()
-        self.cameras.check(self.readiness.not_ready)
         self.metrics.before_render(self.cameras.count)
         self.metrics.before_render(lambda: self.metrics.inflight.set(self.budget.taken))
         self.metrics.before_render(self.pool.tell_queues)
@@ -187,7 +184,7 @@ class _Parts:
         """Return what every service is given."""
         return Given(
             self.models,
-            ServedSessions(self.sessions, self.models),
+            ServedSessions(self.sessions, self.models, self.cameras),
             self.kit(),
             self.metrics,
             self.gate,
@@ -214,7 +211,6 @@ class _Parts:
             client_max_size=self.settings.max_body,
         )
         origins.allow(application, self.settings.cors_origins)
-        protocol.unsigned(application)
         composed = Composed(
             self.settings,
             application,
@@ -332,7 +328,6 @@ def _lifetime(composed: Composed) -> Callable[[web.Application], AsyncIterator[N
             stack.push_async_callback(_stop, composed)
             own.spawn(upkeep.reconcile(), "follow the registry")
             own.spawn(upkeep.preload(), "preload")
-            own.spawn(upkeep.keep_cameras(), "keep cameras")
             try:
                 for name, service in composed.hosting.services:
                     await service.__aenter__()

@@ -45,14 +45,11 @@ Scope = Literal[
     "admin",
 ]
 Alpha = Literal["white", "black", "drop"]
-CameraName = Annotated[str, Meta(pattern=r"^(?!sess_)[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]
 CameraSource = Annotated[str, Meta(min_length=1, max_length=2048)]
 Rate = Annotated[float, Meta(gt=0.0, le=1_000.0)]
-Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]+(/\d{1,3})?\Z", max_length=255)]
 OutboundHost = Annotated[str, Meta(pattern=r"^(\*|[A-Za-z0-9._:-]+(/\d{1,3})?)\Z", max_length=255)]
 HostName = Annotated[str, Meta(pattern=r"^(\*|[A-Za-z0-9._-]+)\Z", max_length=255)]
 Variable = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\*?\Z", max_length=255)]
-AbsolutePath = Annotated[str, Meta(pattern=r"^/", max_length=4096)]
 
 
 class ConfigError(MataError):
@@ -117,27 +114,6 @@ class ApiKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     scopes: list[Scope] | None = None
 
 
-class CameraSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
-    """One entry of ``cameras:``: a camera whose session begins with the server and never expires.
-
-    name:   the session's id.
-    source: an RTSP or HTTP URL, an absolute path of a video file, or ``/dev/videoN``.
-    model:  a registered model.
-    task:   its own task, or ``track`` for a detector.
-    params: inference parameters for every frame.
-    fps:    at most so many frames a second are inferred.
-    always: infer also while nobody looks.
-    """
-
-    name: CameraName
-    source: CameraSource
-    model: Annotated[str, Meta(min_length=1, max_length=512)]
-    task: str | None = None
-    params: dict[str, Any] = {}
-    fps: Rate | None = None
-    always: bool = False
-
-
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Everything that can be set, each also as ``MATA_SERVER_<NAME>`` (not maps).
 
@@ -181,9 +157,6 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     unread_timeout: Seconds = 30.0
     ping_interval: Seconds = 20.0
     outbound_hosts: list[OutboundHost] = []
-    camera_hosts: list[Host] = []
-    camera_paths: list[AbsolutePath] = []
-    camera_timeout: Seconds = 10.0
     allow_pip_pull: bool = True
     inherit_variables: list[Variable] = []
     confine_models: bool = True
@@ -194,7 +167,6 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     trust_proxy: bool = False
     allowed_hosts: list[HostName] = []
     models: list[ModelSettings] = []
-    cameras: list[CameraSettings] = []
     plugins: dict[str, Any] = {}
 
     @property
@@ -234,7 +206,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
         return self.model(name).runtime or self.runtime
 
 
-STRUCTURED = frozenset({"cameras", "models", "plugins"})
+STRUCTURED = frozenset({"models", "plugins"})
 """Settings that no variable sets."""
 _ALIASES = {"host": "SERVER_HOST", "port": "SERVER_PORT"}
 """Variables of the SAM3 inference API, which counts where ours is not set."""
@@ -315,10 +287,8 @@ def _settings(merged: dict[str, Any]) -> Settings:
     if settings.max_inflight_mb < settings.max_body_mb:
         raise ConfigError("configuration: max_inflight_mb: must not be less than max_body_mb")
     _refuse_tasks("models", [entry.task for entry in settings.models])
-    _refuse_tasks("cameras", [entry.task for entry in settings.cameras])
     _refuse_threads(settings)
     _refuse_repeated("models", "model", [entry.model for entry in settings.models])
-    _refuse_repeated("cameras", "name", [entry.name for entry in settings.cameras])
     moved.warn_of_runtime([settings.runtime, *(entry.runtime for entry in settings.models)])
     return settings
 
@@ -427,7 +397,8 @@ def _variable(setting: str, values: Mapping[str, str]) -> str:
 
 
 def _from_text(text: str, kind: object) -> Any:
-    if getattr(kind, "__origin__", None) is list:
+    plain = getattr(kind, "__origin__", None)
+    if list in {plain, getattr(plain, "__origin__", None)}:  # also of ``Annotated``
         parts = [part.strip() for part in text.split(",") if part.strip()]
         return msgspec.convert(parts, kind)
     return from_text(text, kind)

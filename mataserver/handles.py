@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
 
 from msgspec import Struct
 
@@ -146,6 +146,14 @@ class StreamSession(ModelSession, Protocol):
         ...
 
 
+class CheckSession(Protocol):
+    """Whether a session of a model could be made, as far as can be known without loading it."""
+
+    def __call__(self, model: str, task: str | None = None, params: Any = None) -> None:
+        """Raise ``InvalidParams`` for what will never work, ``NotFound`` or ``Unavailable``."""
+        ...
+
+
 class Sessions(Protocol):
     """The streaming sessions of the server, as ``/v1/sessions`` has them."""
 
@@ -156,11 +164,27 @@ class Sessions(Protocol):
         task: str | None = None,
         params: Any = None,
         owner: Principal | None = None,
+        name: str | None = None,
+        source: SessionSource | None = None,
+        fps: float | None = None,
+        always: bool = False,
     ) -> StreamSession:
         """Load the model and make a session that holds it; it expires when nobody uses it.
 
-        Raises ``NotFound``, ``InvalidParams``, ``Unavailable`` or ``OutOfMemory``.
+        With a ``source`` its frames come from there, and clients that connect are shown what is
+        found in them: ``fps`` a second at most, ``always`` also while nobody looks. One with a
+        ``name``, its id, never expires, does not count against ``max_sessions`` and is ended by
+        ``drop`` alone. Raises ``NotFound``, ``InvalidParams``, ``Unavailable``, ``OutOfMemory``,
+        and ``Conflict`` for a name that another has.
         """
+        ...
+
+    def check(self, model: str, task: str | None = None, params: Any = None) -> None:
+        """Raise what ``create`` would of a model, a task and parameters; load nothing."""
+        ...
+
+    async def drop(self, name: str) -> None:
+        """End a session that was made with a name; one that is not there is ended."""
         ...
 
     def get(self, session_id: str, principal: Principal | None = None) -> StreamSession:
@@ -284,15 +308,26 @@ class ResultEvent:
         return results.decode(self.body, msgpack=self.packed)
 
 
+class SourceFrame(NamedTuple):
+    """An encoded picture, and how many frames of its source there were up to it since the last.
+
+    Those before it count as received and dropped.
+    """
+
+    image: bytes
+    passed: int = 1
+
+
 @dataclass(frozen=True, slots=True)
 class SessionSource:
     """Where the frames of a session come from, in place of an address that the server knows.
 
-    frames: opens it; yields encoded pictures, each the newest when it is asked for. It is opened
-            when somebody looks, closed a while after nobody does, and opened again where it ends or
-            raises: what a ``MataError`` says is told to whoever looks.
+    frames: opens it; yields encoded pictures, each the newest when it is asked for, or
+            ``SourceFrame``s where it passed some over. It is opened when somebody looks, closed a
+            while after nobody does, and opened again where it ends or raises: what a ``MataError``
+            says is told to whoever looks.
     shown:  what may be told of it: no password.
     """
 
-    frames: Callable[[], AsyncGenerator[bytes]]
+    frames: Callable[[], AsyncGenerator[bytes | SourceFrame]]
     shown: str

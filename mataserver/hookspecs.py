@@ -1,8 +1,8 @@
-"""The three hooks of a plugin."""
+"""The four hooks of a plugin."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import pluggy
 
@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from msgspec import Struct
 
     from mataserver.contract import Backend
+    from mataserver.handles import CheckSession
     from mataserver.service import Context, Service
 
 hookspec = pluggy.HookspecMarker("mataserver")
@@ -26,6 +27,14 @@ def settings() -> type[Struct]:  # type: ignore[empty-body]
 @hookspec
 def backends() -> Iterable[Backend]:  # type: ignore[empty-body]
     """Return the backends. Pure: it imports no framework."""
+
+
+@hookspec
+def check(settings: Any, session: CheckSession) -> Iterable[str]:  # type: ignore[empty-body]
+    """Return what is wrong with the plugin's settings beside their types, a sentence each.
+
+    For ``mataserver check``: it starts nothing and changes nothing.
+    """
 
 
 @hookspec

@@ -6,12 +6,14 @@ import asyncio
 import functools
 import logging
 from dataclasses import dataclass
+from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiohttp import web
 
-from mataserver import openapi
+from mataserver import config, openapi
+from mataserver.config import ConfigError
 from mataserver.errors import NotFound
 from mataserver.http.entrance import default_limit
 from mataserver.http.routing import shape
@@ -67,6 +69,7 @@ def server_of(settings: Settings) -> Server:
         host=settings.host,
         port=settings.port,
         max_body=settings.max_body,
+        max_pixels=settings.max_pixels,
         max_tokens=settings.max_tokens,
         queue_limit=settings.queue_limit,
         trust_proxy=settings.trust_proxy,
@@ -97,6 +100,7 @@ class Hosting:
         self._version = version
         self._lifecycle = lifecycle
         self._peers: dict[str, Service] = {}
+        self._followers: list[tuple[Plugin, Any]] = []
 
     def open(self, guests: Iterable[Guest], given: Given) -> list[Hosted]:
         """Make every service; return them in the order in which they are to be entered.
@@ -113,8 +117,8 @@ class Hosting:
                 if guest.plugin is not None:  # ours are described by the tests
                     _describe(hosted.routes)
             except Exception as error:
-                if guest.plugin is None:
-                    raise
+                if guest.plugin is None or isinstance(error, ConfigError):
+                    raise  # a setting that is wrong is the operator's to mend
                 refuse(guest.plugin, error)
                 continue
             shapes |= {shape(route.method, route.path) for route in hosted.routes}
@@ -129,6 +133,34 @@ class Hosting:
         if hosted.plugin is not None:
             hosted.plugin.routes = hosted.routes
             self._peers[hosted.name] = hosted.service
+            if hosted.plugin.settings is not None and hasattr(hosted.service, "reconfigure"):
+                self._followers.append((hosted.plugin, hosted.service))
+
+    @property
+    def reconfigured(self) -> set[str]:
+        """The sections of ``plugins:`` that are followed while the server runs."""
+        return {plugin.section for plugin, _ in self._followers}
+
+    def reconfigure(self, settings: Settings) -> Callable[[], None]:
+        """Have services look at their settings that were read anew; return what has them count.
+
+        Raises a ``MataError`` for wrong ones: then nothing has changed.
+        """
+        applied: list[tuple[Plugin, Any, Callable[[], None]]] = []
+        variables = config.variables(Path.cwd())
+        for plugin, service in self._followers:
+            given = settings.plugins.get(plugin.section)
+            kind = type(plugin.settings)
+            read = config.plugin_settings(given, kind, plugin.section, variables)
+            if read != plugin.settings:
+                applied.append((plugin, read, service.reconfigure(read)))
+
+        def apply() -> None:
+            for plugin, read, take in applied:
+                plugin.settings = read
+                take()
+
+        return apply
 
     def _context(self, guest: Guest, given: Given) -> Context:
         tasks = Tasks(guest.name)

@@ -12,16 +12,31 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Iterable
     from collections.abc import Set as AbstractSet
+    from importlib.metadata import EntryPoint
 
 GROUP = "mataserver.settings"
+
+_PACKAGES = {
+    **dict.fromkeys(
+        ("camera_hosts", "camera_paths", "camera_timeout", "cameras"), "mataserver-cameras"
+    ),
+    "grpc_port": "'mataserver-oip[grpc]'",
+}
+"""What the server once did itself, and now needs a package for: whoever upgrades is told which."""
 
 log = logging.getLogger("mataserver")
 
 
-def renamed(written: dict[str, Any], known: AbstractSet[str]) -> dict[str, Any]:
+def renamed(
+    written: dict[str, Any],
+    known: AbstractSet[str],
+    declared: Iterable[EntryPoint] | None = None,
+) -> dict[str, Any]:
     """Return what a configuration says, with such settings under their plugins' names.
 
-    ``known`` are the server's own. Raises ``ValueError`` for one that is given in both places.
+    ``known`` are the server's own, ``declared`` what was renamed, by default what is installed
+    says. Raises ``ValueError`` for one that is given in both places, and
+    for one whose plugin is not installed.
     """
     unknown = written.keys() - known
     if not unknown:
@@ -29,9 +44,14 @@ def renamed(written: dict[str, Any], known: AbstractSet[str]) -> dict[str, Any]:
     import importlib.metadata  # takes its time, and most configurations are up to date
 
     kept = dict(written)
-    for point in importlib.metadata.entry_points(group=GROUP):
-        if point.name in unknown:
-            _move(kept, point.name, point.module, point.attr)
+    if declared is None:
+        declared = importlib.metadata.entry_points(group=GROUP)
+    points = {point.name: point for point in declared}
+    for name in sorted(unknown):
+        if name in points:
+            _move(kept, name, points[name].module, points[name].attr)
+        elif name in _PACKAGES:
+            raise ValueError(f"{name}: needs a package: pip install {_PACKAGES[name]}")
     return kept
 
 

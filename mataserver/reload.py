@@ -1,4 +1,4 @@
-"""A configuration that is read again while the server runs: its models and its cameras."""
+"""A configuration that is read again while the server runs: models, and plugins that follow it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,11 @@ from mataserver.library.configured import Configured
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.cameras.roster import Roster
     from mataserver.config import Settings
+    from mataserver.hosting import Hosting
     from mataserver.library.catalog import Catalog
     from mataserver.serving.pool import ModelPool
     from mataserver.upkeep import Upkeep
-
-RELOADED = ("models", "cameras")
 
 log = logging.getLogger("mataserver")
 
@@ -32,13 +30,13 @@ class Reload:
         self,
         catalog: Catalog,
         pool: ModelPool,
-        cameras: Roster,
+        hosting: Hosting,
         upkeep: Upkeep,
         load: Callable[[], Settings],
     ) -> None:
         self._catalog = catalog
         self._pool = pool
-        self._cameras = cameras
+        self._hosting = hosting
         self._upkeep = upkeep
         self._load = load
         self._lock = asyncio.Lock()
@@ -48,34 +46,40 @@ class Reload:
         async with self._lock:
             try:
                 read = await asyncio.to_thread(self._load)
-                changed = {name: getattr(read, name) for name in RELOADED}
-                settings = msgspec.structs.replace(self._catalog.settings, **changed)
+                settings = self._followed(read)
                 Configured(self._catalog, settings.models).check()
-                self._cameras.check_settings(settings)
+                apply = self._hosting.reconfigure(settings)
             except MataError as error:
                 log.error("the configuration stays as it was: %s", error.told)  # noqa: TRY400
                 return
-            self._tell(read)
-            await self._follow(settings)
+            self._tell(read, settings)
+            await self._follow(settings, apply)
 
-    def _tell(self, read: Settings) -> None:
-        """Name the settings that changed and that only a start takes in."""
+    def _followed(self, read: Settings) -> Settings:
+        """Return the settings as they are, with what is followed as it was read."""
         old = self._catalog.settings
+        followed = self._hosting.reconfigured
+        plugins = {name: each for name, each in old.plugins.items() if name not in followed}
+        plugins |= {name: each for name, each in read.plugins.items() if name in followed}
+        return msgspec.structs.replace(old, models=read.models, plugins=plugins)
+
+    def _tell(self, read: Settings, settings: Settings) -> None:
+        """Name the settings that changed and that only a start takes in."""
         names = [
             name
             for name in read.__struct_fields__
-            if name not in RELOADED and getattr(read, name) != getattr(old, name)
+            if getattr(read, name) != getattr(settings, name)
         ]
         if names:
             log.warning("restart the server to change %s", ", ".join(names))
 
-    async def _follow(self, settings: Settings) -> None:
+    async def _follow(self, settings: Settings, apply: Callable[[], None]) -> None:
         old = self._catalog.settings
         names = [setting.model for setting in (*old.models, *settings.models)]
         changed = {name for name in names if old.model(name) != settings.model(name)}
         self._catalog.reconfigure(settings)
         self._upkeep.add_again()
-        self._cameras.change(settings)
+        apply()
         told = ", ".join(sorted(changed)) or "none"
         log.info("the configuration was read again; changed models: %s", told)
         await asyncio.gather(*(self._pool.unload(name, None, "changed") for name in changed))

@@ -145,8 +145,8 @@ async def run(
 ) -> None:
     """Serve until SIGINT or SIGTERM, then drain.
 
-    In-flight requests are answered, sockets closed, models unloaded. On SIGHUP the models and
-    cameras of ``reread()``, by default of the settings as they are, are followed.
+    In-flight requests are answered, sockets closed, models unloaded. On SIGHUP the models of
+    ``reread()``, by default of the settings as they are, are followed, and by plugins their own.
 
     ``announce(url, composed)`` is called once the server listens. Raises ``MataError`` when it
     cannot.
@@ -168,7 +168,7 @@ async def run(
     reload = Reload(
         composed.catalog,
         composed.pool,
-        composed.cameras,
+        composed.hosting,
         composed.upkeep,
         reread or (lambda: settings),
     )

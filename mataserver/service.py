@@ -135,6 +135,7 @@ class Server:
     host: str
     port: int
     max_body: int
+    max_pixels: int
     max_tokens: int
     queue_limit: int
     trust_proxy: bool
@@ -450,7 +451,11 @@ class Service(Protocol):
                    raises a ``MataError`` for its own that do not count.
     on_result(event): a coroutine that is told of each answer, a ``ResultEvent``, after it has left.
     session_source(source, fps): a coroutine: the ``SessionSource`` of what ``POST /v1/sessions``
-                   names as ``source``, or None for what is not the plugin's.
+                   names as ``source``, or None for what is not the plugin's. ``InvalidParams``
+                   is told where no other plugin takes it.
+    reconfigure(settings): takes in the plugin's settings that were read anew while the server runs:
+                   raises a ``MataError`` for wrong ones, else returns a function that has them
+                   count. Those of other plugins wait for the next start.
     """
 
     def routes(self) -> Iterable[Route | web.RouteDef]:

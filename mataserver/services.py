@@ -22,7 +22,9 @@ from mataserver.errors import Conflict, InvalidParams
 from mataserver.handles import Encoded
 from mataserver.library import weights
 from mataserver.library.catalog import TRACKED
+from mataserver.results import TASKS
 from mataserver.serving.frames import FrameSession, result_of
+from mataserver.suggestion import instead_of
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Sequence
@@ -90,6 +92,10 @@ class ServedModels:
     def of_session(self, model: str, task: str | None) -> Handle:
         """Return a handle for a session. Raises as ``recipe_of_session``."""
         return self.get(model, recipe_of_session(self.catalog, model, task).spec.task)
+
+    def check_session(self, model: str, task: str | None, params: Any) -> None:
+        """Raise what would keep a session from being made, of what can be known without loading."""
+        check_session(self.catalog, self._max_tokens, model, task, params)
 
     @contextlib.asynccontextmanager
     async def acquire(self, model: str, task: str | None = None) -> AsyncIterator[Handle]:
@@ -263,6 +269,19 @@ def recipe_of_session(catalog: Catalog, model: str, task: str | None) -> Recipe:
     if wanted != own and ((own, wanted) != TRACKED or not catalog.serves(model, wanted)):
         raise InvalidParams(f"task: {model} serves {own}, not {wanted[:40]!r}")
     return catalog.recipe(model, wanted)
+
+
+def check_session(
+    catalog: Catalog, max_tokens: int, model: str, task: str | None = None, params: Any = None
+) -> None:
+    """Check what a session would load, and what it would give the model as params.
+
+    Raises ``InvalidParams`` for what will never work, ``NotFound`` or ``Unavailable`` for a model
+    that is not here.
+    """
+    if task is not None and task not in TASKS:
+        raise InvalidParams(f"task: unknown task {instead_of(task, TASKS)}")
+    recipe_of_session(catalog, model, task).params(params, max_tokens)
 
 
 def _encoded(outcome: Outcome, waited: float) -> Encoded:

@@ -17,6 +17,7 @@ from mataserver.serving.frames import FrameSession
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    from mataserver.handles import SessionSource
     from mataserver.metrics import Metrics
     from mataserver.params import Params
     from mataserver.principals import Principal
@@ -42,6 +43,16 @@ class Camera(Protocol):
 
     async def close(self) -> None:
         """Give the model no more frames."""
+        ...
+
+
+class Attaching(Protocol):
+    """Has the frames of a session come from a source."""
+
+    def attach(
+        self, session: Session, source: SessionSource, fps: float | None, *, always: bool
+    ) -> None:
+        """Attach it."""
         ...
 
 
@@ -123,9 +134,11 @@ class SessionStore:
 
         ``stream`` sends pieces of text while they are made. One with a ``name`` of its own is
         permanent and does not count against the limit.
-        Raises ``Unavailable`` when there are too many, and whatever loading raises.
+        Raises ``Unavailable`` when there are too many, ``Conflict`` for a name that is in use, and
+        whatever loading raises.
         """
         await self.expire()
+        self._check_name(name)
         counted = sum(not session.permanent for session in self.all())
         if name is None and counted + self._creating >= self._limit:
             raise Unavailable(f"Maximum concurrent sessions reached (limit: {self._limit})")
@@ -133,6 +146,7 @@ class SessionStore:
         try:
             async with contextlib.AsyncExitStack() as stack:
                 await stack.enter_async_context(model.held())
+                self._check_name(name)
                 hold = stack.pop_all()
         finally:
             self._creating -= name is None
@@ -142,6 +156,11 @@ class SessionStore:
         self._sessions[session.id] = session
         self._metrics.sessions.set(len(self._sessions))
         return session
+
+    def _check_name(self, name: str | None) -> None:
+        """Raise ``Conflict`` for the name of a session that is there."""
+        if name in self._sessions:
+            raise Conflict(f"there is a session {name} already")
 
     def get(self, session_id: str, principal: Principal = ANONYMOUS) -> Session:
         """Return a live session that a principal may know of. Raises ``NotFound``."""
@@ -242,9 +261,10 @@ class SessionStore:
 class ServedSessions:
     """The sessions as services have them: ``Context.sessions``."""
 
-    def __init__(self, store: SessionStore, models: ServedModels) -> None:
+    def __init__(self, store: SessionStore, models: ServedModels, cameras: Attaching) -> None:
         self._store = store
         self._models = models
+        self._cameras = cameras
 
     async def create(
         self,
@@ -253,11 +273,27 @@ class ServedSessions:
         task: str | None = None,
         params: Any = None,
         owner: Principal | None = None,
+        name: str | None = None,
+        source: SessionSource | None = None,
+        fps: float | None = None,
+        always: bool = False,
     ) -> Session:
         """Load the model and make a session that holds it."""
         handle = self._models.of_session(model, task)
         owned = None if owner is None else owner.id
-        return await self._store.create(handle, handle.params(params), owner=owned)
+        given = handle.params(params)
+        session = await self._store.create(handle, given, name=name, owner=owned)
+        if source is not None:
+            self._cameras.attach(session, source, fps, always=always)
+        return session
+
+    def check(self, model: str, task: str | None = None, params: Any = None) -> None:
+        """Raise what ``create`` would of a model, a task and parameters; load nothing."""
+        self._models.check_session(model, task, params)
+
+    async def drop(self, name: str) -> None:
+        """End a session that was made with a name, if it is there."""
+        await self._store.drop(name)
 
     def get(self, session_id: str, principal: Principal | None = None) -> Session:
         """Return a session. Raises ``NotFound``."""

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import msgspec
 
-from mataserver import kernel, seccomp
+from mataserver import kernel, landlock, seccomp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -29,9 +29,10 @@ class Parent:
         self._outgoing = outgoing
         self.arguments = arguments
 
-    def send(self, message: object) -> None:
-        """Send a message."""
+    def send(self, message: object, data: bytes = b"") -> None:
+        """Send a message, and behind it bytes of which it tells how many there are."""
         self._outgoing.write(msgspec.json.encode(message) + b"\n")
+        self._outgoing.write(data)
         self._outgoing.flush()
 
     def messages(self, kind: Any) -> Iterator[Any]:
@@ -39,6 +40,18 @@ class Parent:
         decoder = msgspec.json.Decoder(kind)
         while line := self._incoming.readline():
             yield decoder.decode(line)
+
+    def read(self, size: int) -> bytes:
+        """Wait for as many bytes that are no message; fewer where the server sends no more."""
+        return self._incoming.read(size)
+
+    def change_nothing(self) -> None:
+        """Change no file from now on, in this thread and those that it starts.
+
+        For what decodes a stranger's data, before it does. A kernel without Landlock does not
+        hold it to that.
+        """
+        landlock.change_nothing()
 
     @classmethod
     def on_pipes(cls, arguments: list[str]) -> Self:

@@ -12,7 +12,6 @@ from mataserver.errors import MataError
 from mataserver.library.configured import Configured
 
 if TYPE_CHECKING:
-    from mataserver.cameras.roster import Roster
     from mataserver.library.catalog import Catalog
     from mataserver.serving.pool import ModelPool
 
@@ -34,13 +33,11 @@ class Upkeep:
         self,
         catalog: Catalog,
         pool: ModelPool,
-        cameras: Roster,
         not_ready: dict[str, str],
         pace: Pace,
     ) -> None:
         self._catalog = catalog
         self._pool = pool
-        self._cameras = cameras
         self._not_ready = not_ready
         self._pace = pace
         self._anew: set[str] = set()
@@ -88,10 +85,6 @@ class Upkeep:
         """Have those of the models that are to be preloaded loaded now."""
         self._anew |= names
         self._woken.set()
-
-    async def keep_cameras(self) -> None:
-        """Open the cameras of the configuration."""
-        await self._cameras.keep(self._not_ready, self._pace.retry)
 
     def add_again(self) -> None:
         """Register what was not here before. Its params are looked at for the first time, too."""

@@ -22,7 +22,7 @@ ROOT = Path(__file__).resolve().parents[1]
 LOCK = ROOT / "packaging" / "requirements.txt"
 TARGET = ROOT / "build" / "release"
 TOOLS = ROOT / "build" / "tools"
-PLUGINS = ("console", "oip", "openai", "opencv", "ocr", "onnx")
+PLUGINS = ("cameras", "console", "oip", "openai", "opencv", "ocr", "onnx")
 EXTRAS = ("camera", "heic")
 OURS = ("clients/python", ".", *(f"plugins/{name}" for name in PLUGINS))
 """The distributions of a release, as the Dockerfile and ``make binary`` name them."""

@@ -14,14 +14,19 @@ from api_answers import problem
 from mataserver import testing
 
 PATH = "/v1/sessions"
+POINTS = (testing.FAKE, *testing.installed("cameras"))
+"""The entry points of the fake models and of cameras."""
 
 
 @contextlib.asynccontextmanager
 async def serving(data_dir, **settings):
     """Run a server that lets clients film this machine; yield an HTTP session."""
-    chosen = {"engine": "thread", "camera_hosts": ["127.0.0.0/8"], "camera_timeout": 5.0} | settings
+    given = {"camera_hosts": ["127.0.0.0/8"], "camera_timeout": 5.0} | settings
+    own = {name: given.pop(name) for name in list(given) if name.startswith("camera")}
     async with (
-        testing.serving(data_dir, **chosen) as served,
+        testing.serving(
+            data_dir, entry_points=POINTS, engine="thread", plugins={"cameras": own}, **given
+        ) as served,
         aiohttp.ClientSession(served.url, headers=served.headers) as http,
     ):
         yield http
@@ -68,7 +73,7 @@ def readers():
 def is_reader(process):
     """Whether a process reads a camera."""
     with contextlib.suppress(psutil.Error):
-        return "mataserver.cameras.reader" in process.cmdline()
+        return "mataserver_cameras.reader" in process.cmdline()
     return False
 
 

@@ -47,7 +47,7 @@ async def answers() -> dict[str, Any]:
         register(Path(folder), models)
         points = (
             testing.FAKE, chat_models.POINT, recorded_sam.POINT_OF_ENTRY,
-            *testing.installed("oip", "openai", "sam"),
+            *testing.installed("cameras", "oip", "openai", "sam"),
         )  # fmt: skip
         async with (
             testing.serving(

@@ -337,7 +337,11 @@ from pathlib import Path
 import uvloop
 from mataserver import logs, testing
 async def main():
-    async with testing.serving(Path(sys.argv[1]), **json.loads(sys.argv[2])) as served:
+    async with testing.serving(
+        Path(sys.argv[1]),
+        entry_points=(testing.FAKE, *testing.installed(*sys.argv[3:])),
+        **json.loads(sys.argv[2]),
+    ) as served:
         print(served.url, flush=True)
         await asyncio.Event().wait()
 logs.configure("info", "text")
@@ -368,11 +372,14 @@ class Apart:
 
 
 @contextlib.contextmanager
-def server_apart(folder, **settings):
-    """Run a server with the fake models in another process; fail if it logged a traceback."""
+def server_apart(folder, *guests, **settings):
+    """Run a server with the fake models, and these plugins, in another process.
+
+    Fail if it logged a traceback.
+    """
     register(folder, {f"fake-{task}": task for task in FAKES})
     log = folder / "server.log"
-    command = [sys.executable, "-c", _SERVER, str(folder), json.dumps(settings)]
+    command = [sys.executable, "-c", _SERVER, str(folder), json.dumps(settings), *guests]
     with (
         log.open("wb") as errors,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=errors, text=True) as process,

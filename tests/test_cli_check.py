@@ -227,11 +227,11 @@ def test_good_configuration(terminal):
             ),
         ),
         (
-            "cameras: [{name: a, source: /dev/video0, model: fake-detect, task: tracking}]",
             (
-                "configuration: cameras[0].task: unknown task 'tracking': "
-                f"{TASKS}; did you mean track?"
+                "plugins: {cameras: {cameras: "
+                "[{name: a, source: /dev/video0, model: fake-detect, task: tracking}]}}"
             ),
+            (f"cameras[0] a: task: unknown task 'tracking': {TASKS}; did you mean track?"),
         ),
         (
             "models: [{model: fake-detect, task: ocr}]",
@@ -359,11 +359,13 @@ def test_cameras(terminal):
     register(terminal.data, {"fake-detect": "detect"})
     code, lines = configure(
         terminal,
-        "camera_hosts: [10.0.0.0/99]\n"
-        "cameras:\n"
-        "  - {name: door, source: 'rtsp://user:secret@10.0.0.7/', model: fake-detect}\n"
-        "  - {name: shelf, source: shelf.mp4, model: fake-detect}\n"
-        "  - {name: yard, source: /dev/video0, model: nobody}\n",
+        "plugins:\n"
+        "  cameras:\n"
+        "    camera_hosts: [10.0.0.0/99]\n"
+        "    cameras:\n"
+        "      - {name: door, source: 'rtsp://user:secret@10.0.0.7/', model: fake-detect}\n"
+        "      - {name: shelf, source: shelf.mp4, model: fake-detect}\n"
+        "      - {name: yard, source: /dev/video0, model: nobody}\n",
     )
     assert code == 1
     network, shelf, yard = errors(lines)

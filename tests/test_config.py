@@ -7,7 +7,7 @@ from typing import Annotated
 import msgspec
 import pytest
 
-from mataserver import config
+from mataserver import config, moved
 from mataserver.config import ApiKey, ConfigError, Settings
 
 
@@ -161,7 +161,7 @@ def test_every_simple_setting_has_its_variable(tmp_path):
     """Each setting that is no map can be set by its variable, which an error names."""
     for field in msgspec.structs.fields(Settings):
         name = f"MATA_SERVER_{field.name.upper()}"
-        if field.name in {"cameras", "models", "plugins"}:
+        if field.name in {"models", "plugins"}:
             continue
         if field.type in {str, list[str], list[str | ApiKey], str | None}:
             assert load(tmp_path, env={name: "x"}) != Settings()
@@ -312,3 +312,18 @@ def test_settings_do_not_change():
     """Settings are frozen."""
     with pytest.raises(AttributeError):
         Settings().port = 1
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        *((each, "mataserver-cameras") for each in ("cameras", "camera_hosts", "camera_paths")),
+        ("camera_timeout", "mataserver-cameras"),
+        ("grpc_port", "'mataserver-oip[grpc]'"),
+    ],
+)
+def test_a_setting_whose_plugin_is_not_installed(name, package):
+    """Whoever has a setting that needs a package now is told which, in a sentence."""
+    with pytest.raises(ValueError, match=f"^{name}: needs a package: pip install ") as caught:
+        moved.renamed({name: 1, "port": 1}, {"port"}, [])
+    assert str(caught.value).endswith(package)

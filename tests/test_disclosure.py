@@ -22,6 +22,12 @@ class Options(Struct, frozen=True, forbid_unknown_fields=True):
     hook: str = ""
 
 
+class Filming(Struct):
+    """Settings that hold cameras."""
+
+    cameras: list[dict[str, str]] = []
+
+
 def told(settings, set_by, *found):
     """Return what is told, by name."""
     return {each.name: each for each in disclosure.every(settings, set_by, Plugins(list(found)))}
@@ -57,13 +63,13 @@ def test_no_secret_is_told(tmp_path):
         "mail": {"smtp_password": secret},
         "broken": {"anything": secret},
         "disabled": ["broken"],
+        "filming": {"cameras": [camera]},
     }
     settings, set_by = config.read(
         environ={},
         directory=tmp_path,
         api_key=secret,
         api_keys=keys,
-        cameras=[camera],
         plugins=given,
     )
     options = Options(
@@ -73,19 +79,20 @@ def test_no_secret_is_told(tmp_path):
         hook=f"https://example.org/hook?a=1&token={secret}&b=2",
     )
     mail = Plugin("mail", settings=options)
-    found = told(settings, set_by, mail, Plugin("broken", error="switched off"))
+    filming = Plugin("filming", settings=Filming([camera]))
+    found = told(settings, set_by, mail, filming, Plugin("broken", error="switched off"))
     assert secret not in msgspec.json.encode(list(found.values())).decode()
     assert found["api_keys"].value[1] == {"key": "***", "name": "cams", "scopes": ["infer"]}
     assert found["plugins.mail.url"].value == "postgresql+asyncpg://***@db/jobs"
     assert found["plugins.mail.hook"].value == "https://example.org/hook?a=1&token=***&b=2"
     assert found["plugins.mail.smtp_password"].origin == "yaml"
-    assert found["cameras"].value[0]["source"] == "rtsp://cam:554/***"
+    assert found["plugins.filming.cameras"].value[0]["source"] == "rtsp://cam:554/***"
     assert found["plugins.mail.max_tokens"].value == 7
     assert found["plugins.broken.anything"].value == "***"
     hidden = {name for name, each in found.items() if each.redacted is True}
     fields = ("url", "smtp_password", "phrase", "hook")
     own = {f"plugins.mail.{name}" for name in fields} | {"plugins.broken.anything"}
-    assert hidden == own | {"api_key", "api_keys", "cameras"}
+    assert hidden == own | {"api_key", "api_keys", "plugins.filming.cameras"}
 
 
 async def test_the_server_tells_its_settings(data_dir):

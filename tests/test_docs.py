@@ -67,7 +67,6 @@ def default_of(field):
     [
         (config.Settings, "setting", 3),
         (config.ModelSettings, "field", 2),
-        (config.CameraSettings, "of a camera", 2),
     ],
 )
 def test_settings_are_described(kind, header, column):
@@ -86,7 +85,7 @@ def test_environment_variables_are_described():
     """Every setting tells its variable, or that it has none."""
     for name, variable, *_ in table("setting"):
         setting = quoted(name)
-        if setting in {"cameras", "models", "plugins"}:
+        if setting in {"models", "plugins"}:
             assert variable == "YAML only"
         else:
             assert quoted(variable) == config.PREFIX + setting.upper()

@@ -85,7 +85,9 @@ class Service(Base):
 @pytest.fixture
 async def lab(plugin, mata_server, data_dir):  # noqa: F811 - the fixture
     """A server with the lab's plugin."""
-    return await mata_server(plugin(LAB), data_dir=data_dir, engine="thread", observe_infer=True)
+    return await mata_server(
+        plugin(LAB), "cameras", data_dir=data_dir, engine="thread", observe_infer=True
+    )
 
 
 @pytest.fixture
@@ -252,6 +254,14 @@ async def test_sources_that_are_refused(client, source, status, said):
     asked = {"model": "fake-detect", "source": source}
     async with client.post("/v1/sessions", json=asked) as response:
         assert await problem(response, status) == said
+
+
+async def test_a_source_that_no_plugin_reads(http):
+    """Without the plugin of cameras a client is told what to install."""
+    asked = {"model": "fake-detect", "source": "rtsp://127.0.0.1/"}
+    async with http.post("/v1/sessions", json=asked) as response:
+        said = await problem(response, 503)
+    assert said == "No plugin reads this source: for cameras pip install mataserver-cameras"
 
 
 # sessions

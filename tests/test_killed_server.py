@@ -53,7 +53,7 @@ async def test_with_a_camera(tmp_path):
     """A camera is read, and its model hangs."""
     video = make_video(tmp_path / "film.mp4", count=50)
     async with (
-        serving(tmp_path, camera_paths=[str(tmp_path)]) as (server, http),
+        serving(tmp_path, plugins={"cameras": {"camera_paths": [str(tmp_path)]}}) as (server, http),
         http.ws_connect(await session(http, source=str(video))),
     ):
         await dies(server, family=3)  # and the camera's

@@ -13,7 +13,6 @@ from PIL import Image, ImageOps
 
 import mataserver
 from camera_peers import film, serving, snapshot
-from mataserver.cameras.reader import encode
 from mataserver.media import decode
 from mataserver.orientation import turned
 
@@ -101,7 +100,7 @@ def first(path):
 def test_a_camera_shows_every_orientation(tmp_path, orientation):
     """A mirrored or turned frame is sent to the model as players show it."""
     frame = first(film_of(tmp_path / "a.mp4", orientation))
-    assert close(decode(encode(frame), 1 << 20), shown(orientation))
+    assert close(decode(mataserver.encode_frame(frame), 1 << 20), shown(orientation))
 
 
 @pytest.mark.parametrize("orientation", MATRICES)

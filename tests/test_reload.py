@@ -13,11 +13,17 @@ import aiohttp
 import pytest
 
 from api_answers import until
+from camera_peers import POINTS
 from cli_terminal import Terminal, serving
 from conftest import FAKES, picture, register
 from mataserver import config, testing
 from mataserver.reload import Reload
 from mataserver.upkeep import Pace
+
+
+def filming(*cameras):
+    """Return the settings of a server that reads these cameras."""
+    return {"plugins": {"cameras": {"cameras": list(cameras)}}}
 
 
 class Running:
@@ -36,7 +42,7 @@ class Running:
             return config.load(environ={}, directory=self._folder, engine="thread", **values)
 
         parts = self.composed
-        await Reload(parts.catalog, parts.pool, parts.cameras, parts.upkeep, load).run()
+        await Reload(parts.catalog, parts.pool, parts.hosting, parts.upkeep, load).run()
 
     async def found(self, model):
         """Return the detections of a picture."""
@@ -57,7 +63,9 @@ async def running(folder, **settings):
     """Run a server with every fake model."""
     register(folder, {f"fake-{task}": task for task in FAKES})
     async with (
-        testing.serving(folder, engine="thread", pace=Pace(retry=30.0), **settings) as served,
+        testing.serving(
+            folder, entry_points=POINTS, engine="thread", pace=Pace(retry=30.0), **settings
+        ) as served,
         aiohttp.ClientSession(served.url, headers=served.headers) as http,
     ):
         yield Running(served, http, folder)
@@ -111,16 +119,16 @@ async def test_cameras_come_go_and_change(tmp_path, video):
     """Cameras are opened, closed and opened anew; one whose entry is the same stays open."""
     door = {"name": "door", "source": str(video), "model": "fake-detect"}
     shelf = {**door, "name": "shelf"}
-    async with running(tmp_path, cameras=[door]) as server:
+    async with running(tmp_path, **filming(door)) as server:
         await until(lambda: names(server) == ["door"])
         kept = server.composed.sessions.get("door")
-        await server.reload(cameras=[door, shelf])
+        await server.reload(**filming(door, shelf))
         await until(lambda: names(server) == ["door", "shelf"])
         assert server.composed.sessions.get("door") is kept
-        await server.reload(cameras=[{**door, "fps": 5.0}])
+        await server.reload(**filming({**door, "fps": 5.0}))
         await until(lambda: names(server) == ["door"])
         await until(lambda: server.composed.sessions.all()[0].camera.fps == 5.0)
-        await server.reload(cameras=[])
+        await server.reload(**filming())
         await until(lambda: names(server) == [])
         async with server.http.get("/ready") as response:
             assert response.status == 200
@@ -133,7 +141,7 @@ async def test_cameras_come_go_and_change(tmp_path, video):
         ({"models": [entry("fake-detect", task="ocr")]}, "it is registered for detect, not ocr"),
         ({"models": [entry("fake-ocr", params={"confidence": 2.0})]}, "params.confidence"),
         (
-            {"cameras": [{"name": "a", "source": "ftp://x", "model": "fake-detect"}]},
+            filming({"name": "a", "source": "ftp://x", "model": "fake-detect"}),
             "cameras[0]: source: expected rtsp://",
         ),
     ],

@@ -26,12 +26,13 @@ SERVER = """
 import asyncio, importlib.metadata, json, sys
 from pathlib import Path
 from confined_models import CONFINED
-from mataserver import config, logs, plugins, running
+from mataserver import config, logs, plugins, running, testing
 folder = Path(sys.argv[1])
 points = [CONFINED]
 if len(sys.argv) > 3:
     points.append(importlib.metadata.EntryPoint("stubborn", sys.argv[3], plugins.GROUP))
 settings = config.load(environ={}, directory=folder, **json.loads(sys.argv[2]))
+points += testing.installed(*settings.plugins)
 found = plugins.discover(settings, points, {})
 logs.configure("info", "text")
 asyncio.run(running.run(settings, lambda url, state: print(url, flush=True), found))

@@ -8,8 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 import av
 import numpy as np
 
-from mataserver.cameras import reader
-from mataserver.cameras.messages import Opening
+from mataserver import videos
 from mataserver.errors import BadRequest
 from mataserver.orientation import upright
 
@@ -32,17 +31,19 @@ class Source:
     """A video that is read while it is inferred; frames are kept until they are taken."""
 
     def __init__(self, file: Path, max_pixels: int) -> None:
-        self._opening = Opening(str(file.absolute()), "file", PATIENCE, max_pixels)
+        self._file = str(file.absolute())
+        self._max_pixels = max_pixels
         self._kept: dict[int, VideoFrame] = {}
 
     def encoded(self) -> Iterator[bytes]:
         """Yield the frames as JPEG. Raises ``BadRequest`` for what is no video."""
         try:
-            for number, frame in enumerate(reader.frames(self._opening)):
+            found = videos.frames(self._file, self._max_pixels, PATIENCE)
+            for number, frame in enumerate(found):
                 self._kept[number] = frame
-                yield reader.encode(frame)
-        except (av.FFmpegError, OSError, reader.Unreadable) as error:
-            raise BadRequest(reader.reason(error, "file")) from None
+                yield videos.encode(frame)
+        except (av.FFmpegError, OSError, videos.Unreadable) as error:
+            raise BadRequest(videos.reason(error, file=True)) from None
 
     def take(self, number: int) -> tuple[NDArray[np.uint8], float]:
         """Return the pixels ``[H, W, 3]`` of a frame and its time in seconds, once.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import shutil
 import tempfile
 from dataclasses import dataclass, field
@@ -13,14 +14,13 @@ import msgspec
 
 from mataserver import config, landlock, seccomp
 from mataserver.addresses import is_loopback
-from mataserver.cameras import roster
-from mataserver.cameras.source import Allowed
 from mataserver.cli import environment, extensions
 from mataserver.errors import MataError
 from mataserver.library import defaults
 from mataserver.library.catalog import Catalog
 from mataserver.library.configured import Configured
 from mataserver.library.registry import Registry
+from mataserver.services import check_session
 from mataserver.storage import told
 from mataserver.suggestion import similar
 
@@ -172,22 +172,8 @@ def _check_models(settings: Settings, plugins: Plugins, findings: Findings) -> N
             problem = _unserved(catalog, name)
             if problem is not None:
                 findings.warnings.append(f"registered model {name}: {problem}")
-        _check_cameras(settings, catalog, findings)
-
-
-def _check_cameras(settings: Settings, catalog: Catalog, findings: Findings) -> None:
-    """Try every camera as far as it can be without connecting to it."""
-    try:
-        Allowed(settings.camera_hosts, settings.camera_paths)
-    except MataError as error:
-        findings.errors.append(error.told)
-    if settings.cameras and not roster.readable():
-        findings.errors.append(roster.NEEDS)
-    for index, camera in enumerate(settings.cameras):
-        try:
-            roster.check_camera(camera, catalog, settings.max_tokens)
-        except MataError as error:
-            findings.errors.append(f"cameras[{index}] {camera.name}: {error.told}")
+        session = functools.partial(check_session, catalog, settings.max_tokens)
+        findings.errors += plugins.problems(session)
 
 
 def _copy_registry(original: Path, copy: Registry) -> None:

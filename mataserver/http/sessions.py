@@ -8,22 +8,22 @@ from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from mataserver.config import CameraSource, Rate
-from mataserver.errors import InvalidParams, NotFound
+from mataserver.errors import InvalidParams, NotFound, Unavailable
 from mataserver.http import auth, codec, examples
 from mataserver.http.routing import Body, Handlers, Route
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mataserver.cameras.camera import Camera
-    from mataserver.cameras.roster import Roster
-    from mataserver.cameras.source import Source
+    from mataserver.feeds.camera import Camera
+    from mataserver.feeds.registry import CameraRegistry
     from mataserver.handles import SessionSource
     from mataserver.service import Context, Service
     from mataserver.services import ServedModels
     from mataserver.sessions import Session, SessionStore
 
 JPEG = "image/jpeg"
+NEEDS = "No plugin reads this source: for cameras pip install mataserver-cameras"
 
 
 class SessionBody(Struct):
@@ -78,7 +78,7 @@ class SessionsService(Handlers):
         ctx: Context,
         models: ServedModels,
         sessions: SessionStore,
-        cameras: Roster,
+        cameras: CameraRegistry,
         services: Sequence[tuple[str, Service]],
     ) -> None:
         self._ctx = ctx
@@ -121,7 +121,7 @@ class SessionsService(Handlers):
         given, owner = model.params(asked.params), auth.caller(request).id
         session = await self._sessions.create(model, given, stream=asked.stream, owner=owner)
         if source is not None:
-            self._cameras.give(session, source, asked.fps)
+            self._cameras.attach(session, source, asked.fps)
         url = f"{where}/v1/stream/{session.id}"
         return codec.respond(SessionCreated(session.id, url), status=201)
 
@@ -153,20 +153,28 @@ class SessionsService(Handlers):
     def _session(self, request: web.Request) -> Session:
         return self._sessions.get(request.match_info["session_id"], auth.caller(request))
 
-    async def _source(self, asked: SessionBody) -> Source | SessionSource | None:
-        """Return where the frames come from that a client asks for: a service's, or a camera."""
+    async def _source(self, asked: SessionBody) -> SessionSource | None:
+        """Return where the frames come from that a client asks for: what a service gives.
+
+        One that refuses it, as not its own or as not allowed, leaves it to the others.
+        """
         if asked.source is None:
             if asked.fps is not None:
                 raise InvalidParams("fps: only a session with a source takes it")
             return None
         if asked.stream:
             raise InvalidParams("stream: a session with a source sends whole results alone")
+        refused: InvalidParams | None = None
         for _, service in self._services:
             named = getattr(service, "session_source", None)
-            found: SessionSource | None = named and await named(asked.source, asked.fps)
+            try:
+                found: SessionSource | None = named and await named(asked.source, asked.fps)
+            except InvalidParams as error:
+                refused = error
+                continue
             if found is not None:
                 return found
-        return await self._cameras.permitted(asked.source)
+        raise refused or Unavailable(NEEDS)
 
     def _info(self, session: Session) -> SessionInfo:
         camera = self._cameras.of(session)

@@ -21,7 +21,7 @@ from mataserver.http.viewer import Viewer
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from mataserver.cameras.roster import Roster
+    from mataserver.feeds.registry import CameraRegistry
     from mataserver.http.channel import Channel, Terms
     from mataserver.service import Context
     from mataserver.sessions import Session
@@ -65,7 +65,7 @@ class StreamSocket(WebSocket):
 class StreamService(Handlers):
     """The service of the sockets of sessions."""
 
-    def __init__(self, ctx: Context, terms: Terms, cameras: Roster) -> None:
+    def __init__(self, ctx: Context, terms: Terms, cameras: CameraRegistry) -> None:
         self._max_body = ctx.server.max_body
         self._terms = terms
         self._sessions = terms.sessions

@@ -11,7 +11,7 @@ from mataserver.http.channel import WINDOW, Channel, StreamError
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from mataserver.cameras.shot import Shot
+    from mataserver.feeds.shot import Shot
     from mataserver.http.channel import Terms
     from mataserver.sessions import Session
 

@@ -17,7 +17,7 @@ from mataserver.results import TASKS
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-HOOKS = ("settings", "backends", "service")
+HOOKS = ("settings", "backends", "check", "service")
 
 _SOURCES = ("hf", "pip", "local", "any")
 _ENGINES = ("process", "thread")

@@ -16,6 +16,7 @@ from mataserver.plugins.offer import Discovered, log
 
 if TYPE_CHECKING:
     from mataserver.contract import ModelFiles
+    from mataserver.handles import CheckSession
     from mataserver.plugins.offer import Offer, Plugin
     from mataserver.plugins.sites import Sites
 
@@ -132,6 +133,18 @@ class Plugins(Discovered):
     def _usable(self) -> list[Offer]:
         # A plugin may fall out of use later than its backends were collected: by its service.
         return [offer for offer in self.offers if offer.plugin.error is None]
+
+    def problems(self, session: CheckSession) -> list[str]:
+        """Return what plugins find wrong with their settings, and which of them cannot look."""
+        found: list[str] = []
+        for plugin in self.usable:
+            if "check" in plugin.hooks:
+                try:
+                    found += plugin.hooks["check"](plugin.settings, session)
+                except Exception as error:
+                    refuse(plugin, error)
+                    found.append(f"plugin {plugin.name}: {plugin.error}")
+        return found
 
     def check_strict(self) -> None:
         """Raise ``PluginError`` for a broken plugin when ``plugins.strict`` is set."""

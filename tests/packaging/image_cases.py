@@ -100,7 +100,7 @@ def test_the_context_holds_no_tests(image):
     """What is sent to the engine is the code of what is installed, and no test of it."""
     source = image.folder / "src"
     assert sorted(path.name for path in (source / "plugins").iterdir()) == [
-        *("console", "ocr", "oip", "onnx", "openai", "opencv")
+        *("cameras", "console", "ocr", "oip", "onnx", "openai", "opencv")
     ]
     assert not any(source.rglob("test_*.py"))
 
@@ -112,7 +112,7 @@ def test_ours_are_a_layer_of_their_own(image):
         "mataserver",
         *(
             f"mataserver_{name}"
-            for name in ("client", "console", "ocr", "oip", "onnx", "openai", "opencv")
+            for name in ("cameras", "client", "console", "ocr", "oip", "onnx", "openai", "opencv")
         ),
     }
     assert not any((image.folder / "wheels" / "others").glob("mataserver*"))

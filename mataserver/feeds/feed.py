@@ -4,17 +4,15 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 
-from mataserver.cameras.link import Lost
-
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from mataserver.cameras.link import Frame
+    from mataserver.handles import SourceFrame
 
     class Connection(Protocol):
         """One connection to a source."""
 
-        async def frame(self) -> Frame:
+        async def frame(self) -> SourceFrame:
             """Return the newest frame. Raises ``Lost``."""
             ...
 
@@ -25,6 +23,10 @@ if TYPE_CHECKING:
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 State: TypeAlias = Literal["idle", "connecting", "connected", "failed"]
+
+
+class Lost(Exception):
+    """There are no more frames; the text is a sentence for clients."""
 
 
 class Feed:
@@ -49,7 +51,7 @@ class Feed:
         """Seconds to wait before the next try: twice as long after each that failed."""
         return min(LONGEST_PAUSE, FIRST_PAUSE * 2.0 ** min(self.failures - 1, 10))
 
-    async def frame(self) -> Frame:
+    async def frame(self) -> SourceFrame:
         """Return the newest frame, connecting if need be. Raises ``Lost``: try again later."""
         try:
             if self._link is None:

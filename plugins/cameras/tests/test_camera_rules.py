@@ -16,8 +16,8 @@ from camera_peers import (
     told,
 )
 from camera_sources import HEIGHT, WIDTH, make_video
-from mataserver.cameras.messages import Given
-from mataserver.config import ConfigError
+from mataserver import ConfigError
+from mataserver_cameras.messages import Given
 from stream_peers import (
     eventually,
     metric,

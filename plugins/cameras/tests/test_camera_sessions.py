@@ -16,6 +16,7 @@ from aiohttp import web
 
 from camera_peers import (
     PATH,
+    POINTS,
     film,
     is_reader,
     readers,
@@ -244,7 +245,10 @@ async def test_the_reader_ends_with_the_session(data_dir, video):
 async def test_the_reader_ends_with_the_server(tmp_path, video):
     """A server that is killed leaves no reader behind."""
     camera = {"name": "door", "source": str(video), "model": "fake-detect", "always": True}
-    with contextlib.suppress(AssertionError), server_apart(tmp_path, cameras=[camera]) as apart:
+    with (
+        contextlib.suppress(AssertionError),
+        server_apart(tmp_path, "cameras", plugins={"cameras": {"cameras": [camera]}}) as apart,
+    ):
 
         async def reading():
             return [p for p in apart.process.children(recursive=True) if is_reader(p)]
@@ -262,7 +266,7 @@ async def test_the_reader_ends_with_the_server(tmp_path, video):
 async def test_a_reader_that_is_killed(tmp_path, video):
     """A reader that dies between two frames is replaced, also on the event loop of ``serve``."""
     camera = {"name": "door", "source": str(video), "model": "fake-detect", "fps": 4}
-    with server_apart(tmp_path, cameras=[camera]) as apart:
+    with server_apart(tmp_path, "cameras", plugins={"cameras": {"cameras": [camera]}}) as apart:
         async with apart.http() as http:
             await eventually(lambda: ready(http))
             async with http.ws_connect("/v1/stream/door") as ws:
@@ -279,7 +283,12 @@ async def test_a_reader_that_is_killed(tmp_path, video):
 async def test_the_server_stops(data_dir, video):
     """A viewer of a server that stops is told so, and no reader is left."""
     async with aiohttp.ClientSession(headers={"Authorization": "Bearer test-key"}) as http:
-        async with testing.serving(data_dir, engine="thread", camera_paths=["/"]) as served:
+        async with testing.serving(
+            data_dir,
+            entry_points=POINTS,
+            engine="thread",
+            plugins={"cameras": {"camera_paths": ["/"]}},
+        ) as served:
             asked = {"model": "fake-detect", "source": str(video)}
             async with http.post(served.url + PATH, json=asked) as response:
                 ws = await http.ws_connect((await response.json())["ws_url"])

@@ -13,8 +13,9 @@ import pytest
 from PIL import Image
 
 from camera_sources import HEIGHT, WIDTH, make_video, pixels
-from mataserver.cameras.messages import Opening
-from mataserver.cameras.reader import Unreadable, encode, frames, played, reason
+from mataserver import UnreadableVideo, encode_frame, video_problem
+from mataserver_cameras.messages import Opening
+from mataserver_cameras.reader import frames, played
 
 DAMAGED = "it is no video, or damaged"
 UNKNOWN = "it is coded in a way that is not known here, or damaged"
@@ -30,10 +31,10 @@ def read(path):
     count = 0
     try:
         for frame in frames(opening(path)):
-            assert encode(frame)
+            assert encode_frame(frame)
             count += 1
     except Exception as error:  # noqa: BLE001 - whatever it is must become a sentence
-        return count, reason(error, "file")
+        return count, video_problem(error, file=True)
     return count, ""
 
 
@@ -100,7 +101,7 @@ def test_nothing_that_decodes(tmp_path):
     for packet in packets:
         data = data.replace(packet, b"\xff" * len(packet))
     path.write_bytes(data)
-    with pytest.raises(Unreadable, match="none of its frames can be decoded"):
+    with pytest.raises(UnreadableVideo, match="none of its frames can be decoded"):
         next(played(opening(path)))
 
 
@@ -136,4 +137,4 @@ def test_a_time_that_is_far_away(tmp_path):
 )
 def test_what_is_wrong_with_a_file_is_its_content(error, kind, said):
     """By whatever name FFmpeg calls it; of what is in the network the name is told."""
-    assert reason(error, kind) == said
+    assert video_problem(error, file=kind == "file") == said

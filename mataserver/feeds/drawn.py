@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mataserver.cameras.link import Frame, Lost
 from mataserver.errors import MataError
+from mataserver.feeds.feed import Lost
+from mataserver.handles import SourceFrame
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -14,24 +15,25 @@ if TYPE_CHECKING:
 class Drawn:
     """Draws each frame from a generator when it is asked for."""
 
-    def __init__(self, frames: AsyncGenerator[bytes]) -> None:
+    def __init__(self, frames: AsyncGenerator[bytes | SourceFrame]) -> None:
         self._frames = frames
 
     @classmethod
-    async def start(cls, frames: Callable[[], AsyncGenerator[bytes]]) -> Drawn:
+    async def start(cls, frames: Callable[[], AsyncGenerator[bytes | SourceFrame]]) -> Drawn:
         """Open the source."""
         return cls(frames())
 
-    async def frame(self) -> Frame:
+    async def frame(self) -> SourceFrame:
         """Return the next frame. Raises ``Lost`` when there is none, with what may be told."""
         try:
-            return Frame(await anext(self._frames), 1)
+            found = await anext(self._frames)
         except StopAsyncIteration:
             raise Lost("it has ended") from None
         except MataError as error:
             raise Lost(error.detail) from None
         except Exception as error:
             raise Lost("it has failed") from error
+        return found if isinstance(found, SourceFrame) else SourceFrame(found)
 
     async def close(self) -> None:
         """Close the source."""

@@ -12,16 +12,16 @@ import contextlib
 import logging
 from typing import TYPE_CHECKING, Protocol
 
-from mataserver.cameras.link import Lost
-from mataserver.cameras.shot import Shot
 from mataserver.engines.work import Failure, JobFailed
 from mataserver.errors import MataError, NotFound
+from mataserver.feeds.feed import Lost
+from mataserver.feeds.shot import Shot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.cameras.feed import Feed
-    from mataserver.cameras.link import Frame
+    from mataserver.feeds.feed import Feed
+    from mataserver.handles import SourceFrame
     from mataserver.sessions import Session
 
 LINGER = 30.0
@@ -168,12 +168,12 @@ class Camera:
         self._due = max(now, self._due + (1 / self.fps if self.fps else 0.0))
         await asyncio.sleep(self._due - now)
 
-    async def _serve(self, frame: Frame) -> None:
+    async def _serve(self, frame: SourceFrame) -> None:
         """Infer a frame and show what came of it."""
         session = self._session
         number = session.receive(frame.passed)
         session.drop(frame.passed - 1)
-        shot = Shot(number, session.dropped, frame.jpeg, 0.0)
+        shot = Shot(number, session.dropped, frame.image, 0.0)
         await self._infer(shot)
         shot.at = asyncio.get_running_loop().time()
         self._show(shot)

@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import msgspec
 
-from mataserver.cameras.messages import WANT, Failed, Message
-from mataserver.errors import Unavailable
-from mataserver.processes import run_process
+from mataserver import SourceFrame, Unavailable, run_process
+from mataserver_cameras.messages import WANT, Failed, Message
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mataserver.cameras.messages import Opening
-    from mataserver.processes import Child
+    from mataserver import Child
+    from mataserver_cameras.messages import Opening
 
 START_SECONDS = 15.0
 """What a child may take, besides the source's own time, until it gives its first frame."""
-READER = "mataserver.cameras.reader"
+READER = "mataserver_cameras.reader"
 _DEATHS = (
     asyncio.IncompleteReadError,
     asyncio.LimitOverrunError,
@@ -30,15 +29,8 @@ _DEATHS = (
 _DECODER: msgspec.json.Decoder[Message] = msgspec.json.Decoder(Message)
 
 
-class Lost(Exception):
+class Lost(Unavailable):
     """There are no more frames; the text is a sentence for clients."""
-
-
-class Frame(NamedTuple):
-    """A JPEG, and how many frames were decoded up to it since the last one that was given."""
-
-    jpeg: bytes
-    passed: int
 
 
 class Link:
@@ -73,7 +65,7 @@ class Link:
             child.write(msgspec.json.encode(opening) + b"\n")
         return link
 
-    async def frame(self) -> Frame:
+    async def frame(self) -> SourceFrame:
         """Return the newest frame that was not given yet; wait for one if there is none.
 
         Raises ``Lost`` when the source ended or failed, the child died, or nothing came for the
@@ -94,11 +86,11 @@ class Link:
         """End the child."""
         await self._end.aclose()
 
-    async def _answer(self) -> Frame:
+    async def _answer(self) -> SourceFrame:
         answers = self._child.output
         message = _DECODER.decode(await answers.readuntil())
         if isinstance(message, Failed):
             raise Lost(message.detail)
         data = await answers.readexactly(message.size)
         passed, self._count = message.count - self._count, message.count
-        return Frame(data, passed)
+        return SourceFrame(data, passed)

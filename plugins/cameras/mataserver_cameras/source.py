@@ -15,14 +15,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
-from mataserver.config import ConfigError
-from mataserver.errors import InvalidParams
+from mataserver import ConfigError, InvalidParams
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from urllib.parse import SplitResult
 
-    from mataserver.cameras.messages import Kind
+    from mataserver_cameras.messages import Kind
 
     Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 

@@ -1,1 +1,0 @@
-"""Cameras: sources whose frames the server reads itself. docs/streaming.md describes them."""

@@ -1,0 +1,1 @@
+"""Sessions whose frames a service gives: read while somebody looks, shown to whoever does."""

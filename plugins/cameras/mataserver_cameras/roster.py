@@ -1,0 +1,109 @@
+"""The cameras of the configuration: opened, kept, and followed when it is read anew."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from mataserver import MataError
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Callable, Mapping
+
+    from mataserver import Sessions, SessionSource
+    from mataserver_cameras.settings import CameraSettings
+
+RETRY = 30.0
+"""Seconds until a camera whose session could not be made is tried again."""
+
+
+class Roster:
+    """The cameras that are to be there. ``waiting`` is what is not ready and why."""
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        source: Callable[[str], SessionSource],
+        log: logging.Logger,
+        retry: float = RETRY,
+    ) -> None:
+        self.waiting: dict[str, str] = {}
+        self._sessions = sessions
+        self._source = source
+        self._log = log
+        self._retry = retry
+        self._wanted: Mapping[str, CameraSettings] = {}
+        self._kept: dict[str, tuple[CameraSettings, asyncio.Task[None]]] = {}
+        self._changed = asyncio.Event()
+
+    def want(self, cameras: list[CameraSettings]) -> None:
+        """Have ``keep`` open and close cameras until these are there."""
+        self._wanted = {camera.name: camera for camera in cameras}
+        for camera in cameras:
+            if self._kept.get(camera.name, (None,))[0] != camera:
+                self.waiting[_place(camera)] = "loading"
+        self._changed.set()
+
+    async def keep(self) -> None:
+        """Keep the cameras open; one that fails is tried again for ever."""
+        try:
+            while True:
+                self._changed.clear()
+                await self._follow()
+                await self._changed.wait()
+        finally:
+            for _, task in self._kept.values():
+                task.cancel()
+            tasks = (task for _, task in self._kept.values())
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _follow(self) -> None:
+        """Close the cameras that are gone or changed, and open those that are not open."""
+        wanted = self._wanted
+        for name, (camera, task) in list(self._kept.items()):
+            if wanted.get(name) != camera:
+                task.cancel()
+                await asyncio.gather(task, return_exceptions=True)
+                del self._kept[name]
+                self.waiting.pop(_place(camera), None)
+                await self._sessions.drop(name)
+        for name, camera in wanted.items():
+            if name not in self._kept:
+                self.waiting[_place(camera)] = "loading"
+                task = asyncio.create_task(self._open_in_the_end(camera))
+                task.add_done_callback(self._tell_failure)
+                self._kept[name] = (camera, task)
+
+    async def _open_in_the_end(self, camera: CameraSettings) -> None:
+        place = _place(camera)
+        while True:
+            try:
+                await self._open(camera)
+            except MataError as error:
+                self._log.error("%s: %s", place, error.detail)
+                self.waiting[place] = error.detail
+                await asyncio.sleep(self._retry)
+            else:
+                self.waiting.pop(place, None)
+                return
+
+    async def _open(self, camera: CameraSettings) -> None:
+        await self._sessions.create(
+            camera.model,
+            task=camera.task,
+            params=camera.params,
+            name=camera.name,
+            source=self._source(camera.source),
+            fps=camera.fps,
+            always=camera.always,
+        )
+
+    def _tell_failure(self, task: asyncio.Task[None]) -> None:
+        if not task.cancelled() and task.exception() is not None:
+            self._log.error("a camera could not be kept", exc_info=task.exception())
+
+
+def _place(camera: CameraSettings) -> str:
+    """Return what ``/ready`` calls a camera."""
+    return f"camera {camera.name}"
