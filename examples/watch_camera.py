@@ -25,10 +25,10 @@ async def refused(answer: aiohttp.ClientResponse) -> None:
         sys.exit(f"{answer.status}: {(await answer.json())['detail']}")
 
 
-async def watch(http: aiohttp.ClientSession, session: str) -> None:
+async def watch(http: aiohttp.ClientSession, camera: str) -> None:
     """Print the results as they come; the server drops what this program is too slow for."""
     left = RESULTS
-    async with http.ws_connect(f"/v1/stream/{session}") as socket:
+    async with http.ws_connect(f"/v1/cameras/{camera}/stream") as socket:
         async for message in socket:
             said = message.json()
             if said.get("type") == "error" and left == RESULTS:
@@ -44,19 +44,19 @@ async def watch(http: aiohttp.ClientSession, session: str) -> None:
 
 
 async def main(model: str, source: str) -> bytes:
-    """Create the session, watch it, take a picture, delete it."""
+    """Open the camera, watch it, take a picture, close it."""
     url = os.environ.get("MATA_SERVER_URL", "http://127.0.0.1:8110")
     headers = {"Authorization": f"Bearer {os.environ.get('MATA_SERVER_API_KEY', '')}"}
     async with aiohttp.ClientSession(url, headers=headers, raise_for_status=refused) as http:
         asked = {"model": model, "source": source, "fps": 10}
-        async with http.post("/v1/sessions", json=asked) as answer:
-            session = (await answer.json())["session_id"]
+        async with http.post("/v1/cameras", json=asked) as answer:
+            camera = (await answer.json())["camera_id"]
         try:
-            await watch(http, session)
-            async with http.get(f"/v1/sessions/{session}/snapshot") as answer:
+            await watch(http, camera)
+            async with http.get(f"/v1/cameras/{camera}/picture") as answer:
                 return await answer.read()
         finally:
-            await http.delete(f"/v1/sessions/{session}")
+            await http.delete(f"/v1/cameras/{camera}")
 
 
 if len(sys.argv) < 3:

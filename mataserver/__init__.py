@@ -26,6 +26,7 @@ from mataserver.errors import (
     Unavailable,
 )
 from mataserver.handles import (
+    CameraInfo,
     CheckSession,
     Encoded,
     ModelHandle,
@@ -89,6 +90,7 @@ __all__ = [
     "BadRequest",
     "Body",
     "Box",
+    "CameraInfo",
     "CheckSession",
     "Child",
     "Classification",
@@ -202,7 +204,7 @@ if TYPE_CHECKING:
     from mataserver.outbound import AddressRefused, Policy
     from mataserver.processes import Child, run_process
     from mataserver.spawned import Parent
-    from mataserver.videos import Unreadable as UnreadableVideo
+    from mataserver.videos import UnreadableVideo
     from mataserver.videos import encode as encode_frame
     from mataserver.videos import frames as read_video
     from mataserver.videos import reason as video_problem
@@ -228,7 +230,7 @@ _LATE = {
     **dict.fromkeys(("AddressRefused", "Policy"), "mataserver.outbound"),
     "static": "mataserver.http.files",
     "Parent": "mataserver.spawned",
-    "UnreadableVideo": "mataserver.videos:Unreadable",
+    "UnreadableVideo": "mataserver.videos",
     "encode_frame": "mataserver.videos:encode",
     "read_video": "mataserver.videos:frames",
     "video_problem": "mataserver.videos:reason",

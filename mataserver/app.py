@@ -19,6 +19,7 @@ from mataserver.credentials import KeyRing, server_keys
 from mataserver.deadline import in_time
 from mataserver.engines.memory import MemoryProbe
 from mataserver.feeds.registry import CameraRegistry
+from mataserver.feeds.served import ServedSessions
 from mataserver.hosting import Given, Guest, Hosting
 from mataserver.http import dialects, middleware, origins
 from mataserver.http.auth import Gate, Pages
@@ -38,7 +39,7 @@ from mataserver.http.routing import Limits, Table
 from mataserver.http.sessions import SessionsService
 from mataserver.http.settings import SettingsService
 from mataserver.http.sockets import Sockets
-from mataserver.http.stream import StreamService
+from mataserver.http.stream import Streams, StreamService
 from mataserver.library.catalog import Catalog
 from mataserver.library.registry import Registry
 from mataserver.lifecycle import Lifecycle
@@ -49,7 +50,7 @@ from mataserver.services import ServedModels
 from mataserver.serving.loader import Loader
 from mataserver.serving.pool import ModelPool
 from mataserver.serving.slots import PoolPolicy
-from mataserver.sessions import ServedSessions, SessionStore
+from mataserver.sessions import SessionStore
 from mataserver.tasks import Tasks
 from mataserver.upkeep import Pace, Upkeep
 
@@ -156,6 +157,7 @@ class _Parts:
         )
         self.budget = Budget(settings.max_inflight_mb * 1e6)
         self.sockets = Sockets(settings.max_body, settings.ping_interval, settings.unread_timeout)
+        self.streams = Streams(settings.max_body, self.terms(), self.cameras)
         self.table = Table(Limits(settings.max_body, settings.body_timeout, idle=False))
         self.hosting = Hosting(settings, mataserver.__version__, self.lifecycle)
         self.readiness = Readiness(
@@ -184,7 +186,7 @@ class _Parts:
         """Return what every service is given."""
         return Given(
             self.models,
-            ServedSessions(self.sessions, self.models, self.cameras),
+            ServedSessions(self.sessions, self.models, self.cameras, self.streams.serve),
             self.kit(),
             self.metrics,
             self.gate,
@@ -261,7 +263,7 @@ def _own(parts: _Parts, composed: Composed, set_by: Mapping[str, SetBy]) -> Iter
             services=services,
         ),
     )
-    yield Guest("stream", partial(StreamService, terms=parts.terms(), cameras=parts.cameras))
+    yield Guest("stream", partial(StreamService, streams=parts.streams))
     yield Guest(
         "login",
         partial(LoginService, gate=parts.gate, browsers=parts.browsers, cookies=parts.cookies),

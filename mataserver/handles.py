@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager, AbstractContextManager
     from pathlib import Path
 
+    from aiohttp import web
+
     from mataserver.envelope import Format
     from mataserver.params import Params
     from mataserver.principals import Principal
@@ -127,10 +129,12 @@ class StreamSession(ModelSession, Protocol):
     """A streaming session of the server, with an id by which clients connect to it.
 
     ``created_at`` is in Unix seconds, ``dropped`` counts frames that newer ones replaced.
-    ``owner`` is the id of the principal whose it is, None for everybody's.
+    ``owner`` is the id of the principal whose it is, None for everybody's. A ``permanent`` one has
+    a name and never expires.
     """
 
     id: str
+    permanent: bool
     created_at: float
     dropped: int
     owner: str | None
@@ -144,6 +148,18 @@ class StreamSession(ModelSession, Protocol):
     def task(self) -> str:
         """The session's task."""
         ...
+
+
+class CameraInfo(Struct):
+    """Where a session's frames come from; ``source`` without user, password and path."""
+
+    source: str
+    state: str
+    reconnects: int
+    viewers: int
+    fps: float | None
+    always: bool
+    problem: str | None
 
 
 class CheckSession(Protocol):
@@ -181,6 +197,26 @@ class Sessions(Protocol):
 
     def check(self, model: str, task: str | None = None, params: Any = None) -> None:
         """Raise what ``create`` would of a model, a task and parameters; load nothing."""
+        ...
+
+    def camera(self, session: StreamSession) -> CameraInfo | None:
+        """Return the state of what a session's frames come from, None where clients send them."""
+        ...
+
+    async def picture(
+        self, session_id: str, principal: Principal | None = None
+    ) -> tuple[bytes, int]:
+        """Return the newest frame of a source as a JPEG with what was found in it; its number.
+
+        Waits for one if there is none of late. Raises ``NotFound``, and what the model raised.
+        """
+        ...
+
+    async def serve(self, request: web.Request, session_id: str) -> web.StreamResponse:
+        """Answer a request as ``/v1/stream/{session_id}`` does, on a ``public`` route for sockets.
+
+        Whoever has no credentials that count is closed with 4001.
+        """
         ...
 
     async def drop(self, name: str) -> None:

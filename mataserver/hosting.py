@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from mataserver.config import Settings
+    from mataserver.feeds.served import ServedSessions
     from mataserver.http.auth import Gate
     from mataserver.http.browsers import Browsers
     from mataserver.http.kit import Kit
@@ -36,7 +37,6 @@ if TYPE_CHECKING:
     from mataserver.plugins import Plugin
     from mataserver.service import ErrorForm
     from mataserver.services import ServedModels
-    from mataserver.sessions import ServedSessions
 
 log = logging.getLogger("mataserver.plugins")
 

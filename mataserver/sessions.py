@@ -7,25 +7,21 @@ import contextlib
 import logging
 import secrets
 import time
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from mataserver.errors import Conflict, NotFound, Unavailable
 from mataserver.principals import ANONYMOUS
 from mataserver.serving.frames import FrameSession
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Sequence
+    from collections.abc import Callable
 
-    from mataserver.handles import SessionSource
     from mataserver.metrics import Metrics
     from mataserver.params import Params
     from mataserver.principals import Principal
-    from mataserver.services import Handle, ServedModels
+    from mataserver.services import Handle
 
 NORMAL = 1000
-_EVERYBODY = ANONYMOUS
-"""Who may know of every session: services, which are part of the server."""
 
 log = logging.getLogger("mataserver.sessions")
 
@@ -38,21 +34,11 @@ class Connected(Protocol):
         ...
 
 
-class Camera(Protocol):
+class Filming(Protocol):
     """Where the frames of a session come from, when no client sends them."""
 
     async def close(self) -> None:
         """Give the model no more frames."""
-        ...
-
-
-class Attaching(Protocol):
-    """Has the frames of a session come from a source."""
-
-    def attach(
-        self, session: Session, source: SessionSource, fps: float | None, *, always: bool
-    ) -> None:
-        """Attach it."""
         ...
 
 
@@ -77,7 +63,7 @@ class Session(FrameSession):
         self.seen = seen
         self.created_at = time.time()
         self.connections: list[Connected] = []
-        self.camera: Camera | None = None
+        self.camera: Filming | None = None
         self.detached = asyncio.Event()
         self.permanent = False
         self.stream = False
@@ -86,13 +72,6 @@ class Session(FrameSession):
     def seen_by(self, principal: Principal) -> bool:
         """Whether a principal may know of it: their own, everybody's, and all for an admin."""
         return self.owner in {None, principal.id} or principal.may("admin")
-
-
-@dataclass(frozen=True, slots=True)
-class _Attached:
-    """Who uses a session, and is told to leave it."""
-
-    leave: Callable[[int, str], None]
 
 
 class SessionStore:
@@ -256,66 +235,3 @@ class SessionStore:
             await session.forget()
         finally:
             await session.hold.aclose()
-
-
-class ServedSessions:
-    """The sessions as services have them: ``Context.sessions``."""
-
-    def __init__(self, store: SessionStore, models: ServedModels, cameras: Attaching) -> None:
-        self._store = store
-        self._models = models
-        self._cameras = cameras
-
-    async def create(
-        self,
-        model: str,
-        *,
-        task: str | None = None,
-        params: Any = None,
-        owner: Principal | None = None,
-        name: str | None = None,
-        source: SessionSource | None = None,
-        fps: float | None = None,
-        always: bool = False,
-    ) -> Session:
-        """Load the model and make a session that holds it."""
-        handle = self._models.of_session(model, task)
-        owned = None if owner is None else owner.id
-        given = handle.params(params)
-        session = await self._store.create(handle, given, name=name, owner=owned)
-        if source is not None:
-            self._cameras.attach(session, source, fps, always=always)
-        return session
-
-    def check(self, model: str, task: str | None = None, params: Any = None) -> None:
-        """Raise what ``create`` would of a model, a task and parameters; load nothing."""
-        self._models.check_session(model, task, params)
-
-    async def drop(self, name: str) -> None:
-        """End a session that was made with a name, if it is there."""
-        await self._store.drop(name)
-
-    def get(self, session_id: str, principal: Principal | None = None) -> Session:
-        """Return a session. Raises ``NotFound``."""
-        return self._store.get(session_id, principal or _EVERYBODY)
-
-    def list(self, principal: Principal | None = None) -> Sequence[Session]:
-        """Return every session, or those that a principal may know of."""
-        asking = principal or _EVERYBODY
-        return [each for each in self._store.all() if each.seen_by(asking)]
-
-    async def close(self, session_id: str) -> None:
-        """End a session. Raises ``NotFound`` or ``Conflict``."""
-        await self._store.delete(session_id)
-
-    @contextlib.contextmanager
-    def attach(self, session_id: str, leave: Callable[[int, str], None]) -> Iterator[Session]:
-        """Use a session until the context ends. Raises ``NotFound`` or ``Conflict``."""
-        session, attached = self.get(session_id), _Attached(leave)
-        if session.connections:
-            raise Conflict(f"{session.id} has a connection already")
-        self._store.attach(session, attached)
-        try:
-            yield session
-        finally:
-            self._store.detach(session, attached)

@@ -36,7 +36,7 @@ _REASONS: list[tuple[type[BaseException], str]] = [
 ]
 
 
-class Unreadable(Exception):
+class UnreadableVideo(Exception):
     """What a source is not; the text is the server's sentence."""
 
 
@@ -51,7 +51,7 @@ def frames(
 
     A source that gives nothing for ``timeout`` seconds is given up. ``options`` and ``form`` are
     those of FFmpeg; by default a file is read, and nothing that it names elsewhere. Raises what
-    PyAV raises, or ``Unreadable``, also for frames of more than ``max_pixels``.
+    PyAV raises, or ``UnreadableVideo``, also for frames of more than ``max_pixels``.
     """
     # Titles may be in any encoding, or damaged: nobody reads them.
     with av.open(
@@ -60,17 +60,17 @@ def frames(
     ) as container:  # fmt: skip
         for frame in _decoded(container, _best(container)):
             if frame.width * frame.height > max_pixels:
-                raise Unreadable(f"its frames are larger than {max_pixels} pixels")
+                raise UnreadableVideo(f"its frames are larger than {max_pixels} pixels")
             yield frame
 
 
 def _best(container: InputContainer) -> VideoStream:
-    """Return the stream that players show, no cover. Raises ``Unreadable``."""
+    """Return the stream that players show, no cover. Raises ``UnreadableVideo``."""
     stream = container.streams.best("video")
     if not isinstance(stream, av.VideoStream):
-        raise Unreadable("it holds no video")
+        raise UnreadableVideo("it holds no video")
     if stream.codec_context is None:
-        raise Unreadable("it is coded in a way that is not known here, or damaged")
+        raise UnreadableVideo("it is coded in a way that is not known here, or damaged")
     return stream
 
 
@@ -92,7 +92,7 @@ def reason(error: Exception, *, file: bool) -> str:
 
     Whatever else goes wrong with a file is its content: FFmpeg calls it by many names.
     """
-    if isinstance(error, Unreadable):
+    if isinstance(error, UnreadableVideo):
         return str(error)
     known = next((text for cause, text in _REASONS if isinstance(error, cause)), None)
     forbidden = getattr(error, "errno", None) == errno.EPERM  # the system's is EACCES

@@ -42,7 +42,7 @@ class Source:
             for number, frame in enumerate(found):
                 self._kept[number] = frame
                 yield videos.encode(frame)
-        except (av.FFmpegError, OSError, videos.Unreadable) as error:
+        except (av.FFmpegError, OSError, videos.UnreadableVideo) as error:
             raise BadRequest(videos.reason(error, file=True)) from None
 
     def take(self, number: int) -> tuple[NDArray[np.uint8], float]:

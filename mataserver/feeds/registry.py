@@ -5,10 +5,11 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, get_args
 
+from mataserver.errors import NotFound
 from mataserver.feeds.camera import Camera
 from mataserver.feeds.drawn import Drawn
 from mataserver.feeds.feed import Feed, State
-from mataserver.handles import ResultEvent
+from mataserver.handles import CameraInfo, ResultEvent
 
 if TYPE_CHECKING:
     from mataserver.feeds.shot import Shot
@@ -48,6 +49,34 @@ class CameraRegistry:
             always=always,
             on_shot=partial(self._observed, session),
         )
+
+    def info(self, session: Session) -> CameraInfo | None:
+        """Return the state of a session's camera, if it has one."""
+        camera = self.of(session)
+        if camera is None:
+            return None
+        feed = camera.feed
+        return CameraInfo(
+            camera.shown,
+            feed.state,
+            feed.reconnects,
+            len(camera.viewers),
+            camera.fps,
+            camera.always,
+            feed.problem,
+        )
+
+    async def picture(self, session: Session) -> tuple[bytes, int]:
+        """Return the newest frame as a JPEG with what was found in it, and its number.
+
+        A sign of life of the session. Raises ``NotFound`` where there is no camera, or no frame.
+        """
+        camera = self.of(session)
+        if camera is None:
+            raise NotFound(f"{session.id} has no camera")
+        self._sessions.touch(session)
+        shot = await camera.newest()
+        return await shot.picture(session.task), shot.number
 
     def count(self) -> None:
         """Set the gauges of the cameras' states."""

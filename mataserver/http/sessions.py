@@ -8,14 +8,14 @@ from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from mataserver.config import CameraSource, Rate
-from mataserver.errors import InvalidParams, NotFound, Unavailable
+from mataserver.errors import InvalidParams, Unavailable
+from mataserver.handles import CameraInfo
 from mataserver.http import auth, codec, examples
 from mataserver.http.routing import Body, Handlers, Route
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mataserver.feeds.camera import Camera
     from mataserver.feeds.registry import CameraRegistry
     from mataserver.handles import SessionSource
     from mataserver.service import Context, Service
@@ -23,6 +23,8 @@ if TYPE_CHECKING:
     from mataserver.sessions import Session, SessionStore
 
 JPEG = "image/jpeg"
+DEPRECATED = "@1795737600"
+"""Since when a source is to be named at the plugin that reads it (RFC 9745): 27 November 2026."""
 NEEDS = "No plugin reads this source: for cameras pip install mataserver-cameras"
 
 
@@ -42,18 +44,6 @@ class SessionCreated(Struct):
 
     session_id: str
     ws_url: str
-
-
-class CameraInfo(Struct):
-    """A session's camera; ``source`` without user, password and path."""
-
-    source: str
-    state: str
-    reconnects: int
-    viewers: int
-    fps: float | None
-    always: bool
-    problem: str | None
 
 
 class SessionInfo(Struct):
@@ -123,7 +113,10 @@ class SessionsService(Handlers):
         if source is not None:
             self._cameras.attach(session, source, asked.fps)
         url = f"{where}/v1/stream/{session.id}"
-        return codec.respond(SessionCreated(session.id, url), status=201)
+        response = codec.respond(SessionCreated(session.id, url), status=201)
+        if source is not None:
+            response.headers["Deprecation"] = DEPRECATED
+        return response
 
     async def _every(self, request: web.Request) -> web.Response:
         sessions, principal = self._sessions.all(), auth.caller(request)
@@ -134,17 +127,9 @@ class SessionsService(Handlers):
 
     async def _snapshot(self, request: web.Request) -> web.Response:
         session = self._session(request)
-        camera = self._cameras.of(session)
-        if camera is None:
-            raise NotFound(f"{session.id} has no camera")
-        self._sessions.touch(session)
-        shot = await camera.newest()
-        headers = {
-            "Content-Type": JPEG,
-            "Cache-Control": "no-store",
-            "X-Frame-Id": str(shot.number),
-        }
-        return web.Response(body=await shot.picture(session.task), headers=headers)
+        picture, number = await self._cameras.picture(session)
+        headers = {"Content-Type": JPEG, "Cache-Control": "no-store", "X-Frame-Id": str(number)}
+        return web.Response(body=picture, headers=headers)
 
     async def _delete(self, request: web.Request) -> web.Response:
         await self._sessions.delete(self._session(request).id)
@@ -177,7 +162,7 @@ class SessionsService(Handlers):
         raise refused or Unavailable(NEEDS)
 
     def _info(self, session: Session) -> SessionInfo:
-        camera = self._cameras.of(session)
+        camera = self._cameras.info(session)
         return SessionInfo(
             session.id,
             session.model,
@@ -187,18 +172,5 @@ class SessionsService(Handlers):
             session.frames,
             session.results,
             session.dropped,
-            UNSET if camera is None else _camera(camera),
+            UNSET if camera is None else camera,
         )
-
-
-def _camera(camera: Camera) -> CameraInfo:
-    feed = camera.feed
-    return CameraInfo(
-        camera.shown,
-        feed.state,
-        feed.reconnects,
-        len(camera.viewers),
-        camera.fps,
-        camera.always,
-        feed.problem,
-    )

@@ -65,11 +65,8 @@ class StreamSocket(WebSocket):
 class StreamService(Handlers):
     """The service of the sockets of sessions."""
 
-    def __init__(self, ctx: Context, terms: Terms, cameras: CameraRegistry) -> None:
-        self._max_body = ctx.server.max_body
-        self._terms = terms
-        self._sessions = terms.sessions
-        self._cameras = cameras
+    def __init__(self, _ctx: Context, streams: Streams) -> None:
+        self._streams = streams
 
     def routes(self) -> list[Route]:
         """Return the route."""
@@ -79,6 +76,20 @@ class StreamService(Handlers):
         ]  # fmt: skip
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:
+        return await self._streams.serve(request, request.match_info["session_id"])
+
+
+class Streams:
+    """The sockets of sessions, whichever route they come by."""
+
+    def __init__(self, max_body: int, terms: Terms, cameras: CameraRegistry) -> None:
+        self._max_body = max_body
+        self._terms = terms
+        self._sessions = terms.sessions
+        self._cameras = cameras
+
+    async def serve(self, request: web.Request, session_id: str) -> web.StreamResponse:
+        """Serve a request that asks for the socket of a session. Raises ``BadRequest``."""
         if request.headers.get("Upgrade", "").lower() != "websocket":
             raise BadRequest("This is a WebSocket: connect with a WebSocket client")
         principal = request[PRINCIPAL]
@@ -99,7 +110,7 @@ class StreamService(Handlers):
         transport = request.transport
         begun = time.monotonic()
         try:
-            farewell = await self._served(request, socket, known=known)
+            farewell = await self._served(request, socket, session_id, known=known)
             begun = time.monotonic()
             await _close(socket, farewell, transport)
         finally:
@@ -108,11 +119,16 @@ class StreamService(Handlers):
         return socket
 
     async def _served(
-        self, request: web.Request, socket: web.WebSocketResponse, *, known: bool
+        self,
+        request: web.Request,
+        socket: web.WebSocketResponse,
+        session_id: str,
+        *,
+        known: bool,
     ) -> Farewell:
         """Serve the socket. The edge: what nobody foresaw is logged and closes it with 1011."""
         try:
-            session = self._admit(request, known=known)
+            session = self._admit(request, session_id, known=known)
             if isinstance(session, Farewell):
                 return session
             return await self._serve(session, socket)
@@ -120,12 +136,12 @@ class StreamService(Handlers):
             log.exception("a stream failed")
             return Farewell(INTERNAL, "internal error")
 
-    def _admit(self, request: web.Request, *, known: bool) -> Session | Farewell:
+    def _admit(self, request: web.Request, session_id: str, *, known: bool) -> Session | Farewell:
         """Return the session to serve, or why not. Without a key nothing else is looked at."""
         if not known:
             return Farewell(UNAUTHORIZED, "unauthorized")
         try:
-            session = self._sessions.get(request.match_info["session_id"], auth.caller(request))
+            session = self._sessions.get(session_id, auth.caller(request))
         except NotFound:
             return Farewell(NO_SESSION, "invalid or expired session")
         if session.camera is None and session.connections:

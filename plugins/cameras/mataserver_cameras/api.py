@@ -10,6 +10,7 @@ from mataserver_cameras import source as sources
 from mataserver_cameras.link import Link
 from mataserver_cameras.messages import Opening
 from mataserver_cameras.roster import Roster
+from mataserver_cameras.routes import CameraRoutes
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -31,7 +32,7 @@ class Cameras:
 
     def routes(self) -> list[Route]:
         """Return the routes."""
-        return []
+        return CameraRoutes(self._ctx, self._client_source).routes()
 
     async def __aenter__(self) -> Self:
         """Open the cameras of the configuration."""
@@ -57,7 +58,11 @@ class Cameras:
 
     async def session_source(self, source: str, _fps: float | None) -> SessionSource:
         """Return the source that a client names. Raises ``InvalidParams``."""
-        found = sources.parse(source)
+        return await self._client_source(source)
+
+    async def _client_source(self, address: str) -> SessionSource:
+        """Return the source that a client names. Raises ``InvalidParams``."""
+        found = sources.parse(address)
         await self._ctx.run_blocking(self._allowed.check, found)
         return self._read(found)
 

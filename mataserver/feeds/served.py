@@ -1,0 +1,113 @@
+"""The sessions as services have them: made, fed, shown and ended."""
+
+from __future__ import annotations
+
+import contextlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mataserver.errors import Conflict
+from mataserver.principals import ANONYMOUS
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Sequence
+
+    from aiohttp import web
+
+    from mataserver.feeds.registry import CameraRegistry
+    from mataserver.handles import CameraInfo, SessionSource, StreamSession
+    from mataserver.principals import Principal
+    from mataserver.services import ServedModels
+    from mataserver.sessions import Session, SessionStore
+
+    Serve = Callable[[web.Request, str], Awaitable[web.StreamResponse]]
+
+_EVERYBODY = ANONYMOUS
+"""Who may know of every session: services, which are part of the server."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Attached:
+    """Who uses a session, and is told to leave it."""
+
+    leave: Callable[[int, str], None]
+
+
+class ServedSessions:
+    """The sessions as services have them: ``Context.sessions``."""
+
+    def __init__(
+        self, store: SessionStore, models: ServedModels, cameras: CameraRegistry, serve: Serve
+    ) -> None:
+        self._store = store
+        self._models = models
+        self._cameras = cameras
+        self._serve = serve
+
+    async def create(
+        self,
+        model: str,
+        *,
+        task: str | None = None,
+        params: Any = None,
+        owner: Principal | None = None,
+        name: str | None = None,
+        source: SessionSource | None = None,
+        fps: float | None = None,
+        always: bool = False,
+    ) -> Session:
+        """Load the model and make a session that holds it."""
+        handle = self._models.of_session(model, task)
+        owned = None if owner is None else owner.id
+        given = handle.params(params)
+        session = await self._store.create(handle, given, name=name, owner=owned)
+        if source is not None:
+            self._cameras.attach(session, source, fps, always=always)
+        return session
+
+    def check(self, model: str, task: str | None = None, params: Any = None) -> None:
+        """Raise what ``create`` would of a model, a task and parameters; load nothing."""
+        self._models.check_session(model, task, params)
+
+    async def drop(self, name: str) -> None:
+        """End a session that was made with a name, if it is there."""
+        await self._store.drop(name)
+
+    def camera(self, session: StreamSession) -> CameraInfo | None:
+        """Return the state of what a session's frames come from, None where clients send them."""
+        return self._cameras.info(self._store.get(session.id))
+
+    async def picture(
+        self, session_id: str, principal: Principal | None = None
+    ) -> tuple[bytes, int]:
+        """Return the newest frame with what was found in it, and its number."""
+        return await self._cameras.picture(self.get(session_id, principal))
+
+    async def serve(self, request: web.Request, session_id: str) -> web.StreamResponse:
+        """Answer a request as ``/v1/stream/{session_id}`` does."""
+        return await self._serve(request, session_id)
+
+    def get(self, session_id: str, principal: Principal | None = None) -> Session:
+        """Return a session. Raises ``NotFound``."""
+        return self._store.get(session_id, principal or _EVERYBODY)
+
+    def list(self, principal: Principal | None = None) -> Sequence[Session]:
+        """Return every session, or those that a principal may know of."""
+        asking = principal or _EVERYBODY
+        return [each for each in self._store.all() if each.seen_by(asking)]
+
+    async def close(self, session_id: str) -> None:
+        """End a session. Raises ``NotFound`` or ``Conflict``."""
+        await self._store.delete(session_id)
+
+    @contextlib.contextmanager
+    def attach(self, session_id: str, leave: Callable[[int, str], None]) -> Iterator[Session]:
+        """Use a session until the context ends. Raises ``NotFound`` or ``Conflict``."""
+        session, attached = self.get(session_id), _Attached(leave)
+        if session.connections:
+            raise Conflict(f"{session.id} has a connection already")
+        self._store.attach(session, attached)
+        try:
+            yield session
+        finally:
+            self._store.detach(session, attached)
