@@ -18,7 +18,7 @@ BINARY := cameras console oip openai opencv ocr onnx
 SOURCES := pyproject.toml constraints.txt requirements-dev.txt $(CLIENT)/pyproject.toml $(PLUGINS)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help demo serve setup test test-again test-engines test-clients test-binary soak binary lock release audit check shape bench clean
+.PHONY: help demo serve setup test test-again test-engines test-clients test-api test-binary soak soak-server binary lock release audit check shape bench clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed 's/:.*##/\t/'
@@ -64,6 +64,9 @@ test-clients: $(VENV)/.setup  ## KServe's client, in an environment of its own
 
 test-fleet: $(VENV)/.setup  ## the fleet over real Tritons, which are in an environment of their own
 	$(BIN)/python plugins/fleet/tests/real/run.py
+
+test-api: $(VENV)/.setup  ## the OpenAPI document with every guest's routes, against a server
+	$(BIN)/python -m pytest -p no:cacheprovider tests/guest_cases.py
 
 test-binary: binary $(VENV)/.setup  ## the one-file build and the steps of the Dockerfile, in empty folders
 	$(BIN)/python -m pytest -p no:cacheprovider --timeout 600 tests/packaging/binary_cases.py tests/packaging/image_cases.py

@@ -8,17 +8,13 @@ rules hold where the kernel has Landlock, and where neither the backend (``confi
 
 from __future__ import annotations
 
-import contextlib
 import os
-import sys
-import tempfile
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mataserver import landlock
 from mataserver.config import DEFAULT_FILE, PREFIX
 from mataserver.credentials import FILE
+from mataserver.landlock import Confinement
 from mataserver.sources.cache import cache_directory
 
 if TYPE_CHECKING:
@@ -36,28 +32,6 @@ CACHES = (
     *("TORCHINDUCTOR_CACHE_DIR", "TRITON_CACHE_DIR"),
 )
 """Variables that name directories which libraries fill: who sets one means it to be filled."""
-_DEVICES = "/dev"
-_ITSELF = "/proc/self"
-"""A thread's name is set by a file there."""
-
-
-@dataclass(frozen=True, slots=True)
-class Confinement:
-    """The rules of one worker. Paths are absolute; ``changes`` are made if they are not there."""
-
-    hidden: tuple[str, ...]
-    reads: tuple[str, ...]
-    changes: tuple[str, ...]
-
-    def begin(self) -> None:
-        """Put this process under the rules, if the kernel can. It is to have one thread."""
-        with contextlib.suppress(OSError):  # a data_dir that is read-only or full
-            for path in self.changes:
-                Path(path).mkdir(parents=True, exist_ok=True)
-        away = tuple(os.path.realpath(path) for path in self.hidden)
-        packages = [path for path in sys.path if landlock.beneath(path, away)]
-        reads = (*landlock.all_but(away), *self.reads, *packages)
-        landlock.restrict(reads, (*self.changes, tempfile.gettempdir(), _DEVICES, _ITSELF))
 
 
 def rules(

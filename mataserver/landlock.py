@@ -11,6 +11,10 @@ import ctypes
 import os
 import stat
 import struct
+import sys
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -28,6 +32,32 @@ CHANGE = WRITE_FILE | _MAKE_AND_REMOVE | _REFER | _TRUNCATE
 _SCOPES = 0b11
 """Abstract sockets and signals: those of processes outside are out of reach."""
 _SCOPES_SINCE = 6
+_DEVICES = "/dev"
+_ITSELF = "/proc/self"
+"""A thread's name is set by a file there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Confinement:
+    """What a process reads and changes: everything but ``hidden``, and ``reads``; ``changes``.
+
+    Paths are absolute; those of ``changes`` are directories, made if they are not there. It stands
+    here and not with who chooses the paths: a worker that was just forked imports nothing more.
+    """
+
+    hidden: tuple[str, ...]
+    reads: tuple[str, ...]
+    changes: tuple[str, ...]
+
+    def begin(self) -> None:
+        """Put this process under the rules, if the kernel can. It is to have one thread."""
+        with contextlib.suppress(OSError):  # a data_dir that is read-only or full
+            for path in self.changes:
+                Path(path).mkdir(parents=True, exist_ok=True)
+        away = tuple(os.path.realpath(path) for path in self.hidden)
+        packages = [path for path in sys.path if beneath(path, away)]
+        reads = (*all_but(away), *self.reads, *packages)
+        restrict(reads, (*self.changes, tempfile.gettempdir(), _DEVICES, _ITSELF))
 
 
 def abi() -> int:
@@ -62,7 +92,7 @@ def restrict(reads: Iterable[str], changes: Iterable[str]) -> bool:
 
 def change_nothing() -> bool:
     """Let this thread read every file, and change devices alone; whether the kernel does."""
-    return restrict(("/",), ("/dev",))
+    return restrict(("/",), (_DEVICES,))
 
 
 def all_but(hidden: Iterable[str]) -> Iterator[str]:

@@ -40,6 +40,8 @@ _EXPLAINED = {
     503: "Not now: a limit is reached, or the server is shutting down",
     507: "Not enough RAM or VRAM",
 }
+_CONVERTED = re.compile(r"\{(\w+):[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
+"""A part of a path that has a pattern, which may have braces of its own."""
 _REF = "#/components/schemas/{name}"
 _HEADERS = {
     "X-Request-Id": {
@@ -78,7 +80,7 @@ def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
 
     paths: dict[str, dict[str, Any]] = {}
     for route in shown:
-        path = re.sub(r"\{(\w+):[^}]*\}", r"{\1}", route.path)
+        path = _CONVERTED.sub(r"{\1}", route.path)
         operations, operation = paths.setdefault(path, {}), _operation(route, path, schema)
         method = route.method.lower()
         if route.when is None:

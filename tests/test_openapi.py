@@ -7,6 +7,7 @@ import re
 import sys
 from pathlib import Path
 
+import aiohttp
 import pytest
 
 from conftest import POINTS
@@ -133,6 +134,19 @@ def test_the_document_is_3_1_and_whole(document):
     for _, path, operation in operations(document):
         named = {each["name"] for each in operation["parameters"] if each["in"] == "path"}
         assert named == set(re.findall(r"\{(\w+)\}", path))
+
+
+async def test_patterns_of_routes_are_left_out(data_dir):
+    """A path's variables are names alone, also where a pattern has braces of its own."""
+    points = [*POINTS, *testing.installed("sam")]
+    async with (
+        testing.serving(data_dir, entry_points=points, engine="thread") as served,
+        aiohttp.ClientSession(served.url) as http,
+        http.get("/openapi.json") as response,
+    ):
+        paths = (await response.json())["paths"]
+    assert "/api/v1/video/session/{session_id}/object/{obj_id}" in paths
+    assert not [path for path in paths if re.search(r"[{}:]", re.sub(r"\{\w+\}", "", path))]
 
 
 def test_guarded_routes_say_so(document):

@@ -13,9 +13,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     from mataserver.config import Alpha
-    from mataserver.confinement import Confinement
     from mataserver.contract import LoadContext, Model, ModelSpec
     from mataserver.envelope import Format
+    from mataserver.landlock import Confinement
     from mataserver.params import Params
 
 Body = bytes | tuple[bytes | memoryview, ...]

@@ -50,6 +50,7 @@ def preload(modules: list[str]) -> None:
     """
     gc.disable()
     importlib.import_module("mataserver.engines.child")
+    importlib.import_module("mataserver.landlock")
     for name in modules:
         try:
             importlib.import_module(name)

@@ -18,8 +18,8 @@ from mataserver.errors import Unavailable
 
 if TYPE_CHECKING:
     from mataserver.config import ModelSettings, Settings
-    from mataserver.confinement import Confinement
     from mataserver.engines.work import Engine, Worker
+    from mataserver.landlock import Confinement
     from mataserver.library.recipe import Recipe
     from mataserver.serving.slots import Probe
 
