@@ -76,6 +76,9 @@ soak: $(VENV)/.setup  ## queues of jobs whose server is killed ten times each: s
 	$(BIN)/python plugins/reconstruct/tests/soak.py
 	PHOTOGRAPHS=49 $(BIN)/python -m pytest -q plugins/reconstruct/tests/test_large_uploads.py  # 490 MB
 
+soak-server: $(VENV)/.setup  ## half an hour of everything at once on one server: nothing may grow; SOAK_SECONDS=120 for less
+	$(BIN)/python bench/soak.py $(or $(SOAK_SECONDS),1800)
+
 lock: $(VENV)/.setup  ## packaging/requirements.txt: what a release takes of others, with hashes
 	$(BIN)/python packaging/release.py lock
 
