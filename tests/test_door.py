@@ -260,8 +260,8 @@ async def test_a_source_that_no_plugin_reads(http):
     """Without the plugin of cameras a client is told what to install."""
     asked = {"model": "fake-detect", "source": "rtsp://127.0.0.1/"}
     async with http.post("/v1/sessions", json=asked) as response:
-        said = await problem(response, 503)
-    assert said == "No plugin reads this source: for cameras pip install mataserver-cameras"
+        said = await problem(response, 422)
+    assert said == "source: no plugin here reads it: for cameras pip install mataserver-cameras"
 
 
 # sessions

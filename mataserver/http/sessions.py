@@ -8,7 +8,7 @@ from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from mataserver.config import CameraSource, Rate
-from mataserver.errors import InvalidParams, Unavailable
+from mataserver.errors import InvalidParams
 from mataserver.handles import CameraInfo
 from mataserver.http import auth, codec, examples
 from mataserver.http.routing import Body, Handlers, Route
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 JPEG = "image/jpeg"
 DEPRECATED = "@1795737600"
 """Since when a source is to be named at the plugin that reads it (RFC 9745): 27 November 2026."""
-NEEDS = "No plugin reads this source: for cameras pip install mataserver-cameras"
+NEEDS = "source: no plugin here reads it: for cameras pip install mataserver-cameras"
 
 
 class SessionBody(Struct):
@@ -159,7 +159,7 @@ class SessionsService(Handlers):
                 continue
             if found is not None:
                 return found
-        raise refused or Unavailable(NEEDS)
+        raise refused or InvalidParams(NEEDS)
 
     def _info(self, session: Session) -> SessionInfo:
         camera = self._cameras.info(session)
