@@ -21,7 +21,7 @@ from mataserver.engines.memory import MemoryProbe
 from mataserver.feeds.registry import CameraRegistry
 from mataserver.feeds.served import ServedSessions
 from mataserver.hosting import Given, Guest, Hosting
-from mataserver.http import dialects, middleware, origins
+from mataserver.http import dialects, middleware, origins, protocol
 from mataserver.http.auth import Gate, Pages
 from mataserver.http.browsers import Browsers, Names
 from mataserver.http.budget import Budget
@@ -213,6 +213,7 @@ class _Parts:
             client_max_size=self.settings.max_body,
         )
         origins.allow(application, self.settings.cors_origins)
+        protocol.unsigned(application)
         composed = Composed(
             self.settings,
             application,

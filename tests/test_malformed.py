@@ -6,6 +6,7 @@ import asyncio
 import json
 import logging
 
+import aiohttp
 import pytest
 
 from api_answers import connection, until
@@ -45,6 +46,19 @@ async def test_what_is_no_http(server, data, caplog):
     for word in (b"secret", b"aiohttp", b"Python", b"Server"):
         assert word not in got
     assert not [each for each in caplog.records if each.exc_info or each.levelno > logging.INFO]
+
+
+@pytest.mark.parametrize("path", ["/health", "/v1/models", "/nowhere", "/docs"])
+async def test_answers_name_no_library(server, path):
+    """An answer, an error and a page do not tell what serves them, nor in which release."""
+    async with aiohttp.ClientSession(server.url) as http, http.get(path) as response:
+        assert "Server" not in response.headers
+
+
+async def test_a_socket_names_no_library(server, http):
+    """Nor does what opens a WebSocket."""
+    async with http.ws_connect(await open_url(http)) as socket:
+        assert "Server" not in socket._response.headers
 
 
 def unmasked(opcode, payload):

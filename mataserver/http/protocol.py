@@ -39,6 +39,15 @@ class Plain(web.Response):
         self.headers.popall(hdrs.SERVER, None)
 
 
+def unsigned(application: web.Application) -> None:
+    """Have no answer, stream or WebSocket name a library: aiohttp tells its release."""
+    application.on_response_prepare.append(_unsign)
+
+
+async def _unsign(_request: web.Request, response: web.StreamResponse) -> None:
+    response.headers.popall(hdrs.SERVER, None)
+
+
 def wrong_version(request: web.Request) -> web.Response | None:
     """Return the answer to a version of HTTP that this server does not speak, or None.
 
