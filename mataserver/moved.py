@@ -55,6 +55,15 @@ def renamed(
     return kept
 
 
+def package_of(name: str, declared: Iterable[EntryPoint] | None = None) -> str | None:
+    """Return the package that a setting of old needs and that is not installed, or None."""
+    import importlib.metadata  # as above
+
+    if declared is None:
+        declared = importlib.metadata.entry_points(group=GROUP)
+    return None if name in {point.name for point in declared} else _PACKAGES.get(name)
+
+
 def _move(kept: dict[str, Any], old: str, plugin: str, new: str) -> None:
     place = f"plugins.{plugin}.{new}"
     plugins = kept.get("plugins") or {}

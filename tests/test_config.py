@@ -327,3 +327,6 @@ def test_a_setting_whose_plugin_is_not_installed(name, package):
     with pytest.raises(ValueError, match=f"^{name}: needs a package: pip install ") as caught:
         moved.renamed({name: 1, "port": 1}, {"port"}, [])
     assert str(caught.value).endswith(package)
+    assert moved.package_of(name, []) == package
+    assert moved.package_of(name) is None  # it is installed here
+    assert moved.package_of("port", []) is None

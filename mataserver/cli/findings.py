@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mataserver import config, landlock, seccomp
+from mataserver import config, landlock, moved, seccomp
 from mataserver.addresses import is_loopback
 from mataserver.cli import environment, extensions
 from mataserver.errors import MataError
@@ -81,6 +81,10 @@ def _check_variables(findings: Findings) -> None:
             continue
         if short in structured:
             findings.warnings.append(f"environment: {name} is ignored: it is set in YAML only")
+        elif package := moved.package_of(short.lower()):
+            findings.warnings.append(
+                f"environment: {name} is ignored: it needs a package: pip install {package}"
+            )
         elif meant := similar(short, sorted(settings - structured)):
             meant = meant.replace("you mean ", f"you mean {config.PREFIX}")
             findings.warnings.append(f"environment: {name} is no setting{meant}")

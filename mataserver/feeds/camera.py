@@ -36,7 +36,7 @@ AFTER_FAILURE = 1.0
 log = logging.getLogger("mataserver.cameras")
 
 
-class Viewer(Protocol):
+class Subscriber(Protocol):
     """Whoever is shown the results."""
 
     def show(self, shot: Shot) -> None:
@@ -67,7 +67,7 @@ class Camera:
         self.shown = shown
         self.fps = fps
         self.always = always
-        self.viewers: set[Viewer] = set()
+        self.viewers: set[Subscriber] = set()
         self._session = session
         self._linger = linger
         self._patience = patience
@@ -83,14 +83,14 @@ class Camera:
 
     # who looks
 
-    def join(self, viewer: Viewer) -> None:
+    def join(self, viewer: Subscriber) -> None:
         """Have a viewer shown every result from now on."""
         self.viewers.add(viewer)
         self._look()
         if self.feed.state == "failed":
             viewer.warn(self._lost_sentence())
 
-    def part(self, viewer: Viewer) -> None:
+    def part(self, viewer: Subscriber) -> None:
         """Show a viewer nothing more."""
         self.viewers.discard(viewer)
         self._look()
