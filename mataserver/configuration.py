@@ -69,7 +69,7 @@ class Configuration:
 
     def models(self) -> Mapping[str, RegisteredModel]:
         """Return the registered models by name. Raises ``MataError`` for a broken registry."""
-        return {name: _told(name, each) for name, each in self._registry().entries().items()}
+        return {name: _registered(name, each) for name, each in self._registry().entries().items()}
 
     def add_model(self, path: Path, task: str, name: str) -> None:
         """Register a local directory or file, as ``mataserver pull`` does.
@@ -104,7 +104,7 @@ class Configuration:
         return Catalog(settings, self._registry(), discover(settings))
 
 
-def _told(name: str, entry: Entry) -> RegisteredModel:
+def _registered(name: str, entry: Entry) -> RegisteredModel:
     place = weights.original(name, entry)
     converted = None if entry.converted is UNSET else Path(entry.converted)
     here = place if place is not None and place.exists() else None

@@ -91,16 +91,19 @@ class LoadedPart:
     params: type[Params]
     defaults: Mapping[str, Any] = field(default_factory=dict)
 
-    def asked(self, **wishes: Any) -> Params:
+    def params_with(self, **overrides: Any) -> Params:
         """Return the parameters to call the part with.
 
-        A wish counts where the part has such a parameter and it is not None; before it stand the
-        defaults. Raises ``InvalidParams`` when a parameter is missing or wrong.
+        An override counts where the part has such a parameter and it is not None; the others are
+        the defaults. Raises ``InvalidParams`` when a parameter is missing or wrong.
         """
         own = self.params.__struct_fields__
-        wanted = {name: value for name, value in wishes.items() if name in own}
+        wanted = {name: value for name, value in overrides.items() if name in own}
         known = {name: value for name, value in wanted.items() if value is not None}
         return build({**self.defaults, **known}, self.params)
+
+    asked = params_with
+    """Its first name."""
 
 
 @dataclass(frozen=True, slots=True)

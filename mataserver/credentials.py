@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from mataserver.config import ApiKey
 from mataserver.principals import EVERYTHING, Principal, key_id
-from mataserver.storage import told
+from mataserver.storage import os_errors_as
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -45,7 +45,7 @@ def server_keys(settings: Settings) -> tuple[tuple[ApiKey, ...], bool]:
     if stored:
         return (ApiKey(key=stored),), False
     key = "mata_" + secrets.token_urlsafe(24)
-    with told("could not store the API key", key_file(settings)):
+    with os_errors_as("could not store the API key", key_file(settings)):
         settings.data_path.mkdir(parents=True, exist_ok=True, mode=0o700)
         descriptor = os.open(key_file(settings), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
         with os.fdopen(descriptor, "w", encoding="ascii") as file:

@@ -30,7 +30,7 @@ async def in_time(deadline: float | None, what: str, ending: Awaitable[object]) 
         task.cancel()
         log.error("%s did not end in time", what)
     elif not task.cancelled() and task.exception() is not None:
-        log.error("%s did not end well", what, exc_info=task.exception())
+        log.error("%s failed while it ended", what, exc_info=task.exception())
 
 
 def end_after(seconds: float) -> None:

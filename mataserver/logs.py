@@ -132,9 +132,9 @@ class Repeats:
 
     def _hold(self, kind: str) -> None:
         self._held[kind] = (0, "")
-        asyncio.get_running_loop().call_later(self._interval, self._tell, kind)
+        asyncio.get_running_loop().call_later(self._interval, self._flush, kind)
 
-    def _tell(self, kind: str) -> None:
+    def _flush(self, kind: str) -> None:
         count, line = self._held.pop(kind)
         if count:
             self._log.warning("%s (%d of these in %g s)", line, count, self._interval)

@@ -50,9 +50,9 @@ class Reload:
                 Configured(self._catalog, settings.models).check()
                 apply = self._hosting.reconfigure(settings)
             except MataError as error:
-                log.error("the configuration stays as it was: %s", error.told)  # noqa: TRY400
+                log.error("the configuration is invalid and was not applied: %s", error.told)  # noqa: TRY400
                 return
-            self._tell(read, settings)
+            self._name_unapplied(read, settings)
             await self._follow(settings, apply)
 
     def _followed(self, read: Settings) -> Settings:
@@ -63,7 +63,7 @@ class Reload:
         plugins |= {name: each for name, each in read.plugins.items() if name in followed}
         return msgspec.structs.replace(old, models=read.models, plugins=plugins)
 
-    def _tell(self, read: Settings, settings: Settings) -> None:
+    def _name_unapplied(self, read: Settings, settings: Settings) -> None:
         """Name the settings that changed and that only a start takes in."""
         names = [
             name

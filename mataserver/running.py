@@ -90,7 +90,7 @@ async def drain(runner: web.BaseRunner, composed: Composed) -> None:
         await site.stop()
     for session in composed.sessions.all():
         for connection in session.connections:
-            connection.leave(GOING_AWAY, "the server is shutting down")
+            connection.request_close(GOING_AWAY, "the server is shutting down")
     with contextlib.suppress(TimeoutError):
         async with asyncio.timeout(seconds / 2):
             await composed.sockets.close_all()

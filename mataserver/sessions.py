@@ -29,7 +29,7 @@ log = logging.getLogger("mataserver.sessions")
 class Connected(Protocol):
     """The open socket of a session."""
 
-    def leave(self, code: int, reason: str) -> None:
+    def request_close(self, code: int, reason: str) -> None:
         """Have the connection end soon with a WebSocket close code."""
         ...
 
@@ -226,7 +226,7 @@ class SessionStore:
     async def _release(self, session: Session) -> None:
         # A frame that reached the worker after its session was closed there would make it anew.
         for connection in session.connections:
-            connection.leave(NORMAL, "session deleted")
+            connection.request_close(NORMAL, "session deleted")
         if session.connections:
             await session.detached.wait()
         if session.camera is not None:

@@ -1,4 +1,4 @@
-"""What the operating system says of the data directory, told to clients and to the operator."""
+"""Failures of the operating system in the data directory, as errors of the API."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 
 @contextlib.contextmanager
-def told(failure: str, path: Path, kind: type[MataError] = MataError) -> Iterator[None]:
+def os_errors_as(failure: str, path: Path, kind: type[MataError] = MataError) -> Iterator[None]:
     """Turn an ``OSError`` into ``kind``: ``failure`` and the system's reason, for clients too.
 
     The hint, which goes to the operator alone, names the path and the setting that leads there.

@@ -65,7 +65,7 @@ class Upkeep:
             try:
                 await self._catalog.reconcile(self._pool)
             except Exception:
-                log.exception("the registry could not be followed")
+                log.exception("the registry could not be reloaded")
 
     async def preload(self) -> None:
         """Load what is to be preloaded; what failed, or was not here, is tried again for ever."""

@@ -41,7 +41,9 @@ class Whole:
 
     def predict(self, images, params):
         """Return the part's parameters as JSON."""
-        asked = [self._part.asked(confidence=each.confidence, prompts=["x"]) for each in params]
+        asked = [
+            self._part.params_with(confidence=each.confidence, prompts=["x"]) for each in params
+        ]
         return [VlmResult(msgspec.json.encode(each).decode()) for each in asked]
 
 
@@ -112,9 +114,9 @@ def test_a_part_is_asked_what_it_can_be_asked():
         tiles: int = 4
 
     part = LoadedPart(testing.FakeModel, Needy, {"tiles": 2})
-    assert part.asked(prompts=["x"], confidence=1, tiles=None) == Needy(["x"], 2)
-    assert part.asked(prompts=["x"], tiles=3) == Needy(["x"], 3)
+    assert part.params_with(prompts=["x"], confidence=1, tiles=None) == Needy(["x"], 2)
+    assert part.params_with(prompts=["x"], tiles=3) == Needy(["x"], 3)
     with pytest.raises(InvalidParams, match=r"params.prompts: field is required"):
-        part.asked()
+        part.params_with()
     with pytest.raises(InvalidParams, match=r"params.tiles"):
-        part.asked(prompts=["x"], tiles="many")
+        part.params_with(prompts=["x"], tiles="many")

@@ -151,7 +151,7 @@ async def test_a_wrong_configuration_changes_nothing(tmp_path, caplog, settings,
     kept = [entry("fake-detect", params={"confidence": 0.1})]
     async with running(tmp_path, models=kept) as server:
         await server.reload(**settings)
-        assert "the configuration stays as it was" in caplog.text
+        assert "the configuration is invalid and was not applied" in caplog.text
         assert said in caplog.text
         assert await server.found("fake-detect") == 2
 

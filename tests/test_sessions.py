@@ -66,7 +66,7 @@ class Connection:
     def __init__(self):
         self.left = []
 
-    def leave(self, code, reason):
+    def request_close(self, code, reason):
         self.left.append((code, reason))
 
 

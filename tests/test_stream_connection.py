@@ -15,7 +15,7 @@ from mataserver.engines.work import Displaced, Failure, Outcome, Spoilt, Timing
 from mataserver.errors import MataError, Unavailable
 from mataserver.http import stream
 from mataserver.http.budget import Budget
-from mataserver.http.channel import WINDOW, Farewell, Terms
+from mataserver.http.channel import WINDOW, CloseReason, Terms
 from mataserver.http.connection import Connection
 from mataserver.lifecycle import Lifecycle
 from mataserver.metrics import Metrics
@@ -153,7 +153,7 @@ async def test_a_bug_while_leaving_is_logged_too(parts, caplog):
     running = asyncio.create_task(parts.connection.run())
     parts.socket.inbox.put_nowait(message())
     await parts.pool.entered.wait()
-    parts.connection.leave(1000, "session deleted")
+    parts.connection.request_close(1000, "session deleted")
     assert await running == (1000, "session deleted")
     assert "RuntimeError: a bug" in caplog.text
 
@@ -170,7 +170,7 @@ async def test_what_is_wrong_with_one_frame_ends_no_connection(parts, error):
     ponged(parts)
     await received(parts)
     await settled()
-    parts.connection.leave(1000, "enough")
+    parts.connection.request_close(1000, "enough")
     assert await running == (1000, "enough")
     failed, found = answers(parts.socket)
     assert failed == {"detail": error.detail, "frame_id": 0, "type": "error"}
@@ -203,7 +203,7 @@ async def test_a_frame_that_waited_at_the_end_counts_as_dropped(parts):
     while parts.session.frames < 2:
         await asyncio.sleep(0)
     await asyncio.sleep(0)
-    parts.connection.leave(1000, "session deleted")
+    parts.connection.request_close(1000, "session deleted")
     assert await running == (1000, "session deleted")
     assert (parts.session.dropped, parts.session.results) == (1, 0)
 
@@ -214,7 +214,7 @@ async def test_draining_lets_the_frame_under_way_be_answered(parts):
     parts.socket.inbox.put_nowait(message())
     await parts.pool.entered.wait()
     parts.lifecycle.stopping.set()
-    parts.connection.leave(1001, "the server is shutting down")
+    parts.connection.request_close(1001, "the server is shutting down")
     parts.socket.inbox.put_nowait(message())
     for _ in range(10):
         await asyncio.sleep(0)
@@ -248,7 +248,7 @@ async def test_the_next_frame_is_inferred_while_an_answer_is_sent(parts):
     parts.socket.taken.set()
     while parts.session.results < 3:
         await asyncio.sleep(0)
-    parts.connection.leave(1000, "enough")
+    parts.connection.request_close(1000, "enough")
     await running
     assert [each["frame_id"] for each in answers(parts.socket)] == [0, 1, 2]
     assert parts.session.dropped == 0
@@ -287,7 +287,7 @@ async def test_a_slow_frame_is_inferred_alone(parts):
     for _ in range(4):
         await received(parts)
     assert (parts.pool.count, parts.session.dropped) == (2, 2)
-    parts.connection.leave(1000, "enough")
+    parts.connection.request_close(1000, "enough")
     await running
 
 
@@ -309,7 +309,7 @@ async def test_a_quick_frame_has_its_successors_on_the_way(parts):
     await received(parts)
     await received(parts)
     assert parts.pool.count == 6
-    parts.connection.leave(1000, "enough")
+    parts.connection.request_close(1000, "enough")
     await running
     assert [each["frame_id"] for each in answers(parts.socket)] == [0, 1, 2, 3, 5]
 
@@ -327,7 +327,7 @@ async def test_one_frame_at_a_time_although_it_is_quick(parts, reason):
     for _ in range(3):
         await received(parts)
     assert pool.count == 2
-    parts.connection.leave(1000, "enough")
+    parts.connection.request_close(1000, "enough")
     await running
 
 
@@ -351,7 +351,7 @@ async def test_answers_keep_the_order_of_their_frames(parts):
     assert len(answers(parts.socket)) == 1
     doors[2].set()
     await settled()
-    parts.connection.leave(1000, "enough")
+    parts.connection.request_close(1000, "enough")
     await running
     assert [each["frame_id"] for each in answers(parts.socket)] == [0, 1, 2]
 
@@ -380,7 +380,7 @@ async def test_a_reset_that_could_not_be_told_is_told_to_the_next_connection(par
     parts.pool.fresh = True
     await received(parts)
     assert parts.pool.count == 3
-    parts.connection.leave(1000, "closed by the client")
+    parts.connection.request_close(1000, "closed by the client")
     await running
     parts.pool.fresh = False
     parts.socket = Socket()
@@ -388,7 +388,7 @@ async def test_a_reset_that_could_not_be_told_is_told_to_the_next_connection(par
     running = asyncio.create_task(connection.run())
     await received(parts)
     await received(parts)
-    connection.leave(1000, "enough")
+    connection.request_close(1000, "enough")
     await running
     assert [each.get("reset") for each in answers(parts.socket)] == [True, None]
 
@@ -401,7 +401,7 @@ async def test_a_first_result_that_is_never_taken_lost_no_state(parts):
     running = asyncio.create_task(parts.connection.run())
     await received(parts)
     assert len(parts.socket.sent) == 1
-    parts.connection.leave(1000, "closed by the client")
+    parts.connection.request_close(1000, "closed by the client")
     await running
     assert not parts.session.reset
 
@@ -431,7 +431,7 @@ async def test_four_unanswered_pings_pause_the_inference(parts):
     ponged(parts)
     while parts.session.results <= WINDOW:
         await asyncio.sleep(0)
-    parts.connection.leave(1000, "enough")
+    parts.connection.request_close(1000, "enough")
     await running
     assert parts.session.dropped == 4
 
@@ -454,7 +454,7 @@ async def test_a_connection_that_sends_and_gets_nothing_is_pinged(parts):
     async with asyncio.timeout(20):
         while len(parts.socket.sent) < 5:
             await asyncio.sleep(0.01)
-    parts.connection.leave(1000, "enough")
+    parts.connection.request_close(1000, "enough")
     await running
     assert len(set(parts.socket.sent)) == len(parts.socket.sent)
 
@@ -467,7 +467,7 @@ async def test_closing_outlives_a_cancelled_send():
         raise asyncio.CancelledError
 
     socket.taken.wait = trip
-    await stream._close(socket, Farewell(1001, "why"), object())
+    await stream._close(socket, CloseReason(1001, "why"), object())
     assert socket.sent == [(1001, b"why", False)]
 
 
@@ -475,7 +475,7 @@ async def test_closing_can_be_cancelled():
     """When the connection is lost while the goodbye is waited for, the handler ends."""
     socket = Socket()
     socket.taken.clear()
-    closing = asyncio.create_task(stream._close(socket, Farewell(1001, "why"), object()))
+    closing = asyncio.create_task(stream._close(socket, CloseReason(1001, "why"), object()))
     while not socket.sent:
         await asyncio.sleep(0)
     closing.cancel()

@@ -30,7 +30,7 @@ def config_option(function: F) -> F:
     """Add ``--config FILE``, handed over as ``config_file``; errors in that file name it."""
 
     @functools.wraps(function)
-    def told(*arguments: Any, config_file: str | None, **options: Any) -> Any:
+    def wrapped(*arguments: Any, config_file: str | None, **options: Any) -> Any:
         try:
             return function(*arguments, config_file=config_file, **options)
         except MataError as error:
@@ -42,7 +42,7 @@ def config_option(function: F) -> F:
         metavar="FILE",
         help="Configuration file [default: MATA_SERVER_CONFIG, else ./mataserver.yaml].",
     )
-    return cast("F", option(told))
+    return cast("F", option(wrapped))
 
 
 def naming(file: str | None, error: MataError) -> MataError:

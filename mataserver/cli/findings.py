@@ -21,7 +21,7 @@ from mataserver.library.catalog import Catalog
 from mataserver.library.configured import Configured
 from mataserver.library.registry import Registry
 from mataserver.services import check_session
-from mataserver.storage import told
+from mataserver.storage import os_errors_as
 from mataserver.suggestion import similar
 
 if TYPE_CHECKING:
@@ -182,7 +182,7 @@ def _check_models(settings: Settings, plugins: Plugins, findings: Findings) -> N
 
 def _copy_registry(original: Path, copy: Registry) -> None:
     """Raises ``MataError`` for a registry that cannot be read."""
-    with told("could not read the model registry", original):
+    with os_errors_as("could not read the model registry", original):
         for name in (original.name, defaults.FILE):
             with contextlib.suppress(FileNotFoundError):
                 shutil.copyfile(original.with_name(name), copy.path.with_name(name))

@@ -30,7 +30,7 @@ _EVERYBODY = ANONYMOUS
 class _Attached:
     """Who uses a session, and is told to leave it."""
 
-    leave: Callable[[int, str], None]
+    request_close: Callable[[int, str], None]
 
 
 class ServedSessions:

@@ -114,7 +114,7 @@ class Gate:
         if self._open_to is not None:
             self._check_page(request, self._open_to)
             return ANONYMOUS
-        given = _given(request, socket=socket)
+        given = _secrets(request, socket=socket)
         if not given:
             return self._by_cookie(request)
         # Of most requests this is all; what else tells of a request is for services to judge.
@@ -143,7 +143,7 @@ class Gate:
         refusal: MataError | None = None
         for credentials in shown:
             try:
-                principal = await self._known(credentials)
+                principal = await self._principal(credentials)
             except MataError as error:
                 principal, refusal = None, refusal or error
             if principal is not None:
@@ -165,7 +165,7 @@ class Gate:
         note_priority(principal)
         return principal
 
-    async def _known(self, credentials: Credentials) -> Principal | None:
+    async def _principal(self, credentials: Credentials) -> Principal | None:
         principal = self._keys.principal(credentials.secret)
         if principal is not None:
             return principal
@@ -244,7 +244,7 @@ def of_metadata(metadata: Mapping[str, str], path: str, address: str = "") -> It
         yield Credentials(*each, "POST", path, address=address)
 
 
-class _Given(NamedTuple):
+class _Secret(NamedTuple):
     """What one header, or a WebSocket's token, shows."""
 
     scheme: Scheme
@@ -252,7 +252,7 @@ class _Given(NamedTuple):
     user: str = ""
 
 
-def _given(request: web.Request, *, socket: bool) -> list[_Given]:
+def _secrets(request: web.Request, *, socket: bool) -> list[_Secret]:
     """Return what a request shows: a WebSocket's ``?token=`` first, then its headers.
 
     A browser's script can set no header of a WebSocket. Elsewhere a key in a URL would open the
@@ -261,23 +261,23 @@ def _given(request: web.Request, *, socket: bool) -> list[_Given]:
     headers = request.headers
     shown = _read(headers.get(hdrs.AUTHORIZATION, ""), headers.get(API_KEY))
     if socket and is_socket(request) and (token := request.query.get("token")):
-        shown.insert(0, _Given("token", token))
+        shown.insert(0, _Secret("token", token))
     return shown
 
 
-def _read(authorization: str, key: str | None) -> list[_Given]:
+def _read(authorization: str, key: str | None) -> list[_Secret]:
     """Return what each of two headers shows: a proxy may need one of them for itself."""
     found = []
     scheme, _, value = authorization.partition(" ")
     scheme, value = scheme.lower(), value.strip()
     if scheme == "bearer" and value:
-        found.append(_Given("bearer", value))
+        found.append(_Secret("bearer", value))
     elif scheme == "basic":
         user, secret = _pair(value)
         if secret:
-            found.append(_Given("basic", secret, user))
+            found.append(_Secret("basic", secret, user))
     if key:
-        found.append(_Given("key", key))
+        found.append(_Secret("key", key))
     return found
 
 

@@ -118,7 +118,7 @@ class Browsers:
     def spend_code(self, code: str) -> Principal | None:
         """Return whom a code stands for, once."""
         principal = self._codes.take(code)
-        return None if principal is None or self._over(principal) else principal
+        return None if principal is None or self._is_expired(principal) else principal
 
     def begin(self, principal: Principal) -> tuple[str, Login]:
         """Begin a session; return the cookie's value and the session."""
@@ -128,7 +128,7 @@ class Browsers:
     def find(self, cookie: str) -> Login | None:
         """Return the session of a cookie; None where there is none, or its key has ended."""
         login = self._sessions.get(cookie)
-        if login is not None and self._over(login.principal):
+        if login is not None and self._is_expired(login.principal):
             self._sessions.take(cookie)
             return None
         return login
@@ -146,7 +146,7 @@ class Browsers:
         self._sessions.drop(lambda login: rests(login.principal))
         self._codes.drop(rests)
 
-    def _over(self, principal: Principal) -> bool:
+    def _is_expired(self, principal: Principal) -> bool:
         return principal.until is not None and principal.until <= self._wall()
 
 

@@ -63,7 +63,7 @@ class Terms:
     drain_timeout: float
 
 
-class Farewell(NamedTuple):
+class CloseReason(NamedTuple):
     """Why a connection ends: a WebSocket close code and its reason."""
 
     code: int
@@ -88,7 +88,7 @@ class Channel(ABC):
     """One open socket of a session.
 
     Its tasks: one reads, one answers, one pings, one watches the time. Whichever finds a reason to
-    end the connection sets the farewell; ``run`` then ends the others.
+    end the connection sets its reason; ``run`` then ends the others.
     """
 
     def __init__(self, terms: Terms, session: Session, socket: web.WebSocketResponse) -> None:
@@ -100,28 +100,28 @@ class Channel(ABC):
         self._pings: dict[bytes, float] = {}
         self._ping_count = 0
         self._last_ping = time.monotonic()
-        self._farewell: asyncio.Future[Farewell] = asyncio.get_running_loop().create_future()
+        self._closing: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
 
-    def leave(self, code: int, reason: str) -> None:
+    def request_close(self, code: int, reason: str) -> None:
         """Have the connection end; with 1001 what the model was given is answered first."""
-        if not self._farewell.done():
-            self._farewell.set_result(Farewell(code, reason))
+        if not self._closing.done():
+            self._closing.set_result(CloseReason(code, reason))
 
-    async def run(self) -> Farewell:
+    async def run(self) -> CloseReason:
         """Serve until either side ends; return why. No task outlives it."""
         tasks = [asyncio.create_task(each) for each in self._loops()]
         for task in tasks:
             task.add_done_callback(self._ended)
         try:
-            farewell = await self._farewell
-            if farewell.code == GOING_AWAY and self._terms.lifecycle.draining:
+            closing = await self._closing
+            if closing.code == GOING_AWAY and self._terms.lifecycle.draining:
                 await self._finish()
-            return farewell
+            return closing
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
-            self._over()
+            self._release()
 
     def _loops(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """Return what runs while the socket is open."""
@@ -130,7 +130,7 @@ class Channel(ABC):
     async def _finish(self) -> None:  # noqa: B027 - most have nothing under way
         """Answer what is under way before the server goes."""
 
-    def _over(self) -> None:  # noqa: B027 - most hold nothing
+    def _release(self) -> None:  # noqa: B027 - most hold nothing
         """Give back what waits: every task has ended."""
 
     @abstractmethod
@@ -150,13 +150,13 @@ class Channel(ABC):
         if task.cancelled() or task.exception() is None:
             return
         log.error("stream of %s failed", self._session.id, exc_info=task.exception())
-        self.leave(INTERNAL, "internal error")
+        self.request_close(INTERNAL, "internal error")
 
     # in
 
     async def _read(self) -> None:
         count = 0
-        while not self._farewell.done():
+        while not self._closing.done():
             message = await self._socket.receive()
             await self._handle(message)
             del message  # a frame would stay until the next one
@@ -177,20 +177,20 @@ class Channel(ABC):
         elif kind is WSMsgType.ERROR and isinstance(message.data, WebSocketError):
             code = message.data.code
             log.info("stream of %s: %s (%d)", self._session.id, message.data, code)
-            self.leave(code, _FAULTS.get(code, "protocol error"))
+            self.request_close(code, _FAULTS.get(code, "protocol error"))
         else:
-            self.leave(NORMAL, "closed by the client")
+            self.request_close(NORMAL, "closed by the client")
 
     async def _text(self, text: str) -> None:
         try:
-            said = msgspec.json.decode(text[:MOST_TEXT], type=ClientMessage)
+            message = msgspec.json.decode(text[:MOST_TEXT], type=ClientMessage)
         except (msgspec.DecodeError, RecursionError, UnicodeError):
             await self._send(StreamError('a text message must be {"type": "ping"}'))
             return
-        if said.type == "ping":
+        if message.type == "ping":
             await self._send({"type": "pong"})
         else:
-            await self._send(StreamError(f"unknown message type {said.type[:40]!r}"))
+            await self._send(StreamError(f"unknown message type {message.type[:40]!r}"))
 
     async def _pong(self, payload: bytes) -> None:
         with self._unless_gone():
@@ -234,7 +234,7 @@ class Channel(ABC):
         try:
             yield
         except ConnectionError:
-            self.leave(NORMAL, "closed by the client")
+            self.request_close(NORMAL, "closed by the client")
 
     # time
 
@@ -256,6 +256,6 @@ class Channel(ABC):
             now = time.monotonic()
             oldest = next(iter(self._pings.values()), now)
             if now - oldest > unread:
-                self.leave(GOING_AWAY, "nothing was read for too long")
+                self.request_close(GOING_AWAY, "nothing was read for too long")
             elif self._idle_too_long(now):
-                self.leave(NORMAL, "no frame for too long")
+                self.request_close(NORMAL, "no frame for too long")

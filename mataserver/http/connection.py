@@ -85,7 +85,7 @@ class Connection(Channel):
         self._inbox: Frame | None = None
         self._arrived = asyncio.Event()
         self._taken: deque[Taken] = deque()
-        self._telling = False
+        self._sending = False
         self._at_once = 1
         self._idle = asyncio.Event()
         self._idle.set()
@@ -107,7 +107,7 @@ class Connection(Channel):
         """Put a frame into the inbox, in place of the one that waits there."""
         if self._inbox is not None:
             await asyncio.sleep(0)  # frames that come in one burst: let the worker take the first
-        if self._farewell.done():
+        if self._closing.done():
             return
         number = self._session.receive()
         self._last_frame = time.monotonic()
@@ -121,9 +121,9 @@ class Connection(Channel):
         self._inbox = Frame(number, data, share)
         self._arrived.set()
 
-    def _over(self) -> None:
+    def _release(self) -> None:
         self._empty_inbox()
-        for taken in islice(self._taken, self._telling, None):  # what is being told is noted
+        for taken in islice(self._taken, self._sending, None):  # what is being sent is noted
             if taken.found is not None:
                 self._session.note(taken.found)
 
@@ -155,7 +155,7 @@ class Connection(Channel):
 
     async def _next_frame(self) -> Frame:
         """Wait for a frame and for a client that has read; then take the newest frame."""
-        while self._full or self._inbox is None or self._farewell.done():
+        while self._full or self._inbox is None or self._closing.done():
             event = self._answered if self._full else self._arrived
             event.clear()
             await event.wait()
@@ -169,7 +169,7 @@ class Connection(Channel):
         A text is sent in pieces as it is made, and a failure may be the end: both are told before
         the next frame is taken.
         """
-        unread = len(self._pings) + len(self._taken) - self._telling  # it has its ping already
+        unread = len(self._pings) + len(self._taken) - self._sending  # it has its ping already
         if unread >= WINDOW:
             return True
         if self._session.stream or any(taken.failed for taken in self._taken):
@@ -191,22 +191,22 @@ class Connection(Channel):
             while not self._taken or (found := self._taken[0].found) is None:
                 self._found.clear()
                 await self._found.wait()
-            self._telling = True
-            await self._tell(self._taken[0], found)
-            self._telling = False
+            self._sending = True
+            await self._send_outcome(self._taken[0], found)
+            self._sending = False
             del found  # it would stay until the next one
             self._taken.popleft()
             self._answered.set()
             if not self._taken:
                 self._idle.set()
 
-    async def _tell(self, taken: Taken, found: Outcome | MataError) -> None:
+    async def _send_outcome(self, taken: Taken, found: Outcome | MataError) -> None:
         number = taken.number
         self._session.note(found)
         if isinstance(found, MataError):
             await self._answer(StreamError(found.detail, number))
             if not isinstance(found, WorkerDied) and found.status not in _PASSING:
-                self.leave(INTERNAL, "the model cannot be loaded")
+                self.request_close(INTERNAL, "the model cannot be loaded")
             return
         if found.failure is None:
             self._session.results += 1
@@ -217,7 +217,7 @@ class Connection(Channel):
             return
         await self._answer(StreamError(found.failure.detail, number))
         if found.failure.status >= 500 and found.failure.status not in _PASSING:
-            self.leave(INTERNAL, "inference failed")
+            self.request_close(INTERNAL, "inference failed")
 
     def _observed(self, taken: Taken, body: bytes) -> None:
         """Have services told of an answer that has left."""

@@ -1,4 +1,4 @@
-"""How errors are told on the routes of other protocols: their status stays, their form changes.
+"""The form of errors on the routes of other protocols: their status stays, their form changes.
 
 Handlers raise what they raise everywhere, and so do the key check and the router.
 """
@@ -23,14 +23,14 @@ if TYPE_CHECKING:
 def expecting(expect: Expect, forms: Mapping[str, ErrorForm]) -> Expect:
     """Wrap what answers ``Expect``, which is asked before any middleware."""
 
-    async def asked(request: web.Request) -> web.StreamResponse | None:
+    async def wrapped(request: web.Request) -> web.StreamResponse | None:
         response = await expect(request)
-        return None if response is None else told(request, response, forms)
+        return None if response is None else render(request, response, forms)
 
-    return asked
+    return wrapped
 
 
-def told(
+def render(
     request: web.Request, response: web.StreamResponse, forms: Mapping[str, ErrorForm]
 ) -> web.StreamResponse:
     """Return an error in the form of the path's protocol."""

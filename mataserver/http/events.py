@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 CONTENT_TYPE = "text/event-stream"
 
 
-def wanted(request: web.Request) -> bool:
+def requested(request: web.Request) -> bool:
     """Whether the client asked for events."""
     return CONTENT_TYPE in request.headers.get("Accept", "").lower()
 

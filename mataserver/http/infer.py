@@ -76,7 +76,7 @@ def _query() -> dict[str, tuple[Any, bool, str]]:
     return {name: (kind, False, text) for name, kind in kinds.items()}
 
 
-class _Asked(NamedTuple):
+class _Call(NamedTuple):
     """What a query or a body asks for; ``recipe`` is the model's at that time."""
 
     model: Handle
@@ -92,7 +92,7 @@ class InferService(Handlers):
         self._models = models
         self._observers = observers
         self._http = ctx.http
-        self._queries: dict[str, _Asked] = {}
+        self._queries: dict[str, _Call] = {}
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -128,31 +128,31 @@ class InferService(Handlers):
             if kind in codec.UNSAID and not _like_json(data):
                 if "model" not in request.query:
                     raise codec.Unsupported(_TAKEN)
-                asked = self._asked(request)
-                return await self._run(request, asked, _image(data))
+                call = self._call_of(request)
+                return await self._run(request, call, _image(data))
             body = await self._http.decode(data, codec.json_of(InferBody))
             del data
-            asked, image = self._read(body)
+            call, image = self._read(body)
             del body
-            return await self._run(request, asked, image)
+            return await self._run(request, call, image)
 
-    def _read(self, body: InferBody) -> tuple[_Asked, bytes]:
+    def _read(self, body: InferBody) -> tuple[_Call, bytes]:
         """Return what a body asks for, and its image."""
         if not isinstance(body.image, str):
             raise BadRequest("image: field is required")
         image = data_uri.decode(body.image)
-        return self._asking(body.model, body.params), image
+        return self._call(body.model, body.params), image
 
-    def _asking(self, name: str, given: dict[str, Any] | None, *, text: bool = False) -> _Asked:
+    def _call(self, name: str, given: dict[str, Any] | None, *, text: bool = False) -> _Call:
         model = self._models.get(name)
-        return _Asked(model, model.params(given, text=text), model.recipe())
+        return _Call(model, model.params(given, text=text), model.recipe())
 
     async def _raw(self, request: web.Request) -> web.StreamResponse:
-        asked = self._asked(request)
+        call = self._call_of(request)
         async with self._http.read_body(request) as image:
-            return await self._run(request, asked, _image(image))
+            return await self._run(request, call, _image(image))
 
-    def _asked(self, request: web.Request) -> _Asked:
+    def _call_of(self, request: web.Request) -> _Call:
         """Return what a query asks for; a camera asks the same every time."""
         query = request.rel_url.raw_query_string
         known = self._queries.get(query)
@@ -165,11 +165,11 @@ class InferService(Handlers):
         model = fields.pop("model", None)
         if not model:
             raise InvalidParams("model: field is required")
-        asked = self._asking(model, fields, text=True)
+        call = self._call(model, fields, text=True)
         if len(self._queries) >= KNOWN_QUERIES:
             self._queries.clear()
-        self._queries[query] = asked
-        return asked
+        self._queries[query] = call
+        return call
 
     async def _upload(self, request: web.Request) -> web.StreamResponse:
         self._ctx.check_running()
@@ -183,16 +183,16 @@ class InferService(Handlers):
             model = fields.pop("model", None)
             if not model:
                 raise InvalidParams("model: field is required")
-            return await self._run(request, self._asking(model, fields, text=True), file)
+            return await self._run(request, self._call(model, fields, text=True), file)
 
-    async def _run(self, request: web.Request, asked: _Asked, image: bytes) -> web.StreamResponse:
-        if events.wanted(request):
-            items = asked.model.generate_answer(image, asked.params)
+    async def _run(self, request: web.Request, call: _Call, image: bytes) -> web.StreamResponse:
+        if events.requested(request):
+            items = call.model.generate_answer(image, call.params)
             return await events.respond(request, items, self._ctx.server.unread_timeout)
         form = codec.wanted_format(request)
-        answer = await asked.model.answer(image, asked.params, form)
+        answer = await call.model.answer(image, call.params, form)
         if self._observers.infer and self._observers:
-            spec, packed = asked.recipe.spec, form == "msgpack"
+            spec, packed = call.recipe.spec, form == "msgpack"
             event = ResultEvent("infer", spec.name, spec.task, image, answer.body, packed)
             self._observers.tell(event)
         return codec.respond(answer.body, form=form, timing=_timing(answer))

@@ -112,7 +112,7 @@ def make(table: Table, gate: Gate, lifecycle: Lifecycle, metrics: Metrics) -> Mi
         finally:
             lifecycle.active -= 1
         if response.status >= 400:
-            response = dialects.told(request, response, table.forms)
+            response = dialects.render(request, response, table.forms)
             if (route := request.get(ROUTE)) is not None and not response.prepared:
                 response.headers.update(route.error_headers)
         # Looking for what is not there costs a microsecond: only streams have it.
@@ -144,10 +144,10 @@ def _unanswered(request: web.Request) -> int:
     """
     if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
         return 101
-    return int(request.get(COUNTED, LEFT if _gone(request) else 503))
+    return int(request.get(COUNTED, LEFT if _is_disconnected(request) else 503))
 
 
-def _gone(request: web.Request) -> bool:
+def _is_disconnected(request: web.Request) -> bool:
     """Whether the client has closed the connection."""
     return request.transport is None or request.transport.is_closing()
 
@@ -175,7 +175,7 @@ class _Answer:
                     handler = handler if route.when is None else route.handler
             return await (claimed or handler)(request)
         except MataError as error:
-            self._tell(request, error)
+            self._log_failure(request, error)
             response = error_response(error)
             if error.status == 408 or _REFUSED in request:
                 _hang_up(request, response)
@@ -192,15 +192,15 @@ class _Answer:
 
     def _circumstance(self, request: web.Request, error: Exception) -> web.Response | None:
         """Answer what is no bug: a client that left, or want of memory."""
-        if isinstance(error, ConnectionError) and _gone(request):
+        if isinstance(error, ConnectionError) and _is_disconnected(request):
             return error_response(MataError("The client has left", status=LEFT))
         scarce = scarcity(error)
         if scarce is None:
             return None
-        self._tell(request, scarce)
+        self._log_failure(request, scarce)
         return error_response(scarce)
 
-    def _tell(self, request: web.Request, error: MataError) -> None:
+    def _log_failure(self, request: web.Request, error: MataError) -> None:
         """Log a failure of the server; refusals under load as one line a second."""
         if error.status >= 500:
             line = f"{request.method} {request.rel_url.raw_path}: {error.told}"

@@ -88,9 +88,9 @@ class ModelsService(Handlers):
         task = asyncio.create_task(self._models.pull(model, wanted, steps.put_nowait))
         self._pulls.add(task)
         task.add_done_callback(self._pulled)
-        if events.wanted(request):
+        if events.requested(request):
             task.add_done_callback(lambda _: steps.put_nowait(None))
-            told = _told(model, task, steps)
+            told = _pull_events(model, task, steps)
             try:
                 return await events.send(request, told, events.failed, self._patience, status=202)
             finally:
@@ -167,7 +167,7 @@ def _described(api: ModelsService) -> list[Route]:
     ]  # fmt: skip
 
 
-async def _told(
+async def _pull_events(
     model: str, task: asyncio.Task[Sequence[str]], steps: asyncio.Queue[Step | None]
 ) -> AsyncGenerator[bytes]:
     """Yield the events of a pull; what pip says is not among them: it may name hosts and paths."""

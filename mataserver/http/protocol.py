@@ -107,7 +107,7 @@ class Conversation(RequestHandler):
     ) -> web.StreamResponse:
         """Answer what did not get to a handler, or failed behind it."""
         if status >= 500:
-            log.error("a request failed beside its handler", exc_info=exc)
+            log.error("a request failed outside its handler", exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("a part of the answer is sent already")
         return _refusal() if status == _STATUS else _plain(_FAILED, status)

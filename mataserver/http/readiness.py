@@ -43,7 +43,7 @@ class Readiness:
             if status.state not in {"ready", "active", "idle"}:
                 found.setdefault(name, status.error or status.state)
         for name, service in self._services:
-            found |= _asked(name, service)
+            found |= _reasons(name, service)
         if self._lifecycle.draining:
             found["server"] = "draining"
         return found
@@ -72,7 +72,7 @@ class Readiness:
         return [(name, entries[name].task) for name in wanted if name in entries]
 
 
-def _asked(name: str, service: Service) -> dict[str, str]:
+def _reasons(name: str, service: Service) -> dict[str, str]:
     """Return what a service is waiting for."""
     waits = getattr(service, "waiting", None)
     if waits is None:

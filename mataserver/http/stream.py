@@ -12,7 +12,7 @@ from aiohttp import WSMsgType
 from mataserver.errors import BadRequest, NotFound
 from mataserver.http import auth, middleware
 from mataserver.http.auth import PRINCIPAL
-from mataserver.http.channel import GOING_AWAY, INTERNAL, MSGPACK_PROTOCOL, NORMAL, Farewell
+from mataserver.http.channel import GOING_AWAY, INTERNAL, MSGPACK_PROTOCOL, NORMAL, CloseReason
 from mataserver.http.connection import Connection
 from mataserver.http.routing import Handlers, Route
 from mataserver.http.sockets import WebSocket
@@ -30,7 +30,7 @@ JSON_PROTOCOL = "mata.v1.json"
 CLOSE_TIMEOUT = 3.0
 MAX_VIEWERS = 32
 """Sockets that may be shown one camera at a time."""
-STRANGER_BYTES = 1_000_000
+MAX_UNAUTHENTICATED_MESSAGE = 1_000_000
 """The largest message that is read, to be ignored, from a client without a valid key."""
 
 MALFORMED = frozenset({1002, 1007, 1009, 1013})
@@ -54,9 +54,9 @@ class StreamSocket(WebSocket):
             return False
         return await super().close(code=code, message=message, drain=drain)
 
-    async def refuse(self, farewell: Farewell, transport: asyncio.Transport) -> None:
+    async def refuse(self, closing: CloseReason, transport: asyncio.Transport) -> None:
         """Tell the peer and read on, ignoring everything, until it goes or the time is over."""
-        payload = farewell.code.to_bytes(2, "big") + farewell.reason.encode()
+        payload = closing.code.to_bytes(2, "big") + closing.reason.encode()
         await self.send_frame(payload, WSMsgType.CLOSE)
         await asyncio.sleep(CLOSE_TIMEOUT)  # cancelled when the peer goes
         transport.abort()
@@ -99,7 +99,7 @@ class Streams:
         socket = StreamSocket(
             autoping=False,
             compress=False,
-            max_msg_size=limit if known else min(limit, STRANGER_BYTES),
+            max_msg_size=limit if known else min(limit, MAX_UNAUTHENTICATED_MESSAGE),
             protocols=(MSGPACK_PROTOCOL, JSON_PROTOCOL),
             timeout=CLOSE_TIMEOUT,
         )
@@ -110,9 +110,9 @@ class Streams:
         transport = request.transport
         begun = time.monotonic()
         try:
-            farewell = await self._served(request, socket, session_id, known=known)
+            closing = await self._served(request, socket, session_id, known=known)
             begun = time.monotonic()
-            await _close(socket, farewell, transport)
+            await _close(socket, closing, transport)
         finally:
             if transport is not None:
                 await _flush_or_abort(transport, begun + CLOSE_TIMEOUT)
@@ -125,34 +125,36 @@ class Streams:
         session_id: str,
         *,
         known: bool,
-    ) -> Farewell:
+    ) -> CloseReason:
         """Serve the socket. The edge: what nobody foresaw is logged and closes it with 1011."""
         try:
             session = self._admit(request, session_id, known=known)
-            if isinstance(session, Farewell):
+            if isinstance(session, CloseReason):
                 return session
             return await self._serve(session, socket)
         except Exception:
             log.exception("a stream failed")
-            return Farewell(INTERNAL, "internal error")
+            return CloseReason(INTERNAL, "internal error")
 
-    def _admit(self, request: web.Request, session_id: str, *, known: bool) -> Session | Farewell:
+    def _admit(
+        self, request: web.Request, session_id: str, *, known: bool
+    ) -> Session | CloseReason:
         """Return the session to serve, or why not. Without a key nothing else is looked at."""
         if not known:
-            return Farewell(UNAUTHORIZED, "unauthorized")
+            return CloseReason(UNAUTHORIZED, "unauthorized")
         try:
             session = self._sessions.get(session_id, auth.caller(request))
         except NotFound:
-            return Farewell(NO_SESSION, "invalid or expired session")
+            return CloseReason(NO_SESSION, "invalid or expired session")
         if session.camera is None and session.connections:
-            return Farewell(POLICY, "the session has a connection already")
+            return CloseReason(POLICY, "the session has a connection already")
         if len(session.connections) >= MAX_VIEWERS:
-            return Farewell(POLICY, f"the camera has {MAX_VIEWERS} connections already")
+            return CloseReason(POLICY, f"the camera has {MAX_VIEWERS} connections already")
         if self._terms.lifecycle.draining:
-            return Farewell(GOING_AWAY, "the server is shutting down")
+            return CloseReason(GOING_AWAY, "the server is shutting down")
         return session
 
-    async def _serve(self, session: Session, socket: web.WebSocketResponse) -> Farewell:
+    async def _serve(self, session: Session, socket: web.WebSocketResponse) -> CloseReason:
         camera = self._cameras.of(session)
         if camera is None:
             return await self._attached(session, Connection(self._terms, session, socket))
@@ -163,7 +165,7 @@ class Streams:
         finally:
             camera.part(viewer)
 
-    async def _attached(self, session: Session, channel: Channel) -> Farewell:
+    async def _attached(self, session: Session, channel: Channel) -> CloseReason:
         self._sessions.attach(session, channel)
         try:
             return await channel.run()
@@ -172,18 +174,18 @@ class Streams:
 
 
 async def _close(
-    socket: StreamSocket, farewell: Farewell, transport: asyncio.Transport | None
+    socket: StreamSocket, closing: CloseReason, transport: asyncio.Transport | None
 ) -> None:
     """Say goodbye and wait for the peer's, not for ever."""
     if socket.closed or transport is None:
         return
     task = asyncio.current_task()
     try:
-        if farewell.code in MALFORMED:
-            await socket.refuse(farewell, transport)
+        if closing.code in MALFORMED:
+            await socket.refuse(closing, transport)
             return
         async with asyncio.timeout(CLOSE_TIMEOUT):
-            await socket.close(code=farewell.code, message=farewell.reason.encode(), drain=False)
+            await socket.close(code=closing.code, message=closing.reason.encode(), drain=False)
     except (TimeoutError, ConnectionError):
         log.debug("a peer did not take its closing message")
     except asyncio.CancelledError:

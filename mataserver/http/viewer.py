@@ -55,7 +55,7 @@ class Viewer(Channel):
 
     async def _next(self) -> Shot | StreamError:
         """Wait for something to tell and for a client that has read."""
-        while len(self._pings) >= WINDOW or self._waiting is None or self._farewell.done():
+        while len(self._pings) >= WINDOW or self._waiting is None or self._closing.done():
             event = self._answered if len(self._pings) >= WINDOW else self._came
             event.clear()
             await event.wait()

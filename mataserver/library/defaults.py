@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from mataserver.contract import ModelFiles
 from mataserver.errors import MataError
 from mataserver.library.registry import Entry
-from mataserver.storage import told
+from mataserver.storage import os_errors_as
 
 if TYPE_CHECKING:
     import contextlib
@@ -58,7 +58,7 @@ class Marks:
                 file.write(name + "\n")
 
     def _told(self, verb: str) -> contextlib.AbstractContextManager[None]:
-        return told(f"could not {verb} which defaults were registered", self._path)
+        return os_errors_as(f"could not {verb} which defaults were registered", self._path)
 
 
 def add_defaults(settings: Settings, registry: Registry, plugins: Plugins) -> list[str]:

@@ -19,7 +19,7 @@ import msgspec
 from msgspec import UNSET, UnsetType
 
 from mataserver.errors import MataError
-from mataserver.storage import told
+from mataserver.storage import os_errors_as
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -188,7 +188,7 @@ class Registry:
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
     def _told(self, verb: str) -> contextlib.AbstractContextManager[None]:
-        return told(f"could not {verb} the model registry", self.path, RegistryError)
+        return os_errors_as(f"could not {verb} the model registry", self.path, RegistryError)
 
 
 def _sign(status: os.stat_result) -> _Signature:

@@ -28,7 +28,7 @@ _ORIENTATION = 0x0112
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, TypeError)
 _NO_PICTURE = (UnidentifiedImageError, *_DAMAGED)
 _LARGEST_SCALE = max(MARGINS)
-_LYING = frozenset({5, 6, 7, 8})
+_TRANSPOSED_ORIENTATIONS = frozenset({5, 6, 7, 8})
 _TRANSPOSED = {
     2: lambda a: a[:, ::-1],
     3: lambda a: a[::-1, ::-1],
@@ -114,9 +114,9 @@ def _by_pillow(
     picture = _open(data, max_pixels)
     if wanted is not None and not _reducible(picture):
         wanted = None
-    lying = wanted is not None and _orientation(picture) in _LYING
+    transposed = wanted is not None and _orientation(picture) in _TRANSPOSED_ORIENTATIONS
     try:
-        found = _jpeg(picture, data, wanted[::-1] if wanted and lying else wanted)
+        found = _jpeg(picture, data, wanted[::-1] if wanted and transposed else wanted)
         if found is None:
             picture.load()
             pixels = np.array(_to_rgb(picture, data, alpha, legible=legible), dtype=np.uint8)
@@ -161,7 +161,7 @@ def _upright(found: Picture, orientation: int) -> Picture:
     if turn is None:
         return found
     array, scale, width, height = found
-    sides = (height, width) if orientation in _LYING else (width, height)
+    sides = (height, width) if orientation in _TRANSPOSED_ORIENTATIONS else (width, height)
     return Picture(np.ascontiguousarray(turn(array)), scale, *sides)
 
 

@@ -233,7 +233,7 @@ class Batcher:
         except MataError as error:
             self._answered(batch, error)
         except Exception:
-            log.exception("a worker failed in a way of its own")
+            log.exception("unexpected failure of a worker")
             self._answered(batch, MataError("The model failed"))
 
     def _answered(self, batch: list[QueuedJob], answer: list[Outcome] | MataError) -> None:

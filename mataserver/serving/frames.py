@@ -163,7 +163,7 @@ class FrameSession:
             with self._target.pool.occupied(self.recipe) as worker:
                 await worker.close_session(self.id)
         except MataError as error:
-            log.debug("the state of session %s went with its worker: %s", self.id, error.detail)
+            log.debug("session %s lost its state with its worker: %s", self.id, error.detail)
 
 
 async def result_of(body: bytes, task: str) -> Result:

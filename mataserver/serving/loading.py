@@ -109,7 +109,7 @@ class Loading:
         except Exception as error:
             failure = scarcity(error) or MataError("The model could not be loaded")
             if failure.status != Unavailable.status:
-                log.exception("the load of %s failed in a way of its own", name)
+                log.exception("unexpected error while loading %s", name)
             self._failed(slot, failure)
             raise failure from error
         finally:

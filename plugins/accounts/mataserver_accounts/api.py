@@ -70,4 +70,6 @@ def check_enabled(wish: str, mode: str) -> None:
             "set auth_mode: none if it shall answer everybody"
         )
     if word in _TRUE and mode == "none":
-        raise MataError("environment: AUTH_ENABLED=true: auth_mode is none, which asks nobody")
+        raise MataError(
+            "environment: AUTH_ENABLED=true: auth_mode is none, which authenticates nobody"
+        )

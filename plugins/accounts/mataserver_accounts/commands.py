@@ -77,14 +77,14 @@ def own_password(name: str, url: str | None, api_key: str | None, config_file: s
     """Give yourself another password, on the running server."""
     current = _password("Current password: ", again=False)
     with connected(url, api_key, config_file) as client:
-        token = _asked(client, "POST", "/auth/token", {"username": name, "password": current})
+        token = _fetch_token(client, "POST", "/auth/token", {"username": name, "password": current})
     with connected(url, token, config_file) as client:
         asked = {"current": current, "new": _password("New password: ")}
-        _asked(client, "PUT", "/v1/me/password", asked)
+        _fetch_token(client, "PUT", "/v1/me/password", asked)
     click.echo(f"{name} has another password")
 
 
-def _asked(client: Client, method: str, path: str, value: dict[str, str]) -> str:
+def _fetch_token(client: Client, method: str, path: str, value: dict[str, str]) -> str:
     """Return the token that is answered; what is refused has to do with no key."""
     try:
         answer = client.request(method, path, value).decode(dict[str, Any])

@@ -110,7 +110,7 @@ class Directory:
         try:
             await self.refresh()
         except MataError as error:  # it is done, and must not look as if it were not
-            self._log.warning("accounts are read anew later: %s", error.detail)
+            self._log.warning("reloading the accounts failed and will be retried: %s", error.detail)
             self._stale.set()
         return result
 

@@ -87,10 +87,10 @@ class LogIns:
 
     async def begin(self, request: web.Request) -> web.Response:
         """Answer a token."""
-        asked = await self._asked(request)
+        asked = await self._read(request)
         address = self._ctx.http.address(request)
         user, generation = await self.check(asked.username, asked.password, address)
-        return self._told(user, generation)
+        return self._token_response(user, generation)
 
     async def change(self, request: web.Request) -> web.Response:
         """Give who asks another password; answer a fresh token: those of before end.
@@ -109,9 +109,9 @@ class LogIns:
             accounts = self._directory.accounts
             await self._directory.change(accounts.change_user(user.id, password=asked.new))
         self._ctx.log.info("%s (%s) has another password", user.name, user.id)
-        return self._told(user, generation + 1)
+        return self._token_response(user, generation + 1)
 
-    def _told(self, user: User, generation: int) -> web.Response:
+    def _token_response(self, user: User, generation: int) -> web.Response:
         response = self._ctx.http.respond(self.token(user, generation))
         response.headers["Cache-Control"] = "no-store"
         return response
@@ -154,7 +154,7 @@ class LogIns:
         await self._directory.change(self._directory.accounts.revoke_token(claims.id, claims.until))
         return True
 
-    async def _asked(self, request: web.Request) -> LogIn:
+    async def _read(self, request: web.Request) -> LogIn:
         if request.content_type != FORM:
             async with self._ctx.http.read_json(request, LogIn) as asked:
                 return asked

@@ -104,7 +104,7 @@ class Database:
             return
         async with self.begin() as connection:
             if await connection.run_sync(migrations.migrate, schema, self._lock_file):
-                log.info("tables of %s: version %s", schema.name, schema.head)
+                log.info("schema %s is at version %s", schema.name, schema.head)
 
     async def close(self) -> None:
         """Close every connection."""
@@ -140,7 +140,9 @@ class Database:
             try:
                 await listen()
             except (OSError, sa.exc.SQLAlchemyError) as error:
-                log.warning("changes of other processes are not seen now: %s", type(error).__name__)
+                log.warning(
+                    "notifications of other processes are interrupted: %s", type(error).__name__
+                )
                 await self._pause(RETRY_SECONDS)
                 self._tell_all()
 
@@ -195,7 +197,7 @@ class Database:
             try:
                 changed()
             except Exception:
-                log.exception("a watcher of %s failed", channel)
+                log.exception("a listener of the channel %s failed", channel)
 
     @contextlib.asynccontextmanager
     async def _failures(self) -> AsyncIterator[None]:

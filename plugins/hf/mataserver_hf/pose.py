@@ -61,7 +61,8 @@ class PeopleFinder:
     def find(self, images: Sequence[Image], params: Sequence[PoseParams]) -> list[_Person]:
         """Return the people of all images whose score is at least their image's confidence."""
         asked = [
-            self._part.asked(confidence=each.confidence, prompts=[self._label]) for each in params
+            self._part.params_with(confidence=each.confidence, prompts=[self._label])
+            for each in params
         ]
         results: Any = self._part.model.predict(images, asked)
         return [

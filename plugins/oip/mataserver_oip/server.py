@@ -101,14 +101,14 @@ class InferenceServer:
         model, request_id = self._models.get(request.model), request.id
         name, task = model.name, model.task
         _check_version(request.model, request.version)
-        wanted = _wanted(request.outputs, task)
-        asked = self._asked(request, model)
+        wanted = _outputs(request.outputs, task)
+        asked = self._images(request, model)
         del request  # its bytes are in the images now
         answers = Answers(task, await _run(model, asked))
         tensors = await asyncio.to_thread(lambda: [answers.tensor(each) for each in wanted])
         return Answer(name, request_id, tensors)
 
-    def _asked(self, request: InferRequest, model: ModelHandle) -> list[tuple[bytes, Params]]:
+    def _images(self, request: InferRequest, model: ModelHandle) -> list[tuple[bytes, Params]]:
         """Return the images of a request, each with its parameters."""
         images, given = requests.read(request, self._most)
         if all(each == given[0] for each in given):
@@ -131,7 +131,7 @@ def _check_version(name: str, version: str) -> None:
         raise NotFound(f"Model not found: {name[:200]} version {version[:20]}")
 
 
-def _wanted(names: Sequence[str] | None, task: str) -> tuple[str, ...]:
+def _outputs(names: Sequence[str] | None, task: str) -> tuple[str, ...]:
     known = tuple(each.name for each in signature.outputs(task))
     if names is None:
         return known

@@ -40,9 +40,9 @@ class ModelList:
         every, one = (Body(JSON, OpenAIModels),), (Body(JSON, OpenAIModel),)
         return [
             Route("GET", "/v1/models", self._every, response=every, parameters=_FORMAT,
-                  errors=(422,), needs="models:read", when=_wanted),
+                  errors=(422,), needs="models:read", when=_wants_openai),
             Route("GET", f"/v1/models{_ONE}", self._one, response=one, parameters=_FORMAT,
-                  errors=(404, 422), needs="models:read", when=_wanted),
+                  errors=(404, 422), needs="models:read", when=_wants_openai),
             Route("GET", "/openai/v1/models", self._every, "List the models in OpenAI's form",
                   "OpenAI", response=every, problem=ChatProblem, needs="models:read", denied=401),
             Route("GET", f"/openai/v1/models{_ONE}", self._one, "One model in OpenAI's form",
@@ -67,7 +67,7 @@ class ModelList:
         return self._http.respond(listing.one(info, self._models.pulled_at(name)))
 
 
-def _wanted(request: web.Request) -> bool:
+def _wants_openai(request: web.Request) -> bool:
     """Whether the answer is wanted in OpenAI's form, or in one that nobody has."""
     form = request.query.get("format")
     return _is_openai(request.headers) if form is None else form != "mata"

@@ -99,7 +99,8 @@ class Tracker:
         """
         threshold = self._settings.detector_confidence
         wanted = [
-            self._detector.asked(confidence=threshold, prompts=each.prompts) for each in params
+            self._detector.params_with(confidence=threshold, prompts=each.prompts)
+            for each in params
         ]
         results: Sequence[Any] = self._detector.model.predict(images, wanted)
         return [
