@@ -133,7 +133,11 @@ class Zygote:
         if not fds:
             raise OSError("no socket was attached")
         parent, place = os.getpid(), _make()
-        pid = os.fork()
+        try:
+            pid = os.fork()
+        except OSError:
+            _remove(place)
+            raise
         if pid == 0:
             self._become_worker(parent, fds, place)
         self._children[pid] = place
