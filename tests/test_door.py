@@ -256,7 +256,7 @@ async def test_sources_that_are_refused(client, source, status, said):
         assert await problem(response, status) == said
 
 
-async def test_a_source_that_no_plugin_reads(http):
+async def test_without_the_package(http):
     """Without the plugin of cameras a client is told what to install."""
     asked = {"model": "fake-detect", "source": "rtsp://127.0.0.1/"}
     async with http.post("/v1/sessions", json=asked) as response:

@@ -8,6 +8,8 @@ import planted_sam
 import pytest
 from console_pages import CHROMIUM, asked, served, shown
 
+from camera_sources import make_video
+
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 LIVE = "document.querySelector('.vl')?.innerText.includes('ms old')"
 PATHS = "[...document.querySelectorAll('.over .mask')].map((e) => e.getAttribute('d'))"
@@ -133,3 +135,26 @@ async def test_ask(tmp_path):
         await person.fill("#question", "And now?")
         await person.click("Ask", ".talk")
         await person.until("document.querySelector('.talk .note.bad')?.innerText")
+
+
+@pytest.mark.parametrize("names", [("cameras",), ()])
+async def test_a_camera_is_added(tmp_path, names):
+    """It is one of the server's; a server without the plugin says what to install."""
+    video = make_video(tmp_path / "shelf.mp4")
+    settings = {"plugins": {"cameras": {"camera_paths": ["/"]}}} if names else {}
+    async with (
+        served(tmp_path, *names, **settings) as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go("live")
+        await person.click("Add")
+        await person.fill("dialog input[name=source]", str(video))
+        await person.click("Add", "dialog form")
+        if names:
+            await person.until(f"document.body.innerText.includes('{video.name}')")
+            (camera,) = await asked(server, "GET", "/v1/cameras")
+            assert camera["source"] == video.name
+        else:
+            told = "pip install mataserver-cameras"
+            await person.until(f"document.querySelector('dialog').innerText.includes('{told}')")
+            assert await asked(server, "GET", "/v1/sessions") == []

@@ -1,5 +1,5 @@
 // Live: this device's camera with what a model sees in it, and the cameras of the server.
-import { ask, isAbort, may, send } from "./api.mjs";
+import { ask, isAbort, may, Refused, send } from "./api.mjs";
 import { Chart, Legend } from "./chart.mjs";
 import { Button, Dialog, Note, State, Sure, Trouble } from "./controls.mjs";
 import { ago, long, ms } from "./format.mjs";
@@ -127,6 +127,16 @@ function Tile({ session }) {
       <div class="row between quiet"><span class="cut">${session.model}</span><span class="nowrap">${camera.source}</span></div></div></article>`;
 }
 
+/** Open a camera; a server without the plugin has no such route. */
+async function openCamera(asked) {
+  try {
+    return await ask("v1/cameras", { json: asked });
+  } catch (failure) {
+    if (failure.status !== 404 || failure.message !== "Not found") throw failure;
+    throw new Refused(404, "Cameras come with a package: pip install mataserver-cameras", "", 0);
+  }
+}
+
 function AddCamera({ models, close }) {
   const [error, setError] = useState(null);
   const [busy, setBusy] = useState(false);
@@ -135,7 +145,7 @@ function AddCamera({ models, close }) {
     const { source, model, fps: most } = Object.fromEntries(new FormData(event.target));
     setBusy(true);
     try {
-      await ask("v1/sessions", { json: { model, source: source.trim(), ...(most ? { fps: Number(most) } : {}) } });
+      await openCamera({ model, source: source.trim(), ...(most ? { fps: Number(most) } : {}) });
       refresh("v1/sessions");
       close();
     } catch (failure) { setError(failure); setBusy(false); }
