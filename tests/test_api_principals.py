@@ -142,6 +142,61 @@ async def sign_in(http, **shown):
         return body["csrf"]
 
 
+def shown(key):
+    """Return each way to show a key: headers and query."""
+    basic = base64.b64encode(f"user:{key}".encode()).decode()
+    return {
+        "Bearer": (bearer(key), ""),
+        "Basic": ({"Authorization": f"Basic {basic}"}, ""),
+        "X-API-Key": ({"X-API-Key": key}, ""),
+        "query": ({}, f"?token={key}"),
+    }
+
+
+@pytest.mark.parametrize("way", shown("k"))
+async def test_ways_to_show_a_key(http, way):
+    """On every route each header is judged alike; a key in the URL is none."""
+    keys = {"infer": "infer-key", "models:read": "read-key", "models:write": "write-key"}
+    for (method, path), needs in NEEDS.items():
+        if not needs:
+            continue
+        place = path.format(model_id="fake-detect", version="1", session_id="sess_0")
+        refused = {401} if "openai" in path or "chat" in path else {403}
+        right = keys.get(needs, "admin-key")
+        other = next(key for scope, key in keys.items() if scope != needs)
+        for key, expected in ((right, None), (other, {403}), ("wrong-key", refused)):
+            headers, query = shown(key)[way]
+            async with http.request(method, place + query, headers=headers) as response:
+                code = response.status
+            if way == "query":
+                assert code == 401, (path, key)
+            elif expected is None or (key == other and needs == "any"):
+                assert code not in {401, 403}, (path, key)
+            else:
+                assert code in expected, (path, key)
+
+
+async def test_a_cookie_on_every_route(http, server):
+    """A cookie reads, but for other origins; it acts with ``Origin`` and its token alone."""
+    csrf = await sign_in(http, key="all-key")
+    own = {"Origin": server.url, "X-CSRF-Token": csrf}
+    half = (
+        {},
+        {"Origin": server.url},
+        {"X-CSRF-Token": csrf},
+        {**own, "Origin": "http://x.example"},
+    )
+    for (method, path), needs in NEEDS.items():
+        if not needs:
+            continue
+        place = path.format(model_id="fake-detect", version="1", session_id="sess_0")
+        for headers in (*half, own):
+            async with http.request(method, place, headers=headers) as response:
+                accepted = response.status not in {401, 403}
+            reads = method == "GET" and headers.get("Origin", server.url) == server.url
+            assert accepted == (reads or headers is own), (method, path, headers)
+
+
 async def test_a_browser_signs_in(http, server):
     """A cookie stands for the key from then on; what changes something needs the page's token."""
     csrf = await sign_in(http, key="infer-key")
