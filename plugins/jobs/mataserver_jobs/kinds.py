@@ -33,6 +33,8 @@ class JobKind:
     memory_mb: what it is expected to take, counted beside the models.
     grace:     seconds to stop after a cancellation.
     fixed:     the fields of ``spec`` that say what it is given: a restart leaves them.
+    settings:  JSON values of the operator's, for ``job.settings``: those of now, not of when it
+               was sent, and shown to nobody.
     """
 
     name: str
@@ -43,6 +45,7 @@ class JobKind:
     memory_mb: int = 512
     grace: float = 10.0
     fixed: frozenset[str] = frozenset()
+    settings: Any = None
 
 
 class Access(Struct, frozen=True):
@@ -61,6 +64,7 @@ class Assignment(Struct, frozen=True):
     folder: str
     attempt: int
     access: Access | None = None
+    settings: Any = None
 
 
 class Report(Struct, frozen=True, tag="report"):
@@ -95,6 +99,7 @@ class Job:
         self.spec = spec
         self.attempt = assignment.attempt
         self.access = assignment.access
+        self.settings = assignment.settings
         self.folder = Path(assignment.folder)
         self._send = send
         self._stop = threading.Event()

@@ -171,7 +171,7 @@ class LocalRunner:
         await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
         function = f"{kind.run.__module__}:{kind.run.__qualname__}"
         assignment = Assignment(
-            record.id, function, record.spec, str(folder), record.attempt, access
+            record.id, function, record.spec, str(folder), record.attempt, access, kind.settings
         )
         log.info("job %s (%s): attempt %d", record.id, record.kind, record.attempt)
         async with self._run_process(

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import time
 from typing import TYPE_CHECKING, Any, Self
+
+import msgspec
 
 from mataserver_reconstruct.chronicle import Chronicle
 from mataserver_reconstruct.downloads import Downloads
@@ -54,15 +57,16 @@ class ReconstructService:
 
     def jobs(self) -> tuple[JobKind, ...]:
         """Return the kind of jobs."""
-        return (KIND,)
+        given = msgspec.to_builtins(self._ctx.settings.matchers)
+        return (dataclasses.replace(KIND, settings=given),)
 
     def ping(self) -> dict[str, Any]:
         """Return what the API tells in ``GET /health``."""
         return {"status": "ok", "timestamp": time.time()}
 
     def ready(self) -> dict[str, Any]:
-        """Return what reconstructions work on."""
-        return {"device": self._worker.device}
+        """Return what reconstructions work on, and what is wrong with each other matcher."""
+        return {"device": self._worker.device, "matchers": self._worker.matchers()}
 
     def waiting(self) -> dict[str, str]:
         """Return why no reconstruction can run; empty when one can."""

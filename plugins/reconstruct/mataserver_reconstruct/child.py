@@ -26,6 +26,7 @@ class Order(Struct):
     folder: str
     source: str
     spec: dict[str, Any]
+    settings: dict[str, Any] = {}
 
 
 class Step(Struct, tag="step"):
@@ -62,6 +63,7 @@ def main() -> None:
         Path(order.source),
         order.spec,
         lambda *told: tell(Step(*told)),
+        settings=order.settings,
     )
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's, for whoever waits for us
     signal.signal(signal.SIGTERM, lambda *_: job.stop())

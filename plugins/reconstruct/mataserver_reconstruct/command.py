@@ -12,9 +12,11 @@ from typing import TYPE_CHECKING, Any
 import click
 import msgspec
 
-from mataserver import BadRequest, MataError
+from mataserver import BadRequest, MataError, read_configuration
 from mataserver_reconstruct import child, matchers, stages
+from mataserver_reconstruct.settings import Settings
 from mataserver_reconstruct.spec import read
+from mataserver_reconstruct.weights import Matchers
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -47,18 +49,23 @@ _GRACE = 60  # seconds in which what was reached is written
 @click.option("--scene", "scene_name", help="Name in the report [scene_01].")
 @click.option("--seed", type=int, help="Of everything that draws [0].")
 @click.option("--threads", type=int, help="Of features and matches [what the machine gives].")
-def reconstruct(places: tuple[Path, ...], output: Path, **options: Any) -> None:
+@click.option("--config", "config_file", metavar="FILE", help="Configuration of the server.")
+def reconstruct(
+    places: tuple[Path, ...], output: Path, config_file: str | None, **options: Any
+) -> None:
     """Make camera poses and a coloured point cloud from photographs.
 
     PHOTOS are pictures, folders and ZIP archives of them. The output holds a cloud for each scene
     (PLY and GLB), the poses (CSV) and report.html, which says what became of every photograph.
     """
     asked = {name: value for name, value in options.items() if value is not None}
-    spec = read(asked)
-    matchers.check(spec.matcher)
+    spec, settings = read(asked), Matchers()
+    if spec.matcher != matchers.DEFAULT:  # which needs no settings, be they right or wrong
+        settings = read_configuration(config_file).plugin("reconstruct", Settings).matchers
+    matchers.check(spec.matcher, settings)
     output = output.expanduser().resolve()
     with _gathered(places) as source:
-        figures = _run(source, output, spec)
+        figures = _run(source, output, spec, settings)
     _tell(figures, output)
 
 
@@ -80,11 +87,12 @@ def _gathered(places: Sequence[Path]) -> Iterator[Path]:
         yield Path(made)
 
 
-def _run(source: Path, output: Path, spec: Spec) -> dict[str, Any]:
+def _run(source: Path, output: Path, spec: Spec, settings: Matchers) -> dict[str, Any]:
     """Return the figures of a reconstruction in a process of its own. Raises ``MataError``."""
     output.mkdir(parents=True, exist_ok=True)
     command = [sys.executable, "-m", child.__name__]
-    order = child.Order(str(output), str(source), msgspec.to_builtins(spec))
+    asked, given = msgspec.to_builtins(spec), msgspec.to_builtins(settings)
+    order = child.Order(str(output), str(source), asked, given)
     with subprocess.Popen(  # noqa: S603 - ours
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:

@@ -53,6 +53,19 @@ def glances(study: Study, files: Iterable[str]) -> list[NDArray[np.float32]]:
         ]
 
 
+def matches(study: Study, first: str, second: str) -> NDArray[np.uint32]:
+    """Return the matches of a pair, before they were verified: ``[m, 2]``."""
+    with pycolmap.Database.open(study.database) as opened:
+        one, two = (_image(opened, file).image_id for file in (first, second))
+        if not opened.exists_matches(one, two):
+            return np.empty((0, 2), np.uint32)
+        return np.asarray(opened.read_matches(one, two), np.uint32).reshape(-1, 2)
+
+
+def _image(opened: Any, file: str) -> Any:
+    return opened.read_image_with_name(file)
+
+
 def _places(opened: Any, number: int) -> NDArray[np.float32]:
     rows = np.asarray(opened.read_keypoints(number), np.float32)
     return rows[:, :2] if rows.size else np.empty((0, 2), np.float32)

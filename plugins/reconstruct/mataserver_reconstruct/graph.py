@@ -33,10 +33,12 @@ class Graph(NamedTuple):
 
     keypoints: features by file.
     pairs:     those that were verified, at least ``MIN_INLIERS`` each.
+    detected:  whether features were found before photographs were matched.
     """
 
     keypoints: dict[str, int]
     pairs: list[Pair]
+    detected: bool = True
 
     def best(self, file: str) -> Pair | None:
         """Return the strongest pair of a photograph, if it has any."""

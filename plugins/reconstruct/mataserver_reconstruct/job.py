@@ -12,11 +12,13 @@ class Job(Protocol):
     """One job as its function sees it.
 
     ``input`` holds what was uploaded, ``work`` what a later attempt goes on with, ``output`` the
-    files of the result. ``spec`` is a ``Spec`` or its JSON values.
+    files of the result. ``spec`` is a ``Spec`` or its JSON values, ``settings`` are the operator's:
+    JSON values of ``Matchers``, None for their defaults.
     """
 
     id: str
     spec: Any
+    settings: Any
 
     @property
     def input(self) -> Path:

@@ -27,9 +27,11 @@ class LocalJob:
         spec: Any,
         told: Callable[[str, float, float, str], None] = lambda *_: None,
         name: str = "local",
+        settings: Any = None,
     ) -> None:
         self.id = name
         self.spec = spec
+        self.settings = settings
         self.input = source
         self.work = folder / "work"
         self.output = folder

@@ -31,6 +31,7 @@ import PIL.Image
 import PIL.PngImagePlugin
 
 from concurrent.futures import ThreadPoolExecutor, wait
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -76,13 +77,26 @@ class Native:
         once the call has ended.
         """
         token = pycolmap.CancellationToken()
-        future = self._pool.submit(function, *arguments, cancellation_token=token, **named)
+        work = partial(function, *arguments, cancellation_token=token, **named)
+        return self.watched(work, token.cancel, beside)
+
+    def watched(
+        self,
+        work: Callable[[], Any],
+        stop: Callable[[], None],
+        beside: Callable[[], None] = lambda: None,
+    ) -> Any:
+        """Return what ``work`` returns, which ``stop`` makes end.
+
+        Raises what the job raises when it is to stop, once the work has ended.
+        """
+        future = self._pool.submit(work)
         try:
             while not wait([future], timeout=_STEP).done:
                 self._job.check()
                 beside()
         except BaseException:
-            token.cancel()
+            stop()
             wait([future])
             raise
         return future.result()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import numpy as np
 
 from mataserver_reconstruct import (
@@ -28,6 +29,7 @@ from mataserver_reconstruct import model as models
 from mataserver_reconstruct.files import REPORT
 from mataserver_reconstruct.native import Native
 from mataserver_reconstruct.outcome import Outcome
+from mataserver_reconstruct.weights import Matchers
 
 if TYPE_CHECKING:
     from mataserver_reconstruct.graph import Graph
@@ -63,11 +65,11 @@ def run(job: Job) -> dict[str, Any]:
     What an earlier attempt left in ``job.work`` is gone on with. A job that is stopped while it
     maps leaves what it had reached. Raises ``MataError`` for an input or a spec that is refused.
     """
-    asked = spec.read(job.spec)
-    matchers.check(asked.matcher)
-    study.forget_other(job, asked)
+    asked, settings = spec.read(job.spec), msgspec.convert(job.settings or {}, Matchers)
+    matchers.check(asked.matcher, settings)
+    study.forget_other(job, asked, settings)
     every = photos.prepare(job, asked)
-    made = study.Study(job.work, photos.readable(every), asked, Native(job))
+    made = study.Study(job.work, photos.readable(every), asked, Native(job), settings)
     told = advice.before(every)
     job.report(stages.EXTRACTING, 1, 1, " ".join(told) or f"{len(every)} photographs are read")
     found = _Findings(every, told, _matched(job, made))
@@ -89,7 +91,7 @@ def _matched(job: Job, made: Study) -> Graph:
     """Return the graph of the photographs, once they are matched."""
     if not made.photos:
         return graph.Graph({}, [])
-    matcher = matchers.load(made.spec.matcher)
+    matcher = matchers.load(made.spec.matcher, made.matchers)
     files = [photo.file for photo in made.photos]
 
     def within(begin: float, end: float) -> matchers.Progress:
@@ -100,11 +102,14 @@ def _matched(job: Job, made: Study) -> Graph:
         return told
 
     matcher.extract(made, within(0.0, 0.4))
-    matcher.match(made, _pairs(made, files, within(0.4, 0.45)), within(0.45, 1.0))
-    return database.graph(made)
+    pairs = _pairs(made, matcher, files, within(0.4, 0.45))
+    matcher.match(made, pairs, within(0.45, 1.0))
+    return database.graph(made)._replace(detected=matcher.detects)
 
 
-def _pairs(made: Study, files: list[str], progress: matchers.Progress) -> list[tuple[str, str]]:
+def _pairs(
+    made: Study, matcher: matchers.Matcher, files: list[str], progress: matchers.Progress
+) -> list[tuple[str, str]]:
     """Return the pairs that are to be matched."""
     if len(files) <= made.spec.exhaustive:
         return pairing.every(files)
@@ -112,7 +117,7 @@ def _pairs(made: Study, files: list[str], progress: matchers.Progress) -> list[t
     def told(done: int) -> None:
         progress(done, len(files), f"likely pairs of {done} of {len(files)} photographs")
 
-    return pairing.likely(files, database.glances(made, files), told)
+    return pairing.likely(files, matcher.glances(made, files), told)
 
 
 def _map(job: Job, made: Study, found: _Findings) -> None:

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from msgspec import Meta, Struct
 
 from mataserver_reconstruct.spec import Limits, Points, Voxel
+from mataserver_reconstruct.weights import Matchers
 
 Url = Annotated[str, Meta(pattern=r"^https?://[^\s@]+$", max_length=2000)]
 Word = Annotated[str, Meta(min_length=1, max_length=4096)]
@@ -21,6 +22,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_points:       points of one cloud at most. Also ``SCENE3D_MAX_POINTS``.
     threads:          of features and matches in one job; 0 is what the machine gives.
     limits:           what an archive may hold.
+    matchers:         where the weights of the learned ones are, and what ``fusion`` mixes.
     airflow_url:      the Airflow that retrains; ``null``: none. Also ``AIRFLOW_API_URL``.
     airflow_version:  its API: ``2``, ``3``, or ``auto``, which finds out.
     airflow_username, airflow_password: who asks it. Also ``AIRFLOW_USERNAME``,
@@ -36,6 +38,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_points: Annotated[Points, Meta(extra={"environment": "SCENE3D_MAX_POINTS"})] = 500_000
     threads: Annotated[int, Meta(ge=0, le=256)] = 0
     limits: Limits = Limits()
+    matchers: Matchers = Matchers()
     airflow_url: Annotated[Url | None, Meta(extra={"environment": "AIRFLOW_API_URL"})] = None
     airflow_version: Literal["auto", "2", "3"] = "auto"
     airflow_username: Annotated[Word | None, Meta(extra={"environment": "AIRFLOW_USERNAME"})] = None

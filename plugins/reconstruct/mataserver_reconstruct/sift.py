@@ -2,38 +2,43 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
+from mataserver_reconstruct import cameras, database
 from mataserver_reconstruct.native import pycolmap
 from mataserver_reconstruct.photos import chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
 
     from mataserver_reconstruct.matchers import Progress
     from mataserver_reconstruct.photos import Photo
     from mataserver_reconstruct.study import Study
+    from mataserver_reconstruct.weights import Matchers
 
-_PHOTOS, _PAIRS = 8, 24
-"""How many a call takes: its end is when progress is told. Each call's beginning costs: calls of 4
-photographs took 18 % more CPU than one of 16, of 8 it is 7 %."""
+_PAIRS = 24
+"""How many a call takes: its end is when progress is told."""
 
 
 class Sift:
     """SIFT, as COLMAP does it on the CPU."""
 
+    detects = True
+
     def extract(self, study: Study, progress: Progress) -> None:
         """Find the features of every photograph; those that are in the database stay."""
         done, total = 0, len(study.photos)
-        for chunk, group in _calls(study):
-            self._extract(study, chunk, _camera_of(study, group))
+        for chunk, group in cameras.calls(study):
+            self._extract(study, chunk, cameras.of_group(study, group))
             done += len(chunk)
             progress(done, total, f"features of {done} of {total} photographs")
 
     def _extract(self, study: Study, chunk: list[Photo], camera: int | None) -> None:
-        reader, mode = pycolmap.ImageReaderOptions(), pycolmap.CameraMode.PER_IMAGE
-        if camera is not None:  # which PER_IMAGE would not heed
-            reader.existing_camera_id, mode = camera, pycolmap.CameraMode.AUTO
+        reader, mode = cameras.reader(camera)
         options = pycolmap.FeatureExtractionOptions()
         options.max_image_size = study.spec.max_size
         options.sift.max_num_features = study.spec.max_keypoints
@@ -49,10 +54,14 @@ class Sift:
             device=pycolmap.Device.cpu,
         )
 
+    def glances(self, study: Study, files: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Return the descriptors of each photograph's largest features."""
+        return database.glances(study, files)
+
     def match(self, study: Study, pairs: Sequence[tuple[str, str]], progress: Progress) -> None:
         """Match and verify pairs; those that are in the database stay."""
         listed = study.work / "pairs.txt"
-        left = _unmatched(study, pairs)
+        left = cameras.unverified(study, pairs)
         done, total = len(pairs) - len(left), len(pairs)
         for chunk in chunks(left, _PAIRS):
             listed.write_text("".join(f"{first} {second}\n" for first, second in chunk))
@@ -77,33 +86,34 @@ class Sift:
         )
 
 
-def _calls(study: Study) -> Iterator[tuple[list[Photo], list[Photo]]]:
-    """Yield the photographs of each call with all those of their camera.
+class SiftFinder:
+    """SIFT as a part of a fusion, in a database of its own."""
 
-    The first of a camera makes it; those that share theirs with none come together.
-    """
-    groups = study.cameras()
-    for chunk in chunks([group[0] for group in groups], _PHOTOS):
-        yield chunk, []
-    for group in groups:
-        for chunk in chunks(group[1:], _PHOTOS):
-            yield chunk, group
+    detects = True
 
+    def __init__(self, name: str, _settings: Matchers) -> None:
+        self._name = name
+        self._sift = Sift()
 
-def _camera_of(study: Study, group: list[Photo]) -> int | None:
-    """Return the camera of a group's first photograph; None for no group."""
-    if not group:
-        return None
-    with pycolmap.Database.open(study.database) as database:
-        image: Any = database.read_image_with_name(group[0].file)
-        return int(image.camera_id)
+    def find(self, study: Study, progress: Progress) -> None:
+        """Find the features of every photograph."""
+        self._sift.extract(self._own(study), progress)
 
+    def glances(self, study: Study, files: Sequence[str]) -> list[NDArray[np.float32]]:
+        """Return the descriptors of each photograph's largest features."""
+        return self._sift.glances(self._own(study), files)
 
-def _unmatched(study: Study, pairs: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    with pycolmap.Database.open(study.database) as database:
-        ids = {image.name: image.image_id for image in database.read_all_images()}
-        return [
-            pair
-            for pair in pairs
-            if not database.exists_two_view_geometry(ids[pair[0]], ids[pair[1]])
-        ]
+    def match(self, study: Study, pairs: Sequence[tuple[str, str]], progress: Progress) -> None:
+        """Match pairs of photographs."""
+        self._sift.match(self._own(study), pairs, progress)
+
+    def keypoints(self, study: Study, file: str) -> NDArray[np.float32]:
+        """Return a photograph's keypoints, ``[n, 2]``, as COLMAP counts pixels."""
+        return database.keypoints(self._own(study), [file])[file]
+
+    def matches(self, study: Study, first: str, second: str) -> NDArray[np.uint32]:
+        """Return the matches of a pair: places in the keypoints of both, ``[m, 2]``."""
+        return database.matches(self._own(study), first, second)
+
+    def _own(self, study: Study) -> Study:
+        return replace(study, name=self._name)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -18,23 +19,33 @@ if TYPE_CHECKING:
     from mataserver_reconstruct.native import Native
     from mataserver_reconstruct.photos import Photo
     from mataserver_reconstruct.spec import Spec
+    from mataserver_reconstruct.weights import Matchers
 
+FOUND = "found"
+"""The folder of what matchers keep beside COLMAP's database."""
 _MARK = "features.json"
 
 
 @dataclass(frozen=True)
 class Study:
-    """One reconstruction under way. ``photos`` are those that can be read."""
+    """One reconstruction under way.
+
+    photos:   those that can be read.
+    matchers: what the learned ones need.
+    name:     of COLMAP's database in ``work``.
+    """
 
     work: Path
     photos: list[Photo]
     spec: Spec
     native: Native
+    matchers: Matchers
+    name: str = "database"
 
     @property
     def database(self) -> Path:
         """COLMAP's database."""
-        return self.work / "database.db"
+        return self.work / f"{self.name}.db"
 
     @property
     def folder(self) -> Path:
@@ -56,7 +67,7 @@ class Study:
         return list(groups.values())
 
 
-def forget_other(job: Job, spec: Spec) -> None:
+def forget_other(job: Job, spec: Spec, matchers: Matchers) -> None:
     """Remove what an attempt with other options, or other files, left in ``job.work``.
 
     The same is kept, which is how an attempt goes on with the last one's.
@@ -66,11 +77,12 @@ def forget_other(job: Job, spec: Spec) -> None:
         for path in job.input.rglob("*")
         if path.is_file()
     )
-    asked = msgspec.json.encode([spec.of_features, files])
+    asked = msgspec.json.encode([spec.of_features, matchers, files])
     mark = job.work / _MARK
     digest = hashlib.sha256(asked).hexdigest().encode()
     if mark.exists() and mark.read_bytes() == digest:
         return
-    for path in (*job.work.glob("database.db*"), *job.work.glob("photos.json*")):
+    for path in (*job.work.glob("*.db*"), *job.work.glob("photos.json*")):
         path.unlink()
+    shutil.rmtree(job.work / FOUND, ignore_errors=True)
     photographs.replace(mark, digest)

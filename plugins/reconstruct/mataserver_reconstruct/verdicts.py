@@ -82,7 +82,7 @@ def _why(photo: Photo, graph: Graph, names: dict[str, str], placed: set[str]) ->
     count = graph.keypoints.get(photo.file, 0)
     if not photo.file:
         return "unreadable", f"It could not be read: {photo.problem}."
-    if count < FEW:
+    if count < FEW and graph.detected:
         return "no_features", _empty(photo, count)
     best = graph.best(photo.file)
     if best is None:

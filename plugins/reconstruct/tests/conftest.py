@@ -16,18 +16,19 @@ from mataserver_reconstruct import child
 
 sys.path.append(str(Path(__file__).parent))  # behind all others, whose tests have a conftest too
 
+import planted
 import rendered
 
 
 class Process:
     """A reconstruction in a process of its own, followed line by line."""
 
-    def __init__(self, source, folder, **spec):
+    def __init__(self, source, folder, *, settings=None, **spec):
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
         command = [sys.executable, "-m", "mataserver_reconstruct.child"]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
-        order = child.Order(str(folder), str(source), spec)
+        order = child.Order(str(folder), str(source), spec, settings or {})
         self.process.stdin.write(msgspec.json.encode(order) + b"\n")
         self.process.stdin.flush()
         self.steps = []
@@ -84,18 +85,32 @@ def orbit(tmp_path_factory):
 
 
 @pytest.fixture(scope="session")
-def whole(orbit, tmp_path_factory):
-    """The reconstruction of those: folder, end and steps."""
-    process = Process(orbit[0], tmp_path_factory.mktemp("whole"))
-    return process.folder, process.end(), process.steps
+def reconstructed(tmp_path_factory):
+    """Return a function that makes a whole reconstruction: folder, end and steps."""
+
+    def made(source, **asked):
+        process = Process(source, tmp_path_factory.mktemp("whole"), **asked)
+        return process.folder, process.end(), process.steps
+
+    return made
 
 
 @pytest.fixture(scope="session")
-def strip(tmp_path_factory):
-    """A folder of six small photographs, a step apart: enough for a model, and quick."""
-    folder = tmp_path_factory.mktemp("strip")
-    rendered.orbit(folder, 11, 6, "p", (400, 300), arc=1.6)
-    return folder
+def whole(orbit, reconstructed):
+    """The reconstruction of those: folder, end and steps."""
+    return reconstructed(orbit[0])
+
+
+@pytest.fixture(scope="session")
+def scene(tmp_path_factory):
+    """Six small photographs, a step apart, and their truth: enough for a model, and quick."""
+    return planted.plant(tmp_path_factory.mktemp("scene"))
+
+
+@pytest.fixture(scope="session")
+def strip(scene):
+    """The folder of those photographs."""
+    return scene.photos
 
 
 _NUMBERS = itertools.count(1)

@@ -100,10 +100,9 @@ def looking(centre, target):
     return Pose(rotation, -rotation @ centre)
 
 
-def photograph(quads, pose, size, focal, rng, gain=1.0):
-    """Return what a camera sees, uint8 ``[H, W, 3]``: twice too large, averaged, with noise."""
+def photograph(seen, size, rng, gain=1.0):
+    """Return what a camera keeps of ``[2H, 2W, 3]``, uint8 ``[H, W, 3]``: averaged, with noise."""
     width, height = size
-    seen, _ = look(quads, pose, size, focal)
     picture = seen.reshape(height, 2, width, 2, 3).mean((1, 3)) * gain
     picture += rng.normal(0, 2.0, picture.shape)
     return np.clip(picture, 0, 255).astype(np.uint8)
@@ -178,8 +177,11 @@ def sampled(picture, a, b):
     return upper * (1 - down) + lower * down
 
 
-def orbit(folder: Path, seed, count, prefix="", size=(800, 600), *, arc=2 * np.pi):
-    """Write photographs around a scene into a folder; return their poses by name."""
+def orbit(folder: Path, seed, count, prefix="", size=(800, 600), *, arc=2 * np.pi, depths=None):
+    """Write photographs around a scene into a folder; return their poses by name.
+
+    ``depths``: a list that gets those of each photograph, ``[2H, 2W]``.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     quads, rng, poses = scene(seed), np.random.default_rng(seed + 1000), {}
     focal = FOCAL * max(size)
@@ -189,7 +191,10 @@ def orbit(folder: Path, seed, count, prefix="", size=(800, 600), *, arc=2 * np.p
         height = 2.6 + 0.5 * np.sin(3 * angle) + rng.normal(0, 0.1)
         centre = np.array([radius * np.cos(angle), radius * np.sin(angle), height])
         pose = looking(centre, [*rng.normal(0, 0.1, 2), 0.5])
-        pixels = photograph(quads, pose, size, focal, rng, float(rng.uniform(0.9, 1.1)))
+        seen, depth = look(quads, pose, size, focal)
+        pixels = photograph(seen, size, rng, float(rng.uniform(0.9, 1.1)))
+        if depths is not None:
+            depths.append(depth)
         name = f"{prefix}{number:03d}.jpg"
         save(folder / name, pixels, round(FOCAL * 36))
         poses[name] = pose
@@ -200,7 +205,8 @@ def stray(path: Path, seed, size):
     """Write a photograph of a scene of its own."""
     rng = np.random.default_rng(seed)
     quads, pose = scene(seed, boxes=3), looking(np.array([4.0, 1.0, 2.0]), [0, 0, 0.5])
-    save(path, photograph(quads, pose, size, 1.2 * max(size), rng), None)
+    seen, _ = look(quads, pose, size, 1.2 * max(size))
+    save(path, photograph(seen, size, rng), None)
 
 
 def save(path, pixels, focal_35):

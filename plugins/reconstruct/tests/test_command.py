@@ -39,7 +39,7 @@ def test_photographs_become_files(orbit, tmp_path):
     ("arguments", "code", "why"),
     [
         (["nowhere"], 1, "error: there is no nowhere"),
-        (["--matcher", "loftr", "."], 1, "needs learned weights"),
+        (["--matcher", "loftr", "."], 1, "its weights are not on this machine"),
         (["--max-size", "3", "."], 1, "max_size"),
         ([], 2, "PHOTOS"),
     ],

@@ -24,7 +24,7 @@ def known(tmp_path_factory):
         centre = np.array([5.2 * np.cos(angle), 5.2 * np.sin(angle), 2.6])
         poses.append(rendered.looking(centre, [0, 0, 0.5]))
     for at, pose in enumerate(poses):
-        pixels = rendered.photograph(quads, pose, SIZE, FOCAL, rng)
+        pixels = rendered.photograph(rendered.look(quads, pose, SIZE, FOCAL)[0], SIZE, rng)
         Image.fromarray(pixels).save(folder / f"{at}.png")
     _, deep = rendered.look(quads, poses[1], SIZE, FOCAL)
     rows, columns = (rng.integers(0, side * 2, 300) for side in SIZE[::-1])

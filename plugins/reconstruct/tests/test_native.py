@@ -37,21 +37,21 @@ print("it goes on")
 LIGHT = """
 import sys
 import mataserver_reconstruct
-from mataserver_reconstruct import archive, command, drift, intake, matchers, spec, stages
-matchers.check("sift")
-print(sorted({"pycolmap", "sqlite3"} & set(sys.modules)))
+from mataserver_reconstruct import archive, command, drift, intake, matchers, spec, stages, weights
+matchers.check("sift", weights.Matchers())
+print(sorted({"pycolmap", "sqlite3", "torch"} & set(sys.modules)))
 """
 
 SERVER = """
 import sys
 from mataserver_reconstruct import api
-print(sorted({"pycolmap", "cv2", "scipy", "networkx", "PIL"} & set(sys.modules)))
+print(sorted({"pycolmap", "cv2", "scipy", "networkx", "PIL", "torch"} & set(sys.modules)))
 """
 
 PIPELINE = """
 import sys
-from mataserver_reconstruct import kind, pipeline
-print(sorted({"sqlite3"} & set(sys.modules)))
+from mataserver_reconstruct import dense, imported, kind, pipeline, sparse
+print(sorted({"sqlite3", "torch"} & set(sys.modules)))
 """
 
 

@@ -144,7 +144,8 @@ def test_who_walks_straight_on_gets_a_model(begin, tmp_path):
     (tmp_path / "walk").mkdir()
     for at in range(7):
         pose = rendered.looking(np.array([7.0 - 0.4 * at, 0.03 * at, 1.7]), [0, 0, 0.6])
-        pixels = rendered.photograph(quads, pose, size, rendered.FOCAL * 400, rng)
+        seen, _ = rendered.look(quads, pose, size, rendered.FOCAL * 400)
+        pixels = rendered.photograph(seen, size, rng)
         rendered.save(tmp_path / "walk" / f"{at}.jpg", pixels, round(rendered.FOCAL * 36))
     end = begin(tmp_path / "walk", tmp_path / "out", max_size=640).end()
     assert end.how == "done", end.why
@@ -159,7 +160,8 @@ def test_who_only_turns_gets_none(begin, tmp_path):
     for at, angle in enumerate(np.linspace(-0.28, 0.28, 8)):
         ahead = [5 - 5 * np.cos(angle), 5 * np.sin(angle), 0.5]
         pose = rendered.looking(np.array([5.0, 0, 2.0]), ahead)
-        pixels = rendered.photograph(quads, pose, size, rendered.FOCAL * 400, rng)
+        seen, _ = rendered.look(quads, pose, size, rendered.FOCAL * 400)
+        pixels = rendered.photograph(seen, size, rng)
         rendered.save(tmp_path / "turn" / f"{at}.jpg", pixels, round(rendered.FOCAL * 36))
     end = begin(tmp_path / "turn", tmp_path / "out", max_size=640).end()
     assert end.how == "done", end.why
@@ -278,7 +280,7 @@ def test_too_little_is_a_result(count, make, statuses, said, request, tmp_path):
 @pytest.mark.parametrize(
     ("spec", "why"),
     [
-        ({"matcher": "aliked_lightglue"}, "needs learned weights"),
+        ({"matcher": "aliked_lightglue"}, "its weights are not on this machine"),
         ({"matcher": "none"}, "there is no matcher"),
         ({"max_size": 3}, "max_size"),
         ({"colour": "red"}, "colour"),

@@ -1,0 +1,157 @@
+"""The program of our own networks: finds features, or matches pairs, as an order says.
+
+``python -m mataserver_reconstruct.networks ORDER`` prints a line for each photograph or pair that
+is done. One photograph or pair is in memory at a time, and the features of the last few.
+"""
+
+from __future__ import annotations
+
+import functools
+import importlib
+import os
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, cast
+
+import msgspec
+import numpy as np
+from PIL import Image
+
+from mataserver_reconstruct import matchers, measures, sparse
+from mataserver_reconstruct.program import Order
+from mataserver_reconstruct.weights import Matchers
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from numpy.typing import NDArray
+
+    from mataserver_reconstruct.program import Pair
+
+_REMEMBERED = 16  # photographs whose features are kept in memory
+
+
+class Features(NamedTuple):
+    """The features of a photograph.
+
+    xy:          their places ``[n, 2]``; the centre of the upper left pixel is 0, 0.
+    size:        width and height of what the network saw, ``[2]``.
+    score:       how sure each is, ``[n]``.
+    descriptors: ``[n, d]`` of length 1 each.
+    """
+
+    xy: NDArray[np.float32]
+    size: NDArray[np.float32]
+    score: NDArray[np.float32]
+    descriptors: NDArray[np.float32]
+
+
+class Places(NamedTuple):
+    """The matches of a pair: places in both, ``[m, 2]``, and how sure each is.
+
+    The corner of the upper left pixel is 0, 0.
+    """
+
+    first: NDArray[np.float32]
+    second: NDArray[np.float32]
+    score: NDArray[np.float32]
+
+
+class FeatureNetwork(Protocol):
+    """Finds features and matches them. ``side``: the longest side in pixels that it is shown."""
+
+    side: int
+    of_pairs: Literal[False]
+
+    def find(self, pixels: NDArray[np.uint8]) -> Features:
+        """Return the features of a picture, uint8 ``[H, W, 3]``."""
+
+    def match(self, first: Features, second: Features) -> NDArray[np.uint32]:
+        """Return matches: places in the features of both, ``[m, 2]``."""
+
+
+class PairNetwork(Protocol):
+    """Matches two pictures. ``side``: the longest side in pixels that it is shown."""
+
+    side: int
+    of_pairs: Literal[True]
+
+    def match_pair(self, first: NDArray[np.uint8], second: NDArray[np.uint8]) -> Places:
+        """Return the matches of two pictures, uint8 ``[H, W, 3]`` each."""
+
+
+def load(matcher: str, settings: Matchers, most: int) -> FeatureNetwork | PairNetwork:
+    """Return the networks of a matcher, which find ``most`` features at most.
+
+    Raises ``Unavailable`` for weights that are not there, or are of something else.
+    """
+    module, _, name = matchers.NETWORKS[matcher].partition(":")
+    made: FeatureNetwork | PairNetwork
+    made = getattr(importlib.import_module(module), name)(getattr(settings, matcher), most)
+    return made
+
+
+def main() -> None:
+    """Do what the order says."""
+    order = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Order)
+    out = os.fdopen(os.dup(1), "wb", buffering=0)
+    os.dup2(2, 1)  # what libraries print is no line of ours
+    carry_out(order, lambda: out.write(b".\n"))
+
+
+def carry_out(order: Order, done: Callable[[], object]) -> None:
+    """Find and match what an order says; ``done`` is called after each."""
+    import torch
+
+    torch.set_num_threads(order.threads)
+    torch.manual_seed(order.seed)
+    torch.backends.cudnn.deterministic = True
+    network = load(order.matcher, msgspec.convert(order.settings, Matchers), order.most)
+    with torch.inference_mode():
+        _work(order, network, done)
+
+
+def _work(order: Order, network: FeatureNetwork | PairNetwork, done: Callable[[], object]) -> None:
+    photos, output = Path(order.photos), Path(order.output)
+
+    @functools.lru_cache(_REMEMBERED)
+    def features(file: str) -> Features:
+        return Features(*sparse.read(output / f"{file}.npz", *Features._fields))
+
+    for file in order.files:
+        found = cast(FeatureNetwork, network).find(shown(photos / file, network.side))
+        sparse.write(output / f"{file}.npz", **found._asdict())
+        done()
+    for pair in order.pairs:
+        if network.of_pairs:
+            sparse.write(output / pair.file, **_places(network, photos, pair)._asdict())
+        else:
+            matches = network.match(features(pair.first), features(pair.second))
+            sparse.write(output / pair.file, matches=matches)
+        done()
+
+
+def _places(network: PairNetwork, photos: Path, pair: Pair) -> Places:
+    """Return the matches of a pair in pixels of the photographs' files."""
+    one, two = (shown(photos / file, network.side) for file in (pair.first, pair.second))
+    found = network.match_pair(one, two)
+    scales = [_scale(photos / file, seen) for file, seen in ((pair.first, one), (pair.second, two))]
+    first, second = (
+        np.asarray(xy * scale, np.float32) for xy, scale in zip(found[:2], scales, strict=True)
+    )
+    return Places(first, second, found.score)
+
+
+def shown(path: Path, side: int) -> NDArray[np.uint8]:
+    """Return a photograph as a network is shown it: RGB, uint8 ``[H, W, 3]``."""
+    with Image.open(path) as picture:
+        return measures.reduced(np.asarray(picture.convert("RGB")), side)
+
+
+def _scale(path: Path, seen: NDArray[np.uint8]) -> NDArray[np.float64]:
+    with Image.open(path) as picture:
+        return np.array(picture.size) / seen.shape[1::-1]
+
+
+if __name__ == "__main__":
+    main()
