@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from mataserver import BadRequest, MataError, decode_image
+from mataserver_jobs.runner import NICE
 from mataserver_reconstruct import archive, drift
 from mataserver_reconstruct.history import Baseline, sampled
 from mataserver_reconstruct.spec import Limits
 
 if TYPE_CHECKING:
     from mataserver import Context, Parent
-
-NICE = 10
 
 
 class Order(Struct):

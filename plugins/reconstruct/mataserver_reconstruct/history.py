@@ -71,9 +71,16 @@ class History:
         self._keep = keep
 
     async def unnoted(self, kind: str) -> list[str]:
-        """Return the ids of the jobs of a kind that are done and have no entry of that end."""
+        """Return the ids of the jobs of a kind that are done and have no entry of that end.
+
+        Those that ended before all that is kept of an owner with ``keep`` entries had theirs: it
+        went, and another would go at once.
+        """
         entry = sa.exists().where(ENTRIES.c.id == JOBS.c.id, ENTRIES.c.at == JOBS.c.finished_at)
+        oldest = _newest(ENTRIES.c.owner == JOBS.c.owner, self._keep - 1).correlate(JOBS)
+        kept = sa.func.coalesce(JOBS.c.finished_at > oldest.scalar_subquery(), sa.true())
         query = sa.select(JOBS.c.id).where(JOBS.c.kind == kind, JOBS.c.state == "done", ~entry)
+        query = query.where(kept)
         async with self._database.read() as connection:
             found = await connection.execute(query.order_by(JOBS.c.finished_at).limit(_PAGE))
             return list(found.scalars())
@@ -108,7 +115,10 @@ class History:
         return Baseline(measures, [rate for _, rate in rows if rate is not None])
 
     async def add(self, entry: Entry) -> bool:
-        """Keep an entry; False when it is there already. One of an earlier end is replaced."""
+        """Keep an entry. One of an earlier end is replaced.
+
+        False when it is there already, and when it is older than all that is kept.
+        """
         values = msgspec.structs.asdict(entry)
         texts = {name: msgspec.json.encode(values[name]).decode() for name in _JSON}
         try:
@@ -117,9 +127,10 @@ class History:
                 await connection.execute(sa.delete(ENTRIES).where(*earlier))
                 await connection.execute(sa.insert(ENTRIES).values(**{**values, **texts}))
                 await connection.execute(_too_many(entry.owner, self._keep))
+                left = sa.select(ENTRIES.c.id).where(ENTRIES.c.id == entry.id)
+                return await connection.scalar(left) is not None
         except sa.exc.IntegrityError:
             return False
-        return True
 
     async def entries(self, owner: str | None) -> AsyncIterator[Entry]:
         """Yield the entries of an owner, or of everybody, the oldest first."""
@@ -180,9 +191,13 @@ _JSON = ("measures", "report")
 def _too_many(owner: str, keep: int) -> sa.Delete:
     """Return what removes the entries of an owner but for the newest ``keep``."""
     mine = ENTRIES.c.owner == owner
+    return sa.delete(ENTRIES).where(mine, ENTRIES.c.at <= _newest(mine, keep).scalar_subquery())
+
+
+def _newest(mine: sa.ColumnElement[bool], number: int) -> sa.Select[tuple[float]]:
+    """Return the time of an owner's newest entry but for ``number`` newer ones."""
     newest = sa.select(ENTRIES.c.at).where(mine).order_by(ENTRIES.c.at.desc())
-    first = newest.offset(keep).limit(1).scalar_subquery()
-    return sa.delete(ENTRIES).where(mine, ENTRIES.c.at <= first)
+    return newest.offset(number).limit(1)
 
 
 def _entry(row: Any) -> Entry:

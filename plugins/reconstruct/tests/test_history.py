@@ -106,6 +106,41 @@ async def test_jobs_that_are_not_noted(kept, database):
     assert len(await kept.unnoted("reconstruct")) == 2
 
 
+async def test_jobs_whose_entries_went_are_not_noted_again(kept, database):
+    """Of an owner with more jobs than entries are kept those that are left out stay out.
+
+    So the next job that ends is looked at, however many there were; another owner's all are.
+    """
+    kept = History(database, keep=3)
+    clock = iter(float(at) for at in range(1, 10_000)).__next__
+    store = Store(database, clock)
+    for owner in ("bob", *["ada"] * 120):
+        await store.submit("reconstruct", owner, {})
+        await store.finish(await store.claim("me", ["reconstruct"]), {})
+    noted = 0
+    while left := await kept.unnoted("reconstruct"):
+        noted += len(left)
+        assert noted <= 121
+        for job in left:
+            done = await store.get(job)
+            assert await kept.add(entry(done.finished_at, done.owner, name=job))
+    assert noted == 121
+    await store.submit("reconstruct", "ada", {})
+    new = await store.claim("me", ["reconstruct"])
+    await store.finish(new, {})
+    assert await kept.unnoted("reconstruct") == [new.id]
+
+
+async def test_what_is_older_than_all_that_is_kept_is_not_new(database):
+    """An entry that goes at once is not said to be kept: nothing follows of it."""
+    await database.migrate(SCHEMA)
+    kept = History(database, keep=3)
+    for at in (5.0, 6.0, 7.0):
+        assert await kept.add(entry(at))
+    assert not await kept.add(entry(4.0))
+    assert [each.at async for each in kept.entries("ada")] == [5.0, 6.0, 7.0]
+
+
 async def test_cooldown(kept, database):
     """Within the time the earlier run counts; given up, or after a clock's fall, a new one may."""
     cooldown = Cooldown(database, 100.0)
