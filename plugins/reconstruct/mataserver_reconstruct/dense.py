@@ -23,9 +23,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mataserver_reconstruct.matchers import Progress
     from mataserver_reconstruct.photos import Photo
-    from mataserver_reconstruct.study import Study
+    from mataserver_reconstruct.study import Progress, Study
     from mataserver_reconstruct.weights import Matchers
 
 CELL = 1 / 640

@@ -15,9 +15,8 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mataserver_reconstruct.matchers import Progress
     from mataserver_reconstruct.photos import Photo
-    from mataserver_reconstruct.study import Study
+    from mataserver_reconstruct.study import Progress, Study
 
 _PAIRS = 24
 """Pairs that are verified by one call: its end is when progress is told."""

@@ -15,15 +15,13 @@ from mataserver_reconstruct import weights
 from mataserver_reconstruct.weights import Checkpoint, Outside, Two
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from mataserver_reconstruct.study import Study
+    from mataserver_reconstruct.study import Progress, Study
     from mataserver_reconstruct.weights import Matchers
-
-    Progress = Callable[[float, float, str], None]
 
 DEFAULT, FUSION = "sift", "fusion"
 _LISTED = "fusion:"

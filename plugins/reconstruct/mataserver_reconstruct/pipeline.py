@@ -36,7 +36,7 @@ if TYPE_CHECKING:
     from mataserver_reconstruct.job import Job
     from mataserver_reconstruct.model import Model
     from mataserver_reconstruct.photos import Photo
-    from mataserver_reconstruct.study import Study
+    from mataserver_reconstruct.study import Progress, Study
 
 _SPARSE = 0.3  # of the stage, where depths follow
 _NONE = cloud.Cloud(np.empty((0, 3)), np.empty((0, 3), np.uint8))
@@ -94,7 +94,7 @@ def _matched(job: Job, made: Study) -> Graph:
     matcher = matchers.load(made.spec.matcher, made.matchers)
     files = [photo.file for photo in made.photos]
 
-    def within(begin: float, end: float) -> matchers.Progress:
+    def within(begin: float, end: float) -> Progress:
         def told(done: float, total: float, message: str) -> None:
             part = done / total if total else 1.0
             job.report(stages.MATCHING, begin + (end - begin) * part, 1.0, message)
@@ -108,7 +108,7 @@ def _matched(job: Job, made: Study) -> Graph:
 
 
 def _pairs(
-    made: Study, matcher: matchers.Matcher, files: list[str], progress: matchers.Progress
+    made: Study, matcher: matchers.Matcher, files: list[str], progress: Progress
 ) -> list[tuple[str, str]]:
     """Return the pairs that are to be matched."""
     if len(files) <= made.spec.exhaustive:

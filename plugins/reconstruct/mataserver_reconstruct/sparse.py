@@ -20,8 +20,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mataserver_reconstruct.matchers import Progress
-    from mataserver_reconstruct.study import Study
+    from mataserver_reconstruct.study import Progress, Study
     from mataserver_reconstruct.weights import Matchers
 
 COMMAND = (sys.executable, "-m", "mataserver_reconstruct.networks")

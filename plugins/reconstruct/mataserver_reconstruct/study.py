@@ -13,6 +13,7 @@ import msgspec
 from mataserver_reconstruct import photos as photographs
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     from mataserver_reconstruct.job import Job
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
     from mataserver_reconstruct.photos import Photo
     from mataserver_reconstruct.spec import Spec
     from mataserver_reconstruct.weights import Matchers
+
+    Progress = Callable[[float, float, str], None]
 
 FOUND = "found"
 """The folder of what matchers keep beside COLMAP's database."""
