@@ -22,7 +22,6 @@ import json
 import logging
 import os
 import select
-import shutil
 import signal
 import socket
 import sys
@@ -31,6 +30,8 @@ import time
 from typing import Any, NoReturn
 
 from mataserver import kernel, logs, seccomp
+from mataserver.engines import scratch
+from mataserver.engines.scratch import Scratch
 
 CONTROL_BYTES = 65_536
 OOM_SCORE = 500
@@ -60,25 +61,12 @@ def preload(modules: list[str]) -> None:
     gc.enable()
 
 
-def _make() -> str | None:
-    """Make a worker's own temporary directory; None where there is no place for any."""
-    try:
-        return tempfile.mkdtemp(prefix="mataserver-")
-    except OSError:
-        return None
-
-
-def _remove(place: str | None) -> None:
-    if place is not None:
-        shutil.rmtree(place, ignore_errors=True)
-
-
 class Zygote:
     """The loop: fork on request, reap, report."""
 
     def __init__(self, control: socket.socket) -> None:
         self._control = control
-        self._children: dict[int, str | None] = {}
+        self._children: dict[int, Scratch] = {}
         self._wake, self._waker = socket.socketpair()
         self._wake.setblocking(False)  # noqa: FBT003 - socket's own signature
         self._waker.setblocking(False)  # noqa: FBT003
@@ -105,7 +93,7 @@ class Zygote:
             if select.select([self._wake], [], [], 0.1)[0]:
                 self._wake.recv(4096)
         for place in places:
-            _remove(place)
+            place.remove()
         os._exit(0)
 
     def _serve(self) -> bool:
@@ -132,18 +120,18 @@ class Zygote:
     def _fork(self, token: int, fds: list[int]) -> None:
         if not fds:
             raise OSError("no socket was attached")
-        parent, place = os.getpid(), _make()
+        parent, place = os.getpid(), Scratch()
         try:
             pid = os.fork()
         except OSError:
-            _remove(place)
+            place.remove()
             raise
         if pid == 0:
             self._become_worker(parent, fds, place)
         self._children[pid] = place
         self._say({"forked": token, "pid": pid})
 
-    def _become_worker(self, parent: int, fds: list[int], place: str | None) -> None:
+    def _become_worker(self, parent: int, fds: list[int], place: Scratch) -> None:
         status = 1
         try:
             signal.set_wakeup_fd(-1)
@@ -151,8 +139,8 @@ class Zygote:
             kernel.die_with(parent)
             kernel.adopt_orphans()
             kernel.be_killed_first(OOM_SCORE)
-            if place is not None:
-                os.environ["TMPDIR"] = tempfile.tempdir = place
+            if place.path is not None:
+                os.environ["TMPDIR"] = tempfile.tempdir = place.path
             for each in (self._control, self._wake, self._waker):
                 each.close()
             from mataserver.engines import child
@@ -176,7 +164,7 @@ class Zygote:
             if pid == 0:
                 break
             if pid in self._children:
-                _remove(self._children.pop(pid))
+                self._children.pop(pid).remove()
                 self._say({"exited": pid, "status": status})
         for pid, parent in kernel.parents():
             if parent == os.getpid() and pid not in self._children:
@@ -202,6 +190,7 @@ def main() -> None:
     sys.path[:] = options["path"]
     logs.configure(options["log_level"], options["log_format"])
     preload(options["preload"])
+    scratch.sweep()
     kernel.adopt_orphans()
     kernel.survive_parent()  # from here on the end of the socket tells, and there is time to kill
     Zygote(socket.socket(fileno=fd)).run()
