@@ -21,6 +21,7 @@ from aiohttp.abc import AbstractResolver
 from yarl import URL
 
 from mataserver.errors import BadRequest, Unavailable
+from mataserver.opening import open_file
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
@@ -232,7 +233,7 @@ class Response:
     async def save(self, target: Path) -> None:
         """Write the body to a file. Raises ``Unavailable`` when it cannot be stored."""
         try:
-            file = await asyncio.to_thread(target.open, "wb")
+            file = await open_file(target, "wb")
             try:
                 async for chunk in self.chunks():
                     await asyncio.to_thread(file.write, chunk)

@@ -97,7 +97,8 @@ def test_the_example_configuration_gets_ready_without_a_network(url):
     while ask("/ready") == 503:
         time.sleep(0.1)
     told = ask("/ready")
-    assert told.pop("device").startswith("CPU (")  # what the plugin reconstruct tells beside it
+    assert told.pop("device").startswith("CPU (")  # this and the next: of the plugin reconstruct
+    assert told.pop("matchers")["sift"] == "ready"
     assert told == {"status": "ready"}
     states = {model["model"]: model["state"] for model in ask("/v1/models")}
     assert sorted(states) == ["opencv-faces", "opencv-qr", "rapidocr"]

@@ -26,6 +26,7 @@ from mataserver.errors import (
 )
 from mataserver.http.forms import MAX_FIELD_BYTES, MAX_FIELDS, once
 from mataserver.http.inflating import PLAIN
+from mataserver.opening import open_file
 from mataserver.service import Saved, Upload, Uploads
 
 if TYPE_CHECKING:
@@ -56,9 +57,8 @@ async def save(request: web.Request, path: Path, field: str, limits: Limits) -> 
     without the field, ``NoRoom`` when the disk is full.
     """
     kind, options = _type(request)
-    file = await asyncio.to_thread(path.open, "wb")
     try:
-        with contextlib.closing(file):
+        with contextlib.closing(await open_file(path, "wb")) as file:
             target = _Target(file)
             body = chunks(request, limits)
             if kind == FORM:
@@ -150,7 +150,7 @@ class _Writing:
         if segment.filename is not None:
             self._name = _utf8(segment.filename)
             path = self._folder / str(len(self.files))
-            self._file = await asyncio.to_thread(path.open, "xb")
+            self._file = await open_file(path, "xb")
 
     def _end(self) -> None:
         if self._file is None:

@@ -65,7 +65,7 @@ class ReconstructService:
         return {"status": "ok", "timestamp": time.time()}
 
     def ready(self) -> dict[str, Any]:
-        """Return what reconstructions work on, and what is wrong with each other matcher."""
+        """Return what reconstructions work on, and of each matcher whether it can work."""
         return {"device": self._worker.device, "matchers": self._worker.matchers()}
 
     def waiting(self) -> dict[str, str]:

@@ -16,7 +16,7 @@ from mataserver_reconstruct import child
 
 sys.path.append(str(Path(__file__).parent))  # behind all others, whose tests have a conftest too
 
-import planted
+import planted_scene
 import rendered
 
 
@@ -104,7 +104,7 @@ def whole(orbit, reconstructed):
 @pytest.fixture(scope="session")
 def scene(tmp_path_factory):
     """Six small photographs, a step apart, and their truth: enough for a model, and quick."""
-    return planted.plant(tmp_path_factory.mktemp("scene"))
+    return planted_scene.plant(tmp_path_factory.mktemp("scene"))
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,7 @@ import time
 from pathlib import Path
 
 import numpy as np
-import planted
+import planted_scene
 import pytest
 from serving_reconstruct import asking, packed
 from test_reconstruct import errors
@@ -23,7 +23,7 @@ from mataserver_reconstruct.weights import Checkpoint, Matchers, Outside, Two
 
 pytestmark = pytest.mark.timeout(300)
 
-PLANTED = str(Path(planted.__file__))
+PLANTED = str(Path(planted_scene.__file__))
 ASKED = {"matcher": "mast3r", "max_size": 640}
 
 

@@ -1,6 +1,6 @@
 """A program that matches pairs of rendered photographs, as an operator's would: it knows the truth.
 
-``python planted.py TRUTH ORDER``: ``TRUTH`` holds the depths and poses of the photographs.
+``python planted_scene.py TRUTH ORDER``: ``TRUTH`` holds the depths and poses of the photographs.
 """
 
 from __future__ import annotations

@@ -1,0 +1,34 @@
+"""Opens files off the event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, BinaryIO, Literal
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+async def open_file(path: Path, mode: Literal["wb", "xb"]) -> BinaryIO:
+    """Open a file in a thread. Whoever is cancelled meanwhile leaves none open.
+
+    A thread cannot be cancelled: what it opens after all is closed, and is there to be removed when
+    the cancellation is raised. Raises ``OSError``.
+    """
+    opening = asyncio.ensure_future(_open(path, mode))
+    try:
+        return await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        opening.add_done_callback(_close)
+        await asyncio.wait([opening])
+        raise
+
+
+async def _open(path: Path, mode: Literal["wb", "xb"]) -> BinaryIO:
+    return await asyncio.to_thread(path.open, mode)
+
+
+def _close(opening: asyncio.Future[BinaryIO]) -> None:
+    with contextlib.suppress(OSError, asyncio.CancelledError):
+        opening.result().close()
