@@ -13,6 +13,7 @@ import pytest
 
 from api_answers import until
 from mataserver import confinement, landlock, seccomp
+from mataserver.cli.serving import note_configuration
 from mataserver.processes import run_process
 from test_confinement import ask, confining
 
@@ -38,6 +39,13 @@ def folder(tmp_path):
         (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
         (tmp_path / name).write_text(text)
     return tmp_path / "data"
+
+
+def test_the_configuration_is_hidden_however_it_was_named(tmp_path, monkeypatch):
+    """By ``--config`` as by its variable: it may hold keys."""
+    monkeypatch.setenv("MATA_SERVER_CONFIG", "other.yaml")
+    note_configuration(str(tmp_path / "server.yaml"))
+    assert str(tmp_path / "server.yaml") in confinement.rules(tmp_path, [], []).hidden
 
 
 @needs_landlock

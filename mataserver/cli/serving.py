@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import logging
 import os
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
 
@@ -26,6 +27,15 @@ if TYPE_CHECKING:
 log = logging.getLogger("mataserver")
 
 
+def note_configuration(file: str | None) -> None:
+    """Name the configuration file by its variable: that is where it is looked up to be hidden.
+
+    It may hold keys, and models are confined to what is no key (``confinement``).
+    """
+    if file:
+        os.environ[f"{config.PREFIX}CONFIG"] = str(Path(file).expanduser().absolute())
+
+
 @click.command()
 @click.option("--host", help="Address to listen on [default: 127.0.0.1].")
 @click.option("--port", type=click.IntRange(0, 65_535), help="Port to listen on [default: 8110].")
@@ -41,6 +51,7 @@ def serve(*, host: str | None, port: int | None, opening: bool, config_file: str
     from mataserver import logs, running
 
     settings, set_by = config.read(config_file, host=host, port=port)
+    note_configuration(config_file)
     take_hub_variables()
     logs.configure(settings.log_level, settings.log_format)
     if settings.auth_mode == "none" and not is_loopback(settings.host):

@@ -137,6 +137,9 @@ async def test_which_fields_pass(stand, upstreams, targets):  # noqa: F811
         "TE": "trailers",
         "X-Consumer-Username": "root",
         "X-Consumer-Custom": "root",
+        "X_Consumer_Username": "root",
+        "X_Forwarded_For": "1.2.3.4",
+        "HTTP2-Settings": "AAMA",
         "X-Forwarded-For": "1.2.3.4",
         "X-Kept": "ä",
     }

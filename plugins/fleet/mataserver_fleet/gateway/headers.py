@@ -14,6 +14,7 @@ JSON, BINARY = "application/json", "application/octet-stream"
 HEADER_LENGTH = "Inference-Header-Content-Length"
 _HOP = {
     b"connection",
+    b"http2-settings",
     b"keep-alive",
     b"proxy-authenticate",
     b"proxy-authorization",
@@ -51,7 +52,7 @@ def forth(given: Fields, consumer: str, address: str) -> bytes:
     named = _named(given)
     lines = []
     for name, value in given:
-        lower = name.lower()
+        lower = name.lower().replace(b"_", b"-")  # servers that make variables of names mix them up
         if lower in _FORTH or lower in named or lower.startswith(_CONSUMER):
             continue
         if not _UNFIT.search(value):
