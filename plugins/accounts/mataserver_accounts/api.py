@@ -6,6 +6,7 @@ import os
 from typing import TYPE_CHECKING, Self
 
 from mataserver import MataError
+from mataserver_accounts.departed import departed
 from mataserver_accounts.directory import Directory
 from mataserver_accounts.key_routes import KeyRoutes
 from mataserver_accounts.log_ins import LogIns
@@ -13,7 +14,7 @@ from mataserver_accounts.people import People
 from mataserver_accounts.user_routes import UserRoutes
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Collection, Iterable
 
     from mataserver import Context, Credentials, Principal, Route
 
@@ -43,6 +44,10 @@ class AccountsService:
     async def authenticate(self, credentials: Credentials) -> Principal | None:
         """Return whose credentials these are; None for what is no key and no token of ours."""
         return self._directory.authenticate(credentials)
+
+    async def departed(self, principals: Collection[str]) -> set[str]:
+        """Return which of these ids are of users and keys that are no more."""
+        return await departed(self._ctx.peer("database").database, principals)
 
     async def __aenter__(self) -> Self:
         """Start. Raises ``MataError`` when accounts cannot be used as they are set up."""

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, Self
 
 from mataserver import MataError
 from mataserver_jobs.courier import Courier
+from mataserver_jobs.departures import Departures
 from mataserver_jobs.desk import Desk
 from mataserver_jobs.infer import INFER
 from mataserver_jobs.infer_routes import InferRoutes
@@ -92,6 +93,12 @@ class JobsService:
         self.desk = Desk(store, self._storage, self._kinds, self._runner.wake, budget)
         self.webhooks = Webhooks(database)
         self._courier = Courier(self.webhooks, ctx.http.outbound, timeout=settings.webhook_timeout)
+        judges = {name: p for name, p in ctx.peers().items() if hasattr(p, "departed")}
+        self._departures = Departures(
+            database, store, self.uploads, [each.departed for each in judges.values()], ctx.log
+        )
+        for channel in (CHANNEL, *judges):
+            database.watch(channel, self._departures.wake)
         database.watch(CHANNEL, self._changed)
         ctx.tasks.spawn(self._run(), "begin to run jobs")
         ctx.tasks.spawn(self._drain(), "stop jobs")
@@ -106,6 +113,7 @@ class JobsService:
 
     async def _close(self) -> None:
         self.desk.close()
+        self._departures.close()
         await asyncio.gather(self._runner.close(), self._courier.close())
 
     async def _sweep_uploads(self) -> None:
@@ -130,6 +138,7 @@ class JobsService:
         self._passes.url = await self._ctx.address()
         self._keep(self._runner.run(), "run jobs")
         self._keep(self._courier.run(), "tell webhooks")
+        self._keep(self._departures.run(), "remove what users left")
 
     def _keep(self, work: Coroutine[Any, Any, None], name: str) -> None:
         """Do some work that stops by being asked, and is looked after as a task of the context's.

@@ -190,6 +190,16 @@ class Uploads:
                     count += 1
         return count
 
+    def owners(self) -> set[str]:
+        """Return who has uploads."""
+        return {each.owner for each in self._all()}
+
+    def remove_of(self, owner: str) -> None:
+        """Remove the uploads of an owner."""
+        for each in self._all():
+            if each.owner == owner:
+                self.remove(each.id)
+
     def _all(self) -> list[Upload]:
         found = (self._read(path.name) for path in self._folders())
         return [each for each in found if each is not None]

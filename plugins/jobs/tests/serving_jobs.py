@@ -85,14 +85,14 @@ class Asking:
 
 
 @contextlib.asynccontextmanager
-async def asking(data_dir, *, jobs=(), database=(), key="test-key", **settings):
-    """Run a server and ask it."""
+async def asking(data_dir, *, jobs=(), database=(), guests=(), key="test-key", **settings):
+    """Run a server, perhaps with more plugins, and ask it."""
     register(data_dir)
     chosen = {"jobs": {**SMALL, **dict(jobs)}, "database": dict(database)}
     keys = {"api_keys": ["test-key"], "engine": "thread"}
     options = {"drain_timeout": 2.0, **keys, "plugins": chosen, **settings}
     async with (
-        serving(data_dir, entry_points=points(), **options) as served,
+        serving(data_dir, entry_points=[*points(), *installed(*guests)], **options) as served,
         session(served, key) as asked,
     ):
         yield asked

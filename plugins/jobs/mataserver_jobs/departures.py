@@ -1,0 +1,106 @@
+"""What somebody leaves who is no more: a removed user, a revoked key.
+
+Nobody could see or stop it but an administrator, and it would go on in the name of one who may
+not: their webhooks and uploads are removed, their jobs that wait or run are cancelled. What has
+ended is kept as long as any job.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from mataserver import Conflict, MataError, NotFound
+from mataserver_jobs.record import ENDED
+from mataserver_jobs.table import JOBS, WEBHOOKS
+
+if TYPE_CHECKING:
+    import logging
+    from collections.abc import Awaitable, Callable, Collection, Sequence
+
+    from mataserver_database import Database
+    from mataserver_jobs.store import Store
+    from mataserver_jobs.uploads import Uploads
+
+    Judge = Callable[[Collection[str]], Awaitable[set[str]]]
+    """Tells which ids of principals are of those who are no more, as far as it knows."""
+
+PAUSE = 1.0
+"""Seconds between two looks at least: a database may change many times a second."""
+LONGEST = 60.0
+
+
+class Departures:
+    """Looks now and then, and soon after a change, who of the owners is no more."""
+
+    def __init__(
+        self,
+        database: Database,
+        store: Store,
+        uploads: Uploads,
+        judges: Sequence[Judge],
+        log: logging.Logger,
+    ) -> None:
+        self._database = database
+        self._store = store
+        self._uploads = uploads
+        self._judges = judges
+        self._log = log
+        self._woken = asyncio.Event()
+        self._closing = asyncio.Event()
+
+    def wake(self) -> None:
+        """Have it look soon."""
+        self._woken.set()
+
+    def close(self) -> None:
+        """End."""
+        self._closing.set()
+        self._woken.set()
+
+    async def run(self) -> None:
+        """Look until ``close``; where nobody knows who is no more there is nothing to do."""
+        while self._judges and not self._closing.is_set():
+            self._woken.clear()
+            with contextlib.suppress(MataError):  # a database that is busy: the next time
+                await self.sweep()
+            await _within(self._closing, PAUSE)
+            await _within(self._woken, LONGEST)
+
+    async def sweep(self) -> set[str]:
+        """Remove what those have left who are no more; return their ids."""
+        owners = await self._owners()
+        found = [await judge(owners) for judge in self._judges] if owners else []
+        gone = set[str]().union(*found)
+        for owner in sorted(gone):
+            self._log.info("%s is no more: webhooks, uploads and jobs under way go", owner)
+            await self._remove(owner)
+        return gone
+
+    async def _owners(self) -> set[str]:
+        """Return whose webhooks, uploads, and jobs that have not ended there are."""
+        waiting = sa.select(JOBS.c.owner).where(JOBS.c.state.not_in(ENDED)).distinct()
+        async with self._database.read() as connection:
+            found = set(await connection.scalars(sa.select(WEBHOOKS.c.owner).distinct()))
+            found |= set(await connection.scalars(waiting))
+        return found | await asyncio.to_thread(self._uploads.owners)
+
+    async def _remove(self, owner: str) -> None:
+        mine = sa.select(JOBS.c.id).where(JOBS.c.owner == owner, JOBS.c.state.not_in(ENDED))
+        async with self._database.begin() as connection:
+            # before the jobs: nobody is told any more
+            await connection.execute(sa.delete(WEBHOOKS).where(WEBHOOKS.c.owner == owner))
+            jobs = list(await connection.scalars(mine))
+        for job in jobs:
+            with contextlib.suppress(NotFound, Conflict):  # it has ended meanwhile
+                await self._store.cancel(job)
+        await asyncio.to_thread(self._uploads.remove_of, owner)
+
+
+async def _within(event: asyncio.Event, seconds: float) -> None:
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
