@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import os
@@ -100,9 +101,11 @@ def test_no_process_imports_a_framework(engine, classifier, photo, tmp_path, mon
         )
         with urllib.request.urlopen(request, timeout=60) as answer:
             found = json.loads(answer.read())["classifications"]
-        processes = [server.process.pid, *server.family()]
-        mapped = [libraries(pid) for pid in processes]
-        commands = [Path(f"/proc/{pid}/cmdline").read_bytes() for pid in processes]
+        mapped, commands = [], []
+        for pid in (server.process.pid, *server.family()):
+            with contextlib.suppress(psutil.NoSuchProcess, FileNotFoundError):  # it ended just now
+                mapped.append(libraries(pid))
+                commands.append(Path(f"/proc/{pid}/cmdline").read_bytes())
     finally:
         server.end()
     told = re.findall(r"^import time:.*\|\s+(\w+)[\w.]*$", server.log, re.MULTILINE)
