@@ -16,6 +16,7 @@ import pytest
 
 from conftest import picture, register
 from mataserver import testing
+from mataserver.engines.scratch import PREFIX
 
 PNG = picture()
 
@@ -49,6 +50,22 @@ async def test_infers_in_a_child_process(processes):
     assert status == 200
     assert body["detections"][0]["bbox"] == [10.0, 8.0, 30.0, 28.0]
     assert len(descendants()) == 2
+
+
+async def test_a_worker_holds_the_temporary_directory_of_no_other(processes):
+    """Each has its own open, and none that the zygote held for another when it was forked."""
+    assert (await ask(processes))[0] == (await ask(processes, "fake-ocr"))[0] == 200
+    workers = [each for each in descendants() if each.ppid() != os.getpid()]
+    held = [
+        {
+            link
+            for fd in Path(f"/proc/{each.pid}/fd").iterdir()
+            if PREFIX in (link := str(fd.readlink()))
+        }
+        for each in workers
+    ]
+    assert [len(each) for each in held] == [1, 1]
+    assert held[0] != held[1]
 
 
 @pytest.mark.parametrize("behave", ["exit", "segfault"])

@@ -41,11 +41,17 @@ class Scratch:
             os.close(self._held)
             self.path = None
 
+    def let_go(self) -> None:
+        """Close what was inherited of another process's directory, which stays that one's."""
+        if self.path is not None:
+            os.close(self._held)
+            self.path = None
+
 
 def sweep() -> None:
     """Remove the directories of processes that are gone."""
-    with contextlib.suppress(OSError):
-        for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+    for path in Path(tempfile.gettempdir()).glob(f"{PREFIX}*"):
+        with contextlib.suppress(OSError):  # it goes by itself just now
             if path.lstat().st_uid == os.getuid() and (held := _locked(str(path))) is not None:
                 shutil.rmtree(path, ignore_errors=True)
                 os.close(held)

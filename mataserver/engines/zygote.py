@@ -143,6 +143,8 @@ class Zygote:
                 os.environ["TMPDIR"] = tempfile.tempdir = place.path
             for each in (self._control, self._wake, self._waker):
                 each.close()
+            for other in self._children.values():
+                other.let_go()
             from mataserver.engines import child
 
             with socket.socket(fileno=fds[0]) as sock:

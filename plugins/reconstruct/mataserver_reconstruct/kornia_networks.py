@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pickle
 import re
+from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Any
 
 import cv2
@@ -26,7 +27,7 @@ _EARLIER = re.compile(r"^(self|cross)_attn\.(\d+)")
 """How the authors' own files name the layers."""
 
 
-class Glued:
+class Glued(ABC):
     """A network that finds features, matched by LightGlue."""
 
     side = _SIDE
@@ -38,13 +39,13 @@ class Glued:
         self._finder = self.finder(_state(needs.features), most).to(self._device)
         self._matcher = _light_glue(_state(needs.matcher)).to(self._device)
 
+    @abstractmethod
     def finder(self, state: dict[str, torch.Tensor], most: int) -> Any:
         """Return the network that finds features, with its weights."""
-        raise NotImplementedError
 
+    @abstractmethod
     def found(self, shown: torch.Tensor) -> tuple[torch.Tensor, ...]:
         """Return places, scores and descriptors in a picture ``[1, 3, H, W]``, 0 to 1."""
-        raise NotImplementedError
 
     def find(self, pixels: NDArray[np.uint8]) -> Features:
         """Return the features of a picture, uint8 ``[H, W, 3]``."""

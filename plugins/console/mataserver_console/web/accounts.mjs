@@ -1,7 +1,7 @@
 // Keys and users, where the plugin accounts keeps them.
 import { ask, may } from "./api.mjs";
 import { Button, Copy, Dialog, Note, State, Sure, Trouble } from "./controls.mjs";
-import { useForm } from "./form.mjs";
+import { ShownOnce, useForm } from "./form.mjs";
 import { ago } from "./format.mjs";
 import { html, useState } from "./html.mjs";
 import { refresh, useSource } from "./source.mjs";
@@ -19,10 +19,7 @@ function NewKey({ close }) {
     } }));
     refresh("v1/keys");
   });
-  if (made) {
-    return html`<${Dialog} title="The key" onClose=${close}><${Note} kind="warn">It is shown this once: the server keeps its digest only.<//>
-      <div class="row"><code class="field grow secret">${made.key}</code><${Copy} text=${made.key}>Copy<//></div><div><${Button} primary onClick=${close}>Done<//></div><//>`;
-  }
+  if (made) return html`<${ShownOnce} name=${made.name} secret=${made.key} close=${close}/>`;
   return html`<${Dialog} title="New key" onClose=${close}><form class="stack-12" onSubmit=${submit}>${error && html`<${Trouble} error=${error}/>`}
     <label class="stack-4"><span class="label">Name</span><input class="field" name="name" required placeholder="door camera"/></label>
     <fieldset class="stack-4"><legend class="label">May</legend><div class="checks">${SCOPES.filter(may).map((scope) => html`<label class="row" key=${scope}><input type="checkbox" name="scope" value=${scope} checked=${scope === "infer"}/>${scope}</label>`)}</div></fieldset>

@@ -1,7 +1,7 @@
 // Fleet: the Tritons, what they serve, the applications and consumers that ask them, what is asked.
 import { ask, may } from "./api.mjs";
 import { Button, Segments, State, Sure, Trouble } from "./controls.mjs";
-import { Applications, NewApplication } from "./fleet_apps.mjs";
+import { Applications, MODELS, NewApplication } from "./fleet_apps.mjs";
 import { Consumers, NewConsumer } from "./fleet_consumers.mjs";
 import { Traffic } from "./fleet_traffic.mjs";
 import { Form } from "./form.mjs";
@@ -11,13 +11,11 @@ import { html, useState } from "./html.mjs";
 import { amend, useRoute } from "./route.mjs";
 import { refresh, useSource } from "./source.mjs";
 
-export const TRITONS = "api/tritons?limit=1000";
-export const MODELS = "api/models?limit=1000";
+const TRITONS = "api/tritons?limit=1000";
 const STATES = { ready: "ok", unready: "warn", offline: "bad", unknown: "off", partial: "warn", loading: "busy", failed: "bad", unloaded: "off" };
 const EVERY = 2;
 
 const since = (text) => (text ? ago(Date.parse(text) / 1000) : "never");
-const json = (method, body) => ({ method, headers: { "Content-Type": "application/json" }, body: JSON.stringify(body ?? {}) });
 
 /** Something that is done to a row, with what the server said against it. */
 function useAct(...lists) {
@@ -70,8 +68,8 @@ function Model({ model }) {
     <td class="wide"><div class="row wrap tight">${wanted ? model.tritons.map((at) => html`<${Placement} key=${at.id} at=${at}/>`) : "–"}</div></td>
     <td class="num wide">${Number(model.inference_count).toLocaleString("en")}</td><td class="wide soft">${since(model.last_inference)}</td>
     <td class="num actions"><div class="row end tight">${may("fleet:write") && (wanted
-      ? html`<${Sure} small disabled=${busy} text="Unload" effect="No Triton serves it then." action=${() => act(`${path}/unload`, json("POST"))}/>`
-      : html`<${Button} small disabled=${busy || !model.latest_version} onClick=${() => act(`${path}/load`, json("POST"))}>Load<//>
+      ? html`<${Sure} small disabled=${busy} text="Unload" effect="No Triton serves it then." action=${() => act(`${path}/unload`, { json: {} })}/>`
+      : html`<${Button} small disabled=${busy || !model.latest_version} onClick=${() => act(`${path}/load`, { json: {} })}>Load<//>
         <${Sure} small bare disabled=${busy} text="Remove" effect="Its files go too." action=${() => act(path, { method: "DELETE" })}/>`)}</div></td></tr>`;
 }
 
@@ -86,7 +84,7 @@ function Models() {
 
 const NewTriton = ({ close }) => html`<${Form} title="Register a Triton" text="Register" close=${close} send=${async (given) => {
     const ports = ["grpc_port", "metrics_port"].filter((name) => given.get(name)).map((name) => [name, given.get(name)]);
-    await ask("api/tritons", json("POST", { name: given.get("name").trim(), host: given.get("host").trim(), port: given.get("port"), ...Object.fromEntries(ports) }));
+    await ask("api/tritons", { json: { name: given.get("name").trim(), host: given.get("host").trim(), port: given.get("port"), ...Object.fromEntries(ports) } });
     refresh(TRITONS);
   }}>
   <label class="stack-4"><span class="label">Name</span><input class="field" name="name" required placeholder="gpu-1"/></label>

@@ -1,13 +1,14 @@
 // Applications: what programs ask; each offers models and lets consumers in.
 import { ask, may } from "./api.mjs";
 import { Button, Copy, Sure, Trouble } from "./controls.mjs";
-import { CONSUMERS, Limits, ShownOnce, limits } from "./fleet_consumers.mjs";
-import { Form } from "./form.mjs";
+import { CONSUMERS, Limits, limits } from "./fleet_consumers.mjs";
+import { Form, ShownOnce } from "./form.mjs";
 import { html, useState } from "./html.mjs";
 import { refresh, useSource } from "./source.mjs";
 
 const APPS = "api/apps?limit=1000";
-const MODELS = "api/models?limit=1000";
+/** The fleet's models. */
+export const MODELS = "api/models?limit=1000";
 
 export const NewApplication = ({ close }) => html`<${Form} title="New application" text="Make the application" close=${close} send=${async (given) => {
     const host = given.get("host").trim();

@@ -1,7 +1,7 @@
 // Consumers: the programs that ask applications, with a key each that is shown once.
 import { ask, may } from "./api.mjs";
-import { Button, Copy, Dialog, Note, State, Sure, Trouble } from "./controls.mjs";
-import { Form } from "./form.mjs";
+import { State, Sure, Trouble } from "./controls.mjs";
+import { Form, ShownOnce } from "./form.mjs";
 import { html, useState } from "./html.mjs";
 import { refresh, useSource } from "./source.mjs";
 
@@ -9,11 +9,6 @@ export const CONSUMERS = "api/consumers?limit=1000";
 
 /** The limits that a form names. */
 export const limits = (given) => Object.fromEntries(["rate", "quota"].filter((name) => given.get(name)).map((name) => [name, Number(given.get(name))]));
-
-/** A key that the server does not keep. */
-export const ShownOnce = ({ name, secret, close }) => html`<${Dialog} title=${`The key of ${name}`} onClose=${close}>
-  <${Note} kind="warn">It is shown this once: the server keeps its digest only.<//>
-  <div class="row"><code class="field grow secret">${secret}</code><${Copy} text=${secret}>Copy<//></div><div><${Button} primary onClick=${close}>Done<//></div><//>`;
 
 export const Limits = () => html`<label class="stack-4"><span class="label">Requests a minute</span><input class="field" name="rate" type="number" min="1" placeholder="no limit"/></label>
   <label class="stack-4"><span class="label">Requests a day</span><input class="field" name="quota" type="number" min="1" placeholder="no limit"/></label>`;

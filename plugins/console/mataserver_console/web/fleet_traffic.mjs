@@ -4,11 +4,9 @@ import { State, Trouble } from "./controls.mjs";
 import { bytes } from "./format.mjs";
 import { html, useMemo } from "./html.mjs";
 import { Icon } from "./icons.mjs";
-import { samples } from "./metrics.mjs";
+import { EVERY, KEPT, perSecond, samples, short } from "./metrics.mjs";
 import { useSource } from "./source.mjs";
 
-const KEPT = 90;
-const EVERY = 2;
 const COUNTS = { requests: "requests", failed: "failed", in: "bytes_in", out: "bytes_out" };
 const looks = [];
 
@@ -30,9 +28,7 @@ export function counted(text) {
 }
 
 const total = (look, key) => look.rows.reduce((sum, row) => sum + row[key], 0);
-/** The change of a count for each second between two looks; null where the server began anew. */
-const rates = (key) => looks.slice(1).map((look, at) => { const step = total(look, key) - total(looks[at], key); return step < 0 ? null : step / ((look.at - looks[at].at) / 1000); });
-const short = (value) => (value >= 100 ? String(Math.round(value)) : String(Number(value.toFixed(1))));
+const rates = (key) => perSecond(looks, (look) => total(look, key));
 
 export function Traffic() {
   const { data, error, at } = useSource("metrics", EVERY);

@@ -1,5 +1,5 @@
 // A dialog with a form: it sends what is filled in, and says in it what the server refused.
-import { Button, Dialog, Trouble } from "./controls.mjs";
+import { Button, Copy, Dialog, Note, Trouble } from "./controls.mjs";
 import { html, useState } from "./html.mjs";
 
 /** Sends a form; its error stands in it. */
@@ -22,3 +22,8 @@ export function Form({ title, text, send, close, children }) {
   return html`<${Dialog} title=${title} onClose=${close}><form class="stack-12" onSubmit=${submit}>${error && html`<${Trouble} error=${error}/>`}
     ${children}<div><${Button} primary type="submit" disabled=${busy}>${text}<//></div></form><//>`;
 }
+
+/** A key that the server does not keep. */
+export const ShownOnce = ({ name, secret, close }) => html`<${Dialog} title=${`The key of ${name}`} onClose=${close}>
+  <${Note} kind="warn">It is shown this once: the server keeps its digest only.<//>
+  <div class="row"><code class="field grow secret">${secret}</code><${Copy} text=${secret}>Copy<//></div><div><${Button} primary onClick=${close}>Done<//></div><//>`;

@@ -5,8 +5,9 @@ import { ms, size } from "./format.mjs";
 import { html, useMemo } from "./html.mjs";
 import { useSource } from "./source.mjs";
 
-const KEPT = 90;
-const EVERY = 2;
+/** How many looks are kept, and the seconds between two. */
+export const KEPT = 90;
+export const EVERY = 2;
 const LINE = /^([a-zA-Z_:][\w:]*)(?:\{(.*)\})? (\S+)$/;
 
 /** The samples of Prometheus' text: name, labels, value. */
@@ -71,11 +72,12 @@ function look(text, at) {
 const looks = [];
 
 /** The change of a count for each second between two looks; null after a restart of the server. */
-const rates = (key) => looks.slice(1).map((each, at) => (each[key] < looks[at][key] ? null : (each[key] - looks[at][key]) / ((each.at - looks[at].at) / 1000)));
+export const perSecond = (all, count) => all.slice(1).map((each, at) => { const step = count(each) - count(all[at]); return step < 0 ? null : step / ((each.at - all[at].at) / 1000); });
+const rates = (key) => perSecond(looks, (look) => look[key]);
 const plain = (key, unit = 1) => looks.slice(1).map((each) => each[key] / unit);
 const quantiles = (share) => looks.slice(1).map((each, at) => { const value = quantile(looks[at].infer, each.infer, share); return value === null ? null : value * 1000; });
 
-const short = (value) => (value >= 100 ? String(Math.round(value)) : String(Number(value.toFixed(1))));
+export const short = (value) => (value >= 100 ? String(Math.round(value)) : String(Number(value.toFixed(1))));
 
 const Card = ({ title, names, children }) => html`<section class="card" aria-label=${title}><header><h2>${title}</h2><span class="grow"></span>${names && html`<${Legend} names=${names}/>`}</header>${children}</section>`;
 
