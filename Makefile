@@ -104,7 +104,7 @@ check: $(VENV)/.setup  ## format, lint, layers, types
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
-	$(BIN)/mypy $(wildcard plugins/*/mataserver_*)
+	$(BIN)/mypy $(wildcard plugins/*/mataserver_*) $(wildcard templates/*/mataserver_*.py)
 
 shape: $(VENV)/.setup  ## the shape of the code in figures, beside their goals
 	$(BIN)/python tests/house_shape.py

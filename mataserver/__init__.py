@@ -65,6 +65,7 @@ from mataserver.results import (
 from mataserver.service import (
     Body,
     Context,
+    Form,
     LastEvent,
     Page,
     Route,
@@ -108,6 +109,7 @@ __all__ = [
     "EmbedResult",
     "Encoded",
     "Entity",
+    "Form",
     "InferResponse",
     "InvalidParams",
     "JobFailed",

@@ -7,7 +7,7 @@ left with the server.
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol, TypeVar, runtime_checkable
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeVar, runtime_checkable
 
 from mataserver.errors import Unavailable
 
@@ -173,6 +173,13 @@ class Share(Protocol):
         ...
 
 
+class Form(NamedTuple):
+    """A form that was read: the bytes of its file, and its other fields."""
+
+    file: bytes
+    fields: dict[str, str]
+
+
 @dataclass(frozen=True, slots=True)
 class Saved:
     """An upload that was written to a file.
@@ -232,6 +239,16 @@ class Http(Protocol):
 
     def read_json(self, request: web.Request, kind: type[T]) -> AbstractAsyncContextManager[T]:
         """Give the body as a ``kind``. Raises as ``read_body``, and 400 and 422 for wrong JSON."""
+        ...
+
+    def read_form(
+        self, request: web.Request, *, field: str = "file"
+    ) -> AbstractAsyncContextManager[Form]:
+        """Give a form whose file is ``field``; it counts as in flight until the context ends.
+
+        Raises as ``read_body``, 403 for a page of another origin, 415 for what is no form, 422 for
+        one without the file.
+        """
         ...
 
     async def save_body(self, request: web.Request, path: Path, *, field: str = "file") -> Saved:

@@ -7,17 +7,11 @@ from typing import NamedTuple
 from multipart import MultipartError, MultipartSegment, PushMultipartParser
 
 from mataserver.errors import BadRequest, InvalidParams
+from mataserver.service import Form
 
 FILE = "file"
 MAX_FIELDS = 64
 MAX_FIELD_BYTES = 65_536
-
-
-class Form(NamedTuple):
-    """The file, and the fields."""
-
-    file: bytes
-    fields: dict[str, str]
 
 
 class _Part(NamedTuple):
@@ -27,29 +21,29 @@ class _Part(NamedTuple):
     """Whether it came with a file's name."""
 
 
-def parse(data: bytes, boundary: str) -> Form:
-    """Split a body into the bytes of ``file`` and the text fields.
+def parse(data: bytes, boundary: str, field: str = FILE) -> Form:
+    """Split a body into the bytes of the file ``field`` and the text fields.
 
     Raises ``BadRequest`` for a body that is no form, ``InvalidParams`` for doubled fields, for such
     as are no text, and where there is no file.
     """
     parts = _parts(data, boundary)
-    files = [each for each in parts if each.name == FILE]
+    files = [each for each in parts if each.name == field]
     if len(files) > 1:
-        raise InvalidParams(f"{FILE}: given twice")
+        raise InvalidParams(f"{field}: given twice")
     if not files:
-        raise InvalidParams(_missing(parts))
+        raise InvalidParams(_missing(parts, field))
     if not files[0].content:
         raise BadRequest("Uploaded file is empty")
-    texts = [(each.name, _text(each)) for each in parts if each.name != FILE]
+    texts = [(each.name, _text(each)) for each in parts if each.name != field]
     return Form(files[0].content, once(texts))
 
 
-def _missing(parts: list[_Part]) -> str:
+def _missing(parts: list[_Part], field: str) -> str:
     """Say that there is no file, and how to send the one that came under another name."""
     other = next((each.name for each in parts if each.named), None)
-    hint = "" if other is None else f"; send {other[:64]!r} as `{FILE}`"
-    return f"{FILE}: field is required{hint}"
+    hint = "" if other is None else f"; send {other[:64]!r} as `{field}`"
+    return f"{field}: field is required{hint}"
 
 
 def once(items: list[tuple[str, str]]) -> dict[str, str]:

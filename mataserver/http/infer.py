@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
-from multipart import parse_options_header
 
 from mataserver import data_uri, params
 from mataserver.errors import BadRequest, InvalidParams
@@ -173,13 +172,7 @@ class InferService(Handlers):
 
     async def _upload(self, request: web.Request) -> web.StreamResponse:
         self._ctx.check_running()
-        kind, options = parse_options_header(request.headers.get("Content-Type", ""))
-        if kind != "multipart/form-data":
-            raise codec.Unsupported("Content-Type must be multipart/form-data")
-        self._http.check_origin(request)
-        async with self._http.read_body(request) as data:
-            file, fields = forms.parse(data, options.get("boundary", ""))
-            del data
+        async with self._http.read_form(request) as (file, fields):
             model = fields.pop("model", None)
             if not model:
                 raise InvalidParams("model: field is required")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from mataserver.http import codec, events, origins, proxies, saving
+from mataserver.http import codec, events, forms, origins, proxies, saving
 from mataserver.http.budget import BudgetShare
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mataserver.http.sockets import MessageSocket, Sockets
     from mataserver.outbound import Content, Outbound, Policy, Response
     from mataserver.principals import Principal
-    from mataserver.service import Event, Saved, Uploads
+    from mataserver.service import Event, Form, Saved, Uploads
 
 T = TypeVar("T")
 
@@ -63,6 +63,16 @@ class Kit:
             asked = await self._budget.decode(data, codec.json_of(kind))
             del data
             yield asked
+
+    @contextlib.asynccontextmanager
+    async def read_form(self, request: web.Request, *, field: str = "file") -> AsyncIterator[Form]:
+        """Give a form whose file is ``field``."""
+        boundary = codec.boundary(request)
+        self.check_origin(request)
+        async with self.read_body(request) as data:
+            form = forms.parse(data, boundary, field)
+            del data
+            yield form
 
     async def decode(self, data: bytes, decode: Callable[[bytes], T]) -> T:
         """Return ``decode(data)``, of a large body beside the event loop."""

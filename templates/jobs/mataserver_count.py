@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Self
+from typing import TYPE_CHECKING, Annotated, Self, cast
 
 from msgspec import Meta, Struct
 
@@ -12,7 +12,7 @@ from mataserver_jobs import JobKind
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from mataserver import Context
+    from mataserver import Context, Principal
     from mataserver_jobs import Job
 
 
@@ -66,7 +66,7 @@ class Counter:
         """Take a job in."""
         desk = self._ctx.peer("jobs").desk
         async with self._ctx.http.read_json(request, Count) as asked, desk.draft() as draft:
-            job = await desk.submit(draft, "count", request[PRINCIPAL].id, asked)
+            job = await desk.submit(draft, "count", cast("Principal", request[PRINCIPAL]).id, asked)
         return self._ctx.http.respond(Taken(job.id), status=202)
 
     async def __aenter__(self) -> Self:
