@@ -56,7 +56,10 @@ def main() -> None:
     os.dup2(2, 1)  # what libraries print is no line of ours
 
     def tell(line: Line) -> None:
-        out.write(msgspec.json.encode(line) + b"\n")
+        try:
+            out.write(msgspec.json.encode(line) + b"\n")
+        except BrokenPipeError:  # who waited for us is gone: what was reached is still written
+            job.stop()
 
     job = LocalJob(
         Path(order.folder),
@@ -65,7 +68,8 @@ def main() -> None:
         lambda *told: tell(Step(*told)),
         settings=order.settings,
     )
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the terminal's, for whoever waits for us
+    for number in (signal.SIGINT, signal.SIGHUP):  # the terminal's, for whoever waits for us
+        signal.signal(number, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: job.stop())
     threading.Thread(target=_watch, args=(job,), daemon=True).start()
     tell(_ended(job))
@@ -82,7 +86,8 @@ def _ended(job: LocalJob) -> End:
 
 def _watch(job: LocalJob) -> None:
     """Stop the job when whoever waits for it is gone."""
-    sys.stdin.read()
+    while os.read(0, 4_096):  # not by sys.stdin, whose lock would be held when all ends
+        pass
     job.stop()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import signal
 import subprocess
 import sys
 import tempfile
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from mataserver_reconstruct.spec import Spec
 
 _GRACE = 60  # seconds in which what was reached is written
+_ENDING = (signal.SIGTERM, signal.SIGHUP)
+"""What ends a command, beside Ctrl-C."""
 
 
 @click.command()
@@ -97,14 +100,37 @@ def _run(source: Path, output: Path, spec: Spec, settings: Matchers) -> dict[str
         command, stdin=subprocess.PIPE, stdout=subprocess.PIPE
     ) as process:
         try:
-            return _followed(process, order)
-        except KeyboardInterrupt:
+            with _ending_by_signals():
+                return _followed(process, order)
+        except (KeyboardInterrupt, SystemExit):
             process.terminate()
             with contextlib.suppress(subprocess.TimeoutExpired):
                 process.communicate(timeout=_GRACE)
+            click.echo("It was stopped; the same command goes on with it", err=True)
             raise
         finally:
             process.kill()
+
+
+@contextlib.contextmanager
+def _ending_by_signals() -> Iterator[None]:
+    """Have signals that would kill this process raise ``SystemExit``, with a shell's status.
+
+    One that is ignored, as by nohup, stays so.
+    """
+
+    def leave(number: int, _frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    before = {number: signal.getsignal(number) for number in _ENDING}
+    for number, handler in before.items():
+        if handler == signal.SIG_DFL:
+            signal.signal(number, leave)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
 
 
 def _followed(process: subprocess.Popen[bytes], order: child.Order) -> dict[str, Any]:

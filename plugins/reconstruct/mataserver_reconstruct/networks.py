@@ -6,6 +6,7 @@ is done. One photograph or pair is in memory at a time, and the features of the 
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import importlib
 import os
@@ -96,7 +97,8 @@ def main() -> None:
     order = msgspec.json.decode(Path(sys.argv[1]).read_bytes(), type=Order)
     out = os.fdopen(os.dup(1), "wb", buffering=0)
     os.dup2(2, 1)  # what libraries print is no line of ours
-    carry_out(order, lambda: out.write(b".\n"))
+    with contextlib.suppress(BrokenPipeError):  # the job is gone
+        carry_out(order, lambda: out.write(b".\n"))
 
 
 def carry_out(order: Order, done: Callable[[], object]) -> None:

@@ -8,11 +8,13 @@ import subprocess
 import sys
 import time
 
+import psutil
 import pytest
 
 pytestmark = pytest.mark.timeout(600)
 
 COMMAND = [sys.executable, "-m", "mataserver", "reconstruct"]
+SMALL = ["--max-size", 640, "--max-keypoints", 1024]
 
 
 def ran(*arguments):
@@ -25,8 +27,7 @@ def ran(*arguments):
 def test_photographs_become_files(orbit, tmp_path):
     """Photographs that are named one by one become a cloud, poses and a report."""
     photos = sorted(orbit[0].iterdir())[:12]
-    small = ["--max-size", 640, "--max-keypoints", 1024, "--dataset", "mine"]
-    done = ran(*photos, "-o", tmp_path / "out", *small)
+    done = ran(*photos, "-o", tmp_path / "out", *SMALL, "--dataset", "mine")
     assert done.returncode == 0, done.stderr
     assert "of 12 photographs have a place" in done.stdout
     assert str(tmp_path / "out" / "report.html") in done.stdout
@@ -59,10 +60,19 @@ def test_an_empty_folder_is_refused(tmp_path):
     assert (done.returncode, "there is no photograph in it" in done.stderr) == (1, True)
 
 
-def test_ctrl_c_leaves_no_process(orbit, tmp_path):
-    """Ctrl-C in a terminal ends the command and its process."""
+@pytest.mark.parametrize(
+    ("number", "everybody", "status"),
+    [
+        (signal.SIGINT, True, 130),
+        (signal.SIGTERM, False, 143),
+        (signal.SIGHUP, True, 129),
+        (signal.SIGKILL, False, -9),
+    ],
+)
+def test_a_signal_leaves_no_process(number, everybody, status, orbit, tmp_path):
+    """Ctrl-C, a kill and a closed terminal end the command and its process, without a trace."""
     process = subprocess.Popen(
-        [*COMMAND, str(orbit[0]), "-o", str(tmp_path / "out")],
+        [*COMMAND, str(orbit[0]), "-o", str(tmp_path / "out"), *map(str, SMALL)],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
@@ -72,13 +82,25 @@ def test_ctrl_c_leaves_no_process(orbit, tmp_path):
         for line in process.stderr:
             if "features of" in line:
                 break
-        os.killpg(process.pid, signal.SIGINT)
-        assert process.wait(timeout=120) == 130
-        end = time.monotonic() + 30
-        while time.monotonic() < end:
-            try:
-                os.killpg(process.pid, 0)
-            except ProcessLookupError:
-                return
-            time.sleep(0.1)
-        pytest.fail("a process is left")
+        (os.killpg if everybody else os.kill)(process.pid, number)
+        assert process.wait(timeout=120) == status
+        said = process.stderr.read()  # until its process has ended, too
+    assert "Traceback" not in said
+    assert ("the same command goes on with it" in said) == (number != signal.SIGKILL)
+    until_gone(process.pid)
+
+
+def until_gone(group):
+    """Wait until nothing of a process group runs; who is orphaned may stay a zombie."""
+    end = time.monotonic() + 60
+    while [each for each in psutil.process_iter() if runs_in(each, group)]:
+        assert time.monotonic() < end, "a process is left"
+        time.sleep(0.1)
+
+
+def runs_in(process, group):
+    """Whether a process of a group runs."""
+    try:
+        return os.getpgid(process.pid) == group and process.status() != psutil.STATUS_ZOMBIE
+    except (ProcessLookupError, psutil.NoSuchProcess):
+        return False
