@@ -17,7 +17,7 @@ from prometheus_client.core import CounterMetricFamily, HistogramMetricFamily
 from prometheus_client.registry import Collector
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from prometheus_client.core import Metric
 
@@ -83,6 +83,16 @@ class Durations(Collector):
             series = self._series[labels] = [0.0] * (len(_BOUNDS) + 1)
         series[bisect_left(_SECONDS, seconds)] += 1
         series[-1] += seconds
+
+    def observe_each(self, seconds: Iterable[float], label: str, labels: Iterable[str]) -> None:
+        """Count several durations, of which the last label tells them apart."""
+        known = self._series
+        for took, last in zip(seconds, labels, strict=True):
+            series = known.get((label, last))
+            if series is None:
+                series = known[label, last] = [0.0] * (len(_BOUNDS) + 1)
+            series[bisect_left(_SECONDS, took)] += 1
+            series[-1] += took
 
     def describe(self) -> Iterator[Metric]:
         """Yield its family without durations, as ``Tally`` does."""

@@ -50,9 +50,11 @@ class BudgetShare:
 
     def take(self, count: int) -> None:
         """Take ``count`` bytes more. Raises ``Unavailable`` when the budget has not as many."""
-        self.check(count)
+        budget = self._budget
+        if budget.taken + count > budget.limit:
+            raise _full()
         self.taken += count
-        self._budget.taken += count
+        budget.taken += count
 
     def cover(self, size: int, limit: int) -> None:
         """Take what is missing to ``size`` bytes. Raises ``TooLarge`` for more than ``limit``."""
@@ -67,9 +69,13 @@ class BudgetShare:
         What was only announced takes no room: who sends nothing shuts out nobody.
         """
         if self._budget.taken + count > self._budget.limit:
-            raise Unavailable("Too many request bytes are in flight", retry_after=1)
+            raise _full()
 
     def give_back(self) -> None:
         """Give all of it back."""
         self._budget.taken -= self.taken
         self.taken = 0
+
+
+def _full() -> Unavailable:
+    return Unavailable("Too many request bytes are in flight", retry_after=1)

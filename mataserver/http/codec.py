@@ -121,13 +121,19 @@ class body:  # noqa: N801 - a context manager, named as what it gives
 
     async def __aenter__(self) -> bytes:
         """Return the whole body; who drops it once it is decoded frees its memory."""
-        limit = self._limits.size
-        expected = self._request.content_length
+        request, limit = self._request, self._limits.size
+        content = request.content
+        if content.is_eof() and hdrs.CONTENT_ENCODING not in request.headers:
+            # The common case, all of which is here: it needs no timer and no coroutines.
+            found = content.read_nowait()
+            self._share.cover(len(found), limit)
+            return found
+        expected = request.content_length
         if expected is not None and expected > limit:
             raise TooLarge(f"The body is over the limit of {limit} bytes")
         try:
             self._share.check(expected or 0)
-            return await _read_in_time(self._request, self._limits, self._share)
+            return await _read_in_time(request, self._limits, self._share)
         except BaseException:
             self._share.give_back()
             raise
@@ -141,8 +147,6 @@ async def _read_in_time(request: web.Request, limits: Limits, share: BudgetShare
     encoding = request.headers.get(hdrs.CONTENT_ENCODING)
     read = _read if encoding is None else functools.partial(_inflate, encoding.strip().lower())
     limit, seconds, idle = limits
-    if request.content.is_eof():  # the common case is spared the timer
-        return await read(request.content.readany, limit, share)
     try:
         async with asyncio.timeout(seconds) as timer:
             chunks = request.content.readany

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 import msgspec
+from aiohttp import hdrs
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import data_uri, params
@@ -17,6 +18,7 @@ from mataserver.results import InferResponse
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from mataserver.envelope import Format
     from mataserver.handles import Encoded
     from mataserver.library.recipe import Recipe
     from mataserver.observers import Observers
@@ -179,10 +181,12 @@ class InferService(Handlers):
             return await self._run(request, self._call(model, fields, text=True), file)
 
     async def _run(self, request: web.Request, call: _Call, image: bytes) -> web.StreamResponse:
-        if events.requested(request):
-            items = call.model.generate_answer(image, call.params)
-            return await events.respond(request, items, self._ctx.server.unread_timeout)
-        form = codec.wanted_format(request)
+        form: Format = "json"
+        if hdrs.ACCEPT in request.headers:
+            if events.requested(request):
+                items = call.model.generate_answer(image, call.params)
+                return await events.respond(request, items, self._ctx.server.unread_timeout)
+            form = codec.wanted_format(request)
         answer = await call.model.answer(image, call.params, form)
         if self._observers.infer and self._observers:
             spec, packed = call.recipe.spec, form == "msgpack"

@@ -14,7 +14,7 @@ from aiohttp.hdrs import METH_ALL
 
 from mataserver.errors import MataError, TooLarge, Unavailable, scarcity
 from mataserver.http import auth, codec, dialects
-from mataserver.http.protocol import wrong_version
+from mataserver.http.protocol import VERSIONS, refusal
 from mataserver.http.routing import ROUTE
 from mataserver.logs import Repeats
 
@@ -96,11 +96,11 @@ def make(table: Table, gate: Gate, lifecycle: Lifecycle, metrics: Metrics) -> Mi
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
-        wrong = wrong_version(request)
-        if wrong is not None:
-            return wrong
-        given = request.headers.get("X-Request-Id", "")
-        request_id = given if _SANE_ID.fullmatch(given) else f"{getrandbits(64):016x}"
+        if request.version not in VERSIONS:
+            return refusal()
+        request_id = request.headers.get("X-Request-Id")
+        if request_id is None or not _SANE_ID.fullmatch(request_id):
+            request_id = f"{getrandbits(64):016x}"
         request[REQUEST_ID] = request_id
         begun = time.perf_counter()
         lifecycle.active += 1
@@ -115,23 +115,24 @@ def make(table: Table, gate: Gate, lifecycle: Lifecycle, metrics: Metrics) -> Mi
             response = dialects.render(request, response, table.forms)
             if (route := request.get(ROUTE)) is not None and not response.prepared:
                 response.headers.update(route.error_headers)
-        # Looking for what is not there costs a microsecond: only streams have it.
-        streamed = response.prepared and COUNTED in request
-        status = request[COUNTED] if streamed else response.status
-        spent = count(request, status, begun)
-        if not response.prepared:
-            if lifecycle.draining:
-                response.force_close()
-            response.headers["X-Request-Id"] = request_id
-            stages = response.headers.get("Server-Timing")
-            total = f"total;dur={spent * 1e3:.3f}"
-            response.headers["Server-Timing"] = f"{stages}, {total}" if stages else total
+        if response.prepared:
+            count(request, request.get(COUNTED, response.status), begun)
+            return response
+        spent = count(request, response.status, begun)
+        if lifecycle.draining:
+            response.force_close()
+        headers = response.headers
+        headers["X-Request-Id"] = request_id
+        stages = headers.get("Server-Timing")
+        total = f"total;dur={spent * 1e3:.3f}"
+        headers["Server-Timing"] = f"{stages}, {total}" if stages else total
         return response
 
     def count(request: web.Request, status: int, begun: float) -> float:
         """Count a request; return the seconds that it took."""
         spent = time.perf_counter() - begun
-        metrics.count(_method(request), table.label(request), str(status), spent)
+        method = request.method if request.method in METH_ALL else "other"  # clients invent more
+        metrics.count(method, table.label(request), str(status), spent)
         return spent
 
     return middleware
@@ -152,11 +153,6 @@ def _is_disconnected(request: web.Request) -> bool:
     return request.transport is None or request.transport.is_closing()
 
 
-def _method(request: web.Request) -> str:
-    """Return the method for a metric's label; a client may invent any number of others."""
-    return request.method if request.method in METH_ALL else "other"
-
-
 class _Answer:
     """Has a request answered, an error too."""
 
@@ -167,9 +163,10 @@ class _Answer:
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            claimed = self._table.claimed(request)
+            table = self._table
+            claimed = table.claimed(request) if table.claims else None
             if claimed is None:
-                route = self._table.choose(request)
+                route = table.choose(request)
                 if route is not None:
                     await _admit(request, route, self._gate)
                     handler = handler if route.when is None else route.handler

@@ -25,7 +25,9 @@ if TYPE_CHECKING:
 _STATUS = 400
 DETAIL = "The request is not valid HTTP"
 _BODY = b'{"detail":"%b"}' % DETAIL.encode()
-_VERSIONS = frozenset({HttpVersion10, HttpVersion11})
+VERSIONS = frozenset({HttpVersion10, HttpVersion11})
+"""Those of HTTP that this server speaks: the parser takes HTTP/0.9, whose requests have no headers,
+and a line that says HTTP/2.0."""
 _FAILED = b'{"detail":"Internal server error"}'
 
 log = logging.getLogger("mataserver.http")
@@ -48,15 +50,8 @@ async def _unsign(_request: web.Request, response: web.StreamResponse) -> None:
     response.headers.popall(hdrs.SERVER, None)
 
 
-def wrong_version(request: web.Request) -> web.Response | None:
-    """Return the answer to a version of HTTP that this server does not speak, or None.
-
-    The parser takes HTTP/0.9, whose requests have no headers, and a line that says HTTP/2.0.
-    """
-    return None if request.version in _VERSIONS else _refusal()
-
-
-def _refusal() -> Plain:
+def refusal() -> Plain:
+    """Return the answer to what is no HTTP that this server speaks."""
     return _plain(_BODY, _STATUS)
 
 
@@ -110,7 +105,7 @@ class Conversation(RequestHandler):
             log.error("a request failed outside its handler", exc_info=exc)
         if request.writer.output_size > 0:
             raise ConnectionError("a part of the answer is sent already")
-        return _refusal() if status == _STATUS else _plain(_FAILED, status)
+        return refusal() if status == _STATUS else _plain(_FAILED, status)
 
     def _give_up(self, _error: WebSocketError) -> None:
         if self.transport is not None:

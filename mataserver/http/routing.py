@@ -52,6 +52,7 @@ class Table:
         self.claims: list[Callable[[web.Request], Handler | None]] = []
         self._limits = limits
         self._known: dict[AbstractRoute, Route] = {}
+        self._labels: dict[AbstractRoute, str] = {}
         self._others: dict[AbstractRoute, list[Route]] = {}
 
     def add(self, application: web.Application, routes: Sequence[Route], expect: Expect) -> None:
@@ -70,6 +71,8 @@ class Table:
                     method, route.path, route.handler, expect_handler=expect
                 )
                 self._known[added] = route
+                if added.resource is not None:
+                    self._labels[added] = added.resource.canonical
 
     def _add_other(self, route: Route, declared: Container[tuple[str, str]]) -> None:
         wanted = {shape(method, route.path) for method in _methods(route, declared)}
@@ -103,13 +106,21 @@ class Table:
         # Looking for what is not there costs a microsecond.
         if self.claims and CLAIMED in request:
             return "claimed"
-        resource = request.match_info.route.resource
+        found = request.match_info.route
+        label = self._labels.get(found)
+        if label is not None:
+            return label
+        resource = found.resource
         return "unmatched" if resource is None else resource.canonical
 
     def limits(self, request: web.Request) -> Limits:
         """Return what the body of a request may take."""
-        route, limits = request.get(ROUTE), self._limits
-        if route is None or (route.max_body is None and route.body_timeout != "idle"):
+        limits = self._limits
+        try:
+            route = request[ROUTE]
+        except KeyError:
+            return limits
+        if route.max_body is None and route.body_timeout != "idle":
             return limits
         size = limits.size if route.max_body is None else route.max_body
         return Limits(size, limits.seconds, route.body_timeout == "idle")

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import logging
 import time
 from collections import deque
@@ -172,7 +173,8 @@ class Batcher:
             self._quiet.set()
 
     def _pump(self, *, waited: bool = False) -> None:
-        while self._running < self._ahead and len(self):
+        # Not ``len(self)``: every request comes by here four times.
+        while self._running < self._ahead and (self._single or self._frames or self._behind):
             if self._running and not waited and self._should_wait():
                 break
             self._start(self._gather())
@@ -224,10 +226,7 @@ class Batcher:
             waiting.queue_ms = round((now - waiting.since) * 1e3, 3)
             waiting.batch = sent
         self._running += 1
-
-        def answered(answer: list[Outcome] | MataError) -> None:
-            self._answered(batch, answer)
-
+        answered = functools.partial(self._answered, batch)
         try:
             sent.drop = self._worker.infer([waiting.job for waiting in batch], answered)
         except MataError as error:
@@ -263,11 +262,14 @@ class Batcher:
         whichever is done first, unless a replica keeps the state of its session.
         """
         worker = self._worker
-        served = [outcome.timing for outcome in answer if outcome.failure is None]
-        if not served:
+        infer, decode = -1.0, 0.0
+        for outcome in answer:
+            if outcome.failure is None:
+                timing = outcome.timing
+                infer = max(infer, timing.infer)
+                decode += timing.decode
+        if infer < 0.0:
             return
-        infer = max(timing.infer for timing in served)
-        decode = sum(timing.decode for timing in served)
         helpers = min(int(decode / max(infer, LEAST_MS)), worker.facts.decoders)
         each = AHEAD if decode + infer < QUICK_MS else int(self._max_batch == 1)
         slow = infer > SLOW * max(decode, LEAST_MS) and infer > QUICK_MS

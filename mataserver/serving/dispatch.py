@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mataserver.serving.residency import Residency
     from mataserver.serving.slots import Slot
 
+_STAGES = ("queue", "decode", "infer", "encode")
 MOST_MOVES = 10
 """Workers that a job is given to one after the other, each replaced for somebody else's image."""
 
@@ -71,11 +72,12 @@ class Dispatch:
     ) -> tuple[Outcome, float]:
         deaths = 0
         for move in range(MOST_MOVES):
-            slot = await self._acquire(recipe)
+            slot = self._ready(recipe) or await self._acquire(recipe)
             try:
                 if slot.batcher is None:
                     continue
                 outcome, waited = await slot.batcher.submit(job, behind=behind)
+                self._note(slot, outcome, waited)
             except Displaced:
                 if move < MOST_MOVES - 1:
                     continue
@@ -87,7 +89,6 @@ class Dispatch:
                 raise Unavailable("The model's worker keeps dying", retry_after=1) from None
             finally:
                 self._release(slot)
-            self._note(slot, outcome, waited)
             return outcome, waited
         raise Unavailable("The model was unloaded meanwhile", retry_after=1)
 
@@ -142,6 +143,16 @@ class Dispatch:
         finally:
             self._residency.touch(slot)
 
+    def _ready(self, recipe: Recipe) -> Slot | None:
+        """Return the slot of a model that is in memory, held: a request then waits for nothing."""
+        slot = self._residency.slots.get(recipe.key)
+        if slot is None or slot.worker is None or slot.recipe is not recipe:
+            return None
+        if not slot.worker.alive:
+            return None
+        slot.holders += 1
+        return slot
+
     async def _acquire(self, recipe: Recipe) -> Slot:
         slot = self._residency.slot(recipe)
         slot.holders += 1
@@ -162,12 +173,11 @@ class Dispatch:
         self._residency.start_timer(slot)
 
     def _note(self, slot: Slot, outcome: Outcome, waited: float) -> None:
+        """Note what a model did, before its slot is released, which notes when that was."""
         slot.deaths, slot.used = 0, True
-        self._residency.touch(slot)
-        name = slot.recipe.spec.name
+        if slot.worker is None:  # it leaves, and its release says nothing of it
+            self._residency.touch(slot)
+        name, timing = slot.recipe.spec.name, outcome.timing
         self._metrics.inferences.add(name, "ok" if outcome.failure is None else "failed")
-        observe, timing = self._metrics.stages.observe, outcome.timing
-        observe(waited / 1e3, name, "queue")
-        observe(timing.decode / 1e3, name, "decode")
-        observe(timing.infer / 1e3, name, "infer")
-        observe(timing.encode / 1e3, name, "encode")
+        took = (waited / 1e3, timing.decode / 1e3, timing.infer / 1e3, timing.encode / 1e3)
+        self._metrics.stages.observe_each(took, name, _STAGES)

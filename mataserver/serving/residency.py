@@ -113,10 +113,9 @@ class Residency:
         """
         if slot.holders or slot.worker is None or self.closed.is_set():
             return
-        slot.idle_since = asyncio.get_running_loop().time()
-        seconds = self._keep_alive(slot)
-        if slot.timer is None and seconds >= 0:
-            loop = asyncio.get_running_loop()
+        loop = asyncio.get_running_loop()
+        slot.idle_since = loop.time()
+        if slot.timer is None and (seconds := self._keep_alive(slot)) >= 0:
             slot.timer = loop.call_later(seconds, self._expire, slot)
 
     def _keep_alive(self, slot: Slot) -> float:
