@@ -203,13 +203,13 @@ if TYPE_CHECKING:
     from mataserver.jsonbody import convert as convert_json
     from mataserver.jsonbody import decode as decode_json
     from mataserver.jsonbody import described as describe_error
+    from mataserver.media.videos import UnreadableVideo
+    from mataserver.media.videos import encode as encode_frame
+    from mataserver.media.videos import frames as read_video
+    from mataserver.media.videos import reason as video_problem
     from mataserver.outbound import AddressRefused, Policy
     from mataserver.processes import Child, run_process
     from mataserver.spawned import Parent
-    from mataserver.videos import UnreadableVideo
-    from mataserver.videos import encode as encode_frame
-    from mataserver.videos import frames as read_video
-    from mataserver.videos import reason as video_problem
     from mataserver_client import Client
 
 _LATE = {
@@ -232,10 +232,10 @@ _LATE = {
     **dict.fromkeys(("AddressRefused", "Policy"), "mataserver.outbound"),
     "static": "mataserver.http.files",
     "Parent": "mataserver.spawned",
-    "UnreadableVideo": "mataserver.videos",
-    "encode_frame": "mataserver.videos:encode",
-    "read_video": "mataserver.videos:frames",
-    "video_problem": "mataserver.videos:reason",
+    "UnreadableVideo": "mataserver.media.videos",
+    "encode_frame": "mataserver.media.videos:encode",
+    "read_video": "mataserver.media.videos:frames",
+    "video_problem": "mataserver.media.videos:reason",
     **dict.fromkeys(("Child", "run_process"), "mataserver.processes"),
 }
 """What brings asyncio, aiohttp or more settings: neither a worker nor most commands need it.
@@ -278,7 +278,7 @@ def draw(
     """
     import numpy as np
 
-    from mataserver import drawing
+    from mataserver.media import drawing
 
     return np.array(drawing.drawn(pixels.copy(), drawing.result_of(found)))
 
@@ -289,6 +289,6 @@ def upright_frame(frame: "VideoFrame") -> "NDArray[np.uint8]":
     Its display matrix is obeyed, turned and mirrored. Raises what PyAV raises for pixels that
     cannot be converted.
     """
-    from mataserver.orientation import upright
+    from mataserver.media.orientation import upright
 
     return upright(frame)

@@ -12,7 +12,7 @@ import msgspec
 from aiohttp import web
 
 import mataserver
-from mataserver import hosting, openapi
+from mataserver import hosting
 from mataserver import plugins as plugin_host
 from mataserver.config import ConfigError
 from mataserver.credentials import KeyRing, server_keys
@@ -21,7 +21,7 @@ from mataserver.engines.memory import MemoryProbe
 from mataserver.feeds.registry import CameraRegistry
 from mataserver.feeds.served import ServedSessions
 from mataserver.hosting import Given, Guest, Hosting
-from mataserver.http import dialects, middleware, origins, protocol
+from mataserver.http import dialects, middleware, openapi, origins, protocol
 from mataserver.http.auth import Gate, Pages
 from mataserver.http.browsers import Browsers, Names
 from mataserver.http.budget import Budget

@@ -12,9 +12,10 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from aiohttp import web
 
-from mataserver import config, openapi
+from mataserver import config
 from mataserver.config import ConfigError
 from mataserver.errors import NotFound
+from mataserver.http import openapi
 from mataserver.http.entrance import default_limit
 from mataserver.http.routing import shape
 from mataserver.plugins import PluginError, refuse

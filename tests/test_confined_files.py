@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from api_answers import until
-from mataserver import confinement, landlock, seccomp
+from mataserver import landlock, seccomp
 from mataserver.cli.serving import note_configuration
+from mataserver.engines import confinement
 from mataserver.processes import run_process
 from test_confinement import ask, confining
 

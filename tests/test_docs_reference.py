@@ -19,12 +19,12 @@ from mataserver import (
     errors,
     fixtures,
     hookspecs,
-    openapi,
     plugins,
     results,
     service,
     testing,
 )
+from mataserver.http import openapi
 from mataserver.metrics import Durations, Metrics, Tally
 
 # docs/errors.md

@@ -9,8 +9,8 @@ import pytest
 import yaml
 
 from markdown_pages import quoted, read, rows
-from mataserver import app, config, confinement, jsonbody, plugins, running, testing, variables
-from mataserver.engines import zygote
+from mataserver import app, config, jsonbody, plugins, running, testing, variables
+from mataserver.engines import confinement, zygote
 from mataserver.http import browsers, forms, stream
 from mataserver.sources import turns
 

@@ -13,11 +13,11 @@ from PIL import Image
 
 import mataserver
 from mataserver import results as r
-from mataserver.drawing import colour_of, draw
 from mataserver.engines.encoding import encode_body
 from mataserver.engines.translation import to_json
 from mataserver.engines.work import Outcome, Timing
 from mataserver.envelope import Envelope
+from mataserver.media.drawing import colour_of, draw
 
 WIDTH, HEIGHT = 320, 240
 BOX = (80.0, 60.0, 240.0, 200.0)

@@ -8,6 +8,7 @@ import house_shape
 
 REACHED = {
     "circles of imports",
+    "class names that stand twice in the core",
     "imports of the core from plugins",
     "imports of plugins from below the public root",
 }

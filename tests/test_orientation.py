@@ -14,7 +14,7 @@ from PIL import Image, ImageOps
 import mataserver
 from camera_peers import film, serving, snapshot
 from mataserver.media import decode
-from mataserver.orientation import turned
+from mataserver.media.orientation import turned
 
 WIDTH, HEIGHT = 96, 64
 ONE = 65536

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any, Self
 import av
 import numpy as np
 
-from mataserver import videos
 from mataserver.errors import BadRequest
-from mataserver.orientation import upright
+from mataserver.media import videos
+from mataserver.media.orientation import upright
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

@@ -164,7 +164,7 @@ def _print(answer: InferResponse, file: Path, **of_frame: float) -> None:
 
 
 def _drawn(pixels: NDArray[np.uint8], answer: InferResponse) -> Image.Image:
-    from mataserver import drawing
+    from mataserver.media import drawing
 
     return drawing.drawn(pixels.copy(), drawing.result_of(answer))
 

@@ -63,6 +63,6 @@ class Shot:
 
 def _draw(jpeg: bytes, body: bytes, task: str) -> bytes:
     # Brings numpy and Pillow, which a server that draws no picture never needs.
-    from mataserver.drawing import draw
+    from mataserver.media.drawing import draw
 
     return draw(jpeg, decode_result(body, task))

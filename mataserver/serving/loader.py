@@ -8,8 +8,9 @@ import os
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from mataserver import confinement, params, sources
+from mataserver import params, sources
 from mataserver.contract import LoadContext
+from mataserver.engines import confinement
 from mataserver.engines.process import ProcessEngine
 from mataserver.engines.replicas import Replicas
 from mataserver.engines.thread import ThreadEngine

@@ -22,7 +22,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from mataserver.sources.messages import Failure
+from mataserver.sources.messages import HubFailure
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -48,25 +48,25 @@ class Unwritten(Refused):
     """There is no room for it; the message is the client's sentence."""
 
 
-def failure(error: BaseException, repo_id: str) -> Failure:
+def failure(error: BaseException, repo_id: str) -> HubFailure:
     """Say what an exception means for the model ``repo_id``."""
     chain = list(_chain(error))
     for one in chain:
         if isinstance(one, Refused):
-            return Failure("unwritten" if isinstance(one, Unwritten) else "refused", str(one))
+            return HubFailure("unwritten" if isinstance(one, Unwritten) else "refused", str(one))
         if isinstance(one, HfHubHTTPError):
             return _answered(one, repo_id)
     for one in chain:
         if isinstance(one, OSError) and one.errno in _FULL:
-            return Failure("unwritten", f"the disk is full: {repo_id} cannot be stored")
+            return HubFailure("unwritten", f"the disk is full: {repo_id} cannot be stored")
     if any(_is_transport(one) for one in chain):
-        return Failure("unreachable", f"cannot reach the hub: {_reason(chain)}")
+        return HubFailure("unreachable", f"cannot reach the hub: {_reason(chain)}")
     if isinstance(error, OSError) and error.strerror:
-        return Failure("unwritten", f"{repo_id} cannot be stored: {error.strerror}")
+        return HubFailure("unwritten", f"{repo_id} cannot be stored: {error.strerror}")
     return _refused(f"the download of {repo_id} has failed")
 
 
-def _answered(error: HfHubHTTPError, repo_id: str) -> Failure:
+def _answered(error: HfHubHTTPError, repo_id: str) -> HubFailure:
     status = error.response.status_code
     for kinds, detail in _REFUSALS:
         if isinstance(error, kinds):
@@ -76,8 +76,9 @@ def _answered(error: HfHubHTTPError, repo_id: str) -> Failure:
     if status in {401, 403}:
         return _refused(f"the hub refuses access to {repo_id}: check HF_TOKEN")
     if status == 429:
-        return Failure("unreachable", "cannot reach the hub: it limits requests, try again later")
-    return Failure("unreachable", f"cannot reach the hub: it answers with an error ({status})")
+        detail = "cannot reach the hub: it limits requests, try again later"
+        return HubFailure("unreachable", detail)
+    return HubFailure("unreachable", f"cannot reach the hub: it answers with an error ({status})")
 
 
 def _reason(chain: list[BaseException]) -> str:
@@ -109,5 +110,5 @@ def _chain(error: BaseException | None) -> Iterator[BaseException]:
         error = error.__cause__ or error.__context__
 
 
-def _refused(detail: str) -> Failure:
-    return Failure("refused", detail)
+def _refused(detail: str) -> HubFailure:
+    return HubFailure("refused", detail)

@@ -15,7 +15,7 @@ from mataserver.errors import BadRequest
 from mataserver.processes import replacing, run_process
 from mataserver.sources.cache import cache_directory, cached
 from mataserver.sources.local import MAX_CONFIG_BYTES, parse_config, read_config
-from mataserver.sources.messages import Config, Downloaded, Failure, Message, Progress
+from mataserver.sources.messages import Config, Downloaded, HubFailure, Message, Progress
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -125,7 +125,7 @@ async def _ask(
                 log.error("the download child failed: %s", await child.last_words())
                 raise _ended(repo_id)
             message = _DECODER.decode(line)
-            if isinstance(message, Failure):
+            if isinstance(message, HubFailure):
                 raise _error(message, environment)
             if not isinstance(message, Progress):
                 return message
@@ -133,7 +133,7 @@ async def _ask(
                 on_progress(message)
 
 
-def _error(failure: Failure, environment: Mapping[str, str] | None) -> BadRequest:
+def _error(failure: HubFailure, environment: Mapping[str, str] | None) -> BadRequest:
     if failure.kind == "unwritten":
         hint = f"{cache_directory(environment)}; HF_HOME or HF_HUB_CACHE names the directory"
         return BadRequest(failure.detail, hint=hint)

@@ -28,7 +28,7 @@ class Config(msgspec.Struct, frozen=True, tag="config"):
     text: str
 
 
-class Failure(msgspec.Struct, frozen=True, tag="failure"):
+class HubFailure(msgspec.Struct, frozen=True, tag="failure"):
     """Why it failed: ``detail`` is the client's sentence.
 
     "unreachable": the hub could not be asked, so what is on disk may do;
@@ -55,4 +55,4 @@ class Said(msgspec.Struct, frozen=True):
 Step: TypeAlias = Progress | Waiting | Said
 """What is told while a model is pulled."""
 
-Message: TypeAlias = Progress | Downloaded | Config | Failure
+Message: TypeAlias = Progress | Downloaded | Config | HubFailure

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import av
 import simplejpeg
 
-from mataserver.orientation import upright
+from mataserver.media.orientation import upright
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
