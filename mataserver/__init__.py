@@ -140,6 +140,7 @@ __all__ = [
     "Result",
     "ResultEvent",
     "Route",
+    "RpcPort",
     "Saved",
     "Segment",
     "SegmentResult",
@@ -177,6 +178,7 @@ __all__ = [
     "read_video",
     "run_process",
     "server_options",
+    "sole_value",
     "static",
     "upright_frame",
     "video_problem",
@@ -195,7 +197,7 @@ if TYPE_CHECKING:
     from mataserver.configuration import Configuration, RegisteredModel, read_configuration
     from mataserver.data_uri import decode as decode_base64
     from mataserver.engines.work import JobFailed
-    from mataserver.http.auth import PRINCIPAL
+    from mataserver.http.auth import PRINCIPAL, sole_value
     from mataserver.http.examples import PICTURE as EXAMPLE_IMAGE
     from mataserver.http.files import static
     from mataserver.jsonbody import MOST_OUTSIDE as JSON_LIMIT
@@ -209,6 +211,7 @@ if TYPE_CHECKING:
     from mataserver.media.videos import reason as video_problem
     from mataserver.outbound import AddressRefused, Policy
     from mataserver.processes import Child, run_process
+    from mataserver.rpc import RpcPort
     from mataserver.spawned import Parent
     from mataserver_client import Client
 
@@ -228,7 +231,8 @@ _LATE = {
     "decode_json": "mataserver.jsonbody:decode",
     "describe_error": "mataserver.jsonbody:described",
     "EXAMPLE_IMAGE": "mataserver.http.examples:PICTURE",
-    "PRINCIPAL": "mataserver.http.auth",
+    **dict.fromkeys(("PRINCIPAL", "sole_value"), "mataserver.http.auth"),
+    "RpcPort": "mataserver.rpc",
     **dict.fromkeys(("AddressRefused", "Policy"), "mataserver.outbound"),
     "static": "mataserver.http.files",
     "Parent": "mataserver.spawned",

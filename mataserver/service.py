@@ -368,12 +368,16 @@ class Admit(Protocol):
     """Lets those pass who may make a call that did not come by HTTP."""
 
     async def __call__(
-        self, metadata: Mapping[str, str], path: str, address: str, needs: str | None
+        self,
+        metadata: Iterable[tuple[str, str]],
+        path: str,
+        address: str,
+        needs: str | None,
     ) -> Principal:
         """Return who calls. Raises 401 for nobody, 403 for whom lacks the scope ``needs``.
 
         ``metadata`` are the call's headers, their names in lower case, ``path`` what it calls, and
-        ``address`` the client's.
+        ``address`` the client's. A key that is there twice is 400.
         """
         ...
 

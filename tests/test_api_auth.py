@@ -119,6 +119,30 @@ async def test_a_websocket_takes_them_too(stranger, server, way):
             assert socket.close_code == code
 
 
+@pytest.mark.parametrize(
+    "shown",
+    [
+        [("Authorization", "Bearer wrong"), ("Authorization", "Bearer test-key")],
+        [("Authorization", "Bearer test-key"), ("Authorization", basic("any", "test-key"))],
+        [("X-API-Key", "wrong"), ("X-API-Key", "test-key")],
+    ],
+)
+async def test_a_key_that_is_there_twice(stranger, shown):
+    """A proxy may have looked at the other one: 400, and on a socket as without a key."""
+    async with stranger.get("/v1/models", headers=shown) as response:
+        assert await problem(response, 400) == f"{shown[0][0]} is there 2 times: send one"
+    async with stranger.ws_connect("/v1/stream/sess_0", headers=shown) as socket:
+        await socket.receive()
+        assert socket.close_code == 4001
+
+
+async def test_a_token_that_is_there_twice(stranger):
+    """``?token=`` of a socket as well."""
+    async with stranger.ws_connect("/v1/stream/sess_0?token=wrong&token=test-key") as socket:
+        await socket.receive()
+        assert socket.close_code == 4001
+
+
 @pytest.mark.parametrize("scheme", ["Bearer", "bearer", "BEARER"])
 async def test_the_scheme_is_case_insensitive(stranger, scheme):
     """HTTP's scheme names have no case."""

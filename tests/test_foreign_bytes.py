@@ -183,8 +183,8 @@ def test_what_a_call_answers(data):
 @given(st.text(max_size=60), st.text(max_size=60))
 def test_credentials(authorization, key):
     """Headers with credentials, as bytes that are no text arrive."""
-    list(auth.of_metadata({"authorization": authorization, "x-api-key": key}, "/"))
-    list(auth.of_metadata({"authorization": f"Basic {authorization}"}, "/"))
+    list(auth.of_metadata([("authorization", authorization), ("x-api-key", key)], "/"))
+    list(auth.of_metadata([("authorization", f"Basic {authorization}")], "/"))
 
 
 @FEW

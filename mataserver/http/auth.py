@@ -12,14 +12,14 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import hdrs, web
 
-from mataserver.errors import MataError
+from mataserver.errors import BadRequest, MataError
 from mataserver.http import proxies
 from mataserver.http.browsers import SAFE, cookie_name, is_foreign, may_act
 from mataserver.principals import ANONYMOUS, Credentials
 from mataserver.serving.background import BACKGROUND
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
+    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
     from mataserver.credentials import KeyRing
     from mataserver.http.browsers import Browsers, Names
@@ -95,7 +95,8 @@ class Gate:
 
         ``socket`` says that it answers WebSockets, whose ``?token=`` counts.
 
-        Raises ``Unauthorized`` or ``Forbidden`` for whoever may not ask it. One that is ``public``
+        Raises ``Unauthorized`` or ``Forbidden`` for whoever may not ask it, ``BadRequest`` for a
+        key that is there twice. One that is ``public``
         is given None for whoever is not known.
         """
         try:
@@ -154,13 +155,21 @@ class Gate:
         return None
 
     async def admit_call(
-        self, metadata: Mapping[str, str], path: str, address: str, needs: str | None
+        self,
+        metadata: Iterable[tuple[str, str]],
+        path: str,
+        address: str,
+        needs: str | None,
     ) -> Principal:
         """Return who makes a call that did not come by HTTP.
 
-        Raises ``Unauthorized`` or ``Forbidden`` for whoever may not.
+        Raises ``Unauthorized`` for whom nobody knows, ``Forbidden`` for whoever may not, and
+        ``BadRequest`` for a key that is there twice.
         """
-        known = await self.authenticate(of_metadata(metadata, path, address))
+        try:
+            known = await self.authenticate(of_metadata(metadata, path, address))
+        except UnknownKey as error:  # 403 is said by HTTP's own routes alone
+            raise Unauthorized(error.detail) from None
         principal = check_scope(known, needs)
         note_priority(principal)
         return principal
@@ -238,10 +247,30 @@ def is_socket(request: web.Request) -> bool:
     return request.headers.get(hdrs.UPGRADE, "").lower() == "websocket"
 
 
-def of_metadata(metadata: Mapping[str, str], path: str, address: str = "") -> Iterator[Credentials]:
-    """Yield what the metadata of a call shows, whose names are those of headers in lower case."""
-    for each in _read(metadata.get("authorization", ""), metadata.get("x-api-key")):
+def of_metadata(
+    metadata: Iterable[tuple[str, str]], path: str, address: str = ""
+) -> Iterator[Credentials]:
+    """Yield what the metadata of a call shows, whose names are those of headers in lower case.
+
+    Raises ``BadRequest`` for a key that is there twice.
+    """
+    given: dict[str, list[str]] = {"authorization": [], API_KEY.lower(): []}
+    for name, value in metadata:
+        if name in given:
+            given[name].append(value)
+    for each in _read(*(sole_value(name, values) for name, values in given.items())):
         yield Credentials(*each, "POST", path, address=address)
+
+
+def sole_value(name: str, values: Sequence[str]) -> str:
+    """Return the value of what may be said once, empty where it is not said.
+
+    Of two keys one program takes the first and the next one the last: whoever stands between a
+    client and the server could have looked at another than the server does. Raises ``BadRequest``.
+    """
+    if len(values) > 1:
+        raise BadRequest(f"{name} is there {len(values)} times: send one")
+    return values[0] if values else ""
 
 
 class _Secret(NamedTuple):
@@ -256,16 +285,21 @@ def _secrets(request: web.Request, *, socket: bool) -> list[_Secret]:
     """Return what a request shows: a WebSocket's ``?token=`` first, then its headers.
 
     A browser's script can set no header of a WebSocket. Elsewhere a key in a URL would open the
-    door to whoever reads a log or a history.
+    door to whoever reads a log or a history. Raises ``BadRequest`` for one that is there twice.
     """
     headers = request.headers
-    shown = _read(headers.get(hdrs.AUTHORIZATION, ""), headers.get(API_KEY))
-    if socket and is_socket(request) and (token := request.query.get("token")):
-        shown.insert(0, _Secret("token", token))
+    shown = _read(
+        sole_value(hdrs.AUTHORIZATION, headers.getall(hdrs.AUTHORIZATION, ())),
+        sole_value(API_KEY, headers.getall(API_KEY, ())),
+    )
+    if socket and is_socket(request):
+        token = sole_value("token", request.query.getall("token", ()))
+        if token:
+            shown.insert(0, _Secret("token", token))
     return shown
 
 
-def _read(authorization: str, key: str | None) -> list[_Secret]:
+def _read(authorization: str, key: str) -> list[_Secret]:
     """Return what each of two headers shows: a proxy may need one of them for itself."""
     found = []
     scheme, _, value = authorization.partition(" ")

@@ -11,8 +11,8 @@ from mataserver_fleet.gateway.streams import Streams
 
 MADE = []
 """The gateways that were made, the newest last."""
-
-
+CONTEXTS = []
+"""What they were given, the newest last."""
 NAMES = []
 """The resolver of the next gateway; it uses the system's where there is none."""
 
@@ -23,6 +23,7 @@ class Service:
         self.gateway = Gateway(http, ctx.settings, 0.5, Streams)
         self.claims = self.gateway.claims
         MADE.append(self.gateway)
+        CONTEXTS.append(ctx)
 
     def routes(self):
         return ()

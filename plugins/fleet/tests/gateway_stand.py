@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import hashlib
 import importlib.metadata
 import io
@@ -13,6 +14,7 @@ import gateway_plugin
 import pytest
 from upstreams import Upstream
 
+from mataserver import RpcPort
 from mataserver import plugins as plugin_host
 from mataserver.testing import serving
 from mataserver_fleet.gateway.snapshot import Application, Consumer, Route, Snapshot, Target
@@ -36,8 +38,13 @@ def application(*targets, name="shop", model="cats", route=None, **more):
 class Stand:
     """A server with the gateway, and a client of it."""
 
-    def __init__(self, server, gateway, http):
-        self.server, self.gateway, self.http = server, gateway, http
+    def __init__(self, server, gateway, ctx, http):
+        self.server, self.gateway, self.ctx, self.http = server, gateway, ctx, http
+
+    def rpc_port(self, **limits):
+        """Return a free port of gRPC, with some of the server's limits changed."""
+        server = dataclasses.replace(self.ctx.server, port=0, **limits)
+        return RpcPort(server, self.ctx.stopping, 0)
 
     def follow(self, *applications, consumers=None):
         """Have the gateway go by some applications."""
@@ -82,7 +89,7 @@ async def stand_on(folder, **settings):
         ) as server,
         aiohttp.ClientSession(auto_decompress=False) as http,
     ):
-        yield Stand(server, gateway_plugin.MADE[-1], http)
+        yield Stand(server, gateway_plugin.MADE[-1], gateway_plugin.CONTEXTS[-1], http)
 
 
 @pytest.fixture

@@ -84,7 +84,7 @@ async def test_the_same_by_grpc(names, tmp_path):
     async with contextlib.AsyncExitStack() as stack:
         stand = await stack.enter_async_context(stand_on(tmp_path))
         peer = await Peer("one").__aenter__()
-        made = RpcGateway(stand.gateway, "127.0.0.1", 0, 20_000_000, 0.5)
+        made = RpcGateway(stand.gateway, stand.rpc_port())
         rpc = await stack.enter_async_context(made)
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{rpc.port}")
         await stack.enter_async_context(channel)

@@ -44,7 +44,7 @@ async def places(stand, tmp_path):  # noqa: F811
         target = Target(host, port, rpc=grpc_port(behind))
         route = {"protocols": frozenset({"http", "grpc"})}
         stand.follow(application(target, model="fake-detect", route=route))
-        async with RpcGateway(stand.gateway, host, 0, 20_000_000, 5.0) as rpc:
+        async with RpcGateway(stand.gateway, stand.rpc_port()) as rpc:
             through = Place(f"{stand.server.url}/gateway/shop", KEY, rpc.port)
             yield Place(behind.url, "any", grpc_port(behind)), through
 

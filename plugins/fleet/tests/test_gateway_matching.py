@@ -163,6 +163,26 @@ async def test_who_may_ask(stand, upstreams, targets, headers, status):  # noqa:
     assert ("WWW-Authenticate" in fields) == (status == 401)
 
 
+@pytest.mark.parametrize(
+    "shown",
+    [
+        [("apikey", "nobody's"), ("apikey", KEY)],
+        [("apikey", KEY), ("APIKEY", KEY)],
+        [("Authorization", "Bearer nobody's"), ("Authorization", f"Bearer {KEY}")],
+        [("authorization", "Basic bm8="), ("Authorization", f"Bearer {KEY}")],
+    ],
+)
+async def test_a_key_that_is_there_twice(stand, upstreams, targets, shown):  # noqa: F811
+    """Whoever stands before the gateway may have looked at the other one: 400."""
+    stand.follow(application(*targets[:1]))
+    lines = "".join(f"{name}: {value}\r\n" for name, value in shown)
+    head = f"POST {INFER} HTTP/1.1\r\nHost: a\r\nConnection: close\r\nContent-Length: 2\r\n"
+    answer = await stand.exchange(f"{head}{lines}\r\n{{}}".encode())
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"is there 2 times" in answer
+    assert upstreams[0].seen == []
+
+
 async def test_the_servers_own_key_is_no_consumers(stand, targets):  # noqa: F811
     """Whoever may do everything on the server is no consumer of an application."""
     stand.follow(application(*targets[:1]))

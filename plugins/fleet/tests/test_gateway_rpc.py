@@ -24,6 +24,8 @@ TENSOR = b"\x3a\x85\x80\x08" + bytes(131_077)  # field 7, 131,077 bytes
 CATS = protobuf.text(1, "cats")
 INFER = CATS + protobuf.text(3, "an id") + TENSOR
 GRPC = {"protocols": frozenset({"grpc"})}
+MOST = 8_000_000
+"""Bytes of a message here."""
 
 
 class Peer(grpc.GenericRpcHandler):
@@ -37,10 +39,11 @@ class Peer(grpc.GenericRpcHandler):
         self.pause.set()
         self.cancelled = 0
 
-    async def __aenter__(self):
-        self._server = grpc.aio.server(options=[("grpc.max_receive_message_length", -1)])
+    async def __aenter__(self, port=0):
+        options = [("grpc.max_receive_message_length", -1), ("grpc.so_reuseport", 0)]
+        self._server = grpc.aio.server(options=options)
         self._server.add_generic_rpc_handlers((self,))
-        self.port = self._server.add_insecure_port("127.0.0.1:0")
+        self.port = self._server.add_insecure_port(f"127.0.0.1:{port}")
         await self._server.start()
         return self
 
@@ -96,7 +99,7 @@ async def door(stand, upstreams):  # noqa: F811
             Target("127.0.0.1", each.port, rpc=peer.port)
             for each, peer in zip(upstreams, peers, strict=True)
         ]
-        made = RpcGateway(stand.gateway, "127.0.0.1", 0, 20_000_000, 0.5)
+        made = RpcGateway(stand.gateway, stand.rpc_port(max_body=MOST))
         rpc = await stack.enter_async_context(made)
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{rpc.port}", options)
         await stack.enter_async_context(channel)
@@ -115,6 +118,42 @@ async def test_messages_pass_as_they_are(door):
         f"/{SERVICE}/{name}"
         for name in ("ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics")
     ]
+
+
+async def test_a_message_is_as_large_as_a_body(door):
+    """``max_body_mb`` is the limit of messages here too, and no server is sent a larger one."""
+    assert await door.ask(message=CATS + b"\x3a\x80\x92\xf4\x01" + bytes(4_000_000)) != "UNKNOWN"
+    over = CATS + b"\x3a\x80\xa4\xe8\x03" + bytes(8_000_000)
+    assert await door.ask(message=over) == "RESOURCE_EXHAUSTED"
+    assert len(door.peers[0].seen) == 1
+
+
+async def test_messages_count_as_bytes_in_flight(door):
+    """While they are under way, those of a stream one by one, and no more when they are sent."""
+    budget, peer = door.stand.server.composed.budget, door.peers[0]
+    peer.pause.clear()
+    asking = asyncio.create_task(door.ask())
+    await until(lambda: peer.seen)
+    assert budget.taken == len(INFER)
+    peer.pause.set()
+    assert await asking == b"one:" + INFER
+    assert budget.taken == 0
+    call = door.channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(metadata=(("apikey", KEY),))
+    for _ in range(3):
+        await call.write(INFER)
+        assert await call.read() == b"one1"
+        assert await call.read() == b"one2"
+        assert budget.taken <= len(INFER), "what was sent is given back before the next is read"
+    await call.done_writing()
+    assert await call.read() is grpc.aio.EOF
+    await until(lambda: budget.taken == 0)
+
+
+async def until(true):
+    """Wait until something is so."""
+    async with asyncio.timeout(10):
+        while not true():
+            await asyncio.sleep(0.01)
 
 
 async def test_what_the_gateway_answers_itself(door):
@@ -147,10 +186,13 @@ async def test_the_admin_plane_is_not_there(door, method):
         ((("apikey", "nobody's"),), "UNAUTHENTICATED"),
         ((("apikey", "key-of-ben"),), "PERMISSION_DENIED"),
         ((("apikey", KEY), ("application", "other")), "NOT_FOUND"),
+        ((("apikey", "nobody's"), ("apikey", KEY)), "INVALID_ARGUMENT"),
+        ((("authorization", "Basic a"), ("authorization", f"Bearer {KEY}")), "INVALID_ARGUMENT"),
+        ((("apikey", KEY), ("application", "other"), ("application", "shop")), "INVALID_ARGUMENT"),
     ],
 )
 async def test_who_may_call(door, metadata, code):
-    """As over HTTP; the application may be named."""
+    """As over HTTP; the application may be named. Nothing of it may be there twice."""
     assert await door.ask(metadata=metadata) == code
     assert door.peers[0].seen == []
 
@@ -193,6 +235,32 @@ async def test_a_server_that_cannot_be_reached(door):
         door.stand.gateway.servers.of(heavy).answered(-100.0)
         expected = b"two:" + INFER if resend else "UNAVAILABLE"
         assert await door.ask() == expected
+
+
+async def test_a_server_that_was_away_is_tried_at_least_every_second(door):
+    """However long it was away: gRPC's own patience grows to two minutes."""
+    tried = []
+
+    async def refuse(_reader, writer):
+        tried.append(asyncio.get_running_loop().time())
+        writer.transport.abort()
+
+    listening = await asyncio.start_server(refuse, "127.0.0.1", 0)
+    port = listening.sockets[0].getsockname()[1]
+    away = Target("127.0.0.1", door.targets[0].port, rpc=port)
+    door.stand.follow(application(away, route=GRPC, retries=0))
+    async with asyncio.timeout(20):  # with gRPC's own patience the tenth try comes after a minute
+        while len(tried) < 8:
+            assert await door.ask() == "UNAVAILABLE"
+            await asyncio.sleep(0.02)
+    listening.close()
+    await listening.wait_closed()
+    peer = Peer("again")
+    await peer.__aenter__(port)
+    async with asyncio.timeout(20):
+        while await door.ask() != b"again:" + INFER:
+            await asyncio.sleep(0.02)
+    await peer.__aexit__()
 
 
 async def test_what_a_server_says_is_passed_on(door):

@@ -104,13 +104,24 @@ async def test_pixels_in_contents(channel):
 
 
 async def test_the_key_as_metadata_of_its_own(channel):
-    """``x-api-key`` is a key too: the right one is served, a wrong one denied."""
+    """``x-api-key`` is a key too: the right one is served, nobody knows who has a wrong one."""
     request = service_pb2.ServerMetadataRequest()
     answer = await call(channel, "ServerMetadata", request, (("x-api-key", "test-key"),))
     assert answer.name == "mataserver"
     with pytest.raises(grpc.aio.AioRpcError) as caught:
         await call(channel, "ServerMetadata", request, (("x-api-key", "wrong"),))
-    assert caught.value.code() is grpc.StatusCode.PERMISSION_DENIED
+    assert caught.value.code() is grpc.StatusCode.UNAUTHENTICATED
+
+
+@pytest.mark.parametrize("name", ["authorization", "x-api-key"])
+async def test_a_key_that_is_there_twice(channel, name):
+    """Of two that differ nobody can say which one counts: the call is refused."""
+    right = "Bearer test-key" if name == "authorization" else "test-key"
+    for metadata in (((name, "wrong"), (name, right)), ((name, right), (name, right))):
+        request = service_pb2.ServerMetadataRequest()
+        with pytest.raises(grpc.aio.AioRpcError, match="is there 2 times") as caught:
+            await call(channel, "ServerMetadata", request, metadata)
+        assert caught.value.code() is grpc.StatusCode.INVALID_ARGUMENT
 
 
 async def test_too_many_numbers_for_a_list(channel):

@@ -7,7 +7,7 @@ chunks: a Triton of 2025 dies of a body in chunks of two bytes.
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from mataserver import BadRequest, MataError
 
@@ -16,20 +16,12 @@ if TYPE_CHECKING:
 
     from aiohttp import StreamReader, web
 
+    from mataserver import Share
+
 PIECE = 1 << 18
 """Bytes that are gathered, where they come in drops, before they are sent or kept as one piece."""
 LARGE = 1 << 15
 """Bytes that are no drop."""
-
-
-class Share(Protocol):
-    """A share of the server's bytes in flight."""
-
-    def take(self, count: int) -> None:
-        """Take bytes more. Raises ``Unavailable``."""
-
-    def give_back(self) -> None:
-        """Give all of it back."""
 
 
 class TooLong(MataError):

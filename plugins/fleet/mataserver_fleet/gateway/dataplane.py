@@ -153,6 +153,7 @@ def _rpc(ctx: Context, gateway: Gateway) -> RpcGateway | None:
     if port is None:
         return None
     try:
+        from mataserver import RpcPort
         from mataserver_fleet.gateway.rpc import RpcGateway
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "grpc":
@@ -160,8 +161,7 @@ def _rpc(ctx: Context, gateway: Gateway) -> RpcGateway | None:
         raise MataError(
             "gateway.grpc_port needs a package: pip install 'mataserver[grpc]'"
         ) from None
-    most = int(ctx.settings.gateway.buffer_mb * 1e6)
-    return RpcGateway(gateway, ctx.server.host, port, most, ctx.server.unread_timeout)
+    return RpcGateway(gateway, RpcPort(ctx.server, ctx.stopping, port))
 
 
 async def _nowhere(_request: web.Request) -> web.StreamResponse:

@@ -11,7 +11,7 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from mataserver import MataError, NotFound
+from mataserver import MataError, NotFound, sole_value
 from mataserver_fleet.gateway import headers, matching
 from mataserver_fleet.gateway.bodies import Bodies, TooLate
 from mataserver_fleet.gateway.choosing import Choosing
@@ -25,12 +25,11 @@ from mataserver_fleet.gateway.snapshot import Snapshot
 from mataserver_fleet.gateway.usage import Subject, Usage
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from typing import Self
 
-    from mataserver import Policy
-    from mataserver_fleet.gateway.bodies import Share
+    from mataserver import Policy, Share
     from mataserver_fleet.gateway.matching import Asked, Scope
     from mataserver_fleet.gateway.options import GatewaySettings
     from mataserver_fleet.gateway.snapshot import Application, Consumer
@@ -188,16 +187,21 @@ class Gateway:
         return await self._forward(request, asked, consumer)
 
     def consumer(self, request: web.Request, application: Application) -> Consumer:
-        """Return who asks. Raises ``Unknown`` and ``NotLinked``."""
+        """Return who asks. Raises ``Unknown``, ``NotLinked``, and as ``key_of``."""
         key = key_of(request)
         if not key:
             raise Unknown("No API key: send it as apikey or Authorization: Bearer")
+        consumer = self.holder(key)
+        if consumer.id not in application.consumers:
+            raise NotLinked(f"{consumer.name} may not ask this application")
+        return consumer
+
+    def holder(self, key: str) -> Consumer:
+        """Return whose a key is. Raises ``Unknown``."""
         digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
         consumer = self.snapshot.consumers.get(digest)
         if consumer is None:
             raise Unknown("Invalid API key")
-        if consumer.id not in application.consumers:
-            raise NotLinked(f"{consumer.name} may not ask this application")
         return consumer
 
     async def _forward(
@@ -261,16 +265,28 @@ class Gateway:
 
 
 def key_of(request: web.Request) -> str:
-    """Return the key that a request shows, empty where it shows none."""
-    key = request.headers.get("apikey")
-    if key:
+    """Return the key that a request shows, empty where it shows none.
+
+    Raises ``BadRequest`` for one that is there twice.
+    """
+    headers = request.headers
+    given = {name: headers.getall(name, ()) for name in ("apikey", "authorization")}
+    if key := key_among(given):
         return key
-    scheme, _, value = request.headers.get("Authorization", "").partition(" ")
-    if scheme.lower() == "bearer" and value:
-        return value.strip()
-    if request.headers.get("Upgrade", "").lower() == "websocket":
-        return request.query.get("token", "")  # a browser's script can set no header of one
+    if headers.get("Upgrade", "").lower() == "websocket":
+        # A browser's script can set no header of one.
+        return sole_value("token", request.query.getall("token", ()))
     return ""
+
+
+def key_among(given: Mapping[str, Sequence[str]]) -> str:
+    """Return the key among header fields or metadata, by lower name; empty where there is none.
+
+    Raises ``BadRequest`` for one that is there twice.
+    """
+    key, shown = (sole_value(name, given.get(name, ())) for name in ("apikey", "authorization"))
+    scheme, _, value = shown.partition(" ")
+    return key or (value.strip() if scheme.lower() == "bearer" else "")
 
 
 def problem(error: MataError) -> web.Response:

@@ -6,22 +6,21 @@ by the metadata ``application``, or is the consumer's that has the model.
 
 from __future__ import annotations
 
-import asyncio
-import hashlib
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import grpc
 
-from mataserver import MataError, NotFound, Unavailable
+from mataserver import MataError, NotFound, Unavailable, sole_value
 from mataserver_fleet.gateway import protobuf
 from mataserver_fleet.gateway.channels import Channels
-from mataserver_fleet.gateway.gateway import NotLinked, Unknown
+from mataserver_fleet.gateway.gateway import NotLinked, Unknown, key_among
 from mataserver_fleet.gateway.usage import Subject
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Mapping
+    from collections.abc import AsyncIterator
 
+    from mataserver import RpcPort, Share
     from mataserver_fleet.gateway.gateway import Gateway
     from mataserver_fleet.gateway.sequences import Pin
     from mataserver_fleet.gateway.snapshot import Consumer, Place, Target
@@ -65,35 +64,26 @@ class Caller(NamedTuple):
 
 
 class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
-    """Serves while it is entered. ``most`` is the largest message, in bytes."""
+    """Serves while it is entered, on a port that is its own."""
 
-    def __init__(self, gateway: Gateway, host: str, port: int, most: int, patience: float) -> None:
+    def __init__(self, gateway: Gateway, door: RpcPort) -> None:
         self._gateway = gateway
-        self._where = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
-        self._most = most
-        self._patience = patience
+        self._door = door.serve(self)
         self._channels = Channels(gateway.reaching)
-        self.port = 0
+
+    @property
+    def port(self) -> int:
+        """Where it listens."""
+        return self._door.port
 
     async def __aenter__(self) -> Self:
         """Listen. Raises ``MataError`` when it cannot."""
-        options = [
-            ("grpc.max_receive_message_length", self._most),
-            ("grpc.max_send_message_length", -1),
-            ("grpc.so_reuseport", 0),  # a port that is taken is an error
-        ]
-        self._server = grpc.aio.server(options=options)
-        self._server.add_generic_rpc_handlers((self,))
-        try:
-            self.port = self._server.add_insecure_port(self._where)
-        except RuntimeError:
-            raise MataError(f"cannot listen on {self._where} for gRPC") from None
-        await self._server.start()
+        await self._door.__aenter__()
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Take no more calls; end those that are under way."""
-        await self._server.stop(None)
+        """Take no more calls; wait for those that are under way where the server stops."""
+        await self._door.__aexit__(*exc)
         await self._channels.close()
 
     def service(self, details: Any) -> Any:
@@ -112,28 +102,34 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
     def _call(self, name: str, answer: Any) -> Any:
         """Return how a method is called: as one of a stream, to see the key before a message."""
 
-        async def call(messages: AsyncIterator[bytes], context: Any) -> bytes:
+        async def call(_messages: object, context: Any) -> bytes:
             try:
-                return bytes(await answer(name, messages, context))
+                return bytes(await answer(name, context))
             except MataError as error:
                 await _abort(context, error)
             raise AssertionError  # ``abort`` raises
 
         return call
 
-    async def _own(self, name: str, _messages: object, context: Any) -> bytes:
+    async def _own(self, name: str, context: Any) -> bytes:
         self._caller(context)
         return _OWN[name]
 
-    async def _unary(self, name: str, messages: AsyncIterator[bytes], context: Any) -> bytes:
-        caller = self._caller(context)
-        message = await self._first(messages)
+    async def _unary(self, name: str, context: Any) -> bytes:
+        share = self._gateway.share()
+        try:
+            caller, message = await self._first(context, share)
+            return await self._counted(name, caller, message, context)
+        finally:
+            share.give_back()
+
+    async def _counted(self, name: str, caller: Caller, message: bytes, context: Any) -> bytes:
+        """Return the answer to a message, and count it as usage."""
         asked = protobuf.wanted(message, infer=name == "ModelInfer")
         place = self._place(caller, asked.model)
         self._gateway.limits.admit(caller.consumer)
-        code, answer, share = grpc.StatusCode.CANCELLED, b"", self._gateway.share()
+        code, answer = grpc.StatusCode.CANCELLED, b""
         try:
-            share.take(len(message))
             answer = await self._passed_on(name, message, asked, place, context)
             code = grpc.StatusCode.OK
         except grpc.aio.AioRpcError as error:
@@ -143,7 +139,6 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             code = _CODES.get(error.status, grpc.StatusCode.INTERNAL)
             raise
         finally:
-            share.give_back()
             self._note(caller, place, code, len(message), len(answer))
         return answer
 
@@ -205,18 +200,19 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         finally:
             server.end()
 
-    async def _stream(self, messages: AsyncIterator[bytes], context: Any) -> AsyncIterator[bytes]:
+    async def _stream(self, _messages: object, context: Any) -> AsyncIterator[bytes]:
+        share = self._gateway.share()
         try:
-            caller = self._caller(context)
-            first = await self._first(messages)
+            caller, first = await self._first(context, share)
             asked = protobuf.wanted(first, infer=True)
             place = self._place(caller, asked.model)
             bound = self._gateway.choosing.bound(place, asked.version, asked.step)
             pin = self._gateway.choosing.choose(place, asked.version, bound, rpc=True)
             if pin is None:
                 raise _nobody()
-            stream = _Stream(self, caller, pin, first, messages)
-            async for answer in stream.answers(await self._channels.of(pin.target)):
+            stream = _Stream(self, caller, pin, share)
+            channel = await self._channels.of(pin.target)
+            async for answer in stream.answers(channel, first, context):
                 yield answer
             if stream.refusal is not None:
                 raise stream.refusal
@@ -226,6 +222,8 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             await _abort(context, error)
         except OSError:  # the server has no address that may be asked
             await _abort(context, _nobody())
+        finally:
+            share.give_back()
 
     def admitted(self, caller: Caller, pin: Pin, message: bytes) -> bytes:
         """Return what is sent for a message of a stream, which stays with its server.
@@ -248,16 +246,15 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         server.begin() if by > 0 else server.end()
 
     def _caller(self, context: Any) -> Caller:
-        """Return who calls. Raises ``Unknown``."""
-        given = {name: str(value) for name, value in context.invocation_metadata() or ()}
-        key = _key(given)
+        """Return who calls. Raises ``Unknown``, and ``BadRequest`` for what is there twice."""
+        given: dict[str, list[str]] = {}
+        for name, value in context.invocation_metadata() or ():
+            given.setdefault(name, []).append(str(value))
+        key = key_among(given)
         if not key:
             raise Unknown("No API key: send it as apikey or authorization in the metadata")
-        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-        consumer = self._gateway.snapshot.consumers.get(digest)
-        if consumer is None:
-            raise Unknown("Invalid API key")
-        return Caller(consumer, given.get("application", ""))
+        application = sole_value("application", given.get("application", ()))
+        return Caller(self._gateway.holder(key), application)
 
     def _place(self, caller: Caller, model: str) -> Place:
         """Return the route to a model. Raises ``NotFound`` and ``NotLinked``."""
@@ -270,14 +267,14 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             raise NotLinked(f"{caller.consumer.name} may not ask this application")
         raise NotFound(f"No such model: {model[:64]}")
 
-    async def _first(self, messages: AsyncIterator[bytes]) -> bytes:
-        try:
-            async with asyncio.timeout(self._patience):
-                async for message in messages:
-                    return message
-        except TimeoutError:
-            raise MataError("The message did not arrive in time", status=408) from None
-        raise MataError("The call has no message", status=400)
+    async def _first(self, context: Any, share: Share) -> tuple[Caller, bytes]:
+        """Return who calls, and the first message. Raises as ``RpcPort.read`` and ``_caller``."""
+        caller = self._caller(context)
+
+        async def who() -> str:
+            return str(caller.consumer.id)
+
+        return caller, await self._door.read(context, share, who)
 
     def _note(self, caller: Caller, place: Place, code: Any, taken: int, given: int) -> None:
         subject = Subject(caller.consumer.name, place.application.name, place.route.model)
@@ -285,26 +282,21 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
 
 
 class _Stream:
-    """One stream of messages to a server, each looked at before it is sent."""
+    """One stream of messages to a server, each looked at before it is sent.
 
-    def __init__(
-        self,
-        rpc: RpcGateway,
-        caller: Caller,
-        pin: Pin,
-        first: bytes,
-        messages: AsyncIterator[bytes],
-    ) -> None:
+    share: holds the bytes of the message that is on its way.
+    """
+
+    def __init__(self, rpc: RpcGateway, caller: Caller, pin: Pin, share: Share) -> None:
         self._rpc = rpc
         self._caller = caller
         self._pin = pin
-        self._first = first
-        self._messages = messages
+        self._share = share
         self.refusal: MataError | None = None
 
-    async def answers(self, channel: Any) -> AsyncIterator[bytes]:
+    async def answers(self, channel: Any, first: bytes, context: Any) -> AsyncIterator[bytes]:
         """Yield what the server answers, until either side ends or a message is refused."""
-        call = channel.stream_stream(f"/{SERVICE}/{_STREAM}")(self._sent())
+        call = channel.stream_stream(f"/{SERVICE}/{_STREAM}")(self._sent(first, context))
         self._rpc.begin(self._pin.target, 1)
         try:
             async for answer in call:
@@ -313,12 +305,15 @@ class _Stream:
             self._rpc.begin(self._pin.target, -1)
             call.cancel()
 
-    async def _sent(self) -> AsyncIterator[bytes]:
+    async def _sent(self, message: Any, context: Any) -> AsyncIterator[bytes]:
         """Yield what is sent; a message that is refused ends the stream after those before it."""
         try:
-            yield self._rpc.admitted(self._caller, self._pin, self._first)
-            async for message in self._messages:
+            while message is not grpc.aio.EOF:
                 yield self._rpc.admitted(self._caller, self._pin, message)
+                self._share.give_back()
+                message = await context.read()
+                if message is not grpc.aio.EOF:
+                    self._share.take(len(message))
         except MataError as error:
             self.refusal = error
 
@@ -326,12 +321,6 @@ class _Stream:
 def _adds(asked: protobuf.Wanted, pin: Pin) -> bool:
     """Whether a version was chosen that the message does not name."""
     return bool(pin.version) and not asked.version
-
-
-def _key(given: Mapping[str, str]) -> str:
-    key = given.get("apikey", "")
-    scheme, _, value = given.get("authorization", "").partition(" ")
-    return key or (value.strip() if scheme.lower() == "bearer" else "")
 
 
 def _nobody() -> Unavailable:
