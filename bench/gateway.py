@@ -3,7 +3,8 @@
 Run as ``python bench/gateway.py``; it prints Markdown tables. The server behind answers at once, or
 after 5 ms, so that what is left is the way there and back. The ways take turns, so that a machine
 whose speed drifts favours none; figures are medians over the rounds, and medians of the ratios that
-were measured within one round. CPU is that of the process in the middle alone.
+were measured within one round. CPU is that of the process in the middle alone. The gateway is there
+twice: with 100,000 keys and 1,000 routes, and with ten of each.
 """
 
 from __future__ import annotations
@@ -27,21 +28,27 @@ from typing import TYPE_CHECKING, NamedTuple
 import psutil
 import uvloop
 
-from mataserver import config, hookimpl
+from mataserver import NotFound, config, hookimpl
+from mataserver import Route as Served
 from mataserver import plugins as plugin_host
 from mataserver import running as server_run
 from mataserver_fleet.gateway.gateway import Gateway
 from mataserver_fleet.gateway.options import GatewaySettings
 from mataserver_fleet.gateway.snapshot import Application, Consumer, Route, Snapshot, Target
+from mataserver_fleet.gateway.streams import Streams
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any, Self
 
+    from aiohttp import web
+
 ROUNDS = int(os.environ.get("ROUNDS", "5"))
 SECONDS = float(os.environ.get("SECONDS", "1"))
 SIZES = {"60 KB": 60_000, "3 MB": 3_000_000}
 CONNECTIONS = (1, 16, 64)
+MANY = {"KEYS": "100000", "ROUTES": "1000"}
+FEW = {"KEYS": "10", "ROUTES": "10"}
 PATH, KEY = "/gateway/bench/v2/models/m/infer", "a-key-of-the-bench"
 ANSWER = (
     b'HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 12\r\n\r\n{"outputs":1'
@@ -84,7 +91,11 @@ class Answering(asyncio.Protocol):
         self._left -= len(data)
         if self._left <= 0:
             self._left = 0
-            asyncio.get_running_loop().call_later(self._pause, self._transport.write, ANSWER)
+            asyncio.get_running_loop().call_later(self._pause, self._answer)
+
+    def _answer(self) -> None:
+        if not self._transport.is_closing():  # whoever asked may be done
+            self._transport.write(ANSWER)
 
 
 def length_of(head: bytes) -> int:
@@ -164,25 +175,32 @@ async def relay(port: str) -> None:
     await server.serve_forever()
 
 
+async def nowhere(_request: web.Request) -> web.StreamResponse:
+    """Never asked: the gateway claims each such request."""
+    raise NotFound("No such route")
+
+
 class Service:
     """The gateway, for one application."""
 
     def __init__(self, ctx: Any) -> None:
-        self.gateway = Gateway(ctx.http, GatewaySettings(), 30.0)
+        self.gateway = Gateway(ctx.http, GatewaySettings(), 30.0, Streams)
         self.claims = self.gateway.claims
 
-    def routes(self) -> tuple[()]:
-        """Return none."""
-        return ()
+    def routes(self) -> tuple[Served]:
+        """Return what the fleet's service has, so that no other route is looked at first."""
+        return (Served("*", "/gateway/{application}/{path:.*}", nowhere, public=True),)
 
     async def __aenter__(self) -> Self:
-        """Follow one application; 100,000 consumers and 1,000 routes stand beside it."""
+        """Follow one application; other consumers and routes stand beside it."""
         await self.gateway.__aenter__()
         target = Target("127.0.0.1", int(os.environ["UPSTREAM"]))
         route = Route("m", ("/v2/models/m",), (target,))
-        others = tuple(Route(f"m{n}", (f"/v2/models/m{n}",)) for n in range(1_000))
+        others = tuple(
+            Route(f"m{n}", (f"/v2/models/m{n}",)) for n in range(int(os.environ["ROUTES"]))
+        )
         bench = Application("bench", routes=(route, *others), consumers=frozenset({0}))
-        keys = [KEY, *map(str, range(100_000))]
+        keys = [KEY, *map(str, range(int(os.environ["KEYS"])))]
         consumers = [
             Consumer(n, str(n), hashlib.sha256(key.encode()).digest()) for n, key in enumerate(keys)
         ]
@@ -203,7 +221,8 @@ def service(ctx: Any) -> Service:
 async def gateway() -> None:
     """Serve the gateway; print the port."""
     with tempfile.TemporaryDirectory() as folder:
-        settings = config.load(port=0, auth_mode="none", data_dir=folder, log_level="warning")
+        given = {"auth_mode": "none", "log_level": "warning", "outbound_hosts": ["127.0.0.1"]}
+        settings = config.load(port=0, data_dir=folder, **given)
         point = importlib.metadata.EntryPoint("bench", "gateway", plugin_host.GROUP)
         found = plugin_host.discover(settings, [point])
         await server_run.run(
@@ -338,7 +357,9 @@ def ways(stack: contextlib.ExitStack, pause: str) -> dict[str, Way]:
     """Run everything; return the ways by name, "direct" among them."""
     behind = stack.enter_context(running("upstream", pause))
     found = {"direct": Way(behind.port, None)}
-    found["gateway"] = stack.enter_context(running("gateway", UPSTREAM=str(behind.port)))
+    where = {"UPSTREAM": str(behind.port)}
+    found["gateway"] = stack.enter_context(running("gateway", **where, **MANY))
+    found["gateway of ten"] = stack.enter_context(running("gateway", **where, **FEW))
     found["relay"] = stack.enter_context(running("relay", str(behind.port)))
     other = stack.enter_context(nginx(behind.port))
     return {**found, "nginx": other} if other is not None else found
@@ -350,24 +371,28 @@ def table(pause: str, cases: list[tuple[str, int]]) -> None:
         every = ways(stack, pause)
         middle = [name for name in every if name != "direct"]
         print("| body | connections | " + " | ".join(f"CPU of {n}" for n in middle), end=" | ")
-        print("CPU over the relay | p50 direct | p50 gateway | p50 ratio | rate ratio |")
-        print("|---" * (len(middle) + 7) + "|")
+        over = [each for each in ("relay", "nginx") if each in middle]
+        print(" | ".join(f"CPU over {each}" for each in over), end=" | ")
+        print("p50 direct | p50 gateway | p50 ratio | rate ratio |")
+        print("|---" * (len(middle) + len(over) + 6) + "|")
         for size, connections in cases:
             turns = [
                 {name: turn(way, SIZES[size], connections) for name, way in every.items()}
                 for _ in range(ROUNDS)
             ]
-            row(size, connections, turns, middle)
+            row(size, connections, turns, middle, over)
 
 
-def row(size: str, connections: int, turns: list[dict[str, Turn]], middle: list[str]) -> None:
+def row(
+    size: str, connections: int, turns: list[dict[str, Turn]], middle: list[str], over: list[str]
+) -> None:
     """Print the medians of one case."""
 
     def median(value: Any) -> float:
         return statistics.median(map(value, turns))
 
     cells = [f"{median(lambda t, n=name: t[n].cpu):.3f} ms" for name in middle]
-    cells.append(f"{median(lambda t: t['gateway'].cpu / max(t['relay'].cpu, 1e-6)):.2f}")
+    cells += [f"{median(lambda t, n=n: t['gateway'].cpu / max(t[n].cpu, 1e-6)):.2f}" for n in over]
     cells += [f"{median(lambda t, n=n: t[n].trip):.2f} ms" for n in ("direct", "gateway")]
     cells.append(f"{median(lambda t: t['gateway'].trip / t['direct'].trip):.2f}")
     cells.append(f"{median(lambda t: t['gateway'].rate / t['direct'].rate):.2f}")
@@ -377,7 +402,8 @@ def row(size: str, connections: int, turns: list[dict[str, Turn]], middle: list[
 def main() -> None:
     """Measure and print."""
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}, ")
-    print(f"median of {ROUNDS} rounds of {SECONDS:g} s; 100,000 keys, 1,000 routes\n")
+    busy = ", ".join(f"{each:.1f}" for each in os.getloadavg())
+    print(f"median of {ROUNDS} rounds of {SECONDS:g} s; load before: {busy}\n")
     print("A server that answers at once:\n")
     table("0", [(size, connections) for size in SIZES for connections in CONNECTIONS])
     print("\nA server that takes 5 ms:\n")
