@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import os
+import subprocess
 import sys
 import time
+from collections import Counter
 from pathlib import Path
 
 import aiohttp
@@ -20,7 +24,10 @@ from test_models import form, push  # noqa: E402
 
 from conftest import Client  # noqa: E402
 from mataserver.testing import FAKE, installed, serving  # noqa: E402
+from mataserver_database.testing import new_database, running_postgres  # noqa: E402
 
+KILLS = int(os.environ.get("FLEET_KILLS", "2"))
+"""How often a Triton is killed: ten are a matter of a minute."""
 ASKED = {
     "inputs": [{"name": "x", "shape": [1, 3], "datatype": "FP32", "data": [1.0, 2.0, 3.0]}],
 }
@@ -134,45 +141,177 @@ async def test_a_models_life(client, tritons):
     assert (model["state"], int(model["inference_count"]) >= 6) == ("unloaded", True)
 
 
-async def test_a_triton_is_killed(client, tritons, capsys):
-    """Under load by the gateway no request fails; the killed one is reconciled within 5 s."""
+async def shop(client, **app):
+    """Make an application with the model m; return its URL and a key."""
+    await client.made("/api/apps", {"name": "shop", **app})
+    await client.made("/api/apps/shop/routes/m")
+    key = (await client.made("/api/apps/shop/consumers/till"))["key"]
+    return f"{client.server.url}/gateway/shop/v2/models/m/infer", key
+
+
+class Load:
+    """Asks the gateway without a pause to speak of, and keeps every status."""
+
+    def __init__(self, http, url, clients=3):
+        self.answers, self._stop = [], asyncio.Event()
+        self._asking = [asyncio.create_task(self._ask(http, url)) for _ in range(clients)]
+
+    async def _ask(self, http, url):
+        while not self._stop.is_set():
+            self.answers.append((await infer(http, url))[0])
+            await asyncio.sleep(0.01)  # the loading is measured, not this process's hurry
+
+    async def stop(self):
+        """End; return how often each status came."""
+        self._stop.set()
+        await asyncio.gather(*self._asking)
+        return Counter(self.answers)
+
+
+async def asked(http, triton):
+    """Whether a Triton has inferred since its start."""
+    with contextlib.suppress(aiohttp.ClientError):
+        async with http.get(f"{triton.url}/v2/models/m/stats") as response:
+            if response.status == 200:
+                return (await response.json())["model_stats"][0]["inference_count"]
+    return 0
+
+
+async def test_tritons_are_killed(client, tritons, capsys):
+    """Under load no request fails; the killed one has its model and is asked within 5 s."""
     await push(client, "m", {"model.onnx": adding(1)})
     begun = time.monotonic()
     assert (await client.ask("POST", "/api/models/m/load"))[0] == 200
-    loading = time.monotonic() - begun
-    await client.made("/api/apps", {"name": "shop", "resend": True})
-    await client.made("/api/apps/shop/routes/m")
-    key = (await client.made("/api/apps/shop/consumers/till"))["key"]
-    url = f"{client.server.url}/gateway/shop/v2/models/m/infer"
-    answers, stop = [], asyncio.Event()
+    loading, taken = time.monotonic() - begun, []
+    url, key = await shop(client, resend=True)
     async with aiohttp.ClientSession(headers={"apikey": key}) as http:
         await until(lambda: _served(http, url))
-
-        async def hammer():
-            while not stop.is_set():
-                answers.append((await infer(http, url))[0])
-                await asyncio.sleep(0.01)  # the loading is measured, not this process's hurry
-
-        hammering = [asyncio.create_task(hammer()) for _ in range(3)]
-        await asyncio.sleep(0.5)
-        tritons[0].kill()
-        await until(lambda: told(client, "/api/tritons/t0", "state", "offline"))
-        assert (await client.ask("GET", "/api/models/m"))[1]["state"] == "partial"
-        await tritons[0].start()
-        begun = time.monotonic()
-        await until(lambda: told(client, "/api/models/m", "state", "ready"))
-        taken = time.monotonic() - begun
-        stop.set()
-        await asyncio.gather(*hammering)
-        assert (await infer(http, f"{tritons[0].url}/v2/models/m/infer"))[1] == [2.0, 3.0, 4.0]
+        load = Load(http, url)
+        for number in range(KILLS):
+            killed, name = tritons[number % 2], f"t{number % 2}"
+            before = len(load.answers)
+            await until(lambda b=before: _more(load, b + 20))
+            killed.kill()
+            await until(lambda n=name: told(client, f"/api/tritons/{n}", "state", "offline"))
+            assert (await client.ask("GET", "/api/models/m"))[1]["state"] == "partial"
+            await killed.start()
+            begun = time.monotonic()
+            await until(lambda: told(client, "/api/models/m", "state", "ready"))
+            await until(lambda k=killed: asked(http, k))
+            taken.append(time.monotonic() - begun)
+        found = await load.stop()
+        for each in tritons:
+            assert (await infer(http, f"{each.url}/v2/models/m/infer"))[1] == [2.0, 3.0, 4.0]
     with capsys.disabled():
         sys.stdout.write(
-            f"\n{len(answers)} requests; a load took {loading:.1f} s,"
-            f" the killed one was reconciled {taken:.1f} s after it was live\n"
+            f"\n{found} of {KILLS} kills; a load took {loading:.1f} s, the killed one had its model"
+            f" and was asked {min(taken):.1f} to {max(taken):.1f} s after it was live\n"
         )
-    assert set(answers) == {200}
-    assert taken <= 5.0
+    assert set(found) == {200}
+    assert max(taken) <= max(5.0, 3 * loading), "5 s, where the machine has time for a load"
+
+
+async def _more(load, count):
+    return len(load.answers) >= count
 
 
 async def _served(http, url):
     return (await infer(http, url))[0] == 200
+
+
+async def test_reloads_under_load(client, tritons):
+    """Neither a new version in the old one's place nor one beside it costs a request."""
+    await push(client, "m", {"model.onnx": adding(1)})
+    assert (await client.ask("POST", "/api/models/m/load"))[0] == 200
+    url, key = await shop(client)  # no request is sent twice
+    async with aiohttp.ClientSession(headers={"apikey": key}) as http:
+        await until(lambda: _served(http, url))
+        load = Load(http, url)
+        for number in range(2, 5):
+            path = "/api/models/m/versions?load=true"
+            made = await client.ask("POST", path, data=form({"model.onnx": adding(number)}))
+            assert made[0] == 201, made
+            assert (await infer(http, url))[1][0] == 1.0 + number
+        both = {"versions": [3, 4]}
+        assert (await client.ask("POST", "/api/models/m/load", json=both))[0] == 200
+        assert set(await load.stop()) == {200}
+    assert len(tritons) == 2
+
+
+async def test_a_gateway_is_killed(tritons, tmp_path):
+    """Of two on one database the other serves on, and what it was told it knows."""
+    with running_postgres() as server, contextlib.ExitStack() as stack:
+        place = await new_database(server, "gateways")
+        first, second = (
+            stack.enter_context(Gateway(tmp_path, name, place)) for name in ("first", "second")
+        )
+        async with aiohttp.ClientSession() as http:
+            client = Client(http, first)
+            for number, each in enumerate(tritons):
+                body = {"name": f"t{number}", "host": "127.0.0.1", "port": each.port}
+                await client.made("/api/tritons", body)
+                await until(lambda n=number: told(client, f"/api/tritons/t{n}", "state", "ready"))
+            await push(client, "m", {"model.onnx": adding(1)})
+            assert (await client.ask("POST", "/api/models/m/load"))[0] == 200
+            url, key = await shop(client)
+            other = url.replace(first.url, second.url)
+        async with aiohttp.ClientSession(headers={"apikey": key}) as http:
+            await until(lambda: _served(http, url))
+            await until(lambda: _served(http, other))
+            dying, living = Load(http, url), Load(http, other)
+            await until(lambda: _more(living, 20))
+            await until(lambda: _more(dying, 20))
+            first.kill()
+            after = len(living.answers)
+            await until(lambda: _more(living, after + 50))
+            assert set(await living.stop()) == {200}
+            assert set(await dying.stop()) == {200, 0}
+            client = Client(http, second)
+            await client.made("/api/apps", {"name": "later"})
+            tritons[0].kill()  # whoever reconciled is gone: the other one does it now
+            await tritons[0].start()
+            await until(lambda: told(client, "/api/models/m", "state", "ready"), 60.0)
+            await until(lambda: asked_directly(http, tritons[0]), 60.0)
+
+
+async def asked_directly(http, triton):
+    """Whether a Triton answers for the model."""
+    return (await infer(http, f"{triton.url}/v2/models/m/infer"))[0] == 200
+
+
+class Gateway:
+    """A server of the fleet in a process of its own."""
+
+    key = "test-key"
+
+    def __init__(self, folder, name, database):
+        home = folder / name
+        home.mkdir()
+        plugins = {
+            "database": {"url": database},
+            "fleet": {"probe": 0.5, "load_timeout": 30.0, "folder": str(folder / "files")},
+        }
+        given = {"port": 0, "data_dir": str(home), "outbound_hosts": ["127.0.0.1"]}
+        self._config = home / "mataserver.yaml"
+        self._config.write_text(json.dumps({**given, "plugins": plugins}))
+
+    def __enter__(self):
+        own = {"MATA_SERVER_API_KEY": self.key, "MATA_SERVER_LOG_LEVEL": "error"}
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "mataserver", "serve", "--config", str(self._config)],
+            env={**os.environ, **own}, stdout=subprocess.PIPE, text=True,
+        )  # fmt: skip
+        for line in self._process.stdout:
+            if found := [word for word in line.split() if word.startswith("http://")]:
+                self.url = found[0].rstrip("/")
+                return self
+        raise RuntimeError("the server did not start")
+
+    def __exit__(self, *exc):
+        self.kill()
+        self._process.stdout.close()
+
+    def kill(self):
+        """End it as by kill -9."""
+        self._process.kill()
+        self._process.wait()
