@@ -151,6 +151,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_pixels: Annotated[int, Meta(gt=0, le=178_956_970)] = 50_000_000
     max_tokens: Count = 4_096
     body_timeout: Seconds = 30.0
+    short_way: bool = True
     max_connections: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
     max_sessions: Count = 10
     session_ttl: Seconds = 300.0

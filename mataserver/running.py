@@ -16,6 +16,7 @@ from mataserver.app import build
 from mataserver.deadline import end_after
 from mataserver.engines.memory import keep_freed_memory
 from mataserver.errors import MataError
+from mataserver.http import shortcut
 from mataserver.http.budget import BudgetShare
 from mataserver.http.channel import GOING_AWAY
 from mataserver.http.entrance import Site
@@ -55,6 +56,8 @@ def runner_of(composed: Composed) -> web.AppRunner:
 async def listen(runner: web.AppRunner, composed: Composed, host: str, port: int) -> int:
     """Take connections; return the port. Raises ``OSError``."""
     limit = composed.settings.max_connections
+    if composed.settings.short_way and shortcut.known() and runner.server is not None:
+        shortcut.shorten(runner.server, composed.application, composed.table.found())
     await Site(runner, host, port, limit, lambda: BudgetShare(composed.budget), CONNECTIONS).start()
     chosen: int = runner.addresses[0][1]
     tell_address(composed, host, chosen)

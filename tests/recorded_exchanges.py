@@ -39,7 +39,7 @@ NAMES_BY_CHANCE = re.compile(rb"sess_[0-9a-f]{12}|chatcmpl-[\w-]+|127\.0\.0\.1:\
 EXCHANGES = (*recorded_requests.EXCHANGES, *recorded_sam.EXCHANGES)
 
 
-async def answers() -> dict[str, Any]:
+async def answers(*, short_way: bool = True) -> dict[str, Any]:
     """Ask a server with the fake models everything, in order; return what it answered."""
     with tempfile.TemporaryDirectory() as folder:
         models = {f"fake-{task}": task for task in FAKES} | dict.fromkeys(chat_models.NAMES, "vlm")
@@ -55,6 +55,7 @@ async def answers() -> dict[str, Any]:
                 entry_points=points,
                 engine="thread",
                 max_sessions=1_000,
+                short_way=short_way,
                 plugins={"sam": {"model": recorded_sam.NAME}, **GRPC["plugins"]},
             ) as served,
             aiohttp.ClientSession(served.url) as http,

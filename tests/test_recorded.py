@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 
+import pytest
+
 import recorded_exchanges
 
 
-async def test_answers_are_those_that_were_recorded():
-    """Status, headers and body of every recorded exchange are as they were."""
-    found = await recorded_exchanges.answers()
+@pytest.mark.parametrize("short_way", [True, False])
+async def test_answers_are_those_that_were_recorded(short_way):
+    """Status, headers and body of every recorded exchange are as they were, on both ways."""
+    found = await recorded_exchanges.answers(short_way=short_way)
     recorded = json.loads(recorded_exchanges.FILE.read_text())
     changed = {
         name: (recorded.get(name), found.get(name))

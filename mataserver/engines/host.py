@@ -129,14 +129,15 @@ class ModelHost:
         Returns, in order, the job, its result or ``Failure``, the milliseconds and whether session
         state was made for it.
         """
-        good = [item for item in batch if item.failure is None]
-        answers: dict[int, tuple[Any, float, bool]] = {
-            id(item): (item.failure, 0.0, False) for item in batch if item.failure is not None
-        }
-        plain = [item for item in good if item.job.session is None or not self._stateful]
-        for item in good:
-            if item.job.session is not None and self._stateful:
+        answers: dict[int, tuple[Any, float, bool]] = {}
+        plain = []
+        for item in batch:
+            if item.failure is not None:
+                answers[id(item)] = (item.failure, 0.0, False)
+            elif item.job.session is not None and self._stateful:
                 answers[id(item)] = self._step(item)
+            else:
+                plain.append(item)
         if plain:
             begun = time.perf_counter()
             for item, result in zip(plain, self._predict(plain), strict=True):

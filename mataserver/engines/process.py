@@ -169,15 +169,18 @@ class ProcessWorker(asyncio.Protocol):
         message = wire.Infer(request, heads)
         blocks: list[Block] = []
         sizes, places, inline = [], [], []
-        for part in (part for job in jobs for part in (job.image, job.params)):
-            block = self._memory.place(part) if self._memory and len(part) >= wire.LARGE else None
-            sizes.append(len(part))
-            if block is None:
-                places.append(wire.INLINE)
-                inline.append(part)
-            else:
-                places.append(block.begin)
-                blocks.append(block)
+        for job in jobs:
+            for part in (job.image, job.params):
+                size, block = len(part), None
+                if size >= wire.LARGE and self._memory is not None:
+                    block = self._memory.place(part)
+                sizes.append(size)
+                if block is None:
+                    places.append(wire.INLINE)
+                    inline.append(part)
+                else:
+                    places.append(block.begin)
+                    blocks.append(block)
         self._write(wire.placed(wire.Header(message, sizes, places), inline))
         self._expect(request, functools.partial(self._finish, len(jobs), blocks, answered))
         return functools.partial(self._drop, request)

@@ -10,7 +10,7 @@ import functools
 from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import msgspec
-from aiohttp import hdrs, web
+from aiohttp import hdrs
 from aiohttp.payload import Payload
 from msgspec import Meta
 from multipart import parse_options_header
@@ -19,9 +19,12 @@ from mataserver import jsonbody
 from mataserver.errors import MataError, TooLarge, TooSlow
 from mataserver.http.budget import BudgetShare
 from mataserver.http.inflating import ENCODINGS, PLAIN, Inflater
+from mataserver.http.protocol import Whole
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from aiohttp import web
 
     Chunks = Callable[[], Awaitable[bytes]]
 
@@ -101,7 +104,7 @@ def respond(
         headers["Server-Timing"] = timing
     body = encode(value, form)
     whole = body if len(body) <= 2 * LONG else Apart(body)
-    return web.Response(body=whole, status=status, headers=headers)
+    return Whole(body=whole, status=status, headers=headers)
 
 
 class body:  # noqa: N801 - a context manager, named as what it gives

@@ -10,6 +10,7 @@ import logging
 from typing import TYPE_CHECKING, Any, cast
 
 from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
+from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.web_protocol import RequestHandler
 
 from mataserver.http.framing import Framing
@@ -28,6 +29,8 @@ _BODY = b'{"detail":"%b"}' % DETAIL.encode()
 VERSIONS = frozenset({HttpVersion10, HttpVersion11})
 """Those of HTTP that this server speaks: the parser takes HTTP/0.9, whose requests have no headers,
 and a line that says HTTP/2.0."""
+_OK = "HTTP/1.1 200 OK"
+_WITH_BODY = frozenset({hdrs.METH_GET, hdrs.METH_POST})
 _FAILED = b'{"detail":"Internal server error"}'
 
 log = logging.getLogger("mataserver.http")
@@ -41,12 +44,51 @@ class Plain(web.Response):
         self.headers.popall(hdrs.SERVER, None)
 
 
+class Whole(web.Response):
+    """An answer whose body is here: head and body may leave at once."""
+
+    async def leave(self, request: web.BaseRequest) -> None:
+        """Send it past aiohttp's steps for streams, unless anything about it is unusual.
+
+        aiohttp finds it sent, and keeps the connection. What is unusual is left for aiohttp to
+        send, and so is what meets a connection that broke.
+        """
+        body = self._body
+        if not isinstance(body, bytes) or not self._is_plain or not _is_plain(request):
+            return
+        headers, writer = self._headers, request.writer
+        headers[hdrs.CONTENT_LENGTH] = str(len(body))
+        headers[hdrs.DATE] = rfc822_formatted_time()
+        try:
+            await writer.write_headers(_OK, headers)
+            await writer.write_eof(body)
+        except ConnectionError:
+            return
+        self._eof_sent = self._keep_alive = True
+
+    @property
+    def _is_plain(self) -> bool:
+        return (
+            self._status == 200
+            and self._reason == "OK"
+            and self._keep_alive is None
+            and self._payload_writer is None
+            and not (self._cookies or self._compression or self._chunked or self._eof_sent)
+            and hdrs.CONNECTION not in self._headers
+        )
+
+
+def _is_plain(request: web.BaseRequest) -> bool:
+    return request.version == HttpVersion11 and request.keep_alive and request.method in _WITH_BODY
+
+
 def unsigned(application: web.Application) -> None:
     """Have no answer, stream or WebSocket name a library: aiohttp tells its release."""
-    application.on_response_prepare.append(_unsign)
+    application.on_response_prepare.append(unsign)
 
 
-async def _unsign(_request: web.Request, response: web.StreamResponse) -> None:
+async def unsign(_request: web.Request, response: web.StreamResponse) -> None:
+    """Take aiohttp's name out of an answer."""
     response.headers.popall(hdrs.SERVER, None)
 
 

@@ -12,7 +12,7 @@ from mataserver.service import Body, Route
 __all__ = ["CLAIMED", "ROUTE", "Body", "Handlers", "Limits", "Route", "Table"]
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Container, Sequence
+    from collections.abc import Awaitable, Callable, Container, Iterator, Sequence
     from typing import Self
 
     from aiohttp.web_urldispatcher import AbstractRoute
@@ -79,6 +79,10 @@ class Table:
         for added, known in self._known.items():
             if shape(added.method, known.path) in wanted:
                 self._others.setdefault(added, []).append(route)
+
+    def found(self) -> Iterator[AbstractRoute]:
+        """Yield what aiohttp finds for requests, in the order of its being added."""
+        yield from self._known
 
     def claimed(self, request: web.Request) -> Handler | None:
         """Return the handler of a service that takes a request before any route is looked at."""
