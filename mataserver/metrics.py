@@ -53,9 +53,9 @@ class Tally(Collector):
         self.name, self.text, self.labels = name, text, labels
         self._counts: dict[tuple[str, ...], int] = {}
 
-    def add(self, *labels: str) -> None:
-        """Count one."""
-        self._counts[labels] = self._counts.get(labels, 0) + 1
+    def add(self, *labels: str, count: int = 1) -> None:
+        """Count one, or several."""
+        self._counts[labels] = self._counts.get(labels, 0) + count
 
     def describe(self) -> Iterator[Metric]:
         """Yield its family without counts: so it is known by its name, and named once."""
@@ -134,8 +134,8 @@ class Metrics:
         self.memory = self._gauge("model_memory_bytes", "Memory of a loaded model.", ("model",))
         self.sessions = self._gauge("sessions", "Streaming sessions that exist.")
         self.connected = self._gauge("sessions_connected", "Sessions with an open WebSocket.")
-        self.frames = self._counter("frames_received", "Video frames received.", ("model",))
-        self.dropped = self._counter("frames_dropped", "Frames replaced by newer ones.", ("model",))
+        self.frames = self._tally("frames_received", "Video frames received.", ("model",))
+        self.dropped = self._tally("frames_dropped", "Frames replaced by newer ones.", ("model",))
         self.cameras = self._gauge("cameras", "Sessions with a camera by its state.", ("state",))
         self.reconnects = self._counter(
             "camera_reconnects", "Cameras connected again after they were lost.", ("model",)

@@ -7,7 +7,6 @@ client that reads slowly holds up nobody but itself.
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
 import time
 from abc import ABC, abstractmethod
@@ -21,7 +20,7 @@ from msgspec import UNSET, Struct, UnsetType
 from mataserver.http import codec
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterator
+    from collections.abc import Coroutine
 
     from aiohttp import WSMessage, web
 
@@ -96,10 +95,10 @@ class Channel(ABC):
         self._session = session
         self._socket = socket
         self._form: Format = "msgpack" if socket.ws_protocol == MSGPACK_PROTOCOL else "json"
-        self._answered = asyncio.Event()
         self._pings: dict[bytes, float] = {}
         self._ping_count = 0
         self._last_ping = time.monotonic()
+        self._tasks: set[asyncio.Task[None]] = set()
         self._closing: asyncio.Future[CloseReason] = asyncio.get_running_loop().create_future()
 
     def request_close(self, code: int, reason: str) -> None:
@@ -109,19 +108,26 @@ class Channel(ABC):
 
     async def run(self) -> CloseReason:
         """Serve until either side ends; return why. No task outlives it."""
-        tasks = [asyncio.create_task(each) for each in self._loops()]
-        for task in tasks:
-            task.add_done_callback(self._ended)
+        for each in self._loops():
+            self._spawn(each)
         try:
             closing = await self._closing
             if closing.code == GOING_AWAY and self._terms.lifecycle.draining:
                 await self._finish()
             return closing
         finally:
+            self._closing.cancel()  # or is done: either way nothing new begins
+            tasks = tuple(self._tasks)
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
             self._release()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        """Have something run for as long as the socket is open."""
+        task = asyncio.create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._ended)
 
     def _loops(self) -> tuple[Coroutine[Any, Any, None], ...]:
         """Return what runs while the socket is open."""
@@ -141,12 +147,17 @@ class Channel(ABC):
     async def _binary(self, data: bytes) -> None:
         """Take a binary message."""
 
+    @abstractmethod
+    def _has_read(self) -> None:
+        """Go on, where the client was waited for: it has read."""
+
     def _idle_too_long(self, _now: float) -> bool:
         """Whether the client has not done its part for too long."""
         return False
 
     def _ended(self, task: asyncio.Task[None]) -> None:
         """Log what ended a task; a bug ends the connection."""
+        self._tasks.discard(task)
         if task.cancelled() or task.exception() is None:
             return
         log.error("stream of %s failed", self._session.id, exc_info=task.exception())
@@ -193,14 +204,16 @@ class Channel(ABC):
             await self._send(StreamError(f"unknown message type {message.type[:40]!r}"))
 
     async def _pong(self, payload: bytes) -> None:
-        with self._unless_gone():
+        try:
             await self._socket.pong(payload)
+        except ConnectionError:
+            self._gone()
 
     def _ponged(self, payload: bytes) -> None:
         """Note a pong: it answers its ping and every one before it."""
         while payload in self._pings:
             del self._pings[next(iter(self._pings))]
-        self._answered.set()
+        self._has_read()
 
     # out
 
@@ -212,11 +225,11 @@ class Channel(ABC):
 
     async def _send(self, value: object) -> None:
         data = codec.encode(value, self._form)
-        with self._unless_gone():
-            if self._form == "json":
-                await self._socket.send_frame(data, WSMsgType.TEXT)
-            else:
-                await self._socket.send_bytes(data)
+        kind = WSMsgType.TEXT if self._form == "json" else WSMsgType.BINARY
+        try:
+            await self._socket.send_frame(data, kind)
+        except ConnectionError:
+            self._gone()
 
     def _new_ping(self) -> bytes:
         self._ping_count += 1
@@ -225,16 +238,14 @@ class Channel(ABC):
         return payload
 
     async def _ping(self, payload: bytes) -> None:
-        with self._unless_gone():
-            await self._socket.ping(payload)
-
-    @contextlib.contextmanager
-    def _unless_gone(self) -> Iterator[None]:
-        """End the connection when what is sent finds it broken."""
         try:
-            yield
+            await self._socket.ping(payload)
         except ConnectionError:
-            self.request_close(NORMAL, "closed by the client")
+            self._gone()
+
+    def _gone(self) -> None:
+        """End the connection: what was sent found it broken."""
+        self.request_close(NORMAL, "closed by the client")
 
     # time
 

@@ -25,9 +25,6 @@ from mataserver.http.budget import BudgetShare
 from mataserver.http.channel import INTERNAL, WINDOW, Channel, StreamError
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine
-    from typing import Any
-
     from aiohttp import web
 
     from mataserver.engines.work import Outcome
@@ -67,14 +64,9 @@ class Taken:
     """A frame that the model was given, and what it found; its picture where services want it."""
 
     number: int
+    share: BudgetShare
     found: Outcome | MataError | None = None
     image: bytes = b""
-
-    @property
-    def failed(self) -> bool:
-        """Whether its answer is no result."""
-        found = self.found
-        return found is not None and (isinstance(found, MataError) or bool(found.failure))
 
 
 class Connection(Channel):
@@ -83,7 +75,6 @@ class Connection(Channel):
     def __init__(self, terms: Terms, session: Session, socket: web.WebSocketResponse) -> None:
         super().__init__(terms, session, socket)
         self._inbox: Frame | None = None
-        self._arrived = asyncio.Event()
         self._taken: deque[Taken] = deque()
         self._sending = False
         self._at_once = 1
@@ -105,8 +96,6 @@ class Connection(Channel):
 
     async def _binary(self, data: bytes) -> None:
         """Put a frame into the inbox, in place of the one that waits there."""
-        if self._inbox is not None:
-            await asyncio.sleep(0)  # frames that come in one burst: let the worker take the first
         if self._closing.done():
             return
         number = self._session.receive()
@@ -119,10 +108,12 @@ class Connection(Channel):
             return
         self._empty_inbox()
         self._inbox = Frame(number, data, share)
-        self._arrived.set()
+        self._feed()
 
     def _release(self) -> None:
         self._empty_inbox()
+        for taken in self._taken:
+            taken.share.give_back()  # also of what never began
         for taken in islice(self._taken, self._sending, None):  # what is being sent is noted
             if taken.found is not None:
                 self._session.note(taken.found)
@@ -137,30 +128,32 @@ class Connection(Channel):
 
     # out
 
-    def _loops(self) -> tuple[Coroutine[Any, Any, None], ...]:
-        return (*super()._loops(), *(self._infer() for _ in range(AT_ONCE)))
+    def _feed(self) -> None:
+        """Give the model the frame that waits, unless it or the client has enough to do."""
+        frame = self._inbox
+        if frame is None or self._closing.done() or self._full:
+            return
+        self._inbox = None
+        taken = Taken(frame.number, frame.share)
+        if self._terms.observers:
+            taken.image = frame.image
+        self._taken.append(taken)
+        self._idle.clear()
+        self._spawn(self._infer(frame.image, taken))
 
-    async def _infer(self) -> None:
-        """Infer frames one after the other; what is found is told meanwhile."""
-        while True:
-            frame = await self._next_frame()
-            taken = Taken(frame.number)
-            if self._terms.observers:
-                taken.image = frame.image
-            self._taken.append(taken)
-            self._idle.clear()
-            taken.found = await self._inferred(frame)
-            self._found.set()
-            del frame, taken  # they would stay until the next ones
+    def _has_read(self) -> None:
+        self._feed()
 
-    async def _next_frame(self) -> Frame:
-        """Wait for a frame and for a client that has read; then take the newest frame."""
-        while self._full or self._inbox is None or self._closing.done():
-            event = self._answered if self._full else self._arrived
-            event.clear()
-            await event.wait()
-        frame, self._inbox = self._inbox, None
-        return frame
+    async def _infer(self, image: bytes, taken: Taken) -> None:
+        """Infer a frame; what is found is told meanwhile, and the next one may begin."""
+        try:
+            taken.found = await self._outcome(image, taken.number)
+        except MataError as error:
+            taken.found = error
+        finally:
+            taken.share.give_back()
+        self._found.set()
+        self._feed()
 
     @property
     def _full(self) -> bool:
@@ -169,22 +162,19 @@ class Connection(Channel):
         A text is sent in pieces as it is made, and a failure may be the end: both are told before
         the next frame is taken.
         """
-        unread = len(self._pings) + len(self._taken) - self._sending  # it has its ping already
-        if unread >= WINDOW:
+        count = len(self._taken)
+        if len(self._pings) + count - self._sending >= WINDOW:  # what is sent has its ping already
             return True
-        if self._session.stream or any(taken.failed for taken in self._taken):
-            return bool(self._taken)
-        under_way = sum(taken.found is None for taken in self._taken)
-        return under_way >= self._at_once or len(self._taken) > self._at_once
-
-    async def _inferred(self, frame: Frame) -> Outcome | MataError:
-        """Return what the model found in a frame; its bytes are given back."""
-        try:
-            return await self._outcome(frame)
-        except MataError as error:
-            return error
-        finally:
-            frame.share.give_back()
+        if not count or self._session.stream:
+            return bool(count)
+        under_way = 0
+        for taken in self._taken:
+            found = taken.found
+            if found is None:
+                under_way += 1
+            elif isinstance(found, MataError) or found.failure is not None:
+                return True
+        return under_way >= self._at_once or count > self._at_once
 
     async def _work(self) -> None:
         while True:
@@ -196,9 +186,9 @@ class Connection(Channel):
             self._sending = False
             del found  # it would stay until the next one
             self._taken.popleft()
-            self._answered.set()
             if not self._taken:
                 self._idle.set()
+            self._feed()
 
     async def _send_outcome(self, taken: Taken, found: Outcome | MataError) -> None:
         number = taken.number
@@ -230,18 +220,18 @@ class Connection(Channel):
                 )
             )  # fmt: skip
 
-    async def _outcome(self, frame: Frame) -> Outcome:
+    async def _outcome(self, image: bytes, number: int) -> Outcome:
         """Run a frame; a session that asked for it is sent the pieces of text as they are made."""
         if not self._session.stream:
-            outcome, waited = await self._session.infer(frame.image, self._form)
+            outcome, waited = await self._session.infer(image, self._form)
             self._pace(outcome, waited)
             return outcome
-        pieces = self._session.generate(frame.image, self._form)
+        pieces = self._session.generate(image, self._form)
         async with contextlib.aclosing(pieces) as items:
             async for item in items:
                 if not isinstance(item, str):
                     return item
-                await self._send(StreamToken(item, frame.number))
+                await self._send(StreamToken(item, number))
         raise WorkerDied("The model gave no result")
 
     def _pace(self, outcome: Outcome, waited: float) -> None:

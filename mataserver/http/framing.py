@@ -49,6 +49,8 @@ class Framing:
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Look at bytes, then hand them on; a client that breaks the rules is read no further."""
+        if _is_whole(data) and not (self._left or self._head or self._size or self._deaf):
+            return self._reader.feed_data(data)  # most are: nothing of it is kept
         try:
             control = self._look(data)
             if not self._deaf:
@@ -127,6 +129,17 @@ class Framing:
             except Unavailable as error:
                 raise WebSocketError(WSCloseCode.TRY_AGAIN_LATER, error.detail) from None
             self._held = self._size
+
+
+def _is_whole(data: bytes) -> bool:
+    """Whether bytes that begin with a frame are that frame, which ends a message and is masked."""
+    if len(data) < 2 or not (data[0] & 0x80 and data[1] & 0x80):
+        return False
+    length = data[1] & 0x7F
+    if length < 126:
+        return len(data) == 6 + length
+    begin = 4 if length == 126 else 10
+    return len(data) == begin + 4 + int.from_bytes(data[2:begin], "big")
 
 
 def _header_size(data: bytes, at: int) -> int:

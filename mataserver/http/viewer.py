@@ -29,6 +29,7 @@ class Viewer(Channel):
         super().__init__(terms, session, socket)
         self._waiting: Shot | StreamError | None = None
         self._came = asyncio.Event()
+        self._read_on = asyncio.Event()
         self._missed = 0
         self._reset = False
 
@@ -46,6 +47,9 @@ class Viewer(Channel):
             self._waiting = StreamError(detail)
             self._came.set()
 
+    def _has_read(self) -> None:
+        self._read_on.set()
+
     async def _binary(self, data: bytes) -> None:  # noqa: ARG002 - no frame is taken
         await self._send(StreamError(NO_FRAMES))
 
@@ -56,7 +60,7 @@ class Viewer(Channel):
     async def _next(self) -> Shot | StreamError:
         """Wait for something to tell and for a client that has read."""
         while len(self._pings) >= WINDOW or self._waiting is None or self._closing.done():
-            event = self._answered if len(self._pings) >= WINDOW else self._came
+            event = self._read_on if len(self._pings) >= WINDOW else self._came
             event.clear()
             await event.wait()
         found, self._waiting = self._waiting, None

@@ -69,8 +69,9 @@ class FrameSession:
         self.frames = self.dropped = self.results = 0
         self.reset = False
         self._target = target
-        self._received = target.metrics.frames.labels(self.model)
-        self._dropped = target.metrics.dropped.labels(self.model)
+        self._metrics = target.metrics
+        for tally in (self._metrics.frames, self._metrics.dropped):
+            tally.add(self.model, count=0)  # a session that was given nothing is seen, too
         self._params = msgspec.msgpack.encode(params)
         self._told = False
 
@@ -92,14 +93,14 @@ class FrameSession:
     def receive(self, count: int = 1) -> int:
         """Count frames; return the number of the last of them, from 0."""
         self.frames += count
-        self._received.inc(count)
+        self._metrics.frames.add(self.model, count=count)
         return self.frames - 1
 
     def drop(self, count: int = 1) -> None:
         """Count frames that are given up unanswered."""
         if count:
             self.dropped += count
-            self._dropped.inc(count)
+            self._metrics.dropped.add(self.model, count=count)
 
     async def infer(self, image: bytes, form: Format) -> tuple[Outcome, float]:
         """Run a frame; return what came of it, also a failure of the model, and its wait in ms.
