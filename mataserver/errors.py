@@ -43,8 +43,16 @@ class TooSlow(MataError):
     status = 408
 
 
-def scarcity(error: Exception) -> Unavailable | None:
-    """Return what a client is told of a failure for want of file descriptors; None for others."""
-    if isinstance(error, OSError) and error.errno in {errno.EMFILE, errno.ENFILE}:
+def scarcity(error: Exception) -> MataError | None:
+    """Return what a client is told of a failure for want of file descriptors or of room on a disk.
+
+    None for any other failure.
+    """
+    if not isinstance(error, OSError):
+        return None
+    if error.errno in {errno.EMFILE, errno.ENFILE}:
         return Unavailable("The server is out of file descriptors", retry_after=1)
+    # The quota of a user and the limit of a process are ends of the disk too.
+    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
+        return OutOfMemory("The disk is full")
     return None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -20,7 +19,6 @@ from mataserver.errors import (
     BadRequest,
     InvalidParams,
     MataError,
-    OutOfMemory,
     TooLarge,
     TooSlow,
 )
@@ -36,7 +34,6 @@ if TYPE_CHECKING:
 
     from mataserver.http.routing import Limits
 
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 FORM = "multipart/form-data"
 
 
@@ -46,15 +43,11 @@ class NotAForm(MataError):
     status = 415
 
 
-class NoRoom(OutOfMemory):
-    """507: the disk is full."""
-
-
 async def save(request: web.Request, path: Path, field: str, limits: Limits) -> Saved:
     """Write the body, or a field of a form, to ``path``; remove it when that fails.
 
     Raises ``TooLarge``, ``TooSlow``, ``BadRequest`` for a broken form, ``InvalidParams`` for one
-    without the field, ``NoRoom`` when the disk is full.
+    without the field. A full disk's ``OSError`` is answered 507 as it is.
     """
     kind, options = _type(request)
     try:
@@ -67,10 +60,8 @@ async def save(request: web.Request, path: Path, field: str, limits: Limits) -> 
                 async for chunk in body:
                     await target.write(chunk)
                 saved = Saved(target.size, "", {})
-    except BaseException as error:
+    except BaseException:
         await asyncio.shield(asyncio.to_thread(path.unlink, missing_ok=True))
-        if isinstance(error, OSError) and error.errno in _FULL:
-            raise NoRoom("The disk is full") from error
         raise
     return saved
 
@@ -87,10 +78,6 @@ async def save_files(request: web.Request, folder: Path, most: int, limits: Limi
     try:
         async for event in _events(chunks(request, limits), options.get("boundary", ""), most):
             await writing.take(event)
-    except OSError as error:
-        if error.errno in _FULL:
-            raise NoRoom("The disk is full") from error
-        raise
     finally:
         writing.close()
     return Uploads(tuple(writing.files), once(writing.texts))

@@ -16,15 +16,24 @@ from mataserver_database.schema import NewerSchemaError, Schema
 
 if TYPE_CHECKING:
     from mataserver import Context
-    from mataserver_database.database import Busy, Database
+    from mataserver_database.database import Busy, Database, Full
     from mataserver_database.lifetime import DatabaseService
 
-__all__ = ["Busy", "Database", "NewerSchemaError", "Schema", "Settings", "finish", "finished"]
+__all__ = [
+    "Busy",
+    "Database",
+    "Full",
+    "NewerSchemaError",
+    "Schema",
+    "Settings",
+    "finish",
+    "finished",
+]
 
 
 def __getattr__(name: str) -> object:
     """Import what brings SQLAlchemy when it is asked for: most commands have no use for it."""
-    if name in {"Busy", "Database"}:
+    if name in {"Busy", "Database", "Full"}:
         from mataserver_database import database
 
         return getattr(database, name)

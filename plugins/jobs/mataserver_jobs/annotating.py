@@ -5,8 +5,7 @@ from __future__ import annotations
 import itertools
 from typing import TYPE_CHECKING, Any
 
-from mataserver import BadRequest, OutOfMemory, decode_image, draw
-from mataserver_jobs.disk import is_full
+from mataserver import BadRequest, decode_image, draw
 from mataserver_jobs.film import RATE, Film
 from mataserver_jobs.footage import MAX_PIXELS
 
@@ -26,26 +25,18 @@ PART = 100
 
 
 def annotate(job: Job, footage: Footage, answers: Answers, every: int, target: Path) -> None:
-    """Write the video of all items with their answers drawn in, from where an attempt stopped.
-
-    Raises ``OutOfMemory`` (507) when the disk is full.
-    """
+    """Write the video of all items with their answers drawn in, from where an attempt stopped."""
     film = Film(job.work / "film")
-    try:
-        start = film.parts * PART
-        pairs = zip(footage.items(start, every), answers.all(start), strict=False)
-        numbered = enumerate(pairs, start)
-        for number in itertools.count(film.parts):
-            first = next(numbered, None)
-            if first is None:
-                break
-            part = itertools.chain([first], itertools.islice(numbered, PART - 1))
-            film.add(number, _frames(job, footage, part, answers.count))
-        film.join(target)
-    except OSError as error:
-        if is_full(error):
-            raise OutOfMemory("The disk is full") from error
-        raise
+    start = film.parts * PART
+    pairs = zip(footage.items(start, every), answers.all(start), strict=False)
+    numbered = enumerate(pairs, start)
+    for number in itertools.count(film.parts):
+        first = next(numbered, None)
+        if first is None:
+            break
+        part = itertools.chain([first], itertools.islice(numbered, PART - 1))
+        film.add(number, _frames(job, footage, part, answers.count))
+    film.join(target)
     film.remove()
 
 

@@ -13,9 +13,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import msgspec
 
-from mataserver import OutOfMemory
-from mataserver_jobs.disk import is_full
-
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
@@ -42,20 +39,15 @@ class Answers:
         self._file.close()
 
     def append(self, answer: object) -> None:
-        """Write an answer; it is on the disk when this returns.
-
-        Raises ``OutOfMemory`` (507) when the disk is full.
-        """
+        """Write an answer, whole or not at all; it is on the disk when this returns."""
         line = memoryview(msgspec.json.encode(answer) + b"\n")
         try:
             written = 0
             while written < len(line):
                 written += self._file.write(line[written:])
             os.fsync(self._file.fileno())
-        except OSError as error:
+        except OSError:
             self._back()
-            if is_full(error):
-                raise OutOfMemory("The disk is full") from error
             raise
         self.count += 1
         self._end += len(line)

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mataserver import MataError
+from mataserver_jobs.disk import FULL, is_full
 from mataserver_jobs.kinds import Assignment, Cancelled, Ended, Job
 
 if TYPE_CHECKING:
@@ -32,12 +33,19 @@ def _ended(assignment: Assignment, parent: Parent) -> Ended:
         return Ended("cancelled")
     except MataError as error:
         return Ended("failed", error=error.detail)
+    except OSError as error:  # no other attempt would find more room
+        traceback.print_exc()
+        return Ended("failed", error=FULL) if is_full(error) else _broken(error)
     except MemoryError:
         traceback.print_exc()
         return Ended("broken", error="it needed more memory than there is")
     except Exception as error:  # the worker's edge: whatever it is, the log holds it
         traceback.print_exc()
-        return Ended("broken", error=f"an error in its code: {type(error).__name__}")
+        return _broken(error)
+
+
+def _broken(error: Exception) -> Ended:
+    return Ended("broken", error=f"an error in its code: {type(error).__name__}")
 
 
 def _function(name: str) -> Any:

@@ -1,9 +1,10 @@
-"""What the disk says when it takes no more."""
+"""What the disk says when it takes no more, and what a job's owner is told of it."""
 
 from __future__ import annotations
 
 import errno
 
+FULL = "The disk is full; restart the job once there is room"
 _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 

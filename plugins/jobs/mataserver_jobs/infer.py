@@ -73,7 +73,9 @@ def infer(job: Job) -> dict[str, Any]:
         if not answers.count:
             raise BadRequest("The video has no frames")
         found = {**summary(answers.all()), "damaged": answered.damaged}
-        (job.output / SUMMARY).write_bytes(msgspec.json.format(msgspec.json.encode(found)))
+        fresh = job.work / SUMMARY
+        fresh.write_bytes(msgspec.json.format(msgspec.json.encode(found)))
+        fresh.replace(job.output / SUMMARY)  # whole or not at all
         if found["failed"] == found["items"]:
             raise MataError(f"No item could be answered: {next(answers.all())['error']}")
         if _annotates(spec, footage):

@@ -26,7 +26,8 @@ class JobKind:
     name:      of the kind; the jobs' ``kind``.
     run:       a module-level function ``run(job) -> result`` that runs in a process of its own.
                What it returns, JSON values, is the result. A ``MataError`` that it raises fails the
-               job with that sentence; any other error, and a death of the process, is tried again.
+               job with that sentence, and so does a full disk; any other error, and a death of the
+               process, is tried again.
     spec:      the struct of what the job is asked.
     stages:    name to (percent at its begin, percent at its end), in order.
     threads:   how many threads numeric libraries may use in it.

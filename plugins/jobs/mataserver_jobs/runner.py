@@ -17,11 +17,12 @@ import msgspec
 
 from mataserver import MataError, OutOfMemory
 from mataserver_jobs import child, holders
+from mataserver_jobs.disk import FULL, is_full
 from mataserver_jobs.kinds import Assignment, Ended, Message
 from mataserver_jobs.store import LEASE_SECONDS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -34,6 +35,7 @@ if TYPE_CHECKING:
 RENEW_SECONDS = LEASE_SECONDS / 3
 LOOK_SECONDS = 0.2
 """How often a job is looked at, at most, for a cancellation."""
+RETRY_SECONDS = 1.0
 REPORT_SECONDS = 0.5
 """How often progress is written down at most; its last state always is."""
 NICE = 19
@@ -113,7 +115,7 @@ class LocalRunner:
     async def _recover(self) -> None:
         running, _ = await self._store.find(states=["running"], limit=1000)
         dead = {each.holder for each in running if each.holder and holders.is_dead(each.holder)}
-        count = await self._store.recover(sorted(dead))
+        count = await self._store.recover(sorted(dead), held=list(self._running))
         if count:
             log.warning("%d jobs of lost servers are queued again", count)
 
@@ -158,10 +160,13 @@ class LocalRunner:
             await self._job(record, access)
         except MataError as error:  # the database is gone: the lease ends by itself
             log.warning("job %s is left to its lease: %s", record.id, error.detail)
-        except Exception:
+        except Exception as error:
             log.exception("job %s could not be run", record.id)
             with contextlib.suppress(MataError):
-                await self._store.died(record, "it could not be started")
+                if isinstance(error, OSError) and is_full(error):
+                    await self._note(self._store.fail, record, FULL)
+                else:
+                    await self._note(self._store.died, record, "it could not be started")
         finally:
             if access is not None and self._passes is not None:
                 self._passes.revoke(access)
@@ -194,19 +199,35 @@ class LocalRunner:
         if attempt.lost:
             log.warning("job %s: the claim counts no more", record.id)
             return
-        size = await asyncio.to_thread(size_of, self.folder_of(record.id))
+        size, note = await asyncio.to_thread(size_of, self.folder_of(record.id)), self._note
         if ended is not None and ended.how == "done":
-            await self._store.finish(record, ended.result, bytes_used=size)
+            await note(self._store.finish, record, ended.result, bytes_used=size)
         elif ended is not None and ended.how == "failed":
-            await self._store.fail(record, ended.error, bytes_used=size)
+            await note(self._store.fail, record, ended.error, bytes_used=size)
         elif attempt.cancelled:
-            await self._store.stopped(record, ended and ended.result, bytes_used=size)
+            await note(self._store.stopped, record, ended and ended.result, bytes_used=size)
         elif self._stopping.is_set():
-            await self._store.release(record)
+            await note(self._store.release, record)
         else:
             reason = ended.error if ended is not None else _how(await process.wait())
             log.warning("job %s died: %s", record.id, reason)
-            await self._store.died(record, reason, bytes_used=size)
+            await note(self._store.died, record, reason, bytes_used=size)
+
+    async def _note(self, note: Callable[..., Awaitable[bool]], *what: Any, **more: Any) -> None:
+        """Write an end down, and again while the database takes nothing: the work is done.
+
+        Raises ``MataError`` when the server stops meanwhile; then the next one does it anew.
+        """
+        while True:
+            try:
+                await note(*what, **more)
+            except MataError as error:
+                if self._stopping.is_set():
+                    raise
+                log.warning("job %s: its end waits: %s", what[0].id, error.detail)
+                await _pause(self._stopping, RETRY_SECONDS)
+            else:
+                return
 
 
 class _Attempt:

@@ -332,14 +332,16 @@ class Store:
         values = {**QUEUED_AGAIN, "message": "Interrupted by a restart of the server."}
         return await self._update(record, values)
 
-    async def recover(self, dead: Sequence[str] = ()) -> int:
+    async def recover(self, dead: Sequence[str] = (), held: Sequence[str] = ()) -> int:
         """Queue the jobs again whose lease is over, or whose holder is ``dead``; return how many.
 
-        A lease that ends later than any can is over too: the clock was set back.
+        A lease that ends later than any can is over too: the clock was set back. The jobs ``held``,
+        by their ids, are left alone: who asks still works on them.
         """
         now = self._clock()
         lost = sa.and_(
             JOBS.c.state == "running",
+            JOBS.c.id.not_in(held),
             sa.or_(
                 JOBS.c.lease_until < now,
                 JOBS.c.lease_until > now + 2 * LEASE_SECONDS,

@@ -1,7 +1,8 @@
 """Uploads that may break off and go on: files of their own until a job takes them.
 
 Beside the bytes of an upload stands what is known of it; where it goes on is the size of its file.
-Neither a restart of the server nor kill -9 loses more than what the client was not told of.
+Neither a restart of the server nor kill -9 loses more than what the client was not told of. A full
+disk is told as the system tells it, and answered 507: what arrived before stays.
 """
 
 from __future__ import annotations
@@ -120,10 +121,13 @@ class Uploads:
             expires_at=self._clock() + self._keep,
         )
         folder = self._root / made.id
-        with _room():
+        try:
             folder.mkdir(parents=True)
             (folder / _DATA).touch()
             self._write(made)
+        except OSError:
+            self.remove(made.id)
+            raise
         return made
 
     def _check_room(self, others: list[Upload], length: int) -> None:
@@ -155,7 +159,7 @@ class Uploads:
 
     def prolong(self, upload: Upload) -> Upload:
         """Have an upload's time begin anew; return it as it is now."""
-        with _room(), _found():
+        with _found():
             fresh = msgspec.structs.replace(upload, expires_at=self._clock() + self._keep)
             self._write(fresh)
         return self.get(upload.id)
@@ -172,9 +176,17 @@ class Uploads:
             os.link(self._root / upload.id / _DATA, target)
 
     def taken(self, upload: Upload, job: str) -> None:
-        """Note that a job has an upload's bytes; they are the job's alone from now on."""
-        with _room(), _found():
-            self._write(msgspec.structs.replace(upload, job=job))
+        """Note that a job has an upload's bytes; they are the job's alone from now on.
+
+        Where that cannot be noted the upload goes: nothing may take its bytes for a second job.
+        """
+        with _found():
+            try:
+                self._write(msgspec.structs.replace(upload, job=job))
+            except OSError as error:
+                if not is_full(error):
+                    raise
+                self.remove(upload.id)
         (self._root / upload.id / _DATA).unlink(missing_ok=True)
 
     def sweep(self) -> int:
@@ -265,16 +277,15 @@ class Writer:
             self._file.close()
 
     def write(self, data: bytes) -> None:
-        """Add bytes. Raises ``TooLarge`` beyond the upload's length, ``OutOfMemory`` (507)."""
+        """Add bytes. Raises ``TooLarge`` beyond the upload's length."""
         left = memoryview(data)[: self._length - self.offset]
         beyond = len(left) < len(data)
-        with _room():
-            while left:
-                count = self._file.write(left)
-                if self._hash is not None:
-                    self._hash.update(left[:count])
-                self.offset += count
-                left = left[count:]
+        while left:
+            count = self._file.write(left)
+            if self._hash is not None:
+                self._hash.update(left[:count])
+            self.offset += count
+            left = left[count:]
         if beyond:
             raise TooLarge(f"The upload has {self._length} bytes, and more were sent")
 
@@ -283,8 +294,7 @@ class Writer:
         if self._hash is not None and self._hash.digest() != self._wanted:
             raise Mismatch("The bytes are not those of the checksum: send them again")
         self._counts = True
-        with _room():
-            os.fsync(self._file.fileno())
+        os.fsync(self._file.fileno())
 
 
 def _digest(checksum: str) -> tuple[str, bytes] | None:
@@ -304,17 +314,6 @@ def _digest(checksum: str) -> tuple[str, bytes] | None:
             f"Upload-Checksum: one of {', '.join(ALGORITHMS)} and the digest in base64"
         )
     return name, digest
-
-
-@contextlib.contextmanager
-def _room() -> Iterator[None]:
-    """Raise ``OutOfMemory`` (507) for what fails because the disk is full."""
-    try:
-        yield
-    except OSError as error:
-        if is_full(error):
-            raise OutOfMemory("The disk is full") from error
-        raise
 
 
 @contextlib.contextmanager

@@ -31,6 +31,9 @@ def misbehave(job):
     how = job.spec["how"]
     if how == "refuse":
         raise BadRequest("there is no picture in it")
+    if how == "full":
+        with Path("/dev/full").open("wb", buffering=0) as file:
+            file.write(b"x")
     if how == "raise":
         raise RuntimeError("secret detail")
     if how == "segfault":

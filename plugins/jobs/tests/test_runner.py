@@ -88,13 +88,14 @@ async def test_a_job_runs(queue, kinds, tmp_path):
     ("how", "error"),
     [
         ("refuse", "there is no picture in it"),
+        ("full", "The disk is full; restart the job once there is room"),
         ("raise", "Its process died 3 times: an error in its code: RuntimeError"),
         ("segfault", "Its process died 3 times: killed by SIGSEGV"),
         ("exit", "Its process died 3 times: it ended with status 0 and no result"),
     ],
 )
 async def test_failures(queue, kinds, tmp_path, how, error):
-    """A refusal is the job's end; a death is tried again, a few times, and its reason is told."""
+    """A refusal or a full disk is the end; a death is tried again, and its reason is told."""
     job = await queue.submit("misbehave", "ada", {"how": how})
     async with running(queue, kinds, tmp_path):
         record = await ended(queue, job)

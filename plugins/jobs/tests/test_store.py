@@ -83,6 +83,17 @@ async def test_a_lost_server(store, clock):
     assert (await store.get(lost.id)).result == {"from": "the living"}
 
 
+async def test_what_is_still_worked_on(store, clock):
+    """Who could not renew a lease, yet works on, does not queue the job again for itself."""
+    await submit(store)
+    mine = await store.claim("server-1", KINDS)
+    clock.now += 2 * LEASE_SECONDS
+    assert await store.recover(held=[mine.id]) == 0
+    assert await store.renew(mine) is not None
+    clock.now += 2 * LEASE_SECONDS
+    assert await store.recover() == 1
+
+
 async def test_dead_holders_and_clocks(store, clock):
     """A holder known to be dead need not be waited for, nor a lease from before the clock fell."""
     await submit(store)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from mataserver import OutOfMemory
 from mataserver_jobs import JobKind
-from mataserver_jobs.disk import is_full
+from mataserver_jobs.disk import FULL, is_full
 from mataserver_reconstruct.spec import Spec
 from mataserver_reconstruct.stages import STAGES
 
@@ -42,7 +42,7 @@ def reconstruct(job: Job) -> dict[str, Any]:
     except (OSError, RuntimeError) as error:
         full = isinstance(error, OSError) and is_full(error)
         if full or shutil.disk_usage(job.folder).free < _ROOM:
-            raise OutOfMemory("The disk is full; restart the job once there is room") from error
+            raise OutOfMemory(FULL) from error
         raise
 
 
