@@ -58,6 +58,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from mataserver.config import SetBy, Settings
+    from mataserver.engines.work import Engine
     from mataserver.plugins import Plugins
     from mataserver.service import Service
 
@@ -103,13 +104,15 @@ def build(
     probe: MemoryProbe | None = None,
     pace: Pace | None = None,
     set_by: Mapping[str, SetBy] | None = None,
+    engines: Mapping[str, Engine] | None = None,
 ) -> Composed:
     """Compose a server; ``set_by`` tells where the settings came from.
 
-    Registers the defaults on a fresh data directory. Raises a ``MataError`` for settings, a
-    registry or a plugin (``plugins.strict``) that cannot be used.
+    ``engines`` stand in for its own, by name. Registers the defaults on a fresh data directory.
+    Raises a ``MataError`` for settings, a registry or a plugin (``plugins.strict``) that cannot be
+    used.
     """
-    parts = _Parts(settings, plugins, probe, pace)
+    parts = _Parts(settings, plugins, probe, pace, engines)
     composed = parts.composed()
     guests = (*_own(parts, composed, set_by or {}), *_plugins(parts.plugins))
     expect = dialects.expecting(middleware.expectations(parts.table, parts.gate), parts.table.forms)
@@ -133,12 +136,13 @@ class _Parts:
         plugins: Plugins | None,
         probe: MemoryProbe | None,
         pace: Pace | None,
+        engines: Mapping[str, Engine] | None,
     ) -> None:
         self.settings = settings
         self.plugins = plugin_host.discover(settings) if plugins is None else plugins
         self.catalog = _catalog(settings, self.plugins)
         self.metrics, self.memory = Metrics(), probe or MemoryProbe()
-        self.loader = Loader(settings, self.memory)
+        self.loader = Loader(settings, self.memory, engines)
         self.pool = ModelPool(self.loader.load, self.memory, self.metrics, _policy(settings))
         self.models = ServedModels(self.catalog, self.pool, self.metrics, settings.max_tokens)
         self.sessions = SessionStore(
@@ -161,7 +165,12 @@ class _Parts:
         self.table = Table(Limits(settings.max_body, settings.body_timeout, idle=False))
         self.hosting = Hosting(settings, mataserver.__version__, self.lifecycle)
         self.readiness = Readiness(
-            self.catalog, self.pool, self.lifecycle, self.hosting.services, self.hosting.tasks
+            self.catalog,
+            self.pool,
+            self.lifecycle,
+            self.hosting.services,
+            self.hosting.tasks,
+            self.loader.waiting,
         )
         self.upkeep = Upkeep(self.catalog, self.pool, self.readiness.not_ready, pace or Pace())
         self.upkeep.add_configured()
@@ -318,6 +327,7 @@ def _policy(settings: Settings) -> PoolPolicy:
         ram_fraction=settings.max_ram_fraction,
         vram_fraction=settings.max_vram_fraction,
         device=settings.device,
+        engine=settings.engine,
     )
 
 
@@ -329,6 +339,7 @@ def _lifetime(composed: Composed) -> Callable[[web.Application], AsyncIterator[N
         composed.hosting.tasks.append(own)
         async with contextlib.AsyncExitStack() as stack:
             stack.push_async_callback(_stop, composed)
+            composed.loader.open()
             own.spawn(upkeep.reconcile(), "follow the registry")
             own.spawn(upkeep.preload(), "preload")
             try:

@@ -11,6 +11,7 @@ from msgspec import Meta, Struct
 
 from mataserver import moved
 from mataserver.errors import MataError
+from mataserver.needs import Needs
 from mataserver.params import describe, from_text
 from mataserver.results import TASKS
 from mataserver.suggestion import instead_of
@@ -33,7 +34,10 @@ Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)\Z")]
 SetBy = Literal["default", "yaml", "dotenv", "environment", "option"]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 Runtime = Literal["native", "auto"]
-Engine = Literal["auto", "process", "thread"]
+Engine = Literal["auto", "process", "thread", "ray"]
+RayAddress = Annotated[
+    str, Meta(pattern=r"^(auto|[A-Za-z0-9._-]+:\d{1,5}|\[[0-9A-Fa-f:]+\]:\d{1,5})\Z")
+]
 Scope = Literal[
     "infer",
     "models:read",
@@ -63,7 +67,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
                  are already here (a cached hub model, an installed pip backend, ``path``).
     task:        needed only for a model that is not registered yet.
     path:        a local directory or file to register under ``model``.
-    engine:      "process", "thread" or "auto" (what its backend prefers).
+    engine:      "process", "thread", "ray" or "auto" (what its backend prefers).
     device:      "auto", "cpu", "cuda" or "cuda:N".
     dtype:       "auto", "float32", "float16" or "bfloat16".
     runtime:     "auto" once let a pull convert it; now a warning names ``mataserver export``.
@@ -78,6 +82,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     pin:         never evict it under memory pressure.
     keep_alive:  seconds of idleness until it is unloaded; 0 at once, -1 never.
     max_ram_mb:  memory that each of its workers may hold; more is 507 and a new worker.
+    needs:       with the engine "ray", what a node must have for each of its workers.
     params:      inference parameters used where a request gives none.
     """
 
@@ -98,6 +103,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     pin: bool = False
     keep_alive: KeepAlive | None = None
     max_ram_mb: Annotated[float, Meta(gt=0.0, le=16_777_216.0)] | None = None
+    needs: Needs | None = None
     params: dict[str, Any] = {}
 
 
@@ -146,6 +152,9 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     decode_timeout: Seconds = 10.0
     drain_timeout: Seconds = 30.0
     queue_limit: Count = 64
+    ray_address: RayAddress = "auto"
+    ray_room: Seconds = 30.0
+    ray_silence: Annotated[float, Meta(ge=1.0, le=600.0)] = 6.0
     max_body_mb: Annotated[float, Meta(gt=0.0, le=4_096.0)] = 32.0
     max_inflight_mb: Annotated[float, Meta(gt=0.0, le=1_048_576.0)] = 512.0
     max_pixels: Annotated[int, Meta(gt=0, le=178_956_970)] = 50_000_000
@@ -201,6 +210,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
             if entry.model == name:
                 return entry
         return ModelSettings(model=name)
+
+    @property
+    def on_ray(self) -> bool:
+        """Whether any model is to run on a Ray cluster."""
+        return self.engine == "ray" or any(entry.engine == "ray" for entry in self.models)
 
     def runtime_of(self, name: str) -> Runtime:
         """The ``runtime`` that holds for one model: "auto" for one that a pull once converted."""
@@ -289,6 +303,7 @@ def _settings(merged: dict[str, Any]) -> Settings:
         raise ConfigError("configuration: max_inflight_mb: must not be less than max_body_mb")
     _refuse_tasks("models", [entry.task for entry in settings.models])
     _refuse_threads(settings)
+    _refuse_elsewhere(settings)
     _refuse_repeated("models", "model", [entry.model for entry in settings.models])
     moved.warn_of_runtime([settings.runtime, *(entry.runtime for entry in settings.models)])
     return settings
@@ -300,6 +315,27 @@ def _refuse_threads(settings: Settings) -> None:
         if entry.engine == "thread" and entry.max_ram_mb is not None:
             place = f"models[{index}].max_ram_mb"
             raise ConfigError(f"configuration: {place}: needs the engine process")
+
+
+def _refuse_elsewhere(settings: Settings) -> None:
+    """Raise ``ConfigError`` for what a model on a cluster cannot have, or another one cannot."""
+    if settings.engine == "ray" and settings.device.startswith("cuda:"):
+        raise ConfigError(f"configuration: device: {_NUMBERED}")
+    for index, entry in enumerate(settings.models):
+        place = f"configuration: models[{index}]"
+        preferred = settings.engine if entry.engine == "auto" else entry.engine
+        if preferred != "ray":
+            if entry.needs is not None:
+                raise ConfigError(f"{place}.needs: needs the engine ray")
+            continue
+        if (entry.device or settings.device).startswith("cuda:"):
+            raise ConfigError(f"{place}.device: {_NUMBERED}")
+        if entry.max_ram_mb is not None:
+            said = "the engine ray has no such limit; needs.memory_mb finds a node with the room"
+            raise ConfigError(f"{place}.max_ram_mb: {said}")
+
+
+_NUMBERED = "with the engine ray a GPU has no number: say cuda, and Ray gives each worker its own"
 
 
 def _refuse_repeated(where: str, field: str, names: list[str]) -> None:

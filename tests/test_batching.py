@@ -19,6 +19,7 @@ class Recorder:
     def __init__(self):
         self.facts = Facts(stateful=False, pid=1)
         self.width, self.pids = 1, (1,)
+        self.suspect = False
         self.alive = True
         self.batches = []
         self.dropped = []

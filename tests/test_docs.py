@@ -13,7 +13,7 @@ import yaml
 
 from conftest import POINTS
 from markdown_pages import DOCS, PAGES, PLUGINS, ROOT, blocks, headings, quoted, read, rows, section
-from mataserver import app, config, params, plugins, results
+from mataserver import app, config, needs, params, plugins, results
 from mataserver.testing import installed
 
 # links and code
@@ -67,6 +67,7 @@ def default_of(field):
     [
         (config.Settings, "setting", 3),
         (config.ModelSettings, "field", 2),
+        (needs.Needs, "of the needs", 2),
     ],
 )
 def test_settings_are_described(kind, header, column):

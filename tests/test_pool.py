@@ -30,6 +30,7 @@ class StandIn:
     def __init__(self, memory: int) -> None:
         self.facts = Facts(stateful=False, pid=1)
         self.width, self.pids = 1, (1,)
+        self.suspect = False
         self.alive = True
         self.closed = False
         self.gate = asyncio.Event()

@@ -21,6 +21,7 @@ class StandIn:
     """A worker that answers when the test lets it."""
 
     width = 1
+    suspect = False
 
     def __init__(self, index, *, stateful):
         self.facts = Facts(stateful=stateful, pid=100 + index)

@@ -22,13 +22,15 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from mataserver.engines import payload, wire
 from mataserver.engines.arena import Incoming
 from mataserver.engines.guard import Guard
 from mataserver.engines.host import ModelHost
 from mataserver.engines.lane import Lane
 from mataserver.engines.line import Line
-from mataserver.engines.memory import keep_freed_memory
+from mataserver.engines.memory import keep_freed_memory, private_bytes
 from mataserver.engines.work import Failure, Job, Outcome
 from mataserver.errors import MataError
 
@@ -321,8 +323,13 @@ def main(sock: socket.socket, memory: int | None) -> None:
         select.select([sock], [], [])
         if not line.fetch():
             return
-    # The one pickle there is: from the server, which was here before any model was.
-    assignment: Assignment = pickle.loads(wire.parts(received)[0])  # noqa: S301
+    try:
+        # The one pickle there is: from the server, which was here before any model was.
+        assignment: Assignment = pickle.loads(wire.parts(received)[0])  # noqa: S301
+    except (ImportError, AttributeError):
+        log.exception("the model's plugin cannot be imported")
+        line.reply(wire.Refused(Failure(503, "The model's plugin is not where its worker is")))
+        return
     if assignment.confinement is not None:
         assignment.confinement.begin()
     host = ModelHost(assignment)
@@ -333,5 +340,5 @@ def main(sock: socket.socket, memory: int | None) -> None:
         return
     gc.collect()
     gc.freeze()  # a model lives as long as its process: no later look for garbage pauses at it
-    line.reply(wire.Loaded(facts))
+    line.reply(wire.Loaded(msgspec.structs.replace(facts, memory=private_bytes(os.getpid()))))
     ModelProcess(line, host, assignment.decode_threads, assignment.decode_patience).run()

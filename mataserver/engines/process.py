@@ -47,6 +47,7 @@ class ProcessWorker(asyncio.Protocol):
 
     facts: Facts
     width = 1
+    suspect = False
 
     def __init__(self, name: str, patience: float, decode_patience: float = 10.0) -> None:
         self._name = name
@@ -65,7 +66,7 @@ class ProcessWorker(asyncio.Protocol):
         self._kill: Callable[[], None] = lambda: None
         self._reason = "the worker process ended"
         self._parting: MataError | None = None
-        self._spoilt = False
+        self._excused = False
         self._package = ""
         self._ceiling: asyncio.Task[None] | None = None
 
@@ -108,7 +109,7 @@ class ProcessWorker(asyncio.Protocol):
         if self._memory is not None:
             self._memory.close()
         if not self._stopping:
-            self._tell_death(Death(self._reason, blamed=not self._spoilt))
+            self._tell_death(Death(self._reason, blamed=not self._excused))
         for ended in self._end_callbacks:
             ended()
 
@@ -124,7 +125,7 @@ class ProcessWorker(asyncio.Protocol):
     @property
     def alive(self) -> bool:
         """Whether the child can still answer."""
-        return not self._ended.done() and not self._stopping and not self._spoilt
+        return not self._ended.done() and not self._stopping and not self._excused
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -319,7 +320,7 @@ class ProcessWorker(asyncio.Protocol):
 
     def _spoil(self, request: int, job: int) -> None:
         """End the child for an image that takes too long; everybody else's go to the next one."""
-        self._spoilt, self._parting = True, Displaced()
+        self._excused, self._parting = True, Displaced()
         take = self._pending.pop(request, None)
         if take is not None:
             take(Spoilt(self._decode_patience, job))
@@ -333,7 +334,7 @@ class ProcessWorker(asyncio.Protocol):
 
     def _overgrown(self) -> None:
         """End the child for what it works on; everybody else's jobs go to the next one."""
-        self._spoilt, self._parting = True, Displaced()
+        self._excused, self._parting = True, Displaced()
         if not self._loaded.done():
             self._stopping = True
             self._loaded.set_exception(Overgrown())

@@ -67,6 +67,11 @@ class Replicas:
         return not self._closed and any(self._is_alive(i) for i in range(len(self._workers)))
 
     @property
+    def suspect(self) -> bool:
+        """Whether every replica that lives may be lost."""
+        return not any(w is not None and w.alive and not w.suspect for w in self._workers)
+
+    @property
     def width(self) -> int:
         """How many batches run side by side."""
         return len(self._workers)
@@ -191,6 +196,10 @@ class Replicas:
         worker = self._workers[index]
         return worker is not None and worker.alive
 
+    def _is_suspect(self, index: int) -> bool:
+        worker = self._workers[index]
+        return worker is not None and worker.suspect
+
     def _worker(self, index: int) -> Worker:
         worker = self._workers[index]
         if worker is None or not worker.alive:
@@ -204,7 +213,8 @@ class Replicas:
         living = [i for i in range(len(self._workers)) if self._is_alive(i)]
         if not living:
             raise WorkerDied("The model's worker is gone")
-        return min(living, key=lambda i: self._load[i])
+        # One that may be lost is the last choice, however little it has to do.
+        return min(living, key=lambda i: (self._is_suspect(i), self._load[i]))
 
     def _home(self, session: str) -> int:
         home = self._homes.get(session)

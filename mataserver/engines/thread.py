@@ -36,6 +36,7 @@ class ThreadWorker:
 
     facts: Facts
     width = 1
+    suspect = False
 
     def __init__(
         self, name: str, patience: float, host: ModelHost, decode_patience: float = 10.0

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mataserver.contract import LoadContext, Model, ModelSpec
     from mataserver.envelope import Format
     from mataserver.landlock import Confinement
+    from mataserver.needs import Needs
     from mataserver.params import Params
 
 Body = bytes | tuple[bytes | memoryview, ...]
@@ -34,6 +35,7 @@ class Assignment:
     ``defaults`` are the params that the configuration sets for it, of those in ``params_type``.
     ``max_ram`` are the bytes that its worker may hold, with what that starts; 0 for no limit.
     ``confinement`` are the rules for its files, None for none.
+    ``needs`` is what a node of a cluster must have for it.
     """
 
     load: Callable[[ModelSpec, LoadContext], Model]
@@ -51,6 +53,7 @@ class Assignment:
     defaults: Mapping[str, Any] = field(default_factory=dict)
     max_ram: int = 0
     confinement: Confinement | None = None
+    needs: Needs | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -155,6 +158,13 @@ class WorkerDied(MataError):
     """The worker ended, hung or was killed while it held a request; a new one can be started."""
 
 
+class NodeDied(WorkerDied):
+    """503: a worker was lost with its node; no job of it is to blame, and may go to another one."""
+
+    def __init__(self) -> None:
+        super().__init__("The node of the model's worker was lost", status=503, retry_after=1)
+
+
 class Displaced(MataError):
     """503: the worker was replaced for somebody else's image; the job can go to the next one."""
 
@@ -190,13 +200,15 @@ class Facts(msgspec.Struct, frozen=True):
     """What a worker reports once its model is loaded.
 
     ``decoders`` threads decode beside the one that runs the model. ``step_timeout`` are the seconds
-    that the model and its parts state for one step, together.
+    that the model and its parts state for one step, together. ``memory`` is what it then holds, in
+    bytes, to be told where nobody else can look.
     """
 
     stateful: bool
     pid: int
     decoders: int = 0
     step_timeout: float = 0.0
+    memory: int = 0
 
 
 class Answered(Protocol):
@@ -212,7 +224,7 @@ class Answered(Protocol):
 
 
 class Worker(Protocol):
-    """A loaded model somewhere: a child process or a thread.
+    """A loaded model somewhere: a child process, a thread, or a process of another node.
 
     Every method raises ``WorkerDied`` once the worker is gone, or given up for want of progress.
     """
@@ -222,6 +234,11 @@ class Worker(Protocol):
     @property
     def alive(self) -> bool:
         """Whether it can still answer."""
+        ...
+
+    @property
+    def suspect(self) -> bool:
+        """Whether it may be lost, which will be known soon: it is given nothing new until then."""
         ...
 
     @property

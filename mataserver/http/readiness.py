@@ -6,7 +6,7 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mataserver.library.catalog import Catalog
     from mataserver.lifecycle import Lifecycle
@@ -27,6 +27,7 @@ class Readiness:
         lifecycle: Lifecycle,
         services: Sequence[tuple[str, Service]],
         tasks: Sequence[Tasks],
+        engines: Callable[[], dict[str, str]],
     ) -> None:
         self.not_ready: dict[str, str] = {}
         self._catalog = catalog
@@ -34,10 +35,11 @@ class Readiness:
         self._lifecycle = lifecycle
         self._services = services
         self._tasks = tasks
+        self._engines = engines
 
     def waiting(self) -> dict[str, str]:
         """Return what is not ready, each with the reason; nothing when the server is ready."""
-        found = dict(self.not_ready)
+        found = self.not_ready | self._engines()
         for name, task in self._preloaded():
             status = self._pool.status(name, task)
             if status.state not in {"ready", "active", "idle"}:

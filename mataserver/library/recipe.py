@@ -74,6 +74,15 @@ class Recipe:
         named = params.check_object(given)
         return parse(named, self.backend.params, defaults=defaults, max_tokens=max_tokens)
 
+    def engine(self, preferred: str) -> str:
+        """Return the engine that it runs on: its own, else the server's, else the backend's."""
+        chosen: str = self.settings.engine
+        if chosen == "auto" and self.settings.max_ram_mb is not None:
+            return "process"  # of a thread's memory nobody knows how much is its own
+        if chosen == "auto":
+            chosen = self.backend.engine if preferred == "auto" else preferred
+        return chosen
+
     @property
     def names(self) -> set[str]:
         """The names of the model and of all of its parts."""

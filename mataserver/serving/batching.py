@@ -19,7 +19,7 @@ from collections import deque
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from mataserver.engines.work import Displaced, Overgrown, Spoilt
+from mataserver.engines.work import Displaced, NodeDied, Overgrown, Spoilt
 from mataserver.errors import MataError, Unavailable
 
 if TYPE_CHECKING:
@@ -32,6 +32,8 @@ AHEAD = 2
 LEAST_MS = 0.1
 QUICK_MS = 3.0
 """Milliseconds below which a batch is quick: all that is sent ahead is soon done."""
+RECHECK = 0.1
+"""Seconds between two looks at a worker that may be lost."""
 SLOW = 20
 """Times as long as decoding that a model takes, from which decoding ahead gains next to nothing."""
 
@@ -173,6 +175,9 @@ class Batcher:
             self._quiet.set()
 
     def _pump(self, *, waited: bool = False) -> None:
+        if self._worker.suspect and len(self) and self._worker.alive:
+            self._look_later()
+            return
         # Not ``len(self)``: every request comes by here four times.
         while self._running < self._ahead and (self._single or self._frames or self._behind):
             if self._running and not waited and self._should_wait():
@@ -207,6 +212,11 @@ class Batcher:
         queue = self._frames if self._frame_next else self._single
         self._frame_next = not self._frame_next
         return (queue or self._frames or self._single).popleft()
+
+    def _look_later(self) -> None:
+        """Keep what waits until it is known whether the worker is lost."""
+        if self._timer is None:
+            self._timer = self._loop.call_later(RECHECK, self._waited)
 
     def _should_wait(self) -> bool:
         if self._max_wait <= 0 or len(self) >= self._max_batch:
@@ -278,7 +288,7 @@ class Batcher:
 
     def _give_back(self, answer: list[Outcome] | MataError) -> None:
         """Have the jobs that the dead worker was not given go to the next one."""
-        replaced = isinstance(answer, (Spoilt, Overgrown, Displaced))
+        replaced = isinstance(answer, (Spoilt, Overgrown, Displaced, NodeDied))
         for queue in (self._single, self._frames, self._behind):
             while queue:
                 gone = NotDispatchedError("The model's worker is gone")

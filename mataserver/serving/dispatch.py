@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING
 
-from mataserver.engines.work import Displaced
+from mataserver.engines.work import Displaced, NodeDied
 from mataserver.errors import Unavailable
 from mataserver.serving.background import BACKGROUND
 from mataserver.serving.batching import NotDispatchedError
@@ -52,7 +52,8 @@ class Dispatch:
         """Run one job, loading the model if need be; return its outcome and its wait in ms.
 
         A job whose worker died before it was given the job goes to the next worker, and so does one
-        whose worker was replaced for somebody else's image. Background work waits for its turn,
+        whose worker was replaced for somebody else's image, and once one whose worker was lost with
+        its node, unless that kept the state of its session. Background work waits for its turn,
         and holds no model meanwhile.
         """
         background = self._background
@@ -70,7 +71,7 @@ class Dispatch:
     async def _infer(
         self, recipe: Recipe, job: Job, *, behind: bool = False
     ) -> tuple[Outcome, float]:
-        deaths = 0
+        deaths = nodes = 0
         for move in range(MOST_MOVES):
             slot = self._ready(recipe) or await self._acquire(recipe)
             try:
@@ -80,6 +81,11 @@ class Dispatch:
                 self._note(slot, outcome, waited)
             except Displaced:
                 if move < MOST_MOVES - 1:
+                    continue
+                raise
+            except NodeDied:
+                nodes += 1
+                if nodes == 1 and job.session is None:
                     continue
                 raise
             except NotDispatchedError:
@@ -96,8 +102,10 @@ class Dispatch:
         """Yield the pieces of text that a model makes for a job, then its outcome.
 
         Loads the model if need be; closing the iterator stops the work. A job whose worker was
-        replaced for somebody else's image before it gave a piece begins anew on the next one.
+        replaced for somebody else's image before it gave a piece begins anew on the next one, and
+        once so does one without a session whose worker was lost with its node.
         """
+        nodes = 0
         async with self._background.entered():
             for move in range(MOST_MOVES):
                 begun = False
@@ -108,6 +116,10 @@ class Dispatch:
                             yield item
                 except Displaced:
                     if begun or move == MOST_MOVES - 1:
+                        raise
+                except NodeDied:
+                    nodes += 1
+                    if begun or nodes > 1 or job.session is not None:
                         raise
                 else:
                     return

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.util
 import logging
 import os
 from dataclasses import replace
@@ -12,12 +13,16 @@ from mataserver import params, sources
 from mataserver.contract import LoadContext
 from mataserver.engines import confinement
 from mataserver.engines.process import ProcessEngine
+from mataserver.engines.ray import RayEngine
 from mataserver.engines.replicas import Replicas
 from mataserver.engines.thread import ThreadEngine
 from mataserver.engines.work import Assignment, Placement
-from mataserver.errors import Unavailable
+from mataserver.errors import MataError, Unavailable
+from mataserver.needs import Needs
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mataserver.config import ModelSettings, Settings
     from mataserver.engines.work import Engine, Worker
     from mataserver.landlock import Confinement
@@ -26,9 +31,15 @@ if TYPE_CHECKING:
 
 
 class Loader:
-    """Loads models, each on the engine that its configuration or its backend chooses."""
+    """Loads models, each on the engine that its configuration or its backend chooses.
 
-    def __init__(self, settings: Settings, probe: Probe) -> None:
+    ``engines`` stand in for the server's own, by name. Raises ``MataError`` when the settings want
+    Ray and its package is not installed.
+    """
+
+    def __init__(
+        self, settings: Settings, probe: Probe, engines: Mapping[str, Engine] | None = None
+    ) -> None:
         self._settings = settings
         self._probe = probe
         self._engines: dict[str, Engine] = {
@@ -38,7 +49,26 @@ class Loader:
                 inherit=settings.inherit_variables,
             ),
             "thread": ThreadEngine(),
+            **(engines or {}),
         }
+        if settings.on_ray and "ray" not in self._engines:
+            self._engines["ray"] = _ray(settings)
+
+    def open(self) -> None:
+        """Begin to reach the cluster, if there is to be one."""
+        ray = self.ray
+        if ray is not None:
+            ray.open()
+
+    @property
+    def ray(self) -> RayEngine | None:
+        """The engine of the cluster, if there is to be one."""
+        engine = self._engines.get("ray")
+        return engine if isinstance(engine, RayEngine) else None
+
+    def waiting(self) -> dict[str, str]:
+        """Return what engines wait for, each with the reason."""
+        return {} if self.ray is None else self.ray.waiting
 
     async def load(self, recipe: Recipe) -> Worker:
         """Load a model, as many times as its configuration says. Raises a ``MataError``."""
@@ -61,21 +91,20 @@ class Loader:
             await engine.close()
 
     async def _start(self, recipe: Recipe, device: str | None) -> Worker:
-        preferred = self._settings.engine
-        if preferred == "auto":
-            preferred = recipe.backend.engine
-        chosen = recipe.settings.engine
-        if chosen == "auto" and recipe.settings.max_ram_mb is not None:
-            chosen = "process"  # of a thread's memory nobody knows how much is its own
-        engine = self._engines[preferred if chosen == "auto" else chosen]
+        engine = self._engines[recipe.engine(self._settings.engine)]
         await asyncio.to_thread(_check_links, recipe)
-        assignment = self._assign(recipe, recipe.settings, device)
-        confined = self._settings.confine_models and all(
-            each.backend.confined for each in recipe.whole
-        )
+        needs = self._needs(recipe)
+        assignment = self._assign(recipe, recipe.settings, device, needs)
+        confined = needs is None and self._confined(recipe)
         if confined:
             assignment = replace(assignment, confinement=self._confinement(recipe))
         return await engine.start(assignment, placement(recipe, confined=confined))
+
+    def _confined(self, recipe: Recipe) -> bool:
+        """Whether a worker on this machine is kept from files and calls."""
+        return self._settings.confine_models and all(
+            each.backend.confined for each in recipe.whole
+        )
 
     def _confinement(self, recipe: Recipe) -> Confinement:
         """Return the rules for the files of a worker."""
@@ -84,13 +113,22 @@ class Loader:
             self._settings.data_path, {each.owner for each in recipe.whole}, paths
         )
 
-    def _assign(self, recipe: Recipe, chosen: ModelSettings, device: str | None) -> Assignment:
+    def _needs(self, recipe: Recipe) -> Needs | None:
+        """Return what a model's worker needs of its node; None for one that stays here."""
+        if recipe.engine(self._settings.engine) != "ray":
+            return None
+        return recipe.settings.needs or Needs()
+
+    def _assign(
+        self, recipe: Recipe, chosen: ModelSettings, device: str | None, needs: Needs | None
+    ) -> Assignment:
         settings = self._settings
+        cores = os.cpu_count() or 1 if needs is None else needs.threads
         context = LoadContext(
             settings=recipe.plugin_settings,
             device=device or chosen.device or settings.device,
             dtype=chosen.dtype or settings.dtype,
-            threads=self._threads(chosen),
+            threads=self._threads(chosen, needs),
             data_dir=settings.data_path,
             log=logging.getLogger(f"mataserver.plugin.{recipe.plugin}"),
             max_pixels=settings.max_pixels,
@@ -98,14 +136,16 @@ class Loader:
             max_batch=chosen.max_batch or recipe.backend.max_batch,
             alpha=chosen.alpha or settings.alpha,
         )
-        parts = {label: self._assign(part, chosen, device) for label, part in recipe.parts.items()}
+        parts = {
+            label: self._assign(part, chosen, device, needs) for label, part in recipe.parts.items()
+        }
         return Assignment(
             load=recipe.backend.load,
             params_type=recipe.backend.params,
             spec=recipe.spec,
             context=context,
             max_pixels=settings.max_pixels,
-            decode_threads=settings.decode_threads or os.cpu_count() or 1,
+            decode_threads=settings.decode_threads or cores,
             patience=settings.infer_timeout,
             step_timeout=recipe.backend.step_timeout,
             # Otherwise the model would be given up for an image that nobody has named yet.
@@ -115,11 +155,17 @@ class Loader:
             parts=parts,
             defaults=params.configured(recipe.settings.params, recipe.backend.params),
             max_ram=int((recipe.settings.max_ram_mb or 0.0) * 1e6),
+            needs=needs,
         )
 
-    def _threads(self, chosen: ModelSettings) -> int:
-        """Return the threads of a forward pass; replicas share the cores unless told otherwise."""
+    def _threads(self, chosen: ModelSettings, needs: Needs | None) -> int:
+        """Return the threads of a forward pass; replicas share the cores unless told otherwise.
+
+        On a node it has those that it asked for, and no more.
+        """
         threads = self._settings.threads if chosen.threads is None else chosen.threads
+        if needs is not None:
+            return threads or needs.threads
         if threads or chosen.replicas == 1:
             return threads
         return max(1, (os.cpu_count() or 1) // chosen.replicas)
@@ -127,10 +173,18 @@ class Loader:
     def _devices(self, recipe: Recipe) -> list[str | None]:
         """Return the devices that replicas take in turn."""
         device = recipe.settings.device or self._settings.device
-        count = len(self._probe.gpus()) if recipe.uses_gpu else 0
+        here = self._needs(recipe) is None
+        count = len(self._probe.gpus()) if recipe.uses_gpu and here else 0
         if device not in {"auto", "cuda"} or count < 2:
             return [None]
         return [f"cuda:{index}" for index in range(count)]
+
+
+def _ray(settings: Settings) -> RayEngine:
+    """Return the engine of the cluster. Raises ``MataError`` when its package is missing."""
+    if importlib.util.find_spec("ray") is None:  # it is imported in the broker alone
+        raise MataError("engine: ray needs a package: pip install 'mataserver[ray]'")
+    return RayEngine(settings.ray_address, room=settings.ray_room, silence=settings.ray_silence)
 
 
 def _check_links(recipe: Recipe) -> None:

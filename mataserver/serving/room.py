@@ -45,6 +45,8 @@ class Room:
 
     async def make(self, slot: Slot) -> None:
         """Evict until the model fits. Raises ``OutOfMemory`` when it cannot."""
+        if self._policy.elsewhere(slot):
+            return
         need = slot.ram or slot.recipe.estimate
         wait = await self._evict_for(slot, need)
         while wait:
@@ -79,7 +81,10 @@ class Room:
         others = [
             each
             for each in self._residency.slots.values()
-            if each is not newcomer and each not in spared and (each.worker or each.loading)
+            if each is not newcomer
+            and each not in spared
+            and (each.worker or each.loading)
+            and not self._policy.elsewhere(each)
         ]
         held = self._probe.own() + self._reserved + sum(each.ram for each in others)
         if held + need > self._policy.ram_fraction * self._probe.ram_total():
@@ -116,6 +121,7 @@ class Room:
             and not slot.active
             and not slot.recipe.settings.pin
             and slot.recipe.spec.name not in self.pins
+            and not self._policy.elsewhere(slot)
         ]
 
     def _age_left(self, slot: Slot) -> float:

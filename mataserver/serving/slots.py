@@ -59,6 +59,11 @@ class PoolPolicy:
     ram_fraction: float = 0.9
     vram_fraction: float = 0.9
     device: str = "auto"
+    engine: str = "auto"
+
+    def elsewhere(self, slot: Slot) -> bool:
+        """Whether a model's workers are on other machines: nothing of theirs is this one's."""
+        return slot.recipe.engine(self.engine) == "ray"
 
 
 class Slot:

@@ -12,10 +12,11 @@ from mataserver.testing.fakes import FAKE
 
 if TYPE_CHECKING:
     import importlib.metadata
-    from collections.abc import AsyncIterator, Sequence
+    from collections.abc import AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
     from mataserver.app import Composed
+    from mataserver.engines.work import Engine
     from mataserver.upkeep import Pace
 
 KEY = "test-key"
@@ -44,13 +45,14 @@ def compose(
     entry_points: Sequence[importlib.metadata.EntryPoint],
     probe: Any = None,
     pace: Pace | None = None,
+    engines: Mapping[str, Engine] | None = None,
     **settings: Any,
 ) -> tuple[Composed, str]:
     """Compose a server, which does not listen yet; return it and its key."""
     values = {"port": 0, "api_keys": [KEY], "data_dir": str(data_dir), **settings}
     chosen, set_by = config.read(environ={}, directory=data_dir, **values)
     found = plugin_host.discover(chosen, entry_points, config.dotenv(data_dir))
-    return app.build(chosen, found, probe, pace, set_by), (chosen.keys or ("",))[0]
+    return app.build(chosen, found, probe, pace, set_by, engines), (chosen.keys or ("",))[0]
 
 
 @contextlib.asynccontextmanager
@@ -60,14 +62,16 @@ async def serving(
     entry_points: Sequence[importlib.metadata.EntryPoint] = (FAKE,),
     probe: Any = None,
     pace: Pace | None = None,
+    engines: Mapping[str, Engine] | None = None,
     **settings: Any,
 ) -> AsyncIterator[Served]:
     """Run a server on a free port of the loopback until the context ends.
 
     ``settings`` are those of the configuration. Only the plugins of ``entry_points`` are loaded.
-    ``probe`` stands in for the machine's memory, ``pace`` for the pauses of the background work.
+    ``probe`` stands in for the machine's memory, ``pace`` for the pauses of the background work,
+    ``engines`` for the server's own, by name.
     """
-    composed, key = compose(data_dir, entry_points, probe, pace, **settings)
+    composed, key = compose(data_dir, entry_points, probe, pace, engines, **settings)
     runner = running.runner_of(composed)
     await runner.setup()
     try:

@@ -1,0 +1,317 @@
+"""The broker: a child process of the server, and the only one that uses Ray.
+
+Ray ends a program whose cluster's head is gone, takes its signals and starts threads in it. None of
+that may happen to a server, so the server asks this process. Ray finds a node for a seat, starts it
+there and tells of its end; what a worker is given and answers never passes through here.
+
+Seats live as long as this process: when it ends, however it does, Ray ends them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import signal
+import socket
+import sys
+import threading
+from typing import TYPE_CHECKING, Any, Protocol
+
+import msgspec
+
+from mataserver.engines.placing import (
+    Asked,
+    Broken,
+    Ended,
+    Joined,
+    Kill,
+    Node,
+    Nodes,
+    NoRoom,
+    Place,
+    Placed,
+    Refused,
+)
+from mataserver.engines.seat import Seat
+from mataserver.spawned import Parent
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Sequence
+
+    from mataserver.engines.placing import Told
+
+CONTROL = "control"
+REACH_SECONDS = 3.0
+"""How long the head may take to accept a connection."""
+
+
+class Lost(Exception):
+    """A seat ended, or could not be started; the text says how."""
+
+
+class Actor(Protocol):
+    """A seat as the broker holds it. Every method but ``kill`` raises ``Lost``."""
+
+    async def where(self) -> tuple[Node, dict[str, str]]:
+        """Wait until it is placed; return its node, and the versions of what runs there."""
+        ...
+
+    async def listen(
+        self, address: str, secret: bytes, paths: Sequence[str]
+    ) -> tuple[str, int, list[str]]:
+        """Have it listen; see ``Seat.listen``."""
+        ...
+
+    async def stay(self) -> None:
+        """Return when it was closed."""
+        ...
+
+    def kill(self) -> None:
+        """End it, if it has not ended."""
+        ...
+
+
+class Cluster(Protocol):
+    """Where seats are placed."""
+
+    def place(self, place: Place) -> Actor:
+        """Ask for a seat."""
+        ...
+
+    def nodes(self) -> list[Node]:
+        """Return the nodes that live. Blocking."""
+        ...
+
+
+class Broker:
+    """Places seats for one server."""
+
+    def __init__(self, parent: Parent, cluster: Cluster) -> None:
+        self._parent = parent
+        self._cluster = cluster
+        self._actors: dict[int, Actor] = {}
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def run(self) -> None:
+        """Do what the server asks until it asks no more."""
+        loop = asyncio.get_running_loop()
+        over = asyncio.Event()
+
+        def listen() -> None:
+            for message in self._parent.messages(Asked):
+                loop.call_soon_threadsafe(self._asked, message)
+            loop.call_soon_threadsafe(over.set)
+
+        threading.Thread(target=listen, name="listener", daemon=True).start()
+        await over.wait()
+        for actor in self._actors.values():
+            actor.kill()
+
+    def _asked(self, message: Asked) -> None:
+        if isinstance(message, Place):
+            self._spawn(self._place(message))
+        elif isinstance(message, Kill):
+            actor = self._actors.get(message.token)
+            if actor is not None:
+                actor.kill()
+        else:
+            self._spawn(self._list())
+
+    def _spawn(self, work: Any) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def _list(self) -> None:
+        self._say(Nodes(await asyncio.to_thread(self._cluster.nodes)))
+
+    async def _place(self, place: Place) -> None:
+        """Place a seat, and stay with it until it ends."""
+        token, placed = place.token, False
+        actor = self._actors[token] = self._cluster.place(place)
+        try:
+            async with asyncio.timeout(place.room):
+                node, versions = await actor.where()
+            secret = bytes.fromhex(place.secret)
+            host, port, digests = await actor.listen(node.host, secret, place.paths)
+            self._say(Placed(token, host, port, node, versions, digests))
+            placed = True
+            await actor.stay()
+            self._say(Ended(token, "it was closed"))
+        except TimeoutError:
+            self._say(NoRoom(token))
+        except Lost as error:
+            self._say(Ended(token, str(error)) if placed else Broken(token, str(error)))
+        finally:
+            del self._actors[token]
+            actor.kill()
+
+    def _say(self, message: Told) -> None:
+        with contextlib.suppress(BrokenPipeError):  # the server is gone, and this process soon is
+            self._parent.send(message)
+
+
+class NodeSeat(Seat):
+    """A seat that knows its node, as Ray calls it."""
+
+    def where(self) -> dict[str, str]:
+        """Tell what runs here, and the node."""
+        import ray
+
+        return {**super().where(), "node": ray.get_runtime_context().get_node_id()}
+
+
+class RayActor:
+    """A seat that is an actor of Ray."""
+
+    def __init__(self, handle: Any, cluster: RayCluster) -> None:
+        self._handle = handle
+        self._cluster = cluster
+
+    async def where(self) -> tuple[Node, dict[str, str]]:
+        """Wait until it is placed; return its node, and the versions of what runs there."""
+        told = await _answer(self._handle.where.remote())
+        node_id = told.pop("node")
+        nodes = await asyncio.to_thread(self._cluster.nodes)
+        for node in nodes:
+            if node.id == node_id:
+                return node, told
+        raise Lost("its node ended")
+
+    async def listen(
+        self, address: str, secret: bytes, paths: Sequence[str]
+    ) -> tuple[str, int, list[str]]:
+        """Have it listen; see ``Seat.listen``."""
+        host, port, digests = await _answer(
+            self._handle.listen.remote(address, secret, list(paths))
+        )
+        return host, port, digests
+
+    async def stay(self) -> None:
+        """Return when it was closed."""
+        await _answer(self._handle.stay.options(concurrency_group=CONTROL).remote())
+
+    def kill(self) -> None:
+        """End it, if it has not ended."""
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.kill(self._handle, no_restart=True)
+
+
+async def _answer(reference: Awaitable[Any]) -> Any:
+    """Wait for what an actor gives. Raises ``Lost``."""
+    import ray
+
+    try:
+        return await reference
+    except ray.exceptions.RayError as error:
+        first = str(error).strip().partition("\n")[0]
+        raise Lost(f"{type(error).__name__}: {first}") from None
+
+
+class RayCluster:
+    """A cluster of Ray that this process has joined."""
+
+    def __init__(self) -> None:
+        import ray
+
+        # A replica is replaced by the server, with its pauses; Ray repeats nothing behind its back.
+        self._seat = ray.remote(
+            max_restarts=0,
+            max_task_retries=0,
+            max_concurrency=2,
+            concurrency_groups={CONTROL: 2},
+            scheduling_strategy="SPREAD",
+        )(NodeSeat)
+
+    def joined(self) -> Joined:
+        """Return where the cluster's head is."""
+        import ray
+
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        return Joined(host.strip("[]"), int(port), ray.__version__)
+
+    def place(self, place: Place) -> RayActor:
+        """Ask for a seat: Ray starts it where there is room, on a node to be avoided at last."""
+        labels: dict[str, str] = dict(place.labels)
+        options: dict[str, Any] = {"label_selector": labels}
+        if place.avoid:
+            others = {**labels, "ray.io/node-id": f"!in({', '.join(place.avoid)})"}
+            options = {"label_selector": others, "fallback_strategy": [{"label_selector": labels}]}
+        handle = self._seat.options(
+            num_cpus=place.cpu,
+            num_gpus=place.gpu,
+            memory=place.memory or None,
+            runtime_env={"env_vars": place.environment},
+            **options,
+        ).remote()
+        return RayActor(handle, self)
+
+    def nodes(self) -> list[Node]:
+        """Return the nodes that live. Blocking."""
+        import ray
+
+        free = ray._private.state.available_resources_per_node()  # noqa: SLF001 - no public way
+        return [
+            Node(
+                each["NodeID"],
+                each["NodeManagerHostname"],
+                each["NodeManagerAddress"],
+                each["NodeManagerPort"],
+                _counted(each["Resources"]),
+                _counted(free.get(each["NodeID"], {})),
+            )
+            for each in ray.nodes()
+            if each["Alive"]
+        ]
+
+
+def _counted(resources: dict[str, float]) -> dict[str, float]:
+    return {name: resources[name] for name in ("CPU", "GPU", "memory") if name in resources}
+
+
+def _check_head(address: str) -> None:
+    """Look whether anybody listens at the head: Ray itself would try for a minute.
+
+    Raises ``OSError``. What "auto" means only Ray knows, and it knows at once.
+    """
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
+
+
+def _join(address: str) -> RayCluster:
+    """Join the cluster at an address. Raises ``OSError`` or ``RuntimeError`` when there is none."""
+    import ray
+
+    _check_head(address)
+    ray.init(
+        address=address,
+        namespace="mataserver",
+        log_to_driver=False,
+        logging_level="error",
+        configure_logging=False,
+    )
+    return RayCluster()
+
+
+def main() -> None:
+    """Run as a child of the server, with the cluster's address as its argument."""
+    parent = Parent.on_pipes(sys.argv[1:])
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    try:
+        cluster = _join(parent.arguments[0])
+    except (OSError, RuntimeError, ValueError, msgspec.ValidationError) as error:
+        parent.send(Refused(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"))
+        os._exit(1)
+    # Ray's own would end this process, and every seat, in the midst of the server's drain.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
+    parent.send(cluster.joined())
+    asyncio.run(Broker(parent, cluster).run())
+    os._exit(0)

@@ -1,0 +1,258 @@
+"""The server's end of its broker: keeps one running, has it place seats, learns how they ended."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import itertools
+import logging
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mataserver.engines import pulse
+from mataserver.engines.placing import (
+    Broken,
+    Ended,
+    Joined,
+    Kill,
+    List,
+    Nodes,
+    NoRoom,
+    Placed,
+    Refused,
+    Told,
+)
+from mataserver.engines.work import WorkerDied
+from mataserver.errors import MataError, OutOfMemory, Unavailable
+from mataserver.processes import run_process
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mataserver.engines.placing import Node, Place
+    from mataserver.processes import Child
+
+BROKER = "mataserver.engines.broker"
+FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
+"""Seconds between two tries to reach a cluster."""
+JOIN_SECONDS = 30.0
+"""How long Ray may take to join a cluster whose head answers."""
+AWAY = "The Ray cluster is out of reach"
+
+log = logging.getLogger("mataserver.ray")
+
+
+class Cluster:
+    """A Ray cluster, as far as the server has to do with it.
+
+    ``broker`` is what is run as the child; ``silence`` are the seconds after which its head is
+    taken to be gone.
+    """
+
+    def __init__(
+        self, address: str, silence: float = 6.0, broker: str | Callable[..., None] = BROKER
+    ) -> None:
+        self._address = address
+        self._silence = silence
+        self._broker = broker
+        self._tokens = itertools.count(1)
+        self._placing: dict[int, asyncio.Future[Placed]] = {}
+        self._seats: dict[int, Callable[[str], None]] = {}
+        self._listing: list[asyncio.Future[list[Node]]] = []
+        self._child: Child | None = None
+        self._joined: asyncio.Future[Joined] | None = None
+        self._keeper: asyncio.Task[None] | None = None
+        self._head_lost = False
+        self.epoch = 0
+        """Counts the brokers that are gone: seats of one epoch end with it."""
+
+    def open(self) -> None:
+        """Begin to reach the cluster, and never stop."""
+        if self._keeper is None:
+            self._joined = asyncio.get_running_loop().create_future()
+            self._keeper = asyncio.get_running_loop().create_task(self._keep())
+
+    async def close(self) -> None:
+        """Leave the cluster; what was placed ends."""
+        keeper, self._keeper = self._keeper, None
+        if keeper is not None:
+            keeper.cancel()
+            await asyncio.wait([keeper])
+
+    @property
+    def away(self) -> str | None:
+        """Why nothing can be placed now, None while it can."""
+        joined = self._joined
+        if joined is None or not joined.done():
+            return "joining the Ray cluster"
+        return AWAY if joined.exception() is not None or self._head_lost else None
+
+    async def place(self, place: Place, ended: Callable[[str], None]) -> Placed:
+        """Have a seat placed; ``ended(how)`` is called when it ends.
+
+        Raises ``Unavailable`` at once when there is no cluster, ``OutOfMemory`` when no node has
+        room for it in time, and ``WorkerDied`` when it ended before it was there.
+        """
+        child = await self._reached()
+        future: asyncio.Future[Placed] = asyncio.get_running_loop().create_future()
+        self._placing[place.token] = future
+        self._seats[place.token] = ended
+        try:
+            await child.send(place)
+            return await future
+        except ConnectionError:
+            raise Unavailable(AWAY, retry_after=1) from None
+        except BaseException:
+            self.kill(place.token)
+            raise
+        finally:
+            self._placing.pop(place.token, None)
+
+    def token(self) -> int:
+        """Return the token of a new seat."""
+        return next(self._tokens)
+
+    def kill(self, token: int) -> None:
+        """End a seat, whatever it does; nobody is told of its end."""
+        if self._seats.pop(token, None) is not None and self._child is not None:
+            with contextlib.suppress(ConnectionError):
+                self._child.write(msgspec.json.encode(Kill(token)) + b"\n")
+
+    async def nodes(self) -> list[Node]:
+        """Return the nodes that live. Raises ``Unavailable``."""
+        child = await self._reached()
+        future: asyncio.Future[list[Node]] = asyncio.get_running_loop().create_future()
+        self._listing.append(future)
+        try:
+            await child.send(List())
+            async with asyncio.timeout(self._silence):
+                return await future
+        except (TimeoutError, ConnectionError):
+            raise Unavailable(AWAY, retry_after=1) from None
+
+    async def _reached(self) -> Child:
+        """Return the broker once it has joined. Raises ``Unavailable`` when there is no cluster."""
+        self.open()
+        joined = self._joined
+        if joined is not None:
+            await asyncio.wait([joined])
+            if joined.exception() is None and not self._head_lost and self._child is not None:
+                child = self._child
+                if await _answers(joined.result()):
+                    return child
+        raise Unavailable(AWAY, retry_after=1)
+
+    # the broker
+
+    async def _keep(self) -> None:
+        """Run a broker, and another one when it has ended."""
+        pause = FIRST_PAUSE
+        while True:
+            said = ""
+            try:
+                async with run_process(self._broker, [self._address], inherit=("RAY_*",)) as child:
+                    said = await self._follow(child)
+                    if not said:
+                        said = (await child.last_words())[-500:]
+            except (Unavailable, OSError, ValueError, msgspec.MsgspecError) as error:
+                said = str(error) or "it did not join in time"
+            finally:
+                joined = self._gone()
+            log.error("the Ray cluster is out of reach: %s", " ".join(said.split()))
+            if joined:  # whoever comes now waits for one try; after that 503 is told at once
+                pause = FIRST_PAUSE
+                self._joined = asyncio.get_running_loop().create_future()
+            else:
+                await asyncio.sleep(pause)
+                pause = min(LONGEST_PAUSE, 2 * pause)
+
+    async def _follow(self, child: Child) -> str:
+        """Follow a broker until it ends, or has to; return why, as far as it is known."""
+        messages = child.messages(Told)
+        async with asyncio.timeout(JOIN_SECONDS):
+            first = await anext(messages, None)
+        if not isinstance(first, Joined):
+            return first.why if isinstance(first, Refused) else ""
+        self._child = child
+        if self._joined is None or self._joined.done():
+            self._joined = asyncio.get_running_loop().create_future()
+        self._joined.set_result(first)
+        log.info("joined the Ray cluster at %s:%d (Ray %s)", first.host, first.port, first.version)
+        reading = asyncio.ensure_future(self._read(messages))
+        watching = asyncio.ensure_future(self._watch(first))
+        try:
+            await asyncio.wait([reading, watching], return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for task in (reading, watching):
+                task.cancel()
+            await asyncio.gather(reading, watching, return_exceptions=True)
+        return "its head went away" if self._head_lost else ""
+
+    async def _read(self, messages: Any) -> None:
+        async for message in messages:
+            self._told(message)
+
+    async def _watch(self, head: Joined) -> None:
+        """Look after the head; return when a new broker is to join, and no seat is lost by it.
+
+        Without its head Ray ends the seats after a minute; until then they serve. A head that
+        comes back may be another cluster's.
+        """
+        without = 0
+        while not (self._head_lost and not self._seats):
+            await asyncio.sleep(self._silence / pulse.LOOKS)
+            without = 0 if await _answers(head) else without + 1
+            if without >= 2:  # a loop that stood still must not be taken for it
+                self._head_lost = True
+
+    def _told(self, message: Told) -> None:
+        if isinstance(message, Placed):
+            self._settle(message.token, message)
+        elif isinstance(message, NoRoom):
+            self._settle(message.token, OutOfMemory("No node of the Ray cluster has room"))
+        elif isinstance(message, Broken):
+            log.error("a worker could not be started on the cluster: %s", message.how)
+            self._settle(message.token, WorkerDied("The model's worker died as it was started"))
+        elif isinstance(message, Ended):
+            ended = self._seats.pop(message.token, None)
+            if ended is not None:
+                ended(message.how)
+        elif isinstance(message, Nodes):
+            listing, self._listing = self._listing, []
+            for future in listing:
+                if not future.done():
+                    future.set_result(message.nodes)
+
+    def _settle(self, token: int, found: Placed | MataError) -> None:
+        future = self._placing.get(token)
+        if future is None or future.done():
+            return
+        if isinstance(found, MataError):
+            future.set_exception(found)
+        else:
+            future.set_result(found)
+
+    def _gone(self) -> bool:
+        """Tell whoever waits that the broker is gone; return whether it had joined."""
+        self._child, self._head_lost = None, False
+        self.epoch += 1
+        error = Unavailable(AWAY, retry_after=1)
+        waiting: list[asyncio.Future[Any]] = [*self._placing.values(), *self._listing]
+        self._listing, seats = [], list(self._seats.values())
+        future = self._joined
+        joined = future is not None and future.done() and future.exception() is None
+        if future is not None:
+            waiting.append(future)
+        for each in waiting:
+            if not each.done():
+                each.set_exception(error)
+                each.exception()  # nobody may be waiting
+        self._seats.clear()
+        for ended in seats:
+            ended("the broker ended")
+        return joined
+
+
+async def _answers(head: Joined) -> bool:
+    return await pulse.look(head.host, head.port, pulse.HURRY) is pulse.Sign.ALIVE

@@ -1,0 +1,285 @@
+"""The ray engine: a worker is on whatever node of a Ray cluster has room for it.
+
+Ray finds the node, starts the worker's process there and tells of its end. Jobs and answers travel
+on a connection of our own, between the server and that process: it is the program of a child
+process, and the server's end is that of one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from typing import TYPE_CHECKING
+
+from mataserver.engines.cluster import BROKER, Cluster
+from mataserver.engines.placing import Place
+from mataserver.engines.process import ProcessWorker
+from mataserver.engines.pulse import Pulse
+from mataserver.engines.seat import SECRET_BYTES, digest, versions
+from mataserver.engines.work import NodeDied
+from mataserver.errors import MataError, OutOfMemory, Unavailable
+from mataserver.needs import Needs
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable, Iterator, Mapping
+
+    from mataserver.engines.placing import Node, Placed
+    from mataserver.engines.work import Assignment, Placement
+
+AVOIDED = 30.0
+"""Seconds for which a node that was lost is the last choice: Ray may still believe in it."""
+CONNECT_SECONDS = 10.0
+
+log = logging.getLogger("mataserver.ray")
+
+
+class RayWorker(ProcessWorker):
+    """The server's end of a worker on another node: its memory and its pid are that node's.
+
+    ``is_lost()`` tells, once its connection has ended, whether its node has ended with it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        patience: float,
+        decode_patience: float,
+        node: Node,
+        is_lost: Callable[[], Awaitable[bool]],
+    ) -> None:
+        super().__init__(name, patience, decode_patience)
+        self.node = node
+        self._is_lost = is_lost
+        self._judging: asyncio.Task[None] | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still answer."""
+        return self._judging is None and super().alive
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """None: its process is another machine's."""
+        return ()
+
+    async def memory(self) -> int:
+        """Return what it said that it holds, in bytes."""
+        return self.facts.memory
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Find out whether the node ended too, then answer everything that is pending."""
+        if self._ended.done() or (self._judging is not None and not self._stopping):
+            return
+        if self._stopping or self._parting is not None:
+            super().connection_lost(exc)
+        else:
+            self._judging = asyncio.get_running_loop().create_task(self._judge())
+
+    def node_lost(self, reason: str) -> None:
+        """End a worker whose node is lost; its jobs can go to another one."""
+        if not self._ended.done():
+            self._excused, self._parting = True, NodeDied()
+            self.kill(reason)
+
+    async def _judge(self) -> None:
+        lost = await self._is_lost()
+        if self._ended.done():
+            return
+        if lost:
+            self._excused, self._parting = True, NodeDied()
+            self._reason = "its node ended"
+        super().connection_lost(None)
+
+
+class RayEngine:
+    """Starts a worker on a node for each model.
+
+    ``address`` is the cluster's, ``room`` the seconds that a node may take to have room for a
+    worker, ``silence`` those after which a node without a sign of life is lost.
+    """
+
+    def __init__(
+        self,
+        address: str = "auto",
+        *,
+        room: float = 30.0,
+        silence: float = 6.0,
+        broker: str | Callable[..., None] = BROKER,
+    ) -> None:
+        self.cluster = Cluster(address, silence, broker)
+        self._room = room
+        self._silence = silence
+        self._pulses: dict[str, Pulse] = {}
+        self._avoided: dict[str, float] = {}
+        self._workers: set[RayWorker] = set()
+
+    def open(self) -> None:
+        """Begin to reach the cluster."""
+        self.cluster.open()
+
+    @property
+    def waiting(self) -> dict[str, str]:
+        """What the engine waits for: nothing, or the cluster."""
+        away = self.cluster.away
+        return {} if away is None else {"ray": away}
+
+    @property
+    def workers(self) -> frozenset[RayWorker]:
+        """The workers that are on the cluster now."""
+        return frozenset(self._workers)
+
+    async def start(self, assignment: Assignment, placement: Placement) -> RayWorker:
+        """Place a worker and load the model. Raises a ``MataError`` when it cannot.
+
+        A load whose node ends is begun once more on another one.
+        """
+        try:
+            return await self._start(assignment, placement)
+        except NodeDied:
+            log.warning("%s is loaded anew: its node ended", assignment.spec.name)
+        return await self._start(assignment, placement)
+
+    async def close(self) -> None:
+        """Leave the cluster, and end what is still on it."""
+        for watched in self._pulses.values():
+            watched.stop()
+        await self.cluster.close()
+
+    async def _start(self, assignment: Assignment, placement: Placement) -> RayWorker:
+        name, token = assignment.spec.name, self.cluster.token()
+        secret = secrets.token_bytes(SECRET_BYTES)
+        files = list(_files(assignment))
+        place = self._place(token, assignment, dict(placement.environment), secret, files)
+        workers: list[RayWorker] = []
+
+        def ended(how: str) -> None:
+            for worker in workers:
+                worker.exited(how)
+
+        placed = await self._placed(place, ended)
+        try:
+            await _check(name, placed, files)
+            watched, epoch = self._pulse(placed.node), self.cluster.epoch
+            worker = RayWorker(
+                name,
+                assignment.patience,
+                assignment.decode_patience,
+                placed.node,
+                lambda: self._is_lost(placed.node, watched, epoch),
+            )
+            workers.append(worker)
+            await self._connect(worker, placed, secret)
+        except BaseException:
+            self.cluster.kill(token)
+            raise
+        watched.add(worker)
+        worker.on_end(lambda: watched.discard(worker))
+        try:
+            await worker.load(assignment, lambda: self.cluster.kill(token))
+        except BaseException:
+            worker.abandon()
+            raise
+        self._workers.add(worker)
+        worker.on_end(lambda: self._workers.discard(worker))
+        log.info("%s is on the node %s", name, placed.node.name)
+        return worker
+
+    def _place(
+        self,
+        token: int,
+        assignment: Assignment,
+        environment: Mapping[str, str],
+        secret: bytes,
+        files: list[str],
+    ) -> Place:
+        needs = assignment.needs or Needs()
+        now = asyncio.get_running_loop().time()
+        self._avoided = {node: until for node, until in self._avoided.items() if until > now}
+        return Place(
+            token,
+            self._room,
+            needs.cpu,
+            needs.gpus(assignment.context.device),
+            int(needs.memory_mb * 1e6),
+            dict(needs.labels),
+            {"OPENBLAS_NUM_THREADS": "1", **environment},
+            list(self._avoided),
+            secret.hex(),
+            files,
+        )
+
+    async def _placed(self, place: Place, ended: Callable[[str], None]) -> Placed:
+        try:
+            return await self.cluster.place(place, ended)
+        except OutOfMemory:
+            wanted = ", ".join(_wants(place))
+            raise OutOfMemory(f"No node of the Ray cluster has room for {wanted}") from None
+
+    async def _connect(self, worker: RayWorker, placed: Placed, secret: bytes) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                transport, _ = await loop.create_connection(
+                    lambda: worker, placed.host, placed.port
+                )
+        except (OSError, TimeoutError):
+            log.error("the node %s cannot be reached", placed.node.name)  # noqa: TRY400 - told as it is
+            raise Unavailable("The node of the model cannot be reached", retry_after=1) from None
+        transport.write(secret)
+
+    def _pulse(self, node: Node) -> Pulse:
+        """Return what watches a node."""
+        for each in [key for key, watched in self._pulses.items() if watched.idle]:
+            del self._pulses[each]
+        if node.id not in self._pulses:
+            self._pulses[node.id] = Pulse(
+                node.host, node.port, self._silence, lambda: self._avoid(node)
+            )
+        return self._pulses[node.id]
+
+    def _avoid(self, node: Node) -> None:
+        log.error("the node %s is lost", node.name)
+        self._avoided[node.id] = asyncio.get_running_loop().time() + AVOIDED
+
+    async def _is_lost(self, node: Node, watched: Pulse, epoch: int) -> bool:
+        """Tell whether a worker was lost with its node, or with the broker that had placed it."""
+        if self.cluster.epoch == epoch and await watched.is_lost():
+            self._avoid(node)
+            return True
+        return self.cluster.epoch != epoch
+
+
+def _files(assignment: Assignment) -> Iterator[str]:
+    """Yield where a model and its parts are read from."""
+    if assignment.spec.path is not None:
+        yield str(assignment.spec.path)
+    for part in assignment.parts.values():
+        yield from _files(part)
+
+
+async def _check(name: str, placed: Placed, files: list[str]) -> None:
+    """Compare what runs on a node, and its files, with what is here. Raises a ``MataError``."""
+    where = placed.node.name
+    for what, ours in versions().items():
+        theirs = placed.versions.get(what, "none")
+        if theirs != ours:
+            raise MataError(f"The node {where} has {what} {theirs}, this server {ours}")
+    for path, theirs in zip(files, placed.digests, strict=True):
+        if not theirs:
+            raise Unavailable(f"The files of {name} are not on the node {where}")
+        if theirs != await asyncio.to_thread(digest, path):
+            raise Unavailable(
+                f"The files of {name} on the node {where} are not those of this server"
+            )
+
+
+def _wants(place: Place) -> Iterator[str]:
+    """Yield what a place needs, in words."""
+    yield f"{place.cpu:g} CPU"
+    if place.gpu:
+        yield f"{place.gpu:g} GPU"
+    if place.memory:
+        yield f"{place.memory / 1e6:g} MB of memory"
+    for name, value in place.labels.items():
+        yield f"the label {name}={value}"

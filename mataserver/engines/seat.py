@@ -1,0 +1,153 @@
+"""The seat: what runs on a node of a cluster for one worker. It imports no Ray.
+
+It listens on the node's own address for the one server that knows its secret, and is from then on
+what a child process is on the server's machine: the same program behind the same messages.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import hmac
+import logging
+import os
+import platform
+import queue
+import socket
+import threading
+import time
+from importlib import metadata
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from mataserver.engines import child
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+SECRET_BYTES = 32
+ARRIVAL = 30.0
+"""Seconds that the server has to come."""
+SAY = 5.0
+"""Seconds that a connection has to say the secret."""
+STRANGERS = 16
+"""Connections that may be about to say it; more wait."""
+
+log = logging.getLogger("mataserver.seat")
+
+
+def versions() -> dict[str, str]:
+    """Return the versions that must be the same here and at the server."""
+    return {"mataserver": metadata.version("mataserver"), "Python": platform.python_version()}
+
+
+def digest(path: str) -> str:
+    """Return a SHA-256 of the names and contents of a file or a folder; empty without one.
+
+    Blocking, for as long as it takes to read them.
+    """
+    root = Path(path)
+    if not root.exists():
+        return ""
+    whole = hashlib.sha256()
+    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
+    for file in files:
+        with file.open("rb") as opened:
+            content = hashlib.file_digest(opened, "sha256").hexdigest()
+        whole.update(f"{file.relative_to(root)}\0{content}\n".encode())
+    return whole.hexdigest()
+
+
+def bound(address: str) -> socket.socket:
+    """Return a socket that listens on an address alone, on a free port. Raises ``OSError``."""
+    family = socket.AF_INET6 if ":" in address else socket.AF_INET
+    return socket.create_server((address, 0), family=family, backlog=STRANGERS)
+
+
+class Seat:
+    """One worker's place. Its methods are called from afar, each in a thread of its own."""
+
+    def __init__(self) -> None:
+        self._over = threading.Event()
+
+    def where(self) -> dict[str, str]:
+        """Tell what runs here."""
+        return versions()
+
+    def listen(
+        self, address: str, secret: bytes, paths: Sequence[str] = ()
+    ) -> tuple[str, int, list[str]]:
+        """Listen on ``address`` alone for whoever says ``secret`` first; return host and port.
+
+        Returns a digest for each of ``paths`` as well. Raises ``OSError`` when it cannot listen, or
+        cannot read one of them.
+        """
+        found = [digest(path) for path in paths]
+        server = bound(address)
+        host, port = server.getsockname()[:2]
+        threading.Thread(
+            target=self._serve, args=(server, secret), name="seat", daemon=True
+        ).start()
+        return host, port, found
+
+    def stay(self) -> None:
+        """Return when the worker has been closed; whoever waits learns of its end at once."""
+        self._over.wait()
+
+    def _serve(self, server: socket.socket, secret: bytes) -> None:
+        """Be the worker of the server that came; end the process if that fails, or none comes."""
+        try:
+            with server:
+                sock = Door(server, secret).open()
+            if sock is not None:
+                with sock:
+                    child.main(sock, None)
+                self._over.set()
+                return
+        except BaseException:
+            log.exception("the worker failed")
+        os._exit(1)
+
+
+class Door:
+    """Lets the first in that says the secret. Whoever says something else holds up nobody."""
+
+    def __init__(self, server: socket.socket, secret: bytes) -> None:
+        self._server = server
+        self._secret = secret
+        self._admitted: queue.SimpleQueue[socket.socket] = queue.SimpleQueue()
+        self._strangers = threading.Semaphore(STRANGERS)
+
+    def open(self) -> socket.socket | None:
+        """Return the connection of the server; None when it does not come in time."""
+        until = time.monotonic() + ARRIVAL
+        self._server.settimeout(0.05)
+        while time.monotonic() < until:
+            with contextlib.suppress(TimeoutError):
+                stranger, _ = self._server.accept()
+                self._strangers.acquire()
+                threading.Thread(target=self._hear, args=(stranger,), daemon=True).start()
+            with contextlib.suppress(queue.Empty):
+                return self._admitted.get(timeout=0.01)
+        return None
+
+    def _hear(self, stranger: socket.socket) -> None:
+        """Admit a connection whose first bytes are the secret; close every other one."""
+        said = b""
+        try:
+            stranger.settimeout(SAY)
+            while len(said) < SECRET_BYTES:
+                piece = stranger.recv(SECRET_BYTES - len(said))
+                if not piece:
+                    break
+                said += piece
+        except OSError:
+            said = b""
+        finally:
+            self._strangers.release()
+        if not hmac.compare_digest(said, self._secret):
+            stranger.close()
+            return
+        stranger.settimeout(None)
+        stranger.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self._admitted.put(stranger)

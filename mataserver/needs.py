@@ -1,0 +1,36 @@
+"""What a worker needs of the node of a cluster that it is placed on."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from msgspec import Meta, Struct
+
+Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?\Z", max_length=63)]
+"""A key or a value of a node's labels, as Ray takes them."""
+
+
+class Needs(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """``needs:`` of a model with the engine ``ray``: for each of its workers.
+
+    cpu:       processors, also a part of one.
+    gpu:       GPUs, also a part of one; None is one with ``device: cuda``, else none.
+    memory_mb: memory; 0 is not asked for.
+    labels:    labels that the node must have.
+    """
+
+    cpu: Annotated[float, Meta(ge=0.0, le=1024.0)] = 1.0
+    gpu: Annotated[float, Meta(ge=0.0, le=64.0)] | None = None
+    memory_mb: Annotated[float, Meta(ge=0.0, le=16_777_216.0)] = 0.0
+    labels: dict[Label, Label] = {}
+
+    @property
+    def threads(self) -> int:
+        """The threads that its processors suggest, at least one."""
+        return max(1, int(self.cpu))
+
+    def gpus(self, device: str) -> float:
+        """Return the GPUs that a worker on ``device`` needs."""
+        if self.gpu is not None:
+            return self.gpu
+        return 1.0 if device == "cuda" else 0.0

@@ -1,0 +1,263 @@
+"""A cluster without Ray: nodes that greet, and seats that are processes of this machine.
+
+The broker is the real one, in its own process, and so is everything on the wire. A test owns the
+nodes: it kills them, has them fall silent and looks at what is on them.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import signal
+import threading
+from pathlib import Path
+
+from mataserver.engines.broker import Broker, Lost
+from mataserver.engines.placing import Joined, Node, Refused
+from mataserver.engines.ray import RayEngine
+from mataserver.engines.seat import Seat
+from mataserver.processes import run_process
+
+HOST = "127.0.0.1"
+
+
+class Daemon:
+    """What listens on a node, or on the head: greets, or is silent."""
+
+    def __init__(self):
+        self.port = 0
+        self.silent = False
+        self._server = None
+
+    async def open(self):
+        self._server = await asyncio.start_server(self._greet, HOST, self.port)
+        self.port = self._server.sockets[0].getsockname()[1]
+
+    async def close(self):
+        """Refuse whoever comes, as the kernel does once the process is gone."""
+        server, self._server = self._server, None
+        if server is not None:
+            server.close()
+            await server.wait_closed()
+
+    async def _greet(self, reader, writer):
+        with contextlib.suppress(OSError):
+            await reader.read(64)
+            if self.silent:
+                await reader.read(64)  # until whoever waits gives up
+            else:
+                writer.write(b"\0\0\0\4\0\0\0\0\0")
+            writer.close()
+            await writer.wait_closed()
+
+
+class StandInNode(Daemon):
+    """A node: what greets, and the folder in which its seats note their processes."""
+
+    def __init__(self, folder, name, cpu, labels):
+        super().__init__()
+        self.name, self.cpu, self.labels = name, cpu, labels
+        self.folder = folder / name
+
+    async def open(self):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        await super().open()
+
+    @property
+    def pids(self):
+        """The seats' processes, dead ones too."""
+        return sorted(int(path.name) for path in self.folder.iterdir())
+
+    def signal(self, number):
+        for pid in self.pids:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
+
+    async def kill(self):
+        """End the node and everything on it."""
+        await self.close()
+        self.signal(signal.SIGKILL)
+
+    def stop(self):
+        """Have the node fall silent, as one does whose power is cut."""
+        self.silent = True
+        self.signal(signal.SIGSTOP)
+
+
+class StandInCluster:
+    """The test's end: the head and the nodes."""
+
+    def __init__(self, folder):
+        self.folder = Path(folder)
+        self.head = Daemon()
+        self.nodes = {}
+        self.engines = []
+
+    async def open(self, *names, cpu=4.0):
+        self.folder.mkdir(parents=True, exist_ok=True)
+        await self.head.open()
+        for name in names:
+            await self.add(name, cpu)
+
+    async def add(self, name, cpu=4.0, **labels):
+        node = self.nodes[name] = StandInNode(self.folder, name, cpu, labels)
+        await node.open()
+        self.tell()
+        return node
+
+    def tell(self):
+        """Write down what the broker is to know."""
+        nodes = [
+            {"name": n.name, "port": n.port, "cpu": n.cpu, "labels": n.labels}
+            for n in self.nodes.values()
+        ]
+        file = self.folder / "cluster.new"
+        file.write_text(json.dumps({"head": self.head.port, "nodes": nodes}))
+        file.rename(self.folder / "cluster.json")
+
+    async def kill(self, name):
+        await self.nodes.pop(name).kill()
+        self.tell()
+
+    async def kill_head(self):
+        """End the head: nothing tells of a cluster any more."""
+        await self.head.close()
+        (self.folder / "cluster.json").unlink()
+
+    async def start_head(self):
+        await self.head.open()
+        self.tell()
+
+    def engine(self, **settings):
+        """Return an engine on this cluster."""
+        made = RayEngine(
+            str(self.folder), broker=broker, **{"room": 10.0, "silence": 1.0, **settings}
+        )
+        self.engines.append(made)
+        return made
+
+    async def close(self):
+        for engine in self.engines:
+            await engine.close()
+        for node in self.nodes.values():
+            node.signal(signal.SIGCONT)
+            await node.close()
+        await self.head.close()
+
+
+# in the broker
+
+
+class _Cluster:
+    """The broker's end: starts seats where there is room."""
+
+    def __init__(self, folder):
+        self._folder = Path(folder)
+        self._taken = {}
+
+    def told(self):
+        return json.loads((self._folder / "cluster.json").read_text())
+
+    def nodes(self):
+        return [
+            Node(n["name"], n["name"], HOST, n["port"], {"CPU": n["cpu"]}, {"CPU": self.free(n)})
+            for n in self.told()["nodes"]
+        ]
+
+    def free(self, node):
+        return node["cpu"] - sum(self._taken.get(node["name"], {}).values())
+
+    def find(self, place):
+        """Return where there is most room, a node to be avoided only if there is no other."""
+        fit = [
+            node
+            for node in self.told()["nodes"]
+            if self.free(node) >= place.cpu and place.labels.items() <= node["labels"].items()
+        ]
+        return min(fit, key=lambda n: (n["name"] in place.avoid, -self.free(n)), default=None)
+
+    def take(self, node, place):
+        self._taken.setdefault(node["name"], {})[place.token] = place.cpu
+
+    def give(self, place):
+        for taken in self._taken.values():
+            taken.pop(place.token, None)
+
+    def place(self, place):
+        return _Actor(self, place)
+
+    def note(self, node, pid):
+        (self._folder / node["name"] / str(pid)).touch()
+
+
+class _Actor:
+    """A seat in a process of its own."""
+
+    def __init__(self, cluster, place):
+        self._cluster, self._place = cluster, place
+        self._child, self._messages = None, None
+        self._stack = contextlib.AsyncExitStack()
+
+    async def where(self):
+        while (node := self._cluster.find(self._place)) is None:
+            await asyncio.sleep(0.02)  # as Ray does: silently, for ever
+        self._cluster.take(node, self._place)
+        running = run_process(seat, environment=self._place.environment)
+        self._child = await self._stack.enter_async_context(running)
+        self._messages = self._child.messages(dict)
+        self._cluster.note(node, self._child.pid)
+        told = await self._next()
+        for each in self._cluster.nodes():
+            if each.id == node["name"]:
+                return each, told["versions"]
+        raise Lost("its node ended")
+
+    async def listen(self, address, secret, paths):
+        await self._child.send({"address": address, "secret": secret.hex(), "paths": paths})
+        return (await self._next())["listening"]
+
+    async def stay(self):
+        await self._next()
+
+    async def _next(self):
+        message = await anext(self._messages, None)
+        if message is None:
+            raise Lost("its process ended")
+        return message
+
+    def kill(self):
+        self._cluster.give(self._place)
+        if self._child is not None:
+            self._child.signal(signal.SIGKILL)
+
+
+def broker(parent):
+    """Be the broker of the cluster whose folder the argument names."""
+    cluster = _Cluster(parent.arguments[0])
+    try:
+        head = cluster.told()["head"]
+    except OSError as error:
+        parent.send(Refused(type(error).__name__))
+        return
+    parent.send(Joined(HOST, head, "stand-in"))
+    asyncio.run(Broker(parent, cluster).run())
+
+
+# on a node
+
+
+def seat(parent):
+    """Be a seat that is told what to do."""
+    made = Seat()
+    parent.send({"versions": made.where()})
+    for message in parent.messages(dict):
+        secret = bytes.fromhex(message["secret"])
+        parent.send({"listening": made.listen(message["address"], secret, message["paths"])})
+        threading.Thread(target=_tell_end, args=(made, parent), daemon=True).start()
+
+
+def _tell_end(made, parent):
+    made.stay()
+    parent.send({"over": True})
