@@ -102,9 +102,7 @@ class Loader:
 
     def _confined(self, recipe: Recipe) -> bool:
         """Whether a worker on this machine is kept from files and calls."""
-        return self._settings.confine_models and all(
-            each.backend.confined for each in recipe.whole
-        )
+        return self._settings.confine_models and all(each.backend.confined for each in recipe.whole)
 
     def _confinement(self, recipe: Recipe) -> Confinement:
         """Return the rules for the files of a worker."""
