@@ -41,7 +41,7 @@ class RpcPort:
     def __init__(self, server: Server, stopping: asyncio.Event, port: int) -> None:
         self._limits = server
         self._stopping = stopping
-        self._turns = Turns(server.max_inflight // (4 * server.max_body))
+        self._turns = MessageTurns(server.max_inflight // (4 * server.max_body))
         self._handlers: tuple[Any, ...] = ()
         self._server: Any = None
         self._draining: asyncio.Task[None] | None = None
@@ -110,7 +110,7 @@ class RpcPort:
         return bytes(message)
 
 
-class Turns:
+class MessageTurns:
     """``count`` turns to read a message, at least one.
 
     A message's size is known only when it is here and has taken its memory. So a few are read at a

@@ -12,10 +12,13 @@ import json
 import os
 import signal
 import threading
+import time
 from pathlib import Path
 
-from mataserver.engines.broker import Broker, Lost
-from mataserver.engines.placing import Joined, Node, Refused
+import psutil
+
+from mataserver.engines.broker import Broker, SeatLost
+from mataserver.engines.placing import Joined, JoinRefused, Node
 from mataserver.engines.ray import RayEngine
 from mataserver.engines.seat import Seat
 from mataserver.processes import run_process
@@ -84,6 +87,11 @@ class StandInNode(Daemon):
         """Have the node fall silent, as one does whose power is cut."""
         self.silent = True
         self.signal(signal.SIGSTOP)
+        for pid in self.pids:  # a thread may run on until another one has taken the signal
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process = psutil.Process(pid)
+                while process.status() not in {psutil.STATUS_STOPPED, psutil.STATUS_ZOMBIE}:
+                    time.sleep(0.01)
 
 
 class StandInCluster:
@@ -212,7 +220,7 @@ class _Actor:
         for each in self._cluster.nodes():
             if each.id == node["name"]:
                 return each, told["versions"]
-        raise Lost("its node ended")
+        raise SeatLost("its node ended")
 
     async def listen(self, address, secret, paths):
         await self._child.send({"address": address, "secret": secret.hex(), "paths": paths})
@@ -224,7 +232,7 @@ class _Actor:
     async def _next(self):
         message = await anext(self._messages, None)
         if message is None:
-            raise Lost("its process ended")
+            raise SeatLost("its process ended")
         return message
 
     def kill(self):
@@ -239,7 +247,7 @@ def broker(parent):
     try:
         head = cluster.told()["head"]
     except OSError as error:
-        parent.send(Refused(type(error).__name__))
+        parent.send(JoinRefused(type(error).__name__))
         return
     parent.send(Joined(HOST, head, "stand-in"))
     asyncio.run(Broker(parent, cluster).run())

@@ -23,15 +23,15 @@ import msgspec
 from mataserver.engines.placing import (
     Asked,
     Broken,
-    Ended,
     Joined,
+    JoinRefused,
     Kill,
     Node,
     Nodes,
-    NoRoom,
-    Place,
+    NoNode,
     Placed,
-    Refused,
+    PlaceSeat,
+    SeatEnded,
 )
 from mataserver.engines.seat import Seat
 from mataserver.spawned import Parent
@@ -46,12 +46,12 @@ REACH_SECONDS = 3.0
 """How long the head may take to accept a connection."""
 
 
-class Lost(Exception):
+class SeatLost(Exception):
     """A seat ended, or could not be started; the text says how."""
 
 
 class Actor(Protocol):
-    """A seat as the broker holds it. Every method but ``kill`` raises ``Lost``."""
+    """A seat as the broker holds it. Every method but ``kill`` raises ``SeatLost``."""
 
     async def where(self) -> tuple[Node, dict[str, str]]:
         """Wait until it is placed; return its node, and the versions of what runs there."""
@@ -72,10 +72,10 @@ class Actor(Protocol):
         ...
 
 
-class Cluster(Protocol):
+class SeatCluster(Protocol):
     """Where seats are placed."""
 
-    def place(self, place: Place) -> Actor:
+    def place(self, place: PlaceSeat) -> Actor:
         """Ask for a seat."""
         ...
 
@@ -87,7 +87,7 @@ class Cluster(Protocol):
 class Broker:
     """Places seats for one server."""
 
-    def __init__(self, parent: Parent, cluster: Cluster) -> None:
+    def __init__(self, parent: Parent, cluster: SeatCluster) -> None:
         self._parent = parent
         self._cluster = cluster
         self._actors: dict[int, Actor] = {}
@@ -109,7 +109,7 @@ class Broker:
             actor.kill()
 
     def _asked(self, message: Asked) -> None:
-        if isinstance(message, Place):
+        if isinstance(message, PlaceSeat):
             self._spawn(self._place(message))
         elif isinstance(message, Kill):
             actor = self._actors.get(message.token)
@@ -126,7 +126,7 @@ class Broker:
     async def _list(self) -> None:
         self._say(Nodes(await asyncio.to_thread(self._cluster.nodes)))
 
-    async def _place(self, place: Place) -> None:
+    async def _place(self, place: PlaceSeat) -> None:
         """Place a seat, and stay with it until it ends."""
         token, placed = place.token, False
         actor = self._actors[token] = self._cluster.place(place)
@@ -138,11 +138,11 @@ class Broker:
             self._say(Placed(token, host, port, node, versions, digests))
             placed = True
             await actor.stay()
-            self._say(Ended(token, "it was closed"))
+            self._say(SeatEnded(token, "it was closed"))
         except TimeoutError:
-            self._say(NoRoom(token))
-        except Lost as error:
-            self._say(Ended(token, str(error)) if placed else Broken(token, str(error)))
+            self._say(NoNode(token))
+        except SeatLost as error:
+            self._say(SeatEnded(token, str(error)) if placed else Broken(token, str(error)))
         finally:
             del self._actors[token]
             actor.kill()
@@ -177,7 +177,7 @@ class RayActor:
         for node in nodes:
             if node.id == node_id:
                 return node, told
-        raise Lost("its node ended")
+        raise SeatLost("its node ended")
 
     async def listen(
         self, address: str, secret: bytes, paths: Sequence[str]
@@ -201,14 +201,14 @@ class RayActor:
 
 
 async def _answer(reference: Awaitable[Any]) -> Any:
-    """Wait for what an actor gives. Raises ``Lost``."""
+    """Wait for what an actor gives. Raises ``SeatLost``."""
     import ray
 
     try:
         return await reference
     except ray.exceptions.RayError as error:
         first = str(error).strip().partition("\n")[0]
-        raise Lost(f"{type(error).__name__}: {first}") from None
+        raise SeatLost(f"{type(error).__name__}: {first}") from None
 
 
 class RayCluster:
@@ -233,7 +233,7 @@ class RayCluster:
         host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
         return Joined(host.strip("[]"), int(port), ray.__version__)
 
-    def place(self, place: Place) -> RayActor:
+    def place(self, place: PlaceSeat) -> RayActor:
         """Ask for a seat: Ray starts it where there is room, on a node to be avoided at last."""
         labels: dict[str, str] = dict(place.labels)
         options: dict[str, Any] = {"label_selector": labels}
@@ -307,7 +307,9 @@ def main() -> None:
     try:
         cluster = _join(parent.arguments[0])
     except (OSError, RuntimeError, ValueError, msgspec.ValidationError) as error:
-        parent.send(Refused(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}"))
+        parent.send(
+            JoinRefused(f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0]}")
+        )
         os._exit(1)
     # Ray's own would end this process, and every seat, in the midst of the server's drain.
     for number in (signal.SIGINT, signal.SIGTERM):

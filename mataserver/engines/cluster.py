@@ -13,14 +13,14 @@ import msgspec
 from mataserver.engines import pulse
 from mataserver.engines.placing import (
     Broken,
-    Ended,
     Joined,
+    JoinRefused,
     Kill,
     List,
     Nodes,
-    NoRoom,
+    NoNode,
     Placed,
-    Refused,
+    SeatEnded,
     Told,
 )
 from mataserver.engines.work import WorkerDied
@@ -30,7 +30,7 @@ from mataserver.processes import run_process
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.engines.placing import Node, Place
+    from mataserver.engines.placing import Node, PlaceSeat
     from mataserver.processes import Child
 
 BROKER = "mataserver.engines.broker"
@@ -88,7 +88,7 @@ class Cluster:
             return "joining the Ray cluster"
         return AWAY if joined.exception() is not None or self._head_lost else None
 
-    async def place(self, place: Place, ended: Callable[[str], None]) -> Placed:
+    async def place(self, place: PlaceSeat, ended: Callable[[str], None]) -> Placed:
         """Have a seat placed; ``ended(how)`` is called when it ends.
 
         Raises ``Unavailable`` at once when there is no cluster, ``OutOfMemory`` when no node has
@@ -173,7 +173,7 @@ class Cluster:
         async with asyncio.timeout(JOIN_SECONDS):
             first = await anext(messages, None)
         if not isinstance(first, Joined):
-            return first.why if isinstance(first, Refused) else ""
+            return first.why if isinstance(first, JoinRefused) else ""
         self._child = child
         if self._joined is None or self._joined.done():
             self._joined = asyncio.get_running_loop().create_future()
@@ -209,12 +209,12 @@ class Cluster:
     def _told(self, message: Told) -> None:
         if isinstance(message, Placed):
             self._settle(message.token, message)
-        elif isinstance(message, NoRoom):
+        elif isinstance(message, NoNode):
             self._settle(message.token, OutOfMemory("No node of the Ray cluster has room"))
         elif isinstance(message, Broken):
             log.error("a worker could not be started on the cluster: %s", message.how)
             self._settle(message.token, WorkerDied("The model's worker died as it was started"))
-        elif isinstance(message, Ended):
+        elif isinstance(message, SeatEnded):
             ended = self._seats.pop(message.token, None)
             if ended is not None:
                 ended(message.how)

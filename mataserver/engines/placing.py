@@ -9,7 +9,7 @@ from __future__ import annotations
 from msgspec import Struct
 
 
-class Place(Struct, frozen=True, tag=True):
+class PlaceSeat(Struct, frozen=True, tag=True):
     """Server to broker: find a node for a seat within ``room`` seconds, and start it there.
 
     ``memory`` are bytes; ``avoid`` names nodes that are taken only when no other one will do.
@@ -47,7 +47,7 @@ class Joined(Struct, frozen=True, tag=True):
     version: str
 
 
-class Refused(Struct, frozen=True, tag=True):
+class JoinRefused(Struct, frozen=True, tag=True):
     """Broker to server: there is no cluster, or none that takes us; the broker then ends."""
 
     why: str
@@ -82,7 +82,7 @@ class Placed(Struct, frozen=True, tag=True):
     digests: list[str]
 
 
-class NoRoom(Struct, frozen=True, tag=True):
+class NoNode(Struct, frozen=True, tag=True):
     """Broker to server: no node had room for a seat in time."""
 
     token: int
@@ -95,7 +95,7 @@ class Broken(Struct, frozen=True, tag=True):
     how: str
 
 
-class Ended(Struct, frozen=True, tag=True):
+class SeatEnded(Struct, frozen=True, tag=True):
     """Broker to server: a seat that was placed has ended; ``how`` is for the log."""
 
     token: int
@@ -108,5 +108,5 @@ class Nodes(Struct, frozen=True, tag=True):
     nodes: list[Node]
 
 
-Asked = Place | Kill | List
-Told = Joined | Refused | Placed | NoRoom | Broken | Ended | Nodes
+Asked = PlaceSeat | Kill | List
+Told = Joined | JoinRefused | Placed | NoNode | Broken | SeatEnded | Nodes

@@ -13,7 +13,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from mataserver.engines.cluster import BROKER, Cluster
-from mataserver.engines.placing import Place
+from mataserver.engines.placing import PlaceSeat
 from mataserver.engines.process import ProcessWorker
 from mataserver.engines.pulse import Pulse
 from mataserver.engines.seat import SECRET_BYTES, digest, versions
@@ -192,11 +192,11 @@ class RayEngine:
         environment: Mapping[str, str],
         secret: bytes,
         files: list[str],
-    ) -> Place:
+    ) -> PlaceSeat:
         needs = assignment.needs or Needs()
         now = asyncio.get_running_loop().time()
         self._avoided = {node: until for node, until in self._avoided.items() if until > now}
-        return Place(
+        return PlaceSeat(
             token,
             self._room,
             needs.cpu,
@@ -209,7 +209,7 @@ class RayEngine:
             files,
         )
 
-    async def _placed(self, place: Place, ended: Callable[[str], None]) -> Placed:
+    async def _placed(self, place: PlaceSeat, ended: Callable[[str], None]) -> Placed:
         try:
             return await self.cluster.place(place, ended)
         except OutOfMemory:
@@ -274,7 +274,7 @@ async def _check(name: str, placed: Placed, files: list[str]) -> None:
             )
 
 
-def _wants(place: Place) -> Iterator[str]:
+def _wants(place: PlaceSeat) -> Iterator[str]:
     """Yield what a place needs, in words."""
     yield f"{place.cpu:g} CPU"
     if place.gpu:
