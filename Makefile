@@ -18,7 +18,7 @@ BINARY := cameras console oip openai opencv ocr onnx
 SOURCES := pyproject.toml constraints.txt requirements-dev.txt $(CLIENT)/pyproject.toml $(PLUGINS)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help demo demo-fleet serve setup test test-again test-engines test-clients test-api test-binary soak soak-server binary lock release audit check shape bench clean
+.PHONY: help demo demo-fleet serve setup test test-again test-engines test-clients test-airflow test-api test-binary soak soak-server binary lock release audit check shape bench clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed 's/:.*##/\t/'
@@ -61,6 +61,9 @@ test-engines: $(VENV)/.setup  ## easyocr, paddleocr and tesserocr, each in an en
 
 test-clients: $(VENV)/.setup  ## KServe's client, in an environment of its own
 	$(BIN)/python plugins/oip/tests/clients/run.py
+
+test-airflow: $(VENV)/.setup  ## retraining over a real Airflow, which is in an environment of its own
+	$(BIN)/python plugins/reconstruct/tests/real/run_airflow.py
 
 demo-fleet: $(VENV)/.setup  ## two real Tritons as one fleet: a thousand requests while one is killed
 	$(BIN)/python plugins/fleet/tests/real/demo.py
