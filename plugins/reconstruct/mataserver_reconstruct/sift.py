@@ -7,20 +7,16 @@ from typing import TYPE_CHECKING, Any
 
 from mataserver_reconstruct import cameras, database
 from mataserver_reconstruct.native import pycolmap
-from mataserver_reconstruct.photos import chunks
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
+    from pathlib import Path
 
     import numpy as np
     from numpy.typing import NDArray
 
-    from mataserver_reconstruct.photos import Photo
     from mataserver_reconstruct.study import Progress, Study
     from mataserver_reconstruct.weights import Matchers
-
-_PAIRS = 24
-"""How many a call takes: its end is when progress is told."""
 
 
 class Sift:
@@ -31,12 +27,21 @@ class Sift:
     def extract(self, study: Study, progress: Progress) -> None:
         """Find the features of every photograph; those that are in the database stay."""
         done, total = 0, len(study.photos)
-        for chunk, group in cameras.calls(study):
-            self._extract(study, chunk, cameras.of_group(study, group))
-            done += len(chunk)
-            progress(done, total, f"features of {done} of {total} photographs")
 
-    def _extract(self, study: Study, chunk: list[Photo], camera: int | None) -> None:
+        def told(count: int) -> None:
+            progress(done + count, total, f"features of {done + count} of {total} photographs")
+
+        for chunk, group in cameras.calls(study):
+            names = [photo.file for photo in chunk]
+            camera = cameras.of_group(study, group)
+            with database.followed(study, names, _has_image, told) as look:
+                self._extract(study, names, camera, look)
+            told(len(chunk))
+            done += len(chunk)
+
+    def _extract(
+        self, study: Study, names: list[str], camera: int | None, look: Callable[[], None]
+    ) -> None:
         reader, mode = cameras.reader(camera)
         options = pycolmap.FeatureExtractionOptions()
         options.max_image_size = study.spec.max_size
@@ -46,7 +51,8 @@ class Sift:
             pycolmap.extract_features,
             study.database,
             study.folder,
-            image_names=[photo.file for photo in chunk],
+            beside=look,
+            image_names=names,
             camera_mode=mode,
             reader_options=reader,
             extraction_options=options,
@@ -61,14 +67,23 @@ class Sift:
         """Match and verify pairs; those that are in the database stay."""
         listed = study.work / "pairs.txt"
         left = cameras.unverified(study, pairs)
-        done, total = len(pairs) - len(left), len(pairs)
-        for chunk in chunks(left, _PAIRS):
-            listed.write_text("".join(f"{first} {second}\n" for first, second in chunk))
-            self._match(study, listed)
-            done += len(chunk)
+        before, total = len(pairs) - len(left), len(pairs)
+
+        def told(count: int) -> None:
+            done = before + count
             progress(done, total, f"matches of {done} of {total} pairs of photographs")
 
-    def _match(self, study: Study, listed: Any) -> None:
+        if not left:
+            return
+        told(0)
+        listed.write_text("".join(f"{first} {second}\n" for first, second in left))
+        ids = database.ids(study)
+        numbers = [(ids[first], ids[second]) for first, second in left]
+        with database.followed(study, numbers, _has_pair, told) as look:
+            self._match(study, listed, look)
+        told(len(left))
+
+    def _match(self, study: Study, listed: Path, look: Callable[[], None]) -> None:
         matching = pycolmap.FeatureMatchingOptions()
         matching.num_threads = study.threads
         verification = pycolmap.TwoViewGeometryOptions()
@@ -78,11 +93,20 @@ class Sift:
         study.native.call(
             pycolmap.match_image_pairs,
             study.database,
+            beside=look,
             matching_options=matching,
             pairing_options=pairing,
             verification_options=verification,
             device=pycolmap.Device.cpu,
         )
+
+
+def _has_image(opened: Any, name: str) -> bool:
+    return bool(opened.exists_image(name))
+
+
+def _has_pair(opened: Any, ids: tuple[int, int]) -> bool:
+    return bool(opened.exists_two_view_geometry(*ids))
 
 
 class SiftFinder:
