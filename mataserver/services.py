@@ -89,6 +89,18 @@ class ServedModels:
         handle.recipe()
         return handle
 
+    def asked(
+        self, model: str, given: Any = None, *, text: bool = False
+    ) -> tuple[Handle, Params, Recipe]:
+        """Return what a request asks, its parameters, and the model's recipe at this time.
+
+        Raises as ``get`` and ``Handle.params``, which it is in one look.
+        """
+        recipe = self.catalog.recipe(model)
+        find = functools.partial(self.catalog.recipe, model, None)
+        handle = Handle(self._pool, self._metrics, self._max_tokens, find)
+        return handle, recipe.params(given, self._max_tokens, text=text), recipe
+
     def of_session(self, model: str, task: str | None) -> Handle:
         """Return a handle for a session. Raises as ``recipe_of_session``."""
         return self.get(model, recipe_of_session(self.catalog, model, task).spec.task)

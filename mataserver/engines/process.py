@@ -364,25 +364,23 @@ class ProcessWorker(asyncio.Protocol):
 
     def _received(self, received: wire.Received) -> None:
         message = received.header.message
-        if isinstance(message, wire.Loaded):
-            if not self._loaded.done():
-                self._loaded.set_result(message.facts)
-            return
-        if isinstance(message, wire.LoadRefused):
-            self._stopping = True
-            if not self._loaded.done():
-                self._loaded.set_exception(message.failure.error())
-            return
-        if isinstance(message, wire.Late):
-            self._spoil(message.id, message.job)
-        elif isinstance(message, wire.Decoding):
-            self._watchdog.progress()
-        elif isinstance(message, (wire.Answer, wire.Returned, wire.Ended, wire.Raised)):
+        if isinstance(message, (wire.Answer, wire.Returned, wire.Ended, wire.Raised)):
             self._watchdog.answered(message.id, well=not isinstance(message, wire.Raised))
             parts = self._parts(received)
             take = self._pending.pop(message.id, None)
             if take is not None:
                 take(Reply(message, parts))
+        elif isinstance(message, wire.Loaded):
+            if not self._loaded.done():
+                self._loaded.set_result(message.facts)
+        elif isinstance(message, wire.LoadRefused):
+            self._stopping = True
+            if not self._loaded.done():
+                self._loaded.set_exception(message.failure.error())
+        elif isinstance(message, wire.Late):
+            self._spoil(message.id, message.job)
+        elif isinstance(message, wire.Decoding):
+            self._watchdog.progress()
 
 
 _NONSENSE = "The model's worker answered nonsense"

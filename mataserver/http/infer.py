@@ -50,6 +50,9 @@ class InferBody(Struct):
     params: dict[str, Any] | None = None
 
 
+_DECODE = codec.json_of(InferBody)
+
+
 class UploadForm(Struct):
     """``POST /v1/infer/upload``; the other parameters are JSON-only."""
 
@@ -131,7 +134,7 @@ class InferService(Handlers):
                     raise codec.Unsupported(_TAKEN)
                 call = self._call_of(request)
                 return await self._run(request, call, _image(data))
-            body = await self._http.decode(data, codec.json_of(InferBody))
+            body = await self._http.decode(data, _DECODE)
             del data
             call, image = self._read(body)
             del body
@@ -145,8 +148,7 @@ class InferService(Handlers):
         return self._call(body.model, body.params), image
 
     def _call(self, name: str, given: dict[str, Any] | None, *, text: bool = False) -> _Call:
-        model = self._models.get(name)
-        return _Call(model, model.params(given, text=text), model.recipe())
+        return _Call(*self._models.asked(name, given, text=text))
 
     async def _raw(self, request: web.Request) -> web.StreamResponse:
         call = self._call_of(request)

@@ -31,6 +31,8 @@ class Recipe:
     estimate: int
     parts: Mapping[str, Recipe] = field(default_factory=dict)
     family: str = ""
+    _unasked: dict[int, Params] = field(default_factory=dict, repr=False, compare=False)
+    """The parameters of a request that says nothing, by the server's ceiling."""
 
     def same_model(self, other: Recipe) -> bool:
         """Whether a worker of this recipe serves the other one too."""
@@ -72,7 +74,12 @@ class Recipe:
             return given
         parse = params.parse_text if text else params.parse
         named = params.check_object(given)
-        return parse(named, self.backend.params, defaults=defaults, max_tokens=max_tokens)
+        if not named and max_tokens in self._unasked:
+            return self._unasked[max_tokens]
+        found = parse(named, self.backend.params, defaults=defaults, max_tokens=max_tokens)
+        if not named and _is_fixed(found):
+            self._unasked[max_tokens] = found
+        return found
 
     def engine(self, preferred: str) -> str:
         """Return the engine that it runs on: its own, else the server's, else the backend's."""
@@ -92,3 +99,12 @@ class Recipe:
     def key(self) -> tuple[str, str]:
         """What the pool knows it by: a model may serve two tasks."""
         return (self.spec.name, self.spec.task)
+
+
+def _is_fixed(found: Params) -> bool:
+    """Whether nobody who gets parameters can change what they hold, such as a list."""
+    try:
+        hash(found)
+    except TypeError:
+        return False
+    return True
