@@ -188,7 +188,7 @@ class Video:
         self._path = path
         self.damaged = False
         with self._open() as container:
-            self.total = _video(container).frames
+            self.total = _expected(container, _video(container))
 
     @contextlib.contextmanager
     def _open(self) -> Iterator[InputContainer]:
@@ -241,6 +241,13 @@ def _video(container: InputContainer) -> VideoStream:
     if stream.width * stream.height > MAX_PIXELS:
         raise BadRequest(f"The video's frames have over {MAX_PIXELS} pixels")
     return stream
+
+
+def _expected(container: InputContainer, stream: VideoStream) -> int:
+    """Return how many frames there are, or by length and rate should be; 0 if nobody knows."""
+    if stream.frames or not container.duration or not stream.average_rate:
+        return stream.frames
+    return round(container.duration * stream.average_rate / 1_000_000)
 
 
 def natural(name: str) -> list[tuple[int, int, str]]:
