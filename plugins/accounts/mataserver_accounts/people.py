@@ -5,14 +5,18 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mataserver_accounts.snapshot import principal_of
+from mataserver_accounts.store import any_revision
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Iterable
+
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
     from mataserver import Principal
     from mataserver_accounts.directory import Directory
     from mataserver_accounts.log_ins import LogIns, Token
     from mataserver_accounts.records import Role, User
+    from mataserver_accounts.store import Check
 
 
 class People:
@@ -34,6 +38,13 @@ class People:
         """Return what is another text after each change of a user. Raises ``NotFound``."""
         return await self._directory.accounts.revision(identity)
 
+    async def hold(self, connection: AsyncConnection, identity: str) -> str:
+        """Have nobody else change a user until the transaction of ``connection`` ends.
+
+        That is one of ``ctx.peer("database").database``. Returns the revision. Raises ``NotFound``.
+        """
+        return await self._directory.accounts.hold(connection, identity)
+
     async def add(self, name: str, password: str, role: Role, tags: Iterable[str] = ()) -> User:
         """Make a user. Raises ``Conflict`` for a name that is taken."""
         work = self._directory.accounts.add_user(name, password, role, tags)
@@ -46,23 +57,25 @@ class People:
         password: str | None = None,
         role: Role | None = None,
         tags: Iterable[str] | None = None,
-        check: Callable[[str], None] = lambda _: None,
+        check: Check | None = None,
     ) -> User:
         """Change what is given. Raises ``NotFound``, or ``Conflict`` for the last administrator.
 
-        ``check`` is called with the revision that is changed, and may raise.
+        ``check`` is called with the revision that is changed and the connection that changes it,
+        and may raise: nobody changes the user meanwhile, nor who ``hold``s them.
         """
         work = self._directory.accounts.change_user(
-            identity, password=password, role=role, tags=tags, check=check
+            identity, password=password, role=role, tags=tags, check=check or any_revision
         )
         return await self._directory.change(work)
 
-    async def remove(self, identity: str, check: Callable[[str], None] = lambda _: None) -> User:
+    async def remove(self, identity: str, check: Check | None = None) -> User:
         """Remove a user. Raises ``NotFound``, or ``Conflict`` for the last administrator.
 
         ``check`` is called as in ``change``.
         """
-        return await self._directory.change(self._directory.accounts.remove_user(identity, check))
+        work = self._directory.accounts.remove_user(identity, check or any_revision)
+        return await self._directory.change(work)
 
     async def check(self, name: str, password: str, address: str) -> User:
         """Return the user of a name and a password, asked from an address.

@@ -9,12 +9,13 @@ import re
 import secrets
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 import sqlalchemy as sa
+from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mataserver import Conflict, InvalidParams, MataError, NotFound
 from mataserver_accounts.records import Key, MadeKey, User
@@ -22,8 +23,6 @@ from mataserver_accounts.tables import CHANNEL, KEYS, REVOKED, SECRETS, USERS
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
-
-    from sqlalchemy.ext.asyncio import AsyncConnection
 
     from mataserver_accounts.passwords import Passwords
     from mataserver_accounts.records import Role
@@ -38,10 +37,11 @@ _ADMINS = sa.select(USERS.c.id).where(USERS.c.role == "admin", USERS.c.disabled.
 _VERSION = sa.select(SECRETS.c.value).where(SECRETS.c.name == "version")
 
 
-Check = Callable[[str], None]
+Check = Callable[[str, AsyncConnection], Awaitable[None]]
+"""What is called with a user's revision, and the connection that changes the user."""
 
 
-def _any(_revision: str) -> None:
+async def any_revision(_revision: str, _connection: AsyncConnection) -> None:
     """Whatever the revision is."""
 
 
@@ -129,6 +129,13 @@ class Accounts:
         async with self._database.read() as connection:
             return _revision(await _find_user(connection, identity))
 
+    async def hold(self, connection: AsyncConnection, identity: str) -> str:
+        """Have nobody else change a user until a transaction ends; return the user's revision.
+
+        Raises ``NotFound``.
+        """
+        return _revision(await _find_user(connection, identity, lock=True))
+
     async def change_user(
         self,
         identity: str,
@@ -137,12 +144,13 @@ class Accounts:
         role: Role | None = None,
         tags: Iterable[str] | None = None,
         disabled: bool | None = None,
-        check: Check = _any,
+        check: Check = any_revision,
     ) -> User:
         """Change what is given. Tokens of before a new password, or of a disabled user, end.
 
-        ``check`` is called with the user's revision, which nobody changes meanwhile. Raises what
-        it raises, ``NotFound``, or ``Conflict`` when nobody could administer any more.
+        ``check`` is called with the user's revision, which nobody changes meanwhile, and the
+        connection that changes it. Raises what it raises, ``NotFound``, or ``Conflict`` when
+        nobody could administer any more.
         """
         values: dict[str, Any] = {}
         if password is not None:
@@ -153,29 +161,27 @@ class Accounts:
             values["tags"] = _text(list(tags))
         if disabled is not None:
             values["disabled"] = disabled
-        if not values:
-            return await self.user(identity)
         if password is not None or disabled:
             values["generation"] = USERS.c.generation + 1
         async with self._database.begin() as connection:
             row = await _find_user(connection, identity, lock=True)
-            check(_revision(row))
-            if (role or row["role"]) != "admin" or disabled:
-                await _check_not_last(connection, row)
-            await connection.execute(
-                sa.update(USERS).where(USERS.c.id == row["id"]).values(**values)
-            )
-            await self._announce(connection)
+            await check(_revision(row), connection)
+            if values:
+                if (role or row["role"]) != "admin" or disabled:
+                    await _check_not_last(connection, row)
+                change = sa.update(USERS).where(USERS.c.id == row["id"])
+                await connection.execute(change.values(**values))
+                await self._announce(connection)
         return await self.user(row["id"])
 
-    async def remove_user(self, identity: str, check: Check = _any) -> User:
+    async def remove_user(self, identity: str, check: Check = any_revision) -> User:
         """Remove a user and their keys. Raises ``NotFound``, or ``Conflict`` for the last admin.
 
         ``check`` is called as in ``change_user``.
         """
         async with self._database.begin() as connection:
             row = await _find_user(connection, identity, lock=True)
-            check(_revision(row))
+            await check(_revision(row), connection)
             await _check_not_last(connection, row)
             await connection.execute(sa.delete(USERS).where(USERS.c.id == row["id"]))
             await self._announce(connection)

@@ -11,14 +11,14 @@ from mataserver_fleet.store import find
 from mataserver_fleet.tables import APPS, GRANTS, LINKS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Awaitable, Callable
 
     from sqlalchemy.ext.asyncio import AsyncConnection
 
     from mataserver import Principal
     from mataserver_fleet.store import Store
 
-    Check = Callable[[list[str]], None]
+    Hold = Callable[[AsyncConnection], Awaitable[None]]
 
 
 class Forbidden(MataError):
@@ -55,7 +55,7 @@ async def _manages(connection: AsyncConnection, principal: Principal, apps: list
     return set(apps) <= set(await connection.scalars(query))
 
 
-async def _apps(connection: AsyncConnection, user: str) -> list[str]:
+async def apps_of(connection: AsyncConnection, user: str) -> list[str]:
     """Return the names of the applications that a user is authorised for."""
     query = sa.select(APPS.c.name).join(GRANTS, GRANTS.c.app_id == APPS.c.id)
     return list(
@@ -83,24 +83,24 @@ class Grants:
                 found[user].append(name)
         return found
 
-    async def grant(self, user: str, app: str, check: Check) -> None:
-        """Authorise a user's id for an application. Raises ``NotFound``, and what ``check`` does.
+    async def grant(self, user: str, app: str, hold: Hold) -> None:
+        """Authorise a user's id for an application. Raises ``NotFound``, and what ``hold`` does.
 
-        That is called with the names of the applications that the user has.
+        That is called with the transaction: nobody else may change the user from then on.
         """
         async with self._store.change() as connection:
             row = await find(connection, APPS, app, "Application", lock=True)
-            check(await _apps(connection, user))
+            await hold(connection)
             own = (GRANTS.c.user_id == user, GRANTS.c.app_id == row["id"])
             if (await connection.execute(sa.select(GRANTS).where(*own))).first() is None:
                 new = sa.insert(GRANTS).values(user_id=user, app_id=row["id"])
                 await connection.execute(new)
 
-    async def revoke(self, user: str, app: str, check: Check) -> None:
+    async def revoke(self, user: str, app: str, hold: Hold) -> None:
         """Authorise a user for an application no more. Raises as ``grant``."""
         async with self._store.change() as connection:
             row = await find(connection, APPS, app, "Application", lock=True)
-            check(await _apps(connection, user))
+            await hold(connection)
             own = (GRANTS.c.user_id == user, GRANTS.c.app_id == row["id"])
             await connection.execute(sa.delete(GRANTS).where(*own))
 

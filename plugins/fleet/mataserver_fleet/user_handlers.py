@@ -23,16 +23,18 @@ from mataserver_fleet.pages import (
     page_of,
     tagged,
 )
-from mataserver_fleet.permits import Forbidden, Grants
+from mataserver_fleet.permits import Forbidden, Grants, apps_of
 from mataserver_fleet.store import check_tag
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from sqlalchemy.ext.asyncio import AsyncConnection
 
     from mataserver import Context
     from mataserver_accounts.people import People
     from mataserver_accounts.records import User
+    from mataserver_accounts.store import Check
     from mataserver_fleet.parts import Parts
+    from mataserver_fleet.permits import Hold
 
 Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
 Password = Annotated[str, Meta(min_length=1, max_length=1024)]
@@ -218,7 +220,7 @@ class UserHandlers:
                 await self._check_own(request, user, asked)
             changed = await self._people.change(
                 user.id,
-                check=await self._unchanged(request, user),
+                check=self._unchanged(request, user),
                 password=asked.password or None,
                 role=asked.role or None,
                 tags=None if asked.tags is UNSET else _tags(asked.tags),
@@ -229,7 +231,7 @@ class UserHandlers:
     async def remove(self, request: web.Request) -> web.Response:
         """Remove a user."""
         user = await self._people.one(request.match_info["identity"])
-        await self._people.remove(user.id, await self._unchanged(request, user))
+        await self._people.remove(user.id, self._unchanged(request, user))
         await finish(self._grants.forget(user.id))
         self._note(request, "removed", user)
         return self._ctx.http.respond(Status())
@@ -245,7 +247,7 @@ class UserHandlers:
         """Authorise a user for an application."""
         user = await self._people.one(request.match_info["identity"])
         app = request.match_info["app"]
-        await finish(self._grants.grant(user.id, app, await self._same_apps(request, user)))
+        await finish(self._grants.grant(user.id, app, self._held(request, user)))
         self._note(request, f"authorised for {app!r}", user)
         return self._ctx.http.respond(Status())
 
@@ -253,19 +255,31 @@ class UserHandlers:
         """Authorise a user for an application no more."""
         user = await self._people.one(request.match_info["identity"])
         app = request.match_info["app"]
-        await finish(self._grants.revoke(user.id, app, await self._same_apps(request, user)))
+        await finish(self._grants.revoke(user.id, app, self._held(request, user)))
         self._note(request, f"authorised no more for {app!r}", user)
         return self._ctx.http.respond(Status())
 
-    async def _unchanged(self, request: web.Request, user: User) -> Callable[[str], None]:
-        """Return what raises ``Stale`` for a revision of a user that ``If-Match`` does not name."""
-        tags, apps = expected(request), (await finish(self._grants.apps([user.id])))[user.id]
-        return lambda revision: check_tag(_tag(revision, apps), tags)
+    def _unchanged(self, request: web.Request, user: User) -> Check:
+        """Return what raises ``Stale`` for a state of a user that ``If-Match`` does not name.
 
-    async def _same_apps(self, request: web.Request, user: User) -> Callable[[list[str]], None]:
-        """Return what raises ``Stale`` for applications of a user that it does not name."""
-        tags, revision = expected(request), await self._people.revision(user.id)
-        return lambda apps: check_tag(_tag(revision, apps), tags)
+        It reads the applications by the connection that changes the user: nobody changes either
+        between that and its commit.
+        """
+        tags = expected(request)
+
+        async def check(revision: str, connection: AsyncConnection) -> None:
+            check_tag(_tag(revision, await apps_of(connection, user.id)), tags)
+
+        return check
+
+    def _held(self, request: web.Request, user: User) -> Hold:
+        """Return what holds a user for a transaction, and raises as ``_unchanged``."""
+        check = self._unchanged(request, user)
+
+        async def hold(connection: AsyncConnection) -> None:
+            await check(await self._people.hold(connection, user.id), connection)
+
+        return hold
 
     async def _visible(self, request: web.Request) -> User:
         """Return the user of a path. Raises ``NotFound`` also for one that is not to be seen."""

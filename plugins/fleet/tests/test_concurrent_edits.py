@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 
 from onnx_files import adding
@@ -88,3 +89,31 @@ async def test_every_route_that_changes_a_thing_knows_it(client):
                 method,
                 path,
             )
+
+
+async def test_one_tag_counts_once(client):
+    """Of several changes of a user at one moment by one tag, one is done, whatever they change."""
+    names = [f"a{number}" for number in range(6)]
+    for name in names:
+        await client.made("/api/apps", {"name": name})
+    await client.person("ada")
+    for verb in ("auth", "unauth"):
+        await client.ask("GET", "/api/users/ada")
+        headers = {"If-Match": client.headers["ETag"]}
+        asked = [("POST", f"/api/users/ada/apps/{name}/{verb}", {}) for name in names]
+        asked.append(("PATCH", "/api/users/ada", {"json": {"tags": verb}}))
+        answers = await asyncio.gather(
+            *(client.ask(method, path, headers=headers, **given) for method, path, given in asked)
+        )
+        statuses = sorted(status for status, _ in answers)
+        assert statuses == [200] + [412] * len(names)
+        await asyncio.gather(*(client.ask("POST", path) for _, path, _ in asked[:-1]))
+        _, ada = await client.ask("GET", "/api/users/ada")
+        assert ada["apps"] == (names if verb == "auth" else [])
+
+
+async def test_a_stale_tag_of_a_change_of_nothing(client):
+    """A change that says nothing is refused as well by a tag that is not of the user."""
+    await client.person("ada")
+    status, _ = await client.ask("PATCH", "/api/users/ada", json={}, headers=STALE)
+    assert status == 412
