@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from mataserver_fleet.asking import Asking
 
 _FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
+_FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _PORT = click.IntRange(1, 65_535)
 
 
@@ -244,6 +245,48 @@ def remove_consumer(ask: Asking, name: str) -> None:
     """Remove a consumer."""
     ask("DELETE", f"/api/consumers/{part(name)}")
     click.echo(f"removed {name}")
+
+
+# the whole
+
+
+@fleet.command()
+@on_server
+def export(ask: Asking) -> None:
+    """Write the fleet as a document in YAML, without files and secrets."""
+    from mataserver_fleet import manifest  # with the server's types, which others do not need
+
+    click.echo(manifest.written(manifest.current(ask)), nl=False)
+
+
+@fleet.command()
+@click.option("-f", "--file", "path", type=_FILE, required=True, help="The document.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be done.")
+@click.option("--prune", is_flag=True, help="Take away what it leaves out, but for models.")
+@on_server
+def apply(ask: Asking, path: Path, *, dry_run: bool, prune: bool) -> None:
+    """Make the fleet as a document says, and tell each change; what is so already stays."""
+    from mataserver_fleet import manifest, planning
+
+    wanted, found = manifest.read(path), manifest.current(ask)
+    if said := planning.problems(found, wanted):
+        raise MataError(f"{path}: " + "; ".join(said))
+    late: list[str] = []
+    for step in planning.steps(found, wanted, prune=prune):
+        click.echo(step.told)
+        if dry_run:
+            continue
+        try:
+            done = ask(step.method, step.path, step.body)
+        except MataError as error:
+            if not step.lasting(error):
+                raise
+            late.append(error.detail)
+            continue
+        if "key" in done:
+            click.echo(f"key of {done['name']}: {done['key']}")
+    if late:
+        raise MataError("it is wanted so now, and not done yet: " + "; ".join(late))
 
 
 def _load(ask: Asking, model: str, verb: str, body: dict[str, Any]) -> None:

@@ -59,7 +59,10 @@ class PlacementView(Struct, kw_only=True):
 
 
 class ModelView(Struct, kw_only=True):
-    """A model. ``reason`` is why it is not ready everywhere that it is wanted."""
+    """A model. ``reason`` is why it is not ready everywhere that it is wanted.
+
+    ``everywhere`` are the versions that are wanted at all Tritons that there are and will be.
+    """
 
     id: int
     name: str
@@ -73,6 +76,7 @@ class ModelView(Struct, kw_only=True):
     reason: str
     versions: list[VersionView]
     tritons: list[PlacementView]
+    everywhere: list[str]
     create_at: str | None
 
 
@@ -141,6 +145,7 @@ class Views:
             "reason": _reason(wanted),
             "versions": [_version(each, wanted, counted, files) for each in versions],
             "tritons": [view for view in tritons if view in wanted or view.state != "unloaded"],
+            "everywhere": _numbers(row["everywhere_versions"]) if row["everywhere"] else [],
             "create_at": date(row["created_at"]),
         }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import sys
@@ -9,9 +10,11 @@ from pathlib import Path
 
 import aiohttp
 import pytest
+from click.testing import CliRunner
 
 from mataserver.testing import FAKE, installed, serving
 from mataserver_database.testing import new_database, running_postgres
+from mataserver_fleet.commands import fleet
 
 _NUMBERS = itertools.count(1)
 HERE = str(Path(__file__).parent)
@@ -90,3 +93,16 @@ async def client(serve):
     """A client of a server with a fleet."""
     async with serve() as made:
         yield made
+
+
+@pytest.fixture
+def run(client):
+    """Return what runs a command in this process; it gives status, output and the refusal."""
+    where = ["--url", client.server.url, "--api-key", client.server.key]
+
+    async def run(*arguments):
+        done = await asyncio.to_thread(CliRunner().invoke, fleet, [*arguments, *where])
+        refusal = "" if done.exception is None else str(done.exception)
+        return done.exit_code, done.stdout, refusal
+
+    return run

@@ -7,12 +7,9 @@ import subprocess
 import sys
 
 import pytest
-from click.testing import CliRunner
 from onnx_files import adding
 from stand_in_triton import stand_ins
 from test_models import CONFIG
-
-from mataserver_fleet.commands import fleet
 
 
 @pytest.fixture
@@ -26,19 +23,6 @@ async def client(serve):
     """A client of a server that looks at its Tritons often."""
     async with serve(fleet={"probe": 0.1}) as made:
         yield made
-
-
-@pytest.fixture
-def run(client):
-    """Return what runs a command in this process; it gives status, output and the refusal."""
-    where = ["--url", client.server.url, "--api-key", client.server.key]
-
-    async def run(*arguments):
-        done = await asyncio.to_thread(CliRunner().invoke, fleet, [*arguments, *where])
-        refusal = "" if done.exception is None else str(done.exception)
-        return done.exit_code, done.stdout, refusal
-
-    return run
 
 
 async def test_an_operators_day(run, tmp_path):

@@ -1,0 +1,180 @@
+"""A fleet as a document in YAML: what ``mataserver fleet export`` writes and ``apply`` reads.
+
+What an entry leaves out is left as it is. Files and secrets stand in none: of models' versions
+their digests do, of consumers and users no key and no password.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Any
+
+import msgspec
+from msgspec import UNSET, Meta, Struct, UnsetType
+
+from mataserver import MataError
+from mataserver_fleet.app_routes import Protocol, PublicPath, Weight
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+    from pathlib import Path
+
+    from mataserver_fleet.asking import Asking
+
+Number = Annotated[int, Meta(ge=1, lt=10**9)]
+Numbers = Annotated[list[Number], Meta(max_length=100)]
+_Port = Annotated[int, Meta(ge=1, le=65_535)]
+
+
+class _Entry(Struct, kw_only=True, forbid_unknown_fields=True):
+    """A part of the document."""
+
+
+class TritonEntry(_Entry):
+    """A Triton."""
+
+    host: str
+    port: _Port
+    grpc_port: _Port | UnsetType = UNSET
+    metrics_port: _Port | UnsetType = UNSET
+    gpus: int | UnsetType = UNSET
+
+
+class ModelEntry(_Entry):
+    """A model, whose files must be there.
+
+    versions:   the digest of each version that there must be.
+    everywhere: versions that are wanted at all Tritons that there are and will be.
+    tritons:    versions that are wanted at some of them instead.
+    """
+
+    description: str | UnsetType = UNSET
+    versions: dict[Number, str] = {}
+    everywhere: Numbers | UnsetType = UNSET
+    tritons: dict[str, Numbers] = {}
+
+
+class RouteEntry(_Entry):
+    """How an application offers a model."""
+
+    protocols: list[Protocol] | UnsetType = UNSET
+    paths: list[PublicPath] | UnsetType = UNSET
+    weights: dict[Number, Weight] | UnsetType = UNSET
+    mirror: Number | UnsetType | None = UNSET
+
+
+class AppEntry(_Entry):
+    """An application, the models that it offers, and the consumers that may ask it."""
+
+    host: str | UnsetType | None = UNSET
+    ip: str | UnsetType | None = UNSET
+    retries: int | UnsetType = UNSET
+    resend: bool | UnsetType = UNSET
+    routes: dict[str, RouteEntry] = {}
+    consumers: list[str] = []
+
+
+class ConsumerEntry(_Entry):
+    """A consumer."""
+
+    tags: str | UnsetType = UNSET
+    rate: int | UnsetType | None = UNSET
+    quota: int | UnsetType | None = UNSET
+
+
+class UserEntry(_Entry):
+    """A user, who must be there: their tags, and the applications that they are authorised for."""
+
+    tags: str | UnsetType = UNSET
+    apps: list[str] = []
+
+
+class Manifest(_Entry):
+    """A fleet: things by their names."""
+
+    tritons: dict[str, TritonEntry] = {}
+    models: dict[str, ModelEntry] = {}
+    consumers: dict[str, ConsumerEntry] = {}
+    apps: dict[str, AppEntry] = {}
+    users: dict[str, UserEntry] = {}
+
+
+def read(path: Path) -> Manifest:
+    """Read a document. Raises ``MataError`` for what is none."""
+    import yaml
+
+    class Loader(yaml.SafeLoader):
+        """One that refuses a name that is given twice: the first one would be lost."""
+
+        def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+            names = [key.value for key, _ in node.value]
+            if twice := next((name for name in names if names.count(name) > 1), None):
+                raise yaml.constructor.ConstructorError(None, None, f"{twice} is given twice")
+            return super().construct_mapping(node, deep)
+
+    try:
+        content = yaml.load(path.read_bytes(), Loader)  # noqa: S506 - a safe one
+        return msgspec.convert(content or {}, Manifest)
+    except yaml.YAMLError as error:
+        raise MataError(f"{path}: {' '.join(str(error).split())}") from None
+    except (OSError, UnicodeDecodeError, msgspec.ValidationError) as error:
+        raise MataError(f"{path}: {error}") from None
+
+
+def written(manifest: Manifest) -> str:
+    """Return a document as text."""
+    import yaml
+
+    return yaml.safe_dump(msgspec.to_builtins(manifest), sort_keys=False, allow_unicode=True)
+
+
+def current(ask: Asking) -> Manifest:
+    """Return a running server's fleet. Raises ``MataError``."""
+    tritons = {each["name"]: _triton(each) for each in ask.every("tritons")}
+    return Manifest(
+        tritons=tritons,
+        models={each["name"]: _model(each, tritons) for each in ask.every("models")},
+        consumers={each["name"]: _consumer(each) for each in ask.every("consumers")},
+        apps={each["name"]: _app(each) for each in ask.every("apps")},
+        users={
+            each["name"]: UserEntry(tags=each["tags"], apps=each["apps"])
+            for each in ask.every("users")
+        },
+    )
+
+
+def _triton(told: dict[str, Any]) -> TritonEntry:
+    ports = {name: int(told[name]) for name in ("grpc_port", "metrics_port") if told[name]}
+    gpus = {} if told["gpus"] is None else {"gpus": told["gpus"]}
+    return TritonEntry(host=told["host"], port=int(told["port"]), **ports, **gpus)
+
+
+def _model(told: dict[str, Any], tritons: Iterable[str]) -> ModelEntry:
+    everywhere = sorted(map(int, told["everywhere"]))
+    placed: dict[str, list[int]] = {name: [] for name in tritons}
+    placed |= {each["name"]: sorted(map(int, each["wanted"])) for each in told["tritons"]}
+    return ModelEntry(
+        description=told["description"],
+        versions={int(each["version"]): each["digest"] for each in told["versions"]},
+        everywhere=everywhere,
+        tritons={name: numbers for name, numbers in placed.items() if numbers != everywhere},
+    )
+
+
+def _consumer(told: dict[str, Any]) -> ConsumerEntry:
+    return ConsumerEntry(tags=told["tags"], rate=told["rate"], quota=told["quota"])
+
+
+def _app(told: dict[str, Any]) -> AppEntry:
+    plain = {name: told[name] for name in ("host", "ip", "retries", "resend")}
+    routes = {each["model_name"]: _route(each) for each in told["routes"]}
+    return AppEntry(**plain, routes=routes, consumers=[each["name"] for each in told["consumers"]])
+
+
+def _route(told: dict[str, Any]) -> RouteEntry:
+    mirror = told["mirror"]
+    return RouteEntry(
+        protocols=told["protocols"],
+        paths=told["paths"],
+        weights={int(number): weight for number, weight in told["weights"].items()},
+        mirror=None if mirror is None else int(mirror),
+    )
