@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -38,17 +37,6 @@ _OF_THE_CALLER = (
     sa.exc.ProgrammingError,
 )
 """What is wrong with a statement or breaks a table's rule, and so no trouble of the database."""
-_SQLITE_FULL = frozenset(
-    {
-        sqlite3.SQLITE_FULL,
-        sqlite3.SQLITE_IOERR_WRITE,
-        sqlite3.SQLITE_IOERR_FSYNC,
-        sqlite3.SQLITE_IOERR_TRUNCATE,
-        sqlite3.SQLITE_IOERR_SHMSIZE,
-    }
-)
-_DISK_FULL = "53100"
-"""PostgreSQL's word for it."""
 _BUSY = "The database does not answer now"
 
 log = logging.getLogger("mataserver.plugin.database")
@@ -58,20 +46,14 @@ class Busy(Unavailable):
     """503: the database does not answer now, or another holds what is wanted for too long."""
 
 
-class Full(Busy):
-    """507: the disk of the database has no room for what is written. What was there stays."""
-
-    status = 507
-
-
 class Database:
     """One database. Its statements are SQLAlchemy's, the same for SQLite and PostgreSQL.
 
     Who is cancelled while a statement runs waits for its end, and what they wrote is rolled back: a
     driver that is cancelled in mid-statement keeps its transaction open, and with it others out.
 
-    Whatever fails because the database is locked, gone or full is raised as ``Busy``, the last as
-    its child ``Full``, whose sentence tells no statement and no value.
+    Whatever fails because the database is locked, gone or full is raised as ``Busy``, whose
+    sentence tells no statement and no value.
     """
 
     def __init__(
@@ -83,6 +65,8 @@ class Database:
         self._watchers: dict[str, list[Callable[[], None]]] = {}
         self._listening: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
+        self._using = 0
+        self._unused = asyncio.Event()
 
     @property
     def dialect(self) -> str:
@@ -96,13 +80,13 @@ class Database:
         In SQLite it is the only one that writes, from its beginning: it cannot fail half-way
         because another wrote first.
         """
-        async with self._failures(), _transaction(self._engine, writing=True) as connection:
+        async with self._used(), _transaction(self._engine, writing=True) as connection:
             yield connection
 
     @contextlib.asynccontextmanager
     async def read(self) -> AsyncIterator[AsyncConnection]:
         """Give a connection for reading: what it reads is one state of the database."""
-        async with self._failures(), _transaction(self._engine, writing=False) as connection:
+        async with self._used(), _transaction(self._engine, writing=False) as connection:
             yield connection
 
     async def check(self) -> None:
@@ -125,10 +109,19 @@ class Database:
                 log.info("schema %s is at version %s", schema.name, schema.head)
 
     async def close(self) -> None:
-        """Close every connection."""
+        """Close every connection; who has one is waited for, and nobody is given another.
+
+        One that came back, or was opened, after this would never be closed: its thread and its
+        file would stay.
+        """
         self._closing.set()
         if self._listening is not None:
             await self._listening
+        if self._using:
+            self._unused.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(self._timeout):
+                    await self._unused.wait()
         await self._engine.dispose()
 
     # what others changed
@@ -218,6 +211,20 @@ class Database:
                 log.exception("a listener of the channel %s failed", channel)
 
     @contextlib.asynccontextmanager
+    async def _used(self) -> AsyncIterator[None]:
+        """Have the database stay open meanwhile. Raises ``Busy``, also where it is closed."""
+        if self._closing.is_set():
+            raise Busy("The database is closed")
+        self._using += 1
+        try:
+            async with self._failures():
+                yield
+        finally:
+            self._using -= 1
+            if not self._using:
+                self._unused.set()
+
+    @contextlib.asynccontextmanager
     async def _failures(self) -> AsyncIterator[None]:
         """Raise what is the database's own trouble as ``Busy``; what a statement breaks stays."""
         try:
@@ -228,22 +235,10 @@ class Database:
             raise Busy(_BUSY, retry_after=1) from error
         except sa.exc.DBAPIError as error:
             log.warning("the database failed: %s", error.orig)
-            if _is_full(error.orig):
-                raise Full("The disk of the database is full") from error
             raise Busy(_BUSY, retry_after=1) from error
         except OSError as error:
             log.warning("the database cannot be reached: %s", error)
             raise Busy(_BUSY, retry_after=1) from error
-
-
-def _is_full(error: object) -> bool:
-    """Whether a driver's error is one of a full disk.
-
-    SQLite's write-ahead log tells it as a failed write, where it does not grow in its own pages.
-    """
-    if getattr(error, "sqlstate", None) == _DISK_FULL:
-        return True
-    return getattr(error, "sqlite_errorcode", None) in _SQLITE_FULL
 
 
 class _Connection(AsyncConnection):

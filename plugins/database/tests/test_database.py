@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from mataserver import MataError
-from mataserver_database import Busy, Database, Full, NewerSchemaError, Schema
+from mataserver_database import Busy, Database, NewerSchemaError, Schema
 
 NOTES = sa.table("notes", sa.column("id"), sa.column("text"), sa.column("stars"))
 
@@ -127,35 +127,6 @@ async def test_a_locked_database_is_busy(place, schema):
     await waiter.close()
 
 
-async def overfill(database):
-    """Write until the disk is full, in one transaction."""
-    async with database.begin() as connection:
-        await connection.execute(sa.insert(NOTES).values(text="half"))
-        if database.dialect == "sqlite":
-            await connection.execute(sa.text("PRAGMA max_page_count = 1"))
-            await connection.execute(sa.insert(NOTES).values(text="x" * 100_000))
-        full = "DO $$ BEGIN RAISE EXCEPTION 'no space' USING ERRCODE = '53100'; END $$"
-        await connection.execute(sa.text(full))
-
-
-async def test_a_full_disk(database, schema):
-    """What finds no room is 507 and changes nothing; what there is can be read, and added to later.
-
-    SQLite's file is bounded here as a disk bounds it; PostgreSQL says what it says of its own disk.
-    """
-    await database.migrate(schema)
-    await write(database, "before")
-    with pytest.raises(Full) as told:
-        await overfill(database)
-    assert (told.value.status, told.value.detail) == (507, "The disk of the database is full")
-    assert await texts(database) == ["before"]
-    if database.dialect == "sqlite":
-        async with database.read() as connection:
-            await connection.execute(sa.text("PRAGMA max_page_count = 1000000"))
-    await write(database, "after")
-    assert await texts(database) == ["before", "after"]
-
-
 async def stars(database):
     """Return the stars of the first note."""
     async with database.read() as connection:
@@ -222,6 +193,25 @@ async def test_a_database_that_is_gone_is_busy(tmp_path):
                 pass
         assert told.value.detail == "The database does not answer now"
         await gone.close()
+
+
+async def test_closing_leaves_no_connection(place, schema):
+    """Who has a connection is waited for, and nobody is given another: none outlives the end."""
+    database = Database(*place)
+    await database.migrate(schema)
+    async with database.begin() as connection:
+        closing = asyncio.create_task(database.close())
+        await asyncio.sleep(0.1)
+        assert not closing.done()
+        with pytest.raises(Busy, match="closed"):
+            await texts(database)
+        await connection.execute(sa.insert(NOTES).values(text="last"))
+    await closing
+    with pytest.raises(Busy, match="closed"):
+        await texts(database)
+    again = Database(*place)
+    assert await texts(again) == ["last"]
+    await again.close()
 
 
 async def test_changes_of_others_are_told(place, schema):
