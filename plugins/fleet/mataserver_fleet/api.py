@@ -47,14 +47,19 @@ class FleetService:
         self._ctx = ctx
         folder = Path(settings.folder) if settings.folder else ctx.data_dir / "fleet"
         files = Files(folder, unfinished=settings.unfinished_mb * 1e6)
-        self._parts = Parts(files, settings)
+        self._plane = DataPlane(ctx)
+        self._parts = Parts(files, settings, self._plane.serves)
         self._routes = tuple(kind(ctx, self._parts) for kind in _HANDLERS)
         self._watching: Watching | None = None
         self._tasks: list[asyncio.Task[None]] = []
-        self._plane = DataPlane(ctx)
         self.claims = self._plane.claims
         self.waiting = self._plane.waiting
         self.authenticate = self._plane.authenticate
+
+    @property
+    def grpc_port(self) -> int | None:
+        """The gateway's port of gRPC, None where it is turned off."""
+        return self._plane.grpc_port
 
     def routes(self) -> Iterable[Route]:
         """Return every route."""

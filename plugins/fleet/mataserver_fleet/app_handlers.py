@@ -7,7 +7,7 @@ from urllib.parse import urlsplit
 
 from msgspec import Struct
 
-from mataserver import Body, NotFound, Route
+from mataserver import Body, Route
 from mataserver_database import finish
 from mataserver_fleet.app_routes import AppRoutes, NewRoute, RouteView, shown
 from mataserver_fleet.apps import AppChange, Apps, NewApp
@@ -122,15 +122,7 @@ class AppHandlers:
 
     @property
     def _models(self) -> AppRoutes:
-        return AppRoutes(self._parts.store, self._serves)
-
-    def _serves(self, model: str) -> bool:
-        """Whether this server has a model of its own by that name."""
-        try:
-            self._ctx.models.info(model)
-        except NotFound:
-            return False
-        return True
+        return AppRoutes(self._parts.store, self._parts.serves)
 
     async def index(self, request: web.Request) -> web.Response:
         """Answer a part of the applications."""

@@ -57,7 +57,7 @@ class RouteView(Struct, kw_only=True):
 
 
 class AppRoutes:
-    """Brings models into applications. ``own`` tells whether this server has a model itself."""
+    """Brings models into applications. ``own`` tells whether a mataserver has a model."""
 
     def __init__(self, store: Store, own: Callable[[str], bool]) -> None:
         self._store = store

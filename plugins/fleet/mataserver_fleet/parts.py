@@ -11,18 +11,24 @@ from mataserver_fleet.tritons import Tritons
 from mataserver_fleet.uploading import Uploading
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mataserver_fleet.files import Files
     from mataserver_fleet.options import Settings
     from mataserver_fleet.store import Store
 
 
 class Parts:
-    """What the routes stand on, once the service is entered."""
+    """What the routes stand on, once the service is entered.
 
-    def __init__(self, files: Files, settings: Settings) -> None:
+    serves: whether this server or another mataserver has a model.
+    """
+
+    def __init__(self, files: Files, settings: Settings, serves: Callable[[str], bool]) -> None:
         self._store: Store | None = None
         self.files = files
         self.uploading = Uploading(files, settings)
+        self.serves = serves
         self.changes = Changes()
 
     def open(self, store: Store) -> None:

@@ -121,7 +121,7 @@ async def test_nothing_else_of_the_server(shop):
         ("GET", "/v1/models"),
         ("GET", "/v1/sessions/../models"),
         ("GET", "/v1/stream/none"),
-        ("POST", "/v1/infer"),
+        ("POST", "/v1/infer/upload"),
         ("GET", "/v1/settings"),
     ):
         assert (await shop.ask(method, path))[0] in {401, 404, 405}, path

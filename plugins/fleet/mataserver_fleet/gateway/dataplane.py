@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from mataserver import Context, Credentials
+    from mataserver_fleet.gateway.options import GatewaySettings
     from mataserver_fleet.gateway.rpc import RpcGateway
     from mataserver_fleet.store import Store
 
@@ -45,7 +46,8 @@ class DataPlane:
     def __init__(self, ctx: Context) -> None:
         self._ctx = ctx
         self._settings = ctx.settings.gateway
-        self._gateway = Gateway(ctx.http, self._settings, ctx.server.unread_timeout, Streams)
+        unread = ctx.server.unread_timeout
+        self._gateway = Gateway(ctx.http, self._settings, unread, Streams, self.has_itself)
         self._store: Store | None = None
         self._token = secrets.token_urlsafe(32)
         ctx.metrics.register(Gauges(self._gateway.usage, self._gateway.servers))
@@ -78,7 +80,7 @@ class DataPlane:
         self._rpc = _rpc(self._ctx, self._gateway)
         try:
             follow, timeout = self._gateway.follow, self._settings.timeout
-            self._following = Following(store, follow, timeout)
+            self._following = Following(store, follow, timeout, _peers(self._settings))
             self._accounting = Accounting(store, self._gateway, self._settings.settle)
             await self._following.begin()
             if self._rpc is not None:
@@ -93,6 +95,23 @@ class DataPlane:
             self._ctx.tasks.spawn(self._serve_own(), "own models"),
         )
 
+    @property
+    def grpc_port(self) -> int | None:
+        """The gateway's port of gRPC while it is open; None where it is turned off."""
+        return None if self._store is None or self._rpc is None else self._rpc.port
+
+    def serves(self, model: str) -> bool:
+        """Whether this server or another mataserver has a model."""
+        return self.has_itself(model) or self._gateway.has_elsewhere(model)
+
+    def has_itself(self, model: str) -> bool:
+        """Whether this server has a model itself."""
+        try:
+            self._ctx.models.info(model)
+        except NotFound:
+            return False
+        return True
+
     async def _serve_own(self) -> None:
         """Lead routes to this server's own models back to it, once it listens."""
         url = urlsplit(await self._ctx.address())
@@ -101,7 +120,7 @@ class DataPlane:
             (_, _, _, _, place), *_ = await asyncio.get_running_loop().getaddrinfo(
                 url.hostname, url.port, type=socket.SOCK_STREAM
             )
-            own = Target(str(place[0]), url.port, token=self._token)
+            own = Target(str(place[0]), url.port, token=self._token, kind="own")
             await self._following.serve_own(own)
 
     async def authenticate(self, credentials: Credentials) -> Principal | None:
@@ -162,6 +181,20 @@ def _rpc(ctx: Context, gateway: Gateway) -> RpcGateway | None:
             "gateway.grpc_port needs a package: pip install 'mataserver[grpc]'"
         ) from None
     return RpcGateway(gateway, RpcPort(ctx.server, ctx.stopping, port))
+
+
+def _peers(settings: GatewaySettings) -> tuple[Target, ...]:
+    """Return the other mataservers."""
+    return tuple(
+        Target(
+            each.host.strip("[]").lower(),
+            each.port,
+            rpc=each.grpc_port or 0,
+            token=each.key,
+            kind="mataserver",
+        )
+        for each in settings.mataservers
+    )
 
 
 async def _nowhere(_request: web.Request) -> web.StreamResponse:

@@ -33,6 +33,8 @@ log = logging.getLogger("mataserver.plugin.fleet")
 class Following:
     """Reads the tables and hands the snapshot to ``follow``. ``timeout`` is in seconds.
 
+    peers: other mataservers.
+
     Snapshots are made beside the event loop: one of 100,000 consumers takes its time.
     """
 
@@ -41,8 +43,10 @@ class Following:
         store: Store,
         follow: Callable[[Snapshot], None],
         timeout: float,
+        peers: tuple[Target, ...] = (),
     ) -> None:
         self._store = store
+        self._peers = peers
         self._follow = follow
         self._timeout = timeout
         self._own: Target | None = None
@@ -123,7 +127,8 @@ class Following:
 
     async def _read(self) -> None:
         version, tables = await finish(self._tables())
-        made = await asyncio.to_thread(reading.snapshot, tables, self._timeout, self._own)
+        given = (tables, self._timeout, self._own, self._peers)
+        made = await asyncio.to_thread(reading.snapshot, *given)
         self._follow(made)
         self._version, self._behind = version, None
 

@@ -13,6 +13,7 @@ from mataserver_fleet.gateway.exchange import Exchange, Failed, Message
 from mataserver_fleet.gateway.http1 import MalformedError
 from mataserver_fleet.gateway.relaying import relay
 from mataserver_fleet.gateway.sequences import step_of
+from mataserver_fleet.gateway.snapshot import PICTURE
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -29,6 +30,8 @@ PAUSE, LONGEST = 0.05, 0.5
 _TELLING = frozenset({400, 404, 503})
 """Statuses by which a server may say that it has no such model now: 400 is a Triton's."""
 _NOT_HERE = 503
+_STRANGE = frozenset({401, 403})
+"""Statuses by which a mataserver says that it does not know the gateway's key."""
 MIRRORED = 16
 """Copies that are under way at a time; there is none of a request beyond."""
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
@@ -145,6 +148,8 @@ class Forwarding:
         async with Exchange(
             self._links, pin.target, server, message, max(left, 0.001), movable=movable
         ) as answer:
+            if pin.target.token and answer.status in _STRANGE:
+                raise Failed("The server does not accept the gateway", sent=False)
             if answer.status in _TELLING:
                 await self._check(call, pin, tried)
             if call.step is not None:
@@ -162,7 +167,9 @@ class Forwarding:
         last one says of a version that the client named is the client's: there may be none.
         """
         place, version, verb = call.asked
-        if verb != "infer" or call.pin is not None or pin.target.token or not call.replayable:
+        if verb not in {"infer", PICTURE} or call.pin is not None or not call.replayable:
+            return
+        if pin.target.kind == "own":
             return
         path, server = place.route.path(pin.version, "ready"), self._servers.of(pin.target)
         if await self._probes.look(pin.target, server, path):

@@ -12,16 +12,17 @@ import msgspec
 from aiohttp import web
 
 from mataserver import MataError, NotFound, sole_value
-from mataserver_fleet.gateway import headers, matching
+from mataserver_fleet.gateway import headers, matching, pictures
 from mataserver_fleet.gateway.bodies import Bodies, TooLate
 from mataserver_fleet.gateway.choosing import Choosing
 from mataserver_fleet.gateway.forwarding import Call, Forwarding
 from mataserver_fleet.gateway.limits import Limits
 from mataserver_fleet.gateway.links import Links
+from mataserver_fleet.gateway.matching import Asked
 from mataserver_fleet.gateway.probing import Probes
 from mataserver_fleet.gateway.reaching import Reaching
 from mataserver_fleet.gateway.servers import Servers
-from mataserver_fleet.gateway.snapshot import Snapshot
+from mataserver_fleet.gateway.snapshot import PICTURE, Snapshot
 from mataserver_fleet.gateway.usage import Subject, Usage
 
 if TYPE_CHECKING:
@@ -30,9 +31,9 @@ if TYPE_CHECKING:
     from typing import Self
 
     from mataserver import Policy, Share
-    from mataserver_fleet.gateway.matching import Asked, Scope
+    from mataserver_fleet.gateway.matching import Scope
     from mataserver_fleet.gateway.options import GatewaySettings
-    from mataserver_fleet.gateway.snapshot import Application, Consumer
+    from mataserver_fleet.gateway.snapshot import Application, Consumer, Place
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
     Sessions = Callable[["Gateway", aiohttp.ClientSession, float], "Answering"]
@@ -92,13 +93,20 @@ class WrongMethod(MataError):
 class Gateway:
     """Answers the requests of consumers. ``follow`` says what it goes by.
 
-    ``sessions`` makes what answers for sessions of video, which asks the gateway for its parts.
+    ``sessions`` makes what answers for sessions of video, which asks the gateway for its parts;
+    ``own`` tells whether this server itself has a model.
     """
 
     def __init__(
-        self, http: Http, settings: GatewaySettings, unread: float, sessions: Sessions
+        self,
+        http: Http,
+        settings: GatewaySettings,
+        unread: float,
+        sessions: Sessions,
+        own: Callable[[str], bool] = lambda _: True,
     ) -> None:
         self._http = http
+        self._own_model = own
         self._settings = settings
         self._unread = unread
         self._made = sessions
@@ -118,7 +126,8 @@ class Gateway:
         )
         self.links = Links(self.servers.clock, self.reaching)
         probe, timeout = self._settings.probe, self._settings.probe_timeout
-        self._probes = Probes(self.servers, self._session, self.reaching, probe, timeout)
+        asking = (self._session, self.reaching, self._own_model)
+        self._probes = Probes(self.servers, *asking, probe, timeout)
         self._forwarding = Forwarding(
             self.servers, self.choosing, self.links, self._probes, self._unread
         )
@@ -138,6 +147,10 @@ class Gateway:
         self.snapshot = snapshot
         self._probes.follow(snapshot)
         self.limits.forget({each.id for each in snapshot.consumers.values()})
+
+    def has_elsewhere(self, model: str) -> bool:
+        """Whether another mataserver listed a model when it was last looked at."""
+        return any(model in self.servers.of(each).models for each in self.snapshot.peers)
 
     def address(self, request: web.Request) -> str:
         """Return the client's address."""
@@ -173,6 +186,8 @@ class Gateway:
 
     async def _answer(self, scope: Scope, request: web.Request) -> web.StreamResponse:
         asked = matching.find(scope.places, scope.path)
+        if asked is None and scope.path == pictures.PATH:
+            return await self._picture(scope, request)
         if asked is None and scope.path.startswith("/v1/"):
             return await self._streams.answer(scope, request)
         if asked is None:
@@ -204,6 +219,25 @@ class Gateway:
             raise Unknown("Invalid API key")
         return consumer
 
+    async def _picture(self, scope: Scope, request: web.Request) -> web.StreamResponse:
+        """Answer ``POST /v1/infer`` by mataservers. Raises as ``_answer``."""
+        self._anyone(scope, request)
+        if request.method != "POST":
+            raise WrongMethod("This is asked by POST")
+        share = self.share()
+        try:
+            body = await self.bodies.read(request, share)
+            model, kind = pictures.asked(request, body)
+            place = _offered(scope, model)
+            consumer = self.consumer(request, place.application)
+            self.limits.admit(consumer)
+            fields = headers.forth(request.raw_headers, consumer.name, self.address(request)) + kind
+            call = Call(request, Asked(place, "", PICTURE), fields)
+            call.body = body
+            return await self._counted(call, consumer)
+        finally:
+            share.give_back()
+
     async def _forward(
         self, request: web.Request, asked: Asked, consumer: Consumer
     ) -> web.StreamResponse:
@@ -211,15 +245,24 @@ class Gateway:
         address = self._http.address(request)
         call = Call(request, asked, headers.forth(request.raw_headers, consumer.name, address))
         try:
-            call.body = await self.bodies.read(request, share)
-            if call.body is not None:
-                call.fields += headers.body_type(request.headers)
+            return await self._counted(call, consumer, share)
+        finally:
+            share.give_back()
+
+    async def _counted(
+        self, call: Call, consumer: Consumer, unread: Share | None = None
+    ) -> web.StreamResponse:
+        """Return the answer to a call, and count it. ``unread`` is for a body that is not read."""
+        try:
+            if unread is not None:
+                call.body = await self.bodies.read(call.request, unread)
+                if call.body is not None:
+                    call.fields += headers.body_type(call.request.headers)
             return await self._forwarding.answer(call)
         except MataError as error:
             call.status = error.status
             raise
         finally:
-            share.give_back()
             self._note(call, consumer)
 
     def _note(self, call: Call, consumer: Consumer) -> None:
@@ -231,22 +274,25 @@ class Gateway:
     def _own(self, scope: Scope, request: web.Request) -> web.Response:
         """Answer what an application tells of itself. Raises ``NotFound``."""
         kind = matching.OWN.get(scope.path)
-        applications = {
-            place.application.name: place.application for place in scope.places.values()
-        }
-        if kind is None or not applications:
+        if kind is None:
             raise NotFound("No such route")
-        for application in applications.values():
-            try:
-                self.consumer(request, application)
-                break
-            except NotLinked as error:
-                refusal = error
-        else:
-            raise refusal
+        self._anyone(scope, request)
         if request.method != "GET":
             raise WrongMethod("This is asked by GET")
         return self._told(kind, scope)
+
+    def _anyone(self, scope: Scope, request: web.Request) -> None:
+        """Raise unless who asks is a consumer of one of the applications, as ``consumer`` does."""
+        applications = {each.application.name: each.application for each in scope.places.values()}
+        refusal: MataError = NotFound("No such route")
+        for application in applications.values():
+            try:
+                self.consumer(request, application)
+            except NotLinked as error:
+                refusal = error
+            else:
+                return
+        raise refusal
 
     def _told(self, kind: str, scope: Scope) -> web.Response:
         if kind == "server":
@@ -262,6 +308,17 @@ class Gateway:
             for route in routes
         )
         return _json({"ready": ready}, 200 if ready else 400)
+
+
+def _offered(scope: Scope, model: str) -> Place:
+    """Return the route to a model of mataservers. Raises ``NotFound``."""
+    for place in scope.places.values():
+        route = place.route
+        if route.model == model and "http" in route.protocols:
+            if all(each.kind != "triton" for each in route.targets):
+                return place
+            break
+    raise NotFound("No such model")
 
 
 def key_of(request: web.Request) -> str:

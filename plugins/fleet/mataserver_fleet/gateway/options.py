@@ -7,6 +7,16 @@ from typing import Annotated
 from msgspec import Meta, Struct
 
 Seconds = Annotated[float, Meta(gt=0.0, le=3600.0)]
+Port = Annotated[int, Meta(ge=1, le=65_535)]
+
+
+class Peer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Another mataserver, whose models routes may lead to. ``key`` is one of its keys."""
+
+    host: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,253}\Z")]
+    port: Port
+    grpc_port: Port | None = None
+    key: Annotated[str, Meta(pattern=r"^[\x21-\x7e]*\Z")] = ""
 
 
 class GatewaySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -20,6 +30,7 @@ class GatewaySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     probe_timeout: seconds that a server has to answer one; it is asked nothing after that.
     grpc_port:     where gRPC is answered; null answers none.
     settle:        seconds between two times that what was counted is written to the database.
+    mataservers:   other mataservers, whose models consumers are offered as this server's own are.
     """
 
     buffer_mb: Annotated[float, Meta(gt=0.0, le=1024.0)] = 8.0
@@ -28,4 +39,5 @@ class GatewaySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     probe: Seconds = 1.0
     probe_timeout: Seconds = 1.0
     settle: Seconds = 5.0
+    mataservers: list[Peer] = []
     grpc_port: Annotated[int, Meta(ge=0, le=65_535)] | None = None

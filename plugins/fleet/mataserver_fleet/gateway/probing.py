@@ -8,24 +8,36 @@ import logging
 from typing import TYPE_CHECKING
 
 import aiohttp
+import msgspec
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from mataserver_fleet.gateway.reaching import Reaching
     from mataserver_fleet.gateway.servers import Server, Servers
     from mataserver_fleet.gateway.snapshot import Snapshot, Target
 
 HURRY = 0.25
 """Seconds between two looks at a server that is in trouble."""
+LONGEST = 1 << 24
+"""Bytes of a mataserver's list of models."""
 MISSES = 2
 """Probes one after the other that a server may be late for until it is taken to be dead."""
 
 log = logging.getLogger("mataserver.plugin.fleet")
 
 
+class _Model(msgspec.Struct):
+    model: str
+
+
 class Probes:
     """One task a server. ``interval`` and ``timeout`` are in seconds.
 
-    Whether a server is ready as a whole is not asked: a Triton says no during every load.
+    Whether a Triton is ready as a whole is not asked: it says no during every load. A mataserver
+    is: it says so when it can serve nothing, and loads a model when it is asked for.
+
+    own: whether this server itself has a model.
     """
 
     def __init__(
@@ -33,36 +45,37 @@ class Probes:
         servers: Servers,
         session: aiohttp.ClientSession,
         reaching: Reaching,
+        own: Callable[[str], bool],
         interval: float = 1.0,
         timeout: float = 1.0,
     ) -> None:
         self._servers = servers
         self._session = session
         self._reaching = reaching
+        self._own = own
         self._interval = interval
         self._timeout = aiohttp.ClientTimeout(total=timeout)
-        self._paths: dict[str, frozenset[str]] = {}
-        self._tasks: dict[str, asyncio.Task[None]] = {}
+        self._paths: dict[str, dict[str, str]] = {}
+        self._tasks: dict[Target, asyncio.Task[None]] = {}
 
     def follow(self, snapshot: Snapshot) -> None:
         """Look at the servers of a snapshot, and at no others."""
-        wanted: dict[str, set[str]] = {}
-        targets: dict[str, Target] = {}
+        wanted: dict[Target, dict[str, str]] = {each: {} for each in snapshot.peers}
         for route in snapshot.routes():
-            paths = {route.path(each.version, "ready") for each in route.releases}
+            paths = {route.path(each.version, "ready"): route.model for each in route.releases}
             for target in route.targets:
-                if not target.token:
-                    targets[target.url] = target
-                    wanted.setdefault(target.url, set()).update(paths)
-        self._paths = {url: frozenset(paths) for url, paths in wanted.items()}
-        self._servers.keep(wanted)
-        for url in [each for each in self._tasks if each not in wanted]:
-            self._tasks.pop(url).cancel()
-        for url, target in targets.items():
+                wanted.setdefault(target, {}).update(paths)
+        self._paths = {target.url: paths for target, paths in wanted.items()}
+        self._servers.keep(self._paths)
+        for target in [each for each in self._tasks if each not in wanted]:
+            self._tasks.pop(target).cancel()
+        for target, paths in wanted.items():
             server = self._servers.of(target)
-            server.unready &= wanted[url]
-            if url not in self._tasks:
-                self._tasks[url] = asyncio.ensure_future(self._watch(target, server))
+            server.unready &= paths.keys()
+            if target not in self._tasks:
+                self._tasks[target] = asyncio.ensure_future(self._watch(target, server))
+            elif target.kind != "triton":
+                self._tell(target, server)
 
     async def close(self) -> None:
         """Look at nothing any more."""
@@ -76,16 +89,29 @@ class Probes:
         """Ask now whether a server serves a model; return whether it does."""
         url = target.url
         try:
-            await self._reaching.check_literal(target)
-            ready = await self._ready(url + path)
+            if target.kind == "triton":
+                await self._reaching.check_literal(target)
+                ready = await self._ready(url + path)
+            else:
+                server.models = await self._listed(target)
         except (aiohttp.ClientError, OSError, ValueError) as error:
             self._miss(url, server, error)
             return False
         now = self._servers.clock()
         server.answered(now)
+        if target.kind != "triton":
+            self._tell(target, server)
+            return server.serves(path)
         if path in self._paths.get(url, ()):  # any other is looked at this once
             server.tell(path, ready=ready, now=now)
         return ready
+
+    def _tell(self, target: Target, server: Server) -> None:
+        """Note which models a mataserver has."""
+        now = self._servers.clock()
+        for path, model in self._paths.get(target.url, {}).items():
+            has = self._own(model) if target.kind == "own" else model in server.models
+            server.tell(path, ready=has, now=now)
 
     def _miss(self, url: str, server: Server, error: Exception) -> None:
         """Note a probe that was not answered: one that is late may be so because much is asked."""
@@ -99,17 +125,48 @@ class Probes:
 
     async def _watch(self, target: Target, server: Server) -> None:
         while True:
-            well = True
-            for path in sorted(self._paths.get(target.url, ())):
-                well = await self.look(target, server, path) and well
-                if server.missed:
-                    break
+            well = await self._look_at(target, server)
             server.troubled.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(self._interval if well else HURRY):
                     await server.troubled.wait()
 
+    async def _look_at(self, target: Target, server: Server) -> bool:
+        """Look at a server once; return whether all of its models are there."""
+        if target.kind != "triton":
+            return await self.look(target, server, "")
+        well = True
+        for path in sorted(self._paths.get(target.url, ())):
+            well = await self.look(target, server, path) and well
+            if server.missed:
+                break
+        return well
+
     async def _ready(self, url: str) -> bool:
         async with self._session.get(url, timeout=self._timeout, allow_redirects=False) as answer:
             await answer.read()
             return answer.status == 200
+
+    async def _listed(self, target: Target) -> frozenset[str]:
+        """Return the models of a mataserver: none while it is not ready. Raises ``ValueError``."""
+        if target.kind == "own":
+            return frozenset()
+        await self._reaching.check_literal(target)
+        if not await self._ready(f"{target.url}/ready"):
+            return frozenset()
+        asking = self._session.get(
+            f"{target.url}/v1/models",
+            timeout=self._timeout,
+            allow_redirects=False,
+            headers={"Authorization": f"Bearer {target.token}"} if target.token else {},
+        )
+        async with asking as answer:
+            body = bytearray()
+            async for piece in answer.content.iter_any():
+                body += piece
+                if answer.status != 200 or len(body) > LONGEST:
+                    raise ValueError(f"its list of models is answered {answer.status}")
+        try:
+            return frozenset(each.model for each in msgspec.json.decode(body, type=list[_Model]))
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            raise ValueError("its list of models is none") from error

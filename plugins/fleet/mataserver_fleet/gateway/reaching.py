@@ -47,7 +47,7 @@ class Reaching(AbstractResolver):
 
         This server itself is not asked by the rule: nobody registered it.
         """
-        return (target.host,) if target.token else await self.checked(target.url)
+        return (target.host,) if target.kind == "own" else await self.checked(target.url)
 
     async def checked(self, url: str) -> tuple[str, ...]:
         """Return the addresses of a URL. Raises ``OSError``."""
@@ -58,7 +58,7 @@ class Reaching(AbstractResolver):
 
     async def check_literal(self, target: Target) -> None:
         """Check a server whose host is an address: aiohttp resolves names alone."""
-        if not target.token and is_address(target.host):
+        if target.kind != "own" and is_address(target.host):
             await self.checked(target.url)
 
     async def resolve(

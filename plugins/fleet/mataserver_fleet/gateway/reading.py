@@ -62,17 +62,21 @@ async def read(connection: AsyncConnection) -> Tables:
     return Tables(**found)
 
 
-def snapshot(tables: Tables, timeout: float, own: Target | None = None) -> Snapshot:
+def snapshot(
+    tables: Tables, timeout: float, own: Target | None = None, peers: tuple[Target, ...] = ()
+) -> Snapshot:
     """Return the snapshot of what was read.
 
     timeout: seconds, of every application.
     own:     this server itself, for routes to its own models.
+    peers:   other mataservers, which may have these models too.
     """
+    served = peers if own is None else (own, *peers)
     targets = _targets(tables)
     routes: dict[int, list[Route]] = {}
     for row in tables.routes:
         if is_sound(row["model"]):
-            mine = (own,) if row["own"] and own is not None else targets.get(row["model"], ())
+            mine = served if row["own"] else targets.get(row["model"], ())
             routes.setdefault(row["app_id"], []).append(_route(row, mine))
         else:
             log.error("the route to %r is left out: no such name can stand in a path", row["model"])
@@ -91,7 +95,7 @@ def snapshot(tables: Tables, timeout: float, own: Target | None = None) -> Snaps
         )
         for row in tables.apps
     ]
-    return Snapshot(applications, map(_consumer, tables.consumers))
+    return Snapshot(applications, map(_consumer, tables.consumers), peers)
 
 
 def _consumer(row: sa.RowMapping) -> Consumer:

@@ -196,7 +196,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         method = channel.unary_unary(f"/{SERVICE}/{name}")
         server.begin()
         try:
-            return bytes(await method(sent, timeout=seconds))
+            return bytes(await method(sent, timeout=seconds, metadata=_shown(pin.target)))
         finally:
             server.end()
 
@@ -296,7 +296,8 @@ class _Stream:
 
     async def answers(self, channel: Any, first: bytes, context: Any) -> AsyncIterator[bytes]:
         """Yield what the server answers, until either side ends or a message is refused."""
-        call = channel.stream_stream(f"/{SERVICE}/{_STREAM}")(self._sent(first, context))
+        method = channel.stream_stream(f"/{SERVICE}/{_STREAM}")
+        call = method(self._sent(first, context), metadata=_shown(self._pin.target))
         self._rpc.begin(self._pin.target, 1)
         try:
             async for answer in call:
@@ -321,6 +322,11 @@ class _Stream:
 def _adds(asked: protobuf.Wanted, pin: Pin) -> bool:
     """Whether a version was chosen that the message does not name."""
     return bool(pin.version) and not asked.version
+
+
+def _shown(target: Target) -> tuple[tuple[str, str], ...]:
+    """Return the metadata that a server is sent: the gateway's key, where it wants one."""
+    return (("authorization", f"Bearer {target.token}"),) if target.token else ()
 
 
 def _nobody() -> Unavailable:

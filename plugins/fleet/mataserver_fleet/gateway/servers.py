@@ -26,10 +26,12 @@ class Server:
     alive:       whether it answered the last probe at all.
     missed:      probes that it has not answered since the last that it did.
     unready:     paths of models that it does not serve now.
+    models:      the models that it lists, where it is a mataserver.
     """
 
     __slots__ = (
-        "_attempts", "alive", "back", "missed", "outstanding", "suspect", "troubled", "unready",
+        "_attempts", "alive", "back", "missed", "models", "outstanding", "suspect", "troubled",
+        "unready",
     )  # fmt: skip
 
     def __init__(self) -> None:
@@ -38,6 +40,7 @@ class Server:
         self.alive = True
         self.missed = 0
         self.unready: set[str] = set()
+        self.models: frozenset[str] = frozenset()
         self.back = 0.0
         self.troubled = asyncio.Event()
         self._attempts: set[asyncio.Timeout] = set()

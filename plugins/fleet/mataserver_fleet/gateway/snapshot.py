@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Literal, NamedTuple
 from urllib.parse import quote
 
 from msgspec import Struct
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 _SEGMENT = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f]+")
 """A part of a model's name between slashes: not empty, no step up, no control character."""
+PICTURE = "picture"
+"""What is asked of a mataserver for ``POST /v1/infer``."""
 
 
 class Target(Struct, frozen=True):
@@ -21,8 +23,9 @@ class Target(Struct, frozen=True):
     host:   a name or an address, without brackets.
     weight: its share of the requests, over 0, beside those of the others.
     rpc:    the port of its gRPC, 0 where it has none.
-    token:  what this server itself is shown, where it is the target: its models load when they are
-            asked for, so it is always taken to be ready. Empty for all others.
+    token:  the key that it is shown, empty for none.
+    kind:   a mataserver loads a model when it is asked for: it has those that it lists. ``own`` is
+            this server itself, which is asked over the loopback and looked at by itself.
     """
 
     host: str
@@ -30,6 +33,7 @@ class Target(Struct, frozen=True):
     weight: float = 1.0
     rpc: int = 0
     token: str = ""
+    kind: Literal["triton", "mataserver", "own"] = "triton"
 
     @property
     def authority(self) -> str:
@@ -72,6 +76,8 @@ class Route(Struct, frozen=True):
 
     def path(self, version: str, verb: str) -> str:
         """Return the path at a target: made of what is known here, never of a request's path."""
+        if verb == PICTURE:
+            return "/v1/infer"
         base = f"/v2/models/{quote(self.model)}"
         of = f"/versions/{version}" if version else ""
         return f"{base}{of}/{verb}" if verb else base + of
@@ -116,13 +122,18 @@ class Snapshot:
     hosts:  public host to the places below it, by path.
     names:  the same by the application's name.
     models: places that may be asked by gRPC, by their model.
+    peers:  other mataservers, which are looked at whether a route leads to them or not.
     """
 
-    __slots__ = ("applications", "consumers", "hosts", "models", "names")
+    __slots__ = ("applications", "consumers", "hosts", "models", "names", "peers")
 
     def __init__(
-        self, applications: Iterable[Application] = (), consumers: Iterable[Consumer] = ()
+        self,
+        applications: Iterable[Application] = (),
+        consumers: Iterable[Consumer] = (),
+        peers: tuple[Target, ...] = (),
     ) -> None:
+        self.peers = peers
         self.applications = tuple(applications)
         self.consumers = {each.digest: each for each in consumers}
         self.names = {each.name: _places(each) for each in self.applications}

@@ -1,0 +1,67 @@
+"""``POST /v1/infer`` of mataservers: which model a request asks, read as a mataserver reads it.
+
+Whoever could name one model to the gateway and another to the server would ask any model of it. So
+a request names its model where only one reader can find one: in the query, beside a picture, or in
+JSON, which both sides decode alike.
+"""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mataserver import BadRequest, InvalidParams, MataError, sole_value
+from mataserver_fleet.gateway.bodies import TooLong, Whole
+from mataserver_fleet.gateway.headers import JSON
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from mataserver_fleet.gateway.bodies import Passing
+
+PATH = "/v1/infer"
+_PICTURE = re.compile(r"image/[a-z0-9.+-]{1,64}")
+
+
+class Unsupported(MataError):
+    """415: neither a picture nor JSON."""
+
+    status = 415
+
+
+class _Asked(msgspec.Struct):
+    model: str
+
+
+def asked(request: web.Request, body: Whole | Passing | None) -> tuple[str, bytes]:
+    """Return the model that a request asks, and the header's line on its body.
+
+    Raises 400, 413, 415 and 422.
+    """
+    kind = request.content_type.lower() if "Content-Type" in request.headers else ""
+    if _PICTURE.fullmatch(kind):
+        model = sole_value("model", request.query.getall("model", ()))
+        if not model:
+            raise InvalidParams("model: name it in the query")
+        return model, f"Content-Type: {kind}\r\n".encode()
+    if kind != JSON:
+        raise Unsupported("Content-Type must be application/json or image/*")
+    return _named(request, body), f"Content-Type: {JSON}\r\n".encode()
+
+
+def _named(request: web.Request, body: Whole | Passing | None) -> str:
+    """Return the model that JSON names."""
+    if "Content-Encoding" in request.headers:
+        raise Unsupported("JSON is taken as it is, without Content-Encoding")
+    if body is None:
+        raise BadRequest("The body is not valid JSON")
+    if not isinstance(body, Whole):
+        raise TooLong(f"JSON of {body.size} bytes: send the picture itself, with its own type")
+    try:
+        return msgspec.json.decode(b"".join(body.pieces), type=_Asked).model
+    except msgspec.ValidationError:
+        raise InvalidParams("model: field is required, a text") from None
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        raise BadRequest("The body is not valid JSON") from None
