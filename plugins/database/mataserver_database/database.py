@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import sqlite3
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -37,6 +38,17 @@ _OF_THE_CALLER = (
     sa.exc.ProgrammingError,
 )
 """What is wrong with a statement or breaks a table's rule, and so no trouble of the database."""
+_SQLITE_FULL = frozenset(
+    {
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR_WRITE,
+        sqlite3.SQLITE_IOERR_FSYNC,
+        sqlite3.SQLITE_IOERR_TRUNCATE,
+        sqlite3.SQLITE_IOERR_SHMSIZE,
+    }
+)
+_DISK_FULL = "53100"
+"""PostgreSQL's word for it."""
 _BUSY = "The database does not answer now"
 
 log = logging.getLogger("mataserver.plugin.database")
@@ -46,14 +58,20 @@ class Busy(Unavailable):
     """503: the database does not answer now, or another holds what is wanted for too long."""
 
 
+class Full(Busy):
+    """507: the disk of the database has no room for what is written. What was there stays."""
+
+    status = 507
+
+
 class Database:
     """One database. Its statements are SQLAlchemy's, the same for SQLite and PostgreSQL.
 
     Who is cancelled while a statement runs waits for its end, and what they wrote is rolled back: a
     driver that is cancelled in mid-statement keeps its transaction open, and with it others out.
 
-    Whatever fails because the database is locked, gone or full is raised as ``Busy``, whose
-    sentence tells no statement and no value.
+    Whatever fails because the database is locked, gone or full is raised as ``Busy``, the last as
+    its child ``Full``, whose sentence tells no statement and no value.
     """
 
     def __init__(
@@ -235,10 +253,22 @@ class Database:
             raise Busy(_BUSY, retry_after=1) from error
         except sa.exc.DBAPIError as error:
             log.warning("the database failed: %s", error.orig)
+            if _is_full(error.orig):
+                raise Full("The disk of the database is full") from error
             raise Busy(_BUSY, retry_after=1) from error
         except OSError as error:
             log.warning("the database cannot be reached: %s", error)
             raise Busy(_BUSY, retry_after=1) from error
+
+
+def _is_full(error: object) -> bool:
+    """Whether a driver's error is one of a full disk.
+
+    SQLite's write-ahead log tells it as a failed write, where it does not grow in its own pages.
+    """
+    if getattr(error, "sqlstate", None) == _DISK_FULL:
+        return True
+    return getattr(error, "sqlite_errorcode", None) in _SQLITE_FULL
 
 
 class _Connection(AsyncConnection):

@@ -11,7 +11,7 @@ import pytest
 import sqlalchemy as sa
 
 from mataserver import MataError
-from mataserver_database import Busy, Database, NewerSchemaError, Schema
+from mataserver_database import Busy, Database, Full, NewerSchemaError, Schema
 
 NOTES = sa.table("notes", sa.column("id"), sa.column("text"), sa.column("stars"))
 
@@ -125,6 +125,35 @@ async def test_a_locked_database_is_busy(place, schema):
     await write(waiter, "after")
     await holder.close()
     await waiter.close()
+
+
+async def overfill(database):
+    """Write until the disk is full, in one transaction."""
+    async with database.begin() as connection:
+        await connection.execute(sa.insert(NOTES).values(text="half"))
+        if database.dialect == "sqlite":
+            await connection.execute(sa.text("PRAGMA max_page_count = 1"))
+            await connection.execute(sa.insert(NOTES).values(text="x" * 100_000))
+        full = "DO $$ BEGIN RAISE EXCEPTION 'no space' USING ERRCODE = '53100'; END $$"
+        await connection.execute(sa.text(full))
+
+
+async def test_a_full_disk(database, schema):
+    """What finds no room is 507 and changes nothing; what there is can be read, and added to later.
+
+    SQLite's file is bounded here as a disk bounds it; PostgreSQL says what it says of its own disk.
+    """
+    await database.migrate(schema)
+    await write(database, "before")
+    with pytest.raises(Full) as told:
+        await overfill(database)
+    assert (told.value.status, told.value.detail) == (507, "The disk of the database is full")
+    assert await texts(database) == ["before"]
+    if database.dialect == "sqlite":
+        async with database.read() as connection:
+            await connection.execute(sa.text("PRAGMA max_page_count = 1000000"))
+    await write(database, "after")
+    assert await texts(database) == ["before", "after"]
 
 
 async def stars(database):
