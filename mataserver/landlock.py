@@ -56,7 +56,9 @@ class Confinement:
                 Path(path).mkdir(parents=True, exist_ok=True)
         away = tuple(os.path.realpath(path) for path in self.hidden)
         packages = [path for path in sys.path if beneath(path, away)]
-        reads = (*all_but(away), *self.reads, *packages)
+        reads = [*all_but(away), *packages]
+        for path in self.reads:
+            reads += all_but(away, path)
         restrict(reads, (*self.changes, tempfile.gettempdir(), _DEVICES, _ITSELF))
 
 
@@ -95,16 +97,18 @@ def change_nothing() -> bool:
     return restrict(("/",), (_DEVICES,))
 
 
-def all_but(hidden: Iterable[str]) -> Iterator[str]:
-    """Yield what is there beside the ``hidden`` paths: as few directories as that takes.
+def all_but(hidden: Iterable[str], root: str = "/") -> Iterator[str]:
+    """Yield what is there in ``root`` beside ``hidden`` paths: as few directories as that takes.
 
     What is made later beside a hidden path is not among it. Links are left out: they would open
     what they lead to.
     """
-    away = {os.path.realpath(path) for path in hidden}
-    above = {parent for path in away for parent in _parents(path)}
+    root = os.path.realpath(root)
+    away = {real for path in hidden if (real := os.path.realpath(path)) != root}
+    away = {path for path in away if beneath(path, (root,))}
+    above = {parent for path in away for parent in _parents(path) if beneath(parent, (root,))}
     if not above:
-        yield "/"
+        yield root
         return
     for directory in sorted(above - away):
         with contextlib.suppress(OSError):

@@ -13,8 +13,9 @@ import struct
 _PR_SET_SECCOMP, _MODE_FILTER = 22, 2
 _GET_ACTION_AVAIL, _SECCOMP_CALL = 2, {"x86_64": 317, "aarch64": 277}
 _ALLOW, _REFUSE = 0x7FFF0000, 0x00050001  # EPERM is 1
-_LOAD, _EQUAL, _AT_LEAST, _RETURN = 0x20, 0x15, 0x35, 0x06
-_NUMBER_AT, _ARCHITECTURE_AT = 0, 4
+_UNKNOWN = 0x00050026  # ENOSYS is 38
+_LOAD, _EQUAL, _AT_LEAST, _ANY_BIT, _RETURN = 0x20, 0x15, 0x35, 0x45, 0x06
+_NUMBER_AT, _ARCHITECTURE_AT, _ARGUMENTS_AT = 0, 4, 16
 _X32 = 0x40000000
 """From here on x86_64 numbers its calls a second time, with pointers of 32 bits."""
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
@@ -24,6 +25,8 @@ REFUSED = {
     "ptrace": (101, 117),
     "process_vm_readv": (310, 270),
     "process_vm_writev": (311, 271),
+    "process_madvise": (440, 440),
+    "pidfd_getfd": (438, 438),
     "perf_event_open": (298, 241),
     "userfaultfd": (323, 282),
     "bpf": (321, 280),
@@ -49,10 +52,32 @@ REFUSED = {
     "swapoff": (168, 225),
     "acct": (163, 89),
     "io_uring_setup": (425, 425),  # its requests are calls that no filter sees
+    "kcmp": (312, 272),
     "keyctl": (250, 219),
     "add_key": (248, 217),
     "request_key": (249, 218),
 }
+
+
+OF_ITSELF = {
+    # name: its numbers, and what its first arguments must be: 0 is the caller, in each of them
+    "prlimit64": ((302, 261), (0,)),
+    "sched_setaffinity": ((203, 122), (0,)),
+    "sched_setparam": ((142, 118), (0,)),
+    "sched_setscheduler": ((144, 119), (0,)),
+    "sched_setattr": ((314, 274), (0,)),
+    "setpriority": ((141, 140), (0, 0)),
+    "ioprio_set": ((251, 30), (1, 0)),
+    "migrate_pages": ((256, 238), (0,)),
+    "move_pages": ((279, 239), (0,)),
+}
+"""Calls that a process makes about itself, and may not about others: a limit of no processor time
+ends a process as a signal does."""
+
+CLONE, CLONE3 = (56, 220), (435, 435)
+NAMESPACES = 0x7E020000
+"""The flags of clone(2) that make namespaces. Those of clone3 lie in memory, which no filter sees:
+to libraries there is no such call, and they take the other one."""
 
 
 class _Program(ctypes.Structure):
@@ -67,17 +92,42 @@ def program(machine: str) -> bytes:
     if machine not in _ARCHITECTURES:
         return b""
     column = list(_ARCHITECTURES).index(machine)
-    numbers = [each[column] for each in REFUSED.values()]
-    tests = [(_AT_LEAST, _X32)] if machine == "x86_64" else []
-    tests += [(_EQUAL, number) for number in numbers]
     code = [
         (_LOAD, 0, 0, _ARCHITECTURE_AT),
-        (_EQUAL, 0, len(tests) + 2, _ARCHITECTURES[machine]),
+        (_EQUAL, 1, 0, _ARCHITECTURES[machine]),
+        (_RETURN, 0, 0, _REFUSE),
         (_LOAD, 0, 0, _NUMBER_AT),
     ]
-    code += [(kind, len(tests) - at, 0, value) for at, (kind, value) in enumerate(tests)]
+    if machine == "x86_64":
+        code += [(_AT_LEAST, 0, 1, _X32), (_RETURN, 0, 0, _REFUSE)]
+    for own, wanted in OF_ITSELF.values():
+        code += _of_itself(own[column], wanted)
+    code += [
+        (_EQUAL, 0, 4, CLONE[column]),
+        (_LOAD, 0, 0, _ARGUMENTS_AT),
+        (_ANY_BIT, 0, 1, NAMESPACES),
+        (_RETURN, 0, 0, _REFUSE),
+        (_RETURN, 0, 0, _ALLOW),
+        (_EQUAL, 0, 1, CLONE3[column]),
+        (_RETURN, 0, 0, _UNKNOWN),
+    ]
+    numbers = [each[column] for each in REFUSED.values()]
+    code += [(_EQUAL, len(numbers) - at, 0, number) for at, number in enumerate(numbers)]
     code += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _REFUSE)]
     return b"".join(struct.pack("=HBBI", *each) for each in code)
+
+
+def _of_itself(number: int, wanted: tuple[int, ...]) -> list[tuple[int, int, int, int]]:
+    """Return the part of the filter for a call whose first arguments must be the wanted ones.
+
+    Of an argument its low half is looked at: the kernel takes these as numbers of 32 bits.
+    """
+    part = []
+    for at, value in enumerate(wanted):
+        part.append((_LOAD, 0, 0, _ARGUMENTS_AT + 8 * at))
+        part.append((_EQUAL, 0, 2 * (len(wanted) - at) - 1, value))
+    part += [(_RETURN, 0, 0, _ALLOW), (_RETURN, 0, 0, _REFUSE)]
+    return [(_EQUAL, 0, len(part), number), *part]
 
 
 def available() -> bool:

@@ -7,6 +7,7 @@ import errno
 import importlib.metadata
 import json
 import os
+import resource
 import subprocess
 import sys
 import tempfile
@@ -97,6 +98,13 @@ class Confined:
         asked = {
             "ptrace": lambda: libc.ptrace(attach, pid, 0, 0),
             "mount": lambda: libc.mount(b"none", tempfile.gettempdir().encode(), b"tmpfs", 0, 0),
+            # Of 3600 s of processor time, which would end it too if this were 1.
+            "limit": lambda: libc.prlimit(pid, resource.RLIMIT_CPU, (ctypes.c_ulong * 2)(3600), 0),
+            "own limit": lambda: libc.prlimit(0, resource.RLIMIT_CPU, 0, (ctypes.c_ulong * 2)()),
+            "priority": lambda: libc.setpriority(os.PRIO_PROCESS, pid, 19),
+            "priorities": lambda: libc.setpriority(os.PRIO_USER, 0, 19),
+            "affinity": lambda: libc.sched_setaffinity(pid, 8, (ctypes.c_ulong * 1)(1)),
+            "namespace": lambda: libc.unshare(0x10000000),
         }
         found = {}
         for name, call in asked.items():

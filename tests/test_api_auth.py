@@ -131,6 +131,8 @@ async def test_a_key_that_is_there_twice(stranger, shown):
     """A proxy may have looked at the other one: 400, and on a socket as without a key."""
     async with stranger.get("/v1/models", headers=shown) as response:
         assert await problem(response, 400) == f"{shown[0][0]} is there 2 times: send one"
+    async with stranger.get("/health", headers=shown) as response:  # which nobody needs a key for
+        assert response.status == 400
     async with stranger.ws_connect("/v1/stream/sess_0", headers=shown) as socket:
         await socket.receive()
         assert socket.close_code == 4001

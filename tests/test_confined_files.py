@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import platform
 import struct
@@ -49,6 +50,44 @@ def test_the_configuration_is_hidden_however_it_was_named(tmp_path, monkeypatch)
     assert str(tmp_path / "server.yaml") in confinement.rules(tmp_path, [], []).hidden
 
 
+def test_keys_are_hidden_wherever_they_are_said_to_be(tmp_path):
+    """By the variables of the hub and of other programs, not in their usual places alone."""
+    given = {
+        "HF_TOKEN_PATH": "hub/own", "XDG_CACHE_HOME": "cache", "XDG_CONFIG_HOME": "config",
+        "KUBECONFIG": f"kube/one{os.pathsep}{tmp_path}/kube/two", "NETRC": "netrc",
+    }  # fmt: skip
+    values = {name: f"{tmp_path}/{value}" for name, value in given.items()}
+    hidden = confinement.rules(tmp_path / "data", [], [], values).hidden
+    for path in (
+        "hub/own", "cache/huggingface/token", "config/gcloud", "kube/one", "kube/two", "netrc",
+    ):  # fmt: skip
+        assert f"{tmp_path}/{path}" in hidden
+
+
+@needs_landlock
+async def test_a_model_beside_the_configuration_does_not_read_it(tmp_path):
+    """The directory of a model is read, but for what is hidden in it."""
+    for name in ("models/server.yaml", "models/weights", "models/deep/key", "models/deep/more"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).write_text("x")
+    hidden = (str(tmp_path / "models" / "server.yaml"), str(tmp_path / "models" / "deep" / "key"))
+    reads = (str(tmp_path / "models"),)
+    asked = json.dumps([hidden, reads, [str(tmp_path / "models")]])
+    own = tmp_path / "temporary"
+    own.mkdir()
+    async with run_process(reading, [asked], environment={"TMPDIR": str(own)}) as child:
+        [found] = [each async for each in child.messages(list)]
+    assert found == ["deep/more", "weights"]
+
+
+def reading(parent):
+    """Tell which files in a folder can be read under rules."""
+    hidden, reads, [folder] = json.loads(parent.arguments[0])
+    landlock.Confinement(tuple(hidden), tuple(reads), ()).begin()
+    files = sorted(path for path in Path(folder).rglob("*") if path.is_file())
+    parent.send([str(path.relative_to(folder)) for path in files if allowed(path.read_text)])
+
+
 @needs_landlock
 async def test_a_model_reads_no_keys_and_writes_in_its_own_places(folder):
     """Of the data directory it reads its own and caches; it writes its own and a place that goes.
@@ -71,10 +110,12 @@ async def test_a_model_reads_no_keys_and_writes_in_its_own_places(folder):
 @needs_landlock
 @needs_seccomp
 async def test_a_model_may_do_little_to_others(folder):
-    """It traces nothing, mounts nothing, and where the kernel can hold it signals nobody."""
+    """It traces, mounts and limits nothing, and where the kernel can hold it signals nobody."""
     async with confining(folder) as http:
         status, seen = await ask(http, "calls")
-    assert (status, seen["ptrace"], seen["mount"]) == (200, "EPERM", "EPERM")
+    assert (status, seen.pop("own limit")) == (200, "")
+    refused = {name for name, error in seen.items() if error == "EPERM"}
+    assert refused == seen.keys() - {"signal"}
     assert seen["signal"] is (landlock.abi() < 6)
 
 
@@ -173,10 +214,11 @@ def test_rules_follow_the_model(tmp_path):
     assert found.changes == (str(data / "onnx"), str(tmp_path / "numba"))
 
 
-def decided(code, architecture, number):
+def decided(code, architecture, number, *arguments):
     """Run a filter as the kernel does; return its verdict on a call."""
     instructions = list(struct.iter_unpack("=HBBI", code))
     data = {0: number, 4: architecture}
+    data |= {16 + 8 * at: value for at, value in enumerate((*arguments, *[0] * 6))}
     at = held = 0
     while True:
         kind, yes, no, value = instructions[at]
@@ -186,7 +228,8 @@ def decided(code, architecture, number):
         elif kind == 0x06:
             return value
         else:
-            true = held == value if kind == 0x15 else held >= value
+            tests = {0x15: held == value, 0x35: held >= value, 0x45: bool(held & value)}
+            true = tests[kind]
             at += yes if true else no
 
 
@@ -203,7 +246,18 @@ def test_the_filter(machine, architecture, column, harmless):
         assert decided(code, 0x40000003, numbers[column]) == refused
     assert {decided(code, architecture, number) for number in harmless} == {allowed}
     others = set(range(512)) - {numbers[column] for numbers in seccomp.REFUSED.values()}
+    others -= {numbers[column] for numbers, _ in seccomp.OF_ITSELF.values()}
+    others -= {seccomp.CLONE3[column]}
     assert {decided(code, architecture, number) for number in others} == {allowed}
+    assert decided(code, architecture, seccomp.CLONE3[column]) == 0x00050000 | errno.ENOSYS
+    for flag in (0x10000000, 0x20000000, 0x40000000, 0x00020000, 0x04000000):
+        assert decided(code, architecture, seccomp.CLONE[column], flag | 17) == refused
+    assert decided(code, architecture, seccomp.CLONE[column], 0x003D0F00) == allowed  # a thread
+    for numbers, own in seccomp.OF_ITSELF.values():
+        assert decided(code, architecture, numbers[column], *own) == allowed
+        for at in range(len(own)):
+            others_own = [*own[:at], 4711, *own[at + 1 :]]
+            assert decided(code, architecture, numbers[column], *others_own) == refused
     x32 = refused if machine == "x86_64" else allowed
     assert decided(code, architecture, 0x40000000 + 500) == x32
 

@@ -309,3 +309,11 @@ def test_a_frame_without_a_mask(cut):
     assert any(framing.feed_data(each)[0] for each in cuts)
     assert isinstance(peer.failure, WebSocketError)
     assert peer.failure.code == 1002
+
+
+def test_a_worker_is_not_heard_out_for_ever():
+    """A frame that says to be larger than any answer is refused by its first bytes."""
+    unframer = wire.Unframer(1000)
+    assert list(unframer.feed(wire.PREFIX.pack(10, 1000))) == []
+    with pytest.raises(ValueError, match="too large"):
+        list(wire.Unframer(1000).feed(wire.PREFIX.pack(10, 1001)))

@@ -38,6 +38,21 @@ async def test_progress_on_anything_counts():
     await asyncio.wait_for(hung.wait(), 5)
 
 
+async def test_who_says_for_ever_that_it_decodes_is_not_believed():
+    """The word counts for as long as the images that are owed may take to decode."""
+    hung = asyncio.Event()
+    watchdog = Watchdog(0.1, hung.set, decode_patience=0.1)
+    watchdog.expect(1, images=2)
+
+    async def say():
+        while not hung.is_set():
+            watchdog.progress()
+            watchdog.answered(99)  # nobody asked that
+            await asyncio.sleep(0.01)
+
+    await asyncio.wait_for(say(), 5)
+
+
 async def test_a_stopped_watchdog_is_silent():
     """Nothing rings for a worker that is gone."""
     hung = asyncio.Event()

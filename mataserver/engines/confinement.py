@@ -26,6 +26,19 @@ _KEYS = (
     *("~/.cache/huggingface/token", "~/.cache/huggingface/stored_tokens"),
 )
 _HUB_KEYS = ("token", "stored_tokens")
+_NAMED = (
+    *(
+        "HF_TOKEN_PATH",
+        "HF_STORED_TOKENS_PATH",
+        "NETRC",
+        "GNUPGHOME",
+        "DOCKER_CONFIG",
+        "KUBECONFIG",
+    ),
+    *("AWS_SHARED_CREDENTIALS_FILE", "AWS_CONFIG_FILE", "AZURE_CONFIG_DIR", "CLOUDSDK_CONFIG"),
+    "GOOGLE_APPLICATION_CREDENTIALS",
+)
+"""Variables that say where other programs keep their keys."""
 _DATABASES = (".db", ".db-shm", ".db-wal", ".lock")
 CACHES = (
     *("CUDA_CACHE_PATH", "MPLCONFIGDIR", "NUMBA_CACHE_DIR"),
@@ -72,8 +85,16 @@ def _elsewhere(values: Mapping[str, str]) -> Iterator[Path]:
             yield Path(name).expanduser().absolute()
     for name in _KEYS:
         yield Path(name).expanduser()
-    if "HF_HOME" in values:
-        yield from (Path(values["HF_HOME"]).expanduser() / name for name in _HUB_KEYS)
+    for name in _NAMED:
+        for path in filter(None, values.get(name, "").split(os.pathsep)):
+            yield Path(path).expanduser()
+    for variable, folder in (("HF_HOME", "."), ("XDG_CACHE_HOME", "huggingface")):
+        if values.get(variable):
+            home = Path(values[variable]).expanduser() / folder
+            yield from (home / name for name in _HUB_KEYS)
+    if values.get("XDG_CONFIG_HOME"):
+        home = Path(values["XDG_CONFIG_HOME"]).expanduser()
+        yield from (home / "gcloud", home / "git" / "credentials")
 
 
 def _around(path: Path, data_dir: Path) -> Path:

@@ -17,15 +17,30 @@ _MB = _KB * _KB
 
 
 def private_bytes(pid: int) -> int:
-    """Return the memory that ``pid`` shares with nobody; 0 when it cannot be read."""
+    """Return the memory that ``pid`` shares with nobody; 0 when there is no such process.
+
+    Of one that hides it, as every process may, it is all that is in memory and no file's.
+    """
     total = 0
     try:
         with Path(f"/proc/{pid}/smaps_rollup").open(encoding="ascii") as rollup:
             for line in rollup:
                 if line.startswith(("Private_Clean", "Private_Dirty")):
                     total += int(line.split()[1]) * _KB
+    except PermissionError:
+        return _unshared(pid)
     except (OSError, ValueError):
         return 0
+    return total
+
+
+def _unshared(pid: int) -> int:
+    """Return what everybody may read: anonymous memory and that of shared segments."""
+    total = 0
+    with contextlib.suppress(OSError, ValueError):
+        for line in Path(f"/proc/{pid}/status").read_text(encoding="ascii").splitlines():
+            if line.startswith(("RssAnon", "RssShmem")):
+                total += int(line.split()[1]) * _KB
     return total
 
 

@@ -53,10 +53,10 @@ class ProcessWorker(asyncio.Protocol):
         self._name = name
         self._decode_patience = decode_patience
         self._memory: Outgoing | None = None
-        self._watchdog = Watchdog(patience, self._hung)
+        self._watchdog = Watchdog(patience, self._hung, decode_patience)
         self._ids = itertools.count(1)
         self._pending: dict[int, Callable[[Reply | MataError], None]] = {}
-        self._unframer = wire.Unframer()
+        self._unframer = wire.Unframer(wire.LARGEST_ANSWER)
         self._transport: asyncio.WriteTransport | None = None
         self._ended = asyncio.get_running_loop().create_future()
         self._loaded: asyncio.Future[Facts] = asyncio.get_running_loop().create_future()
@@ -183,7 +183,8 @@ class ProcessWorker(asyncio.Protocol):
                     places.append(block.begin)
                     blocks.append(block)
         self._write(wire.placed(wire.Header(message, sizes, places), inline))
-        self._expect(request, functools.partial(self._finish, len(jobs), blocks, answered))
+        take = functools.partial(self._finish, len(jobs), blocks, answered)
+        self._expect(request, take, len(jobs))
         return functools.partial(self._drop, request)
 
     def _drop(self, request: int) -> None:
@@ -351,9 +352,11 @@ class ProcessWorker(asyncio.Protocol):
             raise WorkerDied("The model's worker is gone")
         self._transport.writelines(buffers)
 
-    def _expect(self, request: int, take: Callable[[Reply | MataError], None]) -> None:
+    def _expect(
+        self, request: int, take: Callable[[Reply | MataError], None], images: int = 1
+    ) -> None:
         self._pending[request] = take
-        self._watchdog.expect(request)
+        self._watchdog.expect(request, images)
 
     async def _ask(self, message: wire.Request, parts: Sequence[wire.Part] = ()) -> Reply:
         """Send a request and wait for its answer. Raises what the model raised."""

@@ -49,7 +49,7 @@ class ThreadWorker:
         self._loop = asyncio.get_running_loop()
         self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._alive = True
-        self._watchdog = Watchdog(patience, self._hung)
+        self._watchdog = Watchdog(patience, self._hung, float("inf"))
         self._ids = itertools.count(1)
         self._pending: dict[int, Callable[[Any, Exception | None], None]] = {}
         self._callbacks: list[Callable[[Death], None]] = []

@@ -33,16 +33,21 @@ def pause(limit: float) -> float:
 class Watchdog:
     """Calls ``hung()`` once ``limit`` seconds pass without progress while something is owed.
 
-    The limit is ``patience`` at first.
+    The limit is ``patience`` at first. What a worker says of its decoding it is believed for
+    ``decode_patience`` an image that it owes: it may be somebody's who lies.
     """
 
-    def __init__(self, patience: float, hung: Callable[[], None]) -> None:
+    def __init__(
+        self, patience: float, hung: Callable[[], None], decode_patience: float = 0.0
+    ) -> None:
         self._loop = asyncio.get_running_loop()
         self._patience = patience
         self._hung = hung
+        self._decode_patience = decode_patience
         self._slowest = 0.0
-        self._owed: set[int] = set()
+        self._owed: dict[int, int] = {}
         self._progress = 0.0
+        self._answered = 0.0
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -55,25 +60,28 @@ class Watchdog:
         """Let a step take what the backend states, if that is more; up to ``LONGEST_STEP``."""
         self._patience = max(self._patience, min(seconds, LONGEST_STEP))
 
-    def expect(self, what: int) -> None:
-        """Note that the worker owes an answer."""
+    def expect(self, what: int, images: int = 1) -> None:
+        """Note that the worker owes an answer about so many images."""
         if not self._owed:
-            self._progress = self._loop.time()
-        self._owed.add(what)
+            self._progress = self._answered = self._loop.time()
+        self._owed[what] = images
         if self._timer is None:
             self._timer = self._loop.call_later(self.limit, self._look)
 
     def answered(self, what: int, *, well: bool = True) -> None:
         """Note an answer: the worker makes progress. Of one that went ``well`` it learns."""
+        if self._owed.pop(what, None) is None:
+            return
         now = self._loop.time()
-        if well and what in self._owed and now - self._progress > self._slowest:
+        if well and now - self._progress > self._slowest:
             self._slowest = now - self._progress
-        self._owed.discard(what)
-        self._progress = now
+        self._progress = self._answered = now
 
     def progress(self) -> None:
-        """Note that the worker is at something else that is watched for itself."""
-        self._progress = self._loop.time()
+        """Note that the worker is at something else that is watched for itself: it decodes."""
+        now = self._loop.time()
+        if now - self._answered <= self._decode_patience * sum(self._owed.values()):
+            self._progress = now
 
     def stop(self) -> None:
         """Watch no more."""

@@ -28,6 +28,8 @@ LARGE = 4096
 INLINE = -1
 """The place of a part that follows its header."""
 LARGEST_HEADER, LARGEST_PAYLOAD = 1 << 24, 1 << 32
+LARGEST_ANSWER = 1 << 29
+"""What a worker may say at once: twice a map of depths of 64 million pixels."""
 _CHUNK = 1 << 18
 
 
@@ -254,20 +256,21 @@ class Reader:
 
 
 class Unframer:
-    """Cuts a byte stream into frames."""
+    """Cuts a byte stream into frames, of ``largest`` bytes at most. Raises ``ValueError``."""
 
-    def __init__(self) -> None:
+    def __init__(self, largest: int = LARGEST_PAYLOAD) -> None:
         self._buffer = bytearray()
+        self._largest = largest
 
     def feed(self, data: bytes) -> Iterator[Received]:
         """Add received bytes; yield every frame that is complete."""
         if self._buffer:
             self._buffer += data
-            if not _end(self._buffer):
+            if not _end(self._buffer, self._largest):
                 return
             data = bytes(self._buffer)
             self._buffer.clear()
-        while end := _end(data):
+        while end := _end(data, self._largest):
             yield _cut(data, end)
             if end == len(data):
                 return
@@ -275,12 +278,12 @@ class Unframer:
         self._buffer += data
 
 
-def _end(data: bytes | bytearray) -> int:
+def _end(data: bytes | bytearray, largest: int) -> int:
     """Return where the first frame ends, 0 when it is not complete."""
     if len(data) < PREFIX.size:
         return 0
     header, payload = PREFIX.unpack_from(data)
-    if header > LARGEST_HEADER or payload > LARGEST_PAYLOAD:
+    if header > LARGEST_HEADER or payload > largest:
         raise ValueError("a message is too large to be one")
     end: int = PREFIX.size + header + payload
     return end if end <= len(data) else 0

@@ -96,13 +96,14 @@ class Gate:
         ``socket`` says that it answers WebSockets, whose ``?token=`` counts.
 
         Raises ``Unauthorized`` or ``Forbidden`` for whoever may not ask it, ``BadRequest`` for a
-        key that is there twice. One that is ``public``
-        is given None for whoever is not known.
+        key that is there twice, also of a route that is ``public``, which
+        else is given None for whoever is not known.
         """
         try:
             principal = await self.principal_of(request, socket=socket)
-        except MataError:
-            if not public:
+        except MataError as error:
+            # A socket is told by its close code, as whoever has no key.
+            if not public or (isinstance(error, BadRequest) and not socket):
                 raise
             principal = None
         if not public:
