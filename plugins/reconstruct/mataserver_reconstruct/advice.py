@@ -50,6 +50,9 @@ def after(graph: Graph, scenes: list[list[str]], verdicts: list[Verdict]) -> lis
             f"Only {placed} of {len(read)} photographs found their place. The others overlap too "
             "little with these, or show them from too different a side: take some in between."
         )
+    elif placed < len(read):
+        lost = [verdict.photo.name for verdict in read if verdict.pose is None]
+        told.append(f"{_count(len(lost), 'photograph')} found no place: {_some(lost)}.")
     parts = sum(len(files) >= 3 for files in scenes)
     if parts > 1:
         told.append(
@@ -88,7 +91,7 @@ def _blurred(good: list[Photo]) -> list[str]:
     soft = [photo for photo in good if photo.measured["sharpness"] < _BLURRED]
     if len(soft) < max(1, len(good) / 10):
         return []
-    names = ", ".join(photo.name for photo in soft[:3]) + (", …" if len(soft) > 3 else "")
+    names = _some([photo.name for photo in soft])
     return [
         f"{_count(len(soft), 'photograph')} are blurred or bare, which gives few details: {names}."
     ]
@@ -109,6 +112,10 @@ def _cameras(good: list[Photo]) -> list[str]:
             "from the camera give a truer model; if one camera took all, ask for camera: single."
         )
     return told
+
+
+def _some(names: list[str]) -> str:
+    return ", ".join(names[:3]) + (", …" if len(names) > 3 else "")
 
 
 def _count(number: int, what: str) -> str:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 _WIDTH, _ABOVE, _MARGIN = 400, 900, 40
 _FAR = 5.0  # times the usual distance from the middle: such a camera is not drawn
 _SPARSE = 20_000  # points; fewer are drawn larger
+_APART = 11  # pixels between two numbers
 _USED, _UNUSED = (60, 230, 90), (255, 90, 60)
 _CAMERA, _GROUND, _INK = (215, 40, 60), (250, 250, 248), (60, 60, 60)
 
@@ -42,23 +43,54 @@ def keypoints(file: Path, places: NDArray[np.float32], used: NDArray[np.bool_]) 
 
 
 def above(model: Model, cloud: Cloud, numbers: dict[str, int]) -> bytes:
-    """Return a PNG of a cloud from above, with its cameras, by ``numbers`` of their files."""
-    centres = model.centres[:, :2]
-    low, high = _frame(cloud.xyz[:, :2], centres)
+    """Return a PNG of a cloud from above, with its cameras, by ``numbers`` of their files.
+
+    What is longer than wide lies on its side. Where the model has a scale, a bar tells it; where
+    GPS tells that, north is up.
+    """
+    turn = _turned(model, cloud)
+    centres, places = model.centres[:, :2] @ turn.T, cloud.xyz[:, :2] @ turn.T
+    low, high = _frame(places, centres)
     scale = (_ABOVE - 2 * _MARGIN) / max(float((high - low).max()), 1e-12)
     size = np.ceil((high - low) * scale).astype(int) + 2 * _MARGIN
     canvas = np.empty((size[1], size[0], 3), np.uint8)
     canvas[:] = _GROUND
-    _scatter(canvas, cloud, low, high, scale)
+    order = np.argsort(cloud.xyz[:, 2], kind="stable")  # the upper ones hide the lower
+    _scatter(canvas, _to_pixel(places[order], low, high, scale).astype(int), cloud.rgb[order])
     picture = Image.fromarray(canvas)
     draw = ImageDraw.Draw(picture)
-    for view, centre in zip(model.views, centres, strict=True):
-        ahead = view.rotation[2, :2] / max(float(np.linalg.norm(view.rotation[2, :2])), 1e-9)
-        at = _to_pixel(centre, low, high, scale)
-        _camera(draw, at, ahead * [1, -1], str(numbers[view.file]))
+    labelled: list[NDArray[np.float64]] = []
+    for view, at in zip(model.views, _to_pixel(centres, low, high, scale), strict=True):
+        ahead = (turn @ view.rotation[2, :2]) * [1, -1]
+        ahead /= max(float(np.linalg.norm(ahead)), 1e-9)
+        label = at - 11 * ahead
+        free = all(np.abs(label - other).max() > _APART for other in labelled)
+        labelled += [label] if free else []  # numbers that lie on each other tell nothing
+        _camera(draw, at, ahead, label, str(numbers[view.file]) if free else "")
+    if model.scale is not None:
+        _bar(draw, float(scale), picture.height)
     out = io.BytesIO()
     picture.save(out, "PNG")
     return out.getvalue()
+
+
+def _turned(model: Model, cloud: Cloud) -> NDArray[np.float64]:
+    """Return how the plan is turned, ``[2, 2]``: by a quarter, or not at all."""
+    low, high = _frame(cloud.xyz[:, :2], model.centres[:, :2])
+    by_gps = model.scale is not None and model.scale.by == "GPS"
+    tall = not by_gps and (high - low)[1] > (high - low)[0]
+    return np.array([[0.0, 1.0], [-1.0, 0.0]]) if tall else np.eye(2)
+
+
+def _bar(draw: ImageDraw.ImageDraw, scale: float, height: int) -> None:
+    """Draw how long a round number of metres is, a tenth to a quarter of the picture's width."""
+    power = 10.0 ** np.floor(np.log10(_ABOVE / 10 / scale))
+    metres = next(
+        part * power for part in (1, 2, 5, 10) if part * power * scale >= _ABOVE / 10 or part == 10
+    )
+    left, y = _MARGIN / 2, height - _MARGIN / 4
+    draw.line((left, y, left + metres * scale, y), fill=_INK, width=3)
+    draw.text((left + metres * scale + 8, y), f"{metres:g} m", fill=_INK, anchor="lm")
 
 
 def _frame(
@@ -85,28 +117,23 @@ def _to_pixel(
     return np.stack([x, y], axis=-1)
 
 
-def _scatter(
-    canvas: NDArray[np.uint8],
-    cloud: Cloud,
-    low: NDArray[np.float64],
-    high: NDArray[np.float64],
-    scale: float,
-) -> None:
-    order = np.argsort(cloud.xyz[:, 2], kind="stable")  # the upper ones hide the lower
-    at = _to_pixel(cloud.xyz[order, :2], low, high, scale).astype(int)
+def _scatter(canvas: NDArray[np.uint8], at: NDArray[np.int64], rgb: NDArray[np.uint8]) -> None:
     inside = ((at >= 0) & (at < [canvas.shape[1] - 3, canvas.shape[0] - 3])).all(axis=1)
-    x, y, colour = at[inside, 0], at[inside, 1], cloud.rgb[order][inside]
+    x, y, colour = at[inside, 0], at[inside, 1], rgb[inside]
     wide = 3 if len(x) < _SPARSE else 2
     for right, down in np.ndindex(wide, wide):
         canvas[y + down, x + right] = colour
 
 
 def _camera(
-    draw: ImageDraw.ImageDraw, at: NDArray[np.float64], ahead: NDArray[np.float64], label: str
+    draw: ImageDraw.ImageDraw,
+    at: NDArray[np.float64],
+    ahead: NDArray[np.float64],
+    label: NDArray[np.float64],
+    number: str,
 ) -> None:
-    """Draw a camera: a triangle that opens to where it looks, and its number behind it."""
+    """Draw a camera: a triangle that opens to where it looks, and its number at ``label``."""
     aside = np.array([-ahead[1], ahead[0]])
     corners = [at, at + 16 * ahead + 8 * aside, at + 16 * ahead - 8 * aside]
     draw.polygon([tuple(corner) for corner in corners], outline=_CAMERA, width=2)
-    x, y = at - 11 * ahead
-    draw.text((x, y), label, fill=_INK, anchor="mm")
+    draw.text(tuple(label), number, fill=_INK, anchor="mm")

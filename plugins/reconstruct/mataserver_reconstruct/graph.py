@@ -56,6 +56,20 @@ def clusters(graph: Graph, how: str) -> list[list[str]]:
     return sorted((sorted(each) for each in found), key=lambda each: (-len(each), each))
 
 
+def bringing(placed: list[set[str]]) -> list[bool]:
+    """Return which models place a photograph that none before them does, of the files of each.
+
+    COLMAP begins another model where one ended, with photographs of that one, and may get no
+    further.
+    """
+    seen: set[str] = set()
+    found = []
+    for files in placed:
+        found.append(not files <= seen)
+        seen |= files
+    return found
+
+
 def confusable(graph: Graph) -> bool:
     """Whether one scene may be several that share a look-alike: it falls apart too well."""
     network = _network(graph)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shutil
 from typing import TYPE_CHECKING, Any
 
-from mataserver_reconstruct.graph import MIN_INLIERS
+from mataserver_reconstruct.graph import MIN_INLIERS, bringing
 from mataserver_reconstruct.native import pycolmap
 
 if TYPE_CHECKING:
@@ -86,14 +86,7 @@ def unfinished(study: Study) -> list[Any]:
     snapshots = _written(folder / "snapshots")
     if snapshots:
         found.append(pycolmap.Reconstruction(snapshots[-1]))
-    seen: set[str] = set()
-    apart = []
-    for model in _sorted(found):
-        names = {model.image(at).name for at in model.reg_image_ids()}
-        if not names & seen:
-            apart.append(model)
-            seen |= names
-    return apart
+    return _sorted(found)
 
 
 def _folder(study: Study) -> Path:
@@ -120,7 +113,9 @@ def _sorted(models: Iterable[Any]) -> list[Any]:
         if model.num_reg_images() >= SMALLEST
         and model.compute_mean_observations_per_reg_image() >= MIN_INLIERS
     ]
-    return sorted(found, key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
+    found.sort(key=lambda model: (-model.num_reg_images(), -model.num_points3D()))
+    placed = [{model.image(at).name for at in model.reg_image_ids()} for model in found]
+    return [model for model, own in zip(found, bringing(placed), strict=True) if own]
 
 
 def _options(study: Study, files: list[str], snapshots: Path, attempt: int) -> Any:

@@ -41,6 +41,18 @@ class View:
 
 
 @dataclass(frozen=True)
+class Scale:
+    """What a model's metres are known by, and the part by which they may be wrong, if known."""
+
+    by: str
+    error: float | None = None
+
+    def __str__(self) -> str:
+        about = "" if self.error is None else f", to about {max(self.error, 0.01):.0%}"
+        return f"by {self.by}{about}"
+
+
+@dataclass(frozen=True)
 class Model:
     """One model.
 
@@ -50,6 +62,7 @@ class Model:
     rgb:    uint8 ``[n, 3]``.
     errors: float64 ``[n]``, mean reprojection error in pixels.
     tracks: int64 ``[n]``, photographs that see it.
+    scale:  of a model in metres; the unit of others is arbitrary.
     """
 
     cluster: int
@@ -59,6 +72,7 @@ class Model:
     rgb: NDArray[np.uint8]
     errors: NDArray[np.float64]
     tracks: NDArray[np.int64]
+    scale: Scale | None = None
 
     @property
     def name(self) -> str:

@@ -94,6 +94,8 @@ class Outcome:
             "mean_reprojection_error": round(float(np.mean(model.errors)), 4) if points else None,
             "filename": self.file_of(model, "ply") if points else None,
             "glb": self.file_of(model, "glb") if points else None,
+            "unit": "metre" if model.scale else None,
+            "scale_error": model.scale.error if model.scale else None,
         }
 
 

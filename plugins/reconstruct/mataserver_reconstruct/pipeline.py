@@ -20,6 +20,7 @@ from mataserver_reconstruct import (
     pairing,
     photos,
     report,
+    scale,
     spec,
     stages,
     study,
@@ -69,6 +70,7 @@ def run(job: Job) -> dict[str, Any]:
     matchers.check(asked.matcher, settings)
     study.forget_other(job, asked, settings)
     every = photos.prepare(job, asked)
+    scale.check(asked, every)
     made = study.Study(job.work, photos.readable(every), asked, Native(job), settings)
     told = advice.before(every)
     job.report(stages.EXTRACTING, 1, 1, " ".join(told) or f"{len(every)} photographs are read")
@@ -142,7 +144,7 @@ def _densify(job: Job, made: Study, found: _Findings) -> None:
     """Find the dense points of each model, where they are asked for."""
     if made.spec.density != "semi":
         return
-    _, placed = _placed(made, found)
+    _, placed, _ = _placed(made, found)
     total, before = sum(len(model.views) for model in placed), 0
 
     def told(number: int) -> None:
@@ -165,11 +167,12 @@ def _keep_part(job: Job, made: Study, found: _Findings) -> None:
 
 def _write(job: Job, made: Study, found: _Findings, *, partial: bool = False) -> dict[str, Any]:
     """Write every file of the result; return the figures."""
-    scenes, placed = _placed(made, found)
+    scenes, placed, scales = _placed(made, found)
     judged = verdicts.judge(found.photos, found.pairs, scenes, placed)
     told = found.advice + advice.after(found.pairs, [each for each, _ in found.scenes], judged)
     if graph.confusable(found.pairs):
         told.append(advice.CONFUSABLE)
+    told += scales
     dense = found.dense + [_NONE] * (len(placed) - len(found.dense))
     clouds = [_cloud(made, *each) for each in zip(placed, dense, strict=True)]
     outcome = Outcome(job.id, judged, found.pairs, placed, clouds, told, partial)
@@ -180,8 +183,8 @@ def _write(job: Job, made: Study, found: _Findings, *, partial: bool = False) ->
     return figures
 
 
-def _placed(made: Study, found: _Findings) -> tuple[list[list[str]], list[Model]]:
-    """Return the scenes that have models, and the models: the largest first."""
+def _placed(made: Study, found: _Findings) -> tuple[list[list[str]], list[Model], list[str]]:
+    """Return the scenes that have models, the models, the largest first, and of their scales."""
     have = [each for each in found.scenes if each[1]]
     have.sort(key=lambda each: (-each[1][0].num_reg_images(), each[0]))
     placed = [
@@ -190,7 +193,9 @@ def _placed(made: Study, found: _Findings) -> tuple[list[list[str]], list[Model]
         for index, model in enumerate(of_scene)
     ]
     placed.sort(key=lambda model: (-len(model.views), -len(model.xyz)))
-    return [files for files, _ in have], placed
+    sized = [scale.scaled(model, found.photos, made.spec.scale) for model in placed]
+    told = [sentence for _, sentence in sized if sentence]
+    return [files for files, _ in have], [model for model, _ in sized], told
 
 
 def _cloud(made: Study, model: Model, dense: cloud.Cloud) -> cloud.Cloud:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from mataserver_reconstruct.model import Model
     from mataserver_reconstruct.outcome import Outcome
     from mataserver_reconstruct.study import Study
     from mataserver_reconstruct.verdicts import Verdict
@@ -55,6 +56,7 @@ def write(study: Study, outcome: Outcome, keypoints: Mapping[str, NDArray[np.flo
             f"{sum(len(cloud.xyz) for cloud in outcome.clouds)} points.</p>"
         ),
         _advice(outcome.advice),
+        _lost(verdicts),
         *_models(outcome),
         "<h2>Which photographs match which</h2>",
         (
@@ -78,6 +80,19 @@ def _advice(advice: list[str]) -> str:
     return "<ul>" + "".join(f"<li>{html.escape(each)}</li>" for each in advice) + "</ul>"
 
 
+def _lost(verdicts: list[Verdict]) -> str:
+    """Return what is said of the photographs without a place: a line for each reason."""
+    reasons: dict[str, list[str]] = {}
+    for number, verdict in enumerate(verdicts, 1):
+        if verdict.pose is None:
+            named = f"{number}: {html.escape(verdict.photo.name)}"
+            reasons.setdefault(html.escape(verdict.reason), []).append(named)
+    if not reasons:
+        return ""
+    lines = "".join(f"<li>{', '.join(names)}<br>{why}</li>" for why, names in reasons.items())
+    return f'<h2>Photographs without a place</h2><ul class="out">{lines}</ul>'
+
+
 def _models(outcome: Outcome) -> list[str]:
     numbers = {v.photo.file: at + 1 for at, v in enumerate(outcome.verdicts)}
     told = []
@@ -88,11 +103,15 @@ def _models(outcome: Outcome) -> list[str]:
             f"<h2>{model.name} from above</h2>",
             (
                 f"<p>{len(model.views)} photographs, {len(cloud.xyz)} points, mean error {error}. "
-                "Triangles are cameras, open to where they look.</p>"
+                f"Its unit is {_unit(model)}. Triangles are cameras, open to where they look.</p>"
             ),
             f'<img class="above" alt="" src="{above}">',
         ]
     return told
+
+
+def _unit(model: Model) -> str:
+    return f"the metre, {model.scale}" if model.scale else "arbitrary"
 
 
 def _table(verdicts: list[Verdict]) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+import re
+from typing import Annotated, Any, Literal, NamedTuple
 
 import msgspec
 from msgspec import Meta, Struct
@@ -13,6 +14,47 @@ Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\
 
 Voxel = Annotated[float, Meta(gt=0, lt=1e9)]
 Points = Annotated[int, Meta(ge=1_000, le=20_000_000)]
+
+
+NONE, GPS = "none", "gps"
+"""What tells no scale of a model, and what may."""
+_NUMBER = r"(\d{1,9}(?:\.\d{1,9})?)"
+_MARK = rf"(\S.*):{_NUMBER},{_NUMBER}"
+_LENGTH = re.compile(rf"{_MARK}\s+{_MARK}\s+{_NUMBER}")
+
+
+class Mark(NamedTuple):
+    """A place in a photograph: its name, and the pixel of the upright original."""
+
+    image: str
+    x: float
+    y: float
+
+
+class Length(NamedTuple):
+    """How far two places that photographs show are from each other."""
+
+    first: Mark
+    second: Mark
+    metres: float
+
+
+def length_of(scale: str) -> Length | None:
+    """Return the length that a ``Spec.scale`` tells, None for none.
+
+    Raises ``ValueError`` for what is none of its words.
+    """
+    if scale in {NONE, GPS}:
+        return None
+    found = _LENGTH.fullmatch(scale)
+    if found is None or not float(found[7]):
+        raise ValueError(
+            "scale: expected none, gps, or a length as IMAGE:X,Y IMAGE:X,Y METRES, "
+            "such as 'a.jpg:120,340 a.jpg:800,350 2.5'"
+        )
+    one, two = found.groups()[:3], found.groups()[3:6]
+    first, second = (Mark(name, float(x), float(y)) for name, x, y in (one, two))
+    return Length(first, second, float(found[7]))
 
 
 class Limits(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -47,6 +89,8 @@ class Spec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     cluster:       what is one scene: ``components`` of the graph of matched pairs, or its
                    ``louvain`` communities, which part scenes that share a look-alike.
     density:       ``sparse``: the points that were matched; ``semi``: depths of the photographs.
+    scale:         what tells how large the model is: ``none``, ``gps``, or a length between two
+                   places in photographs; see ``length_of``.
     voxel:         side in units of the model's; by default a part of the cloud's extent.
     max_points:    points of one cloud at most.
     seed:          of everything that draws.
@@ -62,11 +106,16 @@ class Spec(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     camera: Literal["auto", "single", "per_image"] = "auto"
     cluster: Literal["components", "louvain"] = "components"
     density: Literal["sparse", "semi"] = "sparse"
+    scale: Annotated[str, Meta(max_length=1_000)] = NONE
     voxel: Voxel | None = None
     max_points: Points = 500_000
     seed: Annotated[int, Meta(ge=0, lt=2**31)] = 0
     threads: Annotated[int, Meta(ge=0, le=256)] = 0
     limits: Limits = Limits()
+
+    def __post_init__(self) -> None:
+        """Raise ``ValueError`` for what ``scale`` cannot be."""
+        length_of(self.scale)
 
     @property
     def of_features(self) -> dict[str, Any]:

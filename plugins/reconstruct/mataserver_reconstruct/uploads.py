@@ -48,6 +48,7 @@ FIELDS: dict[str, tuple[Any, str]] = {
     "camera": (str, "auto, single or per_image: which photographs share a camera."),
     "cluster": (str, "components or louvain: what is one scene."),
     "density": (str, "sparse or semi."),
+    "scale": (str, "none, gps, or a length: IMAGE:X,Y IMAGE:X,Y METRES."),
     "voxel": (float, "Side of a voxel in the model's own units."),
     "max_points": (int, "Points of one cloud at most."),
     "seed": (int, "Of everything that draws."),
@@ -67,6 +68,7 @@ class Asked(Struct, kw_only=True, forbid_unknown_fields=True):
     camera: str | UnsetType = UNSET
     cluster: str | UnsetType = UNSET
     density: str | UnsetType = UNSET
+    scale: str | UnsetType = UNSET
     voxel: float | UnsetType = UNSET
     max_points: int | UnsetType = UNSET
     seed: int | UnsetType = UNSET
@@ -180,7 +182,8 @@ class Uploads:
             asked = msgspec.convert(given, kind.Order, strict=False)
         except msgspec.ValidationError as error:
             what, _, place = str(error).partition(" - at `$.")
-            raise InvalidParams(f"{place.rstrip('`')}: {what}") from None
+            named = f"{place.rstrip('`')}: {what}" if place else what
+            raise InvalidParams(named) from None
         self._worker.check(asked.matcher)
         ours = {"limits": settings.limits, "threads": settings.threads}
         return msgspec.structs.replace(asked, **ours, file=name[:255])

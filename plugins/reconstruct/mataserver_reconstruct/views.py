@@ -47,7 +47,10 @@ class Status(Struct, frozen=True, kw_only=True):
 
 
 class Cluster(Struct, frozen=True, kw_only=True):
-    """A model: its photographs, its points, and the names of its files; null without points."""
+    """A model: its photographs, its points, and the names of its files; null without points.
+
+    ``unit`` is metre where the scale is known, ``scale_error`` the part by which that may be wrong.
+    """
 
     id: int
     name: str
@@ -55,6 +58,8 @@ class Cluster(Struct, frozen=True, kw_only=True):
     filename: str | None
     num_images: int
     glb: str | None
+    unit: str | None
+    scale_error: float | None
 
 
 class Clusters(Struct, frozen=True):
@@ -120,7 +125,7 @@ def clusters(figures: dict[str, Any]) -> Clusters:
     """Return the models of a job's figures."""
     names = Cluster.__struct_fields__
     return Clusters(
-        [Cluster(**{name: each[name] for name in names}) for each in figures["clusters"]]
+        [Cluster(**{name: each.get(name) for name in names}) for each in figures["clusters"]]
     )
 
 

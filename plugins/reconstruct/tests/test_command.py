@@ -42,6 +42,7 @@ def test_photographs_become_files(orbit, tmp_path):
         (["nowhere"], 1, "error: there is no nowhere"),
         (["--matcher", "loftr", "."], 1, "its weights are not on this machine"),
         (["--max-size", "3", "."], 1, "max_size"),
+        (["--scale", "3 m", "."], 1, "scale: expected none, gps, or a length"),
         ([], 2, "PHOTOS"),
     ],
 )

@@ -348,6 +348,7 @@ def test_clusters(server, jobs):
     assert list(found)[:4] == ["id", "name", "num_points3D", "filename"]
     assert (found["id"], found["name"]) == (0, "cluster0_model0")
     assert found["num_points3D"] == jobs.done["n_points"]
+    assert (found["unit"], found["scale_error"]) == (None, None)
     assert found["filename"] == f"cluster0_decimated_model0_{jobs.job[:8]}.ply"
     assert server.ask("GET", f"/clusters/{jobs.empty}").json == {"clusters": []}
 

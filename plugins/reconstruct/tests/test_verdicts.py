@@ -54,6 +54,12 @@ def test_scenes_with_a_look_alike_are_told_and_parted():
     assert not graph.confusable(Graph({"a": 9}, []))
 
 
+def test_a_model_that_places_nothing_of_its_own_is_left_out():
+    """Of models, the largest first, one counts that has a photograph which the others have not."""
+    placed = [{"a", "b", "c", "d"}, {"c", "d", "e"}, {"b", "d", "e"}, {"f", "a"}]
+    assert graph.bringing(placed) == [True, True, False, True]
+
+
 def test_each_photograph_has_its_verdict():
     """Each is told as registered or with the reason, once, by its own name."""
     photos = [

@@ -1,0 +1,290 @@
+"""How large a model is: by GPS, by a length that is known, and when neither tells it."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import planted_scene
+import pytest
+import rendered
+from PIL import Image
+
+from mataserver import BadRequest, InvalidParams
+from mataserver_reconstruct import scale
+from mataserver_reconstruct.exif import Exif
+from mataserver_reconstruct.model import Model, View
+from mataserver_reconstruct.photos import Photo
+from mataserver_reconstruct.spec import Length, Mark, Spec, length_of, read
+
+LATITUDE, LONGITUDE = 52.5, 13.4
+METRE = 180 / np.pi / 6_371_008.8
+
+
+def place(metres, latitude=LATITUDE, longitude=LONGITUDE):
+    """Return the latitude, longitude and altitude of a place, metres east and north."""
+    east = metres[0] * METRE / np.cos(np.radians(latitude))
+    return latitude + metres[1] * METRE, (longitude + east + 180) % 360 - 180, 30.0
+
+
+def photo(name, gps=None, **fields):
+    """Return a photograph that was taken somewhere."""
+    size = {"width": 800, "height": 600, "original": (800, 600)}
+    return Photo(
+        **{"name": name, "path": name, "file": name, "exif": Exif(gps=gps)} | size | fields
+    )
+
+
+def model(centres, factor=1.0, turn=0.0, rng=None):
+    """Return a model whose cameras stood at ``centres``, in another unit and turned."""
+    spin = np.array([[np.cos(turn), -np.sin(turn), 0], [np.sin(turn), np.cos(turn), 0], [0, 0, 1]])
+    empty = np.empty(0)
+    views = [
+        View(
+            f"{at}.jpg", np.eye(3), -(spin @ centre) / factor, np.eye(3), 0.0, (1, 1), empty, empty
+        )
+        for at, centre in enumerate(centres)
+    ]
+    xyz = (rng or np.random.default_rng(0)).normal(size=(60, 3))
+    rgb, ones = np.zeros((60, 3), np.uint8), np.ones(60)
+    return Model(0, 0, views, xyz, rgb, ones, ones)
+
+
+def walked(count, metres, seed):
+    """Return where a person stood who walked around within so many metres, ``[n, 3]``."""
+    rng = np.random.default_rng(seed)
+    angles = np.linspace(0, 2 * np.pi, count, endpoint=False)
+    circle = np.c_[np.cos(angles), np.sin(angles), np.zeros(count)] * metres / 2
+    return circle + rng.normal(0, metres / 50, (count, 3)) * [1, 1, 0.1]
+
+
+@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize(("noise", "strays"), [(0.0, 0), (1.0, 0), (1.0, 3)])
+@pytest.mark.parametrize("longitude", [LONGITUDE, 179.9999])
+def test_gps_tells_metres_and_north(seed, noise, strays, longitude):
+    """Whatever a model's unit and way, it is in metres to what is told; x is east, y north."""
+    rng = np.random.default_rng(seed)
+    centres = walked(16, 80, seed)
+    seen = centres[:, :2] + rng.normal(0, noise, (16, 2))
+    seen[:strays] += 300
+    photos = [photo(f"{at}.jpg", place(each, longitude=longitude)) for at, each in enumerate(seen)]
+    factor = float(rng.uniform(0.01, 100))
+    found, said = scale.scaled(model(centres, factor, 2.0, rng), photos, "gps")
+    assert "cluster0_model0 is in metres, by GPS, to about" in said
+    assert found.scale.error < scale.UNSURE
+    shape = found.centres - found.centres[0]
+    truth = centres - centres[0]
+    off = np.linalg.norm(shape - truth, axis=1).max() / np.linalg.norm(truth, axis=1).max()
+    assert off < 2 * max(found.scale.error, 0.005)  # its turn is off as well
+    assert np.allclose(found.views[3].rotation @ found.views[3].rotation.T, np.eye(3))
+
+
+def test_the_told_error_is_that_of_the_scale():
+    """In 19 of 20 sets the scale is right to what is told: two standard errors."""
+    rng, right = np.random.default_rng(5), 0
+    for seed in range(100):
+        centres = walked(12, 60, seed)
+        photos = [
+            photo(f"{at}.jpg", place(each[:2] + rng.normal(0, 2.0, 2)))
+            for at, each in enumerate(centres)
+        ]
+        found, _ = scale.scaled(model(centres), photos, "gps")
+        size = np.linalg.norm(found.centres - found.centres.mean(axis=0))
+        true = np.linalg.norm(centres - centres.mean(axis=0))
+        right += abs(size / true - 1) < found.scale.error
+    assert right >= 88
+
+
+@pytest.mark.parametrize(
+    ("metres", "noise", "told", "why"),
+    [
+        (80, 0.0, 3, "3 of its photographs tell by GPS"),
+        (80, 0.0, 0, "0 of its photographs tell by GPS"),
+        (1, 0.0, 16, "GPS is too coarse"),
+        (10, 4.0, 16, "GPS is too coarse"),
+    ],
+)
+def test_gps_that_tells_no_scale_is_refused(metres, noise, told, why):
+    """With too few positions, or too coarse ones, a model stays as it is, and why is said."""
+    rng = np.random.default_rng(1)
+    centres = walked(16, metres, 1)
+    photos = [
+        photo(f"{at}.jpg", place(each[:2] + rng.normal(0, noise, 2)) if at < told else None)
+        for at, each in enumerate(centres)
+    ]
+    given = model(centres, 7.0)
+    found, said = scale.scaled(given, photos, "gps")
+    assert found is given
+    assert said.startswith("cluster0_model0 has no scale: ")
+    assert why in said
+
+
+def test_one_position_for_all_is_refused():
+    """A phone that tells the same place for every photograph tells no scale."""
+    centres = walked(16, 80, 1)
+    photos = [photo(f"{at}.jpg", place([0, 0])) for at in range(16)]
+    found, said = scale.scaled(model(centres), photos, "gps")
+    assert (found.scale, "GPS is too coarse" in said) == (None, True)
+
+
+def seen_by(pose, xyz, distortion):
+    """Return a view of points by a camera of 800 by 600 whose lens bends."""
+    local = xyz @ pose.rotation.T + pose.translation
+    flat = local[:, :2] / local[:, 2:]
+    bent = flat * (1 + distortion * (flat**2).sum(axis=1, keepdims=True))
+    matrix = np.array([[880.0, 0, 400], [0, 880.0, 300], [0, 0, 1]])
+    keypoints = (bent * 880 + [400, 300]).astype(np.float32)
+    points = np.arange(len(xyz))
+    return View(
+        "a.jpg", pose.rotation, pose.translation, matrix, distortion, (800, 600), keypoints, points
+    )
+
+
+@pytest.mark.parametrize("distortion", [0.0, -0.15])
+def test_a_known_length_tells_metres(distortion):
+    """A length between two marks, in pixels of an original that is larger, scales the model."""
+    pose = rendered.looking(np.array([4.0, 1.0, 2.0]), [0, 0, 0.5])
+    grid = np.stack(np.meshgrid(np.linspace(-1, 1, 21), np.linspace(-1, 1, 21)), -1).reshape(-1, 2)
+    xyz = np.c_[grid, np.zeros(len(grid))]
+    view = seen_by(pose, xyz, distortion)
+    ones = np.ones(len(xyz))
+    given = Model(0, 0, [view], xyz, np.zeros((len(xyz), 3), np.uint8), ones, ones)
+    one, two = 3, 400
+    marks = [f"a.jpg:{x * 2 + 3:.2f},{y * 2 - 3:.2f}" for x, y in view.keypoints[[one, two]]]
+    true = np.linalg.norm(xyz[one] - xyz[two])
+    how = f"{marks[0]} {marks[1]} {true * 12:.6f}"
+    found, said = scale.scaled(given, [photo("a.jpg", original=(1600, 1200))], how)
+    assert said == "cluster0_model0 is in metres, by length."
+    assert np.linalg.norm(found.xyz[one] - found.xyz[two]) == pytest.approx(true * 12, rel=0.02)
+
+
+@pytest.mark.parametrize(
+    ("how", "why"),
+    [
+        ("b.jpg:1,1 a.jpg:400,300 2", "b.jpg has no place in it"),
+        ("a.jpg:790,590 a.jpg:400,300 2", "no point of it is near 790,590 of a.jpg"),
+        ("a.jpg:400,300 a.jpg:400,300 2", "one place"),
+    ],
+)
+def test_marks_that_tell_no_scale(how, why):
+    """A mark in a photograph without a place, or where the model has nothing, is told."""
+    pose = rendered.looking(np.array([4.0, 1.0, 2.0]), [0, 0, 0.5])
+    xyz = np.random.default_rng(3).normal(0, 0.05, (50, 3)) + np.array([0, 0, 0.5])
+    ones = np.ones(50)
+    given = Model(0, 0, [seen_by(pose, xyz, 0.0)], xyz, np.zeros((50, 3), np.uint8), ones, ones)
+    found, said = scale.scaled(given, [photo("a.jpg"), photo("b.jpg")], how)
+    assert found is given
+    assert why in said
+
+
+def test_a_length_in_a_photograph_that_is_not_there():
+    """It is refused before anything is looked for."""
+    asked = Spec(scale="a.jpg:1,2 c.jpg:3,4 5")
+    scale.check(Spec(scale="gps"), [])
+    with pytest.raises(BadRequest, match=r"no photograph 'c\.jpg'"):
+        scale.check(asked, [photo("a.jpg"), photo("c.jpg", file="")])
+
+
+def test_names_of_every_sort():
+    """A name may hold spaces, colons and commas."""
+    found = length_of("my photo: 1,2 of 3.jpg:10,20.5 ü b.jpg:3,4 0.25")
+    assert found == Length(Mark("my photo: 1,2 of 3.jpg", 10, 20.5), Mark("ü b.jpg", 3, 4), 0.25)
+
+
+@pytest.mark.parametrize(
+    "wrong", ["", "GPS", "2.5", "a.jpg:1,2 2", "a.jpg:1,2 b.jpg:3,4 0", "a.jpg:-1,2 b.jpg:3,4 1"]
+)
+def test_what_is_no_scale(wrong):
+    """It is refused with what it may be."""
+    with pytest.raises(InvalidParams, match="scale: expected none, gps, or a length"):
+        read({"scale": wrong})
+
+
+TEN = 10.0
+"""Metres that a unit of the rendered scene is taken for."""
+
+
+def degrees(value):
+    """Return an angle as EXIF has it."""
+    whole = abs(value)
+    minutes = (whole - int(whole)) * 60
+    return (float(int(whole)), float(int(minutes)), (minutes - int(minutes)) * 60)
+
+
+def tagged(scene, folder):
+    """Copy the photographs of a scene and write where they were taken."""
+    folder.mkdir()
+    for name, pose in scene.poses.items():
+        latitude, longitude, _ = place(pose.centre[:2] * TEN)
+        with Image.open(scene.photos / name) as picture:
+            exif = picture.getexif()
+            exif.get_ifd(0x8825).update(
+                {1: "N", 2: degrees(latitude), 3: "E", 4: degrees(longitude)}
+            )
+            exif.get_ifd(0x8769)
+            picture.save(folder / name, quality=95, exif=exif)
+    return folder
+
+
+def metres_between(scene, at, marks):
+    """Return how far apart is what a photograph shows at two pixels, by the truth."""
+    with np.load(scene.truth) as truth:
+        depths, rotation, shift = (truth[n][at] for n in ("depths", "rotations", "translations"))
+    focal, centre = rendered.FOCAL * max(planted_scene.SIZE), np.array(planted_scene.SIZE) / 2
+    rays = np.c_[(marks + 0.25 - centre) / focal, np.ones(2)]
+    world = (rays * depths[marks[:, 1], marks[:, 0]][:, None] - shift) @ rotation
+    return float(np.linalg.norm(world[0] - world[1])) * TEN
+
+
+def clicked(folder, at):
+    """Return what somebody would click who knows a length: two pixels where the model is, apart."""
+    view = json.loads((folder / "cameras.json").read_text())[0]["views"][at]
+    _, _, rest = next(folder.glob("*.ply")).read_bytes().partition(b"end_header\n")
+    points = np.frombuffer(rest, [("xyz", "<f4", 3), ("rgb", "u1", 3)])["xyz"]
+    local = points @ np.array(view["rotation"]).T + view["translation"]
+    pixels = local[:, :2] / local[:, 2:] * view["focal"] + view["centre"]
+    pixels = pixels[((pixels > 20) & (pixels < np.array(planted_scene.SIZE) - 20)).all(axis=1)]
+    ends = [pixels[:, 0].argmin(), pixels[:, 0].argmax()]
+    return view["image"], pixels[ends].astype(int)
+
+
+def camera_distances(folder, scene):
+    """Return how far apart the first and the last camera are, in the result and in truth."""
+    (poses,) = json.loads((folder / "cameras.json").read_text())
+    stood = {
+        view["image"]: -np.array(view["rotation"]).T @ view["translation"]
+        for view in poses["views"]
+    }
+    first, *_, last = sorted(stood)
+    true = np.linalg.norm(scene.poses[first].centre - scene.poses[last].centre) * TEN
+    return np.linalg.norm(stood[first] - stood[last]), true
+
+
+def test_gps_makes_a_model_of_metres(scene, begin, tmp_path):
+    """Cameras stand as far apart as they did, and the figures and the report say so."""
+    source = tagged(scene, tmp_path / "in")
+    end = begin(source, tmp_path / "out", scale="gps", camera="single").end()
+    assert end.how == "done", end.why
+    (cluster,) = end.figures["clusters"]
+    assert (cluster["unit"], cluster["scale_error"] < 0.1) == ("metre", True)
+    found, true = camera_distances(tmp_path / "out", scene)
+    assert found == pytest.approx(true, rel=0.05)
+    assert "is in metres, by GPS, to about" in end.figures["advice"][-1]
+    assert "Its unit is the metre, by GPS" in (tmp_path / "out" / "report.html").read_text()
+
+
+def test_a_length_that_is_clicked_afterwards(scene, begin, tmp_path):
+    """The same once more with a length is in metres, and nothing is matched again for it."""
+    out = tmp_path / "out"
+    end = begin(scene.photos, out, camera="single").end()
+    assert end.figures["clusters"][0]["unit"] is None
+    assert "Its unit is arbitrary" in (out / "report.html").read_text()
+    name, marks = clicked(out, 2)
+    metres = metres_between(scene, sorted(scene.poses).index(name), marks)
+    one, two = (f"{name}:{x},{y}" for x, y in marks.tolist())
+    again = begin(scene.photos, out, camera="single", scale=f"{one} {two} {metres:.3f}")
+    end = again.end()
+    assert end.figures["clusters"][0]["unit"] == "metre", end.figures["advice"]
+    assert not [step for step in again.steps if step.message.startswith("matches of")]
+    found, true = camera_distances(out, scene)
+    assert found == pytest.approx(true, rel=0.05)
