@@ -9,6 +9,7 @@ import click
 
 from mataserver import MataError
 from mataserver_fleet.asking import on_server, part
+from mataserver_fleet.comparing import differences
 from mataserver_fleet.pushing import folder_of
 from mataserver_fleet.pushing import push as pushed
 
@@ -117,6 +118,22 @@ def rollback(ask: Asking, model: str) -> None:
             _load(ask, model, "load", body)
 
 
+@models.command("diff")
+@click.argument("model")
+@click.argument("old", type=click.IntRange(1))
+@click.argument("new", type=click.IntRange(1))
+@on_server
+def diff(ask: Asking, model: str, old: int, new: int) -> None:
+    """Tell what differs between two versions: configuration and files."""
+    found = ask("GET", f"/api/models/{part(model)}")
+    versions = {int(each["version"]): each for each in found["versions"]}
+    for number in (old, new):
+        if number not in versions:
+            raise MataError(f"{model} has no version {number}")
+    for line in differences(versions[old], versions[new]):
+        click.echo(line)
+
+
 @models.command("rm")
 @click.argument("model")
 @click.option("--force", is_flag=True, help="Also where an application offers it.")
@@ -145,6 +162,19 @@ def load(ask: Asking, model: str, triton: str | None, versions: tuple[int, ...])
 def unload(ask: Asking, model: str, triton: str | None) -> None:
     """Unload a model."""
     _load(ask, model, "unload", {"triton_id": triton})
+
+
+@fleet.command()
+@click.argument("triton")
+@click.argument("names", metavar="[MODEL]...", nargs=-1)
+@click.option("--repository", type=_FOLDER, help="Its model repository as it is seen from here.")
+@on_server
+def adopt(ask: Asking, triton: str, names: tuple[str, ...], repository: Path | None) -> None:
+    """Take over what a running Triton serves, and tell of each model whether that was possible."""
+    from mataserver_fleet import adopting  # brings protobuf and more, which others do not need
+
+    if refused := adopting.adopt(ask, triton, repository, names, click.echo):
+        raise MataError(f"{len(refused)} of the models that {triton} serves are not taken")
 
 
 # applications

@@ -31,7 +31,10 @@ class FileView(Struct, kw_only=True):
 
 
 class VersionView(Struct, kw_only=True):
-    """A version of a model. Counts are over all Tritons, and survive what happens to these."""
+    """A version of a model. Counts are over all Tritons, and survive what happens to these.
+
+    Where its files are told, ``config`` is what its ``config.pbtxt`` says.
+    """
 
     version: str
     inference_count: str
@@ -42,6 +45,7 @@ class VersionView(Struct, kw_only=True):
     digest: str
     create_at: str | None
     files: list[FileView] | UnsetType = UNSET
+    config: dict[str, Any] | UnsetType = UNSET
 
 
 class PlacementView(Struct, kw_only=True):
@@ -217,6 +221,7 @@ def _version(
         digest=row["digest"],
         create_at=date(row["created_at"]),
         files=UNSET if files is None else shown,
+        config=UNSET if files is None else msgspec.json.decode(row["config"]),
     )
 
 

@@ -22,11 +22,15 @@ PIECE = 16_000_000
 
 @dataclass(frozen=True)
 class Folder:
-    """A model's folder: files of all versions, and those of each version, by their paths in it."""
+    """A model's folder: files of all versions, and those of each version, by their paths in it.
+
+    ``config`` is a configuration for one that has none.
+    """
 
     root: Path
     common: tuple[str, ...]
     versions: dict[int, tuple[str, ...]]
+    config: bytes | None = None
 
 
 def folder_of(root: Path) -> Folder:
@@ -48,7 +52,8 @@ def folder_of(root: Path) -> Folder:
 def push(ask: Asking, name: str, folder: Folder) -> list[str]:
     """Send what the server does not have yet; return a line for each version.
 
-    Raises ``MataError`` for a version that it has with other files.
+    Raises ``MataError`` for a version that it has with other files. A model that was made for this
+    and has no version then is removed.
     """
     known = ask.find(f"/api/models/{part(name)}")
     there = {int(each["version"]): each for each in (known or {}).get("versions", ())}
@@ -56,13 +61,18 @@ def push(ask: Asking, name: str, folder: Folder) -> list[str]:
         _check_same(folder, name, number, there[number])
     if known is None:
         ask.send("/api/models", {"name": name}, {})
-    lines = []
-    for number in sorted(folder.versions):
-        if number in there:
-            lines.append(f"{name} has version {number} already")
-            continue
-        _send(ask, name, folder, number)
-        lines.append(f"added version {number} to {name}")
+    lines: list[str] = []
+    try:
+        for number in sorted(folder.versions):
+            if number in there:
+                lines.append(f"{name} has version {number} already")
+                continue
+            _send(ask, name, folder, number)
+            lines.append(f"added version {number} to {name}")
+    except MataError:
+        if known is None and not lines:
+            ask("DELETE", f"/api/models/{part(name)}")
+        raise
     return lines
 
 
@@ -71,6 +81,7 @@ def _send(ask: Asking, name: str, folder: Folder, number: int) -> None:
     path, files = f"/api/models/{part(name)}/versions", folder.versions[number]
     fields = {"version": str(number)}
     common = {each: (folder.root / each).read_bytes() for each in folder.common}
+    common |= {} if folder.config is None else {schema.NAME: folder.config}
     large = (folder.root / files[0]).stat().st_size > PIECE
     if len(files) > 1 or set(common) - {schema.NAME} or not large:
         whole = {each: (folder.root / each).read_bytes() for each in files}

@@ -74,6 +74,15 @@ class _Counts(Struct):
     model_stats: Annotated[list[_Counted], Meta(max_length=10_000)] = []
 
 
+class Indexed(Struct):
+    """A line of a Triton's repository index: a version of a model, or one that has none."""
+
+    name: _Name
+    version: _Name = ""
+    state: _Name = ""
+    reason: str = ""
+
+
 class _Parameter(Struct):
     string_value: str = ""
 
@@ -162,6 +171,20 @@ class TritonClient:
             return ""
         found = _decoded(body, _Config).parameters.get(name)
         return "" if found is None else found.string_value
+
+    async def index(self) -> list[Indexed]:
+        """Return what is in its repository. What was pushed to it alone may not stand there."""
+        told = {"Content-Type": "application/json"}
+        path = "/v2/repository/index"
+        status, body = await self._ask("POST", path, headers=told, body=b"{}")
+        if status != 200:
+            raise TritonError(f"{path} is answered {status}")
+        return _decoded(body, list[Indexed])
+
+    async def config(self, model: str) -> dict[str, Any] | None:
+        """Return the configuration that a model was loaded with, None where there is none."""
+        status, body = await self._ask("GET", f"/v2/models/{quote(model)}/config")
+        return _decoded(body, dict[str, Any]) if status == 200 else None
 
     async def metadata(self, model: str) -> Any:
         """Return what it tells of a model's inputs and outputs."""

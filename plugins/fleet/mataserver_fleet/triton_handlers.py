@@ -22,7 +22,8 @@ from mataserver_fleet.pages import (
     page_of,
     tagged,
 )
-from mataserver_fleet.triton_client import Address
+from mataserver_fleet.repository import RepositoryList, repository
+from mataserver_fleet.triton_client import Address, TritonClient
 from mataserver_fleet.tritons import (
     ChangedTriton,
     NewTriton,
@@ -74,6 +75,8 @@ class TritonHandlers:
                   request=(Body(JSON, NewTriton, _NEW),), errors=body, **write),
             Route("GET", path, self.one, "One Triton, by id or name", response=own,
                   errors=(404, 503), **read),
+            Route("GET", path + "/repository", self.repository, "What a Triton has and serves",
+                  response=(Body(JSON, RepositoryList),), errors=(400, 404, 502, 503), **read),
             Route("PATCH", path, self.change, "Change a Triton", headers=IF_MATCH,
                   request=(Body(JSON, TritonChange, {"gpus": 2}),), errors=(*body, 404, 412),
                   response=(Body(JSON, ChangedTriton),), **write),
@@ -104,6 +107,13 @@ class TritonHandlers:
         """Answer one Triton."""
         row = await finish(self._tritons.one(request.match_info["identity"]))
         return self._answer(row, TritonView)
+
+    async def repository(self, request: web.Request) -> web.Response:
+        """Ask a Triton for its models."""
+        row = await finish(self._tritons.one(request.match_info["identity"]))
+        client = TritonClient(self._ctx, Address(row["name"], row["host"], row["port"]))
+        found = await repository(client, full=caller(request).may("admin"))
+        return self._ctx.http.respond(found)
 
     async def change(self, request: web.Request) -> web.Response:
         """Change a Triton."""

@@ -12,12 +12,16 @@ from aiohttp import web
 
 
 class StandIn:
-    """One Triton. ``faults`` maps a path's ending to a coroutine function that answers instead."""
+    """One Triton. ``faults`` maps a path's ending to a coroutine function that answers instead.
+
+    ``unloaded`` are models that stand in its repository and are not served, with the reason.
+    """
 
     def __init__(self):
         self.models = {}
         self.counts = {}
         self.pushes = []
+        self.unloaded = {}
         self.faults = {}
         self.load_seconds = 0.0
         self.refuse = None
@@ -36,6 +40,7 @@ class StandIn:
                 web.get("/v2/models/{model}/config", self._config),
                 web.get("/v2/models/{model}/ready", self._any_ready),
                 web.get("/v2/models/{model}/versions/{version}/ready", self._ready),
+                web.post("/v2/repository/index", self._index),
                 web.post("/v2/repository/models/{model}/load", self._load),
                 web.post("/v2/repository/models/{model}/unload", self._unload),
                 web.get("/metrics", self._metrics),
@@ -106,6 +111,18 @@ class StandIn:
     async def _ready(self, request):
         ready = request.match_info["version"] in self._model(request)["versions"]
         return web.Response(status=200 if ready else 400)
+
+    async def _index(self, _request):
+        told = [
+            {"name": name, "version": version, "state": "READY"}
+            for name, model in self.models.items()
+            for version in model["versions"]
+        ]
+        told += [
+            {"name": name, "version": "1", "state": "UNAVAILABLE", "reason": reason}
+            for name, reason in self.unloaded.items()
+        ]
+        return web.json_response([*told, {"name": ".git"}])
 
     async def _load(self, request):
         asked = (await request.json())["parameters"]
