@@ -19,7 +19,7 @@ from mataserver import MataError, OutOfMemory
 from mataserver_jobs import child, holders
 from mataserver_jobs.disk import FULL, is_full
 from mataserver_jobs.kinds import Assignment, Ended, Message
-from mataserver_jobs.store import LEASE_SECONDS
+from mataserver_jobs.leases import LEASE_SECONDS
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping

@@ -8,7 +8,7 @@ import uuid
 import pytest
 
 from mataserver import Conflict, NotFound
-from mataserver_jobs.store import LEASE_SECONDS, MAX_DEATHS, MAX_LOSSES
+from mataserver_jobs.leases import LEASE_SECONDS, MAX_DEATHS, MAX_LOSSES
 
 KINDS = ["infer", "reconstruct"]
 

@@ -20,7 +20,7 @@ from mataserver import BadRequest, Conflict, NotFound
 from mataserver_database.testing import new_database
 from mataserver_jobs import webhooks
 from mataserver_jobs.courier import Courier
-from mataserver_jobs.store import MAX_DEATHS, MAX_LOSSES
+from mataserver_jobs.leases import MAX_DEATHS, MAX_LOSSES
 from mataserver_jobs.webhooks import GIVE_UP_SECONDS, HELD_SECONDS, MOST, Webhooks, pause
 
 LOCAL = {"outbound_hosts": ["127.0.0.1"]}

@@ -1,0 +1,154 @@
+"""What runners ask of the queue: claims that are counted, leases, and how an attempt ended.
+
+A server claims a job in one statement and renews its lease by a timer, not by the job's events: a
+step may be silent for long. A lease that was not renewed is over: another server, or the same one
+after a restart, claims the job anew. Every update names the claim that it was made under, so that
+a server that was taken for dead and lives changes nothing.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+
+from mataserver_jobs.queue import Queue
+from mataserver_jobs.rows import QUEUED_AGAIN, claimed, json_of, record_of, storable
+from mataserver_jobs.table import CHANNEL, JOBS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from mataserver_jobs.record import Record
+
+LEASE_SECONDS = 15.0
+MAX_DEATHS = 3
+"""Deaths of a job's own process after which it fails: it may be what kills it."""
+MAX_LOSSES = 20
+"""Leases lost with the server or its machine after which it fails."""
+STAGE_LENGTH = 64
+
+
+class Leases(Queue):
+    """The queue as runners see it."""
+
+    async def next_kind(self, kinds: Sequence[str]) -> str | None:
+        """Return the kind of the oldest job that waits, of these; None when there is none."""
+        waiting = (
+            sa.select(JOBS.c.kind)
+            .where(JOBS.c.state == "queued", JOBS.c.kind.in_(kinds))
+            .order_by(JOBS.c.created_at, JOBS.c.id)
+            .limit(1)
+        )
+        async with self._database.read() as connection:
+            return await connection.scalar(waiting)
+
+    async def claim(self, holder: str, kinds: Sequence[str]) -> Record | None:
+        """Take the oldest job that waits, or None; it is held while its lease is renewed."""
+        now = self._clock()
+        waiting = (
+            sa.select(JOBS.c.id)
+            .where(JOBS.c.state == "queued", JOBS.c.kind.in_(kinds))
+            .order_by(JOBS.c.created_at, JOBS.c.id)
+            .limit(1)
+            .with_for_update(skip_locked=True)
+            .scalar_subquery()
+        )
+        update = (
+            sa.update(JOBS)
+            .where(JOBS.c.id == waiting, JOBS.c.state == "queued")
+            .values(
+                state="running",
+                stage="starting",
+                holder=holder,
+                claim=JOBS.c.claim + 1,
+                lease_until=now + LEASE_SECONDS,
+                started_at=sa.func.coalesce(JOBS.c.started_at, now),
+            )
+            .returning(*JOBS.c)
+        )
+        async with self._database.begin() as connection:
+            row = (await connection.execute(update)).mappings().first()
+            if row is not None:
+                await self._database.announce(connection, CHANNEL)
+        return None if row is None else record_of(row)
+
+    async def renew(self, record: Record) -> Record | None:
+        """Renew a lease; return the job as it stands, or None when the claim counts no more."""
+        values = {"lease_until": self._clock() + LEASE_SECONDS}
+        async with self._database.begin() as connection:
+            row = (await connection.execute(claimed(record, values))).mappings().first()
+        return None if row is None else record_of(row)
+
+    async def report(self, record: Record, stage: str, progress: float, message: str) -> bool:
+        """Note how far a job is; return whether the claim still counts."""
+        values = {
+            "stage": storable(stage)[:STAGE_LENGTH],
+            "message": storable(message),
+            "progress": sa.case((JOBS.c.progress > progress, JOBS.c.progress), else_=progress),
+        }
+        return await self._update(record, values)
+
+    async def finish(self, record: Record, result: Any, *, bytes_used: int = 0) -> bool:
+        """Note that a job is done; return whether the claim still counted."""
+        ended = self._end("done", "Done.")
+        values = {**ended, "progress": 100.0, "result": json_of(result), "bytes_used": bytes_used}
+        return await self._update(record, values)
+
+    async def fail(self, record: Record, error: str, *, bytes_used: int = 0) -> bool:
+        """Note that a job failed for good; return whether the claim still counted."""
+        told = storable(error)
+        values = {**self._end("failed", told), "error": told, "bytes_used": bytes_used}
+        return await self._update(record, values)
+
+    async def stopped(self, record: Record, result: Any, *, bytes_used: int = 0) -> bool:
+        """Note that a job stopped as it was asked to; its progress stays where it was."""
+        values = {**self._end("cancelled", "Cancelled."), "bytes_used": bytes_used}
+        return await self._update(record, {**values, "result": json_of(result)})
+
+    async def died(self, record: Record, reason: str, *, bytes_used: int = 0) -> bool:
+        """Queue a job whose process died once more, or fail it when that happened too often."""
+        if record.deaths + 1 >= MAX_DEATHS:
+            error = f"Its process died {MAX_DEATHS} times: {reason}"
+            return await self.fail(record, error, bytes_used=bytes_used)
+        values = {
+            **QUEUED_AGAIN,
+            "deaths": record.deaths + 1,
+            "message": storable(f"Again: {reason}"),
+        }
+        return await self._update(record, values)
+
+    async def release(self, record: Record) -> bool:
+        """Queue a job again whose server shuts down: the next one goes on with it."""
+        values = {**QUEUED_AGAIN, "message": "Interrupted by a restart of the server."}
+        return await self._update(record, values)
+
+    async def recover(self, dead: Sequence[str] = (), held: Sequence[str] = ()) -> int:
+        """Queue the jobs again whose lease is over, or whose holder is ``dead``; return how many.
+
+        A lease that ends later than any can is over too: the clock was set back. The jobs ``held``,
+        by their ids, are left alone: who asks still works on them.
+        """
+        now = self._clock()
+        lost = sa.and_(
+            JOBS.c.state == "running",
+            JOBS.c.id.not_in(held),
+            sa.or_(
+                JOBS.c.lease_until < now,
+                JOBS.c.lease_until > now + 2 * LEASE_SECONDS,
+                JOBS.c.holder.in_(dead),
+            ),
+        )
+        often = JOBS.c.losses + 1 >= MAX_LOSSES
+        error = f"Its server was lost {MAX_LOSSES} times."
+        async with self._database.begin() as connection:
+            failed = self._end("failed", error) | {"error": error, "losses": MAX_LOSSES}
+            over = sa.update(JOBS).where(lost, often).values(**failed).returning(*JOBS.c)
+            rows = (await connection.execute(over)).mappings().all()
+            again = {**QUEUED_AGAIN, "losses": JOBS.c.losses + 1}
+            again["message"] = "Its server was lost; it begins again."
+            update = sa.update(JOBS).where(lost).values(**again)
+            count = len(rows) + (await connection.execute(update)).rowcount
+            if count:
+                await self._changed(connection, rows)
+        return int(count)
