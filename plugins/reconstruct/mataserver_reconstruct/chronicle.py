@@ -116,7 +116,7 @@ class Chronicle:
         order = comparison.Order(
             await self._history.baseline(record.owner, but=record.id),
             current=sampled(rows),
-            n_images=len(rows),
+            n_images=_readable(found),
             rate=found["registration_rate"],
         )
         answer = await comparison.asked(self._ctx, order)
@@ -136,7 +136,7 @@ class Chronicle:
     def _follows(self, entry: Entry, record: Record) -> None:
         """Do what follows of an entry that is new."""
         seconds = entry.at - (record.started_at or entry.at)
-        self._gauges.ended(entry, seconds, len(_measures(record.result)))
+        self._gauges.ended(entry, seconds, _readable(record.result))
         if entry.report["severity"] == "high" and self._ctx.settings.auto_retrain:
             self._ctx.tasks.spawn(self._retrain(entry), "retrain for drift")
 
@@ -150,8 +150,12 @@ class Chronicle:
 
 
 def _measures(found: Mapping[str, Any]) -> list[Mapping[str, float]]:
-    """Return the measures of the photographs that could be read."""
-    return [image["measures"] for image in found["images"] if image["measures"]]
+    """Return what was measured of each photograph; results of older versions have no shares."""
+    return [image["measures"] | image.get("shares", {}) for image in found["images"]]
+
+
+def _readable(found: Mapping[str, Any]) -> int:
+    return sum(bool(image["measures"]) for image in found["images"])
 
 
 async def _first(event: asyncio.Event, seconds: float) -> None:

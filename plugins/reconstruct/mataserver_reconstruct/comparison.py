@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -9,7 +10,7 @@ from msgspec import Struct
 
 from mataserver import BadRequest, MataError, decode_image
 from mataserver_jobs.runner import NICE
-from mataserver_reconstruct import archive, drift
+from mataserver_reconstruct import archive, drift, shares
 from mataserver_reconstruct.history import Baseline, sampled
 from mataserver_reconstruct.spec import Limits
 
@@ -52,7 +53,8 @@ def compare(parent: Parent) -> None:
 def _answer(order: Order) -> Answer:
     if order.archive:
         rows = _measured(Path(order.archive), order.limits)
-        order.current, order.n_images = sampled(rows), len(rows)
+        order.current = sampled(rows)
+        order.n_images = sum(len(row) > 1 for row in rows)  # of one that is unreadable that alone
     return Answer(report(order), order.current)
 
 
@@ -68,19 +70,23 @@ def report(order: Order) -> dict[str, Any]:
 
 
 def _measured(file: Path, limits: Limits) -> list[dict[str, float]]:
-    """Measure the photographs of an archive; those that cannot be read are left out."""
+    """Measure the photographs of an archive. Raises ``BadRequest`` when none can be read."""
+    from mataserver_reconstruct import exif
     from mataserver_reconstruct.measures import measure
 
-    rows = []
+    rows: list[dict[str, float]] = []
+    known = []
     for _, data in archive.pictures(file, limits):
+        digest = hashlib.sha256(data).hexdigest()
         try:
-            pixels = decode_image(data, limits.max_pixels)
+            rows.append(measure(decode_image(data, limits.max_pixels)))
+            known.append(shares.Known(digest, exif.read(data)))
         except BadRequest:
-            continue
-        rows.append(measure(pixels))
-    if not rows:
+            rows.append({})
+            known.append(shares.Known(digest, None))
+    if not any(rows):
         raise BadRequest("none of the photographs can be read")
-    return rows
+    return [row | held for row, held in zip(rows, shares.held(known), strict=True)]
 
 
 async def asked(ctx: Context, order: Order) -> Answer:

@@ -4,6 +4,10 @@ Photographs of one upload resemble each other, so tests that take each for a dra
 PSI) flag every new scene. The rule compares medians instead, by the spread of all baseline
 photographs: ``|median(current) - median(baseline)| / (IQR(baseline) / 1.349)``. A baseline needs
 many data sets before its spread is one of scenes.
+
+Of what holds of a photograph or not, an upload has one share. It is compared with the shares of
+the data sets before, as ``2 asin(sqrt(share))``, whose variance is ``1 / photographs`` whatever the
+share is; what any of these had, too, is no drift, since data sets differ in their habits.
 """
 
 from __future__ import annotations
@@ -11,7 +15,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from mataserver_reconstruct.features import NAMES
+from mataserver_reconstruct.features import NAMES, SHARES
 
 LOW, MEDIUM, HIGH = 2.0, 3.0, 5.0
 """Deviations from which on a feature is of that severity; from medium on it has drifted."""
@@ -67,6 +71,10 @@ def report(
         if len(current.get(name, ())) and len(known[name])
     }
     _correct(checks)
+    for name in SHARES:
+        before = [dataset[name] for dataset in baseline if dataset.get(name)]
+        if current.get(name) and len(before) >= FEWEST_DATASETS:
+            checks[name] = check_share(current[name], before)
     if registration_rate is not None and len(rates) >= FEWEST_DATASETS:
         checks["registration_rate"] = _performance(registration_rate, rates)
     drifted = any(each["drift"] for each in checks.values())
@@ -110,6 +118,31 @@ def check(current: Sequence[float], baseline: Sequence[float]) -> dict[str, Any]
     }
 
 
+def check_share(current: Sequence[float], baseline: Sequence[Sequence[float]]) -> dict[str, Any]:
+    """Return the check of a share: of photographs, 1 or 0 each, and those of each data set."""
+    import numpy as np
+
+    shares = np.array([_share(each) for each in baseline])
+    before, now = 2 * np.arcsin(np.sqrt(shares)), 2 * np.arcsin(np.sqrt(_share(current)))
+    low, middle, high = np.percentile(before, [25, 50, 75])
+    spread = ((float(high - low) / 1.349) ** 2 + 1 / len(current)) ** 0.5
+    z = abs(float(now - middle)) / spread
+    known = bool(shares.min() <= _share(current) <= shares.max())
+    return {
+        "drift": z >= MEDIUM and not known,
+        # No more than medium: nothing is trained anew for how photographs were sent.
+        "severity": "none" if known else severity(min(z, MEDIUM)),
+        "z": round(z, 4),
+        "baseline_median": round(float(np.median(shares)), 6),
+        "current": round(_share(current), 6),
+        "method": "share",
+    }
+
+
+def _share(held: Sequence[float]) -> float:
+    return min(1.0, max(0.0, sum(held) / len(held)))
+
+
 def severity(z: float) -> str:
     """Return how much a deviation means."""
     for name, least in (("high", HIGH), ("medium", MEDIUM), ("low", LOW)):
@@ -128,7 +161,7 @@ def _deviation(value: float, before: Any) -> float:
 
 
 def _photographs(dataset: Dataset) -> int:
-    return max((len(values) for values in dataset.values()), default=0)
+    return max((len(dataset.get(name, ())) for name in NAMES), default=0)
 
 
 def _pooled(baseline: Sequence[Dataset], name: str) -> list[float]:

@@ -16,3 +16,7 @@ NAMES = (
     "bright_frac",
 )
 """The measures, in order."""
+
+SHARES = ("unreadable", "duplicate", "exif_focal", "main_camera")
+"""What holds of a photograph or not, 1 or 0: that it cannot be read, that its file stands in the
+upload before it, that its EXIF tells a focal length, that the camera took it which took most."""

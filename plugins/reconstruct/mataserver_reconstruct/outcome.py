@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 import numpy as np
 
-from mataserver_reconstruct import formats, submission
+from mataserver_reconstruct import formats, shares, submission
 from mataserver_reconstruct.files import CAMERAS, CSV, CSV_WITH_ID, REPORT, RESULT
 from mataserver_reconstruct.photos import replace
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from mataserver_reconstruct.cloud import Cloud
@@ -67,13 +68,22 @@ class Outcome:
                 self._cluster(at, model, cloud)
                 for at, (model, cloud) in enumerate(zip(self.models, self.clouds, strict=True))
             ],
-            "images": [_image(verdict) for verdict in self.verdicts],
+            "images": [
+                _image(verdict) | {"shares": held}
+                for verdict, held in zip(self.verdicts, self._shares(), strict=True)
+            ],
             "advice": self.advice,
             "partial": self.partial,
             "csv": CSV,
             "cameras": CAMERAS,
             "report": REPORT,
         }
+
+    def _shares(self) -> Iterator[dict[str, float]]:
+        photos = (verdict.photo for verdict in self.verdicts)
+        return shares.held(
+            [shares.Known(each.digest, each.exif if each.file else None) for each in photos]
+        )
 
     def _poses(self, model: Model) -> dict[str, Any]:
         """Return a model's cameras, in pixels of the original photographs."""

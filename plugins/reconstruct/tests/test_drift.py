@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from mataserver_reconstruct import drift, features, measures
+from mataserver_reconstruct import drift, features, measures, shares
+from mataserver_reconstruct.exif import Exif
 
 
 def dataset(rng, count=20, shift=0.0):
@@ -72,6 +73,60 @@ def test_a_fall_of_the_registration_rate(rate, drift_told, rng):
     found = drift.report(current, baseline, registration_rate=rate, rates=[0.9] * 30)
     assert found["checks"]["registration_rate"]["drift"] == drift_told
     assert found["drift_detected"] == drift_told
+
+
+def share(part, count=20):
+    """Return what holds of a part of an upload's photographs."""
+    return [1.0] * round(part * count) + [0.0] * (count - round(part * count))
+
+
+@pytest.mark.parametrize(
+    ("part", "count", "severity"),
+    [(0.0, 20, "none"), (0.05, 20, "low"), (0.1, 20, "low"), (0.2, 20, "medium"),
+     (1.0, 20, "medium"), (0.25, 8, "low"), (0.5, 8, "medium"), (0.005, 200, "low"),
+     (0.01, 200, "low"), (0.04, 200, "medium")],
+)  # fmt: skip
+def test_a_share_drifts_by_its_size_and_that_of_the_upload(part, count, severity, rng):
+    """Of twenty photographs four that cannot be read are drift, of 200 eight; it is never high."""
+    baseline = [dataset(rng) | {"unreadable": share(0.0)} for _ in range(25)]
+    found = drift.report(dataset(rng) | {"unreadable": share(part, count)}, baseline)
+    told = found["checks"]["unreadable"]
+    assert told["severity"] == severity, told
+    assert told["drift"] == (severity in {"medium", "high"})
+    assert told["current"] == pytest.approx(part, abs=0.01)
+
+
+def test_a_share_that_was_before_is_no_drift(rng):
+    """Who sends photographs of two cameras now and then is not told of it each time."""
+    baseline = [dataset(rng) | {"main_camera": share(0.5 if at < 2 else 1.0)} for at in range(25)]
+    found = drift.report(dataset(rng) | {"main_camera": share(0.6)}, baseline)
+    assert found["checks"]["main_camera"]["z"] > 3
+    assert found["checks"]["main_camera"]["severity"] == "none"
+    fewer = drift.report(dataset(rng) | {"main_camera": share(0.2)}, baseline)
+    assert fewer["checks"]["main_camera"]["drift"]
+
+
+def test_data_sets_without_shares_are_none_of_them(rng):
+    """Entries of a version that had no shares are no baseline of them."""
+    old = [dataset(rng) for _ in range(25)]
+    new = [dataset(rng) | {"duplicate": share(0.0)} for _ in range(19)]
+    current = dataset(rng) | {"duplicate": share(1.0)}
+    assert "duplicate" not in drift.report(current, old + new)["checks"]
+    assert "duplicate" in drift.report(current, [*old, *new, new[0]])["checks"]
+
+
+def test_what_holds_of_photographs():
+    """Duplicates count from the second on, the camera that took most, those that are not read."""
+    phone, other = Exif(28.0, "Maker Phone"), Exif(0.0, "Maker Other")
+    photographs = [("a", phone), ("b", phone), ("a", phone), ("c", other), ("d", None)]
+    rows = list(shares.held([shares.Known(*each) for each in photographs]))
+    assert rows[-1] == {"unreadable": 1.0}
+    columns = {name: [row.get(name) for row in rows[:4]] for name in features.SHARES}
+    assert columns == {
+        "unreadable": [0, 0, 0, 0], "duplicate": [0, 0, 1, 0], "exif_focal": [1, 1, 1, 0],
+        "main_camera": [1, 1, 1, 0],
+    }  # fmt: skip
+    assert list(shares.held([])) == []
 
 
 def test_recommendations():

@@ -75,6 +75,10 @@ async def test_from_a_baseline_to_a_retraining(photographs, tmp_path):
             assert (other["drift_detected"], other["severity"]) == (True, "high")
             assert other["checks"]["brightness"]["drift"]
             assert not other["checks"]["aspect_ratio"]["drift"]
+            assert other["checks"]["duplicate"]["current"] == 0.25  # two of eight stand in it twice
+            cut = packed(photographs | dict.fromkeys(("w.jpg", "x.jpg", "y.jpg", "z.jpg"), b"cut"))
+            broken = (await ask.send(cut, "/drift"))[1]
+            assert (broken["checks"]["unreadable"]["drift"], broken["n_images"]) == (True, 8)
             assert other["recommendation"].startswith("High drift detected.")
             assert stand_in.asked == []  # a check retrains nothing
 
@@ -96,7 +100,7 @@ async def test_from_a_baseline_to_a_retraining(photographs, tmp_path):
             assert 'feature_drift_status{feature="brightness"} 2.0' in metrics
             assert "brightness_drift_z " in metrics
             lines = await told(ask)
-            assert [each["kind"] for each in lines[24:]] == ["check"] * 3 + ["reconstruction"] * 2
+            assert [each["kind"] for each in lines[24:]] == ["check"] * 4 + ["reconstruction"] * 2
             assert [each["id"] for each in lines[-2:]] == [good, bad]
             async with session(ask.served, "bob-key") as bob:
                 assert await told(bob) == []

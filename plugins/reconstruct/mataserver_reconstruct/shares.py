@@ -1,0 +1,34 @@
+"""What holds of each photograph of an upload or not, for drift: see ``features.SHARES``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+from mataserver_reconstruct.features import SHARES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from mataserver_reconstruct.exif import Exif
+
+
+class Known(NamedTuple):
+    """A photograph: of its bytes, its EXIF, None when it cannot be read."""
+
+    digest: str
+    exif: Exif | None
+
+
+def held(photographs: Sequence[Known]) -> Iterator[dict[str, float]]:
+    """Yield what holds of each photograph; one that cannot be read is that alone."""
+    cameras = Counter(each.exif.camera for each in photographs if each.exif is not None)
+    ((main, _),) = cameras.most_common(1) or [("", 0)]
+    seen: set[str] = set()
+    for digest, exif in photographs:
+        if exif is None:
+            yield {SHARES[0]: 1.0}
+            continue
+        values = (False, digest in seen, exif.focal_35 > 0, exif.camera == main)
+        seen.add(digest)
+        yield dict(zip(SHARES, map(float, values), strict=True))
