@@ -19,7 +19,7 @@ class Recorder:
     def __init__(self):
         self.facts = Facts(stateful=False, pid=1)
         self.width, self.pids = 1, (1,)
-        self.suspect = False
+        self.doubt = None
         self.alive = True
         self.batches = []
         self.dropped = []
@@ -28,6 +28,9 @@ class Recorder:
         self.tasks = []
         self.gate = asyncio.Event()
         self.gate.set()
+
+    def on_suspect(self, callback):
+        self.doubt = lambda *, suspect: callback(suspect)
 
     def infer(self, jobs, answered):
         images = [job.image for job in jobs]

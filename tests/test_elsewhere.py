@@ -9,7 +9,7 @@ import pytest
 from mataserver import config
 from mataserver.config import ConfigError
 from mataserver.engines.replicas import Replicas
-from mataserver.engines.work import Facts, Job, NodeDied, Outcome, Timing, WorkerDied
+from mataserver.engines.work import Displaced, Facts, Job, NodeDied, Outcome, Timing, WorkerDied
 from mataserver.errors import OutOfMemory
 from mataserver.needs import Needs
 from test_batching import Recorder, batcher, submit
@@ -171,14 +171,28 @@ async def test_a_suspect_worker_is_given_nothing_new():
     """What waits stays until the worker gives a sign of life, and is then done in order."""
     worker = Recorder()
     made = batcher(worker, max_batch=1)
-    worker.suspect = True
+    worker.doubt(suspect=True)
     waiting = submit(made, "a", "b")
-    await asyncio.sleep(0.3)
+    await asyncio.sleep(0.01)
     assert worker.batches == []
     assert len(made) == 2
-    worker.suspect = False
+    worker.doubt(suspect=False)
     await asyncio.wait_for(asyncio.gather(*waiting), 2)
     assert worker.batches == [[b"a"], [b"b"]]
+
+
+async def test_what_waits_for_a_suspect_worker_goes_to_the_next_one():
+    """It is lost with nothing under way: whoever waits is to ask again, and is not kept."""
+    worker = Recorder()
+    made = batcher(worker, max_batch=1)
+    worker.doubt(suspect=True)
+    waiting = submit(made, "a", "b")
+    await asyncio.sleep(0.01)
+    worker.alive = False
+    worker.doubt(suspect=False)
+    found = await asyncio.wait_for(asyncio.gather(*waiting, return_exceptions=True), 2)
+    assert [type(each) for each in found] == [Displaced, Displaced]
+    await asyncio.wait_for(made.drain(), 2)
 
 
 class Replica:
@@ -190,7 +204,7 @@ class Replica:
 
     def __init__(self):
         self.facts = Facts(stateful=False, pid=1)
-        self.suspect = False
+        self.doubt = None
         self.seen = 0
 
     def infer(self, jobs, answered):
@@ -200,6 +214,9 @@ class Replica:
 
     def on_death(self, callback):
         pass
+
+    def on_suspect(self, callback):
+        self.doubt = lambda *, suspect: callback(suspect)
 
     async def close(self):
         pass
@@ -214,11 +231,14 @@ async def test_the_other_replicas_take_over():
 
     replicas = Replicas(start, 2)
     await replicas.load()
-    workers[0].suspect = True
+    told = []
+    replicas.on_suspect(told.append)
+    workers[0].doubt(suspect=True)
     for _ in range(4):
         replicas.infer([JOB], lambda _: None)
     assert [worker.seen for worker in workers] == [0, 4]
-    assert not replicas.suspect
-    workers[1].suspect = True
-    assert replicas.suspect
+    assert told == []
+    workers[1].doubt(suspect=True)
+    workers[0].doubt(suspect=False)
+    assert told == [True, False]
     await replicas.close()

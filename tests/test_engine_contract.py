@@ -187,7 +187,6 @@ async def test_work_is_done(engine, assignment):
     array = np.arange(1 << 17, dtype=np.float32).reshape(2, -1)
     async with started(engine, assignment) as worker:
         assert worker.alive
-        assert not worker.suspect
         assert not worker.facts.stateful
         batches = await asyncio.gather(*(answers(worker, job(w), job(w + 1)) for w in (10, 20, 30)))
         assert [labels(each) for each in batches] == [["10", "11"], ["20", "21"], ["30", "31"]]

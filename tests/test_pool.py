@@ -30,7 +30,6 @@ class StandIn:
     def __init__(self, memory: int) -> None:
         self.facts = Facts(stateful=False, pid=1)
         self.width, self.pids = 1, (1,)
-        self.suspect = False
         self.alive = True
         self.closed = False
         self.gate = asyncio.Event()
@@ -51,6 +50,9 @@ class StandIn:
 
     async def memory(self):
         return self._memory
+
+    def on_suspect(self, callback) -> None:
+        pass
 
     def on_death(self, callback):
         self._callbacks.append(callback)

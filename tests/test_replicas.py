@@ -21,7 +21,6 @@ class StandIn:
     """A worker that answers when the test lets it."""
 
     width = 1
-    suspect = False
 
     def __init__(self, index, *, stateful):
         self.facts = Facts(stateful=stateful, pid=100 + index)
@@ -42,6 +41,9 @@ class StandIn:
 
     def on_death(self, callback):
         self._callbacks.append(callback)
+
+    def on_suspect(self, callback):
+        pass
 
     def die(self):
         self.alive = False

@@ -47,7 +47,6 @@ class ProcessWorker(asyncio.Protocol):
 
     facts: Facts
     width = 1
-    suspect = False
 
     def __init__(self, name: str, patience: float, decode_patience: float = 10.0) -> None:
         self._name = name
@@ -135,6 +134,9 @@ class ProcessWorker(asyncio.Protocol):
     def on_death(self, callback: Callable[[Death], None]) -> None:
         """Have ``callback(death)`` called when the child dies by itself."""
         self._callbacks.append(callback)
+
+    def on_suspect(self, callback: Callable[[bool], None]) -> None:
+        """Call nobody: what is on this machine is known to live, or to have ended."""
 
     def on_end(self, callback: Callable[[], None]) -> None:
         """Have ``callback()`` called when the child is gone, for whatever reason."""

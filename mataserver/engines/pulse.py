@@ -56,7 +56,9 @@ async def look(host: str, port: int, seconds: float) -> Sign:
 class Watched(Protocol):
     """A worker on a node."""
 
-    suspect: bool
+    def doubt(self, *, suspect: bool) -> None:
+        """Learn whether the node is silent."""
+        ...
 
     def node_lost(self, reason: str) -> None:
         """Learn that the node is lost."""
@@ -113,8 +115,8 @@ class Pulse:
             sign = await look(*self._where, self._pause)
             without = 0 if sign is Sign.ALIVE else without + 1
             refused = refused + 1 if sign is Sign.REFUSED else 0
-            for worker in self._workers:
-                worker.suspect = bool(without)
+            for worker in list(self._workers):
+                worker.doubt(suspect=bool(without))
             if sign is not Sign.SILENT:
                 await asyncio.sleep(SURE if refused else self._pause)
         self._over = True

@@ -50,6 +50,9 @@ class RayWorker(ProcessWorker):
     ) -> None:
         super().__init__(name, patience, decode_patience)
         self.node = node
+        self.suspect = False
+        self._doubters: list[Callable[[bool], None]] = []
+        self.on_end(lambda: self.doubt(suspect=False))
         self._is_lost = is_lost
         self._judging: asyncio.Task[None] | None = None
 
@@ -66,6 +69,19 @@ class RayWorker(ProcessWorker):
     async def memory(self) -> int:
         """Return what it said that it holds, in bytes."""
         return self.facts.memory
+
+    def on_suspect(self, callback: Callable[[bool], None]) -> None:
+        """Have ``callback(suspect)`` called when its node falls silent, and when it is known."""
+        self._doubters.append(callback)
+        if self.suspect:
+            callback(self.suspect)
+
+    def doubt(self, *, suspect: bool) -> None:
+        """Note whether its node is silent."""
+        if suspect != self.suspect:
+            self.suspect = suspect
+            for callback in self._doubters:
+                callback(suspect)
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Find out whether the node ended too, then answer everything that is pending."""

@@ -40,6 +40,9 @@ class Replicas:
         self._pauses = [FIRST_PAUSE] * count
         self._homes: dict[str, int] = {}
         self._callbacks: list[Callable[[Death], None]] = []
+        self._suspects: set[int] = set()
+        self._suspect = False
+        self._doubters: list[Callable[[bool], None]] = []
         self._restarts: set[asyncio.Task[None]] = set()
         self._closed = False
 
@@ -67,11 +70,6 @@ class Replicas:
         return not self._closed and any(self._is_alive(i) for i in range(len(self._workers)))
 
     @property
-    def suspect(self) -> bool:
-        """Whether every replica that lives may be lost."""
-        return not any(w is not None and w.alive and not w.suspect for w in self._workers)
-
-    @property
     def width(self) -> int:
         """How many batches run side by side."""
         return len(self._workers)
@@ -84,6 +82,10 @@ class Replicas:
     def on_death(self, callback: Callable[[Death], None]) -> None:
         """Have ``callback(death)`` called when the last replica has died."""
         self._callbacks.append(callback)
+
+    def on_suspect(self, callback: Callable[[bool], None]) -> None:
+        """Have ``callback(suspect)`` called when every replica that lives may be lost, or not."""
+        self._doubters.append(callback)
 
     def infer(self, jobs: Sequence[Job], answered: Answered) -> Callable[[], None]:
         """Run one batch where there is least to do; a frame goes where its session's state is."""
@@ -155,6 +157,18 @@ class Replicas:
         worker = await self._start(index)
         self._workers[index], self._load[index] = worker, 0
         worker.on_death(lambda death: self._died(index, death))
+        self._doubt(index, suspect=False)
+        worker.on_suspect(lambda suspect: self._doubt(index, suspect=suspect))
+
+    def _doubt(self, index: int, *, suspect: bool) -> None:
+        """Note whether a replica may be lost; tell when none is left that is sound, or one is."""
+        (self._suspects.add if suspect else self._suspects.discard)(index)
+        living = {i for i in range(len(self._workers)) if self._is_alive(i)}
+        every = bool(living) and living <= self._suspects
+        if every != self._suspect:
+            self._suspect = every
+            for callback in self._doubters:
+                callback(every)
 
     def _died(self, index: int, death: Death) -> None:
         self._workers[index] = None
@@ -165,7 +179,9 @@ class Replicas:
                 restart.cancel()
             for callback in self._callbacks:
                 callback(death)
+            self._doubt(index, suspect=False)
             return
+        self._doubt(index, suspect=False)
         task = asyncio.get_running_loop().create_task(
             self._replace(index, at_once=not death.blamed)
         )
@@ -196,10 +212,6 @@ class Replicas:
         worker = self._workers[index]
         return worker is not None and worker.alive
 
-    def _is_suspect(self, index: int) -> bool:
-        worker = self._workers[index]
-        return worker is not None and worker.suspect
-
     def _worker(self, index: int) -> Worker:
         worker = self._workers[index]
         if worker is None or not worker.alive:
@@ -213,8 +225,9 @@ class Replicas:
         living = [i for i in range(len(self._workers)) if self._is_alive(i)]
         if not living:
             raise WorkerDied("The model's worker is gone")
-        # One that may be lost is the last choice, however little it has to do.
-        return min(living, key=lambda i: (self._is_suspect(i), self._load[i]))
+        if self._suspects:  # one that may be lost is the last choice, however little it has to do
+            living = [i for i in living if i not in self._suspects] or living
+        return min(living, key=lambda i: self._load[i])
 
     def _home(self, session: str) -> int:
         home = self._homes.get(session)

@@ -36,7 +36,6 @@ class ThreadWorker:
 
     facts: Facts
     width = 1
-    suspect = False
 
     def __init__(
         self, name: str, patience: float, host: ModelHost, decode_patience: float = 10.0
@@ -69,6 +68,9 @@ class ThreadWorker:
     def on_death(self, callback: Callable[[Death], None]) -> None:
         """Have ``callback(death)`` called when the worker is given up."""
         self._callbacks.append(callback)
+
+    def on_suspect(self, callback: Callable[[bool], None]) -> None:
+        """Call nobody: what is on this machine is known to live, or to have ended."""
 
     async def load(self) -> None:
         """Load the model in the thread; how long it may take is for the caller to say."""

@@ -236,9 +236,11 @@ class Worker(Protocol):
         """Whether it can still answer."""
         ...
 
-    @property
-    def suspect(self) -> bool:
-        """Whether it may be lost, which will be known soon: it is given nothing new until then."""
+    def on_suspect(self, callback: Callable[[bool], None]) -> None:
+        """Have ``callback(suspect)`` called when it may be lost, and when that is known.
+
+        It is to be given nothing new meanwhile. Nobody calls it of a worker of this machine.
+        """
         ...
 
     @property

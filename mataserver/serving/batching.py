@@ -32,8 +32,6 @@ AHEAD = 2
 LEAST_MS = 0.1
 QUICK_MS = 3.0
 """Milliseconds below which a batch is quick: all that is sent ahead is soon done."""
-RECHECK = 0.1
-"""Seconds between two looks at a worker that may be lost."""
 SLOW = 20
 """Times as long as decoding that a model takes, from which decoding ahead gains next to nothing."""
 
@@ -94,6 +92,7 @@ class Batcher:
         self._ahead = AHEAD * worker.width
         self._quiet: asyncio.Event | None = None
         self._timer: asyncio.TimerHandle | None = None
+        worker.on_suspect(self._hold)
 
     @property
     def active(self) -> bool:
@@ -175,9 +174,6 @@ class Batcher:
             self._quiet.set()
 
     def _pump(self, *, waited: bool = False) -> None:
-        if self._worker.suspect and len(self) and self._worker.alive:
-            self._look_later()
-            return
         # Not ``len(self)``: every request comes by here four times.
         while self._running < self._ahead and (self._single or self._frames or self._behind):
             if self._running and not waited and self._should_wait():
@@ -213,10 +209,16 @@ class Batcher:
         self._frame_next = not self._frame_next
         return (queue or self._frames or self._single).popleft()
 
-    def _look_later(self) -> None:
-        """Keep what waits until it is known whether the worker is lost."""
-        if self._timer is None:
-            self._timer = self._loop.call_later(RECHECK, self._waited)
+    def _hold(self, suspect: bool) -> None:
+        """Keep what waits until it is known whether the worker is lost; then go on.
+
+        An answer of it is a sign of life too, after which as much is sent ahead as ever.
+        """
+        self._ahead = 0 if suspect else AHEAD * self._worker.width
+        if not suspect and not self._worker.alive:
+            self._give_back(NodeDied())
+        self._pump()
+        self._tell_quiet()
 
     def _should_wait(self) -> bool:
         if self._max_wait <= 0 or len(self) >= self._max_batch:
