@@ -18,7 +18,7 @@ BINARY := cameras console oip openai opencv ocr onnx
 SOURCES := pyproject.toml constraints.txt requirements-dev.txt $(CLIENT)/pyproject.toml $(PLUGINS)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help demo demo-fleet serve setup test test-again test-engines test-clients test-airflow test-api test-binary soak soak-server binary lock release audit check shape bench clean
+.PHONY: help demo demo-fleet serve setup test test-again test-engines test-clients test-airflow test-api test-ray test-binary soak soak-server binary lock release audit check shape bench clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed 's/:.*##/\t/'
@@ -73,6 +73,13 @@ test-fleet: $(VENV)/.setup  ## the fleet over real Tritons, which are in an envi
 
 test-api: $(VENV)/.setup  ## the OpenAPI document with every guest's routes, against a server
 	$(BIN)/python -m pytest -p no:cacheprovider tests/guest_cases.py
+
+$(VENV)/.ray: pyproject.toml constraints.txt | $(VENV)/.setup
+	@$(PIP) -e ".[ray]" -e $(CLIENT) $(TOLD)
+	@touch $@
+
+test-ray: $(VENV)/.ray  ## models on a real Ray cluster of this machine, whose nodes are killed; KILLS=10 for more
+	RAY_KILLS=$(or $(KILLS),1) $(BIN)/python -m pytest -p no:cacheprovider -s tests/ray_cases.py
 
 test-binary: binary $(VENV)/.setup  ## the one-file build and the steps of the Dockerfile, in empty folders
 	$(BIN)/python -m pytest -p no:cacheprovider --timeout 600 tests/packaging/binary_cases.py tests/packaging/image_cases.py

@@ -17,7 +17,7 @@ _SCHEDULED = 2
 """The kernel's CPUCLOCK_SCHED (linux/posix-timers.h)."""
 
 
-def _clock(pid: int) -> int:
+def clock_of(pid: int) -> int:
     """Return the clock of a process's CPU time, as clock_getcpuclockid(3) does."""
     return ~pid << 3 | _SCHEDULED
 
@@ -44,7 +44,7 @@ class Tree:
         total = 0.0
         for process in self.processes():
             with contextlib.suppress(OSError):
-                total += time.clock_gettime(_clock(process.pid))
+                total += time.clock_gettime(clock_of(process.pid))
         return total
 
     def sample_memory(self) -> float:

@@ -1,0 +1,84 @@
+"""What a node costs: the engine ``ray`` over the engine ``process``, by latency and by CPU.
+
+Run as ``RAY_ADDRESS=HOST:PORT python bench/cluster.py [ROUNDS]`` (default 8) beside a cluster on
+this machine that was started with ``PYTHONPATH=bench``. Both servers are asked in turn (A B B A in
+every round). CPU is that of the server's whole process tree, the broker too, and of its workers on
+the cluster; Ray's own daemons are left out. A row is the median of the rounds.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import psutil
+
+import contestants
+from contestants import Effort
+from question import Bodies, Question
+from tree import Tree, clock_of
+
+if TYPE_CHECKING:
+    from contestants import Server
+
+ROUNDS = 8
+CASES = {
+    "raw, 1 conn.": (Question("noop", "raw"), 1, Effort(0, 200)),
+    "raw, 16 conn.": (Question("noop", "raw"), 16, Effort(0, 800)),
+    "12 megapixels, raw, 1 conn.": (Question("noop", "raw", large=True), 1, Effort(0, 15)),
+    "stream, window 1": (Question("noop", "frames"), 1, Effort(0, 200)),
+    "stream, window 8": (Question("noop", "frames"), 8, Effort(0, 400)),
+}
+
+
+class Spread(Tree):
+    """A server's processes, and the workers that are on the cluster."""
+
+    def cpu(self) -> float:
+        """Return their CPU seconds so far."""
+        total = super().cpu()
+        for process in psutil.process_iter(["cmdline"]):
+            if any("NodeSeat" in word for word in process.info["cmdline"] or ()):
+                with contextlib.suppress(psutil.Error, OSError):
+                    total += time.clock_gettime(clock_of(process.pid))
+        return total
+
+
+def main() -> None:
+    """Measure and print."""
+    rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
+    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        bodies = Bodies(Path(folder))
+        servers: dict[str, Server] = {}
+        for engine in ("process", "ray"):
+            servers[engine] = contestants.ours(bodies, engine)
+            stack.callback(servers[engine].close)
+        servers["ray"].tree = Spread(servers["ray"].process.pid)
+        for name, (question, connections, effort) in CASES.items():
+            p50: dict[str, list[float]] = {"process": [], "ray": []}
+            cpu: dict[str, list[float]] = {"process": [], "ray": []}
+            for _ in range(rounds + 1):
+                for engine in ("process", "ray", "ray", "process"):
+                    found = servers[engine].measure(question, connections, effort)
+                    p50[engine].append(found.p50)
+                    cpu[engine].append(found.cpu)
+            middles = [
+                statistics.median(each[engine][2:])  # the first round loads and warms up
+                for each in (p50, cpu)
+                for engine in ("process", "ray")
+            ]
+            print(
+                f"{name}: p50 {middles[0]:.2f} and {middles[1]:.2f} ms = "
+                f"{middles[1] / middles[0]:.2f}; CPU {middles[2]:.2f} and {middles[3]:.2f} ms = "
+                f"{middles[3] / middles[2]:.2f}",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
