@@ -26,6 +26,7 @@ from mataserver.http.auth import Gate, Pages
 from mataserver.http.browsers import Browsers, Names
 from mataserver.http.budget import Budget
 from mataserver.http.channel import Terms
+from mataserver.http.cluster import ClusterService
 from mataserver.http.cookies import Cookies
 from mataserver.http.docs import DocsService
 from mataserver.http.health import HealthService
@@ -283,6 +284,9 @@ def _own(parts: _Parts, composed: Composed, set_by: Mapping[str, SetBy]) -> Iter
         "settings",
         lambda _: SettingsService(lambda: parts.catalog.settings, set_by, parts.plugins),
     )
+    ray = parts.loader.ray
+    if ray is not None:
+        yield Guest("cluster", lambda _: ClusterService(ray))
     yield Guest("docs", lambda _: DocsService(composed.described))
 
 

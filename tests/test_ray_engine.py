@@ -325,6 +325,60 @@ async def _served(http):
     return (await ask(http))[0] == 200
 
 
+async def command(http, *arguments):
+    """Run a command that asks the server; return its exit code and what it printed."""
+    key = http.headers["Authorization"].removeprefix("Bearer ")
+    asking = ("--url", str(http._base_url), "--api-key", key)
+    running = await asyncio.create_subprocess_exec(
+        *(sys.executable, "-m", "mataserver", *arguments, *asking),
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
+    )
+    printed, _ = await running.communicate()
+    return running.returncode, printed.decode()
+
+
+async def test_what_is_on_the_cluster_is_told(cluster, tmp_path):
+    """GET /v1/cluster and `cluster status`: nodes, room, workers; 503 without a head."""
+    async with serving(cluster, tmp_path) as http:
+        assert (await ask(http))[0] == 200
+        async with http.get("/v1/cluster") as response:
+            nodes = {node["name"]: node for node in await response.json()}
+        (busy,) = [name for name, node in cluster.nodes.items() if node.pids]
+        (idle,) = set(cluster.nodes) - {busy}
+        assert nodes[busy] == {
+            "id": busy,
+            "name": busy,
+            "workers": ["fake-detect"],
+            "total": {"CPU": 4.0},
+            "free": {"CPU": 3.0},
+        }
+        assert (nodes[idle]["free"], nodes[idle]["workers"]) == ({"CPU": 4.0}, [])
+        code, printed = await command(http, "cluster", "status")
+        assert code == 0
+        lines = {line.split()[0]: " ".join(line.split()[1:]) for line in printed.splitlines()}
+        assert lines[busy] == "3 of 4 0 of 0 0 of 0 fake-detect"
+        assert lines["fake-detect:"] == "0 waiting"
+        await cluster.kill_head()
+        await until(lambda: _away(http), SOON)
+        async with http.get("/v1/cluster") as response:
+            assert response.status == 503
+        code, printed = await command(http, "cluster", "status")
+        assert (code, printed) == (1, "error: The Ray cluster is out of reach\n")
+
+
+async def test_without_the_engine_there_is_no_cluster(tmp_path):
+    """A server without a model on a cluster has no such route, and the command says why."""
+    async with (
+        testing.serving(tmp_path) as served,
+        aiohttp.ClientSession(served.url, headers=served.headers) as http,
+    ):
+        async with http.get("/v1/cluster") as response:
+            assert response.status == 404
+        code, printed = await command(http, "cluster", "status")
+        assert (code, printed) == (1, "error: the server has no model with the engine ray\n")
+
+
 async def test_requests_survive_a_node(cluster, tmp_path):
     """A request on a node that ends is answered by another one; a poisonous one is not repeated."""
     async with serving(cluster, tmp_path) as http:

@@ -12,6 +12,7 @@ COMMANDS = {
     "stop": "remote:stop",
     "infer": "inferring:infer",
     "ps": "loaded:ps",
+    "cluster": "clusters:cluster",
     "plugins": "installed:plugins",
     "check": "checking:check",
     "version": "version:version",

@@ -49,6 +49,7 @@ class RayWorker(ProcessWorker):
         is_lost: Callable[[], Awaitable[bool]],
     ) -> None:
         super().__init__(name, patience, decode_patience)
+        self.model = name
         self.node = node
         self.suspect = False
         self._doubters: list[Callable[[bool], None]] = []
@@ -144,6 +145,14 @@ class RayEngine:
     def workers(self) -> frozenset[RayWorker]:
         """The workers that are on the cluster now."""
         return frozenset(self._workers)
+
+    async def nodes(self) -> list[tuple[Node, list[str]]]:
+        """Return each node that lives, with the model of each worker that is there.
+
+        Raises ``Unavailable`` when the cluster is out of reach.
+        """
+        found = await self.cluster.nodes()
+        return [(n, sorted(w.model for w in self._workers if w.node.id == n.id)) for n in found]
 
     async def start(self, assignment: Assignment, placement: Placement) -> RayWorker:
         """Place a worker and load the model. Raises a ``MataError`` when it cannot.

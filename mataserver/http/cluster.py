@@ -1,0 +1,48 @@
+"""The nodes of the cluster, for whoever looks after it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from msgspec import Struct
+
+from mataserver.http import codec
+from mataserver.http.routing import Body, Handlers, Route
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from mataserver.engines.ray import RayEngine
+
+
+class NodeInfo(Struct):
+    """A node: what it has and what is left of it, and the model of each worker that is there.
+
+    ``total`` and ``free`` count what Ray does: ``CPU``, ``GPU``, ``memory`` in bytes.
+    """
+
+    id: str
+    name: str
+    total: dict[str, float]
+    free: dict[str, float]
+    workers: list[str]
+
+
+class ClusterService(Handlers):
+    """The service of the cluster; there is none without a model with the engine ``ray``."""
+
+    def __init__(self, engine: RayEngine) -> None:
+        self._engine = engine
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            Route("GET", "/v1/cluster", self._nodes, "The nodes of the Ray cluster", "server",
+                  response=(Body(codec.JSON, list[NodeInfo]),), errors=(503,), needs="models:read"),
+        ]  # fmt: skip
+
+    async def _nodes(self, _request: web.Request) -> web.Response:
+        found = await self._engine.nodes()
+        return codec.respond(
+            [NodeInfo(node.id, node.name, node.total, node.free, names) for node, names in found]
+        )
