@@ -76,8 +76,8 @@ def test_alone_it_prints_help(terminal):
     assert result.exit_code == 0
     assert result.output == terminal.run("--help").output
     named = [line.split()[0] for line in result.output.partition("Commands:")[2].splitlines()[1:]]
-    assert named[:12] == [
-        *("serve", "pull", "list", "show", "rm", "load", "stop", "infer", "ps"),
+    assert named[:13] == [
+        *("serve", "pull", "list", "show", "rm", "load", "stop", "infer", "ps", "cluster"),
         *("plugins", "check", "version"),
     ]
 
