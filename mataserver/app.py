@@ -286,7 +286,7 @@ def _own(parts: _Parts, composed: Composed, set_by: Mapping[str, SetBy]) -> Iter
     )
     ray = parts.loader.ray
     if ray is not None:
-        yield Guest("cluster", lambda _: ClusterService(ray))
+        yield Guest("cluster", lambda _: ClusterService(ray, parts.metrics))
     yield Guest("docs", lambda _: DocsService(composed.described))
 
 

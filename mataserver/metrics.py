@@ -143,6 +143,8 @@ class Metrics:
         self.unobserved = self._counter(
             "results_unobserved", "Answers that a plugin was too slow to be told of.", ("plugin",)
         )
+        self.seats = self._gauge("cluster_workers", "Workers on a Ray cluster.", ("node",))
+        self.away = self._gauge("cluster_away", "Whether the Ray cluster is out of reach.")
         self.inflight = self._gauge("body_bytes_in_flight", "Request body bytes held in memory.")
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:

@@ -338,8 +338,16 @@ async def command(http, *arguments):
     return running.returncode, printed.decode()
 
 
+async def gauges(http):
+    """Return what /metrics tells of the cluster."""
+    async with http.get("/metrics") as response:
+        lines = (await response.text()).splitlines()
+    start = "mataserver_cluster_"
+    return dict(line.removeprefix(start).split() for line in lines if line.startswith(start))
+
+
 async def test_what_is_on_the_cluster_is_told(cluster, tmp_path):
-    """GET /v1/cluster and `cluster status`: nodes, room, workers; 503 without a head."""
+    """GET /v1/cluster, /metrics, `cluster status`: nodes, room, workers; 503 without a head."""
     async with serving(cluster, tmp_path) as http:
         assert (await ask(http))[0] == 200
         async with http.get("/v1/cluster") as response:
@@ -354,6 +362,8 @@ async def test_what_is_on_the_cluster_is_told(cluster, tmp_path):
             "free": {"CPU": 3.0},
         }
         assert (nodes[idle]["free"], nodes[idle]["workers"]) == ({"CPU": 4.0}, [])
+        told = await gauges(http)
+        assert (told[f'workers{{node="{busy}"}}'], told["away"], len(told)) == ("1.0", "0.0", 2)
         code, printed = await command(http, "cluster", "status")
         assert code == 0
         lines = {line.split()[0]: " ".join(line.split()[1:]) for line in printed.splitlines()}
@@ -363,6 +373,7 @@ async def test_what_is_on_the_cluster_is_told(cluster, tmp_path):
         await until(lambda: _away(http), SOON)
         async with http.get("/v1/cluster") as response:
             assert response.status == 503
+        assert (await gauges(http))["away"] == "1.0"
         code, printed = await command(http, "cluster", "status")
         assert (code, printed) == (1, "error: The Ray cluster is out of reach\n")
 

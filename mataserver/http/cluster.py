@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.engines.ray import RayEngine
+    from mataserver.metrics import Metrics
 
 
 class NodeInfo(Struct):
@@ -31,8 +32,10 @@ class NodeInfo(Struct):
 class ClusterService(Handlers):
     """The service of the cluster; there is none without a model with the engine ``ray``."""
 
-    def __init__(self, engine: RayEngine) -> None:
+    def __init__(self, engine: RayEngine, metrics: Metrics) -> None:
         self._engine = engine
+        self._metrics = metrics
+        metrics.before_render(self._count)
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -40,6 +43,13 @@ class ClusterService(Handlers):
             Route("GET", "/v1/cluster", self._nodes, "The nodes of the Ray cluster", "server",
                   response=(Body(codec.JSON, list[NodeInfo]),), errors=(503,), needs="models:read"),
         ]  # fmt: skip
+
+    def _count(self) -> None:
+        """Set the gauges; a node without a worker has none."""
+        self._metrics.away.set(bool(self._engine.waiting))
+        self._metrics.seats.clear()
+        for worker in self._engine.workers:
+            self._metrics.seats.labels(worker.node.name).inc()
 
     async def _nodes(self, _request: web.Request) -> web.Response:
         found = await self._engine.nodes()
