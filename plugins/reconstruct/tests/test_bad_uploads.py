@@ -269,3 +269,12 @@ def peak(pid):
     lines = Path(f"/proc/{pid}/status").read_text().splitlines()
     (line,) = [each for each in lines if each.startswith("VmHWM")]
     return int(line.split()[1]) / 1e3
+
+
+async def test_an_upload_to_a_full_disk(tmp_path):
+    """507 for what the disk has no room for; nothing of it stays."""
+    async with asking(tmp_path, jobs={"min_free_mb": 10**9}) as ask:
+        for path in ("/upload", "/drift"):
+            status, answer = await ask.send(packed({"a.jpg": picture()}), path)
+            assert (status, "disk" in answer["detail"]) == (507, True), path
+        assert folders(tmp_path) == []

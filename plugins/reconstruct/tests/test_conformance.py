@@ -271,6 +271,18 @@ def test_stages(jobs):
         assert each["message"]
 
 
+def test_failed(server, token, photographs):
+    """A job that fails is 200 with its stage, 0 percent and the error; its downloads are 409."""
+    job = server.send(photographs, scale="x.jpg:1,2 x.jpg:3,4 5").json["job_id"]
+    done = server.until(f"/status/{job}", lambda answer: answer.json["finished_at"]).json
+    assert (done["stage"], done["status"], done["progress"]) == ("failed", "failed", 0)
+    assert done["error"] == "scale: there is no photograph 'x.jpg' that can be read"
+    assert done["download_url"] is None
+    for path in (f"/download/jobs/{job}", f"/download/jobs/{job}/csv", f"/clusters/{job}"):
+        answer = server.ask("GET", path)
+        assert (answer.status, "x.jpg" in detail(answer)) == (409, True), path
+
+
 def test_download(server, jobs):
     """GET /download/jobs/{id}: a ZIP of every PLY file."""
     answer = server.ask("GET", f"/download/jobs/{jobs.job}")
