@@ -1,7 +1,8 @@
 """Passwords: argon2id with the parameters of OWASP's Password Storage Cheat Sheet.
 
-Hashing takes some 60 ms of a core by design. It runs beside the event loop, two at a time, so that
-a flood of log-ins takes no more than that from those who infer.
+Hashing takes some 60 ms of a core by design. It runs in two threads of its own, so that a flood
+of log-ins takes no more than that from those who infer, and never more memory than two hashes. They
+have no lower priority: one that is held up while it has the interpreter would hold up all.
 """
 
 from __future__ import annotations
@@ -10,9 +11,17 @@ import asyncio
 import hashlib
 import hmac
 import re
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from typing import TYPE_CHECKING, TypeVar
 
 from argon2 import PasswordHasher
 from argon2.exceptions import InvalidHashError, VerificationError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+T = TypeVar("T")
 
 AT_ONCE = 2
 MAX_LENGTH = 1024
@@ -25,19 +34,20 @@ class Passwords:
 
     def __init__(self, hasher: PasswordHasher | None = None) -> None:
         self._hasher = hasher or PasswordHasher(time_cost=2, memory_cost=19_456, parallelism=1)
-        self._turn = asyncio.Semaphore(AT_ONCE)
+        self._threads = ThreadPoolExecutor(AT_ONCE, "password")
         self._nobodys = self._hasher.hash("")
 
     async def hash(self, password: str) -> str:
         """Return the hash of a password."""
-        async with self._turn:
-            return await asyncio.to_thread(self._hasher.hash, password)
+        return await self._threaded(partial(self._hasher.hash, password))
 
     async def matches(self, password: str, known: str | None) -> bool:
         """Whether a password is the one of a hash; None, of nobody, takes as long and never is."""
-        async with self._turn:
-            found = await asyncio.to_thread(self._verify, password, known or self._nobodys)
+        found = await self._threaded(partial(self._verify, password, known or self._nobodys))
         return found and known is not None
+
+    async def _threaded(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._threads, work)
 
     def outdated(self, known: str) -> bool:
         """Whether a hash is of another kind than those that are made now."""
