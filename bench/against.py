@@ -64,6 +64,7 @@ CASES = (
     Case("resizing, raw, 1 conn.", Question("detector", "raw"), 1),
     Case("100 detections, raw, 1 conn.", Question("many", "raw"), 1),
     Case("100 detections, stream, window 8", Question("many", "frames"), 8),
+    Case("depth map, MessagePack, 1 conn.", Question("depth", "packed"), 1),
 )
 
 
