@@ -22,6 +22,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import time
 from collections import defaultdict
 from dataclasses import dataclass
 from pathlib import Path
@@ -41,6 +42,12 @@ ROUNDS, TURNS, REQUESTS = 15, 2, 60
 EACH = 8
 """Requests of a connection at least: what it costs to accept it is not what is asked here."""
 RESAMPLES, ENDS = 10_000, (2.5, 97.5)
+SETTLING = 0.1
+"""Seconds between waking a server and asking it: what it does because it slept is no request's.
+
+A worker that stops or goes on is told to its zygote as one that ended is; it then looks through all
+processes of the machine, which took some 6 ms where there were hundreds.
+"""
 PARTS = ("bench", "mataserver", "plugins")
 ENGINES = ("process", "thread")
 
@@ -108,6 +115,7 @@ def start(tree: Path, engine: str, bodies: Bodies) -> Server:
 def cost(server: Server, case: Case, requests: int, bodies: Bodies) -> float:
     """Return the CPU milliseconds of a request. Raises ``LoadError`` when one failed."""
     with server.tree.awake():
+        time.sleep(SETTLING)
         url = server.url(case.question)
         effort = Effort(0, max(requests, EACH * case.connections))
         order = contestants.order(case.question, bodies, effort, case.connections, url)
