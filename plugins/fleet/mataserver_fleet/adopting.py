@@ -73,7 +73,9 @@ def _served(
     folder = folder_of(root / name)
     if absent := set(numbers) - set(folder.versions):
         raise MataError(f"the files of its version {min(absent)} are not in {root / name}")
-    # What the Triton made up itself, where the folder has no configuration.
-    own = None if schema.NAME in folder.common or config is None else pbtxt.write(config)
+    own = None
+    if schema.NAME not in folder.common and config is not None:
+        # What the Triton made up itself, but for the file of its backend, which it finds again.
+        own = pbtxt.write({key: each for key, each in config.items() if key != "runtime"})
     chosen = {number: folder.versions[number] for number in numbers}
     return replace(folder, versions=chosen, config=own)

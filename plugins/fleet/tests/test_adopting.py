@@ -12,6 +12,7 @@ from test_models import CONFIG, form, push
 MADE_UP = {
     "name": "plain",
     "backend": "onnxruntime",
+    "runtime": "libtriton_onnxruntime.so",
     "max_batch_size": 4,
     "input": [{"name": "x", "data_type": "TYPE_FP32", "dims": ["3"]}],
     "output": [{"name": "y", "data_type": "TYPE_FP32", "dims": ["3"]}],

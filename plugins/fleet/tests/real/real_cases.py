@@ -142,6 +142,39 @@ async def test_a_models_life(client, tritons):
     assert (model["state"], int(model["inference_count"]) >= 6) == ("unloaded", True)
 
 
+async def test_what_was_there_is_adopted(client, run, tritons):
+    """What a Triton serves from its own repository is taken over, and given to the other one too.
+
+    Also where the configuration is no file, but only what the Triton tells of it.
+    """
+    root = tritons[0].folder / "repository"
+    config = 'backend: "onnxruntime" input { name: "x" data_type: TYPE_FP32 dims: [-1, 3] }'
+    config += 'output { name: "y" data_type: TYPE_FP32 dims: [-1, 3] }'
+    async with aiohttp.ClientSession() as http:
+        for number, name in ((3, "old"), (4, "bare"), (5, "idle")):
+            (root / name / "1").mkdir(parents=True)
+            (root / name / "1" / "model.onnx").write_bytes(adding(number))
+            (root / name / "config.pbtxt").write_text(config)
+            if name != "idle":
+                url = f"{tritons[0].url}/v2/repository/models/{name}/load"
+                async with http.post(url, json={}) as response:
+                    assert response.status == 200, await response.text()
+        (root / "bare" / "config.pbtxt").unlink()
+        status, said, refusal = await run("adopt", "t0", "--repository", str(root))
+        assert (status, said.splitlines()) == (0, [
+            "added version 1 to bare",
+            "bare is the fleet's at t0: 1",
+            "idle is not served at t0: it stays as it is",
+            "added version 1 to old",
+            "old is the fleet's at t0: 1",
+        ]), refusal  # fmt: skip
+        for number, name in ((3, "old"), (4, "bare")):
+            assert (await client.ask("POST", f"/api/models/{name}/load"))[0] == 200
+            for each in tritons:
+                answer = await infer(http, f"{each.url}/v2/models/{name}/infer")
+                assert answer == (200, [1.0 + number, 2.0 + number, 3.0 + number])
+
+
 async def shop(client, **app):
     """Make an application with the model m; return its URL and a key."""
     await client.made("/api/apps", {"name": "shop", **app})
