@@ -200,9 +200,14 @@ class _Parts:
             self.kit(),
             self.metrics,
             self.gate,
-            self.browsers,
+            self._sign_out,
             self.readiness,
         )
+
+    def _sign_out(self, identity: str) -> None:
+        """End what rests on a principal or a grant that counts no more."""
+        self.browsers.end_all(identity)
+        self.streams.end_all(identity)
 
     def terms(self) -> Terms:
         """Return what the sockets of sessions share."""

@@ -29,7 +29,6 @@ if TYPE_CHECKING:
     from mataserver.config import Settings
     from mataserver.feeds.served import ServedSessions
     from mataserver.http.auth import Gate
-    from mataserver.http.browsers import Browsers
     from mataserver.http.kit import Kit
     from mataserver.http.readiness import Readiness
     from mataserver.http.routing import Expect, Table
@@ -184,7 +183,7 @@ class Hosting:
             authenticate=lambda credentials: given.gate.authenticate([credentials]),
             admit=given.gate.admit_call,
             count=given.metrics.count,
-            sign_out=given.browsers.end_all,
+            sign_out=given.sign_out,
             ready=given.readiness.waiting,
             peer=self.peer,
             peers=lambda: MappingProxyType(self._peers),
@@ -207,7 +206,7 @@ class Given(NamedTuple):
     kit: Kit
     metrics: Metrics
     gate: Gate
-    browsers: Browsers
+    sign_out: Callable[[str], None]
     readiness: Readiness
 
 

@@ -94,6 +94,10 @@ class Principal:
         """Whether it has every scope."""
         return self.scopes >= EVERYTHING
 
+    def rests_on(self, identity: str) -> bool:
+        """Whether it is the principal of an id, or was let in by the ``grant`` of one."""
+        return identity in {self.id, self.grant}
+
     def may(self, needs: str | None) -> bool:
         """Whether it has the scope that a route needs; None asks for every scope."""
         if needs is None:

@@ -389,6 +389,8 @@ class ProcessWorker(asyncio.Protocol):
 
 
 _NONSENSE = "The model's worker answered nonsense"
+_LONGEST = 1e9
+"""More milliseconds than anything takes; what is no number is not less."""
 
 
 def _outcomes(message: wire.Answer, parts: list[bytes], count: int) -> list[Outcome] | None:
@@ -398,7 +400,7 @@ def _outcomes(message: wire.Answer, parts: list[bytes], count: int) -> list[Outc
         return None
     found = []
     for head, body in zip(heads, parts, strict=True):
-        if head.failure is None and not body:
+        if (head.failure is None and not body) or not 0.0 <= head.timing.total < _LONGEST:
             return None
         found.append(Outcome(body, head.timing, head.failure, head.fresh))
     return found

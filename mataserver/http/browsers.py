@@ -141,7 +141,7 @@ class Browsers:
         """End every session of a principal or of a grant: a key, token or account is no more."""
 
         def rests(principal: Principal) -> bool:
-            return identity in {principal.id, principal.grant}
+            return principal.rests_on(identity)
 
         self._sessions.drop(lambda login: rests(login.principal))
         self._codes.drop(rests)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from aiohttp import WSMsgType
 
@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from mataserver.feeds.registry import CameraRegistry
     from mataserver.http.channel import Channel, Terms
+    from mataserver.principals import Principal
     from mataserver.service import Context
     from mataserver.sessions import Session
 
@@ -37,6 +38,7 @@ MALFORMED = frozenset({1002, 1007, 1009, 1013})
 """What is wrong with a message: protocol, text, size, size for now."""
 
 POLICY, UNAUTHORIZED, NO_SESSION = 1008, 4001, 4004
+_NO_MORE = (UNAUTHORIZED, "what you showed counts no more")
 
 log = logging.getLogger("mataserver.stream")
 
@@ -87,6 +89,13 @@ class Streams:
         self._terms = terms
         self._sessions = terms.sessions
         self._cameras = cameras
+        self._asking: dict[Channel, Principal] = {}
+
+    def end_all(self, identity: str) -> None:
+        """Close the sockets of a principal or of a grant that counts no more."""
+        for channel, principal in list(self._asking.items()):
+            if principal.rests_on(identity):
+                channel.request_close(*_NO_MORE)
 
     async def serve(self, request: web.Request, session_id: str) -> web.StreamResponse:
         """Serve a request that asks for the socket of a session. Raises ``BadRequest``."""
@@ -131,7 +140,7 @@ class Streams:
             session = self._admit(request, session_id, known=known)
             if isinstance(session, CloseReason):
                 return session
-            return await self._serve(session, socket)
+            return await self._serve(session, socket, cast("Principal", request[PRINCIPAL]))
         except Exception:
             log.exception("a stream failed")
             return CloseReason(INTERNAL, "internal error")
@@ -154,22 +163,35 @@ class Streams:
             return CloseReason(GOING_AWAY, "the server is shutting down")
         return session
 
-    async def _serve(self, session: Session, socket: web.WebSocketResponse) -> CloseReason:
+    async def _serve(
+        self, session: Session, socket: web.WebSocketResponse, principal: Principal
+    ) -> CloseReason:
         camera = self._cameras.of(session)
         if camera is None:
-            return await self._attached(session, Connection(self._terms, session, socket))
+            connection = Connection(self._terms, session, socket)
+            return await self._attached(session, connection, principal)
         viewer = Viewer(self._terms, session, socket)
         camera.join(viewer)
         try:
-            return await self._attached(session, viewer)
+            return await self._attached(session, viewer, principal)
         finally:
             camera.part(viewer)
 
-    async def _attached(self, session: Session, channel: Channel) -> CloseReason:
+    async def _attached(
+        self, session: Session, channel: Channel, principal: Principal
+    ) -> CloseReason:
         self._sessions.attach(session, channel)
+        self._asking[channel] = principal
+        ends = None
+        if principal.until is not None:
+            left = max(0.0, principal.until - time.time())
+            ends = asyncio.get_running_loop().call_later(left, channel.request_close, *_NO_MORE)
         try:
             return await channel.run()
         finally:
+            if ends is not None:
+                ends.cancel()
+            del self._asking[channel]
             self._sessions.detach(session, channel)
 
 

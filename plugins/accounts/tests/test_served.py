@@ -432,6 +432,36 @@ async def test_a_web_socket(client):
             assert message.type is aiohttp.WSMsgType.TEXT
 
 
+@pytest.mark.parametrize("way", ["key", "token", "password", "disabled", "removed"])
+async def test_a_stream_ends_with_what_opened_it(client, way):
+    """A socket that was opened by what counts no more is closed with 4001, at once."""
+    user, token = await client.user("ada")
+    await client.ask("POST", "/v1/models/pull", json={"model": "fake-detect", "task": "detect"})
+    _, key = await client.ask("POST", "/v1/keys", token, json={"name": "camera"})
+    shown = key["key"] if way == "key" else token
+    body = {"model": "fake-detect"}
+    _, session = await client.ask("POST", "/v1/sessions", shown, json=body)
+    acts = {
+        "key": ("DELETE", f"/v1/keys/{key['id']}", None),
+        "token": ("DELETE", "/auth/token", token),
+        "password": ("PATCH", f"/v1/users/{user['id']}", None),
+        "disabled": ("PATCH", f"/v1/users/{user['id']}", None),
+        "removed": ("DELETE", f"/v1/users/{user['id']}", None),
+    }
+    given = {"password": {"password": "another horse here"}, "disabled": {"disabled": True}}
+    async with (
+        aiohttp.ClientSession() as http,
+        http.ws_connect(f"{session['ws_url']}?token={shown}") as stream,
+    ):
+        await stream.send_bytes(b"no picture")
+        assert (await stream.receive(timeout=20)).type is aiohttp.WSMsgType.TEXT
+        method, path, secret = acts[way]
+        status, said = await client.ask(method, path, secret, json=given.get(way))
+        assert status < 300, said
+        await stream.receive(timeout=20)
+        assert stream.close_code == 4001
+
+
 async def test_grpc(serve):
     """A call takes a token in its metadata, and none that does not count."""
     with socket.socket() as probe:

@@ -10,7 +10,7 @@ import zipfile
 import pytest
 
 from mataserver import BadRequest
-from mataserver_reconstruct import archive
+from mataserver_reconstruct import archive, directory
 from mataserver_reconstruct.spec import Limits
 
 PICTURE = b"\xff\xd8" + bytes(range(256)) * 8
@@ -158,7 +158,7 @@ def test_a_bad_archive_is_refused(kind, tmp_path):
 @pytest.mark.parametrize(
     ("limits", "why"),
     [
-        (Limits(max_entries=2), "3 entries"),
+        (Limits(max_entries=2), "over 2 entries"),
         (Limits(max_images=1), "'b.jpg' is one photograph too many"),
         (Limits(max_bytes=3_000), "'b.jpg' brings the archive"),
         (Limits(max_image_bytes=100), "'a.jpg' has 2050 bytes"),
@@ -181,3 +181,25 @@ def test_photographs_are_told_from_the_rest(tmp_path):
     found = [entry.filename for entry in archive.inspect(file, Limits())]
     assert found == ["x/a.jpg", "x/b.JPEG", "é.tiff", "x/d.heic"]
     assert list(archive.pictures(file, Limits())) == [(name, PICTURE) for name in found]
+
+
+@pytest.mark.parametrize("number", [3, 66_000])  # the second has a directory of 64 bits
+def test_entries_are_counted_before_they_are_read(tmp_path, number):
+    """By the directory as it lies there, whatever the record at the end says of their number."""
+    file = tmp_path / "many.zip"
+    file.write_bytes(packed([(f"{at}.jpg", b"") for at in range(number)], zipfile.ZIP_STORED))
+    assert directory.has_more_than(file, number - 1)
+    assert not directory.has_more_than(file, number)
+    data = bytearray(file.read_bytes())
+    end = data.rfind(b"PK\5\6")
+    data[end + 8 : end + 12] = bytes(4)  # it says that there are none
+    file.write_bytes(data)
+    assert directory.has_more_than(file, number - 1)
+
+
+@pytest.mark.parametrize("data", [b"", b"PK\5\6", bytes(100), b"PK\5\6" + b"\xff" * 18])
+def test_what_has_no_directory_has_no_entries(tmp_path, data):
+    """It is for whoever opens it to refuse."""
+    file = tmp_path / "none.zip"
+    file.write_bytes(data)
+    assert not directory.has_more_than(file, 0)

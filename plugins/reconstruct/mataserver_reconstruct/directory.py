@@ -1,0 +1,60 @@
+"""The directory of a ZIP archive, counted without being read (APPNOTE.TXT, section 4.3)."""
+
+from __future__ import annotations
+
+import os
+import struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from pathlib import Path
+    from typing import BinaryIO
+
+_END, _LOCATOR, _END_64 = b"PK\5\6", b"PK\6\7", b"PK\6\6"
+_END_SIZE, _LOCATOR_SIZE, _END_64_SIZE, _ENTRY_SIZE = 22, 20, 56, 46
+_LONGEST_COMMENT = 65_535
+
+
+def has_more_than(file: Path, most: int) -> bool:
+    """Whether an archive has more than ``most`` entries; False for what is none."""
+    with file.open("rb") as opened:
+        place = _place(opened)
+        if place is None:
+            return False
+        return any(number >= most for number, _ in enumerate(_entries(opened, *place)))
+
+
+def _place(opened: BinaryIO) -> tuple[int, int] | None:
+    """Return where the directory begins and ends, by the record at the archive's end.
+
+    It ends where that record begins, whatever the record says: there ``zipfile`` reads it too.
+    """
+    whole = opened.seek(0, os.SEEK_END)
+    begin = max(0, whole - _END_SIZE - _LONGEST_COMMENT - _LOCATOR_SIZE - _END_64_SIZE)
+    opened.seek(begin)
+    tail = opened.read()
+    at = tail.rfind(_END)
+    if at < 0 or len(tail) < at + _END_SIZE:
+        return None
+    (size,) = struct.unpack_from("<L", tail, at + 12)
+    end = begin + at
+    if tail[max(0, at - _LOCATOR_SIZE) : at].startswith(_LOCATOR):
+        record = at - _LOCATOR_SIZE - _END_64_SIZE
+        if record >= 0 and tail[record:].startswith(_END_64):
+            (size,) = struct.unpack_from("<Q", tail, record + 40)
+            end = begin + record
+    return (end - size, end) if end - size >= 0 else None
+
+
+def _entries(opened: BinaryIO, begin: int, end: int) -> Iterator[None]:
+    """Yield for each entry of the directory."""
+    opened.seek(begin)
+    while begin < end:
+        head = opened.read(_ENTRY_SIZE)
+        if len(head) < _ENTRY_SIZE:
+            return
+        more = sum(struct.unpack_from("<HHH", head, 28))
+        opened.seek(more, os.SEEK_CUR)
+        begin += _ENTRY_SIZE + more
+        yield
