@@ -263,7 +263,7 @@ async def test_usage_is_counted(stand, upstreams, targets):  # noqa: F811
     size = len(json.dumps(answer))
     await upstreams[0].stop()
     assert (await stand.ask(body=b"{}"))[0] in {502, 503}
-    subject, count = next(iter(stand.gateway.usage.take().items()))
+    (_, subject), count = next(iter(stand.gateway.usage.take().items()))
     assert subject == ("consumer-1", "shop", "cats")
     assert (count.requests, count.failed, count.bytes_in, count.bytes_out) == (2, 1, 70_002, size)
     assert stand.gateway.usage.take() == {}

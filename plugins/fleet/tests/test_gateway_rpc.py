@@ -77,8 +77,9 @@ class Peer(grpc.GenericRpcHandler):
 class Door:
     """A client of the gateway."""
 
-    def __init__(self, stand, channel, peers, targets):  # noqa: F811
+    def __init__(self, stand, channel, peers, targets, rpc=None):  # noqa: F811
         self.stand, self.channel, self.peers, self.targets = stand, channel, peers, targets
+        self.rpc = rpc
 
     async def ask(self, method="ModelInfer", message=INFER, metadata=(("apikey", KEY),), **more):
         """Call; return the answer, or the name of the code."""
@@ -104,7 +105,7 @@ async def door(stand, upstreams):  # noqa: F811
         channel = grpc.aio.insecure_channel(f"127.0.0.1:{rpc.port}", options)
         await stack.enter_async_context(channel)
         stand.follow(application(*targets[:1], route=GRPC))
-        yield Door(stand, channel, peers, targets)
+        yield Door(stand, channel, peers, targets, rpc)
 
 
 async def test_messages_pass_as_they_are(door):

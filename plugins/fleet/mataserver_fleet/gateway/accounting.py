@@ -6,13 +6,14 @@ import asyncio
 import logging
 import secrets
 import time
+from collections import Counter
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
 from mataserver import Unavailable
 from mataserver_database import finish
-from mataserver_fleet.gateway.limits import DAY
+from mataserver_fleet.gateway.usage import DAY
 from mataserver_fleet.tables import FACTS, USAGE
 
 if TYPE_CHECKING:
@@ -60,7 +61,7 @@ class Accounting:
             await self._settle()
 
     async def _settle(self) -> None:
-        taken, admitted = self._gateway.usage.take(), self._gateway.limits.admitted()
+        taken = self._gateway.usage.take()
         if self._alone and self._settled and not taken:
             return
         today = int(self._store.clock() // DAY)
@@ -69,7 +70,10 @@ class Accounting:
         except Unavailable:
             self._gateway.usage.give_back(taken)
             return
-        self._gateway.limits.settle(used, admitted, today, gateways)
+        own: Counter[str] = Counter()
+        for (day, subject), count in taken.items():
+            own[subject.consumer] += count.requests if day == today else 0
+        self._gateway.limits.settle(used, own, today, gateways)
         self._settled = True
 
     async def leave(self) -> None:
@@ -83,13 +87,13 @@ class Accounting:
             log.warning("what was asked last could not be counted: the database does not answer")
 
     async def _write(
-        self, taken: Mapping[Subject, Count], today: int
+        self, taken: Mapping[tuple[int, Subject], Count], today: int
     ) -> tuple[int, dict[str, int]]:
         """Add counts; return how many gateways live, and today's requests by consumer."""
         now = self._store.clock()
         async with self._store.database.begin() as connection:
-            for subject, count in taken.items():
-                await connection.execute(self._addition(subject, count, today))
+            for (day, subject), count in taken.items():
+                await connection.execute(self._addition(subject, count, day))
             gateways = 1 if self._alone else await self._living(connection, now)
             sums = (
                 sa.select(USAGE.c.consumer, sa.func.sum(USAGE.c.requests))

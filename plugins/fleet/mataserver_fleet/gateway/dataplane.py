@@ -19,9 +19,9 @@ from mataserver_fleet.gateway.accounting import Accounting, date_of, day_of, row
 from mataserver_fleet.gateway.following import Following
 from mataserver_fleet.gateway.gateway import Gateway
 from mataserver_fleet.gateway.gauges import Gauges
-from mataserver_fleet.gateway.limits import DAY
 from mataserver_fleet.gateway.snapshot import Target
 from mataserver_fleet.gateway.streams import Streams
+from mataserver_fleet.gateway.usage import DAY
 from mataserver_fleet.pages import FleetProblem
 
 if TYPE_CHECKING:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
+import math
 from typing import TYPE_CHECKING, Literal, Protocol
 
 import aiohttp
@@ -350,7 +351,7 @@ def problem(error: MataError) -> web.Response:
     """Return the answer for an error, in the protocol's form."""
     fields = {}
     if error.retry_after is not None:
-        fields["Retry-After"] = str(max(1, round(error.retry_after)))
+        fields["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if error.status == Unknown.status:
         fields["WWW-Authenticate"] = "Bearer"
     response = _json({"error": error.detail}, error.status, fields)

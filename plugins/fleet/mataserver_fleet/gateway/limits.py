@@ -6,13 +6,14 @@ import time
 from typing import TYPE_CHECKING
 
 from mataserver import MataError
+from mataserver_fleet.gateway.usage import DAY
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container
 
     from mataserver_fleet.gateway.snapshot import Consumer
 
-MINUTE, DAY = 60.0, 86_400.0
+MINUTE = 60.0
 
 
 class TooMany(MataError):
@@ -63,19 +64,17 @@ class Limits:
         if consumer.quota is not None:
             self._since[consumer.name] = self._since.get(consumer.name, 0) + 1
 
-    def admitted(self) -> dict[str, int]:
-        """Return what was counted since the last ``settle``."""
-        return dict(self._since)
+    def settle(self, used: dict[str, int], own: dict[str, int], day: int, gateways: int) -> None:
+        """Know what everybody has counted on a day.
 
-    def settle(
-        self, used: dict[str, int], admitted: dict[str, int], day: int, gateways: int
-    ) -> None:
-        """Know what everybody has counted on a day, ``admitted`` included."""
+        own: what this gateway has added to that since the last time: requests that were answered.
+             Those that are under way stay counted here.
+        """
         self.gateways = max(1, gateways)
         if day != self._day:
             return
         self._before = used
-        for name, count in admitted.items():
+        for name, count in own.items():
             left = self._since.get(name, 0) - count
             if left > 0:
                 self._since[name] = left

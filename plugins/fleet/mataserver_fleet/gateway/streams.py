@@ -15,7 +15,7 @@ import aiohttp
 import msgspec
 from aiohttp import WSMsgType, web
 
-from mataserver import BadRequest, InvalidParams, NotFound, Unavailable
+from mataserver import BadRequest, InvalidParams, MataError, NotFound, Unavailable
 from mataserver_fleet.gateway import headers
 from mataserver_fleet.gateway.bodies import Whole
 from mataserver_fleet.gateway.exchange import Exchange, Failed, Message
@@ -106,23 +106,40 @@ class Streams:
             model = _asked(body)
             place, consumer = self._place(scope, request, model)
             self._gateway.limits.admit(consumer)
-            pin = self._gateway.choosing.choose(place, "")
-            if pin is None:
-                raise Unavailable("No server has the model ready now", retry_after=1)
-            status, made = await self._made(place, pin.target, consumer, body, request)
+            target, status, made = await self._counted(place, consumer, body, request)
         finally:
             share.give_back()
-        self._note(place, consumer, status, 0, 0)
         if status == 201:
             made["ws_url"] = self._kept(
                 made,
-                Session(place.application.name, model, pin.target, consumer.id),
+                Session(place.application.name, model, target, consumer.id),
                 scope,
                 request,
             )
         return web.Response(
             body=msgspec.json.encode(made), status=status, content_type=headers.JSON
         )
+
+    async def _counted(
+        self,
+        place: Place,
+        consumer: Consumer,
+        body: Whole | Passing | None,
+        request: web.Request,
+    ) -> tuple[Target, int, dict[str, Any]]:
+        """Return which server was asked for a session, the status and the answer; count it."""
+        status = Unavailable.status
+        try:
+            pin = self._gateway.choosing.choose(place, "")
+            if pin is None:
+                raise Unavailable("No server has the model ready now", retry_after=1)
+            status, made = await self._made(place, pin.target, consumer, body, request)
+        except MataError as error:
+            status = error.status
+            raise
+        finally:
+            self._note(place, consumer, status, 0, 0)
+        return pin.target, status, made
 
     def _place(self, scope: Scope, request: web.Request, model: str) -> tuple[Place, Consumer]:
         """Return the route to a model, and who asks. Raises ``NotFound`` and as ``consumer``."""

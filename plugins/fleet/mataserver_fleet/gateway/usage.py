@@ -2,9 +2,15 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+import time
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+DAY = 86_400.0
 
 
 class Subject(NamedTuple):
@@ -32,30 +38,33 @@ class Count(Struct):
 
 
 class Usage:
-    """The counts since the start, and those that nobody has taken yet."""
+    """The counts since the start, and by their day in UTC those that nobody has taken yet.
 
-    def __init__(self) -> None:
+    ``clock`` gives Unix seconds. Days are numbered from 1970.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.time) -> None:
+        self._clock = clock
         self.total: dict[Subject, Count] = {}
-        self._fresh: dict[Subject, Count] = {}
+        self._fresh: dict[tuple[int, Subject], Count] = {}
 
     def note(self, subject: Subject, status: int, bytes_in: int, bytes_out: int) -> None:
         """Count a request that was answered."""
-        failed = int(status >= 500)
-        for counts in (self.total, self._fresh):
-            count = counts.get(subject)
-            if count is None:
-                count = counts[subject] = Count()
-            count.requests += 1
-            count.failed += failed
-            count.bytes_in += bytes_in
-            count.bytes_out += bytes_out
+        one = Count(1, int(status >= 500), bytes_in, bytes_out)
+        self.total.setdefault(subject, Count()).add(one)
+        key = (int(self._clock() // DAY), subject)
+        fresh = self._fresh.get(key)
+        if fresh is None:
+            self._fresh[key] = one
+        else:
+            fresh.add(one)
 
-    def take(self) -> dict[Subject, Count]:
+    def take(self) -> dict[tuple[int, Subject], Count]:
         """Return what was counted since the last time; who cannot keep it gives it back."""
         taken, self._fresh = self._fresh, {}
         return taken
 
-    def give_back(self, taken: dict[Subject, Count]) -> None:
+    def give_back(self, taken: dict[tuple[int, Subject], Count]) -> None:
         """Have it taken again the next time."""
-        for subject, count in taken.items():
-            self._fresh.setdefault(subject, Count()).add(count)
+        for key, count in taken.items():
+            self._fresh.setdefault(key, Count()).add(count)

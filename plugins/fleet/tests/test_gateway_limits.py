@@ -1,0 +1,130 @@
+"""Rates and quotas where they turn: the minute, the day, several gateways, slow requests."""
+
+from __future__ import annotations
+
+import pytest
+from gateway_stand import application, consumer, stand, targets, upstreams  # noqa: F401
+
+from mataserver_fleet.gateway.gateway import problem
+from mataserver_fleet.gateway.limits import DAY, Limits, TooMany
+from mataserver_fleet.gateway.usage import Subject, Usage
+
+NOON = 20_000 * DAY + DAY / 2
+NAME = "consumer-1"
+
+
+class Clock:
+    """A time that is set."""
+
+    def __init__(self, now=NOON):
+        self.now = now
+
+    def __call__(self):
+        return self.now
+
+
+def admitted(limits, who, count):
+    """Return how many of some requests are granted."""
+    return sum(wait(limits, who) is None for _ in range(count))
+
+
+def wait(limits, who):
+    """Return the seconds that a request must wait, None for one that is granted."""
+    try:
+        limits.admit(who)
+    except TooMany as error:
+        return error.retry_after
+    return None
+
+
+@pytest.mark.parametrize("rate", [1, 3, 7, 60, 61, 1_000])
+def test_a_rate_at_the_minutes_edge(rate):
+    """So many at once, none more until the time that was told, and then one."""
+    clock = Clock()
+    limits, who = Limits(clock), consumer(1, "a", rate=rate)
+    assert admitted(limits, who, 2 * rate) == rate
+    for _ in range(3):
+        seconds = wait(limits, who)
+        assert 0 < seconds <= 60.0 / rate
+        clock.now += seconds / 2
+        assert wait(limits, who) is not None
+        clock.now += seconds / 2 + 1e-6
+        assert wait(limits, who) is None
+    clock.now += 3600.0
+    assert admitted(limits, who, 2 * rate) == rate, "what was not used is not kept for later"
+
+
+def test_retry_after_is_no_second_too_early():
+    """Whole seconds, rounded up: who comes back then is served."""
+    for seconds, told in ((0.2, "1"), (1.0, "1"), (1.4, "2"), (19.01, "20")):
+        assert problem(TooMany("", retry_after=seconds)).headers["Retry-After"] == told
+
+
+def test_a_quota_at_midnight():
+    """The last request of a day and the first of the next one are those of their days, in UTC."""
+    clock = Clock(20_001 * DAY - 0.5)
+    limits, who = Limits(clock), consumer(1, "a", quota=2)
+    assert admitted(limits, who, 3) == 2
+    assert wait(limits, who) == pytest.approx(0.5)
+    clock.now += 0.5
+    assert admitted(limits, who, 3) == 2
+    limits.settle({NAME: 2}, {NAME: 2}, 20_000, 1)  # yesterday's, which comes late
+    assert admitted(limits, who, 1) == 0
+    limits.settle({NAME: 2}, {NAME: 2}, 20_001, 1)
+    assert admitted(limits, who, 1) == 0
+    clock.now += DAY
+    assert admitted(limits, who, 3) == 2
+
+
+def test_a_quota_and_requests_under_way():
+    """What was granted and is not answered yet counts, however often accounts are settled."""
+    limits, who = Limits(Clock()), consumer(1, "a", quota=4)
+    assert admitted(limits, who, 4) == 4
+    for _ in range(3):
+        limits.settle({}, {}, 20_000, 1)
+        assert admitted(limits, who, 1) == 0
+    limits.settle({NAME: 1}, {NAME: 1}, 20_000, 1)
+    assert admitted(limits, who, 1) == 0
+
+
+def test_what_the_rate_refuses_is_not_of_the_quota():
+    """And what the quota refuses is not of the rate."""
+    clock = Clock()
+    limits, who = Limits(clock), consumer(1, "a", rate=1, quota=2)
+    assert admitted(limits, who, 5) == 1
+    clock.now += 60.0
+    assert admitted(limits, who, 5) == 1
+    clock.now += 60.0
+    assert admitted(limits, who, 1) == 0
+
+
+@pytest.mark.parametrize(("rate", "gateways", "each"), [(6, 2, 3), (6, 3, 2), (1, 3, 1)])
+def test_several_gateways(rate, gateways, each):
+    """Each grants its part of a rate, one at least; a day's quota is all of theirs together."""
+    every = [Limits(Clock()) for _ in range(gateways)]
+    who = consumer(1, "a", rate=rate)
+    for limits in every:
+        limits.settle({}, {}, 20_000, gateways)
+        assert admitted(limits, who, 10) == each
+    thrifty = consumer(1, "b", quota=5)
+    first, second = Limits(Clock()), Limits(Clock())
+    assert admitted(first, thrifty, 2) == 2
+    assert admitted(second, thrifty, 2) == 2
+    for limits in (first, second):
+        limits.settle({NAME: 4}, {NAME: 2}, 20_000, 2)
+    assert admitted(first, thrifty, 3) == 1
+
+
+def test_usage_is_of_the_day_that_it_was():
+    """What was answered before midnight and is handed over after it is yesterday's."""
+    clock = Clock(20_001 * DAY - 1)
+    usage, subject = Usage(clock), Subject("anna", "shop", "cats")
+    usage.note(subject, 200, 1, 2)
+    clock.now += 2
+    usage.note(subject, 500, 1, 2)
+    taken = usage.take()
+    found = {day: (count.requests, count.failed) for (day, _), count in taken.items()}
+    assert found == {20_000: (1, 0), 20_001: (1, 1)}
+    usage.give_back(taken)
+    assert usage.take() == taken
+    assert usage.total[subject].requests == 2
