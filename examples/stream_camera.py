@@ -65,3 +65,5 @@ except MataError as error:
     sys.exit(f"{error.status}: {error}")
 finally:
     writer.release()
+if not live and not capture.get(cv2.CAP_PROP_POS_FRAMES):
+    sys.exit(f"{source}: not one frame of it could be read")

@@ -70,9 +70,14 @@ class Lines(io.TextIOBase):
 
 
 def tell_line(line: str) -> None:
-    """Log a line that somebody printed; one of a worker's own log is passed on as it is."""
+    """Log a line that somebody printed; one of a worker's own log is passed on as it is.
+
+    So is every line in a log that is text.
+    """
     line = line.rstrip()[:LONGEST]
-    if line.startswith(_OWN):
+    if line and not isinstance(sys.stderr, Lines):
+        sys.stderr.write(f"{line}\n")
+    elif line.startswith(_OWN):
         _stream().write(f"{line}\n")
     elif line:
         log.warning("%s", line)

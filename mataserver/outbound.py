@@ -272,6 +272,11 @@ class _Checked(AbstractResolver):
         await self._inner.close()
 
 
+_SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))
+"""Special purposes (RFC 6890, 7526 and 9637) that older Pythons take for the internet: a cloud's
+service of secrets answers at 192.0.0.192."""
+
+
 def is_public(address: Address) -> bool:
     """Whether an address leads out of every private network.
 
@@ -281,6 +286,8 @@ def is_public(address: Address) -> bool:
     carried = _carried(address)
     if carried:
         return all(is_public(each) for each in carried)
+    if any(address in network for network in _SPECIAL if network.version == address.version):
+        return False
     local = isinstance(address, ipaddress.IPv6Address) and address.is_site_local
     return address.is_global and not (address.is_multicast or address.is_reserved or local)
 

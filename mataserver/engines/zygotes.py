@@ -99,13 +99,10 @@ class ZygoteHandle:
 
     @contextlib.contextmanager
     def _prints(self) -> Iterator[int]:
-        """Give where the process and its children print: our stderr, or a pipe into our log.
+        """Give where the process and its children print: a pipe into our log.
 
-        A native library's lines are no JSON.
+        A native library's lines are no JSON, and whoever held our stderr could empty its file.
         """
-        if self._logging[1] != "json":
-            yield 2
-            return
         reading, writing = os.pipe()
         reader = os.fdopen(reading, "rb", buffering=0)
         loop = asyncio.get_running_loop()

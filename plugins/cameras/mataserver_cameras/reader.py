@@ -39,6 +39,12 @@ _LIVE = {
     "fpsprobesize": "0",  # else the first second goes into guessing the frame rate
     "analyzeduration": "1000000",
 }
+_FORMATS = (
+    *("mpjpeg", "mjpeg", "jpeg_pipe", "png_pipe", "webp_pipe", "image2", "gif", "avi", "asf"),
+    *("mpegts", "mpeg", "mpegvideo", "h264", "hevc", "av1", "obu", "ivf", "flv", "live_flv"),
+    *("mov", "mp4", "matroska", "webm", "ogg", "nut"),
+)
+"""What a camera over HTTP may send, as FFmpeg calls it: what holds its pictures itself."""
 _OPTIONS = {
     "rtsp": {
         **_LIVE,
@@ -46,7 +52,14 @@ _OPTIONS = {
         "allowed_media_types": "video",
         "protocol_whitelist": "rtsp,rtsps,rtp,tcp,tls",
     },
-    "http": {**_LIVE, "protocol_whitelist": "http,https,tcp,tls,crypto"},
+    "http": {
+        **_LIVE,
+        "protocol_whitelist": "http,https,tcp,tls",
+        # The address was looked at, and no other is to be asked: neither by a redirect nor by a
+        # playlist, which names more.
+        "max_redirects": "0",
+        "format_whitelist": ",".join(_FORMATS),
+    },
     "file": {"protocol_whitelist": "file"},
     "device": dict(_LIVE),
 }

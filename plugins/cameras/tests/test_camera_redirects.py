@@ -1,0 +1,67 @@
+"""A camera over HTTP leads nowhere else: what its host was looked at for is all that is asked."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import threading
+
+import av
+import pytest
+
+from mataserver_cameras.messages import Opening
+from mataserver_cameras.reader import frames
+
+PLAYLIST = b"#EXTM3U\n#EXT-X-TARGETDURATION:2\n#EXTINF:2,\n%s\n#EXT-X-ENDLIST\n"
+
+
+@contextlib.contextmanager
+def answering(answer):
+    """Run a server that answers as ``answer(handler)`` does; yield its URL and what was asked."""
+    asked = []
+
+    class Handler(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            asked.append(self.path)
+            answer(self)
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        yield f"http://127.0.0.1:{server.server_port}", asked
+    finally:
+        server.shutdown()
+        thread.join()
+        server.server_close()
+
+
+def missing(handler):
+    """Answer 404."""
+    handler.send_error(404)
+
+
+@pytest.mark.parametrize("kind", ["redirect", "playlist"])
+def test_another_host_is_not_asked(kind):
+    """Neither by a redirect nor by a playlist."""
+    with answering(missing) as (elsewhere, asked):
+
+        def lead(handler):
+            if kind == "redirect":
+                handler.send_response(302)
+                handler.send_header("Location", f"{elsewhere}/secret")
+                handler.end_headers()
+                return
+            body = PLAYLIST % f"{elsewhere}/secret.ts".encode()
+            handler.send_response(200)
+            handler.send_header("Content-Type", "application/vnd.apple.mpegurl")
+            handler.send_header("Content-Length", str(len(body)))
+            handler.end_headers()
+            handler.wfile.write(body)
+
+        with answering(lead) as (url, _), pytest.raises(av.error.FFmpegError):
+            next(frames(Opening(f"{url}/live.m3u8", "http", 5.0, 1 << 20)))
+    assert asked == []
