@@ -222,3 +222,9 @@ def test_no_client_is_told_to_come_back_never(later):
     """What is no number of seconds is left out."""
     assert Failure(503, "no", later).error().retry_after is None
     assert Failure(503, "no", 2.5).error().retry_after == 2.5
+
+
+def test_a_reason_stays_one_line():
+    """What a model says of its failure forges no line of the log, and is not the log's size."""
+    assert Failure(400, "a\nb\x1b[2J").error().detail == "a b [2J"
+    assert len(Failure(400, "x" * 1_000_000).error().detail) == 10_000

@@ -102,6 +102,8 @@ class Timing(msgspec.Struct, frozen=True):
 
 _LATEST = 86_400.0
 """Seconds after which a client may at most be told to come back."""
+_MOST_WORDS = 10_000
+"""Characters of a sentence that says why something failed."""
 
 
 class Failure(msgspec.Struct, frozen=True):
@@ -126,7 +128,10 @@ class Failure(msgspec.Struct, frozen=True):
         later = self.retry_after
         if later is not None and not 0 <= later <= _LATEST:  # nor is it a number
             later = None
-        error = kind(self.detail, status=status, retry_after=later)
+        detail = self.detail[:_MOST_WORDS]
+        if not detail.isprintable():  # it goes into the log, where it must stay one line
+            detail = "".join(each if each.isprintable() else " " for each in detail)
+        error = kind(detail, status=status, retry_after=later)
         error.lasting = self.lasting
         return error
 

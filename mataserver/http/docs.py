@@ -56,7 +56,9 @@ def _file(name: str) -> web.Response:
         raise NotFound("Not found")
     headers = {
         "Cache-Control": "public, max-age=3600",
-        "Content-Security-Policy": "default-src 'self' 'unsafe-inline' data: blob:",
+        "Content-Security-Policy": (
+            "default-src 'self' 'unsafe-inline' data: blob:; frame-ancestors 'none'"
+        ),
         "X-Content-Type-Options": "nosniff",
     }
     return web.Response(
