@@ -20,8 +20,6 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mataserver.engines import child
-
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
@@ -100,6 +98,9 @@ class Seat:
             with server:
                 sock = Door(server, secret).open()
             if sock is not None:
+                # Here, since the server looks at this module too, and needs nothing of a worker's.
+                from mataserver.engines import child
+
                 with sock:
                     child.main(sock, None)
                 self._over.set()

@@ -103,7 +103,7 @@ class Gate:
             principal = await self.principal_of(request, socket=socket)
         except MataError as error:
             # A socket is told by its close code, as whoever has no key.
-            if not public or (isinstance(error, BadRequest) and not socket):
+            if not public or (isinstance(error, GivenTwice) and not socket):
                 raise
             principal = None
         if not public:
@@ -263,6 +263,10 @@ def of_metadata(
         yield Credentials(*each, "POST", path, address=address)
 
 
+class GivenTwice(BadRequest):
+    """400: a key that is there twice."""
+
+
 def sole_value(name: str, values: Sequence[str]) -> str:
     """Return the value of what may be said once, empty where it is not said.
 
@@ -270,7 +274,7 @@ def sole_value(name: str, values: Sequence[str]) -> str:
     client and the server could have looked at another than the server does. Raises ``BadRequest``.
     """
     if len(values) > 1:
-        raise BadRequest(f"{name} is there {len(values)} times: send one")
+        raise GivenTwice(f"{name} is there {len(values)} times: send one")
     return values[0] if values else ""
 
 
