@@ -13,7 +13,6 @@ import msgspec
 from aiohttp import hdrs
 from aiohttp.payload import Payload
 from msgspec import Meta
-from multipart import parse_options_header
 
 from mataserver import jsonbody
 from mataserver.errors import MataError, TooLarge, TooSlow
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
 
 JSON = "application/json"
 MSGPACK = "application/msgpack"
-FORM = "multipart/form-data"
 UNSAID = frozenset({"", "application/octet-stream", "application/x-www-form-urlencoded"})
 """Content types that tell nothing, the last one because curl sends it unasked: the body is looked
 at. A web page may send such a body, and a form, to another origin without asking first."""
@@ -203,14 +201,6 @@ def json_of(kind: type[T]) -> Callable[[bytes], T]:
 def content_type(request: web.Request) -> str:
     """Return the declared content type in lower case, empty when there is none."""
     return request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
-
-
-def boundary(request: web.Request) -> str:
-    """Return what separates the parts of a form. Raises ``Unsupported`` for what is no form."""
-    kind, options = parse_options_header(request.headers.get(hdrs.CONTENT_TYPE, ""))
-    if kind != FORM:
-        raise Unsupported(f"Content-Type must be {FORM}")
-    return str(options.get("boundary", ""))
 
 
 def is_json(kind: str) -> bool:

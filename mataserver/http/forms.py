@@ -2,16 +2,49 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-from multipart import MultipartError, MultipartSegment, PushMultipartParser
+from aiohttp import hdrs
+from multipart import (
+    MultipartError,
+    MultipartSegment,
+    PushMultipartParser,
+    parse_options_header,
+)
 
-from mataserver.errors import BadRequest, InvalidParams
+from mataserver.errors import BadRequest, InvalidParams, MataError
 from mataserver.service import Form
 
+if TYPE_CHECKING:
+    from aiohttp import web
+
+FORM = "multipart/form-data"
 FILE = "file"
 MAX_FIELDS = 64
 MAX_FIELD_BYTES = 65_536
+
+
+class NotAForm(MataError):
+    """415: a body of another type."""
+
+    status = 415
+
+
+def declared(request: web.Request) -> tuple[str, str]:
+    """Return the type that a body is said to be of, and its boundary."""
+    kind, options = parse_options_header(request.headers.get(hdrs.CONTENT_TYPE, ""))
+    return kind, str(options.get("boundary", ""))
+
+
+def boundary(request: web.Request) -> str:
+    """Return what separates the parts of a form, empty where that is not said.
+
+    Raises ``NotAForm``.
+    """
+    kind, limit = declared(request)
+    if kind != FORM:
+        raise NotAForm(f"Content-Type must be {FORM}")
+    return limit
 
 
 class _Part(NamedTuple):

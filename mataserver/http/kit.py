@@ -67,7 +67,7 @@ class Kit:
     @contextlib.asynccontextmanager
     async def read_form(self, request: web.Request, *, field: str = "file") -> AsyncIterator[Form]:
         """Give a form whose file is ``field``."""
-        boundary = codec.boundary(request)
+        boundary = forms.boundary(request)
         self.check_origin(request)
         async with self.read_body(request) as data:
             form = forms.parse(data, boundary, field)

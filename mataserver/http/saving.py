@@ -12,17 +12,15 @@ from multipart import (
     MultipartError,
     MultipartSegment,
     PushMultipartParser,
-    parse_options_header,
 )
 
 from mataserver.errors import (
     BadRequest,
     InvalidParams,
-    MataError,
     TooLarge,
     TooSlow,
 )
-from mataserver.http.forms import MAX_FIELD_BYTES, MAX_FIELDS, once
+from mataserver.http.forms import FORM, MAX_FIELD_BYTES, MAX_FIELDS, boundary, declared, once
 from mataserver.http.inflating import PLAIN
 from mataserver.opening import open_file
 from mataserver.service import Saved, Upload, Uploads
@@ -34,14 +32,6 @@ if TYPE_CHECKING:
 
     from mataserver.http.routing import Limits
 
-FORM = "multipart/form-data"
-
-
-class NotAForm(MataError):
-    """415: a body of another type."""
-
-    status = 415
-
 
 async def save(request: web.Request, path: Path, field: str, limits: Limits) -> Saved:
     """Write the body, or a field of a form, to ``path``; remove it when that fails.
@@ -49,13 +39,13 @@ async def save(request: web.Request, path: Path, field: str, limits: Limits) -> 
     Raises ``TooLarge``, ``TooSlow``, ``BadRequest`` for a broken form, ``InvalidParams`` for one
     without the field. A full disk's ``OSError`` is answered 507 as it is.
     """
-    kind, options = _type(request)
+    kind, limit = declared(request)
     try:
         with contextlib.closing(await open_file(path, "wb")) as file:
             target = _Target(file)
             body = chunks(request, limits)
             if kind == FORM:
-                saved = await _form(body, options.get("boundary", ""), field, target)
+                saved = await _form(body, limit, field, target)
             else:
                 async for chunk in body:
                     await target.write(chunk)
@@ -71,22 +61,14 @@ async def save_files(request: web.Request, folder: Path, most: int, limits: Limi
 
     Raises as ``save``; what is in the folder then is for the caller to remove.
     """
-    kind, options = _type(request)
-    if kind != FORM:
-        raise NotAForm(f"A form is wanted here: {FORM}")
+    limit = boundary(request)
     writing = _Writing(folder)
     try:
-        async for event in _events(chunks(request, limits), options.get("boundary", ""), most):
+        async for event in _events(chunks(request, limits), limit, most):
             await writing.take(event)
     finally:
         writing.close()
     return Uploads(tuple(writing.files), once(writing.texts))
-
-
-def _type(request: web.Request) -> tuple[str, dict[str, str]]:
-    """Return the type of an upload and its options."""
-    kind, options = parse_options_header(request.headers.get(hdrs.CONTENT_TYPE, ""))
-    return kind, dict(options)
 
 
 async def _events(

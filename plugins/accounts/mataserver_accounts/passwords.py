@@ -2,7 +2,8 @@
 
 Hashing takes some 60 ms of a core by design. It runs in two threads of its own, so that a flood
 of log-ins takes no more than that from those who infer, and never more memory than two hashes. They
-have no lower priority: one that is held up while it has the interpreter would hold up all.
+have no lower priority: with one, requests took longer in the one trial there was, perhaps because a
+thread that is held up while it has the interpreter holds up all.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import errno
 import fcntl
 import hashlib
 import os
@@ -22,7 +21,6 @@ if TYPE_CHECKING:
 _CHUNK = 1 << 20
 KEEP_SECONDS = 86_400.0
 """How long an unfinished upload, and a file that no version has, is kept."""
-_FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 
 
 class WrongOffset(Conflict):
@@ -52,8 +50,7 @@ class Files:
     def desk(self) -> Iterator[Path]:
         """Give an empty folder for an upload; it is removed in the end."""
         made = self._root / "uploads" / str(uuid.uuid4())
-        with _full():
-            made.mkdir(parents=True, mode=0o700)
+        made.mkdir(parents=True, mode=0o700)
         try:
             yield made
         finally:
@@ -64,10 +61,9 @@ class Files:
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         size, target = path.stat().st_size, self.path(digest)
-        with _full():
-            target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-            path.replace(target)  # of the same content, and it is new again for ``tidy``
-            os.utime(target)
+        target.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        path.replace(target)  # of the same content, and it is new again for ``tidy``
+        os.utime(target)
         return Blob(digest, size)
 
     def path(self, digest: str) -> Path:
@@ -81,27 +77,26 @@ class Files:
         uploads take too much.
         """
         folder = self._root / "unfinished"
-        with _full():
-            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-            target = folder / hashlib.sha256(upload.encode()).hexdigest()
-            with target.open("ab") as file:
-                fcntl.flock(file, fcntl.LOCK_EX)  # two may send the same chunk at the same time
-                size = os.fstat(file.fileno()).st_size
-                if offset not in {0, size}:
-                    raise WrongOffset(size)
-                more = chunk.stat().st_size
-                if offset + more > most:
-                    raise MataError(f"The file is over the limit of {most} bytes", status=413)
-                self._check_room(folder, more)
-                file.truncate(offset)  # 0 begins anew
-                try:
-                    with chunk.open("rb") as piece:
-                        shutil.copyfileobj(piece, file, _CHUNK)
-                    file.flush()
-                except OSError:
-                    os.ftruncate(file.fileno(), offset)
-                    raise
-                return target, offset + more
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        target = folder / hashlib.sha256(upload.encode()).hexdigest()
+        with target.open("ab") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)  # two may send the same chunk at the same time
+            size = os.fstat(file.fileno()).st_size
+            if offset not in {0, size}:
+                raise WrongOffset(size)
+            more = chunk.stat().st_size
+            if offset + more > most:
+                raise MataError(f"The file is over the limit of {most} bytes", status=413)
+            self._check_room(folder, more)
+            file.truncate(offset)  # 0 begins anew
+            try:
+                with chunk.open("rb") as piece:
+                    shutil.copyfileobj(piece, file, _CHUNK)
+                file.flush()
+            except OSError:
+                os.ftruncate(file.fileno(), offset)
+                raise
+            return target, offset + more
 
     def tidy(self, used: set[str]) -> None:
         """Remove old files that no version has, and what was never finished."""
@@ -119,14 +114,3 @@ class Files:
         taken = sum(path.stat().st_size for path in folder.iterdir())
         if taken + more > self._unfinished:
             raise OutOfMemory("Unfinished uploads take all that they may: finish or wait")
-
-
-@contextlib.contextmanager
-def _full() -> Iterator[None]:
-    """Raise a full disk as ``OutOfMemory`` (507)."""
-    try:
-        yield
-    except OSError as error:
-        if error.errno in _FULL:
-            raise OutOfMemory("The disk is full") from error
-        raise

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import hashlib
 
-import pytest
+from commands_client import client, url
 from onnx_files import adding
 from stand_in_triton import stand_ins
 from test_models import CONFIG, form, push
+
+__all__ = ["client", "url"]
 
 MADE_UP = {
     "name": "plain",
@@ -18,19 +20,6 @@ MADE_UP = {
     "output": [{"name": "y", "data_type": "TYPE_FP32", "dims": ["3"]}],
     "parameters": {},
 }
-
-
-@pytest.fixture
-def url():
-    """The commands know no database: one kind is enough."""
-    return
-
-
-@pytest.fixture
-async def client(serve):
-    """A client of a server that looks at its Tritons often."""
-    async with serve(fleet={"probe": 0.1}) as made:
-        yield made
 
 
 def planted(root, triton, name, versions, config=None, served=None):

@@ -6,23 +6,12 @@ import asyncio
 import subprocess
 import sys
 
-import pytest
+from commands_client import client, url
 from onnx_files import adding
 from stand_in_triton import stand_ins
 from test_models import CONFIG
 
-
-@pytest.fixture
-def url():
-    """The commands know no database: one kind is enough."""
-    return
-
-
-@pytest.fixture
-async def client(serve):
-    """A client of a server that looks at its Tritons often."""
-    async with serve(fleet={"probe": 0.1}) as made:
-        yield made
+__all__ = ["client", "url"]
 
 
 async def test_an_operators_day(run, tmp_path):
@@ -94,10 +83,10 @@ async def test_what_goes_wrong(client, run, tmp_path):
             check=False,
         )
 
-    for url, said in (
+    for place, said in (
         (client.server.url, "error: Model not found: absent\n"),
         ("http://127.0.0.1:9", "error: cannot reach the server"),
     ):
-        done = await asyncio.to_thread(ran, url)
+        done = await asyncio.to_thread(ran, place)
         assert (done.returncode, done.stdout) == (1, "")
         assert done.stderr.startswith(said)

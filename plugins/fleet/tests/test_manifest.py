@@ -4,22 +4,12 @@ from __future__ import annotations
 
 import pytest
 import yaml
+from commands_client import client, url
 from onnx_files import adding
 from stand_in_triton import stand_ins
 from test_models import push
 
-
-@pytest.fixture
-def url():
-    """The commands know no database: one kind is enough."""
-    return
-
-
-@pytest.fixture
-async def client(serve):
-    """A client of a server that looks at its Tritons often."""
-    async with serve(fleet={"probe": 0.1}) as made:
-        yield made
+__all__ = ["client", "url"]
 
 
 def document(*tritons, **more):
