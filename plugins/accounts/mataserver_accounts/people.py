@@ -10,13 +10,12 @@ from mataserver_accounts.store import any_revision
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
     from mataserver import Principal
     from mataserver_accounts.directory import Directory
     from mataserver_accounts.log_ins import LogIns, Token
     from mataserver_accounts.records import Role, User
     from mataserver_accounts.store import Check
+    from mataserver_database import Connection
 
 
 class People:
@@ -38,7 +37,7 @@ class People:
         """Return what is another text after each change of a user. Raises ``NotFound``."""
         return await self._directory.accounts.revision(identity)
 
-    async def hold(self, connection: AsyncConnection, identity: str) -> str:
+    async def hold(self, connection: Connection, identity: str) -> str:
         """Have nobody else change a user until the transaction of ``connection`` ends.
 
         That is one of ``ctx.peer("database").database``. Returns the revision. Raises ``NotFound``.

@@ -15,11 +15,11 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 import sqlalchemy as sa
-from sqlalchemy.ext.asyncio import AsyncConnection
 
 from mataserver import Conflict, InvalidParams, MataError, NotFound
 from mataserver_accounts.records import Key, MadeKey, User
 from mataserver_accounts.tables import CHANNEL, KEYS, REVOKED, SECRETS, USERS
+from mataserver_database import Connection
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -37,11 +37,11 @@ _ADMINS = sa.select(USERS.c.id).where(USERS.c.role == "admin", USERS.c.disabled.
 _VERSION = sa.select(SECRETS.c.value).where(SECRETS.c.name == "version")
 
 
-Check = Callable[[str, AsyncConnection], Awaitable[None]]
+Check = Callable[[str, Connection], Awaitable[None]]
 """What is called with a user's revision, and the connection that changes the user."""
 
 
-async def any_revision(_revision: str, _connection: AsyncConnection) -> None:
+async def any_revision(_revision: str, _connection: Connection) -> None:
     """Whatever the revision is."""
 
 
@@ -129,7 +129,7 @@ class Accounts:
         async with self._database.read() as connection:
             return _revision(await _find_user(connection, identity))
 
-    async def hold(self, connection: AsyncConnection, identity: str) -> str:
+    async def hold(self, connection: Connection, identity: str) -> str:
         """Have nobody else change a user until a transaction ends; return the user's revision.
 
         Raises ``NotFound``.
@@ -325,7 +325,7 @@ class Accounts:
             await self._announce(connection)
         return int(count)
 
-    async def _announce(self, connection: AsyncConnection) -> None:
+    async def _announce(self, connection: Connection) -> None:
         """Tell every process, once the transaction is committed, that something changed."""
         fresh = sa.update(SECRETS).where(SECRETS.c.name == "version")
         await connection.execute(fresh.values(value=str(uuid.uuid4())))
@@ -337,7 +337,7 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-async def _find_user(connection: AsyncConnection, identity: str, *, lock: bool = False) -> Any:
+async def _find_user(connection: Connection, identity: str, *, lock: bool = False) -> Any:
     query = sa.select(USERS).where(sa.or_(USERS.c.id == identity, USERS.c.name == identity))
     query = query.with_for_update() if lock else query
     row = None
@@ -354,7 +354,7 @@ def _revision(row: Mapping[Any, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:16]
 
 
-async def _check_not_last(connection: AsyncConnection, row: Mapping[Any, Any]) -> None:
+async def _check_not_last(connection: Connection, row: Mapping[Any, Any]) -> None:
     """Raise ``Conflict`` when no other administrator could log in."""
     admins = list(await connection.scalars(_ADMINS.with_for_update()))
     if admins == [row["id"]]:

@@ -7,6 +7,7 @@ entered.
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import TYPE_CHECKING
 
 from mataserver import hookimpl
@@ -16,11 +17,14 @@ from mataserver_database.schema import NewerSchemaError, Schema
 
 if TYPE_CHECKING:
     from mataserver import Context
-    from mataserver_database.database import Busy, Database, Full
+    from mataserver_database.connection import Connection
+    from mataserver_database.database import Database
+    from mataserver_database.failures import Busy, Full
     from mataserver_database.lifetime import DatabaseService
 
 __all__ = [
     "Busy",
+    "Connection",
     "Database",
     "Full",
     "NewerSchemaError",
@@ -30,13 +34,19 @@ __all__ = [
     "finished",
 ]
 
+_MODULES = {
+    "Busy": "failures",
+    "Connection": "connection",
+    "Database": "database",
+    "Full": "failures",
+}
+"""Where what brings SQLAlchemy stands."""
+
 
 def __getattr__(name: str) -> object:
     """Import what brings SQLAlchemy when it is asked for: most commands have no use for it."""
-    if name in {"Busy", "Database", "Full"}:
-        from mataserver_database import database
-
-        return getattr(database, name)
+    if name in _MODULES:
+        return getattr(import_module(f"mataserver_database.{_MODULES[name]}"), name)
     raise AttributeError(f"module 'mataserver_database' has no attribute {name!r}")
 
 

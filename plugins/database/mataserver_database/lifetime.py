@@ -7,7 +7,8 @@ import contextlib
 from typing import TYPE_CHECKING, Any, Self
 
 from mataserver import Unavailable
-from mataserver_database.database import Busy, Database
+from mataserver_database.database import Database
+from mataserver_database.failures import Busy
 
 if TYPE_CHECKING:
     from mataserver import Context

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import shutil
 import subprocess
 import sys
 
@@ -235,6 +236,39 @@ async def test_a_database_that_is_gone_is_busy(tmp_path):
         await gone.close()
 
 
+async def test_a_file_that_is_removed(tmp_path, schema):
+    """What SQLite's file takes after its removal would be lost: 503 until the same file is back."""
+    database, file = Database(tmp_path), tmp_path / "mataserver.db"
+    await database.migrate(schema)
+    await write(database, "first")
+    file.rename(tmp_path / "away")
+    for work in (write(database, "lost"), texts(database), database.check()):
+        with pytest.raises(Busy, match="file was removed or replaced"):
+            await work
+    shutil.copy(tmp_path / "away", file)
+    with pytest.raises(Busy, match="file was removed or replaced"):
+        await write(database, "into a copy")
+    (tmp_path / "away").rename(file)
+    await write(database, "second")
+    assert await texts(database) == ["first", "second"]
+    await database.close()
+
+
+async def test_a_file_that_is_removed_meanwhile(tmp_path, schema):
+    """Who wrote while the file was removed is not told that it is kept."""
+    database = Database(tmp_path)
+    await database.migrate(schema)
+
+    async def lose():
+        async with database.begin() as connection:
+            await connection.execute(sa.insert(NOTES).values(text="lost"))
+            (tmp_path / "mataserver.db").unlink()
+
+    with pytest.raises(Busy, match="file was removed or replaced"):
+        await lose()
+    await database.close()
+
+
 async def test_closing_leaves_no_connection(place, schema):
     """Who has a connection is waited for, and nobody is given another: none outlives the end."""
     database = Database(*place)
@@ -323,6 +357,13 @@ async def test_alembic_is_imported_for_a_migration_alone(tmp_path, schema):
     for expected in ("True", "False"):
         ran = subprocess.run(command, capture_output=True, text=True, check=True)
         assert ran.stdout.strip() == expected
+
+
+def test_the_orm_is_not_imported():
+    """Nobody here uses SQLAlchemy's ORM, which is a third of what the library takes to import."""
+    code = "import sys, mataserver_database.lifetime; print('sqlalchemy.orm' in sys.modules)"
+    ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert ran.stdout.strip() == "False"
 
 
 def test_errors_are_the_servers():

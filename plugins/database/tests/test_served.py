@@ -64,6 +64,18 @@ async def test_a_database_that_goes_away(tmp_path, postgres):
         await _ready(http, server, 200)
 
 
+async def test_a_file_that_is_removed(tmp_path):
+    """``GET /ready`` tells that SQLite's file is gone, and forgets it when it is back."""
+    async with (
+        serving(tmp_path, entry_points=installed("database")) as server,
+        aiohttp.ClientSession() as http,
+    ):
+        (tmp_path / "mataserver.db").rename(tmp_path / "away")
+        assert "database: The database's file was removed" in await _ready(http, server, 503)
+        (tmp_path / "away").rename(tmp_path / "mataserver.db")
+        await _ready(http, server, 200)
+
+
 async def _execute(server, statement):
     import asyncpg
 

@@ -19,9 +19,8 @@ from mataserver_fleet.tables import APPS, MODELS, ROUTES, VERSIONS
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
     from mataserver import Principal
+    from mataserver_database import Connection
     from mataserver_fleet.pages import Page, Tags
     from mataserver_fleet.store import Store
 
@@ -116,7 +115,7 @@ class AppRoutes:
             await connection.execute(sa.delete(ROUTES).where(*own))
             return await touch_app(connection, row, self._store.clock())
 
-    async def _model(self, connection: AsyncConnection, model: str) -> tuple[str, bool]:
+    async def _model(self, connection: Connection, model: str) -> tuple[str, bool]:
         """Return a model's name, and whether it is this server's own. Raises ``NotFound``."""
         try:
             found = await find(connection, MODELS, model, "Model")
@@ -128,7 +127,7 @@ class AppRoutes:
 
     async def _write(
         self,
-        connection: AsyncConnection,
+        connection: Connection,
         app: sa.RowMapping,
         model: str,
         asked: NewRoute,
@@ -180,7 +179,7 @@ def shown(row: sa.RowMapping, base: str) -> RouteView:
     )
 
 
-async def _route(connection: AsyncConnection, app: sa.RowMapping, model: str) -> sa.RowMapping:
+async def _route(connection: Connection, app: sa.RowMapping, model: str) -> sa.RowMapping:
     """Return the route of a model, by the model's name or id. Raises ``NotFound``."""
     names = [model]
     if model.isascii() and model.isdigit() and len(model) < 10:
@@ -195,7 +194,7 @@ async def _route(connection: AsyncConnection, app: sa.RowMapping, model: str) ->
 
 
 async def _check_versions(
-    connection: AsyncConnection, model: str, asked: NewRoute, *, own: bool
+    connection: Connection, model: str, asked: NewRoute, *, own: bool
 ) -> None:
     """Raise ``InvalidParams`` for versions that a model does not have."""
     weights = {} if asked.weights is UNSET else asked.weights

@@ -15,9 +15,8 @@ from mataserver_fleet.store import check_revision, find, insert, page
 from mataserver_fleet.tables import APPS
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
     from mataserver import Principal
+    from mataserver_database import Connection
     from mataserver_fleet.pages import Page, Tags
     from mataserver_fleet.store import Store
 
@@ -115,13 +114,13 @@ class Apps:
         return row
 
 
-async def touch_app(connection: AsyncConnection, row: sa.RowMapping, now: float) -> int:
+async def touch_app(connection: Connection, row: sa.RowMapping, now: float) -> int:
     """Note that an application, its routes or its consumers changed; return its revision now."""
     await _update(connection, row, {"updated_at": now})
     return int(row["revision"]) + 1
 
 
-async def _update(connection: AsyncConnection, row: sa.RowMapping, values: dict[str, Any]) -> None:
+async def _update(connection: Connection, row: sa.RowMapping, values: dict[str, Any]) -> None:
     change = sa.update(APPS).where(APPS.c.id == row["id"])
     await connection.execute(change.values(**values, revision=row["revision"] + 1))
 

@@ -16,8 +16,7 @@ from mataserver_fleet.tables import COUNTS, MODELS
 if TYPE_CHECKING:
     from collections.abc import Container, Iterable, Sequence
 
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
+    from mataserver_database import Connection
     from mataserver_fleet.store import Store
     from mataserver_fleet.triton_client import ModelCount
 
@@ -77,7 +76,7 @@ class Counts:
             await self._anew(connection, triton, model, None)
 
     async def _anew(
-        self, connection: AsyncConnection, triton: int, model: int, version: int | None
+        self, connection: Connection, triton: int, model: int, version: int | None
     ) -> None:
         own = [COUNTS.c.triton_id == triton, COUNTS.c.model_id == model]
         own += [] if version is None else [COUNTS.c.version == version]
@@ -98,7 +97,7 @@ class Counts:
 
 
 async def _add(
-    connection: AsyncConnection,
+    connection: Connection,
     triton: int,
     key: tuple[int, int],
     known: sa.RowMapping | None,

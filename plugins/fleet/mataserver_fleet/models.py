@@ -17,8 +17,7 @@ from mataserver_fleet.tables import APPS, FILES, MODELS, PLACEMENTS, ROUTES, VER
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
 
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
+    from mataserver_database import Connection
     from mataserver_fleet.pages import Page, Tags
     from mataserver_fleet.store import Store
 
@@ -170,7 +169,7 @@ class Models:
         return row["version"], msgspec.json.decode(row["config"])
 
     async def _insert(
-        self, connection: AsyncConnection, model: int, number: int, content: Content
+        self, connection: Connection, model: int, number: int, content: Content
     ) -> None:
         row = {
             "model_id": model,
@@ -189,7 +188,7 @@ class Models:
             await connection.execute(sa.insert(FILES), files)
 
 
-async def touch_model(connection: AsyncConnection, row: sa.RowMapping, **values: object) -> None:
+async def touch_model(connection: Connection, row: sa.RowMapping, **values: object) -> None:
     """Change a model's own columns; it is of another revision then, and also without any."""
     change = sa.update(MODELS).where(MODELS.c.id == row["id"])
     await connection.execute(change.values(**values, revision=row["revision"] + 1))
@@ -205,9 +204,7 @@ def check_name(name: str) -> None:
         raise InvalidParams("name: a number is an id")
 
 
-async def _check_not_offered(
-    connection: AsyncConnection, model: sa.RowMapping, *, force: bool
-) -> None:
+async def _check_not_offered(connection: Connection, model: sa.RowMapping, *, force: bool) -> None:
     own = (ROUTES.c.model == model["name"], ROUTES.c.own.is_(False))
     query = sa.select(APPS.c.name).join(ROUTES, ROUTES.c.app_id == APPS.c.id).where(*own)
     apps = sorted(await connection.scalars(query))
@@ -215,7 +212,7 @@ async def _check_not_offered(
         raise Conflict(f"{model['name']} is offered by {apps[0]}: take it out, or use force=true")
 
 
-async def _use(connection: AsyncConnection, model: sa.RowMapping, version: int) -> str:
+async def _use(connection: Connection, model: sa.RowMapping, version: int) -> str:
     """Return what a version is used for, or an empty text."""
     query = sa.select(PLACEMENTS.c.versions, PLACEMENTS.c.serving)
     placed = await connection.execute(query.where(PLACEMENTS.c.model_id == model["id"]))

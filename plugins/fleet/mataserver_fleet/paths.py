@@ -12,12 +12,12 @@ from mataserver import Conflict, InvalidParams
 from mataserver_fleet.tables import APPS, ROUTES
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
+    from mataserver_database import Connection
 
 _STEPS = re.compile(r"(^|/)\.{1,2}(/|$)|//")
 
 
-async def check_paths(connection: AsyncConnection, app_id: int) -> None:
+async def check_paths(connection: Connection, app_id: int) -> None:
     """Check the paths of an application. Raises ``Conflict`` for one that another route has.
 
     Those of one application differ, and those of all applications with the same host.

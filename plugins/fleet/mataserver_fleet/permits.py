@@ -13,12 +13,11 @@ from mataserver_fleet.tables import APPS, GRANTS, LINKS
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
     from mataserver import Principal
+    from mataserver_database import Connection
     from mataserver_fleet.store import Store
 
-    Hold = Callable[[AsyncConnection], Awaitable[None]]
+    Hold = Callable[[Connection], Awaitable[None]]
 
 
 class Forbidden(MataError):
@@ -27,13 +26,13 @@ class Forbidden(MataError):
     status = 403
 
 
-async def check_manages(connection: AsyncConnection, principal: Principal, app_id: int) -> None:
+async def check_manages(connection: Connection, principal: Principal, app_id: int) -> None:
     """Raise ``Forbidden`` for who may not change an application."""
     if not await _manages(connection, principal, [app_id]):
         raise Forbidden(f"{principal.name} may not change this application")
 
 
-async def check_owns(connection: AsyncConnection, principal: Principal, consumer_id: int) -> None:
+async def check_owns(connection: Connection, principal: Principal, consumer_id: int) -> None:
     """Raise ``Forbidden`` for who may not give a consumer another key, or change it.
 
     With its key one asks every application that it is linked to: all of them must be one's own.
@@ -46,7 +45,7 @@ async def check_owns(connection: AsyncConnection, principal: Principal, consumer
         raise Forbidden(f"{principal.name} may not change this consumer")
 
 
-async def _manages(connection: AsyncConnection, principal: Principal, apps: list[int]) -> bool:
+async def _manages(connection: Connection, principal: Principal, apps: list[int]) -> bool:
     if principal.may("fleet:write"):
         return True
     if not principal.scopes >= ROLES["developer"]:  # a viewer, or a key that may do less
@@ -55,7 +54,7 @@ async def _manages(connection: AsyncConnection, principal: Principal, apps: list
     return set(apps) <= set(await connection.scalars(query))
 
 
-async def apps_of(connection: AsyncConnection, user: str) -> list[str]:
+async def apps_of(connection: Connection, user: str) -> list[str]:
     """Return the names of the applications that a user is authorised for."""
     query = sa.select(APPS.c.name).join(GRANTS, GRANTS.c.app_id == APPS.c.id)
     return list(

@@ -20,8 +20,7 @@ from mataserver_fleet.tables import FILES, MODELS, PLACEMENTS, TRITONS, VERSIONS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
+    from mataserver_database import Connection
     from mataserver_fleet.pages import Tags
     from mataserver_fleet.store import Store
 
@@ -223,7 +222,7 @@ class Placements:
 
     async def _set(
         self,
-        connection: AsyncConnection,
+        connection: Connection,
         model: int,
         triton: sa.RowMapping,
         versions: list[int] | None,
@@ -245,9 +244,7 @@ class Placements:
         return Target(model, triton["id"], values["generation"], triton["state"])
 
 
-async def place(
-    connection: AsyncConnection, model: int, triton: int, values: dict[str, Any]
-) -> None:
+async def place(connection: Connection, model: int, triton: int, values: dict[str, Any]) -> None:
     """Make the row of a placement."""
     fresh = {
         "model_id": model,
@@ -262,7 +259,7 @@ async def place(
     await connection.execute(sa.insert(PLACEMENTS).values(**fresh, **values))
 
 
-async def place_everywhere(connection: AsyncConnection, triton: int, now: float) -> None:
+async def place_everywhere(connection: Connection, triton: int, now: float) -> None:
     """Want at a new Triton whatever is wanted everywhere."""
     query = sa.select(MODELS.c.id, MODELS.c.everywhere_versions).where(MODELS.c.everywhere)
     for model, versions in list(await connection.execute(query)):
@@ -270,7 +267,7 @@ async def place_everywhere(connection: AsyncConnection, triton: int, now: float)
         await place(connection, model, triton, values)
 
 
-async def _tritons(connection: AsyncConnection, identity: str | None) -> list[sa.RowMapping]:
+async def _tritons(connection: Connection, identity: str | None) -> list[sa.RowMapping]:
     if identity is not None:
         return [await find(connection, TRITONS, identity, "Triton")]
     every = sa.select(TRITONS).order_by(TRITONS.c.id)
@@ -278,7 +275,7 @@ async def _tritons(connection: AsyncConnection, identity: str | None) -> list[sa
 
 
 async def _chosen(
-    connection: AsyncConnection, model: sa.RowMapping, asked: Sequence[int] | None
+    connection: Connection, model: sa.RowMapping, asked: Sequence[int] | None
 ) -> list[int]:
     """Return which versions are wanted: those that are asked for, else those of the policy."""
     query = sa.select(VERSIONS.c.version, VERSIONS.c.config).where(

@@ -18,9 +18,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
     from contextlib import AbstractAsyncContextManager
 
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
-    from mataserver_database import Database
+    from mataserver_database import Connection, Database
     from mataserver_fleet.pages import Tags
 
 _MEANWHILE = "Somebody else does the same just now: try again"
@@ -45,12 +43,12 @@ class Store:
         self.clock = clock
         self.followers: list[Callable[[], Awaitable[None]]] = []
 
-    def read(self) -> AbstractAsyncContextManager[AsyncConnection]:
+    def read(self) -> AbstractAsyncContextManager[Connection]:
         """Give a connection whose readings are of one moment."""
         return self.database.read()
 
     @contextlib.asynccontextmanager
-    async def change(self, taken: str = _MEANWHILE) -> AsyncIterator[AsyncConnection]:
+    async def change(self, taken: str = _MEANWHILE) -> AsyncIterator[Connection]:
         """Give a connection that writes; every process is told once it is committed.
 
         What breaks a table's rule is a ``Conflict`` whose sentence is ``taken``.
@@ -64,7 +62,7 @@ class Store:
         for follow in self.followers:
             await follow()
 
-    async def touch(self, connection: AsyncConnection) -> None:
+    async def touch(self, connection: Connection) -> None:
         """Have a transaction count as a change: the version is another one, and announced."""
         fresh = str(uuid.uuid4())
         done = await connection.execute(
@@ -79,7 +77,7 @@ class Store:
         async with self.read() as connection:
             return await self.version_of(connection)
 
-    async def version_of(self, connection: AsyncConnection) -> str | None:
+    async def version_of(self, connection: Connection) -> str | None:
         """Return the version that a connection sees."""
         query = sa.select(FACTS.c.value).where(FACTS.c.name == "version")
         found: str | None = await connection.scalar(query)
@@ -117,7 +115,7 @@ async def pause(event: asyncio.Event, seconds: float) -> None:
 
 
 async def page(
-    connection: AsyncConnection, query: sa.Select[Any], limit: int | None, offset: int = 0
+    connection: Connection, query: sa.Select[Any], limit: int | None, offset: int = 0
 ) -> tuple[list[sa.RowMapping], int]:
     """Return the rows of a part of what a query finds, and how many it finds."""
     counting = sa.select(sa.func.count()).select_from(query.order_by(None).subquery())
@@ -126,7 +124,7 @@ async def page(
 
 
 async def find(
-    connection: AsyncConnection, table: sa.Table, identity: str, what: str, *, lock: bool = False
+    connection: Connection, table: sa.Table, identity: str, what: str, *, lock: bool = False
 ) -> sa.RowMapping:
     """Return the row of an id or a name. Raises ``NotFound``, naming ``what``."""
     by = [table.c.name == identity]
@@ -142,7 +140,7 @@ async def find(
     return row
 
 
-async def insert(connection: AsyncConnection, table: sa.Table, row: dict[str, Any]) -> int:
+async def insert(connection: Connection, table: sa.Table, row: dict[str, Any]) -> int:
     """Insert a row; return its id."""
     done = await connection.execute(sa.insert(table).values(**row))
     key = done.inserted_primary_key

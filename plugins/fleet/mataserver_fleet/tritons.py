@@ -17,8 +17,7 @@ from mataserver_fleet.store import check_revision, find, insert, page
 from mataserver_fleet.tables import PLACEMENTS, TRITONS
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
+    from mataserver_database import Connection
     from mataserver_fleet.pages import Page, Tags
     from mataserver_fleet.store import Store
 
@@ -237,7 +236,7 @@ def _changes(row: sa.RowMapping, asked: TritonChange) -> dict[str, Any]:
 
 
 async def _check_free(
-    connection: AsyncConnection, row: dict[str, Any] | sa.RowMapping, own: int | None
+    connection: Connection, row: dict[str, Any] | sa.RowMapping, own: int | None
 ) -> None:
     """Raise ``Conflict`` for a name or an address that another has."""
     same_address = sa.and_(TRITONS.c.host == row["host"], TRITONS.c.port == row["port"])

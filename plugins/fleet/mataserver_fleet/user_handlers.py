@@ -27,12 +27,11 @@ from mataserver_fleet.permits import Forbidden, Grants, apps_of
 from mataserver_fleet.store import check_tag
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
     from mataserver import Context
     from mataserver_accounts.people import People
     from mataserver_accounts.records import User
     from mataserver_accounts.store import Check
+    from mataserver_database import Connection
     from mataserver_fleet.parts import Parts
     from mataserver_fleet.permits import Hold
 
@@ -267,7 +266,7 @@ class UserHandlers:
         """
         tags = expected(request)
 
-        async def check(revision: str, connection: AsyncConnection) -> None:
+        async def check(revision: str, connection: Connection) -> None:
             check_tag(_tag(revision, await apps_of(connection, user.id)), tags)
 
         return check
@@ -276,7 +275,7 @@ class UserHandlers:
         """Return what holds a user for a transaction, and raises as ``_unchanged``."""
         check = self._unchanged(request, user)
 
-        async def hold(connection: AsyncConnection) -> None:
+        async def hold(connection: Connection) -> None:
             await check(await self._people.hold(connection, user.id), connection)
 
         return hold

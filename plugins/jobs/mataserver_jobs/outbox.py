@@ -13,12 +13,11 @@ from mataserver_jobs.table import DELIVERIES, WEBHOOKS
 from mataserver_jobs.views import JobView
 
 if TYPE_CHECKING:
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
+    from mataserver_database import Connection
     from mataserver_jobs.record import Record
 
 
-async def put(connection: AsyncConnection, record: Record, now: float) -> None:
+async def put(connection: Connection, record: Record, now: float) -> None:
     """Note that the webhooks of a job's owner are to be told of its end, at ``now`` Unix seconds.
 
     The job as it stands is kept: it may be removed, or run again, before they hear of it.

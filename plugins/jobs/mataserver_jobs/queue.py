@@ -14,9 +14,7 @@ from mataserver_jobs.table import CHANNEL, JOBS
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping, Sequence
 
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
-    from mataserver_database import Database
+    from mataserver_database import Connection, Database
     from mataserver_jobs.record import Record
 
 KEEP_SECONDS = 7 * 86_400.0
@@ -52,13 +50,11 @@ class Queue:
                 await self._changed(connection, [row])
         return row is not None
 
-    async def _change(
-        self, connection: AsyncConnection, job: str, values: Mapping[str, Any]
-    ) -> None:
+    async def _change(self, connection: Connection, job: str, values: Mapping[str, Any]) -> None:
         update = sa.update(JOBS).where(JOBS.c.id == job).values(**values).returning(*JOBS.c)
         await self._changed(connection, (await connection.execute(update)).mappings().all())
 
-    async def _changed(self, connection: AsyncConnection, rows: Sequence[Any]) -> None:
+    async def _changed(self, connection: Connection, rows: Sequence[Any]) -> None:
         """Announce jobs that changed; the webhooks learn of those that ended, come what may."""
         for record in map(record_of, rows):
             if record.ended:

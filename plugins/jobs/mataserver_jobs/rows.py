@@ -14,7 +14,7 @@ from mataserver_jobs.table import JOBS
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sqlalchemy.ext.asyncio import AsyncConnection
+    from mataserver_database import Connection
 
 _JSON = ("spec", "result")
 QUEUED_AGAIN: dict[str, Any] = {
@@ -31,7 +31,7 @@ def claimed(record: Record, values: Mapping[str, Any]) -> Any:
     return sa.update(JOBS).where(*mine).values(**values).returning(*JOBS.c)
 
 
-async def locked(connection: AsyncConnection, job: str) -> Record:
+async def locked(connection: Connection, job: str) -> Record:
     """Return a job that nobody else changes before the transaction ends. Raises ``NotFound``."""
     query = sa.select(JOBS).where(JOBS.c.id == job).with_for_update()
     row = (await connection.execute(query)).mappings().first()

@@ -19,8 +19,7 @@ from mataserver_fleet.tables import FACTS, USAGE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from sqlalchemy.ext.asyncio import AsyncConnection
-
+    from mataserver_database import Connection
     from mataserver_fleet.gateway.gateway import Gateway
     from mataserver_fleet.gateway.usage import Count, Subject
     from mataserver_fleet.store import Store
@@ -110,7 +109,7 @@ class Accounting:
         keys = ["day", "consumer", "application", "model"]
         return new.on_conflict_do_update(index_elements=keys, set_=sums)
 
-    async def _living(self, connection: AsyncConnection, now: float) -> int:
+    async def _living(self, connection: Connection, now: float) -> int:
         """Say that this gateway lives; return how many do."""
         values = {"value": "", "until": now + ALIVE}
         own = sa.update(FACTS).where(FACTS.c.name == self._name).values(**values)
@@ -140,7 +139,7 @@ def _insert(dialect: str) -> Any:
     return sqlite.insert(USAGE)
 
 
-async def rows(connection: AsyncConnection, since: int, until: int) -> list[sa.RowMapping]:
+async def rows(connection: Connection, since: int, until: int) -> list[sa.RowMapping]:
     """Return what was counted on some days, both of them included, by day and subject."""
     query = (
         sa.select(USAGE)

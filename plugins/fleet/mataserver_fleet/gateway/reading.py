@@ -22,7 +22,7 @@ from mataserver_fleet.tables import APPS, CONSUMERS, LINKS, MODELS, PLACEMENTS, 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping, Sequence
 
-    from sqlalchemy.ext.asyncio import AsyncConnection
+    from mataserver_database import Connection
 
     Rows = Sequence[sa.RowMapping]
 
@@ -54,7 +54,7 @@ _QUERIES: dict[str, sa.Select[Any]] = {
 }
 
 
-async def read(connection: AsyncConnection) -> Tables:
+async def read(connection: Connection) -> Tables:
     """Read everything that the gateway goes by."""
     found = {
         name: (await connection.execute(query)).mappings().all() for name, query in _QUERIES.items()

@@ -1,0 +1,63 @@
+"""What opens a database: SQLite's file, or PostgreSQL."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import sqlalchemy as sa
+from sqlalchemy import event
+
+from mataserver import MataError
+from mataserver_database.connection import WRITING
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+
+def sqlite(path: Path, timeout: float) -> sa.Engine:
+    """Return an engine on a file: write-ahead log, foreign keys, transactions that begin early."""
+    # On the level "debug" the driver logs every statement's values: hashes and secrets among them.
+    logging.getLogger("aiosqlite").setLevel(logging.INFO)
+    engine = sa.create_engine(
+        f"sqlite+aiosqlite:///{path}", connect_args={"timeout": timeout}, hide_parameters=True
+    )
+
+    @event.listens_for(engine, "connect")
+    def connected(connection: Any, _record: object) -> None:
+        connection.isolation_level = None  # the driver must not begin transactions by itself
+        cursor = connection.cursor()
+        for pragma in ("journal_mode=WAL", "foreign_keys=ON", "synchronous=NORMAL"):
+            cursor.execute(f"PRAGMA {pragma}")
+        cursor.close()
+
+    @event.listens_for(engine, "begin")
+    def begun(connection: sa.Connection) -> None:
+        writing = connection.get_execution_options().get(WRITING, False)
+        connection.exec_driver_sql("BEGIN IMMEDIATE" if writing else "BEGIN")
+
+    return engine
+
+
+def postgres(url: str, timeout: float, pool: int) -> sa.Engine:
+    """Return an engine on PostgreSQL. Raises ``MataError`` without the driver."""
+    parsed = sa.make_url(url).set(drivername="postgresql+asyncpg")
+    try:
+        return sa.create_engine(
+            parsed,
+            pool_size=pool,
+            pool_timeout=timeout,
+            pool_pre_ping=True,
+            hide_parameters=True,
+            connect_args={
+                "timeout": timeout,
+                "server_settings": {
+                    "lock_timeout": f"{timeout * 1e3:.0f}",
+                    "statement_timeout": f"{timeout * 1e3:.0f}",
+                },
+            },
+        )
+    except ModuleNotFoundError:
+        raise MataError(
+            "plugins.database.url needs a package: pip install 'mataserver-database[postgres]'"
+        ) from None

@@ -1,0 +1,76 @@
+"""How the database fails: what is its own trouble, and what a statement breaks."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import sqlite3
+from typing import TYPE_CHECKING
+
+import sqlalchemy as sa
+
+from mataserver import Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+_OF_THE_CALLER = (
+    sa.exc.DataError,
+    sa.exc.IntegrityError,
+    sa.exc.NotSupportedError,
+    sa.exc.ProgrammingError,
+)
+"""What is wrong with a statement or breaks a table's rule, and so no trouble of the database."""
+_SQLITE_FULL = frozenset(
+    {
+        sqlite3.SQLITE_FULL,
+        sqlite3.SQLITE_IOERR_WRITE,
+        sqlite3.SQLITE_IOERR_FSYNC,
+        sqlite3.SQLITE_IOERR_TRUNCATE,
+        sqlite3.SQLITE_IOERR_SHMSIZE,
+    }
+)
+_DISK_FULL = "53100"
+"""PostgreSQL's word for it."""
+_BUSY = "The database does not answer now"
+
+log = logging.getLogger("mataserver.plugin.database")
+
+
+class Busy(Unavailable):
+    """503: the database does not answer now, or another holds what is wanted for too long."""
+
+
+class Full(Busy):
+    """507: the disk of the database has no room for what is written. What was there stays."""
+
+    status = 507
+
+
+@contextlib.contextmanager
+def told() -> Iterator[None]:
+    """Raise what is the database's own trouble as ``Busy``; what a statement breaks stays."""
+    try:
+        yield
+    except _OF_THE_CALLER:
+        raise
+    except sa.exc.TimeoutError as error:
+        raise Busy(_BUSY, retry_after=1) from error
+    except sa.exc.DBAPIError as error:
+        log.warning("the database failed: %s", error.orig)
+        if _is_full(error.orig):
+            raise Full("The disk of the database is full") from error
+        raise Busy(_BUSY, retry_after=1) from error
+    except OSError as error:
+        log.warning("the database cannot be reached: %s", error)
+        raise Busy(_BUSY, retry_after=1) from error
+
+
+def _is_full(error: object) -> bool:
+    """Whether a driver's error is one of a full disk.
+
+    SQLite's write-ahead log tells it as a failed write, where it does not grow in its own pages.
+    """
+    if getattr(error, "sqlstate", None) == _DISK_FULL:
+        return True
+    return getattr(error, "sqlite_errorcode", None) in _SQLITE_FULL
