@@ -77,7 +77,8 @@ class Route:
     ``error_headers`` are those of every answer that is an error, whoever made it.
 
     ``when`` claims a route that exists already for the requests that it knows: its parameters and
-    answers are then documented beside those of that route. ``socket`` says that it answers
+    answers are then documented beside those of that route, and ``error_form`` makes the bodies of
+    its errors, whoever made them, as ``error_forms()`` does for a whole path. ``socket`` says that it answers
     WebSockets: there, and nowhere else, ``?token=`` counts as credentials.
     """
 
@@ -101,6 +102,7 @@ class Route:
     body_timeout: Literal["total", "idle"] = "total"
     error_headers: dict[str, str] = field(default_factory=dict)
     when: Callable[[web.Request], bool] | None = None
+    error_form: ErrorForm | None = None
     documented: bool = True
     socket: bool = False
 

@@ -12,6 +12,7 @@ from aiohttp import web
 from msgspec import Struct
 
 from mataserver.http import codec
+from mataserver.http.routing import ROUTE
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -33,8 +34,9 @@ def expecting(expect: Expect, forms: Mapping[str, ErrorForm]) -> Expect:
 def render(
     request: web.Request, response: web.StreamResponse, forms: Mapping[str, ErrorForm]
 ) -> web.StreamResponse:
-    """Return an error in the form of the path's protocol."""
-    form = _form(request.path, forms)
+    """Return an error in the form of the route, else of the path's protocol."""
+    route = request.get(ROUTE)
+    form = (route and route.error_form) or _form(request.path, forms)
     if form is None or not isinstance(response, web.Response) or response.prepared:
         return response
     body = response.body

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, get_args
 from mataserver import Body, InvalidParams, NotFound, Route
 from mataserver_openai import listing
 from mataserver_openai.listing import OpenAIModel, OpenAIModels
-from mataserver_openai.problem import ChatProblem
+from mataserver_openai.problem import ChatProblem, chat_problem
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -40,9 +40,15 @@ class ModelList:
         every, one = (Body(JSON, OpenAIModels),), (Body(JSON, OpenAIModel),)
         return [
             Route("GET", "/v1/models", self._every, response=every, parameters=_FORMAT,
-                  errors=(422,), needs="models:read", when=_wants_openai),
+                  problem=ChatProblem, needs="models:read", denied=401, when=_wants_openai,
+                  error_form=chat_problem),
             Route("GET", f"/v1/models{_ONE}", self._one, response=one, parameters=_FORMAT,
-                  errors=(404, 422), needs="models:read", when=_wants_openai),
+                  problem=ChatProblem, errors=(404,), needs="models:read", denied=401,
+                  when=_wants_openai, error_form=chat_problem),
+            Route("GET", "/v1/models", _refuse, errors=(422,), needs="models:read",
+                  when=_wants_another),
+            Route("GET", f"/v1/models{_ONE}", _refuse, errors=(422,), needs="models:read",
+                  when=_wants_another),
             Route("GET", "/openai/v1/models", self._every, "List the models in OpenAI's form",
                   "OpenAI", response=every, problem=ChatProblem, needs="models:read", denied=401),
             Route("GET", f"/openai/v1/models{_ONE}", self._one, "One model in OpenAI's form",
@@ -50,8 +56,7 @@ class ModelList:
                   needs="models:read", denied=401),
         ]  # fmt: skip
 
-    async def _every(self, request: web.Request) -> web.Response:
-        _check_format(request)
+    async def _every(self, _request: web.Request) -> web.Response:
         return self._http.respond(listing.every(self._pulled()))
 
     def _pulled(self) -> Iterator[tuple[ModelInfo, float]]:
@@ -61,16 +66,15 @@ class ModelList:
                 yield info, self._models.pulled_at(info.model)
 
     async def _one(self, request: web.Request) -> web.Response:
-        _check_format(request)
         name = request.match_info["model_id"]
         info = self._models.info(name)
         return self._http.respond(listing.one(info, self._models.pulled_at(name)))
 
 
 def _wants_openai(request: web.Request) -> bool:
-    """Whether the answer is wanted in OpenAI's form, or in one that nobody has."""
+    """Whether the answer is wanted in OpenAI's form."""
     form = request.query.get("format")
-    return _is_openai(request.headers) if form is None else form != "mata"
+    return _is_openai(request.headers) if form is None else form == "openai"
 
 
 def _is_openai(headers: Mapping[str, str]) -> bool:
@@ -81,8 +85,11 @@ def _is_openai(headers: Mapping[str, str]) -> bool:
     return "X-Stainless-Lang" in headers or headers.get("User-Agent", "").startswith("OpenAI/")
 
 
-def _check_format(request: web.Request) -> None:
-    """Raise ``InvalidParams`` for a form that nobody has; below ``/openai`` there is one alone."""
-    given = request.query.get("format")
-    if not request.path.startswith("/openai/") and given not in {None, *get_args(listing.Form)}:
-        raise InvalidParams("format: must be mata or openai")
+def _wants_another(request: web.Request) -> bool:
+    """Whether the answer is wanted in a form that nobody has."""
+    return request.query.get("format") not in {None, *get_args(listing.Form)}
+
+
+async def _refuse(_request: web.Request) -> web.StreamResponse:
+    """Refuse a form that nobody has."""
+    raise InvalidParams("format: must be mata or openai")

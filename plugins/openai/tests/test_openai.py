@@ -333,6 +333,42 @@ async def test_the_list_of_models(server, client):
         await client.models.retrieve("nobody")
 
 
+@pytest.mark.parametrize("base", ["/v1", "/openai/v1"])
+async def test_a_client_of_openai_is_refused_in_its_own_form(server, base):
+    """A wrong key is 401 and an unknown model 404 beside our routes too, both with a ``code``."""
+    async with openai.AsyncOpenAI(
+        base_url=server.url + base, api_key="wrong", max_retries=0
+    ) as other:
+        for asked in (other.models.list(), other.models.retrieve("echo")):
+            with pytest.raises(openai.AuthenticationError) as caught:
+                await asked
+            assert caught.value.code == "invalid_api_key"
+            assert caught.value.response.headers["WWW-Authenticate"] == "Bearer"
+    async with openai.AsyncOpenAI(
+        base_url=server.url + base, api_key=server.key, max_retries=0
+    ) as known:
+        with pytest.raises(openai.NotFoundError) as lost:
+            await known.models.retrieve("nobody")
+    assert (lost.value.code, lost.value.param) == ("model_not_found", "model")
+
+
+@pytest.mark.parametrize("path", ["/v1/models", "/v1/models/echo"])
+async def test_errors_of_the_shared_routes_have_the_form_of_the_answer(server, path):
+    """Whoever gets our form gets our errors, with 403 for a key that is not accepted."""
+    wrong = {"Authorization": "Bearer sk-wrong"}
+    async with aiohttp.ClientSession(server.url) as http:
+        for query, headers, told in (
+            ("", wrong, (403, ["detail"])),
+            ("?format=mata", {**wrong, "X-Stainless-Lang": "js"}, (403, ["detail"])),
+            ("?format=openai", wrong, (401, ["error"])),
+            ("", {**wrong, "User-Agent": "OpenAI/Python 2.2"}, (401, ["error"])),
+            ("", {"X-Stainless-Lang": "js"}, (401, ["error"])),
+            ("?format=xml", wrong, (403, ["detail"])),
+        ):
+            async with http.get(path + query, headers=headers) as response:
+                assert (response.status, list(await response.json())) == told, (query, headers)
+
+
 async def test_the_forms_of_the_list(server):
     """Our form unless OpenAI's is asked for or its client asks; ``/openai/v1`` has one form."""
     async with aiohttp.ClientSession(server.url, headers=server.headers) as http:
