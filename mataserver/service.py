@@ -78,8 +78,8 @@ class Route:
 
     ``when`` claims a route that exists already for the requests that it knows: its parameters and
     answers are then documented beside those of that route, and ``error_form`` makes the bodies of
-    its errors, whoever made them, as ``error_forms()`` does for a whole path. ``socket`` says that it answers
-    WebSockets: there, and nowhere else, ``?token=`` counts as credentials.
+    its errors, whoever made them, as ``error_forms()`` does for a whole path. ``socket`` says that
+    it answers WebSockets: there, and nowhere else, ``?token=`` counts as credentials.
     """
 
     method: str

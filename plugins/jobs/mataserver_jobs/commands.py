@@ -69,6 +69,8 @@ def infer(
     if on_server:
         asked["path"] = str(path)
     else:
+        # What is misspelt is told before a file of gigabytes has gone its way.
+        client.request("POST", "/v1/jobs/infer/check", asked)
         asked["upload"] = sent(client, path, _tell)
     job = client.request("POST", "/v1/jobs/infer", asked).decode(dict[str, Any])
     click.echo(job["id"])

@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import msgspec
+from msgspec import Meta
 
 from mataserver import BadRequest, Body, Conflict, InvalidParams, MataError, NotFound, Route
 from mataserver_jobs.infer import UPLOAD, InferRequest, InferSpec
@@ -41,19 +42,31 @@ _FIELDS: dict[str, tuple[Any, bool, str]] = {
 }
 
 
+MODEL = "opencv-qr"
+"""The model of the document's examples: one that a server has from its start."""
+EXAMPLE: dict[str, Any] = {"model": MODEL, "params": {"confidence": 0.5}, "every": 5}
+
+
 class InferForm(msgspec.Struct):
     """The form: a video or a ZIP of pictures as ``file``, and the fields of the JSON as texts."""
 
-    file: bytes
-    model: str
-    params: str = "{}"
-    every: int = 1
-    limit: int | None = None
+    file: Annotated[Any, Meta(extra_json_schema={"type": "string", "format": "binary"})]
+    model: Annotated[str, Meta(examples=[MODEL], extra_json_schema={"x-filled": True})]
+    params: Annotated[str, Meta(examples=['{"confidence": 0.5}'])] = "{}"
+    every: Annotated[int, Meta(ge=1, examples=[5])] = 1
+    limit: Annotated[int, Meta(ge=1, examples=[100])] | None = None
     annotate: bool | None = None
 
 
+class InferCheck(msgspec.Struct):
+    """What a job would run: the model that was named, and its task."""
+
+    model: str
+    task: str
+
+
 class InferRoutes:
-    """The handler."""
+    """The handlers."""
 
     def __init__(self, ctx: Context, service: Served) -> None:
         self._ctx = ctx
@@ -62,15 +75,31 @@ class InferRoutes:
 
     def all(self) -> list[Route]:
         """Return the routes."""
-        form = Body("multipart/form-data", InferForm)
+        form = Body("multipart/form-data", InferForm, {**EXAMPLE, "params": '{"confidence": 0.5}'})
+        whence = {"path": str(self._roots[0])} if self._roots else {"upload": "ID-OF-AN-UPLOAD"}
+        named = Body(JSON, InferRequest, EXAMPLE | whence)
         return [
             Route("POST", "/v1/jobs/infer", self.submit, "A model over a video or many pictures",
-                  "jobs", request=(form, Body(JSON, InferRequest), Body(_BYTES)),
+                  "jobs", request=(form, named, Body(_BYTES)),
                   response=(Body(JSON, JobView),), status=202, parameters=_FIELDS,
                   headers={"Idempotency-Key": (str, False, "One key is one job.")},
                   errors=(400, 404, 408, 409, 413, 415, 422, 503, 507), needs="jobs:write",
                   max_body=self._ctx.settings.max_upload_mb * 1_000_000, body_timeout="idle"),
+            Route("POST", "/v1/jobs/infer/check", self.check,
+                  "Whether a job could be made, before its file is sent", "jobs",
+                  request=(Body(JSON, InferRequest, EXAMPLE),),
+                  response=(Body(JSON, InferCheck),),
+                  errors=(400, 404, 408, 413, 415, 422, 503), needs="jobs:write",
+                  max_body=MAX_JSON_BYTES),
         ]  # fmt: skip
+
+    async def check(self, request: web.Request) -> web.Response:
+        """Tell what a job would run, or refuse as ``submit`` would; nothing is made."""
+        async with self._ctx.http.read_json(request, InferRequest) as asked:
+            pass
+        if asked.path is not None:
+            await self._ctx.run_blocking(self._allowed, asked.path)
+        return self._ctx.http.respond(InferCheck(asked.model, self._spec(asked).task))
 
     async def submit(self, request: web.Request) -> web.Response:
         """Take a job in; 202 with it."""
@@ -115,6 +144,8 @@ class InferRoutes:
 
     async def _sent(self, request: web.Request, key: str | None) -> Record:
         desk = self._service.desk
+        if not request.content_type.startswith("multipart/"):
+            self._spec(_asked(request.query))  # all is said already: the body is not waited for
         async with desk.draft() as draft:
             saved = await self._ctx.http.save_body(request, draft.input / UPLOAD)
             if not saved.size:
@@ -125,19 +156,29 @@ class InferRoutes:
             return await desk.submit(draft, "infer", owner, spec, key=key, size=saved.size)
 
     def _spec(self, asked: InferRequest, file: str = "") -> InferSpec:
-        """Return a job of what was asked. Raises ``NotFound`` for an unknown model."""
-        task = self._ctx.models.info(asked.model).task
-        return InferSpec(**msgspec.structs.asdict(asked), file=file, task=task)
+        """Return a job of what was asked.
+
+        Raises ``NotFound`` for an unknown model, ``InvalidParams`` for parameters that it does not
+        take, ``Unavailable`` where nothing serves it.
+        """
+        model = self._ctx.models.get(asked.model)
+        model.params(asked.params)
+        return InferSpec(**msgspec.structs.asdict(asked), file=file, task=model.task)
 
     def _allowed(self, path: str) -> str:
         """Return where a path leads. Raises ``NotFound`` unless that is below an allowed root."""
+        if not self._roots:
+            raise NotFound("path: jobs may read no folder: plugins.jobs.roots names those they may")
         try:
             found = Path(path).resolve(strict=True)
             str(found).encode()  # a name that is no text cannot be kept
         except (OSError, ValueError, RuntimeError):
             found = None
         if found is None or not any(found.is_relative_to(root) for root in self._roots):
-            raise NotFound("path: there is no such file below the folders that jobs may read")
+            raise NotFound(
+                "path: there is no such file below the folders that jobs may read, which "
+                "plugins.jobs.roots names"
+            )
         return str(found)
 
 

@@ -96,6 +96,10 @@ async def test_a_path(ask, tmp_path):
         ("model=fake-detect&params={", b"x", 422, "params"),
         ("model=fake-detect&path=/etc/passwd", b"x", 422, "path"),
         ("model=fake-detect&task=track", b"x", 422, "task"),
+        ("model=fake-detec", b"x", 404, "did you mean fake-detect?"),
+        ('model=fake-detect&params={"confidense":0.5}', b"x", 422, "did you mean confidence?"),
+        ('model=fake-detect&params={"confidence":7}', b"x", 422, "params.confidence"),
+        ('model=fake-track&params={"confidence":7}', b"x", 422, "params.confidence"),
     ],
 )
 async def test_refusals(ask, tmp_path, query, data, status, told):
@@ -104,7 +108,58 @@ async def test_refusals(ask, tmp_path, query, data, status, told):
     assert answer[0] == status, answer
     assert told in answer[1]["detail"]
     assert (await ask("GET", "/v1/jobs"))[1]["total"] == 0
-    assert list((tmp_path / "data" / "jobs").iterdir()) == []
+    assert list((tmp_path / "data" / "jobs").glob("*")) == []
+
+
+@pytest.mark.parametrize(
+    ("asked", "status", "told"),
+    [
+        ({"model": "fake-detect", "params": {"confidence": 0.5}, "every": 2}, 200, ""),
+        ({"model": "fake-detec"}, 404, "did you mean fake-detect?"),
+        ({"model": "fake-detect", "params": {"confidense": 0.5}}, 422, "did you mean confidence?"),
+        ({"model": "fake-detect", "path": "/etc/passwd"}, 404, "plugins.jobs.roots"),
+        ({"model": "fake-detect", "every": 0}, 422, "every"),
+        ({}, 422, "model"),
+    ],
+)
+async def test_what_would_be_refused_is_told_before_a_file_is_sent(ask, asked, status, told):
+    """The check takes what a job would be asked, answers as that would, and makes none."""
+    answer = await ask("POST", "/v1/jobs/infer/check", json=asked)
+    assert answer[0] == status, answer
+    if status == 200:
+        assert answer[1] == {"model": "fake-detect", "task": "detect"}
+    else:
+        assert told in answer[1]["detail"]
+    assert (await ask("GET", "/v1/jobs"))[1]["total"] == 0
+
+
+async def test_a_server_without_roots_names_the_setting(tmp_path):
+    """Where no folder was allowed, a path is refused with the setting that allows one."""
+    async with asking(tmp_path) as ask:
+        asked = {"model": "fake-detect", "path": str(tmp_path)}
+        status, body = await ask("POST", "/v1/jobs/infer", json=asked)
+    assert status == 404
+    assert "jobs may read no folder: plugins.jobs.roots" in body["detail"]
+
+
+async def test_the_documents_examples_work_as_they_stand(ask, tmp_path):
+    """Each body's example is taken by the route that it stands at."""
+    (tmp_path / "roots" / "a.png").write_bytes(picture())
+    _, document = await ask("GET", "/openapi.json")
+    bodies = document["paths"]["/v1/jobs/infer"]["post"]["requestBody"]["content"]
+    form = bodies["multipart/form-data"]
+    assert document["components"]["schemas"]["InferForm"]["properties"]["model"]["x-filled"]
+    for example in (bodies["application/json"]["example"], form["example"]):
+        assert example["model"] == "opencv-qr"  # a server has it from its start, this one has not
+    asked = {**bodies["application/json"]["example"], "model": "fake-detect"}
+    status, job = await ask("POST", "/v1/jobs/infer", json=asked)
+    assert status == 202, job
+    job = await sent(
+        ask, tmp_path / "roots" / "a.png", **form["example"] | {"model": "fake-detect"}
+    )
+    checked = document["paths"]["/v1/jobs/infer/check"]["post"]["requestBody"]["content"]
+    asked = {**checked["application/json"]["example"], "model": "fake-detect"}
+    assert (await ask("POST", "/v1/jobs/infer/check", json=asked))[0] == 200
 
 
 async def test_uploads_that_are_too_large(tmp_path):
@@ -120,13 +175,11 @@ async def test_uploads_that_are_too_large(tmp_path):
 @pytest.mark.parametrize(
     ("model", "params", "error"),
     [
-        ("fake-detect", {"confidence": 7}, "confidence"),
         ("fake-detect", {"behave": "raise"}, "No item could be answered"),
-        ("fake-track", {"confidence": 7}, "confidence"),
     ],
 )
 async def test_what_fails_for_every_frame(ask, tmp_path, model, params, error):
-    """Wrong parameters and a model that always fails end the job with the server's sentence."""
+    """A model that always fails ends the job with the server's sentence."""
     path = video(tmp_path / "v.mp4", 3)
     shown = await ask.ended(await sent(ask, path, model=model, params=json.dumps(params)))
     assert shown["state"] == "failed"

@@ -98,7 +98,9 @@ def allowed(path: str, roots: Iterable[str]) -> Path:
     Raises ``BadRequest`` unless that is a regular file under one of ``roots``; whether there is
     anything elsewhere is not told.
     """
-    refused = BadRequest("video_path: there is no such file in the directories that are allowed")
+    refused = BadRequest(
+        "video_path: there is no such file in the directories that plugins.sam.video_roots names"
+    )
     try:
         real = Path(path).resolve(strict=True)
         regular = real.is_file()

@@ -115,7 +115,10 @@ async def test_paths_outside_are_refused(api, video_folder, video_path, movies):
     for each in refused:
         status, answer = await api.ask("POST", START, {"video_path": str(each)})
         assert status == 400, each
-        told = "video_path: there is no such file in the directories that are allowed"
+        told = (
+            "video_path: there is no such file in the directories that "
+            "plugins.sam.video_roots names"
+        )
         assert answer == {"detail": told}
     async with api.session(inner) as one:
         assert (await one.status())["total_frames"] == COUNT
