@@ -18,9 +18,10 @@ import pytest
 from mataserver import Classification, ClassifyResult, MataError, Params, decode_image
 from mataserver.contract import LoadContext, ModelSpec
 from mataserver.engines import wire
-from mataserver.engines.process import ProcessEngine, ProcessWorker
+from mataserver.engines.process import ProcessEngine
 from mataserver.engines.thread import ThreadEngine
 from mataserver.engines.work import Assignment, Displaced, Job, Placement, Spoilt, WorkerDied
+from mataserver.engines.worker import ProcessWorker
 from slow_pictures import slow_jpeg
 
 SOON = 5.0

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING
 
 from mataserver.engines.cluster import BROKER, Cluster
 from mataserver.engines.placing import PlaceSeat
-from mataserver.engines.process import ProcessWorker
 from mataserver.engines.pulse import Pulse
 from mataserver.engines.seat import SECRET_BYTES, digest, versions
 from mataserver.engines.work import NodeDied
+from mataserver.engines.worker import ProcessWorker
 from mataserver.errors import MataError, OutOfMemory, Unavailable
 from mataserver.needs import Needs
 
@@ -86,26 +86,26 @@ class RayWorker(ProcessWorker):
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Find out whether the node ended too, then answer everything that is pending."""
-        if self._ended.done() or (self._judging is not None and not self._stopping):
+        if self._life.ended or (self._judging is not None and not self._life.stopping):
             return
-        if self._stopping or self._parting is not None:
+        if self._life.stopping or self._life.parting is not None:
             super().connection_lost(exc)
         else:
             self._judging = asyncio.get_running_loop().create_task(self._judge())
 
     def node_lost(self, reason: str) -> None:
         """End a worker whose node is lost; its jobs can go to another one."""
-        if not self._ended.done():
-            self._excused, self._parting = True, NodeDied()
+        if not self._life.ended:
+            self._life.excuse(NodeDied())
             self.kill(reason)
 
     async def _judge(self) -> None:
         lost = await self._is_lost()
-        if self._ended.done():
+        if self._life.ended:
             return
         if lost:
-            self._excused, self._parting = True, NodeDied()
-            self._reason = "its node ended"
+            self._life.excuse(NodeDied())
+            self._life.reason = "its node ended"
         super().connection_lost(None)
 
 

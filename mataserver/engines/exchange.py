@@ -1,0 +1,167 @@
+"""The server's end of the wire to a worker process: its frames and the requests in flight.
+
+Large parts travel through memory that both share. A request in flight is a number and what takes
+its reply; each is answered once, at the latest when the connection is lost.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import itertools
+from typing import TYPE_CHECKING
+
+from mataserver.engines import wire
+from mataserver.engines.replies import Reply, settle
+from mataserver.engines.work import WorkerDied
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from mataserver.engines.arena import Block, Outgoing
+    from mataserver.engines.watchdog import Watchdog
+    from mataserver.engines.work import Job
+    from mataserver.errors import MataError
+
+    Take = Callable[[Reply | MataError], None]
+
+
+class Exchange:
+    """Sends requests and matches their replies, until it is closed.
+
+    ``watchdog`` is told of every request and reply. ``noticed`` is called with each message that
+    answers no request. Everything that sends raises ``WorkerDied`` without a connection.
+    """
+
+    def __init__(self, watchdog: Watchdog, noticed: Callable[[wire.Message], None]) -> None:
+        self._watchdog = watchdog
+        self._noticed = noticed
+        self._memory: Outgoing | None = None
+        self._ids = itertools.count(1)
+        self._in_flight: dict[int, Take] = {}
+        self._unframer = wire.Unframer(wire.LARGEST_ANSWER)
+        self._transport: asyncio.WriteTransport | None = None
+        self._closed = False
+
+    def share(self, memory: Outgoing | None) -> None:
+        """Use memory that the worker has too."""
+        self._memory = memory
+
+    def connect(self, transport: asyncio.WriteTransport) -> None:
+        """Write to ``transport`` from now on."""
+        self._transport = transport
+
+    def abort(self) -> None:
+        """Close the connection without waiting for what was not sent."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    def close(self, error: MataError) -> None:
+        """Answer every request in flight with ``error``, and give the shared memory back."""
+        self._closed = True
+        in_flight, self._in_flight = list(self._in_flight.values()), {}
+        for take in in_flight:
+            take(error)
+        if self._memory is not None:
+            self._memory.close()
+
+    def feed(self, data: bytes) -> None:
+        """Take received bytes. Raises for what cannot be read."""
+        for received in self._unframer.feed(data):
+            message = received.header.message
+            if isinstance(message, (wire.Answer, wire.Returned, wire.Ended, wire.Raised)):
+                self._watchdog.answered(message.id, well=not isinstance(message, wire.Raised))
+                parts = self._parts(received)
+                take = self._in_flight.pop(message.id, None)
+                if take is not None:
+                    take(Reply(message, parts))
+            else:
+                self._noticed(message)
+
+    def send(self, message: wire.Message, parts: Sequence[wire.Part] = ()) -> None:
+        """Send what gets no reply."""
+        self._write(wire.frame(message, parts))
+
+    def send_batch(self, jobs: Sequence[Job], take: Take) -> int:
+        """Send a batch whose reply goes to ``take``; return the request's number."""
+        request = next(self._ids)
+        message = wire.Infer(request, [wire.JobHead(job.format, job.session) for job in jobs])
+        blocks: list[Block] = []
+        sizes, places, inline = [], [], []
+        for job in jobs:
+            for part in (job.image, job.params):
+                size, block = len(part), None
+                if size >= wire.LARGE and self._memory is not None:
+                    block = self._memory.place(part)
+                sizes.append(size)
+                if block is None:
+                    places.append(wire.INLINE)
+                    inline.append(part)
+                else:
+                    places.append(block.begin)
+                    blocks.append(block)
+        self._write(wire.placed(wire.Header(message, sizes, places), inline))
+        # Without blocks there is nothing to free: one call less for each small request.
+        freeing = functools.partial(self._take_and_free, blocks, take) if blocks else take
+        self._expect(request, freeing, len(jobs))
+        return request
+
+    def next_id(self) -> int:
+        """Return the number of a new request."""
+        return next(self._ids)
+
+    async def ask(self, message: wire.Request, parts: Sequence[wire.Part] = ()) -> Reply:
+        """Send a request and wait for its reply. Raises what the model raised."""
+        future: asyncio.Future[Reply] = asyncio.get_running_loop().create_future()
+        self.send(message, parts)
+        self._expect(message.id, functools.partial(settle, future))
+        return await future
+
+    def drop(self, request: int) -> None:
+        """Tell the worker that nobody waits for a batch any more."""
+        if request in self._in_flight:
+            self.send(wire.Drop(request))
+
+    def fail(self, request: int, error: MataError) -> None:
+        """Answer one request in flight with ``error``, if it still is."""
+        take = self._in_flight.pop(request, None)
+        if take is not None:
+            take(error)
+
+    def oldest(self) -> int | None:
+        """Return the number of the request that has been in flight the longest."""
+        return next(iter(self._in_flight), None)
+
+    def _write(self, buffers: list[wire.Part]) -> None:
+        if self._transport is None or self._closed:
+            raise WorkerDied("The model's worker is gone")
+        self._transport.writelines(buffers)
+
+    def _expect(self, request: int, take: Take, images: int = 1) -> None:
+        self._in_flight[request] = take
+        self._watchdog.expect(request, images)
+
+    def _take_and_free(self, blocks: list[Block], take: Take, reply: Reply | MataError) -> None:
+        """Let the images of a batch be written over, and hand its reply on."""
+        if self._memory is not None:
+            for block in blocks:
+                self._memory.free(block)
+        take(reply)
+
+    def _parts(self, received: wire.Received) -> list[bytes]:
+        """Return copies of the parts of a message, and give their place back.
+
+        Done as soon as it is here: to give back a later message's place gives back this one's.
+        """
+        header = received.header
+        if not header.places or self._memory is None:
+            return list(map(bytes, wire.parts(received)))
+        found, begin = [], 0
+        for size, place in zip(header.sizes, header.places, strict=True):
+            if place == wire.INLINE:
+                found.append(bytes(received.payload[begin : begin + size]))
+                begin += size
+            else:
+                found.append(self._memory.take(place, size))
+        self._memory.taken(header.written)
+        return found

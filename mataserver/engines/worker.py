@@ -1,0 +1,238 @@
+"""The server's end of one child process: how it is asked, watched and ended."""
+
+from __future__ import annotations
+
+import asyncio
+import functools
+import logging
+import pickle
+from typing import TYPE_CHECKING, Any
+
+from mataserver.engines import ceiling, wire
+from mataserver.engines.calls import Calls
+from mataserver.engines.exchange import Exchange
+from mataserver.engines.lifetime import Lifetime
+from mataserver.engines.memory import private_bytes
+from mataserver.engines.replies import read_batch
+from mataserver.engines.watchdog import Watchdog
+from mataserver.engines.work import Displaced, Overgrown, Spoilt, WorkerDied
+from mataserver.engines.zygotes import STOP_GRACE
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from mataserver.engines.arena import Outgoing
+    from mataserver.engines.replies import Reply
+    from mataserver.engines.work import Answered, Assignment, Death, Facts, Job, Outcome
+    from mataserver.errors import MataError
+
+EXIT_DRAIN_SECONDS = 0.5
+"""Seconds that the answers of a worker that has ended may take to arrive."""
+
+log = logging.getLogger("mataserver.process")
+
+
+class ProcessWorker(asyncio.Protocol):
+    """A model in a child process."""
+
+    facts: Facts
+    width = 1
+
+    def __init__(self, name: str, patience: float, decode_patience: float = 10.0) -> None:
+        self._name = name
+        self._decode_patience = decode_patience
+        self._life = Lifetime(name)
+        self._watchdog = Watchdog(patience, self._hung, decode_patience)
+        self._exchange = Exchange(self._watchdog, self._noticed)
+        self._calls = Calls(self._exchange, lambda: self.alive)
+        self._loaded: asyncio.Future[Facts] = asyncio.get_running_loop().create_future()
+        self._kill: Callable[[], None] = lambda: None
+        self._ceiling: asyncio.Task[None] | None = None
+
+    def share(self, memory: Outgoing | None) -> None:
+        """Use memory that the child will have too."""
+        self._exchange.share(memory)
+
+    # asyncio.Protocol
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Keep the way to the child."""
+        self._exchange.connect(transport)  # type: ignore[arg-type]
+
+    def data_received(self, data: bytes) -> None:
+        """Hand each message to whoever waits for it."""
+        try:
+            self._exchange.feed(data)
+        except Exception:
+            log.exception("worker of %s sent what cannot be read", self._name)
+            self.kill("it sent what cannot be read")
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Answer everything that is pending: the child is gone."""
+        del exc  # an error or a plain end are the same to whoever waits
+        if self._life.ended:
+            return
+        self._life.end()
+        self._kill()  # a socket that ended does not mean that the process did
+        self._watchdog.stop()
+        if self._ceiling is not None:
+            self._ceiling.cancel()
+        error = self._life.error
+        if not self._loaded.done():
+            self._loaded.set_exception(error)
+            self._loaded.exception()  # whoever stopped waiting must not cause a warning
+        self._exchange.close(error)
+        self._life.announce()
+
+    @property
+    def alive(self) -> bool:
+        """Whether the child can still answer."""
+        life = self._life
+        return not (life.ended or life.stopping or life.excused)
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """The child."""
+        return (self.facts.pid,)
+
+    def on_death(self, callback: Callable[[Death], None]) -> None:
+        """Have ``callback(death)`` called when the child dies by itself."""
+        self._life.on_death(callback)
+
+    def on_suspect(self, callback: Callable[[bool], None]) -> None:
+        """Call nobody: what is on this machine is known to live, or to have ended."""
+
+    def on_end(self, callback: Callable[[], None]) -> None:
+        """Have ``callback()`` called when the child is gone, for whatever reason."""
+        self._life.on_end(callback)
+
+    def infer(self, jobs: Sequence[Job], answered: Answered) -> Callable[[], None]:
+        """Run one batch; the child is killed when it hangs."""
+        if not self.alive:
+            raise WorkerDied("The model's worker is gone")
+        take = functools.partial(_finish, len(jobs), answered)
+        return functools.partial(self._drop, self._exchange.send_batch(jobs, take))
+
+    def _drop(self, request: int) -> None:
+        if self.alive:
+            self._exchange.drop(request)
+
+    async def close_session(self, session: str) -> None:
+        """Forget a session's state."""
+        if self.alive:
+            self._exchange.send(wire.CloseSession(session))
+
+    async def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a public method of the model."""
+        return await self._calls.call(method, args, kwargs)
+
+    def stream(
+        self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]
+    ) -> AsyncGenerator[Any]:
+        """Iterate over a generator method: each item is computed when it is asked for."""
+        return self._calls.stream(method, args, kwargs)
+
+    def generate(self, job: Job) -> AsyncGenerator[str | Outcome]:
+        """Iterate over pieces of text, then the outcome: each is computed when it is asked for."""
+        return self._calls.generate(job)
+
+    async def memory(self) -> int:
+        """Private memory of the child in bytes."""
+        return await asyncio.to_thread(private_bytes, self.facts.pid)
+
+    async def load(self, assignment: Assignment, kill: Callable[[], None]) -> None:
+        """Send the assignment and wait until the model is ready."""
+        self._kill = kill
+        self._calls.package = str(getattr(assignment.load, "__module__", "")).partition(".")[0]
+        # The one pickle there is: to the worker, of what the server and its plugins have made.
+        self._exchange.send(wire.Load(), [pickle.dumps(assignment, protocol=5)])
+        self.facts = await asyncio.shield(self._loaded)
+        self._watchdog.allow(self.facts.step_timeout)
+
+    def limit_memory(self, pid: int, limit: int) -> None:
+        """End the child once it holds more than ``limit`` bytes; 0 for no limit."""
+        if limit:
+            loop = asyncio.get_running_loop()
+            self._ceiling = loop.create_task(ceiling.watch(pid, limit, self._overgrown))
+
+    def exited(self, how: str) -> None:
+        """Learn from the zygote how the child ended."""
+        if self._life.stopping or self._life.ended:
+            return
+        log.warning("worker of %s ended: %s", self._name, how)
+        # Its last answers may still be on their way. A process of its own may hold the socket open.
+        asyncio.get_running_loop().call_later(EXIT_DRAIN_SECONDS, self._gone, how)
+
+    def _gone(self, how: str) -> None:
+        if not self._life.ended:
+            self.kill(how)
+
+    def kill(self, reason: str) -> None:
+        """Give the child up: it is killed, whoever waits is answered at once."""
+        self._life.reason = reason
+        self._kill()
+        self._exchange.abort()
+        self.connection_lost(None)
+
+    async def close(self) -> None:
+        """Stop the child; one that does not end in time is killed."""
+        self._life.stopping = True
+        if self._life.ended:
+            return
+        self._exchange.send(wire.Stop())
+        try:
+            async with asyncio.timeout(STOP_GRACE):
+                await self._life.wait()
+        except TimeoutError:
+            self.kill("it did not stop")
+
+    def abandon(self) -> None:
+        """Drop a child whose load failed or was given up."""
+        self._life.stopping = True
+        self._gone("its load was given up")
+
+    def dismiss(self, error: MataError) -> None:
+        """Kill the child; whoever waits is told ``error``."""
+        self._life.stopping, self._life.parting = True, error
+        self._gone("it was dismissed")
+
+    def _hung(self) -> None:
+        limit = f"{round(self._watchdog.limit, 1):g} s"
+        self._life.parting = WorkerDied(f"The model gave no answer within {limit}")
+        self.kill(f"no answer within {limit}")
+
+    def _noticed(self, message: wire.Message) -> None:
+        """Take what a child says unasked."""
+        if isinstance(message, wire.Loaded):
+            if not self._loaded.done():
+                self._loaded.set_result(message.facts)
+        elif isinstance(message, wire.LoadRefused):
+            self._life.stopping = True
+            if not self._loaded.done():
+                self._loaded.set_exception(message.failure.error())
+        elif isinstance(message, wire.Late):
+            self._spoil(message.id, message.job)
+        elif isinstance(message, wire.Decoding):
+            self._watchdog.progress()
+
+    def _spoil(self, request: int, job: int) -> None:
+        """End the child for an image that takes too long; everybody else's go to the next one."""
+        self._life.excuse(Displaced())
+        self._exchange.fail(request, Spoilt(self._decode_patience, job))
+        self.kill(f"an image took over {self._decode_patience:g} s to decode")
+
+    def _overgrown(self) -> None:
+        """End the child for what it works on; everybody else's jobs go to the next one."""
+        self._life.excuse(Displaced())
+        if not self._loaded.done():
+            self._life.stopping = True
+            self._loaded.set_exception(Overgrown())
+        request = self._exchange.oldest()
+        if request is not None:
+            self._exchange.fail(request, Overgrown())
+        self.kill("its memory grew over max_ram_mb")
+
+
+def _finish(count: int, answered: Answered, reply: Reply | MataError) -> None:
+    """Hand a batch's answer to whoever waits for it."""
+    answered(read_batch(reply, count))
