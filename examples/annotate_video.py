@@ -1,7 +1,5 @@
 """A video through a model as a job: what was found is counted, and drawn into a new video.
 
-python examples/annotate_video.py MODEL VIDEO [OUT]
-
     python examples/annotate_video.py opencv-qr clip.mp4 annotated.mp4
 
 The server needs the plugins database and jobs, and may be stopped and started meanwhile. It is
@@ -66,5 +64,9 @@ if len(sys.argv) < 3:
     sys.exit("usage: python examples/annotate_video.py MODEL VIDEO [OUT]")
 try:
     main(*(*sys.argv[1:], "annotated.mp4")[:3])
-except (MataError, OSError) as failed:
-    sys.exit(f"{failed.status}: {failed.detail}" if isinstance(failed, MataError) else str(failed))
+except OSError as failed:
+    sys.exit(str(failed))
+except MataError as failed:
+    if failed.detail.startswith("Not found"):
+        sys.exit("404: no jobs here: pip install ./plugins/database ./plugins/jobs, restart it")
+    sys.exit(f"{failed.status}: {failed.detail}")

@@ -38,6 +38,9 @@ async def session(_request: web.Request) -> web.Response:
 if __name__ == "__main__":
     if len(sys.argv) < 2:
         sys.exit("usage: python examples/browser.py MODEL [PORT]")
+    port = (*sys.argv, "8000")[2]
+    if not (port.isdecimal() and int(port) < 65536):
+        sys.exit(f"{port}: a port is a number up to 65535")
     try:
         with Client(URL, KEY) as client:
             client.warmup(sys.argv[1])  # what is wrong with the key or the model is told here
@@ -45,4 +48,7 @@ if __name__ == "__main__":
         sys.exit(f"{error.status}: {error}")
     app = web.Application()
     app.add_routes([web.get("/", page), web.post("/session", session)])
-    web.run_app(app, host="127.0.0.1", port=int((*sys.argv, "8000")[2]))
+    try:
+        web.run_app(app, host="127.0.0.1", port=int(port))
+    except OSError as error:  # another program listens there
+        sys.exit(str(error))

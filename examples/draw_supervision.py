@@ -43,5 +43,5 @@ if __name__ == "__main__":
         main()
     except MataError as error:
         sys.exit(f"{error.status}: {error}")
-    except OSError as error:
+    except (OSError, ValueError) as error:  # no boxes in the answer, no such format of pictures
         sys.exit(str(error))

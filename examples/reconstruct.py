@@ -1,7 +1,6 @@
 """Photographs in, point clouds out: ``python examples/reconstruct.py photos.zip model``.
 
-The folder then has the report, and of each model its cloud and a picture from above: the points
-in their colours, the cameras as red dots with a line to where they look.
+The folder then has the report, and each model's cloud with a picture from above, cameras in red.
 """
 
 import json
@@ -16,12 +15,12 @@ import numpy as np
 from PIL import Image, ImageDraw
 
 URL = os.environ.get("MATA_SERVER_URL", "http://127.0.0.1:8110")
-KEY = os.environ.get("MATA_SERVER_API_KEY", "")
+KEY = {"Authorization": f"Bearer {os.environ.get('MATA_SERVER_API_KEY', '')}"}
 POINT = [(name, "<f4") for name in "xyz"] + [("rgb", "u1", 3)]
 
 
 def ask(path: str, archive: Path | None = None) -> bytes:
-    request = urllib.request.Request(URL + path, headers={"Authorization": f"Bearer {KEY}"})
+    request = urllib.request.Request(URL + path, headers=KEY)
     if archive is not None:  # sent as it is read: it may be larger than memory
         request.data = archive.open("rb")
         request.add_header("Content-Type", "application/zip")
@@ -30,11 +29,10 @@ def ask(path: str, archive: Path | None = None) -> bytes:
 
 
 def draw(ply: bytes, views: list[dict[str, list[list[float]]]]) -> Image.Image:
-    """Return a cloud from above, the highest points on top, with its cameras."""
     points = np.sort(np.frombuffer(ply.partition(b"end_header\n")[2], POINT), order="z")
     turns, shifts = (np.array([v[n] for v in views]) for n in ("rotation", "translation"))
-    centres = -np.einsum("nji,nj->ni", turns, shifts)  # a camera's place is -R'T
-    flat = np.r_[np.c_[points["x"], points["y"]], centres[:, :2]] * [1, -1]
+    centres = -np.einsum("nji,nj->ni", turns, shifts)[:, :2]  # a camera's place is -R'T
+    flat = np.r_[np.c_[points["x"], points["y"]], centres] * [1, -1]
     at = (flat - flat.min(axis=0)) * 800 / np.ptp(flat, axis=0).max() + 50
     picture = Image.new("RGB", tuple((at.max(axis=0) + 50).astype(int)), "white")
     pen = ImageDraw.Draw(picture)
@@ -67,6 +65,8 @@ if len(sys.argv) != 3:
 try:
     main(*sys.argv[1:])
 except urllib.error.HTTPError as error:
-    sys.exit(f"{error.code}: {json.load(error)['detail']}")
+    lost = (detail := json.load(error)["detail"]).startswith("Not found")
+    install = "no such API here: pip install ./plugins/{database,jobs,reconstruct}, restart it"
+    sys.exit(f"{error.code}: {install if lost else detail}")
 except OSError as error:
     sys.exit(str(error))

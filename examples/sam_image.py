@@ -29,7 +29,10 @@ def ask(path: str, body: object = None) -> bytes:
         with urllib.request.urlopen(request) as answer:
             return answer.read()
     except urllib.error.HTTPError as error:
-        sys.exit(f"{error.code}: {json.load(error)['detail']}")
+        detail = json.load(error)["detail"]
+        if detail.startswith("Not found"):
+            detail = "this server has no SAM3 API: pip install ./plugins/sam, then start it again"
+        sys.exit(f"{error.code}: {detail}")
 
 
 def prompt(word: str) -> dict[str, object]:

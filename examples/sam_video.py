@@ -25,13 +25,14 @@ COLOURS = np.random.default_rng(3).integers(60, 256, (256, 3), dtype=np.uint8)
 
 
 async def refused(answer: aiohttp.ClientResponse) -> None:
-    """End the program with the server's reason."""
     if not answer.ok:
-        sys.exit(f"{answer.status}: {(await answer.json())['detail']}")
+        detail = (await answer.json())["detail"]
+        if detail.startswith("Not found"):
+            detail = "this server has no SAM3 API: pip install ./plugins/sam, then start it again"
+        sys.exit(f"{answer.status}: {detail}")
 
 
 def tint(image: np.ndarray, found: dict) -> None:
-    """Mix the colour of an object into its pixels."""
     held = np.asarray(Image.open(io.BytesIO(base64.b64decode(found["mask"])))) > 0
     image[held] = image[held] // 2 + COLOURS[found["id"] % 256] // 2
 
@@ -40,8 +41,8 @@ async def main(video: bytes, target: str, word: str) -> None:
     prompt = {"type": "text", "text": word}
     if re.fullmatch(r"[\d.]+,[\d.]+", word):
         prompt = {"type": "point", "points": [[float(number) for number in word.split(",")]]}
-    body = {"video_base64": base64.b64encode(video).decode()}
     async with aiohttp.ClientSession(URL, headers=KEY, raise_for_status=refused) as http:
+        body = {"video_base64": base64.b64encode(video).decode()}
         started = await (await http.post("/api/v1/video/session/start", json=body)).json()
         session, fps = started["session_id"], round(started["video_info"]["fps"])
         here = f"/api/v1/video/session/{session}"

@@ -46,7 +46,7 @@ if len(sys.argv) < 3:
 model, source, target = (*sys.argv[1:], "annotated.mp4")[:3]
 live = source.isdecimal()
 cv2.utils.logging.setLogLevel(cv2.utils.logging.LOG_LEVEL_SILENT)
-capture = cv2.VideoCapture(int(source) if live else source)
+capture = cv2.VideoCapture(min(int(source), 9999) if live else source)
 if not capture.isOpened():
     sys.exit(f"{source}: no such {'camera' if live else 'video'}, or it cannot be read")
 size = [int(capture.get(each)) for each in (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)]

@@ -22,7 +22,10 @@ RESULTS = 20
 async def refused(answer: aiohttp.ClientResponse) -> None:
     """End the program with the server's reason."""
     if not answer.ok:
-        sys.exit(f"{answer.status}: {(await answer.json())['detail']}")
+        detail = (await answer.json())["detail"]
+        if detail.startswith("Not found"):
+            detail = "this server has no cameras: pip install ./plugins/cameras, then restart it"
+        sys.exit(f"{answer.status}: {detail}")
 
 
 async def watch(http: aiohttp.ClientSession, camera: str) -> None:

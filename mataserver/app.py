@@ -164,6 +164,7 @@ class _Parts:
         self.sockets = Sockets(settings.max_body, settings.ping_interval, settings.unread_timeout)
         self.streams = Streams(settings.max_body, self.terms(), self.cameras)
         self.table = Table(Limits(settings.max_body, settings.body_timeout, idle=False))
+        self.table.awaited = self.plugins.awaited
         self.hosting = Hosting(settings, mataserver.__version__, self.lifecycle)
         self.readiness = Readiness(
             self.catalog,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from datetime import datetime
@@ -234,6 +235,24 @@ def test_list(terminal):
         "easyocr                      ocr      pip             —\n"
         "net                          detect   local         1.2\n"
     )
+
+
+def test_list_as_json(terminal):
+    """``--json`` prints the same as a list that programs read, null where nothing is known."""
+    assert json.loads(terminal.run("list", "--json").stdout) == []
+    registered(terminal)
+    listed = {each["model"]: each for each in json.loads(terminal.run("list", "--json").stdout)}
+    assert listed["net"] == {
+        "model": "net",
+        "task": "detect",
+        "source": "local",
+        "size_bytes": 1_240_000,
+        "pulled_at": 1.0,
+        "path": f"{terminal.home}/net.onnx",
+    }
+    assert listed["easyocr"]["size_bytes"] is None
+    assert listed["facebook/detr-resnet-50"]["size_bytes"] == pytest.approx(167_304_000, rel=0.01)
+    assert list(listed)[-1] == "net"
 
 
 def test_ls_is_list(terminal):

@@ -21,6 +21,8 @@ import cv2
 import numpy as np
 import pytest
 
+from mataserver import testing
+
 ROOT = Path(__file__).parents[1]
 EXAMPLES = ROOT / "examples"
 PICTURES = EXAMPLES / "pictures"
@@ -200,6 +202,50 @@ def test_no_server_is_one_line(video, tmp_path, name):
 def test_missing_arguments_are_one_line(url, name):
     """Without arguments the usage is told."""
     assert failure(url, name).startswith(f"usage: python examples/{name} ")
+
+
+NEEDS = {
+    "watch_camera.py": "pip install ./plugins/cameras",
+    "sam_image.py": "pip install ./plugins/sam",
+    "sam_video.py": "pip install ./plugins/sam",
+    "reconstruct.py": "pip install ./plugins/{database,jobs,reconstruct}",
+    "annotate_video.py": "pip install ./plugins/database ./plugins/jobs",
+}
+
+
+async def test_a_plugin_that_is_not_there_is_one_line_that_installs_it(data_dir, video, tmp_path):
+    """Without the plugin that an example needs it tells how to install it, and ends with 1."""
+    places = {"file": video, "out": tmp_path / "out.mp4"}
+    async with testing.serving(data_dir, engine="thread") as served:
+        for name, install in NEEDS.items():
+            arguments = [each.format(**places) for each in ARGUMENTS[name]]
+            line = await asyncio.to_thread(failure, served.url, name, *arguments, key=served.key)
+            assert line.startswith("404: "), line
+            assert install in line
+
+
+@pytest.mark.parametrize(
+    ("name", "arguments", "told"),
+    [
+        ("draw_supervision.py", ("opencv-qr", "{file}", "{out}.foo"), "unknown file extension"),
+        ("draw_supervision.py", ("rapidocr", "{file}", "{out}.png"), "holds no detections"),
+        ("draw_supervision.py", ("opencv-qr", "{file}", "/nowhere/out.png"), "/nowhere/out.png"),
+        ("browser.py", ("opencv-qr", "http"), "http: a port is a number up to 65535"),
+        ("browser.py", ("opencv-qr", "70000"), "70000: a port is a number up to 65535"),
+        ("browser.py", ("opencv-qr", "{taken}"), "in use"),
+        ("stream_camera.py", ("opencv-qr", "99999999999999"), "no such camera"),
+    ],
+)
+def test_what_cannot_be_is_one_line(url, tmp_path, name, arguments, told):
+    """An output, a model or a port that does not fit is told in one line, with the status 1."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        places = {
+            "file": PICTURES / "codes.jpg",
+            "out": tmp_path / "out",
+            "taken": taken.getsockname()[1],
+        }
+        line = failure(url, name, *(each.format(**places) for each in arguments))
+    assert told in line
 
 
 def test_no_camera_is_one_line(url, tmp_path):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import aiohttp
 import pytest
 
 from cli_terminal import Terminal
@@ -21,6 +22,13 @@ def load(spec, ctx):
 @hookimpl
 def backends():
     yield Backend(name="gear", task="ocr", source="pip", load=load)
+"""
+ROUTES = """
+from mataserver import hookimpl
+
+@hookimpl
+def service(ctx):
+    raise NotImplementedError
 """
 FILES = ModelFiles("gear", "pip")
 
@@ -126,3 +134,38 @@ async def test_defaults_of_a_late_plugin_are_registered(terminal):
 
     await catalog.reconcile(Pool())
     assert "rapidocr" in registry.entries()
+
+
+def test_services_that_came_late_are_told(terminal):
+    """Backends are in use at once; of a service that waits for the next start there is a word."""
+    found = found_later()
+    terminal.install("gear-late", GEAR, mataserver={"gear": "gear_late"})
+    assert found.awaited() == ""
+    found.sites = Sites(Clock())
+    terminal.install("gear-routes", ROUTES, mataserver={"gears": "gear_routes"})
+    late = "the plugin gears came after the server's start: restart it for the routes"
+    assert found.awaited() == late
+
+
+async def test_routes_that_wait_for_a_start_say_so(terminal):
+    """While a plugin's service waits for the next start, what no route takes says so."""
+    async with (
+        testing.serving(terminal.data, engine="thread") as served,
+        aiohttp.ClientSession(served.url, headers=served.headers) as http,
+    ):
+
+        async def told(method, path):
+            async with http.request(method, path) as response:
+                return response.status, (await response.json())["detail"]
+
+        assert await told("GET", "/gears") == (404, "Not found")
+        assert await told("PUT", "/v1/infer") == (405, "Method not allowed")
+        served.composed.plugins.sites = Sites(Clock())
+        terminal.install("gear-routes", ROUTES, mataserver={"gears": "gear_routes"})
+        for asked in (("GET", "/gears"), ("POST", "/v1/gears/x"), ("POST", "/v1/models/gears")):
+            status, detail = await told(*asked)
+            assert status == 404
+            assert detail.startswith("Not found: ")
+            assert " gears" in detail
+            assert detail.endswith("came after the server's start: restart it for the routes")
+        assert await told("GET", "/v1/models/nobody") == (404, "Model not found: nobody")

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 from msgspec import UNSET
@@ -18,6 +19,8 @@ from mataserver.library import removal, weights
 from mataserver.suggestion import similar
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
     from mataserver.config import Settings
     from mataserver.library.registry import Entry, Registry
 
@@ -30,13 +33,32 @@ _PACKAGE = re.compile(r"[A-Za-z0-9._-]+")
 
 
 @click.command("list")
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @config_option
-def list_models(config_file: str | None) -> None:
+def list_models(*, as_json: bool, config_file: str | None) -> None:
     """List all registered models (alias: ls)."""
     entries = registry(config.load(config_file)).entries()
-    if not entries:
+    if as_json:
+        click.echo(json.dumps([_described(*each) for each in entries.items()], indent=2))
+    elif not entries:
         click.echo("No models registered.")
-        return
+    else:
+        _print_table(entries)
+
+
+def _described(name: str, entry: Entry) -> dict[str, Any]:
+    """Return a model as JSON: sizes in bytes, times in Unix seconds, null for what is unknown."""
+    return {
+        "model": name,
+        "task": entry.task,
+        "source": entry.source,
+        "size_bytes": _usage(name, entry)[0],
+        "pulled_at": entry.pulled_at,
+        "path": str(entry.path) if entry.source == "local" else None,
+    }
+
+
+def _print_table(entries: Mapping[str, Entry]) -> None:
     width = max(len(name) for name in (*entries, "MODEL"))
     header = _row(width, "MODEL", "TASK", "SOURCE", "SIZE (MB)")
     click.echo(header)

@@ -178,7 +178,7 @@ class _Answer:
                 _hang_up(request, response)
             return response
         except web.HTTPException as error:
-            return _plain(error)
+            return self._unserved(error)
         except Exception as error:
             circumstance = self._circumstance(request, error)
             if circumstance is not None:
@@ -186,6 +186,13 @@ class _Answer:
             path = request.rel_url.raw_path
             log.exception("%s %s failed (%s)", request.method, path, request[REQUEST_ID])
             return error_response(MataError("Internal server error"))
+
+    def _unserved(self, error: web.HTTPException) -> web.Response:
+        """Answer one of aiohttp's own errors, of a path that has to wait with what it waits for."""
+        waits_for = self._table.awaited() if error.status in {404, 405} else ""
+        if waits_for:
+            return error_response(MataError(f"Not found: {waits_for}", status=404))
+        return _plain(error)
 
     def _circumstance(self, request: web.Request, error: Exception) -> web.Response | None:
         """Answer what is no bug: a client that left, or want of memory."""

@@ -43,13 +43,15 @@ class Table:
     """The routes that were added, and what services say about paths of theirs.
 
     It is not to be had from a request: what a plugin's handler sees of the application is aiohttp's
-    alone. ``limits`` are those of a body whose route sets none.
+    alone. ``limits`` are those of a body whose route sets none. ``awaited`` tells what routes that
+    there are not yet wait for.
     """
 
     def __init__(self, limits: Limits) -> None:
         self.routes: list[Route] = []
         self.forms: dict[str, ErrorForm] = {}
         self.claims: list[Callable[[web.Request], Handler | None]] = []
+        self.awaited: Callable[[], str] = str
         self._limits = limits
         self._known: dict[AbstractRoute, Route] = {}
         self._labels: dict[AbstractRoute, str] = {}

@@ -75,6 +75,15 @@ class Plugins(Discovered):
         grown.offers.sort(key=lambda each: each.plugin.place)
         self.found, self.offers, self.grown = grown.found, grown.offers, self.grown + 1
 
+    def awaited(self) -> str:
+        """Return what a path that nobody serves may wait for: a service that came late, or ""."""
+        self.refresh()
+        late = [each.name for each in self.found if each.late and "service" in each.hooks]
+        if not late:
+            return ""
+        come = "the plugin" if len(late) == 1 else "plugins"
+        return f"{come} {', '.join(late)} came after the server's start: restart it for the routes"
+
     def offer(self, files: ModelFiles, task: str) -> Offer | None:
         """Return the backend that serves a model for a task, or None."""
         found = self._offer(files, task)
