@@ -61,13 +61,16 @@ class Reconciling:
         numbers. Raises ``TritonError``.
 
         A push that failed and left another version serving is settled too: it is not tried again
-        until it is asked for, or the Triton lost what it served.
+        until it is asked for, or the Triton lost what it served. Where what serves instead was
+        never sent from here, somebody else loaded it, and it is tried again.
         """
         if wanted.done < wanted.generation:
             return False
         if not wanted.wanted:
             return not serving
         if not serving or serving != wanted.serving:
+            return False
+        if wanted.state == "failed" and not wanted.digest:
             return False
         if not deep:
             return True

@@ -198,6 +198,25 @@ async def test_drift_is_mended(fleets):
             await until(lambda: asyncio.sleep(0, triton.models.get("m") == right))
 
 
+async def test_drift_while_it_is_mended(fleets):
+    """What somebody else loads before a push of ours is ready is put right too, after a pause."""
+    async with fleets(1) as fleet:
+        await fleet.load()
+        (triton,) = fleet.tritons
+        right = triton.models["m"]
+        other = {**right, "versions": ["9"], "config": {}}
+
+        async def meddle(_request):
+            triton.faults = {}
+            triton.models["m"] = other
+            return web.Response()
+
+        triton.faults = {"/m/load": meddle}
+        triton.models.pop("m")
+        await fleet.model("failed")
+        await until(lambda: asyncio.sleep(0, triton.models.get("m") == right))
+
+
 async def test_a_version_that_fails(fleets):
     """It is told, also to those who read; what served before serves on, and after a restart."""
     async with fleets(2) as fleet:
