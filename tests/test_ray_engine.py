@@ -124,7 +124,7 @@ def test_a_stranger_is_not_let_in():
             right.sendall(secret[:7])
             time.sleep(0.05)
             right.sendall(secret[7:] + b"first")
-            door.join(5)
+            door.join(SOON)
             assert got[0].recv(5) == b"first"
             got[0].close()
         for each in silent:
@@ -149,27 +149,26 @@ async def test_what_a_look_finds():
     """A daemon that greets lives; one that only accepts is silent; one that is gone refuses."""
     daemon = Daemon()
     await daemon.open()
-    assert await pulse.look("127.0.0.1", daemon.port, 1.0) is pulse.Sign.ALIVE
+    assert await pulse.look("127.0.0.1", daemon.port, SOON) is pulse.Sign.ALIVE
     daemon.silent = True
     assert await pulse.look("127.0.0.1", daemon.port, 0.2) is pulse.Sign.SILENT
     await daemon.close()
-    assert await pulse.look("127.0.0.1", daemon.port, 1.0) is pulse.Sign.REFUSED
+    assert await pulse.look("127.0.0.1", daemon.port, SOON) is pulse.Sign.REFUSED
 
 
 async def test_a_killed_node(cluster, assignment):
-    """Its job is told within two seconds, unblamed; the next worker is on the other node."""
-    engine = cluster.engine()
+    """Its job is told at once, unblamed; the next worker is on the other node."""
+    engine = cluster.engine(silence=600.0)  # what would be told by silence is not told here
     async with started(engine, assignment) as worker:
         deaths, lost = [], place_of(worker)
         worker.on_death(deaths.append)
         (assignment.context.data_dir / "gate").unlink()
         asked = asyncio.create_task(answers(worker, job()))
-        await asyncio.sleep(0.1)
-        begun = time.monotonic()
+        await asyncio.sleep(0)  # it is with the worker then
         await cluster.nodes[lost].kill()  # and the cluster still believes in it
         with pytest.raises(NodeDied) as caught:
-            await asked
-        assert time.monotonic() - begun < 2
+            async with asyncio.timeout(SOON):
+                await asked
         assert (caught.value.status, caught.value.retry_after) == (503, 1)
         assert [death.blamed for death in deaths] == [False]
     (assignment.context.data_dir / "gate").touch()
@@ -179,7 +178,7 @@ async def test_a_killed_node(cluster, assignment):
 
 async def test_a_silent_node(cluster, assignment):
     """It is suspect soon, lost after ``silence``; one that speaks again in time is neither."""
-    engine = cluster.engine(silence=1.2)
+    engine = cluster.engine(silence=2.0)
     async with started(engine, assignment) as worker:
         node = cluster.nodes[place_of(worker)]
         node.stop()
@@ -192,7 +191,7 @@ async def test_a_silent_node(cluster, assignment):
         begun = time.monotonic()
         with pytest.raises(NodeDied):
             await answers(worker, job())
-        assert 0.8 < time.monotonic() - begun < 5
+        assert 0.8 < time.monotonic() - begun < SOON
         assert not worker.alive
 
 
@@ -234,10 +233,10 @@ async def test_no_cluster_is_told_at_once(tmp_path, assignment):
     engine = RayEngine(str(tmp_path / "nothing"), broker=broker)
     with pytest.raises(Unavailable, match="out of reach"):
         await engine.start(assignment, PLACE)
-    begun = time.monotonic()
+    tries = engine.cluster.epoch
     with pytest.raises(Unavailable, match="out of reach"):
         await engine.start(assignment, PLACE)
-    assert time.monotonic() - begun < 0.5
+    assert engine.cluster.epoch == tries
     assert engine.waiting == {"ray": "The Ray cluster is out of reach"}
     await engine.close()
 
@@ -286,6 +285,18 @@ async def ask(http, model="fake-detect", **params):
         return response.status, await response.json()
 
 
+def busy_node(cluster):
+    """Return the name of the node that has a worker."""
+    (busy,) = [name for name, node in cluster.nodes.items() if node.pids]
+    return busy
+
+
+async def is_in_state(http, model, state):
+    """Whether a model is in a state: "active" while it has something to do."""
+    async with http.get(f"/v1/models/{model}") as response:
+        return (await response.json())["state"] == state
+
+
 async def ready(http):
     """Return the answer to whether the server is ready."""
     async with http.get("/ready") as response:
@@ -294,7 +305,7 @@ async def ready(http):
 
 async def test_a_server_outlives_the_head(cluster, tmp_path):
     """Without a head new models are 503 and /ready says why; what is here serves on."""
-    async with serving(cluster, tmp_path) as http:
+    async with serving(cluster, tmp_path, room=60.0) as http:
         assert (await ask(http))[0] == 200
         await cluster.kill_head()
         await until(lambda: _away(http), SOON)
@@ -302,9 +313,9 @@ async def test_a_server_outlives_the_head(cluster, tmp_path):
         assert (status, body["waiting"]) == (503, {"ray": "The Ray cluster is out of reach"})
         assert (await ask(http, "fake-ocr"))[0] == 200
         assert (await ask(http))[0] == 200  # its worker is there, and nobody ended it
-        begun = time.monotonic()
-        assert await ask(http, "fake-track") == (503, {"detail": "The Ray cluster is out of reach"})
-        assert time.monotonic() - begun < 2
+        async with asyncio.timeout(SOON):  # and not the minute that a node may take to have room
+            refused = await ask(http, "fake-track")
+        assert refused == (503, {"detail": "The Ray cluster is out of reach"})
         for node in cluster.nodes.values():
             node.signal(signal.SIGKILL)  # as Ray does after a minute
         await until(lambda: _refused(http), SOON)
@@ -352,7 +363,7 @@ async def test_what_is_on_the_cluster_is_told(cluster, tmp_path):
         assert (await ask(http))[0] == 200
         async with http.get("/v1/cluster") as response:
             nodes = {node["name"]: node for node in await response.json()}
-        (busy,) = [name for name, node in cluster.nodes.items() if node.pids]
+        busy = busy_node(cluster)
         (idle,) = set(cluster.nodes) - {busy}
         assert nodes[busy] == {
             "id": busy,
@@ -394,11 +405,12 @@ async def test_requests_survive_a_node(cluster, tmp_path):
     """A request on a node that ends is answered by another one; a poisonous one is not repeated."""
     async with serving(cluster, tmp_path) as http:
         assert (await ask(http))[0] == 200
-        slow = asyncio.create_task(ask(http, seconds=0.6))
-        await asyncio.sleep(0.2)
-        (busy,) = [name for name, node in cluster.nodes.items() if node.pids]
+        busy = busy_node(cluster)
+        cluster.nodes[busy].halt()
+        asked = asyncio.create_task(ask(http))
+        await until(lambda: is_in_state(http, "fake-detect", "active"), SOON)
         await cluster.kill(busy)
-        status, body = await slow
+        status, body = await asked
         assert (status, len(body["detections"])) == (200, 1)
         status, body = await ask(http, behave="exit")
         assert (status, "worker died" in body["detail"]) == (500, True)
@@ -414,31 +426,54 @@ async def test_the_end_of_a_server(cluster, tmp_path):
             await clients.enter_async_context(http)
             assert (await ask(http))[0] == 200
             slow = asyncio.create_task(ask(http, seconds=0.5))
-            await asyncio.sleep(0.2)
+            await until(lambda: is_in_state(http, "fake-detect", "active"), SOON)
             family = psutil.Process().children(recursive=True)
         assert (await slow)[0] == 200
     assert len(family) >= 2
-    _, alive = psutil.wait_procs(family, timeout=5)
+    _, alive = psutil.wait_procs(family, timeout=SOON)
     assert not alive
 
 
-async def test_a_sessions_frame_fails_with_its_node(cluster, tmp_path):
+@contextlib.asynccontextmanager
+async def streaming(http):
+    """Open a stream of the tracker, and have its first frame answered: its state is somewhere."""
+    async with http.post("/v1/sessions", json={"model": "fake-track"}) as response:
+        made = await response.json()
+    async with http.ws_connect(f"/v1/stream/{made['session_id']}") as stream:
+        first = await frame(stream)
+        assert (first["detections"][0]["track_id"], "reset" in first) == (1, False)
+        yield stream
+
+
+async def frame(stream):
+    """Send a frame; return its answer."""
+    await stream.send_bytes(picture())
+    return await stream.receive_json(timeout=SOON)
+
+
+async def test_a_frame_under_way_fails_with_its_node(cluster, tmp_path):
     """Its state is lost: the frame is 503 and not repeated, and the next answer says ``reset``."""
-    async with serving(cluster, tmp_path) as http:
-        async with http.post("/v1/sessions", json={"model": "fake-track"}) as response:
-            made = await response.json()
-        async with http.ws_connect(f"/v1/stream/{made['session_id']}") as stream:
-            await stream.send_bytes(picture())
-            first = await stream.receive_json(timeout=SOON)
-            assert first["detections"][0]["track_id"] == 1
-            (busy,) = [name for name, node in cluster.nodes.items() if node.pids]
-            await cluster.kill(busy)
-            await stream.send_bytes(picture())
-            lost = await stream.receive_json(timeout=SOON)
-            assert "lost" in lost["detail"]
-            await stream.send_bytes(picture())
-            again = await stream.receive_json(timeout=SOON)
-            assert (again["detections"][0]["track_id"], again["reset"]) == (1, True)
+    async with serving(cluster, tmp_path) as http, streaming(http) as stream:
+        busy = busy_node(cluster)
+        cluster.nodes[busy].halt()
+        await stream.send_bytes(picture())
+        await until(lambda: is_in_state(http, "fake-track", "active"), SOON)
+        await cluster.kill(busy)
+        lost = await stream.receive_json(timeout=SOON)
+        assert "lost" in lost["detail"]
+        again = await frame(stream)
+        assert (again["detections"][0]["track_id"], again["reset"]) == (1, True)
+
+
+async def test_a_frame_after_its_node_is_answered_anew(cluster, tmp_path):
+    """It is no error: another node answers it with a new state, and says ``reset``, once."""
+    async with serving(cluster, tmp_path) as http, streaming(http) as stream:
+        await cluster.kill(busy_node(cluster))
+        await until(lambda: is_in_state(http, "fake-track", "unloaded"), SOON)
+        again = await frame(stream)
+        assert (again["detections"][0]["track_id"], again["reset"]) == (1, True)
+        after = await frame(stream)
+        assert (after["detections"][0]["track_id"], "reset" in after) == (2, False)
 
 
 def test_the_package_is_asked_for(tmp_path, monkeypatch):

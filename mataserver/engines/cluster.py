@@ -152,7 +152,10 @@ class Cluster:
             said = ""
             try:
                 async with run_process(self._broker, [self._address], inherit=("RAY_*",)) as child:
-                    said = await self._follow(child)
+                    try:
+                        said = await self._follow(child)
+                    finally:
+                        self.epoch += 1  # at once: its seats end no later than it does
                     if not said:
                         said = (await child.last_words())[-500:]
             except (Unavailable, OSError, ValueError, msgspec.MsgspecError) as error:
@@ -199,10 +202,13 @@ class Cluster:
         Without its head Ray ends the seats after a minute; until then they serve. A head that
         comes back may be another cluster's.
         """
-        without = 0
+        without, pause = 0, self._silence / pulse.LOOKS
         while not (self._head_lost and not self._seats):
-            await asyncio.sleep(self._silence / pulse.LOOKS)
-            without = 0 if await _answers(head) else without + 1
+            await asyncio.sleep(pause)
+            sign = await pulse.look(head.host, head.port, pulse.HURRY)
+            without = 0 if sign is pulse.Sign.ALIVE else without + 1
+            refused = sign is pulse.Sign.REFUSED and not self._head_lost
+            pause = pulse.SURE if refused else self._silence / pulse.LOOKS
             if without >= 2:  # a loop that stood still must not be taken for it
                 self._head_lost = True
 
@@ -236,7 +242,6 @@ class Cluster:
     def _gone(self) -> bool:
         """Tell whoever waits that the broker is gone; return whether it had joined."""
         self._child, self._head_lost = None, False
-        self.epoch += 1
         error = Unavailable(AWAY, retry_after=1)
         waiting: list[asyncio.Future[Any]] = [*self._placing.values(), *self._listing]
         self._listing, seats = [], list(self._seats.values())
