@@ -174,6 +174,7 @@ __all__ = [
     "encode_frame",
     "hookimpl",
     "params_option",
+    "physical_cores",
     "read_configuration",
     "read_video",
     "run_process",
@@ -195,6 +196,7 @@ if TYPE_CHECKING:
     from mataserver.cli.remote import connected, server_options
     from mataserver.config import Alpha, ConfigError
     from mataserver.configuration import Configuration, RegisteredModel, read_configuration
+    from mataserver.cores import physical_cores
     from mataserver.data_uri import decode as decode_base64
     from mataserver.engines.work import JobFailed
     from mataserver.http.auth import PRINCIPAL, sole_value
@@ -231,6 +233,7 @@ _LATE = {
     "decode_json": "mataserver.jsonbody:decode",
     "describe_error": "mataserver.jsonbody:described",
     "EXAMPLE_IMAGE": "mataserver.http.examples:PICTURE",
+    "physical_cores": "mataserver.cores",
     **dict.fromkeys(("PRINCIPAL", "sole_value"), "mataserver.http.auth"),
     "RpcPort": "mataserver.rpc",
     **dict.fromkeys(("AddressRefused", "Policy"), "mataserver.outbound"),

@@ -16,6 +16,7 @@ from mataserver.media import kinds
 
 LIMIT = 1_000_000
 ORIENTATION = 0x0112
+RESOLUTION_UNIT = 0x0128
 FTYP = b"\0\0\0\x18ftyp"
 STORED = {
     1: lambda a: a,
@@ -58,6 +59,40 @@ def test_a_phones_picture_is_turned_once(orientation, form):
     rows, columns = np.nonzero((decoded[:, :, 0] > 180) & (decoded[:, :, 1] < 100))
     found = (columns.min(), rows.min(), columns.max() + 1, rows.max() + 1)
     assert np.abs(np.subtract(found, (10, 8, 30, 28))).max() <= 1
+
+
+def saying(orientation: int, form: str, *, turned: int) -> bytes:
+    """Return a picture whose container is turned one way, and whose EXIF says another."""
+    data = stored(turned, form)
+    if form == "HEIC":
+        given, tag = turned, ORIENTATION
+    else:  # Pillow takes the orientation out of the EXIF of an AVIF: another tag becomes it
+        exif, buffer = Image.Exif(), io.BytesIO()
+        exif[ORIENTATION], exif[RESOLUTION_UNIT] = turned, orientation
+        image = Image.fromarray(np.ascontiguousarray(STORED[turned](upright())))
+        image.save(buffer, form, quality=95, exif=exif.tobytes())
+        data, given, tag = buffer.getvalue(), orientation, RESOLUTION_UNIT
+    (order,) = [each for each in ("little", "big") if entry(tag, given, each) in data]
+    return data.replace(entry(tag, given, order), entry(ORIENTATION, orientation, order))
+
+
+def entry(tag: int, value: int, order: str) -> bytes:
+    """Return an entry of TIFF's directory: one number of 16 bits."""
+    shorts = (tag, 3), (value,)
+    first, last = (b"".join(each.to_bytes(2, order) for each in some) for some in shorts)
+    return first + (1).to_bytes(4, order) + last
+
+
+@pytest.mark.parametrize("form", ["HEIC", "AVIF"])
+@pytest.mark.parametrize("turned", STORED)
+@pytest.mark.parametrize("orientation", [1, 3, 6])
+def test_the_container_counts_and_not_its_exif(orientation, turned, form):
+    """ISO/IEC 23008-12: a HEIC or AVIF is turned by its boxes alone, whatever EXIF says."""
+    decoded = media.decode(saying(orientation, form, turned=turned), LIMIT)
+    assert decoded.shape == (48, 64, 3)
+    assert decoded[18, 20, 0] > 180
+    assert decoded[18, 20, 1] < 100
+    assert decoded[40, 50].max() < 100
 
 
 @pytest.mark.parametrize("form", ["HEIC", "AVIF"])

@@ -17,7 +17,14 @@ from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
 
 from msgspec import Meta
 
-from mataserver import Confidence, InvalidParams, Params, TextRegion, Unavailable
+from mataserver import (
+    Confidence,
+    InvalidParams,
+    Params,
+    TextRegion,
+    Unavailable,
+    physical_cores,
+)
 from mataserver_ocr import languages, regions
 
 if TYPE_CHECKING:
@@ -103,7 +110,7 @@ def load(spec: ModelSpec, ctx: LoadContext) -> PaddleOcr:
     device = choose_device(ctx.device, import_module("paddle"))
     engine = import_module("paddleocr")
     logging.getLogger("paddlex").setLevel(logging.WARNING)  # it tells each path that it opens
-    return PaddleOcr(engine, settings, device, ctx.threads or os.cpu_count() or 1)
+    return PaddleOcr(engine, settings, device, ctx.threads or physical_cores())
 
 
 def choose_device(wanted: str, paddle: Any) -> str:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import Meta
 
-from mataserver import Confidence, InvalidParams, Params, Unavailable
+from mataserver import Confidence, InvalidParams, Params, Unavailable, physical_cores
 from mataserver_ocr import languages
 
 if TYPE_CHECKING:
@@ -75,7 +75,8 @@ def _options(models: Path, settings: RapidOcrSettings, threads: int) -> dict[str
         "Rec.model_path": str(models / RECOGNISER),
         # One line at a time takes half the memory of six and, on a CPU, no longer.
         "Rec.rec_batch_num": 1,
-        "EngineConfig.onnxruntime.intra_op_num_threads": threads or -1,
+        # Told no number, it would pin its threads, which a worker's may not be.
+        "EngineConfig.onnxruntime.intra_op_num_threads": threads or physical_cores(),
     }
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import onnxruntime
 from onnxruntime.capi import onnxruntime_pybind11_state as state
 
-from mataserver import Unavailable
+from mataserver import Unavailable, physical_cores
 from mataserver_onnx.session import failure, too_new
 
 if TYPE_CHECKING:
@@ -83,7 +83,8 @@ def _options(threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.log_severity_level = _FATAL  # whatever is wrong is raised as well
     options.inter_op_num_threads = 1
-    options.intra_op_num_threads = threads
+    # Told no number, it would pin its threads, which a worker's may not be.
+    options.intra_op_num_threads = threads or physical_cores()
     # Threads that wait for the next frame in a loop take the cores from the other models.
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return options

@@ -47,6 +47,18 @@ def libraries(pid):
     return {Path(each.path).name for each in psutil.Process(pid).memory_maps()}
 
 
+async def test_a_worker_is_quiet(planted, picture, tmp_path, capfd):
+    """ONNX Runtime pins no thread, which a worker may not: no request has it complain."""
+    path = planted.yolo_v8(tmp_path / "found.onnx", names="{0: 'a', 1: 'crate', 2: 'c'}")
+    models = [{"model": "found", "task": "detect", "path": str(path)}]
+    async with testing.serving(
+        tmp_path, entry_points=testing.installed("onnx"), engine="process", models=models
+    ) as server:
+        status, _ = await ask(server, "found", picture(128, 160, BOX))
+    assert status == 200
+    assert "affinity" not in "".join(capfd.readouterr())
+
+
 async def test_the_serving_process_has_no_torch(planted, picture, classifier, photo, tmp_path):
     """Workers of both runtimes hold no torch and no transformers, only what they run on."""
     path = planted.yolo_v8(tmp_path / "found.onnx", names="{0: 'a', 1: 'crate', 2: 'c'}")
