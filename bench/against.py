@@ -41,6 +41,8 @@ ROUNDS, TURNS, REQUESTS = 15, 2, 60
 """Rounds, times A B B A in a round, and requests each time."""
 EACH = 8
 """Requests of a connection at least: what it costs to accept it is not what is asked here."""
+FEW = 2
+"""Requests each time of a model beside which a connection costs nothing."""
 RESAMPLES, ENDS = 10_000, (2.5, 97.5)
 SETTLING = 0.1
 """Seconds between waking a server and asking it: what it does because it slept is no request's.
@@ -59,6 +61,8 @@ class Case:
     name: str
     question: Question
     connections: int
+    few: bool = False
+    """Whether a request takes as long as hundreds of the others."""
 
 
 CASES = (
@@ -72,6 +76,8 @@ CASES = (
     Case("100 detections, raw, 1 conn.", Question("many", "raw"), 1),
     Case("100 detections, stream, window 8", Question("many", "frames"), 8),
     Case("depth map, MessagePack, 1 conn.", Question("depth", "packed"), 1),
+    Case("depth map, JSON, 1 conn.", Question("depth", "raw"), 1),
+    Case("ViT-B, raw, 1 conn.", Question("vit", "raw"), 1, few=True),
 )
 
 
@@ -117,7 +123,8 @@ def cost(server: Server, case: Case, requests: int, bodies: Bodies) -> float:
     with server.tree.awake():
         time.sleep(SETTLING)
         url = server.url(case.question)
-        effort = Effort(0, max(requests, EACH * case.connections))
+        wanted = FEW if case.few else max(requests, EACH * case.connections)
+        effort = Effort(0, wanted)
         order = contestants.order(case.question, bodies, effort, case.connections, url)
         ask = generator.frames if order.frames else generator.requests
         begun = server.tree.cpu()
