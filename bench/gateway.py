@@ -31,7 +31,7 @@ import uvloop
 from mataserver import NotFound, config, hookimpl
 from mataserver import Route as Served
 from mataserver import plugins as plugin_host
-from mataserver import running as server_run
+from mataserver.app import running as server_run
 from mataserver_fleet.gateway.gateway import Gateway
 from mataserver_fleet.gateway.options import GatewaySettings
 from mataserver_fleet.gateway.snapshot import Application, Consumer, Route, Snapshot, Target

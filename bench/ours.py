@@ -19,8 +19,9 @@ import uvloop
 import nets
 import noop
 import real
-from mataserver import config, running
+from mataserver import config
 from mataserver import plugins as plugin_host
+from mataserver.app import running
 
 PLUGINS = ("noop", "real", "faulty")
 NETS = [name + suffix for name in nets.SIDES for suffix in ("", real.SUFFIX)]

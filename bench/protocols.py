@@ -30,8 +30,9 @@ import psutil
 import pybase64
 import uvloop
 
-from mataserver import Backend, DetectResult, config, hookimpl, running
+from mataserver import Backend, DetectResult, config, hookimpl
 from mataserver import plugins as plugin_host
+from mataserver.app import running
 from mataserver.testing import installed
 from mataserver_oip.rpc.messages import TYPES
 from mataserver_oip.rpc.server import SERVICE

@@ -5,7 +5,7 @@ This module is the plugin API; a plugin imports from here and from nowhere below
 
 from typing import TYPE_CHECKING, Any
 
-from mataserver.contract import (
+from mataserver.contract.backend import (
     Backend,
     LoadContext,
     LoadedPart,
@@ -14,18 +14,7 @@ from mataserver.contract import (
     ModelSpec,
     Part,
 )
-from mataserver.errors import (
-    BadRequest,
-    Conflict,
-    InvalidParams,
-    MataError,
-    NotFound,
-    OutOfMemory,
-    TooLarge,
-    TooSlow,
-    Unavailable,
-)
-from mataserver.handles import (
+from mataserver.contract.handles import (
     CameraInfo,
     CheckSession,
     Encoded,
@@ -38,7 +27,21 @@ from mataserver.handles import (
     SourceFrame,
     StreamSession,
 )
-from mataserver.hookspecs import hookimpl
+from mataserver.contract.hookspecs import hookimpl
+from mataserver.contract.routes import Body, LastEvent, Page, Route
+from mataserver.contract.service import Context, Server, Service
+from mataserver.contract.web import Form, Saved, Share, Upload, Uploads
+from mataserver.errors import (
+    BadRequest,
+    Conflict,
+    InvalidParams,
+    MataError,
+    NotFound,
+    OutOfMemory,
+    TooLarge,
+    TooSlow,
+    Unavailable,
+)
 from mataserver.params import Confidence, MaxTokens, Params, Temperature, Text, TopK
 from mataserver.principals import ANYBODY, ROLES, SCOPES, Credentials, Principal
 from mataserver.results import (
@@ -61,20 +64,6 @@ from mataserver.results import (
     TextRegion,
     Usage,
     VlmResult,
-)
-from mataserver.service import (
-    Body,
-    Context,
-    Form,
-    LastEvent,
-    Page,
-    Route,
-    Saved,
-    Server,
-    Service,
-    Share,
-    Upload,
-    Uploads,
 )
 
 __version__ = "0.1.0"
@@ -195,26 +184,26 @@ if TYPE_CHECKING:
     from mataserver.cli.parameters import params_option
     from mataserver.cli.remote import connected, server_options
     from mataserver.config import Alpha, ConfigError
-    from mataserver.configuration import Configuration, RegisteredModel, read_configuration
+    from mataserver.contract.rpc import RpcPort
     from mataserver.cores import physical_cores
-    from mataserver.data_uri import decode as decode_base64
     from mataserver.engines.work import JobFailed
     from mataserver.http.auth import PRINCIPAL, sole_value
+    from mataserver.http.data_uri import decode as decode_base64
     from mataserver.http.examples import PICTURE as EXAMPLE_IMAGE
     from mataserver.http.files import static
-    from mataserver.jsonbody import MOST_OUTSIDE as JSON_LIMIT
-    from mataserver.jsonbody import check as check_json
-    from mataserver.jsonbody import convert as convert_json
-    from mataserver.jsonbody import decode as decode_json
-    from mataserver.jsonbody import described as describe_error
+    from mataserver.http.jsonbody import MOST_OUTSIDE as JSON_LIMIT
+    from mataserver.http.jsonbody import check as check_json
+    from mataserver.http.jsonbody import convert as convert_json
+    from mataserver.http.jsonbody import decode as decode_json
+    from mataserver.http.jsonbody import described as describe_error
+    from mataserver.library.configuration import Configuration, RegisteredModel, read_configuration
     from mataserver.media.videos import UnreadableVideo
     from mataserver.media.videos import encode as encode_frame
     from mataserver.media.videos import frames as read_video
     from mataserver.media.videos import reason as video_problem
     from mataserver.outbound import AddressRefused, Policy
-    from mataserver.processes import Child, run_process
-    from mataserver.rpc import RpcPort
-    from mataserver.spawned import Parent
+    from mataserver.processes.child import Child, run_process
+    from mataserver.processes.spawned import Parent
     from mataserver_client import Client
 
 _LATE = {
@@ -222,28 +211,29 @@ _LATE = {
     "params_option": "mataserver.cli.parameters",
     "Client": "mataserver_client",
     **dict.fromkeys(
-        ("Configuration", "RegisteredModel", "read_configuration"), "mataserver.configuration"
+        ("Configuration", "RegisteredModel", "read_configuration"),
+        "mataserver.library.configuration",
     ),
     "ConfigError": "mataserver.config",
-    "JSON_LIMIT": "mataserver.jsonbody:MOST_OUTSIDE",
+    "JSON_LIMIT": "mataserver.http.jsonbody:MOST_OUTSIDE",
     "JobFailed": "mataserver.engines.work",
-    "check_json": "mataserver.jsonbody:check",
-    "convert_json": "mataserver.jsonbody:convert",
-    "decode_base64": "mataserver.data_uri:decode",
-    "decode_json": "mataserver.jsonbody:decode",
-    "describe_error": "mataserver.jsonbody:described",
+    "check_json": "mataserver.http.jsonbody:check",
+    "convert_json": "mataserver.http.jsonbody:convert",
+    "decode_base64": "mataserver.http.data_uri:decode",
+    "decode_json": "mataserver.http.jsonbody:decode",
+    "describe_error": "mataserver.http.jsonbody:described",
     "EXAMPLE_IMAGE": "mataserver.http.examples:PICTURE",
     "physical_cores": "mataserver.cores",
     **dict.fromkeys(("PRINCIPAL", "sole_value"), "mataserver.http.auth"),
-    "RpcPort": "mataserver.rpc",
+    "RpcPort": "mataserver.contract.rpc",
     **dict.fromkeys(("AddressRefused", "Policy"), "mataserver.outbound"),
     "static": "mataserver.http.files",
-    "Parent": "mataserver.spawned",
+    "Parent": "mataserver.processes.spawned",
     "UnreadableVideo": "mataserver.media.videos",
     "encode_frame": "mataserver.media.videos:encode",
     "read_video": "mataserver.media.videos:frames",
     "video_problem": "mataserver.media.videos:reason",
-    **dict.fromkeys(("Child", "run_process"), "mataserver.processes"),
+    **dict.fromkeys(("Child", "run_process"), "mataserver.processes.child"),
 }
 """What brings asyncio, aiohttp or more settings: neither a worker nor most commands need it.
 

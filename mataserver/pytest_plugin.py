@@ -6,4 +6,4 @@ none, and pytest starts all the same.
 
 from importlib.util import find_spec
 
-pytest_plugins = () if find_spec("pytest_aiohttp") is None else ("mataserver.fixtures",)
+pytest_plugins = () if find_spec("pytest_aiohttp") is None else ("mataserver.testing.fixtures",)

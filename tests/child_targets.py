@@ -46,7 +46,7 @@ def hosting(parent):
     """Be a server that runs a child, for a test that kills the server."""
     import asyncio
 
-    from mataserver.processes import run_process
+    from mataserver.processes.child import run_process
 
     async def host():
         async with run_process(family) as child:

@@ -19,10 +19,10 @@ import pytest_asyncio
 from api_answers import until
 from conftest import FAKES, picture, register
 from mataserver import testing
+from mataserver.config.needs import Needs
 from mataserver.engines.cluster import BROKER
 from mataserver.engines.ray import RayEngine
 from mataserver.errors import OutOfMemory, Unavailable
-from mataserver.needs import Needs
 from ray_nodes import RayNodes
 from test_engine_contract import PLACE, assignment
 

@@ -21,7 +21,7 @@ from mataserver.engines.broker import Broker, SeatLost
 from mataserver.engines.placing import Joined, JoinRefused, Node
 from mataserver.engines.ray import RayEngine
 from mataserver.engines.seat import Seat
-from mataserver.processes import run_process
+from mataserver.processes.child import run_process
 
 HOST = "127.0.0.1"
 

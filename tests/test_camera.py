@@ -7,15 +7,15 @@ from types import SimpleNamespace
 
 import pytest
 
+from mataserver.contract.handles import SourceFrame
 from mataserver.engines.work import Failure, Outcome, Timing, WorkerDied
 from mataserver.errors import MataError, NotFound, Unavailable
-from mataserver.feeds.camera import Camera
-from mataserver.feeds.feed import FIRST_PAUSE, LONGEST_PAUSE, Feed, Lost
-from mataserver.handles import SourceFrame
 from mataserver.metrics import Metrics
 from mataserver.params import Params
-from mataserver.services import Handle
+from mataserver.serving.feeds.camera import Camera
+from mataserver.serving.feeds.feed import FIRST_PAUSE, LONGEST_PAUSE, Feed, Lost
 from mataserver.serving.frames import FrameSession
+from mataserver.serving.models import Handle
 
 
 class Source:

@@ -12,7 +12,8 @@ import pytest
 
 from cli_terminal import Terminal
 from conftest import register
-from mataserver import __version__, app, config, plugins, testing
+from mataserver import __version__, config, plugins, testing
+from mataserver.app import composition as app
 from mataserver.cli import serving
 
 MARCH = 1_772_720_521.0

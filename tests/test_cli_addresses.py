@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from mataserver import config
-from mataserver.addresses import is_loopback, server_url
 from mataserver.cli.remote import key_for
+from mataserver.config.addresses import is_loopback, server_url
 
 
 @pytest.mark.parametrize(

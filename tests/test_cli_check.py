@@ -8,7 +8,7 @@ import pytest
 
 from cli_terminal import Terminal
 from conftest import register
-from mataserver import landlock
+from mataserver.processes import landlock
 
 FAKE = {"fake": "mataserver.testing:fake"}
 GEAR = """

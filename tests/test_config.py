@@ -7,8 +7,8 @@ from typing import Annotated
 import msgspec
 import pytest
 
-from mataserver import config, moved
-from mataserver.config import ApiKey, ConfigError, Settings
+from mataserver import config
+from mataserver.config import ApiKey, ConfigError, Settings, moved
 
 
 def load(folder, yaml=None, dotenv=None, env=None, **overrides):

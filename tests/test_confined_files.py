@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 
 from api_answers import until
-from mataserver import landlock, seccomp
 from mataserver.cli.serving import note_configuration
 from mataserver.engines import confinement
-from mataserver.processes import run_process
+from mataserver.processes import landlock, seccomp
+from mataserver.processes.child import run_process
 from test_confinement import ask, confining
 
 needs_landlock = pytest.mark.skipif(not landlock.abi(), reason="this kernel has no Landlock")

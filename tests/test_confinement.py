@@ -18,9 +18,10 @@ import pytest
 from api_answers import until
 from confined_models import CONFINED
 from conftest import picture, register
-from mataserver import testing, variables
+from mataserver import testing
 from mataserver.config import ConfigError
-from mataserver.processes import run_process
+from mataserver.processes import variables
+from mataserver.processes.child import run_process
 
 PNG = picture()
 SECRETS = {
@@ -113,7 +114,7 @@ async def test_a_child_gains_no_rights():
 
 HIDDEN = """
 import ctypes, os, time
-from mataserver import kernel
+from mataserver.processes import kernel
 if os.getuid() == 0:
     os.setresgid(65534, 65534, 65534)
     os.setresuid(65534, 65534, 65534)
@@ -142,7 +143,8 @@ os.kill(pid, 9)
 ANNOUNCED = """
 import asyncio, ctypes, os, signal, sys
 from pathlib import Path
-from mataserver import config, plugins, running
+from mataserver import config, plugins
+from mataserver.app import running
 def announce(url, state):
     print(ctypes.CDLL(None).prctl(3, 0, 0, 0, 0), flush=True)
     os.kill(os.getpid(), signal.SIGTERM)

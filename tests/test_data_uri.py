@@ -9,8 +9,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from mataserver import data_uri
 from mataserver.errors import BadRequest
+from mataserver.http import data_uri
 
 FAST = settings(max_examples=100, deadline=None, derandomize=True, database=None)
 WAYS = {

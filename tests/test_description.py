@@ -9,9 +9,10 @@ import pytest
 from msgspec import Meta
 
 from api_answers import problem
-from mataserver import config, description, params, plugins, testing
+from mataserver import config, params, plugins, testing
 from mataserver.errors import InvalidParams
 from mataserver.params import Confidence, MaxTokens, Params
+from mataserver.serving import description
 
 NAMES = ("hf", "ocr", "onnx", "opencv", "sam", "track")
 OFFERS = plugins.discover(config.Settings(), testing.installed(*NAMES)).offers

@@ -8,7 +8,8 @@ import aiohttp
 import msgspec
 from msgspec import Meta, Struct
 
-from mataserver import config, disclosure, testing
+from mataserver import config, testing
+from mataserver.http import disclosure
 from mataserver.plugins import Plugin, Plugins
 
 

@@ -13,7 +13,9 @@ import yaml
 
 from conftest import POINTS
 from markdown_pages import DOCS, PAGES, PLUGINS, ROOT, blocks, headings, quoted, read, rows, section
-from mataserver import app, config, needs, params, plugins, results
+from mataserver import config, params, plugins, results
+from mataserver.app import composition as app
+from mataserver.config import needs
 from mataserver.testing import installed
 
 # links and code

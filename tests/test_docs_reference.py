@@ -14,18 +14,12 @@ import mataserver
 import mataserver_client as client
 from conftest import PROTOCOLS
 from markdown_pages import ROOT, blocks, headings, quoted, read, rows, section
-from mataserver import (
-    contract,
-    errors,
-    fixtures,
-    hookspecs,
-    plugins,
-    results,
-    service,
-    testing,
-)
+from mataserver import errors, plugins, results, testing
+from mataserver.contract import backend as contract
+from mataserver.contract import hookspecs, service
 from mataserver.http import openapi
 from mataserver.metrics import Durations, Metrics, Tally
+from mataserver.testing import fixtures
 
 # docs/errors.md
 

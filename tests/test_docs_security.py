@@ -9,9 +9,12 @@ import pytest
 import yaml
 
 from markdown_pages import quoted, read, rows
-from mataserver import app, config, jsonbody, plugins, running, testing, variables
+from mataserver import config, plugins, testing
+from mataserver.app import composition as app
+from mataserver.app import running
 from mataserver.engines import confinement, zygote
-from mataserver.http import browsers, forms, stream
+from mataserver.http import browsers, forms, jsonbody, stream
+from mataserver.processes import variables
 from mataserver.sources import turns
 
 PAGE = read("security.md")

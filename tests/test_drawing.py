@@ -13,10 +13,10 @@ from PIL import Image
 
 import mataserver
 from mataserver import results as r
+from mataserver.contract.envelope import Envelope
 from mataserver.engines.encoding import encode_body
 from mataserver.engines.translation import to_json
 from mataserver.engines.work import Outcome, Timing
-from mataserver.envelope import Envelope
 from mataserver.media.drawing import colour_of, draw
 
 WIDTH, HEIGHT = 320, 240

@@ -8,10 +8,10 @@ import pytest
 
 from mataserver import config
 from mataserver.config import ConfigError
+from mataserver.config.needs import Needs
 from mataserver.engines.replicas import Replicas
 from mataserver.engines.work import Displaced, Facts, Job, NodeDied, Outcome, Timing, WorkerDied
 from mataserver.errors import OutOfMemory
-from mataserver.needs import Needs
 from test_batching import Recorder, batcher, submit
 from test_pool import JOB, MB, Probe, Rig, StandIn
 

@@ -16,7 +16,7 @@ import pytest_asyncio
 
 from conftest import picture
 from mataserver import Classification, ClassifyResult, MataError, Params
-from mataserver.contract import LoadContext, ModelSpec
+from mataserver.contract.backend import LoadContext, ModelSpec
 from mataserver.engines.process import ProcessEngine
 from mataserver.engines.thread import ThreadEngine
 from mataserver.engines.work import Assignment, Job, Placement, WorkerDied

@@ -14,7 +14,7 @@ import pytest
 
 from api_answers import until
 from mataserver import Classification, ClassifyResult, Params
-from mataserver.contract import LoadContext, ModelSpec
+from mataserver.contract.backend import LoadContext, ModelSpec
 from mataserver.engines.process import ProcessEngine
 from mataserver.engines.replicas import Replicas
 from mataserver.engines.work import Assignment, Placement

@@ -14,10 +14,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from conftest import picture
-from mataserver import jsonbody
 from mataserver.engines import payload, wire
 from mataserver.errors import MataError, Unavailable
-from mataserver.http import auth, forms
+from mataserver.http import auth, forms, jsonbody
 from mataserver.http.browsers import Names, is_foreign
 from mataserver.http.framing import Framing
 from mataserver.http.infer import InferBody

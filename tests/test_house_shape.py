@@ -11,6 +11,7 @@ REACHED = {
     "class names that stand twice in the core",
     "imports of the core from plugins",
     "imports of plugins from below the public root",
+    "layers of the core",
 }
 """Figures that got to their goals, and are not to leave them; the others are on their way."""
 

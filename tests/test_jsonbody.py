@@ -9,8 +9,8 @@ import msgspec
 import pytest
 from msgspec import Struct
 
-from mataserver import jsonbody
 from mataserver.errors import BadRequest, InvalidParams, TooLarge
+from mataserver.http import jsonbody
 
 MOST = jsonbody.MOST_OUTSIDE
 LONG = "x" * jsonbody.LONG_TEXT

@@ -12,7 +12,7 @@ import pytest
 
 from conftest import picture
 from mataserver import Classification, ClassifyResult, Params
-from mataserver.contract import LoadContext, ModelSpec
+from mataserver.contract.backend import LoadContext, ModelSpec
 from mataserver.engines import wire
 from mataserver.engines.lane import Lane
 from mataserver.engines.line import Line

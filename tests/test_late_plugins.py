@@ -7,7 +7,7 @@ import pytest
 
 from cli_terminal import Terminal
 from mataserver import config, testing
-from mataserver.contract import ModelFiles
+from mataserver.contract.backend import ModelFiles
 from mataserver.library.catalog import Catalog
 from mataserver.library.registry import Registry
 from mataserver.plugins import discover

@@ -23,10 +23,10 @@ from mataserver import (
     results,
     testing,
 )
+from mataserver.contract.envelope import Envelope, extended
 from mataserver.engines.decoding import decode_result
 from mataserver.engines.encoding import encode_body
 from mataserver.engines.work import Outcome, Timing, WorkerDied
-from mataserver.envelope import Envelope, extended
 from mataserver.serving.frames import FrameFields
 
 FORMS = ("json", "msgpack")

@@ -15,7 +15,7 @@ import pytest
 from mataserver import config, testing
 from mataserver import plugins as plugin_host
 from mataserver.config import ConfigError, Settings
-from mataserver.contract import ModelFiles
+from mataserver.contract.backend import ModelFiles
 from mataserver.errors import Unavailable
 from mataserver.plugins import PluginError, discover
 from mataserver.testing import check_plugin, installed, serving

@@ -9,7 +9,7 @@ import dataclasses
 import pytest
 
 from mataserver.config import ModelSettings
-from mataserver.contract import ModelSpec
+from mataserver.contract.backend import ModelSpec
 from mataserver.engines.memory import Gpu
 from mataserver.engines.work import Death, Facts, Job, Outcome, Timing, WorkerDied
 from mataserver.errors import MataError, OutOfMemory, Unavailable

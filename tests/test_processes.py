@@ -11,8 +11,8 @@ import pytest
 
 import child_targets
 from api_answers import until
-from mataserver import processes
-from mataserver.processes import replacing, run_process
+from mataserver.processes import child as processes
+from mataserver.processes.child import replacing, run_process
 
 
 def gone(pid):

@@ -22,12 +22,12 @@ import pytest
 from api_answers import until
 from conftest import picture, register
 from mataserver import MataError, testing
+from mataserver.config.needs import Needs
 from mataserver.engines import pulse, seat
 from mataserver.engines.ray import RayEngine
 from mataserver.engines.replicas import Replicas
 from mataserver.engines.work import NodeDied, WorkerDied
 from mataserver.errors import OutOfMemory, Unavailable
-from mataserver.needs import Needs
 from mataserver.testing.serving import compose
 from stand_in_cluster import Daemon, StandInCluster, broker
 from test_engine_contract import EXITS, PLACE, SOON, answers, assignment, job, labels, started

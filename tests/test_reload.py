@@ -17,8 +17,8 @@ from camera_peers import POINTS
 from cli_terminal import Terminal, serving
 from conftest import FAKES, picture, register
 from mataserver import config, testing
-from mataserver.reload import Reload
-from mataserver.upkeep import Pace
+from mataserver.app.reload import Reload
+from mataserver.app.upkeep import Pace
 
 
 def filming(*cameras):

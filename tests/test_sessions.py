@@ -14,8 +14,8 @@ from mataserver.engines.work import WorkerDied
 from mataserver.errors import MataError, NotFound, OutOfMemory, Unavailable
 from mataserver.metrics import Metrics
 from mataserver.params import Params
-from mataserver.services import Handle
-from mataserver.sessions import SessionStore
+from mataserver.serving.models import Handle
+from mataserver.serving.sessions import SessionStore
 
 
 class Pool:

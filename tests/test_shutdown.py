@@ -26,7 +26,8 @@ SERVER = """
 import asyncio, importlib.metadata, json, sys
 from pathlib import Path
 from confined_models import CONFINED
-from mataserver import config, logs, plugins, running, testing
+from mataserver import config, logs, plugins, testing
+from mataserver.app import running
 folder = Path(sys.argv[1])
 points = [CONFINED]
 if len(sys.argv) > 3:

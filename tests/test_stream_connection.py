@@ -17,12 +17,12 @@ from mataserver.http import stream
 from mataserver.http.budget import Budget
 from mataserver.http.channel import WINDOW, CloseReason, Terms
 from mataserver.http.connection import Connection
-from mataserver.lifecycle import Lifecycle
+from mataserver.http.lifecycle import Lifecycle
 from mataserver.metrics import Metrics
-from mataserver.observers import Observers
 from mataserver.params import Params
-from mataserver.services import Handle
-from mataserver.sessions import Session
+from mataserver.serving.models import Handle
+from mataserver.serving.observers import Observers
+from mataserver.serving.sessions import Session
 from stream_peers import stream_tasks
 
 PNG = picture()

@@ -10,7 +10,7 @@ import aiohttp
 from api_answers import until
 from conftest import picture, register
 from mataserver import testing
-from mataserver.upkeep import Pace
+from mataserver.app.upkeep import Pace
 from stream_peers import GATED, LOADS_EXIT
 
 OFTEN = Pace(retry=0.1)

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from mataserver import Classification, ClassifyResult, MataError, Params, decode_image
-from mataserver.contract import LoadContext, ModelSpec
+from mataserver.contract.backend import LoadContext, ModelSpec
 from mataserver.engines import wire
 from mataserver.engines.process import ProcessEngine
 from mataserver.engines.thread import ThreadEngine

@@ -24,7 +24,7 @@ import tiny_segment
 
 import options
 from mataserver import Detection, DetectResult, ModelFiles, ModelSpec
-from mataserver.contract import LoadedPart
+from mataserver.contract.backend import LoadedPart
 from mataserver.params import Params
 from mataserver_hf import backends
 from mataserver_hf import options as hf

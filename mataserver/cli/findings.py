@@ -12,16 +12,18 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mataserver import config, landlock, moved, seccomp
-from mataserver.addresses import is_loopback
+from mataserver import config
 from mataserver.cli import environment, extensions
+from mataserver.config import moved
+from mataserver.config.addresses import is_loopback
+from mataserver.config.storage import os_errors_as
 from mataserver.errors import MataError
 from mataserver.library import defaults
 from mataserver.library.catalog import Catalog
 from mataserver.library.configured import Configured
 from mataserver.library.registry import Registry
-from mataserver.services import check_session
-from mataserver.storage import os_errors_as
+from mataserver.processes import landlock, seccomp
+from mataserver.serving.models import check_session
 from mataserver.suggestion import similar
 
 if TYPE_CHECKING:

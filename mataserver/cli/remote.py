@@ -9,9 +9,9 @@ from urllib.parse import urlsplit
 import click
 
 from mataserver import config
-from mataserver.addresses import is_loopback, server_url
 from mataserver.cli.environment import config_option
-from mataserver.credentials import client_key, key_file
+from mataserver.config.addresses import is_loopback, server_url
+from mataserver.config.credentials import client_key, key_file
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:

@@ -12,15 +12,15 @@ from urllib.parse import urlsplit
 import click
 
 from mataserver import __version__, config
-from mataserver.addresses import is_loopback, local_url
 from mataserver.cli.environment import config_option, naming, take_hub_variables
-from mataserver.credentials import key_file, server_keys
+from mataserver.config.addresses import is_loopback, local_url
+from mataserver.config.credentials import key_file, server_keys
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.app import Composed
+    from mataserver.app.composition import Composed
     from mataserver.config import Settings
     from mataserver.plugins import Plugin
 
@@ -48,7 +48,8 @@ def serve(*, host: str | None, port: int | None, opening: bool, config_file: str
     gc.disable()
     import asyncio
 
-    from mataserver import logs, running
+    from mataserver import logs
+    from mataserver.app import running
 
     settings, set_by = config.read(config_file, host=host, port=port)
     note_configuration(config_file)

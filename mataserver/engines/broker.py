@@ -34,7 +34,7 @@ from mataserver.engines.placing import (
     SeatEnded,
 )
 from mataserver.engines.seat import Seat
-from mataserver.spawned import Parent
+from mataserver.processes.spawned import Parent
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence

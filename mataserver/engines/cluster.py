@@ -25,13 +25,13 @@ from mataserver.engines.placing import (
 )
 from mataserver.engines.work import WorkerDied
 from mataserver.errors import MataError, OutOfMemory, Unavailable
-from mataserver.processes import run_process
+from mataserver.processes.child import run_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mataserver.engines.placing import Node, PlaceSeat
-    from mataserver.processes import Child
+    from mataserver.processes.child import Child
 
 BROKER = "mataserver.engines.broker"
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mataserver.config import DEFAULT_FILE, PREFIX
-from mataserver.credentials import FILE
-from mataserver.landlock import Confinement
+from mataserver.config.credentials import FILE
+from mataserver.processes.landlock import Confinement
 from mataserver.sources.cache import cache_directory
 
 if TYPE_CHECKING:

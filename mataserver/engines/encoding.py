@@ -13,8 +13,8 @@ from mataserver.media import encode_png
 from mataserver.results import DepthResult, EmbedResult, SegmentResult
 
 if TYPE_CHECKING:
+    from mataserver.contract.envelope import Envelope, Format
     from mataserver.engines.work import Body
-    from mataserver.envelope import Envelope, Format
     from mataserver.results import Result, Segment
 
 _JSON = msgspec.json.Encoder()

@@ -15,12 +15,12 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mataserver import media
-from mataserver.contract import LoadedPart
+from mataserver.contract.backend import LoadedPart
+from mataserver.contract.envelope import Envelope
 from mataserver.engines import scaling
 from mataserver.engines.encoding import encode_body
 from mataserver.engines.soundness import Unsound, sound
 from mataserver.engines.work import Facts, Failure, Outcome, Timing
-from mataserver.envelope import Envelope
 from mataserver.errors import InvalidParams, MataError, NotFound, OutOfMemory
 from mataserver.results import RESULT_TYPES
 

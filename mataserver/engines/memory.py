@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from mataserver import kernel
+from mataserver.processes import kernel
 
 _KB = 1024
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3

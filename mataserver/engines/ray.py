@@ -12,6 +12,7 @@ import logging
 import secrets
 from typing import TYPE_CHECKING
 
+from mataserver.config.needs import Needs
 from mataserver.engines.cluster import BROKER, Cluster
 from mataserver.engines.placing import PlaceSeat
 from mataserver.engines.pulse import Pulse
@@ -19,7 +20,6 @@ from mataserver.engines.seat import SECRET_BYTES, digest, versions
 from mataserver.engines.work import NodeDied
 from mataserver.engines.worker import ProcessWorker
 from mataserver.errors import MataError, OutOfMemory, Unavailable
-from mataserver.needs import Needs
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping

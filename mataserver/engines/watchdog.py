@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from mataserver.contract import LONGEST_STEP
+from mataserver.contract.backend import LONGEST_STEP
 
 if TYPE_CHECKING:
     from collections.abc import Callable

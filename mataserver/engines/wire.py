@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
+from mataserver.contract.envelope import Format
 from mataserver.engines.work import Facts, Failure, Timing
-from mataserver.envelope import Format
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

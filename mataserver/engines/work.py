@@ -13,11 +13,11 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
 
     from mataserver.config import Alpha
-    from mataserver.contract import LoadContext, Model, ModelSpec
-    from mataserver.envelope import Format
-    from mataserver.landlock import Confinement
-    from mataserver.needs import Needs
+    from mataserver.config.needs import Needs
+    from mataserver.contract.backend import LoadContext, Model, ModelSpec
+    from mataserver.contract.envelope import Format
     from mataserver.params import Params
+    from mataserver.processes.landlock import Confinement
 
 Body = bytes | tuple[bytes | memoryview, ...]
 """An encoded answer, or its pieces: pixels are not copied to put a head before them."""

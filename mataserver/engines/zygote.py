@@ -29,9 +29,10 @@ import tempfile
 import time
 from typing import Any, NoReturn
 
-from mataserver import kernel, logs, seccomp
+from mataserver import logs
 from mataserver.engines import scratch
 from mataserver.engines.scratch import Scratch
+from mataserver.processes import kernel, seccomp
 
 CONTROL_BYTES = 65_536
 OOM_SCORE = 500
@@ -51,7 +52,7 @@ def preload(modules: list[str]) -> None:
     """
     gc.disable()
     importlib.import_module("mataserver.engines.child")
-    importlib.import_module("mataserver.landlock")
+    importlib.import_module("mataserver.processes.landlock")
     for name in modules:
         try:
             importlib.import_module(name)

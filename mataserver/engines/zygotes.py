@@ -14,8 +14,9 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING, Any, Protocol
 
-from mataserver import logs, variables
+from mataserver import logs
 from mataserver.errors import Unavailable
+from mataserver.processes import variables
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence

@@ -21,7 +21,7 @@ from mataserver.serving.background import BACKGROUND
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 
-    from mataserver.credentials import KeyRing
+    from mataserver.config.credentials import KeyRing
     from mataserver.http.browsers import Browsers, Names
     from mataserver.principals import Principal, Scheme
 

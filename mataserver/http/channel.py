@@ -24,11 +24,11 @@ if TYPE_CHECKING:
 
     from aiohttp import WSMessage, web
 
-    from mataserver.envelope import Format
+    from mataserver.contract.envelope import Format
     from mataserver.http.budget import Budget
-    from mataserver.lifecycle import Lifecycle
-    from mataserver.observers import Observers
-    from mataserver.sessions import Session, SessionStore
+    from mataserver.http.lifecycle import Lifecycle
+    from mataserver.serving.observers import Observers
+    from mataserver.serving.sessions import Session, SessionStore
 
 MSGPACK_PROTOCOL = "mata.v1.msgpack"
 WINDOW = 4

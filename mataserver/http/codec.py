@@ -14,8 +14,8 @@ from aiohttp import hdrs
 from aiohttp.payload import Payload
 from msgspec import Meta
 
-from mataserver import jsonbody
 from mataserver.errors import MataError, TooLarge, TooSlow
+from mataserver.http import jsonbody
 from mataserver.http.budget import BudgetShare
 from mataserver.http.inflating import ENCODINGS, PLAIN, Inflater
 from mataserver.http.protocol import Whole
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from aiohttp.abc import AbstractStreamWriter
 
-    from mataserver.envelope import Format
+    from mataserver.contract.envelope import Format
     from mataserver.http.budget import Budget
     from mataserver.http.routing import Limits
 

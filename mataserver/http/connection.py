@@ -18,9 +18,9 @@ from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from mataserver.contract.handles import ResultEvent
 from mataserver.engines.work import WorkerDied
 from mataserver.errors import BadRequest, MataError, Unavailable
-from mataserver.handles import ResultEvent
 from mataserver.http.budget import BudgetShare
 from mataserver.http.channel import INTERNAL, WINDOW, Channel, StreamError
 
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 
     from mataserver.engines.work import Outcome
     from mataserver.http.channel import Terms
-    from mataserver.sessions import Session
+    from mataserver.serving.sessions import Session
 
 
 AT_ONCE = 3

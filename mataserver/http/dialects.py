@@ -17,8 +17,8 @@ from mataserver.http.routing import ROUTE
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
+    from mataserver.contract.routes import ErrorForm
     from mataserver.http.routing import Expect
-    from mataserver.service import ErrorForm
 
 
 def expecting(expect: Expect, forms: Mapping[str, ErrorForm]) -> Expect:

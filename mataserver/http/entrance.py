@@ -21,7 +21,7 @@ from mataserver.logs import Repeats
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.service import Share
+    from mataserver.contract.web import Share
 
 KEPT = 256
 """File descriptors that connections leave to everything else, where there are enough."""

@@ -13,15 +13,15 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from mataserver.contract.routes import LastEvent
 from mataserver.errors import MataError
 from mataserver.http import codec
 from mataserver.http.middleware import COUNTED, LEFT, REQUEST_ID
-from mataserver.service import LastEvent
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
-    from mataserver.handles import Encoded
+    from mataserver.contract.handles import Encoded
 
 CONTENT_TYPE = "text/event-stream"
 

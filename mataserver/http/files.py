@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
+from mataserver.contract.routes import Route
 from mataserver.errors import NotFound
-from mataserver.service import Route
 
 if TYPE_CHECKING:
     from importlib.resources.abc import Traversable

@@ -12,8 +12,8 @@ from multipart import (
     parse_options_header,
 )
 
+from mataserver.contract.web import Form
 from mataserver.errors import BadRequest, InvalidParams, MataError
-from mataserver.service import Form
 
 if TYPE_CHECKING:
     from aiohttp import web

@@ -16,11 +16,11 @@ from mataserver.principals import ANYBODY
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from mataserver.contract.service import Context, Service
     from mataserver.engines.memory import MemoryProbe
     from mataserver.http.readiness import Readiness
     from mataserver.metrics import Metrics
     from mataserver.plugins import Plugin, Plugins
-    from mataserver.service import Context, Service
 
 log = logging.getLogger("mataserver.http")
 

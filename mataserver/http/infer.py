@@ -8,23 +8,23 @@ import msgspec
 from aiohttp import hdrs
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from mataserver import data_uri, params
+from mataserver import params
+from mataserver.contract.handles import ResultEvent
 from mataserver.errors import BadRequest, InvalidParams
-from mataserver.handles import ResultEvent
-from mataserver.http import codec, events, examples, forms
+from mataserver.http import codec, data_uri, events, examples, forms
 from mataserver.http.routing import Body, Handlers, Route
 from mataserver.results import InferResponse
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from mataserver.envelope import Format
-    from mataserver.handles import Encoded
+    from mataserver.contract.envelope import Format
+    from mataserver.contract.handles import Encoded
+    from mataserver.contract.service import Context
     from mataserver.library.recipe import Recipe
-    from mataserver.observers import Observers
     from mataserver.params import Params
-    from mataserver.service import Context
-    from mataserver.services import Handle, ServedModels
+    from mataserver.serving.models import Handle, ServedModels
+    from mataserver.serving.observers import Observers
 
 _TAKEN = "Content-Type must be application/json or image/*"
 KNOWN_QUERIES = 256

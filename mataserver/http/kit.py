@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from mataserver.contract.routes import Event
+    from mataserver.contract.web import Form, Saved, Uploads
     from mataserver.errors import MataError
     from mataserver.http.budget import Budget
     from mataserver.http.cookies import Cookies
@@ -22,13 +24,12 @@ if TYPE_CHECKING:
     from mataserver.http.sockets import MessageSocket, Sockets
     from mataserver.outbound import Content, Outbound, Policy, Response
     from mataserver.principals import Principal
-    from mataserver.service import Event, Form, Saved, Uploads
 
 T = TypeVar("T")
 
 
 class Kit:
-    """See ``mataserver.service.Http``."""
+    """See ``mataserver.contract.web.Http``."""
 
     def __init__(
         self,

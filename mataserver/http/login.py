@@ -13,11 +13,11 @@ from mataserver.http.routing import Body, Handlers, Route
 from mataserver.principals import ANYBODY
 
 if TYPE_CHECKING:
+    from mataserver.contract.service import Context
     from mataserver.http.auth import Gate
     from mataserver.http.browsers import Browsers
     from mataserver.http.cookies import Cookies
     from mataserver.principals import Principal
-    from mataserver.service import Context
 
 Secret = Annotated[str, Meta(min_length=1, max_length=4096)]
 

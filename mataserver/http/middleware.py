@@ -21,11 +21,11 @@ from mataserver.logs import Repeats
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler, Middleware
 
+    from mataserver.contract.routes import Route
     from mataserver.http.auth import Gate
+    from mataserver.http.lifecycle import Lifecycle
     from mataserver.http.routing import Expect, Table
-    from mataserver.lifecycle import Lifecycle
     from mataserver.metrics import Metrics
-    from mataserver.service import Route
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 COUNTED: web.RequestKey[int] = web.RequestKey("counted", int)

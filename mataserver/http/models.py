@@ -8,11 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from mataserver.contract.routes import LastEvent
 from mataserver.errors import BadRequest, InvalidParams, Unavailable
 from mataserver.http import codec, events, examples
 from mataserver.http.routing import Body, Handlers, Route
 from mataserver.results import ModelDetail, ModelInfo
-from mataserver.service import LastEvent
 from mataserver.sources import Progress, Waiting
 
 if TYPE_CHECKING:
@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from mataserver.service import Context
-    from mataserver.services import ServedModels
+    from mataserver.contract.service import Context
+    from mataserver.serving.models import ServedModels
     from mataserver.sources import Step
 
 _INCLUDE = {

@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from mataserver.service import Page, Service
+    from mataserver.contract.routes import Page
+    from mataserver.contract.service import Service
 
 log = logging.getLogger("mataserver.http")
 

@@ -20,8 +20,8 @@ if TYPE_CHECKING:
 
     from aiohttp import WebSocketError
 
+    from mataserver.contract.web import Share
     from mataserver.http.framing import FrameReader
-    from mataserver.service import Share
 
 _STATUS = 400
 DETAIL = "The request is not valid HTTP"

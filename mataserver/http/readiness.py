@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from mataserver.contract.service import Service
+    from mataserver.http.lifecycle import Lifecycle
     from mataserver.library.catalog import Catalog
-    from mataserver.lifecycle import Lifecycle
-    from mataserver.service import Service
     from mataserver.serving.pool import ModelPool
     from mataserver.tasks import Tasks
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import web
 
-from mataserver.service import Body, Route
+from mataserver.contract.routes import Body, Route
 
 __all__ = ["CLAIMED", "ROUTE", "Body", "Handlers", "Limits", "Route", "Table"]
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from aiohttp.web_urldispatcher import AbstractRoute
 
-    from mataserver.service import ErrorForm, Handler
+    from mataserver.contract.routes import ErrorForm, Handler
 
     Expect = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 

@@ -14,6 +14,7 @@ from multipart import (
     PushMultipartParser,
 )
 
+from mataserver.contract.web import Saved, Upload, Uploads
 from mataserver.errors import (
     BadRequest,
     InvalidParams,
@@ -23,7 +24,6 @@ from mataserver.errors import (
 from mataserver.http.forms import FORM, MAX_FIELD_BYTES, MAX_FIELDS, boundary, declared, once
 from mataserver.http.inflating import PLAIN
 from mataserver.opening import open_file
-from mataserver.service import Saved, Upload, Uploads
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator

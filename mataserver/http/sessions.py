@@ -8,19 +8,19 @@ from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from mataserver.config import CameraSource, Rate
+from mataserver.contract.handles import CameraInfo
 from mataserver.errors import InvalidParams
-from mataserver.handles import CameraInfo
 from mataserver.http import auth, codec, examples
 from mataserver.http.routing import Body, Handlers, Route
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mataserver.feeds.registry import CameraRegistry
-    from mataserver.handles import SessionSource
-    from mataserver.service import Context, Service
-    from mataserver.services import ServedModels
-    from mataserver.sessions import Session, SessionStore
+    from mataserver.contract.handles import SessionSource
+    from mataserver.contract.service import Context, Service
+    from mataserver.serving.feeds.registry import CameraRegistry
+    from mataserver.serving.models import ServedModels
+    from mataserver.serving.sessions import Session, SessionStore
 
 JPEG = "image/jpeg"
 DEPRECATED = "@1795737600"

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mataserver import disclosure
-from mataserver.disclosure import SettingInfo
-from mataserver.http import codec
+from mataserver.http import codec, disclosure
+from mataserver.http.disclosure import SettingInfo
 from mataserver.http.routing import Body, Handlers, Route
 
 if TYPE_CHECKING:

@@ -95,7 +95,7 @@ class Sockets:
 
 
 class MessageSocket:
-    """A WebSocket of messages: see ``mataserver.service.Socket``."""
+    """A WebSocket of messages: see ``mataserver.contract.web.Socket``."""
 
     def __init__(self, socket: web.WebSocketResponse, unread_timeout: float) -> None:
         self._socket = socket

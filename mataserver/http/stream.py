@@ -21,11 +21,11 @@ from mataserver.http.viewer import Viewer
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from mataserver.feeds.registry import CameraRegistry
+    from mataserver.contract.service import Context
     from mataserver.http.channel import Channel, Terms
     from mataserver.principals import Principal
-    from mataserver.service import Context
-    from mataserver.sessions import Session
+    from mataserver.serving.feeds.registry import CameraRegistry
+    from mataserver.serving.sessions import Session
 
 JSON_PROTOCOL = "mata.v1.json"
 CLOSE_TIMEOUT = 3.0

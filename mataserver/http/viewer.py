@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from mataserver.envelope import extended
+from mataserver.contract.envelope import extended
 from mataserver.http.channel import WINDOW, Channel, StreamError
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from mataserver.feeds.shot import Shot
     from mataserver.http.channel import Terms
-    from mataserver.sessions import Session
+    from mataserver.serving.feeds.shot import Shot
+    from mataserver.serving.sessions import Session
 
 NO_FRAMES = "the session has a camera: it takes no frames"
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mataserver.config import Settings
-    from mataserver.contract import ModelFiles
+    from mataserver.contract.backend import ModelFiles
     from mataserver.library.intake import Pulled
     from mataserver.library.recipe import Recipe
     from mataserver.library.registry import Entry, Registry

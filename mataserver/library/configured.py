@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from mataserver import params, sources
-from mataserver.contract import ModelFiles
+from mataserver.contract.backend import ModelFiles
 from mataserver.errors import InvalidParams, MataError, NotFound, Unavailable
 from mataserver.library import weights
 from mataserver.library.registry import Entry

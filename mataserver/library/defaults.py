@@ -11,10 +11,10 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from mataserver.contract import ModelFiles
+from mataserver.config.storage import os_errors_as
+from mataserver.contract.backend import ModelFiles
 from mataserver.errors import MataError
 from mataserver.library.registry import Entry
-from mataserver.storage import os_errors_as
 
 if TYPE_CHECKING:
     import contextlib

@@ -12,7 +12,7 @@ import msgspec
 from msgspec import UNSET
 
 from mataserver import sources
-from mataserver.contract import ModelFiles
+from mataserver.contract.backend import ModelFiles
 from mataserver.errors import BadRequest, Conflict, MataError
 from mataserver.library import removal, weights
 from mataserver.library.registry import Entry

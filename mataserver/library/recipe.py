@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mataserver.config import ModelSettings
-    from mataserver.contract import Backend, ModelSpec
+    from mataserver.contract.backend import Backend, ModelSpec
     from mataserver.params import Params
 
 

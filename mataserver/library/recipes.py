@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mataserver import sources
-from mataserver.contract import ModelSpec
+from mataserver.contract.backend import ModelSpec
 from mataserver.errors import NotFound, Unavailable
 from mataserver.library import weights
 from mataserver.library.recipe import Recipe
 
 if TYPE_CHECKING:
     from mataserver.config import Settings
-    from mataserver.contract import ModelFiles
+    from mataserver.contract.backend import ModelFiles
     from mataserver.library.registered import RegisteredModels
     from mataserver.library.registry import Entry
     from mataserver.plugins import Offer, Plugins

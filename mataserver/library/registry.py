@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Literal, TypeAlias
 import msgspec
 from msgspec import UNSET, UnsetType
 
+from mataserver.config.storage import os_errors_as
 from mataserver.errors import MataError
-from mataserver.storage import os_errors_as
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from msgspec import UNSET
 
 from mataserver import sources
-from mataserver.contract import ModelFiles
+from mataserver.contract.backend import ModelFiles
 
 if TYPE_CHECKING:
     from mataserver.library.registry import Entry

@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 import pluggy
 
-from mataserver import hookspecs
-from mataserver.contract import LONGEST_STEP, Backend
+from mataserver.contract import hookspecs
+from mataserver.contract.backend import LONGEST_STEP, Backend
 from mataserver.errors import MataError
 from mataserver.params import Params
 from mataserver.results import TASKS

@@ -15,8 +15,8 @@ from mataserver.plugins.intake import admit, collecting, note_change, refuse
 from mataserver.plugins.offer import Discovered, log
 
 if TYPE_CHECKING:
-    from mataserver.contract import ModelFiles
-    from mataserver.handles import CheckSession
+    from mataserver.contract.backend import ModelFiles
+    from mataserver.contract.handles import CheckSession
     from mataserver.plugins.offer import Offer, Plugin
     from mataserver.plugins.sites import Sites
 

@@ -14,8 +14,8 @@ from mataserver.errors import MataError, Unavailable
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mataserver.contract import Backend, ModelFiles
-    from mataserver.service import Route
+    from mataserver.contract.backend import Backend, ModelFiles
+    from mataserver.contract.routes import Route
 
 DISABLED = "it is switched off by plugins.disabled"
 

@@ -10,16 +10,16 @@ from typing import TYPE_CHECKING, Protocol, cast
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
 
+from mataserver.contract.envelope import extended
 from mataserver.engines.decoding import decode_result
 from mataserver.engines.work import Job, WorkerDied
-from mataserver.envelope import extended
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
 
+    from mataserver.contract.envelope import Format
     from mataserver.engines.work import Outcome, Timing
-    from mataserver.envelope import Format
     from mataserver.library.recipe import Recipe
     from mataserver.metrics import Metrics
     from mataserver.params import Params

@@ -10,7 +10,8 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from mataserver import params, sources
-from mataserver.contract import LoadContext
+from mataserver.config.needs import Needs
+from mataserver.contract.backend import LoadContext
 from mataserver.engines import confinement
 from mataserver.engines.process import ProcessEngine
 from mataserver.engines.ray import RayEngine
@@ -18,15 +19,14 @@ from mataserver.engines.replicas import Replicas
 from mataserver.engines.thread import ThreadEngine
 from mataserver.engines.work import Assignment, Placement
 from mataserver.errors import MataError, Unavailable
-from mataserver.needs import Needs
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mataserver.config import ModelSettings, Settings
     from mataserver.engines.work import Engine, Worker
-    from mataserver.landlock import Confinement
     from mataserver.library.recipe import Recipe
+    from mataserver.processes.landlock import Confinement
     from mataserver.serving.slots import Probe
 
 

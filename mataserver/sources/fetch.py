@@ -29,12 +29,12 @@ from huggingface_hub import HfApi, constants, hf_hub_url, snapshot_download
 from huggingface_hub.file_download import http_get
 from huggingface_hub.utils import build_hf_headers  # type: ignore[attr-defined] # documented there
 
+from mataserver.processes.spawned import take_output
 from mataserver.sources import cache
 from mataserver.sources.failures import Refused, Unwritten, failure
 from mataserver.sources.local import MAX_CONFIG_BYTES
 from mataserver.sources.messages import Config, Downloaded, Progress
 from mataserver.sources.selection import RepoFile, has_weights, select
-from mataserver.spawned import take_output
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

@@ -10,9 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver import variables
 from mataserver.errors import BadRequest
-from mataserver.processes import replacing, run_process
+from mataserver.processes import variables
+from mataserver.processes.child import replacing, run_process
 from mataserver.sources.cache import cache_directory, cached
 from mataserver.sources.local import MAX_CONFIG_BYTES, parse_config, read_config
 from mataserver.sources.messages import Config, Downloaded, HubFailure, Message, Progress

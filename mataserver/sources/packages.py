@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mataserver import variables
 from mataserver.errors import BadRequest
+from mataserver.processes import variables
 from mataserver.sources.pip import Pip
 from mataserver.sources.wheels import Installation, Wheel
 

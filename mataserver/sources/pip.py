@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mataserver.errors import BadRequest
-from mataserver.processes import replacing, run_process
+from mataserver.processes.child import replacing, run_process
 from mataserver.sources.wheels import Found, Home
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 
-    from mataserver.processes import Child
+    from mataserver.processes.child import Child
 
 _HOME = """
 import importlib.metadata, importlib.util, json, os, site, sys, sysconfig

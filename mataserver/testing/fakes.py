@@ -16,8 +16,8 @@ import numpy as np
 from msgspec import Meta, Struct
 
 from mataserver import plugins as plugin_host
-from mataserver.contract import Backend
-from mataserver.hookspecs import hookimpl
+from mataserver.contract.backend import Backend
+from mataserver.contract.hookspecs import hookimpl
 from mataserver.params import Confidence, Params, TopK
 from mataserver.results import (
     Classification,
@@ -37,7 +37,7 @@ from mataserver.results import (
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from mataserver.contract import Image, LoadContext, ModelFiles, ModelSpec
+    from mataserver.contract.backend import Image, LoadContext, ModelFiles, ModelSpec
     from mataserver.results import Box, Result
 
 TASKS = ("classify", "depth", "detect", "ocr", "pose", "segment", "track", "vlm")

@@ -6,8 +6,10 @@ import contextlib
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from mataserver import app, config, running
+from mataserver import config
 from mataserver import plugins as plugin_host
+from mataserver.app import composition as app
+from mataserver.app import running
 from mataserver.testing.fakes import FAKE
 
 if TYPE_CHECKING:
@@ -15,9 +17,9 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
-    from mataserver.app import Composed
+    from mataserver.app.composition import Composed
+    from mataserver.app.upkeep import Pace
     from mataserver.engines.work import Engine
-    from mataserver.upkeep import Pace
 
 KEY = "test-key"
 

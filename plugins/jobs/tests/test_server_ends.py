@@ -21,7 +21,8 @@ SERVER = """
 import asyncio, json, sys
 from pathlib import Path
 from serving_jobs import points
-from mataserver import config, plugins, running
+from mataserver import config, plugins
+from mataserver.app import running
 settings = config.load(environ={}, directory=Path(sys.argv[1]), **json.loads(sys.argv[2]))
 found = plugins.discover(settings, points(), {})
 asyncio.run(running.run(settings, lambda url, state: print(url, flush=True), found))

@@ -25,9 +25,9 @@ from mataserver import (
     TextRegion,
     VlmResult,
 )
+from mataserver.contract.envelope import Envelope
 from mataserver.engines.encoding import encode_body
 from mataserver.engines.work import Outcome, Timing
-from mataserver.envelope import Envelope
 from mataserver.results import TASKS
 from mataserver_oip import outputs, signature, tensor
 

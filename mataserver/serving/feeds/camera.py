@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING, Protocol
 
 from mataserver.engines.work import Failure, JobFailed
 from mataserver.errors import MataError, NotFound
-from mataserver.feeds.feed import Lost
-from mataserver.feeds.shot import Shot
+from mataserver.serving.feeds.feed import Lost
+from mataserver.serving.feeds.shot import Shot
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.feeds.feed import Feed
-    from mataserver.handles import SourceFrame
-    from mataserver.sessions import Session
+    from mataserver.contract.handles import SourceFrame
+    from mataserver.serving.feeds.feed import Feed
+    from mataserver.serving.sessions import Session
 
 LINGER = 30.0
 """Seconds that a camera stays connected when nobody wants it."""

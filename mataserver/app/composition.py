@@ -12,15 +12,14 @@ import msgspec
 from aiohttp import web
 
 import mataserver
-from mataserver import hosting
 from mataserver import plugins as plugin_host
+from mataserver.app import hosting
+from mataserver.app.deadline import in_time
+from mataserver.app.hosting import Given, Guest, Hosting
+from mataserver.app.upkeep import Pace, Upkeep
 from mataserver.config import ConfigError
-from mataserver.credentials import KeyRing, server_keys
-from mataserver.deadline import in_time
+from mataserver.config.credentials import KeyRing, server_keys
 from mataserver.engines.memory import MemoryProbe
-from mataserver.feeds.registry import CameraRegistry
-from mataserver.feeds.served import ServedSessions
-from mataserver.hosting import Given, Guest, Hosting
 from mataserver.http import dialects, middleware, openapi, origins, protocol
 from mataserver.http.auth import Gate, Pages
 from mataserver.http.browsers import Browsers, Names
@@ -32,6 +31,7 @@ from mataserver.http.docs import DocsService
 from mataserver.http.health import HealthService
 from mataserver.http.infer import InferService
 from mataserver.http.kit import Kit
+from mataserver.http.lifecycle import Lifecycle
 from mataserver.http.login import LoginService
 from mataserver.http.models import ModelsService
 from mataserver.http.pages import PagesService
@@ -43,25 +43,25 @@ from mataserver.http.sockets import Sockets
 from mataserver.http.stream import Streams, StreamService
 from mataserver.library.catalog import Catalog
 from mataserver.library.registry import Registry
-from mataserver.lifecycle import Lifecycle
 from mataserver.metrics import Metrics
-from mataserver.observers import Observers
 from mataserver.outbound import Hosts, Outbound
-from mataserver.services import ServedModels
+from mataserver.serving.feeds.registry import CameraRegistry
+from mataserver.serving.feeds.served import ServedSessions
 from mataserver.serving.loader import Loader
+from mataserver.serving.models import ServedModels
+from mataserver.serving.observers import Observers
 from mataserver.serving.pool import ModelPool
+from mataserver.serving.sessions import SessionStore
 from mataserver.serving.slots import PoolPolicy
-from mataserver.sessions import SessionStore
 from mataserver.tasks import Tasks
-from mataserver.upkeep import Pace, Upkeep
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 
     from mataserver.config import SetBy, Settings
+    from mataserver.contract.service import Service
     from mataserver.engines.work import Engine
     from mataserver.plugins import Plugins
-    from mataserver.service import Service
 
 
 @dataclass(slots=True)

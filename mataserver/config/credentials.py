@@ -9,8 +9,8 @@ import secrets
 from typing import TYPE_CHECKING
 
 from mataserver.config import ApiKey
+from mataserver.config.storage import os_errors_as
 from mataserver.principals import EVERYTHING, Principal, key_id
-from mataserver.storage import os_errors_as
 
 if TYPE_CHECKING:
     from collections.abc import Iterable

@@ -1,8 +1,8 @@
-"""The child's side of ``mataserver.processes``: what runs before, around and as its target.
+"""The child's side of ``mataserver.processes.child``: what runs before, around and as its target.
 
-``python -m mataserver.spawned PARENT NICE CONFINED PATH KIND TARGET …`` dies with its parent, steps
-back behind those who serve, and runs the target: a module, a function, or a program. It imports
-little: some children live for a moment only.
+``python -m mataserver.processes.spawned PARENT NICE CONFINED PATH KIND TARGET …`` dies with its
+parent, steps back behind those who serve, and runs the target: a module, a function, or a program.
+It imports little: some children live for a moment only.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO, Self
 
 import msgspec
 
-from mataserver import kernel, landlock, seccomp
+from mataserver.processes import kernel, landlock, seccomp
 
 if TYPE_CHECKING:
     from collections.abc import Iterator

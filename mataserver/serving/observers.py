@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from mataserver.handles import ResultEvent
+    from mataserver.contract.handles import ResultEvent
     from mataserver.metrics import Metrics
     from mataserver.tasks import Tasks
 

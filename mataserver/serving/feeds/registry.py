@@ -5,18 +5,18 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, get_args
 
+from mataserver.contract.handles import CameraInfo, ResultEvent
 from mataserver.errors import NotFound
-from mataserver.feeds.camera import Camera
-from mataserver.feeds.drawn import Drawn
-from mataserver.feeds.feed import Feed, State
-from mataserver.handles import CameraInfo, ResultEvent
+from mataserver.serving.feeds.camera import Camera
+from mataserver.serving.feeds.drawn import Drawn
+from mataserver.serving.feeds.feed import Feed, State
 
 if TYPE_CHECKING:
-    from mataserver.feeds.shot import Shot
-    from mataserver.handles import SessionSource
+    from mataserver.contract.handles import SessionSource
     from mataserver.metrics import Metrics
-    from mataserver.observers import Observers
-    from mataserver.sessions import Session, SessionStore
+    from mataserver.serving.feeds.shot import Shot
+    from mataserver.serving.observers import Observers
+    from mataserver.serving.sessions import Session, SessionStore
 
 
 class CameraRegistry:

@@ -10,8 +10,8 @@ import msgspec
 from msgspec import UNSET
 
 from mataserver import config
-from mataserver.addresses import server_url
-from mataserver.credentials import client_key
+from mataserver.config.addresses import server_url
+from mataserver.config.credentials import client_key
 from mataserver.library import weights
 from mataserver.library.registry import Registry
 

@@ -11,9 +11,9 @@ if TYPE_CHECKING:
 
     from msgspec import Struct
 
-    from mataserver.contract import Backend
-    from mataserver.handles import CheckSession
-    from mataserver.service import Context, Service
+    from mataserver.contract.backend import Backend
+    from mataserver.contract.handles import CheckSession
+    from mataserver.contract.service import Context, Service
 
 hookspec = pluggy.HookspecMarker("mataserver")
 hookimpl = pluggy.HookimplMarker("mataserver")

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from mataserver.contract.handles import SourceFrame
 from mataserver.errors import MataError
-from mataserver.feeds.feed import Lost
-from mataserver.handles import SourceFrame
+from mataserver.serving.feeds.feed import Lost
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable

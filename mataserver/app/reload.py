@@ -14,11 +14,11 @@ from mataserver.library.configured import Configured
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mataserver.app.hosting import Hosting
+    from mataserver.app.upkeep import Upkeep
     from mataserver.config import Settings
-    from mataserver.hosting import Hosting
     from mataserver.library.catalog import Catalog
     from mataserver.serving.pool import ModelPool
-    from mataserver.upkeep import Upkeep
 
 log = logging.getLogger("mataserver")
 

@@ -14,11 +14,11 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from mataserver.feeds.registry import CameraRegistry
-    from mataserver.handles import CameraInfo, SessionSource, StreamSession
+    from mataserver.contract.handles import CameraInfo, SessionSource, StreamSession
     from mataserver.principals import Principal
-    from mataserver.services import ServedModels
-    from mataserver.sessions import Session, SessionStore
+    from mataserver.serving.feeds.registry import CameraRegistry
+    from mataserver.serving.models import ServedModels
+    from mataserver.serving.sessions import Session, SessionStore
 
     Serve = Callable[[web.Request, str], Awaitable[web.StreamResponse]]
 

@@ -14,8 +14,8 @@ from mataserver.engines.work import Timing
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mataserver.contract.envelope import Format
     from mataserver.engines.work import Failure
-    from mataserver.envelope import Format
 
 
 @dataclass(slots=True, eq=False)

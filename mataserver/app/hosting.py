@@ -14,29 +14,30 @@ from aiohttp import web
 
 from mataserver import config
 from mataserver.config import ConfigError
+from mataserver.contract.routes import Route
+from mataserver.contract.service import Context, Server, Service
 from mataserver.errors import NotFound
 from mataserver.http import openapi
 from mataserver.http.entrance import default_limit
 from mataserver.http.routing import shape
 from mataserver.plugins import PluginError, refuse
-from mataserver.processes import run_process
-from mataserver.service import Context, Route, Server, Service
+from mataserver.processes.child import run_process
 from mataserver.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping, Sequence
 
     from mataserver.config import Settings
-    from mataserver.feeds.served import ServedSessions
+    from mataserver.contract.routes import ErrorForm
     from mataserver.http.auth import Gate
     from mataserver.http.kit import Kit
+    from mataserver.http.lifecycle import Lifecycle
     from mataserver.http.readiness import Readiness
     from mataserver.http.routing import Expect, Table
-    from mataserver.lifecycle import Lifecycle
     from mataserver.metrics import Metrics
     from mataserver.plugins import Plugin
-    from mataserver.service import ErrorForm
-    from mataserver.services import ServedModels
+    from mataserver.serving.feeds.served import ServedSessions
+    from mataserver.serving.models import ServedModels
 
 log = logging.getLogger("mataserver.plugins")
 

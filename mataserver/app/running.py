@@ -11,22 +11,22 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
-from mataserver import kernel
-from mataserver.app import build
-from mataserver.deadline import end_after
+from mataserver.app.composition import build
+from mataserver.app.deadline import end_after
+from mataserver.app.reload import Reload
 from mataserver.engines.memory import keep_freed_memory
 from mataserver.errors import MataError
 from mataserver.http import shortcut
 from mataserver.http.budget import BudgetShare
 from mataserver.http.channel import GOING_AWAY
 from mataserver.http.entrance import Site
-from mataserver.reload import Reload
+from mataserver.processes import kernel
 from mataserver.tasks import Tasks
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mataserver.app import Composed
+    from mataserver.app.composition import Composed
     from mataserver.config import SetBy, Settings
     from mataserver.plugins import Plugins
 

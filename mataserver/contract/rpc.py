@@ -17,7 +17,8 @@ from mataserver.errors import BadRequest, MataError, TooSlow
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
-    from mataserver.service import Server, Share
+    from mataserver.contract.service import Server
+    from mataserver.contract.web import Share
 
 _OPTIONS = (
     ("grpc.max_send_message_length", -1),

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from mataserver.envelope import Format
+    from mataserver.contract.envelope import Format
     from mataserver.params import Params
     from mataserver.principals import Principal
     from mataserver.results import InferResponse, ModelInfo, Result

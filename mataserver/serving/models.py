@@ -16,13 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver import description
+from mataserver.contract.handles import Encoded
 from mataserver.engines.work import Job
 from mataserver.errors import Conflict, InvalidParams
-from mataserver.handles import Encoded
 from mataserver.library import weights
 from mataserver.library.catalog import TRACKED
 from mataserver.results import TASKS
+from mataserver.serving import description
 from mataserver.serving.frames import FrameSession, result_of
 from mataserver.suggestion import instead_of
 
@@ -31,8 +31,8 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
+    from mataserver.contract.envelope import Format
     from mataserver.engines.work import Outcome
-    from mataserver.envelope import Format
     from mataserver.library.catalog import Catalog
     from mataserver.library.recipe import Recipe
     from mataserver.library.registry import Entry

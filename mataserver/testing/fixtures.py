@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aiohttp.test_utils import TestClient, TestServer
     from pytest_aiohttp.plugin import AiohttpClient, AiohttpServer
 
-    from mataserver.app import Composed
+    from mataserver.app.composition import Composed
     from mataserver.testing import Served
 
 # ``mataserver`` is imported inside: pytest loads this module in every project of the environment.
@@ -79,7 +79,7 @@ async def mata_server(
     aiohttp_server: AiohttpServer, mata_data_dir: Path, _mata_started: dict[str, TestServer]
 ) -> AsyncIterator[MataServer]:
     """Start servers that end with the test; see ``MataServer``."""
-    from mataserver import running
+    from mataserver.app import running
     from mataserver.testing import FAKE, Served, installed
     from mataserver.testing.serving import compose
 

@@ -4,7 +4,7 @@ A child runs a module, a function or a program. It has a process group of its ow
 when the context ends, and it dies when the server does. Messages go both ways as lines of JSON;
 what it prints to standard error is kept to its last lines. Nothing of a child is unpickled. Of the
 server's environment it gets what ``variables`` lists, and no more rights than the server has.
-``mataserver.spawned`` is the child's side.
+``mataserver.processes.spawned`` is the child's side.
 """
 
 from __future__ import annotations
@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any, Literal, cast
 
 import msgspec
 
-from mataserver import variables
 from mataserver.errors import Unavailable
+from mataserver.processes import variables
 
 if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
@@ -168,7 +168,7 @@ async def run_process(  # noqa: PLR0913 - each is another manner of the child
     given = _environment(environment or {}, inherit, threads)
     own_path = given.get("PYTHONPATH", "")
     path = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109 - as the import system
-    command = [sys.executable, "-P", "-m", "mataserver.spawned"]
+    command = [sys.executable, "-P", "-m", "mataserver.processes.spawned"]
     try:
         process = await asyncio.create_subprocess_exec(
             *(

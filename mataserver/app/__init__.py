@@ -1,0 +1,1 @@
+"""Composes a server, runs it and ends it."""

@@ -1,0 +1,207 @@
+"""The settings of a server: their names, ranges and defaults."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+from msgspec import Meta, Struct
+
+from mataserver.config.needs import Needs
+from mataserver.errors import MataError
+
+Fraction = Annotated[float, Meta(gt=0.0, le=1.0)]
+Seconds = Annotated[float, Meta(gt=0.0, le=86_400.0)]
+Count = Annotated[int, Meta(gt=0)]
+Port = Annotated[int, Meta(ge=0, le=65_535)]
+KeepAlive = Annotated[float, Meta(ge=-1.0, le=31_536_000.0)]
+Origin = Annotated[str, Meta(pattern=r"^(\*|https?://[^/\s*]+)\Z", max_length=512)]
+Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)\Z")]
+SetBy = Literal["default", "yaml", "dotenv", "environment", "option"]
+DType = Literal["auto", "float32", "float16", "bfloat16"]
+Runtime = Literal["native", "auto"]
+Engine = Literal["auto", "process", "thread", "ray"]
+RayAddress = Annotated[
+    str, Meta(pattern=r"^(auto|[A-Za-z0-9._-]+:\d{1,5}|\[[0-9A-Fa-f:]+\]:\d{1,5})\Z")
+]
+Scope = Literal[
+    "infer",
+    "models:read",
+    "models:write",
+    "jobs:read",
+    "jobs:write",
+    "fleet:read",
+    "fleet:write",
+    "admin",
+]
+Alpha = Literal["white", "black", "drop"]
+CameraSource = Annotated[str, Meta(min_length=1, max_length=2048)]
+Rate = Annotated[float, Meta(gt=0.0, le=1_000.0)]
+OutboundHost = Annotated[str, Meta(pattern=r"^(\*|[A-Za-z0-9._:-]+(/\d{1,3})?)\Z", max_length=255)]
+HostName = Annotated[str, Meta(pattern=r"^(\*|[A-Za-z0-9._-]+)\Z", max_length=255)]
+Variable = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\*?\Z", max_length=255)]
+
+
+class ConfigError(MataError):
+    """A setting that cannot be used; the detail names its key."""
+
+
+class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One entry of ``models:``: how a registered model is served.
+
+    model:       its name in the registry; a model that is not registered yet is, when its weights
+                 are already here (a cached hub model, an installed pip backend, ``path``).
+    task:        needed only for a model that is not registered yet.
+    path:        a local directory or file to register under ``model``.
+    engine:      "process", "thread", "ray" or "auto" (what its backend prefers).
+    device:      "auto", "cpu", "cuda" or "cuda:N".
+    dtype:       "auto", "float32", "float16" or "bfloat16".
+    runtime:     "auto" once let a pull convert it; now a warning names ``mataserver export``.
+    alpha:       the ground that transparent pictures are laid on, or "drop".
+    threads:     threads of a forward pass; 0 leaves the choice to the framework.
+    compile:     whether the model is compiled when it is loaded; None leaves it to its plugin.
+    replicas:    workers of the model that run side by side; with several GPUs each takes the next.
+    max_batch:   largest batch; 0 takes the backend's.
+    max_wait_ms: how long a batch that is not full may wait for more while the model is busy.
+    preload:     load at start; ``/ready`` waits for it. It then stays, unless ``keep_alive`` says
+                 otherwise.
+    pin:         never evict it under memory pressure.
+    keep_alive:  seconds of idleness until it is unloaded; 0 at once, -1 never.
+    max_ram_mb:  memory that each of its workers may hold; more is 507 and a new worker.
+    needs:       with the engine "ray", what a node must have for each of its workers.
+    params:      inference parameters used where a request gives none.
+    """
+
+    model: Annotated[str, Meta(min_length=1, max_length=512)]
+    task: str | None = None
+    path: str | None = None
+    engine: Engine = "auto"
+    device: Device | None = None
+    dtype: DType | None = None
+    runtime: Runtime | None = None
+    alpha: Alpha | None = None
+    threads: Annotated[int, Meta(ge=0, le=1024)] | None = None
+    compile: bool | None = None
+    replicas: Annotated[int, Meta(ge=1, le=64)] = 1
+    max_batch: Annotated[int, Meta(ge=0, le=1024)] = 0
+    max_wait_ms: Annotated[float, Meta(ge=0.0, le=10_000.0)] = 0.0
+    preload: bool = False
+    pin: bool = False
+    keep_alive: KeepAlive | None = None
+    max_ram_mb: Annotated[float, Meta(gt=0.0, le=16_777_216.0)] | None = None
+    needs: Needs | None = None
+    params: dict[str, Any] = {}
+
+
+class ApiKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """One entry of ``api_keys`` that may not do everything.
+
+    key:    the key itself.
+    name:   whose it is, for people to read.
+    scopes: what it may do, of those that docs/config.md lists; all without any.
+    """
+
+    key: Annotated[str, Meta(min_length=1, max_length=512)]
+    name: Annotated[str, Meta(min_length=1, max_length=64)] = "key"
+    scopes: list[Scope] | None = None
+
+
+class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+    """Everything that can be set, each also as ``MATA_SERVER_<NAME>`` (not maps).
+
+    Times are seconds, sizes as their names say. The page docs/config.md describes every field.
+    """
+
+    host: str = "127.0.0.1"
+    port: Port = 8110
+    auth_mode: Literal["api_key", "none"] = "api_key"
+    api_keys: list[str | ApiKey] = []
+    api_key: str | None = None
+    cors_origins: list[Origin] = []
+    data_dir: str = "~/.mataserver"
+    log_level: Literal["debug", "info", "warning", "error"] = "info"
+    log_format: Literal["text", "json"] = "text"
+    keep_alive: KeepAlive = 300.0
+    min_residence: Annotated[float, Meta(ge=0.0, le=86_400.0)] = 10.0
+    max_vram_fraction: Fraction = 0.9
+    max_ram_fraction: Fraction = 0.9
+    device: Device = "auto"
+    dtype: DType = "auto"
+    runtime: Runtime = "native"
+    engine: Engine = "auto"
+    threads: Annotated[int, Meta(ge=0, le=1024)] = 0
+    decode_threads: Annotated[int, Meta(ge=0, le=256)] = 0
+    scaled_decode: bool = True
+    alpha: Alpha = "white"
+    load_timeout: Seconds = 600.0
+    infer_timeout: Seconds = 60.0
+    decode_timeout: Seconds = 10.0
+    drain_timeout: Seconds = 30.0
+    queue_limit: Count = 64
+    ray_address: RayAddress = "auto"
+    ray_room: Seconds = 30.0
+    ray_silence: Annotated[float, Meta(ge=1.0, le=600.0)] = 6.0
+    max_body_mb: Annotated[float, Meta(gt=0.0, le=4_096.0)] = 32.0
+    max_inflight_mb: Annotated[float, Meta(gt=0.0, le=1_048_576.0)] = 512.0
+    max_pixels: Annotated[int, Meta(gt=0, le=178_956_970)] = 50_000_000
+    max_tokens: Count = 4_096
+    body_timeout: Seconds = 30.0
+    short_way: bool = True
+    max_connections: Annotated[int, Meta(ge=0, le=1_000_000)] = 0
+    max_sessions: Count = 10
+    session_ttl: Seconds = 300.0
+    unread_timeout: Seconds = 30.0
+    ping_interval: Seconds = 20.0
+    outbound_hosts: list[OutboundHost] = []
+    allow_pip_pull: bool = True
+    inherit_variables: list[Variable] = []
+    confine_models: bool = True
+    register_defaults: bool = True
+    metrics_public: bool = True
+    observe_infer: bool = False
+    health_status: Literal["ok", "healthy"] = "ok"
+    trust_proxy: bool = False
+    allowed_hosts: list[HostName] = []
+    models: list[ModelSettings] = []
+    plugins: dict[str, Any] = {}
+
+    @property
+    def data_path(self) -> Path:
+        """``data_dir`` as an absolute path."""
+        return Path(self.data_dir).expanduser().absolute()
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The API keys of ``api_keys`` and ``api_key``, without duplicates."""
+        return tuple(entry.key for entry in self.key_entries)
+
+    @property
+    def key_entries(self) -> tuple[ApiKey, ...]:
+        """The same with what each may do; of a key that is listed twice the first entry counts."""
+        every = [*self.api_keys, *([self.api_key] if self.api_key else [])]
+        entries = [ApiKey(key=each) if isinstance(each, str) else each for each in every if each]
+        found: dict[str, ApiKey] = {}
+        for entry in entries:
+            found.setdefault(entry.key, entry)
+        return tuple(found.values())
+
+    @property
+    def max_body(self) -> int:
+        """The largest request body in bytes; MB are 1e6 bytes."""
+        return int(self.max_body_mb * 1e6)
+
+    def model(self, name: str) -> ModelSettings:
+        """The settings of one model; defaults for a model that has no entry."""
+        for entry in self.models:
+            if entry.model == name:
+                return entry
+        return ModelSettings(model=name)
+
+    @property
+    def on_ray(self) -> bool:
+        """Whether any model is to run on a Ray cluster."""
+        return self.engine == "ray" or any(entry.engine == "ray" for entry in self.models)
+
+    def runtime_of(self, name: str) -> Runtime:
+        """The ``runtime`` that holds for one model: "auto" for one that a pull once converted."""
+        return self.model(name).runtime or self.runtime

@@ -1,0 +1,1 @@
+"""What is asked of a plugin, and given to it."""
