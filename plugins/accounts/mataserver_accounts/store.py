@@ -33,7 +33,7 @@ _IDENTITY = re.compile(r"[a-z0-9][a-z0-9._-]{0,63}")
 """What an id or a user's name may be: nothing else is looked for."""
 _ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 
-_ADMINS = sa.select(USERS.c.id).where(USERS.c.role == "admin", USERS.c.disabled.is_(False))
+_ADMINISTERS = sa.and_(USERS.c.role == "admin", USERS.c.disabled.is_(False))
 _VERSION = sa.select(SECRETS.c.value).where(SECRETS.c.name == "version")
 
 
@@ -108,7 +108,8 @@ class Accounts:
         if not self._passwords.usable(password_hash):
             raise MataError("API_PASSWORD_HASH: neither a SHA-256 digest in hex nor an argon2 hash")
         async with self._database.read() as connection:
-            if (await connection.execute(_ADMINS)).first() is not None:
+            known = await connection.execute(sa.select(USERS.c.id).where(_ADMINISTERS))
+            if known.first() is not None:
                 return
         with contextlib.suppress(Conflict):  # another server was quicker
             await self.add_user(name, password_hash, "admin", hashed=True)
@@ -134,7 +135,8 @@ class Accounts:
 
         Raises ``NotFound``.
         """
-        return _revision(await _find_user(connection, identity, lock=True))
+        row, _ = await _hold_user(connection, identity, ends=False)
+        return _revision(row)
 
     async def change_user(
         self,
@@ -163,12 +165,12 @@ class Accounts:
             values["disabled"] = disabled
         if password is not None or disabled:
             values["generation"] = USERS.c.generation + 1
+        demoted = disabled or role not in {None, "admin"}
         async with self._database.begin() as connection:
-            row = await _find_user(connection, identity, lock=True)
+            row, last = await _hold_user(connection, identity, ends=bool(demoted))
             await check(_revision(row), connection)
             if values:
-                if (role or row["role"]) != "admin" or disabled:
-                    await _check_not_last(connection, row)
+                _check_not_last(row, last=last)
                 change = sa.update(USERS).where(USERS.c.id == row["id"])
                 await connection.execute(change.values(**values))
                 await self._announce(connection)
@@ -180,9 +182,9 @@ class Accounts:
         ``check`` is called as in ``change_user``.
         """
         async with self._database.begin() as connection:
-            row = await _find_user(connection, identity, lock=True)
+            row, last = await _hold_user(connection, identity, ends=True)
             await check(_revision(row), connection)
-            await _check_not_last(connection, row)
+            _check_not_last(row, last=last)
             await connection.execute(sa.delete(USERS).where(USERS.c.id == row["id"]))
             await self._announce(connection)
         return _user(row)
@@ -337,15 +339,40 @@ def digest(secret: str) -> str:
     return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
 
 
-async def _find_user(connection: Connection, identity: str, *, lock: bool = False) -> Any:
-    query = sa.select(USERS).where(sa.or_(USERS.c.id == identity, USERS.c.name == identity))
-    query = query.with_for_update() if lock else query
-    row = None
-    if _IDENTITY.fullmatch(identity):
-        row = (await connection.execute(query)).mappings().first()
+async def _find_user(connection: Connection, identity: str) -> Any:
+    query = sa.select(USERS).where(_named(identity))
+    row = (await connection.execute(query)).mappings().first()
     if row is None:
-        raise NotFound(f"User not found: {identity[:64]}")
+        raise _no_user(identity)
     return row
+
+
+async def _hold_user(connection: Connection, identity: str, *, ends: bool) -> tuple[Any, bool]:
+    """Return a user whom nobody else changes until a transaction ends. Raises ``NotFound``.
+
+    ends: whether they may administer no more after it. Then all who administer are held with them,
+    in one order, since two that began with a user each would wait for one another for ever; and it
+    is told whether nobody else could.
+    """
+    wanted = sa.or_(_named(identity), _ADMINISTERS) if ends else _named(identity)
+    query = sa.select(USERS).where(wanted).order_by(USERS.c.id).with_for_update()
+    rows = (await connection.execute(query)).mappings().all()
+    row = next((each for each in rows if identity in {each["id"], each["name"]}), None)
+    if row is None:
+        raise _no_user(identity)
+    administers = row["role"] == "admin" and not row["disabled"]
+    return row, ends and administers and len(rows) == 1
+
+
+def _named(identity: str) -> Any:
+    """Return what is true of a user's row. Raises ``NotFound`` for what nobody can be called."""
+    if not _IDENTITY.fullmatch(identity):
+        raise _no_user(identity)
+    return sa.or_(USERS.c.id == identity, USERS.c.name == identity)
+
+
+def _no_user(identity: str) -> NotFound:
+    return NotFound(f"User not found: {identity[:64]}")
 
 
 def _revision(row: Mapping[Any, Any]) -> str:
@@ -354,10 +381,9 @@ def _revision(row: Mapping[Any, Any]) -> str:
     return hashlib.sha256(msgspec.json.encode(told)).hexdigest()[:16]
 
 
-async def _check_not_last(connection: Connection, row: Mapping[Any, Any]) -> None:
+def _check_not_last(row: Any, *, last: bool) -> None:
     """Raise ``Conflict`` when no other administrator could log in."""
-    admins = list(await connection.scalars(_ADMINS.with_for_update()))
-    if admins == [row["id"]]:
+    if last:
         raise Conflict(f"{row['name']} is the last administrator")
 
 

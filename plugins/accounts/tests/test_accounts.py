@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import hashlib
 
 import jwt
@@ -61,6 +63,34 @@ async def test_users(accounts, clock):
         await accounts.user("bob")
     again = await accounts.add_user("bob", "secret", "viewer")
     assert again.id != bob.id
+
+
+async def at_once(*changes):
+    """Run changes that each wait, where they can, until all have looked at their user."""
+    looked = asyncio.Barrier(len(changes))
+
+    async def check(_revision, _connection):
+        with contextlib.suppress(TimeoutError, asyncio.BrokenBarrierError):
+            async with asyncio.timeout(0.25):
+                await looked.wait()
+
+    return await asyncio.gather(*(change(check) for change in changes), return_exceptions=True)
+
+
+@pytest.mark.parametrize("others", [(), ("cyd",)])
+async def test_two_administrators_go_at_once(accounts, others):
+    """Of two changes that each end an administrator both are done, or one where nobody is left."""
+    for name in ("ada", "bob", *others):
+        await accounts.add_user(name, "x", "admin")
+    ended = await at_once(
+        lambda check: accounts.change_user("ada", role="viewer", check=check),
+        lambda check: accounts.remove_user("bob", check),
+    )
+    refused = [str(each) for each in ended if isinstance(each, Exception)]
+    assert len(refused) == (0 if others else 1), refused
+    assert all(each.endswith("is the last administrator") for each in refused)
+    left = [user.name for user in (await accounts.users())[0] if user.role == "admin"]
+    assert left == list(others) or (not others and len(left) == 1)
 
 
 async def test_the_last_administrator_stays(accounts):

@@ -93,13 +93,14 @@ class Changes:
             waits = [asyncio.ensure_future(event.wait()) for event in (lost, self._closing)]
             try:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+                interrupted = lost.is_set()  # before it is ended from here
             finally:
                 for wait in waits:
                     wait.cancel()
                 await connection.call(
                     connection.plain.invalidate
                 )  # one that listens must not serve others
-        if lost.is_set():
+        if interrupted:
             raise ConnectionResetError
 
     async def _pause(self, seconds: float) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import itertools
 import shutil
 import subprocess
 import sys
@@ -286,6 +287,21 @@ async def test_closing_leaves_no_connection(place, schema):
     again = Database(*place)
     assert await texts(again) == ["last"]
     await again.close()
+
+
+async def test_the_end_is_no_interruption(database, schema, caplog):
+    """One that hears of changes and is closed says nothing of a connection that was lost."""
+    await database.migrate(schema)
+    heard = asyncio.Event()
+    database.watch("notes", heard.set)
+    numbers = itertools.count()
+    while not heard.is_set():  # what is announced is heard once it listens
+        async with database.begin() as connection:
+            await connection.execute(sa.insert(NOTES).values(text=str(next(numbers))))
+            await database.announce(connection, "notes")
+        await asyncio.sleep(0.05)
+    await database.close()
+    assert "interrupted" not in caplog.text
 
 
 async def test_changes_of_others_are_told(place, schema):
