@@ -198,14 +198,20 @@ class Placements:
                 await connection.execute(sa.update(PLACEMENTS).where(*own).values(**values))
 
     async def explain(self, wanted: Wanted, triton: int, reason: str) -> None:
-        """Note why a placement is not dealt with yet."""
+        """Note why a placement is not dealt with yet.
+
+        Where that is known already nobody is told of a change: what follows changes would look at
+        the Triton at once, and do the same again.
+        """
         own = (
             PLACEMENTS.c.model_id == wanted.model,
             PLACEMENTS.c.triton_id == triton,
             PLACEMENTS.c.reason != reason,
         )
-        async with self._store.change() as connection:
-            await connection.execute(sa.update(PLACEMENTS).where(*own).values(reason=reason))
+        async with self._store.database.begin() as connection:
+            done = await connection.execute(sa.update(PLACEMENTS).where(*own).values(reason=reason))
+            if done.rowcount:
+                await self._store.touch(connection)
 
     async def pending(self, targets: Iterable[Target]) -> list[Target]:
         """Return those of some targets that have not been dealt with and soon can be."""

@@ -31,7 +31,18 @@ if TYPE_CHECKING:
 PARAMETER = "mataserver_digest"
 GONE_SECONDS = 30.0
 """How long an unload may take: a Triton finishes what it was asked before."""
+SETTLE_SECONDS = 1.0
+"""How long a Triton that has answered a load may take to serve what it was sent."""
 _POLL_SECONDS = 0.1
+
+
+class Disturbed(TritonError):
+    """What a Triton was sent is not there any more: it restarted, or somebody else changed it.
+
+    Nothing that was sent is at fault.
+    """
+
+    answered = False
 
 
 @dataclass(frozen=True)
@@ -62,22 +73,26 @@ class Reconciling:
 
         A push that failed and left another version serving is settled too: it is not tried again
         until it is asked for, or the Triton lost what it served. Where what serves instead was
-        never sent from here, somebody else loaded it, and it is tried again.
+        never sent from here, somebody else loaded it, and it is tried again; and what is served in
+        the end, after its time, came true.
         """
         if wanted.done < wanted.generation:
             return False
         if not wanted.wanted:
             return not serving
-        if not serving or serving != wanted.serving:
+        if wanted.state == "failed" and (serving == wanted.versions or not wanted.digest):
             return False
-        if wanted.state == "failed" and not wanted.digest:
+        if not serving or serving != wanted.serving:
             return False
         if not deep:
             return True
         return await self._client.parameter(wanted.name, PARAMETER) == wanted.digest
 
     async def mend(self, wanted: Wanted, serving: tuple[int, ...]) -> Outcome:
-        """Do what a placement wants; return what came of it."""
+        """Do what a placement wants; return what came of it.
+
+        Raises ``TritonError`` for a Triton that went away, and ``Disturbed``.
+        """
         if not wanted.wanted:
             return await self._unload(wanted, serving)
         outcome = await self._load(wanted, wanted.versions, serving)
@@ -105,7 +120,7 @@ class Reconciling:
             async with asyncio.timeout(self._load_timeout):
                 if anew:
                     await self._client.load(wanted.name, push.config, push.files)
-                await self._until_ready(wanted.name, versions)
+                await self._until_ready(wanted.name, versions, push.digest)
         except TimeoutError:
             late = f"It was not loaded within {self._load_timeout:g} s"
             return Outcome(wanted.generation, "failed", late)
@@ -149,12 +164,19 @@ class Reconciling:
                 await asyncio.sleep(_POLL_SECONDS)
         return Outcome(wanted.generation, "unloaded", anew=True)
 
-    async def _until_ready(self, model: str, versions: tuple[int, ...]) -> None:
-        """Wait until a Triton serves versions. Its answer to a load may come before."""
+    async def _until_ready(self, model: str, versions: tuple[int, ...], digest: str) -> None:
+        """Wait until a Triton serves versions. Its answer to a load may come before.
+
+        Raises ``Disturbed`` where it has something else of the model by now, or nothing.
+        """
+        patience = time.monotonic() + SETTLE_SECONDS
         while True:
             ready = [await self._client.is_ready(model, version) for version in versions]
             if all(ready):
                 return
+            late = time.monotonic() > patience
+            if late and await self._client.parameter(model, PARAMETER) != digest:
+                raise Disturbed("It was lost or changed at the Triton while it was loaded")
             await asyncio.sleep(_POLL_SECONDS)
 
     async def _serving(self, model: str) -> tuple[int, ...]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import sqlalchemy as sa
 
@@ -12,7 +12,7 @@ from mataserver import AddressRefused, MataError
 from mataserver_database import finish
 from mataserver_fleet.counts import Counts
 from mataserver_fleet.placements import Placements
-from mataserver_fleet.reconciling import Reconciling
+from mataserver_fleet.reconciling import Disturbed, Reconciling
 from mataserver_fleet.store import pause, text
 from mataserver_fleet.tables import TRITONS
 from mataserver_fleet.triton_client import TritonClient, TritonError
@@ -31,7 +31,10 @@ if TYPE_CHECKING:
 NOTE_SECONDS = 5.0
 """How often the time of a Triton's last answer is kept while nothing else changes."""
 RETRY_SECONDS, LONGEST_RETRY = 5.0, 60.0
-"""How long a model that could not be loaded waits for the next try, at first and at last."""
+"""How long a model that could not be loaded waits for the next try, at first and at last.
+
+One that was lost while it was loaded is tried again at once, and waits only when that happens anew.
+"""
 GPU_LOOKS = DEEP_LOOKS = 10
 """Every how many looks GPUs' figures are asked, and whether models are those that were sent."""
 HURRY, HURRY_PART = 0.25, 20
@@ -39,6 +42,14 @@ HURRY, HURRY_PART = 0.25, 20
 
 Most come back within seconds, and what they had is missed until they are looked at.
 """
+
+
+class Rest(NamedTuple):
+    """How long a generation of a placement waits for its next try: until when, and of how long."""
+
+    until: float
+    seconds: float
+    generation: int
 
 
 class Watch:
@@ -58,13 +69,14 @@ class Watch:
         self._counts = Counts(store)
         self._changed = asyncio.Event()
         self._mending: dict[int, asyncio.Task[None]] = {}
-        self._resting: dict[int, tuple[float, float]] = {}
+        self._resting: dict[int, Rest] = {}
         self._noted: tuple[str, str, Seen | None] = ("", "", None)
         self._noted_at = 0.0
         self._told: Sequence[ModelCount] = ()
-        self._shape: list[tuple[str, int]] = []
+        self._shape: list[tuple[str, int]] | None = None
         self._looks = 0
         self._gpus: list[Gpu] = []
+        self._figuring: asyncio.Task[None] | None = None
         self._away_since: float | None = None
         self._running = asyncio.get_running_loop().create_task(self._run())
 
@@ -79,7 +91,8 @@ class Watch:
 
     async def stop(self) -> None:
         """End; what a statement has begun goes on to its end by ``finish``."""
-        tasks = [self._running, *self._mending.values()]
+        asking = [] if self._figuring is None else [self._figuring]
+        tasks = [self._running, *self._mending.values(), *asking]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
@@ -112,8 +125,8 @@ class Watch:
     async def _asked(self) -> None:
         """Ask a Triton how it is, note it, and begin to mend. Raises ``TritonError``.
 
-        What it lost is noted before it is noted as ready: nobody shall see it so in between. What
-        is not needed for that waits until the mending has begun.
+        What it lost is noted before it is noted as ready: nobody shall see it so in between. Its
+        metrics are not waited for: they may hang, and what it lost is mended meanwhile.
         """
         await self._client.check_live()
         described = await self._client.describe()
@@ -127,19 +140,19 @@ class Watch:
         for wanted, serving in wrong:
             task = asyncio.get_running_loop().create_task(self._mended(wanted, serving))
             self._mending[wanted.model] = task
-        if self._looks % GPU_LOOKS == 0:
-            self._gpus = await self._figures()
+        if self._looks % GPU_LOOKS == 0 and (self._figuring is None or self._figuring.done()):
+            self._figuring = asyncio.get_running_loop().create_task(self._figure())
         self._looks += 1
         models = [ServedModel(each.name, str(each.number)) for each in counts]
         await self._note("ready", "", Seen(described.version, models, self._gpus))
 
-    async def _figures(self) -> list[Gpu]:
-        """Return the figures of its GPUs; none while its metrics do not answer, as others do."""
+    async def _figure(self) -> None:
+        """Keep the figures of its GPUs for the next look; none while its metrics do not answer."""
         try:
-            return await self._client.gpus()
-        except TritonError as error:
+            self._gpus = await self._client.gpus()
+        except MataError as error:
+            self._gpus = []
             self._ctx.log.info("%s has no metrics now: %s", self.address.name, error.detail)
-            return []
 
     async def _wrong(self, counts: Sequence[ModelCount]) -> list[tuple[Wanted, tuple[int, ...]]]:
         """Return the placements that are not as they are wanted, with what is served of each.
@@ -149,12 +162,10 @@ class Watch:
         """
         shape = [(each.name, each.number) for each in counts]
         deep = shape != self._shape or self._looks % DEEP_LOOKS == 0
-        self._shape = shape
         found: list[tuple[Wanted, tuple[int, ...]]] = []
         lost: list[tuple[Wanted, tuple[int, ...]]] = []
         for wanted in await finish(self._placements.at(self._key)):
-            rests = self._resting.get(wanted.model, (0.0, 0.0))[0] > self._store.clock()
-            if wanted.model in self._mending or (rests and wanted.done == wanted.generation):
+            if wanted.model in self._mending or self._rests(wanted):
                 continue
             serving = tuple(sorted({each.number for each in counts if each.name == wanted.name}))
             if await self._reconciling.settled(wanted, serving, deep=deep):
@@ -164,6 +175,7 @@ class Watch:
             found.append((wanted, serving))
         if lost:
             await finish(self._placements.lost(self._key, lost))
+        self._shape = shape  # not before all of them were asked: the next look asks again
         return found
 
     async def _note(self, state: str, reason: str, seen: Seen | None) -> None:
@@ -192,22 +204,37 @@ class Watch:
             outcome = await self._reconciling.mend(wanted, serving)
             if outcome.anew:
                 await finish(self._counts.begin_anew(self._key, wanted.model))
-            self._rest(wanted.model, failed=outcome.state == "failed")
+            if outcome.state == "failed":
+                self._rest(wanted, RETRY_SECONDS)
+            else:
+                self._resting.pop(wanted.model, None)
             await finish(self._placements.note(wanted.model, self._key, outcome))
             said = outcome.reason.partition("\n")[0]
             place = (wanted.name, self.address.name)
             self._ctx.log.info("%s at %s is %s. %s", *place, outcome.state, said)
             self._changed.set()
         except MataError as error:  # it is away, or the database is: the next look tells
+            if isinstance(error, Disturbed):
+                self._rest(wanted, 0.0)
             self._ctx.log.warning("%s at %s: %s", wanted.name, self.address.name, error.detail)
             with contextlib.suppress(MataError):
                 await finish(self._placements.explain(wanted, self._key, error.detail))
         finally:
             self._mending.pop(wanted.model, None)
+            self._shape = None  # whatever was done to it meanwhile was not looked at
 
-    def _rest(self, model: int, *, failed: bool) -> None:
-        """Note how long a model waits for the next try."""
-        _, before = self._resting.pop(model, (0.0, 0.0))
-        if failed:
-            seconds = min(LONGEST_RETRY, 2 * before or RETRY_SECONDS)
-            self._resting[model] = (self._store.clock() + seconds, seconds)
+    def _rest(self, wanted: Wanted, first: float) -> None:
+        """Have a generation of a placement wait for its next try, ``first`` seconds at first."""
+        before = self._resting.get(wanted.model)
+        seconds = first
+        if before is not None and before.generation == wanted.generation:
+            seconds = min(LONGEST_RETRY, 2 * before.seconds or RETRY_SECONDS)
+        until = self._store.clock() + seconds
+        self._resting[wanted.model] = Rest(until, seconds, wanted.generation)
+
+    def _rests(self, wanted: Wanted) -> bool:
+        """Whether a placement waits for its next try."""
+        rest = self._resting.get(wanted.model)
+        if rest is None or rest.generation != wanted.generation:
+            return False
+        return rest.until > self._store.clock()

@@ -9,12 +9,14 @@ import json
 import time
 
 from aiohttp import web
+from served_port import ServedPort
 
 
 class StandIn:
     """One Triton. ``faults`` maps a path's ending to a coroutine function that answers instead.
 
     ``unloaded`` are models that stand in its repository and are not served, with the reason.
+    ``disturb`` is called once, after the next load and before that is answered.
     """
 
     def __init__(self):
@@ -25,8 +27,9 @@ class StandIn:
         self.faults = {}
         self.load_seconds = 0.0
         self.refuse = None
+        self.disturb = None
         self.port = 0
-        self._runner = None
+        self._served = None
 
     async def start(self):
         """Listen, by the same port as before."""
@@ -46,14 +49,13 @@ class StandIn:
                 web.get("/metrics", self._metrics),
             ]
         )
-        self._runner = web.AppRunner(app, shutdown_timeout=0.1)
-        await self._runner.setup()
-        await web.TCPSite(self._runner, "127.0.0.1", self.port).start()
-        self.port = self._runner.addresses[0][1]
+        self._served = ServedPort(web.AppRunner(app, shutdown_timeout=0.1))
+        await self._served.start(self.port)
+        self.port = self._served.port
 
     async def die(self):
         """End as by kill -9: what was loaded and counted is gone."""
-        await self._runner.cleanup()
+        await self._served.end()
         self.models, self.counts = {}, {}
 
     def asked(self, model, version, times=1):
@@ -143,6 +145,9 @@ class StandIn:
         self.models[name] = {"config": config, "files": files, "versions": versions}
         for key in [key for key in self.counts if key[0] == name]:
             del self.counts[key]
+        if self.disturb is not None:
+            disturb, self.disturb = self.disturb, None
+            disturb()
         return web.Response()
 
     async def _unload(self, request):

@@ -13,6 +13,8 @@ from test_models import form, push
 
 from mataserver_database import Database
 from mataserver_fleet.leadership import LEASE_SECONDS, Leadership
+from mataserver_fleet.placements import Wanted
+from mataserver_fleet.reconciling import Reconciling
 from mataserver_fleet.store import Store
 from mataserver_fleet.tables import SCHEMA
 
@@ -169,15 +171,17 @@ async def test_one_that_is_away_is_looked_at_often(fleets):
     async def hang(_request):
         await asyncio.sleep(60)
 
-    async with fleets(1, probe=30.0, timeout=10.0) as fleet:
+    async with fleets(1, registered=0, probe=30.0, timeout=60.0) as fleet:
+        fleet.tritons[0].faults = {"/metrics": hang}
+        await fleet.register(0)
         await fleet.load()
         await fleet.tritons[0].die()
         words = {"description": "whatever is changed has the Tritons looked at"}
         await fleet.client.ask("PATCH", "/api/models/m", json=words)
         await fleet.state(0, "offline")
-        fleet.tritons[0].faults = {"/metrics": hang}
         await fleet.tritons[0].start()
-        await until(lambda: asyncio.sleep(0, "m" in fleet.tritons[0].models), seconds=5.0)
+        await until(lambda: asyncio.sleep(0, "m" in fleet.tritons[0].models))
+        await fleet.state(0, "ready")
         fleet.tritons[0].faults = {}
 
 
@@ -198,23 +202,28 @@ async def test_drift_is_mended(fleets):
             await until(lambda: asyncio.sleep(0, triton.models.get("m") == right))
 
 
-async def test_drift_while_it_is_mended(fleets):
-    """What somebody else loads before a push of ours is ready is put right too, after a pause."""
-    async with fleets(1) as fleet:
+async def test_drift_during_a_load(fleets):
+    """What is lost or changed before a load was seen to be done is sent again, and at once."""
+    async with fleets(1, load_timeout=60.0) as fleet:
         await fleet.load()
         (triton,) = fleet.tritons
         right = triton.models["m"]
-        other = {**right, "versions": ["9"], "config": {}}
+        for wrong in ({}, {"m": {**right, "versions": ["9"], "config": {}}}):
+            triton.disturb = lambda wrong=wrong: setattr(triton, "models", wrong)
+            triton.models = {}
+            await until(lambda: asyncio.sleep(0, triton.disturb is None))
+            await until(lambda: asyncio.sleep(0, triton.models.get("m") == right))
+        assert (await fleet.model("ready"))["reason"] == ""
 
-        async def meddle(_request):
-            triton.faults = {}
-            triton.models["m"] = other
-            return web.Response()
 
-        triton.faults = {"/m/load": meddle}
-        triton.models.pop("m")
-        await fleet.model("failed")
-        await until(lambda: asyncio.sleep(0, triton.models.get("m") == right))
+async def test_what_is_served_late_is_no_failure():
+    """A placement that failed rests where another version of ours serves, and else is mended."""
+    facts = {"wanted": True, "generation": 1, "done": 1, "state": "failed", "reason": "late"}
+    reconciling = Reconciling(None, None, None, 1.0)
+    for versions, digest, settled in (((2,), "d", False), ((3,), "d", True), ((3,), "", False)):
+        what = {"versions": versions, "digest": digest}
+        placed = Wanted(1, "m", serving=(2,), good=(2,), **what, **facts)
+        assert await reconciling.settled(placed, (2,), deep=False) == settled
 
 
 async def test_a_version_that_fails(fleets):
@@ -391,6 +400,10 @@ async def test_a_port_of_grpc_that_is_none(fleets):
         status, done = await fleet.load()
         assert (status, done["tritons"][0]["status"]) == (502, "waiting")
         assert done["tritons"][0]["reason"].startswith("gRPC: "), done
+        store = Store(fleet.client.server.service("database").database)
+        told = await store.version()
+        await asyncio.sleep(1.0)
+        assert await store.version() == told, "what fails as before is no change"
 
 
 async def test_addresses_that_are_not_permitted(serve):

@@ -7,6 +7,7 @@ import contextlib
 import hashlib
 
 from aiohttp import web
+from served_port import ServedPort
 
 
 class Upstream:
@@ -22,7 +23,7 @@ class Upstream:
         self.pause = asyncio.Event()
         self.pause.set()
         self.cancelled = 0
-        self.runner = None
+        self.served = None
         self.port = 0
 
     @property
@@ -54,22 +55,21 @@ class Upstream:
         return web.json_response(told, headers={"X-Own": "1", "Set-Cookie": "a=b"})
 
     async def start(self, port=0):
-        self.runner = web.AppRunner(
+        runner = web.AppRunner(
             self.application(),
             access_log=None,
             auto_decompress=False,
             handler_cancellation=True,
             shutdown_timeout=0.1,
         )
-        await self.runner.setup()
-        site = web.TCPSite(self.runner, "127.0.0.1", port)
-        await site.start()
-        self.port = self.runner.addresses[0][1]
+        self.served = ServedPort(runner)
+        await self.served.start(port)
+        self.port = self.served.port
 
     async def stop(self):
-        if self.runner is not None:
-            await self.runner.cleanup()
-            self.runner = None
+        if self.served is not None:
+            await self.served.end()
+            self.served = None
 
 
 class Seen:
