@@ -152,8 +152,11 @@ def _fits(name: LayoutName, graph: Graph, notes: Notes, size: Size | None) -> bo
     width = numbers(form, found.port)
     places = found.port.dims[2] if form.columns else found.port.dims[1]
     more = tail(form, found, notes.keypoints or COCO_PERSON)
-    if not isinstance(width, int) or not _places(form, places, notes, size):
+    if not _places(form, places, notes, size):
         return False
+    if not isinstance(width, int):  # exporters leave this side open too, of networks of any size
+        told = form.places in {"finished", "queries"} and _told_all(form, notes)
+        return told and (notes.classes is not None or not form.classes)
     spare = width - form.fixed - more
     if not form.classes:
         return spare == 0
@@ -178,7 +181,7 @@ def _usual(form: Form, classes: int, notes: Notes) -> bool:
 def _places(form: Form, places: Dim, notes: Notes, size: Size | None) -> bool:
     """Whether a network for inputs of a size looks at so many places."""
     if not isinstance(places, int):
-        return notes.own and form.places in {"anchors", "three"}
+        return _told_all(form, notes)
     anchors = set(_anchors(size))
     if form.places == "anchors":
         return places in anchors
@@ -188,6 +191,15 @@ def _places(form: Form, places: Dim, notes: Notes, size: Size | None) -> bool:
     if form.places == "queries" and notes.family != "rt-detr":
         return places == QUERIES
     return places == QUERIES or (places <= _MOST_FINISHED and places not in anchors | triples)
+
+
+def _told_all(form: Form, notes: Notes) -> bool:
+    """Whether the metadata tells how a network answers whose shapes leave that open."""
+    if form.places == "finished":
+        return notes.own and notes.finished is True
+    if form.places == "queries":
+        return notes.own and notes.family == "rt-detr"
+    return notes.own
 
 
 def _anchors(size: Size | None) -> Iterator[int]:

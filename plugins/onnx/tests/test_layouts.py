@@ -126,6 +126,19 @@ def test_layouts_are_recognised(graph, expected):
             only(1, 300, 7, metadata=noted("detect", 3, description="RT-DETR-x", end2end=False)),
             "rt-detr-ultralytics",
         ),
+        (only("b", "n", 6, side=("h", "w"), metadata=noted("detect", end2end=True)), "yolo-v10"),
+        (only("b", 300, "n", side=("h", "w"), metadata=noted("detect", end2end=True)), "yolo-v10"),
+        (only("b", "n", 6, metadata=noted("detect", args={"nms": True})), "yolo-v10"),
+        (
+            only("b", "n", "m", metadata=noted("pose", names=1, end2end=True)),
+            "yolo-v26-pose",
+        ),
+        (only("b", 300, "n", metadata=noted("obb", names=15, end2end=True)), "yolo-v26-obb"),
+        (seg("b", 300, "n", metadata=noted("segment", end2end=True)), "yolo-v26-seg"),
+        (
+            only("b", 300, "n", metadata=noted("detect", 2, description="Ultralytics RT-DETR-l")),
+            "rt-detr-ultralytics",
+        ),
         (only(1, 80, metadata=noted("classify")), "classes"),
     ],
 )
