@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import asyncio
-import concurrent.futures
-import threading
-from typing import TYPE_CHECKING, Any, Self, TypeVar
+from typing import TYPE_CHECKING, Any, Self
 
 from mataserver_client.asynchronous import AsyncClient
-from mataserver_client.failures import ConnectionFailed
-from mataserver_client.stream import close_idle
+from mataserver_client.portal import Portal
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Coroutine, Generator, Mapping
+    from collections.abc import AsyncGenerator, Generator, Mapping
 
     from mataserver_client.images import Image
     from mataserver_client.replies import Health, ModelStatus, Session, StreamItem
@@ -20,8 +16,6 @@ if TYPE_CHECKING:
     from mataserver_client.source import Frames
     from mataserver_client.stream import Reconnect
     from mataserver_client.transport import Answer
-
-T = TypeVar("T")
 
 
 class Client:
@@ -41,12 +35,8 @@ class Client:
         msgpack: bool = False,
     ) -> None:
         self._client = AsyncClient(url, api_key, timeout=timeout, msgpack=msgpack)
-        self._lock = threading.RLock()  # a collected stream may close within a locked section
-        self._closed = False
-        self._stop = asyncio.Event()
-        self._loop = asyncio.new_event_loop()
-        self._thread = threading.Thread(target=self._serve, name="mataserver-client", daemon=True)
-        self._thread.start()
+        self._portal = Portal(self._client.__aexit__)
+        self._call = self._portal.call
         self._call(self._client.__aenter__())
 
     def __enter__(self) -> Self:
@@ -60,11 +50,7 @@ class Client:
 
     def close(self) -> None:
         """End everything; a second call does nothing."""
-        with self._lock:
-            closed, self._closed = self._closed, True
-        if not closed:
-            self._loop.call_soon_threadsafe(self._stop.set)
-        self._thread.join()
+        self._portal.close()
 
     def request(
         self,
@@ -140,7 +126,7 @@ class Client:
         async def begin() -> AsyncGenerator[str | InferResponse, None]:
             return self._client.generate(model, image, **params)
 
-        return self._iterate(self._call(begin()))
+        return self._portal.iterate(self._call(begin()))
 
     def queues(self) -> dict[str, int]:
         """See ``AsyncClient.queues``."""
@@ -194,44 +180,4 @@ class Client:
                 **params,
             )
 
-        return self._iterate(self._call(begin()))
-
-    def _iterate(self, stream: AsyncGenerator[T, None]) -> Generator[T, None, None]:
-        try:
-            while (item := self._call(_step(stream))) is not None:
-                yield item
-        finally:
-            # The collector may run this in the loop's own thread, which cannot wait for itself;
-            # there, and after close(), the loop has the stream closed.
-            if threading.current_thread() is not self._thread and not self._closed:
-                self._call(close_idle(stream))
-
-    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
-        """Run a coroutine on the loop and wait for it."""
-        with self._lock:
-            if self._closed:
-                coroutine.close()
-                raise RuntimeError("the client is closed")
-            future = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
-        try:
-            return future.result()
-        except concurrent.futures.CancelledError:
-            raise ConnectionFailed("The client was closed during the call") from None
-        finally:
-            future.cancel()  # after an interrupt; a finished call does not mind
-
-    def _serve(self) -> None:
-        with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(self._live())
-
-    async def _live(self) -> None:
-        await self._stop.wait()
-        calls = asyncio.all_tasks() - {asyncio.current_task()}
-        for call in calls:
-            call.cancel()
-        await asyncio.gather(*calls, return_exceptions=True)
-        await self._client.__aexit__(None, None, None)
-
-
-async def _step(stream: AsyncGenerator[T, None]) -> T | None:
-    return await anext(stream, None)
+        return self._portal.iterate(self._call(begin()))

@@ -42,7 +42,7 @@ def test_every_method_of_one_client_is_one_of_the_other():
     def methods(kind):
         return {
             name: list(inspect.signature(method).parameters)
-            for name, method in vars(kind).items()
+            for name, method in inspect.getmembers(kind, callable)
             if not name.startswith("_") and name != "close"
         }
 

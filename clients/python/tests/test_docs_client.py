@@ -25,7 +25,7 @@ def told(function):
 
 def methods(kind):
     """Return the public methods of a client."""
-    return {name: each for name, each in vars(kind).items() if callable(each) and name[0] != "_"}
+    return {name: each for name, each in inspect.getmembers(kind, callable) if name[0] != "_"}
 
 
 def test_every_method_is_described():
