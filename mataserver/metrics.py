@@ -127,6 +127,7 @@ class Metrics:
         )
         self.inferences = self._tally("inferences", "Images inferred.", ("model", "outcome"))
         self.queued = self._gauge("queue_length", "Images waiting for a model.", ("model",))
+        self.workers = self._gauge("model_workers", "Workers of a model.", ("model",))
         self.loaded = self._gauge("models_loaded", "Models in memory.")
         self.loads = self._counter("model_loads", "Model loads.", ("model", "outcome"))
         self.unloads = self._counter("model_unloads", "Model unloads.", ("model", "reason"))

@@ -111,6 +111,7 @@ def _settings(merged: dict[str, Any]) -> Settings:
     _refuse_tasks("models", [entry.task for entry in settings.models])
     _refuse_threads(settings)
     _refuse_elsewhere(settings)
+    _refuse_spans(settings)
     _refuse_repeated("models", "model", [entry.model for entry in settings.models])
     moved.warn_of_runtime([settings.runtime, *(entry.runtime for entry in settings.models)])
     return settings
@@ -140,6 +141,14 @@ def _refuse_elsewhere(settings: Settings) -> None:
         if entry.max_ram_mb is not None:
             said = "the engine ray has no such limit; needs.memory_mb finds a node with the room"
             raise ConfigError(f"{place}.max_ram_mb: {said}")
+
+
+def _refuse_spans(settings: Settings) -> None:
+    """Raise ``ConfigError`` for a model that is to have more workers at least than at most."""
+    for index, entry in enumerate(settings.models):
+        if entry.span.min > entry.span.max:
+            place = f"models[{index}].replicas.min"
+            raise ConfigError(f"configuration: {place}: must not be more than max")
 
 
 _NUMBERED = "with the engine ray a GPU has no number: say cuda, and Ray gives each worker its own"

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 from msgspec import Meta, Struct
 
 from mataserver.config.needs import Needs
+from mataserver.config.span import Span
 from mataserver.errors import MataError
 
 Fraction = Annotated[float, Meta(gt=0.0, le=1.0)]
@@ -61,6 +62,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     threads:     threads of a forward pass; 0 leaves the choice to the framework.
     compile:     whether the model is compiled when it is loaded; None leaves it to its plugin.
     replicas:    workers of the model that run side by side; with several GPUs each takes the next.
+                 Or ``min``, ``max`` and ``target``: as many as it is asked for.
     max_batch:   largest batch; 0 takes the backend's.
     max_wait_ms: how long a batch that is not full may wait for more while the model is busy.
     preload:     load at start; ``/ready`` waits for it. It then stays, unless ``keep_alive`` says
@@ -82,7 +84,7 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     alpha: Alpha | None = None
     threads: Annotated[int, Meta(ge=0, le=1024)] | None = None
     compile: bool | None = None
-    replicas: Annotated[int, Meta(ge=1, le=64)] = 1
+    replicas: Annotated[int, Meta(ge=1, le=64)] | Span = 1
     max_batch: Annotated[int, Meta(ge=0, le=1024)] = 0
     max_wait_ms: Annotated[float, Meta(ge=0.0, le=10_000.0)] = 0.0
     preload: bool = False
@@ -91,6 +93,12 @@ class ModelSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=Tru
     max_ram_mb: Annotated[float, Meta(gt=0.0, le=16_777_216.0)] | None = None
     needs: Needs | None = None
     params: dict[str, Any] = {}
+
+    @property
+    def span(self) -> Span:
+        """How many workers the model has."""
+        count = self.replicas
+        return Span(min=count, max=count) if isinstance(count, int) else count
 
 
 class ApiKey(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

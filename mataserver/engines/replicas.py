@@ -3,6 +3,9 @@
 A batch goes to the replica with the least to do. A video session stays with the replica that keeps
 its state, and so does everything that a service calls. A replica that dies fails the requests it
 held and is replaced beside the others; the whole is dead only when no replica is left.
+
+There may become more of them, and fewer: one that is given up gets nothing new, ends what it has
+and is closed. One that keeps the state of a session, or what services keep, is never given up.
 """
 
 from __future__ import annotations
@@ -36,8 +39,11 @@ class Replicas:
         self._start = start
         self._load_timeout = load_timeout
         self._workers: list[Worker | None] = [None] * count
+        self._wanted = set(range(count))
         self._load = [0] * count
         self._pauses = [FIRST_PAUSE] * count
+        self._quiet: dict[int, asyncio.Event] = {}
+        """Of the replicas that are given up: set once they have nothing to do."""
         self._homes: dict[str, int] = {}
         self._callbacks: list[Callable[[Death], None]] = []
         self._suspects: set[int] = set()
@@ -67,12 +73,17 @@ class Replicas:
     @property
     def alive(self) -> bool:
         """Whether a replica can still answer."""
-        return not self._closed and any(self._is_alive(i) for i in range(len(self._workers)))
+        return not self._closed and bool(self._living())
 
     @property
     def width(self) -> int:
         """How many batches run side by side."""
-        return len(self._workers)
+        return sum(self._workers[index] is not None for index in self._wanted)
+
+    @property
+    def count(self) -> int:
+        """How many there are, with those that are being started or replaced."""
+        return len(self._wanted)
 
     @property
     def pids(self) -> tuple[int, ...]:
@@ -142,6 +153,41 @@ class Replicas:
         workers = [worker for worker in self._workers if worker is not None]
         await asyncio.gather(*self._restarts, *(w.close() for w in workers), return_exceptions=True)
 
+    async def grow(self) -> None:
+        """Start one more, and have it take its part. Raises a ``MataError`` when it cannot."""
+        taken = self._wanted | self._quiet.keys()
+        index = next(i for i in range(len(self._workers) + 1) if i not in taken)
+        if index == len(self._workers):
+            self._workers.append(None)
+            self._load.append(0)
+            self._pauses.append(FIRST_PAUSE)
+        self._wanted.add(index)
+        try:
+            await self._begin(index)
+        except BaseException:
+            self._wanted.discard(index)
+            raise
+
+    async def shrink(self) -> bool:
+        """Give up the one with the least to do, and close it; False when each keeps something."""
+        kept = {0, *self._homes.values()}
+        spare = [i for i in self._living() if i not in kept]
+        if not spare:
+            return False
+        index = min(reversed(spare), key=lambda i: self._load[i])
+        worker = self._worker(index)
+        self._wanted.discard(index)
+        quiet = self._quiet[index] = asyncio.Event()
+        while self._load[index] and worker.alive:
+            await quiet.wait()
+        await worker.close()
+        self._workers[index] = (
+            None  # not before: who closes the whole meanwhile closes this one too
+        )
+        self._suspects.discard(index)
+        del self._quiet[index]
+        return True
+
     def dismiss(self, error: MataError) -> None:
         """End every replica at once; whoever waits is told ``error``."""
         self._closed = True
@@ -163,7 +209,7 @@ class Replicas:
     def _doubt(self, index: int, *, suspect: bool) -> None:
         """Note whether a replica may be lost; tell when none is left that is sound, or one is."""
         (self._suspects.add if suspect else self._suspects.discard)(index)
-        living = {i for i in range(len(self._workers)) if self._is_alive(i)}
+        living = {*self._living()}
         every = bool(living) and living <= self._suspects
         if every != self._suspect:
             self._suspect = every
@@ -171,6 +217,9 @@ class Replicas:
                 callback(every)
 
     def _died(self, index: int, death: Death) -> None:
+        if index in self._quiet:  # it was given up, and nobody misses it
+            self._quiet[index].set()
+            return
         self._workers[index] = None
         self._homes = {session: home for session, home in self._homes.items() if home != index}
         if not self.alive:
@@ -208,6 +257,10 @@ class Replicas:
             else:
                 return
 
+    def _living(self) -> list[int]:
+        """Return the replicas that can answer, and are not given up."""
+        return [i for i in sorted(self._wanted) if self._is_alive(i)]
+
     def _is_alive(self, index: int) -> bool:
         worker = self._workers[index]
         return worker is not None and worker.alive
@@ -222,7 +275,7 @@ class Replicas:
         return next(worker for worker in self._workers if worker is not None)
 
     def _idlest(self) -> int:
-        living = [i for i in range(len(self._workers)) if self._is_alive(i)]
+        living = self._living()
         if not living:
             raise WorkerDied("The model's worker is gone")
         if self._suspects:  # one that may be lost is the last choice, however little it has to do
@@ -235,7 +288,7 @@ class Replicas:
             counts = [0] * len(self._workers)
             for index in self._homes.values():
                 counts[index] += 1
-            living = [i for i in range(len(self._workers)) if self._is_alive(i)]
+            living = self._living()
             home = min(living, key=lambda i: counts[i], default=0)
             self._homes[session] = home
         return home
@@ -244,6 +297,8 @@ class Replicas:
         """Note that a worker has one thing less to do; what its successor has is not its."""
         if self._workers[index] is worker:
             self._load[index] -= 1
+            if index in self._quiet and not self._load[index]:
+                self._quiet[index].set()
 
     async def _counted(
         self, index: int, worker: Worker, items: AsyncGenerator[Any]

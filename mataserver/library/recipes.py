@@ -103,8 +103,12 @@ class Recipes:
             plugin_settings=offer.plugin.settings,
             settings=settings,
             # A part is there as many times as the whole, not as its own entry says.
-            estimate=settings.replicas
-            * (_BASE_BYTES + size + sum(p.estimate // p.settings.replicas for p in parts.values())),
+            estimate=settings.span.first
+            * (
+                _BASE_BYTES
+                + size
+                + sum(part.estimate // part.settings.span.first for part in parts.values())
+            ),
             parts=parts,
         )
 

@@ -88,6 +88,7 @@ class Batcher:
         self._behind_left = 0.0
         self._frame_next = False
         self._running = 0
+        self._given = 0
         self._occupied = 0
         self._ahead = AHEAD * worker.width
         self._quiet: asyncio.Event | None = None
@@ -98,6 +99,11 @@ class Batcher:
     def active(self) -> bool:
         """Whether anything is queued or running."""
         return bool(self._running or self._occupied or len(self))
+
+    @property
+    def load(self) -> int:
+        """How many jobs wait or are worked on; work that is no job counts as one."""
+        return len(self) + self._given + self._occupied
 
     def __len__(self) -> int:
         """Return how many jobs wait."""
@@ -238,6 +244,7 @@ class Batcher:
             waiting.queue_ms = round((now - waiting.since) * 1e3, 3)
             waiting.batch = sent
         self._running += 1
+        self._given += len(batch)
         answered = functools.partial(self._answered, batch)
         try:
             sent.drop = self._worker.infer([waiting.job for waiting in batch], answered)
@@ -249,6 +256,7 @@ class Batcher:
 
     def _answered(self, batch: list[QueuedJob], answer: list[Outcome] | MataError) -> None:
         self._running -= 1
+        self._given -= len(batch)
         for waiting in batch:
             waiting.batch = None  # a ring would keep its pixels until they are collected
         if isinstance(answer, MataError):

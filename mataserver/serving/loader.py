@@ -72,14 +72,14 @@ class Loader:
 
     async def load(self, recipe: Recipe) -> Worker:
         """Load a model, as many times as its configuration says. Raises a ``MataError``."""
-        count = recipe.settings.replicas
-        if count == 1:
+        span = recipe.settings.span
+        if span.max == 1:
             return await self._start(recipe, None)
         devices = self._devices(recipe)
 
         replicas = Replicas(
             lambda i: self._start(recipe, devices[i % len(devices)]),
-            count,
+            span.first,
             self._settings.load_timeout,
         )
         await replicas.load()
@@ -164,9 +164,9 @@ class Loader:
         threads = self._settings.threads if chosen.threads is None else chosen.threads
         if needs is not None:
             return threads or needs.threads
-        if threads or chosen.replicas == 1:
+        if threads or chosen.span.max == 1:
             return threads
-        return max(1, (os.cpu_count() or 1) // chosen.replicas)
+        return max(1, (os.cpu_count() or 1) // chosen.span.max)
 
     def _devices(self, recipe: Recipe) -> list[str | None]:
         """Return the devices that replicas take in turn."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from mataserver.engines.work import WorkerDied
 from mataserver.errors import MataError, Unavailable, scarcity
 from mataserver.serving.batching import Batcher
+from mataserver.serving.elastic import Elastic
 from mataserver.serving.refusals import LastingFailure
 from mataserver.serving.residency import stopping
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from mataserver.metrics import Metrics
     from mataserver.serving.residency import Residency
     from mataserver.serving.room import Room
-    from mataserver.serving.slots import PoolPolicy, Probe, Slot
+    from mataserver.serving.slots import PoolPolicy, Slot
 
 log = logging.getLogger("mataserver.pool")
 
@@ -39,7 +40,6 @@ class Loading:
         residency: Residency,
         room: Room,
         *,
-        probe: Probe,
         metrics: Metrics,
         policy: PoolPolicy,
         clock: Callable[[], float],
@@ -48,7 +48,7 @@ class Loading:
         self._loader = loader
         self._residency = residency
         self._room = room
-        self._probe = probe
+        self._elastic = Elastic(room, policy.load_timeout, clock)
         self._metrics = metrics
         self._policy = policy
         self._clock = clock
@@ -145,13 +145,9 @@ class Loading:
         worker.on_death(lambda death: self._residency.died(slot, worker, death))
         self._metrics.loads.labels(name, "ok").inc()
         self._residency.tell_loaded()
-        await self._measure(slot, worker)
+        self._elastic.follow(slot, worker)
+        await self._room.measure(slot, worker)
         self._residency.start_timer(slot)  # nobody may be waiting for it any more
-
-    async def _measure(self, slot: Slot, worker: Worker) -> None:
-        slot.ram = await worker.memory() or slot.ram
-        slot.vram = sum(map(self._probe.vram_of, worker.pids))
-        self._residency.tell_memory(slot.recipe.spec.name)
 
     def _failed(self, slot: Slot, error: MataError) -> None:
         slot.error = error.detail

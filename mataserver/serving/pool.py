@@ -45,7 +45,6 @@ class ModelPool:
         self._room = Room(self._residency, probe, policy, clock)
         loading = Loading(
             *(loader, self._residency, self._room),
-            probe=probe,
             metrics=metrics,
             policy=policy,
             clock=clock,
@@ -132,7 +131,7 @@ class ModelPool:
         return self._residency.loaded()
 
     def tell_queues(self) -> None:
-        """Set the gauges of the queues' lengths."""
+        """Set the gauges of the queues' lengths, and of the workers."""
         self._residency.tell_queues()
 
     # leaving

@@ -65,12 +65,15 @@ class Residency:
         self._metrics.loaded.set(len(self.loaded()))
 
     def tell_queues(self) -> None:
-        """Set the gauges of the queues' lengths."""
-        waiting = {slot.recipe.spec.name: 0 for slot in self.slots.values()}
+        """Set the gauges of the queues' lengths, and of the workers."""
+        names = {slot.recipe.spec.name for slot in self.slots.values()}
+        waiting, workers = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
         for slot in self.slots.values():
             waiting[slot.recipe.spec.name] += 0 if slot.batcher is None else len(slot.batcher)
-        for name, length in waiting.items():
-            self._metrics.queued.labels(name).set(length)
+            workers[slot.recipe.spec.name] += slot.workers
+        for name in names:
+            self._metrics.queued.labels(name).set(waiting[name])
+            self._metrics.workers.labels(name).set(workers[name])
 
     def tell_memory(self, name: str) -> None:
         """Set the gauge of a model's memory: it may be loaded for two tasks."""
@@ -85,6 +88,7 @@ class Residency:
         """Take a model out of memory; requests that come meanwhile load it again."""
         worker, batcher = slot.worker, slot.batcher
         slot.worker = slot.batcher = None
+        _follow_no_more(slot)
         if worker is not None:
             self.leaving.add(worker)
         slot.loaded_at = None
@@ -122,7 +126,8 @@ class Residency:
         settings = slot.recipe.settings
         if settings.keep_alive is not None:
             return settings.keep_alive
-        return -1.0 if settings.preload else self._policy.keep_alive
+        stays = settings.preload or settings.span.stays
+        return -1.0 if stays else self._policy.keep_alive
 
     def stop_timer(self, slot: Slot) -> None:
         """Forget when the model is to be unloaded."""
@@ -151,6 +156,7 @@ class Residency:
         if slot.worker is worker:
             slot.worker = slot.batcher = None
             slot.loaded_at = None
+            _follow_no_more(slot)
             self.tell_loaded()
 
     def _blame(self, slot: Slot, reason: str) -> None:
@@ -161,6 +167,13 @@ class Residency:
             pause = min(LONGEST_BACKOFF, 2.0 ** (slot.deaths - FREE_DEATHS - 1))
             slot.not_before = self._clock() + pause
         self._metrics.deaths.labels(slot.recipe.spec.name).inc()
+
+
+def _follow_no_more(slot: Slot) -> None:
+    """Leave the count of a model's workers as it is."""
+    if slot.following is not None:
+        slot.following.cancel()
+        slot.following = None
 
 
 def stopping() -> Unavailable:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable
 
     from mataserver.engines.memory import Gpu
+    from mataserver.engines.work import Worker
     from mataserver.serving.residency import Residency
     from mataserver.serving.slots import PoolPolicy, Probe, Slot
 
@@ -42,6 +43,30 @@ class Room:
             yield
         finally:
             self._reserved -= size
+
+    async def grow(self, slot: Slot, ram: int) -> bool:
+        """Count so many bytes more for a model that is in memory; False when they are not free.
+
+        Nothing is evicted for a further replica: another model that is used is worth more.
+        """
+        if self._policy.elsewhere(slot):
+            return True
+        async with self._turn:
+            if self._short(slot.ram + ram, slot, []):
+                return False
+            slot.ram += ram
+            return True
+
+    def give_back(self, slot: Slot, ram: int) -> None:
+        """Count so many bytes less for a model: a replica of it is gone, or did not come."""
+        if not self._policy.elsewhere(slot):
+            slot.ram = max(0, slot.ram - ram)
+
+    async def measure(self, slot: Slot, worker: Worker) -> None:
+        """Look at what a model holds, as far as that can be known."""
+        slot.ram = await worker.memory() or slot.ram
+        slot.vram = sum(map(self._probe.vram_of, worker.pids))
+        self._residency.tell_memory(slot.recipe.spec.name)
 
     async def make(self, slot: Slot) -> None:
         """Evict until the model fits. Raises ``OutOfMemory`` when it cannot."""

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import msgspec
 
+from mataserver.engines.replicas import Replicas
+
 if TYPE_CHECKING:
     import asyncio
 
@@ -75,6 +77,7 @@ class Slot:
         self.batcher: Batcher | None = None
         self.loading: asyncio.Task[None] | None = None
         self.leaving: asyncio.Task[None] | None = None
+        self.following: asyncio.Task[None] | None = None
         self.timer: asyncio.TimerHandle | None = None
         self.holders = 0
         self.held = 0
@@ -92,6 +95,13 @@ class Slot:
         self.settled = 0.0
         self.touched = 0.0
         self.idle_since = 0.0
+
+    @property
+    def workers(self) -> int:
+        """How many workers it has; those that are being started count."""
+        if self.worker is None:
+            return 0
+        return self.worker.count if isinstance(self.worker, Replicas) else 1
 
     @property
     def active(self) -> bool:

@@ -1,0 +1,90 @@
+"""Models whose replicas become more and fewer, as they are asked."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING
+
+from mataserver.engines.replicas import Replicas
+from mataserver.errors import MataError
+from mataserver.serving.scaler import Scaler
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mataserver.engines.work import Worker
+    from mataserver.serving.room import Room
+    from mataserver.serving.slots import Slot
+
+TICK = 0.25
+"""Seconds between two looks at how much a model has to do."""
+
+log = logging.getLogger("mataserver.pool")
+
+
+class Elastic:
+    """Starts replicas and gives them up, each where there is room for it."""
+
+    def __init__(self, room: Room, load_timeout: float, clock: Callable[[], float]) -> None:
+        self._room = room
+        self._load_timeout = load_timeout
+        self._clock = clock
+
+    def follow(self, slot: Slot, worker: Worker) -> None:
+        """Have a model that was just loaded follow its load until it leaves."""
+        if isinstance(worker, Replicas) and not slot.recipe.settings.span.fixed:
+            slot.following = asyncio.get_running_loop().create_task(self._follow(slot, worker))
+
+    async def _follow(self, slot: Slot, replicas: Replicas) -> None:
+        scaler = Scaler(slot.recipe.settings.span, self._clock())
+        while slot.worker is replicas and (batcher := slot.batcher) is not None:
+            count = replicas.count
+            wish = scaler.wish(batcher.load, count, self._clock())
+            if wish > count:
+                await self._grow(slot, replicas, scaler, wish - count)
+            elif wish < count:
+                await self._shrink(slot, replicas, scaler, count - wish)
+            await asyncio.sleep(TICK)
+
+    async def _grow(self, slot: Slot, replicas: Replicas, scaler: Scaler, more: int) -> None:
+        each = slot.ram // replicas.count
+        before = replicas.count
+        began = await asyncio.gather(*(self._add(slot, replicas, each) for _ in range(more)))
+        if not all(began):
+            scaler.refused(self._clock())
+        if any(began):
+            scaler.grown(self._clock())
+            log.info("%s has %d workers, before %d", _name(slot), replicas.count, before)
+        await self._room.measure(slot, replicas)
+
+    async def _add(self, slot: Slot, replicas: Replicas, ram: int) -> bool:
+        """Start one more; whether that was possible."""
+        if not await self._room.grow(slot, ram):
+            log.warning("%s gets no further worker: there is no memory for it", _name(slot))
+            return False
+        try:
+            async with asyncio.timeout(self._load_timeout):
+                await replicas.grow()
+        except MataError as error:
+            log.error("%s gets no further worker: %s", _name(slot), error.detail)  # noqa: TRY400 - told as it is
+        except TimeoutError:
+            limit = self._load_timeout
+            log.error("%s gets no further worker: not loaded in %g s", _name(slot), limit)  # noqa: TRY400 - told as it is
+        else:
+            return True
+        self._room.give_back(slot, ram)
+        return False
+
+    async def _shrink(self, slot: Slot, replicas: Replicas, scaler: Scaler, fewer: int) -> None:
+        before, each = replicas.count, slot.ram // replicas.count
+        gone = await asyncio.gather(*(replicas.shrink() for _ in range(fewer)))
+        if any(gone):
+            scaler.shrunk(self._clock())
+            log.info("%s has %d workers, before %d", _name(slot), replicas.count, before)
+            self._room.give_back(slot, each * sum(gone))
+            await self._room.measure(slot, replicas)
+
+
+def _name(slot: Slot) -> str:
+    return slot.recipe.spec.name
