@@ -15,7 +15,7 @@ from PIL import Image, UnidentifiedImageError
 
 from mataserver.errors import BadRequest
 from mataserver.media import alpha as transparency
-from mataserver.media import clock, jpeg, kinds, netpbm, structure
+from mataserver.media import clock, jpeg, kinds, netpbm, structure, tiff
 from mataserver.media.jpeg import MARGINS
 from mataserver.media.limits import Picture, check_size
 
@@ -190,15 +190,19 @@ def _to_rgb(
 ) -> Image.Image:
     """Convert to RGB; samples of more than 8 bits are scaled, which ``convert`` would clip."""
     clear = transparency.is_transparent(picture)
+    if picture.mode == "F":
+        raise BadRequest("image has floating-point samples, which are not supported")
+    if picture.format == "TIFF":
+        tiff.check(picture)
     if picture.mode.startswith("I;16") or picture.mode == "I":
         samples: NDArray[Any] = np.asarray(picture)
+        if picture.format == "TIFF":
+            samples = tiff.grey(picture, samples)
         grey = (samples.clip(0, 65_535) / 257.0).round().astype(np.uint8)
         if not clear:
             return Image.fromarray(grey).convert("RGB")
         layers = transparency.layered_grey(samples, grey, picture.info["transparency"])
         return transparency.opaque(layers, alpha, legible=legible)
-    if picture.mode == "F":
-        raise BadRequest("image has floating-point samples, which are not supported")
     if clear:
         layers = transparency.layered(picture, transparency.depth_of(picture, data))
         return transparency.opaque(layers, alpha, legible=legible)

@@ -1,0 +1,42 @@
+"""What the samples of a TIFF mean, where Pillow gives them as they are.
+
+TIFF 6.0: BitsPerSample, PhotometricInterpretation and SampleFormat.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from mataserver.errors import BadRequest
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+    from PIL import Image
+
+_BITS, _PHOTOMETRIC, _FORMAT = 258, 262, 339
+_MIN_IS_WHITE, _SIGNED = 0, 2
+_MOST_BITS = 16
+
+
+def check(picture: Image.Image) -> None:
+    """Raise ``BadRequest`` for samples whose black and white the file does not tell.
+
+    Those of 32 bits and those with a sign are measurements, not shades.
+    """
+    if _tag(picture, _FORMAT, 1) == _SIGNED or _tag(picture, _BITS, 1) > _MOST_BITS:
+        raise BadRequest("image has samples of 32 bits or with a sign, which are not supported")
+
+
+def grey(picture: Image.Image, samples: NDArray[Any]) -> NDArray[Any]:
+    """Return grey samples of 12 or 16 bits as 0 (black) to 65,535."""
+    most = (1 << _tag(picture, _BITS, _MOST_BITS)) - 1
+    shades = samples if most == 65_535 else samples.astype(np.uint32) * 65_535 // most
+    return 65_535 - shades if _tag(picture, _PHOTOMETRIC, 1) == _MIN_IS_WHITE else shades
+
+
+def _tag(picture: Image.Image, tag: int, otherwise: int) -> int:
+    """Return what a tag says of the first sample."""
+    value = picture.tag_v2.get(tag, otherwise)  # type: ignore[attr-defined] # a TiffImageFile
+    return int(value[0] if isinstance(value, tuple) else value)
