@@ -51,6 +51,7 @@ def list_tritons(ask: Asking) -> None:
 @click.option("--grpc-port", type=_PORT)
 @click.option("--metrics-port", type=_PORT)
 @click.option("--gpus", type=click.IntRange(0, 1024))
+@click.option("--path", help="Its model repository, where the server sees it too.")
 @on_server
 def add_triton(ask: Asking, name: str, **fields: Any) -> None:
     """Register a Triton."""

@@ -37,6 +37,7 @@ class TritonEntry(_Entry):
     grpc_port: _Port | UnsetType = UNSET
     metrics_port: _Port | UnsetType = UNSET
     gpus: int | UnsetType = UNSET
+    path: str | UnsetType = UNSET
 
 
 class ModelEntry(_Entry):
@@ -143,9 +144,11 @@ def current(ask: Asking) -> Manifest:
 
 
 def _triton(told: dict[str, Any]) -> TritonEntry:
-    ports = {name: int(told[name]) for name in ("grpc_port", "metrics_port") if told[name]}
-    gpus = {} if told["gpus"] is None else {"gpus": told["gpus"]}
-    return TritonEntry(host=told["host"], port=int(told["port"]), **ports, **gpus)
+    ports: dict[str, Any] = {
+        name: int(told[name]) for name in ("grpc_port", "metrics_port") if told[name]
+    }
+    more = {name: told[name] for name in ("gpus", "path") if told[name] is not None}
+    return TritonEntry(host=told["host"], port=int(told["port"]), **ports, **more)
 
 
 def _model(told: dict[str, Any], tritons: Iterable[str]) -> ModelEntry:

@@ -25,6 +25,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     unfinished_mb: what unfinished uploads in chunks may take in all.
     backends:      Triton's backends that models may ask for.
     code_backends: more of them, for administrators: theirs is code that runs in the Triton.
+    shared_folders: below these lie the model repositories that are shared with Tritons.
     gateway:       what consumers' requests may cost.
     """
 
@@ -36,4 +37,5 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     unfinished_mb: Annotated[int, Meta(ge=1)] = 20_000
     backends: list[Backend] = field(default_factory=lambda: list(BACKENDS))
     code_backends: list[Backend] = []
+    shared_folders: list[Annotated[str, Meta(pattern="^/")]] = []
     gateway: GatewaySettings = GatewaySettings()

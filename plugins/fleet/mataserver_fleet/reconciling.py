@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
     from mataserver_fleet.files import Files
     from mataserver_fleet.placements import Placements, Wanted
+    from mataserver_fleet.shared_path import SharedPath
     from mataserver_fleet.triton_client import TritonClient
 
 PARAMETER = "mataserver_digest"
@@ -37,9 +38,9 @@ _POLL_SECONDS = 0.1
 
 
 class Disturbed(TritonError):
-    """What a Triton was sent is not there any more: it restarted, or somebody else changed it.
+    """What a Triton was sent is not there: it restarted, or somebody else changed it.
 
-    Nothing that was sent is at fault.
+    Or it cannot be laid where it should be. Nothing that was sent is at fault.
     """
 
     answered = False
@@ -58,12 +59,18 @@ class Reconciling:
     """Works on the placements of one Triton."""
 
     def __init__(
-        self, placements: Placements, files: Files, client: TritonClient, load_timeout: float
+        self,
+        placements: Placements,
+        files: Files,
+        client: TritonClient,
+        load_timeout: float,
+        shared: SharedPath | None = None,
     ) -> None:
         self._placements = placements
         self._files = files
         self._client = client
         self._load_timeout = load_timeout
+        self._shared = shared
 
     async def settled(self, wanted: Wanted, serving: tuple[int, ...], *, deep: bool) -> bool:
         """Whether a Triton that serves these versions is as a placement wants it.
@@ -119,7 +126,7 @@ class Reconciling:
                 anew = await self._client.parameter(wanted.name, PARAMETER) != push.digest
             async with asyncio.timeout(self._load_timeout):
                 if anew:
-                    await self._client.load(wanted.name, push.config, push.files)
+                    await self._send(wanted.name, push)
                 await self._until_ready(wanted.name, versions, push.digest)
         except TimeoutError:
             late = f"It was not loaded within {self._load_timeout:g} s"
@@ -133,6 +140,20 @@ class Reconciling:
                 raise
             return Outcome(wanted.generation, "failed", error.detail)
         return Outcome(wanted.generation, "ready", "", versions, push.digest, versions, anew)
+
+    async def _send(self, model: str, push: Push) -> None:
+        """Have a Triton load what is pushed. Raises ``TritonError`` and ``FileNotFoundError``."""
+        if self._shared is None:
+            await self._client.load(model, push.config, push.files)
+            return
+        async with self._shared.turn(model):
+            try:
+                await self._shared.lay(model, push.config, push.files)
+            except FileNotFoundError:
+                raise
+            except OSError as error:
+                raise Disturbed(f"Its repository cannot be written: {error.strerror}") from None
+            await self._client.load_what_lies_there(model)
 
     async def push(self, name: str, model: int, versions: tuple[int, ...]) -> Push:
         """Return what is sent for versions of a model. Raises ``MataError`` where one is gone."""

@@ -107,13 +107,14 @@ class ModelCount(NamedTuple):
 
 @dataclass(frozen=True)
 class Address:
-    """Where a Triton is."""
+    """Where a Triton is. ``path`` is its model repository as this server sees it, if it does."""
 
     name: str
     host: str
     port: int
     metrics_port: int | None = None
     grpc_port: int | None = None
+    path: str | None = None
 
     def url(self, port: int | None = None) -> str:
         """Return its base URL."""
@@ -220,6 +221,10 @@ class TritonClient:
         body = _Push(config, files)
         headers = {"Content-Type": "application/json", "Content-Length": str(body.size)}
         await self._control(model, "load", headers, body)
+
+    async def load_what_lies_there(self, model: str) -> None:
+        """Have it load a model from its repository. Raises ``TritonError`` with its reason."""
+        await self._control(model, "load", {"Content-Type": "application/json"}, b"{}")
 
     async def _load_by_rpc(
         self, port: int, model: str, config: Mapping[str, Any], files: Mapping[str, Path]

@@ -23,6 +23,7 @@ from mataserver_fleet.pages import (
     tagged,
 )
 from mataserver_fleet.repository import RepositoryList, repository
+from mataserver_fleet.shared_path import SharedPaths
 from mataserver_fleet.triton_client import Address, TritonClient
 from mataserver_fleet.tritons import (
     ChangedTriton,
@@ -99,6 +100,7 @@ class TritonHandlers:
         """Register a Triton."""
         async with self._ctx.http.read_json(request, NewTriton) as new:
             await self._check_permitted(address_of(new, new.host or new.ip))
+            self._check_path(new.path)
             row = await finish(self._tritons.add(new))
         self._note(request, "registered", row)
         return self._answer(row, TritonView, 201)
@@ -122,6 +124,7 @@ class TritonHandlers:
         async with self._ctx.http.read_json(request, TritonChange) as asked:
             moved = address_of(asked, asked.host or asked.ip or known["host"])
             await self._check_permitted({**known, **moved, "port": moved["port"] or known["port"]})
+            self._check_path(asked.path)
             row = await finish(self._tritons.change(identity, asked, expected(request)))
         self._note(request, "changed", row)
         return self._answer(row, ChangedTriton)
@@ -132,6 +135,11 @@ class TritonHandlers:
         row = await finish(self._tritons.remove(identity, expected(request), force=force))
         self._note(request, "forgot", row)
         return self._ctx.http.respond(Status())
+
+    def _check_path(self, path: str | None) -> None:
+        """Raise ``InvalidParams`` for a repository where no model may be laid."""
+        if path:
+            SharedPaths(self._ctx.settings.shared_folders).check(path)
 
     async def _check_permitted(self, row: Mapping[str, Any]) -> None:
         """Raise ``AddressRefused`` (400) for an address that this server may not ask.

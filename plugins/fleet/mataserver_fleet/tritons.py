@@ -24,11 +24,16 @@ if TYPE_CHECKING:
 State = Literal["unknown", "ready", "unready", "offline"]
 TritonName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:\[\]-]{0,127}\Z")]
 Port = Annotated[int, Meta(ge=1, le=65_535)] | Annotated[str, Meta(pattern=r"^[0-9]{1,5}\Z")]
+RepositoryPath = Annotated[str, Meta(max_length=4096)]
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,253}[A-Za-z0-9])?")
 
 
 class NewTriton(Struct, kw_only=True, forbid_unknown_fields=True):
-    """``POST /api/tritons``. ``ip`` is another name of ``host``."""
+    """``POST /api/tritons``. ``ip`` is another name of ``host``.
+
+    ``path`` is the Triton's model repository where this server sees it too: models' files are laid
+    there. Without one they are sent.
+    """
 
     name: TritonName | None = None
     host: str | None = None
@@ -37,10 +42,11 @@ class NewTriton(Struct, kw_only=True, forbid_unknown_fields=True):
     grpc_port: Port | None = None
     metrics_port: Port | None = None
     gpus: Annotated[int, Meta(ge=0, le=1024)] | None = None
+    path: RepositoryPath | None = None
 
 
 class TritonChange(Struct, kw_only=True, forbid_unknown_fields=True):
-    """``PATCH /api/tritons/{identity}``: what is left out stays."""
+    """``PATCH /api/tritons/{identity}``: what is left out stays. An empty ``path`` is none."""
 
     name: TritonName | None = None
     host: str | None = None
@@ -49,6 +55,7 @@ class TritonChange(Struct, kw_only=True, forbid_unknown_fields=True):
     grpc_port: Port | None = None
     metrics_port: Port | None = None
     gpus: Annotated[int, Meta(ge=0, le=1024)] | None = None
+    path: RepositoryPath | None = None
 
 
 class ServedModel(Struct, frozen=True):
@@ -78,7 +85,7 @@ class Seen(Struct, frozen=True):
 class TritonView(Struct, kw_only=True):
     """A Triton. ``answered_at`` is its last answer; ``reason`` why it is not ready.
 
-    ``path`` is that of a model repository that is shared with it; there is none: models are sent.
+    ``path`` is that of a model repository that is shared with it; without one models are sent.
     """
 
     id: int
@@ -132,7 +139,7 @@ class Tritons:
             **values,
             "name": name,
             "gpus": new.gpus,
-            "path": None,
+            "path": new.path or None,
             "state": "unknown",
             "reason": "",
             "seen": "{}",
@@ -232,6 +239,7 @@ def _changes(row: sa.RowMapping, asked: TritonChange) -> dict[str, Any]:
     values = {name: value for name, value in moved.items() if value is not None}
     if (values["host"], values.get("port", row["port"])) != (row["host"], row["port"]):
         values |= {"state": "unknown", "reason": "", "seen": "{}", "answered_at": None}
+    values |= {} if asked.path is None else {"path": asked.path or None}
     return values if asked.gpus is None else {**values, "gpus": asked.gpus}
 
 

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from mataserver import Context
     from mataserver_fleet.files import Files
     from mataserver_fleet.placements import Wanted
+    from mataserver_fleet.shared_path import SharedPath
     from mataserver_fleet.store import Store
     from mataserver_fleet.triton_client import Address, ModelCount
     from mataserver_fleet.tritons import Gpu
@@ -56,7 +57,13 @@ class Watch:
     """Watches a Triton from now on."""
 
     def __init__(
-        self, ctx: Context, store: Store, files: Files, key: int, address: Address
+        self,
+        ctx: Context,
+        store: Store,
+        files: Files,
+        key: int,
+        address: Address,
+        shared: SharedPath | None,
     ) -> None:
         self.address = address
         self._ctx = ctx
@@ -65,7 +72,7 @@ class Watch:
         self._client = TritonClient(ctx, address)
         self._placements = Placements(store)
         limit = ctx.settings.load_timeout
-        self._reconciling = Reconciling(self._placements, files, self._client, limit)
+        self._reconciling = Reconciling(self._placements, files, self._client, limit, shared)
         self._counts = Counts(store)
         self._changed = asyncio.Event()
         self._mending: dict[int, asyncio.Task[None]] = {}

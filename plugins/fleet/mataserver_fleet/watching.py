@@ -12,6 +12,7 @@ from mataserver import MataError
 from mataserver_database import finish
 from mataserver_fleet.figures import Figures
 from mataserver_fleet.leadership import RENEW_SECONDS, Leadership
+from mataserver_fleet.shared_path import SharedPaths
 from mataserver_fleet.store import pause
 from mataserver_fleet.tables import TRITONS
 from mataserver_fleet.triton_client import Address
@@ -36,6 +37,7 @@ class Watching:
         self._files = files
         self._changes = changes
         self._leadership = Leadership(store)
+        self._shared = SharedPaths(ctx.settings.shared_folders)
         self._watches: dict[int, Watch] = {}
         self._renew_at = 0.0
         self._figures = Figures()
@@ -109,7 +111,12 @@ class Watching:
             rows = (await connection.execute(sa.select(TRITONS))).mappings().all()
         return {
             row["id"]: Address(
-                row["name"], row["host"], row["port"], row["metrics_port"], row["grpc_port"]
+                row["name"],
+                row["host"],
+                row["port"],
+                row["metrics_port"],
+                row["grpc_port"],
+                row["path"],
             )
             for row in rows
         }
@@ -120,4 +127,6 @@ class Watching:
         await asyncio.gather(*(self._watches.pop(key).stop() for key in ended))
         for key, address in addresses.items():
             if key not in self._watches:
-                self._watches[key] = Watch(self._ctx, self._store, self._files, key, address)
+                shared = self._shared.of(address.path)
+                made = Watch(self._ctx, self._store, self._files, key, address, shared)
+                self._watches[key] = made

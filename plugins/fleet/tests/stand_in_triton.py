@@ -11,11 +11,14 @@ import time
 from aiohttp import web
 from served_port import ServedPort
 
+from mataserver_fleet import pbtxt
+
 
 class StandIn:
     """One Triton. ``faults`` maps a path's ending to a coroutine function that answers instead.
 
     ``unloaded`` are models that stand in its repository and are not served, with the reason.
+    ``repository`` is what it loads from when it is sent nothing.
     ``disturb`` is called once, after the next load and before that is answered.
     """
 
@@ -27,6 +30,7 @@ class StandIn:
         self.faults = {}
         self.load_seconds = 0.0
         self.refuse = None
+        self.repository = None
         self.disturb = None
         self.port = 0
         self._served = None
@@ -127,13 +131,8 @@ class StandIn:
         return web.json_response([*told, {"name": ".git"}])
 
     async def _load(self, request):
-        asked = (await request.json())["parameters"]
-        name, config = request.match_info["model"], json.loads(asked["config"])
-        files = {
-            key.removeprefix("file:"): base64.b64decode(value)
-            for key, value in asked.items()
-            if key.startswith("file:")
-        }
+        name, asked = request.match_info["model"], (await request.json()).get("parameters")
+        config, files = self._lying(name) if asked is None else self._sent(asked)
         self.pushes.append((name, config, files))
         await asyncio.sleep(self.load_seconds)
         if self.refuse is not None and (reason := self.refuse(files)):
@@ -149,6 +148,22 @@ class StandIn:
             disturb, self.disturb = self.disturb, None
             disturb()
         return web.Response()
+
+    def _sent(self, asked):
+        files = {
+            key.removeprefix("file:"): base64.b64decode(value)
+            for key, value in asked.items()
+            if key.startswith("file:")
+        }
+        return json.loads(asked["config"]), files
+
+    def _lying(self, name):
+        folder = self.repository / name
+        config = pbtxt.read((folder / "config.pbtxt").read_bytes())
+        versions = config["version_policy"]["specific"]["versions"]
+        every = (path.relative_to(folder) for path in folder.rglob("*") if path.is_file())
+        mine = [path for path in every if path.parts[0] in versions]
+        return config, {path.as_posix(): (folder / path).read_bytes() for path in mine}
 
     async def _unload(self, request):
         self.models.pop(request.match_info["model"], None)

@@ -50,7 +50,8 @@ async def tritons():
 @pytest.fixture
 async def client(tritons, tmp_path):
     """A client of a server with both of them, registered."""
-    plugins = {"fleet": {"probe": 0.5, "load_timeout": 30.0}}
+    shared = [str(each.folder / "repository") for each in tritons]
+    plugins = {"fleet": {"probe": 0.5, "load_timeout": 30.0, "shared_folders": shared}}
     settings = {"engine": "thread", "plugins": plugins, "outbound_hosts": ["127.0.0.1"]}
     points = [FAKE, *installed("database", "accounts", "fleet")]
     async with (
@@ -90,6 +91,35 @@ async def infer(http, url):
             made = answer["outputs"][0]["data"] if response.status == 200 else answer["error"]
             return response.status, made
     return 0, None
+
+
+async def test_a_shared_repository(client, tritons):
+    """Laid where the Triton reads, loaded, changed, refused with the old one serving on, killed."""
+    await push(client, "m", {"model.onnx": adding(1)})
+    shared = {"path": str(tritons[0].folder / "repository")}
+    assert (await client.ask("PATCH", "/api/tritons/t0", json=shared))[0] == 200
+    url, path = f"{tritons[0].url}/v2/models/m/infer", "/api/models/m/versions?load=true"
+    assert (await client.ask("POST", "/api/models/m/load"))[0] == 200
+    async with aiohttp.ClientSession() as http:
+        assert await infer(http, url) == (200, [2.0, 3.0, 4.0])
+        assert (await client.ask("POST", path, data=form({"model.onnx": adding(5)})))[0] == 201
+        assert await infer(http, url) == (200, [6.0, 7.0, 8.0])
+        config = 'input { name: "x" data_type: TYPE_FP32 dims: [-1, 3] }'
+        config += 'output { name: "y" data_type: TYPE_FP32 dims: [-1, 3] } backend: "onnxruntime"'
+        files = {"config.pbtxt": config, "model.onnx": b"no model at all"}
+        await client.ask("POST", path, data=form(files))
+        assert "m is not loaded" in (await client.ask("POST", "/api/models/m/load"))[1]["detail"]
+        assert await infer(http, url) == (200, [6.0, 7.0, 8.0])
+        laid = {each.parent.name for each in Path(shared["path"]).rglob("model.onnx")}
+        assert laid == {"1", "2", "3"}
+        tritons[0].kill()
+        await until(lambda: told(client, "/api/tritons/t0", "state", "offline"))
+        await tritons[0].start()
+
+        async def back():
+            return (await infer(http, url)) == (200, [6.0, 7.0, 8.0])
+
+        await until(back, 60.0)
 
 
 async def test_a_models_life(client, tritons):

@@ -1,0 +1,143 @@
+"""Model repositories that a Triton and this server both see: files are laid there, and not sent.
+
+A Triton in explicit mode reads its repository when it is told to load. So files are put in their
+place one by one, and the configuration, which names the versions, last: what a crash leaves is no
+version that anybody loads. What was laid is noted beside it, and is not copied again.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import os
+import shutil
+from pathlib import Path, PurePath
+from typing import TYPE_CHECKING, Any
+from weakref import WeakValueDictionary
+
+import msgspec
+
+from mataserver import InvalidParams
+from mataserver_database import finish
+from mataserver_fleet import pbtxt, schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Mapping
+
+NOTE = ".mataserver.json"
+"""In a model's folder: the sha256 of each file that was laid there, empty while it is copied."""
+
+
+class SharedPaths:
+    """The repositories below some folders, which the settings name."""
+
+    def __init__(self, folders: Iterable[str]) -> None:
+        self._folders = [Path(each) for each in folders]
+        self._known: dict[str, SharedPath] = {}
+
+    def check(self, path: str) -> Path:
+        """Return the folder of a path, links followed. Raises ``InvalidParams`` for others."""
+        if not PurePath(path).is_absolute() or "\0" in path:
+            raise InvalidParams("path: it must begin at the root")
+        real = Path(path).resolve()
+        if not any(real.is_relative_to(each.resolve()) for each in self._folders):
+            raise InvalidParams("path: not below a folder of plugins.fleet.shared_folders")
+        return real
+
+    def of(self, path: str | None) -> SharedPath | None:
+        """Return a repository, the same one for each Triton that shares it; None without a path."""
+        if path is None:
+            return None
+        return self._known.setdefault(path, SharedPath(self, path))
+
+
+class SharedPath:
+    """One repository.
+
+    Several Tritons may share it, each with versions of its own: whoever lays a model holds it until
+    a Triton has loaded it.
+    """
+
+    def __init__(self, paths: SharedPaths, path: str) -> None:
+        self._paths = paths
+        self._path = path
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+
+    def turn(self, model: str) -> asyncio.Lock:
+        """Return what is held from laying a model until it is loaded."""
+        turn = self._turns.get(model)
+        if turn is None:
+            turn = self._turns[model] = asyncio.Lock()
+        return turn
+
+    async def lay(self, model: str, config: Mapping[str, Any], files: Mapping[str, Path]) -> None:
+        """Have a model's folder hold these files and this configuration; other files stay.
+
+        Raises ``OSError``; of its children ``FileNotFoundError`` is of a file to be laid alone.
+        """
+        await finish(asyncio.to_thread(self._lay, model, pbtxt.write(dict(config)), files))
+
+    def _lay(self, model: str, config: bytes, files: Mapping[str, Path]) -> None:
+        folder = self._folder(model)
+        laid = _noted(folder)
+        fresh = {
+            path: file
+            for path, file in files.items()
+            if laid.get(path) != file.name or not _is_like(folder / path, file)
+        }
+        _note(folder, {**laid, **dict.fromkeys(fresh, "")})
+        for path, file in fresh.items():
+            target = folder / path
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if not target.parent.resolve().is_relative_to(folder):
+                raise OSError(errno.ELOOP, "A link leads out of the model's folder")
+            new = _beside(target)
+            shutil.copyfile(file, new)
+            new.replace(target)
+        _note(folder, {**laid, **{path: file.name for path, file in files.items()}})
+        _write(folder / schema.NAME, config)
+
+    def _folder(self, model: str) -> Path:
+        """Return a model's folder, made where there is none. Raises ``OSError``."""
+        try:
+            root = self._paths.check(self._path)
+        except InvalidParams as error:
+            raise PermissionError(errno.EACCES, error.detail) from None
+        if not root.is_dir():
+            raise NotADirectoryError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+        folder = root / model
+        folder.mkdir(exist_ok=True)
+        if folder.is_symlink():
+            raise OSError(errno.ELOOP, "The model's folder is a link")
+        return folder
+
+
+def _is_like(target: Path, file: Path) -> bool:
+    """Whether something that was laid is still there: a file of that size."""
+    try:
+        return not target.is_symlink() and target.stat().st_size == file.stat().st_size
+    except FileNotFoundError:
+        return False
+
+
+def _noted(folder: Path) -> dict[str, str]:
+    try:
+        return msgspec.json.decode((folder / NOTE).read_bytes(), type=dict[str, str])
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+        return {}
+
+
+def _note(folder: Path, laid: Mapping[str, str]) -> None:
+    _write(folder / NOTE, msgspec.json.encode(laid))
+
+
+def _write(target: Path, data: bytes) -> None:
+    new = _beside(target)
+    new.unlink(missing_ok=True)
+    new.write_bytes(data)
+    new.replace(target)
+
+
+def _beside(target: Path) -> Path:
+    """Return where a file is written before it takes its place: what a crash leaves is reused."""
+    return target.with_name(f".{target.name}.new")
