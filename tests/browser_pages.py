@@ -47,13 +47,13 @@ class Page:
 
 
 @contextlib.asynccontextmanager
-async def opened(url, folder):
-    """Open a page in Chromium; yield its debugger."""
+async def opened(url, folder, *flags):
+    """Open a page in Chromium, with more flags; yield its debugger."""
     process = await asyncio.create_subprocess_exec(
         *(CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"),
         *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
         f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1",
-        *(f"--user-data-dir={folder / 'browser'}", "about:blank"),
+        *(*flags, f"--user-data-dir={folder / 'browser'}", "about:blank"),
         stderr=asyncio.subprocess.PIPE,
     )
     try:

@@ -17,6 +17,7 @@ from mataserver_reconstruct.history import History
 from mataserver_reconstruct.job_routes import JobRoutes
 from mataserver_reconstruct.kind import KIND
 from mataserver_reconstruct.lookup import Lookup
+from mataserver_reconstruct.photo_routes import PhotoRoutes
 from mataserver_reconstruct.retraining import Retraining
 from mataserver_reconstruct.tables import SCHEMA
 from mataserver_reconstruct.uploads import Uploads
@@ -48,6 +49,7 @@ class ReconstructService:
             Uploads(ctx, self._worker),
             JobRoutes(ctx, lookup, self),
             Downloads(ctx, lookup),
+            PhotoRoutes(ctx, lookup),
             DriftRoutes(ctx, self),
         )
 

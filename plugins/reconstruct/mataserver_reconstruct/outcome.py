@@ -9,7 +9,7 @@ import msgspec
 import numpy as np
 
 from mataserver_reconstruct import formats, shares, submission
-from mataserver_reconstruct.files import CAMERAS, CSV, CSV_WITH_ID, REPORT, RESULT
+from mataserver_reconstruct.files import CAMERAS, CSV, CSV_WITH_ID, PAIRS, REPORT, RESULT
 from mataserver_reconstruct.photos import replace
 
 if TYPE_CHECKING:
@@ -52,6 +52,7 @@ class Outcome:
             text = submission.write(self.verdicts, dataset, image_id=with_id)
             replace(folder / name, text.encode())
         replace(folder / CAMERAS, msgspec.json.encode([self._poses(each) for each in self.models]))
+        replace(folder / PAIRS, msgspec.json.encode(self._pairs()))
         figures = self.figures()
         replace(folder / RESULT, msgspec.json.format(msgspec.json.encode(figures)))
         return figures
@@ -76,6 +77,7 @@ class Outcome:
             "partial": self.partial,
             "csv": CSV,
             "cameras": CAMERAS,
+            "pairs": PAIRS,
             "report": REPORT,
         }
 
@@ -84,6 +86,15 @@ class Outcome:
         return shares.held(
             [shares.Known(each.digest, each.exif if each.file else None) for each in photos]
         )
+
+    def _pairs(self) -> list[dict[str, Any]]:
+        """Return which photographs match which, those with most in common first."""
+        names = {verdict.photo.file: verdict.photo.name for verdict in self.verdicts}
+        pairs = sorted(self.graph.pairs, key=lambda pair: -pair.inliers)
+        return [
+            {"first": names[pair.first], "second": names[pair.second], "inliers": pair.inliers}
+            for pair in pairs
+        ]
 
     def _poses(self, model: Model) -> dict[str, Any]:
         """Return a model's cameras, in pixels of the original photographs."""

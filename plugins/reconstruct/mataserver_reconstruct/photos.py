@@ -17,6 +17,7 @@ from PIL import Image
 
 from mataserver import BadRequest, decode_image
 from mataserver_reconstruct import exif, intake, measures, stages
+from mataserver_reconstruct.files import MANIFEST, PHOTOS
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -28,7 +29,6 @@ if TYPE_CHECKING:
     from mataserver_reconstruct.job import Job
     from mataserver_reconstruct.spec import Spec
 
-FOLDER, _MANIFEST = "photos", "photos.json"
 _QUALITY = 95
 
 
@@ -68,11 +68,11 @@ def prepare(job: Job, spec: Spec) -> list[Photo]:
 
     What an earlier attempt prepared is kept. Raises ``BadRequest`` for an input that is refused.
     """
-    manifest = job.work / _MANIFEST
+    manifest = job.work / MANIFEST
     if manifest.exists():
         return msgspec.json.decode(manifest.read_bytes(), type=list[Photo])
     sources, paths = intake.survey(job.input, spec.limits)
-    folder = job.work / FOLDER
+    folder = job.work / PHOTOS
     folder.mkdir(parents=True, exist_ok=True)
     names, found = intake.told_names(paths), []
     for at, data in enumerate(intake.read(sources, spec.limits)):

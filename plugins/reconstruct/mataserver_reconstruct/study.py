@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from mataserver_reconstruct import photos as photographs
+from mataserver_reconstruct.files import PHOTOS
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -53,7 +54,7 @@ class Study:
     @property
     def folder(self) -> Path:
         """Where the photographs lie."""
-        return self.work / photographs.FOLDER
+        return self.work / PHOTOS
 
     @property
     def threads(self) -> int:

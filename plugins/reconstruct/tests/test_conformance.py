@@ -19,6 +19,8 @@ from PIL import Image
 from serving_reconstruct import packed
 from test_cloud import read_ply
 
+from mataserver_reconstruct.graph import MIN_INLIERS
+
 pytestmark = pytest.mark.timeout(300)
 
 LOG_IN = """
@@ -154,6 +156,7 @@ def test_authentication_wrong_password_is_401(server):
         ("GET", f"/clusters/{UNKNOWN}"),
         ("GET", f"/jobs/{UNKNOWN}/insights"),
         ("GET", f"/jobs/{UNKNOWN}/report"),
+        ("GET", f"/jobs/{UNKNOWN}/photos/0"),
         ("POST", "/drift"),
         ("POST", "/drift/trigger-retrain"),
         ("GET", "/drift/history"),
@@ -330,6 +333,23 @@ def test_csv(server, jobs):
     with_id = rows(server.ask("GET", f"/download/jobs/{jobs.job}/csv?image_id=1"))
     assert list(with_id[0]) == ["image_id", *columns]
     assert server.ask("GET", f"/download/jobs/{jobs.job}/csv?image_id=x").status == 422
+
+
+def test_photographs_and_their_pairs(server, jobs):
+    """GET …/photos/{number} is one as it was worked with; pairs.json names which match which."""
+    answer = server.ask("GET", f"/jobs/{jobs.job}/photos/0")
+    assert (answer.status, answer.headers["Content-Type"]) == (200, "image/jpeg")
+    with Image.open(io.BytesIO(answer.body)) as picture:
+        assert max(picture.size) <= 1600
+    for number in ("99", "-1", "x", "1e3", "9" * 4400, "%2e%2e"):
+        assert server.ask("GET", f"/jobs/{jobs.job}/photos/{number}").status == 404, number
+    pairs = server.ask("GET", f"/download/jobs/{jobs.job}/pairs.json").json
+    assert pairs
+    assert all(each["first"] < each["second"] for each in pairs)
+    assert [each["inliers"] for each in pairs] == sorted(
+        (each["inliers"] for each in pairs), reverse=True
+    )
+    assert min(each["inliers"] for each in pairs) >= MIN_INLIERS
 
 
 def test_csv_of_unregistered_images(server, jobs):

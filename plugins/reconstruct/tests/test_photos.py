@@ -72,7 +72,7 @@ def prepared(tmp_path):
             path.write_bytes(data)
         job.work.mkdir()
         found = photos.prepare(job, Spec(**spec))
-        return found, job.work / photos.FOLDER
+        return found, job.work / "photos"
 
     return prepare
 

@@ -2,7 +2,8 @@
 const STOPS = [[0, 34, 78], [53, 69, 108], [102, 105, 112], [149, 143, 120], [203, 186, 105], [254, 232, 56]];
 export const RAMP = STOPS.map((stop) => `rgb(${stop.join(" ")})`);
 
-function tint(share) {
+/** The colour of a share of the range, 0 to 255 each. */
+export function tint(share) {
   const at = Math.max(0, Math.min(1, share)) * (STOPS.length - 1);
   const low = Math.min(STOPS.length - 2, Math.floor(at));
   return STOPS[low].map((value, i) => value + (STOPS[low + 1][i] - value) * (at - low));

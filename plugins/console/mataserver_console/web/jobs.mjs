@@ -1,10 +1,12 @@
 // Jobs: a list, one of them with its progress, log and files, and a way to start one.
+import { Cloud } from "./cloud.mjs";
 import { ask, isAbort, may, send, who } from "./api.mjs";
 import { Button, Copy, Dialog, Segments, State, Sure, Trouble } from "./controls.mjs";
 import { ago, bytes, clock, long, parted } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
+import { Photographs } from "./photographs.mjs";
 import { amend, useRoute } from "./route.mjs";
 import { refresh, useSource } from "./source.mjs";
 
@@ -14,7 +16,7 @@ const ENDED = new Set(["done", "failed", "cancelled"]);
 
 const took = (job) => (job.started_at ? long((job.finished_at ?? Date.now() / 1000) - job.started_at) : "");
 /** What a job is called: its kind and what it is about. */
-const title = (job) => { const about = job.spec?.model ?? job.spec?.name ?? ""; return about ? `${job.kind}, ${parted(about)[1]}` : job.kind; };
+const title = (job) => { const about = job.spec?.model ?? (job.spec?.file || job.spec?.name) ?? ""; return about ? `${job.kind}, ${parted(about)[1]}` : job.kind; };
 
 /** One job as it changes: the server tells each new state. */
 function useJob(id) {
@@ -75,13 +77,23 @@ const Result = ({ job }) => html`<div class="pad stack-12">${job.error && html`<
     <dl class="facts pad">${Object.entries(job.result).filter(([, value]) => typeof value !== "object").map(([name, value]) => [html`<dt key=${name}>${name}</dt>`, html`<dd>${String(value)}</dd>`])}</dl></section>`}
   ${job.spec && html`<section class="card"><header><h2>Asked</h2></header><pre class="code spec" tabindex="0">${JSON.stringify(job.spec, null, 2)}</pre></section>`}</div>`;
 
+/** What a reconstruction found; one that was cancelled tells how far it came in a file. */
+function useFigures(job) {
+  const ended = job?.kind === "reconstruct" && ENDED.has(job.state);
+  const { data } = useSource(ended && !job.result ? `v1/jobs/${job.id}/files/result.json` : null);
+  return ended ? job.result ?? data : null;
+}
+
 function Detail({ id }) {
   const { job, error, setJob } = useJob(id);
+  const figures = useFigures(job);
+  const [chosen, choose] = useState("");
   const [failed, setFailed] = useState(null);
   const act = (path, method = "POST") => ask(`v1/jobs/${id}${path}`, { method }).then((said) => { setFailed(null); if (said) setJob(said); else amend({ id: undefined }); }, setFailed).then(() => refresh(LIST));
   if (error && !job) return html`<section class="mid jobmid"><div class="pad"><${Trouble} error=${error}/></div></section>`;
   if (!job) return html`<section class="mid jobmid"></section>`;
   const ended = ENDED.has(job.state);
+  const side = html`<${Files} key=${job.id} job=${job}/><${Log} key=${`log ${job.id}`} job=${job}/>`;
   return html`<section class="mid jobmid" aria-label="Job"><header class="jobhead"><${Button} small bare icon="left" label="Back to the list" class="narrow" onClick=${() => amend({ id: undefined })}/>
       <div class="grow"><div class="row"><h2 class="cut">${title(job)}</h2><${State} kind=${KINDS[job.state]}>${job.state}<//></div>
       <span class="quiet cut">${job.id.slice(0, 8)}, ${clock(job.created_at * 1000)}${took(job) ? `, ${took(job)}` : ""}${job.attempt > 1 ? `, attempt ${job.attempt}` : ""}</span></div>
@@ -89,8 +101,8 @@ function Detail({ id }) {
         : html`<${Sure} text="Cancel" effect="What it has done stays." action=${() => act("/cancel")}/>`)}</header>
     ${!ended && html`<div class="jobprog stack-4"><div class="row between"><span>${job.stage || "waiting for its turn"}</span><span class="quiet">${job.message} ${Math.floor(job.progress)} %</span></div><${Meter} job=${job}/></div>`}
     ${failed && html`<div class="pad"><${Trouble} error=${failed}/></div>`}
-    <div class="scroll" tabindex="-1"><${Result} job=${job}/></div></section>
-    <aside class="panel right jobside" aria-label="Files and log"><${Files} key=${job.id} job=${job}/><${Log} key=${`log ${job.id}`} job=${job}/></aside>`;
+    ${figures ? html`<${Cloud} key=${`${job.id} ${job.finished_at}`} job=${job} figures=${figures} chosen=${chosen} choose=${choose}/>` : html`<div class="scroll" tabindex="-1"><${Result} job=${job}/></div>`}</section>
+    <aside class="panel right jobside" aria-label="Files and log">${figures ? html`<${Photographs} job=${job} figures=${figures} chosen=${chosen} choose=${choose}>${side}<//>` : side}</aside>`;
 }
 
 /** Send a form and tell how much of it is sent: `fetch` cannot. */

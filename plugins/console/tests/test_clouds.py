@@ -1,0 +1,148 @@
+"""Jobs, reconstructions: what a cloud looks like, the photographs and why some have no place."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import contextlib
+import io
+from pathlib import Path
+
+import numpy as np
+import planted_cloud
+import pytest
+from console_pages import CHROMIUM, asked, served, shown
+from PIL import Image
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+FRUSTUM, CHOSEN = (86, 180, 233), (255, 212, 121)
+
+
+@pytest.fixture(autouse=True)
+def planted(monkeypatch):
+    """The processes of jobs find the stand-in beside this file."""
+    monkeypatch.setenv("PYTHONPATH", str(Path(__file__).parent))
+
+
+@contextlib.asynccontextmanager
+async def before_the_cloud(tmp_path, *flags):
+    """Yield somebody before a reconstruction that is done."""
+    points = [planted_cloud.POINT]
+    async with (
+        served(tmp_path, "database", "jobs", points=points) as server,
+        shown(server.url, tmp_path, flags=flags) as person,
+    ):
+        begun = await asked(server, "POST", "/upload")
+        assert not [each for each in person.page.asked if "three" in each]
+        await person.go(f"jobs?id={begun['job_id']}")
+        await person.until("!!document.querySelector('.facts-left, .flat')")
+        yield person
+
+
+async def picture(person):
+    """Return what the viewer shows, ``[h, w, 3]``, and where its upper left corner is."""
+    left, top, width, height = await person.evaluate(
+        "(({ left, top, width, height }) => [left, top, width, height])"
+        "(document.querySelector('.viewer canvas').getBoundingClientRect())"
+    )
+    made = await person.page.call("Page.captureScreenshot", format="png")
+    image = Image.open(io.BytesIO(base64.b64decode(made["data"]))).convert("RGB")
+    box = (round(left), round(top), round(left + width), round(top + height))
+    return np.asarray(image.crop(box), np.int16), (left, top)
+
+
+async def places(person, colour, few=False):
+    """Wait until a colour is seen in the viewer, or no more; return where, ``[n, 2]``: x, y."""
+    while True:
+        seen, corner = await picture(person)
+        found = np.argwhere(np.abs(seen - colour).max(2) < 30)[:, ::-1] + corner
+        if few == (len(found) < 3):
+            return found
+        await asyncio.sleep(0.1)
+
+
+async def test_a_cloud_is_the_right_way_up(tmp_path):
+    """Up is up, right is right, cameras stand before what they saw; a click on one goes there."""
+    async with before_the_cloud(tmp_path) as person:
+        red, green, blue = [
+            (await places(person, colour)).mean(0)
+            for colour in (planted_cloud.RED, planted_cloud.GREEN, planted_cloud.BLUE)
+        ]
+        assert red[1] < green[1]
+        assert blue[0] > max(red[0], green[0])
+        frusta = await places(person, FRUSTUM)
+        assert frusta[:, 1].min() > green[1]  # nearer to who looks from behind them
+        left = frusta[frusta[:, 0] < np.quantile(frusta[:, 0], 0.3)]
+        await click(person, *((left.min(0) + left.max(0)) / 2))
+        await person.until("document.querySelector('.seen figcaption b')?.innerText === 'a.jpg'")
+        await person.until("document.querySelector('.seen img').naturalWidth == 400")
+        await places(person, CHOSEN)
+        ahead = (await places(person, planted_cloud.RED)).mean(0)
+        middle = "document.querySelector('.viewer').getBoundingClientRect()"
+        assert ahead[0] > await person.evaluate(f"{middle}.left + {middle}.width / 2")
+
+
+async def click(person, x, y):
+    """Click at a place of the page."""
+    for kind in ("mousePressed", "mouseReleased"):
+        await person.page.call(
+            "Input.dispatchMouseEvent", type=kind, button="left", clickCount=1, x=x, y=y
+        )
+
+
+async def test_how_a_cloud_is_looked_at(tmp_path):
+    """By height, a part cut off, without cameras, by keys; those left out say why."""
+    async with before_the_cloud(tmp_path) as person:
+        await places(person, planted_cloud.RED)
+        await person.click("Clip")
+        await person.fill("input[aria-label='z to']", 0.9)
+        await places(person, planted_cloud.RED, few=True)
+        await places(person, planted_cloud.GREEN)
+        await person.click("All of it")
+        await places(person, planted_cloud.RED)
+        await person.click("Clip")
+        await person.click("Height")
+        await places(person, planted_cloud.RED, few=True)
+        await person.until("document.querySelector('.height').innerText.includes('3.00')")
+        await person.click("Picture")
+        await person.click("Cameras")
+        await places(person, FRUSTUM, few=True)
+        before = (await places(person, planted_cloud.BLUE)).mean(0)
+        await person.evaluate("document.querySelector('.viewer canvas').focus()")
+        for _ in range(36):
+            await person.press("ArrowRight")
+        while (await places(person, planted_cloud.BLUE)).mean(0)[0] > before[0] - 100:
+            await asyncio.sleep(0.1)  # from behind, right is left
+        await person.press("f")
+        while (await places(person, planted_cloud.BLUE)).mean(0)[0] < before[0] - 5:
+            await asyncio.sleep(0.1)
+        assert await person.faults() == []
+        await photographs_and_pairs(person)
+
+
+async def photographs_and_pairs(person):
+    """Look at those left out, and choose one from the grid, the ring and the pairs."""
+    await person.until("document.querySelectorAll('.photos .out').length == 2")
+    said = await person.text(".jobside")
+    assert "no other photograph shows the same" in said
+    assert "Take more of them." in said
+    await person.evaluate("document.querySelectorAll('.photos button')[3].click()")
+    await person.until("document.querySelector('.seen')?.innerText.includes('no other')")
+    await person.click("The photograph before")
+    await person.until("document.querySelector('.seen b').innerText === 'c.jpg'")
+    await person.click("Pairs")
+    await person.until("document.querySelectorAll('.ring path').length == 2")
+    assert "c.jpg matches 1 photograph." in await person.text(".jobside")
+    await person.click("b.jpg", ".jobside")
+    await person.sees("b.jpg matches 2 photographs.")
+    await person.click("Files")
+    await person.sees("cloud.ply")
+
+
+async def test_without_webgl(tmp_path):
+    """It says so, and the cloud can be downloaded."""
+    async with before_the_cloud(tmp_path, "--disable-3d-apis") as person:
+        await person.sees("This browser shows no WebGL")
+        script = """fetch(document.querySelector('.flat a').href).then((answer) => answer.text())
+          .then((text) => text.slice(0, 3))"""
+        assert await person.evaluate(script) == "ply"

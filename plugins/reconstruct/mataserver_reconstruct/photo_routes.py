@@ -1,0 +1,69 @@
+"""The photographs of a job, as they are worked with: upright, bounded, JPEG."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from typing import TYPE_CHECKING
+
+import msgspec
+from aiohttp import web
+from msgspec import Struct
+
+from mataserver import Body, NotFound, Route
+from mataserver_reconstruct.files import MANIFEST, PHOTOS
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    from mataserver import Context
+    from mataserver_reconstruct.lookup import Lookup
+
+
+_NUMBER = re.compile(r"[0-9]{1,6}")
+
+
+class _Known(Struct):
+    """What is read of the manifest: ``file`` is in ``work/photos``, "" when it was not read."""
+
+    file: str = ""
+
+
+class PhotoRoutes:
+    """The handler."""
+
+    def __init__(self, ctx: Context, lookup: Lookup) -> None:
+        self._ctx = ctx
+        self._lookup = lookup
+
+    def routes(self) -> list[Route]:
+        """Return the route."""
+        return [
+            Route("GET", "/jobs/{id}/photos/{number}", self.photo, "A photograph of a job",
+                  tag="reconstruct", response=(Body("image/jpeg"),), errors=(404, 503),
+                  needs="jobs:read"),
+        ]  # fmt: skip
+
+    async def photo(self, request: web.Request) -> web.StreamResponse:
+        """Answer with a photograph by its number, as soon as all of them were read."""
+        record = await self._lookup.job(request)
+        folder = self._ctx.peer("jobs").desk.storage.folder(record.id) / "work"
+        number = request.match_info["number"]
+        path = await self._ctx.run_blocking(_photo, folder, number)
+        headers = {
+            "Content-Type": "image/jpeg",
+            "Content-Security-Policy": "default-src 'none'",
+            "X-Content-Type-Options": "nosniff",
+        }
+        return web.FileResponse(path, headers=headers)
+
+
+def _photo(work: Path, number: str) -> Path:
+    """Return the file of a photograph. Raises ``NotFound``."""
+    if _NUMBER.fullmatch(number):
+        with contextlib.suppress(FileNotFoundError, IndexError):
+            known = msgspec.json.decode((work / MANIFEST).read_bytes(), type=list[_Known])
+            path = work / PHOTOS / known[int(number)].file
+            if path.is_file():
+                return path
+    raise NotFound("The job has no such photograph")
