@@ -77,7 +77,7 @@ CASES = (
     Case("100 detections, stream, window 8", Question("many", "frames"), 8),
     Case("depth map, MessagePack, 1 conn.", Question("depth", "packed"), 1),
     Case("depth map, JSON, 1 conn.", Question("depth", "raw"), 1),
-    Case("ViT-B, raw, 1 conn.", Question("vit", "raw"), 1, few=True),
+    Case("ViT-B, 1 conn.", Question("vit", "raw"), 1, few=True),
 )
 
 
