@@ -15,12 +15,14 @@ import threading
 import time
 from pathlib import Path
 
+import msgspec
 import psutil
 
 from mataserver.engines.broker import Broker, SeatLost
 from mataserver.engines.placing import Joined, JoinRefused, Node
 from mataserver.engines.ray import RayEngine
 from mataserver.engines.seat import Seat
+from mataserver.engines.store import Store
 from mataserver.processes.child import run_process
 
 HOST = "127.0.0.1"
@@ -59,8 +61,9 @@ class Daemon:
 class StandInNode(Daemon):
     """A node: what greets, and the folder in which its seats note their processes."""
 
-    def __init__(self, folder, name, cpu, labels):
+    def __init__(self, folder, name, cpu, labels, environment):
         super().__init__()
+        self.environment = environment
         self.name, self.cpu, self.labels = name, cpu, labels
         self.folder = folder / name
 
@@ -113,8 +116,9 @@ class StandInCluster:
         for name in names:
             await self.add(name, cpu)
 
-    async def add(self, name, cpu=4.0, **labels):
-        node = self.nodes[name] = StandInNode(self.folder, name, cpu, labels)
+    async def add(self, name, cpu=4.0, *, environment=None, **labels):
+        node = StandInNode(self.folder, name, cpu, labels, environment or {})
+        self.nodes[name] = node
         await node.open()
         self.tell()
         return node
@@ -123,6 +127,7 @@ class StandInCluster:
         """Write down what the broker is to know."""
         nodes = [
             {"name": n.name, "port": n.port, "cpu": n.cpu, "labels": n.labels}
+            | {"environment": n.environment}
             for n in self.nodes.values()
         ]
         file = self.folder / "cluster.new"
@@ -220,7 +225,8 @@ class _Actor:
         while (node := self._cluster.find(self._place)) is None:
             await asyncio.sleep(0.02)  # as Ray does: silently, for ever
         self._cluster.take(node, self._place)
-        running = run_process(seat, environment=self._place.environment)
+        given = {**node["environment"], **self._place.environment}
+        running = run_process(seat, environment=given)
         self._child = await self._stack.enter_async_context(running)
         self._messages = self._child.messages(dict)
         self._cluster.note(node, self._child.pid)
@@ -230,8 +236,9 @@ class _Actor:
                 return each, told["versions"]
         raise SeatLost("its node ended")
 
-    async def listen(self, address, secret, paths):
-        await self._child.send({"address": address, "secret": secret.hex(), "paths": paths})
+    async def listen(self, address, secret, goods):
+        given = msgspec.to_builtins(list(goods))
+        await self._child.send({"address": address, "secret": secret.hex(), "goods": given})
         return (await self._next())["listening"]
 
     async def stay(self):
@@ -266,11 +273,12 @@ def broker(parent):
 
 def seat(parent):
     """Be a seat that is told what to do."""
-    made = Seat()
+    apart = os.environ.get("STAND_IN_APART")
+    made = Seat(Store(Path(apart), shared=False) if apart else None)
     parent.send({"versions": made.where()})
     for message in parent.messages(dict):
         secret = bytes.fromhex(message["secret"])
-        parent.send({"listening": made.listen(message["address"], secret, message["paths"])})
+        parent.send({"listening": made.listen(message["address"], secret, message["goods"])})
         threading.Thread(target=_tell_end, args=(made, parent), daemon=True).start()
 
 

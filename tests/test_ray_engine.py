@@ -70,40 +70,6 @@ async def test_no_room_is_told_in_a_sentence(cluster, assignment):
         assert await worker.memory() > 1_000_000
 
 
-async def test_a_node_that_differs_is_named(cluster, assignment, tmp_path):
-    """Files that are not a node's, or are others there, are no model of ours: 503 with its name."""
-    engine = cluster.engine()
-    weights = tmp_path / "weights"
-    weights.mkdir()
-    (weights / "a").write_bytes(b"1")
-    given = dataclasses.replace(assignment, spec=dataclasses.replace(assignment.spec, path=weights))
-    async with started(engine, given) as worker:
-        assert worker.alive
-    gone = dataclasses.replace(given.spec, path=tmp_path / "absent")
-    with pytest.raises(Unavailable, match=r"The files of contract are not on the node (one|two)"):
-        await engine.start(dataclasses.replace(given, spec=gone), PLACE)
-    seats = [pid for node in cluster.nodes.values() for pid in node.pids]
-    assert len(seats) == 2
-    await until(lambda: not any(map(psutil.pid_exists, seats)))
-
-
-def test_a_digest_is_of_names_and_contents(tmp_path):
-    """Another name, another byte and another file each make another digest; a copy makes none."""
-    one, two = tmp_path / "one", tmp_path / "two"
-    for folder in (one, two):
-        (folder / "sub").mkdir(parents=True)
-        (folder / "sub" / "file").write_bytes(b"content")
-    first = seat.digest(str(one))
-    assert len(first) == 64
-    assert seat.digest(str(two)) == first
-    (two / "sub" / "file").write_bytes(b"CONTENT")
-    changed = seat.digest(str(two))
-    (two / "sub" / "file").rename(two / "sub" / "other")
-    renamed = seat.digest(str(two))
-    assert len({first, changed, renamed, seat.digest(str(one / "sub" / "file"))}) == 4
-    assert seat.digest(str(tmp_path / "absent")) == ""
-
-
 # the wire
 
 

@@ -40,6 +40,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Sequence
 
     from mataserver.engines.placing import Told
+    from mataserver.engines.store import Goods
 
 CONTROL = "control"
 REACH_SECONDS = 3.0
@@ -58,7 +59,7 @@ class Actor(Protocol):
         ...
 
     async def listen(
-        self, address: str, secret: bytes, paths: Sequence[str]
+        self, address: str, secret: bytes, goods: Sequence[Goods]
     ) -> tuple[str, int, list[str]]:
         """Have it listen; see ``Seat.listen``."""
         ...
@@ -134,8 +135,8 @@ class Broker:
             async with asyncio.timeout(place.room):
                 node, versions = await actor.where()
             secret = bytes.fromhex(place.secret)
-            host, port, digests = await actor.listen(node.host, secret, place.paths)
-            self._say(Placed(token, host, port, node, versions, digests))
+            host, port, found = await actor.listen(node.host, secret, place.goods)
+            self._say(Placed(token, host, port, node, versions, found))
             placed = True
             await actor.stay()
             self._say(SeatEnded(token, "it was closed"))
@@ -180,13 +181,13 @@ class RayActor:
         raise SeatLost("its node ended")
 
     async def listen(
-        self, address: str, secret: bytes, paths: Sequence[str]
+        self, address: str, secret: bytes, goods: Sequence[Goods]
     ) -> tuple[str, int, list[str]]:
         """Have it listen; see ``Seat.listen``."""
-        host, port, digests = await _answer(
-            self._handle.listen.remote(address, secret, list(paths))
+        host, port, found = await _answer(
+            self._handle.listen.remote(address, secret, msgspec.to_builtins(list(goods)))
         )
-        return host, port, digests
+        return host, port, found
 
     async def stay(self) -> None:
         """Return when it was closed."""

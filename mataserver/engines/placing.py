@@ -8,13 +8,15 @@ from __future__ import annotations
 
 from msgspec import Struct
 
+from mataserver.engines.store import Goods
+
 
 class PlaceSeat(Struct, frozen=True, tag=True):
     """Server to broker: find a node for a seat within ``room`` seconds, and start it there.
 
     ``memory`` are bytes; ``avoid`` names nodes that are taken only when no other one will do.
-    ``secret`` is what the seat is to hear first, in hexadecimal. ``paths`` are files and folders of
-    which the node is to tell what they hold.
+    ``secret`` is what the seat is to hear first, in hexadecimal. ``goods`` are files and folders of
+    which the node is to tell where it has them.
     """
 
     token: int
@@ -26,7 +28,7 @@ class PlaceSeat(Struct, frozen=True, tag=True):
     environment: dict[str, str]
     avoid: list[str]
     secret: str
-    paths: list[str]
+    goods: list[Goods]
 
 
 class Kill(Struct, frozen=True, tag=True):
@@ -70,8 +72,8 @@ class Node(Struct, frozen=True):
 class Placed(Struct, frozen=True, tag=True):
     """Broker to server: a seat listens at ``host`` and ``port``.
 
-    ``versions`` are those of what runs there, ``digests`` one for each path that was asked for,
-    empty where there is nothing.
+    ``versions`` are those of what runs there, ``found`` where it has what was asked for, each
+    empty where it has not.
     """
 
     token: int
@@ -79,7 +81,7 @@ class Placed(Struct, frozen=True, tag=True):
     port: int
     node: Node
     versions: dict[str, str]
-    digests: list[str]
+    found: list[str]
 
 
 class NoNode(Struct, frozen=True, tag=True):

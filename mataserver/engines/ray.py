@@ -16,15 +16,18 @@ from mataserver.config.needs import Needs
 from mataserver.engines.cluster import BROKER, Cluster
 from mataserver.engines.placing import PlaceSeat
 from mataserver.engines.pulse import Pulse
-from mataserver.engines.seat import SECRET_BYTES, digest, versions
+from mataserver.engines.releases import compare
+from mataserver.engines.seat import SECRET_BYTES, WORK
+from mataserver.engines.shipping import Shipping, deliver, relocated
 from mataserver.engines.work import NodeDied
 from mataserver.engines.worker import ProcessWorker
-from mataserver.errors import MataError, OutOfMemory, Unavailable
+from mataserver.errors import OutOfMemory, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator, Mapping
 
     from mataserver.engines.placing import Node, Placed
+    from mataserver.engines.store import Goods
     from mataserver.engines.work import Assignment, Placement
 
 AVOIDED = 30.0
@@ -130,6 +133,7 @@ class RayEngine:
         self._pulses: dict[str, Pulse] = {}
         self._avoided: dict[str, float] = {}
         self._workers: set[RayWorker] = set()
+        self._shipping = Shipping()
 
     def open(self) -> None:
         """Begin to reach the cluster."""
@@ -174,8 +178,8 @@ class RayEngine:
     async def _start(self, assignment: Assignment, placement: Placement) -> RayWorker:
         name, token = assignment.spec.name, self.cluster.token()
         secret = secrets.token_bytes(SECRET_BYTES)
-        files = list(_files(assignment))
-        place = self._place(token, assignment, dict(placement.environment), secret, files)
+        goods = await self._shipping.goods(assignment)
+        place = self._place(token, assignment, dict(placement.environment), secret, goods)
         workers: list[RayWorker] = []
 
         def ended(how: str) -> None:
@@ -184,7 +188,8 @@ class RayEngine:
 
         placed = await self._placed(place, ended)
         try:
-            await _check(name, placed, files)
+            compare(placed.node.name, placed.versions, assignment)
+            paths = await deliver(name, goods, placed, secret)
             watched, epoch = self._pulse(placed.node), self.cluster.epoch
             worker = RayWorker(
                 name,
@@ -201,7 +206,8 @@ class RayEngine:
         watched.add(worker)
         worker.on_end(lambda: watched.discard(worker))
         try:
-            await worker.load(assignment, lambda: self.cluster.kill(token))
+            there = relocated(assignment, iter(paths))
+            await worker.load(there, lambda: self.cluster.kill(token))
         except BaseException:
             worker.abandon()
             raise
@@ -216,7 +222,7 @@ class RayEngine:
         assignment: Assignment,
         environment: Mapping[str, str],
         secret: bytes,
-        files: list[str],
+        goods: list[Goods],
     ) -> PlaceSeat:
         needs = assignment.needs or Needs()
         now = asyncio.get_running_loop().time()
@@ -231,7 +237,7 @@ class RayEngine:
             {"OPENBLAS_NUM_THREADS": "1", **environment},
             list(self._avoided),
             secret.hex(),
-            files,
+            goods,
         )
 
     async def _placed(self, place: PlaceSeat, ended: Callable[[str], None]) -> Placed:
@@ -251,7 +257,7 @@ class RayEngine:
         except (OSError, TimeoutError):
             log.error("the node %s cannot be reached", placed.node.name)  # noqa: TRY400 - told as it is
             raise Unavailable("The node of the model cannot be reached", retry_after=1) from None
-        transport.write(secret)
+        transport.write(secret + WORK)
 
     def _pulse(self, node: Node) -> Pulse:
         """Return what watches a node."""
@@ -273,30 +279,6 @@ class RayEngine:
             self._avoid(node)
             return True
         return self.cluster.epoch != epoch
-
-
-def _files(assignment: Assignment) -> Iterator[str]:
-    """Yield where a model and its parts are read from."""
-    if assignment.spec.path is not None:
-        yield str(assignment.spec.path)
-    for part in assignment.parts.values():
-        yield from _files(part)
-
-
-async def _check(name: str, placed: Placed, files: list[str]) -> None:
-    """Compare what runs on a node, and its files, with what is here. Raises a ``MataError``."""
-    where = placed.node.name
-    for what, ours in versions().items():
-        theirs = placed.versions.get(what, "none")
-        if theirs != ours:
-            raise MataError(f"The node {where} has {what} {theirs}, this server {ours}")
-    for path, theirs in zip(files, placed.digests, strict=True):
-        if not theirs:
-            raise Unavailable(f"The files of {name} are not on the node {where}")
-        if theirs != await asyncio.to_thread(digest, path):
-            raise Unavailable(
-                f"The files of {name} on the node {where} are not those of this server"
-            )
 
 
 def _wants(place: PlaceSeat) -> Iterator[str]:

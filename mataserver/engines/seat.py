@@ -7,23 +7,26 @@ what a child process is on the server's machine: the same program behind the sam
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import hmac
 import logging
 import os
-import platform
 import queue
 import socket
 import threading
 import time
-from importlib import metadata
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mataserver.engines.releases import releases
+from mataserver.engines.store import PIECE, Goods, Store
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SECRET_BYTES = 32
+WORK, FILES = b"W", b"F"
+"""What a connection is for, said after the secret: the worker's messages, or files before those."""
 ARRIVAL = 30.0
 """Seconds that the server has to come."""
 SAY = 5.0
@@ -32,28 +35,6 @@ STRANGERS = 16
 """Connections that may be about to say it; more wait."""
 
 log = logging.getLogger("mataserver.seat")
-
-
-def versions() -> dict[str, str]:
-    """Return the versions that must be the same here and at the server."""
-    return {"mataserver": metadata.version("mataserver"), "Python": platform.python_version()}
-
-
-def digest(path: str) -> str:
-    """Return a SHA-256 of the names and contents of a file or a folder; empty without one.
-
-    Blocking, for as long as it takes to read them.
-    """
-    root = Path(path)
-    if not root.exists():
-        return ""
-    whole = hashlib.sha256()
-    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
-    for file in files:
-        with file.open("rb") as opened:
-            content = hashlib.file_digest(opened, "sha256").hexdigest()
-        whole.update(f"{file.relative_to(root)}\0{content}\n".encode())
-    return whole.hexdigest()
 
 
 def bound(address: str) -> socket.socket:
@@ -65,22 +46,23 @@ def bound(address: str) -> socket.socket:
 class Seat:
     """One worker's place. Its methods are called from afar, each in a thread of its own."""
 
-    def __init__(self) -> None:
+    def __init__(self, store: Store | None = None) -> None:
+        self._store = store or Store()
         self._over = threading.Event()
 
     def where(self) -> dict[str, str]:
         """Tell what runs here."""
-        return versions()
+        return releases()
 
     def listen(
-        self, address: str, secret: bytes, paths: Sequence[str] = ()
+        self, address: str, secret: bytes, goods: Sequence[dict[str, Any]] = ()
     ) -> tuple[str, int, list[str]]:
         """Listen on ``address`` alone for whoever says ``secret`` first; return host and port.
 
-        Returns a digest for each of ``paths`` as well. Raises ``OSError`` when it cannot listen, or
-        cannot read one of them.
+        Returns where the files of each of ``goods`` are here as well, empty where they are not.
+        Raises ``OSError`` when it cannot listen, or cannot read one of them.
         """
-        found = [digest(path) for path in paths]
+        found = [self._store.find(each) for each in msgspec.convert(list(goods), list[Goods])]
         server = bound(address)
         host, port = server.getsockname()[:2]
         threading.Thread(
@@ -96,7 +78,7 @@ class Seat:
         """Be the worker of the server that came; end the process if that fails, or none comes."""
         try:
             with server:
-                sock = Door(server, secret).open()
+                sock = self._worker(server, secret)
             if sock is not None:
                 # Here, since the server looks at this module too, and needs nothing of a worker's.
                 from mataserver.engines import child
@@ -108,6 +90,29 @@ class Seat:
         except BaseException:
             log.exception("the worker failed")
         os._exit(1)
+
+    def _worker(self, server: socket.socket, secret: bytes) -> socket.socket | None:
+        """Return the connection of the worker, once files have come that do so before it."""
+        while (sock := Door(server, secret).open()) is not None:
+            sock.settimeout(SAY)
+            purpose = sock.recv(1)
+            sock.settimeout(None)
+            if purpose == WORK:
+                return sock
+            with sock, sock.makefile("rb") as reader:
+                for receipt in self._store.receive(reader):
+                    sock.sendall(msgspec.json.encode(receipt) + b"\n")
+                _hear_out(sock)
+        return None
+
+
+def _hear_out(sock: socket.socket) -> None:
+    """Read what still comes: a connection that is closed before takes its last answer with it."""
+    sock.settimeout(SAY)
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_WR)
+        while sock.recv(PIECE):
+            continue
 
 
 class Door:
