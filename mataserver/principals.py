@@ -75,19 +75,30 @@ class Principal:
     id:     never changes and is never given twice; what people own is owned by it.
     name:   for people to read.
     kind:   "key", "user", "anonymous", or a kind of a plugin's own.
-    scopes: what it may do, of ``SCOPES``.
+    scopes: what it may do: a frozenset of names of ``SCOPES``.
     grant:  what was shown, by an id that is no secret: ``sign_out`` may name it.
     until:  when that ends, in Unix seconds; a browser's session that it began ends with it.
     background: whether its requests can wait: models answer everybody else's first.
+
+    Raises ``TypeError`` for scopes that are no frozenset (in a text every part of it would count),
+    ``ValueError`` for one that there is not.
     """
 
     id: str
     name: str
     kind: str
-    scopes: frozenset[str] = EVERYTHING
+    scopes: frozenset[str]
     grant: str = field(default="", compare=False)
     until: float | None = field(default=None, compare=False)
     background: bool = field(default=False, compare=False)
+
+    def __post_init__(self) -> None:
+        """Raise for scopes that would let in somebody else than was meant."""
+        if not isinstance(self.scopes, frozenset):
+            raise TypeError(f"scopes: a frozenset, not {type(self.scopes).__name__}")
+        if not self.scopes <= EVERYTHING:
+            unknown = ", ".join(sorted(map(repr, self.scopes - EVERYTHING)))
+            raise ValueError(f"scopes: {unknown} is none of {', '.join(SCOPES)}")
 
     @property
     def unrestricted(self) -> bool:
@@ -105,7 +116,7 @@ class Principal:
         return needs == ANYBODY or needs in self.scopes or "admin" in self.scopes
 
 
-ANONYMOUS = Principal("anonymous", "anonymous", "anonymous")
+ANONYMOUS = Principal("anonymous", "anonymous", "anonymous", EVERYTHING)
 """Whoever asks a server that asks for no key."""
 
 

@@ -6,7 +6,7 @@ import pytest
 
 from mataserver.http import browsers
 from mataserver.http.browsers import Browsers, cookie_name, may_act, same_origin
-from mataserver.principals import ANONYMOUS, ROLES, SCOPES, Credentials, Principal, key_id
+from mataserver.principals import ANONYMOUS, READS, ROLES, SCOPES, Credentials, Principal, key_id
 
 VIEWER = Principal("u1", "Ada", "user", ROLES["viewer"])
 CAMERAS = Principal("key:1", "cams", "key", frozenset({"infer"}))
@@ -92,13 +92,32 @@ def test_every_session_of_a_principal_ends():
     assert known.find(theirs) is not None
 
 
+@pytest.mark.parametrize("scopes", ["models:read", ["infer"], {"infer"}, None])
+def test_scopes_are_a_frozenset(scopes):
+    """In a text every part of it would count as a scope."""
+    with pytest.raises(TypeError, match="scopes: a frozenset, not"):
+        Principal("u1", "Ada", "user", scopes)
+
+
+def test_scopes_are_those_that_there_are():
+    """A scope that is misspelt is told when somebody is let in, by name."""
+    with pytest.raises(ValueError, match="scopes: 'infr' is none of infer, models:read"):
+        Principal("u1", "Ada", "user", frozenset({"infr", "models:read"}))
+
+
+def test_nobody_has_every_scope_unasked():
+    """Who makes a principal says what it may do."""
+    with pytest.raises(TypeError, match="scopes"):
+        Principal("u1", "Ada", "user")
+
+
 def test_a_session_ends_with_what_it_rests_on():
     """A key that ends or is revoked takes along what it began, and nothing else of its owner's."""
     clock, wall = Clock(), Clock()
     known = Browsers(clock, wall)
     wall.now = 1_000_000.0
-    passing = Principal("u1", "Ada", "key", grant="k1", until=wall.now + 60)
-    lasting = Principal("u1", "Ada", "key", grant="k2")
+    passing = Principal("u1", "Ada", "key", READS, grant="k1", until=wall.now + 60)
+    lasting = Principal("u1", "Ada", "key", READS, grant="k2")
     hers, other = known.begin(passing)[0], known.begin(lasting)[0]
     code = known.make_code(passing)
     wall.now += 59
@@ -157,8 +176,8 @@ def test_a_token_that_is_no_text_does_not_count():
 def test_who_signs_in_without_end_ends_nobody_elses_session():
     """Each principal has room for so many sessions and codes; the oldest of its own give way."""
     known = Browsers()
-    theirs, _ = known.begin(Principal("u2", "bea", "user"))
-    code = known.make_code(Principal("u2", "bea", "user"))
+    theirs, _ = known.begin(Principal("u2", "bea", "user", READS))
+    code = known.make_code(Principal("u2", "bea", "user", READS))
     mine = [known.begin(VIEWER)[0] for _ in range(browsers.MOST + 1)]
     for _ in range(browsers.MOST + 1):
         known.make_code(VIEWER)

@@ -304,8 +304,8 @@ async def test_uploads_that_fail_leave_nothing(http, server, data_dir):
         head = head_of(server, "/lab/files", "Content-Length: 1000000")
         writer.write(head.replace(b"test-key", b"lab-token") + b"x" * 100_000)
         await writer.drain()
-        await until((data_dir / "upload").exists)
-    await until(lambda: not (data_dir / "upload").exists())
+        await until(lambda: list(data_dir.glob(".*.part")))
+    await until(lambda: not list(data_dir.glob(".*.part")))
     form = aiohttp.FormData({"note": "none"})
     form.add_field("other", b"x", filename="a")
     assert (await read(http, "/lab/files", "POST", data=form))[0] == 422

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+import inspect
 import logging
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,10 @@ if TYPE_CHECKING:
     from mataserver.serving.models import ServedModels
 
 log = logging.getLogger("mataserver.plugins")
+
+AWAITED = ("authenticate", "on_result", "session_source")
+PLAIN = ("claims", "error_forms", "pages", "ping", "ready", "reconfigure", "routes", "waiting")
+"""What a service may offer: coroutines, and what must answer at once."""
 
 
 class Guest(NamedTuple):
@@ -243,9 +248,21 @@ def _checked(
     """
     if not isinstance(service, Service):
         raise PluginError("service() must return an object with routes() and async enter and exit")
+    _check_methods(service)
     routes = _routes(service, taken)
     _try(routes)
     return service, routes, _forms(service)
+
+
+def _check_methods(service: Service) -> None:
+    """Raise ``PluginError`` for a method that is awaited and is no coroutine, or the other way.
+
+    Else a plain ``authenticate`` failed with the first request, and a coroutine ``claims``, which
+    is always true, took every request.
+    """
+    for name, method in ((each, getattr(service, each, None)) for each in (*AWAITED, *PLAIN)):
+        if method is not None and inspect.iscoroutinefunction(method) != (name in AWAITED):
+            raise PluginError(f"{name}() must be {'async' if name in AWAITED else 'a plain'} def")
 
 
 def _try(routes: Sequence[Route]) -> None:

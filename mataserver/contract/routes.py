@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+from mataserver.errors import MataError
+from mataserver.principals import ANYBODY, SCOPES
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -53,6 +56,8 @@ class Route:
     answers are then documented beside those of that route, and ``error_form`` makes the bodies of
     its errors, whoever made them, as ``error_forms()`` does for a whole path. ``socket`` says that
     it answers WebSockets: there, and nowhere else, ``?token=`` counts as credentials.
+
+    Raises ``MataError`` for a scope that there is not, and for a public route that needs one.
     """
 
     method: str
@@ -79,9 +84,22 @@ class Route:
     documented: bool = True
     socket: bool = False
 
+    def __post_init__(self) -> None:
+        """Raise for what would answer others than was meant."""
+        if self.public and self.needs is not None:
+            raise MataError(
+                f"{self.method} {self.path} is public, so it answers everybody: "
+                f"it cannot need {self.needs!r}"
+            )
+        _check_needs(f"{self.method} {self.path}", self.needs)
+
 
 class LastEvent(bytes):
     """The event behind which nothing follows: a client that then leaves has had everything."""
+
+
+Group = Literal["use", "work", "operate"]
+"""Where a navigation has a page."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,11 +107,26 @@ class Page:
     """A page for people that a service serves: what the navigation shows, and where it is.
 
     ``icon`` is one character, or empty; ``needs`` the scope without which it is not shown;
-    ``group`` where the navigation has it: what one tries, works on, or operates.
+    ``group`` where the navigation has it: what one tries, works on, or operates. Raises
+    ``MataError`` for a scope or a group that there is not: nobody would be shown the page.
     """
 
     title: str
     path: str
     icon: str = ""
     needs: str = "any"
-    group: Literal["use", "work", "operate"] = "work"
+    group: Group = "work"
+
+    def __post_init__(self) -> None:
+        """Raise for a page that no navigation would show."""
+        _check_needs(f"the page {self.path}", self.needs)
+        if self.group not in get_args(Group):
+            known = ", ".join(get_args(Group))
+            raise MataError(f"the page {self.path}: group={self.group!r} is none of {known}")
+
+
+def _check_needs(what: str, needs: str | None) -> None:
+    """Raise ``MataError`` for a scope that nobody can have."""
+    if needs is not None and needs != ANYBODY and needs not in SCOPES:
+        known = ", ".join((*SCOPES, ANYBODY))
+        raise MataError(f"{what}: needs={needs!r} is none of {known}")

@@ -15,7 +15,7 @@ from aiohttp import hdrs, web
 from mataserver.errors import BadRequest, MataError
 from mataserver.http import proxies
 from mataserver.http.browsers import SAFE, cookie_name, is_foreign, may_act
-from mataserver.principals import ANONYMOUS, Credentials
+from mataserver.principals import ANONYMOUS, Credentials, Principal
 from mataserver.serving.background import BACKGROUND
 
 if TYPE_CHECKING:
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from mataserver.config.credentials import KeyRing
     from mataserver.http.browsers import Browsers, Names
-    from mataserver.principals import Principal, Scheme
+    from mataserver.principals import Scheme
 
     Authenticate = Callable[[Credentials], Awaitable[Principal | None]]
 
@@ -180,9 +180,12 @@ class Gate:
         if principal is not None:
             return principal
         for authenticate in self.services:
-            principal = await authenticate(credentials)
-            if principal is not None:
-                return principal
+            given: object = await authenticate(credentials)
+            if isinstance(given, Principal):
+                return given
+            if given is not None:
+                name = getattr(authenticate, "__qualname__", "authenticate")
+                raise TypeError(f"{name}() gave {type(given).__name__}, not a Principal")
         return None
 
     def _by_cookie(self, request: web.Request) -> Principal | None:

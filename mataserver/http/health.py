@@ -103,7 +103,7 @@ class HealthService(Handlers):
                   response=(Body(json, Ready),), errors=(503,), public=True),
             Route("GET", "/metrics", self._render, "Prometheus metrics", "health",
                   response=(Body("text/plain"),), public=self._metrics_public,
-                  needs=ANYBODY),
+                  needs=None if self._metrics_public else ANYBODY),
             Route("GET", "/v1/plugins", self._found, "Installed plugins and their backends",
                   "plugins", response=(Body(json, list[PluginInfo]),), needs="models:read"),
         ]  # fmt: skip

@@ -170,7 +170,7 @@ class _Answer:
                 if route is not None:
                     await _admit(request, route, self._gate)
                     handler = handler if route.when is None else route.handler
-            return await (claimed or handler)(request)
+            return _checked(await (claimed or handler)(request))
         except MataError as error:
             self._log_failure(request, error)
             response = error_response(error)
@@ -212,6 +212,14 @@ class _Answer:
                 self._refusals.note(error.detail, line)
             else:
                 log.warning("%s", line)
+
+
+def _checked(response: object) -> web.StreamResponse:
+    """Return what a handler returned. Raises ``TypeError`` for what aiohttp could not send."""
+    if isinstance(response, web.StreamResponse):
+        return response
+    name = type(response).__name__
+    raise TypeError(f"its handler returned {name}, not a response, as ctx.http.respond makes one")
 
 
 async def _admit(request: web.Request, route: Route, gate: Gate) -> None:

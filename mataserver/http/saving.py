@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
@@ -34,14 +35,18 @@ if TYPE_CHECKING:
 
 
 async def save(request: web.Request, path: Path, field: str, limits: Limits) -> Saved:
-    """Write the body, or a field of a form, to ``path``; remove it when that fails.
+    """Write the body, or a field of a form, to ``path`` when it has come wholly.
+
+    Until then it is a hidden file beside ``path``, which is removed when the upload fails, so what
+    was at ``path`` stays, and of two uploads at once the last one to end is kept whole.
 
     Raises ``TooLarge``, ``TooSlow``, ``BadRequest`` for a broken form, ``InvalidParams`` for one
     without the field. A full disk's ``OSError`` is answered 507 as it is.
     """
     kind, limit = declared(request)
+    part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
-        with contextlib.closing(await open_file(path, "wb")) as file:
+        with contextlib.closing(await open_file(part, "xb")) as file:
             target = _Target(file)
             body = chunks(request, limits)
             if kind == FORM:
@@ -50,8 +55,9 @@ async def save(request: web.Request, path: Path, field: str, limits: Limits) -> 
                 async for chunk in body:
                     await target.write(chunk)
                 saved = Saved(target.size, "", {})
+        part.replace(path)
     except BaseException:
-        await asyncio.shield(asyncio.to_thread(path.unlink, missing_ok=True))
+        await asyncio.shield(asyncio.to_thread(part.unlink, missing_ok=True))
         raise
     return saved
 

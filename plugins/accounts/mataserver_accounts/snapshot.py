@@ -10,7 +10,7 @@ import time
 from collections import deque
 from typing import TYPE_CHECKING
 
-from mataserver import ROLES, MataError, Principal
+from mataserver import ROLES, SCOPES, MataError, Principal
 from mataserver_accounts.store import KEY_PREFIX, digest
 from mataserver_accounts.tokens import looks_like_token
 
@@ -110,7 +110,8 @@ class Snapshot:
 
     def _of_key(self, key: Key) -> Principal | None:
         """Return whom a key stands for: its owner within its scopes, or itself."""
-        scopes, until = frozenset(key.scopes), key.expires_at
+        # A later version may have written a scope that this one does not know.
+        scopes, until = frozenset(key.scopes).intersection(SCOPES), key.expires_at
         if key.owner is None:
             name = f"key:{key.id}"
             return Principal(name, key.name, "key", scopes, grant=key.id, until=until)

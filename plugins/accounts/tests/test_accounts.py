@@ -138,6 +138,13 @@ async def test_a_first_password_by_its_digest(accounts, database):
     assert await accounts.check_password("ada", "first") is not None
 
 
+async def test_a_scope_of_a_later_version(accounts, snapshot):
+    """A key in a database that a later version has written has the scopes that are known here."""
+    made = await accounts.add_key("cams", ["infer", "infer:later"])
+    principal = (await snapshot()).authenticate(shown(made.key))
+    assert principal.scopes == {"infer"}
+
+
 async def test_keys(accounts, snapshot, clock):
     """A key is shown once, counts until it is revoked or over, and has its scopes alone."""
     made = await accounts.add_key("cams", ["infer"], expires_at=clock.now + 60)

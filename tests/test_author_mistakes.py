@@ -1,0 +1,158 @@
+"""What an author of a service gets wrong is told at once and by name, and opens nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+
+import aiohttp
+import pytest
+
+from mataserver import MataError, Page, Route
+from mataserver.testing import serving
+from service_plugins import plugin  # noqa: F401 - a fixture
+
+NEEDS = """
+class Service(Base):
+    def routes(self):
+        return [Route("GET", "/wrong", print, {given})]
+"""
+METHOD = """
+class Service(Base):
+    {method}
+        return None
+"""
+REFUSED = {
+    "scope": (NEEDS.format(given="needs='infr'"), "GET /wrong: needs='infr' is none of infer,"),
+    "public": (
+        NEEDS.format(given="public=True, needs='infer'"),
+        "GET /wrong is public, so it answers everybody: it cannot need 'infer'",
+    ),
+    "plain": (METHOD.format(method="def authenticate(self, credentials):"), "must be async def"),
+    "told": (METHOD.format(method="def on_result(self, event):"), "on_result() must be async def"),
+    "claims": (METHOD.format(method="async def claims(self, request):"), "must be a plain def"),
+}
+"""By the plugin's name: its source, and why it is not in use."""
+
+LOOSE = """
+from mataserver import Principal
+
+class Service(Base):
+    async def __aenter__(self):
+        self.folder = self.ctx.data_dir / "loose"
+        self.folder.mkdir(parents=True)
+        return self
+
+    def routes(self):
+        return [
+            Route("GET", "/loose/{name}", self.loose, needs="infer"),
+            Route("POST", "/loose/file", self.keep, needs="infer", max_body=100_000),
+        ]
+
+    async def loose(self, request):
+        return {"nothing": None, "mapping": {"a": 1}}[request.match_info["name"]]
+
+    async def keep(self, request):
+        saved = await self.ctx.http.save_body(request, self.folder / "newest")
+        return self.ctx.http.respond({"size": saved.size})
+
+    async def authenticate(self, credentials):
+        if credentials.secret == "loose":
+            return {"id": "loose", "scopes": ["admin"]}
+        return None
+"""
+
+
+@pytest.fixture
+async def loose(plugin, mata_client):  # noqa: F811
+    """A client of a server with the service of ``LOOSE``."""
+    return await mata_client(plugin(LOOSE, name="loose"))
+
+
+async def test_a_service_that_would_answer_otherwise_than_meant_is_not_in_use(
+    plugin,  # noqa: F811
+    tmp_path,
+):
+    """Scopes that there are not, and methods that are awaited and are no coroutines."""
+    points = [plugin(source, name=name) for name, (source, _) in REFUSED.items()]
+    async with (
+        serving(tmp_path / "data", entry_points=points) as server,
+        aiohttp.ClientSession(server.url, headers=server.headers) as http,
+    ):
+        async with http.get("/v1/plugins") as answer:
+            found = {each["name"]: each["error"] for each in await answer.json()}
+        async with http.get("/wrong") as answer:
+            assert answer.status == 404
+    for name, (_, reason) in REFUSED.items():
+        assert reason in found[name]
+
+
+@pytest.mark.parametrize(("name", "returned"), [("nothing", "NoneType"), ("mapping", "dict")])
+async def test_a_handler_that_returns_no_response(loose, caplog, name, returned):
+    """The answer has the form of every error, and the log says what was wrong with which route."""
+    answer = await loose.get(f"/loose/{name}")
+    assert (answer.status, await answer.json()) == (500, {"detail": "Internal server error"})
+    assert answer.headers["X-Request-Id"]
+    (record,) = [each for each in caplog.records if each.levelno == logging.ERROR]
+    assert record.getMessage().startswith(f"GET /loose/{name} failed")
+    assert f"its handler returned {returned}, not a response" in caplog.text
+
+
+async def test_who_is_no_principal_is_not_let_in(loose, caplog):
+    """The log names the method that gave something else."""
+    answer = await loose.get("/v1/models", headers={"Authorization": "Bearer loose"})
+    assert answer.status == 500
+    assert "Service.authenticate() gave dict, not a Principal" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({"group": "admin"}, "the page /lab/: group='admin' is none of use, work, operate"),
+        ({"needs": "infr"}, "the page /lab/: needs='infr' is none of"),
+    ],
+)
+def test_a_page_that_no_navigation_would_show(given, said):
+    """It is told where the page is made."""
+    with pytest.raises(MataError, match=said):
+        Page("The lab", "/lab/", **given)
+
+
+def test_a_route_may_need_nothing_but_what_there_is():
+    """What the server itself knows is taken: a scope, anybody, and every scope."""
+    for needs in ("infer", "any", None):
+        assert Route("GET", "/lab", print, needs=needs).needs == needs
+
+
+async def test_an_upload_that_fails_leaves_the_file_that_was_there(loose, mata_data_dir):
+    """The new file takes the old one's place when it is whole; nothing else is left."""
+    newest = mata_data_dir / "loose" / "newest"
+    assert (await loose.post("/loose/file", data=b"old")).status == 200
+
+    async def too_much():
+        for _ in range(3):
+            yield bytes(50_000)
+
+    assert (await loose.post("/loose/file", data=too_much())).status == 413
+    assert newest.read_bytes() == b"old"
+    assert list(newest.parent.iterdir()) == [newest]
+
+
+async def test_two_uploads_at_once_are_not_mixed(loose, mata_data_dir):
+    """Each is written by itself: the file is one of the two, the one that ended last."""
+    newest, first_is_kept = mata_data_dir / "loose" / "newest", asyncio.Event()
+
+    async def slow():
+        yield b"a" * 1000
+        await first_is_kept.wait()
+        yield b"a" * 1000
+
+    upload = asyncio.create_task(loose.post("/loose/file", data=slow()))
+    async with asyncio.timeout(20):
+        while not list(newest.parent.glob(".*.part")):
+            await asyncio.sleep(0.01)
+    assert (await loose.post("/loose/file", data=b"b" * 10)).status == 200
+    assert newest.read_bytes() == b"b" * 10
+    first_is_kept.set()
+    assert (await upload).status == 200
+    assert newest.read_bytes() == b"a" * 2000
