@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
-from mataserver_database.connection import connected
+from mataserver_database.connection import connected, transaction
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from mataserver_database.connection import Connection
 
@@ -21,6 +21,19 @@ POLL_SECONDS = 0.25
 RETRY_SECONDS = 1.0
 _CHANNEL = "mataserver"
 """The one name that PostgreSQL's notifications go by; what they say is the thing that changed."""
+_NOTIFY = sa.text(f"SELECT pg_notify('{_CHANNEL}', :channel)")
+_TABLE = "mataserver_changes"
+"""Where SQLite counts what was announced: of itself it tells that something was written alone."""
+_COLUMNS: tuple[sa.ColumnClause[Any], ...] = sa.column("channel"), sa.column("announced")
+_COUNTS = sa.select(*_COLUMNS).select_from(sa.table(_TABLE, *_COLUMNS))
+_MAKE = sa.text(
+    f"CREATE TABLE IF NOT EXISTS {_TABLE} (channel TEXT PRIMARY KEY, announced INTEGER NOT NULL)"
+)
+_COUNT = sa.text(
+    f"INSERT INTO {_TABLE} VALUES (:channel, 1) "  # noqa: S608 - the name is above
+    "ON CONFLICT (channel) DO UPDATE SET announced = announced + 1"
+)
+_VERSION = sa.text("PRAGMA data_version")
 
 log = logging.getLogger("mataserver.plugin.database")
 
@@ -34,11 +47,19 @@ class Changes:
         self._listening: asyncio.Task[None] | None = None
         self._closing = asyncio.Event()
 
+    async def prepare(self) -> None:
+        """Make SQLite's table of announcements, where there is none yet."""
+        if self._notifies:
+            return
+        async with transaction(self._engine, writing=False) as connection:
+            there = await connection.run_sync(lambda plain: sa.inspect(plain).has_table(_TABLE))
+        if not there:
+            async with transaction(self._engine, writing=True) as connection:
+                await connection.execute(_MAKE)
+
     async def announce(self, connection: Connection, channel: str) -> None:
         """Have a transaction tell every process of a change once it is committed."""
-        if self._engine.dialect.name == "postgresql":
-            given = {"name": _CHANNEL, "channel": channel}
-            await connection.execute(sa.text("SELECT pg_notify(:name, :channel)"), given)
+        await connection.execute(_NOTIFY if self._notifies else _COUNT, {"channel": channel})
 
     async def close(self) -> None:
         """Listen no more."""
@@ -49,39 +70,51 @@ class Changes:
     def watch(self, channel: str, changed: Callable[[], None]) -> None:
         """Have ``changed()`` called soon after any process announced a change of a thing.
 
-        It may be called without a change: SQLite tells that something was written, not what.
+        It is called once without one: what changed since the caller read is not missed.
         """
         self._watchers.setdefault(channel, []).append(changed)
+        loop = asyncio.get_running_loop()
         if self._listening is None:
-            postgres = self._engine.dialect.name == "postgresql"
-            listen = self._listen if postgres else self._poll
-            self._listening = asyncio.get_running_loop().create_task(self._keep(listen))
+            self._listening = loop.create_task(self._keep())
+        else:
+            loop.call_soon(self._tell, channel)
 
-    async def _keep(self, listen: Callable[[], Awaitable[None]]) -> None:
-        """Listen until the end; after a failure everything may have changed."""
+    @property
+    def _notifies(self) -> bool:
+        """Whether the database itself tells what was announced."""
+        return self._engine.dialect.name == "postgresql"
+
+    async def _keep(self) -> None:
+        """Listen until the end; whenever that begins, anything may have changed."""
         while not self._closing.is_set():
             try:
-                await listen()
+                await (self._listen() if self._notifies else self._poll())
             except (OSError, sa.exc.SQLAlchemyError) as error:
                 log.warning(
                     "notifications of other processes are interrupted: %s", type(error).__name__
                 )
                 await self._pause(RETRY_SECONDS)
-                self._tell_all()
 
     async def _poll(self) -> None:
-        """Look at SQLite's count of what other connections have written."""
+        """Look what was announced, when SQLite's other connections have written anything."""
         async with connected(self._engine) as connection:
-            before: int | None = None
+            before, version = await self._counts(connection), None
+            self._tell_all()
             while not self._closing.is_set():
-                now = await connection.scalar(sa.text("PRAGMA data_version"))
-                await connection.call(
-                    connection.plain.rollback
-                )  # the count stands still within a transaction
-                if before not in {None, now}:
-                    self._tell_all()
-                before = now
+                found = await connection.scalar(_VERSION)
+                counts = before if found == version else await self._counts(connection)
+                # The version stands still within a transaction.
+                await connection.call(connection.plain.rollback)
+                for channel in self._watchers:
+                    if counts.get(channel) != before.get(channel):
+                        self._tell(channel)
+                before, version = counts, found
                 await self._pause(POLL_SECONDS)
+
+    async def _counts(self, connection: Connection) -> dict[str, int]:
+        """Return how often each thing was announced."""
+        rows = await connection.execute(_COUNTS)
+        return {row.channel: row.announced for row in rows}
 
     async def _listen(self) -> None:
         """Have PostgreSQL tell what was announced, until the connection is lost."""
@@ -90,6 +123,7 @@ class Changes:
             driver: Any = connection.plain.connection.driver_connection
             driver.add_termination_listener(lambda _connection: lost.set())
             await driver.add_listener(_CHANNEL, self._heard)
+            self._tell_all()
             waits = [asyncio.ensure_future(event.wait()) for event in (lost, self._closing)]
             try:
                 await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)

@@ -89,6 +89,8 @@ class Database:
         Raises ``NewerSchemaError`` for tables of a newer version, ``Busy`` for a database that
         does not answer.
         """
+        async with self._used():
+            await self._changes.prepare()
         async with self.read() as connection:
             found = await connection.run_sync(migrations.version, schema)
         if not schema.check(found):
@@ -124,7 +126,7 @@ class Database:
     def watch(self, channel: str, changed: Callable[[], None]) -> None:
         """Have ``changed()`` called soon after any process announced a change of a thing.
 
-        It may be called without a change: SQLite tells that something was written, not what.
+        It is called once without one: what changed since the caller read is not missed.
         """
         self._changes.watch(channel, changed)
 

@@ -17,7 +17,7 @@ from mataserver_jobs.routes import Routes
 from mataserver_jobs.runner import LocalRunner
 from mataserver_jobs.storage import Storage
 from mataserver_jobs.store import Store
-from mataserver_jobs.table import CHANNEL, SCHEMA
+from mataserver_jobs.table import CHANNEL, PROGRESS, SCHEMA
 from mataserver_jobs.upload_routes import UploadRoutes
 from mataserver_jobs.uploads import Uploads
 from mataserver_jobs.webhook_routes import WebhookRoutes
@@ -100,6 +100,7 @@ class JobsService:
         for channel in (CHANNEL, *judges):
             database.watch(channel, self._departures.wake)
         database.watch(CHANNEL, self._changed)
+        database.watch(PROGRESS, self.desk.changed)
         ctx.tasks.spawn(self._run(), "begin to run jobs")
         ctx.tasks.spawn(self._drain(), "stop jobs")
         self._keep(self.desk.keep_tidy(SWEEP_SECONDS), "remove old jobs")

@@ -14,7 +14,7 @@ import sqlalchemy as sa
 
 from mataserver_jobs.queue import Queue
 from mataserver_jobs.rows import QUEUED_AGAIN, claimed, json_of, record_of, storable
-from mataserver_jobs.table import CHANNEL, JOBS
+from mataserver_jobs.table import CHANNEL, JOBS, PROGRESS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -87,7 +87,11 @@ class Leases(Queue):
             "message": storable(message),
             "progress": sa.case((JOBS.c.progress > progress, JOBS.c.progress), else_=progress),
         }
-        return await self._update(record, values)
+        async with self._database.begin() as connection:
+            row = (await connection.execute(claimed(record, values))).first()
+            if row is not None:
+                await self._database.announce(connection, PROGRESS)
+        return row is not None
 
     async def finish(self, record: Record, result: Any, *, bytes_used: int = 0) -> bool:
         """Note that a job is done; return whether the claim still counted."""

@@ -297,9 +297,8 @@ class _Attempt:
             if record.cancel and not self.cancelled:
                 self.cancelled = True
                 self._asked.set()
-            # Others' news are no hurry: every report of any job is one.
-            await _pause(self._over, LOOK_SECONDS)
-            await _pause(self._look, RENEW_SECONDS if self.cancelled else 1.0)
+            await _pause(self._over, LOOK_SECONDS)  # others' news are no hurry
+            await _pause(self._look, RENEW_SECONDS)
 
     async def _write_down(self) -> None:
         while not self._over.is_set():

@@ -35,7 +35,9 @@ JOBS = sa.Table(
     sa.Column("bytes_used", sa.BigInteger),
 )
 CHANNEL = "jobs"
-"""What is announced when a job changed."""
+"""What is announced when a job, or what its webhooks are to be told, changed."""
+PROGRESS = "jobs-progress"
+"""What is announced when a job told how far it is, which changes nothing for anybody's work."""
 
 WEBHOOKS = sa.Table(
     "jobs_webhooks",

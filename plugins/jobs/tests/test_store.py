@@ -9,6 +9,7 @@ import pytest
 
 from mataserver import Conflict, NotFound
 from mataserver_jobs.leases import LEASE_SECONDS, MAX_DEATHS, MAX_LOSSES
+from mataserver_jobs.table import CHANNEL, PROGRESS
 
 KINDS = ["infer", "reconstruct"]
 
@@ -103,6 +104,29 @@ async def test_dead_holders_and_clocks(store, clock):
     clock.now -= 3600
     assert await store.recover() == 1
     assert (await store.claim("server-2", KINDS)).losses == 2
+
+
+async def test_progress_wakes_nobody_for_work(database, store):
+    """A report and a renewed lease are no news for who looks for work; a job's end is."""
+    told = {CHANNEL: asyncio.Event(), PROGRESS: asyncio.Event()}
+    for channel, event in told.items():
+        database.watch(channel, event.set)
+    job = await submit(store)
+    claimed = await store.claim("server-1", KINDS)
+    async with asyncio.timeout(20):
+        await asyncio.gather(*(event.wait() for event in told.values()))
+    await asyncio.sleep(0.6)  # and of the submission and the claim
+    for event in told.values():
+        event.clear()
+    assert await store.report(claimed, "reading", 30.0, "Frame 3 of 10.")
+    assert await store.renew(claimed) is not None
+    async with asyncio.timeout(20):
+        await told[PROGRESS].wait()
+    assert not told[CHANNEL].is_set()
+    assert await store.finish(claimed, {})
+    async with asyncio.timeout(20):
+        await told[CHANNEL].wait()
+    assert (await store.get(job.id)).ended
 
 
 async def test_poison(store):
