@@ -172,6 +172,7 @@ __all__ = [
     "static",
     "upright_frame",
     "video_problem",
+    "video_stream",
 ]
 
 if TYPE_CHECKING:
@@ -198,6 +199,7 @@ if TYPE_CHECKING:
     from mataserver.http.jsonbody import described as describe_error
     from mataserver.library.configuration import Configuration, RegisteredModel, read_configuration
     from mataserver.media.videos import UnreadableVideo
+    from mataserver.media.videos import best as video_stream
     from mataserver.media.videos import encode as encode_frame
     from mataserver.media.videos import frames as read_video
     from mataserver.media.videos import reason as video_problem
@@ -233,6 +235,7 @@ _LATE = {
     "encode_frame": "mataserver.media.videos:encode",
     "read_video": "mataserver.media.videos:frames",
     "video_problem": "mataserver.media.videos:reason",
+    "video_stream": "mataserver.media.videos:best",
     **dict.fromkeys(("Child", "run_process"), "mataserver.processes.child"),
 }
 """What brings asyncio, aiohttp or more settings: neither a worker nor most commands need it.

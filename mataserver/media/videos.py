@@ -58,14 +58,17 @@ def frames(
         url, format=form, options=dict(options), timeout=(timeout, timeout),
         metadata_errors="replace",
     ) as container:  # fmt: skip
-        for frame in _decoded(container, _best(container)):
+        for frame in _decoded(container, best(container)):
             if frame.width * frame.height > max_pixels:
                 raise UnreadableVideo(f"its frames are larger than {max_pixels} pixels")
             yield frame
 
 
-def _best(container: InputContainer) -> VideoStream:
-    """Return the stream that players show, no cover. Raises ``UnreadableVideo``."""
+def best(container: InputContainer) -> VideoStream:
+    """Return the stream that players show, no cover. Raises ``UnreadableVideo``.
+
+    One of a codec that is not known has no decoder, and not even a width.
+    """
     stream = container.streams.best("video")
     if not isinstance(stream, av.VideoStream):
         raise UnreadableVideo("it holds no video")

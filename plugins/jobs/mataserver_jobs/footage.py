@@ -196,7 +196,8 @@ class Video:
 
         options = {"format_whitelist": FORMATS, "protocol_whitelist": "file"}
         try:
-            container = av.open(str(self._path), options=options)
+            # Titles may be in any encoding, or damaged: nobody reads them.
+            container = av.open(str(self._path), options=options, metadata_errors="replace")
         except (av.FFmpegError, ValueError) as error:
             raise BadRequest("It is no ZIP file and no video that can be read") from error
         with container:
@@ -235,9 +236,12 @@ class Video:
 
 
 def _video(container: InputContainer) -> VideoStream:
-    if not container.streams.video:
-        raise BadRequest("The file has no pictures that move: no video stream")
-    stream = container.streams.video[0]
+    from mataserver import UnreadableVideo, video_stream
+
+    try:
+        stream = video_stream(container)
+    except UnreadableVideo as error:
+        raise BadRequest(f"The file has no pictures that move: {error}") from None
     if stream.width * stream.height > MAX_PIXELS:
         raise BadRequest(f"The video's frames have over {MAX_PIXELS} pixels")
     return stream

@@ -6,7 +6,10 @@ import os
 import stat
 import zipfile
 
+import av
+import numpy as np
 import pytest
+from av.stream import Disposition
 from films import archive, picture, sound, video
 
 from mataserver import BadRequest
@@ -108,11 +111,38 @@ def test_what_is_no_footage(tmp_path, name, data, reason):
 
 def test_a_video_without_pictures(tmp_path):
     """Sound alone is refused, and so is an empty folder."""
-    with pytest.raises(BadRequest, match="no video stream"):
+    with pytest.raises(BadRequest, match="it holds no video"):
         opened(sound(tmp_path / "s.mp4"))
     (tmp_path / "empty").mkdir()
     with pytest.raises(BadRequest, match="no pictures"):
         opened(tmp_path / "empty")
+
+
+def test_a_video_of_an_unknown_codec(tmp_path):
+    """What nothing here decodes has no width, and is refused as such."""
+    path = video(tmp_path / "v.mov", 5)
+    data = path.read_bytes()
+    (codec,) = [each for each in (b"avc1", b"mp4v") if each in data]
+    path.write_bytes(data.replace(codec, b"zzzz"))
+    with pytest.raises(BadRequest, match="coded in a way that is not known here"):
+        opened(path)
+
+
+def test_the_film_and_not_its_cover(tmp_path):
+    """Of several streams it is the one that players show, and a title may be in any encoding."""
+    path = tmp_path / "v.mkv"
+    with av.open(str(path), "w") as container:
+        container.metadata["title"] = "A title"
+        cover, film = (container.add_stream("mpeg4", rate=10) for _ in range(2))
+        cover.width, cover.height, film.width, film.height = 32, 32, 96, 64
+        film.disposition = Disposition.default
+        for stream, count in ((cover, 1), (film, 7)):
+            for _ in range(count):
+                pixels = np.zeros((stream.height, stream.width, 3), np.uint8)
+                container.mux(stream.encode(av.VideoFrame.from_ndarray(pixels)))
+            container.mux(stream.encode(None))
+    path.write_bytes(path.read_bytes().replace(b"A title", b"\xff\xfe\xe9\xe8\xfc\xf6\xe4"))
+    assert sum(1 for _ in opened(path).items(0, 1)) == 7
 
 
 def test_a_truncated_video(tmp_path):
