@@ -10,7 +10,8 @@ import pytest
 
 from mataserver.engines.work import Facts, Failure, Job, Outcome, Timing, WorkerDied
 from mataserver.errors import MataError, Unavailable
-from mataserver.serving.batching import AHEAD, Batcher, NotDispatchedError
+from mataserver.serving.batching import Batcher, NotDispatchedError
+from mataserver.serving.pacing import AHEAD
 
 
 class Recorder:

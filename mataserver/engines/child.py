@@ -4,8 +4,6 @@ The main thread loads and runs the model. A listener reads the socket beside it,
 noticed whatever the model does, and others decode and encode beside it while it is busy. While
 requests take no time the main thread reads them itself, in the lane. (Should a model hang there,
 the kernel ends it with its server.)
-Streams advance one item per ``Next``, so several of them interleave and a slow reader holds up only
-its own.
 """
 
 from __future__ import annotations
@@ -16,7 +14,6 @@ import os
 import pickle
 import queue
 import select
-import socket
 import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
@@ -24,18 +21,21 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver.engines import payload, wire
+from mataserver.engines import wire
 from mataserver.engines.arena import Incoming
 from mataserver.engines.guard import Guard
 from mataserver.engines.host import ModelHost
 from mataserver.engines.lane import Lane
 from mataserver.engines.line import Line
+from mataserver.engines.listener import Listener
 from mataserver.engines.memory import keep_freed_memory, private_bytes
-from mataserver.engines.work import Failure, Job, Outcome
+from mataserver.engines.streams import Streams
+from mataserver.engines.work import Failure, Job
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import socket
+    from collections.abc import Callable
     from concurrent.futures import Future
 
     from mataserver.engines.host import Decoded
@@ -60,7 +60,7 @@ class ModelProcess:
         self._work: queue.SimpleQueue[tuple[int, Callable[[], None]] | None] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
         self._encoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="encode")
-        self._streams: dict[int, Iterator[Any]] = {}
+        self._streams = Streams(line, host)
         self._busy, self._waiting = False, False
         self._request, self._main = 0, threading.get_ident()
         self._quick = 0
@@ -107,15 +107,15 @@ class ModelProcess:
             self._work.put((0, lambda: self._host.close_session(session)))
         elif isinstance(message, (wire.Call, wire.Open)):
             parts = wire.parts(received)
-            self._put(message, lambda: self._call(message, parts))
+            self._put(message, lambda: self._streams.call(message, parts))
         elif isinstance(message, wire.Generate):
             image, params = map(bytes, wire.parts(received))
             job = Job(image, params, message.job.format, message.job.session, (message.id, 0))
-            self._put(message, lambda: self._generate(message.id, job))
+            self._put(message, lambda: self._streams.generate(message.id, job))
         elif isinstance(message, wire.Next):
-            self._put(message, lambda: self._next(message.id))
+            self._put(message, lambda: self._streams.advance(message.id))
         elif isinstance(message, wire.Cancel):
-            self._work.put((0, lambda: self._cancel(message.id)))
+            self._work.put((0, lambda: self._streams.cancel(message.id)))
 
     def _put(self, message: wire.Request, work: Callable[[], None]) -> None:
         self._work.put((message.id, work))
@@ -202,115 +202,6 @@ class ModelProcess:
         except Exception:
             log.exception("an answer could not be sent")
             self._line.reply(wire.Raised(request, Failure(500, "The model failed")))
-
-    def _call(self, message: wire.Call | wire.Open, parts: list[memoryview]) -> None:
-        if isinstance(message, wire.Open):
-            self._streams[message.id] = self._opened(parts)
-        else:
-            self._guarded(
-                message.id, lambda: self._host.call(*payload.unpack(parts, payload.anywhere))
-            )
-
-    def _opened(self, parts: list[memoryview]) -> Iterator[Any]:
-        """Iterate over what a service asked for; that it cannot be read is told at an item."""
-        yield from self._host.stream(*payload.unpack(parts, payload.anywhere))
-
-    def _generate(self, stream: int, job: Job) -> None:
-        self._streams[stream] = self._host.generate(job)
-
-    def _next(self, stream: int) -> None:
-        end = object()
-        items = self._streams.get(stream, iter(()))
-        value = self._guarded(stream, lambda: next(items, end), silent=end)
-        if value is end or isinstance(value, Failure):
-            self._streams.pop(stream, None)
-        if value is end:
-            self._line.reply(wire.Ended(stream))
-
-    def _cancel(self, stream: int) -> None:
-        items = self._streams.pop(stream, None)
-        if items is not None:
-            items.close()  # type: ignore[attr-defined]
-
-    def _guarded(self, request: int, function: Callable[[], Any], silent: object = None) -> Any:
-        """Run ``function`` and reply with its value or its failure; return either."""
-        try:
-            value = function()
-            if value is not silent or silent is None:
-                self._say(request, value)
-        except MataError as error:
-            failure = Failure.of(error)
-            self._line.reply(wire.Raised(request, failure))
-            return failure
-        except Exception:
-            log.exception("an answer could not be sent")
-            failure = Failure(500, "The model returned something that cannot be sent")
-            self._line.reply(wire.Raised(request, failure))
-            return failure
-        return value
-
-    def _say(self, request: int, value: object) -> None:
-        """Send what a call or a stream gave; a job's outcome goes as that of a batch does."""
-        if isinstance(value, Outcome):
-            self._line.answer(request, [value])
-        else:
-            self._line.reply(
-                wire.Returned(request), [(part,) for part in payload.pack(value).parts]
-            )
-
-
-class Listener:
-    """The thread that reads the socket, unless it is paused: then its caller does."""
-
-    def __init__(self, line: Line, dispatch: Callable[[wire.Received], None]) -> None:
-        self._line = line
-        self._dispatch = dispatch
-        self._reading = threading.Lock()
-        self._running = threading.Event()
-        self._wake, self._waker = socket.socketpair()
-        self._running.set()
-        threading.Thread(target=self._listen, name="listener", daemon=True).start()
-
-    @property
-    def paused(self) -> bool:
-        """Whether the caller reads in its place."""
-        return not self._running.is_set()
-
-    def pause(self) -> None:
-        """Stop reading; it reads no more once this returns."""
-        self._running.clear()
-        self._waker.send(b"x")
-        self._reading.acquire()
-
-    def resume(self) -> None:
-        """Read again."""
-        self._reading.release()
-        self._running.set()
-
-    def _listen(self) -> None:
-        try:
-            self._follow()
-        except BaseException:
-            log.exception("what the server says cannot be read")
-        os._exit(1)  # at once: a worker that hears nothing would be taken for one that hangs
-
-    def _follow(self) -> None:
-        waiting = select.poll()
-        waiting.register(self._line.sock, select.POLLIN)
-        waiting.register(self._wake, select.POLLIN)
-        while True:
-            self._running.wait()
-            with self._reading:
-                while self._running.is_set():
-                    received = self._line.take()
-                    if received is not None:
-                        self._dispatch(received)
-                        del received  # perhaps with a large picture
-                        continue
-                    if any(fd == self._wake.fileno() for fd, _ in waiting.poll()):
-                        self._wake.recv(64)
-                    elif not self._line.fetch():
-                        os._exit(0)  # the server is gone: nobody waits, a hung model holds nothing
 
 
 def main(sock: socket.socket, memory: int | None) -> None:

@@ -7,17 +7,14 @@ keeps its thread for ever: the worker is given up and its thread abandoned.
 from __future__ import annotations
 
 import asyncio
-import functools
-import itertools
 import logging
-import queue
-import threading
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mataserver.engines.watchdog import Watchdog, pause
 from mataserver.engines.work import Death, Displaced, Spoilt, WorkerDied
+from mataserver.engines.workthread import WorkThread
 from mataserver.errors import MataError, Unavailable
 
 if TYPE_CHECKING:
@@ -42,18 +39,13 @@ class ThreadWorker:
     ) -> None:
         self._name = name
         self._decode_patience = decode_patience
-        self._current = 0
         self._look_again: asyncio.TimerHandle | None = None
         self._host = host
         self._loop = asyncio.get_running_loop()
-        self._work: queue.SimpleQueue[Callable[[], None] | None] = queue.SimpleQueue()
         self._alive = True
         self._watchdog = Watchdog(patience, self._hung, float("inf"))
-        self._ids = itertools.count(1)
-        self._pending: dict[int, Callable[[Any, Exception | None], None]] = {}
         self._callbacks: list[Callable[[Death], None]] = []
-        self._thread = threading.Thread(target=self._run, name=f"model {self._name}", daemon=True)
-        self._thread.start()
+        self._thread = WorkThread(name, self._watchdog)
 
     @property
     def alive(self) -> bool:
@@ -101,13 +93,14 @@ class ThreadWorker:
                 log.error("a batch failed", exc_info=error)
                 answered(MataError("The model failed"))
 
-        self._put(infer, take)
+        self._check()
+        self._thread.put(infer, take)
         return drop
 
     async def close_session(self, session: str) -> None:
         """Forget a session's state."""
         if self._alive:
-            self._work.put(lambda: self._host.close_session(session))
+            self._thread.post(lambda: self._host.close_session(session))
 
     async def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a public method of the model."""
@@ -132,7 +125,7 @@ class ThreadWorker:
                 yield item
         finally:
             if self._alive:
-                self._work.put(items.close)  # type: ignore[attr-defined]
+                self._thread.post(items.close)  # type: ignore[attr-defined]
 
     async def memory(self) -> int:
         """Return 0: a thread's memory is the server's."""
@@ -155,18 +148,16 @@ class ThreadWorker:
         self._alive = False
         self._stop_looking()
         self._watchdog.stop()
-        self._work.put(self._host.close)  # should it ever come back
-        self._work.put(None)
-        pending, self._pending = list(self._pending.values()), {}
-        for take in pending:
-            take(None, error)
+        self._thread.post(self._host.close)  # should it ever come back
+        self._thread.end()
+        self._thread.fail_all(error)
         for callback in self._callbacks:
             callback(death)
 
     def _look(self) -> None:
         """Abandon the thread when it is stuck with an image; everybody else's go to another one."""
         self._look_again = None
-        if not self._alive or not self._pending:
+        if not self._alive or not self._thread.busy:
             return
         seconds = self._host.decoding_for(self._thread.ident)
         if seconds > self._decode_patience:
@@ -181,9 +172,8 @@ class ThreadWorker:
         log.warning("worker of %s is replaced: %s", self._name, reason)
         job = self._host.decoded_by(self._thread.ident)
         self._alive = False
-        take = self._pending.pop(self._current, None)
-        if take is not None:
-            take(None, Spoilt(self._decode_patience, 0 if job is None else job.place[1]))
+        spoilt = Spoilt(self._decode_patience, 0 if job is None else job.place[1])
+        self._thread.fail_current(spoilt)
         self._abandon(Displaced(), Death(reason, blamed=False))
 
     def _look_later(self) -> None:
@@ -200,11 +190,10 @@ class ThreadWorker:
         """Close the model and end the thread."""
         if not self._alive:
             return
-        ended: asyncio.Future[None] = self._loop.create_future()
-        self._put(self._host.close, functools.partial(_settle, ended), watched=False)
+        ended = self._thread.submit(self._host.close, watched=False)
         self._alive = False
         self._stop_looking()
-        self._work.put(None)
+        self._thread.end()
         try:
             async with asyncio.timeout(5.0):
                 await ended
@@ -216,65 +205,15 @@ class ThreadWorker:
         self.give_up(f"no answer within {limit}", f"The model gave no answer within {limit}")
 
     async def _in_thread(self, function: Callable[[], Any], *, watched: bool = True) -> Any:
-        future = self._loop.create_future()
-        self._put(function, functools.partial(_settle, future), watched=watched)
-        return await future
+        self._check(watched=watched)
+        return await self._thread.submit(function, watched=watched)
 
-    def _put(
-        self,
-        function: Callable[[], Any],
-        take: Callable[[Any, Exception | None], None],
-        *,
-        watched: bool = True,
-    ) -> None:
-        """Have the thread run ``function`` and the loop take what it gave."""
+    def _check(self, *, watched: bool = True) -> None:
+        """Raise ``WorkerDied`` without a worker; else look after what it is given."""
         if not self._alive:
             raise WorkerDied("The model's worker is gone")
-        request = next(self._ids)
-        self._pending[request] = take
         if watched:
-            self._watchdog.expect(request)
             self._look_later()
-        self._work.put(functools.partial(self._perform, request, function))
-
-    def _perform(self, request: int, function: Callable[[], Any]) -> None:
-        """Run one piece of work, in the thread."""
-        self._current = request
-        try:
-            value, error = function(), None
-        except Exception as caught:  # noqa: BLE001 - the worker's edge: it goes to whoever waits
-            value, error = None, caught
-        except BaseException:  # SystemExit of a model: whoever waits must not wait for ever
-            log.exception("the model of %s would end its thread", self._name)
-            value, error = None, MataError("The model failed")
-        try:
-            self._loop.call_soon_threadsafe(self._answered, request, value, error)
-        except RuntimeError:
-            log.debug("the loop ended before %s answered", self._name)
-
-    def _answered(self, request: int, value: Any, error: Exception | None) -> None:
-        self._watchdog.answered(request, well=error is None)
-        take = self._pending.pop(request, None)
-        if take is not None:
-            take(value, error)
-
-    def _run(self) -> None:
-        while (work := self._work.get()) is not None:
-            try:
-                work()
-            except Exception:
-                log.exception("worker of %s", self._name)
-
-
-def _settle(future: asyncio.Future[Any], value: Any, error: Exception | None) -> None:
-    """Give what the thread gave to whoever still waits for it."""
-    if future.done():
-        return
-    if error is None:
-        future.set_result(value)
-    else:
-        future.set_exception(error)
-        future.exception()  # whoever stopped waiting must not cause a warning
 
 
 class ThreadEngine:

@@ -1,0 +1,90 @@
+"""What services ask of a model in its process: calls of its methods, and streams of items.
+
+A stream advances one item per ``Next``, so several interleave and a slow reader holds up its own.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+from mataserver.engines import payload, wire
+from mataserver.engines.work import Failure, Outcome
+from mataserver.errors import MataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from mataserver.engines.host import ModelHost
+    from mataserver.engines.line import Line
+    from mataserver.engines.work import Job
+
+log = logging.getLogger("mataserver.worker")
+
+
+class Streams:
+    """The open streams of one model, and its calls; replies on the ``line``."""
+
+    def __init__(self, line: Line, host: ModelHost) -> None:
+        self._line = line
+        self._host = host
+        self._streams: dict[int, Iterator[Any]] = {}
+
+    def call(self, message: wire.Call | wire.Open, parts: list[memoryview]) -> None:
+        """Call a method and reply with what it gives, or open the stream of what it yields."""
+        if isinstance(message, wire.Open):
+            self._streams[message.id] = self._opened(parts)
+        else:
+            self._guarded(
+                message.id, lambda: self._host.call(*payload.unpack(parts, payload.anywhere))
+            )
+
+    def _opened(self, parts: list[memoryview]) -> Iterator[Any]:
+        """Iterate over what a service asked for; that it cannot be read is told at an item."""
+        yield from self._host.stream(*payload.unpack(parts, payload.anywhere))
+
+    def generate(self, stream: int, job: Job) -> None:
+        """Open the stream of a job's answer."""
+        self._streams[stream] = self._host.generate(job)
+
+    def advance(self, stream: int) -> None:
+        """Reply with one more item of a stream, or that there is none."""
+        end = object()
+        items = self._streams.get(stream, iter(()))
+        value = self._guarded(stream, lambda: next(items, end), silent=end)
+        if value is end or isinstance(value, Failure):
+            self._streams.pop(stream, None)
+        if value is end:
+            self._line.reply(wire.Ended(stream))
+
+    def cancel(self, stream: int) -> None:
+        """Close a stream."""
+        items = self._streams.pop(stream, None)
+        if items is not None:
+            items.close()  # type: ignore[attr-defined]
+
+    def _guarded(self, request: int, function: Callable[[], Any], silent: object = None) -> Any:
+        """Run ``function`` and reply with its value or its failure; return either."""
+        try:
+            value = function()
+            if value is not silent or silent is None:
+                self._say(request, value)
+        except MataError as error:
+            failure = Failure.of(error)
+            self._line.reply(wire.Raised(request, failure))
+            return failure
+        except Exception:
+            log.exception("an answer could not be sent")
+            failure = Failure(500, "The model returned something that cannot be sent")
+            self._line.reply(wire.Raised(request, failure))
+            return failure
+        return value
+
+    def _say(self, request: int, value: object) -> None:
+        """Send what a call or a stream gave; a job's outcome goes as that of a batch does."""
+        if isinstance(value, Outcome):
+            self._line.answer(request, [value])
+        else:
+            self._line.reply(
+                wire.Returned(request), [(part,) for part in payload.pack(value).parts]
+            )
