@@ -59,7 +59,7 @@ test-again: $(VENV)/.setup  ## the tests that failed the last time, one after th
 test-engines: $(VENV)/.setup  ## easyocr, paddleocr and tesserocr, each in an environment of its own
 	$(BIN)/python plugins/ocr/tests/engines/run.py $(ENGINES)
 
-test-clients: $(VENV)/.setup  ## KServe's client, in an environment of its own
+test-clients: $(VENV)/.setup  ## KServe's client, also through the gateway, in an environment of its own
 	$(BIN)/python plugins/oip/tests/clients/run.py
 
 test-airflow: $(VENV)/.setup  ## retraining over a real Airflow, which is in an environment of its own

@@ -19,6 +19,13 @@ from pathlib import Path
 HERE = Path(__file__).resolve().parent
 ROOT = HERE.parents[3]
 CLIENTS = {"kserve": "kserve==0.21.0"}
+CASES = {
+    "kserve": (
+        HERE / "kserve_cases.py",
+        ROOT / "plugins" / "fleet" / "tests" / "clients" / "kserve_gateway_cases.py",
+    )
+}
+"""What a client asks: the protocol itself, and through the gateway of a fleet."""
 
 
 def environment(name: str) -> Path:
@@ -45,7 +52,7 @@ def test(name: str) -> int:
     command = [
         *(str(environment(name)), "-m", "pytest", "-p", "no:cacheprovider"),
         *("-o", "filterwarnings=ignore"),  # the client warns about its own dependencies
-        str(HERE / f"{name}_cases.py"),
+        *map(str, CASES[name]),
     ]
     return subprocess.run(command, check=False, cwd=ROOT).returncode
 
