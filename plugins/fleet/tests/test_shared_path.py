@@ -16,6 +16,12 @@ from mataserver_fleet.shared_path import NOTE, SharedPaths
 
 
 @pytest.fixture
+def url():
+    """Files lie in no database: one kind is enough."""
+    return
+
+
+@pytest.fixture
 def repository(tmp_path):
     """A model repository that is shared."""
     made = tmp_path / "shared" / "models"
