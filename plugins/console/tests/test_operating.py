@@ -159,6 +159,54 @@ async def test_a_job(tmp_path):
         await person.sees("No job yet.")
 
 
+async def archived(person):
+    """Return the files of a ZIP that the page makes, by name."""
+    making = """import("./console/zip.mjs").then(async ({ zipped }) => {
+      const files = [new File(["one"], "a.jpg"), new File(["", "zwei"], "süß 2.jpg")];
+      const bytes = new Uint8Array(await (await zipped(files, "photographs.zip")).arrayBuffer());
+      return [...bytes];
+    })"""
+    made = bytes(await person.evaluate(making))
+    with zipfile.ZipFile(io.BytesIO(made)) as archive:
+        assert archive.testzip() is None
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+async def test_an_upload_goes_on(tmp_path):
+    """One that was stopped goes on where it was, and one without a network as soon as there is."""
+    sending = """import("./console/upload.mjs").then(async ({ sent }) => {
+      const file = new File([new Uint8Array(5e6)], "x.bin", { lastModified: 1 });
+      const stop = new AbortController();
+      const told = [];
+      const once = (done) => { told.push(done); if (done > 0) stop.abort(); };
+      const name = await sent(file, once, stop.signal).catch((error) => error.name);
+      window.told = [];
+      window.going = null;
+      const { signal } = new AbortController();
+      window.again = () => sent(file, (done) => window.told.push(done), signal)
+        .then((id) => { window.going = id; });
+      return [name, told];
+    })"""
+    async with (
+        served(tmp_path, "database", "jobs") as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        assert await person.evaluate(sending) == ["AbortError", [0, 2**21]]
+        weather = {"latency": 0, "downloadThroughput": -1, "uploadThroughput": -1}
+        await person.page.call("Network.emulateNetworkConditions", offline=True, **weather)
+        await person.evaluate("void window.again()")
+        await person.until("window.told.includes(-1)")
+        await person.page.call("Network.emulateNetworkConditions", offline=False, **weather)
+        upload = await person.until("window.going")
+        told = await person.evaluate("window.told.filter((done) => done >= 0)")
+        assert told == [2**21, 2**22, 5_000_000]
+        again = await person.evaluate(f"""fetch("v1/uploads/{upload}", {{
+          method: "HEAD", headers: {{ "Tus-Resumable": "1.0.0" }} }})
+          .then((answer) => answer.headers.get("Upload-Offset"))""")
+        assert again == "5000000"
+        assert await archived(person) == {"a.jpg": b"one", "süß 2.jpg": b"zwei"}
+
+
 async def test_a_guests_page(tmp_path):
     """A page that another plugin brings stands in the group that it names, for who may see it."""
     async with served(tmp_path, points=[guest.POINT]) as server:

@@ -1,16 +1,18 @@
 // Jobs: a list, one of them with its progress, log and files, and a way to start one.
 import { Cloud } from "./cloud.mjs";
-import { ask, isAbort, may, send, who } from "./api.mjs";
-import { Button, Copy, Dialog, Segments, State, Sure, Trouble } from "./controls.mjs";
+import { ask, isAbort, may, send } from "./api.mjs";
+import { Button, Copy, Segments, State, Sure, Trouble } from "./controls.mjs";
 import { ago, bytes, clock, long, parted } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
+import { NewJob } from "./new_job.mjs";
 import { Photographs } from "./photographs.mjs";
 import { amend, useRoute } from "./route.mjs";
 import { refresh, useSource } from "./source.mjs";
 
 const KINDS = { queued: "off", running: "busy", done: "ok", failed: "bad", cancelled: "off" };
+const STAGES = { reconstruct: ["extracting", "matching", "triangulating", "decimating"] };
 const LIST = "v1/jobs?limit=200";
 const ENDED = new Set(["done", "failed", "cancelled"]);
 
@@ -36,6 +38,14 @@ function useJob(id) {
 }
 
 const Meter = ({ job }) => html`<div class="meter" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" aria-valuenow=${Math.round(job.progress)}><i style=${{ width: `${job.progress}%` }}></i></div>`;
+
+/** The stages of a job whose kind tells them, with what is done and what is under way. */
+function Stages({ job }) {
+  const names = STAGES[job.kind];
+  const at = job.state === "done" ? names?.length : names?.indexOf(job.stage);
+  if (!names) return null;
+  return html`<ol class="stages">${names.map((name, i) => html`<li key=${name} class=${i < at ? "past" : i === at ? "now" : ""} aria-current=${i === at ? "step" : undefined}><${State} kind=${i < at ? "ok" : i === at ? "busy" : "off"}>${name}<//></li>`)}</ol>`;
+}
 
 const Item = ({ job, on }) => html`<li class=${on ? "on" : ""}><a href=${`#/jobs?id=${job.id}`} aria-current=${on ? "true" : undefined}>
   <span class="row between"><b class="cut">${title(job)}</b><${State} kind=${KINDS[job.state]}>${job.state === "running" ? `${Math.floor(job.progress)} %` : job.state}<//></span>
@@ -99,58 +109,11 @@ function Detail({ id }) {
       <span class="quiet cut">${job.id.slice(0, 8)}, ${clock(job.created_at * 1000)}${took(job) ? `, ${took(job)}` : ""}${job.attempt > 1 ? `, attempt ${job.attempt}` : ""}</span></div>
       ${may("jobs:write") && (ended ? html`<${Button} icon="again" onClick=${() => act("/restart")}>Run again<//><${Sure} text="Remove" effect="Its files go too." action=${() => act("", "DELETE")}/>`
         : html`<${Sure} text="Cancel" effect="What it has done stays." action=${() => act("/cancel")}/>`)}</header>
-    ${!ended && html`<div class="jobprog stack-4"><div class="row between"><span>${job.stage || "waiting for its turn"}</span><span class="quiet">${job.message} ${Math.floor(job.progress)} %</span></div><${Meter} job=${job}/></div>`}
+    ${!ended && html`<${Stages} job=${job}/>`}
+    ${!ended && html`<div class="jobprog stack-4"><div class="row between"><span>${STAGES[job.kind] && job.stage ? job.message : job.stage || "waiting for its turn"}</span><span class="quiet nowrap">${STAGES[job.kind] ? "" : job.message} ${Math.floor(job.progress)} %</span></div><${Meter} job=${job}/></div>`}
     ${failed && html`<div class="pad"><${Trouble} error=${failed}/></div>`}
     ${figures ? html`<${Cloud} key=${`${job.id} ${job.finished_at}`} job=${job} figures=${figures} chosen=${chosen} choose=${choose}/>` : html`<div class="scroll" tabindex="-1"><${Result} job=${job}/></div>`}</section>
     <aside class="panel right jobside" aria-label="Files and log">${figures ? html`<${Photographs} job=${job} figures=${figures} chosen=${chosen} choose=${choose}>${side}<//>` : side}</aside>`;
-}
-
-/** Send a form and tell how much of it is sent: `fetch` cannot. */
-function upload(path, form, tell, signal) {
-  return new Promise((resolve, reject) => {
-    const request = new XMLHttpRequest();
-    request.open("POST", path);
-    if (who.get()?.csrf) request.setRequestHeader("X-CSRF-Token", who.get().csrf);
-    request.upload.onprogress = (event) => tell(event.loaded, event.total);
-    request.onload = () => {
-      const said = JSON.parse(request.responseText || "{}");
-      if (request.status < 300) resolve(said);
-      else reject(Object.assign(new Error(said.detail ?? `Status ${request.status}`), { status: request.status, id: request.getResponseHeader("X-Request-Id") ?? "" }));
-    };
-    request.onerror = () => reject(new Error("The connection was lost while it was sent."));
-    request.onabort = () => reject(Object.assign(new Error("stopped"), { name: "AbortError" }));
-    signal.addEventListener("abort", () => request.abort());
-    request.send(form);
-  });
-}
-
-function NewJob({ close }) {
-  const { data } = useSource(may("models:read") ? "v1/models" : null, 10);
-  const [error, setError] = useState(null);
-  const [sent, setSent] = useState(null);
-  const control = useRef(new AbortController());
-  useEffect(() => () => control.current.abort(), []);
-  const submit = async (event) => {
-    event.preventDefault();
-    const given = new FormData(event.target);
-    for (const name of ["every", "limit"]) if (!given.get(name)) given.delete(name);
-    const file = given.get("file");  // last: a server reads the fields before it
-    given.delete("file"); given.append("file", file);
-    setError(null); setSent([0, file.size]);
-    try {
-      const job = await upload("v1/jobs/infer", given, (done, total) => setSent([done, total]), control.current.signal);
-      refresh(LIST);
-      amend({ id: job.id });
-      close();
-    } catch (failure) { if (!isAbort(failure)) setError(failure); setSent(null); control.current = new AbortController(); }
-  };
-  return html`<${Dialog} title="New job" onClose=${close}><form class="stack-12" onSubmit=${submit}>${error && html`<${Trouble} error=${error}/>`}
-    <label class="stack-4"><span class="label">Model</span><select class="field" name="model">${(data ?? []).map((each) => html`<option key=${each.model}>${each.model}</option>`)}</select></label>
-    <label class="stack-4"><span class="label">Video, or a ZIP of pictures</span><input class="field" type="file" name="file" required accept="video/*,.zip,image/gif"/></label>
-    <label class="stack-4"><span class="label">Every so many-th frame</span><input class="field" type="number" min="1" name="every" placeholder="1"/></label>
-    <label class="stack-4"><span class="label">At most so many</span><input class="field" type="number" min="1" name="limit" placeholder="all"/></label>
-    ${sent ? html`<div class="stack-4"><div class="meter" role="progressbar" aria-label="Sent" aria-valuemin="0" aria-valuemax="100" aria-valuenow=${Math.round((100 * sent[0]) / Math.max(1, sent[1]))}><i style=${{ width: `${(100 * sent[0]) / Math.max(1, sent[1])}%` }}></i></div>
-      <div class="row between"><span class="quiet">${bytes(sent[0])} of ${bytes(sent[1])}</span><${Button} small onClick=${() => control.current.abort()}>Stop<//></div></div>` : html`<div><${Button} primary type="submit">Start<//></div>`}</form><//>`;
 }
 
 const FILTERS = { all: () => true, running: (job) => !ENDED.has(job.state), failed: (job) => job.state === "failed" };
@@ -170,5 +133,5 @@ export default function Jobs() {
         ${data && !shown.length && html`<li class="pad help">${jobs.length ? "None of these." : "No job yet. One runs a model over a video or many pictures, and survives its server."}</li>`}</ul>
         ${error && !data && html`<div class="pad"><${Trouble} error=${error} again=${() => refresh(LIST)}/></div>`}</nav>
       ${id ? html`<${Detail} key=${id} id=${id}/>` : html`<section class="mid jobmid empty wide"><p class="quiet">Choose a job at the left.</p></section>`}</div>
-    ${making && html`<${NewJob} close=${() => setMaking(false)}/>`}`;
+    ${making && html`<${NewJob} close=${() => setMaking(false)} made=${(made) => { setMaking(false); refresh(LIST); amend({ id: made }); }}/>`}`;
 }

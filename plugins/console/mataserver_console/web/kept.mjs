@@ -34,5 +34,6 @@ export async function kept(name) {
 /** A choice of this browser, such as the theme. */
 export const choice = {
   get(name) { try { return localStorage.getItem(`mataserver.${name}`); } catch { return null; } },
-  set(name, value) { try { localStorage.setItem(`mataserver.${name}`, value); } catch { /* nothing to keep it in */ } },
+  /** `null` forgets it. */
+  set(name, value) { try { if (value === null) localStorage.removeItem(`mataserver.${name}`); else localStorage.setItem(`mataserver.${name}`, value); } catch { /* nothing to keep it in */ } },
 };

@@ -1,0 +1,78 @@
+// A new job: what it is of, and its file, sent so that a break costs little.
+import { ask, isAbort, may } from "./api.mjs";
+import { Button, Dialog, Segments, Trouble } from "./controls.mjs";
+import { bytes } from "./format.mjs";
+import { html, useEffect, useRef, useState } from "./html.mjs";
+import { useSource } from "./source.mjs";
+import { forgetUpload, sent } from "./upload.mjs";
+import { zipped } from "./zip.mjs";
+
+const isZip = (file) => /\.zip$/i.test(file.name);
+
+const KINDS = {
+  infer: {
+    accept: "video/*,.zip,image/gif",
+    /** What is asked, apart from the file. */
+    order: (given) => ({ model: given.get("model"), ...Object.fromEntries(["every", "limit"].filter((name) => given.get(name)).map((name) => [name, Number(given.get(name))])) }),
+    check: (order) => ask("v1/jobs/infer/check", { json: order }),
+    file: async ([file]) => file,
+    submit: async (order) => (await ask("v1/jobs/infer", { json: order })).id,
+  },
+  reconstruct: {
+    accept: "image/*,.zip,.heic",
+    order: (given) => ({ density: given.get("density") }),
+    check: async () => {},
+    file: async (files) => (files.length === 1 && isZip(files[0]) ? files[0] : zipped(files.filter((file) => !isZip(file)), "photographs.zip")),
+    submit: async (order) => (await ask("upload", { json: order })).job_id,
+  },
+};
+
+function Sending({ state, stop }) {
+  const share = (100 * state.done) / Math.max(1, state.total);
+  return html`<div class="stack-4"><div class="meter" role="progressbar" aria-label="Sent" aria-valuemin="0" aria-valuemax="100" aria-valuenow=${Math.round(share)}><i style=${{ width: `${share}%` }}></i></div>
+    <div class="row between"><span class="quiet" role="status">${state.total ? `${bytes(state.done)} of ${bytes(state.total)}` : "packing"}${state.waits && ` · ${state.waits}`}</span><${Button} small onClick=${stop}>Stop<//></div></div>`;
+}
+
+function Infer() {
+  const { data } = useSource(may("models:read") ? "v1/models" : null, 10);
+  return html`<label class="stack-4"><span class="label">Model</span><select class="field" name="model">${(data ?? []).map((each) => html`<option key=${each.model}>${each.model}</option>`)}</select></label>
+    <label class="stack-4"><span class="label">Video, or a ZIP of pictures</span><input class="field" type="file" name="file" required accept=${KINDS.infer.accept}/></label>
+    <label class="stack-4"><span class="label">Every so many-th frame</span><input class="field" type="number" min="1" name="every" placeholder="1"/></label>
+    <label class="stack-4"><span class="label">At most so many</span><input class="field" type="number" min="1" name="limit" placeholder="all"/></label>`;
+}
+
+const Photographs = () => html`<label class="stack-4"><span class="label">Photographs, or a ZIP of them</span><input class="field" type="file" name="file" required multiple accept=${KINDS.reconstruct.accept}/>
+    <span class="help">Twelve or more around a subject, a step apart, sharp, each showing most of the one before.</span></label>
+  <label class="stack-4"><span class="label">Points</span><select class="field" name="density"><option value="sparse">sparse: some thousands</option><option value="semi">semi: over 20 times as many, one to two seconds more a photograph</option></select></label>`;
+
+export function NewJob({ close, made }) {
+  const { data: plugins } = useSource(may("models:read") ? "v1/plugins" : null, 60);
+  const clouds = plugins?.some((each) => each.name === "reconstruct" && !each.error);
+  const [kind, setKind] = useState("infer");
+  const [error, setError] = useState(null);
+  const [state, setState] = useState(null);
+  const control = useRef(new AbortController());
+  useEffect(() => () => control.current.abort(), []);
+  const run = async (given) => {
+    const { order, check, file: pack, submit } = KINDS[kind];
+    const { signal } = control.current;
+    const asked = order(given);
+    await check(asked);
+    const file = await pack(given.getAll("file"));
+    const tell = (done, waits) => setState((old) => ({ done: done < 0 ? old.done : done, total: file.size, waits }));
+    const upload = await sent(file, tell, signal);
+    const id = await submit({ ...asked, upload });
+    forgetUpload(file);
+    made(id);
+  };
+  const begin = (event) => {
+    event.preventDefault();
+    setError(null); setState({ done: 0, total: 0, waits: "" });
+    control.current = new AbortController();
+    run(new FormData(event.target)).catch((failure) => { if (!isAbort(failure)) setError(failure); setState(null); });
+  };
+  return html`<${Dialog} title="New job" onClose=${close}><form class="stack-12" onSubmit=${begin}>${error && html`<${Trouble} error=${error}/>`}
+    ${clouds && html`<${Segments} label="What" value=${kind} onChange=${setKind} options=${[["infer", "A model over pictures"], ["reconstruct", "A cloud from photographs"]]}/>`}
+    <fieldset class="stack-12" disabled=${Boolean(state)}>${kind === "infer" ? html`<${Infer}/>` : html`<${Photographs}/>`}</fieldset>
+    ${state ? html`<${Sending} state=${state} stop=${() => control.current.abort()}/>` : html`<div class="row"><${Button} primary type="submit">Start<//><span class="help">What was sent of a file is not sent again.</span></div>`}</form><//>`;
+}
