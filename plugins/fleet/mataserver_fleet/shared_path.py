@@ -19,7 +19,7 @@ import msgspec
 
 from mataserver import InvalidParams
 from mataserver_database import finish
-from mataserver_fleet import pbtxt, schema
+from mataserver_fleet import schema
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Mapping
@@ -75,6 +75,8 @@ class SharedPath:
 
         Raises ``OSError``; of its children ``FileNotFoundError`` is of a file to be laid alone.
         """
+        from mataserver_fleet import pbtxt  # brings protobuf, which only pushes need
+
         await finish(asyncio.to_thread(self._lay, model, pbtxt.write(dict(config)), files))
 
     def _lay(self, model: str, config: bytes, files: Mapping[str, Path]) -> None:
