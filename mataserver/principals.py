@@ -106,8 +106,8 @@ class Principal:
         return self.scopes >= EVERYTHING
 
     def rests_on(self, identity: str) -> bool:
-        """Whether it is the principal of an id, or was let in by the ``grant`` of one."""
-        return identity in {self.id, self.grant}
+        """Whether it is the principal of an id, or was let in by that grant, empty for none."""
+        return identity != "" and identity in {self.id, self.grant}
 
     def may(self, needs: str | None) -> bool:
         """Whether it has the scope that a route needs; None asks for every scope."""

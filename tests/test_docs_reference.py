@@ -112,6 +112,8 @@ def test_hooks_are_described():
         (service.Context, "`Context`"),
         (contract.LoadContext, "`LoadContext`"),
         (contract.ModelSpec, "`ModelSpec`"),
+        (mataserver.Principal, "`Principal`"),
+        (mataserver.Policy, "`Policy` of `outbound`"),
     ],
 )
 def test_fields_are_described(kind, header):
