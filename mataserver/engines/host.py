@@ -6,7 +6,6 @@ import contextlib
 import dataclasses
 import logging
 import os
-import re
 import threading
 import time
 from types import NoneType
@@ -19,10 +18,16 @@ from mataserver.contract.backend import LoadedPart
 from mataserver.contract.envelope import Envelope
 from mataserver.engines import scaling
 from mataserver.engines.encoding import encode_body
+from mataserver.engines.failures import (
+    client_error,
+    close_quietly,
+    failure_of,
+    lasts,
+    unsound,
+)
+from mataserver.engines.methods import ModelMethods
 from mataserver.engines.soundness import Unsound, sound
 from mataserver.engines.work import Facts, Failure, Outcome, Timing
-from mataserver.errors import InvalidParams, MataError, NotFound, OutOfMemory
-from mataserver.results import RESULT_TYPES
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -35,12 +40,6 @@ if TYPE_CHECKING:
     from mataserver.results import Result
 
     Image = NDArray[np.uint8]
-
-# torch's allocator of the CPU, CUDA's runtime, and its libraries that allocate by themselves.
-_SHORTAGE = re.compile(
-    r"DefaultCPUAllocator: (can't|not enough)|CUDA error: out of memory"
-    r"|CU(BLAS|DNN)_STATUS_ALLOC_FAILED"
-)
 
 log = logging.getLogger("mataserver.worker")
 
@@ -74,8 +73,8 @@ class ModelHost:
         try:
             self._model = self._load(assignment)
         except Exception as error:
-            told = _told(error, "The model could not be loaded")
-            told.lasting = _lasts(error)
+            told = client_error(error, "The model could not be loaded")
+            told.lasting = lasts(error)
             raise told from error
         stateful = hasattr(self._model, "session")
         decoders = assignment.decode_threads - 1
@@ -90,7 +89,7 @@ class ModelHost:
             decoded.picture = self._read(job)
             decoded.image = decoded.picture.image
         except Exception as error:
-            decoded.failure = _failure(error, "The image could not be decoded")
+            decoded.failure = failure_of(error, "The image could not be decoded")
         del self._decoding[threading.get_ident()]
         decoded.decode_ms = _ms(begun)
         return decoded
@@ -108,20 +107,11 @@ class ModelHost:
         """Decode an image. What is read, as text, must stand out from its ground."""
         assigned = self._assignment
         legible = assigned.spec.task == "ocr"
-        size = self._input_size(job)
+        size = None
+        # A session that keeps state would jump when frames come in another format.
+        if assigned.scaled_decode and (job.session is None or not self._stateful):
+            size = scaling.input_size(self._model, assigned.spec.task)
         return media.reduced(job.image, assigned.max_pixels, size, assigned.alpha, legible=legible)
-
-    def _input_size(self, job: Job) -> tuple[int, int] | None:
-        """Return the size that the model resizes images to, where smaller ones do it no harm.
-
-        Not for a session that keeps state: it would jump when frames come in another format.
-        """
-        if not self._assignment.scaled_decode or self._assignment.spec.task not in scaling.TASKS:
-            return None
-        if job.session is not None and self._stateful:
-            return None
-        size: tuple[int, int] | None = getattr(self._model, "input_size", None)
-        return size
 
     def forward(self, batch: Sequence[Decoded]) -> list[tuple[Decoded, Any, float, bool]]:
         """Run the model on the jobs that decoded; one failing job fails alone.
@@ -156,9 +146,9 @@ class ModelHost:
                     answer = scaling.restore(answer, item.picture)
                 body = encode_body(answer, item.job.format, self._envelope)  # type: ignore[arg-type]
             except Unsound as error:
-                answer = self._unsound(error)
+                answer = unsound(error, self._assignment.spec.name)
             except Exception as error:
-                answer = _failure(error, "The model returned an invalid result")
+                answer = failure_of(error, "The model returned an invalid result")
         timing = Timing(item.decode_ms, infer_ms, _ms(begun))
         failure = answer if isinstance(answer, Failure) else None
         return Outcome(body, timing, failure, fresh)
@@ -188,9 +178,9 @@ class ModelHost:
                         if isinstance(piece, str):
                             yield piece
             except Unsound as error:
-                answer = self._unsound(error)
+                answer = unsound(error, self._assignment.spec.name)
             except Exception as error:
-                answer = _failure(error, "The model failed")
+                answer = failure_of(error, "The model failed")
         elif answer is None:
             answer = self._predict([item])[0]
         yield self.encode(item, answer, _ms(begun), fresh=False)
@@ -198,33 +188,23 @@ class ModelHost:
     def close_session(self, session: str) -> None:
         """Forget a session's state."""
         state = self._sessions.pop(session, None)
-        _close(state)
+        close_quietly(state)
 
     def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Call a public method of the model. Raises a ``MataError``."""
-        function = self._method(method)
-        try:
-            return self._checked(function(*args, **kwargs))
-        except Exception as error:
-            raise _told(error, "The model failed") from error
+        return ModelMethods(self._model, self._assignment.spec.name).call(method, args, kwargs)
 
     def stream(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
         """Iterate over a public generator method of the model. Raises a ``MataError``."""
-        items = self.call(method, args, kwargs)
-        try:
-            for item in items:
-                yield self._checked(item)
-        except Exception as error:
-            raise _told(error, "The model failed") from error
-        finally:
-            _close(items)
+        methods = ModelMethods(self._model, self._assignment.spec.name)
+        yield from methods.stream(method, args, kwargs)
 
     def close(self) -> None:
         """Close the sessions and the model."""
         for session in tuple(self._sessions):
             self.close_session(session)
         while self._loaded:
-            _close(self._loaded.pop())
+            close_quietly(self._loaded.pop())
         self._model = None
 
     def _load(self, assignment: Assignment) -> Any:
@@ -249,40 +229,16 @@ class ModelHost:
         params = self._params.decode(item.job.params)
         return getattr(params, "use_softmax", True) is False
 
-    def _unsound(self, error: Unsound) -> Failure:
-        """Return what is told of a result that breaks a promise, and log it."""
-        name = self._assignment.spec.name
-        log.error("%s returned an invalid result: %s", name, error)
-        return Failure(500, f"The model returned an invalid result: {name}: {error}")
-
-    def _checked(self, value: Any) -> Any:
-        """Return what a method gave; results of a task keep their promises here, too."""
-        if type(value) in {list, tuple} and any(isinstance(each, RESULT_TYPES) for each in value):
-            return type(value)([self._checked(each) for each in value])
-        if not isinstance(value, RESULT_TYPES):
-            return value
-        tasks: tuple[str, ...] = getattr(value, "tasks", ())
-        try:
-            return sound(value, tasks[0])
-        except Unsound as error:
-            raise MataError(self._unsound(error).detail) from None
-
-    def _method(self, method: str) -> Any:
-        function = None if method.startswith("_") else getattr(self._model, method, None)
-        if not callable(function):
-            raise NotFound(f"The model has no method {method!r}")
-        return function
-
     def _predict(self, items: Sequence[Decoded]) -> list[Any]:
         try:
             params = [self._params.decode(item.job.params) for item in items]
             results = list(self._model.predict([item.image for item in items], params))
             if len(results) != len(items):
                 counts = f"{len(results)} results for {len(items)} images"
-                return [self._unsound(Unsound(counts))] * len(items)
+                return [unsound(Unsound(counts), self._assignment.spec.name)] * len(items)
         except Exception as error:
             if len(items) == 1:
-                return [_failure(error, "The model failed")]
+                return [failure_of(error, "The model failed")]
             return [self._predict([item])[0] for item in items]
         return results
 
@@ -296,48 +252,8 @@ class ModelHost:
                 self._sessions[session] = self._model.session(params)
             result: Result | Failure = self._sessions[session].step(item.image)
         except Exception as error:
-            result = _failure(error, "The model failed")
+            result = failure_of(error, "The model failed")
         return result, _ms(begun), fresh
-
-
-def _close(thing: object) -> None:
-    close = getattr(thing, "close", None)
-    if callable(close):
-        try:
-            close()
-        except Exception:
-            log.exception("close failed")
-
-
-def _lasts(error: Exception) -> bool:
-    """Whether a load will fail again: a plugin says why, a file or a package is missing."""
-    if isinstance(error, MataError):
-        return error.status != OutOfMemory.status and error.retry_after is None
-    return isinstance(error, (FileNotFoundError, ImportError))
-
-
-def _told(error: Exception, sentence: str) -> MataError:
-    return _failure(error, sentence).error()
-
-
-def _failure(error: Exception, sentence: str) -> Failure:
-    """What the client may know of ``error``: never its text, which may hold paths."""
-    if isinstance(error, MataError):
-        return Failure.of(error)
-    if _is_shortage(error):
-        log.error("out of memory: %s", error)
-        return Failure(507, "Out of memory")
-    if isinstance(error, msgspec.ValidationError):
-        return Failure(InvalidParams.status, f"params: {error}")
-    log.error("%s", sentence, exc_info=error)
-    return Failure(500, f"{sentence}: {type(error).__name__}")
-
-
-def _is_shortage(error: Exception) -> bool:
-    """Whether a framework found no memory: by type, or by what it says in a plain RuntimeError."""
-    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
-        return True
-    return isinstance(error, RuntimeError) and _SHORTAGE.search(str(error)) is not None
 
 
 def _ms(begun: float) -> float:

@@ -15,7 +15,7 @@ from mataserver.errors import MataError
 if TYPE_CHECKING:
     import asyncio
 
-MALFORMED = "The model's worker answered nonsense"
+MALFORMED = "The model's worker sent a malformed reply"
 _LONGEST = 1e9
 """More milliseconds than anything takes; what is no number is not less."""
 

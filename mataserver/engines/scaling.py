@@ -25,6 +25,12 @@ A depth map would be one of fewer pixels.
 """
 
 
+def input_size(model: object, task: str) -> tuple[int, int] | None:
+    """Return the size that a model resizes images to, None where smaller ones would do it harm."""
+    size: tuple[int, int] | None = getattr(model, "input_size", None)
+    return size if task in TASKS else None
+
+
 def restore(result: Any, picture: Picture) -> Any:
     """Return a sound result with its boxes, keypoints and masks in original pixels."""
     if isinstance(result, DetectResult):

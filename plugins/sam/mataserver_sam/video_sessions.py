@@ -11,20 +11,21 @@ import contextlib
 import secrets
 import time
 from collections import OrderedDict
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Self
 
 from mataserver import Conflict, MataError, NotFound, Unavailable
-from mataserver_sam.video_requests import Closed, Figures, SessionInfo, SessionStatus, Started
+from mataserver_sam.video_requests import Closed, Figures, Started
+from mataserver_sam.video_session import Session
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Iterator
+    from collections.abc import AsyncGenerator, Callable
 
     from mataserver import Context, ModelHandle
     from mataserver_sam.served import ServedModel
     from mataserver_sam.video_requests import (
         PropagateRequest,
+        SessionStatus,
         StartRequest,
         Status,
         Step,
@@ -34,44 +35,6 @@ if TYPE_CHECKING:
 
 REMEMBERED = 1_000
 """Sessions that have ended whose status can still be asked for."""
-
-
-@dataclass(slots=True)
-class Session:
-    """What the server knows of one session.
-
-    ``loaded_at`` tells the worker that it lives in from later ones. ``idle`` is set while nothing
-    is done with it, ``closing`` is there once it is to be closed.
-    """
-
-    id: str
-    model: ModelHandle
-    hold: contextlib.AsyncExitStack
-    loaded_at: float | None
-    info: VideoInfo
-    created: datetime
-    last_used: float
-    status: Status = "ready"
-    figures: Figures = field(default_factory=Figures)
-    idle: asyncio.Event = field(default_factory=asyncio.Event)
-    closing: asyncio.Task[Closed] | None = None
-
-    def told(self) -> SessionStatus:
-        """Return it as ``status`` tells it."""
-        figures = self.figures
-        return SessionStatus(
-            self.id,
-            self.status,
-            figures.objects,
-            figures.frames_processed,
-            self.info.total_frames,
-            figures.gpu_bytes / 1e6,
-        )
-
-    def listed(self) -> SessionInfo:
-        """Return it as ``sessions`` tells it."""
-        created = self.created.isoformat(timespec="seconds").replace("+00:00", "Z")
-        return SessionInfo(self.id, "video", created, self.status, self.figures.objects)
 
 
 class VideoSessions:
@@ -161,7 +124,7 @@ class VideoSessions:
         async with contextlib.AsyncExitStack() as stack, self._sources.file(asked) as path:
             model = await stack.enter_async_context(self._served.acquire())
             loaded_at = self._loaded_at()
-            info = await self._opened(model, name, str(path), asked.gpu_ids or [])
+            info = await _open_video(model, name, str(path), asked.gpu_ids or [])
             session = Session(
                 id=name,
                 model=model,
@@ -174,46 +137,9 @@ class VideoSessions:
         session.idle.set()
         return session
 
-    async def _opened(
-        self, model: ModelHandle, name: str, path: str, gpu_ids: list[int]
-    ) -> VideoInfo:
-        """Open a video in the worker; if nobody waits for that any more, close it again."""
-        opening = asyncio.ensure_future(model.call("video", "open", name, path, gpu_ids))
-        try:
-            info: VideoInfo = await asyncio.shield(opening)
-        except asyncio.CancelledError:
-            with contextlib.suppress(MataError):
-                await opening
-                await model.call("video", "close", name)
-            raise
-        return info
-
-    @contextlib.contextmanager
-    def occupied(self, session: Session, *, mend: bool = False) -> Iterator[None]:
-        """Keep others from a session. Raises ``Conflict`` while it is busy or has failed.
-
-        ``mend``: what is done brings a session that has failed back.
-        """
-        if not session.idle.is_set() or session.closing is not None:
-            raise Conflict(f"Session {session.id} is busy")
-        if session.status == "error" and not mend:
-            raise Conflict(f"Session {session.id} has failed: reset or close it")
-        session.status = "processing"
-        session.idle.clear()
-        try:
-            yield
-        except MataError as error:
-            session.status = "error" if error.status >= 500 else "ready"
-            raise
-        finally:
-            if session.status == "processing":
-                session.status = "ready"
-            session.last_used = self._clock()
-            session.idle.set()
-
     async def call(self, session: Session, method: str, *args: Any, mend: bool = False) -> Any:
         """Have the worker do something to a session that is not busy."""
-        with self.occupied(session, mend=mend):
+        with session.occupied(self._clock, mend=mend):
             return await session.model.call("video", method, session.id, *args)
 
     async def propagate(
@@ -225,7 +151,7 @@ class VideoSessions:
         shuts down.
         """
         self._check_running()
-        with self.occupied(session):
+        with session.occupied(self._clock):
             items = session.model.stream("video_stream", "propagate", session.id, asked)
             async with contextlib.aclosing(items) as steps:  # type: ignore[type-var]
                 async for step in steps:
@@ -297,6 +223,19 @@ class VideoSessions:
         task = asyncio.create_task(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+
+async def _open_video(model: ModelHandle, name: str, path: str, gpu_ids: list[int]) -> VideoInfo:
+    """Open a video in the worker; if nobody waits for that any more, close it again."""
+    opening = asyncio.ensure_future(model.call("video", "open", name, path, gpu_ids))
+    try:
+        info: VideoInfo = await asyncio.shield(opening)
+    except asyncio.CancelledError:
+        with contextlib.suppress(MataError):
+            await opening
+            await model.call("video", "close", name)
+        raise
+    return info
 
 
 def shutting_down() -> Unavailable:

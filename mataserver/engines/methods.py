@@ -1,0 +1,58 @@
+"""Calls of a loaded model's own methods, for the services that know what it can do."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from mataserver.engines.failures import client_error, close_quietly, unsound
+from mataserver.engines.soundness import Unsound, sound
+from mataserver.errors import MataError, NotFound
+from mataserver.results import RESULT_TYPES
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+class ModelMethods:
+    """The public methods of one model; what they give is checked as its answers are."""
+
+    def __init__(self, model: Any, name: str) -> None:
+        self._model = model
+        self._name = name
+
+    def call(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
+        """Call a public method of the model. Raises a ``MataError``."""
+        function = self._method(method)
+        try:
+            return self._checked(function(*args, **kwargs))
+        except Exception as error:
+            raise client_error(error, "The model failed") from error
+
+    def stream(self, method: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Iterator[Any]:
+        """Iterate over a public generator method of the model. Raises a ``MataError``."""
+        items = self.call(method, args, kwargs)
+        try:
+            for item in items:
+                yield self._checked(item)
+        except Exception as error:
+            raise client_error(error, "The model failed") from error
+        finally:
+            close_quietly(items)
+
+    def _checked(self, value: Any) -> Any:
+        """Return what a method gave; results of a task keep their promises here, too."""
+        if type(value) in {list, tuple} and any(isinstance(each, RESULT_TYPES) for each in value):
+            return type(value)([self._checked(each) for each in value])
+        if not isinstance(value, RESULT_TYPES):
+            return value
+        tasks: tuple[str, ...] = getattr(value, "tasks", ())
+        try:
+            return sound(value, tasks[0])
+        except Unsound as error:
+            raise MataError(unsound(error, self._name).detail) from None
+
+    def _method(self, method: str) -> Any:
+        function = None if method.startswith("_") else getattr(self._model, method, None)
+        if not callable(function):
+            raise NotFound(f"The model has no method {method!r}")
+        return function
