@@ -14,7 +14,6 @@ from mataserver.sources.cache import WEIGHTS
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-_PICKLES = frozenset({".bin", ".pt", ".pth", ".ckpt"})
 # Folders with the same weights for another runtime, or in their authors' own format.
 _FOREIGN_FOLDERS = frozenset({"onnx", "openvino", "coreml", "original", "runs", "tflite"})
 _FOREIGN = re.compile(
