@@ -27,6 +27,8 @@ ROUNDING = 1 / 64
 """By how much a score in 8 or 16 bits may leave 0 to 1."""
 _IN_PARTS = 1.5
 """No box in pixels lies so near the picture's corner as a whole, and no part is so large."""
+_LEAST_SIDE = 32
+"""A smaller picture's own pixels may look like parts."""
 _LARGEST_LOG = 16
 """Beyond the numbers of boxes in strides and logarithms, and within those of boxes in pixels."""
 
@@ -127,11 +129,16 @@ def _rt_detr(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
     return Found(_scaled(boxes[rows], place), scores[pairs], labels, rows)
 
 
-def _deployed(outputs: Sequence[Array], _place: Placement, ask: Ask) -> Found:
+def _deployed(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
     """The network was told the image's size and has done the rest."""
     labels, boxes, scores = outputs
-    rows = _best(scores, ask.confidence)
-    return Found(boxes[rows], scores[rows], labels[rows].astype(np.intp), rows)
+    rows = np.concatenate([boxes, scores[:, None], labels[:, None]], axis=1, dtype=np.float32)
+    best, classes = _finished(rows, ask)
+    found = boxes[best]
+    if min(place.size) >= _LEAST_SIDE:
+        _check_pixels(found)
+    _check_ordered(found)
+    return Found(found, scores[best], classes, best)
 
 
 def _yolo_v5(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
@@ -236,9 +243,7 @@ def _yolo_v10(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:
     best, labels = _finished(rows, ask)
     boxes = rows[best, :4]
     _check_pixels(boxes)
-    backwards = (boxes[:, 2:] < boxes[:, :2]).any(axis=1)
-    if backwards.sum() * 2 > len(best):  # a single one is an unsure answer
-        raise _ForeignError("its boxes end before they begin")
+    _check_ordered(boxes)
     return Found(place.undo(boxes), rows[best, 4], labels, best)
 
 
@@ -257,6 +262,13 @@ def _check_pixels(boxes: Array) -> None:
     """Raise ``_ForeignError`` for boxes in parts of a picture where they should be in pixels."""
     if len(boxes) and 0 < np.abs(boxes).max() <= _IN_PARTS:
         raise _ForeignError("its boxes are parts of a picture")
+
+
+def _check_ordered(boxes: Array) -> None:
+    """Raise ``_ForeignError`` for boxes most of which end before they begin."""
+    backwards = (boxes[:, 2:] < boxes[:, :2]).any(axis=1)
+    if backwards.sum() * 2 > len(boxes):  # a single one is an unsure answer
+        raise _ForeignError("its boxes end before they begin")
 
 
 def _finished_obb(outputs: Sequence[Array], place: Placement, ask: Ask) -> Found:

@@ -15,6 +15,7 @@ from mataserver_onnx.preparation import Placement
 PLACE = Placement((64, 96), (64, 96), 1.0, 1.0)
 ASK = Ask(0.3, 0.7)
 PARTS, PIXELS = [0.5, 0.5, 0.4, 0.5], [48.0, 32.0, 38.0, 32.0]
+CORNERS = [29.0, 16.0, 67.0, 48.0]
 PROBABILITIES, LOGITS = [0.05, 0.9, 0.05], [-5.0, 3.0, -5.0]
 
 
@@ -27,6 +28,12 @@ def queries(scores, box):
     """Scores and boxes of two queries, the second of nothing."""
     nothing = [min(scores)] * len(scores)
     return [np.array([scores, nothing], np.float32), np.array([box, box], np.float32)]
+
+
+def deployed(box, score=0.9, label=1.0):
+    """Labels, boxes and scores of two finished answers, the second of nothing."""
+    given = rows(*box, score, label)
+    return [given[:, 5], given[:, :4], given[:, 4]]
 
 
 def read(layout, outputs):
@@ -45,6 +52,12 @@ def read(layout, outputs):
         ("yolo-v26-obb", [rows(*PARTS, 0.9, 1, 0.2)], "its boxes are parts of a picture"),
         ("yolo-v10", [rows(*PIXELS, 0.9, 1)], "its boxes end before they begin"),
         ("yolo-v10", [rows(5, 5, 60, 60, 0.9, -1)], "the number of a class is below 0"),
+        ("rt-detr-deploy", deployed(PARTS), "its boxes are parts of a picture"),
+        ("rt-detr-deploy", deployed(PIXELS), "its boxes end before they begin"),
+        ("rt-detr-deploy", deployed(CORNERS, score=33), "its scores go from 0 to 33"),
+        ("rt-detr-deploy", deployed(CORNERS, score=-2), "its scores go from -2 to 0"),
+        ("rt-detr-deploy", deployed(CORNERS, label=1.5), "the number of a class is none"),
+        ("rt-detr-deploy", deployed(CORNERS, label=-1), "the number of a class is below 0"),
         ("detr", queries(LOGITS, PIXELS), "its boxes are no parts of a picture"),
         ("rt-detr", queries(LOGITS, PIXELS), "its boxes are no parts of a picture"),
         ("rf-detr", queries(LOGITS, PIXELS)[::-1], "its boxes are no parts of a picture"),
@@ -66,6 +79,7 @@ def test_numbers_of_another_layout_are_an_error(layout, outputs, said):
         ("yolo-v8", [rows(*PIXELS, *PROBABILITIES).T]),
         ("yolo-obb", [rows(*PIXELS, *PROBABILITIES, 0.0).T]),
         ("yolo-v10", [rows(29, 16, 67, 48, 0.9, 1)]),
+        ("rt-detr-deploy", deployed(CORNERS)),
         ("rt-detr", queries(LOGITS, [48 / 96, 32 / 64, 38 / 96, 32 / 64])),
     ],
 )
