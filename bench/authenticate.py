@@ -20,9 +20,10 @@ import time
 from typing import TYPE_CHECKING
 
 from mataserver import Credentials
+from mataserver_accounts.keys import KEY_PREFIX, digest
 from mataserver_accounts.records import Key, User
 from mataserver_accounts.snapshot import Snapshot
-from mataserver_accounts.store import KEY_PREFIX, Everything, digest
+from mataserver_accounts.store import Everything
 from mataserver_accounts.tokens import Tokens
 
 if TYPE_CHECKING:

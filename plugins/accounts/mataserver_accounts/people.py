@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mataserver_accounts.snapshot import principal_of
-from mataserver_accounts.store import any_revision
+from mataserver_accounts.users import any_revision
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from mataserver_accounts.directory import Directory
     from mataserver_accounts.log_ins import LogIns, Token
     from mataserver_accounts.records import Role, User
-    from mataserver_accounts.store import Check
+    from mataserver_accounts.users import Check
     from mataserver_database import Connection
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Annotated, Literal
 
 from msgspec import Meta, Struct
@@ -17,6 +18,8 @@ KeyName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1
 Password = Annotated[str, Meta(min_length=1, max_length=1024)]
 Tags = Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=64)]
 Rate = Annotated[int, Meta(ge=1, le=1_000_000)]
+ID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""What an id of a user or a key looks like."""
 
 
 class User(Struct, frozen=True, kw_only=True):

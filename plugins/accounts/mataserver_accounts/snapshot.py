@@ -11,7 +11,7 @@ from collections import deque
 from typing import TYPE_CHECKING
 
 from mataserver import ROLES, SCOPES, MataError, Principal
-from mataserver_accounts.store import KEY_PREFIX, digest
+from mataserver_accounts.keys import KEY_PREFIX, digest
 from mataserver_accounts.tokens import looks_like_token
 
 if TYPE_CHECKING:

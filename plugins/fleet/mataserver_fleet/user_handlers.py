@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from mataserver import Context
     from mataserver_accounts.people import People
     from mataserver_accounts.records import User
-    from mataserver_accounts.store import Check
+    from mataserver_accounts.users import Check
     from mataserver_database import Connection
     from mataserver_fleet.parts import Parts
     from mataserver_fleet.permits import Hold

@@ -1,0 +1,84 @@
+"""Keys in the database: of each only a digest is kept."""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import uuid
+from typing import TYPE_CHECKING
+
+import msgspec
+import sqlalchemy as sa
+
+from mataserver import InvalidParams, NotFound
+from mataserver_accounts.ledger import Ledger
+from mataserver_accounts.records import ID, Key, MadeKey
+from mataserver_accounts.rows import key_of, text_of
+from mataserver_accounts.tables import KEYS
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+KEY_PREFIX = "mata_"
+
+
+class Keys(Ledger):
+    """What programs show."""
+
+    async def add_key(
+        self,
+        name: str,
+        scopes: Iterable[str],
+        *,
+        owner: str | None = None,
+        rate: int | None = None,
+        expires_at: float | None = None,
+    ) -> MadeKey:
+        """Make a key and return it with its secret, of which only the digest is kept."""
+        secret = KEY_PREFIX + secrets.token_urlsafe(32)
+        key = Key(
+            id=str(uuid.uuid4()),
+            name=name,
+            owner=owner,
+            scopes=sorted(scopes),
+            rate=rate,
+            created_at=self._clock(),
+            expires_at=expires_at,
+        )
+        if expires_at is not None and expires_at <= key.created_at:
+            raise InvalidParams("expires_at: the time is over already")
+        row = {**msgspec.structs.asdict(key), "scopes": text_of(key.scopes)}
+        await self._write(sa.insert(KEYS).values(**row, digest=digest(secret)))
+        return MadeKey(key=secret, **msgspec.structs.asdict(key))
+
+    async def keys(
+        self, owner: str | None = None, limit: int | None = None, offset: int = 0
+    ) -> tuple[list[Key], int]:
+        """Return keys, all or a user's, oldest first, and how many there are."""
+        query = sa.select(KEYS).order_by(KEYS.c.created_at, KEYS.c.id)
+        if owner is not None:
+            query = query.where(KEYS.c.owner == owner)
+        rows, total = await self._part(query, limit, offset)
+        return [key_of(row) for row in rows], total
+
+    async def key(self, key_id: str) -> Key:
+        """Return a key by its id. Raises ``NotFound``."""
+        row = None
+        if ID.fullmatch(key_id):
+            async with self._database.read() as connection:
+                query = sa.select(KEYS).where(KEYS.c.id == key_id)
+                row = (await connection.execute(query)).mappings().first()
+        if row is None:
+            raise NotFound("Key not found")
+        return key_of(row)
+
+    async def revoke_key(self, key_id: str) -> None:
+        """Forget a key: it is refused from now on. Raises ``NotFound``."""
+        statement = sa.delete(KEYS).where(KEYS.c.id == key_id)
+        if not (ID.fullmatch(key_id) and await self._write(statement)):
+            raise NotFound("Key not found")
+
+
+def digest(secret: str) -> str:
+    """Return what is kept of a key: it is random, so a quick hash serves."""
+    return hashlib.sha256(secret.encode("utf-8", "surrogatepass")).hexdigest()
