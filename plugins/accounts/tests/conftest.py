@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import itertools
 import time
 
 import aiohttp
@@ -13,10 +12,9 @@ from mataserver.testing import FAKE, installed, serving
 from mataserver_accounts.passwords import Passwords
 from mataserver_accounts.store import Accounts
 from mataserver_accounts.tables import SCHEMA
-from mataserver_database import Database
-from mataserver_database.testing import new_database, running_postgres
+from mataserver_database.fixtures import empty_database, postgres, url
 
-_NUMBERS = itertools.count(1)
+__all__ = ["accounts", "client", "clock", "database", "empty_database", "postgres", "serve", "url"]
 
 
 class Clock:
@@ -35,29 +33,11 @@ def clock():
     return Clock()
 
 
-@pytest.fixture(scope="session")
-def postgres():
-    """The URL of a PostgreSQL server."""
-    with running_postgres() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def url(request):
-    """Where an empty database is: None for SQLite, else the URL of PostgreSQL."""
-    if request.param == "sqlite":
-        return None
-    server = request.getfixturevalue("postgres")
-    return await new_database(server, f"accounts_{next(_NUMBERS)}")
-
-
 @pytest.fixture
-async def database(url, tmp_path):
+async def database(empty_database):
     """A database with the tables of accounts."""
-    made = Database(tmp_path, url)
-    await made.migrate(SCHEMA)
-    yield made
-    await made.close()
+    await empty_database.migrate(SCHEMA)
+    return empty_database
 
 
 @pytest.fixture

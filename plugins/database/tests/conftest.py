@@ -2,41 +2,29 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from pathlib import Path
 
 import pytest
 
-from mataserver_database import Database, Schema
-from mataserver_database.testing import new_database, running_postgres
+from mataserver_database import Schema
+from mataserver_database.fixtures import empty_database, postgres, url
+
+__all__ = ["database", "empty_database", "place", "postgres", "schema", "url"]
 
 HERE = Path(__file__).parent
-_NUMBERS = itertools.count(1)
-
-
-@pytest.fixture(scope="session")
-def postgres():
-    """The URL of a PostgreSQL server."""
-    with running_postgres() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def place(request, tmp_path):
-    """Arguments of a new database: two ``Database(*place)`` are two processes' view of it."""
-    if request.param == "sqlite":
-        return (tmp_path,)
-    server = request.getfixturevalue("postgres")
-    return (tmp_path, await new_database(server, f"test_{next(_NUMBERS)}"))
 
 
 @pytest.fixture
-async def database(place):
+def place(url, tmp_path):
+    """Arguments of a new database: two ``Database(*place)`` are two processes' view of it."""
+    return tmp_path, url
+
+
+@pytest.fixture
+def database(empty_database):
     """A database."""
-    made = Database(*place)
-    yield made
-    await made.close()
+    return empty_database
 
 
 @pytest.fixture

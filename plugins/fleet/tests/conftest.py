@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import itertools
 import sys
 from pathlib import Path
 
@@ -13,31 +12,16 @@ import pytest
 from click.testing import CliRunner
 
 from mataserver.testing import FAKE, installed, serving
-from mataserver_database.testing import new_database, running_postgres
+from mataserver_database.fixtures import postgres, url
 from mataserver_fleet.commands import fleet
 
-_NUMBERS = itertools.count(1)
+__all__ = ["client", "postgres", "run", "serve", "url"]
+
 HERE = str(Path(__file__).parent)
 if HERE not in sys.path:  # behind all others, whose tests have a conftest too
     sys.path.append(HERE)
 
 from fleet_client import Client  # noqa: E402 - found by the path above
-
-
-@pytest.fixture(scope="session")
-def postgres():
-    """The URL of a PostgreSQL server."""
-    with running_postgres() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def url(request):
-    """Where an empty database is: None for SQLite, else the URL of PostgreSQL."""
-    if request.param == "sqlite":
-        return None
-    server = request.getfixturevalue("postgres")
-    return await new_database(server, f"fleet_{next(_NUMBERS)}")
 
 
 @pytest.fixture

@@ -2,19 +2,16 @@
 
 from __future__ import annotations
 
-import itertools
 import sys
 from pathlib import Path
 
 import pytest
 
-from mataserver_database import Database
-from mataserver_database.testing import new_database, running_postgres
+from mataserver_database.fixtures import empty_database, postgres, url
 from mataserver_jobs.store import Store
 from mataserver_jobs.table import SCHEMA
 
-_NUMBERS = itertools.count(1)
-
+__all__ = ["clock", "database", "empty_database", "postgres", "store", "url"]
 
 HERE = str(Path(__file__).parent)
 if HERE not in sys.path:  # behind all others, whose tests have a conftest too
@@ -36,24 +33,11 @@ def clock():
     return Clock()
 
 
-@pytest.fixture(scope="session")
-def postgres():
-    """The URL of a PostgreSQL server."""
-    with running_postgres() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def database(request, tmp_path):
+@pytest.fixture
+async def database(empty_database):
     """A database with the tables of jobs."""
-    url = None
-    if request.param == "postgresql":
-        server = request.getfixturevalue("postgres")
-        url = await new_database(server, f"jobs_{next(_NUMBERS)}")
-    made = Database(tmp_path, url)
-    await made.migrate(SCHEMA)
-    yield made
-    await made.close()
+    await empty_database.migrate(SCHEMA)
+    return empty_database
 
 
 @pytest.fixture

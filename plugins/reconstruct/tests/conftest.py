@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import subprocess
 import sys
 from pathlib import Path
@@ -10,9 +9,21 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from mataserver_database import Database
-from mataserver_database.testing import new_database, running_postgres
+from mataserver_database.fixtures import empty_database, postgres, url
 from mataserver_reconstruct import child
+
+__all__ = [
+    "begin",
+    "database",
+    "empty_database",
+    "orbit",
+    "postgres",
+    "reconstructed",
+    "scene",
+    "strip",
+    "url",
+    "whole",
+]
 
 sys.path.append(str(Path(__file__).parent))  # behind all others, whose tests have a conftest too
 
@@ -113,23 +124,7 @@ def strip(scene):
     return scene.photos
 
 
-_NUMBERS = itertools.count(1)
-
-
-@pytest.fixture(scope="session")
-def postgres():
-    """The URL of a PostgreSQL server."""
-    with running_postgres() as url:
-        yield url
-
-
-@pytest.fixture(params=["sqlite", "postgresql"])
-async def database(request, tmp_path):
+@pytest.fixture
+def database(empty_database):
     """An empty database of each kind."""
-    url = None
-    if request.param == "postgresql":
-        server = request.getfixturevalue("postgres")
-        url = await new_database(server, f"reconstruct_{next(_NUMBERS)}")
-    made = Database(tmp_path, url)
-    yield made
-    await made.close()
+    return empty_database
