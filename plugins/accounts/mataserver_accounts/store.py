@@ -17,6 +17,8 @@ from mataserver_accounts.users import Users
 if TYPE_CHECKING:
     from mataserver_accounts.records import Key, User
 
+_KEEP_SECONDS = 86_400.0
+"""How long a revoked token is remembered after its end: the clock may be wrong, and set back."""
 _VERSION = sa.select(SECRETS.c.value).where(SECRETS.c.name == "version")
 
 
@@ -39,7 +41,8 @@ class Accounts(Users, Keys):
     async def revoke_token(self, token_id: str, until: float) -> None:
         """Refuse a token from now until it would have ended by itself."""
         async with self._database.begin() as connection:
-            await connection.execute(sa.delete(REVOKED).where(REVOKED.c.until < self._clock()))
+            old = REVOKED.c.until < self._clock() - _KEEP_SECONDS
+            await connection.execute(sa.delete(REVOKED).where(old))
             found = await connection.scalar(sa.select(REVOKED.c.id).where(REVOKED.c.id == token_id))
             if found is None:
                 await connection.execute(sa.insert(REVOKED).values(id=token_id, until=until))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
+import uuid
 
 import jwt
 import msgspec
@@ -223,6 +224,23 @@ async def test_tokens(accounts, snapshot, tokens, clock):
     assert again.id != ada.id
     with pytest.raises(InvalidToken):
         (await snapshot()).authenticate(shown(token))
+
+
+async def test_a_clock_that_is_set_back(accounts, snapshot, tokens, clock):
+    """What was revoked stays so, also where the clock was an hour ahead for a while."""
+    ada = await accounts.add_user("ada", "x", "developer")
+    mine, other = (tokens.read(tokens.make(ada.id, 1)).id for _ in range(2))
+    token = tokens.make(ada.id, 1)
+    await accounts.revoke_token(tokens.read(token).id, clock.now + 900)
+    clock.now += 3_600
+    for each in (mine, other):
+        await accounts.revoke_token(each, clock.now + 900)
+    clock.now -= 3_600
+    with pytest.raises(InvalidToken):
+        (await snapshot()).authenticate(shown(token))
+    clock.now += 2 * 86_400
+    await accounts.revoke_token(str(uuid.uuid4()), clock.now + 900)
+    assert len((await accounts.everything()).revoked) == 1
 
 
 async def test_forged_tokens(accounts, snapshot, clock):

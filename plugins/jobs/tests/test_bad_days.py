@@ -21,6 +21,7 @@ from mataserver_jobs.disk import is_full
 from mataserver_jobs.film import Film
 
 FRAMES = 60
+GONE = "The database's file was removed or replaced: start the server anew"
 SLOW = '{"seconds": 0.05}'
 """A frame's time with which a job takes longer than to hear of its cancellation."""
 
@@ -75,6 +76,22 @@ async def test_a_database_that_is_locked(tmp_path):
     holder.close()
     async with asking(tmp_path) as ask:
         await ask.ended(await ask.count(1))
+
+
+async def test_a_database_whose_file_is_removed(tmp_path):
+    """What asks for jobs is 503 and takes none; the job under way ends once the file is back."""
+    async with asking(tmp_path) as ask:
+        job = await ask.count(150)
+        await ask.until(job, lambda shown: shown["progress"] > 0)
+        (tmp_path / "mataserver.db").rename(tmp_path / "away")
+        for method, path in (("GET", "/v1/jobs"), ("POST", f"/v1/jobs/{job}/cancel")):
+            status, told = await ask(method, path)
+            assert (status, told["detail"]) == (503, GONE)
+        assert (await ask("POST", "/lab/count", json={"to": 1}))[0] == 503
+        (tmp_path / "away").rename(tmp_path / "mataserver.db")
+        shown = await ask.ended(job)
+        assert (shown["state"], shown["attempt"]) == ("done", 1)
+        assert (await ask("GET", "/v1/jobs"))[1]["total"] == 1
 
 
 async def test_tables_of_before(tmp_path):
