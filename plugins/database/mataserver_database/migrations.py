@@ -8,6 +8,7 @@ from __future__ import annotations
 import contextlib
 import fcntl
 import hashlib
+import logging
 from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
@@ -42,6 +43,8 @@ def migrate(connection: sa.Connection, schema: Schema, lock_file: Path | None) -
 
 
 def _upgrade(connection: sa.Connection, schema: Schema) -> None:
+    # Its import tells of each of its parts, and it of each step; the server logs the version.
+    logging.getLogger("alembic").setLevel(logging.WARNING)
     from alembic.config import Config
     from alembic.runtime.environment import EnvironmentContext
     from alembic.script import ScriptDirectory

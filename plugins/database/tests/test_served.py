@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import stat
+import subprocess
+import sys
 
 import aiohttp
 import pytest
@@ -24,6 +26,23 @@ async def test_sqlite(tmp_path):
         assert stat.S_IMODE((tmp_path / "mataserver.db").stat().st_mode) == 0o600
         async with aiohttp.ClientSession() as http, http.get(f"{server.url}/ready") as response:
             assert response.status == 200
+
+
+def test_a_first_start_is_quiet(tmp_path, schema):
+    """Migrations log which version there is now, and nothing of the library that runs them."""
+    code = (
+        "import asyncio, logging, sys; sys.path.insert(0, sys.argv[2])\n"
+        "from pathlib import Path; from mataserver_database import Database, Schema\n"
+        "logging.basicConfig(level=logging.INFO, format='%(name)s: %(message)s')\n"
+        "async def main():\n"
+        "    database = Database(Path(sys.argv[1]))\n"
+        "    await database.migrate(Schema('guest', 'guest_tables'))\n"
+        "    await database.close()\n"
+        "asyncio.run(main())"
+    )
+    command = [sys.executable, "-c", code, str(tmp_path), str(schema.folder.parent.parent)]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert ran.stderr == "mataserver.plugin.database: schema guest is at version 0002\n"
 
 
 async def test_the_environment(tmp_path, postgres):
