@@ -74,6 +74,14 @@ REQUESTS = {
     "upgraded": request("GET", "/v1/health", "Connection: Upgrade", "Upgrade: websocket"),
     "of a plugin": request("GET", "/answers"),
     "as a plugin wants it": request("GET", "/answers?cookie=1"),
+    "of a service": request("POST", "/claimed/this", *JSON, body=b"{}"),
+    "of a service, expecting": request(
+        "POST", "/claimed/this", "Expect: 100-continue", *JSON, body=b"{}"
+    ),
+    "of a service that fails": request("GET", "/claimed/fault"),
+    "upgraded for a service": request(
+        "GET", "/claimed/this", "Connection: Upgrade", "Upgrade: websocket"
+    ),
     "a wrong key": request("POST", INFER, *JPEG, body=PICTURE).replace(KEY.encode(), b"wrong"),
 }
 
@@ -82,6 +90,15 @@ SERVICE = """
 class Service(Base):
     def routes(self):
         return [Route("GET", "/answers", self.answer, needs="any")]
+
+    def claims(self, request):
+        return self.claimed if request.rel_url.raw_path.startswith("/claimed/") else None
+
+    async def claimed(self, request):
+        assert isinstance(request.app, web.Application)
+        if request.path.endswith("fault"):
+            raise BadRequest("A fault")
+        return web.Response(text=request.path + (await request.text()), headers={"X-Own": "1"})
 
     async def answer(self, request):
         assert isinstance(request.app, web.Application)

@@ -57,7 +57,7 @@ async def listen(runner: web.AppRunner, composed: Composed, host: str, port: int
     """Take connections; return the port. Raises ``OSError``."""
     limit = composed.settings.max_connections
     if composed.settings.short_way and shortcut.known() and runner.server is not None:
-        shortcut.shorten(runner.server, composed.application, composed.table.found())
+        shortcut.shorten(runner.server, composed.application, composed.table)
     await Site(runner, host, port, limit, lambda: BudgetShare(composed.budget), CONNECTIONS).start()
     chosen: int = runner.addresses[0][1]
     tell_address(composed, host, chosen)

@@ -35,8 +35,8 @@ class Limits(NamedTuple):
 
 ROUTE: web.RequestKey[Route] = web.RequestKey("route", Route)
 """The route that was chosen for a request."""
-CLAIMED: web.RequestKey[bool] = web.RequestKey("claimed", bool)
-"""Set where a service took a request before any route was looked at."""
+CLAIMED: web.RequestKey[Handler] = web.RequestKey("claimed")
+"""What answers a request that a service took before any route was looked at."""
 
 
 class Table:
@@ -87,11 +87,16 @@ class Table:
         yield from self._known
 
     def claimed(self, request: web.Request) -> Handler | None:
-        """Return the handler of a service that takes a request before any route is looked at."""
+        """Return the handler of a service that takes a request before any route is looked at.
+
+        Services are asked once: the short way asks before the middleware does.
+        """
+        if CLAIMED in request:
+            return request[CLAIMED]
         for claims in self.claims:
             handler = claims(request)
             if handler is not None:
-                request[CLAIMED] = True
+                request[CLAIMED] = handler
                 return handler
         return None
 

@@ -2,9 +2,10 @@
 
 Between its parser and a handler aiohttp looks for the route, makes what tells of it and builds the
 chain of middlewares; behind the handler an answer takes steps that serve streams, compression and
-HTTP/1.0. A path without variables is known beforehand, and a whole answer to a plain request needs
-none of those steps. Everything else goes aiohttp's way. Both ways give the same bytes: the recorded
-answers are asked on both (tests/test_recorded.py).
+HTTP/1.0. A path without variables is known beforehand, what a service claims is looked for nowhere
+else, and a whole answer to a plain request needs none of those steps. Everything else goes
+aiohttp's way. Both ways give the same bytes: the recorded answers are asked on both
+(tests/test_recorded.py).
 
 This knows two of aiohttp's attributes that are not public, and is used with the releases only that
 it was tried with.
@@ -17,16 +18,15 @@ import re
 from typing import TYPE_CHECKING, NamedTuple, cast
 
 import aiohttp
-from aiohttp import hdrs
-from aiohttp.web_urldispatcher import PlainResource, UrlMappingMatchInfo
+from aiohttp import hdrs, web
+from aiohttp.web_urldispatcher import MatchInfoError, PlainResource, UrlMappingMatchInfo
 
 from mataserver.http.protocol import Whole, unsign
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable
+    from collections.abc import Awaitable, Callable
 
-    from aiohttp import web
-    from aiohttp.web_urldispatcher import AbstractRoute
+    from mataserver.http.routing import Table
 
     Answer = Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
 
@@ -47,46 +47,43 @@ def known(version: str = aiohttp.__version__) -> bool:
     return parts is not None and FIRST <= (int(parts[1]), int(parts[2])) < BEFORE
 
 
-def shorten(
-    server: web.Server, application: web.Application, routes: Iterable[AbstractRoute]
-) -> None:
-    """Have a server of an application, which has begun, take the short way where there is one.
-
-    ``routes`` are those of the application in their order.
-    """
-    server.request_handler = _Shortcut(server.request_handler, application, routes)
+def shorten(server: web.Server, application: web.Application, table: Table) -> None:
+    """Have a server of an application, which has begun, take the short way where there is one."""
+    server.request_handler = _Shortcut(server.request_handler, application, table)
 
 
 class _Shortcut:
     """Takes a request to its handler; ``long`` is aiohttp's way."""
 
-    def __init__(
-        self, long: Answer, application: web.Application, routes: Iterable[AbstractRoute]
-    ) -> None:
+    def __init__(self, long: Answer, application: web.Application, table: Table) -> None:
         self._long = long
+        self._table = table
+        self._claimed = _way(MatchInfoError(web.HTTPNotFound()), application)
         self._marked = list(application.on_response_prepare) != [unsign]
         self._ways: dict[tuple[str, str], _Way] = {}
-        for route in routes:
+        for route in table.found():
             if isinstance(route.resource, PlainResource):
                 path = route.method, route.resource.canonical
-                self._ways.setdefault(path, _way(route, application))
+                self._ways.setdefault(path, _way(UrlMappingMatchInfo({}, route), application))
 
-    async def __call__(self, request: web.BaseRequest) -> web.StreamResponse:
+    async def __call__(self, base: web.BaseRequest) -> web.StreamResponse:
+        request = cast("web.Request", base)
         way = self._ways.get((request.method, request.rel_url.raw_path))
+        if way is None and self._table.claims and self._table.claimed(request) is not None:
+            way = self._claimed
         if way is None or hdrs.EXPECT in request.headers:
             return await self._long(request)
-        cast("web.Request", request)._match_info = way.found  # noqa: SLF001
+        request._match_info = way.found  # noqa: SLF001
         response = await way.handler(request)
         if isinstance(response, Whole) and not self._marked:
             await response.leave(request)
         return response
 
 
-def _way(route: AbstractRoute, application: web.Application) -> _Way:
-    found = UrlMappingMatchInfo({}, route)
+def _way(found: UrlMappingMatchInfo, application: web.Application) -> _Way:
     found.add_app(application)
     found.freeze()
-    handler = route.handler
+    handler = found.handler
     for middleware in reversed(application.middlewares):
         handler = functools.partial(middleware, handler=handler)
     return _Way(found, cast("Answer", handler))

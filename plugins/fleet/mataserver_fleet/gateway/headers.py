@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING
 
@@ -52,13 +53,24 @@ def forth(given: Fields, consumer: str, address: str) -> bytes:
     named = _named(given)
     lines = []
     for name, value in given:
-        lower = name.lower().replace(b"_", b"-")  # servers that make variables of names mix them up
-        if lower in _FORTH or lower in named or lower.startswith(_CONSUMER):
+        if not _passes(name) or (named and _plain(name) in named):
             continue
         if not _UNFIT.search(value):
             lines.append(b"%b: %b\r\n" % (name, value))
     told = f"X-Consumer-Username: {consumer}\r\nX-Forwarded-For: {address}\r\n"
     return b"".join((*lines, told.encode("utf-8", "replace")))
+
+
+@functools.lru_cache(1024)
+def _passes(name: bytes) -> bool:
+    """Whether a field of this name is for servers too. Clients send the same few all the time."""
+    plain = _plain(name)
+    return plain not in _FORTH and not plain.startswith(_CONSUMER)
+
+
+def _plain(name: bytes) -> bytes:
+    """Return a name as servers that make variables of names know it: they mix some up."""
+    return name.lower().replace(b"_", b"-")
 
 
 def body_type(given: Mapping[str, str]) -> bytes:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import TYPE_CHECKING, Literal, NamedTuple
 from urllib.parse import quote
@@ -15,6 +16,10 @@ _SEGMENT = re.compile(r"(?!\.{1,2}$)[^/\\\x00-\x1f\x7f]+")
 """A part of a model's name between slashes: not empty, no step up, no control character."""
 PICTURE = "picture"
 """What is asked of a mataserver for ``POST /v1/infer``."""
+
+
+_quoted = functools.lru_cache(4096)(quote)
+"""A model's name in a path: it is asked for twice a request."""
 
 
 class Target(Struct, frozen=True):
@@ -78,7 +83,7 @@ class Route(Struct, frozen=True):
         """Return the path at a target: made of what is known here, never of a request's path."""
         if verb == PICTURE:
             return "/v1/infer"
-        base = f"/v2/models/{quote(self.model)}"
+        base = f"/v2/models/{_quoted(self.model)}"
         of = f"/versions/{version}" if version else ""
         return f"{base}{of}/{verb}" if verb else base + of
 
