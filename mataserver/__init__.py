@@ -115,6 +115,7 @@ __all__ = [
     "ModelSession",
     "ModelSpec",
     "Models",
+    "Needs",
     "NotFound",
     "OcrResult",
     "OutOfMemory",
@@ -185,6 +186,7 @@ if TYPE_CHECKING:
     from mataserver.cli.parameters import params_option
     from mataserver.cli.remote import connected, server_options
     from mataserver.config import Alpha, ConfigError
+    from mataserver.config.needs import Needs
     from mataserver.contract.rpc import RpcPort
     from mataserver.cores import physical_cores
     from mataserver.engines.work import JobFailed
@@ -217,6 +219,7 @@ _LATE = {
         "mataserver.library.configuration",
     ),
     "ConfigError": "mataserver.config",
+    "Needs": "mataserver.config.needs",
     "JSON_LIMIT": "mataserver.http.jsonbody:MOST_OUTSIDE",
     "JobFailed": "mataserver.engines.work",
     "check_json": "mataserver.http.jsonbody:check",

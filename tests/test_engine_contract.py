@@ -26,7 +26,7 @@ from stand_in_cluster import StandInCluster
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 PLACE = Placement("contract")
-SOON = 20.0
+SOON = 60.0
 
 
 class Contract:

@@ -14,7 +14,7 @@ from hub_stand_in import HubStandIn
 from mataserver import Classification, ClassifyResult, MataError
 from mataserver.engines import store
 from mataserver.engines.placing import Node, Placed
-from mataserver.engines.releases import compare, releases
+from mataserver.engines.releases import compare, modules_of, releases
 from mataserver.engines.shipping import Shipping, deliver
 from mataserver.engines.store import MOST_SENT, Consignment, Goods, Receipt, SentFile, Store
 from mataserver.errors import Unavailable
@@ -290,16 +290,16 @@ def test_releases_that_differ_are_named(assignment):
     part = dataclasses.replace(assignment, load=load)
     whole = dataclasses.replace(assignment, parts={"tracker": part})
     theirs = releases()
-    compare("far", theirs, whole)
+    compare("far", theirs, modules_of(whole))
     ours = theirs.pop("mataserver-track")
-    compare("far", theirs, assignment)
+    compare("far", theirs, modules_of(assignment))
     with pytest.raises(
         MataError, match=f"The node far has no mataserver-track, this server {ours}"
     ):
-        compare("far", theirs, whole)
+        compare("far", theirs, modules_of(whole))
     theirs["mataserver-track"] = "0.0.1"
     with pytest.raises(MataError, match=f"has mataserver-track 0.0.1, this server {ours}"):
-        compare("far", theirs, whole)
+        compare("far", theirs, modules_of(whole))
     theirs["Python"] = "3.9.1"
     with pytest.raises(MataError, match=r"The node far has Python 3\.9\.1"):
-        compare("far", theirs, assignment)
+        compare("far", theirs, modules_of(assignment))

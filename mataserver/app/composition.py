@@ -203,6 +203,7 @@ class _Parts:
             self.gate,
             self._sign_out,
             self.readiness,
+            self.loader.cluster,
         )
 
     def _sign_out(self, identity: str) -> None:

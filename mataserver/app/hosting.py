@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from mataserver.config import Settings
     from mataserver.contract.routes import ErrorForm
+    from mataserver.contract.service import Cluster
     from mataserver.http.auth import Gate
     from mataserver.http.kit import Kit
     from mataserver.http.lifecycle import Lifecycle
@@ -184,6 +185,7 @@ class Hosting:
             http=given.kit,
             tasks=tasks,
             run_process=functools.partial(run_process, inherit=self._inherit),
+            cluster=given.cluster,
             run_blocking=asyncio.to_thread,
             stopping=self._lifecycle.stopping,
             authenticate=lambda credentials: given.gate.authenticate([credentials]),
@@ -214,6 +216,7 @@ class Given(NamedTuple):
     gate: Gate
     sign_out: Callable[[str], None]
     readiness: Readiness
+    cluster: Callable[[], Cluster]
 
 
 def add(

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from mataserver.config.needs import Needs
     from mataserver.contract.handles import Models, Sessions
     from mataserver.contract.routes import Route
     from mataserver.contract.web import Http
@@ -99,6 +100,25 @@ class RunProcess(Protocol):
         ...
 
 
+class Cluster(Protocol):
+    """A Ray cluster, as services use it."""
+
+    def run_process(
+        self,
+        target: str | Sequence[str] | Callable[..., None],
+        arguments: Sequence[str] = (),
+        *,
+        needs: Needs | None = None,
+        environment: Mapping[str, str] | None = None,
+        nice: int = 0,
+        threads: int = 0,
+        grace: float = 0.0,
+        log: Path | None = None,
+    ) -> AbstractAsyncContextManager[Child]:
+        """Give a child that runs on a node which has what it needs, until the context ends."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a service gets: small and frozen, never the application.
@@ -110,6 +130,7 @@ class Context:
     http:     requests and answers.
     tasks:    background tasks that are looked after: a failure is logged and shown in ``/ready``.
     run_process: a child process that dies with the server.
+    cluster:  the Ray cluster; raises a ``MataError`` when its package is missing.
     stopping: set when the server begins to shut down. It then waits for the handlers that still
               run, for ``drain_timeout`` seconds, and leaves the services after that.
     peers:    the services of every plugin by name, once all are made.
@@ -132,6 +153,7 @@ class Context:
     http: Http
     tasks: Tasks
     run_process: RunProcess
+    cluster: Callable[[], Cluster]
     run_blocking: Blocking
     stopping: asyncio.Event
     authenticate: Callable[[Credentials], Awaitable[Principal | None]]

@@ -149,23 +149,23 @@ class Cluster:
         """Run a broker, and another one when it has ended."""
         pause = FIRST_PAUSE
         while True:
-            said = ""
+            said, joined, told = "", False, False
             try:
                 async with run_process(self._broker, [self._address], inherit=("RAY_*",)) as child:
                     try:
                         said = await self._follow(child)
-                    finally:
-                        self.epoch += 1  # at once: its seats end no later than it does
+                    finally:  # at once: its seats end no later than it does
+                        joined, told = self._gone(), True
                     if not said:
                         said = (await child.last_words())[-500:]
             except (Unavailable, OSError, ValueError, msgspec.MsgspecError) as error:
                 said = str(error) or "it did not join in time"
             finally:
-                joined = self._gone()
+                if not told:
+                    self._gone()
             log.error("the Ray cluster is out of reach: %s", " ".join(said.split()))
-            if joined:  # whoever comes now waits for one try; after that 503 is told at once
+            if joined:
                 pause = FIRST_PAUSE
-                self._joined = asyncio.get_running_loop().create_future()
             else:
                 await asyncio.sleep(pause)
                 pause = min(LONGEST_PAUSE, 2 * pause)
@@ -240,8 +240,12 @@ class Cluster:
             future.set_result(found)
 
     def _gone(self) -> bool:
-        """Tell whoever waits that the broker is gone; return whether it had joined."""
+        """Tell whoever waits that the broker is gone; return whether it had joined.
+
+        Then whoever comes waits for one try; after that 503 is told at once.
+        """
         self._child, self._head_lost = None, False
+        self.epoch += 1
         error = Unavailable(AWAY, retry_after=1)
         waiting: list[asyncio.Future[Any]] = [*self._placing.values(), *self._listing]
         self._listing, seats = [], list(self._seats.values())
@@ -253,6 +257,8 @@ class Cluster:
             if not each.done():
                 each.set_exception(error)
                 each.exception()  # nobody may be waiting
+        if joined:
+            self._joined = asyncio.get_running_loop().create_future()
         self._seats.clear()
         for ended in seats:
             ended("the broker ended")

@@ -8,27 +8,41 @@ process, and the server's end is that of one.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import secrets
 from typing import TYPE_CHECKING
 
 from mataserver.config.needs import Needs
 from mataserver.engines.cluster import BROKER, Cluster
+from mataserver.engines.errand import begin
 from mataserver.engines.placing import PlaceSeat
+from mataserver.engines.program import Program
 from mataserver.engines.pulse import Pulse
-from mataserver.engines.releases import compare
+from mataserver.engines.releases import compare, modules_of
 from mataserver.engines.seat import SECRET_BYTES, WORK
 from mataserver.engines.shipping import Shipping, deliver, relocated
 from mataserver.engines.work import NodeDied
 from mataserver.engines.worker import ProcessWorker
 from mataserver.errors import OutOfMemory, Unavailable
+from mataserver.processes.child import named
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterator, Mapping
+    from collections.abc import (
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Iterator,
+        Mapping,
+        Sequence,
+    )
+    from pathlib import Path
 
+    from mataserver.engines.errand import ErrandChild
     from mataserver.engines.placing import Node, Placed
     from mataserver.engines.store import Goods
     from mataserver.engines.work import Assignment, Placement
+    from mataserver.processes.child import Child
 
 AVOIDED = 30.0
 """Seconds for which a node that was lost is the last choice: Ray may still believe in it."""
@@ -175,11 +189,68 @@ class RayEngine:
             watched.stop()
         await self.cluster.close()
 
+    @contextlib.asynccontextmanager
+    async def run_process(
+        self,
+        target: str | Sequence[str] | Callable[..., None],
+        arguments: Sequence[str] = (),
+        *,
+        needs: Needs | None = None,
+        environment: Mapping[str, str] | None = None,
+        nice: int = 0,
+        threads: int = 0,
+        grace: float = 0.0,
+        log: Path | None = None,
+    ) -> AsyncIterator[Child]:
+        """Run a child process on a node until the context ends: see ``mataserver.run_process``.
+
+        It ends with its node, with the broker and with this process; nobody starts it anew.
+        Raises ``Unavailable`` without a cluster, and ``OutOfMemory`` when no node has room.
+        """
+        what = named(target)
+        token, secret = self.cluster.token(), secrets.token_bytes(SECRET_BYTES)
+        place = self._place(token, needs or Needs(), "auto", {}, secret, [])
+        placed = await self._placed(place, lambda _how: None)
+        try:
+            compare(placed.node.name, placed.versions, what[1:2] * (what[0] != "program"))
+            given = Program([*what, *arguments], dict(environment or {}), nice, threads)
+            child = await self._begin(placed, secret, given, log)
+            watched = self._pulse(placed.node)
+            watched.add(child)
+            try:
+                yield child
+            finally:
+                watched.discard(child)
+                ending = asyncio.ensure_future(child.end(grace))
+                try:
+                    await asyncio.shield(ending)
+                except asyncio.CancelledError:
+                    await ending
+                    raise
+        finally:
+            self.cluster.kill(token)
+
+    async def _begin(
+        self, placed: Placed, secret: bytes, program: Program, output: Path | None
+    ) -> ErrandChild:
+        try:
+            return await begin(placed.host, placed.port, secret, program, output)
+        except OSError:
+            log.error("the node %s cannot be reached", placed.node.name)  # noqa: TRY400 - told as it is
+            raise Unavailable("The node cannot be reached", retry_after=1) from None
+
     async def _start(self, assignment: Assignment, placement: Placement) -> RayWorker:
         name, token = assignment.spec.name, self.cluster.token()
         secret = secrets.token_bytes(SECRET_BYTES)
         goods = await self._shipping.goods(assignment)
-        place = self._place(token, assignment, dict(placement.environment), secret, goods)
+        place = self._place(
+            token,
+            assignment.needs or Needs(),
+            assignment.context.device,
+            dict(placement.environment),
+            secret,
+            goods,
+        )
         workers: list[RayWorker] = []
 
         def ended(how: str) -> None:
@@ -188,7 +259,7 @@ class RayEngine:
 
         placed = await self._placed(place, ended)
         try:
-            compare(placed.node.name, placed.versions, assignment)
+            compare(placed.node.name, placed.versions, modules_of(assignment))
             paths = await deliver(name, goods, placed, secret)
             watched, epoch = self._pulse(placed.node), self.cluster.epoch
             worker = RayWorker(
@@ -219,19 +290,19 @@ class RayEngine:
     def _place(
         self,
         token: int,
-        assignment: Assignment,
+        needs: Needs,
+        device: str,
         environment: Mapping[str, str],
         secret: bytes,
         goods: list[Goods],
     ) -> PlaceSeat:
-        needs = assignment.needs or Needs()
         now = asyncio.get_running_loop().time()
         self._avoided = {node: until for node, until in self._avoided.items() if until > now}
         return PlaceSeat(
             token,
             self._room,
             needs.cpu,
-            needs.gpus(assignment.context.device),
+            needs.gpus(device),
             int(needs.memory_mb * 1e6),
             dict(needs.labels),
             {"OPENBLAS_NUM_THREADS": "1", **environment},

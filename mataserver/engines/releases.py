@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from mataserver.engines.work import Assignment
 
@@ -23,27 +23,26 @@ def releases() -> dict[str, str]:
     return {**dict(_plugins().values()), **own}
 
 
-def compare(node: str, theirs: Mapping[str, str], assignment: Assignment) -> None:
-    """Compare what a model needs on a node with what is here. Raises ``MataError`` naming it."""
-    ours = releases()
-    for what in ("mataserver", "Python", *_owners(assignment)):
+def compare(node: str, theirs: Mapping[str, str], modules: Iterable[str]) -> None:
+    """Compare what runs on a node with what runs here, as far as ``modules`` need it.
+
+    Raises ``MataError`` naming the difference and the node.
+    """
+    plugins, ours = _plugins(), releases()
+    roots = {module.partition(".")[0] for module in modules}
+    owners = sorted({plugins[root][0] for root in roots if root in plugins})
+    for what in ("mataserver", "Python", *owners):
         if what not in theirs:
             raise MataError(f"The node {node} has no {what}, this server {ours[what]}")
         if theirs[what] != ours[what]:
             raise MataError(f"The node {node} has {what} {theirs[what]}, this server {ours[what]}")
 
 
-def _owners(assignment: Assignment) -> list[str]:
-    """Return the distributions whose code loads a model and its parts."""
-    plugins = _plugins()
-    roots = {load.__module__.partition(".")[0] for load in _loads(assignment)}
-    return sorted({plugins[root][0] for root in roots if root in plugins})
-
-
-def _loads(assignment: Assignment) -> Iterator[object]:
-    yield assignment.load
+def modules_of(assignment: Assignment) -> Iterator[str]:
+    """Yield the modules whose code loads a model and its parts."""
+    yield assignment.load.__module__
     for part in assignment.parts.values():
-        yield from _loads(part)
+        yield from modules_of(part)
 
 
 def _plugins() -> dict[str, tuple[str, str]]:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from mataserver.engines.program import Tenant
 from mataserver.engines.releases import releases
 from mataserver.engines.store import PIECE, Goods, Store
 
@@ -25,8 +26,9 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
 SECRET_BYTES = 32
-WORK, FILES = b"W", b"F"
-"""What a connection is for, said after the secret: the worker's messages, or files before those."""
+WORK, FILES, PROGRAM = b"W", b"F", b"P"
+"""What a connection is for, said after the secret: the worker's messages, files before those, or a
+program that runs here."""
 ARRIVAL = 30.0
 """Seconds that the server has to come."""
 SAY = 5.0
@@ -79,6 +81,10 @@ class Seat:
         try:
             with server:
                 sock = self._worker(server, secret)
+            if isinstance(sock, Tenant):
+                sock.run()
+                self._over.set()
+                return
             if sock is not None:
                 # Here, since the server looks at this module too, and needs nothing of a worker's.
                 from mataserver.engines import child
@@ -91,14 +97,19 @@ class Seat:
             log.exception("the worker failed")
         os._exit(1)
 
-    def _worker(self, server: socket.socket, secret: bytes) -> socket.socket | None:
-        """Return the connection of the worker, once files have come that do so before it."""
+    def _worker(self, server: socket.socket, secret: bytes) -> socket.socket | Tenant | None:
+        """Return the connection of the worker, once files have come that do so before it.
+
+        Or who runs a program for the server.
+        """
         while (sock := Door(server, secret).open()) is not None:
             sock.settimeout(SAY)
             purpose = sock.recv(1)
             sock.settimeout(None)
             if purpose == WORK:
                 return sock
+            if purpose == PROGRAM:
+                return Tenant(sock)
             with sock, sock.makefile("rb") as reader:
                 for receipt in self._store.receive(reader):
                     sock.sendall(msgspec.json.encode(receipt) + b"\n")

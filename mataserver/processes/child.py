@@ -164,8 +164,8 @@ async def run_process(  # noqa: PLR0913 - each is another manner of the child
     ``confined``: it makes no system calls such as ``ptrace`` and ``mount`` (``seccomp.REFUSED``).
     Raises ``Unavailable`` when no process can be started.
     """
-    what = _named(target)
-    given = _environment(environment or {}, inherit, threads)
+    what = named(target)
+    given = variables_of(environment or {}, inherit, threads)
     own_path = given.get("PYTHONPATH", "")
     path = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109 - as the import system
     command = [sys.executable, "-P", "-m", "mataserver.processes.spawned"]
@@ -189,7 +189,7 @@ async def run_process(  # noqa: PLR0913 - each is another manner of the child
         )
     except OSError as error:
         raise Unavailable("No process can be started now", retry_after=1) from error
-    errors = asyncio.create_task(_tail(process.stderr, None if log == "output" else log))
+    errors = asyncio.create_task(last_words_of(process.stderr, None if log == "output" else log))
     child = Child(process, errors)
     try:
         yield child
@@ -202,10 +202,10 @@ async def run_process(  # noqa: PLR0913 - each is another manner of the child
             raise
 
 
-def _environment(
+def variables_of(
     given: Mapping[str, str | None], inherit: Sequence[str], threads: int
 ) -> dict[str, str]:
-    """Return the environment of a child."""
+    """Return the environment of a child: see ``run_process``."""
     bounded = dict.fromkeys(_THREADS, str(threads)) if threads else {}
     merged: dict[str, str | None] = {**variables.for_child(inherit), **bounded, **given}
     return {name: value for name, value in merged.items() if value is not None}
@@ -216,7 +216,7 @@ def replacing(environment: Mapping[str, str]) -> dict[str, str | None]:
     return {**dict.fromkeys(os.environ), **environment}
 
 
-def _named(target: str | Sequence[str] | Callable[..., None]) -> list[str]:
+def named(target: str | Sequence[str] | Callable[..., None]) -> list[str]:
     """Return a target as the child's command line says it."""
     if isinstance(target, str):
         return ["module", target]
@@ -227,7 +227,8 @@ def _named(target: str | Sequence[str] | Callable[..., None]) -> list[str]:
     return ["program", *target]
 
 
-async def _tail(stream: StreamReader | None, log: Path | None) -> bytes:
+async def last_words_of(stream: StreamReader | None, log: Path | None) -> bytes:
+    """Read a stream to its end, into a log if there is one; return the last of it."""
     tail, room = b"", LOG_BYTES
     if stream is None:  # it goes to the output
         return tail

@@ -7,7 +7,7 @@ import importlib.util
 import logging
 import os
 from dataclasses import replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 from mataserver import params, sources
 from mataserver.config.needs import Needs
@@ -59,6 +59,15 @@ class Loader:
         ray = self.ray
         if ray is not None:
             ray.open()
+
+    def cluster(self) -> RayEngine:
+        """Return the engine of the cluster, also where no model is on it.
+
+        Raises ``MataError`` when its package is missing.
+        """
+        if self.ray is None:
+            self._engines["ray"] = _ray(self._settings)
+        return cast("RayEngine", self._engines["ray"])
 
     @property
     def ray(self) -> RayEngine | None:

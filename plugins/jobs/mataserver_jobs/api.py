@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -24,7 +25,7 @@ from mataserver_jobs.webhook_routes import WebhookRoutes
 from mataserver_jobs.webhooks import Webhooks
 
 if TYPE_CHECKING:
-    from collections.abc import Coroutine, Iterable
+    from collections.abc import Callable, Coroutine, Iterable
 
     from mataserver import Context, Credentials, Principal, Route
     from mataserver_jobs.kinds import JobKind
@@ -83,11 +84,11 @@ class JobsService:
             store,
             self._kinds,
             self._storage.root,
-            ctx.run_process,
+            self._run_process(),
             slots=settings.slots,
             passes=self._passes,
             has_room=self._storage.has_room,
-            reserve=ctx.models.reserve,
+            **({} if settings.cluster else {"reserve": ctx.models.reserve}),
         )
         budget = settings.results_mb * 1_000_000
         self.desk = Desk(store, self._storage, self._kinds, self._runner.wake, budget)
@@ -121,6 +122,13 @@ class JobsService:
         while True:
             await self._ctx.run_blocking(self.uploads.sweep)
             await asyncio.sleep(SWEEP_SECONDS)
+
+    def _run_process(self) -> Callable[..., Any]:
+        """Return what starts a job's process: on this machine, or on a node of the cluster."""
+        needs = self._ctx.settings.cluster
+        if needs is None:
+            return self._ctx.run_process
+        return functools.partial(self._ctx.cluster().run_process, needs=needs)
 
     def _collect(self) -> None:
         for name, service in self._ctx.peers().items():

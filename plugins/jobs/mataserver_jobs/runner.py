@@ -1,4 +1,4 @@
-"""Runs jobs on this machine, each in a process of its own.
+"""Runs jobs, each in a process of its own: on this machine, or on a node of a cluster.
 
 The table is the truth: a runner claims a job, renews its lease by a timer, writes down what the
 process tells and how it ended. It holds nothing that a restart would lose.
@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver import MataError, OutOfMemory
+from mataserver import MataError, OutOfMemory, Unavailable
 from mataserver_jobs import child, holders
 from mataserver_jobs.disk import FULL, is_full
 from mataserver_jobs.kinds import Assignment, Ended, Message
@@ -36,6 +36,8 @@ RENEW_SECONDS = LEASE_SECONDS / 3
 LOOK_SECONDS = 0.2
 """How often a job is looked at, at most, for a cancellation."""
 RETRY_SECONDS = 1.0
+AGAIN_SECONDS = 3.0
+"""How long a job waits that could not be started: without room, or without a cluster."""
 REPORT_SECONDS = 0.5
 """How often progress is written down at most; its last state always is."""
 NICE = 19
@@ -179,9 +181,17 @@ class LocalRunner:
             record.id, function, record.spec, str(folder), record.attempt, access, kind.settings
         )
         log.info("job %s (%s): attempt %d", record.id, record.kind, record.attempt)
-        async with self._run_process(
-            child.run, nice=NICE, threads=kind.threads, grace=kind.grace, log=folder / "log"
-        ) as process:
+        async with contextlib.AsyncExitStack() as stack:
+            given = {"threads": kind.threads, "grace": kind.grace, "log": folder / "log"}
+            starting = self._run_process(child.run, nice=NICE, **given)
+            try:
+                async with self._held(record):
+                    process = await stack.enter_async_context(starting)
+            except (OutOfMemory, Unavailable) as error:  # it is nobody's fault: no attempt counts
+                log.warning("job %s waits: %s", record.id, error.detail)
+                await _pause(self._stopping, AGAIN_SECONDS)
+                await self._note(self._store.release, record)
+                return
             with contextlib.suppress(ConnectionError):  # its end tells more
                 await process.send(assignment)
             attempt = _Attempt(self._store, record, kind, process, self._stopping)
@@ -191,6 +201,24 @@ class LocalRunner:
             finally:
                 self._attempts.discard(attempt)
         await self._settle(record, attempt, ended, process)
+
+    @contextlib.asynccontextmanager
+    async def _held(self, record: Record) -> AsyncIterator[None]:
+        """Keep the lease while a process starts, which may take a node's time to have room."""
+        begun = asyncio.Event()
+
+        async def renew() -> None:
+            while not begun.is_set():
+                await _pause(begun, RENEW_SECONDS)
+                with contextlib.suppress(MataError):
+                    await self._store.renew(record)
+
+        renewing = asyncio.ensure_future(renew())
+        try:
+            yield
+        finally:
+            begun.set()
+            await renewing
 
     async def _settle(
         self, record: Record, attempt: _Attempt, ended: Ended | None, process: Child

@@ -1,0 +1,133 @@
+"""A child process on a node, at the server: what ``run_process`` gives there."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import struct
+from signal import SIGKILL, SIGTERM
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mataserver.engines import program
+from mataserver.engines.program import HEAD, frame
+from mataserver.engines.seat import PROGRAM
+from mataserver.processes.child import LINE_LIMIT, PIPE_SECONDS, last_words_of
+from mataserver.processes.child import Child as ChildProcess
+
+if TYPE_CHECKING:
+    from asyncio import StreamReader, StreamWriter
+    from pathlib import Path
+
+    from mataserver.engines.program import Program
+
+LOST = -int(SIGKILL)
+"""The exit status of a program whose node, or whose connection, is gone: nobody knows a better."""
+
+
+class ErrandChild(ChildProcess):
+    """A child process on a node: all that a ``Child`` of this machine does but its ``pid``."""
+
+    def __init__(self, reader: StreamReader, writer: StreamWriter, log: Path | None) -> None:
+        self._output = asyncio.StreamReader(LINE_LIMIT)
+        errors = asyncio.StreamReader()
+        self._errors = errors
+        self._writer = writer
+        self._status: int | None = None
+        self._over = asyncio.get_running_loop().create_task(self._follow(reader))
+        self._words = asyncio.get_running_loop().create_task(last_words_of(errors, log))
+
+    @property
+    def pid(self) -> int:
+        """0: its process is another machine's."""
+        return 0
+
+    @property
+    def output(self) -> StreamReader:
+        """What it writes to its standard output."""
+        return self._output
+
+    async def send(self, message: object) -> None:
+        """Send a message. Raises ``ConnectionError`` when it is gone."""
+        self.write(msgspec.json.encode(message) + b"\n")
+        await self._writer.drain()
+
+    async def give(self, data: bytes) -> None:
+        """Write all that it is to read, and close; one that reads it not is no error."""
+        with contextlib.suppress(ConnectionError):
+            self.write(data)
+            await self._writer.drain()
+        self.close_input()
+
+    def write(self, data: bytes) -> None:
+        """Write bytes to its standard input."""
+        if self._over.done():
+            raise ConnectionResetError
+        self._writer.write(frame(program.INPUT, data))
+
+    def close_input(self) -> None:
+        """Tell it that no more messages come."""
+        if not self._over.done():
+            self._writer.write(frame(program.END_OF_INPUT))
+
+    async def wait(self) -> int:
+        """Wait for its end; return its exit status, ``LOST`` with its node."""
+        await asyncio.wait([self._over])
+        return LOST if self._status is None else self._status
+
+    async def last_words(self) -> str:
+        """Wait for its end; return the end of what it printed to standard error."""
+        return (await self._words).decode(errors="replace")
+
+    def signal(self, number: int) -> None:
+        """Send a signal to it and to whatever it has started."""
+        if not self._over.done():
+            self._writer.write(frame(program.SIGNAL, str(int(number)).encode()))
+
+    async def end(self, grace: float = 0.0, ask: int = SIGTERM) -> None:
+        """End it: asked by a signal, where it has ``grace`` seconds, then killed with its group."""
+        if grace and not self._over.done():
+            self.signal(ask)
+            await asyncio.wait([self._over], timeout=grace)
+        self.signal(SIGKILL)
+        await asyncio.wait([self._over], timeout=PIPE_SECONDS)
+        self._over.cancel()
+        await asyncio.gather(self._over, self._words, return_exceptions=True)
+
+    # what watches its node
+
+    def doubt(self, *, suspect: bool) -> None:
+        """Learn whether its node is silent: it may be for a while."""
+
+    def node_lost(self, reason: str) -> None:  # noqa: ARG002 - the log has it
+        """Give it up with its node."""
+        self._over.cancel()
+
+    async def _follow(self, reader: StreamReader) -> None:
+        """Take what the node tells until it tells no more."""
+        try:
+            while self._status is None:
+                kind, size = HEAD.unpack(await reader.readexactly(HEAD.size))
+                data = await reader.readexactly(size)
+                if kind == program.OUTPUT:
+                    self._output.feed_data(data)
+                elif kind == program.ERROR:
+                    self._errors.feed_data(data)
+                else:
+                    (self._status,) = struct.unpack(">i", data)
+        except (OSError, asyncio.IncompleteReadError, struct.error):
+            pass
+        finally:
+            self._output.feed_eof()
+            self._errors.feed_eof()
+            self._writer.close()
+
+
+async def begin(
+    host: str, port: int, secret: bytes, what: Program, log: Path | None
+) -> ErrandChild:
+    """Have a seat run a program. Raises ``OSError`` when its node cannot be reached."""
+    reader, writer = await asyncio.open_connection(host, port)
+    writer.write(secret + PROGRAM + msgspec.json.encode(what) + b"\n")
+    return ErrandChild(reader, writer, log)

@@ -1,0 +1,144 @@
+"""Jobs on the nodes of a cluster: the table decides, whatever becomes of a node."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import importlib
+import json
+from pathlib import Path
+
+import pytest
+from films import video
+from msgspec import Struct
+from serving_jobs import asking, lines, sent
+
+from mataserver_database import Database
+from mataserver_jobs.kinds import JobKind
+from mataserver_jobs.runner import LocalRunner
+from mataserver_jobs.store import Store
+from mataserver_jobs.table import SCHEMA
+from stand_in_cluster import StandInCluster
+
+HERE = Path(__file__).parent
+SOON = 60.0
+
+
+@pytest.fixture
+def kinds(monkeypatch):
+    """Two kinds of jobs."""
+    monkeypatch.syspath_prepend(str(HERE))
+    functions = importlib.import_module("job_functions")
+    return {
+        name: JobKind(name=name, run=run, spec=Struct, stages={"counting": (0, 100)}, grace=1.0)
+        for name, run in (("count", functions.count), ("misbehave", functions.misbehave))
+    }
+
+
+@pytest.fixture
+async def queue(tmp_path):
+    """A queue in SQLite."""
+    database = Database(tmp_path)
+    await database.migrate(SCHEMA)
+    yield Store(database)
+    await database.close()
+
+
+@pytest.fixture
+async def cluster(tmp_path):
+    """Two nodes, with whom the folder of the jobs is shared."""
+    made = StandInCluster(tmp_path / "cluster")
+    await made.open("one", "two")
+    yield made
+    await made.close()
+
+
+@contextlib.asynccontextmanager
+async def running(queue, kinds, folder, engine):
+    """Run a runner until the context ends."""
+    runner = LocalRunner(queue, kinds, folder / "jobs", engine.run_process)
+    task = asyncio.create_task(runner.run())
+    try:
+        yield runner
+    finally:
+        await runner.close()
+        await task
+
+
+async def ended(queue, job):
+    """Wait for a job's end."""
+    async with asyncio.timeout(SOON):
+        while not (record := await queue.get(job.id)).ended:
+            await asyncio.sleep(0.02)
+    return record
+
+
+async def begun(queue, job):
+    """Wait until a job has told of itself."""
+    async with asyncio.timeout(SOON):
+        while (await queue.get(job.id)).progress <= 0:
+            await asyncio.sleep(0.02)
+
+
+async def test_a_job_outlives_its_node(queue, kinds, tmp_path, cluster):
+    """Its second attempt, on the other node, goes on where the first one was."""
+    job = await queue.submit("count", "ada", {"to": 400})
+    async with running(queue, kinds, tmp_path, cluster.engine()):
+        await begun(queue, job)
+        (busy,) = [name for name, node in cluster.nodes.items() if node.pids]
+        await cluster.kill(busy)
+        record = await ended(queue, job)
+    assert (record.state, record.result) == ("done", {"counted": 400, "attempt": 2})
+    steps = (tmp_path / "jobs" / job.id / "output" / "steps").read_text().splitlines()
+    assert 400 <= len(steps) <= 401  # the one in which it was killed may stand there twice
+
+
+async def test_a_job_on_a_node_is_cancelled(queue, kinds, tmp_path, cluster):
+    """It is asked to stop, one that does not listen is killed, and the log is here."""
+    job = await queue.submit("misbehave", "ada", {"how": "deaf"})
+    async with running(queue, kinds, tmp_path, cluster.engine()) as runner:
+        await begun(queue, job)
+        await queue.cancel(job.id)
+        runner.wake()
+        record = await ended(queue, job)
+    assert record.state == "cancelled"
+
+
+async def test_a_job_that_breaks_has_its_log_here(queue, kinds, tmp_path, cluster):
+    """As one of this machine: an error of its code is tried again, and then told."""
+    job = await queue.submit("misbehave", "ada", {"how": "raise"})
+    async with running(queue, kinds, tmp_path, cluster.engine()):
+        record = await ended(queue, job)
+    assert (record.state, "RuntimeError" in record.error) == ("failed", True)
+    assert "secret detail" in (tmp_path / "jobs" / job.id / "log").read_text()
+
+
+async def test_a_job_waits_for_the_cluster(queue, kinds, tmp_path, cluster, caplog):
+    """Without one no attempt is counted, and it runs once there is one."""
+    await cluster.kill_head()
+    job = await queue.submit("count", "ada", {"to": 3})
+    async with running(queue, kinds, tmp_path, cluster.engine()):
+        async with asyncio.timeout(SOON):
+            while "waits: The Ray cluster is out of reach" not in caplog.text:
+                await asyncio.sleep(0.02)
+        await cluster.start_head()
+        record = await ended(queue, job)
+    assert (record.state, record.result["attempt"]) == ("done", 1)
+
+
+async def test_a_video_outlives_the_node_under_it(tmp_path, cluster):
+    """A real server, whose job looks at a video on a node that is killed: every frame is there."""
+    on_cluster = {"cluster": {"cpu": 1}}
+    engines = {"ray": cluster.engine()}
+    async with asking(tmp_path / "data", jobs=on_cluster, engines=engines) as ask:
+        path = video(tmp_path / "v.mp4", 60)
+        job = await sent(ask, path, model="fake-detect", params=json.dumps({"seconds": 0.1}))
+        async with asyncio.timeout(SOON):
+            while (await ask("GET", f"/v1/jobs/{job}"))[1]["progress"] <= 5:
+                await asyncio.sleep(0.02)
+        (busy,) = [name for name, node in cluster.nodes.items() if node.pids]
+        await cluster.kill(busy)
+        shown = await ask.ended(job, SOON)
+        assert (shown["error"], shown["attempt"]) == (None, 2)
+        found = await lines(ask, job)
+        assert [line["index"] for line in found] == list(range(60))
