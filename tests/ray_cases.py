@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import dataclasses
 import os
+import signal
 import time
 
 import aiohttp
@@ -59,6 +60,12 @@ async def served(nodes, folder):
     models = [
         {"model": "fake-detect", "engine": "ray", "replicas": 2},
         {"model": "fake-track", "engine": "ray", "needs": {"cpu": 0.5}},
+        {
+            "model": "fake-depth",
+            "engine": "ray",
+            "replicas": {"max": 3, "target": 2},
+            "needs": {"cpu": 0.5},
+        },
         {"model": "fake-vlm", "engine": "ray", "needs": {"cpu": 0.5}},
     ]
     engine = RayEngine(nodes.address, room=SOON, silence=SILENCE)
@@ -91,6 +98,11 @@ def detectors(engine):
     return [w.node.id for w in engine.workers if w.alive and w._name == "fake-detect"]
 
 
+def workers_of(engine, model):
+    """Return how many workers a model has."""
+    return sum(worker.alive and worker._name == model for worker in engine.workers)
+
+
 async def whole(http, engine, nodes=2):
     """Wait until both replicas of the detector are there, on so many nodes."""
     assert (await ask(http))[0] == 200
@@ -100,8 +112,9 @@ async def whole(http, engine, nodes=2):
 class Load:
     """Clients that ask without a pause until the context ends, and what they were told."""
 
-    def __init__(self, http, clients=4):
+    def __init__(self, http, clients=4, model="fake-detect", **params):
         self._http = http
+        self._asked = {"model": model, **params}
         self._clients = clients
         self._over = False
         self.statuses = []
@@ -116,7 +129,7 @@ class Load:
 
     async def _ask(self):
         while not self._over:
-            self.statuses.append((await ask(self._http))[0])
+            self.statuses.append((await ask(self._http, **self._asked))[0])
 
     async def goes_on(self, number=50):
         """Wait for so many more answers."""
@@ -172,6 +185,39 @@ async def test_what_no_node_has(nodes, assignment):
             await engine.start(wanted, PLACE)
     finally:
         await engine.close()
+
+
+async def test_a_program_on_a_node(nodes):
+    """As one of this machine, a signal and its status too; with its node it is gone."""
+    engine = RayEngine(nodes.address, room=SOON, silence=SILENCE)
+    await asyncio.to_thread(nodes.add, "jobs")
+    there = Needs(cpu=1, labels={"name": "jobs"})
+    try:
+        script = ["sh", "-c", "read line; echo $line; sleep 600"]
+        async with engine.run_process(script, needs=there) as child:
+            await child.send("hello")
+            assert await child.output.readline() == b'"hello"\n'
+            child.signal(signal.SIGTERM)
+            assert await child.wait() == -signal.SIGTERM
+        async with engine.run_process(script, needs=there) as child:
+            await child.send("again")
+            assert await child.output.readline() == b'"again"\n'
+            await asyncio.to_thread(nodes.kill, "jobs")
+            async with asyncio.timeout(SOON):
+                assert await child.wait() == -signal.SIGKILL
+    finally:
+        await engine.close()
+
+
+async def test_replicas_follow_the_load(cluster):
+    """Eight clients have three workers; nobody who asks meanwhile is refused."""
+    http, engine = cluster
+    async with Load(http, clients=8, model="fake-depth", seconds=0.02) as load:
+        await until(lambda: workers_of(engine, "fake-depth") == 3, SOON)
+        await load.goes_on()
+    assert set(load.statuses) == {200}
+    async with http.post("/v1/models/unload", json={"model": "fake-depth"}) as response:
+        assert response.status == 200
 
 
 @pytest.mark.timeout(300 * KILLS)
