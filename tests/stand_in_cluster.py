@@ -34,6 +34,10 @@ class Daemon:
     def __init__(self):
         self.port = 0
         self.silent = False
+        self.gate = asyncio.Event()
+        """Who comes is greeted once it is open; ``waiting`` counts those before it."""
+        self.gate.set()
+        self.waiting = 0
         self._server = None
 
     async def open(self):
@@ -53,6 +57,9 @@ class Daemon:
             if self.silent:
                 await reader.read(64)  # until whoever waits gives up
             else:
+                self.waiting += 1
+                await self.gate.wait()
+                self.waiting -= 1
                 writer.write(b"\0\0\0\4\0\0\0\0\0")
             writer.close()
             await writer.wait_closed()

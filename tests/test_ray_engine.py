@@ -228,6 +228,24 @@ async def test_a_killed_broker_is_replaced(cluster, assignment):
     assert new.pid != old.pid
 
 
+async def test_a_broker_that_ends_as_it_is_asked(cluster, assignment):
+    """Nobody waits for the answer of one that is gone: 503, or what the next one says."""
+    engine = cluster.engine()
+    async with started(engine, assignment):
+        pass
+    (old,) = brokers()
+    epoch = engine.cluster.epoch
+    cluster.head.gate.clear()
+    asked = asyncio.create_task(engine.start(assignment, PLACE))
+    await until(lambda: cluster.head.waiting, SOON)
+    old.kill()
+    await until(lambda: engine.cluster.epoch > epoch, SOON)
+    cluster.head.gate.set()
+    with contextlib.suppress(Unavailable):
+        async with asyncio.timeout(SOON):
+            await (await asked).close()
+
+
 @contextlib.asynccontextmanager
 async def serving(cluster, tmp_path, **settings):
     """Run a server with one model on the cluster and one here."""

@@ -139,7 +139,8 @@ class Cluster:
             await asyncio.wait([joined])
             if joined.exception() is None and not self._head_lost and self._child is not None:
                 child = self._child
-                if await _answers(joined.result()):
+                # Meanwhile it may have ended: nobody would ever answer.
+                if await _answers(joined.result()) and self._child is child:
                     return child
         raise Unavailable(AWAY, retry_after=1)
 
