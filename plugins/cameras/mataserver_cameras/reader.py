@@ -10,6 +10,7 @@ cost it 4 ms a frame and JPEG 0.06 ms, for 5 ms more here and 4 ms more in the w
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 import sys
@@ -96,6 +97,33 @@ class Newest:
             return self._frame, self._count
 
 
+class Redirects(logging.Handler):
+    """Ends a source whose decoder is about to follow a redirect: nobody looked at that address.
+
+    FFmpeg has an option against it for HTTP and none for RTSP, but says so before it connects. Its
+    thread is kept there; the process ends once the server has been told.
+    """
+
+    def __init__(self, newest: Newest) -> None:
+        super().__init__()
+        self._newest = newest
+
+    @classmethod
+    def watch(cls, newest: Newest) -> None:
+        """Listen to FFmpeg from here on. Nothing of it is printed: it tells addresses."""
+        lines = logging.getLogger("libav")
+        lines.propagate = False
+        lines.addHandler(cls(newest))
+        lines.setLevel(logging.INFO)
+        av.logging.set_level(av.logging.INFO)
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Look at a line."""
+        if "Redirecting to " in record.getMessage():
+            self._newest.end("it sends its clients to another address, which is not asked")
+            threading.Event().wait()
+
+
 def frames(opening: Opening) -> Iterator[VideoFrame]:
     """Open the source once and yield its frames. Raises as ``read_video``."""
     form = "v4l2" if opening.kind == "device" else None
@@ -125,7 +153,10 @@ def decode(opening: Opening, newest: Newest) -> None:
     """Decode until the source ends. Whatever is raised becomes a sentence."""
     try:
         source = played(opening) if opening.kind == "file" else frames(opening)
+        if opening.kind == "rtsp":
+            Redirects.watch(newest)
         for frame in source:
+            av.logging.set_level(None)  # it is connected; lines cost the interpreter's lock
             newest.put(frame)
         newest.end("the stream ended")
     except Exception as error:  # noqa: BLE001 - the worker's edge: what it is becomes a sentence
