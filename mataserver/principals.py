@@ -9,7 +9,10 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
 
 SCOPES = {
     "infer": "Ask models: inference, sessions, streams, chats.",
@@ -79,6 +82,8 @@ class Principal:
     grant:  what was shown, by an id that is no secret: ``sign_out`` may name it.
     until:  when that ends, in Unix seconds; a browser's session that it began ends with it.
     background: whether its requests can wait: models answer everybody else's first.
+    count:  counts one more request of a browser's session that it began, which shows a cookie and
+            not the key: ``authenticate`` is not asked again. Raises what refuses one too many.
 
     Raises ``TypeError`` for scopes that are no frozenset (in a text every part of it would count),
     ``ValueError`` for one that there is not.
@@ -91,6 +96,7 @@ class Principal:
     grant: str = field(default="", compare=False)
     until: float | None = field(default=None, compare=False)
     background: bool = field(default=False, compare=False)
+    count: Callable[[], None] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         """Raise for scopes that would let in somebody else than was meant."""

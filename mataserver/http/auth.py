@@ -189,7 +189,10 @@ class Gate:
         return None
 
     def _by_cookie(self, request: web.Request) -> Principal | None:
-        """Return whose a browser's session is, where its cookie counts for the request."""
+        """Return whose a browser's session is, where its cookie counts for the request.
+
+        Raises ``Forbidden``, and what refuses a request too many.
+        """
         if hdrs.COOKIE not in request.headers:
             return None
         host = proxies.host(request, trusted=self._trust_proxy)
@@ -200,6 +203,8 @@ class Gate:
         credentials = self.described(request, "cookie", cookie or "")
         if not may_act(credentials, login, socket=is_socket(request)):
             raise Forbidden("A page of another origin, or one without its token, may not do this")
+        if login.principal.count is not None:
+            login.principal.count()
         return login.principal
 
     def described(

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from mataserver import MataError, Unavailable
 from mataserver_accounts.passwords import Passwords
-from mataserver_accounts.snapshot import Snapshot
+from mataserver_accounts.snapshot import Rates, Snapshot
 from mataserver_accounts.store import Accounts
 from mataserver_accounts.tables import CHANNEL, SCHEMA
 from mataserver_accounts.tokens import Tokens
@@ -48,6 +48,7 @@ class Directory:
         self._accounts: Accounts | None = None
         self._tokens: Tokens | None = None
         self._snapshot: Snapshot | None = None
+        self._rates = Rates(time.time)
 
     @property
     def accounts(self) -> Accounts:
@@ -96,10 +97,9 @@ class Directory:
             if before is not None and before.version == await self.accounts.version():
                 return
             everything = await self.accounts.everything()
-            fresh = await asyncio.to_thread(Snapshot, everything, self.tokens, time.time)
+            fresh = await asyncio.to_thread(Snapshot, everything, self.tokens, self._rates)
             ended = set()
             if before is not None:
-                fresh.keep_counts(before)
                 ended = await asyncio.to_thread(fresh.ended, before)
             self._snapshot = fresh
             for identity in ended:

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 from mataserver import ROLES, SCOPES, MataError, Principal
 from mataserver_accounts.keys import KEY_PREFIX, digest
@@ -37,23 +38,45 @@ class RateLimited(MataError):
     status = 429
 
 
+class Rates:
+    """What keys have asked in the last minute. It outlasts the snapshots, which come and go."""
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._asked: dict[str, deque[float]] = {}
+
+    def count(self, key: str, rate: int) -> None:
+        """Count one more request. Raises ``RateLimited`` for one too many."""
+        now = self._clock()
+        asked = self._asked.setdefault(key, deque())
+        while asked and not now - MINUTE < asked[0] <= now:
+            asked.popleft()
+        if len(asked) >= rate:
+            wait = asked[0] + MINUTE - now
+            raise RateLimited(f"This key may ask {rate} times a minute", retry_after=wait)
+        asked.append(now)
+
+
 class Snapshot:
-    """All users and keys as of one moment. ``clock`` gives Unix seconds."""
+    """All users and keys as of one moment.
+
+    ``clock`` gives Unix seconds; ``rates`` hold what keys have asked before that moment.
+    """
 
     def __init__(
-        self, everything: Everything, tokens: Tokens, clock: Callable[[], float] = time.time
+        self,
+        everything: Everything,
+        tokens: Tokens,
+        rates: Rates,
+        clock: Callable[[], float] = time.time,
     ) -> None:
         self.version = everything.version
         self._tokens = tokens
         self._clock = clock
+        self._rates = rates
         self._users = {user.id: (user, generation) for user, generation in everything.users}
         self._keys = {known: (key, self._of_key(key)) for known, key in everything.keys}
         self._revoked = everything.revoked
-        self._asked: dict[str, deque[float]] = {}
-
-    def keep_counts(self, before: Snapshot) -> None:
-        """Take over what keys have asked in the last minute: a change must not reset it."""
-        self._asked = before._asked
 
     def ended(self, before: Snapshot) -> set[str]:
         """Return the ids of principals and tokens that were granted what counts no more."""
@@ -90,8 +113,8 @@ class Snapshot:
         key, principal = found
         if principal is None or (key.expires_at is not None and key.expires_at <= self._clock()):
             return None
-        if key.rate is not None:
-            self._count(key.id, key.rate)
+        if principal.count is not None:
+            principal.count()
         return principal
 
     def _token(self, token: str) -> Principal:
@@ -111,25 +134,17 @@ class Snapshot:
     def _of_key(self, key: Key) -> Principal | None:
         """Return whom a key stands for: its owner within its scopes, or itself."""
         # A later version may have written a scope that this one does not know.
-        scopes, until = frozenset(key.scopes).intersection(SCOPES), key.expires_at
+        scopes = frozenset(key.scopes).intersection(SCOPES)
+        count = None if key.rate is None else partial(self._rates.count, key.id, key.rate)
+        rest: Any = {"grant": key.id, "until": key.expires_at, "count": count}
         if key.owner is None:
             name = f"key:{key.id}"
-            return Principal(name, key.name, "key", scopes, grant=key.id, until=until)
+            return Principal(name, key.name, "key", scopes, **rest)
         user, _ = self._users.get(key.owner, (None, 0))
         if user is None or user.disabled:
             return None
         scopes &= ROLES[user.role]
-        return Principal(user.id, user.name, "key", scopes, grant=key.id, until=until)
-
-    def _count(self, key: str, rate: int) -> None:
-        now = self._clock()
-        asked = self._asked.setdefault(key, deque())
-        while asked and not now - MINUTE < asked[0] <= now:
-            asked.popleft()
-        if len(asked) >= rate:
-            wait = asked[0] + MINUTE - now
-            raise RateLimited(f"This key may ask {rate} times a minute", retry_after=wait)
-        asked.append(now)
+        return Principal(user.id, user.name, "key", scopes, **rest)
 
 
 def principal_of(user: User, grant: str = "") -> Principal:

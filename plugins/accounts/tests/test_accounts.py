@@ -16,7 +16,7 @@ from argon2 import PasswordHasher
 from mataserver import ROLES, Conflict, Credentials, InvalidParams, NotFound
 from mataserver_accounts.delays import FREE, Delays, TooManyAttempts
 from mataserver_accounts.passwords import Passwords
-from mataserver_accounts.snapshot import InvalidToken, RateLimited, Snapshot
+from mataserver_accounts.snapshot import InvalidToken, RateLimited, Rates, Snapshot
 from mataserver_accounts.store import Accounts
 from mataserver_accounts.tokens import ALGORITHM, AUDIENCE, Tokens
 
@@ -32,9 +32,10 @@ def tokens(clock):
 @pytest.fixture
 def snapshot(accounts, tokens, clock):
     """Return what makes a snapshot of the database as it stands."""
+    rates = Rates(clock)
 
     async def make():
-        return Snapshot(await accounts.everything(), tokens, clock)
+        return Snapshot(await accounts.everything(), tokens, rates, clock)
 
     return make
 
@@ -187,7 +188,6 @@ async def test_a_keys_rate(accounts, snapshot, clock):
     for _ in range(3):
         assert now.authenticate(shown(made.key)) is not None
     later = await snapshot()
-    later.keep_counts(now)
     with pytest.raises(RateLimited, match="3 times a minute") as told:
         later.authenticate(shown(made.key))
     assert 0 < told.value.retry_after <= 60

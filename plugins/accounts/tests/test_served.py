@@ -295,6 +295,18 @@ async def test_a_keys_rate(client):
     assert 1 <= int(client.headers["Retry-After"]) <= 60
 
 
+async def test_a_keys_rate_in_a_browser(client):
+    """What a browser asks that signed in with a key counts as what the key asks, and with it."""
+    made = (await client.ask("POST", "/v1/keys", json={"name": "slow", "rate": 4}))[1]
+    status, _ = await client.ask("POST", "/v1/session", "", json={"key": made["key"]})
+    assert status == 200
+    assert (await client.ask("GET", "/v1/me", made["key"]))[0] == 200
+    statuses = [(await client.ask("GET", "/v1/me", ""))[0] for _ in range(3)]
+    assert statuses == [200, 200, 429]
+    assert 1 <= int(client.headers["Retry-After"]) <= 60
+    assert (await client.ask("GET", "/v1/me", made["key"]))[0] == 429
+
+
 async def test_forged_tokens(serve):
     """No signature, another's, another audience, over, of nobody: 401."""
     async with serve(accounts={"jwt_secret": SECRET, "token_seconds": 60}) as client:
