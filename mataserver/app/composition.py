@@ -28,6 +28,7 @@ from mataserver.http.channel import Terms
 from mataserver.http.cluster import ClusterService
 from mataserver.http.cookies import Cookies
 from mataserver.http.docs import DocsService
+from mataserver.http.grants import GRANTS, Grants
 from mataserver.http.health import HealthService
 from mataserver.http.infer import InferService
 from mataserver.http.kit import Kit
@@ -162,7 +163,8 @@ class _Parts:
         )
         self.budget = Budget(settings.max_inflight_mb * 1e6)
         self.sockets = Sockets(settings.max_body, settings.ping_interval, settings.unread_timeout)
-        self.streams = Streams(settings.max_body, self.terms(), self.cameras)
+        self.grants = Grants()
+        self.streams = Streams(settings.max_body, self.terms(), self.cameras, self.grants)
         self.table = Table(Limits(settings.max_body, settings.body_timeout, idle=False))
         self.table.awaited = self.plugins.awaited
         self.hosting = Hosting(settings, mataserver.__version__, self.lifecycle)
@@ -209,7 +211,7 @@ class _Parts:
     def _sign_out(self, identity: str) -> None:
         """End what rests on a principal or a grant that counts no more."""
         self.browsers.end_all(identity)
-        self.streams.end_all(identity)
+        self.grants.end_all(identity)
 
     def terms(self) -> Terms:
         """Return what the sockets of sessions share."""
@@ -229,6 +231,7 @@ class _Parts:
             middlewares=[middleware.make(self.table, self.gate, self.lifecycle, self.metrics)],
             client_max_size=self.settings.max_body,
         )
+        application[GRANTS] = self.grants
         origins.allow(application, self.settings.cors_origins)
         protocol.unsigned(application)
         composed = Composed(

@@ -138,8 +138,8 @@ class Context:
     admit:    who makes a call that did not come by HTTP, and may: ``Admit``.
     count:    counts such a call in ``mataserver_requests_total`` and its latency: method, route,
               status, seconds.
-    sign_out: ends the browsers' sessions of a principal's id, or of its ``grant``, and closes its
-              streams' sockets: ``authenticate`` accepted it and would not any more.
+    sign_out: ends the browsers' sessions of a principal's id, or of its ``grant``, closes its
+              WebSockets and ends its events: ``authenticate`` accepted it and would not any more.
     """
 
     settings: Any

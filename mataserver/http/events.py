@@ -16,10 +16,12 @@ from aiohttp import web
 from mataserver.contract.routes import LastEvent
 from mataserver.errors import MataError
 from mataserver.http import codec
+from mataserver.http.auth import PRINCIPAL
+from mataserver.http.grants import GRANTS, Turns
 from mataserver.http.middleware import COUNTED, LEFT, REQUEST_ID
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
     from mataserver.contract.handles import Encoded
 
@@ -60,10 +62,27 @@ async def send(
 
     A later one becomes the event that ``failed`` makes of it. The event that ends a stream is a
     ``LastEvent``. A client that goes away before it, or reads nothing for ``patience`` seconds,
-    stops the model between two pieces.
+    stops the model between two pieces. When what was shown counts no more, that is a failure too.
     """
+    turns = Turns()
+    with request.app[GRANTS].held(request.get(PRINCIPAL), turns.end):
+        return await _answer(request, events, turns, failed, patience, status)
+
+
+async def _answer(
+    request: web.Request,
+    events: AsyncGenerator[bytes],
+    turns: Turns,
+    failed: Callable[[MataError], bytes],
+    patience: float,
+    status: int,
+) -> web.StreamResponse:
+
+    def following() -> Awaitable[bytes | None]:
+        return turns.of(anext(events, None))
+
     async with contextlib.aclosing(events):
-        first = await anext(events)
+        first = await turns.of(anext(events))
         headers = {
             "Cache-Control": "no-cache",
             "X-Accel-Buffering": "no",
@@ -73,7 +92,7 @@ async def send(
         response.content_type, response.charset = CONTENT_TYPE, "utf-8"
         await response.prepare(request)
         try:
-            await _send_all(request, response, first, events, failed, patience)
+            await _send_all(request, response, first, following, failed, patience)
             await response.write_eof()
         except (ConnectionError, TimeoutError):
             if COUNTED not in request:
@@ -87,7 +106,7 @@ async def _send_all(
     request: web.Request,
     response: web.StreamResponse,
     first: bytes,
-    events: AsyncGenerator[bytes],
+    following: Callable[[], Awaitable[bytes | None]],
     failed: Callable[[MataError], bytes],
     patience: float,
 ) -> None:
@@ -98,7 +117,7 @@ async def _send_all(
             await _send(response, told, patience)
             if isinstance(told, LastEvent):
                 request[COUNTED] = response.status
-            told = await anext(events, None)
+            told = await following()
     except MataError as error:
         await _send(response, failed(error), patience)
         request[COUNTED] = response.status

@@ -5,12 +5,14 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+from functools import partial
 from typing import TYPE_CHECKING
 
 from aiohttp import WSMsgType, web
 
 from mataserver.errors import BadRequest
-from mataserver.http.auth import is_socket
+from mataserver.http.auth import PRINCIPAL, is_socket
+from mataserver.http.grants import GRANTS, NO_MORE
 from mataserver.http.protocol import Conversation
 
 if TYPE_CHECKING:
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
 GOING_AWAY = 1001
+UNAUTHORIZED = 4001
 CLOSE_TIMEOUT = 5.0
 """Seconds that a peer has to answer a closing message."""
 
@@ -56,6 +59,7 @@ class Sockets:
         self._ping_interval = ping_interval
         self._unread_timeout = unread_timeout
         self._open: set[web.WebSocketResponse] = set()
+        self._closing: set[asyncio.Task[None]] = set()
 
     @contextlib.asynccontextmanager
     async def accept(self, request: web.Request) -> AsyncIterator[MessageSocket]:
@@ -81,12 +85,19 @@ class Sockets:
         await socket.prepare(request)
         self._open.add(socket)
         try:
-            yield socket
+            with request.app[GRANTS].held(request.get(PRINCIPAL), partial(self._refuse, socket)):
+                yield socket
         except ConnectionError:
             log.debug("a peer of a WebSocket is gone")
         finally:
             self._open.discard(socket)
             await _close(socket, 1000, "")
+
+    def _refuse(self, socket: web.WebSocketResponse) -> None:
+        """Close a socket of somebody who may not have it any more."""
+        task = asyncio.get_running_loop().create_task(_close(socket, UNAUTHORIZED, NO_MORE))
+        self._closing.add(task)
+        task.add_done_callback(self._closing.discard)
 
     async def close_all(self) -> None:
         """Close every one: the server shuts down."""

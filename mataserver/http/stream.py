@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from functools import partial
 from typing import TYPE_CHECKING, cast
 
 from aiohttp import WSMsgType
@@ -14,6 +15,7 @@ from mataserver.http import auth, middleware
 from mataserver.http.auth import PRINCIPAL
 from mataserver.http.channel import GOING_AWAY, INTERNAL, MSGPACK_PROTOCOL, NORMAL, CloseReason
 from mataserver.http.connection import Connection
+from mataserver.http.grants import NO_MORE
 from mataserver.http.routing import Handlers, Route
 from mataserver.http.sockets import WebSocket
 from mataserver.http.viewer import Viewer
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 
     from mataserver.contract.service import Context
     from mataserver.http.channel import Channel, Terms
+    from mataserver.http.grants import Grants
     from mataserver.principals import Principal
     from mataserver.serving.feeds.registry import CameraRegistry
     from mataserver.serving.sessions import Session
@@ -38,7 +41,6 @@ MALFORMED = frozenset({1002, 1007, 1009, 1013})
 """What is wrong with a message: protocol, text, size, size for now."""
 
 POLICY, UNAUTHORIZED, NO_SESSION = 1008, 4001, 4004
-_NO_MORE = (UNAUTHORIZED, "what you showed counts no more")
 
 log = logging.getLogger("mataserver.stream")
 
@@ -84,18 +86,14 @@ class StreamService(Handlers):
 class Streams:
     """The sockets of sessions, whichever route they come by."""
 
-    def __init__(self, max_body: int, terms: Terms, cameras: CameraRegistry) -> None:
+    def __init__(
+        self, max_body: int, terms: Terms, cameras: CameraRegistry, grants: Grants
+    ) -> None:
         self._max_body = max_body
         self._terms = terms
         self._sessions = terms.sessions
         self._cameras = cameras
-        self._asking: dict[Channel, Principal] = {}
-
-    def end_all(self, identity: str) -> None:
-        """Close the sockets of a principal or of a grant that counts no more."""
-        for channel, principal in list(self._asking.items()):
-            if principal.rests_on(identity):
-                channel.request_close(*_NO_MORE)
+        self._grants = grants
 
     async def serve(self, request: web.Request, session_id: str) -> web.StreamResponse:
         """Serve a request that asks for the socket of a session. Raises ``BadRequest``."""
@@ -181,17 +179,12 @@ class Streams:
         self, session: Session, channel: Channel, principal: Principal
     ) -> CloseReason:
         self._sessions.attach(session, channel)
-        self._asking[channel] = principal
-        ends = None
-        if principal.until is not None:
-            left = max(0.0, principal.until - time.time())
-            ends = asyncio.get_running_loop().call_later(left, channel.request_close, *_NO_MORE)
         try:
-            return await channel.run()
+            with self._grants.held(
+                principal, partial(channel.request_close, UNAUTHORIZED, NO_MORE)
+            ):
+                return await channel.run()
         finally:
-            if ends is not None:
-                ends.cancel()
-            del self._asking[channel]
             self._sessions.detach(session, channel)
 
 

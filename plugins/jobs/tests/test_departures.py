@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import itertools
 import os
+import time
 
 import pytest
 from serving_jobs import asking, session
@@ -86,4 +87,24 @@ async def test_keys_of_the_server_itself(ask):
     _, running, _ = await busy(ask, token)
     assert (await ask("DELETE", "/v1/users/bob"))[0] == 204
     assert (await ask.ended(running))["state"] == "cancelled"
+    assert (await ask("GET", f"/v1/jobs/{job}"))[1]["state"] == "running"
+
+
+@pytest.mark.parametrize("way", ["revoked", "over"])
+async def test_events_end_with_what_they_were_asked_by(ask, way):
+    """A key that is revoked, or whose time is over, sees no more of what it watches."""
+    job = await ask.count(LONG)
+    soon = {"expires_at": time.time() + 5} if way == "over" else {}
+    scopes = ["jobs:read", "admin"]
+    asked = {"name": "watch", "standalone": True, "scopes": scopes, **soon}
+    key = (await ask("POST", "/v1/keys", json=asked))[1]
+    async with session(ask.served, key["key"]) as watching:
+        async with watching.session.get(f"/v1/jobs/{job}/events") as events:
+            assert events.status == 200
+            await events.content.readuntil(b"\n\n")
+            if way == "revoked":
+                assert (await ask("DELETE", f"/v1/keys/{key['id']}"))[0] == 204
+            async with asyncio.timeout(30):
+                rest = await events.content.read()
+        assert rest.endswith(b'event: error\ndata: {"detail":"What you showed counts no more"}\n\n')
     assert (await ask("GET", f"/v1/jobs/{job}"))[1]["state"] == "running"
