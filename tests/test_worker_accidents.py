@@ -17,10 +17,18 @@ import pytest
 
 from mataserver import Classification, ClassifyResult, MataError, Params, decode_image
 from mataserver.contract.backend import LoadContext, ModelSpec
-from mataserver.engines import wire
+from mataserver.engines import payload, wire
 from mataserver.engines.process import ProcessEngine
 from mataserver.engines.thread import ThreadEngine
-from mataserver.engines.work import Assignment, Displaced, Job, Placement, Spoilt, WorkerDied
+from mataserver.engines.work import (
+    Assignment,
+    Displaced,
+    Facts,
+    Job,
+    Placement,
+    Spoilt,
+    WorkerDied,
+)
 from mataserver.engines.worker import ProcessWorker
 from slow_pictures import slow_jpeg
 
@@ -224,6 +232,47 @@ async def test_a_message_that_cannot_be_read_ends_the_worker(caplog):
     assert isinstance(answers[0], WorkerDied)
     assert transport.aborted
     assert not sick.alive
+
+
+@pytest.mark.parametrize(
+    "message",
+    [
+        wire.Decoding(),
+        wire.Ended(99),
+        wire.Answer(99, []),
+        wire.Loaded(Facts(stateful=False, pid=1)),
+    ],
+)
+async def test_a_flood_of_messages_ends_the_worker(message):
+    """A worker that keeps the server busy with what nobody waits for is killed, and told of."""
+    sick = ProcessWorker("sick", 60.0)
+    transport = Transport()
+    sick.connection_made(transport)
+    answers = []
+    sick.infer([Job(b"a", b"")], answers.append)
+    flood = b"".join(wire.frame(message)) * 2_000
+    for _ in range(20):  # of how many seconds these are depends on the machine
+        sick.data_received(flood)
+    assert isinstance(answers[0], WorkerDied)
+    assert transport.aborted
+    assert not sick.alive
+
+
+async def test_messages_that_come_together_are_read_one_by_one():
+    """However the bytes are cut, each answer finds who waits for it, with its parts."""
+    for size in (1, 7, 1 << 20):
+        worker = ProcessWorker("well", 60.0)
+        worker.connection_made(Transport())
+        calls = [asyncio.ensure_future(worker.call("echo", (), {})) for _ in range(3)]
+        await asyncio.sleep(0)
+        said = b"".join(
+            b"".join(wire.frame(wire.Returned(number), payload.pack("x" * number).parts))
+            for number in (1, 2, 3)
+        )
+        for begin in range(0, len(said), size):
+            worker.data_received(said[begin : begin + size])
+        assert await asyncio.gather(*calls) == ["x", "xx", "xxx"]
+        worker.kill("the test is over")
 
 
 class Looker(Careless):

@@ -26,6 +26,17 @@ if TYPE_CHECKING:
     Take = Callable[[Reply | MataError], None]
 
 
+UNASKED = 1_000
+"""Messages in a second that answer nothing which a worker may send: more take the loop's time.
+
+One that decodes says so four times in the time of a picture, and once a second.
+"""
+
+
+class Flooded(Exception):
+    """A worker sends more than a worker does."""
+
+
 class Exchange:
     """Sends requests and matches their replies, until it is closed.
 
@@ -42,6 +53,7 @@ class Exchange:
         self._unframer = wire.Unframer(wire.LARGEST_ANSWER)
         self._transport: asyncio.WriteTransport | None = None
         self._closed = False
+        self._unasked, self._second = 0, 0
 
     def share(self, memory: Outgoing | None) -> None:
         """Use memory that the worker has too."""
@@ -66,8 +78,10 @@ class Exchange:
             self._memory.close()
 
     def feed(self, data: bytes) -> None:
-        """Take received bytes. Raises for what cannot be read."""
+        """Take received bytes. Raises for what cannot be read, and ``Flooded``."""
         for received in self._unframer.feed(data):
+            if self._closed:  # by what came before
+                return
             message = received.header.message
             if isinstance(message, (wire.Answer, wire.Returned, wire.Ended, wire.Raised)):
                 self._watchdog.answered(message.id, well=not isinstance(message, wire.Raised))
@@ -75,8 +89,19 @@ class Exchange:
                 take = self._in_flight.pop(message.id, None)
                 if take is not None:
                     take(Reply(message, parts))
+                    continue
             else:
                 self._noticed(message)
+            self._count_unasked()
+
+    def _count_unasked(self) -> None:
+        """Count a message that nobody waits for. Raises ``Flooded``."""
+        second = int(asyncio.get_running_loop().time())
+        if second != self._second:
+            self._unasked, self._second = 0, second
+        self._unasked += 1
+        if self._unasked > UNASKED:
+            raise Flooded(f"it sent over {UNASKED} messages in a second that nobody waits for")
 
     def send(self, message: wire.Message, parts: Sequence[wire.Part] = ()) -> None:
         """Send what gets no reply."""

@@ -262,34 +262,34 @@ class Unframer:
         self._buffer = bytearray()
         self._largest = largest
 
-    def feed(self, data: bytes) -> Iterator[Received]:
+    def feed(self, data: bytes | bytearray) -> Iterator[Received]:
         """Add received bytes; yield every frame that is complete."""
         if self._buffer:
             self._buffer += data
-            if not _end(self._buffer, self._largest):
+            if not _end(self._buffer, 0, self._largest):
                 return
-            data = bytes(self._buffer)
-            self._buffer.clear()
-        while end := _end(data, self._largest):
-            yield _cut(data, end)
-            if end == len(data):
-                return
-            data = data[end:]
-        self._buffer += data
+            # Frames are views of what was gathered: a copy would cost a large one twice its size.
+            data, self._buffer = self._buffer, bytearray()
+        begin = 0
+        while end := _end(data, begin, self._largest):
+            yield _cut(data, begin, end)
+            begin = end
+        if begin < len(data):
+            self._buffer += memoryview(data)[begin:]
 
 
-def _end(data: bytes | bytearray, largest: int) -> int:
-    """Return where the first frame ends, 0 when it is not complete."""
-    if len(data) < PREFIX.size:
+def _end(data: bytes | bytearray, begin: int, largest: int) -> int:
+    """Return where the frame ends that begins there, 0 when it is not complete."""
+    if len(data) - begin < PREFIX.size:
         return 0
-    header, payload = PREFIX.unpack_from(data)
+    header, payload = PREFIX.unpack_from(data, begin)
     if header > LARGEST_HEADER or payload > largest:
         raise ValueError("a message is too large to be one")
-    end: int = PREFIX.size + header + payload
+    end: int = begin + PREFIX.size + header + payload
     return end if end <= len(data) else 0
 
 
-def _cut(data: bytes, end: int) -> Received:
+def _cut(data: bytes | bytearray, begin: int, end: int) -> Received:
     view = memoryview(data)
-    begin = PREFIX.size + PREFIX.unpack_from(data)[0]
-    return Received(_DECODER.decode(view[PREFIX.size : begin]), view[begin:end])
+    payload = begin + PREFIX.size + PREFIX.unpack_from(data, begin)[0]
+    return Received(_DECODER.decode(view[begin + PREFIX.size : payload]), view[payload:end])

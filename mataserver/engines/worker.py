@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mataserver.engines import ceiling, wire
 from mataserver.engines.calls import Calls
-from mataserver.engines.exchange import Exchange
+from mataserver.engines.exchange import Exchange, Flooded
 from mataserver.engines.lifetime import Lifetime
 from mataserver.engines.memory import private_bytes
 from mataserver.engines.replies import read_batch
@@ -63,6 +63,8 @@ class ProcessWorker(asyncio.Protocol):
         """Hand each message to whoever waits for it."""
         try:
             self._exchange.feed(data)
+        except Flooded as flood:
+            self.kill(str(flood))
         except Exception:
             log.exception("worker of %s sent what cannot be read", self._name)
             self.kill("it sent what cannot be read")
