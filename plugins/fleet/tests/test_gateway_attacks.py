@@ -54,6 +54,8 @@ async def test_another_applications_model_by_grpc(two_applications):
         CATS + DOGS,
         DOGS + CATS,
         b"\x8a\x80\x00\x04dogs" + CATS,  # the first field's key, longer than it need be
+        CATS + b"\x8a\x80\x80\x80\x10\x04dogs",  # the same to whoever keeps 32 bits of a key
+        CATS + b"\x8a\x80\x80\x80\x90\x80\x80\x80\x80\x00\x04dogs",
         protobuf.text(1, "cats\0dogs"),
         protobuf.text(1, "../dogs"),
         protobuf.text(1, "\uff43ats"),

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_LARGEST_KEY = (1 << 32) - 1
 _NAME, _VERSION, _PARAMETERS = 1, 2, 4
 TRUE = b"\x08\x01"
 """A message whose first field is true."""
@@ -64,6 +65,9 @@ def fields(message: bytes | memoryview) -> Iterator[tuple[int, int | memoryview]
     view, at = memoryview(message), 0
     while at < len(view):
         key, at = _varint(view, at)
+        if key > _LARGEST_KEY:
+            # C++ cuts it to 32 bits, and would find another field there than this does.
+            raise _unread()
         number, kind = key >> 3, key & 7
         if kind == _VARINT:
             value, at = _varint(view, at)
