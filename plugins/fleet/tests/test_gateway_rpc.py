@@ -215,6 +215,8 @@ async def test_who_may_call_by_a_bearer(door):
         (b"\x0b" + CATS, "INVALID_ARGUMENT"),
         (b"\x0a\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff\xff", "INVALID_ARGUMENT"),
         (b"\x0a\x02\xff\xfe", "INVALID_ARGUMENT"),
+        (CATS + b"\x18\x00" * 5_000, "INVALID_ARGUMENT"),  # looking at millions holds up everybody
+        (CATS + b"\x22\x14" + b"\x18\x00" * 10, "INVALID_ARGUMENT"),  # in a parameter
     ],
 )
 async def test_messages_that_cannot_be(door, message, code):

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _LARGEST_KEY = (1 << 32) - 1
+_MOST, _MOST_OF_ONE = 4_096, 8
+"""Fields of a message and of one parameter: a request has a few for each tensor, and looking at
+millions of them would hold up everybody."""
 _NAME, _VERSION, _PARAMETERS = 1, 2, 4
 TRUE = b"\x08\x01"
 """A message whose first field is true."""
@@ -60,10 +63,18 @@ def text(number: int, value: str) -> bytes:
     return b"%c%c%b" % (number << 3 | _BYTES, len(raw), raw)
 
 
-def fields(message: bytes | memoryview) -> Iterator[tuple[int, int | memoryview]]:
-    """Yield the fields of a message: a number, and an integer or bytes. Raises ``BadRequest``."""
+def fields(
+    message: bytes | memoryview, most: int = _MOST
+) -> Iterator[tuple[int, int | memoryview]]:
+    """Yield the fields of a message: a number, and an integer or bytes.
+
+    Raises ``BadRequest`` for what cannot be read, and for more than ``most`` fields.
+    """
     view, at = memoryview(message), 0
     while at < len(view):
+        if not most:
+            raise BadRequest("The message has too many fields")
+        most -= 1
         key, at = _varint(view, at)
         if key > _LARGEST_KEY:
             # C++ cuts it to 32 bits, and would find another field there than this does.
@@ -101,13 +112,13 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
 def _parameter(entry: memoryview) -> dict[str, int | bytes]:
     """Return one parameter, where it says something of a sequence."""
     key, value = b"", memoryview(b"")
-    for number, part in fields(entry):
+    for number, part in fields(entry, _MOST_OF_ONE):
         if isinstance(part, memoryview):
             key, value = (bytes(part), value) if number == 1 else (key, part)
     if not key.startswith(b"sequence_"):
         return {}
     found: int | bytes = 0
-    for _, part in fields(value):
+    for _, part in fields(value, _MOST_OF_ONE):
         found = bytes(part) if isinstance(part, memoryview) else part
     return {key.decode("utf-8", "replace"): found}
 
