@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import time
 from typing import TYPE_CHECKING
 
@@ -50,6 +51,18 @@ class Delays:
     def succeeded(self, name: str, address: str) -> None:
         """Forget the failures from there."""
         self._failures.pop((name, address), None)
+
+
+def place_of(address: str) -> str:
+    """Return where an address is: itself, or of IPv6 the network of 64 bits that one client has."""
+    try:
+        known = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if known.version == 4:
+        return address
+    mapped = known.ipv4_mapped
+    return str(mapped or ipaddress.ip_network((int(known), 64), strict=False))
 
 
 def _pause(count: int) -> float:

@@ -11,7 +11,7 @@ from aiohttp import web
 from msgspec import Meta, Struct
 
 from mataserver import ANYBODY, BadRequest, Body, InvalidParams, MataError, Route
-from mataserver_accounts.delays import Delays, TooManyAttempts
+from mataserver_accounts.delays import Delays, TooManyAttempts, place_of
 from mataserver_accounts.pages import JSON, MAX_BODY, Forbidden, caller
 from mataserver_accounts.records import Password
 from mataserver_database import finish
@@ -24,9 +24,13 @@ if TYPE_CHECKING:
     from mataserver_accounts.records import User
 
 FORM = "application/x-www-form-urlencoded"
-AT_ONCE = 32
+AT_ONCE = 128
+AT_ONCE_OF_FEW = 32
 AT_ONCE_OF_ONE = 4
-"""Log-ins of one address that are checked or wait for it: the others must get their turn."""
+"""Log-ins that are checked or wait for it: of one address few, and past ``AT_ONCE_OF_FEW`` one.
+
+So those of some flooding addresses leave a turn to whoever logs in from another.
+"""
 _FIELDS = 16
 _Text = Annotated[str, Meta(max_length=1024)]
 
@@ -131,6 +135,7 @@ class LogIns:
 
         Raises ``Unauthorized``, or ``TooManyAttempts`` of an address.
         """
+        address = place_of(address)
         with self._turn(address):
             self._delays.check(name, address)
             self._delays.failed(name, address)  # until the password says otherwise
@@ -164,8 +169,9 @@ class LogIns:
     @contextlib.contextmanager
     def _turn(self, address: str) -> Iterator[None]:
         """Bound the log-ins under way. Raises ``TooManyAttempts``."""
-        full = self._checking.total() >= AT_ONCE
-        if full or self._checking[address] >= AT_ONCE_OF_ONE:
+        own, every = self._checking[address], self._checking.total()
+        most = AT_ONCE_OF_FEW if own else AT_ONCE
+        if every >= most or own >= AT_ONCE_OF_ONE:
             raise TooManyAttempts("Too many log-ins at once: try again", retry_after=1)
         self._checking[address] += 1
         try:

@@ -8,7 +8,9 @@ import time
 from collections import Counter
 
 import aiohttp
+import pytest
 
+from mataserver_accounts.delays import place_of
 from mataserver_accounts.passwords import AT_ONCE, Passwords
 
 MANY, ADDRESSES = 1_000, 8
@@ -85,3 +87,44 @@ async def test_a_thousand_log_ins(client):
     assert 0 < checked < MANY / 2, "what could not be checked in time must be told so at once"
     assert set(asked) == {("/health", 200), ("/v1/me", 200)}
     await client.token("ada")
+
+
+async def test_a_flood_of_some_addresses_leaves_a_turn_to_another(client):
+    """Addresses that have all the turns they may have do not keep one out that has none."""
+    await client.user("ada")
+    body = {"username": "ada", "password": "wrong"}
+    said = Counter()
+    flooding = True
+
+    async def address(number):
+        local = aiohttp.TCPConnector(local_addr=(f"127.0.1.{number}", 0))
+        async with aiohttp.ClientSession(client.server.url, connector=local) as http:
+            while flooding:
+                async with http.post("/auth/token", json=body | {"username": f"n{number}"}) as got:
+                    said[got.status] += 1
+                await asyncio.sleep(0.05)
+
+    tasks = [asyncio.create_task(address(1 + n // 4)) for n in range(64)]  # 16, four each
+    try:
+        while not said[429]:
+            await asyncio.sleep(0.01)
+        for _ in range(3):
+            await client.token("ada")
+    finally:
+        flooding = False
+        await asyncio.gather(*tasks)
+
+
+@pytest.mark.parametrize(
+    ("address", "place"),
+    [
+        ("192.0.2.7", "192.0.2.7"),
+        ("2001:db8:1:2:3:4:5:6", "2001:db8:1:2::/64"),
+        ("2001:db8:1:2::ffff", "2001:db8:1:2::/64"),
+        ("::ffff:192.0.2.7", "192.0.2.7"),
+        ("", ""),
+    ],
+)
+def test_where_an_address_is(address, place):
+    """A network of IPv6 is one client's: its addresses have turns and delays together."""
+    assert place_of(address) == place
