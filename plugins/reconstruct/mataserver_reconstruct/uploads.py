@@ -19,6 +19,7 @@ from mataserver import (
 )
 from mataserver_jobs.routes import asker, owner_of
 from mataserver_reconstruct import archive, kind
+from mataserver_reconstruct.proving import Proving
 from mataserver_reconstruct.views import Accepted
 
 if TYPE_CHECKING:
@@ -92,6 +93,7 @@ class Uploads:
     def __init__(self, ctx: Context, worker: Worker) -> None:
         self._ctx = ctx
         self._worker = worker
+        self._proving = Proving(ctx)
 
     def routes(self) -> list[Route]:
         """Return the route."""
@@ -157,8 +159,9 @@ class Uploads:
         return record
 
     async def _proven(self, order: kind.Order, file: Path) -> kind.Order:
-        """Return an order once its archive is one. Raises as ``_images``."""
+        """Return an order once its archive is one. Raises as ``_images`` and ``Proving``."""
         images = await self._ctx.run_blocking(self._images, file)
+        await self._proving.check(file, self._ctx.settings.limits)
         return msgspec.structs.replace(order, images=images)
 
     @property
@@ -201,7 +204,6 @@ class Uploads:
             raise BadRequest(f"the archive has no photographs: files ending in {endings}")
         if sum(entry.file_size for entry in found) > shutil.disk_usage(file.parent).free:
             raise OutOfMemory("The disk has no room for what the archive unpacks to")
-        archive.prove(file, found)
         return len(found)
 
 
