@@ -19,6 +19,7 @@ log = logging.getLogger("mataserver.process")
 class Lifetime:
     """The life of one worker.
 
+    ended:    it is over.
     stopping: it was told to end, so that its end is no death.
     excused:  its death is not the model's fault.
     parting:  what whoever waits is told, if that is not ``reason``.
@@ -29,15 +30,12 @@ class Lifetime:
         self._end: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._on_death: list[Callable[[Death], None]] = []
         self._on_end: list[Callable[[], None]] = []
+        # Plain attributes: each request asks several times whether its worker is alive.
+        self.ended = False
         self.stopping = False
         self.excused = False
         self.parting: MataError | None = None
         self.reason = "the worker process ended"
-
-    @property
-    def ended(self) -> bool:
-        """Whether it is over."""
-        return self._end.done()
 
     @property
     def error(self) -> MataError:
@@ -65,6 +63,7 @@ class Lifetime:
 
     def end(self) -> None:
         """Note that it is over."""
+        self.ended = True
         self._end.set_result(None)
 
     def announce(self) -> None:
