@@ -51,6 +51,13 @@ class Stand:
         known = consumers or [consumer(1, KEY), consumer(2, "key-of-ben")]
         self.gateway.follow(Snapshot(applications, known))
 
+    async def ready(self):
+        """Wait until a server is known to have each model of the application."""
+        async with asyncio.timeout(60):
+            path = "/gateway/shop/v2/health/ready"
+            while (await self.ask(path, b"", "GET"))[0] != 200:
+                await asyncio.sleep(0.02)
+
     async def ask(self, path=INFER, body=b"{}", method="POST", key=KEY, headers=None, **more):
         """Ask; return the status, the answer and its header fields."""
         fields = {"apikey": key} if key else {}

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import pytest
-from gateway_stand import KEY, application, stand  # noqa: F401
+from gateway_stand import KEY, application, stand_on
 from PIL import Image
 from tritonclient.utils import InferenceServerException
 
@@ -27,7 +27,14 @@ class Place:
 
 
 @pytest.fixture
-async def places(stand, tmp_path):  # noqa: F811
+async def stand(tmp_path):
+    """A gateway whose servers are never taken for dead because this process is busy."""
+    async with stand_on(tmp_path, probe_timeout=30.0) as made:
+        yield made
+
+
+@pytest.fixture
+async def places(stand, tmp_path):
     """A mataserver with a model, asked directly, and through the gateway."""
     folder = tmp_path / "behind"
     folder.mkdir()
@@ -44,6 +51,7 @@ async def places(stand, tmp_path):  # noqa: F811
         target = Target(host, port, rpc=grpc_port(behind))
         route = {"protocols": frozenset({"http", "grpc"})}
         stand.follow(application(target, model="fake-detect", route=route))
+        await stand.ready()  # who asks before a first look at the server is told that there is none
         async with RpcGateway(stand.gateway, stand.rpc_port()) as rpc:
             through = Place(f"{stand.server.url}/gateway/shop", KEY, rpc.port)
             yield Place(behind.url, "any", grpc_port(behind)), through
