@@ -323,12 +323,13 @@ class Service(Base):
 
 
 async def test_a_failed_start_is_cleaned_up(plugin, folder):
-    """When a service cannot start, those before it end and no worker process is left."""
+    """When a service cannot start, it is named, those before it end and no worker is left."""
     before = children()
     points = [FAKE, plugin(HOLDER, name="a"), plugin(FAILING, name="b")]
-    with pytest.raises(RuntimeError, match="cannot start"):
+    with pytest.raises(RuntimeError, match="cannot start") as failed:
         async with serving(folder, entry_points=points, engine="process"):
             pass
+    assert "the service of b failed" in failed.value.__notes__[0]
     assert (folder / "events").read_text().split() == ["+holder", "loaded", "-holder"]
     assert children() == before
 

@@ -358,7 +358,7 @@ def _lifetime(composed: Composed) -> Callable[[web.Application], AsyncIterator[N
             own.spawn(upkeep.preload(), "preload")
             try:
                 for name, service in composed.hosting.services:
-                    await service.__aenter__()
+                    await _enter(name, service)
                     stack.push_async_callback(_leave, composed, name, service)
                     if hasattr(service, "on_result"):
                         composed.observers.add(name, service.on_result, own)
@@ -369,6 +369,15 @@ def _lifetime(composed: Composed) -> Callable[[web.Application], AsyncIterator[N
                     await in_time(deadline, f"tasks of {each.owner}", each.close())
 
     return lifetime
+
+
+async def _enter(name: str, service: Service) -> None:
+    """Start a service. What it raises, told by a traceback, gets a line that names it."""
+    try:
+        await service.__aenter__()
+    except Exception as error:
+        error.add_note(f"The server does not start: the service of {name} failed to.")
+        raise
 
 
 async def _leave(composed: Composed, name: str, service: Service) -> None:
