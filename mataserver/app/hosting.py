@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from mataserver.config import Settings
     from mataserver.contract.routes import ErrorForm
-    from mataserver.contract.service import Cluster
+    from mataserver.contract.service import ClusterProcesses
     from mataserver.http.auth import Gate
     from mataserver.http.kit import Kit
     from mataserver.http.lifecycle import Lifecycle
@@ -216,7 +216,7 @@ class Given(NamedTuple):
     gate: Gate
     sign_out: Callable[[str], None]
     readiness: Readiness
-    cluster: Callable[[], Cluster]
+    cluster: Callable[[], ClusterProcesses]
 
 
 def add(

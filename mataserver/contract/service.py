@@ -100,7 +100,7 @@ class RunProcess(Protocol):
         ...
 
 
-class Cluster(Protocol):
+class ClusterProcesses(Protocol):
     """A Ray cluster, as services use it."""
 
     def run_process(
@@ -153,7 +153,7 @@ class Context:
     http: Http
     tasks: Tasks
     run_process: RunProcess
-    cluster: Callable[[], Cluster]
+    cluster: Callable[[], ClusterProcesses]
     run_blocking: Blocking
     stopping: asyncio.Event
     authenticate: Callable[[Credentials], Awaitable[Principal | None]]

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from asyncio import StreamReader, StreamWriter
     from pathlib import Path
 
-    from mataserver.engines.program import Program
+    from mataserver.engines.program import Launch
 
 LOST = -int(SIGKILL)
 """The exit status of a program whose node, or whose connection, is gone: nobody knows a better."""
@@ -124,9 +124,7 @@ class ErrandChild(ChildProcess):
             self._writer.close()
 
 
-async def begin(
-    host: str, port: int, secret: bytes, what: Program, log: Path | None
-) -> ErrandChild:
+async def begin(host: str, port: int, secret: bytes, what: Launch, log: Path | None) -> ErrandChild:
     """Have a seat run a program. Raises ``OSError`` when its node cannot be reached."""
     reader, writer = await asyncio.open_connection(host, port)
     writer.write(secret + PROGRAM + msgspec.json.encode(what) + b"\n")

@@ -30,7 +30,7 @@ OUTPUT, ERROR, STATUS = b"o", b"e", b"s"
 PIECE = 1 << 16
 
 
-class Program(Struct, frozen=True):
+class Launch(Struct, frozen=True):
     """What is to run: ``what`` as ``mataserver.processes.spawned`` takes it, the first line."""
 
     what: list[str]
@@ -54,7 +54,7 @@ class Tenant:
     def run(self) -> None:
         """Run the program to its end, or until the server has gone."""
         with self._sock, self._sock.makefile("rb") as reader:
-            program = msgspec.json.decode(reader.readline(), type=Program)
+            program = msgspec.json.decode(reader.readline(), type=Launch)
             process = _started(program)
             threading.Thread(target=self._obey, args=(reader, process), daemon=True).start()
             streams = ((OUTPUT, process.stdout), (ERROR, process.stderr))
@@ -96,7 +96,7 @@ class Tenant:
         _signal(process, signal.SIGKILL)
 
 
-def _started(program: Program) -> subprocess.Popen[bytes]:
+def _started(program: Launch) -> subprocess.Popen[bytes]:
     path = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109 - as the import system
     given = variables_of(program.environment, (), program.threads)
     command = [sys.executable, "-P", "-m", "mataserver.processes.spawned"]

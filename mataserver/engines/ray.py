@@ -17,7 +17,7 @@ from mataserver.config.needs import Needs
 from mataserver.engines.cluster import BROKER, Cluster
 from mataserver.engines.errand import begin
 from mataserver.engines.placing import PlaceSeat
-from mataserver.engines.program import Program
+from mataserver.engines.program import Launch
 from mataserver.engines.pulse import Pulse
 from mataserver.engines.releases import compare, modules_of
 from mataserver.engines.seat import SECRET_BYTES, WORK
@@ -213,7 +213,7 @@ class RayEngine:
         placed = await self._placed(place, lambda _how: None)
         try:
             compare(placed.node.name, placed.versions, what[1:2] * (what[0] != "program"))
-            given = Program([*what, *arguments], dict(environment or {}), nice, threads)
+            given = Launch([*what, *arguments], dict(environment or {}), nice, threads)
             child = await self._begin(placed, secret, given, log)
             watched = self._pulse(placed.node)
             watched.add(child)
@@ -231,7 +231,7 @@ class RayEngine:
             self.cluster.kill(token)
 
     async def _begin(
-        self, placed: Placed, secret: bytes, program: Program, output: Path | None
+        self, placed: Placed, secret: bytes, program: Launch, output: Path | None
     ) -> ErrandChild:
         try:
             return await begin(placed.host, placed.port, secret, program, output)
