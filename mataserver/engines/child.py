@@ -29,7 +29,7 @@ from mataserver.engines.lane import Lane
 from mataserver.engines.line import Line
 from mataserver.engines.listener import Listener
 from mataserver.engines.memory import keep_freed_memory, private_bytes
-from mataserver.engines.streams import Streams
+from mataserver.engines.streams import ChildStreams
 from mataserver.engines.work import Failure, Job
 from mataserver.errors import MataError
 
@@ -60,7 +60,7 @@ class ModelProcess:
         self._work: queue.SimpleQueue[tuple[int, Callable[[], None]] | None] = queue.SimpleQueue()
         self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
         self._encoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="encode")
-        self._streams = Streams(line, host)
+        self._streams = ChildStreams(line, host)
         self._busy, self._waiting = False, False
         self._request, self._main = 0, threading.get_ident()
         self._quick = 0

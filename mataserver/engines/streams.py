@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 log = logging.getLogger("mataserver.worker")
 
 
-class Streams:
+class ChildStreams:
     """The open streams of one model, and its calls; replies on the ``line``."""
 
     def __init__(self, line: Line, host: ModelHost) -> None:
