@@ -166,7 +166,10 @@ async def test_a_quota_outlives_a_restart(tables, serve, upstream):
         assert (await client.ask("PATCH", "/api/consumers/till", json=change))[0] == 200
         assert [(await asked(client, key))[0] for _ in range(2)] == [200, 200]
     async with serve() as client:
-        await asyncio.sleep(0.2)
+        async with asyncio.timeout(30):
+            path = "/gateway/shop/v2/health/ready"
+            while (await client.ask("GET", path, "", headers={"apikey": key}))[0] != 200:
+                await asyncio.sleep(0.02)
         assert [(await asked(client, key))[0] for _ in range(2)] == [200, 429]
 
 

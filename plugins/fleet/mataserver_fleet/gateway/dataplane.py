@@ -83,6 +83,7 @@ class DataPlane:
             self._following = Following(store, follow, timeout, _peers(self._settings))
             self._accounting = Accounting(store, self._gateway, self._settings.settle)
             await self._following.begin()
+            await self._accounting.settle()  # before anybody asks: a quota may be used up
             if self._rpc is not None:
                 await self._rpc.__aenter__()
         except BaseException:
