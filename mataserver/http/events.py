@@ -17,7 +17,7 @@ from mataserver.contract.routes import LastEvent
 from mataserver.errors import MataError
 from mataserver.http import codec
 from mataserver.http.auth import PRINCIPAL
-from mataserver.http.grants import GRANTS, Turns
+from mataserver.http.grants import GRANTS, GrantedTurns
 from mataserver.http.middleware import COUNTED, LEFT, REQUEST_ID
 
 if TYPE_CHECKING:
@@ -64,7 +64,7 @@ async def send(
     ``LastEvent``. A client that goes away before it, or reads nothing for ``patience`` seconds,
     stops the model between two pieces. When what was shown counts no more, that is a failure too.
     """
-    turns = Turns()
+    turns = GrantedTurns()
     with request.app[GRANTS].held(request.get(PRINCIPAL), turns.end):
         return await _answer(request, events, turns, failed, patience, status)
 
@@ -72,7 +72,7 @@ async def send(
 async def _answer(
     request: web.Request,
     events: AsyncGenerator[bytes],
-    turns: Turns,
+    turns: GrantedTurns,
     failed: Callable[[MataError], bytes],
     patience: float,
     status: int,

@@ -25,7 +25,7 @@ T = TypeVar("T")
 NO_MORE = "what you showed counts no more"
 
 
-class Ended(MataError):
+class GrantEnded(MataError):
     """401: what was shown counted, and does no more."""
 
     status = 401
@@ -68,7 +68,7 @@ class Grants:
 GRANTS: web.AppKey[Grants] = web.AppKey("grants", Grants)
 
 
-class Turns:
+class GrantedTurns:
     """Waits for one thing after the other, until it is ended."""
 
     def __init__(self) -> None:
@@ -82,13 +82,13 @@ class Turns:
             self._waiting.reschedule(0.0)
 
     async def of(self, work: Awaitable[T]) -> T:
-        """Return what ``work`` gives. Raises ``Ended``."""
+        """Return what ``work`` gives. Raises ``GrantEnded``."""
         try:
             async with asyncio.timeout(0.0 if self._over else None) as self._waiting:
                 return await work
         except TimeoutError:
             if self._waiting is not None and self._waiting.expired():
-                raise Ended(f"{NO_MORE[0].upper()}{NO_MORE[1:]}") from None
+                raise GrantEnded(f"{NO_MORE[0].upper()}{NO_MORE[1:]}") from None
             raise
         finally:
             self._waiting = None
