@@ -1,7 +1,8 @@
 """Makes the pictures of docs/console.md: each page of a real server, light, dark and on a phone.
 
 ``python plugins/console/tests/pictures.py`` from the root; it needs Chromium and the plugins
-opencv, ocr, database, accounts, jobs and fleet. Segment is answered by the tests' stand-in.
+opencv, ocr, database, accounts, jobs, fleet and reconstruct. Segment is answered by the tests'
+stand-in. A name of a part makes that alone: ``fleet``, ``cloud``, ``pages``.
 """
 
 from __future__ import annotations
@@ -15,12 +16,15 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import aiohttp
 from PIL import Image
 
 ROOT = Path(__file__).parents[3]
-sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent)]
+RENDERED = ROOT / "plugins" / "reconstruct" / "tests"
+sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent), str(RENDERED)]
 
 import planted_sam  # noqa: E402 - from beside this file
+import rendered  # noqa: E402
 import test_fleet  # noqa: E402
 from console_pages import asked, served, shown  # noqa: E402
 from planted import TASKS  # noqa: E402
@@ -134,9 +138,31 @@ async def fleet() -> None:
             await take(person, "apps")
 
 
-async def main() -> None:
-    """Make every picture."""
-    await fleet()
+async def cloud() -> None:
+    """A reconstruction of a rendered scene, semi-dense, by the plugin itself."""
+    with tempfile.TemporaryDirectory() as name:
+        folder, packed = Path(name), io.BytesIO()
+        (folder / "photos").mkdir()
+        rendered.orbit(folder / "photos", 11, 14, "view", (800, 600), arc=4.2)
+        rendered.stray(folder / "photos" / "wall.jpg", 900, (800, 600))
+        with zipfile.ZipFile(packed, "w") as archive:
+            for path in sorted((folder / "photos").iterdir()):
+                archive.write(path, path.name)
+        async with served(folder, "database", "jobs", "reconstruct") as server:
+            query = {"density": "semi", "max_size": "800"}
+            form = aiohttp.FormData()
+            form.add_field("file", packed.getvalue(), filename="boxes.zip")
+            made = await asked(server, "POST", "/upload", data=form, params=query)
+            while not (await asked(server, "GET", f"/status/{made['job_id']}"))["finished_at"]:
+                await asyncio.sleep(1)
+            async with shown(server.url, folder) as person:
+                await person.go(f"jobs?id={made['job_id']}")
+                await person.until("!!document.querySelector('.facts-left')")
+                await take(person, "cloud")
+
+
+async def pages() -> None:
+    """Make the pictures of all other pages."""
     with tempfile.TemporaryDirectory() as folder:
         points = [planted_sam.POINT]
         async with (
@@ -147,6 +173,15 @@ async def main() -> None:
                 await asked(server, "DELETE", f"/v1/models/{name}")
             await use(person)
             await operate(person)
+
+
+PARTS = {"fleet": fleet, "cloud": cloud, "pages": pages}
+
+
+async def main() -> None:
+    """Make the pictures of the parts that are named, or all."""
+    for name in sys.argv[1:] or PARTS:
+        await PARTS[name]()
 
 
 if __name__ == "__main__":

@@ -14,6 +14,8 @@ import pytest
 from console_pages import CHROMIUM, asked, served, shown
 from PIL import Image
 
+from mataserver_reconstruct import spec as plugin_spec
+
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 FRUSTUM, CHOSEN = (86, 180, 233), (255, 212, 121)
 
@@ -36,6 +38,7 @@ async def before_the_cloud(tmp_path, *flags):
         assert not [each for each in person.page.asked if "three" in each]
         await person.go(f"jobs?id={begun['job_id']}")
         await person.until("!!document.querySelector('.facts-left, .flat')")
+        person.server = server
         yield person
 
 
@@ -80,6 +83,28 @@ async def test_a_cloud_is_the_right_way_up(tmp_path):
         ahead = (await places(person, planted_cloud.RED)).mean(0)
         middle = "document.querySelector('.viewer').getBoundingClientRect()"
         assert ahead[0] > await person.evaluate(f"{middle}.left + {middle}.width / 2")
+        await scaled(person)
+
+
+async def scaled(person):
+    """Mark a known length in two photographs: it runs again with their pixels, in metres then."""
+    await person.click("Scale")
+    await person.fill("dialog select[aria-label='Photograph of place 2']", "c.jpg")
+    await person.until("!!document.querySelector('[aria-label^=\"Place 2 in c.jpg\"]')")
+    await person.point("dialog .two-up > :first-child .marked", 0.5, 0.25)
+    await person.point("dialog .two-up > :last-child .marked", 0.25, 0.5)
+    await person.until("document.querySelectorAll('.marked .cross').length == 2")
+    assert await person.faults() == []
+    await person.evaluate("document.querySelector('dialog .marked').focus()")
+    await person.press("ArrowLeft")
+    await person.fill("dialog input[name=metres]", 2.5)
+    await person.click("Run again", "dialog")
+    await person.until("document.querySelector('.facts-left')?.innerText.includes('squares of')")
+    (job,) = (await asked(person.server, "GET", "/v1/jobs"))["jobs"]
+    scale = plugin_spec.length_of(job["spec"]["scale"])
+    assert (scale.first.image, scale.second.image, scale.metres) == ("a.jpg", "c.jpg", 2.5)
+    assert scale.first[1:] == pytest.approx((199, 75), abs=2)
+    assert scale.second[1:] == pytest.approx((100, 150), abs=2)
 
 
 async def click(person, x, y):

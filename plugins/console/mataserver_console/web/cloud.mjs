@@ -1,9 +1,10 @@
 // The viewer of a reconstruction: its points, its cameras, and the photograph of a chosen one.
-import { send } from "./api.mjs";
+import { may, send } from "./api.mjs";
 import { Button, Segments, Slider, Trouble } from "./controls.mjs";
 import { count } from "./format.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
+import { ScaleDialog } from "./scale.mjs";
 import { useSource } from "./source.mjs";
 
 const AXES = ["x", "y", "z"];
@@ -61,11 +62,12 @@ function Seen({ job, images, chosen, choose, children }) {
 
 const Toggle = ({ on, icon, children, ...rest }) => html`<button type="button" aria-pressed=${on === undefined ? undefined : String(on)} ...${rest}><${Icon} name=${icon}/><span class="word">${children}</span></button>`;
 
-function Tools({ how, set, full, scene }) {
+function Tools({ how, set, full, scene, scale }) {
   return html`<div class="glass vt" role="toolbar" aria-label="View">
     <button type="button" onClick=${() => scene.fit()}>Fit</button>
     <${Toggle} icon="box" on=${Boolean(how.parts)} onClick=${() => set({ parts: how.parts ? null : WHOLE })}>Clip<//>
     <${Toggle} icon="camera" on=${how.cameras} onClick=${() => set({ cameras: !how.cameras })}>Cameras<//>
+    ${scale && html`<button type="button" onClick=${scale}>Scale</button>`}
     <${Toggle} icon="full" onClick=${full}>Full screen<//></div>`;
 }
 
@@ -83,12 +85,14 @@ function useLook(scene, how) {
   return ends;
 }
 
-function Viewer({ job, model, images, cameras, chosen, choose }) {
+function Viewer({ job, model, images, cameras, chosen, choose, follow }) {
   const canvas = useRef(null), box = useRef(null);
   const { scene, flat, error } = useScene(canvas, job, model, cameras);
   const [how, setHow] = useState({ colour: "picture", size: model.num_points3D > MANY ? 2 : 4, cameras: true, parts: null });
   const set = (change) => setHow((old) => ({ ...old, ...change }));
   const ends = useLook(scene, how);
+  const [scaling, setScaling] = useState(false);
+  const views = cameras?.find((each) => each.model === model.name)?.views ?? [];
   const from = useRef(null);
   useEffect(() => { scene?.choose(chosen); if (scene && chosen) scene.fly(chosen); }, [scene, chosen]);
   const click = (event) => {
@@ -110,18 +114,19 @@ function Viewer({ job, model, images, cameras, chosen, choose }) {
     ${flat && html`<div class="flat"><p>This browser shows no WebGL, which the viewer needs.</p><a class="btn" href=${fileOf(job, model.filename)} download><${Icon} name="download"/>Download the cloud</a></div>`}
     ${error && html`<div class="flat"><${Trouble} error=${error}/></div>`}
     ${!scene && !flat && !error && html`<div class="running"><i></i></div>`}
-    ${scene && html`<${Tools} how=${how} set=${set} scene=${scene} full=${() => (document.fullscreenElement ? document.exitFullscreen() : box.current.requestFullscreen())}/>
+    ${scene && html`<${Tools} how=${how} set=${set} scene=${scene} scale=${may("jobs:write") && views.length > 0 ? () => setScaling(true) : null} full=${() => (document.fullscreenElement ? document.exitFullscreen() : box.current.requestFullscreen())}/>
       ${how.parts && html`<${Clip} parts=${how.parts} setParts=${(parts) => set({ parts })}/>`}
       <div class="glass facts-left"><b>${model.num_points3D.toLocaleString("en")}</b><span>points</span><span>${count(model.num_images, "camera")}</span>
         ${model.mean_reprojection_error !== null && html`<span>${model.mean_reprojection_error.toFixed(2)} px</span>`}${model.unit && html`<span>squares of ${Number(scene.step.toPrecision(3))} m</span>`}</div>
       <div class="glass look"><${Segments} label="Colour" value=${how.colour} onChange=${(colour) => set({ colour })} options=${[["picture", "Picture"], ["height", "Height"]]}/>
         <label class="row"><span>Size</span><${Slider} label="Size of a point in pixels" min=${1} max=${10} step=${1} value=${how.size} onInput=${(size) => set({ size })}/></label>
         ${how.colour === "height" && ends && html`<${Height} ends=${ends} unit=${model.unit}/>`}</div>`}
+    ${scaling && html`<${ScaleDialog} job=${job} images=${images} views=${views} close=${() => setScaling(false)} done=${(said) => { setScaling(false); choose(""); follow(said); }}/>`}
     ${chosen && html`<${Seen} job=${job} images=${images} chosen=${chosen} choose=${choose}/>`}</div>`;
 }
 
 /** What a reconstruction made: one of its models at a time. */
-export function Cloud({ job, figures, chosen, choose }) {
+export function Cloud({ job, figures, chosen, choose, follow }) {
   const { data: cameras, error } = useSource(fileOf(job, figures.cameras));
   const models = figures.clusters.filter((model) => model.filename);
   const [at, setAt] = useState(0);
@@ -135,5 +140,5 @@ export function Cloud({ job, figures, chosen, choose }) {
   if (!model) return html`<div class="pad stack-12"><p>These photographs gave no model. Why, stands beside each at the right.</p></div>`;
   return html`${models.length > 1 && html`<label class="row models-of"><span class="soft">Model</span><select class="field" value=${at} onChange=${(event) => { choose(""); setAt(Number(event.target.value)); }}>
       ${models.map((each, i) => html`<option key=${each.name} value=${i}>${each.name}: ${count(each.num_images, "photograph")}, ${count(each.num_points3D, "point")}</option>`)}</select></label>`}
-    ${error ? html`<div class="pad"><${Trouble} error=${error}/></div>` : html`<${Viewer} key=${model.name} job=${job} model=${model} images=${figures.images} cameras=${cameras} chosen=${chosen} choose=${pick}/>`}`;
+    ${error ? html`<div class="pad"><${Trouble} error=${error}/></div>` : html`<${Viewer} key=${model.name} job=${job} model=${model} images=${figures.images} cameras=${cameras} chosen=${chosen} choose=${pick} follow=${follow}/>`}`;
 }

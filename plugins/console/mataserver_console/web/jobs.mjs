@@ -20,21 +20,22 @@ const took = (job) => (job.started_at ? long((job.finished_at ?? Date.now() / 10
 /** What a job is called: its kind and what it is about. */
 const title = (job) => { const about = job.spec?.model ?? (job.spec?.file || job.spec?.name) ?? ""; return about ? `${job.kind}, ${parted(about)[1]}` : job.kind; };
 
-/** One job as it changes: the server tells each new state. */
+/** One job as it changes: the server tells each new state until it ends; `follow` listens again. */
 function useJob(id) {
   const [job, setJob] = useState(null);
+  const [turn, setTurn] = useState(0);
   const [error, setError] = useState(null);
   useEffect(() => {
-    setJob(null); setError(null);
-    if (!id) return undefined;
+    setError(null);
     const stream = new EventSource(`v1/jobs/${id}/events`);
     const take = (event) => { setJob(JSON.parse(event.data)); setError(null); };
     stream.addEventListener("job", take);
     stream.addEventListener("end", (event) => { take(event); stream.close(); refresh(LIST); });
     stream.onerror = () => ask(`v1/jobs/${id}`).then(setJob, (failure) => { setError(failure); if (failure.status) stream.close(); });
     return () => stream.close();
-  }, [id]);
-  return { job, error, setJob };
+  }, [id, turn]);
+  const follow = (said) => { setJob(said); setTurn((n) => n + 1); };
+  return { job, error, follow };
 }
 
 const Meter = ({ job }) => html`<div class="meter" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" aria-valuenow=${Math.round(job.progress)}><i style=${{ width: `${job.progress}%` }}></i></div>`;
@@ -95,11 +96,11 @@ function useFigures(job) {
 }
 
 function Detail({ id }) {
-  const { job, error, setJob } = useJob(id);
+  const { job, error, follow } = useJob(id);
   const figures = useFigures(job);
   const [chosen, choose] = useState("");
   const [failed, setFailed] = useState(null);
-  const act = (path, method = "POST") => ask(`v1/jobs/${id}${path}`, { method }).then((said) => { setFailed(null); if (said) setJob(said); else amend({ id: undefined }); }, setFailed).then(() => refresh(LIST));
+  const act = (path, method = "POST") => ask(`v1/jobs/${id}${path}`, { method }).then((said) => { setFailed(null); if (said) follow(said); else amend({ id: undefined }); }, setFailed).then(() => refresh(LIST));
   if (error && !job) return html`<section class="mid jobmid"><div class="pad"><${Trouble} error=${error}/></div></section>`;
   if (!job) return html`<section class="mid jobmid"></section>`;
   const ended = ENDED.has(job.state);
@@ -112,7 +113,7 @@ function Detail({ id }) {
     ${!ended && html`<${Stages} job=${job}/>`}
     ${!ended && html`<div class="jobprog stack-4"><div class="row between"><span>${STAGES[job.kind] && job.stage ? job.message : job.stage || "waiting for its turn"}</span><span class="quiet nowrap">${STAGES[job.kind] ? "" : job.message} ${Math.floor(job.progress)} %</span></div><${Meter} job=${job}/></div>`}
     ${failed && html`<div class="pad"><${Trouble} error=${failed}/></div>`}
-    ${figures ? html`<${Cloud} key=${`${job.id} ${job.finished_at}`} job=${job} figures=${figures} chosen=${chosen} choose=${choose}/>` : html`<div class="scroll" tabindex="-1"><${Result} job=${job}/></div>`}</section>
+    ${figures ? html`<${Cloud} key=${`${job.id} ${job.finished_at}`} job=${job} figures=${figures} chosen=${chosen} choose=${choose} follow=${follow}/>` : html`<div class="scroll" tabindex="-1"><${Result} job=${job}/></div>`}</section>
     <aside class="panel right jobside" aria-label="Files and log">${figures ? html`<${Photographs} job=${job} figures=${figures} chosen=${chosen} choose=${choose}>${side}<//>` : side}</aside>`;
 }
 
