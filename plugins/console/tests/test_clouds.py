@@ -87,6 +87,7 @@ async def test_a_cloud_is_the_right_way_up(tmp_path):
         half = await person.evaluate(f"{middle}.left + {middle}.width / 2")
         while (await places(person, planted_cloud.RED)).mean(0)[0] <= half:
             await asyncio.sleep(0.1)  # it flies there
+        await person.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
         await scaled(person)
 
 

@@ -1,11 +1,10 @@
 // The viewer of a reconstruction: its points, its cameras, and the photograph of a chosen one.
-import { may, send } from "./api.mjs";
+import { ask, may, send } from "./api.mjs";
 import { Button, Segments, Slider, Trouble } from "./controls.mjs";
 import { count } from "./format.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
 import { ScaleDialog } from "./scale.mjs";
-import { useSource } from "./source.mjs";
 
 const AXES = ["x", "y", "z"];
 const WHOLE = AXES.map(() => [0, 1]);
@@ -19,24 +18,26 @@ const MANY = 20_000;  // points from which on smaller ones are enough
 export const fileOf = (job, name) => `v1/jobs/${job.id}/files/${name.split("/").map(encodeURIComponent).join("/")}`;
 export const photoOf = (job, images, name) => `jobs/${job.id}/photos/${images.findIndex((image) => image.name === name)}`;
 
-/** The scene of a model, once its points are here: WebGL and the library are loaded with it. */
+/** The scene of a model and its cameras. Made once for a canvas: one whose context was given back makes no other. */
 function useScene(canvas, job, model, cameras) {
   const [made, setMade] = useState({});
   useEffect(() => {
     const control = new AbortController();
     let scene = null;
     const begin = async () => {
-      const [{ CloudScene }, ply] = await Promise.all([
-        import("./cloud_scene.mjs"), send(fileOf(job, model.filename), { signal: control.signal }).then((answer) => answer.arrayBuffer()),
+      const { signal } = control;
+      const [{ CloudScene }, ply, every] = await Promise.all([
+        import("./cloud_scene.mjs"), send(fileOf(job, model.filename), { signal }).then((answer) => answer.arrayBuffer()), ask(fileOf(job, cameras), { signal }),
       ]);
-      if (control.signal.aborted) return;
+      if (signal.aborted) return;
       try { scene = new CloudScene(canvas.current); } catch { setMade({ flat: true }); return; }
-      scene.show(ply, cameras.find((each) => each.model === model.name)?.views ?? []);
-      setMade({ scene });
+      const views = every.find((each) => each.model === model.name)?.views ?? [];
+      scene.show(ply, views);
+      setMade({ scene, views });
     };
-    if (cameras) begin().catch((error) => { if (!control.signal.aborted) setMade({ error }); });
-    return () => { control.abort(); scene?.dispose(); setMade({}); };
-  }, [job.id, model.filename, cameras]);
+    begin().catch((error) => { if (!control.signal.aborted) setMade({ error }); });
+    return () => { control.abort(); scene?.dispose(); };
+  }, []);
   return made;
 }
 
@@ -87,12 +88,11 @@ function useLook(scene, how) {
 
 function Viewer({ job, model, images, cameras, chosen, choose, follow }) {
   const canvas = useRef(null), box = useRef(null);
-  const { scene, flat, error } = useScene(canvas, job, model, cameras);
+  const { scene, views = [], flat, error } = useScene(canvas, job, model, cameras);
   const [how, setHow] = useState({ colour: "picture", size: model.num_points3D > MANY ? 2 : 4, cameras: true, parts: null });
   const set = (change) => setHow((old) => ({ ...old, ...change }));
   const ends = useLook(scene, how);
   const [scaling, setScaling] = useState(false);
-  const views = cameras?.find((each) => each.model === model.name)?.views ?? [];
   const from = useRef(null);
   useEffect(() => { scene?.choose(chosen); if (scene && chosen) scene.fly(chosen); }, [scene, chosen]);
   const click = (event) => {
@@ -127,7 +127,6 @@ function Viewer({ job, model, images, cameras, chosen, choose, follow }) {
 
 /** What a reconstruction made: one of its models at a time. */
 export function Cloud({ job, figures, chosen, choose, follow }) {
-  const { data: cameras, error } = useSource(fileOf(job, figures.cameras));
   const models = figures.clusters.filter((model) => model.filename);
   const [at, setAt] = useState(0);
   const model = models[at];
@@ -140,5 +139,5 @@ export function Cloud({ job, figures, chosen, choose, follow }) {
   if (!model) return html`<div class="pad stack-12"><p>These photographs gave no model. Why, stands beside each at the right.</p></div>`;
   return html`${models.length > 1 && html`<label class="row models-of"><span class="soft">Model</span><select class="field" value=${at} onChange=${(event) => { choose(""); setAt(Number(event.target.value)); }}>
       ${models.map((each, i) => html`<option key=${each.name} value=${i}>${each.name}: ${count(each.num_images, "photograph")}, ${count(each.num_points3D, "point")}</option>`)}</select></label>`}
-    ${error ? html`<div class="pad"><${Trouble} error=${error}/></div>` : html`<${Viewer} key=${model.name} job=${job} model=${model} images=${figures.images} cameras=${cameras} chosen=${chosen} choose=${pick} follow=${follow}/>`}`;
+    <${Viewer} key=${model.name} job=${job} model=${model} images=${figures.images} cameras=${figures.cameras} chosen=${chosen} choose=${pick} follow=${follow}/>`;
 }
