@@ -17,6 +17,7 @@ import simplejpeg
 import answers
 import nets
 import noop
+import stub
 from generator import Order, Tally
 from mataserver import Detection, DetectResult
 from mataserver.engines.memory import keep_freed_memory
@@ -94,6 +95,8 @@ def loop(order: Order, name: str, model: Callable[[Any], Any]) -> Outcome:
 def main() -> None:
     """Serve orders."""
     keep_freed_memory()
+    if stub.asked():
+        stub.decoder()
     name, threads = sys.argv[1], int(sys.argv[2])
     model = models(name, threads)
     print(flush=True)

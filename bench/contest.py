@@ -38,12 +38,14 @@ class Result:
         return (max if what == "rate" else min)(found) if found else None
 
     def value(self, bar: Bar) -> float | None:
-        """Return the ratio of medians that a bar is about, or the difference."""
-        what = "cpu" if bar.what == "cost" else bar.what
-        ours, theirs = self.best(bar.ours, what), self.best(bar.theirs, what)
-        if ours is None or theirs is None:
-            return None
-        return ours - theirs if bar.what == "cost" else ours / theirs
+        """Return the figure that a bar is about: a ratio of medians, or milliseconds."""
+        if bar.what == "own":
+            return self.best(bar.ours, "cpu")
+        what, theirs = bar.what, self.best(bar.theirs, bar.what)
+        if bar.what == "tail":
+            what, theirs = "p99", self.best(bar.ours, "p50")
+        ours = self.best(bar.ours, what)
+        return None if ours is None or theirs is None else ours / theirs
 
 
 def rounds(case: Case, whom: dict[str, Contestant], count: int, effort: Effort) -> Result:

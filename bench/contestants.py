@@ -20,6 +20,7 @@ import msgspec
 import exported
 import load
 import peers
+import stub
 from generator import Order, Outcome
 from tree import Tree
 
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
 HERE = Path(__file__).resolve().parent
 START_TIMEOUT = 180.0
 SAMPLE_EVERY = 0.5
+STUBBED = {stub.VARIABLE: "1"}
 
 
 @dataclass(frozen=True)
@@ -178,14 +180,28 @@ class Server:
 
 
 class Bare:
-    """The loop without a server, in one process or in several side by side."""
+    """The loop without a server, in one process or in several side by side.
 
-    def __init__(self, model: str, processes: int, threads: int, bodies: Bodies) -> None:
-        command = [sys.executable, str(HERE / "bare.py"), model, str(threads)]
+    With ``hop`` it is behind a socket and shared memory, in a second process.
+    """
+
+    def __init__(
+        self,
+        model: str,
+        processes: int,
+        threads: int,
+        bodies: Bodies,
+        *,
+        hop: bool = False,
+        stubbed: bool = False,
+    ) -> None:
+        program = "bare_hop.py" if hop else "bare.py"
+        command = [sys.executable, str(HERE / program), model, str(threads)]
+        variables = {**os.environ, **(STUBBED if stubbed else {})}
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         self._bodies = bodies
         self._loops = [
-            subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, cwd=HERE)
-            for _ in range(processes)
+            subprocess.Popen(command, **pipes, cwd=HERE, env=variables) for _ in range(processes)
         ]
         for each in self._loops:
             _line(each)
@@ -229,10 +245,17 @@ def _run(process: subprocess.Popen[bytes], asked: bytes) -> Outcome:
     return outcome
 
 
-def ours(bodies: Bodies, engine: str = "process", replicas: int = 1) -> Server:
+def ours(
+    bodies: Bodies, engine: str = "process", replicas: int = 1, *, stubbed: bool = False
+) -> Server:
     """Start our server."""
     program = [sys.executable, str(HERE / "ours.py")]
-    return Server(lambda port: [*program, str(port), engine, str(replicas)], served_by_ours, bodies)
+    return Server(
+        lambda port: [*program, str(port), engine, str(replicas)],
+        served_by_ours,
+        bodies,
+        STUBBED if stubbed else None,
+    )
 
 
 def onnx(bodies: Bodies, replicas: int = 1) -> Server:
@@ -271,13 +294,19 @@ def _session(base: str, model: str) -> str:
 
 
 def fastapi(
-    bodies: Bodies, *, net: str = "", workers: int = 1, parallel: int = 0, threads: int = 1
+    bodies: Bodies,
+    *,
+    net: str = "",
+    workers: int = 1,
+    parallel: int = 0,
+    threads: int = 1,
+    stubbed: bool = False,
 ) -> Server:
     """Start FastAPI behind uvicorn."""
     program = [peers.python("fastapi"), "-m", "uvicorn", "peer_fastapi:app", "--workers"]
     quick = ["--loop", "uvloop", "--http", "httptools", "--no-access-log"]
     quick += ["--log-level", "warning", "--ws-per-message-deflate", "false"]
-    variables = {"BENCH_NET": net, "BENCH_THREADS": str(threads)}
+    variables = {"BENCH_NET": net, "BENCH_THREADS": str(threads), **(STUBBED if stubbed else {})}
     if parallel:
         variables["BENCH_PARALLEL"] = str(parallel)
     return Server(
@@ -295,10 +324,11 @@ def _fastapi(base: str, question: Question) -> str:
     return f"{base}/{question.model}{suffix}"
 
 
-def floor(bodies: Bodies) -> Server:
+def floor(bodies: Bodies, *, stubbed: bool = False) -> Server:
     """Start the least that aiohttp can do."""
     program = [sys.executable, str(HERE / "floor.py")]
-    return Server(lambda port: [*program, str(port)], _floor, bodies)
+    variables = STUBBED if stubbed else None
+    return Server(lambda port: [*program, str(port)], _floor, bodies, variables)
 
 
 def _floor(base: str, question: Question) -> str:

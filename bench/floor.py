@@ -15,6 +15,7 @@ import uvloop
 from aiohttp import WSMsgType, web
 
 import noop
+import stub
 from mataserver.engines.memory import keep_freed_memory
 
 POOL = ThreadPoolExecutor(2)
@@ -52,6 +53,8 @@ async def frames(request: web.Request) -> web.WebSocketResponse:
 def main() -> None:
     """Serve."""
     keep_freed_memory()
+    if stub.asked():
+        stub.decoder()
     uvloop.install()
     app = web.Application(client_max_size=1 << 26)
     app.router.add_get("/health", health)

@@ -19,6 +19,7 @@ import uvloop
 import nets
 import noop
 import real
+import stub
 from mataserver import config
 from mataserver import plugins as plugin_host
 from mataserver.app import running
@@ -26,7 +27,12 @@ from mataserver.app import running
 PLUGINS = ("noop", "real", "faulty")
 NETS = [name + suffix for name in nets.SIDES for suffix in ("", real.SUFFIX)]
 TASKS = {**noop.TASKS, **dict.fromkeys(NETS, "detect"), "faulty": "detect"}
-POINTS = [importlib.metadata.EntryPoint(name, name, plugin_host.GROUP) for name in PLUGINS]
+MODULES = {"noop": "noop_stubbed"} if stub.asked() else {}
+"""Plugins of another module than their name's."""
+POINTS = [
+    importlib.metadata.EntryPoint(name, MODULES.get(name, name), plugin_host.GROUP)
+    for name in PLUGINS
+]
 
 
 def settings(data_dir: str, port: int, engine: str, replicas: int) -> config.Settings:

@@ -21,6 +21,7 @@ from pydantic import BaseModel
 
 import answers
 import nets
+import stub
 
 
 class Detection(BaseModel):
@@ -110,6 +111,8 @@ async def lifespan(_app: FastAPI) -> AsyncIterator[None]:
     yield
 
 
+if stub.asked():
+    stub.decoder()
 app = FastAPI(lifespan=lifespan)
 
 

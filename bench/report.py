@@ -25,7 +25,7 @@ BEGIN, END = "<!-- bench: begin -->", "<!-- bench: end -->"
 NAMES = (
     *(cases.OURS, cases.OURS_2, cases.THREAD, cases.ONNX, cases.ONNX_2),
     *(cases.FASTAPI, cases.FASTAPI_2),
-    *(cases.LITSERVE, cases.LITSERVE_2, cases.FLOOR, cases.BARE, cases.BARE_2),
+    *(cases.LITSERVE, cases.LITSERVE_2, cases.FLOOR, cases.HOP, cases.BARE, cases.BARE_2),
 )
 FIGURES = {
     "rate": "Requests or frames per second",
@@ -33,7 +33,13 @@ FIGURES = {
     "p50": "Median latency, milliseconds",
     "memory": "Most memory of all processes under load, MB",
 }
-WORDS = {"rate": "throughput", "cpu": "CPU per request", "p50": "p50 latency"}
+WORDS = {
+    "rate": "throughput",
+    "cpu": "CPU per request",
+    "p50": "p50 latency",
+    "own": "CPU per request, ms",
+    "tail": "p99 latency over p50",
+}
 NOTES = {cases.THREAD: ", `thread`", cases.ONNX: ", ONNX"}
 COLOURS = (
     *("#1f6f8b", "#7fb7be", "#444444", "#c1666b", "#e4b7b2", "#d4a24c"),
@@ -77,6 +83,16 @@ class Report:
         return found + [
             Row(f.name, "", round(f.value, 3), f"≤ {f.limit:g} {f.unit}", f.holds)
             for f in self.figures
+        ]
+
+    def lost(self) -> list[str]:
+        """Return what was reached before, and is not any more."""
+        kept = [(r, bar, r.value(bar)) for r in self.results for bar in r.case.bars if bar.kept]
+        return [
+            f"{r.case.name}: {_what(bar)} over that of {' or '.join(bar.theirs)} is {value:.2f}, "
+            f"more than {bar.limit:.2f}"
+            for r, bar, value in kept
+            if value is not None and not _holds(bar, value)
         ]
 
     def write_rows(self, path: Path) -> None:
@@ -167,8 +183,7 @@ def _panel(panel: object, shown: list[Result], what: str) -> None:
 
 
 def _what(bar: Bar) -> str:
-    words = WORDS.get(bar.what, "CPU over the limit, ms")
-    return words + NOTES.get(bar.ours[0], "")
+    return WORDS[bar.what] + NOTES.get(bar.ours[0], "")
 
 
 def _limit(bar: Bar) -> str:
