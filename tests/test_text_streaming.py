@@ -119,7 +119,7 @@ async def test_a_client_that_goes_away_stops_the_model(both):
 async def test_a_client_that_does_not_read_stops_the_model(tmp_path, engine):
     """Who takes no event for ``unread_timeout`` seconds is cut off, and the model is free again."""
     register(tmp_path, {"chatterbox": "vlm"})
-    settings = {"entry_points": (CHATTERBOX,), "engine": engine, "unread_timeout": 0.3}
+    settings = {"entry_points": (CHATTERBOX,), "engine": engine, "unread_timeout": 1.0}
     async with (
         testing.serving(tmp_path, **settings) as served,
         aiohttp.ClientSession(served.url, headers=served.headers) as http,
