@@ -28,7 +28,7 @@ from mataserver.http.channel import Terms
 from mataserver.http.cluster import ClusterService
 from mataserver.http.cookies import Cookies
 from mataserver.http.docs import DocsService
-from mataserver.http.grants import GRANTS, Grants
+from mataserver.http.grants import Grants
 from mataserver.http.health import HealthService
 from mataserver.http.infer import InferService
 from mataserver.http.kit import Kit
@@ -155,15 +155,16 @@ class _Parts:
         self.lifecycle = Lifecycle()
         self.browsers = Browsers()
         self.cookies = Cookies(self.browsers, trust_proxy=settings.trust_proxy)
+        self.grants = Grants()
         self.gate = Gate(
             KeyRing(server_keys(settings)[0]),
             self.browsers,
+            self.grants,
             open_to=_open_to(settings),
             trust_proxy=settings.trust_proxy,
         )
         self.budget = Budget(settings.max_inflight_mb * 1e6)
         self.sockets = Sockets(settings.max_body, settings.ping_interval, settings.unread_timeout)
-        self.grants = Grants()
         self.streams = Streams(settings.max_body, self.terms(), self.cameras, self.grants)
         self.table = Table(Limits(settings.max_body, settings.body_timeout, idle=False))
         self.table.awaited = self.plugins.awaited
@@ -231,7 +232,6 @@ class _Parts:
             middlewares=[middleware.make(self.table, self.gate, self.lifecycle, self.metrics)],
             client_max_size=self.settings.max_body,
         )
-        application[GRANTS] = self.grants
         origins.allow(application, self.settings.cors_origins)
         protocol.unsigned(application)
         composed = Composed(

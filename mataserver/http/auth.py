@@ -15,6 +15,7 @@ from aiohttp import hdrs, web
 from mataserver.errors import BadRequest, MataError
 from mataserver.http import proxies
 from mataserver.http.browsers import SAFE, cookie_name, is_foreign, may_act
+from mataserver.http.grants import GRANTS
 from mataserver.principals import ANONYMOUS, Credentials, Principal
 from mataserver.serving.background import BACKGROUND
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
     from mataserver.config.credentials import KeyRing
     from mataserver.http.browsers import Browsers, Names
+    from mataserver.http.grants import Grants
     from mataserver.principals import Scheme
 
     Authenticate = Callable[[Credentials], Awaitable[Principal | None]]
@@ -74,10 +76,17 @@ class Gate:
     """
 
     def __init__(
-        self, keys: KeyRing, browsers: Browsers, *, open_to: Pages | None, trust_proxy: bool
+        self,
+        keys: KeyRing,
+        browsers: Browsers,
+        grants: Grants,
+        *,
+        open_to: Pages | None,
+        trust_proxy: bool,
     ) -> None:
         self._keys = keys
         self._browsers = browsers
+        self._grants = grants
         self._anonymous = open_to is not None
         self._open_to = open_to
         self._trust_proxy = trust_proxy
@@ -108,6 +117,7 @@ class Gate:
             principal = None
         if not public:
             check_scope(principal, needs)
+        request[GRANTS] = self._grants
         request[PRINCIPAL] = principal  # whoever was refused is nobody that a handler may meet
         note_priority(principal)
 

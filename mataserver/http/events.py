@@ -65,7 +65,7 @@ async def send(
     stops the model between two pieces. When what was shown counts no more, that is a failure too.
     """
     turns = GrantedTurns()
-    with request.app[GRANTS].held(request.get(PRINCIPAL), turns.end):
+    with request[GRANTS].held(request.get(PRINCIPAL), turns.end):
         return await _answer(request, events, turns, failed, patience, status)
 
 

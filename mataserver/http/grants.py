@@ -65,7 +65,8 @@ class Grants:
                 end()
 
 
-GRANTS: web.AppKey[Grants] = web.AppKey("grants", Grants)
+GRANTS: web.RequestKey[Grants] = web.RequestKey("grants")
+"""What is going on in everybody's name, in a request that a handler gets."""
 
 
 class GrantedTurns:

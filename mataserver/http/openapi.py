@@ -139,8 +139,9 @@ def _join(operation: dict[str, Any], claiming: dict[str, Any]) -> None:
         content = operation["responses"].setdefault(status, answer).get("content", {})
         for kind, media in answer.get("content", {}).items():
             own = content.setdefault(kind, media)
-            if own["schema"] != media["schema"]:
-                content[kind] = {**own, "schema": {"anyOf": [own["schema"], media["schema"]]}}
+            there = own["schema"].get("anyOf", [own["schema"]])
+            if media["schema"] not in there:
+                content[kind] = {**own, "schema": {"anyOf": [*there, media["schema"]]}}
 
 
 def _headers(names: Iterable[str]) -> dict[str, dict[str, str]]:

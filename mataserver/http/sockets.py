@@ -85,7 +85,7 @@ class Sockets:
         await socket.prepare(request)
         self._open.add(socket)
         try:
-            with request.app[GRANTS].held(request.get(PRINCIPAL), partial(self._refuse, socket)):
+            with request[GRANTS].held(request.get(PRINCIPAL), partial(self._refuse, socket)):
                 yield socket
         except ConnectionError:
             log.debug("a peer of a WebSocket is gone")

@@ -105,11 +105,15 @@ class Watch:
         await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _run(self) -> None:
+        told = ""
         while True:
             try:
                 await self._look()
+                told = ""
             except MataError as error:  # the database is away
-                self._ctx.log.warning("%s is not looked after: %s", self.address.name, error.detail)
+                if error.detail != told:  # once, and not with every look
+                    name, told = self.address.name, error.detail
+                    self._ctx.log.warning("%s is not looked after: %s", name, told)
             await pause(self._changed, self._patience())
 
     def _patience(self) -> float:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 from dataclasses import dataclass
 
@@ -33,6 +34,16 @@ async def stand(tmp_path):
         yield made
 
 
+async def ready(http, server):
+    """Wait until a server has loaded what it loads at its start: whoever asks before is told so."""
+    async with asyncio.timeout(60):
+        while True:
+            async with http.get(f"{server.url}/v2/models/fake-detect/ready") as answer:
+                if answer.status == 200:
+                    return
+            await asyncio.sleep(0.02)
+
+
 @pytest.fixture
 async def places(stand, tmp_path):
     """A mataserver with a model, asked directly, and through the gateway."""
@@ -48,6 +59,7 @@ async def places(stand, tmp_path):
     points = [FAKE, *installed("oip")]
     async with serving(folder, entry_points=points, **given) as behind:
         host, port = "127.0.0.1", int(behind.url.rpartition(":")[2])
+        await ready(stand.http, behind)
         target = Target(host, port, rpc=grpc_port(behind))
         route = {"protocols": frozenset({"http", "grpc"})}
         stand.follow(application(target, model="fake-detect", route=route))

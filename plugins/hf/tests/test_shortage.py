@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from mataserver.engines import host
+from mataserver.engines.failures import failure_of
 
 
 def raised_by_torch():
@@ -27,11 +27,11 @@ def raised_by_torch():
 )
 def test_a_shortage_is_507(error):
     """A request that finds no memory is answered 507, as where Python itself has none."""
-    told = host._failure(error, "The model failed")
+    told = failure_of(error, "The model failed")
     assert (told.status, told.detail) == (507, "Out of memory")
 
 
 def test_another_error_is_none():
     """A RuntimeError of another kind is the model's failure."""
-    told = host._failure(RuntimeError("shapes differ: out of bounds"), "The model failed")
+    told = failure_of(RuntimeError("shapes differ: out of bounds"), "The model failed")
     assert (told.status, told.detail) == (500, "The model failed: RuntimeError")

@@ -165,6 +165,7 @@ async def ask_jobs(run, path):
     await run.ask("PATCH", "/v1/uploads/{id}", id=place, headers=part, data=data)
     await run.ask("HEAD", "/v1/uploads/{id}", id=place, headers=TUS)
     asked = {"model": "fake-detect", "upload": place}
+    await run.ask("POST", "/v1/jobs/infer/check", json={"model": "fake-detect"})
     job = (await run.ask("POST", "/v1/jobs/infer", json=asked))["id"]
     for name in ("", "/events", "/log", "/files"):
         await run.ask("GET", f"/v1/jobs/{{id}}{name}", id=job)

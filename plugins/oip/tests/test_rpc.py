@@ -341,8 +341,8 @@ def test_our_messages_are_in_a_pool_of_their_own():
 def test_grpc_is_imported_only_when_it_is_turned_on(tmp_path):
     """Without the setting a server neither needs nor imports the extra."""
     code = (
-        "import sys; from mataserver import app, config;"
-        f"app.build(config.load(environ={{}}, data_dir={str(tmp_path)!r}));"
+        "import sys; from mataserver import config; from mataserver.app import composition;"
+        f"composition.build(config.load(environ={{}}, data_dir={str(tmp_path)!r}));"
         "print(sorted({'grpc', 'google.protobuf'} & set(sys.modules)))"
     )
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
