@@ -17,7 +17,7 @@ from mataserver.contract.routes import LastEvent
 from mataserver.errors import MataError
 from mataserver.http import codec
 from mataserver.http.auth import PRINCIPAL
-from mataserver.http.grants import GRANTS, GrantedTurns
+from mataserver.http.grants import GrantedTurns, held
 from mataserver.http.middleware import COUNTED, LEFT, REQUEST_ID
 
 if TYPE_CHECKING:
@@ -65,7 +65,7 @@ async def send(
     stops the model between two pieces. When what was shown counts no more, that is a failure too.
     """
     turns = GrantedTurns()
-    with request[GRANTS].held(request.get(PRINCIPAL), turns.end):
+    with held(request, request.get(PRINCIPAL), turns.end):
         return await _answer(request, events, turns, failed, patience, status)
 
 

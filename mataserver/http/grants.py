@@ -66,7 +66,15 @@ class Grants:
 
 
 GRANTS: web.RequestKey[Grants] = web.RequestKey("grants")
-"""What is going on in everybody's name, in a request that a handler gets."""
+"""What is going on in everybody's name, in a request that was judged."""
+
+
+def held(
+    request: web.Request, principal: Principal | None, end: Callable[[], None]
+) -> contextlib.AbstractContextManager[None]:
+    """Have ``end()`` called as ``Grants.held`` does; never where nobody was judged."""
+    grants = request.get(GRANTS)
+    return contextlib.nullcontext() if grants is None else grants.held(principal, end)
 
 
 class GrantedTurns:

@@ -12,7 +12,7 @@ from aiohttp import WSMsgType, web
 
 from mataserver.errors import BadRequest
 from mataserver.http.auth import PRINCIPAL, is_socket
-from mataserver.http.grants import GRANTS, NO_MORE
+from mataserver.http.grants import NO_MORE, held
 from mataserver.http.protocol import Conversation
 
 if TYPE_CHECKING:
@@ -85,7 +85,7 @@ class Sockets:
         await socket.prepare(request)
         self._open.add(socket)
         try:
-            with request[GRANTS].held(request.get(PRINCIPAL), partial(self._refuse, socket)):
+            with held(request, request.get(PRINCIPAL), partial(self._refuse, socket)):
                 yield socket
         except ConnectionError:
             log.debug("a peer of a WebSocket is gone")
