@@ -128,6 +128,11 @@ class Person:
         """Return what axe finds serious, each with the elements that it is about."""
         if not await self.evaluate("typeof axe === 'object'"):
             await self.evaluate(AXE.read_text() + "; 0")
+        # A colour that is on its way to another one is neither's.
+        await self.evaluate("""new Promise((drawn) => requestAnimationFrame(() => drawn()))
+          .then(() => Promise.allSettled(document.getAnimations()
+            .filter((each) => Number.isFinite(each.effect.getComputedTiming().endTime))
+            .map((each) => each.finished))).then(() => 0)""")
         found = await self.evaluate("""axe.run(document, { resultTypes: ["violations"] })
           .then((all) => JSON.stringify(all.violations
             .filter((each) => ["serious", "critical"].includes(each.impact))
