@@ -146,6 +146,10 @@ class Metrics:
         )
         self.seats = self._gauge("cluster_workers", "Workers on a Ray cluster.", ("node",))
         self.away = self._gauge("cluster_away", "Whether the Ray cluster is out of reach.")
+        self.frontends = self._gauge("frontends", "Front-ends, this one too.", ("state",))
+        self.relayed = self._tally(
+            "relayed", "Requests sent on to the front-end that holds what they name.", ("kind",)
+        )
         self.inflight = self._gauge("body_bytes_in_flight", "Request body bytes held in memory.")
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:

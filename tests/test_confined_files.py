@@ -64,6 +64,18 @@ def test_keys_are_hidden_wherever_they_are_said_to_be(tmp_path):
         assert f"{tmp_path}/{path}" in hidden
 
 
+def test_what_front_ends_share_and_trust_is_hidden(tmp_path):
+    """The key and the secret of the shared directory; a model's file there brings no other in."""
+    shared = tmp_path / "shared"
+    shared.mkdir()
+    model = shared / "model.onnx"
+    model.touch()
+    found = confinement.rules(tmp_path / "data", [], [model], {}, shared)
+    assert {str(shared / "api_key"), str(shared / "frontends")} <= set(found.hidden)
+    assert str(model) in found.reads
+    assert str(shared) not in found.reads
+
+
 @needs_landlock
 async def test_a_model_beside_the_configuration_does_not_read_it(tmp_path):
     """The directory of a model is read, but for what is hidden in it."""

@@ -136,7 +136,9 @@ def test_plugins_describe_their_settings(name):
 def composed(tmp_path_factory):
     """A server that was composed, with the protocols that the page describes."""
     folder = tmp_path_factory.mktemp("data")
-    settings = config.load(environ={}, directory=folder, data_dir=str(folder))
+    settings = config.load(
+        environ={}, directory=folder, data_dir=str(folder), shared_dir=str(folder)
+    )
     return app.build(settings, plugins.discover(settings, POINTS))
 
 

@@ -13,13 +13,14 @@ from aiohttp import web
 
 import mataserver
 from mataserver import plugins as plugin_host
-from mataserver.app import hosting
+from mataserver.app import frontends, hosting
 from mataserver.app.deadline import in_time
 from mataserver.app.hosting import Given, Guest, Hosting
 from mataserver.app.upkeep import Pace, Upkeep
 from mataserver.config import ConfigError
 from mataserver.config.credentials import KeyRing, server_keys
 from mataserver.engines.memory import MemoryProbe
+from mataserver.frontends.held import HeldNames
 from mataserver.http import dialects, middleware, openapi, origins, protocol
 from mataserver.http.auth import Gate, Pages
 from mataserver.http.browsers import Browsers, Names
@@ -117,7 +118,8 @@ def build(
     parts = _Parts(settings, plugins, probe, pace, engines)
     composed = parts.composed()
     guests = (*_own(parts, composed, set_by or {}), *_plugins(parts.plugins))
-    expect = dialects.expecting(middleware.expectations(parts.table, parts.gate), parts.table.forms)
+    asked = middleware.expectations(parts.table, parts.gate, parts.elsewhere)
+    expect = dialects.expecting(asked, parts.table.forms)
     hosting.add(
         composed.application,
         parts.table,
@@ -140,15 +142,16 @@ class _Parts:
         pace: Pace | None,
         engines: Mapping[str, Engine] | None,
     ) -> None:
-        self.settings = settings
+        self.settings, self.pace = settings, pace or Pace()
         self.plugins = plugin_host.discover(settings) if plugins is None else plugins
         self.catalog = _catalog(settings, self.plugins)
         self.metrics, self.memory = Metrics(), probe or MemoryProbe()
         self.loader = Loader(settings, self.memory, engines)
         self.pool = ModelPool(self.loader.load, self.memory, self.metrics, _policy(settings))
         self.models = ServedModels(self.catalog, self.pool, self.metrics, settings.max_tokens)
+        self.held = HeldNames()
         self.sessions = SessionStore(
-            self.metrics, limit=settings.max_sessions, ttl=settings.session_ttl
+            self.metrics, limit=settings.max_sessions, ttl=settings.session_ttl, held=self.held
         )
         self.observers = Observers(self.metrics, infer=settings.observe_infer)
         self.cameras = CameraRegistry(self.sessions, self.metrics, self.observers)
@@ -163,11 +166,14 @@ class _Parts:
             open_to=_open_to(settings),
             trust_proxy=settings.trust_proxy,
         )
-        self.budget = Budget(settings.max_inflight_mb * 1e6)
-        self.sockets = Sockets(settings.max_body, settings.ping_interval, settings.unread_timeout)
-        self.streams = Streams(settings.max_body, self.terms(), self.cameras, self.grants)
         self.table = Table(Limits(settings.max_body, settings.body_timeout, idle=False))
         self.table.awaited = self.plugins.awaited
+        self.budget = Budget(settings.max_inflight_mb * 1e6)
+        self.sockets = Sockets(settings.max_body, settings.ping_interval, settings.unread_timeout)
+        self.elsewhere = frontends.elsewhere(
+            settings, self.pace, self.held, self.table, self.budget, self.sockets, self.metrics
+        )
+        self.streams = Streams(settings.max_body, self.terms(), self.cameras, self.grants)
         self.hosting = Hosting(settings, mataserver.__version__, self.lifecycle)
         self.readiness = Readiness(
             self.catalog,
@@ -177,7 +183,7 @@ class _Parts:
             self.hosting.tasks,
             self.loader.waiting,
         )
-        self.upkeep = Upkeep(self.catalog, self.pool, self.readiness.not_ready, pace or Pace())
+        self.upkeep = Upkeep(self.catalog, self.pool, self.readiness.not_ready, self.pace)
         self.upkeep.add_configured()
         self.metrics.before_render(self.cameras.count)
         self.metrics.before_render(lambda: self.metrics.inflight.set(self.budget.taken))
@@ -207,6 +213,7 @@ class _Parts:
             self._sign_out,
             self.readiness,
             self.loader.cluster,
+            self.held,
         )
 
     def _sign_out(self, identity: str) -> None:
@@ -229,7 +236,9 @@ class _Parts:
     def composed(self) -> Composed:
         """Return the server, without a route yet."""
         application = web.Application(
-            middlewares=[middleware.make(self.table, self.gate, self.lifecycle, self.metrics)],
+            middlewares=[
+                middleware.make(self.table, self.gate, self.lifecycle, self.metrics, self.elsewhere)
+            ],
             client_max_size=self.settings.max_body,
         )
         origins.allow(application, self.settings.cors_origins)
@@ -258,7 +267,9 @@ class _Parts:
 
 def _own(parts: _Parts, composed: Composed, set_by: Mapping[str, SetBy]) -> Iterator[Guest]:
     """Yield the server's own services; of routes that fit both, those of the first count."""
-    services, settings = parts.hosting.services, parts.settings
+    services, settings, elsewhere = parts.hosting.services, parts.settings, parts.elsewhere
+    if elsewhere is not None:
+        yield frontends.guest(settings, parts.pace, elsewhere, parts.sessions, parts.metrics)
     yield Guest(
         "health",
         partial(
@@ -282,6 +293,7 @@ def _own(parts: _Parts, composed: Composed, set_by: Mapping[str, SetBy]) -> Iter
             sessions=parts.sessions,
             cameras=parts.cameras,
             services=services,
+            elsewhere=elsewhere,
         ),
     )
     yield Guest("stream", partial(StreamService, streams=parts.streams))
@@ -309,7 +321,7 @@ def _plugins(plugins: Plugins) -> Iterator[Guest]:
 
 def _catalog(settings: Settings, plugins: Plugins) -> Catalog:
     """Return the catalogue, with the defaults on a fresh data directory."""
-    registry = Registry(settings.data_path / "model_registry.json")
+    registry = Registry(settings.registry_path)
     catalog = Catalog(settings, registry, plugins)
     registry.entries()
     catalog.add_defaults()

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mataserver.config import Settings
     from mataserver.contract.routes import ErrorForm
     from mataserver.contract.service import ClusterProcesses
+    from mataserver.frontends.held import HeldNames
     from mataserver.http.auth import Gate
     from mataserver.http.kit import Kit
     from mataserver.http.lifecycle import Lifecycle
@@ -186,6 +187,7 @@ class Hosting:
             tasks=tasks,
             run_process=functools.partial(run_process, inherit=self._inherit),
             cluster=given.cluster,
+            held=given.held,
             run_blocking=asyncio.to_thread,
             stopping=self._lifecycle.stopping,
             authenticate=lambda credentials: given.gate.authenticate([credentials]),
@@ -217,6 +219,7 @@ class Given(NamedTuple):
     sign_out: Callable[[str], None]
     readiness: Readiness
     cluster: Callable[[], ClusterProcesses]
+    held: HeldNames
 
 
 def add(

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from mataserver.errors import MataError
+from mataserver.frontends.roll import BEAT, SILENCE
 from mataserver.library.configured import Configured
 
 if TYPE_CHECKING:
@@ -20,10 +21,15 @@ log = logging.getLogger("mataserver")
 
 @dataclass(frozen=True, slots=True)
 class Pace:
-    """Seconds between two looks at the registry, and between two tries of what failed."""
+    """Seconds between two looks at the registry, and between two tries of what failed.
+
+    ``beat`` and ``silence`` are those of front-ends: between two signs of life, and without one.
+    """
 
     reconcile: float = 2.0
     retry: float = 30.0
+    beat: float = BEAT
+    silence: float = SILENCE
 
 
 class Upkeep:

@@ -1,8 +1,9 @@
-"""``mataserver cluster``: the nodes that the running server has workers on."""
+"""``mataserver cluster``: the nodes that the running server has workers on, and its front-ends."""
 
 from __future__ import annotations
 
 import json
+from typing import TYPE_CHECKING
 
 import click
 from msgspec import Struct
@@ -11,7 +12,14 @@ from mataserver.cli.environment import UNKNOWN
 from mataserver.cli.remote import connected, server_options
 from mataserver.errors import MataError
 
+if TYPE_CHECKING:
+    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+
+    from mataserver_client import Client
+    from mataserver_client.transport import Answer
+
 HEADER = ("NODE", "CPU FREE", "GPU FREE", "MEMORY FREE (MB)", "WORKERS")
+FRONTENDS_HEADER = ("FRONT-END", "ID", "STATE", "SESSIONS")
 
 
 class NodeRow(Struct):
@@ -24,40 +32,96 @@ class NodeRow(Struct):
     workers: list[str]
 
 
+class FrontendRow(Struct):
+    """A front-end of ``GET /v1/frontends``."""
+
+    id: str
+    address: str
+    here: bool
+    alive: bool
+    sessions: int
+
+
 @click.group()
 def cluster() -> None:
-    """Look after the Ray cluster of the running server."""
+    """Look after the Ray cluster and the front-ends of the running server."""
 
 
 @cluster.command()
 @click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 @server_options
 def status(*, as_json: bool, url: str | None, api_key: str | None, config_file: str | None) -> None:
-    """List the nodes, the room that they have, and the workers on them."""
+    """List the nodes, the room that they have, and the workers on them; then the front-ends."""
+    with connected(url, api_key, config_file) as client:
+        nodes, fronts = _asked(client, "/v1/cluster"), _asked(client, "/v1/frontends")
+        queues = {} if nodes is None else client.queues()
+    if nodes is None and (fronts is None or as_json):
+        raise MataError("the server has no model with the engine ray")
+    if nodes is not None:
+        _print(nodes, _of_nodes(nodes.decode(list[NodeRow]), queues), as_json=as_json)
+    if fronts is not None and not as_json:
+        _print(fronts, _of_frontends(fronts.decode(list[FrontendRow])), as_json=False)
+
+
+@cluster.command()
+@click.option("--json", "as_json", is_flag=True, help="Print JSON.")
+@server_options
+def frontends(
+    *, as_json: bool, url: str | None, api_key: str | None, config_file: str | None
+) -> None:
+    """List the front-ends: where they are, whether they live, and their sessions."""
+    with connected(url, api_key, config_file) as client:
+        answer = _asked(client, "/v1/frontends")
+    if answer is None:
+        raise MataError("the server has no shared_dir")
+    _print(answer, _of_frontends(answer.decode(list[FrontendRow])), as_json=as_json)
+
+
+def _asked(client: Client, path: str) -> Answer | None:
+    """Return what the server answers, None where it has no such route."""
     from mataserver_client import NotFound
 
-    with connected(url, api_key, config_file) as client:
-        try:
-            answer = client.request("GET", "/v1/cluster")
-        except NotFound:
-            raise MataError("the server has no model with the engine ray") from None
-        nodes, queues = answer.decode(list[NodeRow]), client.queues()
+    try:
+        return client.request("GET", path)
+    except NotFound:
+        return None
+
+
+def _print(answer: Answer, lines: Iterable[str], *, as_json: bool) -> None:
     if as_json:
         click.echo(json.dumps(json.loads(answer.body), indent=2))
         return
-    for line in _table(nodes):
+    for line in lines:
         click.echo(line)
+
+
+def _of_nodes(nodes: list[NodeRow], queues: Mapping[str, int]) -> Iterator[str]:
+    """Yield the table of the nodes, then what waits for each of their models."""
+    yield from _table([HEADER, *map(_cells, nodes)], range(1, 4))
     for model in sorted({name for node in nodes for name in node.workers}):
-        click.echo(f"{model}: {queues.get(model, 0)} waiting")
+        yield f"{model}: {queues.get(model, 0)} waiting"
 
 
-def _table(nodes: list[NodeRow]) -> list[str]:
-    """Return the table's lines; numbers stand on the right."""
-    rows = [HEADER, *map(_cells, nodes)]
-    widths = [max(len(row[column]) for row in rows) for column in range(len(HEADER))]
+def _of_frontends(fronts: list[FrontendRow]) -> list[str]:
+    """Return the table of the front-ends; the one that was asked is marked."""
+    rows = [
+        (
+            each.address + (" *" if each.here else ""),
+            each.id,
+            "alive" if each.alive else "silent",
+            str(each.sessions),
+        )
+        for each in fronts
+    ]
+    return _table([FRONTENDS_HEADER, *rows], {3})
+
+
+def _table(rows: Sequence[tuple[str, ...]], numbers: Container[int]) -> list[str]:
+    """Return a table's lines; the columns of ``numbers`` stand on the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
     return [
         "  ".join(
-            f"{cell:>{width}}" if 1 <= column <= 3 else f"{cell:<{width}}"
+            f"{cell:>{width}}" if column in numbers else f"{cell:<{width}}"
             for column, (cell, width) in enumerate(zip(row, widths, strict=True))
         ).rstrip()
         for row in rows

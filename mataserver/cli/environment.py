@@ -81,8 +81,8 @@ def take_hub_variables() -> None:
 
 
 def registry(settings: Settings) -> Registry:
-    """Return the registry in the data directory."""
-    return Registry(settings.data_path / "model_registry.json")
+    """Return the registry in the data directory, or in the shared one."""
+    return Registry(settings.registry_path)
 
 
 def plugins(settings: Settings) -> Plugins:

@@ -93,7 +93,7 @@ def announcement(
         f"mataserver {__version__} listens on {url} (API documentation at /docs)",
         f"  API key: {_key(settings, new_key)}",
         f"  plugins: {plugins}",
-        f"  models:  {count} registered in {settings.data_path}; hub cache {cache_directory()}",
+        f"  models:  {count} registered in {settings.shared_path}; hub cache {cache_directory()}",
     ]
     if new_key is not None and link:
         lines.insert(2, f"  open:    {link} (once, within ten minutes)")

@@ -5,11 +5,10 @@ from __future__ import annotations
 import ipaddress
 from typing import TYPE_CHECKING
 
+from mataserver.config.settings import EVERY
+
 if TYPE_CHECKING:
     from mataserver.config import Settings
-
-EVERY = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared with, not listened on
-"""Hosts that stand for every interface."""
 
 
 def is_loopback(host: str) -> bool:

@@ -1,7 +1,11 @@
-"""API keys: those of the settings, or one made at the first start and kept in ``data_dir``."""
+"""API keys: those of the settings, or one made at the first start and kept in ``data_dir``.
+
+In ``shared_dir``, where there is one: every front-end accepts it.
+"""
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import hmac
 import os
@@ -23,7 +27,7 @@ FILE = "api_key"
 
 def key_file(settings: Settings) -> Path:
     """Where the generated key is kept."""
-    return settings.data_path / FILE
+    return settings.shared_path / FILE
 
 
 def stored_key(settings: Settings) -> str | None:
@@ -44,14 +48,29 @@ def server_keys(settings: Settings) -> tuple[tuple[ApiKey, ...], bool]:
     stored = stored_key(settings)
     if stored:
         return (ApiKey(key=stored),), False
-    key = "mata_" + secrets.token_urlsafe(24)
     with os_errors_as("could not store the API key", key_file(settings)):
-        settings.data_path.mkdir(parents=True, exist_ok=True, mode=0o700)
-        descriptor = os.open(key_file(settings), os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-        with os.fdopen(descriptor, "w", encoding="ascii") as file:
-            os.fchmod(file.fileno(), 0o600)
-            file.write(key + "\n")
-    return (ApiKey(key=key),), True
+        key, made = _stored(key_file(settings))
+    return (ApiKey(key=key),), made
+
+
+def _stored(path: Path) -> tuple[str, bool]:
+    """Return the key in a file, and whether it was put there just now.
+
+    Front-ends that start together for the first time make one key.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with os.fdopen(descriptor, "r+", encoding="ascii", errors="replace") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        known = file.read().strip()
+        if known.isascii() and known:
+            return known, False
+        os.fchmod(file.fileno(), 0o600)
+        key = "mata_" + secrets.token_urlsafe(24)
+        file.seek(0)
+        file.truncate()
+        file.write(key + "\n")
+    return key, True
 
 
 def client_key(settings: Settings) -> str | None:

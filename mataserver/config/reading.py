@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mataserver.config import moved
-from mataserver.config.settings import ConfigError, Settings
+from mataserver.config.settings import EVERY, ConfigError, Settings
 from mataserver.params import describe, from_text
 from mataserver.results import TASKS
 from mataserver.suggestion import instead_of
@@ -111,6 +111,7 @@ def _settings(merged: dict[str, Any]) -> Settings:
     _refuse_tasks("models", [entry.task for entry in settings.models])
     _refuse_threads(settings)
     _refuse_elsewhere(settings)
+    _refuse_unreachable(settings)
     _refuse_spans(settings)
     _refuse_repeated("models", "model", [entry.model for entry in settings.models])
     moved.warn_of_runtime([settings.runtime, *(entry.runtime for entry in settings.models)])
@@ -141,6 +142,16 @@ def _refuse_elsewhere(settings: Settings) -> None:
         if entry.max_ram_mb is not None:
             said = "the engine ray has no such limit; needs.memory_mb finds a node with the room"
             raise ConfigError(f"{place}.max_ram_mb: {said}")
+
+
+def _refuse_unreachable(settings: Settings) -> None:
+    """Raise ``ConfigError`` for a front-end that the others would not reach."""
+    if settings.shared_dir is None:
+        if settings.frontend_address is not None:
+            raise ConfigError("configuration: frontend_address: needs shared_dir")
+    elif settings.frontend_address is None and settings.host in EVERY:
+        said = "needed with shared_dir, where host names no address that others reach"
+        raise ConfigError(f"configuration: frontend_address: {said}")
 
 
 def _refuse_spans(settings: Settings) -> None:

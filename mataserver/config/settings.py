@@ -11,6 +11,8 @@ from mataserver.config.needs import Needs
 from mataserver.config.span import Span
 from mataserver.errors import MataError
 
+EVERY = frozenset({"", "0.0.0.0", "::"})  # noqa: S104 - compared with, not listened on
+"""Hosts that stand for every interface."""
 Fraction = Annotated[float, Meta(gt=0.0, le=1.0)]
 Seconds = Annotated[float, Meta(gt=0.0, le=86_400.0)]
 Count = Annotated[int, Meta(gt=0)]
@@ -39,6 +41,9 @@ Alpha = Literal["white", "black", "drop"]
 CameraSource = Annotated[str, Meta(min_length=1, max_length=2048)]
 Rate = Annotated[float, Meta(gt=0.0, le=1_000.0)]
 OutboundHost = Annotated[str, Meta(pattern=r"^(\*|[A-Za-z0-9._:-]+(/\d{1,3})?)\Z", max_length=255)]
+FrontendAddress = Annotated[
+    str, Meta(pattern=r"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(:\d{1,5})?\Z", max_length=255)
+]
 HostName = Annotated[str, Meta(pattern=r"^(\*|[A-Za-z0-9._-]+)\Z", max_length=255)]
 Variable = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\*?\Z", max_length=255)]
 
@@ -127,6 +132,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     api_key: str | None = None
     cors_origins: list[Origin] = []
     data_dir: str = "~/.mataserver"
+    shared_dir: str | None = None
+    frontend_address: FrontendAddress | None = None
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     log_format: Literal["text", "json"] = "text"
     keep_alive: KeepAlive = 300.0
@@ -177,6 +184,16 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     def data_path(self) -> Path:
         """``data_dir`` as an absolute path."""
         return Path(self.data_dir).expanduser().absolute()
+
+    @property
+    def shared_path(self) -> Path:
+        """What all front-ends have: ``shared_dir``, or ``data_dir`` where there is but one."""
+        return Path(self.shared_dir or self.data_dir).expanduser().absolute()
+
+    @property
+    def registry_path(self) -> Path:
+        """The file of the registered models."""
+        return self.shared_path / "model_registry.json"
 
     @property
     def keys(self) -> tuple[str, ...]:

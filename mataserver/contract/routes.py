@@ -57,6 +57,9 @@ class Route:
     its errors, whoever made them, as ``error_forms()`` does for a whole path. ``socket`` says that
     it answers WebSockets: there, and nowhere else, ``?token=`` counts as credentials.
 
+    ``held`` is the variable of the path that names what one front-end of several holds: the request
+    is answered there, whichever was asked. ``"*"`` is what the handler asks of all of them.
+
     Raises ``MataError`` for a scope that there is not, and for a public route that needs one.
     """
 
@@ -83,6 +86,7 @@ class Route:
     error_form: ErrorForm | None = None
     documented: bool = True
     socket: bool = False
+    held: str = ""
 
     def __post_init__(self) -> None:
         """Raise for what would answer others than was meant."""

@@ -119,6 +119,22 @@ class ClusterProcesses(Protocol):
         ...
 
 
+class Held(Protocol):
+    """Ids of what this server holds of several that share a directory, and the others do not."""
+
+    def make(self, prefix: str, digits: int = 12) -> str:
+        """Return a new id: a word that ends in ``_`` or ``-``, then hex digits."""
+        ...
+
+    async def add(self, identity: str) -> None:
+        """Have the others find what has an id that somebody chose; return when they can."""
+        ...
+
+    def discard(self, identity: str) -> None:
+        """Note that it is held no more."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Context:
     """What a service gets: small and frozen, never the application.
@@ -131,6 +147,7 @@ class Context:
     tasks:    background tasks that are looked after: a failure is logged and shown in ``/ready``.
     run_process: a child process that dies with the server.
     cluster:  the Ray cluster; raises a ``MataError`` when its package is missing.
+    held:     ids of what routes with ``held`` name: of several front-ends, found from all.
     stopping: set when the server begins to shut down. It then waits for the handlers that still
               run, for ``drain_timeout`` seconds, and leaves the services after that.
     peers:    the services of every plugin by name, once all are made.
@@ -154,6 +171,7 @@ class Context:
     tasks: Tasks
     run_process: RunProcess
     cluster: Callable[[], ClusterProcesses]
+    held: Held
     run_blocking: Blocking
     stopping: asyncio.Event
     authenticate: Callable[[Credentials], Awaitable[Principal | None]]

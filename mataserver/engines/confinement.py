@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING
 
 from mataserver.config import DEFAULT_FILE, PREFIX
 from mataserver.config.credentials import FILE
+from mataserver.frontends.roll import FOLDER as FRONTENDS
 from mataserver.processes.landlock import Confinement
 from mataserver.sources.cache import cache_directory
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 _KEYS = (
     *("~/.ssh", "~/.aws", "~/.azure", "~/.config/gcloud", "~/.docker", "~/.gnupg", "~/.kube"),
@@ -52,13 +53,18 @@ def rules(
     plugins: Iterable[str],
     models: Iterable[Path],
     environment: Mapping[str, str] | None = None,
+    shared: Path | None = None,
 ) -> Confinement:
-    """Return the rules of a worker of ``plugins`` that serves ``models``, files or directories."""
+    """Return the rules of a worker of ``plugins`` that serves ``models``, files or directories.
+
+    ``shared`` is what front-ends have together, where that is no part of the data directory.
+    """
     values = os.environ if environment is None else environment
     changes = [data_dir / name for name in plugins]
     changes += [Path(values[name]).expanduser() for name in CACHES if values.get(name)]
-    hidden = [*_own(data_dir), *_elsewhere(values)]
-    reads = {_around(path.resolve(), data_dir) for path in models}
+    own = [data_dir, *((shared,) if shared is not None else ())]
+    hidden = [*_own(data_dir), *_shared(shared), *_elsewhere(values)]
+    reads = {_around(path.resolve(), own) for path in models}
     reads |= {cache_directory(values), *changes}
     return Confinement(
         tuple(str(path) for path in hidden),
@@ -76,6 +82,12 @@ def _own(data_dir: Path) -> Iterator[Path]:
     for path in sorted(data_dir.iterdir()) if data_dir.is_dir() else ():
         if path.name.endswith(_DATABASES) or (path.is_dir() and path.name[0] != "."):
             yield path
+
+
+def _shared(shared: Path | None) -> Iterator[Path]:
+    """Yield what front-ends share and no model may see: the key, and what they trust."""
+    if shared is not None:
+        yield from (shared / FILE, shared / FRONTENDS)
 
 
 def _elsewhere(values: Mapping[str, str]) -> Iterator[Path]:
@@ -97,7 +109,8 @@ def _elsewhere(values: Mapping[str, str]) -> Iterator[Path]:
         yield from (home / "gcloud", home / "git" / "credentials")
 
 
-def _around(path: Path, data_dir: Path) -> Path:
+def _around(path: Path, own: Sequence[Path]) -> Path:
     """Return what a model reads: its directory, also where it is a file with others beside it."""
-    alone = path.is_dir() or path.parent in {data_dir, *data_dir.parents}
+    ours = {each for folder in own for each in (folder, *folder.parents)}
+    alone = path.is_dir() or path.parent in ours
     return path if alone else path.parent

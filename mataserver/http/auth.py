@@ -98,18 +98,25 @@ class Gate:
         return None if principal is None else self._browsers.make_code(principal)
 
     async def admit(
-        self, request: web.Request, needs: str | None, *, public: bool, socket: bool = False
+        self,
+        request: web.Request,
+        needs: str | None,
+        *,
+        public: bool,
+        socket: bool = False,
+        known: Principal | None = None,
     ) -> None:
         """Note who asks in ``request[PRINCIPAL]``, for a route that needs a scope.
 
-        ``socket`` says that it answers WebSockets, whose ``?token=`` counts.
+        ``socket`` says that it answers WebSockets, whose ``?token=`` counts. ``known`` is who was
+        judged already, by another front-end.
 
         Raises ``Unauthorized`` or ``Forbidden`` for whoever may not ask it, ``BadRequest`` for a
         key that is there twice, also of a route that is ``public``, which
         else is given None for whoever is not known.
         """
         try:
-            principal = await self.principal_of(request, socket=socket)
+            principal = known or await self.principal_of(request, socket=socket)
         except MataError as error:
             # A socket is told by its close code, as whoever has no key.
             if not public or (isinstance(error, GivenTwice) and not socket):

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
     from mataserver.contract.routes import Route
     from mataserver.http.auth import Gate
+    from mataserver.http.elsewhere import Elsewhere
     from mataserver.http.lifecycle import Lifecycle
     from mataserver.http.routing import Expect, Table
     from mataserver.metrics import Metrics
@@ -59,7 +60,7 @@ def error_response(error: MataError) -> web.Response:
     )
 
 
-def expectations(table: Table, gate: Gate) -> Expect:
+def expectations(table: Table, gate: Gate, elsewhere: Elsewhere | None = None) -> Expect:
     """Return what answers ``Expect``: a body that would be refused anyway is not asked for."""
 
     async def expect(request: web.Request) -> web.StreamResponse | None:
@@ -74,7 +75,7 @@ def expectations(table: Table, gate: Gate) -> Expect:
             return error_response(TooLarge(f"The body is over the limit of {limit} bytes"))
         try:
             if route is not None:
-                await _admit(request, route, gate)
+                await _admit(request, route, gate, elsewhere)
         except MataError as error:
             request[_REFUSED] = error  # the middleware answers it, as it does without ``Expect``
             return None
@@ -90,9 +91,15 @@ def _go_on(request: web.Request) -> None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
-def make(table: Table, gate: Gate, lifecycle: Lifecycle, metrics: Metrics) -> Middleware:
-    """Return the middleware of a server."""
-    answer = _Answer(table, gate)
+def make(
+    table: Table,
+    gate: Gate,
+    lifecycle: Lifecycle,
+    metrics: Metrics,
+    elsewhere: Elsewhere | None = None,
+) -> Middleware:
+    """Return the middleware of a server; ``elsewhere`` knows other front-ends, if there are any."""
+    answer = _Answer(table, gate, elsewhere)
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -156,9 +163,10 @@ def _is_disconnected(request: web.Request) -> bool:
 class _Answer:
     """Has a request answered, an error too."""
 
-    def __init__(self, table: Table, gate: Gate) -> None:
+    def __init__(self, table: Table, gate: Gate, elsewhere: Elsewhere | None) -> None:
         self._table = table
         self._gate = gate
+        self._elsewhere = elsewhere
         self._refusals = Repeats(log)
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -168,8 +176,12 @@ class _Answer:
             if claimed is None:
                 route = table.choose(request)
                 if route is not None:
-                    await _admit(request, route, self._gate)
+                    await _admit(request, route, self._gate, self._elsewhere)
                     handler = handler if route.when is None else route.handler
+                    if route.held and self._elsewhere is not None:
+                        answered = await self._elsewhere.answer(request, route)
+                        if answered is not None:
+                            return answered
             return _checked(await (claimed or handler)(request))
         except MataError as error:
             self._log_failure(request, error)
@@ -222,7 +234,9 @@ def _checked(response: object) -> web.StreamResponse:
     raise TypeError(f"its handler returned {name}, not a response, as ctx.http.respond makes one")
 
 
-async def _admit(request: web.Request, route: Route, gate: Gate) -> None:
+async def _admit(
+    request: web.Request, route: Route, gate: Gate, elsewhere: Elsewhere | None
+) -> None:
     """Note who asks. Raises ``Unauthorized`` or ``Forbidden`` for what needs somebody else.
 
     ``Expect`` asks it before the middleware does: services judge credentials once for a request.
@@ -232,8 +246,11 @@ async def _admit(request: web.Request, route: Route, gate: Gate) -> None:
             raise request[_REFUSED]
         if auth.PRINCIPAL in request:
             return
+    known = elsewhere.vouched(request, route) if route.held and elsewhere is not None else None
     try:
-        await gate.admit(request, route.needs, public=route.public, socket=route.socket)
+        await gate.admit(
+            request, route.needs, public=route.public, socket=route.socket, known=known
+        )
     except auth.Forbidden as error:
         if error.unknown and route.denied == auth.Unauthorized.status:
             raise auth.Unauthorized(error.detail) from None

@@ -11,6 +11,7 @@ from mataserver.config import CameraSource, Rate
 from mataserver.contract.handles import CameraInfo
 from mataserver.errors import InvalidParams
 from mataserver.http import auth, codec, examples
+from mataserver.http.elsewhere import EVERY
 from mataserver.http.routing import Body, Handlers, Route
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
 
     from mataserver.contract.handles import SessionSource
     from mataserver.contract.service import Context, Service
+    from mataserver.http.elsewhere import Elsewhere
     from mataserver.serving.feeds.registry import CameraRegistry
     from mataserver.serving.models import ServedModels
     from mataserver.serving.sessions import Session, SessionStore
@@ -70,8 +72,10 @@ class SessionsService(Handlers):
         sessions: SessionStore,
         cameras: CameraRegistry,
         services: Sequence[tuple[str, Service]],
+        elsewhere: Elsewhere | None,
     ) -> None:
         self._ctx = ctx
+        self._elsewhere = elsewhere
         self._services = services
         self._models = models
         self._sessions = sessions
@@ -90,14 +94,17 @@ class SessionsService(Handlers):
                   request=(Body(codec.JSON, SessionBody, examples.SESSION),), response=made,
                   status=201, errors=(400, 404, 408, 413, 415, 422, 500, 503, 507), needs="infer"),
             Route("GET", "/v1/sessions", self._every, "List the sessions", "sessions",
-                  response=(Body(codec.JSON, list[SessionInfo]),), needs="infer"),
+                  response=(Body(codec.JSON, list[SessionInfo]),), errors=(503,), needs="infer",
+                  held=EVERY),
             Route("GET", "/v1/sessions/{session_id}", self._one, "One session", "sessions",
-                  response=info, errors=(404,), needs="infer"),
+                  response=info, errors=(404, 503), needs="infer", held="session_id"),
             Route("DELETE", "/v1/sessions/{session_id}", self._delete, "Close a session",
-                  "sessions", status=204, errors=(404, 409), needs="infer"),
+                  "sessions", status=204, errors=(404, 409, 503), needs="infer",
+                  held="session_id"),
             Route("GET", "/v1/sessions/{session_id}/snapshot", self._snapshot,
                   "The newest frame of a camera with what was found in it", "sessions",
-                  response=(Body(JPEG),), errors=(404, 500, 503, 507), needs="infer"),
+                  response=(Body(JPEG),), errors=(404, 500, 503, 507), needs="infer",
+                  held="session_id"),
         ]  # fmt: skip
 
     async def _create(self, request: web.Request) -> web.Response:
@@ -120,7 +127,10 @@ class SessionsService(Handlers):
 
     async def _every(self, request: web.Request) -> web.Response:
         sessions, principal = self._sessions.all(), auth.caller(request)
-        return codec.respond([self._info(each) for each in sessions if each.seen_by(principal)])
+        found = [self._info(each) for each in sessions if each.seen_by(principal)]
+        if self._elsewhere is not None:
+            found += await self._elsewhere.gather(request, SessionInfo)
+        return codec.respond(found)
 
     async def _one(self, request: web.Request) -> web.Response:
         return codec.respond(self._info(self._session(request)))

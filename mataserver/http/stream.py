@@ -76,7 +76,7 @@ class StreamService(Handlers):
         """Return the route."""
         return [
             Route("GET", "/v1/stream/{session_id}", self._stream, "Stream frames", "sessions",
-                  public=True, documented=False, socket=True),
+                  public=True, documented=False, socket=True, held="session_id"),
         ]  # fmt: skip
 
     async def _stream(self, request: web.Request) -> web.StreamResponse:

@@ -47,6 +47,7 @@ class Configuration:
     """What is configured: the context of a command.
 
     data_dir: the server's data directory.
+    shared_dir: what it shares with other front-ends, the registry too; else the data directory.
     url:      the base URL by which this machine reaches the server, which may not run.
     key:      the API key that a command of this machine shows, None where there is none.
     """
@@ -54,6 +55,7 @@ class Configuration:
     data_dir: Path
     url: str
     key: str | None = field(repr=False)
+    shared_dir: Path
     _settings: config.Settings = field(repr=False)
 
     def plugin(self, name: str, kind: type[T]) -> T:
@@ -84,7 +86,7 @@ class Configuration:
         """Serve a model from ``directory``, what was made of it, in place of its own files.
 
         These stay, and serve it where the directory is gone. A directory right in ``converted`` of
-        the data directory is deleted when the model is removed, pulled anew or converted again.
+        ``shared_dir`` is deleted when the model is removed, pulled anew or converted again.
         ``path`` is where the files of a local model lie that may not be registered yet, as may a
         model that is in the hub's cache. Raises as ``add_model``, ``NotFound`` for a model that is
         not here, and ``BadRequest`` for one whose weights come with a package.
@@ -92,7 +94,7 @@ class Configuration:
         self._catalog().convert(name, task, directory, path)
 
     def _registry(self) -> Registry:
-        return Registry(self.data_dir / "model_registry.json")
+        return Registry(self._settings.registry_path)
 
     def _catalog(self) -> Catalog:
         from mataserver.library.catalog import Catalog  # brings every source of models
@@ -117,4 +119,10 @@ def read_configuration(file: str | None = None) -> Configuration:
     ``file`` is the YAML file, by default the one that the server finds.
     """
     settings = config.load(file)
-    return Configuration(settings.data_path, server_url(settings), client_key(settings), settings)
+    return Configuration(
+        settings.data_path,
+        server_url(settings),
+        client_key(settings),
+        settings.shared_path,
+        settings,
+    )

@@ -116,8 +116,12 @@ class Loader:
     def _confinement(self, recipe: Recipe) -> Confinement:
         """Return the rules for the files of a worker."""
         paths = [each.spec.path for each in recipe.whole if each.spec.path is not None]
+        data, shared = self._settings.data_path, self._settings.shared_path
         return confinement.rules(
-            self._settings.data_path, {each.owner for each in recipe.whole}, paths
+            data,
+            {each.owner for each in recipe.whole},
+            paths,
+            shared=None if shared == data else shared,
         )
 
     def _needs(self, recipe: Recipe) -> Needs | None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import secrets
 import time
 from typing import TYPE_CHECKING, Protocol
 
 from mataserver.errors import Conflict, NotFound, Unavailable
+from mataserver.frontends.held import HeldNames
 from mataserver.principals import ANONYMOUS
 from mataserver.serving.frames import FrameSession
 
@@ -75,7 +75,10 @@ class Session(FrameSession):
 
 
 class SessionStore:
-    """Every session of the server. One without a connection expires ``ttl`` s after it was seen."""
+    """Every session of the server. One without a connection expires ``ttl`` s after it was seen.
+
+    ``held`` makes their ids, and tells other front-ends those that were chosen.
+    """
 
     def __init__(
         self,
@@ -83,11 +86,13 @@ class SessionStore:
         *,
         limit: int,
         ttl: float,
+        held: HeldNames | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._metrics = metrics
         self._limit = limit
         self.ttl = ttl
+        self._held = held or HeldNames()
         self._clock = clock
         self._sessions: dict[str, Session] = {}
         self._creating = 0
@@ -129,11 +134,13 @@ class SessionStore:
                 hold = stack.pop_all()
         finally:
             self._creating -= name is None
-        chosen = name or "sess_" + secrets.token_hex(6)
+        chosen = name or self._held.make("sess_")
         session = Session(model, params, chosen, hold, self._clock())
         session.stream, session.permanent, session.owner = stream, name is not None, owner
         self._sessions[session.id] = session
         self._metrics.sessions.set(len(self._sessions))
+        if name is not None:
+            await self._held.add(name)
         return session
 
     def _check_name(self, name: str | None) -> None:
@@ -217,6 +224,7 @@ class SessionStore:
         """Forget a session. Who stops waiting does not stop the release of its model."""
         if self._sessions.pop(session.id, None) is None:
             return
+        self._held.discard(session.id)
         self._metrics.sessions.set(len(self._sessions))
         task = asyncio.get_running_loop().create_task(self._release(session))
         self._releasing.add(task)

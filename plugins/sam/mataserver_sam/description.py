@@ -39,4 +39,5 @@ def described(
         response=(Body(JSON, answer),),
         errors=errors if asked is None else tuple(sorted({*_BODY_ERRORS, *errors})),
         needs="infer",
+        held="session_id" if "{session_id}" in path else "",
     )

@@ -70,7 +70,7 @@ class VideoRoutes:
                       errors=gone),
             described("GET", "/api/v1/video/sessions", self.list, "The open video sessions", None,
                       Sessions),
-            Route("GET", STREAM + "/{session_id}", self.stream, needs="infer"),
+            Route("GET", STREAM + "/{session_id}", self.stream, needs="infer", held="session_id"),
         ]  # fmt: skip
 
     async def start(self, request: web.Request) -> web.Response:

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import secrets
 import time
 from collections import OrderedDict
 from datetime import UTC, datetime
@@ -49,6 +48,7 @@ class VideoSessions:
     ) -> None:
         self._log = ctx.log
         self._stopping = ctx.stopping
+        self._held = ctx.held
         self._limit: int = ctx.settings.max_sessions
         self._ttl: float = ctx.settings.session_ttl_s
         self._served = served
@@ -106,7 +106,7 @@ class VideoSessions:
         sessions or no model, and what the video's source and the worker raise.
         """
         self._check_running()
-        name = asked.session_id or f"session-{secrets.token_hex(8)}"
+        name = asked.session_id or self._held.make("session-", 16)
         if name in self._open or name in self._starting:
             raise Conflict(f"Session {name} exists already")
         if len(self._open) + len(self._starting) >= self._limit:
@@ -118,6 +118,8 @@ class VideoSessions:
             self._starting.discard(name)
         self._open[name] = session
         self._ended.pop(name, None)
+        if asked.session_id:
+            await self._held.add(name)
         return Started(name, session.info)
 
     async def _begin(self, name: str, asked: StartRequest) -> Session:
@@ -192,7 +194,9 @@ class VideoSessions:
         session.figures = Figures(frames_processed=session.figures.frames_processed)
         self._ended[session.id] = session.told()
         while len(self._ended) > REMEMBERED:
-            self._ended.popitem(last=False)
+            forgotten, _ = self._ended.popitem(last=False)
+            if forgotten not in self._open:
+                self._held.discard(forgotten)
 
     def _check(self, session: Session) -> bool:
         """Whether the worker of a session still lives; if not, release what is kept of it."""

@@ -11,6 +11,7 @@ from types import SimpleNamespace
 import pytest
 
 from mataserver import Conflict, MataError, NotFound, Unavailable
+from mataserver.frontends.held import HeldNames
 from mataserver_sam.settings import Settings
 from mataserver_sam.video_requests import (
     Figures,
@@ -83,7 +84,10 @@ class Sources:
 def context(**settings):
     """Return what a service gets of the server, as far as the table looks at it."""
     return SimpleNamespace(
-        log=logging.getLogger("sam"), settings=Settings(**settings), stopping=asyncio.Event()
+        log=logging.getLogger("sam"),
+        settings=Settings(**settings),
+        stopping=asyncio.Event(),
+        held=HeldNames(),
     )
 
 

@@ -142,7 +142,7 @@ def _keep(order: _Order, name: str | None, configured: Configuration) -> None:
     options = configured.plugin("onnx", Settings)
     runtime = options.model(name or found.name).runtime or options.runtime
     order = _Order(found, order.family, order.mark, order.pictures, runtime)
-    workshop = Workshop(configured.data_dir / "converted", lambda: _used(configured))
+    workshop = Workshop(configured.shared_dir / "converted", lambda: _used(configured))
     place = workshop.place(found.name, found.path, task, order.mark, installation.version())
     with workshop.bench(place) as part:
         if part is not None:

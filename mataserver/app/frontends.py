@@ -1,0 +1,52 @@
+"""A server that is one front-end of several: what it is made of beside the rest."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import TYPE_CHECKING
+
+from mataserver.app.hosting import Guest
+from mataserver.frontends.roll import FOLDER, Roll
+from mataserver.http.elsewhere import Elsewhere
+from mataserver.http.frontends import FrontendsService
+
+if TYPE_CHECKING:
+    from mataserver.app.upkeep import Pace
+    from mataserver.config import Settings
+    from mataserver.frontends.held import HeldNames
+    from mataserver.http.budget import Budget
+    from mataserver.http.routing import Table
+    from mataserver.http.sockets import Sockets
+    from mataserver.metrics import Metrics
+    from mataserver.serving.sessions import SessionStore
+
+
+def elsewhere(  # noqa: PLR0917 - what a request elsewhere is held against
+    settings: Settings,
+    pace: Pace,
+    held: HeldNames,
+    table: Table,
+    budget: Budget,
+    sockets: Sockets,
+    metrics: Metrics,
+) -> Elsewhere | None:
+    """Return what knows the other front-ends; None without a directory of theirs."""
+    if settings.shared_dir is None:
+        return None
+    roll = Roll(settings.shared_path / FOLDER, held, pace.silence)
+    return Elsewhere(roll, table, budget, sockets, metrics, settings.unread_timeout)
+
+
+def guest(
+    settings: Settings, pace: Pace, found: Elsewhere, sessions: SessionStore, metrics: Metrics
+) -> Guest:
+    """Return the service that is entered before all others: sessions have its tag."""
+    make = partial(
+        FrontendsService,
+        elsewhere=found,
+        sessions=sessions,
+        metrics=metrics,
+        address=settings.frontend_address,
+        beat=pace.beat,
+    )
+    return Guest("frontends", make)

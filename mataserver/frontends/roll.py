@@ -1,0 +1,221 @@
+"""The front-ends of one shared directory: each has a file there, and writes it anew every second.
+
+No clock of another machine is looked at: a front-end is alive as long as its file goes on changing.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import re
+import secrets
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import msgspec
+from msgspec import Struct
+
+from mataserver.frontends.held import TAG, tag_of
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from mataserver.frontends.held import HeldNames
+
+FOLDER = "frontends"
+BEAT, SILENCE = 1.0, 6.0
+"""Seconds between two signs of life, and after which a front-end without one is silent."""
+LOOKS = 4
+"""Looks that must have found no sign of life as well: who stood still itself has not looked."""
+FORGET = 3600.0
+"""Seconds of silence after which the file of a front-end is removed."""
+SECRET = "secret"  # noqa: S105 - the name of its file
+_SUFFIX = ".json"
+_FILE = re.compile(r"([0-9a-f]{4})\.json")
+
+
+class RollEntry(Struct, frozen=True, kw_only=True):
+    """What a front-end tells of itself.
+
+    address:  the base URL by which the others reach it, empty until it listens.
+    beat:     another number each time.
+    sessions: how many it holds.
+    names:    what it holds whose id does not tell it.
+    """
+
+    address: str = ""
+    beat: int = 0
+    sessions: int = 0
+    names: tuple[str, ...] = ()
+
+
+@dataclass(slots=True)
+class Listed:
+    """Another front-end as it was seen last; ``since`` when it last changed, by our clock."""
+
+    tag: str
+    entry: RollEntry
+    since: float
+    looks: int = 0
+
+
+class Roll:
+    """The front-ends of ``folder``, and our own entry there, from ``join`` to ``leave``.
+
+    ``held`` is what we hold, with our tag. Raises ``OSError`` where the directory cannot be used.
+    ``silence`` and ``clock`` are in seconds.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        held: HeldNames,
+        silence: float = SILENCE,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self.held = held
+        self.own = RollEntry()
+        self._folder = folder
+        self._silence = silence
+        self._clock = clock
+        self._others: dict[str, Listed] = {}
+        self._looking: asyncio.Task[None] | None = None
+        self._written = False
+
+    async def join(self) -> bytes:
+        """Take a tag that nobody has; return the secret that all front-ends share."""
+        secret, self.held.tag = await asyncio.to_thread(_joined, self._folder)
+        await self.look()
+        return secret
+
+    async def tell(self, entry: RollEntry) -> bool:
+        """Write our entry, and whether it was still there.
+
+        Who starts again at the address of one that was killed takes its place. Where two think that
+        they are at one address, each finds its entry gone.
+        """
+        path = self._path(self.held.tag)
+        kept = not self._written or await asyncio.to_thread(path.exists)
+        await asyncio.to_thread(_write, path, entry)
+        self.own, self._written = entry, True
+        await self.look()
+        for other in list(self._others.values()):
+            former = entry.address != "" and other.entry.address == entry.address
+            if former or self._clock() - other.since > FORGET:
+                await asyncio.to_thread(self._path(other.tag).unlink, missing_ok=True)
+                self._others.pop(other.tag, None)
+        return kept
+
+    async def leave(self) -> None:
+        """Remove our entry: what we held is gone."""
+        with contextlib.suppress(OSError):
+            await asyncio.to_thread(self._path(self.held.tag).unlink, missing_ok=True)
+
+    async def look(self) -> None:
+        """Read what the others tell now. Callers share a look that begins after they asked."""
+        begun = self._looking
+        if begun is not None and not begun.done():
+            await asyncio.wait([begun])
+        if self._looking is begun or self._looking is None or self._looking.done():
+            self._looking = asyncio.get_running_loop().create_task(self._look())
+        await asyncio.shield(self._looking)
+
+    async def _look(self) -> None:
+        found = await asyncio.to_thread(_read, self._folder)
+        found.pop(self.held.tag, None)
+        now = self._clock()
+        for tag in self._others.keys() - found.keys():
+            del self._others[tag]
+        for tag, entry in found.items():
+            known = self._others.get(tag)
+            if entry is None:  # being made, or not ours to read: as it was
+                continue
+            if known is None or known.entry != entry:
+                self._others[tag] = Listed(tag, entry, now)
+            else:
+                known.looks += 1
+
+    def others(self) -> list[Listed]:
+        """Return the other front-ends that listen, or did."""
+        return [each for each in self._others.values() if each.entry.address]
+
+    def silent(self, other: Listed) -> bool:
+        """Whether a front-end gives no sign of life any more."""
+        known = self._others.get(other.tag)
+        if known is None:
+            return True
+        return known.looks >= LOOKS and self._clock() - known.since >= self._silence
+
+    async def holder(self, identity: str) -> Listed | None:
+        """Return which other front-end holds what an id names; None where none is known to.
+
+        The directory is looked at for an id that nobody known holds.
+        """
+        tag = tag_of(identity)
+        found = self._holder(tag, identity)
+        if found is None:
+            with contextlib.suppress(OSError):
+                await self.look()
+            found = self._holder(tag, identity)
+        return found
+
+    def _holder(self, tag: str, identity: str) -> Listed | None:
+        named = next((each for each in self.others() if identity in each.entry.names), None)
+        return named or self._others.get(tag)
+
+    def _path(self, tag: str) -> Path:
+        return self._folder / f"{tag}{_SUFFIX}"
+
+
+def _joined(folder: Path) -> tuple[bytes, str]:
+    """Return the shared secret, made by whoever comes first, and a tag that is ours from now on."""
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    with contextlib.suppress(FileExistsError):
+        made = _temporary(folder, secrets.token_bytes(32))
+        try:
+            os.link(made, folder / SECRET)  # whole, or not at all
+        finally:
+            made.unlink()
+    secret = (folder / SECRET).read_bytes()
+    while True:
+        tag = secrets.token_hex(TAG // 2)
+        with contextlib.suppress(FileExistsError):
+            os.close(os.open(folder / f"{tag}{_SUFFIX}", os.O_CREAT | os.O_EXCL, 0o600))
+            return secret, tag
+
+
+def _write(path: Path, entry: RollEntry) -> None:
+    """Replace a file in one step. What a crash of the machine loses is written a second later."""
+    made = _temporary(path.parent, msgspec.json.encode(entry))
+    try:
+        made.replace(path)
+    except BaseException:
+        made.unlink()
+        raise
+
+
+def _temporary(folder: Path, content: bytes) -> Path:
+    """Return a new file, readable by our own user alone."""
+    descriptor, name = tempfile.mkstemp(dir=folder, suffix=".tmp")
+    with os.fdopen(descriptor, "wb") as file:
+        file.write(content)
+    return Path(name)
+
+
+def _read(folder: Path) -> dict[str, RollEntry | None]:
+    """Return every entry by its tag; None for one that cannot be read now."""
+    found: dict[str, RollEntry | None] = {}
+    for path in folder.iterdir():
+        match = _FILE.fullmatch(path.name)
+        if match:
+            try:
+                found[match[1]] = msgspec.json.decode(path.read_bytes(), type=RollEntry)
+            except FileNotFoundError:
+                continue
+            except (OSError, msgspec.DecodeError, UnicodeDecodeError):
+                found[match[1]] = None
+    return found

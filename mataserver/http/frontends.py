@@ -1,0 +1,134 @@
+"""The front-ends of one shared directory, this one among them, and what there is to see of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from typing import TYPE_CHECKING, Self
+
+from msgspec import Struct
+
+from mataserver.frontends.roll import RollEntry
+from mataserver.frontends.vouching import Voucher
+from mataserver.http import codec
+from mataserver.http.routing import Body, Handlers, Route
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from mataserver.contract.service import Context
+    from mataserver.frontends.roll import Roll
+    from mataserver.http.elsewhere import Elsewhere
+    from mataserver.metrics import Metrics
+    from mataserver.serving.sessions import SessionStore
+
+log = logging.getLogger("mataserver.frontends")
+
+
+class FrontendInfo(Struct):
+    """A front-end: ``id`` is what ids of its sessions begin with after their first word.
+
+    ``here`` says that it gave this answer, ``alive`` that it shows signs of life.
+    """
+
+    id: str
+    address: str
+    here: bool
+    alive: bool
+    sessions: int
+
+
+class FrontendsService(Handlers):
+    """The service of the front-ends; there is none without ``shared_dir``.
+
+    ``address`` is where the others reach this one, None for where it listens; ``beat`` the seconds
+    between two signs of life.
+    """
+
+    def __init__(
+        self,
+        ctx: Context,
+        elsewhere: Elsewhere,
+        sessions: SessionStore,
+        metrics: Metrics,
+        address: str | None,
+        beat: float,
+    ) -> None:
+        self._ctx = ctx
+        self._elsewhere = elsewhere
+        self._roll: Roll = elsewhere.roll
+        self._sessions = sessions
+        self._metrics = metrics
+        self._address = address
+        self._beat = beat
+        self._fault = ""
+        self._telling = asyncio.Lock()
+        metrics.before_render(self._count)
+
+    def routes(self) -> list[Route]:
+        """Return the routes."""
+        return [
+            Route("GET", "/v1/frontends", self._every, "The front-ends of the shared directory",
+                  "server", response=(Body(codec.JSON, list[FrontendInfo]),), needs="models:read"),
+        ]  # fmt: skip
+
+    async def __aenter__(self) -> Self:
+        """Join the others; sessions have our tag from now on. Raises ``OSError``."""
+        secret = await self._roll.join()
+        self._roll.held.tell = self._tell
+        self._elsewhere.open(Voucher(secret))
+        self._ctx.tasks.spawn(self._live(), "tell the other front-ends")
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        """Be no more among them."""
+        await self._roll.leave()
+        await self._elsewhere.close()
+
+    def waiting(self) -> dict[str, str]:
+        """Return why the others do not see this one."""
+        return {"shared_dir": self._fault} if self._fault else {}
+
+    async def _live(self) -> None:
+        """Tell that we live, for ever."""
+        self._address = self._address or await self._ctx.address()
+        while True:
+            await self._tell()
+            await asyncio.sleep(self._beat)
+
+    async def _tell(self) -> None:
+        """Tell the others of us. What is wrong with the directory is logged once."""
+        fault = ""
+        async with self._telling:
+            entry = RollEntry(
+                address=self._address or "",
+                beat=self._roll.own.beat + 1,
+                sessions=len(self._sessions),
+                names=tuple(sorted(self._roll.held.chosen)),
+            )
+            try:
+                if not await self._roll.tell(entry):
+                    log.warning("another front-end says that it is at %s, too", entry.address)
+            except OSError as error:
+                fault = f"cannot be used: {error.strerror or type(error).__name__}"
+            if fault and fault != self._fault:
+                log.error("shared_dir %s", fault)
+            self._fault = fault
+
+    def _count(self) -> None:
+        """Set the gauges."""
+        others = self._roll.others()
+        silent = sum(map(self._roll.silent, others))
+        self._metrics.frontends.labels("alive").set(1 + len(others) - silent)
+        self._metrics.frontends.labels("silent").set(silent)
+
+    async def _every(self, _request: web.Request) -> web.Response:
+        found = [self._info(self._roll.held.tag, self._roll.own, here=True, alive=True)]
+        for other in self._roll.others():
+            alive = not self._roll.silent(other)
+            found.append(self._info(other.tag, other.entry, here=False, alive=alive))
+        return codec.respond(sorted(found, key=lambda each: each.address))
+
+    def _info(self, tag: str, entry: RollEntry, *, here: bool, alive: bool) -> FrontendInfo:
+        count = len(self._sessions) if here else entry.sessions
+        return FrontendInfo(tag, entry.address, here, alive, count)

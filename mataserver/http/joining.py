@@ -1,0 +1,60 @@
+"""Two WebSockets made one: what comes from either goes to the other, until one of them ends."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from typing import TYPE_CHECKING, TypeAlias
+
+import aiohttp
+from aiohttp import WSMsgType
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    Side: TypeAlias = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
+
+GOING_AWAY = 1001
+CLOSE_SECONDS = 5.0
+"""Seconds that a side has to answer that it is closed."""
+_ENDS = frozenset({WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR})
+
+
+async def join(near: web.WebSocketResponse, far: aiohttp.ClientWebSocketResponse) -> None:
+    """Hand messages over, pings too, until a side ends; then end the other in the same way.
+
+    A side that takes nothing holds up what comes from the other. Neither may answer pings itself.
+    """
+    pumps = [asyncio.ensure_future(_pump(near, far)), asyncio.ensure_future(_pump(far, near))]
+    code: int | None = GOING_AWAY
+    reason = ""
+    try:
+        done, _ = await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+        code, reason = next((each.result() for each in done if not each.exception()), (code, ""))
+    finally:
+        for pump in pumps:
+            pump.cancel()
+        await asyncio.gather(*pumps, return_exceptions=True)
+        # Side by side: a client that does not read must not hold up the server's end.
+        await asyncio.gather(end(near, code, reason), end(far, code, reason))
+
+
+async def end(side: Side, code: int | None, reason: str) -> None:
+    """End a side within a few seconds; a code that must not be sent becomes 1001."""
+    sound = code is not None and (1000 <= code <= 1014 or 3000 <= code <= 4999)
+    known = code if code is not None and sound and code not in {1004, 1005, 1006} else GOING_AWAY
+    with contextlib.suppress(TimeoutError, OSError, aiohttp.ClientError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await side.close(code=known, message=reason.encode()[:120])
+
+
+async def _pump(source: Side, sink: Side) -> tuple[int | None, str]:
+    """Hand over what comes from a side; return how it ended."""
+    while True:
+        message = await source.receive()
+        if message.type is WSMsgType.CLOSE:
+            return message.data, message.extra or ""
+        if message.type in _ENDS:
+            return source.close_code, ""
+        data = message.data.encode() if isinstance(message.data, str) else bytes(message.data)
+        await sink.send_frame(data, message.type)

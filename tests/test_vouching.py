@@ -1,0 +1,115 @@
+"""What one front-end tells another of who asks."""
+
+from __future__ import annotations
+
+import pytest
+
+from mataserver.frontends.held import tag_of
+from mataserver.frontends.vouching import WINDOW, Distrusted, Voucher
+from mataserver.principals import Principal
+
+SECRET = b"s" * 32
+ANNA = Principal(
+    "user:1", "Anna", "user", frozenset({"infer"}), grant="g", until=9e9, background=True
+)
+
+
+class Hands:
+    """A clock that is set by hand."""
+
+    def __init__(self):
+        self.now = 1e9
+
+    def __call__(self):
+        """Return the time."""
+        return self.now
+
+
+def pair(secret=SECRET):
+    """Return who gives words and who takes them, and their clock."""
+    clock = Hands()
+    return Voucher(SECRET, clock), Voucher(secret, clock), clock
+
+
+def test_a_principal_arrives_whole():
+    """Who asks has the same id, scopes, grant and time at the front-end that takes the word."""
+    giving, taking, _ = pair()
+    taken = taking.take(giving.give(ANNA, "GET", "/v1/x?a=1"), "GET", "/v1/x?a=1")
+    assert taken == ANNA
+    assert (taken.scopes, taken.grant, taken.until, taken.background) == (
+        ANNA.scopes,
+        "g",
+        9e9,
+        True,
+    )
+
+
+@pytest.mark.parametrize(("method", "path"), [("DELETE", "/v1/x"), ("GET", "/v1/y")])
+def test_a_word_is_for_one_request(method, path):
+    """It counts for no other method and no other path."""
+    giving, taking, _ = pair()
+    with pytest.raises(Distrusted, match="another request"):
+        taking.take(giving.give(ANNA, "GET", "/v1/x"), method, path)
+
+
+def test_a_word_is_taken_once():
+    """Who overheard it gains nothing by saying it again, also when its time is nearly over."""
+    giving, taking, clock = pair()
+    word = giving.give(ANNA, "GET", "/v1/x")
+    taking.take(word, "GET", "/v1/x")
+    clock.now += WINDOW - 1
+    with pytest.raises(Distrusted, match="taken already"):
+        taking.take(word, "GET", "/v1/x")
+
+
+@pytest.mark.parametrize("late", [WINDOW + 1, -WINDOW - 1])
+def test_a_word_has_its_time(late):
+    """One of another time is refused, in words that name the clocks."""
+    giving, taking, clock = pair()
+    word = giving.give(ANNA, "GET", "/v1/x")
+    clock.now += late
+    with pytest.raises(Distrusted, match="clocks"):
+        taking.take(word, "GET", "/v1/x")
+
+
+@pytest.mark.parametrize("secret", [b"another" * 5, b""])
+def test_another_secret_is_not_trusted(secret):
+    """What was signed with another secret is nobody's word."""
+    giving, taking, _ = pair(secret)
+    with pytest.raises(Distrusted, match="vouches"):
+        taking.take(giving.give(ANNA, "GET", "/"), "GET", "/")
+
+
+@pytest.mark.parametrize("value", ["", ".", "a.b", "e30=.00", "\udcff.\udcff", "ä"])
+def test_nonsense_is_not_trusted(value):
+    """Whatever the header says, the answer is 401 and no failure."""
+    with pytest.raises(Distrusted) as caught:
+        Voucher(SECRET).take(value, "GET", "/")
+    assert caught.value.status == 401
+
+
+def test_a_changed_word_is_not_trusted():
+    """Not a letter of it can be another one."""
+    giving, taking, _ = pair()
+    word = giving.give(ANNA, "GET", "/")
+    for at in range(0, len(word), 7):
+        changed = word[:at] + ("A" if word[at] != "A" else "B") + word[at + 1 :]
+        with pytest.raises(Distrusted):
+            taking.take(changed, "GET", "/")
+
+
+@pytest.mark.parametrize(
+    ("identity", "tag"),
+    [
+        ("sess_0123456789ab", "0123"),
+        ("session-0123456789abcdef", "0123"),
+        ("door", ""),
+        ("sess_", ""),
+        ("sess_0123", ""),
+        ("../0123456789ab", ""),
+        ("sess_0123456789aX", ""),
+    ],
+)
+def test_the_tag_of_an_id(identity, tag):
+    """An id tells its front-end by the digits after its first word, a name by nothing."""
+    assert tag_of(identity) == tag
