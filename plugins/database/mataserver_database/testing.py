@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import pwd
+import random
 import shutil
 import socket
 import subprocess
@@ -44,25 +45,72 @@ async def new_database(server: str, name: str) -> str:
     return server.rpartition("/")[0] + f"/{name}"
 
 
+class Postgres:
+    """A server in a folder of its own, which can be stopped and started again at its address."""
+
+    def __init__(self, folder: Path) -> None:
+        if os.geteuid() == 0:
+            account = pwd.getpwnam("postgres")
+            os.chown(folder, account.pw_uid, account.pw_gid)
+        self._folder = folder
+        self._port = _free_port()
+        self._control = [_binaries() / "pg_ctl", "-D", folder / "data", "-w"]
+        self._runs = False
+        _run(_binaries() / "initdb", "-D", folder / "data", "-A", "trust", "-U", USER, "--no-sync")
+
+    @property
+    def url(self) -> str:
+        """The URL of its database ``postgres``."""
+        return f"postgresql://{USER}@127.0.0.1:{self._port}/postgres"
+
+    def start(self) -> None:
+        """Run it; return when it takes connections."""
+        options = f"-p {self._port} -k {self._folder} -c listen_addresses=127.0.0.1 -c fsync=off"
+        _run(*self._control, "-o", options, "-l", self._folder / "log", "start")
+        self._runs = True
+
+    def stop(self) -> None:
+        """End it at once, as a crash does, if it runs."""
+        if self._runs:
+            _run(*self._control, "-m", "immediate", "stop")
+        self._runs = False
+
+
+@contextlib.contextmanager
+def postgres_server() -> Iterator[Postgres]:
+    """Run a server until the context ends.
+
+    Needs Debian's ``postgresql``. Raises ``FileNotFoundError`` without it.
+    """
+    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
+    try:
+        server = Postgres(folder)
+        try:
+            server.start()
+            yield server
+        finally:
+            server.stop()
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
 @contextlib.contextmanager
 def running_postgres() -> Iterator[str]:
     """Run a server until the context ends; give the URL of its ``postgres`` database.
 
     Needs Debian's ``postgresql``. Raises ``FileNotFoundError`` without it.
     """
-    folder = Path(tempfile.mkdtemp(prefix="postgres-"))
-    if os.geteuid() == 0:
-        account = pwd.getpwnam("postgres")
-        os.chown(folder, account.pw_uid, account.pw_gid)
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    options = f"-p {port} -k {folder} -c listen_addresses=127.0.0.1 -c fsync=off"
-    control = [_binaries() / "pg_ctl", "-D", folder / "data", "-w"]
-    try:
-        _run(_binaries() / "initdb", "-D", folder / "data", "-A", "trust", "-U", USER, "--no-sync")
-        _run(*control, "-o", options, "-l", folder / "log", "start")
-        yield f"postgresql://{USER}@127.0.0.1:{port}/postgres"
-        _run(*control, "-m", "immediate", "stop")
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
+    with postgres_server() as server:
+        yield server.url
+
+
+def _free_port() -> int:
+    """Return a port that nobody has, below those that the system gives to clients.
+
+    One of those might be a client's when a server that was stopped is started again.
+    """
+    while True:
+        port = random.randrange(20_000, 30_000)  # noqa: S311 - no secret
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port

@@ -26,7 +26,18 @@ class Asking:
 
     def __call__(self, method: str, path: str, value: object = None) -> Any:
         """Return what is answered. Raises ``MataError``."""
-        return self._client.request(method, path, value).decode(Any)
+        return self.tagged(method, path, value)[0]
+
+    def tagged(
+        self, method: str, path: str, value: object = None, tag: str | None = None
+    ) -> tuple[Any, str]:
+        """Return what is answered, and its ``ETag``, empty without one. Raises ``MataError``.
+
+        With the ``tag`` of a thing it is changed only as long as that is its own: else it is 412.
+        """
+        headers = None if tag is None else {"If-Match": tag}
+        answer = self._client.request(method, path, value, headers=headers)
+        return answer.decode(Any), answer.headers.get("ETag", "")
 
     def send(self, path: str, fields: Mapping[str, str], files: Mapping[str, bytes]) -> Any:
         """Send a form with files by their names. Raises ``MataError``."""

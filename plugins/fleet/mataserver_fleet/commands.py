@@ -106,17 +106,9 @@ def push(ask: Asking, folder: Path, name: str | None, *, loads: bool) -> None:
 @click.argument("model")
 @on_server
 def rollback(ask: Asking, model: str) -> None:
-    """Load the version before those that are wanted, wherever the model is."""
-    found = ask("GET", f"/api/models/{part(model)}")
-    wanted = {int(number) for each in found["tritons"] for number in each["wanted"]}
-    before = [int(each["version"]) for each in found["versions"]]
-    older = [number for number in before if wanted and number < min(wanted)]
-    if not older:
-        raise MataError(f"{model} has no version before the one that is wanted")
-    for each in found["tritons"]:
-        if each["wanted"]:
-            body = {"triton_id": each["id"], "versions": [max(older)]}
-            _load(ask, model, "load", body)
+    """Load the version before the newest that is wanted, wherever that is: one that loaded once."""
+    for each in ask("POST", f"/api/models/{part(model)}/rollback")["tritons"]:
+        click.echo(f"{model} is rolled back at {each['triton']}")
 
 
 @models.command("diff")
@@ -298,24 +290,16 @@ def export(ask: Asking) -> None:
 def apply(ask: Asking, path: Path, *, dry_run: bool, prune: bool) -> None:
     """Make the fleet as a document says, and tell each change; what is so already stays."""
     from mataserver_fleet import manifest, planning
+    from mataserver_fleet.applying import Applying
 
     wanted, found = manifest.read(path), manifest.current(ask)
     if said := planning.problems(found, wanted):
         raise MataError(f"{path}: " + "; ".join(said))
-    late: list[str] = []
+    applying, late = Applying(ask, found, click.echo), []
     for step in planning.steps(found, wanted, prune=prune):
         click.echo(step.told)
-        if dry_run:
-            continue
-        try:
-            done = ask(step.method, step.path, step.body)
-        except MataError as error:
-            if not step.lasting(error):
-                raise
-            late.append(error.detail)
-            continue
-        if "key" in done:
-            click.echo(f"key of {done['name']}: {done['key']}")
+        if not dry_run and (why := applying.do(step)):
+            late.append(why)
     if late:
         raise MataError("it is wanted so now, and not done yet: " + "; ".join(late))
 

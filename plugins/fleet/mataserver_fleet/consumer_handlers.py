@@ -164,9 +164,11 @@ class ConsumerHandlers:
         asked = await optional_json(self._ctx, request, LinkedConsumer)
         app, name = request.match_info["identity"], request.match_info["consumer"]
         link = self._consumers.link(app, name, asked, caller(request), expected(request))
-        row, key = await finish(link)
+        row, key, revision = await finish(link)
         self._note(request, f"let ask {app!r}:", row["name"])
-        return self._answer(row, key, 201)
+        response = self._answer(row, key, 201)
+        response.headers["ETag"] = tag(revision)  # the application's: it is what was changed
+        return response
 
     async def unlink(self, request: web.Request) -> web.Response:
         """Let a consumer ask an application no more."""

@@ -122,17 +122,17 @@ class Consumers:
         asked: LinkedConsumer,
         principal: Principal,
         expected: Tags | None,
-    ) -> tuple[sa.RowMapping, str | None]:
+    ) -> tuple[sa.RowMapping, str | None, int]:
         """Let a consumer ask an application; make it if there is none of that name.
 
-        Returns it, and its key where it was made. Raises ``NotFound``, ``Forbidden`` and, for an
+        Returns it, its key where it was made, and the application's revision. Raises ``NotFound``, ``Forbidden`` and, for an
         application of another revision than is expected, ``Stale``.
         """
         async with self._store.change() as connection:
             row = await find(connection, APPS, app, "Application", lock=True)
             await check_manages(connection, principal, row["id"])
             check_revision(row, expected)
-            key = None
+            key, revision = None, int(row["revision"])
             try:
                 found = (await find(connection, CONSUMERS, name, "Consumer"))["id"]
             except NotFound:
@@ -143,8 +143,8 @@ class Consumers:
                 new = {"app_id": row["id"], "consumer_id": found}
                 stamped = sa.insert(LINKS).values(**new, created_at=self._store.clock())
                 await connection.execute(stamped)
-                await touch_app(connection, row, self._store.clock())
-        return await self.one(str(found)), key
+                revision = await touch_app(connection, row, self._store.clock())
+        return await self.one(str(found)), key, revision
 
     async def unlink(self, app: str, name: str, principal: Principal, expected: Tags | None) -> int:
         """Let a consumer ask an application no more; return the application's revision.

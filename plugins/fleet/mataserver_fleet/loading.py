@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from msgspec import Struct
 
 from mataserver_database import finish
 from mataserver_fleet.placements import Placements
 from mataserver_fleet.store import pause
+from mataserver_fleet.wishes import Wishes
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Coroutine, Sequence
+
+    import sqlalchemy as sa
 
     from mataserver_fleet.pages import Tags
-    from mataserver_fleet.placements import Target
     from mataserver_fleet.store import Changes, Store
+    from mataserver_fleet.wishes import Target, Wish
 
 _LOOK_SECONDS = 0.5
 """How often it is looked while nothing is told of."""
@@ -37,11 +40,19 @@ class Done(Struct, kw_only=True):
     tritons: list[Result]
 
 
+class Told(NamedTuple):
+    """What came of it, and the model's revision since it was asked for."""
+
+    done: Done
+    revision: int
+
+
 class Loading:
     """Waits for placements. ``timeout`` in seconds."""
 
     def __init__(self, store: Store, changes: Changes, timeout: float) -> None:
         self._placements = Placements(store)
+        self._wishes = Wishes(store)
         self._changes = changes
         self._timeout = timeout
 
@@ -51,42 +62,61 @@ class Loading:
         triton: str | None,
         versions: Sequence[int] | None,
         expected: Tags | None = None,
-    ) -> Done:
-        """Load versions of a model; what is wanted stays so, whatever comes of it."""
-        with self._changes.listen() as changed:
-            targets = await finish(self._placements.want(model, triton, versions, expected))
-            return await self._done(targets, changed)
+    ) -> Told:
+        """Load versions of a model; what is wanted stays so, whatever comes of it.
 
-    async def unload(self, model: str, triton: str | None, expected: Tags | None = None) -> Done:
-        """Unload a model."""
-        with self._changes.listen() as changed:
-            targets = await finish(self._placements.unwant(model, triton, expected))
-            return await self._done(targets, changed)
+        Raises as ``Wishes.want``.
+        """
+        return await self._waited(self._wishes.want(model, triton, versions, expected))
 
-    async def _done(self, targets: list[Target], changed: asyncio.Event) -> Done:
-        await self._wait(targets, changed)
-        rows = await finish(self._placements.of({each.model for each in targets}))
+    async def unload(self, model: str, triton: str | None, expected: Tags | None = None) -> Told:
+        """Unload a model. Raises as ``Wishes.unwant``."""
+        return await self._waited(self._wishes.unwant(model, triton, expected))
+
+    async def roll_back(self, model: str, expected: Tags | None = None) -> Told:
+        """Load the version before the newest that is wanted. Raises as ``Wishes.roll_back``."""
+        return await self._waited(self._wishes.roll_back(model, expected))
+
+    async def _waited(self, wish: Coroutine[None, None, Wish]) -> Told:
+        with self._changes.listen() as changed:
+            made = await finish(wish)
+            await self._wait(made.targets, changed)
+        rows = await finish(self._placements.of({each.model for each in made.targets}))
         known = {row["triton_id"]: row for row in rows}
-        results = []
-        for each in targets:
-            row = known.get(each.triton)
-            if row is None:  # it was removed meanwhile
-                continue
-            reason = row["reason"]
-            status = "failed" if row["state"] == "failed" else "ok"
-            if row["done"] < each.generation:
-                status = "waiting"
-                reason = reason or "It is not done yet"
-                if each.away(row["triton_state"]):
-                    why = row["triton_reason"] or row["triton_state"]
-                    reason = f"The Triton is away: {why}"
-            results.append(Result(triton=row["name"], status=status, reason=reason))
+        results = [
+            _result(each, row)
+            for each in made.targets
+            if (row := known.get(each.triton)) is not None  # else it was removed meanwhile
+        ]
         whole = all(each.status == "ok" for each in results)
-        return Done(status="ok" if whole else "partial", tritons=results)
+        return Told(Done(status="ok" if whole else "partial", tritons=results), made.revision)
 
     async def _wait(self, targets: list[Target], changed: asyncio.Event) -> None:
         end = asyncio.get_running_loop().time() + self._timeout
         while targets and asyncio.get_running_loop().time() < end:
-            targets = await finish(self._placements.pending(targets))
+            targets = await finish(self._pending(targets))
             if targets:
                 await pause(changed, _LOOK_SECONDS)
+
+    async def _pending(self, targets: list[Target]) -> list[Target]:
+        """Return those of some targets that have not been dealt with and soon can be."""
+        rows = await self._placements.of({each.model for each in targets})
+        known = {(row["model_id"], row["triton_id"]): row for row in rows}
+        return [
+            each
+            for each in targets
+            # One whose Triton or model was removed meanwhile is waited for no more.
+            if (row := known.get((each.model, each.triton))) is not None
+            and row["done"] < each.generation
+            and not each.away(row["triton_state"])
+        ]
+
+
+def _result(target: Target, row: sa.RowMapping) -> Result:
+    """Return what came of it at a Triton."""
+    status, reason = "failed" if row["state"] == "failed" else "ok", row["reason"]
+    if row["done"] < target.generation:
+        status, reason = "waiting", reason or "It is not done yet"
+        if target.away(row["triton_state"]):
+            reason = f"The Triton is away: {row['triton_reason'] or row['triton_state']}"
+    return Result(triton=row["name"], status=status, reason=reason)

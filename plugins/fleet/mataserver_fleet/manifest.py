@@ -15,7 +15,7 @@ from mataserver import MataError
 from mataserver_fleet.app_routes import Protocol, PublicPath, Weight
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Callable, Iterable
     from pathlib import Path
 
     from mataserver_fleet.asking import Asking
@@ -130,20 +130,21 @@ def written(manifest: Manifest) -> str:
 
 def current(ask: Asking) -> Manifest:
     """Return a running server's fleet. Raises ``MataError``."""
-    tritons = {each["name"]: _triton(each) for each in ask.every("tritons")}
-    return Manifest(
-        tritons=tritons,
-        models={each["name"]: _model(each, tritons) for each in ask.every("models")},
-        consumers={each["name"]: _consumer(each) for each in ask.every("consumers")},
-        apps={each["name"]: _app(each) for each in ask.every("apps")},
-        users={
-            each["name"]: UserEntry(tags=each["tags"], apps=each["apps"])
-            for each in ask.every("users")
-        },
-    )
+    found: dict[str, dict[str, Any]] = {}
+    tritons: tuple[str, ...] = ()
+    for kind in _ENTRIES:  # Tritons first: models are told by them
+        listed = ask.every(kind)
+        found[kind] = {each["name"]: entry(kind, each, tritons) for each in listed}
+        tritons = tuple(found["tritons"])
+    return Manifest(**found)
 
 
-def _triton(told: dict[str, Any]) -> TritonEntry:
+def entry(kind: str, told: dict[str, Any], tritons: Iterable[str]) -> _Entry:
+    """Return what the document says of a thing of a kind, such as ``apps``, that a server tells."""
+    return _ENTRIES[kind](told, tritons)
+
+
+def _triton(told: dict[str, Any], _: object) -> TritonEntry:
     ports: dict[str, Any] = {
         name: int(told[name]) for name in ("grpc_port", "metrics_port") if told[name]
     }
@@ -163,11 +164,15 @@ def _model(told: dict[str, Any], tritons: Iterable[str]) -> ModelEntry:
     )
 
 
-def _consumer(told: dict[str, Any]) -> ConsumerEntry:
+def _consumer(told: dict[str, Any], _: object) -> ConsumerEntry:
     return ConsumerEntry(tags=told["tags"], rate=told["rate"], quota=told["quota"])
 
 
-def _app(told: dict[str, Any]) -> AppEntry:
+def _user(told: dict[str, Any], _: object) -> UserEntry:
+    return UserEntry(tags=told["tags"], apps=told["apps"])
+
+
+def _app(told: dict[str, Any], _: object) -> AppEntry:
     plain = {name: told[name] for name in ("host", "ip", "retries", "resend")}
     routes = {each["model_name"]: _route(each) for each in told["routes"]}
     return AppEntry(**plain, routes=routes, consumers=[each["name"] for each in told["consumers"]])
@@ -181,3 +186,12 @@ def _route(told: dict[str, Any]) -> RouteEntry:
         weights={int(number): weight for number, weight in told["weights"].items()},
         mirror=None if mirror is None else int(mirror),
     )
+
+
+_ENTRIES: dict[str, Callable[[dict[str, Any], Iterable[str]], _Entry]] = {
+    "tritons": _triton,
+    "models": _model,
+    "consumers": _consumer,
+    "apps": _app,
+    "users": _user,
+}

@@ -9,7 +9,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import Body, InvalidParams, MataError, Route
 from mataserver_database import finish
-from mataserver_fleet.loading import Done, Loading, Result
+from mataserver_fleet.loading import Done, Loading
 from mataserver_fleet.model_views import ChangedModel, ModelDetail, ModelView, Views
 from mataserver_fleet.models import Description, Models
 from mataserver_fleet.pages import (
@@ -28,12 +28,14 @@ from mataserver_fleet.pages import (
     tagged,
 )
 from mataserver_fleet.triton_client import Address, TritonClient
+from mataserver_fleet.verdict import refusal, results
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
     from aiohttp import web
 
     from mataserver import Context
+    from mataserver_fleet.loading import Told
     from mataserver_fleet.parts import Parts
 
 Number = Annotated[int, Meta(ge=1, lt=10**9)]
@@ -64,15 +66,6 @@ class Asked(Struct, kw_only=True, forbid_unknown_fields=True):
 
     triton_id: int | str | None = None
     versions: Annotated[list[Number], Meta(min_length=1, max_length=100)] | UnsetType = UNSET
-
-
-class Partial(Struct, frozen=True):
-    """502: what came of it at each Triton. What is wanted stays so, and is tried again."""
-
-    detail: str
-    error: str
-    status: str
-    tritons: list[Result]
 
 
 class ModelHandlers:
@@ -110,6 +103,9 @@ class ModelHandlers:
                   response=(Body(JSON, Done),), **load, **write),
             Route("POST", f"{path}/unload", self.unload, "Unload a model", parameters=TRITON,
                   response=(Body(JSON, Done),), **load, **write),
+            Route("POST", f"{path}/rollback", self.roll_back,
+                  "Load the version before the newest that is wanted", headers=IF_MATCH,
+                  response=(Body(JSON, Done),), errors=(404, 409, 412, 422, 502, 503), **write),
         ]  # fmt: skip
 
     @property
@@ -155,10 +151,10 @@ class ModelHandlers:
         force = flag(request, "force")
         row = await finish(self._models.one(request.match_info["identity"]))
         await finish(self._models.check_free(str(row["id"]), force=force))
-        done = await self._loading.unload(str(row["id"]), None, expected(request))
-        failed = [each for each in done.tritons if each.status == "failed"]
+        told = await self._loading.unload(str(row["id"]), None, expected(request))
+        failed = [each for each in told.done.tritons if each.status == "failed"]
         if failed and not force:
-            return self._partial(request, row, done, "unloaded")
+            return self._answer(request, row, told, "unloaded")
         await finish(self._models.remove(str(row["id"]), force=force))
         self._note(request, "removed", row)
         return self._ctx.http.respond(Status())
@@ -170,10 +166,8 @@ class ModelHandlers:
         versions = None if asked.versions is UNSET else asked.versions
         self._note(request, "loads", row)
         triton, tags = _triton(request, asked), expected(request)
-        done = await self._loading.load(str(row["id"]), triton, versions, tags)
-        if not done.tritons:
-            raise MataError("There is no Triton: it is loaded as soon as there is one", status=503)
-        return self._partial(request, row, done, "loaded")
+        told = await self._loading.load(str(row["id"]), triton, versions, tags)
+        return self._answer(request, row, told, "loaded")
 
     async def unload(self, request: web.Request) -> web.Response:
         """Unload a model."""
@@ -183,25 +177,24 @@ class ModelHandlers:
         row = await finish(self._models.one(request.match_info["identity"]))
         self._note(request, "unloads", row)
         triton, tags = _triton(request, asked), expected(request)
-        done = await self._loading.unload(str(row["id"]), triton, tags)
-        return self._partial(request, row, done, "unloaded")
+        told = await self._loading.unload(str(row["id"]), triton, tags)
+        return self._answer(request, row, told, "unloaded")
 
-    def _partial(
-        self, request: web.Request, row: sa.RowMapping, done: Done, what: str
+    async def roll_back(self, request: web.Request) -> web.Response:
+        """Load the version before the newest that is wanted."""
+        row = await finish(self._models.one(request.match_info["identity"]))
+        self._note(request, "rolls back", row)
+        told = await self._loading.roll_back(str(row["id"]), expected(request))
+        return self._answer(request, row, told, "rolled back")
+
+    def _answer(
+        self, request: web.Request, row: sa.RowMapping, told: Told, what: str
     ) -> web.Response:
-        """Answer what came of it: 502 where it is not done everywhere.
-
-        Reasons of Tritons hold tracebacks, which are for administrators.
-        """
-        if not caller(request).may("admin"):
-            for each in done.tritons:
-                each.reason = each.reason.partition("\n")[0][:300]
-        if done.status == "ok":
-            return self._ctx.http.respond(done)
-        bad = [each for each in done.tritons if each.status != "ok"]
-        first = bad[0].reason.partition("\n")[0][:300]
-        said = f"{row['name']} is not {what} at {bad[0].triton}: {first}"
-        return self._ctx.http.respond(Partial(said, said, done.status, done.tritons), status=502)
+        """Answer what came of it: 502 where it is not done everywhere."""
+        full = caller(request).may("admin")
+        refused = refusal(self._ctx, row["name"], told, what, full=full)
+        done = Done(status="ok", tritons=results(told, full=full))
+        return refused or tagged(self._ctx, done, told.revision)
 
     async def _config(self, model: str, shown: dict[str, Any], only: str | None) -> dict[str, Any]:
         """Ask the Tritons that serve a model, or one of them, what they tell of it."""

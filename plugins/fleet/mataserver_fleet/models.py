@@ -79,22 +79,22 @@ class Models:
 
     async def add_version(
         self, identity: str, contents: Mapping[int, Content], expected: Tags | None
-    ) -> tuple[sa.RowMapping, list[int]]:
-        """Add versions to a model; return its row from before, and their numbers.
+    ) -> tuple[int, list[int]]:
+        """Add versions to a model; return its revision then, and their numbers.
 
         Raises ``NotFound``, ``Stale``, ``Conflict`` for one that is there.
         """
         async with self._store.change("There is such a version already") as connection:
             row = await find(connection, MODELS, identity, "Model", lock=True)
             check_revision(row, expected)
-            await touch_model(connection, row)
+            revision = await touch_model(connection, row)
             known = sa.select(VERSIONS.c.version).where(VERSIONS.c.model_id == row["id"])
             taken = set(contents) & set(await connection.scalars(known))
             if taken:
                 raise Conflict(f"{row['name']} has a version {min(taken)}, which never changes")
             for number, content in contents.items():
                 await self._insert(connection, row["id"], number, content)
-        return row, sorted(contents)
+        return revision, sorted(contents)
 
     async def describe(self, identity: str, words: str, expected: Tags | None) -> sa.RowMapping:
         """Change a model's description. Raises ``NotFound`` and ``Stale``."""
@@ -188,10 +188,12 @@ class Models:
             await connection.execute(sa.insert(FILES), files)
 
 
-async def touch_model(connection: Connection, row: sa.RowMapping, **values: object) -> None:
-    """Change a model's own columns; it is of another revision then, and also without any."""
+async def touch_model(connection: Connection, row: sa.RowMapping, **values: object) -> int:
+    """Change a model's own columns; return its revision then: another one, also without any."""
+    revision = int(row["revision"]) + 1
     change = sa.update(MODELS).where(MODELS.c.id == row["id"])
-    await connection.execute(change.values(**values, revision=row["revision"] + 1))
+    await connection.execute(change.values(**values, revision=revision))
+    return revision
 
 
 def check_name(name: str) -> None:

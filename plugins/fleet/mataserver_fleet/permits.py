@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mataserver_database import Connection
     from mataserver_fleet.store import Store
 
-    Hold = Callable[[Connection], Awaitable[None]]
+    Hold = Callable[[Connection], Awaitable[str]]
 
 
 class Forbidden(MataError):
@@ -82,26 +82,29 @@ class Grants:
                 found[user].append(name)
         return found
 
-    async def grant(self, user: str, app: str, hold: Hold) -> None:
+    async def grant(self, user: str, app: str, hold: Hold) -> tuple[str, list[str]]:
         """Authorise a user's id for an application. Raises ``NotFound``, and what ``hold`` does.
 
-        That is called with the transaction: nobody else may change the user from then on.
+        That is called with the transaction, and returns the user's revision: nobody else may change
+        the user from then on. Returns it, and the names of all applications of the user's.
         """
         async with self._store.change() as connection:
             row = await find(connection, APPS, app, "Application", lock=True)
-            await hold(connection)
+            revision = await hold(connection)
             own = (GRANTS.c.user_id == user, GRANTS.c.app_id == row["id"])
             if (await connection.execute(sa.select(GRANTS).where(*own))).first() is None:
                 new = sa.insert(GRANTS).values(user_id=user, app_id=row["id"])
                 await connection.execute(new)
+            return revision, await apps_of(connection, user)
 
-    async def revoke(self, user: str, app: str, hold: Hold) -> None:
-        """Authorise a user for an application no more. Raises as ``grant``."""
+    async def revoke(self, user: str, app: str, hold: Hold) -> tuple[str, list[str]]:
+        """Authorise a user for an application no more. Returns and raises as ``grant``."""
         async with self._store.change() as connection:
             row = await find(connection, APPS, app, "Application", lock=True)
-            await hold(connection)
+            revision = await hold(connection)
             own = (GRANTS.c.user_id == user, GRANTS.c.app_id == row["id"])
             await connection.execute(sa.delete(GRANTS).where(*own))
+            return revision, await apps_of(connection, user)
 
     async def forget(self, user: str) -> None:
         """Forget what a user who is no more was authorised for."""

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+from urllib.parse import unquote, urlsplit
 
 import msgspec
 from msgspec import UNSET
 
 from mataserver_fleet.asking import part
 from mataserver_fleet.manifest import AppEntry
+from mataserver_fleet.verdict import NOWHERE
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -18,6 +20,9 @@ if TYPE_CHECKING:
 
     from mataserver import MataError
     from mataserver_fleet.manifest import Manifest, ModelEntry
+
+Thing = tuple[str, str]
+"""A kind and a name, such as ``apps`` and ``shop``."""
 
 
 @dataclass(frozen=True)
@@ -29,9 +34,31 @@ class Step:
     path: str
     body: dict[str, Any] | None = None
 
+    @property
+    def makes(self) -> bool:
+        """Whether it makes a thing."""
+        return len(self._parts) == 1
+
+    @property
+    def removes(self) -> bool:
+        """Whether it takes a thing away."""
+        return self.method == "DELETE" and len(self._parts) == 2
+
+    @property
+    def thing(self) -> Thing:
+        """What it makes or changes."""
+        kind, *rest = self._parts
+        return kind, unquote(rest[0]) if rest else (self.body or {})["name"]
+
+    @property
+    def _parts(self) -> list[str]:
+        """What stands in its path below ``/api``."""
+        return urlsplit(self.path).path.split("/")[2:]
+
     def lasting(self, error: MataError) -> bool:
         """Whether what was refused stays wanted: a model that could not be loaded now does."""
-        return error.status in {502, 503} and self.path.endswith(("/load", "/unload"))
+        refused = error.status == 502 or error.detail == NOWHERE
+        return refused and self.path.endswith(("/load", "/unload"))
 
 
 def problems(found: Manifest, wanted: Manifest) -> list[str]:

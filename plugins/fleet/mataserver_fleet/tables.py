@@ -56,6 +56,7 @@ VERSIONS = _table(
     sa.Column("digest", sa.String(64)),
     sa.Column("size", sa.BigInteger),
     sa.Column("created_at", sa.Float),
+    sa.Column("served_at", sa.Float),
 )
 FILES = _table(
     "files",

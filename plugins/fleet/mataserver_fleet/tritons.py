@@ -12,9 +12,9 @@ from msgspec import Meta, Struct
 
 from mataserver import Conflict, InvalidParams
 from mataserver_fleet.pages import date
-from mataserver_fleet.placements import place_everywhere
 from mataserver_fleet.store import check_revision, find, insert, page
 from mataserver_fleet.tables import PLACEMENTS, TRITONS
+from mataserver_fleet.wishes import place_everywhere
 
 if TYPE_CHECKING:
     from mataserver_database import Connection

@@ -202,14 +202,11 @@ class UserHandlers:
             tags = _tags(new.tags)
             user = await self._people.add(new.name, new.password, new.role, tags)
         self._note(request, "made", user)
-        return await self._answer(user, 201)
+        return await self._answer(user.id, ChangedUser, 201)
 
     async def one(self, request: web.Request) -> web.Response:
         """Answer one user."""
-        user = await self._visible(request)
-        revision = await self._people.revision(user.id)
-        (found,) = await self._shown([user])
-        return tagged(self._ctx, found, _tag(revision, found.apps))
+        return await self._answer((await self._visible(request)).id, UserView)
 
     async def change(self, request: web.Request) -> web.Response:
         """Change a user: an administrator anything, others their own password."""
@@ -225,7 +222,7 @@ class UserHandlers:
                 tags=None if asked.tags is UNSET else _tags(asked.tags),
             )
         self._note(request, "changed", changed)
-        return await self._answer(changed)
+        return await self._answer(changed.id, ChangedUser)
 
     async def remove(self, request: web.Request) -> web.Response:
         """Remove a user."""
@@ -246,17 +243,17 @@ class UserHandlers:
         """Authorise a user for an application."""
         user = await self._people.one(request.match_info["identity"])
         app = request.match_info["app"]
-        await finish(self._grants.grant(user.id, app, self._held(request, user)))
+        state = await finish(self._grants.grant(user.id, app, self._held(request, user)))
         self._note(request, f"authorised for {app!r}", user)
-        return self._ctx.http.respond(Status())
+        return tagged(self._ctx, Status(), _tag(*state))
 
     async def revoke(self, request: web.Request) -> web.Response:
         """Authorise a user for an application no more."""
         user = await self._people.one(request.match_info["identity"])
         app = request.match_info["app"]
-        await finish(self._grants.revoke(user.id, app, self._held(request, user)))
+        state = await finish(self._grants.revoke(user.id, app, self._held(request, user)))
         self._note(request, f"authorised no more for {app!r}", user)
-        return self._ctx.http.respond(Status())
+        return tagged(self._ctx, Status(), _tag(*state))
 
     def _unchanged(self, request: web.Request, user: User) -> Check:
         """Return what raises ``Stale`` for a state of a user that ``If-Match`` does not name.
@@ -275,8 +272,10 @@ class UserHandlers:
         """Return what holds a user for a transaction, and raises as ``_unchanged``."""
         check = self._unchanged(request, user)
 
-        async def hold(connection: Connection) -> None:
-            await check(await self._people.hold(connection, user.id), connection)
+        async def hold(connection: Connection) -> str:
+            revision = await self._people.hold(connection, user.id)
+            await check(revision, connection)
+            return revision
 
         return hold
 
@@ -303,11 +302,17 @@ class UserHandlers:
         apps = await finish(self._grants.apps([user.id for user in users]))
         return [UserView(**_fields(user, apps)) for user in users]
 
-    async def _answer(self, user: User, status: int = 200) -> web.Response:
-        revision = await self._people.revision(user.id)
-        apps = await finish(self._grants.apps([user.id]))
-        tag = _tag(revision, apps[user.id])
-        return tagged(self._ctx, ChangedUser(**_fields(user, apps)), tag, status)
+    async def _answer(self, user: str, kind: type[UserView], status: int = 200) -> web.Response:
+        """Answer with a user by their id.
+
+        The revision is read first: what somebody changes meanwhile is shown under an older tag,
+        and whoever relies on that is told. The other way round it would be overlooked.
+        """
+        revision = await self._people.revision(user)
+        found = await self._people.one(user)
+        apps = await finish(self._grants.apps([user]))
+        tag = _tag(revision, apps[user])
+        return tagged(self._ctx, kind(**_fields(found, apps)), tag, status)
 
     def _note(self, request: web.Request, what: str, user: User) -> None:
         who = caller(request)

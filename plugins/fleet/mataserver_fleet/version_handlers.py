@@ -10,7 +10,7 @@ from msgspec import UNSET, Struct, UnsetType
 from mataserver import BadRequest, Body, InvalidParams, Route, Upload
 from mataserver_database import finish
 from mataserver_fleet.files import WrongOffset
-from mataserver_fleet.loading import Loading
+from mataserver_fleet.loading import Loading, Result
 from mataserver_fleet.model_views import ChangedModel, ModelView, VersionView, Views
 from mataserver_fleet.models import Models, check_name
 from mataserver_fleet.pages import (
@@ -28,19 +28,21 @@ from mataserver_fleet.pages import (
 )
 from mataserver_fleet.store import check_revision
 from mataserver_fleet.uploading import chunk_of, model_files, version_of
+from mataserver_fleet.verdict import refusal, results
 
 if TYPE_CHECKING:
     import sqlalchemy as sa
     from aiohttp import web
 
     from mataserver import Context, Principal, Uploads
+    from mataserver_fleet.loading import Told
     from mataserver_fleet.pages import Tags
     from mataserver_fleet.parts import Parts
     from mataserver_fleet.uploading import Chunk
 
 FORM = "multipart/form-data"
 _LOAD: dict[str, tuple[Any, bool, str]] = {
-    "load": (bool, False, "Load the model at all Tritons as well [false]."),
+    "load": (bool, False, "Load the model at all Tritons as well: 502 where one could not [false]."),
 }
 _VERSION: dict[str, tuple[Any, bool, str]] = {"version": (int, True, "Which one."), **FORCE}
 
@@ -72,11 +74,15 @@ class VersionList(Struct, kw_only=True):
 
 
 class AddedVersion(Struct, kw_only=True):
-    """The version that was added; or, for a piece of a file, how many bytes there are of it."""
+    """The version that was added; or, for a piece of a file, how many bytes there are of it.
+
+    ``tritons`` is what came of it at each, where it was to be loaded as well.
+    """
 
     status: str = "ok"
     version: str | UnsetType = UNSET
     offset: int | UnsetType = UNSET
+    tritons: list[Result] | UnsetType = UNSET
 
 
 class Expected(Struct, frozen=True):
@@ -110,13 +116,13 @@ class VersionHandlers:
             Route("POST", "/api/models", self.add, "Make a model", status=201, errors=body,
                   request=(Body(FORM, ModelForm),), response=(Body(JSON, ModelView),), **files),
             Route("PATCH", "/api/models/{identity}", self.add_version, "Add a version", **files,
-                  headers=IF_MATCH,
+                  headers=IF_MATCH, parameters=_LOAD,
                   when=lambda request: request.content_type == FORM),
             Route("GET", path, self.index, "The versions of a model", parameters=PARAMETERS,
                   response=(Body(JSON, VersionList),), errors=(404, 422, 503), **read),
             Route("POST", path, self.add_version, "Add a version", status=201, parameters=_LOAD,
                   request=(Body(FORM, VersionForm),), response=(Body(JSON, AddedVersion),),
-                  headers=IF_MATCH, errors=(*body, 404, 412), **files),
+                  headers=IF_MATCH, errors=(*body, 404, 412, 502), **files),
             Route("DELETE", path, self.remove, "Remove a version", response=done,
                   headers=IF_MATCH, parameters=_VERSION, errors=(400, 404, 409, 412, 422, 503),
                   **write),
@@ -177,16 +183,36 @@ class VersionHandlers:
                     return found
                 files = found
             work = self._added(row, asked, files, who, expected(request))
-            numbers = await finish(work)
+            revision, numbers = await finish(work)
             for each in files:
                 each.path.unlink(missing_ok=True)
         self._note(request, f"added version {numbers[-1]} of", row["name"])
         if load:
-            await self._loading.load(str(row["id"]), None, None)
+            told = await self._loading.load(str(row["id"]), None, None)
+            return await self._loaded(request, row, str(numbers[-1]), told)
+        return await self._answer(request, row, AddedVersion(version=str(numbers[-1])), revision)
+
+    async def _loaded(
+        self, request: web.Request, row: sa.RowMapping, version: str, told: Told
+    ) -> web.Response:
+        """Answer with a version that was added, and what came of loading it.
+
+        One that could not be loaded is there all the same, and wanted: the answer tells both.
+        """
+        name, full = row["name"], caller(request).may("admin")
+        refused = refusal(self._ctx, name, told, "loaded", full=full, version=version)
+        if refused is not None:
+            return refused
+        added = AddedVersion(version=version, tritons=results(told, full=full))
+        return await self._answer(request, row, added, told.revision)
+
+    async def _answer(
+        self, request: web.Request, row: sa.RowMapping, added: AddedVersion, revision: int
+    ) -> web.Response:
         if request.method == "PATCH":
             (shown,) = await finish(self._views(request).models([row], files=True))
-            return self._ctx.http.respond(ChangedModel(**shown))
-        return self._ctx.http.respond(AddedVersion(version=str(numbers[-1])), status=201)
+            return tagged(self._ctx, ChangedModel(**shown), revision)
+        return tagged(self._ctx, added, revision, 201)
 
     @property
     def _loading(self) -> Loading:
@@ -215,16 +241,18 @@ class VersionHandlers:
         files: tuple[Upload, ...],
         who: Principal,
         tags: Tags | None,
-    ) -> list[int]:
-        """Add the versions that files are of; one that no path tells is the next one."""
+    ) -> tuple[int, list[int]]:
+        """Add the versions that files are of; one that no path tells is the next one.
+
+        Returns the model's revision then, and their numbers.
+        """
         newest, known = await self._models.newest(row["id"])
         bare = asked or newest + 1
         keep = self._parts.uploading.contents
         contents = await asyncio.to_thread(keep, row["name"], files, who, known, bare)
         if asked is not None and set(contents) != {asked}:
             raise InvalidParams("version: the names of the files tell another one")
-        _, numbers = await self._models.add_version(str(row["id"]), contents, tags)
-        return numbers
+        return await self._models.add_version(str(row["id"]), contents, tags)
 
     async def remove(self, request: web.Request) -> web.Response:
         """Remove a version."""

@@ -15,13 +15,14 @@ from mataserver.testing import FAKE, installed, serving
 from mataserver_database.fixtures import postgres, url
 from mataserver_fleet.commands import fleet
 
-__all__ = ["client", "postgres", "run", "serve", "url"]
+__all__ = ["client", "fleets", "postgres", "run", "serve", "url"]
 
 HERE = str(Path(__file__).parent)
 if HERE not in sys.path:  # behind all others, whose tests have a conftest too
     sys.path.append(HERE)
 
 from fleet_client import Client  # noqa: E402 - found by the path above
+from stand_in_fleet import fleets  # noqa: E402
 
 
 @pytest.fixture

@@ -35,7 +35,7 @@ async def test_an_operators_day(run, tmp_path):
         assert await run("load", "shelf") == (0, "shelf is loaded at gpu-1\n", "")
         assert triton.models["shelf"]["files"]["2/model.onnx"] == adding(2)
         rolled = await run("models", "rollback", "shelf")
-        assert rolled == (0, "shelf is loaded at gpu-1\n", "")
+        assert rolled == (0, "shelf is rolled back at gpu-1\n", "")
         assert triton.models["shelf"]["versions"] == ["1"]
         status, _, err = await run("models", "rollback", "shelf")
         assert (status, "no version before" in err) == (1, True)

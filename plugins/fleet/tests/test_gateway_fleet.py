@@ -6,13 +6,13 @@ import asyncio
 
 import pytest
 from aiohttp import web
-from test_reconciling import fleets, until  # noqa: F401
+from stand_in_fleet import until
 
 INFER = "/gateway/shop/v2/models/m/infer"
 
 
 @pytest.fixture
-async def shop(fleets):  # noqa: F811
+async def shop(fleets):
     """Two stand-ins that can be asked, the model on both, an application, and a key of it."""
     async with fleets(2) as fleet:
         for triton in fleet.tritons:

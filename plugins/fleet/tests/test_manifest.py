@@ -2,12 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+
+import msgspec
 import pytest
 import yaml
 from commands_client import client, url
 from onnx_files import adding
 from stand_in_triton import stand_ins
 from test_models import push
+
+from mataserver import Client, MataError
+from mataserver_fleet import manifest, planning
+from mataserver_fleet.applying import Applying
+from mataserver_fleet.asking import Asking
 
 __all__ = ["client", "url"]
 
@@ -142,6 +150,74 @@ async def test_what_cannot_be_is_refused_before_anything_is_done(client, apply):
         assert (status, told) == (1, []), refusal
         assert said in refusal
     assert (await client.ask("GET", "/api/consumers"))[1]["total"] == 0
+
+
+class Meddler:
+    """A server's client by whose side somebody else changes a thing, once, before a request."""
+
+    def __init__(self, client, moment, thing, theirs):
+        self._client, self._moment, self._thing, self._theirs = client, moment, thing, theirs
+
+    def request(self, method, path, value=None, **more):
+        """Ask the server."""
+        if self._theirs is not None and (method, path) == (self._moment, self._thing):
+            self._client.request("PATCH", path, self._theirs)
+            self._theirs = None
+        return self._client.request(method, path, value, **more)
+
+
+def apply_beside(server, wanted, *meddling):
+    """Apply a document while somebody else changes a thing; return why that ended, or None."""
+    with Client(server.url, server.key) as client:
+        ask = Asking(Meddler(client, *meddling))
+        found, wanted = manifest.current(ask), msgspec.convert(wanted, manifest.Manifest)
+        applying = Applying(ask, found, lambda _: None)
+        try:
+            for step in planning.steps(found, wanted, prune=False):
+                applying.do(step)
+        except MataError as error:
+            return error
+    return None
+
+
+async def test_what_somebody_else_changes_is_not_overwritten(client, apply):
+    """A thing that changes after it was read, or right before it is changed, ends it as it is."""
+    await files(client)
+    async with stand_ins(2) as tritons:
+        new = document(*tritons)
+        await apply(new)
+        new["tritons"]["gpu-1"]["gpus"] = 9
+        new["models"]["shelf"] = {"description": "reads on", "everywhere": [2]}
+        new["consumers"]["till"]["rate"] = 9
+        new["apps"]["shop"]["retries"] = 9
+        new["users"]["ada"]["tags"] = "day"
+        for thing, field, values in (
+            ("/api/tritons/gpu-1", "gpus", (2, 3)),
+            ("/api/models/shelf", "description", ("theirs", "theirs too")),
+            ("/api/consumers/till", "rate", (2, 3)),
+            ("/api/apps/shop", "retries", (3, 4)),
+            ("/api/users/ada", "tags", ("theirs", "theirs too")),
+        ):
+            for moment, theirs in zip(("GET", "PATCH"), values, strict=True):
+                given = (client.server, new, moment, thing, {field: theirs})
+                error = await asyncio.to_thread(apply_beside, *given)
+                assert (error.status, "somebody else changed it" in str(error)) == (412, True)
+                assert (await client.ask("GET", thing))[1][field] == theirs, (thing, moment)
+        assert (await apply(new))[0] == 0
+        assert await apply(new) == (0, [], "")
+
+
+async def test_what_it_takes_away_itself_is_no_change(client, apply):
+    """An application that goes takes its authorisations with it, and the users' tags are changed."""
+    await files(client)
+    async with stand_ins(1) as (triton,):
+        wanted = document(triton)
+        await client.made("/api/apps", {"name": "old"})
+        await client.ask("POST", "/api/users/ada/apps/old/auth")
+        status, told, refusal = await apply(wanted, "--prune")
+        assert (status, refusal) == (0, "")
+        assert ("- application old" in told, "+ user ada: shop" in told) == (True, True)
+        assert (await client.ask("GET", "/api/users/ada"))[1]["apps"] == ["shop"]
 
 
 async def test_a_triton_that_is_away_is_waited_for(client, apply):

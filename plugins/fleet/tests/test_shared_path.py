@@ -7,9 +7,9 @@ import json
 
 import pytest
 from onnx_files import adding
+from stand_in_fleet import FAST, until
 from stand_in_triton import stand_ins
 from test_models import form, push
-from test_reconciling import FAST, until
 
 from mataserver import InvalidParams
 from mataserver_fleet.shared_path import NOTE, SharedPaths

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
@@ -11,7 +12,7 @@ from mataserver import MataError
 from mataserver_jobs.courier import Courier
 from mataserver_jobs.departures import Departures
 from mataserver_jobs.desk import Desk
-from mataserver_jobs.infer import INFER
+from mataserver_jobs.infer import INFER, checked
 from mataserver_jobs.infer_routes import InferRoutes
 from mataserver_jobs.passes import Passes
 from mataserver_jobs.routes import Routes
@@ -64,7 +65,7 @@ class JobsService:
 
     def jobs(self) -> tuple[JobKind, ...]:
         """Return the kind of its own."""
-        return (INFER,)
+        return (replace(INFER, check=functools.partial(checked, self._ctx.models)),)
 
     async def authenticate(self, credentials: Credentials) -> Principal | None:
         """Return the owner of a job whose process asks."""

@@ -88,10 +88,13 @@ class Desk:
         """Queue a draft. ``size`` is in bytes what was uploaded, ``key`` an idempotency key.
 
         The job of an earlier request with that key is returned in its place. Raises ``NotFound``
-        for an unknown kind, ``Conflict`` as ``Store.submit``. A client that leaves then has its
-        job taken in, with its files, or not at all.
+        for an unknown kind, ``Conflict`` as ``Store.submit``, and what the kind's ``check`` does. A
+        client that leaves then has its job taken in, with its files, or not at all.
         """
-        named, plain = self.kind(kind).name, msgspec.to_builtins(spec)
+        of = self.kind(kind)
+        if of.check is not None:
+            of.check(spec)
+        named, plain = of.name, msgspec.to_builtins(spec)
 
         async def submit() -> Record:
             record = await self.store.submit(
@@ -107,8 +110,9 @@ class Desk:
     async def restart(self, record: Record, options: Mapping[str, Any]) -> Record:
         """Queue an ended job once more, with some options changed; what it was given stays.
 
-        Raises ``InvalidParams`` for options that its kind does not take, ``Conflict`` for a job
-        that has not ended, ``OutOfMemory`` when the disk is nearly full.
+        Raises ``InvalidParams`` for options that its kind does not take, what the kind's ``check``
+        does, ``Conflict`` for a job that has not ended, ``OutOfMemory`` when the disk is nearly
+        full.
         """
         kind = self.kind(record.kind)
         if kept := kind.fixed & options.keys():
@@ -117,6 +121,8 @@ class Desk:
             spec = msgspec.convert({**record.spec, **options}, kind.spec)
         except msgspec.ValidationError as error:
             raise InvalidParams(f"spec: {error}") from None
+        if kind.check is not None:
+            kind.check(spec)
         await asyncio.to_thread(self.storage.check_room)
         restarted = await finish(self._begin_anew(record, msgspec.to_builtins(spec)))
         self._wake()

@@ -13,6 +13,7 @@ from mataserver import BadRequest, MataError
 from mataserver_jobs.kinds import JobKind
 
 if TYPE_CHECKING:
+    from mataserver import Models
     from mataserver_jobs.answers import Answers
     from mataserver_jobs.asking import Answer, Asking
     from mataserver_jobs.footage import Footage, Item
@@ -51,6 +52,17 @@ class InferSpec(InferRequest, kw_only=True, forbid_unknown_fields=True):
 
     file: str = ""
     task: str = ""
+
+
+def checked(models: Models, asked: InferRequest) -> str:
+    """Return the task of the model that is asked for.
+
+    Raises ``NotFound`` for an unknown one, ``InvalidParams`` for parameters that it does not take,
+    ``Unavailable`` where nothing serves it.
+    """
+    model = models.get(asked.model)
+    model.params(asked.params)
+    return model.task
 
 
 def infer(job: Job) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import msgspec
 from msgspec import Meta
 
 from mataserver import BadRequest, Body, Conflict, InvalidParams, MataError, NotFound, Route
-from mataserver_jobs.infer import UPLOAD, InferRequest, InferSpec
+from mataserver_jobs.infer import UPLOAD, InferRequest, InferSpec, checked
 from mataserver_jobs.routes import JSON, asker, owner_of
 from mataserver_jobs.views import JobView
 
@@ -156,14 +156,9 @@ class InferRoutes:
             return await desk.submit(draft, "infer", owner, spec, key=key, size=saved.size)
 
     def _spec(self, asked: InferRequest, file: str = "") -> InferSpec:
-        """Return a job of what was asked.
-
-        Raises ``NotFound`` for an unknown model, ``InvalidParams`` for parameters that it does not
-        take, ``Unavailable`` where nothing serves it.
-        """
-        model = self._ctx.models.get(asked.model)
-        model.params(asked.params)
-        return InferSpec(**msgspec.structs.asdict(asked), file=file, task=model.task)
+        """Return a job of what was asked. Raises as ``checked``."""
+        task = checked(self._ctx.models, asked)
+        return InferSpec(**msgspec.structs.asdict(asked), file=file, task=task)
 
     def _allowed(self, path: str) -> str:
         """Return where a path leads. Raises ``NotFound`` unless that is below an allowed root."""

@@ -36,6 +36,8 @@ class JobKind:
     fixed:     the fields of ``spec`` that say what it is given: a restart leaves them.
     settings:  JSON values of the operator's, for ``job.settings``: those of now, not of when it
                was sent, and shown to nobody.
+    check:     is given a ``spec`` that is well-formed, before a job is made or runs once more, and
+               raises the ``MataError`` for what could not be done: whoever asks is told at once.
     """
 
     name: str
@@ -47,6 +49,7 @@ class JobKind:
     grace: float = 10.0
     fixed: frozenset[str] = frozenset()
     settings: Any = None
+    check: Callable[[Any], object] | None = None
 
 
 class Access(Struct, frozen=True):

@@ -6,16 +6,21 @@ import sys
 from pathlib import Path
 
 import pytest
+from msgspec import Struct
 
+from mataserver_database import Database
 from mataserver_database.fixtures import empty_database, postgres, url
+from mataserver_jobs.kinds import JobKind
 from mataserver_jobs.store import Store
 from mataserver_jobs.table import SCHEMA
 
-__all__ = ["clock", "database", "empty_database", "postgres", "store", "url"]
+__all__ = ["clock", "database", "empty_database", "kinds", "postgres", "queue", "store", "url"]
 
 HERE = str(Path(__file__).parent)
 if HERE not in sys.path:  # behind all others, whose tests have a conftest too
     sys.path.append(HERE)
+
+import job_functions  # noqa: E402 - found by the path above
 
 
 class Clock:
@@ -42,5 +47,24 @@ async def database(empty_database):
 
 @pytest.fixture
 def store(database, clock):
-    """The queue."""
+    """The queue, by the clock that the test sets."""
     return Store(database, clock)
+
+
+@pytest.fixture
+async def queue(tmp_path):
+    """A queue in SQLite, by the clock of the world, for what runs jobs."""
+    made = Database(tmp_path)
+    await made.migrate(SCHEMA)
+    yield Store(made)
+    await made.close()
+
+
+@pytest.fixture
+def kinds():
+    """Two kinds of jobs, whose functions a job's process finds too."""
+    stages = {"counting": (10.0, 90.0)}
+    return {
+        name: JobKind(name=name, run=run, spec=Struct, stages=stages, grace=1.0)
+        for name, run in (("count", job_functions.count), ("misbehave", job_functions.misbehave))
+    }

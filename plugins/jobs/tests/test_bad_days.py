@@ -16,7 +16,7 @@ from serving_jobs import apart, asking, children_of_jobs, lines, sent
 
 from mataserver import MataError
 from mataserver_database import Database
-from mataserver_database.testing import new_database
+from mataserver_database.testing import new_database, postgres_server
 from mataserver_jobs.disk import is_full
 from mataserver_jobs.film import Film
 
@@ -92,6 +92,66 @@ async def test_a_database_whose_file_is_removed(tmp_path):
         shown = await ask.ended(job)
         assert (shown["state"], shown["attempt"]) == ("done", 1)
         assert (await ask("GET", "/v1/jobs"))[1]["total"] == 1
+
+
+async def until_none(found, seconds=30.0):
+    """Wait until something finds nothing any more."""
+    async with asyncio.timeout(seconds):
+        while found():
+            await asyncio.sleep(0.02)
+
+
+async def steps(ask, job):
+    """Return the steps that a job has counted."""
+    return [int(word) for word in (await ask("GET", f"/v1/jobs/{job}/files/steps"))[1].split()]
+
+
+async def test_a_lock_that_is_held_while_a_job_runs(tmp_path):
+    """What changes a job is 503; the job's end waits for the lock, and so does the next job."""
+    async with asking(tmp_path, database={"timeout": 0.2}) as ask:
+        job, next_one = await ask.count(100), await ask.count(2)
+        await ask.until(job, lambda shown: shown["progress"] > 0)
+        holder = sqlite3.connect(tmp_path / "mataserver.db", isolation_level=None)
+        holder.execute("BEGIN EXCLUSIVE")
+        await until_none(children_of_jobs)
+        for method, path in (("POST", f"/v1/jobs/{job}/cancel"), ("DELETE", f"/v1/jobs/{job}")):
+            status, told = await ask(method, path)
+            assert (status, told["detail"]) == (503, "The database does not answer now")
+        assert (await ask("POST", "/lab/count", json={"to": 1}))[0] == 503
+        status, shown = await ask("GET", f"/v1/jobs/{job}")
+        assert (status, shown["state"]) == (200, "running")
+        holder.execute("ROLLBACK")
+        holder.close()
+        for each, to in ((job, 100), (next_one, 2)):
+            shown = await ask.ended(each)
+            assert (shown["state"], shown["attempt"]) == ("done", 1)
+            assert await steps(ask, each) == list(range(to))
+        assert (await ask("GET", "/v1/jobs"))[1]["total"] == 2
+
+
+async def test_a_server_of_databases_that_is_gone_while_a_job_runs(tmp_path):
+    """All that asks for jobs is 503; once it is back the job is done, once, and so is the next."""
+    with postgres_server() as server:
+        url = await new_database(server.url, "gone")
+        async with asking(tmp_path, database={"url": url, "timeout": 1.0}) as ask:
+            job, next_one = await ask.count(100), await ask.count(2)
+            await ask.until(job, lambda shown: shown["progress"] > 0)
+            await asyncio.to_thread(server.stop)
+            await until_none(children_of_jobs)
+            for method, path, sent_with in (
+                ("GET", f"/v1/jobs/{job}", {}),
+                ("POST", f"/v1/jobs/{job}/cancel", {}),
+                ("POST", "/lab/count", {"json": {"to": 1}}),
+            ):
+                status, told = await ask(method, path, **sent_with)
+                assert (status, told["detail"]) == (503, "The database does not answer now")
+            assert (await ask("GET", "/v1/health"))[0] == 200
+            await asyncio.to_thread(server.start)
+            await ask.until_listed("/v1/jobs", lambda page: "total" in page, 30.0)
+            for each, to in ((job, 100), (next_one, 2)):
+                shown = await ask.ended(each)
+                assert (shown["state"], shown["attempt"]) == ("done", 1)
+                assert await steps(ask, each) == list(range(to))
 
 
 async def test_tables_of_before(tmp_path):

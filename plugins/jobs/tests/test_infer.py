@@ -52,6 +52,14 @@ async def test_a_video(ask, tmp_path):
         status, body = await ask("POST", f"/v1/jobs/{job}/restart", json=asked)
         assert status == 422
         assert body["detail"].startswith(f"spec: {name}:")
+    for wrong in ({"confidence": "high"}, {"colour": "red"}):
+        asked = {"spec": {"params": wrong}}
+        status, body = await ask("POST", f"/v1/jobs/{job}/restart", json=asked)
+        anew = {"model": "fake-detect", "params": wrong}
+        refused = await ask("POST", "/v1/jobs/infer/check", json=anew)
+        assert (status, body) == refused, "as where a job is asked for"
+        assert status == 422
+    assert [line["index"] for line in await lines(ask, job)] == [0, 6, 12], "nothing was begun"
 
 
 async def test_pictures(ask, tmp_path):

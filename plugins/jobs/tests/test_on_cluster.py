@@ -4,44 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import json
-from pathlib import Path
 
 import pytest
 from films import video
-from msgspec import Struct
 from serving_jobs import asking, lines, sent
 
-from mataserver_database import Database
-from mataserver_jobs.kinds import JobKind
 from mataserver_jobs.runner import LocalRunner
-from mataserver_jobs.store import Store
-from mataserver_jobs.table import SCHEMA
 from stand_in_cluster import StandInCluster
 
-HERE = Path(__file__).parent
 SOON = 60.0
-
-
-@pytest.fixture
-def kinds(monkeypatch):
-    """Two kinds of jobs."""
-    monkeypatch.syspath_prepend(str(HERE))
-    functions = importlib.import_module("job_functions")
-    return {
-        name: JobKind(name=name, run=run, spec=Struct, stages={"counting": (0, 100)}, grace=1.0)
-        for name, run in (("count", functions.count), ("misbehave", functions.misbehave))
-    }
-
-
-@pytest.fixture
-async def queue(tmp_path):
-    """A queue in SQLite."""
-    database = Database(tmp_path)
-    await database.migrate(SCHEMA)
-    yield Store(database)
-    await database.close()
 
 
 @pytest.fixture

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import importlib
 import os
 import signal
 import sys
@@ -13,38 +12,15 @@ from pathlib import Path
 
 import psutil
 import pytest
-from msgspec import Struct
 
 from mataserver import run_process
 from mataserver_database import Database
 from mataserver_jobs import holders
-from mataserver_jobs.kinds import JobKind
 from mataserver_jobs.runner import LocalRunner
 from mataserver_jobs.store import Store
 from mataserver_jobs.table import SCHEMA
 
 HERE = Path(__file__).parent
-
-
-@pytest.fixture
-def kinds(monkeypatch):
-    """Two kinds of jobs."""
-    monkeypatch.syspath_prepend(str(HERE))
-    functions = importlib.import_module("job_functions")
-    stages = {"counting": (10.0, 90.0)}
-    return {
-        name: JobKind(name=name, run=run, spec=Struct, stages=stages, grace=1.0)
-        for name, run in (("count", functions.count), ("misbehave", functions.misbehave))
-    }
-
-
-@pytest.fixture
-async def queue(tmp_path):
-    """A queue in SQLite."""
-    database = Database(tmp_path)
-    await database.migrate(SCHEMA)
-    yield Store(database)
-    await database.close()
 
 
 @contextlib.asynccontextmanager
