@@ -125,8 +125,8 @@ class Consumers:
     ) -> tuple[sa.RowMapping, str | None, int]:
         """Let a consumer ask an application; make it if there is none of that name.
 
-        Returns it, its key where it was made, and the application's revision. Raises ``NotFound``, ``Forbidden`` and, for an
-        application of another revision than is expected, ``Stale``.
+        Returns it, its key where it was made, and the application's revision. Raises ``NotFound``,
+        ``Forbidden`` and, for an application of another revision than is expected, ``Stale``.
         """
         async with self._store.change() as connection:
             row = await find(connection, APPS, app, "Application", lock=True)

@@ -57,7 +57,10 @@ class Files:
             shutil.rmtree(made, ignore_errors=True)
 
     def keep(self, path: Path) -> Blob:
-        """Move a file in; one with the same content is kept once."""
+        """Move a file in, unless it is one that is kept; one with the same content is kept once."""
+        if path == self.path(path.name):
+            os.utime(path)  # new again for ``tidy``
+            return Blob(path.name, path.stat().st_size)
         with path.open("rb") as file:
             digest = hashlib.file_digest(file, "sha256").hexdigest()
         size, target = path.stat().st_size, self.path(digest)

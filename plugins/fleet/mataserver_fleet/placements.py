@@ -106,7 +106,7 @@ class Placements:
 
     async def note(self, model: int, triton: int, outcome: Outcome) -> None:
         """Keep what came of a placement, unless it is wanted otherwise meanwhile."""
-        values = {
+        values: dict[str, Any] = {
             "done": outcome.generation,
             "state": outcome.state,
             "reason": outcome.reason[:LONGEST_REASON].replace("\0", ""),

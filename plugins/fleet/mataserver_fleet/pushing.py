@@ -3,21 +3,28 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
+
+import msgspec
 
 from mataserver import MataError
 from mataserver_fleet import schema
 from mataserver_fleet.asking import part
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
     from pathlib import Path
 
     from mataserver_fleet.asking import Asking
 
 
 PIECE = 16_000_000
-"""Bytes of a file that are sent at a time."""
+"""Bytes that are sent at a time."""
+_NOWHERE = 10**15 - 1
+"""Where no piece of a file begins: whoever sends one there is told where one would."""
+_EXPECTED = re.compile(r"offset: (\d+) is expected")
 
 
 @dataclass(frozen=True)
@@ -49,8 +56,10 @@ def folder_of(root: Path) -> Folder:
     return Folder(root, tuple(common), {n: tuple(files) for n, files in versions.items()})
 
 
-def push(ask: Asking, name: str, folder: Folder) -> list[str]:
+def push(ask: Asking, name: str, folder: Folder, piece: int = PIECE) -> list[str]:
     """Send what the server does not have yet; return a line for each version.
+
+    ``piece`` is how many bytes are sent at a time at most.
 
     Raises ``MataError`` for a version that it has with other files. A model that was made for this
     and has no version then is removed.
@@ -67,7 +76,7 @@ def push(ask: Asking, name: str, folder: Folder) -> list[str]:
             if number in there:
                 lines.append(f"{name} has version {number} already")
                 continue
-            _send(ask, name, folder, number)
+            _send(ask, name, folder, number, piece)
             lines.append(f"added version {number} to {name}")
     except MataError:
         if known is None and not lines:
@@ -76,27 +85,89 @@ def push(ask: Asking, name: str, folder: Folder) -> list[str]:
     return lines
 
 
-def _send(ask: Asking, name: str, folder: Folder, number: int) -> None:
-    """Send a version: whole where it is small, or in pieces where it is one large file."""
-    path, files = f"/api/models/{part(name)}/versions", folder.versions[number]
-    fields = {"version": str(number)}
-    common = {each: (folder.root / each).read_bytes() for each in folder.common}
-    common |= {} if folder.config is None else {schema.NAME: folder.config}
-    large = (folder.root / files[0]).stat().st_size > PIECE
-    if len(files) > 1 or set(common) - {schema.NAME} or not large:
-        whole = {each: (folder.root / each).read_bytes() for each in files}
-        ask.send(path, fields, {**common, **whole})
-        return
-    (name,), sha256, offset = files, hashlib.sha256(), 0
-    size = (folder.root / name).stat().st_size
-    with (folder.root / name).open("rb") as file:
-        while piece := file.read(PIECE):
-            sha256.update(piece)
-            told = {**fields, "offset": str(offset)}
-            offset += len(piece)
-            last = offset == size
-            told |= {"check": sha256.hexdigest()} if last else {}
-            ask.send(path, told, {**(common if last else {}), name: piece})
+def _send(ask: Asking, name: str, folder: Folder, number: int, piece: int) -> None:
+    """Send a version: what is small in one form, large files before it, in pieces.
+
+    Large ones that the server has of an earlier push or version are not sent again, and one that
+    broke off goes on where it was.
+    """
+    path, fields = f"/api/models/{part(name)}/versions", {"version": str(number)}
+    small, large = _parted(folder, number, piece)
+    if folder.config is not None:
+        small[schema.NAME] = folder.config
+    digests = {each: _digest(folder.root / each) for each in large}
+    told = {**fields, "digests": msgspec.json.encode(digests).decode()}
+    for _ in (*large, ""):
+        try:
+            ask.send(path, told, small)
+        except MataError as error:
+            lacking = [each for each in large if error.detail.startswith(f"{each}: no file")]
+            if error.status != 409 or not lacking:
+                raise
+            first = lacking[0]
+            file = folder.root / first
+            _Pieces(ask, path, fields, first, file, digests[first], piece).send()
+        else:
+            return
+
+
+def _parted(folder: Folder, number: int, room: int) -> tuple[dict[str, bytes], list[str]]:
+    """Return the files of a version that go in one form, and the names of those that are large."""
+    small: dict[str, bytes] = {}
+    large: list[str] = []
+    for each in (*folder.common, *folder.versions[number]):
+        size = (folder.root / each).stat().st_size
+        if each == schema.NAME or size <= room:
+            small[each] = (folder.root / each).read_bytes()
+            room -= size
+        else:
+            large.append(each)
+    return small, large
+
+
+@dataclass(frozen=True)
+class _Pieces:
+    """A large file on its way, to be kept by its digest for the version that names it."""
+
+    ask: Asking
+    path: str
+    fields: Mapping[str, str]
+    name: str
+    file: Path
+    digest: str
+    length: int
+
+    def send(self) -> None:
+        """Send it from where an earlier push broke off. Raises ``MataError``."""
+        begun = self._begun()
+        try:
+            self._send(begun)
+        except MataError as error:
+            if not begun or error.status != 400:
+                raise
+            self._send(0)  # what was begun was another file
+
+    def _send(self, begun: int) -> None:
+        size = self.file.stat().st_size
+        with self.file.open("rb") as opened:
+            offset = opened.seek(begun if begun < size else 0)
+            while offset < size:
+                piece = opened.read(self.length)
+                told = {**self.fields, "offset": str(offset), "more": "true"}
+                offset += len(piece)
+                last = {"check": self.digest} if offset >= size else {}
+                self.ask.send(self.path, {**told, **last}, {self.name: piece})
+
+    def _begun(self) -> int:
+        """Return how many bytes the server has of a push that broke off."""
+        try:
+            self.ask.send(self.path, {**self.fields, "offset": str(_NOWHERE)}, {self.name: b""})
+        except MataError as error:
+            expected = _EXPECTED.match(error.detail)
+            if expected is None:
+                raise
+            return int(expected[1])
+        return 0
 
 
 def _check_same(folder: Folder, model: str, number: int, known: dict[str, Any]) -> None:

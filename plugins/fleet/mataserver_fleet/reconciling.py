@@ -9,6 +9,7 @@ before; where nothing is served any more, the versions that served last are sent
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import hashlib
 import time
 from dataclasses import dataclass
@@ -22,6 +23,7 @@ from mataserver_fleet.triton_client import TritonError
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from mataserver_fleet.files import Files
@@ -124,7 +126,8 @@ class Reconciling:
             push = await self.push(wanted.name, wanted.model, versions)
             if serving == versions:
                 anew = await self._client.parameter(wanted.name, PARAMETER) != push.digest
-            async with asyncio.timeout(self._load_timeout):
+            # Its time begins when it is its turn: what others take of theirs is no fault of it.
+            async with self._turn(push), asyncio.timeout(self._load_timeout):
                 if anew:
                     await self._send(wanted.name, push)
                 await self._until_ready(wanted.name, versions, push.digest)
@@ -140,6 +143,10 @@ class Reconciling:
                 raise
             return Outcome(wanted.generation, "failed", error.detail)
         return Outcome(wanted.generation, "ready", "", versions, push.digest, versions, anew)
+
+    def _turn(self, push: Push) -> AbstractAsyncContextManager[object]:
+        """Return what is held while files are sent; for those that are laid, nothing."""
+        return contextlib.nullcontext() if self._shared else self._client.turn(push.files)
 
     async def _send(self, model: str, push: Push) -> None:
         """Have a Triton load what is pushed. Raises ``TritonError`` and ``FileNotFoundError``."""

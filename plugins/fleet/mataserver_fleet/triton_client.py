@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple, TypeVar
@@ -21,6 +22,7 @@ from mataserver_fleet.tritons import Gpu, bracketed
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping
+    from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from mataserver import Context
@@ -29,6 +31,10 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 MOST_BYTES = 16e6
 MOST_GPUS = 64
+LARGEST = triton_rpc.MOST - 2**20
+"""Bytes of a model's files that a Triton is sent: of gRPC a message; by HTTP it takes no more."""
+LARGE = 64_000_000
+"""Bytes of a model that is sent by gRPC while no other one is: a message is in memory."""
 _PIECE = 3 << 18
 """Bytes of a file that are encoded at a time: a multiple of 3, so that base64 has no seams."""
 _GPU = re.compile(
@@ -122,11 +128,12 @@ class Address:
 
 
 class TritonClient:
-    """Asks a Triton."""
+    """Asks a Triton. ``turn`` is held while a large model is sent by gRPC, wholly in memory."""
 
-    def __init__(self, ctx: Context, address: Address) -> None:
+    def __init__(self, ctx: Context, address: Address, turn: asyncio.Lock | None = None) -> None:
         self._http = ctx.http
-        self._address = address
+        self.address = address
+        self._turn = turn or asyncio.Lock()
         self._timeout = ctx.settings.timeout
         self._load_timeout = ctx.settings.load_timeout
 
@@ -193,9 +200,9 @@ class TritonClient:
 
     async def gpus(self) -> list[Gpu]:
         """Return the figures of its GPUs; none where it has no metrics."""
-        if self._address.metrics_port is None:
+        if self.address.metrics_port is None:
             return []
-        body = await self._get("/metrics", self._address.metrics_port)
+        body = await self._get("/metrics", self.address.metrics_port)
         figures: dict[str, dict[str, float]] = {}
         for what, gpu, value in _GPU.findall(body.decode(errors="replace")):
             figures.setdefault(gpu, {})[what] = _number(value)
@@ -209,14 +216,25 @@ class TritonClient:
             for gpu, told in list(figures.items())[:MOST_GPUS]
         ]
 
+    def turn(self, files: Mapping[str, Path]) -> AbstractAsyncContextManager[object]:
+        """Return what is held while these files are sent: other large ones wait for it."""
+        by_rpc = self.address.grpc_port is not None and triton_rpc.available()
+        return self._turn if by_rpc and _size(files) > LARGE else contextlib.nullcontext()
+
     async def load(self, model: str, config: Mapping[str, Any], files: Mapping[str, Path]) -> None:
         """Have it load a model from these files alone. Raises ``TritonError`` with its reason.
 
         By gRPC where it has a port for that: by HTTP a third more is sent, of which a newer Triton
         takes 64 MB unless it is told otherwise.
         """
-        if self._address.grpc_port is not None and triton_rpc.available():
-            await self._load_by_rpc(self._address.grpc_port, model, config, files)
+        size = _size(files)
+        if size > LARGEST:
+            raise TritonError(
+                f"Its files are {size / 1e9:.1f} GB, and a Triton is sent {LARGEST / 1e9:.1f} GB at"
+                " most: register it with the path of a repository that it shares"
+            )
+        if self.address.grpc_port is not None and triton_rpc.available():
+            await self._load_by_rpc(self.address.grpc_port, model, config, files)
             return
         body = _Push(config, files)
         headers = {"Content-Type": "application/json", "Content-Length": str(body.size)}
@@ -229,16 +247,14 @@ class TritonClient:
     async def _load_by_rpc(
         self, port: int, model: str, config: Mapping[str, Any], files: Mapping[str, Path]
     ) -> None:
-        if sum(path.stat().st_size for path in files.values()) > triton_rpc.MOST - 2**20:
-            raise TritonError("Its files are larger than a message of gRPC may be (2 GB)")
-        policy = Policy(name=self._address.name, timeout=self._timeout)
+        policy = Policy(name=self.address.name, timeout=self._timeout)
         try:
-            addresses = await self._http.check_outbound(self._address.url(port), policy)
+            addresses = await self._http.check_outbound(self.address.url(port), policy)
         except AddressRefused:
             raise
         except BadRequest as error:
             raise Unreachable(error.detail) from error
-        authority = f"{bracketed(self._address.host)}:{port}"
+        authority = f"{bracketed(self.address.host)}:{port}"
         target, options = triton_rpc.place(addresses, port, authority)
         try:
             refused = await triton_rpc.load(target, options, model, config, files)
@@ -275,8 +291,8 @@ class TritonClient:
     ) -> tuple[int, bytes]:
         # A load is ended by who asks for it, who then knows that it was late and not away.
         timeout = 2 * self._load_timeout if patient else self._timeout
-        policy = Policy(name=self._address.name, max_bytes=MOST_BYTES, timeout=timeout)
-        url = self._address.url(port) + path
+        policy = Policy(name=self.address.name, max_bytes=MOST_BYTES, timeout=timeout)
+        url = self.address.url(port) + path
         try:
             asking = self._http.outbound(method, url, policy, headers=headers, body=body)
             async with asking as response:
@@ -315,6 +331,10 @@ class _Push:
                     yield base64.b64encode(piece)
             yield b'"'
         yield self._tail
+
+
+def _size(files: Mapping[str, Path]) -> int:
+    return sum(path.stat().st_size for path in files.values())
 
 
 def _decoded(body: bytes, kind: type[T]) -> T:

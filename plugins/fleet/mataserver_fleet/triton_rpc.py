@@ -7,12 +7,15 @@ written here by the wire format of protobuf.
 from __future__ import annotations
 
 import asyncio
+import io
+import os
+import shutil
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
     from pathlib import Path
 
 METHOD = "/inference.GRPCInferenceService/RepositoryModelLoad"
@@ -21,6 +24,7 @@ MOST = 2**31 - 1
 _MODEL, _PARAMETERS = 2, 3  # of RepositoryModelLoadRequest
 _KEY, _VALUE = 1, 2  # of a map's entry
 _TEXT, _BYTES = 3, 4  # of ModelRepositoryParameter
+_PIECE = 1 << 20
 _UNLIMITED = [("grpc.max_send_message_length", -1)]
 
 
@@ -71,26 +75,32 @@ async def load(
 
 
 def _message(model: str, config: Mapping[str, Any], files: Mapping[str, Path]) -> bytes:
-    """Return the message. What is large in it is read once and joined once."""
-    pieces = [*_field(_MODEL, model.encode())]
-    text = [b"".join(_field(_TEXT, msgspec.json.encode(config)))]
-    pieces += _parameter("config", text)
+    """Return the message. Files are read into it, so that each is in memory once."""
+    made = io.BytesIO()
+    made.write(_field(_MODEL, model.encode()))
+    text = _field(_TEXT, msgspec.json.encode(config))
+    made.write(_parameter("config", len(text)) + text)
     for name, path in files.items():
-        pieces += _parameter(f"file:{name}", list(_field(_BYTES, path.read_bytes())))
-    return b"".join(pieces)
+        with path.open("rb") as file:
+            size = os.fstat(file.fileno()).st_size
+            head = _head(_BYTES, size)
+            made.write(_parameter(f"file:{name}", len(head) + size) + head)
+            shutil.copyfileobj(file, made, _PIECE)
+    return made.getvalue()
 
 
-def _parameter(key: str, value: list[bytes]) -> Iterator[bytes]:
-    """Yield an entry of the parameters, whose value is given in pieces."""
-    size = sum(map(len, value))
-    head = b"".join([*_field(_KEY, key.encode()), _tag(_VALUE), _varint(size)])
-    yield _tag(_PARAMETERS) + _varint(len(head) + size) + head
-    yield from value
+def _parameter(key: str, size: int) -> bytes:
+    """Return what stands before the value, of so many bytes, of an entry of the parameters."""
+    entry = _field(_KEY, key.encode()) + _head(_VALUE, size)
+    return _head(_PARAMETERS, len(entry) + size) + entry
 
 
-def _field(number: int, data: bytes) -> Iterator[bytes]:
-    yield _tag(number) + _varint(len(data))
-    yield data
+def _field(number: int, data: bytes) -> bytes:
+    return _head(number, len(data)) + data
+
+
+def _head(number: int, size: int) -> bytes:
+    return _tag(number) + _varint(size)
 
 
 def _tag(number: int) -> bytes:

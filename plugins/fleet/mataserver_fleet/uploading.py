@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from mataserver import BadRequest, InvalidParams
+import msgspec
+from msgspec import Meta
+
+from mataserver import BadRequest, Conflict, InvalidParams, Upload
 from mataserver_fleet import schema
 from mataserver_fleet.layout import (
     backend_of,
@@ -21,12 +24,13 @@ from mataserver_fleet.permits import Forbidden
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    from mataserver import Principal, Upload
+    from mataserver import Principal
     from mataserver_fleet.files import Files
     from mataserver_fleet.layout import Layout
     from mataserver_fleet.options import Settings
 
 FIELDS = frozenset({"files[]", "Files[]", "files", "Files"})
+Digests = dict[str, Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]]
 
 
 @dataclass(frozen=True)
@@ -34,13 +38,14 @@ class Chunk:
     """A piece of a file.
 
     offset: where it begins, in bytes. check: the sha256 in hex of the whole file, with the last
-    piece. rest: other files that came with it.
+    piece. rest: other files that came with it. more: the file is kept for a version that names it.
     """
 
     file: Upload
     offset: int
     check: str | None
     rest: tuple[Upload, ...] = ()
+    more: bool = False
 
 
 class Uploading:
@@ -97,6 +102,23 @@ class Uploading:
             raise BadRequest(f"check: the file's sha256 is {found}; send it anew from offset 0")
         return path
 
+    def kept(self, named: str) -> tuple[Upload, ...]:
+        """Return files that were sent before: ``named`` has their digests by their names, as JSON.
+
+        Raises ``InvalidParams``, and ``Conflict`` for one that is not here.
+        """
+        try:
+            digests = msgspec.json.decode(named or "{}", type=Digests)
+        except (msgspec.DecodeError, UnicodeDecodeError):
+            raise InvalidParams("digests: must be a JSON object of sha256 by name") from None
+        found = []
+        for name, digest in digests.items():
+            path = self._files.path(digest)
+            if not path.is_file():
+                raise Conflict(f"{name}: no file of this digest is here; send it first")
+            found.append(Upload("files[]", name, path, path.stat().st_size))
+        return tuple(found)
+
     def _check(self, config: dict[str, Any], layout: Layout, who: Principal) -> None:
         backend, admin = backend_of(config), who.may("admin")
         check_paths_inside(config)
@@ -132,8 +154,11 @@ def chunk_of(files: Sequence[Upload], fields: Mapping[str, str]) -> Chunk | None
     check = fields.get("check") or None
     if check is not None and len(check) != 64:
         raise InvalidParams("check: must be the sha256 of the whole file in hex")
+    more = fields.get("more", "false")
+    if more not in {"true", "false"}:
+        raise InvalidParams("more: must be true or false")
     rest = tuple(each for each in files if each.name == schema.NAME)
-    return Chunk(pieces[0], offset, check, rest)
+    return Chunk(pieces[0], offset, check, rest, more == "true")
 
 
 def version_of(fields: Mapping[str, str]) -> int | None:

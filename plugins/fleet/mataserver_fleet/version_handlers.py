@@ -42,7 +42,11 @@ if TYPE_CHECKING:
 
 FORM = "multipart/form-data"
 _LOAD: dict[str, tuple[Any, bool, str]] = {
-    "load": (bool, False, "Load the model at all Tritons as well: 502 where one could not [false]."),
+    "load": (
+        bool,
+        False,
+        "Load the model at all Tritons as well: 502 where one could not [false].",
+    ),
 }
 _VERSION: dict[str, tuple[Any, bool, str]] = {"version": (int, True, "Which one."), **FORCE}
 
@@ -57,13 +61,17 @@ class ModelForm(Struct, kw_only=True):
 class VersionForm(Struct, kw_only=True):
     """The form of a new version: its files; or, with ``offset``, a piece of one.
 
-    ``check`` is the sha256 in hex of the whole file and comes with its last piece.
+    ``check`` is the sha256 in hex of the whole file and comes with its last piece. With ``more``,
+    "true", the file is kept for a version of several: that one's form has ``digests``, a JSON
+    object of the sha256 of each such file by its name.
     """
 
     files: list[str]
     version: str | None = None
     offset: str | None = None
     check: str | None = None
+    more: str | None = None
+    digests: str | None = None
 
 
 class VersionList(Struct, kw_only=True):
@@ -76,12 +84,14 @@ class VersionList(Struct, kw_only=True):
 class AddedVersion(Struct, kw_only=True):
     """The version that was added; or, for a piece of a file, how many bytes there are of it.
 
-    ``tritons`` is what came of it at each, where it was to be loaded as well.
+    ``digest`` is that of a whole file which is kept for a version that names it. ``tritons`` tells
+    what came of it at each, where it was to be loaded as well.
     """
 
     status: str = "ok"
     version: str | UnsetType = UNSET
     offset: int | UnsetType = UNSET
+    digest: str | UnsetType = UNSET
     tritons: list[Result] | UnsetType = UNSET
 
 
@@ -175,8 +185,9 @@ class VersionHandlers:
         check_revision(row, expected(request))  # before its files are sent
         with self._parts.files.desk() as folder:
             form = await self._ctx.http.save_files(request, folder)
-            files, asked = model_files(form.files), version_of(form.fields)
-            chunk = chunk_of(files, form.fields)
+            sent, asked = model_files(form.files), version_of(form.fields)
+            files = (*sent, *self._parts.uploading.kept(form.fields.get("digests", "")))
+            chunk = chunk_of(sent, form.fields)
             if chunk is not None:
                 found = await self._appended(row, asked, chunk, who)
                 if not isinstance(found, tuple):
@@ -184,8 +195,6 @@ class VersionHandlers:
                 files = found
             work = self._added(row, asked, files, who, expected(request))
             revision, numbers = await finish(work)
-            for each in files:
-                each.path.unlink(missing_ok=True)
         self._note(request, f"added version {numbers[-1]} of", row["name"])
         if load:
             told = await self._loading.load(str(row["id"]), None, None)
@@ -231,6 +240,10 @@ class VersionHandlers:
             return self._ctx.http.respond(told, status=409)
         if isinstance(found, int):
             return self._ctx.http.respond(AddedVersion(offset=found), status=202)
+        if chunk.more:
+            blob = await finish(asyncio.to_thread(self._parts.files.keep, found))
+            kept = AddedVersion(offset=blob.size, digest=blob.digest)
+            return self._ctx.http.respond(kept, status=202)
         whole = Upload("files[]", chunk.file.name, found, found.stat().st_size)
         return (whole, *chunk.rest)
 

@@ -15,7 +15,7 @@ from mataserver_fleet.placements import Placements
 from mataserver_fleet.reconciling import Disturbed, Reconciling
 from mataserver_fleet.store import pause, text
 from mataserver_fleet.tables import TRITONS
-from mataserver_fleet.triton_client import TritonClient, TritonError
+from mataserver_fleet.triton_client import TritonError
 from mataserver_fleet.tritons import Seen, ServedModel
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from mataserver_fleet.placements import Wanted
     from mataserver_fleet.shared_path import SharedPath
     from mataserver_fleet.store import Store
-    from mataserver_fleet.triton_client import Address, ModelCount
+    from mataserver_fleet.triton_client import ModelCount, TritonClient
     from mataserver_fleet.tritons import Gpu
 
 NOTE_SECONDS = 5.0
@@ -62,14 +62,14 @@ class Watch:
         store: Store,
         files: Files,
         key: int,
-        address: Address,
+        client: TritonClient,
         shared: SharedPath | None,
     ) -> None:
-        self.address = address
+        self.address = client.address
         self._ctx = ctx
         self._store = store
         self._key = key
-        self._client = TritonClient(ctx, address)
+        self._client = client
         self._placements = Placements(store)
         limit = ctx.settings.load_timeout
         self._reconciling = Reconciling(self._placements, files, self._client, limit, shared)

@@ -15,7 +15,7 @@ from mataserver_fleet.leadership import RENEW_SECONDS, Leadership
 from mataserver_fleet.shared_path import SharedPaths
 from mataserver_fleet.store import pause
 from mataserver_fleet.tables import TRITONS
-from mataserver_fleet.triton_client import Address
+from mataserver_fleet.triton_client import Address, TritonClient
 from mataserver_fleet.watch import Watch
 
 if TYPE_CHECKING:
@@ -39,6 +39,7 @@ class Watching:
         self._leadership = Leadership(store)
         self._shared = SharedPaths(ctx.settings.shared_folders)
         self._watches: dict[int, Watch] = {}
+        self._turn = asyncio.Lock()
         self._renew_at = 0.0
         self._figures = Figures()
         self._figures_at = 0.0
@@ -128,5 +129,6 @@ class Watching:
         for key, address in addresses.items():
             if key not in self._watches:
                 shared = self._shared.of(address.path)
-                made = Watch(self._ctx, self._store, self._files, key, address, shared)
+                client = TritonClient(self._ctx, address, self._turn)
+                made = Watch(self._ctx, self._store, self._files, key, client, shared)
                 self._watches[key] = made

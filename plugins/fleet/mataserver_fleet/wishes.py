@@ -102,7 +102,9 @@ class Wishes:
             placed = await _placed(connection, row["id"])
             now = max([0, *everywhere, *(number for _, wanted in placed for number in wanted)])
             before = await _served_before(connection, row, now)
-            every = {"everywhere_versions": text([before])} if max([0, *everywhere]) > before else {}
+            every = (
+                {"everywhere_versions": text([before])} if max([0, *everywhere]) > before else {}
+            )
             revision = await touch_model(connection, row, **every)
             made = [
                 await self._set(connection, row["id"], triton, [before])
@@ -182,7 +184,9 @@ async def _served_before(connection: Connection, model: sa.RowMapping, version: 
     if not version:
         raise Conflict(f"{model['name']} is not wanted anywhere")
     own = (VERSIONS.c.model_id == model["id"], VERSIONS.c.version < version)
-    query = sa.select(sa.func.max(VERSIONS.c.version)).where(*own, VERSIONS.c.served_at.is_not(None))
+    query = sa.select(sa.func.max(VERSIONS.c.version)).where(
+        *own, VERSIONS.c.served_at.is_not(None)
+    )
     found = await connection.scalar(query)
     if found is None:
         raise Conflict(f"{model['name']} has no version before {version} that was ever loaded")

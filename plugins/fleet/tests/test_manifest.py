@@ -208,7 +208,7 @@ async def test_what_somebody_else_changes_is_not_overwritten(client, apply):
 
 
 async def test_what_it_takes_away_itself_is_no_change(client, apply):
-    """An application that goes takes its authorisations with it, and the users' tags are changed."""
+    """An application that goes takes its authorisations with it, which changes users' tags."""
     await files(client)
     async with stand_ins(1) as (triton,):
         wanted = document(triton)

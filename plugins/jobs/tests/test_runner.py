@@ -6,16 +6,19 @@ import asyncio
 import contextlib
 import os
 import signal
+import sqlite3
 import sys
 import time
 from pathlib import Path
 
 import psutil
 import pytest
+from serving_jobs import children_of_jobs
 
 from mataserver import run_process
 from mataserver_database import Database
 from mataserver_jobs import holders
+from mataserver_jobs.leases import LEASE_SECONDS
 from mataserver_jobs.runner import LocalRunner
 from mataserver_jobs.store import Store
 from mataserver_jobs.table import SCHEMA
@@ -204,6 +207,31 @@ def test_who_is_dead():
     assert holders.is_dead(f"{host}:another-boot:{boot}")
     assert not holders.is_dead(f"elsewhere:another-boot:{boot}")
     assert os.getpid() == int(head.rpartition(":")[2])
+
+
+async def test_a_lock_that_outlasts_the_lease(kinds, tmp_path, clock):
+    """A job whose lease ran out while the database was locked is still its server's: done, once."""
+    database = Database(tmp_path, timeout=0.2)
+    await database.migrate(SCHEMA)
+    queue = Store(database, clock)
+    job = await queue.submit("count", "ada", {"to": 60})
+    async with running(queue, kinds, tmp_path) as runner:
+        async with asyncio.timeout(30):
+            while (await queue.get(job.id)).progress <= 0:
+                await asyncio.sleep(0.02)
+        holder = sqlite3.connect(tmp_path / "mataserver.db", isolation_level=None)
+        holder.execute("BEGIN EXCLUSIVE")
+        clock.now += 10 * LEASE_SECONDS
+        async with asyncio.timeout(30):
+            while children_of_jobs():
+                await asyncio.sleep(0.02)
+        holder.execute("ROLLBACK")
+        holder.close()
+        runner.wake()  # it looks for leases that are over, as it does every few seconds
+        record = await ended(queue, job)
+    await database.close()
+    assert (record.state, record.losses, record.deaths) == ("done", 0, 0)
+    assert record.result == {"counted": 60, "attempt": 1}
 
 
 class Slow(Store):

@@ -9,13 +9,13 @@ revision, down_revision = "0003", "0002"
 
 
 def upgrade() -> None:
-    """Add the column. Of before it is known what serves, served last, or was counted."""
+    """Add the column. Of before it is known what served last, and what was counted."""
     op.add_column("fleet_versions", sa.Column("served_at", sa.Float))
     connection = op.get_bind()
-    served = set(connection.execute(sa.text("SELECT model_id, version FROM fleet_counts")).tuples())
-    placed = sa.text("SELECT model_id, serving, good FROM fleet_placements")
-    for model, serving, good in connection.execute(placed):
-        served |= {(model, version) for version in (*json.loads(serving), *json.loads(good))}
+    counted = connection.execute(sa.text("SELECT model_id, version FROM fleet_counts"))
+    served = {(model, version) for model, version in counted}
+    for model, good in connection.execute(sa.text("SELECT model_id, good FROM fleet_placements")):
+        served |= {(model, version) for version in json.loads(good)}
     note = sa.text(
         "UPDATE fleet_versions SET served_at = created_at WHERE model_id = :model AND version = :v"
     )

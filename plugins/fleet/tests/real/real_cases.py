@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 import os
 import statistics
-import subprocess
 import sys
 import time
 from collections import Counter
@@ -20,6 +18,7 @@ TESTS = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(TESTS), str(Path(__file__).resolve().parent)]
 
 from fleet_client import Client  # noqa: E402
+from fleet_server import FleetServer  # noqa: E402
 from onnx_files import adding  # noqa: E402
 from real_triton import RealTriton  # noqa: E402
 from test_models import form, push  # noqa: E402
@@ -308,7 +307,7 @@ async def test_a_gateway_is_killed(tritons, tmp_path):
     with running_postgres() as server, contextlib.ExitStack() as stack:
         place = await new_database(server, "gateways")
         first, second = (
-            stack.enter_context(Gateway(tmp_path, name, place)) for name in ("first", "second")
+            stack.enter_context(gateway(tmp_path, name, place)) for name in ("first", "second")
         )
         async with aiohttp.ClientSession() as http:
             client = Client(http, first)
@@ -344,39 +343,7 @@ async def asked_directly(http, triton):
     return (await infer(http, f"{triton.url}/v2/models/m/infer"))[0] == 200
 
 
-class Gateway:
-    """A server of the fleet in a process of its own."""
-
-    key = "test-key"
-
-    def __init__(self, folder, name, database):
-        home = folder / name
-        home.mkdir()
-        plugins = {
-            "database": {"url": database},
-            "fleet": {"probe": 0.5, "load_timeout": 30.0, "folder": str(folder / "files")},
-        }
-        given = {"port": 0, "data_dir": str(home), "outbound_hosts": ["127.0.0.1"]}
-        self._config = home / "mataserver.yaml"
-        self._config.write_text(json.dumps({**given, "plugins": plugins}))
-
-    def __enter__(self):
-        own = {"MATA_SERVER_API_KEY": self.key, "MATA_SERVER_LOG_LEVEL": "error"}
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "mataserver", "serve", "--config", str(self._config)],
-            env={**os.environ, **own}, stdout=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        for line in self._process.stdout:
-            if found := [word for word in line.split() if word.startswith("http://")]:
-                self.url = found[0].rstrip("/")
-                return self
-        raise RuntimeError("the server did not start")
-
-    def __exit__(self, *exc):
-        self.kill()
-        self._process.stdout.close()
-
-    def kill(self):
-        """End it as by kill -9."""
-        self._process.kill()
-        self._process.wait()
+def gateway(folder, name, database):
+    """Return a server of the fleet in a process of its own, on a database that it shares."""
+    fleet = {"probe": 0.5, "load_timeout": 30.0, "folder": str(folder / "files")}
+    return FleetServer(folder / name, fleet, database={"url": database})
