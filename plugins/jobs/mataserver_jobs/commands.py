@@ -85,7 +85,8 @@ def infer(
 @_on_server
 def list_jobs(client: Client, states: tuple[str, ...], kind: str | None, limit: int) -> None:
     """List jobs, the newest first: id, kind, state, percent, when it was made, message."""
-    query = {"limit": str(limit), "state": ",".join(states)} | ({"kind": kind} if kind else {})
+    query = {"limit": str(limit), "state": ",".join(states), "omit": "spec,result"}
+    query |= {"kind": kind} if kind else {}
     page = client.request("GET", "/v1/jobs", query=query).decode(dict[str, Any])
     for job in page["jobs"]:
         made = datetime.fromtimestamp(job["created_at"], UTC).strftime("%Y-%m-%d %H:%M UTC")

@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, Protocol
 from aiohttp import web
 
 from mataserver import PRINCIPAL, Body, InvalidParams, NotFound, Route, Unavailable
-from mataserver_jobs.views import FileList, FileView, JobList, JobView, Restart
+from mataserver_jobs.rows import OPEN
+from mataserver_jobs.views import FileList, FileView, JobList, JobView, ListedJob, Restart
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
 
     from mataserver import Context, Principal
     from mataserver_jobs.desk import Desk
@@ -32,6 +33,7 @@ _PAGES: dict[str, tuple[Any, bool, str]] = {
     "state": (str, False, "Only jobs in these states, with commas between."),
     "limit": (int, False, "How many at most, 1 to 1000; 100 if it is left out."),
     "offset": (int, False, "How many of the newest are skipped."),
+    "omit": (str, False, "Fields left out of each job: spec, result, or both with a comma."),
 }
 
 
@@ -85,9 +87,7 @@ class Routes:
     async def find(self, request: web.Request) -> web.Response:
         """Answer with a page of the jobs that who asks may see."""
         query = request.query
-        states = [each for each in query.get("state", "").split(",") if each]
-        if wrong := [each for each in states if each not in STATES]:
-            raise InvalidParams(f"state: {wrong[0][:32]!r} is none of {', '.join(STATES)}")
+        states, omitted = chosen(request, "state", STATES), chosen(request, "omit", OPEN)
         limit = number(request, "limit", 100, 1, MAX_LIMIT)
         offset = number(request, "offset", 0, 0, 2**53)
         if not _KIND.fullmatch(query.get("kind", "any")):
@@ -98,8 +98,10 @@ class Routes:
             states=states,
             limit=limit,
             offset=offset,
+            omitted=omitted,
         )
-        page = JobList([JobView.of(each) for each in found], total, limit, offset)
+        jobs = [ListedJob.without(each, omitted) for each in found]
+        page = JobList(jobs, total, limit, offset)
         return self._ctx.http.respond(page, request=request)
 
     async def get(self, request: web.Request) -> web.Response:
@@ -211,6 +213,14 @@ def owner_of(request: web.Request) -> str | None:
     """Return whose jobs a request may see: None for everybody's."""
     principal = asker(request)
     return None if principal.may("admin") else principal.id
+
+
+def chosen(request: web.Request, name: str, options: Sequence[str]) -> list[str]:
+    """Return the words of a query parameter, between commas. Raises ``InvalidParams``."""
+    words = [each for each in request.query.get(name, "").split(",") if each]
+    if wrong := [each for each in words if each not in options]:
+        raise InvalidParams(f"{name}: {wrong[0][:32]!r} is none of {', '.join(options)}")
+    return words
 
 
 def number(request: web.Request, name: str, default: int, least: int, most: int) -> int:

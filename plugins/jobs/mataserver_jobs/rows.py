@@ -16,7 +16,8 @@ if TYPE_CHECKING:
 
     from mataserver_database import Connection
 
-_JSON = ("spec", "result")
+OPEN = ("spec", "result")
+"""The columns of JSON, whose size a kind of job decides: who needs them not leaves them out."""
 QUEUED_AGAIN: dict[str, Any] = {
     "state": "queued",
     "stage": "queued",
@@ -41,9 +42,9 @@ async def locked(connection: Connection, job: str) -> Record:
 
 
 def record_of(row: Any) -> Record:
-    """Return the job of a row."""
-    values = dict(row)
-    for name in _JSON:
+    """Return the job of a row; of ``OPEN`` what was not read is None."""
+    values = dict.fromkeys(OPEN) | dict(row)
+    for name in OPEN:
         if values[name] is not None:
             values[name] = msgspec.json.decode(values[name])
     return Record(**values)
@@ -52,7 +53,7 @@ def record_of(row: Any) -> Record:
 def row_of(record: Record) -> dict[str, Any]:
     """Return the row of a job."""
     values = msgspec.structs.asdict(record)
-    return {**values, **{name: json_of(values[name]) for name in _JSON}}
+    return {**values, **{name: json_of(values[name]) for name in OPEN}}
 
 
 def storable(text: str) -> str:

@@ -16,7 +16,7 @@ from mataserver_jobs.rows import json_of, locked, record_of, row_of
 from mataserver_jobs.table import CHANNEL, JOBS
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Collection, Sequence
 
 
 class Store(Leases, Expiry):
@@ -101,14 +101,19 @@ class Store(Leases, Expiry):
         states: Sequence[str] = (),
         limit: int = 100,
         offset: int = 0,
+        omitted: Collection[str] = (),
     ) -> tuple[list[Record], int]:
-        """Return a page of the jobs, newest first, and how many there are in all."""
+        """Return a page of the jobs, newest first, and how many there are in all.
+
+        ``omitted`` are names of ``rows.OPEN`` that are not read: None in every job.
+        """
         wanted = [
             *([JOBS.c.owner == owner] if owner is not None else ()),
             *([JOBS.c.kind == kind] if kind is not None else ()),
             *([JOBS.c.state.in_(states)] if states else ()),
         ]
-        query = sa.select(JOBS).where(*wanted).order_by(JOBS.c.created_at.desc(), JOBS.c.id)
+        read = (column for column in JOBS.c if column.name not in omitted)
+        query = sa.select(*read).where(*wanted).order_by(JOBS.c.created_at.desc(), JOBS.c.id)
         async with self._database.read() as connection:
             total = await connection.scalar(
                 sa.select(sa.func.count()).select_from(JOBS).where(*wanted)

@@ -6,11 +6,13 @@ import hashlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from mataserver_jobs.record import State
 
 if TYPE_CHECKING:
+    from collections.abc import Collection
+
     from mataserver_jobs.record import Record
 
 
@@ -45,10 +47,23 @@ class JobView(Struct, frozen=True, kw_only=True):
         return hashlib.sha256(msgspec.json.encode(self)).hexdigest()[:16]
 
 
+class ListedJob(JobView, frozen=True, kw_only=True):
+    """A job of a list, without the fields that were left out by ``omit``."""
+
+    spec: Any | UnsetType = UNSET
+    result: Any | UnsetType = UNSET
+
+    @classmethod
+    def without(cls, record: Record, omitted: Collection[str]) -> ListedJob:
+        """Return what a list shows of a job; ``omitted`` is of ``OMITTABLE``."""
+        shown = (name for name in cls.__struct_fields__ if name not in omitted)
+        return cls(**{name: getattr(record, name) for name in shown})
+
+
 class JobList(Struct, frozen=True):
     """A page of jobs, newest first; ``total`` is how many there are in all."""
 
-    jobs: list[JobView]
+    jobs: list[ListedJob]
     total: int
     limit: int
     offset: int

@@ -54,6 +54,11 @@ async def test_a_job_from_end_to_end(tmp_path, database):
         assert shown["expires_at"] == pytest.approx(shown["finished_at"] + 7 * 86_400)
         _, page = await ask("GET", "/v1/jobs?kind=count&state=done,failed&limit=5")
         assert (page["total"], [each["id"] for each in page["jobs"]]) == (1, [job])
+        assert page["jobs"][0] == shown
+        for omitted in (["result"], ["spec", "result"]):
+            _, page = await ask("GET", f"/v1/jobs?omit={','.join(omitted)}")
+            left = {name: value for name, value in shown.items() if name not in omitted}
+            assert page["jobs"] == [left]
         assert (await ask("GET", "/v1/jobs?state=queued"))[1]["total"] == 0
         _, listed = await ask("GET", f"/v1/jobs/{job}/files")
         assert [each["name"] for each in listed["files"]] == ["steps"]
@@ -98,6 +103,7 @@ async def test_whose_jobs(ask):
         ("state=gone", "state"),
         ("kind=%00", "kind"),
         ("kind=%FF", "kind"),
+        ("omit=result,state", "omit"),
     ],
 )
 async def test_queries_that_are_refused(ask, query, name):

@@ -13,7 +13,7 @@ import { refresh, useSource } from "./source.mjs";
 
 const KINDS = { queued: "off", running: "busy", done: "ok", failed: "bad", cancelled: "off" };
 const STAGES = { reconstruct: ["extracting", "matching", "triangulating", "decimating"] };
-const LIST = "v1/jobs?limit=200";
+const LIST = "v1/jobs?limit=200&omit=result";
 const ENDED = new Set(["done", "failed", "cancelled"]);
 
 const took = (job) => (job.started_at ? long((job.finished_at ?? Date.now() / 1000) - job.started_at) : "");
