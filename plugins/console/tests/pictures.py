@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 TARGET = ROOT / "docs" / "img"
 PICTURES = ROOT / "examples" / "pictures"
 PLUGINS = ("opencv", "ocr", "database", "accounts", "jobs")
-REAL = {"opencv-faces": "detect", "opencv-qr": "detect", "rapidocr": "ocr"}
+REAL = {"opencv-faces": "detect", "opencv-qr": "detect", "rapidocr": "ocr", "tesseract": "ocr"}
 SCREENS = {
     "light": {},
     "dark": {"dark": True},
@@ -60,7 +60,7 @@ async def take(person: Person, name: str) -> None:
 
 
 async def use(person: Person) -> None:
-    """Try, Ask and Segment, each with an answer."""
+    """Try, Compare, Ask and Segment, each with an answer."""
     await person.go("try?model=opencv-qr")
     await person.give((PICTURES / "codes.jpg").read_bytes(), "codes.jpg")
     await person.until("document.querySelectorAll('.found li[data-n]').length == 3")
@@ -69,6 +69,10 @@ async def use(person: Person) -> None:
     await person.give((PICTURES / "receipt.jpg").read_bytes(), "receipt.jpg")
     await person.until("document.querySelectorAll('.lines li').length > 5")
     await take(person, "text")
+    await person.go("compare?model=rapidocr&with=tesseract")
+    await person.until("document.querySelectorAll('[data-time] .meter').length == 2")
+    await person.sees("times as long")
+    await take(person, "compare")
     await person.go("ask")
     await person.fill("#question", "How large is the picture?")
     await person.click("Ask", ".talk")

@@ -11,6 +11,7 @@ PAGES = {
     "try?model=fake-detect": "[...document.querySelectorAll('.found li')].length > 0",
     "try?model=fake-classify": "document.querySelectorAll('.classes li').length == 5",
     "try?model=lines": "document.querySelectorAll('.texts span').length == 2",
+    "compare?model=fake-detect&with=fake-segment": "!!document.querySelector('.pairs .sw')",
     "ask": "!!document.querySelector('.asking img')",
     "segment": "!!document.querySelector('.clicks img')",
     "live": "!!document.querySelector('.bar .primary')",

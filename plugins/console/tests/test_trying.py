@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import importlib.resources
 import io
 import json
+import posixpath
 import re
 
 import pillow_heif
@@ -207,6 +209,22 @@ async def test_the_parameters_that_a_form_takes(tmp_path):
         script = f"""import("./console/code.mjs").then(({{ fitsForm }}) =>
           {json.dumps(names)}.filter((name) => fitsForm({{ [name]: 1 }})))"""
         assert set(await person.evaluate(script)) == set(fields) - {"model", "file"}
+
+
+def test_no_module_waits_for_another():
+    """The page names every module that Try stands on, so that all of them are asked for at once."""
+    web = importlib.resources.files("mataserver_console") / "web"
+    known, todo = set(), ["app.mjs", "try.mjs"]
+    while todo:
+        name = todo.pop()
+        if name in known:
+            continue
+        known.add(name)
+        text = (web / name).read_text()
+        found = re.findall(r'^(?:import|export)\b[^;]*? from "\./([^"]+)"', text, re.MULTILINE)
+        todo += [posixpath.join(posixpath.dirname(name), each) for each in found]
+    links = re.findall(r'modulepreload" href="console/([^"]+)"', (web / "index.html").read_text())
+    assert sorted([*links, "app.mjs"]) == sorted(known)
 
 
 async def test_what_is_loaded(tmp_path):

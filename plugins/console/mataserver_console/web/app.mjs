@@ -11,6 +11,7 @@ import { useSource } from "./source.mjs";
 /** Each page is a module that is loaded when it is opened. */
 const PAGES = [
   { key: "try", title: "Try", icon: "try", group: "use", load: () => import("./try.mjs") },
+  { key: "compare", title: "Compare", under: "try", load: () => import("./compare.mjs") },
   { key: "ask", title: "Ask", icon: "ask", group: "use", needs: "infer", load: () => import("./ask.mjs") },
   { key: "segment", title: "Segment", icon: "segment", group: "use", needs: "infer", plugin: "sam", load: () => import("./segment.mjs") },
   { key: "live", title: "Live", icon: "live", group: "use", needs: "infer", load: () => import("./live.mjs") },

@@ -52,7 +52,7 @@ function Application({ app }) {
   const path = `api/apps/${app.id}`;
   const writes = may("fleet:write");
   const act = (where) => ask(path + where, { method: "DELETE" }).then(() => setError(null), setError).then(() => refresh(APPS));
-  return html`<section class="card" aria-label=${app.name} data-app=${app.name}><header><h2>${app.name}</h2><span class="quiet cut">${app.host ?? `/gateway/${app.name}`}</span><span class="grow"></span>
+  return html`<section class="card" aria-label=${app.name} data-app=${app.name}><header class="wrap"><h2>${app.name}</h2><span class="quiet cut">${app.host ?? `/gateway/${app.name}`}</span><span class="grow"></span>
       ${writes && html`<${Button} small icon="plus" onClick=${() => setMaking("route")}>Model<//><${Button} small icon="plus" onClick=${() => setMaking("link")}>Consumer<//>
         <${Sure} small bare text="Remove" effect="Nobody can ask it then." action=${() => act("")}/>`}</header>
     ${error && html`<div class="pad"><${Trouble} error=${error}/></div>`}

@@ -69,8 +69,14 @@ export function Silence() {
     <span>No answer from ${location.hostname}. Next try in ${left} s.</span><${Button} small onClick=${tryAgain}>Now<//></div><//></div>`;
 }
 
-export function Side({ pages, counts }) {
+/** The entry of the navigation that is open: a page may stand under another one's. */
+function useHere(pages) {
   const { page } = useRoute();
+  return pages.find((each) => each.key === page)?.under ?? page;
+}
+
+export function Side({ pages, counts }) {
+  const page = useHere(pages);
   const { data } = useSource("v1/pages", 60);
   const guests = (data ?? []).filter((each) => each.path !== "/");
   return html`<nav class="side" aria-label="Pages">
@@ -86,7 +92,7 @@ export function Side({ pages, counts }) {
 const FOOT = ["try", "segment", "live", "models"];
 
 export function Foot({ pages }) {
-  const { page } = useRoute();
+  const page = useHere(pages);
   const here = FOOT.map((key) => pages.find((each) => each.key === key)).filter(Boolean);
   const more = !FOOT.includes(page);
   return html`<nav class="tabs-bottom" aria-label="Pages, short">

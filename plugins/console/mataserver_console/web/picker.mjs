@@ -14,12 +14,12 @@ function Option({ model, chosen, choose }) {
 }
 
 /** A field for the name, for keys that may not list the models. */
-function Typed({ value, choose }) {
-  return html`<label class="row grow"><span class="sr">Model</span><input class="field typed" placeholder="Name of a model" value=${value}
+function Typed({ value, choose, label }) {
+  return html`<label class="row grow"><span class="sr">${label}</span><input class="field typed" placeholder="Name of a model" value=${value}
     onChange=${(event) => choose(event.target.value.trim())}/></label>`;
 }
 
-export function Picker({ models, listed = true, value, choose }) {
+export function Picker({ models, listed = true, value, choose, label = "Model" }) {
   const [open, setOpen] = useState(false);
   const [words, setWords] = useState("");
   const box = useRef(null);
@@ -30,13 +30,13 @@ export function Picker({ models, listed = true, value, choose }) {
     addEventListener("pointerdown", away);
     return () => removeEventListener("pointerdown", away);
   }, [open]);
-  if (!listed) return html`<${Typed} value=${value} choose=${choose}/>`;
+  if (!listed) return html`<${Typed} value=${value} choose=${choose} label=${label}/>`;
   const model = models.find((each) => each.model === value);
   const shown = models.filter((each) => `${each.model} ${each.task} ${each.state}`.toLowerCase().includes(words.toLowerCase()));
   const close = () => { setOpen(false); setWords(""); box.current.querySelector("button").focus(); };
   return html`<div class="pickbox" ref=${box} onKeyDown=${(event) => open && steer(event, box.current, close)}>
     <button type="button" class="picker" aria-haspopup="listbox" aria-expanded=${String(open)} onClick=${() => setOpen(!open)}>
-      <span class="sr">Model: </span>${value ? html`<${Name} name=${value}/>` : html`<span>Choose a model</span>`}
+      <span class="sr">${label}: </span>${value ? html`<${Name} name=${value}/>` : html`<span>Choose a model</span>`}
       ${model && html`<span class="tag wide">${model.task}</span><span class="wide"><${State} kind=${model.error ? "bad" : KINDS[model.state]}>${model.state}<//></span>
         ${model.memory_mb && html`<span class="quiet wide">${size(model.memory_mb)}</span>`}`}<${Icon} name="down"/></button>
     ${open && html`<div class="menu models">

@@ -26,34 +26,51 @@ export async function infer({ model, params, picture, signal }) {
   return send("v1/infer/upload", { method: "POST", body: form, signal });
 }
 
+/** One run at a time: two models that work at once tell neither's time. */
+export class Lane {
+  #last = Promise.resolve();
+
+  /** Wait for those who came before; the function that it gives lets the next one in. */
+  async enter() {
+    const before = this.#last;
+    let leave;
+    this.#last = new Promise((done) => { leave = done; });
+    await before;
+    return leave;
+  }
+}
+
 /**
- * The answer of a model about a picture with parameters.
- * @returns {{answer: object | null, times: object, error: Error | null, begun: number, age: number, run: () => void, stop: () => void}}
+ * The answer of a model about a picture with parameters. With a `lane` it waits for others there.
+ * @returns {{answer: object | null, times: object, error: Error | null, waits: boolean, begun: number, took: number, at: number, run: () => void, stop: () => void}}
  */
-export function useRun({ model, params, picture, auto, ready }) {
-  const [state, setState] = useState({ answer: null, of: null, times: {}, error: null, begun: 0, took: 0, at: 0 });
+export function useRun({ model, params, picture, auto, ready, lane }) {
+  const [state, setState] = useState({ answer: null, of: null, times: {}, error: null, waits: false, begun: 0, took: 0, at: 0 });
   const control = useRef(null);
   const run = async () => {
     control.current?.abort();
     if (!model || !picture || !ready) return;
     const own = new AbortController();
     control.current = own;
-    const begun = performance.now();
+    let begun = performance.now();
     setState((old) => {
       const stays = old.of?.picture === picture && old.of?.model === model;  // dimmed, until the next is here
-      return { ...old, begun, error: null, answer: stays ? old.answer : null, times: stays ? old.times : {} };
+      return { ...old, waits: Boolean(lane), begun, error: null, answer: stays ? old.answer : null, times: stays ? old.times : {} };
     });
+    const leave = await lane?.enter();
     try {
+      own.signal.throwIfAborted();
+      if (lane) { begun = performance.now(); setState((old) => ({ ...old, waits: false, begun })); }
       const response = await infer({ model, params, picture, signal: own.signal });
       const answer = await response.json();
       if (control.current !== own) return;
       const took = performance.now() - begun;
-      setState({ answer, of: { model, picture }, times: timings(response.headers.get("Server-Timing")), error: null, begun: 0, took, at: Date.now() });
+      setState({ answer, of: { model, picture }, times: timings(response.headers.get("Server-Timing")), error: null, waits: false, begun: 0, took, at: Date.now() });
     } catch (error) {
       if (control.current !== own) return;
       const stays = !error.status;  // without an answer the page keeps what it has
-      setState((old) => ({ ...old, begun: 0, error: isAbort(error) ? null : error, answer: isAbort(error) || stays ? old.answer : null }));
-    }
+      setState((old) => ({ ...old, waits: false, begun: 0, error: isAbort(error) ? null : error, answer: isAbort(error) || stays ? old.answer : null }));
+    } finally { leave?.(); }
     refresh("v1/models");
   };
   const stop = () => { control.current?.abort(); };

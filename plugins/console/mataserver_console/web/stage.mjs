@@ -48,7 +48,7 @@ export function Zoom({ zoom, setZoom, percent, full }) {
   const step = (factor) => setZoom(Math.max(1, Math.min(MOST, zoom * factor)));
   return html`<span class="row wide tight"><${Button} small bare icon="minus" label="Zoom out" onClick=${() => step(1 / 1.5)}/>
     <span class="percent">${percent} %</span><${Button} small bare icon="plus" label="Zoom in" onClick=${() => step(1.5)}/></span>
-    <${Button} small bare onClick=${() => setZoom(1)}>Fit<//><${Button} small bare icon="full" label="Full screen" onClick=${full}/>`;
+    <${Button} small bare onClick=${() => setZoom(1)}>Fit<//>${full && html`<${Button} small bare icon="full" label="Full screen" onClick=${full}/>`}`;
 }
 
 /** Drag a picture that is larger than its stage. */
