@@ -3,9 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextlib
-import re
 import shutil
+import subprocess
+import tempfile
+import time
+from pathlib import Path
+from typing import ClassVar
 
 import aiohttp
 
@@ -46,28 +51,72 @@ class Page:
         return value
 
 
+class Browser:
+    """A Chromium for the tests of a process; each page has a context of its own, as in a new one."""
+
+    _started: ClassVar[dict[tuple[str, ...], Browser]] = {}
+
+    def __init__(self, flags):
+        self._folder = tempfile.TemporaryDirectory(ignore_cleanup_errors=True)
+        self._process = subprocess.Popen(
+            [
+                *(CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu"),
+                *("--remote-debugging-port=0", "--disable-renderer-backgrounding"),
+                *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
+                f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1",
+                *(*flags, f"--user-data-dir={self._folder.name}", "about:blank"),
+            ],
+            stderr=subprocess.DEVNULL,
+        )
+        atexit.register(self._end)
+        self._host, self.place = self._address()
+
+    @classmethod
+    def of(cls, flags):
+        """Return the browser with these flags, started where it does not run."""
+        found = cls._started.get(flags)
+        if found is None or found._process.poll() is not None:
+            found = cls._started[flags] = cls(flags)
+        return found
+
+    def _address(self):
+        """Return where it listens, and the path of its own debugger."""
+        written = Path(self._folder.name, "DevToolsActivePort")
+        while not written.exists() or "\n" not in (text := written.read_text()):
+            assert self._process.poll() is None, "Chromium ended"
+            time.sleep(0.02)
+        port, path = text.split()
+        return f"http://127.0.0.1:{port}", path
+
+    def _end(self):
+        self._process.terminate()
+        self._process.wait()
+        self._folder.cleanup()
+
+    def debugger(self, target):
+        """Return the address of a page's debugger."""
+        return f"{self._host}/devtools/page/{target}"
+
+    @property
+    def own(self):
+        """The address of its own debugger."""
+        return f"{self._host}{self.place}"
+
+
 @contextlib.asynccontextmanager
-async def opened(url, folder, *flags):
-    """Open a page in Chromium, with more flags; yield its debugger."""
-    process = await asyncio.create_subprocess_exec(
-        *(CHROMIUM, "--headless=new", "--no-sandbox", "--disable-gpu", "--remote-debugging-port=0"),
-        *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
-        f"--host-resolver-rules=MAP {ELSEWHERE} 127.0.0.1",
-        *(*flags, f"--user-data-dir={folder / 'browser'}", "about:blank"),
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        while not (at := re.search(rb"ws://([\d.:]+)/", await process.stderr.readline())):
-            pass
-        async with aiohttp.ClientSession() as http:
-            async with http.get(f"http://{at[1].decode()}/json") as answer:
-                tabs = await answer.json(content_type=None)
-            (tab,) = [each for each in tabs if each["type"] == "page"]
-            async with http.ws_connect(tab["webSocketDebuggerUrl"], max_msg_size=0) as socket:
+async def opened(url, *flags):
+    """Open a page in Chromium, with more flags, as somebody who was never there; yield it."""
+    browser = await asyncio.to_thread(Browser.of, flags)
+    async with aiohttp.ClientSession() as http, http.ws_connect(browser.own) as control:
+        maker = Page(control)
+        context = (await maker.call("Target.createBrowserContext"))["browserContextId"]
+        own = {"browserContextId": context}
+        try:
+            target = (await maker.call("Target.createTarget", url="about:blank", **own))["targetId"]
+            async with http.ws_connect(browser.debugger(target), max_msg_size=0) as socket:
                 page = Page(socket)
                 await page.call("Network.enable")
                 await page.call("Page.navigate", url=url)
                 yield page
-    finally:
-        process.terminate()
-        await process.communicate()
+        finally:
+            await maker.call("Target.disposeBrowserContext", **own)

@@ -132,9 +132,9 @@ async def test_the_examples_of_a_forms_fields_are_accepted(served):
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-async def test_the_form_is_filled_with_what_works(served, tmp_path):
+async def test_the_form_is_filled_with_what_works(served):
     """The upload's form names a model that is here; every other field is empty and not sent."""
-    async with asyncio.timeout(90), opened(f"{served.url}/docs", tmp_path) as page:
+    async with asyncio.timeout(90), opened(f"{served.url}/docs") as page:
         rows = json.loads(await page.evaluate(FIELDS))
     assert rows[0] == ["model", "opencv-qr", None]
     assert len(rows) == 12
@@ -146,10 +146,10 @@ async def test_the_form_is_filled_with_what_works(served, tmp_path):
     ("name", "shown"),
     [("redoc", "[data-section-id]"), ("docs", ".opblock")],
 )
-async def test_pages_ask_nobody_else(served, tmp_path, name, shown):
+async def test_pages_ask_nobody_else(served, name, shown):
     """Every request of a page goes to the server that it came from, and its pictures are there."""
     known = (served.url, "data:", "blob:")
-    async with asyncio.timeout(90), opened(f"{served.url}/{name}", tmp_path) as page:
+    async with asyncio.timeout(90), opened(f"{served.url}/{name}") as page:
         while not await page.evaluate(f"document.querySelector('{shown}') !== null"):
             await asyncio.sleep(0.1)
         await asyncio.sleep(1)
@@ -179,9 +179,9 @@ CURL = """(async () => {
 
 
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-async def test_a_line_of_curl_carries_a_key(served, tmp_path):
+async def test_a_line_of_curl_carries_a_key(served):
     """What a person copies asks with a key: the cookie of a session is the browser's alone."""
-    async with asyncio.timeout(90), opened(f"{served.url}/docs", tmp_path) as page:
+    async with asyncio.timeout(90), opened(f"{served.url}/docs") as page:
         line = await page.evaluate(CURL)
     assert "'Authorization: Bearer YOUR_KEY'" in line
     assert "CSRF" not in line

@@ -144,7 +144,7 @@ class Person:
 @contextlib.asynccontextmanager
 async def shown(url, folder, key="test-key", flags=()):
     """Yield a person before the console at ``url``, signed in with ``key`` if there is one."""
-    async with asyncio.timeout(100), opened(url, folder, *flags) as page:
+    async with asyncio.timeout(100), opened(url, *flags) as page:
         person = Person(page, folder)
         await person.screen()
         await person.until("!!document.querySelector('.signin, .app')")
