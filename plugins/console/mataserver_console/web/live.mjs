@@ -70,19 +70,36 @@ function useClock(on, every = 250) {
   return now;
 }
 
+/** How often the age is told anew, in milliseconds: what is read is at most so much too young. */
+const TICK = 50;
+
+/** How old what was taken at a time is, as it is looked at: nothing else is drawn again for it. */
+function useAge(captured) {
+  const [, tick] = useState(0);
+  useEffect(() => {
+    if (!captured) return undefined;
+    const timer = setInterval(() => tick((n) => n + 1), TICK);
+    return () => clearInterval(timer);
+  }, [Boolean(captured)]);
+  return captured ? Math.max(0, Math.round(performance.now() - captured)) : null;
+}
+
+const Old = ({ captured }) => { const age = useAge(captured); return age !== null && html`<b>${age} ms old</b>`; };
+const Age = ({ captured }) => useAge(captured) ?? "–";
+
 const fps = (value) => (value ? value.toFixed(1) : "–");
 
-function Figures({ figures, age }) {
+function Figures({ figures, captured }) {
   const plain = (value) => (value === null ? "–" : Math.round(value));
   const shown = [["Camera", fps(figures.camera), "fps"], ["Results", fps(figures.results), "fps"], ["p50", plain(figures.p50), "ms"], ["p95", plain(figures.p95), "ms"],
-    ["Dropped", figures.dropped, `of ${figures.sent.toLocaleString("en")}`], ["Age", plain(age), "ms"]];
+    ["Dropped", figures.dropped, `of ${figures.sent.toLocaleString("en")}`], ["Age", html`<${Age} captured=${captured}/>`, "ms"]];
   return html`<dl class="stats live-stats">${shown.map(([name, value, unit]) => html`<div class="stat" key=${name} data-figure=${name}><dt>${name}</dt><dd>${value} <small>${unit}</small></dd></div>`)}</dl>`;
 }
 
 const EMPTY = { camera: 0, results: 0, p50: null, p95: null, dropped: 0, sent: 0 };
 const WORDS = { off: "Off", starting: "Waiting for the camera", loading: "Loading the model", live: "Live" };
 
-function Video({ video, stream, items, tracks, age }) {
+function Video({ video, stream, items, tracks }) {
   const [width, height] = stream.size;
   const box = useRef(null);
   const [scale, setScale] = useState(1);
@@ -96,7 +113,7 @@ function Video({ video, stream, items, tracks, age }) {
   return html`<div class="vid" ref=${box} style=${{ aspectRatio: `${width} / ${height}` }}><video ref=${video} muted playsinline hidden=${!on} aria-label="The camera's picture"></video>
     ${on && html`<${Overlay} items=${items} outlines=${outlines} width=${width} height=${height} hover=${0} tails=${tracks.tails}/>
       <${Labels} items=${items} width=${width} height=${height} scale=${scale} hover=${0} scores=${true} taken=${[[0, 0, 170, 40]]}/>`}
-    ${on ? html`<span class="glass vl"><${State} kind=${stream.phase === "live" ? "ok" : "busy"}>${WORDS[stream.phase]}<//>${age !== null && html`<b>${Math.round(age)} ms old</b>`}</span>
+    ${on ? html`<span class="glass vl"><${State} kind=${stream.phase === "live" ? "ok" : "busy"}>${WORDS[stream.phase]}<//><${Old} captured=${stream.captured}/></span>
       <span class="glass vr">${width} × ${height}</span>` : html`<div class="nopic"><${Icon} name="camera"/><span>The camera of this device is off.</span></div>`}</div>`;
 }
 
@@ -185,11 +202,10 @@ export default function Live() {
   const items = useMemo(() => itemsOf(stream.answer), [stream.answer]);
   const tracks = useTracks(items, stream.captured);
   const meter = stream.meter();
-  const figures = meter?.figures(now) ?? EMPTY;
-  const age = stream.answer ? Math.max(0, now - stream.captured) : null;
+  const figures = useMemo(() => meter?.figures(now) ?? EMPTY, [meter, now]);
   const sessions = data ?? [];
   const cameras = sessions.filter((each) => each.camera);
-  const curve = meter?.curve(now) ?? { p50: [], p95: [] };
+  const curve = useMemo(() => meter?.curve(now) ?? { p50: [], p95: [] }, [meter, Math.floor(now / 1000)]);
   const begin = (changes = {}) => stream.start({ model: chosen.name, task: mayTrack && track ? "track" : "", params: {}, ...changes });
   const choose = (name) => { amend({ model: name }); if (on) begin({ model: name, task: "" }); };
   useEffect(() => {
@@ -203,10 +219,10 @@ export default function Live() {
       ${on ? html`<${Button} icon="stop" onClick=${stream.stop}>Stop<//>` : html`<${Button} primary icon="camera" disabled=${!chosen.name || needsHttps()} onClick=${() => begin()}>Start<//>`}<//>
     <div class="content">
       ${needsHttps() && html`<${NeedsHttps}/>`}${stream.error && html`<${Trouble} error=${stream.error} again=${() => begin()}/>`}${stream.problem && html`<${Note} kind="warn">${stream.problem}<//>`}
-      <div class="livegrid"><section class="card livecard" aria-label="This device's camera"><${Video} video=${video} stream=${stream} items=${items} tracks=${tracks} age=${age}/>
+      <div class="livegrid"><section class="card livecard" aria-label="This device's camera"><${Video} video=${video} stream=${stream} items=${items} tracks=${tracks}/>
         <ul class="tracks">${items.slice(0, 8).map((item) => html`<li key=${item.id ?? item.n} class=${item.k}><span class="sw">${item.id ?? item.n}</span><b class="cut">${item.name}</b>
           <span class="quiet nowrap">${tracks.since.has(item.id) ? `for ${long((performance.now() - tracks.since.get(item.id)) / 1000)}` : item.score?.toFixed(2)}</span></li>`)}</ul></section>
-        <div class="livefigures"><${Figures} figures=${figures} age=${age}/>
+        <div class="livefigures"><${Figures} figures=${figures} captured=${stream.captured}/>
           <section class="card" aria-labelledby="latency"><header><h2 id="latency">Latency</h2><span class="grow"></span><${Legend} names=${["p50", "p95"]}/></header>
             <${Chart} label="Latency" series=${[{ name: "p50", values: curve.p50 }, { name: "p95", values: curve.p95 }]} format=${ms} ends=${["60 s", "now"]}/></section></div></div>
       <section class="stack-12" aria-labelledby="cams"><div class="row"><h2 id="cams">Cameras of this server</h2><span class="quiet">${cameras.length ? `${cameras.length}, ${cameras.filter((each) => each.camera.state === "connected").length} connected` : ""}</span>
