@@ -52,7 +52,7 @@ class Page:
 
 
 class Browser:
-    """A Chromium for the tests of a process; each page has a context of its own, as in a new one."""
+    """A Chromium for the tests of a process; each page has a context, as in a new one."""
 
     _started: ClassVar[dict[tuple[str, ...], Browser]] = {}
 
