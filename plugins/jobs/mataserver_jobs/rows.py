@@ -43,7 +43,7 @@ async def locked(connection: Connection, job: str) -> Record:
 
 def record_of(row: Any) -> Record:
     """Return the job of a row; of ``OPEN`` what was not read is None."""
-    values = dict.fromkeys(OPEN) | dict(row)
+    values: dict[str, Any] = {**dict.fromkeys(OPEN), **row}
     for name in OPEN:
         if values[name] is not None:
             values[name] = msgspec.json.decode(values[name])
