@@ -2,14 +2,17 @@
 import { Copy, Tabs } from "./controls.mjs";
 import { html, useState } from "./html.mjs";
 
-/** Parameters of the API that a form cannot carry; nor can one carry lists, but for `prompts`. */
+/** Parameters of the API that a form cannot carry; nor can one carry lists, but for `prompts` without full stops. */
 const NO_FORM = new Set([
   "system_prompt", "top_p", "use_softmax", "normalize", "target_size", "point_prompts", "box_prompts",
   "detection_confidence", "segmentation_confidence",
 ]);
 
+/** Whether a list of words is the same after a form, where a full stop is between two of them. */
+const asWords = (value) => Array.isArray(value) && !value.some((word) => String(word).includes("."));
+
 export const fitsForm = (params) => Object.entries(params)
-  .every(([name, value]) => !NO_FORM.has(name) && (name === "prompts" || typeof value !== "object"));
+  .every(([name, value]) => !NO_FORM.has(name) && (typeof value !== "object" || (name === "prompts" && asWords(value))));
 
 /** A parameter as the text of a form's field. */
 export const fieldOf = (value) => (Array.isArray(value) ? value.join(" . ") : String(value));

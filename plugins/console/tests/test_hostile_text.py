@@ -1,0 +1,101 @@
+"""What others write (labels, names, errors) is text on every page, and never a part of the page."""
+
+from __future__ import annotations
+
+import io
+import json
+import zipfile
+from urllib.parse import quote
+
+import aiohttp
+import pytest
+from console_pages import CHROMIUM, SQUARE, asked, served, shown
+
+from camera_sources import make_video
+
+pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+EVIL = "<img src=x onerror=window.hacked=1>"
+BROKEN = """document.addEventListener("securitypolicyviolation", () => { window.broken += 1; });
+  window.broken = 0;"""
+
+
+async def harmless(person):
+    """Fail unless the page shows the text, and has made nothing of it."""
+    await person.sees(EVIL)
+    assert await person.evaluate("document.querySelectorAll('[src=x]').length") == 0
+    assert await person.evaluate("[window.broken, window.hacked ?? null]") == [0, None]
+
+
+async def the_pages_of_models(person):
+    """Labels, the names of pictures and models, and what was asked."""
+    given = quote(json.dumps([EVIL]))
+    await person.go(f"try?model=turned&prompts={given}")
+    await person.give(SQUARE, f"{EVIL}.png")
+    await person.until("document.querySelectorAll('.found li[data-n]').length == 1")
+    await harmless(person)
+    assert await person.evaluate("document.querySelector('.found [title]').title") == EVIL
+    await person.click("JSON")
+    await harmless(person)
+    await person.go(f"compare?model=turned&prompts={given}&with={quote(EVIL)}")
+    await person.until("document.querySelector('[data-side=b] .note.bad')?.innerText")
+    await harmless(person)
+    await person.go(f"try?model={quote(EVIL)}")
+    await person.until("document.querySelector('.right .note.bad')?.innerText")
+    await harmless(person)
+    await person.go("ask?model=fake-vlm")
+    await person.fill("#question", EVIL)
+    await person.click("Ask", ".talk")
+    await person.until("!!document.querySelector('.answer')")
+    await harmless(person)
+
+
+async def a_job(server):
+    """Return a job of a file with such a name, which fails with such an error."""
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w") as archive:
+        archive.writestr(f"{EVIL}.png", "no picture")
+    form = aiohttp.FormData({"model": "fake-detect"}, quote_fields=False)
+    form.add_field("file", packed.getvalue(), filename=f"{EVIL}.zip")
+    return (await asked(server, "POST", "/v1/jobs/infer", data=form))["id"]
+
+
+async def the_pages_of_operators(person, server, folder):
+    """Jobs with their files and errors, cameras, keys, models, what the fleet refuses."""
+    await person.go(f"jobs?id={await a_job(server)}")
+    await person.until("!!document.querySelector('.jobhead .state.bad')")
+    await harmless(person)
+    video = make_video(folder / f"{EVIL}.mp4")
+    camera = {"model": "fake-detect", "source": str(video)}
+    await asked(server, "POST", "/v1/cameras", json=camera)
+    await person.go("live")
+    await person.until("!!document.querySelector('.tile')")
+    await harmless(person)
+    await person.go("models")
+    await person.until("!!document.querySelector('.cards tbody tr')")
+    await harmless(person)
+    await asked(server, "POST", "/v1/keys", json={"name": EVIL, "scopes": ["infer"]})
+    await person.go("server")
+    await harmless(person)
+    await person.go("fleet?part=apps")
+    await person.click("New application")
+    await person.fill("dialog input[name=name]", EVIL)
+    await person.click("Make the application")
+    await person.until("document.querySelector('dialog .note.bad')?.innerText")
+    assert await person.evaluate("[window.broken, window.hacked ?? null]") == [0, None]
+
+
+async def test_text_of_others(tmp_path):
+    """It stands there letter by letter; where it got into a page, the policy would stop it."""
+    settings = {"plugins": {"cameras": {"camera_paths": [str(tmp_path)]}}}
+    names = ("cameras", "database", "accounts", "jobs", "fleet")
+    known = {EVIL: "detect"}
+    async with (
+        served(tmp_path, *names, registered=known, **settings) as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.evaluate(BROKEN)
+        await the_pages_of_models(person)
+        await the_pages_of_operators(person, server, tmp_path)
+        await person.evaluate(f"void (document.querySelector('main').innerHTML += {EVIL!r})")
+        await person.until("window.broken > 0")
+        assert await person.evaluate("window.hacked ?? null") is None
