@@ -18,7 +18,7 @@ BINARY := cameras console oip openai opencv ocr onnx
 SOURCES := pyproject.toml constraints.txt requirements-dev.txt $(CLIENT)/pyproject.toml $(PLUGINS)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help demo demo-fleet serve setup test test-again test-engines test-clients test-airflow test-api test-ray test-binary soak soak-server binary lock release audit check shape bench clean
+.PHONY: help demo demo-fleet serve setup test test-again test-engines test-clients test-airflow test-api test-ray test-binary soak soak-server binary lock release audit check shape bench bench-console clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed 's/:.*##/\t/'
@@ -109,18 +109,30 @@ binary: $(BIN)/python  ## build/mataserver: one executable file that needs nothi
 	  --interpreter-constraint "$$($(BIN)/python -c 'import sys; print("CPython==%d.%d.*" % sys.version_info[:2])')" \
 	  --script mataserver --venv --sh-boot --no-pre-install-wheels --output-file build/mataserver
 
-check: $(VENV)/.setup  ## format, lint, layers, types
+# Types of the console's modules; what npm installs stands in a lock file with hashes.
+TYPES := plugins/console/node_modules/.bin/tsc
+
+$(TYPES): plugins/console/package-lock.json
+	@command -v npm >/dev/null || { echo "the types of the console's modules need npm; on Debian: apt install nodejs npm" >&2; exit 1; }
+	npm ci --prefix plugins/console --silent --no-audit --no-fund
+	@touch $@
+
+check: $(VENV)/.setup $(TYPES)  ## format, lint, layers, types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/lint-imports
 	$(BIN)/mypy
 	$(BIN)/mypy $(wildcard plugins/*/mataserver_*) $(wildcard templates/*/mataserver_*.py)
+	$(TYPES) -p plugins/console
 
 shape: $(VENV)/.setup  ## the shape of the code in figures, beside their goals
 	$(BIN)/python tests/house_shape.py
 
 bench: $(VENV)/.setup  ## the benchmarks beside the peers; QUICK=1 for fewer of them
 	$(BIN)/python bench/run.py $(if $(QUICK),--quick)
+
+bench-console: $(VENV)/.setup  ## what Lighthouse says of the console's pages; needs npm
+	$(BIN)/python bench/lighthouse.py
 
 clean:  ## remove the environment and everything built
 	rm -rf $(VENV) build demo-output .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -19,7 +19,7 @@ echo "made $1"
 @pytest.fixture
 def run(tmp_path):
     """Run the script with stand-ins of make and of what it would install; return what it did."""
-    for name in ("apt-get", "sudo", "tesseract", "chromium"):
+    for name in ("apt-get", "sudo", "tesseract", "chromium", "npm"):
         (tmp_path / name).write_text("#!/bin/sh\n")
         (tmp_path / name).chmod(0o755)
 

@@ -1,6 +1,6 @@
 // Keys and users, where the plugin accounts keeps them.
 import { ask, may } from "./api.mjs";
-import { Button, Copy, Dialog, Note, State, Sure, Trouble } from "./controls.mjs";
+import { Button, Dialog, State, Sure, Trouble } from "./controls.mjs";
 import { ShownOnce, useForm } from "./form.mjs";
 import { ago } from "./format.mjs";
 import { html, useState } from "./html.mjs";

@@ -1,10 +1,12 @@
 // Requests to the server, by paths relative to the page: it may lie below a proxy's prefix.
 import { cell } from "./cell.mjs";
 
+/** @typedef {{id: string, name: string, kind: string, scopes: string[], csrf?: string}} Person */
+
 /** Who is signed in: `undefined` until it is known, `null` for nobody. */
-export const who = cell(undefined);
+export const who = cell(/** @type {Person | null | undefined} */ (undefined));
 /** Whether the server answers: null, or since when it does not and when the next try comes. */
-export const silence = cell(null);
+export const silence = cell(/** @type {{since: number, next: number} | null} */ (null));
 
 /** The server refused: its status, its sentence, the request's id, seconds to wait. */
 export class Refused extends Error {
@@ -25,7 +27,11 @@ export const may = (scope) => {
   return scopes.includes(scope) || scopes.includes("admin");
 };
 
-/** Send a request; return the response if it is a good one. Throws `Refused` and `NoAnswer`. */
+/**
+ * Send a request; return the response if it is a good one. Throws `Refused` and `NoAnswer`.
+ * @param {string} path
+ * @param {RequestInit & {json?: unknown, csrf?: string, headers?: Record<string, string>}} [options]
+ */
 export async function send(path, { json, csrf = who.get()?.csrf, headers = {}, ...options } = {}) {
   const all = { ...headers };
   if (csrf) all["X-CSRF-Token"] = csrf;
@@ -46,7 +52,12 @@ export async function send(path, { json, csrf = who.get()?.csrf, headers = {}, .
   throw await refusal(answer, path);
 }
 
-/** Send a request; return its answer's JSON, or null where there is no body. */
+/**
+ * Send a request; return its answer's JSON, or null where there is no body.
+ * @param {string} path
+ * @param {Parameters<typeof send>[1]} [options]
+ * @returns {Promise<any>}
+ */
 export async function ask(path, options) {
   const answer = await send(path, options);
   return answer.status === 204 ? null : answer.json();
@@ -80,7 +91,7 @@ export async function* events(answer) {
       const { done, value } = await reader.read();
       text += value ?? "";
       const blocks = text.split(/\r?\n\r?\n/);
-      text = blocks.pop();
+      text = blocks.pop() ?? "";
       for (const block of blocks) {
         const event = eventOf(block);
         if (event) yield event;

@@ -72,7 +72,7 @@ function Signed() {
   const counts = useCounts();
   const pages = usePages();
   useLeaps();
-  return html`<a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById("main").focus(); }}>Skip to content</a>
+  return html`<a class="skip" href="#main" onClick=${(event) => { event.preventDefault(); document.getElementById("main")?.focus(); }}>Skip to content</a>
     <div class="app"><${Side} pages=${pages} counts=${counts}/>
       <main class="main" id="main" tabindex="-1"><${Silence}/><${Page} pages=${pages}/></main><${Foot} pages=${pages}/></div>`;
 }

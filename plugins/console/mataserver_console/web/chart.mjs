@@ -11,6 +11,7 @@ export function nice(value) {
   return [1, 2, 5, 10].map((each) => each * power).find((each) => each >= value * 1.05) ?? 20 * power;
 }
 
+/** A place for a chart, and how wide it is. @returns {[{current: any}, number]} */
 export function useWidth() {
   const box = useRef(null);
   const [width, setWidth] = useState(0);

@@ -23,17 +23,18 @@ function useScene(canvas, job, model, cameras) {
   const [made, setMade] = useState({});
   useEffect(() => {
     const control = new AbortController();
-    let scene = null;
+    let scene = /** @type {import("./cloud_scene.mjs").CloudScene | null} */ (null);
     const begin = async () => {
       const { signal } = control;
       const [{ CloudScene }, ply, every] = await Promise.all([
         import("./cloud_scene.mjs"), send(fileOf(job, model.filename), { signal }).then((answer) => answer.arrayBuffer()), ask(fileOf(job, cameras), { signal }),
       ]);
       if (signal.aborted) return;
-      try { scene = new CloudScene(canvas.current); } catch { setMade({ flat: true }); return; }
       const views = every.find((each) => each.model === model.name)?.views ?? [];
-      scene.show(ply, views);
-      setMade({ scene, views });
+      let made;
+      try { made = scene = new CloudScene(canvas.current); } catch { setMade({ flat: true }); return; }
+      made.show(ply, views);
+      setMade({ scene: made, views });
     };
     begin().catch((error) => { if (!control.signal.aborted) setMade({ error }); });
     return () => { control.abort(); scene?.dispose(); };

@@ -77,8 +77,16 @@ export class CloudScene {
     this.views = [];
     this.flight = 0;
     this.asked = 0;
+    /** @type {any} what is shown, and what is around all of it */
+    this.points = this.picture = this.frusta = this.grid = this.box = this.all = null;
+    /** @type {number[][]} where the cameras stand */
+    this.stand = [];
+    /** @type {any[]} points that must be in sight */
+    this.sample = [];
+    this.radius = this.step = this.depth = 1;
+    this.room = /** @type {HTMLElement} */ (canvas.parentElement);
     this.watch = new ResizeObserver(() => this.measure());
-    this.watch.observe(canvas.parentElement);
+    this.watch.observe(this.room);
   }
 
   /**
@@ -292,12 +300,12 @@ export class CloudScene {
   }
 
   measure() {
-    const { clientWidth: width, clientHeight: height } = this.canvas.parentElement;
+    const { clientWidth: width, clientHeight: height } = this.room;
     if (!width || !height) return;
     this.renderer.setSize(width, height, false);
     this.camera.aspect = width / height;
-    this.camera.near = (this.radius ?? 1) / 1000;
-    this.camera.far = (this.radius ?? 1) * 100;
+    this.camera.near = this.radius / 1000;
+    this.camera.far = this.radius * 100;
     this.camera.updateProjectionMatrix();
     this.draw();
   }

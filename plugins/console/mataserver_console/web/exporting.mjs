@@ -49,7 +49,7 @@ function tag(pen, each, unit) {
 export async function drawn(picture, items, show, depth) {
   const image = await createImageBitmap(picture.blob, { imageOrientation: "from-image" });
   const canvas = new OffscreenCanvas(image.width, image.height);
-  const pen = canvas.getContext("2d");
+  const pen = /** @type {OffscreenCanvasRenderingContext2D} */ (canvas.getContext("2d"));
   const unit = Math.max(1, image.width / 1000);
   pen.drawImage(image, 0, 0);
   if (depth) pen.drawImage(depth, 0, 0, image.width, image.height);

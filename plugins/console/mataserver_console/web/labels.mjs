@@ -8,10 +8,10 @@ const MOST_NAMED = 60;
 const area = (a) => Math.max(0, a[2] - a[0]) * Math.max(0, a[3] - a[1]);
 const shared = (a, b) => area([Math.max(a[0], b[0]), Math.max(a[1], b[1]), Math.min(a[2], b[2]), Math.min(a[3], b[3])]);
 
-let pen = null;
+let pen = /** @type {CanvasRenderingContext2D | null} */ (null);
 /** The width of a text in pixels, in the labels' type. */
 export function wide(text, weight = 600, size = 12) {
-  pen ??= document.createElement("canvas").getContext("2d");
+  pen ??= /** @type {CanvasRenderingContext2D} */ (document.createElement("canvas").getContext("2d"));
   pen.font = `${weight} ${size}px ${getComputedStyle(document.documentElement).getPropertyValue("--font")}`;
   return pen.measureText(text).width;
 }
@@ -27,7 +27,7 @@ function spots([x1, y1, x2, y2], w, roomy) {
 
 /** The best free place of a label of width `w`, or null. */
 function place(at, boxes, taken, room, w) {
-  let best = null;
+  let best = /** @type {{spot: number[], cost: number} | null} */ (null);
   const roomy = area(boxes[at]) > 9 * w * HEIGHT;
   spots(boxes[at], w, roomy).forEach(([x, y], order) => {
     const spot = [x, y, x + w, y + HEIGHT];

@@ -162,7 +162,7 @@ function AddCamera({ models, close }) {
     const { source, model, fps: most } = Object.fromEntries(new FormData(event.target));
     setBusy(true);
     try {
-      await openCamera({ model, source: source.trim(), ...(most ? { fps: Number(most) } : {}) });
+      await openCamera({ model, source: String(source).trim(), ...(most ? { fps: Number(most) } : {}) });
       refresh("v1/sessions");
       close();
     } catch (failure) { setError(failure); setBusy(false); }

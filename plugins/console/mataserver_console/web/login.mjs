@@ -65,7 +65,7 @@ export function SignIn({ said }) {
     setBusy(true);
     try {
       enter(users ? await byPassword(given.name, given.password)
-        : await ask("v1/session", { json: { key: given.key.trim() }, csrf: "" }));
+        : await ask("v1/session", { json: { key: String(given.key).trim() }, csrf: "" }));
     } catch (failure) { setError(failure); setBusy(false); }
   };
   return html`<form class="signin card" onSubmit=${submit} aria-labelledby="signin">

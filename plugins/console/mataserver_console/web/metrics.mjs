@@ -22,7 +22,7 @@ export function samples(text) {
   return found;
 }
 
-const sum = (all, name, fits = () => true) => all.reduce((total, each) => total + (each.name === name && fits(each.labels) ? each.value : 0), 0);
+const sum = (all, name, fits = (_labels) => true) => all.reduce((total, each) => total + (each.name === name && fits(each.labels) ? each.value : 0), 0);
 
 /** Cumulative counts of a histogram's buckets, over all its labels that fit. */
 function buckets(all, name, fits) {
@@ -93,13 +93,13 @@ export function Metrics() {
   const since = looks.length > 1 ? `${Math.round((now.at - looks[0].at) / 1000)} s` : "";
   const ends = [since, "now"];
   const charts = [
-    ["Requests a second", [["all", rates("requests")], ["failed", rates("failures")]], short],
-    ["Inferences a second", [["all", rates("inferences")], ["failed", rates("failed")]], short],
-    ["Time in the model", [["p50", quantiles(0.5)], ["p95", quantiles(0.95)]], ms],
-    ["Memory", [["models", plain("models", 1e6)], ["the server itself", plain("resident", 1e6)]], size],
+    { title: "Requests a second", series: [["all", rates("requests")], ["failed", rates("failures")]], format: short },
+    { title: "Inferences a second", series: [["all", rates("inferences")], ["failed", rates("failed")]], format: short },
+    { title: "Time in the model", series: [["p50", quantiles(0.5)], ["p95", quantiles(0.95)]], format: ms },
+    { title: "Memory", series: [["models", plain("models", 1e6)], ["the server itself", plain("resident", 1e6)]], format: size },
   ];
   const figures = now ? [["Requests", now.requests.toLocaleString("en")], ["Failed", now.failures.toLocaleString("en")], ["Waiting now", now.queue], ["Sessions", now.sessions], ["Workers that died", now.deaths]] : [];
   return html`<dl class="stats">${figures.map(([name, value]) => html`<div class="stat" key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
-    <div class="two-up">${charts.map(([title, series, format]) => html`<${Card} key=${title} title=${title} names=${series.map(([name]) => name)}>
+    <div class="two-up">${charts.map(({ title, series, format }) => html`<${Card} key=${title} title=${title} names=${series.map(([name]) => name)}>
       <${Chart} label=${title} series=${series.map(([name, values]) => ({ name, values }))} format=${format} ends=${ends}/><//>`)}</div>`;
 }

@@ -1,6 +1,6 @@
 // Models: what is here, what it takes, what can be pulled.
 import { ask, events, isAbort, may, send } from "./api.mjs";
-import { Button, KINDS, Menu, Note, State, Sure, Trouble } from "./controls.mjs";
+import { Button, KINDS, Menu, State, Sure, Trouble } from "./controls.mjs";
 import { ago, bytes, long, parted, size } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useMemo, useReducer, useRef, useState } from "./html.mjs";
@@ -145,7 +145,7 @@ function More({ models, plugins }) {
   const submit = (event) => {
     event.preventDefault();
     const given = Object.fromEntries(new FormData(event.target));
-    pull(given.model.trim(), given.task);
+    pull(String(given.model).trim(), given.task);
     event.target.reset();
   };
   const shown = packaged.filter((each) => !task || each.task === task);

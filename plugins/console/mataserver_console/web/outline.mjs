@@ -8,7 +8,7 @@ async function pixels(base64) {
   const scale = Math.min(1, SIDE / Math.max(image.width, image.height));
   const w = Math.max(1, Math.round(image.width * scale));
   const h = Math.max(1, Math.round(image.height * scale));
-  const pen = new OffscreenCanvas(w, h).getContext("2d", { willReadFrequently: true });
+  const pen = /** @type {OffscreenCanvasRenderingContext2D} */ (new OffscreenCanvas(w, h).getContext("2d", { willReadFrequently: true }));
   pen.drawImage(image, 0, 0, w, h);
   const rgba = pen.getImageData(0, 0, w, h).data;
   const inside = new Uint8Array(w * h);
@@ -59,8 +59,8 @@ function thin(line, far) {
   const keep = new Uint8Array(line.length);
   const parts = [[0, line.length - 1]];
   keep[0] = keep[line.length - 1] = 1;
-  while (parts.length) {
-    const [a, b] = parts.pop();
+  for (let part = parts.pop(); part; part = parts.pop()) {
+    const [a, b] = part;
     const [ax, ay] = line[a], [bx, by] = line[b];
     const length = Math.hypot(bx - ax, by - ay);
     let worst = far, at = -1;

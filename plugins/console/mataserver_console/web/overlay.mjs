@@ -40,7 +40,7 @@ function Person({ item, boxes }) {
   const known = item.points;
   const sure = (at) => known[at]?.[2] >= SURE;
   const limbs = known.length === JOINTS ? LIMBS : [];
-  const d = ([a, b]) => `M${known[a][0]} ${known[a][1]}L${known[b][0]} ${known[b][1]}`;
+  const d = (/** @type {number[]} */ [a, b]) => `M${known[a][0]} ${known[a][1]}L${known[b][0]} ${known[b][1]}`;
   return html`
     ${item.box && boxes && html`<${Line} d=${frame(item.box)}/>`}
     ${limbs.map((limb) => html`<g class=${`bone ${side(...limb)}`} key=${limb.join()}><path class="case" d=${d(limb)}/>
@@ -51,9 +51,12 @@ function Person({ item, boxes }) {
 /** The trace of a track: where it was in the last two seconds. */
 const Tail = ({ points }) => points.map(([x, y], at) => html`<path key=${at} class="dot" d=${`M${x} ${y}h.001`} style=${{ opacity: (at + 1) / points.length }}/>`);
 
-/** @param {{items: import("./results.mjs").Item[], width: number, height: number, scale: number, hover: number}} props */
+/**
+ * @param {{items: import("./results.mjs").Item[], outlines?: Map<number, {path: string}>, width: number, height: number, hover: number,
+ *   boxes?: boolean, fill?: boolean, tails?: Map<number | undefined, number[][]>, text?: boolean}} props
+ */
 export function Overlay({ items, outlines, width, height, hover, boxes = true, fill = true, tails, text }) {
-  const order = [...items].sort((a, b) => (a.n === hover) - (b.n === hover));
+  const order = [...items].sort((a, b) => Number(a.n === hover) - Number(b.n === hover));
   return html`<svg class=${`over ${text ? "reading" : ""}`} viewBox=${`0 0 ${width} ${height}`} preserveAspectRatio="none" aria-hidden="true">
     ${order.map((item) => html`<g key=${item.n} data-n=${item.n} class=${`${item.k} ${item.n === hover ? "on" : ""}`}>
       ${tails?.has(item.id) && html`<${Tail} points=${tails.get(item.id)}/>`}

@@ -122,7 +122,7 @@ export function wrongOf(error, schema) {
 export function Parameters({ schema, given, setGiven, wrong = {} }) {
   const names = Object.keys(schema?.properties ?? {});
   const first = schema?.required ?? [];
-  names.sort((a, b) => first.includes(b) - first.includes(a) || (b === "prompt") - (a === "prompt"));
+  names.sort((a, b) => Number(first.includes(b)) - Number(first.includes(a)) || Number(b === "prompt") - Number(a === "prompt"));
   const set = (name) => (value) => {
     const next = { ...given, [name]: value };
     if (value === undefined) delete next[name];

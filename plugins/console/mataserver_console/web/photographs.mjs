@@ -37,7 +37,7 @@ function Ring({ images, pairs, chosen, choose }) {
   const place = new Map(images.map((image, i) => [image.name, at(i)]));
   const most = Math.max(1, ...pairs.map((pair) => pair.inliers));
   const own = (pair) => pair.first === chosen || pair.second === chosen;
-  const lines = [...pairs].sort((a, b) => own(a) - own(b));  // the chosen one's lie above
+  const lines = [...pairs].sort((a, b) => Number(own(a)) - Number(own(b)));  // the chosen one's lie above
   return html`<svg class="ring" viewBox=${`0 0 ${SIDE} ${SIDE}`} role="img" aria-label=${`${count(images.length, "photograph")}, ${count(pairs.length, "pair")}`}>
     ${lines.map((pair) => html`<path key=${`${pair.first} ${pair.second}`} class=${own(pair) ? "on" : ""} d=${`M${place.get(pair.first)}L${place.get(pair.second)}`} stroke-width=${(0.5 + 3.5 * (pair.inliers / most)).toFixed(2)}/>`)}
     ${images.map((image) => { const [x, y] = place.get(image.name); return html`<circle key=${image.name} cx=${x} cy=${y} r=${image.name === chosen ? 6 : 4} class=${`${image.status === "registered" ? "" : "out"} ${image.name === chosen ? "on" : ""}`} onClick=${() => choose(image.name)}><title>${image.name}</title></circle>`; })}</svg>`;

@@ -14,7 +14,7 @@ export const EXAMPLES = [
 ];
 
 /** Examples with those of the task first. */
-export const examplesOf = (task) => [...EXAMPLES].sort((a, b) => b.tasks.includes(task) - a.tasks.includes(task));
+export const examplesOf = (task) => [...EXAMPLES].sort((a, b) => Number(b.tasks.includes(task)) - Number(a.tasks.includes(task)));
 
 /** What is shown of a blob: the server reads formats that a browser does not, such as a phone's HEIC. */
 export async function pictureOf(blob, name = blob.name || "picture") {
@@ -30,7 +30,7 @@ export async function pictureOf(blob, name = blob.name || "picture") {
 async function smaller(bitmap) {
   const scale = SHOWN / Math.max(bitmap.width, bitmap.height);
   const canvas = new OffscreenCanvas(Math.round(bitmap.width * scale), Math.round(bitmap.height * scale));
-  canvas.getContext("2d").drawImage(bitmap, 0, 0, canvas.width, canvas.height);
+  canvas.getContext("2d")?.drawImage(bitmap, 0, 0, canvas.width, canvas.height);
   return canvas.convertToBlob({ type: "image/jpeg", quality: 0.9 });
 }
 
@@ -61,7 +61,7 @@ export function useDropped(take) {
       if (file) last.current(file);
     };
     const paste = (event) => { const file = imageOf(event.clipboardData?.items); if (file) last.current(file, "pasted.png"); };
-    const all = [["dragover", stop], ["dragleave", leave], ["drop", drop], ["paste", paste]];
+    const all = /** @type {[string, (event: any) => void][]} */ ([["dragover", stop], ["dragleave", leave], ["drop", drop], ["paste", paste]]);
     for (const [name, act] of all) addEventListener(name, act);
     return () => { for (const [name, act] of all) removeEventListener(name, act); };
   }, []);
@@ -100,7 +100,7 @@ function Camera({ take, close }) {
   const [error, setError] = useState(null);
   useEffect(() => {
     if (needsHttps()) return undefined;
-    let media = null, here = true;
+    let media = /** @type {MediaStream | null} */ (null), here = true;
     navigator.mediaDevices.getUserMedia({ video: { width: { ideal: 1280 } } }).then((got) => {
       media = got;
       if (here) { video.current.srcObject = media; video.current.play(); } else stop(media);
@@ -109,7 +109,7 @@ function Camera({ take, close }) {
   }, []);
   const shoot = async () => {
     const canvas = new OffscreenCanvas(video.current.videoWidth, video.current.videoHeight);
-    canvas.getContext("2d").drawImage(video.current, 0, 0);
+    canvas.getContext("2d")?.drawImage(video.current, 0, 0);
     take(await canvas.convertToBlob({ type: "image/jpeg", quality: 0.92 }));
   };
   return html`<${Dialog} title="Camera" onClose=${close}>

@@ -11,7 +11,7 @@ export function colour(name) {
 
 /**
  * @typedef {{n: number, name: string, score: number | null, box: number[] | null, corners?: number[][],
- *   mask?: string, points?: number[][], id?: number, k: string, dash: boolean}} Item
+ *   mask?: string, points?: number[][], id?: number, text?: boolean, bar?: boolean, k: string, dash: boolean}} Item
  */
 
 /** The things of an answer, the surest first; of text in the order of reading. @returns {Item[]} */

@@ -9,7 +9,7 @@ const PAUSE = 250;
 /** The picture in base64. */
 export const base64Of = (blob) => new Promise((resolve, reject) => {
   const reader = new FileReader();
-  reader.onload = () => resolve(reader.result.slice(reader.result.indexOf(",") + 1));
+  reader.onload = () => { const url = String(reader.result); resolve(url.slice(url.indexOf(",") + 1)); };
   reader.onerror = () => reject(reader.error);
   reader.readAsDataURL(blob);
 });
@@ -42,9 +42,9 @@ export class Lane {
 
 /**
  * The answer of a model about a picture with parameters. With a `lane` it waits for others there.
- * @returns {{answer: object | null, times: object, error: Error | null, waits: boolean, begun: number, took: number, at: number, run: () => void, stop: () => void}}
+ * @returns {{answer: any, times: Record<string, number>, error: any, waits: boolean, begun: number, took: number, at: number, run: () => void, stop: () => void}}
  */
-export function useRun({ model, params, picture, auto, ready, lane }) {
+export function useRun({ model, params, picture, auto, ready, lane = /** @type {Lane | undefined} */ (undefined) }) {
   const [state, setState] = useState({ answer: null, of: null, times: {}, error: null, waits: false, begun: 0, took: 0, at: 0 });
   const control = useRef(null);
   const run = async () => {

@@ -166,7 +166,7 @@ function told(thing) {
 }
 
 function Words({ all, can }) {
-  const submit = (event) => { event.preventDefault(); const words = new FormData(event.target).get("words").trim(); if (words) all.find(words); };
+  const submit = (event) => { event.preventDefault(); const words = String(new FormData(event.target).get("words")).trim(); if (words) all.find(words); };
   if (!can) return null;
   return html`<form class="sect" onSubmit=${submit}><label class="label" for="words">Find by words</label><div class="row"><input id="words" class="field" name="words" placeholder="window"/><${Button} type="submit">Find<//></div><span class="help">Marks every such object.</span></form>`;
 }

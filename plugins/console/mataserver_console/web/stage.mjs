@@ -61,9 +61,9 @@ function drag(event, box) {
 }
 
 /**
- * @param {{picture: {url: string, width: number, height: number, name: string}, items: object[], hover: number,
+ * @param {{picture: {url: string, width: number, height: number, name: string}, items: import("./results.mjs").Item[], hover: number,
  *   setHover: (n: number) => void, show: {boxes: boolean, labels: boolean, scores: boolean, fill: boolean},
- *   depth?: object, old?: boolean, zoom: number, onScale: (scale: number) => void}} props
+ *   depth?: any, old?: boolean, zoom: number, onScale?: (scale: number) => void, stage?: {current: any}, children?: (scale: number) => unknown}} props
  */
 export function Stage({ picture, items, hover, setHover, show, depth, old, zoom, onScale, stage, children }) {
   const own = useRef(null);

@@ -9,7 +9,8 @@ const WINDOW = 60;
 
 /** End a session, also while the page goes away. */
 export function endSession(id) {
-  const headers = who.get()?.csrf ? { "X-CSRF-Token": who.get().csrf } : {};
+  const csrf = who.get()?.csrf;
+  const headers = csrf ? { "X-CSRF-Token": csrf } : undefined;
   return fetch(`v1/sessions/${encodeURIComponent(id)}`, { method: "DELETE", headers, keepalive: true }).catch(() => {});
 }
 
@@ -55,8 +56,21 @@ export class Meter {
 
 /** One run of one camera with one model. `tell` gets what changes; it is made, started once, stopped once. */
 export class Stream {
+  /**
+   * @param {HTMLVideoElement} video
+   * @param {(change: any) => void} tell
+   */
   constructor(video, tell) {
-    Object.assign(this, { video, tell, ended: false, media: null, session: "", socket: null, flying: 0, encoding: false, captured: new Map(), meter: new Meter() });
+    this.video = video;
+    this.tell = tell;
+    this.ended = this.encoding = false;
+    this.media = /** @type {MediaStream | null} */ (null);
+    this.socket = /** @type {WebSocket | null} */ (null);
+    this.session = "";
+    this.flying = 0;
+    /** When each frame that is on its way was captured, and its size. */
+    this.captured = new Map();
+    this.meter = new Meter();
     this.canvas = new OffscreenCanvas(1, 1);
   }
 
@@ -104,7 +118,7 @@ export class Stream {
       const scale = Math.min(1, WIDEST / this.video.videoWidth);
       this.canvas.width = Math.round(this.video.videoWidth * scale);
       this.canvas.height = Math.round(this.video.videoHeight * scale);
-      this.canvas.getContext("2d").drawImage(this.video, 0, 0, this.canvas.width, this.canvas.height);
+      this.canvas.getContext("2d")?.drawImage(this.video, 0, 0, this.canvas.width, this.canvas.height);
       const size = [this.canvas.width, this.canvas.height];
       const blob = await this.canvas.convertToBlob({ type: "image/jpeg", quality: QUALITY });
       if (this.ended || this.socket.readyState !== WebSocket.OPEN) return;
@@ -134,7 +148,7 @@ export class Stream {
   }
 
   /** End all that was begun; what is still under way ends itself when it comes. */
-  stop(error = null) {
+  stop(error = /** @type {Error | null} */ (null)) {
     if (this.ended) return;
     this.ended = true;
     for (const track of this.media?.getTracks() ?? []) { track.onended = null; track.stop(); }

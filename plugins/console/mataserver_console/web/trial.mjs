@@ -38,7 +38,7 @@ function useGiven(schema, prefix) {
 export const fromOf = (query) => Math.max(0, Math.min(1, Number(query.get("from")) || 0));
 
 /** A model on the picture. `chosen` is what `useModel` gives, `lane` lets one run at a time. */
-export function useTrial({ chosen, picture, auto, prefix = "", lane }) {
+export function useTrial({ chosen, picture, auto, prefix = "", lane = /** @type {import("./runner.mjs").Lane | undefined} */ (undefined) }) {
   const from = fromOf(useRoute().query);
   const { schema, error: noSchema } = useSchema(chosen.name);
   const [given, setGiven] = useGiven(schema, prefix);

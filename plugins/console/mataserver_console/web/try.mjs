@@ -20,7 +20,10 @@ import { Busy, Nothing, Ramp, useKeys, useShow, useTrial } from "./trial.mjs";
 
 const FIRST = ["opencv-faces", "opencv-qr", "rapidocr"];
 
-/** The model that the address names, or one that is a good beginning. */
+/**
+ * The model that the address names, or one that is a good beginning.
+ * @param {(model: any) => boolean} [fits] which models may be chosen
+ */
 export function useModel(fits = () => true) {
   const { query } = useRoute();
   const { data, error } = useSource(may("models:read") ? "v1/models" : null, 5);
@@ -30,7 +33,7 @@ export function useModel(fits = () => true) {
   return { name, models, listed: may("models:read"), error, known: Boolean(data) || !may("models:read"), model: models.find((each) => each.model === name) };
 }
 
-/** Whether a change runs the model again, as this browser was told the last time. */
+/** Whether a change runs the model again, as this browser was told the last time. @returns {[boolean, (on: boolean) => void]} */
 export function useAuto() {
   const [auto, setAuto] = useState(choice.get("auto") !== "no");
   return [auto, (on) => { choice.set("auto", on ? "yes" : "no"); setAuto(on); }];

@@ -12,7 +12,7 @@ const nameOf = (file) => `upload.${file.name}.${file.size}.${file.lastModified}`
 const encoded = (text) => btoa(String.fromCharCode(...new TextEncoder().encode(text)));
 
 function rest(seconds, signal) {
-  return new Promise((resolve, reject) => {
+  return new Promise((/** @type {(value?: undefined) => void} */ resolve, reject) => {
     const stop = () => { clearTimeout(timer); reject(signal.reason); };
     const timer = setTimeout(() => { signal.removeEventListener("abort", stop); resolve(); }, seconds * 1000);
     signal.addEventListener("abort", stop, { once: true });
