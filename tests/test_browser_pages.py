@@ -163,6 +163,31 @@ async def test_behind_a_trusted_proxy(data_dir):
         assert await infer(http, rebound) == 403
 
 
+async def test_a_page_without_tls_behind_a_proxy_with_it(data_dir):
+    """Who answers by HTTP in the server's name is another origin: a network may put words in it."""
+    told = {"X-Forwarded-Host": "vision.example", "X-Forwarded-Proto": "https"}
+    own, clear = {"Origin": "https://vision.example"}, {"Origin": "http://vision.example"}
+    async with serving(data_dir, trust_proxy=True) as (http, _):
+        assert await infer(http, {**told, **own}) == 200
+        assert await infer(http, {**told, **clear}) == 403
+        assert await infer(http, {**told, "X-Forwarded-Proto": "http", **clear}) == 200
+        assert await infer(http, {**told, "X-Forwarded-Proto": "http", **own}) == 403
+    async with serving(data_dir, auth_mode="api_key", trust_proxy=True) as (http, _):
+        async with http.post("/v1/session", json={"key": "test-key"}, headers=told) as response:
+            csrf = (await response.json())["csrf"]
+            cookie = response.headers["Set-Cookie"].partition(";")[0]
+        shown = {**told, "Cookie": cookie, "X-CSRF-Token": csrf}
+        assert await infer(http, {**shown, **own}) == 200
+        assert await infer(http, {**shown, **clear}) == 403
+        assert await infer(http, {**shown, **own, "Sec-Fetch-Site": "cross-site"}) == 403
+        asked = {"json": {"model": "fake-detect"}, "headers": {**shown, **own}}
+        async with http.post("/v1/sessions", **asked) as response:
+            path = f"/v1/stream/{(await response.json())['session_id']}"
+        async with http.ws_connect(path, headers={**shown, **clear}) as socket:
+            await socket.receive()
+            assert socket.close_code == 4001
+
+
 async def test_a_form_behind_a_trusted_proxy_with_a_key(data_dir):
     """With a key too a form is taken from the page that the proxy tells."""
     told = {"X-Forwarded-Host": "vision.example", "Origin": "https://vision.example"}

@@ -5,7 +5,14 @@ from __future__ import annotations
 import pytest
 
 from mataserver.http import browsers
-from mataserver.http.browsers import Browsers, cookie_name, may_act, same_origin
+from mataserver.http.browsers import (
+    Browsers,
+    cookie_name,
+    is_foreign,
+    is_own,
+    may_act,
+    same_origin,
+)
 from mataserver.principals import ANONYMOUS, READS, ROLES, SCOPES, Credentials, Principal, key_id
 
 VIEWER = Principal("u1", "Ada", "user", ROLES["viewer"])
@@ -153,7 +160,8 @@ def test_when_a_cookie_counts(method, origin, csrf, socket, counts):
     credentials = Credentials(
         "cookie", "x", method=method, origin=origin, host="box:8110", csrf=shown
     )
-    assert may_act(credentials, login, socket=socket) is counts
+    own = is_own({} if origin is None else {"Origin": origin}, "", "box:8110")
+    assert may_act(credentials, login, own=own, socket=socket) is counts
 
 
 def test_names_of_cookies_and_origins():
@@ -161,10 +169,31 @@ def test_names_of_cookies_and_origins():
     assert cookie_name("box:8110") == "mataserver_8110"
     assert cookie_name("[::1]:80") == "mataserver_80"
     assert cookie_name("box") == cookie_name("[::1]") == "mataserver"
-    assert same_origin("https://Box:8110", "box:8110")
-    assert not same_origin("http://box:8110.evil.example", "box:8110")
-    assert not same_origin("ftp://box:8110", "box:8110")
-    assert not same_origin("http://", "")
+    assert same_origin("https://Box:8110", "", "box:8110")
+    assert not same_origin("http://box:8110.evil.example", "", "box:8110")
+    assert not same_origin("ftp://box:8110", "", "box:8110")
+    assert not same_origin("http://", "", "")
+
+
+def test_an_origin_has_a_scheme():
+    """What was asked by TLS is no page's without it, nor the other way round, where one knows."""
+    assert same_origin("https://box", "https", "box")
+    assert not same_origin("http://box", "https", "box")
+    assert not same_origin("https://box", "http", "box")
+    assert not same_origin("ftp://box", "ftp:", "box")
+
+
+@pytest.mark.parametrize(
+    ("site", "own"),
+    [(None, True), ("same-origin", True), ("none", True), ("same-site", False), ("?", False)],
+)
+def test_a_browser_knows_its_page(site, own):
+    """Which site a browser tells goes before what the server makes of ``Origin`` and ``Host``."""
+    told = {} if site is None else {"Sec-Fetch-Site": site}
+    headers = {"Origin": "http://box", **told}
+    assert is_own(headers, "", "box") is own
+    assert is_foreign(headers, "", "box", ()) is not own
+    assert not is_foreign(headers, "", "box", ("http://box",))
 
 
 def test_a_token_that_is_no_text_does_not_count():
@@ -172,7 +201,7 @@ def test_a_token_that_is_no_text_does_not_count():
     _, login = Browsers().begin(VIEWER)
     own = {"origin": "http://box:8110", "host": "box:8110"}
     credentials = Credentials("cookie", "x", method="POST", csrf="\udcff\udcfe", **own)
-    assert not may_act(credentials, login, socket=False)
+    assert not may_act(credentials, login, own=True, socket=False)
 
 
 def test_who_signs_in_without_end_ends_nobody_elses_session():

@@ -14,7 +14,7 @@ from aiohttp import hdrs, web
 
 from mataserver.errors import BadRequest, MataError
 from mataserver.http import proxies
-from mataserver.http.browsers import SAFE, cookie_name, is_foreign, may_act
+from mataserver.http.browsers import SAFE, cookie_name, is_foreign, is_own, may_act
 from mataserver.http.grants import GRANTS
 from mataserver.principals import ANONYMOUS, Credentials, Principal
 from mataserver.serving.background import BACKGROUND
@@ -148,7 +148,7 @@ class Gate:
         if pages.names is not None and not pages.names.include(host):
             raise Forbidden("The Host is no name of this server: see allowed_hosts")
         acts = request.method not in SAFE or is_socket(request)
-        if acts and is_foreign(request.headers, host, pages.origins):
+        if acts and is_foreign(request.headers, self._scheme(request), host, pages.origins):
             raise Forbidden(FOREIGN)
 
     async def authenticate(self, shown: Iterable[Credentials]) -> Principal | None:
@@ -218,11 +218,15 @@ class Gate:
         if login is None:
             return None
         credentials = self.described(request, "cookie", cookie or "")
-        if not may_act(credentials, login, socket=is_socket(request)):
+        own = is_own(request.headers, self._scheme(request), host)
+        if not may_act(credentials, login, own=own, socket=is_socket(request)):
             raise Forbidden("A page of another origin, or one without its token, may not do this")
         if login.principal.count is not None:
             login.principal.count()
         return login.principal
+
+    def _scheme(self, request: web.Request) -> str:
+        return proxies.scheme(request, trusted=self._trust_proxy)
 
     def described(
         self, request: web.Request, scheme: Scheme, secret: str, user: str = ""

@@ -29,6 +29,9 @@ Whoever signs in without end ends their own sessions, and nobody else's.
 """
 SAFE = frozenset({"GET", "HEAD", "OPTIONS"})
 ANY = "*"
+SITE = "Sec-Fetch-Site"
+_OWN = frozenset({"same-origin", "none"})
+_SCHEMES = frozenset({"http", "https"})
 JUDGED = 256
 """Values of ``Host`` that are remembered: a client says the same each time."""
 
@@ -156,31 +159,42 @@ def cookie_name(host: str) -> str:
     return f"mataserver_{port}" if name and port.isdigit() else "mataserver"
 
 
-def may_act(credentials: Credentials, login: Login, *, socket: bool) -> bool:
+def may_act(credentials: Credentials, login: Login, *, own: bool, socket: bool) -> bool:
     """Whether a cookie counts for a request: another site's page may have caused it.
 
-    A WebSocket can carry no header of a page's own, and a browser always tells its ``Origin``.
+    ``own`` says that it is one of the server's pages: see ``is_own``. A WebSocket can carry no
+    header of a page's own, and a browser always tells its ``Origin``.
     """
     if not socket and credentials.method in SAFE and credentials.origin is None:
         return True
-    if not same_origin(credentials.origin, credentials.host):
+    if not own:
         return False
     given = credentials.csrf.encode("utf-8", "surrogateescape")
     return socket or credentials.method in SAFE or hmac.compare_digest(given, login.csrf.encode())
 
 
-def is_foreign(headers: Mapping[str, str], host: str, allowed: Collection[str]) -> bool:
+def is_foreign(
+    headers: Mapping[str, str], scheme: str, host: str, allowed: Collection[str]
+) -> bool:
     """Whether a request comes from a web page of an origin that is not ``allowed``.
 
     What no page sends has no ``Origin``. The page's own server is known by the browser's word
-    (Fetch Metadata, https://www.w3.org/TR/fetch-metadata/), or by the ``Host`` that was asked.
+    (Fetch Metadata, https://www.w3.org/TR/fetch-metadata/), and where the browser says nothing, by
+    the ``scheme`` and ``host`` that were asked: see ``same_origin``.
     """
-    site, origin = headers.get("Sec-Fetch-Site"), headers.get("Origin")
-    if site in {"same-origin", "none"}:
+    site, origin = headers.get(SITE), headers.get("Origin")
+    if site in _OWN:
         return False
-    if origin is None:
-        return site is not None
-    return not (ANY in allowed or origin in allowed or same_origin(origin, host))
+    if origin is not None and (ANY in allowed or origin in allowed):
+        return False
+    # A browser that tells a foreign site has looked at the scheme too, which we may not know.
+    return site is not None or (origin is not None and not same_origin(origin, scheme, host))
+
+
+def is_own(headers: Mapping[str, str], scheme: str, host: str) -> bool:
+    """Whether a request tells that a page of the server's own has sent it."""
+    site = headers.get(SITE)
+    return (site is None or site in _OWN) and same_origin(headers.get("Origin"), scheme, host)
 
 
 class Names:
@@ -222,10 +236,14 @@ def _is_address(text: str) -> bool:
     return True
 
 
-def same_origin(origin: str | None, host: str) -> bool:
-    """Whether an ``Origin`` is that of the server's own pages."""
-    scheme, _, place = (origin or "").partition("://")
-    return scheme in {"http", "https"} and bool(host) and place.lower() == host.lower()
+def same_origin(origin: str | None, scheme: str, host: str) -> bool:
+    """Whether an ``Origin`` is that of the server's own pages.
+
+    ``scheme`` is ``http`` or ``https``, or empty where nobody tells which was asked: either counts.
+    """
+    told, _, place = (origin or "").partition("://")
+    known = told == scheme if scheme else told in _SCHEMES
+    return known and bool(host) and place.lower() == host.lower()
 
 
 def _digest(name: str) -> bytes:

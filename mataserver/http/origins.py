@@ -13,7 +13,7 @@ from aiohttp import hdrs, web
 
 from mataserver.http.auth import FOREIGN, Forbidden
 from mataserver.http.browsers import ANY, is_foreign
-from mataserver.http.proxies import host
+from mataserver.http.proxies import host, scheme
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -43,7 +43,8 @@ def check(request: web.Request, allowed: Sequence[str], *, trust_proxy: bool) ->
     For bodies that a browser sends anywhere without asking: a key that it adds by itself, as it
     does for Basic, would be enough.
     """
-    if is_foreign(request.headers, host(request, trusted=trust_proxy), allowed):
+    asked = scheme(request, trusted=trust_proxy), host(request, trusted=trust_proxy)
+    if is_foreign(request.headers, *asked, allowed):
         raise Forbidden(FOREIGN)
 
 

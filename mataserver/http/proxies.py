@@ -32,15 +32,23 @@ class Place(NamedTuple):
 
 def place(request: web.Request, *, trusted: bool) -> Place:
     """Return what the client asked. Raises ``BadRequest`` for a host or prefix that is none."""
-    secure, prefix = request.secure, ""
-    if trusted:
-        scheme = _forwarded(request, "Proto").lower()
-        secure = scheme in {"https", "wss"} if scheme else secure
-        prefix = _forwarded(request, "Prefix").rstrip("/")
-    asked = host(request, trusted=trusted)
+    prefix = _forwarded(request, "Prefix").rstrip("/") if trusted else ""
     if prefix and not _PREFIX.fullmatch(prefix):
         raise BadRequest("X-Forwarded-Prefix is not a path")
-    return Place(secure, asked, prefix)
+    secure = scheme(request, trusted=trusted) == "https"
+    return Place(secure, host(request, trusted=trusted), prefix)
+
+
+def scheme(request: web.Request, *, trusted: bool) -> str:
+    """Return ``http`` or ``https`` as the client asked, empty where nobody tells.
+
+    The server speaks no TLS: whether a proxy in front did, only the proxy knows. What it says and
+    is neither is returned as it is, and no origin's.
+    """
+    told = _forwarded(request, "Proto").lower() if trusted else ""
+    if told:
+        return {"wss": "https", "ws": "http"}.get(told, told)
+    return "https" if request.secure else ""
 
 
 def host(request: web.Request, *, trusted: bool) -> str:
