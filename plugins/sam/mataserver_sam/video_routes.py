@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
-from mataserver import InvalidParams, Route, Unavailable
+from mataserver import PRINCIPAL, InvalidParams, Route, Unavailable
 from mataserver_sam.description import described
 from mataserver_sam.video_requests import (
     Closed,
@@ -30,7 +30,8 @@ from mataserver_sam.video_socket import VideoSocket
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mataserver import Context
+    from mataserver import Context, Principal
+    from mataserver_sam.video_session import Session
     from mataserver_sam.video_sessions import VideoSessions
 
 SESSION = "/api/v1/video/session"
@@ -78,11 +79,11 @@ class VideoRoutes:
         if not self._enabled:
             raise Unavailable("Video inference is turned off on this server")
         async with self._read(request, StartRequest) as asked:
-            return _json(await self._sessions.start(asked))
+            return _json(await self._sessions.start(asked, asker(request).id))
 
     async def prompt(self, request: web.Request) -> web.Response:
         """Add prompts to a frame, or correct an object there."""
-        session = self._sessions.get(_name(request))
+        session = self._session(request)
         async with self._read(request, PromptRequest) as asked:
             told = self._formed(asked)
         answer, session.figures = await self._sessions.call(session, "prompt", told)
@@ -90,7 +91,7 @@ class VideoRoutes:
 
     async def propagate(self, request: web.Request) -> web.Response:
         """Track through the video and answer with every frame."""
-        session = self._sessions.get(_name(request))
+        session = self._session(request)
         async with self._read(request, PropagateRequest) as asked:
             told = self._formed(asked)
         if asked.stream:
@@ -111,34 +112,38 @@ class VideoRoutes:
 
     async def status(self, request: web.Request) -> web.Response:
         """Tell of one session."""
-        return _json(self._sessions.status(_name(request)))
+        return _json(self._sessions.status(_name(request), owner_of(request)))
 
     async def remove(self, request: web.Request) -> web.Response:
         """Give up an object."""
-        session = self._sessions.get(_name(request))
+        session = self._session(request)
         number = int(request.match_info["obj_id"])
         session.figures = await self._sessions.call(session, "remove", number)
         return _json(Removed(session.id, number))
 
     async def reset(self, request: web.Request) -> web.Response:
         """Clear prompts and objects."""
-        session = self._sessions.get(_name(request))
+        session = self._session(request)
         count, session.figures = await self._sessions.call(session, "reset", mend=True)
         return _json(Reset(session.id, "reset", count))
 
     async def close(self, request: web.Request) -> web.Response:
         """Close a session."""
-        return _json(await self._sessions.close(_name(request)))
+        return _json(await self._sessions.close(self._session(request).id))
 
-    async def list(self, _request: web.Request) -> web.Response:
+    async def list(self, request: web.Request) -> web.Response:
         """List the sessions that are open."""
-        listed = [session.listed() for session in self._sessions.all()]
+        listed = [session.listed() for session in self._sessions.all(owner_of(request))]
         return _json(Sessions(listed, len(listed)))
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
         """Track through the video on a WebSocket."""
         socket = VideoSocket(self._sessions, self._formed, self._stopping)
-        return await socket.serve(request, _name(request))
+        return await socket.serve(request, _name(request), owner_of(request))
+
+    def _session(self, request: web.Request) -> Session:
+        """Return the session that is asked for. Raises ``NotFound``, also for another's."""
+        return self._sessions.get(_name(request), owner_of(request))
 
     def _formed(self, asked: Any) -> Any:
         """Return a request that says in which form it wants its masks."""
@@ -149,6 +154,19 @@ class VideoRoutes:
 
 def _name(request: web.Request) -> str:
     return request.match_info["session_id"]
+
+
+def asker(request: web.Request) -> Principal:
+    """Return who asks; the routes here are answered to nobody else."""
+    principal = request[PRINCIPAL]
+    assert principal is not None  # noqa: S101 - for the type checker: the server saw to it
+    return principal
+
+
+def owner_of(request: web.Request) -> str | None:
+    """Return whose sessions a request may see: None for everybody's."""
+    principal = asker(request)
+    return None if principal.may("admin") else principal.id
 
 
 def _json(answer: object) -> web.Response:

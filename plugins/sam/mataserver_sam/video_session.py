@@ -22,11 +22,13 @@ if TYPE_CHECKING:
 class Session:
     """What the server knows of one session.
 
-    ``loaded_at`` tells the worker that it lives in from later ones. ``idle`` is set while nothing
-    is done with it, ``closing`` is there once it is to be closed.
+    ``owner`` is the id of whoever began it. ``loaded_at`` tells the worker that it lives in from
+    later ones. ``idle`` is set while nothing is done with it, ``closing`` is there once it is to be
+    closed.
     """
 
     id: str
+    owner: str
     model: ModelHandle
     hold: contextlib.AsyncExitStack
     loaded_at: float | None

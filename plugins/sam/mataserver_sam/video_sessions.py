@@ -11,7 +11,7 @@ import contextlib
 import time
 from collections import OrderedDict
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from mataserver import Conflict, MataError, NotFound, Unavailable
 from mataserver_sam.video_requests import Closed, Figures, Started
@@ -36,8 +36,18 @@ REMEMBERED = 1_000
 """Sessions that have ended whose status can still be asked for."""
 
 
+class Ended(NamedTuple):
+    """What is known of a session that has ended."""
+
+    owner: str
+    status: SessionStatus
+
+
 class VideoSessions:
-    """Every session of the server, as an async context manager that closes them at its end."""
+    """Every session of the server, as an async context manager that closes them at its end.
+
+    Where an ``owner`` is given, sessions of others are as if they were not there.
+    """
 
     def __init__(
         self,
@@ -56,7 +66,7 @@ class VideoSessions:
         self._clock = clock
         self._open: dict[str, Session] = {}
         self._starting: set[str] = set()
-        self._ended: OrderedDict[str, SessionStatus] = OrderedDict()
+        self._ended: OrderedDict[str, Ended] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def __aenter__(self) -> Self:
@@ -75,32 +85,40 @@ class VideoSessions:
     def __len__(self) -> int:
         return len(self._open)
 
-    def all(self) -> list[Session]:
+    def all(self, owner: str | None = None) -> list[Session]:
         """Return the sessions that are open; those whose worker died are not."""
         for session in list(self._open.values()):
             self._check(session)
-        return list(self._open.values())
+        return [each for each in self._open.values() if owner in {None, each.owner}]
 
-    def get(self, name: str) -> Session:
+    def get(self, name: str, owner: str | None = None) -> Session:
         """Return an open session. Raises ``NotFound``."""
-        session = self._open.get(name)
-        if session is not None and self._check(session):
+        session, ended = self._find(name, owner)
+        if session is not None:
             return session
-        if name in self._ended and self._ended[name].status == "error":
+        if ended is not None and ended.status == "error":
             raise NotFound(f"Session {name} is lost: the model's worker ended")
         raise NotFound(f"Session not found: {name[:128]}")
 
-    def status(self, name: str) -> SessionStatus:
+    def status(self, name: str, owner: str | None = None) -> SessionStatus:
         """Return the status of a session, also of one that has ended. Raises ``NotFound``."""
+        session, ended = self._find(name, owner)
+        if session is not None:
+            return session.told()
+        if ended is None:
+            raise NotFound(f"Session not found: {name[:128]}")
+        return ended
+
+    def _find(self, name: str, owner: str | None) -> tuple[Session | None, SessionStatus | None]:
+        """Return a session that is open, or how one has ended; neither where there is none."""
         session = self._open.get(name)
         if session is not None and self._check(session):
-            return session.told()
-        if name not in self._ended:
-            raise NotFound(f"Session not found: {name[:128]}")
-        return self._ended[name]
+            return (session if owner in {None, session.owner} else None), None
+        ended = self._ended.get(name)
+        return None, (ended.status if ended and owner in {None, ended.owner} else None)
 
-    async def start(self, asked: StartRequest) -> Started:
-        """Open a video in a new session.
+    async def start(self, asked: StartRequest, owner: str = "") -> Started:
+        """Open a video in a new session of ``owner``.
 
         Raises ``Conflict`` for an id that is in use, ``Unavailable`` when there are too many
         sessions or no model, and what the video's source and the worker raise.
@@ -113,7 +131,7 @@ class VideoSessions:
             raise Unavailable(f"Maximum concurrent sessions reached ({self._limit})", retry_after=5)
         self._starting.add(name)
         try:
-            session = await self._begin(name, asked)
+            session = await self._begin(name, asked, owner)
         finally:
             self._starting.discard(name)
         self._open[name] = session
@@ -122,13 +140,14 @@ class VideoSessions:
             await self._held.add(name)
         return Started(name, session.info)
 
-    async def _begin(self, name: str, asked: StartRequest) -> Session:
+    async def _begin(self, name: str, asked: StartRequest, owner: str) -> Session:
         async with contextlib.AsyncExitStack() as stack, self._sources.file(asked) as path:
             model = await stack.enter_async_context(self._served.acquire())
             loaded_at = self._loaded_at()
             info = await _open_video(model, name, str(path), asked.gpu_ids or [])
             session = Session(
                 id=name,
+                owner=owner,
                 model=model,
                 hold=stack.pop_all(),
                 loaded_at=loaded_at,
@@ -192,7 +211,7 @@ class VideoSessions:
         self._open.pop(session.id, None)
         session.status = status
         session.figures = Figures(frames_processed=session.figures.frames_processed)
-        self._ended[session.id] = session.told()
+        self._ended[session.id] = Ended(session.owner, session.told())
         while len(self._ended) > REMEMBERED:
             forgotten, _ = self._ended.popitem(last=False)
             if forgotten not in self._open:

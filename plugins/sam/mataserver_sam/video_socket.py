@@ -63,23 +63,28 @@ class VideoSocket:
         self._last = last
         self._socket = web.WebSocketResponse(compress=False, max_msg_size=MAX_MESSAGE, timeout=3.0)
 
-    async def serve(self, request: web.Request, name: str) -> web.WebSocketResponse:
-        """Take a request from the client, answer it and close."""
+    async def serve(
+        self, request: web.Request, name: str, owner: str | None = None
+    ) -> web.WebSocketResponse:
+        """Take a request from the client, answer it and close.
+
+        With ``owner`` the session is one of theirs.
+        """
         await self._socket.prepare(request)
         try:
-            await self._close(await self._served(name))
+            await self._close(await self._served(name, owner))
         except (ConnectionError, TimeoutError):
             if request.transport is not None:
                 request.transport.abort()
         return self._socket
 
-    async def _served(self, name: str) -> int:
+    async def _served(self, name: str, owner: str | None) -> int:
         """Take a request from the client and answer it; return the code to close with."""
         code = _NORMAL
         try:
             asked = await self._asked()
             if asked is not None:
-                await self._while_there(self._answer(name, asked))
+                await self._while_there(self._answer(name, owner, asked))
         except MataError as error:
             code = _NORMAL if error.status < 500 else _INTERNAL
             await self._tell(ErrorMessage(error.detail))
@@ -118,9 +123,9 @@ class VideoSocket:
         told: PropagateRequest = self._formed(asked)
         return told
 
-    async def _answer(self, name: str, asked: PropagateRequest) -> None:
+    async def _answer(self, name: str, owner: str | None, asked: PropagateRequest) -> None:
         count = 0
-        session = self._sessions.get(name)
+        session = self._sessions.get(name, owner)
         async with contextlib.aclosing(self._sessions.propagate(session, asked)) as steps:
             async for step in steps:
                 await self._tell(FrameMessage(step.frame_index, msgspec.Raw(step.objects)))

@@ -33,6 +33,33 @@ async def test_too_many_sessions(api, video_path):
             pass
 
 
+async def test_anothers_session_is_not_there(api, video_api, video_path):
+    """Nobody else lists, tells, prompts, tracks or closes a session, but administrators."""
+    async with api.session(video_path, BOX) as first, video_api.Client(api, video_api.OTHER) as her:
+        calls = [
+            ("POST", "/prompt", {"frame_index": 0, "prompts": [BOX]}),
+            ("POST", "/propagate", {}),
+            ("GET", "/status", None),
+            ("POST", "/reset", None),
+            ("DELETE", "/object/1", None),
+            ("DELETE", "", None),
+        ]
+        for method, route, body in calls:
+            told = await her.ask(method, f"/api/v1/video/session/{first.id}{route}", body)
+            assert told == (404, {"detail": f"Session not found: {first.id}"})
+        async with her.http.ws_connect(f"{video_api.STREAM}/{first.id}") as socket:
+            await socket.send_json({})
+            assert (await socket.receive_json())["error"] == f"Session not found: {first.id}"
+        assert await her.total() == 0
+        async with her.session(video_path, BOX) as own:
+            assert (await her.total(), await api.total()) == (1, 2)
+            assert (await own.ok("POST", "/propagate", {"max_frames": 1}))["total_frames"] == 1
+        assert (await first.status())["status"] == "ready"
+        gone = await her.ask("GET", f"/api/v1/video/session/{own.id}/status")
+        assert gone[1]["status"] == "closed"
+        assert (await api.ok("GET", f"/api/v1/video/session/{own.id}/status"))["status"] == "closed"
+
+
 async def test_a_busy_session_refuses(api, video_path, long_video_path):
     """While a session tracks, everything that would change it is refused; others are served."""
     async with (

@@ -94,7 +94,7 @@ class Scripted:
         self.sent = asyncio.Event()
         self._size = size
 
-    def get(self, name):
+    def get(self, name, _owner):
         return name
 
     async def propagate(self, _session, _asked):

@@ -166,7 +166,7 @@ class Scripted:
         self.closed = False
         self._frames = frames
 
-    def get(self, name):
+    def get(self, name, _owner):
         return name
 
     async def propagate(self, session, asked):

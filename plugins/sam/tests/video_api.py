@@ -11,6 +11,8 @@ from mataserver.testing import installed, serving
 if TYPE_CHECKING:
     from pathlib import Path
 
+OTHER = "other-key"
+"""A key that may infer, and nothing else."""
 START = "/api/v1/video/session/start"
 SESSIONS = "/api/v1/video/sessions"
 STREAM = "/api/v1/video/ws/propagate"
@@ -23,6 +25,7 @@ def served(folder: Path, engine: str, settings: dict[str, Any]) -> Any:
         entry_points=installed("sam"),
         engine=engine,
         threads=1,
+        api_keys=["test-key", {"key": OTHER, "name": "other", "scopes": ["infer"]}],
         plugins={"sam": settings},
     )
 
@@ -30,9 +33,9 @@ def served(folder: Path, engine: str, settings: dict[str, Any]) -> Any:
 class Client:
     """Calls a server and decodes what it answers."""
 
-    def __init__(self, server: Any) -> None:
+    def __init__(self, server: Any, key: str = "") -> None:
         self.url: str = server.url
-        self._headers = server.headers
+        self._headers = {"Authorization": f"Bearer {key}"} if key else server.headers
 
     async def __aenter__(self) -> Self:
         self.http = aiohttp.ClientSession(self.url, headers=self._headers)
