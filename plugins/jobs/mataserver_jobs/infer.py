@@ -41,7 +41,7 @@ class InferRequest(Struct, kw_only=True, forbid_unknown_fields=True):
     model: Annotated[str, Meta(min_length=1, max_length=256)]
     params: dict[str, Any] = {}
     every: Annotated[int, Meta(ge=1, le=1_000_000)] = 1
-    limit: Annotated[int, Meta(ge=1)] | None = None
+    limit: Annotated[int, Meta(ge=1, le=2**53)] | None = None
     annotate: bool | None = None
     path: Annotated[str, Meta(min_length=1, max_length=4096)] | None = None
     upload: Annotated[str, Meta(min_length=1, max_length=64)] | None = None

@@ -189,5 +189,5 @@ def _asked(fields: Mapping[str, str]) -> InferRequest:
         return msgspec.convert(given, InferRequest, strict=False)
     except msgspec.ValidationError as error:
         raise InvalidParams(str(error)) from None
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, RecursionError):
         raise InvalidParams("params: expected a JSON object") from None

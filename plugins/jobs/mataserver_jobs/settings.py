@@ -22,7 +22,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     min_free_mb:   what must be free on the disk before a job is taken, in megabytes.
     max_upload_mb: the largest upload.
     roots:         folders whose files jobs may be given by their path.
-    uploads_mb:    what all uploads may take until jobs have taken them.
+    uploads_mb:    what all uploads may take until jobs have taken them; half of it of one owner.
     upload_hours:  how long an upload is kept that nobody goes on with.
     webhook_timeout: how long a webhook may take to answer, in seconds.
     """

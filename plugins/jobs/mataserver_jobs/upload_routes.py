@@ -100,10 +100,11 @@ class UploadRoutes:
             raise BadRequest("Upload-Length: an upload of unknown length is not taken")
         length = _number(request, "Upload-Length")
         metadata = request.headers.get("Upload-Metadata", "")
+        base = self._ctx.http.url(request)  # first: it may be refused
         made = await self._ctx.run_blocking(
             self._uploads.create, asker(request).id, length, _name(metadata), metadata
         )
-        place = f"{self._ctx.http.url(request)}/v1/uploads/{made.id}"
+        place = f"{base}/v1/uploads/{made.id}"
         return _answer(made, 201, {hdrs.LOCATION: place})
 
     async def show(self, request: web.Request) -> web.Response:

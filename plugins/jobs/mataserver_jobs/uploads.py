@@ -14,6 +14,7 @@ import fcntl
 import hashlib
 import os
 import shutil
+import threading
 import time
 import uuid
 from typing import TYPE_CHECKING
@@ -77,7 +78,7 @@ class Uploads:
     """The uploads below ``root``. Every method is blocking.
 
     most:     bytes of one upload.
-    budget:   bytes of all.
+    budget:   bytes of all; of one owner half of them, or ``most``.
     keep:     seconds until one that is not gone on with is removed.
     min_free: bytes that must stay free on the disk.
     clock:    gives Unix seconds.
@@ -99,6 +100,7 @@ class Uploads:
         self._keep = keep
         self._min_free = min_free
         self._clock = clock
+        self._beginning = threading.Lock()
 
     def create(self, owner: str, length: int, name: str = "", metadata: str = "") -> Upload:
         """Begin an upload.
@@ -108,10 +110,13 @@ class Uploads:
         """
         if length > self.most:
             raise TooLarge(f"An upload has {self.most} bytes at most")
-        others = [each for each in self._all() if each.job is None]
-        if sum(each.owner == owner for each in others) >= MOST:
-            raise Conflict(f"There are {MOST} uploads already, which is the most")
-        self._check_room(others, length)
+        with self._beginning:  # two that begin at once would both be told that there is room
+            others = [each for each in self._all() if each.job is None]
+            self._check_owner([each for each in others if each.owner == owner], length)
+            self._check_room(others, length)
+            return self._begun(owner, length, name, metadata)
+
+    def _begun(self, owner: str, length: int, name: str, metadata: str) -> Upload:
         made = Upload(
             id=str(uuid.uuid4()),
             owner=owner,
@@ -129,6 +134,13 @@ class Uploads:
             self.remove(made.id)
             raise
         return made
+
+    def _check_owner(self, own: list[Upload], length: int) -> None:
+        """Refuse what would take the room of others: to promise bytes costs nothing."""
+        if len(own) >= MOST:
+            raise Conflict(f"There are {MOST} uploads already, which is the most")
+        if sum(each.length for each in own) + length > max(self.most, self._budget // 2):
+            raise OutOfMemory("Your uploads have no room for another: finish one or give it up")
 
     def _check_room(self, others: list[Upload], length: int) -> None:
         if sum(each.length for each in others) + length > self._budget:

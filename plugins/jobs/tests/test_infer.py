@@ -102,6 +102,8 @@ async def test_a_path(ask, tmp_path):
         ("model=fake-detect&limit=no", b"x", 422, "limit"),
         ("model=fake-detect&params=[]", b"x", 422, "array"),
         ("model=fake-detect&params={", b"x", 422, "params"),
+        ('model=fake-detect&params={"a":' + 2_000 * "[", b"x", 422, "params"),
+        ("model=fake-detect&limit=18446744073709551616", b"x", 422, "limit"),
         ("model=fake-detect&path=/etc/passwd", b"x", 422, "path"),
         ("model=fake-detect&task=track", b"x", 422, "task"),
         ("model=fake-detec", b"x", 404, "did you mean fake-detect?"),

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import io
 import os
 import random
 import shutil
+import threading
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 from films import video
@@ -27,7 +30,8 @@ DATA = random.Random(7).randbytes(3_000_000)
 async def ask(tmp_path):
     """A server that takes uploads of 4 MB, and 8 MB in all."""
     limits = {"max_upload_mb": 4, "uploads_mb": 8}
-    async with asking(tmp_path, jobs=limits) as asked:
+    keys = ["test-key", "bob-key", "eve-key"]
+    async with asking(tmp_path, jobs=limits, api_keys=keys) as asked:
         yield asked
 
 
@@ -264,16 +268,50 @@ async def test_whose_uploads(tmp_path):
         assert await offset(ask, path) == 0
 
 
-async def test_the_room_for_uploads(ask):
-    """Over what all uploads may take a new one is 507; one that a job took counts no more."""
-    first = await begun(ask, 4_000_000)
-    await begun(ask, 4_000_000)
+async def full(ask):
+    """Begin an upload of a byte, for which there must be no room; return why."""
     given = {**TUS, "Upload-Length": "1"}
     async with ask.session.post("/v1/uploads", headers=given) as response:
         assert response.status == 507
         assert response.headers["Tus-Resumable"] == "1.0.0"
-    assert (await ask("DELETE", first, headers=TUS))[0] == 204
-    await begun(ask, 1)
+        return (await response.json())["detail"]
+
+
+async def test_the_room_for_uploads(ask):
+    """Over what all uploads may take, or an owner's, a new one is 507: nobody takes all of it."""
+    first = await begun(ask, 4_000_000)
+    assert "Your uploads have no room" in await full(ask)
+    async with session(ask.served, "bob-key") as bob, session(ask.served, "eve-key") as eve:
+        await begun(bob, 4_000_000)
+        assert await full(eve) == "There is no room for another upload"
+        assert (await ask("DELETE", first, headers=TUS))[0] == 204
+        await begun(eve, 1)
+
+
+def test_two_that_begin_at_once(tmp_path):
+    """Of two uploads that would take more than there is together one is refused."""
+    both = threading.Barrier(2)
+
+    def clock():  # asked once the room was found
+        with contextlib.suppress(threading.BrokenBarrierError):
+            both.wait(0.3)
+        return 1.0
+
+    limits = {"most": 5, "budget": 8, "keep": 60.0, "min_free": 0}
+    uploads = Uploads(tmp_path / "uploads", **limits, clock=clock)
+    with ThreadPoolExecutor(2) as pool:
+        told = [pool.submit(uploads.create, owner, 5) for owner in ("ada", "bob")]
+    failures = [each.exception() for each in told]
+    assert failures.count(None) == 1
+    assert any(isinstance(each, OutOfMemory) for each in failures)
+
+
+async def test_a_place_that_cannot_be_told(ask, tmp_path):
+    """A request whose ``Host`` is no name begins no upload that nobody could go on with."""
+    given = {**TUS, "Upload-Length": "4000000", "Host": "a b"}
+    async with ask.session.post("/v1/uploads", headers=given) as response:
+        assert response.status == 400
+    assert not list((tmp_path / "jobs" / "uploads").glob("*"))
 
 
 # the folder, with a clock that the test sets
