@@ -51,7 +51,7 @@ def decode_result(body: bytes, task: str) -> Any:
     """
     try:
         return _with_arrays(_DECODERS[task].decode(body))
-    except (msgspec.MsgspecError, ValueError, OSError):
+    except (msgspec.MsgspecError, ValueError, OSError, RecursionError):
         raise WorkerDied("The model's worker sent a malformed result") from None
 
 

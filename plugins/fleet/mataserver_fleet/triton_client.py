@@ -347,7 +347,7 @@ def _decoded(body: bytes, kind: type[T]) -> T:
 def _reason(status: int, body: bytes) -> str:
     try:
         return msgspec.json.decode(body, type=_Problem).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
         return f"It answers {status}"
 
 

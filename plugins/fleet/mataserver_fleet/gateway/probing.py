@@ -168,5 +168,5 @@ class Probes:
                     raise ValueError(f"its list of models is answered {answer.status}")
         try:
             return frozenset(each.model for each in msgspec.json.decode(body, type=list[_Model]))
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+        except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
             raise ValueError("its list of models is none") from error

@@ -163,7 +163,7 @@ class Streams:
             raw = await whole_of(answer, place.application.timeout)
             try:
                 return answer.status, msgspec.json.decode(raw, type=dict[str, Any])
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
                 raise Failed("The server answered what is no session", sent=True) from None
 
     def _kept(
