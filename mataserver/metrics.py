@@ -150,7 +150,9 @@ class Metrics:
         self.relayed = self._tally(
             "relayed", "Requests sent on to the front-end that holds what they name.", ("kind",)
         )
-        self.inflight = self._gauge("body_bytes_in_flight", "Request body bytes held in memory.")
+        self.inflight = self._gauge(
+            "body_bytes_in_flight", "Bytes of bodies and of unread answers held in memory."
+        )
 
     def _counter(self, name: str, text: str, labels: tuple[str, ...] = ()) -> Counter:
         return Counter(f"mataserver_{name}", text, labels, registry=self.registry)

@@ -16,6 +16,8 @@ from mataserver.engines import confinement, zygote
 from mataserver.http import browsers, forms, jsonbody, stream
 from mataserver.processes import variables
 from mataserver.sources import turns
+from mataserver_accounts import log_ins
+from mataserver_jobs import uploads
 
 PAGE = read("security.md")
 
@@ -96,6 +98,9 @@ def test_numbers_that_no_setting_moves():
     assert numbers("pulls at a time; that wait") == [turns.RUNNING, turns.WAITING]
     assert numbers("sockets that show one camera") == [stream.MAX_VIEWERS]
     assert numbers("a WebSocket without a valid key") == [stream.CLOSE_TIMEOUT]
+    slots = numbers(next(row for row in told if row.startswith("log-ins")))
+    assert slots == [log_ins.AT_ONCE, log_ins.AT_ONCE_OF_ONE, log_ins.AT_ONCE_OF_FEW]
+    assert numbers(next(row for row in told if row.startswith("uploads"))) == [uploads.MOST]
     hours, minutes = browsers.SESSION_SECONDS / 3600, browsers.CODE_SECONDS / 60
     assert numbers("a browser's session; a sign-in link") == [hours, minutes]
     assert numbers("idle connection") == [running.CONNECTIONS["keepalive_timeout"]]

@@ -4,18 +4,18 @@ from __future__ import annotations
 
 import contextlib
 import gzip
-import os
 import struct
 
 import msgspec
 import pytest
 from aiohttp import WebSocketError
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import picture
+from foreign_bytes import FEW, damaged, parsed
 from mataserver.engines import payload, wire
-from mataserver.errors import MataError, Unavailable
+from mataserver.errors import Unavailable
 from mataserver.http import auth, forms, jsonbody
 from mataserver.http.browsers import Names, is_foreign
 from mataserver.http.framing import Framing
@@ -28,11 +28,6 @@ from mataserver_oip.rpc import convert
 from mataserver_oip.rpc.messages import TYPES
 from mataserver_openai import question
 
-FEW = settings(
-    max_examples=int(os.environ.get("FUZZ_EXAMPLES", "50")),
-    deadline=None,
-    suppress_health_check=[HealthCheck.too_slow],
-)
 BOUNDARY = "b"
 FORM = (
     b'--b\r\nContent-Disposition: form-data; name="model"\r\n\r\nfake\r\n'
@@ -47,30 +42,6 @@ OIP = (
     b'{"id": "1", "inputs": [{"name": "image", "datatype": "BYTES", "shape": [1],'
     b'"parameters": {"binary_data_size": 6}}], "outputs": [{"name": "boxes"}]}\x02\0\0\0hi'
 )
-
-
-@st.composite
-def damaged(draw, *sound):
-    """Give one of the sound texts with some bytes changed, cut out or put in; or any bytes."""
-    data = bytearray(draw(st.sampled_from(sound)))
-    for _ in range(draw(st.integers(0, 4))):
-        at = draw(st.integers(0, len(data)))
-        end = at + draw(st.integers(0, 8))
-        data[at:end] = draw(st.binary(max_size=8))
-    return bytes(data)
-
-
-def parsed(function, *arguments):
-    """Call a parser; what it refuses is a sentence for the client, with a status of its own."""
-    refusal = None
-    try:
-        return function(*arguments)
-    except MataError as error:
-        refusal = error
-    assert 400 <= refusal.status < 500, refusal.status
-    assert refusal.detail
-    assert "\n" not in refusal.detail
-    return None
 
 
 @FEW
@@ -191,7 +162,7 @@ def test_credentials(authorization, key):
 def test_hosts_and_origins(host, origin):
     """Headers that tell a server's name and a page's."""
     Names(["a.example"]).include(host)
-    is_foreign({"Origin": origin}, host, ())
+    is_foreign({"Origin": origin}, "https", host, ())
 
 
 # the frames of a WebSocket

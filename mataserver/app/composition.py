@@ -173,7 +173,7 @@ class _Parts:
         self.elsewhere = frontends.elsewhere(
             settings, self.pace, self.held, self.table, self.budget, self.sockets, self.metrics
         )
-        self.streams = Streams(settings.max_body, self.terms(), self.cameras, self.grants)
+        self.streams = Streams(settings.max_body, self.terms(), self.cameras)
         self.hosting = Hosting(settings, mataserver.__version__, self.lifecycle)
         self.readiness = Readiness(
             self.catalog,
@@ -237,7 +237,14 @@ class _Parts:
         """Return the server, without a route yet."""
         application = web.Application(
             middlewares=[
-                middleware.make(self.table, self.gate, self.lifecycle, self.metrics, self.elsewhere)
+                middleware.make(
+                    self.table,
+                    self.gate,
+                    self.budget,
+                    self.lifecycle,
+                    self.metrics,
+                    self.elsewhere,
+                )
             ],
             client_max_size=self.settings.max_body,
         )

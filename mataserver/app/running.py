@@ -58,7 +58,8 @@ async def listen(runner: web.AppRunner, composed: Composed, host: str, port: int
     limit = composed.settings.max_connections
     if composed.settings.short_way and shortcut.known() and runner.server is not None:
         shortcut.shorten(runner.server, composed.application, composed.table)
-    await Site(runner, host, port, limit, lambda: BudgetShare(composed.budget), CONNECTIONS).start()
+    options = {**CONNECTIONS, "patience": composed.settings.unread_timeout}
+    await Site(runner, host, port, limit, lambda: BudgetShare(composed.budget), options).start()
     chosen: int = runner.addresses[0][1]
     tell_address(composed, host, chosen)
     return chosen

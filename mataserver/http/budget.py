@@ -1,4 +1,7 @@
-"""The bytes of requests and frames that are held in memory: one budget for all of them."""
+"""The bytes that clients have the server hold in memory: one budget for all of them.
+
+Requests and frames until they are answered, and answers that wait to be read.
+"""
 
 from __future__ import annotations
 
@@ -24,6 +27,11 @@ class Budget:
         self.taken = 0
         self._decoding = asyncio.Lock()
 
+    def require(self, count: int) -> None:
+        """Raise ``Unavailable`` when there is no room for ``count`` bytes; takes none of them."""
+        if self.taken + count > self.limit:
+            raise Unavailable("Too many request bytes are in flight", retry_after=1)
+
     async def decode(self, data: bytes, decode: Callable[[bytes], T]) -> T:
         """Return ``decode(data)``; of a large body beside the event loop, one body at a time.
 
@@ -40,7 +48,7 @@ class Budget:
 
 
 class BudgetShare:
-    """What one request or frame holds of the budget."""
+    """What one request, frame or answer holds of the budget."""
 
     __slots__ = ("_budget", "taken")
 
@@ -50,11 +58,13 @@ class BudgetShare:
 
     def take(self, count: int) -> None:
         """Take ``count`` bytes more. Raises ``Unavailable`` when the budget has not as many."""
-        budget = self._budget
-        if budget.taken + count > budget.limit:
-            raise _full()
+        self._budget.require(count)
+        self.hold(count)
+
+    def hold(self, count: int) -> None:
+        """Take ``count`` bytes that are in memory already, whether there is room or not."""
         self.taken += count
-        budget.taken += count
+        self._budget.taken += count
 
     def cover(self, size: int, limit: int) -> None:
         """Take what is missing to ``size`` bytes. Raises ``TooLarge`` for more than ``limit``."""
@@ -68,14 +78,9 @@ class BudgetShare:
 
         What was only announced takes no room: who sends nothing shuts out nobody.
         """
-        if self._budget.taken + count > self._budget.limit:
-            raise _full()
+        self._budget.require(count)
 
     def give_back(self) -> None:
         """Give all of it back."""
         self._budget.taken -= self.taken
         self.taken = 0
-
-
-def _full() -> Unavailable:
-    return Unavailable("Too many request bytes are in flight", retry_after=1)

@@ -21,7 +21,7 @@ from mataserver.logs import Repeats
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.contract.web import Share
+    from mataserver.http.backlog import Portion
 
 KEPT = 256
 """File descriptors that connections leave to everything else, where there are enough."""
@@ -76,7 +76,7 @@ class Entrance:
     """Makes what serves each new connection, or refuses it."""
 
     def __init__(
-        self, server: web.Server, limit: int, budget: Callable[[], Share], options: dict[str, Any]
+        self, server: web.Server, limit: int, budget: Callable[[], Portion], options: dict[str, Any]
     ) -> None:
         self._server = server
         self._limit = limit
@@ -97,7 +97,8 @@ class Entrance:
 class Site(web.BaseSite):
     """One address that the server listens on, through an ``Entrance``.
 
-    ``budget`` gives a share of the bytes in flight; ``options`` are aiohttp's of each connection.
+    ``budget`` gives a share of the bytes in flight; ``options`` are those of each connection,
+    aiohttp's and the ``patience`` with its client.
     """
 
     __slots__ = ("_budget", "_host", "_limit", "_options", "_port")
@@ -108,7 +109,7 @@ class Site(web.BaseSite):
         host: str,
         port: int,
         limit: int,
-        budget: Callable[[], Share],
+        budget: Callable[[], Portion],
         options: dict[str, Any],
     ) -> None:
         super().__init__(runner)

@@ -67,14 +67,21 @@ class Grants:
 
 GRANTS: web.RequestKey[Grants] = web.RequestKey("grants")
 """What is going on in everybody's name, in a request that was judged."""
+_HELD: web.RequestKey[bool] = web.RequestKey("held", bool)
 
 
 def held(
     request: web.Request, principal: Principal | None, end: Callable[[], None]
 ) -> contextlib.AbstractContextManager[None]:
     """Have ``end()`` called as ``Grants.held`` does; never where nobody was judged."""
+    request[_HELD] = True
     grants = request.get(GRANTS)
     return contextlib.nullcontext() if grants is None else grants.held(principal, end)
+
+
+def is_held(request: web.Request) -> bool:
+    """Whether what answers a request ends in its own way once what was shown is over."""
+    return _HELD in request
 
 
 class GrantedTurns:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import re
 import time
@@ -11,11 +12,15 @@ from typing import TYPE_CHECKING
 
 from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.hdrs import METH_ALL
+from aiohttp.payload import Payload
 
 from mataserver.errors import MataError, TooLarge, Unavailable, scarcity
 from mataserver.http import auth, codec, dialects
-from mataserver.http.protocol import VERSIONS, refusal
+from mataserver.http.backlog import BEGINS
+from mataserver.http.grants import GRANTS, NO_MORE, is_held
+from mataserver.http.protocol import VERSIONS, Conversation, refusal
 from mataserver.http.routing import ROUTE
+from mataserver.http.sockets import UNAUTHORIZED
 from mataserver.logs import Repeats
 
 if TYPE_CHECKING:
@@ -23,6 +28,7 @@ if TYPE_CHECKING:
 
     from mataserver.contract.routes import Route
     from mataserver.http.auth import Gate
+    from mataserver.http.budget import Budget
     from mataserver.http.elsewhere import Elsewhere
     from mataserver.http.lifecycle import Lifecycle
     from mataserver.http.routing import Expect, Table
@@ -94,12 +100,13 @@ def _go_on(request: web.Request) -> None:
 def make(
     table: Table,
     gate: Gate,
+    budget: Budget,
     lifecycle: Lifecycle,
     metrics: Metrics,
     elsewhere: Elsewhere | None = None,
 ) -> Middleware:
     """Return the middleware of a server; ``elsewhere`` knows other front-ends, if there are any."""
-    answer = _Answer(table, gate, elsewhere)
+    answer = _Answer(table, gate, budget, elsewhere)
 
     @web.middleware
     async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
@@ -163,9 +170,12 @@ def _is_disconnected(request: web.Request) -> bool:
 class _Answer:
     """Has a request answered, an error too."""
 
-    def __init__(self, table: Table, gate: Gate, elsewhere: Elsewhere | None) -> None:
+    def __init__(
+        self, table: Table, gate: Gate, budget: Budget, elsewhere: Elsewhere | None
+    ) -> None:
         self._table = table
         self._gate = gate
+        self._budget = budget
         self._elsewhere = elsewhere
         self._refusals = Repeats(log)
 
@@ -182,7 +192,14 @@ class _Answer:
                         answered = await self._elsewhere.answer(request, route)
                         if answered is not None:
                             return answered
-            return _checked(await (claimed or handler)(request))
+            answer = claimed or handler
+            if hdrs.UPGRADE in request.headers:
+                answer = functools.partial(_in_name, answer)
+            response = _checked(await answer(request))
+            size = _size(response)
+            if size > BEGINS:  # it may have to wait for its client to read it
+                self._budget.require(size)
+            return response
         except MataError as error:
             self._log_failure(request, error)
             response = error_response(error)
@@ -232,6 +249,29 @@ def _checked(response: object) -> web.StreamResponse:
         return response
     name = type(response).__name__
     raise TypeError(f"its handler returned {name}, not a response, as ctx.http.respond makes one")
+
+
+async def _in_name(answer: Handler, request: web.Request) -> web.StreamResponse:
+    """Have a WebSocket end once what was shown for it is over, where its service would go on."""
+
+    def end() -> None:
+        protocol = request.protocol
+        if isinstance(protocol, Conversation) and not is_held(request):
+            protocol.end_socket(UNAUTHORIZED, NO_MORE)
+
+    grants = request.get(GRANTS)
+    if grants is None:
+        return await answer(request)
+    with grants.held(request.get(auth.PRINCIPAL), end):
+        return await answer(request)
+
+
+def _size(response: web.StreamResponse) -> int:
+    """Return the bytes of an answer that lies in memory as a whole, 0 of any other."""
+    body = response.body if isinstance(response, web.Response) else None
+    if isinstance(body, Payload):
+        return body.size or 0
+    return 0 if body is None else len(body)
 
 
 async def _admit(

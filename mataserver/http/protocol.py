@@ -13,6 +13,7 @@ from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.web_protocol import RequestHandler
 
+from mataserver.http.backlog import Backlog
 from mataserver.http.framing import Framing
 
 if TYPE_CHECKING:
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
 
     from aiohttp import WebSocketError
 
-    from mataserver.contract.web import Share
+    from mataserver.http.backlog import Portion
     from mataserver.http.framing import FrameReader
 
 _STATUS = 400
@@ -30,6 +31,9 @@ VERSIONS = frozenset({HttpVersion10, HttpVersion11})
 """Those of HTTP that this server speaks: the parser takes HTTP/0.9, whose requests have no headers,
 and a line that says HTTP/2.0."""
 _OK = "HTTP/1.1 200 OK"
+_CLOSE = 0x88
+"""The first byte of a WebSocket's closing frame (RFC 6455, section 5.2)."""
+_LONGEST_REASON = 123
 _WITH_BODY = frozenset({hdrs.METH_GET, hdrs.METH_POST})
 _FAILED = b'{"detail":"Internal server error"}'
 
@@ -104,13 +108,19 @@ def _plain(body: bytes, status: int) -> Plain:
 
 
 class Conversation(RequestHandler):
-    """One connection; ``budget`` gives a share of the bytes in flight."""
+    """One connection; ``budget`` gives a share of the bytes in flight.
 
-    __slots__ = ("_budget", "_fail", "_framing")
+    A client that does not read what it was sent has ``patience`` seconds for each megabyte.
+    """
 
-    def __init__(self, server: web.Server, budget: Callable[[], Share], **options: Any) -> None:
+    __slots__ = ("_backlog", "_budget", "_fail", "_framing")
+
+    def __init__(
+        self, server: web.Server, budget: Callable[[], Portion], patience: float, **options: Any
+    ) -> None:
         super().__init__(server, **options)
         self._budget = budget
+        self._backlog = Backlog(budget(), patience)
         self._framing: Framing | None = None
         self._fail: Callable[[WebSocketError], None] | None = None
 
@@ -129,8 +139,27 @@ class Conversation(RequestHandler):
         if self._framing is not None:
             self._framing.ignore()
 
+    def pause_writing(self) -> None:
+        """Have what is written wait: the client is slower than the server."""
+        super().pause_writing()
+        if self.transport is not None:
+            self._backlog.begin(self.transport)
+
+    def resume_writing(self) -> None:
+        """Go on: the client has read."""
+        self._backlog.end()
+        super().resume_writing()
+
+    def end_socket(self, code: int, reason: str) -> None:
+        """Close a WebSocket that whoever serves it does not close."""
+        if self._framing is not None and self.transport is not None:
+            said = code.to_bytes(2, "big") + reason.encode()[:_LONGEST_REASON]
+            self.transport.write(bytes((_CLOSE, len(said))) + said)
+            self.transport.close()
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Give back what the connection holds."""
+        self._backlog.end()
         if self._framing is not None:
             self._framing.end()
         super().connection_lost(exc)

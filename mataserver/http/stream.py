@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from functools import partial
-from typing import TYPE_CHECKING, cast
+from typing import TYPE_CHECKING
 
 from aiohttp import WSMsgType
 
@@ -15,7 +15,7 @@ from mataserver.http import auth, middleware
 from mataserver.http.auth import PRINCIPAL
 from mataserver.http.channel import GOING_AWAY, INTERNAL, MSGPACK_PROTOCOL, NORMAL, CloseReason
 from mataserver.http.connection import Connection
-from mataserver.http.grants import NO_MORE
+from mataserver.http.grants import NO_MORE, held
 from mataserver.http.routing import Handlers, Route
 from mataserver.http.sockets import WebSocket
 from mataserver.http.viewer import Viewer
@@ -25,8 +25,6 @@ if TYPE_CHECKING:
 
     from mataserver.contract.service import Context
     from mataserver.http.channel import Channel, Terms
-    from mataserver.http.grants import Grants
-    from mataserver.principals import Principal
     from mataserver.serving.feeds.registry import CameraRegistry
     from mataserver.serving.sessions import Session
 
@@ -86,14 +84,11 @@ class StreamService(Handlers):
 class Streams:
     """The sockets of sessions, whichever route they come by."""
 
-    def __init__(
-        self, max_body: int, terms: Terms, cameras: CameraRegistry, grants: Grants
-    ) -> None:
+    def __init__(self, max_body: int, terms: Terms, cameras: CameraRegistry) -> None:
         self._max_body = max_body
         self._terms = terms
         self._sessions = terms.sessions
         self._cameras = cameras
-        self._grants = grants
 
     async def serve(self, request: web.Request, session_id: str) -> web.StreamResponse:
         """Serve a request that asks for the socket of a session. Raises ``BadRequest``."""
@@ -138,7 +133,7 @@ class Streams:
             session = self._admit(request, session_id, known=known)
             if isinstance(session, CloseReason):
                 return session
-            return await self._serve(session, socket, cast("Principal", request[PRINCIPAL]))
+            return await self._serve(session, socket, request)
         except Exception:
             log.exception("a stream failed")
             return CloseReason(INTERNAL, "internal error")
@@ -162,27 +157,26 @@ class Streams:
         return session
 
     async def _serve(
-        self, session: Session, socket: web.WebSocketResponse, principal: Principal
+        self, session: Session, socket: web.WebSocketResponse, request: web.Request
     ) -> CloseReason:
         camera = self._cameras.of(session)
         if camera is None:
             connection = Connection(self._terms, session, socket)
-            return await self._attached(session, connection, principal)
+            return await self._attached(session, connection, request)
         viewer = Viewer(self._terms, session, socket)
         camera.join(viewer)
         try:
-            return await self._attached(session, viewer, principal)
+            return await self._attached(session, viewer, request)
         finally:
             camera.part(viewer)
 
     async def _attached(
-        self, session: Session, channel: Channel, principal: Principal
+        self, session: Session, channel: Channel, request: web.Request
     ) -> CloseReason:
         self._sessions.attach(session, channel)
+        end = partial(channel.request_close, UNAUTHORIZED, NO_MORE)
         try:
-            with self._grants.held(
-                principal, partial(channel.request_close, UNAUTHORIZED, NO_MORE)
-            ):
+            with held(request, request[PRINCIPAL], end):
                 return await channel.run()
         finally:
             self._sessions.detach(session, channel)

@@ -1,0 +1,234 @@
+"""Parsers of plugins for bytes that strangers send: read, or refused in a sentence."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import io
+import zipfile
+
+import msgspec
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conftest import picture
+from foreign_bytes import FEW, damaged, parsed
+from mataserver import MataError
+from mataserver_accounts import log_ins
+from mataserver_accounts.tokens import Tokens
+from mataserver_cameras import source
+from mataserver_fleet import layout, manifest, onnx_signature, pbtxt
+from mataserver_fleet.gateway import headers, http1, protobuf, sequences
+from mataserver_jobs import upload_routes, uploads
+from mataserver_reconstruct import archive, exif
+from mataserver_reconstruct.spec import Limits
+
+ANSWER = (
+    b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\nContent-Length: 2\r\n"
+    b"Connection: keep-alive, X-Own\r\nX-Own: 1"
+)
+CHUNKS = b"5;a=b\r\nhello\r\n0a\r\n0123456789\r\n0\r\nX-Trailer: 1\r\n\r\n"
+BODY = {"parameters": {"sequence_id": 7, "sequence_start": True}, "inputs": []}
+CONFIG = (
+    b'name: "cats"\nbackend: "onnxruntime"\nmax_batch_size: 8\n'
+    b'input [ { name: "x" data_type: TYPE_FP32 dims: [ 3, 224, 224 ] } ]\n'
+)
+MANIFEST = (
+    b"tritons:\n- {name: one, host: 10.0.0.1, port: 8000}\nmodels:\n- {name: cats, tags: [a]}\n"
+)
+SIGNATURE = bytes.fromhex(
+    "0807 3a22 5a0f 0a0178 120a 0a08 0801 1204 0a020802 620f 0a0179 120a 0a08 0801 1204 0a020802"
+)
+CAMERA = b"rtsp://user:secret@10.0.0.1:554/a?b#c"
+LIMITS = Limits(max_entries=4, max_images=2, max_bytes=10_000, max_image_bytes=5_000)
+
+
+def zipped(method):
+    """Return an archive of a picture and of a text."""
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w", method) as file:
+        file.writestr("a/one.png", picture())
+        file.writestr("note.txt", "words " * 20)
+    return made.getvalue()
+
+
+def told(name):
+    """Return the metadata of an upload of a file with that name."""
+    return f"filename {base64.b64encode(name).decode()},is_private"
+
+
+@pytest.fixture(scope="module")
+def place(tmp_path_factory):
+    """A file that is written again and again."""
+    return tmp_path_factory.mktemp("foreign") / "file"
+
+
+# what servers answer the gateway, and what clients send it
+
+
+@FEW
+@given(damaged(ANSWER))
+def test_heads_of_servers(data):
+    """A head is read or malformed; no field of it can end a line of what a client is sent."""
+    with contextlib.suppress(http1.MalformedError):
+        for name, value in headers.back(http1.read_head(data).fields):
+            assert not {"\r", "\n", "\0"} & set(name + value)
+
+
+@FEW
+@given(damaged(CHUNKS), st.integers(1, 40))
+def test_chunks_of_servers(data, step):
+    """The same comes of a body in chunks in whatever pieces it arrives, or it is malformed."""
+
+    def read(size):
+        chunks, found = http1.Chunks(), []
+        try:
+            for at in range(0, len(data), size):
+                found += chunks.feed(data[at : at + size])
+                if chunks.ended:
+                    break
+        except http1.MalformedError:
+            return None
+        return b"".join(found), chunks.ended
+
+    assert read(step) == read(len(data) or 1)
+
+
+@FEW
+@given(st.lists(st.tuples(st.binary(min_size=1, max_size=20), st.binary(max_size=20))))
+def test_fields_of_clients(fields):
+    """Of what a client's fields become each line is one, and none says who asks but our own."""
+    lines = headers.forth(fields, "ada", "10.0.0.1").split(b"\r\n")
+    assert lines.pop() == b""
+    assert lines[-2:] == [b"X-Consumer-Username: ada", b"X-Forwarded-For: 10.0.0.1"]
+    assert not any(line.lower().startswith((b"x-consumer-", b"host:")) for line in lines[:-2])
+
+
+@FEW
+@given(
+    damaged(b"\x0a\x04cats\x12\x011\x22\x13\x0a\x0bsequence_id\x12\x04\x1a\x02ab"), st.booleans()
+)
+def test_messages_at_the_gateway(data, infer):
+    """A message of gRPC, of which the name alone is read."""
+    wanted = parsed(lambda: protobuf.wanted(data, infer=infer))
+    assert wanted is None or isinstance(wanted.model, str)
+
+
+@FEW
+@given(
+    damaged(msgspec.json.encode(BODY), b'{"parameters":{"sequence_id":' + b"[" * 200),
+    st.sampled_from([{}, {"Content-Encoding": "gzip"}, {headers.HEADER_LENGTH: "20"}]),
+    st.integers(1, 80),
+)
+def test_steps_of_sequences(data, given_headers, cut):
+    """A body is of a sequence or of none; what is wrong with it the server says."""
+    step = sequences.step_of([data[:cut], data[cut:]], given_headers)
+    assert step is None or isinstance(step.sequence, int | str)
+
+
+# models
+
+
+@FEW
+@given(damaged(CONFIG))
+def test_configurations(data):
+    """A ``config.pbtxt`` is read, and then can be written."""
+    found = parsed(pbtxt.read, data)
+    if found is not None:
+        assert pbtxt.read(pbtxt.write(found)) == found
+
+
+@FEW
+@given(st.text(max_size=40))
+def test_names_of_models_files(name):
+    """A name is of a file below a version, or refused."""
+    parts = parsed(layout.parts_of, name)
+    assert parts is None or not {"", ".", ".."} & set(parts)
+
+
+@FEW
+@given(damaged(SIGNATURE))
+def test_signatures(place, data):
+    """The inputs and outputs of an ONNX file."""
+    place.write_bytes(data)
+    found = parsed(onnx_signature.config_of, place, "cats")
+    assert found is None or found["input"]
+
+
+@FEW
+@given(damaged(MANIFEST, b"a: &a [*a]\n", b"? [a]\n: b\n"))
+def test_manifests(place, data):
+    """A document of a fleet; whoever applies it is told what is wrong."""
+    place.write_bytes(data)
+    with contextlib.suppress(MataError):
+        assert manifest.read(place) is not None
+
+
+# uploads
+
+
+@FEW
+@given(st.one_of(st.text(max_size=60), st.binary(max_size=40).map(told)))
+def test_metadata_of_uploads(text):
+    """``Upload-Metadata`` of tus gives a name that a database keeps and a page shows."""
+    name = parsed(upload_routes._name, text)
+    if name is not None:
+        assert "\0" not in name
+        assert len(name.encode()) <= 4 * 255
+
+
+@FEW
+@given(st.text(max_size=60), st.sampled_from(["", "sha1 ", "sha256 ", "md5 "]))
+def test_checksums_of_uploads(text, name):
+    """``Upload-Checksum`` of tus."""
+    found = parsed(uploads._digest, name + text)
+    assert found is None or len(found[1]) in {20, 32}
+
+
+@FEW
+@given(damaged(zipped(zipfile.ZIP_DEFLATED), zipped(zipfile.ZIP_LZMA), zipped(zipfile.ZIP_BZIP2)))
+def test_archives(place, data):
+    """What was inspected unpacks within the limits, or is told to be damaged."""
+    place.write_bytes(data)
+    entries = parsed(archive.inspect, place, LIMITS)
+    if entries is not None:
+        parsed(archive.prove, place, entries)
+        pictures = parsed(lambda: list(archive.pictures(place, LIMITS))) or []
+        assert all(len(each) <= LIMITS.max_image_bytes for _, each in pictures)
+
+
+@FEW
+@given(damaged(picture(form="JPEG", exif=exif.write(exif.Exif(focal_35=28.0)))))
+def test_exif(data):
+    """What cannot be read of a photograph's EXIF tells nothing."""
+    found = exif.read(data)
+    assert found.focal_35 >= 0
+    assert found.camera.isprintable()
+
+
+# who asks, and for what
+
+
+@FEW
+@given(damaged(b"username=ada&password=correct+horse", b"username=%00&password=%ff"))
+def test_forms_of_log_ins(data):
+    """A form of OAuth2's password grant."""
+    found = parsed(log_ins._of_form, data)
+    assert found is None or isinstance(found.password, str)
+
+
+@FEW
+@given(damaged(Tokens("secret", 60, lambda: 1.0).make("ada", 1).encode()))
+def test_tokens(data):
+    """A token that was changed in any way is nobody's."""
+    ours = Tokens("another secret", 60, lambda: 1.0)
+    assert ours.read(data.decode("latin-1")) is None
+
+
+@FEW
+@given(st.one_of(st.text(max_size=40), damaged(CAMERA).map(lambda data: data.decode("latin-1"))))
+def test_addresses_of_cameras(text):
+    """What is shown of an address has neither user nor password, path nor query."""
+    found = parsed(source.parse, text)
+    assert found is None or not {"@", "?"} & set(found.shown) or found.kind == "file"

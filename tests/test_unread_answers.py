@@ -1,0 +1,205 @@
+"""Answers that clients do not read: they count as in flight, and their clients are given up."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import socket
+
+import aiohttp
+import pytest
+
+from api_answers import head_of, problem, until
+from conftest import POINTS, picture
+from mataserver import testing
+from mataserver.http.backlog import STEP, Backlog
+from mataserver.http.budget import Budget, BudgetShare
+from service_plugins import folder, plugin
+
+__all__ = ["folder", "plugin"]
+
+MAP = picture(640, 480)
+"""A picture whose map of depths is 1.2 MB."""
+ASK = {"Accept": "application/msgpack", "Content-Type": "image/png"}
+PATIENT = 600.0
+GENEROUS = 30.0
+MUCH = """
+from mataserver import Route
+
+class Service(Base):
+    def routes(self):
+        return [
+            Route("GET", "/v1/whole", self.whole, needs="infer"),
+            Route("GET", "/v1/events", self.events, needs="infer"),
+            Route("GET", "/v1/pieces", self.pieces, needs="infer"),
+            Route("GET", "/v1/socket", self.socket, needs="infer", socket=True),
+        ]
+
+    async def whole(self, request):
+        return web.Response(body=bytes(1_200_000))
+
+    async def events(self, request):
+        async def endless():
+            while True:
+                yield "much", "x" * 100_000
+
+        return await self.ctx.http.events(request, endless())
+
+    async def pieces(self, request):
+        answer = web.StreamResponse()
+        await answer.prepare(request)
+        while True:
+            await answer.write(bytes(100_000))
+
+    async def socket(self, request):
+        async with self.ctx.http.socket(request) as socket:
+            while True:
+                await socket.send(bytes(100_000))
+"""
+UPGRADE = (
+    "Connection: Upgrade",
+    "Upgrade: websocket",
+    "Sec-WebSocket-Version: 13",
+    "Sec-WebSocket-Key: AAAAAAAAAAAAAAAAAAAAAA==",
+)
+
+
+def deaf(server):
+    """Return a socket that has little room for what it does not read, here and at the server."""
+    peer = socket.socket()
+    peer.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4_096)
+    # The kernel gives a sender the more room the longer its segments are: 2 MB on the loopback.
+    peer.setsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG, 1_000)
+    peer.connect(("127.0.0.1", int(server.url.rpartition(":")[2])))
+    peer.settimeout(0)
+    return peer
+
+
+@contextlib.asynccontextmanager
+async def unread(server, *heads):
+    """Send requests, each on a connection of its own, and read nothing; yield the sockets."""
+    peers = [deaf(server) for _ in heads]
+    try:
+        for peer, head in zip(peers, heads, strict=True):
+            await asyncio.get_running_loop().sock_sendall(peer, head)
+        yield peers
+    finally:
+        for peer in peers:
+            peer.close()
+
+
+def mapped(server):
+    """Return a request for a large answer."""
+    fields = (f"{name}: {value}" for name, value in ASK.items())
+    head = head_of(server, "/v1/infer?model=fake-depth", *fields, f"Content-Length: {len(MAP)}")
+    return head + MAP
+
+
+async def rest(peer):
+    """Read to the end of a connection; return how many bytes came."""
+    loop, size = asyncio.get_running_loop(), 0
+    async with asyncio.timeout(GENEROUS):
+        with contextlib.suppress(ConnectionError):
+            while chunk := await loop.sock_recv(peer, 65_536):
+                size += len(chunk)
+    return size
+
+
+async def test_answers_that_nobody_reads_count(data_dir):
+    """They take room as bodies do; without any a large answer is 503, and a small one is given."""
+    chosen = {"max_inflight_mb": 5, "max_body_mb": 5, "unread_timeout": PATIENT}
+    async with (
+        testing.serving(data_dir, engine="thread", **chosen) as server,
+        aiohttp.ClientSession(server.url, headers=server.headers) as http,
+        unread(server, *(4 * [mapped(server)])) as peers,
+    ):
+        budget = server.composed.budget
+        await until(lambda: budget.taken > 4_000_000, GENEROUS)
+        asked = {"params": {"model": "fake-depth"}, "data": MAP, "headers": ASK}
+        async with http.post("/v1/infer", **asked) as response:
+            assert response.headers["Retry-After"] == "1"
+            assert await problem(response, 503) == "Too many request bytes are in flight"
+        asked["params"] = {"model": "fake-detect"}
+        async with http.post("/v1/infer", **asked) as response:
+            assert response.status == 200
+        peers[0].close()
+        await until(lambda: budget.taken < 4_000_000, GENEROUS)
+        asked["params"] = {"model": "fake-depth"}
+        async with http.post("/v1/infer", **asked) as response:
+            assert len(await response.read()) > 1_200_000
+        for peer in peers:
+            peer.close()
+        await until(lambda: budget.taken == 0, GENEROUS)
+
+
+async def test_an_answer_that_is_read_late_is_whole(data_dir):
+    """Whoever waits no longer than they may gets every byte, and the connection goes on."""
+    async with (
+        testing.serving(data_dir, engine="thread", unread_timeout=PATIENT) as server,
+        unread(server, mapped(server)) as [peer],
+    ):
+        budget = server.composed.budget
+        await until(lambda: budget.taken > 1_000_000, GENEROUS)
+        loop = asyncio.get_running_loop()
+        await loop.sock_sendall(peer, head_of(server, "/health", "Connection: close", method="GET"))
+        assert await rest(peer) > 1_200_000
+        await until(lambda: budget.taken == 0, GENEROUS)
+
+
+@pytest.mark.parametrize("path", ["whole", "events", "pieces", "socket"])
+async def test_who_reads_nothing_is_given_up(plugin, folder, path):
+    """Whatever it is that is not read: it counted, and the connection ends."""
+    chosen = {"engine": "thread", "unread_timeout": 0.5}
+    async with testing.serving(folder, entry_points=[*POINTS, plugin(MUCH)], **chosen) as server:
+        budget, connections = server.composed.budget, server.composed.lifecycle
+        more = UPGRADE if path == "socket" else ()
+        head = head_of(server, f"/v1/{path}", *more, method="GET")
+        async with unread(server, head) as [peer]:
+            await until(lambda: budget.taken > 0, GENEROUS)
+            await until(lambda: budget.taken == 0 and not connections.active, GENEROUS)
+            await rest(peer)  # it ends, or this does not
+
+
+class Full:
+    """A transport with so many bytes in it at each look."""
+
+    def __init__(self, *sizes):
+        self._sizes = list(sizes)
+        self.aborted = asyncio.Event()
+
+    def get_write_buffer_size(self):
+        return self._sizes.pop(0)
+
+    def abort(self):
+        self.aborted.set()
+
+
+@pytest.mark.parametrize(
+    ("sizes", "looks"),
+    [
+        ((5 * STEP, 5 * STEP), 1),
+        ((5 * STEP, 4 * STEP + 1), 1),
+        ((5 * STEP, 4 * STEP, 3 * STEP, 3 * STEP - 1), 3),
+    ],
+)
+async def test_who_reads_enough_has_more_time(sizes, looks):
+    """A megabyte in each while is enough; the bytes count as they were at first."""
+    budget = Budget(1)  # what is in memory already counts, whatever room there is
+    transport, backlog = Full(*sizes), Backlog(BudgetShare(budget), 0.001)
+    backlog.begin(transport)
+    assert budget.taken == sizes[0]
+    async with asyncio.timeout(GENEROUS):
+        await transport.aborted.wait()
+    assert len(sizes) == looks + 1
+    assert transport._sizes == []
+    backlog.end()
+    assert budget.taken == 0
+
+
+async def test_who_has_read_is_not_looked_at_again():
+    """Nobody is given up who has read what there was."""
+    transport, backlog = Full(2 * STEP), Backlog(BudgetShare(Budget(1)), 0.001)
+    backlog.begin(transport)
+    backlog.end()
+    await asyncio.sleep(0.05)
+    assert not transport.aborted.is_set()
