@@ -181,25 +181,7 @@ class _Answer:
 
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
-            table = self._table
-            claimed = table.claimed(request) if table.claims else None
-            if claimed is None:
-                route = table.choose(request)
-                if route is not None:
-                    await _admit(request, route, self._gate, self._elsewhere)
-                    handler = handler if route.when is None else route.handler
-                    if route.held and self._elsewhere is not None:
-                        answered = await self._elsewhere.answer(request, route)
-                        if answered is not None:
-                            return answered
-            answer = claimed or handler
-            if hdrs.UPGRADE in request.headers:
-                answer = functools.partial(_in_name, answer)
-            response = _checked(await answer(request))
-            size = _size(response)
-            if size > BEGINS:  # it may have to wait for its client to read it
-                self._budget.require(size)
-            return response
+            return await self._served(request, handler)
         except MataError as error:
             self._log_failure(request, error)
             response = error_response(error)
@@ -215,6 +197,28 @@ class _Answer:
             path = request.rel_url.raw_path
             log.exception("%s %s failed (%s)", request.method, path, request[REQUEST_ID])
             return error_response(MataError("Internal server error"))
+
+    async def _served(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer by whoever serves the request. Raises whatever that raises."""
+        table = self._table
+        claimed = table.claimed(request) if table.claims else None
+        if claimed is None:
+            route = table.choose(request)
+            if route is not None:
+                await _admit(request, route, self._gate, self._elsewhere)
+                handler = handler if route.when is None else route.handler
+                if route.held and self._elsewhere is not None:
+                    answered = await self._elsewhere.answer(request, route)
+                    if answered is not None:
+                        return answered
+        answer = claimed or handler
+        if hdrs.UPGRADE in request.headers:
+            answer = functools.partial(_in_name, answer)
+        response = _checked(await answer(request))
+        size = _size(response)
+        if size > BEGINS:  # it may have to wait for its client to read it
+            self._budget.require(size)
+        return response
 
     def _unserved(self, error: web.HTTPException) -> web.Response:
         """Answer one of aiohttp's own errors, of a path that has to wait with what it waits for."""
