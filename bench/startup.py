@@ -38,6 +38,7 @@ GUESTS: dict[str, tuple[tuple[str, ...], tuple[str, ...] | None]] = {
     "fleet": ((*BASE, "database", "accounts"), (*BASE, "database", "accounts", "fleet")),
     "reconstruct": ((*BASE, "database", "jobs"), (*BASE, "database", "jobs", "reconstruct")),
     "sam": (BASE, (*BASE, "sam")),
+    "openai, oip and the page": ((), (*BASE, "openai", "oip")),
     "every plugin": (BASE, None),
 }
 """What is started, each with what it is compared with: the same without the guest."""

@@ -123,16 +123,17 @@ class Repeats:
         self._interval = interval
         self._held: dict[str, tuple[int, str]] = {}
 
-    def note(self, kind: str, line: str) -> None:
+    def note(self, kind: str, line: str, error: BaseException | None = None) -> None:
         """Log ``line``, or count it where one of its ``kind`` stands there already.
 
-        Only within an event loop. Kinds are few: sentences and models, not what a client sent.
+        Of an ``error`` the traceback stands beside the first line alone. Only within an event
+        loop. Kinds are few: sentences and models, not what a client sent.
         """
         held = self._held.get(kind)
         if held is not None:
             self._held[kind] = (held[0] + 1, line)
             return
-        self._log.warning("%s", line)
+        self._log.warning("%s", line, exc_info=error)
         self._hold(kind)
 
     def _hold(self, kind: str) -> None:

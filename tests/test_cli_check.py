@@ -37,6 +37,13 @@ ABSENT = (
 )
 TASKS = "one of classify, depth, detect, embed, ocr, pose, segment, track, vlm"
 WRECK = "raise RuntimeError('no\\nway')"
+DEMANDING = """
+from mataserver import hookimpl
+
+@hookimpl
+def check(settings, session):
+    return ["no key is given", "plugins.gear: no oil"]
+"""
 ROUTES = """
 from mataserver import hookimpl
 
@@ -369,7 +376,15 @@ def test_cameras(terminal):
     )
     assert code == 1
     network, shelf, yard = errors(lines)
-    assert network == "configuration: camera_hosts[0]: not a network"
+    assert network == "plugin cameras: configuration: camera_hosts[0]: not a network"
     assert shelf.startswith("cameras[1] shelf: source: expected rtsp://")
     assert yard == "cameras[2] yard: Model not found: nobody"
     assert "secret" not in "".join(lines)
+
+
+def test_sentences_of_a_plugin_name_it(terminal):
+    """What a plugin finds wrong says whose it is; a sentence that says so already stays."""
+    terminal.install("gear-dist", DEMANDING, mataserver={"gear": "gear_dist"})
+    code, lines = configure(terminal, "")
+    assert code == 1
+    assert errors(lines) == ["plugin gear: no key is given", "plugins.gear: no oil"]

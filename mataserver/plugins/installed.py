@@ -149,7 +149,8 @@ class Plugins(Discovered):
         for plugin in self.usable:
             if "check" in plugin.hooks:
                 try:
-                    found += plugin.hooks["check"](plugin.settings, session)
+                    said = plugin.hooks["check"](plugin.settings, session)
+                    found += [_named(plugin, text) for text in said]
                 except Exception as error:
                     refuse(plugin, error)
                     found.append(f"plugin {plugin.name}: {plugin.error}")
@@ -159,6 +160,11 @@ class Plugins(Discovered):
         """Raise ``PluginError`` for a broken plugin when ``plugins.strict`` is set."""
         if self.strict:
             _check_strict(self)
+
+
+def _named(plugin: Plugin, text: str) -> str:
+    """Return a plugin's sentence; one that does not name the plugin gets its name in front."""
+    return text if plugin.name in text else f"plugin {plugin.name}: {text}"
 
 
 def _serves(offer: Offer, files: ModelFiles, task: str) -> bool:

@@ -7,6 +7,8 @@ import logging
 from collections import deque
 from typing import TYPE_CHECKING
 
+from mataserver.logs import Repeats
+
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 WAITING = 32
 """Events, each with a picture, that wait for a service; a newer one displaces the oldest."""
+REPEATED = 60.0
+"""Seconds between two lines of a service that fails in one way."""
 
 log = logging.getLogger("mataserver.plugins")
 
@@ -58,6 +62,8 @@ class _Queue:
         self.name = name
         self._events: deque[ResultEvent] = deque(maxlen=WAITING)
         self._came = asyncio.Event()
+        # One that fails fails for every frame: a camera's ten a second would bury the log.
+        self._repeats = Repeats(log, REPEATED)
 
     def put(self, event: ResultEvent) -> bool:
         """Add an event; whether none had to go for it."""
@@ -67,12 +73,14 @@ class _Queue:
         return room
 
     async def empty(self, on_result: OnResult) -> None:
-        """Tell the service of each event, for ever; what it raises is logged."""
+        """Tell the service of each event, for ever; what it raises is logged, once a minute."""
         while True:
             while not self._events:
                 self._came.clear()
                 await self._came.wait()
             try:
                 await on_result(self._events.popleft())
-            except Exception:
-                log.exception("on_result() of the plugin %s failed", self.name)
+            except Exception as error:  # noqa: BLE001 - a plugin may raise anything
+                kind = type(error).__name__
+                line = f"on_result() of the plugin {self.name} failed: {kind}: {error}"
+                self._repeats.note(kind, line, error)
