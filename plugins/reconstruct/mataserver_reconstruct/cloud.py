@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
-from scipy.spatial import cKDTree
 
 from mataserver_reconstruct import level
 
@@ -44,6 +43,8 @@ def sound(model: Model) -> NDArray[np.bool_]:
 
 def close(xyz: NDArray[np.float64]) -> NDArray[np.bool_]:
     """Return which points have others near by and are no strays, bool ``[n]``."""
+    from scipy.spatial import cKDTree
+
     if len(xyz) <= _NEIGHBOURS:
         return np.ones(len(xyz), bool)
     middle = np.median(xyz, axis=0)

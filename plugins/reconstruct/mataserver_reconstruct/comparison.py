@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -76,14 +77,15 @@ def _measured(file: Path, limits: Limits) -> list[dict[str, float]]:
 
     rows: list[dict[str, float]] = []
     known = []
-    for _, data in archive.pictures(file, limits):
-        digest = hashlib.sha256(data).hexdigest()
-        try:
-            rows.append(measure(decode_image(data, limits.max_pixels)))
-            known.append(shares.Known(digest, exif.read(data)))
-        except BadRequest:
-            rows.append({})
-            known.append(shares.Known(digest, None))
+    with warnings.catch_warnings(action="ignore"):  # of Pillow, at what is damaged
+        for _, data in archive.pictures(file, limits):
+            digest = hashlib.sha256(data).hexdigest()
+            try:
+                rows.append(measure(decode_image(data, limits.max_pixels)))
+                known.append(shares.Known(digest, exif.read(data)))
+            except BadRequest:
+                rows.append({})
+                known.append(shares.Known(digest, None))
     if not any(rows):
         raise BadRequest("none of the photographs can be read")
     return [row | held for row, held in zip(rows, shares.held(known), strict=True)]

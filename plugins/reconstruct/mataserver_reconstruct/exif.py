@@ -5,7 +5,6 @@ from __future__ import annotations
 import io
 import math
 import struct
-import warnings
 from typing import Any
 
 from msgspec import Struct
@@ -33,9 +32,12 @@ class Exif(Struct, frozen=True):
 
 
 def read(data: bytes) -> Exif:
-    """Return what the EXIF of a photograph's file tells; what cannot be read tells nothing."""
+    """Return what the EXIF of a photograph's file tells; what cannot be read tells nothing.
+
+    Pillow may warn of it: the caller decides, since filters of warnings are those of all threads.
+    """
     try:
-        with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as picture:
+        with Image.open(io.BytesIO(data)) as picture:
             width, height = picture.size
             exif = picture.getexif()
             details, place = exif.get_ifd(_DETAILS), exif.get_ifd(_GPS)

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
-import networkx as nx
+if TYPE_CHECKING:
+    import networkx as nx
 
 MIN_INLIERS = 15
 """Matches that agree with one geometry, from which on a pair counts."""
@@ -48,6 +49,8 @@ class Graph(NamedTuple):
 
 def clusters(graph: Graph, how: str) -> list[list[str]]:
     """Return the scenes, each a sorted list of files, the largest first; single ones too."""
+    import networkx as nx
+
     network = _network(graph)
     if how == "louvain":
         found = nx.community.louvain_communities(network, resolution=_RESOLUTION, seed=0)
@@ -72,6 +75,8 @@ def bringing(placed: list[set[str]]) -> list[bool]:
 
 def confusable(graph: Graph) -> bool:
     """Whether one scene may be several that share a look-alike: it falls apart too well."""
+    import networkx as nx
+
     network = _network(graph)
     largest: set[str] = max(nx.connected_components(network), key=len, default=set())
     part = network.subgraph(largest)
@@ -82,6 +87,8 @@ def confusable(graph: Graph) -> bool:
 
 
 def _network(graph: Graph) -> nx.Graph[str]:
+    import networkx as nx
+
     network: nx.Graph[str] = nx.Graph()
     network.add_nodes_from(sorted(graph.keypoints))
     network.add_weighted_edges_from((pair.first, pair.second, pair.inliers) for pair in graph.pairs)

@@ -113,6 +113,9 @@ def plain(found: Any, cluster: int, index: int) -> Model:
 def _view(image: Any, at: dict[int, int]) -> View:
     pose = image.cam_from_world()
     seen = image.points2D
+    points = np.full(len(seen), -1, np.int64)
+    for number in image.get_observation_point2D_idxs():  # few of all
+        points[number] = at.get(seen[number].point3D_id, -1)
     return View(
         image.name,
         np.array(pose.rotation.matrix()),
@@ -121,5 +124,5 @@ def _view(image: Any, at: dict[int, int]) -> View:
         float(image.camera.params[3]),
         (image.camera.width, image.camera.height),
         np.array([point.xy for point in seen], np.float32).reshape(-1, 2),
-        np.array([at.get(point.point3D_id, -1) for point in seen], np.int64),
+        points,
     )

@@ -6,9 +6,13 @@ written anew; its own name is kept beside it.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import io
+import os
 import warnings
+from collections import deque
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -20,7 +24,8 @@ from mataserver_reconstruct import exif, intake, measures, stages
 from mataserver_reconstruct.files import MANIFEST, PHOTOS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterable, Iterator
+    from concurrent.futures import Future
     from pathlib import Path
 
     import numpy as np
@@ -30,6 +35,8 @@ if TYPE_CHECKING:
     from mataserver_reconstruct.spec import Spec
 
 _QUALITY = 95
+_AT_ONCE = 4
+"""Photographs that are decoded at a time, at most: one of 100 megapixels holds 300 MB."""
 
 
 class Photo(Struct, frozen=True, kw_only=True):
@@ -74,11 +81,19 @@ def prepare(job: Job, spec: Spec) -> list[Photo]:
     sources, paths = intake.survey(job.input, spec.limits)
     folder = job.work / PHOTOS
     folder.mkdir(parents=True, exist_ok=True)
-    names, found = intake.told_names(paths), []
-    for at, data in enumerate(intake.read(sources, spec.limits)):
-        told = f"photograph {at + 1} of {len(paths)}"
-        job.report(stages.EXTRACTING, at, len(paths), told)
-        found.append(_prepared(data, names[at], paths[at], folder / f"{at:05d}.jpg", spec))
+    names = intake.told_names(paths)
+
+    def read() -> Iterator[tuple[bytes, str, str, Path]]:
+        for at, data in enumerate(intake.read(sources, spec.limits)):
+            told = f"photograph {at + 1} of {len(paths)}"
+            job.report(stages.EXTRACTING, at, len(paths), told)
+            yield data, names[at], paths[at], folder / f"{at:05d}.jpg"
+
+    # What Pillow warns of is no matter here. Filters are the process's: they are set once, before
+    # the threads, which would put back each other's.
+    with warnings.catch_warnings(action="ignore"):
+        work = functools.partial(_prepared, spec=spec)
+        found = list(_beside(work, read(), min(_AT_ONCE, threads(spec))))
     found.sort(key=lambda photo: intake.natural(photo.name))
     replace(manifest, msgspec.json.encode(found))
     return found
@@ -89,6 +104,28 @@ def replace(path: Path, data: bytes) -> None:
     fresh = path.with_name(path.name + ".new")
     fresh.write_bytes(data)
     fresh.replace(path)
+
+
+def threads(spec: Spec) -> int:
+    """Return how many threads a step may take that takes several."""
+    return spec.threads or len(os.sched_getaffinity(0))
+
+
+def _beside(
+    work: Callable[..., Photo], arguments: Iterable[tuple[Any, ...]], workers: int
+) -> Iterator[Photo]:
+    """Yield what ``work`` makes of each of ``arguments``, in their order.
+
+    Of these no more are read than threads work on: each holds a photograph.
+    """
+    waiting: deque[Future[Photo]] = deque()
+    with ThreadPoolExecutor(workers, thread_name_prefix="photographs") as pool:
+        for each in arguments:
+            waiting.append(pool.submit(work, *each))
+            if len(waiting) >= workers:
+                yield waiting.popleft().result()
+        for future in waiting:
+            yield future.result()
 
 
 def _prepared(data: bytes, name: str, path: str, file: Path, spec: Spec) -> Photo:
@@ -119,7 +156,7 @@ def _prepared(data: bytes, name: str, path: str, file: Path, spec: Spec) -> Phot
 
 def _as_it_is(data: bytes, pixels: NDArray[np.uint8], file: Path) -> bool:
     """Write a JPEG's own bytes where nothing of it changes: coding it again loses some."""
-    with warnings.catch_warnings(action="ignore"), Image.open(io.BytesIO(data)) as picture:
+    with Image.open(io.BytesIO(data)) as picture:
         plain = picture.format == "JPEG" and picture.mode == "RGB"
         upright = picture.getexif().get(0x0112, 1) == 1
         if not (plain and upright and picture.size == pixels.shape[1::-1]):

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import importlib
+import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -39,6 +42,9 @@ if TYPE_CHECKING:
     from mataserver_reconstruct.photos import Photo
     from mataserver_reconstruct.study import Progress, Study
 
+_LATER = ("networkx", "scipy.spatial")
+"""What the last steps need. Imported while COLMAP works in threads of its own, it costs no time."""
+
 _SPARSE = 0.3  # of the stage, where depths follow
 _NONE = cloud.Cloud(np.empty((0, 3)), np.empty((0, 3), np.uint8))
 
@@ -69,6 +75,7 @@ def run(job: Job) -> dict[str, Any]:
     asked, settings = spec.read(job.spec), msgspec.convert(job.settings or {}, Matchers)
     matchers.check(asked.matcher, settings)
     study.forget_other(job, asked, settings)
+    threading.Thread(target=_import_ahead, name="imports", daemon=True).start()
     every = photos.prepare(job, asked)
     scale.check(asked, every)
     made = study.Study(job.work, photos.readable(every), asked, Native(job), settings)
@@ -87,6 +94,13 @@ def run(job: Job) -> dict[str, Any]:
     last = " ".join(figures["advice"]) or "the files are written"
     job.report(stages.DECIMATING, 1, 1, last)
     return figures
+
+
+def _import_ahead() -> None:
+    """Import what is needed later; what fails here fails there, where it is told."""
+    with contextlib.suppress(ImportError):
+        for name in _LATER:
+            importlib.import_module(name)
 
 
 def _matched(job: Job, made: Study) -> Graph:

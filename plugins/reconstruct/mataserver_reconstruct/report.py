@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import html
+from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -132,19 +133,20 @@ def _row(number: int, verdict: Verdict) -> str:
 def _gallery(
     study: Study, verdicts: list[Verdict], keypoints: Mapping[str, NDArray[np.float32]]
 ) -> str:
-    figures = []
-    for at, verdict in enumerate(verdicts[:SHOWN]):
+    def figure(place: tuple[int, Verdict]) -> str:
+        at, verdict = place
         file = verdict.photo.file
-        if not file:
-            continue
         places = keypoints.get(file, np.empty((0, 2), np.float32))
         used = np.zeros(len(places), bool)
         if verdict.pose is not None:
             places, used = verdict.pose.keypoints, verdict.pose.points >= 0
         picture = _inline("jpeg", drawing.keypoints(study.folder / file, places, used))
-        caption = f"<figcaption>{at + 1}: {html.escape(verdict.photo.name)}</figcaption>"
-        figures.append(f'<figure><img alt="" src="{picture}">{caption}</figure>')
-    return f'<div class="grid">{"".join(figures)}</div>'
+        caption = f"<figcaption>{at}: {html.escape(verdict.photo.name)}</figcaption>"
+        return f'<figure><img alt="" src="{picture}">{caption}</figure>'
+
+    shown = [each for each in enumerate(verdicts[:SHOWN], 1) if each[1].photo.file]
+    with ThreadPoolExecutor(study.threads, thread_name_prefix="drawing") as pool:
+        return f'<div class="grid">{"".join(pool.map(figure, shown))}</div>'
 
 
 def _inline(kind: str, data: bytes) -> str:

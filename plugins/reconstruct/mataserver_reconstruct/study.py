@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import shutil
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -59,7 +58,7 @@ class Study:
     @property
     def threads(self) -> int:
         """How many threads features and matches take."""
-        return self.spec.threads or len(os.sched_getaffinity(0))
+        return photographs.threads(self.spec)
 
     def cameras(self) -> list[list[Photo]]:
         """Return the photographs by the camera that took them, as the spec has it."""
