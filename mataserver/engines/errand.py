@@ -53,6 +53,11 @@ class ErrandChild(ChildProcess):
         self.write(msgspec.json.encode(message) + b"\n")
         await self._writer.drain()
 
+    async def feed(self, data: bytes) -> None:
+        """Write bytes that are no message. Raises ``ConnectionError`` when it is gone."""
+        self.write(data)
+        await self._writer.drain()
+
     async def give(self, data: bytes) -> None:
         """Write all that it is to read, and close; one that reads it not is no error."""
         with contextlib.suppress(ConnectionError):

@@ -62,6 +62,14 @@ class Child:
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
             await cast("StreamWriter", self._process.stdin).drain()
 
+    async def feed(self, data: bytes) -> None:
+        """Write bytes that are no message, and wait until the child has room for more.
+
+        Raises ``ConnectionError`` when it takes none any more.
+        """
+        self.write(data)
+        await cast("StreamWriter", self._process.stdin).drain()
+
     async def give(self, data: bytes) -> None:
         """Write all that the child is to read, and close; one that reads it not is no error."""
         with contextlib.suppress(ConnectionError):

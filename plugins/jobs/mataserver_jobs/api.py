@@ -89,6 +89,7 @@ class JobsService:
             slots=settings.slots,
             passes=self._passes,
             has_room=self._storage.has_room,
+            carries=settings.cluster is not None and not settings.shared_folder,
             **({} if settings.cluster else {"reserve": ctx.models.reserve}),
         )
         budget = settings.results_mb * 1_000_000

@@ -9,26 +9,68 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mataserver import MataError
+from mataserver_jobs import parcel
 from mataserver_jobs.disk import FULL, is_full
 from mataserver_jobs.kinds import Assignment, Cancelled, Ended, Job
+from mataserver_jobs.parcel import Damaged, More, Piece
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
     from mataserver import Parent
+    from mataserver_jobs.parcel import Parcel
 
 
 def run(parent: Parent) -> None:
     """Run the job that the first message names."""
     assignment = next(parent.messages(Assignment))
-    parent.send(_ended(assignment, parent))
+    if assignment.given is None:
+        parent.send(_ended(lambda: _result(assignment, parent)))
+        return
+    with parcel.node_folder() as folder:
+        parent.send(_carried(assignment, assignment.given, folder, parent))
 
 
-def _ended(assignment: Assignment, parent: Parent) -> Ended:
+def _carried(assignment: Assignment, given: Parcel, folder: Path, parent: Parent) -> Ended:
+    """Run a job in a folder of this node: take what it is given, send back what it made."""
+
+    def work() -> Any:
+        parcel.take(folder / "input", given, parent.read)
+        return _result(msgspec.structs.replace(assignment, folder=str(folder)), parent)
+
+    ended = _ended(work)
+    return ended if _send_back(folder / "output", parent) else BROKE_OFF
+
+
+BROKE_OFF = Ended("broken", error="its files could not be sent")
+
+
+def _send_back(output: Path, parent: Parent) -> bool:
+    """Send the files of a result, a piece whenever the server asks for one; whether all went."""
     try:
-        function, spec = _function(assignment.function), assignment.spec
-        job = Job(assignment, spec, parent.send)
-        job.listen()
-        result = function(job)
-        return Ended("done", msgspec.to_builtins(result))
+        asked = parent.messages(More)
+        for part in parcel.divided(parcel.packed(output)):
+            parent.send(part)
+            for piece in parcel.pieces(output, part):
+                parent.send(Piece(len(piece)), piece)
+                next(asked)
+    except (OSError, Damaged, StopIteration):
+        traceback.print_exc()
+        return False
+    return True
+
+
+def _result(assignment: Assignment, parent: Parent) -> Any:
+    function, spec = _function(assignment.function), assignment.spec
+    job = Job(assignment, spec, parent.send)
+    job.listen()
+    return function(job)
+
+
+def _ended(work: Callable[[], Any]) -> Ended:
+    try:
+        return Ended("done", msgspec.to_builtins(work()))
     except Cancelled:
         return Ended("cancelled")
     except MataError as error:

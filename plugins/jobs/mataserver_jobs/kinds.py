@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import Struct
 
+from mataserver_jobs.parcel import Parcel, Piece
+
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
     from types import FrameType
@@ -60,7 +62,11 @@ class Access(Struct, frozen=True):
 
 
 class Assignment(Struct, frozen=True):
-    """What a job's process is told first."""
+    """What a job's process is told first.
+
+    Where it has not the folder of the jobs, ``given`` tells what follows of the job's input: then
+    ``folder`` is empty, and its output is sent back before the end is told.
+    """
 
     id: str
     function: str
@@ -69,6 +75,7 @@ class Assignment(Struct, frozen=True):
     attempt: int
     access: Access | None = None
     settings: Any = None
+    given: Parcel | None = None
 
 
 class Report(Struct, frozen=True, tag="report"):
@@ -88,7 +95,7 @@ class Ended(Struct, frozen=True, tag="ended"):
     error: str = ""
 
 
-Message = Report | Ended
+Message = Report | Ended | Parcel | Piece
 
 
 class Job:

@@ -11,23 +11,26 @@ import contextlib
 import functools
 import logging
 import signal
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import msgspec
 
 from mataserver import MataError, OutOfMemory, Unavailable
-from mataserver_jobs import child, holders
+from mataserver_jobs import child, holders, parcel
+from mataserver_jobs.arrival import Arrival
 from mataserver_jobs.disk import FULL, is_full
-from mataserver_jobs.kinds import Assignment, Ended, Message
+from mataserver_jobs.kinds import Assignment, Ended, Message, Report
 from mataserver_jobs.leases import LEASE_SECONDS
+from mataserver_jobs.parcel import Damaged
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
     from contextlib import AbstractAsyncContextManager
-    from pathlib import Path
 
     from mataserver import Child
-    from mataserver_jobs.kinds import Access, JobKind, Report
+    from mataserver_jobs.kinds import Access, JobKind
+    from mataserver_jobs.parcel import Parcel, Piece
     from mataserver_jobs.passes import Passes
     from mataserver_jobs.record import Record
     from mataserver_jobs.store import Store
@@ -55,11 +58,12 @@ class LocalRunner:
     """Runs at most ``slots`` jobs at once below ``folder``.
 
     ``run_process`` starts a process; ``passes`` gives an attempt of a job its access to the
-    server; ``has_room`` tells whether the disk has room for the work of another job. ``reserve``
+    server; ``has_room`` tells whether the disk has room for the work of another job. ``carries``
+    says that processes have not the ``folder``: its files travel with them. ``reserve``
     counts so many bytes of memory until its context ends, and raises ``OutOfMemory``.
     """
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - each is another part of the server that jobs need
         self,
         store: Store,
         kinds: Mapping[str, JobKind],
@@ -69,6 +73,7 @@ class LocalRunner:
         slots: int = 1,
         passes: Passes | None = None,
         has_room: Callable[[], bool] = lambda: True,
+        carries: bool = False,
         reserve: Callable[[int], AbstractAsyncContextManager[None]] = _unbounded,
     ) -> None:
         self._store = store
@@ -78,6 +83,7 @@ class LocalRunner:
         self._slots = slots
         self._passes = passes
         self._has_room = has_room
+        self._carries = carries
         self._reserve = reserve
         self._holder = holders.own()
         self._running: dict[str, asyncio.Task[None]] = {}
@@ -192,15 +198,27 @@ class LocalRunner:
                 await _pause(self._stopping, AGAIN_SECONDS)
                 await self._note(self._store.release, record)
                 return
-            with contextlib.suppress(ConnectionError):  # its end tells more
-                await process.send(assignment)
-            attempt = _Attempt(self._store, record, kind, process, self._stopping)
+            async with self._held(record):
+                await self._hand_over(assignment, process)
+            attempt = _Attempt(self._store, record, kind, process, self._stopping, Arrival(folder))
             self._attempts.add(attempt)
             try:
                 ended = await attempt.ended()
             finally:
                 self._attempts.discard(attempt)
         await self._settle(record, attempt, ended, process)
+
+    async def _hand_over(self, assignment: Assignment, process: Child) -> None:
+        """Tell a process what to do; send it the input where it has not the job's folder."""
+        folder, sent = Path(assignment.folder) / "input", None
+        if self._carries:
+            sent = await asyncio.to_thread(parcel.packed, folder)
+            assignment = msgspec.structs.replace(assignment, folder="", given=sent)
+        with contextlib.suppress(ConnectionError):  # its end tells more
+            await process.send(assignment)
+            reading = iter(()) if sent is None else parcel.pieces(folder, sent)
+            while piece := await asyncio.to_thread(next, reading, b""):
+                await process.feed(piece)
 
     @contextlib.asynccontextmanager
     async def _held(self, record: Record) -> AsyncIterator[None]:
@@ -227,6 +245,8 @@ class LocalRunner:
         if attempt.lost:
             log.warning("job %s: the claim counts no more", record.id)
             return
+        if self._carries and ended is not None and ended.how in {"done", "cancelled"}:
+            ended = await asyncio.to_thread(_arrived, attempt.arrival, ended)
         size, note = await asyncio.to_thread(size_of, self.folder_of(record.id)), self._note
         if ended is not None and ended.how == "done":
             await note(self._store.finish, record, ended.result, bytes_used=size)
@@ -268,7 +288,9 @@ class _Attempt:
         kind: JobKind,
         process: Child,
         stopping: asyncio.Event,
+        arrival: Arrival,
     ) -> None:
+        self.arrival = arrival
         self._store = store
         self._record = record
         self._kind = kind
@@ -294,14 +316,19 @@ class _Attempt:
         writing = [asyncio.ensure_future(each) for each in (self._renew(), self._write_down())]
         stopping = asyncio.ensure_future(self._shut_down())
         try:
-            message: Report | Ended
+            message: Report | Ended | Parcel | Piece
             async for message in self._process.messages(Message):
                 if isinstance(message, Ended):
                     return message
-                self._newest = message
+                if isinstance(message, Report):
+                    self._newest = message
+                else:
+                    await self.arrival.take(message, self._process)
             return None
-        except (msgspec.DecodeError, ValueError):
+        except (msgspec.DecodeError, ValueError, EOFError):
             return None
+        except Damaged as error:
+            return _damaged(error)
         finally:
             self._over.set()
             self._look.set()
@@ -358,6 +385,19 @@ class _Attempt:
         self._process.signal(signal.SIGTERM)
         await asyncio.sleep(self._kind.grace)
         self._process.signal(signal.SIGKILL)
+
+
+def _arrived(arrival: Arrival, ended: Ended) -> Ended:
+    """Put what a process has sent in its place; return how the job ended. Blocking."""
+    try:
+        arrival.settle()
+    except Damaged as error:
+        return _damaged(error)
+    return ended
+
+
+def _damaged(error: Damaged) -> Ended:
+    return Ended("broken", error=f"what it made came damaged: {error}")
 
 
 async def _pause(event: asyncio.Event, seconds: float) -> None:

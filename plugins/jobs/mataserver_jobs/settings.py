@@ -13,8 +13,10 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """How many jobs run at once, where, and for how long what they made is kept.
 
     slots:         jobs at once; each is a process of its own. 0 only queues them.
-    cluster:       what each job needs of a node of the Ray cluster, on which it then runs. The
-                   folder of the jobs must be there too. Without it they run on this machine.
+    cluster:       what each job needs of a node of the Ray cluster, on which it then runs. Without
+                   it they run on this machine.
+    shared_folder: whether the nodes have the folder of the jobs at the same path. Without it what
+                   a job is given is sent to its node, and what it made is sent back.
     folder:        where the jobs' files are, by default ``jobs`` in the data directory. Servers
                    that share a database share it too.
     keep_days:     how long a job is kept once it has ended.
@@ -29,6 +31,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
 
     slots: Annotated[int, Meta(ge=0, le=256)] = 1
     cluster: Needs | None = None
+    shared_folder: bool = True
     folder: Annotated[str, Meta(min_length=1)] | None = None
     keep_days: Annotated[float, Meta(gt=0.0, le=36_500.0)] = 7.0
     results_mb: Annotated[int, Meta(ge=1)] = 50_000

@@ -62,9 +62,10 @@ async def queue(tmp_path):
 
 @pytest.fixture
 def kinds():
-    """Two kinds of jobs, whose functions a job's process finds too."""
+    """Kinds of jobs, whose functions a job's process finds too."""
     stages = {"counting": (10.0, 90.0)}
+    runs = (job_functions.count, job_functions.misbehave, job_functions.echo)
     return {
-        name: JobKind(name=name, run=run, spec=Struct, stages=stages, grace=1.0)
-        for name, run in (("count", job_functions.count), ("misbehave", job_functions.misbehave))
+        run.__name__: JobKind(name=run.__name__, run=run, spec=Struct, stages=stages, grace=1.0)
+        for run in runs
     }

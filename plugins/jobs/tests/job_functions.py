@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import sys
 import time
@@ -24,6 +25,15 @@ def count(job):
         fresh.write_text(str(number + 1))
         fresh.replace(book)  # at once: it may be killed at any moment
     return {"counted": job.spec["to"], "attempt": job.attempt}
+
+
+def echo(job):
+    """Give back what was given, and ``spec["copies"]`` files more."""
+    shutil.copytree(job.input, job.output, dirs_exist_ok=True)
+    (job.output / "copies").mkdir()
+    for number in range(job.spec["copies"]):
+        (job.output / "copies" / str(number)).write_text(str(number))
+    return {"folder": str(job.folder)}
 
 
 def misbehave(job):

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
+import os
+from pathlib import Path
 
 import pytest
 from films import video
@@ -26,9 +28,9 @@ async def cluster(tmp_path):
 
 
 @contextlib.asynccontextmanager
-async def running(queue, kinds, folder, engine):
+async def running(queue, kinds, folder, engine, **options):
     """Run a runner until the context ends."""
-    runner = LocalRunner(queue, kinds, folder / "jobs", engine.run_process)
+    runner = LocalRunner(queue, kinds, folder / "jobs", engine.run_process, **options)
     task = asyncio.create_task(runner.run())
     try:
         yield runner
@@ -63,6 +65,61 @@ async def test_a_job_outlives_its_node(queue, kinds, tmp_path, cluster):
     assert (record.state, record.result) == ("done", {"counted": 400, "attempt": 2})
     steps = (tmp_path / "jobs" / job.id / "output" / "steps").read_text().splitlines()
     assert 400 <= len(steps) <= 401  # the one in which it was killed may stand there twice
+
+
+@pytest.fixture
+def node_folders(tmp_path, monkeypatch):
+    """Where the nodes have folders of their own, in place of that of the jobs."""
+    folder = tmp_path / "nodes"
+    folder.mkdir()
+    monkeypatch.setenv("TMPDIR", str(folder))
+    return folder
+
+
+def given(tmp_path, job, **files):
+    """Put files into what a job is given."""
+    for name, content in files.items():
+        path = tmp_path / "jobs" / job.id / "input" / name.replace("__", "/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(content)
+
+
+async def test_a_jobs_files_go_over_the_wire(queue, kinds, tmp_path, cluster, node_folders):
+    """A node without the folder is sent the input, and its output comes back, byte for byte.
+
+    What is there of a killed process before goes, and nothing stays on the node.
+    """
+    left = node_folders / "mataserver-job-left"
+    left.mkdir()
+    (left / "lock").touch()
+    files = {"empty": b"", "a__large": os.urandom(3_500_000), "a__b__small": b"x"}
+    job = await queue.submit("echo", "ada", {"copies": 600})
+    given(tmp_path, job, **files)
+    async with running(queue, kinds, tmp_path, cluster.engine(), carries=True):
+        record = await ended(queue, job)
+    assert (record.state, record.error) == ("done", None)
+    output = tmp_path / "jobs" / job.id / "output"
+    for name, content in files.items():
+        assert (output / name.replace("__", "/")).read_bytes() == content
+    assert len(list((output / "copies").iterdir())) == 600
+    assert not Path(record.result["folder"]).exists()
+    assert not list(node_folders.glob("mataserver-job-*"))
+    assert {path.name for path in (tmp_path / "jobs" / job.id).iterdir()} <= {
+        *("input", "output", "log"),
+    }
+
+
+async def test_a_job_over_the_wire_outlives_its_node(queue, kinds, tmp_path, cluster, node_folders):
+    """Its second attempt begins anew on the other node, and what it made comes back."""
+    job = await queue.submit("count", "ada", {"to": 200})
+    async with running(queue, kinds, tmp_path, cluster.engine(), carries=True):
+        await begun(queue, job)
+        (busy,) = [name for name, node in cluster.nodes.items() if node.pids]
+        await cluster.kill(busy)
+        record = await ended(queue, job)
+    assert (record.state, record.result) == ("done", {"counted": 200, "attempt": 2})
+    steps = (tmp_path / "jobs" / job.id / "output" / "steps").read_text().splitlines()
+    assert steps == [str(number) for number in range(200)]
 
 
 async def test_a_job_on_a_node_is_cancelled(queue, kinds, tmp_path, cluster):

@@ -1,0 +1,75 @@
+"""What a job's process on a node sends back, until it is the job's output."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import shutil
+from typing import TYPE_CHECKING
+
+from mataserver_jobs.parcel import Damaged, More, Parcel, taking
+
+if TYPE_CHECKING:
+    from collections.abc import Generator
+    from pathlib import Path
+
+    from mataserver import Child
+    from mataserver_jobs.parcel import Piece
+
+FOLDER = "arriving"
+
+
+class Arrival:
+    """The files of one attempt: beside the job's output until all are there and sound."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._writing: Generator[int, bytes, None] | None = None
+        self._left: int | None = None
+        self._more = True
+        self._whole = False
+
+    async def take(self, message: Parcel | Piece, process: Child) -> None:
+        """Take what a message announces.
+
+        Raises ``Damaged``, ``asyncio.IncompleteReadError`` where the process ends in the midst of
+        it, and ``OSError``.
+        """
+        if isinstance(message, Parcel):
+            await asyncio.to_thread(self._begin, message)
+            return
+        if message.size != self._left:
+            raise Damaged("a piece is not the next one")
+        data = await process.output.readexactly(message.size)
+        await asyncio.to_thread(self._write, data)
+        await process.send(More())
+
+    def settle(self) -> None:
+        """Put what came in the place of the output. Blocking. Raises ``Damaged`` for a part."""
+        if not self._whole:
+            raise Damaged("its files did not all come")
+        output = self._folder / "output"
+        shutil.rmtree(output, ignore_errors=True)
+        (self._folder / FOLDER).rename(output)
+
+    def _begin(self, parcel: Parcel) -> None:
+        place = self._folder / FOLDER
+        if self._writing is None:
+            shutil.rmtree(place, ignore_errors=True)  # an attempt before it broke off
+            place.mkdir()
+        elif self._left is not None:
+            raise Damaged("a part of it did not come")
+        self._writing, self._more = taking(place, parcel), parcel.more
+        self._step(None)
+
+    def _write(self, data: bytes) -> None:
+        self._step(data)
+
+    def _step(self, data: bytes | None) -> None:
+        """Go on with writing; note how much comes next, or that all is there."""
+        if self._writing is None:
+            raise Damaged("a piece of nothing")
+        self._left, self._whole = None, not self._more
+        with contextlib.suppress(StopIteration):
+            self._left = next(self._writing) if data is None else self._writing.send(data)
+            self._whole = False
