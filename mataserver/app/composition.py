@@ -37,6 +37,7 @@ from mataserver.http.lifecycle import Lifecycle
 from mataserver.http.login import LoginService
 from mataserver.http.models import ModelsService
 from mataserver.http.pages import PagesService
+from mataserver.http.pipes import Doorway
 from mataserver.http.readiness import Readiness
 from mataserver.http.routing import Limits, Table
 from mataserver.http.sessions import SessionsService
@@ -86,6 +87,7 @@ class Composed:
     hosting: Hosting
     observers: Observers
     table: Table
+    doorway: Doorway
     pulls: set[asyncio.Task[Any]] = field(default_factory=set)
     giving_up: asyncio.Task[None] | None = None
     document: bytes = b""
@@ -174,6 +176,7 @@ class _Parts:
             settings, self.pace, self.held, self.table, self.budget, self.sockets, self.metrics
         )
         self.streams = Streams(settings.max_body, self.terms(), self.cameras)
+        self.doorway = Doorway()
         self.hosting = Hosting(settings, mataserver.__version__, self.lifecycle)
         self.readiness = Readiness(
             self.catalog,
@@ -197,7 +200,7 @@ class _Parts:
             self.sockets,
             Outbound(_hosts(self.settings)),
             self.cookies,
-            unread_timeout=self.settings.unread_timeout,
+            self.doorway,
             trust_proxy=self.settings.trust_proxy,
             cors_origins=self.settings.cors_origins,
         )
@@ -267,6 +270,7 @@ class _Parts:
             self.hosting,
             self.observers,
             self.table,
+            self.doorway,
         )
         application.cleanup_ctx.append(_lifetime(composed))
         return composed

@@ -59,7 +59,9 @@ async def listen(runner: web.AppRunner, composed: Composed, host: str, port: int
     if composed.settings.short_way and shortcut.known() and runner.server is not None:
         shortcut.shorten(runner.server, composed.application, composed.table)
     options = {**CONNECTIONS, "patience": composed.settings.unread_timeout}
-    await Site(runner, host, port, limit, lambda: BudgetShare(composed.budget), options).start()
+    site = Site(runner, host, port, limit, lambda: BudgetShare(composed.budget), options)
+    await site.start()
+    composed.doorway.accept = site.entrance.within
     chosen: int = runner.addresses[0][1]
     tell_address(composed, host, chosen)
     return chosen

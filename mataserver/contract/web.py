@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
@@ -18,6 +19,7 @@ if TYPE_CHECKING:
     from mataserver.principals import Principal
 
 T = TypeVar("T")
+P = TypeVar("P", bound="asyncio.Protocol")
 
 
 class Share(Protocol):
@@ -205,6 +207,16 @@ class Http(Protocol):
 
     def sign_out(self, request: web.Request, response: web.Response) -> None:
         """End the session of a browser that asks, if it has one."""
+        ...
+
+    def connect(self, factory: Callable[[], P]) -> P:
+        """Connect a protocol to this server within the process, without a socket.
+
+        As ``loop.create_connection`` does: the protocol speaks HTTP to the server, whose requests
+        are judged, limited, counted and answered as those of any connection; the ``connect`` gives
+        no rights. Whoever looks at such a request finds ``request.get_extra_info("pipe")``. Raises
+        ``Unavailable`` before the server listens.
+        """
         ...
 
     def outbound(

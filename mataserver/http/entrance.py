@@ -88,20 +88,25 @@ class Entrance:
     def __call__(self) -> Conversation | Refusal:
         """Return the protocol of a new connection."""
         if len(self._server.connections) < self._limit:
-            loop = asyncio.get_running_loop()
-            return Conversation(self._server, self._budget, loop=loop, **self._options)
+            return self.within()
         self._refusals.note(DETAIL, f"a connection was refused: {self._limit} are open")
         return Refusal(self._waiting)
+
+    def within(self) -> Conversation:
+        """Return the protocol of a connection within the process, which takes no descriptor."""
+        loop = asyncio.get_running_loop()
+        return Conversation(self._server, self._budget, loop=loop, **self._options)
 
 
 class Site(web.BaseSite):
     """One address that the server listens on, through an ``Entrance``.
 
     ``budget`` gives a share of the bytes in flight; ``options`` are those of each connection,
-    aiohttp's and the ``patience`` with its client.
+    aiohttp's and the ``patience`` with its client. ``entrance`` is there once it
+    listens.
     """
 
-    __slots__ = ("_budget", "_host", "_limit", "_options", "_port")
+    __slots__ = ("_budget", "_host", "_limit", "_options", "_port", "entrance")
 
     def __init__(
         self,
@@ -128,7 +133,7 @@ class Site(web.BaseSite):
         server = self._runner.server
         if server is None:
             raise Unavailable("The server is shutting down")
-        entrance = Entrance(server, self._limit, self._budget, self._options)
+        entrance = self.entrance = Entrance(server, self._limit, self._budget, self._options)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
             entrance, self._host, self._port, backlog=self._backlog

@@ -9,6 +9,7 @@ from mataserver.http import codec, events, forms, origins, proxies, saving
 from mataserver.http.budget import BudgetShare
 
 if TYPE_CHECKING:
+    import asyncio
     from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
@@ -20,12 +21,14 @@ if TYPE_CHECKING:
     from mataserver.errors import MataError
     from mataserver.http.budget import Budget
     from mataserver.http.cookies import Cookies
+    from mataserver.http.pipes import Doorway
     from mataserver.http.routing import Table
     from mataserver.http.sockets import MessageSocket, Sockets
     from mataserver.outbound import Content, Outbound, Policy, Response
     from mataserver.principals import Principal
 
 T = TypeVar("T")
+P = TypeVar("P", bound="asyncio.Protocol")
 
 
 class Kit:
@@ -38,8 +41,8 @@ class Kit:
         sockets: Sockets,
         outbound: Outbound,
         cookies: Cookies,
+        doorway: Doorway,
         *,
-        unread_timeout: float,
         trust_proxy: bool,
         cors_origins: Sequence[str],
     ) -> None:
@@ -48,7 +51,7 @@ class Kit:
         self._sockets = sockets
         self._outbound = outbound
         self._cookies = cookies
-        self._unread_timeout = unread_timeout
+        self._doorway = doorway
         self._trust_proxy = trust_proxy
         self._cors_origins = cors_origins
 
@@ -125,7 +128,7 @@ class Kit:
                 async for each in events_of:
                     yield each if isinstance(each, bytes) else events.event(*each)
 
-        patience = self._unread_timeout
+        patience = self._sockets.unread_timeout
         return await events.send(request, encoded(), failed or events.failed, patience)
 
     def socket(self, request: web.Request) -> AbstractAsyncContextManager[MessageSocket]:
@@ -157,6 +160,10 @@ class Kit:
     def sign_out(self, request: web.Request, response: web.Response) -> None:
         """End a browser's session."""
         self._cookies.sign_out(request, response)
+
+    def connect(self, factory: Callable[[], P]) -> P:
+        """Connect a protocol to this server within the process."""
+        return self._doorway.connect(factory)
 
     def outbound(
         self,

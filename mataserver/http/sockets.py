@@ -52,12 +52,12 @@ class WebSocket(web.WebSocketResponse):
 
 
 class Sockets:
-    """The open WebSockets of all services."""
+    """The open WebSockets of all services. ``unread_timeout``: seconds that a peer may not read."""
 
     def __init__(self, max_message: int, ping_interval: float, unread_timeout: float) -> None:
         self._max_message = max_message
         self._ping_interval = ping_interval
-        self._unread_timeout = unread_timeout
+        self.unread_timeout = unread_timeout
         self._open: set[web.WebSocketResponse] = set()
         self._closing: set[asyncio.Task[None]] = set()
 
@@ -65,7 +65,7 @@ class Sockets:
     async def accept(self, request: web.Request) -> AsyncIterator[MessageSocket]:
         """Accept a WebSocket of messages. Raises ``BadRequest`` for a request that is none."""
         async with self.relay(request, ping=self._ping_interval) as socket:
-            yield MessageSocket(socket, self._unread_timeout)
+            yield MessageSocket(socket, self.unread_timeout)
 
     @contextlib.asynccontextmanager
     async def relay(

@@ -93,6 +93,8 @@ async def mata_server(
         composed, key = compose(entry_points=points, **values)
         server = await aiohttp_server(composed.application, **running.CONNECTIONS)
         running.tell_address(composed, server.host, server.port or 0)
+        if server.runner is not None:
+            composed.doorway.accept = server.runner.server
         started.append((server, composed))
         url = str(server.make_url("/")).rstrip("/")
         _mata_started[url] = server
