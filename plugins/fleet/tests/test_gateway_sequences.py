@@ -1,68 +1,9 @@
-"""What a body says of a sequence, wherever it stands and however the body came."""
+"""What is remembered of sequences."""
 
 from __future__ import annotations
 
-import gzip
-import json
-import zlib
-
-import pytest
-
-from mataserver_fleet.gateway.sequences import Pin, Sequences, Step, step_of
+from mataserver_fleet.gateway.sequences import Pin, Sequences, Step
 from mataserver_fleet.gateway.snapshot import Target
-
-BODY = json.dumps(
-    {
-        "id": "x",
-        "inputs": [{"data": [1] * 50}],
-        "parameters": {"sequence_id": 7, "sequence_end": True},
-    }
-).encode()
-STEP = Step(7, start=False, end=True)
-
-
-@pytest.mark.parametrize("size", [13, 40, 1000])
-def test_however_it_is_cut(size):
-    """The seams of a body that came in pieces hide nothing."""
-    pieces = [BODY[i : i + size] for i in range(0, len(BODY), size)]
-    assert step_of(pieces, {}) == STEP
-
-
-@pytest.mark.parametrize(
-    ("pack", "encoding"),
-    [(gzip.compress, "gzip"), (gzip.compress, "X-GZIP"), (zlib.compress, "deflate")],
-)
-def test_compressed(pack, encoding):
-    """A compressed body is looked into; it goes on as it is."""
-    assert step_of([pack(BODY)], {"Content-Encoding": encoding}) == STEP
-
-
-def test_behind_its_json_are_tensors():
-    """Bytes behind the JSON are no part of it."""
-    length = {"Inference-Header-Content-Length": str(len(BODY))}
-    assert step_of([BODY + b"\0" * 1000, b"\0" * 1000], length) == STEP
-    none = b'{"inputs":[]}'
-    other = {"Inference-Header-Content-Length": str(len(none))}
-    assert step_of([none + b'{"parameters":{"sequence_id":1}}'], other) is None
-
-
-@pytest.mark.parametrize(
-    "body",
-    [
-        b"",
-        b"{}",
-        b'{"parameters":{"sequence_id":0}}',
-        b'{"parameters":{"sequence_id":""}}',
-        b'{"parameters":null,"a":"sequence_id"}',
-        b'{"inputs":[{"parameters":{"sequence_id":1}}]}',
-        b'{"sequence_id":1',
-        b'{"parameters":{"sequence_id":[1]}}',
-    ],
-)
-def test_what_is_of_no_sequence(body):
-    """Neither no number, nor one elsewhere, nor what is no JSON, which the server tells of."""
-    assert step_of([body], {}) is None
-    assert step_of([gzip.compress(body)[:-9]], {"Content-Encoding": "gzip"}) is None
 
 
 def test_what_is_remembered():

@@ -60,14 +60,16 @@ class Passing:
     """A body that is sent while it arrives, once.
 
     begun: whether some of it was sent; ``whole``: whether all of it was.
+    watch: looks at each piece before it is sent; what it raises ends the sending.
     """
 
-    __slots__ = ("_first", "_source", "begun", "size", "whole")
+    __slots__ = ("_first", "_source", "begun", "size", "watch", "whole")
 
     def __init__(self, first: bytes, source: Source, size: int) -> None:
         self._first, self._source = first, source
         self.size = size
         self.begun = self.whole = False
+        self.watch: Callable[[bytes], Awaitable[None]] | None = None
 
     def known(self) -> Sequence[bytes]:
         """Return what is known of the body before it is sent."""
@@ -76,11 +78,16 @@ class Passing:
     async def send(
         self, write: Callable[[bytes], None], drained: Callable[[], Awaitable[bool]]
     ) -> None:
-        """Write what arrives, as long as more is wanted. Raises ``TooLate`` and ``BadRequest``."""
+        """Write what arrives, as long as more is wanted.
+
+        Raises ``TooLate`` and ``BadRequest``, and what ``watch`` does.
+        """
         self.begun = True
         piece, left = self._first, self.size
         while piece:
             left -= len(piece)
+            if self.watch is not None:
+                await self.watch(piece)
             write(piece)
             if not await drained():
                 return

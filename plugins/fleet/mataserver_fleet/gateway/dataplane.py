@@ -121,17 +121,18 @@ class DataPlane:
             (_, _, _, _, place), *_ = await asyncio.get_running_loop().getaddrinfo(
                 url.hostname, url.port, type=socket.SOCK_STREAM
             )
-            own = Target(str(place[0]), url.port, token=self._token, kind="own")
+            rpc = getattr(self._ctx.peer("oip", optional=True), "grpc_port", None) or 0
+            own = Target(str(place[0]), url.port, rpc=rpc, token=self._token, kind="own")
             await self._following.serve_own(own)
 
     async def authenticate(self, credentials: Credentials) -> Principal | None:
-        """Return who asks this server's own models for consumers: the gateway."""
-        secret = credentials.secret.encode("utf-8", "surrogateescape")
+        """Return the consumer for whom the gateway asks this server's own models."""
+        token, _, consumer = credentials.secret.partition(".")
+        secret = token.encode("utf-8", "surrogateescape")
         if not hmac.compare_digest(secret, self._token.encode()):
             return None
-        return Principal(
-            "fleet:gateway", "the gateway", "fleet", frozenset({"infer", "models:read"})
-        )
+        identity, scopes = f"fleet:consumer:{consumer}", frozenset({"infer", "models:read"})
+        return Principal(identity, f"consumer {consumer}", "fleet", scopes)
 
     async def end(self) -> None:
         """Answer no more; hand over what was counted."""

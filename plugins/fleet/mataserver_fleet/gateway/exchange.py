@@ -35,12 +35,13 @@ class Failed(MataError):
 
 
 class Message(NamedTuple):
-    """What a server is sent. ``fields`` are those that pass, each with its line's end."""
+    """What a server is sent for a consumer. ``fields`` pass, each with its line's end."""
 
     method: str
     path: str
     fields: bytes
     body: Whole | Passing | None
+    consumer: int
 
     def head(self, target: Target) -> bytes:
         """Return the head of the request: its length is told, whatever the client told."""
@@ -48,7 +49,8 @@ class Message(NamedTuple):
         line = f"{self.method} {self.path} HTTP/1.1\r\nHost: {target.authority}\r\n".encode("ascii")
         told = self.body is not None or self.method != "GET"
         length = b"Content-Length: %d\r\n" % size if told else b""
-        token = f"Authorization: Bearer {target.token}\r\n".encode() if target.token else b""
+        key = target.shown(self.consumer) if target.token else ""
+        token = f"Authorization: Bearer {key}\r\n".encode() if key else b""
         return b"".join((line, length, token, self.fields, b"\r\n"))
 
 

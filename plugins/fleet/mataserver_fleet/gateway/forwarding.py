@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 from typing import TYPE_CHECKING
 from urllib.parse import quote
@@ -12,18 +13,20 @@ from mataserver_fleet.gateway.bodies import Passing, Whole
 from mataserver_fleet.gateway.exchange import Exchange, Failed, Message
 from mataserver_fleet.gateway.http1 import MalformedError
 from mataserver_fleet.gateway.relaying import relay
-from mataserver_fleet.gateway.sequences import step_of
 from mataserver_fleet.gateway.snapshot import PICTURE
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver_fleet.gateway.choosing import Choosing
+    from mataserver_fleet.gateway.exchange import Answer
+    from mataserver_fleet.gateway.grants import ConsumerGrants
     from mataserver_fleet.gateway.links import Links
     from mataserver_fleet.gateway.matching import Asked
     from mataserver_fleet.gateway.probing import Probes
     from mataserver_fleet.gateway.sequences import Pin, Step
     from mataserver_fleet.gateway.servers import Servers
+    from mataserver_fleet.gateway.snapshot import Consumer
 
 PAUSE, LONGEST = 0.05, 0.5
 """Seconds before servers that all failed are asked again: doubled each time, up to the longest."""
@@ -45,16 +48,20 @@ class Call:
     status: what is counted, also where the client was not told.
     """
 
-    __slots__ = ("asked", "body", "bytes_out", "fields", "pin", "request", "status", "step")
+    __slots__ = (
+        "asked", "body", "bytes_out", "consumer", "fields", "pin", "request", "status", "step",
+    )  # fmt: skip
 
     def __init__(
         self,
         request: web.Request,
         asked: Asked,
+        consumer: Consumer,
         fields: bytes,
     ) -> None:
         self.request = request
         self.asked = asked
+        self.consumer = consumer
         self.fields = fields
         self.body: Whole | Passing | None = None
         self.status = 499
@@ -81,8 +88,10 @@ class Forwarding:
         choosing: Choosing,
         links: Links,
         probes: Probes,
+        grants: ConsumerGrants,
         unread: float = 30.0,
     ) -> None:
+        self._grants = grants
         self._servers = servers
         self._choosing = choosing
         self._links = links
@@ -99,7 +108,6 @@ class Forwarding:
     async def answer(self, call: Call) -> web.StreamResponse:
         """Return the answer. Raises ``Failed`` and ``Unavailable``."""
         if call.asked.verb == "infer" and call.body is not None:
-            call.step = step_of(call.body.known(), call.request.headers)
             call.pin = self._choosing.bound(*call.asked[:2], call.step)
             self._mirror(call)
         place, version, _ = call.asked
@@ -144,7 +152,7 @@ class Forwarding:
         left = deadline - asyncio.get_running_loop().time()
         movable = call.replayable and call.pin is None and call.asked.place.application.resend
         path = _with_query(call, route.path(pin.version, verb))
-        message = Message(call.request.method, path, call.fields, call.body)
+        message = Message(call.request.method, path, call.fields, call.body, call.consumer.id)
         async with Exchange(
             self._links, pin.target, server, message, max(left, 0.001), movable=movable
         ) as answer:
@@ -154,11 +162,19 @@ class Forwarding:
                 await self._check(call, pin, tried)
             if call.step is not None:
                 self._choosing.bind(call.asked.place, call.step, pin)
-            patience = call.asked.place.application.timeout
-            response, call.status = await relay(
-                call.request, answer, patience, self._unread, call.count
-            )
-            return response
+            if answer.length is not None:
+                return await self._relayed(call, answer)
+            # An answer without a length may go on for ever, as events do.
+            cut = functools.partial(_cut_off, call.request)
+            with self._grants.held(call.consumer, call.asked.place, "http", cut):
+                return await self._relayed(call, answer)
+
+    async def _relayed(self, call: Call, answer: Answer) -> web.StreamResponse:
+        patience = call.asked.place.application.timeout
+        response, call.status = await relay(
+            call.request, answer, patience, self._unread, call.count
+        )
+        return response
 
     async def _check(self, call: Call, pin: Pin, tried: set[str]) -> None:
         """Raise ``Failed`` for an answer that says that the model is not here.
@@ -197,7 +213,8 @@ class Forwarding:
         target = self._servers.pick(route.targets, path)
         if target is None:
             return
-        message = Message("POST", route.path(route.mirror, "infer"), call.fields, body)
+        path = route.path(route.mirror, "infer")
+        message = Message("POST", path, call.fields, body, call.consumer.id)
         server, seconds = self._servers.of(target), application.timeout
         try:
             async with (
@@ -208,6 +225,12 @@ class Forwarding:
                     pass
         except (MataError, OSError, MalformedError) as error:
             log.info("a copy for version %s failed: %s", route.mirror, type(error).__name__)
+
+
+def _cut_off(request: web.Request, _why: MataError) -> None:
+    """End an answer: what has come of it must not be taken for the whole."""
+    if request.transport is not None:
+        request.transport.abort()
 
 
 def _with_query(call: Call, path: str) -> str:

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import hashlib
 import math
-from typing import TYPE_CHECKING, Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import aiohttp
 import msgspec
@@ -17,6 +17,8 @@ from mataserver_fleet.gateway import headers, matching, pictures
 from mataserver_fleet.gateway.bodies import Bodies, TooLate
 from mataserver_fleet.gateway.choosing import Choosing
 from mataserver_fleet.gateway.forwarding import Call, Forwarding
+from mataserver_fleet.gateway.grants import ConsumerGrants, NotLinked, Unknown
+from mataserver_fleet.gateway.inspection import look
 from mataserver_fleet.gateway.limits import Limits
 from mataserver_fleet.gateway.links import Links
 from mataserver_fleet.gateway.matching import Asked
@@ -25,6 +27,7 @@ from mataserver_fleet.gateway.reaching import Reaching
 from mataserver_fleet.gateway.servers import Servers
 from mataserver_fleet.gateway.snapshot import PICTURE, Snapshot
 from mataserver_fleet.gateway.usage import Subject, Usage
+from mataserver_fleet.gateway.within import WithinConnector
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Mapping, Sequence
@@ -32,13 +35,16 @@ if TYPE_CHECKING:
     from typing import Self
 
     from mataserver import Policy, Share
+    from mataserver_fleet.gateway.bodies import Passing, Whole
     from mataserver_fleet.gateway.matching import Scope
     from mataserver_fleet.gateway.options import GatewaySettings
     from mataserver_fleet.gateway.snapshot import Application, Consumer, Place
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-    Sessions = Callable[["Gateway", aiohttp.ClientSession, float], "Answering"]
+    Client = aiohttp.ClientSession
+    Sessions = Callable[["Gateway", Client, Client, float], "Answering"]
 
+P = TypeVar("P", bound=asyncio.Protocol)
 _HANG_UP = frozenset({408, 411, 413})
 """Statuses after which the connection is not used again."""
 LINGER = 2.0
@@ -62,6 +68,9 @@ class Http(Protocol):
     ) -> AbstractAsyncContextManager[web.WebSocketResponse]:
         """Accept a WebSocket as a relay does."""
 
+    def connect(self, factory: Callable[[], P]) -> P:
+        """Connect a protocol to this server itself."""
+
     async def check_outbound(self, url: str, policy: Policy) -> tuple[str, ...]:
         """Return the addresses of a URL. Raises ``BadRequest`` for one that may not be asked."""
 
@@ -71,18 +80,6 @@ class Answering(Protocol):
 
     async def answer(self, scope: Scope, request: web.Request) -> web.StreamResponse:
         """Answer what is asked of sessions. Raises ``NotFound`` for anything else."""
-
-
-class Unknown(MataError):
-    """401: no key of a consumer."""
-
-    status = 401
-
-
-class NotLinked(MataError):
-    """403: a consumer that the application does not know."""
-
-    status = 403
 
 
 class WrongMethod(MataError):
@@ -95,7 +92,8 @@ class Gateway:
     """Answers the requests of consumers. ``follow`` says what it goes by.
 
     ``sessions`` makes what answers for sessions of video, which asks the gateway for its parts;
-    ``own`` tells whether this server itself has a model.
+    ``own`` tells whether this server itself has a model. ``sharing`` are the applications whose
+    consumers may name regions of a Triton's shared memory.
     """
 
     def __init__(
@@ -114,7 +112,9 @@ class Gateway:
         self.bodies = Bodies(int(settings.buffer_mb * 1e6), int(settings.max_body_mb * 1e6), unread)
         self.snapshot = Snapshot()
         self.limits = Limits()
+        self.sharing = frozenset(settings.shared_memory)
         self.usage = Usage()
+        self.grants = ConsumerGrants()
         self.servers = Servers()
         self.choosing = Choosing(self.servers)
         self.reaching = Reaching(http)
@@ -125,14 +125,17 @@ class Gateway:
             cookie_jar=aiohttp.DummyCookieJar(),
             connector=aiohttp.TCPConnector(limit=0, resolver=self.reaching, use_dns_cache=False),
         )
-        self.links = Links(self.servers.clock, self.reaching)
+        self._within = aiohttp.ClientSession(
+            cookie_jar=aiohttp.DummyCookieJar(), connector=WithinConnector(self._http.connect)
+        )
+        self.links = Links(self.servers.clock, self.reaching, self._http.connect)
         probe, timeout = self._settings.probe, self._settings.probe_timeout
         asking = (self._session, self.reaching, self._own_model)
         self._probes = Probes(self.servers, *asking, probe, timeout)
         self._forwarding = Forwarding(
-            self.servers, self.choosing, self.links, self._probes, self._unread
+            self.servers, self.choosing, self.links, self._probes, self.grants, self._unread
         )
-        self._streams = self._made(self, self._session, self._unread)
+        self._streams = self._made(self, self._session, self._within, self._unread)
         self._probes.follow(self.snapshot)
         return self
 
@@ -142,10 +145,15 @@ class Gateway:
         await self._forwarding.close()
         self.links.close()
         await self._session.close()
+        await self._within.close()
 
     def follow(self, snapshot: Snapshot) -> None:
-        """Answer by another snapshot from the next request on; those under way keep theirs."""
+        """Answer by another snapshot from the next request on; those under way keep theirs.
+
+        What may go on for long ends where the snapshot does not grant it.
+        """
         self.snapshot = snapshot
+        self.grants.follow(snapshot)
         self._probes.follow(snapshot)
         self.limits.forget({each.id for each in snapshot.consumers.values()})
 
@@ -173,7 +181,9 @@ class Gateway:
         """Return what answers a request that is an application's, by its host or its path."""
         host, path = request.headers.get("Host", ""), request.rel_url.raw_path
         found = matching.scope(self.snapshot, host, path)
-        return None if found is None else functools.partial(self._handle, found)
+        if found is None or request.get_extra_info("pipe"):  # which is what the gateway itself asks
+            return None
+        return functools.partial(self._handle, found)
 
     async def _handle(self, scope: Scope, request: web.Request) -> web.StreamResponse:
         try:
@@ -233,9 +243,9 @@ class Gateway:
             consumer = self.consumer(request, place.application)
             self.limits.admit(consumer)
             fields = headers.forth(request.raw_headers, consumer.name, self.address(request)) + kind
-            call = Call(request, Asked(place, "", PICTURE), fields)
+            call = Call(request, Asked(place, "", PICTURE), consumer, fields)
             call.body = body
-            return await self._counted(call, consumer)
+            return await self._counted(call)
         finally:
             share.give_back()
 
@@ -244,31 +254,37 @@ class Gateway:
     ) -> web.StreamResponse:
         share = self.share()
         address = self._http.address(request)
-        call = Call(request, asked, headers.forth(request.raw_headers, consumer.name, address))
+        fields = headers.forth(request.raw_headers, consumer.name, address)
         try:
-            return await self._counted(call, consumer, share)
+            return await self._counted(Call(request, asked, consumer, fields), share)
         finally:
             share.give_back()
 
-    async def _counted(
-        self, call: Call, consumer: Consumer, unread: Share | None = None
-    ) -> web.StreamResponse:
+    async def _counted(self, call: Call, unread: Share | None = None) -> web.StreamResponse:
         """Return the answer to a call, and count it. ``unread`` is for a body that is not read."""
         try:
             if unread is not None:
                 call.body = await self.bodies.read(call.request, unread)
                 if call.body is not None:
-                    call.fields += headers.body_type(call.request.headers)
+                    await self._look(call, call.body)
             return await self._forwarding.answer(call)
         except MataError as error:
             call.status = error.status
             raise
         finally:
-            self._note(call, consumer)
+            self._note(call)
 
-    def _note(self, call: Call, consumer: Consumer) -> None:
+    async def _look(self, call: Call, body: Whole | Passing) -> None:
+        """Note what a body is. Raises ``BadRequest`` for an inference that may not be passed on."""
+        given = call.request.headers
+        call.fields += headers.body_type(given)
+        if call.asked.verb == "infer":
+            regions = call.asked.place.application.name in self.sharing
+            call.step = await look(body, given, self.share(), regions=regions)
+
+    def _note(self, call: Call) -> None:
         application, route = call.asked.place
-        subject = Subject(consumer.name, application.name, route.model)
+        subject = Subject(call.consumer.name, application.name, route.model)
         taken = 0 if call.body is None else call.body.size
         self.usage.note(subject, call.status, taken, call.bytes_out)
 

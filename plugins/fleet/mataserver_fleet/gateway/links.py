@@ -230,11 +230,20 @@ class Link(asyncio.Protocol):
 
 
 class Links:
-    """The connections that are idle. ``clock`` gives seconds, ``reaching`` servers' addresses."""
+    """The connections that are idle. ``clock`` gives seconds, ``reaching`` servers' addresses.
 
-    def __init__(self, clock: Callable[[], float], reaching: Reaching) -> None:
+    ``within`` connects to this server itself.
+    """
+
+    def __init__(
+        self,
+        clock: Callable[[], float],
+        reaching: Reaching,
+        within: Callable[[Callable[[], Link]], Link],
+    ) -> None:
         self._clock = clock
         self._reaching = reaching
+        self._within = within
         self._idle: dict[str, list[tuple[Link, float]]] = {}
         self._sweep: asyncio.TimerHandle | None = None
 
@@ -246,6 +255,8 @@ class Links:
             if link.usable and since > oldest:
                 return link
             link.close()
+        if target.kind == "own":
+            return self._within(Link)
         async with asyncio.timeout(CONNECT):
             addresses = await self._reaching.addresses(target)
         return await _connected(addresses, target.port)

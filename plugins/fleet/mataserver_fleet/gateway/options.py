@@ -31,6 +31,7 @@ class GatewaySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     grpc_port:     where gRPC is answered; null answers none.
     settle:        seconds between two times that what was counted is written to the database.
     mataservers:   other mataservers, whose models consumers are offered as this server's own are.
+    shared_memory: names of applications whose consumers may name regions of shared memory.
     """
 
     buffer_mb: Annotated[float, Meta(gt=0.0, le=1024.0)] = 8.0
@@ -40,4 +41,5 @@ class GatewaySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     probe_timeout: Seconds = 1.0
     settle: Seconds = 5.0
     mataservers: list[Peer] = []
+    shared_memory: list[str] = []
     grpc_port: Annotated[int, Meta(ge=0, le=65_535)] | None = None

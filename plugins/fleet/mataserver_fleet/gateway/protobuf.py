@@ -19,7 +19,12 @@ _LARGEST_KEY = (1 << 32) - 1
 _MOST, _MOST_OF_ONE = 4_096, 8
 """Fields of a message and of one parameter: a request has a few for each tensor, and looking at
 millions of them would hold up everybody."""
+_MOST_WITHIN = 16_384
+"""Fields of a message and of its tensors together, where these are looked into."""
 _NAME, _VERSION, _PARAMETERS = 1, 2, 4
+_TENSORS = {5: 4, 6: 2}
+"""Inputs and outputs of an inference, and where each has its parameters."""
+_REGION = b"shared_memory_region"
 TRUE = b"\x08\x01"
 """A message whose first field is true."""
 
@@ -51,6 +56,24 @@ def wanted(message: bytes, *, infer: bool = False) -> Wanted:
     return Wanted(_text(name), _text(version), step)
 
 
+def names_region(message: bytes) -> bool:
+    """Whether an input or output of an inference is to be in a region of shared memory.
+
+    Raises ``BadRequest`` for what cannot be read.
+    """
+    if _REGION not in message:  # a name stands in a message as it is
+        return False
+    left = iter(range(_MOST_WITHIN))
+    return any(
+        key == 1 and isinstance(part, memoryview) and bytes(part) == _REGION
+        for number, tensor in fields(message, left)
+        if number in _TENSORS and isinstance(tensor, memoryview)
+        for field, entry in fields(tensor, left)
+        if field == _TENSORS[number] and isinstance(entry, memoryview)
+        for key, part in fields(entry, left)
+    )
+
+
 def with_version(message: bytes, version: str) -> bytes:
     """Return a message that names a version where it named none."""
     raw = version.encode()
@@ -64,17 +87,19 @@ def text(number: int, value: str) -> bytes:
 
 
 def fields(
-    message: bytes | memoryview, most: int = _MOST
+    message: bytes | memoryview, left: Iterator[int] | None = None
 ) -> Iterator[tuple[int, int | memoryview]]:
     """Yield the fields of a message: a number, and an integer or bytes.
 
-    Raises ``BadRequest`` for what cannot be read, and for more than ``most`` fields.
+    ``left`` has an element for each field that may yet be read, of this message and of others.
+
+    Raises ``BadRequest`` for what cannot be read, and for too many fields.
     """
     view, at = memoryview(message), 0
+    left = iter(range(_MOST)) if left is None else left
     while at < len(view):
-        if not most:
+        if next(left, None) is None:
             raise BadRequest("The message has too many fields")
-        most -= 1
         key, at = _varint(view, at)
         if key > _LARGEST_KEY:
             # C++ cuts it to 32 bits, and would find another field there than this does.
@@ -112,13 +137,13 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
 def _parameter(entry: memoryview) -> dict[str, int | bytes]:
     """Return one parameter, where it says something of a sequence."""
     key, value = b"", memoryview(b"")
-    for number, part in fields(entry, _MOST_OF_ONE):
+    for number, part in fields(entry, iter(range(_MOST_OF_ONE))):
         if isinstance(part, memoryview):
             key, value = (bytes(part), value) if number == 1 else (key, part)
     if not key.startswith(b"sequence_"):
         return {}
     found: int | bytes = 0
-    for _, part in fields(value, _MOST_OF_ONE):
+    for _, part in fields(value, iter(range(_MOST_OF_ONE))):
         found = bytes(part) if isinstance(part, memoryview) else part
     return {key.decode("utf-8", "replace"): found}
 

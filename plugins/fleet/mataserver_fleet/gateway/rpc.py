@@ -6,6 +6,7 @@ by the metadata ``application``, or is the consumer's that has the model.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
@@ -14,7 +15,9 @@ import grpc
 from mataserver import MataError, NotFound, Unavailable, sole_value
 from mataserver_fleet.gateway import protobuf
 from mataserver_fleet.gateway.channels import Channels
-from mataserver_fleet.gateway.gateway import NotLinked, Unknown, key_among
+from mataserver_fleet.gateway.gateway import key_among
+from mataserver_fleet.gateway.grants import NotLinked, Unknown
+from mataserver_fleet.gateway.inspection import refusal
 from mataserver_fleet.gateway.usage import Subject
 
 if TYPE_CHECKING:
@@ -61,6 +64,16 @@ class Caller(NamedTuple):
 
     consumer: Consumer
     application: str
+
+
+class RpcCall(NamedTuple):
+    """A call that may be answered."""
+
+    name: str
+    message: bytes
+    asked: protobuf.Wanted
+    place: Place
+    consumer: Consumer
 
 
 class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
@@ -127,10 +140,13 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         """Return the answer to a message, and count it as usage."""
         asked = protobuf.wanted(message, infer=name == "ModelInfer")
         place = self._place(caller, asked.model)
+        if name == "ModelInfer":
+            self._check_regions(place, message)
         self._gateway.limits.admit(caller.consumer)
         code, answer = grpc.StatusCode.CANCELLED, b""
         try:
-            answer = await self._passed_on(name, message, asked, place, context)
+            call = RpcCall(name, message, asked, place, caller.consumer)
+            answer = await self._passed_on(call, context)
             code = grpc.StatusCode.OK
         except grpc.aio.AioRpcError as error:
             code = error.code()
@@ -142,10 +158,9 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             self._note(caller, place, code, len(message), len(answer))
         return answer
 
-    async def _passed_on(
-        self, name: str, message: bytes, asked: protobuf.Wanted, place: Place, context: Any
-    ) -> bytes:
+    async def _passed_on(self, call: RpcCall, context: Any) -> bytes:
         """Ask servers until one answers. Raises ``AioRpcError`` and ``Unavailable``."""
+        asked, place = call.asked, call.place
         application, choosing = place.application, self._gateway.choosing
         bound = choosing.bound(place, asked.version, asked.step)
         tried: set[str] = set()
@@ -155,7 +170,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             if pin is None:
                 break
             try:
-                answer = await self._ask(name, message, asked, pin, place, context)
+                answer = await self._ask(call, pin, context)
             except OSError:  # it has no address that may be asked
                 failure = _nobody()
                 self._gateway.servers.of(pin.target).doubt()
@@ -177,26 +192,19 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             return answer
         raise failure or _nobody()
 
-    async def _ask(
-        self,
-        name: str,
-        message: bytes,
-        asked: protobuf.Wanted,
-        pin: Pin,
-        place: Place,
-        context: Any,
-    ) -> bytes:
-        server = self._gateway.servers.of(pin.target)
-        sent = protobuf.with_version(message, pin.version) if _adds(asked, pin) else message
-        left = context.time_remaining()
-        seconds = (
-            place.application.timeout if left is None else min(left, place.application.timeout)
-        )
+    async def _ask(self, call: RpcCall, pin: Pin, context: Any) -> bytes:
+        server, sent = self._gateway.servers.of(pin.target), call.message
+        if _adds(call.asked, pin):
+            sent = protobuf.with_version(sent, pin.version)
+        left, seconds = context.time_remaining(), call.place.application.timeout
+        if left is not None:
+            seconds = min(left, seconds)
         channel = await self._channels.of(pin.target)
-        method = channel.unary_unary(f"/{SERVICE}/{name}")
+        method = channel.unary_unary(f"/{SERVICE}/{call.name}")
+        shown = _shown(pin.target, call.consumer)
         server.begin()
         try:
-            return bytes(await method(sent, timeout=seconds, metadata=_shown(pin.target)))
+            return bytes(await method(sent, timeout=seconds, metadata=shown))
         finally:
             server.end()
 
@@ -212,8 +220,9 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
                 raise _nobody()
             stream = _Stream(self, caller, pin, share)
             channel = await self._channels.of(pin.target)
-            async for answer in stream.answers(channel, first, context):
-                yield answer
+            with self._gateway.grants.held(caller.consumer, place, "grpc", stream.end):
+                async for answer in stream.answers(channel, first, context):
+                    yield answer
             if stream.refusal is not None:
                 raise stream.refusal
         except grpc.aio.AioRpcError as error:
@@ -234,11 +243,19 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         place = self._place(caller, asked.model)
         if pin.target not in place.route.targets:
             raise NotFound("The stream's server has not this model")
+        self._check_regions(place, message)
         self._gateway.limits.admit(caller.consumer)
         if asked.step is not None:
             self._gateway.choosing.bind(place, asked.step, pin)
         self._note(caller, place, grpc.StatusCode.OK, len(message), 0)
         return protobuf.with_version(message, pin.version) if _adds(asked, pin) else message
+
+    def _check_regions(self, place: Place, message: bytes) -> None:
+        """Raise ``BadRequest`` for shared memory that the application's consumers may not name."""
+        if place.application.name in self._gateway.sharing:
+            return
+        if protobuf.names_region(message):
+            raise refusal()
 
     def begin(self, target: Target, by: int) -> None:
         """Count a stream as one request of a server."""
@@ -292,16 +309,30 @@ class _Stream:
         self._caller = caller
         self._pin = pin
         self._share = share
+        self._call: Any = None
         self.refusal: MataError | None = None
+
+    def end(self, why: MataError) -> None:
+        """End both sides: who calls may do so no more."""
+        self.refusal = why
+        if self._call is not None:
+            self._call.cancel()
 
     async def answers(self, channel: Any, first: bytes, context: Any) -> AsyncIterator[bytes]:
         """Yield what the server answers, until either side ends or a message is refused."""
         method = channel.stream_stream(f"/{SERVICE}/{_STREAM}")
-        call = method(self._sent(first, context), metadata=_shown(self._pin.target))
+        if self.refusal is not None:
+            return
+        shown = _shown(self._pin.target, self._caller.consumer)
+        call = method(self._sent(first, context), metadata=shown)
+        self._call = call
         self._rpc.begin(self._pin.target, 1)
         try:
             async for answer in call:
                 yield answer
+        except asyncio.CancelledError:
+            if self.refusal is None:  # else it is the call that was cancelled, by ``end``
+                raise
         finally:
             self._rpc.begin(self._pin.target, -1)
             call.cancel()
@@ -324,9 +355,10 @@ def _adds(asked: protobuf.Wanted, pin: Pin) -> bool:
     return bool(pin.version) and not asked.version
 
 
-def _shown(target: Target) -> tuple[tuple[str, str], ...]:
+def _shown(target: Target, consumer: Consumer) -> tuple[tuple[str, str], ...]:
     """Return the metadata that a server is sent: the gateway's key, where it wants one."""
-    return (("authorization", f"Bearer {target.token}"),) if target.token else ()
+    key = target.shown(consumer.id) if target.token else ""
+    return (("authorization", f"Bearer {key}"),) if key else ()
 
 
 def _nobody() -> Unavailable:

@@ -30,7 +30,7 @@ class Target(Struct, frozen=True):
     rpc:    the port of its gRPC, 0 where it has none.
     token:  the key that it is shown, empty for none.
     kind:   a mataserver loads a model when it is asked for: it has those that it lists. ``own`` is
-            this server itself, which is asked over the loopback and looked at by itself.
+            this server itself, which is asked without a socket and looked at by itself.
     """
 
     host: str
@@ -49,6 +49,10 @@ class Target(Struct, frozen=True):
     def rpc_authority(self) -> str:
         """Where its gRPC is."""
         return f"[{self.host}]:{self.rpc}" if ":" in self.host else f"{self.host}:{self.rpc}"
+
+    def shown(self, consumer: int) -> str:
+        """Return the key that it is shown for a consumer: this server itself knows each."""
+        return f"{self.token}.{consumer}" if self.kind == "own" else self.token
 
     @property
     def url(self) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
 import re
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,6 +38,8 @@ SESSIONS, STREAM = "/v1/sessions", "/v1/stream/"
 MOST = 100_000
 """Sessions that are remembered."""
 _ID = re.compile(r"[A-Za-z0-9_-]{1,64}")
+UNAUTHORIZED = 4001
+"""The code by which a WebSocket of somebody ends who may not have it."""
 CLOSE_SECONDS = 5.0
 """Seconds that a side has to answer that it is closed."""
 _LONGEST = 65_536
@@ -64,11 +67,21 @@ class Known(NamedTuple):
 
 
 class Streams:
-    """The sessions that were made through this gateway. ``unread`` is in seconds."""
+    """The sessions that were made through this gateway. ``unread`` is in seconds.
 
-    def __init__(self, gateway: Gateway, client: aiohttp.ClientSession, unread: float) -> None:
+    ``client`` asks other servers, ``own`` this one.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        client: aiohttp.ClientSession,
+        own: aiohttp.ClientSession,
+        unread: float,
+    ) -> None:
         self._gateway = gateway
         self._client = client
+        self._own = own
         self._unread = unread
         self._sessions: OrderedDict[str, Session] = OrderedDict()
 
@@ -159,7 +172,8 @@ class Streams:
         """Return the status and the answer of the server that makes a session."""
         fields = headers.forth(request.raw_headers, consumer.name, self._gateway.address(request))
         fields += b"Content-Type: application/json\r\n"
-        async with self._exchange(place, target, Message("POST", SESSIONS, fields, body)) as answer:
+        message = Message("POST", SESSIONS, fields, body, consumer.id)
+        async with self._exchange(place, target, message) as answer:
             raw = await whole_of(answer, place.application.timeout)
             try:
                 return answer.status, msgspec.json.decode(raw, type=dict[str, Any])
@@ -182,7 +196,8 @@ class Streams:
         """Ask the session's server to tell of it or to end it."""
         identity, session, place, consumer = known
         fields = headers.forth(request.raw_headers, consumer.name, self._gateway.address(request))
-        message = Message(request.method, f"{SESSIONS}/{identity}", fields, None)
+        path = f"{SESSIONS}/{identity}"
+        message = Message(request.method, path, fields, None, consumer.id)
         async with self._exchange(place, session.target, message) as answer:
             patience = place.application.timeout
             response, _ = await relay(request, answer, patience, self._unread, lambda _: None)
@@ -203,13 +218,16 @@ class Streams:
         server = self._gateway.servers.of(known.session.target)
         server.begin()
         counts = [0, 0]
+        over: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        end = functools.partial(_tell, over)
         try:
-            async with (
-                await self._connected(known, request) as far,
-                self._gateway.socket(request) as near,
-            ):
-                await self._relayed(near, far, counts)
-                return near
+            with self._gateway.grants.held(known.consumer, known.place, "ws", end):
+                async with (
+                    await self._connected(known, request) as far,
+                    self._gateway.socket(request) as near,
+                ):
+                    await self._relayed(near, far, counts, over)
+                    return near
         except (aiohttp.ClientError, OSError) as error:
             if getattr(error, "status", 0) == NotFound.status:
                 self._sessions.pop(known.identity, None)
@@ -228,10 +246,11 @@ class Streams:
             "X-Forwarded-For": self._gateway.address(request),
         }
         if target.token:
-            fields["Authorization"] = f"Bearer {target.token}"
+            fields["Authorization"] = f"Bearer {target.shown(known.consumer.id)}"
         async with asyncio.timeout(known.place.application.timeout):
             await self._gateway.reaching.check_literal(target)
-            return await self._client.ws_connect(
+            client = self._own if target.kind == "own" else self._client
+            return await client.ws_connect(
                 f"ws://{target.authority}{STREAM}{known.identity}",
                 headers=fields,
                 autoping=False,
@@ -245,16 +264,19 @@ class Streams:
         near: web.WebSocketResponse,
         far: aiohttp.ClientWebSocketResponse,
         counts: list[int],
+        over: asyncio.Future[End],
     ) -> None:
-        """Hand frames over in both directions until either side ends."""
+        """Hand frames over in both directions until either side ends, or ``over`` tells how."""
         pumps = [
             asyncio.ensure_future(self._pump(near, far, counts, 0)),
             asyncio.ensure_future(self._pump(far, near, counts, 1)),
         ]
         end: End = (1001, "")
         try:
-            done, _ = await asyncio.wait(pumps, return_when=asyncio.FIRST_COMPLETED)
+            done, _ = await asyncio.wait({*pumps, over}, return_when=asyncio.FIRST_COMPLETED)
             end = next((each.result() for each in done if not each.exception()), end)
+            if over.done():
+                end = over.result()
         finally:
             for pump in pumps:
                 pump.cancel()
@@ -279,6 +301,12 @@ class Streams:
     def _note(self, place: Place, consumer: Consumer, status: int, taken: int, given: int) -> None:
         subject = Subject(consumer.name, place.application.name, place.route.model)
         self._gateway.usage.note(subject, status, taken, given)
+
+
+def _tell(over: asyncio.Future[End], why: MataError) -> None:
+    """Have a WebSocket end that its consumer may have no more."""
+    if not over.done():
+        over.set_result((UNAUTHORIZED, why.detail))
 
 
 async def _close(side: Side, end: End) -> None:

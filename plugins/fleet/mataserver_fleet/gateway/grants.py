@@ -1,0 +1,88 @@
+"""What consumers have going on for long, and what ends it once they may not have it any more.
+
+A request is judged when it comes. Of streams that may go on for hours that is not enough: a key is
+revoked or replaced, a consumer unlinked, a route taken away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, NamedTuple
+
+from mataserver import MataError
+from mataserver_fleet.gateway.snapshot import Snapshot
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator, Mapping
+
+    from mataserver_fleet.gateway.snapshot import Consumer, Place
+
+    End = Callable[[MataError], None]
+
+
+class Unknown(MataError):
+    """401: no key of a consumer."""
+
+    status = 401
+
+
+class NotLinked(MataError):
+    """403: a consumer that the application does not know."""
+
+    status = 403
+
+
+class Grant(NamedTuple):
+    """Who was let in, to which model of an application, and by which of a route's protocols."""
+
+    consumer: Consumer
+    application: str
+    model: str
+    protocol: str
+
+
+class ConsumerGrants:
+    """Holds what goes on, each with what ends it, against the snapshot that is followed."""
+
+    def __init__(self) -> None:
+        self._snapshot = Snapshot()
+        self._held: dict[End, Grant] = {}
+
+    @contextlib.contextmanager
+    def held(self, consumer: Consumer, place: Place, protocol: str, end: End) -> Iterator[None]:
+        """Have ``end(why)`` called, within the context, once a consumer may ask a route no more.
+
+        At once where that was taken away since it was judged. ``end`` is another one each time.
+        """
+        grant = Grant(consumer, place.application.name, place.route.model, protocol)
+        self._held[end] = grant
+        try:
+            self._end_those_over({end: grant})
+            yield
+        finally:
+            del self._held[end]
+
+    def follow(self, snapshot: Snapshot) -> None:
+        """End what another snapshot does not grant."""
+        self._snapshot = snapshot
+        self._end_those_over(dict(self._held))
+
+    def _end_those_over(self, held: Mapping[End, Grant]) -> None:
+        offered = self._offered({grant.application for grant in held.values()})
+        for end, grant in held.items():
+            consumer = grant.consumer
+            known = self._snapshot.consumers.get(consumer.digest)
+            if known is None or known.id != consumer.id:
+                end(Unknown("The API key counts no more"))
+            elif consumer.id not in offered.get(grant[1:], ()):
+                end(NotLinked(f"{consumer.name} may not ask this application any more"))
+
+    def _offered(self, applications: set[str]) -> Mapping[tuple[str, str, str], frozenset[int]]:
+        """Return whose the routes of some applications are, by application, model and protocol."""
+        return {
+            (application.name, route.model, protocol): application.consumers
+            for application in self._snapshot.applications
+            if application.name in applications
+            for route in application.routes
+            for protocol in route.protocols
+        }

@@ -1,0 +1,224 @@
+"""What the body of an inference says that the gateway must know: its sequence, and shared memory.
+
+A region of shared memory is the Triton's: whoever names one that another program registered has
+its bytes read as inputs, or overwritten with outputs. So a consumer names none, unless the
+settings let an application's consumers do.
+
+The body goes on as it came. Of a compressed one the JSON is inflated to be looked at, a little at
+a time beside the event loop: a thousandth of a body can be the whole of it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import sys
+import zlib
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import Struct
+
+from mataserver import BadRequest, sole_value
+from mataserver_fleet.gateway.bodies import Passing, TooLong
+from mataserver_fleet.gateway.headers import HEADER_LENGTH
+from mataserver_fleet.gateway.sequences import Step
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Sequence
+
+    from multidict import CIMultiDictProxy
+
+    from mataserver import Share
+    from mataserver_fleet.gateway.bodies import Whole
+
+    Headers = CIMultiDictProxy[str]
+
+REGION = "shared_memory_region"
+MOST_INFLATED = 1 << 26
+"""Bytes of JSON that are looked at of a compressed body."""
+_PIECE = 1 << 18
+"""Bytes that are inflated at a time: about a millisecond's."""
+_ENCODINGS = frozenset({"gzip", "x-gzip", "deflate"})
+_EITHER, _RAW = 32 + zlib.MAX_WBITS, -zlib.MAX_WBITS
+"""Of gzip and zlib what the body is; and neither, as many send what they call deflate."""
+_MOST_MEMBERS = 4_096
+"""Members of a gzip body that are looked at."""
+_SPACE = b" \t\r\n"
+
+
+class _Parameters(Struct):
+    sequence_id: int | str = 0
+    sequence_start: bool = False
+    sequence_end: bool = False
+
+
+class _Body(Struct):
+    parameters: _Parameters | None = None
+
+
+class Key:
+    r"""Tells whether a text that comes in pieces has a key of a JSON object.
+
+    However it is cut, and though letters be written as ``\u0061``: other escapes give no letter.
+    """
+
+    def __init__(self, name: str) -> None:
+        letters = b"".join(map(_either_way, name.encode()))
+        self._pattern = re.compile(rb'"%b"[ \t\r\n]*(:|\Z)' % letters)
+        self._plain = name.encode()
+        self._width = 6 * len(name) + 1
+        self._before = b""
+
+    def in_next(self, text: bytes) -> bool:
+        """Whether the next piece of the text has the key, or ends it."""
+        if self._before:
+            text = self._before + text
+        self._before = text[-self._width :]
+        if self._plain not in text and not (b"\\" in text and b"\\u" in text):
+            return False
+        for match in self._pattern.finditer(text):
+            if match[1]:
+                return True
+            self._before = match[0].rstrip(_SPACE)  # the colon may come with the next piece
+        return False
+
+
+def _either_way(letter: int) -> bytes:
+    """Return the pattern of a letter as it is and as its escape, whose digits have no case."""
+    digits = b"%02x" % letter
+    escape = rb"\\u00%b[%b%b]" % (digits[:1], digits[1:], digits[1:].upper())
+    return rb"(?:%b|%b)" % (re.escape(bytes((letter,))), escape)
+
+
+class JsonPart:
+    """The JSON of a body, out of its pieces: what tensors follow it is not looked at.
+
+    Raises ``BadRequest`` for a field twice that tells where it ends or how it is compressed: the
+    server might go by the other one.
+    """
+
+    def __init__(self, headers: Headers) -> None:
+        length = sole_value(HEADER_LENGTH, headers.getall(HEADER_LENGTH, ()))
+        encoding = sole_value("Content-Encoding", headers.getall("Content-Encoding", ()))
+        told = length.isascii() and length.isdigit() and len(length) < 19
+        self._left = int(length) if told else sys.maxsize
+        self._encoding = encoding.strip().lower()
+        self.compressed = self._encoding in _ENCODINGS
+        self._inner: Any = None
+        self._members = 0
+        self._room = MOST_INFLATED
+
+    @property
+    def ended(self) -> bool:
+        """Whether what follows is no part of it."""
+        return not self._left
+
+    async def texts(self, piece: bytes) -> AsyncIterator[bytes]:
+        """Yield what the next piece of the body has of the JSON.
+
+        Raises ``TooLong`` for too much that is compressed, and ``BadRequest`` for what is damaged:
+        a server may take of it what cannot be seen here.
+        """
+        if not self.compressed:
+            yield self._cut(piece)
+            return
+        for at in range(0, len(piece), _PIECE):
+            part = piece[at : at + _PIECE]  # zlib copies what it leaves, each time
+            while part and self._left:
+                text, part = await self._inflated(part)
+                yield self._cut(text)
+
+    def _cut(self, text: bytes) -> bytes:
+        text = text[: self._left]
+        self._left -= len(text)
+        return text
+
+    async def _inflated(self, piece: bytes) -> tuple[bytes, bytes]:
+        """Return some text, and what is left of a piece. Raises ``TooLong`` and ``BadRequest``."""
+        if self._inner is None or self._inner.eof:  # gzip's members follow each other
+            self._inner = zlib.decompressobj(self._window(piece[0]))
+            self._members += 1
+        inner = self._inner
+        try:
+            text = await asyncio.to_thread(inner.decompress, piece, min(_PIECE, self._left))
+        except zlib.error:
+            raise BadRequest("The body is not what its Content-Encoding says") from None
+        self._room -= len(text)
+        if self._room < 0 or self._members > _MOST_MEMBERS:
+            raise TooLong(f"Over {MOST_INFLATED} bytes of JSON are compressed: send it as it is")
+        return text, inner.unconsumed_tail or inner.unused_data
+
+    def _window(self, first: int) -> int:
+        """Return what a body is by its first byte; no compressor begins raw data as zlib does."""
+        headed = first & 15 == 8 or first == 0x1F
+        return _EITHER if headed or self._encoding != "deflate" else _RAW
+
+
+async def look(
+    body: Whole | Passing, headers: Headers, share: Share, *, regions: bool
+) -> Step | None:
+    """Return the step of a sequence that an inference is; None for one that is of none.
+
+    regions: whether it may name regions of shared memory. Of a body that passes through what has
+             not arrived yet is looked at when it has.
+    share:   holds what is inflated until this returns.
+
+    Raises ``BadRequest``, ``TooLong`` and ``Unavailable``.
+    """
+    if isinstance(body, Passing) and not regions:
+        body.watch = _Watch(headers).see
+    try:
+        return await _look(body.known(), headers, share, regions=regions)
+    finally:
+        share.give_back()
+
+
+async def _look(
+    pieces: Sequence[bytes], headers: Headers, share: Share, *, regions: bool
+) -> Step | None:
+    part, region, sequence = JsonPart(headers), Key(REGION), Key("sequence_id")
+    found, texts = False, []
+    for piece in pieces:
+        if part.ended:
+            break
+        async for text in part.texts(piece):
+            if not regions and region.in_next(text):
+                raise refusal()
+            found = sequence.in_next(text) or found
+            if part.compressed:
+                share.take(len(text))
+            texts.append(text)
+        if len(pieces) > 1:
+            await asyncio.sleep(0)  # others get their turn
+    return step_of(b"".join(texts)) if found else None
+
+
+class _Watch:
+    """Looks at a body that passes through."""
+
+    def __init__(self, headers: Headers) -> None:
+        self._part = JsonPart(headers)
+        self._key = Key(REGION)
+
+    async def see(self, piece: bytes) -> None:
+        """Look at the next piece. Raises ``BadRequest`` and ``TooLong``."""
+        async for text in self._part.texts(piece):
+            if self._key.in_next(text):
+                raise refusal()
+
+
+def step_of(text: bytes) -> Step | None:
+    """Return what the JSON of an inference says of a sequence; None for one that is of none."""
+    try:
+        found = msgspec.json.decode(text, type=_Body).parameters
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
+        return None  # the server says what is wrong with it
+    if found is None or found.sequence_id in {0, ""}:
+        return None
+    return Step(found.sequence_id, found.sequence_start, found.sequence_end)
+
+
+def refusal() -> BadRequest:
+    """Return why an inference with shared memory is refused."""
+    return BadRequest(f"{REGION}: consumers of this application name no shared memory")

@@ -1,0 +1,104 @@
+"""What goes on for long through the gateway ends once its consumer may not have it any more."""
+
+from __future__ import annotations
+
+import asyncio
+
+import aiohttp
+import grpc
+import pytest
+from gateway_stand import (  # noqa: F401
+    INFER,
+    KEY,
+    application,
+    consumer,
+    stand,
+    upstreams,
+)
+from test_gateway_rpc import GRPC, door  # noqa: F401
+from test_gateway_rpc import INFER as MESSAGE
+from test_gateway_streams import picture, shop  # noqa: F401
+from upstreams import Raw
+
+from mataserver_fleet.gateway.rpc import SERVICE
+from mataserver_fleet.gateway.snapshot import Target
+
+LINK = "/api/apps/shop/consumers/{}"
+WAYS = {
+    "unlinked": ("DELETE", LINK),
+    "revoked": ("DELETE", "/api/consumers/{}/key"),
+    "replaced": ("POST", "/api/consumers/{}/key"),
+    "removed": ("DELETE", "/api/consumers/{}"),
+    "its route": ("DELETE", "/api/apps/shop/routes/fake-track"),
+}
+
+
+async def ended(socket):
+    """Return the code by which a WebSocket ends, and the answers before that."""
+    message = await socket.receive(timeout=30)
+    return message.data if message.type is aiohttp.WSMsgType.CLOSE else message
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+async def test_a_socket(shop):  # noqa: F811
+    """It is closed with 4001 at once; those of others go on, also when their limits change."""
+    sockets = {}
+    for way in WAYS:
+        name = way.replace(" ", "-")
+        made = await shop.client.made(LINK.format(name))
+        shop.keys.insert(0, made["key"])
+        identity, url = await shop.session()
+        sockets[way] = await shop.http.ws_connect(url, headers={"apikey": shop.keys[0]})
+        assert identity in url
+    await shop.client.ask("PATCH", "/api/consumers/its-route", json={"rate": 1_000})
+    for way, (method, path) in WAYS.items():
+        for other in sockets.values():
+            await other.send_bytes(picture(5))
+            assert "detections" in await other.receive_json(timeout=30)
+        socket = sockets.pop(way)
+        status, answer = await shop.client.ask(method, path.format(way.replace(" ", "-")))
+        assert status in {200, 201}, answer
+        assert await ended(socket) == 4001, way
+        await socket.close()
+
+
+async def test_a_stream_of_grpc(door):  # noqa: F811
+    """It ends though its consumer sends nothing more, and the server hears of that."""
+    call = door.channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(metadata=(("apikey", KEY),))
+    await call.write(MESSAGE)
+    assert [await call.read(), await call.read()] == [b"one1", b"one2"]
+    door.stand.follow(
+        application(door.targets[0], route=GRPC), consumers=[consumer(1, "another key")]
+    )
+    with pytest.raises(grpc.aio.AioRpcError) as error:
+        await asyncio.wait_for(call.read(), 30)
+    assert error.value.code() is grpc.StatusCode.UNAUTHENTICATED
+    async with asyncio.timeout(30):
+        while door.stand.gateway.servers.of(door.targets[0]).outstanding:
+            await asyncio.sleep(0.01)
+
+
+async def test_an_answer_without_an_end(stand):  # noqa: F811
+    """Events that a server goes on sending are cut off; an answer with a length comes whole."""
+    go_on = asyncio.Event()
+
+    async def act(writer):
+        await writer.drain()
+        if server.asked == 1:  # the first to be asked
+            writer.write(b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n2\r\nhi\r\n")
+        else:
+            writer.write(b"HTTP/1.1 200 OK\r\nContent-Length: 100000\r\n\r\nhi")
+        await go_on.wait()
+        writer.write(bytes(99_998))
+
+    async with Raw(act) as server:
+        target = Target("127.0.0.1", server.port)
+        stand.follow(application(target))
+        asking = [stand.http.post(stand.server.url + INFER, headers={"apikey": KEY}) for _ in "ab"]
+        answers = [await each for each in asking]
+        assert [await each.content.read(2) for each in answers] == [b"hi", b"hi"]
+        stand.follow(application(target), consumers=[consumer(1, "another key")])
+        with pytest.raises(aiohttp.ClientPayloadError):
+            await asyncio.wait_for(answers[0].content.read(1), 30)
+        go_on.set()
+        assert len(await asyncio.wait_for(answers[1].read(), 30)) == 99_998
