@@ -1,21 +1,18 @@
 """The program of a worker process: reads messages, runs one model, answers.
 
-The main thread loads and runs the model. A listener reads the socket beside it, so that its end is
-noticed whatever the model does, and others decode and encode beside it while it is busy. While
-requests take no time the main thread reads them itself, in the lane. (Should a model hang there,
-the kernel ends it with its server.)
+The main thread loads and runs the model. Others read, decode and encode beside it while it is busy,
+so that the socket's end is noticed whatever the model does.
 """
 
 from __future__ import annotations
 
+import functools
 import gc
 import logging
 import os
 import pickle
-import queue
 import select
 import threading
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
@@ -23,11 +20,10 @@ import msgspec
 
 from mataserver.engines import wire
 from mataserver.engines.arena import Incoming
+from mataserver.engines.crew import FAILED, Crew, Order
 from mataserver.engines.guard import Guard
-from mataserver.engines.host import ModelHost
-from mataserver.engines.lane import Lane
-from mataserver.engines.line import Line
-from mataserver.engines.listener import Listener
+from mataserver.engines.host import Decoded, ModelHost
+from mataserver.engines.line import DROPPED, Line
 from mataserver.engines.memory import keep_freed_memory, private_bytes
 from mataserver.engines.streams import ChildStreams
 from mataserver.engines.work import Failure, Job
@@ -36,15 +32,11 @@ from mataserver.errors import MataError
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
-    from concurrent.futures import Future
 
-    from mataserver.engines.host import Decoded
     from mataserver.engines.work import Assignment
 
-QUICK = 0.003
-"""Seconds below which a request is worth no hand-over."""
-QUICK_ROW = 8
-"""Quick requests in a row after which the main thread takes the reading over."""
+LARGE = 200_000
+"""Bytes of a batch's images from which decoding may take long."""
 
 log = logging.getLogger("mataserver.worker")
 
@@ -57,140 +49,81 @@ class ModelProcess:
     ) -> None:
         self._line = line
         self._host = host
-        self._work: queue.SimpleQueue[tuple[int, Callable[[], None]] | None] = queue.SimpleQueue()
-        self._pool = ThreadPoolExecutor(decode_threads, thread_name_prefix="decode")
         self._encoders = ThreadPoolExecutor(decode_threads, thread_name_prefix="encode")
         self._streams = ChildStreams(line, host)
-        self._busy, self._waiting = False, False
-        self._request, self._main = 0, threading.get_ident()
-        self._quick = 0
-        self._listener = Listener(line, self._dispatch)
-        self._lane = Lane(line, host.decode, self._finish, decode_threads - 1)
-        Guard(decode_patience, self._late, self._tell_decoding)
+        self._main = threading.get_ident()
+        self._crew = Crew(line, self._order, self._decode, decode_threads - 1)
+        Guard(decode_patience, self._late, self._look)
 
     def run(self) -> None:
         """Serve until the server says stop."""
-        while True:
-            if self._listener.paused and self._work.empty():
-                self._follow()
-                continue
-            work = self._work.get()
-            if work is None:
-                break
-            self._do(*work)
-            del work  # its pictures would stay until the next one
-        self._pool.shutdown()
+        self._crew.run()
         self._encoders.shutdown()
-        self._lane.close()
         self._host.close()
 
     # in
 
-    def _follow(self) -> None:
-        """Do a request in the lane; leave it for the listener when requests are quick no more."""
-        other = self._lane.step()
-        if other is None and self._quick:
-            return
-        self._lane.drain()
-        if other is not None:
-            self._dispatch(other)
-        self._listener.resume()
-
-    def _dispatch(self, received: wire.Received) -> None:
+    def _order(self, received: wire.Received) -> Order | None:
+        """Return what a message asks for, None for the last one."""
         message = received.header.message
         if isinstance(message, wire.Infer):
-            self._take(message, self._line.jobs(received))
-        elif isinstance(message, wire.Stop):
-            self._work.put(None)
-        elif isinstance(message, wire.CloseSession):
-            session = message.session
-            self._work.put((0, lambda: self._host.close_session(session)))
-        elif isinstance(message, (wire.Call, wire.Open)):
-            parts = wire.parts(received)
-            self._put(message, lambda: self._streams.call(message, parts))
-        elif isinstance(message, wire.Generate):
-            image, params = map(bytes, wire.parts(received))
+            jobs = self._line.jobs(received)
+            brief = sum(len(job.image) for job in jobs) < LARGE
+            return Order(message.id, functools.partial(self._forward, message.id), jobs, brief)
+        if isinstance(message, wire.Stop):
+            return None
+        request = message.id if isinstance(message, wire.Request) else 0
+        return Order(request, self._service(received), brief=not isinstance(message, wire.Call))
+
+    def _service(self, received: wire.Received) -> Callable[[list[Decoded]], None]:
+        """Return the work that a service, a stream or a session asks for."""
+        message, parts = received.header.message, wire.parts(received)
+        if isinstance(message, (wire.Call, wire.Open)):
+            return lambda _: self._streams.call(message, parts)
+        if isinstance(message, wire.Generate):
+            image, params = map(bytes, parts)
             job = Job(image, params, message.job.format, message.job.session, (message.id, 0))
-            self._put(message, lambda: self._streams.generate(message.id, job))
-        elif isinstance(message, wire.Next):
-            self._put(message, lambda: self._streams.advance(message.id))
-        elif isinstance(message, wire.Cancel):
-            self._work.put((0, lambda: self._streams.cancel(message.id)))
-
-    def _put(self, message: wire.Request, work: Callable[[], None]) -> None:
-        self._work.put((message.id, work))
-
-    def _take(self, message: wire.Infer, jobs: list[Job]) -> None:
-        """Decode beside the main thread if that one is busy; else leave it the whole job."""
-        if len(jobs) == 1 and not self._busy and self._work.empty():
-            self._put(message, lambda: self._infer(message, jobs))
-            return
-        decoding = [self._pool.submit(self._host.decode, job) for job in jobs]
-        self._put(message, lambda: self._forward(message.id, self._awaited(decoding)))
-
-    def _awaited(self, decoding: list[Future[Decoded]]) -> list[Decoded]:
-        """Wait for what others decode."""
-        self._waiting = True
-        found = [each.result() for each in decoding]
-        self._waiting = False
-        return found
+            return lambda _: self._streams.generate(message.id, job)
+        if isinstance(message, wire.Next):
+            return lambda _: self._streams.advance(message.id)
+        if isinstance(message, wire.Cancel):
+            return lambda _: self._streams.cancel(message.id)
+        if isinstance(message, wire.CloseSession):
+            return lambda _: self._host.close_session(message.session)
+        raise ValueError(f"no worker is told {type(message).__name__}")
 
     # the guard's
 
     def _late(self, thread: int) -> None:
         """Name the job whose image a thread is stuck with; the server ends this process."""
         job = self._host.decoded_by(thread)
-        request, index = (self._request, 0) if job is None else job.place
+        request, index = (self._crew.request, 0) if job is None else job.place
         self._line.reply(wire.Late(request, index))
 
-    def _tell_decoding(self, threads: set[int]) -> None:
-        """Have the server know when the model only waits for those that decode."""
-        if not self._busy or self._waiting or self._main in threads:
+    def _look(self, decoding: set[int]) -> None:
+        """Have the server know when the model only waits for those that decode.
+
+        And have it heard while the model is long at what was thought to be quick.
+        """
+        self._crew.hand_on()
+        if decoding and (not self._crew.busy or self._main in decoding):
             self._line.reply(wire.Decoding())
 
     # the work
 
-    def _do(self, request: int, work: Callable[[], None]) -> None:
-        self._busy, self._request = True, request
-        try:
-            work()
-        except Exception:
-            log.exception("work failed")
-            if request:
-                self._line.reply(wire.Raised(request, Failure(500, "The model failed")))
-        self._busy = False
-
-    def _infer(self, message: wire.Infer, jobs: list[Job]) -> None:
-        """Do a batch from end to end."""
-        if not self._line.refused(message.id):
-            self._forward(message.id, [self._host.decode(job) for job in jobs])
-
-    def _finish(self, request: int, batch: list[Decoded]) -> None:
-        """Do the rest of a batch of the lane."""
-        self._do(request, lambda: self._forward(request, batch))
+    def _decode(self, job: Job) -> Decoded:
+        if self._line.is_dropped(job.place[0]):
+            return Decoded(job, failure=DROPPED)
+        return self._host.decode(job)
 
     def _forward(self, request: int, batch: list[Decoded]) -> None:
         if self._line.refused(request):
             return
-        begun = time.perf_counter()
         answers = self._host.forward(batch)
-        if self._work.empty():
-            self._answer(request, answers)
-        else:
+        if self._crew.behind:
             self._encoders.submit(self._answer, request, answers)
-        seconds = time.perf_counter() - begun
-        for item in batch:
-            seconds += item.decode_ms / 1e3
-        self._judge(quick=seconds < QUICK)
-
-    def _judge(self, *, quick: bool) -> None:
-        """Count quick requests; one that was held up by chance does not undo a row of them."""
-        if quick:
-            self._quick = min(self._quick + 1, QUICK_ROW)
         else:
-            self._quick = max(self._quick - QUICK_ROW // 2, 0) if self._listener.paused else 0
-        if self._quick == QUICK_ROW and not self._listener.paused:
-            self._listener.pause()
+            self._answer(request, answers)
 
     def _answer(self, request: int, answers: list[tuple[Decoded, Any, float, bool]]) -> None:
         try:
@@ -201,7 +134,7 @@ class ModelProcess:
             self._line.answer(request, outcomes)
         except Exception:
             log.exception("an answer could not be sent")
-            self._line.reply(wire.Raised(request, Failure(500, "The model failed")))
+            self._line.reply(wire.Raised(request, FAILED))
 
 
 def main(sock: socket.socket, memory: int | None) -> None:

@@ -20,25 +20,25 @@ if TYPE_CHECKING:
 class Guard:
     """A thread that tells ``late(thread)``, once, of a thread that decodes for over ``limit`` s.
 
-    ``busy(threads)`` is called for the threads that decode, as long as none is late.
+    ``looked(threads)`` is called at every look, with the threads that decode, as long as none is
+    late.
     """
 
     def __init__(
-        self, limit: float, late: Callable[[int], None], busy: Callable[[set[int]], None]
+        self, limit: float, late: Callable[[int], None], looked: Callable[[set[int]], None]
     ) -> None:
         self._limit = limit
         self._late = late
-        self._busy = busy
+        self._looked = looked
         threading.Thread(target=self._watch, name="guard", daemon=True).start()
 
     def _watch(self) -> None:
         while True:
             time.sleep(pause(self._limit))
             found = decoding()
-            if not found:
-                continue
-            thread, since = min(found.items(), key=lambda item: item[1])
-            if time.monotonic() - since > self._limit:
-                self._late(thread)
-                return  # the worker ends
-            self._busy(set(found))
+            late = time.monotonic() - self._limit
+            for thread, since in found.items():
+                if since < late:
+                    self._late(thread)
+                    return  # the worker ends
+            self._looked(set(found))

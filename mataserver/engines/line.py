@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mataserver.engines.arena import Incoming
     from mataserver.engines.work import Body, Outcome
 
-_DROPPED = Failure(503, "Nobody waits for this answer any more")
+DROPPED = Failure(503, "Nobody waits for this answer any more")
 
 
 class Line:
@@ -35,11 +35,6 @@ class Line:
         """Take in what is here, without waiting; False once the server is gone."""
         return self._reader.fetch()
 
-    @property
-    def waiting(self) -> bool:
-        """Whether something that was taken in still waits."""
-        return self._reader.waiting
-
     def take(self) -> wire.Received | None:
         """Return the next message that was taken in, None when there is none."""
         while (received := self._reader.take()) is not None:
@@ -55,11 +50,15 @@ class Line:
             return received
         return None
 
+    def is_dropped(self, request: int) -> bool:
+        """Whether nobody waits for a batch any more."""
+        return request in self._dropped
+
     def refused(self, request: int) -> bool:
         """Whether nobody waits for a batch any more; then it is answered here and now."""
         if request not in self._dropped:
             return False
-        self.reply(wire.Raised(request, _DROPPED))
+        self.reply(wire.Raised(request, DROPPED))
         return True
 
     def jobs(self, received: wire.Received) -> list[Job]:

@@ -245,11 +245,6 @@ class Reader:
         self._complete.extend(self._unframer.feed(data))
         return bool(data)
 
-    @property
-    def waiting(self) -> bool:
-        """Whether a frame that was read has not been taken."""
-        return bool(self._complete)
-
     def take(self) -> Received | None:
         """Return the next frame that was read, None when there is none."""
         return self._complete.popleft() if self._complete else None
