@@ -15,6 +15,7 @@ from mataserver_sam.description import described
 from mataserver_sam.gauges import Gauges
 from mataserver_sam.image_routes import ImageRoutes
 from mataserver_sam.served import ServedModel
+from mataserver_sam.video_requests import TRACKING
 from mataserver_sam.video_routes import VideoRoutes
 from mataserver_sam.video_sessions import VideoSessions
 from mataserver_sam.video_sources import VideoSources
@@ -49,6 +50,7 @@ class SamService:
 
     def __init__(self, ctx: Context) -> None:
         self._model = ServedModel(ctx)
+        self._turned_off = () if ctx.settings.video_enabled else (TRACKING,)
         self._gauges = Gauges(lambda: self._model.in_memory)
         ctx.metrics.register(self._gauges)
         settings = ctx.settings
@@ -78,7 +80,7 @@ class SamService:
             checkpoint=self._model.checkpoint,
             device=facts["device"],
             memory_mb=(info.memory_mb if info else None) or 0.0,
-            capabilities=facts["capabilities"],
+            capabilities=[each for each in facts["capabilities"] if each not in self._turned_off],
         )
         answer = ModelsInfo(
             image_model=model,

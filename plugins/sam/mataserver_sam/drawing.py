@@ -51,11 +51,7 @@ class Drawing:
         pixels: Any = mask.full().view(np.uint8)
         if pixels.shape != self._canvas.shape[:2]:
             pixels = cv2.resize(pixels, self._size, interpolation=cv2.INTER_NEAREST)
-        held = pixels.astype(bool)
-        tinted = self._canvas[held] * (1 - _MASK_OPACITY) + np.array(paint) * _MASK_OPACITY
-        self._canvas[held] = tinted.astype(np.uint8)
-        outlines, _ = cv2.findContours(pixels, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
-        cv2.drawContours(self._canvas, outlines, -1, paint, _thickness(*self._size))
+        tint(self._canvas, pixels, paint)
 
     def png(self) -> bytes:
         """Draw boxes and labels over everything and return the picture."""
@@ -79,6 +75,22 @@ def _frame(pen: ImageDraw.ImageDraw, box: Sequence[float], text: str, paint: Col
     """Draw a box, and above it its label."""
     width, height = pen.im.size
     pen.rectangle(tuple(box), outline=paint, width=_thickness(width, height))
+    tag(pen, box, text, paint)
+
+
+def tint(canvas: Any, pixels: Any, paint: Colour) -> None:
+    """Tint an RGB canvas ``[H, W, 3]`` where ``pixels`` ``[H, W]`` are 1; draw their outline."""
+    held = pixels.astype(bool)
+    tinted = canvas[held] * (1 - _MASK_OPACITY) + np.array(paint) * _MASK_OPACITY
+    canvas[held] = tinted.astype(np.uint8)
+    outlines, _ = cv2.findContours(pixels, cv2.RETR_CCOMP, cv2.CHAIN_APPROX_SIMPLE)
+    height, width = pixels.shape
+    cv2.drawContours(canvas, outlines, -1, paint, _thickness(width, height))
+
+
+def tag(pen: ImageDraw.ImageDraw, box: Sequence[float], text: str, paint: Colour) -> None:
+    """Draw a label above a box ``(x1, y1, x2, y2)``, within the picture."""
+    width, height = pen.im.size
     font = _font(max(10, min(width, height) // 40))
     left, top, right, bottom = pen.textbbox((0, 0), text, font=font)
     x = min(max(0.0, box[0]), max(0.0, width - right))

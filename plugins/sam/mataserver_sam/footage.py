@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from mataserver_sam.frames import Clip
 from mataserver_sam.preprocess import normalised, resized
+from mataserver_sam.stills import Stills
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -25,12 +26,13 @@ if TYPE_CHECKING:
 class Footage:
     """The frames of a video as the network wants them, by number: ``processed_frames``.
 
-    Frames are kept as bytes of the network's size, up to ``cache_bytes``. Raises ``BadRequest``
-    as ``Clip`` does.
+    Frames are kept as bytes of the network's size, up to ``cache_bytes``; ``stills`` are the same
+    frames as pictures. Raises ``BadRequest`` as ``Clip`` does.
     """
 
     def __init__(self, path: Path, network: Network, cache_bytes: float, limits: Limits) -> None:
         self._network = network
+        self.stills = Stills(path, limits)
         self.clip: Clip[torch.Tensor] = Clip(path, self._resized, cache_bytes, limits)
 
     def __len__(self) -> int:
@@ -47,6 +49,16 @@ class Footage:
     def size(self) -> tuple[int, int]:
         """Height and width of the frames as they are shown."""
         return self.clip.height, self.clip.width
+
+    @property
+    def cached_bytes(self) -> int:
+        """Bytes of the frames that are kept."""
+        return self.clip.cached_bytes + self.stills.cached_bytes
+
+    def close(self) -> None:
+        """Close the file; nothing is given any more."""
+        self.stills.close()
+        self.clip.close()
 
     def _resized(self, image: NDArray[np.uint8]) -> torch.Tensor:
         side = self._network.prepare.side

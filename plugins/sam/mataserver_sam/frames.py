@@ -63,7 +63,7 @@ class Clip(Generic[Prepared]):
         self._cache = _Cache[Prepared](cache_bytes)
         self._frames: Iterator[av.VideoFrame] = iter(())
         self._next = self._given = self._asked = 0
-        with _reading("The video cannot be read"):
+        with reading("The video cannot be read"):
             self._container = av.open(
                 f"file:{path}",
                 options=_OPENING,
@@ -86,7 +86,7 @@ class Clip(Generic[Prepared]):
         self._stream.thread_type = "AUTO"
         self._stream.codec_context.thread_count = _DECODER_THREADS
         self._stream.codec_context.options = {"max_pixels": str(self._limits.pixels)}
-        with _reading("The video cannot be read"):
+        with reading("The video cannot be read"):
             self._index = indexed(self._container, self._stream, self._limits)
             self.height, self.width = self._first_size()
 
@@ -103,6 +103,13 @@ class Clip(Generic[Prepared]):
         """Frames per second, on average."""
         return len(self) / self.seconds
 
+    def time(self, number: int) -> float:
+        """Return the seconds from the first frame to when frame ``number`` is shown."""
+        if self._index.counted:
+            return number / self.fps
+        ticks = self._index.timestamp(number) - self._index.timestamp(0)
+        return float(ticks * (self._stream.time_base or 0))
+
     @property
     def cached_bytes(self) -> int:
         """Bytes of the frames that are kept."""
@@ -118,7 +125,7 @@ class Clip(Generic[Prepared]):
         if kept is not None:
             return kept
         first = number - self._cache.room + 1 if backwards else number
-        with _reading(f"Frame {number} of the video cannot be decoded"):
+        with reading(f"Frame {number} of the video cannot be decoded"):
             return self._decode(max(first, self._index.key(number)), number)
 
     def close(self) -> None:
@@ -243,7 +250,7 @@ class _Cache(Generic[Prepared]):
 
 
 @contextmanager
-def _reading(said: str) -> Iterator[None]:
+def reading(said: str) -> Iterator[None]:
     """Turn what libav raises into a ``BadRequest``; its own sentences hold paths."""
     try:
         yield

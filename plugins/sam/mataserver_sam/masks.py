@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 MaskFormat = Literal["rle", "coco", "png", "polygon"]
 
 _LEAST_POLYGON = 3
+_MOST_BITS = 40
+"""Of a run length: no mask has so many pixels."""
 _SMALL = 6
 """A rectangle of less than a sixth of the image is stretched by itself: OpenCV, which only knows
 the whole, is that much quicker."""
@@ -49,6 +51,19 @@ class Mask:
         every: Bits = pixels.astype(bool, copy=False)
         height, width = every.shape
         return cls(every, 0, 0, (height, width)).tight()
+
+    @classmethod
+    def of_rle(cls, counts: str, size: tuple[int, int]) -> Mask:
+        """Return the mask of a compressed run-length code; ``size`` is (height, width).
+
+        Raises ``ValueError`` for what is no such code, or of another size.
+        """
+        height, width = size
+        runs = np.array(uncompressed(counts), np.int64)
+        if (runs < 0).any() or runs.sum() != height * width:
+            raise ValueError(f"the run lengths are not those of a mask of {width}x{height}")
+        inside = np.arange(len(runs)) % 2 == 1
+        return cls.of(np.repeat(inside, runs).reshape(width, height).T)
 
     def tight(self) -> Mask:
         """Return the same mask in the smallest rectangle."""
@@ -190,6 +205,25 @@ def compressed(runs: NDArray[np.int64]) -> str:
             break
     written = groups[np.arange(groups.shape[1]) < used[:, None]]
     return written.tobytes().decode("ascii")
+
+
+def uncompressed(counts: str) -> list[int]:
+    """Return the run lengths of COCO's text. Raises ``ValueError`` for what is none."""
+    runs: list[int] = []
+    value = shift = 0
+    for letter in counts:
+        group = ord(letter) - 48
+        if not 0 <= group < 64 or shift > _MOST_BITS:
+            raise ValueError("it is no compressed run-length code")
+        value |= (group & 31) << shift
+        shift += 5
+        if not group & 32:
+            value -= (group & 16) << shift - 4  # the highest bit of the last group is the sign
+            runs.append(value + (runs[-2] if len(runs) > 2 else 0))
+            value = shift = 0
+    if shift:
+        raise ValueError("the run-length code ends too early")
+    return runs
 
 
 @dataclass(frozen=True, slots=True)

@@ -23,6 +23,7 @@ from mataserver_sam.image_requests import (
 from mataserver_sam.params import of_params
 from mataserver_sam.prompts import Prompt, named
 from mataserver_sam.timing import Stopwatch
+from mataserver_sam.video_requests import TRACKING
 from mataserver_sam.videos import Videos
 
 if TYPE_CHECKING:
@@ -205,7 +206,10 @@ class Segmenter(Generic[S]):
             "device": str(self._weights.device),
             "dtype": str(self._weights.dtype).removeprefix("torch."),
             "size_bytes": self._weights.size_bytes,
-            "capabilities": list(self._images.capabilities),
+            "capabilities": [
+                *self._images.capabilities,
+                *([TRACKING] if self._videos.known else ()),
+            ],
             "cached_bytes": self._seen.held_bytes,
             "gpus": gpu_memory(),
         }

@@ -19,6 +19,7 @@ from mataserver_sam.forgetting import NOWHERE, held_bytes
 from mataserver_sam.object_track import ObjectTrack
 from mataserver_sam.prompts import named
 from mataserver_sam.propagation import check_frame, legs, steps
+from mataserver_sam.reel import reel
 from mataserver_sam.text_tracks import TextTracks
 from mataserver_sam.video_requests import Figures, Prompted, Resolution, Step, Tracked, VideoInfo
 
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from mataserver_sam.network import Network
     from mataserver_sam.prompts import Prompt
     from mataserver_sam.sighting import Sighting
-    from mataserver_sam.video_requests import PromptRequest, PropagateRequest
+    from mataserver_sam.video_requests import PromptRequest, PropagateRequest, ReelRequest
 
 MEASURED_EVERY = 16
 """In a propagation memory is measured on every so many frames."""
@@ -113,6 +114,18 @@ class Video:
                 self._measure()
             yield Step(frame, msgspec.json.encode(told), self._figures())
 
+    def picture(self, frame: int) -> bytes:
+        """Return a frame as a JPEG, as ``Stills`` does.
+
+        Raises ``InvalidParams`` for a frame beyond the end.
+        """
+        check_frame("frame_index", frame, len(self._footage))
+        return self._footage.stills.jpeg(frame)
+
+    def reel(self, asked: ReelRequest) -> Iterator[bytes]:
+        """Draw a video, as ``reel`` does."""
+        yield from reel(self._footage.stills, self._footage.size, asked)
+
     def remove(self, number: int) -> None:
         """Give an object up. What a text found is tracked on, unseen: it must not be found again.
 
@@ -138,7 +151,7 @@ class Video:
         """Close the video and forget everything."""
         self._begin()
         self._features.clear_all()
-        self._footage.clip.close()
+        self._footage.close()
 
     def _introduced(self, frame: int, prompts: Sequence[Prompt]) -> list[Sighting]:
         texts = [each.text for each in prompts if each.text is not None]
@@ -237,7 +250,7 @@ class Video:
         if self._texts is not None:
             held.append(self._texts.tensors())
         by_device = held_bytes(held, shared=self._network.reach.positions)
-        total = sum(by_device.values()) + self._footage.clip.cached_bytes
+        total = sum(by_device.values()) + self._footage.cached_bytes
         self._bytes = (by_device.get("cuda", 0), total)
 
     def _figures(self) -> Figures:

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
+from mataserver import InvalidParams
 from mataserver_sam.image_requests import MaskFormat
 from mataserver_sam.prompts import Prompts
 
@@ -15,6 +16,8 @@ Number = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 Direction = Literal["forward", "backward", "both"]
 Status = Literal["ready", "processing", "error", "closed"]
 Box = tuple[float, float, float, float]
+TRACKING = "video_tracking"
+"""The capability of a model on which sessions can be opened."""
 _SOURCES = ("video_url", "video_base64", "video_path")
 
 
@@ -43,6 +46,20 @@ class StartRequest(Struct, frozen=True, kw_only=True):
             raise ValueError("gpu_ids names a GPU twice")
 
 
+class UploadForm(Struct, frozen=True, kw_only=True):
+    """The form of ``POST .../upload``: the video."""
+
+    file: bytes
+
+
+def session_id(given: str | None) -> str | None:
+    """Return the id of a query. Raises ``InvalidParams`` for one that ``start`` would not take."""
+    try:
+        return msgspec.convert(given, SessionId | None)
+    except msgspec.ValidationError as error:
+        raise InvalidParams(f"session_id: {error}") from None
+
+
 class PromptRequest(Struct, frozen=True, kw_only=True):
     """``POST .../prompt``; ``obj_id`` names an object to correct, null begins new ones."""
 
@@ -63,6 +80,27 @@ class PropagateRequest(Struct, frozen=True, kw_only=True):
     max_frames: Annotated[int, Meta(ge=1, le=2**31 - 1)] | None = None
     stream: bool = False
     mask_format: MaskFormat | None = None
+
+
+class Marked(Struct, frozen=True, kw_only=True):
+    """An object on a frame of a video that is to be drawn; ``mask`` is its ``rle``."""
+
+    id: Number
+    mask: str
+
+
+class Look(Struct, frozen=True, kw_only=True):
+    """How an object is drawn: a name, its number if empty, and a colour, ``#rrggbb``."""
+
+    name: Annotated[str, Meta(max_length=100)] = ""
+    colour: Annotated[str, Meta(pattern=r"^#[0-9a-fA-F]{6}\Z")] | None = None
+
+
+class ReelRequest(Struct, frozen=True, kw_only=True):
+    """``POST .../video``: what was tracked, by frame, and how each object looks, by its id."""
+
+    frames: dict[Number, list[Marked]]
+    objects: dict[Number, Look] = {}
 
 
 class Resolution(Struct, frozen=True):

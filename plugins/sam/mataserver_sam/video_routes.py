@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
-from mataserver import PRINCIPAL, InvalidParams, Route, Unavailable
-from mataserver_sam.description import described
+from mataserver import PRINCIPAL, Body, InvalidParams, Route, Unavailable
+from mataserver_sam.description import JSON, TAG, described
 from mataserver_sam.video_requests import (
     Closed,
     FrameResult,
@@ -18,12 +18,15 @@ from mataserver_sam.video_requests import (
     PromptRequest,
     Propagated,
     PropagateRequest,
+    ReelRequest,
     Removed,
     Reset,
     Sessions,
     SessionStatus,
     Started,
     StartRequest,
+    UploadForm,
+    session_id,
 )
 from mataserver_sam.video_socket import VideoSocket
 
@@ -36,6 +39,7 @@ if TYPE_CHECKING:
 
 SESSION = "/api/v1/video/session"
 STREAM = "/api/v1/video/ws/propagate"
+FORM = "multipart/form-data"
 MAX_RESULTS_BYTES = 256_000_000
 """The longest answer of ``propagate``; what is longer must be streamed, or asked for in parts."""
 
@@ -47,6 +51,7 @@ class VideoRoutes:
         self._read = ctx.http.read_json
         self._form: str = ctx.settings.mask_format
         self._enabled: bool = ctx.settings.video_enabled
+        self._most = int(ctx.settings.max_video_mb * 1e6)
         self._sessions = sessions
         self._stopping = ctx.stopping
 
@@ -57,10 +62,23 @@ class VideoRoutes:
         return [
             described("POST", f"{SESSION}/start", self.start, "Open a video", StartRequest, Started,
                       errors=(409,)),
+            Route("POST", f"{SESSION}/upload", self.upload, "Open a video that is sent", TAG,
+                  request=(Body(FORM, UploadForm), Body("video/mp4")),
+                  response=(Body(JSON, Started),),
+                  parameters={"session_id": (str, False, "As of `start`.")},
+                  errors=(400, 403, 408, 409, 413, 415, 422, 500, 503, 507), needs="infer",
+                  max_body=self._most, body_timeout="idle"),
+            Route("GET", one + "/frame/{frame_index:[0-9]{1,9}}", self.frame,
+                  "A frame as it is shown", TAG, response=(Body("image/jpeg"),),
+                  errors=(400, 404, 422, 500, 503), needs="infer", held="session_id"),
             described("POST", f"{one}/prompt", self.prompt, "Add prompts to a frame",
                       PromptRequest, Prompted, errors=gone),
             described("POST", f"{one}/propagate", self.propagate, "Track through a video",
                       PropagateRequest, Propagated, errors=gone),
+            Route("POST", f"{one}/video", self.video, "A video with what was tracked drawn in", TAG,
+                  request=(Body(JSON, ReelRequest),), response=(Body("video/mp4"),),
+                  errors=(400, 404, 408, 409, 413, 415, 422, 500, 503, 507), needs="infer",
+                  held="session_id"),
             described("GET", f"{one}/status", self.status, "One video session", None, SessionStatus,
                       errors=gone),
             described("DELETE", one + "/object/{obj_id:[0-9]{1,9}}", self.remove,
@@ -76,10 +94,23 @@ class VideoRoutes:
 
     async def start(self, request: web.Request) -> web.Response:
         """Open a video."""
-        if not self._enabled:
-            raise Unavailable("Video inference is turned off on this server")
+        self._check_enabled()
         async with self._read(request, StartRequest) as asked:
             return _json(await self._sessions.start(asked, asker(request).id))
+
+    async def upload(self, request: web.Request) -> web.Response:
+        """Open the video that the body is, or holds in its form."""
+        self._check_enabled()
+        name = session_id(request.query.get("session_id"))
+        return _json(await self._sessions.upload(name, request, asker(request).id))
+
+    async def frame(self, request: web.Request) -> web.Response:
+        """Answer with a frame as a JPEG, while the session is busy too."""
+        session = self._session(request)
+        jpeg = await self._sessions.picture(session, int(request.match_info["frame_index"]))
+        # another video may have this id later
+        headers = {"Cache-Control": "no-store"}
+        return web.Response(body=jpeg, content_type="image/jpeg", headers=headers)
 
     async def prompt(self, request: web.Request) -> web.Response:
         """Add prompts to a frame, or correct an object there."""
@@ -110,6 +141,16 @@ class VideoRoutes:
         spent = (time.perf_counter() - begun) * 1e3
         return _json(Propagated(session.id, ordered, len(ordered), round(spent, 3)))
 
+    async def video(self, request: web.Request) -> web.Response:
+        """Draw what was tracked into the video and answer with it."""
+        session = self._session(request)
+        async with (
+            self._read(request, ReelRequest) as asked,
+            contextlib.aclosing(self._sessions.reel(session, asked)) as pieces,
+        ):
+            whole = b"".join([piece async for piece in pieces if piece])
+        return web.Response(body=whole, content_type="video/mp4")
+
     async def status(self, request: web.Request) -> web.Response:
         """Tell of one session."""
         return _json(self._sessions.status(_name(request), owner_of(request)))
@@ -129,7 +170,7 @@ class VideoRoutes:
 
     async def close(self, request: web.Request) -> web.Response:
         """Close a session."""
-        return _json(await self._sessions.close(self._session(request).id))
+        return _json(await self._sessions.close(_name(request), owner_of(request)))
 
     async def list(self, request: web.Request) -> web.Response:
         """List the sessions that are open."""
@@ -144,6 +185,10 @@ class VideoRoutes:
     def _session(self, request: web.Request) -> Session:
         """Return the session that is asked for. Raises ``NotFound``, also for another's."""
         return self._sessions.get(_name(request), owner_of(request))
+
+    def _check_enabled(self) -> None:
+        if not self._enabled:
+            raise Unavailable("Video inference is turned off on this server")
 
     def _formed(self, asked: Any) -> Any:
         """Return a request that says in which form it wants its masks."""

@@ -19,11 +19,16 @@ from mataserver_sam.video_session import Session
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
+    from contextlib import AbstractAsyncContextManager
+    from pathlib import Path
+
+    from aiohttp import web
 
     from mataserver import Context, ModelHandle
     from mataserver_sam.served import ServedModel
     from mataserver_sam.video_requests import (
         PropagateRequest,
+        ReelRequest,
         SessionStatus,
         StartRequest,
         Status,
@@ -41,6 +46,13 @@ class Ended(NamedTuple):
 
     owner: str
     status: SessionStatus
+
+
+class Starting(NamedTuple):
+    """A session that is being opened; ``over`` is set when it is open or has failed."""
+
+    owner: str
+    over: asyncio.Event
 
 
 class VideoSessions:
@@ -65,7 +77,7 @@ class VideoSessions:
         self._sources = sources
         self._clock = clock
         self._open: dict[str, Session] = {}
-        self._starting: set[str] = set()
+        self._starting: dict[str, Starting] = {}
         self._ended: OrderedDict[str, Ended] = OrderedDict()
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -118,33 +130,57 @@ class VideoSessions:
         return None, (ended.status if ended and owner in {None, ended.owner} else None)
 
     async def start(self, asked: StartRequest, owner: str = "") -> Started:
-        """Open a video in a new session of ``owner``.
+        """Open the video that a request names; see ``open``."""
+        source = self._sources.file(asked)
+        return await self.open(asked.session_id, source, asked.gpu_ids or [], owner)
+
+    async def upload(self, name: str | None, request: web.Request, owner: str) -> Started:
+        """Open the video that a request is, or holds in its form; see ``open``."""
+        self._served.name()  # without a model nobody waits for a large body
+        return await self.open(name, self._sources.sent(request), [], owner)
+
+    async def open(
+        self,
+        wanted: str | None,
+        source: AbstractAsyncContextManager[Path],
+        gpu_ids: list[int],
+        owner: str,
+    ) -> Started:
+        """Open the video in a file in a new session of ``owner``, called ``wanted`` if given.
 
         Raises ``Conflict`` for an id that is in use, ``Unavailable`` when there are too many
         sessions or no model, and what the video's source and the worker raise.
         """
         self._check_running()
-        name = asked.session_id or self._held.make("session-", 16)
+        name = wanted or self._held.make("session-", 16)
         if name in self._open or name in self._starting:
             raise Conflict(f"Session {name} exists already")
         if len(self._open) + len(self._starting) >= self._limit:
             raise Unavailable(f"Maximum concurrent sessions reached ({self._limit})", retry_after=5)
-        self._starting.add(name)
+        begun = self._starting[name] = Starting(owner, asyncio.Event())
         try:
-            session = await self._begin(name, asked, owner)
+            if wanted:  # before it is open: it may be closed by its name already
+                await self._held.add(name)
+            session = self._open[name] = await self._begin(name, source, gpu_ids, owner)
         finally:
-            self._starting.discard(name)
-        self._open[name] = session
+            del self._starting[name]
+            begun.over.set()
+            if name not in self._open and name not in self._ended:
+                self._held.discard(name)
         self._ended.pop(name, None)
-        if asked.session_id:
-            await self._held.add(name)
         return Started(name, session.info)
 
-    async def _begin(self, name: str, asked: StartRequest, owner: str) -> Session:
-        async with contextlib.AsyncExitStack() as stack, self._sources.file(asked) as path:
+    async def _begin(
+        self,
+        name: str,
+        source: AbstractAsyncContextManager[Path],
+        gpu_ids: list[int],
+        owner: str,
+    ) -> Session:
+        async with contextlib.AsyncExitStack() as stack, source as path:
             model = await stack.enter_async_context(self._served.acquire())
             loaded_at = self._loaded_at()
-            info = await _open_video(model, name, str(path), asked.gpu_ids or [])
+            info = await _open_video(model, name, str(path), gpu_ids)
             session = Session(
                 id=name,
                 owner=owner,
@@ -157,6 +193,16 @@ class VideoSessions:
             )
         session.idle.set()
         return session
+
+    async def picture(self, session: Session, frame: int) -> bytes:
+        """Return a frame as a JPEG, whatever else is done with the session.
+
+        Raises ``NotFound`` when the session is closed meanwhile, and what the worker raises.
+        """
+        session.last_used = self._clock()
+        async with self._served.acquire() as model:  # the session's own may end while it is asked
+            jpeg: bytes = await model.call("video", "picture", session.id, frame)
+        return jpeg
 
     async def call(self, session: Session, method: str, *args: Any, mend: bool = False) -> Any:
         """Have the worker do something to a session that is not busy."""
@@ -171,14 +217,29 @@ class VideoSessions:
         Raises ``NotFound`` when the session is closed meanwhile, ``Unavailable`` when the server
         shuts down.
         """
+        async with contextlib.aclosing(self._items(session, "propagate", asked)) as steps:
+            async for step in steps:
+                session.figures = step.figures
+                yield step
+
+    async def reel(self, session: Session, asked: ReelRequest) -> AsyncGenerator[bytes, None]:
+        """Yield a video with what was tracked drawn in, in pieces; many of them are empty.
+
+        Raises as ``propagate``.
+        """
+        async with contextlib.aclosing(self._items(session, "reel", asked)) as pieces:
+            async for piece in pieces:
+                yield piece
+
+    async def _items(self, session: Session, method: str, asked: Any) -> AsyncGenerator[Any, None]:
+        """Yield what the worker yields for a session, which is busy until the end."""
         self._check_running()
         with session.occupied(self._clock):
-            items = session.model.stream("video_stream", "propagate", session.id, asked)
-            async with contextlib.aclosing(items) as steps:  # type: ignore[type-var]
-                async for step in steps:
-                    session.figures = step.figures
+            stream = session.model.stream("video_stream", method, session.id, asked)
+            async with contextlib.aclosing(stream) as items:  # type: ignore[type-var]
+                async for item in items:
                     session.last_used = self._clock()
-                    yield step
+                    yield item
                     if session.closing is not None:
                         raise NotFound(f"Session {session.id} was closed")
                     self._check_running()
@@ -187,12 +248,16 @@ class VideoSessions:
         if self._stopping.is_set():
             raise shutting_down()
 
-    async def close(self, name: str) -> Closed:
+    async def close(self, name: str, owner: str | None = None) -> Closed:
         """Close a session after what is being done with it; a propagation stops at its frame.
 
-        It is closed even if nobody waits for that any more. Raises ``NotFound``.
+        It is closed even if nobody waits for that any more, and one that is being opened as soon
+        as it is open: who gave it its name may end it without the answer. Raises ``NotFound``.
         """
-        session = self.get(name)
+        starting = self._starting.get(name)
+        if starting is not None and owner in {None, starting.owner}:
+            await starting.over.wait()
+        session = self.get(name, owner)
         if session.closing is None:
             session.closing = asyncio.create_task(self._close(session))
         return await asyncio.shield(session.closing)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import os
 import secrets
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +14,8 @@ from mataserver_sam.encoded import decoded
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
+
+    from aiohttp import web
 
     from mataserver import Context
     from mataserver_sam.video_requests import StartRequest
@@ -30,6 +33,7 @@ class VideoSources:
         self._roots: list[str] = settings.video_roots
         self._max_bytes = settings.max_video_mb * 1e6
         self._outbound = ctx.http.outbound
+        self._save = ctx.http.save_body
         self._policy = Policy(
             "video_url",
             max_bytes=self._max_bytes,
@@ -58,6 +62,21 @@ class VideoSources:
         finally:
             target.unlink(missing_ok=True)
 
+    @contextlib.asynccontextmanager
+    async def sent(self, request: web.Request) -> AsyncIterator[Path]:
+        """Give the file of the video that a request is or holds, until the context ends.
+
+        Raises as ``ctx.http.save_body``, and ``BadRequest`` for a body without a byte.
+        """
+        folder = await self._run_blocking(self._new_folder)
+        try:
+            saved = await self._save(request, folder / "video")
+            if not saved.size:
+                raise BadRequest("The video is empty")
+            yield folder / "video"
+        finally:
+            shutil.rmtree(folder, ignore_errors=True)
+
     async def _download(self, url: str, target: Path) -> None:
         async with self._outbound("GET", url, self._policy) as answer:
             if answer.status != 200:
@@ -69,7 +88,16 @@ class VideoSources:
         for file in self._folder.glob("*-*"):
             owner = file.name.partition("-")[0]
             if owner == str(os.getpid()) or not Path("/proc", owner).exists():
-                file.unlink(missing_ok=True)
+                shutil.rmtree(file) if file.is_dir() else file.unlink(missing_ok=True)
+
+    def _new_folder(self) -> Path:
+        """Create an empty folder that nobody else can read: an upload is a part first."""
+        folder = self._folder / f"{os.getpid()}-{secrets.token_hex(8)}"
+        try:
+            folder.mkdir(parents=True, mode=0o700)
+        except OSError as error:
+            raise Unavailable("The video cannot be stored") from error
+        return folder
 
     def _new_file(self) -> Path:
         """Create an empty file that nobody else can read; it tells whose it is."""

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
         Prompted,
         PromptRequest,
         PropagateRequest,
+        ReelRequest,
         Step,
         VideoInfo,
     )
@@ -43,6 +44,11 @@ class Videos:
         self._limits = Limits(settings.max_frames, settings.max_video_seconds, max_pixels)
         self._open: dict[str, Video] = {}
         self._network: Network | None = None
+
+    @property
+    def known(self) -> bool:
+        """Whether the model knows videos."""
+        return self._weights.video is not None
 
     def open(self, session: str, path: str, gpu_ids: Sequence[int] = ()) -> VideoInfo:
         """Open the video in the file ``path``; the file may be deleted then.
@@ -66,6 +72,14 @@ class Videos:
     def propagate(self, session: str, asked: PropagateRequest) -> Iterator[Step]:
         """Track from frame to frame; see ``Video.propagate``."""
         yield from self._find(session).propagate(asked)
+
+    def picture(self, session: str, frame: int) -> bytes:
+        """Return a frame as a JPEG; see ``Video.picture``."""
+        return self._find(session).picture(frame)
+
+    def reel(self, session: str, asked: ReelRequest) -> Iterator[bytes]:
+        """Draw a video with what was tracked; see ``Video.reel``."""
+        yield from self._find(session).reel(asked)
 
     def remove(self, session: str, number: int) -> Figures:
         """Give an object up."""

@@ -455,7 +455,7 @@ async def test_the_routes_are_documented(http):
         for method, operation in operations.items()
         if operation["tags"] == ["SAM3"]
     }
-    assert len(own) == 12
+    assert len(own) == 15
     assert all(each["security"] == [{"key": ["infer"]}] for each in own.values())
     body = own["POST /api/v1/image/segment"]["requestBody"]["content"]["application/json"]
     assert body["schema"] == {"$ref": "#/components/schemas/SegmentRequest"}

@@ -115,6 +115,15 @@ async def test_a_session_from_start_to_end(api, video_api, video_path, in_base64
     assert (ended["status"], ended["current_objects"]) == ("closed", 0)
 
 
+async def test_a_frame_out_of_a_worker_s_process(api, video_path):
+    """A frame can be looked at where the model has a process of its own, and its file is gone."""
+    data = base64.b64encode(video_path.read_bytes()).decode()
+    await api.ok("POST", START, {"video_base64": data, "session_id": "seen"})
+    async with api.http.get("/api/v1/video/session/seen/frame/7") as answer:
+        assert (answer.status, answer.content_type) == (200, "image/jpeg")
+    await api.ok("DELETE", "/api/v1/video/session/seen")
+
+
 async def test_health_counts_sessions(api, video_path):
     """``GET /health`` tells how many sessions are open."""
     assert (await api.ok("GET", "/health"))["active_sessions"] == 0
@@ -221,6 +230,7 @@ async def test_unknown_sessions(api):
         ("POST", "/prompt", asked),
         ("POST", "/propagate", {}),
         ("GET", "/status", None),
+        ("GET", "/frame/0", None),
         ("DELETE", "/object/1", None),
         ("POST", "/reset", None),
         ("DELETE", "", None),

@@ -40,6 +40,8 @@ async def test_anothers_session_is_not_there(api, video_api, video_path):
             ("POST", "/prompt", {"frame_index": 0, "prompts": [BOX]}),
             ("POST", "/propagate", {}),
             ("GET", "/status", None),
+            ("GET", "/frame/0", None),
+            ("POST", "/video", {"frames": {}}),
             ("POST", "/reset", None),
             ("DELETE", "/object/1", None),
             ("DELETE", "", None),

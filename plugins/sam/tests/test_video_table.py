@@ -152,6 +152,21 @@ async def test_a_client_that_leaves_while_its_video_opens(sessions, served):
     await sessions.start(ASKED)
 
 
+async def test_a_session_is_closed_while_it_opens(sessions, served):
+    """Who gave a session its name may end it without the answer to its start; nothing is left."""
+    served.model.go_on.clear()
+    starting = asyncio.create_task(sessions.start(ASKED))
+    while not served.model.asked:
+        await asyncio.sleep(0)
+    closing = asyncio.create_task(sessions.close("a"))
+    await asyncio.sleep(0)
+    served.model.go_on.set()
+    await starting
+    assert (await closing).status == "closed"
+    assert served.model.asked == ["open", "close"]
+    assert (len(sessions), served.held) == (0, 0)
+
+
 async def test_a_close_goes_on_without_its_client(sessions, served):
     """A session whose close nobody waits for any more is closed all the same, and only once."""
     await sessions.start(ASKED)
