@@ -53,6 +53,36 @@ export async function send(path, { json, csrf = who.get()?.csrf, headers = {}, .
 }
 
 /**
+ * Send a file as a body; `tell` gets the bytes that have gone: `fetch` tells nothing of them.
+ * Throws as `send` does, and an `AbortError` when it is stopped.
+ * @param {string} path
+ * @param {File} file
+ * @param {{tell: (sent: number) => void, signal: AbortSignal}} options
+ */
+export async function sendFile(path, file, { tell, signal }) {
+  const request = new XMLHttpRequest();
+  const answer = await new Promise((resolve, reject) => {
+    request.open("POST", path);
+    request.setRequestHeader("Content-Type", file.type || "application/octet-stream");
+    if (who.get()?.csrf) request.setRequestHeader("X-CSRF-Token", who.get().csrf);
+    request.upload.onprogress = (event) => tell(event.loaded);
+    request.onerror = () => reject(new NoAnswer());
+    request.onabort = () => reject(new DOMException("Stopped", "AbortError"));
+    request.onload = () => resolve(answerOf(request));
+    signal.addEventListener("abort", () => request.abort(), { once: true });
+    request.send(file);
+  });
+  if (answer.ok) return answer;
+  throw await refusal(answer, path);
+}
+
+function answerOf(request) {
+  const headers = new Headers();
+  for (const name of ["X-Request-Id", "Retry-After"]) if (request.getResponseHeader(name)) headers.set(name, request.getResponseHeader(name));
+  return new Response(request.responseText, { status: request.status, headers });
+}
+
+/**
  * Send a request; return its answer's JSON, or null where there is no body.
  * @param {string} path
  * @param {Parameters<typeof send>[1]} [options]

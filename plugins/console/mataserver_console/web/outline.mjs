@@ -1,4 +1,6 @@
-// The outline of a mask: closed lines along the borders of its pixels, holes too, thinned out.
+// The outline of a mask, PNG or run lengths: closed lines along the borders of its pixels, holes too, thinned out.
+import { reduced } from "./rle.mjs";
+
 const SIDE = 640;
 
 /** Decode a mask, PNG in base64, at most `SIDE` pixels a side: which pixels are in it. */
@@ -86,8 +88,22 @@ export function outlineOf(base64) {
   return known.get(base64);
 }
 
+/** The same of COCO's run lengths, known at once. */
+export function outlineOfRuns(counts, width, height) {
+  const key = `${width} ${height} ${counts}`;
+  if (!known.has(key)) {
+    if (known.size >= MOST) known.delete(known.keys().next().value);
+    known.set(key, shape(reduced(counts, width, height, SIDE)));
+  }
+  return known.get(key);
+}
+
 async function trace(base64) {
-  const { inside, w, h, width, height } = await pixels(base64);
+  return shape(await pixels(base64));
+}
+
+/** The path around what is inside of `w` by `h` places, in pixels of a picture, and its share. */
+function shape({ inside, w, h, width, height }) {
   const path = rings(inside, w, h)
     .map((ring) => thin([...ring, ring[0]], 0.8))
     .filter((ring) => ring.length > 3)

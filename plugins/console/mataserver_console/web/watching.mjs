@@ -1,0 +1,214 @@
+// The video that is open on this page, and the frame of it that is looked at.
+import { isAbort } from "./api.mjs";
+import { Film, isOver } from "./film.mjs";
+import { useEffect, useReducer, useRef, useState } from "./html.mjs";
+import { Tracks, promptOf } from "./tracks.mjs";
+
+const NOTHING = { phase: "off", file: null, info: null, sent: 0, begun: 0, error: null, busy: 0, tracking: null, ended: null, missing: "" };
+const KEPT = 60;
+const LATE = 400;
+
+const seenOf = (answer, at) => ({ mask: answer.masks[at], box: answer.boxes[at], score: answer.scores[at] });
+
+/** Point at an object of a session as it was pointed at before. */
+async function pointedAgain(film, tracks, thing, pointed) {
+  thing.pointed = [];
+  for (const each of pointed) {
+    const answer = await film.prompt(each.frame, [promptOf(each)], thing.id);
+    [thing.id] = answer.obj_id;
+    thing.pointed.push(each);
+    tracks.prompted(thing, each.frame, seenOf(answer, 0));
+  }
+}
+
+/** Ask a new session all that the one before it was asked. */
+async function replayed(film, tracks) {
+  for (const thing of tracks.things) thing.id = null;
+  for (const { words, frame } of tracks.asked) {
+    const { obj_id: ids } = await film.prompt(frame, [{ type: "text", text: words }]);
+    const before = tracks.things.filter((each) => each.word === words);
+    ids.forEach((id, at) => { if (before[at]) before[at].id = id; else tracks.of(id, words); });
+  }
+  for (const thing of tracks.things) await pointedAgain(film, tracks, thing, thing.pointed);
+}
+
+const planned = (direction, from, total) => ({ forward: total - from, backward: from + 1, both: total })[direction];
+
+/** The session of this page. Opening ends the one before it, leaving the page ends it. */
+export function useFilm() {
+  const [state, set] = useState(NOTHING);
+  const [version, bump] = useReducer((number) => number + 1, 0);
+  const film = useRef(null), tracks = useRef(new Tracks()), slot = useRef({ key: null }), waiting = useRef([]), line = useRef(Promise.resolve());
+  const change = (own, changes) => { if (film.current === own) set((old) => ({ ...old, ...(typeof changes === "function" ? changes(old) : changes) })); };
+  const fail = async (error, own = film.current) => { if (own && !own.ended && !isAbort(error)) change(own, { error: await own.judged(error) }); };
+  const begin = (file) => {
+    film.current?.end();
+    const own = new Film(file, (changes) => change(own, changes));
+    film.current = own;
+    waiting.current = [];
+    line.current = Promise.resolve();
+    return own;
+  };
+  const fresh = () => { tracks.current = new Tracks(); slot.current = { key: null }; bump(); };
+  /** One after the other, in the order of the clicks. */
+  const work = (act) => {
+    const own = film.current;
+    if (!own || own.ended) return Promise.resolve();
+    change(own, (old) => ({ busy: old.busy + 1, error: null, ended: null, missing: "" }));
+    line.current = line.current.then(async () => {
+      try { if (!own.ended) await act(own, tracks.current); } catch (error) { await fail(error, own); }
+      change(own, (old) => ({ busy: Math.max(0, old.busy - 1) }));
+      bump();
+    });
+    return line.current;
+  };
+  const close = () => { film.current?.end(); film.current = null; fresh(); set(NOTHING); };
+  const open = (file) => {
+    fresh();
+    const own = begin(file);
+    set({ ...NOTHING, phase: "sending", file, begun: performance.now() });
+    return own.open();
+  };
+  const again = async () => {
+    const own = begin(state.file);
+    set((old) => ({ ...old, phase: "sending", sent: 0, begun: performance.now(), error: null, busy: 0, tracking: null, ended: null }));
+    if (await own.open()) work(replayed);
+  };
+  const choose = (key) => { slot.current = { key }; bump(); };
+  const point = (frame, given) => {
+    const own = slot.current;
+    if (own.key === null && !own.begun && !given.box && !given.points[0][2]) { set((old) => ({ ...old, missing: "A new object begins with a click on it." })); return; }
+    own.begun = true;
+    const pointed = { frame, ...given };
+    waiting.current.push(pointed);
+    work(async (session, known) => {
+      try {
+        const thing = known.get(own.key);
+        const answer = await session.prompt(frame, [promptOf(given)], thing?.id ?? null);
+        const made = thing ?? known.add(answer.obj_id[0]);
+        [made.id] = answer.obj_id;
+        own.key = made.key;
+        made.pointed.push(pointed);
+        known.prompted(made, frame, seenOf(answer, 0));
+      } finally { waiting.current = waiting.current.filter((each) => each !== pointed); own.begun = own.key !== null; }
+    });
+  };
+  const find = (frame, words) => work(async (session, known) => {
+    const answer = await session.prompt(frame, [{ type: "text", text: words }]);
+    known.asked.push({ words, frame });
+    answer.obj_id.forEach((id, at) => known.prompted(known.of(id, words), frame, seenOf(answer, at)));
+    slot.current = { key: null };
+    if (!answer.obj_id.length) change(session, { missing: `Nothing on this frame looks like “${words}”. It is looked for on the others, too.` });
+  });
+  /** Take an object from the session; it may be gone there. */
+  const taken = async (session, thing) => {
+    if (thing.id === null) return;
+    try { await session.remove(thing.id); } catch (error) { if (error.status !== 404 || isOver(await session.judged(error))) throw error; }
+  };
+  const remove = (key) => work(async (session, known) => {
+    await taken(session, known.get(key));
+    known.drop(key);
+    if (slot.current.key === key) slot.current = { key: known.things.at(-1)?.key ?? null };
+  });
+  const undo = () => work(async (session, known) => {
+    const thing = known.get(slot.current.key);
+    const kept = thing.pointed.slice(0, -1), { frame } = thing.pointed.at(-1);
+    await taken(session, thing);
+    thing.id = null;
+    if (!kept.length) { known.drop(thing.key); slot.current = { key: null }; return; }
+    if (!kept.some((each) => each.frame === frame)) known.frames.get(frame)?.delete(thing.key);
+    await pointedAgain(session, known, thing, kept);
+  });
+  const reset = () => work(async (session) => { await session.reset(); fresh(); });
+  const track = async (direction, from) => {
+    const own = film.current, known = tracks.current, begun = performance.now();
+    const run = { done: 0, planned: planned(direction, from, state.info.total_frames), begun, frame: from };
+    let drawing = 0;
+    const show = () => { drawing = 0; change(own, (old) => (old.tracking ? { tracking: { ...run } } : {})); bump(); };
+    change(own, { tracking: { ...run }, ended: null, error: null, missing: "" });
+    try {
+      await line.current;
+      const result = await own.track({ direction, from }, (said) => {
+        known.take(said);
+        run.done += 1;
+        run.frame = said.frame_index;
+        drawing ||= requestAnimationFrame(show);
+      });
+      change(own, { ended: { ...result, took: (performance.now() - begun) / 1000 } });
+    } catch (error) {
+      change(own, { ended: { frames: run.done, whole: false } });
+      await fail(error, own);
+    }
+    change(own, { tracking: null });
+    bump();
+  };
+  useEffect(() => {
+    const leave = () => { film.current?.end(); };
+    const back = (event) => { if (event.persisted && film.current?.ended) set((old) => ({ ...old, tracking: null, error: Object.assign(new Error("The page was left"), { over: true }) })); };
+    addEventListener("pagehide", leave); addEventListener("pageshow", back);
+    return () => { removeEventListener("pagehide", leave); removeEventListener("pageshow", back); leave(); film.current = null; };
+  }, []);
+  const current = tracks.current.get(slot.current.key);
+  return {
+    ...state, version, tracks: tracks.current, now: slot.current.key, waiting: waiting.current, session: film.current,
+    canUndo: Boolean(current && !current.word && current.pointed.length && !state.tracking && state.phase === "open"),
+    open, close, again, choose, point, find, remove, undo, reset, track, fail,
+    stop: () => film.current?.stop(), picture: (frame) => film.current.picture(frame), drawn: (asked) => film.current.drawn(asked),
+  };
+}
+
+/** The frame that is looked at: the newest that is wanted is fetched, one at a time. */
+export function useFrame(film) {
+  const { file, info, tracking } = film;
+  const [wanted, setWanted] = useState(0);
+  const [shown, setShown] = useState({ frame: 0, url: "", error: null });
+  const [late, setLate] = useState(false);
+  const [playing, setPlaying] = useState(false);
+  const own = useRef({ urls: new Map(), target: 0, busy: false, follows: true, film });
+  own.current.film = film;
+  const forget = () => { for (const url of own.current.urls.values()) URL.revokeObjectURL(url); own.current.urls.clear(); };
+  const keep = (frame, blob) => {
+    const { urls } = own.current;
+    urls.set(frame, URL.createObjectURL(blob));
+    if (urls.size > KEPT) { const [oldest, url] = urls.entries().next().value; urls.delete(oldest); setTimeout(() => URL.revokeObjectURL(url), 1000); }
+    return urls.get(frame);
+  };
+  const fetched = async (frame) => own.current.urls.get(frame) ?? keep(frame, await own.current.film.picture(frame));
+  const load = async () => {
+    const { current } = own;
+    if (current.busy) return;
+    current.busy = true;
+    const timer = setTimeout(() => setLate(true), LATE);
+    for (let done = null; done !== current.target && current.film.info;) {
+      const frame = done = current.target, of = current.film.file;
+      try {
+        const url = await fetched(frame);
+        if (current.film.file === of) setShown({ frame, url, error: null });
+      } catch (error) {
+        if (!isAbort(error)) setShown((old) => ({ ...old, error }));
+        await current.film.fail(error);
+      }
+    }
+    clearTimeout(timer);
+    setLate(false);
+    current.busy = false;
+  };
+  const show = (frame) => { own.current.target = frame; setWanted(frame); load(); };
+  const go = (frame) => { own.current.follows = false; setPlaying(false); if (info) show(Math.max(0, Math.min(info.total_frames - 1, frame))); };
+  useEffect(() => { forget(); setPlaying(false); setShown({ frame: 0, url: "", error: null }); setWanted(0); own.current.target = 0; }, [file]);
+  useEffect(() => { if (info) load(); }, [info]);
+  useEffect(() => forget, []);
+  useEffect(() => { if (tracking) { own.current.follows = true; setPlaying(false); } }, [Boolean(tracking)]);
+  useEffect(() => { if (tracking && own.current.follows) show(tracking.frame); }, [tracking?.frame]);
+  useEffect(() => {
+    if (!playing) return undefined;
+    const begun = performance.now(), from = wanted >= info.total_frames - 1 ? 0 : wanted;
+    const timer = setInterval(() => {
+      const frame = Math.min(info.total_frames - 1, from + Math.floor(((performance.now() - begun) / 1000) * info.fps));
+      show(frame);
+      if (frame === info.total_frames - 1) setPlaying(false);
+    }, 1000 / Math.min(60, info.fps));
+    return () => clearInterval(timer);
+  }, [playing]);
+  return { wanted, shown: { ...shown, late }, playing, go, play: () => { own.current.follows = false; setPlaying(!playing); } };
+}
