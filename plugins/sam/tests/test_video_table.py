@@ -167,6 +167,22 @@ async def test_a_session_is_closed_while_it_opens(sessions, served):
     assert (len(sessions), served.held) == (0, 0)
 
 
+async def test_other_front_ends_know_a_chosen_name_from_its_start_on(served):
+    """A chosen name is told while its video opens, and no more when that fails."""
+    ctx = context()
+    async with VideoSessions(ctx, served, Sources()) as table:
+        served.model.go_on.clear()
+        served.model.failure = MataError("Out of memory", status=507)
+        starting = asyncio.create_task(table.start(ASKED))
+        while not served.model.asked:
+            await asyncio.sleep(0)
+        assert ctx.held.chosen == {"a"}
+        served.model.go_on.set()
+        with pytest.raises(MataError, match="Out of memory"):
+            await starting
+        assert ctx.held.chosen == set()
+
+
 async def test_a_close_goes_on_without_its_client(sessions, served):
     """A session whose close nobody waits for any more is closed all the same, and only once."""
     await sessions.start(ASKED)

@@ -4,8 +4,8 @@ import { ask, isAbort, send, sendFile, who } from "./api.mjs";
 const HERE = "api/v1/video";
 const PAUSE = 150;  // milliseconds until a busy session is asked for again
 
-/** A name that nobody else has: who gave it can end the session without the answer to its start. */
-const named = () => `console-${[...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
+/** A name that nobody else has, nor a server gives: who gave it can end the session without the answer to its start. */
+const named = () => `console.${[...crypto.getRandomValues(new Uint8Array(12))].map((byte) => byte.toString(16).padStart(2, "0")).join("")}`;
 const rest = (time) => new Promise((done) => { setTimeout(done, time); });
 
 /** End a session, also while the page goes away. */
