@@ -71,7 +71,7 @@ async def test_no_order_of_clicks_leaves_a_session(tmp_path):
         await person.go("live?model=fake-detect")
         await person.click("Start")
         await person.until(LIVE)
-        await person.evaluate("location.reload()")
+        await person.page.call("Page.reload")
         await sessions(server, 0)
 
 
@@ -90,7 +90,7 @@ async def test_a_stream_that_the_server_ends(tmp_path):
 
 
 async def test_segment(tmp_path):
-    """A click adds, a right click takes off, a drag is a box, words find all; Z takes back."""
+    """A click adds, a right click takes off, a drag is a box, words find all; keys click, too."""
     async with (
         served(tmp_path, points=[planted_sam.POINT]) as server,
         shown(server.url, tmp_path) as person,
@@ -113,6 +113,11 @@ async def test_segment(tmp_path):
         await person.click("Find")
         await person.until(f"{PATHS}.length == 4")
         assert "window 2" in await person.text(".stage")
+        await person.evaluate("document.querySelector('.mid .stage').focus()")
+        await person.press("ArrowRight")
+        await person.until("document.querySelector('.cross b')?.innerText === '33, 32'")
+        await person.press("Enter")
+        await person.until(f"{PATHS}.length == 5")
 
 
 async def test_ask(tmp_path):

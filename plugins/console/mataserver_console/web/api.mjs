@@ -61,10 +61,12 @@ export async function send(path, { json, csrf = who.get()?.csrf, headers = {}, .
  */
 export async function sendFile(path, file, { tell, signal }) {
   const request = new XMLHttpRequest();
+  /** @type {Response} */
   const answer = await new Promise((resolve, reject) => {
     request.open("POST", path);
     request.setRequestHeader("Content-Type", file.type || "application/octet-stream");
-    if (who.get()?.csrf) request.setRequestHeader("X-CSRF-Token", who.get().csrf);
+    const csrf = who.get()?.csrf;
+    if (csrf) request.setRequestHeader("X-CSRF-Token", csrf);
     request.upload.onprogress = (event) => tell(event.loaded);
     request.onerror = () => reject(new NoAnswer());
     request.onabort = () => reject(new DOMException("Stopped", "AbortError"));
@@ -78,7 +80,7 @@ export async function sendFile(path, file, { tell, signal }) {
 
 function answerOf(request) {
   const headers = new Headers();
-  for (const name of ["X-Request-Id", "Retry-After"]) if (request.getResponseHeader(name)) headers.set(name, request.getResponseHeader(name));
+  for (const name of ["X-Request-Id", "Retry-After"]) headers.set(name, request.getResponseHeader(name) ?? "");
   return new Response(request.responseText, { status: request.status, headers });
 }
 

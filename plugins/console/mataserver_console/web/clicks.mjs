@@ -57,7 +57,8 @@ export function Clicks({ shot, tool, idle = false, beside, onPoint, onBox, child
   const { width, height } = shot;
   const scale = useFit(box, width, height, 1);
   const [rect, setRect] = useState(null);
-  const [cross, setCross] = useState(null);
+  const [cross, setCross] = useState(/** @type {[number, number] | null} */ (null));
+  /** @type {(event: MouseEvent) => [number, number]} */
   const at = (event) => { const seen = box.current.querySelector(".shot").getBoundingClientRect(); return [within((event.clientX - seen.left) / seen.width), within((event.clientY - seen.top) / seen.height)]; };
   const down = (event) => {
     if (idle || !event.isPrimary || (event.button !== 0 && event.button !== 2)) return;
@@ -80,8 +81,8 @@ export function Clicks({ shot, tool, idle = false, beside, onPoint, onBox, child
   const press = (event) => {
     const step = { ArrowLeft: [-STEP, 0], ArrowRight: [STEP, 0], ArrowUp: [0, -STEP], ArrowDown: [0, STEP] }[event.key];
     const far = event.shiftKey ? 5 : 1;
-    if (step) setCross(([x, y] = [0.5, 0.5]) => [within(x + step[0] * far), within(y + step[1] * far)]);
-    else if (event.key === "Enter" && cross && !idle) onPoint(...cross, tool === "remove" ? 0 : 1);
+    if (step) { const [x, y] = cross ?? [0.5, 0.5]; setCross([within(x + step[0] * far), within(y + step[1] * far)]); }
+    else if (event.key === "Enter" && cross && !idle) onPoint(cross[0], cross[1], tool === "remove" ? 0 : 1);
     else return;
     event.preventDefault();
   };

@@ -10,8 +10,8 @@ const rest = (time) => new Promise((done) => { setTimeout(done, time); });
 
 /** End a session, also while the page goes away. */
 function endSession(id) {
-  const headers = who.get()?.csrf ? { "X-CSRF-Token": who.get().csrf } : {};
-  return fetch(`${HERE}/session/${id}`, { method: "DELETE", headers, keepalive: true }).catch(() => {});
+  const csrf = who.get()?.csrf;
+  return fetch(`${HERE}/session/${id}`, { method: "DELETE", headers: csrf ? { "X-CSRF-Token": csrf } : {}, keepalive: true }).catch(() => {});
 }
 
 /** Whether the session is over, by an error that was judged: it expired, or the server was started anew. */
@@ -24,7 +24,15 @@ export class Film {
    * @param {(change: object) => void} tell what changes: `sent` bytes, `phase`, `info`, `error`
    */
   constructor(file, tell) {
-    Object.assign(this, { file, tell, id: named(), ended: false, run: null, waits: Promise.resolve(), control: new AbortController() });
+    this.file = file;
+    this.tell = tell;
+    this.id = named();
+    this.ended = false;
+    /** @type {{stopped: boolean, socket: WebSocket | null} | null} */
+    this.run = null;
+    /** @type {Promise<any>} */
+    this.waits = Promise.resolve();
+    this.control = new AbortController();
     this.here = `${HERE}/session/${this.id}`;
   }
 
@@ -84,7 +92,9 @@ export class Film {
 
   /** Track from a frame on; `take` gets each frame. Returns how many there were, and whether all. */
   track({ direction, from }, take) {
-    const run = this.run = { stopped: false, socket: null };
+    /** @type {{stopped: boolean, socket: WebSocket | null}} */
+    const run = { stopped: false, socket: null };
+    this.run = run;
     return this.next(async () => {
       if (run.stopped) return { frames: 0, whole: false };
       if ((await this.ask("/status")).status === "processing") throw Object.assign(new Error("busy"), { status: 409 });

@@ -50,7 +50,7 @@ export function reduced(counts, width, height, side) {
 /** A PNG of the picture's size: white is in the mask, black is not. */
 export function pngOf(counts, width, height) {
   const canvas = new OffscreenCanvas(width, height);
-  const pen = canvas.getContext("2d");
+  const pen = /** @type {OffscreenCanvasRenderingContext2D} */ (canvas.getContext("2d"));
   const image = new ImageData(width, height);
   const places = new Uint32Array(image.data.buffer).fill(0xff000000);
   pieces(counts, height, (column, from, to) => { for (let y = from; y < to; y += 1) places[y * width + column] = 0xffffffff; });

@@ -48,8 +48,9 @@ export class Tracks {
 
   put(frame, thing, { mask, box, score }) {
     if (!box[2]) { this.frames.get(frame)?.delete(thing.key); return; }  // not a pixel of it is there
-    if (!this.frames.has(frame)) this.frames.set(frame, new Map());
-    this.frames.get(frame).set(thing.key, { mask, box, score, version: thing.version });
+    const found = this.frames.get(frame) ?? new Map();
+    this.frames.set(frame, found);
+    found.set(thing.key, { mask, box, score, version: thing.version });
   }
 
   /** A frame of a propagation: all that is visible there. What words find later is an object, too. */
@@ -67,8 +68,8 @@ export class Tracks {
   /** Where an object is seen: spans of frames, and whether they are older than its last correction. */
   spans(thing) {
     const made = [];
-    for (const frame of [...this.frames.keys()].sort((a, b) => a - b)) {
-      const seen = this.frames.get(frame).get(thing.key);
+    for (const [frame, found] of [...this.frames].sort((a, b) => a[0] - b[0])) {
+      const seen = found.get(thing.key);
       if (!seen) continue;
       const old = seen.version < thing.version;
       const last = made.at(-1);

@@ -1,7 +1,7 @@
 // The video that is open on this page, and the frame of it that is looked at.
 import { isAbort } from "./api.mjs";
 import { Film, isOver } from "./film.mjs";
-import { useEffect, useReducer, useRef, useState } from "./html.mjs";
+import { useEffect, useRef, useState } from "./html.mjs";
 import { Tracks, promptOf } from "./tracks.mjs";
 
 const NOTHING = { phase: "off", file: null, info: null, sent: 0, begun: 0, error: null, busy: 0, tracking: null, ended: null, missing: "" };
@@ -37,7 +37,8 @@ const planned = (direction, from, total) => ({ forward: total - from, backward: 
 /** The session of this page. Opening ends the one before it, leaving the page ends it. */
 export function useFilm() {
   const [state, set] = useState(NOTHING);
-  const [version, bump] = useReducer((number) => number + 1, 0);
+  const [version, setVersion] = useState(0);
+  const bump = () => setVersion((number) => number + 1);
   const film = useRef(null), tracks = useRef(new Tracks()), slot = useRef({ key: null }), waiting = useRef([]), line = useRef(Promise.resolve());
   const change = (own, changes) => { if (film.current === own) set((old) => ({ ...old, ...(typeof changes === "function" ? changes(old) : changes) })); };
   const fail = async (error, own = film.current) => { if (own && !own.ended && !isAbort(error)) change(own, { error: await own.judged(error) }); };
