@@ -54,7 +54,7 @@ async def test_a_parameter_and_a_reload(tmp_path):
         await person.fill("[data-param=confidence] input[type=range]", "0.2")
         await person.until(NAMES + ".length == 2")
         assert "confidence=0.2" in await person.evaluate("location.hash")
-        await person.page.call("Page.reload")
+        await person.evaluate("location.reload()")
         await person.until("!!document.querySelector('.app')")
         await person.until(NAMES + ".length == 2")
         assert "square.png, 64 \u00d7 64" in await person.text(".left")
