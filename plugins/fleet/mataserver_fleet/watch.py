@@ -38,7 +38,7 @@ One that was lost while it was loaded is tried again at once, and waits only whe
 """
 GPU_LOOKS = DEEP_LOOKS = 10
 """Every how many looks GPUs' figures are asked, and whether models are those that were sent."""
-HURRY, HURRY_PART = 0.25, 20
+HURRY, HURRY_PART = 0.1, 20
 """How soon one that is away is looked at again: at first, and then after what part of its absence.
 
 Most come back within seconds, and what they had is missed until they are looked at.
@@ -145,12 +145,12 @@ class Watch:
         if self._noted[0] != "ready":
             self._resting.clear()  # it was away, perhaps mended: nothing waits for a next try
         wrong = await self._wrong(counts)
-        if counts != self._told:
-            await finish(self._counts.note(self._key, counts, set(self._mending)))
-            self._told = () if self._mending else counts
         for wanted, serving in wrong:
             task = asyncio.get_running_loop().create_task(self._mended(wanted, serving))
             self._mending[wanted.model] = task
+        if counts != self._told:
+            await finish(self._counts.note(self._key, counts, set(self._mending)))
+            self._told = () if self._mending else counts
         if self._looks % GPU_LOOKS == 0 and (self._figuring is None or self._figuring.done()):
             self._figuring = asyncio.get_running_loop().create_task(self._figure())
         self._looks += 1

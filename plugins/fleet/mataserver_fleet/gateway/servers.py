@@ -92,7 +92,7 @@ class Server:
             self.unready.add(path)
 
     def share(self, now: float) -> float:
-        """Return which part of its share it gets: less for a while after it came back."""
+        """Return which part of its share it gets, up to 1: less for a while after it came back."""
         since = now - self.back
         return 1.0 if since >= SLOW_START else max(LEAST, since / SLOW_START)
 
@@ -100,16 +100,20 @@ class Server:
 class Servers:
     """All servers, by their URL. They outlive the snapshots that name them.
 
-    ``clock`` gives seconds, ``choose`` one of several that are as good.
+    ``clock`` gives seconds, ``choose`` one of several that are as good, ``draw`` a number from 0
+    to 1, by which one that came back is left out of most requests at first. (As a weight its share
+    would be a threshold: where little is outstanding it would be asked nothing for seconds.)
     """
 
     def __init__(
         self,
         clock: Callable[[], float] = time.monotonic,
         choose: Callable[[list[Target]], Target] = random.choice,
+        draw: Callable[[], float] = random.random,
     ) -> None:
         self.clock = clock
         self._choose = choose
+        self._draw = draw
         self._known: dict[str, Server] = {}
 
     def of(self, target: Target) -> Server:
@@ -140,11 +144,15 @@ class Servers:
             return serving[0] if serving else None
         sure = [each for each in serving if not self.of(each).suspect] or serving
         now, best, chosen = self.clock(), float("inf"), sure[:1]
-        for each in sure:
-            server = self.of(each)
-            load = (server.outstanding + 1) / (each.weight * server.share(now))
+        for each in [t for t in sure if self._takes(self.of(t), now)] or sure:
+            load = (self.of(each).outstanding + 1) / each.weight
             if load < best:
                 best, chosen = load, [each]
             elif load == best:
                 chosen.append(each)
         return self._choose(chosen) if len(chosen) > 1 else chosen[0]
+
+    def _takes(self, server: Server, now: float) -> bool:
+        """Whether a server takes part in a request: one that came back in few at first."""
+        share = server.share(now)
+        return share >= 1.0 or self._draw() < share
