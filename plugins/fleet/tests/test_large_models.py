@@ -113,8 +113,11 @@ async def test_a_large_file_takes_no_memory(tmp_path):
                 await asked.made("/api/tritons", body)
             status, told = await asked.ask("POST", "/api/models/large/load")
             assert (status, [each["status"] for each in told["tritons"]]) == (502, ["ok", "failed"])
-            assert "no room" in told["detail"]
-            assert sum(read) > 4 * size // 3
+            if size < LARGEST:
+                assert "no room" in told["detail"]
+                assert sum(read) > 4 * size // 3
+            else:
+                assert ("share" in told["detail"], read) == (True, [])
             assert peak(server.pid) - begun < ROOM_MB, "giving it to Tritons"
         with (shared / "large" / "1" / "weights.bin").open("rb") as laid:
             found = hashlib.file_digest(laid, "sha256").hexdigest()

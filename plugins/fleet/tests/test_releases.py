@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import sqlite3
+
 import pytest
 from onnx_files import adding
-from test_models import form
+from stand_in_fleet import FAST, Fleet, until
+from stand_in_triton import stand_ins
+from test_models import form, push
 
 BAD = adding(13)
 
@@ -96,3 +101,30 @@ async def test_the_way_back_where_versions_differ(fleets):
         assert fleet.tritons[1].models["m"]["versions"] == ["1"]
         assert len(fleet.tritons[0].pushes) == pushes
         assert fleet.tritons[2].models == {}
+
+
+@pytest.mark.parametrize("url", [None])
+async def test_the_way_back_in_a_fleet_of_before(serve, tmp_path):
+    """What a Triton was seen to serve before that was kept counts as a version that loaded."""
+    async with stand_ins(1) as (triton,):
+        async with serve(fleet=FAST) as client:
+            fleet = Fleet(client, [triton])
+            await fleet.register(0)
+            await push(client, "m", {"model.onnx": adding(1)})
+            await fleet.load()
+            triton.asked("m", "1")
+
+            async def counted():
+                return (await fleet.model())["inference_count"] == "1"
+
+            await until(counted)
+            triton.refuse = refuse
+            assert (await add(fleet, 13, "?load=true"))[0] == 502
+            assert (await add(fleet, 3, "?load=true"))[0] == 201
+        with contextlib.closing(sqlite3.connect(tmp_path / "mataserver.db")) as old, old:
+            old.execute("ALTER TABLE fleet_versions DROP COLUMN served_at")
+            old.execute("UPDATE fleet_version SET version_num = '0002'")
+        async with serve(fleet=FAST) as client:
+            fleet = Fleet(client, [triton])
+            assert (await roll_back(fleet))[0] == 200
+            assert triton.models["m"]["versions"] == ["1"]
