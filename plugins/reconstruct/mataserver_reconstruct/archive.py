@@ -6,6 +6,7 @@ archive that tries is not one of photographs. Every refusal names the entry.
 
 from __future__ import annotations
 
+import lzma
 import re
 import stat
 import struct
@@ -35,6 +36,7 @@ _CHUNK = 1 << 20
 _BROKEN = (
     zipfile.BadZipFile,
     zlib.error,
+    lzma.LZMAError,
     EOFError,
     OSError,
     ValueError,
