@@ -30,11 +30,13 @@ from mataserver.http.cluster import ClusterService
 from mataserver.http.cookies import Cookies
 from mataserver.http.docs import DocsService
 from mataserver.http.grants import Grants
+from mataserver.http.heads import HeadCache
 from mataserver.http.health import HealthService
 from mataserver.http.infer import InferService
 from mataserver.http.kit import Kit
 from mataserver.http.lifecycle import Lifecycle
 from mataserver.http.login import LoginService
+from mataserver.http.middleware import Edge
 from mataserver.http.models import ModelsService
 from mataserver.http.pages import PagesService
 from mataserver.http.pipes import Doorway
@@ -88,6 +90,8 @@ class Composed:
     observers: Observers
     table: Table
     doorway: Doorway
+    edge: Edge
+    heads: HeadCache
     pulls: set[asyncio.Task[Any]] = field(default_factory=set)
     giving_up: asyncio.Task[None] | None = None
     document: bytes = b""
@@ -177,6 +181,9 @@ class _Parts:
         )
         self.streams = Streams(settings.max_body, self.terms(), self.cameras)
         self.doorway = Doorway()
+        self.edge = Edge(
+            self.table, self.gate, self.budget, self.lifecycle, self.metrics, self.elsewhere
+        )
         self.hosting = Hosting(settings, mataserver.__version__, self.lifecycle)
         self.readiness = Readiness(
             self.catalog,
@@ -239,16 +246,7 @@ class _Parts:
     def composed(self) -> Composed:
         """Return the server, without a route yet."""
         application = web.Application(
-            middlewares=[
-                middleware.make(
-                    self.table,
-                    self.gate,
-                    self.budget,
-                    self.lifecycle,
-                    self.metrics,
-                    self.elsewhere,
-                )
-            ],
+            middlewares=[self.edge.middleware],
             client_max_size=self.settings.max_body,
         )
         origins.allow(application, self.settings.cors_origins)
@@ -271,6 +269,8 @@ class _Parts:
             self.observers,
             self.table,
             self.doorway,
+            self.edge,
+            HeadCache(self.edge),
         )
         application.cleanup_ctx.append(_lifetime(composed))
         return composed

@@ -7,6 +7,7 @@ import contextlib
 import errno
 import os
 import signal
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -16,10 +17,11 @@ from mataserver.app.deadline import end_after
 from mataserver.app.reload import Reload
 from mataserver.engines.memory import keep_freed_memory
 from mataserver.errors import MataError
-from mataserver.http import shortcut
+from mataserver.http import hits, shortcut
 from mataserver.http.budget import BudgetShare
 from mataserver.http.channel import GOING_AWAY
 from mataserver.http.entrance import Site
+from mataserver.http.protocol import Conversation
 from mataserver.processes import kernel
 from mataserver.tasks import Tasks
 
@@ -58,13 +60,26 @@ async def listen(runner: web.AppRunner, composed: Composed, host: str, port: int
     limit = composed.settings.max_connections
     if composed.settings.short_way and shortcut.known() and runner.server is not None:
         shortcut.shorten(runner.server, composed.application, composed.table)
-    options = {**CONNECTIONS, "patience": composed.settings.unread_timeout}
-    site = Site(runner, host, port, limit, lambda: BudgetShare(composed.budget), options)
+    site = Site(runner, host, port, limit, _conversations(composed))
     await site.start()
     composed.doorway.accept = site.entrance.within
     chosen: int = runner.addresses[0][1]
     tell_address(composed, host, chosen)
     return chosen
+
+
+def _conversations(composed: Composed) -> Callable[[web.Server], Conversation]:
+    """Return what makes the protocol of each connection."""
+    options = {
+        "budget": lambda: BudgetShare(composed.budget),
+        "loop": asyncio.get_running_loop(),
+        "patience": composed.settings.unread_timeout,
+        **CONNECTIONS,
+    }
+    usable = hits.known() and hits.is_alone(composed.edge, composed.application)
+    if composed.settings.short_way and usable:
+        return partial(hits.CachingConversation, cache=composed.heads, **options)
+    return partial(Conversation, **options)
 
 
 def tell_address(composed: Composed, host: str, port: int) -> None:

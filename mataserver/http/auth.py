@@ -142,6 +142,21 @@ class Gate:
             return principal
         return await self.authenticate([self.described(request, *each) for each in given])
 
+    def own_key(self, request: web.Request) -> str | None:
+        """Return the server's own key that let a request in; None where something else did.
+
+        It is empty where nobody has to show one.
+        """
+        if self._open_to is not None:
+            return ""
+        given = _secrets(request, socket=False)
+        secret = given[0].secret if given else None
+        return secret if secret and self._keys.principal(secret) is not None else None
+
+    def owner(self, key: str) -> Principal | None:
+        """Return whose one of the server's own keys is, as ``own_key`` tells them; None of none."""
+        return ANONYMOUS if self._open_to is not None else self._keys.principal(key)
+
     def _check_page(self, request: web.Request, pages: Pages) -> None:
         """Raise ``Forbidden`` for what a web page may not ask, where nobody has to show a key."""
         host = proxies.host(request, trusted=self._trust_proxy)

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from aiohttp.abc import AbstractStreamWriter
 
     from mataserver.contract.envelope import Format
+    from mataserver.contract.handles import Encoded
     from mataserver.http.budget import Budget
     from mataserver.http.routing import Limits
 
@@ -40,6 +41,9 @@ UNSAID = frozenset({"", "application/octet-stream", "application/x-www-form-urle
 at. A web page may send such a body, and a form, to another origin without asking first."""
 LONG = 1 << 14
 """Bytes of a long body that are copied; the rest is not."""
+WHOLE = 2 * LONG
+"""Bytes of a body that leaves with its head at most."""
+TOO_SLOW = "The body did not arrive in time"
 
 ModelName = Annotated[str, Meta(min_length=1, max_length=512)]
 
@@ -101,8 +105,16 @@ def respond(
     if timing is not None:
         headers["Server-Timing"] = timing
     body = encode(value, form)
-    whole = body if len(body) <= 2 * LONG else Apart(body)
+    whole = body if len(body) <= WHOLE else Apart(body)
     return Whole(body=whole, status=status, headers=headers)
+
+
+def stages(answer: Encoded) -> str:
+    """Return what ``Server-Timing`` tells of an inference."""
+    return (
+        f"decode;dur={answer.decode:.3f}, queue;dur={answer.queue:.3f}, "
+        f"infer;dur={answer.infer:.3f}, encode;dur={answer.encode:.3f}"
+    )
 
 
 class body:  # noqa: N801 - a context manager, named as what it gives
@@ -153,7 +165,7 @@ async def _read_in_time(request: web.Request, limits: Limits, share: BudgetShare
             chunks = request.content.readany
             return await read(_awaited(chunks, timer, seconds) if idle else chunks, limit, share)
     except TimeoutError:
-        raise TooSlow("The body did not arrive in time") from None
+        raise TooSlow(TOO_SLOW) from None
 
 
 def _awaited(chunks: Chunks, timer: asyncio.Timeout, seconds: float) -> Chunks:

@@ -10,18 +10,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import resource
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, cast
 
 from aiohttp import web
 
 from mataserver.errors import Unavailable
-from mataserver.http.protocol import Conversation
 from mataserver.logs import Repeats
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.http.backlog import Portion
+    from mataserver.http.protocol import Conversation
 
 KEPT = 256
 """File descriptors that connections leave to everything else, where there are enough."""
@@ -76,12 +75,11 @@ class Entrance:
     """Makes what serves each new connection, or refuses it."""
 
     def __init__(
-        self, server: web.Server, limit: int, budget: Callable[[], Portion], options: dict[str, Any]
+        self, server: web.Server, limit: int, converse: Callable[[web.Server], Conversation]
     ) -> None:
         self._server = server
         self._limit = limit
-        self._budget = budget
-        self._options = options
+        self._converse = converse
         self._waiting: set[Refusal] = set()
         self._refusals = Repeats(log, MINUTE)
 
@@ -94,19 +92,16 @@ class Entrance:
 
     def within(self) -> Conversation:
         """Return the protocol of a connection within the process, which takes no descriptor."""
-        loop = asyncio.get_running_loop()
-        return Conversation(self._server, self._budget, loop=loop, **self._options)
+        return self._converse(self._server)
 
 
 class Site(web.BaseSite):
     """One address that the server listens on, through an ``Entrance``.
 
-    ``budget`` gives a share of the bytes in flight; ``options`` are those of each connection,
-    aiohttp's and the ``patience`` with its client. ``entrance`` is there once it
-    listens.
+    ``converse`` makes what serves a connection. ``entrance`` is there once it listens.
     """
 
-    __slots__ = ("_budget", "_host", "_limit", "_options", "_port", "entrance")
+    __slots__ = ("_converse", "_host", "_limit", "_port", "entrance")
 
     def __init__(
         self,
@@ -114,13 +109,12 @@ class Site(web.BaseSite):
         host: str,
         port: int,
         limit: int,
-        budget: Callable[[], Portion],
-        options: dict[str, Any],
+        converse: Callable[[web.Server], Conversation],
     ) -> None:
         super().__init__(runner)
         self._host, self._port = host, port
         self._limit = limit or default_limit()
-        self._budget, self._options = budget, options
+        self._converse = converse
 
     @property
     def name(self) -> str:
@@ -133,7 +127,7 @@ class Site(web.BaseSite):
         server = self._runner.server
         if server is None:
             raise Unavailable("The server is shutting down")
-        entrance = self.entrance = Entrance(server, self._limit, self._budget, self._options)
+        entrance = self.entrance = Entrance(server, self._limit, self._converse)
         loop = asyncio.get_running_loop()
         self._server = await loop.create_server(
             entrance, self._host, self._port, backlog=self._backlog

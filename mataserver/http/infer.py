@@ -10,8 +10,9 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import params
 from mataserver.contract.handles import ResultEvent
-from mataserver.errors import BadRequest, InvalidParams
-from mataserver.http import codec, data_uri, events, examples, forms
+from mataserver.errors import BadRequest, InvalidParams, MataError
+from mataserver.http import codec, data_uri, events, examples, forms, hits
+from mataserver.http.protocol import Whole
 from mataserver.http.routing import Body, Handlers, Route
 from mataserver.results import InferResponse
 
@@ -153,7 +154,10 @@ class InferService(Handlers):
     async def _raw(self, request: web.Request) -> web.StreamResponse:
         call = self._call_of(request)
         async with self._http.read_body(request) as image:
-            return await self._run(request, call, _image(image))
+            response = await self._run(request, call, _image(image))
+        if isinstance(response, Whole):
+            hits.learn(request, _Repeat(self, call, codec.wanted_format(request)))
+        return response
 
     def _call_of(self, request: web.Request) -> _Call:
         """Return what a query asks for; a camera asks the same every time."""
@@ -189,12 +193,36 @@ class InferService(Handlers):
                 items = call.model.generate_answer(image, call.params)
                 return await events.respond(request, items, self._ctx.server.unread_timeout)
             form = codec.wanted_format(request)
+        answer = await self.answer(call, image, form)
+        return codec.respond(answer.body, form=form, timing=codec.stages(answer))
+
+    async def answer(self, call: _Call, image: bytes, form: Format) -> Encoded:
+        """Infer, and have services told of it."""
         answer = await call.model.answer(image, call.params, form)
         if self._observers.infer and self._observers:
             spec, packed = call.recipe.spec, form == "msgpack"
             event = ResultEvent("infer", spec.name, spec.task, image, answer.body, packed)
             self._observers.tell(event)
-        return codec.respond(answer.body, form=form, timing=_timing(answer))
+        return answer
+
+
+class _Repeat(NamedTuple):
+    """Requests with an image as the body that ask what one asked."""
+
+    service: InferService
+    call: _Call
+    form: Format
+
+    def is_current(self) -> bool:
+        """Whether the model is what it was."""
+        try:
+            return self.call.model.recipe() is self.call.recipe
+        except MataError:
+            return False
+
+    async def answer(self, body: bytes) -> Encoded:
+        """Infer on an image."""
+        return await self.service.answer(self.call, body, self.form)
 
 
 def _image(body: bytes) -> bytes:
@@ -206,10 +234,3 @@ def _image(body: bytes) -> bytes:
 def _like_json(body: bytes) -> bool:
     """Whether a body of no telling type is a JSON object: no image begins so."""
     return body[:64].lstrip().startswith(b"{")
-
-
-def _timing(answer: Encoded) -> str:
-    return (
-        f"decode;dur={answer.decode:.3f}, queue;dur={answer.queue:.3f}, "
-        f"infer;dur={answer.infer:.3f}, encode;dur={answer.encode:.3f}"
-    )

@@ -24,7 +24,7 @@ from mataserver.http.sockets import UNAUTHORIZED
 from mataserver.logs import Repeats
 
 if TYPE_CHECKING:
-    from aiohttp.typedefs import Handler, Middleware
+    from aiohttp.typedefs import Handler
 
     from mataserver.contract.routes import Route
     from mataserver.http.auth import Gate
@@ -97,59 +97,81 @@ def _go_on(request: web.Request) -> None:
         request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
-def make(
-    table: Table,
-    gate: Gate,
-    budget: Budget,
-    lifecycle: Lifecycle,
-    metrics: Metrics,
-    elsewhere: Elsewhere | None = None,
-) -> Middleware:
-    """Return the middleware of a server; ``elsewhere`` knows other front-ends, if there are any."""
-    answer = _Answer(table, gate, budget, elsewhere)
+class Edge:
+    """What is around every handler; ``elsewhere`` knows other front-ends, if there are any."""
+
+    def __init__(
+        self,
+        table: Table,
+        gate: Gate,
+        budget: Budget,
+        lifecycle: Lifecycle,
+        metrics: Metrics,
+        elsewhere: Elsewhere | None = None,
+    ) -> None:
+        self.table = table
+        self.gate = gate
+        self.budget = budget
+        self.lifecycle = lifecycle
+        self.metrics = metrics
+        self._answer = _Answer(table, gate, budget, elsewhere)
 
     @web.middleware
-    async def middleware(request: web.Request, handler: Handler) -> web.StreamResponse:
+    async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
+        """Answer a request, an error too."""
         if request.version not in VERSIONS:
             return refusal()
         request_id = request.headers.get("X-Request-Id")
         if request_id is None or not _SANE_ID.fullmatch(request_id):
-            request_id = f"{getrandbits(64):016x}"
+            request_id = new_id()
         request[REQUEST_ID] = request_id
         begun = time.perf_counter()
-        lifecycle.active += 1
+        self.lifecycle.active += 1
         try:
-            response = await answer(request, handler)
+            response = await self._answer(request, handler)
         except asyncio.CancelledError:
-            count(request, _unanswered(request), begun)
+            self._count(request, _unanswered(request), begun)
             raise
         finally:
-            lifecycle.active -= 1
+            self.lifecycle.active -= 1
+        return self.finish(request, response, begun)
+
+    def refuse(self, request: web.Request, error: Exception) -> web.Response:
+        """Return the answer that an error of a handler is."""
+        return self._answer.refuse(request, error)
+
+    def finish(
+        self, request: web.Request, response: web.StreamResponse, begun: float
+    ) -> web.StreamResponse:
+        """Count an answer and return it with what every answer says."""
         if response.status >= 400:
-            response = dialects.render(request, response, table.forms)
+            response = dialects.render(request, response, self.table.forms)
             if (route := request.get(ROUTE)) is not None and not response.prepared:
                 response.headers.update(route.error_headers)
         if response.prepared:
-            count(request, request.get(COUNTED, response.status), begun)
+            self._count(request, request.get(COUNTED, response.status), begun)
             return response
-        spent = count(request, response.status, begun)
-        if lifecycle.draining:
+        spent = self._count(request, response.status, begun)
+        if self.lifecycle.draining:
             response.force_close()
         headers = response.headers
-        headers["X-Request-Id"] = request_id
+        headers["X-Request-Id"] = request[REQUEST_ID]
         stages = headers.get("Server-Timing")
         total = f"total;dur={spent * 1e3:.3f}"
         headers["Server-Timing"] = f"{stages}, {total}" if stages else total
         return response
 
-    def count(request: web.Request, status: int, begun: float) -> float:
+    def _count(self, request: web.Request, status: int, begun: float) -> float:
         """Count a request; return the seconds that it took."""
         spent = time.perf_counter() - begun
         method = request.method if request.method in METH_ALL else "other"  # clients invent more
-        metrics.count(method, table.label(request), str(status), spent)
+        self.metrics.count(method, self.table.label(request), str(status), spent)
         return spent
 
-    return middleware
+
+def new_id() -> str:
+    """Return an id for a request that brings none."""
+    return f"{getrandbits(64):016x}"
 
 
 def _unanswered(request: web.Request) -> int:
@@ -182,21 +204,25 @@ class _Answer:
     async def __call__(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         try:
             return await self._served(request, handler)
-        except MataError as error:
+        except Exception as error:
+            return self.refuse(request, error)
+
+    def refuse(self, request: web.Request, error: Exception) -> web.Response:
+        """Return the answer that an error is."""
+        if isinstance(error, MataError):
             self._log_failure(request, error)
             response = error_response(error)
             if error.status == 408 or _REFUSED in request:
                 _hang_up(request, response)
             return response
-        except web.HTTPException as error:
+        if isinstance(error, web.HTTPException):
             return self._unserved(error)
-        except Exception as error:
-            circumstance = self._circumstance(request, error)
-            if circumstance is not None:
-                return circumstance
-            path = request.rel_url.raw_path
-            log.exception("%s %s failed (%s)", request.method, path, request[REQUEST_ID])
-            return error_response(MataError("Internal server error"))
+        circumstance = self._circumstance(request, error)
+        if circumstance is not None:
+            return circumstance
+        path, request_id = request.rel_url.raw_path, request[REQUEST_ID]
+        log.error("%s %s failed (%s)", request.method, path, request_id, exc_info=error)
+        return error_response(MataError("Internal server error"))
 
     async def _served(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer by whoever serves the request. Raises whatever that raises."""
@@ -215,9 +241,7 @@ class _Answer:
         if hdrs.UPGRADE in request.headers:
             answer = functools.partial(_in_name, answer)
         response = _checked(await answer(request))
-        size = _size(response)
-        if size > BEGINS:  # it may have to wait for its client to read it
-            self._budget.require(size)
+        require_room(self._budget, _size(response))
         return response
 
     def _unserved(self, error: web.HTTPException) -> web.Response:
@@ -268,6 +292,12 @@ async def _in_name(answer: Handler, request: web.Request) -> web.StreamResponse:
         return await answer(request)
     with grants.held(request.get(auth.PRINCIPAL), end):
         return await answer(request)
+
+
+def require_room(budget: Budget, size: int) -> None:
+    """Raise ``Unavailable`` for an answer that there is no room for, should it not be read."""
+    if size > BEGINS:
+        budget.require(size)
 
 
 def _size(response: web.StreamResponse) -> int:

@@ -112,6 +112,10 @@ class Table:
         request[ROUTE] = route
         return route
 
+    def is_sole(self, request: web.Request) -> bool:
+        """Whether its method and path alone chose the route of a request."""
+        return not self.claims and request.match_info.route not in self._others
+
     def label(self, request: web.Request) -> str:
         """Return the route of a request as metrics name it."""
         # Looking for what is not there costs a microsecond.

@@ -1,0 +1,126 @@
+"""The heads of requests that were answered, each with how such requests are answered.
+
+A camera sends the same head with every picture, but for the digits of its length. A head is known
+to the byte, and only after aiohttp's strict parser and a handler have taken it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from aiohttp import HttpVersion11, hdrs
+
+from mataserver.http.routing import ROUTE
+
+if TYPE_CHECKING:
+    from aiohttp import web
+    from aiohttp.http import RawRequestMessage
+    from aiohttp.web_urldispatcher import UrlMappingMatchInfo
+
+    from mataserver.contract.envelope import Format
+    from mataserver.contract.handles import Encoded
+    from mataserver.contract.routes import Route
+    from mataserver.http.middleware import Edge
+
+MOST = 256
+"""Heads that are known; that learnt longest ago makes room."""
+LARGEST = 1_000_000
+"""Bytes of a body that follows a known head."""
+_ODD = (
+    *(hdrs.EXPECT, hdrs.ORIGIN, hdrs.UPGRADE, hdrs.TRANSFER_ENCODING, hdrs.CONTENT_ENCODING),
+    *(hdrs.COOKIE, "X-Request-Id"),
+)
+"""Headers of requests that differ from each other, or of which more than the head is judged."""
+
+
+class Repeat(Protocol):
+    """How a handler answers requests that ask the same of it."""
+
+    @property
+    def form(self) -> Format:
+        """The form of the answers."""
+        ...
+
+    def is_current(self) -> bool:
+        """Whether it would still answer them so."""
+        ...
+
+    async def answer(self, body: bytes) -> Encoded:
+        """Answer one, whose body is not empty. Raises what the handler does."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What is known of a head: ``key`` let it in, ``limit`` and ``seconds`` are its body's."""
+
+    message: RawRequestMessage
+    found: UrlMappingMatchInfo
+    route: Route
+    label: str
+    key: str
+    limit: int
+    seconds: float
+    repeat: Repeat
+
+
+class HeadCache:
+    """The heads that a server knows; ``hits`` counts the requests that were answered by them."""
+
+    def __init__(self, edge: Edge) -> None:
+        self.edge = edge
+        self.hits = 0
+        self._known: dict[bytes, Known] = {}
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    def find(self, head: bytes) -> Known | None:
+        """Return what is known of a head, if whoever sends it may still ask that."""
+        known = self._known.get(head)
+        if known is None or self.edge.lifecycle.draining:
+            return None
+        principal = self.edge.gate.owner(known.key)
+        if principal is None or not principal.may(known.route.needs):
+            return None
+        return known if known.repeat.is_current() else None
+
+    def learn(self, head: bytes, request: web.Request, repeat: Repeat) -> None:
+        """Know a head from now on, unless more than the head decides about such a request."""
+        table, route = self.edge.table, request.get(ROUTE)
+        key = self.edge.gate.own_key(request)
+        if (
+            route is None
+            or route.held
+            or key is None
+            or not table.is_sole(request)
+            or not _is_plain(request)
+        ):
+            return
+        limits = table.limits(request)
+        if limits.idle:
+            return
+        if len(self._known) >= MOST and head not in self._known:
+            del self._known[next(iter(self._known))]
+        self._known[head] = Known(
+            request._message,  # noqa: SLF001
+            request.match_info,
+            route,
+            table.label(request),
+            key,
+            min(limits.size, LARGEST),
+            limits.seconds,
+            repeat,
+        )
+
+
+def _is_plain(request: web.Request) -> bool:
+    """Whether the next request with the same head is the same in all but its body."""
+    message = request._message  # noqa: SLF001
+    return (
+        message.method == hdrs.METH_POST
+        and message.version == HttpVersion11
+        and not (message.should_close or message.upgrade or message.chunked or message.compression)
+        and not any(name in message.headers for name in _ODD)
+    )

@@ -1,0 +1,632 @@
+"""Requests whose head is known: a client cannot tell them from others, whatever it does."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+import itertools
+import random
+import re
+import socket
+
+import pytest
+
+from api_answers import answer, detail_of, until
+from conftest import picture, register
+from mataserver import testing
+from mataserver.app import running
+from mataserver.http.budget import BudgetShare
+from mataserver.http.entrance import Site
+from mataserver.http.heads import MOST
+from mataserver.http.hits import CachingConversation
+from mataserver.testing.serving import KEY, compose
+from odd_requests import INFER, JPEG, LAST, PICTURE, REQUESTS, VARYING, request
+from service_plugins import plugin
+
+__all__ = ["plugin"]
+
+LONG = 20.0
+"""Seconds that a test waits at most for what is to come."""
+ASKED = request("POST", INFER, *JPEG, body=PICTURE)
+HEAD = ASKED[: -len(PICTURE)]
+SLOWLY = request("POST", f"{INFER}&seconds=0.2", *JPEG, body=PICTURE)
+NONE = ASKED.replace(PICTURE, b"x" * len(PICTURE))
+"""The same head, and no picture behind it."""
+
+
+class Peer:
+    """One connection to a server, of which bytes are written and answers read."""
+
+    def __init__(self, served, reader, writer):
+        self.cache = served.composed.heads
+        self.lifecycle = served.composed.lifecycle
+        self.budget = served.composed.budget
+        self.reader = reader
+        self.writer = writer
+
+    async def ask(self, *pieces):
+        """Write pieces one after the other; return the answer."""
+        for piece in pieces:
+            self.writer.write(piece)
+            await self.writer.drain()
+            await asyncio.sleep(0.002)
+        return await self.read()
+
+    async def read(self):
+        """Return the next answer."""
+        return await asyncio.wait_for(answer(self.reader), LONG)
+
+    async def rest(self):
+        """Return all that comes until the server closes the connection."""
+        return await asyncio.wait_for(self.reader.read(), LONG)
+
+    async def hits(self, *pieces):
+        """Ask; return the answer, and how many requests were answered by a known head."""
+        before = self.cache.hits
+        found = await self.ask(*pieces)
+        return found, self.cache.hits - before
+
+    async def warm(self, asked=ASKED):
+        """Have the server know a head: it is asked until it does."""
+        for _ in range(5):
+            (status, _, _), hits = await self.hits(asked)
+            assert status == 200
+            if hits:
+                return self
+        pytest.fail("the head of a plain request is not known after five of them")
+
+
+@contextlib.asynccontextmanager
+async def peer_of(served):
+    """Give a connection to a server."""
+    host, port = served.url.removeprefix("http://").split(":")
+    reader, writer = await asyncio.open_connection(host, int(port))
+    try:
+        yield Peer(served, reader, writer)
+    finally:
+        writer.close()
+        with contextlib.suppress(ConnectionError):
+            await writer.wait_closed()
+
+
+@pytest.fixture
+async def peer(server):
+    """A connection to the server, which knows ``ASKED``'s head."""
+    async with peer_of(server) as connected:
+        yield await connected.warm()
+
+
+@contextlib.asynccontextmanager
+async def warm_peer(data_dir, **settings):
+    """Give a connection to a server with settings of its own, which knows ``ASKED``'s head."""
+    async with (
+        testing.serving(data_dir, engine="thread", **settings) as served,
+        peer_of(served) as connected,
+    ):
+        yield served, await connected.warm()
+
+
+def label(found):
+    """Return what the fake model says of a picture: its size."""
+    return re.search(rb'"label":"(\d+x\d+)"', found[2])[1].decode()
+
+
+def retitled(asked, old, new):
+    """Return a request with something of its head changed."""
+    assert old in asked
+    return asked.replace(old, new, 1)
+
+
+# the same bytes
+
+
+async def told(served, asked, cuts):
+    """Return all that is answered behind two known requests, without what differs by time."""
+    loop, data, found = asyncio.get_running_loop(), asked + LAST, bytearray()
+    with socket.socket() as sock:
+        sock.settimeout(0)
+        host, port = served.url.removeprefix("http://").split(":")
+        await loop.sock_connect(sock, (host, int(port)))
+        answers = asyncio.create_task(collect(sock, found))
+        for count in (1, 2):
+            await loop.sock_sendall(sock, ASKED)
+            await until(lambda count=count: found.count(b"bbox") == count, LONG)
+        with contextlib.suppress(ConnectionError):  # the server has heard enough
+            for begin, end in itertools.pairwise([0, *cuts, len(data)]):
+                await loop.sock_sendall(sock, data[begin:end])
+                await asyncio.sleep(0.001)
+        await answers
+    return VARYING.sub(b"...", bytes(found))
+
+
+async def collect(sock, found):
+    """Add what comes until the server closes a connection, in whatever way."""
+    async with asyncio.timeout(LONG):
+        with contextlib.suppress(ConnectionError):
+            while more := await asyncio.get_running_loop().sock_recv(sock, 1 << 16):
+                found += more
+
+
+async def test_no_client_can_tell(tmp_path):
+    """Every kind of request behind known ones, whole or in pieces, is answered as without them."""
+    chance, found = random.Random(22), []
+    cases = []
+    for name, asked in REQUESTS.items():
+        size = len(asked)
+        some = sorted(chance.sample(range(1, size), min(3, size - 1)))
+        cases += [(f"{name} {cuts}", asked, cuts) for cuts in ([], some, [size], [size - 1])]
+        cases += [
+            (f"{name} behind a known one", ASKED + asked, [len(ASKED)]),
+            (f"{name} amid known ones", ASKED + asked + ASKED, [len(HEAD) + 3]),
+        ]
+    for way in (True, False):
+        register(tmp_path / str(way), {"fake-detect": "detect"})
+        async with testing.serving(tmp_path / str(way), engine="thread", short_way=way) as served:
+            gate = asyncio.Semaphore(32)
+
+            async def one(case, served=served, gate=gate):
+                async with gate:
+                    return await told(served, *case[1:])
+
+            await one(cases[0])  # which alone may teach it
+            found.append(await asyncio.gather(*map(one, cases)))
+            hits = served.composed.heads.hits
+            assert hits > 2 * len(cases) if way else not hits
+    differing = {
+        case[0]: (known, plain)
+        for case, known, plain in zip(cases, *found, strict=True)
+        if known != plain
+    }
+    assert not differing
+
+
+@pytest.mark.parametrize("kind", [(), ("Accept: application/msgpack",)])
+async def test_a_known_head_is_answered_header_by_header_as_ever(server, kind):
+    """Names, order and values of the headers are those of the first answer."""
+    asked = request("POST", INFER, *JPEG, *kind, body=PICTURE)
+    found = []
+    async with peer_of(server) as peer:
+        for _ in range(4):
+            peer.writer.write(asked)
+            head = await asyncio.wait_for(peer.reader.readuntil(b"\r\n\r\n"), LONG)
+            size = int(re.search(rb"Content-Length: (\d+)", head)[1])
+            found.append(VARYING.sub(b"...", head + await peer.reader.readexactly(size)))
+        assert peer.cache.hits >= 2
+    assert len(set(found)) == 1
+
+
+# where a message ends
+
+
+async def test_a_body_in_many_pieces(peer):
+    """A body may come byte by byte, and its head with any part of it."""
+    for first in (0, 1, 100):
+        cuts = [len(HEAD) + first, *range(len(HEAD) + 200, len(ASKED), 97)]
+        pieces = [ASKED[a:b] for a, b in zip([0, *cuts], [*cuts, len(ASKED)], strict=True)]
+        found, hits = await peer.hits(*pieces)
+        assert (found[0], label(found), hits) == (200, "64x48", 1)
+
+
+async def test_a_head_in_pieces_is_not_known(peer):
+    """A connection whose head came in pieces is aiohttp's from then on, and goes on."""
+    found, hits = await peer.hits(ASKED[:20], ASKED[20:])
+    assert (found[0], hits) == (200, 0)
+    found, hits = await peer.hits(ASKED)
+    assert (found[0], hits) == (200, 0)
+
+
+async def test_pictures_of_other_sizes_are_known_by_the_same_head(peer):
+    """The digits of the length are no part of what is known."""
+    for width in (8, 300, 1_000):
+        other = picture(width, 40, form="JPEG")
+        found, hits = await peer.hits(request("POST", INFER, *JPEG, body=other))
+        assert (label(found), hits) == (f"{width}x40", 1)
+
+
+@pytest.mark.parametrize("length", ["0", "01", "+9", " 9", "9 ", "0x9", "1_0", "٣", ""])
+async def test_lengths_that_are_none(peer, server, length):
+    """What is not a plain number is left to aiohttp, whose answer it is on a new connection."""
+    head = re.sub(rb"(?<=Content-Length: )\d+", length.encode(), HEAD)
+    peer.writer.write(head + LAST)
+    async with peer_of(server) as other:
+        other.writer.write(head + LAST)
+        ours, theirs = await peer.rest(), await other.rest()
+    assert VARYING.sub(b"", ours) == VARYING.sub(b"", theirs)
+
+
+async def test_requests_at_once_are_answered_in_order(peer):
+    """Requests that come in one piece, and behind one that is answered, get their own answers."""
+    sizes = [(8 + 2 * number, 40) for number in range(12)]
+    asked = [
+        request("POST", INFER, *JPEG, body=picture(*size, (1, 1, 2, 2), "JPEG")) for size in sizes
+    ]
+    pieces = [asked[0], b"".join(asked[1:3]), *asked[3:8], b"".join(asked[8:])]
+    for piece in pieces:
+        peer.writer.write(piece)
+        await asyncio.sleep(0.001)
+    assert [label(await peer.read()) for _ in sizes] == [f"{w}x{h}" for w, h in sizes]
+
+
+async def test_much_that_comes_early_is_not_kept(peer):
+    """Of what comes behind a request that is being answered little is read before it is."""
+    await peer.warm(SLOWLY)
+    peer.writer.write(SLOWLY)
+    await until(lambda: peer.lifecycle.active == 1, LONG)
+    peer.writer.write(ASKED * 100)
+    assert (await peer.read())[0] == 200
+    for _ in range(100):
+        assert (await peer.read())[0] == 200
+
+
+async def test_rubbish_behind_a_body_is_refused(peer):
+    """What follows a body is the next request, and 400 where it is none."""
+    assert (await peer.ask(ASKED[:-5], ASKED[-5:] + b"\x16\x03\x01 rubbish\r\n\r\n"))[0] == 200
+    status, headers, body = await peer.read()
+    assert (status, "connection" in headers) == (400, False)  # as to HTTP/1.0
+    detail_of(body)
+    assert await peer.rest() == b""
+
+
+@pytest.mark.parametrize(
+    "line",
+    ["Transfer-Encoding: chunked", "Content-Length: 7", "Expect: 100-continue", "Upgrade: h2c"],
+)
+async def test_a_line_more_is_another_head(peer, line):
+    """A header that changes where a message ends is not taken for the head without it."""
+    _, hits = await peer.hits(retitled(ASKED, b"\r\n\r\n", f"\r\n{line}\r\n\r\n".encode()))
+    assert hits == 0
+
+
+async def test_other_requests_between(peer):
+    """GET and HEAD between two known requests are answered, and the next one is known."""
+    for method in ("GET", "HEAD"):
+        peer.writer.write(request(method, "/v1/health"))
+        head = await asyncio.wait_for(peer.reader.readuntil(b"\r\n\r\n"), LONG)
+        assert head.startswith(b"HTTP/1.1 200 ")
+        if method == "GET":
+            await peer.reader.readexactly(int(re.search(rb"Content-Length: (\d+)", head)[1]))
+        found, hits = await peer.hits(ASKED)
+        assert (found[0], hits) == (200, 1)
+
+
+async def test_the_last_request_of_a_connection(peer):
+    """``Connection: close`` behind known requests closes the connection."""
+    (status, headers, _), hits = await peer.hits(
+        request("POST", INFER, *JPEG, "Connection: close", body=PICTURE)
+    )
+    assert (status, headers["connection"], hits) == (200, "close", 0)
+    assert await peer.rest() == b""
+
+
+# who asks, and what
+
+
+async def test_a_wrong_key_behind_a_right_one(peer):
+    """The same connection shows another key: it is judged by itself."""
+    wrong = retitled(ASKED, KEY.encode(), b"w" * len(KEY))
+    assert (await peer.ask(wrong))[0] == 403
+    found, hits = await peer.hits(ASKED)
+    assert (found[0], hits) == (200, 1)
+    assert (await peer.ask(retitled(ASKED, f"X-API-Key: {KEY}\r\n".encode(), b"")))[0] == 401
+
+
+async def test_a_key_without_the_scope(data_dir):
+    """A head that was refused is never known."""
+    keys = [{"key": "reader-key", "scopes": ["models:read"]}, KEY]
+    async with warm_peer(data_dir, api_keys=keys) as (_, peer):
+        asked = retitled(ASKED, KEY.encode(), b"reader-key")
+        for _ in range(3):
+            (status, _, _), hits = await peer.hits(asked)
+            assert (status, hits) == (403, 0)
+
+
+ACCOUNTS = """
+from mataserver import Principal
+
+class Service(Base):
+    asked = 0
+
+    async def authenticate(self, credentials):
+        self.asked += 1
+        if credentials.secret == "theirs":
+            return Principal("lab:1", "somebody", "lab", frozenset({"infer"}))
+        return None
+"""
+
+
+async def test_a_service_judges_each_request(data_dir, plugin):
+    """Keys of services are theirs to count and to revoke: their requests are not known by heads."""
+    points = (testing.FAKE, plugin(ACCOUNTS))
+    async with warm_peer(data_dir, entry_points=points) as (served, peer):
+        asked = retitled(ASKED, KEY.encode(), b"theirs")
+        for _ in range(4):
+            (status, _, _), hits = await peer.hits(asked)
+            assert (status, hits) == (200, 0)
+        assert served.service("lab").asked == 4
+
+
+CLAIMS = """
+class Service(Base):
+    ours = False
+
+    def claims(self, request):
+        return self.claimed if self.ours else None
+
+    async def claimed(self, request):
+        await request.read()
+        return web.Response(text="claimed")
+"""
+
+
+async def test_what_a_service_may_claim_is_not_known(data_dir, plugin):
+    """A service that takes requests before any route is asked about each."""
+    points = (testing.FAKE, plugin(CLAIMS))
+    async with (
+        testing.serving(data_dir, engine="thread", entry_points=points) as served,
+        peer_of(served) as peer,
+    ):
+        for _ in range(3):
+            assert (await peer.ask(ASKED))[0] == 200
+        served.service("lab").ours = True
+        assert (await peer.ask(ASKED))[2] == b"claimed"
+
+
+async def test_an_open_server_knows_heads_and_names(data_dir):
+    """Without keys heads are known too; a Host that is no name of the server stays refused."""
+    async with warm_peer(data_dir, auth_mode="none", api_keys=[], allowed_hosts=["here"]) as (
+        _,
+        peer,
+    ):
+        for _ in range(2):
+            (status, _, _), hits = await peer.hits(retitled(ASKED, b"Host: here", b"Host: evil"))
+            assert (status, hits) == (403, 0)
+
+
+async def test_queries_are_told_apart(peer):
+    """Another query is another head, and asks what it says."""
+    for confidence, count in ((0.1, 2), (0.5, 1), (0.1, 2), (0.95, 0)):
+        asked = request("POST", f"{INFER}&confidence={confidence}", *JPEG, body=PICTURE)
+        for _ in range(2):
+            assert (await peer.ask(asked))[2].count(b'"label"') == count
+
+
+async def test_heads_that_are_known_are_bounded(peer):
+    """However many heads come, few are kept, and those that come again are known."""
+    for number in range(MOST + 20):
+        asked = request("POST", f"{INFER}&confidence={number / 1000}", *JPEG, body=PICTURE)
+        peer.writer.write(asked)
+        assert (await peer.read())[0] == 200
+    assert len(peer.cache) == MOST
+    assert (await peer.hits(asked))[1] == 1
+    (status, _, _), hits = await peer.hits(ASKED)
+    assert (status, hits) == (200, 0)
+
+
+async def test_a_long_head_is_not_known(peer):
+    """A head of some size is aiohttp's business, and so is its connection then."""
+    asked = request("POST", INFER, *JPEG, f"X-Long: {'x' * 4_000}", body=PICTURE)
+    for _ in range(3):
+        (status, _, _), hits = await peer.hits(asked)
+        assert (status, hits) == (200, 0)
+
+
+# models that come and go
+
+
+async def test_a_model_that_is_unloaded_between(server, http, peer):
+    """A known request loads the model again."""
+    async with http.post("/v1/models/unload", json={"model": "fake-detect"}) as response:
+        assert response.status == 200
+    found, hits = await peer.hits(ASKED)
+    assert (found[0], hits) == (200, 1)
+
+
+async def test_a_model_that_is_removed_and_comes_back_for_another_task(server, http, peer):
+    """What is not registered is 404 though the head was known; another task answers as such."""
+    async with http.delete("/v1/models/fake-detect") as response:
+        assert response.status == 200
+    assert (await peer.ask(ASKED))[0] == 404
+    register(server.composed.settings.data_path, {"fake-detect": "detect", "fake-ocr": "ocr"})
+
+    async def back():
+        return (await peer.ask(ASKED))[0] == 200
+
+    await until(back, LONG)
+    assert (await peer.hits(ASKED))[1] == 1
+
+
+# what goes wrong
+
+
+async def test_a_known_head_with_no_picture(peer):
+    """What the model's worker refuses is told as ever, and the connection goes on."""
+    found, hits = await peer.hits(NONE)
+    detail_of(found[2])
+    assert (found[0], hits) == (400, 1)
+    assert found[1]["x-request-id"]
+    assert "total;dur=" in found[1]["server-timing"]
+    found, hits = await peer.hits(ASKED)
+    assert (found[0], hits) == (200, 1)
+
+
+async def test_a_model_that_fails(server, peer, caplog):
+    """A failure of the model is 500, one line in the log, and no end of the connection."""
+    asked = request("POST", f"{INFER}&behave=raise", *JPEG, body=PICTURE)
+    for _ in range(2):
+        assert (await peer.ask(asked))[0] == 500
+    assert (await peer.hits(ASKED))[0][0] == 200
+
+
+async def test_a_slow_body_is_refused(data_dir):
+    """A body that does not come in time is 408, and the connection is closed."""
+    async with warm_peer(data_dir, body_timeout=0.2) as (_, peer):
+        before = peer.cache.hits
+        status, headers, body = await peer.ask(ASKED[: len(HEAD) + 100])
+        assert (status, headers["connection"]) == (408, "close")
+        assert detail_of(body) == "The body did not arrive in time"
+        assert peer.cache.hits == before + 1
+        assert peer.budget.taken == 0
+        peer.writer.write(ASKED[len(HEAD) + 100 :])
+        assert await peer.rest() == b""
+
+
+async def test_a_body_over_the_limit(data_dir):
+    """A known head that announces too much is 413 at once."""
+    async with warm_peer(data_dir, max_body_mb=0.01) as (_, peer):
+        head = re.sub(rb"(?<=Content-Length: )\d+", b"10001", HEAD)
+        (status, headers, body), hits = await peer.hits(head)
+        assert (status, headers["connection"], hits) == (413, "close", 0)
+        assert detail_of(body) == "The body is over the limit of 10000 bytes"
+
+
+async def test_a_body_without_room(data_dir):
+    """Where too many bytes are in flight a known request is 503 with Retry-After, also amid it."""
+    async with warm_peer(data_dir, max_inflight_mb=1, max_body_mb=1) as (served, peer):
+        large = request("POST", INFER, *JPEG, body=bytes(900_000))
+        share = served.composed.budget.limit - 150_000
+        held = served.composed.budget
+        for pieces in ((large,), (large[:100_000], large[100_000:])):
+            held.taken += share
+            status, headers, body = await peer.ask(*pieces)
+            held.taken -= share
+            assert (status, headers["retry-after"]) == (503, "1")
+            assert detail_of(body) == "Too many request bytes are in flight"
+            assert held.taken == 0
+            assert (await peer.ask(ASKED))[0] == 200
+
+
+async def test_a_full_queue(data_dir):
+    """Known requests that find the queue full are 503 and say when to come back."""
+    async with contextlib.AsyncExitStack() as stack:
+        served = await stack.enter_async_context(
+            testing.serving(data_dir, engine="thread", queue_limit=1)
+        )
+        peers = [await stack.enter_async_context(peer_of(served)) for _ in range(8)]
+        await peers[0].warm(SLOWLY)
+        for each in peers:
+            await each.ask(request("GET", "/v1/health"))
+        before = peers[0].cache.hits
+        found = await asyncio.gather(*(each.ask(SLOWLY) for each in peers))
+        assert peers[0].cache.hits == before + len(peers)
+    assert {status for status, _, _ in found} == {200, 503}
+    assert all(int(headers["retry-after"]) >= 1 for status, headers, _ in found if status == 503)
+
+
+# clients that leave, servers that end
+
+
+async def counted(http, status):
+    """Return how many inferences were counted with a status."""
+    async with http.get("/metrics") as response:
+        text = await response.text()
+    label = rf'mataserver_requests_total\{{method="POST",route="/v1/infer",status="{status}"\}} '
+    found = re.search(label + r"(\d+)", text)
+    return int(found[1]) if found else 0
+
+
+async def test_who_leaves_amid_a_body(http, peer, caplog):
+    """A connection that breaks amid a known request's body leaves nothing, and is counted."""
+    peer.writer.write(ASKED[:-10])
+    await until(lambda: peer.budget.taken > 0, LONG)
+    peer.writer.transport.abort()
+    await until(lambda: peer.budget.taken == 0, LONG)
+    assert peer.lifecycle.active == 0
+    assert await counted(http, 499) == 1
+    assert not caplog.records
+
+
+async def test_who_leaves_during_the_inference(server, http, caplog):
+    """A known request whose client left is dropped, and is counted."""
+    async with peer_of(server) as peer:
+        await peer.warm(SLOWLY)
+        peer.writer.write(SLOWLY)
+        await until(lambda: peer.lifecycle.active == 1, LONG)
+        peer.writer.transport.abort()
+        await until(lambda: peer.lifecycle.active == 0, LONG)
+        assert peer.budget.taken == 0
+    assert await counted(http, 499) == 1
+    assert not caplog.records
+
+
+async def test_known_requests_are_counted(http, peer):
+    """The metrics count them by route and status, as others."""
+    before = await counted(http, 200)
+    for _ in range(3):
+        await peer.ask(ASKED)
+    assert await counted(http, 200) == before + 3
+
+
+async def test_a_draining_server_takes_no_known_request(peer):
+    """While it shuts down a known request is 503, and the connection is closed."""
+    peer.lifecycle.stopping.set()
+    (status, headers, body), hits = await peer.hits(ASKED)
+    assert (status, headers["connection"], hits) == (503, "close", 0)
+    assert detail_of(body) == "The server is shutting down"
+
+
+@pytest.mark.parametrize("cut", [len(HEAD) + 50, len(ASKED)])
+async def test_what_is_under_way_at_the_end_is_answered(data_dir, cut):
+    """A known request that has begun when the server is told to stop is answered, as the last."""
+    serving = testing.serving(data_dir, engine="thread")
+    served = await serving.__aenter__()
+    asked = SLOWLY if cut == len(ASKED) else ASKED
+    cut = len(asked) if asked is SLOWLY else cut
+    async with peer_of(served) as peer:
+        await peer.warm(asked)
+        peer.writer.write(asked[:cut])
+        await until(lambda: peer.lifecycle.active == 1, LONG)
+        stopping = asyncio.create_task(serving.__aexit__(None, None, None))
+        await until(lambda: peer.lifecycle.draining, LONG)
+        peer.writer.write(asked[cut:])
+        status, headers, _ = await peer.read()
+        assert (status, headers["connection"]) == (200, "close")
+        assert await peer.rest() == b""
+    await stopping
+
+
+async def test_a_server_that_waits_no_longer(data_dir):
+    """A known request that outlasts the drain does not hold up the end."""
+    serving = testing.serving(data_dir, engine="thread", drain_timeout=0.5)
+    served = await serving.__aenter__()
+    async with peer_of(served) as peer:
+        await peer.warm()
+        peer.writer.write(ASKED[:-1])
+        await until(lambda: peer.lifecycle.active == 1, LONG)
+        await asyncio.wait_for(serving.__aexit__(None, None, None), LONG)
+        await peer.rest()
+    assert peer.lifecycle.active == 0
+    assert peer.budget.taken == 0
+
+
+async def test_an_idle_connection_ends_and_a_busy_one_does_not(data_dir):
+    """When the time of an idle connection is over, one with a known request is answered first."""
+    composed, key = compose(data_dir, [testing.FAKE], engine="thread")
+    runner, made = running.runner_of(composed), []
+
+    def converse(server):
+        share = functools.partial(BudgetShare, composed.budget)
+        options = {"loop": asyncio.get_running_loop(), "patience": LONG, **running.CONNECTIONS}
+        made.append(CachingConversation(server, share, cache=composed.heads, **options))
+        return made[-1]
+
+    await runner.setup()
+    try:
+        await Site(runner, "127.0.0.1", 0, 0, converse).start()
+        served = testing.Served(f"http://127.0.0.1:{runner.addresses[0][1]}", key, composed)
+        async with peer_of(served) as peer:
+            await peer.warm(SLOWLY)
+            peer.writer.write(SLOWLY)
+            await until(lambda: peer.lifecycle.active == 1, LONG)
+            over(made[0])
+            assert (await peer.read())[0] == 200
+            over(made[0])
+            assert await peer.rest() == b""
+    finally:
+        await running.stop(runner, composed)
+
+
+def over(conversation):
+    """Have the time of an idle connection be over."""
+    conversation._next_keepalive_close_time = 0.0
+    conversation._process_keepalive()
