@@ -7,6 +7,7 @@ import asyncio
 import pytest
 from rebinding import Named, Rebinding
 
+from mataserver.http.pipes import Doorway
 from mataserver_fleet.gateway.http1 import Chunks, MalformedError, read_head
 from mataserver_fleet.gateway.links import Links
 from mataserver_fleet.gateway.reaching import Reaching
@@ -91,7 +92,8 @@ def test_chunks_in_doubt(said):
 @pytest.fixture
 async def links():
     """Connections that are ended with the test."""
-    made = Links(asyncio.get_running_loop().time, Reaching(Named(None, Rebinding())))
+    clock = asyncio.get_running_loop().time
+    made = Links(clock, Reaching(Named(None, Rebinding())), Doorway().connect)
     yield made
     made.close()
     await asyncio.sleep(0.05)  # both ends see it

@@ -11,6 +11,7 @@ a time beside the event loop: a thousandth of a body can be the whole of it.
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
 import sys
 import zlib
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 
     Headers = CIMultiDictProxy[str]
 
-REGION = "shared_memory_region"
+REGION, SEQUENCE = "shared_memory_region", "sequence_id"
 MOST_INFLATED = 1 << 26
 """Bytes of JSON that are looked at of a compressed body."""
 _PIECE = 1 << 18
@@ -64,8 +65,7 @@ class Key:
     """
 
     def __init__(self, name: str) -> None:
-        letters = b"".join(map(_either_way, name.encode()))
-        self._pattern = re.compile(rb'"%b"[ \t\r\n]*(:|\Z)' % letters)
+        self._pattern = _pattern(name)
         self._plain = name.encode()
         self._width = 6 * len(name) + 1
         self._before = b""
@@ -82,6 +82,13 @@ class Key:
                 return True
             self._before = match[0].rstrip(_SPACE)  # the colon may come with the next piece
         return False
+
+
+@functools.cache
+def _pattern(name: str) -> re.Pattern[bytes]:
+    """Return what finds a key; the colon may be missing at the end."""
+    letters = b"".join(map(_either_way, name.encode()))
+    return re.compile(rb'"%b"[ \t\r\n]*(:|\Z)' % letters)
 
 
 def _either_way(letter: int) -> bytes:
@@ -113,6 +120,13 @@ class JsonPart:
     def ended(self) -> bool:
         """Whether what follows is no part of it."""
         return not self._left
+
+    def is_plainly_without(self, body: bytes) -> bool:
+        """Whether a whole body tells nothing that the gateway must know: most do not."""
+        if self.compressed:
+            return False
+        text = body[: self._left]
+        return not (b"\\" in text or SEQUENCE.encode() in text or REGION.encode() in text)
 
     async def texts(self, piece: bytes) -> AsyncIterator[bytes]:
         """Yield what the next piece of the body has of the JSON.
@@ -177,7 +191,10 @@ async def look(
 async def _look(
     pieces: Sequence[bytes], headers: Headers, share: Share, *, regions: bool
 ) -> Step | None:
-    part, region, sequence = JsonPart(headers), Key(REGION), Key("sequence_id")
+    part = JsonPart(headers)
+    if len(pieces) == 1 and part.is_plainly_without(pieces[0]):
+        return None
+    region, sequence = Key(REGION), Key(SEQUENCE)
     found, texts = False, []
     for piece in pieces:
         if part.ended:
