@@ -142,9 +142,9 @@ class Person:
 
 
 @contextlib.asynccontextmanager
-async def shown(url, folder, key="test-key", flags=()):
+async def shown(url, folder, key="test-key", flags=(), seconds=100):
     """Yield a person before the console at ``url``, signed in with ``key`` if there is one."""
-    async with asyncio.timeout(100), opened(url, *flags) as page:
+    async with asyncio.timeout(seconds), opened(url, *flags) as page:
         person = Person(page, folder)
         await person.screen()
         await person.until("!!document.querySelector('.signin, .app')")

@@ -171,7 +171,7 @@ async def pages() -> None:
         points = [planted_sam.POINT]
         async with (
             served(Path(folder), *PLUGINS, points=points, registered=REAL) as server,
-            shown(server.url, Path(folder)) as person,
+            shown(server.url, Path(folder), seconds=900) as person,
         ):
             for name in {*TASKS, *(f"fake-{task}" for task in FAKES)} - {"fake-vlm"}:
                 await asked(server, "DELETE", f"/v1/models/{name}")

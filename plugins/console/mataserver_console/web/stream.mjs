@@ -111,15 +111,22 @@ export class Stream {
     });
   }
 
+  /** Draw the frame that is shown; return its size as it is sent. */
+  draw() {
+    const { videoWidth, videoHeight } = this.video;
+    const scale = Math.min(1, WIDEST / videoWidth);
+    const [width, height] = [Math.round(videoWidth * scale), Math.round(videoHeight * scale)];
+    // A canvas whose size is set is made anew, and one on the GPU is read back for each JPEG.
+    if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
+    this.canvas.getContext("2d", { alpha: false, willReadFrequently: true })?.drawImage(this.video, 0, 0, width, height);
+    return [width, height];
+  }
+
   async send(captured) {
     if (this.encoding || this.flying >= ON_THE_WAY || this.socket?.readyState !== WebSocket.OPEN) return;
     this.encoding = true;
     try {
-      const scale = Math.min(1, WIDEST / this.video.videoWidth);
-      this.canvas.width = Math.round(this.video.videoWidth * scale);
-      this.canvas.height = Math.round(this.video.videoHeight * scale);
-      this.canvas.getContext("2d")?.drawImage(this.video, 0, 0, this.canvas.width, this.canvas.height);
-      const size = [this.canvas.width, this.canvas.height];
+      const size = this.draw();
       const blob = await this.canvas.convertToBlob({ type: "image/jpeg", quality: QUALITY });
       if (this.ended || this.socket.readyState !== WebSocket.OPEN) return;
       this.captured.set(this.meter.sent, { captured, size });
