@@ -4,15 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
 import functools
 import itertools
+import json
 import random
 import re
 import socket
 
 import pytest
 
-from api_answers import answer, detail_of, until
+from api_answers import answer, asking, detail_of, until
 from conftest import picture, register
 from mataserver import testing
 from mataserver.app import running
@@ -20,6 +22,8 @@ from mataserver.http.budget import BudgetShare
 from mataserver.http.entrance import Site
 from mataserver.http.heads import MOST
 from mataserver.http.hits import CachingConversation
+from mataserver.http.pipes import Pipe
+from mataserver.serving.background import BACKGROUND
 from mataserver.testing.serving import KEY, compose
 from odd_requests import INFER, JPEG, LAST, PICTURE, REQUESTS, VARYING, request
 from service_plugins import plugin
@@ -194,6 +198,52 @@ async def test_a_known_head_is_answered_header_by_header_as_ever(server, kind):
             found.append(VARYING.sub(b"...", head + await peer.reader.readexactly(size)))
         assert peer.cache.hits >= 2
     assert len(set(found)) == 1
+
+
+async def test_bodies_in_json_are_read_each(peer):
+    """A known head of JSON says nothing of what its body asks, nor that it is any."""
+    asked = functools.partial(request, "POST", "/v1/infer", "Content-Type: application/json")
+    body = functools.partial(asking, image=picture(form="JPEG"))
+    await peer.warm(asked(body=json.dumps(body("fake-detect")).encode()))
+    for said, status, found in (
+        (body("fake-detect", confidence=0.1), 200, b'"faint"'),
+        (body("fake-classify"), 200, b'"classify"'),
+        (body("fake-detect", confidence=9), 422, b"confidence"),
+        (body("absent"), 404, b"absent"),
+        ({"model": "fake-detect"}, 400, b"image"),
+        ([], 422, b"object"),
+        (body("fake-detect"), 200, b'"64x48"'),
+    ):
+        (got, _, answered), hits = await peer.hits(asked(body=json.dumps(said).encode()))
+        assert (got, found in answered, hits) == (status, True, 1), answered
+    (got, _, _), hits = await peer.hits(asked(body=b"{"))
+    assert (got, hits) == (400, 1)
+
+
+async def test_who_writes_into_a_pipe_lends_it_no_priority(peer, server):
+    """What is done for a known request is in its connection's context, not in the writer's."""
+    seen = []
+
+    class Near(asyncio.Protocol):
+        def data_received(self, data):
+            seen.append(data)
+
+    async def work():
+        seen.append(BACKGROUND.get())
+
+    conversation = server.composed.doorway.accept()
+    loop = asyncio.get_running_loop()
+    near, far = Pipe(Near(), loop), Pipe(conversation, loop)
+    near.join(far)
+    context = contextvars.copy_context()
+    context.run(BACKGROUND.set, True)  # noqa: FBT003
+    hits = peer.cache.hits
+    context.run(near.write, ASKED)
+    await until(lambda: seen and b"bbox" in seen[-1], LONG)
+    assert peer.cache.hits == hits + 1
+    await context.run(conversation.spawn, work())
+    assert seen[-1] is False
+    near.close()
 
 
 # where a message ends

@@ -135,14 +135,17 @@ class InferService(Handlers):
                     raise codec.Unsupported(_TAKEN)
                 call = self._call_of(request)
                 return await self._run(request, call, _image(data))
-            body = await self._http.decode(data, _DECODE)
+            call, image = await self.read(data)
             del data
-            call, image = self._read(body)
-            del body
-            return await self._run(request, call, image)
+            response = await self._run(request, call, image)
+        if isinstance(response, Whole) and codec.is_json(kind):
+            hits.learn(request, _JsonRepeat(self, codec.wanted_format(request)))
+        return response
 
-    def _read(self, body: InferBody) -> tuple[_Call, bytes]:
-        """Return what a body asks for, and its image."""
+    async def read(self, data: bytes) -> tuple[_Call, bytes]:
+        """Return what a body in JSON asks for, and its image."""
+        body = await self._http.decode(data, _DECODE)
+        del data
         if not isinstance(body.image, str):
             raise BadRequest("image: field is required")
         image = data_uri.decode(body.image)
@@ -156,7 +159,7 @@ class InferService(Handlers):
         async with self._http.read_body(request) as image:
             response = await self._run(request, call, _image(image))
         if isinstance(response, Whole):
-            hits.learn(request, _Repeat(self, call, codec.wanted_format(request)))
+            hits.learn(request, _ImageRepeat(self, call, codec.wanted_format(request)))
         return response
 
     def _call_of(self, request: web.Request) -> _Call:
@@ -206,7 +209,7 @@ class InferService(Handlers):
         return answer
 
 
-class _Repeat(NamedTuple):
+class _ImageRepeat(NamedTuple):
     """Requests with an image as the body that ask what one asked."""
 
     service: InferService
@@ -223,6 +226,23 @@ class _Repeat(NamedTuple):
     async def answer(self, body: bytes) -> Encoded:
         """Infer on an image."""
         return await self.service.answer(self.call, body, self.form)
+
+
+class _JsonRepeat(NamedTuple):
+    """Requests in JSON, of which the body says what they ask."""
+
+    service: InferService
+    form: Format
+
+    def is_current(self) -> bool:
+        """Whether it is JSON still."""
+        return True
+
+    async def answer(self, body: bytes) -> Encoded:
+        """Infer as a body asks for."""
+        call, image = await self.service.read(body)
+        del body
+        return await self.service.answer(call, image, self.form)
 
 
 def _image(body: bytes) -> bytes:
