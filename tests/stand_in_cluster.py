@@ -232,8 +232,7 @@ class _Actor:
         while (node := self._cluster.find(self._place)) is None:
             await asyncio.sleep(0.02)  # as Ray does: silently, for ever
         self._cluster.take(node, self._place)
-        given = {**node["environment"], **self._place.environment}
-        running = run_process(seat, environment=given)
+        running = run_process(seat, environment=node["environment"])
         self._child = await self._stack.enter_async_context(running)
         self._messages = self._child.messages(dict)
         self._cluster.note(node, self._child.pid)
@@ -243,9 +242,9 @@ class _Actor:
                 return each, told["versions"]
         raise SeatLost("its node ended")
 
-    async def listen(self, address, secret, goods):
-        given = msgspec.to_builtins(list(goods))
-        await self._child.send({"address": address, "secret": secret.hex(), "goods": given})
+    async def listen(self, address, secret, goods, environment):
+        given = {"address": address, "goods": msgspec.to_builtins(list(goods))}
+        await self._child.send(given | {"secret": secret.hex(), "environment": environment})
         return (await self._next())["listening"]
 
     async def stay(self):
@@ -285,7 +284,9 @@ def seat(parent):
     parent.send({"versions": made.where()})
     for message in parent.messages(dict):
         secret = bytes.fromhex(message["secret"])
-        parent.send({"listening": made.listen(message["address"], secret, message["goods"])})
+        environment = message["environment"]
+        found = made.listen(message["address"], secret, message["goods"], environment)
+        parent.send({"listening": found})
         threading.Thread(target=_tell_end, args=(made, parent), daemon=True).start()
 
 

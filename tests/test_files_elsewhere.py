@@ -17,6 +17,7 @@ from mataserver.engines.placing import Node, Placed
 from mataserver.engines.releases import compare, modules_of, releases
 from mataserver.engines.shipping import Shipping, deliver
 from mataserver.engines.store import MOST_SENT, Consignment, Goods, Receipt, SentFile, Store
+from mataserver.engines.work import Placement
 from mataserver.errors import Unavailable
 from stand_in_cluster import StandInCluster
 from test_engine_contract import PLACE, answers, assignment, job, labels, started
@@ -179,6 +180,22 @@ async def test_the_hub_is_asked_once_for_each_file(cluster, read, tmp_path, hub,
     asked = [each.path for each in hub.requests if each.method == "GET" and "resolve" in each.path]
     assert asked == [f"/org/model/resolve/{path.name}/sub/text"]  # nobody asks for an empty file
     assert not list((tmp_path / "theirs").rglob("text"))
+
+
+async def test_what_forbids_a_worker_the_hub(cluster, read, tmp_path, hub, monkeypatch):
+    """A backend's variable, as those of hf have it, is for the worker: its files may be fetched."""
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
+    path = snapshot(hub, tmp_path / "home")
+    await cluster.kill("far")
+    await apart(cluster, tmp_path, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "node"))
+    wanted = given(read, path, name="org/model", source="hf")
+    offline = Placement("contract", (), (("HF_HUB_OFFLINE", "1"),))
+    worker = await cluster.engine().start(wanted, offline)
+    try:
+        assert labels(await answers(worker, job())) == ["from the hub"]
+    finally:
+        await worker.close()
+    assert any("resolve" in each.path for each in hub.requests)
 
 
 @pytest.mark.parametrize("where", ["node", "server"])

@@ -37,7 +37,7 @@ from mataserver.engines.seat import Seat
 from mataserver.processes.spawned import Parent
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Sequence
+    from collections.abc import Awaitable, Mapping, Sequence
 
     from mataserver.engines.placing import Told
     from mataserver.engines.store import Goods
@@ -59,7 +59,7 @@ class Actor(Protocol):
         ...
 
     async def listen(
-        self, address: str, secret: bytes, goods: Sequence[Goods]
+        self, address: str, secret: bytes, goods: Sequence[Goods], environment: Mapping[str, str]
     ) -> tuple[str, int, list[str]]:
         """Have it listen; see ``Seat.listen``."""
         ...
@@ -135,7 +135,9 @@ class Broker:
             async with asyncio.timeout(place.room):
                 node, versions = await actor.where()
             secret = bytes.fromhex(place.secret)
-            host, port, found = await actor.listen(node.host, secret, place.goods)
+            host, port, found = await actor.listen(
+                node.host, secret, place.goods, place.environment
+            )
             self._say(Placed(token, host, port, node, versions, found))
             placed = True
             await actor.stay()
@@ -181,11 +183,12 @@ class RayActor:
         raise SeatLost("its node ended")
 
     async def listen(
-        self, address: str, secret: bytes, goods: Sequence[Goods]
+        self, address: str, secret: bytes, goods: Sequence[Goods], environment: Mapping[str, str]
     ) -> tuple[str, int, list[str]]:
         """Have it listen; see ``Seat.listen``."""
+        given = msgspec.to_builtins(list(goods))
         host, port, found = await _answer(
-            self._handle.listen.remote(address, secret, msgspec.to_builtins(list(goods)))
+            self._handle.listen.remote(address, secret, given, dict(environment))
         )
         return host, port, found
 
@@ -235,7 +238,11 @@ class RayCluster:
         return Joined(host.strip("[]"), int(port), ray.__version__)
 
     def place(self, place: PlaceSeat) -> RayActor:
-        """Ask for a seat: Ray starts it where there is room, on a node to be avoided at last."""
+        """Ask for a seat: Ray starts it where there is room, on a node to be avoided at last.
+
+        It has no variables of its own: for those Ray would start a process anew, and what a node
+        has ready takes a seat at once.
+        """
         labels: dict[str, str] = dict(place.labels)
         options: dict[str, Any] = {"label_selector": labels}
         if place.avoid:
@@ -245,7 +252,6 @@ class RayCluster:
             num_cpus=place.cpu,
             num_gpus=place.gpu,
             memory=place.memory or None,
-            runtime_env={"env_vars": place.environment},
             **options,
         ).remote()
         return RayActor(handle, self)

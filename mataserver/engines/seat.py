@@ -23,7 +23,7 @@ from mataserver.engines.releases import releases
 from mataserver.engines.store import PIECE, Goods, Store
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 SECRET_BYTES = 32
 WORK, FILES, PROGRAM = b"W", b"F", b"P"
@@ -57,14 +57,21 @@ class Seat:
         return releases()
 
     def listen(
-        self, address: str, secret: bytes, goods: Sequence[dict[str, Any]] = ()
+        self,
+        address: str,
+        secret: bytes,
+        goods: Sequence[dict[str, Any]] = (),
+        environment: Mapping[str, str] | None = None,
     ) -> tuple[str, int, list[str]]:
         """Listen on ``address`` alone for whoever says ``secret`` first; return host and port.
 
         Returns where the files of each of ``goods`` are here as well, empty where they are not.
-        Raises ``OSError`` when it cannot listen, or cannot read one of them.
+        The variables of ``environment`` are set once those were looked for, by what the node has
+        set, and before anything of a model is imported. Raises ``OSError`` when it cannot listen,
+        or cannot read one of the files.
         """
         found = [self._store.find(each) for each in msgspec.convert(list(goods), list[Goods])]
+        os.environ.update(environment or {})
         server = bound(address)
         host, port = server.getsockname()[:2]
         threading.Thread(
