@@ -119,7 +119,11 @@ class Edge:
     @web.middleware
     async def middleware(self, request: web.Request, handler: Handler) -> web.StreamResponse:
         """Answer a request, an error too."""
-        if request.version not in VERSIONS:
+        version = request.version
+        # RFC 9112, section 6.1: who forwards HTTP/1.0 knows no chunks, and saw another request end.
+        if version != HttpVersion11 and (
+            version not in VERSIONS or hdrs.TRANSFER_ENCODING in request.headers
+        ):
             return refusal()
         request_id = request.headers.get("X-Request-Id")
         if request_id is None or not _SANE_ID.fullmatch(request_id):

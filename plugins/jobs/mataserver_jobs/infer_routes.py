@@ -128,19 +128,19 @@ class InferRoutes:
         self, request: web.Request, asked: InferRequest, upload: str, key: str | None
     ) -> Record:
         """Take a job in whose file came by ``/v1/uploads``; the upload is the job's then."""
-        desk, uploads = self._service.desk, self._service.uploads
-        known = await self._ctx.run_blocking(uploads.get, upload, owner_of(request))
-        spec, owner = self._spec(asked, known.name), asker(request).id
-        if known.job is not None:
-            again = await desk.store.submitted("infer", owner, spec, key)
-            if again is None:
-                raise Conflict("A job has taken the upload")
-            return again
-        async with desk.draft() as draft:
-            await self._ctx.run_blocking(uploads.give, known, draft.input / UPLOAD)
-            record = await desk.submit(draft, "infer", owner, spec, key=key, size=known.length)
-        await self._ctx.run_blocking(uploads.taken, known, record.id)
-        return record
+        desk, uploads, owner = self._service.desk, self._service.uploads, asker(request).id
+        async with uploads.taking(upload, owner_of(request)) as known:
+            spec = self._spec(asked, known.name)
+            if known.job is not None:
+                again = await desk.store.submitted("infer", owner, spec, key)
+                if again is None:
+                    raise Conflict("A job has taken the upload")
+                return again
+            async with desk.draft() as draft:
+                await self._ctx.run_blocking(uploads.give, known, draft.input / UPLOAD)
+                record = await desk.submit(draft, "infer", owner, spec, key=key, size=known.length)
+            await self._ctx.run_blocking(uploads.taken, known, record.id)
+            return record
 
     async def _sent(self, request: web.Request, key: str | None) -> Record:
         desk = self._service.desk

@@ -7,6 +7,7 @@ disk is told as the system tells it, and answered 507: what arrived before stays
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 import contextlib
@@ -27,7 +28,8 @@ from mataserver_jobs.disk import is_full
 from mataserver_jobs.record import is_id
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    import io
+    from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
 ALGORITHMS = ("sha1", "sha256")
@@ -75,7 +77,7 @@ class Upload(Struct, frozen=True, kw_only=True):
 
 
 class Uploads:
-    """The uploads below ``root``. Every method is blocking.
+    """The uploads below ``root``. Every method but ``taking`` is blocking.
 
     most:     bytes of one upload.
     budget:   bytes of all; of one owner half of them, or ``most``.
@@ -180,6 +182,25 @@ class Uploads:
         """Remove an upload."""
         shutil.rmtree(self._root / upload, ignore_errors=True)
 
+    @contextlib.asynccontextmanager
+    async def taking(self, upload: str, owner: str | None = None) -> AsyncIterator[Upload]:
+        """Give an upload, for a job that takes it: within the context no other does or writes it.
+
+        Raises ``NotFound``, and ``Conflict`` while another request takes or writes it.
+        """
+        with contextlib.ExitStack() as stack:
+            yield await asyncio.to_thread(self._claim, upload, owner, stack)
+
+    def _claim(self, upload: str, owner: str | None, stack: contextlib.ExitStack) -> Upload:
+        known = self.get(upload, owner)
+        if known.job is None:
+            with contextlib.suppress(FileNotFoundError):  # it is taken just now
+                path = self._root / known.id / _DATA
+                file = stack.enter_context(path.open("r+b", buffering=0))
+                if not _locks(file):
+                    raise Conflict("Another request takes or writes the upload now")
+        return self.get(upload, owner)  # as it is now that nobody changes it
+
     def give(self, upload: Upload, target: Path) -> None:
         """Give a job the bytes of an upload. Raises ``Conflict`` for one that is not whole."""
         if upload.offset != upload.length:
@@ -273,10 +294,8 @@ class Writer:
         self.offset = offset
 
     def _take(self, offset: int) -> None:
-        try:
-            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise Locked("Another request writes this upload now") from None
+        if not _locks(self._file):
+            raise Locked("Another request writes this upload now")
         if (end := self._file.seek(0, os.SEEK_END)) != offset:
             raise Conflict(f"The upload goes on at {end}, not at {offset}")
 
@@ -307,6 +326,15 @@ class Writer:
             raise Mismatch("The bytes are not those of the checksum: send them again")
         self._counts = True
         os.fsync(self._file.fileno())
+
+
+def _locks(file: io.FileIO) -> bool:
+    """Lock a file against other requests, also of other servers; False where it is locked."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
 
 
 def _digest(checksum: str) -> tuple[str, bytes] | None:

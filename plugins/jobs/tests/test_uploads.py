@@ -152,6 +152,40 @@ async def test_a_job_takes_it(ask, tmp_path):
     assert (await ask("POST", "/v1/jobs/infer", json=both))[0] == 422
 
 
+async def test_one_job_takes_it(ask):
+    """Of requests that come together one gets the upload, and the others are told that it is."""
+    path = await begun(ask, len(DATA))
+    assert (await part(ask, path, 0, DATA))[0] == 204
+    asked = {"model": "fake-detect", "upload": path.rpartition("/")[2]}
+    asking = [ask("POST", "/v1/jobs/infer", json=asked) for _ in range(6)]
+    answers = await asyncio.gather(*asking)
+    assert sorted(status for status, _ in answers) == [202, *(5 * [409])]
+    assert (await ask("GET", "/v1/jobs"))[1]["total"] == 1
+
+
+async def test_bytes_that_may_not_count_are_no_jobs(ask):
+    """While a part arrives whose checksum may be wrong, no job takes what is there."""
+    path = await begun(ask, 3)
+    head = {**PART, "Upload-Offset": "0", "Upload-Checksum": "sha1 AAAAAAAAAAAAAAAAAAAAAAAAAAA="}
+    sent, more = asyncio.Event(), asyncio.Event()
+
+    async def body():
+        yield b"abc"
+        sent.set()
+        await more.wait()
+
+    sending = asyncio.ensure_future(ask("PATCH", path, data=body(), headers=head))
+    await sent.wait()
+    async with asyncio.timeout(20):
+        while await offset(ask, path) != 3:
+            await asyncio.sleep(0.01)
+    asked = {"model": "fake-detect", "upload": path.rpartition("/")[2]}
+    assert (await ask("POST", "/v1/jobs/infer", json=asked))[0] == 409
+    more.set()
+    assert (await sending)[0] == 460
+    assert await offset(ask, path) == 0
+
+
 async def test_checksums(ask):
     """A part counts whole and right or not at all, also when it breaks off."""
     path = await begun(ask, len(DATA))

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from mataserver import Context
     from mataserver_jobs.api import JobsService
     from mataserver_jobs.record import Record
+    from mataserver_jobs.uploads import Upload
     from mataserver_reconstruct.worker import Worker
 
 JSON = "application/json"
@@ -132,8 +133,14 @@ class Uploads:
             raise MataError(f"JSON is taken up to {MAX_JSON_BYTES} bytes", status=413)
         async with self._ctx.http.read_json(request, UploadJson) as asked:
             fields = msgspec.to_builtins(asked)
+        upload, owner = fields.pop("upload"), owner_of(request)
+        async with self._jobs.uploads.taking(upload, owner) as known:
+            return await self._taken(request, known, fields, key)
+
+    async def _taken(
+        self, request: web.Request, known: Upload, fields: dict[str, Any], key: str | None
+    ) -> Record:
         uploads, desk, owner = self._jobs.uploads, self._jobs.desk, asker(request).id
-        known = await self._ctx.run_blocking(uploads.get, fields.pop("upload"), owner_of(request))
         if known.length > self._most:
             raise MataError(f"The archive is over the limit of {self._most} bytes", status=413)
         order = self._order({**request.query, **fields}, known.name)
