@@ -521,6 +521,21 @@ async def test_a_slow_body_is_refused(data_dir):
         assert await peer.rest() == b""
 
 
+async def test_a_body_in_time_for_a_slow_model(data_dir):
+    """The time for a body is over with the body: whoever waits for the model gets its answer."""
+    async with (
+        warm_peer(data_dir, body_timeout=1.0) as (served, peer),
+        peer_of(served) as other,
+    ):
+        other.writer.write(request("POST", f"{INFER}&seconds=2.5", *JPEG, body=PICTURE))
+        await until(lambda: served.composed.lifecycle.active == 1, LONG)
+        await asyncio.sleep(0.1)  # it has the model
+        (status, _, _), hits = await peer.hits(ASKED[:-20], ASKED[-20:])
+        assert (status, hits) == (200, 1)
+        assert (await other.read())[0] == 200
+        assert (await peer.ask(ASKED))[0] == 200
+
+
 async def test_a_body_over_the_limit(data_dir):
     """A known head that announces too much is 413 at once."""
     async with warm_peer(data_dir, max_body_mb=0.01) as (_, peer):

@@ -287,6 +287,8 @@ class Hit:
         self._run(TooSlow(codec.TOO_SLOW))
 
     def _run(self, refusal: Exception | None = None) -> None:
+        if self._timer is not None:
+            self._timer.cancel()  # it is the body's, and not the model's
         self._task = self._conversation.spawn(self._respond(refusal))
 
     async def _respond(self, refusal: Exception | None) -> None:
