@@ -12,7 +12,7 @@ from weakref import WeakValueDictionary
 
 import grpc
 
-from mataserver.errors import BadRequest, MataError, TooSlow
+from mataserver.errors import BadRequest, MataError, TooSlow, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
@@ -28,13 +28,16 @@ _OPTIONS = (
     ("grpc.server_handshake_timeout_ms", 10_000),
     ("grpc.max_connection_idle_ms", 300_000),
 )
+_SMALL = 1 << 16
+"""Bytes of an answer that counts as read at once."""
 
 
 class RpcPort:
     """Answers calls by some generic handlers while it is entered, until the server begins to stop.
 
     server:   whose limits hold: a message as large as a body, a quarter of the connections that
-              HTTP's clients have, and messages that take a quarter of what may be in flight.
+              HTTP's clients have, messages that take a quarter of what may be in flight, and
+              answers that take as much.
     stopping: is set when the server begins to stop; calls under way then have ``drain_timeout``.
     port:     where it listens, 0 for a free port; the port itself once it is entered.
     """
@@ -43,6 +46,7 @@ class RpcPort:
         self._limits = server
         self._stopping = stopping
         self._turns = MessageTurns(server.max_inflight // (4 * server.max_body))
+        self._unread = 0
         self._handlers: tuple[Any, ...] = ()
         self._server: Any = None
         self._draining: asyncio.Task[None] | None = None
@@ -109,6 +113,25 @@ class RpcPort:
             raise BadRequest("The call has no message")
         share.take(len(message))
         return bytes(message)
+
+    def answer(self, context: Any, share: Share, size: int) -> None:
+        """Count an answer of ``size`` bytes in ``share`` until its client has read it, or is gone.
+
+        gRPC keeps what is not read for as long as its client likes: all of that together is no
+        more than a quarter of what may be in flight, or one answer. Raises ``Unavailable``.
+        """
+        if size <= _SMALL:
+            return
+        if self._unread and self._unread + size > self._limits.max_inflight // 4:
+            raise Unavailable("Too many answers wait to be read", retry_after=1)
+        share.take(size)
+        self._unread += size
+
+        def read(_context: object) -> None:
+            self._unread -= size
+            share.give_back()
+
+        context.add_done_callback(read)
 
 
 class MessageTurns:

@@ -256,6 +256,55 @@ async def test_a_budget_that_is_used_up(data_dir):
         assert budget.taken == 0
 
 
+def http2(kind, payload, flags=0, stream=1):
+    """Return a frame of HTTP/2."""
+    head = len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big")
+    return head + payload
+
+
+@contextlib.asynccontextmanager
+async def unread_call(port, request):
+    """Ask for an answer, of which gRPC may send 64 kB: nobody says that more is wanted."""
+    path = f"/{SERVICE}/ModelInfer".encode()
+    fields = {b"content-type": b"application/grpc", b"te": b"trailers"}
+    fields[b"authorization"] = KEY[0][1].encode()
+    header = b"\x83\x86\x04%c%b\x01\x01a" % (len(path), path)
+    for name, value in fields.items():
+        header += b"\x00%c%b%c%b" % (len(name), name, len(value), value)
+    message = request.SerializeToString()
+    data = b"\0" + len(message).to_bytes(4, "big") + message
+    _, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + http2(4, b"", stream=0))
+    writer.write(http2(1, header, flags=4) + http2(0, data, flags=1))
+    try:
+        yield
+    finally:
+        writer.transport.abort()
+
+
+async def test_answers_that_nobody_reads(data_dir):
+    """They count until their client reads them or is gone, and are a part of all at most."""
+    chosen = {"max_body_mb": 8, "max_inflight_mb": 8}
+    request = service_pb2.ModelInferRequest(model_name="fake-depth")
+    image = request.inputs.add(name="image", datatype="BYTES", shape=[1])
+    image.contents.bytes_contents.append(picture(640, 480))
+    async with (
+        testing.serving(data_dir, **THREADS, **chosen) as served,
+        grpc.aio.insecure_channel(
+            f"127.0.0.1:{grpc_port(served)}", (("grpc.max_receive_message_length", -1),)
+        ) as channel,
+    ):
+        port, budget = grpc_port(served), served.composed.budget
+        async with unread_call(port, request):
+            await until(lambda: budget.taken > 1_200_000, 20)
+            code, detail = await refused(channel, "ModelInfer", request, timeout=20)
+            assert (code, detail) == ("UNAVAILABLE", "Too many answers wait to be read")
+            assert list((await call(channel, "ModelInfer", infer())).outputs)
+        await until(lambda: budget.taken == 0, 20)
+        assert list((await call(channel, "ModelInfer", request, timeout=20)).outputs)
+        await until(lambda: budget.taken == 0, 20)
+
+
 async def test_a_shutdown_waits_for_calls(data_dir):
     """A call that runs when the server is stopped is answered; a new one is not."""
     running = None

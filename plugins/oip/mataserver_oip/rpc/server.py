@@ -67,6 +67,7 @@ class RpcServer:
             begun, code, detail = time.perf_counter(), grpc.StatusCode.CANCELLED, ""
             try:
                 answer = await self._answer(method, context)
+                self._door.answer(context, self._ctx.http.budget(), answer.ByteSize())
                 code = grpc.StatusCode.OK
             except MataError as error:
                 code, detail = _CODES.get(error.status, grpc.StatusCode.INTERNAL), error.detail
