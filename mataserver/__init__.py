@@ -153,6 +153,7 @@ __all__ = [
     "Uploads",
     "Usage",
     "VlmResult",
+    "WholeAnswer",
     "check_json",
     "connected",
     "convert_json",
@@ -199,6 +200,7 @@ if TYPE_CHECKING:
     from mataserver.http.jsonbody import convert as convert_json
     from mataserver.http.jsonbody import decode as decode_json
     from mataserver.http.jsonbody import described as describe_error
+    from mataserver.http.protocol import Whole as WholeAnswer
     from mataserver.library.configuration import Configuration, RegisteredModel, read_configuration
     from mataserver.media.videos import UnreadableVideo
     from mataserver.media.videos import best as video_stream
@@ -230,6 +232,7 @@ _LATE = {
     "EXAMPLE_IMAGE": "mataserver.http.examples:PICTURE",
     "physical_cores": "mataserver.cores",
     **dict.fromkeys(("PRINCIPAL", "sole_value"), "mataserver.http.auth"),
+    "WholeAnswer": "mataserver.http.protocol:Whole",
     "RpcPort": "mataserver.contract.rpc",
     **dict.fromkeys(("AddressRefused", "Policy"), "mataserver.outbound"),
     "static": "mataserver.http.files",

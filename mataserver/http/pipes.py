@@ -37,18 +37,19 @@ class Pipe(asyncio.Transport):
         self._size = 0
         self._high, self._low = HIGH, LOW
         self._delivery: asyncio.Handle | None = None
+        self._context = contextvars.Context()
         self._reading = True
         self._held_up = self._ended = self._closing = self._lost = False
 
     def join(self, other: Pipe) -> None:
         """Have what is written here be read there, and the other way.
 
-        Tasks that a protocol begins with its connection are in a context of their own, as those of
-        a socket: they go on when who connects is done, and serve others.
+        Each side is called in a context of its own, as that of a socket: the tasks that it begins
+        serve others than who connects, and than who writes.
         """
         self._other, other._other = other, self
         for side in (self, other):
-            contextvars.Context().run(side.get_protocol().connection_made, side)
+            side._context.run(side._protocol.connection_made, side)  # noqa: SLF001
 
     # what is written
 
@@ -121,7 +122,7 @@ class Pipe(asyncio.Transport):
 
     def _deliver_soon(self) -> None:
         if self._delivery is None and not self._lost:
-            self._delivery = self._loop.call_soon(self._deliver)
+            self._delivery = self._loop.call_soon(self._deliver, context=self._context)
 
     def _deliver(self) -> None:
         self._delivery = None
@@ -168,7 +169,7 @@ class Pipe(asyncio.Transport):
     def _lose_soon(self, error: Exception | None) -> None:
         if not self._lost:
             self._lost = True
-            self._loop.call_soon(self._lose, error)
+            self._loop.call_soon(self._lose, error, context=self._context)
 
     def _lose(self, error: Exception | None) -> None:
         self._waiting.clear()

@@ -6,18 +6,21 @@ for another.
 
 from __future__ import annotations
 
+import functools
 import re
 from typing import NamedTuple
 
 END = b"\r\n\r\n"
 LONGEST = 1 << 16
 """Bytes of a head, and of a chunk's line with its extensions."""
+SHORT = 512
+"""Bytes of a head that is remembered."""
 _STATUS = re.compile(rb"HTTP/1\.([01]) ([1-9][0-9][0-9])(?: [^\r\n\0]*)?")
 _FIELD = re.compile(rb"([!#$%&'*+.^_`|~0-9A-Za-z-]+):[ \t]*([^\r\n\0]*?)[ \t]*")
 _SIZE = re.compile(rb"([0-9A-Fa-f]{1,15})[ \t]*(?:;[^\r\n\0]*)?")
 _BODYLESS = frozenset({204, 304})
 
-Fields = list[tuple[bytes, bytes]]
+Fields = tuple[tuple[bytes, bytes], ...]
 
 
 class MalformedError(ValueError):
@@ -39,12 +42,19 @@ class Head(NamedTuple):
 
 
 def read_head(data: bytes) -> Head:
-    """Read the head of an answer, without the empty line. Raises ``MalformedError``."""
+    """Read the head of an answer, without the empty line. Raises ``MalformedError``.
+
+    A server that says the same of every answer is read once.
+    """
+    return _known_head(data) if len(data) <= SHORT else _read_head(data)
+
+
+def _read_head(data: bytes) -> Head:
     first, *lines = data.split(b"\r\n")
     status_line = _STATUS.fullmatch(first)
     if status_line is None:
         raise MalformedError("no status line")
-    status, fields = int(status_line[2]), []
+    fields: list[tuple[bytes, bytes]] = []
     length: bytes | None = None
     coding: bytes | None = None
     connection = b""
@@ -63,9 +73,13 @@ def read_head(data: bytes) -> Head:
             coding = value if coding is None else coding + b"," + value
         elif lower == b"connection":
             connection += b"," + value.lower()
+    status = int(status_line[2])
     size, chunked = _framing(status, length, coding)
     keep = b"close" not in connection and (status_line[1] == b"1" or b"keep-alive" in connection)
-    return Head(status, fields, size, chunked, keep and (chunked or size is not None))
+    return Head(status, tuple(fields), size, chunked, keep and (chunked or size is not None))
+
+
+_known_head = functools.lru_cache(512)(_read_head)
 
 
 def _framing(status: int, length: bytes | None, coding: bytes | None) -> tuple[int | None, bool]:

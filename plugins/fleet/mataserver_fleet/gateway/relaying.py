@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from mataserver import WholeAnswer
 from mataserver_fleet.gateway import headers
 from mataserver_fleet.gateway.exchange import Failed
 from mataserver_fleet.gateway.http1 import MalformedError
@@ -43,7 +44,9 @@ async def relay(
     if length is not None and length <= SMALL:
         body = await whole_of(answer, patience)
         sent(len(body))
-        return web.Response(status=answer.status, headers=fields, body=body), answer.status
+        response = WholeAnswer(status=answer.status, headers=fields, body=body)
+        response.headers.setdefault("Content-Type", headers.BINARY)  # as aiohttp says of any
+        return response, answer.status
     response = web.StreamResponse(status=answer.status, headers=fields)
     if length is not None:
         response.content_length = length

@@ -22,7 +22,7 @@ _quoted = functools.lru_cache(4096)(quote)
 """A model's name in a path: it is asked for twice a request."""
 
 
-class Target(Struct, frozen=True):
+class Target(Struct, frozen=True, cache_hash=True):
     """One server that answers for a route.
 
     host:   a name or an address, without brackets.
@@ -43,7 +43,7 @@ class Target(Struct, frozen=True):
     @property
     def authority(self) -> str:
         """What stands in a URL and in ``Host``."""
-        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+        return _authority(self)
 
     @property
     def rpc_authority(self) -> str:
@@ -57,7 +57,19 @@ class Target(Struct, frozen=True):
     @property
     def url(self) -> str:
         """The base URL, without a slash at its end."""
-        return f"http://{self.authority}"
+        return _url(self)
+
+
+@functools.lru_cache(4096)
+def _authority(target: Target) -> str:
+    """Return where a server is: it is asked for several times a request."""
+    host = f"[{target.host}]" if ":" in target.host else target.host
+    return f"{host}:{target.port}"
+
+
+@functools.lru_cache(4096)
+def _url(target: Target) -> str:
+    return f"http://{_authority(target)}"
 
 
 class Release(Struct, frozen=True):
