@@ -44,9 +44,9 @@ async def relay(
     if length is not None and length <= SMALL:
         body = await whole_of(answer, patience)
         sent(len(body))
-        response = WholeAnswer(status=answer.status, headers=fields, body=body)
-        response.headers.setdefault("Content-Type", headers.BINARY)  # as aiohttp says of any
-        return response, answer.status
+        whole = WholeAnswer(status=answer.status, headers=fields, body=body)
+        whole.headers.setdefault("Content-Type", headers.BINARY)  # as aiohttp says of any
+        return whole, answer.status
     response = web.StreamResponse(status=answer.status, headers=fields)
     if length is not None:
         response.content_length = length
