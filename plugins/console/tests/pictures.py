@@ -1,8 +1,8 @@
 """Makes the pictures of docs/console.md: each page of a real server, light, dark and on a phone.
 
 ``python plugins/console/tests/pictures.py`` from the root; it needs Chromium and the plugins
-opencv, ocr, database, accounts, jobs, fleet and reconstruct. Segment is answered by the tests'
-stand-in. A name of a part makes that alone: ``fleet``, ``cloud``, ``pages``.
+opencv, ocr, database, accounts, jobs, fleet, sam and reconstruct. Segment is answered by the tests'
+stand-in. A name of a part makes that alone: ``film``, ``fleet``, ``cloud``, ``pages``.
 """
 
 from __future__ import annotations
@@ -17,13 +17,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import aiohttp
+import av
 from PIL import Image
 
 ROOT = Path(__file__).parents[3]
 RENDERED = ROOT / "plugins" / "reconstruct" / "tests"
 sys.path[:0] = [str(ROOT / "tests"), str(Path(__file__).parent), str(RENDERED)]
 
-import planted_sam  # noqa: E402 - from beside this file
+import planted_film  # noqa: E402 - from beside this file
+import planted_sam  # noqa: E402
 import rendered  # noqa: E402
 import test_fleet  # noqa: E402
 from console_pages import asked, served, shown  # noqa: E402
@@ -165,6 +167,50 @@ async def cloud() -> None:
                 await take(person, "cloud")
 
 
+def panned(path: Path) -> bytes:
+    """Return a video that goes across a photograph, 72 frames."""
+    whole = Image.open(PICTURES / "astronaut.jpg").convert("RGB")
+    width, height = whole.width, whole.width * 9 // 16 // 2 * 2
+    with av.open(str(path), "w") as made:
+        stream = made.add_stream("libx264", rate=24, options={"crf": "18"})
+        stream.width, stream.height, stream.pix_fmt = width // 2 * 2, height, "yuv420p"
+        for number in range(72):
+            top = (whole.height - height) * number // 400
+            part = whole.crop((0, top, stream.width, top + height))
+            made.mux(stream.encode(av.VideoFrame.from_image(part)))
+        made.mux(stream.encode(None))
+    return path.read_bytes()
+
+
+async def film() -> None:
+    """Segment's video: two objects, tracked, one of them corrected later."""
+    planted_film.GATE.set()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        given = {"plugins": {"sam": {"model": "planted-film"}}}
+        points, models = [planted_film.POINT], planted_film.NAMES
+        async with (
+            served(folder, "sam", points=points, registered=models, **given) as server,
+            shown(server.url, folder) as person,
+        ):
+            await person.go("segment?kind=video")
+            await person.choose("input[data-video]", panned(folder / "pan.mp4"), "astronaut.mp4")
+            await person.point(".clicks", 0.44, 0.4)
+            await person.until("document.querySelectorAll('.over .mask').length == 1")
+            await person.click("New object")
+            await person.point(".clicks", 0.8, 0.7)
+            await person.until("document.querySelectorAll('.over .mask').length == 2")
+            await person.click("Track")
+            await person.sees("Tracked 72 frames")
+            await person.evaluate("document.querySelector('.timeline').focus()")
+            for _ in range(24):
+                await person.press("ArrowLeft")
+            await person.until("document.querySelector('.took').innerText === 'frame 47'")
+            await person.point(".clicks", 0.78, 0.72)
+            await person.sees("from before the last correction")
+            await take(person, "video")
+
+
 async def pages() -> None:
     """Make the pictures of all other pages."""
     with tempfile.TemporaryDirectory() as folder:
@@ -179,7 +225,7 @@ async def pages() -> None:
             await operate(person)
 
 
-PARTS = {"fleet": fleet, "cloud": cloud, "pages": pages}
+PARTS = {"film": film, "fleet": fleet, "cloud": cloud, "pages": pages}
 
 
 async def main() -> None:

@@ -31,13 +31,12 @@ NAMES = {"planted-film": "segment", "planted-still": "segment"}
 HELD = 20
 """The frame at which a propagation waits until ``GATE`` is set."""
 GATE = threading.Event()
-RADIUS = 9
 
 
 def disc(size: tuple[int, int], centre: tuple[float, float]) -> Mask:
     """Return the pixels around a centre ``(x, y)``."""
     y, x = np.mgrid[: size[0], : size[1]]
-    return Mask.of((x - centre[0]) ** 2 + (y - centre[1]) ** 2 < RADIUS**2)
+    return Mask.of((x - centre[0]) ** 2 + (y - centre[1]) ** 2 < (size[0] // 7) ** 2)
 
 
 class Film:

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import sys
+import zipfile
 from pathlib import Path
 
+import av
+import numpy as np
 import planted_film
 import pytest
 from console_pages import CHROMIUM, asked, served, shown
+from PIL import Image
+
+from mataserver_sam.masks import Mask
 
 SAM = str(Path(__file__).parents[2] / "sam" / "tests")
 if SAM not in sys.path:  # behind all others, which have a conftest too
@@ -99,6 +106,7 @@ async def test_from_a_click_to_the_masks_of_every_frame(tmp_path, film):
         await person.until(f"{BOXES}.length === 1")
         await person.click("Track")
         await person.sees(f"Tracked {COUNT} frames")
+        await person.until(f"({SHOWN}) === 'frame {COUNT - 1}'")
         for frame in (0, 7, 31):
             await seek(person, frame)
             assert await person.evaluate(NUMBER) == frame
@@ -204,6 +212,54 @@ async def test_a_session_that_is_over(tmp_path, film):
             await asyncio.sleep(0.05)
         await person.click("Track")
         await person.sees(f"Tracked {COUNT} frames")
+
+
+async def test_masks_and_a_video_to_take_along(tmp_path, film):
+    """The ZIP has a PNG for each object and frame, and all in COCO form; the MP4 every frame."""
+    async with before(tmp_path) as (_, person):
+        await opened(person, film)
+        await person.page.call(
+            "Page.setDownloadBehavior", behavior="allow", downloadPath=str(tmp_path)
+        )
+        await person.point(".clicks", 0.25, 0.5)
+        await person.until(f"{BOXES}.length === 1")
+        await person.click("Track")
+        await person.sees(f"Tracked {COUNT} frames")
+        await person.click("Masks", ".bar")
+        with zipfile.ZipFile(await downloaded(tmp_path / "moving-masks.zip")) as archive:
+            told = json.loads(archive.read("masks.json"))
+            masks = [name for name in archive.namelist() if name.endswith(".png")]
+            white = np.asarray(Image.open(archive.open("1-object-1/000007.png")).convert("L")) > 127
+        assert (len(masks), len(told["annotations"])) == (COUNT, COUNT)
+        (seventh,) = [each for each in told["annotations"] if each["frame_index"] == 7]
+        wanted = planted_film.disc((movies.HEIGHT, movies.WIDTH), (20 + 7, 32)).full()
+        assert (white == wanted).mean() > 0.99  # where exactly a click falls is the browser's
+        size = tuple(seventh["segmentation"]["size"])
+        assert (Mask.of_rle(seventh["segmentation"]["counts"], size).full() == white).all()
+        await person.click("Video", ".bar .wide")
+        with av.open(str(await downloaded(tmp_path / "moving-tracked.mp4"))) as made:
+            assert sum(1 for _ in made.decode(video=0)) == COUNT
+
+
+async def downloaded(path):
+    """Return a file as soon as it is there: until then the browser gives it another name."""
+    while not path.exists():
+        await asyncio.sleep(0.05)
+    return path
+
+
+async def test_nobody_stumbles_over_a_video(tmp_path, film):
+    """Axe finds nothing serious, and the page is not wider than its screen."""
+    async with before(tmp_path) as (_, person):
+        assert await person.faults() == []
+        await opened(person, film)
+        await person.point(".clicks", 0.25, 0.5)
+        await person.until(f"{BOXES}.length === 1")
+        for screen in ({}, {"dark": True}, {"width": 390, "height": 844, "phone": True}):
+            await person.screen(**screen)
+            assert await person.faults() == [], screen
+            wide = "document.documentElement.scrollWidth - innerWidth"
+            assert await person.evaluate(wide) <= 0, screen
 
 
 STATES = {

@@ -13,9 +13,9 @@ export function timeOf(frame, info) {
 
 /**
  * @param {{info: {total_frames: number, fps: number}, frame: number, tracks: import("./tracks.mjs").Tracks, version: number,
- *   at: number | null, now: number, onFrame: (frame: number) => void}} props `at` is the frame that is being tracked
+ *   at: number | null, now: number, onFrame: (frame: number) => void, onStep: (by: number) => void}} props `at` is the frame that is being tracked
  */
-export function Timeline({ info, frame, tracks, version, at, now, onFrame }) {
+export function Timeline({ info, frame, tracks, version, at, now, onFrame, onStep }) {
   const line = useRef(null);
   const total = info.total_frames;
   const share = (value) => `${(value / total) * 100}%`;
@@ -32,18 +32,17 @@ export function Timeline({ info, frame, tracks, version, at, now, onFrame }) {
     point(event);
   };
   const press = (event) => {
-    const to = { ArrowLeft: frame - 1, ArrowDown: frame - 1, ArrowRight: frame + 1, ArrowUp: frame + 1, PageDown: frame + FAR, PageUp: frame - FAR, Home: 0, End: total - 1 }[event.key];
-    if (to === undefined) return;
+    const by = { ArrowLeft: -1, ArrowDown: -1, ArrowRight: 1, ArrowUp: 1, PageDown: FAR, PageUp: -FAR, Home: -total, End: total }[event.key];
+    if (by === undefined) return;
     event.preventDefault();
-    go(to);
+    onStep(by);
   };
   const rows = useMemo(() => tracks.things.slice(0, ROWS).map((thing) => ({ thing, spans: tracks.spans(thing) })), [tracks, version]);
-  const ticks = useMemo(() => tracks.things.flatMap((thing) => thing.pointed.map((each) => ({ thing, frame: each.frame }))), [tracks, version]);
   return html`<div class="timeline" ref=${line} role="slider" tabindex="0" aria-label="Frame" aria-valuemin="0" aria-valuemax=${total - 1} aria-valuenow=${frame} aria-valuetext=${`frame ${frame} of ${total}, ${timeOf(frame, info)}`}
     onPointerDown=${down} onPointerMove=${(event) => event.buttons & 1 && line.current.hasPointerCapture(event.pointerId) && point(event)} onKeyDown=${press}>
     <div class="rows" aria-hidden="true">${rows.map(({ thing, spans }) => html`<div key=${thing.key} class=${`lane ${kOf(thing)} ${thing.key === now ? "on" : ""}`}>
-      ${spans.map(({ from, to, old }) => html`<i key=${from} class=${old ? "old" : ""} style=${{ left: share(from), width: share(to - from) }}></i>`)}</div>`)}</div>
-    ${ticks.map(({ thing, frame: on }, i) => html`<i key=${`t${i}`} class=${`tick ${kOf(thing)}`} style=${{ left: share(on + 0.5) }}></i>`)}
+      ${spans.map(({ from, to, old }) => html`<i key=${from} class=${old ? "old" : ""} style=${{ left: share(from), width: share(to - from) }}></i>`)}
+      ${thing.pointed.map(({ frame: on }, i) => html`<b key=${`t${i}`} class="tick" style=${{ left: share(on + 0.5) }}></b>`)}</div>`)}</div>
     ${at !== null && html`<i class="tracked" style=${{ left: share(at + 0.5) }}></i>`}
     <i class="head" style=${{ left: share(frame + 0.5) }}></i></div>`;
 }

@@ -84,9 +84,9 @@ function Transport({ film, watch, direction, setDirection }) {
   const { info, tracking } = film;
   const last = info.total_frames - 1;
   return html`<div class="transport">
-    <${Button} small bare icon="before" label="Frame before" disabled=${watch.wanted === 0} onClick=${() => watch.go(watch.wanted - 1)}/>
+    <${Button} small bare icon="before" label="Frame before" disabled=${watch.wanted === 0} onClick=${() => watch.step(-1)}/>
     <${Button} small bare icon=${watch.playing ? "stop" : "play"} label=${watch.playing ? "Pause" : "Play"} onClick=${watch.play}/>
-    <${Button} small bare icon="after" label="Next frame" disabled=${watch.wanted === last} onClick=${() => watch.go(watch.wanted + 1)}/>
+    <${Button} small bare icon="after" label="Next frame" disabled=${watch.wanted === last} onClick=${() => watch.step(1)}/>
     <span class="nowrap">${watch.wanted} <span class="quiet">of ${last}</span></span><span class="quiet nowrap wide">${timeOf(watch.wanted, info)}</span>
     ${tracking ? html`<${Progress} tracking=${tracking}/><${Button} icon="stop" onClick=${film.stop}>Stop<//>`
     : html`<span class="grow"></span><${Segments} label="Direction" options=${DIRECTIONS} value=${direction} onChange=${setDirection}/>
@@ -168,18 +168,18 @@ export function Video({ head, model, none }) {
   const take = (file) => { film.open(file); };
   const over = useDropped(take);
   const undo = film.canUndo ? film.undo : undefined;
-  const [tool, setTool] = useTool({ n: () => film.choose(null), z: () => undo?.(), ",": () => watch.go(watch.wanted - 1), ".": () => watch.go(watch.wanted + 1) });
+  const [tool, setTool] = useTool({ n: () => film.choose(null), z: () => undo?.(), ",": () => watch.step(-1), ".": () => watch.step(1) });
   useEffect(() => { if (film.phase !== "sending") refresh("models/info"); }, [film.phase]);  // the model is loaded now, or cannot be
   const words = !model?.loaded || model.capabilities.includes("text_prompt");
   const open = film.info !== null;
-  return html`<${Bar} title="Segment">${head}<span class="grow"></span>${open && html`<${Exports} film=${film}/>`}<//>
+  return html`<${Bar} title="Segment">${head}<span class="grow"></span>${open && html`<div class="row wide"><${Exports} film=${film}/></div>`}<//>
     <div class=${`work two fill ${over ? "over-drop" : ""}`}><section class="mid" aria-label="Video"><${Tools} tool=${tool} setTool=${setTool} undo=${undo} opacity=${opacity} setOpacity=${setOpacity}/>
         <div class="stagebox">${(film.busy || shown.late) && html`<div class="running"><i></i></div>`}${open && shown.url ? html`<${Canvas} film=${film} shown=${shown} tool=${tool} opacity=${opacity}/>` : html`<${Before} film=${film} take=${take}/>`}</div>
-        ${open && html`<div class="player"><${Timeline} info=${film.info} frame=${watch.wanted} tracks=${film.tracks} version=${film.version} at=${film.tracking?.frame ?? null} now=${film.now} onFrame=${watch.go}/>
+        ${open && html`<div class="player"><${Timeline} info=${film.info} frame=${watch.wanted} tracks=${film.tracks} version=${film.version} at=${film.tracking?.frame ?? null} now=${film.now} onFrame=${watch.go} onStep=${watch.step}/>
           <${Transport} film=${film} watch=${watch} direction=${direction} setDirection=${setDirection}/></div>`}
         <${Code} made=${CODE} request=${{ film, frame: shown.frame, direction }}/></section>
       <aside class="panel right" aria-label="Objects"><section class="sect"><div class="row between"><h2>Objects</h2><${Button} small icon="plus" disabled=${!open} pressed=${open && film.now === null} onClick=${() => film.choose(null)}>New object<kbd>N</kbd><//></div>
-          ${open && html`<div class="row"><${Choose} take=${take}>Another video<//><${Button} bare onClick=${film.close}>Close<//></div>`}</section>
+          ${open && html`<div class="row"><${Choose} take=${take}>Another video<//><${Button} bare onClick=${film.close}>Close<//></div><div class="row narrow"><${Exports} film=${film}/></div>`}</section>
         <${Words} find=${words && film.phase === "open" && !film.tracking && ((text) => film.find(shown.frame, text))}/>
         <div class="stack-12 wrongs"><${Wrong} film=${film} none=${none} model=${model}/></div>
         <div class="scroll" tabindex="-1"><${Objects} film=${film} shown=${shown}/><${Said} film=${film}/>

@@ -135,9 +135,9 @@ export function useFilm() {
         run.frame = said.frame_index;
         drawing ||= requestAnimationFrame(show);
       });
-      change(own, { ended: { ...result, took: (performance.now() - begun) / 1000 } });
+      change(own, { ended: { ...result, frame: run.frame, took: (performance.now() - begun) / 1000 } });
     } catch (error) {
-      change(own, { ended: { frames: run.done, whole: false } });
+      change(own, { ended: { frames: run.done, frame: run.frame, whole: false } });
       await fail(error, own);
     }
     change(own, { tracking: null });
@@ -160,7 +160,7 @@ export function useFilm() {
 
 /** The frame that is looked at: the newest that is wanted is fetched, one at a time. */
 export function useFrame(film) {
-  const { file, info, tracking } = film;
+  const { file, info, tracking, ended } = film;
   const [wanted, setWanted] = useState(0);
   const [shown, setShown] = useState({ frame: 0, url: "", error: null });
   const [late, setLate] = useState(false);
@@ -196,11 +196,13 @@ export function useFrame(film) {
   };
   const show = (frame) => { own.current.target = frame; setWanted(frame); load(); };
   const go = (frame) => { own.current.follows = false; setPlaying(false); if (info) show(Math.max(0, Math.min(info.total_frames - 1, frame))); };
+  const step = (by) => go(own.current.target + by);  // of what is wanted now, not of what was drawn last
   useEffect(() => { forget(); setPlaying(false); setShown({ frame: 0, url: "", error: null }); setWanted(0); own.current.target = 0; }, [file]);
   useEffect(() => { if (info) load(); }, [info]);
   useEffect(() => forget, []);
   useEffect(() => { if (tracking) { own.current.follows = true; setPlaying(false); } }, [Boolean(tracking)]);
-  useEffect(() => { if (tracking && own.current.follows) show(tracking.frame); }, [tracking?.frame]);
+  const followed = (tracking ?? ended)?.frame;
+  useEffect(() => { if (followed !== undefined && own.current.follows) show(followed); }, [followed]);
   useEffect(() => {
     if (!playing) return undefined;
     const begun = performance.now(), from = wanted >= info.total_frames - 1 ? 0 : wanted;
@@ -211,5 +213,5 @@ export function useFrame(film) {
     }, 1000 / Math.min(60, info.fps));
     return () => clearInterval(timer);
   }, [playing]);
-  return { wanted, shown: { ...shown, late }, playing, go, play: () => { own.current.follows = false; setPlaying(!playing); } };
+  return { wanted, shown: { ...shown, late }, playing, go, step, play: () => { own.current.follows = false; setPlaying(!playing); } };
 }
