@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import subprocess
 import sys
@@ -24,8 +25,14 @@ def installed(*names: str) -> list[importlib.metadata.EntryPoint]:
     return [point for name in names for point in _points(name)]
 
 
+@functools.cache
+def _declared(_path: tuple[str, ...]) -> importlib.metadata.EntryPoints:
+    """Return what distributions on a path declare: to look at them all takes its time."""
+    return importlib.metadata.entry_points(group=plugin_host.GROUP)
+
+
 def _points(name: str) -> list[importlib.metadata.EntryPoint]:
-    points = importlib.metadata.entry_points(group=plugin_host.GROUP)
+    points = _declared(tuple(sys.path))
     if name in points.names:
         return [points[name]]
     brought = (name, f"mataserver-{name}")

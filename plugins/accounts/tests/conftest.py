@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+import uuid
 
 import aiohttp
 import pytest
@@ -12,7 +13,8 @@ from mataserver.testing import FAKE, installed, serving
 from mataserver_accounts.passwords import Passwords
 from mataserver_accounts.store import Accounts
 from mataserver_accounts.tables import SCHEMA
-from mataserver_database.fixtures import empty_database, postgres, url
+from mataserver_database.fixtures import empty_database, postgres
+from mataserver_database.testing import Template
 
 __all__ = ["accounts", "client", "clock", "database", "empty_database", "postgres", "serve", "url"]
 
@@ -31,6 +33,20 @@ class Clock:
 def clock():
     """The clock of every part of a test."""
     return Clock()
+
+
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    """A database with the tables of accounts."""
+    return Template(tmp_path_factory.mktemp("template"), SCHEMA)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def url(request, template):
+    """Where the test's database is: None for SQLite in ``tmp_path``."""
+    if request.param == "sqlite":
+        return None
+    return await template.database(request.getfixturevalue("postgres"), f"test_{uuid.uuid4().hex}")
 
 
 @pytest.fixture
@@ -81,11 +97,13 @@ class Client:
 
 
 @pytest.fixture
-def serve(url, tmp_path):
+def serve(url, tmp_path, template):
     """Return what runs a server with accounts on the test's database and gives a ``Client``."""
 
     @contextlib.asynccontextmanager
     async def run(*, accounts=None, points=(), others=None, **settings):
+        if url is None:
+            await template.file(tmp_path)
         own = {"accounts": accounts or {}, **({"database": {"url": url}} if url else {})}
         plugins = {**(others or {}), **own}
         entry_points = [FAKE, *installed("database", "accounts"), *points]

@@ -10,11 +10,16 @@ import shutil
 import socket
 import subprocess
 import tempfile
+import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from mataserver_database.database import FILE, Database
+
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+    from mataserver_database.schema import Schema
 
 USER = "mata"
 
@@ -33,16 +38,48 @@ def _run(*command: object) -> None:
     subprocess.run([*prefix, *map(str, command)], check=True, capture_output=True, cwd="/")  # noqa: S603 - fixed programs
 
 
-async def new_database(server: str, name: str) -> str:
-    """Make an empty database on a server; return its URL."""
+async def new_database(server: str, name: str, template: str = "template1") -> str:
+    """Make a database on a server, an empty one or the copy of another; return its URL."""
     import asyncpg
 
     connection = await asyncpg.connect(server)
     try:
-        await connection.execute(f'CREATE DATABASE "{name}"')
+        await connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"')
     finally:
         await connection.close()
     return server.rpartition("/")[0] + f"/{name}"
+
+
+class Template:
+    """A database of each kind with the tables of some plugins: made once, and copied for tests.
+
+    ``folder`` is empty.
+    """
+
+    def __init__(self, folder: Path, *schemas: Schema) -> None:
+        self._folder = folder
+        self._schemas = schemas
+        self._name = ""
+
+    async def file(self, data_dir: Path) -> None:
+        """Have a data directory hold SQLite's, unless it holds one."""
+        kept = self._folder / FILE
+        if not kept.exists():
+            await self._make(None)
+        _copied(kept, data_dir / FILE)
+
+    async def database(self, server: str, name: str) -> str:
+        """Make a copy on a PostgreSQL server, always the same one; return its URL."""
+        if not self._name:
+            self._name = f"template_{uuid.uuid4().hex}"
+            await self._make(await new_database(server, self._name))
+        return await new_database(server, name, self._name)
+
+    async def _make(self, url: str | None) -> None:
+        made = Database(self._folder, url)
+        for schema in self._schemas:
+            await made.migrate(schema)
+        await made.close()
 
 
 class Postgres:
@@ -74,6 +111,12 @@ class Postgres:
         if self._runs:
             _run(*self._control, "-m", "immediate", "stop")
         self._runs = False
+
+
+def _copied(kept: Path, wanted: Path) -> None:
+    if not wanted.exists():
+        wanted.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(kept, wanted)
 
 
 @contextlib.contextmanager

@@ -22,8 +22,7 @@ from mataserver_fleet.placements import Outcome
 from mataserver_fleet.triton_client import TritonError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-    from contextlib import AbstractAsyncContextManager
+    from collections.abc import AsyncIterator, Mapping
     from pathlib import Path
 
     from mataserver_fleet.files import Files
@@ -126,8 +125,8 @@ class Reconciling:
             push = await self.push(wanted.name, wanted.model, versions)
             if serving == versions:
                 anew = await self._client.parameter(wanted.name, PARAMETER) != push.digest
-            # Its time begins when it is its turn: what others take of theirs is no fault of it.
-            async with self._turn(push), asyncio.timeout(self._load_timeout):
+            ready = self._prepared(wanted.name, push) if anew else contextlib.nullcontext()
+            async with ready, asyncio.timeout(self._load_timeout):
                 if anew:
                     await self._send(wanted.name, push)
                 await self._until_ready(wanted.name, versions, push.digest)
@@ -144,14 +143,16 @@ class Reconciling:
             return Outcome(wanted.generation, "failed", error.detail)
         return Outcome(wanted.generation, "ready", "", versions, push.digest, versions, anew)
 
-    def _turn(self, push: Push) -> AbstractAsyncContextManager[object]:
-        """Return what is held while files are sent; for those that are laid, nothing."""
-        return contextlib.nullcontext() if self._shared else self._client.turn(push.files)
+    @contextlib.asynccontextmanager
+    async def _prepared(self, model: str, push: Push) -> AsyncIterator[None]:
+        """Hold what a Triton is to load: it is its turn to be sent it, or it lies where it reads.
 
-    async def _send(self, model: str, push: Push) -> None:
-        """Have a Triton load what is pushed. Raises ``TritonError`` and ``FileNotFoundError``."""
+        How long that takes, for large files among others, is no part of the Triton's time. Raises
+        ``Disturbed`` and ``FileNotFoundError``.
+        """
         if self._shared is None:
-            await self._client.load(model, push.config, push.files)
+            async with self._client.turn(push.files):
+                yield
             return
         async with self._shared.turn(model):
             try:
@@ -160,6 +161,13 @@ class Reconciling:
                 raise
             except OSError as error:
                 raise Disturbed(f"Its repository cannot be written: {error.strerror}") from None
+            yield
+
+    async def _send(self, model: str, push: Push) -> None:
+        """Have a Triton load what is pushed. Raises ``TritonError`` and ``FileNotFoundError``."""
+        if self._shared is None:
+            await self._client.load(model, push.config, push.files)
+        else:
             await self._client.load_what_lies_there(model)
 
     async def push(self, name: str, model: int, versions: tuple[int, ...]) -> Push:

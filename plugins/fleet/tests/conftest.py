@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import sys
+import uuid
 from pathlib import Path
 
 import aiohttp
@@ -12,8 +13,11 @@ import pytest
 from click.testing import CliRunner
 
 from mataserver.testing import FAKE, installed, serving
-from mataserver_database.fixtures import postgres, url
+from mataserver_accounts.tables import SCHEMA as ACCOUNTS
+from mataserver_database.fixtures import postgres
+from mataserver_database.testing import Template
 from mataserver_fleet.commands import fleet
+from mataserver_fleet.tables import SCHEMA as FLEET
 
 __all__ = ["client", "fleets", "postgres", "run", "serve", "url"]
 
@@ -25,12 +29,28 @@ from fleet_client import Client  # noqa: E402 - found by the path above
 from stand_in_fleet import fleets  # noqa: E402
 
 
+@pytest.fixture(scope="session")
+def template(tmp_path_factory):
+    """A database with the tables that a server with a fleet makes."""
+    return Template(tmp_path_factory.mktemp("template"), ACCOUNTS, FLEET)
+
+
+@pytest.fixture(params=["sqlite", "postgresql"])
+async def url(request, template):
+    """Where the test's database is: None for SQLite in ``tmp_path``."""
+    if request.param == "sqlite":
+        return None
+    return await template.database(request.getfixturevalue("postgres"), f"test_{uuid.uuid4().hex}")
+
+
 @pytest.fixture
-def serve(url, tmp_path):
+def serve(url, tmp_path, template):
     """Return what runs a server with a fleet on the test's database and gives a ``Client``."""
 
     @contextlib.asynccontextmanager
     async def run(*, fleet=None, points=(), **settings):
+        if url is None:
+            await template.file(tmp_path)
         plugins = {"fleet": fleet or {}, **({"database": {"url": url}} if url else {})}
         entry_points = [FAKE, *installed("database", "accounts", "fleet"), *points]
         given = {"engine": "thread", "plugins": plugins, "outbound_hosts": ["127.0.0.1", "::1"]}
