@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import errno
+import io
 import logging
 from typing import TYPE_CHECKING, TypeVar
 
@@ -167,7 +168,7 @@ class Elsewhere:
                 request.method,
                 _url(holder, path),
                 headers=headers,
-                data=data,
+                data=None if data is None else io.BytesIO(data),  # bytes would go at once
                 allow_redirects=False,
             )
             try:

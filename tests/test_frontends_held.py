@@ -1,0 +1,188 @@
+"""What a plugin's service holds is found from every front-end, by ids of both kinds."""
+
+from __future__ import annotations
+
+import asyncio
+import importlib.metadata
+import io
+import os
+import subprocess
+import sys
+
+import pytest
+from aiohttp import web
+
+from api_answers import problem
+from conftest import FAKES, register
+from mataserver import NotFound, Route, hookimpl, plugins, testing
+from mataserver.frontends.held import HeldNames
+from mataserver.frontends.roll import Roll, RollEntry
+from stream_peers import eventually
+from test_frontends import front, sees
+
+LARGE = os.urandom(2_500_000)
+
+
+class Shelf:
+    """A service that keeps bytes, each in the server that was asked to."""
+
+    def __init__(self, ctx):
+        self._ctx = ctx
+        self._kept = {}
+
+    async def __aenter__(self):
+        """Keep nothing."""
+        return self
+
+    async def __aexit__(self, *exc):
+        """Forget it."""
+
+    def routes(self):
+        """Return the routes."""
+        one = "/lab/shelf/{thing}"
+        return [
+            Route("POST", "/lab/shelf", self.make, needs="infer"),
+            Route("PUT", one, self.put, needs="infer", held="thing"),
+            Route("GET", one, self.get, needs="infer", held="thing"),
+        ]
+
+    async def make(self, request):
+        """Make a place, by a name that was chosen or with an id."""
+        name = request.query.get("name")
+        thing = name or self._ctx.held.make("thing-")
+        self._kept[thing] = b""
+        if name:
+            await self._ctx.held.add(name)
+        return web.json_response({"thing": thing})
+
+    async def put(self, request):
+        """Keep a body."""
+        async with self._ctx.http.read_body(request) as data:
+            self._kept[self._thing(request)] = data
+        return web.json_response({"size": len(data)}, status=201)
+
+    async def get(self, request):
+        """Give it, in pieces."""
+        data = self._kept[self._thing(request)]
+        response = web.StreamResponse(headers={"X-Lab": "kept"})
+        await response.prepare(request)
+        for at in range(0, len(data), 300_000):
+            await response.write(data[at : at + 300_000])
+        return response
+
+    def _thing(self, request):
+        thing = request.match_info["thing"]
+        if thing not in self._kept:
+            raise NotFound(f"No such thing: {thing}")
+        return thing
+
+
+class ShelfPlugin:
+    """A plugin with that service."""
+
+    @hookimpl
+    def service(self, ctx):
+        """Return the service."""
+        return Shelf(ctx)
+
+
+shelf = ShelfPlugin()
+POINTS = (
+    testing.FAKE,
+    importlib.metadata.EntryPoint("shelf", "test_frontends_held:shelf", plugins.GROUP),
+)
+
+
+@pytest.fixture
+async def pair(tmp_path):
+    """Two front-ends with the plugin that know of each other."""
+    register(tmp_path / "shared", {f"fake-{task}": task for task in FAKES})
+    options = {"entry_points": POINTS, "max_body_mb": 3}
+    async with front(tmp_path, "one", **options) as one, front(tmp_path, "two", **options) as two:
+        for each in (one, two):
+            await eventually(lambda each=each: sees(each, 2))
+        yield one, two
+
+
+@pytest.mark.parametrize("name", ["", "chosen by somebody", "thing-0123456789ab"])
+async def test_bodies_and_answers_pass(pair, name):
+    """A body goes there, a large answer comes back, and a refusal is as it was made there."""
+    one, two = pair
+    async with one.http.post("/lab/shelf", params={"name": name}) as response:
+        place = f"/lab/shelf/{(await response.json())['thing']}"
+    async with two.http.put(
+        place, data=io.BytesIO(LARGE)
+    ) as response:  # at once: whoever made it was told
+        assert (response.status, await response.json()) == (201, {"size": len(LARGE)})
+    for each in pair:
+        async with each.http.get(place) as response:
+            assert (response.status, response.headers["X-Lab"]) == (200, "kept")
+            assert await response.read() == LARGE
+    async with two.http.put(place, data=io.BytesIO(bytes(3_000_001))) as response:
+        await problem(response, 413)
+    async with two.http.get("/lab/shelf/nothing") as response:
+        assert await problem(response, 404) == "No such thing: nothing"
+
+
+async def test_the_command_lists_front_ends(pair):
+    """`cluster frontends` and `cluster status` show both; the one that was asked has a star."""
+    one, two = pair
+    address = two.served.url
+    for asked in ("frontends", "status"):
+        arguments = ["cluster", asked, "--url", address, "--api-key", two.served.key]
+        running = await asyncio.create_subprocess_exec(
+            *(sys.executable, "-m", "mataserver", *arguments), stdout=subprocess.PIPE
+        )
+        printed, _ = await running.communicate()
+        assert running.returncode == 0
+        rows = [line.split() for line in printed.decode().splitlines()]
+        assert rows[0] == ["FRONT-END", "ID", "STATE", "SESSIONS"]
+        states = {row[0]: row[-2:] for row in rows[1:]}
+        assert states == {one.served.url: ["alive", "0"], address: ["alive", "0"]}
+        assert [row[0] for row in rows if "*" in row] == [address]
+
+
+# the directory
+
+
+class Hands:
+    """A clock that is set by hand."""
+
+    now = 0.0
+
+    def __call__(self):
+        """Return the seconds."""
+        return self.now
+
+
+async def test_silence_is_counted_by_looks_too(tmp_path):
+    """Who stood still itself takes nobody for dead; who says nothing is, and is there again."""
+    clock = Hands()
+    ours = Roll(tmp_path, HeldNames(), silence=6.0, clock=clock)
+    theirs = Roll(tmp_path, HeldNames(), silence=6.0, clock=clock)
+    assert await ours.join() == await theirs.join()  # one secret
+    await theirs.tell(RollEntry(address="http://b", beat=1))
+    await ours.look()
+    [other] = ours.others()
+    clock.now = 100.0
+    await ours.look()
+    assert not ours.silent(other)
+    for _ in range(3):
+        await ours.look()
+    assert ours.silent(other)
+    await theirs.tell(RollEntry(address="http://b", beat=2))
+    await ours.look()
+    assert not ours.silent(ours.others()[0])
+    await theirs.leave()
+    await ours.look()
+    assert (ours.others(), ours.silent(other)) == ([], True)
+
+
+async def test_two_at_one_address_find_out(tmp_path):
+    """Each removes the other's entry as a predecessor's, and is told that its own was gone."""
+    first, second = Roll(tmp_path, HeldNames()), Roll(tmp_path, HeldNames())
+    for each in (first, second):
+        await each.join()
+    assert await first.tell(RollEntry(address="http://a", beat=1))
+    assert await second.tell(RollEntry(address="http://a", beat=1))
+    assert not await first.tell(RollEntry(address="http://a", beat=2))
