@@ -93,7 +93,7 @@ export default function Ask() {
         ${picture && html`<section class="sect pictures"><${Examples} task="vlm" chosen=${picture.name} pick=${pick}/><${Ways} take=${take} onError=${setError}/>${wrongPicture && html`<p class="err" role="alert">${wrongPicture.message}</p>`}</section>`}</section>
       <section class="talk" aria-label="Talk"><div class="scroll" tabindex="-1">
           ${chosen.known && !name && html`<div class="pad"><${Note}>No model that writes is registered yet. One of the task vlm comes from the hub, by the page Models.<//></div>`}
-          <ol class="turns" role="log">${turns.map((turn, at) => html`<${Turn} key=${at} turn=${turn} again=${at === turns.length - 1 ? () => put(turn.question) : undefined}/>`)}</ol>
+          <div role="log"><ol class="turns">${turns.map((turn, at) => html`<${Turn} key=${at} turn=${turn} again=${at === turns.length - 1 ? () => put(turn.question) : undefined}/>`)}</ol></div>
           ${busy && !last.text && seconds > 0.4 && html`<p class="pad quiet" role="status">${chosen.model?.state === "loading" ? "Loading the model" : "Looking at the picture"}, ${Math.floor(seconds)} s</p>`}<div ref=${end}></div></div>
         <form class="sect end" onSubmit=${(event) => { event.preventDefault(); put(words); }}><label class="sr" for="question">Question</label>
           <textarea id="question" class="field" rows="2" placeholder=${picture ? "What do you want to know about the picture?" : "Take a picture first"} value=${words} onInput=${(event) => setWords(event.target.value)} onKeyDown=${press}></textarea>
