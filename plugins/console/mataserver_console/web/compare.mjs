@@ -147,7 +147,7 @@ export default function Compare() {
     <${Bar} title="Compare"><${Picker} models=${first.models} listed=${first.listed} value=${first.name} choose=${chooser(query, "model", "")}/>
       <${Picker} models=${second.models} listed=${second.listed} value=${second.name} label="With" choose=${chooser(query, "with", OTHER)}/><span class="grow"></span>
       <${Button} icon="close" class="wide" onClick=${() => single(query, first.name)}>One model<//><${Button} icon="close" label="One model" class="narrow" onClick=${() => single(query, first.name)}/><//>
-    <div class=${`work fill ${over ? "over-drop" : ""}`}>
+    <div class=${`work versus fill ${over ? "over-drop" : ""}`}>
       <aside class="panel left" aria-label="Input"><div class="scroll" tabindex="-1">
         <section class="sect pictures"><div class="row between"><h2>Picture</h2>${picture && html`<span class="quiet cut">${picture.name}${picture.unseen ? "" : `, ${picture.width} × ${picture.height}`}</span>`}</div>
           <${Examples} task=${first.model?.task} chosen=${picture?.name} pick=${pick}/>${picture && html`<${Ways} take=${take} onError=${setError}/>`}
