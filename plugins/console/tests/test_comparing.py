@@ -31,6 +31,9 @@ async def test_two_models_on_a_picture(tmp_path):
         await rows(person, [both, first, ["unmasked", "A \u2013", "B 0.80"]])
         await person.sees("1 in both")
         assert await person.faults() == []
+        await person.screen(1100, 800)  # the navigation is icons alone
+        assert await person.faults() == []
+        await person.screen()
 
         await person.click("B fake-segment", ".params-of")
         await person.fill("[data-param=confidence] input[type=range]", "0.85")

@@ -80,7 +80,7 @@ export function Side({ pages, counts }) {
   const { data } = useSource("v1/pages", 60);
   const guests = (data ?? []).filter((each) => each.path !== "/");
   return html`<nav class="side" aria-label="Pages">
-    <a class="brand" href=${address("try")}><${Mark}/><span class="t">mataserver</span></a>
+    <a class="brand" href=${address("try")} aria-label="mataserver"><${Mark}/><span class="t">mataserver</span></a>
     ${groups(pages, guests).map((group) => html`<div class="nav" key=${group.title}><h2>${group.title}</h2><ul class="nav">
       ${group.links.map((link) => html`<li key=${link.key}><a href=${link.href} aria-current=${link.key === page ? "page" : undefined} title=${link.title}>
         <${Sign} link=${link}/><span class="t">${link.title}</span>
