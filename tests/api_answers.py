@@ -97,7 +97,7 @@ async def exchange(server, *parts: bytes) -> tuple[int, dict[str, str], bytes]:
         return await answer(reader)
 
 
-async def until(condition, seconds: float = 5.0) -> None:
+async def until(condition, seconds: float = 20.0) -> None:
     """Wait until ``condition()`` (plain or awaitable) holds; fail when it never does."""
     async with asyncio.timeout(seconds):
         while True:

@@ -14,7 +14,7 @@ import pytest
 from conftest import picture
 from mataserver import Classification, ClassifyResult, Params
 from mataserver.contract.backend import LoadContext, ModelSpec
-from mataserver.engines import wire
+from mataserver.engines import single, wire
 from mataserver.engines.crew import Crew, Order
 from mataserver.engines.line import Line
 from mataserver.engines.process import ProcessEngine
@@ -56,13 +56,14 @@ class Rig:
 
     # the worker's
 
-    def plan(self, received):
+    def plan(self, asked):
         """Return the order that a message is; a call is one that may take long."""
-        message = received.header.message
+        jobs = asked if isinstance(asked, list) else []
+        message = None if jobs else asked.header.message
         if isinstance(message, wire.Stop):
             return None
-        jobs = self.line.jobs(received)
-        return Order(message.id, lambda batch: self.work(message.id, batch), jobs, bool(jobs))
+        request = jobs[0].place[0] if jobs else message.id
+        return Order(request, lambda batch: self.work(request, batch), jobs, bool(jobs))
 
     def decode(self, job):
         """Return the name of a picture."""
@@ -99,9 +100,13 @@ class Rig:
         if isinstance(message, wire.Message):
             return b"".join(wire.frame(message))
         request, names = message
+        if len(names) == 1:
+            job = Job(names.encode(), b"\x80")
+            return b"".join(single.pack_order(request, job, wire.INLINE))
         parts = [part for name in names for part in (name.encode(), b"\x80")]
-        heads = [wire.JobHead("json", None)] * len(names)
-        return b"".join(wire.frame(wire.Infer(request, heads), parts))
+        infer = wire.Infer(request, [wire.JobHead("json", None)] * len(names))
+        header = wire.Header(infer, list(map(len, parts)), [wire.INLINE] * len(parts))
+        return b"".join(wire.placed(header, parts))
 
     def replies(self, count):
         """Return the next messages of the worker."""

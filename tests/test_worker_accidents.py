@@ -17,7 +17,7 @@ import pytest
 
 from mataserver import Classification, ClassifyResult, MataError, Params, decode_image
 from mataserver.contract.backend import LoadContext, ModelSpec
-from mataserver.engines import payload, wire
+from mataserver.engines import payload, single, wire
 from mataserver.engines.process import ProcessEngine
 from mataserver.engines.thread import ThreadEngine
 from mataserver.engines.work import (
@@ -25,8 +25,10 @@ from mataserver.engines.work import (
     Displaced,
     Facts,
     Job,
+    Outcome,
     Placement,
     Spoilt,
+    Timing,
     WorkerDied,
 )
 from mataserver.engines.worker import ProcessWorker
@@ -201,6 +203,42 @@ async def test_an_answer_of_the_wrong_shape_fails_its_batch():
     assert isinstance(answers[0], WorkerDied)
 
 
+def alone(request, body=b"{}", **timing):
+    """Return the answer to a batch of one job as a worker sends it."""
+    return b"".join(single.pack_answer(request, Outcome(body, Timing(**timing))))
+
+
+@pytest.mark.parametrize(
+    "sent", [alone(1, b""), alone(1, decode=float("nan")), alone(1, infer=-1.0)]
+)
+async def test_an_answer_that_cannot_be_true_fails_its_job(sent):
+    """An answer without a body, or with a time that nothing takes, is no answer."""
+    sick = ProcessWorker("sick", 60.0)
+    sick.connection_made(Transport())
+    answers = []
+    sick.infer([Job(b"a", b"")], answers.append)
+    sick.data_received(sent)
+    assert isinstance(answers[0], WorkerDied)
+
+
+async def test_an_answer_to_one_job_is_none_to_anything_else():
+    """A worker that answers a batch of two, a call or a stream with it costs them an error."""
+    sick = ProcessWorker("sick", 60.0)
+    sick.connection_made(Transport())
+    answers = []
+    sick.infer([Job(b"a", b""), Job(b"b", b"")], answers.append)
+    sick.data_received(alone(1))
+    assert isinstance(answers[0], WorkerDied)
+    asked = [lambda: sick.call("echo", (), {}), lambda: anext(sick.stream("numbers", (), {}))]
+    for number, ask in enumerate(asked, 2):
+        waiting = asyncio.ensure_future(ask())
+        await asyncio.sleep(0)
+        sick.data_received(alone(number))
+        with pytest.raises(WorkerDied):
+            await waiting
+    sick.kill("the test is over")
+
+
 async def test_a_pickle_of_a_worker_is_not_read(tmp_path):
     """A worker that answers a call, a stream or a chat with a pickle is told off, nothing else."""
     sick = ProcessWorker("sick", 60.0)
@@ -221,14 +259,17 @@ async def test_a_pickle_of_a_worker_is_not_read(tmp_path):
     sick.kill("the test is over")
 
 
-async def test_a_message_that_cannot_be_read_ends_the_worker(caplog):
+@pytest.mark.parametrize(
+    "sent", [wire.PREFIX.pack(4, 0) + b"\xff" * 4, wire.PREFIX.pack(0, 3) + b"abc"]
+)
+async def test_a_message_that_cannot_be_read_ends_the_worker(caplog, sent):
     """What is no message of ours kills the worker, and whoever waits is told."""
     sick = ProcessWorker("sick", 60.0)
     transport = Transport()
     sick.connection_made(transport)
     answers = []
     sick.infer([Job(b"a", b"")], answers.append)
-    sick.data_received(wire.PREFIX.pack(4, 0) + b"\xff\xff\xff\xff")
+    sick.data_received(sent)
     assert isinstance(answers[0], WorkerDied)
     assert transport.aborted
     assert not sick.alive

@@ -63,21 +63,21 @@ class ModelProcess:
 
     # in
 
-    def _order(self, received: wire.Received) -> Order | None:
-        """Return what a message asks for, None for the last one."""
-        message = received.header.message
-        if isinstance(message, wire.Infer):
-            jobs = self._line.jobs(received)
-            brief = sum(len(job.image) for job in jobs) < LARGE
-            return Order(message.id, functools.partial(self._forward, message.id), jobs, brief)
+    def _order(self, asked: wire.Received | list[Job]) -> Order | None:
+        """Return what a batch or a message asks for, None for the last one."""
+        if isinstance(asked, list):
+            brief = sum(len(job.image) for job in asked) < LARGE
+            request = asked[0].place[0]
+            return Order(request, functools.partial(self._forward, request), asked, brief)
+        message = asked.header.message
         if isinstance(message, wire.Stop):
             return None
         request = message.id if isinstance(message, wire.Request) else 0
-        return Order(request, self._service(received), brief=not isinstance(message, wire.Call))
+        return Order(request, self._service(asked), brief=not isinstance(message, wire.Call))
 
-    def _service(self, received: wire.Received) -> Callable[[list[Decoded]], None]:
+    def _service(self, asked: wire.Received) -> Callable[[list[Decoded]], None]:
         """Return the work that a service, a stream or a session asks for."""
-        message, parts = received.header.message, wire.parts(received)
+        message, parts = asked.header.message, wire.parts(asked)
         if isinstance(message, (wire.Call, wire.Open)):
             return lambda _: self._streams.call(message, parts)
         if isinstance(message, wire.Generate):
@@ -143,7 +143,7 @@ def main(sock: socket.socket, memory: int | None) -> None:
     line = Line(sock, None if memory is None else Incoming(memory))
     if memory is not None:
         os.close(memory)
-    while (received := line.take()) is None:
+    while not isinstance(received := line.take(), wire.Received):
         select.select([sock], [], [])
         if not line.fetch():
             return

@@ -62,8 +62,8 @@ class Order:
 class Crew:
     """Takes orders from the socket to their work; the thread that calls ``run`` is the model's.
 
-    ``plan`` returns the order that a message is, None for the last message. ``decode`` runs in
-    several threads at once and must not raise; an order whose work raises is answered as failed.
+    ``plan`` returns the order that a message or a batch is, None for the last one. ``decode`` runs
+    in several threads at once and must not raise; an order whose work raises is answered as failed.
     There are ``decoders`` followers, but one at least: without decoders nothing is decoded beside
     what is quick, which is what takes less than ``quick`` seconds.
     """
@@ -71,7 +71,7 @@ class Crew:
     def __init__(
         self,
         line: Line,
-        plan: Callable[[wire.Received], Order | None],
+        plan: Callable[[wire.Received | list[Job]], Order | None],
         decode: Callable[[Job], Decoded],
         decoders: int,
         quick: float = QUICK,

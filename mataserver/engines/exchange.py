@@ -11,7 +11,7 @@ import functools
 import itertools
 from typing import TYPE_CHECKING
 
-from mataserver.engines import wire
+from mataserver.engines import single, wire
 from mataserver.engines.replies import Reply, settle
 from mataserver.engines.work import WorkerDied
 
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     Take = Callable[[Reply | MataError], None]
 
 
+ANSWERS = (wire.Answer, wire.Returned, wire.Ended, wire.Raised)
 UNASKED = 1_000
 """Messages in a second that answer nothing which a worker may send: more take the loop's time.
 
@@ -82,17 +83,26 @@ class Exchange:
         for received in self._unframer.feed(data):
             if self._closed:  # by what came before
                 return
-            message = received.header.message
-            if isinstance(message, (wire.Answer, wire.Returned, wire.Ended, wire.Raised)):
-                self._watchdog.answered(message.id, well=not isinstance(message, wire.Raised))
-                parts = self._parts(received)
-                take = self._in_flight.pop(message.id, None)
-                if take is not None:
-                    take(Reply(message, parts))
+            if isinstance(received, memoryview):
+                request, outcome = single.read_answer(received)
+                if self._answered(request, Reply(outcome, [])):
+                    continue
+            elif isinstance(message := received.header.message, ANSWERS):
+                reply = Reply(message, self._parts(received))
+                if self._answered(message.id, reply):
                     continue
             else:
                 self._noticed(message)
             self._count_unasked()
+
+    def _answered(self, request: int, reply: Reply) -> bool:
+        """Give a reply to whoever waits for it; return whether anybody does."""
+        self._watchdog.answered(request, well=not isinstance(reply.message, wire.Raised))
+        take = self._in_flight.pop(request, None)
+        if take is None:
+            return False
+        take(reply)
+        return True
 
     def _count_unasked(self) -> None:
         """Count a message that nobody waits for. Raises ``Flooded``."""
@@ -110,26 +120,30 @@ class Exchange:
     def send_batch(self, jobs: Sequence[Job], take: Take) -> int:
         """Send a batch whose reply goes to ``take``; return the request's number."""
         request = next(self._ids)
-        message = wire.Infer(request, [wire.JobHead(job.format, job.session) for job in jobs])
         blocks: list[Block] = []
-        sizes, places, inline = [], [], []
-        for job in jobs:
-            for part in (job.image, job.params):
-                size, block = len(part), None
-                if size >= wire.LARGE and self._memory is not None:
-                    block = self._memory.place(part)
-                sizes.append(size)
-                if block is None:
-                    places.append(wire.INLINE)
-                    inline.append(part)
-                else:
-                    places.append(block.begin)
-                    blocks.append(block)
-        self._write(wire.placed(wire.Header(message, sizes, places), inline))
+        parts = [part for job in jobs for part in (job.image, job.params)]
+        places = [self._place(part, blocks) for part in parts]
+        if len(jobs) == 1 and places[1] == wire.INLINE:
+            self._write(single.pack_order(request, jobs[0], places[0]))
+        else:
+            heads = [wire.JobHead(job.format, job.session) for job in jobs]
+            header = wire.Header(wire.Infer(request, heads), list(map(len, parts)), places)
+            inline = (part for part, at in zip(parts, places, strict=True) if at == wire.INLINE)
+            self._write(wire.placed(header, list(inline)))
         # Without blocks there is nothing to free: one call less for each small request.
         freeing = functools.partial(self._take_and_free, blocks, take) if blocks else take
         self._expect(request, freeing, len(jobs))
         return request
+
+    def _place(self, part: wire.Part, blocks: list[Block]) -> int:
+        """Return where a part lies in the shared memory; one that was placed there is a block."""
+        if len(part) < wire.LARGE or self._memory is None:
+            return wire.INLINE
+        block = self._memory.place(part)
+        if block is None:
+            return wire.INLINE
+        blocks.append(block)
+        return block.begin
 
     def next_id(self) -> int:
         """Return the number of a new request."""

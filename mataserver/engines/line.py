@@ -7,12 +7,12 @@ import threading
 from itertools import chain
 from typing import TYPE_CHECKING
 
-from mataserver.engines import wire
+from mataserver.engines import single, wire
 from mataserver.engines.work import Failure, Job
 
 if TYPE_CHECKING:
     import socket
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from mataserver.engines.arena import Incoming
     from mataserver.engines.work import Body, Outcome
@@ -35,20 +35,30 @@ class Line:
         """Take in what is here, without waiting; False once the server is gone."""
         return self._reader.fetch()
 
-    def take(self) -> wire.Received | None:
-        """Return the next message that was taken in, None when there is none."""
+    def take(self) -> wire.Received | list[Job] | None:
+        """Return the next message that was taken in, None when there is none.
+
+        A batch is its jobs, whose images may lie in the shared memory.
+        """
         while (received := self._reader.take()) is not None:
-            message = received.header.message
-            if isinstance(message, wire.Drop):
-                if message.id in self._owed:
-                    self._dropped.add(message.id)
-                    if message.id not in self._owed:  # another thread has answered it meanwhile
-                        self._dropped.discard(message.id)
+            if isinstance(received, memoryview):
+                jobs = [single.read_order(received, self._memory)]
+            elif isinstance(message := received.header.message, wire.Infer):
+                jobs = self._jobs(message, received)
+            elif isinstance(message, wire.Drop):
+                self._drop(message.id)
                 continue
-            if isinstance(message, wire.Infer):
-                self._owed.add(message.id)
-            return received
+            else:
+                return received
+            self._owed.add(jobs[0].place[0])
+            return jobs
         return None
+
+    def _drop(self, request: int) -> None:
+        if request in self._owed:
+            self._dropped.add(request)
+            if request not in self._owed:  # another thread has answered it meanwhile
+                self._dropped.discard(request)
 
     def is_dropped(self, request: int) -> bool:
         """Whether nobody waits for a batch any more."""
@@ -61,20 +71,15 @@ class Line:
         self.reply(wire.Raised(request, DROPPED))
         return True
 
-    def jobs(self, received: wire.Received) -> list[Job]:
-        """Return the jobs of a batch; their images may lie in the shared memory."""
+    def _jobs(self, message: wire.Infer, received: wire.Received) -> list[Job]:
         header = received.header
-        message = header.message
         found, begin = [], 0
-        for index, size in enumerate(header.sizes):
-            place = header.places[index] if header.places else wire.INLINE
+        for size, place in zip(header.sizes, header.places, strict=True):
             if place != wire.INLINE and self._memory is not None:
                 found.append(self._memory.look(place, size))
             else:
                 found.append(received.payload[begin : begin + size])
                 begin += size
-        if not isinstance(message, wire.Infer):
-            return []
         return [
             Job(found[2 * i], found[2 * i + 1], head.format, head.session, (message.id, i))
             for i, head in enumerate(message.jobs)
@@ -82,17 +87,28 @@ class Line:
 
     def answer(self, request: int, outcomes: Sequence[Outcome]) -> None:
         """Send a batch's outcomes; large bodies go through the shared memory."""
+        packed = single.pack_answer(request, outcomes[0]) if len(outcomes) == 1 else None
+        if packed is not None:
+            self._settle(request)
+            self._send(lambda: packed)
+            return
         heads = [wire.OutcomeHead(each.timing, each.failure, each.fresh) for each in outcomes]
         self.reply(wire.Answer(request, heads), [each.body for each in outcomes])
 
     def reply(self, message: wire.Message, parts: Sequence[Body] = ()) -> None:
         """Send a message; end with the server."""
         if isinstance(message, (wire.Answer, wire.Raised)):
-            self._owed.discard(message.id)
-            self._dropped.discard(message.id)
+            self._settle(message.id)
+        self._send(lambda: self._frame(message, parts))
+
+    def _settle(self, request: int) -> None:
+        self._owed.discard(request)
+        self._dropped.discard(request)
+
+    def _send(self, framed: Callable[[], Sequence[wire.Part]]) -> None:
         try:
             with self._lock:
-                wire.send(self.sock, self._frame(message, parts))
+                wire.send(self.sock, framed())
         except OSError:
             os._exit(0)  # the server is gone
 

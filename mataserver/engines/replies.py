@@ -21,9 +21,9 @@ _LONGEST = 1e9
 
 
 class Reply(NamedTuple):
-    """A worker's answer and copies of its parts."""
+    """A worker's answer and copies of its parts; the outcome of one job is whole by itself."""
 
-    message: wire.Message
+    message: wire.Message | Outcome
     parts: list[bytes]
 
 
@@ -31,22 +31,17 @@ def read_batch(reply: Reply | MataError, count: int) -> list[Outcome] | MataErro
     """Return the outcomes of a batch of ``count`` jobs, or why there are none."""
     if isinstance(reply, MataError):
         return reply
-    message = reply.message
-    if isinstance(message, wire.Answer):
-        return _outcomes(message, reply.parts, count) or WorkerDied(MALFORMED)
-    if isinstance(message, wire.Raised):
-        return message.failure.error()
-    return WorkerDied(MALFORMED)
+    if isinstance(reply.message, wire.Raised):
+        return reply.message.failure.error()
+    return _outcomes(reply, count) or WorkerDied(MALFORMED)
 
 
 def read_piece(reply: Reply) -> str | Outcome:
     """Return a piece of text or, last, the outcome. Raises ``WorkerDied``."""
-    message = reply.message
-    if isinstance(message, wire.Answer):
-        outcomes = _outcomes(message, reply.parts, 1)
-        if outcomes is not None:
-            return outcomes[0]
-    elif isinstance(message, wire.Returned):
+    outcomes = _outcomes(reply, 1)
+    if outcomes is not None:
+        return outcomes[0]
+    if isinstance(reply.message, wire.Returned):
         text = payload.unpack(reply.parts, payload.of_package("", frozenset()))
         if isinstance(text, str):
             return text
@@ -65,14 +60,22 @@ def settle(future: asyncio.Future[Reply], reply: Reply | MataError) -> None:
         future.set_result(reply)
 
 
-def _outcomes(message: wire.Answer, parts: list[bytes], count: int) -> list[Outcome] | None:
-    """Return the outcomes of a batch, or None for an answer that is not one per job."""
-    heads = message.outcomes
-    if len(heads) != count or len(parts) != count:
+def _outcomes(reply: Reply, count: int) -> list[Outcome] | None:
+    """Return the outcomes of a batch, or None for what is not a sound one for each job."""
+    message, bodies = reply
+    if isinstance(message, Outcome):
+        found = [message]
+    elif isinstance(message, wire.Answer) and len(message.outcomes) == len(bodies):
+        found = [
+            Outcome(body, head.timing, head.failure, head.fresh)
+            for head, body in zip(message.outcomes, bodies, strict=True)
+        ]
+    else:
         return None
-    found = []
-    for head, body in zip(heads, parts, strict=True):
-        if (head.failure is None and not body) or not 0.0 <= head.timing.total < _LONGEST:
-            return None
-        found.append(Outcome(body, head.timing, head.failure, head.fresh))
-    return found
+    return found if len(found) == count and all(map(_is_sound, found)) else None
+
+
+def _is_sound(outcome: Outcome) -> bool:
+    """Whether there is an answer or a failure, and a time that something may take."""
+    told = outcome.failure is not None or bool(outcome.body)
+    return told and 0.0 <= outcome.timing.total < _LONGEST

@@ -196,6 +196,9 @@ class Received(msgspec.Struct):
     payload: memoryview
 
 
+Frame = Received | memoryview
+"""A frame with a header, or the payload of one that has none."""
+
 _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(Header)
 
@@ -232,7 +235,7 @@ class Reader:
     def __init__(self, sock: socket.socket) -> None:
         self._sock = sock
         self._unframer = Unframer()
-        self._complete: deque[Received] = deque()
+        self._complete: deque[Frame] = deque()
 
     def fetch(self) -> bool:
         """Read what is here, without waiting; False at the socket's end."""
@@ -245,7 +248,7 @@ class Reader:
         self._complete.extend(self._unframer.feed(data))
         return bool(data)
 
-    def take(self) -> Received | None:
+    def take(self) -> Frame | None:
         """Return the next frame that was read, None when there is none."""
         return self._complete.popleft() if self._complete else None
 
@@ -257,7 +260,7 @@ class Unframer:
         self._buffer = bytearray()
         self._largest = largest
 
-    def feed(self, data: bytes | bytearray) -> Iterator[Received]:
+    def feed(self, data: bytes | bytearray) -> Iterator[Frame]:
         """Add received bytes; yield every frame that is complete."""
         if self._buffer:
             self._buffer += data
@@ -284,7 +287,9 @@ def _end(data: bytes | bytearray, begin: int, largest: int) -> int:
     return end if end <= len(data) else 0
 
 
-def _cut(data: bytes | bytearray, begin: int, end: int) -> Received:
+def _cut(data: bytes | bytearray, begin: int, end: int) -> Frame:
     view = memoryview(data)
-    payload = begin + PREFIX.size + PREFIX.unpack_from(data, begin)[0]
-    return Received(_DECODER.decode(view[begin + PREFIX.size : payload]), view[payload:end])
+    header, begin = PREFIX.unpack_from(data, begin)[0], begin + PREFIX.size
+    if not header:
+        return view[begin:end]
+    return Received(_DECODER.decode(view[begin : begin + header]), view[begin + header : end])

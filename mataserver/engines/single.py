@@ -1,0 +1,66 @@
+"""A batch of one job and its answer, which is nearly all that travels: one struct each.
+
+Their frames have no header. What varies in length lies behind the struct: of an order the params,
+the name of the session and the image, unless that is in the shared memory; of an answer its body.
+"""
+
+from __future__ import annotations
+
+import struct
+from typing import TYPE_CHECKING
+
+from mataserver.engines.wire import INLINE, LARGE, PREFIX
+from mataserver.engines.work import Job, Outcome, Timing
+
+if TYPE_CHECKING:
+    from mataserver.contract.envelope import Format
+    from mataserver.engines.arena import Incoming
+    from mataserver.engines.wire import Part
+
+_ORDER = struct.Struct("<QqQI?")
+"""Number, place and size of the image, size of the params, whether the answer is to be JSON."""
+_ANSWER = struct.Struct("<Qddd?")
+"""Number, milliseconds of decoding, inference and encoding, whether state of a session is new."""
+
+
+def pack_order(request: int, job: Job, place: int) -> list[Part]:
+    """Return the buffers of a job whose image lies at ``place`` in the shared memory, or inline."""
+    session = (job.session or "").encode()
+    inline = [job.image] if place == INLINE else []
+    size = _ORDER.size + len(job.params) + len(session) + sum(map(len, inline))
+    head = _ORDER.pack(request, place, len(job.image), len(job.params), job.format == "json")
+    return [b"".join((PREFIX.pack(0, size), head, job.params, session)), *inline]
+
+
+def read_order(frame: memoryview, memory: Incoming | None) -> Job:
+    """Return the job of an order; its image may lie in the shared memory."""
+    request, place, size, given, is_json = _ORDER.unpack_from(frame)
+    end = len(frame)
+    if place != INLINE and memory is not None:
+        image = memory.look(place, size)
+    else:
+        end -= size
+        image = frame[end:]
+    params = _ORDER.size + given
+    session = str(frame[params:end], "utf-8") or None
+    form: Format = "json" if is_json else "msgpack"
+    return Job(image, frame[_ORDER.size : params], form, session, (request, 0))
+
+
+def pack_answer(request: int, outcome: Outcome) -> list[Part] | None:
+    """Return the buffers of an answer; None for a failure, and for what goes by shared memory."""
+    body = outcome.body if isinstance(outcome.body, tuple) else (outcome.body,)
+    size = sum(map(len, body))
+    if outcome.failure is not None or size >= LARGE:
+        return None
+    timing = outcome.timing
+    head = _ANSWER.pack(request, timing.decode, timing.infer, timing.encode, outcome.fresh)
+    return [PREFIX.pack(0, _ANSWER.size + size), head, *body]
+
+
+def read_answer(frame: memoryview) -> tuple[int, Outcome]:
+    """Return the number of a request and its outcome. Raises ``struct.error``."""
+    request, decode, infer, encode, fresh = _ANSWER.unpack_from(frame)
+    return request, Outcome(
+        bytes(frame[_ANSWER.size :]), Timing(decode, infer, encode), None, fresh
+    )
