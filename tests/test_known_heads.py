@@ -18,6 +18,7 @@ from api_answers import answer, asking, detail_of, until
 from conftest import picture, register
 from mataserver import testing
 from mataserver.app import running
+from mataserver.http import hits as heads_known
 from mataserver.http.budget import BudgetShare
 from mataserver.http.entrance import Site
 from mataserver.http.heads import MOST
@@ -498,6 +499,38 @@ async def test_a_known_head_with_no_picture(peer):
     assert "total;dur=" in found[1]["server-timing"]
     found, hits = await peer.hits(ASKED)
     assert (found[0], hits) == (200, 1)
+
+
+FORMS = """
+class Service(Base):
+    def error_forms(self):
+        return {"/v1/infer": self.form}
+
+    def form(self, status, detail):
+        raise RuntimeError("a bug of the lab")
+"""
+
+
+async def test_a_form_of_errors_that_fails(data_dir, plugin, caplog):
+    """What fails behind the handler is 500 and ends the connection, and is no riddle."""
+    async with warm_peer(data_dir, entry_points=(testing.FAKE, plugin(FORMS))) as (served, peer):
+        (status, headers, body), hits = await peer.hits(NONE)
+        assert (status, headers["connection"], hits) == (500, "close", 1)
+        assert detail_of(body) == "Internal server error"
+        assert await peer.rest() == b""
+        async with peer_of(served) as other:
+            assert (await other.ask(ASKED))[0] == 200
+        assert peer.lifecycle.active == 0
+    assert [each.message for each in caplog.records if each.levelname == "ERROR"] == [
+        "a request failed outside its handler"
+    ]
+
+
+def test_only_releases_that_were_tried_have_their_heads_known():
+    """The release that the tests run with is tried; with another one nobody's head is known."""
+    assert heads_known.known()
+    assert not heads_known.known("3.14.0")
+    assert not heads_known.known("3.14.5.post1")
 
 
 async def test_a_model_that_fails(server, peer, caplog):

@@ -20,13 +20,14 @@ import contextvars
 import time
 from typing import TYPE_CHECKING, Any, cast
 
+import aiohttp
 from aiohttp import hdrs
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.http_writer import StreamWriter
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from mataserver.errors import TooSlow, Unavailable
-from mataserver.http import codec, shortcut
+from mataserver.http import codec
 from mataserver.http.middleware import LEFT, REQUEST_ID, new_id, require_room
 from mataserver.http.protocol import Conversation, unsign
 from mataserver.http.routing import ROUTE
@@ -42,8 +43,8 @@ if TYPE_CHECKING:
     from mataserver.http.heads import HeadCache, Known, Repeat
     from mataserver.http.middleware import Edge
 
-FIRST = (3, 14)
-"""The first release of aiohttp whose connections are known."""
+TRIED = frozenset({"3.14.5"})
+"""The releases of aiohttp that this was tried with: what is not public changes in any of them."""
 LONGEST = 2_048
 """Bytes of a head that is looked at."""
 EARLY = 1 << 16
@@ -58,9 +59,9 @@ _ANSWER = (
 )
 
 
-def known() -> bool:
-    """Whether this was tried with the release of aiohttp that is installed."""
-    return shortcut.known(first=FIRST)
+def known(version: str = aiohttp.__version__) -> bool:
+    """Whether this was tried with a release of aiohttp."""
+    return version in TRIED
 
 
 def is_alone(edge: Edge, application: web.Application) -> bool:
@@ -340,14 +341,10 @@ class Hit:
         request = self._conversation.request(self._known)
         if request is None:
             return
-        request[REQUEST_ID] = new_id()
-        if isinstance(found, Exception):
-            response = self._edge.refuse(request, found)
-        else:
-            form, stages = self._known.repeat.form, codec.stages(found)
-            response = codec.respond(found.body, form=form, timing=stages)
-        self._counted = True
-        finished = self._edge.finish(request, response, self._begun)
+        try:
+            finished = self._response(request, found)
+        except Exception as error:  # such as a plugin's form of errors
+            finished = self._conversation.handle_error(request, exc=error)
         try:
             await finished.prepare(request)
             await finished.write_eof()
@@ -355,6 +352,17 @@ class Hit:
             return
         if not finished.keep_alive:
             self._conversation.hang_up(at_once=not self._left)
+
+    def _response(self, request: web.Request, found: Encoded | Exception) -> web.StreamResponse:
+        """Return an answer as the middleware makes it."""
+        request[REQUEST_ID] = new_id()
+        if isinstance(found, Exception):
+            response = self._edge.refuse(request, found)
+        else:
+            form, stages = self._known.repeat.form, codec.stages(found)
+            response = codec.respond(found.body, form=form, timing=stages)
+        self._counted = True
+        return self._edge.finish(request, response, self._begun)
 
     def _count(self, status: int) -> float:
         """Count the request; return the seconds that it took."""

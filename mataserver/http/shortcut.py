@@ -41,10 +41,10 @@ class _Way(NamedTuple):
     handler: Answer
 
 
-def known(version: str = aiohttp.__version__, first: tuple[int, int] = FIRST) -> bool:
-    """Whether a release of aiohttp is one that a way past it was tried with, from ``first`` on."""
+def known(version: str = aiohttp.__version__) -> bool:
+    """Whether a release of aiohttp is one that the short way was tried with."""
     parts = re.match(r"(\d+)\.(\d+)", version)
-    return parts is not None and first <= (int(parts[1]), int(parts[2])) < BEFORE
+    return parts is not None and FIRST <= (int(parts[1]), int(parts[2])) < BEFORE
 
 
 def shorten(server: web.Server, application: web.Application, table: Table) -> None:
