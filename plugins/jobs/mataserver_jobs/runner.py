@@ -198,6 +198,10 @@ class LocalRunner:
                 await _pause(self._stopping, AGAIN_SECONDS)
                 await self._note(self._store.release, record)
                 return
+            except MataError as error:  # a node's: the next attempt may come to another one
+                log.warning("job %s could not be started: %s", record.id, error.detail)
+                await self._note(self._store.died, record, error.detail)
+                return
             async with self._held(record):
                 await self._hand_over(assignment, process)
             attempt = _Attempt(self._store, record, kind, process, self._stopping, Arrival(folder))

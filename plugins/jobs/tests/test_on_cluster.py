@@ -12,6 +12,7 @@ import pytest
 from films import video
 from serving_jobs import asking, lines, sent
 
+from mataserver import MataError
 from mataserver_jobs.runner import LocalRunner
 from stand_in_cluster import StandInCluster
 
@@ -140,6 +141,24 @@ async def test_a_job_that_breaks_has_its_log_here(queue, kinds, tmp_path, cluste
         record = await ended(queue, job)
     assert (record.state, "RuntimeError" in record.error) == ("failed", True)
     assert "secret detail" in (tmp_path / "jobs" / job.id / "log").read_text()
+
+
+class Unlike:
+    """A cluster whose nodes have another release."""
+
+    @contextlib.asynccontextmanager
+    async def run_process(self, *_args, **_options):
+        """Refuse, as the engine does."""
+        raise MataError("The node one has mataserver 9.9")
+        yield
+
+
+async def test_a_node_that_cannot_start_a_job(queue, kinds, tmp_path):
+    """It costs an attempt at once, and the last one tells why; it does not wait for a lease."""
+    job = await queue.submit("count", "ada", {"to": 3})
+    async with running(queue, kinds, tmp_path, Unlike()):
+        record = await ended(queue, job)
+    assert (record.state, "mataserver 9.9" in record.error) == ("failed", True)
 
 
 async def test_a_job_waits_for_the_cluster(queue, kinds, tmp_path, cluster, caplog):
