@@ -20,8 +20,8 @@ if TYPE_CHECKING:
     from mataserver_fleet.asking import Asking
 
 
-PIECE = 16_000_000
-"""Bytes that are sent at a time."""
+PIECE = 8_000_000
+"""Bytes that are sent at a time; a form of them is in memory some four times."""
 _NOWHERE = 10**15 - 1
 """Where no piece of a file begins: whoever sends one there is told where one would."""
 _EXPECTED = re.compile(r"offset: (\d+) is expected")
