@@ -30,7 +30,7 @@ from mataserver.contract.handles import (
 from mataserver.contract.hookspecs import hookimpl
 from mataserver.contract.routes import Body, LastEvent, Page, Route
 from mataserver.contract.service import Context, Server, Service
-from mataserver.contract.web import Form, Saved, Share, Upload, Uploads
+from mataserver.contract.web import Form, RepeatedClaim, Saved, Share, Upload, Uploads
 from mataserver.errors import (
     BadRequest,
     Conflict,
@@ -127,6 +127,7 @@ __all__ = [
     "PoseResult",
     "Principal",
     "RegisteredModel",
+    "RepeatedClaim",
     "Result",
     "ResultEvent",
     "Route",

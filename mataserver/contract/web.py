@@ -7,7 +7,14 @@ from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
+    from collections.abc import (
+        AsyncGenerator,
+        AsyncIterator,
+        Awaitable,
+        Callable,
+        Mapping,
+        Sequence,
+    )
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
@@ -89,6 +96,38 @@ class Socket(Protocol):
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """End the connection with a code."""
+        ...
+
+
+class RepeatedClaim(Protocol):
+    """How a service answers requests that it claimed and that differ by their bodies alone.
+
+    A body over ``limit`` bytes goes to what the service's ``claims`` gives, and so does one that
+    takes more than some ``seconds`` to arrive.
+    """
+
+    @property
+    def limit(self) -> int:
+        """Bytes of the largest body."""
+        ...
+
+    @property
+    def seconds(self) -> float:
+        """How long a body may take."""
+        ...
+
+    limit: int
+    seconds: float
+
+    def is_current(self) -> bool:
+        """Whether the service would claim it still, and answer so: key, rights, settings."""
+        ...
+
+    def responder(self) -> Callable[[web.Request, bytes], Awaitable[web.StreamResponse]]:
+        """Return what answers one that is current and has begun to arrive.
+
+        It is given the request, of which nothing is to be read, and its body.
+        """
         ...
 
 
@@ -207,6 +246,14 @@ class Http(Protocol):
 
     def sign_out(self, request: web.Request, response: web.Response) -> None:
         """End the session of a browser that asks, if it has one."""
+        ...
+
+    def learn(self, request: web.Request, repeat: RepeatedClaim) -> None:
+        """Have requests with the head of one that was claimed and answered be answered by another.
+
+        They pass by the parser of HTTP. A head that is unusual, as one with a cookie, is not
+        learnt, and nothing is where several services claim requests.
+        """
         ...
 
     def connect(self, factory: Callable[[], P]) -> P:

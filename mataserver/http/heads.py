@@ -7,11 +7,11 @@ to the byte, and only after aiohttp's strict parser and a handler have taken it.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from aiohttp import HttpVersion11, hdrs
 
-from mataserver.http.routing import ROUTE
+from mataserver.http.routing import CLAIMED, ROUTE
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from mataserver.contract.envelope import Format
     from mataserver.contract.handles import Encoded
     from mataserver.contract.routes import Route
+    from mataserver.contract.web import RepeatedClaim
     from mataserver.http.middleware import Edge
 
 MOST = 256
@@ -53,16 +54,36 @@ class Repeat(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a head: ``key`` let it in, ``limit`` and ``seconds`` are its body's."""
+    """What is known of a head: ``limit`` and ``seconds`` are its body's, ``label`` the metrics'."""
 
     message: RawRequestMessage
     found: UrlMappingMatchInfo
-    route: Route
     label: str
-    key: str
     limit: int
     seconds: float
+
+
+@dataclass(frozen=True, slots=True)
+class KnownRoute(Known):
+    """One of a route; ``key`` let it in."""
+
+    route: Route
+    key: str
     repeat: Repeat
+
+
+class Claim(NamedTuple):
+    """How requests that a service claimed are answered, and what takes each on its way."""
+
+    repeat: RepeatedClaim
+    hit: type[Any]
+
+
+@dataclass(frozen=True, slots=True)
+class KnownClaim(Known):
+    """One that a service claimed, and judges itself."""
+
+    claim: Claim
 
 
 class HeadCache:
@@ -71,16 +92,18 @@ class HeadCache:
     def __init__(self, edge: Edge) -> None:
         self.edge = edge
         self.hits = 0
-        self._known: dict[bytes, Known] = {}
+        self._known: dict[bytes, KnownRoute | KnownClaim] = {}
 
     def __len__(self) -> int:
         return len(self._known)
 
-    def find(self, head: bytes) -> Known | None:
+    def find(self, head: bytes) -> KnownRoute | KnownClaim | None:
         """Return what is known of a head, if whoever sends it may still ask that."""
         known = self._known.get(head)
         if known is None or self.edge.lifecycle.draining:
             return None
+        if isinstance(known, KnownClaim):
+            return known if known.claim.repeat.is_current() else None
         principal = self.edge.gate.owner(known.key)
         if principal is None or not principal.may(known.route.needs):
             return None
@@ -101,18 +124,26 @@ class HeadCache:
         limits = table.limits(request)
         if limits.idle:
             return
+        of = self._of(request, limits.size, limits.seconds)
+        self._note(head, KnownRoute(*of, route, key, repeat))
+
+    def learn_claimed(self, head: bytes, request: web.Request, claim: Claim) -> None:
+        """Know the head of a request that the one service claimed which claims any."""
+        if CLAIMED in request and len(self.edge.table.claims) == 1 and _is_plain(request):
+            of = self._of(request, claim.repeat.limit, claim.repeat.seconds)
+            self._note(head, KnownClaim(*of, claim))
+
+    def _of(
+        self, request: web.Request, limit: int, seconds: float
+    ) -> tuple[RawRequestMessage, UrlMappingMatchInfo, str, int, float]:
+        label = self.edge.table.label(request)
+        message = request._message  # noqa: SLF001
+        return message, request.match_info, label, min(limit, LARGEST), seconds
+
+    def _note(self, head: bytes, known: KnownRoute | KnownClaim) -> None:
         if len(self._known) >= MOST and head not in self._known:
             del self._known[next(iter(self._known))]
-        self._known[head] = Known(
-            request._message,  # noqa: SLF001
-            request.match_info,
-            route,
-            table.label(request),
-            key,
-            min(limits.size, LARGEST),
-            limits.seconds,
-            repeat,
-        )
+        self._known[head] = known
 
 
 def _is_plain(request: web.Request) -> bool:

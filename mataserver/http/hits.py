@@ -28,6 +28,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 
 from mataserver.errors import TooSlow, Unavailable
 from mataserver.http import codec
+from mataserver.http.heads import KnownRoute
 from mataserver.http.middleware import LEFT, REQUEST_ID, new_id, require_room
 from mataserver.http.protocol import Conversation, unsign
 from mataserver.http.routing import ROUTE
@@ -40,7 +41,7 @@ if TYPE_CHECKING:
     from mataserver.contract.handles import Encoded
     from mataserver.contract.web import Share
     from mataserver.http.backlog import Portion
-    from mataserver.http.heads import HeadCache, Known, Repeat
+    from mataserver.http.heads import Claim, HeadCache, Known, KnownClaim, Repeat
     from mataserver.http.middleware import Edge
 
 TRIED = frozenset({"3.14.5"})
@@ -138,7 +139,7 @@ class CachingConversation(Conversation):
         self._left = -1 if unsure else _rest(end + size, data)
         return False
 
-    def _take(self, known: Known, data: bytes, end: int, size: int) -> bool:
+    def _take(self, known: KnownRoute | KnownClaim, data: bytes, end: int, size: int) -> bool:
         """Answer a request whose head is known, unless there is no room for what is here of it."""
         share = self._budget()
         try:
@@ -146,7 +147,8 @@ class CachingConversation(Conversation):
         except Unavailable:
             return False
         self._heads.hits += 1
-        self._hit = Hit(self, self._heads.edge, known, share)
+        kind = Hit if isinstance(known, KnownRoute) else known.claim.hit
+        self._hit = kind(self, self._heads.edge, known, share)
         self._hit.begin(data, end, size)
         return True
 
@@ -167,6 +169,12 @@ class CachingConversation(Conversation):
         head, self._head = self._head, None
         if head is not None and request is self._current_request:
             self._heads.learn(head, request, repeat)
+
+    def learn_claimed(self, request: web.Request, claim: Claim) -> None:
+        """Know the head of the claimed request under way from now on."""
+        head, self._head = self._head, None
+        if head is not None and request is self._current_request:
+            self._heads.learn_claimed(head, request, claim)
 
     def hand_over(self, data: bytes, left: int) -> None:
         """Leave a request to aiohttp of which ``data`` came, and ``left`` bytes are to come."""
@@ -198,7 +206,8 @@ class CachingConversation(Conversation):
         made = self._request_factory(known.message, EMPTY_PAYLOAD, self, writer, self._task_handler)
         request = cast("web.Request", made)
         request._match_info = known.found  # noqa: SLF001
-        request[ROUTE] = known.route
+        if isinstance(known, KnownRoute):
+            request[ROUTE] = known.route
         return request
 
     def connection_lost(self, exc: BaseException | None) -> None:
@@ -229,7 +238,7 @@ class Hit:
         self._begun = time.perf_counter()
         self._conversation = conversation
         self._edge = edge
-        self._known = known
+        self._known: Any = known  # a ``KnownRoute``, but for a subclass
         self._share = share
         self._loop = asyncio.get_running_loop()
         self._pieces: list[bytes] = []
@@ -301,18 +310,21 @@ class Hit:
             self._release()
         self._conversation.go_on(self._early)
 
-    async def _found(self) -> Encoded | Exception:
+    async def _found(self) -> Any:
         """Return what the handler answers, or what it raises."""
         try:
-            answer = await self._known.repeat.answer(self._body())
-            require_room(self._edge.budget, len(answer.body))
-            return answer
+            return await self._work()
         except asyncio.CancelledError:
             if not self._counted:  # as who has left is
                 self._count(Unavailable.status)
             raise
         except Exception as error:
             return error
+
+    async def _work(self) -> Any:
+        answer = await self._known.repeat.answer(self._body())
+        require_room(self._edge.budget, len(answer.body))
+        return answer
 
     def _body(self) -> bytes:
         """Return the whole body, and keep it no longer."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from mataserver.http import codec, events, forms, origins, proxies, saving
+from mataserver.http import claimed, codec, events, forms, origins, proxies, saving
 from mataserver.http.budget import BudgetShare
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.contract.routes import Event
-    from mataserver.contract.web import Form, Saved, Uploads
+    from mataserver.contract.web import Form, RepeatedClaim, Saved, Uploads
     from mataserver.errors import MataError
     from mataserver.http.budget import Budget
     from mataserver.http.cookies import Cookies
@@ -160,6 +160,10 @@ class Kit:
     def sign_out(self, request: web.Request, response: web.Response) -> None:
         """End a browser's session."""
         self._cookies.sign_out(request, response)
+
+    def learn(self, request: web.Request, repeat: RepeatedClaim) -> None:
+        """Have requests with the head of a claimed one be answered by ``repeat``."""
+        claimed.learn(request, repeat)
 
     def connect(self, factory: Callable[[], P]) -> P:
         """Connect a protocol to this server within the process."""

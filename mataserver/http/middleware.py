@@ -245,7 +245,7 @@ class _Answer:
         if hdrs.UPGRADE in request.headers:
             answer = functools.partial(_in_name, answer)
         response = _checked(await answer(request))
-        require_room(self._budget, _size(response))
+        require_room(self._budget, size_of(response))
         return response
 
     def _unserved(self, error: web.HTTPException) -> web.Response:
@@ -304,7 +304,7 @@ def require_room(budget: Budget, size: int) -> None:
         budget.require(size)
 
 
-def _size(response: web.StreamResponse) -> int:
+def size_of(response: web.StreamResponse) -> int:
     """Return the bytes of an answer that lies in memory as a whole, 0 of any other."""
     body = response.body if isinstance(response, web.Response) else None
     if isinstance(body, Payload):

@@ -102,3 +102,5 @@ async def test_an_answer_without_an_end(stand):  # noqa: F811
             await asyncio.wait_for(answers[0].content.read(1), 30)
         go_on.set()
         assert len(await asyncio.wait_for(answers[1].read(), 30)) == 99_998
+        for each in answers:
+            each.close()

@@ -140,8 +140,8 @@ class Bodies:
     """
 
     def __init__(self, kept: int, most: int, patience: float) -> None:
-        self._kept, self._most = min(kept, most), most
-        self._patience = patience
+        self.kept, self._most = min(kept, most), most
+        self.patience = patience
 
     async def read(self, request: web.Request, share: Share) -> Whole | Passing | None:
         """Return the body of a request; ``share`` is what it may hold of the bytes in flight.
@@ -153,8 +153,8 @@ class Bodies:
         length = request.content_length
         if length is not None and length > self._most:
             raise TooLong(f"The body is over the limit of {self._most} bytes")
-        source = Source(request.content, self._patience)
-        if length is not None and length > self._kept:
+        source = Source(request.content, self.patience)
+        if length is not None and length > self.kept:
             return Passing(await source.piece(), source, length)
         whole = await self._whole(source, share)
         if length is not None and whole.size != length:
@@ -166,9 +166,9 @@ class Bodies:
         size = 0
         while piece := await source.piece():
             size += len(piece)
-            if size > self._kept:
+            if size > self.kept:
                 raise NoLength(
-                    f"A body of more than {self._kept} bytes must tell its Content-Length"
+                    f"A body of more than {self.kept} bytes must tell its Content-Length"
                 )
             share.take(len(piece))
             pieces.append(piece)

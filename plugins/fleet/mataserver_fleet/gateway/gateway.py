@@ -12,30 +12,32 @@ import aiohttp
 import msgspec
 from aiohttp import web
 
-from mataserver import MataError, NotFound, sole_value
+from mataserver import MataError, NotFound
 from mataserver_fleet.gateway import headers, matching, pictures
-from mataserver_fleet.gateway.bodies import Bodies, TooLate
+from mataserver_fleet.gateway.bodies import Bodies, TooLate, Whole
 from mataserver_fleet.gateway.choosing import Choosing
 from mataserver_fleet.gateway.forwarding import Call, Forwarding
 from mataserver_fleet.gateway.grants import ConsumerGrants, NotLinked, Unknown
 from mataserver_fleet.gateway.inspection import look
+from mataserver_fleet.gateway.keys import key_of
 from mataserver_fleet.gateway.limits import Limits
 from mataserver_fleet.gateway.links import Links
 from mataserver_fleet.gateway.matching import Asked
 from mataserver_fleet.gateway.probing import Probes
 from mataserver_fleet.gateway.reaching import Reaching
+from mataserver_fleet.gateway.repeating import Answered, KnownInferences
 from mataserver_fleet.gateway.servers import Servers
 from mataserver_fleet.gateway.snapshot import PICTURE, Snapshot
 from mataserver_fleet.gateway.usage import Subject, Usage
 from mataserver_fleet.gateway.within import WithinConnector
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Mapping, Sequence
+    from collections.abc import Awaitable, Callable
     from contextlib import AbstractAsyncContextManager
     from typing import Self
 
-    from mataserver import Policy, Share
-    from mataserver_fleet.gateway.bodies import Passing, Whole
+    from mataserver import Policy, RepeatedClaim, Share
+    from mataserver_fleet.gateway.bodies import Passing
     from mataserver_fleet.gateway.matching import Scope
     from mataserver_fleet.gateway.options import GatewaySettings
     from mataserver_fleet.gateway.snapshot import Application, Consumer, Place
@@ -67,6 +69,9 @@ class Http(Protocol):
         self, request: web.Request
     ) -> AbstractAsyncContextManager[web.WebSocketResponse]:
         """Accept a WebSocket as a relay does."""
+
+    def learn(self, request: web.Request, repeat: RepeatedClaim) -> None:
+        """Have requests with the head of one be answered by ``repeat``."""
 
     def connect(self, factory: Callable[[], P]) -> P:
         """Connect a protocol to this server itself."""
@@ -110,6 +115,7 @@ class Gateway:
         self._unread = unread
         self._made = sessions
         self.bodies = Bodies(int(settings.buffer_mb * 1e6), int(settings.max_body_mb * 1e6), unread)
+        self._heads = KnownInferences(http.learn, self.repeated, self.bodies.kept, unread)
         self.snapshot = Snapshot()
         self.limits = Limits()
         self.sharing = frozenset(settings.shared_memory)
@@ -153,6 +159,7 @@ class Gateway:
         What may go on for long ends where the snapshot does not grant it.
         """
         self.snapshot = snapshot
+        self._heads.forget()
         self.grants.follow(snapshot)
         self._probes.follow(snapshot)
         self.limits.forget({each.id for each in snapshot.consumers.values()})
@@ -254,19 +261,36 @@ class Gateway:
     ) -> web.StreamResponse:
         share = self.share()
         address = self._http.address(request)
-        fields = headers.forth(request.raw_headers, consumer.name, address)
+        passed = headers.passed(request.raw_headers, consumer.name)
+        call = Call(request, asked, consumer, passed + headers.origin(address))
         try:
-            return await self._counted(Call(request, asked, consumer, fields), share)
+            response = await self._counted(call, share)
         finally:
             share.give_back()
+        if asked.verb == "infer" and response.status == 200:
+            self._heads.learn(request, Answered(asked, consumer, passed))
+        return response
+
+    async def repeated(
+        self, known: Answered, request: web.Request, body: bytes
+    ) -> web.StreamResponse:
+        """Answer an inference whose head was answered before."""
+        fields = known.passed + headers.origin(self._http.address(request))
+        call = Call(request, known.asked, known.consumer, fields)
+        call.body = Whole((body,), len(body))
+        try:
+            self.limits.admit(known.consumer)
+            return await self._counted(call)
+        except MataError as error:
+            return problem(error)
 
     async def _counted(self, call: Call, unread: Share | None = None) -> web.StreamResponse:
         """Return the answer to a call, and count it. ``unread`` is for a body that is not read."""
         try:
             if unread is not None:
                 call.body = await self.bodies.read(call.request, unread)
-                if call.body is not None:
-                    await self._look(call, call.body)
+            if call.body is not None and call.asked.verb != PICTURE:
+                await self._look(call, call.body)
             return await self._forwarding.answer(call)
         except MataError as error:
             call.status = error.status
@@ -336,31 +360,6 @@ def _offered(scope: Scope, model: str) -> Place:
                 return place
             break
     raise NotFound("No such model")
-
-
-def key_of(request: web.Request) -> str:
-    """Return the key that a request shows, empty where it shows none.
-
-    Raises ``BadRequest`` for one that is there twice.
-    """
-    headers = request.headers
-    given = {name: headers.getall(name, ()) for name in ("apikey", "authorization")}
-    if key := key_among(given):
-        return key
-    if headers.get("Upgrade", "").lower() == "websocket":
-        # A browser's script can set no header of one.
-        return sole_value("token", request.query.getall("token", ()))
-    return ""
-
-
-def key_among(given: Mapping[str, Sequence[str]]) -> str:
-    """Return the key among header fields or metadata, by lower name; empty where there is none.
-
-    Raises ``BadRequest`` for one that is there twice.
-    """
-    key, shown = (sole_value(name, given.get(name, ())) for name in ("apikey", "authorization"))
-    scheme, _, value = shown.partition(" ")
-    return key or (value.strip() if scheme.lower() == "bearer" else "")
 
 
 def problem(error: MataError) -> web.Response:

@@ -49,6 +49,16 @@ _UNFIT = re.compile(rb"[\r\n\0]")
 
 def forth(given: Fields, consumer: str, address: str) -> bytes:
     """Return the lines of the header of the request to a server, without those on its body."""
+    return passed(given, consumer) + origin(address)
+
+
+def origin(address: str) -> bytes:
+    """Return the line that tells where a request came from."""
+    return f"X-Forwarded-For: {address}\r\n".encode("utf-8", "replace")
+
+
+def passed(given: Fields, consumer: str) -> bytes:
+    """Return the lines of what passes of a request, and of who asks."""
     given = list(given)
     named = _named(given)
     lines = []
@@ -57,7 +67,7 @@ def forth(given: Fields, consumer: str, address: str) -> bytes:
             continue
         if not _UNFIT.search(value):
             lines.append(b"%b: %b\r\n" % (name, value))
-    told = f"X-Consumer-Username: {consumer}\r\nX-Forwarded-For: {address}\r\n"
+    told = f"X-Consumer-Username: {consumer}\r\n"
     return b"".join((*lines, told.encode("utf-8", "replace")))
 
 

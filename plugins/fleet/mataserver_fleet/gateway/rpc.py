@@ -15,9 +15,9 @@ import grpc
 from mataserver import MataError, NotFound, Unavailable, sole_value
 from mataserver_fleet.gateway import protobuf
 from mataserver_fleet.gateway.channels import Channels
-from mataserver_fleet.gateway.gateway import key_among
 from mataserver_fleet.gateway.grants import NotLinked, Unknown
 from mataserver_fleet.gateway.inspection import refusal
+from mataserver_fleet.gateway.keys import key_among
 from mataserver_fleet.gateway.usage import Subject
 
 if TYPE_CHECKING:
