@@ -64,9 +64,10 @@ class ClaimedHit(Hit):
 
     async def _finish(self, request: web.Request, found: Any) -> None:
         """Send what the service answers as aiohttp does."""
-        response = self._edge.refuse(request, found) if isinstance(found, Exception) else found
-        self._counted = True
-        finished = self._edge.finish(request, response, self._begun)
+        try:
+            finished = self._response(request, found)
+        except Exception as error:  # such as a plugin's form of errors
+            finished = self._conversation.handle_error(request, exc=error)
         try:
             if isinstance(finished, Whole):
                 await finished.leave(request)
@@ -76,6 +77,12 @@ class ClaimedHit(Hit):
             return
         if not finished.keep_alive:
             self._conversation.hang_up(at_once=not self._left)
+
+    def _response(self, request: web.Request, found: Any) -> web.StreamResponse:
+        """Return an answer as the middleware makes it."""
+        response = self._edge.refuse(request, found) if isinstance(found, Exception) else found
+        self._counted = True
+        return self._edge.finish(request, response, self._begun)
 
 
 async def _nobody(_request: web.Request) -> web.StreamResponse:
