@@ -116,9 +116,6 @@ class RepeatedClaim(Protocol):
         """How long a body may take."""
         ...
 
-    limit: int
-    seconds: float
-
     def is_current(self) -> bool:
         """Whether the service would claim it still, and answer so: key, rights, settings."""
         ...
