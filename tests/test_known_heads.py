@@ -19,6 +19,7 @@ from conftest import picture, register
 from mataserver import testing
 from mataserver.app import running
 from mataserver.http import hits as heads_known
+from mataserver.http.backlog import Strangers
 from mataserver.http.budget import BudgetShare
 from mataserver.http.entrance import Site
 from mataserver.http.heads import MOST
@@ -705,6 +706,7 @@ async def test_an_idle_connection_ends_and_a_busy_one_does_not(data_dir):
     def converse(server):
         share = functools.partial(BudgetShare, composed.budget)
         options = {"loop": asyncio.get_running_loop(), "patience": LONG, **running.CONNECTIONS}
+        options["strangers"] = Strangers(1e6)
         made.append(CachingConversation(server, share, cache=composed.heads, **options))
         return made[-1]
 

@@ -12,7 +12,7 @@ import pytest
 from api_answers import head_of, problem, until
 from conftest import POINTS, picture
 from mataserver import testing
-from mataserver.http.backlog import STEP, Backlog
+from mataserver.http.backlog import STEP, Backlog, Strangers
 from mataserver.http.budget import Budget, BudgetShare
 from service_plugins import folder, plugin
 
@@ -30,12 +30,16 @@ class Service(Base):
     def routes(self):
         return [
             Route("GET", "/v1/whole", self.whole, needs="infer"),
+            Route("GET", "/v1/open", self.whole, public=True),
             Route("GET", "/v1/events", self.events, needs="infer"),
             Route("GET", "/v1/pieces", self.pieces, needs="infer"),
             Route("GET", "/v1/socket", self.socket, needs="infer", socket=True),
         ]
 
+    asked = 0
+
     async def whole(self, request):
+        self.asked += 1
         return web.Response(body=bytes(1_200_000))
 
     async def events(self, request):
@@ -160,6 +164,25 @@ async def test_who_reads_nothing_is_given_up(plugin, folder, path):
             await rest(peer)  # it ends, or this does not
 
 
+async def test_strangers_take_no_room_of_others(plugin, folder):
+    """Of those without a key who do not read the first are given up, and nobody with one is."""
+    chosen = {"max_inflight_mb": 16, "max_body_mb": 16, "unread_timeout": PATIENT}
+    points = [*POINTS, plugin(MUCH)]
+    async with testing.serving(folder, entry_points=points, engine="thread", **chosen) as server:
+        budget = server.composed.budget
+        ours = head_of(server, "/v1/whole", "Connection: close", method="GET")
+        theirs = b"GET /v1/open HTTP/1.1\r\nHost: a\r\nConnection: close\r\n\r\n"
+        async with unread(server, ours) as [mine]:
+            await until(lambda: budget.taken > 1_000_000, GENEROUS)
+            async with unread(server, *(4 * [theirs])) as peers:
+                await until(lambda: server.service("lab").asked == 5, GENEROUS)
+                await until(lambda: 1_500_000 < budget.taken < 2_500_000, GENEROUS)
+                sizes = sorted([await rest(peer) for peer in peers])
+            assert [size > 1_200_000 for size in sizes] == [False, False, False, True]
+            assert await rest(mine) > 1_200_000
+        await until(lambda: budget.taken == 0, GENEROUS)
+
+
 class Full:
     """A transport with so many bytes in it at each look."""
 
@@ -185,7 +208,7 @@ class Full:
 async def test_who_reads_enough_has_more_time(sizes, looks):
     """A megabyte in each while is enough; the bytes count as they were at first."""
     budget = Budget(1)  # what is in memory already counts, whatever room there is
-    transport, backlog = Full(*sizes), Backlog(BudgetShare(budget), 0.001)
+    transport, backlog = Full(*sizes), Backlog(BudgetShare(budget), 0.001, Strangers(1))
     backlog.begin(transport)
     assert budget.taken == sizes[0]
     async with asyncio.timeout(GENEROUS):
@@ -198,7 +221,8 @@ async def test_who_reads_enough_has_more_time(sizes, looks):
 
 async def test_who_has_read_is_not_looked_at_again():
     """Nobody is given up who has read what there was."""
-    transport, backlog = Full(2 * STEP), Backlog(BudgetShare(Budget(1)), 0.001)
+    transport = Full(2 * STEP)
+    backlog = Backlog(BudgetShare(Budget(1)), 0.001, Strangers(1))
     backlog.begin(transport)
     backlog.end()
     await asyncio.sleep(0.05)

@@ -18,6 +18,7 @@ from mataserver.app.reload import Reload
 from mataserver.engines.memory import keep_freed_memory
 from mataserver.errors import MataError
 from mataserver.http import hits, shortcut
+from mataserver.http.backlog import Strangers
 from mataserver.http.budget import BudgetShare
 from mataserver.http.channel import GOING_AWAY
 from mataserver.http.entrance import Site
@@ -74,6 +75,7 @@ def _conversations(composed: Composed) -> Callable[[web.Server], Conversation]:
         "budget": lambda: BudgetShare(composed.budget),
         "loop": asyncio.get_running_loop(),
         "patience": composed.settings.unread_timeout,
+        "strangers": Strangers(composed.budget.limit / 8),
         **CONNECTIONS,
     }
     usable = hits.known() and hits.is_alone(composed.edge, composed.application)

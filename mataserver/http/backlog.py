@@ -30,29 +30,63 @@ class Portion(Share, Protocol):
         ...
 
 
+class Strangers:
+    """What clients without a key have not read: ``limit`` bytes of all of them.
+
+    Beyond it whoever has waited longest is given up, so that they take neither the memory nor the
+    room of others.
+    """
+
+    def __init__(self, limit: float) -> None:
+        self._limit = limit
+        self._held: dict[Backlog, int] = {}
+        self._size = 0
+
+    def add(self, backlog: Backlog, size: int) -> None:
+        """Note what one has not read."""
+        self._held[backlog] = size
+        self._size += size
+        while self._size > self._limit and len(self._held) > 1:
+            next(iter(self._held)).give_up()
+
+    def remove(self, backlog: Backlog) -> None:
+        """Note that one has read it, or is gone."""
+        self._size -= self._held.pop(backlog, 0)
+
+
 class Backlog:
     """What one connection has not read; ``patience`` is the while in seconds."""
 
-    __slots__ = ("_left", "_patience", "_portion", "_timer", "_transport")
+    __slots__ = ("_left", "_patience", "_portion", "_strangers", "_timer", "_transport")
 
-    def __init__(self, portion: Portion, patience: float) -> None:
+    def __init__(self, portion: Portion, patience: float, strangers: Strangers) -> None:
         self._portion = portion
         self._patience = patience
+        self._strangers = strangers
         self._transport: Transport | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._left = 0
 
-    def begin(self, transport: Transport) -> None:
-        """Note that a transport is full."""
+    def begin(self, transport: Transport, *, stranger: bool = False) -> None:
+        """Note that a transport is full, perhaps with what nobody known has asked for."""
         self.end()
         self._transport = transport
         self._left = transport.get_write_buffer_size()
         self._portion.hold(self._left)
         self._wait()
+        if stranger:
+            self._strangers.add(self, self._left)
+
+    def give_up(self) -> None:
+        """End the connection: who waits for it to be read is told that it is gone."""
+        if self._transport is not None:
+            self._transport.abort()
+        self.end()
 
     def end(self) -> None:
         """Note that the client has read nearly all of it, or is gone."""
         self._portion.give_back()
+        self._strangers.remove(self)
         if self._timer is not None:
             self._timer.cancel()
         self._timer = self._transport = None
@@ -68,6 +102,6 @@ class Backlog:
             return
         self._left = transport.get_write_buffer_size()
         if before - self._left < STEP:
-            transport.abort()  # who waits for it to be read is told that the connection is gone
+            self.give_up()
         else:
             self._wait()

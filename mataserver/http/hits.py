@@ -147,6 +147,7 @@ class CachingConversation(Conversation):
         except Unavailable:
             return False
         self._heads.hits += 1
+        self.is_strangers = False
         kind = Hit if isinstance(known, KnownRoute) else known.claim.hit
         self._hit = kind(self, self._heads.edge, known, share)
         self._hit.begin(data, end, size)

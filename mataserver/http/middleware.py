@@ -236,6 +236,8 @@ class _Answer:
             route = table.choose(request)
             if route is not None:
                 await _admit(request, route, self._gate, self._elsewhere)
+                if isinstance(request.protocol, Conversation):
+                    request.protocol.is_strangers = request[auth.PRINCIPAL] is None
                 handler = handler if route.when is None else route.handler
                 if route.held and self._elsewhere is not None:
                     answered = await self._elsewhere.answer(request, route)

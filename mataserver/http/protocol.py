@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
     from aiohttp import WebSocketError
 
-    from mataserver.http.backlog import Portion
+    from mataserver.http.backlog import Portion, Strangers
     from mataserver.http.framing import FrameReader
 
 _STATUS = 400
@@ -110,17 +110,25 @@ def _plain(body: bytes, status: int) -> Plain:
 class Conversation(RequestHandler):
     """One connection; ``budget`` gives a share of the bytes in flight.
 
-    A client that does not read what it was sent has ``patience`` seconds for each megabyte.
+    A client that does not read what it was sent has ``patience`` seconds for each megabyte, and
+    one of ``strangers`` no longer than others of them leave it room. ``is_strangers`` says that the
+    request under way is of nobody known.
     """
 
-    __slots__ = ("_backlog", "_budget", "_fail", "_framing")
+    __slots__ = ("_backlog", "_budget", "_fail", "_framing", "is_strangers")
 
     def __init__(
-        self, server: web.Server, budget: Callable[[], Portion], patience: float, **options: Any
+        self,
+        server: web.Server,
+        budget: Callable[[], Portion],
+        patience: float,
+        strangers: Strangers,
+        **options: Any,
     ) -> None:
         super().__init__(server, **options)
         self._budget = budget
-        self._backlog = Backlog(budget(), patience)
+        self._backlog = Backlog(budget(), patience, strangers)
+        self.is_strangers = False
         self._framing: Framing | None = None
         self._fail: Callable[[WebSocketError], None] | None = None
 
@@ -143,7 +151,7 @@ class Conversation(RequestHandler):
         """Have what is written wait: the client is slower than the server."""
         super().pause_writing()
         if self.transport is not None:
-            self._backlog.begin(self.transport)
+            self._backlog.begin(self.transport, stranger=self.is_strangers)
 
     def resume_writing(self) -> None:
         """Go on: the client has read."""
