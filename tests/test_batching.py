@@ -287,7 +287,7 @@ async def test_a_refused_picture_changes_nothing_of_what_is_sent_ahead():
 async def test_what_occupies_the_worker_is_waited_for():
     """Draining waits for work that is no job, as a service's call is."""
     made = batcher(Recorder())
-    with made.occupied():
+    with made.lease_worker():
         drained = asyncio.create_task(made.drain())
         await asyncio.sleep(0.01)
         assert not drained.done()

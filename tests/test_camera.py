@@ -51,7 +51,7 @@ class Pool:
         self.answer: object = Outcome(b"\x81\xaadetections\x90", Timing(infer=3.0))
         self.jobs = []
 
-    async def infer(self, _recipe, job):
+    async def infer(self, _plan, job):
         self.jobs.append(job)
         if isinstance(self.answer, MataError):
             raise self.answer
@@ -75,9 +75,9 @@ class Viewer:
 @pytest.fixture
 def parts():
     """A session, a source, a pool, and the feed between them."""
-    recipe = SimpleNamespace(spec=SimpleNamespace(name="m", task="detect"))
+    plan = SimpleNamespace(spec=SimpleNamespace(name="m", task="detect"))
     pool = Pool()
-    session = FrameSession(Handle(pool, Metrics(), 64, lambda: recipe), Params(), "sess_1")
+    session = FrameSession(Handle(pool, Metrics(), 64, lambda: plan), Params(), "sess_1")
     source = Source()
     feed = Feed(source.connect)
     return SimpleNamespace(session=session, source=source, feed=feed, pool=pool)

@@ -17,7 +17,7 @@ from mataserver import plugins as plugin_host
 from mataserver.errors import BadRequest, Conflict, InvalidParams, MataError
 from mataserver.library.catalog import Catalog
 from mataserver.library.configured import Configured
-from mataserver.library.recipes import FRESH
+from mataserver.library.plans import FRESH
 from mataserver.library.registry import Registry
 
 MODEL = "org/fake-model"
@@ -209,7 +209,7 @@ def test_a_local_directory_is_registered_under_its_name(tmp_path):
     directory = model_directory(tmp_path)
     for _ in range(2):
         assert made.add_local(directory, "detect").name == "my-model"
-    assert made.recipe("my-model").spec.path == directory
+    assert made.plan("my-model").spec.path == directory
     assert made.add_local(directory, "detect", "other").name == "other"
 
 
@@ -253,7 +253,7 @@ def test_a_configured_path_that_was_moved_is_registered_again(tmp_path):
         model = {"model": "mine", "task": "detect", "path": str(place / "my-model")}
         made = catalog(tmp_path, models=[model])
         Configured(made).add()
-        assert made.recipe("mine").spec.path == place / "my-model"
+        assert made.plan("mine").spec.path == place / "my-model"
     gone = catalog(tmp_path, models=[{**model, "path": str(tmp_path / "gone")}])
     with pytest.raises(MataError, match=r"^models: mine: no such file or directory$"):
         Configured(gone).add()

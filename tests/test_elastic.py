@@ -41,8 +41,8 @@ class ElasticRig(Rig):
             wall=lambda: self.wall,
         )
 
-    async def load(self, recipe):
-        replicas = Replicas(self.start, recipe.settings.span.first)
+    async def load(self, plan):
+        replicas = Replicas(self.start, plan.settings.span.first)
         await replicas.load()
         return replicas
 
@@ -54,10 +54,10 @@ class ElasticRig(Rig):
         return worker
 
     def wanted(self, **span):
-        return self.recipe("m", replicas=Span(**span))
+        return self.plan("m", replicas=Span(**span))
 
-    def ask(self, recipe, number):
-        return [asyncio.create_task(self.pool.infer(recipe, JOB)) for _ in range(number)]
+    def ask(self, plan, number):
+        return [asyncio.create_task(self.pool.infer(plan, JOB)) for _ in range(number)]
 
     @property
     def workers_now(self):
@@ -74,9 +74,9 @@ async def rig():
 
 async def test_workers_come_and_go(rig):
     """Six images for two workers are two for each of three; once they are answered it is one."""
-    recipe = rig.wanted(min=1, max=5, target=2)
+    plan = rig.wanted(min=1, max=5, target=2)
     rig.gate.clear()
-    asked = rig.ask(recipe, 6)
+    asked = rig.ask(plan, 6)
     await until(lambda: rig.workers_now == 3, SOON)
     assert rig.pool.status("m", "detect").memory in {200 * MB, 300 * MB}
     await until(lambda: rig.pool.status("m", "detect").memory == 300 * MB, SOON)
@@ -84,16 +84,16 @@ async def test_workers_come_and_go(rig):
     await asyncio.gather(*asked)
     await until(lambda: rig.workers_now == 1, SOON)
     await until(lambda: rig.pool.status("m", "detect").memory == 100 * MB, SOON)
-    await asyncio.gather(*rig.ask(recipe, 1))
+    await asyncio.gather(*rig.ask(plan, 1))
 
 
 async def test_a_further_worker_pushes_nobody_out():
     """Where memory is full there is none: the other model stays, and what is there serves on."""
     rig = ElasticRig(ram=350)
     await rig.touch("other")
-    recipe = rig.wanted(max=8, target=1)
+    plan = rig.wanted(max=8, target=1)
     rig.gate.clear()
-    asked = rig.ask(recipe, 8)
+    asked = rig.ask(plan, 8)
     await until(lambda: rig.workers_now == 3, SOON)
     await asyncio.sleep(0.6)  # some looks, none of which starts another one
     assert rig.workers_now == 3
@@ -106,11 +106,11 @@ async def test_a_further_worker_pushes_nobody_out():
 
 async def test_a_further_worker_that_fails_costs_nothing(rig):
     """Requests go on, its memory is not counted, and it is tried again."""
-    recipe = rig.wanted(max=2, target=1)
-    await asyncio.gather(*rig.ask(recipe, 1))
+    plan = rig.wanted(max=2, target=1)
+    await asyncio.gather(*rig.ask(plan, 1))
     rig.failure = MataError("no GPU is free")
     rig.gate.clear()
-    asked = rig.ask(recipe, 4)
+    asked = rig.ask(plan, 4)
     await asyncio.sleep(0.6)
     assert (rig.workers_now, rig.pool.status("m", "detect").memory) == (1, 100 * MB)
     rig.failure = None
@@ -121,15 +121,15 @@ async def test_a_further_worker_that_fails_costs_nothing(rig):
 
 async def test_a_model_that_leaves_is_followed_no_more(rig):
     """What was being started for it ends too, and the next load begins with the least."""
-    recipe = rig.wanted(min=2, max=8, target=1)
+    plan = rig.wanted(min=2, max=8, target=1)
     rig.gate.clear()
-    asked = rig.ask(recipe, 8)
+    asked = rig.ask(plan, 8)
     await until(lambda: rig.workers_now > 2, SOON)
     rig.gate.set()
     await asyncio.gather(*asked)
     assert await rig.pool.unload("m")
     assert rig.workers_now == 0
-    await asyncio.gather(*rig.ask(recipe, 1))
+    await asyncio.gather(*rig.ask(plan, 1))
     assert rig.workers_now == 2
 
 
@@ -138,8 +138,8 @@ async def test_who_has_a_least_stays(least, state):
     """With ``min: 0`` a model goes when nobody has asked it for its keep-alive."""
     rig = ElasticRig()
     rig.pool = ModelPool(rig.load, Probe(), Metrics(), PoolPolicy(keep_alive=0.05))
-    recipe = rig.wanted(min=least, max=4)
-    await asyncio.gather(*rig.ask(recipe, 1))
+    plan = rig.wanted(min=least, max=4)
+    await asyncio.gather(*rig.ask(plan, 1))
     await until(lambda: least or rig.state("m") == "unloaded", SOON)
     await asyncio.sleep(0.2)
     assert rig.state("m") == state

@@ -132,10 +132,10 @@ class LosingRig(Rig):
         super().__init__()
         self._errors = list(errors)
 
-    async def load(self, recipe):
-        worker = await super().load(recipe)
+    async def load(self, plan):
+        worker = await super().load(plan)
         if self._errors:
-            worker = self.workers[recipe.spec.name] = Losing(100 * MB)
+            worker = self.workers[plan.spec.name] = Losing(100 * MB)
             worker.error = self._errors.pop(0)
         return worker
 
@@ -154,12 +154,12 @@ async def test_a_job_whose_node_died_is_tried_once_more(errors, session, status)
     rig = LosingRig(*errors)
     job = Job(JOB.image, JOB.params, session=session)
     if status is None:
-        outcome, _ = await rig.pool.infer(rig.recipe("a"), job)
+        outcome, _ = await rig.pool.infer(rig.plan("a"), job)
         assert outcome.failure is None
         assert rig.loads == ["a", "a"]
     else:
         with pytest.raises(WorkerDied) as caught:
-            await rig.pool.infer(rig.recipe("a"), job)
+            await rig.pool.infer(rig.plan("a"), job)
         assert caught.value.status == status
     await rig.pool.close()
 

@@ -13,7 +13,7 @@ from api_answers import until
 from conftest import picture, register
 from mataserver import testing
 from mataserver.errors import BadRequest
-from mataserver.library.recipes import FRESH
+from mataserver.library.plans import FRESH
 from mataserver.sources import StrayLink, check_links
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"

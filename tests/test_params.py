@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from mataserver import Backend, ModelSpec, params
 from mataserver.config import ModelSettings
 from mataserver.errors import BadRequest, InvalidParams
-from mataserver.library.recipe import Recipe
+from mataserver.library.plan import ModelPlan
 from mataserver.params import OLD_NAMES, UPLOAD_FIELDS, ApiParams, Confidence, Params
 
 FAST = settings(max_examples=100, deadline=None, derandomize=True, database=None)
@@ -333,11 +333,11 @@ def test_splitting_loses_nothing_but_dots(text):
     assert [c for prompt in prompts for c in prompt if c not in ". "] == letters
 
 
-def recipe_of(kind, **defaults) -> Recipe:
-    """Return the recipe of a model of a backend that takes ``kind``, and what is configured."""
+def recipe_of(kind, **defaults) -> ModelPlan:
+    """Return the plan of a model of a backend that takes ``kind``, and what is configured."""
     backend = Backend(name="own", task="detect", source="pip", load=print, params=kind)
     settings = ModelSettings(model="own", params=defaults)
-    return Recipe(ModelSpec("own", "detect", "pip"), backend, "own", None, settings, 0)
+    return ModelPlan(ModelSpec("own", "detect", "pip"), backend, "own", None, settings, 0)
 
 
 class Fixed(Params, frozen=True, kw_only=True):
@@ -349,13 +349,13 @@ class Fixed(Params, frozen=True, kw_only=True):
 
 def test_what_says_nothing_gets_the_same_and_what_says_something_its_own():
     """Parameters that are kept for requests without any are no other request's."""
-    recipe = recipe_of(Fixed, confidence=0.25)
-    first = recipe.params({}, 10_000)
-    assert recipe.params(None, 10_000) is first
+    plan = recipe_of(Fixed, confidence=0.25)
+    first = plan.params({}, 10_000)
+    assert plan.params(None, 10_000) is first
     assert first.confidence == 0.25
-    assert recipe.params({"confidence": 0.75}, 10_000).confidence == 0.75
-    assert recipe.params({"confidence": "0.75"}, 10_000, text=True).confidence == 0.75
-    assert recipe.params({}, 10_000) == first
+    assert plan.params({"confidence": 0.75}, 10_000).confidence == 0.75
+    assert plan.params({"confidence": "0.75"}, 10_000, text=True).confidence == 0.75
+    assert plan.params({}, 10_000) == first
     assert recipe_of(Fixed).params({}, 10_000).confidence == 0.5
     with pytest.raises(InvalidParams):
         recipe_of(Needy).params({}, 10_000)
@@ -363,6 +363,6 @@ def test_what_says_nothing_gets_the_same_and_what_says_something_its_own():
 
 def test_a_list_of_parameters_is_not_shared():
     """What whoever gets parameters could change is made anew for each request."""
-    recipe = recipe_of(Own)
-    recipe.params({}, 10_000).prompts.append("cat")
-    assert recipe.params({}, 10_000).prompts == []
+    plan = recipe_of(Own)
+    plan.params({}, 10_000).prompts.append("cat")
+    assert plan.params({}, 10_000).prompts == []

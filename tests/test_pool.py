@@ -13,7 +13,7 @@ from mataserver.contract.backend import ModelSpec
 from mataserver.engines.memory import Gpu
 from mataserver.engines.work import Death, Facts, Job, Outcome, Timing, WorkerDied
 from mataserver.errors import MataError, OutOfMemory, Unavailable
-from mataserver.library.recipe import Recipe
+from mataserver.library.plan import ModelPlan
 from mataserver.metrics import Metrics
 from mataserver.serving.background import BACKGROUND
 from mataserver.serving.pool import ModelPool
@@ -109,19 +109,19 @@ class Rig:
             wall=lambda: self.wall,
         )
 
-    async def load(self, recipe):
-        self.loads.append(recipe.spec.name)
+    async def load(self, plan):
+        self.loads.append(plan.spec.name)
         await self.gate.wait()
         if self.failure:
             raise self.failure
-        worker = StandIn(self.sizes.get(recipe.spec.name, 100) * MB)
-        self.workers[recipe.spec.name] = worker
+        worker = StandIn(self.sizes.get(plan.spec.name, 100) * MB)
+        self.workers[plan.spec.name] = worker
         return worker
 
-    def recipe(self, name, estimate=100, *, gpu=False, **settings):
+    def plan(self, name, estimate=100, *, gpu=False, **settings):
         backend = next(b for b in fake.backends() if b.name == "fake-detect")
         backend = dataclasses.replace(backend, gpu=gpu)
-        return Recipe(
+        return ModelPlan(
             ModelSpec(name, "detect", "pip"),
             backend,
             FAKE.name,
@@ -133,8 +133,8 @@ class Rig:
     def state(self, name):
         return self.pool.status(name, "detect").state
 
-    async def touch(self, name, **recipe):
-        async with self.pool.hold(self.recipe(name, **recipe)):
+    async def touch(self, name, **plan):
+        async with self.pool.hold(self.plan(name, **plan)):
             pass
         self.now += 1
 
@@ -158,7 +158,7 @@ async def test_states_of_a_life(rig):
     await load
     assert rig.state("a") == "ready"
     rig.workers["a"].gate.clear()
-    job = asyncio.create_task(rig.pool.infer(rig.recipe("a"), JOB))
+    job = asyncio.create_task(rig.pool.infer(rig.plan("a"), JOB))
     await asyncio.sleep(0.01)
     assert rig.state("a") == "active"
     rig.workers["a"].gate.set()
@@ -196,7 +196,7 @@ async def test_loading_one_model_does_not_block_another(rig):
     rig.gate.clear()
     load = asyncio.create_task(rig.touch("a"))
     await asyncio.sleep(0.01)
-    outcome, _ = await rig.pool.infer(rig.recipe("b"), JOB)
+    outcome, _ = await rig.pool.infer(rig.plan("b"), JOB)
     assert outcome.failure is None
     rig.gate.set()
     await load
@@ -239,7 +239,7 @@ async def test_keep_alive_unloads_an_idle_model():
 async def test_a_held_model_outlives_its_keep_alive():
     """While a session holds a model, its keep-alive does not run."""
     rig = Rig(keep_alive=0.01)
-    async with rig.pool.hold(rig.recipe("a")):
+    async with rig.pool.hold(rig.plan("a")):
         await asyncio.sleep(0.05)
         assert rig.state("a") == "ready"
 
@@ -249,7 +249,7 @@ async def test_least_recently_used_is_evicted():
     rig = Rig(Probe(300 * MB))
     for name in ("a", "b", "c"):
         await rig.touch(name)
-    await rig.pool.infer(rig.recipe("a"), JOB)
+    await rig.pool.infer(rig.plan("a"), JOB)
     rig.now += 1
     await rig.touch("d")
     assert [rig.state(name) for name in "abcd"] == ["idle", "evicted", "ready", "ready"]
@@ -311,12 +311,12 @@ async def test_protected_models_are_not_evicted(why):
     rig = Rig(Probe(150 * MB))
     async with contextlib.AsyncExitStack() as stack:
         if why == "held":
-            await stack.enter_async_context(rig.pool.hold(rig.recipe("a")))
+            await stack.enter_async_context(rig.pool.hold(rig.plan("a")))
         else:
             await rig.touch("a", pin=why == "pinned")
         if why == "active":
             rig.workers["a"].gate.clear()
-            job = asyncio.create_task(rig.pool.infer(rig.recipe("a"), JOB))
+            job = asyncio.create_task(rig.pool.infer(rig.plan("a"), JOB))
             await asyncio.sleep(0.01)
         with pytest.raises(OutOfMemory):
             await rig.touch("b")
@@ -363,8 +363,8 @@ async def test_other_files_replace_the_worker(rig):
     """A model registered with other files is loaded anew by its next request."""
     await rig.touch("a")
     first = rig.workers["a"]
-    recipe = rig.recipe("a")
-    moved = dataclasses.replace(recipe, spec=dataclasses.replace(recipe.spec, path="elsewhere"))
+    plan = rig.plan("a")
+    moved = dataclasses.replace(plan, spec=dataclasses.replace(plan.spec, path="elsewhere"))
     await rig.pool.infer(moved, JOB)
     assert first.closed
     assert rig.loads == ["a", "a"]
@@ -382,7 +382,7 @@ async def test_keep_alive_runs_although_nobody_waits_any_more():
     await until(lambda: "a" in rig.workers and rig.workers["a"].closed)
     await rig.touch("b")
     rig.workers["b"].gate.clear()
-    job = asyncio.create_task(rig.pool.infer(rig.recipe("b"), JOB))
+    job = asyncio.create_task(rig.pool.infer(rig.plan("b"), JOB))
     await asyncio.sleep(0.01)
     job.cancel()
     await asyncio.sleep(0.05)
@@ -413,13 +413,13 @@ async def test_a_death_under_a_request_is_answered_and_replaced(rig):
     """A worker that dies fails the job it held; the next job loads a fresh worker."""
     await rig.touch("a")
     rig.workers["a"].gate.clear()
-    job = asyncio.create_task(rig.pool.infer(rig.recipe("a"), JOB))
+    job = asyncio.create_task(rig.pool.infer(rig.plan("a"), JOB))
     await asyncio.sleep(0.01)
     rig.workers["a"].die()
     with pytest.raises(WorkerDied):
         await job
     assert "shot" in rig.pool.status("a", "detect").error
-    await rig.pool.infer(rig.recipe("a"), JOB)
+    await rig.pool.infer(rig.plan("a"), JOB)
     assert rig.loads == ["a", "a"]
 
 
@@ -428,9 +428,7 @@ async def test_jobs_that_only_waited_go_to_the_next_worker(rig):
     await rig.touch("a", max_batch=1)
     first = rig.workers["a"]
     first.gate.clear()
-    jobs = [
-        asyncio.create_task(rig.pool.infer(rig.recipe("a", max_batch=1), JOB)) for _ in range(5)
-    ]
+    jobs = [asyncio.create_task(rig.pool.infer(rig.plan("a", max_batch=1), JOB)) for _ in range(5)]
     await asyncio.sleep(0.01)
     first.die()
     outcomes = await asyncio.gather(*jobs, return_exceptions=True)
@@ -448,7 +446,7 @@ async def test_deaths_in_a_row_back_off_and_a_success_forgives(rig):
         await rig.touch("a")
     assert refused.value.retry_after >= 1
     rig.now += 5
-    await rig.pool.infer(rig.recipe("a"), JOB)
+    await rig.pool.infer(rig.plan("a"), JOB)
     rig.workers["a"].die()
     await rig.touch("a")
     assert rig.state("a") == "ready"
@@ -502,7 +500,7 @@ async def test_unload_waits_for_the_active_inference(rig):
     await rig.touch("a")
     worker = rig.workers["a"]
     worker.gate.clear()
-    job = asyncio.create_task(rig.pool.infer(rig.recipe("a"), JOB))
+    job = asyncio.create_task(rig.pool.infer(rig.plan("a"), JOB))
     await asyncio.sleep(0.01)
     unload = asyncio.create_task(rig.pool.unload("a", "detect"))
     await asyncio.sleep(0.01)
@@ -526,9 +524,9 @@ async def test_close_gives_up_loads_and_closes_workers(rig):
 
 async def test_a_model_loaded_for_another_task_is_told_and_unloaded(rig):
     """A model in memory for tracking alone is not "unloaded", and a stop unloads it."""
-    recipe = rig.recipe("a")
-    recipe = dataclasses.replace(recipe, spec=dataclasses.replace(recipe.spec, task="track"))
-    async with rig.pool.hold(recipe):
+    plan = rig.plan("a")
+    plan = dataclasses.replace(plan, spec=dataclasses.replace(plan.spec, task="track"))
+    async with rig.pool.hold(plan):
         assert rig.state("a") == "ready"
     assert await rig.pool.unload("a")
     assert rig.state("a") == "unloaded"
@@ -538,19 +536,19 @@ async def test_a_model_loaded_for_another_task_is_told_and_unloaded(rig):
 @pytest.mark.parametrize("keeps", [True, False])
 async def test_whether_a_model_keeps_state_is_known_once_it_is_loaded(rig, keeps):
     """Before that, and for a model that nobody knows, it may."""
-    recipe = rig.recipe("a")
-    assert rig.pool.stateful(recipe)
+    plan = rig.plan("a")
+    assert rig.pool.stateful(plan)
     await rig.touch("a")
     rig.workers["a"].facts = Facts(stateful=keeps, pid=1)
-    assert rig.pool.stateful(recipe) is keeps
+    assert rig.pool.stateful(plan) is keeps
     await rig.pool.unload("a")
-    assert rig.pool.stateful(recipe)
+    assert rig.pool.stateful(plan)
 
 
 async def background(rig, name):
     """Infer as background work; return the model that it was."""
     BACKGROUND.set(True)
-    await rig.pool.infer(rig.recipe(name), JOB)
+    await rig.pool.infer(rig.plan(name), JOB)
     return name
 
 
@@ -558,7 +556,7 @@ async def test_background_work_waits_for_requests_to_any_model_and_holds_none_me
     """While one model answers a request, background work for another one does not begin."""
     await rig.touch("a")
     rig.workers["a"].gate.clear()
-    request = asyncio.create_task(rig.pool.infer(rig.recipe("a"), JOB))
+    request = asyncio.create_task(rig.pool.infer(rig.plan("a"), JOB))
     waiting = asyncio.create_task(background(rig, "b"))
     await asyncio.sleep(0.01)
     assert rig.loads == ["a"]
@@ -575,7 +573,7 @@ async def test_requests_are_never_put_behind_background_work(rig):
     worker.gate.clear()
     first = asyncio.create_task(background(rig, "a"))
     await asyncio.sleep(0)
-    requests = [asyncio.create_task(rig.pool.infer(rig.recipe("a"), JOB)) for _ in range(3)]
+    requests = [asyncio.create_task(rig.pool.infer(rig.plan("a"), JOB)) for _ in range(3)]
     later = asyncio.create_task(background(rig, "a"))
     await asyncio.sleep(0.01)
     worker.gate.set()

@@ -30,7 +30,7 @@ class Pool:
         self.close_error = None
 
     @contextlib.asynccontextmanager
-    async def hold(self, _recipe):
+    async def hold(self, _plan):
         await self.loading.wait()
         if self.load_error is not None:
             raise self.load_error
@@ -41,7 +41,7 @@ class Pool:
             self.held -= 1
 
     @contextlib.contextmanager
-    def occupied(self, _recipe):
+    def lease_worker(self, _plan):
         yield self
 
     async def close_session(self, session_id):
@@ -72,8 +72,8 @@ class Connection:
 
 def handle(pool, metrics, name="m"):
     """Return a model that sessions can be made of."""
-    recipe = SimpleNamespace(spec=SimpleNamespace(name=name, task="track"))
-    return Handle(pool, metrics, 64, lambda: recipe)
+    plan = SimpleNamespace(spec=SimpleNamespace(name=name, task="track"))
+    return Handle(pool, metrics, 64, lambda: plan)
 
 
 class Store(SessionStore):

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from conftest import picture
 from mataserver import testing
 from mataserver.http import stream
-from mataserver.library.recipes import FRESH
+from mataserver.library.plans import FRESH
 from mataserver.library.registry import Registry
 from stream_peers import (
     PNG,

@@ -77,7 +77,7 @@ class Pool:
         self.keeps_state = False
         self.end = lambda: None
 
-    async def infer(self, _recipe, _job):
+    async def infer(self, _plan, _job):
         self.entered.set()
         self.count += 1
         try:
@@ -88,7 +88,7 @@ class Pool:
             raise self.error
         return Outcome(b'{"detections":[]}', self.timing, self.failure, self.fresh), self.waited
 
-    def stateful(self, _recipe):
+    def stateful(self, _plan):
         return self.keeps_state
 
 
@@ -100,7 +100,7 @@ async def parts():
 
 def standing_on(settings):
     """Return a connection with these settings, and what it stands on."""
-    recipe = SimpleNamespace(spec=SimpleNamespace(name="m", task="detect"))
+    plan = SimpleNamespace(spec=SimpleNamespace(name="m", task="detect"))
     pool, metrics = Pool(), Metrics()
     budget, lifecycle = Budget(settings.max_inflight_mb * 1e6), Lifecycle()
     sessions = SimpleNamespace(ttl=300.0, alone=lambda _session: True)
@@ -113,7 +113,7 @@ def standing_on(settings):
         settings.unread_timeout,
         settings.drain_timeout,
     )
-    session = Session(Handle(pool, metrics, 64, lambda: recipe), Params(), "sess_0", None, 0.0)
+    session = Session(Handle(pool, metrics, 64, lambda: plan), Params(), "sess_0", None, 0.0)
     socket = Socket()
     return SimpleNamespace(
         pool=pool,
@@ -335,7 +335,7 @@ async def test_answers_keep_the_order_of_their_frames(parts):
     """Of two frames that the worker was given, the one that is found first may be told last."""
     doors = {}
 
-    async def infer(_recipe, _job):
+    async def infer(_plan, _job):
         parts.pool.count += 1
         if parts.pool.count > 1:
             door = doors[parts.pool.count] = asyncio.Event()

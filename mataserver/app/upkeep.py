@@ -103,7 +103,7 @@ class Upkeep:
     async def _load(self, name: str) -> bool:
         """Load a model; whether that went well."""
         try:
-            async with self._pool.hold(self._catalog.recipe(name)):
+            async with self._pool.hold(self._catalog.plan(name)):
                 return True
         except MataError as error:
             log.error("could not preload %s: %s", name, error.told)  # noqa: TRY400

@@ -196,7 +196,7 @@ def _problem(catalog: Catalog, name: str) -> str | None:
     try:
         Configured(catalog).add()
         Configured(catalog).check()
-        catalog.recipe(name)
+        catalog.plan(name)
     except MataError as error:
         return error.detail.removeprefix("models: ").removeprefix(f"{name}: ")
     return None
@@ -204,7 +204,7 @@ def _problem(catalog: Catalog, name: str) -> str | None:
 
 def _unserved(catalog: Catalog, name: str) -> str | None:
     try:
-        catalog.recipe(name)
+        catalog.plan(name)
     except MataError as error:
         return error.detail
     return None

@@ -6,7 +6,7 @@ the threads and processes around them.
 
 Structs describe a model on its way: what is registered (``registry.Entry``) becomes what backends
 look at (``ModelFiles``); the one that serves it is an ``Offer``, the backend with its plugin; with
-the model's settings that makes a ``Recipe``, what it takes to load it; placed on a device it
+the model's settings that makes a ``ModelPlan``, what it takes to load it; placed on a device it
 travels to the worker as an ``Assignment``, which gives ``load`` a ``ModelSpec`` and a
 ``LoadContext``.
 """

@@ -195,7 +195,7 @@ class Cluster:
 
     async def _read(self, messages: Any) -> None:
         async for message in messages:
-            self._told(message)
+            self._on_message(message)
 
     async def _watch(self, head: Joined) -> None:
         """Look after the head; return when a new broker is to join, and no seat is lost by it.
@@ -213,7 +213,7 @@ class Cluster:
             if without >= 2:  # a loop that stood still must not be taken for it
                 self._head_lost = True
 
-    def _told(self, message: Told) -> None:
+    def _on_message(self, message: Told) -> None:
         if isinstance(message, Placed):
             self._settle(message.token, message)
         elif isinstance(message, NoNode):

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from mataserver.engines.arena import Incoming
     from mataserver.engines.work import Body, Outcome
 
-DROPPED = Failure(503, "Nobody waits for this answer any more")
+DROPPED = Failure(503, "The request was given up before it was answered")
 
 
 class Line:

@@ -241,13 +241,13 @@ class _Rule:
             raise Unsound(f"{where} is not four finite numbers")
         x1, y1, x2, y2 = map(float, box)
         if x1 > x2 or y1 > y2:
-            raise Unsound(f"{where} is {_told(x1, y1, x2, y2)}, its corners are not in order")
+            raise Unsound(f"{where} is {_listed(x1, y1, x2, y2)}, its corners are not in order")
         if self._size is None:
             return (x1, y1, x2, y2)
         low, right, bottom = -OVERSHOOT, self._width + OVERSHOOT, self._height + OVERSHOOT
         if x1 < low or y1 < low or x2 > right or y2 > bottom:
             image = f"{self._width:g}x{self._height:g}"
-            raise Unsound(f"{where} is {_told(x1, y1, x2, y2)}, beyond the image of {image}")
+            raise Unsound(f"{where} is {_listed(x1, y1, x2, y2)}, beyond the image of {image}")
         return (
             min(max(x1, 0.0), float(self._width)),
             min(max(y1, 0.0), float(self._height)),
@@ -352,5 +352,5 @@ def _are_numbers(values: object, count: int) -> bool:
     return several and all(map(_finite, values))  # type: ignore[call-overload]
 
 
-def _told(*numbers: float) -> str:
+def _listed(*numbers: float) -> str:
     return f"[{', '.join(f'{each:g}' for each in numbers)}]"

@@ -83,7 +83,7 @@ class ThreadWorker:
 
         def infer() -> list[Outcome]:
             if dropped:
-                raise Unavailable("Nobody waits for this answer any more")
+                raise Unavailable("The request was given up before it was answered")
             return self._host.infer(jobs)
 
         def take(outcomes: Any, error: Exception | None) -> None:

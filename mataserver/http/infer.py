@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mataserver.contract.envelope import Format
     from mataserver.contract.handles import Encoded
     from mataserver.contract.service import Context
-    from mataserver.library.recipe import Recipe
+    from mataserver.library.plan import ModelPlan
     from mataserver.params import Params
     from mataserver.serving.models import Handle, ServedModels
     from mataserver.serving.observers import Observers
@@ -82,11 +82,11 @@ def _query() -> dict[str, tuple[Any, bool, str]]:
 
 
 class _Call(NamedTuple):
-    """What a query or a body asks for; ``recipe`` is the model's at that time."""
+    """What a query or a body asks for; ``plan`` is the model's at that time."""
 
     model: Handle
     params: Params
-    recipe: Recipe
+    plan: ModelPlan
 
 
 class InferService(Handlers):
@@ -166,7 +166,7 @@ class InferService(Handlers):
         """Return what a query asks for; a camera asks the same every time."""
         query = request.rel_url.raw_query_string
         known = self._queries.get(query)
-        if known is not None and known.model.recipe() is known.recipe:
+        if known is not None and known.model.plan() is known.plan:
             return known
         fields = forms.once(list(request.query.items()))
         for name, text in fields.items():
@@ -203,7 +203,7 @@ class InferService(Handlers):
         """Infer, and have services told of it."""
         answer = await call.model.answer(image, call.params, form)
         if self._observers.infer and self._observers:
-            spec, packed = call.recipe.spec, form == "msgpack"
+            spec, packed = call.plan.spec, form == "msgpack"
             event = ResultEvent("infer", spec.name, spec.task, image, answer.body, packed)
             self._observers.tell(event)
         return answer
@@ -219,7 +219,7 @@ class _ImageRepeat(NamedTuple):
     def is_current(self) -> bool:
         """Whether the model is what it was."""
         try:
-            return self.call.model.recipe() is self.call.recipe
+            return self.call.model.plan() is self.call.plan
         except MataError:
             return False
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 from mataserver.errors import Conflict
 from mataserver.library import defaults, removal, weights
 from mataserver.library.intake import Intake
-from mataserver.library.recipes import Recipes
+from mataserver.library.plans import ModelPlans
 from mataserver.library.registered import RegisteredModels
 
 if TYPE_CHECKING:
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from mataserver.config import Settings
     from mataserver.contract.backend import ModelFiles
     from mataserver.library.intake import Pulled
-    from mataserver.library.recipe import Recipe
+    from mataserver.library.plan import ModelPlan
     from mataserver.library.registry import Entry, Registry
     from mataserver.plugins import Plugins
     from mataserver.sources import Step
@@ -55,8 +55,8 @@ class Catalog:
         self.registry = registry
         self.plugins = plugins
         self._models = RegisteredModels(registry)
-        self._recipes = Recipes(settings, self._models, plugins)
-        self._intake = Intake(settings, self._models, plugins, self._recipes)
+        self._plans = ModelPlans(settings, self._models, plugins)
+        self._intake = Intake(settings, self._models, plugins, self._plans)
         self._grown = plugins.grown
 
     # looking
@@ -69,13 +69,13 @@ class Catalog:
         """Return one registered model. Raises ``NotFound``, also when its files are gone."""
         return self._models.entry(name)
 
-    def recipe(self, name: str, task: str | None = None) -> Recipe:
+    def plan(self, name: str, task: str | None = None) -> ModelPlan:
         """Return what it takes to load a model, for its own task or another.
 
         Raises ``NotFound`` for a model that is not registered or whose files are gone,
         ``Unavailable`` for a task that nothing serves.
         """
-        return self._recipes.get(name, task)
+        return self._plans.get(name, task)
 
     def serves(self, name: str, task: str) -> bool:
         """Whether an installed backend serves a registered model for ``task``."""
@@ -124,7 +124,7 @@ class Catalog:
             raise Conflict(f"{name} is held: sessions, cameras or plugins use it ({holders})")
         with self._intake.pulls.begun(name, None):
             await asyncio.to_thread(removal.remove, name, self.registry)
-            self._recipes.clear()
+            self._plans.clear()
             pool.unpin(name)
             await pool.unload(name, None, "removed")
 
@@ -135,7 +135,7 @@ class Catalog:
     def reconfigure(self, settings: Settings) -> None:
         """Serve the models as other settings say, from the next request on."""
         self.settings = self._intake.settings = settings
-        self._recipes.reconfigure(settings)
+        self._plans.reconfigure(settings)
 
     async def reconcile(self, pool: Memory) -> None:
         """Unload what is no longer registered, or for another task; take in new plugins.
@@ -145,11 +145,11 @@ class Catalog:
         await asyncio.to_thread(self.plugins.refresh)
         if self.plugins.grown != self._grown:
             self._grown = self.plugins.grown
-            self._recipes.clear()
+            self._plans.clear()
             self.add_defaults()
         entries = self.entries()
         for name, task in pool.loaded():
             entry = entries.get(name)
             if entry is None or (entry.task != task and (entry.task, task) != TRACKED):
-                self._recipes.clear()
+                self._plans.clear()
                 await pool.unload(name, task, "removed")

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
     from mataserver.config import ModelSettings
     from mataserver.library.catalog import Catalog
-    from mataserver.library.recipe import Recipe
+    from mataserver.library.plan import ModelPlan
 
 
 class Configured:
@@ -90,7 +90,7 @@ class Configured:
             self._check_task(setting)
             if setting.params or setting.compile:
                 with contextlib.suppress(NotFound, Unavailable):
-                    _check_params(setting, self._catalog.recipe(setting.model))
+                    _check_params(setting, self._catalog.plan(setting.model))
 
     def _check_task(self, setting: ModelSettings) -> None:
         """Raise ``InvalidParams`` when a configured model serves other tasks than the given one."""
@@ -110,14 +110,14 @@ class Configured:
         raise InvalidParams(f"models: {name}: task: {detail}")
 
 
-def _check_params(setting: ModelSettings, recipe: Recipe) -> None:
+def _check_params(setting: ModelSettings, plan: ModelPlan) -> None:
     """Check a model's params: those of its backend, and of what it is to itself a part."""
-    if setting.compile and not recipe.backend.compiles:
+    if setting.compile and not plan.backend.compiles:
         raise InvalidParams(
-            f"models: {setting.model}: compile: {recipe.backend.name} compiles nothing"
+            f"models: {setting.model}: compile: {plan.backend.name} compiles nothing"
         )
-    own = [part for part in recipe.parts.values() if part.spec.name == setting.model]
+    own = [part for part in plan.parts.values() if part.spec.name == setting.model]
     try:
-        params.check_defaults(setting.params, *(each.backend.params for each in (recipe, *own)))
+        params.check_defaults(setting.params, *(each.backend.params for each in (plan, *own)))
     except InvalidParams as error:
         raise InvalidParams(f"models: {setting.model}: {error.detail}") from None

@@ -43,7 +43,7 @@ class Marks:
 
     def waiting(self) -> list[str]:
         """Return the defaults that never had their turn. Raises ``MataError``."""
-        with self._told("read"):
+        with self._os_errors("read"):
             try:
                 marked = set(self._path.read_text(encoding="utf-8", errors="replace").split())
             except FileNotFoundError:
@@ -52,12 +52,12 @@ class Marks:
 
     def add(self, name: str) -> None:
         """Note that a default had its turn. Raises ``MataError``."""
-        with self._told("write"):
+        with self._os_errors("write"):
             descriptor = os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT, 0o644)
             with os.fdopen(descriptor, "w", encoding="utf-8") as file:
                 file.write(name + "\n")
 
-    def _told(self, verb: str) -> contextlib.AbstractContextManager[None]:
+    def _os_errors(self, verb: str) -> contextlib.AbstractContextManager[None]:
         return os_errors_as(f"could not {verb} which defaults were registered", self._path)
 
 

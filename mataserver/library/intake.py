@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from mataserver.config import Settings
-    from mataserver.library.recipes import Recipes
+    from mataserver.library.plans import ModelPlans
     from mataserver.library.registered import RegisteredModels
     from mataserver.plugins import Offer, Plugins
 
@@ -50,14 +50,14 @@ class Intake:
     """Registers models. ``pulls`` are those under way."""
 
     def __init__(
-        self, settings: Settings, models: RegisteredModels, plugins: Plugins, recipes: Recipes
+        self, settings: Settings, models: RegisteredModels, plugins: Plugins, plans: ModelPlans
     ) -> None:
         self.settings = settings
         self.pulls = sources.Pulls()
         self._models = models
         self._registry = models.registry
         self._plugins = plugins
-        self._recipes = recipes
+        self._plans = plans
         self._installing = asyncio.Lock()
 
     async def pull(
@@ -198,7 +198,7 @@ class Intake:
     def _register(self, name: str, entry: Entry, warnings: Sequence[str] = ()) -> Pulled:
         replaced = self._registry.get(name)
         self._registry.add(name, entry)
-        self._recipes.clear()
+        self._plans.clear()
         said = [*warnings, *self._unconverted(name, entry, replaced)]
         if replaced is not None:
             removal.discard(replaced, self._registry)

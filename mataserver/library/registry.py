@@ -111,14 +111,14 @@ class Registry:
         return self._change(lambda models: models.pop(name, None) is not None)
 
     def _signature(self) -> _Signature | None:
-        with self._told("read"):
+        with self._os_errors("read"):
             try:
                 return _sign(self.path.stat())
             except FileNotFoundError:
                 return None
 
     def _read(self) -> dict[str, Entry]:
-        with self._told("read"):
+        with self._os_errors("read"):
             try:
                 with self.path.open("rb") as file:
                     signature = _sign(os.fstat(file.fileno()))
@@ -131,7 +131,7 @@ class Registry:
         return models
 
     def _change(self, change: Callable[[dict[str, Entry]], bool]) -> bool:
-        with self._told("write"):
+        with self._os_errors("write"):
             self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._locked():
             models = dict(self._read())
@@ -144,10 +144,10 @@ class Registry:
     def _locked(self) -> Iterator[None]:
         # A file of its own: the registry itself is replaced, and a lock would stay on the old one.
         lock = self.path.with_name(self.path.name + ".lock")
-        with self._told("write"):
+        with self._os_errors("write"):
             descriptor = os.open(lock, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
         try:
-            with self._told("write"):
+            with self._os_errors("write"):
                 self._give_to_owner(descriptor)
                 fcntl.flock(descriptor, fcntl.LOCK_EX)
             yield
@@ -157,7 +157,7 @@ class Registry:
     def _write(self, models: dict[str, Entry]) -> None:
         content = msgspec.json.encode(_File(version=VERSION, models=models))
         content = msgspec.json.format(content, indent=2) + b"\n"
-        with self._told("write"):
+        with self._os_errors("write"):
             descriptor, name = tempfile.mkstemp(
                 dir=self.path.parent, prefix=self.path.name + ".", suffix=".tmp"
             )
@@ -187,7 +187,7 @@ class Registry:
             owner = self.path.parent.stat()
             os.fchown(descriptor, owner.st_uid, owner.st_gid)
 
-    def _told(self, verb: str) -> contextlib.AbstractContextManager[None]:
+    def _os_errors(self, verb: str) -> contextlib.AbstractContextManager[None]:
         return os_errors_as(f"could not {verb} the model registry", self.path, RegistryError)
 
 

@@ -116,13 +116,13 @@ class Batcher:
             raise NotDispatchedError("The model's worker is gone")
         if job.session is None and self._occupied >= self._limit:
             raise Unavailable("The model's queue is full", retry_after=1)
-        with self.occupied():
+        with self.lease_worker():
             async with contextlib.aclosing(self._worker.generate(job)) as items:
                 async for item in items:
                     yield item
 
     @contextlib.contextmanager
-    def occupied(self) -> Iterator[Worker]:
+    def lease_worker(self) -> Iterator[Worker]:
         """Hold the worker for work that is no job: it is not unloaded before the context ends."""
         self._occupied += 1
         try:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mataserver.config import ModelSettings
-    from mataserver.library.recipe import Recipe
+    from mataserver.library.plan import ModelPlan
     from mataserver.library.registry import Entry
     from mataserver.params import Params
     from mataserver.serving.slots import Status
@@ -47,9 +47,9 @@ def info(name: str, entry: Entry, status: Status, settings: ModelSettings) -> Mo
     )
 
 
-def detail(found: ModelInfo, recipe: Recipe, max_tokens: int) -> ModelDetail:
+def detail(found: ModelInfo, plan: ModelPlan, max_tokens: int) -> ModelDetail:
     """Return the item of the list with the schema of the parameters."""
-    schema = schema_of(recipe.backend.params, recipe.settings.params, max_tokens)
+    schema = schema_of(plan.backend.params, plan.settings.params, max_tokens)
     return ModelDetail(**msgspec.structs.asdict(found), params=schema)
 
 

@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, AsyncIterator, Iterator
 
     from mataserver.engines.work import Job, Outcome, Worker
-    from mataserver.library.recipe import Recipe
+    from mataserver.library.plan import ModelPlan
     from mataserver.metrics import Metrics
     from mataserver.serving.background import Background
     from mataserver.serving.loading import Loading
@@ -38,9 +38,9 @@ class Dispatch:
         self._background = background
 
     @contextlib.asynccontextmanager
-    async def hold(self, recipe: Recipe) -> AsyncIterator[None]:
+    async def hold(self, plan: ModelPlan) -> AsyncIterator[None]:
         """Load the model if need be and keep it from being unloaded until the context ends."""
-        slot = await self._acquire(recipe)
+        slot = await self._acquire(plan)
         slot.held += 1
         try:
             yield
@@ -48,7 +48,7 @@ class Dispatch:
             slot.held -= 1
             self._release(slot)
 
-    async def infer(self, recipe: Recipe, job: Job) -> tuple[Outcome, float]:
+    async def infer(self, plan: ModelPlan, job: Job) -> tuple[Outcome, float]:
         """Run one job, loading the model if need be; return its outcome and its wait in ms.
 
         A job whose worker died before it was given the job goes to the next worker, and so does one
@@ -59,21 +59,21 @@ class Dispatch:
         background = self._background
         if BACKGROUND.get():
             async with background.turn() as behind:
-                outcome, waited = await self._infer(recipe, job, behind=behind)
+                outcome, waited = await self._infer(plan, job, behind=behind)
                 background.note(outcome.timing.total / 1e3)
                 return outcome, waited
         background.others_came()
         try:
-            return await self._infer(recipe, job)
+            return await self._infer(plan, job)
         finally:
             background.others_left()
 
     async def _infer(
-        self, recipe: Recipe, job: Job, *, behind: bool = False
+        self, plan: ModelPlan, job: Job, *, behind: bool = False
     ) -> tuple[Outcome, float]:
         deaths = nodes = 0
         for move in range(MOST_MOVES):
-            slot = self._ready(recipe) or await self._acquire(recipe)
+            slot = self._ready(plan) or await self._acquire(plan)
             try:
                 if slot.batcher is None:
                     continue
@@ -98,7 +98,7 @@ class Dispatch:
             return outcome, waited
         raise Unavailable("The model was unloaded meanwhile", retry_after=1)
 
-    async def generate(self, recipe: Recipe, job: Job) -> AsyncGenerator[str | Outcome]:
+    async def generate(self, plan: ModelPlan, job: Job) -> AsyncGenerator[str | Outcome]:
         """Yield the pieces of text that a model makes for a job, then its outcome.
 
         Loads the model if need be; closing the iterator stops the work. A job whose worker was
@@ -110,7 +110,7 @@ class Dispatch:
             for move in range(MOST_MOVES):
                 begun = False
                 try:
-                    async with contextlib.aclosing(self._generate(recipe, job)) as items:
+                    async with contextlib.aclosing(self._generate(plan, job)) as items:
                         async for item in items:
                             begun = True
                             yield item
@@ -124,8 +124,8 @@ class Dispatch:
                 else:
                     return
 
-    async def _generate(self, recipe: Recipe, job: Job) -> AsyncGenerator[str | Outcome]:
-        slot = await self._acquire(recipe)
+    async def _generate(self, plan: ModelPlan, job: Job) -> AsyncGenerator[str | Outcome]:
+        slot = await self._acquire(plan)
         try:
             if slot.batcher is None:
                 raise Unavailable("The model was unloaded meanwhile", retry_after=1)
@@ -140,39 +140,39 @@ class Dispatch:
             self._release(slot)
 
     @contextlib.contextmanager
-    def occupied(self, recipe: Recipe) -> Iterator[Worker]:
+    def lease_worker(self, plan: ModelPlan) -> Iterator[Worker]:
         """Give the worker of a model that is held; it is not unloaded before the context ends.
 
         Raises ``Unavailable`` if it just died or was unloaded.
         """
-        slot = self._residency.slots.get(recipe.key)
+        slot = self._residency.slots.get(plan.key)
         if slot is None or slot.batcher is None:
             raise Unavailable("The model's worker is gone", retry_after=1)
         slot.used = True
         try:
-            with self._background.others(), slot.batcher.occupied() as worker:
+            with self._background.others(), slot.batcher.lease_worker() as worker:
                 yield worker
         finally:
             self._residency.touch(slot)
 
-    def _ready(self, recipe: Recipe) -> Slot | None:
+    def _ready(self, plan: ModelPlan) -> Slot | None:
         """Return the slot of a model that is in memory, held: a request then waits for nothing."""
-        slot = self._residency.slots.get(recipe.key)
-        if slot is None or slot.worker is None or slot.recipe is not recipe:
+        slot = self._residency.slots.get(plan.key)
+        if slot is None or slot.worker is None or slot.plan is not plan:
             return None
         if not slot.worker.alive:
             return None
         slot.holders += 1
         return slot
 
-    async def _acquire(self, recipe: Recipe) -> Slot:
-        slot = self._residency.slot(recipe)
+    async def _acquire(self, plan: ModelPlan) -> Slot:
+        slot = self._residency.slot(plan)
         slot.holders += 1
-        if slot.worker is not None and not slot.recipe.same_model(recipe):
+        if slot.worker is not None and not slot.plan.same_model(plan):
             self._residency.leave(slot, "replaced")
         try:
             if slot.worker is None or not slot.worker.alive:
-                await self._loading.join(slot, recipe)
+                await self._loading.join(slot, plan)
         except BaseException:
             self._release(slot)
             raise
@@ -189,7 +189,7 @@ class Dispatch:
         slot.deaths, slot.used = 0, True
         if slot.worker is None:  # it leaves, and its release says nothing of it
             self._residency.touch(slot)
-        name, timing = slot.recipe.spec.name, outcome.timing
+        name, timing = slot.plan.spec.name, outcome.timing
         self._metrics.inferences.add(name, "ok" if outcome.failure is None else "failed")
         took = (waited / 1e3, timing.decode / 1e3, timing.infer / 1e3, timing.encode / 1e3)
         self._metrics.stages.observe_each(took, name, _STAGES)

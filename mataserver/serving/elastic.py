@@ -33,11 +33,11 @@ class Elastic:
 
     def follow(self, slot: Slot, worker: Worker) -> None:
         """Have a model that was just loaded follow its load until it leaves."""
-        if isinstance(worker, Replicas) and not slot.recipe.settings.span.fixed:
+        if isinstance(worker, Replicas) and not slot.plan.settings.span.fixed:
             slot.following = asyncio.get_running_loop().create_task(self._follow(slot, worker))
 
     async def _follow(self, slot: Slot, replicas: Replicas) -> None:
-        scaler = Scaler(slot.recipe.settings.span, self._clock())
+        scaler = Scaler(slot.plan.settings.span, self._clock())
         while slot.worker is replicas and (batcher := slot.batcher) is not None:
             count = replicas.count
             wish = scaler.wish(batcher.load, count, self._clock())
@@ -87,4 +87,4 @@ class Elastic:
 
 
 def _name(slot: Slot) -> str:
-    return slot.recipe.spec.name
+    return slot.plan.spec.name

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mataserver.contract.envelope import Format
     from mataserver.engines.work import Outcome, Timing
-    from mataserver.library.recipe import Recipe
+    from mataserver.library.plan import ModelPlan
     from mataserver.metrics import Metrics
     from mataserver.params import Params
     from mataserver.results import Result
@@ -40,7 +40,7 @@ class Target(Protocol):
     pool: ModelPool
     metrics: Metrics
 
-    def recipe(self) -> Recipe:
+    def plan(self) -> ModelPlan:
         """What it takes to load the model now."""
         ...
 
@@ -65,7 +65,7 @@ class FrameSession:
 
     def __init__(self, target: Target, params: Params, session_id: str) -> None:
         self.id = session_id
-        self.recipe = target.recipe()
+        self.plan = target.plan()
         self.frames = self.dropped = self.results = 0
         self.reset = False
         self._target = target
@@ -78,17 +78,17 @@ class FrameSession:
     @property
     def model(self) -> str:
         """The model's name."""
-        return self.recipe.spec.name
+        return self.plan.spec.name
 
     @property
     def task(self) -> str:
         """The session's task."""
-        return self.recipe.spec.task
+        return self.plan.spec.task
 
     @property
     def stateful(self) -> bool:
         """Whether the model keeps state, so that frames must come in order; if it is loaded."""
-        return self._target.pool.stateful(self.recipe)
+        return self._target.pool.stateful(self.plan)
 
     def receive(self, count: int = 1) -> int:
         """Count frames; return the number of the last of them, from 0."""
@@ -108,17 +108,17 @@ class FrameSession:
         Raises a ``MataError`` where the model could not be asked, or is gone.
         """
         job = self._job(image, form)
-        return await self._target.pool.infer(self.recipe, job)
+        return await self._target.pool.infer(self.plan, job)
 
     async def generate(self, image: bytes, form: Format) -> AsyncGenerator[str | Outcome]:
         """Yield the pieces of text that the model makes of a frame, then what came of it."""
         job = self._job(image, form)
-        async with contextlib.aclosing(self._target.pool.generate(self.recipe, job)) as items:
+        async with contextlib.aclosing(self._target.pool.generate(self.plan, job)) as items:
             async for item in items:
                 yield item
 
     def _job(self, image: bytes, form: Format) -> Job:
-        self.recipe = self._target.recipe()
+        self.plan = self._target.plan()
         return Job(image, self._params, form, self.id)
 
     def note(self, found: Outcome | MataError) -> None:
@@ -161,7 +161,7 @@ class FrameSession:
     async def forget(self) -> None:
         """Have the model forget its state; one that is gone has."""
         try:
-            with self._target.pool.occupied(self.recipe) as worker:
+            with self._target.pool.lease_worker(self.plan) as worker:
                 await worker.close_session(self.id)
         except MataError as error:
             log.debug("session %s lost its state with its worker: %s", self.id, error.detail)

@@ -1,4 +1,4 @@
-"""Recipes to workers: the engine that a recipe asks for, with what its backend declares."""
+"""ModelPlans to workers: the engine that a plan asks for, with what its backend declares."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
     from mataserver.config import ModelSettings, Settings
     from mataserver.engines.work import Engine, Worker
-    from mataserver.library.recipe import Recipe
+    from mataserver.library.plan import ModelPlan
     from mataserver.processes.landlock import Confinement
     from mataserver.serving.slots import Probe
 
@@ -79,15 +79,15 @@ class Loader:
         """Return what engines wait for, each with the reason."""
         return {} if self.ray is None else self.ray.waiting
 
-    async def load(self, recipe: Recipe) -> Worker:
+    async def load(self, plan: ModelPlan) -> Worker:
         """Load a model, as many times as its configuration says. Raises a ``MataError``."""
-        span = recipe.settings.span
+        span = plan.settings.span
         if span.max == 1:
-            return await self._start(recipe, None)
-        devices = self._devices(recipe)
+            return await self._start(plan, None)
+        devices = self._devices(plan)
 
         replicas = Replicas(
-            lambda i: self._start(recipe, devices[i % len(devices)]),
+            lambda i: self._start(plan, devices[i % len(devices)]),
             span.first,
             self._settings.load_timeout,
         )
@@ -99,73 +99,73 @@ class Loader:
         for engine in self._engines.values():
             await engine.close()
 
-    async def _start(self, recipe: Recipe, device: str | None) -> Worker:
-        engine = self._engines[recipe.engine(self._settings.engine)]
-        await asyncio.to_thread(_check_links, recipe)
-        needs = self._needs(recipe)
-        assignment = self._assign(recipe, recipe.settings, device, needs)
-        confined = needs is None and self._confined(recipe)
+    async def _start(self, plan: ModelPlan, device: str | None) -> Worker:
+        engine = self._engines[plan.engine(self._settings.engine)]
+        await asyncio.to_thread(_check_links, plan)
+        needs = self._needs(plan)
+        assignment = self._assign(plan, plan.settings, device, needs)
+        confined = needs is None and self._confined(plan)
         if confined:
-            assignment = replace(assignment, confinement=self._confinement(recipe))
-        return await engine.start(assignment, placement(recipe, confined=confined))
+            assignment = replace(assignment, confinement=self._confinement(plan))
+        return await engine.start(assignment, placement(plan, confined=confined))
 
-    def _confined(self, recipe: Recipe) -> bool:
+    def _confined(self, plan: ModelPlan) -> bool:
         """Whether a worker on this machine is kept from files and calls."""
-        return self._settings.confine_models and all(each.backend.confined for each in recipe.whole)
+        return self._settings.confine_models and all(each.backend.confined for each in plan.whole)
 
-    def _confinement(self, recipe: Recipe) -> Confinement:
+    def _confinement(self, plan: ModelPlan) -> Confinement:
         """Return the rules for the files of a worker."""
-        paths = [each.spec.path for each in recipe.whole if each.spec.path is not None]
+        paths = [each.spec.path for each in plan.whole if each.spec.path is not None]
         data, shared = self._settings.data_path, self._settings.shared_path
         return confinement.rules(
             data,
-            {each.owner for each in recipe.whole},
+            {each.owner for each in plan.whole},
             paths,
             shared=None if shared == data else shared,
         )
 
-    def _needs(self, recipe: Recipe) -> Needs | None:
+    def _needs(self, plan: ModelPlan) -> Needs | None:
         """Return what a model's worker needs of its node; None for one that stays here."""
-        if recipe.engine(self._settings.engine) != "ray":
+        if plan.engine(self._settings.engine) != "ray":
             return None
-        return recipe.settings.needs or Needs()
+        return plan.settings.needs or Needs()
 
     def _assign(
-        self, recipe: Recipe, chosen: ModelSettings, device: str | None, needs: Needs | None
+        self, plan: ModelPlan, chosen: ModelSettings, device: str | None, needs: Needs | None
     ) -> Assignment:
         settings = self._settings
         cores = os.cpu_count() or 1 if needs is None else needs.threads
         context = LoadContext(
-            settings=recipe.plugin_settings,
+            settings=plan.plugin_settings,
             device=device or chosen.device or settings.device,
             dtype=chosen.dtype or settings.dtype,
             threads=self._threads(chosen, needs),
             data_dir=settings.data_path,
-            log=logging.getLogger(f"mataserver.plugin.{recipe.plugin}"),
+            log=logging.getLogger(f"mataserver.plugin.{plan.plugin}"),
             max_pixels=settings.max_pixels,
             compile=chosen.compile,
-            max_batch=chosen.max_batch or recipe.backend.max_batch,
+            max_batch=chosen.max_batch or plan.backend.max_batch,
             alpha=chosen.alpha or settings.alpha,
         )
         parts = {
-            label: self._assign(part, chosen, device, needs) for label, part in recipe.parts.items()
+            label: self._assign(part, chosen, device, needs) for label, part in plan.parts.items()
         }
         return Assignment(
-            load=recipe.backend.load,
-            params_type=recipe.backend.params,
-            spec=recipe.spec,
+            load=plan.backend.load,
+            params_type=plan.backend.params,
+            spec=plan.spec,
             context=context,
             max_pixels=settings.max_pixels,
             decode_threads=settings.decode_threads or cores,
             patience=settings.infer_timeout,
-            step_timeout=recipe.backend.step_timeout,
+            step_timeout=plan.backend.step_timeout,
             # Otherwise the model would be given up for an image that nobody has named yet.
             decode_patience=min(settings.decode_timeout, settings.infer_timeout / 2),
             scaled_decode=settings.scaled_decode,
             alpha=chosen.alpha or settings.alpha,
             parts=parts,
-            defaults=params.configured(recipe.settings.params, recipe.backend.params),
-            max_ram=int((recipe.settings.max_ram_mb or 0.0) * 1e6),
+            defaults=params.configured(plan.settings.params, plan.backend.params),
+            max_ram=int((plan.settings.max_ram_mb or 0.0) * 1e6),
             needs=needs,
         )
 
@@ -181,11 +181,11 @@ class Loader:
             return threads
         return max(1, (os.cpu_count() or 1) // chosen.span.max)
 
-    def _devices(self, recipe: Recipe) -> list[str | None]:
+    def _devices(self, plan: ModelPlan) -> list[str | None]:
         """Return the devices that replicas take in turn."""
-        device = recipe.settings.device or self._settings.device
-        here = self._needs(recipe) is None
-        count = len(self._probe.gpus()) if recipe.uses_gpu and here else 0
+        device = plan.settings.device or self._settings.device
+        here = self._needs(plan) is None
+        count = len(self._probe.gpus()) if plan.uses_gpu and here else 0
         if device not in {"auto", "cuda"} or count < 2:
             return [None]
         return [f"cuda:{index}" for index in range(count)]
@@ -198,23 +198,23 @@ def _ray(settings: Settings) -> RayEngine:
     return RayEngine(settings.ray_address, room=settings.ray_room, silence=settings.ray_silence)
 
 
-def _check_links(recipe: Recipe) -> None:
+def _check_links(plan: ModelPlan) -> None:
     """Look at the links of a model and its parts just before they are read: files may change.
 
     Raises ``Unavailable``.
     """
-    if recipe.spec.path is not None:
+    if plan.spec.path is not None:
         try:
-            sources.check_links(recipe.spec.path)
+            sources.check_links(plan.spec.path)
         except sources.StrayLink as error:
-            raise Unavailable(f"{recipe.spec.name} cannot be served: {error.detail}") from None
-    for part in recipe.parts.values():
+            raise Unavailable(f"{plan.spec.name} cannot be served: {error.detail}") from None
+    for part in plan.parts.values():
         _check_links(part)
 
 
-def placement(recipe: Recipe, *, confined: bool = False) -> Placement:
+def placement(plan: ModelPlan, *, confined: bool = False) -> Placement:
     """Return where a model starts: what it and its parts want imported and set beforehand."""
-    every = recipe.whole
+    every = plan.whole
     preload = dict.fromkeys(name for each in every for name in each.backend.preload)
     environment = dict(pair for each in reversed(every) for pair in each.backend.environment)
-    return Placement(recipe.owner, tuple(preload), tuple(environment.items()), confined)
+    return Placement(plan.owner, tuple(preload), tuple(environment.items()), confined)

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from mataserver.engines.work import Worker
-    from mataserver.library.recipe import Recipe
+    from mataserver.library.plan import ModelPlan
     from mataserver.metrics import Metrics
     from mataserver.serving.residency import Residency
     from mataserver.serving.room import Room
@@ -36,7 +36,7 @@ class Loading:
 
     def __init__(
         self,
-        loader: Callable[[Recipe], Awaitable[Worker]],
+        loader: Callable[[ModelPlan], Awaitable[Worker]],
         residency: Residency,
         room: Room,
         *,
@@ -54,18 +54,18 @@ class Loading:
         self._clock = clock
         self._wall = wall
 
-    async def join(self, slot: Slot, recipe: Recipe) -> None:
+    async def join(self, slot: Slot, plan: ModelPlan) -> None:
         """Load a model, or wait for the load under way. Raises why it cannot be loaded."""
         if self._residency.closed.is_set():
             raise stopping()
         if slot.loading is None and slot.refusal is not None:
-            await slot.refusal.check(recipe, self._clock())
+            await slot.refusal.check(plan, self._clock())
             slot.refusal = None
         if slot.loading is None:
             wait = slot.not_before - self._clock()
             if wait > 0:
                 raise Unavailable("The model's worker keeps dying", retry_after=round(wait + 0.5))
-            slot.recipe = recipe
+            slot.plan = plan
             slot.loading = asyncio.get_running_loop().create_task(self._load(slot))
             slot.loading.add_done_callback(_retrieve)
         await self._loaded(slot.loading)
@@ -85,12 +85,12 @@ class Loading:
         loading.result()
 
     async def _load(self, slot: Slot) -> None:
-        name = slot.recipe.spec.name
+        name = slot.plan.spec.name
         try:
             await self._left(slot)
             await self._room.make(slot)
             async with asyncio.timeout(self._policy.load_timeout):
-                worker = await self._loader(slot.recipe)
+                worker = await self._loader(slot.plan)
         except TimeoutError:
             limit = self._policy.load_timeout
             self._failed(slot, MataError(f"The model did not load within {limit:g} s"))
@@ -104,7 +104,7 @@ class Loading:
             self._failed(slot, error)
             if error.lasting:
                 until = self._clock() + REFUSED
-                slot.refusal = await LastingFailure.of(slot.recipe, error, until)
+                slot.refusal = await LastingFailure.of(slot.plan, error, until)
             raise
         except Exception as error:
             failure = scarcity(error) or MataError("The model could not be loaded")
@@ -118,7 +118,7 @@ class Loading:
             await worker.close()
             raise MataError("The model could not be loaded: its worker died")
         await self._settle(slot, worker)
-        log.info("loaded %s (%s)", name, slot.recipe.backend.name)
+        log.info("loaded %s (%s)", name, slot.plan.backend.name)
 
     async def _left(self, slot: Slot) -> None:
         """Wait for the last worker's end. Raises ``Unavailable`` when somebody still uses it."""
@@ -130,12 +130,12 @@ class Loading:
             raise Unavailable("The model is being unloaded", retry_after=5)
 
     async def _settle(self, slot: Slot, worker: Worker) -> None:
-        settings = slot.recipe.settings
-        name = slot.recipe.spec.name
+        settings = slot.plan.settings
+        name = slot.plan.spec.name
         slot.worker = worker
         slot.batcher = Batcher(
             worker,
-            max_batch=settings.max_batch or slot.recipe.backend.max_batch,
+            max_batch=settings.max_batch or slot.plan.backend.max_batch,
             max_wait=settings.max_wait_ms / 1e3,
             queue_limit=self._policy.queue_limit,
         )
@@ -152,8 +152,8 @@ class Loading:
     def _failed(self, slot: Slot, error: MataError) -> None:
         slot.error = error.detail
         slot.ram = 0
-        self._metrics.loads.labels(slot.recipe.spec.name, "failed").inc()
-        log.error("could not load %s: %s", slot.recipe.spec.name, error.detail)
+        self._metrics.loads.labels(slot.plan.spec.name, "failed").inc()
+        log.error("could not load %s: %s", slot.plan.spec.name, error.detail)
 
 
 def _retrieve(task: asyncio.Task[None]) -> None:

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from mataserver.contract.envelope import Format
     from mataserver.engines.work import Outcome
     from mataserver.library.catalog import Catalog
-    from mataserver.library.recipe import Recipe
+    from mataserver.library.plan import ModelPlan
     from mataserver.library.registry import Entry
     from mataserver.metrics import Metrics
     from mataserver.params import Params
@@ -73,7 +73,7 @@ class ServedModels:
     def detail(self, model: str) -> ModelDetail:
         """Return the same with its parameters. Raises ``NotFound`` and ``Unavailable``."""
         info = self.info(model)
-        return description.detail(info, self.catalog.recipe(model), self._max_tokens)
+        return description.detail(info, self.catalog.plan(model), self._max_tokens)
 
     def _info(self, name: str, entry: Entry) -> ModelInfo:
         status, settings = self._pool.status(name, entry.task), self.catalog.settings.model(name)
@@ -84,22 +84,22 @@ class ServedModels:
 
         Raises ``NotFound``, or ``Unavailable`` where nothing serves the task.
         """
-        recipe = functools.partial(self.catalog.recipe, model, task)
-        handle = Handle(self._pool, self._metrics, self._max_tokens, recipe)
-        handle.recipe()
+        plan = functools.partial(self.catalog.plan, model, task)
+        handle = Handle(self._pool, self._metrics, self._max_tokens, plan)
+        handle.plan()
         return handle
 
     def asked(
         self, model: str, given: Any = None, *, text: bool = False
-    ) -> tuple[Handle, Params, Recipe]:
-        """Return what a request asks, its parameters, and the model's recipe at this time.
+    ) -> tuple[Handle, Params, ModelPlan]:
+        """Return what a request asks, its parameters, and the model's plan at this time.
 
         Raises as ``get`` and ``Handle.params``, which it is in one look.
         """
-        recipe = self.catalog.recipe(model)
-        find = functools.partial(self.catalog.recipe, model, None)
+        plan = self.catalog.plan(model)
+        find = functools.partial(self.catalog.plan, model, None)
         handle = Handle(self._pool, self._metrics, self._max_tokens, find)
-        return handle, recipe.params(given, self._max_tokens, text=text), recipe
+        return handle, plan.params(given, self._max_tokens, text=text), plan
 
     def of_session(self, model: str, task: str | None) -> Handle:
         """Return a handle for a session. Raises as ``recipe_of_session``."""
@@ -178,31 +178,31 @@ class Handle:
     """
 
     def __init__(
-        self, pool: ModelPool, metrics: Metrics, max_tokens: int, recipe: Callable[[], Recipe]
+        self, pool: ModelPool, metrics: Metrics, max_tokens: int, plan: Callable[[], ModelPlan]
     ) -> None:
         self.pool = pool
         self.metrics = metrics
-        self.recipe = recipe
+        self.plan = plan
         self._max_tokens = max_tokens
 
     @property
     def name(self) -> str:
         """The model's name."""
-        return self.recipe().spec.name
+        return self.plan().spec.name
 
     @property
     def task(self) -> str:
         """The task that it is asked for."""
-        return self.recipe().spec.task
+        return self.plan().spec.task
 
     @property
     def params_type(self) -> type[Params]:
         """The struct of its parameters."""
-        return self.recipe().backend.params
+        return self.plan().backend.params
 
     def held(self) -> AbstractAsyncContextManager[None]:
         """Load the model if need be and keep it in memory until the context ends."""
-        return self.pool.hold(self.recipe())
+        return self.pool.hold(self.plan())
 
     def params(self, given: Any = None, *, text: bool = False) -> Params:
         """Return the parameters of an inference. Raises ``InvalidParams``.
@@ -211,7 +211,7 @@ class Handle:
         query does, or a struct of the backend. What it leaves out comes from the model's entry in
         the configuration, then from the backend. Of a struct the worker checks the types.
         """
-        return self.recipe().params(given, self._max_tokens, text=text)
+        return self.plan().params(given, self._max_tokens, text=text)
 
     async def predict(self, image: bytes, params: Any = None) -> Result:
         """Run the model on an encoded image; return the result struct as the model made it."""
@@ -220,9 +220,9 @@ class Handle:
 
     async def answer(self, image: bytes, params: Any = None, form: Format = "json") -> Encoded:
         """Run the model on an encoded image; return the whole body, as the worker encoded it."""
-        recipe = self.recipe()
-        job = self._job(recipe, image, params, form)
-        return _encoded(*await self.pool.infer(recipe, job))
+        plan = self.plan()
+        job = self._job(plan, image, params, form)
+        return _encoded(*await self.pool.infer(plan, job))
 
     async def generate(self, image: bytes, params: Any = None) -> AsyncGenerator[str | Result]:
         """Yield the pieces of text that the model makes, then its result.
@@ -238,9 +238,9 @@ class Handle:
         self, image: bytes, params: Any = None, form: Format = "json"
     ) -> AsyncGenerator[str | Encoded]:
         """Yield the pieces of text that the model makes, then the body that ``answer`` returns."""
-        recipe = self.recipe()
-        job = self._job(recipe, image, params, form)
-        async with contextlib.aclosing(self.pool.generate(recipe, job)) as items:
+        plan = self.plan()
+        job = self._job(plan, image, params, form)
+        async with contextlib.aclosing(self.pool.generate(plan, job)) as items:
             async for item in items:
                 yield item if isinstance(item, str) else _encoded(item, 0.0)
 
@@ -256,22 +256,22 @@ class Handle:
 
     async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
         """Call a public method of the model, which must be held."""
-        with self.pool.occupied(self.recipe()) as worker:
+        with self.pool.lease_worker(self.plan()) as worker:
             return await worker.call(method, args, kwargs)
 
     async def stream(self, method: str, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
         """Iterate over a public generator method; closing the iterator stops the work."""
-        with self.pool.occupied(self.recipe()) as worker:
+        with self.pool.lease_worker(self.plan()) as worker:
             async with contextlib.aclosing(worker.stream(method, args, kwargs)) as items:
                 async for item in items:
                     yield item
 
-    def _job(self, recipe: Recipe, image: bytes, given: Any, form: Format) -> Job:
-        params = recipe.params(given, self._max_tokens)
+    def _job(self, plan: ModelPlan, image: bytes, given: Any, form: Format) -> Job:
+        params = plan.params(given, self._max_tokens)
         return Job(image, msgspec.msgpack.encode(params), form)
 
 
-def recipe_of_session(catalog: Catalog, model: str, task: str | None) -> Recipe:
+def recipe_of_session(catalog: Catalog, model: str, task: str | None) -> ModelPlan:
     """Return what a session loads: for the model's own task, or for track on a detector.
 
     Raises ``NotFound``, ``Unavailable`` or ``InvalidParams``.
@@ -280,7 +280,7 @@ def recipe_of_session(catalog: Catalog, model: str, task: str | None) -> Recipe:
     wanted = task or own
     if wanted != own and ((own, wanted) != TRACKED or not catalog.serves(model, wanted)):
         raise InvalidParams(f"task: {model} serves {own}, not {wanted[:40]!r}")
-    return catalog.recipe(model, wanted)
+    return catalog.plan(model, wanted)
 
 
 def check_session(

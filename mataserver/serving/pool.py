@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mataserver.engines.work import Job, Outcome, Worker
-    from mataserver.library.recipe import Recipe
+    from mataserver.library.plan import ModelPlan
     from mataserver.metrics import Metrics
     from mataserver.serving.slots import PoolPolicy, Probe, Slot
 
@@ -34,7 +34,7 @@ class ModelPool:
 
     def __init__(
         self,
-        loader: Callable[[Recipe], Awaitable[Worker]],
+        loader: Callable[[ModelPlan], Awaitable[Worker]],
         probe: Probe,
         metrics: Metrics,
         policy: PoolPolicy,
@@ -55,24 +55,24 @@ class ModelPool:
 
     # asking a model: not `async` here, which would be one more coroutine for every request
 
-    def hold(self, recipe: Recipe) -> AbstractAsyncContextManager[None]:
+    def hold(self, plan: ModelPlan) -> AbstractAsyncContextManager[None]:
         """Load the model if need be and keep it from being unloaded until the context ends."""
-        return self._dispatch.hold(recipe)
+        return self._dispatch.hold(plan)
 
-    def infer(self, recipe: Recipe, job: Job) -> Coroutine[Any, Any, tuple[Outcome, float]]:
+    def infer(self, plan: ModelPlan, job: Job) -> Coroutine[Any, Any, tuple[Outcome, float]]:
         """Run one job, loading the model if need be; return its outcome and its wait in ms."""
-        return self._dispatch.infer(recipe, job)
+        return self._dispatch.infer(plan, job)
 
-    def generate(self, recipe: Recipe, job: Job) -> AsyncGenerator[str | Outcome]:
+    def generate(self, plan: ModelPlan, job: Job) -> AsyncGenerator[str | Outcome]:
         """Yield the pieces of text that a model makes for a job, then its outcome."""
-        return self._dispatch.generate(recipe, job)
+        return self._dispatch.generate(plan, job)
 
-    def occupied(self, recipe: Recipe) -> AbstractContextManager[Worker]:
+    def lease_worker(self, plan: ModelPlan) -> AbstractContextManager[Worker]:
         """Give the worker of a model that is held; it is not unloaded before the context ends.
 
         Raises ``Unavailable`` if it just died or was unloaded.
         """
-        return self._dispatch.occupied(recipe)
+        return self._dispatch.lease_worker(plan)
 
     # memory
 
@@ -121,9 +121,9 @@ class ModelPool:
         """Return how many hold a model beyond a request: sessions, cameras, plugins."""
         return sum(slot.held for slot in self._residency.named(name))
 
-    def stateful(self, recipe: Recipe) -> bool:
+    def stateful(self, plan: ModelPlan) -> bool:
         """Whether a model keeps the state of sessions, as far as one can know: if it is loaded."""
-        slot = self._residency.slots.get(recipe.key)
+        slot = self._residency.slots.get(plan.key)
         return slot is None or slot.worker is None or slot.worker.facts.stateful
 
     def loaded(self) -> list[tuple[str, str]]:
@@ -142,7 +142,7 @@ class ModelPool:
         Returns False when it was not loaded.
         """
         slots = [
-            slot for slot in self._residency.named(name) if task in {None, slot.recipe.spec.task}
+            slot for slot in self._residency.named(name) if task in {None, slot.plan.spec.task}
         ]
         return any([await self._unload(slot, reason) for slot in slots])
 

@@ -13,7 +13,7 @@ from mataserver.engines.work import Failure
 
 if TYPE_CHECKING:
     from mataserver.errors import MataError
-    from mataserver.library.recipe import Recipe
+    from mataserver.library.plan import ModelPlan
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,31 +24,31 @@ class LastingFailure:
     system, is tried again then.
     """
 
-    recipe: Recipe
+    plan: ModelPlan
     footprint: tuple[tuple[str, int, int], ...]
     failure: Failure
     until: float
 
     @classmethod
-    async def of(cls, recipe: Recipe, error: MataError, until: float) -> LastingFailure:
+    async def of(cls, plan: ModelPlan, error: MataError, until: float) -> LastingFailure:
         """Return what is remembered of a load that failed."""
-        mark = await asyncio.to_thread(footprint, recipe)
-        return cls(recipe, mark, Failure.of(error), until)
+        mark = await asyncio.to_thread(footprint, plan)
+        return cls(plan, mark, Failure.of(error), until)
 
-    async def check(self, recipe: Recipe, now: float) -> None:
+    async def check(self, plan: ModelPlan, now: float) -> None:
         """Raise why the load failed, if it would fail again."""
-        if self.recipe != recipe or now >= self.until:
+        if self.plan != plan or now >= self.until:
             return
-        if await asyncio.to_thread(footprint, recipe) == self.footprint:
+        if await asyncio.to_thread(footprint, plan) == self.footprint:
             raise self.failure.error()
 
 
-def footprint(recipe: Recipe) -> tuple[tuple[str, int, int], ...]:
+def footprint(plan: ModelPlan) -> tuple[tuple[str, int, int], ...]:
     """Return name, size and time of what a model is loaded from: its files, and the packages.
 
     A directory of packages changes when one is installed or removed. Blocking.
     """
-    places = [each.spec.path for each in (recipe, *recipe.parts.values())]
+    places = [each.spec.path for each in (plan, *plan.parts.values())]
     roots = [place for place in places if place is not None]
     files = [file for root in roots for file in (root, *root.rglob("*"))]
     found = []

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mataserver.engines.work import Death, Worker
-    from mataserver.library.recipe import Recipe
+    from mataserver.library.plan import ModelPlan
     from mataserver.metrics import Metrics
     from mataserver.serving.slots import PoolPolicy
 
@@ -45,11 +45,11 @@ class Residency:
         self.closed = asyncio.Event()
         self.leaving: set[Worker] = set()
 
-    def slot(self, recipe: Recipe) -> Slot:
+    def slot(self, plan: ModelPlan) -> Slot:
         """Return a model's place, which is made when it is first asked for."""
-        slot = self.slots.get(recipe.key)
+        slot = self.slots.get(plan.key)
         if slot is None:
-            slot = self.slots[recipe.key] = Slot(recipe)
+            slot = self.slots[plan.key] = Slot(plan)
         return slot
 
     def named(self, name: str) -> list[Slot]:
@@ -66,11 +66,11 @@ class Residency:
 
     def tell_queues(self) -> None:
         """Set the gauges of the queues' lengths, and of the workers."""
-        names = {slot.recipe.spec.name for slot in self.slots.values()}
+        names = {slot.plan.spec.name for slot in self.slots.values()}
         waiting, workers = dict.fromkeys(names, 0), dict.fromkeys(names, 0)
         for slot in self.slots.values():
-            waiting[slot.recipe.spec.name] += 0 if slot.batcher is None else len(slot.batcher)
-            workers[slot.recipe.spec.name] += slot.workers
+            waiting[slot.plan.spec.name] += 0 if slot.batcher is None else len(slot.batcher)
+            workers[slot.plan.spec.name] += slot.workers
         for name in names:
             self._metrics.queued.labels(name).set(waiting[name])
             self._metrics.workers.labels(name).set(workers[name])
@@ -94,7 +94,7 @@ class Residency:
         slot.loaded_at = None
         slot.evicted = reason == "evicted"
         self.stop_timer(slot)
-        name = slot.recipe.spec.name
+        name = slot.plan.spec.name
         self._metrics.unloads.labels(name, reason).inc()
         self.tell_loaded()
 
@@ -123,7 +123,7 @@ class Residency:
             slot.timer = loop.call_later(seconds, self._expire, slot)
 
     def _keep_alive(self, slot: Slot) -> float:
-        settings = slot.recipe.settings
+        settings = slot.plan.settings
         if settings.keep_alive is not None:
             return settings.keep_alive
         stays = settings.preload or settings.span.stays
@@ -166,7 +166,7 @@ class Residency:
         if slot.deaths > FREE_DEATHS:
             pause = min(LONGEST_BACKOFF, 2.0 ** (slot.deaths - FREE_DEATHS - 1))
             slot.not_before = self._clock() + pause
-        self._metrics.deaths.labels(slot.recipe.spec.name).inc()
+        self._metrics.deaths.labels(slot.plan.spec.name).inc()
 
 
 def _follow_no_more(slot: Slot) -> None:

@@ -66,13 +66,13 @@ class Room:
         """Look at what a model holds, as far as that can be known."""
         slot.ram = await worker.memory() or slot.ram
         slot.vram = sum(map(self._probe.vram_of, worker.pids))
-        self._residency.tell_memory(slot.recipe.spec.name)
+        self._residency.tell_memory(slot.plan.spec.name)
 
     async def make(self, slot: Slot) -> None:
         """Evict until the model fits. Raises ``OutOfMemory`` when it cannot."""
         if self._policy.elsewhere(slot):
             return
-        need = slot.ram or slot.recipe.estimate
+        need = slot.ram or slot.plan.estimate
         wait = await self._evict_for(slot, need)
         while wait:
             await asyncio.sleep(wait)  # without the lock: what fits at once is not held up
@@ -119,15 +119,15 @@ class Room:
         gpu = self._gpu(newcomer)
         if gpu is None:
             return ""
-        coming = sum(s.vram or s.ram for s in others if s.loading and s.recipe.uses_gpu)
+        coming = sum(s.vram or s.ram for s in others if s.loading and s.plan.uses_gpu)
         used = gpu.used + coming - sum(each.vram for each in spared)
         wanted = newcomer.vram or need
         return "vram" if used + wanted > self._policy.vram_fraction * gpu.total else ""
 
     def _gpu(self, slot: Slot) -> Gpu | None:
         """Return the GPU that a model goes to, or None. Raises ``Unavailable`` if it is absent."""
-        device = slot.recipe.settings.device or self._policy.device
-        if device == "cpu" or not slot.recipe.uses_gpu:
+        device = slot.plan.settings.device or self._policy.device
+        if device == "cpu" or not slot.plan.uses_gpu:
             return None
         gpus = self._probe.gpus()
         index = int(device.partition(":")[2] or 0)
@@ -144,8 +144,8 @@ class Room:
             if slot.worker is not None
             and not slot.holders
             and not slot.active
-            and not slot.recipe.settings.pin
-            and slot.recipe.spec.name not in self.pins
+            and not slot.plan.settings.pin
+            and slot.plan.spec.name not in self.pins
             and not self._policy.elsewhere(slot)
         ]
 
@@ -160,4 +160,4 @@ class Room:
 def _no_room(newcomer: Slot | None) -> OutOfMemory:
     if newcomer is None:
         return OutOfMemory("Not enough memory now")
-    return OutOfMemory(f"Not enough memory to load {newcomer.recipe.spec.name}")
+    return OutOfMemory(f"Not enough memory to load {newcomer.plan.spec.name}")

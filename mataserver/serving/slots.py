@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from mataserver.engines.memory import Gpu
     from mataserver.engines.work import Worker
-    from mataserver.library.recipe import Recipe
+    from mataserver.library.plan import ModelPlan
     from mataserver.serving.batching import Batcher
     from mataserver.serving.refusals import LastingFailure
 
@@ -65,14 +65,14 @@ class PoolPolicy:
 
     def elsewhere(self, slot: Slot) -> bool:
         """Whether a model's workers are on other machines: nothing of theirs is this one's."""
-        return slot.recipe.engine(self.engine) == "ray"
+        return slot.plan.engine(self.engine) == "ray"
 
 
 class Slot:
     """One model's place in the pool, kept while the server runs."""
 
-    def __init__(self, recipe: Recipe) -> None:
-        self.recipe = recipe
+    def __init__(self, plan: ModelPlan) -> None:
+        self.plan = plan
         self.worker: Worker | None = None
         self.batcher: Batcher | None = None
         self.loading: asyncio.Task[None] | None = None

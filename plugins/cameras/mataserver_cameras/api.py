@@ -9,7 +9,7 @@ from mataserver_cameras import inspection
 from mataserver_cameras import source as sources
 from mataserver_cameras.link import Link
 from mataserver_cameras.messages import Opening
-from mataserver_cameras.roster import Roster
+from mataserver_cameras.roster import CameraRegistry
 from mataserver_cameras.routes import CameraRoutes
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ class Cameras:
         self._ctx = ctx
         self._settings: Settings = ctx.settings
         self._allowed = self._checked(ctx.settings)
-        self._roster = Roster(ctx.sessions, self._configured, ctx.log)
+        self._roster = CameraRegistry(ctx.sessions, self._configured, ctx.log)
         self._roster.want(self._settings.cameras)
 
     def routes(self) -> list[Route]:

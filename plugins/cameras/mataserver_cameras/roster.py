@@ -18,7 +18,7 @@ RETRY = 30.0
 """Seconds until a camera whose session could not be made is tried again."""
 
 
-class Roster:
+class CameraRegistry:
     """The cameras that are to be there. ``waiting`` is what is not ready and why."""
 
     def __init__(

@@ -154,9 +154,9 @@ def test_they_share_a_zygote(checkpoint, tmp_path):
     places = set()
     for name, task in (("rt_detr", "detect"), ("vit", "classify"), ("depth_anything", "depth")):
         catalog.add_local(checkpoint(name), task)
-        recipe = catalog.recipe(name)
-        assert recipe.plugin == task
-        places.add(placement(recipe))
+        plan = catalog.plan(name)
+        assert plan.plugin == task
+        places.add(placement(plan))
     assert len(places) == 1
     assert {each.family for each in places} == {"hf"}
 

@@ -217,7 +217,7 @@ async def test_images_of_a_batch_run_together(data_dir):
         await client.call("load_model", "fake-detect")
         await client.infer("fake-detect", client.pixels(pixels(9)), parameters={"seconds": 0.01})
         composed = served.composed
-        with composed.pool.occupied(composed.catalog.recipe("fake-detect")) as worker:
+        with composed.pool.lease_worker(composed.catalog.plan("fake-detect")) as worker:
             sizes = await worker.call("batch_sizes", (), {})
     assert sum(sizes) == 9
     assert max(sizes) == 4

@@ -114,8 +114,8 @@ def read(settings: Mapping[str, Any], stretch: Size | None = None) -> Preparatio
             "known here: state input_size, mean and std under plugins.onnx.models"
         )
     try:
-        recipe = _Recipe(kind, {**kind.more, **settings})
-        return recipe.preparation(stretch)
+        plan = _Recipe(kind, {**kind.more, **settings})
+        return plan.preparation(stretch)
     except (KeyError, TypeError, ValueError, ZeroDivisionError) as error:
         raise MataError("the settings of the model's image processor cannot be used") from error
 

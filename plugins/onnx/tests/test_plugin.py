@@ -190,7 +190,7 @@ def test_a_model_that_breaks_later_says_why(planted, catalog, tmp_path):
     catalog.add_local(path, "detect")
     path.write_bytes(b"no model" * 50)
     with pytest.raises(MataError, match=r"cannot be served: the file is not an ONNX") as caught:
-        catalog.recipe("model.onnx")
+        catalog.plan("model.onnx")
     assert caught.value.status == 503
 
 

@@ -58,7 +58,7 @@ class Session:
         return SessionInfo(self.id, "video", created, self.status, self.figures.objects)
 
     @contextlib.contextmanager
-    def occupied(self, clock: Callable[[], float], *, mend: bool = False) -> Iterator[None]:
+    def lease_worker(self, clock: Callable[[], float], *, mend: bool = False) -> Iterator[None]:
         """Keep others from a self. Raises ``Conflict`` while it is busy or has failed.
 
         ``mend``: what is done brings a session that has failed back.

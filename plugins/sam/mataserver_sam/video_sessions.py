@@ -206,7 +206,7 @@ class VideoSessions:
 
     async def call(self, session: Session, method: str, *args: Any, mend: bool = False) -> Any:
         """Have the worker do something to a session that is not busy."""
-        with session.occupied(self._clock, mend=mend):
+        with session.lease_worker(self._clock, mend=mend):
             return await session.model.call("video", method, session.id, *args)
 
     async def propagate(
@@ -234,7 +234,7 @@ class VideoSessions:
     async def _items(self, session: Session, method: str, asked: Any) -> AsyncGenerator[Any, None]:
         """Yield what the worker yields for a session, which is busy until the end."""
         self._check_running()
-        with session.occupied(self._clock):
+        with session.lease_worker(self._clock):
             stream = session.model.stream("video_stream", method, session.id, asked)
             async with contextlib.aclosing(stream) as items:  # type: ignore[type-var]
                 async for item in items:

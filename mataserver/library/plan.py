@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class ModelPlan:
     """All that it takes to load a model.
 
     ``family`` is what the plugins of its distribution are called together. ``estimate`` is its
@@ -29,13 +29,13 @@ class Recipe:
     plugin_settings: object
     settings: ModelSettings
     estimate: int
-    parts: Mapping[str, Recipe] = field(default_factory=dict)
+    parts: Mapping[str, ModelPlan] = field(default_factory=dict)
     family: str = ""
     _unasked: dict[int, Params] = field(default_factory=dict, repr=False, compare=False)
     """The parameters of a request that says nothing, by the server's ceiling."""
 
-    def same_model(self, other: Recipe) -> bool:
-        """Whether a worker of this recipe serves the other one too."""
+    def same_model(self, other: ModelPlan) -> bool:
+        """Whether a worker of this plan serves the other one too."""
         if self is other:
             return True
         mine, others = self.parts, other.parts
@@ -46,7 +46,7 @@ class Recipe:
         )
 
     @property
-    def whole(self) -> list[Recipe]:
+    def whole(self) -> list[ModelPlan]:
         """It and its parts."""
         return [self, *(each for part in self.parts.values() for each in part.whole)]
 

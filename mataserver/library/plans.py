@@ -10,7 +10,7 @@ from mataserver import sources
 from mataserver.contract.backend import ModelSpec
 from mataserver.errors import NotFound, Unavailable
 from mataserver.library import weights
-from mataserver.library.recipe import Recipe
+from mataserver.library.plan import ModelPlan
 
 if TYPE_CHECKING:
     from mataserver.config import Settings
@@ -27,15 +27,15 @@ _BASE_BYTES = 256_000_000
 
 @dataclass(slots=True)
 class _Known:
-    """A recipe, the entries of it and its parts, and when those were last looked at."""
+    """A plan, the entries of it and its parts, and when those were last looked at."""
 
     entries: dict[str, Entry]
-    recipe: Recipe
+    plan: ModelPlan
     seen: float = 0.0
 
 
-class Recipes:
-    """The recipes of the registered models."""
+class ModelPlans:
+    """The plans of the registered models."""
 
     def __init__(self, settings: Settings, models: RegisteredModels, plugins: Plugins) -> None:
         self._settings = settings
@@ -44,15 +44,15 @@ class Recipes:
         self._known: dict[tuple[str, str | None], _Known] = {}
 
     def clear(self) -> None:
-        """Make every recipe anew: plugins, or what is registered, have changed."""
+        """Make every plan anew: plugins, or what is registered, have changed."""
         self._known.clear()
 
     def reconfigure(self, settings: Settings) -> None:
-        """Make every recipe anew, as other settings say."""
+        """Make every plan anew, as other settings say."""
         self._settings = settings
         self.clear()
 
-    def get(self, name: str, task: str | None = None) -> Recipe:
+    def get(self, name: str, task: str | None = None) -> ModelPlan:
         """Return what it takes to load a model, for its own task or another.
 
         The disk is looked at a few times a second and not for every request. Raises ``NotFound``
@@ -62,15 +62,15 @@ class Recipes:
         known = self._known.get((name, task))
         now = time.monotonic()
         if known is not None and now - known.seen < FRESH:
-            return known.recipe
+            return known.plan
         entry = self._models.entry(name)
         if known is None or not self._unchanged(known):
-            recipe = self._make_recipe(name, entry, task or entry.task)
+            plan = self._make_recipe(name, entry, task or entry.task)
             entries = self._models.entries()
-            involved = {each: entries[each] for each in recipe.names if each in entries}
-            known = self._known[name, task] = _Known(involved, recipe)
+            involved = {each: entries[each] for each in plan.names if each in entries}
+            known = self._known[name, task] = _Known(involved, plan)
         known.seen = now
-        return known.recipe
+        return known.plan
 
     def _unchanged(self, known: _Known) -> bool:
         """Whether a model and all of its parts are registered as they were, and still here."""
@@ -80,7 +80,7 @@ class Recipes:
             for name, entry in known.entries.items()
         )
 
-    def _make_recipe(self, name: str, entry: Entry, task: str) -> Recipe:
+    def _make_recipe(self, name: str, entry: Entry, task: str) -> ModelPlan:
         try:
             files = weights.files(name, entry)
         except sources.StrayLink as error:
@@ -95,7 +95,7 @@ class Recipes:
         parts = self._parts(offer, files, entry)
         size = weights.size(name, entry) or 0
         settings = self._settings.model(name)
-        return Recipe(
+        return ModelPlan(
             spec=ModelSpec(name, task, entry.source, files.path),
             backend=offer.backend,
             plugin=offer.plugin.name,
@@ -112,11 +112,11 @@ class Recipes:
             parts=parts,
         )
 
-    def _parts(self, offer: Offer, files: ModelFiles, entry: Entry) -> dict[str, Recipe]:
+    def _parts(self, offer: Offer, files: ModelFiles, entry: Entry) -> dict[str, ModelPlan]:
         """Return what it takes to load the models that a backend is composed of."""
         if offer.backend.parts is None:
             return {}
-        recipes = {}
+        plans = {}
         for label, part in offer.backend.parts(files, offer.plugin.settings).items():
             own = part.model == files.name
             try:
@@ -126,5 +126,5 @@ class Recipes:
                     f"{files.name} needs a model that is not here: "
                     f"mataserver pull {part.model} --task {part.task}"
                 ) from None
-            recipes[label] = self._make_recipe(part.model, found, part.task)
-        return recipes
+            plans[label] = self._make_recipe(part.model, found, part.task)
+        return plans
