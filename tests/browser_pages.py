@@ -79,6 +79,12 @@ class Browser:
             found = cls._started[flags] = cls(flags)
         return found
 
+    @classmethod
+    def end(cls):
+        """End all of them: ``atexit`` sees no end of a parallel test run's processes."""
+        while cls._started:
+            cls._started.popitem()[1]._end()
+
     def _address(self):
         """Return where it listens, and the path of its own debugger."""
         written = Path(self._folder.name, "DevToolsActivePort")

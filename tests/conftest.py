@@ -11,6 +11,7 @@ import aiohttp
 import pytest
 from PIL import Image
 
+from browser_pages import Browser
 from mataserver import testing
 
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # so a script starts what it puts behind it
@@ -75,3 +76,8 @@ def video(tmp_path_factory):
     from camera_sources import make_video
 
     return make_video(tmp_path_factory.mktemp("videos") / "shelf.mp4")
+
+
+def pytest_sessionfinish():
+    """End the browsers that tests share."""
+    Browser.end()
