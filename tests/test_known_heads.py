@@ -730,3 +730,58 @@ def over(conversation):
     """Have the time of an idle connection be over."""
     conversation._next_keepalive_close_time = 0.0
     conversation._process_keepalive()
+
+
+# a head is its own request's
+
+
+BARE = HEAD.replace(f"X-API-Key: {KEY}\r\n".encode(), b"")
+"""A plain request's head without a key: it is answered 401 before its body is read."""
+
+
+async def test_no_head_is_learnt_for_the_request_behind_it(server):
+    """What was refused stays so, though its body ended in the piece that the next one came in."""
+    assert BARE != HEAD
+    async with peer_of(server) as peer:
+        peer.writer.write(BARE + PICTURE[:2])
+        await asyncio.sleep(0.05)
+        peer.writer.write(PICTURE[2:] + ASKED)
+        statuses = [(await peer.read())[0]]
+        with contextlib.suppress(asyncio.IncompleteReadError, TimeoutError):
+            statuses.append((await asyncio.wait_for(answer(peer.reader), 2.0))[0])
+        assert statuses[0] == 401
+    assert await refused(server)
+
+
+async def test_no_head_is_learnt_for_the_request_after_it(server):
+    """A refused head whose message may end elsewhere is not kept for the request after it."""
+    odd = BARE.replace(b"\r\n\r\n", b"\r\nUpgrade: h2c\r\nConnection: upgrade\r\n\r\n")
+    async with peer_of(server) as peer:
+        assert (await peer.ask(odd + PICTURE))[0] == 401
+        peer.writer.write(ASKED)
+        with contextlib.suppress(asyncio.IncompleteReadError, TimeoutError, ConnectionError):
+            await asyncio.wait_for(answer(peer.reader), 2.0)
+    async with peer_of(server) as peer:
+        assert (await peer.ask(odd + PICTURE))[0] == 401
+
+
+async def refused(served):
+    """Whether a request without a key is refused, again and again."""
+    async with peer_of(served) as peer:
+        first = (await peer.ask(BARE + PICTURE))[0]
+    async with peer_of(served) as peer:
+        return (first, (await peer.ask(BARE + PICTURE))[0]) == (401, 401)
+
+
+async def test_a_connect_is_no_message_with_a_body(peer):
+    """A parser ends it at its head: what follows is a request, and no known one amid it."""
+    inner = b"POST /s HTTP/1.1\r\nHost: a\r\nX-J: "
+    asked = b"CONNECT a:1 HTTP/1.1\r\nHost: a\r\nContent-Length: %d\r\n\r\n" % len(inner)
+    before = peer.cache.hits
+    peer.writer.write(asked + inner)
+    await asyncio.sleep(0.05)
+    peer.writer.write(ASKED)
+    with contextlib.suppress(asyncio.IncompleteReadError, TimeoutError, ConnectionError):
+        await asyncio.wait_for(answer(peer.reader), 2.0)
+    await asyncio.sleep(0.05)
+    assert peer.cache.hits == before

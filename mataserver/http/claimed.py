@@ -52,7 +52,10 @@ class ClaimedHit(Hit):
                 request[REQUEST_ID] = new_id()
                 request[CLAIMED] = _nobody
                 self._request = request
-                await self._finish(request, await self._found())
+                await self._deliver(request, await self._found())
+        except BaseException:
+            self._conversation.give_up()
+            raise
         finally:
             self._release()
         self._conversation.go_on(self._early)
@@ -62,21 +65,10 @@ class ClaimedHit(Hit):
         require_room(self._edge.budget, size_of(response))
         return response
 
-    async def _finish(self, request: web.Request, found: Any) -> None:
-        """Send what the service answers as aiohttp does."""
-        try:
-            finished = self._response(request, found)
-        except Exception as error:  # such as a plugin's form of errors
-            finished = self._conversation.handle_error(request, exc=error)
-        try:
-            if isinstance(finished, Whole):
-                await finished.leave(request)
-            await finished.prepare(request)
-            await finished.write_eof()
-        except ConnectionError:
-            return
-        if not finished.keep_alive:
-            self._conversation.hang_up(at_once=not self._left)
+    async def _write(self, request: web.Request, finished: web.StreamResponse) -> None:
+        if isinstance(finished, Whole):
+            await finished.leave(request)
+        await super()._write(request, finished)
 
     def _response(self, request: web.Request, found: Any) -> web.StreamResponse:
         """Return an answer as the middleware makes it."""

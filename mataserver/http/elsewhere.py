@@ -193,6 +193,8 @@ class Elsewhere:
                 async with asyncio.timeout(self._unread_timeout):
                     await response.write(chunk)
         except (aiohttp.ClientError, NotFound, TimeoutError) as error:
+            if request.transport is not None:  # an error's answer would follow as if it were data
+                request.transport.abort()
             raise ConnectionResetError("an answer of another front-end broke off") from error
         return response
 

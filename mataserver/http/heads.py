@@ -146,6 +146,19 @@ class HeadCache:
         self._known[head] = known
 
 
+def is_of(head: bytes, request: web.Request) -> bool:
+    """Whether a head, without the digits of its length, is that of a request: line by line."""
+    message = request._message  # noqa: SLF001
+    fields = message.raw_headers
+    return (
+        head.count(b"\r\n") == len(fields) + 2
+        and head.startswith(
+            f"{message.method} {message.path} HTTP/".encode("utf-8", "surrogateescape")
+        )
+        and all(value in head for name, value in fields if name.lower() != b"content-length")
+    )
+
+
 def _is_plain(request: web.Request) -> bool:
     """Whether the next request with the same head is the same in all but its body."""
     message = request._message  # noqa: SLF001

@@ -28,7 +28,7 @@ from aiohttp.streams import EMPTY_PAYLOAD
 
 from mataserver.errors import TooSlow, Unavailable
 from mataserver.http import codec
-from mataserver.http.heads import KnownRoute
+from mataserver.http.heads import KnownRoute, is_of
 from mataserver.http.middleware import LEFT, REQUEST_ID, new_id, require_room
 from mataserver.http.protocol import Conversation, unsign
 from mataserver.http.routing import ROUTE
@@ -112,7 +112,7 @@ class CachingConversation(Conversation):
             self._hit.receive(data)
             return
         if self._left > 0:
-            self._left = _rest(self._left, data)
+            self._pass(_rest(self._left, data))
         elif self._left == 0 and data and self._begin(data):
             return
         super().data_received(data)
@@ -122,7 +122,7 @@ class CachingConversation(Conversation):
         self._head, is_idle = None, self._is_idle
         end = data.find(_END, 0, LONGEST) + len(_END)
         if end < len(_END):
-            self._left = -1
+            self._pass(-1)
             return False
         head = data[:end].lower()
         at = head.find(_LENGTH) + len(_LENGTH)
@@ -136,8 +136,20 @@ class CachingConversation(Conversation):
             self._head = key
         # A length of its own is the third of what makes an end unsure only where it is not read.
         unsure = any(line in head for line in (_UNSURE[:2] if size else _UNSURE))
-        self._left = -1 if unsure else _rest(end + size, data)
+        # A parser ends a CONNECT at its head, whatever length it tells.
+        unsure = unsure or head.lstrip().startswith(b"connect ")
+        self._pass(-1 if unsure else _rest(end + size, data))
         return False
+
+    def _pass(self, left: int) -> None:
+        """Note what is left of the message that aiohttp gets.
+
+        Where nobody knows, what is answered next may be another request than the one whose head is
+        here: none is learnt any more.
+        """
+        self._left = left
+        if left < 0:
+            self._head = None
 
     def _take(self, known: KnownRoute | KnownClaim, data: bytes, end: int, size: int) -> bool:
         """Answer a request whose head is known, unless there is no room for what is here of it."""
@@ -167,15 +179,22 @@ class CachingConversation(Conversation):
 
     def learn(self, request: web.Request, repeat: Repeat) -> None:
         """Know the head of the request under way from now on."""
-        head, self._head = self._head, None
-        if head is not None and request is self._current_request:
+        head = self._head_of(request)
+        if head is not None:
             self._heads.learn(head, request, repeat)
 
     def learn_claimed(self, request: web.Request, claim: Claim) -> None:
         """Know the head of the claimed request under way from now on."""
-        head, self._head = self._head, None
-        if head is not None and request is self._current_request:
+        head = self._head_of(request)
+        if head is not None:
             self._heads.learn_claimed(head, request, claim)
+
+    def _head_of(self, request: web.Request) -> bytes | None:
+        """Return the head of the request under way, once; None where it may be another's."""
+        head, self._head = self._head, None
+        if head is None or request is not self._current_request or not is_of(head, request):
+            return None
+        return head
 
     def hand_over(self, data: bytes, left: int) -> None:
         """Leave a request to aiohttp of which ``data`` came, and ``left`` bytes are to come."""
@@ -192,6 +211,11 @@ class CachingConversation(Conversation):
             self.transport.resume_reading()
         if early:
             self.data_received(early)
+
+    def give_up(self) -> None:
+        """Close the connection: the request under way gets no answer."""
+        self._hit = None
+        self.force_close()
 
     def hang_up(self, *, at_once: bool) -> None:
         """Take no more requests, and close the connection unless that comes later."""
@@ -307,6 +331,9 @@ class Hit:
             found = refusal or await self._found()
             if isinstance(found, Exception) or not self._leave(found):
                 await self._send(found)
+        except BaseException:
+            self._conversation.give_up()
+            raise
         finally:
             self._release()
         self._conversation.go_on(self._early)
@@ -352,19 +379,28 @@ class Hit:
     async def _send(self, found: Encoded | Exception) -> None:
         """Send an answer as the middleware and aiohttp do."""
         request = self._conversation.request(self._known)
-        if request is None:
-            return
+        if request is not None:
+            await self._deliver(request, found)
+
+    async def _deliver(self, request: web.Request, found: Any) -> None:
+        """Send what was found; an error, where it gives no answer or one that cannot be written."""
         try:
-            finished = self._response(request, found)
-        except Exception as error:  # such as a plugin's form of errors
-            finished = self._conversation.handle_error(request, exc=error)
-        try:
-            await finished.prepare(request)
-            await finished.write_eof()
+            try:
+                finished = self._response(request, found)
+                await self._write(request, finished)
+            except ConnectionError:
+                return
+            except Exception as error:  # such as a plugin's form of errors, or a header's value
+                finished = self._conversation.handle_error(request, exc=error)
+                await self._write(request, finished)
         except ConnectionError:
             return
         if not finished.keep_alive:
             self._conversation.hang_up(at_once=not self._left)
+
+    async def _write(self, request: web.Request, finished: web.StreamResponse) -> None:
+        await finished.prepare(request)
+        await finished.write_eof()
 
     def _response(self, request: web.Request, found: Encoded | Exception) -> web.StreamResponse:
         """Return an answer as the middleware makes it."""

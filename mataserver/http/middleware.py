@@ -232,12 +232,13 @@ class _Answer:
         """Answer by whoever serves the request. Raises whatever that raises."""
         table = self._table
         claimed = table.claimed(request) if table.claims else None
-        if claimed is None:
+        if claimed is not None:
+            _set_stranger(request, stranger=False)  # who asks is for the service to judge
+        else:
             route = table.choose(request)
             if route is not None:
                 await _admit(request, route, self._gate, self._elsewhere)
-                if isinstance(request.protocol, Conversation):
-                    request.protocol.is_strangers = request[auth.PRINCIPAL] is None
+                _set_stranger(request, stranger=request[auth.PRINCIPAL] is None)
                 handler = handler if route.when is None else route.handler
                 if route.held and self._elsewhere is not None:
                     answered = await self._elsewhere.answer(request, route)
@@ -312,6 +313,12 @@ def size_of(response: web.StreamResponse) -> int:
     if isinstance(body, Payload):
         return body.size or 0
     return 0 if body is None else len(body)
+
+
+def _set_stranger(request: web.Request, *, stranger: bool) -> None:
+    """Say whose the answer on a connection is now; the request before was somebody else's."""
+    if isinstance(request.protocol, Conversation):
+        request.protocol.is_strangers = stranger
 
 
 async def _admit(
