@@ -59,9 +59,11 @@ class Mask:
         Raises ``ValueError`` for what is no such code, or of another size.
         """
         height, width = size
-        runs = np.array(uncompressed(counts), np.int64)
-        if (runs < 0).any() or runs.sum() != height * width:
+        lengths = uncompressed(counts)
+        # Python's integers: a sum of NumPy's wraps, and ``repeat`` then writes beyond what it took.
+        if min(lengths, default=0) < 0 or sum(lengths) != height * width:
             raise ValueError(f"the run lengths are not those of a mask of {width}x{height}")
+        runs = np.array(lengths, np.int64)
         inside = np.arange(len(runs)) % 2 == 1
         return cls.of(np.repeat(inside, runs).reshape(width, height).T)
 

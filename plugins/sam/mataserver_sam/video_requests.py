@@ -13,6 +13,8 @@ from mataserver_sam.prompts import Prompts
 
 SessionId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,128}\Z")]
 Number = Annotated[int, Meta(ge=0, le=2**31 - 1)]
+MOST_MARKED = 256
+"""Objects that are drawn on one frame at most: a frame is one step of the worker."""
 Direction = Literal["forward", "backward", "both"]
 Status = Literal["ready", "processing", "error", "closed"]
 Box = tuple[float, float, float, float]
@@ -99,7 +101,7 @@ class Look(Struct, frozen=True, kw_only=True):
 class ReelRequest(Struct, frozen=True, kw_only=True):
     """``POST .../video``: what was tracked, by frame, and how each object looks, by its id."""
 
-    frames: dict[Number, list[Marked]]
+    frames: dict[Number, Annotated[list[Marked], Meta(max_length=MOST_MARKED)]]
     objects: dict[Number, Look] = {}
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import io
+import math
 
 import av
+import msgspec
 import numpy as np
 import pytest
 
@@ -64,7 +66,32 @@ def test_times_and_sizes(movies, tmp_path):
     assert frames[0].shape == (100, 1920, 3)
 
 
+def coded(runs):
+    """Return the text of run lengths, whatever they are."""
+    text = ""
+    for at, run in enumerate(runs):
+        value, more = run - (runs[at - 2] if at > 2 else 0), True
+        while more:
+            group, value = value & 31, value >> 5
+            more = value != (-1 if group & 16 else 0)
+            text += chr(group + 32 * more + 48)
+    return text
+
+
+def wrapping(size):
+    """Return run lengths that make ``size`` where integers of 64 bits wrap."""
+    runs, left, step = [0, 0, 0], 2**64 + size, 2**42
+    while left >= 2 * step:  # up and down: what is coded is the difference to the last but one
+        most = math.isqrt(left // (2 * step))
+        heights = [*range(1, most + 1), *range(most - 1, -1, -1)]
+        runs += [step * each for each in heights for _ in range(2)]
+        left -= 2 * step * most**2
+    return [*runs, left]
+
+
 WRONG = {
+    "runs whose sum wraps": ({0: [Marked(id=2, mask=coded(wrapping(80 * 64)))]}, "a mask of 80x64"),
+    "a run beyond 64 bits": ({0: [Marked(id=2, mask="o" * 14 + "0")]}, "run"),
     "a frame beyond the end": ({8: []}, "frames: the video has 8 frames, counted from 0"),
     "no code": ({0: [Marked(id=2, mask="~~~")]}, "frames\\[0\\]: object 2: it is no compressed"),
     "half a code": ({0: [Marked(id=2, mask="o")]}, "ends too early"),
@@ -88,3 +115,11 @@ def test_codes_are_read_as_they_are_written():
             pixels = chance.random((height, width)) < share
             back = Mask.of_rle(Mask.of(pixels).rle(), (height, width))
             assert (back.full() == pixels).all()
+
+
+def test_no_frame_takes_more_than_a_step_may():
+    """The objects of one frame are bounded: all of them are drawn in one step of the worker."""
+    mask = Mask.of(square(64, 80)).rle()
+    body = {"frames": {"0": [{"id": 1, "mask": mask}] * 257}}
+    with pytest.raises(msgspec.ValidationError, match="length <= 256"):
+        msgspec.convert(body, ReelRequest, strict=False)
