@@ -109,6 +109,7 @@ def _send(ask: Asking, name: str, folder: Folder, number: int, piece: int) -> No
             _Pieces(ask, path, fields, first, file, digests[first], piece).send()
         else:
             return
+    raise MataError(f"{name}: version {number} was not added: the server keeps none of its files")
 
 
 def _parted(folder: Folder, number: int, room: int) -> tuple[dict[str, bytes], list[str]]:
@@ -119,7 +120,7 @@ def _parted(folder: Folder, number: int, room: int) -> tuple[dict[str, bytes], l
         size = (folder.root / each).stat().st_size
         if each == schema.NAME or size <= room:
             small[each] = (folder.root / each).read_bytes()
-            room -= size
+            room = max(0, room - size)
         else:
             large.append(each)
     return small, large

@@ -91,9 +91,9 @@ class Wishes:
     async def roll_back(self, model: str, expected: Tags | None = None) -> Wish:
         """Want, wherever a newer one is wanted, the version before the newest that is.
 
-        It is one that a Triton has served: one that never could be loaded is passed over. Where an
-        older one is wanted already that stays. Raises ``NotFound``, ``Stale``, and ``Conflict``
-        where there is none to go back to.
+        It is one that a Triton has served: one that never could be loaded is passed over. What is
+        wanted of older ones stays, also beside it: traffic may be shared out to them. Raises
+        ``NotFound``, ``Stale``, and ``Conflict`` where there is none to go back to.
         """
         async with self._store.change() as connection:
             row = await find(connection, MODELS, model, "Model", lock=True)
@@ -102,12 +102,12 @@ class Wishes:
             placed = await _placed(connection, row["id"])
             now = max([0, *everywhere, *(number for _, wanted in placed for number in wanted)])
             before = await _served_before(connection, row, now)
-            every = (
-                {"everywhere_versions": text([before])} if max([0, *everywhere]) > before else {}
-            )
+            every = {}
+            if max([0, *everywhere]) > before:
+                every = {"everywhere_versions": text(_back(everywhere, before))}
             revision = await touch_model(connection, row, **every)
             made = [
-                await self._set(connection, row["id"], triton, [before])
+                await self._set(connection, row["id"], triton, _back(wanted, before))
                 for triton, wanted in placed
                 if max(wanted) > before
             ]
@@ -216,6 +216,11 @@ async def _chosen(
         named = {int(each) for each in policy["specific"].get("versions", ())}
         return sorted(named & set(known)) or known[:1]
     return sorted(known[: max(1, int(policy.get("latest", {}).get("num_versions", 1)))])
+
+
+def _back(wanted: list[int], before: int) -> list[int]:
+    """Return the versions that stay wanted when ``before`` takes the place of newer ones."""
+    return sorted({before, *(each for each in wanted if each < before)})
 
 
 def _numbers(kept: str) -> list[int]:

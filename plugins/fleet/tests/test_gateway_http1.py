@@ -50,6 +50,8 @@ def test_a_head():
         b"HTTP/1.1 200 OK\r\nA: b\r\n folded",
         b"HTTP/1.1 200 OK\r\nA: b\nContent-Length: 1",
         b"HTTP/1.1 200 OK\r\nA: b\0",
+        b"HTTP/1.1 200 OK\r\nA: b\x01",
+        b"HTTP/1.1 200 OK\r\nA: b\x7f",
         b"HTTP/1.1 200 OK\r\nno field",
         b"HTTP/1.1 200 OK\r\n: empty",
     ],

@@ -103,6 +103,17 @@ async def test_the_way_back_where_versions_differ(fleets):
         assert fleet.tritons[2].models == {}
 
 
+async def test_the_way_back_keeps_what_shares_the_traffic(fleets):
+    """Of a canary the older version stays: without it most of the traffic had nobody to answer."""
+    async with fleets(1) as fleet:
+        await fleet.load(versions=[1], triton_id="t0")
+        assert (await add(fleet, 2, "?load=true"))[0] == 201
+        await add(fleet, 3)
+        await fleet.load(versions=[1, 3], triton_id="t0")
+        assert (await roll_back(fleet))[0] == 200
+        assert fleet.tritons[0].models["m"]["versions"] == ["1", "2"]
+
+
 @pytest.mark.parametrize("url", [None])
 async def test_the_way_back_in_a_fleet_of_before(serve, tmp_path):
     """What a Triton was seen to serve before that was kept counts as a version that loaded."""

@@ -259,7 +259,7 @@ class Gateway:
     async def _forward(
         self, request: web.Request, asked: Asked, consumer: Consumer
     ) -> web.StreamResponse:
-        share = self.share()
+        share, snapshot = self.share(), self.snapshot  # by which it was judged just now
         address = self._http.address(request)
         passed = headers.passed(request.raw_headers, consumer.name)
         call = Call(request, asked, consumer, passed + headers.origin(address))
@@ -267,7 +267,8 @@ class Gateway:
             response = await self._counted(call, share)
         finally:
             share.give_back()
-        if asked.verb == "infer" and response.status == 200:
+        known = self.snapshot is snapshot  # else it may be judged otherwise by now
+        if known and asked.verb == "infer" and response.status == 200:
             self._heads.learn(request, Answered(asked, consumer, passed))
         return response
 
