@@ -16,7 +16,7 @@ from api_answers import problem
 from conftest import FAKES, register
 from mataserver import NotFound, Route, hookimpl, plugins, testing
 from mataserver.frontends.held import HeldNames
-from mataserver.frontends.roll import Roll, RollEntry
+from mataserver.frontends.roll import SECRET, Roll, RollEntry
 from stream_peers import eventually
 from test_frontends import front, sees
 
@@ -176,6 +176,14 @@ async def test_silence_is_counted_by_looks_too(tmp_path):
     await theirs.leave()
     await ours.look()
     assert (ours.others(), ours.silent(other)) == ([], True)
+
+
+async def test_a_damaged_secret_is_none(tmp_path):
+    """With an empty one anybody could vouch for himself: no front-end starts with it."""
+    await Roll(tmp_path, HeldNames()).join()
+    (tmp_path / SECRET).write_bytes(b"")
+    with pytest.raises(OSError, match="damaged"):
+        await Roll(tmp_path, HeldNames()).join()
 
 
 async def test_two_at_one_address_find_out(tmp_path):

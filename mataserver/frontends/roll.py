@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import os
 import re
 import secrets
@@ -34,6 +35,7 @@ LOOKS = 4
 FORGET = 3600.0
 """Seconds of silence after which the file of a front-end is removed."""
 SECRET = "secret"  # noqa: S105 - the name of its file
+SECRET_BYTES = 32
 _SUFFIX = ".json"
 _FILE = re.compile(r"([0-9a-f]{4})\.json")
 
@@ -175,12 +177,14 @@ def _joined(folder: Path) -> tuple[bytes, str]:
     """Return the shared secret, made by whoever comes first, and a tag that is ours from now on."""
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     with contextlib.suppress(FileExistsError):
-        made = _temporary(folder, secrets.token_bytes(32))
+        made = _temporary(folder, secrets.token_bytes(SECRET_BYTES), durable=True)
         try:
             os.link(made, folder / SECRET)  # whole, or not at all
         finally:
             made.unlink()
     secret = (folder / SECRET).read_bytes()
+    if len(secret) != SECRET_BYTES:  # anybody could sign with an empty one
+        raise OSError(errno.EINVAL, "damaged: remove it and start all front-ends anew", SECRET)
     while True:
         tag = secrets.token_hex(TAG // 2)
         with contextlib.suppress(FileExistsError):
@@ -198,11 +202,14 @@ def _write(path: Path, entry: RollEntry) -> None:
         raise
 
 
-def _temporary(folder: Path, content: bytes) -> Path:
-    """Return a new file, readable by our own user alone."""
+def _temporary(folder: Path, content: bytes, *, durable: bool = False) -> Path:
+    """Return a new file, readable by our own user alone; a durable one outlasts a power cut."""
     descriptor, name = tempfile.mkstemp(dir=folder, suffix=".tmp")
     with os.fdopen(descriptor, "wb") as file:
         file.write(content)
+        if durable:
+            file.flush()
+            os.fsync(file.fileno())
     return Path(name)
 
 

@@ -101,10 +101,8 @@ class Voucher:
         now = self._clock()
         if abs(now - word.at) > WINDOW:
             raise Distrusted("The clocks of the front-ends differ by more than 30 seconds")
-        for once, until in list(self._taken.items()):  # in the order of their coming
-            if until > now:
-                break
-            del self._taken[once]
+        while self._taken and self._taken[first := next(iter(self._taken))] <= now:
+            del self._taken[first]  # they stand in the order of their coming
         if word.once in self._taken or len(self._taken) >= MOST:
             raise Distrusted("The front-end's word was taken already")
         self._taken[word.once] = now + 2 * WINDOW

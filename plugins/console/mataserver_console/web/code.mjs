@@ -8,8 +8,9 @@ const NO_FORM = new Set([
   "detection_confidence", "segmentation_confidence",
 ]);
 
-/** Whether a list of words is the same after a form, where a full stop is between two of them. */
-const asWords = (value) => Array.isArray(value) && !value.some((word) => String(word).includes("."));
+/** Whether a list of words is the same after a form: a full stop is between two, and "[" begins a list in JSON. */
+const asWords = (value) => Array.isArray(value) && !value.some((word) => String(word).includes("."))
+  && !String(value[0] ?? "").trimStart().startsWith("[");
 
 export const fitsForm = (params) => Object.entries(params)
   .every(([name, value]) => !NO_FORM.has(name) && (typeof value !== "object" || (name === "prompts" && asWords(value))));
