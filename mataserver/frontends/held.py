@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
+from collections import Counter
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -24,7 +25,8 @@ class HeldNames:
 
     def __init__(self) -> None:
         self.tag = ""
-        self.chosen: set[str] = set()
+        # Counted: a camera and a video session may have one name, and one of them ends first.
+        self.chosen: Counter[str] = Counter()
         self.tell: Callable[[], Awaitable[None]] = _nobody
 
     def make(self, prefix: str, digits: int = DIGITS) -> str:
@@ -38,12 +40,14 @@ class HeldNames:
 
     async def add(self, identity: str) -> None:
         """Have the others find what has an id that somebody chose; return when they can."""
-        self.chosen.add(identity)
+        self.chosen[identity] += 1
         await self.tell()
 
     def discard(self, identity: str) -> None:
         """Note that it is held no more. Until the others learn it, they ask us."""
-        self.chosen.discard(identity)
+        self.chosen[identity] -= 1
+        if self.chosen[identity] <= 0:
+            del self.chosen[identity]
 
 
 def tag_of(identity: str) -> str:

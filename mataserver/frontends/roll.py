@@ -166,8 +166,9 @@ class Roll:
         return found
 
     def _holder(self, tag: str, identity: str) -> Listed | None:
-        named = next((each for each in self.others() if identity in each.entry.names), None)
-        return named or self._others.get(tag)
+        # By its tag first: a name that looks like another's id must not lead away from it.
+        named = (each for each in self.others() if identity in each.entry.names)
+        return self._others.get(tag) or next(named, None)
 
     def _path(self, tag: str) -> Path:
         return self._folder / f"{tag}{_SUFFIX}"
