@@ -162,6 +162,21 @@ async def test_applications_that_change_while_a_body_arrives(stand, targets):  #
         assert (await line.ask(sent[-3:]))[0].startswith(b"HTTP/1.1 200")
 
 
+async def test_a_key_that_goes_while_its_first_answer_comes(stand, upstreams, targets):  # noqa: F811
+    """What was judged before the change is answered, and is no rule for the next request."""
+    stand.follow(application(*targets[:1]))
+    async with Line(stand) as line:
+        upstreams[0].pause.clear()
+        asking = asyncio.ensure_future(line.ask(request(b"{}")))
+        async with asyncio.timeout(30):
+            while not upstreams[0].seen:
+                await asyncio.sleep(0.01)
+        stand.follow(application(*targets[:1]), consumers=[consumer(1, "another")])
+        upstreams[0].pause.set()
+        assert (await asking)[0].startswith(b"HTTP/1.1 200")
+        assert (await line.ask(request(b"{}")))[0].startswith(b"HTTP/1.1 401")
+
+
 async def test_a_body_that_does_not_arrive(stand, targets):  # noqa: F811
     """It is told as of any other."""
     stand.follow(application(*targets[:1]))
