@@ -30,10 +30,11 @@ _Name = Annotated[str, Meta(min_length=1, max_length=64)]
 _Time = Annotated[float, Meta(gt=0.0, le=1e11)]
 
 
-class NewKey(Struct, kw_only=True):
+class NewKey(Struct, kw_only=True, forbid_unknown_fields=True):
     """``POST /v1/keys``.
 
-    ``scopes``: what it may do, by default all that its maker may. ``owner``: whose it is, by
+    ``scopes``: what it may do, by default all that its maker may; a key that is nobody's says it.
+    A field that there is not is refused: a misspelt ``scopes`` would give all. ``owner``: whose it is, by
     default its maker's; ``standalone``: nobody's. Both are for administrators. ``expires_at`` in
     Unix seconds.
     """
@@ -136,6 +137,8 @@ class KeyRoutes:
                 raise InvalidParams("standalone: a key with an owner is not")
             user = await accounts.user(new.owner)
             return user.id, principal.scopes & ROLES[user.role]
+        if new.standalone and new.scopes is None:
+            raise InvalidParams("scopes: a standalone key says what it may do")
         if new.standalone or principal.kind != "user":
             return None, principal.scopes
         _, total = await accounts.keys(principal.id, 1)

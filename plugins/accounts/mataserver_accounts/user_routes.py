@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from mataserver_accounts.directory import Directory
 
 
-class NewUser(Struct, kw_only=True):
+class NewUser(Struct, kw_only=True, forbid_unknown_fields=True):
     """``POST /v1/users``."""
 
     name: UserName
@@ -32,7 +32,7 @@ class NewUser(Struct, kw_only=True):
     tags: Tags = []
 
 
-class UserChange(Struct, kw_only=True):
+class UserChange(Struct, kw_only=True, forbid_unknown_fields=True):
     """``PATCH /v1/users/{user}``: what is left out stays."""
 
     password: Password | None = None

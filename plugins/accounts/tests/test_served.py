@@ -274,6 +274,9 @@ async def test_whose_keys(client):
         ({"name": "x", "owner": "nobody"}, 404),
         ({"name": "x", "owner": SQL}, 404),
         ({"name": "x", "owner": "bob", "standalone": True}, 422),
+        ({"name": "x", "standalone": True}, 422),
+        ({"name": "x", "standalone": True, "scope": ["infer"]}, 422),
+        ({"name": "x", "scopes": ["infer"], "expires": "30d"}, 422),
     ):
         assert (await client.ask("POST", "/v1/keys", admin, json=body))[0] == wanted, body
     body = {"name": "for bob", "owner": "bob"}
