@@ -34,9 +34,9 @@ class NewKey(Struct, kw_only=True, forbid_unknown_fields=True):
     """``POST /v1/keys``.
 
     ``scopes``: what it may do, by default all that its maker may; a key that is nobody's says it.
-    A field that there is not is refused: a misspelt ``scopes`` would give all. ``owner``: whose it is, by
-    default its maker's; ``standalone``: nobody's. Both are for administrators. ``expires_at`` in
-    Unix seconds.
+    A field that there is not is refused: a misspelt ``scopes`` would give all. ``owner``: whose it
+    is, by default its maker's; ``standalone``: nobody's. Both are for administrators.
+    ``expires_at`` in Unix seconds.
     """
 
     name: KeyName
