@@ -52,7 +52,7 @@ class Page:
 
 
 class Browser:
-    """A Chromium for the tests of a process; each page has a context, as in a new one."""
+    """A Chromium for the tests of a module; each page has a context, as in a new one."""
 
     _started: ClassVar[dict[tuple[str, ...], Browser]] = {}
 
@@ -81,7 +81,7 @@ class Browser:
 
     @classmethod
     def end(cls):
-        """End all of them: ``atexit`` sees no end of a parallel test run's processes."""
+        """End all of them."""
         while cls._started:
             cls._started.popitem()[1]._end()
 

@@ -78,6 +78,8 @@ def video(tmp_path_factory):
     return make_video(tmp_path_factory.mktemp("videos") / "shelf.mp4")
 
 
-def pytest_sessionfinish():
-    """End the browsers that tests share."""
+@pytest.fixture(scope="module", autouse=True)
+def _browsers():
+    """Tests of a module share a browser; those of others count the children of their process."""
+    yield
     Browser.end()

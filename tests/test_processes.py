@@ -41,7 +41,7 @@ async def test_last_words_and_manners():
         assert await child.wait() == 1
         words = await child.last_words()
     assert said == [{"nice": min(os.nice(0) + 5, 19), "threads": "2"}]  # 19 is the last
-    assert words.endswith("RuntimeError: the last word\n")
+    assert "RuntimeError: the last word\n" in words  # what it printed may come behind it
     assert len(words) <= 4096
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import pytest
+
 from browser_pages import Browser
 
 HERE = str(Path(__file__).parent)
@@ -12,6 +14,8 @@ if HERE not in sys.path:  # behind all others, whose tests have a conftest too
     sys.path.append(HERE)
 
 
-def pytest_sessionfinish():
-    """End the browsers that tests share."""
+@pytest.fixture(scope="module", autouse=True)
+def _browsers():
+    """Tests of a module share a browser; those of others count the children of their process."""
+    yield
     Browser.end()
