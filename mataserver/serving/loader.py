@@ -14,7 +14,6 @@ from mataserver.config.needs import Needs
 from mataserver.contract.backend import LoadContext
 from mataserver.engines import confinement
 from mataserver.engines.process import ProcessEngine
-from mataserver.engines.ray import RayEngine
 from mataserver.engines.replicas import Replicas
 from mataserver.engines.thread import ThreadEngine
 from mataserver.engines.work import Assignment, Placement
@@ -24,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import Mapping
 
     from mataserver.config import ModelSettings, Settings
+    from mataserver.engines.ray import RayEngine
     from mataserver.engines.work import Engine, Worker
     from mataserver.library.plan import ModelPlan
     from mataserver.processes.landlock import Confinement
@@ -72,8 +72,7 @@ class Loader:
     @property
     def ray(self) -> RayEngine | None:
         """The engine of the cluster, if there is to be one."""
-        engine = self._engines.get("ray")
-        return engine if isinstance(engine, RayEngine) else None
+        return cast("RayEngine | None", self._engines.get("ray"))
 
     def waiting(self) -> dict[str, str]:
         """Return what engines wait for, each with the reason."""
@@ -193,6 +192,8 @@ class Loader:
 
 def _ray(settings: Settings) -> RayEngine:
     """Return the engine of the cluster. Raises ``MataError`` when its package is missing."""
+    from mataserver.engines.ray import RayEngine  # with all of a cluster, which few have
+
     if importlib.util.find_spec("ray") is None:  # it is imported in the broker alone
         raise MataError("engine: ray needs a package: pip install 'mataserver[ray]'")
     return RayEngine(settings.ray_address, room=settings.ray_room, silence=settings.ray_silence)
