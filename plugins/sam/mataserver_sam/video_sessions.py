@@ -165,9 +165,10 @@ class VideoSessions:
         finally:
             del self._starting[name]
             begun.over.set()
-            if name not in self._open and name not in self._ended:
+            if name not in self._open:
                 self._held.discard(name)
-        self._ended.pop(name, None)
+        if self._ended.pop(name, None) is not None:  # which had it, too
+            self._held.discard(name)
         return Started(name, session.info)
 
     async def _begin(
