@@ -46,9 +46,12 @@ def draw(ply: bytes, views: list[dict[str, list[list[float]]]]) -> Image.Image:
 
 def main(archive: str, target: str) -> None:
     job = json.loads(ask("/upload", Path(archive)))["job_id"]
-    while (status := json.loads(ask(f"/status/{job}")))["finished_at"] is None:
+    ended = None
+    while ended is None:
+        status = json.loads(ask(f"/status/{job}"))
         print(f"{status['progress']:3d} %  {status['message']}", flush=True)
-        time.sleep(1)
+        if (ended := status["finished_at"]) is None:
+            time.sleep(1)
     models = json.loads(ask(f"/clusters/{job}"))["clusters"]
     cameras = json.loads(ask(f"/download/jobs/{job}/cameras.json"))
     Path(target).mkdir(exist_ok=True)

@@ -68,3 +68,18 @@ def test_the_whole_has_a_limit(run):
     assert done.returncode == 124
     assert "engines was ended: all parts together may take 2 s" in done.stderr
     assert "made test-clients" not in done.stdout
+
+
+def test_what_failed_is_asked_once_more(run, tmp_path):
+    """Up to five tests, counted by the summary's lines and not by what the tests have logged."""
+    logged = "ERROR    some.module:file.py:1 said"
+    lines = [*[logged] * 9, "FAILED tests/test_a.py::test_b - why", "=== 1 failed ==="]
+    said = "\n".join(lines)
+    done = run(f'[ "$1" != test ] || {{ echo "{said}"; exit 2; }}')
+    assert done.returncode == 0, done.stderr
+    assert "made test-again" in done.stdout
+    assert "FAILED tests/test_a.py::test_b" in done.stdout.split("to be mended:")[1]
+    many = "\n".join(f"FAILED tests/test_a.py::test_{at}" for at in range(6))
+    done = run(f'[ "$1" != test ] || {{ echo "{many}"; exit 2; }}')
+    assert done.returncode == 2
+    assert "made test-again" not in done.stdout

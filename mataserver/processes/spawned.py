@@ -7,7 +7,6 @@ It imports little: some children live for a moment only.
 
 from __future__ import annotations
 
-import contextlib
 import importlib
 import os
 import sys
@@ -68,8 +67,7 @@ def take_output() -> BinaryIO:
 
 def _step_back(nice: int) -> None:
     """Let models that are being served go first, for the processor and when memory runs out."""
-    with contextlib.suppress(OSError):  # a sandbox may forbid it
-        os.nice(nice)
+    kernel.be_nice(nice)
     kernel.be_killed_first(1000)
 
 

@@ -20,14 +20,16 @@ from pathlib import Path
 from serving_jobs import asking, children_of_jobs
 
 PAGE = 4096
+MUCH = 1 << 20
 
 
 def fill(place, leave):
     """Take all the room but some bytes."""
     with place.open("ab", buffering=0) as file:
-        with contextlib.suppress(OSError):
-            while file.write(bytes(PAGE)) == PAGE:
-                pass
+        for size in (MUCH, PAGE):
+            with contextlib.suppress(OSError):
+                while file.write(bytes(size)) == size:
+                    pass
         file.truncate(max(0, file.tell() // PAGE * PAGE - leave))
 
 
@@ -37,8 +39,12 @@ def done(folder, order, amount=0):
         return len(children_of_jobs())
     if order == "await":
         while not any(folder.rglob(str(amount))):
-            time.sleep(0.002)
+            time.sleep(0.001)
+        for each in children_of_jobs():
+            each.suspend()  # a job would be done before it is full
         fill(folder / "filler", 0)
+        for each in children_of_jobs():
+            each.resume()
     elif order == "fill":
         fill(folder / "filler", int(amount))
     elif order == "free":

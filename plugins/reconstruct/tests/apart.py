@@ -1,8 +1,13 @@
-"""A server in a process of its own, asked without an event loop: it can be killed."""
+"""A server in a process of its own, asked without an event loop: it can be killed.
+
+And a job that stands still at a stage: how quick the machine is decides nothing then.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
+import signal
 import subprocess
 import sys
 import time
@@ -11,6 +16,8 @@ import urllib.parse
 import urllib.request
 from pathlib import Path
 from typing import NamedTuple
+
+import psutil
 
 HERE = Path(__file__).parent
 _BOUNDARY = "an-edge-of-a-form"
@@ -84,3 +91,57 @@ class Server:
                 return answer
             time.sleep(0.05)
         raise TimeoutError(path)
+
+
+STAGES = {
+    "extracting": "work/photos/*.jpg",
+    "matching": "work/pairs.txt",
+    "triangulating": "work/mapping/models",
+    "decimating": "output/*.ply*",
+}
+"""What a stage has written when it is under way."""
+
+
+def children_of_jobs(server):
+    """Return the processes of a server's jobs."""
+    found = []
+    for each in psutil.Process(server).children():
+        with contextlib.suppress(psutil.NoSuchProcess):
+            if "mataserver_jobs.child" in " ".join(each.cmdline()):
+                found.append(each)
+    return found
+
+
+@contextlib.contextmanager
+def standing_still(server, folder, stage, seconds=60.0):
+    """Stop the one job of a server as soon as a stage is under way; give its process.
+
+    It goes on at the context's end, if it is there still.
+    """
+    end = time.monotonic() + seconds
+    while not any(folder.glob(STAGES[stage])):
+        if time.monotonic() > end:
+            raise TimeoutError(stage)
+        time.sleep(0.001)  # stages are short
+    (child,) = children_of_jobs(server)
+    child.suspend()
+    try:
+        yield child
+    finally:
+        with contextlib.suppress(psutil.NoSuchProcess):
+            child.resume()
+
+
+def until_asked_to_end(child, seconds=60.0):
+    """Wait until a process that stands still has been sent SIGTERM."""
+    end = time.monotonic() + seconds
+    while not _pending(child.pid) >> (signal.SIGTERM - 1) & 1:
+        if time.monotonic() > end:
+            raise TimeoutError("nobody asked it to end")
+        time.sleep(0.005)
+
+
+def _pending(pid):
+    """Return the signals that wait for a process, as bits (proc(5))."""
+    text = Path(f"/proc/{pid}/status").read_text()
+    return int(text.partition("ShdPnd:")[2].split()[0], 16)

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import os
 import sqlite3
 
 import asyncpg
 import pytest
+from apart import standing_still
 from serving_reconstruct import QUICK, asking, packed, session
 
 from mataserver_database.testing import new_database
@@ -51,6 +53,18 @@ async def every_route(ask, archive, job):
 
 
 @contextlib.asynccontextmanager
+async def matching(ask, folder, job):
+    """Have a job stand still when it matches, and the server know it; give what lets it go on."""
+    with contextlib.ExitStack() as stack:
+        stopped = standing_still(os.getpid(), folder / "jobs" / job, "matching")
+        child = await asyncio.to_thread(stack.enter_context, stopped)
+        async with asyncio.timeout(60):
+            while (await ask("GET", f"/status/{job}"))[1]["stage"] != "matching":
+                await asyncio.sleep(0.02)
+        yield child.resume
+
+
+@contextlib.asynccontextmanager
 async def without(server, name):
     """Have a database of PostgreSQL refuse everybody, and end what was connected."""
     control = await asyncpg.connect(server)
@@ -73,11 +87,9 @@ async def test_a_database_that_is_gone(photographs, postgres, tmp_path):
         first = await ask.upload(photographs, **QUICK)
         await ask.ended(first)
         job = await ask.upload(photographs, **QUICK)
-        async with asyncio.timeout(60):
-            while (await ask("GET", f"/status/{job}"))[1]["stage"] != "matching":
-                await asyncio.sleep(0.02)
         before = sorted(path.name for path in (tmp_path / "jobs").iterdir())
-        async with without(postgres, "reconstruct_gone"):
+        async with matching(ask, tmp_path, job) as go_on, without(postgres, "reconstruct_gone"):
+            go_on()
             told = await every_route(ask, photographs, first)
             assert set(map(str, told.values())) == {str(BUSY)}, told
             assert (await ask("GET", "/health"))[0] == 200
@@ -108,10 +120,8 @@ async def test_a_database_that_is_locked(photographs, tmp_path):
         first = await ask.upload(photographs, **QUICK)
         await ask.ended(first)
         job = await ask.upload(photographs, **QUICK)
-        async with asyncio.timeout(60):
-            while (await ask("GET", f"/status/{job}"))[1]["stage"] != "matching":
-                await asyncio.sleep(0.02)
-        async with locked(tmp_path / "mataserver.db"):
+        async with matching(ask, tmp_path, job) as go_on, locked(tmp_path / "mataserver.db"):
+            go_on()
             told = await every_route(ask, photographs, first)
         refused = {path: answer for path, answer in told.items() if answer[0] != 200}
         assert set(refused) == {"/upload", "/drift", "/drift/trigger-retrain"}, refused

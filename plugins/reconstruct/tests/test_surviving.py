@@ -6,10 +6,9 @@ import csv
 import io
 import subprocess
 import sys
-import time
 
 import pytest
-from apart import Server
+from apart import STAGES, Server, standing_still, until_asked_to_end
 from serving_reconstruct import QUICK, packed
 
 pytestmark = pytest.mark.timeout(300)
@@ -21,32 +20,14 @@ def photographs(strip):
     return packed(strip)
 
 
-STAGES = {
-    "extracting": "work/photos/*.jpg",
-    "matching": "work/pairs.txt",
-    "triangulating": "work/mapping/models",
-    "decimating": "output/*.ply*",
-}
-"""What a stage has written when it is under way."""
-
-
-def until_written(folder, pattern, seconds=60.0):
-    """Wait until a job has written something; look often, since stages are short."""
-    end = time.monotonic() + seconds
-    while not any(folder.glob(pattern)):
-        if time.monotonic() > end:
-            raise TimeoutError(pattern)
-        time.sleep(0.002)
-
-
 def test_kill_9_at_every_stage(photographs, tmp_path):
     """A job whose server is killed in each of its stages ends as one that was left alone."""
     server = Server(tmp_path)
     job = server.send(photographs, **QUICK).json["job_id"]
     folder, progress = tmp_path / "jobs" / job, [0]
-    for pattern in STAGES.values():
-        until_written(folder, pattern)
-        server.kill()
+    for stage in STAGES:
+        with standing_still(server.process.pid, folder, stage):
+            server.kill()
         server = Server(tmp_path)
         progress.append(server.ask("GET", f"/status/{job}").json["progress"])
     try:
@@ -64,13 +45,14 @@ def test_kill_9_at_every_stage(photographs, tmp_path):
         server.kill()
 
 
-def test_cancelled_at_a_stage(orbit, tmp_path):
+def test_cancelled_at_a_stage(photographs, tmp_path):
     """A job that is cancelled keeps its percent; without a model its downloads are 409."""
     server = Server(tmp_path)
-    try:  # sixteen photographs: what follows takes longer than to hear of a cancellation
-        job = server.send(packed(orbit[0]), **QUICK).json["job_id"]
-        until_written(tmp_path / "jobs" / job, STAGES["matching"])
-        assert server.ask("POST", f"/v1/jobs/{job}/cancel").status == 202
+    try:
+        job = server.send(photographs, **QUICK).json["job_id"]
+        with standing_still(server.process.pid, tmp_path / "jobs" / job, "matching") as child:
+            assert server.ask("POST", f"/v1/jobs/{job}/cancel").status == 202
+            until_asked_to_end(child)
         shown = server.until(f"/status/{job}", lambda a: a.json["finished_at"]).json
         assert (shown["stage"], shown["error"]) == ("cancelled", None)
         assert 10 <= shown["progress"] < 85
