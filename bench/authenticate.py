@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING
 from mataserver import Credentials
 from mataserver_accounts.keys import KEY_PREFIX, digest
 from mataserver_accounts.records import Key, User
-from mataserver_accounts.snapshot import Snapshot
+from mataserver_accounts.snapshot import Rates, Snapshot
 from mataserver_accounts.store import Everything
 from mataserver_accounts.tokens import Tokens
 
@@ -50,7 +50,7 @@ def snapshot(count: int, tokens: Tokens) -> tuple[Snapshot, list[str]]:
         for n, (secret, user) in enumerate(zip(made, itertools.cycle(users), strict=False))
     ]
     everything = Everything("1", [(user, 1) for user in users], keys, frozenset())
-    return Snapshot(everything, tokens), made
+    return Snapshot(everything, tokens, Rates(time.time)), made
 
 
 def rounds(known: Snapshot, asked: Sequence[Credentials]) -> list[float]:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import msgspec
@@ -36,3 +38,13 @@ def test_settings():
     """Every setting has a line."""
     described = re.findall(r"^\| `(\w+)` \| `[A-Z_]+` \|", PAGE, re.MULTILINE)
     assert described == [field.name for field in msgspec.structs.fields(Settings)]
+
+
+def test_the_benchmark_runs():
+    """What docs/accounts.md takes its figures from still asks a snapshot as it is made."""
+    script = Path(__file__).parents[3] / "bench" / "authenticate.py"
+    command = [sys.executable, script, "--keys", "1000"]
+    ran = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert (ran.returncode, ran.stderr) == (0, "")
+    rows = re.findall(r"^(\S+(?: key)?) +[\d.]+ µs, median +[\d.]+ µs", ran.stdout, re.MULTILINE)
+    assert rows == ["any key", "busy key", "token", "another's"]
