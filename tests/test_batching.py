@@ -237,6 +237,8 @@ async def test_one_who_still_waits_keeps_a_batch():
         (Timing(decode=0.8, infer=1.5), 1, 2),
         (Timing(decode=0.8, infer=0.5), 2, 4),
         (Timing(decode=30.0, infer=0.01), 1, 5),
+        (Timing(decode=0.02, infer=0.01), 1, 8),
+        (Timing(decode=0.2, infer=0.1), 1, 6),
         (Timing(decode=30.0, infer=20.0), 1, 3),
         (Timing(decode=30.0, infer=40.0), 1, 2),
         (Timing(decode=30.0, infer=20.0), 2, 2),

@@ -29,28 +29,27 @@ ALWAYS, NEVER = 1000.0, 0.0
 class Pixels:
     """What a picture of the rig decodes to: its name."""
 
-    decode_ms = 0.0
-
-    def __init__(self, name):
-        self.name = name
+    def __init__(self, name, decode_ms):
+        self.name, self.decode_ms = name, decode_ms
 
 
 class Rig:
     """A crew whose socket's other end is the test's; ``quick`` is what it takes for quick.
 
     A picture is a name. ``held`` names for a picture those that must have been begun before it is
-    decoded; ``gates`` holds what the model waits for before it is done with one.
+    decoded; ``gates`` holds what the model waits for before it is done with one. ``took`` holds the
+    milliseconds that the decoding of one is said to have taken.
     """
 
-    def __init__(self, decoders=1, quick=ALWAYS):
+    def __init__(self, decoders=1, quick=ALWAYS, tiny=NEVER):
         self.ours, self.theirs = socket.socketpair()
         self.ours.settimeout(SOON)
         self.line = Line(self.theirs, None)
         self.decoded_by, self.finished = {}, []
         self.begun = {name: threading.Event() for name in "abcdefgh"}
-        self.held, self.gates = {}, {}
+        self.held, self.gates, self.took = {}, {}, {}
         self.reader = wire.Reader(self.ours)
-        self.crew = Crew(self.line, self.plan, self.decode, decoders, quick)
+        self.crew = Crew(self.line, self.plan, self.decode, decoders, quick, tiny)
         self.model = threading.Thread(target=self.crew.run, name="model", daemon=True)
         self.model.start()
 
@@ -72,7 +71,7 @@ class Rig:
         self.begun[name].set()
         for other in self.held.get(name, ()):
             assert self.begun[other].wait(SOON)
-        return Pixels(name)
+        return Pixels(name, self.took.get(name, 0.0))
 
     def work(self, request, batch):
         """Note what the model was given, and answer."""
@@ -221,6 +220,38 @@ def test_on_one_core_nothing_is_shared(made):
         rig.send((1, "a"), (2, "b"), (3, "c"))
         rig.replies(3)
         assert set(rig.decoded_by.values()) == {"model"}
+
+
+def test_what_is_done_in_no_time_is_shared_with_nobody(made):
+    """To wake another thread for one of a crowd would cost more than it takes."""
+    rig = made(tiny=ALWAYS)
+    asked_until(rig, "a", ["model"])
+    for _ in range(10):
+        rig.send((1, "a"), (2, "b"), (3, "c"))
+        rig.replies(3)
+        assert set(rig.decoded_by.values()) == {"model"}
+
+
+def test_what_came_with_what_takes_longer_after_all_is_shared(made):
+    """A crowd that seemed to be done in no time is decoded side by side behind the first."""
+    rig = made(tiny=ALWAYS / 10)
+    asked_until(rig, "a", ["model"])
+    rig.took = {"b": 200_000.0}
+    rig.held = {"c": ["d"], "d": ["c"]}
+    rig.send((1, "b"), (2, "c"), (3, "d"))
+    assert [reply.id for reply in rig.replies(3)] == [1, 2, 3]
+    assert rig.decoded_by["b"] == "model"
+    assert {rig.decoded_by["c"], rig.decoded_by["d"]} == {"model", "follower"}
+
+
+def test_what_may_take_long_is_shared_behind_what_takes_no_time(made):
+    """What an order's size says counts more than what the last one took."""
+    rig = made(tiny=ALWAYS)
+    asked_until(rig, "a", ["model"])
+    rig.held = {"b": ["c"], "c": ["b"]}
+    rig.send(wire.Call(1), (2, "b"), (3, "c"))
+    assert [reply.id for reply in rig.replies(3)] == [1, 2, 3]
+    assert {rig.decoded_by["b"], rig.decoded_by["c"]} == {"model", "follower"}
 
 
 @pytest.mark.parametrize("decoders", [0, 1])

@@ -3,8 +3,9 @@
 One of them alone calls the model, whose libraries may keep what belongs to a thread. It leads by
 preference: to lead is to read the socket. While work is quick it reads, decodes, runs the model and
 answers in a row, and nothing is handed from thread to thread. When more has come than it can do at
-once, or what comes may take long, it hands the lead on first. Then a follower reads and decodes
-beside it, and gives the lead back with an order that comes alone once work is quick again.
+once, unless each is done in no time, or what comes may take long, it hands the lead on first. Then
+a follower reads and decodes beside it, and gives the lead back with an order that comes alone once
+work is quick again.
 
 Orders are done in the sequence in which they came, whoever has decoded them.
 """
@@ -34,6 +35,10 @@ if TYPE_CHECKING:
 QUICK = 0.003
 """Seconds of an order up to which others may wait to be read meanwhile."""
 
+TINY = 0.0003
+"""Seconds of an order up to which no other thread is woken for the next: that would cost about as
+much as the order does."""
+
 FAILED = Failure(500, "The model failed")
 
 log = logging.getLogger("mataserver.worker")
@@ -59,13 +64,35 @@ class Order:
         return len(self.decoded) == len(self.jobs)
 
 
+@dataclass(slots=True, eq=False)
+class Tempo:
+    """Whether orders are ``quick`` of late, and even done in no time: they take less than ``tiny``.
+
+    ``limit`` and ``trifle`` are the seconds for that.
+    """
+
+    limit: float
+    trifle: float
+    quick: bool = False
+    tiny: bool = False
+    slow_before: bool = True
+
+    def note(self, seconds: float) -> None:
+        """Learn from an order: one that was held up by chance among quick ones makes none slow."""
+        slow = seconds >= self.limit
+        self.quick = not (slow and self.slow_before)
+        self.slow_before = slow
+        self.tiny = seconds < self.trifle
+
+
 class Crew:
     """Takes orders from the socket to their work; the thread that calls ``run`` is the model's.
 
     ``plan`` returns the order that a message or a batch is, None for the last one. ``decode`` runs
     in several threads at once and must not raise; an order whose work raises is answered as failed.
     There are ``decoders`` followers, but one at least: without decoders nothing is decoded beside
-    what is quick, which is what takes less than ``quick`` seconds.
+    what is quick, which is what takes less than ``quick`` seconds, and beside what takes less than
+    ``tiny`` nothing ever is.
     """
 
     def __init__(
@@ -75,12 +102,13 @@ class Crew:
         decode: Callable[[Job], Decoded],
         decoders: int,
         quick: float = QUICK,
+        tiny: float = TINY,
     ) -> None:
         self._line = line
         self._plan = plan
         self._decode = decode
         self._alone = decoders < 1
-        self._limit = quick
+        self._tempo = Tempo(quick, tiny)
         self._orders: deque[Order] = deque()
         self._undecoded: deque[tuple[Order, int]] = deque()
         self._lead = threading.Lock()
@@ -90,7 +118,6 @@ class Crew:
         self._arrival.register(line.sock, select.POLLIN)
         self._asleep, self._ending = False, False
         self.busy, self.request = False, 0
-        self.quick, self._slow_before = False, True
         self._take_in()  # what was read with the first message
         for _ in range(max(decoders, 1)):
             threading.Thread(target=self._follow, name="follower", daemon=True).start()
@@ -98,7 +125,7 @@ class Crew:
     @property
     def behind(self) -> bool:
         """Whether orders wait that will not be done in no time."""
-        return bool(self._orders) and not self.quick
+        return bool(self._orders) and not self._tempo.quick
 
     def run(self) -> None:
         """Do what comes, up to the last message."""
@@ -121,6 +148,8 @@ class Crew:
         elif self._orders[0].ready:
             self._do(self._orders.popleft())
         elif (found := self._pick()) is not None:
+            if self._undecoded and not (self._tempo.tiny or self._alone):
+                self.hand_on()  # what came was thought to be done in no time
             self._complete(*found)
         elif not self._look():
             self._sleep()
@@ -131,7 +160,7 @@ class Crew:
             self._sleep()
             return
         self._read()
-        if self.quick and (self._alone or len(self._undecoded) < 2):
+        if self._tempo.quick and (self._alone or self._tempo.tiny or len(self._undecoded) < 2):
             self._kept.append(None)
         else:
             self._lead.release()
@@ -173,10 +202,7 @@ class Crew:
         seconds = time.perf_counter() - begun
         for each in order.decoded.values():
             seconds += each.decode_ms / 1e3
-        # What was held up by chance among quick work does not make it slow.
-        slow = seconds >= self._limit
-        self.quick = not (slow and self._slow_before)
-        self._slow_before = slow
+        self._tempo.note(seconds)
 
     # followers
 
@@ -206,7 +232,7 @@ class Crew:
         """Wake the model's thread, if it sleeps, for the first of what was read; pick another."""
         if not self._asleep:
             return self._pick()
-        if self.quick and len(self._undecoded) < 2 and not self._ending:
+        if self._tempo.quick and len(self._undecoded) < 2 and not self._ending:
             self._kept.append(None)
             self._ring()
             self._lead.acquire()  # as soon as it is handed on
@@ -243,7 +269,7 @@ class Crew:
                 self._ending = True
                 break
             if not order.brief:
-                self.quick = False
+                self._tempo.quick = self._tempo.tiny = False
             self._orders.append(order)
             for index in range(len(order.jobs)):
                 self._undecoded.append((order, index))

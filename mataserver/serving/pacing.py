@@ -1,7 +1,7 @@
 """How many batches a worker is given ahead, learned from what the last one took.
 
 One more than it runs, so that the next is decoded meanwhile; more where decoding takes most of the
-time, so that none of its threads waits.
+time, so that none of its threads waits, and more where it is next to none.
 """
 
 from __future__ import annotations
@@ -16,6 +16,9 @@ AHEAD = 2
 LEAST_MS = 0.1
 QUICK_MS = 3.0
 """Milliseconds below which a batch is quick: all that is sent ahead is soon done."""
+MANY, TINY_MS = 8, 0.3
+"""Batches that are given at a time to a worker which takes less than so many milliseconds for each:
+both ends then wake up once for several of them."""
 SLOW = 20
 """Times as long as decoding that a model takes, from which decoding ahead gains next to nothing."""
 
@@ -46,4 +49,5 @@ def window_after(answer: list[Outcome], worker: Worker, max_batch: int) -> int |
     each = AHEAD if decode + infer < QUICK_MS else int(max_batch == 1)
     slow = infer > SLOW * max(decode, LEAST_MS) and infer > QUICK_MS
     late = slow and worker.width > 1 and not worker.facts.stateful
-    return (1 if late else AHEAD + each * helpers) * worker.width
+    many = MANY if decode + infer < TINY_MS else AHEAD + each * helpers
+    return (1 if late else many) * worker.width
