@@ -149,7 +149,8 @@ class Placements:
         """Note why a placement is not dealt with yet.
 
         Where that is known already nobody is told of a change: what follows changes would look at
-        the Triton at once, and do the same again.
+        the Triton at once, and do the same again. What stands behind a colon is a library's own
+        sentence, which differs from one try to the next: it is noted, and is no change.
         """
         own = (
             PLACEMENTS.c.model_id == wanted.model,
@@ -157,8 +158,11 @@ class Placements:
             PLACEMENTS.c.reason != reason,
         )
         async with self._store.database.begin() as connection:
-            done = await connection.execute(sa.update(PLACEMENTS).where(*own).values(reason=reason))
-            if done.rowcount:
+            known = await connection.scalar(sa.select(PLACEMENTS.c.reason).where(*own))
+            if known is None:
+                return
+            await connection.execute(sa.update(PLACEMENTS).where(*own).values(reason=reason))
+            if known.partition(":")[0] != reason.partition(":")[0]:
                 await self._store.touch(connection)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+import sqlalchemy as sa
 from aiohttp import web
 from onnx_files import adding
 from stand_in_fleet import FAST, until
@@ -12,10 +13,10 @@ from test_models import form
 
 from mataserver_database import Database
 from mataserver_fleet.leadership import LEASE_SECONDS, Leadership
-from mataserver_fleet.placements import Wanted
+from mataserver_fleet.placements import Placements, Wanted
 from mataserver_fleet.reconciling import Reconciling
 from mataserver_fleet.store import Store
-from mataserver_fleet.tables import SCHEMA
+from mataserver_fleet.tables import PLACEMENTS, SCHEMA
 
 OK = {"status": "ok"}
 
@@ -342,6 +343,25 @@ async def test_a_port_of_grpc_that_is_none(fleets):
         told = await store.version()
         await asyncio.sleep(1.0)
         assert await store.version() == told, "what fails as before is no change"
+
+
+async def test_the_same_failure_in_other_words(fleets):
+    """What a library says of it is noted each time; only another failure is a change."""
+    async with fleets(1) as fleet:
+        await fleet.load()
+        await fleet.tritons[0].die()  # nobody else has anything to say of it then
+        await fleet.state(0, "offline")
+        store = Store(fleet.client.server.service("database").database)
+        placements = Placements(store)
+        async with store.read() as connection:
+            triton = await connection.scalar(sa.select(PLACEMENTS.c.triton_id))
+        (wanted,) = await placements.at(triton)
+        for reason, told in (("gRPC: no", True), ("gRPC: it is not", False), ("HTTP: no", True)):
+            before = await store.version()
+            await placements.explain(wanted, triton, reason)
+            assert (await store.version() != before) is told, reason
+            async with store.read() as connection:
+                assert await connection.scalar(sa.select(PLACEMENTS.c.reason)) == reason
 
 
 async def test_addresses_that_are_not_permitted(serve):
