@@ -222,7 +222,10 @@ class _Reading:
         else:
             self._text += event
             if len(self._text) > MAX_FIELD_BYTES:
-                raise InvalidParams(f"{self._segment[:64]}: longer than {MAX_FIELD_BYTES} bytes")
+                raise InvalidParams(
+                    f"{self._segment[:64]}: longer than {MAX_FIELD_BYTES} bytes; "
+                    f"the file's field is {self._field}"
+                )
         return None
 
     def _begin(self, segment: MultipartSegment) -> None:

@@ -6,6 +6,7 @@ archive that tries is not one of photographs. Every refusal names the entry.
 
 from __future__ import annotations
 
+import contextlib
 import lzma
 import re
 import stat
@@ -31,6 +32,7 @@ PICTURES = frozenset(
 _ARCHIVES = frozenset(".zip .7z .rar .tar .gz .tgz .bz2 .xz .zst .lz4 .cab .iso".split())  # noqa: SIM905 - the same
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LONGEST = 1_000
+_UTF_8 = 0x800  # the flag of a name in UTF-8; without it, it is in code page 437
 _SMALL = 1_000_000  # bytes below which a ratio tells nothing: a blank picture packs well
 _CHUNK = 1 << 20
 _BROKEN = (
@@ -106,12 +108,29 @@ def prove(file: Path, entries: list[zipfile.ZipInfo]) -> None:
 
 
 def _opened(file: Path) -> zipfile.ZipFile:
+    """Return an archive, its entries under the names that their makers meant."""
     try:
-        return zipfile.ZipFile(file)
+        archive = zipfile.ZipFile(file)
     except _BROKEN:
         if file.stat().st_size == 0:
             raise BadRequest("the archive is empty: it has no bytes") from None
         raise BadRequest("the file is not a ZIP archive, or a damaged one") from None
+    for entry in archive.infolist():  # an entry is found by its original name all the same
+        entry.filename = _meant(entry)
+    return archive
+
+
+def _meant(entry: zipfile.ZipInfo) -> str:
+    """Return an entry's name: UTF-8 that is not marked as such, and backslashes between folders.
+
+    macOS writes the one, old programs for Windows the other. Latin letters of code page 437 are
+    hardly ever valid UTF-8.
+    """
+    name = entry.filename
+    if not entry.flag_bits & _UTF_8 and not name.isascii():
+        with contextlib.suppress(UnicodeError):
+            name = name.encode("cp437").decode("utf-8")
+    return name.replace("\\", "/")
 
 
 def _refused(entry: zipfile.ZipInfo, why: str) -> MataError:
@@ -145,7 +164,7 @@ def _check_entry(entry: zipfile.ZipInfo, limits: Limits) -> None:
         raise _refused(entry, "is encrypted: send the archive without a password")
     if PurePosixPath(name).suffix.lower() in _ARCHIVES:
         raise _refused(entry, "is an archive itself: send the photographs in one ZIP")
-    if is_picture(name) and entry.file_size > limits.max_image_bytes:
+    if is_picture(entry.filename) and entry.file_size > limits.max_image_bytes:
         raise _refused(
             entry,
             f"has {entry.file_size} bytes; a photograph of at most "

@@ -6,6 +6,7 @@ import io
 import stat
 import struct
 import zipfile
+import zlib
 
 import pytest
 
@@ -23,6 +24,23 @@ def packed(entries, method=zipfile.ZIP_DEFLATED):
         for name, data in entries:
             file.writestr(name, data, method)
     return out.getvalue()
+
+
+def written_by(*names):
+    """Return an archive as old programs write it: names as given bytes, not marked as UTF-8."""
+    out, index = b"", b""
+    for name in names:
+        sizes = struct.pack("<IIIHH", zlib.crc32(PICTURE), len(PICTURE), len(PICTURE), len(name), 0)
+        begin = len(out)
+        out += struct.pack("<4sHHHHH", b"PK\3\4", 20, 0, 0, 0, 33) + sizes + name + PICTURE
+        index += struct.pack("<4sHHHHHH", b"PK\1\2", 20, 20, 0, 0, 0, 33) + sizes
+        index += struct.pack("<HHHII", 0, 0, 0, 0, begin) + name
+    count = len(names)
+    return (
+        out
+        + index
+        + struct.pack("<4sHHHHIIH", b"PK\5\6", 0, 0, count, count, len(index), len(out), 0)
+    )
 
 
 def linked(mode):
@@ -181,6 +199,30 @@ def test_photographs_are_told_from_the_rest(tmp_path):
     found = [entry.filename for entry in archive.inspect(file, Limits())]
     assert found == ["x/a.jpg", "x/b.JPEG", "é.tiff", "x/d.heic"]
     assert list(archive.pictures(file, Limits())) == [(name, PICTURE) for name in found]
+
+
+@pytest.mark.parametrize(
+    ("name", "told"),
+    [
+        ("größe.jpg".encode(), "größe.jpg"),  # macOS
+        ("größe.jpg".encode("cp437"), "größe.jpg"),
+        (b"photos\\north\\a.jpg", "photos/north/a.jpg"),  # .NET before 4.6.1
+    ],
+)
+def test_names_are_told_as_they_were_meant(tmp_path, name, told):
+    file = tmp_path / "photos.zip"
+    file.write_bytes(written_by(name, b"photos\\__MACOSX\\._a.jpg", b"photos\\.hidden.jpg"))
+    found = archive.inspect(file, Limits())
+    assert [entry.filename for entry in found] == [told]
+    archive.prove(file, found)
+    assert list(archive.pictures(file, Limits())) == [(told, PICTURE)]
+
+
+def test_a_name_is_not_given_twice_by_other_means(tmp_path):
+    file = tmp_path / "photos.zip"
+    file.write_bytes(written_by(b"photos\\a.jpg", b"photos/a.jpg"))
+    with pytest.raises(BadRequest, match="twice"):
+        archive.inspect(file, Limits())
 
 
 @pytest.mark.parametrize("number", [3, 66_000])  # the second has a directory of 64 bits
