@@ -14,10 +14,12 @@ _FEW, _BLURRED = 8, 4.0
 _MANY_CAMERAS = 3
 
 
-def before(photos: list[Photo]) -> list[str]:
-    """Return what can be said once the photographs were read."""
+def before(photos: list[Photo], camera: str) -> list[str]:
+    """Return what can be said once the photographs were read; ``camera`` is the option."""
     good = [photo for photo in photos if photo.file]
     told = []
+    if not good:
+        return ["None of the photographs could be read; the report says why."]
     if unreadable := len(photos) - len(good):
         told.append(f"{_count(unreadable, 'photograph')} could not be read; the report says why.")
     if len(good) < 3:
@@ -30,7 +32,7 @@ def before(photos: list[Photo]) -> list[str]:
             f"{len(good)} photographs are few: a model needs each place in three of them. Twelve "
             "or more around the subject, a step apart, work better."
         )
-    return [*told, *_repeated(good), *_blurred(good), *_cameras(good)]
+    return [*told, *_repeated(good), *_blurred(good), *_cameras(good, camera)]
 
 
 def after(graph: Graph, scenes: list[list[str]], verdicts: list[Verdict]) -> list[str]:
@@ -45,12 +47,12 @@ def after(graph: Graph, scenes: list[list[str]], verdicts: list[Verdict]) -> lis
         )
     elif len(read) >= 3 and not placed:
         told.append(_unplaced(graph))
-    elif placed < len(read) / 2:
+    elif len(read) >= 3 and placed < len(read) / 2:
         told.append(
             f"Only {placed} of {len(read)} photographs found their place. The others overlap too "
             "little with these, or show them from too different a side: take some in between."
         )
-    elif placed < len(read):
+    elif len(read) >= 3 and placed < len(read):
         lost = [verdict.photo.name for verdict in read if verdict.pose is None]
         told.append(f"{_count(len(lost), 'photograph')} found no place: {_some(lost)}.")
     parts = sum(len(files) >= 3 for files in scenes)
@@ -69,10 +71,10 @@ CONFUSABLE = (
 
 
 def _unplaced(graph: Graph) -> str:
-    if sum(pair.turned for pair in graph.pairs) > len(graph.pairs) / 2:
+    if sum(pair.flat for pair in graph.pairs) > len(graph.pairs) / 2:
         return (
-            "The camera was turned on the spot, so nothing tells how far things are. Walk: take "
-            "each photograph from another place."
+            "The camera was turned on the spot, or what the photographs share is flat, so nothing "
+            "tells how far things are. Walk: take each photograph from another place."
         )
     return (
         "The photographs overlap, but too little for a model. Take more of them, a step apart, so "
@@ -84,7 +86,9 @@ def _repeated(good: list[Photo]) -> list[str]:
     again = sum(number - 1 for number in Counter(photo.digest for photo in good).values())
     if not again:
         return []
-    return [f"{_count(again, 'photograph')} stand in it more than once, and add nothing."]
+    if again == 1:
+        return ["1 photograph stands in it more than once, and adds nothing."]
+    return [f"{again} photographs stand in it more than once, and add nothing."]
 
 
 def _blurred(good: list[Photo]) -> list[str]:
@@ -92,12 +96,11 @@ def _blurred(good: list[Photo]) -> list[str]:
     if len(soft) < max(1, len(good) / 10):
         return []
     names = _some([photo.name for photo in soft])
-    return [
-        f"{_count(len(soft), 'photograph')} are blurred or bare, which gives few details: {names}."
-    ]
+    which = f"{_count(len(soft), 'photograph')} {'is' if len(soft) == 1 else 'are'}"
+    return [f"{which} blurred or bare, which gives few details: {names}."]
 
 
-def _cameras(good: list[Photo]) -> list[str]:
+def _cameras(good: list[Photo], camera: str) -> list[str]:
     kinds = {photo.camera for photo in good if photo.exif.camera or photo.exif.focal_35}
     unknown = [photo for photo in good if not (photo.exif.camera or photo.exif.focal_35)]
     told = []
@@ -107,9 +110,10 @@ def _cameras(good: list[Photo]) -> list[str]:
             "setting gives a truer model."
         )
     if len(unknown) > len(good) / 2:
+        single = "" if camera == "single" else "; if one camera took all, ask for camera: single"
         told.append(
             "Most of them do not tell their camera and focal length (EXIF is missing). Originals "
-            "from the camera give a truer model; if one camera took all, ask for camera: single."
+            f"from the camera give a truer model{single}."
         )
     return told
 

@@ -12,7 +12,7 @@ MIN_INLIERS = 15
 
 _RESOLUTION = 0.3
 _CONFUSABLE = 0.3
-_TURNED = frozenset({"PANORAMIC", "PLANAR_OR_PANORAMIC"})
+_FLAT = frozenset({"PANORAMIC", "PLANAR_OR_PANORAMIC"})
 
 
 class Pair(NamedTuple):
@@ -24,9 +24,12 @@ class Pair(NamedTuple):
     motion: str
 
     @property
-    def turned(self) -> bool:
-        """Whether a camera that was turned and not moved explains it."""
-        return self.motion in _TURNED
+    def flat(self) -> bool:
+        """Whether nothing in it tells depths: a flat thing, or a camera that was only turned.
+
+        COLMAP tells the two apart for few pairs: a homography fits both.
+        """
+        return self.motion in _FLAT
 
 
 class Graph(NamedTuple):

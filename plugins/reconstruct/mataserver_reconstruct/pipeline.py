@@ -79,7 +79,7 @@ def run(job: Job) -> dict[str, Any]:
     every = photos.prepare(job, asked)
     scale.check(asked, every)
     made = study.Study(job.work, photos.readable(every), asked, Native(job), settings)
-    told = advice.before(every)
+    told = advice.before(every, asked.camera)
     job.report(stages.EXTRACTING, 1, 1, " ".join(told) or f"{len(every)} photographs are read")
     found = _Findings(every, told, _matched(job, made))
     try:

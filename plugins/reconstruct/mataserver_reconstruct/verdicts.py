@@ -88,8 +88,13 @@ def _why(photo: Photo, graph: Graph, names: dict[str, str], placed: set[str]) ->
     if best is None:
         return "no_verified_pair", _ALONE
     other = best.second if best.first == photo.file else best.first
-    if best.turned:
-        why = "the camera was turned and not moved, so nothing tells how far things are"
+    if best.flat:
+        why = (
+            "what they share is flat, or the camera was turned and not moved, so nothing tells how "
+            "far things are"
+        )
+    elif not placed:
+        why = "that is too little for a model"
     elif other not in placed:
         why = "neither of them has enough in common with those that have a place"
     else:

@@ -120,11 +120,40 @@ def test_the_csv_quotes_names():
         ([photo(str(at), exif=Exif(20.0 + at, "x")) for at in range(9)], "come from 9 cameras"),
         ([photo(str(at), exif=Exif()) for at in range(9)], "EXIF is missing"),
         ([*(photo(str(at)) for at in range(9)), Photo(name="x", path="x")], "could not be read"),
+        ([Photo(name="x", path="x")], "None of the photographs could be read"),
+        (
+            [photo(str(at), digest=str(at % 8)) for at in range(9)],
+            "1 photograph stands in it more than once, and adds nothing",
+        ),
+        (
+            [photo("a", measured=MEASURED | {"sharpness": 2.0}), photo("b")],
+            "1 photograph is blurred or bare",
+        ),
     ],
 )
 def test_what_is_seen_before(photos, said):
     """What the photographs alone tell is said in a sentence."""
-    assert said in " ".join(advice.before(photos))
+    assert said in " ".join(advice.before(photos, "auto"))
+
+
+def test_what_was_asked_for_is_not_advised():
+    photos = [photo(str(at), exif=Exif()) for at in range(9)]
+    assert "camera: single" in " ".join(advice.before(photos, "auto"))
+    assert "camera: single" not in " ".join(advice.before(photos, "single"))
+
+
+def test_one_photograph_is_not_told_of_others():
+    alone = linked("a")
+    verdicts = judge([photo("a")], alone, [], [])
+    assert advice.after(alone, [["a"]], verdicts) == []
+
+
+@pytest.mark.parametrize("motion", ["PANORAMIC", "PLANAR_OR_PANORAMIC"])
+def test_a_flat_thing_is_not_told_to_be_a_camera_that_turned(motion):
+    """A homography fits both: nobody is told that a camera did not move that may have."""
+    found = linked("abc", motion=motion)
+    reason = judge([photo(name) for name in "abc"], found, [], [])[0].reason
+    assert "what they share is flat, or the camera was turned and not moved" in reason
 
 
 def test_good_photographs_need_no_advice():
@@ -132,7 +161,7 @@ def test_good_photographs_need_no_advice():
     photos = [photo(name) for name in "abcdefghi"]
     found = linked("abcdefghi")
     verdicts = judge(photos, found, [list("abcdefghi")], [model(0, 0, "abcdefghi")])
-    assert advice.before(photos) + advice.after(found, [list("abcdefghi")], verdicts) == []
+    assert advice.before(photos, "auto") + advice.after(found, [list("abcdefghi")], verdicts) == []
 
 
 @pytest.mark.parametrize(
