@@ -57,8 +57,18 @@ class Desk:
     def kind(self, name: str) -> JobKind:
         """Return a kind. Raises ``NotFound``."""
         if name not in self._kinds:
-            raise NotFound(f"There is no kind of jobs named {name[:64]!r}")
+            known = ", ".join(sorted(self._kinds))
+            raise NotFound(f"There is no kind of jobs named {name[:64]!r}; there are: {known}")
         return self._kinds[name]
+
+    def shown(self, record: Record) -> Record:
+        """Return a job as it is told here: one that waits for a plugin says so."""
+        if record.state != "queued" or record.kind in self._kinds:
+            return record
+        told = (
+            f"It waits for a plugin: this server has none that runs jobs of the kind {record.kind}."
+        )
+        return msgspec.structs.replace(record, message=told)
 
     @contextlib.asynccontextmanager
     async def draft(self) -> AsyncIterator[Draft]:

@@ -161,10 +161,18 @@ def _line(index: int, item: Item, answer: Answer) -> dict[str, Any]:
     return {"index": index, **whence, **came}
 
 
+def _told(result: dict[str, Any]) -> str:
+    failed, items = result["failed"], result["items"]
+    missed = [f"{failed} of {items} could not be answered: {RESULTS} tells why"] if failed else []
+    missed += ["some of what was given is damaged and was left out"] if result["damaged"] else []
+    return f"Done, but {'; '.join(missed)}." if missed else "Done."
+
+
 INFER = JobKind(
     name="infer",
     run=infer,
     spec=InferSpec,
     stages={"reading": (0.0, 1.0), "inferring": (1.0, 80.0), "drawing": (80.0, 100.0)},
+    told=_told,
     fixed=frozenset({"model", "path", "upload", "file", "task"}),
 )

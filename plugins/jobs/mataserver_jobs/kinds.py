@@ -38,6 +38,7 @@ class JobKind:
     fixed:     the fields of ``spec`` that say what it is given: a restart leaves them.
     settings:  JSON values of the operator's, for ``job.settings``: those of now, not of when it
                was sent, and shown to nobody.
+    told:      gives the sentence that ends a job which is done, from its result; "Done." without.
     check:     is given a ``spec`` that is well-formed, before a job is made or runs once more, and
                raises the ``MataError`` for what could not be done: whoever asks is told at once.
     """
@@ -51,6 +52,7 @@ class JobKind:
     grace: float = 10.0
     fixed: frozenset[str] = frozenset()
     settings: Any = None
+    told: Callable[[Any], str] | None = None
     check: Callable[[Any], object] | None = None
 
 

@@ -93,9 +93,11 @@ class Leases(Queue):
                 await self._database.announce(connection, PROGRESS)
         return row is not None
 
-    async def finish(self, record: Record, result: Any, *, bytes_used: int = 0) -> bool:
+    async def finish(
+        self, record: Record, result: Any, *, message: str = "Done.", bytes_used: int = 0
+    ) -> bool:
         """Note that a job is done; return whether the claim still counted."""
-        ended = self._end("done", "Done.")
+        ended = self._end("done", storable(message))
         values = {**ended, "progress": 100.0, "result": json_of(result), "bytes_used": bytes_used}
         return await self._update(record, values)
 

@@ -80,6 +80,7 @@ class Routes:
             Route("POST", f"{one}/restart", self.restart, "Run an ended job once more",
                   request=(Body(JSON, Restart, {"spec": {}}),), optional=True, response=job,
                   status=202, errors=(400, 404, 408, 409, 413, 415, 422, 503, 507), **write),
+            Route("POST", one, self.unknown, "No kind of jobs", documented=False, **write),
             Route("DELETE", one, self.remove, "Remove an ended job and its files", status=204,
                   errors=(404, 409, 503), **write),
         ]  # fmt: skip
@@ -100,9 +101,14 @@ class Routes:
             offset=offset,
             omitted=omitted,
         )
-        jobs = [ListedJob.without(each, omitted) for each in found]
+        jobs = [ListedJob.without(self._desk.shown(each), omitted) for each in found]
         page = JobList(jobs, total, limit, offset)
         return self._ctx.http.respond(page, request=request)
+
+    async def unknown(self, request: web.Request) -> web.Response:
+        """Raise ``NotFound``, with the kinds that there are: those have routes of their own."""
+        self._desk.kind(request.match_info["id"])
+        raise NotFound("Jobs of this kind are sent to another path: see /docs")
 
     async def get(self, request: web.Request) -> web.Response:
         """Answer with a job."""
@@ -113,7 +119,7 @@ class Routes:
 
         204 for a client that has seen the end: an ``EventSource`` then stops to ask.
         """
-        view = JobView.of(await self._job(request))
+        view = JobView.of(self._desk.shown(await self._job(request)))
         seen = request.headers.get("Last-Event-ID", "")
         if view.finished_at is not None and view.tag == seen:
             return web.Response(status=204)
@@ -124,7 +130,7 @@ class Routes:
             while True:
                 changed.clear()
                 record = await self._desk.store.get(job)
-                view = JobView.of(record)
+                view = JobView.of(self._desk.shown(record))
                 if view.tag != seen:
                     yield ("end" if record.ended else "job"), view, view.tag
                 if record.ended:
@@ -194,7 +200,9 @@ class Routes:
         return await self._desk.store.get(request.match_info["id"], owner_of(request))
 
     def _told(self, request: web.Request, record: Record, status: int = 200) -> web.Response:
-        return self._ctx.http.respond(JobView.of(record), status=status, request=request)
+        return self._ctx.http.respond(
+            JobView.of(self._desk.shown(record)), status=status, request=request
+        )
 
 
 _GUARDED = {"X-Content-Type-Options": "nosniff", "Content-Security-Policy": "default-src 'none'"}

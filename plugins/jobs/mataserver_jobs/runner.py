@@ -253,7 +253,9 @@ class LocalRunner:
             ended = await asyncio.to_thread(_arrived, attempt.arrival, ended)
         size, note = await asyncio.to_thread(size_of, self.folder_of(record.id)), self._note
         if ended is not None and ended.how == "done":
-            await note(self._store.finish, record, ended.result, bytes_used=size)
+            told = self._kinds[record.kind].told
+            said = {"message": told(ended.result)} if told is not None else {}
+            await note(self._store.finish, record, ended.result, bytes_used=size, **said)
         elif ended is not None and ended.how == "failed":
             await note(self._store.fail, record, ended.error, bytes_used=size)
         elif attempt.cancelled:

@@ -132,7 +132,7 @@ class Store(Leases, Expiry):
                 raise Conflict(f"The job has ended: {record.state}")
             changes: dict[str, Any] = {"cancel": True}
             if record.state == "queued":
-                changes |= self._end("cancelled", "Cancelled before it began.")
+                changes |= self._end("cancelled", "Cancelled; it had not begun.")
             await self._change(connection, job, changes)
         return await self.get(job)
 

@@ -71,6 +71,8 @@ async def test_pictures(ask, tmp_path):
     assert status == 202, job
     shown = await ask.ended(job["id"])
     assert (shown["result"]["items"], shown["result"]["failed"]) == (3, 1)
+    told = "Done, but 1 of 3 could not be answered: results.jsonl tells why."
+    assert (shown["state"], shown["message"]) == ("done", told)
     found = await lines(ask, job["id"])
     assert [line["file"] for line in found] == ["p9.png", "p10.png", "p.txt"]
     assert found[2]["error"]

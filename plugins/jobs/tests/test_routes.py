@@ -334,6 +334,40 @@ async def test_kinds_of_one_name(tmp_path):
             pass
 
 
+async def test_a_kind_that_there_is_not(ask):
+    """What is sent to one is told which there are, and no method; so is who may not write."""
+    kinds = "there are: "
+    status, told = await ask("POST", "/v1/jobs/infre", json={"model": "fake-detect"})
+    assert status == 404
+    assert told["detail"].startswith("There is no kind of jobs named 'infre'; " + kinds)
+    assert {"count", "infer"} <= set(told["detail"].partition(kinds)[2].split(", "))
+    assert (await ask("POST", "/v1/jobs/count", json={}))[0] == 404, "its route is another"
+    async with session(ask.served, "reader-key") as reader:
+        assert (await reader("POST", "/v1/jobs/infre", json={}))[0] == 403
+
+
+async def test_a_job_whose_plugin_is_gone(tmp_path):
+    """It waits, and says for what, wherever it is shown; it runs once the plugin is back."""
+    async with asking(tmp_path, jobs={"slots": 1}) as ask:
+        await ask.count(300)  # what is behind it waits
+        job = await ask.count(5)
+        assert (await ask("GET", f"/v1/jobs/{job}"))[1]["message"] == "Waiting for its turn."
+    waits = "It waits for a plugin: this server has none that runs jobs of the kind count."
+    chosen = {"disabled": ["lab"], "jobs": SMALL}
+    async with (
+        serving(tmp_path, entry_points=points(), plugins=chosen, engine="thread") as served,
+        session(served, served.key) as without,
+    ):
+        assert (await without("GET", f"/v1/jobs/{job}"))[1]["message"] == waits
+        _, page = await without("GET", "/v1/jobs?state=queued")
+        assert {each["message"] for each in page["jobs"]} == {waits}
+        assert job in {each["id"] for each in page["jobs"]}
+        status, told = await without("POST", f"/v1/jobs/{job}/restart")
+        assert (status, "There is no kind of jobs named 'count'" in told["detail"]) == (404, True)
+    async with asking(tmp_path) as ask:
+        assert (await ask.ended(job))["state"] == "done"
+
+
 async def test_it_is_switched_off(tmp_path):
     """Without jobs there is no route of theirs, and what requires them is not in use."""
     register(tmp_path)
