@@ -12,7 +12,7 @@ import errno
 import os
 import shutil
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 from weakref import WeakValueDictionary
 
 import msgspec
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 
 NOTE = ".mataserver.json"
 """In a model's folder: the sha256 of each file that was laid there, empty while it is copied."""
+COPY_BYTES = 1 << 20
 
 
 class SharedPaths:
@@ -94,7 +95,8 @@ class SharedPath:
             if not target.parent.resolve().is_relative_to(folder):
                 raise OSError(errno.ELOOP, "A link leads out of the model's folder")
             new = _beside(target)
-            shutil.copyfile(file, new)
+            with file.open("rb") as source, _fresh(new) as copy:
+                shutil.copyfileobj(source, copy, COPY_BYTES)
             new.replace(target)
         _note(folder, {**laid, **{path: file.name for path, file in files.items()}})
         _write(folder / schema.NAME, config)
@@ -135,11 +137,17 @@ def _note(folder: Path, laid: Mapping[str, str]) -> None:
 
 def _write(target: Path, data: bytes) -> None:
     new = _beside(target)
-    new.unlink(missing_ok=True)
-    new.write_bytes(data)
+    with _fresh(new) as file:
+        file.write(data)
     new.replace(target)
 
 
+def _fresh(path: Path) -> BinaryIO:
+    """Open a new file in the place of what a crash has left there: a link is never written to."""
+    path.unlink(missing_ok=True)
+    return path.open("xb")
+
+
 def _beside(target: Path) -> Path:
-    """Return where a file is written before it takes its place: what a crash leaves is reused."""
+    """Return where a file is written before it takes its place."""
     return target.with_name(f".{target.name}.new")

@@ -125,6 +125,21 @@ async def test_no_link_is_followed(repository, tmp_path, link):
     assert not list(outside.iterdir())
 
 
+@pytest.mark.parametrize("name", ["1/.model.onnx.new", ".config.pbtxt.new", f".{NOTE}.new"])
+async def test_no_link_is_written_to(repository, tmp_path, name):
+    """A link that waits where a file is written first is replaced; what it names stays."""
+    blob, precious = tmp_path / "a1", tmp_path / "precious"
+    blob.write_bytes(b"first")
+    precious.write_bytes(b"precious")
+    link = repository / "m" / name
+    link.parent.mkdir(parents=True)
+    link.symlink_to(precious)
+    await lay(repository, {"1/model.onnx": blob})
+    assert precious.read_bytes() == b"precious"
+    target = repository / "m" / "1" / "model.onnx"
+    assert (target.is_symlink(), target.read_bytes()) == (False, b"first")
+
+
 async def test_folders_that_are_not_named(serve, shared, repository, tmp_path):
     """Nothing is written but below a folder that the settings name, also through dots or a link."""
     client, _ = shared

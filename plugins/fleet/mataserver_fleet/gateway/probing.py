@@ -21,6 +21,8 @@ HURRY = 0.25
 """Seconds between two looks at a server that is in trouble."""
 LONGEST = 1 << 24
 """Bytes of a mataserver's list of models."""
+READY_BYTES = 1 << 16
+"""Bytes of the word on whether a server or a model is ready, which is a status."""
 MISSES = 2
 """Probes one after the other that a server may be late for until it is taken to be dead."""
 
@@ -143,8 +145,13 @@ class Probes:
         return well
 
     async def _ready(self, url: str) -> bool:
+        """Whether it is answered 200. Raises ``ValueError`` for an answer that has no end."""
         async with self._session.get(url, timeout=self._timeout, allow_redirects=False) as answer:
-            await answer.read()
+            left = READY_BYTES
+            while piece := await answer.content.read(left):
+                left -= len(piece)
+                if not left:
+                    raise ValueError("its word on being ready has no end")
             return answer.status == 200
 
     async def _listed(self, target: Target) -> frozenset[str]:
