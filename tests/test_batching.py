@@ -12,6 +12,7 @@ from mataserver.engines.work import Facts, Failure, Job, Outcome, Timing, Worker
 from mataserver.errors import MataError, Unavailable
 from mataserver.serving.batching import Batcher, NotDispatchedError
 from mataserver.serving.pacing import AHEAD
+from mataserver.serving.queues import Ticket
 
 
 class Recorder:
@@ -207,6 +208,82 @@ async def test_a_batch_that_nobody_waits_for_is_taken_back():
     assert worker.dropped == [[b"b"], [b"x"]]
     worker.gate.set()
     await asyncio.gather(one, other, third, fourth)
+
+
+async def test_who_is_no_task_is_told_at_once():
+    """A ticket is settled as the worker answers; one who fails at that holds up nobody."""
+    worker, told = Recorder(), []
+    worker.gate.clear()
+    made = batcher(worker)
+
+    def fail(_answer):
+        raise RuntimeError
+
+    tickets = [Ticket(), Ticket(), Ticket()]
+    for ticket, take in zip(tickets, (told.append, fail, told.append), strict=True):
+        assert made.begin(Job(b"a", b""), ticket) is not None
+        ticket.take = take
+    worker.gate.set()
+    await made.drain()
+    assert [each.body for each in told] == [b"a", b"a"]
+    assert all(ticket.done() and ticket.take is None for ticket in tickets)
+
+
+async def test_who_is_no_task_takes_a_job_back():
+    """One that waits leaves the queue, one that was given is dropped; neither is told anything."""
+    worker, told = Recorder(), []
+    worker.gate.clear()
+    made = batcher(worker, max_batch=1)
+    begun = []
+    for name in (b"a", b"b", b"c"):
+        ticket = Ticket()
+        begun.append(made.begin(Job(name, b""), ticket))
+        ticket.take = told.append
+    assert worker.batches == [[b"a"], [b"b"]]
+    made.withdraw(begun[1])
+    made.withdraw(begun[2])
+    assert (worker.dropped, len(made)) == ([[b"b"]], 0)
+    worker.gate.set()
+    await made.drain()
+    assert [each.body for each in told] == [b"a"]
+
+
+async def test_who_is_no_task_does_not_begin_where_that_fails():
+    """Without a worker, with a full queue, or where the worker takes nothing: a task asks anew."""
+    worker = Recorder()
+    worker.gate.clear()
+    made = batcher(worker, max_batch=1, queue_limit=1)
+    for _ in range(3):
+        assert made.begin(Job(b"a", b""), Ticket()) is not None
+    assert made.begin(Job(b"a", b""), Ticket()) is None
+    worker.gate.set()
+    await made.drain()
+
+    def refuse(_jobs, _answered):
+        raise WorkerDied("gone")
+
+    worker.infer = refuse
+    assert made.begin(Job(b"a", b""), Ticket()) is None
+    worker.alive = False
+    assert made.begin(Job(b"a", b""), Ticket()) is None
+    assert not made.active
+
+
+async def test_who_is_no_task_is_told_that_a_worker_died():
+    """What the worker had has failed, what it was not given yet can go to the next one."""
+    worker, told = Recorder(), []
+    worker.gate.clear()
+    made = batcher(worker, max_batch=1)
+    for _ in range(3):
+        ticket = Ticket()
+        made.begin(Job(b"a", b""), ticket)
+        ticket.take = told.append
+    worker.alive = False
+    worker.gate.set()
+    await made.drain()
+    assert sorted(type(each).__name__ for each in told) == [
+        "NotDispatchedError", "WorkerDied", "WorkerDied",
+    ]  # fmt: skip
 
 
 async def test_one_who_still_waits_keeps_a_batch():

@@ -15,7 +15,7 @@ from mataserver.params import Params
 from mataserver.serving.feeds.camera import Camera
 from mataserver.serving.feeds.feed import FIRST_PAUSE, LONGEST_PAUSE, Feed, Lost
 from mataserver.serving.frames import FrameSession
-from mataserver.serving.models import Handle
+from mataserver.serving.handle import Handle
 
 
 class Source:

@@ -18,12 +18,12 @@ from api_answers import answer, asking, detail_of, until
 from conftest import picture, register
 from mataserver import testing
 from mataserver.app import running
-from mataserver.http import hits as heads_known
+from mataserver.http import caching as heads_known
 from mataserver.http.backlog import Strangers
 from mataserver.http.budget import BudgetShare
+from mataserver.http.caching import CachingConversation
 from mataserver.http.entrance import Site
 from mataserver.http.heads import MOST
-from mataserver.http.hits import CachingConversation
 from mataserver.http.pipes import Pipe
 from mataserver.serving.background import BACKGROUND
 from mataserver.testing.serving import KEY, compose
@@ -610,6 +610,43 @@ async def test_a_full_queue(data_dir):
         assert peers[0].cache.hits == before + len(peers)
     assert {status for status, _, _ in found} == {200, 503}
     assert all(int(headers["retry-after"]) >= 1 for status, headers, _ in found if status == 503)
+
+
+async def test_who_waits_for_a_worker_that_is_lost_is_served_by_the_next(data_dir):
+    """What the lost worker had is a failure; what it was not given yet is answered by another."""
+    async with contextlib.AsyncExitStack() as stack:
+        served = await stack.enter_async_context(testing.serving(data_dir, engine="thread"))
+        peers = [await stack.enter_async_context(peer_of(served)) for _ in range(12)]
+        await peers[0].warm(SLOWLY)
+        before, pool = peers[0].cache.hits, served.composed.pool
+        asked = [asyncio.create_task(each.ask(SLOWLY)) for each in peers]
+        await until(lambda: peers[0].cache.hits == before + len(peers), LONG)
+        with pool.lease_worker(served.composed.catalog.plan("fake-detect")) as worker:
+            worker.give_up("a test")
+        found = [status for status, _, _ in await asyncio.gather(*asked)]
+        assert set(found) == {200, 500}
+        assert (await peers[0].ask(ASKED))[0] == 200
+        assert peers[0].lifecycle.active == 0
+        assert peers[0].budget.taken == 0
+
+
+async def test_who_waits_for_a_place_and_leaves_is_not_worked_for(data_dir):
+    """A known request whose client leaves as it waits leaves nothing that is waited for."""
+    async with contextlib.AsyncExitStack() as stack:
+        served = await stack.enter_async_context(testing.serving(data_dir, engine="thread"))
+        peers = [await stack.enter_async_context(peer_of(served)) for _ in range(12)]
+        lifecycle = peers[0].lifecycle
+        await peers[0].warm(SLOWLY)
+        for each in peers:
+            each.writer.write(SLOWLY)
+        await until(lambda: lifecycle.active == len(peers), LONG)
+        for each in peers[1:]:
+            each.writer.transport.abort()
+        await until(lambda: lifecycle.active == 1, LONG)
+        assert (await peers[0].read())[0] == 200
+        await until(lambda: lifecycle.active == 0, LONG)
+        assert peers[0].budget.taken == 0
+        assert await asyncio.wait_for(served.composed.pool.unload("fake-detect"), LONG)
 
 
 # clients that leave, servers that end

@@ -14,7 +14,7 @@ from mataserver.engines.work import WorkerDied
 from mataserver.errors import MataError, NotFound, OutOfMemory, Unavailable
 from mataserver.metrics import Metrics
 from mataserver.params import Params
-from mataserver.serving.models import Handle
+from mataserver.serving.handle import Handle
 from mataserver.serving.sessions import SessionStore
 
 

@@ -20,7 +20,7 @@ from mataserver.http.connection import Connection
 from mataserver.http.lifecycle import Lifecycle
 from mataserver.metrics import Metrics
 from mataserver.params import Params
-from mataserver.serving.models import Handle
+from mataserver.serving.handle import Handle
 from mataserver.serving.observers import Observers
 from mataserver.serving.sessions import Session
 from stream_peers import stream_tasks

@@ -17,7 +17,7 @@ from mataserver.app.deadline import end_after
 from mataserver.app.reload import Reload
 from mataserver.engines.memory import keep_freed_memory
 from mataserver.errors import MataError
-from mataserver.http import hits, shortcut
+from mataserver.http import caching, shortcut
 from mataserver.http.backlog import Strangers
 from mataserver.http.budget import BudgetShare
 from mataserver.http.channel import GOING_AWAY
@@ -78,9 +78,9 @@ def _conversations(composed: Composed) -> Callable[[web.Server], Conversation]:
         "strangers": Strangers(composed.budget.limit / 8),
         **CONNECTIONS,
     }
-    usable = hits.known() and hits.is_alone(composed.edge, composed.application)
+    usable = caching.known() and caching.is_alone(composed.edge, composed.application)
     if composed.settings.short_way and usable:
-        return partial(hits.CachingConversation, cache=composed.heads, **options)
+        return partial(caching.CachingConversation, cache=composed.heads, **options)
     return partial(Conversation, **options)
 
 

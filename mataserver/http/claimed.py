@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from mataserver.http.caching import CachingConversation
 from mataserver.http.heads import Claim
-from mataserver.http.hits import CachingConversation, Hit
+from mataserver.http.hits import Hit
 from mataserver.http.middleware import REQUEST_ID, new_id, require_room, size_of
 from mataserver.http.protocol import Whole
 from mataserver.http.routing import CLAIMED
@@ -39,6 +40,10 @@ class ClaimedHit(Hit):
     ) -> None:
         super().__init__(conversation, edge, known, share)
         self._respond_to = known.claim.repeat.responder()
+
+    def _begin_answer(self) -> bool:
+        """Leave all of it to a task: services answer in coroutines."""
+        return False
 
     def _expire(self) -> None:
         """Leave a slow body to the service's own patience."""

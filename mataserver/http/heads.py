@@ -14,6 +14,9 @@ from aiohttp import HttpVersion11, hdrs
 from mataserver.http.routing import CLAIMED, ROUTE
 
 if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Coroutine
+
     from aiohttp import web
     from aiohttp.http import RawRequestMessage
     from aiohttp.web_urldispatcher import UrlMappingMatchInfo
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
     from mataserver.contract.handles import Encoded
     from mataserver.contract.routes import Route
     from mataserver.contract.web import RepeatedClaim
+    from mataserver.errors import MataError
     from mataserver.http.middleware import Edge
 
 MOST = 256
@@ -51,6 +55,17 @@ class Repeat(Protocol):
         """Answer one, whose body is not empty. Raises what the handler does."""
         ...
 
+    def begin(
+        self, body: bytes, take: Callable[[Encoded | MataError], None]
+    ) -> Callable[[], None] | None:
+        """Begin to do so without a task; None where only ``answer`` can.
+
+        ``take`` is called later, once, with what ``answer`` returns or raises; one of ``MOVED``
+        says that ``answer`` is to be asked. Returns what takes the request back. Raises what is
+        wrong with it.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Known:
@@ -70,6 +85,49 @@ class KnownRoute(Known):
     route: Route
     key: str
     repeat: Repeat
+
+
+class Talk(Protocol):
+    """The connection that such a request came by."""
+
+    transport: asyncio.Transport | None
+
+    @property
+    def writing_paused(self) -> bool:
+        """Whether its client is slower than the server."""
+        ...
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin what is done for one request, in the context of the connection."""
+        ...
+
+    def within(self, begin: Callable[..., Any], *args: Any) -> Any:
+        """Call what begins something for one request in that context, and return what it gave."""
+        ...
+
+    def request(self, known: Known) -> web.Request | None:
+        """Return a request whose head is known as aiohttp makes it; None once the client left."""
+        ...
+
+    def go_on(self, early: bytes) -> None:
+        """Take the next request, of which something may have come already."""
+        ...
+
+    def hand_over(self, data: bytes, left: int) -> None:
+        """Leave a request to aiohttp of which ``data`` came, and ``left`` bytes are to come."""
+        ...
+
+    def give_up(self) -> None:
+        """Close the connection: the request under way gets no answer."""
+        ...
+
+    def hang_up(self, *, at_once: bool) -> None:
+        """Take no more requests, and close the connection unless that comes later."""
+        ...
+
+    def handle_error(self, request: web.BaseRequest, *, exc: BaseException) -> web.StreamResponse:
+        """Return the answer to what failed outside its handler."""
+        ...
 
 
 class Claim(NamedTuple):

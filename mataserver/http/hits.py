@@ -1,265 +1,54 @@
-"""Requests whose head is known: they pass by aiohttp's parser and its application.
+"""Requests whose head is known: their bodies as they arrive, and their answers.
 
 Such a request is a look-up, and its body goes to the handler as it came. Nothing of ours is
 skipped: the key is asked for, bytes count in the budget, a slow body is refused, the request has an
 id and is counted, a server that drains closes the connection, and who leaves is not worked for.
 
-What such a cache may get wrong is where a message ends. So a head is looked for only where aiohttp
-waits for a request and every byte of the messages before is accounted for, from the connection's
-first. A connection of which that is not sure is aiohttp's for good, and so is every request that is
-unusual in any way: aiohttp gets it as it came.
-
-This knows attributes of aiohttp that are not public, and is used with the releases only that it was
-tried with.
+Where the handler can begin at once, and nothing goes wrong, there is no task: the answer is written
+as the worker's arrives.
 """
 
 from __future__ import annotations
 
 import asyncio
-import contextvars
 import time
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any
 
-import aiohttp
 from aiohttp import hdrs
 from aiohttp.helpers import rfc822_formatted_time
-from aiohttp.http_writer import StreamWriter
-from aiohttp.streams import EMPTY_PAYLOAD
 
 from mataserver.errors import TooSlow, Unavailable
 from mataserver.http import codec
-from mataserver.http.heads import KnownRoute, is_of
 from mataserver.http.middleware import LEFT, REQUEST_ID, new_id, require_room
-from mataserver.http.protocol import Conversation, unsign
-from mataserver.http.routing import ROUTE
+from mataserver.serving.dispatch import MOVED
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Coroutine
+    from collections.abc import Callable
 
     from aiohttp import web
 
     from mataserver.contract.handles import Encoded
     from mataserver.contract.web import Share
-    from mataserver.http.backlog import Portion
-    from mataserver.http.heads import Claim, HeadCache, Known, KnownClaim, Repeat
+    from mataserver.http.heads import Known, Talk
     from mataserver.http.middleware import Edge
 
-TRIED = frozenset({"3.14.5"})
-"""The releases of aiohttp that this was tried with: what is not public changes in any of them."""
-LONGEST = 2_048
-"""Bytes of a head that is looked at."""
 EARLY = 1 << 16
 """Bytes behind a request that is being answered which are read before it is."""
-_END = b"\r\n\r\n"
-_LENGTH = b"\r\ncontent-length: "
-_UNSURE = (b"\r\ntransfer-encoding", b"\r\nupgrade", b"\r\ncontent-length")
-"""Lines of a head, in lower case, with which a message ends elsewhere than a plain one does."""
 _ANSWER = (
     "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nServer-Timing: %s, total;dur=%.3f\r\n"
     "X-Request-Id: %s\r\nContent-Length: %d\r\nDate: %s\r\n\r\n"
 )
 
 
-def known(version: str = aiohttp.__version__) -> bool:
-    """Whether this was tried with a release of aiohttp."""
-    return version in TRIED
-
-
-def is_alone(edge: Edge, application: web.Application) -> bool:
-    """Whether nothing but ``edge`` and ``unsign`` touches the requests of an application."""
-    around = list(application.middlewares), list(application.on_response_prepare)
-    return around == ([edge.middleware], [unsign])
-
-
-def learn(request: web.Request, repeat: Repeat) -> None:
-    """Have requests with the head of one that was answered be answered by ``repeat``."""
-    conversation = request.protocol
-    if isinstance(conversation, CachingConversation):
-        conversation.learn(request, repeat)
-
-
-class CachingConversation(Conversation):
-    """A connection whose requests' heads may be known.
-
-    ``_left`` are the bytes that the message under way is still to have: 0 between two messages,
-    less where nobody knows.
-    """
-
-    __slots__ = ("_context", "_head", "_heads", "_hit", "_left")
-
-    def __init__(
-        self, server: web.Server, budget: Callable[[], Portion], *, cache: HeadCache, **options: Any
-    ) -> None:
-        super().__init__(server, budget, **options)
-        self._heads = cache
-        self._context = contextvars.copy_context()
-        self._head: bytes | None = None
-        self._hit: Hit | None = None
-        self._left = 0
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        """Begin; what is done for requests goes on in the context of now, as aiohttp's tasks."""
-        self._context = contextvars.copy_context()
-        super().connection_made(transport)
-
-    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
-        """Begin what is done for one request: whoever writes into a pipe has another context."""
-        return self._loop.create_task(work, context=self._context.copy())
-
-    def data_received(self, data: bytes) -> None:
-        """Take what the client sends."""
-        if self._hit is not None:
-            self._hit.receive(data)
-            return
-        if self._left > 0:
-            self._pass(_rest(self._left, data))
-        elif self._left == 0 and data and self._begin(data):
-            return
-        super().data_received(data)
-
-    def _begin(self, data: bytes) -> bool:
-        """Look at the beginning of a message; whether its head is known, and all is done."""
-        self._head, is_idle = None, self._is_idle
-        end = data.find(_END, 0, LONGEST) + len(_END)
-        if end < len(_END):
-            self._pass(-1)
-            return False
-        head = data[:end].lower()
-        at = head.find(_LENGTH) + len(_LENGTH)
-        digits = data[at : head.find(b"\r\n", at)] if at >= len(_LENGTH) else b""
-        size = int(digits) if digits.isdigit() and len(digits) < 8 else 0
-        if is_idle and size and not digits.startswith(b"0") and len(data) - end <= size:
-            key = data[:at] + data[at + len(digits) : end]
-            known = self._heads.find(key)
-            if known is not None and size <= known.limit and self._take(known, data, end, size):
-                return True
-            self._head = key
-        # A length of its own is the third of what makes an end unsure only where it is not read.
-        unsure = any(line in head for line in (_UNSURE[:2] if size else _UNSURE))
-        # A parser ends a CONNECT at its head, whatever length it tells.
-        unsure = unsure or head.lstrip().startswith(b"connect ")
-        self._pass(-1 if unsure else _rest(end + size, data))
-        return False
-
-    def _pass(self, left: int) -> None:
-        """Note what is left of the message that aiohttp gets.
-
-        Where nobody knows, what is answered next may be another request than the one whose head is
-        here: none is learnt any more.
-        """
-        self._left = left
-        if left < 0:
-            self._head = None
-
-    def _take(self, known: KnownRoute | KnownClaim, data: bytes, end: int, size: int) -> bool:
-        """Answer a request whose head is known, unless there is no room for what is here of it."""
-        share = self._budget()
-        try:
-            share.take(len(data) - end)
-        except Unavailable:
-            return False
-        self._heads.hits += 1
-        self.is_strangers = False
-        kind = Hit if isinstance(known, KnownRoute) else known.claim.hit
-        self._hit = kind(self, self._heads.edge, known, share)
-        self._hit.begin(data, end, size)
-        return True
-
-    @property
-    def _is_idle(self) -> bool:
-        """Whether aiohttp waits for a request, and has nothing else to do on the connection."""
-        waiter = self._waiter
-        return (
-            waiter is not None
-            and not waiter.done()
-            and not (self._messages or self._upgraded or self._close or self._force_close)
-            and not (self._reading_paused or self._buffer_paused)
-            and self._payload_parser is None
-        )
-
-    def learn(self, request: web.Request, repeat: Repeat) -> None:
-        """Know the head of the request under way from now on."""
-        head = self._head_of(request)
-        if head is not None:
-            self._heads.learn(head, request, repeat)
-
-    def learn_claimed(self, request: web.Request, claim: Claim) -> None:
-        """Know the head of the claimed request under way from now on."""
-        head = self._head_of(request)
-        if head is not None:
-            self._heads.learn_claimed(head, request, claim)
-
-    def _head_of(self, request: web.Request) -> bytes | None:
-        """Return the head of the request under way, once; None where it may be another's."""
-        head, self._head = self._head, None
-        if head is None or request is not self._current_request or not is_of(head, request):
-            return None
-        return head
-
-    def hand_over(self, data: bytes, left: int) -> None:
-        """Leave a request to aiohttp of which ``data`` came, and ``left`` bytes are to come."""
-        self._hit, self._left = None, left
-        super().data_received(data)
-
-    def go_on(self, early: bytes) -> None:
-        """Take the next request, of which something may have come already."""
-        self._hit = None
-        if self.transport is None or self._close or self._force_close:
-            return
-        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        if len(early) > EARLY:
-            self.transport.resume_reading()
-        if early:
-            self.data_received(early)
-
-    def give_up(self) -> None:
-        """Close the connection: the request under way gets no answer."""
-        self._hit = None
-        self.force_close()
-
-    def hang_up(self, *, at_once: bool) -> None:
-        """Take no more requests, and close the connection unless that comes later."""
-        self.close()
-        if at_once and self.transport is not None:
-            self.transport.close()
-
-    def request(self, known: Known) -> web.Request | None:
-        """Return a request whose head is known as aiohttp makes it; None once the client left."""
-        if self._request_factory is None or self._task_handler is None:
-            return None
-        writer = StreamWriter(self, self._loop)
-        made = self._request_factory(known.message, EMPTY_PAYLOAD, self, writer, self._task_handler)
-        request = cast("web.Request", made)
-        request._match_info = known.found  # noqa: SLF001
-        if isinstance(known, KnownRoute):
-            request[ROUTE] = known.route
-        return request
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        """Stop what is done for the client."""
-        hit, self._hit = self._hit, None
-        if hit is not None:
-            hit.abandon()
-        super().connection_lost(exc)
-
-    def _process_keepalive(self) -> None:
-        """Close an idle connection: one whose request is known only seems to be idle."""
-        if self._hit is not None:
-            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
-        super()._process_keepalive()
-
-
 class Hit:
     """A request whose head is known: its body as it arrives, and its answer."""
 
     __slots__ = (
-        "_begun", "_conversation", "_counted", "_early", "_edge", "_end", "_known", "_left",
-        "_loop", "_pieces", "_released", "_share", "_task", "_timer",
+        "_answering", "_begun", "_conversation", "_counted", "_early", "_edge", "_end", "_known",
+        "_left", "_loop", "_pieces", "_released", "_share", "_task", "_timer", "_withdraw",
     )  # fmt: skip
 
-    def __init__(
-        self, conversation: CachingConversation, edge: Edge, known: Known, share: Share
-    ) -> None:
+    def __init__(self, conversation: Talk, edge: Edge, known: Known, share: Share) -> None:
         self._begun = time.perf_counter()
         self._conversation = conversation
         self._edge = edge
@@ -271,7 +60,8 @@ class Hit:
         self._early = b""
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
-        self._counted = self._released = False
+        self._withdraw: Callable[[], None] | None = None
+        self._answering = self._counted = self._released = False
         edge.lifecycle.active += 1
 
     def begin(self, data: bytes, end: int, size: int) -> None:
@@ -285,10 +75,10 @@ class Hit:
 
     def receive(self, data: bytes) -> None:
         """Take what came then: more of the body, or what the client sends behind it."""
-        if self._task is not None:
+        if self._answering:
             self._wait_with(data)
             return
-        more, left = data[: self._left], _rest(self._left, data)
+        more, left = data[: self._left], rest(self._left, data)
         try:
             self._share.take(len(more))
         except Unavailable:
@@ -314,6 +104,8 @@ class Hit:
         """Stop: the client has left. A task that has not begun would give nothing back."""
         if self._task is not None:
             self._task.cancel()
+        if self._withdraw is not None:
+            self._withdraw()
         if not self._counted:
             self._count(LEFT)
         self._release()
@@ -324,11 +116,53 @@ class Hit:
     def _run(self, refusal: Exception | None = None) -> None:
         if self._timer is not None:
             self._timer.cancel()  # it is the body's, and not the model's
-        self._task = self._conversation.spawn(self._respond(refusal))
+        self._answering = True
+        if refusal is not None or not self._begin_answer():
+            self._task = self._conversation.spawn(self._respond(refusal))
+
+    def _begin_answer(self) -> bool:
+        """Have the handler begin without a task; whether it did."""
+        self._pieces, self._end = [self._body()], 0
+        begin = self._known.repeat.begin
+        try:
+            self._withdraw = self._conversation.within(begin, self._pieces[0], self._take)
+        except Exception as error:
+            self._task = self._conversation.spawn(self._conclude(error))
+            return True
+        return self._withdraw is not None
+
+    def _take(self, found: Encoded | Exception) -> None:
+        """Answer with what was found, at once where it is a plain answer."""
+        self._withdraw = None
+        if isinstance(found, MOVED):
+            self._task = self._conversation.spawn(self._respond(None))
+            return
+        self._pieces = []
+        left = False
+        if not isinstance(found, Exception):
+            try:
+                require_room(self._edge.budget, len(found.body))
+                left = self._leave(found)
+            except Exception as error:
+                found = error
+        if not left:
+            self._task = self._conversation.spawn(self._conclude(found))
+            return
+        self._release()
+        self._conversation.go_on(self._early)
 
     async def _respond(self, refusal: Exception | None) -> None:
         try:
             found = refusal or await self._found()
+        except BaseException:
+            self._conversation.give_up()
+            self._release()
+            raise
+        await self._conclude(found)
+
+    async def _conclude(self, found: Encoded | Exception) -> None:
+        """Send what was found, and go on with what came meanwhile."""
+        try:
             if isinstance(found, Exception) or not self._leave(found):
                 await self._send(found)
         except BaseException:
@@ -431,6 +265,6 @@ class Hit:
         self._edge.lifecycle.active -= 1
 
 
-def _rest(left: int, data: bytes) -> int:
+def rest(left: int, data: bytes) -> int:
     """Return what is left of a message behind ``data``: less than 0 where that holds more."""
     return max(-1, left - len(data))

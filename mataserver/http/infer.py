@@ -11,12 +11,15 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from mataserver import params
 from mataserver.contract.handles import ResultEvent
 from mataserver.errors import BadRequest, InvalidParams, MataError
-from mataserver.http import codec, data_uri, events, examples, forms, hits
+from mataserver.http import caching, codec, data_uri, events, examples, forms
+from mataserver.http.budget import LARGE
 from mataserver.http.protocol import Whole
 from mataserver.http.routing import Body, Handlers, Route
 from mataserver.results import InferResponse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aiohttp import web
 
     from mataserver.contract.envelope import Format
@@ -24,8 +27,11 @@ if TYPE_CHECKING:
     from mataserver.contract.service import Context
     from mataserver.library.plan import ModelPlan
     from mataserver.params import Params
-    from mataserver.serving.models import Handle, ServedModels
+    from mataserver.serving.handle import Handle
+    from mataserver.serving.models import ServedModels
     from mataserver.serving.observers import Observers
+
+    Take = Callable[[Encoded | MataError], None]
 
 _TAKEN = "Content-Type must be application/json or image/*"
 KNOWN_QUERIES = 256
@@ -139,13 +145,17 @@ class InferService(Handlers):
             del data
             response = await self._run(request, call, image)
         if isinstance(response, Whole) and codec.is_json(kind):
-            hits.learn(request, _JsonRepeat(self, codec.wanted_format(request)))
+            caching.learn(request, _JsonRepeat(self, codec.wanted_format(request)))
         return response
 
     async def read(self, data: bytes) -> tuple[_Call, bytes]:
         """Return what a body in JSON asks for, and its image."""
         body = await self._http.decode(data, _DECODE)
         del data
+        return self.asked(body)
+
+    def asked(self, body: InferBody) -> tuple[_Call, bytes]:
+        """Return what a decoded body asks for, and its image."""
         if not isinstance(body.image, str):
             raise BadRequest("image: field is required")
         image = data_uri.decode(body.image)
@@ -159,7 +169,7 @@ class InferService(Handlers):
         async with self._http.read_body(request) as image:
             response = await self._run(request, call, _image(image))
         if isinstance(response, Whole):
-            hits.learn(request, _ImageRepeat(self, call, codec.wanted_format(request)))
+            caching.learn(request, _ImageRepeat(self, call, codec.wanted_format(request)))
         return response
 
     def _call_of(self, request: web.Request) -> _Call:
@@ -208,6 +218,14 @@ class InferService(Handlers):
             self._observers.tell(event)
         return answer
 
+    def begin(
+        self, call: _Call, image: bytes, form: Format, take: Take
+    ) -> Callable[[], None] | None:
+        """Begin to infer, where no service is to be told of it."""
+        if self._observers.infer and self._observers:
+            return None
+        return call.model.begin(image, call.params, form, take)
+
 
 class _ImageRepeat(NamedTuple):
     """Requests with an image as the body that ask what one asked."""
@@ -227,6 +245,10 @@ class _ImageRepeat(NamedTuple):
         """Infer on an image."""
         return await self.service.answer(self.call, body, self.form)
 
+    def begin(self, body: bytes, take: Take) -> Callable[[], None] | None:
+        """Begin to infer on an image."""
+        return self.service.begin(self.call, body, self.form, take)
+
 
 class _JsonRepeat(NamedTuple):
     """Requests in JSON, of which the body says what they ask."""
@@ -243,6 +265,13 @@ class _JsonRepeat(NamedTuple):
         call, image = await self.service.read(body)
         del body
         return await self.service.answer(call, image, self.form)
+
+    def begin(self, body: bytes, take: Take) -> Callable[[], None] | None:
+        """Begin to infer as a body asks for that is decoded in no time."""
+        if len(body) > LARGE:
+            return None
+        call, image = self.service.asked(_DECODE(body))
+        return self.service.begin(call, image, self.form, take)
 
 
 def _image(body: bytes) -> bytes:

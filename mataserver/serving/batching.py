@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
 
     from mataserver.engines.work import Job, Outcome, Worker
+    from mataserver.serving.queues import Ticket
 
 LONG = 10.0
 """Seconds that background work waits at most for a moment in which nothing else does."""
@@ -88,14 +89,32 @@ class Batcher:
         if not self._worker.alive:
             raise NotDispatchedError("The model's worker is gone")
         queue = self._queues.queue_for(job, behind=behind)
-        waiting = QueuedJob(job, self._loop.create_future())
+        future: asyncio.Future[Outcome] = self._loop.create_future()
+        waiting = QueuedJob(job, future)
         queue.append(waiting)
         self._pump()
         try:
-            return await waiting.future, waiting.queue_ms
+            return await future, waiting.queue_ms
         except asyncio.CancelledError:
             self._withdraw(waiting, queue)
             raise
+
+    def begin(self, job: Job, ticket: Ticket) -> QueuedJob | None:
+        """Have a job without a session run for whoever is no task; None where that fails at once.
+
+        The ticket is settled later, as ``submit`` returns or raises.
+        """
+        if not self._worker.alive or len(self._queues.single) >= self._limit:
+            return None
+        waiting = QueuedJob(job, ticket)
+        self._queues.single.append(waiting)
+        self._pump()
+        return None if ticket.done() else waiting
+
+    def withdraw(self, waiting: QueuedJob) -> None:
+        """Take back a job that was begun so."""
+        waiting.future.cancel()
+        self._withdraw(waiting, self._queues.single)
 
     @staticmethod
     def _withdraw(waiting: QueuedJob, queue: deque[QueuedJob]) -> None:

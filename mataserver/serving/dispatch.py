@@ -3,24 +3,31 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from typing import TYPE_CHECKING
 
-from mataserver.engines.work import Displaced, NodeDied
+from mataserver.engines.work import Displaced, NodeDied, Outcome
 from mataserver.errors import Unavailable
 from mataserver.serving.background import BACKGROUND
 from mataserver.serving.batching import NotDispatchedError
+from mataserver.serving.queues import Ticket
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator
 
-    from mataserver.engines.work import Job, Outcome, Worker
+    from mataserver.engines.work import Job, Worker
+    from mataserver.errors import MataError
     from mataserver.library.plan import ModelPlan
     from mataserver.metrics import Metrics
     from mataserver.serving.background import Background
+    from mataserver.serving.batching import Batcher
     from mataserver.serving.loading import Loading
+    from mataserver.serving.queues import QueuedJob
     from mataserver.serving.residency import Residency
     from mataserver.serving.slots import Slot
 
+MOVED = (Displaced, NodeDied, NotDispatchedError)
+"""Why a job that was begun is to be given to the next worker."""
 _STAGES = ("queue", "decode", "infer", "encode")
 MOST_MOVES = 10
 """Workers that a job is given to one after the other, each replaced for somebody else's image."""
@@ -67,6 +74,51 @@ class Dispatch:
             return await self._infer(plan, job)
         finally:
             background.others_left()
+
+    def begin(
+        self, plan: ModelPlan, job: Job, take: Callable[[Outcome | MataError, float], None]
+    ) -> Callable[[], None] | None:
+        """Run a job without a session for whoever is no task, where the model is ready for it.
+
+        ``take`` is called later, once, with the outcome and its wait in ms, or with why there is
+        none: one of ``MOVED`` says that the job can be given to ``infer``. Returns what takes the
+        job back. None says that nothing was begun: what a model still needs, ``infer`` waits for.
+        """
+        if BACKGROUND.get():
+            return None
+        slot = self._ready(plan)
+        if slot is None:
+            return None
+        batcher, ticket = slot.batcher, Ticket()
+        waiting = None if batcher is None else batcher.begin(job, ticket)
+        if batcher is None or waiting is None:
+            self._release(slot)
+            return None
+        self._background.others_came()
+        ticket.take = functools.partial(self._begun, slot, waiting, take)
+        return functools.partial(self._withdraw, slot, batcher, waiting)
+
+    def _begun(
+        self,
+        slot: Slot,
+        waiting: QueuedJob,
+        take: Callable[[Outcome | MataError, float], None],
+        answer: Outcome | MataError,
+    ) -> None:
+        """Hand on what became of a job that was begun."""
+        if isinstance(answer, Outcome):
+            self._note(slot, answer, waiting.queue_ms)
+        self._release(slot)
+        self._background.others_left()
+        take(answer, waiting.queue_ms)
+
+    def _withdraw(self, slot: Slot, batcher: Batcher, waiting: QueuedJob) -> None:
+        """Take back a job that was begun; not one that was answered."""
+        if waiting.future.done():
+            return
+        batcher.withdraw(waiting)
+        self._release(slot)
+        self._background.others_left()
 
     async def _infer(
         self, plan: ModelPlan, job: Job, *, behind: bool = False

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from mataserver.engines.work import Job, Outcome, Worker
+    from mataserver.errors import MataError
     from mataserver.library.plan import ModelPlan
     from mataserver.metrics import Metrics
     from mataserver.serving.slots import PoolPolicy, Probe, Slot
@@ -62,6 +63,12 @@ class ModelPool:
     def infer(self, plan: ModelPlan, job: Job) -> Coroutine[Any, Any, tuple[Outcome, float]]:
         """Run one job, loading the model if need be; return its outcome and its wait in ms."""
         return self._dispatch.infer(plan, job)
+
+    def begin(
+        self, plan: ModelPlan, job: Job, take: Callable[[Outcome | MataError, float], None]
+    ) -> Callable[[], None] | None:
+        """Run one job for whoever is no task, if the model is ready for it: see ``Dispatch``."""
+        return self._dispatch.begin(plan, job, take)
 
     def generate(self, plan: ModelPlan, job: Job) -> AsyncGenerator[str | Outcome]:
         """Yield the pieces of text that a model makes for a job, then its outcome."""

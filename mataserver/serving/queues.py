@@ -7,6 +7,7 @@ shares no batch with others.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import deque
 from dataclasses import dataclass, field
@@ -19,6 +20,52 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from mataserver.engines.work import Job, Outcome
+    from mataserver.errors import MataError
+
+log = logging.getLogger("mataserver.batching")
+
+
+class Ticket:
+    """Stands where a future does for whoever is no task: ``take`` is called as it is settled.
+
+    A future would have it called in the next turn of the loop, which costs a look at all sockets.
+    """
+
+    __slots__ = ("_done", "take")
+
+    def __init__(self) -> None:
+        self._done = False
+        self.take: Callable[[Outcome | MataError], None] | None = None
+
+    def done(self) -> bool:
+        """Whether it is settled, or nobody waits for it any more."""
+        return self._done
+
+    def cancel(self) -> None:
+        """Wait for it no more."""
+        self._done, self.take = True, None
+
+    def set_result(self, outcome: Outcome) -> None:
+        """Settle it."""
+        self._settle(outcome)
+
+    def set_exception(self, error: MataError) -> None:
+        """Settle it with why there is no outcome."""
+        self._settle(error)
+
+    def exception(self) -> None:
+        """Do nothing: who is not called will not be told that nobody looked."""
+
+    def _settle(self, answer: Outcome | MataError) -> None:
+        # What is kept no longer makes no ring with the job, which holds a picture.
+        take, self.take = self.take, None
+        self._done = True
+        if take is None:
+            return
+        try:
+            take(answer)
+        except Exception:  # others of the same batch wait for theirs
+            log.exception("what was found could not be told")
 
 
 @dataclass(slots=True, eq=False)
@@ -26,7 +73,7 @@ class QueuedJob:
     """A job in the queue."""
 
     job: Job
-    future: asyncio.Future[Outcome]
+    future: asyncio.Future[Outcome] | Ticket
     since: float = field(default_factory=time.perf_counter)
     queue_ms: float = 0.0
     batch: Batch | None = None

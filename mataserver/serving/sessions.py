@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mataserver.metrics import Metrics
     from mataserver.params import Params
     from mataserver.principals import Principal
-    from mataserver.serving.models import Handle
+    from mataserver.serving.handle import Handle
 
 NORMAL = 1000
 

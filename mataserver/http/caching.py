@@ -1,0 +1,240 @@
+"""Connections whose requests' heads may be known: such a request passes by aiohttp's parser.
+
+What such a cache may get wrong is where a message ends. So a head is looked for only where aiohttp
+waits for a request and every byte of the messages before is accounted for, from the connection's
+first. A connection of which that is not sure is aiohttp's for good, and so is every request that is
+unusual in any way: aiohttp gets it as it came.
+
+This knows attributes of aiohttp that are not public, and is used with the releases only that it was
+tried with.
+"""
+
+from __future__ import annotations
+
+import contextvars
+from typing import TYPE_CHECKING, Any, ParamSpec, TypeVar, cast
+
+import aiohttp
+from aiohttp.http_writer import StreamWriter
+from aiohttp.streams import EMPTY_PAYLOAD
+
+from mataserver.errors import Unavailable
+from mataserver.http.heads import KnownRoute, is_of
+from mataserver.http.hits import EARLY, Hit, rest
+from mataserver.http.protocol import Conversation, unsign
+from mataserver.http.routing import ROUTE
+
+if TYPE_CHECKING:
+    import asyncio
+    from collections.abc import Callable, Coroutine
+
+    from aiohttp import web
+
+    from mataserver.http.backlog import Portion
+    from mataserver.http.heads import Claim, HeadCache, Known, KnownClaim, Repeat
+    from mataserver.http.middleware import Edge
+
+P = ParamSpec("P")
+T = TypeVar("T")
+
+TRIED = frozenset({"3.14.5"})
+"""The releases of aiohttp that this was tried with: what is not public changes in any of them."""
+LONGEST = 2_048
+"""Bytes of a head that is looked at."""
+_END = b"\r\n\r\n"
+_LENGTH = b"\r\ncontent-length: "
+_UNSURE = (b"\r\ntransfer-encoding", b"\r\nupgrade", b"\r\ncontent-length")
+"""Lines of a head, in lower case, with which a message ends elsewhere than a plain one does."""
+
+
+def known(version: str = aiohttp.__version__) -> bool:
+    """Whether this was tried with a release of aiohttp."""
+    return version in TRIED
+
+
+def is_alone(edge: Edge, application: web.Application) -> bool:
+    """Whether nothing but ``edge`` and ``unsign`` touches the requests of an application."""
+    around = list(application.middlewares), list(application.on_response_prepare)
+    return around == ([edge.middleware], [unsign])
+
+
+def learn(request: web.Request, repeat: Repeat) -> None:
+    """Have requests with the head of one that was answered be answered by ``repeat``."""
+    conversation = request.protocol
+    if isinstance(conversation, CachingConversation):
+        conversation.learn(request, repeat)
+
+
+class CachingConversation(Conversation):
+    """A connection whose requests' heads may be known.
+
+    ``_left`` are the bytes that the message under way is still to have: 0 between two messages,
+    less where nobody knows.
+    """
+
+    __slots__ = ("_context", "_head", "_heads", "_hit", "_left")
+
+    def __init__(
+        self, server: web.Server, budget: Callable[[], Portion], *, cache: HeadCache, **options: Any
+    ) -> None:
+        super().__init__(server, budget, **options)
+        self._heads = cache
+        self._context = contextvars.copy_context()
+        self._head: bytes | None = None
+        self._hit: Hit | None = None
+        self._left = 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin; what is done for requests goes on in the context of now, as aiohttp's tasks."""
+        self._context = contextvars.copy_context()
+        super().connection_made(transport)
+
+    def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
+        """Begin what is done for one request: whoever writes into a pipe has another context."""
+        return self._loop.create_task(work, context=self._context.copy())
+
+    def within(self, begin: Callable[P, T], *args: P.args, **options: P.kwargs) -> T:
+        """Begin what is done for one request without a task, in the context of the connection."""
+        return self._context.run(begin, *args, **options)
+
+    def data_received(self, data: bytes) -> None:
+        """Take what the client sends."""
+        if self._hit is not None:
+            self._hit.receive(data)
+            return
+        if self._left > 0:
+            self._pass(rest(self._left, data))
+        elif self._left == 0 and data and self._begin(data):
+            return
+        super().data_received(data)
+
+    def _begin(self, data: bytes) -> bool:
+        """Look at the beginning of a message; whether its head is known, and all is done."""
+        self._head, is_idle = None, self._is_idle
+        end = data.find(_END, 0, LONGEST) + len(_END)
+        if end < len(_END):
+            self._pass(-1)
+            return False
+        head = data[:end].lower()
+        at = head.find(_LENGTH) + len(_LENGTH)
+        digits = data[at : head.find(b"\r\n", at)] if at >= len(_LENGTH) else b""
+        size = int(digits) if digits.isdigit() and len(digits) < 8 else 0
+        if is_idle and size and not digits.startswith(b"0") and len(data) - end <= size:
+            key = data[:at] + data[at + len(digits) : end]
+            known = self._heads.find(key)
+            if known is not None and size <= known.limit and self._take(known, data, end, size):
+                return True
+            self._head = key
+        # A length of its own is the third of what makes an end unsure only where it is not read.
+        unsure = any(line in head for line in (_UNSURE[:2] if size else _UNSURE))
+        # A parser ends a CONNECT at its head, whatever length it tells.
+        unsure = unsure or head.lstrip().startswith(b"connect ")
+        self._pass(-1 if unsure else rest(end + size, data))
+        return False
+
+    def _pass(self, left: int) -> None:
+        """Note what is left of the message that aiohttp gets.
+
+        Where nobody knows, what is answered next may be another request than the one whose head is
+        here: none is learnt any more.
+        """
+        self._left = left
+        if left < 0:
+            self._head = None
+
+    def _take(self, known: KnownRoute | KnownClaim, data: bytes, end: int, size: int) -> bool:
+        """Answer a request whose head is known, unless there is no room for what is here of it."""
+        share = self._budget()
+        try:
+            share.take(len(data) - end)
+        except Unavailable:
+            return False
+        self._heads.hits += 1
+        self.is_strangers = False
+        kind = Hit if isinstance(known, KnownRoute) else known.claim.hit
+        self._hit = kind(self, self._heads.edge, known, share)
+        self._hit.begin(data, end, size)
+        return True
+
+    @property
+    def _is_idle(self) -> bool:
+        """Whether aiohttp waits for a request, and has nothing else to do on the connection."""
+        waiter = self._waiter
+        return (
+            waiter is not None
+            and not waiter.done()
+            and not (self._messages or self._upgraded or self._close or self._force_close)
+            and not (self._reading_paused or self._buffer_paused)
+            and self._payload_parser is None
+        )
+
+    def learn(self, request: web.Request, repeat: Repeat) -> None:
+        """Know the head of the request under way from now on."""
+        head = self._head_of(request)
+        if head is not None:
+            self._heads.learn(head, request, repeat)
+
+    def learn_claimed(self, request: web.Request, claim: Claim) -> None:
+        """Know the head of the claimed request under way from now on."""
+        head = self._head_of(request)
+        if head is not None:
+            self._heads.learn_claimed(head, request, claim)
+
+    def _head_of(self, request: web.Request) -> bytes | None:
+        """Return the head of the request under way, once; None where it may be another's."""
+        head, self._head = self._head, None
+        if head is None or request is not self._current_request or not is_of(head, request):
+            return None
+        return head
+
+    def hand_over(self, data: bytes, left: int) -> None:
+        """Leave a request to aiohttp of which ``data`` came, and ``left`` bytes are to come."""
+        self._hit, self._left = None, left
+        super().data_received(data)
+
+    def go_on(self, early: bytes) -> None:
+        """Take the next request, of which something may have come already."""
+        self._hit = None
+        if self.transport is None or self._close or self._force_close:
+            return
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if len(early) > EARLY:
+            self.transport.resume_reading()
+        if early:
+            self.data_received(early)
+
+    def give_up(self) -> None:
+        """Close the connection: the request under way gets no answer."""
+        self._hit = None
+        self.force_close()
+
+    def hang_up(self, *, at_once: bool) -> None:
+        """Take no more requests, and close the connection unless that comes later."""
+        self.close()
+        if at_once and self.transport is not None:
+            self.transport.close()
+
+    def request(self, known: Known) -> web.Request | None:
+        """Return a request whose head is known as aiohttp makes it; None once the client left."""
+        if self._request_factory is None or self._task_handler is None:
+            return None
+        writer = StreamWriter(self, self._loop)
+        made = self._request_factory(known.message, EMPTY_PAYLOAD, self, writer, self._task_handler)
+        request = cast("web.Request", made)
+        request._match_info = known.found  # noqa: SLF001
+        if isinstance(known, KnownRoute):
+            request[ROUTE] = known.route
+        return request
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Stop what is done for the client."""
+        hit, self._hit = self._hit, None
+        if hit is not None:
+            hit.abandon()
+        super().connection_lost(exc)
+
+    def _process_keepalive(self) -> None:
+        """Close an idle connection: one whose request is known only seems to be idle."""
+        if self._hit is not None:
+            self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        super()._process_keepalive()

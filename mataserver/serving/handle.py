@@ -1,0 +1,157 @@
+"""A model that services and protocols ask: each use loads it, if need be."""
+
+from __future__ import annotations
+
+import contextlib
+import secrets
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mataserver.contract.handles import Encoded
+from mataserver.engines.work import Job, JobFailed
+from mataserver.errors import MataError
+from mataserver.serving.frames import FrameSession, result_of
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable
+    from contextlib import AbstractAsyncContextManager
+
+    from mataserver.contract.envelope import Format
+    from mataserver.engines.work import Outcome
+    from mataserver.library.plan import ModelPlan
+    from mataserver.metrics import Metrics
+    from mataserver.params import Params
+    from mataserver.results import Result
+    from mataserver.serving.pool import ModelPool
+
+
+class Handle:
+    """A model that can be asked. Raises ``MataError`` children.
+
+    It looks the model up at each use, which may have been registered anew meanwhile. ``max_tokens``
+    is the server's ceiling, for services as for requests.
+    """
+
+    def __init__(
+        self, pool: ModelPool, metrics: Metrics, max_tokens: int, plan: Callable[[], ModelPlan]
+    ) -> None:
+        self.pool = pool
+        self.metrics = metrics
+        self.plan = plan
+        self._max_tokens = max_tokens
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.plan().spec.name
+
+    @property
+    def task(self) -> str:
+        """The task that it is asked for."""
+        return self.plan().spec.task
+
+    @property
+    def params_type(self) -> type[Params]:
+        """The struct of its parameters."""
+        return self.plan().backend.params
+
+    def held(self) -> AbstractAsyncContextManager[None]:
+        """Load the model if need be and keep it in memory until the context ends."""
+        return self.pool.hold(self.plan())
+
+    def params(self, given: Any = None, *, text: bool = False) -> Params:
+        """Return the parameters of an inference. Raises ``InvalidParams``.
+
+        ``given`` is a mapping of names as a request carries them, with ``text`` as a form or a
+        query does, or a struct of the backend. What it leaves out comes from the model's entry in
+        the configuration, then from the backend. Of a struct the worker checks the types.
+        """
+        return self.plan().params(given, self._max_tokens, text=text)
+
+    async def predict(self, image: bytes, params: Any = None) -> Result:
+        """Run the model on an encoded image; return the result struct as the model made it."""
+        answer = await self.answer(image, params, "msgpack")
+        return await result_of(answer.body, self.task)
+
+    async def answer(self, image: bytes, params: Any = None, form: Format = "json") -> Encoded:
+        """Run the model on an encoded image; return the whole body, as the worker encoded it."""
+        plan = self.plan()
+        job = self._job(plan, image, params, form)
+        return _encoded(*await self.pool.infer(plan, job))
+
+    def begin(
+        self,
+        image: bytes,
+        params: Any,
+        form: Format,
+        take: Callable[[Encoded | MataError], None],
+    ) -> Callable[[], None] | None:
+        """Begin what ``answer`` does without a task, if the model is ready; None where it is not.
+
+        ``take`` is called later, once, with what ``answer`` returns or raises; one of ``MOVED``
+        says that ``answer`` is to be asked. Returns what takes the request back. Raises what is
+        wrong with the request.
+        """
+
+        def taken(answer: Outcome | MataError, waited: float) -> None:
+            try:
+                found = answer if isinstance(answer, MataError) else _encoded(answer, waited)
+            except JobFailed as error:
+                found = error
+            take(found)
+
+        plan = self.plan()
+        return self.pool.begin(plan, self._job(plan, image, params, form), taken)
+
+    async def generate(self, image: bytes, params: Any = None) -> AsyncGenerator[str | Result]:
+        """Yield the pieces of text that the model makes, then its result.
+
+        A model that does not write piece by piece gives its result alone. Closing the iterator
+        stops the work.
+        """
+        async with contextlib.aclosing(self.generate_answer(image, params, "msgpack")) as items:
+            async for item in items:
+                yield item if isinstance(item, str) else await result_of(item.body, self.task)
+
+    async def generate_answer(
+        self, image: bytes, params: Any = None, form: Format = "json"
+    ) -> AsyncGenerator[str | Encoded]:
+        """Yield the pieces of text that the model makes, then the body that ``answer`` returns."""
+        plan = self.plan()
+        job = self._job(plan, image, params, form)
+        async with contextlib.aclosing(self.pool.generate(plan, job)) as items:
+            async for item in items:
+                yield item if isinstance(item, str) else _encoded(item, 0.0)
+
+    @contextlib.asynccontextmanager
+    async def session(self, params: Any = None) -> AsyncIterator[FrameSession]:
+        """Hold the model and what it keeps from frame to frame until the context ends."""
+        session = FrameSession(self, self.params(params), "own_" + secrets.token_hex(6))
+        async with self.held():
+            try:
+                yield session
+            finally:
+                await session.forget()
+
+    async def call(self, method: str, *args: Any, **kwargs: Any) -> Any:
+        """Call a public method of the model, which must be held."""
+        with self.pool.lease_worker(self.plan()) as worker:
+            return await worker.call(method, args, kwargs)
+
+    async def stream(self, method: str, *args: Any, **kwargs: Any) -> AsyncIterator[Any]:
+        """Iterate over a public generator method; closing the iterator stops the work."""
+        with self.pool.lease_worker(self.plan()) as worker:
+            async with contextlib.aclosing(worker.stream(method, args, kwargs)) as items:
+                async for item in items:
+                    yield item
+
+    def _job(self, plan: ModelPlan, image: bytes, given: Any, form: Format) -> Job:
+        params = plan.params(given, self._max_tokens)
+        return Job(image, msgspec.msgpack.encode(params), form)
+
+
+def _encoded(outcome: Outcome, waited: float) -> Encoded:
+    """Return an outcome as an answer. Raises what the model failed with."""
+    timing = outcome.timing
+    return Encoded(outcome.whole(), timing.decode, waited, timing.infer, timing.encode)
