@@ -212,8 +212,9 @@ class Uploads:
         """Note that a job has an upload's bytes; they are the job's alone from now on.
 
         Where that cannot be noted the upload goes: nothing may take its bytes for a second job.
+        One that was removed meanwhile is no fault: the job has the bytes.
         """
-        with _found():
+        with contextlib.suppress(FileNotFoundError):
             try:
                 self._write(msgspec.structs.replace(upload, job=job))
             except OSError as error:

@@ -163,6 +163,25 @@ async def test_one_job_takes_it(ask):
     assert (await ask("GET", "/v1/jobs"))[1]["total"] == 1
 
 
+async def test_it_is_given_up_while_a_job_takes_it(ask, monkeypatch):
+    """Who sent the job is told of it, which has the bytes; the upload is gone."""
+    path = await begun(ask, len(DATA))
+    assert (await part(ask, path, 0, DATA))[0] == 204
+    uploads = ask.served.service("jobs").uploads
+    give = uploads.give
+
+    def given(upload, target):
+        give(upload, target)
+        uploads.remove(upload.id)  # as DELETE does
+
+    monkeypatch.setattr(uploads, "give", given)
+    asked = {"model": "fake-detect", "upload": path.rpartition("/")[2]}
+    status, job = await ask("POST", "/v1/jobs/infer", json=asked)
+    assert (status, job.get("bytes_used")) == (202, len(DATA)), job
+    assert (await ask("GET", "/v1/jobs"))[1]["total"] == 1
+    assert (await ask("POST", "/v1/jobs/infer", json=asked))[0] == 404
+
+
 async def test_bytes_that_may_not_count_are_no_jobs(ask):
     """While a part arrives whose checksum may be wrong, no job takes what is there."""
     path = await begun(ask, 3)
