@@ -26,8 +26,9 @@ LARGE = os.urandom(2_500_000)
 class Shelf:
     """A service that keeps bytes, each in the server that was asked to."""
 
-    def __init__(self, ctx):
+    def __init__(self, ctx, place):
         self._ctx = ctx
+        self._place = f"/lab/{place}"
         self._kept = {}
 
     async def __aenter__(self):
@@ -39,9 +40,9 @@ class Shelf:
 
     def routes(self):
         """Return the routes."""
-        one = "/lab/shelf/{thing}"
+        one = self._place + "/{thing}"
         return [
-            Route("POST", "/lab/shelf", self.make, needs="infer"),
+            Route("POST", self._place, self.make, needs="infer"),
             Route("PUT", one, self.put, needs="infer", held="thing"),
             Route("GET", one, self.get, needs="infer", held="thing"),
         ]
@@ -80,16 +81,22 @@ class Shelf:
 class ShelfPlugin:
     """A plugin with that service."""
 
+    def __init__(self, place):
+        self._place = place
+
     @hookimpl
     def service(self, ctx):
         """Return the service."""
-        return Shelf(ctx)
+        return Shelf(ctx, self._place)
 
 
-shelf = ShelfPlugin()
+shelf, rack = ShelfPlugin("shelf"), ShelfPlugin("rack")
 POINTS = (
     testing.FAKE,
-    importlib.metadata.EntryPoint("shelf", "test_frontends_held:shelf", plugins.GROUP),
+    *(
+        importlib.metadata.EntryPoint(name, f"test_frontends_held:{name}", plugins.GROUP)
+        for name in ("shelf", "rack")
+    ),
 )
 
 
@@ -122,6 +129,20 @@ async def test_bodies_and_answers_pass(pair, name):
         await problem(response, 413)
     async with two.http.get("/lab/shelf/nothing") as response:
         assert await problem(response, 404) == "No such thing: nothing"
+
+
+async def test_things_of_two_plugins_with_one_name(pair):
+    """Each is found where it is held, from both front-ends, though the other has its name."""
+    one, two = pair
+    for place, front_end in (("shelf", two), ("rack", one)):
+        async with front_end.http.post(f"/lab/{place}", params={"name": "door"}) as response:
+            assert response.status == 200
+        async with front_end.http.put(f"/lab/{place}/door", data=place.encode()) as response:
+            assert response.status == 201
+    for front_end in pair:
+        for place in ("shelf", "rack"):
+            async with front_end.http.get(f"/lab/{place}/door") as response:
+                assert (response.status, await response.read()) == (200, place.encode())
 
 
 async def test_the_command_lists_front_ends(pair):

@@ -6,7 +6,7 @@ import asyncio
 import functools
 import inspect
 import logging
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -18,6 +18,7 @@ from mataserver.config import ConfigError
 from mataserver.contract.routes import Route
 from mataserver.contract.service import Context, Server, Service
 from mataserver.errors import NotFound
+from mataserver.frontends.held import EVERY, SESSIONS, named
 from mataserver.http import openapi
 from mataserver.http.entrance import default_limit
 from mataserver.http.routing import shape
@@ -121,7 +122,9 @@ class Hosting:
         for guest in guests:
             try:
                 service = guest.make(self._context(guest, given))
-                hosted = Hosted(guest.name, *_checked(service, shapes), guest.plugin)
+                made, routes, forms = _checked(service, shapes)
+                routes = tuple(_held(route, _kind(guest)) for route in routes)
+                hosted = Hosted(guest.name, made, routes, forms, guest.plugin)
                 if guest.plugin is not None:  # ours are described by the tests
                     _describe(hosted.routes)
             except Exception as error:
@@ -187,7 +190,7 @@ class Hosting:
             tasks=tasks,
             run_process=functools.partial(run_process, inherit=self._inherit),
             cluster=given.cluster,
-            held=given.held,
+            held=given.held.of(_kind(guest)),
             run_blocking=asyncio.to_thread,
             stopping=self._lifecycle.stopping,
             authenticate=lambda credentials: given.gate.authenticate([credentials]),
@@ -243,6 +246,18 @@ def add(
 def _key(guest: Guest) -> str:
     """Return the name by which others require a service: those of the server are not plugins."""
     return guest.name if guest.plugin is not None else f"the server's {guest.name}"
+
+
+def _kind(guest: Guest) -> str:
+    """Return of which kind the things are that a service holds by ids."""
+    return SESSIONS if guest.plugin is None else guest.name
+
+
+def _held(route: Route, kind: str) -> Route:
+    """Return a route that says of which kind the things are that it names by their ids."""
+    if not route.held or route.held == EVERY or ":" in route.held:
+        return route
+    return replace(route, held=named(kind, route.held))
 
 
 def _checked(

@@ -58,7 +58,8 @@ class Route:
     it answers WebSockets: there, and nowhere else, ``?token=`` counts as credentials.
 
     ``held`` is the variable of the path that names what one front-end of several holds: the request
-    is answered there, whichever was asked. ``"*"`` is what the handler asks of all of them.
+    is answered there, whichever was asked. Two plugins may hold things of one id; a camera is a
+    session, so its route says ``"sessions:camera_id"``. ``"*"`` is what the handler asks of all.
 
     Raises ``MataError`` for a scope that there is not, and for a public route that needs one.
     """

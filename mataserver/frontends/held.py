@@ -17,37 +17,67 @@ _TAGGED = re.compile(r"[a-z]+[_-]([0-9a-f]{4})[0-9a-f]{8,}")
 """An id that tells its front-end: a word, then the tag before what tells it from others."""
 
 
+EVERY = "*"
+"""What a route's ``held`` says whose handler asks every front-end."""
+SESSIONS = "sessions"
+"""The kind of what sessions and cameras are; what a plugin holds is of the kind of its name."""
+
+
+def named(kind: str, identity: str) -> str:
+    """Return how front-ends tell each other of an id: two kinds of things may have the same one."""
+    return f"{kind}:{identity}"
+
+
 class HeldNames:
     """What this front-end holds: ids with its ``tag``, and ``chosen`` ones, of which others know.
 
-    ``tell`` has them know of those at once. Of a server that has no others both do nothing.
+    Those stand with their kind, as ``named`` gives them. ``tell`` has the others know of them at
+    once. Of a server that has no others both do nothing.
     """
 
     def __init__(self) -> None:
         self.tag = ""
-        # Counted: a camera and a video session may have one name, and one of them ends first.
+        # Counted: one that ends, and another of its name that begins, meet.
         self.chosen: Counter[str] = Counter()
         self.tell: Callable[[], Awaitable[None]] = _nobody
+
+    def of(self, kind: str) -> NamesOfKind:
+        """Return what notes and makes ids of one kind of things."""
+        return NamesOfKind(self, kind)
 
     def make(self, prefix: str, digits: int = DIGITS) -> str:
         """Return a new id: a lower-case word that ends in ``_`` or ``-``, and hex digits."""
         count = digits - len(self.tag)
         return f"{prefix}{self.tag}{secrets.token_hex((count + 1) // 2)[:count]}"
 
-    def holds(self, identity: str) -> bool:
+    def holds(self, kind: str, identity: str) -> bool:
         """Whether this front-end holds what has an id, if anybody does."""
-        return identity in self.chosen or (self.tag != "" and tag_of(identity) == self.tag)
+        known = named(kind, identity) in self.chosen
+        return known or (self.tag != "" and tag_of(identity) == self.tag)
+
+
+class NamesOfKind:
+    """The ids of one kind of things that this front-end holds."""
+
+    def __init__(self, names: HeldNames, kind: str) -> None:
+        self._names = names
+        self._kind = kind
+
+    def make(self, prefix: str, digits: int = DIGITS) -> str:
+        """Return a new id: a lower-case word that ends in ``_`` or ``-``, and hex digits."""
+        return self._names.make(prefix, digits)
 
     async def add(self, identity: str) -> None:
         """Have the others find what has an id that somebody chose; return when they can."""
-        self.chosen[identity] += 1
-        await self.tell()
+        self._names.chosen[named(self._kind, identity)] += 1
+        await self._names.tell()
 
     def discard(self, identity: str) -> None:
         """Note that it is held no more. Until the others learn it, they ask us."""
-        self.chosen[identity] -= 1
-        if self.chosen[identity] <= 0:
-            del self.chosen[identity]
+        chosen, name = self._names.chosen, named(self._kind, identity)
+        chosen[name] -= 1
+        if chosen[name] <= 0:
+            del chosen[name]
 
 
 def tag_of(identity: str) -> str:

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-from mataserver.frontends.held import TAG, tag_of
+from mataserver.frontends.held import TAG, named, tag_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -46,7 +46,7 @@ class RollEntry(Struct, frozen=True, kw_only=True):
     address:  the base URL by which the others reach it, empty until it listens.
     beat:     another number each time.
     sessions: how many it holds.
-    names:    what it holds whose id does not tell it.
+    names:    what it holds whose id does not tell it, with its kind.
     """
 
     address: str = ""
@@ -152,23 +152,23 @@ class Roll:
             return True
         return known.looks >= LOOKS and self._clock() - known.since >= self._silence
 
-    async def holder(self, identity: str) -> Listed | None:
+    async def holder(self, kind: str, identity: str) -> Listed | None:
         """Return which other front-end holds what an id names; None where none is known to.
 
         The directory is looked at for an id that nobody known holds.
         """
-        tag = tag_of(identity)
-        found = self._holder(tag, identity)
+        tag, name = tag_of(identity), named(kind, identity)
+        found = self._holder(tag, name)
         if found is None:
             with contextlib.suppress(OSError):
                 await self.look()
-            found = self._holder(tag, identity)
+            found = self._holder(tag, name)
         return found
 
-    def _holder(self, tag: str, identity: str) -> Listed | None:
+    def _holder(self, tag: str, name: str) -> Listed | None:
         # By its tag first: a name that looks like another's id must not lead away from it.
-        named = (each for each in self.others() if identity in each.entry.names)
-        return self._others.get(tag) or next(named, None)
+        telling = (each for each in self.others() if name in each.entry.names)
+        return self._others.get(tag) or next(telling, None)
 
     def _path(self, tag: str) -> Path:
         return self._folder / f"{tag}{_SUFFIX}"

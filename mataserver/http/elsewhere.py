@@ -15,6 +15,7 @@ from aiohttp import hdrs, web
 from yarl import URL
 
 from mataserver.errors import NotFound, Unavailable
+from mataserver.frontends.held import EVERY
 from mataserver.frontends.vouching import HEADER
 from mataserver.http import auth, codec, joining
 
@@ -33,8 +34,6 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-EVERY = "*"
-"""What a route's ``held`` says whose handler asks every front-end."""
 CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 5.0
 """How long a front-end may take to tell what it holds."""
@@ -114,13 +113,14 @@ class Elsewhere:
         """
         if route.held in {"", EVERY} or HEADER in request.headers:
             return None
-        identity = request.match_info[route.held]
+        kind, _, variable = route.held.rpartition(":")
+        identity = request.match_info[variable]
         principal = request[auth.PRINCIPAL]
         if principal is None or not principal.may(route.needs or "infer"):
             return None
-        if self.roll.held.holds(identity):
+        if self.roll.held.holds(kind, identity):
             return None
-        holder = await self.roll.holder(identity)
+        holder = await self.roll.holder(kind, identity)
         if holder is None:
             return None
         if request.method == hdrs.METH_GET and not route.response and auth.is_socket(request):

@@ -10,8 +10,8 @@ from msgspec import UNSET, Struct, UnsetType
 from mataserver.config import CameraSource, Rate
 from mataserver.contract.handles import CameraInfo
 from mataserver.errors import InvalidParams
+from mataserver.frontends.held import EVERY
 from mataserver.http import auth, codec, examples
-from mataserver.http.elsewhere import EVERY
 from mataserver.http.routing import Body, Handlers, Route
 
 if TYPE_CHECKING:

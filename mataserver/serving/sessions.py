@@ -9,7 +9,7 @@ import time
 from typing import TYPE_CHECKING, Protocol
 
 from mataserver.errors import Conflict, NotFound, Unavailable
-from mataserver.frontends.held import HeldNames
+from mataserver.frontends.held import SESSIONS, HeldNames
 from mataserver.principals import ANONYMOUS
 from mataserver.serving.frames import FrameSession
 
@@ -92,7 +92,7 @@ class SessionStore:
         self._metrics = metrics
         self._limit = limit
         self.ttl = ttl
-        self._held = held or HeldNames()
+        self._held = (held or HeldNames()).of(SESSIONS)
         self._clock = clock
         self._sessions: dict[str, Session] = {}
         self._creating = 0

@@ -87,7 +87,7 @@ def context(**settings):
         log=logging.getLogger("sam"),
         settings=Settings(**settings),
         stopping=asyncio.Event(),
-        held=HeldNames(),
+        held=HeldNames().of("sam"),
     )
 
 
@@ -169,18 +169,19 @@ async def test_a_session_is_closed_while_it_opens(sessions, served):
 
 async def test_other_front_ends_know_a_chosen_name_from_its_start_on(served):
     """A chosen name is told while its video opens, and no more when that fails."""
-    ctx = context()
+    ctx, names = context(), HeldNames()
+    ctx.held = names.of("sam")
     async with VideoSessions(ctx, served, Sources()) as table:
         served.model.go_on.clear()
         served.model.failure = MataError("Out of memory", status=507)
         starting = asyncio.create_task(table.start(ASKED))
         while not served.model.asked:
             await asyncio.sleep(0)
-        assert set(ctx.held.chosen) == {"a"}
+        assert set(names.chosen) == {"sam:a"}
         served.model.go_on.set()
         with pytest.raises(MataError, match="Out of memory"):
             await starting
-        assert not ctx.held.chosen
+        assert not names.chosen
 
 
 async def test_a_close_goes_on_without_its_client(sessions, served):
