@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from collections import Counter
+from itertools import combinations
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     import networkx as nx
 
 MIN_INLIERS = 15
@@ -74,6 +78,19 @@ def bringing(placed: list[set[str]]) -> list[bool]:
         found.append(not files <= seen)
         seen |= files
     return found
+
+
+def held(tracks: Iterable[set[int]]) -> set[int]:
+    """Return the photographs of the largest part that points hold together.
+
+    ``tracks`` are the photographs that see each point. ``MIN_INLIERS`` of these hold two together.
+    """
+    import networkx as nx
+
+    both = Counter(pair for track in tracks for pair in combinations(sorted(track), 2))
+    tied: nx.Graph[int] = nx.Graph()
+    tied.add_edges_from(pair for pair, points in both.items() if points >= MIN_INLIERS)
+    return max(nx.connected_components(tied), key=len, default=set())
 
 
 def confusable(graph: Graph) -> bool:

@@ -48,7 +48,9 @@ class Lookup:
             raise Conflict(f"The job is not complete: it is {record.stage}")
         figures = await self.figures(record)
         if not figures:
-            raise Conflict(f"The job {record.state}: {record.error or record.message}")
+            if record.state == "failed":
+                raise Conflict(f"The job failed: {record.error or record.message}")
+            raise Conflict("The job was cancelled before it had a model")
         return record, figures
 
     async def figures(self, record: Record) -> dict[str, Any]:

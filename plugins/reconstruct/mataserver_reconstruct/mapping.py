@@ -1,10 +1,11 @@
-"""From verified pairs to models: COLMAP's incremental mapping, one scene at a time."""
+"""From verified pairs to models: COLMAP's mappings, one scene at a time."""
 
 from __future__ import annotations
 
 import shutil
 from typing import TYPE_CHECKING, Any
 
+from mataserver_reconstruct import averaging
 from mataserver_reconstruct.graph import MIN_INLIERS, bringing
 from mataserver_reconstruct.native import pycolmap
 
@@ -18,6 +19,10 @@ SMALLEST = 3
 """Photographs of the smallest model: two have a depth, and nothing that confirms it."""
 
 _SNAPSHOTS, _ATTEMPTS = 8, 4
+_ENOUGH = 0.95
+"""Part of a scene from which on nobody looks for more of it."""
+_AT_ONCE = 300
+"""Photographs of the largest scene that is mapped at once: beyond, it takes too long."""
 _NEAR = 4.0
 """Degrees between the rays of the first pair, in the median: COLMAP's own is 16."""
 
@@ -27,9 +32,10 @@ def build(study: Study, files: list[str], registered: Callable[[int], None]) -> 
 
     Which pair a mapping begins with decides how far it gets, and is drawn. One that placed less
     than half is tried again with other draws, from pairs that COLMAP would not begin with, and the
-    best one counts: who walks straight on has no pair that stands far apart. ``registered`` is
-    told how many photographs have a place by now, at most. Raises what the job raises when it is
-    to stop; ``unfinished`` then has what was reached.
+    best one counts: who walks straight on has no pair that stands far apart. Before that, a scene
+    of which the first attempt left some out is mapped at once. ``registered`` is told how many
+    photographs have a place by now, at most. Raises what the job raises when it is to stop;
+    ``unfinished`` then has what was reached.
     """
     best: list[Any] = []
     most = 0
@@ -43,6 +49,9 @@ def build(study: Study, files: list[str], registered: Callable[[int], None]) -> 
     for attempt in range(_ATTEMPTS):
         found = _once(study, files, attempt, told)
         best = max(best, found, key=_placed)
+        if attempt == 0 and _placed(best) < _ENOUGH * len(files) and len(files) <= _AT_ONCE:
+            best = _better(best, _at_once(study, files))
+            told(_placed(best))
         if _placed(best) >= len(files) / 2:
             break
     return best
@@ -51,6 +60,25 @@ def build(study: Study, files: list[str], registered: Callable[[int], None]) -> 
 def _placed(models: list[Any]) -> int:
     """Return the photographs of the largest model."""
     return max((model.num_reg_images() for model in models), default=0)
+
+
+def _better(found: list[Any], other: list[Any]) -> list[Any]:
+    """Return the models whose largest has more photographs, unless it leaves out more of them."""
+    more = _placed(other) > _placed(found) and len(_files(other)) >= len(_files(found))
+    return other if more else found
+
+
+def _files(models: list[Any]) -> set[str]:
+    return {model.image(at).name for model in models for at in model.reg_image_ids()}
+
+
+def _at_once(study: Study, files: list[str]) -> list[Any]:
+    """Return the models of a global mapping, without what nothing holds."""
+    folder = _folder(study) / "at_once"
+    shutil.rmtree(folder, ignore_errors=True)
+    folder.mkdir(parents=True)
+    found = [pycolmap.Reconstruction(path) for path in averaging.build(study, files, folder)]
+    return _sorted(averaging.held(model) for model in found)
 
 
 def _once(
