@@ -192,7 +192,7 @@ if TYPE_CHECKING:
     from mataserver.contract.rpc import RpcPort
     from mataserver.cores import physical_cores
     from mataserver.engines.work import JobFailed
-    from mataserver.http.auth import PRINCIPAL, sole_value
+    from mataserver.http.auth import PRINCIPAL
     from mataserver.http.data_uri import decode as decode_base64
     from mataserver.http.examples import PICTURE as EXAMPLE_IMAGE
     from mataserver.http.files import static
@@ -202,6 +202,7 @@ if TYPE_CHECKING:
     from mataserver.http.jsonbody import decode as decode_json
     from mataserver.http.jsonbody import described as describe_error
     from mataserver.http.protocol import Whole as WholeAnswer
+    from mataserver.http.shown import sole_value
     from mataserver.library.configuration import Configuration, RegisteredModel, read_configuration
     from mataserver.media.videos import UnreadableVideo
     from mataserver.media.videos import best as video_stream
@@ -232,7 +233,8 @@ _LATE = {
     "describe_error": "mataserver.http.jsonbody:described",
     "EXAMPLE_IMAGE": "mataserver.http.examples:PICTURE",
     "physical_cores": "mataserver.cores",
-    **dict.fromkeys(("PRINCIPAL", "sole_value"), "mataserver.http.auth"),
+    "PRINCIPAL": "mataserver.http.auth",
+    "sole_value": "mataserver.http.shown",
     "WholeAnswer": "mataserver.http.protocol:Whole",
     "RpcPort": "mataserver.contract.rpc",
     **dict.fromkeys(("AddressRefused", "Policy"), "mataserver.outbound"),

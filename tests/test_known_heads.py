@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import contextvars
+import dataclasses
 import functools
 import itertools
 import json
@@ -16,7 +17,7 @@ import pytest
 
 from api_answers import answer, asking, detail_of, until
 from conftest import picture, register
-from mataserver import testing
+from mataserver import MataError, testing
 from mataserver.app import running
 from mataserver.http import caching as heads_known
 from mataserver.http.backlog import Strangers
@@ -388,7 +389,7 @@ class Service(Base):
 
 
 async def test_a_service_judges_each_request(data_dir, plugin):
-    """Keys of services are theirs to count and to revoke: their requests are not known by heads."""
+    """A service that is to be awaited counts and revokes as it likes: its heads are not known."""
     points = (testing.FAKE, plugin(ACCOUNTS))
     async with warm_peer(data_dir, entry_points=points) as (served, peer):
         asked = retitled(ASKED, KEY.encode(), b"theirs")
@@ -396,6 +397,89 @@ async def test_a_service_judges_each_request(data_dir, plugin):
             (status, _, _), hits = await peer.hits(asked)
             assert (status, hits) == (200, 0)
         assert served.service("lab").asked == 4
+
+
+OWNERS = """
+from mataserver import MataError, Principal
+
+THEIRS = Principal("lab:1", "somebody", "lab", frozenset({"infer"}))
+
+class Service(Base):
+    asked = awaited = 0
+    owner, refusal = THEIRS, None
+
+    def owner_of(self, secret):
+        if secret != "theirs":
+            return None
+        self.asked += 1
+        if self.refusal is not None:
+            raise self.refusal
+        return self.owner
+
+    async def authenticate(self, credentials):
+        self.awaited += 1
+        return self.owner_of(credentials.secret)
+"""
+THEIRS = retitled(ASKED, KEY.encode(), b"theirs")
+
+
+@contextlib.asynccontextmanager
+async def owned_peer(data_dir, plugin):
+    """Give the service that owns a key, and a connection that knows the head with it."""
+    points = (testing.FAKE, plugin(OWNERS))
+    async with warm_peer(data_dir, entry_points=points) as (served, peer):
+        service = served.service("lab")
+        await peer.warm(THEIRS)
+        service.asked = service.awaited = 0
+        yield service, peer
+
+
+async def test_a_service_that_needs_the_secret_alone_is_asked_once_a_request(data_dir, plugin):
+    """It counts each, and nothing of it is awaited."""
+    async with owned_peer(data_dir, plugin) as (service, peer):
+        for count in range(1, 4):
+            (status, _, _), hits = await peer.hits(THEIRS)
+            assert (status, hits, service.asked, service.awaited) == (200, 1, count, 0)
+        found, hits = await peer.hits(retitled(THEIRS, b"theirs", b"anyone"))
+        assert (found[0], hits) == (403, 0)
+
+
+async def test_a_service_revokes_at_once(data_dir, plugin):
+    """Whom it knows no more, refuses, lets do less or lets wait is not answered by a known head."""
+    async with owned_peer(data_dir, plugin) as (service, peer):
+        theirs, service.owner = service.owner, None
+        assert await told_by(peer) == (403, 0)
+        service.owner, service.refusal = theirs, MataError("too often", status=429)
+        assert await told_by(peer) == (429, 0)
+        service.owner, service.refusal = dataclasses.replace(theirs, scopes=frozenset()), None
+        assert await told_by(peer) == (403, 0)
+        service.owner = dataclasses.replace(theirs, background=True)
+        assert await told_by(peer) == (200, 0)
+        service.owner = theirs
+        assert await told_by(peer) == (200, 1)
+
+
+async def told_by(peer):
+    """Return the status that the service's client gets, and how many heads were known."""
+    found, hits = await peer.hits(THEIRS)
+    return found[0], hits
+
+
+async def test_a_key_beside_another_is_not_known(data_dir, plugin):
+    """What a second header shows may decide as well."""
+    async with owned_peer(data_dir, plugin) as (_, peer):
+        both = retitled(THEIRS, b"\r\n", b"\r\nX-API-Key: other\r\n")
+        for _ in range(4):
+            assert (await peer.hits(both))[1] == 0
+
+
+async def test_a_service_before_it_that_has_to_be_awaited(data_dir, plugin):
+    """It may have something to say of the secret, so that the next one does not decide alone."""
+    points = (testing.FAKE, plugin(ACCOUNTS, "early"), plugin(OWNERS))
+    async with warm_peer(data_dir, entry_points=points) as (_, peer):
+        for _ in range(4):
+            found, hits = await peer.hits(THEIRS)
+            assert (found[0], hits) == (200, 0)
 
 
 CLAIMS = """

@@ -46,7 +46,17 @@ if TYPE_CHECKING:
 log = logging.getLogger("mataserver.plugins")
 
 AWAITED = ("authenticate", "on_result", "session_source")
-PLAIN = ("claims", "error_forms", "pages", "ping", "ready", "reconfigure", "routes", "waiting")
+PLAIN = (
+    "claims",
+    "error_forms",
+    "owner_of",
+    "pages",
+    "ping",
+    "ready",
+    "reconfigure",
+    "routes",
+    "waiting",
+)
 """What a service may offer: coroutines, and what must answer at once."""
 
 
@@ -238,6 +248,7 @@ def add(
         service: Any = hosted.service
         if hasattr(service, "authenticate"):
             gate.services.append(service.authenticate)
+            gate.owners.add(getattr(service, "owner_of", None))
         if hasattr(service, "claims"):
             table.claims.append(service.claims)
         table.forms.update(hosted.forms)

@@ -207,6 +207,9 @@ class Service(Protocol):
     pages():       the ``Page``s that it serves, for the navigation.
     authenticate(credentials): whose they are, None for what is not the plugin's to judge; it
                    raises a ``MataError`` for its own that do not count.
+    owner_of(secret): the same for a service that needs no more than the secret and waits for
+                   nothing: it is asked in its place, once for each further request of a client
+                   that sends the same head again and again.
     on_result(event): a coroutine that is told of each answer, a ``ResultEvent``, after it has left.
     session_source(source, fps): a coroutine: the ``SessionSource`` of what ``POST /v1/sessions``
                    names as ``source``, or None for what is not the plugin's. ``InvalidParams``

@@ -1,26 +1,22 @@
-"""Who asks: credentials read once per request, and the principal that they stand for.
-
-``Authorization: Bearer KEY``, ``X-API-Key: KEY``, ``Authorization: Basic`` with the key as the
-password (RFC 7617), a WebSocket's ``?token=``, or the cookie of a browser's session.
-"""
+"""Who asks: credentials read once per request, and the principal that they stand for."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import hdrs, web
 
-from mataserver.errors import BadRequest, MataError
-from mataserver.http import proxies
+from mataserver.errors import MataError
+from mataserver.http import proxies, shown
 from mataserver.http.browsers import SAFE, cookie_name, is_foreign, is_own, may_act
 from mataserver.http.grants import GRANTS
+from mataserver.http.owners import Owners
+from mataserver.http.shown import GivenTwice, is_socket, of_metadata
 from mataserver.principals import ANONYMOUS, Credentials, Principal
 from mataserver.serving.background import BACKGROUND
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
+    from collections.abc import Awaitable, Callable, Iterable
 
     from mataserver.config.credentials import KeyRing
     from mataserver.http.browsers import Browsers, Names
@@ -29,7 +25,6 @@ if TYPE_CHECKING:
 
     Authenticate = Callable[[Credentials], Awaitable[Principal | None]]
 
-API_KEY = "X-API-Key"
 CSRF = "X-CSRF-Token"
 INVALID = "Invalid API key"
 FOREIGN = "A page of another origin may not send this: see cors_origins"
@@ -91,6 +86,7 @@ class Gate:
         self._open_to = open_to
         self._trust_proxy = trust_proxy
         self.services: list[Authenticate] = []
+        self.owners = Owners()
 
     def make_code(self) -> str | None:
         """Return a code that signs the operator's browser in; None where nobody has to sign in."""
@@ -133,7 +129,7 @@ class Gate:
         if self._open_to is not None:
             self._check_page(request, self._open_to)
             return ANONYMOUS
-        given = _secrets(request, socket=socket)
+        given = shown.secrets(request, socket=socket)
         if not given:
             return self._by_cookie(request)
         # Of most requests this is all; what else tells of a request is for services to judge.
@@ -142,20 +138,28 @@ class Gate:
             return principal
         return await self.authenticate([self.described(request, *each) for each in given])
 
-    def own_key(self, request: web.Request) -> str | None:
-        """Return the server's own key that let a request in; None where something else did.
+    def sole_key(self, request: web.Request) -> str | None:
+        """Return the key that alone let a request in; None where something else did, or helped.
 
-        It is empty where nobody has to show one.
+        It is empty where nobody has to show one. Whose it is ``owner`` tells.
         """
         if self._open_to is not None:
             return ""
-        given = _secrets(request, socket=False)
-        secret = given[0].secret if given else None
-        return secret if secret and self._keys.principal(secret) is not None else None
+        given = shown.secrets(request, socket=False)
+        secret = given[0].secret if given else ""
+        if secret and self._keys.principal(secret) is not None:
+            return secret
+        alone = len(given) == 1 and self.owners.decide and request.get(PRINCIPAL) is not None
+        return secret if alone else None
 
     def owner(self, key: str) -> Principal | None:
-        """Return whose one of the server's own keys is, as ``own_key`` tells them; None of none."""
-        return ANONYMOUS if self._open_to is not None else self._keys.principal(key)
+        """Return whose a key is now, as ``sole_key`` tells them; a service counts a request by it.
+
+        None where nobody knows it, and where that is not all that is to be asked.
+        """
+        if self._open_to is not None:
+            return ANONYMOUS
+        return self._keys.principal(key) or self.owners.of(key)
 
     def _check_page(self, request: web.Request, pages: Pages) -> None:
         """Raise ``Forbidden`` for what a web page may not ask, where nobody has to show a key."""
@@ -166,7 +170,7 @@ class Gate:
         if acts and is_foreign(request.headers, self._scheme(request), host, pages.origins):
             raise Forbidden(FOREIGN)
 
-    async def authenticate(self, shown: Iterable[Credentials]) -> Principal | None:
+    async def authenticate(self, given: Iterable[Credentials]) -> Principal | None:
         """Return whose the first credentials are that somebody knows; None where there are none.
 
         Raises ``Unauthorized`` or ``Forbidden`` for such as nobody knows, and what a service
@@ -175,7 +179,7 @@ class Gate:
         if self._anonymous:
             return ANONYMOUS
         refusal: MataError | None = None
-        for credentials in shown:
+        for credentials in given:
             try:
                 principal = await self._principal(credentials)
             except MataError as error:
@@ -285,93 +289,6 @@ def caller(request: web.Request) -> Principal:
     principal = request[PRINCIPAL]
     assert principal is not None  # noqa: S101 - for the type checker: ``admit`` saw to it
     return principal
-
-
-def is_socket(request: web.Request) -> bool:
-    """Whether a request asks for a WebSocket."""
-    return request.headers.get(hdrs.UPGRADE, "").lower() == "websocket"
-
-
-def of_metadata(
-    metadata: Iterable[tuple[str, str]], path: str, address: str = ""
-) -> Iterator[Credentials]:
-    """Yield what the metadata of a call shows, whose names are those of headers in lower case.
-
-    Raises ``BadRequest`` for a key that is there twice.
-    """
-    given: dict[str, list[str]] = {"authorization": [], API_KEY.lower(): []}
-    for name, value in metadata:
-        if name in given:
-            given[name].append(value)
-    for each in _read(*(sole_value(name, values) for name, values in given.items())):
-        yield Credentials(*each, "POST", path, address=address)
-
-
-class GivenTwice(BadRequest):
-    """400: a key that is there twice."""
-
-
-def sole_value(name: str, values: Sequence[str]) -> str:
-    """Return the value of what may be said once, empty where it is not said.
-
-    Of two keys one program takes the first and the next one the last: whoever stands between a
-    client and the server could have looked at another than the server does. Raises ``BadRequest``.
-    """
-    if len(values) > 1:
-        raise GivenTwice(f"{name} is there {len(values)} times: send one")
-    return values[0] if values else ""
-
-
-class _Secret(NamedTuple):
-    """What one header, or a WebSocket's token, shows."""
-
-    scheme: Scheme
-    secret: str
-    user: str = ""
-
-
-def _secrets(request: web.Request, *, socket: bool) -> list[_Secret]:
-    """Return what a request shows: a WebSocket's ``?token=`` first, then its headers.
-
-    A browser's script can set no header of a WebSocket. Elsewhere a key in a URL would open the
-    door to whoever reads a log or a history. Raises ``BadRequest`` for one that is there twice.
-    """
-    headers = request.headers
-    shown = _read(
-        sole_value(hdrs.AUTHORIZATION, headers.getall(hdrs.AUTHORIZATION, ())),
-        sole_value(API_KEY, headers.getall(API_KEY, ())),
-    )
-    if socket and is_socket(request):
-        token = sole_value("token", request.query.getall("token", ()))
-        if token:
-            shown.insert(0, _Secret("token", token))
-    return shown
-
-
-def _read(authorization: str, key: str) -> list[_Secret]:
-    """Return what each of two headers shows: a proxy may need one of them for itself."""
-    found = []
-    scheme, _, value = authorization.partition(" ")
-    scheme, value = scheme.lower(), value.strip()
-    if scheme == "bearer" and value:
-        found.append(_Secret("bearer", value))
-    elif scheme == "basic":
-        user, secret = _pair(value)
-        if secret:
-            found.append(_Secret("basic", secret, user))
-    if key:
-        found.append(_Secret("key", key))
-    return found
-
-
-def _pair(credentials: str) -> tuple[str, str]:
-    """Return user and password of a pair in base64, both empty for what is no such pair."""
-    try:
-        pair = base64.b64decode(credentials, validate=True).decode()
-    except (binascii.Error, ValueError):  # a wrong encoding of text is a ValueError
-        return "", ""
-    user, _, password = pair.partition(":")
-    return user, password
 
 
 def _unknown(credentials: Credentials) -> MataError:

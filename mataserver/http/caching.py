@@ -121,8 +121,8 @@ class CachingConversation(Conversation):
         size = int(digits) if digits.isdigit() and len(digits) < 8 else 0
         if is_idle and size and not digits.startswith(b"0") and len(data) - end <= size:
             key = data[:at] + data[at + len(digits) : end]
-            known = self._heads.find(key)
-            if known is not None and size <= known.limit and self._take(known, data, end, size):
+            known = self._heads.find(key, size)
+            if known is not None and self._take(known, data, end, size):
                 return True
             self._head = key
         # A length of its own is the third of what makes an end unsure only where it is not read.

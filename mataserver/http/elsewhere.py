@@ -17,7 +17,7 @@ from yarl import URL
 from mataserver.errors import NotFound, Unavailable
 from mataserver.frontends.held import EVERY
 from mataserver.frontends.vouching import HEADER
-from mataserver.http import auth, codec, joining
+from mataserver.http import auth, codec, joining, shown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
@@ -123,7 +123,7 @@ class Elsewhere:
         holder = await self.roll.holder(kind, identity)
         if holder is None:
             return None
-        if request.method == hdrs.METH_GET and not route.response and auth.is_socket(request):
+        if request.method == hdrs.METH_GET and not route.response and shown.is_socket(request):
             return await self._socket(request, holder, principal)
         self._metrics.relayed.add("http")
         return await self._asked(request, holder, principal)

@@ -155,22 +155,25 @@ class HeadCache:
     def __len__(self) -> int:
         return len(self._known)
 
-    def find(self, head: bytes) -> KnownRoute | KnownClaim | None:
-        """Return what is known of a head, if whoever sends it may still ask that."""
+    def find(self, head: bytes, size: int) -> KnownRoute | KnownClaim | None:
+        """Return what is known of a head, if whoever sends it and such a body may still ask that.
+
+        Whose the key is, is asked last: a service counts that as a request.
+        """
         known = self._known.get(head)
-        if known is None or self.edge.lifecycle.draining:
+        if known is None or size > known.limit or self.edge.lifecycle.draining:
             return None
         if isinstance(known, KnownClaim):
             return known if known.claim.repeat.is_current() else None
-        principal = self.edge.gate.owner(known.key)
-        if principal is None or not principal.may(known.route.needs):
+        if not known.repeat.is_current():
             return None
-        return known if known.repeat.is_current() else None
+        principal = self.edge.gate.owner(known.key)
+        return None if principal is None or not principal.may(known.route.needs) else known
 
     def learn(self, head: bytes, request: web.Request, repeat: Repeat) -> None:
         """Know a head from now on, unless more than the head decides about such a request."""
         table, route = self.edge.table, request.get(ROUTE)
-        key = self.edge.gate.own_key(request)
+        key = self.edge.gate.sole_key(request)
         if (
             route is None
             or route.held

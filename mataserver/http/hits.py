@@ -40,28 +40,97 @@ _ANSWER = (
 )
 
 
-class Hit:
-    """A request whose head is known: its body as it arrives, and its answer."""
+class Leaving:
+    """How the answer to a request whose head is known leaves."""
 
-    __slots__ = (
-        "_answering", "_begun", "_conversation", "_counted", "_early", "_edge", "_end", "_known",
-        "_left", "_loop", "_pieces", "_released", "_share", "_task", "_timer", "_withdraw",
-    )  # fmt: skip
+    __slots__ = ("_begun", "_conversation", "_counted", "_edge", "_known", "_left")
 
-    def __init__(self, conversation: Talk, edge: Edge, known: Known, share: Share) -> None:
+    def __init__(self, conversation: Talk, edge: Edge, known: Known) -> None:
         self._begun = time.perf_counter()
         self._conversation = conversation
         self._edge = edge
         self._known: Any = known  # a ``KnownRoute``, but for a subclass
+        self._left = 0
+        self._counted = False
+
+    def _leave(self, answer: Encoded) -> bool:
+        """Send an answer in one piece; whether it was to be sent so."""
+        conversation, body = self._conversation, answer.body
+        transport = conversation.transport
+        if transport is None or transport.is_closing() or conversation.writing_paused:
+            return False
+        if self._edge.lifecycle.draining or len(body) > codec.WHOLE:
+            return False
+        kind = codec.JSON if self._known.repeat.form == "json" else codec.MSGPACK
+        spent, stages = self._count(200) * 1e3, codec.stages(answer)
+        head = _ANSWER % (kind, stages, spent, new_id(), len(body), rfc822_formatted_time())
+        transport.write(head.encode() + body)
+        return True
+
+    async def _send(self, found: Encoded | Exception) -> None:
+        """Send an answer as the middleware and aiohttp do."""
+        request = self._conversation.request(self._known)
+        if request is not None:
+            await self._deliver(request, found)
+
+    async def _deliver(self, request: web.Request, found: Any) -> None:
+        """Send what was found; an error, where it gives no answer or one that cannot be written."""
+        try:
+            try:
+                finished = self._response(request, found)
+                await self._write(request, finished)
+            except ConnectionError:
+                return
+            except Exception as error:  # such as a plugin's form of errors, or a header's value
+                finished = self._conversation.handle_error(request, exc=error)
+                await self._write(request, finished)
+        except ConnectionError:
+            return
+        if not finished.keep_alive:
+            self._conversation.hang_up(at_once=not self._left)
+
+    async def _write(self, request: web.Request, finished: web.StreamResponse) -> None:
+        await finished.prepare(request)
+        await finished.write_eof()
+
+    def _response(self, request: web.Request, found: Encoded | Exception) -> web.StreamResponse:
+        """Return an answer as the middleware makes it."""
+        request[REQUEST_ID] = new_id()
+        if isinstance(found, Exception):
+            response = self._edge.refuse(request, found)
+        else:
+            form, stages = self._known.repeat.form, codec.stages(found)
+            response = codec.respond(found.body, form=form, timing=stages)
+        self._counted = True
+        return self._edge.finish(request, response, self._begun)
+
+    def _count(self, status: int) -> float:
+        """Count the request; return the seconds that it took."""
+        self._counted = True
+        spent = time.perf_counter() - self._begun
+        self._edge.metrics.count(hdrs.METH_POST, self._known.label, str(status), spent)
+        return spent
+
+
+class Hit(Leaving):
+    """A request whose head is known: its body as it arrives, and its answer."""
+
+    __slots__ = (
+        "_answering", "_early", "_end", "_loop", "_pieces", "_released", "_share", "_task",
+        "_timer", "_withdraw",
+    )  # fmt: skip
+
+    def __init__(self, conversation: Talk, edge: Edge, known: Known, share: Share) -> None:
+        super().__init__(conversation, edge, known)
         self._share = share
         self._loop = asyncio.get_running_loop()
         self._pieces: list[bytes] = []
-        self._end = self._left = 0
+        self._end = 0
         self._early = b""
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._withdraw: Callable[[], None] | None = None
-        self._answering = self._counted = self._released = False
+        self._answering = self._released = False
         edge.lifecycle.active += 1
 
     def begin(self, data: bytes, end: int, size: int) -> None:
@@ -195,64 +264,6 @@ class Hit:
         if not others:
             return first[self._end :]
         return b"".join([memoryview(first)[self._end :], *others])
-
-    def _leave(self, answer: Encoded) -> bool:
-        """Send an answer in one piece; whether it was to be sent so."""
-        conversation, body = self._conversation, answer.body
-        transport = conversation.transport
-        if transport is None or transport.is_closing() or conversation.writing_paused:
-            return False
-        if self._edge.lifecycle.draining or len(body) > codec.WHOLE:
-            return False
-        kind = codec.JSON if self._known.repeat.form == "json" else codec.MSGPACK
-        spent, stages = self._count(200) * 1e3, codec.stages(answer)
-        head = _ANSWER % (kind, stages, spent, new_id(), len(body), rfc822_formatted_time())
-        transport.write(head.encode() + body)
-        return True
-
-    async def _send(self, found: Encoded | Exception) -> None:
-        """Send an answer as the middleware and aiohttp do."""
-        request = self._conversation.request(self._known)
-        if request is not None:
-            await self._deliver(request, found)
-
-    async def _deliver(self, request: web.Request, found: Any) -> None:
-        """Send what was found; an error, where it gives no answer or one that cannot be written."""
-        try:
-            try:
-                finished = self._response(request, found)
-                await self._write(request, finished)
-            except ConnectionError:
-                return
-            except Exception as error:  # such as a plugin's form of errors, or a header's value
-                finished = self._conversation.handle_error(request, exc=error)
-                await self._write(request, finished)
-        except ConnectionError:
-            return
-        if not finished.keep_alive:
-            self._conversation.hang_up(at_once=not self._left)
-
-    async def _write(self, request: web.Request, finished: web.StreamResponse) -> None:
-        await finished.prepare(request)
-        await finished.write_eof()
-
-    def _response(self, request: web.Request, found: Encoded | Exception) -> web.StreamResponse:
-        """Return an answer as the middleware makes it."""
-        request[REQUEST_ID] = new_id()
-        if isinstance(found, Exception):
-            response = self._edge.refuse(request, found)
-        else:
-            form, stages = self._known.repeat.form, codec.stages(found)
-            response = codec.respond(found.body, form=form, timing=stages)
-        self._counted = True
-        return self._edge.finish(request, response, self._begun)
-
-    def _count(self, status: int) -> float:
-        """Count the request; return the seconds that it took."""
-        self._counted = True
-        spent = time.perf_counter() - self._begun
-        self._edge.metrics.count(hdrs.METH_POST, self._known.label, str(status), spent)
-        return spent
 
     def _release(self) -> None:
         """Give back what it holds, once."""

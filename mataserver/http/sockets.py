@@ -11,9 +11,10 @@ from typing import TYPE_CHECKING
 from aiohttp import WSMsgType, web
 
 from mataserver.errors import BadRequest
-from mataserver.http.auth import PRINCIPAL, is_socket
+from mataserver.http.auth import PRINCIPAL
 from mataserver.http.grants import NO_MORE, held
 from mataserver.http.protocol import Conversation
+from mataserver.http.shown import is_socket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Sequence

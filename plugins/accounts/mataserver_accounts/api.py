@@ -43,7 +43,11 @@ class AccountsService:
 
     async def authenticate(self, credentials: Credentials) -> Principal | None:
         """Return whose credentials these are; None for what is no key and no token of ours."""
-        return self._directory.authenticate(credentials)
+        return self._directory.owner_of(credentials.secret)
+
+    def owner_of(self, secret: str) -> Principal | None:
+        """Return the same: the secret alone decides, and memory knows it."""
+        return self._directory.owner_of(secret)
 
     async def departed(self, principals: Collection[str]) -> set[str]:
         """Return which of these ids are of users and keys that are no more."""

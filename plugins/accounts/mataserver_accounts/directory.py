@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import logging
     from collections.abc import Callable, Coroutine
 
-    from mataserver import Credentials, Principal
+    from mataserver import Principal
     from mataserver_accounts.options import Settings
     from mataserver_database import Database
 
@@ -60,9 +60,9 @@ class Directory:
         """What makes and reads tokens. Raises ``Unavailable`` before the start."""
         return _open(self._tokens)
 
-    def authenticate(self, credentials: Credentials) -> Principal | None:
-        """Return whose credentials these are, from memory; see ``Snapshot.authenticate``."""
-        return _open(self._snapshot).authenticate(credentials)
+    def owner_of(self, secret: str) -> Principal | None:
+        """Return whose a key or token is, from memory; see ``Snapshot.owner_of``."""
+        return _open(self._snapshot).owner_of(secret)
 
     async def start(self, database: Database) -> None:
         """Migrate, make the first administrator, and read what there is. Raises ``MataError``."""

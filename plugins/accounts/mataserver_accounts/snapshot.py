@@ -18,7 +18,6 @@ from mataserver_accounts.tokens import looks_like_token
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver import Credentials
     from mataserver_accounts.records import Key, User
     from mataserver_accounts.store import Everything
     from mataserver_accounts.tokens import Tokens
@@ -93,13 +92,12 @@ class Snapshot:
         keys = {(key.id, known) for known, (key, each) in self._keys.items() if each is not None}
         return users | keys
 
-    def authenticate(self, credentials: Credentials) -> Principal | None:
-        """Return whose credentials these are; None for what is neither a key nor a token of ours.
+    def owner_of(self, secret: str) -> Principal | None:
+        """Return whose a secret is; None for what is neither a key nor a token of ours.
 
         Raises ``InvalidToken`` for a token that does not count, ``RateLimited`` for a key that
         asks too often.
         """
-        secret = credentials.secret
         if secret.startswith(KEY_PREFIX):
             return self._key(secret)
         if looks_like_token(secret):

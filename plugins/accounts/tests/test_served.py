@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import hashlib
 import io
 import itertools
@@ -15,7 +16,7 @@ import grpc
 import jwt
 import pytest
 
-from mataserver import MataError
+from mataserver import EXAMPLE_IMAGE, MataError
 from mataserver.testing import FAKE, check_plugin, installed, serving
 from mataserver_accounts.api import check_enabled
 from mataserver_accounts.tokens import ALGORITHM, AUDIENCE
@@ -296,6 +297,28 @@ async def test_a_keys_rate(client):
     statuses = [(await client.ask("GET", "/v1/me", made["key"]))[0] for _ in range(4)]
     assert statuses == [200, 200, 200, 429]
     assert 1 <= int(client.headers["Retry-After"]) <= 60
+
+
+async def test_a_camera_that_sends_one_head_again_and_again(client):
+    """Such requests are known by their head: each is counted, and none gets past a revocation."""
+    await client.ask("POST", "/v1/models/pull", json={"model": "fake-detect", "task": "detect"})
+    made = (await client.ask("POST", "/v1/keys", json={"name": "camera", "rate": 8}))[1]
+    other = (await client.ask("POST", "/v1/keys", json={"name": "another"}))[1]
+    picture = {"data": base64.b64decode(EXAMPLE_IMAGE), "headers": {"Content-Type": "image/png"}}
+
+    async def infer(key):
+        return (await client.ask("POST", "/v1/infer?model=fake-detect", key, **picture))[0]
+
+    heads = client.server.composed.heads
+    assert [await infer(made["key"]) for _ in range(9)] == [200] * 8 + [429]
+    known = heads.hits
+    assert known > 0
+    assert [await infer(other["key"]) for _ in range(4)] == [200] * 4
+    assert heads.hits > known
+    known = heads.hits
+    assert (await client.ask("DELETE", f"/v1/keys/{other['id']}"))[0] in {200, 204}
+    assert await infer(other["key"]) == 403
+    assert heads.hits == known
 
 
 async def test_a_keys_rate_in_a_browser(client):

@@ -1,0 +1,112 @@
+"""What a request, or a call that is none of HTTP, shows for itself.
+
+``Authorization: Bearer KEY``, ``X-API-Key: KEY``, ``Authorization: Basic`` with the key as the
+password (RFC 7617), or a WebSocket's ``?token=``.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from typing import TYPE_CHECKING, NamedTuple
+
+from aiohttp import hdrs
+
+from mataserver.errors import BadRequest
+from mataserver.principals import Credentials
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Sequence
+
+    from aiohttp import web
+
+    from mataserver.principals import Scheme
+
+API_KEY = "X-API-Key"
+
+
+def is_socket(request: web.Request) -> bool:
+    """Whether a request asks for a WebSocket."""
+    return request.headers.get(hdrs.UPGRADE, "").lower() == "websocket"
+
+
+def of_metadata(
+    metadata: Iterable[tuple[str, str]], path: str, address: str = ""
+) -> Iterator[Credentials]:
+    """Yield what the metadata of a call shows, whose names are those of headers in lower case.
+
+    Raises ``BadRequest`` for a key that is there twice.
+    """
+    given: dict[str, list[str]] = {"authorization": [], API_KEY.lower(): []}
+    for name, value in metadata:
+        if name in given:
+            given[name].append(value)
+    for each in _read(*(sole_value(name, values) for name, values in given.items())):
+        yield Credentials(*each, "POST", path, address=address)
+
+
+class GivenTwice(BadRequest):
+    """400: a key that is there twice."""
+
+
+def sole_value(name: str, values: Sequence[str]) -> str:
+    """Return the value of what may be said once, empty where it is not said.
+
+    Of two keys one program takes the first and the next one the last: whoever stands between a
+    client and the server could have looked at another than the server does. Raises ``BadRequest``.
+    """
+    if len(values) > 1:
+        raise GivenTwice(f"{name} is there {len(values)} times: send one")
+    return values[0] if values else ""
+
+
+class ShownSecret(NamedTuple):
+    """What one header, or a WebSocket's token, shows."""
+
+    scheme: Scheme
+    secret: str
+    user: str = ""
+
+
+def secrets(request: web.Request, *, socket: bool) -> list[ShownSecret]:
+    """Return what a request shows: a WebSocket's ``?token=`` first, then its headers.
+
+    A browser's script can set no header of a WebSocket. Elsewhere a key in a URL would open the
+    door to whoever reads a log or a history. Raises ``BadRequest`` for one that is there twice.
+    """
+    headers = request.headers
+    shown = _read(
+        sole_value(hdrs.AUTHORIZATION, headers.getall(hdrs.AUTHORIZATION, ())),
+        sole_value(API_KEY, headers.getall(API_KEY, ())),
+    )
+    if socket and is_socket(request):
+        token = sole_value("token", request.query.getall("token", ()))
+        if token:
+            shown.insert(0, ShownSecret("token", token))
+    return shown
+
+
+def _read(authorization: str, key: str) -> list[ShownSecret]:
+    """Return what each of two headers shows: a proxy may need one of them for itself."""
+    found = []
+    scheme, _, value = authorization.partition(" ")
+    scheme, value = scheme.lower(), value.strip()
+    if scheme == "bearer" and value:
+        found.append(ShownSecret("bearer", value))
+    elif scheme == "basic":
+        user, secret = _pair(value)
+        if secret:
+            found.append(ShownSecret("basic", secret, user))
+    if key:
+        found.append(ShownSecret("key", key))
+    return found
+
+
+def _pair(credentials: str) -> tuple[str, str]:
+    """Return user and password of a pair in base64, both empty for what is no such pair."""
+    try:
+        pair = base64.b64decode(credentials, validate=True).decode()
+    except (binascii.Error, ValueError):  # a wrong encoding of text is a ValueError
+        return "", ""
+    user, _, password = pair.partition(":")
+    return user, password
