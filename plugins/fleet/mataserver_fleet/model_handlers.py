@@ -38,7 +38,8 @@ if TYPE_CHECKING:
     from mataserver_fleet.loading import Told
     from mataserver_fleet.parts import Parts
 
-Number = Annotated[int, Meta(ge=1, lt=10**9)]
+Number = Annotated[int, Meta(ge=1, lt=10**9)] | Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,8}\Z")]
+"""A version; answers have it as text."""
 TRITON: dict[str, tuple[Any, bool, str]] = {
     "triton_id": (str, False, "Only at this Triton, by id or name [all of them].")
 }
@@ -163,7 +164,7 @@ class ModelHandlers:
         """Load a model."""
         asked = await optional_json(self._ctx, request, Asked)
         row = await finish(self._models.one(request.match_info["identity"]))
-        versions = None if asked.versions is UNSET else asked.versions
+        versions = None if asked.versions is UNSET else [int(each) for each in asked.versions]
         self._note(request, "loads", row)
         triton, tags = _triton(request, asked), expected(request)
         told = await self._loading.load(str(row["id"]), triton, versions, tags)

@@ -60,12 +60,14 @@ class Models:
         async with self._store.read() as connection:
             return await find(connection, MODELS, identity, "Model")
 
-    async def add(self, name: str, versions: Mapping[int, Content]) -> sa.RowMapping:
+    async def add(
+        self, name: str, versions: Mapping[int, Content], description: str = ""
+    ) -> sa.RowMapping:
         """Make a model with its versions. Raises ``Conflict`` for a name that is taken."""
         check_name(name)
         row = {
             "name": name,
-            "description": "",
+            "description": description,
             "everywhere": False,
             "everywhere_versions": "[]",
             "created_at": self._store.clock(),
@@ -198,6 +200,8 @@ async def touch_model(connection: Connection, row: sa.RowMapping, **values: obje
 
 def check_name(name: str) -> None:
     """Raise ``InvalidParams`` for what is no name of a model."""
+    if not name:
+        raise InvalidParams("name: field is required")
     try:
         msgspec.convert(name, ModelName)
     except msgspec.ValidationError:

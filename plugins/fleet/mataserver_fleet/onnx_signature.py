@@ -53,12 +53,10 @@ def config_of(path: Path, name: str) -> dict[str, Any]:
             inputs = [_tensor(data, each) for each in _all(data, graph, _INPUT)]
             outputs = [_tensor(data, each) for each in _all(data, graph, _OUTPUT)]
     except (ValueError, IndexError, UnicodeDecodeError):
-        raise BadRequest(
-            f"{path.name}: no ONNX file that can be read; send a config.pbtxt"
-        ) from None
+        raise BadRequest("model.onnx: no ONNX file that can be read; send a config.pbtxt") from None
     inputs = [each for each in inputs if each["name"] not in constants]
     if not inputs or not outputs:
-        raise BadRequest(f"{path.name}: it has no inputs or no outputs; send a config.pbtxt")
+        raise BadRequest("model.onnx: it has no inputs or no outputs; send a config.pbtxt")
     return {"name": name, "backend": "onnxruntime", "input": inputs, "output": outputs}
 
 

@@ -124,7 +124,7 @@ class TritonHandlers:
         async with self._ctx.http.read_json(request, TritonChange) as asked:
             moved = address_of(asked, asked.host or asked.ip or known["host"])
             await self._check_permitted({**known, **moved, "port": moved["port"] or known["port"]})
-            self._check_path(asked.path)
+            self._check_path(asked.path or None)
             row = await finish(self._tritons.change(identity, asked, expected(request)))
         self._note(request, "changed", row)
         return self._answer(row, ChangedTriton)

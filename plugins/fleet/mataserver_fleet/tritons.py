@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
 import sqlalchemy as sa
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import Conflict, InvalidParams
 from mataserver_fleet.pages import date
@@ -46,16 +46,19 @@ class NewTriton(Struct, kw_only=True, forbid_unknown_fields=True):
 
 
 class TritonChange(Struct, kw_only=True, forbid_unknown_fields=True):
-    """``PATCH /api/tritons/{identity}``: what is left out stays. An empty ``path`` is none."""
+    """``PATCH /api/tritons/{identity}``: what is left out stays.
+
+    null takes away what a Triton need not have; an empty ``path`` does, too.
+    """
 
     name: TritonName | None = None
     host: str | None = None
     ip: str | None = None
     port: Port | None = None
-    grpc_port: Port | None = None
-    metrics_port: Port | None = None
-    gpus: Annotated[int, Meta(ge=0, le=1024)] | None = None
-    path: RepositoryPath | None = None
+    grpc_port: Port | UnsetType | None = UNSET
+    metrics_port: Port | UnsetType | None = UNSET
+    gpus: Annotated[int, Meta(ge=0, le=1024)] | UnsetType | None = UNSET
+    path: RepositoryPath | UnsetType | None = UNSET
 
 
 class ServedModel(Struct, frozen=True):
@@ -207,13 +210,17 @@ def _number(port: int | None) -> str | None:
 
 
 def address_of(asked: NewTriton | TritonChange, host: str | None) -> dict[str, Any]:
-    """Return the columns of an address. Raises ``InvalidParams`` for one that cannot be."""
+    """Return the columns of an address that are told; ``port`` None where it is not.
+
+    Raises ``InvalidParams`` for one that cannot be.
+    """
     if asked.host and asked.ip and asked.host != asked.ip:
         raise InvalidParams("ip: it is another name of host, and they differ")
     if host is None:
         raise InvalidParams("host: field is required")
     ports = {name: getattr(asked, name) for name in ("port", "grpc_port", "metrics_port")}
-    found = {name: None if port is None else int(port) for name, port in ports.items()}
+    given = {name: port for name, port in ports.items() if port is not UNSET}
+    found = {name: None if port is None else int(port) for name, port in given.items()}
     for name, port in found.items():
         if port is not None and not 1 <= port <= 65_535:
             raise InvalidParams(f"{name}: must be a number from 1 to 65535")
@@ -236,11 +243,13 @@ def _changes(row: sa.RowMapping, asked: TritonChange) -> dict[str, Any]:
     if asked.name is not None and asked.name != row["name"]:
         raise Conflict("name: a Triton keeps its name")
     moved = address_of(asked, asked.host or asked.ip or row["host"])
-    values = {name: value for name, value in moved.items() if value is not None}
+    if moved["port"] is None:
+        del moved["port"]
+    values = dict(moved)
     if (values["host"], values.get("port", row["port"])) != (row["host"], row["port"]):
         values |= {"state": "unknown", "reason": "", "seen": "{}", "answered_at": None}
-    values |= {} if asked.path is None else {"path": asked.path or None}
-    return values if asked.gpus is None else {**values, "gpus": asked.gpus}
+    values |= {} if asked.path is UNSET else {"path": asked.path or None}
+    return values if asked.gpus is UNSET else {**values, "gpus": asked.gpus}
 
 
 async def _check_free(

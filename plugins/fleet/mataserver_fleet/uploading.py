@@ -18,11 +18,13 @@ from mataserver_fleet.layout import (
     completed,
     layout_of,
 )
-from mataserver_fleet.models import Content
+from mataserver_fleet.models import Content, Description
 from mataserver_fleet.permits import Forbidden
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
+
+    from msgspec import Struct
 
     from mataserver import Principal
     from mataserver_fleet.files import Files
@@ -131,6 +133,23 @@ class Uploading:
             raise BadRequest(f"{schema.NAME}: the backend {named!r} is not allowed here")
         names = [*layout.common, *(name for each in layout.versions.values() for name in each)]
         check_no_code(config, names)
+
+
+def check_fields(fields: Mapping[str, str], form: type[Struct]) -> None:
+    """Raise ``InvalidParams`` for a field of a form that there is not: it may be misspelt."""
+    for name in fields:
+        if name in FIELDS:
+            raise InvalidParams(f"{name}: must be a file, and is a text")
+        if name not in form.__struct_fields__:
+            raise InvalidParams(f"{name[:64]}: there is no such field")
+
+
+def description_of(fields: Mapping[str, str]) -> str:
+    """Return the description that a form has. Raises ``InvalidParams``."""
+    try:
+        return msgspec.convert(fields.get("description", ""), Description)
+    except msgspec.ValidationError as error:
+        raise InvalidParams(f"description: {str(error)[0].lower()}{str(error)[1:]}") from None
 
 
 def model_files(files: Sequence[Upload]) -> tuple[Upload, ...]:

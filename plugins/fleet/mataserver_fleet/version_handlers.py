@@ -27,7 +27,13 @@ from mataserver_fleet.pages import (
     tagged,
 )
 from mataserver_fleet.store import check_revision
-from mataserver_fleet.uploading import chunk_of, model_files, version_of
+from mataserver_fleet.uploading import (
+    check_fields,
+    chunk_of,
+    description_of,
+    model_files,
+    version_of,
+)
 from mataserver_fleet.verdict import refusal, results
 
 if TYPE_CHECKING:
@@ -55,6 +61,7 @@ class ModelForm(Struct, kw_only=True):
     """The form of a new model: its name, and its files, whose names may carry a path."""
 
     name: str
+    description: str | None = None
     files: list[str] = []
 
 
@@ -152,6 +159,7 @@ class VersionHandlers:
         who = caller(request)
         with self._parts.files.desk() as folder:
             form = await self._ctx.http.save_files(request, folder)
+            check_fields(form.fields, ModelForm)
             name = form.fields.get("name", "")
             check_name(name)
             row = await finish(self._made(name, form, who))
@@ -160,13 +168,12 @@ class VersionHandlers:
         return tagged(self._ctx, ModelView(**shown), row["revision"], 201)
 
     async def _made(self, name: str, form: Uploads, who: Principal) -> sa.RowMapping:
-        files = model_files(form.files)
+        files, words = model_files(form.files), description_of(form.fields)
         if not files:
-            return await self._models.add(name, {})
+            return await self._models.add(name, {}, words)
         keep = self._parts.uploading.contents
-        return await self._models.add(
-            name, await asyncio.to_thread(keep, name, files, who, None, 1)
-        )
+        contents = await asyncio.to_thread(keep, name, files, who, None, 1)
+        return await self._models.add(name, contents, words)
 
     async def index(self, request: web.Request) -> web.Response:
         """Answer the versions of a model."""
@@ -185,6 +192,7 @@ class VersionHandlers:
         check_revision(row, expected(request))  # before its files are sent
         with self._parts.files.desk() as folder:
             form = await self._ctx.http.save_files(request, folder)
+            check_fields(form.fields, VersionForm)
             sent, asked = model_files(form.files), version_of(form.fields)
             files = (*sent, *self._parts.uploading.kept(form.fields.get("digests", "")))
             chunk = chunk_of(sent, form.fields)

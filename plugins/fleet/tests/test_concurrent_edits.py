@@ -19,7 +19,7 @@ EDITS = [
     ("/api/models/m", "PATCH", "/api/models/m", {"files": 2}),
     ("/api/models/m", "POST", "/api/models/m/versions", {"files": 3}),
     ("/api/models/m", "POST", "/api/models/m/load", {"json": {"versions": [3]}}),
-    ("/api/models/m", "POST", "/api/models/m/load", {"json": {"versions": [1]}}),
+    ("/api/models/m", "POST", "/api/models/m/load", {"json": {"versions": ["1"]}}),
     ("/api/models/m", "POST", "/api/models/m/load", {"json": {"versions": [3]}}),
     ("/api/models/m", "POST", "/api/models/m/rollback", {}),
     ("/api/models/m", "POST", "/api/models/m/unload", {}),

@@ -144,6 +144,26 @@ async def test_wrong_models(client):
     assert (status, "files[]" in answer["detail"]) == (422, True)
 
 
+async def test_what_a_form_has_is_taken_or_refused(client):
+    """A description is kept; a field that there is not may be a misspelt one, and is refused."""
+    onnx = {"model.onnx": adding(1)}
+    words = form(onnx, name="m", description="Reads shelves")
+    status, made = await client.ask("POST", "/api/models", data=words)
+    assert (status, made["description"]) == (201, "Reads shelves")
+    for path, fields, said in (
+        ("/api/models", {"name": "n", "desciption": "x"}, "desciption: there is no such field"),
+        ("/api/models", {"name": "n", "files[]": "x"}, "files[]: must be a file"),
+        ("/api/models", {"name": "n", "description": "x" * 10_001}, "description: "),
+        ("/api/models", {}, "name: field is required"),
+        ("/api/models/m/versions", {"ofset": "0"}, "ofset: there is no such field"),
+    ):
+        status, answer = await client.ask("POST", path, data=form(onnx, **fields))
+        assert (status, said in answer["detail"]) == (422, True), answer
+    unread = form({"model.onnx": b"not a model"}, name="n")
+    status, answer = await client.ask("POST", "/api/models", data=unread)
+    assert answer["detail"].startswith("model.onnx: no ONNX file that can be read")
+
+
 async def test_code_is_an_administrators(serve):
     """A backend that runs code is pushed by an administrator, where the setting names it."""
     files = {"config.pbtxt": 'backend: "python"', "1/model.py": "class TritonPythonModel: pass"}

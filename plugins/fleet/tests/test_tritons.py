@@ -59,6 +59,16 @@ async def test_what_is_taken(client):
     assert (status, same["status"]) == (200, "ok")
 
 
+async def test_null_takes_away(client):
+    """What a Triton need not have can be taken away again; what is left out stays."""
+    await client.made("/api/tritons", {**GPU, "gpus": 2, "metrics_port": 8002, "grpc_port": "8001"})
+    path = f"/api/tritons/{GPU['name']}"
+    _, one = await client.ask("PATCH", path, json={"metrics_port": None})
+    assert (one["gpus"], one["grpc_port"], one["metrics_port"]) == (2, "8001", None)
+    _, one = await client.ask("PATCH", path, json={"gpus": None, "grpc_port": None, "path": None})
+    assert (one["gpus"], one["grpc_port"], one["port"]) == (None, None, str(GPU["port"]))
+
+
 async def test_wrong_tritons(client):
     """Every field is checked, and what is no field is told."""
     for change in (
