@@ -9,13 +9,15 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
     from mataserver_reconstruct.cloud import Cloud
 
 _POINT = np.dtype(
     [("x", "<f4"), ("y", "<f4"), ("z", "<f4"), ("red", "u1"), ("green", "u1"), ("blue", "u1")]
 )
 _WORDS = {"<f4": "float", "|u1": "uchar"}
-_FLOAT, _BYTE, _POINTS, _VERTICES = 5126, 5121, 0, 34962
+_FLOAT, _POINTS, _VERTICES = 5126, 0, 34962
 
 
 def ply(cloud: Cloud) -> bytes:
@@ -31,15 +33,14 @@ def ply(cloud: Cloud) -> bytes:
 
 
 def glb(cloud: Cloud) -> bytes:
-    """Return a cloud as binary glTF 2.0; y is up there, so it is turned.
+    """Return a cloud as binary glTF 2.0; y is up there, so it is turned, and colours are linear.
 
     Raises ``ValueError`` without points: an accessor has at least one.
     """
     if not len(cloud.xyz):
         raise ValueError("glTF has no empty clouds")
     places = (cloud.xyz[:, [0, 2, 1]] * [1, 1, -1]).astype("<f4")
-    opaque = np.full((len(places), 1), 255, np.uint8)
-    binary = places.tobytes() + np.hstack([cloud.rgb, opaque]).tobytes()
+    binary = places.tobytes() + _linear(cloud.rgb).tobytes()
     text = json.dumps(_document(places, len(binary))).encode()
     text += b" " * (-len(text) % 4)
     whole = 12 + 8 + len(text) + 8 + len(binary)  # the binary is whole words by its parts
@@ -52,6 +53,17 @@ def glb(cloud: Cloud) -> bytes:
             binary,
         )
     )
+
+
+def _linear(rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """Return sRGB colours as linear ones from 0 to 1.
+
+    As floats: 8 bits would make one of many dark tones, and trimesh reads 16 bits as 8.
+    """
+    parts = np.arange(256) / 255
+    curve = np.where(parts <= 0.04045, parts / 12.92, ((parts + 0.055) / 1.055) ** 2.4)
+    found: NDArray[np.float32] = curve.astype("<f4")[rgb]
+    return found
 
 
 def _document(places: Any, size: int) -> dict[str, Any]:
@@ -76,10 +88,9 @@ def _document(places: Any, size: int) -> dict[str, Any]:
             },
             {
                 "bufferView": 1,
-                "componentType": _BYTE,
-                "normalized": True,
+                "componentType": _FLOAT,
                 "count": count,
-                "type": "VEC4",
+                "type": "VEC3",
             },
         ],
         "bufferViews": [

@@ -135,7 +135,7 @@ def read_ply(data):
 
 
 def test_ply_and_glb_hold_the_cloud():
-    """Both files hold every point with its colour; in GLB y is up."""
+    """Both files hold every point with its colour; in GLB y is up, and colours are linear."""
     cloud = Cloud(RNG.normal(size=(57, 3)), RNG.integers(0, 256, (57, 3)).astype(np.uint8))
     xyz, rgb = read_ply(formats.ply(cloud))
     assert np.allclose(xyz, cloud.xyz, atol=1e-6)
@@ -146,5 +146,9 @@ def test_ply_and_glb_hold_the_cloud():
     document = json.loads(data[20 : 20 + size])
     places = np.frombuffer(data, "<f4", 57 * 3, 20 + size + 8).reshape(-1, 3)
     assert np.allclose(places[:, 1], cloud.xyz[:, 2], atol=1e-6)
-    assert document["buffers"][0]["byteLength"] == len(data) - 28 - size == 57 * 16
+    assert document["buffers"][0]["byteLength"] == len(data) - 28 - size == 57 * 24
     assert np.allclose(document["accessors"][0]["max"], places.max(axis=0))
+    linear = np.frombuffer(data, "<f4", 57 * 3, 20 + size + 8 + places.nbytes).reshape(-1, 3)
+    # As viewers bring it to a screen: the curve of IEC 61966-2-1.
+    shown = np.where(linear <= 0.0031308, 12.92 * linear, 1.055 * linear ** (1 / 2.4) - 0.055)
+    assert (np.round(shown * 255) == cloud.rgb).all()
