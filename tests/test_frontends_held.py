@@ -45,6 +45,7 @@ class Shelf:
             Route("POST", self._place, self.make, needs="infer"),
             Route("PUT", one, self.put, needs="infer", held="thing"),
             Route("GET", one, self.get, needs="infer", held="thing"),
+            Route("GET", self._place, self.every, needs="infer", held="*"),
         ]
 
     async def make(self, request):
@@ -70,6 +71,13 @@ class Shelf:
         for at in range(0, len(data), 300_000):
             await response.write(data[at : at + 300_000])
         return response
+
+    async def every(self, request):
+        """List what all servers keep."""
+        found = sorted(self._kept)
+        for others in await self._ctx.held.gather(request, list[str]):
+            found += others
+        return web.json_response(found)
 
     def _thing(self, request):
         thing = request.match_info["thing"]
@@ -143,6 +151,16 @@ async def test_things_of_two_plugins_with_one_name(pair):
         for place in ("shelf", "rack"):
             async with front_end.http.get(f"/lab/{place}/door") as response:
                 assert (response.status, await response.read()) == (200, place.encode())
+
+
+async def test_a_plugins_list_is_of_all(pair):
+    """Whoever is asked gathers what the others keep, once."""
+    for each, name in zip(pair, ("here", "there"), strict=True):
+        async with each.http.post("/lab/shelf", params={"name": name}) as response:
+            assert response.status == 200
+    for each in pair:
+        async with each.http.get("/lab/shelf") as response:
+            assert sorted(await response.json()) == ["here", "there"]
 
 
 async def test_the_command_lists_front_ends(pair):

@@ -304,7 +304,6 @@ def _own(parts: _Parts, composed: Composed, set_by: Mapping[str, SetBy]) -> Iter
             sessions=parts.sessions,
             cameras=parts.cameras,
             services=services,
-            elsewhere=elsewhere,
         ),
     )
     yield Guest("stream", partial(StreamService, streams=parts.streams))

@@ -34,7 +34,10 @@ def elsewhere(  # noqa: PLR0917 - what a request elsewhere is held against
     if settings.shared_dir is None:
         return None
     roll = Roll(settings.shared_path / FOLDER, held, pace.silence)
-    return Elsewhere(roll, table, budget, sockets, metrics, settings.unread_timeout)
+    return Elsewhere(
+        *(roll, table, budget, sockets, metrics, settings.unread_timeout),
+        trust_proxy=settings.trust_proxy,
+    )
 
 
 def guest(

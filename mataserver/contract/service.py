@@ -134,6 +134,14 @@ class Held(Protocol):
         """Note that it is held no more."""
         ...
 
+    async def gather(self, request: web.Request, kind: Any) -> list[Any]:
+        """Return what each other server answers to the same request, read as ``kind``.
+
+        The route has ``held="*"``. Nothing for what another server asks, and without others. Raises
+        ``Unavailable`` where one lives and does not answer.
+        """
+        ...
+
 
 @dataclass(frozen=True, slots=True)
 class Context:
@@ -147,7 +155,8 @@ class Context:
     tasks:    background tasks that are looked after: a failure is logged and shown in ``/ready``.
     run_process: a child process that dies with the server.
     cluster:  the Ray cluster; raises a ``MataError`` when its package is missing.
-    held:     ids of what routes with ``held`` name: of several front-ends, found from all.
+    held:     ids of what routes with ``held`` name: of several front-ends, found from all. Names
+              of other services count for themselves.
     stopping: set when the server begins to shut down. It then waits for the handlers that still
               run, for ``drain_timeout`` seconds, and leaves the services after that.
     peers:    the services of every plugin by name, once all are made.

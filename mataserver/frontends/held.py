@@ -5,10 +5,14 @@ from __future__ import annotations
 import re
 import secrets
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
+
+    from aiohttp import web
+
+    Gather = Callable[[web.Request, Any], Awaitable[list[Any]]]
 
 DIGITS = 12
 TAG = 4
@@ -32,7 +36,8 @@ class HeldNames:
     """What this front-end holds: ids with its ``tag``, and ``chosen`` ones, of which others know.
 
     Those stand with their kind, as ``named`` gives them. ``tell`` has the others know of them at
-    once. Of a server that has no others both do nothing.
+    once, and ``gather`` asks them what they answer to the same request. Of a server that has no
+    others all do nothing.
     """
 
     def __init__(self) -> None:
@@ -40,6 +45,7 @@ class HeldNames:
         # Counted: one that ends, and another of its name that begins, meet.
         self.chosen: Counter[str] = Counter()
         self.tell: Callable[[], Awaitable[None]] = _nobody
+        self.gather: Gather = _nothing
 
     def of(self, kind: str) -> NamesOfKind:
         """Return what notes and makes ids of one kind of things."""
@@ -79,6 +85,14 @@ class NamesOfKind:
         if chosen[name] <= 0:
             del chosen[name]
 
+    async def gather(self, request: web.Request, kind: Any) -> list[Any]:
+        """Return what each other front-end answers to the same request, read as ``kind``.
+
+        The route has ``held="*"``. Nothing for what another front-end asks. Raises ``Unavailable``
+        where one lives and does not answer.
+        """
+        return await self._names.gather(request, kind)
+
 
 def tag_of(identity: str) -> str:
     """Return the tag in an id, empty for one that has none."""
@@ -88,3 +102,8 @@ def tag_of(identity: str) -> str:
 
 async def _nobody() -> None:
     """Tell nobody."""
+
+
+async def _nothing(_request: web.Request, _kind: Any) -> list[Any]:
+    """Ask nobody."""
+    return []

@@ -7,7 +7,7 @@ import contextlib
 import errno
 import io
 import logging
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import aiohttp
 import msgspec
@@ -17,7 +17,7 @@ from yarl import URL
 from mataserver.errors import NotFound, Unavailable
 from mataserver.frontends.held import EVERY
 from mataserver.frontends.vouching import HEADER
-from mataserver.http import auth, codec, joining, shown
+from mataserver.http import auth, codec, joining, proxies, shown
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping
@@ -69,6 +69,8 @@ class Elsewhere:
         sockets: Sockets,
         metrics: Metrics,
         unread_timeout: float,
+        *,
+        trust_proxy: bool,
     ) -> None:
         self.roll = roll
         self.voucher: Voucher | None = None
@@ -77,6 +79,7 @@ class Elsewhere:
         self._sockets = sockets
         self._metrics = metrics
         self._unread_timeout = unread_timeout
+        self._trust_proxy = trust_proxy
         self._client: aiohttp.ClientSession | None = None
 
     def open(self, voucher: Voucher) -> None:
@@ -101,9 +104,10 @@ class Elsewhere:
         """
         if not route.held or self.voucher is None or HEADER not in request.headers:
             return None
-        return self.voucher.take(
-            request.headers[HEADER], request.method, request.rel_url.raw_path_qs
-        )
+        path = request.rel_url.raw_path_qs
+        principal = self.voucher.take(request.headers[HEADER], request.method, path)
+        request[proxies.RELAYED] = True
+        return principal
 
     async def answer(self, request: web.Request, route: Route) -> web.StreamResponse | None:
         """Answer by the front-end that holds what is asked for; None where that is this one.
@@ -128,18 +132,19 @@ class Elsewhere:
         self._metrics.relayed.add("http")
         return await self._asked(request, holder, principal)
 
-    async def gather(self, request: web.Request, kind: type[T]) -> list[T]:
-        """Return what every other front-end answers to the same request: a list of ``kind`` each.
+    async def gather(self, request: web.Request, kind: Any) -> list[Any]:
+        """Return what each other front-end answers to the same request, read as ``kind``.
 
-        Raises ``Unavailable`` where one lives and does not tell: the list would lack something.
+        Raises ``Unavailable`` where one lives and does not tell: a list would lack something.
         """
         if HEADER in request.headers:
             return []
         others = [each for each in self.roll.others() if not self.roll.silent(each)]
         found = await asyncio.gather(*(self._told(request, each, kind) for each in others))
-        return [each for listed in found for each in listed]
+        return [each for each in found if each is not None]
 
-    async def _told(self, request: web.Request, other: Listed, kind: type[T]) -> list[T]:
+    async def _told(self, request: web.Request, other: Listed, kind: Any) -> Any:
+        """Return what one of them answers; None for one that is no more."""
         path, principal = request.rel_url.raw_path_qs, auth.caller(request)
         headers = self._headers(request, principal, path)
         try:
@@ -149,11 +154,10 @@ class Elsewhere:
             ):
                 if answer.status != 200:
                     raise Unavailable("A front-end does not tell what it holds", retry_after=1)
-                data = await answer.read()
-                return msgspec.json.decode(data, type=list[kind])  # type: ignore[valid-type]
+                return msgspec.json.decode(await answer.read(), type=kind)
         except (TimeoutError, aiohttp.ClientError, msgspec.DecodeError) as error:
             if self._gone(other, error):
-                return []
+                return None
             raise _away(other, error) from None
 
     async def _asked(
@@ -234,6 +238,7 @@ class Elsewhere:
             raise Unavailable("The server has not joined the other front-ends yet", retry_after=1)
         given = {name: request.headers[name] for name in _SENT if name in request.headers}
         given["Accept-Encoding"] = "identity"
+        given |= proxies.sent_on(request, trusted=self._trust_proxy)
         given[HEADER] = self.voucher.give(principal, request.method, path)
         return given
 

@@ -76,6 +76,7 @@ class FrontendsService(Handlers):
         """Join the others; sessions have our tag from now on. Raises ``OSError``."""
         secret = await self._roll.join()
         self._roll.held.tell = self._tell
+        self._roll.held.gather = self._elsewhere.gather
         self._elsewhere.open(Voucher(secret))
         self._ctx.tasks.spawn(self._live(), "tell the other front-ends")
         return self

@@ -1,18 +1,20 @@
 """Where a request came from and what the client asked, also behind proxies that are trusted.
 
-``X-Forwarded-*`` counts only where ``trust_proxy`` says so: else any client could write it.
+``X-Forwarded-*`` counts only where ``trust_proxy`` says so, or in a request that another front-end
+vouches for: else any client could write it.
 """
 
 from __future__ import annotations
 
 import re
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
+
+from aiohttp import web
 
 from mataserver.errors import BadRequest
 
-if TYPE_CHECKING:
-    from aiohttp import web
-
+RELAYED: web.RequestKey[bool] = web.RequestKey("relayed", bool)
+"""Noted of a request that another front-end vouches for."""
 _HOST = re.compile(r"[\w.~\[\]:-]{1,255}", re.ASCII)
 _PREFIX = re.compile(r"(/[\w.~%-]{1,64}){1,16}", re.ASCII)
 _ADDRESS = re.compile(r"[0-9a-fA-F:.]{2,45}")
@@ -32,11 +34,28 @@ class Place(NamedTuple):
 
 def place(request: web.Request, *, trusted: bool) -> Place:
     """Return what the client asked. Raises ``BadRequest`` for a host or prefix that is none."""
+    trusted = trusted or RELAYED in request
     prefix = _forwarded(request, "Prefix").rstrip("/") if trusted else ""
     if prefix and not _PREFIX.fullmatch(prefix):
         raise BadRequest("X-Forwarded-Prefix is not a path")
     secure = scheme(request, trusted=trusted) == "https"
     return Place(secure, host(request, trusted=trusted), prefix)
+
+
+def sent_on(request: web.Request, *, trusted: bool) -> dict[str, str]:
+    """Return the headers that tell another front-end what the client asked here.
+
+    URLs in its answers are then those by which the client knows us. None of a ``Host`` that is no
+    name: an answer may have no URL.
+    """
+    try:
+        asked = place(request, trusted=trusted)
+    except BadRequest:
+        return {}
+    told = {"Host": asked.host, "Proto": "https" if asked.secure else "http"}
+    if asked.prefix:
+        told["Prefix"] = asked.prefix
+    return {f"X-Forwarded-{name}": value for name, value in told.items()}
 
 
 def scheme(request: web.Request, *, trusted: bool) -> str:

@@ -19,7 +19,6 @@ if TYPE_CHECKING:
 
     from mataserver.contract.handles import SessionSource
     from mataserver.contract.service import Context, Service
-    from mataserver.http.elsewhere import Elsewhere
     from mataserver.serving.feeds.registry import CameraRegistry
     from mataserver.serving.models import ServedModels
     from mataserver.serving.sessions import Session, SessionStore
@@ -72,10 +71,8 @@ class SessionsService(Handlers):
         sessions: SessionStore,
         cameras: CameraRegistry,
         services: Sequence[tuple[str, Service]],
-        elsewhere: Elsewhere | None,
     ) -> None:
         self._ctx = ctx
-        self._elsewhere = elsewhere
         self._services = services
         self._models = models
         self._sessions = sessions
@@ -128,8 +125,8 @@ class SessionsService(Handlers):
     async def _every(self, request: web.Request) -> web.Response:
         sessions, principal = self._sessions.all(), auth.caller(request)
         found = [self._info(each) for each in sessions if each.seen_by(principal)]
-        if self._elsewhere is not None:
-            found += await self._elsewhere.gather(request, SessionInfo)
+        for others in await self._ctx.held.gather(request, list[SessionInfo]):
+            found += others
         return codec.respond(found)
 
     async def _one(self, request: web.Request) -> web.Response:

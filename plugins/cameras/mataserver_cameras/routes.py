@@ -70,7 +70,7 @@ class CameraRoutes:
                   request=(Body(JSON, CameraBody, EXAMPLE),), response=one, status=201,
                   errors=(400, 404, 408, 413, 415, 422, 500, 503, 507), needs="infer"),
             Route("GET", "/v1/cameras", self._every, "List the cameras", "cameras",
-                  response=(Body(JSON, list[Camera]),), needs="infer"),
+                  response=(Body(JSON, list[Camera]),), errors=(503,), needs="infer", held="*"),
             Route("GET", _ONE, self._one, "One camera", "cameras",
                   response=one, errors=(404, 503), needs="infer", held="sessions:camera_id"),
             Route("DELETE", _ONE, self._close, "Close a camera", "cameras",
@@ -80,7 +80,7 @@ class CameraRoutes:
                   response=(Body(JPEG),), errors=(404, 500, 503, 507), needs="infer",
                   held="sessions:camera_id"),
             Route("GET", f"{_ONE}/stream", self._stream, "Stream the results", "cameras",
-                  public=True, documented=False, socket=True),
+                  public=True, documented=False, socket=True, held="sessions:camera_id"),
         ]  # fmt: skip
 
     async def _open(self, request: web.Request) -> web.Response:
@@ -102,6 +102,8 @@ class CameraRoutes:
         sessions = self._ctx.sessions.list(request[PRINCIPAL])
         cameras = ((session, self._ctx.sessions.camera(session)) for session in sessions)
         found = [self._told(request, session, camera) for session, camera in cameras if camera]
+        for others in await self._ctx.held.gather(request, list[Camera]):
+            found += others
         return self._ctx.http.respond(found)
 
     async def _one(self, request: web.Request) -> web.Response:

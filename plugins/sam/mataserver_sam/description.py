@@ -27,6 +27,7 @@ def described(
     answer: Any,
     *,
     errors: tuple[int, ...] = (),
+    held: str = "",
 ) -> Route:
     """Return a route that whoever may infer may ask; ``asked`` is None without a body."""
     return Route(
@@ -39,5 +40,5 @@ def described(
         response=(Body(JSON, answer),),
         errors=errors if asked is None else tuple(sorted({*_BODY_ERRORS, *errors})),
         needs="infer",
-        held="session_id" if "{session_id}" in path else "",
+        held="session_id" if "{session_id}" in path else held,
     )

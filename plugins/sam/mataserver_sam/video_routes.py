@@ -54,6 +54,7 @@ class VideoRoutes:
         self._most = int(ctx.settings.max_video_mb * 1e6)
         self._sessions = sessions
         self._stopping = ctx.stopping
+        self._held = ctx.held
 
     def routes(self) -> Iterable[Route]:
         """Return the routes."""
@@ -88,7 +89,7 @@ class VideoRoutes:
             described("DELETE", one, self.close, "Close a video session", None, Closed,
                       errors=gone),
             described("GET", "/api/v1/video/sessions", self.list, "The open video sessions", None,
-                      Sessions),
+                      Sessions, errors=(503,), held="*"),
             Route("GET", STREAM + "/{session_id}", self.stream, needs="infer", held="session_id"),
         ]  # fmt: skip
 
@@ -175,6 +176,8 @@ class VideoRoutes:
     async def list(self, request: web.Request) -> web.Response:
         """List the sessions that are open."""
         listed = [session.listed() for session in self._sessions.all(owner_of(request))]
+        for others in await self._held.gather(request, Sessions):
+            listed += others.sessions
         return _json(Sessions(listed, len(listed)))
 
     async def stream(self, request: web.Request) -> web.StreamResponse:
