@@ -11,6 +11,7 @@ from aiohttp import web
 
 from mataserver import PRINCIPAL, Body, InvalidParams, NotFound, Route, Unavailable
 from mataserver_jobs.rows import OPEN
+from mataserver_jobs.sent_file import SentFile
 from mataserver_jobs.views import FileList, FileView, JobList, JobView, ListedJob, Restart
 
 if TYPE_CHECKING:
@@ -174,7 +175,7 @@ class Routes:
         """Answer with a file, or the ``Range`` of it; it has an ``ETag``."""
         record, name = await self._job(request), request.match_info["name"]
         found = await self._ctx.run_blocking(self._desk.storage.file, record.id, name)
-        return web.FileResponse(found.path, headers=_GUARDED)
+        return SentFile(found.path, _GUARDED)
 
     async def cancel(self, request: web.Request) -> web.Response:
         """Have a job stop."""

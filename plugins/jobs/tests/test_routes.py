@@ -191,7 +191,7 @@ async def test_a_follower_goes_on_where_it_was(ask):
 
 
 async def test_parts_of_files(ask):
-    """A range is 206, one beyond the end 416; an unchanged file is 304."""
+    """A range is 206, of another file the whole, one beyond the end 416; one unchanged is 304."""
     job = await ask.count(10)
     await ask.ended(job)
     path = f"/v1/jobs/{job}/files/steps"
@@ -200,6 +200,13 @@ async def test_parts_of_files(ask):
         assert response.headers["Content-Range"] == "bytes 2-4/20"
         tag = response.headers["ETag"]
         assert response.headers["X-Content-Type-Options"] == "nosniff"
+    for known, status in ((tag, 206), ('"another"', 200), (f"W/{tag}", 200)):
+        headers = {"Range": "bytes=2-4", "If-Range": known}
+        async with ask.session.get(path, headers=headers) as response:
+            assert (response.status, len(await response.read())) == (
+                status,
+                {206: 3, 200: 20}[status],
+            )
     assert (await ask("GET", path, headers={"Range": "bytes=99-"}))[0] == 416
     async with ask.session.get(path, headers={"If-None-Match": tag}) as response:
         assert response.status == 304

@@ -7,13 +7,14 @@ import zipfile
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from aiohttp import web
-
 from mataserver import Body, InvalidParams, NotFound, Route
+from mataserver_jobs.sent_file import SentFile
 from mataserver_reconstruct.files import CSV, CSV_WITH_ID, REPORT
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+
+    from aiohttp import web
 
     from mataserver import Context
     from mataserver_jobs.desk import Desk
@@ -114,7 +115,7 @@ class Downloads:
         return _sent(found.path, "" if name == REPORT else name)
 
 
-def _sent(path: Path, name: str) -> web.FileResponse:
+def _sent(path: Path, name: str) -> SentFile:
     """Return a file as an answer: to save under a name, or to look at without one."""
     headers = {
         "Content-Type": _TYPES.get(path.suffix, _BYTES),
@@ -123,4 +124,4 @@ def _sent(path: Path, name: str) -> web.FileResponse:
     }
     if name:
         headers["Content-Disposition"] = f'attachment; filename="{name}"'
-    return web.FileResponse(path, headers=headers)
+    return SentFile(path, headers)

@@ -7,14 +7,16 @@ import re
 from typing import TYPE_CHECKING
 
 import msgspec
-from aiohttp import web
 from msgspec import Struct
 
 from mataserver import Body, NotFound, Route
+from mataserver_jobs.sent_file import SentFile
 from mataserver_reconstruct.files import MANIFEST, PHOTOS
 
 if TYPE_CHECKING:
     from pathlib import Path
+
+    from aiohttp import web
 
     from mataserver import Context
     from mataserver_reconstruct.lookup import Lookup
@@ -55,7 +57,7 @@ class PhotoRoutes:
             "Content-Security-Policy": "default-src 'none'",
             "X-Content-Type-Options": "nosniff",
         }
-        return web.FileResponse(path, headers=headers)
+        return SentFile(path, headers)
 
 
 def _photo(work: Path, number: str) -> Path:
