@@ -98,7 +98,8 @@ export function Metrics() {
     { title: "Time in the model", series: [["p50", quantiles(0.5)], ["p95", quantiles(0.95)]], format: ms },
     { title: "Memory", series: [["models", plain("models", 1e6)], ["the server itself", plain("resident", 1e6)]], format: size },
   ];
-  const figures = now ? [["Requests", now.requests.toLocaleString("en")], ["Failed", now.failures.toLocaleString("en")], ["Waiting now", now.queue], ["Sessions", now.sessions], ["Workers that died", now.deaths]] : [];
+  const figure = (name, value) => [name, now ? value(now).toLocaleString("en") : "–"];  // each has its place from the first
+  const figures = [figure("Requests", (it) => it.requests), figure("Failed", (it) => it.failures), figure("Waiting now", (it) => it.queue), figure("Sessions", (it) => it.sessions), figure("Workers that died", (it) => it.deaths)];
   return html`<dl class="stats">${figures.map(([name, value]) => html`<div class="stat" key=${name}><dt>${name}</dt><dd>${value}</dd></div>`)}</dl>
     <div class="two-up">${charts.map(({ title, series, format }) => html`<${Card} key=${title} title=${title} names=${series.map(([name]) => name)}>
       <${Chart} label=${title} series=${series.map(([name, values]) => ({ name, values }))} format=${format} ends=${ends}/><//>`)}</div>`;
