@@ -80,8 +80,8 @@ def told_names(paths: list[str]) -> list[str]:
 
 
 def natural(name: str) -> tuple[list[tuple[int, str]], str]:
-    """Return a key that sorts names as people do: 2 before 10, whatever the case."""
-    parts = re.split(r"(\d+)", name.casefold())
+    """Return a key that sorts names as people do: a.jpg, a2.jpg, a10.jpg, whatever the case."""
+    parts = re.split(r"(\d+)", re.sub(r"\.[^./]*$", "", name).casefold())
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in parts], name
 
 

@@ -229,3 +229,19 @@ def test_the_place_is_read(prepared):
     made.get_ifd(0x8825).update({1: "S", 2: (33, 51, 30), 3: "W", 4: (70, 30, 0), 5: 0, 6: 12.5})
     (photo,), _ = prepared({"a.jpg": encoded("JPEG", exif=made)})
     assert photo.exif.gps == pytest.approx((-33.858333, -70.5, 12.5), abs=1e-5)
+
+
+def test_names_are_sorted_as_people_do():
+    """Numbers by their value, a name before those that go on from it, whatever the ending."""
+    names = ["a10.jpg", "a2.PNG", "b/a.jpg", "a.webp", "A1.jpg", "v1.2.jpg", "v1.10.jpg", "a_1.jpg"]
+    wanted = [
+        "a.webp",
+        "A1.jpg",
+        "a2.PNG",
+        "a10.jpg",
+        "a_1.jpg",
+        "b/a.jpg",
+        "v1.2.jpg",
+        "v1.10.jpg",
+    ]
+    assert sorted(names, key=intake.natural) == wanted
