@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextvars
 from types import SimpleNamespace
 
 import msgspec
@@ -20,6 +21,8 @@ from mataserver.http.connection import Connection
 from mataserver.http.lifecycle import Lifecycle
 from mataserver.metrics import Metrics
 from mataserver.params import Params
+from mataserver.serving.background import BACKGROUND
+from mataserver.serving.batching import NotDispatchedError
 from mataserver.serving.handle import Handle
 from mataserver.serving.observers import Observers
 from mataserver.serving.sessions import Session
@@ -87,6 +90,9 @@ class Pool:
         if self.error is not None:
             raise self.error
         return Outcome(b'{"detections":[]}', self.timing, self.failure, self.fresh), self.waited
+
+    def begin(self, _plan, _job, _take):
+        """Begin nothing without a task."""
 
     def stateful(self, _plan):
         return self.keeps_state
@@ -175,6 +181,70 @@ async def test_what_is_wrong_with_one_frame_ends_no_connection(parts, error):
     failed, found = answers(parts.socket)
     assert failed == {"detail": error.detail, "frame_id": 0, "type": "error"}
     assert (found["frame_id"], "reset" in found) == (1, False)
+
+
+class Prompt:
+    """What a model that is ready was given and asked to give back; ``seen`` are the priorities."""
+
+    def __init__(self, parts):
+        self.takes, self.back, self.seen = [], [], []
+        parts.pool.begin = self.begin
+
+    def begin(self, _plan, _job, take):
+        self.seen.append(BACKGROUND.get())
+        self.takes.append(take)
+        return lambda: self.back.append(take)
+
+
+FOUND = Outcome(b'{"detections":[]}', Timing(infer=50.0))
+
+
+async def test_a_model_that_is_ready_is_asked_without_a_task(parts):
+    """Its answers come in whatever context: the next frame is asked in the connection's own."""
+    prompt = Prompt(parts)
+    running = asyncio.create_task(parts.connection.run())
+    await received(parts)
+    await received(parts)
+    assert (len(prompt.takes), parts.budget.taken) == (1, 2 * len(PNG))
+    elsewhere = contextvars.copy_context()
+    elsewhere.run(lambda: BACKGROUND.set(True))
+    elsewhere.run(prompt.takes[0], FOUND, 0.0)
+    assert prompt.seen == [False, False]
+    await settled()
+    prompt.takes[1](MataError("no", status=400), 0.0)
+    await settled()
+    assert parts.budget.taken == parts.pool.count == 0
+    parts.connection.request_close(1000, "enough")
+    assert await running == (1000, "enough")
+    assert [each["frame_id"] for each in answers(parts.socket)] == [0, 1]
+    assert prompt.back == []
+
+
+@pytest.mark.parametrize("lost", [Displaced(), NotDispatchedError("gone")])
+async def test_a_frame_that_a_ready_model_lost_goes_to_the_next_worker(parts, lost):
+    """It is asked for again, in a task."""
+    prompt = Prompt(parts)
+    running = asyncio.create_task(parts.connection.run())
+    await received(parts)
+    parts.pool.ready.set()
+    prompt.takes[0](lost, 0.0)
+    await settled()
+    parts.connection.request_close(1000, "enough")
+    assert await running == (1000, "enough")
+    assert [each["frame_id"] for each in answers(parts.socket)] == [0]
+    assert (parts.pool.count, parts.budget.taken) == (1, 0)
+
+
+async def test_a_frame_of_a_ready_model_is_taken_back_at_the_end(parts):
+    """Nobody waits for it; what is told of it later changes nothing."""
+    prompt = Prompt(parts)
+    running = asyncio.create_task(parts.connection.run())
+    await received(parts)
+    parts.connection.request_close(1000, "session deleted")
+    assert await running == (1000, "session deleted")
+    assert prompt.back == prompt.takes
+    assert stream_tasks() == []
+    assert parts.budget.taken == 0
 
 
 async def test_cancelled_in_the_middle_of_a_frame(parts):

@@ -10,6 +10,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import contextvars
+import functools
 import time
 from collections import deque
 from dataclasses import dataclass
@@ -19,17 +21,22 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from mataserver.contract.handles import ResultEvent
-from mataserver.engines.work import WorkerDied
+from mataserver.engines.work import Displaced, WorkerDied
 from mataserver.errors import BadRequest, MataError, Unavailable
 from mataserver.http.budget import BudgetShare
 from mataserver.http.channel import INTERNAL, WINDOW, Channel, StreamError
+from mataserver.serving.batching import NotDispatchedError
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from aiohttp import web
 
     from mataserver.engines.work import Outcome
     from mataserver.http.channel import Terms
     from mataserver.serving.sessions import Session
+
+    Found = Outcome | MataError
 
 
 AT_ONCE = 3
@@ -67,6 +74,15 @@ class Taken:
     share: BudgetShare
     found: Outcome | MataError | None = None
     image: bytes = b""
+    withdraw: Callable[[], None] | None = None
+    """What takes it back, where it is in no task."""
+
+    def give_up(self) -> None:
+        """Take it back, and give back what it holds."""
+        self.share.give_back()
+        if self.withdraw is not None:
+            self.withdraw()
+            self.withdraw = None
 
 
 class Connection(Channel):
@@ -82,6 +98,7 @@ class Connection(Channel):
         self._idle.set()
         self._found = asyncio.Event()
         self._last_frame = time.monotonic()
+        self._context = contextvars.copy_context()
 
     async def _finish(self) -> None:
         """Let what the model was given be answered before the server goes."""
@@ -113,7 +130,7 @@ class Connection(Channel):
     def _release(self) -> None:
         self._empty_inbox()
         for taken in self._taken:
-            taken.share.give_back()  # also of what never began
+            taken.give_up()  # also what never began
         for taken in islice(self._taken, self._sending, None):  # what is being sent is noted
             if taken.found is not None:
                 self._session.note(taken.found)
@@ -139,9 +156,34 @@ class Connection(Channel):
             taken.image = frame.image
         self._taken.append(taken)
         self._idle.clear()
-        self._spawn(self._infer(frame.image, taken))
+        if self._session.stream or not self._begin(frame.image, taken):
+            self._spawn(self._infer(frame.image, taken))
 
     def _has_read(self) -> None:
+        self._feed()
+
+    def _begin(self, image: bytes, taken: Taken) -> bool:
+        """Have the model begin a frame without a task, if it is ready; whether it did."""
+        run, settle = self._context.copy().run, functools.partial(self._settle, image, taken)
+        try:
+            taken.withdraw = self._session.begin(
+                image, self._form, lambda found, waited: run(settle, found, waited)
+            )
+        except MataError:  # as a task will find
+            return False
+        return taken.withdraw is not None
+
+    def _settle(self, image: bytes, taken: Taken, found: Found, waited: float) -> None:
+        """Take what came of such a frame; an answer comes in whatever context the worker's does."""
+        taken.withdraw = None
+        if isinstance(found, (Displaced, NotDispatchedError)) and not self._closing.done():
+            self._spawn(self._infer(image, taken))
+            return
+        if not isinstance(found, MataError):
+            self._pace(found, waited)
+        taken.found = found
+        taken.share.give_back()
+        self._found.set()
         self._feed()
 
     async def _infer(self, image: bytes, taken: Taken) -> None:

@@ -100,21 +100,23 @@ class Batcher:
             raise
 
     def begin(self, job: Job, ticket: Ticket) -> QueuedJob | None:
-        """Have a job without a session run for whoever is no task; None where that fails at once.
+        """Have a job run for whoever is no task; None where that fails at once.
 
         The ticket is settled later, as ``submit`` returns or raises.
         """
-        if not self._worker.alive or len(self._queues.single) >= self._limit:
+        queue = self._queues.frames if job.session else self._queues.single
+        if not self._worker.alive or (len(queue) >= self._limit and not job.session):
             return None
         waiting = QueuedJob(job, ticket)
-        self._queues.single.append(waiting)
+        queue.append(waiting)
         self._pump()
         return None if ticket.done() else waiting
 
     def withdraw(self, waiting: QueuedJob) -> None:
         """Take back a job that was begun so."""
         waiting.future.cancel()
-        self._withdraw(waiting, self._queues.single)
+        queues = self._queues
+        self._withdraw(waiting, queues.frames if waiting.job.session else queues.single)
 
     @staticmethod
     def _withdraw(waiting: QueuedJob, queue: deque[QueuedJob]) -> None:

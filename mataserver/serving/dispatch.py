@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import functools
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from mataserver.engines.work import Displaced, NodeDied, Outcome
 from mataserver.errors import Unavailable
@@ -53,7 +52,7 @@ class Dispatch:
             yield
         finally:
             slot.held -= 1
-            self._release(slot)
+            self.release(slot)
 
     async def infer(self, plan: ModelPlan, job: Job) -> tuple[Outcome, float]:
         """Run one job, loading the model if need be; return its outcome and its wait in ms.
@@ -78,11 +77,12 @@ class Dispatch:
     def begin(
         self, plan: ModelPlan, job: Job, take: Callable[[Outcome | MataError, float], None]
     ) -> Callable[[], None] | None:
-        """Run a job without a session for whoever is no task, where the model is ready for it.
+        """Run a job for whoever is no task, where the model is ready for it.
 
         ``take`` is called later, once, with the outcome and its wait in ms, or with why there is
-        none: one of ``MOVED`` says that the job can be given to ``infer``. Returns what takes the
-        job back. None says that nothing was begun: what a model still needs, ``infer`` waits for.
+        none: one of ``MOVED`` says that ``infer`` would go on with the next worker (of a session's
+        job ``NodeDied`` does not). Returns what takes the job back. None says that nothing was
+        begun: what a model still needs, ``infer`` waits for.
         """
         if BACKGROUND.get():
             return None
@@ -92,33 +92,12 @@ class Dispatch:
         batcher, ticket = slot.batcher, Ticket()
         waiting = None if batcher is None else batcher.begin(job, ticket)
         if batcher is None or waiting is None:
-            self._release(slot)
+            self.release(slot)
             return None
         self._background.others_came()
-        ticket.take = functools.partial(self._begun, slot, waiting, take)
-        return functools.partial(self._withdraw, slot, batcher, waiting)
-
-    def _begun(
-        self,
-        slot: Slot,
-        waiting: QueuedJob,
-        take: Callable[[Outcome | MataError, float], None],
-        answer: Outcome | MataError,
-    ) -> None:
-        """Hand on what became of a job that was begun."""
-        if isinstance(answer, Outcome):
-            self._note(slot, answer, waiting.queue_ms)
-        self._release(slot)
-        self._background.others_left()
-        take(answer, waiting.queue_ms)
-
-    def _withdraw(self, slot: Slot, batcher: Batcher, waiting: QueuedJob) -> None:
-        """Take back a job that was begun; not one that was answered."""
-        if waiting.future.done():
-            return
-        batcher.withdraw(waiting)
-        self._release(slot)
-        self._background.others_left()
+        begun = Begun(self, self._background, slot, batcher, waiting, take)
+        ticket.take = begun.tell
+        return begun.withdraw
 
     async def _infer(
         self, plan: ModelPlan, job: Job, *, behind: bool = False
@@ -130,7 +109,7 @@ class Dispatch:
                 if slot.batcher is None:
                     continue
                 outcome, waited = await slot.batcher.submit(job, behind=behind)
-                self._note(slot, outcome, waited)
+                self.note(slot, outcome, waited)
             except Displaced:
                 if move < MOST_MOVES - 1:
                     continue
@@ -146,7 +125,7 @@ class Dispatch:
                     continue
                 raise Unavailable("The model's worker keeps dying", retry_after=1) from None
             finally:
-                self._release(slot)
+                self.release(slot)
             return outcome, waited
         raise Unavailable("The model was unloaded meanwhile", retry_after=1)
 
@@ -184,12 +163,12 @@ class Dispatch:
             async with contextlib.aclosing(slot.batcher.generate(job)) as items:
                 async for item in items:
                     if not isinstance(item, str):
-                        self._note(slot, item, 0.0)
+                        self.note(slot, item, 0.0)
                         if BACKGROUND.get():
                             self._background.note(item.timing.total / 1e3)
                     yield item
         finally:
-            self._release(slot)
+            self.release(slot)
 
     @contextlib.contextmanager
     def lease_worker(self, plan: ModelPlan) -> Iterator[Worker]:
@@ -226,17 +205,18 @@ class Dispatch:
             if slot.worker is None or not slot.worker.alive:
                 await self._loading.join(slot, plan)
         except BaseException:
-            self._release(slot)
+            self.release(slot)
             raise
         return slot
 
-    def _release(self, slot: Slot) -> None:
+    def release(self, slot: Slot) -> None:
+        """Hold a model no longer."""
         slot.holders -= 1
         if slot.used and slot.worker is not None:
             self._residency.touch(slot)
         self._residency.start_timer(slot)
 
-    def _note(self, slot: Slot, outcome: Outcome, waited: float) -> None:
+    def note(self, slot: Slot, outcome: Outcome, waited: float) -> None:
         """Note what a model did, before its slot is released, which notes when that was."""
         slot.deaths, slot.used = 0, True
         if slot.worker is None:  # it leaves, and its release says nothing of it
@@ -245,3 +225,31 @@ class Dispatch:
         self._metrics.inferences.add(name, "ok" if outcome.failure is None else "failed")
         took = (waited / 1e3, timing.decode / 1e3, timing.infer / 1e3, timing.encode / 1e3)
         self._metrics.stages.observe_each(took, name, _STAGES)
+
+
+class Begun(NamedTuple):
+    """A job that a model was given for whoever is no task; ``take`` is told what became of it."""
+
+    dispatch: Dispatch
+    background: Background
+    slot: Slot
+    batcher: Batcher
+    waiting: QueuedJob
+    take: Callable[[Outcome | MataError, float], None]
+
+    def tell(self, answer: Outcome | MataError) -> None:
+        """Hand on what became of it."""
+        if isinstance(answer, Outcome):
+            self.dispatch.note(self.slot, answer, self.waiting.queue_ms)
+        self._end()
+        self.take(answer, self.waiting.queue_ms)
+
+    def withdraw(self) -> None:
+        """Take it back; not once it was answered."""
+        if not self.waiting.future.done():
+            self.batcher.withdraw(self.waiting)
+            self._end()
+
+    def _end(self) -> None:
+        self.dispatch.release(self.slot)
+        self.background.others_left()

@@ -16,7 +16,7 @@ from mataserver.engines.work import Job, WorkerDied
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
     from mataserver.contract.envelope import Format
     from mataserver.engines.work import Outcome, Timing
@@ -109,6 +109,13 @@ class FrameSession:
         """
         job = self._job(image, form)
         return await self._target.pool.infer(self.plan, job)
+
+    def begin(
+        self, image: bytes, form: Format, take: Callable[[Outcome | MataError, float], None]
+    ) -> Callable[[], None] | None:
+        """Begin what ``infer`` does without a task; see ``Dispatch.begin``."""
+        job = self._job(image, form)
+        return self._target.pool.begin(self.plan, job, take)
 
     async def generate(self, image: bytes, form: Format) -> AsyncGenerator[str | Outcome]:
         """Yield the pieces of text that the model makes of a frame, then what came of it."""
