@@ -15,6 +15,7 @@ from PIL import Image
 
 from mataserver import Backend, Detection, DetectResult, hookimpl, media, plugins, testing
 from mataserver.engines import scaling
+from mataserver.errors import BadRequest
 from mataserver.results import Keypoint, PoseResult, Segment, SegmentResult
 
 LIMIT = 100_000_000
@@ -144,6 +145,19 @@ async def test_only_jpegs_are_reduced(ask):
     found = await ask(planted(1600, 1600, (400, 400, 800, 800), form="PNG"))
     assert found["label"] == "1600x1600"
     assert found["bbox"] == [400, 400, 800, 800]
+
+
+@pytest.mark.parametrize("wanted", [None, (64, 96)])
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_a_damaged_png_is_refused_for_every_model(place, wanted):
+    """Asking a PNG how it is turned loads it; where that failed, half of it passed for a whole."""
+    rows = np.random.default_rng(0).integers(0, 256, (200, 300, 3), dtype=np.uint8)
+    file = io.BytesIO()
+    Image.fromarray(rows).save(file, "PNG")
+    damaged = bytearray(file.getvalue())
+    damaged[int(len(damaged) * place)] ^= 0xFF
+    with pytest.raises(BadRequest, match="truncated or damaged"):
+        media.reduced(bytes(damaged), LIMIT, wanted)
 
 
 async def test_it_can_be_turned_off(data_dir):

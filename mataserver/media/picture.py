@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from mataserver.config import Alpha
 
 _ORIENTATION = 0x0112
+_JPEGS = frozenset({"JPEG", "MPO"})
 _DAMAGED = (OSError, ValueError, SyntaxError, EOFError, struct.error, IndexError, TypeError)
 _NO_PICTURE = (UnidentifiedImageError, *_DAMAGED)
 _LARGEST_SCALE = max(MARGINS)
@@ -151,7 +152,13 @@ def _open_heif(data: bytes | memoryview) -> Image.Image:
 
 
 def _reducible(picture: Image.Image) -> bool:
-    """Whether a picture may be reduced: a mirrored one would begin with a part of a pixel."""
+    """Whether a picture may be reduced: a mirrored one would begin with a part of a pixel.
+
+    Only a JPEG is asked for its orientation now. For that of a PNG, Pillow loads the picture; if
+    that fails, a later load does nothing, and half a picture passes for a whole one.
+    """
+    if picture.format not in _JPEGS:
+        return False
     whole = not any(side % _LARGEST_SCALE for side in picture.size)
     return whole or _orientation(picture) == 1
 
@@ -169,7 +176,7 @@ def _jpeg(
     picture: Image.Image, data: bytes | memoryview, wanted: tuple[int, int] | None
 ) -> Picture | None:
     """Decode a JPEG by the fast decoder, where it takes it; None for anything else."""
-    if picture.format not in {"JPEG", "MPO"}:
+    if picture.format not in _JPEGS:
         return None
     jpeg.check_scans(data, *picture.size)
     return jpeg.unusual(data, picture.size, wanted) if picture.format == "JPEG" else None
