@@ -64,6 +64,22 @@ def test_a_region_says_where_its_line_is(engine, write):
     assert 0.7 < region.confidence <= 1.0
 
 
+@installed
+@pytest.mark.parametrize("turns", [1, 2, 3])
+def test_a_turned_page_is_read_and_its_boxes_stand_where_the_text_is(
+    engine, write, page, error_rate, turns
+):
+    """Upside-down letters make words of no sense: such a page is read turned."""
+    upright = write(page, size=(1000, 560), letters=28)
+    turned = np.ascontiguousarray(np.rot90(upright, turns))
+    result = read(engine, turned)
+    assert error_rate(result.text, page) <= 0.01
+    ys, xs = np.nonzero(turned.min(axis=2) < 128)
+    boxes = np.array([region.bbox for region in result.regions])
+    around = (*boxes[:, :2].min(axis=0), *boxes[:, 2:].max(axis=0))
+    assert around == pytest.approx((xs.min(), ys.min(), xs.max(), ys.max()), abs=4)
+
+
 class Words:
     """An engine that has read two lines, of which the second one is faint."""
 
