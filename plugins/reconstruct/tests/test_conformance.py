@@ -233,6 +233,13 @@ def test_upload_of_what_is_no_zip_is_400(server, token):
     assert "not a ZIP" in detail(answer)
 
 
+def test_an_archive_in_another_field_is_told_which(server, token):
+    """POST /upload: 422 that names the field of the archive."""
+    answer = server.send(b"", photos="x" * 70_000)
+    assert answer.status == 422
+    assert detail(answer) == "photos: longer than 65536 bytes; the file's field is file"
+
+
 def test_upload_over_the_limit_is_413(server, token):
     """POST /upload: 413 over the configured size."""
     answer = server.send(bytes(20_100_000))
