@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import shutil
 from typing import TYPE_CHECKING
 
@@ -16,14 +17,25 @@ if TYPE_CHECKING:
     from mataserver import Child
     from mataserver_jobs.parcel import Piece
 
-FOLDER = "arriving"
+PREFIX = "arriving-"
+
+
+def sweep(folder: Path) -> None:
+    """Remove what attempts of a job have left that broke off. Blocking. For who claimed it now."""
+    for left in folder.glob(f"{PREFIX}*"):
+        shutil.rmtree(left, ignore_errors=True)
 
 
 class Arrival:
-    """The files of one attempt: beside the job's output until all are there and sound."""
+    """The files of one attempt: beside the job's output until all are there and sound.
+
+    In a folder of its own: an attempt whose claim counts no more may go on for a while beside the
+    next one, which another server makes.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
+        self._place = folder / f"{PREFIX}{secrets.token_hex(8)}"
         self._writing: Generator[int, bytes, None] | None = None
         self._left: int | None = None
         self._more = True
@@ -50,16 +62,18 @@ class Arrival:
             raise Damaged("its files did not all come")
         output = self._folder / "output"
         shutil.rmtree(output, ignore_errors=True)
-        (self._folder / FOLDER).rename(output)
+        self._place.rename(output)
+
+    def discard(self) -> None:
+        """Remove what came and is no result. Blocking."""
+        shutil.rmtree(self._place, ignore_errors=True)
 
     def _begin(self, parcel: Parcel) -> None:
-        place = self._folder / FOLDER
         if self._writing is None:
-            shutil.rmtree(place, ignore_errors=True)  # an attempt before it broke off
-            place.mkdir()
+            self._place.mkdir()
         elif self._left is not None:
             raise Damaged("a part of it did not come")
-        self._writing, self._more = taking(place, parcel), parcel.more
+        self._writing, self._more = taking(self._place, parcel), parcel.more
         self._step(None)
 
     def _write(self, data: bytes) -> None:

@@ -29,7 +29,8 @@ def run(parent: Parent) -> None:
         parent.send(_ended(lambda: _result(assignment, parent)))
         return
     with parcel.node_folder() as folder:
-        parent.send(_carried(assignment, assignment.given, folder, parent))
+        ended = _carried(assignment, assignment.given, folder, parent)
+    parent.send(ended)  # who has it ends this process: the folder is gone by then
 
 
 def _carried(assignment: Assignment, given: Parcel, folder: Path, parent: Parent) -> Ended:

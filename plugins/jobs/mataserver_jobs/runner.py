@@ -18,10 +18,10 @@ import msgspec
 
 from mataserver import MataError, OutOfMemory, Unavailable
 from mataserver_jobs import child, holders, parcel
-from mataserver_jobs.arrival import Arrival
+from mataserver_jobs.arrival import Arrival, sweep
+from mataserver_jobs.attempt import RENEW_SECONDS, Attempt, damaged, pause
 from mataserver_jobs.disk import FULL, is_full
-from mataserver_jobs.kinds import Assignment, Ended, Message, Report
-from mataserver_jobs.leases import LEASE_SECONDS
+from mataserver_jobs.kinds import Assignment
 from mataserver_jobs.parcel import Damaged
 
 if TYPE_CHECKING:
@@ -29,20 +29,14 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
 
     from mataserver import Child
-    from mataserver_jobs.kinds import Access, JobKind
-    from mataserver_jobs.parcel import Parcel, Piece
+    from mataserver_jobs.kinds import Access, Ended, JobKind
     from mataserver_jobs.passes import Passes
     from mataserver_jobs.record import Record
     from mataserver_jobs.store import Store
 
-RENEW_SECONDS = LEASE_SECONDS / 3
-LOOK_SECONDS = 0.2
-"""How often a job is looked at, at most, for a cancellation."""
 RETRY_SECONDS = 1.0
 AGAIN_SECONDS = 3.0
 """How long a job waits that could not be started: without room, or without a cluster."""
-REPORT_SECONDS = 0.5
-"""How often progress is written down at most; its last state always is."""
 NICE = 19
 
 log = logging.getLogger("mataserver.plugin.jobs")
@@ -87,7 +81,7 @@ class LocalRunner:
         self._reserve = reserve
         self._holder = holders.own()
         self._running: dict[str, asyncio.Task[None]] = {}
-        self._attempts: set[_Attempt] = set()
+        self._attempts: set[Attempt] = set()
         self._wake = asyncio.Event()
         self._stopping = asyncio.Event()
 
@@ -195,34 +189,46 @@ class LocalRunner:
                     process = await stack.enter_async_context(starting)
             except (OutOfMemory, Unavailable) as error:  # it is nobody's fault: no attempt counts
                 log.warning("job %s waits: %s", record.id, error.detail)
-                await _pause(self._stopping, AGAIN_SECONDS)
+                await pause(self._stopping, AGAIN_SECONDS)
                 await self._note(self._store.release, record)
                 return
             except MataError as error:  # a node's: the next attempt may come to another one
                 log.warning("job %s could not be started: %s", record.id, error.detail)
                 await self._note(self._store.died, record, error.detail)
                 return
-            async with self._held(record):
-                await self._hand_over(assignment, process)
-            attempt = _Attempt(self._store, record, kind, process, self._stopping, Arrival(folder))
+            attempt = Attempt(self._store, record, kind, process, self._stopping, Arrival(folder))
             self._attempts.add(attempt)
+            handing = asyncio.ensure_future(self._hand_over(assignment, process))
             try:
                 ended = await attempt.ended()
             finally:
                 self._attempts.discard(attempt)
+                handing.cancel()  # it ended without all that it was to be given
+                await asyncio.wait([handing])
+            if not handing.cancelled():
+                handing.result()
         await self._settle(record, attempt, ended, process)
 
     async def _hand_over(self, assignment: Assignment, process: Child) -> None:
-        """Tell a process what to do; send it the input where it has not the job's folder."""
+        """Tell a process what to do; send it the input where it has not the job's folder.
+
+        One that cannot be given it is killed: it would wait for ever.
+        """
         folder, sent = Path(assignment.folder) / "input", None
-        if self._carries:
-            sent = await asyncio.to_thread(parcel.packed, folder)
-            assignment = msgspec.structs.replace(assignment, folder="", given=sent)
-        with contextlib.suppress(ConnectionError):  # its end tells more
+        try:
+            if self._carries:
+                await asyncio.to_thread(sweep, folder.parent)
+                sent = await asyncio.to_thread(parcel.packed, folder)
+                assignment = msgspec.structs.replace(assignment, folder="", given=sent)
             await process.send(assignment)
             reading = iter(()) if sent is None else parcel.pieces(folder, sent)
             while piece := await asyncio.to_thread(next, reading, b""):
                 await process.feed(piece)
+        except ConnectionError:
+            pass  # its end tells more
+        except Exception:
+            process.signal(signal.SIGKILL)
+            raise
 
     @contextlib.asynccontextmanager
     async def _held(self, record: Record) -> AsyncIterator[None]:
@@ -231,7 +237,7 @@ class LocalRunner:
 
         async def renew() -> None:
             while not begun.is_set():
-                await _pause(begun, RENEW_SECONDS)
+                await pause(begun, RENEW_SECONDS)
                 with contextlib.suppress(MataError):
                     await self._store.renew(record)
 
@@ -243,14 +249,14 @@ class LocalRunner:
             await renewing
 
     async def _settle(
-        self, record: Record, attempt: _Attempt, ended: Ended | None, process: Child
+        self, record: Record, attempt: Attempt, ended: Ended | None, process: Child
     ) -> None:
         """Write down how an attempt ended."""
+        if self._carries:
+            ended = await self._received(record, attempt, ended)
         if attempt.lost:
             log.warning("job %s: the claim counts no more", record.id)
             return
-        if self._carries and ended is not None and ended.how in {"done", "cancelled"}:
-            ended = await asyncio.to_thread(_arrived, attempt.arrival, ended)
         size, note = await asyncio.to_thread(size_of, self.folder_of(record.id)), self._note
         if ended is not None and ended.how == "done":
             told = self._kinds[record.kind].told
@@ -267,130 +273,33 @@ class LocalRunner:
             log.warning("job %s died: %s", record.id, reason)
             await note(self._store.died, record, reason, bytes_used=size)
 
-    async def _note(self, note: Callable[..., Awaitable[bool]], *what: Any, **more: Any) -> None:
+    async def _received(
+        self, record: Record, attempt: Attempt, ended: Ended | None
+    ) -> Ended | None:
+        """Put what an attempt sent back in its place, if its claim still counts; return its end."""
+        try:
+            if ended is not None and ended.how in {"done", "cancelled"} and not attempt.lost:
+                attempt.lost = not await self._note(self._store.renew, record)
+                if not attempt.lost:
+                    return await asyncio.to_thread(_arrived, attempt.arrival, ended)
+        finally:
+            await asyncio.to_thread(attempt.arrival.discard)
+        return ended
+
+    async def _note(self, note: Callable[..., Awaitable[Any]], *what: Any, **more: Any) -> Any:
         """Write an end down, and again while the database takes nothing: the work is done.
 
+        Return what was answered.
         Raises ``MataError`` when the server stops meanwhile; then the next one does it anew.
         """
         while True:
             try:
-                await note(*what, **more)
+                return await note(*what, **more)
             except MataError as error:
                 if self._stopping.is_set():
                     raise
                 log.warning("job %s: its end waits: %s", what[0].id, error.detail)
-                await _pause(self._stopping, RETRY_SECONDS)
-            else:
-                return
-
-
-class _Attempt:
-    """One process of a job, from its first message to its last."""
-
-    def __init__(
-        self,
-        store: Store,
-        record: Record,
-        kind: JobKind,
-        process: Child,
-        stopping: asyncio.Event,
-        arrival: Arrival,
-    ) -> None:
-        self.arrival = arrival
-        self._store = store
-        self._record = record
-        self._kind = kind
-        self._process = process
-        self._stopping = stopping
-        self._newest: Report | None = None
-        self._over = asyncio.Event()
-        self._asked = asyncio.Event()
-        self._look = asyncio.Event()
-        self.cancelled = False
-        self.lost = False
-
-    def look(self) -> None:
-        """Look now whether somebody wants the job to stop."""
-        self._look.set()
-
-    async def ended(self) -> Ended | None:
-        """Read what the process tells until its end; None when it died.
-
-        What writes to the database beside it is asked to stop and never cancelled: a driver that is
-        cancelled in mid-statement keeps its transaction open, and with it all others out.
-        """
-        writing = [asyncio.ensure_future(each) for each in (self._renew(), self._write_down())]
-        stopping = asyncio.ensure_future(self._shut_down())
-        try:
-            message: Report | Ended | Parcel | Piece
-            async for message in self._process.messages(Message):
-                if isinstance(message, Ended):
-                    return message
-                if isinstance(message, Report):
-                    self._newest = message
-                else:
-                    await self.arrival.take(message, self._process)
-            return None
-        except (msgspec.DecodeError, ValueError, EOFError):
-            return None
-        except Damaged as error:
-            return _damaged(error)
-        finally:
-            self._over.set()
-            self._look.set()
-            stopping.cancel()
-            await asyncio.gather(*writing, stopping, return_exceptions=True)
-            await self._note()
-
-    async def _renew(self) -> None:
-        """Keep the lease; notice a cancellation, and that the claim counts no more."""
-        while not self._over.is_set():
-            self._look.clear()
-            try:
-                record = await self._store.renew(self._record)
-            except MataError:  # the next time may succeed before the lease is over
-                await _pause(self._over, 1.0)
-                continue
-            if record is None:
-                self.lost = True
-                self._process.signal(signal.SIGKILL)
-                return
-            if record.cancel and not self.cancelled:
-                self.cancelled = True
-                self._asked.set()
-            await _pause(self._over, LOOK_SECONDS)  # others' news are no hurry
-            await _pause(self._look, RENEW_SECONDS)
-
-    async def _write_down(self) -> None:
-        while not self._over.is_set():
-            await _pause(self._over, REPORT_SECONDS)
-            await self._note()
-
-    async def _note(self) -> None:
-        newest, self._newest = self._newest, None
-        if newest is None:
-            return
-        begin, end = self._kind.stages.get(newest.stage, (0.0, 100.0))
-        part = min(1.0, max(0.0, newest.done / newest.total)) if newest.total > 0 else 0.0
-        with contextlib.suppress(MataError):  # a database that is busy misses a report
-            progress = begin + (end - begin) * part
-            await self._store.report(self._record, newest.stage, progress, newest.message)
-
-    async def _shut_down(self) -> None:
-        """Stop the process once somebody cancels the job, or the server shuts down."""
-        waits = [asyncio.ensure_future(each.wait()) for each in (self._asked, self._stopping)]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
-        await self._stop()
-
-    async def _stop(self) -> None:
-        """Ask the process to stop; one that does not is killed."""
-        self._process.signal(signal.SIGTERM)
-        await asyncio.sleep(self._kind.grace)
-        self._process.signal(signal.SIGKILL)
+                await pause(self._stopping, RETRY_SECONDS)
 
 
 def _arrived(arrival: Arrival, ended: Ended) -> Ended:
@@ -398,19 +307,8 @@ def _arrived(arrival: Arrival, ended: Ended) -> Ended:
     try:
         arrival.settle()
     except Damaged as error:
-        return _damaged(error)
+        return damaged(error)
     return ended
-
-
-def _damaged(error: Damaged) -> Ended:
-    return Ended("broken", error=f"what it made came damaged: {error}")
-
-
-async def _pause(event: asyncio.Event, seconds: float) -> None:
-    """Wait, but not for longer than until an event."""
-    with contextlib.suppress(TimeoutError):
-        async with asyncio.timeout(seconds):
-            await event.wait()
 
 
 def _how(status: int) -> str:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -13,6 +14,8 @@ from films import video
 from serving_jobs import asking, lines, sent
 
 from mataserver import MataError
+from mataserver_jobs import parcel
+from mataserver_jobs.arrival import Arrival
 from mataserver_jobs.runner import LocalRunner
 from stand_in_cluster import StandInCluster
 
@@ -132,6 +135,56 @@ async def test_a_job_on_a_node_is_cancelled(queue, kinds, tmp_path, cluster):
         runner.wake()
         record = await ended(queue, job)
     assert record.state == "cancelled"
+
+
+async def test_a_job_is_cancelled_while_its_input_travels(
+    queue, kinds, tmp_path, cluster, node_folders, monkeypatch
+):
+    """The rest of it is not sent, and the node keeps nothing."""
+    fed, size = [], 10_000
+
+    def slowly(folder, sent):
+        for byte in (folder / sent.files[0].name).read_bytes():
+            fed.append(byte)
+            time.sleep(0.02)
+            yield bytes([byte])
+
+    monkeypatch.setattr(parcel, "pieces", slowly)
+    job = await queue.submit("echo", "ada", {"copies": 1})
+    given(tmp_path, job, slow=bytes(size))
+    async with running(queue, kinds, tmp_path, cluster.engine(), carries=True) as runner:
+        async with asyncio.timeout(SOON):
+            while not fed:
+                await asyncio.sleep(0.02)
+        await queue.cancel(job.id)
+        runner.wake()
+        record = await ended(queue, job)
+    assert record.state == "cancelled"
+    assert len(fed) < size
+    assert not list((tmp_path / "jobs" / job.id).glob("arriving*"))
+
+
+async def test_what_a_lost_claim_made_is_no_result(
+    queue, kinds, tmp_path, cluster, node_folders, monkeypatch
+):
+    """Another server's attempt has begun when an older one ends: that one's files are not taken."""
+    job = await queue.submit("echo", "ada", {"copies": 1})
+    take, lost = Arrival.take, asyncio.Event()
+
+    async def late(arrival, message, process):
+        await take(arrival, message, process)
+        if not lost.is_set():  # its lease is over, and the job is another server's
+            await queue.recover(dead=[(await queue.get(job.id)).holder])
+            assert await queue.claim("another", ["echo"]) is not None
+            lost.set()
+
+    monkeypatch.setattr(Arrival, "take", late)
+    async with running(queue, kinds, tmp_path, cluster.engine(), carries=True):
+        async with asyncio.timeout(SOON):
+            await lost.wait()
+    record = await queue.get(job.id)
+    assert (record.state, record.holder) == ("running", "another")
+    assert {path.name for path in (tmp_path / "jobs" / job.id).iterdir()} <= {"log"}
 
 
 async def test_a_job_that_breaks_has_its_log_here(queue, kinds, tmp_path, cluster):

@@ -8,7 +8,7 @@ import os
 import pytest
 
 from mataserver_jobs import parcel
-from mataserver_jobs.arrival import Arrival
+from mataserver_jobs.arrival import Arrival, sweep
 from mataserver_jobs.parcel import PIECE, Damaged, More, Parcel, ParcelFile, Piece
 
 SIZE = PIECE + 10
@@ -58,10 +58,27 @@ async def test_what_was_packed_arrives(made, tmp_path):
     job = tmp_path / "job"
     (job / "output").mkdir(parents=True)
     (job / "output" / "old").touch()
-    (job / "arriving").mkdir()
+    (job / "arriving-left").mkdir()
+    sweep(job)
     arrival, process = await arrived(job, sent, pieces)
     assert process.answers == [More(), More()]
     arrival.settle()
+    assert parcel.packed(job / "output") == sent
+    assert [path.name for path in job.iterdir()] == ["output"]
+
+
+async def test_a_stale_attempt_leaves_its_successor_alone(made, tmp_path):
+    """One whose claim counts no more begins while the next one's files come: neither is harmed."""
+    sent = parcel.packed(made)
+    first, last = parcel.pieces(made, sent)
+    job = tmp_path / "job"
+    successor, process = await arrived(job, sent, [first])
+    stale, _ = await arrived(job, sent, [first])
+    stale.discard()
+    process.output = asyncio.StreamReader()
+    process.output.feed_data(last)
+    await successor.take(Piece(len(last)), process)
+    successor.settle()
     assert parcel.packed(job / "output") == sent
     assert [path.name for path in job.iterdir()] == ["output"]
 

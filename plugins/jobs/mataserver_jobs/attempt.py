@@ -1,0 +1,150 @@
+"""One attempt at a job, as its runner follows it."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from typing import TYPE_CHECKING
+
+import msgspec
+
+from mataserver import MataError
+from mataserver_jobs.kinds import Ended, Message, Report
+from mataserver_jobs.leases import LEASE_SECONDS
+from mataserver_jobs.parcel import Damaged
+
+if TYPE_CHECKING:
+    from mataserver import Child
+    from mataserver_jobs.arrival import Arrival
+    from mataserver_jobs.kinds import JobKind
+    from mataserver_jobs.parcel import Parcel, Piece
+    from mataserver_jobs.record import Record
+    from mataserver_jobs.store import Store
+
+RENEW_SECONDS = LEASE_SECONDS / 3
+LOOK_SECONDS = 0.2
+"""How often a job is looked at, at most, for a cancellation."""
+REPORT_SECONDS = 0.5
+"""How often progress is written down at most; its last state always is."""
+
+
+class Attempt:
+    """One process of a job, from its first message to its last."""
+
+    def __init__(
+        self,
+        store: Store,
+        record: Record,
+        kind: JobKind,
+        process: Child,
+        stopping: asyncio.Event,
+        arrival: Arrival,
+    ) -> None:
+        self.arrival = arrival
+        self._store = store
+        self._record = record
+        self._kind = kind
+        self._process = process
+        self._stopping = stopping
+        self._newest: Report | None = None
+        self._over = asyncio.Event()
+        self._asked = asyncio.Event()
+        self._look = asyncio.Event()
+        self.cancelled = False
+        self.lost = False
+
+    def look(self) -> None:
+        """Look now whether somebody wants the job to stop."""
+        self._look.set()
+
+    async def ended(self) -> Ended | None:
+        """Read what the process tells until its end; None when it died.
+
+        What writes to the database beside it is asked to stop and never cancelled: a driver that is
+        cancelled in mid-statement keeps its transaction open, and with it all others out.
+        """
+        writing = [asyncio.ensure_future(each) for each in (self._renew(), self._write_down())]
+        stopping = asyncio.ensure_future(self._shut_down())
+        try:
+            message: Report | Ended | Parcel | Piece
+            async for message in self._process.messages(Message):
+                if isinstance(message, Ended):
+                    return message
+                if isinstance(message, Report):
+                    self._newest = message
+                else:
+                    await self.arrival.take(message, self._process)
+            return None
+        except (msgspec.DecodeError, ValueError, EOFError):
+            return None
+        except Damaged as error:
+            return damaged(error)
+        finally:
+            self._over.set()
+            self._look.set()
+            stopping.cancel()
+            await asyncio.gather(*writing, stopping, return_exceptions=True)
+            await self._note()
+
+    async def _renew(self) -> None:
+        """Keep the lease; notice a cancellation, and that the claim counts no more."""
+        while not self._over.is_set():
+            self._look.clear()
+            try:
+                record = await self._store.renew(self._record)
+            except MataError:  # the next time may succeed before the lease is over
+                await pause(self._over, 1.0)
+                continue
+            if record is None:
+                self.lost = True
+                self._process.signal(signal.SIGKILL)
+                return
+            if record.cancel and not self.cancelled:
+                self.cancelled = True
+                self._asked.set()
+            await pause(self._over, LOOK_SECONDS)  # others' news are no hurry
+            await pause(self._look, RENEW_SECONDS)
+
+    async def _write_down(self) -> None:
+        while not self._over.is_set():
+            await pause(self._over, REPORT_SECONDS)
+            await self._note()
+
+    async def _note(self) -> None:
+        newest, self._newest = self._newest, None
+        if newest is None:
+            return
+        begin, end = self._kind.stages.get(newest.stage, (0.0, 100.0))
+        part = min(1.0, max(0.0, newest.done / newest.total)) if newest.total > 0 else 0.0
+        with contextlib.suppress(MataError):  # a database that is busy misses a report
+            progress = begin + (end - begin) * part
+            await self._store.report(self._record, newest.stage, progress, newest.message)
+
+    async def _shut_down(self) -> None:
+        """Stop the process once somebody cancels the job, or the server shuts down."""
+        waits = [asyncio.ensure_future(each.wait()) for each in (self._asked, self._stopping)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        await self._stop()
+
+    async def _stop(self) -> None:
+        """Ask the process to stop; one that does not is killed."""
+        self._process.signal(signal.SIGTERM)
+        await asyncio.sleep(self._kind.grace)
+        self._process.signal(signal.SIGKILL)
+
+
+def damaged(error: Damaged) -> Ended:
+    """Return how a job ended whose files came otherwise than they were made."""
+    return Ended("broken", error=f"what it made came damaged: {error}")
+
+
+async def pause(event: asyncio.Event, seconds: float) -> None:
+    """Wait, but not for longer than until an event."""
+    with contextlib.suppress(TimeoutError):
+        async with asyncio.timeout(seconds):
+            await event.wait()
