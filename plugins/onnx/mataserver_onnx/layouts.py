@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from mataserver import MataError
 from mataserver_onnx import ends, labels, outputs, yolo
-from mataserver_onnx.graph import WHOLE_NUMBERS
+from mataserver_onnx.graph import FLOAT, FLOAT16, WHOLE_NUMBERS
 from mataserver_onnx.options import ModelOptions
 
 if TYPE_CHECKING:
@@ -88,11 +88,15 @@ SOFTMAX_FAMILIES = frozenset({"detr", "table-transformer", "yolos"})
 def choose(graph: Graph, config: Mapping[str, Any], task: str, options: ModelOptions) -> LayoutName:
     """Return the layout of a network for a task: that of the settings, else the recognised one.
 
-    Raises ``MataError`` when it is not recognised, when two fit or the metadata contradicts the
+    Raises ``MataError`` when it takes no image, or one of whole numbers, when it is not recognised,
+    when two fit or the metadata contradicts the
     outputs, and when what is stated does not fit.
     """
-    if outputs.image_input(graph) is None:
+    port = outputs.image_input(graph)
+    if port is None:
         raise MataError(f"the network takes no image [batch, 3, height, width]: {_inputs(graph)}")
+    if port.kind not in {FLOAT, FLOAT16}:
+        raise MataError("the network's input is not of 16- or 32-bit floating point numbers")
     stated = options.layout
     if stated is not None:
         if TASKS[stated] != task:

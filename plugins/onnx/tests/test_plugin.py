@@ -14,7 +14,9 @@ from mataserver.config import load as configure
 from mataserver.library.catalog import Catalog
 from mataserver.library.registry import Registry
 from mataserver.plugins import discover
-from mataserver_onnx import classify, depth, detect, embed, segment
+from mataserver_onnx import classify, depth, detect, embed, layouts, segment
+from mataserver_onnx.graph import Graph, Port
+from mataserver_onnx.options import ModelOptions
 
 BACKENDS = {backend.task: backend for backend in mataserver_onnx.backends()}
 
@@ -54,6 +56,14 @@ def test_a_file_is_taken_for_what_it_is(planted, tmp_path):
         assert serving(ModelFiles("a", "local", path)) == {task}
     row = planted.colours(tmp_path / "row.onnx", "classes")
     assert serving(ModelFiles("a", "local", row)) == {"classify", "embed"}
+
+
+@pytest.mark.parametrize("kind", [2, 3, 6, 7, 11])
+def test_a_network_of_whole_numbers_is_refused_before_it_is_registered(kind):
+    """It was registered, and each request failed: no image is given but in floating point."""
+    network = Graph((Port("x", (1, 3, 64, 64), kind),), (Port("output", (1, 9)),))
+    with pytest.raises(MataError, match="not of 16- or 32-bit floating point numbers"):
+        layouts.choose(network, {}, "classify", ModelOptions())
 
 
 def test_a_directory_is_taken_for_its_network(classifier, planted, tmp_path):
