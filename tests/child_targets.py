@@ -23,11 +23,6 @@ def noisy(parent):
     raise RuntimeError("the last word")
 
 
-def shared(parent):
-    """Tell the group that the processor is shared with, and how it steps back (proc(5))."""
-    parent.send({"group": Path("/proc/self/autogroup").read_text()})
-
-
 def family(parent):
     """Start a process of its own, tell both ids, then wait for ever."""
     sleeper = subprocess.Popen(["sleep", "600"])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-from pathlib import Path
 
 import msgspec
 import psutil
@@ -14,8 +13,6 @@ import child_targets
 from api_answers import until
 from mataserver.processes import child as processes
 from mataserver.processes.child import replacing, run_process
-
-AUTOGROUP = Path("/proc/self/autogroup")
 
 
 def gone(pid):
@@ -46,18 +43,6 @@ async def test_last_words_and_manners():
     assert said == [{"nice": min(os.nice(0) + 5, 19), "threads": "2"}]  # 19 is the last
     assert "RuntimeError: the last word\n" in words  # what it printed may come behind it
     assert len(words) <= 4096
-
-
-@pytest.mark.skipif(not AUTOGROUP.exists(), reason="this kernel shares by processes alone")
-@pytest.mark.parametrize("nice", [0, 7])
-async def test_a_group_of_its_own_steps_back_too(nice):
-    """Where the kernel shares the processor by sessions, being nice holds against the server's."""
-    before = AUTOGROUP.read_text()
-    async with run_process(child_targets.shared, nice=nice) as child:
-        (said,) = [message async for message in child.messages(dict)]
-        assert await child.wait() == 0
-    assert said["group"].endswith(f" nice {nice}\n")
-    assert AUTOGROUP.read_text() == before
 
 
 async def test_a_log(tmp_path):

@@ -51,19 +51,6 @@ def hide_memory() -> None:
     _prctl(_PR_SET_DUMPABLE, 0)
 
 
-def be_nice(nice: int) -> None:
-    """Let others go first at the processor, by ``nice`` steps (0 to 19).
-
-    A process with a session of its own may be in a group of its own too, whose share of the
-    processor counts before the process's: sched(7), autogroup.
-    """
-    with contextlib.suppress(OSError):  # a sandbox may forbid it
-        os.nice(nice)
-    with contextlib.suppress(OSError):  # a kernel without, or a process in its parent's group
-        if os.getsid(0) == os.getpid():
-            Path("/proc/self/autogroup").write_text(str(nice), encoding="ascii")
-
-
 def be_killed_first(score: int) -> None:
     """Go before processes of a lower ``score`` (up to 1000) when memory runs out."""
     with contextlib.suppress(OSError):  # a sandbox may forbid it
