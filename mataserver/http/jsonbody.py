@@ -38,7 +38,7 @@ def decode(data: bytes, kind: type[T]) -> T:
         if "got `null`" in str(error):
             return _typed(_without_nulls(data), kind)
         _check_json(data)
-        raise _refusal(error) from None
+        raise _refusal(error, kind) from None
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
         raise BadRequest("The body is not valid JSON") from None
 
@@ -54,7 +54,7 @@ def convert(value: Any, kind: type[T]) -> T:
         try:
             return msgspec.convert(pruned(value), kind)
         except msgspec.ValidationError as error:
-            raise _refusal(error) from None
+            raise _refusal(error, kind) from None
 
 
 def check(data: bytes) -> None:
@@ -107,16 +107,19 @@ def _typed(data: bytes, kind: type[T]) -> T:
     try:
         return msgspec.json.decode(data, type=kind)
     except msgspec.ValidationError as error:
-        raise _refusal(error) from None
+        raise _refusal(error, kind) from None
 
 
-def described(error: msgspec.ValidationError) -> str:
-    """Return what is wrong with a body in words that begin with the field."""
-    return describe(error, "") or "the body must be a JSON object"
+def described(error: msgspec.ValidationError, kind: Any = None) -> str:
+    """Return what is wrong with a body in words that begin with the field.
+
+    With the type ``kind`` that it was to be, they name the values that a field takes.
+    """
+    return describe(error, "", kind) or "the body must be a JSON object"
 
 
-def _refusal(error: msgspec.ValidationError) -> InvalidParams:
-    return InvalidParams(described(error))
+def _refusal(error: msgspec.ValidationError, kind: Any) -> InvalidParams:
+    return InvalidParams(described(error, kind))
 
 
 def _without_nulls(data: bytes) -> bytes:

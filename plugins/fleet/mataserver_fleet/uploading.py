@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import msgspec
 from msgspec import Meta
 
-from mataserver import BadRequest, Conflict, InvalidParams, Upload
+from mataserver import BadRequest, Conflict, InvalidParams, Upload, describe_error
 from mataserver_fleet import schema
 from mataserver_fleet.layout import (
     backend_of,
@@ -149,7 +149,7 @@ def description_of(fields: Mapping[str, str]) -> str:
     try:
         return msgspec.convert(fields.get("description", ""), Description)
     except msgspec.ValidationError as error:
-        raise InvalidParams(f"description: {str(error)[0].lower()}{str(error)[1:]}") from None
+        raise InvalidParams(f"description: {describe_error(error)}") from None
 
 
 def model_files(files: Sequence[Upload]) -> tuple[Upload, ...]:

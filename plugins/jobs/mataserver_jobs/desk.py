@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver import Conflict, InvalidParams, MataError, NotFound
+from mataserver import Conflict, InvalidParams, MataError, NotFound, describe_error
 from mataserver_database import finish
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ class Desk:
         try:
             spec = msgspec.convert({**record.spec, **options}, kind.spec)
         except msgspec.ValidationError as error:
-            raise InvalidParams(f"spec: {error}") from None
+            raise InvalidParams(f"spec: {describe_error(error, kind.spec)}") from None
         if kind.check is not None:
             kind.check(spec)
         await asyncio.to_thread(self.storage.check_room)

@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING, Annotated, Any, Protocol
 import msgspec
 from msgspec import Meta
 
-from mataserver import BadRequest, Body, Conflict, InvalidParams, MataError, NotFound, Route
+from mataserver import (
+    BadRequest,
+    Body,
+    Conflict,
+    InvalidParams,
+    MataError,
+    NotFound,
+    Route,
+    describe_error,
+)
 from mataserver_jobs.infer import UPLOAD, InferRequest, InferSpec, checked
 from mataserver_jobs.routes import JSON, asker, owner_of
 from mataserver_jobs.views import JobView
@@ -188,6 +197,6 @@ def _asked(fields: Mapping[str, str]) -> InferRequest:
             given["params"] = msgspec.json.decode(given["params"], type=dict[str, Any])
         return msgspec.convert(given, InferRequest, strict=False)
     except msgspec.ValidationError as error:
-        raise InvalidParams(str(error)) from None
+        raise InvalidParams(describe_error(error, InferRequest)) from None
     except (msgspec.DecodeError, RecursionError):
         raise InvalidParams("params: expected a JSON object") from None

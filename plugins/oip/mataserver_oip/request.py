@@ -98,7 +98,8 @@ def _merged(plain: dict[str, Any], given: Tensor | None, count: int) -> list[dic
         raise BadRequest(f"input 'params': expected BYTES, got {given.datatype[:16]}")
     own = [_object(each) for each in given.data]
     if len(own) not in {1, count}:
-        raise BadRequest(f"input 'params': 1 or {count} elements, got {len(own)}")
+        said = "1 element" if count == 1 else f"1 or {count} elements"
+        raise BadRequest(f"input 'params': expected {said}, got {len(own)}")
     for each in own:
         if twice := plain.keys() & each.keys():
             raise BadRequest(f"params.{min(twice)[:64]}: given twice")

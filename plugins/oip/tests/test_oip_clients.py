@@ -264,7 +264,7 @@ async def test_inputs_that_are_refused(client):
         ((image, image), "input 'image' is given twice"),
         ((client.encoded(b"{}", name="params"),), "input 'image' is missing"),
         ((image, junk), "must be a JSON object"),
-        ((image, empty), "1 or 1 elements, got 2"),
+        ((image, empty), "expected 1 element, got 2"),
         ((image, client.input("params", np.zeros(1, np.uint8), "UINT8")), "expected BYTES"),
     ):
         status, message = await refused(client, *inputs)

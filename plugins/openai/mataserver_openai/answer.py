@@ -81,7 +81,7 @@ class Chunk(Struct, kw_only=True):
     created: int
     model: str
     choices: list[ChunkChoice]
-    usage: ChatUsage | UnsetType = UNSET
+    usage: ChatUsage | UnsetType | None = UNSET
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,9 +106,13 @@ class Ending:
 
 @dataclass(frozen=True, slots=True)
 class Writer:
-    """Writes one answer of ``model``; all its parts have the same id."""
+    """Writes one answer of ``model``; all its parts have the same id.
+
+    With ``counts`` a stream ends with the tokens, and its other chunks have a ``usage`` of null.
+    """
 
     model: str
+    counts: bool = False
     id: str = field(default_factory=lambda: f"chatcmpl-{secrets.token_hex(12)}")
     created: int = field(default_factory=lambda: int(time.time()))
 
@@ -130,20 +134,21 @@ class Writer:
         """Return the event of a piece of text."""
         return self._event(ChunkChoice(Delta(content=text)))
 
-    def last(self, ending: Ending, *, usage: bool) -> bytes:
-        """Return the events that end a stream; with ``usage`` the tokens too, if they are known."""
+    def last(self, ending: Ending) -> bytes:
+        """Return the events that end a stream, with the tokens where they are wanted and known."""
         events = self._event(ChunkChoice(Delta(), ending.finish))
-        if usage and ending.usage is not None:
+        if self.counts and ending.usage is not None:
             events += self._event(usage=ending.tokens)
         return events + DONE
 
     def _event(self, *choices: ChunkChoice, usage: ChatUsage | UnsetType = UNSET) -> bytes:
+        untold = None if self.counts else UNSET
         chunk = Chunk(
             id=self.id,
             created=self.created,
             model=self.model,
             choices=list(choices),
-            usage=usage,
+            usage=untold if usage is UNSET else usage,
         )
         return event(chunk)
 

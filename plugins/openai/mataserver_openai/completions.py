@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import re
 from typing import TYPE_CHECKING, Any
 
 from mataserver import (
@@ -48,6 +49,8 @@ EXAMPLE: dict[str, Any] = {
 JSON = "application/json"
 PREFIXES = ("/v1", "/openai/v1")
 """Where OpenAI's routes are: beside our own, and where everything is in OpenAI's form."""
+
+_PARAMETER = re.compile(r"^params\.(\w+)")
 
 
 class Completions:
@@ -96,7 +99,7 @@ class _Chat:
         self._model = model
         self._asked = asked
         self._params = _params(asked, model)
-        self._writer = Writer(model.name)
+        self._writer = Writer(model.name, counts=asked.usage)
 
     async def whole(self) -> answer.Completion:
         """Return the answer in one piece."""
@@ -125,7 +128,7 @@ class _Chat:
                 if isinstance(item, str):
                     yield writer.piece(item)
                 else:
-                    yield LastEvent(writer.last(item, usage=self._asked.usage))
+                    yield LastEvent(writer.last(item))
 
     async def _pieces(self) -> AsyncGenerator[str | Ending]:
         """Yield the text up to the first stop sequence, which stops the model, then how it ended.
@@ -167,13 +170,18 @@ def _params(asked: Question, model: ModelHandle) -> Params:
 
 @contextlib.contextmanager
 def _as_bad_request() -> Iterator[None]:
-    """Have what is wrong with a parameter be a bad request, as it is in this form."""
+    """Have what is wrong with a parameter be a bad request that names the field of this form."""
     try:
         yield
     except MataError as error:
         if error.status != InvalidParams.status:
             raise
-        raise BadRequest(error.detail.removeprefix("params.")) from None
+        raise BadRequest(_PARAMETER.sub(_field, error.detail, count=1)) from None
+
+
+def _field(found: re.Match[str]) -> str:
+    """Return the field that gave a parameter: a question is taken from the messages."""
+    return "messages" if found[1] in {"prompt", "system_prompt"} else found[1]
 
 
 def _text(result: Result) -> str:

@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 import msgspec
 from msgspec import Meta, Struct
 
-from mataserver import InvalidParams
+from mataserver import InvalidParams, describe_error
 
 Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
 
@@ -131,4 +131,4 @@ def read(value: object) -> Spec:
     try:
         return msgspec.convert(value, Spec)
     except msgspec.ValidationError as error:
-        raise InvalidParams(str(error)) from None
+        raise InvalidParams(describe_error(error, Spec)) from None

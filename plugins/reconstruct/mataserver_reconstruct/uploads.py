@@ -16,6 +16,7 @@ from mataserver import (
     MataError,
     OutOfMemory,
     Route,
+    describe_error,
 )
 from mataserver_jobs.routes import asker, owner_of
 from mataserver_reconstruct import archive, kind
@@ -191,9 +192,7 @@ class Uploads:
         try:
             asked = msgspec.convert(given, kind.Order, strict=False)
         except msgspec.ValidationError as error:
-            what, _, place = str(error).partition(" - at `$.")
-            named = f"{place.rstrip('`')}: {what}" if place else what
-            raise InvalidParams(named) from None
+            raise InvalidParams(describe_error(error, kind.Order)) from None
         self._worker.check(asked.matcher)
         ours = {"limits": settings.limits, "threads": settings.threads}
         return msgspec.structs.replace(asked, **ours, file=name[:255])

@@ -15,6 +15,7 @@ from av.error import FFmpegError
 
 from mataserver import BadRequest, upright_frame
 from mataserver_sam.index import indexed
+from mataserver_sam.matroska import ends_early
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -64,6 +65,8 @@ class Clip(Generic[Prepared]):
         self._frames: Iterator[av.VideoFrame] = iter(())
         self._next = self._given = self._asked = 0
         with reading("The video cannot be read"):
+            if ends_early(path):
+                raise BadRequest("The video is damaged: it ends too early")
             self._container = av.open(
                 f"file:{path}",
                 options=_OPENING,

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, NamedTuple
+from typing import Annotated, Any, Literal, NamedTuple
 
 from msgspec import Meta, Struct
 
 from mataserver_sam.prompts import MAX_PROMPTS, Prompts, Share, Words
 
-MaskFormat = Annotated[str, Meta(pattern=r"^(rle|coco|png|polygon)\Z")]
+MaskFormat = Literal["rle", "coco", "png", "polygon"]
 
 
 class SegmentRequest(Struct, frozen=True, kw_only=True):

@@ -7,11 +7,12 @@ from typing import Annotated, Any, Literal
 import msgspec
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from mataserver import InvalidParams
+from mataserver import InvalidParams, describe_error
 from mataserver_sam.image_requests import MaskFormat
 from mataserver_sam.prompts import Prompts
 
-SessionId = Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.-]{1,128}\Z")]
+SessionId = Annotated[str, Meta(pattern=r"^(?!\.{1,2}\Z)[A-Za-z0-9_.-]{1,128}\Z")]
+"""A part of a path: ``.`` and ``..`` are none, clients resolve them before they send anything."""
 Number = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 MOST_MARKED = 256
 """Objects that are drawn on one frame at most: a frame is one step of the worker."""
@@ -59,7 +60,7 @@ def session_id(given: str | None) -> str | None:
     try:
         return msgspec.convert(given, SessionId | None)
     except msgspec.ValidationError as error:
-        raise InvalidParams(f"session_id: {error}") from None
+        raise InvalidParams(f"session_id: {describe_error(error)}") from None
 
 
 class PromptRequest(Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import WSMsgType, web
 
-from mataserver import InvalidParams, MataError
+from mataserver import BadRequest, InvalidParams, MataError, decode_json
 from mataserver_sam.video_requests import (
     CompleteMessage,
     ErrorMessage,
@@ -115,10 +115,9 @@ class VideoSocket:
         if message.type in _ENDS:
             return None
         try:
-            asked = msgspec.json.decode(message.data, type=PropagateRequest)
-        except msgspec.ValidationError as error:
-            raise InvalidParams(str(error)) from None
-        except (msgspec.DecodeError, UnicodeError, RecursionError):
+            data = message.data
+            asked = decode_json(data.encode() if isinstance(data, str) else data, PropagateRequest)
+        except (BadRequest, UnicodeError):
             raise InvalidParams("The message is not valid JSON") from None
         told: PropagateRequest = self._formed(asked)
         return told

@@ -202,6 +202,20 @@ def test_truncated_files_are_refused(made, tmp_path):
         opened(tmp_path / "half.mp4")
 
 
+@pytest.mark.parametrize("kind", ["mkv", "webm"])
+def test_a_truncated_matroska_is_refused(movies, tmp_path, kind):
+    """One frame or half of them less is refused; one of unknown length has what is there."""
+    codec = "libvpx" if kind == "webm" else "libx264"
+    whole = movies.write(tmp_path / f"whole.{kind}", 20, codec).read_bytes()
+    for left in (len(whole) // 2, len(whole) - 1):
+        (tmp_path / f"cut.{kind}").write_bytes(whole[:left])
+        with pytest.raises(BadRequest, match="it ends too early"):
+            opened(tmp_path / f"cut.{kind}")
+    live = movies.write(tmp_path / f"live.{kind}", 20, codec, layout={"live": "1"}).read_bytes()
+    (tmp_path / f"live.{kind}").write_bytes(live[: len(live) // 2])
+    assert 0 < len(opened(tmp_path / f"live.{kind}")) < 20
+
+
 REFUSED = {
     "noise": b"x" * 5_000,
     "nothing": b"",

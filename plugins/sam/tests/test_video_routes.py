@@ -188,6 +188,8 @@ UNPROCESSABLE = {
     "no video": ({}, "give one of video_url, video_base64, video_path"),
     "two videos": ({"video_url": "http://a", "video_path": "/a"}, "give one of"),
     "an odd id": ({"video_path": "/a", "session_id": "a/b"}, "session_id"),
+    "no part of a path": ({"video_path": "/a", "session_id": ".."}, "session_id: expected"),
+    "a dot": ({"video_path": "/a", "session_id": "."}, "session_id: expected"),
     "a long id": ({"video_path": "/a", "session_id": "a" * 129}, "session_id"),
     "a negative GPU": ({"video_path": "/a", "gpu_ids": [-1]}, "gpu_ids[0]"),
     "a GPU twice": ({"video_path": "/a", "gpu_ids": [0, 0]}, "gpu_ids names a GPU twice"),

@@ -84,7 +84,11 @@ async def test_sessions_take_turns(api, video_path):
 
 REFUSED = {
     "no JSON": ("{", "The message is not valid JSON"),
-    "a wrong direction": ('{"direction": "up"}', "direction"),
+    "a wrong direction": (
+        '{"direction": "up"}',
+        "direction: invalid enum value 'up': one of backward, both, forward",
+    ),
+    "a null and a wrong number": ('{"direction": null, "max_frames": 0}', "max_frames: expected"),
     "no frames": ('{"max_frames": 0}', "max_frames"),
     "a start beyond the end": ('{"start_frame_index": 8}', "the video has 8 frames"),
     "no object": ("[]", "object"),
