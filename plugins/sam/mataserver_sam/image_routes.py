@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
+from mataserver import decode_base64
 from mataserver_sam.description import described
-from mataserver_sam.encoded import decoded
 from mataserver_sam.image_requests import (
     CachedAnswer,
     CachedRequest,
@@ -47,7 +47,7 @@ class ImageRoutes:
     async def segment(self, request: web.Request) -> web.Response:
         """Segment one image by any prompts."""
         async with self._read(request, SegmentRequest) as asked:
-            image = decoded(asked.image, "image")
+            image = decode_base64(asked.image, "image")
             name, path = self._pictures.reserve()
             wanted = path if asked.return_visualization else None
             form = asked.mask_format or self._form
@@ -62,7 +62,7 @@ class ImageRoutes:
     async def cached(self, request: web.Request) -> web.Response:
         """Segment one image by several texts on one run of the encoder."""
         async with self._read(request, CachedRequest) as asked:
-            image = decoded(asked.image, "image")
+            image = decode_base64(asked.image, "image")
             form = asked.mask_format or self._form
             async with self._model.acquire() as model:
                 done: Answered = await model.call(

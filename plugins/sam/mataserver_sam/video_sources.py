@@ -9,8 +9,7 @@ import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from mataserver import BadRequest, Policy, Unavailable
-from mataserver_sam.encoded import decoded
+from mataserver import BadRequest, Policy, Unavailable, decode_base64
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Iterable
@@ -113,7 +112,7 @@ class VideoSources:
         if len(text) * 3 / 4 > self._max_bytes:
             limit = self._max_bytes / 1e6
             raise BadRequest(f"video_base64: the video is larger than {limit:g} MB")
-        data = decoded(text, "video_base64")
+        data = decode_base64(text, "video_base64")
         try:
             target.write_bytes(data)
         except OSError as error:
