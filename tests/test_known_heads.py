@@ -539,6 +539,18 @@ async def test_heads_that_are_known_are_bounded(peer):
     assert (status, hits) == (200, 0)
 
 
+async def test_nobody_pushes_out_the_heads_of_others(data_dir):
+    """Who sends very many different heads is known by few of them; others stay known."""
+    async with warm_peer(data_dir, api_keys=[KEY, "other-key"]) as (_, peer):
+        for number in range(MOST + 20):
+            asked = request("POST", f"{INFER}&confidence={number / 1000}", *JPEG, body=PICTURE)
+            peer.writer.write(retitled(asked, KEY.encode(), b"other-key"))
+            assert (await peer.read())[0] == 200
+        assert len(peer.cache) == MOST
+        assert (await peer.hits(ASKED))[1] == 1
+        assert (await peer.hits(retitled(asked, KEY.encode(), b"other-key")))[1] == 1
+
+
 async def test_a_long_head_is_not_known(peer):
     """A head of some size is aiohttp's business, and so is its connection then."""
     asked = request("POST", INFER, *JPEG, f"X-Long: {'x' * 4_000}", body=PICTURE)

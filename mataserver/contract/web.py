@@ -107,6 +107,11 @@ class RepeatedClaim(Protocol):
     """
 
     @property
+    def owner(self) -> str:
+        """Whose the head is: who sends many different ones pushes out their own."""
+        ...
+
+    @property
     def limit(self) -> int:
         """Bytes of the largest body."""
         ...

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from aiohttp import HttpVersion11, hdrs
 
+from mataserver.http.auth import PRINCIPAL
 from mataserver.http.routing import CLAIMED, ROUTE
 
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ if TYPE_CHECKING:
     from mataserver.http.middleware import Edge
 
 MOST = 256
-"""Heads that are known; that learnt longest ago makes room."""
+"""Heads that are known; of whoever has most of them, that learnt longest ago makes room."""
 LARGEST = 1_000_000
 """Bytes of a body that follows a known head."""
 _ODD = (
@@ -69,7 +70,12 @@ class Repeat(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """What is known of a head: ``limit`` and ``seconds`` are its body's, ``label`` the metrics'."""
+    """What is known of a head that ``owner`` sent.
+
+    ``limit`` and ``seconds`` are its body's, ``label`` the metrics'.
+    """
+
+    owner: str
 
     message: RawRequestMessage
     found: UrlMappingMatchInfo
@@ -151,6 +157,7 @@ class HeadCache:
         self.edge = edge
         self.hits = 0
         self._known: dict[bytes, KnownRoute | KnownClaim] = {}
+        self._of_owner: dict[str, dict[bytes, None]] = {}
 
     def __len__(self) -> int:
         return len(self._known)
@@ -185,26 +192,40 @@ class HeadCache:
         limits = table.limits(request)
         if limits.idle:
             return
-        of = self._of(request, limits.size, limits.seconds)
+        principal = request.get(PRINCIPAL)
+        owner = "" if principal is None else principal.id
+        of = self._of(request, owner, limits.size, limits.seconds)
         self._note(head, KnownRoute(*of, route, key, repeat))
 
     def learn_claimed(self, head: bytes, request: web.Request, claim: Claim) -> None:
         """Know the head of a request that the one service claimed which claims any."""
         if CLAIMED in request and len(self.edge.table.claims) == 1 and _is_plain(request):
-            of = self._of(request, claim.repeat.limit, claim.repeat.seconds)
+            repeat = claim.repeat
+            of = self._of(request, repeat.owner, repeat.limit, repeat.seconds)
             self._note(head, KnownClaim(*of, claim))
 
     def _of(
-        self, request: web.Request, limit: int, seconds: float
-    ) -> tuple[RawRequestMessage, UrlMappingMatchInfo, str, int, float]:
+        self, request: web.Request, owner: str, limit: int, seconds: float
+    ) -> tuple[str, RawRequestMessage, UrlMappingMatchInfo, str, int, float]:
         label = self.edge.table.label(request)
         message = request._message  # noqa: SLF001
-        return message, request.match_info, label, min(limit, LARGEST), seconds
+        return owner, message, request.match_info, label, min(limit, LARGEST), seconds
 
     def _note(self, head: bytes, known: KnownRoute | KnownClaim) -> None:
-        if len(self._known) >= MOST and head not in self._known:
-            del self._known[next(iter(self._known))]
+        if head in self._known:
+            self._forget(head)
         self._known[head] = known
+        self._of_owner.setdefault(known.owner, {})[head] = None
+        if len(self._known) > MOST:
+            most = max(self._of_owner.values(), key=len)
+            self._forget(next(iter(most)))
+
+    def _forget(self, head: bytes) -> None:
+        owner = self._known.pop(head).owner
+        heads = self._of_owner[owner]
+        del heads[head]
+        if not heads:
+            del self._of_owner[owner]
 
 
 def is_of(head: bytes, request: web.Request) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
+import weakref
 
 import pytest
 from gateway_stand import (  # noqa: F401
@@ -18,7 +19,8 @@ from gateway_stand import (  # noqa: F401
 )
 from upstreams import Raw, Upstream
 
-from mataserver_fleet.gateway.snapshot import Target
+from mataserver_fleet.gateway.repeating import Answered, KnownInferences
+from mataserver_fleet.gateway.snapshot import Consumer, Target
 
 VARYING = re.compile(rb"(X-Request-Id: |total;dur=|Date: )[^\r\n]*")
 
@@ -260,3 +262,24 @@ async def test_a_server_that_fails(stand, upstreams):  # noqa: F811
         for _ in range(3):
             assert b"one" in (await line.ask(request(b"{}")))[1]
         assert line.hits == 3
+
+
+class Place:
+    """Stands for what is asked: whether something still holds it can be seen."""
+
+
+def test_heads_that_the_server_does_not_take_are_not_kept():
+    """Nor do they take others' away, however many come: long ones, chunks, those of one program."""
+    taken, gone = [], []
+    heads = KnownInferences(lambda _request, repeat: taken.append(repeat), None, 1, 1.0)
+    for number in range(2_000):
+        place = Place()
+        heads.learn(None, Answered(place, Consumer(1, "shop", b""), b"x" * 100))
+        if number:
+            taken.pop()
+            gone.append(weakref.ref(place))
+    del place
+    assert taken[0].is_current()
+    assert not any(each() for each in gone)
+    heads.forget()
+    assert not taken[0].is_current()

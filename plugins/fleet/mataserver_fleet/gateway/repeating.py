@@ -7,7 +7,7 @@ body alone.
 from __future__ import annotations
 
 import functools
-import itertools
+import weakref
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
@@ -23,9 +23,6 @@ if TYPE_CHECKING:
     Answer = Callable[["Answered", web.Request, bytes], Awaitable[web.StreamResponse]]
     Learn = Callable[[web.Request, RepeatedClaim], None]
 
-MOST = 1_024
-"""Heads that are known."""
-
 
 class Answered(NamedTuple):
     """What the head of an inference asks, who asks it, and what of it passes."""
@@ -38,6 +35,8 @@ class Answered(NamedTuple):
 class KnownInferences:
     """What is known of heads, until another snapshot is followed.
 
+    The server keeps as many as it likes: what it lets go of, or never took, is not kept here.
+
     learn:   has the server know a head.
     answer:  answers a request whose head is known, with its body.
     limit:   bytes of the longest body that is kept; ``seconds``: that one may pause.
@@ -48,35 +47,34 @@ class KnownInferences:
         self.seconds = seconds
         self._learn = learn
         self._answer = answer
-        self._known: dict[int, Answered] = {}
-        self._numbers = itertools.count()
+        self._known: weakref.WeakSet[_Repeated] = weakref.WeakSet()
 
     def learn(self, request: web.Request, found: Answered) -> None:
         """Know what the head of a request asks."""
-        if len(self._known) >= MOST:
-            self.forget()
-        number = next(self._numbers)
-        self._known[number] = found
-        self._learn(request, _Repeated(self, number))
+        repeated = _Repeated(self, found)
+        self._known.add(repeated)
+        self._learn(request, repeated)
 
     def forget(self) -> None:
         """Judge the next request of each head anew."""
+        for each in self._known:
+            each.found = None
         self._known.clear()
 
-    def knows(self, number: int) -> bool:
-        """Whether a head is known still."""
-        return number in self._known
-
-    def responder(self, number: int) -> Responder:
+    def responder(self, found: Answered) -> Responder:
         """Return what answers a request, also when it is forgotten while that arrives."""
-        return functools.partial(self._answer, self._known[number])
+        return functools.partial(self._answer, found)
 
 
-class _Repeated(NamedTuple):
-    """One head. The server may keep it for long: it holds nothing of a snapshot but a number."""
+class _Repeated:
+    """One head. The server may keep it for long: nothing of a snapshot is left when it is over."""
 
-    of: KnownInferences
-    number: int
+    __slots__ = ("__weakref__", "found", "of", "owner")
+
+    def __init__(self, of: KnownInferences, found: Answered) -> None:
+        self.of = of
+        self.found: Answered | None = found
+        self.owner = f"gateway:{found.consumer.id}"
 
     @property
     def limit(self) -> int:
@@ -90,8 +88,9 @@ class _Repeated(NamedTuple):
 
     def is_current(self) -> bool:
         """Whether keys and routes are what they were."""
-        return self.of.knows(self.number)
+        return self.found is not None
 
     def responder(self) -> Responder:
-        """Return what answers one."""
-        return self.of.responder(self.number)
+        """Return what answers one; it is current."""
+        assert self.found is not None  # noqa: S101 - nothing is awaited since that was asked
+        return self.of.responder(self.found)
