@@ -144,7 +144,7 @@ class Elsewhere:
         return [each for each in found if each is not None]
 
     async def _told(self, request: web.Request, other: Listed, kind: Any) -> Any:
-        """Return what one of them answers; None for one that is no more."""
+        """Return what one of them answers; None for one that is no more, or has no such route."""
         path, principal = request.rel_url.raw_path_qs, auth.caller(request)
         headers = self._headers(request, principal, path)
         try:
@@ -152,6 +152,8 @@ class Elsewhere:
                 asyncio.timeout(ANSWER_SECONDS),
                 self._session.get(_url(other, path), headers=headers) as answer,
             ):
+                if answer.status == NotFound.status:  # it has not the plugin, and so holds nothing
+                    return None
                 if answer.status != 200:
                     raise Unavailable("A front-end does not tell what it holds", retry_after=1)
                 return msgspec.json.decode(await answer.read(), type=kind)

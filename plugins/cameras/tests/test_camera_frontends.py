@@ -45,3 +45,20 @@ async def test_a_camera_is_found_listed_and_streamed_from_every_front_end(pair, 
     for each in pair:
         async with each.http.get(CAMERAS) as response:
             assert await response.json() == []
+
+
+async def test_a_front_end_without_cameras_has_none(tmp_path, video):
+    """The list of another one is whole without it."""
+    register(tmp_path / "shared", {f"fake-{task}": task for task in FAKES})
+    options = {"entry_points": POINTS, "plugins": {"cameras": {"camera_paths": ["/"]}}}
+    without = {"entry_points": POINTS, "plugins": {"disabled": ["cameras"]}}
+    async with front(tmp_path, "one", **options) as one, front(tmp_path, "two", **without) as two:
+        for each in (one, two):
+            await eventually(lambda each=each: sees(each, 2))
+        async with one.http.post(
+            CAMERAS, json={"model": "fake-detect", "source": str(video)}
+        ) as response:
+            name = (await response.json())["camera_id"]
+        async with one.http.get(CAMERAS) as response:
+            assert response.status == 200, await response.text()
+            assert [each["camera_id"] for each in await response.json()] == [name]

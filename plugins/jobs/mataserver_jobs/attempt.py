@@ -76,10 +76,13 @@ class Attempt:
                 else:
                     await self.arrival.take(message, self._process)
             return None
-        except (msgspec.DecodeError, ValueError, EOFError):
+        except (msgspec.DecodeError, ValueError, EOFError, ConnectionError):
             return None
         except Damaged as error:
             return damaged(error)
+        except OSError:  # of a full disk: what came is no result, and takes the room that lacks
+            await asyncio.to_thread(self.arrival.discard)
+            raise
         finally:
             self._over.set()
             self._look.set()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
 import json
 import os
 import time
@@ -16,6 +17,7 @@ from serving_jobs import asking, lines, sent
 from mataserver import MataError
 from mataserver_jobs import parcel
 from mataserver_jobs.arrival import Arrival
+from mataserver_jobs.disk import FULL
 from mataserver_jobs.runner import LocalRunner
 from stand_in_cluster import StandInCluster
 
@@ -162,6 +164,25 @@ async def test_a_job_is_cancelled_while_its_input_travels(
     assert record.state == "cancelled"
     assert len(fed) < size
     assert not list((tmp_path / "jobs" / job.id).glob("arriving*"))
+
+
+async def test_the_disk_fills_while_a_jobs_files_come(
+    queue, kinds, tmp_path, cluster, node_folders, monkeypatch
+):
+    """It fails, and what came of them gives its room back."""
+    take, came = Arrival.take, []
+
+    async def full(arrival, message, process):
+        await take(arrival, message, process)
+        came.extend((tmp_path / "jobs" / job.id).glob("arriving-*"))
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Arrival, "take", full)
+    job = await queue.submit("echo", "ada", {"copies": 1})
+    async with running(queue, kinds, tmp_path, cluster.engine(), carries=True):
+        record = await ended(queue, job)
+    assert (record.state, record.error, len(came)) == ("failed", FULL, 1)
+    assert not list((tmp_path / "jobs" / job.id).glob("arriving-*"))
 
 
 async def test_what_a_lost_claim_made_is_no_result(

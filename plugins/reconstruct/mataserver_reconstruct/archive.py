@@ -33,6 +33,9 @@ _ARCHIVES = frozenset(".zip .7z .rar .tar .gz .tgz .bz2 .xz .zst .lz4 .cab .iso"
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _LONGEST = 1_000
 _UTF_8 = 0x800  # the flag of a name in UTF-8; without it, it is in code page 437
+_UNICODE_PATH = 0x7075
+_FIELD = struct.Struct("<HH")  # of an entry's extra fields: kind, size
+_STANDS_FOR = struct.Struct("<BI")  # version, CRC-32 of the name that it stands for
 _SMALL = 1_000_000  # bytes below which a ratio tells nothing: a blank picture packs well
 _CHUNK = 1 << 20
 _BROKEN = (
@@ -124,13 +127,28 @@ def _meant(entry: zipfile.ZipInfo) -> str:
     """Return an entry's name: UTF-8 that is not marked as such, and backslashes between folders.
 
     macOS writes the one, old programs for Windows the other. Latin letters of code page 437 are
-    hardly ever valid UTF-8.
+    hardly ever valid UTF-8. A name may stand beside the entry's own, too, in UTF-8.
     """
-    name = entry.filename
-    if not entry.flag_bits & _UTF_8 and not name.isascii():
+    name = entry.orig_filename
+    if not entry.flag_bits & _UTF_8:
+        packed = name.encode("cp437")  # as it lies there
         with contextlib.suppress(UnicodeError):
-            name = name.encode("cp437").decode("utf-8")
+            name = (_beside(entry.extra, zlib.crc32(packed)) or packed).decode("utf-8")
     return name.replace("\\", "/")
+
+
+def _beside(extra: bytes, crc: int) -> bytes:
+    """Return the name in an entry's Info-ZIP Unicode Path field, empty without one.
+
+    ``crc`` is that of the entry's own name, for which it stands. Python takes it from 3.12 on.
+    """
+    while len(extra) >= _FIELD.size:
+        kind, size = _FIELD.unpack_from(extra)
+        field = extra[_FIELD.size : _FIELD.size + size]
+        if kind == _UNICODE_PATH and field[: _STANDS_FOR.size] == _STANDS_FOR.pack(1, crc):
+            return field[_STANDS_FOR.size :]
+        extra = extra[_FIELD.size + size :]
+    return b""
 
 
 def _refused(entry: zipfile.ZipInfo, why: str) -> MataError:
@@ -147,8 +165,25 @@ def _check_names(entries: list[zipfile.ZipInfo]) -> None:
 
 
 def _check_entry(entry: zipfile.ZipInfo, limits: Limits) -> None:
-    """Refuse an entry for its name or its kind. Raises ``BadRequest``."""
-    name = entry.orig_filename  # as it stands there: ``filename`` ends at a NUL
+    """Refuse an entry for its names or its kind. Raises ``BadRequest``."""
+    for name in dict.fromkeys((entry.orig_filename, entry.filename)):  # one may stand beside it
+        _check_name(entry, name)
+    kind = stat.S_IFMT(entry.external_attr >> 16)
+    if kind and kind not in {stat.S_IFREG, stat.S_IFDIR}:
+        raise _refused(entry, "is a link or a device, not a file")
+    if entry.flag_bits & 0x1:
+        raise _refused(entry, "is encrypted: send the archive without a password")
+    if is_picture(entry.filename) and entry.file_size > limits.max_image_bytes:
+        raise _refused(
+            entry,
+            f"has {entry.file_size} bytes; a photograph of at most "
+            f"{limits.max_image_bytes} is taken",
+        )
+    _check_packing(entry, limits)
+
+
+def _check_name(entry: zipfile.ZipInfo, name: str) -> None:
+    """Refuse an entry for one of its names. Raises ``BadRequest``."""
     if _CONTROL.search(name) or not name:
         raise _refused(entry, "has control characters in its name")
     if len(name) > _LONGEST:
@@ -157,20 +192,8 @@ def _check_entry(entry: zipfile.ZipInfo, limits: Limits) -> None:
         raise _refused(entry, "has an absolute path")
     if ".." in re.split(r"[/\\]", name):
         raise _refused(entry, "leads out of the archive")
-    kind = stat.S_IFMT(entry.external_attr >> 16)
-    if kind and kind not in {stat.S_IFREG, stat.S_IFDIR}:
-        raise _refused(entry, "is a link or a device, not a file")
-    if entry.flag_bits & 0x1:
-        raise _refused(entry, "is encrypted: send the archive without a password")
     if PurePosixPath(name).suffix.lower() in _ARCHIVES:
         raise _refused(entry, "is an archive itself: send the photographs in one ZIP")
-    if is_picture(entry.filename) and entry.file_size > limits.max_image_bytes:
-        raise _refused(
-            entry,
-            f"has {entry.file_size} bytes; a photograph of at most "
-            f"{limits.max_image_bytes} is taken",
-        )
-    _check_packing(entry, limits)
 
 
 def _check_packing(entry: zipfile.ZipInfo, limits: Limits) -> None:

@@ -26,15 +26,21 @@ def packed(entries, method=zipfile.ZIP_DEFLATED):
     return out.getvalue()
 
 
-def written_by(*names):
-    """Return an archive as old programs write it: names as given bytes, not marked as UTF-8."""
-    out, index = b"", b""
+def written_by(*names, beside=None):
+    """Return an archive as old programs write it: names as given bytes, not marked as UTF-8.
+
+    ``beside`` are bytes that stand in an Info-ZIP Unicode Path field beside each of the names.
+    """
+    out, index, extra = b"", b"", b""
     for name in names:
         sizes = struct.pack("<IIIHH", zlib.crc32(PICTURE), len(PICTURE), len(PICTURE), len(name), 0)
         begin = len(out)
         out += struct.pack("<4sHHHHH", b"PK\3\4", 20, 0, 0, 0, 33) + sizes + name + PICTURE
-        index += struct.pack("<4sHHHHHH", b"PK\1\2", 20, 20, 0, 0, 0, 33) + sizes
-        index += struct.pack("<HHHII", 0, 0, 0, 0, begin) + name
+        if beside is not None:
+            extra = struct.pack("<HHBI", 0x7075, 5 + len(beside), 1, zlib.crc32(name)) + beside
+        index += struct.pack("<4sHHHHHH", b"PK\1\2", 20, 20, 0, 0, 0, 33)
+        index += sizes[:-2] + struct.pack("<H", len(extra))
+        index += struct.pack("<HHHII", 0, 0, 0, 0, begin) + name + extra
     count = len(names)
     return (
         out
@@ -216,6 +222,38 @@ def test_names_are_told_as_they_were_meant(tmp_path, name, told):
     assert [entry.filename for entry in found] == [told]
     archive.prove(file, found)
     assert list(archive.pictures(file, Limits())) == [(told, PICTURE)]
+
+
+def test_a_name_beside_the_entrys_own_is_told(tmp_path):
+    """Info-ZIP and 7-Zip write it where the code page has no such letters."""
+    file = tmp_path / "photos.zip"
+    file.write_bytes(written_by(b"gr__e.jpg", beside="größe.jpg".encode()))
+    found = archive.inspect(file, Limits())
+    assert [entry.filename for entry in found] == ["größe.jpg"]
+    archive.prove(file, found)
+    assert list(archive.pictures(file, Limits())) == [("größe.jpg", PICTURE)]
+    changed = file.read_bytes().replace(b"gr__e", b"gr--e")  # which it does not stand for
+    file.write_bytes(changed)
+    assert [entry.filename for entry in archive.inspect(file, Limits())] == ["gr--e.jpg"]
+
+
+@pytest.mark.parametrize(
+    ("beside", "why"),
+    [
+        (b"../a.jpg", "leads out"),
+        (b"/a.jpg", "absolute"),
+        (b"C:\\a.jpg", "absolute"),
+        (b"a\nb.jpg", "control characters"),
+        (b"a.jpg\0.txt", "control characters"),
+        (b"a" * 1_001 + b".jpg", "too long"),
+        (b"a.zip", "an archive itself"),
+    ],
+)
+def test_a_name_beside_the_entrys_own_is_checked_too(tmp_path, beside, why):
+    file = tmp_path / "photos.zip"
+    file.write_bytes(written_by(b"a.jpg", beside=beside))
+    with pytest.raises(BadRequest, match=why):
+        archive.inspect(file, Limits())
 
 
 def test_a_name_is_not_given_twice_by_other_means(tmp_path):

@@ -39,3 +39,5 @@ def test_what_points_do_not_hold_together_is_left_out():
     assert graph.held([*left, *right, *between]) == {1, 2, 3, 4}
     assert graph.held([*left, *right, *between, {2, 5}]) == set(range(1, 8))
     assert graph.held([]) == set()
+    still = [set(range(1, 301))] * 3_000  # a camera that stood still: each point is in all
+    assert graph.held([*still, *[{300, 301}] * 15, *[{1, 302}] * 14]) == set(range(1, 302))
