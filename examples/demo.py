@@ -11,8 +11,10 @@ import tempfile
 import time
 from pathlib import Path
 
-from PIL import Image, ImageDraw
+import numpy as np
+from PIL import Image
 
+import mataserver
 from mataserver_client import Client, FrameError, InferResponse
 
 HERE = Path(__file__).resolve().parent
@@ -46,18 +48,11 @@ def start_server(data_dir: str) -> tuple[subprocess.Popen[str], str]:
     raise SystemExit("the server did not start")
 
 
-def annotate(picture: Path, boxes: list[tuple[str, tuple[float, ...]]]) -> Path:
-    """Draw labelled boxes on a copy of ``picture``; return where it was written."""
-    image = Image.open(picture).convert("RGB")
-    pen = ImageDraw.Draw(image)
-    for label, box in boxes:
-        pen.rectangle(box, outline=(255, 40, 40), width=3)
-        at = (box[0] + 2, max(0, box[1] - 18))
-        left, top, right, bottom = pen.textbbox(at, label, font_size=14)
-        pen.rectangle((left - 2, top - 2, right + 2, bottom + 2), fill=(255, 40, 40))
-        pen.text(at, label, fill=(255, 255, 255), font_size=14)
+def annotate(picture: Path, answer: InferResponse) -> Path:
+    """Draw what was found on a copy of ``picture``; return where it was written."""
+    pixels = np.array(Image.open(picture).convert("RGB"))
     target = OUTPUT / f"{picture.stem}.png"
-    image.save(target)
+    Image.fromarray(mataserver.draw(pixels, answer)).save(target)
     return target
 
 
@@ -67,8 +62,7 @@ def rest(client: Client) -> None:
     text = client.upload("rapidocr", PICTURES / "receipt.jpg")
     for region in text.regions or []:
         print(f"  {region.confidence:5.2f}  {region.text}")
-    regions = [(r.text, r.bbox) for r in text.regions or [] if r.bbox]
-    print(f"  -> {annotate(PICTURES / 'receipt.jpg', regions)}")
+    print(f"  -> {annotate(PICTURES / 'receipt.jpg', text)}")
 
     step("find faces (opencv-faces), as JSON with base64")
     faces = client.infer("opencv-faces", PICTURES / "astronaut.jpg", confidence=0.4)
@@ -79,10 +73,9 @@ def rest(client: Client) -> None:
 
 def show(name: str, answer: InferResponse) -> None:
     """Print the detections of a picture and draw them."""
-    found = answer.detections or []
-    for one in found:
+    for one in answer.detections or []:
         print(f"  {one.confidence:5.2f}  {one.label}  {[round(v) for v in one.bbox]}")
-    print(f"  -> {annotate(PICTURES / f'{name}.jpg', [(d.label, d.bbox) for d in found])}")
+    print(f"  -> {annotate(PICTURES / f'{name}.jpg', answer)}")
 
 
 def frames() -> list[bytes]:

@@ -20,11 +20,9 @@ POINT = [(name, "<f4") for name in "xyz"] + [("rgb", "u1", 3)]
 
 
 def ask(path: str, archive: Path | None = None) -> bytes:
-    request = urllib.request.Request(URL + path, headers=KEY)
-    if archive is not None:  # sent as it is read: it may be larger than memory
-        request.data = archive.open("rb")
-        request.add_header("Content-Type", "application/zip")
-    with urllib.request.urlopen(request) as answer:
+    body = archive and archive.open("rb")  # sent as it is read: it may be larger than memory
+    headers = KEY | {"Content-Type": "application/zip"} if body else KEY
+    with urllib.request.urlopen(urllib.request.Request(URL + path, body, headers)) as answer:
         return answer.read()
 
 
@@ -46,12 +44,11 @@ def draw(ply: bytes, views: list[dict[str, list[list[float]]]]) -> Image.Image:
 
 def main(archive: str, target: str) -> None:
     job = json.loads(ask("/upload", Path(archive)))["job_id"]
-    ended = None
-    while ended is None:
+    status = {}
+    while not status.get("finished_at"):
+        time.sleep(1)
         status = json.loads(ask(f"/status/{job}"))
         print(f"{status['progress']:3d} %  {status['message']}", flush=True)
-        if (ended := status["finished_at"]) is None:
-            time.sleep(1)
     models = json.loads(ask(f"/clusters/{job}"))["clusters"]
     cameras = json.loads(ask(f"/download/jobs/{job}/cameras.json"))
     Path(target).mkdir(exist_ok=True)

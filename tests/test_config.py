@@ -317,9 +317,11 @@ def test_settings_do_not_change():
 @pytest.mark.parametrize(
     ("name", "package"),
     [
-        *((each, "mataserver-cameras") for each in ("cameras", "camera_hosts", "camera_paths")),
-        ("camera_timeout", "mataserver-cameras"),
-        ("grpc_port", "'mataserver-oip[grpc]'"),
+        *(
+            (each, "mataserver-cameras (./plugins/cameras in a checkout)")
+            for each in ("cameras", "camera_hosts", "camera_paths", "camera_timeout")
+        ),
+        ("grpc_port", "'mataserver-oip[grpc]' (./plugins/oip[grpc] in a checkout)"),
     ],
 )
 def test_a_setting_whose_plugin_is_not_installed(name, package):

@@ -261,7 +261,10 @@ async def test_without_the_package(http):
     asked = {"model": "fake-detect", "source": "rtsp://127.0.0.1/"}
     async with http.post("/v1/sessions", json=asked) as response:
         said = await problem(response, 422)
-    assert said == "source: no plugin here reads it: for cameras pip install mataserver-cameras"
+    assert said == (
+        "source: no plugin here reads it: for cameras pip install mataserver-cameras"
+        " (./plugins/cameras in a checkout)"
+    )
 
 
 # sessions

@@ -122,6 +122,25 @@ def test_text_in_its_place():
     assert not changed(pixels[4:14, 4:24]).any()
 
 
+def test_labels_of_lines_hide_no_line():
+    """Lines that stand close to each other are labelled where no other line is, nor a label."""
+    lines = [(40.0, 20.0 + 24 * n, 150.0, 40.0 + 24 * n) for n in range(6)]
+    found = [r.TextRegion(f"Lemon cake {n}", box, 0.9) for n, box in enumerate(lines)]
+    pixels = drawn(r.OcrResult("", found))
+    for x1, y1, x2, y2 in np.array(lines, int):
+        assert not changed(pixels[y1 + 3 : y2 - 2, x1 + 3 : x2 - 2]).any()
+    # The first has room above it; the others stand at the right of their lines.
+    assert changed(pixels[6:18, 42:100]).mean() > 0.5
+    for _, y1, x2, y2 in np.array(lines[1:], int):
+        assert changed(pixels[y1 + 6 : y2 - 6, x2 + 8 : x2 + 50]).mean() > 0.5
+
+
+def test_a_label_without_a_free_place():
+    """A line as wide and high as the picture is labelled all the same."""
+    whole = r.TextRegion("cat", (0.0, 0.0, WIDTH - 1.0, HEIGHT - 1.0), 0.9)
+    assert changed(drawn(r.OcrResult("cat", [whole]))[4:14, 4:20]).mean() > 0.5
+
+
 def test_long_text():
     """Long text is broken into lines and cut, so that it never covers a whole picture."""
     pixels = drawn(r.VlmResult("a cat " * 1000))

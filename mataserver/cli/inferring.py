@@ -125,7 +125,7 @@ class _Run:
         try:
             from mataserver.cli import films
         except ModuleNotFoundError:
-            raise MataError("a video needs a package: pip install 'mataserver[camera]'") from None
+            raise MataError("a video needs a package: pip install 'av>=14'") from None
         from mataserver_client import FrameError
 
         source = films.Source(file, self._max_pixels)

@@ -18,9 +18,10 @@ GROUP = "mataserver.settings"
 
 _PACKAGES = {
     **dict.fromkeys(
-        ("camera_hosts", "camera_paths", "camera_timeout", "cameras"), "mataserver-cameras"
+        ("camera_hosts", "camera_paths", "camera_timeout", "cameras"),
+        "mataserver-cameras (./plugins/cameras in a checkout)",
     ),
-    "grpc_port": "'mataserver-oip[grpc]'",
+    "grpc_port": "'mataserver-oip[grpc]' (./plugins/oip[grpc] in a checkout)",
 }
 """What the server once did itself, and now needs a package for: whoever upgrades is told which."""
 

@@ -26,7 +26,10 @@ if TYPE_CHECKING:
 JPEG = "image/jpeg"
 DEPRECATED = "@1795737600"
 """Since when a source is to be named at the plugin that reads it (RFC 9745): 27 November 2026."""
-NEEDS = "source: no plugin here reads it: for cameras pip install mataserver-cameras"
+NEEDS = (
+    "source: no plugin here reads it: for cameras pip install mataserver-cameras"
+    " (./plugins/cameras in a checkout)"
+)
 
 
 class SessionBody(Struct):

@@ -179,9 +179,7 @@ def _rpc(ctx: Context, gateway: Gateway) -> RpcGateway | None:
     except ModuleNotFoundError as error:
         if error.name is None or error.name.partition(".")[0] != "grpc":
             raise
-        raise MataError(
-            "gateway.grpc_port needs a package: pip install 'mataserver[grpc]'"
-        ) from None
+        raise MataError("gateway.grpc_port needs a package: pip install 'grpcio>=1.66'") from None
     return RpcGateway(gateway, RpcPort(ctx.server, ctx.stopping, port))
 
 
