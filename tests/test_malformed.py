@@ -19,6 +19,8 @@ MALFORMED = [
     b"GET /secret HTTP/0.9\r\n\r\n",
     b"GET /secret HTTP/2.0\r\nHost: a\r\n\r\n",
     b"GET /secret HTTP/1.2\r\nHost: a\r\n\r\n",
+    b"GET /health#secret.png HTTP/1.1\r\nHost: a\r\n\r\n",
+    b"GET http://a/v1/models?x=1#secret HTTP/1.1\r\nHost: a\r\n\r\n",
     b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n",
     b"secret secret\r\n\r\n",
     b"GET / HTTP/1.1\r\nsecret header: x\r\n\r\n",

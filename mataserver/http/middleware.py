@@ -125,6 +125,9 @@ class Edge:
             version not in VERSIONS or hdrs.TRANSFER_ENCODING in request.headers
         ):
             return refusal()
+        # No target has a fragment: who stands before us may judge by what is behind the mark.
+        if "#" in request.raw_path:
+            return refusal()
         request_id = request.headers.get("X-Request-Id")
         if request_id is None or not _SANE_ID.fullmatch(request_id):
             request_id = new_id()
