@@ -143,5 +143,9 @@ async def lines(ask, job):
 
 def children_of_jobs():
     """Return the processes of jobs."""
-    children = psutil.Process().children()
-    return [each for each in children if "mataserver_jobs.child" in " ".join(each.cmdline())]
+    found = []
+    for each in psutil.Process().children():
+        with contextlib.suppress(psutil.NoSuchProcess):  # also one that has ended: a zombie
+            if "mataserver_jobs.child" in " ".join(each.cmdline()):
+                found.append(each)
+    return found

@@ -33,9 +33,9 @@ def build(study: Study, files: list[str], registered: Callable[[int], None]) -> 
     Which pair a mapping begins with decides how far it gets, and is drawn. One that placed less
     than half is tried again with other draws, from pairs that COLMAP would not begin with, and the
     best one counts: who walks straight on has no pair that stands far apart. Before that, a scene
-    of which the first attempt left some out is mapped at once. ``registered`` is told how many
-    photographs have a place by now, at most. Raises what the job raises when it is to stop;
-    ``unfinished`` then has what was reached.
+    of which the first attempt left some out, and not all, is mapped at once. ``registered`` is told
+    how many photographs have a place by now, at most. Raises what the job raises when it is to
+    stop; ``unfinished`` then has what was reached.
     """
     best: list[Any] = []
     most = 0
@@ -49,7 +49,13 @@ def build(study: Study, files: list[str], registered: Callable[[int], None]) -> 
     for attempt in range(_ATTEMPTS):
         found = _once(study, files, attempt, told)
         best = max(best, found, key=_placed)
-        if attempt == 0 and _placed(best) < _ENOUGH * len(files) and len(files) <= _AT_ONCE:
+        # Global mapping places whoever only turned as well, anywhere: what has no model gets none.
+        if (
+            attempt == 0
+            and best
+            and _placed(best) < _ENOUGH * len(files)
+            and len(files) <= _AT_ONCE
+        ):
             best = _better(best, _at_once(study, files))
             told(_placed(best))
         if _placed(best) >= len(files) / 2:

@@ -73,7 +73,7 @@ def test_an_empty_folder_is_refused(tmp_path):
 def test_a_signal_leaves_no_process(number, everybody, status, orbit, tmp_path):
     """Ctrl-C, a kill and a closed terminal end the command and its process, without a trace."""
     process = subprocess.Popen(
-        [*COMMAND, str(orbit[0]), "-o", str(tmp_path / "out"), *map(str, SMALL)],
+        [*COMMAND, str(orbit[0]), "-o", str(tmp_path / "out")],
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,

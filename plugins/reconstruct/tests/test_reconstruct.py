@@ -7,6 +7,7 @@ import io
 import json
 import shutil
 import signal
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from PIL import Image
 from scipy.spatial import cKDTree
 from test_cloud import read_ply
 
-from mataserver_reconstruct import child, imc
+from mataserver_reconstruct import child, imc, mapping
 
 # Two cores that others use as well make minutes of what takes seconds alone.
 pytestmark = pytest.mark.timeout(900)
@@ -151,6 +152,14 @@ def test_who_walks_straight_on_gets_a_model(begin, tmp_path):
     assert end.how == "done", end.why
     assert end.figures["n_registered"] >= 6
     assert end.figures["n_points"] > 300
+
+
+def test_what_has_no_model_is_not_mapped_at_once(monkeypatch):
+    """Global mapping finds places also for who only turned: it adds to a model, and makes none."""
+    monkeypatch.setattr(mapping, "_once", lambda *_: [])
+    monkeypatch.setattr(mapping, "_at_once", lambda *_: pytest.fail("it was mapped at once"))
+    study = SimpleNamespace()
+    assert mapping.build(study, ["a.jpg", "b.jpg", "c.jpg"], lambda _: None) == []
 
 
 def test_who_only_turns_gets_none(begin, tmp_path):
