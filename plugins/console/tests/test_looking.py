@@ -160,6 +160,6 @@ async def test_a_camera_is_added(tmp_path, names):
             (camera,) = await asked(server, "GET", "/v1/cameras")
             assert camera["source"] == video.name
         else:
-            told = "pip install mataserver-cameras"
+            told = "pip install mataserver-cameras (./plugins/cameras in a checkout), then start"
             await person.until(f"document.querySelector('dialog').innerText.includes('{told}')")
             assert await asked(server, "GET", "/v1/sessions") == []

@@ -150,7 +150,8 @@ async function openCamera(asked) {
     return await ask("v1/cameras", { json: asked });
   } catch (failure) {
     if (failure.status !== 404 || failure.message !== "Not found") throw failure;
-    throw new Refused(404, "Cameras come with a package: pip install mataserver-cameras", "", 0);
+    const how = "pip install mataserver-cameras (./plugins/cameras in a checkout), then start the server anew";
+    throw new Refused(404, `Cameras come with a package: ${how}`, "", 0);
   }
 }
 
