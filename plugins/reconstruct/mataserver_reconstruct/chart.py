@@ -10,7 +10,7 @@ if TYPE_CHECKING:
     from mataserver_reconstruct.graph import Pair
     from mataserver_reconstruct.verdicts import Verdict
 
-_SIDE, _RING = 760, 330
+_SIDE, _RING, _MARGIN = 760, 330, 20
 _COLOURS = ("#2b6cb0", "#c05621", "#2f855a", "#6b46c1", "#b83280", "#975a16")
 _OUT = "#999"
 
@@ -27,7 +27,10 @@ def svg(verdicts: list[Verdict], pairs: list[Pair]) -> str:
         for at, verdict in enumerate(verdicts)
     ]
     body = "".join((*lines, *dots))
-    return f'<svg viewBox="0 0 {_SIDE} {_SIDE}" role="img">{body}</svg>'
+    # No higher than what is in it: three on the circle leave its lowest quarter empty.
+    heights = [y for _, y in places.values()] or [_SIDE / 2]
+    top, height = min(heights) - _MARGIN, max(heights) - min(heights) + 2 * _MARGIN
+    return f'<svg viewBox="0 {top:.1f} {_SIDE} {height:.1f}" role="img">{body}</svg>'
 
 
 def _place(at: int, count: int) -> tuple[float, float]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 
@@ -204,3 +206,14 @@ def test_the_chart_shows_each_photograph_and_pair():
     assert (picture.count("<circle"), picture.count("<line")) == (3, 1)
     assert "&lt;a&gt;" in picture
     assert "<a>" not in picture
+
+
+def test_the_chart_is_no_higher_than_its_dots():
+    """Three photographs on the circle leave no empty band below them."""
+    verdicts = judge([photo("a"), photo("b"), photo("c")], linked(["a", "b"]), [], [])
+    picture = chart.svg(verdicts, [])
+    _, top, _, height = map(float, re.findall(r'viewBox="([^"]+)"', picture)[0].split())
+    dots = [float(y) for y in re.findall(r'cy="([^"]+)" r="13"', picture)]
+    assert min(dots) - 13 >= top
+    assert max(dots) + 13 <= top + height
+    assert height < max(dots) - min(dots) + 50
