@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 import signal
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 
@@ -27,6 +28,9 @@ LOOK_SECONDS = 0.2
 """How often a job is looked at, at most, for a cancellation."""
 REPORT_SECONDS = 0.5
 """How often progress is written down at most; its last state always is."""
+DONE = "Done."
+
+log = logging.getLogger("mataserver.plugin.jobs")
 
 
 class Attempt:
@@ -144,6 +148,22 @@ class Attempt:
 def damaged(error: Damaged) -> Ended:
     """Return how a job ended whose files came otherwise than they were made."""
     return Ended("broken", error=f"what it made came damaged: {error}")
+
+
+def last_word(kind: JobKind, result: Any) -> str:
+    """Return the sentence that ends a job which is done.
+
+    A kind that fails to find one costs no attempt: the work is done, and would be done again.
+    """
+    if kind.told is not None:
+        try:
+            said: object = kind.told(result)
+        except Exception:
+            log.exception("jobs of the kind %s have no last word", kind.name)
+        else:
+            if isinstance(said, str):
+                return said
+    return DONE
 
 
 async def pause(event: asyncio.Event, seconds: float) -> None:

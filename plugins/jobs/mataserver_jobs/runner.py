@@ -19,7 +19,7 @@ import msgspec
 from mataserver import MataError, OutOfMemory, Unavailable
 from mataserver_jobs import child, holders, parcel
 from mataserver_jobs.arrival import Arrival, sweep
-from mataserver_jobs.attempt import RENEW_SECONDS, Attempt, damaged, pause
+from mataserver_jobs.attempt import RENEW_SECONDS, Attempt, damaged, last_word, pause
 from mataserver_jobs.disk import FULL, is_full
 from mataserver_jobs.kinds import Assignment
 from mataserver_jobs.parcel import Damaged
@@ -259,9 +259,8 @@ class LocalRunner:
             return
         size, note = await asyncio.to_thread(size_of, self.folder_of(record.id)), self._note
         if ended is not None and ended.how == "done":
-            told = self._kinds[record.kind].told
-            said = {"message": told(ended.result)} if told is not None else {}
-            await note(self._store.finish, record, ended.result, bytes_used=size, **said)
+            said = last_word(self._kinds[record.kind], ended.result)
+            await note(self._store.finish, record, ended.result, message=said, bytes_used=size)
         elif ended is not None and ended.how == "failed":
             await note(self._store.fail, record, ended.error, bytes_used=size)
         elif attempt.cancelled:

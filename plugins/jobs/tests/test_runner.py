@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import os
 import signal
 import sqlite3
@@ -258,3 +259,13 @@ async def test_a_statement_is_never_cut_off(kinds, tmp_path):
         assert (await ended(queue, job)).state == "done"
     await database.close()
     assert queue.cut == 0
+
+
+@pytest.mark.parametrize("told", [lambda result: result["absent"], lambda _: None])
+async def test_a_kind_that_has_no_last_word(queue, kinds, tmp_path, told):
+    """What is done is done, in one attempt: the work is not done again for want of a sentence."""
+    chosen = {"count": dataclasses.replace(kinds["count"], told=told)}
+    job = await queue.submit("count", "ada", {"to": 3})
+    async with running(queue, chosen, tmp_path):
+        record = await ended(queue, job)
+    assert (record.state, record.message, record.attempt) == ("done", "Done.", 1)
