@@ -38,6 +38,12 @@ def graph(study: Study) -> Graph:
     return Graph(keypoints, sorted(pairs))
 
 
+def verified(study: Study) -> int:
+    """Return how many matches of all pairs were verified."""
+    with pycolmap.Database.open(study.database) as opened:
+        return int(opened.num_inlier_matches())
+
+
 def ids(study: Study) -> dict[str, int]:
     """Return the numbers of the photographs by their files."""
     with pycolmap.Database.open(study.database) as opened:

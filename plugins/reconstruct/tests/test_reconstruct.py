@@ -300,3 +300,16 @@ def test_a_wrong_spec_is_refused(spec, why, orbit, begin, tmp_path):
     end = begin(orbit[0], tmp_path, **spec).end()
     assert end.how == "refused"
     assert why in end.why
+
+
+@pytest.mark.parametrize(("matches", "asked"), [(5_000_000, 1), (5_000_001, 0)])
+def test_what_matches_too_much_is_not_mapped_at_once(monkeypatch, matches, asked):
+    """Global mapping takes longer than the matches grow: it has a bound."""
+    part = SimpleNamespace(num_reg_images=lambda: 8, reg_image_ids=list)
+    calls = []
+    monkeypatch.setattr(mapping, "_once", lambda *_: [part])
+    monkeypatch.setattr(mapping, "_at_once", lambda *_: calls.append(1) or [])
+    monkeypatch.setattr(mapping.database, "verified", lambda _: matches)
+    files = [f"{at}.jpg" for at in range(12)]
+    assert mapping.build(SimpleNamespace(), files, lambda _: None) == [part]
+    assert len(calls) == asked
