@@ -444,6 +444,21 @@ async def test_a_service_that_needs_the_secret_alone_is_asked_once_a_request(dat
         assert (found[0], hits) == (403, 0)
 
 
+async def test_a_request_without_room_is_asked_for_once(data_dir, plugin):
+    """One for whose body there is no room goes the long way, and counts no second time."""
+    points = (testing.FAKE, plugin(OWNERS))
+    settings = {"entry_points": points, "max_inflight_mb": 1, "max_body_mb": 1}
+    async with warm_peer(data_dir, **settings) as (served, peer):
+        await peer.warm(THEIRS)
+        service, held = served.service("lab"), served.composed.budget
+        service.asked = 0
+        share = held.limit - 10
+        held.taken += share
+        found, hits = await peer.hits(THEIRS)
+        held.taken -= share
+        assert (found[0], hits, service.asked) == (503, 0, 1)
+
+
 async def test_a_service_revokes_at_once(data_dir, plugin):
     """Whom it knows no more, refuses, lets do less or lets wait is not answered by a known head."""
     async with owned_peer(data_dir, plugin) as (service, peer):

@@ -143,11 +143,17 @@ class CachingConversation(Conversation):
             self._head = None
 
     def _take(self, known: KnownRoute | KnownClaim, data: bytes, end: int, size: int) -> bool:
-        """Answer a request whose head is known, unless there is no room for what is here of it."""
+        """Answer a request whose head is known.
+
+        False where there is no room for what is here of it, or whoever sends it may not ask.
+        """
         share = self._budget()
         try:
             share.take(len(data) - end)
         except Unavailable:
+            return False
+        if not self._heads.admits(known):
+            share.give_back()
             return False
         self._heads.hits += 1
         self.is_strangers = False

@@ -163,19 +163,26 @@ class HeadCache:
         return len(self._known)
 
     def find(self, head: bytes, size: int) -> KnownRoute | KnownClaim | None:
-        """Return what is known of a head, if whoever sends it and such a body may still ask that.
+        """Return what is known of a head, if such a body may still ask that.
 
-        Whose the key is, is asked last: a service counts that as a request.
+        Whether whoever sends it may is for ``admits`` to tell.
         """
         known = self._known.get(head)
         if known is None or size > known.limit or self.edge.lifecycle.draining:
             return None
+        repeat = known.claim.repeat if isinstance(known, KnownClaim) else known.repeat
+        return known if repeat.is_current() else None
+
+    def admits(self, known: KnownRoute | KnownClaim) -> bool:
+        """Whether whoever sends a known head may still ask that.
+
+        To be asked last: a service counts it as a request, and one that then went the long way
+        would be counted twice. A service judges itself what it claimed.
+        """
         if isinstance(known, KnownClaim):
-            return known if known.claim.repeat.is_current() else None
-        if not known.repeat.is_current():
-            return None
+            return True
         principal = self.edge.gate.owner(known.key)
-        return None if principal is None or not principal.may(known.route.needs) else known
+        return principal is not None and principal.may(known.route.needs)
 
     def learn(self, head: bytes, request: web.Request, repeat: Repeat) -> None:
         """Know a head from now on, unless more than the head decides about such a request."""
