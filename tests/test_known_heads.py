@@ -459,6 +459,22 @@ async def test_a_request_without_room_is_asked_for_once(data_dir, plugin):
         assert (found[0], hits, service.asked) == (503, 0, 1)
 
 
+async def test_what_nobody_foresaw_is_answered(data_dir, monkeypatch):
+    """A fault in what makes the answer of a worker's words is a 500, and the next one is served."""
+    async with warm_peer(data_dir) as (_, peer):
+        await peer.warm(ASKED)
+
+        def fails(*_):
+            raise ValueError("of no kind that is known")
+
+        with monkeypatch.context() as patched:
+            patched.setattr("mataserver.serving.handle._encoded", fails)
+            (status, _, body), hits = await peer.hits(ASKED)
+            assert (status, hits) == (500, 1)
+            assert b"of no kind" not in body
+        assert (await peer.hits(ASKED))[0][0] == 200
+
+
 async def test_a_service_revokes_at_once(data_dir, plugin):
     """Whom it knows no more, refuses, lets do less or lets wait is not answered by a known head."""
     async with owned_peer(data_dir, plugin) as (service, peer):

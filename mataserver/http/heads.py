@@ -26,7 +26,6 @@ if TYPE_CHECKING:
     from mataserver.contract.handles import Encoded
     from mataserver.contract.routes import Route
     from mataserver.contract.web import RepeatedClaim
-    from mataserver.errors import MataError
     from mataserver.http.middleware import Edge
 
 MOST = 256
@@ -57,7 +56,7 @@ class Repeat(Protocol):
         ...
 
     def begin(
-        self, body: bytes, take: Callable[[Encoded | MataError], None]
+        self, body: bytes, take: Callable[[Encoded | Exception], None]
     ) -> Callable[[], None] | None:
         """Begin to do so without a task; None where only ``answer`` can.
 

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from mataserver.serving.models import ServedModels
     from mataserver.serving.observers import Observers
 
-    Take = Callable[[Encoded | MataError], None]
+    Take = Callable[[Encoded | Exception], None]
 
 _TAKEN = "Content-Type must be application/json or image/*"
 KNOWN_QUERIES = 256

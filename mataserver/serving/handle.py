@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mataserver.contract.handles import Encoded
-from mataserver.engines.work import Job, JobFailed
+from mataserver.engines.work import Job
 from mataserver.errors import MataError
 from mataserver.serving.frames import FrameSession, result_of
 
@@ -85,7 +85,7 @@ class Handle:
         image: bytes,
         params: Any,
         form: Format,
-        take: Callable[[Encoded | MataError], None],
+        take: Callable[[Encoded | Exception], None],
     ) -> Callable[[], None] | None:
         """Begin what ``answer`` does without a task, if the model is ready; None where it is not.
 
@@ -95,9 +95,10 @@ class Handle:
         """
 
         def taken(answer: Outcome | MataError, waited: float) -> None:
+            found: Encoded | Exception
             try:
                 found = answer if isinstance(answer, MataError) else _encoded(answer, waited)
-            except JobFailed as error:
+            except Exception as error:  # noqa: BLE001 - whatever it is, whoever waits is answered
                 found = error
             take(found)
 
