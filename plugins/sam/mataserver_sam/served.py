@@ -66,6 +66,12 @@ class ServedModel:
             return None
 
     @property
+    def loaded_at(self) -> float | None:
+        """When its worker was loaded, in Unix seconds; None while there is none."""
+        info = self.info()
+        return None if info is None else info.loaded_at
+
+    @property
     def in_memory(self) -> bool:
         """Whether it is loaded now."""
         info = self.info()

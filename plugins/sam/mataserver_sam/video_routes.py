@@ -118,7 +118,7 @@ class VideoRoutes:
         session = self._session(request)
         async with self._read(request, PromptRequest) as asked:
             told = self._formed(asked)
-        answer, session.figures = await self._sessions.call(session, "prompt", told)
+        answer, session.figures = await session.call("prompt", told)
         return _json(answer)
 
     async def propagate(self, request: web.Request) -> web.Response:
@@ -131,7 +131,7 @@ class VideoRoutes:
         begun = time.perf_counter()
         results: dict[int, FrameResult] = {}
         size = 0
-        async with contextlib.aclosing(self._sessions.propagate(session, told)) as steps:
+        async with contextlib.aclosing(session.propagate(told)) as steps:
             async for step in steps:
                 size += len(step.objects)
                 if size > MAX_RESULTS_BYTES:
@@ -147,7 +147,7 @@ class VideoRoutes:
         session = self._session(request)
         async with (
             self._read(request, ReelRequest) as asked,
-            contextlib.aclosing(self._sessions.reel(session, asked)) as pieces,
+            contextlib.aclosing(session.reel(asked)) as pieces,
         ):
             whole = b"".join([piece async for piece in pieces if piece])
         return web.Response(body=whole, content_type="video/mp4")
@@ -160,13 +160,13 @@ class VideoRoutes:
         """Give up an object."""
         session = self._session(request)
         number = int(request.match_info["obj_id"])
-        session.figures = await self._sessions.call(session, "remove", number)
+        session.figures = await session.call("remove", number)
         return _json(Removed(session.id, number))
 
     async def reset(self, request: web.Request) -> web.Response:
         """Clear prompts and objects."""
         session = self._session(request)
-        count, session.figures = await self._sessions.call(session, "reset", mend=True)
+        count, session.figures = await session.call("reset", mend=True)
         return _json(Reset(session.id, "reset", count))
 
     async def close(self, request: web.Request) -> web.Response:

@@ -21,7 +21,7 @@ from mataserver_sam.video_requests import (
     FrameMessage,
     PropagateRequest,
 )
-from mataserver_sam.video_sessions import shutting_down
+from mataserver_sam.video_session import shutting_down
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
@@ -125,7 +125,7 @@ class VideoSocket:
     async def _answer(self, name: str, owner: str | None, asked: PropagateRequest) -> None:
         count = 0
         session = self._sessions.get(name, owner)
-        async with contextlib.aclosing(self._sessions.propagate(session, asked)) as steps:
+        async with contextlib.aclosing(session.propagate(asked)) as steps:
             async for step in steps:
                 await self._tell(FrameMessage(step.frame_index, msgspec.Raw(step.objects)))
                 count += 1

@@ -87,17 +87,17 @@ async def test_sigterm_ends_a_server_that_tracks(start, movies, video_folder, vi
 
 
 class Scripted:
-    """Stands in for the sessions: a first frame of some size, and one that never comes."""
+    """Stands in for the sessions and each of them: a first frame of some size, and no second."""
 
     def __init__(self, size):
         self.closed = False
         self.sent = asyncio.Event()
         self._size = size
 
-    def get(self, name, _owner):
-        return name
+    def get(self, _name, _owner):
+        return self
 
-    async def propagate(self, _session, _asked):
+    async def propagate(self, _asked):
         try:
             yield Step(0, json.dumps("x" * self._size).encode(), None)
             self.sent.set()

@@ -162,7 +162,7 @@ async def test_streams_need_the_key(api):
 
 
 class Scripted:
-    """Stands in for the sessions: frames of a megabyte, and a count of those that were computed."""
+    """Stands in for the sessions and for each of them: frames of a megabyte, and their count."""
 
     def __init__(self, frames=200):
         self.computed = 0
@@ -170,10 +170,10 @@ class Scripted:
         self.closed = False
         self._frames = frames
 
-    def get(self, name, _owner):
-        return name
+    def get(self, _name, _owner):
+        return self
 
-    async def propagate(self, session, asked):
+    async def propagate(self, asked):
         assert isinstance(asked, PropagateRequest)
         try:
             for frame in range(self._frames):
@@ -211,7 +211,7 @@ async def test_the_first_frame_leaves_before_the_second_is_computed(paced):
     sessions = Scripted()
     begun, may_go_on = asyncio.Event(), asyncio.Event()
 
-    async def propagate(_session, _asked):
+    async def propagate(_asked):
         yield Step(0, b"[]", None)
         begun.set()
         await may_go_on.wait()

@@ -12,6 +12,7 @@ import pytest
 
 from mataserver import Conflict, MataError, NotFound, Unavailable
 from mataserver.frontends.held import HeldNames
+from mataserver_sam.ended_sessions import REMEMBERED
 from mataserver_sam.settings import Settings
 from mataserver_sam.video_requests import (
     Figures,
@@ -21,7 +22,7 @@ from mataserver_sam.video_requests import (
     Step,
     VideoInfo,
 )
-from mataserver_sam.video_sessions import REMEMBERED, VideoSessions
+from mataserver_sam.video_sessions import VideoSessions
 
 INFO = VideoInfo(8, 10.0, Resolution(80, 64), 0.8)
 ASKED = StartRequest(video_path="/video", session_id="a")
@@ -111,12 +112,12 @@ async def test_a_failed_session_can_be_reset(sessions, served):
     session = sessions.get("a")
     served.model.failure = MataError("The model failed: RuntimeError")
     with pytest.raises(MataError, match="The model failed"):
-        await sessions.call(session, "prompt")
+        await session.call("prompt")
     assert sessions.status("a").status == "error"
     served.model.failure = None
     with pytest.raises(Conflict, match="has failed: reset or close it"):
-        await sessions.call(session, "prompt")
-    assert await sessions.call(session, "reset", mend=True) == (2, Figures())
+        await session.call("prompt")
+    assert await session.call("reset", mend=True) == (2, Figures())
     assert sessions.status("a").status == "ready"
 
 
@@ -124,7 +125,7 @@ async def test_a_failed_propagation_is_an_error_too(sessions, served):
     """Frames before the failure are told, then the session is in error; it can be closed."""
     await sessions.start(ASKED)
     served.model.failure = MataError("Out of memory", status=507)
-    steps = sessions.propagate(sessions.get("a"), PropagateRequest())
+    steps = sessions.get("a").propagate(PropagateRequest())
     seen = [(await anext(steps)).frame_index for _ in range(2)]
     with pytest.raises(MataError, match="Out of memory"):
         await anext(steps)
@@ -192,7 +193,7 @@ async def test_a_close_goes_on_without_its_client(sessions, served):
     while "close" not in served.model.asked:
         await asyncio.sleep(0)
     with pytest.raises(Conflict, match="is busy"):
-        await sessions.call(sessions.get("a"), "prompt")
+        await sessions.get("a").call("prompt")
     closing[0].cancel()
     served.model.go_on.set()
     assert (await closing[1]).status == "closed"
