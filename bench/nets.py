@@ -84,6 +84,8 @@ def _rtdetr() -> Any:
 
 def _best(output: Any) -> list[list[Found]]:
     """Return the likeliest classes of each image, or the likeliest queries with their boxes."""
+    import torch
+
     logits, boxes = output.logits, getattr(output, "pred_boxes", None)
     if boxes is None:
         scores, which = logits.softmax(-1).topk(LABELS)
@@ -91,7 +93,9 @@ def _best(output: Any) -> list[list[Found]]:
     else:
         scores, flat = logits.sigmoid().flatten(1).topk(LABELS)
         which, queries = flat % logits.shape[-1], flat // logits.shape[-1]
-        places = boxes.gather(1, queries[..., None].expand(-1, -1, 4)).clamp(0, 1).tolist()
+        best = boxes.gather(1, queries[..., None].expand(-1, -1, 4))
+        middles, halves = best[..., :2], best[..., 2:] / 2
+        places = torch.cat((middles - halves, middles + halves), -1).clamp(0, 1).tolist()
     rows = zip(which.tolist(), scores.tolist(), places, strict=True)
     return [
         [(f"class {c}", s, (x1, y1, x2, y2)) for c, s, (x1, y1, x2, y2) in zip(*row, strict=True)]
