@@ -30,7 +30,17 @@ from mataserver.contract.handles import (
 from mataserver.contract.hookspecs import hookimpl
 from mataserver.contract.routes import Body, LastEvent, Page, Route
 from mataserver.contract.service import Context, Server, Service
-from mataserver.contract.web import Form, RepeatedClaim, Saved, Share, Upload, Uploads
+from mataserver.contract.web import (
+    Form,
+    PlainAnswer,
+    RepeatedClaim,
+    Responder,
+    Saved,
+    Share,
+    Unfinished,
+    Upload,
+    Uploads,
+)
 from mataserver.errors import (
     BadRequest,
     Conflict,
@@ -123,11 +133,13 @@ __all__ = [
     "Params",
     "Parent",
     "Part",
+    "PlainAnswer",
     "Policy",
     "PoseResult",
     "Principal",
     "RegisteredModel",
     "RepeatedClaim",
+    "Responder",
     "Result",
     "ResultEvent",
     "Route",
@@ -149,6 +161,7 @@ __all__ = [
     "TooSlow",
     "TopK",
     "Unavailable",
+    "Unfinished",
     "UnreadableVideo",
     "Upload",
     "Uploads",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import contextlib
 import contextvars
 import dataclasses
@@ -24,7 +25,8 @@ from mataserver.http.backlog import Strangers
 from mataserver.http.budget import BudgetShare
 from mataserver.http.caching import CachingConversation
 from mataserver.http.entrance import Site
-from mataserver.http.heads import MOST
+from mataserver.http.heads import LARGEST, MOST
+from mataserver.http.hits import Hit
 from mataserver.http.pipes import Pipe
 from mataserver.serving.background import BACKGROUND
 from mataserver.testing.serving import KEY, compose
@@ -259,6 +261,27 @@ async def test_a_body_in_many_pieces(peer):
         pieces = [ASKED[a:b] for a, b in zip([0, *cuts], [*cuts, len(ASKED)], strict=True)]
         found, hits = await peer.hits(*pieces)
         assert (found[0], label(found), hits) == (200, "64x48", 1)
+
+
+async def test_large_bodies_are_known_too(peer):
+    """Of some megabytes, up to the longest: bytes as well as JSON, which is decoded elsewhere."""
+    image = base64.b64encode(PICTURE).decode()
+    small = json.dumps({"model": "fake-detect", "image": image, "more": ""}).encode()
+    asked = functools.partial(
+        request, "POST", INFER.partition("?")[0], "Content-Type: application/json"
+    )
+    await peer.warm(asked(body=small))
+    for size in (1_200_000, LARGEST - len(small)):
+        large = json.dumps({"model": "fake-detect", "image": image, "more": "m" * size}).encode()
+        found, hits = await peer.hits(asked(body=large))
+        assert (found[0], label(found), hits) == (200, "64x48", 1)
+        padded = request("POST", INFER, *JPEG, body=PICTURE + bytes(size))
+        found, hits = await peer.hits(padded)
+        assert (found[0], label(found), hits) == (200, "64x48", 1)
+    longer = request("POST", INFER, *JPEG, body=PICTURE + bytes(LARGEST))
+    found, hits = await peer.hits(longer)
+    assert (found[0], label(found), hits) == (200, "64x48", 0)
+    assert peer.budget.taken == 0
 
 
 async def test_a_head_in_pieces_is_not_known(peer):
@@ -949,3 +972,14 @@ async def test_a_connect_is_no_message_with_a_body(peer):
         await asyncio.wait_for(answer(peer.reader), 2.0)
     await asyncio.sleep(0.05)
     assert peer.cache.hits == before
+
+
+def test_a_body_in_drops_is_kept_as_one():
+    """As an object of its own each byte would take fifty times its room."""
+    hit = object.__new__(Hit)
+    hit._pieces, hit._end = [b"head"], 4
+    sent = [bytes((n % 256,)) for n in range(200_000)] + [b"y" * 10_000, b"z"]
+    for each in sent:
+        hit._keep(each)
+    assert len(hit._pieces) < 10
+    assert hit._body() == b"".join(sent)

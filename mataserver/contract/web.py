@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from collections.abc import (
         AsyncGenerator,
         AsyncIterator,
-        Awaitable,
         Callable,
         Mapping,
         Sequence,
@@ -24,6 +23,8 @@ if TYPE_CHECKING:
     from mataserver.errors import MataError
     from mataserver.outbound import Content, Policy, Response
     from mataserver.principals import Principal
+
+    Take = Callable[["PlainAnswer | Unfinished"], None]
 
 T = TypeVar("T")
 P = TypeVar("P", bound="asyncio.Protocol")
@@ -125,11 +126,46 @@ class RepeatedClaim(Protocol):
         """Whether the service would claim it still, and answer so: key, rights, settings."""
         ...
 
-    def responder(self) -> Callable[[web.Request, bytes], Awaitable[web.StreamResponse]]:
-        """Return what answers one that is current and has begun to arrive.
+    def responder(self) -> Responder:
+        """Return what answers one that is current and has begun to arrive."""
+        ...
 
-        It is given the request, of which nothing is to be read, and its body.
+
+class Responder(Protocol):
+    """Answers one request whose head is known."""
+
+    async def answer(self, request: web.Request, body: bytes) -> web.StreamResponse:
+        """Answer a request, of which nothing is to be read."""
+        ...
+
+    def begin(
+        self, head: web.Request, body: Sequence[bytes | memoryview], take: Take
+    ) -> Callable[[], None] | None:
+        """Begin to answer without a task; None where only ``answer`` can.
+
+        ``head`` is a request with this head that came by this connection, perhaps one before; the
+        body is in pieces. ``take`` is called later, once, unless the returned function took the
+        request back before: the client has left.
         """
+        ...
+
+
+class PlainAnswer(NamedTuple):
+    """An answer of status 200 to one: the fields of its header and its body."""
+
+    fields: tuple[tuple[str, str], ...]
+    body: bytes
+
+
+class Unfinished(Protocol):
+    """A request that was begun without a task and needs one."""
+
+    async def finish(self, request: web.Request) -> web.StreamResponse:
+        """Answer it, as ``Responder.answer``."""
+        ...
+
+    def withdraw(self) -> None:
+        """Take it back where ``finish`` was not called."""
         ...
 
 

@@ -72,7 +72,7 @@ class CachingConversation(Conversation):
     less where nobody knows.
     """
 
-    __slots__ = ("_context", "_head", "_heads", "_hit", "_left")
+    __slots__ = ("_context", "_head", "_heads", "_hit", "_left", "_made")
 
     def __init__(
         self, server: web.Server, budget: Callable[[], Portion], *, cache: HeadCache, **options: Any
@@ -83,6 +83,7 @@ class CachingConversation(Conversation):
         self._head: bytes | None = None
         self._hit: Hit | None = None
         self._left = 0
+        self._made: tuple[Known, web.Request] | None = None
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin; what is done for requests goes on in the context of now, as aiohttp's tasks."""
@@ -232,9 +233,21 @@ class CachingConversation(Conversation):
             request[ROUTE] = known.route
         return request
 
+    def head(self, known: Known) -> web.Request | None:
+        """Return a request that has a known head, for what is asked of that alone.
+
+        The same for all that follow each other; None once the client left.
+        """
+        if self._made is None or self._made[0] is not known:
+            request = self.request(known)
+            if request is None:
+                return None
+            self._made = known, request
+        return self._made[1]
+
     def connection_lost(self, exc: BaseException | None) -> None:
         """Stop what is done for the client."""
-        hit, self._hit = self._hit, None
+        hit, self._hit, self._made = self._hit, None, None
         if hit is not None:
             hit.abandon()
         super().connection_lost(exc)

@@ -6,8 +6,13 @@ key is, what of the head concerns others. It says before each whether that still
 
 from __future__ import annotations
 
+import functools
 from typing import TYPE_CHECKING, Any
 
+from aiohttp.helpers import rfc822_formatted_time
+
+from mataserver.contract.web import PlainAnswer
+from mataserver.http.backlog import BEGINS
 from mataserver.http.caching import CachingConversation
 from mataserver.http.heads import Claim
 from mataserver.http.hits import Hit
@@ -18,9 +23,18 @@ from mataserver.http.routing import CLAIMED
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from mataserver.contract.web import RepeatedClaim, Share
+    from mataserver.contract.web import RepeatedClaim, Share, Unfinished
     from mataserver.http.heads import KnownClaim
     from mataserver.http.middleware import Edge
+
+_ANSWER = (
+    "HTTP/1.1 200 OK\r\n%sX-Request-Id: %s\r\nServer-Timing: total;dur=%.3f\r\n"
+    "Content-Length: %d\r\nDate: %s\r\n\r\n"
+)
+_OWN = frozenset({
+    "x-request-id", "server-timing", "content-length", "date", "connection", "set-cookie", "server",
+})  # fmt: skip
+"""Fields that are the server's own, or of which there may be several."""
 
 
 def learn(request: web.Request, repeat: RepeatedClaim) -> None:
@@ -33,17 +47,58 @@ def learn(request: web.Request, repeat: RepeatedClaim) -> None:
 class ClaimedHit(Hit):
     """One of them."""
 
-    __slots__ = ("_request", "_respond_to")
+    __slots__ = ("_request", "_responder", "_unfinished")
 
     def __init__(
         self, conversation: CachingConversation, edge: Edge, known: KnownClaim, share: Share
     ) -> None:
         super().__init__(conversation, edge, known, share)
-        self._respond_to = known.claim.repeat.responder()
+        self._responder = known.claim.repeat.responder()
+        self._unfinished: Unfinished | None = None
 
     def _begin_answer(self) -> bool:
-        """Leave all of it to a task: services answer in coroutines."""
-        return False
+        """Have the service begin without a task; whether it did."""
+        head = self._conversation.head(self._known)
+        if head is None:
+            return False
+        first, *others = self._pieces
+        body = (memoryview(first)[self._end :], *others)
+        begin = self._responder.begin
+        try:
+            self._withdraw = self._conversation.within(begin, head, body, self._finish)
+        except Exception as error:
+            self._unfinished = _Found(error)
+            return False
+        return self._withdraw is not None
+
+    def _finish(self, found: PlainAnswer | Unfinished) -> None:
+        """Answer with what was found, at once where it is a plain answer."""
+        if not isinstance(found, PlainAnswer):
+            self._unfinished, self._withdraw = found, found.withdraw
+            self._task = self._conversation.spawn(self._respond(None))
+            return
+        self._withdraw = None
+        if not self._leave_plain(found):
+            self._unfinished = _Found(found)
+            self._task = self._conversation.spawn(self._respond(None))
+            return
+        self._pieces = []
+        self._release()
+        self._conversation.go_on(self._early)
+
+    def _leave_plain(self, found: PlainAnswer) -> bool:
+        """Send an answer in one piece; whether it was to be sent so."""
+        conversation, lines = self._conversation, _lines(found.fields)
+        transport = conversation.transport
+        if transport is None or transport.is_closing() or conversation.writing_paused:
+            return False
+        if lines is None or len(found.body) > BEGINS or self._edge.lifecycle.draining:
+            return False
+        spent = self._count(200) * 1e3
+        date = rfc822_formatted_time()
+        head = _ANSWER % (lines, new_id(), spent, len(found.body), date)
+        transport.write(head.encode() + found.body)
+        return True
 
     def _expire(self) -> None:
         """Leave a slow body to the service's own patience."""
@@ -51,6 +106,7 @@ class ClaimedHit(Hit):
         self._conversation.hand_over(b"".join(self._pieces), self._left)
 
     async def _respond(self, _refusal: Exception | None) -> None:
+        self._withdraw = None  # from here on what is done is cancelled with the task
         request = self._conversation.request(self._known)
         try:
             if request is not None:
@@ -58,6 +114,8 @@ class ClaimedHit(Hit):
                 request[CLAIMED] = _nobody
                 self._request = request
                 await self._deliver(request, await self._found())
+            elif self._unfinished is not None:
+                self._unfinished.withdraw()
         except BaseException:
             self._conversation.give_up()
             raise
@@ -66,7 +124,10 @@ class ClaimedHit(Hit):
         self._conversation.go_on(self._early)
 
     async def _work(self) -> Any:
-        response = await self._respond_to(self._request, self._body())
+        if self._unfinished is not None:
+            response = await self._unfinished.finish(self._request)
+        else:
+            response = await self._responder.answer(self._request, self._body())
         require_room(self._edge.budget, size_of(response))
         return response
 
@@ -80,6 +141,32 @@ class ClaimedHit(Hit):
         response = self._edge.refuse(request, found) if isinstance(found, Exception) else found
         self._counted = True
         return self._edge.finish(request, response, self._begun)
+
+
+class _Found:
+    """What was found and is sent as tasks do: an answer, or what failed."""
+
+    def __init__(self, found: PlainAnswer | Exception) -> None:
+        self._found = found
+
+    async def finish(self, _request: web.Request) -> web.StreamResponse:
+        """Return the answer. Raises what failed."""
+        if isinstance(self._found, Exception):
+            raise self._found
+        fields, body = self._found
+        return Whole(headers=list(fields), body=body)
+
+    def withdraw(self) -> None:
+        """Nothing is held."""
+
+
+@functools.lru_cache(256)
+def _lines(fields: tuple[tuple[str, str], ...]) -> str | None:
+    """Return the lines of a header; None where aiohttp is to write it."""
+    text = "".join(f"{name}: {value}\r\n" for name, value in fields)
+    plain = text.count("\r") == text.count("\n") == len(fields) and "\0" not in text
+    own = any(name.lower() in _OWN for name, _ in fields)
+    return text if plain and not own else None
 
 
 async def _nobody(_request: web.Request) -> web.StreamResponse:

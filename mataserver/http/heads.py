@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 MOST = 256
 """Heads that are known; of whoever has most of them, that learnt longest ago makes room."""
-LARGEST = 1_000_000
+LARGEST = 9_000_000
 """Bytes of a body that follows a known head."""
 _ODD = (
     *(hdrs.EXPECT, hdrs.ORIGIN, hdrs.UPGRADE, hdrs.TRANSFER_ENCODING, hdrs.CONTENT_ENCODING),
@@ -112,6 +112,10 @@ class Talk(Protocol):
 
     def request(self, known: Known) -> web.Request | None:
         """Return a request whose head is known as aiohttp makes it; None once the client left."""
+        ...
+
+    def head(self, known: Known) -> web.Request | None:
+        """Return a request that has a known head, for what is asked of that alone; else None."""
         ...
 
     def go_on(self, early: bytes) -> None:

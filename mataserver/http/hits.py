@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 EARLY = 1 << 16
 """Bytes behind a request that is being answered which are read before it is."""
+DROP = 1 << 12
+"""Bytes of a part of a body that is kept as it came."""
 _ANSWER = (
     "HTTP/1.1 200 OK\r\nContent-Type: %s\r\nServer-Timing: %s, total;dur=%.3f\r\n"
     "X-Request-Id: %s\r\nContent-Length: %d\r\nDate: %s\r\n\r\n"
@@ -124,7 +126,7 @@ class Hit(Leaving):
         super().__init__(conversation, edge, known)
         self._share = share
         self._loop = asyncio.get_running_loop()
-        self._pieces: list[bytes] = []
+        self._pieces: list[bytes | bytearray] = []
         self._end = 0
         self._early = b""
         self._task: asyncio.Task[None] | None = None
@@ -154,13 +156,23 @@ class Hit(Leaving):
             self._release()
             self._conversation.hand_over(b"".join([*self._pieces, data]), left)
             return
-        self._pieces.append(more)
+        self._keep(more)
         self._left -= len(more)
         if self._left:
             return
         if left:
             self._wait_with(data[len(more) :])
         self._run()
+
+    def _keep(self, more: bytes) -> None:
+        """Keep a part of the body. Drops are gathered: as objects they are many times as large."""
+        last = self._pieces[-1]
+        if len(more) >= DROP:
+            self._pieces.append(more)
+        elif isinstance(last, bytearray) and len(last) < EARLY:
+            last += more
+        else:
+            self._pieces.append(bytearray(more))
 
     def _wait_with(self, data: bytes) -> None:
         """Keep what belongs to the next request; read on while that is little."""
@@ -191,10 +203,11 @@ class Hit(Leaving):
 
     def _begin_answer(self) -> bool:
         """Have the handler begin without a task; whether it did."""
-        self._pieces, self._end = [self._body()], 0
+        body = self._body()
+        self._pieces, self._end = [body], 0
         begin = self._known.repeat.begin
         try:
-            self._withdraw = self._conversation.within(begin, self._pieces[0], self._take)
+            self._withdraw = self._conversation.within(begin, body, self._take)
         except Exception as error:
             self._task = self._conversation.spawn(self._conclude(error))
             return True
@@ -262,7 +275,7 @@ class Hit(Leaving):
         first, *others = self._pieces
         self._pieces = []
         if not others:
-            return first[self._end :]
+            return bytes(first[self._end :])
         return b"".join([memoryview(first)[self._end :], *others])
 
     def _release(self) -> None:

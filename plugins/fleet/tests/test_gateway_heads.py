@@ -7,6 +7,7 @@ import json
 import re
 import weakref
 
+import msgspec
 import pytest
 from gateway_stand import (  # noqa: F401
     INFER,
@@ -283,3 +284,102 @@ def test_heads_that_the_server_does_not_take_are_not_kept():
     assert not any(each() for each in gone)
     heads.forget()
     assert not taken[0].is_current()
+
+
+def _tasks(stand):  # noqa: F811
+    """Return the tasks that requests of clients are answered in."""
+    return [each for each in asyncio.all_tasks() if "_respond" in repr(each.get_coro())]
+
+
+async def test_no_task_for_a_plain_one(stand, upstreams, targets):  # noqa: F811
+    """It waits for its server without one, and a client that leaves takes it back."""
+    stand.follow(application(targets[0]))
+    async with Line(stand) as line:
+        await line.ask(request(b"{}"))
+        upstreams[0].pause.clear()
+        asking = asyncio.ensure_future(line.ask(request(b"x" * 300_000)))
+        async with asyncio.timeout(30):
+            while len(upstreams[0].seen) < 2:
+                await asyncio.sleep(0.01)
+        assert not _tasks(stand)
+        upstreams[0].pause.set()
+        assert json.loads((await asking)[1])["size"] == 300_000
+        upstreams[0].pause.clear()
+        line.writer.write(request(b"{}"))
+        async with asyncio.timeout(30):
+            while len(upstreams[0].seen) < 3:
+                await asyncio.sleep(0.01)
+        line.writer.transport.abort()
+        async with asyncio.timeout(30):
+            while not upstreams[0].cancelled:
+                await asyncio.sleep(0.01)
+    assert stand.gateway.servers.of(targets[0]).outstanding == 0
+    (count,) = stand.gateway.usage.total.values()
+    assert (count.requests, count.bytes_in) == (3, 300_004)
+    assert line.hits == 2
+
+
+async def test_a_server_that_takes_too_long(stand, upstreams, targets):  # noqa: F811
+    """The answer is 504 and tells the application's time, as that of the first request does."""
+    stand.follow(application(targets[0], timeout=0.4))
+    async with Line(stand) as line:
+        await line.ask(request(b"{}"))
+        upstreams[0].pause.clear()
+        head, body = await line.ask(request(b"{}"))
+        assert head.startswith(b"HTTP/1.1 504")
+        assert b"0.4 s" in body
+        assert line.hits == 1
+    server = stand.gateway.servers.of(targets[0])
+    assert (server.outstanding, server._attempts) == (0, set())
+
+
+async def test_a_server_that_dies_with_the_request(stand, upstreams, targets):  # noqa: F811
+    """Once probes have told, the request is another's, who has the time that is left of it."""
+    first, second = targets
+    stand.follow(application(msgspec.structs.replace(first, weight=1e6), second, resend=True))
+    async with Line(stand) as line:
+        assert b'"one"' in (await line.ask(request(b"{}")))[1]
+        for each in upstreams:
+            each.pause.clear()
+        asking = asyncio.ensure_future(line.ask(request(b"{}")))
+        async with asyncio.timeout(30):
+            while len(upstreams[0].seen) < 2:
+                await asyncio.sleep(0.01)
+        assert not _tasks(stand)
+        stand.gateway.servers.of(first).died()
+        async with asyncio.timeout(30):
+            while not upstreams[1].seen:
+                await asyncio.sleep(0.01)
+        await asyncio.sleep(0.2)
+        upstreams[1].pause.set()
+        head, body = await asking
+        assert head.startswith(b"HTTP/1.1 200")
+        assert b'"two"' in body
+        assert line.hits == 1
+    assert [stand.gateway.servers.of(each).outstanding for each in targets] == [0, 0]
+
+
+async def test_an_answer_that_comes_in_drops(stand):  # noqa: F811
+    """It is whole, and the connection carries the next request."""
+    answers = 0
+
+    async def act(writer):
+        nonlocal answers
+        answers += 1
+        for byte in (
+            b'HTTP/1.1 200 OK\r\nX-A: 1\r\nX-A: 2\r\nContent-Length: 3\r\n\r\n"%d"' % answers
+        ):
+            writer.write(bytes((byte,)))
+            await writer.drain()
+            await asyncio.sleep(0.001)
+        return True
+
+    async with Raw(act) as server:
+        stand.follow(application(Target("127.0.0.1", server.port)))
+        async with Line(stand) as line:
+            found = [await line.ask(request(b"{}")) for _ in range(4)]
+            assert line.hits == 3
+    assert [body for _, body in found] == [b'"1"', b'"2"', b'"3"', b'"4"']
+    assert {head for head, _ in found} == {found[0][0]}
+    assert found[0][0].count(b"X-A") == 2
+    assert server.asked == 4

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from gateway_stand import application, consumer, stand, targets, upstreams  # noqa: F401
 
-from mataserver_fleet.gateway.gateway import problem
+from mataserver_fleet.gateway.answers import problem
 from mataserver_fleet.gateway.limits import DAY, Limits, TooMany
 from mataserver_fleet.gateway.usage import Subject, Usage
 

@@ -47,13 +47,13 @@ class Whole:
 
     __slots__ = ("pieces", "size")
 
-    def __init__(self, pieces: Sequence[bytes], size: int) -> None:
+    def __init__(self, pieces: Sequence[bytes | memoryview], size: int) -> None:
         self.pieces = pieces
         self.size = size
 
     def known(self) -> Sequence[bytes]:
         """Return what is known of the body before it is sent."""
-        return self.pieces
+        return [bytes(each) for each in self.pieces]
 
 
 class Passing:

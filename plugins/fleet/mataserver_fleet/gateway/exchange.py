@@ -54,6 +54,13 @@ class Message(NamedTuple):
         return b"".join((line, length, token, self.fields, b"\r\n"))
 
 
+class Begun(NamedTuple):
+    """A message that was sent already, by ``link``; ``deadline`` is the loop's time."""
+
+    link: Link
+    deadline: float
+
+
 class Answer:
     """A server's answer. Its body is read by ``chunk``, nothing after its end."""
 
@@ -77,11 +84,21 @@ class Exchange:
 
     seconds: until the answer begins; of a body that passes through, until more of it is taken.
     movable: whether it is given up once probes tell that the server is dead.
+    begun:   the message, where it was sent already.
 
     Raises ``Failed``, and what kept the body from arriving.
     """
 
-    __slots__ = ("_link", "_links", "_message", "_movable", "_seconds", "_server", "_target")
+    __slots__ = (
+        "_begun",
+        "_link",
+        "_links",
+        "_message",
+        "_movable",
+        "_seconds",
+        "_server",
+        "_target",
+    )
 
     def __init__(
         self,
@@ -92,6 +109,7 @@ class Exchange:
         seconds: float,
         *,
         movable: bool,
+        begun: Begun | None = None,
     ) -> None:
         self._links = links
         self._target = target
@@ -99,15 +117,20 @@ class Exchange:
         self._message = message
         self._seconds = seconds
         self._movable = movable
-        self._link: Link | None = None
+        self._begun = begun
+        self._link: Link | None = None if begun is None else begun.link
 
     async def __aenter__(self) -> Answer:
         """Send it and wait for the beginning of the answer."""
-        timer = asyncio.timeout(self._seconds)
+        begun = self._begun
+        timer = (
+            asyncio.timeout(self._seconds) if begun is None else asyncio.timeout_at(begun.deadline)
+        )
         self._server.begin(timer if self._movable else None)
         try:
             async with timer:
-                return await self._ask(timer)
+                link = await self._send(timer) if begun is None else begun.link
+                return await self._answer(link)
         except BaseException as error:
             self._end()
             if isinstance(error, (OSError, MalformedError)):
@@ -125,7 +148,8 @@ class Exchange:
         if self._link is not None:
             self._links.give_back(self._target, self._link)
 
-    async def _ask(self, timer: asyncio.Timeout) -> Answer:
+    async def _send(self, timer: asyncio.Timeout) -> Link:
+        """Send the message; return the connection by which it is answered."""
         body, target = self._message.body, self._target
         link = self._link = await self._links.take(target)
         transport = link.begin()
@@ -139,6 +163,9 @@ class Exchange:
             transport.writelines((head, *body.pieces))
         if not isinstance(body, Passing) or body.whole:
             link.sent()
+        return link
+
+    async def _answer(self, link: Link) -> Answer:
         status, fields, length, _, _ = await link.head()
         if not (200 <= status < 300 or status >= 400):
             raise Failed(f"The server answered {status}", sent=True)

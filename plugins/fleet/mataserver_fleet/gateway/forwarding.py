@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from mataserver import MataError, Unavailable
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver_fleet.gateway.choosing import Choosing
-    from mataserver_fleet.gateway.exchange import Answer
+    from mataserver_fleet.gateway.exchange import Answer, Begun
     from mataserver_fleet.gateway.grants import ConsumerGrants
     from mataserver_fleet.gateway.links import Links
     from mataserver_fleet.gateway.matching import Asked
@@ -40,6 +40,17 @@ MIRRORED = 16
 _VISIBLE = "".join(map(chr, range(0x21, 0x7F)))
 
 log = logging.getLogger("mataserver.plugin.fleet")
+
+
+class First(NamedTuple):
+    """The first try of a call, which was made already: whom it asks, and how far it is.
+
+    deadline: of the call, however often it is tried; the loop's time.
+    """
+
+    pin: Pin
+    begun: Begun
+    deadline: float
 
 
 class Call:
@@ -105,19 +116,25 @@ class Forwarding:
             task.cancel()
         await asyncio.gather(*self._mirrored, return_exceptions=True)
 
-    async def answer(self, call: Call) -> web.StreamResponse:
-        """Return the answer. Raises ``Failed`` and ``Unavailable``."""
-        if call.asked.verb == "infer" and call.body is not None:
+    async def answer(self, call: Call, first: First | None = None) -> web.StreamResponse:
+        """Return the answer; ``first`` is what was tried of a call that nobody is bound to.
+
+        Raises ``Failed`` and ``Unavailable``.
+        """
+        if first is None and call.asked.verb == "infer" and call.body is not None:
             call.pin = self._choosing.bound(*call.asked[:2], call.step)
             self._mirror(call)
         place, version, _ = call.asked
         application = place.application
-        deadline = asyncio.get_running_loop().time() + application.timeout
+        now = asyncio.get_running_loop().time()
+        deadline = now + application.timeout if first is None else first.deadline
+        pin, begun = (None, None) if first is None else (first.pin, first.begun)
         tried: set[str] = set()
         pause = PAUSE
         failure: Failed | None = None
         for _ in range(application.retries + 1):
-            pin = self._choosing.choose(place, version, call.pin, tried)
+            if begun is None:
+                pin = self._choosing.choose(place, version, call.pin, tried)
             if pin is None and tried:  # everyone that may live was asked: perhaps now
                 await asyncio.sleep(pause)
                 tried.clear()
@@ -126,9 +143,9 @@ class Forwarding:
             if pin is None:
                 break
             try:
-                return await self._ask(call, pin, deadline, tried)
+                return await self._ask(call, pin, deadline, tried, begun)
             except Failed as error:
-                failure = error
+                failure, begun = error, None
                 if error.status != _NOT_HERE:
                     self._servers.of(pin.target).doubt()
                 if not self._may_repeat(call, error):
@@ -145,16 +162,19 @@ class Forwarding:
         return not failure.sent or call.asked.place.application.resend
 
     async def _ask(
-        self, call: Call, pin: Pin, deadline: float, tried: set[str]
+        self, call: Call, pin: Pin, deadline: float, tried: set[str], begun: Begun | None
     ) -> web.StreamResponse:
         route, verb = call.asked.place.route, call.asked.verb
         server = self._servers.of(pin.target)
-        left = deadline - asyncio.get_running_loop().time()
+        if begun is None:
+            seconds = max(0.001, deadline - asyncio.get_running_loop().time())
+        else:
+            seconds = call.asked.place.application.timeout
         movable = call.replayable and call.pin is None and call.asked.place.application.resend
-        path = _with_query(call, route.path(pin.version, verb))
+        path = with_query(route.path(pin.version, verb), call.request)
         message = Message(call.request.method, path, call.fields, call.body, call.consumer.id)
         async with Exchange(
-            self._links, pin.target, server, message, max(left, 0.001), movable=movable
+            self._links, pin.target, server, message, seconds, movable=movable, begun=begun
         ) as answer:
             if pin.target.token and answer.status in _STRANGE:
                 raise Failed("The server does not accept the gateway", sent=False)
@@ -233,7 +253,7 @@ def _cut_off(request: web.Request, _why: MataError) -> None:
         request.transport.abort()
 
 
-def _with_query(call: Call, path: str) -> str:
-    """Return a path with the client's query; what may not stand in one is encoded."""
-    query = call.request.rel_url.raw_query_string
+def with_query(path: str, request: web.Request) -> str:
+    """Return a path with a client's query; what may not stand in one is encoded."""
+    query = request.rel_url.raw_query_string
     return f"{path}?{quote(query, safe=_VISIBLE)}" if query else path

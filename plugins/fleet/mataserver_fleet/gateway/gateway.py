@@ -5,20 +5,18 @@ from __future__ import annotations
 import asyncio
 import functools
 import hashlib
-import math
 from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 import aiohttp
-import msgspec
-from aiohttp import web
 
 from mataserver import MataError, NotFound
 from mataserver_fleet.gateway import headers, matching, pictures
-from mataserver_fleet.gateway.bodies import Bodies, TooLate, Whole
+from mataserver_fleet.gateway.answers import json, problem
+from mataserver_fleet.gateway.bodies import Bodies, TooLate
 from mataserver_fleet.gateway.choosing import Choosing
 from mataserver_fleet.gateway.forwarding import Call, Forwarding
 from mataserver_fleet.gateway.grants import ConsumerGrants, NotLinked, Unknown
-from mataserver_fleet.gateway.inspection import look
+from mataserver_fleet.gateway.inspection import JsonPart, look
 from mataserver_fleet.gateway.keys import key_of
 from mataserver_fleet.gateway.limits import Limits
 from mataserver_fleet.gateway.links import Links
@@ -28,6 +26,7 @@ from mataserver_fleet.gateway.reaching import Reaching
 from mataserver_fleet.gateway.repeating import Answered, KnownInferences
 from mataserver_fleet.gateway.servers import Servers
 from mataserver_fleet.gateway.snapshot import PICTURE, Snapshot
+from mataserver_fleet.gateway.unattended import Repeated, Unattended
 from mataserver_fleet.gateway.usage import Subject, Usage
 from mataserver_fleet.gateway.within import WithinConnector
 
@@ -36,8 +35,11 @@ if TYPE_CHECKING:
     from contextlib import AbstractAsyncContextManager
     from typing import Self
 
-    from mataserver import Policy, RepeatedClaim, Share
-    from mataserver_fleet.gateway.bodies import Passing
+    from aiohttp import web
+
+    from mataserver import Policy, RepeatedClaim, Responder, Share
+    from mataserver_fleet.gateway.bodies import Passing, Whole
+    from mataserver_fleet.gateway.forwarding import First
     from mataserver_fleet.gateway.matching import Scope
     from mataserver_fleet.gateway.options import GatewaySettings
     from mataserver_fleet.gateway.snapshot import Application, Consumer, Place
@@ -47,8 +49,6 @@ if TYPE_CHECKING:
     Sessions = Callable[["Gateway", Client, Client, float], "Answering"]
 
 P = TypeVar("P", bound=asyncio.Protocol)
-_HANG_UP = frozenset({408, 411, 413})
-"""Statuses after which the connection is not used again."""
 LINGER = 2.0
 """Seconds for a client whose body does not arrive to read why."""
 
@@ -115,7 +115,7 @@ class Gateway:
         self._unread = unread
         self._made = sessions
         self.bodies = Bodies(int(settings.buffer_mb * 1e6), int(settings.max_body_mb * 1e6), unread)
-        self._heads = KnownInferences(http.learn, self.repeated, self.bodies.kept, unread)
+        self._heads = KnownInferences(http.learn, self._repeated, self.bodies.kept, unread)
         self.snapshot = Snapshot()
         self.limits = Limits()
         self.sharing = frozenset(settings.shared_memory)
@@ -141,6 +141,9 @@ class Gateway:
         self._forwarding = Forwarding(
             self.servers, self.choosing, self.links, self._probes, self.grants, self._unread
         )
+        self._unattended = Unattended(
+            self.servers, self.choosing, self.links, self.limits, self._counted, self._note
+        )
         self._streams = self._made(self, self._session, self._within, self._unread)
         self._probes.follow(self.snapshot)
         return self
@@ -152,6 +155,9 @@ class Gateway:
         self.links.close()
         await self._session.close()
         await self._within.close()
+
+    def _repeated(self, known: Answered) -> Responder:
+        return Repeated(self._unattended, known, self._http.address)
 
     def follow(self, snapshot: Snapshot) -> None:
         """Answer by another snapshot from the next request on; those under way keep theirs.
@@ -269,35 +275,30 @@ class Gateway:
             share.give_back()
         known = self.snapshot is snapshot  # else it may be judged otherwise by now
         if known and asked.verb == "infer" and response.status == 200:
-            self._heads.learn(request, Answered(asked, consumer, passed))
+            given = request.headers
+            of_body = headers.body_type(given), JsonPart(given)
+            self._heads.learn(request, Answered(asked, consumer, passed, *of_body))
         return response
 
-    async def repeated(
-        self, known: Answered, request: web.Request, body: bytes
+    async def _counted(
+        self, call: Call, unread: Share | None = None, first: First | None = None
     ) -> web.StreamResponse:
-        """Answer an inference whose head was answered before."""
-        fields = known.passed + headers.origin(self._http.address(request))
-        call = Call(request, known.asked, known.consumer, fields)
-        call.body = Whole((body,), len(body))
-        try:
-            self.limits.admit(known.consumer)
-            return await self._counted(call)
-        except MataError as error:
-            return problem(error)
+        """Return the answer to a call, and count it.
 
-    async def _counted(self, call: Call, unread: Share | None = None) -> web.StreamResponse:
-        """Return the answer to a call, and count it. ``unread`` is for a body that is not read."""
+        ``unread`` is for a body that is not read, ``first`` as for ``Forwarding.answer``.
+        """
         try:
             if unread is not None:
                 call.body = await self.bodies.read(call.request, unread)
-            if call.body is not None and call.asked.verb != PICTURE:
+            if first is None and call.body is not None and call.asked.verb != PICTURE:
                 await self._look(call, call.body)
-            return await self._forwarding.answer(call)
+            return await self._forwarding.answer(call, first)
         except MataError as error:
             call.status = error.status
             raise
         finally:
-            self._note(call)
+            size = 0 if call.body is None else call.body.size
+            self._note(call.consumer, call.asked.place, call.status, size, call.bytes_out)
 
     async def _look(self, call: Call, body: Whole | Passing) -> None:
         """Note what a body is. Raises ``BadRequest`` for an inference that may not be passed on."""
@@ -307,11 +308,10 @@ class Gateway:
             regions = call.asked.place.application.name in self.sharing
             call.step = await look(body, given, self.share(), regions=regions)
 
-    def _note(self, call: Call) -> None:
-        application, route = call.asked.place
-        subject = Subject(call.consumer.name, application.name, route.model)
-        taken = 0 if call.body is None else call.body.size
-        self.usage.note(subject, call.status, taken, call.bytes_out)
+    def _note(self, who: Consumer, place: Place, status: int, taken: int, given: int) -> None:
+        """Count an answer, and the bytes of both bodies."""
+        subject = Subject(who.name, place.application.name, place.route.model)
+        self.usage.note(subject, status, taken, given)
 
     def _own(self, scope: Scope, request: web.Request) -> web.Response:
         """Answer what an application tells of itself. Raises ``NotFound``."""
@@ -338,9 +338,9 @@ class Gateway:
 
     def _told(self, kind: str, scope: Scope) -> web.Response:
         if kind == "server":
-            return _json({"name": "mataserver", "version": "2", "extensions": []})
+            return json({"name": "mataserver", "version": "2", "extensions": []})
         if kind == "live":
-            return _json({"live": True})
+            return json({"live": True})
         routes = {id(place.route): place.route for place in scope.places.values()}.values()
         ready = all(
             any(
@@ -349,7 +349,7 @@ class Gateway:
             )
             for route in routes
         )
-        return _json({"ready": ready}, 200 if ready else 400)
+        return json({"ready": ready}, 200 if ready else 400)
 
 
 def _offered(scope: Scope, model: str) -> Place:
@@ -361,21 +361,3 @@ def _offered(scope: Scope, model: str) -> Place:
                 return place
             break
     raise NotFound("No such model")
-
-
-def problem(error: MataError) -> web.Response:
-    """Return the answer for an error, in the protocol's form."""
-    fields = {}
-    if error.retry_after is not None:
-        fields["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
-    if error.status == Unknown.status:
-        fields["WWW-Authenticate"] = "Bearer"
-    response = _json({"error": error.detail}, error.status, fields)
-    if error.status in _HANG_UP:
-        response.force_close()
-    return response
-
-
-def _json(value: object, status: int = 200, fields: dict[str, str] | None = None) -> web.Response:
-    body = msgspec.json.encode(value)
-    return web.Response(body=body, status=status, content_type=headers.JSON, headers=fields)

@@ -38,6 +38,8 @@ if TYPE_CHECKING:
 REGION, SEQUENCE = "shared_memory_region", "sequence_id"
 MOST_INFLATED = 1 << 26
 """Bytes of JSON that are looked at of a compressed body."""
+_AT_ONCE = 1 << 20
+"""Bytes of JSON in pieces that are looked at without a pause."""
 _PIECE = 1 << 18
 """Bytes that are inflated at a time: about a millisecond's."""
 _ENCODINGS = frozenset({"gzip", "x-gzip", "deflate"})
@@ -121,11 +123,16 @@ class JsonPart:
         """Whether what follows is no part of it."""
         return not self._left
 
-    def is_plainly_without(self, body: bytes) -> bool:
-        """Whether a whole body tells nothing that the gateway must know: most do not."""
-        if self.compressed:
+    def is_plainly_without(self, pieces: Sequence[bytes | memoryview], size: int) -> bool:
+        """Whether a body tells nothing that the gateway must know: most do not.
+
+        False for more JSON in pieces than is looked at in one go.
+        """
+        needed = min(self._left, size)
+        if self.compressed or (len(pieces) > 1 and needed > _AT_ONCE):
             return False
-        text = body[: self._left]
+        first = pieces[0]
+        text = bytes(first[:needed]) if needed <= len(first) else b"".join(pieces)[:needed]
         return not (b"\\" in text or SEQUENCE.encode() in text or REGION.encode() in text)
 
     async def texts(self, piece: bytes) -> AsyncIterator[bytes]:
@@ -192,7 +199,7 @@ async def _look(
     pieces: Sequence[bytes], headers: Headers, share: Share, *, regions: bool
 ) -> Step | None:
     part = JsonPart(headers)
-    if len(pieces) == 1 and part.is_plainly_without(pieces[0]):
+    if len(pieces) == 1 and part.is_plainly_without(pieces, len(pieces[0])):
         return None
     region, sequence = Key(REGION), Key(SEQUENCE)
     found, texts = False, []

@@ -44,6 +44,7 @@ class Link(asyncio.Protocol):
         self._transport: asyncio.Transport | None = None
         self._lost: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
+        self._listener: Callable[[], None] | None = None
         self._full = False
         self._reset()
 
@@ -164,6 +165,19 @@ class Link(asyncio.Protocol):
         assert self._transport is not None  # noqa: S101 - for the type checker: see ``usable``
         return self._transport
 
+    def listen(self, listener: Callable[[], None] | None) -> None:
+        """Have ``listener`` called when something has come, or the connection has ended."""
+        self._listener = listener
+
+    @property
+    def arrived(self) -> Head | None:
+        """Head of the answer, once it is here."""
+        return self._head
+
+    def whole(self) -> bytes:
+        """Return the body of an answer that has ended."""
+        return self._taken() if self._pieces else b""
+
     def sent(self) -> None:
         """Note that the whole of a request was written."""
         self._sent = True
@@ -195,13 +209,18 @@ class Link(asyncio.Protocol):
                 return b""
             self._check()
             await self._wait()
+        data = self._taken()
+        if self._paused and self._transport is not None and self._lost is None:
+            self._paused = False
+            self._transport.resume_reading()
+        return data
+
+    def _taken(self) -> bytes:
+        """Return the pieces that are here, as one."""
         pieces = self._pieces
         data = pieces.popleft() if len(pieces) == 1 else b"".join(pieces)
         pieces.clear()
         self._queued = 0
-        if self._paused and self._transport is not None and self._lost is None:
-            self._paused = False
-            self._transport.resume_reading()
         return data
 
     def close(self) -> None:
@@ -225,7 +244,9 @@ class Link(asyncio.Protocol):
             self._waiter = None
 
     def _wake(self) -> None:
-        if self._waiter is not None and not self._waiter.done():
+        if self._listener is not None:
+            self._listener()
+        elif self._waiter is not None and not self._waiter.done():
             self._waiter.set_result(None)
 
 
@@ -249,17 +270,24 @@ class Links:
 
     async def take(self, target: Target) -> Link:
         """Return a connection. Raises ``OSError``, of which ``TimeoutError`` is one."""
+        link = self.idle(target)
+        if link is not None:
+            return link
+        if target.kind == "own":
+            return self._within(Link)
+        async with asyncio.timeout(CONNECT):
+            addresses = await self._reaching.addresses(target)
+        return await _connected(addresses, target.port)
+
+    def idle(self, target: Target) -> Link | None:
+        """Return a connection that is there already."""
         idle, oldest = self._idle.get(target.authority), self._clock() - IDLE
         while idle:
             link, since = idle.pop()
             if link.usable and since > oldest:
                 return link
             link.close()
-        if target.kind == "own":
-            return self._within(Link)
-        async with asyncio.timeout(CONNECT):
-            addresses = await self._reaching.addresses(target)
-        return await _connected(addresses, target.port)
+        return None
 
     def give_back(self, target: Target, link: Link) -> None:
         """Keep a connection for another request, or end it."""

@@ -6,30 +6,35 @@ body alone.
 
 from __future__ import annotations
 
-import functools
 import weakref
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Callable
 
     from aiohttp import web
 
-    from mataserver import RepeatedClaim
+    from mataserver import RepeatedClaim, Responder
+    from mataserver_fleet.gateway.inspection import JsonPart
     from mataserver_fleet.gateway.matching import Asked
     from mataserver_fleet.gateway.snapshot import Consumer
 
-    Responder = Callable[[web.Request, bytes], Awaitable[web.StreamResponse]]
-    Answer = Callable[["Answered", web.Request, bytes], Awaitable[web.StreamResponse]]
+    Answer = Callable[["Answered"], Responder]
     Learn = Callable[[web.Request, RepeatedClaim], None]
 
 
 class Answered(NamedTuple):
-    """What the head of an inference asks, who asks it, and what of it passes."""
+    """What the head of an inference asks, who asks it, and what of it passes.
+
+    kind:  the line of its body's type.
+    part:  what of its body is JSON; None where all of it is looked at when it is here.
+    """
 
     asked: Asked
     consumer: Consumer
     passed: bytes
+    kind: bytes = b""
+    part: JsonPart | None = None
 
 
 class KnownInferences:
@@ -38,7 +43,7 @@ class KnownInferences:
     The server keeps as many as it likes: what it lets go of, or never took, is not kept here.
 
     learn:   has the server know a head.
-    answer:  answers a request whose head is known, with its body.
+    answer:  returns what answers a request whose head is known.
     limit:   bytes of the longest body that is kept; ``seconds``: that one may pause.
     """
 
@@ -63,7 +68,7 @@ class KnownInferences:
 
     def responder(self, found: Answered) -> Responder:
         """Return what answers a request, also when it is forgotten while that arrives."""
-        return functools.partial(self._answer, found)
+        return self._answer(found)
 
 
 class _Repeated:

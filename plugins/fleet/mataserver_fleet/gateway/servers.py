@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import random
 import time
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Container, Iterable
@@ -16,6 +16,16 @@ SLOW_START = 5.0
 """Seconds in which a server that came back gets ever more of its share."""
 LEAST = 0.1
 """The part of its share that it begins with."""
+
+
+class Attempt(Protocol):
+    """A request whose time can be over before: as ``asyncio.Timeout``."""
+
+    def expired(self) -> bool:
+        """Whether its time is over."""
+
+    def reschedule(self, when: float) -> None:
+        """Have its time be over at ``when``."""
 
 
 class Server:
@@ -43,13 +53,13 @@ class Server:
         self.models: frozenset[str] = frozenset()
         self.back = 0.0
         self.troubled = asyncio.Event()
-        self._attempts: set[asyncio.Timeout] = set()
+        self._attempts: set[Attempt] = set()
 
     def serves(self, path: str) -> bool:
         """Whether a model can be asked here, as far as probes have told."""
         return self.alive and path not in self.unready
 
-    def begin(self, attempt: asyncio.Timeout | None = None) -> None:
+    def begin(self, attempt: Attempt | None = None) -> None:
         """Count a request; ``attempt`` is ended when the server turns out to be dead."""
         self.outstanding += 1
         if attempt is not None:
@@ -59,7 +69,7 @@ class Server:
         """Count a request no more."""
         self.outstanding -= 1
 
-    def release(self, attempt: asyncio.Timeout) -> None:
+    def release(self, attempt: Attempt) -> None:
         """End an attempt no more: its answer has begun, or it has failed."""
         self._attempts.discard(attempt)
 
