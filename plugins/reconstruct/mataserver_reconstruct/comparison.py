@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from msgspec import Struct
 
 from mataserver import BadRequest, MataError, decode_image
-from mataserver_jobs.runner import NICE
+from mataserver_jobs.supervisor import NICE
 from mataserver_reconstruct import archive, drift, shares
 from mataserver_reconstruct.history import Baseline, sampled
 from mataserver_reconstruct.spec import Limits

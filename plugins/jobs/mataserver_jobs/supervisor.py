@@ -1,0 +1,242 @@
+"""One job at a time of those that run: its process is started, followed, and its end noted.
+
+What a process tells is written down as it comes; a job that was claimed and not finished is given
+back, or costs an attempt, by whose fault that was.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import signal
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mataserver import MataError, OutOfMemory, Unavailable
+from mataserver_jobs import child, parcel
+from mataserver_jobs.arrival import Arrival, sweep
+from mataserver_jobs.attempt import RENEW_SECONDS, Attempt, damaged, last_word, pause
+from mataserver_jobs.disk import FULL, is_full
+from mataserver_jobs.kinds import Assignment
+from mataserver_jobs.parcel import Damaged
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+
+    from mataserver import Child
+    from mataserver_jobs.kinds import Access, Ended, JobKind
+    from mataserver_jobs.passes import Passes
+    from mataserver_jobs.record import Record
+    from mataserver_jobs.store import Store
+
+RETRY_SECONDS = 1.0
+AGAIN_SECONDS = 3.0
+"""How long a job waits that could not be started: without room, or without a cluster."""
+NICE = 19
+
+log = logging.getLogger("mataserver.plugin.jobs")
+
+
+class Supervisor:
+    """Runs jobs that were claimed, each in a process of its own below ``folder``.
+
+    ``stopping`` is set when the server stops: then jobs end soon, and no attempt is counted. The
+    others are as ``LocalRunner`` has them.
+    """
+
+    def __init__(
+        self,
+        store: Store,
+        kinds: Mapping[str, JobKind],
+        folder: Path,
+        run_process: Callable[..., Any],
+        stopping: asyncio.Event,
+        *,
+        passes: Passes | None,
+        carries: bool,
+    ) -> None:
+        self._store = store
+        self._kinds = kinds
+        self._folder = folder
+        self._run_process = run_process
+        self._stopping = stopping
+        self._passes = passes
+        self._carries = carries
+        self._attempts: set[Attempt] = set()
+
+    def look(self) -> None:
+        """Look now whether somebody wants a job to stop."""
+        for attempt in self._attempts:
+            attempt.look()
+
+    async def run(self, record: Record) -> None:
+        """Run a job. What nobody foresaw costs it an attempt, and is logged."""
+        access = self._passes.mint(record) if self._passes is not None else None
+        try:
+            await self._attempt(record, access)
+        except MataError as error:  # the database is gone: the lease ends by itself
+            log.warning("job %s is left to its lease: %s", record.id, error.detail)
+        except Exception as error:
+            log.exception("job %s could not be run", record.id)
+            with contextlib.suppress(MataError):
+                if isinstance(error, OSError) and is_full(error):
+                    await self._note(self._store.fail, record, FULL)
+                else:
+                    await self._note(self._store.died, record, "it could not be started")
+        finally:
+            if access is not None and self._passes is not None:
+                self._passes.revoke(access)
+
+    async def _attempt(self, record: Record, access: Access | None) -> None:
+        kind, folder = self._kinds[record.kind], self._folder / record.id
+        await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True)
+        function = f"{kind.run.__module__}:{kind.run.__qualname__}"
+        assignment = Assignment(
+            record.id, function, record.spec, str(folder), record.attempt, access, kind.settings
+        )
+        log.info("job %s (%s): attempt %d", record.id, record.kind, record.attempt)
+        async with contextlib.AsyncExitStack() as stack:
+            given = {"threads": kind.threads, "grace": kind.grace, "log": folder / "log"}
+            starting = self._run_process(child.run, nice=NICE, **given)
+            try:
+                async with self._held(record):
+                    process = await stack.enter_async_context(starting)
+            except (OutOfMemory, Unavailable) as error:  # it is nobody's fault: no attempt counts
+                log.warning("job %s waits: %s", record.id, error.detail)
+                await pause(self._stopping, AGAIN_SECONDS)
+                await self._note(self._store.release, record)
+                return
+            except MataError as error:  # a node's: the next attempt may come to another one
+                log.warning("job %s could not be started: %s", record.id, error.detail)
+                await self._note(self._store.died, record, error.detail)
+                return
+            attempt = Attempt(self._store, record, kind, process, self._stopping, Arrival(folder))
+            self._attempts.add(attempt)
+            handing = asyncio.ensure_future(self._hand_over(assignment, process))
+            try:
+                ended = await attempt.ended()
+            finally:
+                self._attempts.discard(attempt)
+                handing.cancel()  # it ended without all that it was to be given
+                await asyncio.wait([handing])
+            if not handing.cancelled():
+                handing.result()
+        await self._settle(record, attempt, ended, process)
+
+    async def _hand_over(self, assignment: Assignment, process: Child) -> None:
+        """Tell a process what to do; send it the input where it has not the job's folder.
+
+        One that cannot be given it is killed: it would wait for ever.
+        """
+        folder, sent = Path(assignment.folder) / "input", None
+        try:
+            if self._carries:
+                await asyncio.to_thread(sweep, folder.parent)
+                sent = await asyncio.to_thread(parcel.packed, folder)
+                assignment = msgspec.structs.replace(assignment, folder="", given=sent)
+            await process.send(assignment)
+            reading = iter(()) if sent is None else parcel.pieces(folder, sent)
+            while piece := await asyncio.to_thread(next, reading, b""):
+                await process.feed(piece)
+        except ConnectionError:
+            pass  # its end tells more
+        except Exception:
+            process.signal(signal.SIGKILL)
+            raise
+
+    @contextlib.asynccontextmanager
+    async def _held(self, record: Record) -> AsyncIterator[None]:
+        """Keep the lease while a process starts, which may take a node's time to have room."""
+        begun = asyncio.Event()
+
+        async def renew() -> None:
+            while not begun.is_set():
+                await pause(begun, RENEW_SECONDS)
+                with contextlib.suppress(MataError):
+                    await self._store.renew(record)
+
+        renewing = asyncio.ensure_future(renew())
+        try:
+            yield
+        finally:
+            begun.set()
+            await renewing
+
+    async def _settle(
+        self, record: Record, attempt: Attempt, ended: Ended | None, process: Child
+    ) -> None:
+        """Write down how an attempt ended."""
+        if self._carries:
+            ended = await self._received(record, attempt, ended)
+        if attempt.lost:
+            log.warning("job %s: the claim counts no more", record.id)
+            return
+        size, note = await asyncio.to_thread(size_of, self._folder / record.id), self._note
+        if ended is not None and ended.how == "done":
+            said = last_word(self._kinds[record.kind], ended.result)
+            await note(self._store.finish, record, ended.result, message=said, bytes_used=size)
+        elif ended is not None and ended.how == "failed":
+            await note(self._store.fail, record, ended.error, bytes_used=size)
+        elif attempt.cancelled:
+            await note(self._store.stopped, record, ended and ended.result, bytes_used=size)
+        elif self._stopping.is_set():
+            await note(self._store.release, record)
+        else:
+            reason = ended.error if ended is not None else _how(await process.wait())
+            log.warning("job %s died: %s", record.id, reason)
+            await note(self._store.died, record, reason, bytes_used=size)
+
+    async def _received(
+        self, record: Record, attempt: Attempt, ended: Ended | None
+    ) -> Ended | None:
+        """Put what an attempt sent back in its place, if its claim still counts; return its end."""
+        try:
+            if ended is not None and ended.how in {"done", "cancelled"} and not attempt.lost:
+                attempt.lost = not await self._note(self._store.renew, record)
+                if not attempt.lost:
+                    return await asyncio.to_thread(_arrived, attempt.arrival, ended)
+        finally:
+            await asyncio.to_thread(attempt.arrival.discard)
+        return ended
+
+    async def _note(self, note: Callable[..., Awaitable[Any]], *what: Any, **more: Any) -> Any:
+        """Write an end down, and again while the database takes nothing: the work is done.
+
+        Return what was answered.
+        Raises ``MataError`` when the server stops meanwhile; then the next one does it anew.
+        """
+        while True:
+            try:
+                return await note(*what, **more)
+            except MataError as error:
+                if self._stopping.is_set():
+                    raise
+                log.warning("job %s: its end waits: %s", what[0].id, error.detail)
+                await pause(self._stopping, RETRY_SECONDS)
+
+
+def _arrived(arrival: Arrival, ended: Ended) -> Ended:
+    """Put what a process has sent in its place; return how the job ended. Blocking."""
+    try:
+        arrival.settle()
+    except Damaged as error:
+        return damaged(error)
+    return ended
+
+
+def _how(status: int) -> str:
+    if status < 0:
+        return f"killed by {signal.Signals(-status).name}"
+    return f"it ended with status {status} and no result"
+
+
+def size_of(folder: Path) -> int:
+    """Return the bytes of the files below a folder."""
+    found = 0
+    for path in folder.rglob("*"):
+        with contextlib.suppress(OSError):
+            found += path.lstat().st_size if path.is_file() else 0
+    return found
