@@ -12,6 +12,7 @@ from mataserver_fleet.app_handlers import AppHandlers
 from mataserver_fleet.consumer_handlers import ConsumerHandlers
 from mataserver_fleet.files import Files
 from mataserver_fleet.gateway.dataplane import DataPlane
+from mataserver_fleet.login_handlers import LoginHandlers
 from mataserver_fleet.model_handlers import ModelHandlers
 from mataserver_fleet.models import Models
 from mataserver_fleet.pages import problem
@@ -112,5 +113,6 @@ _HANDLERS = (
     VersionHandlers,
     AppHandlers,
     ConsumerHandlers,
+    LoginHandlers,
     UserHandlers,
 )

@@ -1,4 +1,4 @@
-"""``/api/users``: the users of accounts with their applications, and ``/api/login``."""
+"""``/api/users``: the users of accounts with their applications."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
-from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import ANYBODY, Body, InvalidParams, NotFound, Route
@@ -27,6 +26,8 @@ from mataserver_fleet.permits import Forbidden, Grants, apps_of
 from mataserver_fleet.store import check_tag
 
 if TYPE_CHECKING:
+    from aiohttp import web
+
     from mataserver import Context
     from mataserver_accounts.people import People
     from mataserver_accounts.records import User
@@ -92,27 +93,8 @@ class AppNames(Struct, kw_only=True):
     apps: list[str]
 
 
-class LogIn(Struct, kw_only=True, forbid_unknown_fields=True):
-    """``POST /api/login``."""
-
-    name: Annotated[str, Meta(max_length=1024)]
-    password: Annotated[str, Meta(max_length=1024)]
-
-
-class LoggedIn(Struct, kw_only=True):
-    """A token for ``Authorization: Bearer``, for so many seconds.
-
-    A browser is signed in by the answer's cookie besides; what it changes carries ``csrf`` as
-    ``X-CSRF-Token``.
-    """
-
-    token: str
-    expires_in: int
-    csrf: str
-
-
 class UserHandlers:
-    """The routes of users and log-ins."""
+    """The routes of users."""
 
     def __init__(self, ctx: Context, parts: Parts) -> None:
         self._ctx = ctx
@@ -131,13 +113,7 @@ class UserHandlers:
             "errors": (404, 409, 412, 422, 503),
         }
         user = {"name": "ada", "password": "correct horse", "role": "developer", "tags": "night"}
-        person = {"name": "ada", "password": "correct horse"}
         return [
-            Route("POST", "/api/login", self.log_in, "Log in", public=True, **common,
-                  request=(Body(JSON, LogIn, person),), response=(Body(JSON, LoggedIn),),
-                  errors=(400, 401, 408, 413, 415, 422, 429, 503)),
-            Route("POST", "/api/logout", self.log_out, "Log out", public=True, response=done,
-                  errors=(503,), **common),
             Route("GET", "/api/users", self.index, "List the users; oneself, unless an admin asks",
                   parameters=PARAMETERS, response=(Body(JSON, UserList),), errors=(422, 503),
                   **read),
@@ -165,26 +141,6 @@ class UserHandlers:
     @property
     def _grants(self) -> Grants:
         return Grants(self._parts.store)
-
-    async def log_in(self, request: web.Request) -> web.Response:
-        """Answer a token, and begin a browser's session."""
-        address = self._ctx.http.address(request)
-        async with self._ctx.http.read_json(request, LogIn) as asked:
-            principal, token = await self._people.log_in(asked.name, asked.password, address)
-        response = web.Response(content_type=JSON, headers={"Cache-Control": "no-store"})
-        csrf = self._ctx.http.sign_in(request, response, principal)
-        made = LoggedIn(token=token.access_token, expires_in=token.expires_in, csrf=csrf)
-        response.body = self._ctx.http.respond(made).body
-        return response
-
-    async def log_out(self, request: web.Request) -> web.Response:
-        """Revoke the token that asks this, and end a browser's session."""
-        scheme, _, secret = request.headers.get("Authorization", "").partition(" ")
-        if scheme.lower() == "bearer":
-            await self._people.log_out(secret.strip())
-        response = self._ctx.http.respond(Status())
-        self._ctx.http.sign_out(request, response)
-        return response
 
     async def index(self, request: web.Request) -> web.Response:
         """Answer a part of the users."""
