@@ -12,12 +12,19 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 import grpc
 
-from mataserver import MataError, NotFound, Unavailable, sole_value
+from mataserver import MataError, NotFound, sole_value
 from mataserver_fleet.gateway import protobuf
-from mataserver_fleet.gateway.channels import Channels
 from mataserver_fleet.gateway.grants import NotLinked, Unknown
 from mataserver_fleet.gateway.inspection import refusal
 from mataserver_fleet.gateway.keys import key_among
+from mataserver_fleet.gateway.rpc_forwarding import (
+    SERVICE,
+    RpcCall,
+    RpcForwarding,
+    adds,
+    nobody,
+    shown,
+)
 from mataserver_fleet.gateway.usage import Subject
 
 if TYPE_CHECKING:
@@ -28,7 +35,6 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.sequences import Pin
     from mataserver_fleet.gateway.snapshot import Consumer, Place, Target
 
-SERVICE = "inference.GRPCInferenceService"
 _ASKED = frozenset({"ModelInfer", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"})
 _OWN = {
     "ServerLive": protobuf.TRUE,
@@ -37,7 +43,6 @@ _OWN = {
 }
 """What the gateway answers itself."""
 _STREAM = "ModelStreamInfer"
-_RESENT = frozenset({grpc.StatusCode.UNAVAILABLE})
 _CODES = {
     400: grpc.StatusCode.INVALID_ARGUMENT,
     401: grpc.StatusCode.UNAUTHENTICATED,
@@ -66,23 +71,13 @@ class Caller(NamedTuple):
     application: str
 
 
-class RpcCall(NamedTuple):
-    """A call that may be answered."""
-
-    name: str
-    message: bytes
-    asked: protobuf.Wanted
-    place: Place
-    consumer: Consumer
-
-
 class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
     """Serves while it is entered, on a port that is its own."""
 
     def __init__(self, gateway: Gateway, door: RpcPort) -> None:
         self._gateway = gateway
         self._door = door.serve(self)
-        self._channels = Channels(gateway.reaching)
+        self._forwarding = RpcForwarding(gateway)
 
     @property
     def port(self) -> int:
@@ -97,7 +92,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
     async def __aexit__(self, *exc: object) -> None:
         """Take no more calls; wait for those that are under way where the server stops."""
         await self._door.__aexit__(*exc)
-        await self._channels.close()
+        await self._forwarding.channels.close()
 
     def service(self, details: Any) -> Any:
         """Return what answers a method; None for one that is not passed on."""
@@ -146,7 +141,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         code, answer = grpc.StatusCode.CANCELLED, b""
         try:
             call = RpcCall(name, message, asked, place, caller.consumer)
-            answer = await self._passed_on(call, context)
+            answer = await self._forwarding.answer(call, context)
             code = grpc.StatusCode.OK
         except grpc.aio.AioRpcError as error:
             code = error.code()
@@ -158,56 +153,6 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             self._note(caller, place, code, len(message), len(answer))
         return answer
 
-    async def _passed_on(self, call: RpcCall, context: Any) -> bytes:
-        """Ask servers until one answers. Raises ``AioRpcError`` and ``Unavailable``."""
-        asked, place = call.asked, call.place
-        application, choosing = place.application, self._gateway.choosing
-        bound = choosing.bound(place, asked.version, asked.step)
-        tried: set[str] = set()
-        failure: grpc.aio.AioRpcError | MataError | None = None
-        for _ in range(application.retries + 1):
-            pin = choosing.choose(place, asked.version, bound, tried, rpc=True)
-            if pin is None:
-                break
-            try:
-                answer = await self._ask(call, pin, context)
-            except OSError:  # it has no address that may be asked
-                failure = _nobody()
-                self._gateway.servers.of(pin.target).doubt()
-                tried.add(pin.target.url)
-                continue
-            except grpc.aio.AioRpcError as error:
-                failure = error
-                if error.code() not in _RESENT:
-                    raise
-                self._gateway.servers.of(pin.target).doubt()
-                self._channels.renew(pin.target)
-                unsent = "connect" in (error.details() or "")
-                if bound is not None or not (unsent or application.resend):
-                    raise
-                tried.add(pin.target.url)
-                continue
-            if asked.step is not None:
-                choosing.bind(place, asked.step, pin)
-            return answer
-        raise failure or _nobody()
-
-    async def _ask(self, call: RpcCall, pin: Pin, context: Any) -> bytes:
-        server, sent = self._gateway.servers.of(pin.target), call.message
-        if _adds(call.asked, pin):
-            sent = protobuf.with_version(sent, pin.version)
-        left, seconds = context.time_remaining(), call.place.application.timeout
-        if left is not None:
-            seconds = min(left, seconds)
-        channel = await self._channels.of(pin.target)
-        method = channel.unary_unary(f"/{SERVICE}/{call.name}")
-        shown = _shown(pin.target, call.consumer)
-        server.begin()
-        try:
-            return bytes(await method(sent, timeout=seconds, metadata=shown))
-        finally:
-            server.end()
-
     async def _stream(self, _messages: object, context: Any) -> AsyncIterator[bytes]:
         share = self._gateway.share()
         try:
@@ -217,9 +162,9 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             bound = self._gateway.choosing.bound(place, asked.version, asked.step)
             pin = self._gateway.choosing.choose(place, asked.version, bound, rpc=True)
             if pin is None:
-                raise _nobody()
+                raise nobody()
             stream = _Stream(self, caller, pin, share)
-            channel = await self._channels.of(pin.target)
+            channel = await self._forwarding.channels.of(pin.target)
             with self._gateway.grants.held(caller.consumer, place, "grpc", stream.end):
                 async for answer in stream.answers(channel, first, context):
                     yield answer
@@ -230,7 +175,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         except MataError as error:
             await _abort(context, error)
         except OSError:  # the server has no address that may be asked
-            await _abort(context, _nobody())
+            await _abort(context, nobody())
         finally:
             share.give_back()
 
@@ -248,7 +193,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         if asked.step is not None:
             self._gateway.choosing.bind(place, asked.step, pin)
         self._note(caller, place, grpc.StatusCode.OK, len(message), 0)
-        return protobuf.with_version(message, pin.version) if _adds(asked, pin) else message
+        return protobuf.with_version(message, pin.version) if adds(asked, pin) else message
 
     def _check_regions(self, place: Place, message: bytes) -> None:
         """Raise ``BadRequest`` for shared memory that the application's consumers may not name."""
@@ -323,8 +268,8 @@ class _Stream:
         method = channel.stream_stream(f"/{SERVICE}/{_STREAM}")
         if self.refusal is not None:
             return
-        shown = _shown(self._pin.target, self._caller.consumer)
-        call = method(self._sent(first, context), metadata=shown)
+        metadata = shown(self._pin.target, self._caller.consumer)
+        call = method(self._sent(first, context), metadata=metadata)
         self._call = call
         self._rpc.begin(self._pin.target, 1)
         try:
@@ -348,21 +293,6 @@ class _Stream:
                     self._share.take(len(message))
         except MataError as error:
             self.refusal = error
-
-
-def _adds(asked: protobuf.Wanted, pin: Pin) -> bool:
-    """Whether a version was chosen that the message does not name."""
-    return bool(pin.version) and not asked.version
-
-
-def _shown(target: Target, consumer: Consumer) -> tuple[tuple[str, str], ...]:
-    """Return the metadata that a server is sent: the gateway's key, where it wants one."""
-    key = target.shown(consumer.id) if target.token else ""
-    return (("authorization", f"Bearer {key}"),) if key else ()
-
-
-def _nobody() -> Unavailable:
-    return Unavailable("No server has the model ready now")
 
 
 async def _abort(context: Any, error: MataError) -> None:
