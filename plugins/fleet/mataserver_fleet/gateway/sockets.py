@@ -1,0 +1,183 @@
+"""The WebSockets of sessions at mataservers, relayed frame by frame."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import functools
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import aiohttp
+from aiohttp import WSMsgType
+
+from mataserver import BadRequest, NotFound
+from mataserver_fleet.gateway.exchange import Failed
+from mataserver_fleet.gateway.usage import Subject
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from mataserver import MataError
+    from mataserver_fleet.gateway.gateway import Gateway
+    from mataserver_fleet.gateway.snapshot import Consumer, Place, Target
+
+    Side = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
+    End = tuple[Any, Any]
+
+STREAM = "/v1/stream/"
+UNAUTHORIZED = 4001
+"""The code by which a WebSocket of somebody ends who may not have it."""
+CLOSE_SECONDS = 5.0
+"""Seconds that a side has to answer that it is closed."""
+_ENDS = frozenset({WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR})
+_CONTENT = frozenset({WSMsgType.TEXT, WSMsgType.BINARY})
+
+
+class SessionGone(NotFound):
+    """404: the server that made a session has it no more."""
+
+
+class Session(NamedTuple):
+    """Where a session is, and whose: names, since places change while it lives."""
+
+    application: str
+    model: str
+    target: Target
+    consumer: int
+
+
+class Known(NamedTuple):
+    """A session that is asked for, and who asks."""
+
+    identity: str
+    session: Session
+    place: Place
+    consumer: Consumer
+
+
+class StreamSockets:
+    """Relays the WebSockets of sessions. ``unread`` is in seconds.
+
+    ``client`` connects to other servers, ``own`` to this one.
+    """
+
+    def __init__(
+        self,
+        gateway: Gateway,
+        client: aiohttp.ClientSession,
+        own: aiohttp.ClientSession,
+        unread: float,
+    ) -> None:
+        self._gateway = gateway
+        self._client = client
+        self._own = own
+        self._unread = unread
+
+    async def relay(self, known: Known, request: web.Request) -> web.StreamResponse:
+        """Answer with the WebSocket of a session; return when it has ended.
+
+        Raises ``BadRequest`` for a plain request, ``SessionGone``, and ``Failed`` where the server
+        cannot be reached.
+        """
+        if request.headers.get("Upgrade", "").lower() != "websocket":
+            raise BadRequest("This is a WebSocket: connect with a WebSocket client")
+        server = self._gateway.servers.of(known.session.target)
+        server.begin()
+        counts = [0, 0]
+        over: asyncio.Future[End] = asyncio.get_running_loop().create_future()
+        end = functools.partial(_tell, over)
+        try:
+            with self._gateway.grants.held(known.consumer, known.place, "ws", end):
+                async with (
+                    await self._connected(known, request) as far,
+                    self._gateway.socket(request) as near,
+                ):
+                    await self._relayed(near, far, counts, over)
+                    return near
+        except (aiohttp.ClientError, OSError) as error:
+            if getattr(error, "status", 0) == NotFound.status:
+                raise SessionGone("No such session") from None
+            raise Failed("The server of this session cannot be reached", sent=False) from error
+        finally:
+            server.end()
+            application, route = known.place
+            subject = Subject(known.consumer.name, application.name, route.model)
+            self._gateway.usage.note(subject, 200, *counts)
+
+    async def _connected(
+        self, known: Known, request: web.Request
+    ) -> aiohttp.ClientWebSocketResponse:
+        target = known.session.target
+        fields = {
+            "X-Consumer-Username": known.consumer.name,
+            "X-Forwarded-For": self._gateway.address(request),
+        }
+        if target.token:
+            fields["Authorization"] = f"Bearer {target.shown(known.consumer.id)}"
+        async with asyncio.timeout(known.place.application.timeout):
+            await self._gateway.reaching.check_literal(target)
+            client = self._own if target.kind == "own" else self._client
+            return await client.ws_connect(
+                f"ws://{target.authority}{STREAM}{known.identity}",
+                headers=fields,
+                autoping=False,
+                autoclose=False,
+                timeout=aiohttp.ClientWSTimeout(ws_close=CLOSE_SECONDS),
+                max_msg_size=0,
+            )
+
+    async def _relayed(
+        self,
+        near: web.WebSocketResponse,
+        far: aiohttp.ClientWebSocketResponse,
+        counts: list[int],
+        over: asyncio.Future[End],
+    ) -> None:
+        """Hand frames over in both directions until either side ends, or ``over`` tells how."""
+        pumps = [
+            asyncio.ensure_future(self._pump(near, far, counts, 0)),
+            asyncio.ensure_future(self._pump(far, near, counts, 1)),
+        ]
+        end: End = (1001, "")
+        try:
+            done, _ = await asyncio.wait({*pumps, over}, return_when=asyncio.FIRST_COMPLETED)
+            end = next((each.result() for each in done if not each.exception()), end)
+            if over.done():
+                end = over.result()
+        finally:
+            for pump in pumps:
+                pump.cancel()
+            await asyncio.gather(*pumps, return_exceptions=True)
+            # Side by side: a client that does not read must not hold up the server's end.
+            await asyncio.gather(_close(near, end), _close(far, end))
+
+    async def _pump(self, source: Side, sink: Side, counts: list[int], way: int) -> End:
+        """Hand over what comes from a side; return how it ended."""
+        while True:
+            message = await source.receive()
+            if message.type is WSMsgType.CLOSE:
+                return message.data, message.extra
+            if message.type in _ENDS:
+                return source.close_code, ""
+            data = message.data.encode() if isinstance(message.data, str) else bytes(message.data)
+            if message.type in _CONTENT:
+                counts[way] += len(data)
+            async with asyncio.timeout(self._unread):
+                await sink.send_frame(data, message.type)
+
+
+def _tell(over: asyncio.Future[End], why: MataError) -> None:
+    """Have a WebSocket end that its consumer may have no more."""
+    if not over.done():
+        over.set_result((UNAUTHORIZED, why.detail))
+
+
+async def _close(side: Side, end: End) -> None:
+    """End a side as the other ended; a code that must not be sent becomes 1001."""
+    code, reason = end
+    sound = isinstance(code, int) and (1000 <= code <= 1014 or 3000 <= code <= 4999)
+    known = code if sound and code not in {1004, 1005, 1006} else 1001
+    text = reason if isinstance(reason, str) else ""
+    with contextlib.suppress(OSError, aiohttp.ClientError):
+        async with asyncio.timeout(CLOSE_SECONDS):
+            await side.close(code=known, message=text.encode()[:120])
