@@ -109,16 +109,32 @@ async def rest(peer):
     return size
 
 
-async def test_answers_that_nobody_reads_count(data_dir):
+async def know(server):
+    """Have a server know the head of a request for a large answer."""
+    reader, writer = await asyncio.open_connection(*server.url.removeprefix("http://").split(":"))
+    for _ in range(2):
+        writer.write(mapped(server))
+        head = await reader.readuntil(b"\r\n\r\n")
+        await reader.readexactly(int(head.partition(b"Content-Length: ")[2].partition(b"\r")[0]))
+    writer.close()
+    assert server.composed.heads.hits == 1
+
+
+@pytest.mark.parametrize("known", [False, True])
+async def test_answers_that_nobody_reads_count(data_dir, known):
     """They take room as bodies do; without any a large answer is 503, and a small one is given."""
     chosen = {"max_inflight_mb": 5, "max_body_mb": 5, "unread_timeout": PATIENT}
     async with (
         testing.serving(data_dir, engine="thread", **chosen) as server,
         aiohttp.ClientSession(server.url, headers=server.headers) as http,
-        unread(server, *(4 * [mapped(server)])) as peers,
+        contextlib.AsyncExitStack() as stack,
     ):
+        if known:
+            await know(server)
+        peers = await stack.enter_async_context(unread(server, *(4 * [mapped(server)])))
         budget = server.composed.budget
         await until(lambda: budget.taken > 4_000_000, GENEROUS)
+        assert server.composed.heads.hits == (5 if known else 0)
         asked = {"params": {"model": "fake-depth"}, "data": MAP, "headers": ASK}
         async with http.post("/v1/infer", **asked) as response:
             assert response.headers["Retry-After"] == "1"
@@ -136,12 +152,16 @@ async def test_answers_that_nobody_reads_count(data_dir):
         await until(lambda: budget.taken == 0, GENEROUS)
 
 
-async def test_an_answer_that_is_read_late_is_whole(data_dir):
+@pytest.mark.parametrize("known", [False, True])
+async def test_an_answer_that_is_read_late_is_whole(data_dir, known):
     """Whoever waits no longer than they may gets every byte, and the connection goes on."""
     async with (
         testing.serving(data_dir, engine="thread", unread_timeout=PATIENT) as server,
-        unread(server, mapped(server)) as [peer],
+        contextlib.AsyncExitStack() as stack,
     ):
+        if known:
+            await know(server)
+        [peer] = await stack.enter_async_context(unread(server, mapped(server)))
         budget = server.composed.budget
         await until(lambda: budget.taken > 1_000_000, GENEROUS)
         loop = asyncio.get_running_loop()

@@ -56,17 +56,20 @@ class Leaving:
         self._counted = False
 
     def _leave(self, answer: Encoded) -> bool:
-        """Send an answer in one piece; whether it was to be sent so."""
+        """Send an answer at once; whether it was to be sent so."""
         conversation, body = self._conversation, answer.body
         transport = conversation.transport
         if transport is None or transport.is_closing() or conversation.writing_paused:
             return False
-        if self._edge.lifecycle.draining or len(body) > codec.WHOLE:
+        if self._edge.lifecycle.draining:
             return False
         kind = codec.JSON if self._known.repeat.form == "json" else codec.MSGPACK
         spent, stages = self._count(200) * 1e3, codec.stages(answer)
         head = _ANSWER % (kind, stages, spent, new_id(), len(body), rfc822_formatted_time())
-        transport.write(head.encode() + body)
+        if len(body) <= codec.WHOLE:
+            transport.write(head.encode() + body)
+        else:
+            transport.writelines((head.encode(), body))
         return True
 
     async def _send(self, found: Encoded | Exception) -> None:
