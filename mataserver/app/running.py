@@ -29,7 +29,7 @@ from mataserver.tasks import Tasks
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
 
-    from mataserver.app.composition import Composed
+    from mataserver.app.lifetime import Composed
     from mataserver.config import SetBy, Settings
     from mataserver.plugins import Plugins
 

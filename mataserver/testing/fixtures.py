@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from aiohttp.test_utils import TestClient, TestServer
     from pytest_aiohttp.plugin import AiohttpClient, AiohttpServer
 
-    from mataserver.app.composition import Composed
+    from mataserver.app.lifetime import Composed
     from mataserver.testing import Served
 
 # ``mataserver`` is imported inside: pytest loads this module in every project of the environment.

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping, Sequence
     from pathlib import Path
 
-    from mataserver.app.composition import Composed
+    from mataserver.app.lifetime import Composed
     from mataserver.app.upkeep import Pace
     from mataserver.engines.work import Engine
 

@@ -1,0 +1,138 @@
+"""A server that was composed, and what runs while it does: background tasks and services."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+import mataserver
+from mataserver.app.deadline import in_time
+from mataserver.http import openapi
+from mataserver.tasks import Tasks
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncIterator, Callable
+
+    from aiohttp import web
+
+    from mataserver.app.hosting import Hosting
+    from mataserver.app.upkeep import Upkeep
+    from mataserver.config import Settings
+    from mataserver.contract.service import Service
+    from mataserver.http.auth import Gate
+    from mataserver.http.budget import Budget
+    from mataserver.http.heads import HeadCache
+    from mataserver.http.lifecycle import Lifecycle
+    from mataserver.http.middleware import Edge
+    from mataserver.http.pipes import Doorway
+    from mataserver.http.routing import Table
+    from mataserver.http.sockets import Sockets
+    from mataserver.library.catalog import Catalog
+    from mataserver.plugins import Plugins
+    from mataserver.serving.feeds.registry import CameraRegistry
+    from mataserver.serving.loader import Loader
+    from mataserver.serving.observers import Observers
+    from mataserver.serving.pool import ModelPool
+    from mataserver.serving.sessions import SessionStore
+
+
+@dataclass(slots=True)
+class Composed:
+    """A server that was composed: who starts and stops it holds this, and no handler does."""
+
+    settings: Settings
+    application: web.Application
+    lifecycle: Lifecycle
+    plugins: Plugins
+    catalog: Catalog
+    pool: ModelPool
+    loader: Loader
+    sessions: SessionStore
+    cameras: CameraRegistry
+    gate: Gate
+    budget: Budget
+    sockets: Sockets
+    upkeep: Upkeep
+    hosting: Hosting
+    observers: Observers
+    table: Table
+    doorway: Doorway
+    edge: Edge
+    heads: HeadCache
+    pulls: set[asyncio.Task[Any]] = field(default_factory=set)
+    giving_up: asyncio.Task[None] | None = None
+    document: bytes = b""
+
+    def described(self) -> bytes:
+        """Return the OpenAPI document of every route, made when it is first asked for.
+
+        Few starts are followed by somebody who reads it. Any thread may call it.
+        """
+        if not self.document:
+            found = openapi.document(self.table.routes, mataserver.__version__)
+            self.document = msgspec.json.encode(found)
+        return self.document
+
+
+def lifetime(composed: Composed) -> Callable[[web.Application], AsyncIterator[None]]:
+    """Return what runs while the server does: background tasks, services, preloads, clean-up."""
+
+    async def living(_application: web.Application) -> AsyncIterator[None]:
+        own, upkeep = Tasks("server"), composed.upkeep
+        composed.hosting.tasks.append(own)
+        async with contextlib.AsyncExitStack() as stack:
+            stack.push_async_callback(_stop, composed)
+            composed.loader.open()
+            own.spawn(upkeep.reconcile(), "follow the registry")
+            own.spawn(upkeep.preload(), "preload")
+            try:
+                for name, service in composed.hosting.services:
+                    await _enter(name, service)
+                    stack.push_async_callback(_leave, composed, name, service)
+                    if hasattr(service, "on_result"):
+                        composed.observers.add(name, service.on_result, own)
+                yield
+            finally:
+                deadline = composed.lifecycle.deadline
+                for each in reversed(composed.hosting.tasks):
+                    await in_time(deadline, f"tasks of {each.owner}", each.close())
+
+    return living
+
+
+async def _enter(name: str, service: Service) -> None:
+    """Start a service. What it raises, told by a traceback, gets a line that names it."""
+    try:
+        await service.__aenter__()
+    except Exception as error:
+        error.add_note(f"The server does not start: the service of {name} failed to.")
+        raise
+
+
+async def _leave(composed: Composed, name: str, service: Service) -> None:
+    ending = service.__aexit__(None, None, None)
+    await in_time(composed.lifecycle.deadline, name, ending)
+
+
+async def _stop(composed: Composed) -> None:
+    """Give up every session, model and worker, also when a service failed to start."""
+    try:
+        await _end(composed)
+    finally:
+        if composed.giving_up is not None:
+            composed.giving_up.cancel()
+
+
+async def _end(composed: Composed) -> None:
+    deadline = composed.lifecycle.deadline
+    for pull in composed.pulls:
+        pull.cancel()
+    pulls = asyncio.gather(*composed.pulls, return_exceptions=True)
+    await in_time(deadline, "a pull", pulls)
+    await in_time(deadline, "the sessions", composed.sessions.close())
+    await in_time(deadline, "the models", composed.pool.close())
+    await in_time(deadline, "the workers", composed.loader.close())
