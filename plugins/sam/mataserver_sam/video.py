@@ -15,13 +15,15 @@ from mataserver import BadRequest, InvalidParams, NotFound
 from mataserver_sam.boxes import corners
 from mataserver_sam.collecting import Budget, bytes_of
 from mataserver_sam.footage import Features
-from mataserver_sam.forgetting import NOWHERE, held_bytes
+from mataserver_sam.forgetting import NOWHERE
+from mataserver_sam.object_numbers import ObjectNumbers
 from mataserver_sam.object_track import ObjectTrack
 from mataserver_sam.prompts import named
 from mataserver_sam.propagation import check_frame, legs, steps
 from mataserver_sam.reel import reel
+from mataserver_sam.tally import Tally
 from mataserver_sam.text_tracks import TextTracks
-from mataserver_sam.video_requests import Figures, Prompted, Resolution, Step, Tracked, VideoInfo
+from mataserver_sam.video_requests import Prompted, Resolution, Step, Tracked, VideoInfo
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -30,7 +32,7 @@ if TYPE_CHECKING:
     from mataserver_sam.network import Network
     from mataserver_sam.prompts import Prompt
     from mataserver_sam.sighting import Sighting
-    from mataserver_sam.video_requests import PromptRequest, PropagateRequest, ReelRequest
+    from mataserver_sam.video_requests import Figures, PromptRequest, PropagateRequest, ReelRequest
 
 MEASURED_EVERY = 16
 """In a propagation memory is measured on every so many frames."""
@@ -52,12 +54,8 @@ class Video:
     def _begin(self) -> None:
         self._texts: TextTracks | None = None
         self._tracks: dict[int, ObjectTrack] = {}
-        self._numbers: dict[int, int] = {}
-        """Of the objects that texts found: the number in the session by that in their tracks."""
-        self._last_number = 0
-        self._visited = bytearray(len(self._footage))
-        self._visits = 0
-        self._bytes = (0, 0)
+        self._numbers = ObjectNumbers()
+        self._tally = Tally(len(self._footage))
 
     @property
     def info(self) -> VideoInfo:
@@ -85,7 +83,7 @@ class Video:
                 seen = self._introduced(frame, asked.prompts)
             else:
                 seen = [self._corrected(frame, asked.obj_id, asked.prompts)]
-        self._visit(frame)
+        self._tally.visit(frame)
         told = _told(seen, asked.mask_format)
         return Prompted(
             frame,
@@ -167,7 +165,7 @@ class Video:
         for each in shown:
             track = ObjectTrack(self._network, self._footage, self._features)
             sighting = track.prompt(frame, _corners(each), each.points or (), each.labels)
-            number = self._next_number()
+            number = self._numbers.next()
             self._tracks[number] = track
             seen.append(sighting._replace(number=number))
         return seen
@@ -181,7 +179,9 @@ class Video:
             wanted = tracks.add(texts)
         self._texts = tracks
         seen = tracks.step(frame)
-        return self._numbered([each for each in seen if tracks.text_of(each.number) in wanted])
+        return self._numbers.numbered(
+            [each for each in seen if tracks.text_of(each.number) in wanted]
+        )
 
     def _corrected(self, frame: int, number: int, prompts: Sequence[Prompt]) -> Sighting:
         boxes = [_corners(each) for each in prompts if each.box is not None]
@@ -208,28 +208,19 @@ class Video:
         with torch.inference_mode():
             seen = []
             if self._texts is not None:
-                seen = self._numbered(self._texts.step(frame, reverse=reverse, pinned=pinned))
+                seen = self._numbers.numbered(
+                    self._texts.step(frame, reverse=reverse, pinned=pinned)
+                )
             for number, track in self._tracks.items():
                 sighting = track.step(frame, reverse=reverse, pinned=pinned)
                 if sighting.mask.area:
                     seen.append(sighting._replace(number=number))
-        self._visit(frame)
+        self._tally.visit(frame)
         return sorted(seen, key=lambda each: each.number)
 
-    def _numbered(self, seen: Sequence[Sighting]) -> list[Sighting]:
-        """Number what texts found as objects of the session."""
-        for each in seen:
-            if each.number not in self._numbers:
-                self._numbers[each.number] = self._next_number()
-        return [each._replace(number=self._numbers[each.number]) for each in seen]
-
     def _found_by_texts(self) -> dict[int, int]:
-        """Return the objects that texts found: the number in their tracks by that in the session.
-
-        Those that were never visible have none.
-        """
-        tracked = [] if self._texts is None else self._texts.numbers
-        return {self._numbers[each]: each for each in tracked if each in self._numbers}
+        """Return the objects that texts found, as ``ObjectNumbers.of`` does."""
+        return self._numbers.of([] if self._texts is None else self._texts.numbers)
 
     def _found(self, number: int) -> tuple[TextTracks, int]:
         found = self._found_by_texts().get(number)
@@ -237,24 +228,15 @@ class Video:
             raise NotFound(f"Object {number} not found")
         return self._texts, found
 
-    def _next_number(self) -> int:
-        self._last_number += 1
-        return self._last_number
-
-    def _visit(self, frame: int) -> None:
-        self._visits += not self._visited[frame]
-        self._visited[frame] = True
-
     def _measure(self) -> None:
         held: list[Any] = [self._features.kept, [each.tensors() for each in self._tracks.values()]]
         if self._texts is not None:
             held.append(self._texts.tensors())
-        by_device = held_bytes(held, shared=self._network.reach.positions)
-        total = sum(by_device.values()) + self._footage.cached_bytes
-        self._bytes = (by_device.get("cuda", 0), total)
+        shared, cached = self._network.reach.positions, self._footage.cached_bytes
+        self._tally.measure(held, shared=shared, cached=cached)
 
     def _figures(self) -> Figures:
-        return Figures(len(self.objects), self._visits, *self._bytes)
+        return self._tally.figures(len(self.objects))
 
 
 def _check_boxes(prompts: Sequence[Prompt]) -> None:
