@@ -25,14 +25,18 @@ class Fixed:
     def predict(self, images: Any, _params: Any) -> list[SegmentResult]:
         return [SegmentResult([]) for _ in images]
 
-    def segment(self, image: bytes, prompts: Any, least: float, form: str, where: Any) -> Answered:
+    def segment(
+        self, image: bytes, prompts: Any, least: float, form: str, *, picture_url: Any, **_more: Any
+    ) -> Answered:
         if not prompts:
             raise BadRequest("prompts: at least one")
         told = {"bytes": len(image), "prompts": len(prompts), "least": least, "form": form}
-        picture = b"picture" if where is not None else b""
+        picture = b"picture" if picture_url is not None else b""
         return Answered(json.dumps(told).encode(), "infer;dur=1", [], picture)
 
-    def cached(self, image: bytes, texts: list[str], least: float, form: str) -> Answered:
+    def cached(
+        self, image: bytes, texts: list[str], least: float, form: str, **_more: Any
+    ) -> Answered:
         told = {"bytes": len(image), "texts": texts, "least": least, "form": form}
         return Answered(json.dumps(told).encode(), "infer;dur=1", [])
 

@@ -14,6 +14,7 @@ import mataserver
 from mataserver_sam.description import described
 from mataserver_sam.gauges import Gauges
 from mataserver_sam.image_routes import ImageRoutes
+from mataserver_sam.kept_images import KeptImages
 from mataserver_sam.served import ServedModel
 from mataserver_sam.video_requests import TRACKING
 from mataserver_sam.video_routes import VideoRoutes
@@ -57,7 +58,8 @@ class SamService:
         self._pictures = Visualizations(
             settings.visualization_cache_mb * 1e6, settings.visualization_ttl_s
         )
-        self._images = ImageRoutes(ctx, self._model, self._pictures, self._gauges)
+        self._kept = KeptImages(settings.image_cache_mb * 1e6, settings.image_ttl_s)
+        self._images = ImageRoutes(ctx, self._model, self._kept, self._pictures, self._gauges)
         self._sessions = VideoSessions(ctx, self._model, VideoSources(ctx))
         self._videos = VideoRoutes(ctx, self._sessions)
 
@@ -102,6 +104,7 @@ class SamService:
         """Stop."""
         await self._sessions.__aexit__(*exc)
         self._pictures.clear()
+        self._kept.clear()
 
 
 @functools.cache

@@ -1,7 +1,7 @@
 """One mask per point or box prompt, from the prompt decoder that SAM 1, 2 and 3 share.
 
 SAM (Kirillov et al. 2023, arXiv:2304.02643): the decoder proposes three masks for a prompt and
-rates each; the best rated one is the answer, its rating the score.
+rates each; the best rated one is the answer, its rating the score, unless all are asked for.
 """
 
 from __future__ import annotations
@@ -66,17 +66,28 @@ class Clicker:
         ``embeddings`` are those that the network's ``get_image_embeddings`` gives for an image of
         ``size`` (height, width). Prompts are point prompts, and box prompts whose box is wanted.
         """
-        found: dict[int, Found] = {}
+        return [best for (best,) in self.proposed(embeddings, prompts, size)]
+
+    def proposed(
+        self, embeddings: Any, prompts: Sequence[Prompt], size: Size, *, every: bool = False
+    ) -> list[list[Found]]:
+        """Return what ``click`` does, each in a list; with ``every`` all proposals, best first."""
+        found: dict[int, list[Found]] = {}
         for indices in _groups(prompts):
             asked = self._asked([prompts[index] for index in indices], size, embeddings)
             output = self._network(image_embeddings=embeddings, multimask_output=True, **asked)
             ratings = finite(output.iou_scores)[0]
-            best = ratings.argmax(-1)
-            rows = torch.arange(len(indices), device=best.device)
-            logits = self._prepare.cut(finite(output.pred_masks)[0, rows, best], size)
-            scores = ratings[rows, best].clamp(0.0, 1.0).tolist()
-            for index, values, score in zip(indices, logits.cpu().numpy(), scores, strict=True):
-                found[index] = Found(values, 0.0, size, stretched(values, size).box(), score)
+            order = ratings.argsort(stable=True, dim=-1, descending=True)
+            order = order if every else order[:, :1]
+            rows = torch.arange(len(indices), device=order.device)
+            for index in indices:
+                found[index] = []
+            for best in order.T:
+                logits = self._prepare.cut(finite(output.pred_masks)[0, rows, best], size)
+                scores = ratings[rows, best].clamp(0.0, 1.0).tolist()
+                for index, values, score in zip(indices, logits.cpu().numpy(), scores, strict=True):
+                    box = stretched(values, size).box()
+                    found[index].append(Found(values, 0.0, size, box, score))
         return [found[index] for index in range(len(prompts))]
 
     def _asked(

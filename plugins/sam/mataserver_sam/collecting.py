@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import msgspec
+
 from mataserver import InvalidParams
+from mataserver_sam.image_requests import CachedResult, ImageSize, SegmentAnswer
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from mataserver_sam.clicks import Found
+    from mataserver_sam.drawing import Drawing
     from mataserver_sam.masks import Mask, MaskFormat, Relative
+    from mataserver_sam.preprocess import Size
 
 LONGEST_ANSWER = 256_000_000
 """Bytes of the masks of one answer, about. Thresholds of 0 on large images would have no end."""
@@ -59,3 +66,41 @@ def bytes_of(told: Any) -> int:
     if isinstance(told, dict):
         return len(told["counts"])
     return sum(map(len, told)) * _POINT_BYTES
+
+
+def collect(group: Iterable[Found], found: Collected, drawing: Drawing | None = None) -> None:
+    """Add a group of objects to an answer, and to its picture."""
+    for each in group:
+        mask = each.mask()
+        found.add(each, mask)
+        if drawing is not None:
+            drawing.add(each, mask)
+
+
+def answer_of(
+    found: Collected, size: Size, url: str | None, spent: float, image_id: str | None
+) -> SegmentAnswer:
+    """Return the answer about an image of ``size`` (height, width), made in ``spent`` ms."""
+    return SegmentAnswer(
+        masks=found.masks,
+        boxes=found.boxes,
+        scores=found.scores,
+        labels=found.labels,
+        num_masks=len(found.masks),
+        image_size=ImageSize(width=size[1], height=size[0]),
+        visualization_url=url,
+        inference_time_ms=spent,
+        image_id=image_id or msgspec.UNSET,
+    )
+
+
+def result_of(text: str, group: Iterable[Found], found: Collected) -> CachedResult:
+    """Return what a text found; ``found`` is empty."""
+    collect(group, found)
+    return CachedResult(
+        prompt=text,
+        masks=found.masks,
+        boxes=found.boxes,
+        scores=found.scores,
+        num_masks=len(found.masks),
+    )

@@ -88,16 +88,25 @@ class Sam3Images:
         return Sight(tuple(seen.fpn_hidden_states[:-1]), seen.last_hidden_state)
 
     def find(
-        self, sight: Sight, prompts: Sequence[Prompt], size: Size, threshold: float
+        self,
+        sight: Sight,
+        prompts: Sequence[Prompt],
+        size: Size,
+        threshold: float,
+        *,
+        every: bool = False,
     ) -> Iterator[list[Found]]:
         """Yield what each query (text, boxes), then what each point prompt found, best first.
 
-        Objects with a score below ``threshold`` are left out.
+        A point prompt finds one object; with ``every``, each of its proposals. Objects with a score
+        below ``threshold`` are left out.
         """
         yield from self._ask(sight, queries(prompts), size, threshold)
         points = [each for each in prompts if each.type == "point"]
-        for each in self.click(sight, points, size) if points else ():
-            yield [each] if each.score >= threshold else []
+        if not points:
+            return
+        for group in self._clicker.proposed(self._embeddings(sight), points, size, every=every):
+            yield [each for each in group if each.score >= threshold]
 
     def click(self, sight: Sight, prompts: Sequence[Prompt], size: Size) -> list[Found]:
         """Return one object for each point or box prompt, whatever its score."""

@@ -4,26 +4,34 @@ from __future__ import annotations
 
 from typing import Annotated, Any, Literal, NamedTuple
 
-from msgspec import Meta, Struct
+from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver_sam.prompts import MAX_PROMPTS, Prompts, Share, Words
 
 MaskFormat = Literal["rle", "coco", "png", "polygon"]
+ImageId = Annotated[str, Meta(max_length=64)]
 
 
 class SegmentRequest(Struct, frozen=True, kw_only=True):
     """``POST /api/v1/image/segment``; unknown fields are ignored.
 
     image:                base64 of an encoded image, with or without ``data:image/...;base64,``.
+    image_id:             instead of ``image``: one that an answer before gave.
+    keep_image:           whether to keep ``image``, so that it can be asked about by its id.
     prompts:              1 to 64 prompts.
     confidence_threshold: masks with a lower score are left out.
+    all_masks:            whether a point prompt, or a box of SAM 1 and 2, is answered with each of
+                          the three masks that the network proposes, best first.
     return_visualization: whether to draw a picture of the answer.
     mask_format:          "rle", "coco", "png" or "polygon"; null takes the server's.
     """
 
-    image: str
+    image: str | None = None
+    image_id: ImageId | None = None
+    keep_image: bool = False
     prompts: Prompts
     confidence_threshold: Share = 0.5
+    all_masks: bool = False
     return_visualization: bool = False
     mask_format: MaskFormat | None = None
 
@@ -31,7 +39,9 @@ class SegmentRequest(Struct, frozen=True, kw_only=True):
 class CachedRequest(Struct, frozen=True, kw_only=True):
     """``POST /api/v1/image/cached-features``; the fields it shares mean the same."""
 
-    image: str
+    image: str | None = None
+    image_id: ImageId | None = None
+    keep_image: bool = False
     text_prompts: Annotated[list[Words], Meta(min_length=1, max_length=MAX_PROMPTS)]
     confidence_threshold: Share = 0.5
     mask_format: MaskFormat | None = None
@@ -56,6 +66,7 @@ class SegmentAnswer(Struct, frozen=True, kw_only=True):
     masks:  in the asked format, each of the image's size.
     boxes:  ``[cx, cy, w, h]`` in 0..1.
     labels: the text that a mask was found by; "visual" for boxes and points alone.
+    image_id: by which the image can be asked about again; absent if it is not kept.
     """
 
     masks: list[Any]
@@ -66,6 +77,7 @@ class SegmentAnswer(Struct, frozen=True, kw_only=True):
     image_size: ImageSize
     visualization_url: str | None
     inference_time_ms: float
+    image_id: str | UnsetType = UNSET
 
 
 class CachedResult(Struct, frozen=True, kw_only=True):
@@ -84,6 +96,7 @@ class CachedAnswer(Struct, frozen=True, kw_only=True):
     results: list[CachedResult]
     cache_hit: bool
     inference_time_ms: float
+    image_id: str | UnsetType = UNSET
 
 
 class Answered(NamedTuple):

@@ -6,7 +6,6 @@ from typing import TYPE_CHECKING
 
 from aiohttp import web
 
-from mataserver import decode_base64
 from mataserver_sam.description import described
 from mataserver_sam.image_requests import (
     CachedAnswer,
@@ -14,11 +13,13 @@ from mataserver_sam.image_requests import (
     SegmentAnswer,
     SegmentRequest,
 )
+from mataserver_sam.video_routes import asker
 
 if TYPE_CHECKING:
     from mataserver import Context, Route
     from mataserver_sam.gauges import Gauges
     from mataserver_sam.image_requests import Answered
+    from mataserver_sam.kept_images import KeptImages
     from mataserver_sam.served import ServedModel
     from mataserver_sam.visualizations import Visualizations
 
@@ -27,11 +28,17 @@ class ImageRoutes:
     """The handlers. The worker makes the bytes of an answer; nothing is parsed again here."""
 
     def __init__(
-        self, ctx: Context, model: ServedModel, pictures: Visualizations, gauges: Gauges
+        self,
+        ctx: Context,
+        model: ServedModel,
+        kept: KeptImages,
+        pictures: Visualizations,
+        gauges: Gauges,
     ) -> None:
         self._read = ctx.http.read_json
         self._form: str = ctx.settings.mask_format
         self._model = model
+        self._kept = kept
         self._pictures = pictures
         self._gauges = gauges
 
@@ -39,22 +46,25 @@ class ImageRoutes:
         """Return the routes."""
         return [
             described("POST", "/api/v1/image/segment", self.segment, "Segment an image by prompts",
-                      SegmentRequest, SegmentAnswer),
+                      SegmentRequest, SegmentAnswer, errors=(404,)),
             described("POST", "/api/v1/image/cached-features", self.cached,
-                      "Segment an image by several texts at once", CachedRequest, CachedAnswer),
+                      "Segment an image by several texts at once", CachedRequest, CachedAnswer,
+                      errors=(404,)),
         ]  # fmt: skip
 
     async def segment(self, request: web.Request) -> web.Response:
         """Segment one image by any prompts."""
         async with self._read(request, SegmentRequest) as asked:
-            image = decode_base64(asked.image, "image")
+            image = self._kept.of(asked, asker(request).id)
             name, path = self._pictures.reserve()
             wanted = path if asked.return_visualization else None
             form = asked.mask_format or self._form
             async with self._model.acquire() as model:
                 done: Answered = await model.call(
-                    "segment", image, asked.prompts, asked.confidence_threshold, form, wanted
-                )
+                    "segment", image.data, asked.prompts, asked.confidence_threshold, form,
+                    picture_url=wanted, image_id=image.image_id, all_masks=asked.all_masks,
+                )  # fmt: skip
+        self._kept.keep(image, asker(request).id)
         if wanted is not None:
             self._pictures.put(name, done.picture)
         return self._respond(done)
@@ -62,12 +72,14 @@ class ImageRoutes:
     async def cached(self, request: web.Request) -> web.Response:
         """Segment one image by several texts on one run of the encoder."""
         async with self._read(request, CachedRequest) as asked:
-            image = decode_base64(asked.image, "image")
+            image = self._kept.of(asked, asker(request).id)
             form = asked.mask_format or self._form
             async with self._model.acquire() as model:
                 done: Answered = await model.call(
-                    "cached", image, asked.text_prompts, asked.confidence_threshold, form
-                )
+                    "cached", image.data, asked.text_prompts, asked.confidence_threshold, form,
+                    image_id=image.image_id,
+                )  # fmt: skip
+        self._kept.keep(image, asker(request).id)
         return self._respond(done)
 
     def _respond(self, done: Answered) -> web.Response:

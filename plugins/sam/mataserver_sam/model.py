@@ -10,16 +10,10 @@ import torch
 
 from mataserver import NotFound, Segment, SegmentResult, decode_image
 from mataserver_sam.boxes import corners, scaled
-from mataserver_sam.collecting import Budget, Collected
+from mataserver_sam.collecting import Budget, Collected, answer_of, collect, result_of
 from mataserver_sam.drawing import Drawing
 from mataserver_sam.features import Cache
-from mataserver_sam.image_requests import (
-    Answered,
-    CachedAnswer,
-    CachedResult,
-    ImageSize,
-    SegmentAnswer,
-)
+from mataserver_sam.image_requests import Answered, CachedAnswer
 from mataserver_sam.params import of_params
 from mataserver_sam.prompts import Prompt, named
 from mataserver_sam.timing import Stopwatch
@@ -80,9 +74,18 @@ class Images(Protocol[S]):
         ...
 
     def find(
-        self, seen: S, prompts: Sequence[Prompt], size: Size, threshold: float
+        self,
+        seen: S,
+        prompts: Sequence[Prompt],
+        size: Size,
+        threshold: float,
+        *,
+        every: bool = False,
     ) -> Iterator[list[Found]]:
-        """Yield what each question of the prompts found; texts alone are a question each."""
+        """Yield what each question of the prompts found; texts alone are a question each.
+
+        With ``every`` a click has each of its proposals, best first, and not the best alone.
+        """
         ...
 
     def click(self, seen: S, prompts: Sequence[Prompt], size: Size) -> list[Found]:
@@ -157,10 +160,14 @@ class Segmenter(Generic[S]):
         threshold: float,
         form: MaskFormat,
         picture_url: str | None = None,
+        image_id: str | None = None,
+        *,
+        all_masks: bool = False,
     ) -> Answered:
         """Return a ``SegmentAnswer``, with a PNG that shows it if ``picture_url`` is given.
 
-        ``image`` is encoded. Raises ``BadRequest`` for an image that cannot be used, and
+        ``image`` is encoded; ``image_id`` is told with the answer. With ``all_masks`` a point
+        prompt has three masks. Raises ``BadRequest`` for an image that cannot be used, and
         ``InvalidParams`` for prompts of a kind that this model does not take.
         """
         watch = Stopwatch()
@@ -170,16 +177,22 @@ class Segmenter(Generic[S]):
         with torch.inference_mode():
             seen, size, _ = self._look(image, watch)
             drawing = Drawing(self._decode(image)) if picture_url is not None else None
-            for group in self._images.find(seen, prompts, size, threshold):
+            groups = self._images.find(seen, prompts, size, threshold, every=all_masks)
+            for group in groups:
                 watch.lap("infer")
-                _collect(group, found, drawing)
+                collect(group, found, drawing)
                 watch.lap("encode")
-        body = msgspec.json.encode(_answer(found, size, picture_url, watch.total()))
+        body = msgspec.json.encode(answer_of(found, size, picture_url, watch.total(), image_id))
         picture = drawing.png() if drawing is not None else b""
         return Answered(body, watch.header(), gpu_memory(), picture)
 
     def cached(
-        self, image: bytes, texts: Sequence[str], threshold: float, form: MaskFormat
+        self,
+        image: bytes,
+        texts: Sequence[str],
+        threshold: float,
+        form: MaskFormat,
+        image_id: str | None = None,
     ) -> Answered:
         """Return a ``CachedAnswer``: each text is a question by itself, the encoder runs once.
 
@@ -195,9 +208,14 @@ class Segmenter(Generic[S]):
             groups = self._images.find(seen, prompts, size, threshold)
             for text, group in zip(texts, groups, strict=True):
                 watch.lap("infer")
-                results.append(_result(text, group, Collected(form, budget)))
+                results.append(result_of(text, group, Collected(form, budget)))
                 watch.lap("encode")
-        answer = CachedAnswer(results=results, cache_hit=hit, inference_time_ms=watch.total())
+        answer = CachedAnswer(
+            results=results,
+            cache_hit=hit,
+            inference_time_ms=watch.total(),
+            image_id=image_id or msgspec.UNSET,
+        )
         return Answered(msgspec.json.encode(answer), watch.header(), gpu_memory())
 
     def describe(self) -> dict[str, Any]:
@@ -253,39 +271,6 @@ class Segmenter(Generic[S]):
 
     def _decode(self, data: bytes) -> Image:
         return decode_image(data, self._max_pixels, self._alpha)
-
-
-def _collect(group: Sequence[Found], found: Collected, drawing: Drawing | None) -> None:
-    """Add a group of objects to an answer, and to its picture."""
-    for each in group:
-        mask = each.mask()
-        found.add(each, mask)
-        if drawing is not None:
-            drawing.add(each, mask)
-
-
-def _answer(found: Collected, size: Size, url: str | None, spent: float) -> SegmentAnswer:
-    return SegmentAnswer(
-        masks=found.masks,
-        boxes=found.boxes,
-        scores=found.scores,
-        labels=found.labels,
-        num_masks=len(found.masks),
-        image_size=ImageSize(width=size[1], height=size[0]),
-        visualization_url=url,
-        inference_time_ms=spent,
-    )
-
-
-def _result(text: str, group: Sequence[Found], found: Collected) -> CachedResult:
-    _collect(group, found, None)
-    return CachedResult(
-        prompt=text,
-        masks=found.masks,
-        boxes=found.boxes,
-        scores=found.scores,
-        num_masks=len(found.masks),
-    )
 
 
 def segment_of(found: Found) -> Segment:

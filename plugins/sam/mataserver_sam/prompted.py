@@ -54,11 +54,20 @@ class PromptedImages:
         return View(self._weights.image.get_image_embeddings(self._weights.pixels(image)))
 
     def find(
-        self, view: View, prompts: Sequence[Prompt], size: Size, threshold: float
+        self,
+        view: View,
+        prompts: Sequence[Prompt],
+        size: Size,
+        threshold: float,
+        *,
+        every: bool = False,
     ) -> Iterator[list[Found]]:
-        """Yield each prompt's object, or none if its score is below ``threshold``."""
-        for each in self.click(view, prompts, size):
-            yield [each] if each.score >= threshold else []
+        """Yield each prompt's object, or with ``every`` its proposals, best first.
+
+        Those whose score is below ``threshold`` are left out.
+        """
+        for group in self._clicker.proposed(view.embeddings, prompts, size, every=every):
+            yield [each for each in group if each.score >= threshold]
 
     def click(self, view: View, prompts: Sequence[Prompt], size: Size) -> list[Found]:
         """Return one object for each prompt, whatever its score."""

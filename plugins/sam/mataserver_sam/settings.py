@@ -24,6 +24,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mask_format:            how masks are told unless a request says otherwise.
     feature_cache_mb:       features of images that are kept, in the memory of the device.
     text_cache_mb:          features of texts that are kept.
+    image_cache_mb:         encoded images that are kept to be asked about by ``image_id``.
+    image_ttl_s:            how long such an image is kept after its last use.
     visualization_cache_mb: drawn pictures that are kept.
     visualization_ttl_s:    how long a drawn picture is kept.
     segmenter:              the registered SAM that outlines what Grounding DINO finds.
@@ -50,6 +52,8 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     mask_format: Literal["rle", "coco", "png", "polygon"] = "rle"
     feature_cache_mb: CacheMegabytes = 512.0
     text_cache_mb: CacheMegabytes = 16.0
+    image_cache_mb: CacheMegabytes = 64.0
+    image_ttl_s: Seconds = 600.0
     visualization_cache_mb: CacheMegabytes = 64.0
     visualization_ttl_s: Seconds = 600.0
     segmenter: Name = "facebook/sam2.1-hiera-small"

@@ -43,20 +43,23 @@ def pixels_of(box, size):
     return (corners * [size[1], size[0], size[1], size[0]]).tolist()
 
 
-def find(weights, image, prompts, threshold=0.0):
+def find(weights, image, prompts, threshold=0.0, *, every=False):
     """Return what the plugin finds."""
     images = PromptedImages(weights)
     with torch.inference_mode():
-        return list(images.find(images.see(image), prompts, image.shape[:2], threshold))
+        seen = images.see(image)
+        return list(images.find(seen, prompts, image.shape[:2], threshold, every=every))
 
 
-def assert_best(found, output, values):
-    """Assert the score and mask of the best rated proposal; ``values`` are all, stretched."""
-    best = output.iou_scores[0, 0].argmax()
-    expected = values[best].numpy()
-    assert found.score == pytest.approx(output.iou_scores[0, 0, best].item(), abs=1e-5)
-    unlike = found.mask().full() != (expected > 0)
-    assert np.abs(expected[unlike]).max(initial=0) < 1e-4
+def assert_best(proposed, output, values):
+    """Assert scores and masks of the best rated proposals; ``values`` are all, stretched."""
+    order = output.iou_scores[0, 0].argsort(descending=True)
+    for found, best in zip(proposed, order, strict=False):
+        expected = values[best].numpy()
+        rating = max(0.0, output.iou_scores[0, 0, best].item())  # random weights rate below 0 too
+        assert found.score == pytest.approx(rating, abs=1e-5)
+        unlike = found.mask().full() != (expected > 0)
+        assert np.abs(expected[unlike]).max(initial=0) < 1e-4
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -79,7 +82,10 @@ def test_sam2_is_transformers(sam2, sam2_path, picture, size, prompt):
         output.pred_masks[0], size, mode="bilinear", align_corners=False
     )[0]
     [[found]] = find(sam2, image, [prompt])
-    assert_best(found, output, values)
+    assert_best([found], output, values)
+    [proposed] = find(sam2, image, [prompt], every=True)
+    assert len(proposed) == 3
+    assert_best(proposed, output, values)
 
 
 IMAGENET = ([0.485, 0.456, 0.406], [0.229, 0.224, 0.225])
@@ -108,7 +114,10 @@ def test_sam1_is_transformers(sam1, sam1_path, picture, size, prompt):
         output.pred_masks, *extents, binarize=False, pad_size=square
     )
     [[found]] = find(sam1, image, [prompt])
-    assert_best(found, output, values[0])
+    assert_best([found], output, values[0])
+    [proposed] = find(sam1, image, [prompt], every=True)
+    assert len(proposed) == 3
+    assert_best(proposed, output, values[0])
 
 
 @pytest.mark.parametrize("kind", ["sam1", "sam2"])
