@@ -12,6 +12,7 @@ from aiohttp import web
 from PIL import Image
 
 from mataserver import Route, hookimpl
+from mataserver_sam.masks import rle
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
     from mataserver import Context
 
 POINT = importlib.metadata.EntryPoint("sam", "planted_sam", "mataserver")
+MADE: list[Sam] = []
+SENT: list[bool] = []
+"""Of each request so far whether it brought a picture."""
 
 
-def _mask(prompt: dict[str, Any], width: int, height: int) -> np.ndarray:
+def _mask(prompt: dict[str, Any], width: int, height: int, share: float = 1 / 6) -> np.ndarray:
     """Return the pixels that a prompt means."""
     y, x = np.mgrid[:height, :width]
     inside = np.zeros((height, width), bool)
@@ -29,7 +33,7 @@ def _mask(prompt: dict[str, Any], width: int, height: int) -> np.ndarray:
         cx, cy, w, h = prompt["box"]
         return (abs(x / width - cx) < w / 2) & (abs(y / height - cy) < h / 2)
     for (px, py), label in zip(prompt["points"], prompt["point_labels"], strict=True):
-        disc = (x - px * width) ** 2 + (y - py * height) ** 2 < (min(width, height) / 6) ** 2
+        disc = (x - px * width) ** 2 + (y - py * height) ** 2 < (min(width, height) * share) ** 2
         inside = inside | disc if label else inside & ~disc
     return inside
 
@@ -43,17 +47,11 @@ def _box(mask: np.ndarray) -> list[float]:
     return [(x1 + x2) / 2, (y1 + y2) / 2, x2 - x1, y2 - y1]
 
 
-def _png(mask: np.ndarray) -> str:
-    buffer = io.BytesIO()
-    Image.fromarray(mask.astype(np.uint8) * 255).save(buffer, "PNG")
-    return base64.b64encode(buffer.getvalue()).decode()
-
-
 class Sam:
     """Its service."""
 
     def __init__(self) -> None:
-        self.prompts: list[dict[str, Any]] = []
+        self._images: dict[str, bytes] = {}
 
     def routes(self) -> Iterable[Route]:
         """Return the two routes that the console asks."""
@@ -71,26 +69,38 @@ class Sam:
     async def segment(self, request: web.Request) -> web.Response:
         """Answer one prompt."""
         asked = await request.json()
-        image = Image.open(io.BytesIO(base64.b64decode(asked["image"])))
+        SENT.append("image" in asked)
+        if asked.get("image_id", "") not in self._images | {"": b""}:
+            return web.json_response({"detail": "There is no image with this image_id"}, status=404)
+        name = asked.get("image_id") or f"image-{len(self._images)}"
+        if "image" in asked:
+            self._images[name] = base64.b64decode(asked["image"])
+        width, height = Image.open(io.BytesIO(self._images[name])).size
         (prompt,) = asked["prompts"]
         if prompt["type"] == "text":
             twice = [(0.25, 0.25), (0.75, 0.75)]
-            prompts = [{"type": "point", "points": [p], "point_labels": [1]} for p in twice]
+            points = [{"type": "point", "points": [p], "point_labels": [1]} for p in twice]
+            masks = [_mask(each, width, height) for each in points]
         else:
-            prompts = [prompt]
-        masks = [_mask(each, *image.size) for each in prompts]
-        width, height = image.size
+            shares = (1 / 6, 1 / 4, 1 / 10) if asked.get("all_masks") else (1 / 6,)
+            masks = [_mask(prompt, width, height, share) for share in shares]
+        assert asked["mask_format"] == "rle"
         return web.json_response(
             {
-                "masks": [_png(each) for each in masks],
+                "masks": [rle(each) for each in masks],
                 "boxes": [_box(each) for each in masks],
-                "scores": [0.9] * len(masks),
+                "scores": [0.9 - 0.1 * at for at in range(len(masks))],
                 "labels": ["visual"] * len(masks),
                 "num_masks": len(masks),
                 "image_size": {"width": width, "height": height},
                 "inference_time_ms": 1.0,
+                **({"image_id": name} if asked.get("keep_image") or "image_id" in asked else {}),
             }
         )
+
+    def forget(self) -> None:
+        """Forget every picture, as a server that was started anew has."""
+        self._images.clear()
 
     async def __aenter__(self) -> Self:
         """Start."""
@@ -103,4 +113,5 @@ class Sam:
 @hookimpl
 def service(ctx: Context) -> Sam:
     """Return the service."""
-    return Sam()
+    MADE.append(sam := Sam())
+    return sam

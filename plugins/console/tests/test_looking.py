@@ -6,7 +6,7 @@ import asyncio
 
 import planted_sam
 import pytest
-from console_pages import CHROMIUM, asked, served, shown
+from console_pages import CHROMIUM, asked, large, served, shown
 
 from camera_sources import make_video
 
@@ -118,6 +118,57 @@ async def test_segment(tmp_path):
         await person.until("document.querySelector('.cross b')?.innerText === '33, 32'")
         await person.press("Enter")
         await person.until(f"{PATHS}.length == 5")
+
+
+async def test_a_picture_is_sent_to_sam_once(tmp_path):
+    """Later clicks name it; a server that does not know the name any more is given it again."""
+    planted_sam.SENT.clear()
+    async with (
+        served(tmp_path, points=[planted_sam.POINT]) as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go("segment")
+        await person.give()
+        for number, place in enumerate([(0.2, 0.2), (0.8, 0.2), (0.2, 0.8), (0.8, 0.8)], 1):
+            if number == 4:
+                planted_sam.MADE[-1].forget()
+            await person.point(".clicks", *place)
+            await person.until(f"({PATHS}[0] ?? '').split('M').length === {number + 1}")
+        assert planted_sam.SENT == [True, False, False, False, True]
+        await person.give(large(400, 300), "other.jpg")
+        await person.until(
+            "document.querySelector('.over')?.getAttribute('viewBox') === '0 0 400 300'"
+        )
+        await person.point(".clicks", 0.5, 0.5)
+        await person.until(f"{PATHS}.length === 1")
+        assert planted_sam.SENT[5:] == [True]
+
+
+async def test_the_masks_that_sam_proposes(tmp_path):
+    """All stand beside the picture; the best is drawn, another one by a click, Z goes back."""
+    async with (
+        served(tmp_path, points=[planted_sam.POINT]) as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        await person.go("segment")
+        await person.give()
+        await person.point(".clicks", 0.5, 0.5)
+        await person.until("document.querySelectorAll('.proposals .fill').length === 3")
+        width = "Math.round(document.querySelector('.over .mask').getBBox().width)"
+        assert await person.evaluate(width) in {20, 21, 22}
+        pressed = """[...document.querySelectorAll('.proposals button')]
+          .map((e) => e.getAttribute('aria-pressed')).join()"""
+        assert await person.evaluate(pressed) == "true,false,false"
+        assert await person.faults() == []
+        await person.click("Mask 2, rated 0.80, 19.")
+        await person.until(f"{width} > 30")
+        assert await person.evaluate(pressed) == "false,true,false"
+        assert "19." in await person.text(".objects")
+        await person.press("z")
+        await person.until(f"{width} < 24")
+        await person.fill("#words", "window")
+        await person.click("Find")
+        await person.until("!document.querySelector('.proposals')")
 
 
 async def test_ask(tmp_path):

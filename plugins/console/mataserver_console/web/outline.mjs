@@ -14,45 +14,57 @@ async function pixels(base64) {
   pen.drawImage(image, 0, 0, w, h);
   const rgba = pen.getImageData(0, 0, w, h).data;
   const inside = new Uint8Array(w * h);
-  for (let at = 0; at < inside.length; at += 1) inside[at] = rgba[at * 4] > 127 ? 1 : 0;
-  const found = { inside, w, h, width: image.width, height: image.height };
+  let x1 = w, y1 = h, x2 = 0, y2 = 0, count = 0;
+  for (let at = 0; at < inside.length; at += 1) {
+    if (rgba[at * 4] <= 127) continue;
+    const x = at % w, y = (at - x) / w;
+    inside[at] = 1;
+    count += 1;
+    x1 = Math.min(x1, x); x2 = Math.max(x2, x + 1);
+    y1 = Math.min(y1, y); y2 = y + 1;
+  }
+  const found = { inside, w, h, width: image.width, height: image.height, about: [x1, y1, x2, y2], share: count / inside.length };
   image.close();
   return found;
 }
 
-/** Closed lines around what is inside; each step goes with the inside at its right hand. */
-export function rings(inside, w, h) {
-  const is = (x, y) => x >= 0 && y >= 0 && x < w && y < h && inside[y * w + x];
-  const next = new Map();
-  const add = (x1, y1, x2, y2) => {
-    const key = y1 * (w + 1) + x1;
-    const ends = next.get(key);
-    if (ends) ends.push([x2, y2]); else next.set(key, [[x2, y2]]);
-  };
-  for (let y = 0; y < h; y += 1) {
-    for (let x = 0; x < w; x += 1) {
-      if (!is(x, y)) continue;
-      if (!is(x, y - 1)) add(x, y, x + 1, y);
-      if (!is(x + 1, y)) add(x + 1, y, x + 1, y + 1);
-      if (!is(x, y + 1)) add(x + 1, y + 1, x, y + 1);
-      if (!is(x - 1, y)) add(x, y + 1, x, y);
+const RIGHT = 1, DOWN = 2, LEFT = 4, UP = 8;
+
+/**
+ * Closed lines around what is inside, of their corners; each step goes with the inside at its right hand.
+ * `about` is a box, `[x1, y1, x2, y2]`, outside of which nothing is inside.
+ */
+export function rings(inside, w, h, [x1, y1, x2, y2] = [0, 0, w, h]) {
+  const wide = w + 1;
+  const ways = new Uint8Array(wide * (h + 1));  // of each corner of a pixel: where lines go on from there
+  for (let y = y1; y < y2; y += 1) {
+    for (let x = x1; x < x2; x += 1) {
+      const at = y * w + x;
+      if (!inside[at]) continue;
+      const corner = y * wide + x;
+      if (y === 0 || !inside[at - w]) ways[corner] |= RIGHT;
+      if (x === w - 1 || !inside[at + 1]) ways[corner + 1] |= DOWN;
+      if (y === h - 1 || !inside[at + w]) ways[corner + wide + 1] |= LEFT;
+      if (x === 0 || !inside[at - 1]) ways[corner + wide] |= UP;
     }
   }
   const made = [];
-  for (const [key, ends] of next) {
-    while (ends.length) made.push(follow(next, key, w));
+  for (let corner = y1 * wide; corner < (y2 + 1) * wide; corner += 1) {
+    while (ways[corner]) made.push(follow(ways, corner, wide));
   }
   return made;
 }
 
-function follow(next, begin, w) {
+function follow(ways, begin, wide) {
   const ring = [];
-  let key = begin;
+  let at = begin, before = 0;
   do {
-    const [x, y] = next.get(key).pop();
-    ring.push([x, y]);
-    key = y * (w + 1) + x;
-  } while (key !== begin);
+    const way = ways[at] & -ways[at];  // one of them, where two pixels touch at a corner
+    ways[at] ^= way;
+    if (way !== before) ring.push([at % wide, Math.floor(at / wide)]);
+    before = way;
+    at += way === RIGHT ? 1 : way === DOWN ? wide : way === LEFT ? -1 : -wide;
+  } while (at !== begin);
   return ring;
 }
 
@@ -102,12 +114,15 @@ async function trace(base64) {
   return shape(await pixels(base64));
 }
 
+const rounded = (value) => Math.round(value * 10) / 10;
+
 /** The path around what is inside of `w` by `h` places, in pixels of a picture, and its share. */
-function shape({ inside, w, h, width, height }) {
-  const path = rings(inside, w, h)
+function shape({ inside, w, h, width, height, about, share }) {
+  const across = width / w, down = height / h;
+  const path = rings(inside, w, h, about)
     .map((ring) => thin([...ring, ring[0]], 0.8))
     .filter((ring) => ring.length > 3)
-    .map((ring) => `M${ring.map(([x, y]) => `${+((x * width) / w).toFixed(1)} ${+((y * height) / h).toFixed(1)}`).join("L")}Z`)
+    .map((ring) => `M${ring.map(([x, y]) => `${rounded(x * across)} ${rounded(y * down)}`).join("L")}Z`)
     .join("");
-  return { path, share: inside.reduce((sum, each) => sum + each, 0) / inside.length };
+  return { path, share };
 }

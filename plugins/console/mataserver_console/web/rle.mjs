@@ -33,18 +33,27 @@ function pieces(counts, height, fill) {
   }
 }
 
-/** Which places of a mask are in it, of at most `side` a side: the pixel in the middle of each decides. */
+/**
+ * Which places of a mask are in it, of at most `side` a side: the pixel in the middle of each decides. `about` is the box
+ * around them, `share` how much of the picture the mask is.
+ */
 export function reduced(counts, width, height, side) {
   const scale = Math.min(1, side / Math.max(width, height));
   const w = Math.max(1, Math.round(width * scale)), h = Math.max(1, Math.round(height * scale));
   const inside = new Uint8Array(w * h);
   const first = (value, to, from) => Math.max(0, Math.ceil((value * to) / from - 0.5));  // the first place whose middle is there
+  let x1 = w, y1 = h, x2 = 0, y2 = 0, count = 0;
   pieces(counts, height, (column, from, to) => {
+    count += to - from;
+    const top = first(from, h, height), bottom = Math.min(h, first(to, h, height));
+    if (top >= bottom) return;
     for (let x = first(column, w, width); x < Math.min(w, first(column + 1, w, width)); x += 1) {
-      for (let y = first(from, h, height); y < Math.min(h, first(to, h, height)); y += 1) inside[y * w + x] = 1;
+      for (let y = top; y < bottom; y += 1) inside[y * w + x] = 1;
+      x1 = Math.min(x1, x); x2 = Math.max(x2, x + 1);
+      y1 = Math.min(y1, top); y2 = Math.max(y2, bottom);
     }
   });
-  return { inside, w, h, width, height };
+  return { inside, w, h, width, height, about: [x1, y1, x2, y2], share: count / (width * height) };
 }
 
 /** A PNG of the picture's size: white is in the mask, black is not. */

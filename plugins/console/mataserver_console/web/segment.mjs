@@ -1,5 +1,6 @@
 // Segment anything: clicks, boxes and words, each answered with the object's mask, on a picture or a video.
-import { isAbort, send, timings } from "./api.mjs";
+import { isAbort } from "./api.mjs";
+import { Asked, outlined } from "./asked.mjs";
 import { Clicks, Marks, Tools, Words, around, useTool } from "./clicks.mjs";
 import { Code, base } from "./code.mjs";
 import { Button, Note, Segments, State, Trouble } from "./controls.mjs";
@@ -7,58 +8,49 @@ import { save } from "./exporting.mjs";
 import { ms } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
-import { outlineOf } from "./outline.mjs";
 import { Labels } from "./overlay.mjs";
 import { Empty, Ways, useDropped } from "./picture.mjs";
+import { Proposals } from "./proposals.mjs";
+import { pngOf } from "./rle.mjs";
 import { amend, useRoute } from "./route.mjs";
-import { base64Of } from "./runner.mjs";
 import { useSource } from "./source.mjs";
 import { kOf, promptOf } from "./tracks.mjs";
 import { usePicture } from "./try.mjs";
 import { Video } from "./video.mjs";
 
-/** @typedef {{key: number, name: string, points: [number, number, number][], box: number[] | null, word: boolean, masks: {png: string, path: string, share: number, score: number, box: number[]}[]}} Thing */
+/** @typedef {import("./asked.mjs").Mask} Mask */
+/** @typedef {{key: number, name: string, points: [number, number, number][], box: number[] | null, word: boolean, masks: Mask[], proposed: import("./asked.mjs").Proposal[]}} Thing */
 
-const fresh = (key) => ({ key, name: `object ${key}`, points: [], box: null, word: false, masks: [] });
+/** @type {(key: number) => Thing} */
+const fresh = (key) => ({ key, name: `object ${key}`, points: [], box: null, word: false, masks: [], proposed: [] });
 
-/** Ask for masks; each with its outline, in pixels of the picture. */
-async function masksOf(image, prompt, threshold, signal) {
-  const response = await send("api/v1/image/segment", { json: { image, prompts: [prompt], mask_format: "png", confidence_threshold: threshold }, signal });
-  const answer = await response.json();
-  const { width, height } = answer.image_size;
-  const masks = await Promise.all(answer.masks.map(async (png, at) => {
-    const [cx, cy, w, h] = answer.boxes[at];
-    return { png, score: answer.scores[at], box: [(cx - w / 2) * width, (cy - h / 2) * height, (cx + w / 2) * width, (cy + h / 2) * height], ...(await outlineOf(png)) };
-  }));
-  return { masks, took: timings(response.headers.get("Server-Timing")).total ?? answer.inference_time_ms };
-}
-
-function useThings(picture) {
+function useThings(picture, one) {
   const [things, setThings] = useState([fresh(1)]);
   const [now, setNow] = useState(1);
   const [state, setState] = useState({ busy: false, error: null, took: 0 });
   const past = useRef([]);
-  const image = useRef(null);
+  const image = useRef(/** @type {Asked | null} */ (null));
   const control = useRef(null);
   useEffect(() => {
     setThings([fresh(1)]); setNow(1); past.current = [];
-    image.current = picture ? base64Of(picture.blob) : null;
+    image.current = picture ? new Asked(picture.blob) : null;
     return () => control.current?.abort();
   }, [picture]);
-  const run = async (thing, prompt, threshold) => {
+  const run = async (thing) => {
     control.current?.abort();
     const own = new AbortController();
     control.current = own;
+    // asked before anything is drawn: the server works while the page does
+    const answer = thing.word ? image.current.words(thing.name, own.signal) : image.current.pointed(thing, one, own.signal);
     setState((old) => ({ ...old, busy: true, error: null }));
     try {
-      const { masks, took } = await masksOf(await image.current, prompt, threshold, own.signal);
-      if (control.current !== own) return null;
-      setThings((all) => all.map((each) => (each.key === thing.key ? { ...thing, masks } : each)));
+      const { masks, proposed = [], took } = await answer;
+      if (control.current !== own) return;
+      const drawn = { ...thing, proposed, masks: masks.map(outlined) };
+      setThings((all) => all.map((each) => (each.key === thing.key ? drawn : each)));
       setState({ busy: false, error: null, took });
-      return masks;
     } catch (error) {
       if (control.current === own) setState((old) => ({ ...old, busy: false, error: isAbort(error) ? null : error }));
-      return null;
     }
   };
   const change = (edit) => {
@@ -66,22 +58,22 @@ function useThings(picture) {
     const begun = old.word ? fresh(Math.max(...things.map((each) => each.key)) + 1) : old;
     const next = edit(begun);
     past.current.push(things);
+    if (next.points.some((point) => point[2]) || next.box) run(next);
     setThings((all) => (all.some((each) => each.key === next.key) ? all.map((each) => (each.key === next.key ? next : each)) : [...all, next]));
     setNow(next.key);
-    if (next.points.some((point) => point[2]) || next.box) run(next, promptOf(next), 0);
   };
   const add = () => {
     const key = Math.max(...things.map((each) => each.key)) + 1;
     setThings((all) => [...all.filter((each) => each.masks.length || each.points.length), fresh(key)]);
     setNow(key);
   };
-  const find = async (words) => {
+  const find = (words) => {
     const key = Math.max(...things.map((each) => each.key)) + 1;
     const thing = { ...fresh(key), name: words, word: true };
     past.current.push(things);
+    run(thing);
     setThings((all) => [...all.filter((each) => each.masks.length), thing]);
     setNow(key);
-    await run(thing, { type: "text", text: words }, 0.5);
   };
   const undo = () => {
     const before = past.current.pop();
@@ -91,7 +83,8 @@ function useThings(picture) {
     setNow((key) => (before.some((each) => each.key === key) ? key : before.at(-1).key));
   };
   const drop = (key) => { const left = things.filter((each) => each.key !== key); setThings(left.length ? left : [fresh(key + 1)]); if (key === now) setNow(left.at(-1)?.key ?? key + 1); };
-  return { things, now, setNow, ...state, change, add, find, undo, drop, again: () => change((thing) => ({ ...thing })) };
+  return { things, now, setNow, ...state, change, add, find, undo, drop, again: () => run(things.find((each) => each.key === now)),
+    take: (mask) => { past.current.push(things); setThings(things.map((each) => (each.key === now ? { ...each, masks: [outlined(mask)] } : each))); } };
 }
 
 /** The masks of every object, and what was pointed at. */
@@ -145,13 +138,13 @@ export default function Segment() {
 function Picture({ head, model, none }) {
   const { picture, take, pick, error: wrongPicture, setError } = usePicture();
   const [opacity, setOpacity] = useState(0.42);
-  const all = useThings(picture);
+  const can = (name) => !model?.loaded || (model.capabilities.includes(name));
+  const all = useThings(picture, !can("text_prompt"));
   const [tool, setTool] = useTool({ n: all.add, z: all.undo });
   const over = useDropped(take);
-  const can = (name) => !model?.loaded || (model.capabilities.includes(name));
   const thing = useMemo(() => all.things.find((each) => each.key === all.now) ?? all.things[0], [all.things, all.now]);
   const masks = all.things.flatMap((each) => each.masks.map((mask, at) => [each, mask, at]));
-  const download = () => { for (const [each, mask, at] of masks) save(new Blob([Uint8Array.from(atob(mask.png), (letter) => letter.charCodeAt(0))], { type: "image/png" }), `${each.name.replace(/\W+/g, "-")}-${at + 1}.png`); };
+  const download = async () => { for (const [each, mask, at] of masks) save(await pngOf(mask.counts, mask.width, mask.height), `${each.name.replace(/\W+/g, "-")}-${at + 1}.png`); };
   return html`<${Bar} title="Segment">${head}<span class="grow"></span>
       ${masks.length > 0 && html`<${Button} icon="download" onClick=${download}>Masks<//>`}<//>
     <div class=${`work two fill ${over ? "over-drop" : ""}`}><section class="mid" aria-label="Picture"><${Tools} tool=${tool} setTool=${setTool} undo=${all.undo} opacity=${opacity} setOpacity=${setOpacity}/>
@@ -161,6 +154,6 @@ function Picture({ head, model, none }) {
           ${picture && html`<${Ways} take=${take} onError=${setError}/>`}${wrongPicture && html`<p class="err" role="alert">${wrongPicture.message}</p>`}</section>
         <${Words} find=${can("text_prompt") && picture && all.find}/>
         ${(all.error ?? none) && html`<div class="pad"><${Trouble} error=${all.error ?? none} again=${all.error ? all.again : undefined}/></div>`}
-        <div class="scroll" tabindex="-1"><${Objects} all=${all}/><p class="pad help">A click adds, a right click removes, a drag makes a box. <kbd>Z</kbd> takes back.</p>
+        <div class="scroll" tabindex="-1"><${Objects} all=${all}/>${picture && html`<${Proposals} key=${thing.key} picture=${picture} thing=${thing} take=${all.take}/>`}<p class="pad help">A click adds, a right click removes, a drag makes a box. <kbd>Z</kbd> takes back.</p>
         ${!picture && html`<div class="pad"><${Note}>Take a picture first.<//></div>`}</div></aside></div>`;
 }
