@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from mataserver_database import Connection
     from mataserver_fleet.store import Store
-    from mataserver_fleet.triton_client import ModelCount
+    from mataserver_fleet.triton_answers import ModelCount
 
 
 class Total(NamedTuple):

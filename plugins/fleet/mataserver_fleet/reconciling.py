@@ -19,7 +19,7 @@ import msgspec
 
 from mataserver_database import finish
 from mataserver_fleet.placements import Outcome
-from mataserver_fleet.triton_client import TritonError
+from mataserver_fleet.triton_answers import TritonError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Mapping

@@ -9,7 +9,8 @@ from msgspec import Struct
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from mataserver_fleet.triton_client import Indexed, TritonClient
+    from mataserver_fleet.triton_answers import Indexed
+    from mataserver_fleet.triton_client import TritonClient
 
 
 class RepositoryModel(Struct, kw_only=True):

@@ -15,7 +15,7 @@ from mataserver_fleet.placements import Placements
 from mataserver_fleet.reconciling import Disturbed, Reconciling
 from mataserver_fleet.store import pause, text
 from mataserver_fleet.tables import TRITONS
-from mataserver_fleet.triton_client import TritonError
+from mataserver_fleet.triton_answers import TritonError
 from mataserver_fleet.tritons import Seen, ServedModel
 
 if TYPE_CHECKING:
@@ -26,7 +26,8 @@ if TYPE_CHECKING:
     from mataserver_fleet.placements import Wanted
     from mataserver_fleet.shared_path import SharedPath
     from mataserver_fleet.store import Store
-    from mataserver_fleet.triton_client import ModelCount, TritonClient
+    from mataserver_fleet.triton_answers import ModelCount
+    from mataserver_fleet.triton_client import TritonClient
     from mataserver_fleet.tritons import Gpu
 
 NOTE_SECONDS = 5.0

@@ -26,7 +26,8 @@ from mataserver import MataError
 from mataserver_fleet.asking import Asking
 from mataserver_fleet.pushing import folder_of
 from mataserver_fleet.pushing import push as pushed
-from mataserver_fleet.triton_client import LARGEST, Address, TritonClient, TritonError
+from mataserver_fleet.triton_answers import TritonError
+from mataserver_fleet.triton_client import LARGEST, Address, TritonClient
 
 __all__ = ["client", "url"]
 
