@@ -154,8 +154,7 @@ class ProcessWorker(asyncio.Protocol):
     def limit_memory(self, pid: int, limit: int) -> None:
         """End the child once it holds more than ``limit`` bytes; 0 for no limit."""
         if limit:
-            loop = asyncio.get_running_loop()
-            self._ceiling = loop.create_task(ceiling.watch(pid, limit, self._overgrown))
+            self._ceiling = asyncio.create_task(ceiling.watch(pid, limit, self._overgrown))
 
     def exited(self, how: str) -> None:
         """Learn from the zygote how the child ended."""

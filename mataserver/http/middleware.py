@@ -14,11 +14,13 @@ from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.hdrs import METH_ALL
 from aiohttp.payload import Payload
 
-from mataserver.errors import MataError, TooLarge, Unavailable, scarcity
-from mataserver.http import auth, codec, dialects
+from mataserver.errors import MataError, Unavailable, scarcity
+from mataserver.http import auth, dialects
+from mataserver.http.admission import REFUSED, admit
 from mataserver.http.backlog import BEGINS
 from mataserver.http.grants import GRANTS, NO_MORE, is_held
 from mataserver.http.protocol import VERSIONS, Conversation, refusal
+from mataserver.http.refusals import error_response, unserved
 from mataserver.http.routing import ROUTE
 from mataserver.http.sockets import UNAUTHORIZED
 from mataserver.logs import Repeats
@@ -26,12 +28,11 @@ from mataserver.logs import Repeats
 if TYPE_CHECKING:
     from aiohttp.typedefs import Handler
 
-    from mataserver.contract.routes import Route
     from mataserver.http.auth import Gate
     from mataserver.http.budget import Budget
     from mataserver.http.elsewhere import Elsewhere
     from mataserver.http.lifecycle import Lifecycle
-    from mataserver.http.routing import Expect, Table
+    from mataserver.http.routing import Table
     from mataserver.metrics import Metrics
 
 REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
@@ -39,62 +40,11 @@ COUNTED: web.RequestKey[int] = web.RequestKey("counted", int)
 """The status that the metrics count where the response's own says too little."""
 LEFT = 499
 """What is counted for a client that left before it had its answer; nobody is told it."""
-_UNREAD = frozenset({408, 413, 417})  # the rest of the body is not waited for
-_REFUSED: web.RequestKey[MataError] = web.RequestKey("refused", MataError)
-"""Why a request with ``Expect`` is refused: its body was not asked for."""
 _LINGER = 2.0
 """Seconds for a client that is hung up on to read why."""
 _SANE_ID = re.compile(r"[\w.:@/+=-]{1,128}", re.ASCII)
 
 log = logging.getLogger("mataserver.http")
-
-
-def error_response(error: MataError) -> web.Response:
-    """Answer ``{"detail": ...}`` with the error's status."""
-    headers = {}
-    if error.status in _UNREAD:
-        headers["Connection"] = "close"
-    if error.retry_after is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after)))
-    if error.status == 401:
-        headers["WWW-Authenticate"] = "Bearer"
-    return web.Response(
-        body=codec.encode({"detail": error.detail}),
-        status=error.status,
-        content_type=codec.JSON,
-        headers=headers,
-    )
-
-
-def expectations(table: Table, gate: Gate, elsewhere: Elsewhere | None = None) -> Expect:
-    """Return what answers ``Expect``: a body that would be refused anyway is not asked for."""
-
-    async def expect(request: web.Request) -> web.StreamResponse | None:
-        if request.headers.get("Expect", "").lower() != "100-continue":
-            return error_response(MataError("The expectation cannot be met", status=417))
-        if table.claimed(request) is not None:  # neither the route's limit nor our key counts
-            _go_on(request)
-            return None
-        route = table.choose(request)
-        limit = table.limits(request).size
-        if (request.content_length or 0) > limit:
-            return error_response(TooLarge(f"The body is over the limit of {limit} bytes"))
-        try:
-            if route is not None:
-                await _admit(request, route, gate, elsewhere)
-        except MataError as error:
-            request[_REFUSED] = error  # the middleware answers it, as it does without ``Expect``
-            return None
-        _go_on(request)
-        return None
-
-    return expect
-
-
-def _go_on(request: web.Request) -> None:
-    """Ask for the body of a request that waits for that."""
-    if request.transport is not None and request.version == HttpVersion11:
-        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
 
 
 class Edge:
@@ -219,7 +169,7 @@ class _Answer:
         if isinstance(error, MataError):
             self._log_failure(request, error)
             response = error_response(error)
-            if error.status == 408 or _REFUSED in request:
+            if error.status == 408 or REFUSED in request:
                 _hang_up(request, response)
             return response
         if isinstance(error, web.HTTPException):
@@ -240,7 +190,7 @@ class _Answer:
         else:
             route = table.choose(request)
             if route is not None:
-                await _admit(request, route, self._gate, self._elsewhere)
+                await admit(request, route, self._gate, self._elsewhere)
                 _set_stranger(request, stranger=request[auth.PRINCIPAL] is None)
                 handler = handler if route.when is None else route.handler
                 if route.held and self._elsewhere is not None:
@@ -259,7 +209,7 @@ class _Answer:
         waits_for = self._table.awaited() if error.status in {404, 405} else ""
         if waits_for:
             return error_response(MataError(f"Not found: {waits_for}", status=404))
-        return _plain(error)
+        return unserved(error)
 
     def _circumstance(self, request: web.Request, error: Exception) -> web.Response | None:
         """Answer what is no bug: a client that left, or want of memory."""
@@ -324,42 +274,8 @@ def _set_stranger(request: web.Request, *, stranger: bool) -> None:
         request.protocol.is_strangers = stranger
 
 
-async def _admit(
-    request: web.Request, route: Route, gate: Gate, elsewhere: Elsewhere | None
-) -> None:
-    """Note who asks. Raises ``Unauthorized`` or ``Forbidden`` for what needs somebody else.
-
-    ``Expect`` asks it before the middleware does: services judge credentials once for a request.
-    """
-    if hdrs.EXPECT in request.headers:
-        if _REFUSED in request:
-            raise request[_REFUSED]
-        if auth.PRINCIPAL in request:
-            return
-    known = elsewhere.vouched(request, route) if route.held and elsewhere is not None else None
-    try:
-        await gate.admit(
-            request, route.needs, public=route.public, socket=route.socket, known=known
-        )
-    except auth.Forbidden as error:
-        if error.unknown and route.denied == auth.Unauthorized.status:
-            raise auth.Unauthorized(error.detail) from None
-        raise
-
-
 def _hang_up(request: web.Request, response: web.Response) -> None:
     """Close the connection soon after the answer: aiohttp would wait 10 s for the body to end."""
     response.force_close()
     if request.transport is not None:
         asyncio.get_running_loop().call_later(_LINGER, request.transport.close)
-
-
-def _plain(error: web.HTTPException) -> web.Response:
-    """Give aiohttp's own errors (404, 405, 413 ...) the API's form."""
-    details = {404: "Not found", 405: "Method not allowed", 413: "The body is over the limit"}
-    response = error_response(
-        MataError(details.get(error.status, error.reason), status=error.status)
-    )
-    if "Allow" in error.headers:
-        response.headers["Allow"] = error.headers["Allow"]
-    return response

@@ -1,0 +1,74 @@
+"""Who may ask is judged before a body is read, also where a client waits for that."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from aiohttp import HttpVersion11, hdrs, web
+
+from mataserver.errors import MataError, TooLarge
+from mataserver.http import auth
+from mataserver.http.refusals import error_response
+
+if TYPE_CHECKING:
+    from mataserver.contract.routes import Route
+    from mataserver.http.auth import Gate
+    from mataserver.http.elsewhere import Elsewhere
+    from mataserver.http.routing import Expect, Table
+
+REFUSED: web.RequestKey[MataError] = web.RequestKey("refused", MataError)
+"""Why a request with ``Expect`` is refused: its body was not asked for."""
+
+
+async def admit(
+    request: web.Request, route: Route, gate: Gate, elsewhere: Elsewhere | None
+) -> None:
+    """Note who asks. Raises ``Unauthorized`` or ``Forbidden`` for what needs somebody else.
+
+    ``Expect`` asks it before the middleware does: services judge credentials once for a request.
+    """
+    if hdrs.EXPECT in request.headers:
+        if REFUSED in request:
+            raise request[REFUSED]
+        if auth.PRINCIPAL in request:
+            return
+    known = elsewhere.vouched(request, route) if route.held and elsewhere is not None else None
+    try:
+        await gate.admit(
+            request, route.needs, public=route.public, socket=route.socket, known=known
+        )
+    except auth.Forbidden as error:
+        if error.unknown and route.denied == auth.Unauthorized.status:
+            raise auth.Unauthorized(error.detail) from None
+        raise
+
+
+def expectations(table: Table, gate: Gate, elsewhere: Elsewhere | None = None) -> Expect:
+    """Return what answers ``Expect``: a body that would be refused anyway is not asked for."""
+
+    async def expect(request: web.Request) -> web.StreamResponse | None:
+        if request.headers.get("Expect", "").lower() != "100-continue":
+            return error_response(MataError("The expectation cannot be met", status=417))
+        if table.claimed(request) is not None:  # neither the route's limit nor our key counts
+            _go_on(request)
+            return None
+        route = table.choose(request)
+        limit = table.limits(request).size
+        if (request.content_length or 0) > limit:
+            return error_response(TooLarge(f"The body is over the limit of {limit} bytes"))
+        try:
+            if route is not None:
+                await admit(request, route, gate, elsewhere)
+        except MataError as error:
+            request[REFUSED] = error  # the middleware answers it, as it does without ``Expect``
+            return None
+        _go_on(request)
+        return None
+
+    return expect
+
+
+def _go_on(request: web.Request) -> None:
+    """Ask for the body of a request that waits for that."""
+    if request.transport is not None and request.version == HttpVersion11:
+        request.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
