@@ -4,23 +4,22 @@ from __future__ import annotations
 
 import asyncio
 import functools
-import hashlib
-from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
+from typing import TYPE_CHECKING
 
 import aiohttp
 
 from mataserver import MataError, NotFound
-from mataserver_fleet.gateway import headers, matching, pictures
-from mataserver_fleet.gateway.answers import json, problem
+from mataserver_fleet.gateway import callers, headers, matching, pictures
+from mataserver_fleet.gateway.answers import problem
 from mataserver_fleet.gateway.bodies import Bodies, TooLate
 from mataserver_fleet.gateway.choosing import Choosing
 from mataserver_fleet.gateway.forwarding import Call, Forwarding
-from mataserver_fleet.gateway.grants import ConsumerGrants, NotLinked, Unknown
+from mataserver_fleet.gateway.grants import ConsumerGrants
 from mataserver_fleet.gateway.inspection import JsonPart, look
-from mataserver_fleet.gateway.keys import key_of
 from mataserver_fleet.gateway.limits import Limits
 from mataserver_fleet.gateway.links import Links
 from mataserver_fleet.gateway.matching import Asked
+from mataserver_fleet.gateway.own_routes import OwnRoutes, WrongMethod
 from mataserver_fleet.gateway.probing import Probes
 from mataserver_fleet.gateway.reaching import Reaching
 from mataserver_fleet.gateway.repeating import Answered, KnownInferences
@@ -32,65 +31,24 @@ from mataserver_fleet.gateway.within import WithinConnector
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
-    from contextlib import AbstractAsyncContextManager
     from typing import Self
 
     from aiohttp import web
 
-    from mataserver import Policy, RepeatedClaim, Responder, Share
+    from mataserver import Responder, Share
     from mataserver_fleet.gateway.bodies import Passing, Whole
     from mataserver_fleet.gateway.forwarding import First
     from mataserver_fleet.gateway.matching import Scope
+    from mataserver_fleet.gateway.needs import Answering, Http
     from mataserver_fleet.gateway.options import GatewaySettings
-    from mataserver_fleet.gateway.snapshot import Application, Consumer, Place
+    from mataserver_fleet.gateway.snapshot import Consumer, Place
 
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
     Client = aiohttp.ClientSession
-    Sessions = Callable[["Gateway", Client, Client, float], "Answering"]
+    Sessions = Callable[["Gateway", Client, Client, float], Answering]
 
-P = TypeVar("P", bound=asyncio.Protocol)
 LINGER = 2.0
 """Seconds for a client whose body does not arrive to read why."""
-
-
-class Http(Protocol):
-    """What the gateway needs of ``Context.http``."""
-
-    def budget(self) -> Share:
-        """Return a share of the bytes in flight."""
-
-    def address(self, request: web.Request) -> str:
-        """Return the client's address."""
-
-    def url(self, request: web.Request, scheme: Literal["http", "ws"] = "http") -> str:
-        """Return the base URL by which the client knows the server."""
-
-    def raw_socket(
-        self, request: web.Request
-    ) -> AbstractAsyncContextManager[web.WebSocketResponse]:
-        """Accept a WebSocket as a relay does."""
-
-    def learn(self, request: web.Request, repeat: RepeatedClaim) -> None:
-        """Have requests with the head of one be answered by ``repeat``."""
-
-    def connect(self, factory: Callable[[], P]) -> P:
-        """Connect a protocol to this server itself."""
-
-    async def check_outbound(self, url: str, policy: Policy) -> tuple[str, ...]:
-        """Return the addresses of a URL. Raises ``BadRequest`` for one that may not be asked."""
-
-
-class Answering(Protocol):
-    """What answers for the sessions of video."""
-
-    async def answer(self, scope: Scope, request: web.Request) -> web.StreamResponse:
-        """Answer what is asked of sessions. Raises ``NotFound`` for anything else."""
-
-
-class WrongMethod(MataError):
-    """405: not how this is asked."""
-
-    status = 405
 
 
 class Gateway:
@@ -109,7 +67,7 @@ class Gateway:
         sessions: Sessions,
         own: Callable[[str], bool] = lambda _: True,
     ) -> None:
-        self._http = http
+        self.http = http
         self._own_model = own
         self._settings = settings
         self._unread = unread
@@ -123,6 +81,7 @@ class Gateway:
         self.grants = ConsumerGrants()
         self.servers = Servers()
         self.choosing = Choosing(self.servers)
+        self._own_routes = OwnRoutes(self.servers)
         self.reaching = Reaching(http)
 
     async def __aenter__(self) -> Self:
@@ -132,9 +91,9 @@ class Gateway:
             connector=aiohttp.TCPConnector(limit=0, resolver=self.reaching, use_dns_cache=False),
         )
         self._within = aiohttp.ClientSession(
-            cookie_jar=aiohttp.DummyCookieJar(), connector=WithinConnector(self._http.connect)
+            cookie_jar=aiohttp.DummyCookieJar(), connector=WithinConnector(self.http.connect)
         )
-        self.links = Links(self.servers.clock, self.reaching, self._http.connect)
+        self.links = Links(self.servers.clock, self.reaching, self.http.connect)
         probe, timeout = self._settings.probe, self._settings.probe_timeout
         asking = (self._session, self.reaching, self._own_model)
         self._probes = Probes(self.servers, *asking, probe, timeout)
@@ -157,7 +116,7 @@ class Gateway:
         await self._within.close()
 
     def _repeated(self, known: Answered) -> Responder:
-        return Repeated(self._unattended, known, self._http.address)
+        return Repeated(self._unattended, known, self.http.address)
 
     def follow(self, snapshot: Snapshot) -> None:
         """Answer by another snapshot from the next request on; those under way keep theirs.
@@ -174,21 +133,9 @@ class Gateway:
         """Whether another mataserver listed a model when it was last looked at."""
         return any(model in self.servers.of(each).models for each in self.snapshot.peers)
 
-    def address(self, request: web.Request) -> str:
-        """Return the client's address."""
-        return self._http.address(request)
-
-    def url(self, request: web.Request, scheme: Literal["http", "ws"]) -> str:
-        """Return the base URL by which the client knows this server."""
-        return self._http.url(request, scheme)
-
-    def socket(self, request: web.Request) -> AbstractAsyncContextManager[web.WebSocketResponse]:
-        """Accept a WebSocket, to relay it."""
-        return self._http.raw_socket(request)
-
     def share(self) -> Share:
         """Return a share of the bytes in flight."""
-        return self._http.budget()
+        return self.http.budget()
 
     def claims(self, request: web.Request) -> Handler | None:
         """Return what answers a request that is an application's, by its host or its path."""
@@ -215,37 +162,19 @@ class Gateway:
         if asked is None and scope.path.startswith("/v1/"):
             return await self._streams.answer(scope, request)
         if asked is None:
-            return self._own(scope, request)
+            return self._own_routes.answer(self.snapshot, scope, request)
         application, route = asked.place
         if "http" not in route.protocols:
             raise NotFound("No such route")
-        consumer = self.consumer(request, application)
+        consumer = callers.consumer(self.snapshot, request, application)
         if request.method != matching.VERBS[asked.verb]:
             raise WrongMethod(f"This is asked by {matching.VERBS[asked.verb]}")
         self.limits.admit(consumer)
         return await self._forward(request, asked, consumer)
 
-    def consumer(self, request: web.Request, application: Application) -> Consumer:
-        """Return who asks. Raises ``Unknown``, ``NotLinked``, and as ``key_of``."""
-        key = key_of(request)
-        if not key:
-            raise Unknown("No API key: send it as apikey or Authorization: Bearer")
-        consumer = self.holder(key)
-        if consumer.id not in application.consumers:
-            raise NotLinked(f"{consumer.name} may not ask this application")
-        return consumer
-
-    def holder(self, key: str) -> Consumer:
-        """Return whose a key is. Raises ``Unknown``."""
-        digest = hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()
-        consumer = self.snapshot.consumers.get(digest)
-        if consumer is None:
-            raise Unknown("Invalid API key")
-        return consumer
-
     async def _picture(self, scope: Scope, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /v1/infer`` by mataservers. Raises as ``_answer``."""
-        self._anyone(scope, request)
+        callers.check_any(self.snapshot, scope, request)
         if request.method != "POST":
             raise WrongMethod("This is asked by POST")
         share = self.share()
@@ -253,9 +182,11 @@ class Gateway:
             body = await self.bodies.read(request, share)
             model, kind = pictures.asked(request, body)
             place = _offered(scope, model)
-            consumer = self.consumer(request, place.application)
+            consumer = callers.consumer(self.snapshot, request, place.application)
             self.limits.admit(consumer)
-            fields = headers.forth(request.raw_headers, consumer.name, self.address(request)) + kind
+            fields = (
+                headers.forth(request.raw_headers, consumer.name, self.http.address(request)) + kind
+            )
             call = Call(request, Asked(place, "", PICTURE), consumer, fields)
             call.body = body
             return await self._counted(call)
@@ -266,7 +197,7 @@ class Gateway:
         self, request: web.Request, asked: Asked, consumer: Consumer
     ) -> web.StreamResponse:
         share, snapshot = self.share(), self.snapshot  # by which it was judged just now
-        address = self._http.address(request)
+        address = self.http.address(request)
         passed = headers.passed(request.raw_headers, consumer.name)
         call = Call(request, asked, consumer, passed + headers.origin(address))
         try:
@@ -312,44 +243,6 @@ class Gateway:
         """Count an answer, and the bytes of both bodies."""
         subject = Subject(who.name, place.application.name, place.route.model)
         self.usage.note(subject, status, taken, given)
-
-    def _own(self, scope: Scope, request: web.Request) -> web.Response:
-        """Answer what an application tells of itself. Raises ``NotFound``."""
-        kind = matching.OWN.get(scope.path)
-        if kind is None:
-            raise NotFound("No such route")
-        self._anyone(scope, request)
-        if request.method != "GET":
-            raise WrongMethod("This is asked by GET")
-        return self._told(kind, scope)
-
-    def _anyone(self, scope: Scope, request: web.Request) -> None:
-        """Raise unless who asks is a consumer of one of the applications, as ``consumer`` does."""
-        applications = {each.application.name: each.application for each in scope.places.values()}
-        refusal: MataError = NotFound("No such route")
-        for application in applications.values():
-            try:
-                self.consumer(request, application)
-            except NotLinked as error:
-                refusal = error
-            else:
-                return
-        raise refusal
-
-    def _told(self, kind: str, scope: Scope) -> web.Response:
-        if kind == "server":
-            return json({"name": "mataserver", "version": "2", "extensions": []})
-        if kind == "live":
-            return json({"live": True})
-        routes = {id(place.route): place.route for place in scope.places.values()}.values()
-        ready = all(
-            any(
-                self.servers.pick(route.targets, route.path(each.version, "ready")) is not None
-                for each in route.releases
-            )
-            for route in routes
-        )
-        return json({"ready": ready}, 200 if ready else 400)
 
 
 def _offered(scope: Scope, model: str) -> Place:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Self
 import grpc
 
 from mataserver import MataError, NotFound, sole_value
-from mataserver_fleet.gateway import protobuf
+from mataserver_fleet.gateway import callers, protobuf
 from mataserver_fleet.gateway.grants import NotLinked, Unknown
 from mataserver_fleet.gateway.inspection import refusal
 from mataserver_fleet.gateway.keys import key_among
@@ -216,7 +216,7 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         if not key:
             raise Unknown("No API key: send it as apikey or authorization in the metadata")
         application = sole_value("application", given.get("application", ()))
-        return Caller(self._gateway.holder(key), application)
+        return Caller(callers.holder(self._gateway.snapshot, key), application)
 
     def _place(self, caller: Caller, model: str) -> Place:
         """Return the route to a model. Raises ``NotFound`` and ``NotLinked``."""

@@ -90,7 +90,7 @@ class StreamSockets:
             with self._gateway.grants.held(known.consumer, known.place, "ws", end):
                 async with (
                     await self._connected(known, request) as far,
-                    self._gateway.socket(request) as near,
+                    self._gateway.http.raw_socket(request) as near,
                 ):
                     await self._relayed(near, far, counts, over)
                     return near
@@ -110,7 +110,7 @@ class StreamSockets:
         target = known.session.target
         fields = {
             "X-Consumer-Username": known.consumer.name,
-            "X-Forwarded-For": self._gateway.address(request),
+            "X-Forwarded-For": self._gateway.http.address(request),
         }
         if target.token:
             fields["Authorization"] = f"Bearer {target.shown(known.consumer.id)}"

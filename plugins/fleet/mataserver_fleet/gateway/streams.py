@@ -13,7 +13,7 @@ import msgspec
 from aiohttp import web
 
 from mataserver import BadRequest, InvalidParams, MataError, NotFound, Unavailable
-from mataserver_fleet.gateway import headers
+from mataserver_fleet.gateway import callers, headers
 from mataserver_fleet.gateway.bodies import Whole
 from mataserver_fleet.gateway.exchange import Exchange, Failed, Message
 from mataserver_fleet.gateway.relaying import relay, whole_of
@@ -77,7 +77,7 @@ class Streams:
                 break
         else:
             raise NotFound("No such session")
-        consumer = self._gateway.consumer(request, place.application)
+        consumer = callers.consumer(self._gateway.snapshot, request, place.application)
         if consumer.id != session.consumer:
             raise NotFound("No such session")
         self._sessions.move_to_end(identity)
@@ -129,7 +129,7 @@ class Streams:
         """Return the route to a model, and who asks. Raises ``NotFound`` and as ``consumer``."""
         for place in scope.places.values():
             if place.route.model == model and "ws" in place.route.protocols:
-                return place, self._gateway.consumer(request, place.application)
+                return place, callers.consumer(self._gateway.snapshot, request, place.application)
         raise NotFound("No such model")
 
     async def _made(
@@ -141,7 +141,9 @@ class Streams:
         request: web.Request,
     ) -> tuple[int, dict[str, Any]]:
         """Return the status and the answer of the server that makes a session."""
-        fields = headers.forth(request.raw_headers, consumer.name, self._gateway.address(request))
+        fields = headers.forth(
+            request.raw_headers, consumer.name, self._gateway.http.address(request)
+        )
         fields += b"Content-Type: application/json\r\n"
         message = Message("POST", SESSIONS, fields, body, consumer.id)
         async with self._exchange(place, target, message) as answer:
@@ -161,12 +163,14 @@ class Streams:
         self._sessions[identity] = session
         if len(self._sessions) > MOST:
             self._sessions.popitem(last=False)
-        return f"{self._gateway.url(request, 'ws')}{scope.prefix}{STREAM}{identity}"
+        return f"{self._gateway.http.url(request, 'ws')}{scope.prefix}{STREAM}{identity}"
 
     async def _passed_on(self, known: Known, request: web.Request) -> web.StreamResponse:
         """Ask the session's server to tell of it or to end it."""
         identity, session, place, consumer = known
-        fields = headers.forth(request.raw_headers, consumer.name, self._gateway.address(request))
+        fields = headers.forth(
+            request.raw_headers, consumer.name, self._gateway.http.address(request)
+        )
         path = f"{SESSIONS}/{identity}"
         message = Message(request.method, path, fields, None, consumer.id)
         async with self._exchange(place, session.target, message) as answer:

@@ -1,0 +1,54 @@
+"""What an application tells of itself: what it is, whether it lives, whether it is ready."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mataserver import MataError, NotFound
+from mataserver_fleet.gateway import callers, matching
+from mataserver_fleet.gateway.answers import json
+
+if TYPE_CHECKING:
+    from aiohttp import web
+
+    from mataserver_fleet.gateway.matching import Scope
+    from mataserver_fleet.gateway.servers import Servers
+    from mataserver_fleet.gateway.snapshot import Snapshot
+
+
+class WrongMethod(MataError):
+    """405: not how this is asked."""
+
+    status = 405
+
+
+class OwnRoutes:
+    """Answers for applications; they are ready where each of their models has a server that is."""
+
+    def __init__(self, servers: Servers) -> None:
+        self._servers = servers
+
+    def answer(self, snapshot: Snapshot, scope: Scope, request: web.Request) -> web.Response:
+        """Answer what an application tells of itself. Raises ``NotFound``, and as ``consumer``."""
+        kind = matching.OWN.get(scope.path)
+        if kind is None:
+            raise NotFound("No such route")
+        callers.check_any(snapshot, scope, request)
+        if request.method != "GET":
+            raise WrongMethod("This is asked by GET")
+        return self._told(kind, scope)
+
+    def _told(self, kind: str, scope: Scope) -> web.Response:
+        if kind == "server":
+            return json({"name": "mataserver", "version": "2", "extensions": []})
+        if kind == "live":
+            return json({"live": True})
+        routes = {id(place.route): place.route for place in scope.places.values()}.values()
+        ready = all(
+            any(
+                self._servers.pick(route.targets, route.path(each.version, "ready")) is not None
+                for each in route.releases
+            )
+            for route in routes
+        )
+        return json({"ready": ready}, 200 if ready else 400)
