@@ -5,6 +5,9 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import platform
+import subprocess
+import sys
 import threading
 import time
 import weakref
@@ -117,3 +120,35 @@ async def test_an_idle_worker_keeps_no_pictures(tmp_path):
     finally:
         await worker.close()
         await engine.close()
+
+
+THRIFTY = """
+import asyncio
+from mataserver.app import thrift
+from mataserver.engines.memory import resident_bytes
+
+async def main():
+    thrift.keep()
+    looking = asyncio.create_task(thrift.give_back(every=0.2))
+    await asyncio.sleep(0)
+    before = resident_bytes()
+    bodies = [b"x" * (1_000_000 + n) for n in range(60)]
+    del bodies
+    kept = resident_bytes() - before
+    while resident_bytes() - before > 20_000_000:
+        await asyncio.sleep(0.01)
+    print(kept)
+    looking.cancel()
+
+thrift.SPARE = 1_000_000
+asyncio.run(main())
+"""
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another library keeps nothing")
+def test_freed_bodies_are_kept_and_given_back():
+    """The next body needs no memory of the kernel, and an idle server becomes small again."""
+    asked = subprocess.run(
+        [sys.executable, "-c", THRIFTY], capture_output=True, text=True, timeout=60, check=True
+    )
+    assert int(asked.stdout) > 50_000_000

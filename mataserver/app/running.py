@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
 
+from mataserver.app import thrift
 from mataserver.app.composition import build
 from mataserver.app.deadline import end_after
 from mataserver.app.reload import Reload
-from mataserver.engines.memory import keep_freed_memory
 from mataserver.errors import MataError
 from mataserver.http import caching, shortcut
 from mataserver.http.backlog import Strangers
@@ -175,7 +175,7 @@ async def run(
     cannot.
     """
     kernel.hide_memory()
-    keep_freed_memory(block_mb=8, total_mb=16)  # bodies and answers; an idle server stays small
+    thrift.keep()
     asked = asyncio.Event()
     loop = asyncio.get_running_loop()
 
@@ -195,9 +195,9 @@ async def run(
         composed.upkeep,
         reread or (lambda: settings),
     )
-    reloads = Tasks("server")
+    tasks = Tasks("server")
     loop.add_signal_handler(
-        signal.SIGHUP, lambda: reloads.spawn(reload.run(), "read the configuration again")
+        signal.SIGHUP, lambda: tasks.spawn(reload.run(), "read the configuration again")
     )
     runner = runner_of(composed)
     await runner.setup()
@@ -206,8 +206,9 @@ async def run(
             port = await listen(runner, composed, settings.host, settings.port)
         except OSError as error:
             raise MataError(_bind_error(settings, error)) from None
+        tasks.spawn(thrift.give_back(), "give freed memory back")
         announce(url_of(settings.host, port), composed)
         await asked.wait()
     finally:
-        await reloads.close()
+        await tasks.close()
         await stop(runner, composed)
