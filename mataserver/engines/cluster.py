@@ -11,26 +11,15 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mataserver.engines import pulse
-from mataserver.engines.placing import (
-    Broken,
-    Joined,
-    JoinRefused,
-    Kill,
-    List,
-    Nodes,
-    NoNode,
-    Placed,
-    SeatEnded,
-    Told,
-)
-from mataserver.engines.work import WorkerDied
-from mataserver.errors import MataError, OutOfMemory, Unavailable
+from mataserver.engines.asked import Asked, fail
+from mataserver.engines.placing import Joined, JoinRefused, Kill, List, Told
+from mataserver.errors import Unavailable
 from mataserver.processes.child import run_process
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.engines.placing import Node, PlaceSeat
+    from mataserver.engines.placing import Node, Placed, PlaceSeat
     from mataserver.processes.child import Child
 
 BROKER = "mataserver.engines.broker"
@@ -57,9 +46,7 @@ class Cluster:
         self._silence = silence
         self._broker = broker
         self._tokens = itertools.count(1)
-        self._placing: dict[int, asyncio.Future[Placed]] = {}
-        self._seats: dict[int, Callable[[str], None]] = {}
-        self._listing: list[asyncio.Future[list[Node]]] = []
+        self._asked = Asked()
         self._child: Child | None = None
         self._joined: asyncio.Future[Joined] | None = None
         self._keeper: asyncio.Task[None] | None = None
@@ -95,19 +82,17 @@ class Cluster:
         room for it in time, and ``WorkerDied`` when it ended before it was there.
         """
         child = await self._reached()
-        future: asyncio.Future[Placed] = asyncio.get_running_loop().create_future()
-        self._placing[place.token] = future
-        self._seats[place.token] = ended
+        placed = self._asked.place(place.token, ended)
         try:
             await child.send(place)
-            return await future
+            return await placed
         except ConnectionError:
             raise Unavailable(AWAY, retry_after=1) from None
         except BaseException:
             self.kill(place.token)
             raise
         finally:
-            self._placing.pop(place.token, None)
+            self._asked.placing.pop(place.token, None)
 
     def token(self) -> int:
         """Return the token of a new seat."""
@@ -115,19 +100,18 @@ class Cluster:
 
     def kill(self, token: int) -> None:
         """End a seat, whatever it does; nobody is told of its end."""
-        if self._seats.pop(token, None) is not None and self._child is not None:
+        if self._asked.seats.pop(token, None) is not None and self._child is not None:
             with contextlib.suppress(ConnectionError):
                 self._child.write(msgspec.json.encode(Kill(token)) + b"\n")
 
     async def nodes(self) -> list[Node]:
         """Return the nodes that live. Raises ``Unavailable``."""
         child = await self._reached()
-        future: asyncio.Future[list[Node]] = asyncio.get_running_loop().create_future()
-        self._listing.append(future)
+        listed = self._asked.nodes()
         try:
             await child.send(List())
             async with asyncio.timeout(self._silence):
-                return await future
+                return await listed
         except (TimeoutError, ConnectionError):
             raise Unavailable(AWAY, retry_after=1) from None
 
@@ -195,7 +179,7 @@ class Cluster:
 
     async def _read(self, messages: Any) -> None:
         async for message in messages:
-            self._on_message(message)
+            self._asked.on_message(message)
 
     async def _watch(self, head: Joined) -> None:
         """Look after the head; return when a new broker is to join, and no seat is lost by it.
@@ -204,7 +188,7 @@ class Cluster:
         comes back may be another cluster's.
         """
         without, pause = 0, self._silence / pulse.LOOKS
-        while not (self._head_lost and not self._seats):
+        while not (self._head_lost and not self._asked.seats):
             await asyncio.sleep(pause)
             sign = await pulse.look(head.host, head.port, pulse.HURRY)
             without = 0 if sign is pulse.Sign.ALIVE else without + 1
@@ -212,33 +196,6 @@ class Cluster:
             pause = pulse.SURE if refused else self._silence / pulse.LOOKS
             if without >= 2:  # a loop that stood still must not be taken for it
                 self._head_lost = True
-
-    def _on_message(self, message: Told) -> None:
-        if isinstance(message, Placed):
-            self._settle(message.token, message)
-        elif isinstance(message, NoNode):
-            self._settle(message.token, OutOfMemory("No node of the Ray cluster has room"))
-        elif isinstance(message, Broken):
-            log.error("a worker could not be started on the cluster: %s", message.how)
-            self._settle(message.token, WorkerDied("The model's worker died as it was started"))
-        elif isinstance(message, SeatEnded):
-            ended = self._seats.pop(message.token, None)
-            if ended is not None:
-                ended(message.how)
-        elif isinstance(message, Nodes):
-            listing, self._listing = self._listing, []
-            for future in listing:
-                if not future.done():
-                    future.set_result(message.nodes)
-
-    def _settle(self, token: int, found: Placed | MataError) -> None:
-        future = self._placing.get(token)
-        if future is None or future.done():
-            return
-        if isinstance(found, MataError):
-            future.set_exception(found)
-        else:
-            future.set_result(found)
 
     def _gone(self) -> bool:
         """Tell whoever waits that the broker is gone; return whether it had joined.
@@ -248,21 +205,13 @@ class Cluster:
         self._child, self._head_lost = None, False
         self.epoch += 1
         error = Unavailable(AWAY, retry_after=1)
-        waiting: list[asyncio.Future[Any]] = [*self._placing.values(), *self._listing]
-        self._listing, seats = [], list(self._seats.values())
         future = self._joined
         joined = future is not None and future.done() and future.exception() is None
         if future is not None:
-            waiting.append(future)
-        for each in waiting:
-            if not each.done():
-                each.set_exception(error)
-                each.exception()  # nobody may be waiting
+            fail(future, error)
         if joined:
             self._joined = asyncio.get_running_loop().create_future()
-        self._seats.clear()
-        for ended in seats:
-            ended("the broker ended")
+        self._asked.end(error)
         return joined
 
 

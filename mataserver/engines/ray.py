@@ -16,21 +16,20 @@ from typing import TYPE_CHECKING
 from mataserver.config.needs import Needs
 from mataserver.engines.cluster import BROKER, Cluster
 from mataserver.engines.errand import begin
+from mataserver.engines.node_watch import NodeWatch
 from mataserver.engines.placing import PlaceSeat
 from mataserver.engines.program import Launch
-from mataserver.engines.pulse import Pulse
+from mataserver.engines.ray_worker import RayWorker
 from mataserver.engines.releases import compare, modules_of
 from mataserver.engines.seat import SECRET_BYTES, WORK
 from mataserver.engines.shipping import Shipping, deliver, relocated
 from mataserver.engines.work import NodeDied
-from mataserver.engines.worker import ProcessWorker
 from mataserver.errors import OutOfMemory, Unavailable
 from mataserver.processes.child import named
 
 if TYPE_CHECKING:
     from collections.abc import (
         AsyncIterator,
-        Awaitable,
         Callable,
         Iterator,
         Mapping,
@@ -40,90 +39,14 @@ if TYPE_CHECKING:
 
     from mataserver.engines.errand import ErrandChild
     from mataserver.engines.placing import Node, Placed
+    from mataserver.engines.pulse import Pulse
     from mataserver.engines.store import Goods
     from mataserver.engines.work import Assignment, Placement
     from mataserver.processes.child import Child
 
-AVOIDED = 30.0
-"""Seconds for which a node that was lost is the last choice: Ray may still believe in it."""
 CONNECT_SECONDS = 10.0
 
 log = logging.getLogger("mataserver.ray")
-
-
-class RayWorker(ProcessWorker):
-    """The server's end of a worker on another node: its memory and its pid are that node's.
-
-    ``is_lost()`` tells, once its connection has ended, whether its node has ended with it.
-    """
-
-    def __init__(
-        self,
-        name: str,
-        patience: float,
-        decode_patience: float,
-        node: Node,
-        is_lost: Callable[[], Awaitable[bool]],
-    ) -> None:
-        super().__init__(name, patience, decode_patience)
-        self.model = name
-        self.node = node
-        self.suspect = False
-        self._doubters: list[Callable[[bool], None]] = []
-        self.on_end(lambda: self.doubt(suspect=False))
-        self._is_lost = is_lost
-        self._judging: asyncio.Task[None] | None = None
-
-    @property
-    def alive(self) -> bool:
-        """Whether it can still answer."""
-        return self._judging is None and super().alive
-
-    @property
-    def pids(self) -> tuple[int, ...]:
-        """None: its process is another machine's."""
-        return ()
-
-    async def memory(self) -> int:
-        """Return what it said that it holds, in bytes."""
-        return self.facts.memory
-
-    def on_suspect(self, callback: Callable[[bool], None]) -> None:
-        """Have ``callback(suspect)`` called when its node falls silent, and when it is known."""
-        self._doubters.append(callback)
-        if self.suspect:
-            callback(self.suspect)
-
-    def doubt(self, *, suspect: bool) -> None:
-        """Note whether its node is silent."""
-        if suspect != self.suspect:
-            self.suspect = suspect
-            for callback in self._doubters:
-                callback(suspect)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        """Find out whether the node ended too, then answer everything that is pending."""
-        if self._life.ended or (self._judging is not None and not self._life.stopping):
-            return
-        if self._life.stopping or self._life.parting is not None:
-            super().connection_lost(exc)
-        else:
-            self._judging = asyncio.get_running_loop().create_task(self._judge())
-
-    def node_lost(self, reason: str) -> None:
-        """End a worker whose node is lost; its jobs can go to another one."""
-        if not self._life.ended:
-            self._life.excuse(NodeDied())
-            self.kill(reason)
-
-    async def _judge(self) -> None:
-        lost = await self._is_lost()
-        if self._life.ended:
-            return
-        if lost:
-            self._life.excuse(NodeDied())
-            self._life.reason = "its node ended"
-        super().connection_lost(None)
 
 
 class RayEngine:
@@ -143,9 +66,7 @@ class RayEngine:
     ) -> None:
         self.cluster = Cluster(address, silence, broker)
         self._room = room
-        self._silence = silence
-        self._pulses: dict[str, Pulse] = {}
-        self._avoided: dict[str, float] = {}
+        self._watch = NodeWatch(silence)
         self._workers: set[RayWorker] = set()
         self._shipping = Shipping()
 
@@ -185,8 +106,7 @@ class RayEngine:
 
     async def close(self) -> None:
         """Leave the cluster, and end what is still on it."""
-        for watched in self._pulses.values():
-            watched.stop()
+        self._watch.stop()
         await self.cluster.close()
 
     @contextlib.asynccontextmanager
@@ -215,7 +135,7 @@ class RayEngine:
             compare(placed.node.name, placed.versions, what[1:2] * (what[0] != "program"))
             given = Launch([*what, *arguments], dict(environment or {}), nice, threads)
             child = await self._begin(placed, secret, given, log)
-            watched = self._pulse(placed.node)
+            watched = self._watch.pulse(placed.node)
             watched.add(child)
             try:
                 yield child
@@ -261,7 +181,7 @@ class RayEngine:
         try:
             compare(placed.node.name, placed.versions, modules_of(assignment))
             paths = await deliver(name, goods, placed, secret)
-            watched, epoch = self._pulse(placed.node), self.cluster.epoch
+            watched, epoch = self._watch.pulse(placed.node), self.cluster.epoch
             worker = RayWorker(
                 name,
                 assignment.patience,
@@ -270,7 +190,7 @@ class RayEngine:
                 lambda: self._is_lost(placed.node, watched, epoch),
             )
             workers.append(worker)
-            await self._connect(worker, placed, secret)
+            await _connect(worker, placed, secret)
         except BaseException:
             self.cluster.kill(token)
             raise
@@ -296,8 +216,6 @@ class RayEngine:
         secret: bytes,
         goods: list[Goods],
     ) -> PlaceSeat:
-        now = asyncio.get_running_loop().time()
-        self._avoided = {node: until for node, until in self._avoided.items() if until > now}
         return PlaceSeat(
             token,
             self._room,
@@ -306,7 +224,7 @@ class RayEngine:
             int(needs.memory_mb * 1e6),
             dict(needs.labels),
             {"OPENBLAS_NUM_THREADS": "1", **environment},
-            list(self._avoided),
+            self._watch.avoided(),
             secret.hex(),
             goods,
         )
@@ -318,38 +236,23 @@ class RayEngine:
             wanted = ", ".join(_wants(place))
             raise OutOfMemory(f"No node of the Ray cluster has room for {wanted}") from None
 
-    async def _connect(self, worker: RayWorker, placed: Placed, secret: bytes) -> None:
-        loop = asyncio.get_running_loop()
-        try:
-            async with asyncio.timeout(CONNECT_SECONDS):
-                transport, _ = await loop.create_connection(
-                    lambda: worker, placed.host, placed.port
-                )
-        except (OSError, TimeoutError):
-            log.error("the node %s cannot be reached", placed.node.name)  # noqa: TRY400 - told as it is
-            raise Unavailable("The node of the model cannot be reached", retry_after=1) from None
-        transport.write(secret + WORK)
-
-    def _pulse(self, node: Node) -> Pulse:
-        """Return what watches a node."""
-        for each in [key for key, watched in self._pulses.items() if watched.idle]:
-            del self._pulses[each]
-        if node.id not in self._pulses:
-            self._pulses[node.id] = Pulse(
-                node.host, node.port, self._silence, lambda: self._avoid(node)
-            )
-        return self._pulses[node.id]
-
-    def _avoid(self, node: Node) -> None:
-        log.error("the node %s is lost", node.name)
-        self._avoided[node.id] = asyncio.get_running_loop().time() + AVOIDED
-
     async def _is_lost(self, node: Node, watched: Pulse, epoch: int) -> bool:
         """Tell whether a worker was lost with its node, or with the broker that had placed it."""
         if self.cluster.epoch == epoch and await watched.is_lost():
-            self._avoid(node)
+            self._watch.avoid(node)
             return True
         return self.cluster.epoch != epoch
+
+
+async def _connect(worker: RayWorker, placed: Placed, secret: bytes) -> None:
+    loop = asyncio.get_running_loop()
+    try:
+        async with asyncio.timeout(CONNECT_SECONDS):
+            transport, _ = await loop.create_connection(lambda: worker, placed.host, placed.port)
+    except (OSError, TimeoutError):
+        log.error("the node %s cannot be reached", placed.node.name)  # noqa: TRY400 - told as it is
+        raise Unavailable("The node of the model cannot be reached", retry_after=1) from None
+    transport.write(secret + WORK)
 
 
 def _wants(place: PlaceSeat) -> Iterator[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import errno
 import io
 import logging
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,18 +11,17 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import aiohttp
 import msgspec
 from aiohttp import hdrs, web
-from yarl import URL
 
 from mataserver.errors import NotFound, Unavailable
 from mataserver.frontends.held import EVERY
 from mataserver.frontends.vouching import HEADER
 from mataserver.http import auth, codec, joining, proxies, shown
+from mataserver.http.other_frontends import AWAY, GONE, OtherFrontends, away, url_of
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Mapping
+    from collections.abc import Mapping
 
     from mataserver.contract.routes import Route
-    from mataserver.errors import MataError
     from mataserver.frontends.roll import Listed, Roll
     from mataserver.frontends.vouching import Voucher
     from mataserver.http.budget import Budget
@@ -34,16 +32,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 
-CONNECT_SECONDS = 3.0
 ANSWER_SECONDS = 5.0
 """How long a front-end may take to tell what it holds."""
-WATCH = 0.5
-"""Seconds between two looks at whether a front-end that owes an answer lives."""
 WHOLE = 1_000_000
 """Bytes of an answer that is read before it is sent on."""
 NO_SESSION, TRY_AGAIN = 4004, 1013
-_SENT = ("Accept", "Content-Type", "If-Match", "If-None-Match", "Last-Event-ID", "Range")
-"""Headers that are sent on. Credentials are not: we vouch for whoever showed them."""
 _KEPT_BACK = frozenset(
     {
         *("connection", "keep-alive", "transfer-encoding", "upgrade", "date", "server"),
@@ -58,7 +51,7 @@ log = logging.getLogger("mataserver.frontends")
 class Elsewhere:
     """Asks the front-end that holds what a request names.
 
-    ``voucher`` and the connections are there between ``open`` and ``close``.
+    The others are asked between ``open`` and ``close``.
     """
 
     def __init__(
@@ -73,39 +66,31 @@ class Elsewhere:
         trust_proxy: bool,
     ) -> None:
         self.roll = roll
-        self.voucher: Voucher | None = None
+        self._others = OtherFrontends(roll, trust_proxy=trust_proxy)
         self._table = table
         self._budget = budget
         self._sockets = sockets
         self._metrics = metrics
         self._unread_timeout = unread_timeout
-        self._trust_proxy = trust_proxy
-        self._client: aiohttp.ClientSession | None = None
 
     def open(self, voucher: Voucher) -> None:
         """Take words, and give them."""
-        self.voucher = voucher
-        self._client = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0),
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
-        )
+        self._others.open(voucher)
 
     async def close(self) -> None:
         """Close the connections."""
-        if self._client is not None:
-            await self._client.close()
+        await self._others.close()
 
     def vouched(self, request: web.Request, route: Route) -> Principal | None:
         """Return who asks by another front-end's word; None where there is none.
 
         Raises ``Distrusted``.
         """
-        if not route.held or self.voucher is None or HEADER not in request.headers:
+        voucher = self._others.voucher
+        if not route.held or voucher is None or HEADER not in request.headers:
             return None
         path = request.rel_url.raw_path_qs
-        principal = self.voucher.take(request.headers[HEADER], request.method, path)
+        principal = voucher.take(request.headers[HEADER], request.method, path)
         request[proxies.RELAYED] = True
         return principal
 
@@ -146,11 +131,11 @@ class Elsewhere:
     async def _told(self, request: web.Request, other: Listed, kind: Any) -> Any:
         """Return what one of them answers; None for one that is no more, or has no such route."""
         path, principal = request.rel_url.raw_path_qs, auth.caller(request)
-        headers = self._headers(request, principal, path)
+        headers = self._others.headers(request, principal, path)
         try:
             async with (
                 asyncio.timeout(ANSWER_SECONDS),
-                self._session.get(_url(other, path), headers=headers) as answer,
+                self._others.session.get(url_of(other, path), headers=headers) as answer,
             ):
                 if answer.status == NotFound.status:  # it has not the plugin, and so holds nothing
                     return None
@@ -158,34 +143,34 @@ class Elsewhere:
                     raise Unavailable("A front-end does not tell what it holds", retry_after=1)
                 return msgspec.json.decode(await answer.read(), type=kind)
         except (TimeoutError, aiohttp.ClientError, msgspec.DecodeError) as error:
-            if self._gone(other, error):
+            if self._others.is_gone(other, error):
                 return None
-            raise _away(other, error) from None
+            raise away(other, error) from None
 
     async def _asked(
         self, request: web.Request, holder: Listed, principal: Principal
     ) -> web.StreamResponse:
         path = request.rel_url.raw_path_qs
-        headers = self._headers(request, principal, path)
+        headers = self._others.headers(request, principal, path)
         async with contextlib.AsyncExitStack() as stack:
             body = codec.body(request, self._budget, self._table.limits(request))
             data = await stack.enter_async_context(body) if request.can_read_body else None
-            asking = self._session.request(
+            asking = self._others.session.request(
                 request.method,
-                _url(holder, path),
+                url_of(holder, path),
                 headers=headers,
                 data=None if data is None else io.BytesIO(data),  # bytes would go at once
                 allow_redirects=False,
             )
             try:
-                answer = await self._while_alive(holder, stack.enter_async_context(asking))
+                answer = await self._others.while_alive(holder, stack.enter_async_context(asking))
                 if _is_whole(request, answer):
-                    whole = await self._while_alive(holder, answer.read())
+                    whole = await self._others.while_alive(holder, answer.read())
                     return web.Response(body=whole, status=answer.status, headers=_kept(answer))
             except aiohttp.ClientError as error:
-                raise self._refusal(holder, error) from None
+                raise self._others.refusal(holder, error) from None
             if answer.status == auth.Unauthorized.status:  # of us, and not of who asks
-                raise _away(holder, await answer.text())
+                raise away(holder, await answer.text())
             return await self._passed_on(request, holder, answer)
 
     async def _passed_on(
@@ -195,7 +180,7 @@ class Elsewhere:
         response = web.StreamResponse(status=answer.status, headers=_kept(answer))
         await response.prepare(request)
         try:
-            while chunk := await self._while_alive(holder, answer.content.readany()):
+            while chunk := await self._others.while_alive(holder, answer.content.readany()):
                 async with asyncio.timeout(self._unread_timeout):
                     await response.write(chunk)
         except (aiohttp.ClientError, NotFound, TimeoutError) as error:
@@ -211,9 +196,9 @@ class Elsewhere:
         self._metrics.relayed.add("socket")
         path = request.rel_url.raw_path  # without a ``?token=``
         offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "")
-        headers = self._headers(request, principal, path)
-        connecting = self._session.ws_connect(
-            _url(holder, path),
+        headers = self._others.headers(request, principal, path)
+        connecting = self._others.session.ws_connect(
+            url_of(holder, path),
             headers=headers,
             protocols=[each.strip() for each in offered.split(",") if each.strip()],
             autoping=False,
@@ -222,9 +207,9 @@ class Elsewhere:
             max_msg_size=0,
         )
         try:
-            far = await self._while_alive(holder, connecting)
+            far = await self._others.while_alive(holder, connecting)
         except (aiohttp.ClientError, NotFound) as error:
-            gone = isinstance(error, NotFound) or self._gone(holder, error)
+            gone = isinstance(error, NotFound) or self._others.is_gone(holder, error)
             code = NO_SESSION if gone else TRY_AGAIN
             async with self._sockets.relay(request) as near:
                 await joining.end(near, code, GONE if gone else AWAY)
@@ -232,54 +217,8 @@ class Elsewhere:
         chosen = [far.protocol] if far.protocol else []
         async with far, self._sockets.relay(request, chosen) as near:
             with contextlib.suppress(NotFound):  # it has been closed as going away
-                await self._while_alive(holder, joining.join(near, far))
+                await self._others.while_alive(holder, joining.join(near, far))
             return near
-
-    def _headers(self, request: web.Request, principal: Principal, path: str) -> dict[str, str]:
-        if self.voucher is None:
-            raise Unavailable("The server has not joined the other front-ends yet", retry_after=1)
-        given = {name: request.headers[name] for name in _SENT if name in request.headers}
-        given["Accept-Encoding"] = "identity"
-        given |= proxies.sent_on(request, trusted=self._trust_proxy)
-        given[HEADER] = self.voucher.give(principal, request.method, path)
-        return given
-
-    @property
-    def _session(self) -> aiohttp.ClientSession:
-        if self._client is None:
-            raise Unavailable("The server has not joined the other front-ends yet", retry_after=1)
-        return self._client
-
-    async def _while_alive(self, holder: Listed, work: Awaitable[T]) -> T:
-        """Return what ``work`` gives. Raises ``NotFound`` when the front-end falls silent first."""
-        task = asyncio.ensure_future(work)
-        try:
-            while not task.done():
-                await asyncio.wait({task}, timeout=WATCH)
-                if not task.done() and self.roll.silent(holder):
-                    raise NotFound(f"Session not found: {GONE}")
-            return task.result()
-        finally:
-            if not task.done():
-                task.cancel()
-                await asyncio.wait({task})
-
-    def _refusal(self, holder: Listed, error: Exception) -> MataError:
-        """Return what is told of a front-end that could not be asked."""
-        if self._gone(holder, error):
-            return NotFound(f"Session not found: {GONE}")
-        return _away(holder, error)
-
-    def _gone(self, holder: Listed, error: Exception) -> bool:
-        """Whether a front-end that could not be asked is no more."""
-        refused = isinstance(error, aiohttp.ClientConnectorError) and (
-            error.os_error.errno == errno.ECONNREFUSED
-        )
-        return refused or self.roll.silent(holder)
-
-
-GONE = "the server that held it is gone"
-AWAY = "The server that holds it cannot be reached now"
 
 
 def _is_whole(request: web.Request, answer: aiohttp.ClientResponse) -> bool:
@@ -287,15 +226,6 @@ def _is_whole(request: web.Request, answer: aiohttp.ClientResponse) -> bool:
     if answer.status in {204, 304, auth.Unauthorized.status} or request.method == hdrs.METH_HEAD:
         return answer.status != auth.Unauthorized.status
     return answer.content_length is not None and answer.content_length <= WHOLE
-
-
-def _away(holder: Listed, error: object) -> Unavailable:
-    log.warning("the front-end at %s cannot be asked: %s", holder.entry.address, error)
-    return Unavailable(AWAY, retry_after=1)
-
-
-def _url(other: Listed, path: str) -> URL:
-    return URL(other.entry.address + path, encoded=True)
 
 
 def _kept(answer: aiohttp.ClientResponse) -> Mapping[str, str]:

@@ -1,0 +1,89 @@
+"""The server's end of a worker on a node of a cluster."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from mataserver.engines.work import NodeDied
+from mataserver.engines.worker import ProcessWorker
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from mataserver.engines.placing import Node
+
+
+class RayWorker(ProcessWorker):
+    """The server's end of a worker on another node: its memory and its pid are that node's.
+
+    ``is_lost()`` tells, once its connection has ended, whether its node has ended with it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        patience: float,
+        decode_patience: float,
+        node: Node,
+        is_lost: Callable[[], Awaitable[bool]],
+    ) -> None:
+        super().__init__(name, patience, decode_patience)
+        self.model = name
+        self.node = node
+        self.suspect = False
+        self._doubters: list[Callable[[bool], None]] = []
+        self.on_end(lambda: self.doubt(suspect=False))
+        self._is_lost = is_lost
+        self._judging: asyncio.Task[None] | None = None
+
+    @property
+    def alive(self) -> bool:
+        """Whether it can still answer."""
+        return self._judging is None and super().alive
+
+    @property
+    def pids(self) -> tuple[int, ...]:
+        """None: its process is another machine's."""
+        return ()
+
+    async def memory(self) -> int:
+        """Return what it said that it holds, in bytes."""
+        return self.facts.memory
+
+    def on_suspect(self, callback: Callable[[bool], None]) -> None:
+        """Have ``callback(suspect)`` called when its node falls silent, and when it is known."""
+        self._doubters.append(callback)
+        if self.suspect:
+            callback(self.suspect)
+
+    def doubt(self, *, suspect: bool) -> None:
+        """Note whether its node is silent."""
+        if suspect != self.suspect:
+            self.suspect = suspect
+            for callback in self._doubters:
+                callback(suspect)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Find out whether the node ended too, then answer everything that is pending."""
+        if self._life.ended or (self._judging is not None and not self._life.stopping):
+            return
+        if self._life.stopping or self._life.parting is not None:
+            super().connection_lost(exc)
+        else:
+            self._judging = asyncio.get_running_loop().create_task(self._judge())
+
+    def node_lost(self, reason: str) -> None:
+        """End a worker whose node is lost; its jobs can go to another one."""
+        if not self._life.ended:
+            self._life.excuse(NodeDied())
+            self.kill(reason)
+
+    async def _judge(self) -> None:
+        lost = await self._is_lost()
+        if self._life.ended:
+            return
+        if lost:
+            self._life.excuse(NodeDied())
+            self._life.reason = "its node ended"
+        super().connection_lost(None)

@@ -1,0 +1,118 @@
+"""The other front-ends as they are asked: in whose name, and for how long one is waited for."""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import logging
+from typing import TYPE_CHECKING, TypeVar
+
+import aiohttp
+from yarl import URL
+
+from mataserver.errors import NotFound, Unavailable
+from mataserver.frontends.vouching import HEADER
+from mataserver.http import proxies
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
+    from aiohttp import web
+
+    from mataserver.errors import MataError
+    from mataserver.frontends.roll import Listed, Roll
+    from mataserver.frontends.vouching import Voucher
+    from mataserver.principals import Principal
+
+T = TypeVar("T")
+
+CONNECT_SECONDS = 3.0
+WATCH = 0.5
+"""Seconds between two looks at whether a front-end that owes an answer lives."""
+_SENT = ("Accept", "Content-Type", "If-Match", "If-None-Match", "Last-Event-ID", "Range")
+"""Headers that are sent on. Credentials are not: we vouch for whoever showed them."""
+
+GONE = "the server that held it is gone"
+AWAY = "The server that holds it cannot be reached now"
+
+log = logging.getLogger("mataserver.frontends")
+
+
+class OtherFrontends:
+    """Asks other front-ends. ``voucher`` and the connections are there while it is open."""
+
+    def __init__(self, roll: Roll, *, trust_proxy: bool) -> None:
+        self.voucher: Voucher | None = None
+        self._roll = roll
+        self._trust_proxy = trust_proxy
+        self._client: aiohttp.ClientSession | None = None
+
+    def open(self, voucher: Voucher) -> None:
+        """Take words, and give them."""
+        self.voucher = voucher
+        self._client = aiohttp.ClientSession(
+            connector=aiohttp.TCPConnector(limit=0),
+            auto_decompress=False,
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
+        )
+
+    async def close(self) -> None:
+        """Close the connections."""
+        if self._client is not None:
+            await self._client.close()
+
+    def headers(self, request: web.Request, principal: Principal, path: str) -> dict[str, str]:
+        """Return what is sent with a request for ``path``, in the name of who asks here."""
+        if self.voucher is None:
+            raise Unavailable("The server has not joined the other front-ends yet", retry_after=1)
+        given = {name: request.headers[name] for name in _SENT if name in request.headers}
+        given["Accept-Encoding"] = "identity"
+        given |= proxies.sent_on(request, trusted=self._trust_proxy)
+        given[HEADER] = self.voucher.give(principal, request.method, path)
+        return given
+
+    @property
+    def session(self) -> aiohttp.ClientSession:
+        """The connections. Raises ``Unavailable`` before they are there."""
+        if self._client is None:
+            raise Unavailable("The server has not joined the other front-ends yet", retry_after=1)
+        return self._client
+
+    async def while_alive(self, holder: Listed, work: Awaitable[T]) -> T:
+        """Return what ``work`` gives. Raises ``NotFound`` when the front-end falls silent first."""
+        task = asyncio.ensure_future(work)
+        try:
+            while not task.done():
+                await asyncio.wait({task}, timeout=WATCH)
+                if not task.done() and self._roll.silent(holder):
+                    raise NotFound(f"Session not found: {GONE}")
+            return task.result()
+        finally:
+            if not task.done():
+                task.cancel()
+                await asyncio.wait({task})
+
+    def refusal(self, holder: Listed, error: Exception) -> MataError:
+        """Return what is told of a front-end that could not be asked."""
+        if self.is_gone(holder, error):
+            return NotFound(f"Session not found: {GONE}")
+        return away(holder, error)
+
+    def is_gone(self, holder: Listed, error: Exception) -> bool:
+        """Whether a front-end that could not be asked is no more."""
+        refused = isinstance(error, aiohttp.ClientConnectorError) and (
+            error.os_error.errno == errno.ECONNREFUSED
+        )
+        return refused or self._roll.silent(holder)
+
+
+def away(holder: Listed, error: object) -> Unavailable:
+    """Return what is told of a front-end that lives and does not answer."""
+    log.warning("the front-end at %s cannot be asked: %s", holder.entry.address, error)
+    return Unavailable(AWAY, retry_after=1)
+
+
+def url_of(other: Listed, path: str) -> URL:
+    """Return where a front-end is asked for a path."""
+    return URL(other.entry.address + path, encoded=True)
