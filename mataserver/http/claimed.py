@@ -78,8 +78,12 @@ class ClaimedHit(Hit):
             self._task = self._conversation.spawn(self._respond(None))
             return
         self._withdraw = None
-        if not self._leave_plain(found):
-            self._unfinished = _Found(found)
+        try:
+            left, unsent = self._leave_plain(found), _Found(found)
+        except Exception as error:  # nobody else would answer
+            left, unsent = False, _Found(error)
+        if not left:
+            self._unfinished = unsent
             self._task = self._conversation.spawn(self._respond(None))
             return
         self._pieces = []

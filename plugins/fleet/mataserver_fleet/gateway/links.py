@@ -149,7 +149,8 @@ class Link(asyncio.Protocol):
     @property
     def usable(self) -> bool:
         """Whether it can carry a request."""
-        return self._lost is None and self._transport is not None
+        transport = self._transport
+        return self._lost is None and transport is not None and not transport.is_closing()
 
     @property
     def reusable(self) -> bool:

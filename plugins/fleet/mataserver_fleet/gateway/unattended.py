@@ -169,11 +169,12 @@ class _Attempt:
         link, body = self._link, self._message.body
         assert link is not None  # noqa: S101 - for the type checker: it is new
         assert isinstance(body, Whole)  # noqa: S101 - for the type checker
+        head = self._message.head(self._pin.target)
         self._deadline = self._until = self._loop.time() + seconds
         self._timer = self._loop.call_at(self._deadline, self._hand_over)
         self._server.begin(self if movable else None)
         transport = link.begin()
-        transport.writelines((self._message.head(self._pin.target), *body.pieces))
+        transport.writelines((head, *body.pieces))
         link.sent()
         link.listen(self._look)
 
