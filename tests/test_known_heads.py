@@ -482,6 +482,47 @@ async def test_a_request_without_room_is_asked_for_once(data_dir, plugin):
         assert (found[0], hits, service.asked) == (503, 0, 1)
 
 
+async def test_a_large_request_without_room_is_asked_for_once(data_dir, plugin):
+    """There may be room for what is here of it, and none for the rest."""
+    points = (testing.FAKE, plugin(OWNERS))
+    settings = {"entry_points": points, "max_inflight_mb": 1, "max_body_mb": 1}
+    async with warm_peer(data_dir, **settings) as (served, peer):
+        await peer.warm(THEIRS)
+        service, held = served.service("lab"), served.composed.budget
+        share = held.limit - 150_000
+        large = re.sub(rb"(?<=Content-Length: )\d+", b"900000", THEIRS[: -len(PICTURE)])
+        large += bytes(900_000)
+        service.asked = 0
+        held.taken += share
+        found, hits = await peer.hits(large[:100_000], large[100_000:])
+        held.taken -= share
+        assert (found[0], hits, service.asked) == (503, 0, 1)
+
+
+@pytest.mark.parametrize("less", [{"scopes": frozenset()}, {"background": True}])
+async def test_who_may_less_is_asked_for_twice_at_most_once(data_dir, plugin, less):
+    """A head whose key does not do any more is forgotten, as long as it does not."""
+    async with owned_peer(data_dir, plugin) as (service, peer):
+        service.owner = dataclasses.replace(service.owner, **less)
+        await peer.ask(THEIRS)
+        service.asked = 0
+        for count in range(1, 4):
+            assert (await peer.hits(THEIRS))[1] == 0
+            assert service.asked == count
+
+
+async def test_early_bytes_count_as_in_flight(peer):
+    """What a client sends behind a request that is answered lies in memory, too."""
+    await peer.warm(SLOWLY)
+    peer.writer.write(SLOWLY)
+    await until(lambda: peer.lifecycle.active == 1, LONG)
+    peer.writer.write(ASKED * 20)
+    await until(lambda: peer.budget.taken >= len(PICTURE) + 20 * len(ASKED), LONG)
+    for _ in range(21):
+        assert (await peer.read())[0] == 200
+    assert peer.budget.taken == 0
+
+
 async def test_what_nobody_foresaw_is_answered(data_dir, monkeypatch):
     """A fault in what makes the answer of a worker's words is a 500, and the next one is served."""
     async with warm_peer(data_dir) as (_, peer):
@@ -501,16 +542,19 @@ async def test_what_nobody_foresaw_is_answered(data_dir, monkeypatch):
 async def test_a_service_revokes_at_once(data_dir, plugin):
     """Whom it knows no more, refuses, lets do less or lets wait is not answered by a known head."""
     async with owned_peer(data_dir, plugin) as (service, peer):
-        theirs, service.owner = service.owner, None
-        assert await told_by(peer) == (403, 0)
-        service.owner, service.refusal = theirs, MataError("too often", status=429)
-        assert await told_by(peer) == (429, 0)
-        service.owner, service.refusal = dataclasses.replace(theirs, scopes=frozenset()), None
-        assert await told_by(peer) == (403, 0)
-        service.owner = dataclasses.replace(theirs, background=True)
-        assert await told_by(peer) == (200, 0)
-        service.owner = theirs
-        assert await told_by(peer) == (200, 1)
+        theirs, refused = service.owner, MataError("too often", status=429)
+        less, later = ({"scopes": frozenset()}, {"background": True})
+        for owner, refusal, status in (
+            (None, None, 403),
+            (theirs, refused, 429),
+            (dataclasses.replace(theirs, **less), None, 403),
+            (dataclasses.replace(theirs, **later), None, 200),
+        ):
+            service.owner, service.refusal = owner, refusal
+            assert await told_by(peer) == (status, 0)
+            service.owner, service.refusal = theirs, None
+            assert await told_by(peer) == (200, 0)  # it was forgotten
+            assert await told_by(peer) == (200, 1)
 
 
 async def told_by(peer):

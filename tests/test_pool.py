@@ -437,6 +437,22 @@ async def test_jobs_that_only_waited_go_to_the_next_worker(rig):
     assert all(isinstance(outcome, tuple) for outcome in outcomes[2:])
 
 
+async def test_what_cannot_be_noted_is_told_and_holds_nothing(rig, monkeypatch):
+    """A fault in what is noted of a job that was begun leaves nobody waiting, and nothing held."""
+    await rig.touch("a")
+    plan, told = rig.pool._residency.slots["a", "detect"].plan, []
+
+    def fail(*_):
+        raise RuntimeError
+
+    monkeypatch.setattr("mataserver.serving.dispatch.Dispatch.note", fail)
+    assert rig.pool.begin(plan, JOB, lambda *found: told.append(found)) is not None
+    await until(lambda: told)
+    assert isinstance(told[0][0], Outcome)
+    assert rig.pool._residency.slots["a", "detect"].holders == 0
+    assert not rig.pool._dispatch._background._others
+
+
 async def test_deaths_in_a_row_back_off_and_a_success_forgives(rig):
     """From the third death in a row the next load waits; time passing or a success ends that."""
     for _ in range(3):

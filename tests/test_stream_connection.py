@@ -235,6 +235,34 @@ async def test_a_frame_that_a_ready_model_lost_goes_to_the_next_worker(parts, lo
     assert (parts.pool.count, parts.budget.taken) == (1, 0)
 
 
+@pytest.mark.parametrize("how", ["lost", "unloaded"])
+async def test_no_newer_frame_comes_before_one_that_waits_for_the_model(parts, how):
+    """It may keep the state of its sessions once it is there, though the one before did not."""
+    prompt, quick = Prompt(parts), Outcome(b'{"detections":[]}', Timing(infer=1.0))
+    running = asyncio.create_task(parts.connection.run())
+    await received(parts)
+    prompt.takes[0](quick, 0.0)
+    await settled()
+    ponged(parts)
+    if how == "lost":
+        await received(parts)
+        prompt.takes[1](Displaced(), 0.0)
+    else:
+        parts.pool.begin, parts.pool.keeps_state = lambda *_: None, True
+        await received(parts)
+    await settled()
+    parts.pool.begin = prompt.begin  # it is ready, and whoever waited for that has not gone on yet
+    given = len(prompt.takes)
+    await received(parts)
+    assert (parts.pool.count, len(prompt.takes)) == (1, given)
+    parts.pool.ready.set()
+    await settled()
+    assert len(prompt.takes) == given + 1
+    parts.connection.request_close(1000, "enough")
+    assert await running == (1000, "enough")
+    assert [each["frame_id"] for each in answers(parts.socket)] == [0, 1]
+
+
 async def test_a_frame_of_a_ready_model_is_taken_back_at_the_end(parts):
     """Nobody waits for it; what is told of it later changes nothing."""
     prompt = Prompt(parts)

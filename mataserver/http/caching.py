@@ -123,7 +123,7 @@ class CachingConversation(Conversation):
         if is_idle and size and not digits.startswith(b"0") and len(data) - end <= size:
             key = data[:at] + data[at + len(digits) : end]
             known = self._heads.find(key, size)
-            if known is not None and self._take(known, data, end, size):
+            if known is not None and self._take(key, known, data, end, size):
                 return True
             self._head = key
         # A length of its own is the third of what makes an end unsure only where it is not read.
@@ -143,19 +143,21 @@ class CachingConversation(Conversation):
         if left < 0:
             self._head = None
 
-    def _take(self, known: KnownRoute | KnownClaim, data: bytes, end: int, size: int) -> bool:
+    def _take(
+        self, key: bytes, known: KnownRoute | KnownClaim, data: bytes, end: int, size: int
+    ) -> bool:
         """Answer a request whose head is known.
 
-        False where there is no room for what is here of it, or whoever sends it may not ask.
+        False where there is no room for its body, or whoever sends it may not ask.
         """
         share = self._budget()
         try:
-            share.take(len(data) - end)
+            share.check(size)  # amid a body it would be too late: whoever asks is counted by then
         except Unavailable:
             return False
-        if not self._heads.admits(known):
-            share.give_back()
+        if not self._heads.admits(key, known):
             return False
+        share.hold(len(data) - end)
         self._heads.hits += 1
         self.is_strangers = False
         kind = Hit if isinstance(known, KnownRoute) else known.claim.hit

@@ -23,7 +23,8 @@ from mataserver.http.routing import CLAIMED
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from mataserver.contract.web import RepeatedClaim, Share, Unfinished
+    from mataserver.contract.web import RepeatedClaim, Unfinished
+    from mataserver.http.backlog import Portion
     from mataserver.http.heads import KnownClaim
     from mataserver.http.middleware import Edge
 
@@ -50,7 +51,7 @@ class ClaimedHit(Hit):
     __slots__ = ("_request", "_responder", "_unfinished")
 
     def __init__(
-        self, conversation: CachingConversation, edge: Edge, known: KnownClaim, share: Share
+        self, conversation: CachingConversation, edge: Edge, known: KnownClaim, share: Portion
     ) -> None:
         super().__init__(conversation, edge, known, share)
         self._responder = known.claim.repeat.responder()

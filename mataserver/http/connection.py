@@ -157,7 +157,7 @@ class Connection(Channel):
         self._taken.append(taken)
         self._idle.clear()
         if self._session.stream or not self._begin(frame.image, taken):
-            self._spawn(self._infer(frame.image, taken))
+            self._wait_for(frame.image, taken)
 
     def _has_read(self) -> None:
         self._feed()
@@ -177,7 +177,8 @@ class Connection(Channel):
         """Take what came of such a frame; an answer comes in whatever context the worker's does."""
         taken.withdraw = None
         if isinstance(found, (Displaced, NotDispatchedError)) and not self._closing.done():
-            self._spawn(self._infer(image, taken))
+            self._at_once = 1
+            self._wait_for(image, taken)
             return
         if not isinstance(found, MataError):
             self._pace(found, waited)
@@ -185,6 +186,16 @@ class Connection(Channel):
         taken.share.give_back()
         self._found.set()
         self._feed()
+
+    def _wait_for(self, image: bytes, taken: Taken) -> None:
+        """Have a frame wait until the model is ready, and no newer one wait with it.
+
+        It may be another model by then, which keeps the state of its sessions: such a frame would
+        come before this one.
+        """
+        if self._session.stateful:  # or not loaded
+            self._at_once = 1
+        self._spawn(self._infer(image, taken))
 
     async def _infer(self, image: bytes, taken: Taken) -> None:
         """Infer a frame; what is found is told meanwhile, and the next one may begin."""

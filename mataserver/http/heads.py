@@ -176,16 +176,19 @@ class HeadCache:
         repeat = known.claim.repeat if isinstance(known, KnownClaim) else known.repeat
         return known if repeat.is_current() else None
 
-    def admits(self, known: KnownRoute | KnownClaim) -> bool:
-        """Whether whoever sends a known head may still ask that.
+    def admits(self, head: bytes, known: KnownRoute | KnownClaim) -> bool:
+        """Whether whoever sends a known head may still ask that; if not, it is known no more.
 
-        To be asked last: a service counts it as a request, and one that then went the long way
-        would be counted twice. A service judges itself what it claimed.
+        To be asked last: a service counts it as a request, and one that then goes the long way
+        is counted twice. A service judges itself what it claimed.
         """
         if isinstance(known, KnownClaim):
             return True
         principal = self.edge.gate.owner(known.key)
-        return principal is not None and principal.may(known.route.needs)
+        if principal is not None and principal.may(known.route.needs):
+            return True
+        self._forget(head)
+        return False
 
     def learn(self, head: bytes, request: web.Request, repeat: Repeat) -> None:
         """Know a head from now on, unless more than the head decides about such a request."""
@@ -203,6 +206,8 @@ class HeadCache:
         if limits.idle:
             return
         principal = request.get(PRINCIPAL)
+        if principal is not None and principal.background:  # which is noted on the long way alone
+            return
         owner = "" if principal is None else principal.id
         of = self._of(request, owner, limits.size, limits.seconds)
         self._note(head, KnownRoute(*of, route, key, repeat))

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.contract.handles import Encoded
-    from mataserver.contract.web import Share
+    from mataserver.http.backlog import Portion
     from mataserver.http.heads import Known, Talk
     from mataserver.http.middleware import Edge
 
@@ -125,7 +125,7 @@ class Hit(Leaving):
         "_timer", "_withdraw",
     )  # fmt: skip
 
-    def __init__(self, conversation: Talk, edge: Edge, known: Known, share: Share) -> None:
+    def __init__(self, conversation: Talk, edge: Edge, known: Known, share: Portion) -> None:
         super().__init__(conversation, edge, known)
         self._share = share
         self._loop = asyncio.get_running_loop()
@@ -180,6 +180,7 @@ class Hit(Leaving):
     def _wait_with(self, data: bytes) -> None:
         """Keep what belongs to the next request; read on while that is little."""
         self._early += data
+        self._share.hold(len(data))
         transport = self._conversation.transport
         if len(self._early) > EARLY and transport is not None:
             transport.pause_reading()

@@ -239,10 +239,14 @@ class Begun(NamedTuple):
 
     def tell(self, answer: Outcome | MataError) -> None:
         """Hand on what became of it."""
-        if isinstance(answer, Outcome):
-            self.dispatch.note(self.slot, answer, self.waiting.queue_ms)
-        self._end()
-        self.take(answer, self.waiting.queue_ms)
+        try:
+            if isinstance(answer, Outcome):
+                self.dispatch.note(self.slot, answer, self.waiting.queue_ms)
+        finally:  # whatever could not be noted: the model is held no longer, who waits is told
+            try:
+                self._end()
+            finally:
+                self.take(answer, self.waiting.queue_ms)
 
     def withdraw(self) -> None:
         """Take it back; not once it was answered."""
@@ -251,5 +255,7 @@ class Begun(NamedTuple):
             self._end()
 
     def _end(self) -> None:
-        self.dispatch.release(self.slot)
-        self.background.others_left()
+        try:
+            self.dispatch.release(self.slot)
+        finally:
+            self.background.others_left()
