@@ -12,6 +12,8 @@ from camera_sources import make_video
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 LIVE = "document.querySelector('.vl')?.innerText.includes('ms old')"
+MODULE = """performance.getEntriesByType('resource')
+  .some((each) => each.name.endsWith('/models.mjs') && each.responseEnd)"""
 PATHS = "[...document.querySelectorAll('.over .mask')].map((e) => e.getAttribute('d'))"
 
 
@@ -73,6 +75,26 @@ async def test_no_order_of_clicks_leaves_a_session(tmp_path):
         await person.until(LIVE)
         await person.evaluate("location.reload()")
         await sessions(server, 0)
+
+
+async def test_a_page_that_is_left_before_it_came(tmp_path):
+    """Its module comes late, and puts the page that is open now, and its camera, not away."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("live?model=fake-detect")
+        await person.until("!!document.querySelector('.bar .primary:not([disabled])')")
+        await person.page.call(
+            "Network.emulateNetworkConditions",
+            offline=False, latency=1500, downloadThroughput=-1, uploadThroughput=-1,
+        )  # fmt: skip
+        await person.go("models")
+        await person.until("document.title.startsWith('Models')")
+        await person.go("live?model=fake-detect")
+        await person.until("!!document.querySelector('video')")
+        await person.evaluate("document.querySelector('video').dataset.first = 'yes'")
+        assert not await person.evaluate(MODULE)
+        await person.until(MODULE)
+        await asyncio.sleep(0.3)
+        assert await person.evaluate("document.querySelector('video')?.dataset.first") == "yes"
 
 
 async def test_a_stream_that_the_server_ends(tmp_path):

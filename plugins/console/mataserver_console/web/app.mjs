@@ -22,13 +22,14 @@ const PAGES = [
 ];
 const LEAP = { t: "try", a: "ask", s: "segment", l: "live", j: "jobs", m: "models", f: "fleet" };
 
+/** The page of a key, as soon as it came; what comes late, of a page that was left, puts no other one away. */
 function usePage(key) {
   const [made, setMade] = useState({});
   useEffect(() => {
-    const page = PAGES.find((each) => each.key === key);
-    page?.load().then((module) => setMade({ key, View: module.default }), (error) => setMade({ key, error }));
+    const show = (page) => setMade((all) => ({ ...all, [key]: page }));
+    PAGES.find((each) => each.key === key)?.load().then((module) => show({ View: module.default }), (error) => show({ error }));
   }, [key]);
-  return made.key === key ? made : {};
+  return made[key] ?? {};
 }
 
 function useLeaps() {
