@@ -13,6 +13,7 @@ arrays replaced by text or bytes.
 
 from __future__ import annotations
 
+import re
 from typing import Any, ClassVar
 
 from msgspec import UNSET, Struct, UnsetType
@@ -57,12 +58,23 @@ __all__ = [
     "Usage",
     "VlmResult",
     "decode",
+    "is_task",
 ]
 
 SCHEMA_VERSION = "mata.v1"
 
 TASKS = ("classify", "depth", "detect", "embed", "ocr", "pose", "segment", "track", "vlm")
-"""The tasks a model can be registered under."""
+"""The tasks a model can be registered under, beside those that plugins bring."""
+
+_BROUGHT = re.compile(r"[a-z0-9][a-z0-9_-]*\.[a-z0-9][a-z0-9_-]*")
+
+
+def is_task(name: str) -> bool:
+    """Whether ``name`` is a task of the API, or may be one that a plugin brings: "plugin.name".
+
+    Whether that plugin is installed is not looked at: the settings are read before plugins are.
+    """
+    return name in TASKS or (len(name) <= 64 and _BROUGHT.fullmatch(name) is not None)
 
 
 class DetectResult(Struct, frozen=True):

@@ -192,12 +192,26 @@ BROKEN = {
         """,
         "TypeError",
     ),
+    "a result that nothing describes": (
+        """
+        class Odd(Struct):
+            a: iter = 1
+
+        @hookimpl
+        def backends(): return [backend(task="broken.count", result=Odd)]
+        """,
+        "its result cannot be described",
+    ),
     "backends raise": ("@hookimpl\ndef backends(): return 1 / 0", "ZeroDivisionError: "),
     "backends give nothing": ("@hookimpl\ndef backends(): return None", "TypeError: "),
     "backends give a string": ("@hookimpl\ndef backends(): return 'any'", "gave a str"),
 }
 WRONG_BACKENDS = {
     "unknown task": ("task='smell'", "unknown task 'smell'"),
+    "another plugin's task": ("task='other.count', result=Settings", "must begin with broken."),
+    "a task of its own without a result": ("task='broken.count'", "needs a result"),
+    "a result that is no struct": ("task='broken.count', result=dict", "needs a result"),
+    "a result for a task of the API": ("result=Settings", "has a result already"),
     "unknown source": ("source='ftp'", "unknown source 'ftp'"),
     "unknown engine": ("engine='gpu'", "unknown engine 'gpu'"),
     "params of another kind": ("params=Settings", "params must be a mataserver.Params struct"),

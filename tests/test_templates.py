@@ -14,7 +14,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 TEMPLATES = ROOT / "templates"
 
-NAMES = {"backend": "spots", "jobs": "count", "protocol": "deepstack"}
+NAMES = {"backend": "spots", "jobs": "count", "protocol": "deepstack", "task": "exposure"}
 """What is to be renamed in each, as its README says."""
 
 
@@ -60,6 +60,7 @@ def test_a_template_is_a_plugin(template, tmp_path):
     [
         ("backend", "mataserver_spots.py", "plugins.md", "# mataserver_spots.py\n"),
         ("jobs", "mataserver_count.py", "jobs.md", ""),
+        ("task", "mataserver_exposure.py", "plugins.md", "# mataserver_exposure.py\n"),
     ],
 )
 def test_the_docs_show_it(template, module, page, heading):

@@ -73,7 +73,8 @@ class Composed:
         Few starts are followed by somebody who reads it. Any thread may call it.
         """
         if not self.document:
-            found = openapi.document(self.table.routes, mataserver.__version__)
+            version, brought = mataserver.__version__, self.plugins.brought
+            found = openapi.document(self.table.routes, version, brought)
             self.document = msgspec.json.encode(found)
         return self.document
 

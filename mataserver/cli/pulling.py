@@ -17,7 +17,7 @@ from mataserver.cli.environment import (
     warn,
 )
 from mataserver.errors import MataError
-from mataserver.results import TASKS
+from mataserver.results import TASKS, is_task
 from mataserver.sources import Progress, Said
 
 if TYPE_CHECKING:
@@ -82,6 +82,12 @@ class Task(click.Choice[str]):
 
     name = "task"
 
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str:
+        """Return the task; one that a plugin brings is looked up once plugins are known."""
+        if "." in str(value) and is_task(str(value)):
+            return str(value)
+        return super().convert(value, param, ctx)
+
     def get_invalid_choice_message(self, value: Any, ctx: click.Context | None) -> str:
         """Return the sentence about a word that is no task."""
         said = super().get_invalid_choice_message(value, ctx)
@@ -90,7 +96,12 @@ class Task(click.Choice[str]):
 
 @click.command()
 @click.argument("model")
-@click.option("--task", required=True, type=Task(TASKS), help="The inference task.")
+@click.option(
+    "--task",
+    required=True,
+    type=Task(TASKS),
+    help="The inference task, also one that a plugin brings (plugin.name).",
+)
 @click.option("--name", help="For a local path: the name to register it under.")
 @config_option
 def pull(model: str, task: str, name: str | None, config_file: str | None) -> None:

@@ -14,7 +14,7 @@ import msgspec
 from mataserver.config import moved
 from mataserver.config.settings import EVERY, ConfigError, Settings
 from mataserver.params import describe, from_text
-from mataserver.results import TASKS
+from mataserver.results import TASKS, is_task
 from mataserver.suggestion import instead_of
 
 if TYPE_CHECKING:
@@ -174,7 +174,7 @@ def _refuse_repeated(where: str, field: str, names: list[str]) -> None:
 def _refuse_tasks(where: str, tasks: list[str | None]) -> None:
     """Raise ``ConfigError`` for a task that does not exist."""
     for index, task in enumerate(tasks):
-        if task is not None and task not in TASKS:
+        if task is not None and not is_task(task):
             said = instead_of(task, TASKS)
             raise ConfigError(f"configuration: {where}[{index}].task: unknown task {said}")
 

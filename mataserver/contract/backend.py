@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     import numpy as np
+    from msgspec import Struct
     from numpy.typing import NDArray
 
     from mataserver.config import Alpha
@@ -141,7 +142,7 @@ class Model(Protocol):
     through its handle, ``step_timeout`` in place of the backend's, and ``close()``.
     """
 
-    def predict(self, images: Sequence[Image], params: Sequence[Any]) -> Sequence[Result]:
+    def predict(self, images: Sequence[Image], params: Sequence[Any]) -> Sequence[Result | Struct]:
         """Return one result per image.
 
         ``images`` are RGB uint8 arrays ``[H, W, 3]`` of any sizes, ``params`` the backend's params
@@ -157,13 +158,14 @@ class Backend:
     """One way to serve a task.
 
     name:     unique name; for ``source="pip"`` also the id that users pull.
-    task:     one of ``results.TASKS``.
+    task:     one of ``results.TASKS``, or one that the plugin brings: "plugin.name".
     source:   "hf" serves models of the hub and local directories that look the same; "pip" serves
               the one model called ``name`` whose weights come with its packages; "local" serves
               local files; "any" serves models of every source.
     load:     a module-level function ``load(spec, ctx) -> Model``; it runs in the worker and is
               the place to import the framework.
     params:   the struct of the parameters it uses.
+    result:   the struct of what it returns, for a task that its plugin brings, and only for such.
     accepts:  which models of that source it serves; by default every one for "pip" and none else.
               It may raise a ``MataError`` that says why a model of its kind cannot be served.
     requires: importable modules without which it cannot load (checked without importing them).
@@ -191,6 +193,7 @@ class Backend:
     source: Literal["hf", "pip", "local", "any"]
     load: Callable[[ModelSpec, LoadContext], Model]
     params: type[Params] = Params
+    result: type[Struct] | None = None
     accepts: Callable[[ModelFiles], bool] | None = None
     requires: tuple[str, ...] = ()
     packages: tuple[str, ...] = ()

@@ -36,6 +36,12 @@ class _Embedding(Struct):
     embedding: bytes
 
 
+class _Brought(Struct):
+    """The result of a task that a plugin brings, as it travels."""
+
+    output: msgspec.Raw
+
+
 _AS_SENT: dict[Any, Any] = {DepthResult: _Depth, EmbedResult: _Embedding}
 _DECODERS = {
     task: msgspec.msgpack.Decoder(_AS_SENT.get(kind, kind))
@@ -44,12 +50,16 @@ _DECODERS = {
 }
 
 
-def decode_result(body: bytes, task: str) -> Any:
+def decode_result(body: bytes, task: str, kind: type[Struct] | None = None) -> Any:
     """Decode a body in MessagePack; pixels become arrays again. Large pictures take their time.
 
-    Raises ``WorkerDied`` for what no worker of ours has made.
+    ``kind`` is the struct of a task that a plugin brings. Raises
+    ``WorkerDied`` for what no worker of ours has made.
     """
     try:
+        if kind is not None:
+            output = msgspec.msgpack.decode(body, type=_Brought).output
+            return msgspec.msgpack.decode(output, type=kind)
         return _with_arrays(_DECODERS[task].decode(body))
     except (msgspec.MsgspecError, ValueError, OSError, RecursionError):
         raise WorkerDied("The model's worker sent a malformed result") from None

@@ -10,7 +10,7 @@ import pybase64
 from msgspec import UNSET
 
 from mataserver.media import encode_png
-from mataserver.results import DepthResult, EmbedResult, SegmentResult
+from mataserver.results import RESULT_TYPES, DepthResult, EmbedResult, SegmentResult
 
 if TYPE_CHECKING:
     from mataserver.contract.envelope import Envelope, Format
@@ -29,6 +29,8 @@ def encode_body(result: Result, form: Format, envelope: Envelope) -> Body:
     if isinstance(result, DepthResult):
         return _depth(result, form, envelope)
     encoder = _JSON if form == "json" else _MSGPACK
+    if not isinstance(result, RESULT_TYPES):  # of a task that a plugin brings
+        return envelope.around(encoder.encode({"output": result}), form)
     if isinstance(result, EmbedResult):
         vector = np.ascontiguousarray(result.embedding, dtype="<f4")
         packed = vector.tolist() if form == "json" else vector.data.cast("B")

@@ -12,7 +12,7 @@ from mataserver.engines.work import Failure
 from mataserver.errors import InvalidParams, MataError, OutOfMemory
 
 if TYPE_CHECKING:
-    from mataserver.engines.soundness import Unsound
+    from mataserver.engines.promises import Unsound
 
 # torch's allocator of the CPU, CUDA's runtime, and its libraries that allocate by themselves.
 _SHORTAGE = re.compile(

@@ -26,7 +26,8 @@ from mataserver.engines.failures import (
     unsound,
 )
 from mataserver.engines.methods import ModelMethods
-from mataserver.engines.soundness import Unsound, sound
+from mataserver.engines.promises import Unsound
+from mataserver.engines.soundness import sound, sound_brought
 from mataserver.engines.work import Facts, Failure, Outcome, Timing
 
 if TYPE_CHECKING:
@@ -140,8 +141,8 @@ class ModelHost:
         body: Body = b""
         if not isinstance(answer, Failure):
             try:
-                task, size = self._assignment.spec.task, item.image.shape[:2]
-                answer = sound(answer, task, size, lambda: self._raw(item))
+                size = item.image.shape[:2]
+                answer = self._sound(answer, size, item)
                 if item.picture is not None and item.picture.scale > 1:
                     answer = scaling.restore(answer, item.picture)
                 body = encode_body(answer, item.job.format, self._envelope)  # type: ignore[arg-type]
@@ -241,6 +242,13 @@ class ModelHost:
                 return [failure_of(error, "The model failed")]
             return [self._predict([item])[0] for item in items]
         return results
+
+    def _sound(self, answer: object, size: tuple[int, int], item: Decoded) -> Any:
+        """Return a result as it can be served. Raises ``Unsound``."""
+        kind = self._assignment.result
+        if kind is not None:
+            return sound_brought(answer, kind, size)
+        return sound(answer, self._assignment.spec.task, size, lambda: self._raw(item))
 
     def _step(self, item: Decoded) -> tuple[Result | Failure, float, bool]:
         begun = time.perf_counter()

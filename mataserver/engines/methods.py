@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Any
 
 from mataserver.engines.failures import client_error, close_quietly, unsound
-from mataserver.engines.soundness import Unsound, sound
+from mataserver.engines.promises import Unsound
+from mataserver.engines.soundness import sound
 from mataserver.errors import MataError, NotFound
 from mataserver.results import RESULT_TYPES
 

@@ -36,6 +36,7 @@ class Assignment:
     ``max_ram`` are the bytes that its worker may hold, with what that starts; 0 for no limit.
     ``confinement`` are the rules for its files, None for none.
     ``needs`` is what a node of a cluster must have for it.
+    ``result`` is the struct of its results, for a task that a plugin brings.
     """
 
     load: Callable[[ModelSpec, LoadContext], Model]
@@ -54,6 +55,7 @@ class Assignment:
     max_ram: int = 0
     confinement: Confinement | None = None
     needs: Needs | None = None
+    result: type[msgspec.Struct] | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,9 +9,10 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mataserver.http import examples
+from mataserver.results import InferResponse
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
+    from collections.abc import Callable, Iterable, Mapping
 
     from mataserver.http.routing import Body, Route
 
@@ -57,12 +58,16 @@ _HEADERS = {
         "schema": {"type": "integer", "minimum": 1},
     },
 }
+_NONE: dict[str, type[msgspec.Struct]] = {}
 _EVERY = ("X-Request-Id", "Server-Timing")
 
 
-def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
+def document(
+    routes: Iterable[Route], version: str, brought: Mapping[str, type[msgspec.Struct]] = _NONE
+) -> dict[str, Any]:
     """Return the document. Routes that are not documented are left out.
 
+    ``brought`` has the struct of the results of each task that a plugin brings.
     What claims some requests of another route stands in the operation of that route.
     """
     shown = [each for each in routes if each.documented and (each.summary or each.when)]
@@ -71,8 +76,13 @@ def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
     kinds += [kind for route in shown for kind, _, _ in route.parameters.values()]
     kinds += [kind for route in shown for kind, _, _ in route.headers.values()]
     kinds += [route.problem for route in shown if route.problem is not None]
+    kinds += brought.values()
     schemas, components = msgspec.json.schema_components(kinds, ref_template=_REF)
     known = dict(zip(map(repr, kinds), schemas, strict=True))
+    answers = [_answer(task, known[repr(kind)]) for task, kind in brought.items()]
+    if answers and repr(InferResponse) in known:
+        own = known[repr(InferResponse)]
+        known[repr(InferResponse)] = {"anyOf": [own, *({"allOf": [own, each]} for each in answers)]}
 
     def schema(kind: Any) -> dict[str, Any]:
         found: dict[str, Any] = known[repr(kind)]
@@ -101,6 +111,15 @@ def document(routes: Iterable[Route], version: str) -> dict[str, Any]:
             "headers": _HEADERS,
             "securitySchemes": {"key": {"type": "http", "scheme": "bearer"}},
         },
+    }
+
+
+def _answer(task: str, output: dict[str, Any]) -> dict[str, Any]:
+    """Return what an answer of a task that a plugin brings has beside what every answer has."""
+    return {
+        "type": "object",
+        "properties": {"task": {"const": task}, "output": output},
+        "required": ["task", "output"],
     }
 
 

@@ -16,7 +16,6 @@ from mataserver.contract.backend import ModelFiles
 from mataserver.errors import BadRequest, Conflict, MataError
 from mataserver.library import removal, weights
 from mataserver.library.registry import Entry
-from mataserver.results import TASKS
 from mataserver.suggestion import instead_of, similar
 
 if TYPE_CHECKING:
@@ -74,8 +73,7 @@ class Intake:
         ``BadRequest`` for everything that goes wrong with it, ``Conflict`` while the same model is
         being pulled, ``Unavailable`` where too many wait.
         """
-        if task not in TASKS:
-            raise BadRequest(f"Unknown task {instead_of(task, TASKS)}")
+        self._check_task(task)
         with self.pulls.begun(name, on_step) as pull:
             offer = self._plugins.pip(name)
             if offer is not None:
@@ -115,9 +113,13 @@ class Intake:
         taken = self._registry.get(chosen)
         if taken is not None and (taken.source != "local" or taken.path != entry.path):
             raise Conflict(f"the name {chosen!r} is in use: choose another with --name")
-        if task not in TASKS:
-            raise BadRequest(f"Unknown task {instead_of(task, TASKS)}")
+        self._check_task(task)
         return chosen, entry
+
+    def _check_task(self, task: str) -> None:
+        """Raise ``BadRequest`` for what is neither a task of the API nor one of a plugin here."""
+        if task not in self._plugins.tasks:
+            raise BadRequest(f"Unknown task {instead_of(task, self._plugins.tasks)}")
 
     def _adopt(self, name: str, entry: Entry) -> Pulled:
         """Register a model that is here. Raises ``BadRequest`` when nothing serves it."""
@@ -162,7 +164,9 @@ class Intake:
         if reason is not None:
             raise BadRequest(f"{files.name} cannot be served: {reason}")
         kind = files.model_type or "unknown"
-        others = [other for other in TASKS if self._plugins.offer(files, other) is not None]
+        others = [
+            other for other in self._plugins.tasks if self._plugins.offer(files, other) is not None
+        ]
         if others:
             raise BadRequest(
                 f"Task mismatch: {files.name} ({kind}) serves {', '.join(others)}, not {task}"

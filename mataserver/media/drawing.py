@@ -11,19 +11,21 @@ from typing import TYPE_CHECKING, Any, NamedTuple, cast
 import msgspec
 import numpy as np
 import simplejpeg
-from msgspec import UNSET
+from msgspec import UNSET, Struct
 from PIL import Image, ImageDraw, ImageFont
 
 from mataserver.results import (
     RESULT_TYPES,
     ClassifyResult,
     DepthResult,
+    Detection,
     DetectResult,
     InferResponse,
     OcrResult,
     PoseResult,
     SegmentResult,
     VlmResult,
+    is_task,
 )
 from mataserver_client.pixels import depth_array, mask_array
 
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mataserver.results import Box, Detection, Keypoint, Result, Segment
+    from mataserver.results import Box, Keypoint, Result, Segment
 
     Colour = tuple[int, int, int]
     Point = tuple[float, float]
@@ -91,8 +93,10 @@ def result_of(found: Result | InferResponse | Mapping[str, Any]) -> Result:
         return cast("Result", found)
     answer = msgspec.convert(found, InferResponse) if isinstance(found, Mapping) else found
     kinds = {task: each for each in RESULT_TYPES for task in vars(each)["tasks"]}
-    if not isinstance(answer, InferResponse) or answer.task not in kinds:
+    if not isinstance(answer, InferResponse) or not is_task(answer.task):
         raise ValueError("no result of a task")
+    if answer.task not in kinds:
+        return _brought(answer.output)
     kind = kinds[answer.task]
     if kind is DepthResult:
         return DepthResult(depth_array(answer))
@@ -103,6 +107,22 @@ def result_of(found: Result | InferResponse | Mapping[str, Any]) -> Result:
             for each in values["segments"]
         ]
     return cast("Result", kind(**values))
+
+
+class _Drawable(Struct):
+    """What can be drawn of the result of a task that a plugin brings."""
+
+    text: str = ""
+    detections: list[Detection] = []
+
+
+def _brought(output: object) -> VlmResult:
+    """Return what can be drawn of an ``output``: its ``detections`` and its ``text``, if any."""
+    try:
+        found = msgspec.convert(output, _Drawable)
+        return VlmResult(found.text, detections=found.detections)
+    except msgspec.ValidationError:  # fields of those names may be something else there
+        return VlmResult("")
 
 
 def colour_of(name: str) -> Colour:

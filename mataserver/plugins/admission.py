@@ -6,16 +6,17 @@ import inspect
 import pickle
 from typing import TYPE_CHECKING, Any
 
+import msgspec
 import pluggy
 
 from mataserver.contract import hookspecs
 from mataserver.contract.backend import LONGEST_STEP, Backend
 from mataserver.errors import MataError
 from mataserver.params import Params
-from mataserver.results import TASKS
+from mataserver.results import TASKS, is_task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 HOOKS = ("settings", "backends", "check", "service")
 
@@ -62,8 +63,12 @@ def _hook(caller: pluggy.HookCaller) -> Callable[..., Any]:
     return call
 
 
-def check_backend(backend: object, owners: dict[str, str]) -> None:
-    """Raise ``PluginError`` unless it is one; ``owners`` has whose backends there are by name."""
+def check_backend(backend: object, owners: dict[str, str], prefixes: Collection[str]) -> None:
+    """Raise ``PluginError`` unless it is one.
+
+    ``owners`` has whose backends there are by name; ``prefixes`` are what the names of tasks that
+    the plugin brings may begin with.
+    """
     if not isinstance(backend, Backend):
         raise PluginError(f"backends() gave a {type(backend).__name__}, not a Backend")
     if not isinstance(backend.name, str) or not backend.name:
@@ -71,7 +76,8 @@ def check_backend(backend: object, owners: dict[str, str]) -> None:
     who = f"backend {backend.name}"
     if backend.name in owners:
         raise PluginError(f"{who}: the plugin {owners[backend.name]} has one of that name")
-    for name, allowed in (("task", TASKS), ("source", _SOURCES), ("engine", _ENGINES)):
+    _check_task(backend, who, prefixes)
+    for name, allowed in (("source", _SOURCES), ("engine", _ENGINES)):
         if getattr(backend, name) not in allowed:
             raise PluginError(f"{who}: unknown {name} {getattr(backend, name)!r}")
     if backend.source != "pip" and not callable(backend.accepts):
@@ -81,6 +87,31 @@ def check_backend(backend: object, owners: dict[str, str]) -> None:
     if backend.facts is not None and not callable(backend.facts):
         raise PluginError(f"{who}: facts must be a function")
     _check_worker(backend, who)
+
+
+def _check_task(backend: Backend, who: str, prefixes: Collection[str]) -> None:
+    """Check the task: one of the API, or one of the plugin's own with the struct of its results."""
+    task, kind = backend.task, backend.result
+    if task in TASKS:
+        if kind is not None:
+            raise PluginError(f"{who}: the task {task} has a result already: leave out result")
+        return
+    if not isinstance(task, str) or not is_task(task):
+        raise PluginError(
+            f"{who}: unknown task {task!r}: one of {', '.join(TASKS)}, or a name of your own "
+            f"as in {min(prefixes)}.name"
+        )
+    if task.partition(".")[0] not in prefixes:
+        said = " or ".join(f"{each}." for each in sorted(prefixes))
+        raise PluginError(f"{who}: the name of its own task {task!r} must begin with {said}")
+    if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
+        raise PluginError(f"{who}: its own task {task} needs a result, a msgspec.Struct type")
+    check_pickles(kind, f"{who}: result")
+    try:
+        msgspec.json.schema(kind)
+        msgspec.msgpack.Decoder(kind)
+    except (TypeError, ValueError, NameError) as error:
+        raise PluginError(f"{who}: its result cannot be described: {error}") from None
 
 
 def _check_worker(backend: Backend, who: str) -> None:

@@ -13,8 +13,11 @@ from mataserver.errors import MataError
 from mataserver.plugins.admission import PluginError
 from mataserver.plugins.intake import admit, collecting, note_change, refuse
 from mataserver.plugins.offer import Discovered, log
+from mataserver.results import TASKS
 
 if TYPE_CHECKING:
+    from msgspec import Struct
+
     from mataserver.contract.backend import ModelFiles
     from mataserver.contract.handles import CheckSession
     from mataserver.plugins.offer import Offer, Plugin
@@ -132,6 +135,17 @@ class Plugins(Discovered):
     def pip_names(self) -> list[str]:
         """The names of the pip backends."""
         return [each.backend.name for each in self._usable if each.backend.source == "pip"]
+
+    @property
+    def tasks(self) -> list[str]:
+        """The tasks of the API, and those that the plugins in use bring."""
+        return sorted({*TASKS, *(each.backend.task for each in self._usable)})
+
+    @property
+    def brought(self) -> dict[str, type[Struct]]:
+        """The struct of the results of each task that the plugins in use bring."""
+        backends = [each.backend for each in self._usable]
+        return {each.task: each.result for each in backends if each.result is not None}
 
     @property
     def usable(self) -> list[Plugin]:

@@ -132,7 +132,7 @@ def _collect(plugin: Plugin, plugins: Discovered) -> None:
     try:
         backends = tuple(hook())
         for backend in backends:
-            check_backend(backend, owners)
+            check_backend(backend, owners, {plugin.name, plugin.family})
             owners[backend.name] = plugin.name
     except Exception as error:
         refuse(plugin, error)

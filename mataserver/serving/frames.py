@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-from typing import TYPE_CHECKING, Protocol, cast
+from typing import TYPE_CHECKING, Any, Protocol
 
 import msgspec
 from msgspec import UNSET, Struct, UnsetType
@@ -23,7 +23,6 @@ if TYPE_CHECKING:
     from mataserver.library.plan import ModelPlan
     from mataserver.metrics import Metrics
     from mataserver.params import Params
-    from mataserver.results import Result
     from mataserver.serving.pool import ModelPool
 
 INLINE_BYTES = 65_536
@@ -146,7 +145,7 @@ class FrameSession:
         lost = True if reset else UNSET
         return FrameFields(self.id, number, timing.infer, dropped, lost)
 
-    async def step(self, image: bytes) -> Result:
+    async def step(self, image: bytes) -> Any:
         """Run the next frame; return its result. ``reset`` then tells of this result.
 
         Raises what the model raised, and ``WorkerDied`` when its state is lost.
@@ -160,7 +159,7 @@ class FrameSession:
             self.note(error)
             raise
         self.note(outcome)
-        result = await result_of(outcome.whole(), self.task)
+        result = await result_of(outcome.whole(), self.plan)
         self.results += 1
         self._told = True
         return result
@@ -174,8 +173,9 @@ class FrameSession:
             log.debug("session %s lost its state with its worker: %s", self.id, error.detail)
 
 
-async def result_of(body: bytes, task: str) -> Result:
+async def result_of(body: bytes, plan: ModelPlan) -> Any:
     """Return the result in a body in MessagePack. Raises ``WorkerDied`` for what is none."""
+    task, kind = plan.spec.task, plan.backend.result
     if task in PIXELS or len(body) > INLINE_BYTES:
-        return cast("Result", await asyncio.to_thread(decode_result, body, task))
-    return cast("Result", decode_result(body, task))
+        return await asyncio.to_thread(decode_result, body, task, kind)
+    return decode_result(body, task, kind)

@@ -22,7 +22,6 @@ if TYPE_CHECKING:
     from mataserver.library.plan import ModelPlan
     from mataserver.metrics import Metrics
     from mataserver.params import Params
-    from mataserver.results import Result
     from mataserver.serving.pool import ModelPool
 
 
@@ -69,10 +68,12 @@ class Handle:
         """
         return self.plan().params(given, self._max_tokens, text=text)
 
-    async def predict(self, image: bytes, params: Any = None) -> Result:
+    async def predict(self, image: bytes, params: Any = None) -> Any:
         """Run the model on an encoded image; return the result struct as the model made it."""
-        answer = await self.answer(image, params, "msgpack")
-        return await result_of(answer.body, self.task)
+        plan = self.plan()
+        job = self._job(plan, image, params, "msgpack")
+        answer = _encoded(*await self.pool.infer(plan, job))
+        return await result_of(answer.body, plan)
 
     async def answer(self, image: bytes, params: Any = None, form: Format = "json") -> Encoded:
         """Run the model on an encoded image; return the whole body, as the worker encoded it."""
@@ -105,7 +106,7 @@ class Handle:
         plan = self.plan()
         return self.pool.begin(plan, self._job(plan, image, params, form), taken)
 
-    async def generate(self, image: bytes, params: Any = None) -> AsyncGenerator[str | Result]:
+    async def generate(self, image: bytes, params: Any = None) -> AsyncGenerator[Any]:
         """Yield the pieces of text that the model makes, then its result.
 
         A model that does not write piece by piece gives its result alone. Closing the iterator
@@ -113,7 +114,7 @@ class Handle:
         """
         async with contextlib.aclosing(self.generate_answer(image, params, "msgpack")) as items:
             async for item in items:
-                yield item if isinstance(item, str) else await result_of(item.body, self.task)
+                yield item if isinstance(item, str) else await result_of(item.body, self.plan())
 
     async def generate_answer(
         self, image: bytes, params: Any = None, form: Format = "json"

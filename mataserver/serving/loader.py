@@ -166,6 +166,7 @@ class Loader:
             defaults=params.configured(plan.settings.params, plan.backend.params),
             max_ram=int((plan.settings.max_ram_mb or 0.0) * 1e6),
             needs=needs,
+            result=plan.backend.result,
         )
 
     def _threads(self, chosen: ModelSettings, needs: Needs | None) -> int:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any
 from mataserver.errors import Conflict, InvalidParams
 from mataserver.library import weights
 from mataserver.library.catalog import TRACKED
-from mataserver.results import TASKS
 from mataserver.serving import description
 from mataserver.serving.handle import Handle
 from mataserver.suggestion import instead_of
@@ -183,6 +182,6 @@ def check_session(
     Raises ``InvalidParams`` for what will never work, ``NotFound`` or ``Unavailable`` for a model
     that is not here.
     """
-    if task is not None and task not in TASKS:
-        raise InvalidParams(f"task: unknown task {instead_of(task, TASKS)}")
+    if task is not None and task not in catalog.plugins.tasks:
+        raise InvalidParams(f"task: unknown task {instead_of(task, catalog.plugins.tasks)}")
     recipe_of_session(catalog, model, task).params(params, max_tokens)

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from mataserver.engines.decoding import decode_result
 from mataserver.engines.translation import to_json
 from mataserver.engines.work import Timing
+from mataserver.results import TASKS, decode
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -63,6 +64,7 @@ class Shot:
 
 def _draw(jpeg: bytes, body: bytes, task: str) -> bytes:
     # Brings numpy and Pillow, which a server that draws no picture never needs.
-    from mataserver.media.drawing import draw
+    from mataserver.media.drawing import draw, result_of
 
-    return draw(jpeg, decode_result(body, task))
+    found = decode_result(body, task) if task in TASKS else result_of(decode(body, msgpack=True))
+    return draw(jpeg, found)

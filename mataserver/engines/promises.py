@@ -1,0 +1,264 @@
+"""What the API promises of the things in one image, and how a promise is checked.
+
+What only rounding took out of its range is put back into it, and whole numbers become floats;
+anything else is refused, never repaired.
+"""
+
+from __future__ import annotations
+
+import math
+from itertools import chain
+from operator import countOf, gt
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+from msgspec import UNSET
+
+from mataserver.results import Classification, Detection, Entity, Keypoint, Segment, TextRegion
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Size = tuple[int, int]
+
+OVERSHOOT = 1.0
+"""Pixels by which rounding may take a box beyond the image: it is clipped."""
+ROUNDING = 1e-3
+"""By how much a confidence may miss its range: a softmax of 16 bits sums up to a little over 1."""
+DEEPEST = 16
+"""How deeply what a model tells beside the fields may be nested."""
+
+_TEXTS: dict[type, str] = {TextRegion: "text"}
+_STRING, _WHOLE = frozenset({str}), frozenset({int, type(UNSET)})
+
+
+class Unsound(ValueError):
+    """A result cannot be served; the text names the field and what is wrong with it."""
+
+
+class Rule:
+    """What the API promises of the things in one image; ``size`` is its (height, width).
+
+    ``raw`` is asked whether the request wanted scores that are no confidences. All of it raises
+    ``Unsound``.
+    """
+
+    def __init__(self, size: Size | None, raw: Callable[[], bool]) -> None:
+        self._size = size
+        self._raw = raw
+        sides: tuple[float, float] = size or (math.inf, math.inf)
+        self._height, self._width = sides
+        self._least = -math.inf if size is None else 0
+
+    def kept(self, name: str, items: Any, kind: type) -> bool:
+        """Whether all is well as it is, found out in a third of the time that the rest takes."""
+        if not isinstance(items, list):
+            raise Unsound(f"{name} must be a list")
+        if not items:
+            return True
+        if not _all_are(kind, items):
+            return False
+        scores = [item.confidence for item in items]
+        try:
+            return (
+                _all_are(float, scores)
+                and min(scores) >= 0.0
+                and max(scores) <= 1.0
+                and math.isfinite(sum(scores))
+                and self._plain_fields_kept(items, kind)
+                and self._boxes_kept(items, kind)
+            )
+        except TypeError:  # a number where there should be several
+            return False
+
+    @staticmethod
+    def _plain_fields_kept(items: Sequence[Any], kind: type) -> bool:
+        text = _TEXTS.get(kind, "label")
+        if not _all_are(str, [getattr(item, text) for item in items]):
+            return False
+        if kind is Detection:
+            extras = [item.extra for item in items]
+            if not _all_are(dict, extras) or any(extras):
+                return False
+            tracks = [item.track_id for item in items]
+            if _all_are(int, tracks):
+                return _fits(min(tracks)) and _fits(max(tracks))
+            return _all_are(type(UNSET), tracks)
+        if kind is Segment:
+            return _all_are(type(UNSET), [item.mask for item in items])
+        return kind is not Entity
+
+    def _boxes_kept(self, items: Sequence[Any], kind: type) -> bool:
+        if kind is Classification:
+            return True
+        if kind is Keypoint and not _points_kept(items):
+            return False
+        boxes = [item.bbox for item in items]
+        if kind is TextRegion:
+            boxes = [box for box in boxes if box is not None]
+        if not boxes:
+            return True
+        if countOf(map(len, boxes), 4) != len(boxes):
+            return False
+        numbers = list(chain.from_iterable(boxes))
+        if not _all_are(float, numbers):
+            return False
+        lefts, tops, rights, bottoms = numbers[::4], numbers[1::4], numbers[2::4], numbers[3::4]
+        return (
+            min(lefts) >= self._least
+            and min(tops) >= self._least
+            and max(rights) <= self._width
+            and max(bottoms) <= self._height
+            and math.isfinite(sum(numbers))
+            and not any(map(gt, lefts, rights))
+            and not any(map(gt, tops, bottoms))
+        )
+
+    # one by one
+
+    def mended(self, name: str, items: Sequence[Any], kind: type) -> list[Any]:
+        """Return the items as they can be served. Raises ``Unsound``."""
+        return [self._item(f"{name}[{index}]", item, kind) for index, item in enumerate(items)]
+
+    def _item(self, where: str, item: Any, kind: type) -> Any:
+        if not isinstance(item, kind):
+            raise Unsound(f"{where} is a {type(item).__name__}")
+        _check_fields(where, item)
+        changed: dict[str, Any] = {"confidence": self._score(f"{where}.confidence", item)}
+        box = getattr(item, "bbox", None)
+        if box is not None:
+            changed["bbox"] = self._box(f"{where}.bbox", box)
+        elif isinstance(item, (Detection, Segment, Keypoint)):
+            raise Unsound(f"{where}.bbox is not four finite numbers")
+        if isinstance(item, Keypoint):
+            changed["keypoints"] = _points(f"{where}.keypoints", item.keypoints)
+        if isinstance(item, Segment) and item.mask is not UNSET and item.mask is not None:
+            self._check_mask(f"{where}.mask", item.mask)
+        same = all(getattr(item, name) is value for name, value in changed.items())
+        return item if same else msgspec.structs.replace(item, **changed)
+
+    def _score(self, where: str, item: Any) -> float:
+        if isinstance(item, Classification) and self._raw():
+            if not _finite(item.confidence):
+                raise Unsound(f"{where} is not a finite number")
+            return float(item.confidence)
+        return _share(where, item.confidence)
+
+    def _box(self, where: str, box: Any) -> tuple[float, float, float, float]:
+        if not _are_numbers(box, 4):
+            raise Unsound(f"{where} is not four finite numbers")
+        x1, y1, x2, y2 = map(float, box)
+        if x1 > x2 or y1 > y2:
+            raise Unsound(f"{where} is {_listed(x1, y1, x2, y2)}, its corners are not in order")
+        if self._size is None:
+            return (x1, y1, x2, y2)
+        low, right, bottom = -OVERSHOOT, self._width + OVERSHOOT, self._height + OVERSHOOT
+        if x1 < low or y1 < low or x2 > right or y2 > bottom:
+            image = f"{self._width:g}x{self._height:g}"
+            raise Unsound(f"{where} is {_listed(x1, y1, x2, y2)}, beyond the image of {image}")
+        return (
+            min(max(x1, 0.0), float(self._width)),
+            min(max(y1, 0.0), float(self._height)),
+            min(max(x2, 0.0), float(self._width)),
+            min(max(y2, 0.0), float(self._height)),
+        )
+
+    def _check_mask(self, where: str, mask: Any) -> None:
+        shape = getattr(mask, "shape", None)
+        if str(getattr(mask, "dtype", "")) != "bool" or len(shape or ()) != 2:
+            raise Unsound(f"{where} must be a boolean array [H, W]")
+        if self._size is not None and tuple(shape or ()) != tuple(self._size):
+            height, width = shape or (0, 0)
+            image = f"{self._width:g}x{self._height:g}"
+            raise Unsound(f"{where} is of {width}x{height}, not of the image's size, {image}")
+
+
+def _all_are(kind: type, values: Sequence[Any]) -> bool:
+    """Whether all are of exactly that type: told without a step of the interpreter for each."""
+    return countOf(map(type, values), kind) == len(values)
+
+
+def _points_kept(items: Sequence[Any]) -> bool:
+    points = [point for item in items for point in item.keypoints]
+    if not points:
+        return True
+    if countOf(map(len, points), 3) != len(points):
+        return False
+    numbers = list(chain.from_iterable(points))
+    if not _all_are(float, numbers):
+        return False
+    scores = numbers[2::3]
+    return min(scores) >= 0.0 and max(scores) <= 1.0 and math.isfinite(sum(numbers))
+
+
+def _points(where: str, points: Any) -> list[tuple[float, float, float]]:
+    if not isinstance(points, (list, tuple)) or not all(_are_numbers(each, 3) for each in points):
+        raise Unsound(f"{where} are not triples of finite numbers")
+    return [
+        (float(x), float(y), _share(f"{where}[{index}][2]", score))
+        for index, (x, y, score) in enumerate(points)
+    ]
+
+
+def _check_fields(where: str, item: Any) -> None:
+    """Check the fields that are no numbers, and the number of a track."""
+    for name in ("label", "text"):
+        if not isinstance(getattr(item, name, ""), str):
+            raise Unsound(f"{where}.{name} is not a string")
+    for name in ("attributes", "extra"):
+        more = getattr(item, name, {})
+        if not isinstance(more, dict):
+            raise Unsound(f"{where}.{name} is not a dict")
+        check_plain(f"{where}.{name}", more, DEEPEST)
+    number = getattr(item, "track_id", UNSET)
+    if type(number) not in _WHOLE or not (number is UNSET or _fits(number)):
+        raise Unsound(f"{where}.track_id is not a whole number of 64 bits")
+
+
+def check_plain(where: str, value: Any, deepest: int) -> None:
+    """Check that a value is one of JSON's, whatever encodes it: numbers are finite and fit."""
+    if not deepest:
+        raise Unsound(f"{where} is nested too deeply")
+    if isinstance(value, dict):
+        if not _STRING.issuperset(map(type, value)):
+            raise Unsound(f"{where} has a name that is not a string")
+        value = value.values()
+    elif not isinstance(value, (list, tuple)):
+        if not (value is None or isinstance(value, (str, bool)) or _is_number(value)):
+            raise Unsound(f"{where} holds a {type(value).__name__} that is no value of JSON")
+        return
+    for each in value:
+        check_plain(where, each, deepest - 1)
+
+
+def _is_number(value: object) -> bool:
+    """Whether a value is a number that JSON and MessagePack have alike."""
+    return _fits(value) if isinstance(value, int) else _finite(value)
+
+
+def _fits(number: int) -> bool:
+    return -(2**63) <= number < 2**64
+
+
+def _share(where: str, value: Any) -> float:
+    """Return a confidence within 0..1."""
+    if not _finite(value):
+        raise Unsound(f"{where} is not a finite number")
+    if not -ROUNDING <= value <= 1.0 + ROUNDING:
+        raise Unsound(f"{where} is {value:g}, not within 0 to 1")
+    return min(max(float(value), 0.0), 1.0)
+
+
+def _finite(value: object) -> bool:
+    if isinstance(value, int):
+        return not isinstance(value, bool) and _fits(value)
+    return isinstance(value, float) and math.isfinite(value)
+
+
+def _are_numbers(values: object, count: int) -> bool:
+    several = isinstance(values, (list, tuple)) and len(values) == count
+    return several and all(map(_finite, values))  # type: ignore[call-overload]
+
+
+def _listed(*numbers: float) -> str:
+    return f"[{', '.join(f'{each:g}' for each in numbers)}]"
