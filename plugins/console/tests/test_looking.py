@@ -39,6 +39,10 @@ async def test_the_camera(tmp_path):
         await person.evaluate("document.activeElement?.blur()")
         await person.press(" ")
         await sessions(server, 0)
+        await person.until(
+            "document.querySelector('[data-figure=Age] dd').innerText[0] === '\u2013'"
+        )
+        assert await person.evaluate("document.querySelectorAll('.tracks li').length") == 0
 
 
 async def test_no_order_of_clicks_leaves_a_session(tmp_path):
@@ -209,6 +213,10 @@ async def test_ask(tmp_path):
         await person.click("Ask", ".talk")
         await person.until("document.querySelectorAll('.answer')[1]?.innerText === '64x64'")
         await person.sees("first word after")
+        await person.click("Clear")
+        await person.click("What is in the picture?")
+        await person.until("document.querySelector('.answer')?.innerText === '64x64'")
+        assert await person.text(".question") == "What is in the picture?"
         await person.go("ask?behave=raise")
         await person.fill("#question", "And now?")
         await person.click("Ask", ".talk")

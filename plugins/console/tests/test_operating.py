@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import zipfile
 
+import aiohttp
 import guest
 import pytest
 from console_pages import CHROMIUM, SQUARE, asked, served, shown
@@ -39,13 +40,34 @@ async def test_models(tmp_path):
         assert "many" in names
 
 
+async def test_what_a_model_did(tmp_path):
+    """How long it takes and how often it failed stand in its row."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        for behave in ("ok", "raise"):
+            form = aiohttp.FormData({"model": "fake-detect", "behave": behave})
+            form.add_field("file", SQUARE, filename="square.png")
+            await asked(server, "POST", "/v1/infer/upload", data=form)
+        await person.go("models")
+        cells = "[...document.querySelectorAll('tr[data-model=fake-detect] td')]"
+        took = await person.until(f"{cells}[5]?.innerText.includes('ms') && {cells}[5].innerText")
+        assert float(took.split()[0]) >= 0
+        assert await person.evaluate(f"{cells}[6].innerText") == "1"
+        other = cells.replace("detect", "ocr")
+        assert await person.evaluate(f"{other}.slice(5, 7).map((e) => e.innerText)") == [
+            "\u2013",
+            "0",
+        ]
+
+
 async def test_a_pull_that_fails(tmp_path):
     """Its sentence stands in its row, with a way to try again and one to dismiss it."""
     async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.screen(1100)
         await person.go("models")
         await person.fill("input[name=model]", "/etc/passwd")
         await person.click("Pull", "form")
         await person.until("document.querySelector('tr .err')?.innerText")
+        assert await person.evaluate("document.querySelector('tr .actions').offsetWidth > 0")
         await person.click("Dismiss")
         await person.until("!document.querySelector('tr .err')")
 
@@ -145,8 +167,10 @@ async def test_a_job(tmp_path):
     ):
         await person.go("jobs")
         await person.sees("No job yet.")
+        assert "Choose a job" not in await person.text()
         await person.click("New job")
         await person.until("document.querySelectorAll('dialog option').length > 3")
+        await person.until("document.activeElement.name === 'model'")
         await person.fill("dialog select[name=model]", "fake-detect")
         await person.choose("dialog input[type=file]", packed.getvalue(), "three.zip")
         await person.click("Start", "dialog")

@@ -126,7 +126,11 @@ export function steer(event, box, close) {
 /** A dialog that keeps the focus and gives it back. */
 export function Dialog({ title, onClose, children }) {
   const box = useRef(null);
-  useEffect(() => { box.current.showModal(); return () => box.current?.close(); }, []);
+  useEffect(() => {
+    box.current.showModal();
+    box.current.querySelector(":scope > :not(header) :is(input, select, textarea):not([tabindex='-1'])")?.focus();  // the browser takes the button that closes it
+    return () => box.current?.close();
+  }, []);
   return html`<dialog ref=${box} class="dialog" aria-label=${title} onCancel=${(event) => { event.preventDefault(); onClose?.(); }}>
     <header class="row between"><h2>${title}</h2>${onClose && html`<${Button} small bare icon="close" label="Close" onClick=${onClose}/>`}</header>
     ${children}</dialog>`;

@@ -5,7 +5,7 @@ export const round = (value, digits = 2) => Number(value).toFixed(digits);
 export function size(mb) {
   if (mb === null || mb === undefined) return "–";
   if (mb >= 1000) return `${round(mb / 1000, 1)} GB`;
-  return mb >= 10 ? `${Math.round(mb)} MB` : `${round(mb, 1)} MB`;
+  return mb >= 10 || mb === 0 ? `${Math.round(mb)} MB` : `${round(mb, 1)} MB`;
 }
 
 export const bytes = (count) => (count < 1e6 ? `${Math.max(count ? 1 : 0, Math.round(count / 1e3))} kB` : size(count / 1e6));
@@ -13,7 +13,7 @@ export const bytes = (count) => (count < 1e6 ? `${Math.max(count ? 1 : 0, Math.r
 export function ms(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
   if (value >= 10_000) return `${round(value / 1000, 1)} s`;
-  return value >= 10 ? `${Math.round(value)} ms` : `${round(value, 1)} ms`;
+  return value >= 10 || value === 0 ? `${Math.round(value)} ms` : `${round(value, 1)} ms`;
 }
 
 /** Seconds as a length of time. */

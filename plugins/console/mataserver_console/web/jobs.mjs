@@ -133,6 +133,6 @@ export default function Jobs() {
     <div class=${`jobs fill ${id ? "chosen" : ""}`}><nav class="panel left joblist" aria-label="Jobs"><ul class="scroll" tabindex="-1">${shown.map((job) => html`<${Item} key=${job.id} job=${job} on=${job.id === id}/>`)}
         ${data && !shown.length && html`<li class="pad help">${jobs.length ? "None of these." : "No job yet. One runs a model over a video or many pictures, and survives its server."}</li>`}</ul>
         ${error && !data && html`<div class="pad"><${Trouble} error=${error} again=${() => refresh(LIST)}/></div>`}</nav>
-      ${id ? html`<${Detail} key=${id} id=${id}/>` : html`<section class="mid jobmid empty wide"><p class="quiet">Choose a job at the left.</p></section>`}</div>
+      ${id ? html`<${Detail} key=${id} id=${id}/>` : html`<section class="mid jobmid empty wide">${data && (jobs.length ? html`<p class="quiet">Choose a job at the left.</p>` : html`<p class="quiet">New job takes a video, a ZIP of pictures, or photographs.</p>`)}</section>`}</div>
     ${making && html`<${NewJob} close=${() => setMaking(false)} made=${(made) => { setMaking(false); refresh(LIST); amend({ id: made }); }}/>`}`;
 }

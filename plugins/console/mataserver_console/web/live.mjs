@@ -200,7 +200,7 @@ export default function Live() {
   const mayTrack = tracks_ && chosen.model?.task === "detect";
   const on = stream.phase !== "off";
   const now = useClock(on);
-  const items = useMemo(() => itemsOf(stream.answer), [stream.answer]);
+  const items = useMemo(() => itemsOf(on ? stream.answer : null), [stream.answer, on]);
   const tracks = useTracks(items, stream.captured);
   const meter = stream.meter();
   const figures = useMemo(() => meter?.figures(now) ?? EMPTY, [meter, now]);
@@ -223,7 +223,7 @@ export default function Live() {
       <div class="livegrid"><section class="card livecard" aria-label="This device's camera"><${Video} video=${video} stream=${stream} items=${items} tracks=${tracks}/>
         <ul class="tracks">${items.slice(0, 8).map((item) => html`<li key=${item.id ?? item.n} class=${item.k}><span class="sw">${item.id ?? item.n}</span><b class="cut">${item.name}</b>
           <span class="quiet nowrap">${tracks.since.has(item.id) ? `for ${long((performance.now() - tracks.since.get(item.id)) / 1000)}` : item.score?.toFixed(2)}</span></li>`)}</ul></section>
-        <div class="livefigures"><${Figures} figures=${figures} captured=${stream.captured}/>
+        <div class="livefigures"><${Figures} figures=${figures} captured=${on ? stream.captured : 0}/>
           <section class="card" aria-labelledby="latency"><header><h2 id="latency">Latency</h2><span class="grow"></span><${Legend} names=${["p50", "p95"]}/></header>
             <${Chart} label="Latency" series=${[{ name: "p50", values: curve.p50 }, { name: "p95", values: curve.p95 }]} format=${ms} ends=${["60 s", "now"]}/></section></div></div>
       <section class="stack-12" aria-labelledby="cams"><div class="row"><h2 id="cams">Cameras of this server</h2><span class="quiet">${cameras.length ? `${cameras.length}, ${cameras.filter((each) => each.camera.state === "connected").length} connected` : ""}</span>

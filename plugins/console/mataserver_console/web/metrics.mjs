@@ -68,6 +68,20 @@ function look(text, at) {
   };
 }
 
+/** What each model did since the server started: p50 and p95 of its own time in ms, and how often it failed. */
+export function useFigures() {
+  const { data } = useSource("metrics", 10);
+  return useMemo(() => {
+    const all = samples(data ?? "");
+    const names = new Set(all.filter(({ name, labels }) => labels.model && name === "mataserver_inferences_total").map(({ labels }) => labels.model));
+    return new Map([...names].map((name) => {
+      const took = buckets(all, "mataserver_stage_seconds", ({ model, stage }) => model === name && stage === "infer");
+      const [p50, p95] = [0.5, 0.95].map((share) => { const value = quantile([], took, share); return value === null ? null : value * 1000; });
+      return [name, { p50, p95, failed: sum(all, "mataserver_inferences_total", ({ model, outcome }) => model === name && outcome === "failed") }];
+    }));
+  }, [data]);
+}
+
 /** The looks of this visit, kept while other pages are open. */
 const looks = [];
 

@@ -1,10 +1,11 @@
 // Models: what is here, what it takes, what can be pulled.
 import { ask, events, isAbort, may, send } from "./api.mjs";
 import { Button, KINDS, Menu, State, Sure, Trouble } from "./controls.mjs";
-import { ago, bytes, long, parted, size } from "./format.mjs";
+import { ago, bytes, long, ms, parted, size } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useMemo, useReducer, useRef, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
+import { useFigures } from "./metrics.mjs";
 import { address } from "./route.mjs";
 import { refresh, useSource } from "./source.mjs";
 
@@ -68,7 +69,7 @@ function PullRow({ own }) {
           <span class="quiet nowrap">${own.place ? `number ${own.place} in the queue` : left(own)}</span></div>`}</td>
     <td class="wide"><span class="tag">${own.task}</span></td>
     <td>${own.error ? html`<${State} kind="bad">failed<//>` : own.ended ? html`<${State} kind="ok">pulled<//>` : html`<${State} kind="busy">pulling<//>`}</td>
-    <td class="num wide" colspan="3"></td><td class="num actions">${own.error || own.ended
+    <td class="num wide" colspan="3"></td><td class="wide extra" colspan="2"></td><td class="num actions">${own.error || own.ended
       ? html`<div class="row end">${own.error && html`<${Button} small onClick=${() => pull(own.model, own.task)}>Try again<//>`}<${Button} small bare icon="close" label="Dismiss" onClick=${drop}/></div>`
       : html`<${Button} small onClick=${() => own.control.abort()}>Cancel<//>`}</td></tr>`;
 }
@@ -93,7 +94,7 @@ function useActs(model) {
   };
 }
 
-function Row({ model, sessions }) {
+function Row({ model, sessions, figures }) {
   const acts = useActs(model.model);
   const [asked, setAsked] = useState(false);
   const here = model.loaded_at !== null;
@@ -113,7 +114,7 @@ function Row({ model, sessions }) {
         <${Button} small danger onClick=${() => { setAsked(false); acts.remove(); }}>Remove ${parted(model.model)[1]}<//><${Button} small bare onClick=${() => setAsked(false)}>Keep<//></div>`}</td>
     <td class="wide"><span class="tag">${model.task}</span></td>
     <td>${loading ? html`<${State} kind="busy">loading<//>` : html`<${State} kind=${model.error && !here ? "bad" : KINDS[model.state]}>${model.state}<//>`}</td>
-    <td class="num wide">${size(model.memory_mb)}</td><td class="num wide">${size(model.size_mb)}</td><td class="wide soft">${ago(model.last_used)}</td>
+    <td class="num wide">${size(model.memory_mb)}</td><td class="num wide extra">${size(model.size_mb)}</td><td class="num wide" title=${figures && `p95 ${ms(figures.p95)}`}>${ms(figures?.p50)}</td><td class="num wide">${figures?.failed ? html`<span class="err">${figures.failed.toLocaleString("en")}</span>` : 0}</td><td class="wide soft extra">${ago(model.last_used)}</td>
     <td class="num actions"><div class="row end tight">${writes && (here
       ? used ? html`<${Sure} small text="Unload" effect=${effect} action=${acts.unload}/>` : html`<${Button} small disabled=${Boolean(acts.busy)} onClick=${acts.unload}>Unload<//>`
       : html`<${Button} small disabled=${loading} onClick=${acts.load}>${model.error ? "Try again" : "Load"}<//>`)}
@@ -132,7 +133,7 @@ function Memory({ models }) {
       <span><b>${size(total)}</b> <span class="quiet">in ${held.length} of ${models.length}</span></span></div>
     <div class="timing tall" role="img" aria-label=${parts.map(([name, mb]) => `${name} ${size(mb)}`).join(", ") || "No model is in memory"}>
       ${parts.map(([name, mb, kind]) => html`<i key=${name} class=${kind} title=${`${name}, ${size(mb)}`} style=${{ flex: `${mb} 1 0` }}></i>`)}${!parts.length && html`<i class="free"></i>`}</div>
-    <div class="legend">${parts.map(([name, mb, kind]) => html`<span key=${name}><i class=${kind}></i>${name} <b>${size(mb)}</b></span>`)}</div></section>`;
+    <div class="legend">${parts.map(([name, mb, kind]) => html`<span key=${name}><i class=${kind}></i>${name} <b>${size(mb)}</b></span>`)}${!parts.length && html`<span>No model is in memory: the first request to one loads it.</span>`}</div></section>`;
 }
 
 /** What can be pulled: backends whose model comes with their packages, and names on the hub. */
@@ -165,6 +166,7 @@ export default function Models() {
   const { data, error } = useSource("v1/models", 2);
   const { data: sessions } = useSource(may("infer") ? "v1/sessions" : null, 5);
   const { data: plugins } = useSource("v1/plugins", 60);
+  const figures = useFigures();
   const going = usePulls();
   const [words, setWords] = useState("");
   const form = useRef(null);
@@ -177,9 +179,9 @@ export default function Models() {
     <div class="content">
       ${error && !data && html`<${Trouble} error=${error} again=${() => refresh("v1/models")}/>`}
       <${Memory} models=${models}/>
-      <section class="card cards" aria-label="Models"><div class="tscroll"><table><thead><tr><th>Model</th><th class="wide">Task</th><th>State</th><th class="num wide">Memory</th><th class="num wide">On disk</th><th class="wide">Used</th><th><span class="sr">Actions</span></th></tr></thead>
+      <section class="card cards" aria-label="Models"><div class="tscroll"><table><thead><tr><th>Model</th><th class="wide">Task</th><th>State</th><th class="num wide">Memory</th><th class="num wide extra">On disk</th><th class="num wide" title="Of the model itself, since the server started">p50</th><th class="num wide" title="Inferences that failed since the server started">Errors</th><th class="wide extra">Used</th><th><span class="sr">Actions</span></th></tr></thead>
         <tbody>${going.map((own) => html`<${PullRow} key=${`pull ${own.model}`} own=${own}/>`)}
-        ${shown.map((model) => html`<${Row} key=${model.model} model=${model} sessions=${sessions ?? []}/>`)}</tbody></table></div>
+        ${shown.map((model) => html`<${Row} key=${model.model} model=${model} sessions=${sessions ?? []} figures=${figures.get(model.model)}/>`)}</tbody></table></div>
         ${data && !shown.length && html`<p class="pad help">${models.length ? "No model here matches." : "No model is registered yet: pull one below."}</p>`}</section>
       ${may("models:write") && html`<div ref=${form}><${More} models=${models} plugins=${plugins}/></div>`}
     </div>`;

@@ -37,8 +37,8 @@ function Infer() {
   const { data } = useSource(may("models:read") ? "v1/models" : null, 10);
   return html`<label class="stack-4"><span class="label">Model</span><select class="field" name="model">${(data ?? []).map((each) => html`<option key=${each.model}>${each.model}</option>`)}</select></label>
     <label class="stack-4"><span class="label">Video, or a ZIP of pictures</span><input class="field" type="file" name="file" required accept=${KINDS.infer.accept}/></label>
-    <label class="stack-4"><span class="label">Every so many-th frame</span><input class="field" type="number" min="1" name="every" placeholder="1"/></label>
-    <label class="stack-4"><span class="label">At most so many</span><input class="field" type="number" min="1" name="limit" placeholder="all"/></label>`;
+    <label class="stack-4"><span class="label">Take every n-th frame</span><input class="field" type="number" min="1" name="every" placeholder="1"/></label>
+    <label class="stack-4"><span class="label">Frames or pictures at most</span><input class="field" type="number" min="1" name="limit" placeholder="all"/></label>`;
 }
 
 const Photographs = () => html`<label class="stack-4"><span class="label">Photographs, or a ZIP of them</span><input class="field" type="file" name="file" required multiple accept=${KINDS.reconstruct.accept}/>

@@ -2,7 +2,6 @@
 import { may, who } from "./api.mjs";
 import { Accounts } from "./accounts.mjs";
 import { State, Switch, Trouble } from "./controls.mjs";
-import { count } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useMemo, useState } from "./html.mjs";
 import { Icon } from "./icons.mjs";
@@ -33,11 +32,11 @@ function Me() {
 function Plugins() {
   const { data, error } = useSource("v1/plugins", 30);
   const rows = data ?? [];
-  return html`<section class="card" aria-labelledby="plugins"><header><h2 id="plugins">Plugins</h2><span class="quiet">${data && count(rows.length, "plugin")}</span></header>
+  return html`<section class="card" aria-labelledby="plugins"><header><h2 id="plugins">Plugins</h2><span class="quiet">${data && rows.length}</span></header>
     ${error && !data && html`<div class="pad"><${Trouble} error=${error} again=${() => refresh("v1/plugins")}/></div>`}
     <ul class="sugg plain plugins">${rows.map((plugin) => {
       const missing = plugin.backends.filter((each) => each.missing.length);
-      return html`<li key=${plugin.name}><div class="grow"><div class="row wrap"><b class="strong">${plugin.name}</b><span class="quiet">${plugin.version}</span>
+      return html`<li key=${plugin.name}><div class="grow"><div class="row wrap"><b class="strong">${plugin.name}</b>${plugin.version && html`<span class="quiet">${plugin.version}</span>`}
         ${[...new Set(plugin.backends.map((each) => each.task))].map((task) => html`<span class="tag" key=${task}>${task}</span>`)}</div>
         ${plugin.error && html`<div class="err">${plugin.error}</div>`}${plugin.note && html`<div class="help">${plugin.note}</div>`}
         ${missing.map((each) => html`<div class="help" key=${each.name}>${each.name} needs ${each.missing.join(", ")}${each.install ? html`: <code>${each.install}</code>` : ""}</div>`)}</div>

@@ -62,7 +62,7 @@ function drag(event, box) {
 
 /**
  * @param {{picture: {url: string, width: number, height: number, name: string}, items: import("./results.mjs").Item[], hover: number,
- *   setHover: (n: number) => void, show: {boxes: boolean, labels: boolean, scores: boolean, fill: boolean},
+ *   setHover: (n: number) => void, show: {map?: boolean, boxes: boolean, labels: boolean, scores: boolean, fill: boolean},
  *   depth?: any, old?: boolean, zoom: number, onScale?: (scale: number) => void, stage?: {current: any}, children?: (scale: number) => unknown}} props
  */
 export function Stage({ picture, items, hover, setHover, show, depth, old, zoom, onScale, stage, children }) {
@@ -93,7 +93,7 @@ export function Stage({ picture, items, hover, setHover, show, depth, old, zoom,
       onPointerMove=${point} onPointerLeave=${() => { setHover(0); setValue(null); }}>
       ${picture.url ? html`<img src=${picture.url} alt=${said} width=${width} height=${height} draggable="false"/>`
         : html`<div class="unseen" role="img" aria-label=${said}></div>`}
-      ${depth && html`<${Depth} depth=${depth} hidden=${peek}/>`}
+      ${depth && html`<${Depth} depth=${depth} hidden=${peek || !show.map}/>`}
       <${Overlay} items=${items} outlines=${outlines} width=${width} height=${height} hover=${hover} boxes=${show.boxes} fill=${show.fill} text=${reading}/>
       ${reading && html`<${Reading} items=${items} scale=${scale}/>`}
       ${show.labels && scale > 0 && html`<${Labels} items=${items} width=${width} height=${height} scale=${scale} hover=${hover} scores=${show.scores}/>`}

@@ -59,17 +59,17 @@ export function useTrial({ chosen, picture, auto, prefix = "", lane = /** @type 
     /** What stands at no parameter. */
     error: Object.keys(wrongGiven).length ? null : run.error,
     /** Whether what is shown is of an earlier run. */
-    old: Boolean(run.begun && seconds > 0.4) || stale,
+    old: Boolean(run.answer && run.begun && seconds > 0.4) || stale,
   };
 }
 
-const SHOWS = [["boxes", "Boxes"], ["labels", "Labels"], ["scores", "Scores"], ["fill", "Fill"]];
+const SHOWS = [["map", "Depth"], ["boxes", "Boxes"], ["labels", "Labels"], ["scores", "Scores"], ["fill", "Fill"]];
 const BOXED = ["boxes", "labels", "scores"];
-const HAVE = { detect: BOXED, track: BOXED, pose: BOXED, segment: ["labels", "scores", "fill"], ocr: ["boxes"] };
+const HAVE = { detect: BOXED, track: BOXED, pose: BOXED, segment: ["labels", "scores", "fill"], ocr: ["boxes"], depth: ["map"] };
 
 /** What is drawn, and the buttons for what tasks have. */
 export function useShow(...tasks) {
-  const [show, setShow] = useState({ boxes: true, labels: true, scores: true, fill: true });
+  const [show, setShow] = useState({ map: true, boxes: true, labels: true, scores: true, fill: true });
   const shown = tasks.flatMap((task) => HAVE[task] ?? []);
   return { show, toggle: (name) => setShow({ ...show, [name]: !show[name] }), buttons: SHOWS.filter(([name]) => shown.includes(name)) };
 }
@@ -107,5 +107,5 @@ export function Ramp({ depth }) {
   const id = useId();
   return html`<div class="foot"><svg class="ramp" viewBox="0 0 100 8" preserveAspectRatio="none" role="img" aria-label=${`Colours from ${depth.least.toFixed(2)} to ${depth.most.toFixed(2)}`}>
   <defs><linearGradient id=${id}>${RAMP.map((stop, at) => html`<stop key=${at} offset=${at / (RAMP.length - 1)} stop-color=${stop}/>`)}</linearGradient></defs><rect width="100" height="8" fill=${`url(#${id})`}/></svg>
-  <div class="ramp-l"><span>${depth.least.toFixed(2)}</span><span class="quiet">D held shows the picture</span><span>${depth.most.toFixed(2)}</span></div></div>`;
+  <div class="ramp-l"><span>${depth.least.toFixed(2)}</span><span class="quiet wide">D held shows the picture</span><span>${depth.most.toFixed(2)}</span></div></div>`;
 }

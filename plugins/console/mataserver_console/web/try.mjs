@@ -56,12 +56,13 @@ function Answer({ answer, items, shown, hover, setHover, from, setFrom, outlines
   const [tab, setTab] = useState("results");
   const scored = items.some((item) => item.score !== null) && answer?.task !== "classify";
   const hidden = items.length - shown.length;
-  const said = !answer ? "" : answer.text !== undefined && answer.task === "vlm" ? `${answer.usage?.completion_tokens ?? "?"} tokens` : `${shown.length} found${hidden ? `, ${hidden} hidden` : ""}`;
+  const said = !answer || ["depth", "embed"].includes(answer.task) ? "" : answer.text !== undefined && answer.task === "vlm" ? `${answer.usage?.completion_tokens ?? "?"} tokens` : `${shown.length} found${hidden ? `, ${hidden} hidden` : ""}`;
   return html`<aside class="panel right" aria-label="Answer">
     <div class="tabs"><${Tabs} label="Answer" tabs=${[["results", "Results"], ["json", "JSON"]]} value=${tab} onChange=${setTab}/><span class="grow"></span>
       <span class="quiet middle" role="status">${said}</span></div>
     ${error && html`<div class="pad"><${Trouble} error=${error} again=${run}/></div>`}
     <div class="scroll" tabindex="-1">
+    ${!answer && !error && html`<p class="pad help">${tab === "json" ? "The answer as it comes, for programs." : "What the model finds is listed here, linked with the picture."}</p>`}
     ${tab === "json" ? answer && html`<${Json} value=${answer}/>` : answer && html`
       ${scored && items.length > 0 && html`<${From} items=${items} from=${from} setFrom=${setFrom}/>`}
       ${answer.task === "vlm" && html`<p class="pad said">${answer.text}</p>`}
@@ -95,7 +96,7 @@ export default function Try() {
     "+": () => bigger(1.5), "-": () => bigger(1 / 1.5), 0: () => setZoom(1),
   });
   const download = async () => {
-    const map = depth && document.createElement("canvas");
+    const map = depth && show.map && document.createElement("canvas");
     if (map) paint(map, depth);
     save(await drawn(picture, shown, show, map), `${picture.name.replace(/\.\w+$/, "")}-${task}.png`);
   };
@@ -106,8 +107,8 @@ export default function Try() {
       ${run.answer && html`<div class="row">${picture.unseen ? null : html`<${Button} icon="download" class="wide" onClick=${download}>Download<//>`}<${Menu} label="Downloads" actions=${picture.unseen ? downloads.slice(1) : downloads}/></div>`}<//>
     <div class=${`work fill ${over ? "over-drop" : ""}`}>
       <aside class="panel left" aria-label="Input"><div class="scroll" tabindex="-1">
-        <section class="sect pictures"><div class="row between"><h2>Picture</h2>${picture && html`<span class="quiet cut">${picture.name}${picture.unseen ? "" : `, ${picture.width} × ${picture.height}`}</span>`}</div>
-          <${Examples} task=${chosen.model?.task} chosen=${picture?.name} pick=${pick}/>${picture && html`<${Ways} take=${take} onError=${setError}/>`}
+        <section class="sect pictures"><div class="row between"><h2>Picture</h2><span class="quiet cut">${!picture ? "none yet" : `${picture.name}${picture.unseen ? "" : `, ${picture.width} × ${picture.height}`}`}</span></div>
+          ${picture && html`<${Examples} task=${chosen.model?.task} chosen=${picture.name} pick=${pick}/><${Ways} take=${take} onError=${setError}/>`}
           ${wrongPicture && html`<p class="err" role="alert">${wrongPicture.message}</p>`}</section>
         ${noSchema && noSchema.status !== 404 ? html`<div class="pad"><${Trouble} error=${noSchema}/></div>` : null}
         ${schema && html`<${Parameters} key=${chosen.name} schema=${schema} given=${given} setGiven=${setGiven} wrong=${trial.wrong}/>`}</div>
@@ -128,5 +129,5 @@ export default function Try() {
       <${Answer} answer=${run.answer} items=${items} shown=${shown} hover=${hover} setHover=${setHover} from=${from} setFrom=${(value) => amend({ from: value || undefined })}
         outlines=${outlines} times=${run.times} error=${trial.error} run=${run.run}/>
     </div>
-    <p class="sr" role="status">${run.answer && !run.begun ? `${items.length} found in ${ms(run.took)}. ${told(shown)}` : ""}</p>`;
+    <p class="sr" role="status">${run.answer && !run.begun ? `${["depth", "embed", "vlm"].includes(run.answer.task) ? "Answered" : `${items.length} found`} in ${ms(run.took)}. ${told(shown)}` : ""}</p>`;
 }
