@@ -112,7 +112,7 @@ async def operate(person: Person) -> None:
     await person.sees("results.jsonl")
     await take(person, "jobs")
     await person.go("models")
-    await person.until("document.querySelectorAll('tr[data-model]').length > 5")
+    await person.until("document.querySelectorAll('tr[data-model]').length >= 5")
     await take(person, "models")
     await person.go("server")
     await asyncio.sleep(20)
