@@ -171,6 +171,9 @@ async def chunks(request: web.Request, limits: Limits) -> AsyncIterator[bytes]:
     """Yield the body as it arrives. Raises ``TooLarge``, ``TooSlow``, ``BadRequest``."""
     if request.headers.get(hdrs.CONTENT_ENCODING, "").strip().lower() not in PLAIN:
         raise BadRequest("An upload is not taken compressed")
+    over = TooLarge(f"The body is over the limit of {limits.size} bytes")
+    if (request.content_length or 0) > limits.size:  # before any of it is read and written
+        raise over
     size, loop = 0, asyncio.get_running_loop()
     deadline = loop.time() + limits.seconds
     while True:
@@ -185,7 +188,7 @@ async def chunks(request: web.Request, limits: Limits) -> AsyncIterator[bytes]:
             return
         size += len(chunk)
         if size > limits.size:
-            raise TooLarge(f"The body is over the limit of {limits.size} bytes")
+            raise over
         yield chunk
 
 

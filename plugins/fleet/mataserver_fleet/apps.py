@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 
 AppName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
 Retries = Annotated[int, Meta(ge=0, le=100)] | Annotated[str, Meta(pattern=r"^[0-9]{1,2}\Z")]
-_Text = Annotated[str, Meta(max_length=255)]
+_Text = Annotated[str, Meta(max_length=255, pattern=r"^[^\x00]*\Z")]
 _HOST = re.compile(r"[a-z0-9]([a-z0-9-]{0,62})(\.[a-z0-9]([a-z0-9-]{0,62}))*|\[[0-9a-f:.]+\]")
 RETRIES = 5
 

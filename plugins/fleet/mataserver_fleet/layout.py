@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from mataserver import BadRequest
 from mataserver_fleet import schema
 from mataserver_fleet.onnx_signature import config_of
+from mataserver_fleet.shared_path import NOTE
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -17,12 +18,20 @@ if TYPE_CHECKING:
     from mataserver import Upload
 
 LONGEST, DEEPEST = 255, 8
+LONGEST_PART = 240
+"""Bytes of a part of a path: while a file is written it has a longer name."""
 _VERSION = re.compile(r"[1-9][0-9]{0,8}")
-_PART = re.compile(r"[^/\\\x00-\x1f\x7f]+")
+_NUMBER = re.compile(r"[+-]?[0-9]+")
+_OWN = frozenset({schema.NAME, NOTE})
+_PART = re.compile(r"(?!\..*\.new\Z)[^/\\]+")
 ONNX = "model.onnx"
 _CODE_FIELDS = ("runtime", "model_operations", "model_repository_agents", "cc_model_filenames")
-_CODE_PARAMETERS = re.compile(r"EXECUTION_ENV_PATH|.*LIBRARY.*|.*_SO", re.IGNORECASE)
+_CODE_PARAMETERS = re.compile(
+    r"EXECUTION_ENV_PATH|.*(LIBRARY|EXTENSION|PLUGIN).*|.*_SO|(.*_)?LIBS?(_.*)?", re.IGNORECASE
+)
 _CODE_FILES = re.compile(r".*\.(so(\.\d+)*|py|pyc|pyd)", re.IGNORECASE)
+_OTHER_CONFIG = re.compile(r"configs/.*\.pbtxt", re.IGNORECASE)
+"""What a Triton that is started with a name of configurations takes instead of config.pbtxt."""
 _PLATFORMS = {
     "onnxruntime_onnx": "onnxruntime",
     "tensorrt_plan": "tensorrt",
@@ -72,16 +81,52 @@ def layout_of(model: str, files: Sequence[Upload], bare: int) -> Layout:
             common["/".join(parts)] = path
         else:
             versions.setdefault(bare, {})[parts[0]] = path
+    _check_common(common)
+    for paths in (common, *versions.values()):
+        _check_tree(paths)
     return Layout(config, common, versions)
 
 
 def parts_of(name: str) -> tuple[str, ...]:
-    """Return the parts of a relative path. Raises ``BadRequest`` for one that leads elsewhere."""
+    """Return the parts of a relative path. Raises ``BadRequest`` for one that leads elsewhere.
+
+    So it does for one that does not look like what it is.
+    """
     parts = tuple(name.split("/"))
-    sound = all(_PART.fullmatch(part) and part not in {".", ".."} for part in parts)
+    sound = name.isprintable() and all(map(_is_sound, parts))
     if not sound or len(name.encode()) > LONGEST or len(parts) > DEEPEST:
-        raise BadRequest(f"{name[:64]!r}: a file's name must be a path below the model's folder")
+        raise BadRequest(f"{name[:64]!a}: a file's name must be a path below the model's folder")
     return parts
+
+
+def _is_sound(part: str) -> bool:
+    """Whether a part of a path is the name of a file or a folder, and none of a file in the making.
+
+    A space at an end of it is not seen.
+    """
+    plain = _PART.fullmatch(part) is not None and part not in {".", ".."}
+    return plain and part == part.strip() and len(part.encode()) <= LONGEST_PART
+
+
+def _check_common(paths: Iterable[str]) -> None:
+    """Raise ``BadRequest`` for files of all versions in the place of what a Triton looks for."""
+    for path in paths:
+        first, _, rest = path.partition("/")
+        if first in _OWN:
+            raise BadRequest(f"{first!r} is the server's own name")
+        if _NUMBER.fullmatch(first) and rest:
+            raise BadRequest(f"{first[:64]!r} is no version: it is a number from 1 to 999999999")
+        if _NUMBER.fullmatch(first):
+            raise BadRequest(f"{first[:64]!r} is called as a version is")
+
+
+def _check_tree(paths: Mapping[str, Path]) -> None:
+    """Raise ``BadRequest`` for paths of which one would be a file and a folder."""
+    for path in paths:
+        above = path
+        while above := above.rpartition("/")[0]:
+            if above in paths:
+                raise BadRequest(f"{above[:64]!r} is a file and a folder")
 
 
 def completed(model: str, layout: Layout, known: dict[str, Any] | None) -> dict[str, Any]:
@@ -114,10 +159,12 @@ def check_no_code(config: dict[str, Any], files: Iterable[str]) -> None:
     for field in _CODE_FIELDS:
         if config.get(field):
             raise BadRequest(f"{schema.NAME}: {field} is not allowed here")
-    for key in config.get("parameters", {}):
+    for key in _parameters(config):
         if _CODE_PARAMETERS.fullmatch(key):
             raise BadRequest(f"{schema.NAME}: the parameter {key[:64]} is not allowed here")
     for name in files:
+        if _OTHER_CONFIG.fullmatch(name):
+            raise BadRequest(f"{name[:64]!r}: another configuration is not allowed here")
         if _CODE_FILES.fullmatch(name):
             raise BadRequest(f"{name[:64]!r}: files of code are not allowed here")
 
@@ -136,6 +183,18 @@ def _derived(model: str, layout: Layout) -> dict[str, Any]:
         if ONNX in files:
             return config_of(files[ONNX], model)
     raise BadRequest(f"{schema.NAME} is missing, and only that of a {ONNX} can be derived")
+
+
+def _parameters(config: Any) -> Iterator[str]:
+    """Yield the name of each parameter, wherever in a configuration it stands."""
+    if isinstance(config, list):
+        for each in config:
+            yield from _parameters(each)
+    elif isinstance(config, dict):
+        for name, value in config.items():
+            if name == "parameters" and isinstance(value, dict):
+                yield from value
+            yield from _parameters(value)
 
 
 def _paths(config: Any, where: str = "") -> Iterator[tuple[str, str]]:

@@ -21,8 +21,6 @@ if TYPE_CHECKING:
     from mataserver_database import Connection
     from mataserver_fleet.store import Store
 
-LONGEST_REASON = 4_000
-
 
 @dataclass(frozen=True)
 class Outcome:
@@ -109,7 +107,7 @@ class Placements:
         values: dict[str, Any] = {
             "done": outcome.generation,
             "state": outcome.state,
-            "reason": outcome.reason[:LONGEST_REASON].replace("\0", ""),
+            "reason": outcome.reason,
             "serving": text(outcome.serving),
             "digest": outcome.digest,
             "good": text(outcome.good),

@@ -13,17 +13,24 @@ from mataserver_fleet.tritons import Gpu
 
 T = TypeVar("T")
 MOST_GPUS = 64
+LONGEST_REASON = 4_000
 _GPU = re.compile(
     r'nv_gpu_(\w+)\{[^}]*gpu_uuid="([^"]{1,100})"[^}]*\} ([0-9.e+-]{1,40})$', re.MULTILINE
 )
 
 
 class TritonError(MataError):
-    """502: a Triton did not do what it was asked, or cannot be understood."""
+    """502: a Triton did not do what it was asked, or cannot be understood.
+
+    It may say anything: what no database holds is left out of it, and so is what nobody would read.
+    """
 
     status = 502
     answered = True
     """Whether it answered at all."""
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail.replace("\0", "")[:LONGEST_REASON])
 
 
 class Unreachable(TritonError):

@@ -149,9 +149,9 @@ class TritonClient:
         if self.address.grpc_port is not None and triton_rpc.available():
             await self._load_by_rpc(self.address.grpc_port, model, config, files)
             return
-        body = Push(config, files)
-        headers = {"Content-Type": "application/json", "Content-Length": str(body.size)}
-        await self._control(model, "load", headers, body)
+        with contextlib.closing(Push(config, files)) as body:
+            headers = {"Content-Type": "application/json", "Content-Length": str(body.size)}
+            await self._control(model, "load", headers, body)
 
     async def load_what_lies_there(self, model: str) -> None:
         """Have it load a model from its repository. Raises ``TritonError`` with its reason."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, BinaryIO
 
 import msgspec
 
@@ -17,7 +17,10 @@ _PIECE = 3 << 18
 
 
 class Push:
-    """The body of a load, made piece by piece: no more than a piece of a file is in memory."""
+    """The body of a load, made piece by piece: no more than a piece of a file is in memory.
+
+    Whoever sends it closes it: where a connection breaks, what it reads from would stay open.
+    """
 
     def __init__(self, config: Mapping[str, Any], files: Mapping[str, Path]) -> None:
         told = msgspec.json.encode(msgspec.json.encode(config).decode())
@@ -27,6 +30,7 @@ class Push:
             for name, path in files.items()
         ]
         self._tail = b"}}"
+        self._file: BinaryIO | None = None
 
     @property
     def size(self) -> int:
@@ -39,11 +43,16 @@ class Push:
         yield self._head
         for key, path in self._files:
             yield key
-            with path.open("rb") as file:
-                while piece := await asyncio.to_thread(file.read, _PIECE):
+            with path.open("rb") as self._file:
+                while piece := await asyncio.to_thread(self._file.read, _PIECE):
                     yield base64.b64encode(piece)
             yield b'"'
         yield self._tail
+
+    def close(self) -> None:
+        """Close the file that is read from."""
+        if self._file is not None:
+            self._file.close()
 
 
 def size_of(files: Mapping[str, Path]) -> int:
