@@ -289,3 +289,39 @@ def test_keypoints_come_back_in_original_pixels():
     (found,) = scaling.restore(pose, picture).keypoints
     assert found.bbox == (4.0, 8.0, 401, 301)
     assert found.keypoints == [(12.0, 16.0, 0.7)]
+
+
+def test_keypoints_stay_within_the_image():
+    """The last pixel of a reduced image stands for less than a whole one of the original.
+
+    What the model itself saw beyond the image stays there.
+    """
+    picture = media.Picture(np.zeros((76, 101, 3), np.uint8), 4, 401, 301)
+    points = [(101.0, 76.0, 0.7), (100.0, 75.0, 0.6), (102.0, 80.0, 0.1)]
+    pose = PoseResult([Keypoint("person", 0.5, (1.0, 2.0, 101.0, 76.0), points)])
+    (found,) = scaling.restore(pose, picture).keypoints
+    assert found.keypoints == [(401.0, 301.0, 0.7), (400.0, 300.0, 0.6), (408.0, 320.0, 0.1)]
+
+
+def test_the_corners_of_a_turned_box_come_back_in_original_pixels():
+    """They are scaled as the box that spans them is; whatever else a model tells stays."""
+    picture = media.Picture(np.zeros((76, 101, 3), np.uint8), 4, 401, 301)
+    corners = [[10.0, 5.0], [20.0, 10.0], [15.0, 20.0], [5.0, -1.5]]
+    extra = {"corners": corners, "distance": 7.5}
+    result = DetectResult([Detection("ship", 0.5, (5.0, 0.0, 20.0, 20.0), extra=extra)])
+    (found,) = scaling.restore(result, picture).detections
+    assert found.bbox == (20.0, 0.0, 80.0, 80.0)
+    assert found.extra == {
+        "corners": [[40.0, 20.0], [80.0, 40.0], [60.0, 80.0], [20.0, -6.0]],
+        "distance": 7.5,
+    }
+
+
+@pytest.mark.parametrize("corners", [None, "four", [[1, 2, 3]], {"a": 1}])
+def test_what_else_a_model_calls_corners_stays(corners):
+    """Only pairs of numbers are places."""
+    picture = media.Picture(np.zeros((76, 101, 3), np.uint8), 4, 401, 301)
+    extra = {"corners": corners}
+    result = DetectResult([Detection("ship", 0.5, (5.0, 0.0, 20.0, 20.0), extra=extra)])
+    (found,) = scaling.restore(result, picture).detections
+    assert found.extra == extra

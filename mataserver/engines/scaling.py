@@ -13,10 +13,12 @@ from mataserver.media import grey
 from mataserver.results import DetectResult, PoseResult, SegmentResult
 
 if TYPE_CHECKING:
+    from collections.abc import Iterable
+
     from numpy.typing import NDArray
 
     from mataserver.media import Picture
-    from mataserver.results import Segment
+    from mataserver.results import Detection, Segment
 
 TASKS = frozenset({"classify", "detect", "embed", "pose", "segment", "track"})
 """The tasks whose results lose nothing when the model resizes its images anyway.
@@ -32,20 +34,18 @@ def input_size(model: object, task: str) -> tuple[int, int] | None:
 
 
 def restore(result: Any, picture: Picture) -> Any:
-    """Return a sound result with its boxes, keypoints and masks in original pixels."""
+    """Return a sound result with its boxes, corners, keypoints and masks in original pixels."""
     if isinstance(result, DetectResult):
-        return DetectResult([_moved(each, picture) for each in result.detections])
+        return DetectResult([_detection(each, picture) for each in result.detections])
     if isinstance(result, SegmentResult):
         return SegmentResult(
             [_enlarged(_moved(each, picture), picture) for each in result.segments]
         )
     if isinstance(result, PoseResult):
-        scale = picture.scale
         return PoseResult(
             [
                 msgspec.structs.replace(
-                    _moved(each, picture),
-                    keypoints=[(x * scale, y * scale, score) for x, y, score in each.keypoints],
+                    _moved(each, picture), keypoints=list(_joints(each.keypoints, picture))
                 )
                 for each in result.keypoints
             ]
@@ -63,6 +63,36 @@ def _moved(thing: Any, picture: Picture) -> Any:
         min(y2 * scale, height),
     )
     return msgspec.structs.replace(thing, bbox=box)
+
+
+def _detection(found: Detection, picture: Picture) -> Detection:
+    """Move a detection, and the corners that it may have: they may lie beside the image."""
+    moved: Detection = _moved(found, picture)
+    try:
+        corners = msgspec.convert(found.extra.get("corners"), list[tuple[float, float]])
+    except msgspec.ValidationError:  # none, or something else that a model calls so
+        return moved
+    scale = picture.scale
+    placed = [[x * scale, y * scale] for x, y in corners]
+    return msgspec.structs.replace(moved, extra={**found.extra, "corners": placed})
+
+
+def _joints(
+    points: Iterable[tuple[float, float, float]], picture: Picture
+) -> Iterable[tuple[float, float, float]]:
+    """Yield the keypoints moved; what lay within the reduced image lies within the original."""
+    height, width = picture.image.shape[:2]
+    for x, y, score in points:
+        yield (
+            _place(x, picture.scale, width, picture.width),
+            _place(y, picture.scale, height, picture.height),
+            score,
+        )
+
+
+def _place(at: float, scale: int, side: int, whole: int) -> float:
+    """Return a place along a side; the last pixel of a reduced one is but a part of one."""
+    return min(at * scale, float(whole)) if at <= side else at * scale
 
 
 def _enlarged(segment: Segment, picture: Picture) -> Segment:

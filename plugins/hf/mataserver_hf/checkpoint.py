@@ -91,6 +91,20 @@ class Checkpoint:
         with self._reading("image processor configuration"):
             return Pixels(_processors.from_pretrained(self._path, backend="pil", **_LOCAL))
 
+    def whole_pixels(self) -> Pixels:
+        """Open the image processor of a network whose answers are about places in the image.
+
+        Raises ``MataError`` for one that cuts off parts of images: what a network says of the rest
+        would be told of other places.
+        """
+        pixels = self.pixels()
+        if pixels.cuts:
+            raise MataError(
+                f"the image processor of {self.name} cuts off parts of images (do_center_crop), "
+                "so its answers cannot be told of the whole"
+            )
+        return pixels
+
     def image_settings(self) -> dict[str, Any]:
         """Return the image processor's settings: a part of the whole processor's, or a file's own.
 

@@ -115,7 +115,7 @@ def load(spec: ModelSpec, ctx: LoadContext) -> DepthEstimator:
 
     checkpoint = Checkpoint(spec, ctx)
     network = checkpoint.network(AutoModelForDepthEstimation, unused=_UNUSED)
-    return checkpoint.ready(DepthEstimator(network, checkpoint.pixels()), DepthParams())
+    return checkpoint.ready(DepthEstimator(network, checkpoint.whole_pixels()), DepthParams())
 
 
 def accepts(files: ModelFiles) -> bool:

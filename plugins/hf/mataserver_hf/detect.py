@@ -121,7 +121,7 @@ def load(spec: ModelSpec, ctx: LoadContext) -> Detector:
 
     checkpoint = Checkpoint(spec, ctx)
     network = checkpoint.network(AutoModelForObjectDetection)
-    return checkpoint.ready(Detector(network, checkpoint.pixels()), DetectParams())
+    return checkpoint.ready(Detector(network, checkpoint.whole_pixels()), DetectParams())
 
 
 def accepts(files: ModelFiles) -> bool:

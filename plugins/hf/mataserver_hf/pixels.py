@@ -44,6 +44,15 @@ class Pixels:
         edge = values.get("shortest_edge")
         return (int(edge), int(edge)) if edge else None
 
+    @property
+    def cuts(self) -> bool:
+        """Whether parts of images are cut off: the network is shown less than the whole."""
+        if not getattr(self.processor, "do_center_crop", False):
+            return False
+        size, crop = (dict(getattr(self.processor, name) or {}) for name in ("size", "crop_size"))
+        sides = [(each.get("height"), each.get("width")) for each in (size, crop)]
+        return not self.processor.do_resize or None in sides[0] or sides[0] != sides[1]
+
     def groups(self, images: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[list[int], Tensors]]:
         """Yield the indices of images that can share a forward pass, with their tensors.
 

@@ -77,11 +77,15 @@ class SegmentCheckpoint(Checkpoint):
         if any(
             str(name).endswith("ForSemanticSegmentation") for name in config.architectures or ()
         ):
-            return self.network(AutoModelForSemanticSegmentation), self.pixels(), ClassReader()
+            return (
+                self.network(AutoModelForSemanticSegmentation),
+                self.whole_pixels(),
+                ClassReader(),
+            )
         network = self.network(AutoModelForUniversalSegmentation)
         if family == "oneformer":
             return network, self._oneformer_pixels(), self._oneformer_reader(config)
-        pixels = self.pixels()
+        pixels = self.whole_pixels()
         if family in {"eomt", "eomt_dinov3"}:
             reader: Reader = EomtReader(auto, pixels.processor)
             return network, Pixels(TensorsOnly(pixels.processor)), reader

@@ -107,7 +107,7 @@ def load(spec: ModelSpec, ctx: LoadContext) -> PromptedSegmenter:
 
     checkpoint = Checkpoint(spec, ctx)
     network = checkpoint.network(TwoStepCLIPSeg)
-    return PromptedSegmenter(network, checkpoint.pixels(), checkpoint.tokenizer())
+    return PromptedSegmenter(network, checkpoint.whole_pixels(), checkpoint.tokenizer())
 
 
 def accepts(files: ModelFiles) -> bool:

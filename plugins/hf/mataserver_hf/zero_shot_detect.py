@@ -257,7 +257,7 @@ def _parts(spec: ModelSpec, ctx: LoadContext) -> tuple[Network, Pixels, Any]:
 
     checkpoint = Checkpoint(spec, ctx)
     network = checkpoint.network(AutoModelForZeroShotObjectDetection)
-    return network, checkpoint.pixels(), checkpoint.tokenizer()
+    return network, checkpoint.whole_pixels(), checkpoint.tokenizer()
 
 
 def load_owl(spec: ModelSpec, ctx: LoadContext) -> OwlDetector:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import msgspec
 import numpy as np
 import pytest
@@ -318,6 +321,30 @@ def test_auto_is_the_natural_mode(checkpoint, context, picture):
         loaded = segment.load(spec, context())
         [auto], [named] = (loaded.predict([image], [wanted(m)]) for m in ("auto", mode))
         assert_same(auto, [(s.label, s.confidence, s.mask) for s in named.segments])
+
+
+@pytest.mark.parametrize(
+    ("settings", "cuts"),
+    [
+        ({"do_center_crop": True, "crop_size": {"height": 64, "width": 64}}, False),
+        ({"do_center_crop": True, "crop_size": {"height": 48, "width": 64}}, True),
+        ({"do_center_crop": True, "crop_size": 64, "size": {"shortest_edge": 64}}, True),
+        ({"do_center_crop": True, "crop_size": 64, "do_resize": False}, True),
+        ({"do_center_crop": False, "crop_size": 48}, False),
+    ],
+)
+def test_a_processor_that_cuts_images_off_is_refused(settings, cuts, checkpoint, context, tmp_path):
+    """Told of the whole picture, what the network says of its middle would be wrong everywhere."""
+    path = tmp_path / "cut"
+    shutil.copytree(checkpoint("beit_segmenter"), path)
+    file = path / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | settings))
+    spec = ModelSpec("tiny/cut", "segment", "hf", path)
+    if not cuts:
+        assert segment.load(spec, context())
+        return
+    with pytest.raises(MataError, match="cuts off parts of images"):
+        segment.load(spec, context())
 
 
 def test_defaults():

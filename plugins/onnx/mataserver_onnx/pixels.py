@@ -47,6 +47,12 @@ def preparation(
     own = graph_size(bundle.graph)
     if bundle.processor and not options.states_pixels:
         made = processor.read(bundle.processor, own)
+        if made.cuts and "crop" not in _POSSIBLE.get(layout, ()):
+            raise MataError(
+                f"the model's image processor cuts off parts of images, which does not go with "
+                f"the layout {layout}: state resize and what else is to be done to pixels under "
+                "plugins.onnx.models"
+            )
         return made, own or made.fixed
     if own and options.input_size not in {None, own}:
         raise MataError(

@@ -92,6 +92,12 @@ class Preparation:
         return self._letterbox or fixed_size(self._plan)
 
     @property
+    def cuts(self) -> bool:
+        """Whether parts of images are cut off: the network is shown less than the whole."""
+        made = (self._plan(*each) for each in _PROBES)
+        return any(each.crop not in {None, each.resize} for each in made)
+
+    @property
     def resized_to(self) -> Size | None:
         """The least (height, width) that images are resized to; None if they keep their size.
 

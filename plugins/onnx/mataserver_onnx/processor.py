@@ -139,7 +139,7 @@ class _Recipe:
         fixed = fixed_size(plan)
         if stretch is not None and fixed is not None and fixed != stretch:
             raise MataError(
-                f"the network takes images of {stretch[1]}x{stretch[0]} pixels, but its "
+                f"the network takes images of {stretch[1]}x{stretch[0]} pixels, but "
                 f"its image processor makes {fixed[1]}x{fixed[0]} of them"
             )
         if stretch is not None and fixed is None:

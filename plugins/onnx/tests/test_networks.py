@@ -273,6 +273,24 @@ def test_a_map_is_not_cropped(planted, load, tmp_path):
         load(path, "segment", resize="crop")
 
 
+@pytest.mark.parametrize("cuts", [False, True])
+def test_a_processor_does_not_crop_a_map(planted, load, tmp_path, cuts):
+    """Told of the whole picture, what the network says of its middle would be wrong everywhere."""
+    planted.colours(tmp_path / "model.onnx", "map")
+    settings = {
+        "image_processor_type": "BeitImageProcessor",
+        "size": {"height": 40 if cuts else 32, "width": 48},
+        "do_center_crop": True,
+        "crop_size": {"height": 32, "width": 48},
+    }
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(settings))
+    if not cuts:
+        assert load(tmp_path, "segment")
+        return
+    with pytest.raises(MataError, match="cuts off parts of images"):
+        load(tmp_path, "segment")
+
+
 def test_devices_that_there_are_none_of(planted, context, tmp_path):
     """CUDA without a provider for it is a 503 that says what to install."""
     from mataserver import ModelSpec
