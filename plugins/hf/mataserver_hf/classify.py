@@ -8,7 +8,15 @@ from __future__ import annotations
 import math
 from typing import TYPE_CHECKING, Any
 
-from mataserver import Backend, Classification, ClassifyResult, Confidence, Params, TopK
+from mataserver import (
+    Backend,
+    Classification,
+    ClassifyResult,
+    Confidence,
+    InvalidParams,
+    Params,
+    TopK,
+)
 from mataserver_hf import installation
 
 if TYPE_CHECKING:
@@ -64,7 +72,8 @@ class ClassifyParams(Params, frozen=True):
 
     confidence:  the lowest score of a class that is returned.
     top_k:       how many classes at most.
-    use_softmax: false returns the logits as they are, and applies no ``confidence``.
+    use_softmax: false returns the logits as they are, and applies no ``confidence``; needed for a
+                 network that was trained to measure (``problem_type`` "regression").
     """
 
     confidence: Confidence = 0.0
@@ -87,6 +96,7 @@ class Classifier:
         self._independent = (
             config.num_labels == 1 or config.problem_type == "multi_label_classification"
         )
+        self.measures: bool = config.problem_type == "regression"
 
     @property
     def input_size(self) -> tuple[int, int] | None:
@@ -96,7 +106,15 @@ class Classifier:
     def predict(
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[ClassifyParams]
     ) -> list[ClassifyResult]:
-        """Return the best classes of each image, best first."""
+        """Return the best classes of each image, best first.
+
+        Raises ``InvalidParams`` when probabilities are asked of a network that measures.
+        """
+        if self.measures and any(each.use_softmax for each in params):
+            raise InvalidParams(
+                "params.use_softmax: this network measures (problem_type is regression), and what "
+                "it gives are no probabilities: ask with false"
+            )
         found: dict[int, ClassifyResult] = {}
         for indices, tensors in self._pixels.groups(images):
             answers = self._network.finite(self._network.run(tensors).logits)
@@ -142,7 +160,8 @@ def load(spec: ModelSpec, ctx: LoadContext) -> Classifier:
 
     checkpoint = Checkpoint(spec, ctx)
     network = checkpoint.network(AutoModelForImageClassification)
-    return checkpoint.ready(Classifier(network, checkpoint.pixels()), ClassifyParams())
+    model = Classifier(network, checkpoint.pixels())
+    return checkpoint.ready(model, ClassifyParams(use_softmax=not model.measures))
 
 
 def accepts(files: ModelFiles) -> bool:

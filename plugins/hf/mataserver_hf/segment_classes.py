@@ -33,7 +33,9 @@ class ClassReader:
         """Yield one segment per class that is the likeliest somewhere.
 
         ``answers`` holds the float32 logits ``[1, C, h, w]``. The stretched logits decide; the
-        probabilities are their softmax at the network's own resolution.
+        probabilities are their softmax at the network's own resolution. The logit of a single class
+        stands for itself, as SegFormer's are trained.
         """
         [logits] = answers[0]
-        return semantic(logits, logits.softmax(0), size, confidence)
+        shares = logits.sigmoid() if len(logits) == 1 else logits.softmax(0)
+        return semantic(logits, shares, size, confidence)

@@ -59,8 +59,15 @@ def semantic(
     """Give each pixel to the class of the largest score; yield one segment per class.
 
     ``scores`` decide and ``probabilities`` (both ``[C, h, w]``) become the confidence: their mean
-    over the segment, at most 1. Segments below ``confidence`` are left out.
+    over the segment, at most 1. Segments below ``confidence`` are left out. A class that has no
+    other beside it has the pixels that are ``SURE``ly its own.
     """
+    if len(probabilities) == 1:
+        [own] = stretch(probabilities, size)
+        mask = own >= SURE
+        if mask.any() and (mean := own[mask].mean().item()) >= confidence:
+            yield Found(0, min(mean, 1.0), mask)
+        return
     winner = winners(stretch(piece, size) for piece in _pieces(scores, size))
     for label in torch.bincount(winner.flatten()).nonzero()[:, 0].tolist():
         mask = winner == label

@@ -13,13 +13,12 @@ from typing import TYPE_CHECKING, Any
 from mataserver import (
     Backend,
     Confidence,
-    Detection,
-    DetectResult,
     InvalidParams,
     Params,
     Text,
 )
 from mataserver_hf import installation
+from mataserver_hf.boxes import corners, result
 from mataserver_hf.prompts import needed, tokens
 
 if TYPE_CHECKING:
@@ -29,7 +28,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
-    from mataserver import LoadContext, ModelFiles, ModelSpec
+    from mataserver import DetectResult, LoadContext, ModelFiles, ModelSpec
     from mataserver_hf.network import Network
     from mataserver_hf.pixels import Pixels
     from mataserver_hf.prompts import Prompts
@@ -46,6 +45,7 @@ REMEMBERED = 32
 """How many sets of prompts keep their tokens: a stream sends the same ones every frame."""
 _EVERYTHING = -1.0  # below any score: every image of a batch brings its own threshold
 _NOBODY = -1
+_CLEAR = 0.25
 
 
 class OwlParams(Params, frozen=True):
@@ -67,14 +67,21 @@ class GroundingParams(Params, frozen=True):
     prompts:         the objects; each is the label of what it finds. Needed. Read in lower case.
     confidence:      the lowest score of a detection that is returned: the highest probability of a
                      token. Model cards use 0.25 to 0.4.
-    text_confidence: the lowest probability of a prompt's token that names a box. A box is called
-                     after the prompt with the likeliest token; where that is less likely than this,
-                     it is left out.
+    text_confidence: the lowest probability of a prompt's token that names a box; 0.25 where it is
+                     not given, and ``confidence`` where that is lower. A box is called after the
+                     prompt with the likeliest token; where that is less likely than this, it is
+                     left out.
     """
 
     prompts: tuple[Text, ...] = ()
     confidence: Confidence = 0.3
-    text_confidence: Confidence = 0.25
+    text_confidence: Confidence | None = None
+
+    @property
+    def clear(self) -> float:
+        """From which probability on a token names a box; what is asked for is never cut short."""
+        given = self.text_confidence
+        return min(_CLEAR, self.confidence) if given is None else given
 
 
 class OwlDetector:
@@ -110,7 +117,7 @@ class OwlDetector:
             for index, size, answer in zip(indices, sizes, answers, strict=True):
                 kept = answer["scores"] >= params[index].confidence
                 labels = [prompts[label] for label in answer["labels"][kept].tolist()]
-                found[index] = _result(labels, answer["scores"][kept], answer["boxes"][kept], size)
+                found[index] = result(labels, answer["scores"][kept], answer["boxes"][kept], size)
         return [found[index] for index in range(len(images))]
 
     def close(self) -> None:
@@ -208,31 +215,9 @@ def _named(
     words = [place for place, owner in enumerate(owners) if owner != _NOBODY]
     scores = probabilities.amax(-1)
     clearest, places = probabilities[:, words].max(-1)
-    kept = (scores >= params.confidence) & (clearest >= params.text_confidence)
+    kept = (scores >= params.confidence) & (clearest >= params.clear)
     labels = [prompts[owners[words[place]]] for place in places[kept].tolist()]
-    return _result(labels, scores[kept], _corners(boxes[kept], size), size)
-
-
-def _corners(boxes: Any, size: tuple[int, ...]) -> Any:
-    """Turn centres, widths and heights in 0..1 into corners in pixels."""
-    height, width = size
-    middle, half = boxes[:, :2], boxes[:, 2:] / 2
-    relative = boxes.new_tensor([width, height]).repeat(2)
-    return (middle.repeat(1, 2) + (half.repeat(1, 2) * half.new_tensor([-1, -1, 1, 1]))) * relative
-
-
-def _result(labels: Sequence[str], scores: Any, boxes: Any, size: tuple[int, ...]) -> DetectResult:
-    """Clip the boxes; those beside the image are left out: OWLv2 looks at a square around it."""
-    height, width = size
-    inside = boxes.clamp(min=0).minimum(boxes.new_tensor([width, height, width, height]))
-    found = [
-        Detection(label, score, (x1, y1, x2, y2))
-        for label, score, (x1, y1, x2, y2) in zip(
-            labels, scores.tolist(), inside.tolist(), strict=True
-        )
-        if x2 > x1 and y2 > y1
-    ]
-    return DetectResult(sorted(found, key=lambda each: -each.confidence))
+    return result(labels, scores[kept], corners(boxes[kept], size), size)
 
 
 def _groups(

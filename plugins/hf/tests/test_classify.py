@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
+import shutil
+
 import pytest
 
-from mataserver import MataError, ModelFiles, ModelSpec
+from mataserver import InvalidParams, MataError, ModelFiles, ModelSpec
 from mataserver_hf import classify
 
 ALL = classify.ClassifyParams(top_k=100)
@@ -144,3 +147,18 @@ def test_image_text_models_need_a_head():
     bare = {"model_type": "clip", "architectures": ["CLIPModel"]}
     assert classify.BACKEND.serves(ModelFiles("a/b", "hf", config=headed), "classify")
     assert not classify.BACKEND.serves(ModelFiles("a/b", "hf", config=bare), "classify")
+
+
+def test_a_network_that_measures_gives_no_probabilities(checkpoint, context, picture, tmp_path):
+    """Of a length the sigmoid is the probability of nothing; the number itself can be asked for."""
+    path = tmp_path / "measures"
+    shutil.copytree(checkpoint("vit"), path)
+    file = path / "config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | {"problem_type": "regression"}))
+    image = picture(60, 80)
+    measuring = classify.load(ModelSpec("tiny/measures", "classify", "hf", path), context())
+    with pytest.raises(InvalidParams, match="measures"):
+        measuring.predict([image], [classify.ClassifyParams()])
+    raw = classify.ClassifyParams(use_softmax=False)
+    plain = classify.load(ModelSpec("tiny/vit", "classify", "hf", checkpoint("vit")), context())
+    assert measuring.predict([image], [raw]) == plain.predict([image], [raw])

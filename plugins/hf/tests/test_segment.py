@@ -210,6 +210,38 @@ def test_squares_of_eomt_are_laid_side_by_side(shape, model, checkpoint, picture
     assert_same(result, expected(checkpoint("eomt_semantic"), image, "semantic"))
 
 
+def test_a_single_class_has_its_own_pixels(checkpoint, context, picture, tmp_path):
+    """A network of one class, as of cracks, does not say that all of a picture is one."""
+    import torch
+    from transformers import SegformerConfig, SegformerForSemanticSegmentation
+
+    torch.manual_seed(1)
+    given = SegformerConfig.from_pretrained(checkpoint("segformer")).to_dict()
+    config = SegformerConfig.from_dict(given | {"id2label": {0: "crack"}, "label2id": {"crack": 0}})
+    network = SegformerForSemanticSegmentation(config).eval()
+    network.decode_head.classifier.weight.data *= 20
+    network.save_pretrained(tmp_path / "one")
+    shutil.copy(checkpoint("segformer") / "preprocessor_config.json", tmp_path / "one")
+    image = picture(90, 140)
+    _, _, output = computed(tmp_path / "one", image, "semantic")
+    [[logits]] = output.logits
+    network.decode_head.classifier.bias.data -= logits.median()  # so that half of it is one
+    network.save_pretrained(tmp_path / "one")
+    model = segment.load(ModelSpec("tiny/one", "segment", "hf", tmp_path / "one"), context())
+    [[found]] = [each.segments for each in model.predict([image], [segment.SegmentParams()])]
+    _, _, output = computed(tmp_path / "one", image, "semantic")
+    shares = torch.nn.functional.interpolate(output.logits.sigmoid(), (90, 140), mode="bilinear")
+    truth = shares[0, 0].numpy() >= 0.5
+    assert 0.1 < truth.mean() < 0.9
+    assert (found.mask != truth).mean() < 0.01
+    assert (found.label, found.confidence) == (
+        "crack",
+        pytest.approx(shares[0, 0].numpy()[truth].mean(), abs=1e-3),
+    )
+    [none] = model.predict([image], [segment.SegmentParams(confidence=1.0)])
+    assert none.segments == []
+
+
 def test_finds_what_is_bright(model):
     """A network that learnt to find bright rectangles gives the mask and box of one."""
     image = np.full((80, 200, 3), 20, np.uint8)

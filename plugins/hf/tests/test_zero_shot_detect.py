@@ -6,7 +6,7 @@ import msgspec
 import pytest
 
 from mataserver import InvalidParams, MataError, ModelFiles, ModelSpec
-from mataserver_hf import zero_shot_detect
+from mataserver_hf import boxes, zero_shot_detect
 
 OWLS = ("owlvit", "owlv2")
 GROUNDED = ("grounding_dino", "mm_grounding_dino")
@@ -190,15 +190,18 @@ def test_text_confidence_needs_a_clear_word():
     assert named() == [("dog", 0.8), ("red car", 0.7)]
     assert named(text_confidence=0.55) == [("red car", 0.7)]
     assert named(confidence=0.75) == [("dog", 0.8)]
+    low = [("red car", 0.9), ("dog", 0.8), ("red car", 0.7)]
+    assert named(confidence=0.15) == low  # no word need be clearer than the box
+    assert named(confidence=0.15, text_confidence=0.25) == low[1:]
 
 
 def test_boxes_are_scaled_to_the_image():
     """Centre and size in parts of the image become corners in pixels."""
     import torch
 
-    boxes = torch.tensor([[0.5, 0.25, 0.2, 0.1]])
-    [corners] = zero_shot_detect._corners(boxes, (100, 200)).tolist()
-    assert corners == pytest.approx([80, 20, 120, 30])
+    given = torch.tensor([[0.5, 0.25, 0.2, 0.1]])
+    [found] = boxes.corners(given, (100, 200)).tolist()
+    assert found == pytest.approx([80, 20, 120, 30])
 
 
 def test_caption():
@@ -212,7 +215,7 @@ def test_defaults():
     """The thresholds are those that go with each family."""
     owl, grounding = zero_shot_detect.OwlParams(), zero_shot_detect.GroundingParams()
     assert owl.confidence == 0.1
-    assert (grounding.confidence, grounding.text_confidence) == (0.3, 0.25)
+    assert (grounding.confidence, grounding.clear) == (0.3, 0.25)
 
 
 @pytest.mark.parametrize("name", EVERYONE)

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     Mask = NDArray[np.bool_]
     Size = tuple[int, int]
 
+_SURE = 0.5
+"""The probability from which on a pixel is one of the only class."""
+
 
 class Segmented(NamedTuple):
     """One segment: the number of its class, 0..1, and a mask ``[H, W]``."""
@@ -42,8 +45,14 @@ def semantic(
 
     ``logits`` and ``probabilities`` are ``[C, h, w]``. A segment's confidence is the mean, over its
     pixels, of the class's probability at the network's own resolution; those below ``confidence``
-    are left out.
+    are left out. A class that has no other beside it has the pixels of at least ``_SURE``.
     """
+    if len(probabilities) == 1:
+        own = resample.bilinear(probabilities[0], size)
+        mask = own >= _SURE
+        if mask.any() and (mean := float(own[mask].mean())) >= confidence:
+            yield Segmented(0, min(mean, 1.0), mask)
+        return
     winner = winners(logits, size)
     for label in np.flatnonzero(np.bincount(winner.ravel(), minlength=len(logits))):
         mask = winner == label

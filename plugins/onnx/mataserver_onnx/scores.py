@@ -55,9 +55,17 @@ class Ending(NamedTuple):
 
 
 def decide(graph: Graph, output: str, config: Mapping[str, Any], options: ModelOptions) -> Ending:
-    """Return what is done to the numbers of an output, by its file and the settings alone."""
+    """Return what is done to the numbers of an output, by its file and the settings alone.
+
+    Raises ``MataError`` for a network that measures, whose numbers are no classes'.
+    """
     if options.activation != "auto":
         return Ending(options.activation, "stated as activation")
+    if config.get("problem_type") == "regression":
+        raise MataError(
+            "config.json says that the network measures (problem_type is regression): its numbers "
+            "are no probabilities; state activation under plugins.onnx.models if they are"
+        )
     path = graph.ends.get(output, ())
     said = f"the network ends in {ends.said(path)}"
     made = ends.kind(path)

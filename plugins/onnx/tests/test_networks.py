@@ -64,6 +64,15 @@ def test_labels_that_may_be_true_together(planted, load, tmp_path):
     assert result.classifications[0].confidence == pytest.approx(1 / (1 + np.exp(-4)), abs=1e-6)
 
 
+def test_a_network_that_measures_is_no_classifier(planted, load, tmp_path):
+    """The sigmoid of a length is the probability of nothing."""
+    planted.colours(tmp_path / "model.onnx", "classes")
+    (tmp_path / "config.json").write_text(json.dumps({"problem_type": "regression"}))
+    with pytest.raises(MataError, match="measures"):
+        load(tmp_path, "classify", **PLAIN)
+    assert load(tmp_path, "classify", activation="sigmoid", **PLAIN)
+
+
 def test_pictures_are_prepared_as_stated(planted, load, tmp_path):
     """Scale, mean, deviation and the order of colours are those of the settings."""
     options = {
@@ -264,6 +273,24 @@ def test_settings_that_do_not_fit(options, said, planted, load, tmp_path):
         return
     with pytest.raises(MataError, match=said):
         load(path, "classify", **options)
+
+
+def test_a_map_of_a_single_class(planted, load, tmp_path):
+    """What is not of the only class is of none: the mask is not the whole picture."""
+    build = planted.Builder((32, 48))
+    red = build.op("Unsqueeze", build.red(), build.constant([1], np.int64))
+    steep = build.op("Mul", red, build.constant(8.0))
+    build.give("logits", build.op("Sub", steep, build.constant(4.0)), ["batch", 1, 32, 48])
+    model = load(build.save(tmp_path / "a.onnx"), "segment", **PLAIN)
+    image = solid((90, 90, 90), 64, 96)
+    [nothing] = model.predict([image], [SegmentParams()])
+    assert nothing.segments == []
+    image[16:32, 24:72] = (255, 0, 0)
+    [result] = model.predict([image], [SegmentParams()])
+    [found] = result.segments
+    assert found.bbox == pytest.approx((24, 16, 72, 32), abs=1)
+    assert found.confidence > 0.9
+    assert (found.mask != (image[..., 0] == 255)).mean() < 0.03
 
 
 def test_a_map_is_not_cropped(planted, load, tmp_path):
