@@ -5,7 +5,7 @@ import { Trouble } from "./controls.mjs";
 import { Bar, Foot, More, Side, Silence } from "./frame.mjs";
 import { html, render, useEffect, useErrorBoundary, useRef, useState } from "./html.mjs";
 import { SignIn, begin, takeCode } from "./login.mjs";
-import { go, useRoute } from "./route.mjs";
+import { begunAt, go, useRoute } from "./route.mjs";
 import { useSource } from "./source.mjs";
 
 /** Each page is a module that is loaded when it is opened. */
@@ -91,4 +91,6 @@ function App({ said }) {
   return html`${(me || seen) && html`<${Signed}/>`}${me === null && html`<${Gate} said=${said}/>`}`;
 }
 
+// On its way while the server is asked who this is; what fails is told when the page is opened.
+PAGES.find((each) => each.key === begunAt)?.load().catch(() => {});
 begin(takeCode()).then((said) => render(html`<${App} said=${said}/>`, document.body));

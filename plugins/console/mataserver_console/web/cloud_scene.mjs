@@ -54,6 +54,13 @@ function spacing(places) {
   return part(next.filter(Number.isFinite).sort((a, b) => a - b), 0.5) ?? Infinity;
 }
 
+/** Whether there is no GPU to draw with: then each pixel costs, and smooth edges cost four times as much. */
+function drawnByProcessor() {
+  const context = document.createElement("canvas").getContext("webgl2", { failIfMajorPerformanceCaveat: true });
+  context?.getExtension("WEBGL_lose_context")?.loseContext();  // a page may hold few of them
+  return !context;
+}
+
 export class CloudScene {
   /**
    * Throws where the browser has no WebGL.
@@ -61,8 +68,9 @@ export class CloudScene {
    */
   constructor(canvas) {
     this.canvas = canvas;
-    this.renderer = new three.WebGLRenderer({ canvas, antialias: true });
-    this.renderer.setPixelRatio(Math.min(devicePixelRatio, 2));
+    const slow = drawnByProcessor();
+    this.renderer = new three.WebGLRenderer({ canvas, antialias: !slow });
+    this.renderer.setPixelRatio(slow ? 1 : Math.min(devicePixelRatio, 2));
     this.renderer.localClippingEnabled = true;
     this.scene = new three.Scene();
     this.scene.background = new three.Color(GROUND);

@@ -9,6 +9,9 @@ function read() {
 const route = cell(read());
 addEventListener("hashchange", () => route.set(read()));
 
+/** The page that is opened first. */
+export const begunAt = route.get().page;
+
 export const useRoute = () => useCell(route);
 
 export function address(page, query = {}) {

@@ -16,7 +16,6 @@ import { amend, useRoute } from "./route.mjs";
 import { useSource } from "./source.mjs";
 import { kOf, promptOf } from "./tracks.mjs";
 import { usePicture } from "./try.mjs";
-import { Video } from "./video.mjs";
 
 /** @typedef {import("./asked.mjs").Mask} Mask */
 /** @typedef {{key: number, name: string, points: [number, number, number][], box: number[] | null, word: boolean, masks: Mask[], proposed: import("./asked.mjs").Proposal[]}} Thing */
@@ -123,6 +122,14 @@ const CODE = {
 
 const KINDS = [["picture", "Picture"], ["video", "Video"]];
 
+/** A video's part of the page is loaded when it is opened. */
+function Film(props) {
+  const [made, setMade] = useState({ View: null, error: null });
+  useEffect(() => { import("./video.mjs").then((module) => setMade({ View: module.Video, error: null }), (error) => setMade({ View: null, error })); }, []);
+  if (made.View) return html`<${made.View} ...${props}/>`;
+  return html`<${Bar} title="Segment">${props.head}<//>${made.error && html`<div class="content"><${Trouble} error=${made.error} again=${() => location.reload()}/></div>`}`;
+}
+
 /** Which of the two, and the model behind both. */
 export default function Segment() {
   const { query } = useRoute();
@@ -132,7 +139,7 @@ export default function Segment() {
   const head = html`<${Segments} label="Kind" options=${KINDS} value=${kind} onChange=${(value) => amend({ kind: value === "video" ? value : "" })}/>
     ${model?.checkpoint && html`<span class="row cut wide"><b class="cut strong">${model.checkpoint}</b><${State} kind=${model.loaded ? "ok" : "off"}>${model.loaded ? "loaded" : "loads with the first click"}<//></span>`}`;
   const props = { head, model, none: error?.status ? error : null };
-  return kind === "video" ? html`<${Video} ...${props}/>` : html`<${Picture} ...${props}/>`;
+  return kind === "video" ? html`<${Film} ...${props}/>` : html`<${Picture} ...${props}/>`;
 }
 
 function Picture({ head, model, none }) {
