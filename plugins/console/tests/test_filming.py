@@ -118,6 +118,34 @@ async def test_from_a_click_to_the_masks_of_every_frame(tmp_path, film):
         assert (session["objects_count"], session["status"]) == (1, "ready")
 
 
+async def test_a_video_of_thirty_seconds(tmp_path):
+    """Its last frame is shown, an object is tracked back from there, and looking stays exact."""
+    long = movies.write(tmp_path / "long.mp4", 900, rate=30).read_bytes()
+    press = """document.querySelector('.timeline')
+      .dispatchEvent(new KeyboardEvent('keydown', {{ key: '{}', bubbles: true }}))"""
+    async with before(tmp_path) as (_, person):
+        await opened(person, long, "thirty.mp4")
+        for frame in range(899, 895, -1):
+            await person.evaluate(press.format("End" if frame == 899 else "ArrowLeft"))
+            await person.until(f"({SHOWN}) === 'frame {frame}'")
+            assert await person.evaluate(NUMBER) == frame
+        await person.point(".clicks", 0.75, 0.5)
+        await person.until(f"{BOXES}.length === 1")
+        await person.click("Back", ".transport")
+        await person.click("Track")
+        await person.sees("Tracked 897 frames")
+        await person.evaluate(press.format("End"))
+        for frame in range(898, 889, -1):
+            await person.evaluate(press.format("ArrowLeft"))
+            now = "document.querySelector('.timeline').getAttribute('aria-valuenow')"
+            await person.until(f"{now} === '{frame}'")
+        await person.until(f"({SHOWN}) === 'frame 890'")
+        assert await person.evaluate(NUMBER) == 890
+        ((x, y, width, height),) = await person.evaluate(BOXES)
+        assert abs(x + width / 2 - 60 - (890 - 896)) <= 1
+        assert abs(y + height / 2 - 32) <= 1
+
+
 async def test_a_correction_and_several_objects(tmp_path, film):
     """A later click corrects the chosen object, the next object is another; Z takes back."""
     async with before(tmp_path) as (_, person):

@@ -183,6 +183,30 @@ async def test_a_model_that_fails_and_one_that_takes_long(tmp_path):
         assert await person.evaluate(NAMES) == []
 
 
+async def test_without_a_network(tmp_path):
+    """The answer stays, the page says that none comes and tries again; then it goes on."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go("try?model=fake-detect")
+        await person.give()
+        await person.until("document.querySelectorAll('.found li[data-n]').length > 0")
+
+        async def network(*, offline):
+            await person.page.call(
+                "Network.emulateNetworkConditions",
+                offline=offline, latency=0, downloadThroughput=-1, uploadThroughput=-1,
+            )  # fmt: skip
+
+        await network(offline=True)
+        await person.evaluate("document.activeElement?.blur()")
+        await person.click("Run")
+        await person.sees("No answer from 127.0.0.1")
+        assert await person.evaluate("document.querySelectorAll('.over g').length") > 0
+        await network(offline=False)
+        await person.until("!document.body.innerText.includes('No answer from')")
+        await person.click("Run")
+        await person.until("document.querySelectorAll('.found li[data-n]').length > 0")
+
+
 async def test_a_worker_that_dies(tmp_path):
     """Its death is a sentence, and the next run is answered."""
     async with (
