@@ -22,6 +22,7 @@ from yarl import URL
 
 from mataserver.errors import BadRequest, Unavailable
 from mataserver.opening import open_file
+from mataserver.resolving import SystemResolver
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
@@ -96,11 +97,11 @@ _EVERY_HOST = Hosts(frozenset({ANY}))
 class Outbound:
     """Sends requests that obey the rule.
 
-    ``resolver`` resolves names: the system's way unless another is given.
+    ``resolver`` resolves names.
     """
 
     hosts: Hosts = field(default_factory=Hosts)
-    resolver: AbstractResolver | None = None
+    resolver: AbstractResolver = field(default_factory=SystemResolver)
 
     @contextlib.asynccontextmanager
     async def request(
@@ -117,9 +118,7 @@ class Outbound:
         Raises ``AddressRefused`` for an address that is not permitted, ``BadRequest`` for an answer
         that does not come, is late or too large.
         """
-        resolver = _Checked(
-            self.resolver or aiohttp.ThreadedResolver(), self._hosts(policy), policy.name
-        )
+        resolver = _Checked(self.resolver, self._hosts(policy), policy.name)
         connector = aiohttp.TCPConnector(resolver=resolver, use_dns_cache=False, force_close=True)
         given = {"Accept-Encoding": "identity", **(headers or {})}
         try:
@@ -152,9 +151,7 @@ class Outbound:
         literal = self._check(asked, policy)
         if literal is not None:
             return (literal,)
-        resolver = _Checked(
-            self.resolver or aiohttp.ThreadedResolver(), self._hosts(policy), policy.name
-        )
+        resolver = _Checked(self.resolver, self._hosts(policy), policy.name)
         try:
             async with asyncio.timeout(policy.timeout):
                 found = await resolver.resolve(asked.host or "", asked.port or 0, socket.AF_UNSPEC)

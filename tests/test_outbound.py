@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import ipaddress
+import socket
+import threading
 
 import pytest
 from aiohttp import web
@@ -13,6 +15,7 @@ from aiohttp.test_utils import TestServer
 
 from mataserver.errors import BadRequest, Unavailable
 from mataserver.outbound import ANY, Hosts, Outbound, Policy, is_public
+from mataserver.resolving import MOST, SystemResolver
 
 MEGABYTE = 1_000_000
 REDIRECTS = 5
@@ -108,7 +111,8 @@ PUBLIC = Hosts()
 async def fetch(url, target, hosts=EVERY, resolver=None, **limits):
     """Write what a URL names into a file; everywhere unless told otherwise."""
     policy = Policy("url", **{"max_bytes": MEGABYTE, "redirects": REDIRECTS, **limits})
-    async with Outbound(hosts, resolver).request("GET", url, policy) as response:
+    outbound = Outbound(hosts, resolver or SystemResolver())
+    async with outbound.request("GET", url, policy) as response:
         assert response.status == 200, response.status
         await response.save(target)
 
@@ -253,6 +257,40 @@ async def test_a_name_that_changes_its_mind_gains_nothing(tmp_path):
         with pytest.raises(BadRequest, match="only public addresses"):
             await fetch(url, tmp_path / "a", FIRST, names)
         assert server.seen == ["/video"]
+
+
+async def test_names_that_nobody_answers_for_hold_up_nobody_else(monkeypatch):
+    """The event loop's own threads stay free; so many are asked at a time, and the others late."""
+    door, asked, real = threading.Event(), [], socket.getaddrinfo
+
+    def waits(host, *rest, **options):
+        asked.append(host)
+        if host == "silent.example":
+            door.wait(30)
+            raise socket.gaierror("no answer")
+        return real("127.0.0.1", *rest, **options)
+
+    monkeypatch.setattr(socket, "getaddrinfo", waits)
+    outbound, policy = Outbound(EVERY), Policy("url", timeout=0.5)
+
+    async def check(name):
+        return await outbound.check(f"http://{name}/", policy)
+
+    try:
+        silent = [asyncio.create_task(check("silent.example")) for _ in range(MOST + 5)]
+        assert await asyncio.wait_for(asyncio.to_thread(lambda: 1), 20) == 1
+        found = await asyncio.gather(*silent, return_exceptions=True)
+        assert {type(each) for each in found} == {BadRequest}
+        assert asked == ["silent.example"] * MOST
+        with pytest.raises(BadRequest, match="no such host"):  # none is free before it is told
+            await check("there.example")
+    finally:
+        door.set()
+    async with asyncio.timeout(20):
+        while True:
+            with contextlib.suppress(BadRequest):
+                assert await check("there.example") == ("127.0.0.1",)
+                return
 
 
 ADDRESSES = {
