@@ -18,7 +18,7 @@ BINARY := cameras console oip openai opencv ocr onnx
 SOURCES := pyproject.toml constraints.txt requirements-dev.txt $(CLIENT)/pyproject.toml $(PLUGINS)
 export PIP_CONSTRAINT := $(CURDIR)/constraints.txt
 
-.PHONY: help demo demo-fleet serve setup test test-again test-engines test-clients test-airflow test-api test-ray test-binary soak soak-server binary lock release audit check shape bench bench-console clean
+.PHONY: help demo demo-fleet serve setup test test-again test-engines test-clients test-airflow test-api test-ray test-binary fuzz soak soak-server binary lock release audit check shape bench bench-console clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##|^[a-z-]+:  +##' Makefile | sed 's/:.*##/\t/'
@@ -83,6 +83,9 @@ test-ray: $(VENV)/.ray  ## models on a real Ray cluster of this machine, whose n
 
 test-binary: binary $(VENV)/.setup  ## the one-file build and the steps of the Dockerfile, in empty folders
 	$(BIN)/python -m pytest -p no:cacheprovider --timeout 600 tests/packaging/binary_cases.py tests/packaging/image_cases.py
+
+fuzz: $(VENV)/.setup  ## every parser of strangers' bytes, some minutes; FUZZ_EXAMPLES=1000000 for hours
+	FUZZ_EXAMPLES=$(or $(FUZZ_EXAMPLES),20000) $(BIN)/python -m pytest -p no:cacheprovider --timeout 0 tests/test_foreign_bytes.py tests/test_foreign_plugins.py
 
 soak: $(VENV)/.setup  ## queues of jobs whose server is killed ten times each: some minutes
 	$(BIN)/python plugins/jobs/tests/soak.py

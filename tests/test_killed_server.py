@@ -1,6 +1,6 @@
 """kill -9 of the server while it serves: no process of it, of a model or of a camera is left.
 
-What models have started is in ``test_confinement.py``, a job in ``plugins/jobs``.
+What models have started is in ``test_confinement.py``, more of jobs in ``plugins/jobs``.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from api_answers import until
 from camera_sources import make_video
 from conftest import picture
 from test_confinement import descendants, gone
-from test_shutdown import ask, serving
+from test_shutdown import ask, serving, zipped
 
 PNG = picture()
 SECONDS = 2.0
@@ -37,6 +37,41 @@ async def session(http, **asked):
     async with http.post("/v1/sessions", json=body) as response:
         assert response.status == 201, await response.text()
         return (await response.json())["ws_url"] + "?token=test-key"
+
+
+@pytest.mark.parametrize("moment", ["loads", "hangs", "idles", "arrives"])
+async def test_in_a_request(tmp_path, moment):
+    """A model is being loaded, hangs, has nothing to do, or what it is to be asked still comes."""
+    if moment == "loads":
+        (tmp_path / "hangs-at-load").touch()
+    async with serving(tmp_path) as (server, http):
+        writer = asking = None
+        if moment in {"loads", "hangs"}:
+            asking = asyncio.create_task(ask(http, "hang"))
+        else:
+            assert (await ask(http, "rights"))[0] == 200
+        if moment == "arrives":
+            host, port = server.url.removeprefix("http://").split(":")
+            _, writer = await asyncio.open_connection(host, int(port))
+            head = "POST /v1/infer?model=confined&prompt=rights HTTP/1.1\r\nHost: localhost\r\n"
+            head += "Authorization: Bearer test-key\r\nContent-Type: image/png\r\n"
+            writer.write(f"{head}Content-Length: 100000\r\n\r\n".encode() + PNG)
+        await asyncio.sleep(0.5)
+        await dies(server, family=2)
+        if writer is not None:
+            writer.close()
+        if asking is not None:
+            await asyncio.wait([asking])
+            assert isinstance(asking.exception(), Exception)
+
+
+async def test_in_a_job(tmp_path):
+    """A job asks a model that hangs."""
+    async with serving(tmp_path, plugins={"database": {}, "jobs": {}}) as (server, http):
+        query = {"model": "confined", "params": '{"prompt": "hang"}'}
+        async with http.post("/v1/jobs/infer", params=query, data=zipped()) as response:
+            assert response.status == 202, await response.text()
+        await dies(server, family=3)  # and the job's
 
 
 async def test_in_a_stream(tmp_path):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+import zipfile
 
 import aiohttp
 import pytest
@@ -55,9 +57,9 @@ class Server:
 
 
 @contextlib.asynccontextmanager
-async def serving(folder, service="", environment=None, **settings):
+async def serving(folder, service="", environment=None, registered=("confined",), **settings):
     """Run a server; yield it and an HTTP session with its key."""
-    register(folder, {"confined": "vlm"})
+    register(folder, dict.fromkeys(registered, "vlm"))
     chosen = {"port": 0, "api_keys": ["test-key"], "data_dir": str(folder), "drain_timeout": DRAIN}
     arguments = [str(folder), json.dumps(chosen | settings), *([service] if service else [])]
     path = os.pathsep.join(each for each in sys.path if each)
@@ -81,9 +83,9 @@ async def serving(folder, service="", environment=None, **settings):
             process.kill()
 
 
-async def ask(http, prompt):
-    """Have the model do something; return status and body."""
-    query, headers = {"model": "confined", "prompt": prompt}, {"Content-Type": "image/png"}
+async def ask(http, prompt, model="confined"):
+    """Have a model do something; return status and body."""
+    query, headers = {"model": model, "prompt": prompt}, {"Content-Type": "image/png"}
     async with http.post("/v1/infer", params=query, data=PNG, headers=headers) as response:
         return response.status, await response.json()
 
@@ -168,6 +170,63 @@ async def test_a_pull_that_hangs(tmp_path):
         async with await waiting as response:
             assert (response.status, await response.json()) == (503, STOPPING)
         assert all(map(gone, pids))
+
+
+async def test_all_at_once(tmp_path):
+    """A hung model, a load, a stream, a pull and a job: each that can be is told, all are gone."""
+
+    async def silent(reader, writer):
+        await reader.read()
+        writer.close()
+
+    hub = await asyncio.start_server(silent, "127.0.0.1", 0)
+    port = hub.sockets[0].getsockname()[1]
+    variables = {"HF_ENDPOINT": f"http://127.0.0.1:{port}", "HF_HOME": str(tmp_path / "hf")}
+    chosen = {"plugins": {"database": {}, "jobs": {}}, "registered": ("confined", "neighbour")}
+    served = serving(tmp_path, "mataserver.testing:fake", variables, **chosen)
+    async with hub, served as (server, http), asyncio.timeout(120):
+        assert (await ask(http, "rights"))[0] == 200
+        asked = {"model": "confined", "params": {"prompt": "hang"}}
+        async with http.post("/v1/sessions", json=asked) as response:
+            url = (await response.json())["ws_url"] + "?token=test-key"
+        (tmp_path / "hangs-at-load").touch()
+        waiting = [
+            asyncio.create_task(ask(http, *each)) for each in (["hang"], ["rights", "neighbour"])
+        ]
+        pull = http.post("/v1/models/pull", json={"model": "org/name", "task": "detect"})
+        pulling = asyncio.ensure_future(pull)
+        query = {"model": "confined", "params": '{"prompt": "hang"}'}
+        async with http.post("/v1/jobs/infer", params=query, data=zipped()) as response:
+            assert response.status == 202, await response.text()
+            job = (await response.json())["id"]
+        async with http.ws_connect(url) as socket:
+            await socket.send_bytes(PNG)
+            while True:
+                async with http.get(f"/v1/jobs/{job}") as response:
+                    if (await response.json())["state"] == "running":
+                        break
+                await asyncio.sleep(0.1)
+            await until(lambda: len(descendants(server.process.pid)) >= 5, 20)
+            pids = descendants(server.process.pid)
+            ending = asyncio.create_task(server.end())
+            while (message := await socket.receive()).type is aiohttp.WSMsgType.TEXT:
+                pass
+            assert socket.close_code == 1001, message
+            await ending
+        told = (tmp_path / "log").read_text()
+        assert "in time" not in told, told  # each part has the time that is left of the whole
+        assert [await each for each in waiting] == [(503, STOPPING)] * 2
+        async with await pulling as response:
+            assert (response.status, await response.json()) == (503, STOPPING)
+        assert all(map(gone, pids))
+
+
+def zipped():
+    """Return a ZIP with a picture."""
+    file = io.BytesIO()
+    with zipfile.ZipFile(file, "w") as made:
+        made.writestr("a.png", PNG)
+    return file.getvalue()
 
 
 STUBBORN = """

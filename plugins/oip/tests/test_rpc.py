@@ -256,6 +256,51 @@ async def test_a_budget_that_is_used_up(data_dir):
         assert budget.taken == 0
 
 
+async def test_one_budget_for_every_protocol(data_dir):
+    """A body, a message of a WebSocket that still comes and a call take of the same bytes."""
+    settings = {**THREADS, "max_body_mb": 0.2, "max_inflight_mb": 0.3}
+    async with (
+        testing.serving(data_dir, **settings) as served,
+        triton("grpc-aio", served) as client,
+        aiohttp.ClientSession(served.url, headers=served.headers) as http,
+    ):
+        budget = served.composed.budget
+        host, port = served.url.removeprefix("http://").split(":")
+        async with http.post("/v1/sessions", json={"model": "fake-detect"}) as response:
+            session = (await response.json())["session_id"]
+        writers = []
+        for head, sent in (
+            ("POST /v1/infer?model=fake-detect", "Content-Length: 150000"),
+            (f"GET /v1/stream/{session}", f"Upgrade: websocket\r\nConnection: Upgrade\r\n{WS}"),
+        ):
+            reader, writer = await asyncio.open_connection(host, int(port))
+            lines = [f"{head} HTTP/1.1", "Host: localhost", "Content-Type: image/png", sent]
+            lines += [f"{name}: {value}" for name, value in served.headers.items()]
+            writer.write("\r\n".join([*lines, "", ""]).encode())
+            writers.append(writer)
+        await reader.readuntil(b"\r\n\r\n")
+        writers[0].write(bytes(100_000))
+        await until(lambda: budget.taken >= 100_000)
+        writers[1].write(b"\x02\xff" + (150_000).to_bytes(8, "big") + bytes(4 + 100_000))
+        await until(lambda: budget.taken >= 200_000)
+        large = client.encoded(PNG + bytes(110_000))
+        with pytest.raises(InferenceServerException, match="Too many request bytes"):
+            await client.infer("fake-detect", large)
+        query = {"model": "fake-detect"}
+        picture = {"data": PNG + bytes(110_000), "headers": {"Content-Type": "image/png"}}
+        async with http.post("/v1/infer", params=query, **picture) as response:
+            assert response.status == 503
+        for writer in writers:
+            writer.transport.abort()
+        await until(lambda: budget.taken == 0)
+        assert (await client.infer("fake-detect", large)).as_numpy("count").tolist() == [1]
+        async with http.post("/v1/infer", params=query, **picture) as response:
+            assert response.status == 200
+
+
+WS = "Sec-WebSocket-Version: 13\r\nSec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ=="
+
+
 def http2(kind, payload, flags=0, stream=1):
     """Return a frame of HTTP/2."""
     head = len(payload).to_bytes(3, "big") + bytes((kind, flags)) + stream.to_bytes(4, "big")
