@@ -16,11 +16,12 @@ from aiohttp import hdrs, web
 
 from mataserver import BadRequest, Body, Conflict, MataError, Route
 from mataserver_jobs.routes import asker, owner_of
-from mataserver_jobs.uploads import ALGORITHMS
+from mataserver_jobs.upload_writer import ALGORITHMS
 
 if TYPE_CHECKING:
     from mataserver import Context
-    from mataserver_jobs.uploads import Upload, Uploads, Writer
+    from mataserver_jobs.upload_writer import Writer
+    from mataserver_jobs.uploads import Upload, Uploads
 
 VERSION = "1.0.0"
 PART = "application/offset+octet-stream"

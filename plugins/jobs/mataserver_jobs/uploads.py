@@ -8,11 +8,7 @@ disk is told as the system tells it, and answered 507: what arrived before stays
 from __future__ import annotations
 
 import asyncio
-import base64
-import binascii
 import contextlib
-import fcntl
-import hashlib
 import os
 import shutil
 import threading
@@ -23,39 +19,19 @@ from typing import TYPE_CHECKING
 import msgspec
 from msgspec import Struct
 
-from mataserver import BadRequest, Conflict, MataError, NotFound, OutOfMemory
+from mataserver import Conflict, NotFound, OutOfMemory
 from mataserver_jobs.disk import is_full
 from mataserver_jobs.record import is_id
+from mataserver_jobs.upload_writer import TooLarge, Writer, digest_of, locks
 
 if TYPE_CHECKING:
-    import io
     from collections.abc import AsyncIterator, Callable, Iterator
     from pathlib import Path
 
-ALGORITHMS = ("sha1", "sha256")
-"""The checksums that a part of an upload may have."""
 MOST = 1000
 """Uploads of one owner."""
 _KNOWN = "known.json"
 _DATA = "data"
-
-
-class TooLarge(MataError):
-    """413: the upload, or a part of it, is larger than it may be."""
-
-    status = 413
-
-
-class Locked(MataError):
-    """423: another request of another server writes this upload now."""
-
-    status = 423
-
-
-class Mismatch(MataError):
-    """460: the bytes are not those of the checksum."""
-
-    status = 460
 
 
 class Upload(Struct, frozen=True, kw_only=True):
@@ -165,7 +141,7 @@ class Uploads:
         Raises ``Conflict`` where that is not where it goes on, or a job has taken it, ``Locked``
         while another server writes it, ``BadRequest`` for an unknown checksum.
         """
-        digest = _digest(checksum)
+        digest = digest_of(checksum)
         if upload.job is not None:
             raise Conflict("A job has taken the upload")
         with _found():
@@ -197,7 +173,7 @@ class Uploads:
             with contextlib.suppress(FileNotFoundError):  # it is taken just now
                 path = self._root / known.id / _DATA
                 file = stack.enter_context(path.open("r+b", buffering=0))
-                if not _locks(file):
+                if not locks(file):
                     raise Conflict("Another request takes or writes the upload now")
         return self.get(upload, owner)  # as it is now that nobody changes it
 
@@ -270,91 +246,6 @@ class Uploads:
         fresh = place.with_suffix(".new")
         fresh.write_bytes(msgspec.json.encode(upload))
         fresh.replace(place)
-
-
-class Writer:
-    """Adds bytes to an upload's file.
-
-    What has a checksum counts when it is whole and right, the rest as it comes.
-    """
-
-    def __init__(
-        self, path: Path, length: int, offset: int, digest: tuple[str, bytes] | None
-    ) -> None:
-        self._file = path.open("r+b", buffering=0)
-        self._length = length
-        self._begun = offset
-        self._wanted = b"" if digest is None else digest[1]
-        self._hash = None if digest is None else hashlib.new(digest[0], usedforsecurity=False)
-        self._counts = digest is None
-        try:
-            self._take(offset)
-        except BaseException:
-            self._file.close()
-            raise
-        self.offset = offset
-
-    def _take(self, offset: int) -> None:
-        if not _locks(self._file):
-            raise Locked("Another request writes this upload now")
-        if (end := self._file.seek(0, os.SEEK_END)) != offset:
-            raise Conflict(f"The upload goes on at {end}, not at {offset}")
-
-    def close(self) -> None:
-        """End; what does not count is removed."""
-        try:
-            if not self._counts:
-                self._file.truncate(self._begun)
-        finally:
-            self._file.close()
-
-    def write(self, data: bytes) -> None:
-        """Add bytes. Raises ``TooLarge`` beyond the upload's length."""
-        left = memoryview(data)[: self._length - self.offset]
-        beyond = len(left) < len(data)
-        while left:
-            count = self._file.write(left)
-            if self._hash is not None:
-                self._hash.update(left[:count])
-            self.offset += count
-            left = left[count:]
-        if beyond:
-            raise TooLarge(f"The upload has {self._length} bytes, and more were sent")
-
-    def finish(self) -> None:
-        """Have all of it count, and on the disk. Raises ``Mismatch`` for a wrong checksum."""
-        if self._hash is not None and self._hash.digest() != self._wanted:
-            raise Mismatch("The bytes are not those of the checksum: send them again")
-        self._counts = True
-        os.fsync(self._file.fileno())
-
-
-def _locks(file: io.FileIO) -> bool:
-    """Lock a file against other requests, also of other servers; False where it is locked."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    return True
-
-
-def _digest(checksum: str) -> tuple[str, bytes] | None:
-    """Return the algorithm and the digest of ``Upload-Checksum``; None for none of it."""
-    if not checksum:
-        return None
-    name, _, text = checksum.partition(" ")
-    try:
-        digest = base64.b64decode(text, validate=True)
-    except (binascii.Error, ValueError):
-        digest = b""
-    if (
-        name not in ALGORITHMS
-        or len(digest) != hashlib.new(name, usedforsecurity=False).digest_size
-    ):
-        raise BadRequest(
-            f"Upload-Checksum: one of {', '.join(ALGORITHMS)} and the digest in base64"
-        )
-    return name, digest
 
 
 @contextlib.contextmanager

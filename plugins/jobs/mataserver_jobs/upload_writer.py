@@ -1,0 +1,122 @@
+"""The bytes of an upload as they come: added to its file, and checked against their checksum."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import fcntl
+import hashlib
+import os
+from typing import TYPE_CHECKING
+
+from mataserver import BadRequest, Conflict, MataError
+
+if TYPE_CHECKING:
+    import io
+    from pathlib import Path
+
+ALGORITHMS = ("sha1", "sha256")
+"""The checksums that a part of an upload may have."""
+
+
+class TooLarge(MataError):
+    """413: the upload, or a part of it, is larger than it may be."""
+
+    status = 413
+
+
+class Locked(MataError):
+    """423: another request of another server writes this upload now."""
+
+    status = 423
+
+
+class Mismatch(MataError):
+    """460: the bytes are not those of the checksum."""
+
+    status = 460
+
+
+class Writer:
+    """Adds bytes to an upload's file.
+
+    What has a checksum counts when it is whole and right, the rest as it comes.
+    """
+
+    def __init__(
+        self, path: Path, length: int, offset: int, digest: tuple[str, bytes] | None
+    ) -> None:
+        self._file = path.open("r+b", buffering=0)
+        self._length = length
+        self._begun = offset
+        self._wanted = b"" if digest is None else digest[1]
+        self._hash = None if digest is None else hashlib.new(digest[0], usedforsecurity=False)
+        self._counts = digest is None
+        try:
+            self._take(offset)
+        except BaseException:
+            self._file.close()
+            raise
+        self.offset = offset
+
+    def _take(self, offset: int) -> None:
+        if not locks(self._file):
+            raise Locked("Another request writes this upload now")
+        if (end := self._file.seek(0, os.SEEK_END)) != offset:
+            raise Conflict(f"The upload goes on at {end}, not at {offset}")
+
+    def close(self) -> None:
+        """End; what does not count is removed."""
+        try:
+            if not self._counts:
+                self._file.truncate(self._begun)
+        finally:
+            self._file.close()
+
+    def write(self, data: bytes) -> None:
+        """Add bytes. Raises ``TooLarge`` beyond the upload's length."""
+        left = memoryview(data)[: self._length - self.offset]
+        beyond = len(left) < len(data)
+        while left:
+            count = self._file.write(left)
+            if self._hash is not None:
+                self._hash.update(left[:count])
+            self.offset += count
+            left = left[count:]
+        if beyond:
+            raise TooLarge(f"The upload has {self._length} bytes, and more were sent")
+
+    def finish(self) -> None:
+        """Have all of it count, and on the disk. Raises ``Mismatch`` for a wrong checksum."""
+        if self._hash is not None and self._hash.digest() != self._wanted:
+            raise Mismatch("The bytes are not those of the checksum: send them again")
+        self._counts = True
+        os.fsync(self._file.fileno())
+
+
+def locks(file: io.FileIO) -> bool:
+    """Lock a file against other requests, also of other servers; False where it is locked."""
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return False
+    return True
+
+
+def digest_of(checksum: str) -> tuple[str, bytes] | None:
+    """Return the algorithm and the digest of ``Upload-Checksum``; None for none of it."""
+    if not checksum:
+        return None
+    name, _, text = checksum.partition(" ")
+    try:
+        digest = base64.b64decode(text, validate=True)
+    except (binascii.Error, ValueError):
+        digest = b""
+    if (
+        name not in ALGORITHMS
+        or len(digest) != hashlib.new(name, usedforsecurity=False).digest_size
+    ):
+        raise BadRequest(
+            f"Upload-Checksum: one of {', '.join(ALGORITHMS)} and the digest in base64"
+        )
+    return name, digest
