@@ -7,10 +7,10 @@ looked at as little as can be.
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from typing import TYPE_CHECKING, cast
 
-from mataserver_fleet.gateway.http1 import END, LONGEST, Chunks, MalformedError, read_head
+from mataserver_fleet.gateway.http1 import MalformedError
+from mataserver_fleet.gateway.incoming import Incoming
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -25,37 +25,24 @@ IDLE = 15.0
 """Seconds that an idle connection is kept: less than servers keep theirs."""
 SPARE = 256
 """Idle connections that are kept to one server."""
-HIGH = 1 << 18
-"""Bytes of an answer that wait for their client before no more is read."""
 
 
 class LinkError(ConnectionError):
     """The server ended the connection before its answer was whole."""
 
 
-class Link(asyncio.Protocol):
+class Link(Incoming, asyncio.Protocol):
     """One connection. Raises ``LinkError`` and ``MalformedError``.
 
     used: whether it has carried a request before.
     """
 
     def __init__(self) -> None:
-        self.used = False
-        self._transport: asyncio.Transport | None = None
+        super().__init__()
         self._lost: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._listener: Callable[[], None] | None = None
         self._full = False
-        self._reset()
-
-    def _reset(self) -> None:
-        self._head: Head | None = None
-        self._raw = b""
-        self._pieces: deque[bytes] = deque()
-        self._queued = 0
-        self._left: int | None = None
-        self._chunks: Chunks | None = None
-        self._ended = self._sent = self._paused = False
 
     # the transport's side
 
@@ -92,54 +79,6 @@ class Link(asyncio.Protocol):
         self._full = False
         self._wake()
 
-    def _take(self, data: bytes) -> None:
-        if self._ended or not self.used:
-            raise MalformedError("an answer that nobody asked for")
-        if self._head is None:
-            data = self._take_head(data)
-        if self._head is None or not data:
-            return
-        if self._chunks is not None:
-            for piece in self._chunks.feed(data):
-                self._add(piece)
-            self._ended = self._chunks.ended
-            if self._chunks.rest:
-                raise MalformedError("an answer is longer than it says")
-        else:
-            self._add(data)
-            if self._left is not None:
-                self._left -= len(data)
-                self._ended = self._left == 0
-                if self._left < 0:
-                    raise MalformedError("an answer is longer than it says")
-
-    def _take_head(self, data: bytes) -> bytes:
-        """Take what belongs to the head; return what follows it."""
-        raw = self._raw + data if self._raw else data
-        head = None
-        while head is None or (100 <= head.status < 200 and head.status != 101):
-            end = raw.find(END, 0, LONGEST + len(END))
-            if end < 0:
-                if len(raw) > LONGEST:
-                    raise MalformedError("a head is too long")
-                self._raw = raw
-                return b""
-            head, raw = read_head(raw[:end]), raw[end + len(END) :]
-        self._raw = b""
-        self._head, self._left = head, head.length
-        self._chunks = Chunks() if head.chunked else None
-        self._ended = head.length == 0
-        if self._ended and raw:
-            raise MalformedError("an answer is longer than it says")
-        return raw
-
-    def _add(self, piece: bytes) -> None:
-        self._pieces.append(piece)
-        self._queued += len(piece)
-        if self._queued > HIGH and not self._paused and self._transport is not None:
-            self._paused = True
-            self._transport.pause_reading()
-
     def _fail(self, error: Exception) -> None:
         self._lost = error
         self.close()
@@ -170,15 +109,6 @@ class Link(asyncio.Protocol):
         """Have ``listener`` called when something has come, or the connection has ended."""
         self._listener = listener
 
-    @property
-    def arrived(self) -> Head | None:
-        """Head of the answer, once it is here."""
-        return self._head
-
-    def whole(self) -> bytes:
-        """Return the body of an answer that has ended."""
-        return self._taken() if self._pieces else b""
-
     def sent(self) -> None:
         """Note that the whole of a request was written."""
         self._sent = True
@@ -198,11 +128,6 @@ class Link(asyncio.Protocol):
             await self._wait()
         return self._head
 
-    @property
-    def ended(self) -> bool:
-        """Whether the whole answer is here."""
-        return self._ended
-
     async def chunk(self) -> bytes:
         """Return what is here of the body, nothing after its end."""
         while not self._pieces:
@@ -214,14 +139,6 @@ class Link(asyncio.Protocol):
         if self._paused and self._transport is not None and self._lost is None:
             self._paused = False
             self._transport.resume_reading()
-        return data
-
-    def _taken(self) -> bytes:
-        """Return the pieces that are here, as one."""
-        pieces = self._pieces
-        data = pieces.popleft() if len(pieces) == 1 else b"".join(pieces)
-        pieces.clear()
-        self._queued = 0
         return data
 
     def close(self) -> None:

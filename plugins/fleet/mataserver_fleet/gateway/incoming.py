@@ -1,0 +1,107 @@
+"""An answer as it arrives on a connection: its head, then its body in pieces."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import TYPE_CHECKING
+
+from mataserver_fleet.gateway.http1 import END, LONGEST, Chunks, MalformedError, read_head
+
+if TYPE_CHECKING:
+    import asyncio
+
+    from mataserver_fleet.gateway.http1 import Head
+
+HIGH = 1 << 18
+"""Bytes of an answer that wait for their client before no more is read."""
+
+
+class Incoming:
+    """What has come of an answer. A connection that is ``used`` has carried a request.
+
+    It is the base of ``Link`` and no part of it: a call for each piece would cost every request.
+    """
+
+    def __init__(self) -> None:
+        self.used = False
+        self._transport: asyncio.Transport | None = None
+        self._reset()
+
+    def _reset(self) -> None:
+        self._head: Head | None = None
+        self._raw = b""
+        self._pieces: deque[bytes] = deque()
+        self._queued = 0
+        self._left: int | None = None
+        self._chunks: Chunks | None = None
+        self._ended = self._sent = self._paused = False
+
+    @property
+    def arrived(self) -> Head | None:
+        """Head of the answer, once it is here."""
+        return self._head
+
+    def whole(self) -> bytes:
+        """Return the body of an answer that has ended."""
+        return self._taken() if self._pieces else b""
+
+    @property
+    def ended(self) -> bool:
+        """Whether the whole answer is here."""
+        return self._ended
+
+    def _take(self, data: bytes) -> None:
+        if self._ended or not self.used:
+            raise MalformedError("an answer that nobody asked for")
+        if self._head is None:
+            data = self._take_head(data)
+        if self._head is None or not data:
+            return
+        if self._chunks is not None:
+            for piece in self._chunks.feed(data):
+                self._add(piece)
+            self._ended = self._chunks.ended
+            if self._chunks.rest:
+                raise MalformedError("an answer is longer than it says")
+        else:
+            self._add(data)
+            if self._left is not None:
+                self._left -= len(data)
+                self._ended = self._left == 0
+                if self._left < 0:
+                    raise MalformedError("an answer is longer than it says")
+
+    def _take_head(self, data: bytes) -> bytes:
+        """Take what belongs to the head; return what follows it."""
+        raw = self._raw + data if self._raw else data
+        head = None
+        while head is None or (100 <= head.status < 200 and head.status != 101):
+            end = raw.find(END, 0, LONGEST + len(END))
+            if end < 0:
+                if len(raw) > LONGEST:
+                    raise MalformedError("a head is too long")
+                self._raw = raw
+                return b""
+            head, raw = read_head(raw[:end]), raw[end + len(END) :]
+        self._raw = b""
+        self._head, self._left = head, head.length
+        self._chunks = Chunks() if head.chunked else None
+        self._ended = head.length == 0
+        if self._ended and raw:
+            raise MalformedError("an answer is longer than it says")
+        return raw
+
+    def _add(self, piece: bytes) -> None:
+        self._pieces.append(piece)
+        self._queued += len(piece)
+        if self._queued > HIGH and not self._paused and self._transport is not None:
+            self._paused = True
+            self._transport.pause_reading()
+
+    def _taken(self) -> bytes:
+        """Return the pieces that are here, as one."""
+        pieces = self._pieces
+        data = pieces.popleft() if len(pieces) == 1 else b"".join(pieces)
+        pieces.clear()
+        self._queued = 0
+        return data
