@@ -12,6 +12,7 @@ REACHED = {
     "imports of the core from plugins",
     "imports of plugins from below the public root",
     "layers of the core",
+    "lines of the largest class",
 }
 """Figures that got to their goals, and are not to leave them; the others are on their way."""
 
@@ -20,7 +21,8 @@ REACHED = {
 def test_a_goal_that_was_reached_is_kept(name):
     """A figure of ``make shape`` that got to its goal is still there."""
     [figure] = [each for each in house_shape.figures() if each.name == name]
-    assert figure.reached, (figure, house_shape.circles(), house_shape.below_the_root())
+    found = house_shape.circles(), house_shape.below_the_root(), house_shape.too_large()
+    assert figure.reached, (figure, *found)
 
 
 def test_a_goal_that_is_reached_is_held():
