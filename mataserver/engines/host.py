@@ -31,7 +31,7 @@ from mataserver.engines.soundness import sound, sound_brought
 from mataserver.engines.work import Facts, Failure, Outcome, Timing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Callable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -142,7 +142,7 @@ class ModelHost:
         if not isinstance(answer, Failure):
             try:
                 size = item.image.shape[:2]
-                answer = self._sound(answer, size, item)
+                answer = _sound(answer, size, self._assignment, lambda: self._raw(item))
                 if item.picture is not None and item.picture.scale > 1:
                     answer = scaling.restore(answer, item.picture)
                 body = encode_body(answer, item.job.format, self._envelope)  # type: ignore[arg-type]
@@ -243,13 +243,6 @@ class ModelHost:
             return [self._predict([item])[0] for item in items]
         return results
 
-    def _sound(self, answer: object, size: tuple[int, int], item: Decoded) -> Any:
-        """Return a result as it can be served. Raises ``Unsound``."""
-        kind = self._assignment.result
-        if kind is not None:
-            return sound_brought(answer, kind, size)
-        return sound(answer, self._assignment.spec.task, size, lambda: self._raw(item))
-
     def _step(self, item: Decoded) -> tuple[Result | Failure, float, bool]:
         begun = time.perf_counter()
         session = item.job.session
@@ -266,3 +259,12 @@ class ModelHost:
 
 def _ms(begun: float) -> float:
     return round((time.perf_counter() - begun) * 1e3, 3)
+
+
+def _sound(
+    answer: object, size: tuple[int, int], assignment: Assignment, raw: Callable[[], bool]
+) -> Any:
+    """Return a result as it can be served. Raises ``Unsound``."""
+    if assignment.result is not None:
+        return sound_brought(answer, assignment.result, size)
+    return sound(answer, assignment.spec.task, size, raw)

@@ -256,22 +256,11 @@ class Connection(Channel):
             body = self._session.body(found, self._form, number)
             await self._answer(body)
             self._session.reset = False  # now that it was told
-            self._observed(taken, body)
+            _observed(self._terms, self._session, taken, body, self._form)
             return
         await self._answer(StreamError(found.failure.detail, number))
         if found.failure.status >= 500 and found.failure.status not in _PASSING:
             self.request_close(INTERNAL, "inference failed")
-
-    def _observed(self, taken: Taken, body: bytes) -> None:
-        """Have services told of an answer that has left."""
-        if taken.image:
-            session, packed = self._session, self._form == "msgpack"
-            self._terms.observers.tell(
-                ResultEvent(
-                    "stream", session.model, session.task, taken.image, body, packed,
-                    session_id=session.id, frame_id=taken.number,
-                )
-            )  # fmt: skip
 
     async def _outcome(self, image: bytes, number: int) -> Outcome:
         """Run a frame; a session that asked for it is sent the pieces of text as they are made."""
@@ -296,3 +285,14 @@ class Connection(Channel):
         ordered = quick and self._session.stateful
         alone = quick and self._terms.sessions.alone(self._session)
         self._at_once = AT_ONCE if alone and not ordered else 1
+
+
+def _observed(terms: Terms, session: Session, taken: Taken, body: bytes, form: str) -> None:
+    """Have services told of an answer that has left."""
+    if taken.image:
+        terms.observers.tell(
+            ResultEvent(
+                "stream", session.model, session.task, taken.image, body, form == "msgpack",
+                session_id=session.id, frame_id=taken.number,
+            )
+        )  # fmt: skip
