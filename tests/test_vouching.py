@@ -9,6 +9,7 @@ from mataserver.frontends.vouching import WINDOW, Distrusted, Voucher
 from mataserver.principals import Principal
 
 SECRET = b"s" * 32
+TO = "00ab"
 ANNA = Principal(
     "user:1", "Anna", "user", frozenset({"infer"}), grant="g", until=9e9, background=True
 )
@@ -34,7 +35,7 @@ def pair(secret=SECRET):
 def test_a_principal_arrives_whole():
     """Who asks has the same id, scopes, grant and time at the front-end that takes the word."""
     giving, taking, _ = pair()
-    taken = taking.take(giving.give(ANNA, "GET", "/v1/x?a=1"), "GET", "/v1/x?a=1")
+    taken = taking.take(giving.give(ANNA, "GET", "/v1/x?a=1", TO), "GET", "/v1/x?a=1", TO)
     assert taken == ANNA
     assert (taken.scopes, taken.grant, taken.until, taken.background) == (
         ANNA.scopes,
@@ -49,27 +50,34 @@ def test_a_word_is_for_one_request(method, path):
     """It counts for no other method and no other path."""
     giving, taking, _ = pair()
     with pytest.raises(Distrusted, match="another request"):
-        taking.take(giving.give(ANNA, "GET", "/v1/x"), method, path)
+        taking.take(giving.give(ANNA, "GET", "/v1/x", TO), method, path, TO)
+
+
+def test_a_word_is_for_one_front_end():
+    """Who was given it cannot ask another one with it."""
+    giving, taking, _ = pair()
+    with pytest.raises(Distrusted, match="another request"):
+        taking.take(giving.give(ANNA, "GET", "/v1/x", TO), "GET", "/v1/x", "00cd")
 
 
 def test_a_word_is_taken_once():
     """Who overheard it gains nothing by saying it again, also when its time is nearly over."""
     giving, taking, clock = pair()
-    word = giving.give(ANNA, "GET", "/v1/x")
-    taking.take(word, "GET", "/v1/x")
+    word = giving.give(ANNA, "GET", "/v1/x", TO)
+    taking.take(word, "GET", "/v1/x", TO)
     clock.now += WINDOW - 1
     with pytest.raises(Distrusted, match="taken already"):
-        taking.take(word, "GET", "/v1/x")
+        taking.take(word, "GET", "/v1/x", TO)
 
 
 @pytest.mark.parametrize("late", [WINDOW + 1, -WINDOW - 1])
 def test_a_word_has_its_time(late):
     """One of another time is refused, in words that name the clocks."""
     giving, taking, clock = pair()
-    word = giving.give(ANNA, "GET", "/v1/x")
+    word = giving.give(ANNA, "GET", "/v1/x", TO)
     clock.now += late
     with pytest.raises(Distrusted, match="clocks"):
-        taking.take(word, "GET", "/v1/x")
+        taking.take(word, "GET", "/v1/x", TO)
 
 
 @pytest.mark.parametrize("secret", [b"another" * 5, b""])
@@ -77,25 +85,25 @@ def test_another_secret_is_not_trusted(secret):
     """What was signed with another secret is nobody's word."""
     giving, taking, _ = pair(secret)
     with pytest.raises(Distrusted, match="vouches"):
-        taking.take(giving.give(ANNA, "GET", "/"), "GET", "/")
+        taking.take(giving.give(ANNA, "GET", "/", TO), "GET", "/", TO)
 
 
 @pytest.mark.parametrize("value", ["", ".", "a.b", "e30=.00", "\udcff.\udcff", "ä"])
 def test_nonsense_is_not_trusted(value):
     """Whatever the header says, the answer is 401 and no failure."""
     with pytest.raises(Distrusted) as caught:
-        Voucher(SECRET).take(value, "GET", "/")
+        Voucher(SECRET).take(value, "GET", "/", TO)
     assert caught.value.status == 401
 
 
 def test_a_changed_word_is_not_trusted():
     """Not a letter of it can be another one."""
     giving, taking, _ = pair()
-    word = giving.give(ANNA, "GET", "/")
+    word = giving.give(ANNA, "GET", "/", TO)
     for at in range(0, len(word), 7):
         changed = word[:at] + ("A" if word[at] != "A" else "B") + word[at + 1 :]
         with pytest.raises(Distrusted):
-            taking.take(changed, "GET", "/")
+            taking.take(changed, "GET", "/", TO)
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 from msgspec import Struct
+from yarl import URL
 
 from mataserver.frontends.held import TAG, named, tag_of
 
@@ -221,9 +222,19 @@ def _read(folder: Path) -> dict[str, RollEntry | None]:
         match = _FILE.fullmatch(path.name)
         if match:
             try:
-                found[match[1]] = msgspec.json.decode(path.read_bytes(), type=RollEntry)
+                entry = msgspec.json.decode(path.read_bytes(), type=RollEntry)
+                found[match[1]] = entry if _can_be_asked(entry.address) else None
             except FileNotFoundError:
                 continue
             except (OSError, msgspec.DecodeError, UnicodeDecodeError):
                 found[match[1]] = None
     return found
+
+
+def _can_be_asked(address: str) -> bool:
+    """Whether an address is one of HTTP, or that of a front-end which does not listen yet."""
+    try:
+        url = URL(address, encoded=True)
+        return not address or (url.scheme in {"http", "https"} and bool(url.host))
+    except ValueError:
+        return False

@@ -37,7 +37,7 @@ class Distrusted(MataError):
 
 
 class _Word(Struct, frozen=True, kw_only=True):
-    """Who asks what, and when: seconds of the Unix clock."""
+    """Who asks what: ``to`` is the tag of the front-end asked, ``at`` seconds of the Unix clock."""
 
     id: str
     name: str
@@ -48,6 +48,7 @@ class _Word(Struct, frozen=True, kw_only=True):
     background: bool
     method: str
     path: str
+    to: str
     at: float
     once: str
 
@@ -60,8 +61,12 @@ class Voucher:
         self._clock = clock
         self._taken: dict[str, float] = {}
 
-    def give(self, principal: Principal, method: str, path: str) -> str:
-        """Return the value of ``HEADER`` for a request; ``path`` is as sent, with its query."""
+    def give(self, principal: Principal, method: str, path: str, to: str) -> str:
+        """Return the value of ``HEADER`` for a request; ``path`` is as sent, with its query.
+
+        ``to`` is the tag of the front-end that is asked: whoever listens at the address of one that
+        is gone shall not ask another one in our name.
+        """
         word = _Word(
             id=principal.id,
             name=principal.name,
@@ -72,13 +77,14 @@ class Voucher:
             background=principal.background,
             method=method,
             path=path,
+            to=to,
             at=self._clock(),
             once=secrets.token_hex(8),
         )
         said = base64.urlsafe_b64encode(msgspec.json.encode(word))
         return f"{said.decode()}.{self._sign(said)}"
 
-    def take(self, value: str, method: str, path: str) -> Principal:
+    def take(self, value: str, method: str, path: str, to: str) -> Principal:
         """Return who asks by a front-end's word. Raises ``Distrusted`` for what is none."""
         said, _, signature = value.encode("utf-8", "surrogateescape").partition(b".")
         if not hmac.compare_digest(signature, self._sign(said).encode()):
@@ -88,7 +94,7 @@ class Voucher:
             principal = _principal(word)
         except (binascii.Error, msgspec.DecodeError, ValueError):  # another version's
             raise Distrusted("The front-ends are of different versions") from None
-        if (word.method, word.path) != (method, path):
+        if (word.method, word.path, word.to) != (method, path, to):
             raise Distrusted("The front-end vouched for another request")
         self._note(word)
         return principal

@@ -16,9 +16,9 @@ from mataserver.http.backlog import BEGINS
 from mataserver.http.caching import CachingConversation
 from mataserver.http.heads import Claim
 from mataserver.http.hits import Hit
-from mataserver.http.middleware import REQUEST_ID, new_id, require_room, size_of
+from mataserver.http.middleware import new_id, require_room, size_of
 from mataserver.http.protocol import Whole
-from mataserver.http.routing import CLAIMED
+from mataserver.http.routing import CLAIMED, REQUEST_ID
 
 if TYPE_CHECKING:
     from aiohttp import web

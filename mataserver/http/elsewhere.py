@@ -15,12 +15,10 @@ from aiohttp import hdrs, web
 from mataserver.errors import NotFound, Unavailable
 from mataserver.frontends.held import EVERY
 from mataserver.frontends.vouching import HEADER
-from mataserver.http import auth, codec, joining, proxies, shown
+from mataserver.http import auth, codec, joining, passing, proxies, shown
 from mataserver.http.other_frontends import AWAY, GONE, OtherFrontends, away, url_of
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
     from mataserver.contract.routes import Route
     from mataserver.frontends.roll import Listed, Roll
     from mataserver.frontends.vouching import Voucher
@@ -37,13 +35,6 @@ ANSWER_SECONDS = 5.0
 WHOLE = 1_000_000
 """Bytes of an answer that is read before it is sent on."""
 NO_SESSION, TRY_AGAIN = 4004, 1013
-_KEPT_BACK = frozenset(
-    {
-        *("connection", "keep-alive", "transfer-encoding", "upgrade", "date", "server"),
-        *("content-length", "server-timing", "x-request-id"),
-    }
-)
-"""Headers of an answer that are made anew."""
 
 log = logging.getLogger("mataserver.frontends")
 
@@ -90,7 +81,8 @@ class Elsewhere:
         if not route.held or voucher is None or HEADER not in request.headers:
             return None
         path = request.rel_url.raw_path_qs
-        principal = voucher.take(request.headers[HEADER], request.method, path)
+        said, own = request.headers[HEADER], self.roll.held.tag
+        principal = voucher.take(said, request.method, path, own)
         request[proxies.RELAYED] = True
         return principal
 
@@ -131,18 +123,20 @@ class Elsewhere:
     async def _told(self, request: web.Request, other: Listed, kind: Any) -> Any:
         """Return what one of them answers; None for one that is no more, or has no such route."""
         path, principal = request.rel_url.raw_path_qs, auth.caller(request)
-        headers = self._others.headers(request, principal, path)
+        headers = self._others.headers(request, principal, path, other)
+        asking = self._others.session.get(
+            url_of(other, path), headers=headers, allow_redirects=False
+        )
         try:
-            async with (
-                asyncio.timeout(ANSWER_SECONDS),
-                self._others.session.get(url_of(other, path), headers=headers) as answer,
-            ):
+            async with asyncio.timeout(ANSWER_SECONDS), asking as answer:
+                body = await passing.whole(answer)
                 if answer.status == NotFound.status:  # it has not the plugin, and so holds nothing
                     return None
                 if answer.status != 200:
+                    away(other, f"{answer.status}: {body[: passing.SAID]!r}")
                     raise Unavailable("A front-end does not tell what it holds", retry_after=1)
-                return msgspec.json.decode(await answer.read(), type=kind)
-        except (TimeoutError, aiohttp.ClientError, msgspec.DecodeError) as error:
+                return msgspec.json.decode(body, type=kind)
+        except (TimeoutError, aiohttp.ClientError, msgspec.DecodeError, UnicodeError) as error:
             if self._others.is_gone(other, error):
                 return None
             raise away(other, error) from None
@@ -151,7 +145,7 @@ class Elsewhere:
         self, request: web.Request, holder: Listed, principal: Principal
     ) -> web.StreamResponse:
         path = request.rel_url.raw_path_qs
-        headers = self._others.headers(request, principal, path)
+        headers = self._others.headers(request, principal, path, holder)
         async with contextlib.AsyncExitStack() as stack:
             body = codec.body(request, self._budget, self._table.limits(request))
             data = await stack.enter_async_context(body) if request.can_read_body else None
@@ -166,18 +160,23 @@ class Elsewhere:
                 answer = await self._others.while_alive(holder, stack.enter_async_context(asking))
                 if _is_whole(request, answer):
                     whole = await self._others.while_alive(holder, answer.read())
-                    return web.Response(body=whole, status=answer.status, headers=_kept(answer))
+                    kept = passing.kept(answer)
+                    if request.method == hdrs.METH_HEAD and answer.content_length is not None:
+                        kept[hdrs.CONTENT_LENGTH] = str(answer.content_length)
+                    return web.Response(body=whole, status=answer.status, headers=kept)
+                if answer.status == auth.Unauthorized.status:  # of us, and not of who asks
+                    said = await self._others.while_alive(holder, passing.whole(answer))
+                    raise away(holder, f"{answer.status}: {said[: passing.SAID]!r}")
             except aiohttp.ClientError as error:
                 raise self._others.refusal(holder, error) from None
-            if answer.status == auth.Unauthorized.status:  # of us, and not of who asks
-                raise away(holder, await answer.text())
             return await self._passed_on(request, holder, answer)
 
     async def _passed_on(
         self, request: web.Request, holder: Listed, answer: aiohttp.ClientResponse
     ) -> web.StreamResponse:
         """Send on an answer as it comes. What breaks off ends the connection: it has begun."""
-        response = web.StreamResponse(status=answer.status, headers=_kept(answer))
+        response = web.StreamResponse(status=answer.status, headers=passing.kept(answer))
+        response.content_length = answer.content_length
         await response.prepare(request)
         try:
             while chunk := await self._others.while_alive(holder, answer.content.readany()):
@@ -191,12 +190,15 @@ class Elsewhere:
 
     async def _socket(
         self, request: web.Request, holder: Listed, principal: Principal
-    ) -> web.WebSocketResponse:
-        """Relay a WebSocket; one that cannot be is accepted, and closed with the reason."""
+    ) -> web.StreamResponse:
+        """Relay a WebSocket; one that cannot be is accepted, and closed with the reason.
+
+        What the front-end that holds it answers instead of a WebSocket is passed on.
+        """
         self._metrics.relayed.add("socket")
-        path = request.rel_url.raw_path  # without a ``?token=``
+        path = passing.without_token(request)
         offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "")
-        headers = self._others.headers(request, principal, path)
+        headers = self._others.headers(request, principal, path, holder)
         connecting = self._others.session.ws_connect(
             url_of(holder, path),
             headers=headers,
@@ -209,6 +211,10 @@ class Elsewhere:
         try:
             far = await self._others.while_alive(holder, connecting)
         except (aiohttp.ClientError, NotFound) as error:
+            if isinstance(error, passing.RefusedSocketError):
+                if error.status >= 400 and error.status != auth.Unauthorized.status:
+                    return web.Response(body=error.body, status=error.status, headers=error.headers)
+                away(holder, error)  # it refuses us and not who asks, or is no front-end
             gone = isinstance(error, NotFound) or self._others.is_gone(holder, error)
             code = NO_SESSION if gone else TRY_AGAIN
             async with self._sockets.relay(request) as near:
@@ -226,7 +232,3 @@ def _is_whole(request: web.Request, answer: aiohttp.ClientResponse) -> bool:
     if answer.status in {204, 304, auth.Unauthorized.status} or request.method == hdrs.METH_HEAD:
         return answer.status != auth.Unauthorized.status
     return answer.content_length is not None and answer.content_length <= WHOLE
-
-
-def _kept(answer: aiohttp.ClientResponse) -> Mapping[str, str]:
-    return {name: value for name, value in answer.headers.items() if name.lower() not in _KEPT_BACK}

@@ -18,7 +18,8 @@ from mataserver.errors import MataError
 from mataserver.http import codec
 from mataserver.http.auth import PRINCIPAL
 from mataserver.http.grants import GrantedTurns, held
-from mataserver.http.middleware import COUNTED, LEFT, REQUEST_ID
+from mataserver.http.middleware import COUNTED, LEFT
+from mataserver.http.routing import REQUEST_ID
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable

@@ -19,7 +19,8 @@ from aiohttp.helpers import rfc822_formatted_time
 
 from mataserver.errors import TooSlow, Unavailable
 from mataserver.http import codec
-from mataserver.http.middleware import LEFT, REQUEST_ID, new_id, require_room
+from mataserver.http.middleware import LEFT, new_id, require_room
+from mataserver.http.routing import REQUEST_ID
 from mataserver.serving.dispatch import MOVED
 
 if TYPE_CHECKING:

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     Side: TypeAlias = web.WebSocketResponse | aiohttp.ClientWebSocketResponse
 
 GOING_AWAY = 1001
+LONGEST_REASON = 123
+"""Bytes; a control frame has 125, and the code takes two (RFC 6455, section 5.5)."""
 CLOSE_SECONDS = 5.0
 """Seconds that a side has to answer that it is closed."""
 _ENDS = frozenset({WSMsgType.CLOSE, WSMsgType.CLOSING, WSMsgType.CLOSED, WSMsgType.ERROR})
@@ -45,7 +47,12 @@ async def end(side: Side, code: int | None, reason: str) -> None:
     known = code if code is not None and sound and code not in {1004, 1005, 1006} else GOING_AWAY
     with contextlib.suppress(TimeoutError, OSError, aiohttp.ClientError):
         async with asyncio.timeout(CLOSE_SECONDS):
-            await side.close(code=known, message=reason.encode()[:120])
+            await side.close(code=known, message=close_reason(reason))
+
+
+def close_reason(reason: str) -> bytes:
+    """Return what a closing message can hold of a reason: whole characters, as clients insist."""
+    return reason.encode()[:LONGEST_REASON].decode(errors="ignore").encode()
 
 
 async def _pump(source: Side, sink: Side) -> tuple[int | None, str]:

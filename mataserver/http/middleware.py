@@ -21,7 +21,7 @@ from mataserver.http.backlog import BEGINS
 from mataserver.http.grants import GRANTS, NO_MORE, is_held
 from mataserver.http.protocol import VERSIONS, Conversation, refusal
 from mataserver.http.refusals import error_response, unserved
-from mataserver.http.routing import ROUTE
+from mataserver.http.routing import REQUEST_ID, ROUTE
 from mataserver.http.sockets import UNAUTHORIZED
 from mataserver.logs import Repeats
 
@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     from mataserver.http.routing import Table
     from mataserver.metrics import Metrics
 
-REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
 COUNTED: web.RequestKey[int] = web.RequestKey("counted", int)
 """The status that the metrics count where the response's own says too little."""
 LEFT = 499

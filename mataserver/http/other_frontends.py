@@ -12,12 +12,14 @@ from yarl import URL
 
 from mataserver.errors import NotFound, Unavailable
 from mataserver.frontends.vouching import HEADER
-from mataserver.http import proxies
+from mataserver.http import passing, proxies
+from mataserver.http.routing import REQUEST_ID
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
 
     from aiohttp import web
+    from multidict import CIMultiDict
 
     from mataserver.errors import MataError
     from mataserver.frontends.roll import Listed, Roll
@@ -29,8 +31,6 @@ T = TypeVar("T")
 CONNECT_SECONDS = 3.0
 WATCH = 0.5
 """Seconds between two looks at whether a front-end that owes an answer lives."""
-_SENT = ("Accept", "Content-Type", "If-Match", "If-None-Match", "Last-Event-ID", "Range")
-"""Headers that are sent on. Credentials are not: we vouch for whoever showed them."""
 
 GONE = "the server that held it is gone"
 AWAY = "The server that holds it cannot be reached now"
@@ -54,6 +54,7 @@ class OtherFrontends:
             connector=aiohttp.TCPConnector(limit=0),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
+            middlewares=(passing.keep_refusals,),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
         )
 
@@ -62,14 +63,17 @@ class OtherFrontends:
         if self._client is not None:
             await self._client.close()
 
-    def headers(self, request: web.Request, principal: Principal, path: str) -> dict[str, str]:
+    def headers(
+        self, request: web.Request, principal: Principal, path: str, to: Listed
+    ) -> CIMultiDict[str]:
         """Return what is sent with a request for ``path``, in the name of who asks here."""
         if self.voucher is None:
             raise Unavailable("The server has not joined the other front-ends yet", retry_after=1)
-        given = {name: request.headers[name] for name in _SENT if name in request.headers}
+        given = passing.sent(request)
         given["Accept-Encoding"] = "identity"
-        given |= proxies.sent_on(request, trusted=self._trust_proxy)
-        given[HEADER] = self.voucher.give(principal, request.method, path)
+        given["X-Request-Id"] = request[REQUEST_ID]  # both logs tell of one request
+        given.update(proxies.sent_on(request, trusted=self._trust_proxy))
+        given[HEADER] = self.voucher.give(principal, request.method, path, to.tag)
         return given
 
     @property

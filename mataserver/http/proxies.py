@@ -53,6 +53,8 @@ def sent_on(request: web.Request, *, trusted: bool) -> dict[str, str]:
     except BadRequest:
         return {}
     told = {"Host": asked.host, "Proto": "https" if asked.secure else "http"}
+    if address := client(request, trusted=trusted):
+        told["For"] = address
     if asked.prefix:
         told["Prefix"] = asked.prefix
     return {f"X-Forwarded-{name}": value for name, value in told.items()}
@@ -82,7 +84,7 @@ def host(request: web.Request, *, trusted: bool) -> str:
 
 def client(request: web.Request, *, trusted: bool) -> str:
     """Return the client's address: what the first proxy saw, or the peer's."""
-    forwarded = _forwarded(request, "For") if trusted else ""
+    forwarded = _forwarded(request, "For") if trusted or RELAYED in request else ""
     return forwarded if _ADDRESS.fullmatch(forwarded) else request.remote or ""
 
 

@@ -35,6 +35,8 @@ class Limits(NamedTuple):
 
 ROUTE: web.RequestKey[Route] = web.RequestKey("route", Route)
 """The route that was chosen for a request."""
+REQUEST_ID: web.RequestKey[str] = web.RequestKey("request_id", str)
+"""By which logs, answers and other front-ends tell of a request."""
 CLAIMED: web.RequestKey[Handler] = web.RequestKey("claimed")
 """What answers a request that a service took before any route was looked at."""
 

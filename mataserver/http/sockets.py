@@ -13,6 +13,7 @@ from aiohttp import WSMsgType, web
 from mataserver.errors import BadRequest
 from mataserver.http.auth import PRINCIPAL
 from mataserver.http.grants import NO_MORE, held
+from mataserver.http.joining import close_reason
 from mataserver.http.protocol import Conversation
 from mataserver.http.shown import is_socket
 
@@ -140,4 +141,4 @@ async def _close(socket: web.WebSocketResponse, code: int, reason: str) -> None:
         return
     with contextlib.suppress(TimeoutError, ConnectionError):
         async with asyncio.timeout(CLOSE_TIMEOUT):
-            await socket.close(code=code, message=reason.encode()[:120], drain=False)
+            await socket.close(code=code, message=close_reason(reason), drain=False)

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 from aiohttp import WSMsgType
 
 from mataserver.errors import BadRequest, NotFound
-from mataserver.http import auth, middleware
+from mataserver.http import auth
 from mataserver.http.auth import PRINCIPAL
 from mataserver.http.channel import GOING_AWAY, INTERNAL, MSGPACK_PROTOCOL, NORMAL, CloseReason
 from mataserver.http.connection import Connection
 from mataserver.http.grants import NO_MORE, held
-from mataserver.http.routing import Handlers, Route
+from mataserver.http.routing import REQUEST_ID, Handlers, Route
 from mataserver.http.sockets import WebSocket
 from mataserver.http.viewer import Viewer
 
@@ -105,7 +105,7 @@ class Streams:
             protocols=(MSGPACK_PROTOCOL, JSON_PROTOCOL),
             timeout=CLOSE_TIMEOUT,
         )
-        socket.headers["X-Request-Id"] = request[middleware.REQUEST_ID]
+        socket.headers["X-Request-Id"] = request[REQUEST_ID]
         await socket.prepare(request)
         if not known:
             socket.ignore_messages()

@@ -1,0 +1,117 @@
+"""What of a request, and of its answer, passes between two front-ends: all but what is theirs."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Final
+from urllib.parse import unquote_plus
+
+import aiohttp
+from aiohttp import hdrs
+from multidict import CIMultiDict
+
+from mataserver.frontends.vouching import HEADER
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from aiohttp import ClientHandlerType, web
+
+LONGEST = 16_000_000
+"""Bytes of an answer that are read where it is not passed on as it comes."""
+SAID = 300
+"""Bytes of a refusal that the log shows."""
+_HOP: Final = frozenset(
+    {
+        *("connection", "keep-alive", "proxy-connection", "te", "trailer", "transfer-encoding"),
+        *("upgrade", "proxy-authenticate", "proxy-authorization"),
+    }
+)
+"""Headers of one connection (RFC 9110, section 7.6.1)."""
+_OURS: Final = _HOP | {
+    *("authorization", "x-api-key", "cookie", "x-csrf-token"),  # we vouch for whoever showed them
+    *("origin", "referer"),  # the page was judged here
+    *("host", "forwarded", "x-request-id", HEADER.lower()),  # told anew
+    *("accept-encoding", "content-encoding", "content-length", "expect"),  # of the body as it came
+}
+_PREFIXES: Final = ("x-forwarded-", "sec-")
+_MADE_ANEW: Final = _HOP | {"date", "server", "content-length", "server-timing", "x-request-id"}
+
+
+class RefusedSocketError(aiohttp.ClientError):
+    """A front-end's answer to who wanted a WebSocket, and gets none."""
+
+    def __init__(self, status: int, headers: CIMultiDict[str], body: bytes) -> None:
+        super().__init__(f"{status}: {body[:SAID]!r}")
+        self.status = status
+        self.headers = headers
+        self.body = body
+
+
+class TooLongError(aiohttp.ClientError):
+    """An answer that is no list of what somebody holds."""
+
+
+async def keep_refusals(
+    request: aiohttp.ClientRequest, handler: ClientHandlerType
+) -> aiohttp.ClientResponse:
+    """Raise ``RefusedSocketError`` with what aiohttp would not show; follow no redirect either."""
+    answer = await handler(request)
+    if hdrs.UPGRADE in request.headers and answer.status != 101:
+        try:
+            body = await whole(answer)
+        finally:
+            answer.close()
+        raise RefusedSocketError(answer.status, kept(answer), body)
+    return answer
+
+
+async def whole(answer: aiohttp.ClientResponse) -> bytes:
+    """Return the body of an answer. Raises ``TooLongError``, and what aiohttp does."""
+    body = bytearray()
+    async for chunk in answer.content.iter_any():
+        body += chunk
+        if len(body) > LONGEST:
+            answer.close()
+            raise TooLongError(f"it answers with more than {LONGEST} bytes")
+    return bytes(body)
+
+
+def sent(request: web.Request) -> CIMultiDict[str]:
+    """Return the headers of a request that another front-end is to see."""
+    own = _named(request.headers)
+    given: CIMultiDict[str] = CIMultiDict()
+    for name, value in request.headers.items():
+        low = name.lower()
+        if low in _OURS or low in own or low.startswith(_PREFIXES) or not _is_text(value):
+            continue
+        given.add(name, value)
+    return given
+
+
+def kept(answer: aiohttp.ClientResponse) -> CIMultiDict[str]:
+    """Return the headers of an answer that the client is to see, each as often as it is there."""
+    own = _named(answer.headers)
+    found = ((name, value) for name, value in answer.headers.items() if name.lower() not in own)
+    return CIMultiDict((name, value) for name, value in found if name.lower() not in _MADE_ANEW)
+
+
+def without_token(request: web.Request) -> str:
+    """Return the path of a WebSocket with its query as it was sent, but for a ``?token=``."""
+    url = request.rel_url
+    given = (each for each in url.raw_query_string.split("&") if each)
+    query = "&".join(each for each in given if unquote_plus(each.partition("=")[0]) != "token")
+    return f"{url.raw_path}?{query}" if query else url.raw_path
+
+
+def _named(headers: Mapping[str, str]) -> set[str]:
+    """Return which headers ``Connection`` says are its own."""
+    return {each.strip().lower() for each in headers.get(hdrs.CONNECTION, "").split(",")}
+
+
+def _is_text(value: str) -> bool:
+    """Whether a value can be sent on: bytes that are no UTF-8 cannot."""
+    try:
+        value.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
