@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import importlib.metadata
 import json
+import threading
 
 import aiohttp
 import pytest
@@ -14,6 +15,7 @@ from aiohttp import WSMsgType, web
 from api_answers import problem
 from conftest import FAKES, register
 from mataserver import Body, Conflict, Route, hookimpl, plugins, testing
+from mataserver.frontends import roll
 from stream_peers import closed_with, eventually
 from test_frontends import front, sees
 
@@ -318,3 +320,37 @@ async def test_an_entry_without_an_address_is_no_front_end(tmp_path, address):
                 assert response.status == 200, await response.text()
         async with one.http.get(f"/v1/sessions/sess_{TAG}01234567") as response:
             await problem(response, 404)
+
+
+async def test_a_directory_that_stands_still(pair, monkeypatch):
+    """A disk of the network that answers nothing holds up no request, and is told."""
+    one, _ = pair
+    goes_on = threading.Event()
+    known = {name: getattr(roll, name) for name in ("_read", "_write")}
+
+    def slow(name):
+        def wait(*given):
+            goes_on.wait(60)
+            return known[name](*given)
+
+        return wait
+
+    async def is_ready(status):
+        async with one.http.get("/ready") as response:
+            return response.status == status
+
+    for name in known:
+        monkeypatch.setattr(roll, name, slow(name))
+    try:
+        async with asyncio.timeout(30):
+            for number in range(3):
+                async with one.http.post("/lab/mirror", params={"name": f"n{number}"}) as response:
+                    assert response.status == 200
+            async with one.http.get("/v1/sessions/sess_0123456789ab") as response:
+                await problem(response, 404)
+            await eventually(lambda: is_ready(503))
+        async with one.http.get("/ready") as response:
+            assert (await response.json())["waiting"] == {"shared_dir": "does not answer"}
+    finally:
+        goes_on.set()
+    await eventually(lambda: is_ready(200))

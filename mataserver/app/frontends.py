@@ -51,5 +51,6 @@ def guest(
         metrics=metrics,
         address=settings.frontend_address,
         beat=pace.beat,
+        patience=pace.silence,
     )
     return Guest("frontends", make)

@@ -33,6 +33,8 @@ BEAT, SILENCE = 1.0, 6.0
 """Seconds between two signs of life, and after which a front-end without one is silent."""
 LOOKS = 4
 """Looks that must have found no sign of life as well: who stood still itself has not looked."""
+LOOK_SECONDS = 2.0
+"""How long a look may take that a request waits for: a disk of the network may stand still."""
 FORGET = 3600.0
 """Seconds of silence after which the file of a front-end is removed."""
 SECRET = "secret"  # noqa: S105 - the name of its file
@@ -161,8 +163,9 @@ class Roll:
         tag, name = tag_of(identity), named(kind, identity)
         found = self._holder(tag, name)
         if found is None:
-            with contextlib.suppress(OSError):
-                await self.look()
+            with contextlib.suppress(OSError, TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self.look()
             found = self._holder(tag, name)
         return found
 

@@ -42,7 +42,7 @@ class FrontendsService(Handlers):
     """The service of the front-ends; there is none without ``shared_dir``.
 
     ``address`` is where the others reach this one, None for where it listens; ``beat`` the seconds
-    between two signs of life.
+    between two signs of life, ``patience`` those that the directory may take for one.
     """
 
     def __init__(
@@ -51,8 +51,10 @@ class FrontendsService(Handlers):
         elsewhere: Elsewhere,
         sessions: SessionStore,
         metrics: Metrics,
+        *,
         address: str | None,
         beat: float,
+        patience: float,
     ) -> None:
         self._ctx = ctx
         self._elsewhere = elsewhere
@@ -61,8 +63,10 @@ class FrontendsService(Handlers):
         self._metrics = metrics
         self._address = address
         self._beat = beat
+        self._patience = patience
         self._fault = ""
         self._telling = asyncio.Lock()
+        self._next: asyncio.Task[None] | None = None
         metrics.before_render(self._count)
 
     def routes(self) -> list[Route]:
@@ -98,9 +102,24 @@ class FrontendsService(Handlers):
             await asyncio.sleep(self._beat)
 
     async def _tell(self) -> None:
-        """Tell the others of us. What is wrong with the directory is logged once."""
+        """Have the others told of us as we are now; wait for no disk that stands still.
+
+        Callers share what has not begun, so that no threads pile up before such a disk.
+        """
+        telling = self._next
+        if telling is None:
+            telling = self._next = asyncio.create_task(self._told())
+        await asyncio.wait({telling}, timeout=self._patience)
+        if telling.done():
+            telling.result()
+        else:
+            self._note("does not answer")
+
+    async def _told(self) -> None:
+        """Tell the others of us."""
         fault = ""
         async with self._telling:
+            self._next = None
             entry = RollEntry(
                 address=self._address or "",
                 beat=self._roll.own.beat + 1,
@@ -112,9 +131,13 @@ class FrontendsService(Handlers):
                     log.warning("another front-end says that it is at %s, too", entry.address)
             except OSError as error:
                 fault = f"cannot be used: {error.strerror or type(error).__name__}"
-            if fault and fault != self._fault:
-                log.error("shared_dir %s", fault)
-            self._fault = fault
+            self._note(fault)
+
+    def _note(self, fault: str) -> None:
+        """Note what is wrong with the directory, which is logged once."""
+        if fault and fault != self._fault:
+            log.error("shared_dir %s", fault)
+        self._fault = fault
 
     def _count(self) -> None:
         """Set the gauges."""
