@@ -169,6 +169,7 @@ __all__ = [
     "VlmResult",
     "WholeAnswer",
     "check_json",
+    "check_query",
     "connected",
     "convert_json",
     "decode_base64",
@@ -215,7 +216,7 @@ if TYPE_CHECKING:
     from mataserver.http.jsonbody import decode as decode_json
     from mataserver.http.jsonbody import described as describe_error
     from mataserver.http.protocol import Whole as WholeAnswer
-    from mataserver.http.shown import sole_value
+    from mataserver.http.shown import check_query, sole_value
     from mataserver.library.configuration import Configuration, RegisteredModel, read_configuration
     from mataserver.media.videos import UnreadableVideo
     from mataserver.media.videos import best as video_stream
@@ -247,7 +248,7 @@ _LATE = {
     "EXAMPLE_IMAGE": "mataserver.http.examples:PICTURE",
     "physical_cores": "mataserver.cores",
     "PRINCIPAL": "mataserver.http.auth",
-    "sole_value": "mataserver.http.shown",
+    **dict.fromkeys(("check_query", "sole_value"), "mataserver.http.shown"),
     "WholeAnswer": "mataserver.http.protocol:Whole",
     "RpcPort": "mataserver.contract.rpc",
     **dict.fromkeys(("AddressRefused", "Policy"), "mataserver.outbound"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+from importlib.metadata import entry_points
 
 import pytest
 
@@ -117,6 +118,18 @@ def test_hub_unreachable(terminal, monkeypatch):
     result = terminal.run("pull", "org/fake", "--task", "detect")
     assert result.exit_code == 1
     assert result.stderr == "error: cannot reach the hub: HF_HUB_OFFLINE is set\n"
+
+
+def test_hub_unreachable_and_nothing_for_its_models(terminal, monkeypatch):
+    """With the network back the pull would fail all the same: that is told as well."""
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    everyone = ", ".join(point.name for point in entry_points(group="mataserver"))
+    (terminal.home / "config.yaml").write_text(f"plugins: {{disabled: [{everyone}]}}")
+    result = terminal.run("pull", "org/fake", "--task", "embed", "--config", "config.yaml")
+    assert result.stderr == (
+        "error: cannot reach the hub: HF_HUB_OFFLINE is set; "
+        "no installed plugin serves models of the hub for the task embed\n"
+    )
 
 
 def test_pip_backend(terminal):

@@ -14,7 +14,7 @@ from aiohttp import HttpVersion11, hdrs, web
 from aiohttp.hdrs import METH_ALL
 from aiohttp.payload import Payload
 
-from mataserver.errors import MataError, Unavailable, scarcity
+from mataserver.errors import MataError, NotFound, Unavailable, scarcity
 from mataserver.http import auth, dialects
 from mataserver.http.admission import REFUSED, admit
 from mataserver.http.backlog import BEGINS
@@ -161,6 +161,10 @@ class _Answer:
         try:
             return await self._served(request, handler)
         except Exception as error:
+            if isinstance(error, NotFound):
+                allowed = await self._table.methods_beside(request)
+                if allowed:
+                    return unserved(web.HTTPMethodNotAllowed(request.method, sorted(allowed)))
             return self.refuse(request, error)
 
     def refuse(self, request: web.Request, error: Exception) -> web.Response:

@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     Expect = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
 
 
+_GREEDY = ":.+}"
 _VARIABLE = re.compile(r"\{[^{}]*(?:\{[^{}]*\}[^{}]*)*\}")
 
 
@@ -113,6 +114,22 @@ class Table:
             route = next((each for each in beside if each.when and each.when(request)), route)
         request[ROUTE] = route
         return route
+
+    async def methods_beside(self, request: web.Request) -> set[str]:
+        """Return the methods of more exact paths that a request fits as well as that of its route.
+
+        A name may hold slashes: ``GET /v2/models/m/infer`` asks for the model "m/infer", unless
+        there is none, and then for what is asked with POST.
+        """
+        own = request.match_info.route.resource
+        known = self._known.get(request.match_info.route)
+        if own is None or known is None or not known.path.endswith(_GREEDY):
+            return set()
+        found: set[str] = set()
+        for resource in request.app.router.resources():
+            if resource.canonical != own.canonical:
+                found |= (await resource.resolve(request))[1]
+        return found - {request.method}
 
     def is_sole(self, request: web.Request) -> bool:
         """Whether its method and path alone chose the route of a request."""

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import hdrs
 
-from mataserver.errors import BadRequest
+from mataserver.errors import BadRequest, InvalidParams
 from mataserver.principals import Credentials
+from mataserver.suggestion import similar
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator, Sequence
@@ -58,6 +59,17 @@ def sole_value(name: str, values: Sequence[str]) -> str:
     if len(values) > 1:
         raise GivenTwice(f"{name} is there {len(values)} times: send one")
     return values[0] if values else ""
+
+
+def check_query(request: web.Request, known: Iterable[str]) -> None:
+    """Raise ``InvalidParams`` for a parameter of the query that a route does not know.
+
+    A filter that nobody applies would be answered with all that it was to leave out.
+    """
+    names = tuple(known)
+    for name in request.query:
+        if name not in names:
+            raise InvalidParams(f"{name[:64]}: unknown parameter{similar(name, names)}")
 
 
 class ShownSecret(NamedTuple):

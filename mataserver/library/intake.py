@@ -83,17 +83,21 @@ class Intake:
                 )
             sources.validate_repo_id(name)
             async with pull.turn():
-                self.match(ModelFiles(name, "hf", None, await self._config_of(name)), task)
+                self.match(ModelFiles(name, "hf", None, await self._config_of(name, task)), task)
                 await sources.download(name, pull.tell)
             return self._adopt(name, Entry(task=task, source="hf", pulled_at=time.time()))
 
-    async def _config_of(self, name: str) -> dict[str, Any]:
+    async def _config_of(self, name: str, task: str) -> dict[str, Any]:
         """Return a repository's ``config.json``; a name that is no repository's may be misspelt."""
         try:
             return await sources.fetch_config(name)
         except MataError as error:
             meant = "" if "/" in name else similar(name, self._plugins.pip_names)
             error.detail += meant
+            if not meant and not self._plugins.serves_hub(task):
+                error.detail += (
+                    f"; no installed plugin serves models of the hub for the task {task}"
+                )
             raise
 
     def add_local(self, path: Path, task: str, name: str | None = None) -> Pulled:

@@ -136,6 +136,11 @@ class Plugins(Discovered):
         """The names of the pip backends."""
         return [each.backend.name for each in self._usable if each.backend.source == "pip"]
 
+    def serves_hub(self, task: str) -> bool:
+        """Whether a backend serves any model of the hub for a task."""
+        backends = [each.backend for each in self._usable]
+        return any(each.task == task and each.source in {"hf", "any"} for each in backends)
+
     @property
     def tasks(self) -> list[str]:
         """The tasks of the API, and those that the plugins in use bring."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from mataserver import PRINCIPAL, InvalidParams, MataError
+from mataserver import PRINCIPAL, InvalidParams, MataError, check_query
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -36,7 +36,8 @@ class Page(NamedTuple):
 
 
 def page_of(request: web.Request) -> Page:
-    """Return which part of a list is asked for. Raises ``InvalidParams``."""
+    """Return which part of a list is asked for. Raises ``InvalidParams``, for other names too."""
+    check_query(request, PARAMETERS)
     return Page(_number(request, "limit", 100, 1, MOST), _number(request, "offset", 0, 0, _LAST))
 
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from msgspec import Struct
 
-from mataserver import PRINCIPAL, InvalidParams
+from mataserver import PRINCIPAL, InvalidParams, check_query
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -62,7 +62,8 @@ def problem(_status: int, detail: str) -> FleetProblem:
 
 
 def page_of(request: web.Request) -> Page:
-    """Return which part of a list is asked for. Raises ``InvalidParams``."""
+    """Return which part of a list is asked for. Raises ``InvalidParams``, for other names too."""
+    check_query(request, PARAMETERS)
     return Page(_number(request, "limit", 100, 1, MOST), _number(request, "offset", 0, 0, _LAST))
 
 

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from aiohttp import web
 
-from mataserver import PRINCIPAL, Body, InvalidParams, NotFound, Route, Unavailable
+from mataserver import (
+    PRINCIPAL,
+    Body,
+    InvalidParams,
+    NotFound,
+    Route,
+    Unavailable,
+    check_query,
+)
 from mataserver_jobs.rows import OPEN
 from mataserver_jobs.sent_file import SentFile
 from mataserver_jobs.views import FileList, FileView, JobList, JobView, ListedJob, Restart
@@ -88,6 +96,7 @@ class Routes:
 
     async def find(self, request: web.Request) -> web.Response:
         """Answer with a page of the jobs that who asks may see."""
+        check_query(request, _PAGES)
         query = request.query
         states, omitted = chosen(request, "state", STATES), chosen(request, "omit", OPEN)
         limit = number(request, "limit", 100, 1, MAX_LIMIT)

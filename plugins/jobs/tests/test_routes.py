@@ -99,6 +99,7 @@ async def test_whose_jobs(ask):
         ("limit=1001", "limit"),
         ("limit=ten", "limit"),
         ("offset=-1", "offset"),
+        ("stage=a", "stage"),
         ("offset=99999999999999999", "offset"),
         ("state=gone", "state"),
         ("kind=%00", "kind"),

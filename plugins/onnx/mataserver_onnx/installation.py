@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from mataserver import Unavailable
 from mataserver_onnx import bundle as files
-from mataserver_onnx import layouts, outputs, scores
+from mataserver_onnx import layouts, outputs, scores, sizes
 from mataserver_onnx.options import ModelOptions, Settings
 
 if TYPE_CHECKING:
@@ -66,6 +66,7 @@ def accepting(task: str, families: frozenset[str]) -> Callable[[ModelFiles], boo
     Of a hub model that is about to be pulled the ``model_type`` is all that is known. The function
     raises ``MataError`` for a file that is broken, and for a network whose outputs are not
     recognised, may be two things, or are not what its metadata says: the settings can say which.
+    So for one that takes images of any size, where nothing says which.
     """
 
     def accepts(given: ModelFiles) -> bool:
@@ -101,7 +102,11 @@ def _holds(given: ModelFiles, task: str) -> bool:
         bundle = files.open_bundle(path, options.file)
     except files.Unclear:
         return True
-    return layouts.serves(bundle.graph, bundle.config, task, options)
+    if not layouts.serves(bundle.graph, bundle.config, task, options):
+        return False
+    layout = layouts.choose(bundle.graph, bundle.config, task, options)
+    sizes.size_of(bundle, layout, options)  # else its first load would be the one to tell
+    return True
 
 
 def _options(given: ModelFiles) -> ModelOptions:

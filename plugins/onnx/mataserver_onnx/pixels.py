@@ -8,8 +8,8 @@ from mataserver import MataError
 from mataserver_onnx import notes, processor
 from mataserver_onnx.layouts import LAYOUTS
 from mataserver_onnx.options import Resize
-from mataserver_onnx.outputs import graph_size
 from mataserver_onnx.preparation import Preparation, cropped, fitted, stretched, table
+from mataserver_onnx.sizes import size_of
 
 if TYPE_CHECKING:
     from mataserver_onnx.bundle import Bundle
@@ -27,9 +27,6 @@ _POSSIBLE: dict[str, frozenset[Resize]] = {
     "vector": _WHOLE | {"crop"},
 }
 """What may be done to images besides stretching, where the answer is about places or the whole."""
-YOLO_SIDE = 640
-"""The side of YOLO's input where neither the graph nor its metadata say it."""
-
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 _RESCALE = {"plain": 1 / 255, "imagenet": 1 / 255, "bytes": 1.0}
 _MIDDLE = 224 / 256
@@ -44,35 +41,18 @@ def preparation(
     ``preprocessor_config.json`` counts unless the settings say something about pixels. Raises
     ``MataError`` when a size is needed that nothing says, or two that contradict each other.
     """
-    own = graph_size(bundle.graph)
+    size = size_of(bundle, layout, options)
     if bundle.processor and not options.states_pixels:
-        made = processor.read(bundle.processor, own)
+        made = processor.read(bundle.processor, size)
         if made.cuts and "crop" not in _POSSIBLE.get(layout, ()):
             raise MataError(
                 f"the model's image processor cuts off parts of images, which does not go with "
                 f"the layout {layout}: state resize and what else is to be done to pixels under "
                 "plugins.onnx.models"
             )
-        return made, own or made.fixed
-    if own and options.input_size not in {None, own}:
-        raise MataError(
-            f"input_size: the network takes images of {own[1]}x{own[0]} pixels and no others"
-        )
-    size = own or options.input_size or _usual_size(bundle.graph, layout)
+        return made, size or made.fixed
+    assert size is not None  # noqa: S101 - for the type checker: ``size_of`` saw to it
     return _stated(bundle.graph, layout, options, size), size
-
-
-def _usual_size(graph: Graph, layout: LayoutName) -> Size:
-    """Return the size that the exporter noted, or YOLO's own."""
-    noted = notes.read(graph).size
-    if noted is not None:
-        return noted
-    if LAYOUTS[layout].resize in {"letterbox", "corner"}:
-        return YOLO_SIDE, YOLO_SIDE
-    raise MataError(
-        "nothing says how large the network's images are: add its preprocessor_config.json, or "
-        "state input_size under plugins.onnx.models"
-    )
 
 
 def _stated(graph: Graph, layout: LayoutName, options: ModelOptions, size: Size) -> Preparation:

@@ -16,7 +16,7 @@ from mataserver.library.registry import Registry
 from mataserver.plugins import discover
 from mataserver_onnx import classify, depth, detect, embed, layouts, segment
 from mataserver_onnx.graph import Graph, Port
-from mataserver_onnx.options import ModelOptions
+from mataserver_onnx.options import ModelOptions, Settings
 
 BACKENDS = {backend.task: backend for backend in mataserver_onnx.backends()}
 
@@ -56,6 +56,16 @@ def test_a_file_is_taken_for_what_it_is(planted, tmp_path):
         assert serving(ModelFiles("a", "local", path)) == {task}
     row = planted.colours(tmp_path / "row.onnx", "classes")
     assert serving(ModelFiles("a", "local", row)) == {"classify", "embed"}
+
+
+def test_a_size_that_nothing_says_is_told_when_it_is_registered(planted, tmp_path):
+    """With the setting to state; once it is stated the network is taken."""
+    path = planted.colours(tmp_path / "any.onnx", "classes", size=("h", "w"))
+    with pytest.raises(MataError, match="state input_size under plugins"):
+        BACKENDS["classify"].serves(ModelFiles("a", "local", path), "classify")
+    stated = Settings(models={"a": ModelOptions(input_size=(16, 24))})
+    files = ModelFiles("a", "local", path, settings=stated)
+    assert BACKENDS["classify"].serves(files, "classify")
 
 
 @pytest.mark.parametrize("kind", [2, 3, 6, 7, 11])

@@ -124,8 +124,11 @@ class VideoRoutes:
     async def propagate(self, request: web.Request) -> web.Response:
         """Track through the video and answer with every frame."""
         session = self._session(request)
-        async with self._read(request, PropagateRequest) as asked:
-            told = self._formed(asked)
+        asked = PropagateRequest()
+        if request.can_read_body:
+            async with self._read(request, PropagateRequest) as asked:
+                pass
+        told = self._formed(asked)
         if asked.stream:
             return _json(Propagated(session.id, {}, 0, 0.0, f"{STREAM}/{session.id}"))
         begun = time.perf_counter()

@@ -76,6 +76,8 @@ async def test_a_session_from_start_to_end(api, video_api, video_path, in_base64
             assert len(each["box"]) == 4
             assert 0 <= each["score"] <= 1
     assert any(result["objects"] for result in tracked["results"].values())
+    # Every field has a default: so has no body at all, without a content type.
+    assert (await api.ok("POST", f"{here}/propagate"))["total_frames"] == COUNT
 
     status = await api.ok("GET", f"{here}/status")
     assert status == {
