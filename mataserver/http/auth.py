@@ -1,4 +1,4 @@
-"""Who asks: credentials read once per request, and the principal that they stand for."""
+"""Who asks: keys and other credentials are checked here, once per request, for a principal."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What must be installed for these models, and how their workers are set up.
+"""Which models these are (``accepting``), what must be installed for them, their workers' set-up.
 
 Nothing is preloaded: onnxruntime and openvino start threads at import, which no fork survives.
 """
