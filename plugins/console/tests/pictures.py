@@ -81,6 +81,7 @@ async def use(person: Person) -> None:
     await person.sees("first word after")
     await take(person, "ask")
     await person.go("segment")
+    await person.until("document.querySelector('.bar h1')?.innerText === 'Segment'")
     await person.give((PICTURES / "astronaut.jpg").read_bytes(), "astronaut.jpg")
     await person.until("!!document.querySelector('.clicks img[alt=\"astronaut.jpg\"]')")
     for number, (x, y) in enumerate([(0.46, 0.24), (0.82, 0.8)], 1):
