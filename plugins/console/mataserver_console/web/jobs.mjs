@@ -111,7 +111,7 @@ function Detail({ id }) {
       ${may("jobs:write") && (ended ? html`<${Button} icon="again" onClick=${() => act("/restart")}>Run again<//><${Sure} text="Remove" effect="Its files go too." action=${() => act("", "DELETE")}/>`
         : html`<${Sure} text="Cancel" effect="What it has done stays." action=${() => act("/cancel")}/>`)}</header>
     ${!ended && html`<${Stages} job=${job}/>`}
-    ${!ended && html`<div class="jobprog stack-4"><div class="row between"><span>${STAGES[job.kind] && job.stage ? job.message : job.stage || "waiting for its turn"}</span><span class="quiet nowrap">${STAGES[job.kind] ? "" : job.message} ${Math.floor(job.progress)} %</span></div><${Meter} job=${job}/></div>`}
+    ${!ended && html`<div class="jobprog stack-4"><div class="row between"><span>${STAGES[job.kind] && job.stage ? job.message : job.stage || "waiting for its turn"}</span><span class="quiet nowrap">${STAGES[job.kind] || !job.message ? "" : `${job.message}, `}${Math.floor(job.progress)} %</span></div><${Meter} job=${job}/></div>`}
     ${failed && html`<div class="pad"><${Trouble} error=${failed}/></div>`}
     ${figures ? html`<${Cloud} key=${`${job.id} ${job.finished_at}`} job=${job} figures=${figures} chosen=${chosen} choose=${choose} follow=${follow}/>` : html`<div class="scroll" tabindex="-1"><${Result} job=${job}/></div>`}</section>
     <aside class="panel right jobside" aria-label="Files and log">${figures ? html`<${Photographs} job=${job} figures=${figures} chosen=${chosen} choose=${choose}>${side}<//>` : side}</aside>`;
