@@ -50,7 +50,7 @@ async def tritons():
 async def client(tritons, tmp_path):
     """A client of a server with both of them, registered."""
     shared = [str(each.folder / "repository") for each in tritons]
-    plugins = {"fleet": {"probe": 0.5, "load_timeout": 30.0, "shared_folders": shared}}
+    plugins = {"fleet": {"probe": 0.5, "load_timeout": 120.0, "shared_folders": shared}}
     settings = {"engine": "thread", "plugins": plugins, "outbound_hosts": ["127.0.0.1"]}
     points = [FAKE, *installed("database", "accounts", "fleet")]
     async with (

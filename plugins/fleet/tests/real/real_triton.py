@@ -93,6 +93,11 @@ class RealTriton:
         """Its base URL."""
         return f"http://127.0.0.1:{self.port}"
 
+    @property
+    def ended(self):
+        """Whether its process has ended by itself."""
+        return self._process is not None and self._process.poll() is not None
+
     async def start(self):
         """Start it and wait until it is live."""
         libraries = f"{self._packages / 'nvidia_pytriton.libs'}:{self._libraries}"
