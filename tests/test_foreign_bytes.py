@@ -13,7 +13,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import picture
-from foreign_bytes import FEW, damaged, parsed
+from foreign_bytes import FEW, damaged, parsed, seeded
 from mataserver.engines import payload, single, wire
 from mataserver.engines.work import Outcome, Timing
 from mataserver.errors import Unavailable
@@ -46,7 +46,8 @@ OIP = (
 
 
 @FEW
-@given(damaged(FORM), st.text(max_size=5))
+@seeded("forms", boundary="b")
+@given(damaged(FORM, of="forms"), st.text(max_size=5))
 def test_forms(data, boundary):
     """A multipart body."""
     parsed(forms.parse, data, BOUNDARY)
@@ -54,21 +55,24 @@ def test_forms(data, boundary):
 
 
 @FEW
-@given(damaged(JSON, CHAT, b"[" * 200, b'{"a":' * 200))
+@seeded("json")
+@given(damaged(JSON, CHAT, b"[" * 200, b'{"a":' * 200, of="json"))
 def test_json(data):
     """A body of JSON."""
     parsed(jsonbody.decode, data, InferBody)
 
 
 @FEW
-@given(damaged(CHAT))
+@seeded("chats")
+@given(damaged(CHAT, of="chats"))
 def test_chats(data):
     """A chat in OpenAI's form."""
     parsed(question.read, data)
 
 
 @FEW
-@given(damaged(OIP), st.one_of(st.none(), st.integers(0, 300)))
+@seeded("tensors", length=lambda data: data.rfind(b"]}") + 2)
+@given(damaged(OIP, of="tensors"), st.one_of(st.none(), st.integers(0, 300)))
 def test_tensors(data, length):
     """JSON with binary data behind it."""
 
@@ -89,7 +93,8 @@ def message():
 
 
 @FEW
-@given(damaged(message()))
+@seeded("grpc")
+@given(damaged(message(), of="grpc"))
 def test_messages_of_grpc(data):
     """A message of gRPC: what protobuf cannot read is refused before."""
     from google.protobuf.message import DecodeError
@@ -102,7 +107,13 @@ def test_messages_of_grpc(data):
 
 
 @FEW
-@given(damaged(gzip.compress(JSON)), st.sampled_from(["gzip", "deflate"]), st.integers(1, 50))
+@seeded("compressed", encoding="gzip", step=50)
+@seeded("compressed", encoding="deflate", step=7)
+@given(
+    damaged(gzip.compress(JSON), of="compressed"),
+    st.sampled_from(["gzip", "deflate"]),
+    st.integers(1, 50),
+)
 def test_compressed_bodies(data, encoding, step):
     """A body that says it is compressed."""
 
@@ -116,7 +127,12 @@ def test_compressed_bodies(data, encoding, step):
 
 
 @FEW
-@given(damaged(b"P6 2 1 255\n\0\0\0\1\1\1", b"P5 2 1 65535\n\0\0\1\1", picture(form="PPM")))
+@seeded("pixels")
+@given(
+    damaged(
+        b"P6 2 1 255\n\0\0\0\1\1\1", b"P5 2 1 65535\n\0\0\1\1", picture(form="PPM"), of="pixels"
+    )
+)
 def test_pixels(data):
     """A picture whose pixels stand as they are."""
     parsed(netpbm.decode, data, 1_000_000)

@@ -16,14 +16,14 @@ from hypothesis import strategies as st
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from conftest import picture
-from foreign_bytes import FEW, damaged, parsed
+from foreign_bytes import FEW, damaged, parsed, seeded
 from mataserver import MataError
 from mataserver_accounts import log_ins
 from mataserver_accounts.tokens import Tokens
 from mataserver_cameras import source
 from mataserver_fleet import layout, manifest, onnx_signature, pbtxt
 from mataserver_fleet.gateway import headers, http1, inspection, protobuf
-from mataserver_jobs import upload_routes, uploads
+from mataserver_jobs import upload_routes, upload_writer
 from mataserver_reconstruct import archive, exif
 from mataserver_reconstruct.spec import Limits
 
@@ -72,7 +72,8 @@ def place(tmp_path_factory):
 
 
 @FEW
-@given(damaged(ANSWER))
+@seeded("server-heads")
+@given(damaged(ANSWER, of="server-heads"))
 def test_heads_of_servers(data):
     """A head is read or malformed; no field of it can end a line of what a client is sent."""
     with contextlib.suppress(http1.MalformedError):
@@ -81,7 +82,8 @@ def test_heads_of_servers(data):
 
 
 @FEW
-@given(damaged(CHUNKS), st.integers(1, 40))
+@seeded("server-chunks", step=3)
+@given(damaged(CHUNKS, of="server-chunks"), st.integers(1, 40))
 def test_chunks_of_servers(data, step):
     """The same comes of a body in chunks in whatever pieces it arrives, or it is malformed."""
 
@@ -110,8 +112,12 @@ def test_fields_of_clients(fields):
 
 
 @FEW
+@seeded("gateway-messages", infer=True)
 @given(
-    damaged(b"\x0a\x04cats\x12\x011\x22\x13\x0a\x0bsequence_id\x12\x04\x1a\x02ab"), st.booleans()
+    damaged(
+        b"\x0a\x04cats\x12\x011\x22\x13\x0a\x0bsequence_id\x12\x04\x1a\x02ab", of="gateway-messages"
+    ),
+    st.booleans(),
 )
 def test_messages_at_the_gateway(data, infer):
     """A message of gRPC, of which the name alone is read."""
@@ -142,7 +148,8 @@ def test_steps_of_sequences(data, given_headers, cut):
 
 
 @FEW
-@given(damaged(CONFIG))
+@seeded("configurations")
+@given(damaged(CONFIG, of="configurations"))
 def test_configurations(data):
     """A ``config.pbtxt`` is read, and then can be written."""
     found = parsed(pbtxt.read, data)
@@ -159,7 +166,8 @@ def test_names_of_models_files(name):
 
 
 @FEW
-@given(damaged(SIGNATURE))
+@seeded("signatures")
+@given(damaged(SIGNATURE, of="signatures"))
 def test_signatures(place, data):
     """The inputs and outputs of an ONNX file."""
     place.write_bytes(data)
@@ -168,7 +176,8 @@ def test_signatures(place, data):
 
 
 @FEW
-@given(damaged(MANIFEST, b"a: &a [*a]\n", b"? [a]\n: b\n"))
+@seeded("manifests")
+@given(damaged(MANIFEST, b"a: &a [*a]\n", b"? [a]\n: b\n", of="manifests"))
 def test_manifests(place, data):
     """A document of a fleet; whoever applies it is told what is wrong."""
     place.write_bytes(data)
@@ -193,12 +202,20 @@ def test_metadata_of_uploads(text):
 @given(TEXT, st.sampled_from(["", "sha1 ", "sha256 ", "md5 "]))
 def test_checksums_of_uploads(text, name):
     """``Upload-Checksum`` of tus."""
-    found = parsed(uploads._digest, name + text)
+    found = parsed(upload_writer.digest_of, name + text)
     assert found is None or len(found[1]) in {20, 32}
 
 
 @FEW
-@given(damaged(zipped(zipfile.ZIP_DEFLATED), zipped(zipfile.ZIP_LZMA), zipped(zipfile.ZIP_BZIP2)))
+@seeded("archives")
+@given(
+    damaged(
+        zipped(zipfile.ZIP_DEFLATED),
+        zipped(zipfile.ZIP_LZMA),
+        zipped(zipfile.ZIP_BZIP2),
+        of="archives",
+    )
+)
 def test_archives(place, data):
     """What was inspected unpacks within the limits, or is told to be damaged."""
     place.write_bytes(data)
@@ -220,7 +237,8 @@ def test_an_archive_whose_lzma_is_damaged(place, place_of_damage):
 
 
 @FEW
-@given(damaged(picture(form="JPEG", exif=exif.write(exif.Exif(focal_35=28.0)))))
+@seeded("exif")
+@given(damaged(picture(form="JPEG", exif=exif.write(exif.Exif(focal_35=28.0))), of="exif"))
 def test_exif(data):
     """What cannot be read of a photograph's EXIF tells nothing."""
     with warnings.catch_warnings(action="ignore"):  # as its callers have it
@@ -233,7 +251,8 @@ def test_exif(data):
 
 
 @FEW
-@given(damaged(b"username=ada&password=correct+horse", b"username=%00&password=%ff"))
+@seeded("log-ins")
+@given(damaged(b"username=ada&password=correct+horse", b"username=%00&password=%ff", of="log-ins"))
 def test_forms_of_log_ins(data):
     """A form of OAuth2's password grant."""
     found = parsed(log_ins._of_form, data)
@@ -241,7 +260,8 @@ def test_forms_of_log_ins(data):
 
 
 @FEW
-@given(damaged(Tokens("s" * 32, 60, lambda: 1.0).make("ada", 1).encode()))
+@seeded("tokens")
+@given(damaged(Tokens("s" * 32, 60, lambda: 1.0).make("ada", 1).encode(), of="tokens"))
 def test_tokens(data):
     """A token that was changed in any way is nobody's."""
     ours = Tokens("o" * 32, 60, lambda: 1.0)
