@@ -155,7 +155,7 @@ def test_other_names_are_none(name):
         object(),
         {"a": 2**70},
     ],
-    ids=str,
+    ids=["infinity", "not a number", "array", "complex", "object", "long"],
 )
 def test_what_cannot_be_sent_is_unsound(more):
     """Whatever JSON and MessagePack do not have alike."""
@@ -170,6 +170,20 @@ def test_numbers_of_numpy_and_boxes_are_put_right():
     assert found == Kept(4, [0.5], [Detection("a", 1.0, (0.0, 0.0, 9.0, 8.0))])
     with pytest.raises(Unsound, match=r"detections\[0\].bbox is"):
         sound_brought(Kept(detections=[Detection("a", 1.0, (0, 0, 99, 8))]), Kept, (8, 9))
+
+
+def test_keys_that_are_numbers_and_boxes_in_a_tuple():
+    """Keys are texts on their way and numbers again; a tuple's boxes are held to the same."""
+
+    class Tally(msgspec.Struct):
+        by_class: dict[int, float]
+        detections: tuple[Detection, ...] = ()
+
+    box = Detection("a", 1.0, (0, 0, 9, 8.5))
+    found = sound_brought(Tally({1: 2.0}, (box,)), Tally, (8, 9))
+    assert found == Tally({1: 2.0}, (Detection("a", 1.0, (0.0, 0.0, 9.0, 8.0)),))
+    with pytest.raises(Unsound, match=r"detections\[0\].confidence"):
+        sound_brought(Tally({}, (Detection("a", 7.0, BOX),)), Tally, (8, 9))
 
 
 @pytest.mark.parametrize(

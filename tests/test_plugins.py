@@ -33,6 +33,9 @@ class Model:
     def predict(self, images, params):
         return [ClassifyResult([Classification("any", 1.0)]) for _ in images]
 
+class Boxes(Struct):
+    detections: list[Settings] = []
+
 def load(spec, ctx):
     return Model()
 
@@ -202,6 +205,21 @@ BROKEN = {
         """,
         "its result cannot be described",
     ),
+    "a task with two results": (
+        """
+        class One(Struct):
+            a: int = 1
+
+        class Two(Struct):
+            b: int = 2
+
+        @hookimpl
+        def backends():
+            return [backend(name=each.__name__, task="broken.count", result=each)
+                    for each in (One, Two)]
+        """,
+        "backend Two: its task has another result already",
+    ),
     "backends raise": ("@hookimpl\ndef backends(): return 1 / 0", "ZeroDivisionError: "),
     "backends give nothing": ("@hookimpl\ndef backends(): return None", "TypeError: "),
     "backends give a string": ("@hookimpl\ndef backends(): return 'any'", "gave a str"),
@@ -210,6 +228,11 @@ WRONG_BACKENDS = {
     "unknown task": ("task='smell'", "unknown task 'smell'"),
     "another plugin's task": ("task='other.count', result=Settings", "must begin with broken."),
     "a task of its own without a result": ("task='broken.count'", "needs a result"),
+    "a result of a task of the API": (
+        "task='broken.count', result=ClassifyResult",
+        "is that of a task",
+    ),
+    "other detections": ("task='broken.count', result=Boxes", "must be a list or a tuple of"),
     "a result that is no struct": ("task='broken.count', result=dict", "needs a result"),
     "a result for a task of the API": ("result=Settings", "has a result already"),
     "unknown source": ("source='ftp'", "unknown source 'ftp'"),

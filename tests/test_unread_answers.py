@@ -170,6 +170,21 @@ async def test_an_answer_that_is_read_late_is_whole(data_dir, known):
         await until(lambda: budget.taken == 0, GENEROUS)
 
 
+@pytest.mark.parametrize("known", [False, True])
+async def test_the_end_of_the_server_cuts_off_no_answer(data_dir, known):
+    """What was answered is sent to the end, as long as the end may take."""
+    serving = testing.serving(data_dir, engine="thread", unread_timeout=PATIENT, drain_timeout=20)
+    server = await serving.__aenter__()
+    if known:
+        await know(server)
+    async with unread(server, mapped(server)) as [peer]:
+        await until(lambda: server.composed.budget.taken > 1_000_000, GENEROUS)
+        ending = asyncio.create_task(serving.__aexit__(None, None, None))
+        await asyncio.sleep(0.2)
+        assert await rest(peer) > 1_200_000
+        await ending
+
+
 @pytest.mark.parametrize("path", ["whole", "events", "pieces", "socket"])
 async def test_who_reads_nothing_is_given_up(plugin, folder, path):
     """Whatever it is that is not read: it counted, and the connection ends."""

@@ -66,14 +66,16 @@ class Composed:
     pulls: set[asyncio.Task[Any]] = field(default_factory=set)
     giving_up: asyncio.Task[None] | None = None
     document: bytes = b""
+    described_tasks: dict[str, Any] = field(default_factory=dict)
 
     def described(self) -> bytes:
         """Return the OpenAPI document of every route, made when it is first asked for.
 
         Few starts are followed by somebody who reads it. Any thread may call it.
         """
-        if not self.document:
-            version, brought = mataserver.__version__, self.plugins.brought
+        brought = self.plugins.brought
+        if not self.document or self.described_tasks != brought:  # a plugin may come later
+            version, self.described_tasks = mataserver.__version__, brought
             found = openapi.document(self.table.routes, version, brought)
             self.document = msgspec.json.encode(found)
         return self.document

@@ -126,11 +126,20 @@ async def _answered(runner: web.BaseRunner, composed: Composed, until: float) ->
         async with asyncio.timeout_at(until):
             while composed.lifecycle.active:  # noqa: ASYNC110 - no request is to set an event for it
                 await asyncio.sleep(0.01)
+            while _unsent(runner):  # noqa: ASYNC110 - nor is each transport
+                await asyncio.sleep(0.01)
             # What was answered may still be on its way: aiohttp waits for that twice as long.
             left = until - asyncio.get_running_loop().time()
             if runner.server is not None:
                 runner.server.pre_shutdown()
                 await runner.server.shutdown(left / 2)
+
+
+def _unsent(runner: web.BaseRunner) -> bool:
+    """Whether a client has yet to be sent what it was answered."""
+    open_ones = () if runner.server is None else runner.server.connections
+    transports = [each.transport for each in open_ones]
+    return any(each is not None and each.get_write_buffer_size() > 0 for each in transports)
 
 
 async def stop(runner: web.BaseRunner, composed: Composed) -> None:

@@ -24,6 +24,8 @@ PART = 16
 """...this part of the machine's memory: one in so many."""
 EVERY = 20.0
 """Seconds between two looks."""
+RARELY = 32
+"""How many times as long it waits at most where looking was in vain: what is in use stays."""
 SPARE = 16 << 20
 """Bytes over the least that was ever left which are not worth it."""
 
@@ -38,9 +40,12 @@ async def give_back(every: float = EVERY) -> None:
 
     Beside the event loop, since the whole heap is looked at.
     """
-    least = resident_bytes()
+    least, pause = resident_bytes(), every
     while True:
-        await asyncio.sleep(every)
-        if resident_bytes() > least + SPARE:
+        await asyncio.sleep(pause)
+        before = resident_bytes()
+        if before > least + SPARE:
             await asyncio.to_thread(give_freed_memory_back)
-            least = min(least, resident_bytes())
+            left = resident_bytes()
+            pause = every if before - left > SPARE // 4 else min(2 * pause, RARELY * every)
+            least = min(least, left)

@@ -128,15 +128,16 @@ def sound_brought(result: Any, kind: type[msgspec.Struct], size: Size | None = N
     if not isinstance(result, kind):
         raise Unsound(f"expected a {kind.__name__}, got {type(result).__name__}")
     rule, found = Rule(size, never), getattr(result, "detections", None)
-    if isinstance(found, list) and not rule.kept("detections", found, Detection):
-        found = rule.mended("detections", found, Detection)
-        result = msgspec.structs.replace(result, detections=found)
+    listed = list(found) if isinstance(found, tuple) else found
+    if isinstance(listed, list) and not rule.kept("detections", listed, Detection):
+        mended = type(found)(rule.mended("detections", listed, Detection))  # type: ignore[misc]
+        result = msgspec.structs.replace(result, detections=mended)
     try:
         plain = msgspec.to_builtins(result, str_keys=True, enc_hook=_plain_number)
         fields = plain.items() if isinstance(plain, dict) else enumerate(plain)
         for name, value in fields:
             check_plain(f"{kind.__name__}.{name}", value, DEEPEST)
-        return msgspec.convert(plain, kind)
+        return msgspec.convert(plain, kind, str_keys=True)  # as JSON's keys are
     except (TypeError, ValueError, RecursionError) as error:
         if isinstance(error, Unsound):
             raise

@@ -7,6 +7,7 @@ key is, what of the head concerns others. It says before each whether that still
 from __future__ import annotations
 
 import functools
+from itertools import chain
 from typing import TYPE_CHECKING, Any
 
 from aiohttp.helpers import rfc822_formatted_time
@@ -32,6 +33,8 @@ _ANSWER = (
     "HTTP/1.1 200 OK\r\n%sX-Request-Id: %s\r\nServer-Timing: total;dur=%.3f\r\n"
     "Content-Length: %d\r\nDate: %s\r\n\r\n"
 )
+SHORT = 2_048
+"""Characters of a header whose lines are remembered."""
 _OWN = frozenset({
     "x-request-id", "server-timing", "content-length", "date", "connection", "set-cookie", "server",
 })  # fmt: skip
@@ -121,6 +124,7 @@ class ClaimedHit(Hit):
                 await self._deliver(request, await self._found())
             elif self._unfinished is not None:
                 self._unfinished.withdraw()
+                self._unfinished = None
         except BaseException:
             self._conversation.give_up()
             raise
@@ -129,8 +133,10 @@ class ClaimedHit(Hit):
         self._conversation.go_on(self._early)
 
     async def _work(self) -> Any:
-        if self._unfinished is not None:
-            response = await self._unfinished.finish(self._request)
+        unfinished, self._unfinished = self._unfinished, None
+        if unfinished is not None:
+            self._pieces = []  # it has them itself; a cycle would keep them for long
+            response = await unfinished.finish(self._request)
         else:
             response = await self._responder.answer(self._request, self._body())
         require_room(self._edge.budget, size_of(response))
@@ -165,9 +171,13 @@ class _Found:
         """Nothing is held."""
 
 
-@functools.lru_cache(256)
 def _lines(fields: tuple[tuple[str, str], ...]) -> str | None:
     """Return the lines of a header; None where aiohttp is to write it."""
+    return _known_lines(fields) if sum(map(len, chain.from_iterable(fields))) <= SHORT else None
+
+
+@functools.lru_cache(256)
+def _known_lines(fields: tuple[tuple[str, str], ...]) -> str | None:
     text = "".join(f"{name}: {value}\r\n" for name, value in fields)
     plain = text.count("\r") == text.count("\n") == len(fields) and "\0" not in text
     own = any(name.lower() in _OWN for name, _ in fields)

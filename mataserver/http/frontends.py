@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 from typing import TYPE_CHECKING, Self
 
@@ -66,6 +67,7 @@ class FrontendsService(Handlers):
         self._patience = patience
         self._fault = ""
         self._telling = asyncio.Lock()
+        self._left = False
         self._next: asyncio.Task[None] | None = None
         metrics.before_render(self._count)
 
@@ -86,7 +88,11 @@ class FrontendsService(Handlers):
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        """Be no more among them."""
+        """Be no more among them: what is being told of us must not come after we left."""
+        self._left = True
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(self._patience), self._telling:
+                pass
         await self._roll.leave()
         await self._elsewhere.close()
 
@@ -120,6 +126,8 @@ class FrontendsService(Handlers):
         fault = ""
         async with self._telling:
             self._next = None
+            if self._left:
+                return
             entry = RollEntry(
                 address=self._address or "",
                 beat=self._roll.own.beat + 1,

@@ -190,8 +190,9 @@ class Hit(Leaving):
         """Stop: the client has left. A task that has not begun would give nothing back."""
         if self._task is not None:
             self._task.cancel()
-        if self._withdraw is not None:
-            self._withdraw()
+        withdraw, self._withdraw = self._withdraw, None  # a cycle would keep the body for long
+        if withdraw is not None:
+            withdraw()
         if not self._counted:
             self._count(LEFT)
         self._release()

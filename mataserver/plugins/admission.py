@@ -13,7 +13,7 @@ from mataserver.contract import hookspecs
 from mataserver.contract.backend import LONGEST_STEP, Backend
 from mataserver.errors import MataError
 from mataserver.params import Params
-from mataserver.results import TASKS, is_task
+from mataserver.results import RESULT_TYPES, TASKS, Detection, is_task
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
@@ -106,12 +106,31 @@ def _check_task(backend: Backend, who: str, prefixes: Collection[str]) -> None:
         raise PluginError(f"{who}: the name of its own task {task!r} must begin with {said}")
     if not (isinstance(kind, type) and issubclass(kind, msgspec.Struct)):
         raise PluginError(f"{who}: its own task {task} needs a result, a msgspec.Struct type")
+    if issubclass(kind, RESULT_TYPES):
+        raise PluginError(
+            f"{who}: the result of its own task {task} is that of a task of the API: make a struct "
+            f"of your own, which may have a list of mataserver.Detection as detections"
+        )
+    if not _are_detections(kind):
+        raise PluginError(
+            f"{who}: its result's detections must be a list or a tuple of mataserver.Detection"
+        )
     check_pickles(kind, f"{who}: result")
     try:
         msgspec.json.schema(kind)
         msgspec.msgpack.Decoder(kind)
     except (TypeError, ValueError, NameError) as error:
         raise PluginError(f"{who}: its result cannot be described: {error}") from None
+
+
+def _are_detections(kind: type[msgspec.Struct]) -> bool:
+    """Whether ``detections`` of a result, if it has them, are what is promised of those."""
+    try:
+        fields = msgspec.structs.fields(kind)
+    except (TypeError, NameError):
+        return True  # it cannot be described, which is told
+    known = [each.type for each in fields if each.name == "detections"]
+    return not known or known[0] in (list[Detection], tuple[Detection, ...])
 
 
 def _check_worker(backend: Backend, who: str) -> None:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import importlib.metadata
     from collections.abc import Iterator, Mapping
 
+    from mataserver.contract.backend import Backend
     from mataserver.plugins.offer import Discovered
 
 _FOLDERS = re.compile(r"(?<![\w.:/-])/(?:[^\s/'\",;()<>]+/)*")
@@ -129,16 +130,24 @@ def _collect(plugin: Plugin, plugins: Discovered) -> None:
     if hook is None or plugin.error is not None:
         return
     owners = {offer.backend.name: offer.plugin.name for offer in plugins.offers}
+    results = {each.backend.task: each.backend.result for each in plugins.offers}
     try:
         backends = tuple(hook())
         for backend in backends:
             check_backend(backend, owners, {plugin.name, plugin.family})
             owners[backend.name] = plugin.name
+            _check_result(backend, results.setdefault(backend.task, backend.result))
     except Exception as error:
         refuse(plugin, error)
         return
     plugin.backends = backends
     plugins.offers += [Offer(backend, plugin) for backend in backends]
+
+
+def _check_result(backend: Backend, known: object) -> None:
+    """Raise ``PluginError`` for a task whose results are of two kinds."""
+    if known is not backend.result:
+        raise PluginError(f"backend {backend.name}: its task has another result already")
 
 
 def refuse(plugin: Plugin, error: Exception) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import json
 import re
 import weakref
@@ -20,6 +21,8 @@ from gateway_stand import (  # noqa: F401
 )
 from upstreams import Raw, Upstream
 
+from mataserver_fleet.gateway.incoming import HIGH
+from mataserver_fleet.gateway.links import Link
 from mataserver_fleet.gateway.repeating import Answered, KnownInferences
 from mataserver_fleet.gateway.snapshot import Consumer, Target
 
@@ -30,6 +33,13 @@ def request(body, *lines, key=KEY):
     """Return a request as a client sends it each time."""
     head = [f"POST {INFER} HTTP/1.1", "Host: x", f"apikey: {key}", *lines]
     return "\r\n".join([*head, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
+async def eventually(condition):
+    """Wait until something is so."""
+    async with asyncio.timeout(30):
+        while not condition():
+            await asyncio.sleep(0.01)
 
 
 class Line:
@@ -357,6 +367,57 @@ async def test_a_server_that_dies_with_the_request(stand, upstreams, targets):  
         assert b'"two"' in body
         assert line.hits == 1
     assert [stand.gateway.servers.of(each).outstanding for each in targets] == [0, 0]
+
+
+async def test_what_a_task_goes_on_with_is_let_go(stand, upstreams, targets):  # noqa: F811
+    """Its body waits for no collection of cycles, and neither does that of who left."""
+    stand.follow(application(targets[0], timeout=0.3))
+
+    def begun():
+        return [
+            each for each in gc.get_objects() if type(each).__name__ in {"_Attempt", "ClaimedHit"}
+        ]
+
+    gc.collect()
+    gc.disable()
+    try:
+        async with Line(stand) as line:
+            await line.ask(request(b"{}"))
+            upstreams[0].pause.clear()
+            assert (await line.ask(request(b"x" * 100_000)))[0].startswith(b"HTTP/1.1 504")
+            await eventually(lambda: not begun())
+            upstreams[0].pause.set()
+            await line.ask(request(b"{}"))  # which leaves a connection for the next one
+            upstreams[0].pause.clear()
+            line.writer.write(request(b"x" * 100_000))
+            await eventually(lambda: len(upstreams[0].seen) == 4)
+            line.writer.transport.abort()
+            await eventually(lambda: not begun())
+        assert line.hits == 3
+    finally:
+        gc.enable()
+
+
+def test_a_connection_that_is_not_read_is_not_used_again():
+    """Nobody would read it on, and the next answer would never come."""
+
+    class Reading:
+        def is_closing(self):
+            return False
+
+        def pause_reading(self):
+            pass
+
+        def writelines(self, _lines):
+            pass
+
+    link = Link()
+    link.connection_made(Reading())
+    for size, reusable in ((HIGH, True), (HIGH + 1, False)):
+        link.begin()
+        link.sent()
+        link.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
+        assert (link.ended, link.reusable) == (True, reusable)
 
 
 async def test_an_answer_that_comes_in_drops(stand):  # noqa: F811

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import importlib.metadata
 from typing import TYPE_CHECKING, Any, Self
@@ -50,6 +51,7 @@ class SamService:
     """The service of the plugin."""
 
     def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
         self._model = ServedModel(ctx)
         self._turned_off = () if ctx.settings.video_enabled else (TRACKING,)
         self._gauges = Gauges(lambda: self._model.in_memory)
@@ -98,7 +100,14 @@ class SamService:
     async def __aenter__(self) -> Self:
         """Start."""
         await self._sessions.__aenter__()
+        self._ctx.tasks.spawn(self._forget(), "forget images")
         return self
+
+    async def _forget(self) -> None:
+        """Forget the images that nobody asked about for a while, for ever."""
+        while True:
+            await asyncio.sleep(min(60.0, self._ctx.settings.image_ttl_s))
+            self._kept.drop_expired()
 
     async def __aexit__(self, *exc: object) -> None:
         """Stop."""

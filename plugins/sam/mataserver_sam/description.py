@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from mataserver import Body, Route
 
 if TYPE_CHECKING:
@@ -31,10 +29,7 @@ def described(
     errors: tuple[int, ...] = (),
     held: str = "",
 ) -> Route:
-    """Return a route that whoever may infer may ask; ``asked`` is None without a body.
-
-    A body all of whose fields have defaults may be left out.
-    """
+    """Return a route that whoever may infer may ask; ``asked`` is None without a body."""
     return Route(
         method,
         path,
@@ -45,7 +40,5 @@ def described(
         response=(Body(JSON, answer),),
         errors=errors if asked is None else tuple(sorted({*_BODY_ERRORS, *errors})),
         needs="infer",
-        optional=asked is not None
-        and not any(each.required for each in msgspec.structs.fields(asked)),
         held="session_id" if "{session_id}" in path else held,
     )

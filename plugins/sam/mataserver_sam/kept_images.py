@@ -69,10 +69,15 @@ class KeptImages:
             raise NotFound("There is no image with this image_id, or not any more: send it again")
         return found.data
 
+    def drop_expired(self) -> None:
+        """Forget what nobody may ask about any more."""
+        now = self._clock()
+        self._kept.drop_if(lambda each: each.expires <= now)
+
     def keep(self, given: Given, owner: str) -> None:
         """Keep an image that was asked about just now, if it has an id; what expired goes."""
         now = self._clock()
-        self._kept.drop_if(lambda each: each.expires <= now)
+        self.drop_expired()
         if given.image_id is not None:
             self._kept.put(given.image_id, _Image(given.data, owner, now + self._ttl))
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import time
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -74,8 +75,8 @@ class VideoRoutes:
                   errors=(400, 404, 422, 500, 503), needs="infer", held="session_id"),
             described("POST", f"{one}/prompt", self.prompt, "Add prompts to a frame",
                       PromptRequest, Prompted, errors=gone),
-            described("POST", f"{one}/propagate", self.propagate, "Track through a video",
-                      PropagateRequest, Propagated, errors=gone),
+            replace(described("POST", f"{one}/propagate", self.propagate, "Track through a video",
+                              PropagateRequest, Propagated, errors=gone), optional=True),
             Route("POST", f"{one}/video", self.video, "A video with what was tracked drawn in", TAG,
                   request=(Body(JSON, ReelRequest),), response=(Body("video/mp4"),),
                   errors=(400, 404, 408, 409, 413, 415, 422, 500, 503, 507), needs="infer",

@@ -132,26 +132,29 @@ class Forwarding:
         tried: set[str] = set()
         pause = PAUSE
         failure: Failed | None = None
-        for _ in range(application.retries + 1):
-            if begun is None:
-                pin = self._choosing.choose(place, version, call.pin, tried)
-            if pin is None and tried:  # everyone that may live was asked: perhaps now
-                await asyncio.sleep(pause)
-                tried.clear()
-                pause = min(2 * pause, LONGEST)
-                pin = self._choosing.choose(place, version, call.pin, tried)
-            if pin is None:
-                break
-            try:
-                return await self._ask(call, pin, deadline, tried, begun)
-            except Failed as error:
-                failure, begun = error, None
-                if error.status != _NOT_HERE:
-                    self._servers.of(pin.target).doubt()
-                if not self._may_repeat(call, error):
-                    raise
-                tried.add(pin.target.url)
-        raise failure or Unavailable("No server has the model ready now", retry_after=1)
+        try:
+            for _ in range(application.retries + 1):
+                if begun is None:
+                    pin = self._choosing.choose(place, version, call.pin, tried)
+                if pin is None and tried:  # everyone that may live was asked: perhaps now
+                    await asyncio.sleep(pause)
+                    tried.clear()
+                    pause = min(2 * pause, LONGEST)
+                    pin = self._choosing.choose(place, version, call.pin, tried)
+                if pin is None:
+                    break
+                try:
+                    return await self._ask(call, pin, deadline, tried, begun)
+                except Failed as error:
+                    failure, begun = error, None
+                    if error.status != _NOT_HERE:
+                        self._servers.of(pin.target).doubt()
+                    if not self._may_repeat(call, error):
+                        raise
+                    tried.add(pin.target.url)
+            raise failure or Unavailable("No server has the model ready now", retry_after=1)
+        finally:
+            failure = None  # it knows this frame, and with it the body: a cycle
 
     def _may_repeat(self, call: Call, failure: Failed) -> bool:
         """Whether a request that failed is sent anew: to no second server of a sequence."""

@@ -34,11 +34,13 @@ class LinkError(ConnectionError):
 class Link(Incoming, asyncio.Protocol):
     """One connection. Raises ``LinkError`` and ``MalformedError``.
 
-    used: whether it has carried a request before.
+    used:  whether it has carried a request before.
+    since: when it was used last, once it was idle.
     """
 
     def __init__(self) -> None:
         super().__init__()
+        self.since = 0.0
         self._lost: Exception | None = None
         self._waiter: asyncio.Future[None] | None = None
         self._listener: Callable[[], None] | None = None
@@ -95,7 +97,8 @@ class Link(Incoming, asyncio.Protocol):
     def reusable(self) -> bool:
         """Whether it can carry another request now."""
         head = self._head
-        return self.usable and self._ended and self._sent and head is not None and head.keep
+        whole = self._ended and self._sent and not self._paused  # else nothing more is read
+        return self.usable and whole and head is not None and head.keep
 
     def begin(self) -> asyncio.Transport:
         """Begin a request; return what it is written to."""
@@ -202,18 +205,22 @@ class Links:
         idle, oldest = self._idle.get(target.authority), self._clock() - IDLE
         while idle:
             link, since = idle.pop()
+            link.since = since
             if link.usable and since > oldest:
                 return link
             link.close()
         return None
 
-    def give_back(self, target: Target, link: Link) -> None:
-        """Keep a connection for another request, or end it."""
+    def give_back(self, target: Target, link: Link, since: float | None = None) -> None:
+        """Keep a connection for another request, or end it.
+
+        ``since`` is when it was used last, where that is not now.
+        """
         idle = self._idle.setdefault(target.authority, [])
         if not link.reusable or len(idle) >= SPARE:
             link.close()
             return
-        idle.append((link, self._clock()))
+        idle.append((link, self._clock() if since is None else since))
         if self._sweep is None:
             self._sweep = asyncio.get_running_loop().call_later(IDLE, self._end_old)
 

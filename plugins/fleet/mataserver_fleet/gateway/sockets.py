@@ -177,7 +177,7 @@ async def _close(side: Side, end: End) -> None:
     code, reason = end
     sound = isinstance(code, int) and (1000 <= code <= 1014 or 3000 <= code <= 4999)
     known = code if sound and code not in {1004, 1005, 1006} else 1001
-    text = reason if isinstance(reason, str) else ""
+    whole = reason.encode() if isinstance(reason, str) else b""
     with contextlib.suppress(OSError, aiohttp.ClientError):
         async with asyncio.timeout(CLOSE_SECONDS):
-            await side.close(code=known, message=text.encode()[:120])
+            await side.close(code=known, message=whole[:120].decode(errors="ignore").encode())

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import functools
+from itertools import chain
 from typing import TYPE_CHECKING, Protocol
 
 from mataserver import MataError, PlainAnswer
@@ -18,6 +19,7 @@ from mataserver_fleet.gateway.answers import problem
 from mataserver_fleet.gateway.bodies import Whole
 from mataserver_fleet.gateway.exchange import Begun, Message
 from mataserver_fleet.gateway.forwarding import Call, First, with_query
+from mataserver_fleet.gateway.http1 import SHORT
 from mataserver_fleet.gateway.relaying import LEFT, SMALL
 
 if TYPE_CHECKING:
@@ -100,7 +102,7 @@ class Unattended:
         try:
             self._limits.admit(known.consumer)
         except MataError:
-            self.links.give_back(pin.target, link)
+            self.links.give_back(pin.target, link, since=link.since)
             return None  # and the task is refused
         fields = known.passed + headers.origin(address) + known.kind
         path = with_query(route.path(pin.version, verb), head)
@@ -260,10 +262,17 @@ def _is_short(head: Head) -> bool:
     return head.length is not None and head.length <= SMALL
 
 
-@functools.lru_cache(256)
 def _fields(given: Fields) -> tuple[tuple[str, str], ...]:
     """Return the header of an answer: servers say the same of most."""
+    short = sum(map(len, chain.from_iterable(given))) <= SHORT
+    return _known_fields(given) if short else _made_fields(given)
+
+
+def _made_fields(given: Fields) -> tuple[tuple[str, str], ...]:
     fields = headers.back(given)
     if not any(name.lower() == "content-type" for name, _ in fields):
         fields.append(("Content-Type", headers.BINARY))
     return tuple(fields)
+
+
+_known_fields = functools.lru_cache(256)(_made_fields)
