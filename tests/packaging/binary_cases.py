@@ -5,6 +5,7 @@ Run by ``make test-binary``, which builds it first; building takes too long for 
 
 from __future__ import annotations
 
+import hashlib
 import os
 import shutil
 import subprocess
@@ -45,6 +46,13 @@ def run(folder, environment, *arguments):
     return subprocess.run(
         command, env=environment, cwd=folder, capture_output=True, text=True, check=False
     )
+
+
+def test_a_second_build_is_the_same():
+    """Whoever builds it of the same sources and packages has the same bytes."""
+    first = hashlib.sha256(BUILT.read_bytes()).hexdigest()
+    subprocess.run(["make", "binary"], cwd=ROOT, check=True, capture_output=True)
+    assert hashlib.sha256(BUILT.read_bytes()).hexdigest() == first
 
 
 def test_it_is_one_executable_file(folder, environment):
