@@ -24,7 +24,7 @@ from test_gateway_rpc import INFER as MESSAGE
 from mataserver import BadRequest, Unavailable
 from mataserver_fleet.gateway.bodies import TooLong, Whole
 from mataserver_fleet.gateway.headers import HEADER_LENGTH
-from mataserver_fleet.gateway.inspection import MOST_INFLATED, look
+from mataserver_fleet.gateway.inspection import MOST_INFLATED, JsonPart, look
 from mataserver_fleet.gateway.rpc import SERVICE
 from mataserver_fleet.gateway.sequences import Step
 
@@ -265,3 +265,14 @@ async def test_shared_memory_in_a_stream(door):  # noqa: F811
         await rest(call)
     assert error.value.code() is grpc.StatusCode.INVALID_ARGUMENT
     assert len(door.peers[0].seen) == 1
+
+
+@pytest.mark.parametrize("at", range(0, 60, 7))
+def test_json_in_pieces_is_plain_wherever_it_is_cut(at):
+    """What tensors follow it is not looked at; a sequence is found across the cut."""
+    plain, told = b'{"inputs":[{"name":"x"}],"outputs":[]}', b'{"parameters":{"sequence_id":7}}'
+    for text, without in ((plain, True), (told, False)):
+        body = text + b"sequence_id" + bytes(2_000_000)
+        part = JsonPart(CIMultiDictProxy(CIMultiDict({HEADER_LENGTH: str(len(text))})))
+        pieces = (memoryview(body)[:at], body[at:100], body[100:])
+        assert part.is_plainly_without(pieces, len(body)) is without

@@ -131,8 +131,11 @@ class JsonPart:
         needed = min(self._left, size)
         if self.compressed or (len(pieces) > 1 and needed > _AT_ONCE):
             return False
-        first = pieces[0]
-        text = bytes(first[:needed]) if needed <= len(first) else b"".join(pieces)[:needed]
+        text = bytearray()
+        for piece in pieces:  # often the head came alone, and the first one is empty
+            text += piece[: needed - len(text)]
+            if len(text) == needed:
+                break
         return not (b"\\" in text or SEQUENCE.encode() in text or REGION.encode() in text)
 
     async def texts(self, piece: bytes) -> AsyncIterator[bytes]:

@@ -234,7 +234,6 @@ class _Attempt:
         """Give the request up: its client has left."""
         link = self._link
         if link is not None:
-            self._stop(link)
             self._let_go(link)
             self._of.note(self._known, LEFT, self._size, 0)
 
