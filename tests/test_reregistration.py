@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import importlib.metadata
 import shutil
 import time
@@ -12,9 +13,12 @@ import pytest
 from api_answers import asking, problem, until
 from conftest import picture, register
 from mataserver import Backend, Part, VlmResult, hookimpl, plugins, testing
+from mataserver.library.plans import FRESH
 from mataserver.library.registry import Entry, Registry
 
 PNG = picture()
+WEIGHTS = "weights"
+"""A file of a model; where it is there, its text is what the model says."""
 
 
 class Placed:
@@ -31,7 +35,10 @@ class Placed:
 def load(spec, ctx):
     """Load a model of a directory, or one whose part is."""
     part = ctx.parts.get("placed")
-    return Placed(spec.path.name if part is None else part.model.place)
+    if part is not None:
+        return Placed(part.model.place)
+    weights = spec.path / WEIGHTS
+    return Placed(weights.read_text() if weights.is_file() else spec.path.name)
 
 
 class Holder:
@@ -138,6 +145,28 @@ async def test_a_part_that_moved_is_loaded_from_its_new_place(rig):
     rig.place("there")
     await until(lambda: rig.says("whole", "there"))
     assert await rig.loads("whole") == 2
+
+
+@pytest.mark.parametrize("model", ["placed", "whole"])
+async def test_other_files_at_the_same_place_are_loaded_when_they_are_registered(rig, model):
+    """Weights that a training wrote over the old ones are served from the registration on.
+
+    Not before: half of them may be there. The same files registered again are not loaded again.
+    """
+    weights = rig.folder / "here" / WEIGHTS
+    weights.write_text("old")
+    rig.place("here")
+    await until(lambda: rig.says(model, "old"))
+    loads = await rig.loads(model)
+    weights.write_text("new")
+    await asyncio.sleep(2 * FRESH)
+    assert await rig.says(model, "old")
+    rig.place("here")
+    await until(lambda: rig.says(model, "new"))
+    rig.place("here")
+    await asyncio.sleep(2 * FRESH)
+    assert await rig.says(model, "new")
+    assert await rig.loads(model) == loads + 1
 
 
 @pytest.mark.parametrize("how", ["unregistered", "deleted"])

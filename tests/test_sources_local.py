@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from mataserver.errors import BadRequest
-from mataserver.sources import read_config, size_of
+from mataserver.sources import edition_of, read_config, size_of
 from mataserver.sources.local import MAX_CONFIG_BYTES
 
 
@@ -57,3 +57,29 @@ def test_size_of_files_and_directories(tmp_path):
     assert size_of(tmp_path / "a") == 3
     assert size_of(tmp_path) == 3 + 5 + 3
     assert size_of(tmp_path / "gone") is None
+
+
+def test_other_files_at_a_place_are_another_edition(tmp_path):
+    """A file that is written, comes or goes makes another one; of a single file, what lies beside.
+
+    Looking at them again does not, and neither does a link to nothing.
+    """
+    (tmp_path / "sub").mkdir()
+    (tmp_path / "sub" / "labels").write_text("cat")
+    weights = tmp_path / "weights"
+    weights.write_bytes(b"old")
+    (tmp_path / "dead").symlink_to("gone")
+    for path in (tmp_path, weights):
+        weights.write_bytes(b"old")
+        first = edition_of(path)
+        assert edition_of(path) == first
+        weights.write_bytes(b"newer")
+        second = edition_of(path)
+        (tmp_path / "more").touch()
+        third = edition_of(path)
+        assert len({first, second, third}) == 3
+        (tmp_path / "more").unlink()
+    whole = edition_of(tmp_path)
+    (tmp_path / "sub" / "labels").write_text("dogs")
+    assert edition_of(tmp_path) != whole
+    assert edition_of(tmp_path / "gone" / "model.onnx") == edition_of(tmp_path / "gone" / "other")

@@ -20,7 +20,8 @@ class ModelPlan:
     """All that it takes to load a model.
 
     ``family`` is what the plugins of its distribution are called together. ``estimate`` is its
-    memory in bytes before it is known.
+    memory in bytes before it is known. ``edition`` tells the files that were there when it was
+    registered from those that another registration found at the same place.
     """
 
     spec: ModelSpec
@@ -31,6 +32,7 @@ class ModelPlan:
     estimate: int
     parts: Mapping[str, ModelPlan] = field(default_factory=dict)
     family: str = ""
+    edition: str = ""
     _unasked: dict[int, Params] = field(default_factory=dict, repr=False, compare=False)
     """The parameters of a request that says nothing, by the server's ceiling."""
 
@@ -40,7 +42,7 @@ class ModelPlan:
             return True
         mine, others = self.parts, other.parts
         return (
-            (self.spec, self.backend) == (other.spec, other.backend)
+            (self.spec, self.edition, self.backend) == (other.spec, other.edition, other.backend)
             and mine.keys() == others.keys()
             and all(part.same_model(others[label]) for label, part in mine.items())
         )

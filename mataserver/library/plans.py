@@ -42,6 +42,7 @@ class ModelPlans:
         self._models = models
         self._plugins = plugins
         self._known: dict[tuple[str, str | None], _Known] = {}
+        self._editions: dict[str, tuple[Entry, str]] = {}
 
     def clear(self) -> None:
         """Make every plan anew: plugins, or what is registered, have changed."""
@@ -100,6 +101,7 @@ class ModelPlans:
             backend=offer.backend,
             plugin=offer.plugin.name,
             family=offer.plugin.family,
+            edition=self._edition(name, entry),
             plugin_settings=offer.plugin.settings,
             settings=settings,
             # A part is there as many times as the whole, not as its own entry says.
@@ -111,6 +113,17 @@ class ModelPlans:
             ),
             parts=parts,
         )
+
+    def _edition(self, name: str, entry: Entry) -> str:
+        """Return the edition of a model's files as they were found for this registration.
+
+        Only who registers a model says that its files are whole: what a training writes into the
+        directory in the meantime must not take a served model out of memory.
+        """
+        known = self._editions.get(name)
+        if known is None or known[0] != entry:
+            known = self._editions[name] = (entry, weights.edition(name, entry))
+        return known[1]
 
     def _parts(self, offer: Offer, files: ModelFiles, entry: Entry) -> dict[str, ModelPlan]:
         """Return what it takes to load the models that a backend is composed of."""

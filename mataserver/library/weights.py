@@ -47,6 +47,12 @@ def size(name: str, entry: Entry) -> int | None:
     return None if usage is None else usage.size_bytes
 
 
+def edition(name: str, entry: Entry) -> str:
+    """Return what tells a model's files from others at the same place; nothing for "pip"."""
+    path = None if entry.source == "pip" else _place(name, entry)
+    return "" if path is None else sources.edition_of(path)
+
+
 def _place(name: str, entry: Entry) -> Path | None:
     converted = _converted(entry)
     if converted is not None:

@@ -7,7 +7,7 @@ process (``fetch``), and what is on disk is read by the cache's documented layou
 from mataserver.sources.cache import DiskUsage, cached, disk_usage
 from mataserver.sources.hub import HubUnreachable, download, fetch_config, validate_repo_id
 from mataserver.sources.links import StrayLink, check_links
-from mataserver.sources.local import read_config, size_of
+from mataserver.sources.local import edition_of, read_config, size_of
 from mataserver.sources.messages import Progress, Said, Step, Waiting
 from mataserver.sources.packages import install, missing, unsuitable
 from mataserver.sources.pulls import Pull, Pulls
@@ -26,6 +26,7 @@ __all__ = [
     "check_links",
     "disk_usage",
     "download",
+    "edition_of",
     "fetch_config",
     "install",
     "missing",

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
+import hashlib
 import json
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from mataserver.errors import BadRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
 
 # The largest published ones, with 21,000 class names, take 2 MB.
 MAX_CONFIG_BYTES = 8 * 1024 * 1024
@@ -57,5 +62,29 @@ def size_of(path: Path) -> int | None:
         return path.stat().st_size
     if not path.is_dir():
         return None
-    files = (Path(root, name) for root, _, names in os.walk(path) for name in names)
-    return sum(file.stat().st_size for file in files if file.is_file())
+    return sum(file.stat().st_size for file in _files(path) if file.is_file())
+
+
+def edition_of(path: Path) -> str:
+    """Return what tells a model's files from others that lie at the same place later.
+
+    By sizes and times, not by what is in them: weights are large. What lies beside a single file
+    may belong to it, such as labels or the weights of an ONNX file.
+    """
+    digest = hashlib.sha256()
+    with contextlib.suppress(OSError):  # what may not be listed is not told apart
+        for file in sorted(_files(path) if path.is_dir() else path.parent.iterdir()):
+            digest.update(_told(file).encode())
+    return digest.hexdigest()
+
+
+def _told(file: Path) -> str:
+    try:
+        status = file.stat()
+    except OSError:  # a link to nothing, or it went just now
+        return f"{file}\n"
+    return f"{file} {status.st_size} {status.st_mtime_ns} {status.st_ctime_ns}\n"
+
+
+def _files(directory: Path) -> Iterator[Path]:
+    return (Path(root, name) for root, _, names in os.walk(directory) for name in names)
