@@ -14,32 +14,19 @@ from mataserver.contract.backend import (
     ModelSpec,
     Part,
 )
-from mataserver.contract.handles import (
+from mataserver.contract.bodies import Form, Saved, Share, Upload, Uploads
+from mataserver.contract.claims import PlainAnswer, RepeatedClaim, Responder, Unfinished
+from mataserver.contract.handles import Encoded, ModelHandle, Models, ModelSession, ResultEvent
+from mataserver.contract.hookspecs import hookimpl
+from mataserver.contract.routes import Body, LastEvent, Page, Route
+from mataserver.contract.service import Context, Server, Service
+from mataserver.contract.sessions import (
     CameraInfo,
     CheckSession,
-    Encoded,
-    ModelHandle,
-    Models,
-    ModelSession,
-    ResultEvent,
     Sessions,
     SessionSource,
     SourceFrame,
     StreamSession,
-)
-from mataserver.contract.hookspecs import hookimpl
-from mataserver.contract.routes import Body, LastEvent, Page, Route
-from mataserver.contract.service import Context, Server, Service
-from mataserver.contract.web import (
-    Form,
-    PlainAnswer,
-    RepeatedClaim,
-    Responder,
-    Saved,
-    Share,
-    Unfinished,
-    Upload,
-    Uploads,
 )
 from mataserver.errors import (
     BadRequest,

@@ -7,7 +7,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from mataserver.contract.handles import SourceFrame
+from mataserver.contract.sessions import SourceFrame
 from mataserver.engines.work import Failure, Outcome, Timing, WorkerDied
 from mataserver.errors import MataError, NotFound, Unavailable
 from mataserver.metrics import Metrics

@@ -12,8 +12,8 @@ if TYPE_CHECKING:
     from msgspec import Struct
 
     from mataserver.contract.backend import Backend
-    from mataserver.contract.handles import CheckSession
     from mataserver.contract.service import Context, Service
+    from mataserver.contract.sessions import CheckSession
 
 hookspec = pluggy.HookspecMarker("mataserver")
 hookimpl = pluggy.HookimplMarker("mataserver")

@@ -17,8 +17,8 @@ from mataserver.errors import BadRequest, MataError, TooSlow, Unavailable
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Awaitable, Callable
 
+    from mataserver.contract.bodies import Share
     from mataserver.contract.service import Server
-    from mataserver.contract.web import Share
 
 _OPTIONS = (
     ("grpc.max_send_message_length", -1),

@@ -21,8 +21,9 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.config.needs import Needs
-    from mataserver.contract.handles import Models, Sessions
+    from mataserver.contract.handles import Models
     from mataserver.contract.routes import Route
+    from mataserver.contract.sessions import Sessions
     from mataserver.contract.web import Http
     from mataserver.principals import Credentials, Principal
     from mataserver.processes.child import Child

@@ -2,86 +2,26 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeVar
+from typing import TYPE_CHECKING, Literal, Protocol, TypeVar
 
 if TYPE_CHECKING:
     import asyncio
-    from collections.abc import (
-        AsyncGenerator,
-        AsyncIterator,
-        Callable,
-        Mapping,
-        Sequence,
-    )
+    from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping, Sequence
     from contextlib import AbstractAsyncContextManager
     from pathlib import Path
 
     from aiohttp import web
 
+    from mataserver.contract.bodies import Form, Saved, Share, Uploads
+    from mataserver.contract.claims import RepeatedClaim
     from mataserver.contract.routes import Event
     from mataserver.errors import MataError
     from mataserver.outbound import Content, Policy, Response
     from mataserver.principals import Principal
 
-    Take = Callable[["PlainAnswer | Unfinished"], None]
 
 T = TypeVar("T")
 P = TypeVar("P", bound="asyncio.Protocol")
-
-
-class Share(Protocol):
-    """A share of the one budget of request bytes in flight."""
-
-    def check(self, count: int) -> None:
-        """Raise ``Unavailable`` when there is no room for ``count`` bytes; takes none of them."""
-        ...
-
-    def take(self, count: int) -> None:
-        """Take ``count`` bytes more. Raises ``Unavailable`` when the budget has not as many."""
-        ...
-
-    def give_back(self) -> None:
-        """Give all of it back."""
-        ...
-
-
-class Form(NamedTuple):
-    """A form that was read: the bytes of its file, and its other fields."""
-
-    file: bytes
-    fields: dict[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Saved:
-    """An upload that was written to a file.
-
-    ``size`` is in bytes, ``name`` what the client calls the file, ``fields`` the other fields of
-    its form.
-    """
-
-    size: int
-    name: str
-    fields: Mapping[str, str]
-
-
-@dataclass(frozen=True, slots=True)
-class Upload:
-    """A file of a form: the field, what the client calls it, where it was written, its bytes."""
-
-    field: str
-    name: str
-    path: Path
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class Uploads:
-    """The files of a form in the order of their coming, and its other fields."""
-
-    files: tuple[Upload, ...]
-    fields: Mapping[str, str]
 
 
 class Socket(Protocol):
@@ -97,75 +37,6 @@ class Socket(Protocol):
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
         """End the connection with a code."""
-        ...
-
-
-class RepeatedClaim(Protocol):
-    """How a service answers requests that it claimed and that differ by their bodies alone.
-
-    A body over ``limit`` bytes goes to what the service's ``claims`` gives, and so does one that
-    takes more than some ``seconds`` to arrive.
-    """
-
-    @property
-    def owner(self) -> str:
-        """Whose the head is: who sends many different ones pushes out their own."""
-        ...
-
-    @property
-    def limit(self) -> int:
-        """Bytes of the largest body."""
-        ...
-
-    @property
-    def seconds(self) -> float:
-        """How long a body may take."""
-        ...
-
-    def is_current(self) -> bool:
-        """Whether the service would claim it still, and answer so: key, rights, settings."""
-        ...
-
-    def responder(self) -> Responder:
-        """Return what answers one that is current and has begun to arrive."""
-        ...
-
-
-class Responder(Protocol):
-    """Answers one request whose head is known."""
-
-    async def answer(self, request: web.Request, body: bytes) -> web.StreamResponse:
-        """Answer a request, of which nothing is to be read."""
-        ...
-
-    def begin(
-        self, head: web.Request, body: Sequence[bytes | memoryview], take: Take
-    ) -> Callable[[], None] | None:
-        """Begin to answer without a task; None where only ``answer`` can.
-
-        ``head`` is a request with this head that came by this connection, perhaps one before; the
-        body is in pieces. ``take`` is called later, once, unless the returned function took the
-        request back before: the client has left.
-        """
-        ...
-
-
-class PlainAnswer(NamedTuple):
-    """An answer of status 200 to one: the fields of its header and its body."""
-
-    fields: tuple[tuple[str, str], ...]
-    body: bytes
-
-
-class Unfinished(Protocol):
-    """A request that was begun without a task and needs one."""
-
-    async def finish(self, request: web.Request) -> web.StreamResponse:
-        """Answer it, as ``Responder.answer``."""
-        ...
-
-    def withdraw(self) -> None:
-        """Take it back where ``finish`` was not called."""
         ...
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Protocol
 
-from mataserver.contract.web import Share
+from mataserver.contract.bodies import Share
 
 if TYPE_CHECKING:
     from asyncio import Transport

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from aiohttp.helpers import rfc822_formatted_time
 
-from mataserver.contract.web import PlainAnswer
+from mataserver.contract.claims import PlainAnswer
 from mataserver.http.backlog import BEGINS
 from mataserver.http.caching import CachingConversation
 from mataserver.http.heads import Claim
@@ -24,7 +24,7 @@ from mataserver.http.routing import CLAIMED, REQUEST_ID
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from mataserver.contract.web import RepeatedClaim, Unfinished
+    from mataserver.contract.claims import RepeatedClaim, Unfinished
     from mataserver.http.backlog import Portion
     from mataserver.http.heads import KnownClaim
     from mataserver.http.middleware import Edge

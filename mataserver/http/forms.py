@@ -5,14 +5,9 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from aiohttp import hdrs
-from multipart import (
-    MultipartError,
-    MultipartSegment,
-    PushMultipartParser,
-    parse_options_header,
-)
+from multipart import MultipartError, MultipartSegment, PushMultipartParser, parse_options_header
 
-from mataserver.contract.web import Form
+from mataserver.contract.bodies import Form
 from mataserver.errors import BadRequest, InvalidParams, MataError
 
 if TYPE_CHECKING:

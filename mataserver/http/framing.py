@@ -15,7 +15,7 @@ from mataserver.errors import Unavailable
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.contract.web import Share
+    from mataserver.contract.bodies import Share
 
 _CONTROL = 0x8
 """Opcodes from here on are those of pings, pongs and goodbyes: short, and between others' parts."""

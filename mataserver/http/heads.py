@@ -22,10 +22,10 @@ if TYPE_CHECKING:
     from aiohttp.http import RawRequestMessage
     from aiohttp.web_urldispatcher import UrlMappingMatchInfo
 
+    from mataserver.contract.claims import RepeatedClaim
     from mataserver.contract.envelope import Format
     from mataserver.contract.handles import Encoded
     from mataserver.contract.routes import Route
-    from mataserver.contract.web import RepeatedClaim
     from mataserver.http.middleware import Edge
 
 MOST = 256

@@ -16,8 +16,9 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from mataserver.contract.bodies import Form, Saved, Uploads
+    from mataserver.contract.claims import RepeatedClaim
     from mataserver.contract.routes import Event
-    from mataserver.contract.web import Form, RepeatedClaim, Saved, Uploads
     from mataserver.errors import MataError
     from mataserver.http.budget import Budget
     from mataserver.http.cookies import Cookies

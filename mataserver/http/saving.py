@@ -9,19 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO
 
 from aiohttp import hdrs
-from multipart import (
-    MultipartError,
-    MultipartSegment,
-    PushMultipartParser,
-)
+from multipart import MultipartError, MultipartSegment, PushMultipartParser
 
-from mataserver.contract.web import Saved, Upload, Uploads
-from mataserver.errors import (
-    BadRequest,
-    InvalidParams,
-    TooLarge,
-    TooSlow,
-)
+from mataserver.contract.bodies import Saved, Upload, Uploads
+from mataserver.errors import BadRequest, InvalidParams, TooLarge, TooSlow
 from mataserver.http.forms import FORM, MAX_FIELD_BYTES, MAX_FIELDS, boundary, declared, once
 from mataserver.http.inflating import PLAIN
 from mataserver.opening import open_file

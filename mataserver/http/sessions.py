@@ -8,7 +8,7 @@ from aiohttp import web
 from msgspec import UNSET, Struct, UnsetType
 
 from mataserver.config import CameraSource, Rate
-from mataserver.contract.handles import CameraInfo
+from mataserver.contract.sessions import CameraInfo
 from mataserver.errors import InvalidParams
 from mataserver.frontends.held import EVERY
 from mataserver.http import auth, codec, examples
@@ -17,8 +17,8 @@ from mataserver.http.routing import Body, Handlers, Route
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mataserver.contract.handles import SessionSource
     from mataserver.contract.service import Context, Service
+    from mataserver.contract.sessions import SessionSource
     from mataserver.serving.feeds.registry import CameraRegistry
     from mataserver.serving.models import ServedModels
     from mataserver.serving.sessions import Session, SessionStore

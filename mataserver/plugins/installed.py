@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from msgspec import Struct
 
     from mataserver.contract.backend import ModelFiles
-    from mataserver.contract.handles import CheckSession
+    from mataserver.contract.sessions import CheckSession
     from mataserver.plugins.offer import Offer, Plugin
     from mataserver.plugins.sites import Sites
 

@@ -20,7 +20,7 @@ from mataserver.serving.feeds.shot import Shot
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.contract.handles import SourceFrame
+    from mataserver.contract.sessions import SourceFrame
     from mataserver.serving.feeds.feed import Feed
     from mataserver.serving.sessions import Session
 

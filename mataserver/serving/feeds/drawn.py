@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mataserver.contract.handles import SourceFrame
+from mataserver.contract.sessions import SourceFrame
 from mataserver.errors import MataError
 from mataserver.serving.feeds.feed import Lost
 

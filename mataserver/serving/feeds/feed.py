@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from mataserver.contract.handles import SourceFrame
+    from mataserver.contract.sessions import SourceFrame
 
     class Connection(Protocol):
         """One connection to a source."""

@@ -5,14 +5,15 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING, get_args
 
-from mataserver.contract.handles import CameraInfo, ResultEvent
+from mataserver.contract.handles import ResultEvent
+from mataserver.contract.sessions import CameraInfo
 from mataserver.errors import NotFound
 from mataserver.serving.feeds.camera import Camera
 from mataserver.serving.feeds.drawn import Drawn
 from mataserver.serving.feeds.feed import Feed, State
 
 if TYPE_CHECKING:
-    from mataserver.contract.handles import SessionSource
+    from mataserver.contract.sessions import SessionSource
     from mataserver.metrics import Metrics
     from mataserver.serving.feeds.shot import Shot
     from mataserver.serving.observers import Observers

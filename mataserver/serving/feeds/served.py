@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from mataserver.contract.handles import CameraInfo, SessionSource, StreamSession
+    from mataserver.contract.sessions import CameraInfo, SessionSource, StreamSession
     from mataserver.principals import Principal
     from mataserver.serving.feeds.registry import CameraRegistry
     from mataserver.serving.models import ServedModels
