@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from mataserver.contract.claims import RepeatedClaim
     from mataserver.contract.routes import Event
     from mataserver.errors import MataError
-    from mataserver.outbound import Content, Policy, Response
+    from mataserver.outbound import Policy, Response
+    from mataserver.outbound.asking import Content
     from mataserver.principals import Principal
 
 

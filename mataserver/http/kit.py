@@ -25,7 +25,8 @@ if TYPE_CHECKING:
     from mataserver.http.pipes import Doorway
     from mataserver.http.routing import Table
     from mataserver.http.sockets import MessageSocket, Sockets
-    from mataserver.outbound import Content, Outbound, Policy, Response
+    from mataserver.outbound import Outbound, Policy, Response
+    from mataserver.outbound.asking import Content
     from mataserver.principals import Principal
 
 T = TypeVar("T")

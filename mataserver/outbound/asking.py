@@ -1,20 +1,16 @@
-"""Requests to addresses that users name: webhooks, videos, other servers. The one rule for all.
+"""Asks addresses that users name, each checked after its name was resolved.
 
-A client must not reach the server's own network through the server (server-side request forgery,
-OWASP API7:2023). Every address is checked after its name was resolved, for each redirect anew, and
-the connection goes to the very addresses that were checked: a name that resolves differently the
-next time (DNS rebinding) gains nothing. Only public addresses are permitted, and those that the
-setting ``outbound_hosts`` names.
+For each redirect anew, and the connection goes to the very addresses that were checked: a name that
+resolves differently the next time (DNS rebinding) gains nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
-import ipaddress
 import socket
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import aiohttp
 from aiohttp.abc import AbstractResolver
@@ -22,22 +18,19 @@ from yarl import URL
 
 from mataserver.errors import BadRequest, Unavailable
 from mataserver.opening import open_file
+from mataserver.outbound.hosts import ANY, Hosts, check_address
 from mataserver.resolving import SystemResolver
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterable, AsyncIterator, Mapping, Sequence
+    from collections.abc import AsyncIterable, AsyncIterator, Mapping
     from pathlib import Path
 
     from aiohttp.abc import ResolveResult
 
-    Address = ipaddress.IPv4Address | ipaddress.IPv6Address
-    Network = ipaddress.IPv4Network | ipaddress.IPv6Network
     Content = bytes | AsyncIterable[bytes] | None
     """A request's body; pieces are sent as they come, with a ``Content-Length`` if one is given."""
 
-ANY = "*"
 _CHUNK = 1 << 20
-_NAT64 = ipaddress.ip_network("64:ff9b::/96")
 _REDIRECTS = frozenset({301, 302, 303, 307, 308})
 
 
@@ -57,37 +50,6 @@ class Policy:
     timeout: float = 10.0
     redirects: int = 0
     private: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Hosts:
-    """Which addresses may be connected to: public ones, and those that are listed.
-
-    A listed name permits whatever it resolves to; ``ANY`` permits everything.
-    """
-
-    names: frozenset[str] = frozenset()
-    networks: tuple[Network, ...] = ()
-
-    @classmethod
-    def of(cls, listed: Sequence[str]) -> Hosts:
-        """Read a setting: names, addresses and networks. Raises ``ValueError`` for a wrong one."""
-        networks = {each: _network(each) for each in listed}
-        for each, network in networks.items():
-            if network is None and "/" in each:
-                raise ValueError(f"{each!r} is not a network")
-        names = frozenset(each.lower() for each, network in networks.items() if network is None)
-        return cls(names, tuple(each for each in networks.values() if each is not None))
-
-    def permits(self, name: str, address: Address) -> bool:
-        """Whether the host called ``name`` may be reached at ``address``."""
-        if ANY in self.names or name.lower() in self.names:
-            return True
-        return is_public(address) or any(address in network for network in self.networks)
-
-
-class AddressRefused(BadRequest):
-    """400: an address that this server may not ask, whoever names it."""
 
 
 _EVERY_HOST = Hosts(frozenset({ANY}))
@@ -186,7 +148,7 @@ class Outbound:
         host = url.host
         if ":" in host or host.replace(".", "").isdigit():
             # Never resolved by aiohttp, so checked here, in every way of writing it.
-            _check_address(host, host, self._hosts(policy), policy.name)
+            check_address(host, host, self._hosts(policy), policy.name)
             return host
         return None
 
@@ -261,7 +223,7 @@ class _Checked(AbstractResolver):
         """Return the addresses of a name. Raises ``BadRequest`` when one is not permitted."""
         found = await self._inner.resolve(host, port, family)
         for each in found:
-            _check_address(host, each["host"], self._hosts, self._name)
+            check_address(host, each["host"], self._hosts, self._name)
         return found
 
     async def close(self) -> None:
@@ -269,54 +231,8 @@ class _Checked(AbstractResolver):
         await self._inner.close()
 
 
-_SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))
-"""Special purposes (RFC 6890, 7526 and 9637) that older Pythons take for the internet: a cloud's
-service of secrets answers at 192.0.0.192."""
-
-
-def is_public(address: Address) -> bool:
-    """Whether an address leads out of every private network.
-
-    Loopback, private, shared, link-local, multicast and reserved ones do not, nor do IPv6
-    addresses that stand for one of them.
-    """
-    carried = _carried(address)
-    if carried:
-        return all(is_public(each) for each in carried)
-    if any(address in network for network in _SPECIAL if network.version == address.version):
-        return False
-    local = isinstance(address, ipaddress.IPv6Address) and address.is_site_local
-    return address.is_global and not (address.is_multicast or address.is_reserved or local)
-
-
-def _carried(address: Address) -> list[ipaddress.IPv4Address]:
-    """Return the IPv4 addresses that an IPv6 address stands for."""
-    if isinstance(address, ipaddress.IPv4Address):
-        return []
-    inside = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
-    if address in _NAT64:
-        inside.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
-    return [each for each in inside if each is not None]
-
-
-def _check_address(name: str, text: str, hosts: Hosts, field: str) -> None:
-    try:
-        address = ipaddress.ip_address(text.partition("%")[0])
-    except ValueError:
-        raise BadRequest(f"{field}: the address is not valid") from None
-    if not hosts.permits(name, address):
-        raise AddressRefused(f"{field}: only public addresses and outbound_hosts are asked")
-
-
 def _url(text: str, policy: Policy) -> URL:
     try:
         return URL(text)
     except ValueError:
         raise BadRequest(f"{policy.name}: not a URL") from None
-
-
-def _network(text: str) -> Any:
-    try:
-        return ipaddress.ip_network(text, strict=False)
-    except ValueError:
-        return None

@@ -1,0 +1,11 @@
+"""Requests to addresses that users name: webhooks, videos, other servers. The one rule for all.
+
+A client must not reach the server's own network through the server (server-side request forgery,
+OWASP API7:2023): only public addresses are permitted, and those that the setting
+``outbound_hosts`` names.
+"""
+
+from mataserver.outbound.asking import Outbound, Policy, Response
+from mataserver.outbound.hosts import ANY, AddressRefused, Hosts, is_public
+
+__all__ = ["ANY", "AddressRefused", "Hosts", "Outbound", "Policy", "Response", "is_public"]

@@ -1,0 +1,99 @@
+"""Which addresses may be asked: public ones, and those that a setting names."""
+
+from __future__ import annotations
+
+import ipaddress
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from mataserver.errors import BadRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    Address = ipaddress.IPv4Address | ipaddress.IPv6Address
+    Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+ANY = "*"
+_NAT64 = ipaddress.ip_network("64:ff9b::/96")
+
+
+@dataclass(frozen=True, slots=True)
+class Hosts:
+    """Which addresses may be connected to: public ones, and those that are listed.
+
+    A listed name permits whatever it resolves to; ``ANY`` permits everything.
+    """
+
+    names: frozenset[str] = frozenset()
+    networks: tuple[Network, ...] = ()
+
+    @classmethod
+    def of(cls, listed: Sequence[str]) -> Hosts:
+        """Read a setting: names, addresses and networks. Raises ``ValueError`` for a wrong one."""
+        networks = {each: _network(each) for each in listed}
+        for each, network in networks.items():
+            if network is None and "/" in each:
+                raise ValueError(f"{each!r} is not a network")
+        names = frozenset(each.lower() for each, network in networks.items() if network is None)
+        return cls(names, tuple(each for each in networks.values() if each is not None))
+
+    def permits(self, name: str, address: Address) -> bool:
+        """Whether the host called ``name`` may be reached at ``address``."""
+        if ANY in self.names or name.lower() in self.names:
+            return True
+        return is_public(address) or any(address in network for network in self.networks)
+
+
+class AddressRefused(BadRequest):
+    """400: an address that this server may not ask, whoever names it."""
+
+
+_SPECIAL = tuple(map(ipaddress.ip_network, ("192.0.0.0/24", "192.88.99.0/24", "3fff::/20")))
+"""Special purposes (RFC 6890, 7526 and 9637) that older Pythons take for the internet: a cloud's
+service of secrets answers at 192.0.0.192."""
+
+
+def is_public(address: Address) -> bool:
+    """Whether an address leads out of every private network.
+
+    Loopback, private, shared, link-local, multicast and reserved ones do not, nor do IPv6
+    addresses that stand for one of them.
+    """
+    carried = _carried(address)
+    if carried:
+        return all(is_public(each) for each in carried)
+    if any(address in network for network in _SPECIAL if network.version == address.version):
+        return False
+    local = isinstance(address, ipaddress.IPv6Address) and address.is_site_local
+    return address.is_global and not (address.is_multicast or address.is_reserved or local)
+
+
+def _carried(address: Address) -> list[ipaddress.IPv4Address]:
+    """Return the IPv4 addresses that an IPv6 address stands for."""
+    if isinstance(address, ipaddress.IPv4Address):
+        return []
+    inside = [address.ipv4_mapped, address.sixtofour, *(address.teredo or ())]
+    if address in _NAT64:
+        inside.append(ipaddress.IPv4Address(int(address) & 0xFFFFFFFF))
+    return [each for each in inside if each is not None]
+
+
+def check_address(name: str, text: str, hosts: Hosts, field: str) -> None:
+    """Raise ``AddressRefused`` unless the host ``name`` may be reached at the address ``text``.
+
+    ``field`` is what errors call it. Raises ``BadRequest`` for what is no address.
+    """
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        raise BadRequest(f"{field}: the address is not valid") from None
+    if not hosts.permits(name, address):
+        raise AddressRefused(f"{field}: only public addresses and outbound_hosts are asked")
+
+
+def _network(text: str) -> Any:
+    try:
+        return ipaddress.ip_network(text, strict=False)
+    except ValueError:
+        return None
