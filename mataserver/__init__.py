@@ -192,7 +192,7 @@ if TYPE_CHECKING:
     from mataserver.config.needs import Needs
     from mataserver.contract.rpc import RpcPort
     from mataserver.cores import physical_cores
-    from mataserver.engines.work import JobFailed
+    from mataserver.engines.accidents import JobFailed
     from mataserver.http.auth import PRINCIPAL
     from mataserver.http.data_uri import decode as decode_base64
     from mataserver.http.examples import PICTURE as EXAMPLE_IMAGE

@@ -8,7 +8,8 @@ import weakref
 
 import pytest
 
-from mataserver.engines.work import Facts, Failure, Job, Outcome, Timing, WorkerDied
+from mataserver.engines.accidents import Failure, WorkerDied
+from mataserver.engines.work import Facts, Job, Outcome, Timing
 from mataserver.errors import MataError, Unavailable
 from mataserver.serving.batching import Batcher, NotDispatchedError
 from mataserver.serving.pacing import AHEAD

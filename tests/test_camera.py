@@ -8,7 +8,8 @@ from types import SimpleNamespace
 import pytest
 
 from mataserver.contract.sessions import SourceFrame
-from mataserver.engines.work import Failure, Outcome, Timing, WorkerDied
+from mataserver.engines.accidents import Failure, WorkerDied
+from mataserver.engines.work import Outcome, Timing
 from mataserver.errors import MataError, NotFound, Unavailable
 from mataserver.metrics import Metrics
 from mataserver.params import Params

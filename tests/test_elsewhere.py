@@ -9,8 +9,9 @@ import pytest
 from mataserver import config
 from mataserver.config import ConfigError
 from mataserver.config.needs import Needs
+from mataserver.engines.accidents import Displaced, NodeDied, WorkerDied
 from mataserver.engines.replicas import Replicas
-from mataserver.engines.work import Displaced, Facts, Job, NodeDied, Outcome, Timing, WorkerDied
+from mataserver.engines.work import Facts, Job, Outcome, Timing
 from mataserver.errors import OutOfMemory
 from test_batching import Recorder, batcher, submit
 from test_pool import JOB, MB, Probe, Rig, StandIn

@@ -17,9 +17,10 @@ import pytest_asyncio
 from conftest import picture
 from mataserver import Classification, ClassifyResult, MataError, Params
 from mataserver.contract.backend import LoadContext, ModelSpec
+from mataserver.engines.accidents import WorkerDied
 from mataserver.engines.process import ProcessEngine
 from mataserver.engines.thread import ThreadEngine
-from mataserver.engines.work import Assignment, Job, Placement, WorkerDied
+from mataserver.engines.work import Assignment, Job, Placement
 from slow_pictures import slow_jpeg
 from stand_in_cluster import StandInCluster
 

@@ -18,9 +18,10 @@ from msgspec import msgpack
 from conftest import picture
 from mataserver import Classification, ClassifyResult, MataError, Params
 from mataserver.contract.backend import LoadContext, ModelSpec
+from mataserver.engines.accidents import WorkerDied
 from mataserver.engines.process import ProcessEngine
 from mataserver.engines.thread import ThreadEngine
-from mataserver.engines.work import Assignment, Job, Placement, WorkerDied
+from mataserver.engines.work import Assignment, Job, Placement
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 

@@ -10,8 +10,9 @@ import pytest
 
 from mataserver.config import ModelSettings
 from mataserver.contract.backend import ModelSpec
+from mataserver.engines.accidents import Death, WorkerDied
 from mataserver.engines.memory import Gpu
-from mataserver.engines.work import Death, Facts, Job, Outcome, Timing, WorkerDied
+from mataserver.engines.work import Facts, Job, Outcome, Timing
 from mataserver.errors import MataError, OutOfMemory, Unavailable
 from mataserver.library.plan import ModelPlan
 from mataserver.metrics import Metrics

@@ -24,9 +24,9 @@ from conftest import picture, register
 from mataserver import MataError, testing
 from mataserver.config.needs import Needs
 from mataserver.engines import pulse, seat
+from mataserver.engines.accidents import NodeDied, WorkerDied
 from mataserver.engines.ray import RayEngine
 from mataserver.engines.replicas import Replicas
-from mataserver.engines.work import NodeDied, WorkerDied
 from mataserver.errors import OutOfMemory, Unavailable
 from mataserver.testing.serving import compose
 from stand_in_cluster import Daemon, StandInCluster, broker

@@ -12,8 +12,9 @@ import pytest
 
 from conftest import picture
 from mataserver import testing
+from mataserver.engines.accidents import Death, WorkerDied
 from mataserver.engines.replicas import Replicas
-from mataserver.engines.work import Death, Facts, Job, Outcome, Timing, WorkerDied
+from mataserver.engines.work import Facts, Job, Outcome, Timing
 from mataserver.errors import MataError
 
 

@@ -7,7 +7,8 @@ import os
 import pytest
 
 from mataserver.engines import arena, single, wire
-from mataserver.engines.work import Failure, Job, Outcome, Timing
+from mataserver.engines.accidents import Failure
+from mataserver.engines.work import Job, Outcome, Timing
 
 
 @pytest.fixture

@@ -12,7 +12,8 @@ from aiohttp import WSMsgType
 
 from conftest import picture
 from mataserver.config import Settings
-from mataserver.engines.work import Displaced, Failure, Outcome, Spoilt, Timing
+from mataserver.engines.accidents import Displaced, Failure, Spoilt
+from mataserver.engines.work import Outcome, Timing
 from mataserver.errors import MataError, Unavailable
 from mataserver.http import stream
 from mataserver.http.budget import Budget

@@ -18,19 +18,10 @@ import pytest
 from mataserver import Classification, ClassifyResult, MataError, Params, decode_image
 from mataserver.contract.backend import LoadContext, ModelSpec
 from mataserver.engines import payload, single, wire
+from mataserver.engines.accidents import Displaced, Spoilt, WorkerDied
 from mataserver.engines.process import ProcessEngine
 from mataserver.engines.thread import ThreadEngine
-from mataserver.engines.work import (
-    Assignment,
-    Displaced,
-    Facts,
-    Job,
-    Outcome,
-    Placement,
-    Spoilt,
-    Timing,
-    WorkerDied,
-)
+from mataserver.engines.work import Assignment, Facts, Job, Outcome, Placement, Timing
 from mataserver.engines.worker import ProcessWorker
 from slow_pictures import slow_jpeg
 

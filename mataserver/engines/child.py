@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 
 from mataserver.engines import wire
+from mataserver.engines.accidents import Failure
 from mataserver.engines.arena import Incoming
 from mataserver.engines.crew import FAILED, Crew, Order
 from mataserver.engines.guard import Guard
@@ -26,7 +27,7 @@ from mataserver.engines.host import Decoded, ModelHost
 from mataserver.engines.line import DROPPED, Line
 from mataserver.engines.memory import keep_freed_memory, private_bytes
 from mataserver.engines.streams import ChildStreams
-from mataserver.engines.work import Failure, Job
+from mataserver.engines.work import Job
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:

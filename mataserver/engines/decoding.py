@@ -11,13 +11,8 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from msgspec import UNSET, Struct
 
-from mataserver.engines.work import WorkerDied
-from mataserver.results import (
-    RESULT_TYPES,
-    DepthResult,
-    EmbedResult,
-    SegmentResult,
-)
+from mataserver.engines.accidents import WorkerDied
+from mataserver.results import RESULT_TYPES, DepthResult, EmbedResult, SegmentResult
 
 if TYPE_CHECKING:
     from mataserver.results import Segment

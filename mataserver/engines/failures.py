@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mataserver.engines.work import Failure
+from mataserver.engines.accidents import Failure
 from mataserver.errors import InvalidParams, MataError, OutOfMemory
 
 if TYPE_CHECKING:

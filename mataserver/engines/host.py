@@ -17,18 +17,13 @@ from mataserver import media
 from mataserver.contract.backend import LoadedPart
 from mataserver.contract.envelope import Envelope
 from mataserver.engines import scaling
+from mataserver.engines.accidents import Failure
 from mataserver.engines.encoding import encode_body
-from mataserver.engines.failures import (
-    client_error,
-    close_quietly,
-    failure_of,
-    lasts,
-    unsound,
-)
+from mataserver.engines.failures import client_error, close_quietly, failure_of, lasts, unsound
 from mataserver.engines.methods import ModelMethods
 from mataserver.engines.promises import Unsound
 from mataserver.engines.soundness import sound, sound_brought
-from mataserver.engines.work import Facts, Failure, Outcome, Timing
+from mataserver.engines.work import Facts, Outcome, Timing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence

@@ -6,7 +6,7 @@ import asyncio
 import logging
 from typing import TYPE_CHECKING
 
-from mataserver.engines.work import Death, WorkerDied
+from mataserver.engines.accidents import Death, WorkerDied
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -8,7 +8,8 @@ from itertools import chain
 from typing import TYPE_CHECKING
 
 from mataserver.engines import single, wire
-from mataserver.engines.work import Failure, Job
+from mataserver.engines.accidents import Failure
+from mataserver.engines.work import Job
 
 if TYPE_CHECKING:
     import socket

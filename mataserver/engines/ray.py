@@ -14,6 +14,7 @@ import secrets
 from typing import TYPE_CHECKING
 
 from mataserver.config.needs import Needs
+from mataserver.engines.accidents import NodeDied
 from mataserver.engines.cluster import BROKER, Cluster
 from mataserver.engines.errand import begin
 from mataserver.engines.node_watch import NodeWatch
@@ -23,18 +24,11 @@ from mataserver.engines.ray_worker import RayWorker
 from mataserver.engines.releases import compare, modules_of
 from mataserver.engines.seat import SECRET_BYTES, WORK
 from mataserver.engines.shipping import Shipping, deliver, relocated
-from mataserver.engines.work import NodeDied
 from mataserver.errors import OutOfMemory, Unavailable
 from mataserver.processes.child import named
 
 if TYPE_CHECKING:
-    from collections.abc import (
-        AsyncIterator,
-        Callable,
-        Iterator,
-        Mapping,
-        Sequence,
-    )
+    from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
     from pathlib import Path
 
     from mataserver.engines.errand import ErrandChild

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING
 
-from mataserver.engines.work import NodeDied
+from mataserver.engines.accidents import NodeDied
 from mataserver.engines.worker import ProcessWorker
 
 if TYPE_CHECKING:

@@ -13,15 +13,16 @@ from __future__ import annotations
 import asyncio
 from typing import TYPE_CHECKING, Any
 
+from mataserver.engines.accidents import WorkerDied
 from mataserver.engines.respawns import FIRST_PAUSE, Respawns
 from mataserver.engines.roster import Roster
-from mataserver.engines.work import WorkerDied
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
-    from mataserver.engines.work import Answered, Death, Facts, Job, Outcome, Worker
+    from mataserver.engines.accidents import Death
+    from mataserver.engines.work import Answered, Facts, Job, Outcome, Worker
 
 
 class Replicas:

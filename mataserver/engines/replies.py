@@ -9,7 +9,8 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, NamedTuple
 
 from mataserver.engines import payload, wire
-from mataserver.engines.work import Outcome, WorkerDied
+from mataserver.engines.accidents import WorkerDied
+from mataserver.engines.work import Outcome
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:

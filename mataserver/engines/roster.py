@@ -6,7 +6,7 @@ import asyncio
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from mataserver.engines.work import WorkerDied
+from mataserver.engines.accidents import WorkerDied
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

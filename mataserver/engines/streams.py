@@ -9,7 +9,8 @@ import logging
 from typing import TYPE_CHECKING, Any
 
 from mataserver.engines import payload, wire
-from mataserver.engines.work import Failure, Outcome
+from mataserver.engines.accidents import Failure
+from mataserver.engines.work import Outcome
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
+from mataserver.engines.accidents import Death, Displaced, Spoilt, WorkerDied
 from mataserver.engines.watchdog import Watchdog, pause
-from mataserver.engines.work import Death, Displaced, Spoilt, WorkerDied
 from mataserver.engines.workthread import WorkThread
 from mataserver.errors import MataError, Unavailable
 

@@ -9,21 +9,22 @@ import pickle
 from typing import TYPE_CHECKING, Any
 
 from mataserver.engines import ceiling, wire
+from mataserver.engines.accidents import Displaced, Overgrown, Spoilt, WorkerDied
 from mataserver.engines.calls import Calls
 from mataserver.engines.exchange import Exchange, Flooded
 from mataserver.engines.lifetime import Lifetime
 from mataserver.engines.memory import private_bytes
 from mataserver.engines.replies import read_batch
 from mataserver.engines.watchdog import Watchdog
-from mataserver.engines.work import Displaced, Overgrown, Spoilt, WorkerDied
 from mataserver.engines.zygotes import STOP_GRACE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
 
+    from mataserver.engines.accidents import Death
     from mataserver.engines.arena import Outgoing
     from mataserver.engines.replies import Reply
-    from mataserver.engines.work import Answered, Assignment, Death, Facts, Job, Outcome
+    from mataserver.engines.work import Answered, Assignment, Facts, Job, Outcome
     from mataserver.errors import MataError
 
 EXIT_DRAIN_SECONDS = 0.5

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING
 from msgspec import Struct
 
 from mataserver.contract.handles import ResultEvent
-from mataserver.engines.work import Displaced, WorkerDied
+from mataserver.engines.accidents import Displaced, WorkerDied
 from mataserver.errors import BadRequest, MataError, Unavailable
 from mataserver.http.budget import BudgetShare
 from mataserver.http.channel import INTERNAL, WINDOW, Channel, StreamError

@@ -13,7 +13,7 @@ import logging
 import time
 from typing import TYPE_CHECKING
 
-from mataserver.engines.work import Displaced, NodeDied, Overgrown, Spoilt
+from mataserver.engines.accidents import Displaced, NodeDied, Overgrown, Spoilt
 from mataserver.errors import MataError, Unavailable
 from mataserver.serving.pacing import first_window, window_after
 from mataserver.serving.queues import Batch, JobQueues, QueuedJob

@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, NamedTuple
 
-from mataserver.engines.work import Displaced, NodeDied, Outcome
+from mataserver.engines.accidents import Displaced, NodeDied
+from mataserver.engines.work import Outcome
 from mataserver.errors import Unavailable
 from mataserver.serving.background import BACKGROUND
 from mataserver.serving.batching import NotDispatchedError

@@ -12,7 +12,8 @@ from mataserver.serving.slots import Slot
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from mataserver.engines.work import Death, Worker
+    from mataserver.engines.accidents import Death
+    from mataserver.engines.work import Worker
     from mataserver.library.plan import ModelPlan
     from mataserver.metrics import Metrics
     from mataserver.serving.slots import PoolPolicy

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from mataserver.contract.envelope import Format
-    from mataserver.engines.work import Failure
+    from mataserver.engines.accidents import Failure
 
 
 @dataclass(slots=True, eq=False)
