@@ -9,9 +9,7 @@ arrays and large bytes travels beside, in parts of their own, and is not copied 
 
 from __future__ import annotations
 
-import dataclasses
 import enum
-import importlib
 import sys
 import typing
 from typing import TYPE_CHECKING, Any
@@ -20,6 +18,7 @@ import msgspec
 from msgspec import UNSET
 
 from mataserver.engines import wire
+from mataserver.engines.plain_classes import Unsendable, built, hints, unsendable
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
@@ -42,13 +41,7 @@ meanwhile. A text is no more than it says.
 """
 _HOLDING = bytes(range(0x80, 0xA0))
 """The bytes that begin a short list or dict; as many others may be among them: an upper bound."""
-_PUBLIC = ("mataserver.results", "mataserver_client.results")
 _ENCODER = msgspec.msgpack.Encoder()
-_HINTS: dict[type[Any], dict[str, Any]] = {}
-
-
-class Unsendable(MataError):
-    """500: a value of a kind that does not travel between the server and a worker."""
 
 
 class Packed(typing.NamedTuple):
@@ -135,7 +128,7 @@ class _Packer:
     def _mapping(self, value: dict[Any, Any]) -> dict[Any, Any]:
         for key in value:
             if type(key) not in _KEYS:
-                raise _unsendable(type(key), "as the key of a dict")
+                raise unsendable(type(key), "as the key of a dict")
         return {key: self.plain(each) for key, each in value.items()}
 
     def _bytes(self, value: bytes | bytearray | memoryview) -> Any:
@@ -170,7 +163,7 @@ class _Packer:
     def _object(self, kind: type, content: Any) -> msgspec.msgpack.Ext:
         name = f"{kind.__module__}:{kind.__qualname__}"
         if "<" in name:
-            raise _unsendable(kind, "since it is defined inside a function")
+            raise unsendable(kind, "since it is defined inside a function")
         self.classes.add(name)
         return self._extension(_OBJECT, [name, content])
 
@@ -204,7 +197,7 @@ class _Reader:
         if code == _SET:
             return frozenset(held) if frozen_or_name else set(held)
         if code == _OBJECT:
-            return _built(self._find(frozen_or_name), held)
+            return built(self._find(frozen_or_name), held)
         raise ValueError("an unknown extension")
 
     def _array(self, dtype: str, shape: list[int], part: int) -> Any:
@@ -221,94 +214,3 @@ class _Reader:
         """Return a part, once: many copies of a large one would be named by a few bytes."""
         self._left.remove(number)
         return self._parts[number]
-
-
-def hints(kind: type[Any]) -> dict[str, Any]:
-    """Return the fields of a class that is nothing but its fields, and what each may hold.
-
-    Such are structs of msgspec, dataclasses and named tuples. Raises ``Unsendable`` for others.
-    """
-    found = _HINTS.get(kind)
-    if found is None:
-        found = _HINTS[kind] = _declared(kind)
-    return found
-
-
-def _declared(kind: type[Any]) -> dict[str, Any]:
-    names: Sequence[str]
-    if issubclass(kind, msgspec.Struct):
-        names = kind.__struct_fields__
-    elif dataclasses.is_dataclass(kind):
-        names = [field.name for field in dataclasses.fields(kind) if field.init]
-    elif issubclass(kind, tuple) and hasattr(kind, "_fields"):
-        names = kind._fields
-    else:
-        raise _unsendable(kind)
-    try:
-        declared = typing.get_type_hints(kind, include_extras=True)
-    except (NameError, AttributeError, TypeError) as error:
-        raise _unsendable(kind, f"since its types cannot be resolved ({error})") from None
-    return {name: declared.get(name, Any) for name in names}
-
-
-def _built(kind: type[Any], content: Any) -> Any:
-    """Return an object of a plain class. Raises ``Unsendable`` for fields that it does not take."""
-    try:
-        if issubclass(kind, enum.Enum):
-            return kind(content)
-        declared = hints(kind)
-        fields = {
-            name: msgspec.convert(each, declared[name], dec_hook=_as_declared)
-            for name, each in content.items()
-        }
-        return kind(**fields)
-    except (msgspec.MsgspecError, TypeError, ValueError, LookupError, AttributeError) as error:
-        raise Unsendable(f"What was sent is no {kind.__qualname__}: {error}") from None
-
-
-def _as_declared(kind: Any, value: object) -> object:
-    """Take an array where an array is declared; msgspec asks for what it does not know."""
-    if not isinstance(value, typing.get_origin(kind) or kind):
-        raise TypeError(f"expected {getattr(kind, '__name__', kind)}, got {type(value).__name__}")
-    return value
-
-
-def anywhere(name: str) -> type:
-    """Return the class of a name, for a worker: the server and its plugins name what they like."""
-    module, _, _ = name.partition(":")
-    importlib.import_module(module)
-    return _class(name)
-
-
-def of_package(package: str, also: frozenset[str]) -> Find:
-    """Return how the server finds the classes that a worker names; it imports nothing for it.
-
-    They are those of the model's own package, those of results, and ``also`` what the call itself
-    has sent: the constructor of anything else might do what a stranger wants.
-    """
-
-    def find(name: str) -> type:
-        module, _, _ = name.partition(":")
-        if name not in also and module not in _PUBLIC and module.partition(".")[0] != package:
-            raise Unsendable(f"The model sent a {name[:200]}, which is no class of its plugin")
-        return _class(name)
-
-    return find
-
-
-def _class(name: str) -> type:
-    """Return the class of a name if its module is imported and it is nothing but its fields."""
-    module, _, path = name.partition(":")
-    found: Any = sys.modules.get(module)
-    for part in path.split("."):
-        found = vars(found).get(part) if found is not None else None
-    if not isinstance(found, type) or f"{found.__module__}:{found.__qualname__}" != name:
-        raise Unsendable(f"{name[:200]} is no class that is imported here")
-    if not issubclass(found, enum.Enum):
-        hints(found)
-    return found
-
-
-def _unsendable(kind: type[Any], why: str = "") -> Unsendable:
-    tail = f" {why}" if why else ""
-    return Unsendable(f"A {kind.__qualname__} cannot be sent between server and worker{tail}")

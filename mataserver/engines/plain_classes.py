@@ -1,0 +1,117 @@
+"""Classes that are nothing but their fields: which they are, and who may name one."""
+
+from __future__ import annotations
+
+import dataclasses
+import enum
+import importlib
+import sys
+import typing
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mataserver.errors import MataError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    Find = Callable[[str], type[Any]]
+_PUBLIC = ("mataserver.results", "mataserver_client.results")
+_HINTS: dict[type[Any], dict[str, Any]] = {}
+
+
+class Unsendable(MataError):
+    """500: a value of a kind that does not travel between the server and a worker."""
+
+
+def hints(kind: type[Any]) -> dict[str, Any]:
+    """Return the fields of a class that is nothing but its fields, and what each may hold.
+
+    Such are structs of msgspec, dataclasses and named tuples. Raises ``Unsendable`` for others.
+    """
+    found = _HINTS.get(kind)
+    if found is None:
+        found = _HINTS[kind] = _declared(kind)
+    return found
+
+
+def _declared(kind: type[Any]) -> dict[str, Any]:
+    names: Sequence[str]
+    if issubclass(kind, msgspec.Struct):
+        names = kind.__struct_fields__
+    elif dataclasses.is_dataclass(kind):
+        names = [field.name for field in dataclasses.fields(kind) if field.init]
+    elif issubclass(kind, tuple) and hasattr(kind, "_fields"):
+        names = kind._fields
+    else:
+        raise unsendable(kind)
+    try:
+        declared = typing.get_type_hints(kind, include_extras=True)
+    except (NameError, AttributeError, TypeError) as error:
+        raise unsendable(kind, f"since its types cannot be resolved ({error})") from None
+    return {name: declared.get(name, Any) for name in names}
+
+
+def built(kind: type[Any], content: Any) -> Any:
+    """Return an object of a plain class. Raises ``Unsendable`` for fields that it does not take."""
+    try:
+        if issubclass(kind, enum.Enum):
+            return kind(content)
+        declared = hints(kind)
+        fields = {
+            name: msgspec.convert(each, declared[name], dec_hook=_as_declared)
+            for name, each in content.items()
+        }
+        return kind(**fields)
+    except (msgspec.MsgspecError, TypeError, ValueError, LookupError, AttributeError) as error:
+        raise Unsendable(f"What was sent is no {kind.__qualname__}: {error}") from None
+
+
+def _as_declared(kind: Any, value: object) -> object:
+    """Take an array where an array is declared; msgspec asks for what it does not know."""
+    if not isinstance(value, typing.get_origin(kind) or kind):
+        raise TypeError(f"expected {getattr(kind, '__name__', kind)}, got {type(value).__name__}")
+    return value
+
+
+def anywhere(name: str) -> type:
+    """Return the class of a name, for a worker: the server and its plugins name what they like."""
+    module, _, _ = name.partition(":")
+    importlib.import_module(module)
+    return _class(name)
+
+
+def of_package(package: str, also: frozenset[str]) -> Find:
+    """Return how the server finds the classes that a worker names; it imports nothing for it.
+
+    They are those of the model's own package, those of results, and ``also`` what the call itself
+    has sent: the constructor of anything else might do what a stranger wants.
+    """
+
+    def find(name: str) -> type:
+        module, _, _ = name.partition(":")
+        if name not in also and module not in _PUBLIC and module.partition(".")[0] != package:
+            raise Unsendable(f"The model sent a {name[:200]}, which is no class of its plugin")
+        return _class(name)
+
+    return find
+
+
+def _class(name: str) -> type:
+    """Return the class of a name if its module is imported and it is nothing but its fields."""
+    module, _, path = name.partition(":")
+    found: Any = sys.modules.get(module)
+    for part in path.split("."):
+        found = vars(found).get(part) if found is not None else None
+    if not isinstance(found, type) or f"{found.__module__}:{found.__qualname__}" != name:
+        raise Unsendable(f"{name[:200]} is no class that is imported here")
+    if not issubclass(found, enum.Enum):
+        hints(found)
+    return found
+
+
+def unsendable(kind: type[Any], why: str = "") -> Unsendable:
+    """Return the error of an object that does not travel; ``why`` ends its sentence."""
+    tail = f" {why}" if why else ""
+    return Unsendable(f"A {kind.__qualname__} cannot be sent between server and worker{tail}")
