@@ -11,11 +11,9 @@ from typing import TYPE_CHECKING, Any
 
 import msgspec
 
-from mataserver.config import moved
-from mataserver.config.settings import EVERY, ConfigError, Settings
+from mataserver.config import consistency, moved
+from mataserver.config.settings import ConfigError, Settings
 from mataserver.params import describe, from_text
-from mataserver.results import TASKS, is_task
-from mataserver.suggestion import instead_of
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -106,77 +104,9 @@ def _settings(merged: dict[str, Any]) -> Settings:
         settings = msgspec.convert(merged, Settings)
     except msgspec.ValidationError as error:
         raise ConfigError(f"configuration: {describe(error, '', Settings)}") from None
-    if settings.max_inflight_mb < settings.max_body_mb:
-        raise ConfigError("configuration: max_inflight_mb: must not be less than max_body_mb")
-    _refuse_tasks("models", [entry.task for entry in settings.models])
-    _refuse_threads(settings)
-    _refuse_elsewhere(settings)
-    _refuse_unreachable(settings)
-    _refuse_spans(settings)
-    _refuse_repeated("models", "model", [entry.model for entry in settings.models])
+    consistency.check(settings)
     moved.warn_of_runtime([settings.runtime, *(entry.runtime for entry in settings.models)])
     return settings
-
-
-def _refuse_threads(settings: Settings) -> None:
-    """Raise ``ConfigError`` for a limit of memory where a model has no process of its own."""
-    for index, entry in enumerate(settings.models):
-        if entry.engine == "thread" and entry.max_ram_mb is not None:
-            place = f"models[{index}].max_ram_mb"
-            raise ConfigError(f"configuration: {place}: needs the engine process")
-
-
-def _refuse_elsewhere(settings: Settings) -> None:
-    """Raise ``ConfigError`` for what a model on a cluster cannot have, or another one cannot."""
-    if settings.engine == "ray" and settings.device.startswith("cuda:"):
-        raise ConfigError(f"configuration: device: {_NUMBERED}")
-    for index, entry in enumerate(settings.models):
-        place = f"configuration: models[{index}]"
-        preferred = settings.engine if entry.engine == "auto" else entry.engine
-        if preferred != "ray":
-            if entry.needs is not None:
-                raise ConfigError(f"{place}.needs: needs the engine ray")
-            continue
-        if (entry.device or settings.device).startswith("cuda:"):
-            raise ConfigError(f"{place}.device: {_NUMBERED}")
-        if entry.max_ram_mb is not None:
-            said = "the engine ray has no such limit; needs.memory_mb finds a node with the room"
-            raise ConfigError(f"{place}.max_ram_mb: {said}")
-
-
-def _refuse_unreachable(settings: Settings) -> None:
-    """Raise ``ConfigError`` for a front-end that the others would not reach."""
-    if settings.shared_dir is None:
-        if settings.frontend_address is not None:
-            raise ConfigError("configuration: frontend_address: needs shared_dir")
-    elif settings.frontend_address is None and settings.host in EVERY:
-        said = "needed with shared_dir, where host names no address that others reach"
-        raise ConfigError(f"configuration: frontend_address: {said}")
-
-
-def _refuse_spans(settings: Settings) -> None:
-    """Raise ``ConfigError`` for a model that is to have more workers at least than at most."""
-    for index, entry in enumerate(settings.models):
-        if entry.span.min > entry.span.max:
-            place = f"models[{index}].replicas.min"
-            raise ConfigError(f"configuration: {place}: must not be more than max")
-
-
-_NUMBERED = "with the engine ray a GPU has no number: say cuda, and Ray gives each worker its own"
-
-
-def _refuse_repeated(where: str, field: str, names: list[str]) -> None:
-    for index, name in enumerate(names):
-        if name in names[:index]:
-            raise ConfigError(f"configuration: {where}[{index}].{field}: {name!r} is listed twice")
-
-
-def _refuse_tasks(where: str, tasks: list[str | None]) -> None:
-    """Raise ``ConfigError`` for a task that does not exist."""
-    for index, task in enumerate(tasks):
-        if task is not None and not is_task(task):
-            said = instead_of(task, TASKS)
-            raise ConfigError(f"configuration: {where}[{index}].task: unknown task {said}")
 
 
 def find(file: str | Path | None, values: Mapping[str, str], folder: Path) -> Path | None:

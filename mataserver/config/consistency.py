@@ -1,0 +1,86 @@
+"""What the types of settings cannot say: settings that contradict each other."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from mataserver.config.settings import EVERY, ConfigError
+from mataserver.results import TASKS, is_task
+from mataserver.suggestion import instead_of
+
+if TYPE_CHECKING:
+    from mataserver.config.settings import Settings
+
+
+def check(settings: Settings) -> None:
+    """Raise ``ConfigError`` for settings that cannot stand together; it names one of them."""
+    if settings.max_inflight_mb < settings.max_body_mb:
+        raise ConfigError("configuration: max_inflight_mb: must not be less than max_body_mb")
+    _refuse_tasks([entry.task for entry in settings.models])
+    _refuse_threads(settings)
+    _refuse_elsewhere(settings)
+    _refuse_unreachable(settings)
+    _refuse_spans(settings)
+    _refuse_repeated([entry.model for entry in settings.models])
+
+
+def _refuse_threads(settings: Settings) -> None:
+    """Raise ``ConfigError`` for a limit of memory where a model has no process of its own."""
+    for index, entry in enumerate(settings.models):
+        if entry.engine == "thread" and entry.max_ram_mb is not None:
+            place = f"models[{index}].max_ram_mb"
+            raise ConfigError(f"configuration: {place}: needs the engine process")
+
+
+def _refuse_elsewhere(settings: Settings) -> None:
+    """Raise ``ConfigError`` for what a model on a cluster cannot have, or another one cannot."""
+    if settings.engine == "ray" and settings.device.startswith("cuda:"):
+        raise ConfigError(f"configuration: device: {_NUMBERED}")
+    for index, entry in enumerate(settings.models):
+        place = f"configuration: models[{index}]"
+        preferred = settings.engine if entry.engine == "auto" else entry.engine
+        if preferred != "ray":
+            if entry.needs is not None:
+                raise ConfigError(f"{place}.needs: needs the engine ray")
+            continue
+        if (entry.device or settings.device).startswith("cuda:"):
+            raise ConfigError(f"{place}.device: {_NUMBERED}")
+        if entry.max_ram_mb is not None:
+            said = "the engine ray has no such limit; needs.memory_mb finds a node with the room"
+            raise ConfigError(f"{place}.max_ram_mb: {said}")
+
+
+def _refuse_unreachable(settings: Settings) -> None:
+    """Raise ``ConfigError`` for a front-end that the others would not reach."""
+    if settings.shared_dir is None:
+        if settings.frontend_address is not None:
+            raise ConfigError("configuration: frontend_address: needs shared_dir")
+    elif settings.frontend_address is None and settings.host in EVERY:
+        said = "needed with shared_dir, where host names no address that others reach"
+        raise ConfigError(f"configuration: frontend_address: {said}")
+
+
+def _refuse_spans(settings: Settings) -> None:
+    """Raise ``ConfigError`` for a model that is to have more workers at least than at most."""
+    for index, entry in enumerate(settings.models):
+        if entry.span.min > entry.span.max:
+            place = f"models[{index}].replicas.min"
+            raise ConfigError(f"configuration: {place}: must not be more than max")
+
+
+_NUMBERED = "with the engine ray a GPU has no number: say cuda, and Ray gives each worker its own"
+
+
+def _refuse_repeated(names: list[str]) -> None:
+    """Raise ``ConfigError`` for a model that stands twice."""
+    for index, name in enumerate(names):
+        if name in names[:index]:
+            raise ConfigError(f"configuration: models[{index}].model: {name!r} is listed twice")
+
+
+def _refuse_tasks(tasks: list[str | None]) -> None:
+    """Raise ``ConfigError`` for a task that does not exist."""
+    for index, task in enumerate(tasks):
+        if task is not None and not is_task(task):
+            said = instead_of(task, TASKS)
+            raise ConfigError(f"configuration: models[{index}].task: unknown task {said}")
