@@ -3,7 +3,7 @@
 This module is the plugin API; a plugin imports from here and from nowhere below.
 """
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mataserver.contract.backend import (
     Backend,
@@ -180,15 +180,9 @@ __all__ = [
 ]
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
-
-    import numpy as np
-    from av.video.frame import VideoFrame
-    from numpy.typing import NDArray
-
     from mataserver.cli.parameters import params_option
     from mataserver.cli.remote import connected, server_options
-    from mataserver.config import Alpha, ConfigError
+    from mataserver.config import ConfigError
     from mataserver.config.needs import Needs
     from mataserver.contract.rpc import RpcPort
     from mataserver.cores import physical_cores
@@ -205,6 +199,9 @@ if TYPE_CHECKING:
     from mataserver.http.protocol import Whole as WholeAnswer
     from mataserver.http.shown import check_query, sole_value
     from mataserver.library.configuration import Configuration, RegisteredModel, read_configuration
+    from mataserver.media.drawing import drawn_in as draw
+    from mataserver.media.orientation import upright as upright_frame
+    from mataserver.media.picture import decode_image
     from mataserver.media.videos import UnreadableVideo
     from mataserver.media.videos import best as video_stream
     from mataserver.media.videos import encode as encode_frame
@@ -233,6 +230,8 @@ _LATE = {
     "decode_json": "mataserver.http.jsonbody:decode",
     "describe_error": "mataserver.http.jsonbody:described",
     "EXAMPLE_IMAGE": "mataserver.http.examples:PICTURE",
+    "decode_image": "mataserver.media.picture",
+    "draw": "mataserver.media.drawing:drawn_in",
     "physical_cores": "mataserver.cores",
     "PRINCIPAL": "mataserver.http.auth",
     **dict.fromkeys(("check_query", "sole_value"), "mataserver.http.shown"),
@@ -244,11 +243,12 @@ _LATE = {
     "UnreadableVideo": "mataserver.media.videos",
     "encode_frame": "mataserver.media.videos:encode",
     "read_video": "mataserver.media.videos:frames",
+    "upright_frame": "mataserver.media.orientation:upright",
     "video_problem": "mataserver.media.videos:reason",
     "video_stream": "mataserver.media.videos:best",
     **dict.fromkeys(("Child", "run_process"), "mataserver.processes.child"),
 }
-"""What brings asyncio, aiohttp or more settings: neither a worker nor most commands need it.
+"""What brings asyncio, aiohttp, numpy or more settings: neither a worker nor most commands need it.
 
 Each with its module, and behind a colon the name that it has there where that is another one.
 """
@@ -261,44 +261,3 @@ def __getattr__(name: str) -> object:
         module, _, attribute = _LATE[name].partition(":")
         return getattr(importlib.import_module(module), attribute or name)
     raise AttributeError(f"module 'mataserver' has no attribute {name!r}")
-
-
-def decode_image(data: bytes, max_pixels: int, alpha: "Alpha" = "white") -> "NDArray[np.uint8]":
-    """Decode an image as those of requests are: upright RGB uint8 ``[H, W, 3]``.
-
-    What is transparent is laid on ``alpha``: "white", "black", or "drop" for what lies under it.
-
-    For models whose methods a service calls with encoded bytes. Raises ``BadRequest`` for bytes
-    that are no image, a broken one, or one of more than ``max_pixels``.
-    """
-    # Brings numpy and Pillow, which the server itself does not need.
-    from mataserver.media import decode
-
-    return decode(data, max_pixels, alpha)
-
-
-def draw(
-    pixels: "NDArray[np.uint8]", found: "Result | InferResponse | Mapping[str, Any]"
-) -> "NDArray[np.uint8]":
-    """Return RGB pixels uint8 ``[H, W, 3]``, a copy, with what was found in them drawn in.
-
-    ``found`` is a result of any task, an answer of the client, or the JSON of an answer: boxes,
-    turned ones too, masks, keypoints, the numbers of tracks, classes, text, depth. Raises
-    ``ValueError`` for what is none of these.
-    """
-    import numpy as np
-
-    from mataserver.media import drawing
-
-    return np.array(drawing.drawn(pixels.copy(), drawing.result_of(found)))
-
-
-def upright_frame(frame: "VideoFrame") -> "NDArray[np.uint8]":
-    """Return a video frame that PyAV decoded as cameras' are: upright RGB uint8 ``[H, W, 3]``.
-
-    Its display matrix is obeyed, turned and mirrored. Raises what PyAV raises for pixels that
-    cannot be converted.
-    """
-    from mataserver.media.orientation import upright
-
-    return upright(frame)
