@@ -32,11 +32,12 @@ from transformers.models.sam3_video.modeling_sam3_video import Sam3VideoInferenc
 from mataserver_sam.footage import Footage
 from mataserver_sam.forgetting import held_bytes
 from mataserver_sam.index import Limits
-from mataserver_sam.loading import Weights, load_sam3
+from mataserver_sam.loading import load_sam3
 from mataserver_sam.network import Network
 from mataserver_sam.preprocess import Stretched
 from mataserver_sam.video import Video
 from mataserver_sam.video_requests import PromptRequest, PropagateRequest
+from mataserver_sam.weights import Weights
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "plugins" / "sam" / "tests"))

@@ -223,7 +223,7 @@ _LATE = {
     "ConfigError": "mataserver.config",
     "Needs": "mataserver.config.needs",
     "JSON_LIMIT": "mataserver.http.jsonbody:MOST_OUTSIDE",
-    "JobFailed": "mataserver.engines.work",
+    "JobFailed": "mataserver.engines.accidents",
     "check_json": "mataserver.http.jsonbody:check",
     "convert_json": "mataserver.http.jsonbody:convert",
     "decode_base64": "mataserver.http.data_uri:decode",

@@ -6,6 +6,7 @@ A figure that reached its goal is held there by ``test_house_shape.py``.
 from __future__ import annotations
 
 import ast
+import re
 import tomllib
 from collections import Counter
 from functools import cache
@@ -136,6 +137,31 @@ def too_large() -> list[str]:
     return found
 
 
+def brought(template: str) -> set[str]:
+    """Return what a template gives names to: its distribution and module, tasks, routes."""
+    folder = ROOT / "templates" / template
+    project = tomllib.loads((folder / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    names = {project["name"], *project["entry-points"]["mataserver"].values()}
+    for path in folder.glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Constant) and re.fullmatch(
+                r"/[\w/{}.-]+|[a-z]\w*\.[a-z]\w*", str(node.value)
+            ):
+                names.add(node.value)
+    return names
+
+
+def knowing(template: str) -> list[str]:
+    """Return the core's files that know of a template: those that its like would have to change."""
+    names = brought(template)
+    return [
+        str(path.relative_to(ROOT))
+        for path in (ROOT / CORE).rglob("*")
+        if path.suffix in {".py", ".yaml", ".json"}
+        and any(name in path.read_text(encoding="utf-8") for name in names)
+    ]
+
+
 def figures() -> list[Figure]:
     """Count everything."""
     core = sources(ROOT / CORE)
@@ -152,6 +178,8 @@ def figures() -> list[Figure]:
         Figure("imports of the core from plugins", len(into_guests()), 0),
         Figure("imports of plugins from below the public root", len(below_the_root()), 0),
         Figure("class names that stand twice in the core", len(repeated_names()), 0),
+        Figure("files of the core that a task of a plugin changes", len(knowing("task")), 0),
+        Figure("files of the core that a protocol changes", len(knowing("protocol")), 0),
     ]
 
 

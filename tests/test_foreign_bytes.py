@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from conftest import picture
 from foreign_bytes import FEW, damaged, parsed, seeded
-from mataserver.engines import payload, single, wire
+from mataserver.engines import payload, plain_classes, single, wire
 from mataserver.engines.work import Outcome, Timing
 from mataserver.errors import Unavailable
 from mataserver.http import auth, forms, jsonbody
@@ -165,8 +165,8 @@ PACKED = [bytes(part) for part in payload.pack({"a": (1, [2.5, b"x" * 10]), "b":
 @given(damaged(PACKED[0]))
 def test_what_a_call_answers(data):
     """A value that a model gives a service."""
-    with contextlib.suppress(payload.Unsendable):
-        payload.unpack([data, *PACKED[1:]], payload.of_package("", frozenset()))
+    with contextlib.suppress(plain_classes.Unsendable):
+        payload.unpack([data, *PACKED[1:]], plain_classes.of_package("", frozenset()))
 
 
 @FEW

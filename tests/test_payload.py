@@ -16,8 +16,8 @@ from msgspec import UNSET, Struct, UnsetType
 from numpy.typing import NDArray  # noqa: TC002 - a dataclass declares it
 
 import mataserver
-from mataserver.engines import payload, wire
-from mataserver.engines.payload import Unsendable
+from mataserver.engines import payload, plain_classes, wire
+from mataserver.engines.plain_classes import Unsendable
 from mataserver.results import Segment, SegmentResult
 
 CHILDREN = {"engines/child.py"}
@@ -66,7 +66,7 @@ class Vague:
     pixels: Nothing  # noqa: F821
 
 
-def travelled(value, find=payload.anywhere):
+def travelled(value, find=plain_classes.anywhere):
     """Return a value as it arrives."""
     return payload.unpack([bytes(part) for part in payload.pack(value).parts], find)
 
@@ -130,7 +130,7 @@ def test_the_memory_of_an_array_is_not_copied():
     packed = payload.pack([array, b"z" * 5_000])
     assert np.shares_memory(np.frombuffer(packed.parts[1], np.uint8), array)
     parts = [bytes(part) for part in packed.parts]
-    found, _ = payload.unpack(parts, payload.anywhere)
+    found, _ = payload.unpack(parts, plain_classes.anywhere)
     assert np.shares_memory(found, np.frombuffer(parts[1], np.uint8))
 
 
@@ -187,7 +187,9 @@ def test_fields_hold_what_they_declare():
     ):
         body = msgspec.msgpack.encode([f"{__name__}:Pair", wrong])
         with pytest.raises(Unsendable, match="no Pair"):
-            payload.unpack([msgspec.msgpack.encode(msgspec.msgpack.Ext(5, body))], payload.anywhere)
+            payload.unpack(
+                [msgspec.msgpack.encode(msgspec.msgpack.Ext(5, body))], plain_classes.anywhere
+            )
 
 
 def said(code, content):
@@ -218,7 +220,7 @@ def said(code, content):
 def test_what_nobody_packed_is_refused(parts):
     """Whatever a worker says, the server answers with an error of its own."""
     with pytest.raises(Unsendable):
-        payload.unpack(parts, payload.of_package("tests", frozenset()))
+        payload.unpack(parts, plain_classes.of_package("tests", frozenset()))
 
 
 def test_a_worker_names_no_class_but_its_plugins():
@@ -226,16 +228,16 @@ def test_a_worker_names_no_class_but_its_plugins():
     package = __name__.partition(".")[0]
     packed = payload.pack(Point(1))
     parts = [bytes(part) for part in packed.parts]
-    assert payload.unpack(parts, payload.of_package(package, frozenset())) == Point(1)
-    assert payload.unpack(parts, payload.of_package("other", packed.classes)) == Point(1)
-    assert travelled(SegmentResult([]), payload.of_package("other", frozenset()))
+    assert payload.unpack(parts, plain_classes.of_package(package, frozenset())) == Point(1)
+    assert payload.unpack(parts, plain_classes.of_package("other", packed.classes)) == Point(1)
+    assert travelled(SegmentResult([]), plain_classes.of_package("other", frozenset()))
     with pytest.raises(Unsendable, match="no class of its plugin"):
-        payload.unpack(parts, payload.of_package("other", frozenset()))
+        payload.unpack(parts, plain_classes.of_package("other", frozenset()))
 
 
 def test_nothing_is_imported_for_a_worker():
     """A class of a module that the server has not imported is refused."""
-    find = payload.of_package("xmlrpc", frozenset())
+    find = plain_classes.of_package("xmlrpc", frozenset())
     with pytest.raises(Unsendable, match="no class that is imported here"):
         find("xmlrpc.server:SimpleXMLRPCServer")
 
@@ -259,11 +261,11 @@ def test_what_becomes_of_small_bytes_is_bounded():
     """Thirty megabytes of empty lists would be two gigabytes of the server."""
     empty = b"\xdd" + (30_000_000).to_bytes(4, "big") + b"\x90" * 30_000_000
     with pytest.raises(Unsendable, match="so large beside its arrays"):
-        payload.unpack([empty], payload.anywhere)
+        payload.unpack([empty], plain_classes.anywhere)
     with pytest.raises(Unsendable, match="so large beside its arrays"):
         payload.pack([[]] * 5_000_000)
     large = [np.zeros(1_000_000), bytes(30_000_000), "x" * 30_000_000, [0.5] * 1_000_000]
-    found = payload.unpack(payload.pack(large).parts, payload.anywhere)
+    found = payload.unpack(payload.pack(large).parts, plain_classes.anywhere)
     assert found[1:] == large[1:]
 
 
@@ -273,6 +275,6 @@ def test_a_part_is_taken_once(number):
     named = msgspec.msgpack.Ext(4, msgspec.msgpack.encode(number))
     once = msgspec.msgpack.encode([named])
     if number > 0:
-        assert payload.unpack([once, b"large"], payload.anywhere) == [b"large"]
+        assert payload.unpack([once, b"large"], plain_classes.anywhere) == [b"large"]
     with pytest.raises(Unsendable):
-        payload.unpack([msgspec.msgpack.encode([named, named]), b"large"], payload.anywhere)
+        payload.unpack([msgspec.msgpack.encode([named, named]), b"large"], plain_classes.anywhere)

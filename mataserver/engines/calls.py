@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Any
 
-from mataserver.engines import payload, wire
+from mataserver.engines import payload, plain_classes, wire
 from mataserver.engines.accidents import WorkerDied
 from mataserver.engines.replies import MALFORMED, read_piece
 
@@ -70,4 +70,4 @@ class Calls:
     def _value(self, reply: Reply, asked: payload.Packed) -> Any:
         if not isinstance(reply.message, wire.Returned):
             raise WorkerDied(MALFORMED)
-        return payload.unpack(reply.parts, payload.of_package(self.package, asked.classes))
+        return payload.unpack(reply.parts, plain_classes.of_package(self.package, asked.classes))

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, NamedTuple
 
-from mataserver.engines import payload, wire
+from mataserver.engines import payload, plain_classes, wire
 from mataserver.engines.accidents import WorkerDied
 from mataserver.engines.work import Outcome
 from mataserver.errors import MataError
@@ -43,7 +43,7 @@ def read_piece(reply: Reply) -> str | Outcome:
     if outcomes is not None:
         return outcomes[0]
     if isinstance(reply.message, wire.Returned):
-        text = payload.unpack(reply.parts, payload.of_package("", frozenset()))
+        text = payload.unpack(reply.parts, plain_classes.of_package("", frozenset()))
         if isinstance(text, str):
             return text
     raise WorkerDied(MALFORMED)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
-from mataserver.engines import payload, wire
+from mataserver.engines import payload, plain_classes, wire
 from mataserver.engines.accidents import Failure
 from mataserver.engines.work import Outcome
 from mataserver.errors import MataError
@@ -37,12 +37,12 @@ class ChildStreams:
             self._streams[message.id] = self._opened(parts)
         else:
             self._guarded(
-                message.id, lambda: self._host.call(*payload.unpack(parts, payload.anywhere))
+                message.id, lambda: self._host.call(*payload.unpack(parts, plain_classes.anywhere))
             )
 
     def _opened(self, parts: list[memoryview]) -> Iterator[Any]:
         """Iterate over what a service asked for; that it cannot be read is told at an item."""
-        yield from self._host.stream(*payload.unpack(parts, payload.anywhere))
+        yield from self._host.stream(*payload.unpack(parts, plain_classes.anywhere))
 
     def generate(self, stream: int, job: Job) -> None:
         """Open the stream of a job's answer."""

@@ -141,7 +141,7 @@ class Pen:
                 box = (x - radius, y - radius, x + radius, y + radius)
                 self._draw.ellipse(box, fill=colour, outline=(0, 0, 0))
 
-    def lines_of(self, lines: list[str]) -> None:
+    def _lines(self, lines: list[str]) -> None:
         columns = max(10, int(self._picture.width / (0.6 * self._size)))
         fitting = [part for line in lines for part in textwrap.wrap(line, columns)]
         for index, line in enumerate(fitting[:MAX_LINES]):

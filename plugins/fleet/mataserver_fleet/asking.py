@@ -7,6 +7,8 @@ import uuid
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+import click
+
 from mataserver import MataError, connected, server_options
 
 if TYPE_CHECKING:
@@ -96,3 +98,8 @@ def _form(boundary: str, fields: Mapping[str, str], files: Mapping[str, bytes]) 
         head = f'--{boundary}\r\nContent-Disposition: form-data; name="files[]"; filename="{name}"'
         pieces += [f"{head}\r\n\r\n".encode(), content, b"\r\n"]
     return b"".join([*pieces, f"--{boundary}--\r\n".encode()])
+
+
+def tell(*words: object) -> None:
+    """Print words with tabs between, of each its first line."""
+    click.echo("\t".join(str(word).partition("\n")[0] for word in words))

@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Any
 import click
 
 from mataserver import MataError
-from mataserver_fleet.asking import on_server, part
-from mataserver_fleet.comparing import differences
-from mataserver_fleet.pushing import folder_of
-from mataserver_fleet.pushing import push as pushed
+from mataserver_fleet.app_commands import apps, consumers
+from mataserver_fleet.asking import on_server, part, tell
+from mataserver_fleet.model_commands import adopt, load, models, unload
 
 if TYPE_CHECKING:
     from mataserver_fleet.asking import Asking
 
-_FOLDER = click.Path(exists=True, file_okay=False, path_type=Path)
 _FILE = click.Path(exists=True, dir_okay=False, path_type=Path)
 _PORT = click.IntRange(1, 65_535)
 
@@ -26,7 +24,8 @@ def fleet() -> None:
     """Look after many Tritons: models, applications, consumers."""
 
 
-# tritons
+for each in (models, load, unload, adopt, apps, consumers):
+    fleet.add_command(each)
 
 
 @fleet.group()
@@ -41,7 +40,7 @@ def list_tritons(ask: Asking) -> None:
     for each in ask.every("tritons"):
         served = ",".join(f"{model['name']}:{model['version']}" for model in each["models"]) or "-"
         place = f"{each['host']}:{each['port']}"
-        _tell(each["name"], place, each["state"], served, each["reason"] or "-")
+        tell(each["name"], place, each["state"], served, each["reason"] or "-")
 
 
 @tritons.command("add")
@@ -68,209 +67,6 @@ def remove_triton(ask: Asking, name: str, *, force: bool) -> None:
     """Forget a Triton."""
     ask("DELETE", f"/api/tritons/{part(name)}?force={str(force).lower()}")
     click.echo(f"forgot {name}")
-
-
-# models
-
-
-@fleet.group()
-def models() -> None:
-    """Push, list and remove models."""
-
-
-@models.command("list")
-@on_server
-def list_models(ask: Asking) -> None:
-    """List the models."""
-    for each in ask.every("models"):
-        versions = ",".join(version["version"] for version in each["versions"]) or "-"
-        counted = each["inference_count"]
-        _tell(each["name"], versions, each["state"], counted, each["reason"] or "-")
-
-
-@models.command("push")
-@click.argument("folder", metavar="DIR", type=_FOLDER)
-@click.option("--name", help="Its name [default: the folder's].")
-@click.option("--load", "loads", is_flag=True, help="Load it at all Tritons as well.")
-@on_server
-def push(ask: Asking, folder: Path, name: str | None, *, loads: bool) -> None:
-    """Send a model's folder, as it stands in Triton's repository: what is there already is not."""
-    model = name or folder.resolve().name
-    for line in pushed(ask, model, folder_of(folder)):
-        click.echo(line)
-    if loads:
-        _load(ask, model, "load", {})
-
-
-@models.command("rollback")
-@click.argument("model")
-@on_server
-def rollback(ask: Asking, model: str) -> None:
-    """Load the version before the newest that is wanted, wherever that is: one that loaded once."""
-    for each in ask("POST", f"/api/models/{part(model)}/rollback")["tritons"]:
-        click.echo(f"{model} is rolled back at {each['triton']}")
-
-
-@models.command("diff")
-@click.argument("model")
-@click.argument("old", type=click.IntRange(1))
-@click.argument("new", type=click.IntRange(1))
-@on_server
-def diff(ask: Asking, model: str, old: int, new: int) -> None:
-    """Tell what differs between two versions: configuration and files."""
-    found = ask("GET", f"/api/models/{part(model)}")
-    versions = {int(each["version"]): each for each in found["versions"]}
-    for number in (old, new):
-        if number not in versions:
-            raise MataError(f"{model} has no version {number}")
-    for line in differences(versions[old], versions[new]):
-        click.echo(line)
-
-
-@models.command("rm")
-@click.argument("model")
-@click.option("--force", is_flag=True, help="Also where an application offers it.")
-@on_server
-def remove_model(ask: Asking, model: str, *, force: bool) -> None:
-    """Unload a model and remove it."""
-    ask("DELETE", f"/api/models/{part(model)}?force={str(force).lower()}")
-    click.echo(f"removed {model}")
-
-
-@fleet.command("load")
-@click.argument("model")
-@click.option("--triton", help="At this one [default: all that there are and will be].")
-@click.option("--version", "versions", type=click.IntRange(1), multiple=True, help="Which ones.")
-@on_server
-def load(ask: Asking, model: str, triton: str | None, versions: tuple[int, ...]) -> None:
-    """Load a model; loading an older version is how one goes back."""
-    body = {"triton_id": triton, **({"versions": list(versions)} if versions else {})}
-    _load(ask, model, "load", body)
-
-
-@fleet.command("unload")
-@click.argument("model")
-@click.option("--triton", help="At this one [default: all].")
-@on_server
-def unload(ask: Asking, model: str, triton: str | None) -> None:
-    """Unload a model."""
-    _load(ask, model, "unload", {"triton_id": triton})
-
-
-@fleet.command()
-@click.argument("triton")
-@click.argument("names", metavar="[MODEL]...", nargs=-1)
-@click.option("--repository", type=_FOLDER, help="Its model repository as it is seen from here.")
-@on_server
-def adopt(ask: Asking, triton: str, names: tuple[str, ...], repository: Path | None) -> None:
-    """Take over what a running Triton serves, and tell of each model whether that was possible."""
-    from mataserver_fleet import adopting  # brings protobuf and more, which others do not need
-
-    if refused := adopting.adopt(ask, triton, repository, names, click.echo):
-        raise MataError(f"{len(refused)} of the models that {triton} serves are not taken")
-
-
-# applications
-
-
-@fleet.group()
-def apps() -> None:
-    """Make applications, and say which models they offer."""
-
-
-@apps.command("list")
-@on_server
-def list_apps(ask: Asking) -> None:
-    """List the applications."""
-    for each in ask.every("apps"):
-        offered = ",".join(route["model_name"] for route in each["routes"]) or "-"
-        callers = ",".join(consumer["name"] for consumer in each["consumers"]) or "-"
-        _tell(each["name"], each["host"] or "-", offered, callers)
-
-
-@apps.command("add")
-@click.argument("name")
-@click.option("--host", help="The public name that it is asked by.")
-@click.option("--resend", is_flag=True, help="Asking a model twice is harmless.")
-@on_server
-def add_app(ask: Asking, name: str, host: str | None, *, resend: bool) -> None:
-    """Make an application."""
-    ask("POST", "/api/apps", {"name": name, "host": host, "resend": resend})
-    click.echo(f"made {name}")
-
-
-@apps.command("route")
-@click.argument("name")
-@click.argument("model")
-@click.option("--path", "paths", multiple=True, help="May be given several times.")
-@on_server
-def add_route(ask: Asking, name: str, model: str, paths: tuple[str, ...]) -> None:
-    """Have an application offer a model."""
-    body = {"paths": list(paths)} if paths else {}
-    ask("POST", f"/api/apps/{part(name)}/routes/{part(model)}", body)
-    listed = ask("GET", f"/api/apps/{part(name)}/routes")
-    for each in listed["routes"]:
-        if each["model_name"] == model:
-            click.echo(f"{model} is asked at {each['url']}")
-
-
-@apps.command("rm")
-@click.argument("name")
-@on_server
-def remove_app(ask: Asking, name: str) -> None:
-    """Remove an application."""
-    ask("DELETE", f"/api/apps/{part(name)}")
-    click.echo(f"removed {name}")
-
-
-# consumers
-
-
-@fleet.group()
-def consumers() -> None:
-    """Make consumers, and say which applications they ask."""
-
-
-@consumers.command("list")
-@on_server
-def list_consumers(ask: Asking) -> None:
-    """List the consumers."""
-    for each in ask.every("consumers"):
-        state = "active" if each["active"] else "revoked"
-        _tell(each["name"], state, each["rate"] or "-", each["quota"] or "-", each["tags"] or "-")
-
-
-@consumers.command("add")
-@click.argument("app")
-@click.argument("name")
-@click.option("--rate", type=click.IntRange(1), help="Requests a minute.")
-@click.option("--quota", type=click.IntRange(1), help="Requests a day.")
-@on_server
-def add_consumer(ask: Asking, app: str, name: str, **limits: Any) -> None:
-    """Let a consumer ask an application; the key of a new one is printed, this once."""
-    given = {field: value for field, value in limits.items() if value is not None}
-    made = ask("POST", f"/api/apps/{part(app)}/consumers/{part(name)}", given)
-    click.echo(made.get("key", f"{name} may ask {app}"))
-
-
-@consumers.command("key")
-@click.argument("name")
-@on_server
-def rotate(ask: Asking, name: str) -> None:
-    """Give a consumer another key and print it; the one of before counts no more."""
-    click.echo((ask("POST", f"/api/consumers/{part(name)}/key"))["key"])
-
-
-@consumers.command("rm")
-@click.argument("name")
-@on_server
-def remove_consumer(ask: Asking, name: str) -> None:
-    """Remove a consumer."""
-    ask("DELETE", f"/api/consumers/{part(name)}")
-    click.echo(f"removed {name}")
-
-
-# the whole
 
 
 @fleet.command()
@@ -302,14 +98,3 @@ def apply(ask: Asking, path: Path, *, dry_run: bool, prune: bool) -> None:
             late.append(why)
     if late:
         raise MataError("it is wanted so now, and not done yet: " + "; ".join(late))
-
-
-def _load(ask: Asking, model: str, verb: str, body: dict[str, Any]) -> None:
-    given = {field: value for field, value in body.items() if value is not None}
-    done = ask("POST", f"/api/models/{part(model)}/{verb}", given)
-    for each in done["tritons"]:
-        click.echo(f"{model} is {verb}ed at {each['triton']}")
-
-
-def _tell(*words: object) -> None:
-    click.echo("\t".join(str(word).partition("\n")[0] for word in words))

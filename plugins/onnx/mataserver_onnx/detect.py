@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mataserver import LoadContext, ModelSpec
-    from mataserver_onnx.detections import Found
+    from mataserver_onnx.answers import Found
     from mataserver_onnx.network import Network
 
 FAMILIES = frozenset(
@@ -64,13 +64,13 @@ class Detector:
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[DetectParams]
     ) -> list[DetectResult]:
         """Return the detections of each image, best first."""
-        from mataserver_onnx import boxes, detections
+        from mataserver_onnx import answers, boxes, detections
 
         labels = self._network.labels
         most = _PAIRS.get(str(self._network.bundle.config.get("model_type")))
         results: dict[int, DetectResult] = {}
         for index, outputs, place in self._network.run(images):
-            ask = detections.Ask(params[index].confidence, params[index].overlap, most)
+            ask = answers.Ask(params[index].confidence, params[index].overlap, most)
             found = detections.read(self._network.layout, outputs, place, ask)
             rows = zip(found.labels, found.scores, found.boxes, _extras(found), strict=True)
             results[index] = DetectResult(

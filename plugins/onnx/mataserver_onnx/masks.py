@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from mataserver_onnx.detections import Ask
+    from mataserver_onnx.answers import Ask
     from mataserver_onnx.options import LayoutName
     from mataserver_onnx.preparation import Placement
 

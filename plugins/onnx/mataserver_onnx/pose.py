@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mataserver import LoadContext, ModelSpec
-    from mataserver_onnx.detections import Found
+    from mataserver_onnx.answers import Found
     from mataserver_onnx.network import Network
     from mataserver_onnx.preparation import Placement
 
@@ -48,13 +48,13 @@ class PoseEstimator:
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[PoseParams]
     ) -> list[PoseResult]:
         """Return the instances of each image, best first."""
-        from mataserver_onnx import detections
+        from mataserver_onnx import answers, detections
 
         network = self._network
         results: dict[int, PoseResult] = {}
         for index, outputs, place in network.run(images):
             asked = params[index]
-            ask = detections.Ask(asked.confidence, asked.overlap, tail=network.tail)
+            ask = answers.Ask(asked.confidence, asked.overlap, tail=network.tail)
             found = detections.read(network.layout, outputs, place, ask)
             results[index] = PoseResult(self._instances(found, outputs[0], place))
         return [results[index] for index in range(len(images))]
@@ -105,7 +105,7 @@ class PoseEstimator:
 
 def within_rounding(number: float) -> float:
     """Return a number within 0 to 1 if rounding took it out; the core refuses any other."""
-    from mataserver_onnx.detections import ROUNDING
+    from mataserver_onnx.answers import ROUNDING
 
     within = min(max(number, 0.0), 1.0)
     return within if abs(number - within) <= ROUNDING else number

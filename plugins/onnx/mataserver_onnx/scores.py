@@ -133,7 +133,7 @@ def find(network: Network) -> Ending:
 
 def apply(ending: Ending, numbers: Array, axis: int = -1) -> Array:
     """Return the probabilities, 0 to 1; the classes lie along ``axis``."""
-    from mataserver_onnx.detections import sigmoid, softmax
+    from mataserver_onnx.answers import sigmoid, softmax
 
     if ending.activation == "none":
         return numbers.clip(0, 1)  # rounding may leave a little more than 1

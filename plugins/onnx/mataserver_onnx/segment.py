@@ -73,7 +73,7 @@ class Segmenter:
         self, outputs: list[NDArray[np.float32]], place: Placement, params: SegmentParams
     ) -> Iterator[Segmented]:
         from mataserver_onnx import masks, scores
-        from mataserver_onnx.detections import Ask
+        from mataserver_onnx.answers import Ask
 
         if self._ending is None:
             ask = Ask(params.confidence, params.overlap, tail=self._network.tail)

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from mataserver_onnx import masks, resample
+from mataserver_onnx.answers import sigmoid, softmax
 from mataserver_onnx.boxes import MOST_KEPT, clip, overlaps, suppress
-from mataserver_onnx.detections import sigmoid, softmax
 
 
 @pytest.mark.parametrize("mode", ["bilinear", "bicubic"])

@@ -7,7 +7,7 @@ import pytest
 
 from mataserver import MataError
 from mataserver_onnx import detections
-from mataserver_onnx.detections import Ask
+from mataserver_onnx.answers import Ask
 from mataserver_onnx.labels import Labels
 from mataserver_onnx.pose import within_rounding
 from mataserver_onnx.preparation import Placement

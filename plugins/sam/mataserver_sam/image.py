@@ -23,9 +23,9 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from mataserver_sam.loading import Weights
     from mataserver_sam.preprocess import Size
     from mataserver_sam.prompts import Prompt, RelativeBox
+    from mataserver_sam.weights import Weights
 
     Tensors = tuple[torch.Tensor, ...]
 

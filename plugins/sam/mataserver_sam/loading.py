@@ -14,7 +14,6 @@ import json
 import logging
 import re
 from contextlib import contextmanager
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +32,7 @@ from transformers import (
 from transformers.models.sam3 import modeling_sam3
 from transformers.utils import logging as transformers_logging
 
-from mataserver import InvalidParams, MataError, Unavailable
+from mataserver import MataError, Unavailable
 from mataserver_sam.preprocess import (
     HALF,
     IMAGENET_MEAN,
@@ -42,12 +41,13 @@ from mataserver_sam.preprocess import (
     Stretched,
     roi_align,
 )
+from mataserver_sam.weights import PointWeights, Weights
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from mataserver_sam.preprocess import Preparation, Triple
+    from mataserver_sam.preprocess import Triple
 
 _LOCAL = {"local_files_only": True, "trust_remote_code": False}
 _DTYPES = {"float32": torch.float32, "float16": torch.float16, "bfloat16": torch.bfloat16}
@@ -58,85 +58,6 @@ _tokenizers: Any = CLIPTokenizer
 _speech: Any = transformers_logging
 
 log = logging.getLogger("mataserver.plugin.sam")
-
-
-@dataclass(slots=True)
-class Weights:
-    """SAM3, loaded once.
-
-    video:         the whole model: tracking of what a text names.
-    tracker_image: its tracker as a ``Sam3TrackerModel``: points and boxes in one image.
-    tokenizer:     of the text encoder.
-    prepare:       makes tensors of images.
-    """
-
-    video: Any
-    tracker_image: Any
-    tokenizer: Any
-    prepare: Preparation
-    device: torch.device
-    dtype: torch.dtype
-
-    @property
-    def detector(self) -> Any:
-        """The video model's ``Sam3Model``: objects in an image by text and boxes."""
-        return self.video.detector_model
-
-    @property
-    def tracker_video(self) -> Any:
-        """The video model's tracker: points, boxes and masks in videos.
-
-        It has no vision encoder; ``video.get_vision_features_for_tracker`` gives what it needs.
-        """
-        return self.video.tracker_model
-
-    @property
-    def size_bytes(self) -> int:
-        """The bytes of every weight."""
-        every = [*self.video.parameters(), *self.video.buffers()]
-        return sum(each.numel() * each.element_size() for each in every)
-
-    def pixels(self, image: Any) -> torch.Tensor:
-        """Return an RGB image ``[H, W, 3]`` as the network reads it, on its device."""
-        return self.prepare(image).to(self.device, self.dtype)
-
-    def tokens(self, texts: list[str]) -> dict[str, torch.Tensor]:
-        """Return ``input_ids`` and ``attention_mask`` ``[len(texts), 32]`` on the device.
-
-        Raises ``InvalidParams`` for a text that the text encoder would have to cut off.
-        """
-        longest = self.detector.config.text_config.max_position_embeddings
-        filled = self.tokenizer(texts, padding="max_length", max_length=longest)
-        if max(map(len, filled["input_ids"])) > longest:
-            raise InvalidParams(f"a text is longer than the {longest} tokens that this model reads")
-        names = ("input_ids", "attention_mask")
-        return {name: torch.tensor(filled[name], device=self.device) for name in names}
-
-
-@dataclass(slots=True)
-class PointWeights:
-    """A SAM 1 or SAM 2, loaded once.
-
-    image: a ``SamModel`` or ``Sam2Model``: points and boxes in one image.
-    video: the ``Sam2VideoModel`` whose weights ``image`` uses; None where the checkpoint has none.
-    """
-
-    image: Any
-    video: Any
-    prepare: Preparation
-    device: torch.device
-    dtype: torch.dtype
-
-    def pixels(self, image: Any) -> torch.Tensor:
-        """Return an RGB image ``[H, W, 3]`` as the network reads it, on its device."""
-        return self.prepare(image).to(self.device, self.dtype)
-
-    @property
-    def size_bytes(self) -> int:
-        """The bytes of every weight."""
-        model = self.image if self.video is None else self.video
-        every = [*model.parameters(), *model.buffers()]
-        return sum(each.numel() * each.element_size() for each in every)
 
 
 def load_sam3(path: Path, device: str = "auto", dtype: str = "auto") -> Weights:

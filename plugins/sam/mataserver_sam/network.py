@@ -13,13 +13,13 @@ from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import (
 from mataserver import Unavailable
 from mataserver_sam.components import lend_kernels
 from mataserver_sam.forgetting import Reach
-from mataserver_sam.loading import Weights
 from mataserver_sam.preprocess import Stretched
+from mataserver_sam.weights import Weights
 
 if TYPE_CHECKING:
     import torch
 
-    from mataserver_sam.loading import PointWeights
+    from mataserver_sam.weights import PointWeights
 
 
 @dataclass(frozen=True, slots=True)

@@ -15,9 +15,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from mataserver_sam.clicks import Found
-    from mataserver_sam.loading import PointWeights
     from mataserver_sam.preprocess import Size
     from mataserver_sam.prompts import Prompt
+    from mataserver_sam.weights import PointWeights
 
 
 class View:

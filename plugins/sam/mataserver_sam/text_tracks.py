@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from mataserver_sam.footage import Features, Footage
-    from mataserver_sam.loading import Weights
     from mataserver_sam.network import Network
+    from mataserver_sam.weights import Weights
 
 KEPT_CONDITIONING = 8
 """Of the frames on which the detector confirmed an object (every 16th), so many are remembered."""

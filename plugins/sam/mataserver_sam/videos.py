@@ -16,7 +16,6 @@ from mataserver_sam.video import Video
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    from mataserver_sam.loading import PointWeights, Weights
     from mataserver_sam.settings import Settings
     from mataserver_sam.video_requests import (
         Figures,
@@ -27,6 +26,7 @@ if TYPE_CHECKING:
         Step,
         VideoInfo,
     )
+    from mataserver_sam.weights import PointWeights, Weights
 
 
 class Videos:

@@ -1,0 +1,176 @@
+"""A cluster of Ray as the broker has seats placed in it. Ray is imported here and nowhere else."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import os
+import socket
+from typing import TYPE_CHECKING, Any
+
+import msgspec
+
+from mataserver.engines.placing import Joined, Node
+from mataserver.engines.seat import Seat
+from mataserver.engines.seating import SeatLost
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Mapping, Sequence
+
+    from mataserver.engines.placing import PlaceSeat
+    from mataserver.engines.store import Goods
+
+CONTROL = "control"
+REACH_SECONDS = 3.0
+"""How long the head may take to accept a connection."""
+
+
+class NodeSeat(Seat):
+    """A seat that knows its node, as Ray calls it."""
+
+    def where(self) -> dict[str, str]:
+        """Tell what runs here, and the node."""
+        import ray
+
+        return {**super().where(), "node": ray.get_runtime_context().get_node_id()}
+
+
+class RayActor:
+    """A seat that is an actor of Ray."""
+
+    def __init__(self, handle: Any, cluster: RayCluster) -> None:
+        self._handle = handle
+        self._cluster = cluster
+
+    async def where(self) -> tuple[Node, dict[str, str]]:
+        """Wait until it is placed; return its node, and the versions of what runs there."""
+        told = await _answer(self._handle.where.remote())
+        node_id = told.pop("node")
+        nodes = await asyncio.to_thread(self._cluster.nodes)
+        for node in nodes:
+            if node.id == node_id:
+                return node, told
+        raise SeatLost("its node ended")
+
+    async def listen(
+        self, address: str, secret: bytes, goods: Sequence[Goods], environment: Mapping[str, str]
+    ) -> tuple[str, int, list[str]]:
+        """Have it listen; see ``Seat.listen``."""
+        given = msgspec.to_builtins(list(goods))
+        host, port, found = await _answer(
+            self._handle.listen.remote(address, secret, given, dict(environment))
+        )
+        return host, port, found
+
+    async def stay(self) -> None:
+        """Return when it was closed."""
+        await _answer(self._handle.stay.options(concurrency_group=CONTROL).remote())
+
+    def kill(self) -> None:
+        """End it, if it has not ended."""
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError):
+            ray.kill(self._handle, no_restart=True)
+
+
+async def _answer(reference: Awaitable[Any]) -> Any:
+    """Wait for what an actor gives. Raises ``SeatLost``."""
+    import ray
+
+    try:
+        return await reference
+    except ray.exceptions.RayError as error:
+        first = str(error).strip().partition("\n")[0]
+        raise SeatLost(f"{type(error).__name__}: {first}") from None
+
+
+class RayCluster:
+    """A cluster of Ray that this process has joined."""
+
+    def __init__(self) -> None:
+        import ray
+
+        # A replica is replaced by the server, with its pauses; Ray repeats nothing behind its back.
+        self._seat = ray.remote(
+            max_restarts=0,
+            max_task_retries=0,
+            max_concurrency=2,
+            concurrency_groups={CONTROL: 2},
+            scheduling_strategy="SPREAD",
+        )(NodeSeat)
+
+    def joined(self) -> Joined:
+        """Return where the cluster's head is."""
+        import ray
+
+        host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
+        return Joined(host.strip("[]"), int(port), ray.__version__)
+
+    def place(self, place: PlaceSeat) -> RayActor:
+        """Ask for a seat: Ray starts it where there is room, on a node to be avoided at last.
+
+        It has no variables of its own: for those Ray would start a process anew, and what a node
+        has ready takes a seat at once.
+        """
+        labels: dict[str, str] = dict(place.labels)
+        options: dict[str, Any] = {"label_selector": labels}
+        if place.avoid:
+            others = {**labels, "ray.io/node-id": f"!in({', '.join(place.avoid)})"}
+            options = {"label_selector": others, "fallback_strategy": [{"label_selector": labels}]}
+        handle = self._seat.options(
+            num_cpus=place.cpu,
+            num_gpus=place.gpu,
+            memory=place.memory or None,
+            **options,
+        ).remote()
+        return RayActor(handle, self)
+
+    def nodes(self) -> list[Node]:
+        """Return the nodes that live. Blocking."""
+        import ray
+
+        free = ray._private.state.available_resources_per_node()  # noqa: SLF001 - no public way
+        return [
+            Node(
+                each["NodeID"],
+                each["NodeManagerHostname"],
+                each["NodeManagerAddress"],
+                each["NodeManagerPort"],
+                _counted(each["Resources"]),
+                _counted(free.get(each["NodeID"], {})),
+            )
+            for each in ray.nodes()
+            if each["Alive"]
+        ]
+
+
+def _counted(resources: dict[str, float]) -> dict[str, float]:
+    return {name: resources[name] for name in ("CPU", "GPU", "memory") if name in resources}
+
+
+def _check_head(address: str) -> None:
+    """Look whether anybody listens at the head: Ray itself would try for a minute.
+
+    Raises ``OSError``. What "auto" means only Ray knows, and it knows at once.
+    """
+    if address == "auto":
+        address = os.environ.get("RAY_ADDRESS", "")
+    host, _, port = address.rpartition(":")
+    if host and port.isdigit():
+        socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
+
+
+def join(address: str) -> RayCluster:
+    """Join the cluster at an address. Raises ``OSError`` or ``RuntimeError`` when there is none."""
+    import ray
+
+    _check_head(address)
+    ray.init(
+        address=address,
+        namespace="mataserver",
+        log_to_driver=False,
+        logging_level="error",
+        configure_logging=False,
+    )
+    return RayCluster()
