@@ -6,6 +6,9 @@ import asyncio
 import contextlib
 import io
 import json
+import os
+import shutil
+import sys
 from pathlib import Path
 
 import aiohttp
@@ -172,6 +175,32 @@ async def asked(server, method, path, **arguments):
         http.request(method, path, **arguments) as answer,
     ):
         return await answer.json() if answer.status != 204 else None
+
+
+NODE = shutil.which("node")
+"""Runs the code for JavaScript, where it is installed."""
+
+
+async def ran(person, tab, folder):
+    """Return what the code of one tab prints, run as it is copied with the key of the server."""
+    await person.click(tab, ".codebox")
+    code = await person.text(".codebox pre")
+    assert "test-key" not in code
+    runs = {"curl": "{}", "Python": "python - <<'END'\n{}\nEND"}
+    script = runs.get(tab, "node --input-type=module <<'END'\n{}\nEND").replace("{}", code)
+    path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    made = await asyncio.create_subprocess_shell(
+        script,
+        cwd=folder,
+        env={**os.environ, "KEY": "test-key", "PATH": path},
+        stdout=asyncio.subprocess.PIPE,
+    )
+    said = (await made.communicate())[0].decode()
+    assert made.returncode == 0, (code, said)
+    return said
+
+
+TABS = ("curl", "Python", *(("JavaScript",) if NODE else ()))
 
 
 def large(width, height):

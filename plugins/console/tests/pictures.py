@@ -1,14 +1,16 @@
 """Makes the pictures of docs/console.md: each page of a real server, light, dark and on a phone.
 
 ``python plugins/console/tests/pictures.py`` from the root; it needs Chromium and the plugins
-opencv, ocr, database, accounts, jobs, fleet, sam and reconstruct. Segment is answered by the tests'
-stand-in. A name of a part makes that alone: ``film``, ``fleet``, ``cloud``, ``pages``.
+opencv, ocr, database, accounts, jobs, fleet, sam and reconstruct. Segment and Ask are answered by
+the tests' stand-ins. A name of a part makes that alone: ``ask``, ``film``, ``fleet``, ``cloud``,
+``pages``.
 """
 
 from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import io
 import sys
 import tempfile
@@ -28,23 +30,62 @@ import planted_film  # noqa: E402 - from beside this file
 import planted_sam  # noqa: E402
 import rendered  # noqa: E402
 import test_fleet  # noqa: E402
-from console_pages import asked, served, shown  # noqa: E402
+from console_pages import KEYS, asked, served, shown  # noqa: E402
 from planted import TASKS  # noqa: E402
 
-from conftest import FAKES  # noqa: E402
+from conftest import FAKES, register  # noqa: E402
+from mataserver import testing  # noqa: E402
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from console_pages import Person
+
+    from mataserver.testing.serving import Served
 
 TARGET = ROOT / "docs" / "img"
 PICTURES = ROOT / "examples" / "pictures"
 PLUGINS = ("opencv", "ocr", "database", "accounts", "jobs")
 REAL = {"opencv-faces": "detect", "opencv-qr": "detect", "rapidocr": "ocr", "tesseract": "ocr"}
+SHOWN = {"opencv-qr": "codes.jpg", "rapidocr": "receipt.jpg", "tesseract": "receipt.jpg"}
+"""The models that are asked, and the picture of each."""
 SCREENS = {
     "light": {},
     "dark": {"dark": True},
     "phone": {"width": 390, "height": 844, "phone": True},
 }
+
+
+@contextlib.asynccontextmanager
+async def real(folder: Path) -> AsyncIterator[Served]:
+    """Yield a server of which nothing but SAM is a stand-in, with its models warm."""
+    register(folder / "data", REAL)
+    every = [planted_sam.POINT, *testing.installed("console", *PLUGINS)]
+    given = {"engine": "process", "api_keys": KEYS}
+    async with testing.serving(folder / "data", entry_points=every, **given) as server:
+        for model, name in SHOWN.items():
+            for _ in range(3):
+                form = aiohttp.FormData({"model": model})
+                form.add_field("file", (PICTURES / name).read_bytes(), filename=name)
+                await asked(server, "POST", "/v1/infer/upload", data=form)
+        yield server
+
+
+def camera(path: Path) -> str:
+    """Write what Chromium's camera shows, codes on a box that moves; return the flag for it."""
+    codes = Image.open(PICTURES / "codes.jpg").convert("RGB")
+    codes = codes.resize((800, 800 * codes.height // codes.width), Image.Resampling.LANCZOS)
+    with av.open(str(path), "w", format="mjpeg") as made:
+        stream = made.add_stream("mjpeg", rate=30)
+        stream.width, stream.height, stream.pix_fmt = 640, 480, "yuvj420p"
+        stream.options = {"qscale": "3"}
+        for number in range(160):
+            share = abs(number - 80) / 80
+            left, top = (round(share * (codes.width - 640)), round(share * (codes.height - 480)))
+            part = codes.crop((left, top, left + 640, top + 480))
+            made.mux(stream.encode(av.VideoFrame.from_image(part)))
+        made.mux(stream.encode(None))
+    return f"--use-file-for-fake-video-capture={path}"
 
 
 async def take(person: Person, name: str) -> None:
@@ -62,7 +103,7 @@ async def take(person: Person, name: str) -> None:
 
 
 async def use(person: Person) -> None:
-    """Try, Compare, Ask and Segment, each with an answer."""
+    """Try, Compare and Segment, each with an answer."""
     await person.go("try?model=opencv-qr")
     await person.give((PICTURES / "codes.jpg").read_bytes(), "codes.jpg")
     await person.until("document.querySelectorAll('.found li[data-n]').length == 3")
@@ -75,11 +116,6 @@ async def use(person: Person) -> None:
     await person.until("document.querySelectorAll('[data-time] .meter').length == 2")
     await person.sees("times as long")
     await take(person, "compare")
-    await person.go("ask")
-    await person.fill("#question", "How large is the picture?")
-    await person.click("Ask", ".talk")
-    await person.sees("first word after")
-    await take(person, "ask")
     await person.go("segment")
     await person.until("document.querySelector('.bar h1')?.innerText === 'Segment'")
     await person.give((PICTURES / "astronaut.jpg").read_bytes(), "astronaut.jpg")
@@ -212,21 +248,37 @@ async def film() -> None:
             await take(person, "video")
 
 
-async def pages() -> None:
-    """Make the pictures of all other pages."""
+async def ask() -> None:
+    """Ask, of a stand-in: a model that talks comes with no package."""
     with tempfile.TemporaryDirectory() as folder:
-        points = [planted_sam.POINT]
         async with (
-            served(Path(folder), *PLUGINS, points=points, registered=REAL) as server,
-            shown(server.url, Path(folder), seconds=900) as person,
+            served(Path(folder)) as server,
+            shown(server.url, Path(folder)) as person,
         ):
             for name in {*TASKS, *(f"fake-{task}" for task in FAKES)} - {"fake-vlm"}:
                 await asked(server, "DELETE", f"/v1/models/{name}")
+            await person.go("ask")
+            await person.give((PICTURES / "receipt.jpg").read_bytes(), "receipt.jpg")
+            await person.fill("#question", "How large is the picture?")
+            await person.click("Ask", ".talk")
+            await person.sees("first word after")
+            await take(person, "ask")
+
+
+async def pages() -> None:
+    """Make the pictures of all other pages."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        flags = [camera(folder / "codes.mjpeg")]
+        async with (
+            real(folder) as server,
+            shown(server.url, folder, seconds=900, flags=flags) as person,
+        ):
             await use(person)
             await operate(person)
 
 
-PARTS = {"film": film, "fleet": fleet, "cloud": cloud, "pages": pages}
+PARTS = {"ask": ask, "film": film, "fleet": fleet, "cloud": cloud, "pages": pages}
 
 
 async def main() -> None:

@@ -12,7 +12,7 @@ from aiohttp import web
 from PIL import Image
 
 from mataserver import Route, hookimpl
-from mataserver_sam.masks import rle
+from mataserver_sam.masks import Mask
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -84,10 +84,9 @@ class Sam:
         else:
             shares = (1 / 6, 1 / 4, 1 / 10) if asked.get("all_masks") else (1 / 6,)
             masks = [_mask(prompt, width, height, share) for share in shares]
-        assert asked["mask_format"] == "rle"
         return web.json_response(
             {
-                "masks": [rle(each) for each in masks],
+                "masks": [Mask.of(each).told(asked["mask_format"]) for each in masks],
                 "boxes": [_box(each) for each in masks],
                 "scores": [0.9 - 0.1 * at for at in range(len(masks))],
                 "labels": ["visual"] * len(masks),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import aiohttp
 import pytest
-from console_pages import CHROMIUM, asked, served, shown
+from console_pages import CHROMIUM, ELSEWHERE, asked, served, shown
 
 FLEET = str(Path(__file__).parents[2] / "fleet" / "tests")
 if FLEET not in sys.path:  # behind all others, which have a conftest too
@@ -137,6 +137,45 @@ async def test_a_consumers_key(tmp_path):
         await person.click("Revoke", "tr[data-consumer=till]")
         await person.until("!!document.querySelector('tr[data-consumer=till] .state.off')")
         assert not (await asked(server, "GET", "/api/consumers/till"))["active"]
+
+
+async def test_a_key_is_copied_where_a_page_has_no_clipboard(tmp_path):
+    """Over plain HTTP from elsewhere too, out of the dialog that shows it."""
+    async with fleet(tmp_path) as (server, _):
+        url = server.url.replace("127.0.0.1", ELSEWHERE)
+        async with shown(url, tmp_path) as person:
+            assert not await person.evaluate("Boolean(navigator.clipboard)")
+            await part(person, "consumers")
+            await person.click("New consumer")
+            await person.fill("dialog input[name=name]", "till")
+            await person.click("Make the consumer")
+            key = await person.until("document.querySelector('.secret')?.innerText")
+            noting = "addEventListener('copy', ({ target }) => { window.copied = target.value; })"
+            await person.evaluate(noting)
+            await person.point(".secret + .btn", 0.5, 0.5)
+            assert await person.until("window.copied") == key
+            await person.sees("Copied")
+
+
+async def test_on_a_phone(tmp_path):
+    """Every part has its tab on the screen, and what can be done with a row stands in it."""
+    places = """[...document.querySelectorAll('.narrow .seg button')]
+      .map((e) => e.getBoundingClientRect()).map(({ left, right }) => [left, right])"""
+    async with fleet(tmp_path) as (server, triton), shown(server.url, tmp_path) as person:
+        await person.screen(width=320, height=740, phone=True)
+        given = {"name": "gpu-1", "host": "127.0.0.1", "port": triton.port}
+        await asked(server, "POST", "/api/tritons", json=given)
+        await person.go("fleet")
+        await person.until("!!document.querySelector('tr[data-triton=gpu-1] .state')")
+        tabs = await person.evaluate(places)
+        assert len(tabs) == 5
+        assert all(0 <= left < right <= 320 for left, right in tabs)
+        assert await person.faults() == []
+        for said in ("It is no longer looked at.", ""):
+            await person.until("document.querySelector('tr .btn')?.offsetWidth > 0")
+            await person.point("tr .btn", 0.5, 0.5)
+            await person.sees(said)
+        await person.sees("None yet. A Triton is registered")
 
 
 async def test_who_may_only_look(tmp_path):

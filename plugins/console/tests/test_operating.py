@@ -13,6 +13,15 @@ from console_pages import CHROMIUM, SQUARE, asked, served, shown
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 
 
+async def test_units(tmp_path):
+    """A time has the unit in which it is short."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        told = await person.evaluate("""import("./console/format.mjs").then(({ ms }) =>
+          [0, 0.26, 41.4, 999.4, 999.6, 2500, 17000, null].map(ms))""")
+        expected = ["0 ms", "0.3 ms", "41 ms", "999 ms", "1.0 s", "2.5 s", "17.0 s", "\u2013"]
+        assert told == expected
+
+
 def row(model, selector):
     """Return the script for a part of a model's row."""
     return f"""!!document.querySelector('tr[data-model="{model}"] {selector}')"""

@@ -35,11 +35,16 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     scale_factor:  step between the sizes that are tried; nearer to 1 is slower and finds more.
     min_neighbors: windows that must agree before a face is reported; more means fewer false ones.
     min_size:      side of the smallest face, in pixels of the given image.
+    min_share:     the same as a share of the image's longer side; the larger of both counts. What
+                   a search takes grows with the pixels over the square of that side, so that with
+                   a share no image takes longer than one of a few megapixels; 0 searches for
+                   ``min_size`` in any.
     """
 
     scale_factor: Annotated[float, Meta(gt=1.0, le=2.0)] = 1.1
     min_neighbors: Annotated[int, Meta(ge=1, le=100)] = 5
     min_size: Annotated[int, Meta(ge=1, le=8192)] = 40
+    min_share: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.02
 
 
 class FaceParams(Params, frozen=True):
@@ -83,11 +88,12 @@ class HaarFaces:
         import cv2
 
         gray = cv2.cvtColor(image, cv2.COLOR_RGB2GRAY)
-        side = self._settings.min_size
+        settings = self._settings
+        side = max(settings.min_size, round(settings.min_share * max(gray.shape)))
         boxes, _, weights = self._cascade.detectMultiScale3(
             gray,
-            scaleFactor=self._settings.scale_factor,
-            minNeighbors=self._settings.min_neighbors,
+            scaleFactor=settings.scale_factor,
+            minNeighbors=settings.min_neighbors,
             minSize=(side, side),
             outputRejectLevels=True,
         )

@@ -73,6 +73,19 @@ def test_settings_reach_the_detector(load, picture):
     assert found(load("opencv-faces", min_size=200), picture("astronaut.jpg")) == []
 
 
+def test_a_large_picture_is_searched_for_faces_that_are_not_tiny(load, picture):
+    """A face keeps its box whatever is left out; one below the share is found without it only."""
+    image = picture("astronaut.jpg")
+    large = np.full((1500, 9000, 3), 90, np.uint8)
+    large[: image.shape[0], : image.shape[1]] = image
+    every, few = load("opencv-faces", min_share=0), load("opencv-faces")
+    (face,) = found(every, large)
+    assert face.bbox == pytest.approx(FACE, abs=8)
+    assert found(few, large) == []
+    half = np.ascontiguousarray(large[:, :3000])
+    assert found(few, half) == found(every, half) != []
+
+
 def test_confidence_grows_with_the_weight():
     """The scale is monotone, stays within 0 and 1, and puts the undecided vote at one half."""
     scale = [confidence_of(weight) for weight in (-50.0, -3.0, 0.0, 0.15, 6.3, 50.0)]

@@ -4,7 +4,8 @@ import { outlineOfRuns } from "./outline.mjs";
 import { base64Of } from "./runner.mjs";
 import { cornersOf, promptOf } from "./tracks.mjs";
 
-const HERE = "api/v1/image/segment";
+/** Where the server is asked, from the page. */
+export const HERE = "api/v1/image/segment";
 const SURE = 0.5;
 
 /** @typedef {{counts: string, width: number, height: number, score: number, box: number[]}} Proposal */

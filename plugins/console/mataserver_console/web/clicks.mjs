@@ -63,7 +63,7 @@ export function Clicks({ shot, tool, idle = false, beside, onPoint, onBox, child
   const down = (event) => {
     if (idle || !event.isPrimary || (event.button !== 0 && event.button !== 2)) return;
     event.preventDefault();
-    box.current.focus();
+    box.current.focus({ preventScroll: true, focusVisible: false });
     const from = at(event), start = [event.clientX, event.clientY];
     const dragged = (to) => tool === "box" || Math.hypot(to.clientX - start[0], to.clientY - start[1]) > DRAG;
     const frame = (to) => { const [x, y] = at(to); return [Math.min(from[0], x), Math.min(from[1], y), Math.max(from[0], x), Math.max(from[1], y)]; };

@@ -19,18 +19,46 @@ export const fitsForm = (params) => Object.entries(params)
 export const fieldOf = (value) => (Array.isArray(value) ? value.join(" . ") : String(value));
 
 export const base = () => new URL(".", location.href).href.replace(/\/$/, "");
-const quote = (text) => (/^[\w./:@=-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
-const python = (value) => JSON.stringify(value).replace(/\btrue\b/g, "True").replace(/\bfalse\b/g, "False").replace(/\bnull\b/g, "None");
+/** A word of a shell. */
+export const quote = (text) => (/^[\w./:@=-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+const WORDS = { true: "True", false: "False", null: "None" };
+/** A value as Python writes it: its words stand outside of texts only. */
+const python = (value) => JSON.stringify(value).replace(/"(?:[^"\\]|\\.)*"|\b(?:true|false|null)\b/g, (found) => WORDS[found] ?? found);
+const fields = (given) => Object.entries(given).map(([name, value]) => `${name}: ${JSON.stringify(value)}`).join(", ");
+
+/**
+ * The code that posts JSON with a picture in it, as base64.
+ * @type {Record<string, (request: {path: string, given: Record<string, any>, file: string}) => string>}
+ */
+export const POSTED = {
+  curl: ({ path, given, file }) => {
+    // printf reads % and \ itself, and the shell the quotes
+    const text = JSON.stringify(given).replaceAll("\\", "\\\\").replaceAll("%", "%%").replaceAll("'", "'\\''");
+    return `printf '${text.slice(0, -1)},"image":"%s"}' "$(base64 < ${quote(file)} | tr -d '\\n')" |\n  curl -H "Authorization: Bearer $KEY" -H "Content-Type: application/json" \\\n  -d @- ${base()}/${path}`;
+  },
+  python: ({ path, given, file }) => `import base64, json, os
+from urllib.request import Request, urlopen
+
+image = base64.b64encode(open(${JSON.stringify(file)}, "rb").read()).decode()
+asked = {${Object.entries(given).map(([name, value]) => `"${name}": ${python(value)}`).join(", ")}, "image": image}
+headers = {"Authorization": "Bearer " + os.environ["KEY"], "Content-Type": "application/json"}
+request = Request("${base()}/${path}", json.dumps(asked).encode(), headers)
+print(json.load(urlopen(request)))`,
+  javascript: ({ path, given, file }) => `const { readFile } = await import("node:fs/promises");
+
+const image = (await readFile(${JSON.stringify(file)})).toString("base64");
+const answer = await fetch("${base()}/${path}", {
+  method: "POST",
+  headers: { Authorization: \`Bearer \${process.env.KEY}\`, "Content-Type": "application/json" },
+  body: JSON.stringify({ ${fields(given)}, image }),
+});
+console.log(await answer.json());`,
+};
 
 function curl({ model, params, file }) {
-  const fields = Object.entries(params).map(([name, value]) => `  -F ${quote(`${name}=${fieldOf(value)}`)} \\\n`).join("");
-  if (fitsForm(params)) {
-    return `curl -H "Authorization: Bearer $KEY" \\\n  -F ${quote(`model=${model}`)} \\\n${fields}  -F ${quote(`file=@${file}`)} \\\n  ${base()}/v1/infer/upload`;
-  }
-  // printf reads % and \\ itself, and the shell the quotes
-  const given = JSON.stringify({ model, params }).replaceAll("\\", "\\\\").replaceAll("%", "%%").replaceAll("'", "'\\''");
-  const body = `${given.slice(0, -1)},"image":"%s"}`;
-  return `printf '${body}' "$(base64 -w0 ${quote(file)})" |\n  curl -H "Authorization: Bearer $KEY" -H "Content-Type: application/json" \\\n  -d @- ${base()}/v1/infer`;
+  if (!fitsForm(params)) return POSTED.curl({ path: "v1/infer", given: { model, params }, file });
+  const parts = Object.entries(params).map(([name, value]) => `  -F ${quote(`${name}=${fieldOf(value)}`)} \\\n`).join("");
+  return `curl -H "Authorization: Bearer $KEY" \\\n  -F ${quote(`model=${model}`)} \\\n${parts}  -F ${quote(`file=@${file}`)} \\\n  ${base()}/v1/infer/upload`;
 }
 
 const inPython = ({ model, params, file }) => `import os
@@ -38,17 +66,10 @@ from mataserver_client import Client
 
 with Client(${JSON.stringify(base())}, api_key=os.environ["KEY"]) as client:
     result = client.infer(${JSON.stringify(model)}, ${JSON.stringify(file)}${Object.entries(params).map(([name, value]) => `, ${name}=${python(value)}`).join("")})
+
 print(result)`;
 
-const inJavaScript = ({ model, params, file }) => `import { readFile } from "node:fs/promises";
-
-const image = (await readFile(${JSON.stringify(file)})).toString("base64");
-const answer = await fetch("${base()}/v1/infer", {
-  method: "POST",
-  headers: { Authorization: \`Bearer \${process.env.KEY}\`, "Content-Type": "application/json" },
-  body: JSON.stringify({ model: ${JSON.stringify(model)}, image, params: ${JSON.stringify(params)} }),
-});
-console.log(await answer.json());`;
+const inJavaScript = ({ model, params, file }) => POSTED.javascript({ path: "v1/infer", given: { model, params }, file });
 
 const LANGUAGES = { curl, python: inPython, javascript: inJavaScript };
 const TABS = [["curl", "curl"], ["python", "Python"], ["javascript", "JavaScript"]];

@@ -81,10 +81,11 @@ export function Copy({ text, label = "Copy", children, small = true }) {
 }
 
 /** Write to the clipboard, over plain HTTP from elsewhere too, where a page has none. */
-async function put(text) {
+export async function put(text) {
   if (navigator.clipboard) return navigator.clipboard.writeText(text);
   const field = Object.assign(document.createElement("textarea"), { value: text, className: "sr" });
-  document.body.append(field);
+  const dialogs = document.querySelectorAll("dialog:modal");
+  (dialogs[dialogs.length - 1] ?? document.body).append(field);  // all beside an open dialog is inert
   field.select();
   document.execCommand("copy");
   field.remove();

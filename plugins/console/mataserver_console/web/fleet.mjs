@@ -42,7 +42,7 @@ function Triton({ triton }) {
     <td class="wide" title=${triton.models.map((each) => `${each.name} ${each.version}`).join(", ")}>${held ? count(held, "version") : "–"}</td>
     <td class="wide">${triton.gpu_figures.length ? triton.gpu_figures.map((gpu) => html`<${Gpu} key=${gpu.id} gpu=${gpu}/>`) : "–"}</td>
     <td class="wide soft">${since(triton.answered_at)}</td>
-    <td class="num actions"><div class="row end tight">${may("fleet:write") && html`<${Sure} small disabled=${busy} text="Forget" effect=${held ? "Its models stay where they are wanted elsewhere." : "It is no longer looked at."}
+    <td class="num actions below"><div class="row end tight">${may("fleet:write") && html`<${Sure} small disabled=${busy} text="Forget" effect=${held ? "Its models stay where they are wanted elsewhere." : "It is no longer looked at."}
       action=${() => act(held ? `${path}?force=true` : path, { method: "DELETE" })}/>`}</div></td></tr>`;
 }
 
@@ -67,7 +67,7 @@ function Model({ model }) {
     <td class="wide">${model.latest_version ? `${model.latest_version} of ${count(model.versions.length, "version")}` : "–"}</td>
     <td class="wide"><div class="row wrap tight">${wanted ? model.tritons.map((at) => html`<${Placement} key=${at.id} at=${at}/>`) : "–"}</div></td>
     <td class="num wide">${Number(model.inference_count).toLocaleString("en")}</td><td class="wide soft">${since(model.last_inference)}</td>
-    <td class="num actions"><div class="row end tight">${may("fleet:write") && (wanted
+    <td class="num actions below"><div class="row end tight">${may("fleet:write") && (wanted
       ? html`<${Sure} small disabled=${busy} text="Unload" effect="No Triton serves it then." action=${() => act(`${path}/unload`, { json: {} })}/>`
       : html`<${Button} small disabled=${busy || !model.latest_version} onClick=${() => act(`${path}/load`, { json: {} })}>Load<//>
         <${Sure} small bare disabled=${busy} text="Remove" effect="Its files go too." action=${() => act(path, { method: "DELETE" })}/>`)}</div></td></tr>`;
@@ -113,7 +113,7 @@ const NewModel = ({ close }) => {
 const PARTS = {
   tritons: { title: "Tritons", View: Tritons, New: NewTriton, text: "Register a Triton", needs: "fleet:write" },
   models: { title: "Models", View: Models, New: NewModel, text: "Add a model", needs: "fleet:write" },
-  apps: { title: "Applications", View: Applications, New: NewApplication, text: "New application", needs: "fleet:write" },
+  apps: { title: "Applications", short: "Apps", View: Applications, New: NewApplication, text: "New application", needs: "fleet:write" },
   consumers: { title: "Consumers", View: Consumers, New: NewConsumer, text: "New consumer", needs: "fleet:write" },
   traffic: { title: "Traffic", View: Traffic },
 };
@@ -124,9 +124,10 @@ export default function Fleet() {
   const key = PARTS[query.get("part")] ? query.get("part") : "tritons";
   const { View, New, text, needs } = PARTS[key];
   const options = Object.entries(PARTS).map(([name, part]) => [name, part.title]);
+  const few = Object.entries(PARTS).map(([name, part]) => [name, part.short ?? part.title]);
   const change = (part) => { setMaking(false); amend({ part }); };
   return html`<${Bar} title="Fleet"><div class="wide"><${Segments} label="What of the fleet" options=${options} value=${key} onChange=${change}/></div><span class="grow"></span>
       ${New && may(needs) && html`<${Button} primary icon="plus" onClick=${() => setMaking(true)}>${text}<//>`}<//>
-    <div class="content"><div class="narrow scrollx"><${Segments} label="What of the fleet, short" options=${options} value=${key} onChange=${change}/></div><${View} key=${key}/></div>
+    <div class="content"><div class="narrow even"><${Segments} label="What of the fleet, short" options=${few} value=${key} onChange=${change}/></div><${View} key=${key}/></div>
     ${making && html`<${New} close=${() => setMaking(false)}/>`}`;
 }

@@ -35,7 +35,7 @@ function Consumer({ consumer }) {
   return html`<tr data-consumer=${consumer.name}><td><b class="strong">${consumer.name}</b> <span class="quiet">${consumer.tags}</span>${error && html`<div class="err" role="alert">${error.message}</div>`}
       ${key && html`<${ShownOnce} name=${consumer.name} secret=${key} close=${() => setKey(null)}/>`}</td>
     <td><${State} kind=${consumer.active ? "ok" : "off"}>${consumer.active ? "has a key" : "no key"}<//></td><td class="wide">${limit || "no limit"}</td>
-    <td class="num actions"><div class="row end tight">${may("fleet:write") && html`<${Sure} small text="Another key" effect="The one before is refused from now on." action=${() => act("/key", { method: "POST" })}/>
+    <td class="num actions below"><div class="row end tight">${may("fleet:write") && html`<${Sure} small text="Another key" effect="The one before is refused from now on." action=${() => act("/key", { method: "POST" })}/>
       ${consumer.active && may("admin") && html`<${Sure} small text="Revoke" effect="Its key is refused from now on." action=${() => act("/key", { method: "DELETE" })}/>`}
       ${may("admin") && html`<${Sure} small bare text="Remove" effect="Its key is refused from now on." action=${() => act("", { method: "DELETE" })}/>`}`}</div></td></tr>`;
 }

@@ -12,7 +12,7 @@ export const bytes = (count) => (count < 1e6 ? `${Math.max(count ? 1 : 0, Math.r
 
 export function ms(value) {
   if (value === null || value === undefined || Number.isNaN(value)) return "–";
-  if (value >= 10_000) return `${round(value / 1000, 1)} s`;
+  if (value >= 999.5) return `${round(value / 1000, 1)} s`;
   return value >= 10 || value === 0 ? `${Math.round(value)} ms` : `${round(value, 1)} ms`;
 }
 

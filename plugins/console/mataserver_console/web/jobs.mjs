@@ -86,7 +86,7 @@ const Result = ({ job }) => html`<div class="pad stack-12">${job.error && html`<
   ${job.result && typeof job.result === "object" && html`<section class="card"><header><h2>Result</h2></header>
     ${job.result.labels && Object.keys(job.result.labels).length > 0 && html`<${Labels} labels=${job.result.labels}/>`}
     <dl class="facts pad">${Object.entries(job.result).filter(([, value]) => typeof value !== "object").map(([name, value]) => [html`<dt key=${name}>${name}</dt>`, html`<dd>${String(value)}</dd>`])}</dl></section>`}
-  ${job.spec && html`<section class="card"><header><h2>Asked</h2></header><pre class="code spec" tabindex="0">${JSON.stringify(job.spec, null, 2)}</pre></section>`}</div>`;
+  ${job.spec && html`<section class="card"><header><h2>Asked</h2></header><pre class="code spec" tabindex="0">${JSON.stringify(job.spec, (_, value) => value ?? undefined, 2)}</pre></section>`}</div>`;
 
 /** What a reconstruction found; one that was cancelled tells how far it came in a file. */
 function useFigures(job) {

@@ -9,11 +9,20 @@ const area = (a) => Math.max(0, a[2] - a[0]) * Math.max(0, a[3] - a[1]);
 const shared = (a, b) => area([Math.max(a[0], b[0]), Math.max(a[1], b[1]), Math.min(a[2], b[2]), Math.min(a[3], b[3])]);
 
 let pen = /** @type {CanvasRenderingContext2D | null} */ (null);
-/** The width of a text in pixels, in the labels' type. */
+const measured = /** @type {Map<string, number>} */ (new Map());
+const MOST_MEASURED = 2000;
+/** The width of a text in pixels, in the labels' type. To ask the page for its type makes it work out all styles: once a text. */
 export function wide(text, weight = 600, size = 12) {
-  pen ??= /** @type {CanvasRenderingContext2D} */ (document.createElement("canvas").getContext("2d"));
-  pen.font = `${weight} ${size}px ${getComputedStyle(document.documentElement).getPropertyValue("--font")}`;
-  return pen.measureText(text).width;
+  const key = `${weight} ${size} ${text}`;
+  let width = measured.get(key);
+  if (width === undefined) {
+    pen ??= /** @type {CanvasRenderingContext2D} */ (document.createElement("canvas").getContext("2d"));
+    pen.font = `${weight} ${size}px ${getComputedStyle(document.documentElement).getPropertyValue("--font")}`;
+    width = pen.measureText(text).width;
+    if (measured.size >= MOST_MEASURED) measured.clear();
+    measured.set(key, width);
+  }
+  return width;
 }
 
 export const cut = (text) => (text.length > LONGEST ? `${text.slice(0, LONGEST - 1)}…` : text);

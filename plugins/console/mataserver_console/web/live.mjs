@@ -113,7 +113,7 @@ function Video({ video, stream, items, tracks }) {
   return html`<div class="vid" ref=${box} style=${{ aspectRatio: `${width} / ${height}` }}><video ref=${video} muted playsinline hidden=${!on} aria-label="The camera's picture"></video>
     ${on && html`<${Overlay} items=${items} outlines=${outlines} width=${width} height=${height} hover=${0} tails=${tracks.tails}/>
       <${Labels} items=${items} width=${width} height=${height} scale=${scale} hover=${0} scores=${true} taken=${[[0, 0, 170, 40]]}/>`}
-    ${on ? html`<span class="glass vl"><${State} kind=${stream.phase === "live" ? "ok" : "busy"}>${WORDS[stream.phase]}<//><${Old} captured=${stream.captured}/></span>
+    ${on ? html`<span class="glass vl" title=${stream.session && `Session ${stream.session}`}><${State} kind=${stream.phase === "live" ? "ok" : "busy"}>${WORDS[stream.phase]}<//><${Old} captured=${stream.captured}/></span>
       <span class="glass vr">${width} × ${height}</span>` : html`<div class="nopic"><${Icon} name="camera"/><span>The camera of this device is off.</span></div>`}</div>`;
 }
 
@@ -216,7 +216,7 @@ export default function Live() {
   }, [on]);
   return html`<${Bar} title="Live"><${Picker} models=${chosen.models} listed=${chosen.listed} value=${chosen.name} choose=${choose}/>
       ${mayTrack && html`<${Button} small pressed=${track} disabled=${on} onClick=${() => setTrack(!track)}>Track<//>`}
-      <span class="grow"></span>${stream.session && on && html`<span class="quiet wide">Session ${stream.session}</span>`}
+      <span class="grow"></span>
       ${on ? html`<${Button} icon="stop" onClick=${stream.stop}>Stop<//>` : html`<${Button} primary icon="camera" disabled=${!chosen.name || needsHttps()} onClick=${() => begin()}>Start<//>`}<//>
     <div class="content">
       ${needsHttps() && html`<${NeedsHttps}/>`}${stream.error && html`<${Trouble} error=${stream.error} again=${() => begin()}/>`}${stream.problem && html`<${Note} kind="warn">${stream.problem}<//>`}

@@ -1,6 +1,6 @@
 // Models: what is here, what it takes, what can be pulled.
 import { ask, events, isAbort, may, send } from "./api.mjs";
-import { Button, KINDS, Menu, State, Sure, Trouble } from "./controls.mjs";
+import { Button, KINDS, Menu, State, Sure, Trouble, put } from "./controls.mjs";
 import { ago, bytes, long, ms, parted, size } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useMemo, useReducer, useRef, useState } from "./html.mjs";
@@ -104,7 +104,7 @@ function Row({ model, sessions, figures }) {
   const menu = [
     ["Open in Try", () => { location.hash = address("try", { model: model.model }); }],
     ...(writes ? [here ? ["Unload", acts.unload] : [model.error ? "Try again" : "Load", acts.load]] : []),
-    ["Copy the name", () => navigator.clipboard?.writeText(model.model)],
+    ["Copy the name", () => put(model.model)],
     ...(writes ? [model.pinned ? ["Unpin", acts.unpin] : ["Pin in memory", acts.pin], ["Remove", () => setAsked(true), true]] : []),
   ];
   const effect = `${size(model.memory_mb)}${used ? `; ${used} ${used === 1 ? "session uses" : "sessions use"} it` : ""}`;

@@ -1,8 +1,8 @@
 // Segment anything: clicks, boxes and words, each answered with the object's mask, on a picture or a video.
 import { isAbort } from "./api.mjs";
-import { Asked, outlined } from "./asked.mjs";
+import { Asked, HERE, outlined } from "./asked.mjs";
 import { Clicks, Marks, Tools, Words, around, useTool } from "./clicks.mjs";
-import { Code, base } from "./code.mjs";
+import { Code, POSTED } from "./code.mjs";
 import { Button, Note, Segments, State, Trouble } from "./controls.mjs";
 import { save } from "./exporting.mjs";
 import { ms } from "./format.mjs";
@@ -114,11 +114,14 @@ function Objects({ all }) {
     <${Button} small bare icon="close" label=${`Remove ${thing.name}`} onClick=${() => all.drop(thing.key)}/></li>`)}</ul>`;
 }
 
-const body = (thing, indent) => JSON.stringify({ image: "…", prompts: [thing.word ? { type: "text", text: thing.name } : promptOf(thing.points.length || thing.box ? thing : { points: [[0.5, 0.5, 1]], box: null })], mask_format: "png" }, (_, value) => (typeof value === "number" ? Number(value.toFixed(4)) : value), indent);
-const CODE = {
-  curl: ({ thing, file }) => `printf '${body(thing).replaceAll("'", "'\\''").replace("…", "%s")}' "$(base64 -w0 '${file}')" |\n  curl -H "Authorization: Bearer $KEY" -H "Content-Type: application/json" \\\n  -d @- ${base()}/api/v1/image/segment`,
-  javascript: ({ thing, file }) => `import { readFile } from "node:fs/promises";\n\nconst image = (await readFile(${JSON.stringify(file)})).toString("base64");\nconst answer = await fetch("${base()}/api/v1/image/segment", {\n  method: "POST",\n  headers: { Authorization: \`Bearer \${process.env.KEY}\`, "Content-Type": "application/json" },\n  body: JSON.stringify(${body(thing).replace('"image":"…"', "image")}),\n});\nconsole.log(await answer.json());`,
-};
+const short = (value) => JSON.parse(JSON.stringify(value, (_, each) => (typeof each === "number" ? Number(each.toFixed(4)) : each)));
+/** What a program sends for the same answer, with outlines in pixels that it can draw at once. */
+function programmed(thing, one, file) {
+  const pointed = thing.points.length || thing.box ? thing : { points: [[0.5, 0.5, 1]], box: null };
+  const prompt = thing.word ? { type: "text", text: thing.name } : short(promptOf(pointed));
+  const any = prompt.type === "point" || (prompt.type === "box" && one) ? { confidence_threshold: 0 } : {};
+  return { path: HERE, given: { prompts: [prompt], ...any, mask_format: "polygon" }, file };
+}
 
 const KINDS = [["picture", "Picture"], ["video", "Video"]];
 
@@ -156,7 +159,7 @@ function Picture({ head, model, none }) {
       ${masks.length > 0 && html`<${Button} icon="download" onClick=${download}>Masks<//>`}<//>
     <div class=${`work two fill ${over ? "over-drop" : ""}`}><section class="mid" aria-label="Picture"><${Tools} tool=${tool} setTool=${setTool} undo=${all.undo} opacity=${opacity} setOpacity=${setOpacity}/>
         <div class="stagebox">${all.busy && html`<div class="running"><i></i></div>`}${picture ? html`<${Canvas} picture=${picture} all=${all} tool=${tool} opacity=${opacity}/>` : html`<${Empty} task="segment" take=${take} pick=${pick} onError=${setError}/>`}</div>
-        <${Code} made=${CODE} request=${{ thing, file: picture?.name ?? "picture.jpg" }}/></section>
+        <${Code} made=${POSTED} request=${programmed(thing, !can("text_prompt"), picture?.name ?? "picture.jpg")}/></section>
       <aside class="panel right" aria-label="Objects"><section class="sect"><div class="row between"><h2>Objects</h2><${Button} small icon="plus" onClick=${all.add}>New object<kbd>N</kbd><//></div>
           ${picture && html`<${Ways} take=${take} onError=${setError}/>`}${wrongPicture && html`<p class="err" role="alert">${wrongPicture.message}</p>`}</section>
         <${Words} find=${can("text_prompt") && picture && all.find}/>
