@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from mataserver import Context
     from mataserver_database.connection import Connection
     from mataserver_database.database import Database
-    from mataserver_database.failures import Busy, Full
+    from mataserver_database.failures import Busy, Full, Unfit
     from mataserver_database.lifetime import DatabaseService
 
 __all__ = [
@@ -30,6 +30,7 @@ __all__ = [
     "NewerSchemaError",
     "Schema",
     "Settings",
+    "Unfit",
     "finish",
     "finished",
 ]
@@ -39,6 +40,7 @@ _MODULES = {
     "Connection": "connection",
     "Database": "database",
     "Full": "failures",
+    "Unfit": "failures",
 }
 """Where what brings SQLAlchemy stands."""
 

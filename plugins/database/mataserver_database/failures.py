@@ -9,13 +9,12 @@ from typing import TYPE_CHECKING
 
 import sqlalchemy as sa
 
-from mataserver import Unavailable
+from mataserver import InvalidParams, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
 _OF_THE_CALLER = (
-    sa.exc.DataError,
     sa.exc.IntegrityError,
     sa.exc.NotSupportedError,
     sa.exc.ProgrammingError,
@@ -32,7 +31,10 @@ _SQLITE_FULL = frozenset(
 )
 _DISK_FULL = "53100"
 """PostgreSQL's word for it."""
+_OF_VALUES = ("22", "54")
+"""Classes of PostgreSQL's states: values that it does not hold, and such as are too long for it."""
 _BUSY = "The database does not answer now"
+_UNFIT = "A value is none that the database holds: a number out of range, text too long or no text"
 
 log = logging.getLogger("mataserver.plugin.database")
 
@@ -47,16 +49,29 @@ class Full(Busy):
     status = 507
 
 
+class Unfit(InvalidParams):
+    """422: a value is none that the database holds."""
+
+
 @contextlib.contextmanager
 def told() -> Iterator[None]:
-    """Raise what is the database's own trouble as ``Busy``; what a statement breaks stays."""
+    """Raise what is the database's own trouble as ``Busy``; what a statement breaks stays.
+
+    What is wrong with a value is ``Unfit``: a number out of range, characters that are none. The
+    driver of SQLite tells it by Python's own errors, that of PostgreSQL in ways that SQLAlchemy has
+    no name for.
+    """
     try:
         yield
     except _OF_THE_CALLER:
         raise
+    except (OverflowError, UnicodeEncodeError) as error:
+        raise Unfit(_UNFIT) from error
     except sa.exc.TimeoutError as error:
         raise Busy(_BUSY, retry_after=1) from error
     except sa.exc.DBAPIError as error:
+        if isinstance(error, sa.exc.DataError) or _is_of_values(error.orig):
+            raise Unfit(_UNFIT) from error
         log.warning("the database failed: %s", error.orig)
         if _is_full(error.orig):
             raise Full("The disk of the database is full") from error
@@ -64,6 +79,14 @@ def told() -> Iterator[None]:
     except OSError as error:
         log.warning("the database cannot be reached: %s", error)
         raise Busy(_BUSY, retry_after=1) from error
+
+
+def _is_of_values(error: object) -> bool:
+    """Whether a driver's error is one of a value that it was given."""
+    cause = getattr(error, "__cause__", None)
+    if type(cause).__name__ == "DataError":  # what the driver refuses before it sends it
+        return True
+    return str(getattr(error, "sqlstate", None) or "").startswith(_OF_VALUES)
 
 
 def _is_full(error: object) -> bool:

@@ -13,7 +13,7 @@ import pytest
 import sqlalchemy as sa
 
 from mataserver import MataError
-from mataserver_database import Busy, Database, Full, NewerSchemaError, Schema
+from mataserver_database import Busy, Database, Full, NewerSchemaError, Schema, Unfit
 
 NOTES = sa.table("notes", sa.column("id"), sa.column("text"), sa.column("stars"))
 
@@ -55,6 +55,23 @@ async def test_what_a_statement_breaks_is_the_callers(database, schema):
     with pytest.raises(sa.exc.IntegrityError):
         await write(database, "once")
     assert await texts(database) == ["once"]
+
+
+@pytest.mark.parametrize(
+    "value", [{"stars": 2**70}, {"text": "\ud800"}, {"text": "a\0b"}], ids=repr
+)
+async def test_a_value_that_it_does_not_hold(database, schema, value):
+    """It is what is wrong, and tells nobody that the database is away; the next one is written."""
+    await database.migrate(schema)
+    if value.get("text") == "a\0b" and database.dialect == "sqlite":  # which holds it
+        await write(database, **value)
+        assert await texts(database) == ["a\0b"]
+        return
+    with pytest.raises(Unfit) as told:
+        await write(database, **{"text": "odd", **value})
+    assert told.value.status == 422
+    await write(database, "next")
+    assert await texts(database) == ["next"]
 
 
 async def test_migrations_run_once(place, schema):
