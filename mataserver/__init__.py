@@ -155,6 +155,7 @@ __all__ = [
     "Usage",
     "VlmResult",
     "WholeAnswer",
+    "check_charset",
     "check_json",
     "check_query",
     "connected",
@@ -188,6 +189,7 @@ if TYPE_CHECKING:
     from mataserver.cores import physical_cores
     from mataserver.engines.accidents import JobFailed
     from mataserver.http.auth import PRINCIPAL
+    from mataserver.http.codec import check_charset
     from mataserver.http.data_uri import decode as decode_base64
     from mataserver.http.examples import PICTURE as EXAMPLE_IMAGE
     from mataserver.http.files import static
@@ -224,6 +226,7 @@ _LATE = {
     "Needs": "mataserver.config.needs",
     "JSON_LIMIT": "mataserver.http.jsonbody:MOST_OUTSIDE",
     "JobFailed": "mataserver.engines.accidents",
+    "check_charset": "mataserver.http.codec",
     "check_json": "mataserver.http.jsonbody:check",
     "convert_json": "mataserver.http.jsonbody:convert",
     "decode_base64": "mataserver.http.data_uri:decode",

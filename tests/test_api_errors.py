@@ -143,6 +143,17 @@ async def test_other_content_types_are_415(http, path, kind):
     assert "application/json" in detail
 
 
+@pytest.mark.parametrize(
+    "path", ["/v1/infer", "/v1/models/pull", "/v1/models/warmup", "/v1/sessions"]
+)
+async def test_json_of_another_charset_is_415(http, path):
+    """It is read as UTF-8, and is not taken for that when it is said to be another."""
+    for charset in ("utf-16", "ISO-8859-1", '"utf-7"'):
+        headers = {"Content-Type": f"application/json; charset={charset}"}
+        detail = await refused(http, 415, path, data="{}".encode("utf-16"), headers=headers)
+        assert "read as UTF-8" in detail
+
+
 # pictures
 
 

@@ -383,6 +383,8 @@ ORDERS = {
     "a wrong type": (b'{"dish": 5}', "application/json", 422, "dish: expected `str`"),
     "a field missing": (b"{}", "application/json", 422, "dish: field is required"),
     "another content type": (b"{}", "text/plain", 415, "Content-Type must be application/json"),
+    "another charset": (b"{}", "application/json; charset=utf-16", 415, "said to be utf-16"),
+    "its own charset": (b'{"dish": "soup"}', 'application/json; charset="UTF-8"', 200, "1 soup"),
     "too large": (b" " * 2_000, "application/json", 413, "over the limit of 1000 bytes"),
 }
 

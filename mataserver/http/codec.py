@@ -41,6 +41,8 @@ UNSAID = frozenset({"", "application/octet-stream", "application/x-www-form-urle
 at. A web page may send such a body, and a form, to another origin without asking first."""
 LONG = 1 << 14
 """Bytes of a long body that are copied; the rest is not."""
+CHARSETS = frozenset({"", "ascii", "us-ascii", "utf-8", "utf8"})
+"""What JSON may be said to be written in: nothing, which is UTF-8, or what means the same."""
 WHOLE = 2 * LONG
 """Bytes of a body that leaves with its head at most."""
 TOO_SLOW = "The body did not arrive in time"
@@ -221,6 +223,18 @@ def is_json(kind: str) -> bool:
 
 
 def require_json(request: web.Request) -> None:
-    """Raise ``Unsupported`` unless the body is declared as JSON."""
+    """Raise ``Unsupported`` unless the body is declared as JSON, in UTF-8."""
     if not is_json(content_type(request)):
         raise Unsupported(f"Content-Type must be {JSON}")
+    check_charset(request)
+
+
+def check_charset(request: web.Request) -> None:
+    """Raise ``Unsupported`` for a body that is declared as text of another encoding than UTF-8.
+
+    JSON is UTF-8 (RFC 8259), and is read as that: what is called another would be misread.
+    """
+    said = request.headers.get("Content-Type", "")
+    charset = (request.charset or "").lower() if ";" in said else ""
+    if charset not in CHARSETS:
+        raise Unsupported(f"JSON is read as UTF-8, and this is said to be {charset[:32]}")

@@ -135,6 +135,7 @@ class InferService(Handlers):
             self._http.check_origin(request)
         elif not codec.is_json(kind):
             raise codec.Unsupported(_TAKEN)
+        codec.check_charset(request)
         async with self._http.read_body(request) as data:
             if kind in codec.UNSAID and not _like_json(data):
                 if "model" not in request.query:

@@ -13,7 +13,16 @@ from typing import TYPE_CHECKING, Annotated, Any
 from aiohttp import web
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from mataserver import EXAMPLE_IMAGE, BadRequest, Body, MataError, NotFound, Route, check_json
+from mataserver import (
+    EXAMPLE_IMAGE,
+    BadRequest,
+    Body,
+    MataError,
+    NotFound,
+    Route,
+    check_charset,
+    check_json,
+)
 from mataserver_oip import rest
 from mataserver_oip.problem import InferenceProblem
 from mataserver_oip.server import EXTENSIONS, NAME
@@ -237,12 +246,13 @@ class RestRoutes:
     def _check_type(self, request: web.Request) -> None:
         """Take what clients of the protocol send, which is often of no type at all.
 
-        Raises 415 for what a page sends anywhere, and 403 for what has no type and comes from a
-        page.
+        Raises 415 for what a page sends anywhere and for JSON that is said to be no UTF-8, and 403
+        for what has no type and comes from a page.
         """
         kind = request.headers.get("Content-Type", "").partition(";")[0].strip().lower()
         if kind.startswith(("text/", "multipart/")):
             raise MataError(f"Content-Type must be {JSON} or {BINARY}", status=415)
+        check_charset(request)
         if kind in UNSAID:
             self._http.check_origin(request)
 
@@ -280,14 +290,11 @@ def _sentence(found: Mapping[str, str]) -> str:
 
 
 def _named(request: web.Request) -> tuple[str, str]:
-    found = request.match_info
-    return found["model_id"], found.get("version", "")
+    return request.match_info["model_id"], request.match_info.get("version", "")
 
 
 def _header_length(request: web.Request) -> int | None:
     text = request.headers.get(rest.LENGTH_HEADER)
-    if text is None:
-        return None
-    if not (text.isascii() and text.isdecimal()):
+    if text is not None and not (text.isascii() and text.isdecimal()):
         raise BadRequest(f"{rest.LENGTH_HEADER} must be a number of bytes")
-    return int(text)
+    return None if text is None else int(text)

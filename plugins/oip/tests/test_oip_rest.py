@@ -486,3 +486,11 @@ async def test_a_model_whose_name_ends_like_a_path(tmp_path):
         http.get("/v2/models/org/config") as response,
     ):
         assert (await response.json())["name"] == "org/config"
+
+
+async def test_json_of_another_charset_is_415(http):
+    """It is read as UTF-8; whoever says that it is another is told so."""
+    kind = {"Content-Type": "application/json; charset=utf-16"}
+    for path in (INFER, "/v2/repository/index"):
+        said = await refused(http, 415, path, data="{}".encode("utf-16"), headers=kind)
+        assert "utf-16" in said
