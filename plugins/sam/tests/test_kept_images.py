@@ -81,6 +81,22 @@ async def test_bytes_are_bounded():
     assert store.held_bytes == 10
 
 
+async def test_one_owner_pushes_out_no_others_images():
+    """Who holds the most makes room, whoever sends: first what they have, not what others have."""
+    store = KeptImages(10, 60)
+    mine = kept(store, b"123")
+    theirs = [kept(store, b"12", "greedy") for _ in range(20)]
+    assert store.of(asked(image_id=mine), "me").data == b"123"
+    assert store.held_bytes == 9
+    assert store.of(asked(image_id=theirs[-1]), "greedy").data == b"12"
+    with pytest.raises(NotFound):
+        store.of(asked(image_id=theirs[0]), "greedy")
+    third = kept(store, b"1234", "third")
+    assert store.of(asked(image_id=mine), "me").data == b"123"
+    assert store.of(asked(image_id=third), "third").data == b"1234"
+    assert store.held_bytes == 9
+
+
 async def test_one_image_is_named_and_one_way():
     """Neither image nor id, and both of them, are refused."""
     store = KeptImages(10, 60)
