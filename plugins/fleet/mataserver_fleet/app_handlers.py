@@ -10,7 +10,7 @@ from msgspec import Struct
 from mataserver import Body, Route
 from mataserver_database import finish
 from mataserver_fleet.app_routes import AppRoutes, NewRoute, RouteView, shown
-from mataserver_fleet.apps import AppChange, Apps, NewApp
+from mataserver_fleet.apps import AppChange, Apps, NewApp, check_free
 from mataserver_fleet.consumers import ConsumerView, consumer
 from mataserver_fleet.pages import (
     IF_MATCH,
@@ -133,6 +133,7 @@ class AppHandlers:
     async def add(self, request: web.Request) -> web.Response:
         """Make an application."""
         async with self._ctx.http.read_json(request, NewApp) as new:
+            check_free(new.host, request.host)
             row = await finish(self._apps.add(new))
         self._note(request, "made", row["name"])
         return await self._answer(request, row, AppView, 201)
@@ -146,6 +147,7 @@ class AppHandlers:
         """Change an application."""
         identity, who = request.match_info["identity"], caller(request)
         async with self._ctx.http.read_json(request, AppChange) as asked:
+            check_free(asked.host, request.host)
             row = await finish(self._apps.change(identity, asked, who, expected(request)))
         self._note(request, "changed", row["name"])
         return await self._answer(request, row, ChangedApp)

@@ -9,8 +9,9 @@ import sqlalchemy as sa
 from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import BadRequest, Conflict, InvalidParams
+from mataserver_fleet.gateway.matching import name_of
 from mataserver_fleet.paths import check_paths
-from mataserver_fleet.permits import check_manages
+from mataserver_fleet.permits import Forbidden, check_manages
 from mataserver_fleet.store import check_revision, find, insert, page
 from mataserver_fleet.tables import APPS
 
@@ -100,6 +101,7 @@ class Apps:
         async with self._store.change() as connection:
             row = await find(connection, APPS, identity, "Application", lock=True)
             await check_manages(connection, principal, row["id"])
+            _check_host(row, asked, principal)
             check_revision(row, expected)
             await _update(connection, row, _changes(row, asked, self._store.clock()))
             await check_paths(connection, row["id"])
@@ -142,9 +144,29 @@ def _changes(row: sa.RowMapping, asked: AppChange, now: float) -> dict[str, Any]
     return values
 
 
+def _check_host(row: sa.RowMapping, asked: AppChange, principal: Principal) -> None:
+    """Raise ``Forbidden`` for who is no administrator and gives an application another host.
+
+    All that is asked by that name is the application's then: it may be the server's own, or that of
+    somebody else's application.
+    """
+    moves = asked.host is not UNSET and _host(asked.host) != row["host"]
+    if moves and not principal.may("fleet:write"):
+        raise Forbidden("Only an administrator gives an application its host")
+
+
 def _check_gpus(gpus: int | None) -> None:
     if gpus not in {None, 1}:
         raise BadRequest("gpus: an application has 1")
+
+
+def check_free(host: str | UnsetType | None, asked_by: str) -> None:
+    """Raise ``InvalidParams`` for a host that is the one by which the server is asked just now.
+
+    Whoever asks so, people at the console among them, would reach the application alone.
+    """
+    if host and host is not UNSET and host.lower().strip("[]") == name_of(asked_by):
+        raise InvalidParams("host: the server itself is asked by this name: take another one")
 
 
 def _host(host: str | None) -> str | None:

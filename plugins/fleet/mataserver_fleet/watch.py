@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import sqlalchemy as sa
 
@@ -12,7 +12,8 @@ from mataserver import AddressRefused, MataError
 from mataserver_database import finish
 from mataserver_fleet.counts import Counts
 from mataserver_fleet.placements import Placements
-from mataserver_fleet.reconciling import Disturbed, Reconciling
+from mataserver_fleet.reconciling import Reconciling
+from mataserver_fleet.resting import Rests
 from mataserver_fleet.store import pause, text
 from mataserver_fleet.tables import TRITONS
 from mataserver_fleet.triton_answers import TritonError
@@ -32,11 +33,6 @@ if TYPE_CHECKING:
 
 NOTE_SECONDS = 5.0
 """How often the time of a Triton's last answer is kept while nothing else changes."""
-RETRY_SECONDS, LONGEST_RETRY = 5.0, 60.0
-"""How long a model that could not be loaded waits for the next try, at first and at last.
-
-One that was lost while it was loaded is tried again at once, and waits only when that happens anew.
-"""
 GPU_LOOKS = DEEP_LOOKS = 10
 """Every how many looks GPUs' figures are asked, and whether models are those that were sent."""
 HURRY, HURRY_PART = 0.1, 20
@@ -44,14 +40,6 @@ HURRY, HURRY_PART = 0.1, 20
 
 Most come back within seconds, and what they had is missed until they are looked at.
 """
-
-
-class Rest(NamedTuple):
-    """How long a generation of a placement waits for its next try: until when, and of how long."""
-
-    until: float
-    seconds: float
-    generation: int
 
 
 class Watch:
@@ -77,7 +65,7 @@ class Watch:
         self._counts = Counts(store)
         self._changed = asyncio.Event()
         self._mending: dict[int, asyncio.Task[None]] = {}
-        self._resting: dict[int, Rest] = {}
+        self._rests = Rests(store.clock)
         self._noted: tuple[str, str, Seen | None] = ("", "", None)
         self._noted_at = 0.0
         self._told: Sequence[ModelCount] = ()
@@ -144,7 +132,7 @@ class Watch:
         described = await self._client.describe()
         counts = sorted(await self._client.counts())
         if self._noted[0] != "ready":
-            self._resting.clear()  # it was away, perhaps mended: nothing waits for a next try
+            self._rests.came_back()
         wrong = await self._wrong(counts)
         for wanted, serving in wrong:
             task = asyncio.get_running_loop().create_task(self._mended(wanted, serving))
@@ -177,7 +165,8 @@ class Watch:
         found: list[tuple[Wanted, tuple[int, ...]]] = []
         lost: list[tuple[Wanted, tuple[int, ...]]] = []
         for wanted in await finish(self._placements.at(self._key)):
-            if wanted.model in self._mending or self._rests(wanted):
+            waits = self._rests.holds(wanted.model, wanted.generation)
+            if wanted.model in self._mending or waits:
                 continue
             serving = tuple(sorted({each.number for each in counts if each.name == wanted.name}))
             if await self._reconciling.settled(wanted, serving, deep=deep):
@@ -217,36 +206,22 @@ class Watch:
             if outcome.anew:
                 await finish(self._counts.begin_anew(self._key, wanted.model))
             if outcome.state == "failed":
-                self._rest(wanted, RETRY_SECONDS)
+                self._rests.begin(wanted.model, wanted.generation, broken=False)
             else:
-                self._resting.pop(wanted.model, None)
+                self._rests.end(wanted.model)
             await finish(self._placements.note(wanted.model, self._key, outcome))
             said = outcome.reason.partition("\n")[0]
             place = (wanted.name, self.address.name)
             self._ctx.log.info("%s at %s is %s. %s", *place, outcome.state, said)
             self._changed.set()
         except MataError as error:  # it is away, or the database is: the next look tells
-            if isinstance(error, Disturbed):
-                self._rest(wanted, 0.0)
-            self._ctx.log.warning("%s at %s: %s", wanted.name, self.address.name, error.detail)
+            reason = error.detail
+            if isinstance(error, TritonError):
+                seconds = self._rests.begin(wanted.model, wanted.generation, broken=True)
+                reason += f"; it is tried again in {seconds:g} s" if seconds else ""
+            self._ctx.log.warning("%s at %s: %s", wanted.name, self.address.name, reason)
             with contextlib.suppress(MataError):
-                await finish(self._placements.explain(wanted, self._key, error.detail))
+                await finish(self._placements.explain(wanted, self._key, reason))
         finally:
             self._mending.pop(wanted.model, None)
             self._shape = None  # whatever was done to it meanwhile was not looked at
-
-    def _rest(self, wanted: Wanted, first: float) -> None:
-        """Have a generation of a placement wait for its next try, ``first`` seconds at first."""
-        before = self._resting.get(wanted.model)
-        seconds = first
-        if before is not None and before.generation == wanted.generation:
-            seconds = min(LONGEST_RETRY, 2 * before.seconds or RETRY_SECONDS)
-        until = self._store.clock() + seconds
-        self._resting[wanted.model] = Rest(until, seconds, wanted.generation)
-
-    def _rests(self, wanted: Wanted) -> bool:
-        """Whether a placement waits for its next try."""
-        rest = self._resting.get(wanted.model)
-        if rest is None or rest.generation != wanted.generation:
-            return False
-        return rest.until > self._store.clock()

@@ -53,6 +53,35 @@ async def test_wrong_apps(client):
         assert (status, set(answer)) == (wanted, {"detail", "error"})
 
 
+async def test_the_servers_own_name(client):
+    """An application is not given the name by which who gives it asks: nobody would get back."""
+    own = client.server.url.removeprefix("http://").partition(":")[0]
+    status, answer = await client.ask("POST", "/api/apps", json={"name": "shop", "host": own})
+    assert (status, "the server itself" in answer["detail"]) == (422, True)
+    await client.made("/api/apps", {"name": "shop"})
+    for asked in (own, "Mata.Example.", "[::1]:8110", "["):
+        headers = {"Host": asked} if asked != own else {}
+        change = {"host": asked.rstrip(".").partition(":8")[0]}
+        status, _ = await client.ask("PATCH", "/api/apps/shop", json=change, headers=headers)
+        assert status == 422, asked
+    assert (await client.ask("GET", "/api/apps/shop"))[1]["host"] is None
+
+
+async def test_a_developer_gives_no_host(client):
+    """Another one, or none, is an administrator's to give; what stays may be said."""
+    token = await client.person("dev")
+    await client.made("/api/apps", {"name": "shop", "host": "shop.example.com"})
+    await client.ask("POST", "/api/users/dev/apps/shop/auth")
+    for change, wanted in (
+        ({"host": "stock.example.com"}, 403),
+        ({"host": None}, 403),
+        ({"host": "Shop.example.com", "retries": 2}, 200),
+    ):
+        assert (await client.ask("PATCH", "/api/apps/shop", token, json=change))[0] == wanted
+    shown = (await client.ask("GET", "/api/apps/shop"))[1]
+    assert (shown["host"], shown["retries"]) == ("shop.example.com", 2)
+
+
 async def test_an_app_keeps_its_name(client):
     """The same name is fine, another is a conflict; a revision that is no more is 412."""
     await client.made("/api/apps", {"name": "shop"})

@@ -18,7 +18,7 @@ from gateway_stand import (  # noqa: F401
     targets,
     upstreams,
 )
-from test_gateway_rpc import CATS, GRPC, door, rest  # noqa: F401
+from test_gateway_rpc import CATS, GRPC, door, parameter, rest  # noqa: F401
 from test_gateway_rpc import INFER as MESSAGE
 
 from mataserver_fleet.gateway import protobuf
@@ -63,6 +63,56 @@ async def test_another_applications_model_by_grpc(two_applications):
     ):
         assert await ask(message=message) in {"INVALID_ARGUMENT", "NOT_FOUND", "PERMISSION_DENIED"}
     assert two_applications.peers[0].seen == []
+
+
+async def test_another_consumers_sequence(two_applications):
+    """By gRPC and HTTP, of the same application and another: it is not gone on with, nor begun."""
+    ways = {"protocols": frozenset({"http", "grpc"})}
+    theirs = application(two_applications.targets[0], route=ways, consumers=frozenset({1, 2}))
+    other = application(two_applications.targets[0], name="pets", route=GRPC)
+    both = [consumer(1, KEY), consumer(2, BEN)]
+    two_applications.stand.follow(theirs, other, consumers=both)
+    ask, ben = two_applications.ask, (("apikey", BEN), ("application", "shop"))
+    anna = (*METADATA, ("application", "shop"))
+
+    def message(**told):
+        return CATS + b"".join(parameter(name, value) for name, value in told.items())
+
+    begun = message(sequence_id=7, sequence_start=True)
+    goes_on, ended = message(sequence_id=7), message(sequence_id=7, sequence_end=True)
+    assert await ask(message=begun, metadata=anna) == b"one:" + begun
+    two_applications.peers[0].seen.clear()
+    for given in (goes_on, begun, ended):
+        assert await ask(message=given, metadata=ben) == "ALREADY_EXISTS"
+    call = two_applications.channel.stream_stream(f"/{SERVICE}/ModelStreamInfer")(metadata=ben)
+    with pytest.raises(grpc.aio.AioRpcError) as error:  # noqa: PT012 - either tells of the end
+        await call.write(goes_on)
+        await rest(call)
+    assert error.value.code() is grpc.StatusCode.ALREADY_EXISTS
+    body = b'{"parameters":{"sequence_id":7}}'
+    assert (await two_applications.stand.ask(body=body, key=BEN))[0] == 409
+    for hidden in HIDDEN_SEQUENCES:
+        assert await ask(message=CATS + hidden, metadata=ben) == "INVALID_ARGUMENT"
+    assert two_applications.peers[0].seen == []
+    assert await ask(message=ended, metadata=anna) == b"one:" + ended
+    assert await ask(message=begun, metadata=ben) == b"one:" + begun
+
+
+def entry(*parts):
+    """Return a parameter of an inference out of the fields of its entry."""
+    whole = b"".join(parts)
+    return b"\x22%c%b" % (len(whole), whole)
+
+
+_SEVEN, _NAME = b"\x12\x02\x10\x07", protobuf.text(1, "sequence_id")
+HIDDEN_SEQUENCES = [
+    entry(_NAME, _SEVEN, b"\x12\x00"),  # protobuf merges the two
+    entry(_NAME, b"\x12\x05\x10\x07\xa0\x06\x05"),  # and passes by a field that nobody knows
+    entry(_NAME, protobuf.text(1, "other"), _SEVEN),
+    entry(_NAME, b"\x12\x04\x10\x07\x10\x08"),
+    entry(_NAME, b"\x12\x03\xa0\x06\x07"),
+]
+"""A sequence's number that one reader finds and another does not."""
 
 
 async def test_a_stream_that_turns_to_another_applications_model(two_applications):

@@ -124,6 +124,15 @@ async def test_the_type_of_tensors(stand, upstreams, targets):  # noqa: F811
     assert sent["Inference-Header-Content-Length"] == "2"
 
 
+async def test_json_that_is_said_to_be_no_utf8(stand, upstreams, targets):  # noqa: F811
+    """It is 415: the server would be told that it is JSON, which is UTF-8."""
+    stand.follow(application(*targets[:1]))
+    for said, status in (("utf-16", 415), ("UTF-8", 200), ("latin-1", 415), ("", 200)):
+        kind = {"Content-Type": f'application/json; charset="{said}"'}
+        assert (await stand.ask(headers=kind))[0] == status, said
+    assert len(upstreams[0].seen) == 2
+
+
 async def test_which_fields_pass(stand, upstreams, targets):  # noqa: F811
     """Neither the key, nor a cookie, nor what is for the next hop alone; who asks is told."""
     stand.follow(application(*targets[:1]))

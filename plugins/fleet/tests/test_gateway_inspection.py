@@ -132,15 +132,34 @@ async def test_behind_its_json_are_tensors():
         b'{"parameters":{"sequence_id":0}}',
         b'{"parameters":{"sequence_id":""}}',
         b'{"parameters":null,"a":"sequence_id"}',
-        b'{"inputs":[{"parameters":{"sequence_id":1}}]}',
-        b'{"sequence_id":1',
-        b'{"parameters":{"sequence_id":[1]}}',
     ],
 )
 async def test_what_is_of_no_sequence(body):
-    """Neither no number, nor one elsewhere, nor what is no JSON, which the server tells of."""
+    """No number is none, and a text may be of that name."""
     assert await looked([body]) is None
     assert await looked([gzip.compress(body)[:-9]], Content_Encoding="gzip") is None
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"inputs":[{"parameters":{"sequence_id":1}}]}',
+        b'{"sequence_id":1',
+        b'{"sequence_id":1}',
+        b'{"parameters":{"sequence_id":[1]}}',
+        b'{"parameters":{"sequence_id":1.5}}',
+        b'{"parameters":{"sequence_id":1},"parameters":{}}',
+        b'{"parameters":{"sequence_id":1},"parameters":5}',
+        b'{"parameters":{"sequence_id":1},"parameters":{"sequence_id":2}}',
+        b'{"parameters":{"sequence_id":1,"sequence_\\u0069d":2}}',
+        b'{"parameters":{"sequence_id":1},"inputs":[NaN]}',
+    ],
+)
+async def test_a_sequence_that_another_reader_would_not_find(body):
+    """It is refused: the server may take it for another one, and so for another consumer's."""
+    for size in (11, 1000):
+        with pytest.raises(BadRequest, match="sequence_id"):
+            await looked([body[i : i + size] for i in range(0, len(body), size)])
 
 
 @pytest.mark.parametrize(
@@ -215,6 +234,44 @@ async def test_no_consumer_names_shared_memory(stand, upstreams, targets):  # no
         status, answer, _ = await stand.ask(body=body, headers=fields)
         assert (status, "shared_memory_region" in answer["error"]) == (400, True), answer
     assert upstreams[0].seen == []
+
+
+@pytest.mark.parametrize("again", [0, 3])
+async def test_what_connection_names(stand, upstreams, targets, again):  # noqa: F811
+    """What tells where the JSON ends passes, though it be named for the next hop alone.
+
+    Else the server would read as JSON what was not looked at. Also by a head that is known.
+    """
+    stand.follow(application(*targets[:1]))
+    fields = {HEADER_LENGTH: "2", "Connection": f"keep-alive, {HEADER_LENGTH}, Content-Encoding"}
+    for _ in range(again):
+        assert (await stand.ask(body=b"{}" + bytes(len(REGION) - 2), headers=fields))[0] == 200
+    body = b"{}" + REGION[2:]
+    assert (await stand.ask(body=body, headers=fields))[0] == 200
+    assert upstreams[0].seen[-1].headers[HEADER_LENGTH] == "2"
+    assert (await stand.ask(headers={"Content-Encoding": "identity", **fields}))[0] == 200
+    assert upstreams[0].seen[-1].headers["Content-Encoding"] == "identity"
+    like = {HEADER_LENGTH.replace("-", "_"): "1", "Content_Encoding": "gzip"}
+    assert (await stand.ask(headers=like))[0] == 200
+    assert not {*like} & {*upstreams[0].seen[-1].headers}
+
+
+LATE = [
+    b'{"parameters":{"sequence_id":7},"a":"' + b" " * 9_000_000 + b'"}',
+    b'{"a":"' + b" " * 9_000_000 + b'","parameters":{"sequence_id":7}}',
+]
+
+
+@pytest.mark.parametrize("body", LATE, ids=["first", "last"])
+async def test_a_sequence_in_a_body_that_passes_through(stand, upstreams, targets, body):  # noqa: F811
+    """It is refused where it cannot be read before it is sent: it might go to any server."""
+    stand.follow(application(*targets[:1]))
+    status, answer, _ = await stand.ask(body=body)
+    assert (status, "sequence_id" in answer["error"]) == (400, True)
+    assert upstreams[0].seen == []
+    told = b'{"parameters":{"sequence_id":7,"sequence_start":true}}'
+    passes = told + bytes(9_000_000)
+    assert (await stand.ask(body=passes, headers={HEADER_LENGTH: str(len(told))}))[0] == 200
 
 
 async def test_an_application_whose_consumers_may(tmp_path, upstreams, targets):  # noqa: F811

@@ -47,6 +47,16 @@ async def test_what_may_be_asked(stand, targets, method, tail, path):  # noqa: F
     assert (status, answer["path"]) == (200, path)
 
 
+@pytest.mark.parametrize("version", ["9" * 19, "9" * 5_000, "-1", "1.0", "", "%00", "\u0661"])
+async def test_a_version_that_is_none(stand, upstreams, targets, version):  # noqa: F811
+    """It is 404, however long, also for whom nobody knows."""
+    stand.follow(application(*targets[:1]))
+    for key in (KEY, None):
+        path = f"/gateway/shop/v2/models/cats/versions/{version}/infer"
+        assert (await stand.ask(path, key=key))[0] == 404
+    assert upstreams[0].seen == []
+
+
 async def test_ready_is_the_servers(stand, targets):  # noqa: F811
     """Whether a model is ready is asked of a server."""
     stand.follow(application(*targets[:1]))

@@ -134,8 +134,9 @@ async def test_nothing_but_what_the_application_offers(own):
 
 async def test_a_host_that_is_the_servers_own(own):
     """An application at the address of the server does not catch what the gateway asks it."""
-    change = {"host": "127.0.0.1"}
-    assert (await own.client.ask("PATCH", "/api/apps/fake-detect", json=change))[0] == 200
+    change, by = {"host": "127.0.0.1"}, {"Host": "mata.example"}
+    patch = own.client.ask("PATCH", "/api/apps/fake-detect", json=change, headers=by)
+    assert (await patch)[0] == 200
     fields = {"apikey": own.keys["fake-detect"]}
     async with asyncio.timeout(30):
         while True:

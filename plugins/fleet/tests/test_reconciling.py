@@ -15,6 +15,7 @@ from mataserver_database import Database
 from mataserver_fleet.leadership import LEASE_SECONDS, Leadership
 from mataserver_fleet.placements import Placements, Wanted
 from mataserver_fleet.reconciling import Reconciling
+from mataserver_fleet.resting import Rests
 from mataserver_fleet.store import Store
 from mataserver_fleet.tables import PLACEMENTS, SCHEMA
 
@@ -328,6 +329,46 @@ async def test_a_load_that_hangs(fleets):
         status, done = await fleet.load()
         assert (status, done["status"]) == (502, "partial")
         assert (await fleet.client.ask("GET", "/api/tritons/t0"))[1]["state"] == "ready"
+
+
+async def test_a_push_that_breaks_off(fleets):
+    """It is sent again at once, then later and later; who asks for it anew has it sent at once."""
+    async with fleets(1, load_timeout=1.0) as fleet:
+        (triton,), tries = fleet.tritons, []
+
+        async def cut(request):
+            tries.append(request.path)
+            request.transport.abort()
+            return web.Response()
+
+        triton.faults = {"/m/load": cut}
+        await fleet.load()
+
+        async def told():
+            (placed,) = (await fleet.model())["tritons"]
+            return "it is tried again in 5 s" in placed["reason"]
+
+        await until(told)
+        assert len(tries) == 2
+        triton.faults = {}
+        assert (await fleet.load())[0] == 200
+        assert (await fleet.model())["tritons"][0]["reason"] == ""
+
+
+def test_how_long_a_model_waits():
+    """Twice as long each time, up to a minute, and for what it is of alone."""
+    now = [0.0]
+    rests = Rests(lambda: now[0])
+    assert [rests.begin(1, 7, broken=True) for _ in range(7)] == [0, 5, 10, 20, 40, 60, 60]
+    assert [rests.begin(2, 7, broken=False) for _ in range(3)] == [5, 10, 20]
+    assert (rests.holds(1, 7), rests.holds(1, 8), rests.holds(3, 7)) == (True, False, False)
+    rests.came_back()
+    assert (rests.holds(1, 7), rests.holds(2, 7)) == (True, False)
+    now[0] = 60.0
+    assert not rests.holds(1, 7)
+    assert rests.begin(1, 8, broken=True) == 0
+    rests.end(1)
+    assert rests.begin(1, 8, broken=False) == 5
 
 
 async def test_a_port_of_grpc_that_is_none(fleets):

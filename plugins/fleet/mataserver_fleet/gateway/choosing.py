@@ -23,18 +23,21 @@ class Choosing:
         self._servers = servers
         self._sequences = Sequences(servers.clock)
 
-    def bound(self, place: Place, version: str, step: Step | None) -> Pin | None:
-        """Return what a request of a sequence is bound to; None for one that is free."""
+    def bound(self, place: Place, version: str, step: Step | None, consumer: int) -> Pin | None:
+        """Return what a request of a sequence is bound to; None for one that is free.
+
+        Raises ``Taken`` for another consumer's.
+        """
         if step is None:
             return None
-        pin = self._sequences.find(place.application.name, place.route.model, step)
-        if pin is not None and version not in {"", pin.version}:
-            return Pin(pin.target, version)
-        return pin
+        pin = self._sequences.find(place.route.model, step, consumer)
+        if pin is None or pin.target not in place.route.targets:
+            return None
+        return Pin(pin.target, version) if version not in {"", pin.version} else pin
 
-    def bind(self, place: Place, step: Step, pin: Pin) -> None:
-        """Bind a sequence to where one of its requests was answered."""
-        self._sequences.bind(place.application.name, place.route.model, step, pin)
+    def bind(self, place: Place, step: Step, pin: Pin, consumer: int) -> None:
+        """Bind a sequence to where one of its requests was answered. Raises ``Taken``."""
+        self._sequences.bind(place.route.model, step, pin, consumer)
 
     def choose(
         self,

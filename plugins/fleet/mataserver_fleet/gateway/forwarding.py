@@ -122,7 +122,7 @@ class Forwarding:
         Raises ``Failed`` and ``Unavailable``.
         """
         if first is None and call.asked.verb == "infer" and call.body is not None:
-            call.pin = self._choosing.bound(*call.asked[:2], call.step)
+            call.pin = self._choosing.bound(*call.asked[:2], call.step, call.consumer.id)
             self._mirror(call)
         place, version, _ = call.asked
         application = place.application
@@ -184,7 +184,7 @@ class Forwarding:
             if answer.status in _TELLING:
                 await self._check(call, pin, tried)
             if call.step is not None:
-                self._choosing.bind(call.asked.place, call.step, pin)
+                self._choosing.bind(call.asked.place, call.step, pin, call.consumer.id)
             if answer.length is not None:
                 return await self._relayed(call, answer)
             # An answer without a length may go on for ever, as events do.

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import aiohttp
 
-from mataserver import MataError, NotFound
+from mataserver import MataError, NotFound, check_charset
 from mataserver_fleet.gateway import callers, headers, matching, pictures
 from mataserver_fleet.gateway.answers import problem
 from mataserver_fleet.gateway.bodies import Bodies, TooLate
@@ -232,7 +232,11 @@ class Gateway:
             self._note(call.consumer, call.asked.place, call.status, size, call.bytes_out)
 
     async def _look(self, call: Call, body: Whole | Passing) -> None:
-        """Note what a body is. Raises ``BadRequest`` for an inference that may not be passed on."""
+        """Note what a body is. Raises for an inference that may not be passed on.
+
+        As JSON that is said to be no UTF-8: the server is told that it is.
+        """
+        check_charset(call.request)
         given = call.request.headers
         call.fields += headers.body_type(given)
         if call.asked.verb == "infer":

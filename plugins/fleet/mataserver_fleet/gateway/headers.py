@@ -44,6 +44,9 @@ _OURS = {
 _FORTH = frozenset(_HOP | _OURS)
 _BACK = frozenset(_HOP | {b"content-length", b"set-cookie", b"server", b"date"})
 _CONSUMER = b"x-consumer-"
+_JUDGED = frozenset({b"content-encoding", HEADER_LENGTH.lower().encode()})
+"""By what the gateway has read a body: the server reads it by the same, whatever ``Connection``
+names, and never by the like of it."""
 _UNFIT = re.compile(rb"[\r\n\0]")
 
 
@@ -60,7 +63,7 @@ def origin(address: str) -> bytes:
 def passed(given: Fields, consumer: str) -> bytes:
     """Return the lines of what passes of a request, and of who asks."""
     given = list(given)
-    named = _named(given)
+    named = _named(given) - _JUDGED
     lines = []
     for name, value in given:
         if not _passes(name) or (named and _plain(name) in named):
@@ -75,6 +78,8 @@ def passed(given: Fields, consumer: str) -> bytes:
 def _passes(name: bytes) -> bool:
     """Whether a field of this name is for servers too. Clients send the same few all the time."""
     plain = _plain(name)
+    if plain in _JUDGED and name.lower() != plain:
+        return False
     return plain not in _FORTH and not plain.startswith(_CONSUMER)
 
 

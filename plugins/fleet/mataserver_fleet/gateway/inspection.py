@@ -18,7 +18,7 @@ import zlib
 from typing import TYPE_CHECKING, Any
 
 import msgspec
-from msgspec import Struct
+from msgspec import UNSET, Struct, UnsetType
 
 from mataserver import BadRequest, sole_value
 from mataserver_fleet.gateway.bodies import Passing, TooLong
@@ -51,7 +51,7 @@ _SPACE = b" \t\r\n"
 
 
 class _Parameters(Struct):
-    sequence_id: int | str = 0
+    sequence_id: int | str | UnsetType = UNSET
     sequence_start: bool = False
     sequence_end: bool = False
 
@@ -190,16 +190,17 @@ async def look(
 
     Raises ``BadRequest``, ``TooLong`` and ``Unavailable``.
     """
-    if isinstance(body, Passing) and not regions:
-        body.watch = _Watch(headers).see
+    passes = isinstance(body, Passing)
+    if isinstance(body, Passing):
+        body.watch = _Watch(headers, regions=regions).see
     try:
-        return await _look(body.known(), headers, share, regions=regions)
+        return await _look(body.known(), headers, share, regions=regions, passes=passes)
     finally:
         share.give_back()
 
 
 async def _look(
-    pieces: Sequence[bytes], headers: Headers, share: Share, *, regions: bool
+    pieces: Sequence[bytes], headers: Headers, share: Share, *, regions: bool, passes: bool
 ) -> Step | None:
     part = JsonPart(headers)
     if len(pieces) == 1 and part.is_plainly_without(pieces, len(pieces[0])):
@@ -218,32 +219,56 @@ async def _look(
             texts.append(text)
         if len(pieces) > 1:
             await asyncio.sleep(0)  # others get their turn
-    return step_of(b"".join(texts)) if found else None
+    if not found:
+        return None
+    if passes and not part.ended:
+        raise _too_late()
+    return step_of(b"".join(texts))
 
 
 class _Watch:
-    """Looks at a body that passes through."""
+    """Looks at a body that passes through; what came first of it was looked at for a sequence."""
 
-    def __init__(self, headers: Headers) -> None:
+    def __init__(self, headers: Headers, *, regions: bool) -> None:
         self._part = JsonPart(headers)
-        self._key = Key(REGION)
+        self._region = None if regions else Key(REGION)
+        self._sequence = Key(SEQUENCE)
+        self._begun = False
 
     async def see(self, piece: bytes) -> None:
         """Look at the next piece. Raises ``BadRequest`` and ``TooLong``."""
         async for text in self._part.texts(piece):
-            if self._key.in_next(text):
+            if self._region is not None and self._region.in_next(text):
                 raise refusal()
+            if text and self._sequence.in_next(text) and self._begun:
+                raise _too_late()
+        self._begun = True
 
 
 def step_of(text: bytes) -> Step | None:
-    """Return what the JSON of an inference says of a sequence; None for one that is of none."""
+    """Return what the JSON of an inference says of a sequence; None for one that is of none.
+
+    The text has the name of its number. Raises ``BadRequest`` where it stands twice, or where
+    nothing is read there: another reader, who takes the first of two, say, might find something.
+    """
+    if sum(bool(each[1]) for each in _pattern(SEQUENCE).finditer(text)) > 1:
+        raise BadRequest(f"{SEQUENCE}: it is there twice")
     try:
         found = msgspec.json.decode(text, type=_Body).parameters
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):
-        return None  # the server says what is wrong with it
-    if found is None or found.sequence_id in {0, ""}:
+        raise BadRequest(f"{SEQUENCE}: the request that has it is not valid") from None
+    if found is None or found.sequence_id is UNSET:
+        raise BadRequest(f"{SEQUENCE}: it is none of the request's own parameters")
+    if found.sequence_id in {0, ""}:
         return None
     return Step(found.sequence_id, found.sequence_start, found.sequence_end)
+
+
+def _too_late() -> BadRequest:
+    """Return why a long request of a sequence is refused: it might go to another server."""
+    return BadRequest(
+        f"{SEQUENCE}: such a request is taken up to buffer_mb, or with its JSON first"
+    )
 
 
 def refusal() -> BadRequest:

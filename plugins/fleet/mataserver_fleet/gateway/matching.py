@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 PREFIX = "/gateway/"
 VERBS = {"infer": "POST", "ready": "GET", "config": "GET", "stats": "GET", "": "GET"}
 """What may be asked of a model, and how; the empty one is its description."""
+_LONGEST_VERSION = 18
+"""Digits of a version: Python reads no more than some thousand, and no server has so many."""
 OWN = {"/v2": "server", "/v2/health/live": "live", "/v2/health/ready": "ready"}
 """What an application answers itself; a route's own path of that name comes before it."""
 
@@ -42,7 +44,7 @@ def scope(snapshot: Snapshot, host: str, raw_path: str) -> Scope | None:
 
     ``host`` is the header, ``raw_path`` the path as it was sent, without its query.
     """
-    places = snapshot.hosts.get(_name(host)) if snapshot.hosts else None
+    places = snapshot.hosts.get(name_of(host)) if snapshot.hosts else None
     if places is not None:
         return Scope(places, decoded(raw_path))
     if not raw_path.startswith(PREFIX):
@@ -63,7 +65,8 @@ def find(places: Mapping[str, Place], path: str) -> Asked | None:
     if place is not None:
         return Asked(place, "", verb)
     head, _, version = head.rpartition("/")
-    if not head.endswith("/versions") or not (version.isascii() and version.isdigit()):
+    known = version.isascii() and version.isdigit() and len(version) <= _LONGEST_VERSION
+    if not head.endswith("/versions") or not known:
         return None
     place = places.get(head.removesuffix("/versions"))
     return None if place is None else Asked(place, str(int(version)), verb)
@@ -76,7 +79,7 @@ def decoded(raw_path: str) -> str:
     return unquote_to_bytes(raw_path).decode("utf-8", "replace")
 
 
-def _name(host: str) -> str:
+def name_of(host: str) -> str:
     """Return the name in a Host header: without a port and the root's dot, in lower case."""
     if host.startswith("["):
         return host.partition("]")[0][1:].lower()

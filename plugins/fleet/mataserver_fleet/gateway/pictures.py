@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 import msgspec
 
-from mataserver import BadRequest, InvalidParams, MataError, sole_value
+from mataserver import BadRequest, InvalidParams, MataError, check_charset, sole_value
 from mataserver_fleet.gateway.bodies import TooLong, Whole
 from mataserver_fleet.gateway.headers import JSON
 
@@ -53,6 +53,7 @@ def asked(request: web.Request, body: Whole | Passing | None) -> tuple[str, byte
 
 def _named(request: web.Request, body: Whole | Passing | None) -> str:
     """Return the model that JSON names."""
+    check_charset(request)
     if "Content-Encoding" in request.headers:
         raise Unsupported("JSON is taken as it is, without Content-Encoding")
     if body is None:

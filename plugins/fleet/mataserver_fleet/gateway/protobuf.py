@@ -25,6 +25,8 @@ _NAME, _VERSION, _PARAMETERS = 1, 2, 4
 _TENSORS = {5: 4, 6: 2}
 """Inputs and outputs of an inference, and where each has its parameters."""
 _REGION = b"shared_memory_region"
+_VALUES = {1: _VARINT, 2: _VARINT, 3: _BYTES, 5: _VARINT}
+"""What a parameter's value may be: a truth, a number, a text."""
 TRUE = b"\x08\x01"
 """A message whose first field is true."""
 
@@ -135,17 +137,26 @@ def _varint(view: memoryview, at: int) -> tuple[int, int]:
 
 
 def _parameter(entry: memoryview) -> dict[str, int | bytes]:
-    """Return one parameter, where it says something of a sequence."""
-    key, value = b"", memoryview(b"")
+    """Return one parameter, where it says something of a sequence.
+
+    What is there twice, and a value that is none, would be read otherwise by others: protobuf
+    merges the one and passes by the other. Raises ``BadRequest``.
+    """
+    parts: dict[int, memoryview] = {}
     for number, part in fields(entry, iter(range(_MOST_OF_ONE))):
-        if isinstance(part, memoryview):
-            key, value = (bytes(part), value) if number == 1 else (key, part)
+        if isinstance(part, memoryview) and number in {1, 2}:
+            if number in parts:
+                raise BadRequest("The message has a parameter that is read in two ways")
+            parts[number] = part
+    key = bytes(parts.get(1, b""))
     if not key.startswith(b"sequence_"):
         return {}
-    found: int | bytes = 0
-    for _, part in fields(value, iter(range(_MOST_OF_ONE))):
-        found = bytes(part) if isinstance(part, memoryview) else part
-    return {key.decode("utf-8", "replace"): found}
+    values = list(fields(parts.get(2, memoryview(b"")), iter(range(_MOST_OF_ONE))))
+    known = [isinstance(part, memoryview) for number, part in values if number in _VALUES]
+    if len(values) != 1 or known != [_VALUES.get(values[0][0]) == _BYTES]:
+        raise BadRequest(f"{key.decode(errors='replace')}: expected one value")
+    _, found = values[0]
+    return {key.decode(): bytes(found) if isinstance(found, memoryview) else found}
 
 
 def _once(before: memoryview | None, value: memoryview) -> memoryview:

@@ -48,6 +48,7 @@ _CODES = {
     401: grpc.StatusCode.UNAUTHENTICATED,
     403: grpc.StatusCode.PERMISSION_DENIED,
     404: grpc.StatusCode.NOT_FOUND,
+    409: grpc.StatusCode.ALREADY_EXISTS,
     408: grpc.StatusCode.DEADLINE_EXCEEDED,
     429: grpc.StatusCode.RESOURCE_EXHAUSTED,
     503: grpc.StatusCode.UNAVAILABLE,
@@ -159,8 +160,9 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
             caller, first = await self._first(context, share)
             asked = protobuf.wanted(first, infer=True)
             place = self._place(caller, asked.model)
-            bound = self._gateway.choosing.bound(place, asked.version, asked.step)
-            pin = self._gateway.choosing.choose(place, asked.version, bound, rpc=True)
+            choosing, who = self._gateway.choosing, caller.consumer.id
+            bound = choosing.bound(place, asked.version, asked.step, who)
+            pin = choosing.choose(place, asked.version, bound, rpc=True)
             if pin is None:
                 raise nobody()
             stream = _Stream(self, caller, pin, share)
@@ -191,15 +193,14 @@ class RpcGateway(grpc.GenericRpcHandler):  # type: ignore[misc]
         self._check_regions(place, message)
         self._gateway.limits.admit(caller.consumer)
         if asked.step is not None:
-            self._gateway.choosing.bind(place, asked.step, pin)
+            self._gateway.choosing.bind(place, asked.step, pin, caller.consumer.id)
         self._note(caller, place, grpc.StatusCode.OK, len(message), 0)
         return protobuf.with_version(message, pin.version) if adds(asked, pin) else message
 
     def _check_regions(self, place: Place, message: bytes) -> None:
         """Raise ``BadRequest`` for shared memory that the application's consumers may not name."""
-        if place.application.name in self._gateway.sharing:
-            return
-        if protobuf.names_region(message):
+        may = place.application.name in self._gateway.sharing
+        if not may and protobuf.names_region(message):
             raise refusal()
 
     def begin(self, target: Target, by: int) -> None:
@@ -296,5 +297,4 @@ class _Stream:
 
 
 async def _abort(context: Any, error: MataError) -> None:
-    code = _CODES.get(error.status, grpc.StatusCode.INTERNAL)
-    await context.abort(code, error.detail)
+    await context.abort(_CODES.get(error.status, grpc.StatusCode.INTERNAL), error.detail)

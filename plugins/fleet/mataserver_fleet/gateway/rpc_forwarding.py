@@ -40,11 +40,11 @@ class RpcForwarding:
     async def answer(self, call: RpcCall, context: Any) -> bytes:
         """Ask servers until one answers; return what it does.
 
-        Raises ``AioRpcError`` and ``Unavailable``.
+        Raises ``AioRpcError``, ``Unavailable`` and ``Taken``.
         """
         asked, place = call.asked, call.place
         application, choosing = place.application, self._gateway.choosing
-        bound = choosing.bound(place, asked.version, asked.step)
+        bound = choosing.bound(place, asked.version, asked.step, call.consumer.id)
         tried: set[str] = set()
         failure: grpc.aio.AioRpcError | MataError | None = None
         for _ in range(application.retries + 1):
@@ -70,7 +70,7 @@ class RpcForwarding:
                 tried.add(pin.target.url)
                 continue
             if asked.step is not None:
-                choosing.bind(place, asked.step, pin)
+                choosing.bind(place, asked.step, pin, call.consumer.id)
             return answer
         raise failure or nobody()
 

@@ -12,7 +12,14 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
-from mataserver import BadRequest, InvalidParams, MataError, NotFound, Unavailable
+from mataserver import (
+    BadRequest,
+    InvalidParams,
+    MataError,
+    NotFound,
+    Unavailable,
+    check_charset,
+)
 from mataserver_fleet.gateway import callers, headers
 from mataserver_fleet.gateway.bodies import Whole
 from mataserver_fleet.gateway.exchange import Exchange, Failed, Message
@@ -84,6 +91,7 @@ class Streams:
         return Known(identity, session, place, consumer)
 
     async def _create(self, scope: Scope, request: web.Request) -> web.Response:
+        check_charset(request)
         share = self._gateway.share()
         try:
             body = await self._gateway.bodies.read(request, share)

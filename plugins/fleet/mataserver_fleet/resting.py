@@ -1,0 +1,62 @@
+"""How long a model that could not be brought to a Triton waits for its next try."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, NamedTuple
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+FIRST, LONGEST = 5.0, 60.0
+"""Seconds of the first wait and of the longest; each is twice the one before."""
+
+
+class _Rest(NamedTuple):
+    """A wait: until when, how long it is, of which generation, and whether a try broke off."""
+
+    until: float
+    seconds: float
+    generation: int
+    broken: bool
+
+
+class Rests:
+    """The waits of one Triton's models. ``clock`` gives seconds.
+
+    A wait is of a generation of what is wanted: who asks for the model anew, or for another
+    version, has it tried at once.
+    """
+
+    def __init__(self, clock: Callable[[], float]) -> None:
+        self._clock = clock
+        self._rests: dict[int, _Rest] = {}
+
+    def begin(self, model: int, generation: int, *, broken: bool) -> float:
+        """Have a model wait; return for how many seconds.
+
+        broken: the try broke off, as by the network, and nothing that was sent is at fault: the
+                first time it is tried again at once.
+        """
+        before, seconds = self._rests.get(model), 0.0 if broken else FIRST
+        if before is not None and before.generation == generation:
+            seconds = min(LONGEST, 2 * before.seconds or FIRST)
+        self._rests[model] = _Rest(self._clock() + seconds, seconds, generation, broken)
+        return seconds
+
+    def holds(self, model: int, generation: int) -> bool:
+        """Whether a model is still waiting."""
+        rest = self._rests.get(model)
+        if rest is None or rest.generation != generation:
+            return False
+        return rest.until > self._clock()
+
+    def end(self, model: int) -> None:
+        """Forget what a model waited for: it is as it is wanted."""
+        self._rests.pop(model, None)
+
+    def came_back(self) -> None:
+        """Have nothing wait any more that the Triton refused: it was away, perhaps mended.
+
+        What broke off goes on waiting: it may be what the Triton died of.
+        """
+        self._rests = {model: rest for model, rest in self._rests.items() if rest.broken}
