@@ -165,7 +165,7 @@ def check_free(host: str | UnsetType | None, asked_by: str) -> None:
 
     Whoever asks so, people at the console among them, would reach the application alone.
     """
-    if host and host is not UNSET and host.lower().strip("[]") == name_of(asked_by):
+    if isinstance(host, str) and host and host.lower().strip("[]") == name_of(asked_by):
         raise InvalidParams("host: the server itself is asked by this name: take another one")
 
 

@@ -98,7 +98,8 @@ class Sequences:
         self._known[key] = known
         self._of.setdefault(known.consumer, OrderedDict())[key] = None
         if len(self._known) > self._most:
-            self._drop(next(iter(max(self._of.values(), key=len))))
+            largest = max(self._of.values(), key=len)
+            self._drop(next(iter(largest)))
 
     def _drop(self, key: Key) -> None:
         known = self._known.pop(key, None)
