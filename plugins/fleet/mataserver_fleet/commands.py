@@ -39,8 +39,10 @@ def list_tritons(ask: Asking) -> None:
     """List the Tritons."""
     for each in ask.every("tritons"):
         served = ",".join(f"{model['name']}:{model['version']}" for model in each["models"]) or "-"
-        place = f"{each['host']}:{each['port']}"
-        tell(each["name"], place, each["state"], served, each["reason"] or "-")
+        place, why = f"{each['host']}:{each['port']}", each["reason"] or "-"
+        if each["state"] == "offline" and each["answered_at"]:
+            why += f"; it answered last at {each['answered_at']}"
+        tell(each["name"], place, each["state"], served, why)
 
 
 @tritons.command("add")

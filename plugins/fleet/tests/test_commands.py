@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import datetime as dt
 import subprocess
 import sys
 
 from commands_client import client, url
 from onnx_files import adding
+from stand_in_fleet import until
 from stand_in_triton import stand_ins
 from test_models import CONFIG
 
@@ -65,6 +67,22 @@ async def test_an_operators_day(run, tmp_path):
         for command in (("consumers", "rm", "till"), ("apps", "rm", "shop"),
                         ("models", "rm", "shelf"), ("tritons", "rm", "gpu-1")):  # fmt: skip
             assert (await run(*command))[0] == 0
+
+
+async def test_a_triton_that_is_away(run):
+    """The list tells it, and since when it has not answered."""
+    async with stand_ins(1) as (triton,):
+        await run("tritons", "add", "gpu-1", "127.0.0.1", str(triton.port))
+
+        async def told(state):
+            line = (await run("tritons", "list"))[1].rstrip("\n").split("\t")
+            return line[4] if line[2] == state else None
+
+        assert await until(lambda: told("ready")) == "-"
+        await triton.die()
+        why = await until(lambda: told("offline"))
+        moment = dt.datetime.fromisoformat(why.partition("; it answered last at ")[2])
+        assert moment <= dt.datetime.now(dt.UTC)
 
 
 async def test_what_goes_wrong(client, run, tmp_path):

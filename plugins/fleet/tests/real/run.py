@@ -7,6 +7,7 @@ Tritons' environment is made below ``build/`` on the first run: the wheel of PyT
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import subprocess
 import sys
@@ -23,6 +24,10 @@ PACKAGES = (
 """What pip is told, a call a tuple."""
 
 
+CASES = tuple(HERE / f"{name}_cases.py" for name in ("real", "day", "bad", "triton_client"))
+KSERVE_CASES = (HERE / "kserve_client_cases.py",)
+
+
 def environment() -> Path:
     """Return the Python of the Tritons' environment, made if need be."""
     python, stamp = HOME / "bin" / "python", HOME / ".installed"
@@ -37,21 +42,30 @@ def environment() -> Path:
     return python
 
 
+def kserve() -> Path:
+    """Return the Python of the environment that has KServe's client: see there."""
+    path = ROOT / "plugins" / "oip" / "tests" / "clients" / "run.py"
+    spec = importlib.util.spec_from_file_location("kserve_clients", path)
+    assert spec is not None
+    assert spec.loader is not None
+    made = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(made)
+    python: Path = made.environment("kserve")
+    return python
+
+
 def main() -> int:
-    """Run the cases; return pytest's exit status."""
+    """Run the cases; return the first of pytest's exit statuses that tells of a failure."""
     print("the environment of the Tritons", flush=True)  # noqa: T201 - this is a command
-    own = {"FLEET_TRITON_PYTHON": str(environment())}
-    command = [
-        sys.executable,
-        "-m",
-        "pytest",
-        "-p",
-        "no:cacheprovider",
-        str(HERE / "real_cases.py"),
-        str(HERE / "day_cases.py"),
-        str(HERE / "bad_cases.py"),
-    ]
-    return subprocess.run(command, check=False, cwd=ROOT, env={**os.environ, **own}).returncode
+    own = {**os.environ, "FLEET_TRITON_PYTHON": str(environment())}
+    quiet = ("-o", "filterwarnings=ignore")  # the client warns about its own dependencies
+    each = (Path(sys.executable), *CASES), (kserve(), *quiet, *KSERVE_CASES)
+    for python, *cases in each:  # the two clients' protobufs cannot be in one process
+        command = [str(python), "-m", "pytest", "-p", "no:cacheprovider", *map(str, cases)]
+        status = subprocess.run(command, check=False, cwd=ROOT, env=own).returncode
+        if status:
+            return status
+    return 0
 
 
 if __name__ == "__main__":
