@@ -36,15 +36,15 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     min_neighbors: windows that must agree before a face is reported; more means fewer false ones.
     min_size:      side of the smallest face, in pixels of the given image.
     min_share:     the same as a share of the image's longer side; the larger of both counts. What
-                   a search takes grows with the pixels over the square of that side, so that with
-                   a share no image takes longer than one of a few megapixels; 0 searches for
-                   ``min_size`` in any.
+                   a search takes grows with the pixels over the square of that side: with 0.02 no
+                   image takes longer than one of a few megapixels, and the small faces of a crowd
+                   are not found. 0 searches for ``min_size`` in any.
     """
 
     scale_factor: Annotated[float, Meta(gt=1.0, le=2.0)] = 1.1
     min_neighbors: Annotated[int, Meta(ge=1, le=100)] = 5
     min_size: Annotated[int, Meta(ge=1, le=8192)] = 40
-    min_share: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.02
+    min_share: Annotated[float, Meta(ge=0.0, le=1.0)] = 0.0
 
 
 class FaceParams(Params, frozen=True):
