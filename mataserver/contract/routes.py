@@ -38,7 +38,8 @@ class Route:
 
     ``parameters`` are query parameters: name to (type, required, description); ``headers`` are
     those of the request, alike. ``errors`` are the statuses besides ``status`` that it answers, in
-    the form of ``problem``. An ``optional`` body may be left out. Without a ``summary`` it is
+    the form of ``problem``; ``also`` are its further answers: status to bodies, none for an answer
+    without one. An ``optional`` body may be left out. Without a ``summary`` it is
     served and not documented.
 
     ``public`` routes answer without credentials: ``request[PRINCIPAL]`` is then who asks, or None.
@@ -88,6 +89,7 @@ class Route:
     documented: bool = True
     socket: bool = False
     held: str = ""
+    also: dict[int, tuple[Body, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raise for what would answer others than was meant."""

@@ -132,7 +132,8 @@ def _operation(route: Route, path: str, schema: Callable[[Any], dict[str, Any]])
         "tags": [route.tag],
         "parameters": _parameters(route, path, schema),
         "responses": {
-            str(route.status): _response(HTTPStatus(route.status).phrase, route.response, schema)
+            str(status): _response(HTTPStatus(status).phrase, bodies, schema)
+            for status, bodies in {route.status: route.response, **route.also}.items()
         },
         "security": [] if route.public else [{"key": [route.needs] if route.needs else []}],
     }
@@ -154,6 +155,9 @@ def _join(operation: dict[str, Any], claiming: dict[str, Any]) -> None:
     operation["parameters"] += [
         each for each in claiming["parameters"] if (each["in"], each["name"]) not in known
     ]
+    if "requestBody" in claiming:
+        own = operation.setdefault("requestBody", claiming["requestBody"])["content"]
+        operation["requestBody"]["content"] = {**claiming["requestBody"]["content"], **own}
     for status, answer in claiming["responses"].items():
         content = operation["responses"].setdefault(status, answer).get("content", {})
         for kind, media in answer.get("content", {}).items():

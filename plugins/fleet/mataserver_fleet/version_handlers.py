@@ -128,18 +128,19 @@ class VersionHandlers:
             "body_timeout": "idle",
         }
         body = (400, 408, 409, 413, 415, 422, 503, 507)
-        done = (Body(JSON, Status),)
+        done, kept = (Body(JSON, Status),), {202: (Body(JSON, AddedVersion),)}
         return [
             Route("POST", "/api/models", self.add, "Make a model", status=201, errors=body,
                   request=(Body(FORM, ModelForm),), response=(Body(JSON, ModelView),), **files),
             Route("PATCH", "/api/models/{identity}", self.add_version, "Add a version", **files,
-                  headers=IF_MATCH, parameters=_LOAD,
+                  headers=IF_MATCH, parameters=_LOAD, also=kept, errors=(*body, 404, 412, 502),
+                  request=(Body(FORM, VersionForm),), response=(Body(JSON, ChangedModel),),
                   when=lambda request: request.content_type == FORM),
             Route("GET", path, self.index, "The versions of a model", parameters=PARAMETERS,
                   response=(Body(JSON, VersionList),), errors=(404, 422, 503), **read),
             Route("POST", path, self.add_version, "Add a version", status=201, parameters=_LOAD,
                   request=(Body(FORM, VersionForm),), response=(Body(JSON, AddedVersion),),
-                  headers=IF_MATCH, errors=(*body, 404, 412, 502), **files),
+                  headers=IF_MATCH, errors=(*body, 404, 412, 502), also=kept, **files),
             Route("DELETE", path, self.remove, "Remove a version", response=done,
                   headers=IF_MATCH, parameters=_VERSION, errors=(400, 404, 409, 412, 422, 503),
                   **write),

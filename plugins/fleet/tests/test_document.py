@@ -118,3 +118,16 @@ async def test_what_the_document_calls_it(client):
             assert media["schema"], name
         problem = operation["responses"]["503"]["content"]["application/json"]["schema"]
         assert problem["$ref"].endswith("/FleetProblem"), name
+
+
+async def test_what_is_answered_to_pieces_and_by_form(client):
+    """A piece of a file is 202, and PATCH takes a form too: /openapi.json says so."""
+    _, document = await client.ask("GET", "/openapi.json")
+    model = document["paths"]["/api/models/{identity}"]["patch"]
+    versions = document["paths"]["/api/models/{identity}/versions"]["post"]
+    forms = {"application/json", "multipart/form-data"}
+    assert set(model["requestBody"]["content"]) == forms
+    assert {"202", "409", "502", "507"} <= set(model["responses"])
+    for operation in (model, versions):
+        piece = operation["responses"]["202"]["content"]["application/json"]["schema"]
+        assert piece["$ref"].endswith("/AddedVersion")

@@ -215,8 +215,27 @@ async def test_what_is_not_there(stand, targets):  # noqa: F811
     assert (await stand.ask("/gateway/none/v2/models/cats/infer"))[0] == 404
     assert (await stand.ask())[0] == 404
     stand.follow(application(*targets[:1]))
-    assert (await stand.ask(method="GET", body=None))[0] == 405
-    assert (await stand.ask("/gateway/shop/v2/models/cats/ready", method="PUT"))[0] == 405
+
+
+async def test_another_method(stand, targets):  # noqa: F811
+    """405 names in ``Allow`` what a path is asked by (RFC 9110, 15.5.6), to who may ask it."""
+    stand.follow(application(*targets[:1]))
+    await stand.ask()  # as an inference whose head is known
+    base = "/gateway/shop"
+    for path, method, allowed in (
+        ("/v2/models/cats/infer", "GET", "POST"),
+        ("/v2/models/cats/versions/1/infer", "DELETE", "POST"),
+        ("/v2/models/cats/ready", "PUT", "GET"),
+        ("/v2/models/cats", "POST", "GET"),
+        ("/v2", "POST", "GET"),
+        ("/v2/health/live", "PATCH", "GET"),
+        ("/v1/infer", "GET", "POST"),
+        ("/v1/sessions", "GET", "POST"),
+    ):
+        status, answer, fields = await stand.ask(base + path, method=method, body=None)
+        assert (status, fields.get("Allow")) == (405, allowed), path
+        assert answer == {"error": f"This is asked by {allowed}"}, path
+        assert (await stand.ask(base + path, method=method, body=None, key=None))[0] == 401, path
 
 
 async def test_an_application_tells_of_itself(stand, upstreams, targets):  # noqa: F811

@@ -125,3 +125,14 @@ async def test_nothing_else_of_the_server(shop):
         ("GET", "/v1/settings"),
     ):
         assert (await shop.ask(method, path))[0] in {401, 404, 405}, path
+
+
+@pytest.mark.parametrize("url", ["sqlite"], indirect=True)
+async def test_a_session_by_another_method(shop):
+    """405 to its consumer; another's session stays 404, whatever the method."""
+    session, _url = await shop.session()
+    path = f"/v1/sessions/{session}"
+    assert (await shop.ask("POST", path))[0] == 405
+    assert (await shop.ask("PUT", path))[0] == 405
+    assert (await shop.ask("POST", path.replace("sessions", "stream")))[0] == 405
+    assert (await shop.ask("PUT", "/v1/sessions/none"))[0] == 404

@@ -19,7 +19,7 @@ from mataserver import (
     check_query,
 )
 from mataserver_jobs.rows import OPEN
-from mataserver_jobs.sent_file import SentFile
+from mataserver_jobs.sent_file import SentFile, also_of_file
 from mataserver_jobs.views import FileList, FileView, JobList, JobView, ListedJob, Restart
 
 if TYPE_CHECKING:
@@ -73,7 +73,7 @@ class Routes:
                   parameters=_PAGES, errors=(422, 503), **read),
             Route("GET", one, self.get, "Show a job", response=job, errors=(404, 503), **read),
             Route("GET", f"{one}/events", self.events, "Follow a job",
-                  response=(Body("text/event-stream"),), errors=(404, 503),
+                  response=(Body("text/event-stream"),), errors=(404, 503), also={204: ()},
                   headers={"Last-Event-ID": (str, False, "The last event that was seen.")}, **read),
             Route("GET", f"{one}/log", self.log, "What a job printed",
                   response=(Body("text/plain"),), errors=(404, 422, 503),
@@ -83,6 +83,7 @@ class Routes:
                   response=(Body(JSON, FileList),), errors=(404, 503), **read),
             Route("GET", one + "/files/{name:.+}", self.file, "Download a file",
                   response=(Body("application/octet-stream"),), errors=(404, 503),
+                  also=also_of_file("application/octet-stream"),
                   headers={"Range": (str, False, "Which bytes of it.")}, **read),
             Route("POST", f"{one}/cancel", self.cancel, "Cancel a job", response=job, status=202,
                   errors=(404, 409, 503), **write),

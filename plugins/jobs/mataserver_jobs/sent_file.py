@@ -7,11 +7,22 @@ from typing import TYPE_CHECKING
 
 from aiohttp import hdrs, web
 
+from mataserver import Body
+
 if TYPE_CHECKING:
     from collections.abc import Mapping
     from pathlib import Path
 
     from aiohttp.abc import AbstractStreamWriter
+
+
+def also_of_file(*content_types: str) -> dict[int, tuple[Body, ...]]:
+    """Return what a route that sends files answers beside a whole one, for ``Route.also``.
+
+    A range of it; that it is still the file with that ``ETag``, or is not; that it has no such
+    range.
+    """
+    return {206: tuple(map(Body, content_types)), 304: (), 412: (), 416: ()}
 
 
 class SentFile(web.FileResponse):

@@ -213,6 +213,10 @@ async def test_parts_of_files(ask):
         assert response.status == 304
     async with ask.session.head(path) as response:
         assert (response.status, response.headers["Content-Length"]) == (200, "20")
+    _, document = await ask("GET", "/openapi.json")
+    answers = document["paths"]["/v1/jobs/{id}/files/{name}"]["get"]["responses"]
+    assert answers["206"]["content"].keys() == answers["200"]["content"].keys()
+    assert not {"content"} & {key for status in ("304", "412", "416") for key in answers[status]}
 
 
 @pytest.mark.parametrize(

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mataserver import Body, InvalidParams, NotFound, Route
-from mataserver_jobs.sent_file import SentFile
+from mataserver_jobs.sent_file import SentFile, also_of_file
 from mataserver_reconstruct.files import CSV, CSV_WITH_ID, REPORT
 
 if TYPE_CHECKING:
@@ -28,6 +28,7 @@ _TYPES = {
     ".zip": "application/zip",
 }
 _BYTES = "application/octet-stream"
+_EVERY = (_BYTES, *(each.partition(";")[0] for each in _TYPES.values()))
 _NOTHING = "default-src 'none'"
 _OF_REPORT = "default-src 'none'; style-src 'unsafe-inline'; img-src data:; sandbox"
 _ZIP = "clouds.zip"
@@ -51,14 +52,16 @@ class Downloads:
         with_id = {"image_id": (bool, False, "Whether a column image_id comes first.")}
         return [
             Route("GET", one, self.clouds, "All clouds of a job in a ZIP",
-                  response=(Body("application/zip"),), headers=part, **common),
+                  response=(Body("application/zip"),), headers=part,
+                  also=also_of_file("application/zip"), **common),
             Route("GET", f"{one}/csv", self.csv, "The poses of a job",
-                  response=(Body("text/csv"),), parameters=with_id,
+                  response=(Body("text/csv"),), parameters=with_id, also=also_of_file("text/csv"),
                   **{**common, "errors": (404, 409, 422, 503)}),
             Route("GET", one + "/{filename}", self.file, "One file of a job",
-                  response=(Body(_BYTES),), headers=part, **common),
+                  response=tuple(map(Body, _EVERY)), headers=part, also=also_of_file(*_EVERY),
+                  **common),
             Route("GET", "/jobs/{id}/report", self.report, "The report of a job, with pictures",
-                  response=(Body("text/html"),), **common),
+                  response=(Body("text/html"),), also=also_of_file("text/html"), **common),
         ]  # fmt: skip
 
     @property

@@ -10,7 +10,7 @@ import msgspec
 from msgspec import Struct
 
 from mataserver import Body, NotFound, Route
-from mataserver_jobs.sent_file import SentFile
+from mataserver_jobs.sent_file import SentFile, also_of_file
 from mataserver_reconstruct.files import MANIFEST, PHOTOS
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class PhotoRoutes:
         return [
             Route("GET", "/jobs/{id}/photos/{number}", self.photo, "A photograph of a job",
                   tag="reconstruct", response=(Body("image/jpeg"),), errors=(404, 503),
-                  needs="jobs:read"),
+                  also=also_of_file("image/jpeg"), needs="jobs:read"),
         ]  # fmt: skip
 
     async def photo(self, request: web.Request) -> web.StreamResponse:

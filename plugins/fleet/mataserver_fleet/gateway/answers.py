@@ -3,19 +3,32 @@
 from __future__ import annotations
 
 import math
-from typing import TYPE_CHECKING
 
 import msgspec
 from aiohttp import web
 
+from mataserver import MataError
 from mataserver_fleet.gateway import headers
 from mataserver_fleet.gateway.grants import Unknown
 
-if TYPE_CHECKING:
-    from mataserver import MataError
-
 _HANG_UP = frozenset({408, 411, 413})
 """Statuses after which the connection is not used again."""
+
+
+class WrongMethod(MataError):
+    """405: not how this is asked; ``allowed`` are the methods that it is asked by."""
+
+    status = 405
+
+    def __init__(self, *allowed: str) -> None:
+        super().__init__(f"This is asked by {' and '.join(allowed)}")
+        self.allowed = allowed
+
+
+def check_method(method: str, *allowed: str) -> None:
+    """Raise ``WrongMethod`` for any other method."""
+    if method not in allowed:
+        raise WrongMethod(*allowed)
 
 
 def problem(error: MataError) -> web.Response:
@@ -25,6 +38,8 @@ def problem(error: MataError) -> web.Response:
         fields["Retry-After"] = str(max(1, math.ceil(error.retry_after)))
     if error.status == Unknown.status:
         fields["WWW-Authenticate"] = "Bearer"
+    if isinstance(error, WrongMethod):
+        fields["Allow"] = ", ".join(error.allowed)
     response = json({"error": error.detail}, error.status, fields)
     if error.status in _HANG_UP:
         response.force_close()

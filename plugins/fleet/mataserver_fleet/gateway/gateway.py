@@ -10,7 +10,7 @@ import aiohttp
 
 from mataserver import MataError, NotFound, check_charset
 from mataserver_fleet.gateway import callers, headers, matching, pictures
-from mataserver_fleet.gateway.answers import problem
+from mataserver_fleet.gateway.answers import check_method, problem
 from mataserver_fleet.gateway.bodies import Bodies, TooLate
 from mataserver_fleet.gateway.choosing import Choosing
 from mataserver_fleet.gateway.forwarding import Call, Forwarding
@@ -19,7 +19,7 @@ from mataserver_fleet.gateway.inspection import JsonPart, look
 from mataserver_fleet.gateway.limits import Limits
 from mataserver_fleet.gateway.links import Links
 from mataserver_fleet.gateway.matching import Asked
-from mataserver_fleet.gateway.own_routes import OwnRoutes, WrongMethod
+from mataserver_fleet.gateway.own_routes import OwnRoutes
 from mataserver_fleet.gateway.probing import Probes
 from mataserver_fleet.gateway.reaching import Reaching
 from mataserver_fleet.gateway.repeating import Answered, KnownInferences
@@ -167,16 +167,14 @@ class Gateway:
         if "http" not in route.protocols:
             raise NotFound("No such route")
         consumer = callers.consumer(self.snapshot, request, application)
-        if request.method != matching.VERBS[asked.verb]:
-            raise WrongMethod(f"This is asked by {matching.VERBS[asked.verb]}")
+        check_method(request.method, matching.VERBS[asked.verb])
         self.limits.admit(consumer)
         return await self._forward(request, asked, consumer)
 
     async def _picture(self, scope: Scope, request: web.Request) -> web.StreamResponse:
         """Answer ``POST /v1/infer`` by mataservers. Raises as ``_answer``."""
         callers.check_any(self.snapshot, scope, request)
-        if request.method != "POST":
-            raise WrongMethod("This is asked by POST")
+        check_method(request.method, "POST")
         share = self.share()
         try:
             body = await self.bodies.read(request, share)

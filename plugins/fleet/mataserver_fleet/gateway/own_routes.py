@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mataserver import MataError, NotFound
+from mataserver import NotFound
 from mataserver_fleet.gateway import callers, matching
-from mataserver_fleet.gateway.answers import json
+from mataserver_fleet.gateway.answers import check_method, json
 
 if TYPE_CHECKING:
     from aiohttp import web
@@ -16,12 +16,6 @@ if TYPE_CHECKING:
     from mataserver_fleet.gateway.snapshot import Snapshot
 
 
-class WrongMethod(MataError):
-    """405: not how this is asked."""
-
-    status = 405
-
-
 class OwnRoutes:
     """Answers for applications; they are ready where each of their models has a server that is."""
 
@@ -29,13 +23,15 @@ class OwnRoutes:
         self._servers = servers
 
     def answer(self, snapshot: Snapshot, scope: Scope, request: web.Request) -> web.Response:
-        """Answer what an application tells of itself. Raises ``NotFound``, and as ``consumer``."""
+        """Answer what an application tells of itself. Raises as ``consumer``.
+
+        And ``NotFound`` and ``WrongMethod``.
+        """
         kind = matching.OWN.get(scope.path)
         if kind is None:
             raise NotFound("No such route")
         callers.check_any(snapshot, scope, request)
-        if request.method != "GET":
-            raise WrongMethod("This is asked by GET")
+        check_method(request.method, "GET")
         return self._told(kind, scope)
 
     def _told(self, kind: str, scope: Scope) -> web.Response:

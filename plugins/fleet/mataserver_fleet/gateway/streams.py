@@ -21,6 +21,7 @@ from mataserver import (
     check_charset,
 )
 from mataserver_fleet.gateway import callers, headers
+from mataserver_fleet.gateway.answers import check_method
 from mataserver_fleet.gateway.bodies import Whole
 from mataserver_fleet.gateway.exchange import Exchange, Failed, Message
 from mataserver_fleet.gateway.relaying import relay, whole_of
@@ -64,13 +65,19 @@ class Streams:
         self._sessions: OrderedDict[str, Session] = OrderedDict()
 
     async def answer(self, scope: Scope, request: web.Request) -> web.StreamResponse:
-        """Answer what is asked of sessions. Raises ``NotFound`` for anything else."""
-        if scope.path == SESSIONS and request.method == "POST":
+        """Answer what is asked of sessions. Raises ``NotFound`` and ``WrongMethod``."""
+        if scope.path == SESSIONS:
+            callers.check_any(self._gateway.snapshot, scope, request)
+            check_method(request.method, "POST")
             return await self._create(scope, request)
-        if scope.path.startswith(STREAM) and request.method == "GET":
-            return await self._stream(self._known(scope, request, STREAM), request)
-        if scope.path.startswith(SESSIONS + "/") and request.method in {"GET", "DELETE"}:
-            return await self._passed_on(self._known(scope, request, SESSIONS + "/"), request)
+        if scope.path.startswith(STREAM):
+            known = self._known(scope, request, STREAM)
+            check_method(request.method, "GET")
+            return await self._stream(known, request)
+        if scope.path.startswith(SESSIONS + "/"):
+            known = self._known(scope, request, SESSIONS + "/")
+            check_method(request.method, "GET", "DELETE")
+            return await self._passed_on(known, request)
         raise NotFound("No such route")
 
     def _known(self, scope: Scope, request: web.Request, prefix: str) -> Known:
