@@ -9,7 +9,7 @@ from mataserver.errors import MataError
 from mataserver.principals import ANYBODY, SCOPES
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Mapping
 
     from aiohttp import web
 
@@ -89,7 +89,7 @@ class Route:
     documented: bool = True
     socket: bool = False
     held: str = ""
-    also: dict[int, tuple[Body, ...]] = field(default_factory=dict)
+    also: Mapping[int, tuple[Body, ...]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Raise for what would answer others than was meant."""

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from msgspec import UNSET, Meta, Struct, UnsetType
 
-from mataserver import Body, InvalidParams, MataError, Route
+from mataserver import Body, InvalidParams, MataError, Route, check_query
 from mataserver_database import finish
 from mataserver_fleet.loading import Done, Loading
 from mataserver_fleet.model_views import ChangedModel, ModelDetail, ModelView, Views
@@ -93,7 +93,7 @@ class ModelHandlers:
             Route("GET", "/api/models", self.index, "List the models", parameters=PARAMETERS,
                   response=(Body(JSON, ModelList),), errors=(422, 503), **read),
             Route("GET", path, self.one, "One model, by id or name", parameters=TRITON,
-                  response=(Body(JSON, ModelDetail),), errors=(404, 503), **read),
+                  response=(Body(JSON, ModelDetail),), errors=(404, 422, 503), **read),
             Route("PATCH", path, self.change, "Describe a model", headers=IF_MATCH,
                   request=(Body(JSON, ModelChange, {"description": "Reads shelves"}),),
                   response=(Body(JSON, ChangedModel),),
@@ -130,6 +130,7 @@ class ModelHandlers:
 
     async def one(self, request: web.Request) -> web.Response:
         """Answer one model, and what its Tritons tell of it."""
+        check_query(request, TRITON)
         row = await finish(self._models.one(request.match_info["identity"]))
         (shown,) = await finish(self._views(request).models([row], files=True))
         only = request.query.get("triton_id")
@@ -217,6 +218,7 @@ class ModelHandlers:
 
 
 def _triton(request: web.Request, asked: Asked) -> str | None:
+    check_query(request, TRITON)  # of a misspelt one all would be meant
     given = asked.triton_id
     if given is None:
         return request.query.get("triton_id")

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from msgspec import UNSET, Struct, UnsetType
 
-from mataserver import BadRequest, Body, InvalidParams, Route, Upload
+from mataserver import BadRequest, Body, InvalidParams, Route, Upload, check_query
 from mataserver_database import finish
 from mataserver_fleet.files import WrongOffset
 from mataserver_fleet.loading import Loading, Result
@@ -188,6 +188,7 @@ class VersionHandlers:
 
     async def add_version(self, request: web.Request) -> web.Response:
         """Add a version, or a piece of one of its files."""
+        check_query(request, _LOAD)
         who, load = caller(request), flag(request, "load")
         row = await finish(self._models.one(request.match_info["identity"]))
         check_revision(row, expected(request))  # before its files are sent
@@ -278,6 +279,7 @@ class VersionHandlers:
 
     async def remove(self, request: web.Request) -> web.Response:
         """Remove a version."""
+        check_query(request, _VERSION)
         given = request.match_info.get("version") or request.query.get("version")
         if not given:
             raise BadRequest("version: which one must be told")

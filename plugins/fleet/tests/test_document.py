@@ -131,3 +131,25 @@ async def test_what_is_answered_to_pieces_and_by_form(client):
     for operation in (model, versions):
         piece = operation["responses"]["202"]["content"]["application/json"]["schema"]
         assert piece["$ref"].endswith("/AddedVersion")
+
+
+async def test_misspelt_parameters(serve):
+    """422 names them: without it a model would be unloaded at every Triton, and all be counted."""
+    async with stand_ins(1) as (triton,), serve(fleet={"probe": 0.1}) as client:
+        made = {"name": "t", "host": "127.0.0.1", "port": str(triton.port)}
+        assert (await client.ask("POST", "/api/tritons", json=made))[0] == 201
+        files = form({"model.onnx": adding(1)}, name="m")
+        assert (await client.ask("POST", "/api/models", data=files))[0] == 201
+        assert (await client.ask("POST", "/api/models/m/load"))[0] == 200
+        for method, path in (
+            ("POST", "/api/models/m/unload?triton=t"),
+            ("POST", "/api/models/m/load?triton=t"),
+            ("GET", "/api/models/m?triton=t"),
+            ("POST", "/api/models/m/versions?loads=true"),
+            ("DELETE", "/api/models/m/versions?versions=1"),
+            ("GET", "/api/usage?from=2026-11-01"),
+        ):
+            status, answer = await client.ask(method, path)
+            name = path.partition("?")[2].partition("=")[0]
+            assert (status, answer["detail"].partition(":")[0]) == (422, name), path
+        assert "m" in triton.models

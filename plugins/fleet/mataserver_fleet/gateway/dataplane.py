@@ -13,7 +13,7 @@ from urllib.parse import urlsplit
 
 from aiohttp import web
 
-from mataserver import Body, InvalidParams, MataError, NotFound, Principal, Route
+from mataserver import Body, InvalidParams, MataError, NotFound, Principal, Route, check_query
 from mataserver_database import finish
 from mataserver_fleet.gateway.accounting import Accounting, date_of, day_of, rows
 from mataserver_fleet.gateway.following import Following
@@ -147,6 +147,7 @@ class DataPlane:
 
     async def usage(self, request: web.Request) -> web.Response:
         """Answer ``GET /api/usage``."""
+        check_query(request, _DAYS)
         store = self._store
         assert store is not None  # noqa: S101 - for the type checker: it is answered meanwhile
         today = date_of(int(store.clock() // DAY))
