@@ -168,7 +168,8 @@ def test_a_server_that_cannot_start_says_why(terminal):
     assert (ran.returncode, ran.stdout) == (1, "")
     assert ran.stderr == (
         f"error: could not store the API key: File exists ({terminal.data}/api_key; "
-        "the setting data_dir, MATA_SERVER_DATA_DIR, names the directory)\n"
+        "the setting data_dir, MATA_SERVER_DATA_DIR, or shared_dir where it is set, "
+        "names the directory)\n"
     )
 
 

@@ -243,7 +243,8 @@ def test_data_directory_that_cannot_be_made_is_an_error(tmp_path):
         registry.add("a/b", DETR)
     assert caught.value.detail == "could not write the model registry: File exists"
     assert caught.value.hint == (
-        f"{registry.path}; the setting data_dir, MATA_SERVER_DATA_DIR, names the directory"
+        f"{registry.path}; the setting data_dir, MATA_SERVER_DATA_DIR, or shared_dir where it is "
+        "set, names the directory"
     )
     with pytest.raises(RegistryError) as caught:
         registry.entries()

@@ -1,4 +1,4 @@
-"""Failures of the operating system in the data directory, as errors of the API."""
+"""Failures of the operating system in the data or shared directory, as errors of the API."""
 
 from __future__ import annotations
 
@@ -23,5 +23,6 @@ def os_errors_as(failure: str, path: Path, kind: type[MataError] = MataError) ->
         yield
     except OSError as error:
         reason = error.strerror or type(error).__name__
-        hint = f"{path}; the setting data_dir, {PREFIX}DATA_DIR, names the directory"
+        setting = f"the setting data_dir, {PREFIX}DATA_DIR, or shared_dir where it is set"
+        hint = f"{path}; {setting}, names the directory"
         raise kind(f"{failure}: {reason}", hint=hint) from error

@@ -84,7 +84,7 @@ class Roll:
     ) -> None:
         self.held = held
         self.own = RollEntry()
-        self._folder = folder
+        self.folder = folder
         self._silence = silence
         self._clock = clock
         self._others: dict[str, Listed] = {}
@@ -93,7 +93,7 @@ class Roll:
 
     async def join(self) -> bytes:
         """Take a tag that nobody has; return the secret that all front-ends share."""
-        secret, self.held.tag = await asyncio.to_thread(_joined, self._folder)
+        secret, self.held.tag = await asyncio.to_thread(_joined, self.folder)
         await self.look()
         return secret
 
@@ -105,9 +105,11 @@ class Roll:
         """
         path = self._path(self.held.tag)
         kept = not self._written or await asyncio.to_thread(path.exists)
-        await asyncio.to_thread(_write, path, entry)
+        try:
+            await asyncio.to_thread(_write, path, entry)
+        finally:  # who cannot tell can still listen
+            await self.look()
         self.own, self._written = entry, True
-        await self.look()
         for other in list(self._others.values()):
             former = entry.address != "" and other.entry.address == entry.address
             if former or self._clock() - other.since > FORGET:
@@ -130,7 +132,7 @@ class Roll:
         await asyncio.shield(self._looking)
 
     async def _look(self) -> None:
-        found = await asyncio.to_thread(_read, self._folder)
+        found = await asyncio.to_thread(_read, self.folder)
         found.pop(self.held.tag, None)
         now = self._clock()
         for tag in self._others.keys() - found.keys():
@@ -175,7 +177,7 @@ class Roll:
         return self._others.get(tag) or next(telling, None)
 
     def _path(self, tag: str) -> Path:
-        return self._folder / f"{tag}{_SUFFIX}"
+        return self.folder / f"{tag}{_SUFFIX}"
 
 
 def _joined(folder: Path) -> tuple[bytes, str]:
@@ -210,12 +212,17 @@ def _write(path: Path, entry: RollEntry) -> None:
 def _temporary(folder: Path, content: bytes, *, durable: bool = False) -> Path:
     """Return a new file, readable by our own user alone; a durable one outlasts a power cut."""
     descriptor, name = tempfile.mkstemp(dir=folder, suffix=".tmp")
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(content)
-        if durable:
-            file.flush()
-            os.fsync(file.fileno())
-    return Path(name)
+    made = Path(name)
+    try:
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
+            if durable:
+                file.flush()
+                os.fsync(file.fileno())
+    except BaseException:
+        made.unlink()  # on a disk that is full one would be left each second
+        raise
+    return made
 
 
 def _read(folder: Path) -> dict[str, RollEntry | None]:

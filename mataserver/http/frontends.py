@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Self
 
 from msgspec import Struct
 
+from mataserver.errors import MataError
 from mataserver.frontends.roll import RollEntry
 from mataserver.frontends.vouching import Voucher
 from mataserver.http import codec
@@ -79,8 +80,12 @@ class FrontendsService(Handlers):
         ]  # fmt: skip
 
     async def __aenter__(self) -> Self:
-        """Join the others; sessions have our tag from now on. Raises ``OSError``."""
-        secret = await self._roll.join()
+        """Join the others; sessions have our tag from now on. Raises ``MataError``."""
+        try:
+            secret = await self._roll.join()
+        except OSError as error:
+            where = str(self._roll.folder)
+            raise MataError(f"shared_dir {_unusable(error)}", hint=where) from error
         self._roll.held.tell = self._tell
         self._roll.held.gather = self._elsewhere.gather
         self._elsewhere.open(Voucher(secret))
@@ -138,7 +143,7 @@ class FrontendsService(Handlers):
                 if not await self._roll.tell(entry):
                     log.warning("another front-end says that it is at %s, too", entry.address)
             except OSError as error:
-                fault = f"cannot be used: {error.strerror or type(error).__name__}"
+                fault = _unusable(error)
             self._note(fault)
 
     def _note(self, fault: str) -> None:
@@ -164,3 +169,8 @@ class FrontendsService(Handlers):
     def _info(self, tag: str, entry: RollEntry, *, here: bool, alive: bool) -> FrontendInfo:
         count = len(self._sessions) if here else entry.sessions
         return FrontendInfo(tag, entry.address, here, alive, count)
+
+
+def _unusable(error: OSError) -> str:
+    """Say what is wrong with the shared directory."""
+    return f"cannot be used: {error.strerror or type(error).__name__}"
