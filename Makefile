@@ -37,7 +37,7 @@ $(VENV)/.demo: $(SOURCES) | $(BIN)/python
 $(VENV)/.setup: $(SOURCES) | $(BIN)/python
 	@echo "installing the core, every plugin and the development tools into $(VENV): some gigabytes"
 	@$(PIP) "torch==2.13.0" $(TOLD)
-	@$(PIP) -e ".[grpc,camera,heic]" $(EDITABLE) -r requirements-dev.txt $(TOLD)
+	@$(PIP) -e ".[grpc,camera,heic,ray]" $(EDITABLE) -r requirements-dev.txt $(TOLD)
 	@# The tracker brings the OpenCV that needs a screen's libraries; the last one installed wins.
 	@$(PIP) --force-reinstall --no-deps "opencv-python-headless<5" $(TOLD)
 	@touch $@ $(VENV)/.demo
@@ -74,12 +74,8 @@ test-fleet: $(VENV)/.setup  ## the fleet over real Tritons, which are in an envi
 test-api: $(VENV)/.setup  ## the OpenAPI document with every guest's routes, against a server
 	$(BIN)/python -m pytest -p no:cacheprovider tests/guest_cases.py
 
-$(VENV)/.ray: pyproject.toml constraints.txt | $(VENV)/.setup
-	@$(PIP) -e ".[ray]" -e $(CLIENT) $(TOLD)
-	@touch $@
-
-test-ray: $(VENV)/.ray  ## models on a real Ray cluster of this machine, whose nodes are killed; KILLS=10 for more
-	RAY_KILLS=$(or $(KILLS),1) $(BIN)/python -m pytest -p no:cacheprovider -s tests/ray_cases.py
+test-ray: $(VENV)/.setup  ## models on a real Ray cluster of this machine, whose nodes are killed; KILLS=10 for more
+	RAY_KILLS=$(or $(KILLS),1) $(BIN)/python -m pytest -p no:cacheprovider -s tests/ray_cases.py tests/ray_token_cases.py
 
 test-binary: binary $(VENV)/.setup  ## the one-file build and the steps of the Dockerfile, in empty folders
 	$(BIN)/python -m pytest -p no:cacheprovider --timeout 600 tests/packaging/binary_cases.py tests/packaging/image_cases.py

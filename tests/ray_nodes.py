@@ -29,6 +29,8 @@ QUICK = {
 }
 """As docs/cluster.md says: a node that ended is noticed soon. Of a head that is gone Ray would
 otherwise end the nodes after a minute."""
+TESTS = {"PYTHONPATH": str(Path(__file__).parent)}
+"""For nodes whose workers load models of the tests."""
 WORKERS = 16
 """Ports for the workers of a node, each its own: on one machine they would take each other's."""
 STARTED = 90.0
@@ -49,7 +51,7 @@ PORTS = _ports()
 class RayNode:
     """One node: every process that ``ray start --block`` has started."""
 
-    def __init__(self, folder, *options):
+    def __init__(self, folder, *options, environment=()):
         # `ray start --block` ends what it started as soon as one of it has ended.
         command = [str(Path(sys.executable).with_name("ray")), "start", "--block", *options]
         command += ["--object-store-memory", "80000000", "--node-ip-address", HOST]
@@ -60,7 +62,7 @@ class RayNode:
         self._log = self._path.open("wb")
         self._process = subprocess.Popen(
             command,
-            env={**os.environ, **QUICK},
+            env={**os.environ, **QUICK, **dict(environment)},
             stdout=self._log,
             stderr=subprocess.STDOUT,
             start_new_session=True,
@@ -102,10 +104,14 @@ class RayNode:
 
 
 class RayNodes:
-    """A head that has no room for models, and nodes that have some for ``cpu`` each."""
+    """A head that has no room for models, and nodes that have some for ``cpu`` each.
 
-    def __init__(self, cpu=4):
+    ``environment`` is what they have beside that of the tests.
+    """
+
+    def __init__(self, cpu=4, environment=()):
         self._cpu = cpu
+        self._environment = environment
         self._folder = Path(tempfile.mkdtemp(prefix="mr"))  # sockets want a short path
         self.port = next(PORTS)
         self.head = None
@@ -116,13 +122,14 @@ class RayNodes:
         """What ``ray_address`` is to say."""
         return f"{HOST}:{self.port}"
 
-    def start_head(self):
-        """Start the head, with its port as before."""
+    def start_head(self, cpu=0):
+        """Start the head, with its port as before, and the label ``head``."""
         self.head = RayNode(
-            self._folder, "--head", "--port", str(self.port), "--num-cpus", "0",
+            self._folder, "--head", "--port", str(self.port), "--num-cpus", str(cpu),
             "--ray-client-server-port", str(next(PORTS)), "--dashboard-port", str(next(PORTS)),
             "--include-dashboard=false", "--include-log-monitor=false", "--no-monitor",
-            "--temp-dir", str(self._folder / "ray"),
+            "--temp-dir", str(self._folder / "ray"), "--labels", "name=head",
+            environment=self._environment,
         )  # fmt: skip
 
     def add(self, name):
@@ -130,6 +137,7 @@ class RayNodes:
         self.nodes[name] = RayNode(
             self._folder, "--address", self.address, "--num-cpus", str(self._cpu),
             "--labels", f"name={name}",
+            environment=self._environment,
         )  # fmt: skip
 
     def kill(self, name):

@@ -287,6 +287,11 @@ async def test_a_large_image_is_decoded_smaller(engine, assignment):
 @pytest.mark.parametrize("engine", ["process", "ray"], indirect=True)
 async def test_a_crash_is_its_own_workers(engine, assignment):
     """A process that ends is told to whoever waits, and blamed; its neighbour goes on."""
+    await a_crash(engine, assignment)
+
+
+async def a_crash(engine, assignment):
+    """Have one of two workers end, and look at both."""
     async with started(engine, assignment) as neighbour, started(engine, assignment) as worker:
         deaths = []
         worker.on_death(deaths.append)

@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 CONTROL = "control"
 REACH_SECONDS = 3.0
 """How long the head may take to accept a connection."""
+UNWANTED = (
+    "; its head answers: if the cluster asks for a token, the server needs it too, "
+    "by RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
+)
+"""What Ray does not say of its own refusal."""
 
 
 class NodeSeat(Seat):
@@ -149,28 +154,34 @@ def _counted(resources: dict[str, float]) -> dict[str, float]:
     return {name: resources[name] for name in ("CPU", "GPU", "memory") if name in resources}
 
 
-def _check_head(address: str) -> None:
-    """Look whether anybody listens at the head: Ray itself would try for a minute.
+def _check_head(address: str) -> bool:
+    """Return whether somebody listens at the head: Ray itself would try for a minute.
 
-    Raises ``OSError``. What "auto" means only Ray knows, and it knows at once.
+    Raises ``OSError``. What "auto" means only Ray knows, and it knows at once: False.
     """
     if address == "auto":
         address = os.environ.get("RAY_ADDRESS", "")
     host, _, port = address.rpartition(":")
     if host and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), REACH_SECONDS).close()
+        return True
+    return False
 
 
 def join(address: str) -> RayCluster:
     """Join the cluster at an address. Raises ``OSError`` or ``RuntimeError`` when there is none."""
     import ray
 
-    _check_head(address)
-    ray.init(
-        address=address,
-        namespace="mataserver",
-        log_to_driver=False,
-        logging_level="error",
-        configure_logging=False,
-    )
+    answers = _check_head(address)
+    try:
+        ray.init(
+            address=address,
+            namespace="mataserver",
+            log_to_driver=False,
+            logging_level="error",
+            configure_logging=False,
+        )
+    except ConnectionError as error:
+        first = str(error).strip().partition("\n")[0]
+        raise ConnectionError(first + UNWANTED * answers) from None
     return RayCluster()
