@@ -70,6 +70,8 @@ CASES = (
     Case("raw, 16 conn.", Question("noop", "raw"), 16),
     Case("JSON, 1 conn.", Question("noop", "json"), 1),
     Case("JSON, 16 conn.", Question("noop", "json"), 16),
+    Case("multipart, 1 conn.", Question("noop", "form"), 1),
+    Case("multipart, 16 conn.", Question("noop", "form"), 16),
     Case("stream, window 1", Question("noop", "frames"), 1),
     Case("stream, window 8", Question("noop", "frames"), 8),
     Case("resizing, raw, 1 conn.", Question("detector", "raw"), 1),

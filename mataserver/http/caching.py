@@ -19,6 +19,7 @@ from aiohttp.http_writer import StreamWriter
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from mataserver.errors import Unavailable
+from mataserver.http import beginnings
 from mataserver.http.heads import KnownRoute, is_of
 from mataserver.http.hits import EARLY, Hit, rest
 from mataserver.http.protocol import Conversation, unsign
@@ -31,6 +32,7 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.http.backlog import Portion
+    from mataserver.http.beginnings import Beginning
     from mataserver.http.heads import Claim, HeadCache, Known, KnownClaim, Repeat
     from mataserver.http.middleware import Edge
 
@@ -39,12 +41,6 @@ T = TypeVar("T")
 
 TRIED = frozenset({"3.14.5"})
 """The releases of aiohttp that this was tried with: what is not public changes in any of them."""
-LONGEST = 2_048
-"""Bytes of a head that is looked at."""
-_END = b"\r\n\r\n"
-_LENGTH = b"\r\ncontent-length: "
-_UNSURE = (b"\r\ntransfer-encoding", b"\r\nupgrade", b"\r\ncontent-length")
-"""Lines of a head, in lower case, with which a message ends elsewhere than a plain one does."""
 
 
 def known(version: str = aiohttp.__version__) -> bool:
@@ -58,11 +54,14 @@ def is_alone(edge: Edge, application: web.Application) -> bool:
     return around == ([edge.middleware], [unsign])
 
 
-def learn(request: web.Request, repeat: Repeat) -> None:
-    """Have requests with the head of one that was answered be answered by ``repeat``."""
+def learn(request: web.Request, repeat: Repeat, boundary: str = "") -> None:
+    """Have requests with the head of one that was answered be answered by ``repeat``.
+
+    ``boundary`` is that of a form.
+    """
     conversation = request.protocol
     if isinstance(conversation, CachingConversation):
-        conversation.learn(request, repeat)
+        conversation.learn(request, repeat, boundary)
 
 
 class CachingConversation(Conversation):
@@ -80,7 +79,7 @@ class CachingConversation(Conversation):
         super().__init__(server, budget, **options)
         self._heads = cache
         self._context = contextvars.copy_context()
-        self._head: bytes | None = None
+        self._head: Beginning | None = None
         self._hit: Hit | None = None
         self._left = 0
         self._made: tuple[Known, web.Request] | None = None
@@ -112,25 +111,16 @@ class CachingConversation(Conversation):
     def _begin(self, data: bytes) -> bool:
         """Look at the beginning of a message; whether its head is known, and all is done."""
         self._head, is_idle = None, self._is_idle
-        end = data.find(_END, 0, LONGEST) + len(_END)
-        if end < len(_END):
+        head = beginnings.read(data)
+        if head is None:
             self._pass(-1)
             return False
-        head = data[:end].lower()
-        at = head.find(_LENGTH) + len(_LENGTH)
-        digits = data[at : head.find(b"\r\n", at)] if at >= len(_LENGTH) else b""
-        size = int(digits) if digits.isdigit() and len(digits) < 8 else 0
-        if is_idle and size and not digits.startswith(b"0") and len(data) - end <= size:
-            key = data[:at] + data[at + len(digits) : end]
-            known = self._heads.find(key, size)
-            if known is not None and self._take(key, known, data, end, size):
+        if is_idle and head.key and len(data) - head.end <= head.size:
+            known = self._heads.find(head.key, head.size)
+            if known is not None and self._take(head, known, data):
                 return True
-            self._head = key
-        # A length of its own is the third of what makes an end unsure only where it is not read.
-        unsure = any(line in head for line in (_UNSURE[:2] if size else _UNSURE))
-        # A parser ends a CONNECT at its head, whatever length it tells.
-        unsure = unsure or head.lstrip().startswith(b"connect ")
-        self._pass(-1 if unsure else rest(end + size, data))
+            self._head = head
+        self._pass(-1 if head.unsure else rest(head.end + head.size, data))
         return False
 
     def _pass(self, left: int) -> None:
@@ -143,26 +133,24 @@ class CachingConversation(Conversation):
         if left < 0:
             self._head = None
 
-    def _take(
-        self, key: bytes, known: KnownRoute | KnownClaim, data: bytes, end: int, size: int
-    ) -> bool:
+    def _take(self, head: Beginning, known: KnownRoute | KnownClaim, data: bytes) -> bool:
         """Answer a request whose head is known.
 
         False where there is no room for its body, or whoever sends it may not ask.
         """
         share = self._budget()
         try:
-            share.check(size)  # amid a body it would be too late: whoever asks is counted by then
+            share.check(head.size)  # amid a body it is too late: whoever asks is counted by then
         except Unavailable:
             return False
-        if not self._heads.admits(key, known):
+        if not self._heads.admits(head.key, known):
             return False
-        share.hold(len(data) - end)
+        share.hold(len(data) - head.end)
         self._heads.hits += 1
         self.is_strangers = False
         kind = Hit if isinstance(known, KnownRoute) else known.claim.hit
         self._hit = kind(self, self._heads.edge, known, share)
-        self._hit.begin(data, end, size)
+        self._hit.begin(data, head)
         return True
 
     @property
@@ -177,19 +165,19 @@ class CachingConversation(Conversation):
             and self._payload_parser is None
         )
 
-    def learn(self, request: web.Request, repeat: Repeat) -> None:
-        """Know the head of the request under way from now on."""
+    def learn(self, request: web.Request, repeat: Repeat, boundary: str) -> None:
+        """Know the head of the request under way from now on, if its boundary is known apart."""
         head = self._head_of(request)
-        if head is not None:
-            self._heads.learn(head, request, repeat)
+        if head is not None and head.boundary == boundary.encode("latin-1", "replace"):
+            self._heads.learn(head.key, request, repeat)
 
     def learn_claimed(self, request: web.Request, claim: Claim) -> None:
         """Know the head of the claimed request under way from now on."""
         head = self._head_of(request)
-        if head is not None:
-            self._heads.learn_claimed(head, request, claim)
+        if head is not None and not head.boundary:
+            self._heads.learn_claimed(head.key, request, claim)
 
-    def _head_of(self, request: web.Request) -> bytes | None:
+    def _head_of(self, request: web.Request) -> Beginning | None:
         """Return the head of the request under way, once; None where it may be another's."""
         head, self._head = self._head, None
         if head is None or request is not self._current_request or not is_of(head, request):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from aiohttp import HttpVersion11, hdrs
 
 from mataserver.http.auth import PRINCIPAL
+from mataserver.http.beginnings import MARK
 from mataserver.http.routing import CLAIMED, ROUTE
 
 if TYPE_CHECKING:
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from mataserver.contract.envelope import Format
     from mataserver.contract.handles import Encoded
     from mataserver.contract.routes import Route
+    from mataserver.http.beginnings import Beginning
     from mataserver.http.middleware import Edge
 
 MOST = 256
@@ -51,12 +53,15 @@ class Repeat(Protocol):
         """Whether it would still answer them so."""
         ...
 
-    async def answer(self, body: bytes) -> Encoded:
-        """Answer one, whose body is not empty. Raises what the handler does."""
+    async def answer(self, body: bytes, boundary: bytes) -> Encoded:
+        """Answer one, whose body is not empty. Raises what the handler does.
+
+        ``boundary`` separates the parts of a form.
+        """
         ...
 
     def begin(
-        self, body: bytes, take: Callable[[Encoded | Exception], None]
+        self, body: bytes, boundary: bytes, take: Callable[[Encoded | Exception], None]
     ) -> Callable[[], None] | None:
         """Begin to do so without a task; None where only ``answer`` can.
 
@@ -243,17 +248,30 @@ class HeadCache:
             del self._of_owner[owner]
 
 
-def is_of(head: bytes, request: web.Request) -> bool:
-    """Whether a head, without the digits of its length, is that of a request: line by line."""
+def is_of(beginning: Beginning, request: web.Request) -> bool:
+    """Whether a head, without what differs, is that of a request: line by line."""
     message = request._message  # noqa: SLF001
-    fields = message.raw_headers
+    head, fields = beginning.key.removeprefix(MARK), message.raw_headers
     return (
         head.count(b"\r\n") == len(fields) + 2
         and head.startswith(
             f"{message.method} {message.path} HTTP/".encode("utf-8", "surrogateescape")
         )
-        and all(value in head for name, value in fields if name.lower() != b"content-length")
+        and all(
+            _without(value, beginning.boundary) in head
+            for name, value in fields
+            if name.lower() != b"content-length"
+        )
     )
+
+
+def _without(value: bytes, boundary: bytes) -> bytes:
+    """Return the value of a header without a form's boundary, where it ends with that."""
+    quoted = b'"' if boundary and value.endswith(b'"') else b""
+    ending = b"boundary=%b%b%b" % (quoted, boundary, quoted)
+    if not boundary or not value.endswith(ending):
+        return value
+    return value.removesuffix(ending) + b"boundary=" + 2 * quoted
 
 
 def _is_plain(request: web.Request) -> bool:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
     from mataserver.contract.handles import Encoded
     from mataserver.http.backlog import Portion
+    from mataserver.http.beginnings import Beginning
     from mataserver.http.heads import Known, Talk
     from mataserver.http.middleware import Edge
 
@@ -122,8 +123,8 @@ class Hit(Leaving):
     """A request whose head is known: its body as it arrives, and its answer."""
 
     __slots__ = (
-        "_answering", "_early", "_end", "_loop", "_pieces", "_released", "_share", "_task",
-        "_timer", "_withdraw",
+        "_answering", "_boundary", "_early", "_end", "_loop", "_pieces", "_released", "_share",
+        "_task", "_timer", "_withdraw",
     )  # fmt: skip
 
     def __init__(self, conversation: Talk, edge: Edge, known: Known, share: Portion) -> None:
@@ -132,17 +133,18 @@ class Hit(Leaving):
         self._loop = asyncio.get_running_loop()
         self._pieces: list[bytes | bytearray] = []
         self._end = 0
-        self._early = b""
+        self._boundary = self._early = b""
         self._task: asyncio.Task[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._withdraw: Callable[[], None] | None = None
         self._answering = self._released = False
         edge.lifecycle.active += 1
 
-    def begin(self, data: bytes, end: int, size: int) -> None:
-        """Take what came first: ``end`` bytes of head, then a body of ``size`` or its beginning."""
+    def begin(self, data: bytes, head: Beginning) -> None:
+        """Take what came first: the head, then the body or its beginning."""
         self._pieces.append(data)
-        self._end, self._left = end, size - (len(data) - end)
+        self._boundary, self._end = head.boundary, head.end
+        self._left = head.size - (len(data) - head.end)
         if self._left:
             self._timer = self._loop.call_later(self._known.seconds, self._expire)
         else:
@@ -209,11 +211,10 @@ class Hit(Leaving):
 
     def _begin_answer(self) -> bool:
         """Have the handler begin without a task; whether it did."""
-        body = self._body()
+        body, begin = self._body(), self._known.repeat.begin
         self._pieces, self._end = [body], 0
-        begin = self._known.repeat.begin
         try:
-            self._withdraw = self._conversation.within(begin, body, self._take)
+            self._withdraw = self._conversation.within(begin, body, self._boundary, self._take)
         except Exception as error:
             self._task = self._conversation.spawn(self._conclude(error))
             return True
@@ -272,14 +273,13 @@ class Hit(Leaving):
             return error
 
     async def _work(self) -> Any:
-        answer = await self._known.repeat.answer(self._body())
+        answer = await self._known.repeat.answer(self._body(), self._boundary)
         require_room(self._edge.budget, len(answer.body))
         return answer
 
     def _body(self) -> bytes:
         """Return the whole body, and keep it no longer."""
-        first, *others = self._pieces
-        self._pieces = []
+        (first, *others), self._pieces = self._pieces, []
         if not others:
             return bytes(first[self._end :])
         return b"".join([memoryview(first)[self._end :], *others])

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from aiohttp import hdrs
@@ -10,10 +10,10 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 
 from mataserver import params
 from mataserver.contract.handles import ResultEvent
-from mataserver.errors import BadRequest, InvalidParams, MataError
-from mataserver.http import caching, codec, data_uri, events, examples, forms
-from mataserver.http.budget import LARGE
+from mataserver.errors import BadRequest, InvalidParams
+from mataserver.http import caching, codec, data_uri, events, examples, forms, repeats
 from mataserver.http.protocol import Whole
+from mataserver.http.repeats import Call
 from mataserver.http.routing import Body, Handlers, Route
 from mataserver.results import InferResponse
 
@@ -25,13 +25,10 @@ if TYPE_CHECKING:
     from mataserver.contract.envelope import Format
     from mataserver.contract.handles import Encoded
     from mataserver.contract.service import Context
-    from mataserver.library.plan import ModelPlan
-    from mataserver.params import Params
-    from mataserver.serving.handle import Handle
+    from mataserver.contract.web import Form
+    from mataserver.http.repeats import Take
     from mataserver.serving.models import ServedModels
     from mataserver.serving.observers import Observers
-
-    Take = Callable[[Encoded | Exception], None]
 
 _TAKEN = "Content-Type must be application/json or image/*"
 KNOWN_QUERIES = 256
@@ -87,14 +84,6 @@ def _query() -> dict[str, tuple[Any, bool, str]]:
     return {name: (kind, False, text) for name, kind in kinds.items()}
 
 
-class _Call(NamedTuple):
-    """What a query or a body asks for; ``plan`` is the model's at that time."""
-
-    model: Handle
-    params: Params
-    plan: ModelPlan
-
-
 class InferService(Handlers):
     """The service of ``/v1/infer``."""
 
@@ -103,7 +92,7 @@ class InferService(Handlers):
         self._models = models
         self._observers = observers
         self._http = ctx.http
-        self._queries: dict[str, _Call] = {}
+        self._queries: dict[str, Call] = {}
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -146,34 +135,37 @@ class InferService(Handlers):
             del data
             response = await self._run(request, call, image)
         if isinstance(response, Whole) and codec.is_json(kind):
-            caching.learn(request, _JsonRepeat(self, codec.wanted_format(request)))
+            caching.learn(request, repeats.JsonRepeat(self, codec.wanted_format(request)))
         return response
 
-    async def read(self, data: bytes) -> tuple[_Call, bytes]:
+    async def read(self, data: bytes) -> tuple[Call, bytes]:
         """Return what a body in JSON asks for, and its image."""
         body = await self._http.decode(data, _DECODE)
         del data
-        return self.asked(body)
+        return self._asked(body)
 
-    def asked(self, body: InferBody) -> tuple[_Call, bytes]:
-        """Return what a decoded body asks for, and its image."""
+    def read_small(self, data: bytes) -> tuple[Call, bytes]:
+        """Do so with one that is decoded in no time."""
+        return self._asked(_DECODE(data))
+
+    def _asked(self, body: InferBody) -> tuple[Call, bytes]:
         if not isinstance(body.image, str):
             raise BadRequest("image: field is required")
         image = data_uri.decode(body.image)
         return self._call(body.model, body.params), image
 
-    def _call(self, name: str, given: dict[str, Any] | None, *, text: bool = False) -> _Call:
-        return _Call(*self._models.asked(name, given, text=text))
+    def _call(self, name: str, given: dict[str, Any] | None, *, text: bool = False) -> Call:
+        return Call(*self._models.asked(name, given, text=text))
 
     async def _raw(self, request: web.Request) -> web.StreamResponse:
         call = self._call_of(request)
         async with self._http.read_body(request) as image:
             response = await self._run(request, call, _image(image))
         if isinstance(response, Whole):
-            caching.learn(request, _ImageRepeat(self, call, codec.wanted_format(request)))
+            caching.learn(request, repeats.ImageRepeat(self, call, codec.wanted_format(request)))
         return response
 
-    def _call_of(self, request: web.Request) -> _Call:
+    def _call_of(self, request: web.Request) -> Call:
         """Return what a query asks for; a camera asks the same every time."""
         query = request.rel_url.raw_query_string
         known = self._queries.get(query)
@@ -194,13 +186,22 @@ class InferService(Handlers):
 
     async def _upload(self, request: web.Request) -> web.StreamResponse:
         self._ctx.check_running()
-        async with self._http.read_form(request) as (file, fields):
-            model = fields.pop("model", None)
-            if not model:
-                raise InvalidParams("model: field is required")
-            return await self._run(request, self._call(model, fields, text=True), file)
+        async with self._http.read_form(request) as form:
+            call = self.uploaded(form)
+            response = await self._run(request, call, form.file)
+        if isinstance(response, Whole):
+            repeat = repeats.FormRepeat(self, codec.wanted_format(request))
+            caching.learn(request, repeat, forms.boundary(request))
+        return response
 
-    async def _run(self, request: web.Request, call: _Call, image: bytes) -> web.StreamResponse:
+    def uploaded(self, form: Form) -> Call:
+        """Return what a form asks for."""
+        model = form.fields.pop("model", None)
+        if not model:
+            raise InvalidParams("model: field is required")
+        return self._call(model, form.fields, text=True)
+
+    async def _run(self, request: web.Request, call: Call, image: bytes) -> web.StreamResponse:
         form: Format = "json"
         if hdrs.ACCEPT in request.headers:
             if events.requested(request):
@@ -210,7 +211,7 @@ class InferService(Handlers):
         answer = await self.answer(call, image, form)
         return codec.respond(answer.body, form=form, timing=codec.stages(answer))
 
-    async def answer(self, call: _Call, image: bytes, form: Format) -> Encoded:
+    async def answer(self, call: Call, image: bytes, form: Format) -> Encoded:
         """Infer, and have services told of it."""
         answer = await call.model.answer(image, call.params, form)
         if self._observers.infer and self._observers:
@@ -220,59 +221,12 @@ class InferService(Handlers):
         return answer
 
     def begin(
-        self, call: _Call, image: bytes, form: Format, take: Take
+        self, call: Call, image: bytes, form: Format, take: Take
     ) -> Callable[[], None] | None:
         """Begin to infer, where no service is to be told of it."""
         if self._observers.infer and self._observers:
             return None
         return call.model.begin(image, call.params, form, take)
-
-
-class _ImageRepeat(NamedTuple):
-    """Requests with an image as the body that ask what one asked."""
-
-    service: InferService
-    call: _Call
-    form: Format
-
-    def is_current(self) -> bool:
-        """Whether the model is what it was."""
-        try:
-            return self.call.model.plan() is self.call.plan
-        except MataError:
-            return False
-
-    async def answer(self, body: bytes) -> Encoded:
-        """Infer on an image."""
-        return await self.service.answer(self.call, body, self.form)
-
-    def begin(self, body: bytes, take: Take) -> Callable[[], None] | None:
-        """Begin to infer on an image."""
-        return self.service.begin(self.call, body, self.form, take)
-
-
-class _JsonRepeat(NamedTuple):
-    """Requests in JSON, of which the body says what they ask."""
-
-    service: InferService
-    form: Format
-
-    def is_current(self) -> bool:
-        """Whether it is JSON still."""
-        return True
-
-    async def answer(self, body: bytes) -> Encoded:
-        """Infer as a body asks for."""
-        call, image = await self.service.read(body)
-        del body
-        return await self.service.answer(call, image, self.form)
-
-    def begin(self, body: bytes, take: Take) -> Callable[[], None] | None:
-        """Begin to infer as a body asks for that is decoded in no time."""
-        if len(body) > LARGE:
-            return None
-        call, image = self.service.asked(_DECODE(body))
-        return self.service.begin(call, image, self.form, take)
 
 
 def _image(body: bytes) -> bytes:

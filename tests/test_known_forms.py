@@ -1,0 +1,168 @@
+"""Uploads whose head is known: by any boundary, and a client cannot tell them from others."""
+
+from __future__ import annotations
+
+import re
+
+import pytest
+
+from conftest import picture, register
+from mataserver import testing
+from mataserver.http import beginnings
+from odd_requests import PICTURE, VARYING, request
+from test_known_heads import label, peer_of
+
+__all__: list[str] = []
+
+UPLOAD = "/v1/infer/upload"
+
+
+SECOND = "a-second-boundary"
+MODEL = {"model": "fake-detect"}
+
+
+def form(
+    boundary: str,
+    *,
+    said: str | None = None,
+    image: bytes = PICTURE,
+    fields: dict[str, str] | None = None,
+    name: str = "a.jpg",
+    headers: tuple[str, ...] = (),
+) -> bytes:
+    """Return an upload; ``said`` is what its head tells of the boundary."""
+    parts = [
+        f'--{boundary}\r\nContent-Disposition: form-data; name="{key}"\r\n\r\n{value}\r\n'
+        for key, value in (MODEL if fields is None else fields).items()
+    ]
+    file = f'--{boundary}\r\nContent-Disposition: form-data; name="file"; filename="{name}"\r\n\r\n'
+    body = "".join([*parts, file]).encode() + image + f"\r\n--{boundary}--\r\n".encode()
+    kind = f"Content-Type: multipart/form-data; boundary={boundary if said is None else said}"
+    return request("POST", UPLOAD, kind, *headers, body=body)
+
+
+@pytest.fixture
+async def peer(server):
+    """A connection to a server that knows the head of uploads."""
+    async with peer_of(server) as connected:
+        yield await connected.warm(form("the-first-boundary"))
+
+
+async def test_any_boundary_is_known(peer):
+    """Clients make one anew for each form, and their images and fields differ."""
+    for number, boundary in enumerate(
+        (
+            "----WebKitFormBoundary7MA4YWxkTrZu0gW",
+            "0f" * 16,
+            "------------------------d74496d6",
+            "x" * 70,
+        )
+    ):
+        width = 64 + number
+        fields = {**MODEL, "confidence": "0.1"} if number % 2 else None
+        asked = form(
+            boundary, image=picture(width, 48, form="JPEG"), fields=fields, name=f"{number}.jpg"
+        )
+        found, hits = await peer.hits(asked)
+        assert (found[0], label(found), hits) == (200, f"{width}x48", 1)
+        assert (b'"faint"' in found[2]) == bool(number % 2)
+
+
+async def test_a_form_in_pieces(peer):
+    """A body may come in pieces, cut within a boundary too."""
+    asked = form("another-boundary")
+    head = asked.index(b"\r\n\r\n") + 4
+    cut = asked.rindex(b"another") + 3
+    found, hits = await peer.hits(asked[: head + 10], asked[head + 10 : cut], asked[cut:])
+    assert (found[0], label(found), hits) == (200, "64x48", 1)
+
+
+@pytest.mark.parametrize(
+    "said", ["", "short", '""', "y" * 71, "with space", "a-long;enough", "äöüäöüäöü"]
+)
+async def test_other_boundaries_are_part_of_a_head(peer, said):
+    """What few clients write is read by the parser that has always read it."""
+    (_, _, _), hits = await peer.hits(form("irrelevant-here", said=said))
+    assert hits == 0
+
+
+CASES = {
+    "the same": form("the-first-boundary"),
+    "another": form(SECOND),
+    "in quotes": form("a-quoted-boundary", said='"a-quoted-boundary"'),
+    "not that of the body": form("the-bodys-boundary", said="the-heads-boundary"),
+    "of which the body's begins with it": form("the-boundary-s", said="the-boundary"),
+    "that begins with the body's": form("the-boundary", said="the-boundary-s"),
+    "no model": form(SECOND, fields={}),
+    "an absent model": form(SECOND, fields={"model": "absent"}),
+    "a wrong parameter": form(SECOND, fields={**MODEL, "confidence": "9"}),
+    "an unknown parameter": form(SECOND, fields={**MODEL, "speed": "9"}),
+    "no picture": form(SECOND, image=b"nothing"),
+    "an empty file": form(SECOND, image=b""),
+    "the boundary within the file": form(SECOND, image=PICTURE + b"\r\n--" + SECOND.encode()),
+    "another's within the file": form(SECOND, image=PICTURE + b"\r\n--the-first-boundary--"),
+    "cut off": request(
+        "POST",
+        UPLOAD,
+        "Content-Type: multipart/form-data; boundary=" + SECOND,
+        body=b"--a-second",
+    ),
+    "two types": form(SECOND, headers=("Content-Type: image/jpeg",)),
+    "a page's": form(SECOND, headers=("Origin: https://a.example",)),
+    "for MessagePack": form(SECOND, headers=("Accept: application/msgpack",)),
+    "as events": form(SECOND, headers=("Accept: text/event-stream",)),
+    "the last": form(SECOND, headers=("Connection: close",)),
+}
+
+
+async def told(served, asked):
+    """Return what is answered to a form behind known ones, without what differs by time."""
+    async with peer_of(served) as peer:
+        for boundary in ("the-first-boundary", "the-third-boundary"):
+            assert (await peer.ask(form(boundary)))[0] == 200
+        peer.writer.write(asked + request("GET", "/v1/nothing", "Connection: close"))
+        return VARYING.sub(b"...", await peer.rest())
+
+
+async def test_no_client_can_tell(tmp_path):
+    """Forms of every kind behind known ones are answered as without them."""
+    found = []
+    for way in (True, False):
+        register(tmp_path / str(way), {"fake-detect": "detect"})
+        async with testing.serving(tmp_path / str(way), engine="thread", short_way=way) as served:
+            found.append({name: await told(served, asked) for name, asked in CASES.items()})
+            assert (served.composed.heads.hits > len(CASES)) == way
+    differing = {name: (found[0][name], found[1][name]) for name in CASES}
+    assert not {name: both for name, both in differing.items() if both[0] != both[1]}
+
+
+async def test_a_head_is_no_other(peer):
+    """All of a head but its digits and its boundary is known to the byte."""
+    asked = form("the-first-boundary")
+    for old, new in (
+        (b"boundary=the", b"Boundary=the"),
+        (b"form-data; b", b"form-data;b"),
+        (b"Host: here", b"Host: there"),
+        (b"boundary=the-first-boundary", b'boundary="the-first-boundary"'),
+        (b"the-first-boundary\r\nContent-L", b"the-first-boundary; a=b\r\nContent-L"),
+    ):
+        assert old in asked
+        (status, _, _), hits = await peer.hits(asked.replace(old, new, 1))
+        assert (status, hits) == (200, 0)
+
+
+def test_what_is_cut_out_of_a_head():
+    """Wherever they stand, the digits and the boundary are cut, and nothing is without a mark."""
+    lines = [b"Content-Length: 12", b"Content-Type: multipart/form-data; boundary=0123456789"]
+    keys = set()
+    for order in (lines, lines[::-1]):
+        head = b"\r\n".join([b"POST / HTTP/1.1", *order, b"", b""])
+        found = beginnings.read(head + b"x")
+        assert (found.boundary, found.size, found.end) == (b"0123456789", 12, len(head))
+        shorter = re.sub(rb"\b12\b|0123456789", b"", head)
+        assert found.key == beginnings.MARK + shorter
+        # A head that is that already is another one: its boundary is empty.
+        literal = beginnings.read(re.sub(rb"0123456789", b"", head))
+        assert literal.key == shorter
+        keys |= {found.key, literal.key}
+    assert len(keys) == 4
