@@ -13,7 +13,7 @@ from mataserver.contract.handles import ResultEvent
 from mataserver.errors import BadRequest, InvalidParams
 from mataserver.http import caching, codec, data_uri, events, examples, forms, repeats
 from mataserver.http.protocol import Whole
-from mataserver.http.repeats import Call
+from mataserver.http.repeats import InferCall
 from mataserver.http.routing import Body, Handlers, Route
 from mataserver.results import InferResponse
 
@@ -92,7 +92,7 @@ class InferService(Handlers):
         self._models = models
         self._observers = observers
         self._http = ctx.http
-        self._queries: dict[str, Call] = {}
+        self._queries: dict[str, InferCall] = {}
 
     def routes(self) -> list[Route]:
         """Return the routes."""
@@ -138,24 +138,24 @@ class InferService(Handlers):
             caching.learn(request, repeats.JsonRepeat(self, codec.wanted_format(request)))
         return response
 
-    async def read(self, data: bytes) -> tuple[Call, bytes]:
+    async def read(self, data: bytes) -> tuple[InferCall, bytes]:
         """Return what a body in JSON asks for, and its image."""
         body = await self._http.decode(data, _DECODE)
         del data
         return self._asked(body)
 
-    def read_small(self, data: bytes) -> tuple[Call, bytes]:
+    def read_small(self, data: bytes) -> tuple[InferCall, bytes]:
         """Do so with one that is decoded in no time."""
         return self._asked(_DECODE(data))
 
-    def _asked(self, body: InferBody) -> tuple[Call, bytes]:
+    def _asked(self, body: InferBody) -> tuple[InferCall, bytes]:
         if not isinstance(body.image, str):
             raise BadRequest("image: field is required")
         image = data_uri.decode(body.image)
         return self._call(body.model, body.params), image
 
-    def _call(self, name: str, given: dict[str, Any] | None, *, text: bool = False) -> Call:
-        return Call(*self._models.asked(name, given, text=text))
+    def _call(self, name: str, given: dict[str, Any] | None, *, text: bool = False) -> InferCall:
+        return InferCall(*self._models.asked(name, given, text=text))
 
     async def _raw(self, request: web.Request) -> web.StreamResponse:
         call = self._call_of(request)
@@ -165,7 +165,7 @@ class InferService(Handlers):
             caching.learn(request, repeats.ImageRepeat(self, call, codec.wanted_format(request)))
         return response
 
-    def _call_of(self, request: web.Request) -> Call:
+    def _call_of(self, request: web.Request) -> InferCall:
         """Return what a query asks for; a camera asks the same every time."""
         query = request.rel_url.raw_query_string
         known = self._queries.get(query)
@@ -194,14 +194,14 @@ class InferService(Handlers):
             caching.learn(request, repeat, forms.boundary(request))
         return response
 
-    def uploaded(self, form: Form) -> Call:
+    def uploaded(self, form: Form) -> InferCall:
         """Return what a form asks for."""
         model = form.fields.pop("model", None)
         if not model:
             raise InvalidParams("model: field is required")
         return self._call(model, form.fields, text=True)
 
-    async def _run(self, request: web.Request, call: Call, image: bytes) -> web.StreamResponse:
+    async def _run(self, request: web.Request, call: InferCall, image: bytes) -> web.StreamResponse:
         form: Format = "json"
         if hdrs.ACCEPT in request.headers:
             if events.requested(request):
@@ -211,7 +211,7 @@ class InferService(Handlers):
         answer = await self.answer(call, image, form)
         return codec.respond(answer.body, form=form, timing=codec.stages(answer))
 
-    async def answer(self, call: Call, image: bytes, form: Format) -> Encoded:
+    async def answer(self, call: InferCall, image: bytes, form: Format) -> Encoded:
         """Infer, and have services told of it."""
         answer = await call.model.answer(image, call.params, form)
         if self._observers.infer and self._observers:
@@ -221,7 +221,7 @@ class InferService(Handlers):
         return answer
 
     def begin(
-        self, call: Call, image: bytes, form: Format, take: Take
+        self, call: InferCall, image: bytes, form: Format, take: Take
     ) -> Callable[[], None] | None:
         """Begin to infer, where no service is to be told of it."""
         if self._observers.infer and self._observers:

@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     Take = Callable[[Encoded | Exception], None]
 
 
-class Call(NamedTuple):
+class InferCall(NamedTuple):
     """What a query or a body asks for; ``plan`` is the model's at that time."""
 
     model: Handle
@@ -29,27 +29,27 @@ class Call(NamedTuple):
     plan: ModelPlan
 
 
-class Service(Protocol):
+class Inferring(Protocol):
     """Who infers."""
 
-    async def read(self, data: bytes) -> tuple[Call, bytes]:
+    async def read(self, data: bytes) -> tuple[InferCall, bytes]:
         """Return what a body in JSON asks for, and its image."""
         ...
 
-    def read_small(self, data: bytes) -> tuple[Call, bytes]:
+    def read_small(self, data: bytes) -> tuple[InferCall, bytes]:
         """Do so with one that is decoded in no time."""
         ...
 
-    def uploaded(self, form: Form) -> Call:
+    def uploaded(self, form: Form) -> InferCall:
         """Return what a form asks for."""
         ...
 
-    async def answer(self, call: Call, image: bytes, form: Format) -> Encoded:
+    async def answer(self, call: InferCall, image: bytes, form: Format) -> Encoded:
         """Infer, and have services told of it."""
         ...
 
     def begin(
-        self, call: Call, image: bytes, form: Format, take: Take
+        self, call: InferCall, image: bytes, form: Format, take: Take
     ) -> Callable[[], None] | None:
         """Begin to infer, where no service is to be told of it."""
         ...
@@ -58,8 +58,8 @@ class Service(Protocol):
 class ImageRepeat(NamedTuple):
     """Requests with an image as the body that ask what one asked."""
 
-    service: Service
-    call: Call
+    service: Inferring
+    call: InferCall
     form: Format
 
     def is_current(self) -> bool:
@@ -81,7 +81,7 @@ class ImageRepeat(NamedTuple):
 class JsonRepeat(NamedTuple):
     """Requests in JSON, of which the body says what they ask."""
 
-    service: Service
+    service: Inferring
     form: Format
 
     def is_current(self) -> bool:
@@ -105,7 +105,7 @@ class JsonRepeat(NamedTuple):
 class FormRepeat(NamedTuple):
     """Uploads, of which the form says what they ask."""
 
-    service: Service
+    service: Inferring
     form: Format
 
     def is_current(self) -> bool:
@@ -123,6 +123,6 @@ class FormRepeat(NamedTuple):
         call, image = self._read(body, boundary)
         return self.service.begin(call, image, self.form, take)
 
-    def _read(self, body: bytes, boundary: bytes) -> tuple[Call, bytes]:
+    def _read(self, body: bytes, boundary: bytes) -> tuple[InferCall, bytes]:
         form = forms.parse(body, boundary.decode("ascii"))
         return self.service.uploaded(form), form.file
