@@ -22,10 +22,10 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
+    from mataserver.contract.bodies import Form
     from mataserver.contract.envelope import Format
     from mataserver.contract.handles import Encoded
     from mataserver.contract.service import Context
-    from mataserver.contract.web import Form
     from mataserver.http.repeats import Take
     from mataserver.serving.models import ServedModels
     from mataserver.serving.observers import Observers

@@ -11,9 +11,9 @@ from mataserver.http.budget import LARGE
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from mataserver.contract.bodies import Form
     from mataserver.contract.envelope import Format
     from mataserver.contract.handles import Encoded
-    from mataserver.contract.web import Form
     from mataserver.library.plan import ModelPlan
     from mataserver.params import Params
     from mataserver.serving.handle import Handle
