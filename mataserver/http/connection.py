@@ -14,24 +14,21 @@ import contextvars
 import functools
 import time
 from collections import deque
-from dataclasses import dataclass
 from itertools import islice
 from typing import TYPE_CHECKING
-
-from msgspec import Struct
 
 from mataserver.contract.handles import ResultEvent
 from mataserver.engines.accidents import Displaced, WorkerDied
 from mataserver.errors import BadRequest, MataError, Unavailable
 from mataserver.http.budget import BudgetShare
 from mataserver.http.channel import INTERNAL, WINDOW, Channel, StreamError
+from mataserver.http.taken import Frame, StreamToken, Taken
 from mataserver.serving.batching import NotDispatchedError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from aiohttp import web
 
+    from mataserver.contract.envelope import Format
     from mataserver.engines.work import Outcome
     from mataserver.http.channel import Terms
     from mataserver.serving.sessions import Session
@@ -47,42 +44,6 @@ _PASSING = frozenset({BadRequest.status, Unavailable.status})
 QUICK_MS = 5.0
 """Milliseconds of work of a quick frame, and of its wait. So one waits no more than some 10 for its
 turn in the worker, where no newer one can replace it."""
-
-
-class StreamToken(Struct):
-    """A piece of the text that the model is making for a frame."""
-
-    text: str
-    frame_id: int
-    type: str = "token"
-
-
-@dataclass(slots=True)
-class Frame:
-    """A received frame and its share of the budget of bytes in flight."""
-
-    number: int
-    image: bytes
-    share: BudgetShare
-
-
-@dataclass(slots=True, eq=False)
-class Taken:
-    """A frame that the model was given, and what it found; its picture where services want it."""
-
-    number: int
-    share: BudgetShare
-    found: Outcome | MataError | None = None
-    image: bytes = b""
-    withdraw: Callable[[], None] | None = None
-    """What takes it back, where it is in no task."""
-
-    def give_up(self) -> None:
-        """Take it back, and give back what it holds."""
-        self.share.give_back()
-        if self.withdraw is not None:
-            self.withdraw()
-            self.withdraw = None
 
 
 class Connection(Channel):
@@ -115,14 +76,19 @@ class Connection(Channel):
         """Put a frame into the inbox, in place of the one that waits there."""
         if self._closing.done():
             return
-        number = self._session.receive()
-        self._last_frame = time.monotonic()
         share = BudgetShare(self._terms.budget)
         try:
             share.take(len(data))
         except Unavailable as error:
-            await self._send(StreamError(error.detail, number))
+            self._last_frame = time.monotonic()
+            await self._send(StreamError(error.detail, self._session.receive()))
             return
+        self._receive(data, share)
+
+    def _receive(self, data: bytes, share: BudgetShare) -> None:
+        """Put a frame into the inbox for which there is room."""
+        number = self._session.receive()
+        self._last_frame = time.monotonic()
         self._empty_inbox()
         self._inbox = Frame(number, data, share)
         self._feed()
@@ -181,11 +147,15 @@ class Connection(Channel):
             self._wait_for(image, taken)
             return
         if not isinstance(found, MataError):
-            self._pace(found, waited)
+            self._at_once = pace(self._terms, self._session, found, waited) or self._at_once
         taken.found = found
         taken.share.give_back()
-        self._found.set()
+        self._tell(taken)
         self._feed()
+
+    def _tell(self, _taken: Taken) -> None:
+        """Have what was found be sent in its turn."""
+        self._found.set()
 
     def _wait_for(self, image: bytes, taken: Taken) -> None:
         """Have a frame wait until the model is ready, and no newer one wait with it.
@@ -255,8 +225,7 @@ class Connection(Channel):
             self._session.results += 1
             body = self._session.body(found, self._form, number)
             await self._answer(body)
-            self._session.reset = False  # now that it was told
-            _observed(self._terms, self._session, taken, body, self._form)
+            note_sent(self._terms, self._session, taken, body, self._form)
             return
         await self._answer(StreamError(found.failure.detail, number))
         if found.failure.status >= 500 and found.failure.status not in _PASSING:
@@ -266,7 +235,7 @@ class Connection(Channel):
         """Run a frame; a session that asked for it is sent the pieces of text as they are made."""
         if not self._session.stream:
             outcome, waited = await self._session.infer(image, self._form)
-            self._pace(outcome, waited)
+            self._at_once = pace(self._terms, self._session, outcome, waited) or self._at_once
             return outcome
         pieces = self._session.generate(image, self._form)
         async with contextlib.aclosing(pieces) as items:
@@ -276,19 +245,10 @@ class Connection(Channel):
                 await self._send(StreamToken(item, number))
         raise WorkerDied("The model gave no result")
 
-    def _pace(self, outcome: Outcome, waited: float) -> None:
-        """Learn how many frames to give the model at a time; one that was refused tells nothing."""
-        if outcome.failure is not None:
-            return
-        timing = outcome.timing
-        quick = max(waited, timing.decode + timing.infer + timing.encode) < QUICK_MS
-        ordered = quick and self._session.stateful
-        alone = quick and self._terms.sessions.alone(self._session)
-        self._at_once = AT_ONCE if alone and not ordered else 1
 
-
-def _observed(terms: Terms, session: Session, taken: Taken, body: bytes, form: str) -> None:
-    """Have services told of an answer that has left."""
+def note_sent(terms: Terms, session: Session, taken: Taken, body: bytes, form: Format) -> None:
+    """Note that an answer has left, and have services told of it."""
+    session.reset = False  # now that it was told
     if taken.image:
         terms.observers.tell(
             ResultEvent(
@@ -296,3 +256,14 @@ def _observed(terms: Terms, session: Session, taken: Taken, body: bytes, form: s
                 session_id=session.id, frame_id=taken.number,
             )
         )  # fmt: skip
+
+
+def pace(terms: Terms, session: Session, outcome: Outcome, waited: float) -> int:
+    """Return how many frames to give the model at a time; 0 where the last one tells nothing."""
+    if outcome.failure is not None:
+        return 0
+    timing = outcome.timing
+    quick = max(waited, timing.decode + timing.infer + timing.encode) < QUICK_MS
+    ordered = quick and session.stateful
+    alone = quick and terms.sessions.alone(session)
+    return AT_ONCE if alone and not ordered else 1

@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 
     from mataserver.contract.bodies import Share
 
+    Take = Callable[[bytes, int, int], bool]
+
 _CONTROL = 0x8
 """Opcodes from here on are those of pings, pongs and goodbyes: short, and between others' parts."""
 
@@ -34,11 +36,16 @@ class FrameReader(Protocol):
 
 
 class Framing:
-    """Stands before a ``reader``; ``fail`` is told what is wrong with what the client sends."""
+    """Stands before a ``reader``; ``fail`` is told what is wrong with what the client sends.
+
+    ``take`` is offered each frame that is a whole message, by where it begins and ends, and may
+    take it in the reader's stead.
+    """
 
     def __init__(
         self, reader: FrameReader, share: Share, fail: Callable[[WebSocketError], None]
     ) -> None:
+        self.take: Take | None = None
         self._reader = reader
         self._share = share
         self._fail = fail
@@ -49,8 +56,11 @@ class Framing:
 
     def feed_data(self, data: bytes) -> tuple[bool, bytes]:
         """Look at bytes, then hand them on; a client that breaks the rules is read no further."""
-        if _is_whole(data) and not (self._left or self._head or self._size or self._deaf):
-            return self._reader.feed_data(data)  # most are: nothing of it is kept
+        if not (self._left or self._head or self._size or self._deaf):
+            if self.take is not None and not (data := self._offer(data, self.take)):
+                return False, b""
+            if _end(data, 0) == len(data):
+                return self._reader.feed_data(data)  # most are: nothing of it is kept
         try:
             control = self._look(data)
             if not self._deaf:
@@ -60,6 +70,14 @@ class Framing:
             self._fail(error)
             return True, b""
         return self._reader.feed_data(bytes(control) if self._deaf else data)
+
+    @staticmethod
+    def _offer(data: bytes, take: Take) -> bytes:
+        """Have whole messages taken from the beginning; return what is left."""
+        at = 0
+        while 0 < (end := _end(data, at)) <= len(data) and take(data, at, end):
+            at = end
+        return data[at:] if at else data
 
     def ignore(self) -> None:
         """Hand on no message any more, whose bytes then take no memory; only its goodbye."""
@@ -131,15 +149,15 @@ class Framing:
             self._held = self._size
 
 
-def _is_whole(data: bytes) -> bool:
-    """Whether bytes that begin with a frame are that frame, which ends a message and is masked."""
-    if len(data) < 2 or not (data[0] & 0x80 and data[1] & 0x80):
-        return False
-    length = data[1] & 0x7F
-    if length < 126:
-        return len(data) == 6 + length
-    begin = 4 if length == 126 else 10
-    return len(data) == begin + 4 + int.from_bytes(data[2:begin], "big")
+def _end(data: bytes, at: int) -> int:
+    """Return where the frame ends that begins there, 0 unless it ends a message and is masked."""
+    if len(data) < at + 6 or not (data[at] & 0x80 and data[at + 1] & 0x80):
+        return 0
+    length, begin = data[at + 1] & 0x7F, at + 6
+    if length >= 126:
+        begin = at + (8 if length == 126 else 14)
+        length = int.from_bytes(data[at + 2 : begin - 4], "big")
+    return begin + length
 
 
 def _header_size(data: bytes, at: int) -> int:

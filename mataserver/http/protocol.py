@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from aiohttp import WebSocketError
 
     from mataserver.http.backlog import Portion, Strangers
-    from mataserver.http.framing import FrameReader
+    from mataserver.http.framing import FrameReader, Take
 
 _STATUS = 400
 DETAIL = "The request is not valid HTTP"
@@ -141,6 +141,11 @@ class Conversation(RequestHandler):
         reader = cast("FrameReader", parser)
         self._framing = Framing(reader, self._budget(), self._fail or self._give_up)
         super().set_parser(self._framing, data_received_cb)  # type: ignore[arg-type]
+
+    def on_frame(self, take: Take | None) -> None:
+        """Offer ``take`` each frame of a WebSocket that is a whole message, see ``Framing``."""
+        if self._framing is not None:
+            self._framing.take = take
 
     def ignore_messages(self) -> None:
         """Read on without keeping what a WebSocket's client sends."""

@@ -13,8 +13,10 @@ from aiohttp import WSMsgType
 from mataserver.errors import BadRequest, NotFound
 from mataserver.http import auth
 from mataserver.http.auth import PRINCIPAL
+from mataserver.http.caching import CachingConversation
 from mataserver.http.channel import GOING_AWAY, INTERNAL, MSGPACK_PROTOCOL, NORMAL, CloseReason
 from mataserver.http.connection import Connection
+from mataserver.http.direct import DirectConnection
 from mataserver.http.grants import NO_MORE, held
 from mataserver.http.routing import REQUEST_ID, Handlers, Route
 from mataserver.http.sockets import WebSocket
@@ -123,7 +125,7 @@ class Streams:
     async def _served(
         self,
         request: web.Request,
-        socket: web.WebSocketResponse,
+        socket: StreamSocket,
         session_id: str,
         *,
         known: bool,
@@ -157,11 +159,11 @@ class Streams:
         return session
 
     async def _serve(
-        self, session: Session, socket: web.WebSocketResponse, request: web.Request
+        self, session: Session, socket: StreamSocket, request: web.Request
     ) -> CloseReason:
         camera = self._cameras.of(session)
         if camera is None:
-            connection = Connection(self._terms, session, socket)
+            connection = self._connection(session, socket, request)
             return await self._attached(session, connection, request)
         viewer = Viewer(self._terms, session, socket)
         camera.join(viewer)
@@ -169,6 +171,14 @@ class Streams:
             return await self._attached(session, viewer, request)
         finally:
             camera.part(viewer)
+
+    def _connection(
+        self, session: Session, socket: StreamSocket, request: web.Request
+    ) -> Connection:
+        conversation = request.protocol
+        if isinstance(conversation, CachingConversation):
+            return DirectConnection(self._terms, session, socket, conversation, self._max_body)
+        return Connection(self._terms, session, socket)
 
     async def _attached(
         self, session: Session, channel: Channel, request: web.Request

@@ -1,0 +1,127 @@
+"""Frames that pass by aiohttp's reader: a client cannot tell, whatever it sends."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import aiohttp
+
+from conftest import FAKES, picture, register
+from mataserver import testing
+from mataserver.http.direct import DirectConnection
+from stream_peers import (
+    BINARY,
+    CLOSE,
+    CONTINUATION,
+    PING,
+    PNG,
+    PONG,
+    TEXT,
+    RawPeer,
+    frame,
+    open_url,
+    session_info,
+    session_of,
+)
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import pytest
+
+VARYING = re.compile(rb'(?<=session_id":")\w+|(?<=_ms":)[\d.]+|(?<=timestamp":)[\d.]+')
+"""What differs from one session to the next, and times."""
+MOST = 100_000
+"""Bytes of a message at most."""
+ONE = frame(BINARY, PNG)
+SAID = frame(TEXT, b'{"type":"ping"}')
+LONG = frame(BINARY, picture(64, 48) + bytes(70_000))
+PIECES = [PNG[at : at + 60] for at in range(0, len(PNG), 60)]
+FRAGMENTS = [
+    frame(BINARY, PIECES[0], fin=False),
+    *(frame(CONTINUATION, piece, fin=False) for piece in PIECES[1:-1]),
+    frame(CONTINUATION, PIECES[-1]),
+]
+HELLO = b"\0\0\0\0hello"
+CASES: dict[str, list[tuple[list[bytes], int]]] = {
+    "several": [([frame(BINARY, picture(8 * width, 8))], 1) for width in range(1, 8)],
+    "large": [([LONG], 1), ([LONG[:50_000], LONG[50_000:]], 1), ([LONG], 1)],
+    "byte by byte": [([ONE], 1), ([bytes((b,)) for b in ONE], 1)],
+    "cut in its head": [([ONE[:3], ONE[3:]], 1)] * 2,
+    "no picture": [([frame(BINARY, b"nothing")], 1), ([ONE], 1)],
+    "empty": [([frame(BINARY)], 1), ([ONE], 1)],
+    "a text between": [([ONE], 1), ([SAID], 1), ([ONE], 1)],
+    "a text before, in one": [([SAID + ONE], 2)],
+    "a ping before, in one": [([frame(PING, b"x") + ONE], 2)],
+    "a pong before, in one": [([ONE], 1), ([frame(PONG, b"x") + ONE], 1)],
+    "fragments": [([ONE], 1), (FRAGMENTS, 1), ([ONE], 1)],
+    "a ping among fragments": [([*FRAGMENTS[:1], frame(PING, b"x"), *FRAGMENTS[1:]], 2)],
+    "a pong among fragments": [([*FRAGMENTS[:1], frame(PONG, b"x"), *FRAGMENTS[1:]], 1)],
+    "a frame among fragments": [([ONE], 1), ([*FRAGMENTS[:2], ONE], 1)],
+    "a frame behind an empty part": [([frame(BINARY, b"", fin=False), ONE], 1)],
+    "a continuation of nothing": [([ONE], 1), ([frame(CONTINUATION, PNG)], 1)],
+    "reserved bits": [([ONE], 1), ([frame(BINARY, PNG, rsv=4)], 1)],
+    "an unknown one": [([ONE], 1), ([frame(3, PNG)], 1)],
+    "not masked": [([ONE], 1), ([b"\x82\x05hello"], 1)],
+    "too large": [([ONE], 1), ([frame(BINARY, bytes(MOST + 1))], 1)],
+    "as large as may be": [([frame(BINARY, picture(64, 48).ljust(MOST, b"\0"))], 1)],
+    "a length in two bytes": [([b"\x82\xfe\x00\x05" + HELLO], 1)],
+    "a length in eight bytes": [([b"\x82\xff" + (5).to_bytes(8, "big") + HELLO], 1)],
+    "a pong's length in two bytes": [([b"\x8a\xfe\x00\x05" + HELLO], 1)],
+    "a pong that is too long": [([frame(PONG, bytes(126))], 1)],
+    "goodbye": [([ONE], 1), ([frame(CLOSE, b"\x03\xe8bye")], 1)],
+    "goodbye, in one": [([frame(CLOSE, b"\x03\xe8bye") + ONE], 1)],
+}
+
+
+async def told(http: aiohttp.ClientSession, steps: list[tuple[list[bytes], int]]) -> list[object]:
+    """Return what a session answers, step by step, and its counts; its pings are answered."""
+    found: list[object] = []
+    url = await open_url(http)
+    async with RawPeer.connected(url) as peer:
+        for pieces, count in steps:
+            for piece in pieces:
+                await peer.send(piece)
+            left = count
+            while left:
+                received = await peer.receive()
+                if received is None or received[0] == CLOSE:
+                    return [*found, received]
+                opcode, payload = received
+                found.append((opcode, VARYING.sub(b"...", payload)))
+                if opcode == PING:
+                    await peer.send(frame(PONG, payload))
+                else:
+                    left -= 1
+        info = await session_info(http, session_of(url))
+    return [*found, {name: info[name] for name in info if "frames" in name or name == "results"}]
+
+
+async def all_told(folder: Path, monkeypatch: pytest.MonkeyPatch, *, way: bool) -> tuple[dict, int]:
+    """Return what every case is told, and how many frames passed by."""
+    register(folder, {f"fake-{task}": task for task in FAKES})
+    take, taken = DirectConnection.take, []
+
+    def noted(self: DirectConnection, data: bytes, begin: int, end: int) -> bool:
+        passed = take(self, data, begin, end)
+        taken.append(passed)
+        return passed
+
+    given = {"engine": "thread", "short_way": way, "max_body_mb": MOST / 1e6, "max_sessions": 100}
+    with monkeypatch.context() as patched:
+        patched.setattr(DirectConnection, "take", noted)
+        async with (
+            testing.serving(folder, **given) as served,
+            aiohttp.ClientSession(served.url, headers=served.headers) as http,
+        ):
+            return {name: await told(http, steps) for name, steps in CASES.items()}, sum(taken)
+
+
+async def test_no_client_can_tell(tmp_path, monkeypatch):
+    """Every sequence of frames is answered alike, goodbyes and what is wrong with them too."""
+    ours, passed = await all_told(tmp_path / "short", monkeypatch, way=True)
+    theirs, none = await all_told(tmp_path / "long", monkeypatch, way=False)
+    assert passed > len(CASES)
+    assert none == 0
+    assert not {name: (ours[name], theirs[name]) for name in CASES if ours[name] != theirs[name]}
