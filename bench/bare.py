@@ -40,12 +40,13 @@ class Asked(msgspec.Struct):
 def images(order: Order) -> Callable[[bytes], Any]:
     """Return what turns a body into an image; a form is an image whose borders are known."""
     if order.headers.get("Content-Type") != "application/json":
-        return _decode
+        return pixels
     decoder = msgspec.json.Decoder(Asked)
-    return lambda body: _decode(pybase64.b64decode(decoder.decode(body).image))
+    return lambda body: pixels(pybase64.b64decode(decoder.decode(body).image))
 
 
-def _decode(data: bytes) -> Any:
+def pixels(data: bytes | memoryview) -> Any:
+    """Decode an image."""
     return simplejpeg.decode_jpeg(data, colorspace="RGB")
 
 

@@ -335,6 +335,12 @@ def _floor(base: str, question: Question) -> str:
     return f"{base}/{question.form}"
 
 
+def hop(bodies: Bodies) -> Server:
+    """Start the least that HTTP and isolation cost."""
+    program = [sys.executable, str(HERE / "hop_http.py")]
+    return Server(lambda port: [*program, str(port)], _floor, bodies)
+
+
 def litserve(
     bodies: Bodies, model: str, form: str = "any", workers: int = 1, threads: int = 1
 ) -> Server:
