@@ -89,9 +89,7 @@ class Classifier:
         self._network = network
         self._pixels = pixels
         config = network.config
-        self._labels = [
-            config.id2label.get(index, f"LABEL_{index}") for index in range(config.num_labels)
-        ]
+        self._labels = network.labels
         # Several labels may be true at once, or there is one: then each logit stands for itself.
         self._independent = (
             config.num_labels == 1 or config.problem_type == "multi_label_classification"

@@ -52,7 +52,7 @@ class Detector:
         """Keep the loaded parts."""
         self._network = network
         self._pixels = pixels
-        self._labels: dict[int, str] = network.config.id2label
+        self._labels = network.labels
 
     @property
     def input_size(self) -> tuple[int, int] | None:
@@ -85,14 +85,11 @@ class Detector:
     ) -> DetectResult:
         scores, labels, boxes = (answer[name].cpu().numpy() for name in _ANSWER)
         kept = [
-            Detection(self._label(int(label)), float(score), _clip(box.tolist(), *size))
+            Detection(self._labels[int(label)], float(score), _clip(box.tolist(), *size))
             for score, label, box in zip(scores, labels, boxes, strict=True)
             if score >= confidence
         ]
         return DetectResult(sorted(kept, key=lambda each: -each.confidence))
-
-    def _label(self, index: int) -> str:
-        return self._labels.get(index, f"LABEL_{index}")
 
 
 _ANSWER = ("scores", "labels", "boxes")

@@ -54,6 +54,23 @@ class Network:
         return self._module.config
 
     @property
+    def labels(self) -> list[str]:
+        """The names of the classes, by their numbers.
+
+        Raises ``MataError`` where ``config.json`` names numbers that the network does not give: one
+        whose names begin with 1 would be told by the name of its neighbour.
+        """
+        config = self.config
+        names: dict[int, str] = config.id2label
+        last = config.num_labels - 1
+        if strange := sorted(number for number in names if not 0 <= number <= last):
+            raise MataError(
+                f"id2label in config.json names the class {strange[0]}, but the network tells the "
+                f"classes 0 to {last} apart"
+            )
+        return [names[number] for number in range(last + 1)]
+
+    @property
     def ends(self) -> frozenset[int]:
         """The tokens with which the model ends a text; none for a model that writes none."""
         chosen = getattr(self._module, "generation_config", None)

@@ -65,7 +65,7 @@ class Segmenter:
         self._network = network
         self._pixels = pixels
         self._reader = reader
-        self._labels: dict[int, str] = network.config.id2label
+        self._labels = network.labels
 
     @property
     def input_size(self) -> tuple[int, int] | None:
@@ -116,10 +116,7 @@ class Segmenter:
 
     def _result(self, found: Iterator[Found]) -> SegmentResult:
         segments = [
-            outlined(
-                self._labels.get(each.label, f"LABEL_{each.label}"), each.confidence, each.mask
-            )
-            for each in found
+            outlined(self._labels[each.label], each.confidence, each.mask) for each in found
         ]
         return SegmentResult(sorted(segments, key=lambda each: -each.confidence))
 

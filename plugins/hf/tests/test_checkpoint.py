@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 
 import pytest
 
 from mataserver import MataError, ModelSpec, Unavailable
-from mataserver_hf import classify, installation, zero_shot
+from mataserver_hf import classify, detect, installation, segment, zero_shot
 
 
 def spec(path, name="tiny/vit"):
@@ -103,6 +104,26 @@ def test_model_without_a_directory(context):
     """A specification without a path cannot be loaded from."""
     with pytest.raises(MataError, match="tiny/vit has no directory"):
         classify.load(spec(None), context())
+
+
+@pytest.mark.parametrize(
+    ("name", "load"),
+    [("vit", classify.load), ("detr", detect.load), ("segformer", segment.load)],
+)
+@pytest.mark.parametrize("numbers", [(1, 2, 3, 4), (0, 1, 3, 7)])
+def test_names_of_classes_that_the_network_lacks(
+    name, load, numbers, checkpoint, context, tmp_path
+):
+    """Names that begin with 1, or with gaps, are refused: they would be told of other classes."""
+    path = tmp_path / name
+    shutil.copytree(checkpoint(name), path)
+    config = json.loads((path / "config.json").read_text())
+    words = dict(zip(map(str, numbers), ("cat", "dog", "person", "car"), strict=True))
+    config |= {"id2label": words, "label2id": {word: int(key) for key, word in words.items()}}
+    (path / "config.json").write_text(json.dumps(config))
+    told = f"names the class {numbers[-1]}, but the network tells the classes 0 to 3 apart"
+    with pytest.raises(MataError, match=told):
+        load(spec(path), context())
 
 
 def test_code_of_a_checkpoint_is_never_run(checkpoint, context, tmp_path):

@@ -213,7 +213,8 @@ def _regions(
     quads = [[(float(x), float(y)) for x, y in quad] for quad, _, _ in found]
     middles = [(sum(x for x, _ in q) / 4, sum(y for _, y in q) / 4) for q in quads]
     heights = [max(y for _, y in q) - min(y for _, y in q) for q in quads]
-    for index in regions.reading_order(middles, heights):
+    lengths = [max(x for x, _ in q) - min(x for x, _ in q) for q in quads]
+    for index in regions.reading_order(middles, heights, lengths):
         text, score = found[index][1].strip(), min(max(float(found[index][2]), 0.0), 1.0)
         box = regions.around(quads[index], height, width)
         if text and box is not None and score >= params.confidence:

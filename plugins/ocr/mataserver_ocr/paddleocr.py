@@ -167,7 +167,9 @@ class PaddleOcr:
         [page] = self._pipeline(name).predict(np.ascontiguousarray(image[:, :, ::-1]))
         quads = np.asarray(page["rec_polys"], dtype=float).reshape(-1, 4, 2)
         heights = np.linalg.norm(quads[:, 3] - quads[:, 0], axis=1)
-        order = regions.reading_order(quads.mean(axis=1).tolist(), heights.tolist())
+        lengths = np.linalg.norm(quads[:, 1] - quads[:, 0], axis=1)
+        middles = quads.mean(axis=1).tolist()
+        order = regions.reading_order(middles, heights.tolist(), lengths.tolist())
         read = [
             TextRegion(text, box, min(max(float(page["rec_scores"][i]), 0.0), 1.0))
             for i in order

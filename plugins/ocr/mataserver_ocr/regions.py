@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mataserver import OcrResult
+from mataserver_ocr.columns import Line, parted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -22,15 +23,22 @@ def around(points: Iterable[Point], height: int, width: int) -> Box | None:
     return (x1, y1, x2, y2) if x2 > x1 and y2 > y1 else None
 
 
-def reading_order(middles: Sequence[Point], heights: Sequence[float]) -> list[int]:
+def reading_order(
+    middles: Sequence[Point], heights: Sequence[float], lengths: Sequence[float]
+) -> list[int]:
     """Return the indexes of lines from top to bottom, and from left to right within a row.
 
-    ``middles`` are the lines' centres, ``heights`` the heights of their letters, in pixels. A line
-    belongs to a row when its centre lies within half its height of the row's first one. Columns
-    are not told apart.
+    ``middles`` are the lines' centres, ``heights`` the heights of their letters, ``lengths`` how
+    far they reach along the row, in pixels. A line belongs to a row when its centre lies within
+    half its height of the row's first one. Text in columns is read column by column.
     """
+    lines = [Line.boxed(*each) for each in zip(middles, heights, lengths, strict=True)]
+    return [index for group in parted(lines) for index in _by_rows(group, middles, heights)]
+
+
+def _by_rows(group: Sequence[int], middles: Sequence[Point], heights: Sequence[float]) -> list[int]:
     rows: list[list[int]] = []
-    for index in sorted(range(len(middles)), key=lambda i: middles[i][1]):
+    for index in sorted(group, key=lambda i: middles[i][1]):
         first = rows[-1][0] if rows else None
         if first is not None and _same_row(middles, heights, first, index):
             rows[-1].append(index)

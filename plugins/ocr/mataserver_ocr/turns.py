@@ -207,9 +207,8 @@ def _order(found: Quad, turn: int) -> list[int]:
     sizes = np.array([quads.size(quad) for quad in found])
     lengths, heights = sizes.T[::-1] if turn in {CLOCKWISE, COUNTER} else sizes.T
     slope = _slope(found, turn, lengths)
-    return regions.reading_order(
-        np.stack([along + slope * down, down - slope * along], axis=1).tolist(), heights.tolist()
-    )
+    middles = np.stack([along + slope * down, down - slope * along], axis=1)
+    return regions.reading_order(middles.tolist(), heights.tolist(), lengths.tolist())
 
 
 def _slope(found: Quad, turn: int, lengths: NDArray[np.float64]) -> float:

@@ -91,6 +91,21 @@ def test_columns_of_a_row_are_read_together(engine, write):
     assert read(engine, image).text == "Tea\n2.40\nCake\n4.80\nSoup\n6.10"
 
 
+@pytest.mark.parametrize("angle", [0, 90, 180, 270, 2])
+def test_columns_of_text_are_read_down(engine, write, error_rate, angle):
+    """A page in two columns is read column by column, the title first, however it lies."""
+    title = "News of the harbour, printed every week"
+    left = "The harbour opens at six in the\nmorning, and the first boats are\ngone before the fog"
+    right = (
+        "Questions are answered by phone\nbetween nine and noon, never on\nSunday, from March on"
+    )
+    parts = ((title, (160, 30)), (left, (40, 110)), (right, (560, 110)))
+    page = np.minimum.reduce(
+        [write(text, size=(1040, 280), letters=26, at=at, angle=angle) for text, at in parts]
+    )
+    assert error_rate(read(engine, page).text, f"{title}\n{left}\n{right}") < 0.03
+
+
 @pytest.mark.parametrize("size", [(1, 1), (5, 3), (1, 9000), (9000, 1), (300, 300)])
 def test_a_picture_without_text_has_no_regions(engine, size):
     """Empty pictures of any size give an empty text and an empty list."""

@@ -20,15 +20,15 @@ def test_a_quad_outside_the_image_has_no_box():
 def test_lines_are_read_by_rows_and_from_the_left():
     """Pieces of one row stay together although their centres differ a little."""
     middles = [(300.0, 48.0), (60.0, 120.0), (50.0, 52.0), (310.0, 118.0)]
-    assert reading_order(middles, [30.0] * 4) == [2, 0, 1, 3]
+    assert reading_order(middles, [30.0] * 4, [90.0] * 4) == [2, 0, 1, 3]
 
 
 def test_close_small_lines_are_rows_of_their_own():
     """The height of the letters decides what a row is, not a fixed number of pixels."""
     middles = [(200.0, 10.0), (20.0, 19.0), (200.0, 28.0)]
-    assert reading_order(middles, [9.0] * 3) == [0, 1, 2]
+    assert reading_order(middles, [9.0] * 3, [90.0] * 3) == [0, 1, 2]
 
 
 def test_no_lines_have_no_order():
     """An empty picture is an empty list."""
-    assert reading_order([], []) == []
+    assert reading_order([], [], []) == []

@@ -40,13 +40,23 @@ class Labels:
         """Return how many names there are."""
         return len(self._names)
 
-    def check(self, classes: int) -> None:
-        """Raise ``MataError`` when there are names, but not for so many classes."""
+    def check(self, classes: int, spare: int = 0) -> None:
+        """Raise ``MataError`` when there are names, but not for so many classes.
+
+        ``spare`` is how many of the classes may stand behind those that have names. As many names
+        as classes are not enough: where they begin with 1, each would be told of its neighbour.
+        """
         known = self._names
-        if known and classes not in {len(known), max(known) + 1}:
+        if not known or max(known) + 1 in {classes, classes - spare}:
+            return
+        if len(known) == classes:
             raise MataError(
-                f"the network tells {classes} classes apart, but {len(known)} labels are given"
+                f"the network tells the classes 0 to {classes - 1} apart, but the labels are "
+                f"numbered {min(known)} to {max(known)}"
             )
+        raise MataError(
+            f"the network tells {classes} classes apart, but {len(known)} labels are given"
+        )
 
 
 def find(graph: Graph, config: Mapping[str, Any], file: Path | None) -> Labels:

@@ -232,5 +232,4 @@ def check_labels(names: labels.Labels, count: int, layout: LayoutName) -> None:
 
     RF-DETR has a place for one class more than it was trained for.
     """
-    spare = layout in {"rf-detr", "rf-detr-seg"} and len(names) == count - 1
-    names.check(count - spare)
+    names.check(count, spare=int(layout in {"rf-detr", "rf-detr-seg"}))
