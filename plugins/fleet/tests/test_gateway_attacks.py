@@ -65,6 +65,14 @@ async def test_another_applications_model_by_grpc(two_applications):
     assert two_applications.peers[0].seen == []
 
 
+async def test_a_model_that_is_named_by_no_text(two_applications):
+    """The server would find none there, and tell of all its models: their statistics, say."""
+    for method in ("ModelInfer", "ModelReady", "ModelMetadata", "ModelConfig", "ModelStatistics"):
+        for message in (b"\x0dcats", b"\x0dcats" + protobuf.text(2, "1"), b""):
+            assert await two_applications.ask(method, message) == "NOT_FOUND"
+    assert two_applications.peers[0].seen == []
+
+
 async def test_another_consumers_sequence(two_applications):
     """By gRPC and HTTP, of the same application and another: it is not gone on with, nor begun."""
     ways = {"protocols": frozenset({"http", "grpc"})}
@@ -111,6 +119,8 @@ HIDDEN_SEQUENCES = [
     entry(_NAME, protobuf.text(1, "other"), _SEVEN),
     entry(_NAME, b"\x12\x04\x10\x07\x10\x08"),
     entry(_NAME, b"\x12\x03\xa0\x06\x07"),
+    entry(_NAME, b"\x12\x09\x11" + bytes(8)),  # a number of fixed size is none
+    entry(_NAME, b"\x12\x02\x08\x07"),  # nor is a truth
 ]
 """A sequence's number that one reader finds and another does not."""
 

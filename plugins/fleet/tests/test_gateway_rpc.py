@@ -376,6 +376,8 @@ async def rest(call):
 def test_fields_that_are_cut():
     """Whatever a message is cut to, it is read or refused, and nothing else."""
     whole = INFER[:60] + parameter("sequence_id", "a")
+    odd = CATS + parameter("sequence_id", "a").replace(b"_id", b"_\xe9d")
+    assert protobuf.wanted(odd, infer=True).step is None
     for size in range(len(whole)):
         with contextlib.suppress(BadRequest):
             protobuf.wanted(whole[:size], infer=True)

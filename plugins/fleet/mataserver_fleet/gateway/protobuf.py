@@ -25,8 +25,13 @@ _NAME, _VERSION, _PARAMETERS = 1, 2, 4
 _TENSORS = {5: 4, 6: 2}
 """Inputs and outputs of an inference, and where each has its parameters."""
 _REGION = b"shared_memory_region"
-_VALUES = {1: _VARINT, 2: _VARINT, 3: _BYTES, 5: _VARINT}
-"""What a parameter's value may be: a truth, a number, a text."""
+_OF_SEQUENCES: dict[bytes, dict[int, type]] = {
+    b"sequence_id": {2: int, 3: memoryview, 5: int},
+    b"sequence_start": {1: int},
+    b"sequence_end": {1: int},
+}
+"""Parameters of sequences, and by which of a value's fields a server reads each: as a truth, a
+number or a text."""
 TRUE = b"\x08\x01"
 """A message whose first field is true."""
 
@@ -90,8 +95,10 @@ def text(number: int, value: str) -> bytes:
 
 def fields(
     message: bytes | memoryview, left: Iterator[int] | None = None
-) -> Iterator[tuple[int, int | memoryview]]:
+) -> Iterator[tuple[int, int | memoryview | None]]:
     """Yield the fields of a message: a number, and an integer or bytes.
+
+    None for one of fixed size: a text is never written so, and who looks for one passes it by.
 
     ``left`` has an element for each field that may yet be read, of this message and of others.
 
@@ -119,7 +126,7 @@ def fields(
             raise _unread()
         if number == 0 or at + size > len(view):
             raise _unread()
-        yield number, view[at : at + size]
+        yield number, view[at : at + size] if kind == _BYTES else None
         at += size
 
 
@@ -144,18 +151,16 @@ def _parameter(entry: memoryview) -> dict[str, int | bytes]:
     """
     parts: dict[int, memoryview] = {}
     for number, part in fields(entry, iter(range(_MOST_OF_ONE))):
-        if isinstance(part, memoryview) and number in {1, 2}:
-            if number in parts:
-                raise BadRequest("The message has a parameter that is read in two ways")
-            parts[number] = part
+        if not isinstance(part, memoryview) or number not in {1, 2} or number in parts:
+            raise BadRequest("The message has a parameter that is read in two ways")
+        parts[number] = part
     key = bytes(parts.get(1, b""))
-    if not key.startswith(b"sequence_"):
+    if key not in _OF_SEQUENCES:
         return {}
     values = list(fields(parts.get(2, memoryview(b"")), iter(range(_MOST_OF_ONE))))
-    known = [isinstance(part, memoryview) for number, part in values if number in _VALUES]
-    if len(values) != 1 or known != [_VALUES.get(values[0][0]) == _BYTES]:
-        raise BadRequest(f"{key.decode(errors='replace')}: expected one value")
-    _, found = values[0]
+    number, found = values[0] if len(values) == 1 else (0, None)
+    if found is None or type(found) is not _OF_SEQUENCES[key].get(number):
+        raise BadRequest(f"{key.decode()}: expected one value, of its own kind")
     return {key.decode(): bytes(found) if isinstance(found, memoryview) else found}
 
 
