@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import aiohttp
+import jsonschema_rs
 import pytest
 
 from conftest import POINTS
@@ -147,6 +148,23 @@ async def test_patterns_of_routes_are_left_out(data_dir):
         paths = (await response.json())["paths"]
     assert "/api/v1/video/session/{session_id}/object/{obj_id}" in paths
     assert not [path for path in paths if re.search(r"[{}:]", re.sub(r"\{\w+\}", "", path))]
+
+
+async def test_every_schema_is_one(data_dir):
+    """Those of every plugin are JSON Schema 2020-12, whose patterns are not Python's alone."""
+    plugins = ("accounts", "cameras", "database", "fleet", "jobs", "reconstruct", "sam")
+    points = [*POINTS, *(point for name in plugins for point in testing.installed(name))]
+    async with (
+        testing.serving(data_dir, entry_points=points, engine="thread") as served,
+        aiohttp.ClientSession(served.url) as http,
+        http.get("/openapi.json") as response,
+    ):
+        components = (await response.json())["components"]
+    schemas = components["schemas"]
+    assert {"NewTriton", "NewWebhook", "ReelRequest"} <= set(schemas)
+    for name in schemas:
+        whole = {"$ref": f"#/components/schemas/{name}", "components": components}
+        jsonschema_rs.Draft202012Validator(whole)  # raises for what is none
 
 
 def test_guarded_routes_say_so(document):

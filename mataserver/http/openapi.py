@@ -10,6 +10,7 @@ import msgspec
 
 from mataserver.http import examples
 from mataserver.results import InferResponse
+from mataserver.serving.description import portable
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Mapping
@@ -29,8 +30,8 @@ _EXPLAINED = {
     403: "Invalid credentials",
     404: "Not found",
     408: "The body did not arrive in time",
-    409: "The same is already being done",
-    412: "Another version of the protocol",
+    409: "The same is being done already, or it is at odds with what there is",
+    412: "Changed since: `If-Match`; or another version of the protocol",
     413: "The body is over the limit",
     415: "Unsupported content type",
     422: "A field has the wrong type, is out of range, unknown or missing",
@@ -77,7 +78,8 @@ def document(
     kinds += [kind for route in shown for kind, _, _ in route.headers.values()]
     kinds += [route.problem for route in shown if route.problem is not None]
     kinds += brought.values()
-    schemas, components = msgspec.json.schema_components(kinds, ref_template=_REF)
+    made = msgspec.json.schema_components(kinds, ref_template=_REF)
+    schemas, components = portable(list(made[0])), portable(made[1])
     known = dict(zip(map(repr, kinds), schemas, strict=True))
     answers = [_answer(task, known[repr(kind)]) for task, kind in brought.items()]
     if answers and repr(InferResponse) in known:

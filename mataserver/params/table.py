@@ -16,7 +16,7 @@ Confidence = Annotated[float, Meta(ge=0.0, le=1.0, description="Threshold, 0 to 
 Text = Annotated[str, Meta(max_length=MAX_TEXT)]
 TopK = Annotated[int, Meta(gt=0, le=1_000_000)]
 MaxTokens = Annotated[int, Meta(gt=0, le=1_000_000)]
-Temperature = Annotated[float, Meta(ge=0.0, le=100.0)]
+Temperature = Annotated[float, Meta(ge=0.0)]
 Language = Annotated[str, Meta(min_length=1, max_length=64)]
 OutputMode = Literal["json", "detect", "classify", "describe"]
 OcrType = Literal["ocr", "format"]
@@ -83,7 +83,10 @@ class ApiParams(Struct, kw_only=True, forbid_unknown_fields=True):
     normalize: bool | UnsetType = UNSET
     target_size: tuple[Side, Side] | UnsetType = UNSET
     point_prompts: (
-        Annotated[list[tuple[float, float, int]], Meta(min_length=1, max_length=MAX_PROMPT_POINTS)]
+        Annotated[
+            list[tuple[float, float, int | float]],  # a label is 1.0 in an array of points
+            Meta(min_length=1, max_length=MAX_PROMPT_POINTS),
+        ]
         | UnsetType
     ) = UNSET
     box_prompts: (
@@ -107,6 +110,8 @@ class ApiParams(Struct, kw_only=True, forbid_unknown_fields=True):
                 raise OutOfRange(f"point_prompts[{index}]", "must be finite numbers")
             if label not in {0, 1}:
                 raise OutOfRange(f"point_prompts[{index}]", "label must be 0 or 1")
+        if self.point_prompts:
+            self.point_prompts = [(x, y, int(label)) for x, y, label in self.point_prompts]
         for index, box in enumerate(self.box_prompts or ()):
             x1, y1, x2, y2 = box
             if not all(map(math.isfinite, box)) or x2 <= x1 or y2 <= y1:

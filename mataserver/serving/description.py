@@ -74,12 +74,31 @@ def schema_of(kind: type[Params], defaults: Mapping[str, Any], max_tokens: int) 
         most = properties["max_tokens"].get("maximum", max_tokens)
         properties["max_tokens"]["maximum"] = min(most, max_tokens)
     needed = [name for name in mine.get("required", ()) if name not in chosen]
-    return {
-        "type": "object",
-        "properties": properties,
-        **({"required": needed} if needed else {}),
-        **({"$defs": parts} if parts else {}),
-    }
+    made: dict[str, Any] = portable(
+        {
+            "type": "object",
+            "properties": properties,
+            **({"required": needed} if needed else {}),
+            **({"$defs": parts} if parts else {}),
+        }
+    )
+    return made
+
+
+def portable(schema: Any) -> Any:
+    """Return a JSON Schema with patterns that are regular expressions outside of Python, too.
+
+    A text ends at a backslash and ``Z`` for msgspec, which takes Python's. JSON Schema names those
+    of ECMA-262, which have no such escape, and whose ``$`` is the end alone.
+    """
+    if isinstance(schema, dict):
+        return {
+            name: re.sub(r"\\Z$", "$", value)
+            if name == "pattern" and isinstance(value, str)
+            else portable(value)
+            for name, value in schema.items()
+        }
+    return [portable(each) for each in schema] if isinstance(schema, list) else schema
 
 
 def _property(own: dict[str, Any], api: dict[str, Any] | None, sentence: str) -> dict[str, Any]:

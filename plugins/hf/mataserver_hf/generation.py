@@ -31,6 +31,7 @@ if TYPE_CHECKING:
 
     Tensors = dict[str, torch.Tensor]
 
+_HOTTEST = 1e4  # from there on every token is as likely; infinite, it would make -inf no number
 _COLDEST = 1e-6  # below it a division by the temperature overflows, and nothing is left to chance
 
 
@@ -227,8 +228,9 @@ class _Choice(LogitsProcessor):
             )
         if self._params.temperature == 0:
             return scores
+        temperature = min(max(self._params.temperature, _COLDEST), _HOTTEST)
         highest = scores.max(-1, keepdim=True).values
-        scores = (scores - highest) / max(self._params.temperature, _COLDEST)
+        scores = (scores - highest) / temperature
         for cut in self._cuts:
             scores = cut(input_ids, scores)
         noise = torch.empty_like(scores).exponential_(generator=self._generator(scores.device))

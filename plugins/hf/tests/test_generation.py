@@ -61,6 +61,14 @@ def test_hardly_any_temperature(temperature):
     assert set(chosen(20, temperature=temperature)) == {1}
 
 
+@pytest.mark.parametrize("temperature", [1e4, 1e300])
+def test_any_temperature(temperature):
+    """However hot: every token is as likely, and one that cannot come does not."""
+    choice = _Choice(VlmParams(temperature=temperature, seed=0))
+    scores = torch.tensor([[0.0, 5.0, -torch.inf, 1.0]])
+    assert {int(choice(None, scores.clone()).argmax()) for _ in range(100)} == {0, 1, 3}
+
+
 def test_seed():
     """The same seed draws the same tokens again, step by step, and no seed draws others."""
 
