@@ -12,7 +12,8 @@ import jsonschema_rs
 import pytest
 
 from conftest import POINTS
-from mataserver import testing
+from mataserver import Body, Route, testing
+from mataserver.http import openapi
 from mataserver.params import UPLOAD_FIELDS, ApiParams
 from mataserver.principals import ANYBODY, SCOPES
 from mataserver.results import InferResponse, ModelInfo
@@ -165,6 +166,20 @@ async def test_every_schema_is_one(data_dir):
     for name in schemas:
         whole = {"$ref": f"#/components/schemas/{name}", "components": components}
         jsonschema_rs.Draft202012Validator(whole)  # raises for what is none
+
+
+def test_further_answers_have_their_own_types():
+    """``Route.also`` may hold a type that nothing else is answered with, or no body."""
+
+    async def nothing(_request):
+        raise AssertionError
+
+    bodies = {202: (Body("application/json", ModelInfo),), 304: ()}
+    route = Route("GET", "/thing", nothing, "A thing", "things", also=bodies)
+    answers = openapi.document([route], "1")["paths"]["/thing"]["get"]["responses"]
+    schema = {"$ref": "#/components/schemas/ModelInfo"}
+    assert answers["202"]["content"] == {"application/json": {"schema": schema}}
+    assert "content" not in answers["304"]
 
 
 def test_guarded_routes_say_so(document):

@@ -72,7 +72,8 @@ def document(
     What claims some requests of another route stands in the operation of that route.
     """
     shown = [each for each in routes if each.documented and (each.summary or each.when)]
-    bodies = [body.schema for route in shown for body in (*route.request, *route.response)]
+    every = ((route.request, route.response, *route.also.values()) for route in shown)
+    bodies = [body.schema for groups in every for group in groups for body in group]
     kinds = [*(kind for kind in bodies if kind is not None), Problem]
     kinds += [kind for route in shown for kind, _, _ in route.parameters.values()]
     kinds += [kind for route in shown for kind, _, _ in route.headers.values()]
