@@ -1,9 +1,11 @@
 """What a node costs: the engine ``ray`` over the engine ``process``, by latency and by CPU.
 
-Run as ``RAY_ADDRESS=HOST:PORT python bench/cluster.py [ROUNDS]`` (default 8) beside a cluster on
-this machine that was started with ``PYTHONPATH=bench``. Both servers are asked in turn (A B B A in
-every round). CPU is that of the server's whole process tree, the broker too, and of its workers on
-the cluster; Ray's own daemons are left out. A row is the median of the rounds.
+Run as ``python bench/cluster.py [ROUNDS]`` (default 8). It starts a head and a node on this
+machine, or takes the cluster of ``RAY_ADDRESS``, started with ``PYTHONPATH=bench``. Both servers
+are asked in turn (A B B A in every round). CPU is that of the server's whole process tree, the
+broker too, and of its workers on the cluster; Ray's own daemons are left out. Of the cluster of
+``RAY_ADDRESS`` every worker on this machine counts, whoever's it is. A row is the median of the
+rounds.
 """
 
 from __future__ import annotations
@@ -21,9 +23,12 @@ import psutil
 import contestants
 from contestants import Effort
 from question import Bodies, Question
+from raylets import cluster
 from tree import Tree, clock_of
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
     from contestants import Server
 
 ROUNDS = 8
@@ -39,12 +44,16 @@ CASES = {
 class Spread(Tree):
     """A server's processes, and the workers that are on the cluster."""
 
+    def __init__(self, pid: int, workers: Callable[[], Iterable[psutil.Process]]) -> None:
+        super().__init__(pid)
+        self._workers = workers
+
     def cpu(self) -> float:
         """Return their CPU seconds so far."""
         total = super().cpu()
-        for process in psutil.process_iter(["cmdline"]):
-            if any("NodeSeat" in word for word in process.info["cmdline"] or ()):
-                with contextlib.suppress(psutil.Error, OSError):
+        for process in self._workers():
+            with contextlib.suppress(psutil.Error, OSError):
+                if any("NodeSeat" in word for word in process.cmdline()):
                     total += time.clock_gettime(clock_of(process.pid))
         return total
 
@@ -53,12 +62,13 @@ def main() -> None:
     """Measure and print."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
+        workers = stack.enter_context(cluster(nodes=1, cpu=4))
         bodies = Bodies(Path(folder))
         servers: dict[str, Server] = {}
         for engine in ("process", "ray"):
             servers[engine] = contestants.ours(bodies, engine)
             stack.callback(servers[engine].close)
-        servers["ray"].tree = Spread(servers["ray"].process.pid)
+        servers["ray"].tree = Spread(servers["ray"].process.pid, workers)
         for name, (question, connections, effort) in CASES.items():
             p50: dict[str, list[float]] = {"process": [], "ray": []}
             cpu: dict[str, list[float]] = {"process": [], "ray": []}

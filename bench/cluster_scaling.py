@@ -20,11 +20,7 @@ import contestants
 import load
 from generator import Order
 from question import JPEG, Bodies, Question
-
-HERE = Path(__file__).resolve().parent
-sys.path.append(str(HERE.parent / "tests"))
-
-from ray_nodes import RayNodes  # noqa: E402 - the tests' nodes
+from raylets import cluster
 
 ROUNDS, SECONDS, WORKERS = 3, 5.0, (1, 4)
 PATH = "/v1/infer?model=faulty&seconds=0.05"
@@ -40,20 +36,17 @@ def ask(server: contestants.Server, body: str, connections: int, seconds: float)
 def main() -> None:
     """Measure and print."""
     rounds = int(sys.argv[1]) if len(sys.argv) > 1 else ROUNDS
-    nodes = RayNodes(cpu=1, environment={"PYTHONPATH": str(HERE)})
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        stack.callback(nodes.close)
-        nodes.start_head()
-        for number in range(sum(WORKERS)):
-            nodes.add(str(number))
-        os.environ["RAY_ADDRESS"] = nodes.address
+        stack.enter_context(cluster(sum(WORKERS), cpu=1))
         bodies = Bodies(Path(folder))
         body = str(bodies.path(Question("noop", "raw")))
         servers = {}
         for workers in WORKERS:
             servers[workers] = contestants.ours(bodies, "ray", workers)
             stack.callback(servers[workers].close)
-            ask(servers[workers], body, 3 * workers, 2.0)  # loads, and finds out how slow it is
+            once = Order(servers[workers].base + PATH, "POST", JPEG, body, '"label"', 1, 1, 0.0, 1)
+            with servers[workers].tree.awake():
+                load.put(once)  # loads the workers
         ratios = []
         for _ in range(rounds):
             rates, middles = [], []

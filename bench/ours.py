@@ -44,7 +44,7 @@ def settings(data_dir: str, port: int, engine: str, replicas: int) -> config.Set
         "engine": engine,
         "keep_alive": -1,
         "log_level": "warning",
-        "models": [{"model": name, "replicas": replicas} for name in NETS],
+        "models": [{"model": name, "replicas": replicas} for name in [*NETS, "faulty"]],
     }
     return config.load(environ={}, directory=Path(data_dir), **values)
 
