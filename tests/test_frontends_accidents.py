@@ -88,8 +88,12 @@ async def test_a_directory_that_one_cannot_write(shared):
         await eventually(lambda: sees(one, 2))
         await one.remount("rw")
         await eventually(waits(one, ""))
-        async with two.http.get(f"/v1/sessions/{kept}") as response:
-            assert response.status == 200
+
+        async def is_found():  # once the other one has seen a sign of life again
+            async with two.http.get(f"/v1/sessions/{kept}") as response:
+                return response.status == 200
+
+        await eventually(is_found)
 
 
 @mounts
