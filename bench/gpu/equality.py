@@ -157,12 +157,16 @@ def main() -> None:
                 told[name] = family(Path(folder), asked.device)
             except Exception as error:  # noqa: BLE001 - the others are to be compared all the same
                 told[name] = {"float32": f"{type(error).__name__}: {error}"[:300]}
-    wrong = [
+        print(json.dumps({"families": told, "wrong": faults(told)}), flush=True)
+
+
+def faults(told: dict[str, Any]) -> list[str]:
+    """Return the families that answer otherwise than the CPU."""
+    return [
         name
         for name, each in told.items()
         if not (isinstance(each["float32"], float) and each["float32"] <= NEAR)
     ]
-    print(json.dumps({"families": told, "wrong": wrong}))
 
 
 if __name__ == "__main__":

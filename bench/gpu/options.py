@@ -29,8 +29,10 @@ def read() -> Options:
     return Options(**vars(parser.parse_args()))
 
 
-def context(folder: Path, device: str, dtype: str, settings: Any = None) -> LoadContext:
-    """Return what the server hands to ``load``."""
+def context(
+    folder: Path, device: str, dtype: str, settings: Any = None, **more: Any
+) -> LoadContext:
+    """Return what the server hands to ``load``; ``more`` are further fields of it."""
     return LoadContext(
         settings=settings,
         device=device,
@@ -38,4 +40,5 @@ def context(folder: Path, device: str, dtype: str, settings: Any = None) -> Load
         threads=0,
         data_dir=folder,
         log=logging.getLogger("gpu"),
+        **more,
     )

@@ -123,8 +123,8 @@ def main() -> None:
                 told[name] = network(name, asked, Path(folder), body)
             except Exception as error:  # noqa: BLE001 - the others are measured all the same
                 told[name] = {"wrong": f"{type(error).__name__}: {error}"[:500]}
-    wrong = [n for n, each in told.items() if "wrong" in each or _failed(each)]
-    print(json.dumps({"networks": told, "wrong": wrong}))
+            wrong = [n for n, each in told.items() if "wrong" in each or _failed(each)]
+            print(json.dumps({"networks": told, "wrong": wrong}), flush=True)
 
 
 def _failed(told: dict[str, Any]) -> bool:

@@ -1,12 +1,11 @@
-"""What every object of one video shares: its frames, and what the vision encoder made of the last.
+"""The frames of a video as a network wants them, which every object of it shares.
 
-Both stand in for parts of transformers' video sessions, which would hold all frames of a video at
-once, and encode a frame for each session anew.
+They stand in for a part of transformers' video sessions, which would hold all frames at once.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from mataserver_sam.frames import Clip
 from mataserver_sam.preprocess import normalised, resized
@@ -63,33 +62,3 @@ class Footage:
     def _resized(self, image: NDArray[np.uint8]) -> torch.Tensor:
         side = self._network.prepare.side
         return resized(image, (side, side))
-
-
-class Features:
-    """The features of the frame that was encoded last: ``cache`` of transformers' sessions.
-
-    A tracker that asks for another frame has it encoded. Of the position encodings, 85 MB in
-    float32, only the one that trackers read is kept.
-    """
-
-    def __init__(self, network: Network, footage: Footage) -> None:
-        self._network = network
-        self._footage = footage
-        self._frame = -1
-        self.kept: dict[str, Any] = {}
-
-    def get_vision_features(self, frame: int) -> dict[str, Any]:
-        """Return the features of a frame, lists of tensors by name."""
-        if frame != self._frame:
-            self.cache_vision_features(frame, self._network.features(self._footage[frame]))
-        return self.kept
-
-    def cache_vision_features(self, frame: int, features: dict[str, Any]) -> None:
-        """Keep the features of a frame, and no other."""
-        self.kept = {**features, "vision_pos_embeds": features["vision_pos_embeds"][-1:]}
-        self._frame = frame
-
-    def clear_all(self) -> None:
-        """Forget them."""
-        self.kept = {}
-        self._frame = -1

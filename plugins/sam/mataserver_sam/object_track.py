@@ -19,7 +19,8 @@ from mataserver_sam.sighting import Sighting
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from mataserver_sam.footage import Features, Footage
+    from mataserver_sam.encoded_frame import Features
+    from mataserver_sam.footage import Footage
     from mataserver_sam.network import Network
 
 MAX_PROMPTED_FRAMES = 64

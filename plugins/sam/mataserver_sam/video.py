@@ -14,7 +14,7 @@ import torch
 from mataserver import BadRequest, InvalidParams, NotFound
 from mataserver_sam.boxes import corners
 from mataserver_sam.collecting import Budget, bytes_of
-from mataserver_sam.footage import Features
+from mataserver_sam.encoded_frame import Features
 from mataserver_sam.forgetting import NOWHERE
 from mataserver_sam.object_numbers import ObjectNumbers
 from mataserver_sam.object_track import ObjectTrack

@@ -13,7 +13,8 @@ from transformers.models.sam3_tracker_video.modeling_sam3_tracker_video import (
 )
 from transformers.models.sam3_video.modeling_sam3_video import Sam3VideoInferenceSession
 
-from mataserver_sam.footage import Features, Footage
+from mataserver_sam.encoded_frame import Features
+from mataserver_sam.footage import Footage
 from mataserver_sam.forgetting import held_bytes
 from mataserver_sam.index import Limits
 from mataserver_sam.loading import load_sam2, load_sam3
