@@ -28,6 +28,7 @@ PART = "application/offset+octet-stream"
 MAX_METADATA = 4096
 _DIGITS = 18
 _TUS = {"Tus-Resumable": VERSION}
+_REFUSED = {**_TUS, "Tus-Version": VERSION}  # which the protocol asks of a 412: what is spoken here
 _SPEAKS: dict[str, tuple[Any, bool, str]] = {"Tus-Resumable": (str, True, "1.0.0")}
 
 
@@ -60,7 +61,7 @@ class UploadRoutes:
     def all(self) -> list[Route]:
         """Return the routes."""
         one, found = "/v1/uploads/{id}", (404, 412, 503)
-        mine: dict[str, Any] = {"tag": "jobs", "needs": "jobs:write", "error_headers": _TUS}
+        mine: dict[str, Any] = {"tag": "jobs", "needs": "jobs:write", "error_headers": _REFUSED}
         length = {
             "Upload-Length": (int, True, "Bytes of the whole."),
             "Upload-Metadata": (str, False, "`filename` and its value in base64."),

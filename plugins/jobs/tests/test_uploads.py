@@ -242,6 +242,7 @@ async def test_what_is_spoken(ask):
         given = {**headers, "Upload-Length": "3"}
         async with ask.session.post("/v1/uploads", headers=given) as response:
             assert response.status == 412
+            assert response.headers["Tus-Version"] == "1.0.0"
             assert response.headers["Tus-Resumable"] == "1.0.0"
 
 
