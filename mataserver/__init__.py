@@ -15,7 +15,14 @@ from mataserver.contract.backend import (
     Part,
 )
 from mataserver.contract.bodies import Form, Saved, Share, Upload, Uploads
-from mataserver.contract.claims import PlainAnswer, RepeatedClaim, Responder, Unfinished
+from mataserver.contract.claims import (
+    BodySink,
+    PlainAnswer,
+    Reading,
+    RepeatedClaim,
+    Responder,
+    Unfinished,
+)
 from mataserver.contract.handles import Encoded, ModelHandle, Models, ModelSession, ResultEvent
 from mataserver.contract.hookspecs import hookimpl
 from mataserver.contract.routes import Body, LastEvent, Page, Route
@@ -76,6 +83,7 @@ __all__ = [
     "Backend",
     "BadRequest",
     "Body",
+    "BodySink",
     "Box",
     "CameraInfo",
     "CheckSession",
@@ -124,6 +132,7 @@ __all__ = [
     "Policy",
     "PoseResult",
     "Principal",
+    "Reading",
     "RegisteredModel",
     "RepeatedClaim",
     "Responder",

@@ -251,6 +251,30 @@ async def test_who_writes_into_a_pipe_lends_it_no_priority(peer, server):
     near.close()
 
 
+@pytest.mark.parametrize("cut", [len(ASKED), len(ASKED) - 5])
+@pytest.mark.parametrize("odd", [False, True])
+async def test_what_is_sent_at_once(peer, server, cut, odd):
+    """The first bytes of a connection may come before aiohttp's task for it has begun."""
+    found = bytearray()
+
+    class Near(asyncio.Protocol):
+        def data_received(self, data):
+            found.extend(data)
+
+    conversation = server.composed.doorway.accept()
+    loop = asyncio.get_running_loop()
+    near, far = Pipe(Near(), loop), Pipe(conversation, loop)
+    near.join(far)
+    hits = peer.cache.hits
+    sent = ASKED if not odd else ASKED.replace(b"\r\n", b"\r\nX-Odd: 1\r\n", 1)
+    conversation.data_received(sent[:cut])
+    assert peer.cache.hits == hits + (not odd)
+    conversation.data_received(sent[cut:] + ASKED)
+    await until(lambda: found.count(b"bbox") == 2, LONG)
+    assert found.count(b"HTTP/1.1 200") == 2
+    near.close()
+
+
 # where a message ends
 
 

@@ -61,6 +61,59 @@ class Responder(Protocol):
         """
         ...
 
+    def early(self, size: int) -> int | None:
+        """Return how many bytes of a body of ``size`` must be here for ``open``; None for all."""
+        ...
+
+    def open(
+        self,
+        head: web.Request,
+        size: int,
+        body: Sequence[bytes | memoryview],
+        take: Take,
+        reading: Reading,
+    ) -> BodySink | None:
+        """Begin to answer without a task while a body of ``size`` bytes arrives.
+
+        None where all of it must be here: then it is gathered for ``begin`` and ``answer``. The
+        ``body`` is what has come of it, ``take`` and ``head`` are as for ``begin``; what answers
+        before all has come is told by ``take`` as well, and the rest is read and dropped.
+        """
+        ...
+
+
+class Reading(Protocol):
+    """The connection by which a body arrives."""
+
+    def pause(self) -> None:
+        """Read no more of it for now."""
+        ...
+
+    def resume(self) -> None:
+        """Read on."""
+        ...
+
+
+class BodySink(Protocol):
+    """Takes a body while it arrives."""
+
+    @property
+    def held(self) -> int:
+        """Bytes of it that are in memory now."""
+        ...
+
+    def receive(self, data: bytes) -> None:
+        """Take what came next."""
+        ...
+
+    def expire(self) -> None:
+        """Give the request up, and ``take`` why: no more of its body comes."""
+        ...
+
+    def withdraw(self) -> None:
+        """Take the request back: the client has left."""
+        ...
+
 
 class PlainAnswer(NamedTuple):
     """An answer of status 200 to one: the fields of its header and its body."""

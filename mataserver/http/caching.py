@@ -68,10 +68,10 @@ class CachingConversation(Conversation):
     """A connection whose requests' heads may be known.
 
     ``_left`` are the bytes that the message under way is still to have: 0 between two messages,
-    less where nobody knows.
+    less where nobody knows. ``_is_new``: aiohttp was given nothing yet.
     """
 
-    __slots__ = ("_context", "_head", "_heads", "_hit", "_left", "_made")
+    __slots__ = ("_context", "_head", "_heads", "_hit", "_is_new", "_left", "_made")
 
     def __init__(
         self, server: web.Server, budget: Callable[[], Portion], *, cache: HeadCache, **options: Any
@@ -81,6 +81,7 @@ class CachingConversation(Conversation):
         self._context = contextvars.copy_context()
         self._head: Beginning | None = None
         self._hit: Hit | None = None
+        self._is_new = True
         self._left = 0
         self._made: tuple[Known, web.Request] | None = None
 
@@ -106,6 +107,7 @@ class CachingConversation(Conversation):
             self._pass(rest(self._left, data))
         elif self._left == 0 and data and self._begin(data):
             return
+        self._is_new = False
         super().data_received(data)
 
     def _begin(self, data: bytes) -> bool:
@@ -155,15 +157,17 @@ class CachingConversation(Conversation):
 
     @property
     def _is_idle(self) -> bool:
-        """Whether aiohttp waits for a request, and has nothing else to do on the connection."""
+        """Whether aiohttp waits for a request, or has not begun to, and has nothing else to do."""
         waiter = self._waiter
-        return (
-            waiter is not None
-            and not waiter.done()
-            and not (self._messages or self._upgraded or self._close or self._force_close)
-            and not (self._reading_paused or self._buffer_paused)
-            and self._payload_parser is None
-        )
+        waits = self._is_new if waiter is None else not waiter.done()
+        busy = self._messages or self._upgraded or self._close or self._force_close
+        held = self._reading_paused or self._buffer_paused or self._payload_parser is not None
+        return waits and not busy and not held
+
+    @property
+    def is_ending(self) -> bool:
+        """Whether it takes no more requests."""
+        return bool(self._close or self._force_close)
 
     def learn(self, request: web.Request, repeat: Repeat, boundary: str) -> None:
         """Know the head of the request under way from now on, if its boundary is known apart."""
@@ -186,13 +190,13 @@ class CachingConversation(Conversation):
 
     def hand_over(self, data: bytes, left: int) -> None:
         """Leave a request to aiohttp of which ``data`` came, and ``left`` bytes are to come."""
-        self._hit, self._left = None, left
+        self._hit, self._is_new, self._left = None, False, left
         super().data_received(data)
 
     def go_on(self, early: bytes) -> None:
         """Take the next request, of which something may have come already."""
         self._hit = None
-        if self.transport is None or self._close or self._force_close:
+        if self.transport is None or self.is_ending:
             return
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         if len(early) > EARLY:

@@ -14,8 +14,6 @@ from aiohttp.helpers import rfc822_formatted_time
 
 from mataserver.contract.claims import PlainAnswer
 from mataserver.http.backlog import BEGINS
-from mataserver.http.caching import CachingConversation
-from mataserver.http.heads import Claim
 from mataserver.http.hits import Hit
 from mataserver.http.middleware import new_id, require_room, size_of
 from mataserver.http.protocol import Whole
@@ -24,8 +22,9 @@ from mataserver.http.routing import CLAIMED, REQUEST_ID
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from mataserver.contract.claims import RepeatedClaim, Unfinished
+    from mataserver.contract.claims import Unfinished
     from mataserver.http.backlog import Portion
+    from mataserver.http.caching import CachingConversation
     from mataserver.http.heads import KnownClaim
     from mataserver.http.middleware import Edge
 
@@ -39,13 +38,6 @@ _OWN = frozenset({
     "x-request-id", "server-timing", "content-length", "date", "connection", "set-cookie", "server",
 })  # fmt: skip
 """Fields that are the server's own, or of which there may be several."""
-
-
-def learn(request: web.Request, repeat: RepeatedClaim) -> None:
-    """Have requests with the head of one that a service claimed be answered by ``repeat``."""
-    conversation = request.protocol
-    if isinstance(conversation, CachingConversation):
-        conversation.learn_claimed(request, Claim(repeat, ClaimedHit))
 
 
 class ClaimedHit(Hit):
@@ -71,7 +63,7 @@ class ClaimedHit(Hit):
         try:
             self._withdraw = self._conversation.within(begin, head, body, self._finish)
         except Exception as error:
-            self._unfinished = _Found(error)
+            self._unfinished = Settled(error)
             return False
         return self._withdraw is not None
 
@@ -83,16 +75,16 @@ class ClaimedHit(Hit):
             return
         self._withdraw = None
         try:
-            left, unsent = self._leave_plain(found), _Found(found)
+            left, unsent = self._leave_plain(found), Settled(found)
         except Exception as error:  # nobody else would answer
-            left, unsent = False, _Found(error)
+            left, unsent = False, Settled(error)
         if not left:
             self._unfinished = unsent
             self._task = self._conversation.spawn(self._respond(None))
             return
         self._pieces = []
         self._release()
-        self._conversation.go_on(self._early)
+        self._next()
 
     def _leave_plain(self, found: PlainAnswer) -> bool:
         """Send an answer in one piece; whether it was to be sent so."""
@@ -130,6 +122,10 @@ class ClaimedHit(Hit):
             raise
         finally:
             self._release()
+        self._next()
+
+    def _next(self) -> None:
+        """Take the next request."""
         self._conversation.go_on(self._early)
 
     async def _work(self) -> Any:
@@ -154,7 +150,7 @@ class ClaimedHit(Hit):
         return self._edge.finish(request, response, self._begun)
 
 
-class _Found:
+class Settled:
     """What was found and is sent as tasks do: an answer, or what failed."""
 
     def __init__(self, found: PlainAnswer | Exception) -> None:

@@ -107,6 +107,11 @@ class Talk(Protocol):
         """Whether its client is slower than the server."""
         ...
 
+    @property
+    def is_ending(self) -> bool:
+        """Whether it takes no more requests."""
+        ...
+
     def spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         """Begin what is done for one request, in the context of the connection."""
         ...

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from mataserver.http import claimed, codec, events, forms, origins, proxies, saving
+from mataserver.http import arriving, codec, events, forms, origins, proxies, saving
 from mataserver.http.budget import BudgetShare
 
 if TYPE_CHECKING:
@@ -165,7 +165,7 @@ class Kit:
 
     def learn(self, request: web.Request, repeat: RepeatedClaim) -> None:
         """Have requests with the head of a claimed one be answered by ``repeat``."""
-        claimed.learn(request, repeat)
+        arriving.learn(request, repeat)
 
     def connect(self, factory: Callable[[], P]) -> P:
         """Connect a protocol to this server within the process."""

@@ -369,30 +369,36 @@ async def test_a_server_that_dies_with_the_request(stand, upstreams, targets):  
     assert [stand.gateway.servers.of(each).outstanding for each in targets] == [0, 0]
 
 
-async def test_what_a_task_goes_on_with_is_let_go(stand, upstreams, targets):  # noqa: F811
+@pytest.mark.parametrize("size", [100_000, 400_000])
+async def test_what_a_task_goes_on_with_is_let_go(stand, upstreams, targets, size):  # noqa: F811
     """Its body waits for no collection of cycles, and neither does that of who left."""
     stand.follow(application(targets[0], timeout=0.3))
 
     def every():
-        kinds = {"_Attempt", "ClaimedHit"}
+        kinds = {"Sent", "Onward", "ArrivingHit"}
         return [each for each in gc.get_objects() if type(each).__name__ in kinds]
 
     def begun():
         return [each for each in every() if not any(each is other for other in others)]
 
+    line_of_tensors = "Inference-Header-Content-Length: 2"  # a large one is sent as it arrives
     gc.collect()
     others = every()  # of servers of other tests
     gc.disable()
     try:
         async with Line(stand) as line:
-            await line.ask(request(b"{}"))
+            await line.ask(request(b"{}", line_of_tensors))
             upstreams[0].pause.clear()
-            assert (await line.ask(request(b"x" * 100_000)))[0].startswith(b"HTTP/1.1 504")
+            assert (await line.ask(request(b"x" * size, line_of_tensors)))[0].startswith(
+                b"HTTP/1.1 504"
+            )
             await eventually(lambda: not begun())
             upstreams[0].pause.set()
-            await line.ask(request(b"{}"))  # which leaves a connection for the next one
+            await line.ask(
+                request(b"{}", line_of_tensors)
+            )  # which leaves a connection for the next one
             upstreams[0].pause.clear()
-            line.writer.write(request(b"x" * 100_000))
+            line.writer.write(request(b"x" * size, line_of_tensors))
             await eventually(lambda: len(upstreams[0].seen) == 4)
             line.writer.transport.abort()
             await eventually(lambda: not begun())

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import math
 
 import msgspec
@@ -11,6 +12,8 @@ from mataserver import MataError
 from mataserver_fleet.gateway import headers
 from mataserver_fleet.gateway.grants import Unknown
 
+LINGER = 2.0
+"""Seconds for a client whose body does not arrive to read why."""
 _HANG_UP = frozenset({408, 411, 413})
 """Statuses after which the connection is not used again."""
 
@@ -29,6 +32,12 @@ def check_method(method: str, *allowed: str) -> None:
     """Raise ``WrongMethod`` for any other method."""
     if method not in allowed:
         raise WrongMethod(*allowed)
+
+
+def linger(request: web.Request) -> None:
+    """End a connection once its client has read why: the rest of a body does not come by it."""
+    if request.transport is not None:
+        asyncio.get_running_loop().call_later(LINGER, request.transport.close)
 
 
 def problem(error: MataError) -> web.Response:

@@ -46,6 +46,7 @@ class Whole:
     """A body that is here: it can be sent any number of times."""
 
     __slots__ = ("pieces", "size")
+    begun = False
 
     def __init__(self, pieces: Sequence[bytes | memoryview], size: int) -> None:
         self.pieces = pieces
@@ -54,6 +55,16 @@ class Whole:
     def known(self) -> Sequence[bytes]:
         """Return what is known of the body before it is sent."""
         return [bytes(each) for each in self.pieces]
+
+
+class Gone:
+    """A body that was sent while it arrived, or the ``size`` bytes of it that had come."""
+
+    __slots__ = ("size",)
+    begun = True
+
+    def __init__(self, size: int) -> None:
+        self.size = size
 
 
 class Passing:

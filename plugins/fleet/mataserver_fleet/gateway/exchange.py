@@ -6,11 +6,11 @@ import asyncio
 from typing import TYPE_CHECKING, NamedTuple
 
 from mataserver import MataError
-from mataserver_fleet.gateway.bodies import Passing
+from mataserver_fleet.gateway.bodies import Passing, Whole
 from mataserver_fleet.gateway.http1 import MalformedError
 
 if TYPE_CHECKING:
-    from mataserver_fleet.gateway.bodies import Whole
+    from mataserver_fleet.gateway.bodies import Gone
     from mataserver_fleet.gateway.http1 import Fields
     from mataserver_fleet.gateway.links import Link, Links
     from mataserver_fleet.gateway.servers import Server
@@ -40,7 +40,7 @@ class Message(NamedTuple):
     method: str
     path: str
     fields: bytes
-    body: Whole | Passing | None
+    body: Whole | Passing | Gone | None
     consumer: int
 
     def head(self, target: Target) -> bytes:
@@ -157,10 +157,10 @@ class Exchange:
         if isinstance(body, Passing):
             transport.write(head)
             await body.send(transport.write, lambda: self._drained(link, timer))
-        elif body is None:
-            transport.write(head)
-        else:
+        elif isinstance(body, Whole):
             transport.writelines((head, *body.pieces))
+        else:
+            transport.write(head)
         if not isinstance(body, Passing) or body.whole:
             link.sent()
         return link

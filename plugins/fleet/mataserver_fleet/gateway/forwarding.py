@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import quote
 
 from mataserver import MataError, Unavailable
-from mataserver_fleet.gateway.bodies import Passing, Whole
+from mataserver_fleet.gateway.bodies import Whole
 from mataserver_fleet.gateway.exchange import Exchange, Failed, Message
 from mataserver_fleet.gateway.http1 import MalformedError
 from mataserver_fleet.gateway.relaying import relay
@@ -18,6 +18,7 @@ from mataserver_fleet.gateway.snapshot import PICTURE
 if TYPE_CHECKING:
     from aiohttp import web
 
+    from mataserver_fleet.gateway.bodies import Gone, Passing
     from mataserver_fleet.gateway.choosing import Choosing
     from mataserver_fleet.gateway.exchange import Answer, Begun
     from mataserver_fleet.gateway.grants import ConsumerGrants
@@ -74,7 +75,7 @@ class Call:
         self.asked = asked
         self.consumer = consumer
         self.fields = fields
-        self.body: Whole | Passing | None = None
+        self.body: Whole | Passing | Gone | None = None
         self.status = 499
         self.bytes_out = 0
         self.step: Step | None = None
@@ -83,7 +84,7 @@ class Call:
     @property
     def replayable(self) -> bool:
         """Whether the request can be sent a second time."""
-        return not (isinstance(self.body, Passing) and self.body.begun)
+        return self.body is None or not self.body.begun
 
     def count(self, size: int) -> None:
         """Note bytes that were passed on."""
@@ -206,7 +207,7 @@ class Forwarding:
         last one says of a version that the client named is the client's: there may be none.
         """
         place, version, verb = call.asked
-        if verb not in {"infer", PICTURE} or call.pin is not None or not call.replayable:
+        if verb not in {"infer", PICTURE} or call.pin is not None:
             return
         if pin.target.kind == "own":
             return

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import functools
 from typing import TYPE_CHECKING
 
@@ -10,8 +9,8 @@ import aiohttp
 
 from mataserver import MataError, NotFound, check_charset
 from mataserver_fleet.gateway import callers, headers, matching, pictures
-from mataserver_fleet.gateway.answers import check_method, problem
-from mataserver_fleet.gateway.bodies import Bodies, TooLate
+from mataserver_fleet.gateway.answers import check_method, linger, problem
+from mataserver_fleet.gateway.bodies import Bodies, Passing, TooLate, Whole
 from mataserver_fleet.gateway.choosing import Choosing
 from mataserver_fleet.gateway.forwarding import Call, Forwarding
 from mataserver_fleet.gateway.grants import ConsumerGrants
@@ -36,7 +35,6 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver import Responder, Share
-    from mataserver_fleet.gateway.bodies import Passing, Whole
     from mataserver_fleet.gateway.forwarding import First
     from mataserver_fleet.gateway.matching import Scope
     from mataserver_fleet.gateway.needs import Answering, Http
@@ -46,9 +44,6 @@ if TYPE_CHECKING:
     Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
     Client = aiohttp.ClientSession
     Sessions = Callable[["Gateway", Client, Client, float], Answering]
-
-LINGER = 2.0
-"""Seconds for a client whose body does not arrive to read why."""
 
 
 class Gateway:
@@ -149,11 +144,9 @@ class Gateway:
         try:
             return await self._answer(scope, request)
         except MataError as error:
-            response = problem(error)
-            if error.status == TooLate.status and request.transport is not None:
-                # The rest of the body does not come: aiohttp would wait for it much longer.
-                asyncio.get_running_loop().call_later(LINGER, request.transport.close)
-            return response
+            if error.status == TooLate.status:  # aiohttp would wait for the body much longer
+                linger(request)
+            return problem(error)
 
     async def _answer(self, scope: Scope, request: web.Request) -> web.StreamResponse:
         asked = matching.find(scope.places, scope.path)
@@ -219,8 +212,9 @@ class Gateway:
         try:
             if unread is not None:
                 call.body = await self.bodies.read(call.request, unread)
-            if first is None and call.body is not None and call.asked.verb != PICTURE:
-                await self._look(call, call.body)
+            body = call.body
+            if first is None and call.asked.verb != PICTURE and isinstance(body, (Whole, Passing)):
+                await self._look(call, body)
             return await self._forwarding.answer(call, first)
         except MataError as error:
             call.status = error.status

@@ -123,6 +123,14 @@ class JsonPart:
         """Whether what follows is no part of it."""
         return not self._left
 
+    def told(self, size: int) -> int | None:
+        """Return where the JSON of a body of ``size`` bytes ends, if what comes before tells.
+
+        None for a compressed one, and for more than is looked at in one go.
+        """
+        known = self._left < size and self._left <= _AT_ONCE and not self.compressed
+        return self._left if known else None
+
     def is_plainly_without(self, pieces: Sequence[bytes | memoryview], size: int) -> bool:
         """Whether a body tells nothing that the gateway must know: most do not.
 

@@ -100,6 +100,11 @@ class Link(Incoming, asyncio.Protocol):
         whole = self._ended and self._sent and not self._paused  # else nothing more is read
         return self.usable and whole and head is not None and head.keep
 
+    @property
+    def full(self) -> bool:
+        """Whether the server takes less than it is sent."""
+        return self._full
+
     def begin(self) -> asyncio.Transport:
         """Begin a request; return what it is written to."""
         if self.used:
