@@ -135,10 +135,26 @@ def test_too_narrow_image_is_the_clients_fault(model, picture):
         model("detr").predict([picture(1, 1000)], [ALL])
 
 
-def test_unknown_class_gets_a_name(model):
-    """A class without a label in the configuration is called by its number."""
-    assert model("detr")._label(3) == "car"
-    assert model("detr")._label(77) == "LABEL_77"
+def test_classes_without_names_are_called_by_their_numbers(
+    checkpoint, load_from, picture, tmp_path
+):
+    """A configuration that says how many there are, and no more, names them ``LABEL_`` and so on.
+
+    (Names of other classes than the network's are refused: ``test_checkpoint``.)
+    """
+    path = tmp_path / "detr"
+    shutil.copytree(checkpoint("detr"), path)
+    config = json.loads((path / "config.json").read_text())
+    names = config.pop("id2label")
+    del config["label2id"]
+    (path / "config.json").write_text(json.dumps(config | {"num_labels": len(names)}))
+    _, unnamed = load_from("detr", path)
+    _, named = load_from("detr", checkpoint("detr"))
+    numbers, words = (
+        [each.label for each in model.predict([picture(90, 150)], [ALL])[0].detections]
+        for model in (unnamed, named)
+    )
+    assert [names[label.removeprefix("LABEL_")] for label in numbers] == words
 
 
 def test_checkpoint_of_another_task_is_refused(checkpoint, context):

@@ -142,5 +142,7 @@ def test_polygons_outline_the_mask():
 
 
 def test_specks_have_no_polygon():
-    """A part of one or two points has no area that a polygon could tell."""
+    """A part of one or two points, however far apart, has no area that a polygon could tell."""
     assert Mask.of(np.eye(1, 5, dtype=bool)).polygons() == []
+    assert Mask.of(np.ones((1, 5), bool)).polygons() == []
+    assert Mask.of(np.eye(5, dtype=bool)).polygons() == []
