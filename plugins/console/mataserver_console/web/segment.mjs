@@ -86,6 +86,13 @@ function useThings(picture, one) {
     take: (mask) => { past.current.push(things); setThings(things.map((each) => (each.key === now ? { ...each, masks: [outlined(mask)] } : each))); } };
 }
 
+/** Outlines of objects, as a layer of their own: those that are done are not drawn again with each click on another one. */
+function Shapes({ things, on, width, height, opacity }) {
+  return html`<svg class="over layer" viewBox=${`0 0 ${width} ${height}`} preserveAspectRatio="none" aria-hidden="true">${things.map((thing) => html`<g key=${thing.key} class=${`${kOf(thing)} ${on ? "on" : ""}`}>
+    ${thing.masks.map((mask, i) => html`<path key=${i} class="mask" d=${mask.path} fill-rule="evenodd" style=${{ fillOpacity: opacity }}/><path class="case" d=${mask.path}/><path class="line" d=${mask.path}/>`)}
+    ${thing.box && !thing.masks.length && html`<path class="line" stroke-dasharray="7 4" d=${around(thing.box, width, height)}/>`}</g>`)}</svg>`;
+}
+
 /** The masks of every object, and what was pointed at. */
 function Canvas({ picture, all, tool, opacity }) {
   const { width, height } = picture;
@@ -93,9 +100,8 @@ function Canvas({ picture, all, tool, opacity }) {
   const onPoint = (x, y, inside) => all.change((thing) => ({ ...thing, points: [...thing.points, [x, y, inside]] }));
   const took = all.took > 0 && html`<span class="glass took" role="status"><b>${ms(all.took)}</b> for the last one</span>`;
   return html`<${Clicks} shot=${picture} tool=${tool} onPoint=${onPoint} onBox=${(box) => all.change((thing) => ({ ...thing, box }))} beside=${took}>${(scale) => html`
-    <svg class="over" viewBox=${`0 0 ${width} ${height}`} preserveAspectRatio="none" aria-hidden="true">${all.things.map((thing) => html`<g key=${thing.key} class=${`${kOf(thing)} ${thing.key === all.now ? "on" : ""}`}>
-      ${thing.masks.map((mask, i) => html`<path key=${i} class="mask" d=${mask.path} fill-rule="evenodd" style=${{ fillOpacity: opacity }}/><path class="case" d=${mask.path}/><path class="line" d=${mask.path}/>`)}
-      ${thing.box && !thing.masks.length && html`<path class="line" stroke-dasharray="7 4" d=${around(thing.box, width, height)}/>`}</g>`)}</svg>
+    <${Shapes} things=${all.things.filter((thing) => thing.key !== all.now)} width=${width} height=${height} opacity=${opacity}/>
+    <${Shapes} on things=${all.things.filter((thing) => thing.key === all.now)} width=${width} height=${height} opacity=${opacity}/>
     ${all.things.map((thing) => html`<${Marks} key=${thing.key} points=${thing.points} width=${width * scale} height=${height * scale}/>`)}
     ${scale > 0 && html`<${Labels} items=${labels} width=${width} height=${height} scale=${scale} hover=${0} scores=${true}/>`}`}<//>`;
 }
