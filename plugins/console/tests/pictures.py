@@ -72,15 +72,15 @@ async def real(folder: Path) -> AsyncIterator[Served]:
 
 
 def camera(path: Path) -> str:
-    """Write what Chromium's camera shows, codes on a box that moves; return the flag for it."""
+    """Write what Chromium's camera shows, codes on a box that moves slowly; return the flag for it."""
     codes = Image.open(PICTURES / "codes.jpg").convert("RGB")
     codes = codes.resize((codes.width * 5 // 4, codes.height * 5 // 4), Image.Resampling.LANCZOS)
     with av.open(str(path), "w", format="mjpeg") as made:
         stream = made.add_stream("mjpeg", rate=30)
         stream.width, stream.height, stream.pix_fmt = 640, 480, "yuvj420p"
         stream.options = {"qscale": "3"}
-        for number in range(160):
-            share = abs(number - 80) / 80
+        for number in range(900):
+            share = abs(number - 450) / 450
             left, top = (round(share * (codes.width - 640)), round(share * (codes.height - 480)))
             part = codes.crop((left, top, left + 640, top + 480))
             made.mux(stream.encode(av.VideoFrame.from_image(part)))
