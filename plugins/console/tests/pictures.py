@@ -72,7 +72,7 @@ async def real(folder: Path) -> AsyncIterator[Served]:
 
 
 def camera(path: Path) -> str:
-    """Write what Chromium's camera shows, codes on a box that moves slowly; return the flag for it."""
+    """Write what Chromium shows as its camera, codes that move slowly; return the flag for it."""
     codes = Image.open(PICTURES / "codes.jpg").convert("RGB")
     codes = codes.resize((codes.width * 5 // 4, codes.height * 5 // 4), Image.Resampling.LANCZOS)
     with av.open(str(path), "w", format="mjpeg") as made:

@@ -148,7 +148,7 @@ async def test_a_video_of_thirty_seconds(tmp_path):
 
 async def test_the_code_of_a_video_runs(tmp_path, film):
     """As it is copied it opens a session, points, tracks and ends it."""
-    async with before(tmp_path) as (server, person):
+    async with before(tmp_path) as (_, person):
         await opened(person, film)
         await person.point(".clicks", 0.5, 0.5)
         await person.until("document.querySelectorAll('.over .mask').length === 1")
