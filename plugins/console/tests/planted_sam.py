@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import importlib.metadata
 import io
@@ -52,6 +53,8 @@ class Sam:
 
     def __init__(self) -> None:
         self._images: dict[str, bytes] = {}
+        self.seconds = 0.0
+        """How long it takes to load; it is loaded already where that is 0."""
 
     def routes(self) -> Iterable[Route]:
         """Return the two routes that the console asks."""
@@ -63,13 +66,15 @@ class Sam:
     async def info(self, _request: web.Request) -> web.Response:
         """Tell what the model can."""
         known = ["text_prompt", "box_prompt", "point_prompt"]
-        model = {"loaded": True, "checkpoint": "planted/sam", "capabilities": known}
+        model = {"loaded": not self.seconds, "checkpoint": "planted/sam", "capabilities": known}
         return web.json_response({"image_model": model})
 
     async def segment(self, request: web.Request) -> web.Response:
         """Answer one prompt."""
         asked = await request.json()
         SENT.append("image" in asked)
+        await asyncio.sleep(self.seconds)
+        self.seconds = 0.0
         if asked.get("image_id", "") not in self._images | {"": b""}:
             return web.json_response({"detail": "There is no image with this image_id"}, status=404)
         name = asked.get("image_id") or f"image-{len(self._images)}"

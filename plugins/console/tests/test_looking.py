@@ -199,6 +199,23 @@ async def test_the_masks_that_sam_proposes(tmp_path):
         await person.until("!document.querySelector('.proposals')")
 
 
+async def test_a_click_that_loads_the_model(tmp_path):
+    """The page says that it loads, and for how long it has done so."""
+    async with (
+        served(tmp_path, points=[planted_sam.POINT]) as server,
+        shown(server.url, tmp_path) as person,
+    ):
+        planted_sam.MADE[-1].seconds = 2.5
+        await person.go("segment")
+        await person.sees("loads with the first click")
+        await person.give()
+        await person.point(".clicks", 0.5, 0.5)
+        await person.sees("Loading the model, 1 s")
+        await person.until(f"{PATHS}.length === 1")
+        await person.sees("for the last one")
+        await person.until("document.querySelector('.bar .state.ok')?.innerText === 'loaded'")
+
+
 async def test_the_code_of_segment_runs(tmp_path):
     """As it is copied it answers with outlines in pixels, for a click and for words."""
     async with (

@@ -5,7 +5,7 @@ import { Clicks, Marks, Tools, Words, around, useTool } from "./clicks.mjs";
 import { Code, POSTED } from "./code.mjs";
 import { Button, Note, Segments, State, Trouble } from "./controls.mjs";
 import { save } from "./exporting.mjs";
-import { ms } from "./format.mjs";
+import { ms, parted } from "./format.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useMemo, useRef, useState } from "./html.mjs";
 import { Labels } from "./overlay.mjs";
@@ -13,7 +13,8 @@ import { Empty, Ways, useDropped } from "./picture.mjs";
 import { Proposals } from "./proposals.mjs";
 import { pngOf } from "./rle.mjs";
 import { amend, useRoute } from "./route.mjs";
-import { useSource } from "./source.mjs";
+import { useSeconds } from "./runner.mjs";
+import { refresh, useSource } from "./source.mjs";
 import { kOf, promptOf } from "./tracks.mjs";
 import { usePicture } from "./try.mjs";
 
@@ -26,7 +27,7 @@ const fresh = (key) => ({ key, name: `object ${key}`, points: [], box: null, wor
 function useThings(picture, one) {
   const [things, setThings] = useState([fresh(1)]);
   const [now, setNow] = useState(1);
-  const [state, setState] = useState({ busy: false, error: null, took: 0 });
+  const [state, setState] = useState({ busy: false, begun: 0, error: null, took: 0 });
   const past = useRef([]);
   const image = useRef(/** @type {Asked | null} */ (null));
   const control = useRef(null);
@@ -41,15 +42,15 @@ function useThings(picture, one) {
     control.current = own;
     // asked before anything is drawn: the server works while the page does
     const answer = thing.word ? image.current.words(thing.name, own.signal) : image.current.pointed(thing, one, own.signal);
-    setState((old) => ({ ...old, busy: true, error: null }));
+    setState((old) => ({ ...old, busy: true, begun: performance.now(), error: null }));
     try {
       const { masks, proposed = [], took } = await answer;
       if (control.current !== own) return;
       const drawn = { ...thing, proposed, masks: masks.map(outlined) };
       setThings((all) => all.map((each) => (each.key === thing.key ? drawn : each)));
-      setState({ busy: false, error: null, took });
+      setState({ busy: false, begun: 0, error: null, took });
     } catch (error) {
-      if (control.current === own) setState((old) => ({ ...old, busy: false, error: isAbort(error) ? null : error }));
+      if (control.current === own) setState((old) => ({ ...old, busy: false, begun: 0, error: isAbort(error) ? null : error }));
     }
   };
   const change = (edit) => {
@@ -94,11 +95,12 @@ function Shapes({ things, on, width, height, opacity }) {
 }
 
 /** The masks of every object, and what was pointed at. */
-function Canvas({ picture, all, tool, opacity }) {
+function Canvas({ picture, all, tool, opacity, loaded }) {
   const { width, height } = picture;
   const labels = all.things.flatMap((thing) => thing.masks.map((mask, i) => ({ n: thing.key * 100 + i, name: thing.word && thing.masks.length > 1 ? `${thing.name} ${i + 1}` : thing.name, score: mask.score, box: mask.box, k: kOf(thing) })));
   const onPoint = (x, y, inside) => all.change((thing) => ({ ...thing, points: [...thing.points, [x, y, inside]] }));
-  const took = all.took > 0 && html`<span class="glass took" role="status"><b>${ms(all.took)}</b> for the last one</span>`;
+  const seconds = useSeconds(all.begun);
+  const took = seconds >= 1 ? html`<span class="glass took" role="status">${loaded ? "Looking at the picture" : "Loading the model"}, ${Math.floor(seconds)} s</span>` : all.took > 0 && html`<span class="glass took" role="status"><b>${ms(all.took)}</b> for the last one</span>`;
   return html`<${Clicks} shot=${picture} tool=${tool} onPoint=${onPoint} onBox=${(box) => all.change((thing) => ({ ...thing, box }))} beside=${took}>${(scale) => html`
     <${Shapes} things=${all.things.filter((thing) => thing.key !== all.now)} width=${width} height=${height} opacity=${opacity}/>
     <${Shapes} on things=${all.things.filter((thing) => thing.key === all.now)} width=${width} height=${height} opacity=${opacity}/>
@@ -146,7 +148,7 @@ export default function Segment() {
   const model = info?.image_model;
   const kind = query.get("kind") === "video" ? "video" : "picture";
   const head = html`<${Segments} label="Kind" options=${KINDS} value=${kind} onChange=${(value) => amend({ kind: value === "video" ? value : "" })}/>
-    ${model?.checkpoint && html`<span class="row cut wide"><b class="cut strong">${model.checkpoint}</b><${State} kind=${model.loaded ? "ok" : "off"}>${model.loaded ? "loaded" : "loads with the first click"}<//></span>`}`;
+    ${model?.checkpoint && html`<span class="row cut wide"><b class="cut strong" title=${model.checkpoint}>${model.checkpoint.startsWith("/") ? parted(model.checkpoint)[1] : model.checkpoint}</b><${State} kind=${model.loaded ? "ok" : "off"}>${model.loaded ? "loaded" : "loads with the first click"}<//></span>`}`;
   const props = { head, model, none: error?.status ? error : null };
   return kind === "video" ? html`<${Film} ...${props}/>` : html`<${Picture} ...${props}/>`;
 }
@@ -158,13 +160,14 @@ function Picture({ head, model, none }) {
   const all = useThings(picture, !can("text_prompt"));
   const [tool, setTool] = useTool({ n: all.add, z: all.undo });
   const over = useDropped(take);
+  useEffect(() => { if (model && !model.loaded && !all.busy) refresh("models/info"); }, [all.busy]);  // it is loaded now, or cannot be
   const thing = useMemo(() => all.things.find((each) => each.key === all.now) ?? all.things[0], [all.things, all.now]);
   const masks = all.things.flatMap((each) => each.masks.map((mask, at) => [each, mask, at]));
   const download = async () => { for (const [each, mask, at] of masks) save(await pngOf(mask.counts, mask.width, mask.height), `${each.name.replace(/\W+/g, "-")}-${at + 1}.png`); };
   return html`<${Bar} title="Segment">${head}<span class="grow"></span>
       ${masks.length > 0 && html`<${Button} icon="download" onClick=${download}>Masks<//>`}<//>
     <div class=${`work two fill ${over ? "over-drop" : ""}`}><section class="mid" aria-label="Picture"><${Tools} tool=${tool} setTool=${setTool} undo=${all.undo} opacity=${opacity} setOpacity=${setOpacity}/>
-        <div class="stagebox">${all.busy && html`<div class="running"><i></i></div>`}${picture ? html`<${Canvas} picture=${picture} all=${all} tool=${tool} opacity=${opacity}/>` : html`<${Empty} task="segment" take=${take} pick=${pick} onError=${setError}/>`}</div>
+        <div class="stagebox">${all.busy && html`<div class="running"><i></i></div>`}${picture ? html`<${Canvas} picture=${picture} all=${all} tool=${tool} opacity=${opacity} loaded=${!model || model.loaded}/>` : html`<${Empty} task="segment" take=${take} pick=${pick} onError=${setError}/>`}</div>
         <${Code} made=${POSTED} request=${programmed(thing, !can("text_prompt"), picture?.name ?? "picture.jpg")}/></section>
       <aside class="panel right" aria-label="Objects"><section class="sect"><div class="row between"><h2>Objects</h2><${Button} small icon="plus" onClick=${all.add}>New object<kbd>N</kbd><//></div>
           ${picture && html`<${Ways} take=${take} onError=${setError}/>`}${wrongPicture && html`<p class="err" role="alert">${wrongPicture.message}</p>`}</section>
