@@ -13,7 +13,7 @@ import av
 import numpy as np
 import planted_film
 import pytest
-from console_pages import CHROMIUM, asked, ran, served, shown
+from console_pages import CHROMIUM, asked, served, shown
 from PIL import Image
 
 from mataserver_sam.masks import Mask
@@ -144,18 +144,6 @@ async def test_a_video_of_thirty_seconds(tmp_path):
         ((x, y, width, height),) = await person.evaluate(BOXES)
         assert abs(x + width / 2 - 60 - (890 - 896)) <= 1
         assert abs(y + height / 2 - 32) <= 1
-
-
-async def test_the_code_of_a_video_runs(tmp_path, film):
-    """As it is copied it opens a session, points, tracks and ends it."""
-    async with before(tmp_path) as (_, person):
-        await opened(person, film)
-        await person.point(".clicks", 0.5, 0.5)
-        await person.until("document.querySelectorAll('.over .mask').length === 1")
-        said = await ran(person, "curl", tmp_path)
-        assert f'"total_frames":{COUNT}' in said, said
-        assert f'"frame_index":{COUNT - 1}' in said, said
-        assert '"detail"' not in said, said
 
 
 async def test_a_correction_and_several_objects(tmp_path, film):

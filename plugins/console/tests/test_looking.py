@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import ast
 import asyncio
-import json
 
 import planted_sam
 import pytest
-from console_pages import CHROMIUM, NODE, asked, large, ran, served, shown
+from console_pages import CHROMIUM, asked, large, served, shown
 
 from camera_sources import make_video
 
@@ -214,31 +212,6 @@ async def test_a_click_that_loads_the_model(tmp_path):
         await person.until(f"{PATHS}.length === 1")
         await person.sees("for the last one")
         await person.until("document.querySelector('.bar .state.ok')?.innerText === 'loaded'")
-
-
-async def test_the_code_of_segment_runs(tmp_path):
-    """As it is copied it answers with outlines in pixels, for a click and for words."""
-    async with (
-        served(tmp_path, points=[planted_sam.POINT]) as server,
-        shown(server.url, tmp_path) as person,
-    ):
-        await person.go("segment")
-        await person.give()
-        await person.point(".clicks", 0.5, 0.5)
-        await person.until(f"{PATHS}.length === 1")
-        for count in (1, 2):
-            if count == 2:
-                await person.fill("#words", "50 % \\ it's")
-                await person.click("Find")
-                await person.until(f"{PATHS}.length === 3")
-            told = json.loads(await ran(person, "curl", tmp_path))
-            assert ast.literal_eval(await ran(person, "Python", tmp_path)) == told
-            assert len(told["masks"]) == count
-            ((outline, *holes),) = told["masks"][:1]
-            assert not holes
-            assert all(0 <= number <= 64 for number in outline)
-            if NODE:
-                assert f"num_masks: {count}" in await ran(person, "JavaScript", tmp_path)
 
 
 async def test_ask(tmp_path):
