@@ -72,6 +72,42 @@ def known_at(kind: Any, path: str) -> list[str]:
     return [name for node in nodes for name in _names(node)]
 
 
+def patterns_of(kind: Any) -> dict[str, str]:
+    """Return the patterns of the texts in a type, each with what describes it, where that is."""
+    from msgspec import inspect
+
+    found: dict[str, str] = {}
+    waiting, seen = [inspect.type_info(kind)], set[int]()
+    while waiting:
+        node = waiting.pop()
+        if id(node) in seen:  # a type may hold itself
+            continue
+        seen.add(id(node))
+        if isinstance(node, inspect.Metadata):
+            said = (node.extra_json_schema or {}).get("description")
+            if isinstance(node.type, inspect.StrType) and node.type.pattern and said:
+                found.setdefault(node.type.pattern, said)
+        waiting += _inside(node)
+    return found
+
+
+def _inside(node: inspect.Type) -> list[inspect.Type]:
+    """Return the types that a type is made of."""
+    from msgspec import inspect
+
+    if isinstance(node, inspect.Metadata):
+        return [node.type]
+    if isinstance(node, inspect.UnionType):
+        return list(node.types)
+    if isinstance(node, inspect.StructType):
+        return [field.type for field in node.fields]
+    if isinstance(node, inspect.DictType):
+        return [node.key_type, node.value_type]
+    if isinstance(node, inspect.CollectionType):
+        return [node.item_type]
+    return list(node.item_types) if isinstance(node, inspect.TupleType) else []
+
+
 def _plain(node: inspect.Type) -> Iterator[inspect.Type]:
     """Yield a type without its metadata, or those that a union is of."""
     from msgspec import inspect

@@ -388,3 +388,39 @@ def test_sentences_of_a_plugin_name_it(terminal):
     code, lines = configure(terminal, "")
     assert code == 1
     assert errors(lines) == ["plugin gear: no key is given", "plugins.gear: no oil"]
+
+
+def test_check_tells_names_that_two_bring(terminal):
+    """Kinds of jobs of one name, and a task of two distributions, are told before any start."""
+    kind = """
+from mataserver import hookimpl
+
+@hookimpl
+def brings():
+    return {"jobs": ["dig"]}
+"""
+    task = """
+import msgspec
+from mataserver import Backend, hookimpl
+
+class Found(msgspec.Struct):
+    depth: float
+
+def load(spec, ctx):
+    raise NotImplementedError
+
+@hookimpl
+def backends():
+    yield Backend(name="NAME", task="shovel.holes", source="pip", load=load, result=Found)
+"""
+    for name in ("digger", "ditch"):
+        terminal.install(f"{name}-dist", kind, mataserver={name: f"{name}_dist"})
+    for name, plugin in (("shovel", "spade"), ("spoon", "shovel")):
+        source = task.replace("NAME", name)
+        terminal.install(f"mataserver-{name}", source, mataserver={plugin: f"mataserver_{name}"})
+    result = terminal.run("check")
+    assert result.exit_code == 1
+    told = result.output.splitlines()
+    assert "error: plugin ditch: 'dig' is brought to jobs by digger already" in told
+    twice = "its task shovel.holes is brought by mataserver-shovel already"
+    assert f"error: plugin shovel: backend spoon: {twice}" in told

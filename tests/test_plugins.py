@@ -317,6 +317,40 @@ def test_two_plugins_with_one_backend_name(plugin):
     assert names(found) == ["any"]
 
 
+BRINGS = """
+@hookimpl
+def brings():
+    return {"work": ["dig", "fill"]}
+"""
+
+
+def test_what_two_plugins_bring_to_a_third_one(plugin):
+    """The second of a name is refused before any service is made, with its backends."""
+    second = BRINGS.replace('"dig", "fill"', '"fill"') + HOOKS
+    found = discover(Settings(), [plugin(BRINGS, name="a"), plugin(second, name="b")])
+    assert [each.error for each in found.found] == [None, "'fill' is brought to work by a already"]
+    assert names(found) == []
+
+
+def test_whose_names_they_are_comes_first(plugin):
+    """A plugin's own names are not taken from it by one that is called before it."""
+    points = [plugin(BRINGS, name="a"), plugin(BRINGS, name="work"), plugin(HOOKS, name="z")]
+    found = discover(Settings(), points)
+    told = "'dig' is brought to work by work already"
+    assert [each.error for each in found.found] == [told, None, None]
+
+
+@pytest.mark.parametrize(
+    "wrong", ["{'work': [3]}", "{'work': ['']}", "{3: ['dig']}", "['dig']", "3"]
+)
+def test_what_is_brought_must_be_names(plugin, wrong):
+    """Anything but names by names puts the plugin out of use, and no other."""
+    source = f"@hookimpl\ndef brings(): return {wrong}"
+    found = discover(Settings(), [plugin(source, name="a"), plugin(HOOKS, name="b")])
+    assert found.found[0].error is not None
+    assert found.found[1].error is None
+
+
 def test_one_plugin_with_one_backend_name_twice(plugin):
     """A plugin that gives a name twice is refused as a whole."""
     found = discover(Settings(), [plugin("@hookimpl\ndef backends(): return [backend()] * 2")])

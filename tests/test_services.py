@@ -269,6 +269,38 @@ async def test_two_services_with_one_route(plugin, folder):
         assert found.pip("lab") is not None
 
 
+async def test_who_is_not_admitted_is_out_of_use(plugin, folder):
+    """A service may look at the others before the server listens: one it refuses is told why."""
+    judge = """
+    from mataserver import Conflict
+
+    class Service(Base):
+        def routes(self):
+            return []
+
+        def admits(self, name, service):
+            if getattr(service, "noisy", False):
+                raise Conflict(f"{name} is too noisy")
+    """
+    noisy = """
+    class Service(Base):
+        noisy = True
+
+        def routes(self):
+            return [web.get("/v1/noise", self.make)]
+
+        async def make(self, request):
+            return web.Response()
+    """
+    points = [plugin(noisy, name="a"), plugin(judge, name="b"), plugin(LAB, name="c")]
+    async with serving(folder, entry_points=points) as server:
+        found = {each.name: each.error for each in server.composed.plugins.found}
+        assert found == {"a": "a is too noisy", "b": None, "c": None}
+        async with aiohttp.ClientSession(server.url, headers=server.headers) as http:
+            assert (await read(http, "/v1/lab/you"))[0] == 200
+            assert (await read(http, "/v1/noise"))[0] == 404
+
+
 async def test_strict_stops_the_start_at_a_broken_service(plugin, folder):
     """With ``plugins.strict`` a service that cannot be made is an error that names its plugin."""
     point = plugin("def Service(ctx): raise RuntimeError('no luck')")

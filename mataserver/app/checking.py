@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
 AWAITED = ("authenticate", "on_result", "session_source")
 PLAIN = (
+    "admits",
     "claims",
     "error_forms",
     "owner_of",

@@ -128,6 +128,7 @@ class Hosting:
                 continue
             shapes |= {shape(route.method, route.path) for route in hosted.routes}
             found[_key(guest)] = hosted
+        _look_at_peers(found)
         ordered = _ordered(found)
         for hosted in ordered:
             self._note(hosted)
@@ -253,6 +254,20 @@ def _held(route: Route, kind: str) -> Route:
     if not route.held or route.held == EVERY or ":" in route.held:
         return route
     return replace(route, held=named(kind, route.held))
+
+
+def _look_at_peers(found: dict[str, Hosted]) -> None:
+    """Have services that wish it look at the others; whom one does not admit is put out of use."""
+    for host in [each for each in found.values() if hasattr(each.service, "admits")]:
+        judge: Any = host.service
+        for name, hosted in list(found.items()):
+            if hosted.plugin is None or hosted is host:
+                continue
+            try:
+                judge.admits(hosted.name, hosted.service)
+            except Exception as error:
+                refuse(hosted.plugin, error)
+                del found[name]
 
 
 def _ordered(found: Mapping[str, Hosted]) -> list[Hosted]:

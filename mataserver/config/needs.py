@@ -6,7 +6,14 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-Label = Annotated[str, Meta(pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?\Z", max_length=63)]
+Label = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9]([A-Za-z0-9._/-]*[A-Za-z0-9])?\Z",
+        description="letters and digits, with '.', '_', '/' and '-' between them",
+        max_length=63,
+    ),
+]
 """A key or a value of a node's labels, as Ray takes them."""
 
 

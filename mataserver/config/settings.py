@@ -18,14 +18,27 @@ Seconds = Annotated[float, Meta(gt=0.0, le=86_400.0)]
 Count = Annotated[int, Meta(gt=0)]
 Port = Annotated[int, Meta(ge=0, le=65_535)]
 KeepAlive = Annotated[float, Meta(ge=-1.0, le=31_536_000.0)]
-Origin = Annotated[str, Meta(pattern=r"^(\*|https?://[^/\s*]+)\Z", max_length=512)]
-Device = Annotated[str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)\Z")]
+Origin = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\*|https?://[^/\s*]+)\Z",
+        description="an origin such as https://app.example.com, or *",
+        max_length=512,
+    ),
+]
+Device = Annotated[
+    str, Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)\Z", description="auto, cpu, cuda or cuda:N")
+]
 SetBy = Literal["default", "yaml", "dotenv", "environment", "option"]
 DType = Literal["auto", "float32", "float16", "bfloat16"]
 Runtime = Literal["native", "auto"]
 Engine = Literal["auto", "process", "thread", "ray"]
 RayAddress = Annotated[
-    str, Meta(pattern=r"^(auto|[A-Za-z0-9._-]+:\d{1,5}|\[[0-9A-Fa-f:]+\]:\d{1,5})\Z")
+    str,
+    Meta(
+        pattern=r"^(auto|[A-Za-z0-9._-]+:\d{1,5}|\[[0-9A-Fa-f:]+\]:\d{1,5})\Z",
+        description="auto, or HOST:PORT",
+    ),
 ]
 Scope = Literal[
     "infer",
@@ -40,12 +53,38 @@ Scope = Literal[
 Alpha = Literal["white", "black", "drop"]
 CameraSource = Annotated[str, Meta(min_length=1, max_length=2048)]
 Rate = Annotated[float, Meta(gt=0.0, le=1_000.0)]
-OutboundHost = Annotated[str, Meta(pattern=r"^(\*|[A-Za-z0-9._:-]+(/\d{1,3})?)\Z", max_length=255)]
-FrontendAddress = Annotated[
-    str, Meta(pattern=r"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(:\d{1,5})?\Z", max_length=255)
+OutboundHost = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\*|[A-Za-z0-9._:-]+(/\d{1,3})?)\Z",
+        description="a host's name, an address, a network such as 10.0.0.0/8, or *",
+        max_length=255,
+    ),
 ]
-HostName = Annotated[str, Meta(pattern=r"^(\*|[A-Za-z0-9._-]+)\Z", max_length=255)]
-Variable = Annotated[str, Meta(pattern=r"^[A-Za-z_][A-Za-z0-9_]*\*?\Z", max_length=255)]
+FrontendAddress = Annotated[
+    str,
+    Meta(
+        pattern=r"^https?://([A-Za-z0-9._-]+|\[[0-9A-Fa-f:]+\])(:\d{1,5})?\Z",
+        description="http:// or https:// with a host and a port, and no path",
+        max_length=255,
+    ),
+]
+HostName = Annotated[
+    str,
+    Meta(
+        pattern=r"^(\*|[A-Za-z0-9._-]+)\Z",
+        description="a host's name or address without a port, or *",
+        max_length=255,
+    ),
+]
+Variable = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z_][A-Za-z0-9_]*\*?\Z",
+        description="a variable's name, or its beginning and *",
+        max_length=255,
+    ),
+]
 
 
 class ConfigError(MataError):

@@ -1,4 +1,4 @@
-"""The four hooks of a plugin."""
+"""The five hooks of a plugin."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 import pluggy
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Mapping
 
     from msgspec import Struct
 
@@ -27,6 +27,14 @@ def settings() -> type[Struct]:  # type: ignore[empty-body]
 @hookspec
 def backends() -> Iterable[Backend]:  # type: ignore[empty-body]
     """Return the backends. Pure: it imports no framework."""
+
+
+@hookspec
+def brings() -> Mapping[str, Iterable[str]]:  # type: ignore[empty-body]
+    """Return what the plugin's service brings to others, by the other plugin's name.
+
+    Of these names nobody else may bring one to that plugin. Pure.
+    """
 
 
 @hookspec

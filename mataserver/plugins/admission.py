@@ -18,7 +18,7 @@ from mataserver.results import RESULT_TYPES, TASKS, Detection, is_task
 if TYPE_CHECKING:
     from collections.abc import Callable, Collection
 
-HOOKS = ("settings", "backends", "check", "service")
+HOOKS = ("settings", "backends", "brings", "check", "service")
 
 _SOURCES = ("hf", "pip", "local", "any")
 _ENGINES = ("process", "thread")

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mataserver import config
+from mataserver.plugins.brought import settle
 from mataserver.plugins.installed import GROUP, Plugins
 from mataserver.plugins.intake import admit, collecting, unloaded
 from mataserver.plugins.offer import DISABLED
@@ -50,6 +51,7 @@ def discover(
             continue
         with collecting(problems):
             admit(point, plugins, given, variables)
+    settle(plugins.found)
     _check_disabled(disabled, plugins)
     with collecting(problems):
         _check_known(given, plugins)

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from mataserver import config
 from mataserver.errors import MataError
 from mataserver.plugins.admission import PluginError
+from mataserver.plugins.brought import settle
 from mataserver.plugins.intake import admit, collecting, note_change, refuse
 from mataserver.plugins.offer import Discovered, log
 from mataserver.results import TASKS
@@ -74,6 +75,7 @@ class Plugins(Discovered):
                 plugin.note = "its routes begin with the next start of the server"
             told = plugin.error or plugin.note or "in use from now on"
             log.warning("plugin %s %s was installed: %s", plugin.name, plugin.version, told)
+        settle(grown.found)
         grown.found.sort(key=lambda each: each.place)
         grown.offers.sort(key=lambda each: each.plugin.place)
         self.found, self.offers, self.grown = grown.found, grown.offers, self.grown + 1

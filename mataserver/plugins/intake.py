@@ -46,6 +46,7 @@ def admit(
             _configure(plugin, given, variables)
     finally:
         _collect(plugin, plugins)
+        _ask_brought(plugin)
     return plugin
 
 
@@ -136,12 +137,44 @@ def _collect(plugin: Plugin, plugins: Discovered) -> None:
         for backend in backends:
             check_backend(backend, owners, {plugin.name, plugin.family})
             owners[backend.name] = plugin.name
+            _check_owner(backend, plugin, plugins)
             _check_result(backend, results.setdefault(backend.task, backend.result))
     except Exception as error:
         refuse(plugin, error)
         return
     plugin.backends = backends
     plugins.offers += [Offer(backend, plugin) for backend in backends]
+
+
+def _ask_brought(plugin: Plugin) -> None:
+    hook = plugin.hooks.get("brings")
+    if hook is None or plugin.error is not None:
+        return
+    try:
+        plugin.brings = {to: tuple(names) for to, names in dict(hook()).items()}
+        if not all(
+            isinstance(each, str) and each
+            for to, names in plugin.brings.items()
+            for each in (to, *names)
+        ):
+            raise PluginError("brings() must return names by the names of plugins")  # noqa: TRY301
+    except Exception as error:
+        plugin.brings = {}
+        refuse(plugin, error)
+
+
+def _check_owner(backend: Backend, plugin: Plugin, plugins: Discovered) -> None:
+    """Raise ``PluginError`` for a task of its own that another distribution has brought.
+
+    Their names may begin alike: one may be called as a plugin of the other.
+    """
+    for offer in plugins.offers:
+        alike = backend.result is not None and offer.backend.task == backend.task
+        if alike and offer.plugin.distribution != plugin.distribution:
+            raise PluginError(
+                f"backend {backend.name}: its task {backend.task} is brought by "
+                f"{offer.plugin.distribution} already"
+            )
 
 
 def _check_result(backend: Backend, known: object) -> None:

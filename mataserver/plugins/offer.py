@@ -27,7 +27,8 @@ class Plugin:
     """One plugin as it was found. ``error`` says why it is not in use.
 
     ``section`` is where its settings stand below ``plugins``, by default its name. ``late``: it was
-    installed while the server ran. ``note`` says what waits for the next start.
+    installed while the server ran. ``note`` says what waits for the next start. ``brings`` are the
+    names that it brings to other plugins, by theirs.
     """
 
     name: str
@@ -38,6 +39,7 @@ class Plugin:
     settings: Any = None
     backends: tuple[Backend, ...] = ()
     routes: tuple[Route, ...] = ()
+    brings: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     error: str | None = None
     late: bool = False
     note: str | None = None

@@ -78,6 +78,12 @@ class Counter:
 
 
 @hookimpl
+def brings() -> dict[str, tuple[str, ...]]:
+    """Return the kinds of jobs, of which no other plugin may have one."""
+    return {"jobs": ("count",)}
+
+
+@hookimpl
 def service(ctx: Context) -> Counter:
     """Return the service."""
     return Counter(ctx)

@@ -13,8 +13,22 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
 
 Role = Literal["admin", "developer", "viewer"]
-UserName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
-KeyName = Annotated[str, Meta(min_length=1, max_length=64, pattern=r"^[^\x00-\x1f\x7f]+\Z")]
+UserName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z",
+        description="1 to 64 of a-z, 0-9 and . _ -, the first a letter or digit",
+    ),
+]
+KeyName = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=64,
+        pattern=r"^[^\x00-\x1f\x7f]+\Z",
+        description="text without control characters",
+    ),
+]
 Password = Annotated[str, Meta(min_length=1, max_length=1024)]
 Tags = Annotated[list[Annotated[str, Meta(max_length=64)]], Meta(max_length=64)]
 Rate = Annotated[int, Meta(ge=1, le=1_000_000)]

@@ -6,12 +6,27 @@ from typing import Annotated, Any
 
 from msgspec import Meta, Struct
 
-Name = Annotated[str, Meta(pattern=r"^(?!sess_)[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z")]
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?!sess_)[A-Za-z0-9][A-Za-z0-9_-]{0,63}\Z",
+        description="1 to 64 letters, digits, '_' and '-', not beginning with _, - or sess_",
+    ),
+]
 Address = Annotated[str, Meta(min_length=1, max_length=2048)]
 Rate = Annotated[float, Meta(gt=0.0, le=1_000.0)]
 ModelName = Annotated[str, Meta(min_length=1, max_length=512)]
-Host = Annotated[str, Meta(pattern=r"^[A-Za-z0-9._:-]+(/\d{1,3})?\Z", max_length=255)]
-AbsolutePath = Annotated[str, Meta(pattern=r"^/", max_length=4096)]
+Host = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9._:-]+(/\d{1,3})?\Z",
+        description="a host's name, an address or a network such as 10.0.0.0/8",
+        max_length=255,
+    ),
+]
+AbsolutePath = Annotated[
+    str, Meta(pattern=r"^/", description="a path that begins with /", max_length=4096)
+]
 Hosts = Annotated[list[Host], Meta(extra={"environment": "MATA_SERVER_CAMERA_HOSTS"})]
 Paths = Annotated[list[AbsolutePath], Meta(extra={"environment": "MATA_SERVER_CAMERA_PATHS"})]
 Timeout = Annotated[

@@ -6,7 +6,14 @@ from typing import Annotated
 
 from msgspec import Meta, Struct
 
-Url = Annotated[str, Meta(pattern=r"^postgresql(\+asyncpg)?://", max_length=2048)]
+Url = Annotated[
+    str,
+    Meta(
+        pattern=r"^postgresql(\+asyncpg)?://",
+        description="a URL that begins with postgresql://",
+        max_length=2048,
+    ),
+]
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

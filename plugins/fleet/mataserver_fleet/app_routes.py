@@ -25,9 +25,18 @@ if TYPE_CHECKING:
     from mataserver_fleet.store import Store
 
 Protocol = Literal["http", "grpc", "ws"]
-PublicPath = Annotated[str, Meta(pattern=r"^/[A-Za-z0-9._~:@+/-]*\Z", max_length=255)]
+PublicPath = Annotated[
+    str,
+    Meta(
+        pattern=r"^/[A-Za-z0-9._~:@+/-]*\Z",
+        description="a path that begins with /, of letters, digits and any of . _ ~ : @ + / -",
+        max_length=255,
+    ),
+]
 Weight = Annotated[float, Meta(ge=0.0, le=1e6)]
-Number = Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,8}\Z")]
+Number = Annotated[
+    str, Meta(pattern=r"^[1-9][0-9]{0,8}\Z", description="a whole number from 1 to 999999999")
+]
 
 
 class NewRoute(Struct, kw_only=True, forbid_unknown_fields=True):

@@ -21,9 +21,20 @@ if TYPE_CHECKING:
     from mataserver_fleet.pages import Page, Tags
     from mataserver_fleet.store import Store
 
-AppName = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
-Retries = Annotated[int, Meta(ge=0, le=100)] | Annotated[str, Meta(pattern=r"^[0-9]{1,2}\Z")]
-_Text = Annotated[str, Meta(max_length=255, pattern=r"^[^\x00]*\Z")]
+AppName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z",
+        description="1 to 64 of a-z, 0-9 and . _ -, the first a letter or digit",
+    ),
+]
+Retries = (
+    Annotated[int, Meta(ge=0, le=100)]
+    | Annotated[str, Meta(pattern=r"^[0-9]{1,2}\Z", description="a whole number from 0 to 99")]
+)
+_Text = Annotated[
+    str, Meta(max_length=255, pattern=r"^[^\x00]*\Z", description="text without the character 0")
+]
 _HOST = re.compile(r"[a-z0-9]([a-z0-9-]{0,62})(\.[a-z0-9]([a-z0-9-]{0,62}))*|\[[0-9a-f:.]+\]")
 RETRIES = 5
 

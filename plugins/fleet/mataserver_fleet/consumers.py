@@ -25,8 +25,16 @@ if TYPE_CHECKING:
     from mataserver_fleet.store import Store
 
 KEY_PREFIX = "fleet_"
-ConsumerName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}\Z")]
-ConsumerTags = Annotated[str, Meta(max_length=1024, pattern=r"^[^\x00]*\Z")]
+ConsumerName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._@-]{0,63}\Z",
+        description="1 to 64 letters, digits, '.', '_', '@' and '-', the first a letter or digit",
+    ),
+]
+ConsumerTags = Annotated[
+    str, Meta(max_length=1024, pattern=r"^[^\x00]*\Z", description="text without the character 0")
+]
 Rate = Annotated[int, Meta(ge=1, le=1_000_000_000)]
 
 

@@ -38,7 +38,12 @@ if TYPE_CHECKING:
     from mataserver_fleet.loading import Told
     from mataserver_fleet.parts import Parts
 
-Number = Annotated[int, Meta(ge=1, lt=10**9)] | Annotated[str, Meta(pattern=r"^[1-9][0-9]{0,8}\Z")]
+Number = (
+    Annotated[int, Meta(ge=1, lt=10**9)]
+    | Annotated[
+        str, Meta(pattern=r"^[1-9][0-9]{0,8}\Z", description="a whole number from 1 to 999999999")
+    ]
+)
 """A version; answers have it as text."""
 TRITON: dict[str, tuple[Any, bool, str]] = {
     "triton_id": (str, False, "Only at this Triton, by id or name [all of them].")

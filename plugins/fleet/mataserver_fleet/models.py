@@ -21,8 +21,16 @@ if TYPE_CHECKING:
     from mataserver_fleet.pages import Page, Tags
     from mataserver_fleet.store import Store
 
-ModelName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")]
-Description = Annotated[str, Meta(max_length=10_000, pattern=r"^[^\x00]*\Z")]
+ModelName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z",
+        description="1 to 128 letters, digits, '.', '_' and '-', the first a letter or digit",
+    ),
+]
+Description = Annotated[
+    str, Meta(max_length=10_000, pattern=r"^[^\x00]*\Z", description="text without the character 0")
+]
 
 
 class Content(Struct, frozen=True):

@@ -10,7 +10,10 @@ from mataserver_fleet.gateway.options import GatewaySettings
 
 BACKENDS = ("onnxruntime", "openvino", "tensorrt", "pytorch")
 Seconds = Annotated[float, Meta(gt=0.0, le=3600.0)]
-Backend = Annotated[str, Meta(pattern=r"^[a-z0-9_]{1,64}\Z")]
+Backend = Annotated[
+    str,
+    Meta(pattern=r"^[a-z0-9_]{1,64}\Z", description="1 to 64 lower-case letters, digits and '_'"),
+]
 
 
 class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
@@ -37,5 +40,7 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     unfinished_mb: Annotated[int, Meta(ge=1)] = 20_000
     backends: list[Backend] = field(default_factory=lambda: list(BACKENDS))
     code_backends: list[Backend] = []
-    shared_folders: list[Annotated[str, Meta(pattern="^/")]] = []
+    shared_folders: list[
+        Annotated[str, Meta(pattern="^/", description="a path that begins with /")]
+    ] = []
     gateway: GatewaySettings = GatewaySettings()

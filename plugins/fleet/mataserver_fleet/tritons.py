@@ -22,8 +22,17 @@ if TYPE_CHECKING:
     from mataserver_fleet.store import Store
 
 State = Literal["unknown", "ready", "unready", "offline"]
-TritonName = Annotated[str, Meta(pattern=r"^[A-Za-z0-9][A-Za-z0-9._:\[\]-]{0,127}\Z")]
-Port = Annotated[int, Meta(ge=1, le=65_535)] | Annotated[str, Meta(pattern=r"^[0-9]{1,5}\Z")]
+TritonName = Annotated[
+    str,
+    Meta(
+        pattern=r"^[A-Za-z0-9][A-Za-z0-9._:\[\]-]{0,127}\Z",
+        description="1 to 128 letters, digits and any of . _ : [ ] -, the first a letter or digit",
+    ),
+]
+Port = (
+    Annotated[int, Meta(ge=1, le=65_535)]
+    | Annotated[str, Meta(pattern=r"^[0-9]{1,5}\Z", description="a port's number")]
+)
 RepositoryPath = Annotated[str, Meta(max_length=4096)]
 _HOST = re.compile(r"[A-Za-z0-9_]([A-Za-z0-9._-]{0,253}[A-Za-z0-9])?")
 

@@ -32,7 +32,15 @@ if TYPE_CHECKING:
     from mataserver_fleet.options import Settings
 
 FIELDS = frozenset({"files[]", "Files[]", "files", "Files"})
-Digests = dict[str, Annotated[str, Meta(pattern=r"^[0-9a-f]{64}\Z")]]
+Digests = dict[
+    str,
+    Annotated[
+        str,
+        Meta(
+            pattern=r"^[0-9a-f]{64}\Z", description="a SHA-256 in 64 hexadecimal digits, lower case"
+        ),
+    ],
+]
 
 
 @dataclass(frozen=True)
@@ -149,7 +157,7 @@ def description_of(fields: Mapping[str, str]) -> str:
     try:
         return msgspec.convert(fields.get("description", ""), Description)
     except msgspec.ValidationError as error:
-        raise InvalidParams(f"description: {describe_error(error)}") from None
+        raise InvalidParams(f"description: {describe_error(error, Description)}") from None
 
 
 def model_files(files: Sequence[Upload]) -> tuple[Upload, ...]:

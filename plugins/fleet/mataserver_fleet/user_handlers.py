@@ -36,7 +36,13 @@ if TYPE_CHECKING:
     from mataserver_fleet.parts import Parts
     from mataserver_fleet.permits import Hold
 
-Name = Annotated[str, Meta(pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z")]
+Name = Annotated[
+    str,
+    Meta(
+        pattern=r"^[a-z0-9][a-z0-9._-]{0,63}\Z",
+        description="1 to 64 of a-z, 0-9 and . _ -, the first a letter or digit",
+    ),
+]
 Password = Annotated[str, Meta(min_length=1, max_length=1024)]
 Role = Literal["admin", "developer", "viewer"]
 Tags = Annotated[str, Meta(max_length=4096)]

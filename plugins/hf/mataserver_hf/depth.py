@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 import re
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from mataserver import Backend, DepthResult, Params
@@ -34,6 +35,10 @@ FAMILIES = frozenset({"depth_anything", "dpt", "glpn", "zoedepth"})
 _UNUSED = re.compile(r"(^|\.)fusion_stage\.layers\.0\.residual_layer1\.")
 
 
+REMEMBERED = 64
+"""Sizes of images of which is kept how the processor resizes them: asking costs as one of them."""
+
+
 class DepthParams(Params, frozen=True):
     """How to return the map.
 
@@ -53,7 +58,10 @@ class DepthEstimator:
         """Keep the loaded parts."""
         self._network = network
         self._pixels = pixels
-        self._padded = network.config.model_type == "zoedepth" and pixels.processor.do_pad
+        pads = bool(getattr(pixels.processor, "do_pad", False))
+        self._mirrored = pads and network.config.model_type == "zoedepth"
+        self._padded = pads and not self._mirrored
+        self._unpadded = lru_cache(REMEMBERED)(pixels.unpadded)
 
     def predict(
         self, images: Sequence[NDArray[np.uint8]], params: Sequence[DepthParams]
@@ -62,18 +70,28 @@ class DepthEstimator:
         found: dict[int, DepthResult] = {}
         for indices, tensors in self._pixels.groups(images):
             depths = self._network.finite(self._network.run(tensors).predicted_depth)
+            rows, columns = tensors["pixel_values"].shape[-2:]
             for index, depth in zip(indices, depths, strict=True):
                 height, width = images[index].shape[:2]
-                found[index] = self._result(depth, (height, width), params[index])
+                kept = self._cut(depth, (height, width), (rows, columns))
+                found[index] = self._result(kept, (height, width), params[index])
         return [found[index] for index in range(len(images))]
 
     def close(self) -> None:
         """Free the weights."""
         self._network.close()
 
-    def _result(self, depth: Any, source: Size, params: DepthParams) -> DepthResult:
-        if self._padded:
-            depth = _without_border(depth, source)
+    def _cut(self, depth: Any, source: Size, shown: Size) -> Any:
+        """Cut off what preprocessing has put around an image to make it ``shown``."""
+        if self._mirrored:
+            return _without_border(depth, source)
+        if not self._padded:
+            return depth
+        rows, columns = self._unpadded(source)
+        return _middle(_resize(depth, shown), (rows, columns))
+
+    @staticmethod
+    def _result(depth: Any, source: Size, params: DepthParams) -> DepthResult:
         values = _resize(depth, params.target_size or source).cpu().numpy()
         return DepthResult(_normalize(values) if params.normalize else values)
 
@@ -84,6 +102,12 @@ def _without_border(depth: Any, source: Size) -> Any:
     height, width = source
     full = _resize(depth, (height + 2 * rows, width + 2 * columns))
     return full[rows : rows + height, columns : columns + width]
+
+
+def _middle(full: Any, size: Size) -> Any:
+    """Return the middle of a map; of an uneven border more lies below and to the right."""
+    top, left = ((whole - part) // 2 for whole, part in zip(full.shape, size, strict=True))
+    return full[top : top + size[0], left : left + size[1]]
 
 
 def _resize(depth: Any, size: Size) -> Any:

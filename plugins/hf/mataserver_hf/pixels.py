@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import torch
 
 from mataserver import BadRequest
@@ -16,7 +17,6 @@ from mataserver import BadRequest
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
-    import numpy as np
     from numpy.typing import NDArray
 
     Tensors = dict[str, torch.Tensor]
@@ -53,6 +53,15 @@ class Pixels:
         sides = [(each.get("height"), each.get("width")) for each in (size, crop)]
         return not self.processor.do_resize or None in sides[0] or sides[0] != sides[1]
 
+    def unpadded(self, size: tuple[int, int]) -> tuple[int, int]:
+        """Return how large an image of ``size`` (height, width) is before a border is added to it.
+
+        The processor is asked, with an image of nothing.
+        """
+        nothing = np.zeros((*size, 3), np.uint8)
+        shape = self._prepare(nothing, do_pad=False)["pixel_values"].shape
+        return int(shape[-2]), int(shape[-1])
+
     def groups(self, images: Sequence[NDArray[np.uint8]]) -> Iterator[tuple[list[int], Tensors]]:
         """Yield the indices of images that can share a forward pass, with their tensors.
 
@@ -67,15 +76,20 @@ class Pixels:
             names = prepared[indices[0]]
             yield indices, {name: torch.cat([prepared[i][name] for i in indices]) for name in names}
 
-    def _prepare(self, image: NDArray[np.uint8]) -> Tensors:
+    def _prepare(self, image: NDArray[np.uint8], **options: Any) -> Tensors:
         # The layout is named: a 3 pixel high image would be taken for a channels-first one.
         try:
             tensors = self.processor(
-                images=[image], input_data_format="channels_last", return_tensors="pt"
+                images=[image], input_data_format="channels_last", return_tensors="pt", **options
             )
         except (ValueError, RuntimeError) as error:
-            height, width = image.shape[:2]
-            raise BadRequest(
-                f"an image of {width}x{height} pixels is too small or too narrow for this model"
-            ) from error
+            raise too_small(image) from error
         return dict(tensors.items())
+
+
+def too_small(image: NDArray[np.uint8]) -> BadRequest:
+    """Return the error of an image of which nothing is left on a network's way."""
+    height, width = image.shape[:2]
+    return BadRequest(
+        f"an image of {width}x{height} pixels is too small or too narrow for this model"
+    )

@@ -10,15 +10,10 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from mataserver import (
-    Backend,
-    Confidence,
-    InvalidParams,
-    Params,
-    Text,
-)
+from mataserver import Backend, Confidence, InvalidParams, Params, Text
 from mataserver_hf import installation
 from mataserver_hf.boxes import corners, result
+from mataserver_hf.grounding_text import NOBODY, caption, owner_of
 from mataserver_hf.prompts import needed, tokens
 
 if TYPE_CHECKING:
@@ -44,7 +39,6 @@ GROUNDING_FAMILIES = frozenset({"grounding-dino", "mm-grounding-dino"})
 REMEMBERED = 32
 """How many sets of prompts keep their tokens: a stream sends the same ones every frame."""
 _EVERYTHING = -1.0  # below any score: every image of a batch brings its own threshold
-_NOBODY = -1
 _CLEAR = 0.25
 
 
@@ -148,7 +142,7 @@ class GroundingDetector:
         for prompts, indices, tensors in _groups(self._pixels, images, params):
             text, owners = self._tokens(prompts)
             texts = {name: each.expand(len(indices), -1) for name, each in text.items()}
-            output = self._network.run({**tensors, **texts})
+            output = self._run({**tensors, **texts}, images[indices[0]])
             # What follows the text's own tokens is filled up with minus infinity.
             logits = self._network.finite(output.logits[..., : len(owners)])
             boxes = self._network.finite(output.pred_boxes)
@@ -163,6 +157,18 @@ class GroundingDetector:
         """Free the weights."""
         self._network.close()
 
+    def _run(self, given: dict[str, torch.Tensor], image: NDArray[np.uint8]) -> Any:
+        """Run the network on what was made of images such as ``image``.
+
+        Raises ``BadRequest`` where its last map is of a single value, which torch normalises not.
+        """
+        from mataserver_hf.pixels import too_small
+
+        try:
+            return self._network.run(given)
+        except ValueError as error:
+            raise too_small(image) from error
+
     def _encode(self, prompts: Prompts) -> tuple[dict[str, torch.Tensor], list[int]]:
         """Return the tokens ``[1, T]`` of all prompts and, by token, which prompt it belongs to."""
         text, spans = caption(prompts)
@@ -175,29 +181,10 @@ class GroundingDetector:
                 f"params.prompts: together they are longer than the {self._longest} tokens that "
                 "this model reads"
             )
-        owners = [_owner(spans, start, end) for start, end in offsets]
+        owners = [owner_of(spans, start, end) for start, end in offsets]
         if set(range(len(prompts))) - set(owners):
             raise InvalidParams("params.prompts: a prompt holds no word that this model can read")
         return dict(encoded), owners
-
-
-def caption(prompts: Prompts) -> tuple[str, list[tuple[int, int]]]:
-    """Return the text that holds every prompt, and where in it each begins and ends.
-
-    In lower case and with a dot after each, as the models were trained.
-    """
-    text, spans = "", []
-    for prompt in prompts:
-        words = prompt.lower().strip().rstrip(". ")
-        spans.append((len(text), len(text) + len(words)))
-        text += f"{words}. "
-    return text.rstrip(), spans
-
-
-def _owner(spans: Sequence[tuple[int, int]], start: int, end: int) -> int:
-    """Return which of ``spans`` holds the token from ``start`` to ``end``."""
-    inside = (index for index, (first, last) in enumerate(spans) if first <= start < last)
-    return next(inside, _NOBODY) if end > start else _NOBODY
 
 
 def _named(
@@ -212,7 +199,7 @@ def _named(
 
     ``probabilities`` are ``[Q, T]``; the score counts every token, a name only a prompt's.
     """
-    words = [place for place, owner in enumerate(owners) if owner != _NOBODY]
+    words = [place for place, owner in enumerate(owners) if owner != NOBODY]
     scores = probabilities.amax(-1)
     clearest, places = probabilities[:, words].max(-1)
     kept = (scores >= params.confidence) & (clearest >= params.clear)

@@ -62,6 +62,37 @@ def test_zoedepth_loses_its_border(model, checkpoint, picture):
     assert relative(result.depth_map, expected) < 1e-5
 
 
+@pytest.mark.parametrize("resized", [False, True])
+def test_dpt_loses_what_was_put_around(resized, checkpoint, context, picture, tmp_path):
+    """The border that makes sides multiples of a number is cut off: the map is the image's."""
+    import json
+
+    import torch
+
+    path = tmp_path / "dpt"
+    shutil.copytree(checkpoint("dpt"), path)
+    file = path / "preprocessor_config.json"
+    said = json.loads(file.read_text())
+    said |= {"do_pad": True, "size_divisor": 64, "do_resize": resized}
+    said |= {"size": {"height": 60, "width": 60}}
+    file.write_text(json.dumps(said))
+    model = depth.load(ModelSpec("dpt", "depth", "local", path), context())
+    image = picture(50, 40)
+    [result] = model.predict([image], [RAW])
+    processor, output = predicted(path, image)
+    assert processor.do_pad
+    # Of 64 rows and columns the middle 60 are the image, or 50 and 40 where it is not resized.
+    full = torch.nn.functional.interpolate(
+        output.predicted_depth[None], size=(64, 64), mode="bicubic", align_corners=False
+    )
+    expected = full[:, :, 2:62, 2:62] if resized else full[:, :, 7:57, 12:52]
+    expected = torch.nn.functional.interpolate(
+        expected, size=(50, 40), mode="bicubic", align_corners=False
+    )
+    assert result.depth_map.shape == (50, 40)
+    assert relative(result.depth_map, expected[0, 0].numpy()) < 1e-5
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_batch_equals_single(name, model, picture):
     """A batch of mixed sizes gives what its images give one by one."""

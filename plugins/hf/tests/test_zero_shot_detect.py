@@ -5,8 +5,8 @@ from __future__ import annotations
 import msgspec
 import pytest
 
-from mataserver import InvalidParams, MataError, ModelFiles, ModelSpec
-from mataserver_hf import boxes, zero_shot_detect
+from mataserver import BadRequest, InvalidParams, MataError, ModelFiles, ModelSpec
+from mataserver_hf import boxes, grounding_text, zero_shot_detect
 
 OWLS = ("owlvit", "owlv2")
 GROUNDED = ("grounding_dino", "mm_grounding_dino")
@@ -24,11 +24,7 @@ def wanted(name, **changes):
 def parts(path, image):
     import torch
     from PIL import Image
-    from transformers import (
-        AutoImageProcessor,
-        AutoModelForZeroShotObjectDetection,
-        AutoTokenizer,
-    )
+    from transformers import AutoImageProcessor, AutoModelForZeroShotObjectDetection, AutoTokenizer
 
     network = AutoModelForZeroShotObjectDetection.from_pretrained(
         path, local_files_only=True, dtype=torch.float32
@@ -206,7 +202,7 @@ def test_boxes_are_scaled_to_the_image():
 
 def test_caption():
     """Prompts are read in lower case with a dot after each, also where one has its own."""
-    text, spans = zero_shot_detect.caption(("A Cat.", " red  car ", "2.5 m pole"))
+    text, spans = grounding_text.caption(("A Cat.", " red  car ", "2.5 m pole"))
     assert text == "a cat. red  car. 2.5 m pole."
     assert [text[start:end] for start, end in spans] == ["a cat", "red  car", "2.5 m pole"]
 
@@ -284,3 +280,20 @@ def test_params_cross_the_wire(name):
     assert msgspec.msgpack.decode(msgspec.msgpack.encode(made), type=type(made)) == made
     with pytest.raises(msgspec.ValidationError, match="text_confidence"):
         msgspec.convert({"text_confidence": 0.5}, zero_shot_detect.OwlParams)
+
+
+@pytest.mark.parametrize("name", GROUNDED)
+@pytest.mark.parametrize("size", [(1, 1), (16, 16), (1, 400), (400, 2)])
+def test_a_picture_that_is_too_small_for_the_network(name, size, model, picture):
+    """Its last map would be of one value, or of none: that is the picture's fault, and told so."""
+    height, width = size
+    with pytest.raises(BadRequest, match=f"an image of {width}x{height} pixels is too small"):
+        model(name).predict([picture(*size)], [wanted(name)])
+
+
+@pytest.mark.parametrize("name", GROUNDED)
+@pytest.mark.parametrize("size", [(1, 10), (40, 1), (5, 400)])
+def test_a_narrow_picture_is_looked_at(name, size, model, picture):
+    """As long as something is left of it, a narrow picture is one like any other."""
+    [result] = model(name).predict([picture(*size)], [wanted(name)])
+    assert len(result.detections) <= 10

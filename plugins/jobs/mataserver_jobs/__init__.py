@@ -14,11 +14,20 @@ if TYPE_CHECKING:
 
 __all__ = ["Job", "JobKind"]
 
+KINDS = ("infer",)
+"""The kinds of jobs of its own."""
+
 
 @hookimpl
 def settings() -> type[Settings]:
     """Return the type of ``plugins.jobs``."""
     return Settings
+
+
+@hookimpl
+def brings() -> dict[str, tuple[str, ...]]:
+    """Return the kinds of jobs of its own."""
+    return {"jobs": KINDS}
 
 
 @hookimpl

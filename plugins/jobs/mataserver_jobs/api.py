@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from mataserver import MataError
+from mataserver_jobs import KINDS
 from mataserver_jobs.courier import Courier
 from mataserver_jobs.departures import Departures
 from mataserver_jobs.desk import Desk
@@ -45,6 +46,7 @@ class JobsService:
         settings = ctx.settings
         self._ctx = ctx
         self._kinds: dict[str, JobKind] = {}
+        self._owners = dict.fromkeys(KINDS, "jobs")
         self._passes = Passes()
         folder = Path(settings.folder) if settings.folder else ctx.data_dir / "jobs"
         min_free = settings.min_free_mb * 1_000_000
@@ -65,7 +67,16 @@ class JobsService:
 
     def jobs(self) -> tuple[JobKind, ...]:
         """Return the kind of its own."""
-        return (replace(INFER, check=functools.partial(checked, self._ctx.models)),)
+        check = functools.partial(checked, self._ctx.models)
+        return (replace(INFER, check=check, settings=self._ctx.settings.roots),)
+
+    def admits(self, name: str, service: object) -> None:
+        """Raise ``MataError`` for a plugin whose kinds of jobs are another's."""
+        kinds = [kind.name for kind in _kinds_of(service)]
+        for kind in kinds:
+            if owner := self._owners.get(kind):
+                raise MataError(f"its kind of jobs is that of {owner} already: {kind}")
+        self._owners.update(dict.fromkeys(kinds, name))
 
     async def authenticate(self, credentials: Credentials) -> Principal | None:
         """Return the owner of a job whose process asks."""
@@ -74,12 +85,13 @@ class JobsService:
     async def __aenter__(self) -> Self:
         """Bring the tables to their version and begin to run jobs.
 
-        Raises ``MataError`` for a database that cannot be used, and for kinds of one name.
+        Raises ``MataError`` for a database that cannot be used.
         """
         ctx, settings = self._ctx, self._ctx.settings
         database = ctx.peer("database").database
         await database.migrate(SCHEMA)
-        self._collect()
+        for service in ctx.peers().values():
+            self._kinds.update((kind.name, kind) for kind in _kinds_of(service))
         store = Store(database, keep=settings.keep_days * 86_400.0)
         self._runner = LocalRunner(
             store,
@@ -132,13 +144,6 @@ class JobsService:
             return self._ctx.run_process
         return functools.partial(self._ctx.cluster().run_process, needs=needs)
 
-    def _collect(self) -> None:
-        for name, service in self._ctx.peers().items():
-            for kind in service.jobs() if hasattr(service, "jobs") else ():
-                if kind.name in self._kinds:
-                    raise MataError(f"plugin {name}: its kind of jobs exists already: {kind.name}")
-                self._kinds[kind.name] = kind
-
     def _changed(self) -> None:
         self._runner.wake()
         self._courier.wake()
@@ -164,6 +169,10 @@ class JobsService:
         """Stop the jobs as soon as the server shuts down: it answers them no more."""
         await self._ctx.stopping.wait()
         await asyncio.shield(self._close())
+
+
+def _kinds_of(service: Any) -> Iterable[JobKind]:
+    return service.jobs() if hasattr(service, "jobs") else ()
 
 
 async def _watch(task: asyncio.Task[None]) -> None:

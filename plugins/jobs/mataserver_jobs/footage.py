@@ -95,7 +95,7 @@ class Folder:
 
     def __init__(self, path: Path) -> None:
         self.damaged = False
-        inside = path.resolve()
+        self._inside = inside = path.resolve()
         self._files = sorted(
             (
                 each
@@ -113,7 +113,9 @@ class Folder:
     def items(self, start: int, every: int) -> Iterator[Item]:
         """Yield the files."""
         for path in self._files[start * every :: every]:
-            if path.stat().st_size > MAX_PICTURE_BYTES:
+            if not path.resolve().is_relative_to(self._inside):
+                yield Item(b"", _text(path), error="it leads out of the folder")
+            elif path.stat().st_size > MAX_PICTURE_BYTES:
                 yield Item(b"", _text(path), error=f"it is over {MAX_PICTURE_BYTES} bytes")
             else:
                 yield Item(path.read_bytes(), _text(path))

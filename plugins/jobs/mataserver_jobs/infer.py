@@ -1,15 +1,18 @@
-"""The kind ``infer``: a video, a ZIP or a folder of pictures through a model, to JSON Lines."""
+"""The kind ``infer``: a video, a ZIP or a folder of pictures through a model, to JSON Lines.
+
+Its ``settings`` are the folders below which jobs may read.
+"""
 
 from __future__ import annotations
 
 import contextlib
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import msgspec
 from msgspec import Meta, Struct
 
 from mataserver import BadRequest, MataError
+from mataserver_jobs.allowed import allowed
 from mataserver_jobs.kinds import JobKind
 
 if TYPE_CHECKING:
@@ -75,7 +78,9 @@ def infer(job: Job) -> dict[str, Any]:
 
     spec = msgspec.convert(job.spec, InferSpec)
     job.report("reading", message="Reading what was given.")
-    footage, answered = opened(Path(spec.path) if spec.path else job.input / UPLOAD), _Mark(job)
+    # What the path led to when the job was asked for may lead elsewhere now.
+    given = allowed(spec.path, job.settings) if spec.path else job.input / UPLOAD
+    footage, answered = opened(given), _Mark(job)
     anew = spec.task == TRACK and not answered.is_set
     with Answers(job.output / RESULTS, anew=anew) as answers:
         if not answered.is_set:

@@ -2,22 +2,13 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol
 
 import msgspec
 from msgspec import Meta
 
-from mataserver import (
-    BadRequest,
-    Body,
-    Conflict,
-    InvalidParams,
-    MataError,
-    NotFound,
-    Route,
-    describe_error,
-)
+from mataserver import BadRequest, Body, Conflict, InvalidParams, MataError, Route, describe_error
+from mataserver_jobs.allowed import allowed
 from mataserver_jobs.infer import UPLOAD, InferRequest, InferSpec, checked
 from mataserver_jobs.routes import JSON, asker, owner_of
 from mataserver_jobs.views import JobView
@@ -80,12 +71,12 @@ class InferRoutes:
     def __init__(self, ctx: Context, service: Served) -> None:
         self._ctx = ctx
         self._service = service
-        self._roots = [Path(root).resolve() for root in ctx.settings.roots]
+        self._roots = ctx.settings.roots
 
     def all(self) -> list[Route]:
         """Return the routes."""
         form = Body("multipart/form-data", InferForm, {**EXAMPLE, "params": '{"confidence": 0.5}'})
-        whence = {"path": str(self._roots[0])} if self._roots else {"upload": "ID-OF-AN-UPLOAD"}
+        whence = {"path": self._roots[0]} if self._roots else {"upload": "ID-OF-AN-UPLOAD"}
         named = Body(JSON, InferRequest, EXAMPLE | whence)
         return [
             Route("POST", "/v1/jobs/infer", self.submit, "A model over a video or many pictures",
@@ -107,7 +98,7 @@ class InferRoutes:
         async with self._ctx.http.read_json(request, InferRequest) as asked:
             pass
         if asked.path is not None:
-            await self._ctx.run_blocking(self._allowed, asked.path)
+            await self._ctx.run_blocking(allowed, asked.path, self._roots)
         return self._ctx.http.respond(InferCheck(asked.model, self._spec(asked).task))
 
     async def submit(self, request: web.Request) -> web.Response:
@@ -128,7 +119,7 @@ class InferRoutes:
             raise InvalidParams("path: it or upload is required, unless a file is sent as a form")
         if asked.upload is not None:
             return await self._uploaded(request, asked, asked.upload, key)
-        asked.path = await self._ctx.run_blocking(self._allowed, asked.path)
+        asked.path = str(await self._ctx.run_blocking(allowed, asked.path, self._roots))
         desk = self._service.desk
         async with desk.draft() as draft:
             return await desk.submit(draft, "infer", asker(request).id, self._spec(asked), key=key)
@@ -168,22 +159,6 @@ class InferRoutes:
         """Return a job of what was asked. Raises as ``checked``."""
         task = checked(self._ctx.models, asked)
         return InferSpec(**msgspec.structs.asdict(asked), file=file, task=task)
-
-    def _allowed(self, path: str) -> str:
-        """Return where a path leads. Raises ``NotFound`` unless that is below an allowed root."""
-        if not self._roots:
-            raise NotFound("path: jobs may read no folder: plugins.jobs.roots names those they may")
-        try:
-            found = Path(path).resolve(strict=True)
-            str(found).encode()  # a name that is no text cannot be kept
-        except (OSError, ValueError, RuntimeError):
-            found = None
-        if found is None or not any(found.is_relative_to(root) for root in self._roots):
-            raise NotFound(
-                "path: there is no such file below the folders that jobs may read, which "
-                "plugins.jobs.roots names"
-            )
-        return str(found)
 
 
 def _asked(fields: Mapping[str, str]) -> InferRequest:

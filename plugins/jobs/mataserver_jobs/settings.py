@@ -39,5 +39,5 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     max_upload_mb: Annotated[int, Meta(ge=1)] = 4_000
     uploads_mb: Annotated[int, Meta(ge=1)] = 20_000
     upload_hours: Annotated[float, Meta(gt=0.0, le=8_760.0)] = 24.0
-    roots: list[Annotated[str, Meta(pattern="^/")]] = []
+    roots: list[Annotated[str, Meta(pattern="^/", description="a path that begins with /")]] = []
     webhook_timeout: Annotated[float, Meta(gt=0.0, le=30.0)] = 15.0

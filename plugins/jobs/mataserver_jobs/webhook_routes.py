@@ -30,7 +30,15 @@ MAX_BODY = 65_536
 class NewWebhook(Struct, forbid_unknown_fields=True):
     """Where to tell of every job of who asks that ends."""
 
-    url: Annotated[str, Meta(min_length=1, max_length=2048, pattern=r"^[\x21-\x7e]+\Z")]
+    url: Annotated[
+        str,
+        Meta(
+            min_length=1,
+            max_length=2048,
+            pattern=r"^[\x21-\x7e]+\Z",
+            description="a URL of printable ASCII without spaces",
+        ),
+    ]
 
 
 class WebhookList(Struct, frozen=True):

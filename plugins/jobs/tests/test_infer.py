@@ -12,6 +12,8 @@ import pytest
 from films import archive, picture, video
 from serving_jobs import apart, asking, children_of_jobs, lines, sent
 
+from mataserver_jobs import footage
+
 JSON = {"Content-Type": "application/json"}
 
 
@@ -283,3 +285,55 @@ async def test_a_job_that_is_cancelled(ask, tmp_path):
     found = [line["index"] for line in await lines(ask, job)]
     assert found == list(range(len(found)))
     assert 0 < len(found) < 200
+
+
+async def test_a_path_that_leads_elsewhere_when_the_job_runs(tmp_path):
+    """A folder that became a link out of the roots is not read, as if it were asked for now."""
+    roots, secret = tmp_path / "roots", tmp_path / "secret"
+    shown, moved = roots / "shown", roots / "moved"
+    for folder in (shown, secret):
+        folder.mkdir(parents=True)
+        (folder / "a.png").write_bytes(picture())
+    jobs = []
+    async with asking(tmp_path / "data", jobs={"roots": [str(roots)], "slots": 0}) as ask:
+        for place in (shown, shown / "a.png"):
+            asked = {"model": "fake-detect", "path": str(place)}
+            status, body = await ask("POST", "/v1/jobs/infer", json=asked)
+            assert status == 202
+            jobs.append(body["id"])
+    shown.rename(moved)
+    shown.symlink_to(secret)
+    async with asking(tmp_path / "data", jobs={"roots": [str(roots)]}) as ask:
+        for job in jobs:
+            ended = await ask.ended(job)
+            assert (ended["state"], ended["result"]) == ("failed", None)
+            assert ended["error"].startswith("path: there is no such file below the folders")
+            assert "results.jsonl" not in str(await ask("GET", f"/v1/jobs/{job}/files"))
+
+
+async def test_a_path_that_moved_within_the_roots_is_read(tmp_path):
+    """The same rule lets a link lead to another place below the roots."""
+    roots = tmp_path / "roots"
+    (roots / "shown").mkdir(parents=True)
+    (roots / "shown" / "a.png").write_bytes(picture())
+    asked = {"model": "fake-detect", "path": str(roots / "shown")}
+    async with asking(tmp_path / "data", jobs={"roots": [str(roots)], "slots": 0}) as ask:
+        _, body = await ask("POST", "/v1/jobs/infer", json=asked)
+    (roots / "shown").rename(roots / "moved")
+    (roots / "shown").symlink_to(roots / "moved")
+    async with asking(tmp_path / "data", jobs={"roots": [str(roots)]}) as ask:
+        assert (await ask.ended(body["id"]))["state"] == "done"
+
+
+def test_a_picture_that_becomes_a_link_is_not_read(tmp_path):
+    """What a folder's picture led to when the folder was looked at may lead out of it later."""
+    folder = tmp_path / "folder"
+    folder.mkdir()
+    for name in ("a.png", "b.png"):
+        (folder / name).write_bytes(picture())
+    given = footage.opened(folder)
+    (folder / "b.png").unlink()
+    (folder / "b.png").symlink_to("/etc/hostname")
+    first, second = given.items(0, 1)
+    assert (first.file, first.error, len(first.image) > 0) == ("a.png", "", True)
+    assert (second.error, second.image) == ("it leads out of the folder", b"")

@@ -337,13 +337,16 @@ async def test_a_server_that_stops_and_starts(tmp_path):
 
 
 async def test_kinds_of_one_name(tmp_path):
-    """Two plugins that bring kinds of one name stop the start, with a sentence."""
+    """Of two plugins that bring kinds of one name the later one is not in use, and says why."""
     register(tmp_path)
     twin = [*points(), points()[-1].__class__("twin", "lab_twin", "mataserver")]
     settings = {"jobs": SMALL}
-    with pytest.raises(Exception, match="its kind of jobs exists already: count"):
-        async with serving(tmp_path, entry_points=twin, plugins=settings, engine="thread"):
-            pass
+    async with serving(tmp_path, entry_points=twin, plugins=settings, engine="thread") as server:
+        found = {each.name: each.error for each in server.composed.plugins.found}
+        assert found["twin"] == "its kind of jobs is that of lab already: count"
+        assert {error for name, error in found.items() if name != "twin"} == {None}
+        kinds = server.service("jobs").desk.kind("count").run.__module__
+        assert kinds == "job_functions"
 
 
 async def test_a_kind_that_there_is_not(ask):

@@ -58,7 +58,9 @@ class EasyOcrSettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
     language: Codes = "eng"
     directory: str = ""
     download: bool = False
-    recogniser: Annotated[str, Meta(pattern="^[A-Za-z0-9_]+$")] = "standard"
+    recogniser: Annotated[
+        str, Meta(pattern="^[A-Za-z0-9_]+$", description="letters, digits and '_'")
+    ] = "standard"
     readers: Readers = 3
 
 

@@ -6,10 +6,11 @@ the values themselves. The way back leads through those to the first operator th
 
 from __future__ import annotations
 
+from types import MappingProxyType
 from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
 
 PASSING = frozenset(
     {
@@ -39,6 +40,19 @@ PASSING = frozenset(
 )
 """Operators that give values of their first input on: in another form, order or number format."""
 
+_NEUTRAL = {
+    "Add": 0.0,
+    "Div": 1.0,
+    "Divide": 1.0,
+    "Mul": 1.0,
+    "Multiply": 1.0,
+    "Pow": 1.0,
+    "Power": 1.0,
+    "Sub": 0.0,
+    "Subtract": 0.0,
+}
+"""The number with which an operator changes nothing: a temperature, a scale, a bias not in use."""
+_EITHER_SIDE = frozenset({"Add", "Mul", "Multiply"})
 _BOUNDS = frozenset({"Max", "Min", "Maximum", "Minimum"})
 """Clip, as optimisers write it: with a constant for one of its inputs."""
 _CONSTANTS = frozenset({"Const", "Constant"})
@@ -97,17 +111,25 @@ class Operator(NamedTuple):
     inputs: tuple[str, ...]
 
 
-def trace(name: str, maker: Callable[[str], Operator | None]) -> tuple[str, ...]:
+def trace(
+    name: str,
+    maker: Callable[[str], Operator | None],
+    scalars: Mapping[str, float] = MappingProxyType({}),
+) -> tuple[str, ...]:
     """Return the kinds of the operators that made a value, from the value back.
 
     The last is the first that computes, and behind it stands the softmax, sigmoid or tanh whose
     numbers it mixes. ``maker`` returns what makes a value; None for an input or a weight.
+    ``scalars`` are weights of a single number: an operator that changes nothing with its own, as
+    Mul with 1, is told as Identity.
     """
     path: list[str] = []
     operator = maker(name)
     while operator is not None and len(path) < _LONGEST:
-        path.append(operator.kind)
-        before = _given_on(operator, maker)
+        before = _unchanged(operator, scalars)
+        path.append(operator.kind if before is None else "Identity")
+        if before is None:
+            before = _given_on(operator, maker)
         if before is None:
             break
         operator = maker(before)
@@ -145,6 +167,17 @@ def _given_on(operator: Operator, maker: Callable[[str], Operator | None]) -> st
         computed = [name for name, its in made.items() if its and its.kind not in _CONSTANTS]
         return computed[0] if len(computed) == 1 else None
     return operator.inputs[0] if operator.kind in PASSING and operator.inputs else None
+
+
+def _unchanged(operator: Operator, scalars: Mapping[str, float]) -> str | None:
+    """Return the input that an operator gives on since its other one changes nothing, or None."""
+    neutral = _NEUTRAL.get(operator.kind)
+    if neutral is None or len(operator.inputs) != 2:
+        return None
+    first, second = operator.inputs
+    if scalars.get(second) == neutral:
+        return first
+    return second if operator.kind in _EITHER_SIDE and scalars.get(first) == neutral else None
 
 
 def _spelt(operator: Operator, maker: Callable[[str], Operator | None]) -> list[str]:

@@ -13,10 +13,12 @@ from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from mataserver import MataError
+from mataserver_onnx.constants import constant, scalar
 from mataserver_onnx.ends import Operator, trace
+from mataserver_onnx.protobuf import Message, message_of, number_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Iterable
     from pathlib import Path
 
 Dim = int | str
@@ -26,10 +28,7 @@ FLOAT, INT32, FLOAT16 = 1, 6, 10
 WHOLE_NUMBERS = frozenset({2, 3, 4, 5, 6, 7, 9, 12, 13})
 """Numbers of ``TensorProto.DataType``."""
 
-_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _EXTERNAL = 1
-_LONGEST_VARINT = 10
-_MAX_TEXT = 8 * 2**20
 _NOT_ONNX = "the file is not an ONNX model, or not the whole of one"
 
 
@@ -91,73 +90,6 @@ def _read(path: Path, _changed: int, size: int) -> Graph:
             raise MataError(_NOT_ONNX) from error
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """A part of a protocol buffer, from ``start`` to ``end``."""
-
-    content: mmap.mmap
-    start: int
-    end: int
-
-    def fields(self) -> Iterator[tuple[int, int | Message]]:
-        """Yield the number of each field and its value; a text or a message as a ``Message``.
-
-        Raises ``ValueError`` for what is no protocol buffer.
-        """
-        at = self.start
-        while at < self.end:
-            key, at = self._varint(at)
-            number, wire = key >> 3, key & 7
-            value: int | Message
-            if wire == _VARINT:
-                value, at = self._varint(at)
-            elif wire == _BYTES:
-                length, at = self._varint(at)
-                value = Message(self.content, at, at + length)
-                at += length
-            elif wire in {_FIXED64, _FIXED32}:
-                value = 0  # no field that is wanted here is a number of fixed size
-                at += 8 if wire == _FIXED64 else 4
-            else:
-                raise ValueError("unknown wire type")
-            if not number or at > self.end:
-                raise ValueError("a field leaves its message")
-            yield number, value
-
-    def text(self) -> str:
-        """Return the value as text."""
-        if self.end - self.start > _MAX_TEXT:
-            raise ValueError("a text is too long")
-        return self.content[self.start : self.end].decode("utf-8")
-
-    def messages(self, number: int) -> Iterator[Message]:
-        """Yield every message or text of one field."""
-        for each, value in self.fields():
-            if each == number:
-                yield _message(value)
-
-    def _varint(self, at: int) -> tuple[int, int]:
-        value = 0
-        for index in range(_LONGEST_VARINT):
-            byte = self.content[at + index]
-            value |= (byte & 0x7F) << (7 * index)
-            if byte < 0x80:
-                return value, at + index + 1
-        raise ValueError("a number is too long")
-
-
-def _message(value: int | Message) -> Message:
-    if isinstance(value, Message):
-        return value
-    raise ValueError("a number where a message belongs")
-
-
-def _number(value: int | Message) -> int:
-    if isinstance(value, int):
-        return value
-    raise ValueError("a message where a number belongs")
-
-
 def _model(model: Message) -> Graph:
     """Read ``ModelProto``."""
     parts: Graph | None = None
@@ -165,12 +97,12 @@ def _model(model: Message) -> Graph:
     opset = 0
     for number, value in model.fields():
         if number == 7:
-            parts = _graph(_message(value))
+            parts = _graph(message_of(value))
         elif number == 8:
-            domain, version = _operators(_message(value))
+            domain, version = _operators(message_of(value))
             opset = version if domain in {"", "ai.onnx"} else opset
         elif number == 14:
-            key, text = _pair(_message(value))
+            key, text = _pair(message_of(value))
             metadata[key] = text
     if parts is None or not parts.inputs or not parts.outputs:
         raise ValueError("no graph with inputs and outputs")
@@ -184,21 +116,30 @@ def _graph(graph: Message) -> Graph:
     inputs: list[Port] = []
     outputs: list[Port] = []
     makers: dict[str, Operator] = {}
+    scalars: dict[str, float] = {}
     for number, value in graph.fields():
         if number == 1:
-            makers.update(_node(_message(value)))
+            made = _node(message_of(value))
+            makers.update(made)
+            if any(each.kind == "Constant" for each in made.values()):
+                scalars.update(_known(made, constant(message_of(value))))
         elif number == 5:
-            name, place, end = _tensor(_message(value))
+            name, place, end = _tensor(message_of(value))
             weights.add(name)
+            scalars.update(_known([name], scalar(message_of(value))))
             if place is not None:
                 external[place] = max(end, external.get(place, 0))
         elif number == 11:
-            inputs.append(_port(_message(value)))
+            inputs.append(_port(message_of(value)))
         elif number == 12:
-            outputs.append(_port(_message(value)))
+            outputs.append(_port(message_of(value)))
     given = tuple(port for port in inputs if port.name not in weights)
-    ends = {port.name: trace(port.name, makers.get) for port in outputs}
+    ends = {port.name: trace(port.name, makers.get, scalars) for port in outputs}
     return Graph(given, tuple(outputs), ends=ends, external=external)
+
+
+def _known(names: Iterable[str], value: float | None) -> dict[str, float]:
+    return {} if value is None else dict.fromkeys(names, value)
 
 
 def _node(node: Message) -> dict[str, Operator]:
@@ -206,11 +147,11 @@ def _node(node: Message) -> dict[str, Operator]:
     inputs, outputs, kind = [], [], ""
     for number, value in node.fields():
         if number == 1:
-            inputs.append(_message(value).text())
+            inputs.append(message_of(value).text())
         elif number == 2:
-            outputs.append(_message(value).text())
+            outputs.append(message_of(value).text())
         elif number == 4:
-            kind = _message(value).text()
+            kind = message_of(value).text()
     return dict.fromkeys(outputs, Operator(kind, tuple(inputs)))
 
 
@@ -220,12 +161,12 @@ def _tensor(tensor: Message) -> tuple[str, str | None, int]:
     notes: dict[str, str] = {}
     for number, value in tensor.fields():
         if number == 8:
-            name = _message(value).text()
+            name = message_of(value).text()
         elif number == 13:
-            key, text = _pair(_message(value))
+            key, text = _pair(message_of(value))
             notes[key] = text
         elif number == 14:
-            elsewhere = _number(value) == _EXTERNAL
+            elsewhere = number_of(value) == _EXTERNAL
     if not elsewhere:
         return name, None, 0
     end = int(notes.get("offset", "0")) + int(notes.get("length", "0"))
@@ -238,9 +179,9 @@ def _port(info: Message) -> Port:
     dims: tuple[Dim, ...] = ()
     for number, value in info.fields():
         if number == 1:
-            name = _message(value).text()
+            name = message_of(value).text()
         elif number == 2:
-            for tensor in _message(value).messages(1):
+            for tensor in message_of(value).messages(1):
                 kind, dims = _tensor_type(tensor)
     return Port(name, dims, kind)
 
@@ -250,18 +191,18 @@ def _tensor_type(tensor: Message) -> tuple[int, tuple[Dim, ...]]:
     dims: tuple[Dim, ...] = ()
     for number, value in tensor.fields():
         if number == 1:
-            kind = _number(value)
+            kind = number_of(value)
         elif number == 2:
-            dims = tuple(_dim(dim) for dim in _message(value).messages(1))
+            dims = tuple(_dim(dim) for dim in message_of(value).messages(1))
     return kind, dims
 
 
 def _dim(dim: Message) -> Dim:
     for number, value in dim.fields():
         if number == 1:
-            return _number(value)
+            return number_of(value)
         if number == 2:
-            return _message(value).text()
+            return message_of(value).text()
     return ""
 
 
@@ -270,13 +211,13 @@ def _operators(opset: Message) -> tuple[str, int]:
     domain, version = "", 0
     for number, value in opset.fields():
         if number == 1:
-            domain = _message(value).text()
+            domain = message_of(value).text()
         elif number == 2:
-            version = _number(value)
+            version = number_of(value)
     return domain, version
 
 
 def _pair(entry: Message) -> tuple[str, str]:
     """Read ``StringStringEntryProto``."""
-    texts = {number: _message(value).text() for number, value in entry.fields()}
+    texts = {number: message_of(value).text() for number, value in entry.fields()}
     return texts.get(1, ""), texts.get(2, "")

@@ -89,6 +89,7 @@ CHAINS = {
         node("Add", np.zeros(3, F32)),
     ],
     "doubled and halved": [SOFT, node("Mul", F32(2)), node("Mul", F32(0.5))],
+    "times one": [SOFT, node("Mul", F32(1))],
 }
 
 
@@ -150,6 +151,47 @@ def test_classes_of_pixels_get_one_softmax(steps, planted, load, tmp_path):
     [result] = load(path, "segment", **PLAIN).predict([IMAGE], [SegmentParams()])
     [found] = result.segments
     assert (found.label, found.confidence) == ("LABEL_0", pytest.approx(SOFTMAX[0], abs=1e-5))
+
+
+IDLE = {
+    "times one": ("Mul", F32(1)),
+    "times one in a list": ("Mul", F32([1])),
+    "times one, of another kind": ("Mul", np.float64(1)),
+    "by one": ("Div", F32(1)),
+    "and nothing": ("Add", F32(0)),
+    "less nothing": ("Sub", F32(0)),
+    "to the power of one": ("Pow", F32(1)),
+}
+
+
+@pytest.mark.parametrize("name", IDLE)
+@pytest.mark.parametrize("noted", [False, True])
+def test_what_changes_nothing_behind_a_sigmoid(name, noted, planted, load, tmp_path):
+    """A factor of one, a bias of nothing: the numbers stay the sigmoid's, and are served so.
+
+    The constant is a weight, or what a node of the kind Constant gives.
+    """
+    kind, number = IDLE[name]
+    around = [node("Cast", to=TensorProto.DOUBLE)] if number.dtype == np.float64 else []
+    steps = [node("Sigmoid"), *around, node(kind, number), node("Cast", to=TensorProto.FLOAT)]
+    path = ending(planted, tmp_path / "a.onnx", *steps)
+    if noted:
+        model = onnx.load(path)
+        weight = model.graph.initializer.pop()
+        made = helper.make_node("Constant", [], [weight.name], value=weight)
+        model.graph.node.insert(0, made)
+        onnx.save(model, path)
+    assert answers(load(path, "classify", **PLAIN)) == pytest.approx(SIGMOID, abs=1e-5)
+
+
+def test_a_number_that_is_taken_from_one_changes_something(planted, load, tmp_path):
+    """1 - x and 1 / x are not x: only on its own side does a number change nothing."""
+    path = ending(planted, tmp_path / "a.onnx", node("Sigmoid"), node("Sub", F32(0)))
+    model = onnx.load(path)
+    last = model.graph.node[-1]
+    last.input[:] = list(reversed(last.input))
+    onnx.save(model, path)
+    assert ends.kind(graph.read(path).ends["answer"]) == ""
 
 
 def percent(planted, path):

@@ -25,6 +25,12 @@ def settings() -> type[Settings]:
 
 
 @hookimpl
+def brings() -> dict[str, tuple[str, ...]]:
+    """Return the kind of jobs that the service has."""
+    return {"jobs": ("reconstruct",)}
+
+
+@hookimpl
 def service(ctx: Context) -> ReconstructService:
     """Return the reconstruction API."""
     from mataserver_reconstruct.api import ReconstructService

@@ -9,7 +9,14 @@ from msgspec import Meta, Struct
 from mataserver_reconstruct.spec import Limits, Points, Voxel
 from mataserver_reconstruct.weights import Matchers
 
-Url = Annotated[str, Meta(pattern=r"^https?://[^\s@]+$", max_length=2000)]
+Url = Annotated[
+    str,
+    Meta(
+        pattern=r"^https?://[^\s@]+$",
+        description="a URL that begins with http:// or https://, without a user or password",
+        max_length=2000,
+    ),
+]
 Word = Annotated[str, Meta(min_length=1, max_length=4096)]
 
 

@@ -10,7 +10,15 @@ from msgspec import Meta, Struct
 
 from mataserver import InvalidParams, describe_error
 
-Name = Annotated[str, Meta(min_length=1, max_length=200, pattern=r"^[^\x00-\x1f\x7f]+$")]
+Name = Annotated[
+    str,
+    Meta(
+        min_length=1,
+        max_length=200,
+        pattern=r"^[^\x00-\x1f\x7f]+$",
+        description="text without control characters",
+    ),
+]
 
 Voxel = Annotated[float, Meta(gt=0, lt=1e9)]
 Points = Annotated[int, Meta(ge=1_000, le=20_000_000)]

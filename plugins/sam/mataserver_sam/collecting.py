@@ -69,9 +69,11 @@ def bytes_of(told: Any) -> int:
 
 
 def collect(group: Iterable[Found], found: Collected, drawing: Drawing | None = None) -> None:
-    """Add a group of objects to an answer, and to its picture."""
+    """Add a group of objects to an answer, and to its picture; those without a pixel are none."""
     for each in group:
         mask = each.mask()
+        if not mask.area:
+            continue
         found.add(each, mask)
         if drawing is not None:
             drawing.add(each, mask)

@@ -36,8 +36,8 @@ class GroundedSegmenter:
     ) -> list[SegmentResult]:
         """Return the segments of each image in the detector's order.
 
-        Label, confidence and box are the detector's; each mask is that of its box. Raises
-        ``InvalidParams`` for missing prompts.
+        Label, confidence and box are the detector's; each mask is that of its box. A box in which
+        nothing is outlined is left out. Raises ``InvalidParams`` for missing prompts.
         """
         if not all(each.prompts for each in params):
             raise InvalidParams("params.prompts: this model needs at least one prompt")
@@ -60,8 +60,8 @@ class GroundedSegmenter:
         found = self._segmenter.outlines(image, boxes)
         return SegmentResult(
             [
-                Segment(each.label, each.confidence, each.bbox, outline.mask().full())
+                Segment(each.label, each.confidence, each.bbox, mask.full())
                 for each, outline in zip(detections, found, strict=True)
-                if outline.score >= confidence
+                if outline.score >= confidence and (mask := outline.mask()).area
             ]
         )

@@ -21,7 +21,7 @@ from mataserver_sam.video_requests import TRACKING
 from mataserver_sam.videos import Videos
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     import numpy as np
     from numpy.typing import NDArray
@@ -141,7 +141,7 @@ class Segmenter(Generic[S]):
             seen = self._images.see(image)
             for group in self._images.find(seen, prompts, size, params.confidence):
                 budget.spend(len(group) * size[0] * size[1])
-                segments += map(segment_of, group)
+                segments += segments_of(group)
         return SegmentResult(segments)
 
     def outlines(self, image: Image, boxes: Sequence[RelativeBox]) -> list[Found]:
@@ -273,11 +273,17 @@ class Segmenter(Generic[S]):
         return decode_image(data, self._max_pixels, self._alpha)
 
 
-def segment_of(found: Found) -> Segment:
-    """Return an object as ``/v1/infer`` tells it: its box in pixels, its mask as an array."""
-    height, width = found.size
-    box = scaled(corners(found.box), width, height)
-    return Segment(found.label, found.score, box, found.mask().full())
+def segments_of(group: Iterable[Found]) -> Iterator[Segment]:
+    """Yield objects as ``/v1/infer`` tells them: the box in pixels, the mask as an array.
+
+    One without a pixel is none, and is left out.
+    """
+    for found in group:
+        height, width = found.size
+        mask = found.mask()
+        if mask.area:
+            box = scaled(corners(found.box), width, height)
+            yield Segment(found.label, found.score, box, mask.full())
 
 
 def gpu_memory() -> GpuMemory:

@@ -47,7 +47,11 @@ class Settings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     model: Annotated[str, Meta(max_length=4_096, extra={"environment": "SAM3_CHECKPOINT"})] = ""
     device: Annotated[
         str,
-        Meta(pattern=r"^(auto|cpu|cuda(:\d+)?)?\Z", extra={"environment": "IMAGE_MODEL_DEVICE"}),
+        Meta(
+            pattern=r"^(auto|cpu|cuda(:\d+)?)?\Z",
+            description="auto, cpu, cuda, cuda:N or nothing",
+            extra={"environment": "IMAGE_MODEL_DEVICE"},
+        ),
     ] = ""
     mask_format: Literal["rle", "coco", "png", "polygon"] = "rle"
     feature_cache_mb: CacheMegabytes = 512.0

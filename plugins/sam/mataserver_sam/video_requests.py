@@ -11,7 +11,13 @@ from mataserver import InvalidParams, describe_error
 from mataserver_sam.image_requests import MaskFormat
 from mataserver_sam.prompts import Prompts
 
-SessionId = Annotated[str, Meta(pattern=r"^(?!\.{1,2}\Z)[A-Za-z0-9_.-]{1,128}\Z")]
+SessionId = Annotated[
+    str,
+    Meta(
+        pattern=r"^(?!\.{1,2}\Z)[A-Za-z0-9_.-]{1,128}\Z",
+        description="1 to 128 letters, digits, '_', '.' and '-', and not dots alone",
+    ),
+]
 """A part of a path: ``.`` and ``..`` are none, clients resolve them before they send anything."""
 Number = Annotated[int, Meta(ge=0, le=2**31 - 1)]
 MOST_MARKED = 256
@@ -60,7 +66,7 @@ def session_id(given: str | None) -> str | None:
     try:
         return msgspec.convert(given, SessionId | None)
     except msgspec.ValidationError as error:
-        raise InvalidParams(f"session_id: {describe_error(error)}") from None
+        raise InvalidParams(f"session_id: {describe_error(error, SessionId)}") from None
 
 
 class PromptRequest(Struct, frozen=True, kw_only=True):
@@ -96,7 +102,10 @@ class Look(Struct, frozen=True, kw_only=True):
     """How an object is drawn: a name, its number if empty, and a colour, ``#rrggbb``."""
 
     name: Annotated[str, Meta(max_length=100)] = ""
-    colour: Annotated[str, Meta(pattern=r"^#[0-9a-fA-F]{6}\Z")] | None = None
+    colour: (
+        Annotated[str, Meta(pattern=r"^#[0-9a-fA-F]{6}\Z", description="a colour such as #33aaff")]
+        | None
+    ) = None
 
 
 class ReelRequest(Struct, frozen=True, kw_only=True):

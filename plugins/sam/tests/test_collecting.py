@@ -7,8 +7,9 @@ import pytest
 
 from mataserver import InvalidParams
 from mataserver_sam.clicks import Found
-from mataserver_sam.collecting import Budget, Collected
+from mataserver_sam.collecting import Budget, Collected, collect
 from mataserver_sam.masks import Mask
+from mataserver_sam.model import segments_of
 
 
 @pytest.fixture
@@ -54,3 +55,13 @@ def test_texts_share_one_budget(found):
         Collected("rle", budget).add(found, found.mask())
     with pytest.raises(InvalidParams):
         Collected("rle", budget).add(found, found.mask())
+
+
+def test_an_object_without_a_pixel_is_none(found):
+    """Nothing is told of a mask in which no pixel is true: its box would have no size."""
+    nothing = found._replace(values=np.full((6, 8), -1.0, np.float32), box=(0, 0, 0, 0))
+    collected = Collected("rle", Budget())
+    collect([nothing, found, nothing], collected)
+    assert len(collected.masks) == len(collected.boxes) == len(collected.labels) == 1
+    assert collected.boxes == [found.box]
+    assert [each.bbox for each in segments_of([nothing, found])] == [(0.0, 0.0, 40.0, 30.0)]

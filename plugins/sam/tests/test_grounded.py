@@ -23,6 +23,7 @@ from mataserver import (
 )
 from mataserver.testing import installed, serving
 from mataserver_sam import families
+from mataserver_sam.clicks import Found
 from mataserver_sam.grounded import GroundedSegmenter
 from mataserver_sam.params import GroundedParams, SegmentParams
 
@@ -168,3 +169,20 @@ async def test_a_missing_segmenter_is_named(tiny, tmp_path, picture, png):
     ):
         told = await infer(http, image, status=503, prompts="cat")
         assert "mataserver pull facebook/sam2.1-hiera-small --task segment" in told["detail"]
+
+
+def test_a_box_in_which_nothing_is_outlined():
+    """What the detector found and the segmenter sees no pixel of is no segment."""
+
+    class Outliner:
+        def outlines(self, image, boxes):
+            empty = np.full((9, 12), -1.0, np.float32)
+            full = np.full((9, 12), 1.0, np.float32)
+            return [Found(each, 0.0, (90, 120), (0.5, 0.5, 1, 1), 0.9) for each in (empty, full)]
+
+    detector = LoadedPart(Finder(), FinderParams, {})
+    segmenter = GroundedSegmenter(detector, LoadedPart(Outliner(), SegmentParams, {}))
+    image = np.zeros((90, 120, 3), np.uint8)
+    [result] = segmenter.predict([image], [GroundedParams(prompts=("cat", "dog"))])
+    assert [each.label for each in result.segments] == ["dog"]
+    assert result.segments[0].mask.all()

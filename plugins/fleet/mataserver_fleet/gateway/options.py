@@ -13,10 +13,14 @@ Port = Annotated[int, Meta(ge=1, le=65_535)]
 class Peer(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """Another mataserver, whose models routes may lead to. ``key`` is one of its keys."""
 
-    host: Annotated[str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,253}\Z")]
+    host: Annotated[
+        str, Meta(pattern=r"^[A-Za-z0-9_.:-]{1,253}\Z", description="a host's name or address")
+    ]
     port: Port
     grpc_port: Port | None = None
-    key: Annotated[str, Meta(pattern=r"^[\x21-\x7e]*\Z")] = ""
+    key: Annotated[
+        str, Meta(pattern=r"^[\x21-\x7e]*\Z", description="printable ASCII without spaces")
+    ] = ""
 
 
 class GatewaySettings(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):

@@ -1,0 +1,87 @@
+"""The wire format of protocol buffers, of which a file is read no further than one asks."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import mmap
+    from collections.abc import Iterator
+
+_VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
+_LONGEST_VARINT = 10
+_MAX_TEXT = 8 * 2**20
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """A part of a protocol buffer, from ``start`` to ``end``."""
+
+    content: mmap.mmap
+    start: int
+    end: int
+
+    def fields(self) -> Iterator[tuple[int, int | Message]]:
+        """Yield the number of each field and its value; a text or a message as a ``Message``.
+
+        Raises ``ValueError`` for what is no protocol buffer.
+        """
+        at = self.start
+        while at < self.end:
+            key, at = self._varint(at)
+            number, wire = key >> 3, key & 7
+            value: int | Message
+            if wire == _VARINT:
+                value, at = self._varint(at)
+            elif wire == _BYTES:
+                length, at = self._varint(at)
+                value = Message(self.content, at, at + length)
+                at += length
+            elif wire in {_FIXED64, _FIXED32}:
+                value = 0  # no field that is wanted here is a number of fixed size
+                at += 8 if wire == _FIXED64 else 4
+            else:
+                raise ValueError("unknown wire type")
+            if not number or at > self.end:
+                raise ValueError("a field leaves its message")
+            yield number, value
+
+    def text(self) -> str:
+        """Return the value as text."""
+        if self.end - self.start > _MAX_TEXT:
+            raise ValueError("a text is too long")
+        return self.content[self.start : self.end].decode("utf-8")
+
+    def bytes(self, most: int) -> bytes:
+        """Return the value's bytes, the first ``most`` of them."""
+        return self.content[self.start : min(self.end, self.start + most)]
+
+    def messages(self, number: int) -> Iterator[Message]:
+        """Yield every message or text of one field."""
+        for each, value in self.fields():
+            if each == number:
+                yield message_of(value)
+
+    def _varint(self, at: int) -> tuple[int, int]:
+        value = 0
+        for index in range(_LONGEST_VARINT):
+            byte = self.content[at + index]
+            value |= (byte & 0x7F) << (7 * index)
+            if byte < 0x80:
+                return value, at + index + 1
+        raise ValueError("a number is too long")
+
+
+def message_of(value: int | Message) -> Message:
+    """Return a field's value that is a text or a message. Raises ``ValueError``."""
+    if isinstance(value, Message):
+        return value
+    raise ValueError("a number where a message belongs")
+
+
+def number_of(value: int | Message) -> int:
+    """Return a field's value that is a whole number. Raises ``ValueError``."""
+    if isinstance(value, int):
+        return value
+    raise ValueError("a message where a number belongs")
