@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from mataserver import hookimpl
-from mataserver_jobs.kinds import Job, JobKind
+from mataserver_jobs.kinds import OWN, Job, JobKind
 from mataserver_jobs.settings import Settings
 
 if TYPE_CHECKING:
@@ -13,9 +13,6 @@ if TYPE_CHECKING:
     from mataserver_jobs.api import JobsService
 
 __all__ = ["Job", "JobKind"]
-
-KINDS = ("infer",)
-"""The kinds of jobs of its own."""
 
 
 @hookimpl
@@ -27,7 +24,7 @@ def settings() -> type[Settings]:
 @hookimpl
 def brings() -> dict[str, tuple[str, ...]]:
     """Return the kinds of jobs of its own."""
-    return {"jobs": KINDS}
+    return {"jobs": OWN}
 
 
 @hookimpl

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
 
 from mataserver import MataError
-from mataserver_jobs import KINDS
 from mataserver_jobs.courier import Courier
 from mataserver_jobs.departures import Departures
 from mataserver_jobs.desk import Desk
 from mataserver_jobs.infer import INFER, checked
 from mataserver_jobs.infer_routes import InferRoutes
+from mataserver_jobs.kinds import OWN
 from mataserver_jobs.passes import Passes
 from mataserver_jobs.routes import Routes
 from mataserver_jobs.runner import LocalRunner
@@ -46,7 +46,7 @@ class JobsService:
         settings = ctx.settings
         self._ctx = ctx
         self._kinds: dict[str, JobKind] = {}
-        self._owners = dict.fromkeys(KINDS, "jobs")
+        self._owners = dict.fromkeys(OWN, "jobs")
         self._passes = Passes()
         folder = Path(settings.folder) if settings.folder else ctx.data_dir / "jobs"
         min_free = settings.min_free_mb * 1_000_000

@@ -17,6 +17,10 @@ if TYPE_CHECKING:
     from types import FrameType
 
 
+OWN = ("infer",)
+"""The kinds of jobs that the plugin itself has."""
+
+
 class Cancelled(BaseException):
     """Raised in a job's function at its next report once the job is to stop."""
 
