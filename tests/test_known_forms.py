@@ -7,10 +7,10 @@ import re
 import pytest
 
 from conftest import picture, register
+from known_heads import label, peer_of
 from mataserver import testing
 from mataserver.http import beginnings
 from odd_requests import PICTURE, VARYING, request
-from test_known_heads import label, peer_of
 
 __all__: list[str] = []
 
