@@ -15,7 +15,7 @@ from aiohttp import hdrs, web
 from mataserver.errors import NotFound, Unavailable
 from mataserver.frontends.held import EVERY
 from mataserver.frontends.vouching import HEADER
-from mataserver.http import auth, codec, joining, passing, proxies, shown
+from mataserver.http import auth, bodies, joining, passing, proxies, shown
 from mataserver.http.other_frontends import AWAY, GONE, OtherFrontends, away, url_of
 
 if TYPE_CHECKING:
@@ -147,7 +147,7 @@ class Elsewhere:
         path = request.rel_url.raw_path_qs
         headers = self._others.headers(request, principal, path, holder)
         async with contextlib.AsyncExitStack() as stack:
-            body = codec.body(request, self._budget, self._table.limits(request))
+            body = bodies.whole(request, self._budget, self._table.limits(request))
             data = await stack.enter_async_context(body) if request.can_read_body else None
             asking = self._others.session.request(
                 request.method,

@@ -18,7 +18,7 @@ from aiohttp import hdrs
 from aiohttp.helpers import rfc822_formatted_time
 
 from mataserver.errors import TooSlow, Unavailable
-from mataserver.http import codec
+from mataserver.http import bodies, codec
 from mataserver.http.middleware import LEFT, new_id, require_room
 from mataserver.http.routing import REQUEST_ID
 from mataserver.serving.dispatch import MOVED
@@ -200,7 +200,7 @@ class Hit(Leaving):
         self._release()
 
     def _expire(self) -> None:
-        self._run(TooSlow(codec.TOO_SLOW))
+        self._run(TooSlow(bodies.TOO_SLOW))
 
     def _run(self, refusal: Exception | None = None) -> None:
         if self._timer is not None:

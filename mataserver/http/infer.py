@@ -11,7 +11,7 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from mataserver import params
 from mataserver.contract.handles import ResultEvent
 from mataserver.errors import BadRequest, InvalidParams
-from mataserver.http import caching, codec, data_uri, events, examples, forms, repeats
+from mataserver.http import bodies, caching, codec, data_uri, events, examples, forms, repeats
 from mataserver.http.protocol import Whole
 from mataserver.http.repeats import InferCall
 from mataserver.http.routing import Body, Handlers, Route
@@ -123,12 +123,12 @@ class InferService(Handlers):
         if kind in codec.UNSAID:
             self._http.check_origin(request)
         elif not codec.is_json(kind):
-            raise codec.Unsupported(_TAKEN)
+            raise bodies.Unsupported(_TAKEN)
         codec.check_charset(request)
         async with self._http.read_body(request) as data:
             if kind in codec.UNSAID and not _like_json(data):
                 if "model" not in request.query:
-                    raise codec.Unsupported(_TAKEN)
+                    raise bodies.Unsupported(_TAKEN)
                 call = self._call_of(request)
                 return await self._run(request, call, _image(data))
             call, image = await self.read(data)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from mataserver.http import arriving, codec, events, forms, origins, proxies, saving
+from mataserver.http import arriving, bodies, codec, events, forms, origins, proxies, saving
 from mataserver.http.budget import BudgetShare
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Kit:
 
     def read_body(self, request: web.Request) -> AbstractAsyncContextManager[bytes]:
         """Give the whole body."""
-        return codec.body(request, self._budget, self._table.limits(request))
+        return bodies.whole(request, self._budget, self._table.limits(request))
 
     @contextlib.asynccontextmanager
     async def read_json(self, request: web.Request, kind: type[T]) -> AsyncIterator[T]:
