@@ -7,6 +7,7 @@ import contextlib
 import itertools
 import json
 import os
+import random
 import socket
 
 import pytest
@@ -501,3 +502,44 @@ async def test_many_at_once(stand):  # noqa: F811
             assert [body for _, body in found] == [b"hi"] * 16
         assert OURS < max(most) < 16 * OURS / 2
         await eventually(lambda: free(stand, server))
+
+
+@pytest.mark.parametrize("seed", range(3))
+async def test_one_after_the_other_whatever_happens(stand, seed):  # noqa: F811
+    """On one connection each request gets its own answer, and no byte of a body becomes another."""
+    draw = random.Random(seed)
+    fates = []
+
+    async def act(_server, body, writer):
+        fate, size = fates[-1], body.left
+        await body.read(draw.randrange(1, size) if fate in {"early", "amid"} else size)
+        if fate == "well":
+            writer.write(ANSWER)
+            return
+        if fate == "early":
+            writer.write(b"HTTP/1.1 422 No\r\nContent-Length: 3\r\n\r\nbad")
+            await writer.drain()
+            if draw.random() < 0.5:
+                await body.read()
+                return
+        writer.transport.abort()
+        raise ConnectionError
+
+    told = {"well": {b"200"}, "early": {b"422", b"502"}, "amid": {b"502"}, "after": {b"502"}}
+    async with learnt(stand, act, retries=0) as (server, line):
+        inner = tensors(b"{}")
+        for _ in range(20):
+            fates.append(draw.choice(["well", *told]))
+            size = draw.choice([PIECE + 1, 1_000_000, 3_000_000])
+            sent = tensors((b"{}" + inner * (size // len(inner) + 1))[:size])
+            cuts = sorted(draw.randrange(len(sent)) for _ in range(draw.choice([0, 1, 3])))
+            for begin, end in itertools.pairwise([0, *cuts, len(sent)]):
+                line.writer.write(sent[begin:end])
+                await asyncio.sleep(draw.choice([0, 0.001, 0.02]))
+            async with asyncio.timeout(30):
+                head, _ = await line.read()
+            assert head[9:12] in told[fates[-1]], fates
+            if fates[-1] != "well":
+                await eventually(lambda: not stand.gateway.servers.of(server.target).suspect)
+        await eventually(lambda: free(stand, server))
+    assert len(server.came) == line.hits + 1 == 21
