@@ -45,6 +45,19 @@ async def test_the_camera(tmp_path):
         assert await person.evaluate("document.querySelectorAll('.tracks li').length") == 0
 
 
+async def test_frames_are_encoded_beside_the_page(tmp_path):
+    """A page that always draws encodes a frame a second itself: it does not do that at all."""
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.evaluate(
+            "OffscreenCanvas.prototype.convertToBlob = () => Promise.reject(0); 0"
+        )
+        await person.go("live?model=fake-track")
+        await person.click("Start")
+        await person.until("document.querySelectorAll('.over .dot').length > 0")
+        await person.click("Stop")
+        await sessions(server, 0)
+
+
 async def test_no_order_of_clicks_leaves_a_session(tmp_path):
     """Starting and stopping in a hurry, another model, another page and a reload end what was."""
     hurry = """(() => {

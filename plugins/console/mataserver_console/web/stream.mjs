@@ -71,7 +71,7 @@ export class Stream {
     /** When each frame that is on its way was captured, and its size. */
     this.captured = new Map();
     this.meter = new Meter();
-    this.canvas = new OffscreenCanvas(1, 1);
+    this.encoder = new Worker(new URL("./encoder.mjs", import.meta.url), { type: "module" });
   }
 
   async start({ model, task, params, device }) {
@@ -111,24 +111,31 @@ export class Stream {
     });
   }
 
-  /** Draw the frame that is shown; return its size as it is sent. */
-  draw() {
+  /** The frame that is shown, as it is sent: no wider than `WIDEST`. */
+  shown() {
     const { videoWidth, videoHeight } = this.video;
-    const scale = Math.min(1, WIDEST / videoWidth);
-    const [width, height] = [Math.round(videoWidth * scale), Math.round(videoHeight * scale)];
-    // A canvas whose size is set is made anew, and one on the GPU is read back for each JPEG.
-    if (this.canvas.width !== width || this.canvas.height !== height) Object.assign(this.canvas, { width, height });
-    this.canvas.getContext("2d", { alpha: false, willReadFrequently: true })?.drawImage(this.video, 0, 0, width, height);
-    return [width, height];
+    if (videoWidth <= WIDEST) return createImageBitmap(this.video);
+    const resizeHeight = Math.round((videoHeight * WIDEST) / videoWidth);
+    return createImageBitmap(this.video, { resizeWidth: WIDEST, resizeHeight });
+  }
+
+  /** A frame as JPEG, or null where the browser cannot make it; one at a time. @returns {Promise<Blob | null>} */
+  encoded(frame) {
+    return new Promise((done) => {
+      this.encoder.onmessage = ({ data }) => done(data);
+      this.encoder.onerror = () => done(null);
+      this.encoder.postMessage({ frame, quality: QUALITY }, [frame]);
+    });
   }
 
   async send(captured) {
     if (this.encoding || this.flying >= ON_THE_WAY || this.socket?.readyState !== WebSocket.OPEN) return;
     this.encoding = true;
     try {
-      const size = this.draw();
-      const blob = await this.canvas.convertToBlob({ type: "image/jpeg", quality: QUALITY });
-      if (this.ended || this.socket.readyState !== WebSocket.OPEN) return;
+      const frame = await this.shown();
+      const size = [frame.width, frame.height];
+      const blob = await this.encoded(frame);
+      if (!blob || this.ended || this.socket.readyState !== WebSocket.OPEN) return;
       this.captured.set(this.meter.sent, { captured, size });
       this.meter.sent += 1;
       this.flying += 1;
@@ -160,6 +167,7 @@ export class Stream {
     this.ended = true;
     for (const track of this.media?.getTracks() ?? []) { track.onended = null; track.stop(); }
     this.video.srcObject = null;
+    this.encoder.terminate();
     if (this.socket) { this.socket.onclose = null; this.socket.close(); }
     if (this.session) endSession(this.session);
     this.tell({ phase: "off", error });
