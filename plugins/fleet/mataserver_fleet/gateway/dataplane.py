@@ -47,7 +47,7 @@ class DataPlane:
         self._ctx = ctx
         self._settings = ctx.settings.gateway
         unread = ctx.server.unread_timeout
-        self._gateway = Gateway(ctx.http, self._settings, unread, Streams, self.has_itself)
+        self._gateway = Gateway(ctx.http, self._settings, unread, Streams.over, self.has_itself)
         self._store: Store | None = None
         self._token = secrets.token_urlsafe(32)
         ctx.metrics.register(Gauges(self._gateway.usage, self._gateway.servers))

@@ -12,14 +12,7 @@ from typing import TYPE_CHECKING, Any
 import msgspec
 from aiohttp import web
 
-from mataserver import (
-    BadRequest,
-    InvalidParams,
-    MataError,
-    NotFound,
-    Unavailable,
-    check_charset,
-)
+from mataserver import BadRequest, InvalidParams, MataError, NotFound, Unavailable, check_charset
 from mataserver_fleet.gateway import callers, headers
 from mataserver_fleet.gateway.answers import check_method
 from mataserver_fleet.gateway.bodies import Whole
@@ -47,21 +40,23 @@ _LONGEST = 65_536
 
 
 class Streams:
-    """The sessions that were made through this gateway. ``unread`` is in seconds.
+    """The sessions that were made through this gateway. ``unread`` is in seconds."""
 
-    ``client`` connects to other servers, ``own`` to this one.
-    """
-
-    def __init__(
-        self,
+    @classmethod
+    def over(
+        cls,
         gateway: Gateway,
         client: aiohttp.ClientSession,
         own: aiohttp.ClientSession,
         unread: float,
-    ) -> None:
+    ) -> Streams:
+        """Return those of a gateway; ``client`` connects to other servers, ``own`` to this one."""
+        return cls(gateway, StreamSockets(gateway, client, own, unread), unread)
+
+    def __init__(self, gateway: Gateway, sockets: StreamSockets, unread: float) -> None:
         self._gateway = gateway
         self._unread = unread
-        self._sockets = StreamSockets(gateway, client, own, unread)
+        self._sockets = sockets
         self._sessions: OrderedDict[str, Session] = OrderedDict()
 
     async def answer(self, scope: Scope, request: web.Request) -> web.StreamResponse:
