@@ -47,6 +47,7 @@ from mataserver.errors import (
     Unavailable,
 )
 from mataserver.params import Confidence, MaxTokens, Params, Temperature, Text, TopK
+from mataserver.pixels import decode_image, draw, upright_frame
 from mataserver.principals import ANYBODY, ROLES, SCOPES, Credentials, Principal
 from mataserver.results import (
     Box,
@@ -210,9 +211,6 @@ if TYPE_CHECKING:
     from mataserver.http.protocol import Whole as WholeAnswer
     from mataserver.http.shown import check_query, sole_value
     from mataserver.library.configuration import Configuration, RegisteredModel, read_configuration
-    from mataserver.media.drawing import drawn_in as draw
-    from mataserver.media.orientation import upright as upright_frame
-    from mataserver.media.picture import decode_image
     from mataserver.media.videos import UnreadableVideo
     from mataserver.media.videos import best as video_stream
     from mataserver.media.videos import encode as encode_frame
@@ -242,8 +240,6 @@ _LATE = {
     "decode_json": "mataserver.http.jsonbody:decode",
     "describe_error": "mataserver.http.jsonbody:described",
     "EXAMPLE_IMAGE": "mataserver.http.examples:PICTURE",
-    "decode_image": "mataserver.media.picture",
-    "draw": "mataserver.media.drawing:drawn_in",
     "physical_cores": "mataserver.cores",
     "PRINCIPAL": "mataserver.http.auth",
     **dict.fromkeys(("check_query", "sole_value"), "mataserver.http.shown"),
@@ -255,12 +251,11 @@ _LATE = {
     "UnreadableVideo": "mataserver.media.videos",
     "encode_frame": "mataserver.media.videos:encode",
     "read_video": "mataserver.media.videos:frames",
-    "upright_frame": "mataserver.media.orientation:upright",
     "video_problem": "mataserver.media.videos:reason",
     "video_stream": "mataserver.media.videos:best",
     **dict.fromkeys(("Child", "run_process"), "mataserver.processes.child"),
 }
-"""What brings asyncio, aiohttp, numpy or more settings: neither a worker nor most commands need it.
+"""What brings asyncio, aiohttp or more settings: neither a worker nor most commands need it.
 
 Each with its module, and behind a colon the name that it has there where that is another one.
 """

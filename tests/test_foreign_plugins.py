@@ -140,7 +140,7 @@ def test_steps_of_sequences(data, given_headers, cut):
         return b"".join([text for piece in pieces async for text in part.texts(piece)])
 
     text = parsed(lambda: asyncio.run(seen()))
-    step = None if text is None else inspection.step_of(text)
+    step = None if text is None else parsed(inspection.step_of, text)
     assert step is None or isinstance(step.sequence, int | str)
 
 

@@ -46,18 +46,6 @@ def draw(jpeg: bytes, result: Result) -> bytes:
     return buffer.getvalue()
 
 
-def drawn_in(
-    pixels: NDArray[np.uint8], found: Result | InferResponse | Mapping[str, Any]
-) -> NDArray[np.uint8]:
-    """Return RGB pixels uint8 ``[H, W, 3]``, a copy, with what was found in them drawn in.
-
-    ``found`` is a result of any task, an answer of the client, or the JSON of an answer: boxes,
-    turned ones too, masks, keypoints, the numbers of tracks, classes, text, depth. Raises
-    ``ValueError`` for what is none of these.
-    """
-    return np.array(drawn(pixels.copy(), result_of(found)))
-
-
 def drawn(pixels: NDArray[np.uint8], result: Result) -> Image.Image:
     """Return the pixels ``[H, W, 3]``, which are changed, as a picture with the result drawn in."""
     picture = Image.fromarray(_blended(pixels, result))

@@ -45,17 +45,6 @@ class Unreadable(BadRequest):
     """400: bytes that Pillow takes for no picture, or a damaged one."""
 
 
-def decode_image(data: bytes, max_pixels: int, alpha: Alpha = "white") -> NDArray[np.uint8]:
-    """Decode an image as those of requests are: upright RGB uint8 ``[H, W, 3]``.
-
-    What is transparent is laid on ``alpha``: "white", "black", or "drop" for what lies under it.
-
-    For models whose methods a service calls with encoded bytes. Raises ``BadRequest`` for bytes
-    that are no image, a broken one, or one of more than ``max_pixels``.
-    """
-    return decode(data, max_pixels, alpha)
-
-
 def decode(
     data: bytes | memoryview, max_pixels: int, alpha: Alpha = "white", *, legible: bool = False
 ) -> NDArray[np.uint8]:
