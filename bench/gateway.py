@@ -184,7 +184,7 @@ class Service:
     """The gateway, for one application."""
 
     def __init__(self, ctx: Any) -> None:
-        self.gateway = Gateway(ctx.http, GatewaySettings(), 30.0, Streams)
+        self.gateway = Gateway(ctx.http, GatewaySettings(), 30.0, Streams.over)
         self.claims = self.gateway.claims
 
     def routes(self) -> tuple[Served]:
