@@ -11,6 +11,7 @@ rounds.
 from __future__ import annotations
 
 import contextlib
+import os
 import statistics
 import sys
 import tempfile
@@ -64,6 +65,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
         workers = stack.enter_context(cluster(nodes=1, cpu=4))
         bodies = Bodies(Path(folder))
+        # As many as the process engine decodes on: a worker of a cluster has what it asks for.
+        os.environ["BENCH_CPU"] = str(os.cpu_count() or 1)
         servers: dict[str, Server] = {}
         for engine in ("process", "ray"):
             servers[engine] = contestants.ours(bodies, engine)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import asyncio
 import importlib.metadata
 import json
+import os
 import sys
 import tempfile
 import time
@@ -36,7 +37,12 @@ POINTS = [
 
 
 def settings(data_dir: str, port: int, engine: str, replicas: int) -> config.Settings:
-    """Return the settings: the defaults but for the engine, the key and the time to live."""
+    """Return the settings: the defaults but for the engine, the key and the time to live.
+
+    With ``ray`` a worker asks for the processors that ``$BENCH_CPU`` says, and decodes on no more.
+    """
+    asked = os.environ.get("BENCH_CPU", "") if engine == "ray" else ""
+    others = [{"model": name, "needs": {"cpu": int(asked)}} for name in noop.TASKS] if asked else []
     values: dict[str, Any] = {
         "port": port,
         "auth_mode": "none",
@@ -44,7 +50,10 @@ def settings(data_dir: str, port: int, engine: str, replicas: int) -> config.Set
         "engine": engine,
         "keep_alive": -1,
         "log_level": "warning",
-        "models": [{"model": name, "replicas": replicas} for name in [*NETS, "faulty"]],
+        "models": [
+            *({"model": name, "replicas": replicas} for name in [*NETS, "faulty"]),
+            *others,
+        ],
     }
     return config.load(environ={}, directory=Path(data_dir), **values)
 
