@@ -10,6 +10,7 @@ import aiohttp
 from conftest import FAKES, picture, register
 from mataserver import testing
 from mataserver.http.direct import DirectConnection
+from mataserver.http.framing import Framing
 from stream_peers import (
     BINARY,
     CLOSE,
@@ -125,3 +126,41 @@ async def test_no_client_can_tell(tmp_path, monkeypatch):
     assert passed > len(CASES)
     assert none == 0
     assert not {name: (ours[name], theirs[name]) for name in CASES if ours[name] != theirs[name]}
+
+
+def test_a_flood_of_small_frames_leaves_the_others_their_turn():
+    """Of one read 64 messages are taken at once; the rest goes by the reader and its queue."""
+
+    class Reader:
+        read = b""
+
+        def feed_data(self, data: bytes) -> tuple[bool, bytes]:
+            self.read += data
+            return False, b""
+
+        def feed_eof(self) -> None:
+            raise AssertionError
+
+    class Share:
+        def take(self, _size: int) -> None:
+            pass
+
+        def hold(self, _size: int) -> None:
+            pass
+
+        def give_back(self) -> None:
+            pass
+
+    taken: list[bytes] = []
+
+    def take(data: bytes, begin: int, end: int) -> bool:
+        taken.append(data[begin:end])
+        return True
+
+    reader, failures = Reader(), []
+    framing = Framing(reader, Share(), failures.append)
+    framing.take = take
+    flood = frame(PONG) * 1000
+    framing.feed_data(flood)
+    assert (len(taken), failures) == (64, [])
+    assert b"".join(taken) + reader.read == flood

@@ -105,6 +105,8 @@ class ArrivingHit(ClaimedHit):
             sink = conversation.within(opens, head, self._size, body, self._finish, self)
         except Exception as error:
             self._answering = True
+            if self._timer is not None:
+                self._timer.cancel()  # it is the body's
             self._finish(Settled(error))
             return
         if sink is None:

@@ -127,8 +127,8 @@ class DirectConnection(Connection):
             return
         self._session.results += 1
         self._write(body, self._new_ping())
-        note_sent(self._terms, self._session, taken, body, self._form)
         self._taken.popleft()
+        note_sent(self._terms, self._session, taken, body, self._form)
         if not self._taken:
             self._idle.set()
 

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
 
     Take = Callable[[bytes, int, int], bool]
 
+_TURN = 64
+"""So many messages of one read are taken in the reader's stead at a time."""
 _CONTROL = 0x8
 """Opcodes from here on are those of pings, pongs and goodbyes: short, and between others' parts."""
 
@@ -73,10 +75,13 @@ class Framing:
 
     @staticmethod
     def _offer(data: bytes, take: Take) -> bytes:
-        """Have whole messages taken from the beginning; return what is left."""
-        at = 0
-        while 0 < (end := _end(data, at)) <= len(data) and take(data, at, end):
-            at = end
+        """Have whole messages taken from the beginning; return what is left.
+
+        No more of one read than others can wait for: the rest goes by the reader and its queue.
+        """
+        at = taken = 0
+        while taken < _TURN and 0 < (end := _end(data, at)) <= len(data) and take(data, at, end):
+            at, taken = end, taken + 1
         return data[at:] if at else data
 
     def ignore(self) -> None:

@@ -98,6 +98,8 @@ class Link(Incoming, asyncio.Protocol):
         """Whether it can carry another request now."""
         head = self._head
         whole = self._ended and self._sent and not self._paused  # else nothing more is read
+        if self._transport is None or self._transport.get_write_buffer_size():
+            return False  # answered before it had all: the next request would wait behind the rest
         return self.usable and whole and head is not None and head.keep
 
     @property
