@@ -421,12 +421,12 @@ def test_a_connection_that_is_not_read_is_not_used_again():
             pass
 
         def get_write_buffer_size(self):
-            return unsent
+            return unsent[0]
 
-    unsent = 0
+    unsent = [0]
     link = Link()
     link.connection_made(Reading())
-    for size, unsent, reusable in ((HIGH, 0, True), (HIGH, 1, False), (HIGH + 1, 0, False)):
+    for size, unsent[0], reusable in ((HIGH, 0, True), (HIGH, 1, False), (HIGH + 1, 0, False)):
         link.begin()
         link.sent()
         link.data_received(b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % size + bytes(size))
