@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 import sys
 from pathlib import Path
@@ -166,6 +167,7 @@ async def test_every_schema_is_one(data_dir):
     for name in schemas:
         whole = {"$ref": f"#/components/schemas/{name}", "components": components}
         jsonschema_rs.Draft202012Validator(whole)  # raises for what is none
+    assert r"\\Z" not in json.dumps(components)  # no end of a text in JavaScript
 
 
 def test_further_answers_have_their_own_types():

@@ -62,6 +62,7 @@ class Plugins(Discovered):
 
     def _take_in(self, points: list[importlib.metadata.EntryPoint], known: list[Plugin]) -> None:
         """Add plugins, in the order that the next start will have."""
+        before = len(known)
         grown = Discovered(known, [offer for offer in self.offers if offer.plugin in known])
         for point in points:
             problems: list[config.ConfigError] = []
@@ -73,9 +74,10 @@ class Plugins(Discovered):
                 refuse(plugin, problem)
             if "service" in plugin.hooks:
                 plugin.note = "its routes begin with the next start of the server"
+        settle(grown.found)
+        for plugin in grown.found[before:]:
             told = plugin.error or plugin.note or "in use from now on"
             log.warning("plugin %s %s was installed: %s", plugin.name, plugin.version, told)
-        settle(grown.found)
         grown.found.sort(key=lambda each: each.place)
         grown.offers.sort(key=lambda each: each.plugin.place)
         self.found, self.offers, self.grown = grown.found, grown.offers, self.grown + 1

@@ -93,7 +93,7 @@ def portable(schema: Any) -> Any:
     """
     if isinstance(schema, dict):
         return {
-            name: re.sub(r"\\Z$", "$", value)
+            name: value.replace(r"\Z", "$")
             if name == "pattern" and isinstance(value, str)
             else portable(value)
             for name, value in schema.items()

@@ -59,7 +59,15 @@ async def test_a_parameter_and_a_reload(tmp_path):
         assert "square.png, 64 \u00d7 64" in await person.text(".left")
 
 
-@pytest.mark.parametrize("words", [["it's 50 % off", "it is true"], ["no. 5 at 50 %", "it's"]])
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["it's 50 % off", "it is true"],
+        ["no. 5 at 50 %", "it's"],
+        ["<OD>", "a;b"],
+        ["@/etc/hostname"],
+    ],
+)
 async def test_the_code_runs(tmp_path, words):
     """The code as it is copied answers what the page shows, by a form or as JSON."""
     async with served(tmp_path) as server, shown(server.url, tmp_path) as person:

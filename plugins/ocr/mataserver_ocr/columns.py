@@ -2,11 +2,13 @@
 
 Rows are right for receipts, tables and forms, whose cells belong together from left to right, and
 wrong for a page in columns, of which they would mix the lines. How lines fill the space tells the
-two apart: those of a column are long and nearly all of one length, cells are neither.
+two apart: those of a column are long and nearly all of one length, cells are neither. A form whose
+cells are all long has each beside its counterpart, and its rows further apart than running text.
 """
 
 from __future__ import annotations
 
+from itertools import pairwise
 from statistics import median
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -23,6 +25,10 @@ FULL = 0.7
 """Half the lines of a column are at least this share of its width."""
 GUTTER = 0.3
 """Between two columns are at least so many heights of a line."""
+AIRY = 2.0
+"""From one row of a form to the next are more heights of a line than in running text."""
+ALIKE = 0.3
+"""Lines stand in one row if their middles differ by no more, in heights of a line."""
 MARGIN = 0.3
 """How far a box reaches beyond its letters at either end, in its height, as detectors draw them."""
 
@@ -112,7 +118,19 @@ def _are_columns(lines: Sequence[Line], left: list[int], right: list[int], gutte
         return False
     space = GUTTER * median(lines[index].height for index in left)
     apart = max(lines[index].right for index in left) + space <= gutter
-    return apart and _reads_down(lines, left) and _reads_down(lines, right)
+    filled = apart and _reads_down(lines, left) and _reads_down(lines, right)
+    return filled and not _are_rows(lines, left, right)
+
+
+def _are_rows(lines: Sequence[Line], left: list[int], right: list[int]) -> bool:
+    """Whether each line has a counterpart on the other side, with room below, as cells have."""
+    height = median(lines[index].height for index in left)
+    sides = [sorted(lines[index].middle for index in side) for side in (left, right)]
+    for own, other in (sides, sides[::-1]):
+        if any(min(abs(y - each) for each in other) > ALIKE * height for y in own):
+            return False
+    steps = (below - above for above, below in pairwise(sides[0]))
+    return median([step for step in steps if step > ALIKE * height] or [0.0]) > AIRY * height
 
 
 def _reads_down(lines: Sequence[Line], side: list[int]) -> bool:

@@ -126,3 +126,15 @@ def test_a_page_of_thousands_of_lines_is_parted_in_time():
 def test_no_lines_have_no_columns():
     """An empty page is one empty group."""
     assert parted([]) == [[]]
+
+
+@pytest.mark.parametrize("width", [1, 2])
+def test_a_form_of_long_cells_is_read_in_rows(width):
+    """Each label has its value beside it, and rows are apart; as close as text they are text."""
+    cells = [
+        [[Line(340.0 * i, 340.0 * i + LENGTH, pitch * row, HEIGHT) for row in range(6)]
+         for i in range(width + 1)]
+        for pitch in (2.5 * HEIGHT, PITCH)
+    ]  # fmt: skip
+    assert read(*cells[0]) == [list(range(width + 1))]
+    assert read(*cells[1]) == [[i] for i in range(width + 1)]

@@ -55,10 +55,15 @@ const answer = await fetch("${base()}/${path}", {
 console.log(await answer.json());`,
 };
 
+/** A field of a form: curl reads a file for what begins with @ or <, and options behind a semicolon. */
+const field = (name, value) => `${/^\w[^;"]*$/.test(value) ? "-F" : "--form-string"} ${quote(`${name}=${value}`)}`;
+/** A file's name as curl takes it in a form, where commas part several of them. */
+const ofForm = (file) => (/[,;"\\]/.test(file) ? `"${file.replace(/[\\"]/g, "\\$&")}"` : file);
+
 function curl({ model, params, file }) {
   if (!fitsForm(params)) return POSTED.curl({ path: "v1/infer", given: { model, params }, file });
-  const parts = Object.entries(params).map(([name, value]) => `  -F ${quote(`${name}=${fieldOf(value)}`)} \\\n`).join("");
-  return `curl -H "Authorization: Bearer $KEY" \\\n  -F ${quote(`model=${model}`)} \\\n${parts}  -F ${quote(`file=@${file}`)} \\\n  ${base()}/v1/infer/upload`;
+  const parts = Object.entries(params).map(([name, value]) => `  ${field(name, fieldOf(value))} \\\n`).join("");
+  return `curl -H "Authorization: Bearer $KEY" \\\n  ${field("model", model)} \\\n${parts}  -F ${quote(`file=@${ofForm(file)}`)} \\\n  ${base()}/v1/infer/upload`;
 }
 
 const inPython = ({ model, params, file }) => `import os

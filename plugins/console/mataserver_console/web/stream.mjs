@@ -72,6 +72,7 @@ export class Stream {
     this.captured = new Map();
     this.meter = new Meter();
     this.encoder = new Worker(new URL("./encoder.mjs", import.meta.url), { type: "module" });
+    this.encoder.onerror = () => this.stop(new Error("The browser cannot encode the camera's frames: reload the page"));
   }
 
   async start({ model, task, params, device }) {
@@ -123,7 +124,6 @@ export class Stream {
   encoded(frame) {
     return new Promise((done) => {
       this.encoder.onmessage = ({ data }) => done(data);
-      this.encoder.onerror = () => done(null);
       this.encoder.postMessage({ frame, quality: QUALITY }, [frame]);
     });
   }
