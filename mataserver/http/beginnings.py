@@ -12,6 +12,8 @@ from typing import NamedTuple
 
 LONGEST = 2_048
 """Bytes of a head that is looked at."""
+EARLY = 1 << 16
+"""Bytes behind a request that is being answered which are read before it is."""
 MARK = _END = b"\r\n\r\n"
 _LENGTH = b"\r\ncontent-length: "
 _KIND = b"\r\ncontent-type: "
@@ -70,3 +72,8 @@ def _cut(head: bytes, lower: bytes, begin: int, end: int) -> tuple[bytes, bytes]
     else:
         pieces = MARK, head[:begin], head[end:first], head[last:]
     return b"".join(pieces), head[first:last]
+
+
+def rest(left: int, data: bytes) -> int:
+    """Return what is left of a message behind ``data``: less than 0 where that holds more."""
+    return max(-1, left - len(data))

@@ -20,8 +20,9 @@ from aiohttp.streams import EMPTY_PAYLOAD
 
 from mataserver.errors import Unavailable
 from mataserver.http import beginnings
+from mataserver.http.beginnings import EARLY, rest
 from mataserver.http.heads import KnownRoute, is_of
-from mataserver.http.hits import EARLY, Hit, rest
+from mataserver.http.hits import Hit
 from mataserver.http.protocol import Conversation, unsign
 from mataserver.http.routing import ROUTE
 

@@ -117,8 +117,8 @@ class ClaimedHit(Hit):
             elif self._unfinished is not None:
                 self._unfinished.withdraw()
                 self._unfinished = None
-        except BaseException:
-            self._conversation.give_up()
+        except BaseException as error:
+            self._give_up(error)
             raise
         finally:
             self._release()

@@ -12,13 +12,14 @@ from __future__ import annotations
 
 import asyncio
 import time
+import traceback
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import hdrs
 from aiohttp.helpers import rfc822_formatted_time
 
 from mataserver.errors import TooSlow, Unavailable
-from mataserver.http import bodies, codec
+from mataserver.http import beginnings, bodies, codec
 from mataserver.http.middleware import LEFT, new_id, require_room
 from mataserver.http.routing import REQUEST_ID
 from mataserver.serving.dispatch import MOVED
@@ -30,12 +31,9 @@ if TYPE_CHECKING:
 
     from mataserver.contract.handles import Encoded
     from mataserver.http.backlog import Portion
-    from mataserver.http.beginnings import Beginning
     from mataserver.http.heads import Known, Talk
     from mataserver.http.middleware import Edge
 
-EARLY = 1 << 16
-"""Bytes behind a request that is being answered which are read before it is."""
 DROP = 1 << 12
 """Bytes of a part of a body that is kept as it came."""
 _ANSWER = (
@@ -140,7 +138,7 @@ class Hit(Leaving):
         self._answering = self._released = False
         edge.lifecycle.active += 1
 
-    def begin(self, data: bytes, head: Beginning) -> None:
+    def begin(self, data: bytes, head: beginnings.Beginning) -> None:
         """Take what came first: the head, then the body or its beginning."""
         self._pieces.append(data)
         self._boundary, self._end = head.boundary, head.end
@@ -155,7 +153,7 @@ class Hit(Leaving):
         if self._answering:
             self._wait_with(data)
             return
-        more, left = data[: self._left], rest(self._left, data)
+        more, left = data[: self._left], beginnings.rest(self._left, data)
         try:
             self._share.take(len(more))
         except Unavailable:
@@ -175,7 +173,7 @@ class Hit(Leaving):
         last = self._pieces[-1]
         if len(more) >= DROP:
             self._pieces.append(more)
-        elif isinstance(last, bytearray) and len(last) < EARLY:
+        elif isinstance(last, bytearray) and len(last) < beginnings.EARLY:
             last += more
         else:
             self._pieces.append(bytearray(more))
@@ -185,7 +183,7 @@ class Hit(Leaving):
         self._early += data
         self._share.hold(len(data))
         transport = self._conversation.transport
-        if len(self._early) > EARLY and transport is not None:
+        if len(self._early) > beginnings.EARLY and transport is not None:
             transport.pause_reading()
 
     def abandon(self) -> None:
@@ -243,8 +241,8 @@ class Hit(Leaving):
     async def _respond(self, refusal: Exception | None) -> None:
         try:
             found = refusal or await self._found()
-        except BaseException:
-            self._conversation.give_up()
+        except BaseException as error:
+            self._give_up(error)
             self._release()
             raise
         await self._conclude(found)
@@ -254,8 +252,8 @@ class Hit(Leaving):
         try:
             if isinstance(found, Exception) or not self._leave(found):
                 await self._send(found)
-        except BaseException:
-            self._conversation.give_up()
+        except BaseException as error:
+            self._give_up(error)
             raise
         finally:
             self._release()
@@ -284,6 +282,12 @@ class Hit(Leaving):
             return bytes(first[self._end :])
         return b"".join([memoryview(first)[self._end :], *others])
 
+    def _give_up(self, error: BaseException) -> None:
+        """Close the connection; the task has the traceback, whose frames have this and the body."""
+        self._task = None
+        traceback.clear_frames(error.__traceback__)
+        self._conversation.give_up()
+
     def _release(self) -> None:
         """Give back what it holds, once."""
         if self._released:
@@ -293,8 +297,3 @@ class Hit(Leaving):
             self._timer.cancel()
         self._share.give_back()
         self._edge.lifecycle.active -= 1
-
-
-def rest(left: int, data: bytes) -> int:
-    """Return what is left of a message behind ``data``: less than 0 where that holds more."""
-    return max(-1, left - len(data))
