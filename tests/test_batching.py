@@ -61,10 +61,10 @@ def submit(made, *names):
 
 
 async def sent_at_once(worker, made):
-    """Submit twelve jobs and return how many batches the worker is given before it answers."""
+    """Submit two dozen jobs and return how many batches the worker is given before it answers."""
     before = len(worker.batches)
     worker.gate.clear()
-    jobs = submit(made, *(str(number) for number in range(12)))
+    jobs = submit(made, *(str(number) for number in range(24)))
     await asyncio.sleep(0.01)
     sent = len(worker.batches) - before
     worker.gate.set()
@@ -310,7 +310,9 @@ async def test_one_who_still_waits_keeps_a_batch():
 @pytest.mark.parametrize(
     ("timing", "largest", "ahead"),
     [
-        (Timing(decode=0.8, infer=0.01), 1, 8),
+        (Timing(decode=0.8, infer=0.01), 1, 20),
+        (Timing(decode=0.8, infer=0.01), 2, 20),
+        (Timing(decode=0.8, infer=0.17), 1, 8),
         (Timing(decode=0.8, infer=0.5), 1, 4),
         (Timing(decode=0.8, infer=1.5), 1, 2),
         (Timing(decode=0.8, infer=0.5), 2, 4),
@@ -327,7 +329,7 @@ async def test_more_is_sent_ahead_where_decoding_takes_the_time(timing, largest,
     worker = Recorder()
     worker.facts = Facts(stateful=False, pid=1, decoders=3)
     worker.timing = timing
-    made = batcher(worker, max_batch=largest, queue_limit=20)
+    made = batcher(worker, max_batch=largest, queue_limit=60)
     await made.submit(Job(b"a", b""))
     assert await sent_at_once(worker, made) == ahead
 
@@ -348,7 +350,7 @@ async def test_a_slow_model_is_given_no_more_than_its_replicas_can_begin(timing,
     worker.facts = Facts(stateful=stateful, pid=1)
     worker.width = 3
     worker.timing = timing
-    made = batcher(worker, max_batch=1, queue_limit=20)
+    made = batcher(worker, max_batch=1, queue_limit=60)
     await made.submit(Job(b"a", b""))
     assert await sent_at_once(worker, made) == given
 
@@ -357,7 +359,7 @@ async def test_a_refused_picture_changes_nothing_of_what_is_sent_ahead():
     """A picture that could not be decoded took the model no time: that is no sign of its pace."""
     worker = Recorder()
     worker.facts = Facts(stateful=False, pid=1, decoders=7)
-    made = batcher(worker, max_batch=4, queue_limit=20)
+    made = batcher(worker, max_batch=4, queue_limit=60)
     worker.timing, worker.failure = Timing(decode=1.0), Failure(400, "no picture")
     await made.submit(Job(b"broken", b""))
     worker.timing, worker.failure = Timing(decode=1.0, infer=30.0), None

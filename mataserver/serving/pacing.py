@@ -16,6 +16,11 @@ AHEAD = 2
 LEAST_MS = 0.1
 QUICK_MS = 3.0
 """Milliseconds below which a batch is quick: all that is sent ahead is soon done."""
+LITTLE, PLENTY = 5, 6
+"""Times as long as the model that decoding takes, from which the model is no bottleneck and larger
+batches gain nothing; and how many quick ones each thread that decodes is then given ahead. With
+fewer it sleeps while the server answers and reads: a tenth of the throughput (docs/performance.md).
+"""
 MANY, TINY_MS = 8, 0.3
 """Batches that are given at a time to a worker which takes less than so many milliseconds for each:
 both ends then wake up once for several of them."""
@@ -46,7 +51,8 @@ def window_after(answer: list[Outcome], worker: Worker, max_batch: int) -> int |
     if infer < 0.0:
         return None
     helpers = min(int(decode / max(infer, LEAST_MS)), worker.facts.decoders)
-    each = AHEAD if decode + infer < QUICK_MS else int(max_batch == 1)
+    quick = PLENTY if decode > LITTLE * infer else AHEAD
+    each = quick if decode + infer < QUICK_MS else int(max_batch == 1)
     slow = infer > SLOW * max(decode, LEAST_MS) and infer > QUICK_MS
     late = slow and worker.width > 1 and not worker.facts.stateful
     many = MANY if decode + infer < TINY_MS else AHEAD + each * helpers
