@@ -90,8 +90,9 @@ def instances(
     found = read(layout, outputs, place, ask)
     whole = np.array([0, 0, place.size[1], place.size[0]], np.float32)
     for index, row in enumerate(found.rows):
-        values, box = outputs[-1][row], whole
-        if layout != "rf-detr-seg":
+        if layout == "rf-detr-seg":  # has a map for each answer, and not for each prototype
+            values, box = outputs[-1][row], whole
+        else:
             values, box = _weighed(layout, outputs, int(row)), found.boxes[index]
         mask = _inside(values, box, place)
         if mask.any():

@@ -180,7 +180,9 @@ class _Graph:
         build, width = self._build, self._width(layout)
         count = QUERIES if finished or layout == "rt-detr-ultralytics" else ANCHORS
         count *= 3 if layout.startswith("yolo-v5") else 1
-        rows = build.rows(row, np.zeros((count - 1, width)))
+        # Behind the others: what is read of it by its place is then more than the first of all.
+        # YOLOX's boxes are told from their place, so there it is the first.
+        rows = build.rows(row, np.zeros((count - 1, width)), last=layout != "yolox")
         name = {"yolox": "output", "yolo-v6": "outputs"}.get(layout, "output0")
         if self._rows(layout):
             build.give(name, rows, ["batch", count, width])

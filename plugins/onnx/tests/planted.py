@@ -93,13 +93,16 @@ class Builder:
         turn = [[0.5, 0, -1, 0], [0, 0.5, 0, -1], [0.5, 0, 1, 0], [0, 0.5, 0, 1]]
         return self.op("MatMul", corners, self.constant(turn))
 
-    def rows(self, row: str, others: Any) -> str:
-        """Return ``[batch, 1 + n, k]``: a row ``[batch, k]``, then the ``others`` ``[n, k]``."""
+    def rows(self, row: str, others: Any, *, last: bool = False) -> str:
+        """Return ``[batch, 1 + n, k]``: a row ``[batch, k]``, then the ``others`` ``[n, k]``.
+
+        With ``last`` the row stands behind them.
+        """
         first = self.op("Unsqueeze", row, self.constant([1], np.int64))
         batch = self.op("Slice", self.op("Shape", row), *self._ints([0], [1], [0]))
         shape = self.op("Concat", batch, self.constant(np.shape(others), np.int64), axis=0)
         rest = self.op("Expand", self.constant(others), shape)
-        return self.op("Concat", first, rest, axis=1)
+        return self.op("Concat", *((rest, first) if last else (first, rest)), axis=1)
 
     def _ints(self, *values: list[int]) -> list[str]:
         return [self.constant(value, np.int64) for value in values]
