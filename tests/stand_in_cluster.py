@@ -21,8 +21,8 @@ import psutil
 from mataserver.engines.broker import Broker
 from mataserver.engines.placing import Joined, JoinRefused, Node
 from mataserver.engines.ray import RayEngine
+from mataserver.engines.ray_cluster import SeatLost
 from mataserver.engines.seat import Seat
-from mataserver.engines.seating import SeatLost
 from mataserver.engines.store import Store
 from mataserver.processes.child import run_process
 

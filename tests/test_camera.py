@@ -20,26 +20,22 @@ from mataserver.serving.handle import Handle
 
 
 class Source:
-    """What a feed connects to: frames that the test puts in, ``Lost`` among them."""
+    """What a feed connects to: frames that the test puts in, errors among them."""
 
     def __init__(self):
-        self.frames: asyncio.Queue[SourceFrame | Lost] = asyncio.Queue()
+        self.frames: asyncio.Queue[SourceFrame | MataError] = asyncio.Queue()
         self.open = 0
         self.connected = 0
 
     async def connect(self):
         self.connected += 1
         self.open += 1
-        return self
-
-    async def frame(self):
-        found = await self.frames.get()
-        if isinstance(found, Lost):
+        try:
+            while isinstance(found := await self.frames.get(), SourceFrame):
+                yield found
             raise found
-        return found
-
-    async def close(self):
-        self.open -= 1
+        finally:
+            self.open -= 1
 
     def give(self, passed=1):
         self.frames.put_nowait(SourceFrame(b"jpeg", passed))
@@ -173,7 +169,7 @@ async def test_a_snapshot_of_a_camera_that_is_lost(parts, make):
     camera = make()
     asking = asyncio.create_task(camera.newest())
     await settle(lambda: parts.source.connected)
-    parts.source.frames.put_nowait(Lost("the connection was refused"))
+    parts.source.frames.put_nowait(MataError("the connection was refused"))
     for waiting in (asking, camera.newest()):
         with pytest.raises(NotFound) as caught:
             await waiting
@@ -208,8 +204,8 @@ async def test_viewers_are_told_once(parts, make):
     """A camera that stays away is told of once; one who comes meanwhile is told too."""
     camera, first, second = make(), Viewer(), Viewer()
     camera.join(first)
-    parts.source.frames.put_nowait(Lost("gone"))
-    parts.source.frames.put_nowait(Lost("gone"))
+    parts.source.frames.put_nowait(MataError("gone"))
+    parts.source.frames.put_nowait(MataError("gone"))
     await settle(lambda: parts.feed.failures == 2)
     camera.join(second)
     assert first.warnings == second.warnings == ["The camera gives no frames: gone"]
@@ -219,7 +215,7 @@ async def test_the_pauses_between_tries(parts):
     """Each try that fails is followed by a pause twice as long, up to the longest."""
     pauses = []
     for _ in range(8):
-        parts.source.frames.put_nowait(Lost("gone"))
+        parts.source.frames.put_nowait(MataError("gone"))
         with pytest.raises(Lost):
             await parts.feed.frame()
         pauses.append(parts.feed.pause)
@@ -237,7 +233,7 @@ async def test_reconnects_are_counted(parts):
     parts.source.give()
     await parts.feed.frame()
     for reason in ("gone", "still gone"):
-        parts.source.frames.put_nowait(Lost(reason))
+        parts.source.frames.put_nowait(MataError(reason))
         with pytest.raises(Lost):
             await parts.feed.frame()
         assert parts.feed.problem == reason

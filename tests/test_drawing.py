@@ -14,8 +14,8 @@ from PIL import Image
 import mataserver
 from mataserver import results as r
 from mataserver.contract.envelope import Envelope
+from mataserver.engines.decoding import to_json
 from mataserver.engines.encoding import encode_body
-from mataserver.engines.translation import to_json
 from mataserver.engines.work import Outcome, Timing
 from mataserver.media.drawing import draw
 from mataserver.media.pen import colour_of

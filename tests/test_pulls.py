@@ -18,7 +18,7 @@ from mataserver import plugins as plugin_host
 from mataserver.errors import Conflict, Unavailable
 from mataserver.plugins import Offer, Plugin
 from mataserver.sources import Pulls, Waiting
-from mataserver.sources.turns import Turns
+from mataserver.sources.pulls import Turns
 
 CONFIG = json.dumps({"model_type": "fake"}).encode()
 WEIGHTS = bytes(200_000)

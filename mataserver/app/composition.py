@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 from mataserver.app import frontends, hosting
 from mataserver.app.hosting import Guest
 from mataserver.app.parts import Parts
-from mataserver.http import admission, dialects
+from mataserver.http import admission, error_answers
 from mataserver.http.cluster import ClusterService
 from mataserver.http.docs import DocsService
 from mataserver.http.health import HealthService
@@ -49,7 +49,7 @@ def build(
     composed = parts.composed()
     guests = (*_own(parts, composed, set_by or {}), *_plugins(parts.plugins))
     asked = admission.expectations(parts.table, parts.gate, parts.elsewhere)
-    expect = dialects.expecting(asked, parts.table.forms)
+    expect = error_answers.expecting(asked, parts.table.forms)
     hosting.add(
         composed.application,
         parts.table,

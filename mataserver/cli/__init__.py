@@ -14,7 +14,7 @@ import click
 
 from mataserver import __version__
 from mataserver.cli import extensions
-from mataserver.cli.names import ALIASES, COMMANDS
+from mataserver.cli.extensions import ALIASES, COMMANDS
 from mataserver.errors import MataError
 from mataserver.suggestion import similar
 

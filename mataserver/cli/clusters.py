@@ -8,12 +8,12 @@ from typing import TYPE_CHECKING
 import click
 from msgspec import Struct
 
-from mataserver.cli.environment import UNKNOWN
+from mataserver.cli.environment import UNKNOWN, table
 from mataserver.cli.remote import connected, server_options
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+    from collections.abc import Iterable, Iterator, Mapping
 
     from mataserver_client import Client
     from mataserver_client.transport import Answer
@@ -97,7 +97,7 @@ def _print(answer: Answer, lines: Iterable[str], *, as_json: bool) -> None:
 
 def _of_nodes(nodes: list[NodeRow], queues: Mapping[str, int]) -> Iterator[str]:
     """Yield the table of the nodes, then what waits for each of their models."""
-    yield from _table([HEADER, *map(_cells, nodes)], range(1, 4))
+    yield from table([HEADER, *map(_cells, nodes)], range(1, 4))
     for model in sorted({name for node in nodes for name in node.workers}):
         yield f"{model}: {queues.get(model, 0)} waiting"
 
@@ -113,19 +113,7 @@ def _of_frontends(fronts: list[FrontendRow]) -> list[str]:
         )
         for each in fronts
     ]
-    return _table([FRONTENDS_HEADER, *rows], {3})
-
-
-def _table(rows: Sequence[tuple[str, ...]], numbers: Container[int]) -> list[str]:
-    """Return a table's lines; the columns of ``numbers`` stand on the right."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    return [
-        "  ".join(
-            f"{cell:>{width}}" if column in numbers else f"{cell:<{width}}"
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in rows
-    ]
+    return table([FRONTENDS_HEADER, *rows], {3})
 
 
 def _cells(node: NodeRow) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from mataserver.errors import MataError
 from mataserver.library.registry import Registry
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Container, Iterator, Sequence
 
     from mataserver.config import Settings
     from mataserver.plugins import Plugins
@@ -125,3 +125,15 @@ def _quiet(log: Any) -> Iterator[None]:
         yield
     finally:
         log.removeFilter(nothing)
+
+
+def table(rows: Sequence[tuple[str, ...]], numbers: Container[int]) -> list[str]:
+    """Return a table's lines; the columns of ``numbers`` stand on the right."""
+    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
+    return [
+        "  ".join(
+            f"{cell:>{width}}" if column in numbers else f"{cell:<{width}}"
+            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
+        ).rstrip()
+        for row in rows
+    ]

@@ -1,4 +1,4 @@
-"""The commands that plugins bring: known by their names until they run."""
+"""The commands, ours and those that plugins bring: known by their names until they run."""
 
 from __future__ import annotations
 
@@ -11,13 +11,33 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mataserver.cli.names import TAKEN
 from mataserver.errors import MataError
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
 GROUP = "mataserver.commands"
+COMMANDS = {
+    "serve": "serving:serve",
+    "pull": "pulling:pull",
+    "list": "registered:list_models",
+    "show": "registered:show",
+    "rm": "registered:rm",
+    "load": "remote:load",
+    "stop": "remote:stop",
+    "infer": "inferring:infer",
+    "ps": "loaded:ps",
+    "cluster": "clusters:cluster",
+    "plugins": "installed:plugins",
+    "check": "checking:check",
+    "version": "version:version",
+}
+"""Our commands: where each is, below this package."""
+
+ALIASES = {"ls": "list", "warmup": "load"}
+
+TAKEN = frozenset({*COMMANDS, *ALIASES})
+"""Names that no plugin's command can have."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from mataserver.cli.environment import UNKNOWN
+from mataserver.cli.environment import UNKNOWN, table
 from mataserver.cli.remote import connected, server_options
 
 if TYPE_CHECKING:
@@ -33,7 +33,7 @@ def ps(
     elif not rows:
         click.echo("No models in memory.")
     else:
-        for line in _table(rows):
+        for line in table([HEADER, *map(_cells, rows)], range(3, 6)):
             click.echo(line)
         for row in rows:
             if row["error"] is not None:
@@ -60,19 +60,6 @@ def _rows(client: Client, *, every: bool) -> list[dict[str, Any]]:
         }
         rows.append(row)
     return rows
-
-
-def _table(rows: list[dict[str, Any]]) -> list[str]:
-    """Return the table's lines; numbers stand on the right."""
-    cells = [HEADER, *map(_cells, rows)]
-    widths = [max(len(row[column]) for row in cells) for column in range(len(HEADER))]
-    return [
-        "  ".join(
-            f"{cell:>{width}}" if 3 <= column <= 5 else f"{cell:<{width}}"
-            for column, (cell, width) in enumerate(zip(row, widths, strict=True))
-        ).rstrip()
-        for row in cells
-    ]
 
 
 def _cells(row: dict[str, Any]) -> tuple[str, ...]:

@@ -30,22 +30,21 @@ from mataserver.engines.placing import (
     PlaceSeat,
     SeatEnded,
 )
-from mataserver.engines.ray_cluster import join
-from mataserver.engines.seating import SeatLost
+from mataserver.engines.ray_cluster import SeatLost, join
 from mataserver.processes.spawned import Parent
 
 if TYPE_CHECKING:
     from mataserver.engines.placing import Told
-    from mataserver.engines.seating import Actor, SeatCluster
+    from mataserver.engines.ray_cluster import RayActor, RayCluster
 
 
 class Broker:
     """Places seats for one server."""
 
-    def __init__(self, parent: Parent, cluster: SeatCluster) -> None:
+    def __init__(self, parent: Parent, cluster: RayCluster) -> None:
         self._parent = parent
         self._cluster = cluster
-        self._actors: dict[int, Actor] = {}
+        self._actors: dict[int, RayActor] = {}
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def run(self) -> None:

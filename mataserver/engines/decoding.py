@@ -6,6 +6,7 @@ What has no pixels needs neither numpy nor Pillow: a server that passes on text 
 from __future__ import annotations
 
 import io
+import struct
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -81,3 +82,12 @@ def _without_png(segment: Segment) -> Segment:
     # A worker made it: no other of Pillow's decoders is to see what a stranger's model sends.
     with Image.open(io.BytesIO(segment.mask), formats=("PNG",)) as picture:
         return msgspec.structs.replace(segment, mask=np.asarray(picture) > 127)
+
+
+def to_json(body: bytes) -> bytes:
+    """Return what the worker would have encoded for JSON: pixel bytes become base64."""
+    values = msgspec.msgpack.decode(body)
+    vector = values.get("embedding")
+    if vector is not None:
+        values["embedding"] = struct.unpack(f"<{len(vector) // 4}f", vector)
+    return msgspec.json.encode(values)

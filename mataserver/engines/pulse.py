@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import logging
 from enum import Enum
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable
+
+    from mataserver.engines.placing import Node
 
 LOOKS = 4
 """Looks in a row without a sign after which a node is lost; from the first on it is suspect."""
@@ -21,8 +24,12 @@ SURE = 0.25
 """Seconds between two looks that tell a node that lives from one that is just ending."""
 HURRY = 1.0
 """Seconds that a look may take when somebody waits for what it tells."""
+AVOIDED = 30.0
+"""Seconds for which a node that was lost is the last choice: Ray may still believe in it."""
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + bytes((0, 0, 0, 4, 0, 0, 0, 0, 0))
 """How a client opens HTTP/2, with empty settings: RFC 9113, section 3.4."""
+
+log = logging.getLogger("mataserver.ray")
 
 
 class Sign(Enum):
@@ -124,3 +131,38 @@ class Pulse:
         reason = "its node ended" if refused else f"its node is silent for {self._silence:g} s"
         for worker in list(self._workers):
             worker.node_lost(reason)
+
+
+class NodeWatch:
+    """Watches nodes; one without a sign of life for ``silence`` seconds is lost."""
+
+    def __init__(self, silence: float) -> None:
+        self._silence = silence
+        self._pulses: dict[str, Pulse] = {}
+        self._avoided: dict[str, float] = {}
+
+    def pulse(self, node: Node) -> Pulse:
+        """Return what watches a node."""
+        for each in [key for key, watched in self._pulses.items() if watched.idle]:
+            del self._pulses[each]
+        if node.id not in self._pulses:
+            self._pulses[node.id] = Pulse(
+                node.host, node.port, self._silence, lambda: self.avoid(node)
+            )
+        return self._pulses[node.id]
+
+    def avoid(self, node: Node) -> None:
+        """Have a node that is lost be the last choice for ``AVOIDED`` seconds."""
+        log.error("the node %s is lost", node.name)
+        self._avoided[node.id] = asyncio.get_running_loop().time() + AVOIDED
+
+    def avoided(self) -> list[str]:
+        """Return the ids of the nodes that are the last choice now."""
+        now = asyncio.get_running_loop().time()
+        self._avoided = {node: until for node, until in self._avoided.items() if until > now}
+        return list(self._avoided)
+
+    def stop(self) -> None:
+        """Watch nobody any more."""
+        for watched in self._pulses.values():
+            watched.stop()

@@ -17,9 +17,9 @@ from mataserver.config.needs import Needs
 from mataserver.engines.accidents import NodeDied
 from mataserver.engines.cluster import BROKER, Cluster
 from mataserver.engines.errand import begin
-from mataserver.engines.node_watch import NodeWatch
 from mataserver.engines.placing import PlaceSeat
 from mataserver.engines.program import Launch
+from mataserver.engines.pulse import NodeWatch
 from mataserver.engines.ray_worker import RayWorker
 from mataserver.engines.releases import compare, modules_of
 from mataserver.engines.seat import SECRET_BYTES, WORK

@@ -12,7 +12,6 @@ import msgspec
 
 from mataserver.engines.placing import Joined, Node
 from mataserver.engines.seat import Seat
-from mataserver.engines.seating import SeatLost
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Mapping, Sequence
@@ -28,6 +27,10 @@ UNWANTED = (
     "by RAY_AUTH_MODE=token and RAY_AUTH_TOKEN_PATH"
 )
 """What Ray does not say of its own refusal."""
+
+
+class SeatLost(Exception):
+    """A seat ended, or could not be started; the text says how."""
 
 
 class NodeSeat(Seat):

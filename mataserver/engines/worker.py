@@ -8,12 +8,12 @@ import logging
 import pickle
 from typing import TYPE_CHECKING, Any
 
-from mataserver.engines import ceiling, wire
+from mataserver.engines import wire
 from mataserver.engines.accidents import Displaced, Overgrown, Spoilt, WorkerDied
 from mataserver.engines.calls import Calls
 from mataserver.engines.exchange import Exchange, Flooded
 from mataserver.engines.lifetime import Lifetime
-from mataserver.engines.memory import private_bytes
+from mataserver.engines.memory import family, private_bytes
 from mataserver.engines.replies import read_batch
 from mataserver.engines.watchdog import Watchdog
 from mataserver.engines.zygotes import STOP_GRACE
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 EXIT_DRAIN_SECONDS = 0.5
 """Seconds that the answers of a worker that has ended may take to arrive."""
+CEILING_SECONDS = 0.5
+"""Seconds between two looks at how much memory a worker holds."""
 
 log = logging.getLogger("mataserver.process")
 
@@ -155,7 +157,17 @@ class ProcessWorker(asyncio.Protocol):
     def limit_memory(self, pid: int, limit: int) -> None:
         """End the child once it holds more than ``limit`` bytes; 0 for no limit."""
         if limit:
-            self._ceiling = asyncio.create_task(ceiling.watch(pid, limit, self._overgrown))
+            self._ceiling = asyncio.create_task(self._watch_memory(pid, limit))
+
+    async def _watch_memory(self, pid: int, limit: int) -> None:
+        """Look at what the child holds, with all that it has started, until that is too much.
+
+        Its address space cannot be limited in place of that: a GPU's driver reserves far more than
+        it uses.
+        """
+        while await asyncio.to_thread(_held, pid) <= limit:  # noqa: ASYNC110 - memory has no event
+            await asyncio.sleep(CEILING_SECONDS)
+        self._overgrown()
 
     def exited(self, how: str) -> None:
         """Learn from the zygote how the child ended."""
@@ -233,6 +245,10 @@ class ProcessWorker(asyncio.Protocol):
         if request is not None:
             self._exchange.fail(request, Overgrown())
         self.kill("its memory grew over max_ram_mb")
+
+
+def _held(pid: int) -> int:
+    return sum(map(private_bytes, family(pid)))
 
 
 def _finish(count: int, answered: Answered, reply: Reply | MataError) -> None:

@@ -8,7 +8,7 @@ from aiohttp import HttpVersion11, hdrs, web
 
 from mataserver.errors import MataError, TooLarge
 from mataserver.http import auth
-from mataserver.http.refusals import error_response
+from mataserver.http.error_answers import error_response
 
 if TYPE_CHECKING:
     from mataserver.contract.routes import Route

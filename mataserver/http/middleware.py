@@ -15,12 +15,12 @@ from aiohttp.hdrs import METH_ALL
 from aiohttp.payload import Payload
 
 from mataserver.errors import MataError, NotFound, Unavailable, scarcity
-from mataserver.http import auth, dialects
+from mataserver.http import auth, error_answers
 from mataserver.http.admission import REFUSED, admit
 from mataserver.http.backlog import BEGINS
+from mataserver.http.error_answers import error_response, unserved
 from mataserver.http.grants import GRANTS, NO_MORE, is_held
 from mataserver.http.protocol import VERSIONS, Conversation, refusal
-from mataserver.http.refusals import error_response, unserved
 from mataserver.http.routing import REQUEST_ID, ROUTE
 from mataserver.http.sockets import UNAUTHORIZED
 from mataserver.logs import Repeats
@@ -101,7 +101,7 @@ class Edge:
     ) -> web.StreamResponse:
         """Count an answer and return it with what every answer says."""
         if response.status >= 400:
-            response = dialects.render(request, response, self.table.forms)
+            response = error_answers.render(request, response, self.table.forms)
             if (route := request.get(ROUTE)) is not None and not response.prepared:
                 response.headers.update(route.error_headers)
         if response.prepared:

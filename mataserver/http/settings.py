@@ -1,20 +1,51 @@
-"""The settings, for whoever runs the server."""
+"""The settings, for whoever runs the server: each with its value, where it came from, no secret."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+import os
+import re
+from typing import TYPE_CHECKING, Any
 
-from mataserver.http import codec, disclosure
-from mataserver.http.disclosure import SettingInfo
+import msgspec
+from msgspec import UNSET, Struct, UnsetType
+
+from mataserver import config
+from mataserver.config import SetBy, Settings
+from mataserver.http import codec
 from mataserver.http.routing import Body, Handlers, Route
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from aiohttp import web
 
-    from mataserver.config import SetBy, Settings
-    from mataserver.plugins import Plugins
+    from mataserver.plugins import Plugin, Plugins
+
+HIDDEN = "***"
+_SECRET = re.compile(
+    r"(^|_)(api_?keys?|keys?|token|secrets?|password|passwd|credentials?)(_|$)", re.IGNORECASE
+)
+_USER = re.compile(r"(?<=://)[^/\s]*@")
+_CAMERA = re.compile(r"^([a-z]+://)([^/?#]*@)?([^/?#]*).*", re.DOTALL)
+"""The address of a camera: its path and query may each be a secret, as its user."""
+_QUERY = re.compile(
+    r"(?<=[?&;])([^=&#;]*(?:key|token|pass|pwd|secret|sig|auth)[^=&#;]*)=[^&#;\s]+", re.IGNORECASE
+)
+
+
+class SettingInfo(Struct, kw_only=True):
+    """One setting.
+
+    name:     as in YAML, ``plugins.NAME.FIELD`` of a plugin.
+    value:    the value that counts; with ``***`` for what is secret.
+    origin:   where it came from.
+    redacted: true where something is hidden.
+    """
+
+    name: str
+    value: Any
+    origin: SetBy
+    redacted: bool | UnsetType = UNSET
 
 
 class SettingsService(Handlers):
@@ -35,4 +66,100 @@ class SettingsService(Handlers):
         ]  # fmt: skip
 
     async def _every(self, _request: web.Request) -> web.Response:
-        return codec.respond(disclosure.every(self._settings(), self._set_by, self._plugins))
+        return codec.respond(every(self._settings(), self._set_by, self._plugins))
+
+
+def every(settings: Settings, set_by: Mapping[str, SetBy], plugins: Plugins) -> list[SettingInfo]:
+    """Return every setting of the server, then those of its plugins."""
+    return [*_core(settings, set_by), *_switches(settings), *_of_plugins(settings, plugins)]
+
+
+def _core(settings: Settings, set_by: Mapping[str, SetBy]) -> Iterator[SettingInfo]:
+    default = Settings()
+    for name in settings.__struct_fields__:
+        if name == "plugins":
+            continue
+        value = getattr(settings, name)
+        origin = set_by.get(name, "default")
+        if name in config.STRUCTURED:  # read anew while the server runs, from YAML alone
+            origin = "default" if value == getattr(default, name) else set_by.get(name, "yaml")
+        yield _info(name, value, origin)
+
+
+def _switches(settings: Settings) -> Iterator[SettingInfo]:
+    for name, default in (("strict", False), ("disabled", [])):
+        given = name in settings.plugins
+        value = settings.plugins.get(name, default)
+        yield _info(f"plugins.{name}", value, "yaml" if given else "default")
+
+
+def _of_plugins(settings: Settings, plugins: Plugins) -> Iterator[SettingInfo]:
+    for section, plugin in _sections(settings, plugins).items():
+        given = settings.plugins.get(section)
+        written = given if isinstance(given, dict) else {}
+        if isinstance(plugin.settings, Struct):
+            yield from _of_plugin(section, plugin.settings, written)
+        else:  # which of them are secret a plugin that is not in use does not say
+            for name in written:
+                yield SettingInfo(
+                    name=f"plugins.{section}.{name}", value=HIDDEN, origin="yaml", redacted=True
+                )
+
+
+def _sections(settings: Settings, plugins: Plugins) -> dict[str, Plugin]:
+    """Return a plugin for each place of settings; of several that share it one that has them."""
+    found: dict[str, Plugin] = {}
+    for plugin in plugins.found:
+        section = plugin.section
+        if plugin.settings is None and section not in settings.plugins:
+            section = plugin.family  # one that was not imported: what it shares with others
+        if section not in found or found[section].settings is None:
+            found[section] = plugin
+    return found
+
+
+def _of_plugin(section: str, settings: Struct, written: Mapping[str, Any]) -> Iterator[SettingInfo]:
+    for field in msgspec.structs.fields(type(settings)):
+        value = getattr(settings, field.name)
+        told = config.meta_extra(field.type)
+        origin: SetBy
+        if str(told.get("environment", "")) in os.environ:
+            origin = "environment"
+        elif field.name in written and msgspec.to_builtins(value) == written[field.name]:
+            origin = "yaml"
+        else:
+            origin = "default" if value == _default(field) else "dotenv"
+        name = f"plugins.{section}.{field.name}"
+        yield _info(name, value, origin, secret=bool(told.get("secret")))
+
+
+def _default(field: msgspec.structs.FieldInfo) -> Any:
+    made = field.default_factory
+    return field.default if made is msgspec.NODEFAULT else made()
+
+
+def _info(name: str, value: Any, origin: SetBy, *, secret: bool = False) -> SettingInfo:
+    plain = msgspec.to_builtins(value)
+    shown = _hidden(plain) if secret else _shown(plain, name.rpartition(".")[2])
+    redacted = True if shown != plain else UNSET
+    return SettingInfo(name=name, value=shown, origin=origin, redacted=redacted)
+
+
+def _shown(value: Any, name: str) -> Any:
+    """Return a value without its secrets: those that a name tells, and what an address carries."""
+    if isinstance(value, dict):
+        return {key: _shown(each, str(key)) for key, each in value.items()}
+    if isinstance(value, list):
+        return [_shown(each, name) for each in value]
+    if not isinstance(value, str):
+        return value
+    if _SECRET.search(name):
+        return _hidden(value)
+    if name == "source":
+        return _CAMERA.sub(rf"\1\3/{HIDDEN}", value)
+    return _QUERY.sub(rf"\1={HIDDEN}", _USER.sub(f"{HIDDEN}@", value))
+
+
+def _hidden(value: Any) -> Any:
+    """Return what is told of a secret: whether there is one."""
+    return HIDDEN if value else value

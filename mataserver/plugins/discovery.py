@@ -7,9 +7,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from mataserver import config
-from mataserver.plugins.brought import settle
 from mataserver.plugins.installed import GROUP, Plugins
-from mataserver.plugins.intake import admit, collecting, unloaded
+from mataserver.plugins.intake import admit, collecting, settle, unloaded
 from mataserver.plugins.offer import DISABLED
 from mataserver.plugins.sites import Sites
 from mataserver.suggestion import similar

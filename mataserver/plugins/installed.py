@@ -11,8 +11,7 @@ from typing import TYPE_CHECKING
 from mataserver import config
 from mataserver.errors import MataError
 from mataserver.plugins.admission import PluginError
-from mataserver.plugins.brought import settle
-from mataserver.plugins.intake import admit, collecting, note_change, refuse
+from mataserver.plugins.intake import admit, collecting, note_change, refuse, settle
 from mataserver.plugins.offer import Discovered, log
 from mataserver.results import TASKS
 

@@ -16,7 +16,7 @@ from mataserver.plugins.offer import Offer, Plugin, log
 
 if TYPE_CHECKING:
     import importlib.metadata
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Iterable, Iterator, Mapping
 
     from mataserver.contract.backend import Backend
     from mataserver.plugins.offer import Discovered
@@ -195,3 +195,23 @@ def _reason(error: Exception) -> str:
         return error.detail
     text = " ".join(_FOLDERS.sub("", str(error)).split())
     return f"{type(error).__name__}: {text}" if text else type(error).__name__
+
+
+def settle(plugins: Iterable[Plugin]) -> None:
+    """Put each plugin out of use that brings what another one has brought to the same plugin.
+
+    Of a name that two bring nobody could say whose it is, as of a kind of jobs.
+
+    Whose names they are comes first, then the others in their order; what came while the server
+    runs is last.
+    """
+    owners: dict[tuple[str, str], str] = {}
+    usable = [plugin for plugin in plugins if plugin.error is None]
+    for plugin in sorted(usable, key=lambda each: (each.late, each.name not in each.brings)):
+        names = [(to, name) for to, given in plugin.brings.items() for name in given]
+        taken = next((each for each in names if each in owners), None)
+        if taken is None:
+            owners.update(dict.fromkeys(names, plugin.name))
+        else:
+            to, name = taken
+            refuse(plugin, PluginError(f"{name!r} is brought to {to} by {owners[taken]} already"))

@@ -2,20 +2,98 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import logging
 from typing import TYPE_CHECKING
 
-from mataserver.errors import Conflict
+from mataserver.errors import Conflict, Unavailable
 from mataserver.sources.messages import Waiting
-from mataserver.sources.turns import Turns
 
 if TYPE_CHECKING:
     from collections.abc import AsyncIterator, Callable, Iterator
 
     from mataserver.sources.messages import Step
 
+RUNNING = 2
+"""Pulls at once: more would share the same line and disk, and pip and a network in one."""
+
+WAITING = 16
+"""Pulls that wait for their turn; a further one is refused."""
+
+_RETRY_SECONDS = 60.0
 log = logging.getLogger("mataserver.pulls")
+
+
+class Turns:
+    """At most ``running`` hold a turn, at most ``waiting`` wait for one."""
+
+    def __init__(self, running: int = RUNNING, waiting: int = WAITING) -> None:
+        self._free = running
+        self._bound = waiting
+        self._queue: list[_Waiter] = []
+
+    @contextlib.asynccontextmanager
+    async def taken(self, tell: Callable[[int], None]) -> AsyncIterator[None]:
+        """Hold a turn; while waiting ``tell`` gets the place, 1 for the next, whenever it changes.
+
+        Raises ``Unavailable`` where too many wait already.
+        """
+        await self._wait(tell)
+        try:
+            yield
+        finally:
+            self._give_back()
+
+    async def _wait(self, tell: Callable[[int], None]) -> None:
+        if self._free:
+            self._free -= 1
+            return
+        if len(self._waiting()) >= self._bound:
+            raise Unavailable(
+                f"{len(self._queue)} pulls wait for their turn already", retry_after=_RETRY_SECONDS
+            )
+        mine = _Waiter(tell)
+        self._queue.append(mine)
+        self._tell_all()
+        try:
+            await mine.turn
+        except asyncio.CancelledError:
+            if not mine.turn.cancelled():  # it had come just then
+                self._give_back()
+            self._tell_all()
+            raise
+
+    def _give_back(self) -> None:
+        waiting = self._waiting()
+        if not waiting:
+            self._free += 1
+            return
+        waiting[0].turn.set_result(None)
+        self._tell_all()
+
+    def _tell_all(self) -> None:
+        for place, waiter in enumerate(self._waiting(), 1):
+            waiter.stands_at(place)
+
+    def _waiting(self) -> list[_Waiter]:
+        """Return who waits, without those whose turn has come and those who have gone."""
+        self._queue = [each for each in self._queue if not each.turn.done()]
+        return self._queue
+
+
+class _Waiter:
+    """One that waits for ``turn``."""
+
+    def __init__(self, tell: Callable[[int], None]) -> None:
+        self.turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._tell = tell
+        self._place = 0
+
+    def stands_at(self, place: int) -> None:
+        if place != self._place:
+            self._place = place
+            self._tell(place)
 
 
 class Pull:

@@ -2,24 +2,15 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Literal, TypeAlias
+
+from mataserver.contract.sessions import SourceFrame
+from mataserver.errors import MataError
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import AsyncGenerator, Callable
 
-    from mataserver.contract.sessions import SourceFrame
-
-    class Connection(Protocol):
-        """One connection to a source."""
-
-        async def frame(self) -> SourceFrame:
-            """Return the newest frame. Raises ``Lost``."""
-            ...
-
-        async def close(self) -> None:
-            """End it."""
-            ...
-
+    Frames = AsyncGenerator[bytes | SourceFrame]
 
 FIRST_PAUSE, LONGEST_PAUSE = 0.5, 10.0
 State: TypeAlias = Literal["idle", "connecting", "connected", "failed"]
@@ -30,16 +21,14 @@ class Lost(Exception):
 
 
 class Feed:
-    """One source. ``reconnects`` counts how often it was connected again after it was lost."""
+    """One source, which ``connect`` opens; ``reconnects`` counts how often it was lost and came."""
 
     def __init__(
-        self,
-        connect: Callable[[], Awaitable[Connection]],
-        on_reconnect: Callable[[], None] = lambda: None,
+        self, connect: Callable[[], Frames], on_reconnect: Callable[[], None] = lambda: None
     ) -> None:
         self._connect = connect
         self._on_reconnect = on_reconnect
-        self._link: Connection | None = None
+        self._frames: Frames | None = None
         self.failures = 0
         self._lost = False
         self.state: State = "idle"
@@ -54,10 +43,10 @@ class Feed:
     async def frame(self) -> SourceFrame:
         """Return the newest frame, connecting if need be. Raises ``Lost``: try again later."""
         try:
-            if self._link is None:
+            if self._frames is None:
                 self.state = "connecting"
-                self._link = await self._connect()
-            frame = await self._link.frame()
+                self._frames = self._connect()
+            frame = await _next(self._frames)
         except Lost as error:
             await self._end()
             self._lost = self._lost or self.state == "connected"
@@ -78,6 +67,19 @@ class Feed:
         self.failures, self._lost = 0, False
 
     async def _end(self) -> None:
-        link, self._link = self._link, None
-        if link is not None:
-            await link.close()
+        frames, self._frames = self._frames, None
+        if frames is not None:
+            await frames.aclose()
+
+
+async def _next(frames: Frames) -> SourceFrame:
+    """Return the next frame. Raises ``Lost`` when there is none, with what may be told."""
+    try:
+        found = await anext(frames)
+    except StopAsyncIteration:
+        raise Lost("it has ended") from None
+    except MataError as error:
+        raise Lost(error.detail) from None
+    except Exception as error:
+        raise Lost("it has failed") from error
+    return found if isinstance(found, SourceFrame) else SourceFrame(found)

@@ -9,7 +9,6 @@ from mataserver.contract.handles import ResultEvent
 from mataserver.contract.sessions import CameraInfo
 from mataserver.errors import NotFound
 from mataserver.serving.feeds.camera import Camera
-from mataserver.serving.feeds.drawn import Drawn
 from mataserver.serving.feeds.feed import Feed, State
 
 if TYPE_CHECKING:
@@ -44,7 +43,7 @@ class CameraRegistry:
         reconnected = self._metrics.reconnects.labels(session.model).inc
         session.camera = Camera(
             session,
-            Feed(partial(Drawn.start, source.frames), on_reconnect=reconnected),
+            Feed(source.frames, reconnected),
             shown=source.shown,
             fps=fps,
             always=always,

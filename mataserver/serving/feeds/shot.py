@@ -7,8 +7,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
-from mataserver.engines.decoding import decode_result
-from mataserver.engines.translation import to_json
+from mataserver.engines.decoding import decode_result, to_json
 from mataserver.engines.work import Timing
 from mataserver.results import TASKS, decode
 
