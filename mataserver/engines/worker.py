@@ -157,17 +157,7 @@ class ProcessWorker(asyncio.Protocol):
     def limit_memory(self, pid: int, limit: int) -> None:
         """End the child once it holds more than ``limit`` bytes; 0 for no limit."""
         if limit:
-            self._ceiling = asyncio.create_task(self._watch_memory(pid, limit))
-
-    async def _watch_memory(self, pid: int, limit: int) -> None:
-        """Look at what the child holds, with all that it has started, until that is too much.
-
-        Its address space cannot be limited in place of that: a GPU's driver reserves far more than
-        it uses.
-        """
-        while await asyncio.to_thread(_held, pid) <= limit:  # noqa: ASYNC110 - memory has no event
-            await asyncio.sleep(CEILING_SECONDS)
-        self._overgrown()
+            self._ceiling = asyncio.create_task(_watch_memory(pid, limit, self._overgrown))
 
     def exited(self, how: str) -> None:
         """Learn from the zygote how the child ended."""
@@ -245,6 +235,17 @@ class ProcessWorker(asyncio.Protocol):
         if request is not None:
             self._exchange.fail(request, Overgrown())
         self.kill("its memory grew over max_ram_mb")
+
+
+async def _watch_memory(pid: int, limit: int, over: Callable[[], None]) -> None:
+    """Call ``over()`` once a child, with all that it has started, holds more than ``limit`` bytes.
+
+    The address space cannot be limited in place of that: a GPU's driver reserves far more than it
+    uses.
+    """
+    while await asyncio.to_thread(_held, pid) <= limit:  # noqa: ASYNC110 - memory has no event
+        await asyncio.sleep(CEILING_SECONDS)
+    over()
 
 
 def _held(pid: int) -> int:
