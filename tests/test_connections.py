@@ -12,7 +12,7 @@ import aiohttp
 
 from api_answers import answer, connection, detail_of, head_of, until
 from mataserver import testing
-from mataserver.http import entrance
+from mataserver.http import connection_limit
 from mataserver.logs import Repeats
 
 HEALTH = "/v1/health"
@@ -61,12 +61,12 @@ async def test_refused_connections_do_not_pile_up(data_dir):
         port = int(server.url.rpartition(":")[2])
         opened = [await asyncio.open_connection("127.0.0.1", port) for _ in range(60)]
         told = 0
-        async with asyncio.timeout(entrance.PATIENCE + 5):
+        async with asyncio.timeout(connection_limit.PATIENCE + 5):
             for reader, writer in opened:
                 with contextlib.suppress(ConnectionError):
                     told += b"503" in await reader.read()
                 writer.close()
-        assert entrance.WAITING <= told < 60
+        assert connection_limit.WAITING <= told < 60
         assert await asked(server, *first) == 200
 
 
@@ -76,7 +76,7 @@ def test_the_limit_leaves_files_to_others():
     try:
         for limit, expected in ((1_024, 768), (400, 300), (4_096, 3_840)):
             resource.setrlimit(resource.RLIMIT_NOFILE, (min(limit, hard), hard))
-            assert entrance.default_limit() == expected
+            assert connection_limit.default_limit() == expected
     finally:
         resource.setrlimit(resource.RLIMIT_NOFILE, (soft, hard))
 

@@ -9,8 +9,8 @@ import aiohttp
 
 from conftest import FAKES, picture, register
 from mataserver import testing
-from mataserver.http.direct import DirectConnection
-from mataserver.http.framing import Framing
+from mataserver.http.stream_direct import DirectConnection
+from mataserver.http.websocket_framing import Framing
 from stream_peers import (
     BINARY,
     CLOSE,

@@ -19,9 +19,9 @@ from mataserver.engines.work import Outcome, Timing
 from mataserver.errors import Unavailable
 from mataserver.http import auth, forms, jsonbody
 from mataserver.http.browsers import Names, is_foreign
-from mataserver.http.framing import Framing
+from mataserver.http.content_encoding import Inflater
 from mataserver.http.infer import InferBody
-from mataserver.http.inflating import Inflater
+from mataserver.http.websocket_framing import Framing
 from mataserver.media import netpbm
 from mataserver_oip import request as oip_request
 from mataserver_oip import rest

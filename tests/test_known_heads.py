@@ -19,8 +19,8 @@ from api_answers import asking, detail_of, until
 from conftest import picture, register
 from known_heads import ASKED, HEAD, LONG, SLOWLY, label, peer, peer_of, retitled
 from mataserver import testing
-from mataserver.http.heads import LARGEST
-from mataserver.http.pipes import Pipe
+from mataserver.http.head_cache import LARGEST
+from mataserver.http.in_process import Pipe
 from mataserver.serving.background import BACKGROUND
 from odd_requests import INFER, JPEG, LAST, PICTURE, REQUESTS, VARYING, request
 

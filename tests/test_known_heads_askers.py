@@ -11,7 +11,7 @@ import pytest
 from api_answers import until
 from known_heads import ASKED, LONG, SLOWLY, peer, peer_of, retitled, warm_peer
 from mataserver import MataError, testing
-from mataserver.http.heads import MOST
+from mataserver.http.head_cache import MOST
 from mataserver.testing.serving import KEY
 from odd_requests import INFER, JPEG, PICTURE, request
 from service_plugins import plugin

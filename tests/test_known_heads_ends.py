@@ -13,11 +13,11 @@ from api_answers import answer, detail_of, until
 from known_heads import ASKED, HEAD, LONG, SLOWLY, peer, peer_of
 from mataserver import testing
 from mataserver.app import running
-from mataserver.http.backlog import Strangers
 from mataserver.http.budget import BudgetShare
-from mataserver.http.caching import CachingConversation
-from mataserver.http.entrance import Site
-from mataserver.http.hits import Hit
+from mataserver.http.connection_limit import Site
+from mataserver.http.head_connection import CachingConversation
+from mataserver.http.head_hits import Hit
+from mataserver.http.unread_output import Strangers
 from mataserver.testing.serving import KEY, compose
 from odd_requests import PICTURE
 

@@ -10,7 +10,7 @@ from api_answers import detail_of, until
 from conftest import register
 from known_heads import ASKED, HEAD, LONG, NONE, SLOWLY, peer, peer_of, warm_peer
 from mataserver import testing
-from mataserver.http import caching as heads_known
+from mataserver.http import head_connection as heads_known
 from odd_requests import INFER, JPEG, PICTURE, request
 from service_plugins import plugin
 

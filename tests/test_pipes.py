@@ -12,7 +12,7 @@ import aiohttp
 import pytest
 
 from mataserver import ANYBODY, PRINCIPAL, Route, Unavailable, hookimpl, plugins
-from mataserver.http.pipes import HIGH, Doorway, Pipe
+from mataserver.http.in_process import HIGH, Doorway, Pipe
 
 
 class Side(asyncio.Protocol):

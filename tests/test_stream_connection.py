@@ -17,9 +17,9 @@ from mataserver.engines.work import Outcome, Timing
 from mataserver.errors import MataError, Unavailable
 from mataserver.http import stream
 from mataserver.http.budget import Budget
-from mataserver.http.channel import WINDOW, CloseReason, Terms
-from mataserver.http.connection import Connection
 from mataserver.http.lifecycle import Lifecycle
+from mataserver.http.stream_channel import WINDOW, CloseReason, Terms
+from mataserver.http.stream_connection import Connection
 from mataserver.metrics import Metrics
 from mataserver.params import Params
 from mataserver.serving.background import BACKGROUND

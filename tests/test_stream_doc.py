@@ -13,7 +13,7 @@ import msgspec
 
 from conftest import picture
 from mataserver import config, results
-from mataserver.http import channel, connection, stream
+from mataserver.http import stream, stream_channel, stream_connection
 from stream_peers import PNG, open_session
 
 PAGE = (Path(__file__).parents[1] / "docs" / "streaming.md").read_text()
@@ -54,7 +54,7 @@ async def test_the_python_client_runs(server, tmp_path):
 
 def test_the_close_codes_are_those_of_the_code():
     """The table has every code that the server closes with, besides aiohttp's own."""
-    ours = {channel.NORMAL, channel.GOING_AWAY, channel.INTERNAL}
+    ours = {stream_channel.NORMAL, stream_channel.GOING_AWAY, stream_channel.INTERNAL}
     ours |= {stream.POLICY, stream.UNAUTHORIZED, stream.NO_SESSION}
     assert {int(code) for code, *_ in rows("code")} == ours | {1002, 1007, 1009, 1013}
 
@@ -96,6 +96,6 @@ def test_the_example_of_a_result_is_one():
 def test_the_numbers_in_the_text_are_those_of_the_code():
     """The window and the patience at the end are told as they are."""
     words = {4: "four"}
-    assert f"While {words[channel.WINDOW]} pings are unanswered" in PAGE
-    assert f"where a frame takes less than {connection.QUICK_MS:g} ms" in PAGE
+    assert f"While {words[stream_channel.WINDOW]} pings are unanswered" in PAGE
+    assert f"where a frame takes less than {stream_connection.QUICK_MS:g} ms" in PAGE
     assert f"The server waits {stream.CLOSE_TIMEOUT:g} seconds" in PAGE

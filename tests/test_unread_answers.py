@@ -12,8 +12,8 @@ import pytest
 from api_answers import head_of, problem, until
 from conftest import POINTS, picture
 from mataserver import testing
-from mataserver.http.backlog import STEP, Backlog, Strangers
 from mataserver.http.budget import Budget, BudgetShare
+from mataserver.http.unread_output import STEP, Backlog, Strangers
 from service_plugins import folder, plugin
 
 __all__ = ["folder", "plugin"]

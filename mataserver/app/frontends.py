@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING
 
 from mataserver.app.hosting import Guest
 from mataserver.frontends.roll import FOLDER, Roll
-from mataserver.http.elsewhere import Elsewhere
 from mataserver.http.frontends import FrontendsService
+from mataserver.http.relay import Elsewhere
 
 if TYPE_CHECKING:
     from mataserver.app.upkeep import Pace

@@ -16,7 +16,7 @@ from mataserver.config import ConfigError
 from mataserver.contract.service import Context, Server
 from mataserver.errors import NotFound
 from mataserver.frontends.held import EVERY, SESSIONS, named
-from mataserver.http.entrance import default_limit
+from mataserver.http.connection_limit import default_limit
 from mataserver.http.routing import shape
 from mataserver.plugins import PluginError, refuse
 from mataserver.processes.child import run_process

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
     from mataserver.contract.service import Service
     from mataserver.http.auth import Gate
     from mataserver.http.budget import Budget
-    from mataserver.http.heads import HeadCache
+    from mataserver.http.head_cache import HeadCache
+    from mataserver.http.in_process import Doorway
     from mataserver.http.lifecycle import Lifecycle
     from mataserver.http.middleware import Edge
-    from mataserver.http.pipes import Doorway
     from mataserver.http.routing import Table
     from mataserver.http.sockets import Sockets
     from mataserver.library.catalog import Catalog

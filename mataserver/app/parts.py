@@ -20,18 +20,18 @@ from mataserver.http import origins, protocol
 from mataserver.http.auth import Gate, Pages
 from mataserver.http.browsers import Browsers, Names
 from mataserver.http.budget import Budget
-from mataserver.http.channel import Terms
 from mataserver.http.cookies import Cookies
 from mataserver.http.grants import Grants
-from mataserver.http.heads import HeadCache
+from mataserver.http.head_cache import HeadCache
+from mataserver.http.in_process import Doorway
 from mataserver.http.kit import Kit
 from mataserver.http.lifecycle import Lifecycle
 from mataserver.http.middleware import Edge
-from mataserver.http.pipes import Doorway
 from mataserver.http.readiness import Readiness
 from mataserver.http.routing import Limits, Table
 from mataserver.http.sockets import Sockets
 from mataserver.http.stream import Streams
+from mataserver.http.stream_channel import Terms
 from mataserver.library.catalog import Catalog
 from mataserver.library.registry import Registry
 from mataserver.metrics import Metrics

@@ -17,12 +17,12 @@ from mataserver.app.composition import build
 from mataserver.app.deadline import end_after
 from mataserver.app.reload import Reload
 from mataserver.errors import MataError
-from mataserver.http import caching, shortcut
-from mataserver.http.backlog import Strangers
+from mataserver.http import fast_routing, head_connection
 from mataserver.http.budget import BudgetShare
-from mataserver.http.channel import GOING_AWAY
-from mataserver.http.entrance import Site
+from mataserver.http.connection_limit import Site
 from mataserver.http.protocol import Conversation
+from mataserver.http.stream_channel import GOING_AWAY
+from mataserver.http.unread_output import Strangers
 from mataserver.processes import kernel
 from mataserver.tasks import Tasks
 
@@ -59,8 +59,8 @@ def runner_of(composed: Composed) -> web.AppRunner:
 async def listen(runner: web.AppRunner, composed: Composed, host: str, port: int) -> int:
     """Take connections; return the port. Raises ``OSError``."""
     limit = composed.settings.max_connections
-    if composed.settings.short_way and shortcut.known() and runner.server is not None:
-        shortcut.shorten(runner.server, composed.application, composed.table)
+    if composed.settings.short_way and fast_routing.known() and runner.server is not None:
+        fast_routing.shorten(runner.server, composed.application, composed.table)
     site = Site(runner, host, port, limit, _conversations(composed))
     await site.start()
     composed.doorway.accept = site.entrance.within
@@ -78,9 +78,9 @@ def _conversations(composed: Composed) -> Callable[[web.Server], Conversation]:
         "strangers": Strangers(composed.budget.limit / 8),
         **CONNECTIONS,
     }
-    usable = caching.known() and caching.is_alone(composed.edge, composed.application)
-    if composed.settings.short_way and usable:
-        return partial(caching.CachingConversation, cache=composed.heads, **options)
+    alone = head_connection.is_alone(composed.edge, composed.application)
+    if composed.settings.short_way and head_connection.known() and alone:
+        return partial(head_connection.CachingConversation, cache=composed.heads, **options)
     return partial(Conversation, **options)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import struct
 from signal import SIGKILL, SIGTERM
 from typing import TYPE_CHECKING
@@ -36,7 +35,7 @@ class ErrandChild(ChildProcess):
         self._writer = writer
         self._status: int | None = None
         self._over = asyncio.get_running_loop().create_task(self._follow(reader))
-        self._words = asyncio.get_running_loop().create_task(last_words_of(errors, log))
+        self._last_words = asyncio.get_running_loop().create_task(last_words_of(errors, log))
 
     @property
     def pid(self) -> int:
@@ -50,20 +49,10 @@ class ErrandChild(ChildProcess):
 
     async def send(self, message: object) -> None:
         """Send a message. Raises ``ConnectionError`` when it is gone."""
-        self.write(msgspec.json.encode(message) + b"\n")
-        await self._writer.drain()
+        await self.feed(msgspec.json.encode(message) + b"\n")
 
-    async def feed(self, data: bytes) -> None:
-        """Write bytes that are no message. Raises ``ConnectionError`` when it is gone."""
-        self.write(data)
+    async def _drain(self) -> None:
         await self._writer.drain()
-
-    async def give(self, data: bytes) -> None:
-        """Write all that it is to read, and close; one that reads it not is no error."""
-        with contextlib.suppress(ConnectionError):
-            self.write(data)
-            await self._writer.drain()
-        self.close_input()
 
     def write(self, data: bytes) -> None:
         """Write bytes to its standard input."""
@@ -81,10 +70,6 @@ class ErrandChild(ChildProcess):
         await asyncio.wait([self._over])
         return LOST if self._status is None else self._status
 
-    async def last_words(self) -> str:
-        """Wait for its end; return the end of what it printed to standard error."""
-        return (await self._words).decode(errors="replace")
-
     def signal(self, number: int) -> None:
         """Send a signal to it and to whatever it has started."""
         if not self._over.done():
@@ -98,7 +83,7 @@ class ErrandChild(ChildProcess):
         self.signal(SIGKILL)
         await asyncio.wait([self._over], timeout=PIPE_SECONDS)
         self._over.cancel()
-        await asyncio.gather(self._over, self._words, return_exceptions=True)
+        await asyncio.gather(self._over, self._last_words, return_exceptions=True)
 
     # what watches its node
 

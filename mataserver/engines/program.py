@@ -10,14 +10,13 @@ import os
 import signal
 import struct
 import subprocess
-import sys
 import threading
 from typing import TYPE_CHECKING, BinaryIO, cast
 
 import msgspec
 from msgspec import Struct
 
-from mataserver.processes.child import variables_of
+from mataserver.processes.child import spawned, variables_of
 
 if TYPE_CHECKING:
     import socket
@@ -97,16 +96,14 @@ class Tenant:
 
 
 def _started(program: Launch) -> subprocess.Popen[bytes]:
-    path = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109 - as the import system
     given = variables_of(program.environment, (), program.threads)
-    command = [sys.executable, "-P", "-m", "mataserver.processes.spawned"]
-    own_path = given.get("PYTHONPATH", "")
+    command, variables = spawned(program.what, given, program.nice)
     return subprocess.Popen(  # noqa: S603 - the server's, which knew the secret
-        [*command, str(os.getpid()), str(program.nice), "1", own_path, *program.what],
+        command,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
-        env={**given, "PYTHONPATH": os.pathsep.join(path)},
+        env=variables,
         start_new_session=True,
     )
 

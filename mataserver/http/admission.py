@@ -13,7 +13,7 @@ from mataserver.http.error_answers import error_response
 if TYPE_CHECKING:
     from mataserver.contract.routes import Route
     from mataserver.http.auth import Gate
-    from mataserver.http.elsewhere import Elsewhere
+    from mataserver.http.relay import Elsewhere
     from mataserver.http.routing import Expect, Table
 
 REFUSED: web.RequestKey[MataError] = web.RequestKey("refused", MataError)

@@ -10,7 +10,7 @@ from mataserver.errors import MataError
 from mataserver.http import proxies, shown
 from mataserver.http.browsers import SAFE, cookie_name, is_foreign, is_own, may_act
 from mataserver.http.grants import GRANTS
-from mataserver.http.owners import Owners
+from mataserver.http.key_owners import Owners
 from mataserver.http.shown import GivenTwice, is_socket, of_metadata
 from mataserver.principals import ANONYMOUS, Credentials, Principal
 from mataserver.serving.background import BACKGROUND

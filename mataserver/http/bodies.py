@@ -10,7 +10,7 @@ from aiohttp import hdrs
 
 from mataserver.errors import MataError, TooLarge, TooSlow
 from mataserver.http.budget import BudgetShare
-from mataserver.http.inflating import ENCODINGS, PLAIN, Inflater
+from mataserver.http.content_encoding import ENCODINGS, PLAIN, Inflater
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from mataserver.contract.service import Context
     from mataserver.frontends.roll import Roll
-    from mataserver.http.elsewhere import Elsewhere
+    from mataserver.http.relay import Elsewhere
     from mataserver.metrics import Metrics
     from mataserver.serving.sessions import SessionStore
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING, Any
 
 from aiohttp import web
@@ -21,8 +20,6 @@ if TYPE_CHECKING:
     from mataserver.http.readiness import Readiness
     from mataserver.metrics import Metrics
     from mataserver.plugins import Plugin, Plugins
-
-log = logging.getLogger("mataserver.http")
 
 
 class Health(Struct):
@@ -121,14 +118,8 @@ class HealthService(Handlers):
             "version": info.version,
             "gpu_available": info.gpu_available,
         }
-        for name, service in self._services:
-            ping = getattr(service, "ping", None)
-            if ping is None:
-                continue
-            try:
-                answer.update(ping())
-            except Exception:
-                log.exception("ping() of the plugin %s failed", name)
+        for _, found in readiness.told(self._services, "ping", dict):
+            answer.update(found or {})
         return codec.respond(answer)
 
     async def _ready(self, _request: web.Request) -> web.Response:

@@ -11,7 +11,16 @@ from msgspec import UNSET, Meta, Struct, UnsetType
 from mataserver import params
 from mataserver.contract.handles import ResultEvent
 from mataserver.errors import BadRequest, InvalidParams
-from mataserver.http import bodies, caching, codec, data_uri, events, examples, forms, repeats
+from mataserver.http import (
+    bodies,
+    codec,
+    data_uri,
+    events,
+    examples,
+    forms,
+    repeats,
+)
+from mataserver.http.head_connection import learn
 from mataserver.http.protocol import Whole
 from mataserver.http.repeats import InferCall
 from mataserver.http.routing import Body, Handlers, Route
@@ -135,7 +144,7 @@ class InferService(Handlers):
             del data
             response = await self._run(request, call, image)
         if isinstance(response, Whole) and codec.is_json(kind):
-            caching.learn(request, repeats.JsonRepeat(self, codec.wanted_format(request)))
+            learn(request, repeats.JsonRepeat(self, codec.wanted_format(request)))
         return response
 
     async def read(self, data: bytes) -> tuple[InferCall, bytes]:
@@ -162,7 +171,7 @@ class InferService(Handlers):
         async with self._http.read_body(request) as image:
             response = await self._run(request, call, _image(image))
         if isinstance(response, Whole):
-            caching.learn(request, repeats.ImageRepeat(self, call, codec.wanted_format(request)))
+            learn(request, repeats.ImageRepeat(self, call, codec.wanted_format(request)))
         return response
 
     def _call_of(self, request: web.Request) -> InferCall:
@@ -191,7 +200,7 @@ class InferService(Handlers):
             response = await self._run(request, call, form.file)
         if isinstance(response, Whole):
             repeat = repeats.FormRepeat(self, codec.wanted_format(request))
-            caching.learn(request, repeat, forms.boundary(request))
+            learn(request, repeat, forms.boundary(request))
         return response
 
     def uploaded(self, form: Form) -> InferCall:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Literal, TypeVar
 
-from mataserver.http import arriving, bodies, codec, events, forms, origins, proxies, saving
+from mataserver.http import bodies, codec, events, forms, head_bodies, origins, proxies, uploads
 from mataserver.http.budget import BudgetShare
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mataserver.errors import MataError
     from mataserver.http.budget import Budget
     from mataserver.http.cookies import Cookies
-    from mataserver.http.pipes import Doorway
+    from mataserver.http.in_process import Doorway
     from mataserver.http.routing import Table
     from mataserver.http.sockets import MessageSocket, Sockets
     from mataserver.outbound import Outbound, Policy, Response
@@ -98,17 +98,17 @@ class Kit:
         Browsers send forms and plain bodies for pages of any origin, without asking first.
         """
         self.check_origin(request)
-        return await saving.save(request, path, field, self._table.limits(request))
+        return await uploads.save(request, path, field, self._table.limits(request))
 
     async def save_files(self, request: web.Request, folder: Path, *, most: int = 1000) -> Uploads:
         """Write every file of a form into a folder as they arrive; see ``save_body``."""
         self.check_origin(request)
-        return await saving.save_files(request, folder, most, self._table.limits(request))
+        return await uploads.save_files(request, folder, most, self._table.limits(request))
 
     def read_chunks(self, request: web.Request) -> AsyncIterator[bytes]:
         """Iterate over the body as it arrives."""
         self.check_origin(request)
-        return saving.chunks(request, self._table.limits(request))
+        return uploads.chunks(request, self._table.limits(request))
 
     def respond(
         self, value: object, *, status: int = 200, request: web.Request | None = None
@@ -165,7 +165,7 @@ class Kit:
 
     def learn(self, request: web.Request, repeat: RepeatedClaim) -> None:
         """Have requests with the head of a claimed one be answered by ``repeat``."""
-        arriving.learn(request, repeat)
+        head_bodies.learn(request, repeat)
 
     def connect(self, factory: Callable[[], P]) -> P:
         """Connect a protocol to this server within the process."""

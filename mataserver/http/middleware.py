@@ -17,12 +17,13 @@ from aiohttp.payload import Payload
 from mataserver.errors import MataError, NotFound, Unavailable, scarcity
 from mataserver.http import auth, error_answers
 from mataserver.http.admission import REFUSED, admit
-from mataserver.http.backlog import BEGINS
 from mataserver.http.error_answers import error_response, unserved
 from mataserver.http.grants import GRANTS, NO_MORE, is_held
 from mataserver.http.protocol import VERSIONS, Conversation, refusal
 from mataserver.http.routing import REQUEST_ID, ROUTE
+from mataserver.http.shown import is_socket
 from mataserver.http.sockets import UNAUTHORIZED
+from mataserver.http.unread_output import BEGINS
 from mataserver.logs import Repeats
 
 if TYPE_CHECKING:
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
 
     from mataserver.http.auth import Gate
     from mataserver.http.budget import Budget
-    from mataserver.http.elsewhere import Elsewhere
     from mataserver.http.lifecycle import Lifecycle
+    from mataserver.http.relay import Elsewhere
     from mataserver.http.routing import Table
     from mataserver.metrics import Metrics
 
@@ -135,7 +136,7 @@ def _unanswered(request: web.Request) -> int:
 
     Of a WebSocket that is how most end, and a stream may have told everything before.
     """
-    if request.headers.get(hdrs.UPGRADE, "").lower() == "websocket":
+    if is_socket(request):
         return 101
     return int(request.get(COUNTED, LEFT if _is_disconnected(request) else 503))
 

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import logging
 from typing import TYPE_CHECKING
 
 from msgspec import Struct
 
+from mataserver.contract.routes import Page
 from mataserver.http import auth, codec
+from mataserver.http.readiness import told
 from mataserver.http.routing import Body, Handlers, Route
 from mataserver.principals import ANYBODY
 
@@ -16,10 +17,7 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from mataserver.contract.routes import Page
     from mataserver.contract.service import Service
-
-log = logging.getLogger("mataserver.http")
 
 
 class PageInfo(Struct):
@@ -34,14 +32,8 @@ class PageInfo(Struct):
 
 def pages_of(services: Iterable[tuple[str, Service]]) -> Iterator[tuple[str, Page]]:
     """Yield the pages that services bring, each with its plugin's name."""
-    for plugin, service in services:
-        pages = getattr(service, "pages", None)
-        if pages is None:
-            continue
-        try:
-            yield from [(plugin, page) for page in pages()]
-        except Exception:
-            log.exception("pages() of the plugin %s failed", plugin)
+    for plugin, pages in told(services, "pages", tuple[Page, ...]):
+        yield from ((plugin, page) for page in pages or ())
 
 
 class PagesService(Handlers):

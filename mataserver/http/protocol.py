@@ -13,16 +13,16 @@ from aiohttp import HttpVersion10, HttpVersion11, hdrs, web
 from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.web_protocol import RequestHandler
 
-from mataserver.http.backlog import Backlog
-from mataserver.http.framing import Framing
+from mataserver.http.unread_output import Backlog
+from mataserver.http.websocket_framing import Framing
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
     from aiohttp import WebSocketError
 
-    from mataserver.http.backlog import Portion, Strangers
-    from mataserver.http.framing import FrameReader, Take
+    from mataserver.http.unread_output import Portion, Strangers
+    from mataserver.http.websocket_framing import FrameReader, Take
 
 _STATUS = 400
 DETAIL = "The request is not valid HTTP"

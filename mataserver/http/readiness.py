@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import logging
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Callable, Iterable, Iterator, Sequence
 
     from mataserver.contract.service import Service
     from mataserver.http.lifecycle import Lifecycle
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from mataserver.serving.pool import ModelPool
     from mataserver.tasks import Tasks
 
+T = TypeVar("T")
 log = logging.getLogger("mataserver.http")
 
 
@@ -44,8 +45,8 @@ class Readiness:
             status = self._pool.status(name, task)
             if status.state not in {"ready", "active", "idle"}:
                 found.setdefault(name, status.error or status.state)
-        for name, service in self._services:
-            found |= _reasons(name, service)
+        for name, waits in told(self._services, "waiting", dict):
+            found |= {name: "it cannot tell whether it is ready"} if waits is None else waits
         if self._lifecycle.draining:
             found["server"] = "draining"
         return found
@@ -53,13 +54,8 @@ class Readiness:
     def added(self) -> dict[str, Any]:
         """Return what services add to the answer of a ready server, and which tasks failed."""
         found: dict[str, Any] = {}
-        for name, service in self._services:
-            ready = getattr(service, "ready", None)
-            if ready is not None:
-                try:
-                    found.update(ready())
-                except Exception:
-                    log.exception("ready() of the plugin %s failed", name)
+        for _, ready in told(self._services, "ready", dict):
+            found.update(ready or {})
         failed = {
             f"{tasks.owner}: {name}": why
             for tasks in self._tasks
@@ -74,16 +70,20 @@ class Readiness:
         return [(name, entries[name].task) for name in wanted if name in entries]
 
 
-def _reasons(name: str, service: Service) -> dict[str, str]:
-    """Return what a service is waiting for."""
-    waits = getattr(service, "waiting", None)
-    if waits is None:
-        return {}
-    try:
-        return dict(waits())
-    except Exception:
-        log.exception("waiting() of the plugin %s failed", name)
-        return {name: "it cannot tell whether it is ready"}
+def told(
+    services: Iterable[tuple[str, Service]], method: str, kind: Callable[[Any], T]
+) -> Iterator[tuple[str, T | None]]:
+    """Yield what services with such a method tell, as a ``kind``, by name; None where it failed."""
+    for name, service in services:
+        tell = getattr(service, method, None)
+        if tell is None:
+            continue
+        try:
+            found: T | None = kind(tell())
+        except Exception:
+            log.exception("%s() of the plugin %s failed", method, name)
+            found = None
+        yield name, found
 
 
 def sentence(found: dict[str, str]) -> str:

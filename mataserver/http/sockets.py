@@ -13,8 +13,8 @@ from aiohttp import WSMsgType, web
 from mataserver.errors import BadRequest
 from mataserver.http.auth import PRINCIPAL
 from mataserver.http.grants import NO_MORE, held
-from mataserver.http.joining import close_reason
 from mataserver.http.protocol import Conversation
+from mataserver.http.relay_sockets import close_reason
 from mataserver.http.shown import is_socket
 
 if TYPE_CHECKING:

@@ -13,20 +13,27 @@ from aiohttp import WSMsgType
 from mataserver.errors import BadRequest, NotFound
 from mataserver.http import auth
 from mataserver.http.auth import PRINCIPAL
-from mataserver.http.caching import CachingConversation
-from mataserver.http.channel import GOING_AWAY, INTERNAL, MSGPACK_PROTOCOL, NORMAL, CloseReason
-from mataserver.http.connection import Connection
-from mataserver.http.direct import DirectConnection
 from mataserver.http.grants import NO_MORE, held
+from mataserver.http.head_connection import CachingConversation
 from mataserver.http.routing import REQUEST_ID, Handlers, Route
+from mataserver.http.shown import is_socket
 from mataserver.http.sockets import WebSocket
-from mataserver.http.viewer import Viewer
+from mataserver.http.stream_channel import (
+    GOING_AWAY,
+    INTERNAL,
+    MSGPACK_PROTOCOL,
+    NORMAL,
+    CloseReason,
+)
+from mataserver.http.stream_connection import Connection
+from mataserver.http.stream_direct import DirectConnection
+from mataserver.http.stream_viewer import Viewer
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.contract.service import Context
-    from mataserver.http.channel import Channel, Terms
+    from mataserver.http.stream_channel import Channel, Terms
     from mataserver.serving.feeds.registry import CameraRegistry
     from mataserver.serving.sessions import Session
 
@@ -94,7 +101,7 @@ class Streams:
 
     async def serve(self, request: web.Request, session_id: str) -> web.StreamResponse:
         """Serve a request that asks for the socket of a session. Raises ``BadRequest``."""
-        if request.headers.get("Upgrade", "").lower() != "websocket":
+        if not is_socket(request):
             raise BadRequest("This is a WebSocket: connect with a WebSocket client")
         principal = request[PRINCIPAL]
         known = principal is not None and principal.may("infer")

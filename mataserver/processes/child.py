@@ -60,7 +60,7 @@ class Child:
         """Send a message. Raises ``ConnectionError`` when the child takes none any more."""
         self.write(msgspec.json.encode(message) + b"\n")
         with contextlib.suppress(ConnectionResetError, BrokenPipeError):
-            await cast("StreamWriter", self._process.stdin).drain()
+            await self._drain()
 
     async def feed(self, data: bytes) -> None:
         """Write bytes that are no message, and wait until the child has room for more.
@@ -68,14 +68,17 @@ class Child:
         Raises ``ConnectionError`` when it takes none any more.
         """
         self.write(data)
-        await cast("StreamWriter", self._process.stdin).drain()
+        await self._drain()
 
     async def give(self, data: bytes) -> None:
         """Write all that the child is to read, and close; one that reads it not is no error."""
         with contextlib.suppress(ConnectionError):
-            self.write(data)
-            await cast("StreamWriter", self._process.stdin).drain()
+            await self.feed(data)
         self.close_input()
+
+    async def _drain(self) -> None:
+        """Wait until it has room for more."""
+        await cast("StreamWriter", self._process.stdin).drain()
 
     def write(self, data: bytes) -> None:
         """Write bytes to its standard input."""
@@ -172,26 +175,15 @@ async def run_process(  # noqa: PLR0913 - each is another manner of the child
     ``confined``: it makes no system calls such as ``ptrace`` and ``mount`` (``seccomp.REFUSED``).
     Raises ``Unavailable`` when no process can be started.
     """
-    what = named(target)
     given = variables_of(environment or {}, inherit, threads)
-    own_path = given.get("PYTHONPATH", "")
-    path = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109 - as the import system
-    command = [sys.executable, "-P", "-m", "mataserver.processes.spawned"]
+    command, variables_given = spawned([*named(target), *arguments], given, nice, confined=confined)
     try:
         process = await asyncio.create_subprocess_exec(
-            *(
-                *command,
-                str(os.getpid()),
-                str(nice),
-                str(int(confined)),
-                own_path,
-                *what,
-                *arguments,
-            ),
+            *command,
             stdin=asyncio.subprocess.PIPE,
             stdout=asyncio.subprocess.PIPE,
             stderr=asyncio.subprocess.STDOUT if log == "output" else asyncio.subprocess.PIPE,
-            env={**given, "PYTHONPATH": os.pathsep.join(path)},
+            env=variables_given,
             start_new_session=True,
             limit=line_limit,
         )
@@ -208,6 +200,16 @@ async def run_process(  # noqa: PLR0913 - each is another manner of the child
         except asyncio.CancelledError:
             await ending  # whoever is cancelled leaves no child behind, nor what waits for it
             raise
+
+
+def spawned(
+    what: Sequence[str], given: Mapping[str, str], nice: int = 0, *, confined: bool = True
+) -> tuple[list[str], dict[str, str]]:
+    """Return the command and the variables by which ``mataserver.processes.spawned`` runs that."""
+    path = [entry or os.getcwd() for entry in sys.path]  # noqa: PTH109 - as the import system
+    command = [sys.executable, "-P", "-m", "mataserver.processes.spawned", str(os.getpid())]
+    command += [str(nice), str(int(confined)), given.get("PYTHONPATH", ""), *what]
+    return command, {**given, "PYTHONPATH": os.pathsep.join(path)}
 
 
 def variables_of(

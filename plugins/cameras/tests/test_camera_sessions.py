@@ -30,8 +30,8 @@ from camera_peers import (
 from camera_sources import BOX, HEIGHT, WIDTH, rtsp
 from conftest import picture
 from mataserver import testing
-from mataserver.http.channel import WINDOW
 from mataserver.http.stream import MAX_VIEWERS
+from mataserver.http.stream_channel import WINDOW
 from stream_peers import (
     CLOSE,
     TEXT,

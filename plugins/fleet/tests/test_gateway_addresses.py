@@ -13,7 +13,7 @@ from rebinding import NAME, Named, Rebinding
 from test_gateway_rpc import GRPC, INFER, Door, Peer
 from upstreams import Upstream
 
-from mataserver.http.pipes import Doorway
+from mataserver.http.in_process import Doorway
 from mataserver_fleet.gateway.links import Links
 from mataserver_fleet.gateway.reaching import NotReachedError, Reaching
 from mataserver_fleet.gateway.rpc import RpcGateway

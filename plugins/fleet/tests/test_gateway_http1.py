@@ -7,7 +7,7 @@ import asyncio
 import pytest
 from rebinding import Named, Rebinding
 
-from mataserver.http.pipes import Doorway
+from mataserver.http.in_process import Doorway
 from mataserver_fleet.gateway.http1 import Chunks, MalformedError, read_head
 from mataserver_fleet.gateway.links import Links
 from mataserver_fleet.gateway.reaching import Reaching

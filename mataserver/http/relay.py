@@ -15,8 +15,8 @@ from aiohttp import hdrs, web
 from mataserver.errors import NotFound, Unavailable
 from mataserver.frontends.held import EVERY
 from mataserver.frontends.vouching import HEADER
-from mataserver.http import auth, bodies, joining, passing, proxies, shown
-from mataserver.http.other_frontends import AWAY, GONE, OtherFrontends, away, url_of
+from mataserver.http import auth, bodies, proxies, relay_headers, relay_sockets, shown
+from mataserver.http.relay_peers import AWAY, GONE, OtherFrontends, away, url_of
 
 if TYPE_CHECKING:
     from mataserver.contract.routes import Route
@@ -129,11 +129,11 @@ class Elsewhere:
         )
         try:
             async with asyncio.timeout(ANSWER_SECONDS), asking as answer:
-                body = await passing.whole(answer)
+                body = await relay_headers.whole(answer)
                 if answer.status == NotFound.status:  # it has not the plugin, and so holds nothing
                     return None
                 if answer.status != 200:
-                    away(other, f"{answer.status}: {body[: passing.SAID]!r}")
+                    away(other, f"{answer.status}: {body[: relay_headers.SAID]!r}")
                     raise Unavailable("A front-end does not tell what it holds", retry_after=1)
                 return msgspec.json.decode(body, type=kind)
         except (TimeoutError, aiohttp.ClientError, msgspec.DecodeError, UnicodeError) as error:
@@ -160,13 +160,13 @@ class Elsewhere:
                 answer = await self._others.while_alive(holder, stack.enter_async_context(asking))
                 if _is_whole(request, answer):
                     whole = await self._others.while_alive(holder, answer.read())
-                    kept = passing.kept(answer)
+                    kept = relay_headers.kept(answer)
                     if request.method == hdrs.METH_HEAD and answer.content_length is not None:
                         kept[hdrs.CONTENT_LENGTH] = str(answer.content_length)
                     return web.Response(body=whole, status=answer.status, headers=kept)
                 if answer.status == auth.Unauthorized.status:  # of us, and not of who asks
-                    said = await self._others.while_alive(holder, passing.whole(answer))
-                    raise away(holder, f"{answer.status}: {said[: passing.SAID]!r}")
+                    said = await self._others.while_alive(holder, relay_headers.whole(answer))
+                    raise away(holder, f"{answer.status}: {said[: relay_headers.SAID]!r}")
             except aiohttp.ClientError as error:
                 raise self._others.refusal(holder, error) from None
             return await self._passed_on(request, holder, answer)
@@ -175,7 +175,7 @@ class Elsewhere:
         self, request: web.Request, holder: Listed, answer: aiohttp.ClientResponse
     ) -> web.StreamResponse:
         """Send on an answer as it comes. What breaks off ends the connection: it has begun."""
-        response = web.StreamResponse(status=answer.status, headers=passing.kept(answer))
+        response = web.StreamResponse(status=answer.status, headers=relay_headers.kept(answer))
         response.content_length = answer.content_length
         await response.prepare(request)
         try:
@@ -196,7 +196,7 @@ class Elsewhere:
         What the front-end that holds it answers instead of a WebSocket is passed on.
         """
         self._metrics.relayed.add("socket")
-        path = passing.without_token(request)
+        path = relay_headers.without_token(request)
         offered = request.headers.get(hdrs.SEC_WEBSOCKET_PROTOCOL, "")
         headers = self._others.headers(request, principal, path, holder)
         connecting = self._others.session.ws_connect(
@@ -205,25 +205,25 @@ class Elsewhere:
             protocols=[each.strip() for each in offered.split(",") if each.strip()],
             autoping=False,
             autoclose=False,
-            timeout=aiohttp.ClientWSTimeout(ws_close=joining.CLOSE_SECONDS),
+            timeout=aiohttp.ClientWSTimeout(ws_close=relay_sockets.CLOSE_SECONDS),
             max_msg_size=0,
         )
         try:
             far = await self._others.while_alive(holder, connecting)
         except (aiohttp.ClientError, NotFound) as error:
-            if isinstance(error, passing.RefusedSocketError):
+            if isinstance(error, relay_headers.RefusedSocketError):
                 if error.status >= 400 and error.status != auth.Unauthorized.status:
                     return web.Response(body=error.body, status=error.status, headers=error.headers)
                 away(holder, error)  # it refuses us and not who asks, or is no front-end
             gone = isinstance(error, NotFound) or self._others.is_gone(holder, error)
             code = NO_SESSION if gone else TRY_AGAIN
             async with self._sockets.relay(request) as near:
-                await joining.end(near, code, GONE if gone else AWAY)
+                await relay_sockets.end(near, code, GONE if gone else AWAY)
             return near
         chosen = [far.protocol] if far.protocol else []
         async with far, self._sockets.relay(request, chosen) as near:
             with contextlib.suppress(NotFound):  # it has been closed as going away
-                await self._others.while_alive(holder, joining.join(near, far))
+                await self._others.while_alive(holder, relay_sockets.join(near, far))
             return near
 
 

@@ -13,12 +13,12 @@ from multipart import MultipartError, MultipartSegment, PushMultipartParser
 
 from mataserver.contract.bodies import Saved, Upload, Uploads
 from mataserver.errors import BadRequest, InvalidParams, TooLarge, TooSlow
+from mataserver.http.content_encoding import PLAIN
 from mataserver.http.forms import FORM, MAX_FIELD_BYTES, MAX_FIELDS, boundary, declared, once
-from mataserver.http.inflating import PLAIN
 from mataserver.opening import open_file
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator
+    from collections.abc import AsyncIterator, Awaitable, Callable
 
     from aiohttp import web
 
@@ -30,7 +30,6 @@ async def save(request: web.Request, path: Path, field: str, limits: Limits) -> 
 
     Until then it is a hidden file beside ``path``, which is removed when the upload fails, so what
     was at ``path`` stays, and of two uploads at once the last one to end is kept whole.
-
     Raises ``TooLarge``, ``TooSlow``, ``BadRequest`` for a broken form, ``InvalidParams`` for one
     without the field. A full disk's ``OSError`` is answered 507 as it is.
     """
@@ -38,14 +37,15 @@ async def save(request: web.Request, path: Path, field: str, limits: Limits) -> 
     part = path.with_name(f".{secrets.token_hex(8)}.part")
     try:
         with contextlib.closing(await open_file(part, "xb")) as file:
-            target = _Target(file)
             body = chunks(request, limits)
             if kind == FORM:
-                saved = await _form(body, limit, field, target)
+                saved = await _field(body, limit, field, file)
             else:
+                size = 0
                 async for chunk in body:
-                    await target.write(chunk)
-                saved = Saved(target.size, "", {})
+                    size += len(chunk)
+                    await asyncio.to_thread(file.write, chunk)
+                saved = Saved(size, "", {})
         part.replace(path)
     except BaseException:
         await asyncio.shield(asyncio.to_thread(part.unlink, missing_ok=True))
@@ -53,19 +53,37 @@ async def save(request: web.Request, path: Path, field: str, limits: Limits) -> 
     return saved
 
 
+async def _field(body: AsyncIterator[bytes], boundary: str, field: str, file: BinaryIO) -> Saved:
+    """Write one field of a form; keep the others, which must be short texts."""
+
+    async def place(segment: MultipartSegment) -> BinaryIO | None:
+        if segment.name != field:
+            return None
+        if parts.files:
+            raise InvalidParams(f"{field}: given twice")
+        return file
+
+    parts = _Parts(place, f"; the file's field is {field}")
+    await parts.read(_events(body, boundary, MAX_FIELDS))
+    if not parts.files:
+        raise InvalidParams(f"{field}: field is required")
+    return Saved(parts.files[0].size, parts.files[0].name, once(parts.texts))
+
+
 async def save_files(request: web.Request, folder: Path, most: int, limits: Limits) -> Uploads:
     """Write every file of a form, ``most`` parts at most, into a folder named by its number.
 
     Raises as ``save``; what is in the folder then is for the caller to remove.
     """
-    limit = boundary(request)
-    writing = _Writing(folder)
-    try:
-        async for event in _events(chunks(request, limits), limit, most):
-            await writing.take(event)
-    finally:
-        writing.close()
-    return Uploads(tuple(writing.files), once(writing.texts))
+
+    async def place(segment: MultipartSegment) -> BinaryIO | None:
+        if segment.filename is None:
+            return None
+        return await open_file(folder / str(len(parts.files)), "xb")
+
+    parts = _Parts(place)
+    await parts.read(_events(chunks(request, limits), boundary(request), most))
+    return Uploads(tuple(parts.files), once(parts.texts))
 
 
 async def _events(
@@ -86,21 +104,36 @@ async def _events(
         raise BadRequest("The multipart body is malformed") from error
 
 
-class _Writing:
-    """The files of a form while they arrive."""
+class _Parts:
+    """The parts of a form while they arrive: ``files`` that were written, and short ``texts``.
 
-    def __init__(self, folder: Path) -> None:
-        self._folder = folder
-        self._file: BinaryIO | None = None
-        self._segment, self._name, self._size = "", "", 0
-        self._text = bytearray()
+    ``place`` opens the file that a part is written to, or gives None for a text.
+    """
+
+    def __init__(
+        self, place: Callable[[MultipartSegment], Awaitable[BinaryIO | None]], hint: str = ""
+    ) -> None:
         self.files: list[Upload] = []
         self.texts: list[tuple[str, str]] = []
+        self._place = place
+        self._hint = hint
+        self._file: BinaryIO | None = None
+        self._field, self._name, self._size = "", "", 0
+        self._text = bytearray()
 
-    async def take(self, event: MultipartSegment | bytearray | None) -> None:
-        """Take an event of the parser."""
+    async def read(self, events: AsyncIterator[MultipartSegment | bytearray | None]) -> None:
+        """Take every part; none of their files is open then."""
+        try:
+            async for event in events:
+                await self._take(event)
+        finally:
+            self._close()
+
+    async def _take(self, event: MultipartSegment | bytearray | None) -> None:
         if isinstance(event, MultipartSegment):
-            await self._begin(event)
+            self._field, self._name = _utf8(event.name or ""), _utf8(event.filename or "")
+            self._size, self._text = 0, bytearray()
+            self._file = await self._place(event)
         elif event is None:
             self._end()
         elif self._file is not None:
@@ -109,25 +142,18 @@ class _Writing:
         else:
             self._text += event
             if len(self._text) > MAX_FIELD_BYTES:
-                raise InvalidParams(f"{self._segment[:64]}: longer than {MAX_FIELD_BYTES} bytes")
-
-    async def _begin(self, segment: MultipartSegment) -> None:
-        self._segment, self._size, self._text = _utf8(segment.name or ""), 0, bytearray()
-        if segment.filename is not None:
-            self._name = _utf8(segment.filename)
-            path = self._folder / str(len(self.files))
-            self._file = await open_file(path, "xb")
+                said = f"longer than {MAX_FIELD_BYTES} bytes{self._hint}"
+                raise InvalidParams(f"{self._field[:64]}: {said}")
 
     def _end(self) -> None:
         if self._file is None:
-            self.texts.append((self._segment, _text(self._segment, self._text)))
+            self.texts.append((self._field, _text(self._field, self._text)))
             return
         path = Path(self._file.name)
-        self.close()
-        self.files.append(Upload(self._segment, self._name, path, self._size))
+        self._close()
+        self.files.append(Upload(self._field, self._name, path, self._size))
 
-    def close(self) -> None:
-        """Close the file that is being written, if there is one."""
+    def _close(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
@@ -143,19 +169,6 @@ def _text(name: str, data: bytearray) -> str:
         return data.decode()
     except UnicodeDecodeError:
         raise InvalidParams(f"{name[:64]}: not UTF-8 text") from None
-
-
-class _Target:
-    """The file of an upload."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self._file = file
-        self.size = 0
-
-    async def write(self, data: bytes | bytearray) -> None:
-        """Write a chunk, beside the event loop."""
-        self.size += len(data)
-        await asyncio.to_thread(self._file.write, data)
 
 
 async def chunks(request: web.Request, limits: Limits) -> AsyncIterator[bytes]:
@@ -181,55 +194,3 @@ async def chunks(request: web.Request, limits: Limits) -> AsyncIterator[bytes]:
         if size > limits.size:
             raise over
         yield chunk
-
-
-async def _form(body: AsyncIterator[bytes], boundary: str, field: str, target: _Target) -> Saved:
-    """Write one field of a form; keep the others, which must be short texts."""
-    reading = _Reading(field)
-    async for event in _events(body, boundary, MAX_FIELDS):
-        data = reading.take(event)
-        if data:
-            await target.write(data)
-    if reading.name is None:
-        raise InvalidParams(f"{field}: field is required")
-    return Saved(target.size, reading.name, once(reading.texts))
-
-
-class _Reading:
-    """Where a form is read: in the file, or in another field."""
-
-    def __init__(self, field: str) -> None:
-        self._field = field
-        self._segment = ""
-        self._text = bytearray()
-        self.name: str | None = None
-        self.texts: list[tuple[str, str]] = []
-
-    def take(self, event: MultipartSegment | bytearray | None) -> bytes | bytearray | None:
-        """Take an event of the parser; return what belongs into the file."""
-        if isinstance(event, MultipartSegment):
-            self._begin(event)
-        elif event is None:
-            self._end()
-        elif self._segment == self._field:
-            return event
-        else:
-            self._text += event
-            if len(self._text) > MAX_FIELD_BYTES:
-                raise InvalidParams(
-                    f"{self._segment[:64]}: longer than {MAX_FIELD_BYTES} bytes; "
-                    f"the file's field is {self._field}"
-                )
-        return None
-
-    def _begin(self, segment: MultipartSegment) -> None:
-        self._segment, self._text = segment.name or "", bytearray()
-        if self._segment == self._field:
-            if self.name is not None:
-                raise InvalidParams(f"{self._field}: given twice")
-            self.name = _utf8(segment.filename or "")
-
-    def _end(self) -> None:
-        if self._segment == self._field:
-            return
-        self.texts.append((self._segment, _text(self._segment, self._text)))

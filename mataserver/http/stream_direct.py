@@ -21,15 +21,15 @@ from mataserver.engines.work import Outcome
 from mataserver.errors import Unavailable
 from mataserver.http import codec
 from mataserver.http.budget import BudgetShare
-from mataserver.http.connection import Connection, note_sent
+from mataserver.http.stream_connection import Connection, note_sent
 
 if TYPE_CHECKING:
     from aiohttp import WSMessage
 
-    from mataserver.http.caching import CachingConversation
-    from mataserver.http.channel import CloseReason, Terms
+    from mataserver.http.head_connection import CachingConversation
     from mataserver.http.sockets import WebSocket
-    from mataserver.http.taken import Taken
+    from mataserver.http.stream_channel import CloseReason, Terms
+    from mataserver.http.stream_frames import Taken
     from mataserver.serving.sessions import Session
 
 _FINAL = 0x80

@@ -9,18 +9,18 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from mataserver.http.caching import CachingConversation
-from mataserver.http.claimed import ClaimedHit, Settled
-from mataserver.http.heads import Claim
+from mataserver.http.head_cache import Claim
+from mataserver.http.head_claims import ClaimedHit, Settled
+from mataserver.http.head_connection import CachingConversation
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.contract.claims import BodySink, PlainAnswer, RepeatedClaim, Unfinished
-    from mataserver.http.backlog import Portion
-    from mataserver.http.beginnings import Beginning
-    from mataserver.http.heads import KnownClaim
+    from mataserver.http.head_cache import KnownClaim
+    from mataserver.http.head_parsing import Beginning
     from mataserver.http.middleware import Edge
+    from mataserver.http.unread_output import Portion
 
 LEAST = 1 << 15
 """Bytes of a body that come at least within the seconds that one may pause."""

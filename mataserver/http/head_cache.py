@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 from aiohttp import HttpVersion11, hdrs
 
 from mataserver.http.auth import PRINCIPAL
-from mataserver.http.beginnings import MARK
+from mataserver.http.head_parsing import MARK
 from mataserver.http.routing import CLAIMED, ROUTE
 
 if TYPE_CHECKING:
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
     from mataserver.contract.envelope import Format
     from mataserver.contract.handles import Encoded
     from mataserver.contract.routes import Route
-    from mataserver.http.beginnings import Beginning
+    from mataserver.http.head_parsing import Beginning
     from mataserver.http.middleware import Edge
 
 MOST = 256

@@ -6,12 +6,12 @@ import asyncio
 from typing import TYPE_CHECKING
 
 from mataserver.contract.envelope import extended
-from mataserver.http.channel import WINDOW, Channel, StreamError
+from mataserver.http.stream_channel import WINDOW, Channel, StreamError
 
 if TYPE_CHECKING:
     from aiohttp import web
 
-    from mataserver.http.channel import Terms
+    from mataserver.http.stream_channel import Terms
     from mataserver.serving.feeds.shot import Shot
     from mataserver.serving.sessions import Session
 

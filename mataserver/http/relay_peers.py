@@ -12,7 +12,7 @@ from yarl import URL
 
 from mataserver.errors import NotFound, Unavailable
 from mataserver.frontends.vouching import HEADER
-from mataserver.http import passing, proxies
+from mataserver.http import proxies, relay_headers
 from mataserver.http.routing import REQUEST_ID
 
 if TYPE_CHECKING:
@@ -54,7 +54,7 @@ class OtherFrontends:
             connector=aiohttp.TCPConnector(limit=0),
             auto_decompress=False,
             cookie_jar=aiohttp.DummyCookieJar(),
-            middlewares=(passing.keep_refusals,),
+            middlewares=(relay_headers.keep_refusals,),
             timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS),
         )
 
@@ -69,7 +69,7 @@ class OtherFrontends:
         """Return what is sent with a request for ``path``, in the name of who asks here."""
         if self.voucher is None:
             raise Unavailable("The server has not joined the other front-ends yet", retry_after=1)
-        given = passing.sent(request)
+        given = relay_headers.sent(request)
         given["Accept-Encoding"] = "identity"
         given["X-Request-Id"] = request[REQUEST_ID]  # both logs tell of one request
         given.update(proxies.sent_on(request, trusted=self._trust_proxy))

@@ -13,20 +13,20 @@ from typing import TYPE_CHECKING, Any
 from aiohttp.helpers import rfc822_formatted_time
 
 from mataserver.contract.claims import PlainAnswer
-from mataserver.http.backlog import BEGINS
-from mataserver.http.hits import Hit
+from mataserver.http.head_hits import Hit
 from mataserver.http.middleware import new_id, require_room, size_of
 from mataserver.http.protocol import Whole
 from mataserver.http.routing import CLAIMED, REQUEST_ID
+from mataserver.http.unread_output import BEGINS
 
 if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.contract.claims import Unfinished
-    from mataserver.http.backlog import Portion
-    from mataserver.http.caching import CachingConversation
-    from mataserver.http.heads import KnownClaim
+    from mataserver.http.head_cache import KnownClaim
+    from mataserver.http.head_connection import CachingConversation
     from mataserver.http.middleware import Edge
+    from mataserver.http.unread_output import Portion
 
 _ANSWER = (
     "HTTP/1.1 200 OK\r\n%sX-Request-Id: %s\r\nServer-Timing: total;dur=%.3f\r\n"

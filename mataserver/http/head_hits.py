@@ -19,7 +19,7 @@ from aiohttp import hdrs
 from aiohttp.helpers import rfc822_formatted_time
 
 from mataserver.errors import TooSlow, Unavailable
-from mataserver.http import beginnings, bodies, codec
+from mataserver.http import bodies, codec, head_parsing
 from mataserver.http.middleware import LEFT, new_id, require_room
 from mataserver.http.routing import REQUEST_ID
 from mataserver.serving.dispatch import MOVED
@@ -30,9 +30,9 @@ if TYPE_CHECKING:
     from aiohttp import web
 
     from mataserver.contract.handles import Encoded
-    from mataserver.http.backlog import Portion
-    from mataserver.http.heads import Known, Talk
+    from mataserver.http.head_cache import Known, Talk
     from mataserver.http.middleware import Edge
+    from mataserver.http.unread_output import Portion
 
 DROP = 1 << 12
 """Bytes of a part of a body that is kept as it came."""
@@ -138,7 +138,7 @@ class Hit(Leaving):
         self._answering = self._released = False
         edge.lifecycle.active += 1
 
-    def begin(self, data: bytes, head: beginnings.Beginning) -> None:
+    def begin(self, data: bytes, head: head_parsing.Beginning) -> None:
         """Take what came first: the head, then the body or its beginning."""
         self._pieces.append(data)
         self._boundary, self._end = head.boundary, head.end
@@ -153,7 +153,7 @@ class Hit(Leaving):
         if self._answering:
             self._wait_with(data)
             return
-        more, left = data[: self._left], beginnings.rest(self._left, data)
+        more, left = data[: self._left], head_parsing.rest(self._left, data)
         try:
             self._share.take(len(more))
         except Unavailable:
@@ -173,7 +173,7 @@ class Hit(Leaving):
         last = self._pieces[-1]
         if len(more) >= DROP:
             self._pieces.append(more)
-        elif isinstance(last, bytearray) and len(last) < beginnings.EARLY:
+        elif isinstance(last, bytearray) and len(last) < head_parsing.EARLY:
             last += more
         else:
             self._pieces.append(bytearray(more))
@@ -183,7 +183,7 @@ class Hit(Leaving):
         self._early += data
         self._share.hold(len(data))
         transport = self._conversation.transport
-        if len(self._early) > beginnings.EARLY and transport is not None:
+        if len(self._early) > head_parsing.EARLY and transport is not None:
             transport.pause_reading()
 
     def abandon(self) -> None:

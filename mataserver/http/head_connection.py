@@ -19,10 +19,10 @@ from aiohttp.http_writer import StreamWriter
 from aiohttp.streams import EMPTY_PAYLOAD
 
 from mataserver.errors import Unavailable
-from mataserver.http import beginnings
-from mataserver.http.beginnings import EARLY, rest
-from mataserver.http.heads import KnownRoute, is_of
-from mataserver.http.hits import Hit
+from mataserver.http import head_parsing
+from mataserver.http.head_cache import KnownRoute, is_of
+from mataserver.http.head_hits import Hit
+from mataserver.http.head_parsing import EARLY, rest
 from mataserver.http.protocol import Conversation, unsign
 from mataserver.http.routing import ROUTE
 
@@ -32,10 +32,10 @@ if TYPE_CHECKING:
 
     from aiohttp import web
 
-    from mataserver.http.backlog import Portion
-    from mataserver.http.beginnings import Beginning
-    from mataserver.http.heads import Claim, HeadCache, Known, KnownClaim, Repeat
+    from mataserver.http.head_cache import Claim, HeadCache, Known, KnownClaim, Repeat
+    from mataserver.http.head_parsing import Beginning
     from mataserver.http.middleware import Edge
+    from mataserver.http.unread_output import Portion
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -114,7 +114,7 @@ class CachingConversation(Conversation):
     def _begin(self, data: bytes) -> bool:
         """Look at the beginning of a message; whether its head is known, and all is done."""
         self._head, is_idle = None, self._is_idle
-        head = beginnings.read(data)
+        head = head_parsing.read(data)
         if head is None:
             self._pass(-1)
             return False

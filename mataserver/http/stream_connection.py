@@ -21,8 +21,8 @@ from mataserver.contract.handles import ResultEvent
 from mataserver.engines.accidents import Displaced, WorkerDied
 from mataserver.errors import BadRequest, MataError, Unavailable
 from mataserver.http.budget import BudgetShare
-from mataserver.http.channel import INTERNAL, WINDOW, Channel, StreamError
-from mataserver.http.taken import Frame, StreamToken, Taken
+from mataserver.http.stream_channel import INTERNAL, WINDOW, Channel, StreamError
+from mataserver.http.stream_frames import Frame, StreamToken, Taken
 from mataserver.serving.batching import NotDispatchedError
 
 if TYPE_CHECKING:
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from mataserver.contract.envelope import Format
     from mataserver.engines.work import Outcome
-    from mataserver.http.channel import Terms
+    from mataserver.http.stream_channel import Terms
     from mataserver.serving.sessions import Session
 
     Found = Outcome | MataError
