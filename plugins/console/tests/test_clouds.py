@@ -27,19 +27,25 @@ def planted(monkeypatch):
 
 
 @contextlib.asynccontextmanager
-async def before_the_cloud(tmp_path, *flags):
-    """Yield somebody before a reconstruction that is done."""
+async def before_the_cloud(tmp_path, *flags, script="0"):
+    """Yield somebody before a reconstruction that is done, after a script ran."""
     points = [planted_cloud.POINT]
     async with (
         served(tmp_path, "database", "jobs", points=points) as server,
         shown(server.url, tmp_path, flags=flags) as person,
     ):
         begun = await asked(server, "POST", "/upload")
-        assert not [each for each in person.page.asked if "three" in each]
+        await person.evaluate(script)
+        assert not by_the_page(person)
         await person.go(f"jobs?id={begun['job_id']}")
         await person.until("!!document.querySelector('.facts-left, .flat')")
         person.server = server
         yield person
+
+
+def by_the_page(person):
+    """Return what the page itself asked of the library that draws; a worker's requests are not."""
+    return [each for each in person.page.asked if "three" in each]
 
 
 async def picture(person):
@@ -126,6 +132,8 @@ async def test_how_a_cloud_is_looked_at(tmp_path):
     """By height, a part cut off, without cameras, by keys; those left out say why."""
     async with before_the_cloud(tmp_path) as person:
         await places(person, planted_cloud.RED)
+        assert not by_the_page(person)
+        await turned(person)
         await person.click("Clip")
         await person.fill("input[aria-label='z to']", 0.9)
         await places(person, planted_cloud.RED, few=True)
@@ -152,6 +160,28 @@ async def test_how_a_cloud_is_looked_at(tmp_path):
         await photographs_and_pairs(person)
 
 
+async def turned(person):
+    """Drag it round and come nearer with the wheel, which chooses nothing; then see it all."""
+    before = await places(person, planted_cloud.BLUE)
+    await person.point(".viewer canvas", 0.3, 0.5, to=(0.4, 0.5))
+    while (await places(person, planted_cloud.BLUE)).mean(0)[0] > before.mean(0)[0] - 20:
+        await asyncio.sleep(0.1)
+    await person.click("Fit")
+    while abs((await places(person, planted_cloud.BLUE)).mean(0)[0] - before.mean(0)[0]) > 5:
+        await asyncio.sleep(0.1)
+    green = await places(person, planted_cloud.GREEN)
+    x, y = green.mean(0)
+    await person.page.call(
+        "Input.dispatchMouseEvent", type="mouseWheel", x=x, y=y, deltaX=0, deltaY=-300
+    )
+    while np.ptp(await places(person, planted_cloud.GREEN), 0)[0] < np.ptp(green, 0)[0] * 1.08:
+        await asyncio.sleep(0.1)
+    await person.click("Fit")
+    while np.ptp(await places(person, planted_cloud.GREEN), 0)[0] > np.ptp(green, 0)[0] * 1.03:
+        await asyncio.sleep(0.1)
+    assert not await person.evaluate("!!document.querySelector('.seen')")
+
+
 async def photographs_and_pairs(person):
     """Look at those left out, and choose one from the grid, the ring and the pairs."""
     await person.until("document.querySelectorAll('.photos .out').length == 2")
@@ -171,9 +201,19 @@ async def photographs_and_pairs(person):
     await person.sees("cloud.ply")
 
 
+async def test_a_browser_whose_workers_do_not_draw(tmp_path):
+    """The page draws by itself then, and hears the same."""
+    script = "delete HTMLCanvasElement.prototype.transferControlToOffscreen"
+    async with before_the_cloud(tmp_path, script=script) as person:
+        await turned(person)
+        assert by_the_page(person)
+        await person.click("Height")
+        await places(person, planted_cloud.RED, few=True)
+
+
 async def test_without_webgl(tmp_path):
     """It says so, and the cloud can be downloaded."""
-    async with before_the_cloud(tmp_path, "--disable-3d-apis") as person:
+    async with before_the_cloud(tmp_path, "--disable-software-rasterizer") as person:
         await person.sees("This browser shows no WebGL")
         script = """fetch(document.querySelector('.flat a').href).then((answer) => answer.text())
           .then((text) => text.slice(0, 3))"""

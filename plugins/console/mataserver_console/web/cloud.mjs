@@ -18,26 +18,32 @@ const MANY = 20_000;  // points from which on smaller ones are enough
 export const fileOf = (job, name) => `v1/jobs/${job.id}/files/${name.split("/").map(encodeURIComponent).join("/")}`;
 export const photoOf = (job, images, name) => `jobs/${job.id}/photos/${images.findIndex((image) => image.name === name)}`;
 
-/** The scene of a model and its cameras. Made once for a canvas: one whose context was given back makes no other. */
+/** When what is on the page was painted: the viewer, as large as all the rest of it, comes behind the photographs. */
+const painted = () => new Promise((done) => {
+  requestAnimationFrame(() => ("requestIdleCallback" in window ? requestIdleCallback(done, { timeout: 1000 }) : setTimeout(done)));
+});
+
+/** The scene of a model and its cameras. Made once for a canvas: one that was given away makes no other. */
 function useScene(canvas, job, model, cameras) {
   const [made, setMade] = useState({});
   useEffect(() => {
     const control = new AbortController();
-    let scene = /** @type {import("./cloud_scene.mjs").CloudScene | null} */ (null);
+    const { signal } = control;
+    const after = painted();
+    const drawn = after.then(() => import("./cloud_remote.mjs")).then(({ cloudOn }) => cloudOn(canvas.current)).catch(() => null);
     const begin = async () => {
-      const { signal } = control;
-      const [{ CloudScene }, ply, every] = await Promise.all([
-        import("./cloud_scene.mjs"), send(fileOf(job, model.filename), { signal }).then((answer) => answer.arrayBuffer()), ask(fileOf(job, cameras), { signal }),
+      await after;
+      const [scene, ply, every] = await Promise.all([
+        drawn, send(fileOf(job, model.filename), { signal }).then((answer) => answer.arrayBuffer()), ask(fileOf(job, cameras), { signal }),
       ]);
       if (signal.aborted) return;
+      if (!scene) { setMade({ flat: true }); return; }
       const views = every.find((each) => each.model === model.name)?.views ?? [];
-      let made;
-      try { made = scene = new CloudScene(canvas.current); } catch { setMade({ flat: true }); return; }
-      made.show(ply, views);
-      setMade({ scene: made, views });
+      const shown = await scene.call("show", ply, views);
+      setMade({ scene, views, ...shown });
     };
-    begin().catch((error) => { if (!control.signal.aborted) setMade({ error }); });
-    return () => { control.abort(); scene?.dispose(); };
+    begin().catch((error) => { if (!signal.aborted) setMade({ error }); });
+    return () => { control.abort(); drawn.then((scene) => scene?.dispose()); };
   }, []);
   return made;
 }
@@ -66,7 +72,7 @@ const Toggle = ({ on, icon, children, ...rest }) => html`<button type="button" a
 
 function Tools({ how, set, full, scene, scale }) {
   return html`<div class="glass vt" role="toolbar" aria-label="View">
-    <button type="button" onClick=${() => scene.fit()}>Fit</button>
+    <button type="button" onClick=${() => scene.call("fit")}>Fit</button>
     <${Toggle} icon="box" on=${Boolean(how.parts)} onClick=${() => set({ parts: how.parts ? null : WHOLE })}>Clip<//>
     <${Toggle} icon="camera" on=${how.cameras} onClick=${() => set({ cameras: !how.cameras })}>Cameras<//>
     ${scale && html`<button type="button" onClick=${scale}>Scale</button>`}
@@ -79,49 +85,47 @@ function Height({ ends, unit }) {
 
 /** What is drawn is set anew whenever a control is moved. */
 function useLook(scene, how) {
-  const [ends, setEnds] = useState(null);
-  useEffect(() => { if (scene) setEnds(scene.colour(how.colour)); }, [scene, how.colour]);
-  useEffect(() => scene?.size(how.size), [scene, how.size]);
-  useEffect(() => scene?.cameras(how.cameras), [scene, how.cameras]);
-  useEffect(() => scene?.clip(how.parts), [scene, how.parts]);
-  return ends;
+  useEffect(() => { scene?.call("colour", how.colour); }, [scene, how.colour]);
+  useEffect(() => { scene?.call("size", how.size); }, [scene, how.size]);
+  useEffect(() => { scene?.call("cameras", how.cameras); }, [scene, how.cameras]);
+  useEffect(() => { scene?.call("clip", how.parts); }, [scene, how.parts]);
 }
 
 function Viewer({ job, model, images, cameras, chosen, choose, follow }) {
   const canvas = useRef(null), box = useRef(null);
-  const { scene, views = [], flat, error } = useScene(canvas, job, model, cameras);
+  const { scene, views = [], step = 1, ends, flat, error } = useScene(canvas, job, model, cameras);
   const [how, setHow] = useState({ colour: "picture", size: model.num_points3D > MANY ? 2 : 4, cameras: true, parts: null });
   const set = (change) => setHow((old) => ({ ...old, ...change }));
-  const ends = useLook(scene, how);
+  useLook(scene, how);
   const [scaling, setScaling] = useState(false);
   const from = useRef(null);
-  useEffect(() => { scene?.choose(chosen); if (scene && chosen) scene.fly(chosen); }, [scene, chosen]);
-  const click = (event) => {
+  useEffect(() => { scene?.call("choose", chosen); if (chosen) scene?.call("fly", chosen); }, [scene, chosen]);
+  const click = async (event) => {
     if (!from.current || Math.hypot(event.clientX - from.current[0], event.clientY - from.current[1]) > 4) return;  // it was a drag
-    const name = scene?.pick(event);
+    const name = await scene?.at("pick", event);
     if (name) choose(name);
   };
   const press = (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey || !scene) return;
-    if (KEYS[event.key]) scene.orbit(...KEYS[event.key]);
-    else if (event.key.toLowerCase() === "f") scene.fit();
+    if (KEYS[event.key]) scene.call("orbit", ...KEYS[event.key]);
+    else if (event.key.toLowerCase() === "f") scene.call("fit");
     else if (event.key === "Escape" && chosen) choose("");
     else return;
     event.preventDefault();
   };
   const said = `Point cloud of ${count(model.num_points3D, "point")} and ${count(model.num_images, "camera")}. Arrows turn it, plus and minus zoom, F shows all of it.`;
   return html`<div class="viewer" ref=${box}>${!flat && html`<canvas ref=${canvas} tabindex="0" role="application" aria-label=${said} onKeyDown=${press}
-      onPointerDown=${(event) => { from.current = [event.clientX, event.clientY]; }} onClick=${click} onDblClick=${(event) => scene?.centre(event)}></canvas>`}
+      onPointerDown=${(event) => { from.current = [event.clientX, event.clientY]; }} onClick=${click} onDblClick=${(event) => scene?.at("centre", event)}></canvas>`}
     ${flat && html`<div class="flat"><p>This browser shows no WebGL, which the viewer needs.</p><a class="btn" href=${fileOf(job, model.filename)} download><${Icon} name="download"/>Download the cloud</a></div>`}
     ${error && html`<div class="flat"><${Trouble} error=${error}/></div>`}
     ${!scene && !flat && !error && html`<div class="running"><i></i></div>`}
     ${scene && html`<${Tools} how=${how} set=${set} scene=${scene} scale=${may("jobs:write") && views.length > 0 ? () => setScaling(true) : null} full=${() => (document.fullscreenElement ? document.exitFullscreen() : box.current.requestFullscreen())}/>
       ${how.parts && html`<${Clip} parts=${how.parts} setParts=${(parts) => set({ parts })}/>`}
       <div class="glass facts-left"><b>${model.num_points3D.toLocaleString("en")}</b><span>points</span><span>${count(model.num_images, "camera")}</span>
-        ${model.mean_reprojection_error !== null && html`<span>${model.mean_reprojection_error.toFixed(2)} px</span>`}${model.unit && html`<span>squares of ${Number(scene.step.toPrecision(3))} m</span>`}</div>
+        ${model.mean_reprojection_error !== null && html`<span>${model.mean_reprojection_error.toFixed(2)} px</span>`}${model.unit && html`<span>squares of ${Number(step.toPrecision(3))} m</span>`}</div>
       <div class="glass look"><${Segments} label="Colour" value=${how.colour} onChange=${(colour) => set({ colour })} options=${[["picture", "Picture"], ["height", "Height"]]}/>
         <label class="row"><span>Size</span><${Slider} label="Size of a point in pixels" min=${1} max=${10} step=${1} value=${how.size} onInput=${(size) => set({ size })}/></label>
-        ${how.colour === "height" && ends && html`<${Height} ends=${ends} unit=${model.unit}/>`}</div>`}
+        ${how.colour === "height" && html`<${Height} ends=${ends} unit=${model.unit}/>`}</div>`}
     ${scaling && html`<${ScaleDialog} job=${job} images=${images} views=${views} close=${() => setScaling(false)} done=${(said) => { setScaling(false); choose(""); follow(said); }}/>`}
     ${chosen && html`<${Seen} job=${job} images=${images} chosen=${chosen} choose=${choose}/>`}</div>`;
 }
