@@ -8,7 +8,7 @@ import json
 import planted_sam
 import pytest
 import test_filming
-from console_pages import CHROMIUM, NODE, ran, served, shown
+from console_pages import CHROMIUM, NODE, TABS, asked, ran, served, shown
 
 pytestmark = pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 PATHS = "[...document.querySelectorAll('.over .mask')].map((e) => e.getAttribute('d'))"
@@ -42,11 +42,36 @@ async def test_the_code_of_segment_runs(tmp_path):
 
 async def test_the_code_of_a_video_runs(tmp_path, film):
     """As it is copied it opens a session, points, tracks and ends it."""
-    async with test_filming.before(tmp_path) as (_, person):
+    async with test_filming.before(tmp_path) as (server, person):
         await test_filming.opened(person, film)
         await person.point(".clicks", 0.5, 0.5)
         await person.until("document.querySelectorAll('.over .mask').length === 1")
-        said = await ran(person, "curl", tmp_path)
-        assert f'"total_frames":{test_filming.COUNT}' in said, said
-        assert f'"frame_index":{test_filming.COUNT - 1}' in said, said
-        assert '"detail"' not in said, said
+        for tab in TABS:
+            said = (await ran(person, tab, tmp_path)).replace("'", '"').replace('": ', '":')
+            assert f'"total_frames":{test_filming.COUNT}' in said, said
+            assert f'"frame_index":{test_filming.COUNT - 1}' in said, said
+            assert '"detail"' not in said, said
+            assert (await asked(server, "GET", "/api/v1/video/sessions"))["total_sessions"] == 1
+
+
+@pytest.mark.parametrize("given", ["top_k=3", "normalize=false"])
+async def test_the_code_of_ask_runs(tmp_path, given):
+    """As it is copied it prints the answer as it is written, with parameters of a form and without.
+
+    The page asks the same: whatever the parameters are, and what the question holds.
+    """
+    question = '@ "how" large; is\nit\'s 100 % \\ width?'
+    async with served(tmp_path) as server, shown(server.url, tmp_path) as person:
+        await person.go(f"ask?{given}")
+        await person.give(name="a, b; c.png")
+        await person.fill("#question", question)
+        await person.until("document.querySelector('.more-params .field')")
+        await person.click("Ask", ".talk")
+        await person.until("document.querySelector('.answer')?.innerText === '64x64'")
+        await person.fill("#question", question)
+        await person.click("Code")
+        for tab in TABS:
+            said = await ran(person, tab, tmp_path)
+            assert given.partition("=")[0] in await person.text(".codebox pre"), tab
+            assert said.count("64x64") == (1 if tab == "curl" else 2), said
+            assert "detail" not in said, said

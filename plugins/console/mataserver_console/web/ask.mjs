@@ -1,6 +1,6 @@
 // Ask: a talk about a picture with a model that writes; each answer as it comes, with its tokens.
-import { events, isAbort, may, send } from "./api.mjs";
-import { Code, base } from "./code.mjs";
+import { events, isAbort, may } from "./api.mjs";
+import { Code, WRITTEN } from "./code.mjs";
 import { Button, Copy, Note, Trouble } from "./controls.mjs";
 import { Bar } from "./frame.mjs";
 import { html, useEffect, useRef, useState } from "./html.mjs";
@@ -8,10 +8,9 @@ import { Parameters, givenOf, wrongOf } from "./params.mjs";
 import { Picker } from "./picker.mjs";
 import { Empty, Examples, Ways, useDropped } from "./picture.mjs";
 import { amend, useRoute } from "./route.mjs";
-import { fieldOf } from "./code.mjs";
 import { refresh, useSource } from "./source.mjs";
 import { useModel, usePicture } from "./try.mjs";
-import { useSeconds } from "./runner.mjs";
+import { infer, useSeconds } from "./runner.mjs";
 
 const OWN = ["model", "prompt"];
 const QUESTIONS = ["What is in the picture?", "Which text is in it?", "What stands out?"];
@@ -21,13 +20,8 @@ async function ask({ model, params, picture, question, signal }, tell) {
   const turn = { question, text: "", begun: performance.now(), first: 0, done: 0, usage: null, error: null, stopped: false };
   const change = (changes) => { Object.assign(turn, changes); tell({ ...turn }); };
   change({});
-  const form = new FormData();
-  form.append("model", model);
-  form.append("prompt", question);
-  for (const [name, value] of Object.entries(params)) form.append(name, fieldOf(value));
-  form.append("file", picture.blob, picture.name);
   try {
-    const answer = await send("v1/infer/upload", { method: "POST", body: form, headers: { Accept: "text/event-stream" }, signal });
+    const answer = await infer({ model, params: { ...params, prompt: question }, picture, signal, headers: { Accept: "text/event-stream" } });
     for await (const { name, value } of events(answer)) {
       if (name === "token") change({ text: turn.text + value.text, first: turn.first || performance.now() });
       if (name === "result") change({ text: value.text, usage: value.usage ?? null, first: turn.first || performance.now(), done: performance.now() });
@@ -103,22 +97,5 @@ export default function Ask() {
           <div class="row between"><span class="help wide">Each question stands by itself: the model sees the picture and this question.</span>
             ${busy ? html`<${Button} icon="stop" onClick=${() => control.current.abort()}>Stop<//>` : html`<${Button} primary type="submit" disabled=${!picture || !name || !words.trim()}>Ask<//>`}</div></form>
         ${schema && Object.keys(schema.properties).length > 0 && html`<details class="more-params"><summary>Parameters</summary><${Parameters} key=${name} schema=${schema} given=${given} setGiven=${setGiven} wrong=${wrongOf(last?.error, schema)}/></details>`}
-        <details class="more-params"><summary>Code</summary><${Code} made=${CHAT} request=${{ model: name, question: words || last?.question || "What is in the picture?", file: picture?.name ?? "picture.jpg" }}/></details></section></div>`;
+        <details class="more-params"><summary>Code</summary><${Code} made=${WRITTEN} request=${{ model: name, params: { ...given, prompt: words || last?.question || QUESTIONS[0] }, file: picture?.name ?? "picture.jpg" }}/></details></section></div>`;
 }
-
-const single = (text) => text.replaceAll("'", "'\\''");
-const CHAT = {
-  curl: ({ model, question, file }) => `curl -N -H "Authorization: Bearer $KEY" -H "Accept: text/event-stream" \\\n  -F 'model=${single(model)}' -F 'prompt=${single(question)}' -F 'file=@${single(file)}' \\\n  ${base()}/v1/infer/upload`,
-  python: ({ model, question, file }) => `import base64, os
-from openai import OpenAI
-
-client = OpenAI(base_url="${base()}/openai/v1", api_key=os.environ["KEY"])
-image = base64.b64encode(open(${JSON.stringify(file)}, "rb").read()).decode()
-for piece in client.chat.completions.create(
-    model=${JSON.stringify(model)}, stream=True,
-    messages=[{"role": "user", "content": [
-        {"type": "text", "text": ${JSON.stringify(question)}},
-        {"type": "image_url", "image_url": {"url": "data:image/jpeg;base64," + image}}]}],
-):
-    print(piece.choices[0].delta.content or "" if piece.choices else "", end="")`,
-};

@@ -2,6 +2,8 @@
 import { Copy, Tabs } from "./controls.mjs";
 import { html, useState } from "./html.mjs";
 
+const STREAM = '-N -H "Accept: text/event-stream" ';
+
 /** Parameters of the API that a form cannot carry; nor can one carry lists, but for `prompts` without full stops. */
 const NO_FORM = new Set([
   "system_prompt", "top_p", "use_softmax", "normalize", "target_size", "point_prompts", "box_prompts",
@@ -23,18 +25,18 @@ export const base = () => new URL(".", location.href).href.replace(/\/$/, "");
 export const quote = (text) => (/^[\w./:@=-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
 const WORDS = { true: "True", false: "False", null: "None" };
 /** A value as Python writes it: its words stand outside of texts only. */
-const python = (value) => JSON.stringify(value).replace(/"(?:[^"\\]|\\.)*"|\b(?:true|false|null)\b/g, (found) => WORDS[found] ?? found);
+export const python = (value) => JSON.stringify(value).replace(/"(?:[^"\\]|\\.)*"|\b(?:true|false|null)\b/g, (found) => WORDS[found] ?? found);
 const fields = (given) => Object.entries(given).map(([name, value]) => `${name}: ${JSON.stringify(value)}`).join(", ");
 
 /**
  * The code that posts JSON with a picture in it, as base64.
- * @type {Record<string, (request: {path: string, given: Record<string, any>, file: string}) => string>}
+ * @type {Record<string, (request: {path: string, given: Record<string, any>, file: string, flags?: string}) => string>}
  */
 export const POSTED = {
-  curl: ({ path, given, file }) => {
+  curl: ({ path, given, file, flags = "" }) => {
     // printf reads % and \ itself, and the shell the quotes
     const text = JSON.stringify(given).replaceAll("\\", "\\\\").replaceAll("%", "%%").replaceAll("'", "'\\''");
-    return `printf '${text.slice(0, -1)},"image":"%s"}' "$(base64 < ${quote(file)} | tr -d '\\n')" |\n  curl -H "Authorization: Bearer $KEY" -H "Content-Type: application/json" \\\n  -d @- ${base()}/${path}`;
+    return `printf '${text.slice(0, -1)},"image":"%s"}' "$(base64 < ${quote(file)} | tr -d '\\n')" |\n  curl ${flags}-H "Authorization: Bearer $KEY" -H "Content-Type: application/json" \\\n  -d @- ${base()}/${path}`;
   },
   python: ({ path, given, file }) => `import base64, json, os
 from urllib.request import Request, urlopen
@@ -58,27 +60,59 @@ console.log(await answer.json());`,
 /** A field of a form: curl reads a file for what begins with @ or <, and options behind a semicolon. */
 const field = (name, value) => `${/^\w[^;"]*$/.test(value) ? "-F" : "--form-string"} ${quote(`${name}=${value}`)}`;
 /** A file's name as curl takes it in a form, where commas part several of them. */
-const ofForm = (file) => (/[,;"\\]/.test(file) ? `"${file.replace(/[\\"]/g, "\\$&")}"` : file);
+export const ofForm = (file) => (/[,;"\\]/.test(file) ? `"${file.replace(/[\\"]/g, "\\$&")}"` : file);
 
-function curl({ model, params, file }) {
-  if (!fitsForm(params)) return POSTED.curl({ path: "v1/infer", given: { model, params }, file });
+function curl({ model, params, file, flags = "" }) {
+  if (!fitsForm(params)) return POSTED.curl({ path: "v1/infer", given: { model, params }, file, flags });
   const parts = Object.entries(params).map(([name, value]) => `  ${field(name, fieldOf(value))} \\\n`).join("");
-  return `curl -H "Authorization: Bearer $KEY" \\\n  ${field("model", model)} \\\n${parts}  -F ${quote(`file=@${ofForm(file)}`)} \\\n  ${base()}/v1/infer/upload`;
+  return `curl ${flags}-H "Authorization: Bearer $KEY" \\\n  ${field("model", model)} \\\n${parts}  -F ${quote(`file=@${ofForm(file)}`)} \\\n  ${base()}/v1/infer/upload`;
 }
 
-const inPython = ({ model, params, file }) => `import os
+const client = (call, { model, params, file }) => `import os
 from mataserver_client import Client
 
 with Client(${JSON.stringify(base())}, api_key=os.environ["KEY"]) as client:
-    result = client.infer(${JSON.stringify(model)}, ${JSON.stringify(file)}${Object.entries(params).map(([name, value]) => `, ${name}=${python(value)}`).join("")})
+    ${call(`(${JSON.stringify(model)}, ${JSON.stringify(file)}${Object.entries(params).map(([name, value]) => `, ${name}=${python(value)}`).join("")})`)}`;
+
+const inPython = (request) => `${client((given) => `result = client.infer${given}`, request)}
 
 print(result)`;
 
 const inJavaScript = ({ model, params, file }) => POSTED.javascript({ path: "v1/infer", given: { model, params }, file });
 
 const LANGUAGES = { curl, python: inPython, javascript: inJavaScript };
+
+/** The code that prints an answer as it is written, and at the end all that is told of it. */
+export const WRITTEN = {
+  curl: (request) => curl({ ...request, flags: STREAM }),
+  python: (request) => client((given) => `for piece in client.generate${given}:
+        print(piece if isinstance(piece, str) else f"\\n{piece}", end="", flush=True)`, request),
+  javascript: ({ model, params, file }) => `const { readFile } = await import("node:fs/promises");
+
+const image = (await readFile(${JSON.stringify(file)})).toString("base64");
+const answer = await fetch("${base()}/v1/infer", {
+  method: "POST",
+  headers: {
+    Authorization: \`Bearer \${process.env.KEY}\`,
+    "Content-Type": "application/json",
+    Accept: "text/event-stream",
+  },
+  body: JSON.stringify({ ${fields({ model, params })}, image }),
+});
+if (!answer.ok) throw new Error(await answer.text());
+let rest = "";
+for await (const part of answer.body.pipeThrough(new TextDecoderStream())) {
+  const events = (rest + part).split("\\n\\n");
+  rest = events.pop();
+  for (const event of events) {
+    const [name, data] = event.split("\\n").map((line) => line.replace(/^\\w+: /, ""));
+    if (name === "token") process.stdout.write(JSON.parse(data).text);
+    else console.log("\\n", JSON.parse(data));
+  }
+}`,
+};
 const TABS = [["curl", "curl"], ["python", "Python"], ["javascript", "JavaScript"]];
-const TOKEN = /("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`(?:[^`\\]|\\.)*`)|\b(curl|printf|import|from|with|as|print|const|await)\b/g;
+const TOKEN = /("(?:[^"\\\n]|\\.)*"|'(?:[^'\\\n]|\\.)*'|`(?:[^`\\]|\\.)*`)|\b(curl|printf|import|from|with|as|def|return|try|finally|print|for|in|of|if|else|const|let|await|async|throw|new)\b/g;
 
 /** Text with its strings and words of the language marked. */
 function marked(text) {

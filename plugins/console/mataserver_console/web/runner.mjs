@@ -15,15 +15,15 @@ export const base64Of = (blob) => new Promise((resolve, reject) => {
 });
 
 /** Ask about a picture: a form where the parameters fit into one, else JSON. */
-export async function infer({ model, params, picture, signal }) {
+export async function infer({ model, params, picture, signal, headers = {} }) {
   if (!fitsForm(params)) {
-    return send("v1/infer", { json: { model, params, image: await base64Of(picture.blob) }, signal });
+    return send("v1/infer", { json: { model, params, image: await base64Of(picture.blob) }, signal, headers });
   }
   const form = new FormData();
   form.append("model", model);
   for (const [name, value] of Object.entries(params)) form.append(name, fieldOf(value));
   form.append("file", picture.blob, picture.name);
-  return send("v1/infer/upload", { method: "POST", body: form, signal });
+  return send("v1/infer/upload", { method: "POST", body: form, signal, headers });
 }
 
 /** One run at a time: two models that work at once tell neither's time. */
