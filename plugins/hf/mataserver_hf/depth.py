@@ -12,7 +12,7 @@ import re
 from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
-from mataserver import Backend, DepthResult, Params
+from mataserver import Backend, DepthResult, MataError, Params
 from mataserver_hf import installation
 
 if TYPE_CHECKING:
@@ -139,7 +139,33 @@ def load(spec: ModelSpec, ctx: LoadContext) -> DepthEstimator:
 
     checkpoint = Checkpoint(spec, ctx)
     network = checkpoint.network(AutoModelForDepthEstimation, unused=_UNUSED)
-    return checkpoint.ready(DepthEstimator(network, checkpoint.whole_pixels()), DepthParams())
+    pixels = checkpoint.whole_pixels()
+    _tell_patches(network.config, pixels)
+    return checkpoint.ready(DepthEstimator(network, pixels), DepthParams())
+
+
+def _tell_patches(config: Any, pixels: Pixels) -> None:
+    """Have a DPT without a backbone of its own lay its patches out as the image has them.
+
+    transformers takes them for a square's there: it fails for others, or mixes them up where their
+    number is that of a square. Its code looks at the image where the configuration tells a
+    backbone's size of patches. DPT-Hybrid has no such place: raises ``MataError`` where its
+    processor does not make the only square that it takes.
+    """
+    if config.model_type != "dpt":
+        return
+    if config.is_hybrid:
+        given = config.image_size
+        side = given if isinstance(given, int) else given[0]
+        if pixels.fixed_size != (side, side):
+            raise MataError(
+                f"a DPT-Hybrid takes images of {side}x{side} pixels alone, and its image processor "
+                "makes others"
+            )
+    elif config.backbone_config is None:
+        from transformers import ViTConfig
+
+        config.backbone_config = ViTConfig(patch_size=config.patch_size)
 
 
 def accepts(files: ModelFiles) -> bool:

@@ -22,6 +22,10 @@ if TYPE_CHECKING:
     Tensors = dict[str, torch.Tensor]
 
 
+_PROBES = ((300, 400), (400, 300))
+"""Images to see what a processor makes of any."""
+
+
 class Pixels:
     """An image processor of transformers."""
 
@@ -43,6 +47,13 @@ class Pixels:
             return int(values["height"]), int(values["width"])
         edge = values.get("shortest_edge")
         return (int(edge), int(edge)) if edge else None
+
+    @property
+    def fixed_size(self) -> tuple[int, int] | None:
+        """The ``(height, width)`` that every image gets; None where it depends on the image."""
+        shown = [self._prepare(np.zeros((*size, 3), np.uint8)) for size in _PROBES]
+        first, second = (each["pixel_values"].shape[-2:] for each in shown)
+        return (int(first[0]), int(first[1])) if first == second else None
 
     @property
     def cuts(self) -> bool:

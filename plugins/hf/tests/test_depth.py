@@ -93,6 +93,103 @@ def test_dpt_loses_what_was_put_around(resized, checkpoint, context, picture, tm
     assert relative(result.depth_map, expected[0, 0].numpy()) < 1e-5
 
 
+def processed(path, source, **changes):
+    """Copy a checkpoint, and change what its image processor does."""
+    import json
+
+    shutil.copytree(source, path)
+    file = path / "preprocessor_config.json"
+    file.write_text(json.dumps(json.loads(file.read_text()) | changes))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("size", "kept"), [((64, 96), False), ((32, 128), False), ((64, 64), True), ((40, 70), False)]
+)
+def test_dpt_takes_images_that_are_no_squares(size, kept, checkpoint, context, picture, tmp_path):
+    """Patches lie as in the image, also those of 32x128 pixels, as many as of a square of 64.
+
+    transformers reshapes them to a square, so its parts are called one by one.
+    """
+    import torch
+    from PIL import Image
+    from transformers import AutoImageProcessor, AutoModelForDepthEstimation
+
+    path = processed(
+        tmp_path / "dpt",
+        checkpoint("dpt"),
+        size={"height": size[0], "width": size[1]},
+        keep_aspect_ratio=kept,
+        ensure_multiple_of=16 if kept else 1,
+    )
+    images = [picture(90, 150, 1), picture(90, 150, 2)]
+    results = depth.load(ModelSpec("dpt", "depth", "local", path), context()).predict(
+        images, [RAW] * 2
+    )
+    processor = AutoImageProcessor.from_pretrained(path, local_files_only=True)
+    network = AutoModelForDepthEstimation.from_pretrained(path, dtype=torch.float32).eval()
+    for image, result in zip(images, results, strict=True):
+        pixels = processor(images=Image.fromarray(image), return_tensors="pt")["pixel_values"]
+        rows, columns = (side // 16 for side in pixels.shape[-2:])
+        assert rows != columns
+        with torch.inference_mode():
+            states = network.dpt(pixels, output_hidden_states=True).hidden_states[1:]
+            found = network.head(network.neck(list(states), rows, columns))
+        expected = torch.nn.functional.interpolate(
+            found[None], size=(90, 150), mode="bicubic", align_corners=False
+        )
+        assert relative(result.depth_map, expected[0, 0].numpy()) < 1e-5
+
+
+def test_a_hybrid_dpt_of_another_size_is_refused(checkpoint, context, picture, tmp_path):
+    """DPT-Hybrid lays its patches out as a square: a processor that makes none is told at load."""
+    from transformers import BitConfig, DPTConfig, DPTForDepthEstimation
+
+    source = tmp_path / "hybrid"
+    backbone = BitConfig(
+        embedding_size=8,
+        hidden_sizes=[8, 8, 16],
+        depths=[1, 1, 1],
+        num_groups=4,
+        layer_type="bottleneck",
+        global_padding="same",
+        embedding_dynamic_padding=True,
+        out_features=["stage1", "stage2", "stage3"],
+    )
+    config = DPTConfig(
+        is_hybrid=True,
+        backbone_config=backbone,
+        hidden_size=32,
+        num_hidden_layers=4,
+        num_attention_heads=2,
+        intermediate_size=64,
+        image_size=64,
+        patch_size=16,
+        backbone_out_indices=[0, 1, 2, 3],
+        neck_hidden_sizes=[8, 8, 16, 16],
+        neck_ignore_stages=[0, 1],
+        backbone_featmap_shape=[1, 16, 4, 4],
+        fusion_hidden_size=8,
+        use_auxiliary_head=False,
+    )
+    DPTForDepthEstimation(config).save_pretrained(source)
+    shutil.copy(checkpoint("dpt") / "preprocessor_config.json", source)
+    image = picture(90, 150)
+    [result] = depth.load(ModelSpec("d", "depth", "local", source), context()).predict(
+        [image], [RAW]
+    )
+    processor, output = predicted(source, image)
+    [expected] = processor.post_process_depth_estimation(output, target_sizes=[(90, 150)])
+    assert relative(result.depth_map, expected["predicted_depth"].numpy()) < 1e-5
+    for changes in (
+        {"size": {"height": 64, "width": 96}},
+        {"keep_aspect_ratio": True, "ensure_multiple_of": 16},
+    ):
+        path = processed(tmp_path / str(len(str(changes))), source, **changes)
+        with pytest.raises(MataError, match="takes images of 64x64 pixels alone"):
+            depth.load(ModelSpec("d", "depth", "local", path), context())
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_batch_equals_single(name, model, picture):
     """A batch of mixed sizes gives what its images give one by one."""

@@ -16,7 +16,20 @@ if TYPE_CHECKING:
 
     from mataserver_onnx.graph import Dim
 
-_KINDS = {"FP32": FLOAT, "FP16": FLOAT16}
+_KINDS = {
+    "FP32": FLOAT,
+    "FP16": FLOAT16,
+    "U8": 2,
+    "I8": 3,
+    "U16": 4,
+    "I16": 5,
+    "I32": 6,
+    "I64": 7,
+    "BOOL": 9,
+    "U32": 12,
+    "U64": 13,
+}
+"""Numbers of ``TensorProto.DataType`` by OpenVINO's names: whole numbers are no logits."""
 _MAX_BYTES = 256 * 2**20
 _NOT_IR = "the file is not an OpenVINO model, or not the whole of one"
 

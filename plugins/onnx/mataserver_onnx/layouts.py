@@ -216,10 +216,17 @@ def _unnamed(graph: Graph) -> frozenset[LayoutName]:
     if port.kind in WHOLE_NUMBERS:  # the number of a class for each pixel, which is no depth
         return frozenset()
     if len(port.dims) == 4:
-        if port.dims[2:] == (1, 1):
-            return frozenset({"classes"})
-        return frozenset({"depth" if port.dims[1] == 1 else "semantic"})
+        return _deep(graph, port)
     return frozenset({"depth"} if len(port.dims) == 3 and _is_map(graph, port) else ())
+
+
+def _deep(graph: Graph, port: Port) -> frozenset[LayoutName]:
+    """Recognise one output ``[batch, C, h, w]``."""
+    if port.dims[2:] == (1, 1):
+        return frozenset({"classes"})
+    if not _is_covering(graph, port):  # as [1, 1, 200, 7] of SSD, which are boxes
+        return frozenset()
+    return frozenset({"depth" if port.dims[1] == 1 else "semantic"})
 
 
 def _flat(graph: Graph, port: Port) -> frozenset[LayoutName]:
@@ -237,6 +244,18 @@ def _is_map(graph: Graph, port: Port) -> bool:
     if size is not None and isinstance(h, int) and isinstance(w, int):
         return size[0] * w == size[1] * h
     return not isinstance(h, int) and not isinstance(w, int)
+
+
+def _is_covering(graph: Graph, port: Port) -> bool:
+    """Whether an output ``[batch, C, h, w]`` may be a map of the input, of any resolution.
+
+    Its sides are the input's, divided by one number and rounded; or nothing says them.
+    """
+    size = outputs.graph_size(graph)
+    h, w = port.dims[2:]
+    if size is None or not isinstance(h, int) or not isinstance(w, int):
+        return True
+    return size[0] * (w - 1) < size[1] * (h + 1) and size[1] * (h - 1) < size[0] * (w + 1)
 
 
 def _inputs(graph: Graph) -> str:

@@ -156,6 +156,15 @@ def test_openvinos_own_files_are_read(tmp_path):
     assert found.external == {"openvino_model.bin": 0}
 
 
+def test_whole_numbers_of_openvino_are_told_from_others(tmp_path):
+    """A map of the numbers of classes is no depth, in OpenVINO's files as in ONNX's."""
+    whole = IR.replace('precision="FP32"', 'precision="I64"')
+    assert whole != IR
+    (tmp_path / "a.xml").write_text(whole)
+    [port] = ir.read(tmp_path / "a.xml").outputs
+    assert port.kind in graph.WHOLE_NUMBERS
+
+
 @pytest.mark.parametrize("content", ["", "<net>", "<net></net>", IR.replace(">3<", ">three<")])
 def test_what_is_no_openvino_model_is_refused(content, tmp_path):
     """XML that is broken, or of something else, is refused in a sentence."""

@@ -95,7 +95,14 @@ class Checkpoint:
         """
         height, width = photo.shape[:2]
         wide = photo[: max(1, min(height, width * 5 // 8))]
-        return {name: torch.cat([each, each]) for name, each in self.prepare(wide).items()}
+        prepared = self.prepare(wide)
+        rows, columns = prepared["pixel_values"].shape[-2:]
+        if rows != columns and _squares_only(self.module.config):
+            raise MataError(
+                "the network cannot be traced: transformers takes the patches of this DPT for a "
+                f"square's, and its image processor makes images of {columns}x{rows} pixels"
+            )
+        return {name: torch.cat([each, each]) for name, each in prepared.items()}
 
     def sides(self) -> dict[str, Any]:
         """Return which sides of the inputs may vary, as torch.export takes it."""
@@ -110,6 +117,14 @@ class Checkpoint:
         if self.family.masked:
             sides["pixel_mask"] = {0: batch, **dict(enumerate(free, start=1))}
         return sides
+
+
+def _squares_only(config: Any) -> bool:
+    """Whether it is a DPT without a backbone of its own, or a hybrid.
+
+    Of an image that is no square, transformers mixes up their patches, and torch would agree.
+    """
+    return config.model_type == "dpt" and (config.is_hybrid or config.backbone_config is None)
 
 
 def _write_onnx(
